@@ -1,0 +1,97 @@
+//! A client that greets all live servers of a service, and shows which of them answered.
+//!
+//! `cargo xtask example greeter_client -- --etcd http://127.0.0.1:2379 --rate 10 --count 100`
+
+use std::error::Error;
+use std::time::Duration;
+
+use clap::Parser;
+use greeter_proto::HelloRequest;
+use greeter_proto::greeter_client::GreeterClient;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{MissedTickBehavior, interval};
+use tonic::{Request, Response, Status};
+use tonic_etcd::Resolver;
+
+#[derive(Parser)]
+struct Options {
+    /// etcd's endpoints.
+    #[arg(long, value_delimiter = ',', default_value = "http://127.0.0.1:2379")]
+    etcd: Vec<String>,
+    /// The service's name in etcd.
+    #[arg(long, default_value = "greeter")]
+    service: String,
+    /// Whom to greet.
+    #[arg(long, default_value = "world")]
+    name: String,
+    /// Calls per second.
+    #[arg(long, default_value_t = 1.0, value_parser = rate)]
+    rate: f64,
+    /// How many calls to make; without it, until it is told to stop.
+    #[arg(long)]
+    count: Option<u64>,
+    /// How long a call may take, in seconds.
+    #[arg(long, default_value_t = 5)]
+    timeout: u64,
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(rate) if (0.001..=1_000_000.0).contains(&rate) => Ok(rate),
+        _ => Err("a number from 0.001 to 1000000".into()),
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter()).init();
+    let options = Options::parse();
+    let mut terminate = signal(SignalKind::terminate())?;
+
+    let resolver = Resolver::connect(options.etcd).await?;
+    let channel = resolver.balance_channel(&*options.service).await?;
+    let mut greeter = GreeterClient::new(channel);
+
+    let (mut calls, mut failed) = (0, 0);
+    let mut ticks = interval(Duration::from_secs_f64(1.0 / options.rate));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while options.count.is_none_or(|count| calls < count) {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            signal = tokio::signal::ctrl_c() => { signal?; break }
+            _ = terminate.recv() => break,
+        }
+        let mut request = Request::new(HelloRequest { name: options.name.clone() });
+        request.set_timeout(Duration::from_secs(options.timeout));
+        calls += 1;
+        match greeter.say_hello(request).await {
+            Ok(response) => println!("ok {} {}", served_by(&response), response.get_ref().message),
+            Err(status) => {
+                failed += 1;
+                println!("failed {:?}: {}", status.code(), text(&status));
+            }
+        }
+    }
+    println!("client: calls={calls} failed={failed}");
+    Ok(())
+}
+
+/// Which server answered, as ours and the Go greeter of the tests say it.
+fn served_by<T>(response: &Response<T>) -> &str {
+    response.metadata().get("x-served-by").and_then(|server| server.to_str().ok()).unwrap_or("unknown")
+}
+
+/// The message and what lies under it.
+fn text(status: &Status) -> String {
+    let mut text = status.message().to_owned();
+    let mut source = status.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
+}
+
+fn filter() -> tracing_subscriber::EnvFilter {
+    tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into())
+}

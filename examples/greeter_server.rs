@@ -1,0 +1,98 @@
+//! A greeter that registers itself in etcd, and leaves every client's hands before it stops.
+//!
+//! `cargo xtask example greeter_server -- --etcd http://127.0.0.1:2379 --listen 127.0.0.1:0`
+
+use std::error::Error;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use clap::Parser;
+use greeter_proto::greeter_server::{Greeter, GreeterServer};
+use greeter_proto::{HelloReply, HelloRequest};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::Server;
+use tonic::{Request, Response, Status};
+use tonic_etcd::{Address, Instance, Registrar};
+
+/// How long clients get to see that the server has left, before it stops: etcd tells them within milliseconds.
+const PROPAGATION: Duration = Duration::from_millis(500);
+
+#[derive(Parser)]
+struct Options {
+    /// etcd's endpoints.
+    #[arg(long, value_delimiter = ',', default_value = "http://127.0.0.1:2379")]
+    etcd: Vec<String>,
+    /// The service's name in etcd.
+    #[arg(long, default_value = "greeter")]
+    service: String,
+    /// Where to listen, which is also what is registered; port 0 takes any free one.
+    #[arg(long, default_value = "127.0.0.1:50051")]
+    listen: SocketAddr,
+}
+
+struct Me {
+    address: Address,
+}
+
+#[tonic::async_trait]
+impl Greeter for Me {
+    async fn say_hello(&self, request: Request<HelloRequest>) -> Result<Response<HelloReply>, Status> {
+        let message = format!("Hello {}", request.into_inner().name);
+        let mut response = Response::new(HelloReply { message });
+        // Tells the client which of the servers answered.
+        let me = self.address.to_string().parse().map_err(|_| Status::internal("an address is always a header"))?;
+        response.metadata_mut().insert("x-served-by", me);
+        Ok(response)
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter()).init();
+    let options = Options::parse();
+    let mut terminate = signal(SignalKind::terminate())?;
+
+    // Listen first, then register: a key in etcd is a promise that somebody answers.
+    let listener = TcpListener::bind(options.listen).await?;
+    let address = Address::try_from(listener.local_addr()?)?;
+    println!("listening on {address}");
+    let (stop, stopped) = oneshot::channel::<()>();
+    let server = Server::builder()
+        .add_service(GreeterServer::new(Me { address: address.clone() }))
+        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async { drop(stopped.await) });
+    let server = tokio::spawn(server);
+
+    let registrar = Registrar::connect(options.etcd).await?;
+    let registration = registrar.register(&*options.service, Instance::new(address.clone())?).await?;
+    tokio::select! {
+        biased;
+        registered = registration.ready(Duration::MAX) => {
+            registered?;
+            println!("registered {}/{address}, lease {:x}", options.service, registration.lease_id().unwrap_or_default());
+            tokio::select! {
+                signal = tokio::signal::ctrl_c() => signal?,
+                _ = terminate.recv() => {}
+            }
+        }
+        signal = tokio::signal::ctrl_c() => signal?,
+        _ = terminate.recv() => {}
+    }
+
+    // Leave the directory, let the clients see it, then answer what is still on its way and stop.
+    match registration.deregister().await {
+        Ok(()) => println!("deregistered"),
+        Err(error) => eprintln!("{error}; the lease will end by itself"),
+    }
+    tokio::time::sleep(PROPAGATION).await;
+    drop(stop);
+    server.await??;
+    println!("stopped");
+    Ok(())
+}
+
+fn filter() -> tracing_subscriber::EnvFilter {
+    tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into())
+}

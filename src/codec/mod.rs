@@ -1,0 +1,123 @@
+//! Codecs: what stands in etcd ⇄ instances. PURE: no I/O, no clock, no logging.
+
+mod grpc_naming;
+mod plain;
+
+use std::fmt;
+
+use crate::error::Error;
+use crate::instance::Instance;
+use crate::target::Target;
+
+pub use grpc_naming::GrpcNaming;
+pub use plain::Plain;
+
+/// One stored format: how etcd's keys and values become instances, and instances keys and values.
+///
+/// A codec is pure: the same record always gives the same instances. One record may give none, one or many; a record
+/// that cannot be read gives an error, which the resolver counts and reports once with the key, and never spoils
+/// the records beside it.
+pub trait Codec: fmt::Debug + Send + Sync + 'static {
+    /// Reads one record. `key` is the whole etcd key, the service's name included.
+    ///
+    /// # Errors
+    /// When the record cannot be read; the reason is shown to the user beside the key.
+    fn decode(&self, key: &[u8], value: &[u8]) -> Result<Vec<Instance>, DecodeError>;
+
+    /// Writes an instance: the records that stand for it under the target's prefix.
+    ///
+    /// # Errors
+    /// When the format cannot hold what the instance says.
+    fn encode(&self, target: &Target, instance: &Instance) -> Result<Vec<Record>, Error>;
+}
+
+/// One key and its value, as they stand in etcd.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Record {
+    /// The whole key.
+    pub key: Vec<u8>,
+    /// The value.
+    pub value: Vec<u8>,
+}
+
+impl Record {
+    /// A record of the given key and value.
+    pub fn new(key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) -> Self {
+        Self { key: key.into(), value: value.into() }
+    }
+}
+
+/// Why a record could not be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DecodeError {
+    reason: Box<str>,
+}
+
+impl DecodeError {
+    /// An error that gives this reason.
+    pub fn new(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into().into_boxed_str() }
+    }
+}
+
+impl fmt::Display for DecodeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reason)
+    }
+}
+
+impl std::error::Error for DecodeError {}
+
+/// The default: reads etcd's gRPC naming and plain addresses, told apart by their first byte, and writes gRPC naming.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Detect;
+
+impl Codec for Detect {
+    fn decode(&self, key: &[u8], value: &[u8]) -> Result<Vec<Instance>, DecodeError> {
+        match value.trim_ascii_start().first() {
+            Some(b'{') => GrpcNaming.decode(key, value),
+            _ => Plain.decode(key, value),
+        }
+    }
+
+    fn encode(&self, target: &Target, instance: &Instance) -> Result<Vec<Record>, Error> {
+        GrpcNaming.encode(target, instance)
+    }
+}
+
+fn utf8(value: &[u8]) -> Result<&str, DecodeError> {
+    std::str::from_utf8(value).map_err(|_| DecodeError::new("the value is not UTF-8"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn detects_the_format_by_the_value() {
+        let decode = |value: &str| Detect.decode(b"k", value.as_bytes());
+        let plain = Instance::new("10.0.0.5:50051").unwrap();
+        assert_eq!(decode("10.0.0.5:50051"), Ok(vec![plain.clone()]));
+        assert_eq!(decode("http://10.0.0.5:50051"), Ok(vec![plain.clone()]));
+        assert_eq!(decode(" {\"Addr\":\"10.0.0.5:50051\"}\n"), Ok(vec![plain]));
+        assert!(decode("").is_err());
+        assert!(decode("[1]").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_give_instances_or_a_reason(value: Vec<u8>) {
+            let _ = Detect.decode(&value, &value);
+            let _ = GrpcNaming.decode(&value, &value);
+        }
+
+        #[test]
+        fn any_json_like_text_gives_instances_or_a_reason(
+            text in r#"\{("(Op|Addr|Metadata|weight|x)":("[a-z0-9:.]{0,12}"|[0-9]{1,20}|null|\{\}|\[\]),?){0,5}\}?"#
+        ) {
+            let _ = Detect.decode(b"k", text.as_bytes());
+        }
+    }
+}

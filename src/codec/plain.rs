@@ -1,0 +1,56 @@
+//! Plain addresses: the value is `host:port` or an `http(s)://` URL, as tutorials and go-kit write it. PURE.
+
+use super::{Codec, DecodeError, Record, utf8};
+use crate::error::Error;
+use crate::instance::{Address, Instance};
+use crate::target::Target;
+
+/// `greeter/10.0.0.5:50051` = `10.0.0.5:50051`. Weight, zone, version and metadata have no place in it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Plain;
+
+impl Codec for Plain {
+    fn decode(&self, _key: &[u8], value: &[u8]) -> Result<Vec<Instance>, DecodeError> {
+        let text = utf8(value)?.trim();
+        let address = Address::read(text).map_err(|reason| DecodeError::new(format!("no address: {reason}")))?;
+        Ok(vec![Instance::at(address)])
+    }
+
+    fn encode(&self, target: &Target, instance: &Instance) -> Result<Vec<Record>, Error> {
+        let bare = instance.weight().is_none()
+            && instance.zone().is_none()
+            && instance.version().is_none()
+            && instance.metadata().is_empty();
+        if !bare {
+            let address = instance.addresses()[0].to_string();
+            let reason = "plain addresses have no place for weight, zone, version or metadata: use GrpcNaming";
+            return Err(Error::invalid("instance", address, reason));
+        }
+        let prefix = target.prefix();
+        let record = |a: &Address| Record::new(format!("{prefix}{}", a.authority()), a.to_string());
+        Ok(instance.addresses().iter().map(record).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn writes_what_it_reads() {
+        let target = Target::parse("/web").unwrap();
+        let instance = Instance::new("https://10.0.0.5:8443").unwrap();
+        let records = Plain.encode(&target, &instance).unwrap();
+        assert_eq!(records, [Record::new("/web/10.0.0.5:8443", "https://10.0.0.5:8443")]);
+        assert_eq!(Plain.decode(&records[0].key, &records[0].value), Ok(vec![instance.clone()]));
+        assert!(Plain.encode(&target, &instance.with_weight(3)).unwrap_err().is_invalid_argument());
+    }
+
+    #[test]
+    fn gives_a_reason_for_what_is_no_address() {
+        for value in [&b""[..], b"hello", b"\xff:1", b"a:0", b"1.2.3.4:5 and more"] {
+            assert!(Plain.decode(b"k", value).is_err());
+        }
+        assert!(Plain.decode(b"k", b" 1.2.3.4:5\n").is_ok());
+    }
+}

@@ -1,0 +1,113 @@
+//! The crate's error: what failed, on what, and what to do.
+
+use std::convert::Infallible;
+use std::error::Error as StdError;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub(crate) type BoxError = Box<dyn StdError + Send + Sync>;
+
+/// What went wrong, on what, and what to do about it.
+///
+/// Cheap to clone, so that a state can carry the last one. `Display` never repeats the source: print the chain
+/// with [`std::error::Error::source`].
+#[derive(Clone)]
+pub struct Error {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    kind: Kind,
+    source: Option<BoxError>,
+}
+
+enum Kind {
+    Invalid { what: &'static str, input: String, reason: String },
+    Timeout { what: String, after: Duration },
+    Etcd { doing: String, message: String, denied: bool },
+    Closed { what: &'static str },
+    NoRuntime { what: &'static str },
+}
+
+impl Error {
+    pub(crate) fn invalid(what: &'static str, input: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::from_kind(Kind::Invalid { what, input: input.into(), reason: reason.into() }, None)
+    }
+
+    pub(crate) fn timeout(what: impl Into<String>, after: Duration, last: Option<Error>) -> Self {
+        Self::from_kind(Kind::Timeout { what: what.into(), after }, last.map(Into::into))
+    }
+
+    pub(crate) fn etcd(doing: String, message: String, denied: bool, source: Option<BoxError>) -> Self {
+        Self::from_kind(Kind::Etcd { doing, message, denied }, source)
+    }
+
+    pub(crate) fn closed(what: &'static str) -> Self {
+        Self::from_kind(Kind::Closed { what }, None)
+    }
+
+    pub(crate) fn no_runtime(what: &'static str) -> Self {
+        Self::from_kind(Kind::NoRuntime { what }, None)
+    }
+
+    fn from_kind(kind: Kind, source: Option<BoxError>) -> Self {
+        Self { inner: Arc::new(Inner { kind, source }) }
+    }
+
+    /// An argument was refused: a target, an address, a lifetime, an option. Trying again will not help.
+    pub fn is_invalid_argument(&self) -> bool {
+        matches!(self.inner.kind, Kind::Invalid { .. })
+    }
+
+    /// A bounded wait ran out. The work goes on in the background; its last error, if any, is the source.
+    pub fn is_timeout(&self) -> bool {
+        matches!(self.inner.kind, Kind::Timeout { .. })
+    }
+
+    /// etcd refused the user or the role: what it said is in the text.
+    pub fn is_permission_denied(&self) -> bool {
+        matches!(self.inner.kind, Kind::Etcd { denied: true, .. })
+    }
+
+    /// The background task has ended, because it was closed or because its runtime was shut down.
+    pub fn is_closed(&self) -> bool {
+        matches!(self.inner.kind, Kind::Closed { .. })
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.inner.kind {
+            Kind::Invalid { what, input, reason } => write!(f, "invalid {what} {input:?}: {reason}"),
+            Kind::Timeout { what, after } => write!(f, "{what}: not within {} ms", after.as_millis()),
+            Kind::Etcd { doing, message, .. } => write!(f, "{doing}: {message}"),
+            Kind::Closed { what } => write!(f, "{what} is closed"),
+            Kind::NoRuntime { what } => write!(f, "{what} needs a running tokio runtime: call it inside one"),
+        }
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Error({self}")?;
+        let mut source = self.source();
+        while let Some(error) = source {
+            write!(f, "; because {error}")?;
+            source = error.source();
+        }
+        f.write_str(")")
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.inner.source.as_ref().map(|source| &**source as &(dyn StdError + 'static))
+    }
+}
+
+impl From<Infallible> for Error {
+    fn from(never: Infallible) -> Self {
+        match never {}
+    }
+}

@@ -1,0 +1,200 @@
+//! What etcd's errors mean: by message as well as by code, because etcd uses one code for different things.
+
+use std::error::Error as StdError;
+use std::time::Duration;
+
+use etcd_client::Error as EtcdError;
+use tonic::{Code, Status};
+
+use crate::error::{BoxError, Error};
+
+/// What a failure asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Class {
+    /// Try again, elsewhere.
+    Transient,
+    /// A new token, then once more.
+    Token,
+    /// etcd says that this may not be done; an expired token of etcd 3.5 says so too.
+    Denied,
+    /// The revision was compacted, or is not yet there: read everything again.
+    Revision,
+    /// The lease is gone: grant another.
+    LeaseNotFound,
+    /// The lease was granted before: by ourselves, in a try whose answer was lost.
+    LeaseExists,
+    /// The answer is larger than we take: ask for less.
+    TooLarge,
+    /// A user is given and not needed.
+    AuthenticationIsOff,
+    /// Say it loudly and retry slowly: only people can mend it.
+    Permanent,
+}
+
+/// One failure of one request, and what was being done.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) class: Class,
+    message: String,
+    doing: String,
+    source: Option<BoxError>,
+}
+
+impl Failure {
+    pub(crate) fn new(class: Class, message: impl Into<String>) -> Self {
+        Self { class, message: message.into(), doing: String::new(), source: None }
+    }
+
+    pub(crate) fn timed_out(after: Duration) -> Self {
+        Self::new(Class::Transient, format!("no answer within {} ms", after.as_millis()))
+    }
+
+    /// A reason that etcd gives in words alone, as in a canceled watch.
+    pub(crate) fn from_reason(reason: &str) -> Self {
+        let class = class_of_message(reason).unwrap_or(Class::Transient);
+        Self::new(class, if reason.is_empty() { "etcd gave no reason" } else { reason })
+    }
+
+    pub(crate) fn while_doing(mut self, doing: &str, member: &str) -> Self {
+        self.doing = format!("{doing} ({member})");
+        self
+    }
+
+    pub(crate) fn may_be_the_token(&self) -> bool {
+        matches!(self.class, Class::Token | Class::Denied)
+    }
+
+    /// Whether another client might fare better: the failure may lie in the connection, the member or the token.
+    pub(crate) fn blames_the_client(&self) -> bool {
+        matches!(self.class, Class::Transient | Class::Token)
+    }
+
+    /// The same for the user.
+    pub(crate) fn into_error(self) -> Error {
+        Error::etcd(self.doing, self.message, self.class == Class::Denied, self.source)
+    }
+}
+
+impl From<EtcdError> for Failure {
+    fn from(error: EtcdError) -> Self {
+        let class = match &error {
+            EtcdError::GRpcStatus(status) => class_of_status(status),
+            EtcdError::TransportError(error) if is_certificate(error) => Class::Permanent,
+            EtcdError::LeaseKeepAliveError(message) => class_of_message(message).unwrap_or(Class::Transient),
+            EtcdError::TransportError(_) | EtcdError::IoError(_) | EtcdError::WatchError(_) => Class::Transient,
+            _ => Class::Permanent,
+        };
+        let message = match &error {
+            EtcdError::GRpcStatus(status) => describe(status),
+            other => other.to_string(),
+        };
+        Self { class, message, doing: String::new(), source: Some(Box::new(error)) }
+    }
+}
+
+/// What etcd said, or where it is transport's own failure, what lies under it.
+fn describe(status: &Status) -> String {
+    let mut text = format!("{:?}: {}", status.code(), status.message());
+    let mut source = status.source();
+    while let Some(error) = source {
+        let part = error.to_string();
+        if !text.contains(&part) {
+            text = format!("{text}: {part}");
+        }
+        source = error.source();
+    }
+    text
+}
+
+fn class_of_status(status: &Status) -> Class {
+    if let Some(class) = class_of_message(status.message()) {
+        return class;
+    }
+    match status.code() {
+        Code::Unauthenticated => Class::Token,
+        Code::PermissionDenied => Class::Denied,
+        Code::Unavailable | Code::Cancelled | Code::Unknown | Code::Internal
+            if status.source().is_some_and(is_certificate) =>
+        {
+            Class::Permanent
+        }
+        Code::Unavailable
+        | Code::Cancelled
+        | Code::Unknown
+        | Code::Internal
+        | Code::DeadlineExceeded
+        | Code::ResourceExhausted
+        | Code::Aborted => Class::Transient,
+        _ => Class::Permanent,
+    }
+}
+
+fn class_of_message(message: &str) -> Option<Class> {
+    const MEANINGS: [(&str, Class); 17] = [
+        ("invalid auth token", Class::Token),
+        ("revision of auth store is old", Class::Token),
+        ("revision in header is old", Class::Token),
+        ("user name is empty", Class::Token),
+        ("permission denied", Class::Denied),
+        ("PermissionDenied", Class::Denied),
+        ("authentication is not enabled", Class::AuthenticationIsOff),
+        ("authentication failed", Class::Permanent),
+        ("required revision has been compacted", Class::Revision),
+        ("future revision", Class::Revision),
+        ("lease not found", Class::LeaseNotFound),
+        ("lease already exists", Class::LeaseExists),
+        ("decoded message length too large", Class::TooLarge),
+        ("request is too large", Class::Permanent),
+        ("too many operations", Class::Permanent),
+        ("database space exceeded", Class::Permanent),
+        ("lease TTL", Class::Permanent),
+    ];
+    MEANINGS.iter().find(|(part, _)| message.contains(part)).map(|(_, class)| *class)
+}
+
+/// A certificate that does not hold will not hold the next time. rustls says so in words.
+fn is_certificate(error: &(dyn StdError + 'static)) -> bool {
+    let mut error = Some(error);
+    while let Some(current) = error {
+        let text = current.to_string();
+        if text.contains("certificate") || text.contains("received fatal alert") {
+            return true;
+        }
+        error = current.source();
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn classes_by_message_before_code() {
+        for (code, message, class) in [
+            (Code::Unavailable, "etcdserver: no leader", Class::Transient),
+            (Code::Cancelled, "Timeout expired", Class::Transient),
+            (Code::Unknown, "h2 protocol error: error reading a body from connection", Class::Transient),
+            (Code::Unauthenticated, "etcdserver: invalid auth token", Class::Token),
+            (Code::InvalidArgument, "etcdserver: revision of auth store is old", Class::Token),
+            (Code::InvalidArgument, "etcdserver: user name is empty", Class::Token),
+            (Code::Unknown, "auth: revision in header is old", Class::Token),
+            (Code::PermissionDenied, "etcdserver: permission denied", Class::Denied),
+            (Code::InvalidArgument, "etcdserver: authentication failed, invalid user ID or password", Class::Permanent),
+            (Code::FailedPrecondition, "etcdserver: authentication is not enabled", Class::AuthenticationIsOff),
+            (Code::OutOfRange, "etcdserver: mvcc: required revision has been compacted", Class::Revision),
+            (Code::OutOfRange, "etcdserver: mvcc: required revision is a future revision", Class::Revision),
+            (Code::OutOfRange, "Error, decoded message length too large: found 5 bytes", Class::TooLarge),
+            (Code::NotFound, "etcdserver: requested lease not found", Class::LeaseNotFound),
+            (Code::FailedPrecondition, "etcdserver: lease already exists", Class::LeaseExists),
+            (Code::InvalidArgument, "etcdserver: request is too large", Class::Permanent),
+            (Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded", Class::Permanent),
+            (Code::ResourceExhausted, "etcdserver: too many requests", Class::Transient),
+            (Code::Unimplemented, "unknown service", Class::Permanent),
+        ] {
+            assert_eq!(Failure::from(EtcdError::GRpcStatus(Status::new(code, message))).class, class, "{message}");
+        }
+        assert_eq!(Failure::from_reason("").class, Class::Transient);
+        assert_eq!(Failure::from_reason("rpc error: code = PermissionDenied desc = x").class, Class::Denied);
+    }
+}

@@ -1,0 +1,136 @@
+//! Leases and the keys under them. Every operation may be repeated without harm.
+
+use std::time::Duration;
+
+use etcd_client::{Compare, CompareOp, LeaseGrantOptions, LeaseKeepAliveStream, LeaseKeeper, PutOptions, Txn, TxnOp};
+use tokio::time::timeout;
+
+use super::Etcd;
+use super::failure::{Class, Failure};
+
+impl Etcd {
+    /// Grants a lease of an id that we choose, so that a grant whose answer was lost can be recognised. Gives the
+    /// seconds that etcd granted, which may be more than asked; none if the lease was there already.
+    pub(crate) async fn grant(&self, id: i64, seconds: i64, deadline: Duration) -> Result<Option<i64>, Failure> {
+        let granted = self
+            .call(deadline, "granting a lease", |client| {
+                let mut lease = client.lease_client();
+                async move { lease.grant(seconds, Some(LeaseGrantOptions::new().with_id(id))).await }
+            })
+            .await;
+        match granted {
+            Ok(response) => Ok(Some(response.ttl())),
+            Err(failure) if failure.class == Class::LeaseExists => Ok(None),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    pub(crate) async fn put(&self, key: &[u8], value: &[u8], lease: i64, deadline: Duration) -> Result<(), Failure> {
+        let doing = format!("putting {}", String::from_utf8_lossy(key));
+        self.call(deadline, &doing, |client| {
+            let mut kv = client.kv_client();
+            let (key, value) = (key.to_vec(), value.to_vec());
+            async move { kv.put(key, value, Some(PutOptions::new().with_lease(lease))).await }
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// Deletes a key while it still carries that lease, and so never what another has put since. Where the role may not
+    /// read, which the comparison needs, the key is deleted as it is.
+    pub(crate) async fn delete(&self, key: &[u8], lease: i64, deadline: Duration) -> Result<(), Failure> {
+        let doing = format!("deleting {}", String::from_utf8_lossy(key));
+        let guarded = self
+            .call(deadline, &doing, |client| {
+                let mut kv = client.kv_client();
+                let ours = Compare::lease(key.to_vec(), CompareOp::Equal, lease);
+                let txn = Txn::new().when([ours]).and_then([TxnOp::delete(key.to_vec(), None)]);
+                async move { kv.txn(txn).await.map(drop) }
+            })
+            .await;
+        match guarded {
+            Err(failure) if failure.class == Class::Denied => {
+                self.call(deadline, &doing, |client| {
+                    let (mut kv, key) = (client.kv_client(), key.to_vec());
+                    async move { kv.delete(key, None).await.map(drop) }
+                })
+                .await
+            }
+            result => result,
+        }
+    }
+
+    /// Revokes a lease, and with it every key that still carries it. One that is gone already is no failure.
+    pub(crate) async fn revoke(&self, id: i64, deadline: Duration) -> Result<(), Failure> {
+        let revoked = self
+            .call(deadline, "revoking the lease", |client| {
+                let mut lease = client.lease_client();
+                async move { lease.revoke(id).await.map(drop) }
+            })
+            .await;
+        match revoked {
+            Err(failure) if failure.class == Class::LeaseNotFound => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Renews a lease over the stream in `slot`, which is opened where there is none and dropped where it fails. Gives
+    /// the seconds until the lease ends.
+    pub(crate) async fn renew(
+        &self,
+        id: i64,
+        slot: &mut Option<KeepAlive>,
+        deadline: Duration,
+    ) -> Result<i64, Failure> {
+        let kept = slot.take().filter(|stream| stream.id == id);
+        let generation = kept.as_ref().map_or_else(|| self.state().generation, |stream| stream.generation);
+        let renewed = match kept {
+            Some(stream) => timeout(deadline, stream.renew()).await,
+            None => timeout(deadline, self.keep_alive(id)).await,
+        };
+        let failure = match renewed {
+            Ok(Ok((seconds, stream))) => {
+                *slot = Some(stream);
+                return Ok(seconds);
+            }
+            Ok(Err(failure)) => failure,
+            Err(_) => Failure::timed_out(deadline),
+        };
+        if failure.blames_the_client() {
+            self.give_up(generation);
+        }
+        Err(failure.while_doing("renewing the lease", self.member()))
+    }
+
+    async fn keep_alive(&self, id: i64) -> Result<(i64, KeepAlive), Failure> {
+        let (generation, client) = self.client().await.map_err(|(_, failure)| failure)?;
+        // Opening renews once; only a second renewal tells for how long.
+        let mut opened = client.lease_client().keep_alive(id).await.map_err(Failure::from);
+        if opened.as_ref().is_err_and(Failure::may_be_the_token) {
+            client.refresh_token().await.map_err(Failure::from)?;
+            opened = client.lease_client().keep_alive(id).await.map_err(Failure::from);
+        }
+        let (keeper, responses) = opened?;
+        KeepAlive { id, generation, keeper, responses }.renew().await
+    }
+}
+
+/// A keep-alive stream of one lease.
+pub(crate) struct KeepAlive {
+    id: i64,
+    generation: u64,
+    keeper: LeaseKeeper,
+    responses: LeaseKeepAliveStream,
+}
+
+impl KeepAlive {
+    async fn renew(mut self) -> Result<(i64, Self), Failure> {
+        self.keeper.keep_alive().await.map_err(Failure::from)?;
+        match self.responses.message().await.map_err(Failure::from)? {
+            // An expired lease is not an error of the stream.
+            Some(response) if response.ttl() <= 0 => Err(Failure::new(Class::LeaseNotFound, "the lease has expired")),
+            Some(response) => Ok((response.ttl(), self)),
+            None => Err(Failure::new(Class::Transient, "etcd ended the keep-alive stream")),
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Lists: a whole range at one revision, in pages.
+
+use etcd_client::GetOptions;
+
+use super::failure::{Class, Failure};
+use super::{Etcd, MAX_MESSAGE};
+
+/// Keys in a page. Large, because etcd walks its whole index for each page; a page too large for a message is halved.
+const PAGE: i64 = 10_000;
+
+/// Pages carry much more than other answers.
+const PATIENCE: u32 = 3;
+
+impl Etcd {
+    /// Gives each key and value from `start` up to `end` to `each`, in order, all as they stand at the revision that is
+    /// returned.
+    pub(crate) async fn list(
+        &self,
+        start: &[u8],
+        end: &[u8],
+        mut each: impl FnMut(&[u8], &[u8]),
+    ) -> Result<i64, Failure> {
+        let mut from = start.to_vec();
+        let mut revision = 0;
+        let mut limit = PAGE;
+        loop {
+            let page = match self.page(&from, end, revision, limit).await {
+                Err(failure) if failure.class == Class::TooLarge && limit > 1 => {
+                    limit /= 2;
+                    continue;
+                }
+                page => page?,
+            };
+            let at = page.header().map_or(0, etcd_client::ResponseHeader::revision);
+            if revision == 0 {
+                revision = at;
+            } else if at < revision {
+                // The etcd that answers is not the one that answered before.
+                return Err(Failure::new(Class::Revision, "the revision went backwards between two pages"));
+            }
+            for pair in page.kvs() {
+                each(pair.key(), pair.value());
+            }
+            match page.kvs().last() {
+                Some(last) if page.more() => {
+                    from.clear();
+                    from.extend_from_slice(last.key());
+                    from.push(0);
+                }
+                _ => return Ok(revision),
+            }
+        }
+    }
+
+    async fn page(&self, from: &[u8], end: &[u8], at: i64, limit: i64) -> Result<etcd_client::GetResponse, Failure> {
+        let doing = format!("listing {}", String::from_utf8_lossy(from));
+        let options = GetOptions::new().with_range(end).with_revision(at).with_limit(limit);
+        self.call(self.request_timeout() * PATIENCE, &doing, |client| {
+            let mut kv = client.kv_client().max_decoding_message_size(MAX_MESSAGE);
+            let (from, options) = (from.to_vec(), options.clone());
+            async move { kv.get(from, Some(options)).await }
+        })
+        .await
+    }
+
+    /// The revision of the cluster, by a linearizable read of that range.
+    pub(crate) async fn revision(&self, start: &[u8], end: &[u8]) -> Result<i64, Failure> {
+        let options = GetOptions::new().with_range(end).with_count_only();
+        let response = self
+            .call(self.request_timeout(), "asking for the revision", |client| {
+                let (mut kv, start, options) = (client.kv_client(), start.to_vec(), options.clone());
+                async move { kv.get(start, Some(options)).await }
+            })
+            .await?;
+        Ok(response.header().map_or(0, etcd_client::ResponseHeader::revision))
+    }
+}

@@ -1,0 +1,237 @@
+//! How etcd is reached, each option with its reason.
+
+use std::fmt;
+use std::time::Duration;
+
+use etcd_client::{Client, ConnectOptions};
+use tokio::time::timeout;
+
+use super::failure::{Class, Failure};
+use crate::error::Error;
+use crate::instance::Authority;
+
+pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// etcd ends connections that are pinged more often than every 5 s.
+const KEEP_ALIVE_LEAST: Duration = Duration::from_secs(6);
+const ETCD_PORT: u16 = 2379;
+
+/// Where etcd is and how to reach it. Made from endpoints: `["http://h1:2379", "h2:2379"]`, with or without a scheme.
+///
+/// Every request goes to one member, and to the next when that one fails; a leader is required, so that a member that
+/// is cut off from its cluster says so instead of keeping silent.
+#[derive(Clone)]
+#[must_use]
+pub struct EtcdOptions {
+    endpoints: Vec<String>,
+    user: Option<(String, String)>,
+    #[cfg(feature = "_tls")]
+    tls: Option<tonic::transport::ClientTlsConfig>,
+    connect_timeout: Duration,
+    pub(super) request_timeout: Duration,
+    keep_alive: (Duration, Duration),
+}
+
+impl EtcdOptions {
+    /// The members' endpoints, such as `http://10.0.0.1:2379`, `https://etcd.local:2379` or `10.0.0.1` (2379 is the
+    /// default port). They are checked where the options are used.
+    pub fn new<E: Into<String>>(endpoints: impl IntoIterator<Item = E>) -> Self {
+        Self {
+            endpoints: endpoints.into_iter().map(Into::into).collect(),
+            user: None,
+            #[cfg(feature = "_tls")]
+            tls: None,
+            connect_timeout: CONNECT_TIMEOUT,
+            request_timeout: REQUEST_TIMEOUT,
+            keep_alive: (KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT),
+        }
+    }
+
+    /// Authenticates as this user; none by default. Where etcd's authentication is off, the user is not needed and not
+    /// an error, as with etcd's Go client.
+    pub fn user(mut self, name: impl Into<String>, password: impl Into<String>) -> Self {
+        self.user = Some((name.into(), password.into()));
+        self
+    }
+
+    /// The TLS settings of `https` endpoints; by default those of the enabled root certificates.
+    #[cfg(feature = "_tls")]
+    #[cfg_attr(docsrs, doc(cfg(any(feature = "tls-ring", feature = "tls-aws-lc"))))]
+    pub fn tls(mut self, tls: tonic::transport::ClientTlsConfig) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// How long connecting to one member may take before the next is tried; 2 s by default: a live member answers in
+    /// milliseconds, and nothing but this bounds a member whose packets are dropped.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// How long one request may take before the next member is tried; 5 s by default: longer than an election.
+    pub fn request_timeout(mut self, timeout: Duration) -> Self {
+        self.request_timeout = timeout;
+        self
+    }
+
+    /// HTTP/2 pings while a watch or a keep-alive is open: how often, and how long an answer may take; 10 s and 5 s by
+    /// default. etcd ends connections that are pinged more often than every 5 s, so less than 6 s is refused.
+    pub fn keep_alive(mut self, interval: Duration, timeout: Duration) -> Self {
+        self.keep_alive = (interval, timeout);
+        self
+    }
+
+    pub(super) fn endpoints(&self) -> &[String] {
+        &self.endpoints
+    }
+
+    pub(super) fn hosts(&self) -> Vec<Authority> {
+        self.endpoints.iter().filter_map(|endpoint| split(endpoint).ok()).map(|(_, authority)| authority).collect()
+    }
+
+    pub(super) fn check(&self) -> Result<(), Error> {
+        if self.endpoints.is_empty() {
+            return Err(Error::invalid("endpoints", "", "at least one is needed"));
+        }
+        for endpoint in &self.endpoints {
+            let (secure, _) = split(endpoint).map_err(|reason| Error::invalid("endpoint", endpoint, reason))?;
+            if let Err(reason) = self.check_scheme(endpoint, secure) {
+                return Err(Error::invalid("endpoint", endpoint, reason));
+            }
+        }
+        if self.keep_alive.0 < KEEP_ALIVE_LEAST {
+            let reason = "etcd ends connections that are pinged more often than every 5 s: 6 s is the least";
+            return Err(Error::invalid("keep-alive interval", format!("{:?}", self.keep_alive.0), reason));
+        }
+        for (what, timeout) in [
+            ("connect timeout", self.connect_timeout),
+            ("request timeout", self.request_timeout),
+            ("keep-alive timeout", self.keep_alive.1),
+        ] {
+            if timeout.is_zero() {
+                return Err(Error::invalid(what, "0", "nothing can be done in no time"));
+            }
+        }
+        Ok(())
+    }
+
+    #[cfg(feature = "_tls")]
+    fn check_scheme(&self, endpoint: &str, secure: bool) -> Result<(), &'static str> {
+        if self.tls.is_some() && !secure && endpoint.contains("://") {
+            return Err("TLS settings are given, and the endpoint says http");
+        }
+        Ok(())
+    }
+
+    #[cfg(not(feature = "_tls"))]
+    #[expect(clippy::unused_self)]
+    fn check_scheme(&self, _endpoint: &str, secure: bool) -> Result<(), &'static str> {
+        if secure { Err("https needs one of the features \"tls-ring\" and \"tls-aws-lc\"") } else { Ok(()) }
+    }
+
+    /// A client that talks to this one member.
+    pub(super) async fn connect(&self, member: usize) -> Result<Client, Failure> {
+        match self.connect_as(member, self.user.clone()).await {
+            Err(failure) if failure.class == Class::AuthenticationIsOff => self.connect_as(member, None).await,
+            result => result,
+        }
+    }
+
+    async fn connect_as(&self, member: usize, user: Option<(String, String)>) -> Result<Client, Failure> {
+        // Every option by name: etcd-client's `default()` and `new()` differ.
+        let mut options = ConnectOptions::new()
+            .with_keep_alive(self.keep_alive.0, self.keep_alive.1)
+            .with_keep_alive_while_idle(false) // etcd ends idle connections that ping
+            .with_connect_timeout(self.connect_timeout)
+            .with_timeout(self.request_timeout)
+            .with_require_leader(true)
+            .with_auto_token_refresh(false); // `Etcd::call` does it, by message as well as by code
+        if let Some((name, password)) = user {
+            options = options.with_user(name, password);
+        }
+        #[cfg(feature = "_tls")]
+        if let Some(tls) = &self.tls {
+            options = options.with_tls(tls.clone());
+        }
+        let deadline = self.connect_timeout + self.request_timeout;
+        match timeout(deadline, Client::connect([&self.endpoints[member]], Some(options))).await {
+            Ok(result) => result.map_err(Failure::from),
+            Err(_) => Err(Failure::timed_out(deadline)),
+        }
+    }
+}
+
+/// Whether the endpoint says https, and its host and port.
+fn split(endpoint: &str) -> Result<(bool, Authority), String> {
+    let (secure, rest) = match endpoint.split_once("://") {
+        None => (false, endpoint),
+        Some((scheme, rest)) if scheme == "http" => (false, rest),
+        Some((scheme, rest)) if scheme == "https" => (true, rest),
+        Some((scheme, _)) => return Err(format!("the scheme {scheme:?} is neither http nor https")),
+    };
+    Ok((secure, Authority::parse(rest.strip_suffix('/').unwrap_or(rest), Some(ETCD_PORT))?))
+}
+
+impl fmt::Debug for EtcdOptions {
+    /// Without the password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let user = self.user.as_ref().map(|(name, _)| name);
+        f.debug_struct("EtcdOptions").field("endpoints", &self.endpoints).field("user", &user).finish_non_exhaustive()
+    }
+}
+
+impl<E: Into<String>, const N: usize> From<[E; N]> for EtcdOptions {
+    fn from(endpoints: [E; N]) -> Self {
+        Self::new(endpoints)
+    }
+}
+
+impl<E: Into<String>> From<Vec<E>> for EtcdOptions {
+    fn from(endpoints: Vec<E>) -> Self {
+        Self::new(endpoints)
+    }
+}
+
+impl<E: Clone + Into<String>> From<&[E]> for EtcdOptions {
+    fn from(endpoints: &[E]) -> Self {
+        Self::new(endpoints.iter().cloned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(options: EtcdOptions) -> String {
+        options.check().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn takes_endpoints_as_people_write_them() {
+        let options = EtcdOptions::from(["http://h1:2379", "H2", "[::1]:1/"]);
+        options.check().unwrap();
+        assert_eq!(
+            options.hosts().iter().map(Authority::as_str).collect::<Vec<_>>(),
+            ["h1:2379", "h2:2379", "[::1]:1"]
+        );
+    }
+
+    #[test]
+    fn refuses_what_cannot_work_and_says_why() {
+        assert!(refusal(EtcdOptions::new([""; 0])).contains("at least one"));
+        assert!(refusal(EtcdOptions::from(["ftp://h1"])).contains("ftp"));
+        assert!(refusal(EtcdOptions::from(["h1:x"])).contains("h1:x"));
+        let options = EtcdOptions::from(["h1"]);
+        assert!(refusal(options.clone().keep_alive(Duration::from_secs(1), Duration::from_secs(1))).contains("6 s"));
+        assert!(refusal(options.request_timeout(Duration::ZERO)).contains("request timeout"));
+    }
+
+    #[test]
+    fn never_shows_the_password() {
+        let shown = format!("{:?}", EtcdOptions::from(["h1"]).user("root", "secret"));
+        assert!(shown.contains("root") && !shown.contains("secret"));
+    }
+}

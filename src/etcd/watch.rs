@@ -1,0 +1,135 @@
+//! One watch stream, its messages told apart.
+
+use std::time::Duration;
+
+use etcd_client::{ResponseHeader, WatchOptions, WatchRequestSender, WatchResponse, WatchResponseStream};
+use tokio::time::timeout;
+
+use super::failure::{Class, Failure};
+use super::{Etcd, MAX_MESSAGE};
+
+/// A watch of one range. Dropping it ends it at etcd.
+pub(crate) struct Watch {
+    etcd: Etcd,
+    generation: u64,
+    requests: WatchRequestSender,
+    responses: WatchResponseStream,
+    deadline: Duration,
+}
+
+/// What a watch says.
+pub(crate) enum Message {
+    /// It exists; the revision of the member that serves it.
+    Created {
+        revision: i64,
+    },
+    Events(Events),
+    /// No events. With a revision only where everything before it has been sent: the answer to a probe of some etcd
+    /// releases runs ahead of the events.
+    Progress {
+        revision: Option<i64>,
+    },
+    Canceled(Failure),
+}
+
+/// The events of one message.
+pub(crate) struct Events(WatchResponse);
+
+impl Events {
+    /// Revision, key, and the value of a put; no value for a delete.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (i64, &[u8], Option<&[u8]>)> {
+        // A deletion resets a key's version to zero (etcd's rpc.proto). The event's type is not asked: for a type that
+        // it does not know, etcd-client panics.
+        self.0.events().iter().filter_map(|event| event.kv()).map(|pair| {
+            let value = (pair.version() > 0).then(|| pair.value());
+            (pair.mod_revision(), pair.key(), value)
+        })
+    }
+}
+
+impl Etcd {
+    /// Opens a watch of the range from that revision on.
+    pub(crate) async fn watch(&self, start: &[u8], end: &[u8], from: i64) -> Result<Watch, Failure> {
+        let doing = format!("watching {}", String::from_utf8_lossy(start));
+        let deadline = self.request_timeout();
+        let (generation, client) = self.client().await.map_err(|(generation, failure)| {
+            self.give_up(generation);
+            failure.while_doing(&doing, self.member())
+        })?;
+        let options = WatchOptions::new().with_range(end).with_start_revision(from).with_progress_notify();
+        let mut watcher = client.watch_client().max_decoding_message_size(MAX_MESSAGE);
+        let opened = match timeout(deadline, watcher.watch(start, Some(options))).await {
+            Ok(result) => result.map_err(Failure::from),
+            Err(_) => Err(Failure::timed_out(deadline)),
+        };
+        match opened {
+            Ok(stream) => {
+                let (requests, responses) = stream.split();
+                Ok(Watch { etcd: self.clone(), generation, requests, responses, deadline })
+            }
+            Err(failure) => {
+                if failure.blames_the_client() {
+                    self.give_up(generation);
+                }
+                Err(failure.while_doing(&doing, self.member()))
+            }
+        }
+    }
+}
+
+impl Watch {
+    /// The next message. Cancel safe.
+    pub(crate) async fn next(&mut self) -> Result<Message, Failure> {
+        let response = match self.responses.message().await {
+            Ok(Some(response)) => response,
+            Ok(None) => return Err(self.broken(Failure::new(Class::Transient, "etcd ended the stream"))),
+            Err(error) => {
+                let failure = Failure::from(error);
+                return Err(self.broken(failure));
+            }
+        };
+        let revision = response.header().map_or(0, ResponseHeader::revision);
+        Ok(if response.compact_revision() > 0 {
+            let reason = format!("compacted up to {}", response.compact_revision());
+            Message::Canceled(self.named(Failure::new(Class::Revision, reason)))
+        } else if response.canceled() {
+            Message::Canceled(self.named(Failure::from_reason(response.cancel_reason())))
+        } else if response.created() {
+            Message::Created { revision }
+        } else if response.events().is_empty() {
+            // The answer to a probe carries no watch's id.
+            Message::Progress { revision: (response.watch_id() >= 0).then_some(revision) }
+        } else {
+            Message::Events(Events(response))
+        })
+    }
+
+    /// Asks for a message without events.
+    pub(crate) async fn probe(&mut self) -> Result<(), Failure> {
+        match timeout(self.deadline, self.requests.request_progress()).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => {
+                let failure = Failure::from(error);
+                Err(self.broken(failure))
+            }
+            Err(_) => Err(self.broken(Failure::timed_out(self.deadline))),
+        }
+    }
+
+    /// The member was silent for too long: the next stream goes elsewhere.
+    pub(crate) fn silent(self) -> Failure {
+        self.broken(Failure::new(Class::Transient, "the watch was silent"))
+    }
+
+    fn broken(&self, failure: Failure) -> Failure {
+        let failure = self.named(failure);
+        if failure.blames_the_client() {
+            self.etcd.give_up(self.generation);
+        }
+        failure
+    }
+
+    fn named(&self, failure: Failure) -> Failure {
+        failure.while_doing("watching", self.etcd.member())
+    }
+}

@@ -1,0 +1,404 @@
+//! The lease machine: keeps records in etcd under one lease for as long as they are wanted. PURE.
+//!
+//! Two doors: [`Machine::action`] says what to do next, [`Machine::on`] takes what came of it. The clock is an argument:
+//! the time since any fixed start, the same for every call.
+//!
+//! ```text
+//!   no lease ──wanted──▶ Granting ──▶ Held ── renewed every third of its life, records put, leaving ones deleted
+//!      ▲                                │
+//!      └── etcd says it is gone ────────┤      a lease is given up only when etcd says so: a renewal that fails
+//!      └── revoked with its last record ┘      is tried again until then, whatever our clock says
+//! ```
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::backoff::Backoff;
+use crate::codec::Record;
+
+/// Names a registration of this machine.
+pub(crate) type Id = u64;
+
+/// What to do next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    Grant {
+        id: i64,
+        seconds: i64,
+    },
+    Renew {
+        id: i64,
+    },
+    Put {
+        of: Id,
+        record: Arc<Record>,
+        lease: i64,
+    },
+    /// Delete the record's key while it carries that lease.
+    Delete {
+        of: Id,
+        record: Arc<Record>,
+        lease: i64,
+    },
+    Revoke {
+        id: i64,
+    },
+    /// Nothing to do before that time; without one, before something is wanted.
+    Wait {
+        until: Option<Duration>,
+    },
+}
+
+/// What happened.
+#[derive(Clone, Debug)]
+pub(crate) enum Input {
+    /// These records are wanted from now on.
+    Wanted {
+        id: Id,
+        records: Vec<Arc<Record>>,
+    },
+    /// This registration's records are to go.
+    Leaving {
+        id: Id,
+    },
+    /// The lease was asked for at that time, for so many seconds; none if it was there already.
+    Granted {
+        asked: Duration,
+        seconds: Option<i64>,
+    },
+    Renewed {
+        asked: Duration,
+        seconds: i64,
+    },
+    /// The put, delete or revocation was done.
+    Done,
+    /// The last action failed.
+    Failed(Trouble),
+}
+
+/// What kind of failure, as far as it decides what to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    Transient,
+    /// Only people can mend it; what is not concerned goes on.
+    Permanent,
+    LeaseGone,
+}
+
+/// How a registration stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// Never yet in etcd.
+    Pending,
+    /// In etcd.
+    Registered,
+    /// In etcd, and the last renewal failed.
+    Renewing,
+    /// Was in etcd, and is gone or may be.
+    Lost,
+    /// Gone for good, as wanted.
+    Closed,
+}
+
+#[derive(Debug)]
+enum Lease {
+    None,
+    Granting { id: i64 },
+    Held { id: i64, life: Duration, renew_at: Duration, ends: Duration, late: bool },
+}
+
+#[derive(Debug)]
+struct Registration {
+    records: Vec<(Arc<Record>, Place)>,
+    leaving: bool,
+    was_registered: bool,
+    /// What only people can mend holds up this registration and no other.
+    backoff: Backoff,
+    blocked: Duration,
+}
+
+/// Where a record is, as far as we know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// Not under the lease that we hold.
+    Out,
+    /// Tried: it may have arrived.
+    Tried,
+    In,
+}
+
+#[derive(Debug)]
+pub(crate) struct Machine {
+    seconds: i64,
+    lease: Lease,
+    registrations: BTreeMap<Id, Registration>,
+    backoff: Backoff,
+    blocked: Duration,
+    renewals: Backoff,
+}
+
+impl Machine {
+    /// A machine that asks for leases of so many seconds.
+    pub(crate) fn new(seconds: i64, seed: u64) -> Self {
+        Self {
+            seconds,
+            lease: Lease::None,
+            registrations: BTreeMap::new(),
+            backoff: Backoff::new(seed),
+            blocked: Duration::ZERO,
+            renewals: Backoff::new(!seed),
+        }
+    }
+
+    /// The lease in etcd, if one is held.
+    pub(crate) fn lease(&self) -> Option<i64> {
+        match self.lease {
+            Lease::Held { id, .. } => Some(id),
+            _ => None,
+        }
+    }
+
+    /// How long a request may take: a third of the lease's life, so that two may fail before it ends.
+    pub(crate) fn patience(&self) -> Duration {
+        match self.lease {
+            Lease::Held { life, .. } => life / 3,
+            _ => seconds(self.seconds) / 3,
+        }
+    }
+
+    /// Forgets what is closed, and says whether nothing is left to do.
+    pub(crate) fn is_idle(&mut self) -> bool {
+        self.registrations.retain(|_, registration| !registration.is_closed());
+        self.registrations.is_empty() && self.lease().is_none()
+    }
+
+    /// How a registration stands; one that is not known is closed.
+    pub(crate) fn standing(&self, now: Duration, id: Id) -> Standing {
+        let Some(registration) = self.registrations.get(&id) else { return Standing::Closed };
+        if registration.is_closed() {
+            return Standing::Closed;
+        }
+        match self.lease {
+            Lease::Held { ends, late, .. } if registration.is_in() => match late {
+                false => Standing::Registered,
+                true if now < ends => Standing::Renewing,
+                true => Standing::Lost,
+            },
+            _ if registration.was_registered => Standing::Lost,
+            _ => Standing::Pending,
+        }
+    }
+
+    pub(crate) fn action(&mut self, now: Duration) -> Action {
+        let wanted = self.registrations.values().any(|registration| !registration.leaving);
+        let mut wake = None;
+        if let Lease::Held { id, renew_at, .. } = self.lease
+            && wanted
+        {
+            if now >= renew_at {
+                return Action::Renew { id };
+            }
+            wake = Some(renew_at);
+        }
+        if now < self.blocked {
+            return Action::Wait { until: Some(wake.map_or(self.blocked, |wake| wake.min(self.blocked))) };
+        }
+        match self.lease {
+            Lease::None if wanted => {
+                let id = (self.backoff.random() >> 1).max(1) as i64;
+                self.lease = Lease::Granting { id };
+                Action::Grant { id, seconds: self.seconds }
+            }
+            Lease::Granting { id } if wanted => Action::Grant { id, seconds: self.seconds },
+            Lease::Held { id, .. } if !wanted => Action::Revoke { id },
+            Lease::Held { id, .. } => self.work(now, id, wake),
+            Lease::None | Lease::Granting { .. } => Action::Wait { until: None },
+        }
+    }
+
+    /// The first record that is not where it should be.
+    fn work(&self, now: Duration, lease: i64, mut wake: Option<Duration>) -> Action {
+        for (&of, registration) in &self.registrations {
+            let Some(record) = registration.misplaced() else { continue };
+            if now < registration.blocked {
+                wake = Some(wake.map_or(registration.blocked, |wake| wake.min(registration.blocked)));
+                continue;
+            }
+            let record = record.clone();
+            return match registration.leaving {
+                true => Action::Delete { of, record, lease },
+                false => Action::Put { of, record, lease },
+            };
+        }
+        Action::Wait { until: wake }
+    }
+
+    /// Takes what happened after `action`.
+    pub(crate) fn on(&mut self, now: Duration, action: &Action, input: Input) {
+        match input {
+            Input::Wanted { id, records } => self.wanted(id, records),
+            Input::Leaving { id } => self.leaving(id),
+            Input::Granted { asked, seconds } => self.granted(asked, seconds),
+            Input::Renewed { asked, seconds } => self.renewed(asked, seconds),
+            Input::Done => self.done(action),
+            Input::Failed(Trouble::LeaseGone) => self.lease_gone(),
+            Input::Failed(trouble) => self.failed(now, action, trouble),
+        }
+    }
+
+    fn wanted(&mut self, id: Id, records: Vec<Arc<Record>>) {
+        let mut records: Vec<_> = records.into_iter().map(|record| (record, Place::Out)).collect();
+        // A key that is leaving and wanted again stays where it is, and is written anew.
+        for other in self.registrations.values_mut().filter(|registration| registration.leaving) {
+            other.records.retain(|(record, _)| match records.iter_mut().find(|(wanted, _)| wanted.key == record.key) {
+                Some((_, place)) => {
+                    *place = Place::Tried;
+                    false
+                }
+                None => true,
+            });
+        }
+        let backoff = Backoff::new(self.backoff.random());
+        let registration =
+            Registration { records, leaving: false, was_registered: false, backoff, blocked: Duration::ZERO };
+        self.registrations.insert(id, registration);
+    }
+
+    fn leaving(&mut self, id: Id) {
+        let held = matches!(self.lease, Lease::Held { .. });
+        if let Some(registration) = self.registrations.get_mut(&id) {
+            registration.leaving = true;
+            registration.blocked = Duration::ZERO;
+            // What was never tried under a lease that lives is not there.
+            registration.records.retain(|(_, place)| held && *place != Place::Out);
+            // What follows is one attempt at once, whatever failed before.
+            self.blocked = Duration::ZERO;
+        }
+    }
+
+    fn granted(&mut self, asked: Duration, granted: Option<i64>) {
+        if let Lease::Granting { id } = self.lease {
+            let life = seconds(granted.unwrap_or(self.seconds));
+            // A lease that was there already is renewed at once: only that tells its life.
+            let renew_at = if granted.is_some() { self.renewal(asked, life) } else { asked };
+            self.lease = Lease::Held { id, life, renew_at, ends: asked + life, late: false };
+            self.backoff.reset();
+        }
+    }
+
+    fn renewed(&mut self, asked: Duration, granted: i64) {
+        if let Lease::Held { id, .. } = self.lease {
+            let life = seconds(granted);
+            let renew_at = self.renewal(asked, life);
+            self.lease = Lease::Held { id, life, renew_at, ends: asked + life, late: false };
+            self.renewals.reset();
+        }
+    }
+
+    /// A third of the life later, a little earlier by chance, so that a fleet does not renew in step.
+    fn renewal(&mut self, asked: Duration, life: Duration) -> Duration {
+        asked + self.renewals.between(life * 3 / 10, life / 3)
+    }
+
+    fn done(&mut self, action: &Action) {
+        self.backoff.reset();
+        match action {
+            Action::Put { of, record, .. } => {
+                if let Some(registration) = self.registrations.get_mut(of) {
+                    registration.set(record, Place::In);
+                    registration.was_registered |= registration.is_in();
+                    registration.backoff.reset();
+                }
+            }
+            Action::Delete { of, record, .. } => {
+                if let Some(registration) = self.registrations.get_mut(of) {
+                    registration.records.retain(|(known, _)| known.key != record.key);
+                }
+            }
+            Action::Revoke { .. } => self.lease_gone(),
+            _ => {}
+        }
+    }
+
+    /// With the lease every record under it is gone: those that are leaving have left.
+    fn lease_gone(&mut self) {
+        self.lease = Lease::None;
+        for registration in self.registrations.values_mut() {
+            match registration.leaving {
+                true => registration.records.clear(),
+                false => registration.records.iter_mut().for_each(|(_, place)| *place = Place::Out),
+            }
+        }
+    }
+
+    fn failed(&mut self, now: Duration, action: &Action, trouble: Trouble) {
+        let permanent = trouble == Trouble::Permanent;
+        match action {
+            Action::Renew { .. } => {
+                let wait = self.renewals.fail(now, permanent);
+                if let Lease::Held { renew_at, late, .. } = &mut self.lease {
+                    (*renew_at, *late) = (now + wait, true);
+                }
+                return;
+            }
+            Action::Put { of, record, .. } => {
+                if let Some(registration) = self.registrations.get_mut(of) {
+                    registration.set(record, Place::Tried);
+                    if permanent {
+                        registration.blocked = now + registration.backoff.fail(now, true);
+                        return;
+                    }
+                }
+            }
+            Action::Delete { of, .. } => {
+                if let Some(registration) = self.registrations.get_mut(of)
+                    && permanent
+                {
+                    registration.blocked = now + registration.backoff.fail(now, true);
+                    return;
+                }
+            }
+            Action::Revoke { .. } => {
+                // Nobody renews it any more: after its life it is gone by itself.
+                if let Lease::Held { ends, .. } = self.lease
+                    && now >= ends
+                {
+                    self.lease_gone();
+                    return;
+                }
+            }
+            Action::Grant { .. } | Action::Wait { .. } => {}
+        }
+        self.blocked = now + self.backoff.fail(now, permanent);
+    }
+}
+
+impl Registration {
+    fn is_in(&self) -> bool {
+        self.records.iter().all(|(_, place)| *place == Place::In)
+    }
+
+    fn is_closed(&self) -> bool {
+        self.leaving && self.records.is_empty()
+    }
+
+    fn misplaced(&self) -> Option<&Arc<Record>> {
+        let misplaced = |(_, place): &&(_, Place)| self.leaving || *place != Place::In;
+        self.records.iter().find(misplaced).map(|(record, _)| record)
+    }
+
+    fn set(&mut self, record: &Arc<Record>, place: Place) {
+        if let Some(known) = self.records.iter_mut().find(|(known, _)| known.key == record.key) {
+            known.1 = place;
+        }
+    }
+}
+
+fn seconds(seconds: i64) -> Duration {
+    Duration::from_secs(seconds.max(1) as u64)
+}
+
+#[cfg(test)]
+#[path = "lease_tests.rs"]
+mod tests;

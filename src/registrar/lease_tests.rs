@@ -1,0 +1,281 @@
+//! The lease machine against a simulated etcd whose answers get lost, whose leases end and whose keys are tampered with.
+
+use proptest::prelude::*;
+
+use super::*;
+
+const fn secs(secs: u64) -> Duration {
+    Duration::from_secs(secs)
+}
+
+const TTL: i64 = 15;
+
+fn record(key: u8, value: u8) -> Arc<Record> {
+    Arc::new(Record::new([key], [value]))
+}
+
+/// An etcd with leases, and keys that may belong to others (lease 0).
+#[derive(Debug, Default)]
+struct Etcd {
+    leases: BTreeMap<i64, Duration>,
+    keys: BTreeMap<Vec<u8>, (Vec<u8>, i64)>,
+}
+
+impl Etcd {
+    fn expire(&mut self, now: Duration) {
+        let ended: Vec<i64> = self.leases.iter().filter(|(_, ends)| **ends <= now).map(|(id, _)| *id).collect();
+        ended.into_iter().for_each(|id| self.revoke(id));
+    }
+
+    fn revoke(&mut self, id: i64) {
+        self.leases.remove(&id);
+        self.keys.retain(|_, (_, lease)| *lease != id);
+    }
+
+    fn serve(&mut self, now: Duration, action: &Action) -> Input {
+        match action {
+            Action::Grant { id, seconds } => match self.leases.insert(*id, now + secs(*seconds as u64)) {
+                Some(_) => Input::Granted { asked: now, seconds: None },
+                None => Input::Granted { asked: now, seconds: Some(*seconds) },
+            },
+            Action::Renew { id } => match self.leases.get_mut(id) {
+                Some(ends) => {
+                    *ends = now + secs(TTL as u64);
+                    Input::Renewed { asked: now, seconds: TTL }
+                }
+                None => Input::Failed(Trouble::LeaseGone),
+            },
+            Action::Put { record, lease, .. } if self.leases.contains_key(lease) => {
+                self.keys.insert(record.key.clone(), (record.value.clone(), *lease));
+                Input::Done
+            }
+            Action::Put { .. } => Input::Failed(Trouble::LeaseGone),
+            Action::Delete { record, lease, .. } => {
+                if self.keys.get(&record.key).is_some_and(|(_, of)| of == lease) {
+                    self.keys.remove(&record.key);
+                }
+                Input::Done
+            }
+            Action::Revoke { id } => {
+                self.revoke(*id);
+                Input::Done
+            }
+            Action::Wait { .. } => unreachable!("waiting is not served"),
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Fate {
+    Want(u8, u8),
+    Leave(u8),
+    /// The next request never arrives.
+    Fail(Trouble),
+    /// The next request is done, and its answer is lost.
+    LoseAnswer,
+    /// All leases end at once, as in a wipe.
+    Revoke,
+    Pass(u8),
+    Work,
+}
+
+fn fate() -> impl Strategy<Value = Fate> {
+    prop_oneof![
+        4 => (0u8..4, 0u8..3).prop_map(|(key, value)| Fate::Want(key, value)),
+        3 => (0u8..4).prop_map(Fate::Leave),
+        3 => prop_oneof![Just(Trouble::Transient), Just(Trouble::Permanent)].prop_map(Fate::Fail),
+        2 => Just(Fate::LoseAnswer),
+        1 => Just(Fate::Revoke),
+        2 => (0u8..30).prop_map(Fate::Pass),
+        8 => Just(Fate::Work),
+    ]
+}
+
+struct World {
+    etcd: Etcd,
+    machine: Machine,
+    now: Duration,
+    next: Id,
+    /// What is wanted: key → (registration, value).
+    wanted: BTreeMap<u8, (Id, u8)>,
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let mut etcd = Etcd::default();
+        etcd.keys.insert(vec![99], (vec![1], 0));
+        Self { etcd, machine: Machine::new(TTL, seed), now: Duration::ZERO, next: 0, wanted: BTreeMap::new() }
+    }
+
+    fn tell(&mut self, input: Input) {
+        self.machine.on(self.now, &Action::Wait { until: None }, input);
+    }
+
+    fn work(&mut self, fate: Option<&Fate>) {
+        self.now += Duration::from_millis(1);
+        self.etcd.expire(self.now);
+        let action = self.machine.action(self.now);
+        if let Action::Wait { until } = action {
+            self.now = self.now.max(until.unwrap_or(self.now).min(self.now + secs(1)));
+            return;
+        }
+        if let Action::Grant { id, .. } = action {
+            assert!(id > 0, "etcd takes positive ids");
+            let live = self.etcd.leases.keys().filter(|known| **known != id).count();
+            assert_eq!(live, 0, "a lease that lives is never given up: {:?}", self.machine);
+        }
+        let input = match fate {
+            Some(Fate::Fail(trouble)) => Input::Failed(*trouble),
+            Some(Fate::LoseAnswer) => {
+                self.etcd.serve(self.now, &action);
+                Input::Failed(Trouble::Transient)
+            }
+            _ => self.etcd.serve(self.now, &action),
+        };
+        self.machine.on(self.now, &action, input);
+    }
+
+    fn suffer(&mut self, fate: &Fate) {
+        match fate {
+            Fate::Want(key, value) => {
+                if !self.wanted.contains_key(key) {
+                    self.next += 1;
+                    self.wanted.insert(*key, (self.next, *value));
+                    self.tell(Input::Wanted { id: self.next, records: vec![record(*key, *value)] });
+                }
+            }
+            Fate::Leave(key) => {
+                if let Some((id, _)) = self.wanted.remove(key) {
+                    self.tell(Input::Leaving { id });
+                }
+            }
+            Fate::Revoke => {
+                let leases: Vec<i64> = self.etcd.leases.keys().copied().collect();
+                leases.into_iter().for_each(|id| self.etcd.revoke(id));
+            }
+            Fate::Pass(seconds) => self.now += secs(u64::from(*seconds)),
+            Fate::Fail(_) | Fate::LoseAnswer | Fate::Work => self.work(Some(fate)),
+        }
+    }
+
+    fn is_right(&self) -> bool {
+        let ours: BTreeMap<_, _> = self.etcd.keys.iter().filter(|(_, (_, lease))| *lease != 0).collect();
+        let right = |(key, (id, value)): (&u8, &(Id, u8))| {
+            self.machine.standing(self.now, *id) == Standing::Registered
+                && ours.get(&vec![*key]).is_some_and(|(stored, _)| *stored == [*value])
+        };
+        ours.len() == self.wanted.len() && self.wanted.iter().all(right)
+    }
+
+    fn settle(&mut self) {
+        // A lease that ended without our knowledge is found out at its next renewal.
+        let end = self.now + secs(TTL as u64);
+        while !self.is_right() {
+            assert!(self.now < end, "not right in time: {:?}\n{:?}", self.machine, self.etcd);
+            self.work(None);
+        }
+        for _ in 0..20 {
+            self.work(None);
+        }
+        assert_eq!(self.machine.is_idle(), self.wanted.is_empty());
+        assert!(self.etcd.keys.contains_key(&vec![99]), "what others put stays");
+        assert!(self.etcd.leases.len() <= 1);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_is_wanted_stands_in_the_end(seed: u64, fates in proptest::collection::vec(fate(), 0..150)) {
+        let mut world = World::new(seed);
+        for fate in &fates {
+            world.suffer(fate);
+        }
+        world.settle();
+    }
+
+    #[test]
+    fn a_healthy_etcd_never_loses_the_lease(seed: u64, minutes in 1u64..20) {
+        let mut world = World::new(seed);
+        world.suffer(&Fate::Want(1, 1));
+        world.settle();
+        let lease = world.machine.lease();
+        while world.now < secs(minutes * 60) {
+            world.work(None);
+            prop_assert_eq!(world.machine.standing(world.now, 1), Standing::Registered);
+        }
+        prop_assert_eq!(world.machine.lease(), lease);
+    }
+}
+
+fn registered() -> World {
+    let mut world = World::new(3);
+    world.suffer(&Fate::Want(1, 1));
+    world.settle();
+    world
+}
+
+#[test]
+fn renews_every_third_of_the_life() {
+    let mut world = registered();
+    let Action::Wait { until: Some(until) } = world.machine.action(world.now) else { panic!() };
+    assert!(until <= world.now + secs(5));
+    world.now = until;
+    assert!(matches!(world.machine.action(world.now), Action::Renew { .. }));
+}
+
+#[test]
+fn tells_late_from_lost_and_keeps_the_lease_through_both() {
+    let mut world = registered();
+    let lease = world.machine.lease();
+    world.now += secs(5);
+    let action = world.machine.action(world.now);
+    world.machine.on(world.now, &action, Input::Failed(Trouble::Transient));
+    assert_eq!(world.machine.standing(world.now, 1), Standing::Renewing);
+    world.now += secs(11);
+    assert_eq!(world.machine.standing(world.now, 1), Standing::Lost);
+    let Action::Renew { id } = world.machine.action(world.now) else { panic!("renews what etcd may still hold") };
+    assert_eq!(Some(id), lease);
+    world.machine.on(world.now, &Action::Renew { id }, Input::Renewed { asked: world.now, seconds: TTL });
+    assert_eq!(world.machine.standing(world.now, 1), Standing::Registered);
+}
+
+#[test]
+fn one_record_that_is_refused_holds_up_no_other() {
+    let mut world = World::new(3);
+    world.suffer(&Fate::Want(1, 1));
+    world.suffer(&Fate::Want(2, 2));
+    world.work(None);
+    let action = world.machine.action(world.now);
+    assert!(matches!(action, Action::Put { of: 1, .. }));
+    world.machine.on(world.now, &action, Input::Failed(Trouble::Permanent));
+    assert!(matches!(world.machine.action(world.now), Action::Put { of: 2, .. }));
+    world.work(None);
+    assert_eq!(world.machine.standing(world.now, 2), Standing::Registered);
+    assert_eq!(world.machine.standing(world.now, 1), Standing::Pending);
+}
+
+#[test]
+fn one_of_several_leaves_by_delete_and_the_last_by_revocation() {
+    let mut world = registered();
+    world.suffer(&Fate::Want(2, 2));
+    world.settle();
+    world.suffer(&Fate::Leave(1));
+    assert!(matches!(world.machine.action(world.now), Action::Delete { of: 1, .. }));
+    world.settle();
+    world.suffer(&Fate::Leave(2));
+    assert!(matches!(world.machine.action(world.now), Action::Revoke { .. }));
+    world.settle();
+}
+
+#[test]
+fn a_revocation_that_cannot_be_done_is_over_when_the_lease_ends() {
+    let mut world = registered();
+    world.suffer(&Fate::Leave(1));
+    let end = world.now + secs(TTL as u64 + 6);
+    while !world.machine.is_idle() {
+        assert!(world.now < end);
+        world.work(Some(&Fate::Fail(Trouble::Transient)));
+    }
+}

@@ -1,0 +1,378 @@
+//! The registrar: puts instances into etcd under a lease, and keeps them there for as long as they live.
+
+mod lease;
+mod task;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, watch};
+use tokio::task::AbortHandle;
+use tokio::time::timeout;
+use tracing::Instrument;
+
+use self::lease::Id;
+use self::task::Task;
+use crate::codec::{Codec, Detect, Record};
+use crate::error::Error;
+use crate::etcd::{Etcd, EtcdOptions};
+use crate::instance::Instance;
+use crate::target::Target;
+
+/// Lives of leases, unless said otherwise: renewed every 5 s, so that two renewals may fail and an election of some
+/// seconds may pass before anything is lost, and a server that is killed is gone after 15 s at the latest.
+const TTL: Duration = Duration::from_secs(15);
+/// etcd's own bound.
+const MAX_TTL: Duration = Duration::from_secs(9_000_000_000);
+/// How long [`Registration::deregister`] waits.
+const DEREGISTER: Duration = Duration::from_secs(5);
+/// etcd takes requests of 1.5 MiB; the rest is the request's own.
+const MAX_RECORD: usize = 1536 * 1024 - 512;
+
+/// Registers instances in one etcd, all under one lease. Cheap to clone; clones share the lease.
+#[derive(Clone)]
+pub struct Registrar {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    etcd: Etcd,
+    codec: Arc<dyn Codec>,
+    seconds: i64,
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    next: Id,
+    wanted: BTreeMap<Id, Wanted>,
+    lease: Option<i64>,
+    /// What last went wrong with etcd.
+    error: Option<Error>,
+    /// The task that does what is wanted, while anything is.
+    task: Option<AbortHandle>,
+}
+
+/// What a handle wants, and how it is told what became of it.
+struct Wanted {
+    target: Target,
+    records: Vec<Arc<Record>>,
+    leaving: bool,
+    show: watch::Sender<RegistrationState>,
+}
+
+/// Builds a [`Registrar`].
+#[must_use]
+pub struct RegistrarBuilder {
+    etcd: Result<Etcd, Error>,
+    codec: Arc<dyn Codec>,
+    ttl: Duration,
+}
+
+impl Registrar {
+    /// A registrar in the etcd at these endpoints, with every option at its default.
+    ///
+    /// Does not wait for etcd, and does not fail when it is away: what is registered goes on trying in the background.
+    /// [`Registration::ready`] is for those who want to fail early.
+    ///
+    /// # Errors
+    /// When an endpoint or option is refused.
+    #[expect(clippy::unused_async, reason = "connecting may come to need the runtime; callers are async anyway")]
+    pub async fn connect(etcd: impl Into<EtcdOptions>) -> Result<Self, Error> {
+        Self::builder(etcd).build()
+    }
+
+    /// A registrar over a client of your own, whose options are then yours; requests to a dead one of several endpoints
+    /// are tried up to five times.
+    pub fn new(client: etcd_client::Client) -> Self {
+        Self::over(Etcd::from_client(client), Arc::new(Detect), TTL.as_secs() as i64)
+    }
+
+    /// A registrar with options of its own.
+    pub fn builder(etcd: impl Into<EtcdOptions>) -> RegistrarBuilder {
+        RegistrarBuilder::over(Etcd::new(etcd.into()))
+    }
+
+    fn over(etcd: Etcd, codec: Arc<dyn Codec>, seconds: i64) -> Self {
+        let (state, changed) = (Mutex::default(), Notify::new());
+        Self { shared: Arc::new(Shared { etcd, codec, seconds, state, changed }) }
+    }
+
+    /// Registers an instance of a service, and keeps it registered until its handle is deregistered or dropped. Whatever
+    /// stands at its keys is overwritten.
+    ///
+    /// # Errors
+    /// When the target or the instance is refused: unspecified addresses (`0.0.0.0`, `[::]`), records larger than
+    /// etcd takes, keys that this registrar has registered already. Never because etcd is away.
+    #[expect(clippy::unused_async, reason = "the task needs a runtime, and an async caller has one")]
+    pub async fn register<T>(&self, target: T, instance: Instance) -> Result<Registration, Error>
+    where
+        T: TryInto<Target>,
+        Error: From<T::Error>,
+    {
+        let target = target.try_into()?;
+        self.shared.etcd.check_hosts(&target)?;
+        let records = self.records(&target, &instance)?;
+        let runtime = Handle::try_current().map_err(|_| Error::no_runtime("registering"))?;
+        let (show, seen) = watch::channel(RegistrationState::Registering);
+        let wanted = Wanted { target: target.clone(), records, leaving: false, show };
+        let id = Shared::want(&self.shared, wanted, &runtime)?;
+        Ok(Registration { shared: self.shared.clone(), id, target, instance, seen })
+    }
+
+    fn records(&self, target: &Target, instance: &Instance) -> Result<Vec<Arc<Record>>, Error> {
+        if let Some(address) = instance.addresses().iter().find(|address| address.is_unspecified()) {
+            let reason = "nobody can call every interface: register the address that clients reach";
+            return Err(Error::invalid("address", address.to_string(), reason));
+        }
+        let records = self.shared.codec.encode(target, instance)?;
+        for record in &records {
+            let key = String::from_utf8_lossy(&record.key);
+            if !target.owns(&record.key) {
+                let reason = format!("the codec wrote it outside of {:?}", target.prefix());
+                return Err(Error::invalid("key", key, reason));
+            }
+            let size = record.key.len() + record.value.len();
+            if size > MAX_RECORD {
+                let reason = format!("key and value have {size} bytes, and etcd takes {MAX_RECORD}");
+                return Err(Error::invalid("record", key.chars().take(100).collect::<String>(), reason));
+            }
+        }
+        Ok(records.into_iter().map(Arc::new).collect())
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while it is held, and every state of it is whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn want(self: &Arc<Self>, wanted: Wanted, runtime: &Handle) -> Result<Id, Error> {
+        let mut state = self.state();
+        for other in state.wanted.values().filter(|other| !other.leaving) {
+            if let Some(twice) = other.records.iter().find(|a| wanted.records.iter().any(|b| a.key == b.key)) {
+                let reason = "this registrar has it registered already";
+                return Err(Error::invalid("key", String::from_utf8_lossy(&twice.key), reason));
+            }
+        }
+        state.next += 1;
+        let id = state.next;
+        state.wanted.insert(id, wanted);
+        // A task that has ended went with its runtime: another takes its place.
+        if state.task.as_ref().is_none_or(AbortHandle::is_finished) {
+            let task = Task::new(self.clone());
+            state.task = Some(runtime.spawn(task.run().instrument(tracing::info_span!("register"))).abort_handle());
+        }
+        self.changed.notify_one();
+        Ok(id)
+    }
+
+    fn leave(&self, id: Id) {
+        if let Some(wanted) = self.state().wanted.get_mut(&id) {
+            wanted.leaving = true;
+            self.changed.notify_one();
+        }
+    }
+
+    /// The task ends if nothing is wanted; the next registration starts another.
+    fn rest(&self) -> bool {
+        let mut state = self.state();
+        let rests = state.wanted.is_empty();
+        if rests {
+            state.task = None;
+            state.lease = None;
+        }
+        rests
+    }
+}
+
+impl RegistrarBuilder {
+    fn over(etcd: Result<Etcd, Error>) -> Self {
+        Self { etcd, codec: Arc::new(Detect), ttl: TTL }
+    }
+
+    /// A builder over a client of your own: see [`Registrar::new`].
+    pub fn from_client(client: etcd_client::Client) -> Self {
+        Self::over(Ok(Etcd::from_client(client)))
+    }
+
+    /// How long the lease lives without a renewal, in whole seconds (rounded up); 15 s by default. It is renewed every
+    /// third of that: the default lets two renewals fail, and outlives an election, before anything is lost, and a
+    /// server that is killed is gone after 15 s at the latest. etcd may grant more than is asked; what it grants holds.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = ttl;
+        self
+    }
+
+    /// The stored format to write; by default etcd's gRPC naming, which Go's official resolver reads.
+    pub fn codec(mut self, codec: impl Codec) -> Self {
+        self.codec = Arc::new(codec);
+        self
+    }
+
+    /// The registrar.
+    ///
+    /// # Errors
+    /// When an endpoint or option is refused, a time to live of zero among them.
+    pub fn build(self) -> Result<Registrar, Error> {
+        let refuse = |reason| Err(Error::invalid("time to live", format!("{:?}", self.ttl), reason));
+        if self.ttl.is_zero() {
+            return refuse("a lease must live; the default is 15 s");
+        }
+        if self.ttl > MAX_TTL {
+            return refuse("etcd grants 9 000 000 000 s at most");
+        }
+        let seconds = self.ttl.as_secs() + u64::from(self.ttl.subsec_nanos() > 0);
+        Ok(Registrar::over(self.etcd?, self.codec, seconds as i64))
+    }
+}
+
+/// How a registration stands.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum RegistrationState {
+    /// Never yet in etcd: it is being tried.
+    Registering,
+    /// In etcd.
+    Registered,
+    /// In etcd, and the last renewal of the lease failed: it is being tried again.
+    Renewing {
+        /// What went wrong.
+        why: Error,
+    },
+    /// No longer in etcd, or not renewed for as long as the lease lives: it is being registered again.
+    Lost {
+        /// What went wrong.
+        why: Error,
+    },
+    /// Deregistered.
+    Closed,
+}
+
+/// One registered instance. Dropping it deregisters in the background, as far as the runtime lets it; waiting for
+/// [`Registration::deregister`] is the sure way. Nothing that another has registered is ever touched.
+#[must_use = "dropping a registration deregisters"]
+pub struct Registration {
+    shared: Arc<Shared>,
+    id: Id,
+    target: Target,
+    instance: Instance,
+    seen: watch::Receiver<RegistrationState>,
+}
+
+impl Registration {
+    /// The service.
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// What is registered.
+    pub fn instance(&self) -> &Instance {
+        &self.instance
+    }
+
+    /// How it stands now.
+    pub fn state(&self) -> RegistrationState {
+        self.seen.borrow().clone()
+    }
+
+    /// Whether it stands in etcd, as far as is known.
+    pub fn is_registered(&self) -> bool {
+        matches!(*self.seen.borrow(), RegistrationState::Registered | RegistrationState::Renewing { .. })
+    }
+
+    /// The lease that it stands under, if one is held; etcdctl shows it in hexadecimal.
+    pub fn lease_id(&self) -> Option<i64> {
+        self.shared.state().lease
+    }
+
+    /// Waits until it stands differently than when this was last called, and gives how. States that pass quickly may be
+    /// skipped; the latest never is.
+    ///
+    /// # Errors
+    /// When the registrar's runtime has ended.
+    ///
+    /// # Cancel safety
+    /// A call that is dropped loses nothing.
+    pub async fn changed(&mut self) -> Result<RegistrationState, Error> {
+        self.seen.changed().await.map_err(|_| Error::closed("the registration"))?;
+        Ok(self.seen.borrow_and_update().clone())
+    }
+
+    /// Waits until it stands in etcd.
+    ///
+    /// # Errors
+    /// When that takes longer than `within`. It goes on being tried all the same.
+    ///
+    /// # Cancel safety
+    /// Dropping it loses nothing.
+    pub async fn ready(&self, within: Duration) -> Result<(), Error> {
+        let registered = |state: &RegistrationState| matches!(state, RegistrationState::Registered);
+        self.wait_for(registered, within, "registering").await
+    }
+
+    /// Takes the instance out of etcd, and waits up to 5 s until that is done.
+    ///
+    /// One of several registrations leaves alone; with the last one of a registrar its lease is revoked.
+    ///
+    /// # Errors
+    /// When it takes longer, as when etcd is away. It goes on being tried until the lease has ended, which takes it out
+    /// at the latest.
+    ///
+    /// # Cancel safety
+    /// Once it was polled, dropping it only ends the waiting.
+    pub async fn deregister(self) -> Result<(), Error> {
+        self.shared.leave(self.id);
+        let closed = |state: &RegistrationState| matches!(state, RegistrationState::Closed);
+        self.wait_for(closed, DEREGISTER, "deregistering").await
+    }
+
+    async fn wait_for(
+        &self,
+        condition: impl FnMut(&RegistrationState) -> bool,
+        within: Duration,
+        doing: &str,
+    ) -> Result<(), Error> {
+        let mut seen = self.seen.clone();
+        match timeout(within, seen.wait_for(condition)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(Error::closed("the registration")),
+            Err(_) => {
+                Err(Error::timeout(format!("{doing} {}", self.target), within, self.shared.state().error.clone()))
+            }
+        }
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.shared.leave(self.id);
+    }
+}
+
+impl fmt::Debug for Registrar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registrar").field("codec", &self.shared.codec).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for RegistrarBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RegistrarBuilder").field("codec", &self.codec).field("ttl", &self.ttl).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Registration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registration")
+            .field("target", &self.target.to_string())
+            .field("instance", &self.instance)
+            .field("state", &self.state())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,291 @@
+//! The resolver: watches prefixes, each once, and gives everyone the live snapshot and its changes.
+
+mod discover;
+mod servers;
+mod snapshot;
+mod task;
+mod watch;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::watch::Receiver;
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, timeout};
+use tonic::transport::{Channel, Endpoint};
+use tracing::Instrument;
+
+pub use discover::Discover;
+pub use servers::ServerKey;
+pub use snapshot::{Entry, Snapshot};
+
+use self::discover::Configure;
+use self::task::{Task, View};
+use crate::codec::{Codec, Detect};
+use crate::error::{BoxError, Error};
+use crate::etcd::{Etcd, EtcdOptions};
+use crate::instance::Address;
+use crate::target::Target;
+
+/// Resolves services of one etcd. Cheap to clone; clones share their watches.
+///
+/// However many users a service has in a process, etcd sees one watch of it per resolver; it ends when the last
+/// user of it goes.
+#[derive(Clone)]
+pub struct Resolver {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    etcd: Etcd,
+    codec: Arc<dyn Codec>,
+    configure: Option<Configure>,
+    services: Mutex<HashMap<Target, Weak<Service>>>,
+}
+
+/// One watched service.
+struct Service {
+    view: Receiver<View>,
+    task: AbortHandle,
+}
+
+impl Service {
+    fn view(&self) -> Receiver<View> {
+        self.view.clone()
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Builds a [`Resolver`].
+#[must_use]
+pub struct ResolverBuilder {
+    etcd: Result<Etcd, Error>,
+    codec: Arc<dyn Codec>,
+    configure: Option<Configure>,
+}
+
+impl Resolver {
+    /// A resolver of the etcd at these endpoints, with every option at its default.
+    ///
+    /// Does not wait for etcd, and does not fail when it is away: what is resolved goes on trying in the background.
+    /// [`Resolution::ready`] is for those who want to fail early.
+    ///
+    /// # Errors
+    /// When an endpoint or option is refused.
+    #[expect(clippy::unused_async, reason = "connecting may come to need the runtime; callers are async anyway")]
+    pub async fn connect(etcd: impl Into<EtcdOptions>) -> Result<Self, Error> {
+        Self::builder(etcd).build()
+    }
+
+    /// A resolver over a client of your own, whose options are then yours: without `require_leader` a watch on a member
+    /// that is cut off stays silent until it is found out, without HTTP/2 keep-alive a frozen etcd is, and over several
+    /// endpoints a dead one makes requests fail that are then tried up to five times.
+    pub fn new(client: etcd_client::Client) -> Self {
+        Self::over(Etcd::from_client(client), Arc::new(Detect), None)
+    }
+
+    /// A resolver with options of its own.
+    pub fn builder(etcd: impl Into<EtcdOptions>) -> ResolverBuilder {
+        ResolverBuilder::over(Etcd::new(etcd.into()))
+    }
+
+    fn over(etcd: Etcd, codec: Arc<dyn Codec>, configure: Option<Configure>) -> Self {
+        Self { shared: Arc::new(Shared { etcd, codec, configure, services: Mutex::default() }) }
+    }
+
+    /// A service's live snapshot, kept true in the background from now on; shared with everyone who resolves the same.
+    ///
+    /// # Errors
+    /// When the target is refused, or names hosts that are not this resolver's. Never because etcd is away.
+    #[expect(clippy::unused_async, reason = "the task needs a runtime, and an async caller has one")]
+    pub async fn resolve<T>(&self, target: T) -> Result<Resolution, Error>
+    where
+        T: TryInto<Target>,
+        Error: From<T::Error>,
+    {
+        let target = target.try_into()?;
+        self.shared.etcd.check_hosts(&target)?;
+        let runtime = Handle::try_current().map_err(|_| Error::no_runtime("resolving"))?;
+        let service = self.shared.service(&target, &runtime);
+        let seen = service.view();
+        Ok(Resolution { target, service, seen, configure: self.shared.configure.clone() })
+    }
+
+    /// tonic's own balanced channel over a service: see [`Resolution::balance_channel`].
+    ///
+    /// # Errors
+    /// As [`Resolver::resolve`].
+    pub async fn balance_channel<T>(&self, target: T) -> Result<Channel, Error>
+    where
+        T: TryInto<Target>,
+        Error: From<T::Error>,
+    {
+        self.resolve(target).await?.balance_channel()
+    }
+}
+
+impl Shared {
+    fn service(&self, target: &Target, runtime: &Handle) -> Arc<Service> {
+        let target = target.clone().without_hosts();
+        // Nothing panics while it is held.
+        let mut services = self.services.lock().unwrap_or_else(PoisonError::into_inner);
+        // A task that has ended went with its runtime: another takes its place.
+        if let Some(service) =
+            services.get(&target).and_then(Weak::upgrade).filter(|service| !service.task.is_finished())
+        {
+            return service;
+        }
+        services.retain(|_, service| service.strong_count() > 0);
+        let (sender, view) = tokio::sync::watch::channel(View::unresolved());
+        let task = Task::new(self.etcd.clone(), self.codec.clone(), target.clone(), sender);
+        let span = tracing::info_span!("resolve", service = target.name());
+        let task = runtime.spawn(task.run().instrument(span)).abort_handle();
+        let service = Arc::new(Service { view, task });
+        services.insert(target, Arc::downgrade(&service));
+        service
+    }
+}
+
+impl ResolverBuilder {
+    fn over(etcd: Result<Etcd, Error>) -> Self {
+        Self { etcd, codec: Arc::new(Detect), configure: None }
+    }
+
+    /// A builder over a client of your own: see [`Resolver::new`].
+    pub fn from_client(client: etcd_client::Client) -> Self {
+        Self::over(Ok(Etcd::from_client(client)))
+    }
+
+    /// The stored format to read; by default [`Detect`], which reads etcd's gRPC naming and plain addresses.
+    pub fn codec(mut self, codec: impl Codec) -> Self {
+        self.codec = Arc::new(codec);
+        self
+    }
+
+    /// Configures each server's `tonic::transport::Endpoint` (TLS, timeouts) before [`Resolution::discover`] and
+    /// [`Resolution::balance_channel`] give it out. A server for which this fails is left out, with a warning.
+    pub fn configure_endpoint<E: Into<BoxError>>(
+        mut self,
+        configure: impl Fn(&Address, Endpoint) -> Result<Endpoint, E> + Send + Sync + 'static,
+    ) -> Self {
+        self.configure = Some(Arc::new(move |address, endpoint| configure(address, endpoint).map_err(Into::into)));
+        self
+    }
+
+    /// The resolver.
+    ///
+    /// # Errors
+    /// When an endpoint or option is refused.
+    pub fn build(self) -> Result<Resolver, Error> {
+        Ok(Resolver::over(self.etcd?, self.codec, self.configure))
+    }
+}
+
+/// One service, live. Cheap to clone; the watch ends when the last clone, stream and channel made of it are gone.
+#[derive(Clone)]
+pub struct Resolution {
+    target: Target,
+    service: Arc<Service>,
+    seen: Receiver<View>,
+    configure: Option<Configure>,
+}
+
+/// What is known of a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum State {
+    /// etcd has not been heard yet: nobody knows whether there is any instance.
+    Unresolved,
+    /// The snapshot is what etcd holds, and there are instances in it.
+    Current,
+    /// etcd was heard, and holds no instance of the service.
+    ConfirmedEmpty,
+    /// etcd was last heard then. What was known stays in the snapshot, and it goes on trying.
+    Stale {
+        /// When etcd was last heard.
+        since: Instant,
+    },
+}
+
+impl Resolution {
+    /// The service.
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// The latest snapshot; empty before the first.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.seen.borrow().snapshot.clone()
+    }
+
+    /// What is known of the service now.
+    pub fn state(&self) -> State {
+        self.seen.borrow().state
+    }
+
+    /// What last went wrong with etcd, also after it came right again.
+    pub fn last_error(&self) -> Option<Error> {
+        self.seen.borrow().error.clone()
+    }
+
+    /// Waits for a change of the snapshot, the state or the error that this handle has not seen yet, and gives the
+    /// snapshot. The first call returns at once if anything is known. However long a reader sleeps, it gets the latest.
+    ///
+    /// # Errors
+    /// When the resolver's runtime has ended.
+    ///
+    /// # Cancel safety
+    /// A call that is dropped loses nothing: the next one sees the change.
+    pub async fn changed(&mut self) -> Result<Arc<Snapshot>, Error> {
+        self.seen.changed().await.map_err(|_| Error::closed("the resolution"))?;
+        Ok(self.seen.borrow_and_update().snapshot.clone())
+    }
+
+    /// Waits until etcd was heard for the first time, and gives the snapshot, which may be empty.
+    ///
+    /// # Errors
+    /// When that takes longer than `within`; the source is what last went wrong. The resolution goes on all the same.
+    ///
+    /// # Cancel safety
+    /// Dropping it loses nothing.
+    pub async fn ready(&self, within: Duration) -> Result<Arc<Snapshot>, Error> {
+        let mut seen = self.seen.clone();
+        let resolved = timeout(within, seen.wait_for(|view| view.state != State::Unresolved)).await;
+        match resolved {
+            Ok(Ok(view)) => Ok(view.snapshot.clone()),
+            Ok(Err(_)) => Err(Error::closed("the resolution")),
+            Err(_) => Err(Error::timeout(format!("resolving {}", self.target), within, self.last_error())),
+        }
+    }
+}
+
+impl fmt::Debug for Resolver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Resolver").field("codec", &self.shared.codec).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for ResolverBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResolverBuilder").field("codec", &self.codec).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Resolution {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let view = self.seen.borrow();
+        f.debug_struct("Resolution")
+            .field("target", &self.target.to_string())
+            .field("state", &view.state)
+            .field("instances", &view.snapshot.len())
+            .finish_non_exhaustive()
+    }
+}

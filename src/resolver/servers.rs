@@ -1,0 +1,172 @@
+//! Which server addresses a service has, counted over the etcd keys that name them. PURE.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use tower::discover::Change;
+
+use super::snapshot::{Snapshot, diff};
+use crate::instance::{Address, Authority};
+
+/// Names one server of a service to a balancer: one per server address, however many etcd keys name it.
+///
+/// Opaque; shown as `host:port`.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ServerKey(Authority);
+
+impl fmt::Display for ServerKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.as_str())
+    }
+}
+
+impl fmt::Debug for ServerKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.as_str())
+    }
+}
+
+/// How many instances name an address, by how they write it.
+#[derive(Clone, Copy, Default)]
+struct Named {
+    plain: usize,
+    secure: usize,
+}
+
+impl Named {
+    /// Whether the server speaks TLS, if anyone names it: one that says so outweighs all that do not.
+    fn secure(self) -> Option<bool> {
+        match self {
+            Named { plain: 0, secure: 0 } => None,
+            Named { secure, .. } => Some(secure > 0),
+        }
+    }
+}
+
+/// The servers as they were last told to a reader.
+#[derive(Default)]
+pub(crate) struct Servers {
+    seen: Snapshot,
+    named: BTreeMap<ServerKey, Named>,
+}
+
+impl Servers {
+    /// What to tell a reader who is to know this snapshot: inserts first, so that a set that is replaced is never empty
+    /// in between; nothing for what stayed equal.
+    pub(crate) fn advance(&mut self, snapshot: &Snapshot) -> Vec<Change<ServerKey, Address>> {
+        let mut touched: BTreeMap<ServerKey, Option<bool>> = BTreeMap::new();
+        for change in diff(&self.seen, snapshot) {
+            for (entry, added) in [(&change.before, false), (&change.after, true)] {
+                let addresses = entry.iter().flat_map(|entry| entry.instances()).flat_map(|i| i.addresses());
+                for address in addresses {
+                    let key = ServerKey(address.parsed_authority().clone());
+                    let named = self.named.entry(key.clone()).or_default();
+                    touched.entry(key).or_insert_with(|| named.secure());
+                    let count = if address.is_secure() { &mut named.secure } else { &mut named.plain };
+                    *count = if added { *count + 1 } else { count.saturating_sub(1) };
+                }
+            }
+        }
+        self.seen = snapshot.clone();
+        let (mut changes, mut removes) = (Vec::new(), Vec::new());
+        for (key, before) in touched {
+            let after = self.named.get(&key).and_then(|named| named.secure());
+            match after {
+                None => {
+                    self.named.remove(&key);
+                    if before.is_some() {
+                        removes.push(Change::Remove(key));
+                    }
+                }
+                Some(secure) if before != after => {
+                    let address = Address::from_parts(key.0.clone(), secure);
+                    changes.push(Change::Insert(key, address));
+                }
+                Some(_) => {}
+            }
+        }
+        changes.append(&mut removes);
+        changes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::DecodeError;
+    use crate::instance::Instance;
+    use crate::resolver::snapshot::Entry;
+    use proptest::prelude::*;
+
+    /// Key, and the addresses that it names; none is an unreadable record.
+    type Record = (u8, Vec<(u8, bool)>);
+
+    fn entry((key, addresses): &Record) -> Entry {
+        let instance = |(port, secure): &(u8, bool)| {
+            let scheme = if *secure { "https://" } else { "" };
+            Instance::new(format!("{scheme}h:{}", u16::from(*port) + 1)).unwrap()
+        };
+        let read = match addresses.as_slice() {
+            [] => Err(DecodeError::new("bad")),
+            addresses => Ok(addresses.iter().map(instance).collect()),
+        };
+        Entry::new(&[*key], read)
+    }
+
+    fn records() -> impl Strategy<Value = Vec<Record>> {
+        let addresses = proptest::collection::vec((0u8..6, proptest::bool::weighted(0.2)), 0..3);
+        proptest::collection::vec((0u8..12, addresses), 0..12)
+    }
+
+    /// What every address of a snapshot is, TLS outweighing plain text.
+    fn expected(snapshot: &Snapshot) -> BTreeMap<String, bool> {
+        let mut servers = BTreeMap::new();
+        for address in snapshot.instances().flat_map(Instance::addresses) {
+            *servers.entry(address.authority().to_owned()).or_default() |= address.is_secure();
+        }
+        servers
+    }
+
+    proptest! {
+        #[test]
+        fn a_reader_always_knows_exactly_what_is_named(sets in proptest::collection::vec(records(), 1..12)) {
+            let (mut servers, mut snapshot) = (Servers::default(), Snapshot::default());
+            let mut known: BTreeMap<String, bool> = BTreeMap::new();
+            for (revision, set) in sets.iter().enumerate() {
+                snapshot.restore(revision as i64, set.iter().map(entry).collect());
+                let mut removing = false;
+                for change in servers.advance(&snapshot) {
+                    match change {
+                        Change::Insert(key, address) => {
+                            prop_assert!(!removing, "inserts before removes");
+                            let secure = address.is_secure();
+                            prop_assert_ne!(known.insert(key.to_string(), secure), Some(secure), "never what is equal");
+                        }
+                        Change::Remove(key) => {
+                            removing = true;
+                            prop_assert!(known.remove(&key.to_string()).is_some(), "never what was not inserted");
+                        }
+                    }
+                }
+                prop_assert_eq!(&known, &expected(&snapshot));
+                prop_assert!(servers.advance(&snapshot).is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn says_nothing_when_only_weight_or_metadata_changes() {
+        let (mut servers, mut snapshot) = (Servers::default(), Snapshot::default());
+        let put = |snapshot: &mut Snapshot, key: &[u8], weight| {
+            snapshot.put(Entry::new(key, Ok(vec![Instance::new("h:1").unwrap().with_weight(weight)])))
+        };
+        put(&mut snapshot, b"a", 1);
+        assert_eq!(servers.advance(&snapshot).len(), 1);
+        assert!(put(&mut snapshot, b"a", 2) && put(&mut snapshot, b"b", 2));
+        assert!(servers.advance(&snapshot).is_empty());
+        snapshot.remove(b"a");
+        assert!(servers.advance(&snapshot).is_empty());
+        snapshot.remove(b"b");
+        assert!(matches!(servers.advance(&snapshot).as_slice(), [Change::Remove(_)]));
+    }
+}

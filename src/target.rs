@@ -1,0 +1,314 @@
+//! Targets: the name of a service, parsed from what users write.
+
+use std::fmt;
+use std::str::FromStr;
+
+use percent_encoding::percent_decode_str;
+
+use crate::error::Error;
+use crate::instance::Authority;
+
+/// The port of an etcd host that names none: etcd's own default for clients.
+const ETCD_PORT: u16 = 2379;
+
+/// Which service, and optionally in which etcd: `etcd:///greeter`, `etcd://h1:2379,h2:2379/greeter` or bare `greeter`.
+///
+/// The name is read as etcd's Go resolver reads it, so one string works in every language:
+///
+/// | written | name | prefix in etcd |
+/// |---|---|---|
+/// | `greeter`, `etcd:///greeter` | `greeter` | `greeter/` |
+/// | `team/greeter`, `etcd:///team/greeter` | `team/greeter` | `team/greeter/` |
+/// | `/web`, `etcd:////web` | `/web` | `/web/` |
+///
+/// The prefix always ends in `/`, so `/web` never takes `/website/1` for its own. In the URL form percent escapes
+/// are decoded and hosts without a port get etcd's 2379; the bare form is taken as it stands.
+///
+/// Parsing refuses empty names and segments (`team//greeter`, `greeter/`), control characters, schemes other than
+/// `etcd`, queries and fragments, user names in the authority, and IPv6 hosts without brackets.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Target {
+    name: String,
+    hosts: Vec<Authority>,
+    name_key: bool,
+}
+
+impl Target {
+    /// Parses a target.
+    ///
+    /// # Errors
+    /// When the text is not a target: the error shows it and says what is wrong.
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        let refuse = |reason: String| Error::invalid("target", text, reason);
+        let (hosts, name) = match text.split_once("://") {
+            None if text.to_ascii_lowercase().starts_with("etcd:") => {
+                let rest = text[5..].trim_start_matches('/');
+                return Err(refuse(format!("the URL form has three slashes: write \"etcd:///{rest}\"")));
+            }
+            None => (Vec::new(), text.to_owned()),
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("etcd") => {
+                let (authority, path) = rest
+                    .split_once('/')
+                    .ok_or_else(|| refuse(format!("no service after the hosts: write \"etcd://{rest}/NAME\"")))?;
+                (parse_hosts(authority).map_err(refuse)?, decode(path).map_err(refuse)?)
+            }
+            Some((scheme, _)) => {
+                return Err(refuse(format!("the scheme is {scheme:?}, and only \"etcd\" is served here")));
+            }
+        };
+        check_name(&name).map_err(refuse)?;
+        Ok(Self { name, hosts, name_key: false })
+    }
+
+    /// Also reads the key that *is* the name (`/web` = `192.168.1.51:8000`), as many tutorials put it; off by default.
+    ///
+    /// One watch over `/web` up to `/web0` then serves both; what lies between and belongs to others (`/web-2`,
+    /// `/web.old`) is left out. A role must be allowed to read that whole range.
+    #[must_use]
+    pub fn with_name_key(mut self, read: bool) -> Self {
+        self.name_key = read;
+        self
+    }
+
+    /// The service's name, without a trailing slash.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What every key of the service starts with: the name and a slash.
+    pub fn prefix(&self) -> String {
+        format!("{}/", self.name)
+    }
+
+    /// The etcd hosts that the target names, as `host:port`; none in the bare form and in `etcd:///`.
+    pub fn hosts(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.hosts.iter().map(Authority::as_str)
+    }
+
+    /// The service alone, in whatever etcd.
+    pub(crate) fn without_hosts(self) -> Self {
+        Self { hosts: Vec::new(), ..self }
+    }
+
+    /// First key of the range to read, and the first key after it.
+    pub(crate) fn range(&self) -> (Vec<u8>, Vec<u8>) {
+        let start = if self.name_key { self.name.clone() } else { self.prefix() };
+        // '0' is the byte after '/'.
+        (start.into_bytes(), format!("{}0", self.name).into_bytes())
+    }
+
+    /// Whether a key of that range is the service's own.
+    pub(crate) fn owns(&self, key: &[u8]) -> bool {
+        match key.strip_prefix(self.name.as_bytes()) {
+            Some([]) => self.name_key,
+            Some(rest) => rest[0] == b'/',
+            None => false,
+        }
+    }
+}
+
+fn parse_hosts(authority: &str) -> Result<Vec<Authority>, String> {
+    if authority.is_empty() {
+        return Ok(Vec::new());
+    }
+    if authority.contains('@') {
+        return Err("user and password do not belong into a target: give them to the resolver's options".into());
+    }
+    let host = |host: &str| match host {
+        "" => Err("an empty host between commas".to_owned()),
+        _ => Authority::parse(host, Some(ETCD_PORT)).map_err(|reason| format!("host {host:?}: {reason}")),
+    };
+    authority.split(',').map(host).collect()
+}
+
+/// The path of the URL form, which like in etcd's Go resolver has lost one leading slash already.
+fn decode(path: &str) -> Result<String, String> {
+    if let Some(mark) = path.find(['?', '#']) {
+        let mark = &path[mark..=mark];
+        return Err(format!(
+            "{mark:?} has no meaning here: as a part of the name it is written %{:02X}",
+            mark.as_bytes()[0]
+        ));
+    }
+    let escapes_hold =
+        path.split('%').skip(1).all(|rest| rest.len() >= 2 && rest.as_bytes()[..2].iter().all(u8::is_ascii_hexdigit));
+    if !escapes_hold {
+        return Err("a % that two hexadecimal digits do not follow: a plain % is written %25".into());
+    }
+    let name = percent_decode_str(path).decode_utf8().map_err(|_| "the escapes do not give UTF-8".to_owned())?;
+    Ok(name.into_owned())
+}
+
+fn check_name(name: &str) -> Result<(), String> {
+    // One leading slash is a part of many names; any other empty segment is a slip.
+    let segments = name.strip_prefix('/').unwrap_or(name);
+    if segments.is_empty() {
+        return Err("the name is empty".into());
+    }
+    if segments.ends_with('/') {
+        return Err("the name ends in a slash: the prefix gets its slash by itself".into());
+    }
+    if segments.split('/').any(str::is_empty) {
+        return Err("the name has an empty segment (two slashes in a row)".into());
+    }
+    match name.chars().find(|c| c.is_control()) {
+        Some(control) => Err(format!("the name has the control character {control:?}")),
+        None => Ok(()),
+    }
+}
+
+impl fmt::Display for Target {
+    /// The bare name, or the URL form where hosts are named.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.hosts.is_empty() {
+            return f.write_str(&self.name);
+        }
+        let hosts: Vec<&str> = self.hosts().collect();
+        let name = self.name.replace('%', "%25").replace('?', "%3F").replace('#', "%23");
+        write!(f, "etcd://{}/{name}", hosts.join(","))
+    }
+}
+
+impl FromStr for Target {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        Self::parse(text)
+    }
+}
+
+impl TryFrom<&str> for Target {
+    type Error = Error;
+
+    fn try_from(text: &str) -> Result<Self, Error> {
+        Self::parse(text)
+    }
+}
+
+impl TryFrom<String> for Target {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self, Error> {
+        Self::parse(&text)
+    }
+}
+
+impl TryFrom<&String> for Target {
+    type Error = Error;
+
+    fn try_from(text: &String) -> Result<Self, Error> {
+        Self::parse(text)
+    }
+}
+
+impl From<&Target> for Target {
+    fn from(target: &Target) -> Self {
+        target.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(text: &str) -> (String, Vec<String>) {
+        let target = Target::parse(text).unwrap();
+        (target.name().to_owned(), target.hosts().map(str::to_owned).collect())
+    }
+
+    #[test]
+    fn reads_names_as_etcds_go_resolver_does() {
+        for (text, name) in [
+            ("greeter", "greeter"),
+            ("etcd:///greeter", "greeter"),
+            ("ETCD:///greeter", "greeter"),
+            ("etcd:///team/greeter", "team/greeter"),
+            ("team/greeter", "team/greeter"),
+            ("/web", "/web"),
+            ("etcd:////web", "/web"),
+            ("etcd:///a%20b%2Fc", "a b/c"),
+            ("50%", "50%"),
+            ("grpc:srv1:v1:prod", "grpc:srv1:v1:prod"),
+            (" trpc/registry", " trpc/registry"),
+        ] {
+            assert_eq!(parsed(text), (name.to_owned(), vec![]), "{text}");
+        }
+    }
+
+    #[test]
+    fn reads_hosts() {
+        let hosts = |hosts: &[&str]| hosts.iter().map(|h| (*h).to_owned()).collect::<Vec<_>>();
+        assert_eq!(parsed("etcd://h1:2379,h2:2380/greeter").1, hosts(&["h1:2379", "h2:2380"]));
+        assert_eq!(parsed("etcd://H1/greeter").1, hosts(&["h1:2379"]));
+        assert_eq!(parsed("etcd://[::1]:1,10.0.0.1/greeter").1, hosts(&["[::1]:1", "10.0.0.1:2379"]));
+        assert_eq!(parsed("etcd://[2001:DB8:0::1]/greeter").1, hosts(&["[2001:db8::1]:2379"]));
+    }
+
+    #[test]
+    fn refuses_what_it_cannot_mean_and_says_why() {
+        for (text, reason) in [
+            ("", "empty"),
+            ("/", "empty"),
+            ("etcd:///", "empty"),
+            ("etcd://h1:2379", "no service"),
+            ("etcd:greeter", "etcd:///greeter"),
+            ("etcd:/greeter", "etcd:///greeter"),
+            ("dns:///greeter", "scheme"),
+            ("http://h1:2379/greeter", "scheme"),
+            ("greeter/", "ends in a slash"),
+            ("team//greeter", "empty segment"),
+            ("//web", "empty segment"),
+            ("etcd://///web", "empty segment"),
+            ("etcd:///greeter?x=1", "%3F"),
+            ("etcd:///greeter#x", "%23"),
+            ("etcd:///a%2", "hexadecimal"),
+            ("etcd:///a%zz", "hexadecimal"),
+            ("etcd:///a%ff", "UTF-8"),
+            ("etcd:///a%00", "control"),
+            ("a\nb", "control"),
+            ("etcd://h1,,h2/greeter", "empty host"),
+            ("etcd://user:pw@h1/greeter", "options"),
+            ("etcd://::1:2379/greeter", "bracket"),
+            ("etcd://h1:0/greeter", "port"),
+            ("etcd://h1:99999/greeter", "port"),
+            ("etcd://h 1/greeter", "character"),
+        ] {
+            let error = Target::parse(text).unwrap_err();
+            assert!(error.is_invalid_argument());
+            assert!(error.to_string().contains(reason), "{text}: {error}");
+            assert!(error.to_string().contains(&format!("{text:?}")), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn owns_its_prefix_and_nothing_beside_it() {
+        let web = Target::parse("/web").unwrap();
+        let with_name = web.clone().with_name_key(true);
+        for (key, plain, named) in [
+            ("/web/1", true, true),
+            ("/web/", true, true),
+            ("/web", false, true),
+            ("/web-2", false, false),
+            ("/web.old", false, false),
+            ("/website/1", false, false),
+            ("/we", false, false),
+        ] {
+            assert_eq!(web.owns(key.as_bytes()), plain, "{key}");
+            assert_eq!(with_name.owns(key.as_bytes()), named, "{key}");
+            for target in [&web, &with_name] {
+                let (start, end) = target.range();
+                let inside = start.as_slice() <= key.as_bytes() && key.as_bytes() < end.as_slice();
+                assert!(inside || !target.owns(key.as_bytes()), "{key} is owned but never read");
+            }
+        }
+    }
+
+    #[test]
+    fn shows_itself_as_it_parses() {
+        for text in ["greeter", "/web", "etcd://h1:2379,[::1]:1//web", "etcd://h1:1/a b%25%3F"] {
+            let target = Target::parse(text).unwrap();
+            assert_eq!(target.to_string(), text);
+            assert_eq!(Target::parse(&target.to_string()).unwrap(), target);
+        }
+    }
+}
