@@ -1,0 +1,8 @@
+//! Behaviour against a real etcd, which each test starts and ends itself: run by `cargo xtask test`.
+
+mod greeter;
+mod random;
+mod registrar;
+mod resolver;
+mod support;
+mod trouble;

@@ -1,0 +1,217 @@
+//! Registering: what is registered stands in etcd while it lives, and nothing else is touched.
+
+use std::time::Duration;
+
+use test_support::{Etcd, Proxy};
+use tokio::time::timeout;
+use tonic_etcd::{Instance, Registrar, Registration, RegistrationState};
+
+use crate::support::{PATIENCE, World, naming, until};
+
+const TTL: Duration = Duration::from_secs(3);
+
+async fn registrar(world: &World) -> Registrar {
+    Registrar::builder([world.etcd.endpoint()]).ttl(TTL).build().unwrap()
+}
+
+fn at(address: &str) -> Instance {
+    Instance::new(address).unwrap()
+}
+
+async fn registered(registrar: &Registrar, service: &str, instance: Instance) -> Registration {
+    let registration = registrar.register(service, instance).await.unwrap();
+    registration.ready(PATIENCE).await.unwrap();
+    registration
+}
+
+async fn gone(world: &World, key: &str) {
+    until(&format!("{key} to go"), async || world.lease_of(key).await.is_none().then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_stands_under_a_lease_until_it_leaves() {
+    let world = World::start().await;
+    let registrar = registrar(&world).await;
+    let instance = at("10.0.0.5:1").with_address("[::1]:2").unwrap().with_weight(5).with_zone("a");
+    let registration = registered(&registrar, "team/greeter", instance).await;
+    let contents = world.contents("").await;
+    let metadata = r#"{"weight":5,"zone":"a"}"#;
+    let value = |address: &str| format!(r#"{{"Op":0,"Addr":"{address}","Metadata":{metadata}}}"#);
+    let expected = [("team/greeter/10.0.0.5:1", "10.0.0.5:1"), ("team/greeter/[::1]:2", "[::1]:2")];
+    assert_eq!(contents, expected.map(|(key, address)| (key.to_owned(), value(address))).into());
+
+    let lease = registration.lease_id().expect("a lease");
+    assert!(lease > 0);
+    for (key, _) in expected {
+        assert_eq!(world.lease_of(key).await, Some(lease));
+    }
+    let ttl = world.admin.lease_client().time_to_live(lease, None).await.unwrap();
+    assert_eq!(ttl.granted_ttl(), TTL.as_secs() as i64);
+    // Longer than the lease would live by itself.
+    tokio::time::sleep(TTL + Duration::from_secs(2)).await;
+    assert_eq!(world.leases().await, [lease]);
+    assert!(registration.is_registered());
+
+    registration.deregister().await.unwrap();
+    assert!(world.contents("").await.is_empty());
+    assert!(world.leases().await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn registrations_share_a_lease_and_leave_one_by_one() {
+    let world = World::start().await;
+    let registrar = registrar(&world).await;
+    let first = registered(&registrar, "a", at("h:1")).await;
+    let second = registered(&registrar, "a", at("h:2")).await;
+    let third = registered(&registrar.clone(), "b", at("h:1")).await;
+    assert_eq!(world.leases().await.len(), 1);
+    assert_eq!(first.lease_id(), third.lease_id());
+
+    first.deregister().await.unwrap();
+    assert_eq!(
+        world.contents("").await,
+        [("a/h:2", "h:2"), ("b/h:1", "h:1")].map(|(k, a)| (k.into(), naming(a))).into()
+    );
+    drop(second);
+    gone(&world, "a/h:2").await;
+    assert_eq!(world.lease_of("b/h:1").await, third.lease_id());
+    assert_eq!(world.leases().await.len(), 1);
+    drop(third);
+    until("the lease to go", async || world.leases().await.is_empty().then_some(())).await;
+    // And it can begin anew.
+    let again = registered(&registrar, "a", at("h:1")).await;
+    assert_eq!(world.lease_of("a/h:1").await, again.lease_id());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leaving_never_touches_what_another_has_put() {
+    let world = World::start().await;
+    let registrar = registrar(&world).await;
+    let stays = registered(&registrar, "s", at("h:1")).await;
+    let taken = registered(&registrar, "s", at("h:2")).await;
+    world.put("s/h:2", "another's").await;
+    taken.deregister().await.unwrap();
+    assert_eq!(world.contents("s/h:2").await["s/h:2"], "another's");
+    world.put("s/h:1", "another's too").await;
+    stays.deregister().await.unwrap();
+    assert_eq!(world.contents("s/h:1").await["s/h:1"], "another's too");
+    assert!(world.leases().await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_revoked_by_hand_is_granted_again() {
+    let world = World::start().await;
+    let mut registration = registrar(&world).await.register("s", at("h:1")).await.unwrap();
+    registration.ready(PATIENCE).await.unwrap();
+    registration.changed().await.unwrap();
+    let lease = registration.lease_id().unwrap();
+    world.admin.lease_client().revoke(lease).await.unwrap();
+    let lost = timeout(PATIENCE, registration.changed()).await.expect("in time").unwrap();
+    let again = |state: &RegistrationState| matches!(state, RegistrationState::Registered);
+    if let RegistrationState::Lost { why } = &lost {
+        assert!(why.to_string().contains("lease"), "{why}");
+        registration.ready(PATIENCE).await.unwrap();
+    } else {
+        assert!(again(&lost), "{lost:?}");
+    }
+    assert_ne!(registration.lease_id(), Some(lease));
+    assert_eq!(world.lease_of("s/h:1").await, registration.lease_id());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_etcd_that_restarts_or_is_wiped_gets_it_again() {
+    let world = World::start().await;
+    let registration = registered(&registrar(&world).await, "s", at("h:1")).await;
+    let lease = registration.lease_id();
+    world.etcd.kill();
+    world.etcd.start_again();
+    tokio::time::sleep(TTL).await;
+    registration.ready(PATIENCE).await.unwrap();
+    assert_eq!(world.lease_of("s/h:1").await, lease, "a lease that lives is never given up");
+
+    world.etcd.kill();
+    world.etcd.wipe();
+    world.etcd.start_again();
+    until("the key", async || world.lease_of("s/h:1").await).await;
+    registration.ready(PATIENCE).await.unwrap();
+    assert_ne!(registration.lease_id(), lease);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_longer_than_the_lease_is_mended() {
+    let world = World::start().await;
+    let proxy = Proxy::to(world.etcd.address());
+    let registrar = Registrar::builder([proxy.endpoint()]).ttl(TTL).build().unwrap();
+    let mut registration = registrar.register("s", at("h:1")).await.unwrap();
+    registration.ready(PATIENCE).await.unwrap();
+    proxy.stall();
+    gone(&world, "s/h:1").await;
+    while !matches!(registration.state(), RegistrationState::Lost { .. }) {
+        timeout(PATIENCE, registration.changed()).await.expect("told in time").unwrap();
+    }
+    assert!(!registration.is_registered());
+    proxy.resume();
+    registration.ready(PATIENCE).await.unwrap();
+    assert_eq!(world.lease_of("s/h:1").await, registration.lease_id());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn registering_begins_and_ends_while_etcd_is_away() {
+    let etcd = Etcd::start();
+    etcd.kill();
+    let registrar = Registrar::builder([etcd.endpoint()]).ttl(TTL).build().unwrap();
+    let registration = registrar.register("s", at("h:1")).await.unwrap();
+    let error = registration.ready(Duration::from_millis(300)).await.unwrap_err();
+    assert!(error.is_timeout());
+    assert!(std::error::Error::source(&error).is_some(), "{error:?}");
+    assert!(matches!(registration.state(), RegistrationState::Registering));
+    etcd.start_again();
+    registration.ready(PATIENCE).await.unwrap();
+
+    // A lease that would live longer than deregistering is waited for.
+    let patient = Registrar::connect([etcd.endpoint()]).await.unwrap();
+    let registration = patient.register("s", at("h:3")).await.unwrap();
+    registration.ready(PATIENCE).await.unwrap();
+    etcd.kill();
+    let error = registration.deregister().await.unwrap_err();
+    assert!(error.is_timeout(), "{error}");
+    // What never came to etcd leaves without it.
+    registrar.register("s", at("h:2")).await.unwrap().deregister().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_registered_is_refused_with_the_reason() {
+    let world = World::start().await;
+    let registrar = registrar(&world).await;
+    for (service, address, reason) in [
+        ("s", "0.0.0.0:50051", "every interface"),
+        ("s", "[::]:50051", "every interface"),
+        ("s/", "h:1", "ends in a slash"),
+        ("", "h:1", "empty"),
+    ] {
+        let error = registrar.register(service, at(address)).await.unwrap_err();
+        assert!(error.is_invalid_argument() && error.to_string().contains(reason), "{error}");
+    }
+    assert!(Instance::new("h:0").unwrap_err().to_string().contains("port"));
+    let large = at("h:1").with_metadata("note", "x".repeat(2 << 20));
+    assert!(registrar.register("s", large).await.unwrap_err().to_string().contains("etcd takes"));
+    for ttl in [Duration::ZERO, Duration::from_secs(10_000_000_000)] {
+        assert!(Registrar::builder([world.etcd.endpoint()]).ttl(ttl).build().unwrap_err().is_invalid_argument());
+    }
+    let _held = registered(&registrar, "s", at("h:1")).await;
+    let error = registrar.register("s", at("h:1")).await.unwrap_err();
+    assert!(error.to_string().contains("already") && error.to_string().contains("s/h:1"), "{error}");
+    assert_eq!(world.contents("").await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_largest_record_that_is_taken_is_one_that_etcd_takes() {
+    let world = World::start().await;
+    let registrar = registrar(&world).await;
+    let fits = |size: usize| at("h:1").with_metadata("note", "x".repeat(size));
+    let overhead = r#"s/h:1{"Op":0,"Addr":"h:1","Metadata":{"metadata":{"note":""}}}"#.len();
+    let most = 1536 * 1024 - 512 - overhead;
+    assert!(registrar.register("s", fits(most + 1)).await.unwrap_err().is_invalid_argument());
+    let registration = registered(&registrar, "s", fits(most)).await;
+    registration.deregister().await.unwrap();
+}

@@ -1,0 +1,35 @@
+//! What tests, benches and `xtask` share: real etcd processes ([`Etcd`], [`Cluster`]), a TCP proxy
+//! that breaks connections on demand ([`Proxy`]), child processes whose output is waited for
+//! ([`Process`]) and measurements held against a bar ([`Report`]).
+//!
+//! All of it is plain blocking std code with short waits, so that an async test may call it as it is;
+//! what can take a second or more ([`Cluster::start`], [`Etcd::terminate`], [`Process::wait`]) belongs
+//! in `spawn_blocking` where other tasks of the same test must go on meanwhile.
+//!
+//! ```no_run
+//! let etcd = test_support::Etcd::start();
+//! let proxy = test_support::Proxy::to(etcd.address());
+//! println!("clients connect to {}", proxy.endpoint());
+//! proxy.stall(); // etcd lives, and no byte of it arrives
+//! etcd.kill();
+//! etcd.start_again(); // same data, same port
+//! ```
+
+mod cluster;
+mod error;
+mod etcd;
+mod http;
+mod limits;
+mod ports;
+mod process;
+mod proxy;
+mod report;
+
+pub use cluster::Cluster;
+pub use error::{Error, Result};
+pub use etcd::{Builder, Etcd};
+pub use limits::raise_fd_limit;
+pub use process::{Process, example_bin};
+pub use proxy::Proxy;
+pub use report::{Bar, Report, Row};
+pub use rustix::process::Signal;

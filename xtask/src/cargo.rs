@@ -1,0 +1,78 @@
+//! The commands that are cargo with the tools at hand: test, bench, example.
+
+use std::ffi::OsString;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, ExitCode, ExitStatus};
+
+use crate::cli::Interop;
+use crate::error::{Error, Result, on};
+use crate::tools::{Tools, on_path};
+use crate::workspace::Workspace;
+
+pub(crate) fn test(
+    workspace: &Workspace,
+    tools: &Tools,
+    interop: Option<Interop>,
+    args: &[OsString],
+) -> Result<ExitCode> {
+    let mut command = workspace.cargo("test");
+    // A package named by hand is meant alone.
+    if !args.iter().take_while(|arg| *arg != "--").any(|arg| arg == "-p" || arg == "--package") {
+        command.arg("--workspace");
+    }
+    if let Some(Interop::Go) = interop {
+        if on_path("go").is_none() {
+            return Err(Error::new(
+                "--interop go needs Go on PATH: install it (https://go.dev/dl) or leave the option out",
+            ));
+        }
+        command.env("INTEROP", "go");
+    }
+    println!("etcd: {}", tools.etcd.describe(workspace));
+    run(command.args(args), tools)
+}
+
+pub(crate) fn bench(
+    workspace: &Workspace,
+    tools: &Tools,
+    name: &str,
+    json: bool,
+    args: &[OsString],
+) -> Result<ExitCode> {
+    let mut command = workspace.cargo("bench");
+    command.args(["--bench", name, "--"]).args(json.then_some("--json")).args(args);
+    eprintln!("etcd: {}", tools.etcd.describe(workspace));
+    run(&mut command, tools)
+}
+
+pub(crate) fn example(
+    workspace: &Workspace,
+    tools: &Tools,
+    name: &str,
+    release: bool,
+    args: &[OsString],
+) -> Result<ExitCode> {
+    let mut command = workspace.cargo("run");
+    command.args(release.then_some("--release")).args(["--example", name, "--"]).args(args);
+    run(&mut command, tools)
+}
+
+/// Builds all examples, optimised.
+pub(crate) fn build_examples(workspace: &Workspace, tools: &Tools) -> Result<()> {
+    let mut command = workspace.cargo("build");
+    command.args(["--release", "--examples"]).envs(tools.env());
+    let status = on("running cargo build", command.status())?;
+    if status.success() { Ok(()) } else { Err(Error::new("building the examples failed: see what cargo says above")) }
+}
+
+fn run(command: &mut Command, tools: &Tools) -> Result<ExitCode> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let status = on(format!("running {program}"), command.envs(tools.env()).status())?;
+    Ok(exit_code(status))
+}
+
+/// The child's exit code as one's own; a signal as shells give it, 128 and its number.
+fn exit_code(status: ExitStatus) -> ExitCode {
+    let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+    ExitCode::from(u8::try_from(code).unwrap_or(1))
+}

@@ -1,0 +1,126 @@
+//! The command line and its help.
+
+#![allow(clippy::doc_markdown)] // these doc comments are read in a terminal
+
+use std::ffi::OsString;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// The project's own commands.
+///
+/// Nothing needs to be installed but Rust: protoc is taken from PROTOC, PATH or a crate, etcd from ETCD_BIN, PATH,
+/// PyPI (x86-64 Linux) or a build with Go. What is fetched or built stays in target/tools; `cargo clean` removes it.
+#[derive(Parser)]
+#[command(name = "xtask", bin_name = "cargo xtask", disable_version_flag = true)]
+#[command(after_help = "Start here: `cargo xtask demo` shows a fleet at work in twenty seconds.")]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Show a fleet at work: etcd, three servers, a client; a fourth server joins, one leaves, no call fails
+    ///
+    /// Builds the examples, then runs greeter_server and greeter_client for fifteen seconds and shows the calls that
+    /// each server answers. In a terminal the table is redrawn in place, elsewhere it is plain lines. The last line is
+    /// `demo: calls=N failed=N servers=N`; the exit code is 0 only when no call failed, all four servers answered and
+    /// every process left cleanly.
+    Demo {
+        #[command(flatten)]
+        etcd: EtcdArgs,
+    },
+    /// Run all tests, against a real etcd
+    ///
+    /// Runs `cargo test --workspace` with PROTOC and ETCD_BIN set. What stands after `--` goes to cargo:
+    ///
+    ///   cargo xtask test -- --test registrar        one test file
+    ///   cargo xtask test -- lease                   tests whose name contains `lease`
+    ///   cargo xtask test -- lease -- --nocapture    the same, with their output
+    #[command(verbatim_doc_comment)]
+    Test {
+        #[command(flatten)]
+        etcd: EtcdArgs,
+        /// Also test against another language's client (sets INTEROP for the tests; needs its toolchain on PATH)
+        #[arg(long, value_name = "LANGUAGE")]
+        interop: Option<Interop>,
+        /// Arguments of `cargo test`
+        #[arg(last = true)]
+        args: Vec<OsString>,
+    },
+    /// Run one benchmark and hold its numbers against their bars
+    ///
+    /// Runs `cargo bench --bench NAME` with PROTOC and ETCD_BIN set. Only the result is on stdout; the exit code is
+    /// the benchmark's: 0 when every bar holds.
+    Bench {
+        /// A file of benches/, without .rs
+        name: String,
+        #[command(flatten)]
+        etcd: EtcdArgs,
+        /// Print the result as a JSON list of {"name", "value", "unit", "bar", "holds"}
+        #[arg(long)]
+        json: bool,
+        /// Arguments of the benchmark
+        #[arg(last = true)]
+        args: Vec<OsString>,
+    },
+    /// Run an etcd to try things with, until Ctrl-C; prints what to type next
+    ///
+    /// Its data lie in a temporary folder that is removed when it ends.
+    Etcd {
+        #[command(flatten)]
+        etcd: EtcdArgs,
+        /// The port of 127.0.0.1 for clients [default: a free one]
+        #[arg(long)]
+        port: Option<u16>,
+    },
+    /// Run an example, with the tools that building it takes
+    ///
+    ///   cargo xtask example greeter_server -- --etcd http://127.0.0.1:2379
+    #[command(verbatim_doc_comment)]
+    Example {
+        /// A file of examples/, without .rs
+        name: String,
+        #[command(flatten)]
+        etcd: EtcdArgs,
+        /// Build it optimised
+        #[arg(long)]
+        release: bool,
+        /// Arguments of the example
+        #[arg(last = true)]
+        args: Vec<OsString>,
+    },
+    /// Print PROTOC and ETCD_BIN for a shell: eval "$(cargo xtask env)"
+    ///
+    /// After that, plain cargo commands (`cargo test`, `cargo clippy`, an editor started from that shell) find
+    /// the tools as well.
+    Env {
+        #[command(flatten)]
+        etcd: EtcdArgs,
+    },
+}
+
+#[derive(Args)]
+pub(crate) struct EtcdArgs {
+    /// Build and use this etcd release (needs Go) [default: ETCD_BIN, PATH, or 3.5.1 from PyPI]
+    #[arg(long, value_name = "RELEASE")]
+    pub(crate) etcd: Option<Release>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Release {
+    /// 3.5.32
+    #[value(name = "3.5")]
+    V3_5,
+    /// 3.6.16
+    #[value(name = "3.6")]
+    V3_6,
+    /// The newest release that the Go module proxy knows
+    Newest,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum Interop {
+    /// grpc-go with etcd's own Go client
+    Go,
+}
