@@ -1,4 +1,5 @@
 //! What discovery costs beside a raw etcd-client that does the same, in one run: `cargo xtask bench discovery`.
+#![allow(clippy::disallowed_types)] // real time is meant
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};

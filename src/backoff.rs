@@ -52,7 +52,7 @@ impl Backoff {
         low + high.saturating_sub(low).mul_f64(share)
     }
 
-    /// A random number (SplitMix64).
+    /// A random number (`SplitMix64`).
     pub(crate) fn random(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.state;

@@ -1,4 +1,68 @@
-//! etcd as the directory of a tonic fleet.
+//! etcd as the directory of a [tonic] fleet.
+//!
+//! - **Clients** turn a service's name into its live servers: [`Resolver`] watches the service's prefix in etcd, and
+//!   [`Resolution`] gives the current [`Snapshot`], a stream of changes for any tower balancer
+//!   ([`Resolution::discover`]), or tonic's own balanced channel ([`Resolver::balance_channel`]).
+//! - **Servers** register themselves: [`Registrar`] puts an [`Instance`] under a lease, and keeps it there for as long as
+//!   its [`Registration`] is held.
+//!
+//! # A client
+//!
+//! ```no_run
+//! # use greeter_proto::{HelloRequest, greeter_client::GreeterClient};
+//! # async fn client() -> Result<(), Box<dyn std::error::Error>> {
+//! let resolver = tonic_etcd::Resolver::connect(["http://127.0.0.1:2379"]).await?;
+//! let mut greeter = GreeterClient::new(resolver.balance_channel("greeter").await?);
+//! greeter.say_hello(HelloRequest { name: "world".into() }).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # A server
+//!
+//! ```no_run
+//! # async fn server() -> Result<(), Box<dyn std::error::Error>> {
+//! use tonic_etcd::{Instance, Registrar};
+//!
+//! let registrar = Registrar::connect(["http://127.0.0.1:2379"]).await?;
+//! let registration = registrar.register("greeter", Instance::new("10.0.0.5:50051")?).await?;
+//! // … serve, until it is time to leave: first the directory, then the clients' connections.
+//! registration.deregister().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Listen before you register, and deregister before you stop: `examples/greeter_server.rs` shows the whole order.
+//!
+//! # When etcd is away
+//!
+//! Nothing here fails because etcd is away. [`Resolver::connect`], [`Resolver::resolve`], [`Registrar::connect`] and
+//! [`Registrar::register`] fail for bad arguments alone, and go on in the background; [`Resolution::ready`] and
+//! [`Registration::ready`] are for those who want to fail early. What was resolved stays: [`State`] tells what is
+//! current from what is stale, confirmed empty or not yet resolved, and [`Resolution::last_error`] says why. Retries begin
+//! at once, then wait 100 ms to 0.8 s for the first minute of an outage and up to 5 s after it, always with jitter.
+//!
+//! # What stands in etcd
+//!
+//! By default etcd's own gRPC naming, one key per server address under `NAME/`, which etcd's Go client reads and writes
+//! too; plain `host:port` values are read as well. [`codec`] is where formats are, and where yours can be.
+//! [`Target`] says how names are written.
+//!
+//! # Building
+//!
+//! The build of `etcd-client` runs `protoc` and needs the well-known protos: on Debian and Ubuntu
+//! `apt install protobuf-compiler libprotobuf-dev`, with Homebrew `brew install protobuf`; the environment variable
+//! `PROTOC` names one that is not on `PATH`.
+//!
+//! # Features
+//!
+//! | feature | |
+//! |---|---|
+//! | `tls-ring`, `tls-aws-lc` | TLS to etcd and to servers, with that cryptography |
+//! | `tls-native-roots`, `tls-webpki-roots` | root certificates, beside one of those |
+//!
+//! None is on by default, and none changes what the crate does without it.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod backoff;
 pub mod codec;
@@ -15,3 +79,8 @@ pub use instance::{Address, Instance};
 pub use registrar::{Registrar, RegistrarBuilder, Registration, RegistrationState};
 pub use resolver::{Discover, Entry, Resolution, Resolver, ResolverBuilder, ServerKey, Snapshot, State};
 pub use target::Target;
+
+/// The README's code, compiled with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -43,9 +43,9 @@ struct Shared {
 }
 
 enum Source {
-    Options(EtcdOptions),
+    Options(Box<EtcdOptions>),
     /// The user's own client: its members and options are the user's.
-    Client(Client),
+    Client(Box<Client>),
 }
 
 /// The client in use and the member that it talks to.
@@ -61,11 +61,11 @@ impl Etcd {
         options.check()?;
         // A fleet spreads over the members.
         let member = fastrand::usize(..options.endpoints().len());
-        Ok(Self::with(Source::Options(options), member))
+        Ok(Self::with(Source::Options(Box::new(options)), member))
     }
 
     pub(crate) fn from_client(client: Client) -> Self {
-        Self::with(Source::Client(client), 0)
+        Self::with(Source::Client(Box::new(client)), 0)
     }
 
     fn with(source: Source, member: usize) -> Self {
@@ -162,7 +162,7 @@ impl Etcd {
     /// The client in use, or a new one for the member whose turn it is.
     async fn client(&self) -> Result<(u64, Client), (u64, Failure)> {
         let options = match &self.shared.source {
-            Source::Client(client) => return Ok((0, client.clone())),
+            Source::Client(client) => return Ok((0, Client::clone(client))),
             Source::Options(options) => options,
         };
         let (generation, member) = {
@@ -172,7 +172,8 @@ impl Etcd {
                 None => (state.generation, state.member),
             }
         };
-        let client = options.connect(member).await.map_err(|failure| (generation, failure))?;
+        // Boxed: connecting is rare and its future large, and every call holds the place for it.
+        let client = Box::pin(options.connect(member)).await.map_err(|failure| (generation, failure))?;
         let mut state = self.state();
         if state.generation == generation {
             state.client = Some(client.clone());

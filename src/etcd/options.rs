@@ -168,8 +168,8 @@ impl EtcdOptions {
 fn split(endpoint: &str) -> Result<(bool, Authority), String> {
     let (secure, rest) = match endpoint.split_once("://") {
         None => (false, endpoint),
-        Some((scheme, rest)) if scheme == "http" => (false, rest),
-        Some((scheme, rest)) if scheme == "https" => (true, rest),
+        Some(("http", rest)) => (false, rest),
+        Some(("https", rest)) => (true, rest),
         Some((scheme, _)) => return Err(format!("the scheme {scheme:?} is neither http nor https")),
     };
     Ok((secure, Authority::parse(rest.strip_suffix('/').unwrap_or(rest), Some(ETCD_PORT))?))

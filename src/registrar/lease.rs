@@ -206,7 +206,7 @@ impl Machine {
         }
         match self.lease {
             Lease::None if wanted => {
-                let id = (self.backoff.random() >> 1).max(1) as i64;
+                let id = (self.backoff.random() >> 1).max(1).cast_signed();
                 self.lease = Lease::Granting { id };
                 Action::Grant { id, seconds: self.seconds }
             }
@@ -226,10 +226,10 @@ impl Machine {
                 continue;
             }
             let record = record.clone();
-            return match registration.leaving {
-                true => Action::Delete { of, record, lease },
-                false => Action::Put { of, record, lease },
-            };
+            if registration.leaving {
+                return Action::Delete { of, record, lease };
+            }
+            return Action::Put { of, record, lease };
         }
         Action::Wait { until: wake }
     }
@@ -325,9 +325,11 @@ impl Machine {
     fn lease_gone(&mut self) {
         self.lease = Lease::None;
         for registration in self.registrations.values_mut() {
-            match registration.leaving {
-                true => registration.records.clear(),
-                false => registration.records.iter_mut().for_each(|(_, place)| *place = Place::Out),
+            if registration.leaving {
+                registration.records.clear();
+            }
+            for (_, place) in &mut registration.records {
+                *place = Place::Out;
             }
         }
     }

@@ -89,7 +89,7 @@ impl Registrar {
     /// A registrar over a client of your own, whose options are then yours; requests to a dead one of several endpoints
     /// are tried up to five times.
     pub fn new(client: etcd_client::Client) -> Self {
-        Self::over(Etcd::from_client(client), Arc::new(Detect), TTL.as_secs() as i64)
+        Self::over(Etcd::from_client(client), Arc::new(Detect), TTL.as_secs().cast_signed())
     }
 
     /// A registrar with options of its own.
@@ -228,7 +228,7 @@ impl RegistrarBuilder {
             return refuse("etcd grants 9 000 000 000 s at most");
         }
         let seconds = self.ttl.as_secs() + u64::from(self.ttl.subsec_nanos() > 0);
-        Ok(Registrar::over(self.etcd?, self.codec, seconds as i64))
+        Ok(Registrar::over(self.etcd?, self.codec, seconds.cast_signed()))
     }
 }
 

@@ -6,7 +6,7 @@ use std::fmt;
 use tower::discover::Change;
 
 use super::snapshot::{Snapshot, diff};
-use crate::instance::{Address, Authority};
+use crate::instance::{Address, Authority, Instance};
 
 /// Names one server of a service to a balancer: one per server address, however many etcd keys name it.
 ///
@@ -57,7 +57,7 @@ impl Servers {
         let mut touched: BTreeMap<ServerKey, Option<bool>> = BTreeMap::new();
         for change in diff(&self.seen, snapshot) {
             for (entry, added) in [(&change.before, false), (&change.after, true)] {
-                let addresses = entry.iter().flat_map(|entry| entry.instances()).flat_map(|i| i.addresses());
+                let addresses = entry.iter().flat_map(|entry| entry.instances()).flat_map(Instance::addresses);
                 for address in addresses {
                     let key = ServerKey(address.parsed_authority().clone());
                     let named = self.named.entry(key.clone()).or_default();

@@ -166,7 +166,9 @@ impl Snapshot {
         let mut entries = entries.into_iter().peekable();
         while entries.peek().is_some() {
             let chunk: Vec<_> = entries.by_ref().take(CHUNK).map(Arc::new).collect();
-            chunk.iter().for_each(|entry| snapshot.count(entry, true));
+            for entry in &chunk {
+                snapshot.count(entry, true);
+            }
             snapshot.chunks.push(Arc::new(chunk));
         }
         snapshot

@@ -10,7 +10,7 @@ use crate::support::{PATIENCE, World, naming, until};
 
 const TTL: Duration = Duration::from_secs(3);
 
-async fn registrar(world: &World) -> Registrar {
+fn registrar(world: &World) -> Registrar {
     Registrar::builder([world.etcd.endpoint()]).ttl(TTL).build().unwrap()
 }
 
@@ -31,7 +31,7 @@ async fn gone(world: &World, key: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_instance_stands_under_a_lease_until_it_leaves() {
     let world = World::start().await;
-    let registrar = registrar(&world).await;
+    let registrar = registrar(&world);
     let instance = at("10.0.0.5:1").with_address("[::1]:2").unwrap().with_weight(5).with_zone("a");
     let registration = registered(&registrar, "team/greeter", instance).await;
     let contents = world.contents("").await;
@@ -46,7 +46,7 @@ async fn an_instance_stands_under_a_lease_until_it_leaves() {
         assert_eq!(world.lease_of(key).await, Some(lease));
     }
     let ttl = world.admin.lease_client().time_to_live(lease, None).await.unwrap();
-    assert_eq!(ttl.granted_ttl(), TTL.as_secs() as i64);
+    assert_eq!(ttl.granted_ttl(), TTL.as_secs().cast_signed());
     // Longer than the lease would live by itself.
     tokio::time::sleep(TTL + Duration::from_secs(2)).await;
     assert_eq!(world.leases().await, [lease]);
@@ -60,7 +60,7 @@ async fn an_instance_stands_under_a_lease_until_it_leaves() {
 #[tokio::test(flavor = "multi_thread")]
 async fn registrations_share_a_lease_and_leave_one_by_one() {
     let world = World::start().await;
-    let registrar = registrar(&world).await;
+    let registrar = registrar(&world);
     let first = registered(&registrar, "a", at("h:1")).await;
     let second = registered(&registrar, "a", at("h:2")).await;
     let third = registered(&registrar.clone(), "b", at("h:1")).await;
@@ -86,7 +86,7 @@ async fn registrations_share_a_lease_and_leave_one_by_one() {
 #[tokio::test(flavor = "multi_thread")]
 async fn leaving_never_touches_what_another_has_put() {
     let world = World::start().await;
-    let registrar = registrar(&world).await;
+    let registrar = registrar(&world);
     let stays = registered(&registrar, "s", at("h:1")).await;
     let taken = registered(&registrar, "s", at("h:2")).await;
     world.put("s/h:2", "another's").await;
@@ -101,7 +101,7 @@ async fn leaving_never_touches_what_another_has_put() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lease_revoked_by_hand_is_granted_again() {
     let world = World::start().await;
-    let mut registration = registrar(&world).await.register("s", at("h:1")).await.unwrap();
+    let mut registration = registrar(&world).register("s", at("h:1")).await.unwrap();
     registration.ready(PATIENCE).await.unwrap();
     registration.changed().await.unwrap();
     let lease = registration.lease_id().unwrap();
@@ -121,7 +121,7 @@ async fn a_lease_revoked_by_hand_is_granted_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_etcd_that_restarts_or_is_wiped_gets_it_again() {
     let world = World::start().await;
-    let registration = registered(&registrar(&world).await, "s", at("h:1")).await;
+    let registration = registered(&registrar(&world), "s", at("h:1")).await;
     let lease = registration.lease_id();
     world.etcd.kill();
     world.etcd.start_again();
@@ -182,7 +182,7 @@ async fn registering_begins_and_ends_while_etcd_is_away() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_registered_is_refused_with_the_reason() {
     let world = World::start().await;
-    let registrar = registrar(&world).await;
+    let registrar = registrar(&world);
     for (service, address, reason) in [
         ("s", "0.0.0.0:50051", "every interface"),
         ("s", "[::]:50051", "every interface"),
@@ -207,7 +207,7 @@ async fn what_cannot_be_registered_is_refused_with_the_reason() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_largest_record_that_is_taken_is_one_that_etcd_takes() {
     let world = World::start().await;
-    let registrar = registrar(&world).await;
+    let registrar = registrar(&world);
     let fits = |size: usize| at("h:1").with_metadata("note", "x".repeat(size));
     let overhead = r#"s/h:1{"Op":0,"Addr":"h:1","Metadata":{"metadata":{"note":""}}}"#.len();
     let most = 1536 * 1024 - 512 - overhead;

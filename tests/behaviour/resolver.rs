@@ -140,7 +140,7 @@ async fn messages_larger_than_grpcs_limit_come_through() {
     // And in one transaction: one message of the watch. etcd takes 1.5 MiB a request, so its keys are deleted and put
     // while nobody watches, and come together when the watch resumes.
     world.delete_prefix("heavy/").await;
-    resolved(&resolution, "nothing", |snapshot| snapshot.is_empty()).await;
+    resolved(&resolution, "nothing", tonic_etcd::Snapshot::is_empty).await;
     drop(resolution);
     let proxy = test_support::Proxy::to(world.etcd.address());
     let resolution = Resolver::connect([proxy.endpoint()]).await.unwrap().resolve("heavy").await.unwrap();
@@ -193,12 +193,12 @@ async fn all_users_of_a_service_share_one_watch_that_ends_with_the_last() {
         user.ready(PATIENCE).await.unwrap();
     }
     let stream = users[0].discover();
-    until("one watch", async || (world.watches() == 1.0).then_some(())).await;
+    until("one watch", async || (world.watches() == 1).then_some(())).await;
     drop(users);
     world.put("shared/1", "h:1").await;
-    assert_eq!(world.watches(), 1.0);
+    assert_eq!(world.watches(), 1);
     drop(stream);
-    until("no watch", async || (world.watches() == 0.0).then_some(())).await;
+    until("no watch", async || (world.watches() == 0).then_some(())).await;
     // And it can begin anew.
     let again = resolver.resolve("shared").await.unwrap();
     servers_are(&again, &["h:1"]).await;

@@ -79,8 +79,8 @@ impl World {
     }
 
     /// The watches that etcd has open.
-    pub(crate) fn watches(&self) -> f64 {
-        self.etcd.metric("etcd_debugging_mvcc_watcher_total").unwrap_or_default()
+    pub(crate) fn watches(&self) -> usize {
+        self.etcd.metric("etcd_debugging_mvcc_watcher_total").expect("etcd counts its watches") as usize
     }
 }
 
@@ -109,9 +109,9 @@ pub(crate) async fn resolved(resolution: &Resolution, what: &str, wanted: impl F
             resolution.changed().await.unwrap();
         }
     };
-    if timeout(PATIENCE, wait).await.is_err() {
-        panic!("not in time: {what}\n{resolution:?}\n{:?}\n{:?}", resolution.last_error(), resolution.snapshot());
-    }
+    let came = timeout(PATIENCE, wait).await.is_ok();
+    let (error, snapshot) = (resolution.last_error(), resolution.snapshot());
+    assert!(came, "not in time: {what}\n{resolution:?}\n{error:?}\n{snapshot:?}");
 }
 
 /// Waits until these are the servers.

@@ -41,7 +41,7 @@ pub(crate) enum Command {
     Test {
         #[command(flatten)]
         etcd: EtcdArgs,
-        /// Also test against another language's client (sets INTEROP for the tests; needs its toolchain on PATH)
+        /// Also test with another language's servers and clients (needs its toolchain on PATH)
         #[arg(long, value_name = "LANGUAGE")]
         interop: Option<Interop>,
         /// Arguments of `cargo test`

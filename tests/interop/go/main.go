@@ -146,6 +146,7 @@ func runClient(args []string) error {
 	service := flags.String("service", "greeter", "service `name` to call")
 	count := flags.Int("count", 1, "`number` of calls, one after another")
 	rate := flags.Float64("rate", 0, "calls per second; 0 means without a pause")
+	authority := flags.String("authority", "", "`host` to send as :authority instead of the service name")
 	// The deadline cannot end a first call while etcd is down: the resolver reads etcd without one.
 	timeout := flags.Duration("timeout", 5*time.Second, "deadline of each call")
 	_ = flags.Parse(args)
@@ -160,10 +161,15 @@ func runClient(args []string) error {
 		return err
 	}
 	// Plain concatenation is right for a leading slash too: the resolver strips only the first one.
-	conn, err := grpc.NewClient("etcd:///"+*service,
+	options := []grpc.DialOption{
 		grpc.WithResolvers(builder),
 		grpc.WithDefaultServiceConfig(`{"loadBalancingConfig": [{"round_robin": {}}]}`),
-		grpc.WithTransportCredentials(insecure.NewCredentials()))
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+	}
+	if *authority != "" {
+		options = append(options, grpc.WithAuthority(*authority))
+	}
+	conn, err := grpc.NewClient("etcd:///"+*service, options...)
 	if err != nil {
 		return err
 	}

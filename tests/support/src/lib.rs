@@ -14,6 +14,7 @@
 //! etcd.kill();
 //! etcd.start_again(); // same data, same port
 //! ```
+#![allow(clippy::disallowed_types)] // real time is meant
 
 mod cluster;
 mod error;

@@ -1,4 +1,5 @@
 //! Against a real etcd: these tests fail where there is none.
+#![allow(clippy::disallowed_types)] // real time is meant
 
 use std::net::TcpListener;
 use std::time::{Duration, Instant};

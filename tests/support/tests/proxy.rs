@@ -1,4 +1,5 @@
 //! What a client sees of a proxy's faults, against an echo server.
+#![allow(clippy::disallowed_types)] // real time is meant
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
