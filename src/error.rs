@@ -55,6 +55,11 @@ impl Error {
         Self { inner: Arc::new(Inner { kind, source }) }
     }
 
+    /// Whether it is the same error, not only an equal one.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
+    }
+
     /// An argument was refused: a target, an address, a lifetime, an option. Trying again will not help.
     pub fn is_invalid_argument(&self) -> bool {
         matches!(self.inner.kind, Kind::Invalid { .. })

@@ -132,6 +132,14 @@ impl EtcdOptions {
         if secure { Err("https needs one of the features \"tls-ring\" and \"tls-aws-lc\"") } else { Ok(()) }
     }
 
+    /// The endpoint in full: etcd-client would take a missing port for the scheme's.
+    fn url(&self, endpoint: &str) -> Result<String, String> {
+        let (secure, authority) = split(endpoint)?;
+        #[cfg(feature = "_tls")]
+        let secure = secure || (self.tls.is_some() && !endpoint.contains("://"));
+        Ok(format!("{}://{}", if secure { "https" } else { "http" }, authority.as_str()))
+    }
+
     /// A client that talks to this one member.
     pub(super) async fn connect(&self, member: usize) -> Result<Client, Failure> {
         match self.connect_as(member, self.user.clone()).await {
@@ -157,7 +165,8 @@ impl EtcdOptions {
             options = options.with_tls(tls.clone());
         }
         let deadline = self.connect_timeout + self.request_timeout;
-        match timeout(deadline, Client::connect([&self.endpoints[member]], Some(options))).await {
+        let url = self.url(&self.endpoints[member]).map_err(|reason| Failure::new(Class::Permanent, reason))?;
+        match timeout(deadline, Client::connect([url], Some(options))).await {
             Ok(result) => result.map_err(Failure::from),
             Err(_) => Err(Failure::timed_out(deadline)),
         }
@@ -205,7 +214,7 @@ impl<E: Clone + Into<String>> From<&[E]> for EtcdOptions {
 mod tests {
     use super::*;
 
-    fn refusal(options: EtcdOptions) -> String {
+    fn refusal(options: &EtcdOptions) -> String {
         options.check().unwrap_err().to_string()
     }
 
@@ -213,6 +222,8 @@ mod tests {
     fn takes_endpoints_as_people_write_them() {
         let options = EtcdOptions::from(["http://h1:2379", "H2", "[::1]:1/"]);
         options.check().unwrap();
+        let urls = ["http://h1:2379", "http://h2:2379", "http://[::1]:1"];
+        assert!(options.endpoints().iter().zip(urls).all(|(endpoint, url)| options.url(endpoint).unwrap() == url));
         assert_eq!(
             options.hosts().iter().map(Authority::as_str).collect::<Vec<_>>(),
             ["h1:2379", "h2:2379", "[::1]:1"]
@@ -221,12 +232,12 @@ mod tests {
 
     #[test]
     fn refuses_what_cannot_work_and_says_why() {
-        assert!(refusal(EtcdOptions::new([""; 0])).contains("at least one"));
-        assert!(refusal(EtcdOptions::from(["ftp://h1"])).contains("ftp"));
-        assert!(refusal(EtcdOptions::from(["h1:x"])).contains("h1:x"));
+        assert!(refusal(&EtcdOptions::new([""; 0])).contains("at least one"));
+        assert!(refusal(&EtcdOptions::from(["ftp://h1"])).contains("ftp"));
+        assert!(refusal(&EtcdOptions::from(["h1:x"])).contains("h1:x"));
         let options = EtcdOptions::from(["h1"]);
-        assert!(refusal(options.clone().keep_alive(Duration::from_secs(1), Duration::from_secs(1))).contains("6 s"));
-        assert!(refusal(options.request_timeout(Duration::ZERO)).contains("request timeout"));
+        assert!(refusal(&options.clone().keep_alive(Duration::from_secs(1), Duration::from_secs(1))).contains("6 s"));
+        assert!(refusal(&options.request_timeout(Duration::ZERO)).contains("request timeout"));
     }
 
     #[test]

@@ -132,8 +132,8 @@ mod tests {
         fn a_reader_always_knows_exactly_what_is_named(sets in proptest::collection::vec(records(), 1..12)) {
             let (mut servers, mut snapshot) = (Servers::default(), Snapshot::default());
             let mut known: BTreeMap<String, bool> = BTreeMap::new();
-            for (revision, set) in sets.iter().enumerate() {
-                snapshot.restore(revision as i64, set.iter().map(entry).collect());
+            for (revision, set) in (1..).zip(&sets) {
+                snapshot.restore(revision, set.iter().map(entry).collect());
                 let mut removing = false;
                 for change in servers.advance(&snapshot) {
                     match change {

@@ -153,7 +153,10 @@ impl Task {
         } else {
             tracing::warn!(%error, "etcd failed; what is known stays, and it goes on trying");
         }
-        self.error = Some(error);
+        // One that repeats is told once.
+        if !known {
+            self.error = Some(error);
+        }
         Input::Failed(trouble)
     }
 
@@ -166,11 +169,11 @@ impl Task {
         };
         let before = self.views.borrow().clone();
         let revision_alone = !changed && before.snapshot.revision() == self.machine.snapshot().revision();
-        let error = match (&before.error, &self.error) {
-            (Some(before), Some(now)) => before.to_string() == now.to_string(),
+        let told = match (&before.error, &self.error) {
+            (Some(before), Some(now)) => before.is(now),
             (before, now) => before.is_none() == now.is_none(),
         };
-        if !changed && state == before.state && error {
+        if !changed && state == before.state && told {
             return;
         }
         if changed {

@@ -208,8 +208,8 @@ impl World {
         }
     }
 
-    fn suffer(&mut self, fate: Fate) {
-        match fate {
+    fn suffer(&mut self, fate: &Fate) {
+        match *fate {
             Fate::Write(key, value) => self.etcd.write(key, value),
             Fate::Compact => {
                 self.etcd.compacted = self.etcd.revision;
@@ -273,7 +273,7 @@ proptest! {
     #[test]
     fn converges_to_etcds_set_whatever_happens(seed: u64, fates in proptest::collection::vec(fate(), 0..200)) {
         let mut world = World::new(seed);
-        for fate in fates {
+        for fate in &fates {
             world.suffer(fate);
         }
         world.settle();
