@@ -133,6 +133,7 @@ impl EtcdOptions {
     }
 
     /// The endpoint in full: etcd-client would take a missing port for the scheme's.
+    #[cfg_attr(not(feature = "_tls"), expect(clippy::unused_self))]
     fn url(&self, endpoint: &str) -> Result<String, String> {
         let (secure, authority) = split(endpoint)?;
         #[cfg(feature = "_tls")]
