@@ -142,7 +142,8 @@ async fn lists(etcd: &Etcd, report: &mut Report) {
     }
     let resolver = Resolver::connect([etcd.endpoint()]).await.expect("a resolver");
     // Both connections are warm.
-    let _kept = resolver.resolve("warm").await.expect("a resolution").ready(PATIENCE).await.expect("resolved");
+    let kept = resolver.resolve("warm").await.expect("a resolution");
+    kept.ready(PATIENCE).await.expect("resolved");
     let (mut ratios, mut floor, mut ours) = (vec![], vec![], vec![]);
     for run in 0..=RUNS {
         let (mut raw, mut our) = (vec![], vec![]);

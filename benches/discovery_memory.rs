@@ -20,7 +20,8 @@ async fn main() -> ExitCode {
     let stored = fill(&etcd).await;
     let resolver = Resolver::connect([etcd.endpoint()]).await.expect("a resolver");
     // Connections, buffers and the first watch are not the instances'.
-    let _warm = resolver.resolve("warm").await.expect("a resolution").ready(PATIENCE).await.expect("resolved");
+    let warm = resolver.resolve("warm").await.expect("a resolution");
+    warm.ready(PATIENCE).await.expect("resolved");
 
     let _profiler = dhat::Profiler::builder().testing().build();
     let resolution = resolver.resolve("memory").await.expect("a resolution");

@@ -3,13 +3,14 @@
 //! `cargo xtask example greeter_client -- --etcd http://127.0.0.1:2379 --rate 10 --count 100`
 
 use std::error::Error;
+use std::pin::pin;
 use std::time::Duration;
 
 use clap::Parser;
 use greeter_proto::HelloRequest;
 use greeter_proto::greeter_client::GreeterClient;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 use tonic::{Request, Response, Status};
 use tonic_etcd::Resolver;
 
@@ -46,7 +47,10 @@ fn rate(text: &str) -> Result<f64, String> {
 async fn main() -> Result<(), Box<dyn Error>> {
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter()).init();
     let options = Options::parse();
-    let mut terminate = signal(SignalKind::terminate())?;
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let mut stop = pin!(async {
+        tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+    });
 
     let resolver = Resolver::connect(options.etcd).await?;
     let channel = resolver.balance_channel(&*options.service).await?;
@@ -58,13 +62,19 @@ async fn main() -> Result<(), Box<dyn Error>> {
     while options.count.is_none_or(|count| calls < count) {
         tokio::select! {
             _ = ticks.tick() => {}
-            signal = tokio::signal::ctrl_c() => { signal?; break }
-            _ = terminate.recv() => break,
+            () = &mut stop => break,
         }
+        // Sent along as `grpc-timeout`, so that the server knows it too; tonic's channel alone does not bound the waiting
+        // for a server.
+        let limit = Duration::from_secs(options.timeout);
         let mut request = Request::new(HelloRequest { name: options.name.clone() });
-        request.set_timeout(Duration::from_secs(options.timeout));
+        request.set_timeout(limit);
+        let answer = tokio::select! {
+            answer = timeout(limit, greeter.say_hello(request)) => answer,
+            () = &mut stop => break,
+        };
         calls += 1;
-        match greeter.say_hello(request).await {
+        match answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time"))) {
             Ok(response) => println!("ok {} {}", served_by(&response), response.get_ref().message),
             Err(status) => {
                 failed += 1;

@@ -12,6 +12,7 @@ use greeter_proto::{HelloReply, HelloRequest};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
@@ -19,6 +20,8 @@ use tonic_etcd::{Address, Instance, Registrar};
 
 /// How long clients get to see that the server has left, before it stops: etcd tells them within milliseconds.
 const PROPAGATION: Duration = Duration::from_millis(500);
+/// How long calls that are still on their way may take.
+const DRAIN: Duration = Duration::from_secs(10);
 
 #[derive(Parser)]
 struct Options {
@@ -31,6 +34,9 @@ struct Options {
     /// Where to listen, which is also what is registered; port 0 takes any free one.
     #[arg(long, default_value = "127.0.0.1:50051")]
     listen: SocketAddr,
+    /// How many seconds etcd keeps the registration of a server that was killed.
+    #[arg(long, default_value_t = 15)]
+    ttl: u64,
 }
 
 struct Me {
@@ -53,7 +59,7 @@ impl Greeter for Me {
 async fn main() -> Result<(), Box<dyn Error>> {
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter()).init();
     let options = Options::parse();
-    let mut terminate = signal(SignalKind::terminate())?;
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
 
     // Listen first, then register: a key in etcd is a promise that somebody answers.
     let listener = TcpListener::bind(options.listen).await?;
@@ -63,32 +69,39 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let server = Server::builder()
         .add_service(GreeterServer::new(Me { address: address.clone() }))
         .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async { drop(stopped.await) });
-    let server = tokio::spawn(server);
+    let mut server = tokio::spawn(server);
 
-    let registrar = Registrar::connect(options.etcd).await?;
+    let registrar = Registrar::builder(options.etcd).ttl(Duration::from_secs(options.ttl)).build()?;
     let registration = registrar.register(&*options.service, Instance::new(address.clone())?).await?;
-    tokio::select! {
-        biased;
-        registered = registration.ready(Duration::MAX) => {
-            registered?;
-            println!("registered {}/{address}, lease {:x}", options.service, registration.lease_id().unwrap_or_default());
-            tokio::select! {
-                signal = tokio::signal::ctrl_c() => signal?,
-                _ = terminate.recv() => {}
-            }
+    let told = async {
+        if registration.ready(Duration::MAX).await.is_ok() {
+            let lease = registration.lease_id().unwrap_or_default();
+            println!("registered {}/{address}, lease {lease:x}", options.service);
         }
-        signal = tokio::signal::ctrl_c() => signal?,
-        _ = terminate.recv() => {}
-    }
+        std::future::pending::<()>().await;
+    };
+    let died = tokio::select! {
+        () = told => None,
+        _ = interrupt.recv() => None,
+        _ = terminate.recv() => None,
+        // A server that has ended by itself answers nobody: it leaves as well.
+        ended = &mut server => Some(ended),
+    };
 
     // Leave the directory, let the clients see it, then answer what is still on its way and stop.
     match registration.deregister().await {
         Ok(()) => println!("deregistered"),
         Err(error) => eprintln!("{error}; the lease will end by itself"),
     }
+    if let Some(ended) = died {
+        return Ok(ended??);
+    }
     tokio::time::sleep(PROPAGATION).await;
     drop(stop);
-    server.await??;
+    match timeout(DRAIN, server).await {
+        Ok(ended) => ended??,
+        Err(_) => eprintln!("calls were still on their way after {} s", DRAIN.as_secs()),
+    }
     println!("stopped");
     Ok(())
 }

@@ -39,8 +39,8 @@ impl Error {
         Self::from_kind(Kind::Timeout { what: what.into(), after }, last.map(Into::into))
     }
 
-    pub(crate) fn etcd(doing: String, message: String, denied: bool, source: Option<BoxError>) -> Self {
-        Self::from_kind(Kind::Etcd { doing, message, denied }, source)
+    pub(crate) fn etcd(doing: String, message: String, denied: bool) -> Self {
+        Self::from_kind(Kind::Etcd { doing, message, denied }, None)
     }
 
     pub(crate) fn closed(what: &'static str) -> Self {

@@ -234,15 +234,20 @@ impl Instance {
     /// Adds a further address of the same server process; one that is there already is not added twice.
     ///
     /// # Errors
-    /// When the address cannot be parsed.
+    /// When the address cannot be parsed, or is there already as the other of `http` and `https`.
     pub fn with_address<A>(mut self, address: A) -> Result<Self, Error>
     where
         A: TryInto<Address>,
         Error: From<A::Error>,
     {
         let address = address.try_into()?;
-        if !self.addresses.contains(&address) {
-            self.addresses.push(address);
+        match self.addresses.iter().find(|known| known.authority == address.authority) {
+            Some(known) if *known == address => {}
+            Some(known) => {
+                let reason = format!("{known} is one of the instance's addresses already");
+                return Err(Error::invalid("address", address.to_string(), reason));
+            }
+            None => self.addresses.push(address),
         }
         Ok(self)
     }

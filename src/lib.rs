@@ -74,6 +74,8 @@ mod resolver;
 mod target;
 
 pub use error::Error;
+/// `etcd_client::Client`, of the release that this crate works with.
+pub use etcd::Client as EtcdClient;
 pub use etcd::EtcdOptions;
 pub use instance::{Address, Instance};
 pub use registrar::{Registrar, RegistrarBuilder, Registration, RegistrationState};

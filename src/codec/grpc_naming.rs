@@ -7,8 +7,7 @@ use serde::de::{self, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
-use super::{Codec, DecodeError, Record};
-use crate::error::Error;
+use super::{Codec, DecodeError, EncodeError, Record};
 use crate::instance::{Address, Instance};
 use crate::target::Target;
 
@@ -38,7 +37,7 @@ impl Codec for GrpcNaming {
         }])
     }
 
-    fn encode(&self, target: &Target, instance: &Instance) -> Result<Vec<Record>, Error> {
+    fn encode(&self, target: &Target, instance: &Instance) -> Result<Vec<Record>, EncodeError> {
         let said = Said {
             weight: instance.weight(),
             zone: instance.zone(),
@@ -49,8 +48,7 @@ impl Codec for GrpcNaming {
         let prefix = target.prefix();
         let record = |address: &Address| {
             let written = Written { op: 0, addr: address.to_string(), metadata };
-            let value = serde_json::to_vec(&written)
-                .map_err(|error| Error::invalid("instance", address.to_string(), error.to_string()))?;
+            let value = serde_json::to_vec(&written).map_err(|error| EncodeError::new(error.to_string()))?;
             Ok(Record::new(format!("{prefix}{}", address.authority()), value))
         };
         instance.addresses().iter().map(record).collect()

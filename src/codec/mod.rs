@@ -5,7 +5,6 @@ mod plain;
 
 use std::fmt;
 
-use crate::error::Error;
 use crate::instance::Instance;
 use crate::target::Target;
 
@@ -24,11 +23,11 @@ pub trait Codec: fmt::Debug + Send + Sync + 'static {
     /// When the record cannot be read; the reason is shown to the user beside the key.
     fn decode(&self, key: &[u8], value: &[u8]) -> Result<Vec<Instance>, DecodeError>;
 
-    /// Writes an instance: the records that stand for it under the target's prefix.
+    /// Writes an instance: the records that stand for it under the target's prefix, at least one, no key twice.
     ///
     /// # Errors
     /// When the format cannot hold what the instance says.
-    fn encode(&self, target: &Target, instance: &Instance) -> Result<Vec<Record>, Error>;
+    fn encode(&self, target: &Target, instance: &Instance) -> Result<Vec<Record>, EncodeError>;
 }
 
 /// One key and its value, as they stand in etcd.
@@ -55,9 +54,13 @@ pub struct DecodeError {
 }
 
 impl DecodeError {
-    /// An error that gives this reason.
+    /// An error that gives this reason, of which the first 200 characters are kept.
     pub fn new(reason: impl Into<String>) -> Self {
-        Self { reason: reason.into().into_boxed_str() }
+        let mut reason = reason.into();
+        if let Some((end, _)) = reason.char_indices().nth(200) {
+            reason.replace_range(end.., "…");
+        }
+        Self { reason: reason.into_boxed_str() }
     }
 }
 
@@ -68,6 +71,27 @@ impl fmt::Display for DecodeError {
 }
 
 impl std::error::Error for DecodeError {}
+
+/// Why an instance cannot be written in a format.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EncodeError {
+    reason: Box<str>,
+}
+
+impl EncodeError {
+    /// An error that gives this reason.
+    pub fn new(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into().into_boxed_str() }
+    }
+}
+
+impl fmt::Display for EncodeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reason)
+    }
+}
+
+impl std::error::Error for EncodeError {}
 
 /// The default: reads etcd's gRPC naming and plain addresses, told apart by their first byte, and writes gRPC naming.
 #[derive(Clone, Copy, Debug, Default)]
@@ -81,7 +105,7 @@ impl Codec for Detect {
         }
     }
 
-    fn encode(&self, target: &Target, instance: &Instance) -> Result<Vec<Record>, Error> {
+    fn encode(&self, target: &Target, instance: &Instance) -> Result<Vec<Record>, EncodeError> {
         GrpcNaming.encode(target, instance)
     }
 }

@@ -1,7 +1,6 @@
 //! Plain addresses: the value is `host:port` or an `http(s)://` URL, as tutorials and go-kit write it. PURE.
 
-use super::{Codec, DecodeError, Record, utf8};
-use crate::error::Error;
+use super::{Codec, DecodeError, EncodeError, Record, utf8};
 use crate::instance::{Address, Instance};
 use crate::target::Target;
 
@@ -16,15 +15,14 @@ impl Codec for Plain {
         Ok(vec![Instance::at(address)])
     }
 
-    fn encode(&self, target: &Target, instance: &Instance) -> Result<Vec<Record>, Error> {
+    fn encode(&self, target: &Target, instance: &Instance) -> Result<Vec<Record>, EncodeError> {
         let bare = instance.weight().is_none()
             && instance.zone().is_none()
             && instance.version().is_none()
             && instance.metadata().is_empty();
         if !bare {
-            let address = instance.addresses()[0].to_string();
             let reason = "plain addresses have no place for weight, zone, version or metadata: use GrpcNaming";
-            return Err(Error::invalid("instance", address, reason));
+            return Err(EncodeError::new(reason));
         }
         let prefix = target.prefix();
         let record = |a: &Address| Record::new(format!("{prefix}{}", a.authority()), a.to_string());
@@ -43,7 +41,7 @@ mod tests {
         let records = Plain.encode(&target, &instance).unwrap();
         assert_eq!(records, [Record::new("/web/10.0.0.5:8443", "https://10.0.0.5:8443")]);
         assert_eq!(Plain.decode(&records[0].key, &records[0].value), Ok(vec![instance.clone()]));
-        assert!(Plain.encode(&target, &instance.with_weight(3)).unwrap_err().is_invalid_argument());
+        assert!(Plain.encode(&target, &instance.with_weight(3)).unwrap_err().to_string().contains("no place"));
     }
 
     #[test]

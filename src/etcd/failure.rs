@@ -6,13 +6,15 @@ use std::time::Duration;
 use etcd_client::Error as EtcdError;
 use tonic::{Code, Status};
 
-use crate::error::{BoxError, Error};
+use crate::error::Error;
 
 /// What a failure asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Class {
-    /// Try again, elsewhere.
+    /// Try again.
     Transient,
+    /// The same, and the request may have been too large for the time it had.
+    TimedOut,
     /// A new token, then once more.
     Token,
     /// etcd says that this may not be done; an expired token of etcd 3.5 says so too.
@@ -23,7 +25,7 @@ pub(crate) enum Class {
     LeaseNotFound,
     /// The lease was granted before: by ourselves, in a try whose answer was lost.
     LeaseExists,
-    /// The answer is larger than we take: ask for less.
+    /// The message is larger than one side takes: ask for less; what cannot be less cannot be had.
     TooLarge,
     /// A user is given and not needed.
     AuthenticationIsOff,
@@ -35,18 +37,20 @@ pub(crate) enum Class {
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub(crate) class: Class,
+    /// Another member or connection might fare better.
+    pub(crate) elsewhere: bool,
     message: String,
     doing: String,
-    source: Option<BoxError>,
 }
 
 impl Failure {
     pub(crate) fn new(class: Class, message: impl Into<String>) -> Self {
-        Self { class, message: message.into(), doing: String::new(), source: None }
+        let elsewhere = matches!(class, Class::Transient | Class::TimedOut);
+        Self { class, elsewhere, message: message.into(), doing: String::new() }
     }
 
     pub(crate) fn timed_out(after: Duration) -> Self {
-        Self::new(Class::Transient, format!("no answer within {} ms", after.as_millis()))
+        Self::new(Class::TimedOut, format!("no answer within {} ms", after.as_millis()))
     }
 
     /// A reason that etcd gives in words alone, as in a canceled watch.
@@ -64,14 +68,15 @@ impl Failure {
         matches!(self.class, Class::Token | Class::Denied)
     }
 
-    /// Whether another client might fare better: the failure may lie in the connection, the member or the token.
-    pub(crate) fn blames_the_client(&self) -> bool {
-        matches!(self.class, Class::Transient | Class::Token)
+    /// One of connecting or authenticating: whatever it is, another member may be in order.
+    pub(crate) fn of_the_connection(mut self) -> Self {
+        self.elsewhere = true;
+        self
     }
 
     /// The same for the user.
     pub(crate) fn into_error(self) -> Error {
-        Error::etcd(self.doing, self.message, self.class == Class::Denied, self.source)
+        Error::etcd(self.doing, self.message, self.class == Class::Denied)
     }
 }
 
@@ -88,7 +93,18 @@ impl From<EtcdError> for Failure {
             EtcdError::GRpcStatus(status) => describe(status),
             other => other.to_string(),
         };
-        Self { class, message, doing: String::new(), source: Some(Box::new(error)) }
+        let failure = Self::new(class, message);
+        match &error {
+            // A member whose certificate does not hold, or that is no etcd, says nothing of the others.
+            EtcdError::TransportError(_) => failure.of_the_connection(),
+            EtcdError::GRpcStatus(status) if status.source().is_some_and(is_certificate) => failure.of_the_connection(),
+            EtcdError::GRpcStatus(status) if status.code() == Code::Unimplemented => failure.of_the_connection(),
+            // Another connection would only add to its load.
+            EtcdError::GRpcStatus(status) if status.code() == Code::ResourceExhausted => {
+                Self { elsewhere: false, ..failure }
+            }
+            _ => failure,
+        }
     }
 }
 
@@ -130,7 +146,7 @@ fn class_of_status(status: &Status) -> Class {
 }
 
 fn class_of_message(message: &str) -> Option<Class> {
-    const MEANINGS: [(&str, Class); 17] = [
+    const MEANINGS: [(&str, Class); 18] = [
         ("invalid auth token", Class::Token),
         ("revision of auth store is old", Class::Token),
         ("revision in header is old", Class::Token),
@@ -144,6 +160,7 @@ fn class_of_message(message: &str) -> Option<Class> {
         ("lease not found", Class::LeaseNotFound),
         ("lease already exists", Class::LeaseExists),
         ("decoded message length too large", Class::TooLarge),
+        ("message larger than max", Class::TooLarge),
         ("request is too large", Class::Permanent),
         ("too many operations", Class::Permanent),
         ("database space exceeded", Class::Permanent),
@@ -190,6 +207,7 @@ mod tests {
             (Code::InvalidArgument, "etcdserver: request is too large", Class::Permanent),
             (Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded", Class::Permanent),
             (Code::ResourceExhausted, "etcdserver: too many requests", Class::Transient),
+            (Code::ResourceExhausted, "grpc: received message larger than max (3 vs. 2)", Class::TooLarge),
             (Code::Unimplemented, "unknown service", Class::Permanent),
         ] {
             assert_eq!(Failure::from(EtcdError::GRpcStatus(Status::new(code, message))).class, class, "{message}");

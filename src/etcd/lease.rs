@@ -2,11 +2,9 @@
 
 use std::time::Duration;
 
-use etcd_client::{Compare, CompareOp, LeaseGrantOptions, LeaseKeepAliveStream, LeaseKeeper, PutOptions, Txn, TxnOp};
-use tokio::time::timeout;
-
-use super::Etcd;
 use super::failure::{Class, Failure};
+use super::{Etcd, Turn};
+use etcd_client::{Compare, CompareOp, LeaseGrantOptions, LeaseKeepAliveStream, LeaseKeeper, PutOptions, Txn, TxnOp};
 
 impl Etcd {
     /// Grants a lease of an id that we choose, so that a grant whose answer was lost can be recognised. Gives the
@@ -82,36 +80,35 @@ impl Etcd {
         slot: &mut Option<KeepAlive>,
         deadline: Duration,
     ) -> Result<i64, Failure> {
-        let kept = slot.take().filter(|stream| stream.id == id);
-        let generation = kept.as_ref().map_or_else(|| self.state().generation, |stream| stream.generation);
-        let renewed = match kept {
-            Some(stream) => timeout(deadline, stream.renew()).await,
-            None => timeout(deadline, self.keep_alive(id)).await,
-        };
-        let failure = match renewed {
-            Ok(Ok((seconds, stream))) => {
-                *slot = Some(stream);
-                return Ok(seconds);
+        let turn = self.turn();
+        // A stream to a member that was given up since would only be waited for.
+        let kept = slot.take().filter(|stream| stream.id == id && stream.generation == turn.generation);
+        let renew = async {
+            if let Some(stream) = kept {
+                match stream.renew().await {
+                    Err(failure) if failure.may_be_the_token() => {}
+                    result => return result,
+                }
             }
-            Ok(Err(failure)) => failure,
-            Err(_) => Failure::timed_out(deadline),
+            // Boxed: opening is rare and its future large.
+            Box::pin(self.keep_alive(id, &turn)).await
         };
-        if failure.blames_the_client() {
-            self.give_up(generation);
-        }
-        Err(failure.while_doing("renewing the lease", self.member()))
+        let renewed = self.within(deadline, &turn, renew).await;
+        let (seconds, stream) = renewed.map_err(|failure| failure.while_doing("renewing the lease", &turn.member))?;
+        *slot = Some(stream);
+        Ok(seconds)
     }
 
-    async fn keep_alive(&self, id: i64) -> Result<(i64, KeepAlive), Failure> {
-        let (generation, client) = self.client().await.map_err(|(_, failure)| failure)?;
+    async fn keep_alive(&self, id: i64, turn: &Turn) -> Result<(i64, KeepAlive), Failure> {
+        let client = self.client().await?;
         // Opening renews once; only a second renewal tells for how long.
         let mut opened = client.lease_client().keep_alive(id).await.map_err(Failure::from);
         if opened.as_ref().is_err_and(Failure::may_be_the_token) {
-            client.refresh_token().await.map_err(Failure::from)?;
+            self.refresh(turn.tokens).await?;
             opened = client.lease_client().keep_alive(id).await.map_err(Failure::from);
         }
         let (keeper, responses) = opened?;
-        KeepAlive { id, generation, keeper, responses }.renew().await
+        KeepAlive { id, generation: turn.generation, keeper, responses }.renew().await
     }
 }
 

@@ -8,6 +8,9 @@ use super::{Etcd, MAX_MESSAGE};
 /// Keys in a page. Large, because etcd walks its whole index for each page; a page too large for a message is halved.
 const PAGE: i64 = 10_000;
 
+/// What comes too slowly is asked for in smaller pages, down to this.
+const PAGE_AT_LEAST: i64 = 500;
+
 /// Pages carry much more than other answers.
 const PATIENCE: u32 = 3;
 
@@ -27,6 +30,10 @@ impl Etcd {
             let page = match self.page(&from, end, revision, limit).await {
                 Err(failure) if failure.class == Class::TooLarge && limit > 1 => {
                     limit /= 2;
+                    continue;
+                }
+                Err(failure) if failure.class == Class::TimedOut && limit > PAGE_AT_LEAST => {
+                    limit = (limit / 4).max(PAGE_AT_LEAST);
                     continue;
                 }
                 page => page?,
@@ -55,7 +62,7 @@ impl Etcd {
     async fn page(&self, from: &[u8], end: &[u8], at: i64, limit: i64) -> Result<etcd_client::GetResponse, Failure> {
         let doing = format!("listing {}", String::from_utf8_lossy(from));
         let options = GetOptions::new().with_range(end).with_revision(at).with_limit(limit);
-        self.call(self.request_timeout() * PATIENCE, &doing, |client| {
+        self.call(self.request_timeout().saturating_mul(PATIENCE), &doing, |client| {
             let mut kv = client.kv_client().max_decoding_message_size(MAX_MESSAGE);
             let (from, options) = (from.to_vec(), options.clone());
             async move { kv.get(from, Some(options)).await }

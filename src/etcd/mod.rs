@@ -13,7 +13,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use etcd_client::Client;
+pub use etcd_client::Client;
 use tokio::time::timeout;
 
 pub(crate) use failure::{Class, Failure};
@@ -40,6 +40,8 @@ pub(crate) struct Etcd {
 struct Shared {
     source: Source,
     state: Mutex<State>,
+    /// Held while a client is made or a token fetched, so that a thousand callers do it once.
+    making: tokio::sync::Mutex<()>,
 }
 
 enum Source {
@@ -54,23 +56,31 @@ struct State {
     /// Counts the members tried, so that a failure of an earlier client does not throw away a later one.
     generation: u64,
     client: Option<Client>,
+    /// Counts the tokens fetched, so that callers whose token was refused fetch one new one between them.
+    tokens: u64,
+}
+
+/// Whose turn it was when a request began: what is blamed if it fails.
+#[derive(Clone)]
+struct Turn {
+    generation: u64,
+    tokens: u64,
+    member: String,
 }
 
 impl Etcd {
     pub(crate) fn new(options: EtcdOptions) -> Result<Self, Error> {
         options.check()?;
-        // A fleet spreads over the members.
-        let member = fastrand::usize(..options.endpoints().len());
-        Ok(Self::with(Source::Options(Box::new(options)), member))
+        Ok(Self::with(Source::Options(Box::new(options.shuffled()))))
     }
 
     pub(crate) fn from_client(client: Client) -> Self {
-        Self::with(Source::Client(Box::new(client)), 0)
+        Self::with(Source::Client(Box::new(client)))
     }
 
-    fn with(source: Source, member: usize) -> Self {
-        let state = Mutex::new(State { member, generation: 0, client: None });
-        Self { shared: Arc::new(Shared { source, state }) }
+    fn with(source: Source) -> Self {
+        let state = Mutex::new(State { member: 0, generation: 0, client: None, tokens: 0 });
+        Self { shared: Arc::new(Shared { source, state, making: tokio::sync::Mutex::new(()) }) }
     }
 
     /// Refuses a target that names hosts of another etcd.
@@ -100,12 +110,13 @@ impl Etcd {
         }
     }
 
-    /// Which member is asked now, for messages.
-    fn member(&self) -> &str {
-        match &self.shared.source {
-            Source::Options(options) => &options.endpoints()[self.state().member],
-            Source::Client(_) => "etcd",
-        }
+    fn turn(&self) -> Turn {
+        let state = self.state();
+        let member = match &self.shared.source {
+            Source::Options(options) => options.endpoints()[state.member].clone(),
+            Source::Client(_) => "etcd".into(),
+        };
+        Turn { generation: state.generation, tokens: state.tokens, member }
     }
 
     fn tries(&self) -> usize {
@@ -115,8 +126,8 @@ impl Etcd {
         }
     }
 
-    /// One unary call: tried on other members while failures are transient, once more with a new token where that may
-    /// help, each try within `deadline`. Every operation given here may be repeated.
+    /// One unary call: tried on other members while another may fare better, once more with a new token where that may
+    /// help, each try within `deadline`, connecting included. Every operation given here may be repeated.
     async fn call<T, F, Fut>(&self, deadline: Duration, doing: &str, operation: F) -> Result<T, Failure>
     where
         F: Fn(Client) -> Fut,
@@ -126,59 +137,71 @@ impl Etcd {
         let mut tries = 0;
         loop {
             tries += 1;
-            let (generation, result) = match self.client().await {
-                Ok((generation, client)) => {
-                    let result = match timeout(deadline, operation(client.clone())).await {
-                        Ok(result) => result.map_err(Failure::from),
-                        Err(_) => Err(Failure::timed_out(deadline)),
-                    };
-                    if let Err(failure) = &result
-                        && failure.may_be_the_token()
-                        && !refreshed
-                    {
-                        refreshed = true;
-                        if bounded_refresh(&client, self.request_timeout()).await.is_ok() {
-                            continue;
-                        }
-                    }
-                    (generation, result)
-                }
-                Err((generation, failure)) => (generation, Err(failure)),
-            };
-            let failure = match result {
+            let turn = self.turn();
+            let attempt = async { operation(self.client().await?).await.map_err(Failure::from) };
+            let failure = match self.within(deadline, &turn, attempt).await {
                 Ok(value) => return Ok(value),
-                Err(failure) => failure.while_doing(doing, self.member()),
+                Err(failure) => failure.while_doing(doing, &turn.member),
             };
-            if !failure.blames_the_client() {
-                return Err(failure);
+            if failure.may_be_the_token() && !refreshed {
+                refreshed = true;
+                if self.within(deadline, &turn, self.refresh(turn.tokens)).await.is_ok() {
+                    continue;
+                }
             }
-            self.give_up(generation);
-            if failure.class != Class::Transient || tries >= self.tries() {
+            if failure.class == Class::Token {
+                // A client that was made before authentication was turned on has nobody to fetch a token for.
+                self.give_up(turn.generation);
+            }
+            if !failure.elsewhere || tries >= self.tries() {
                 return Err(failure);
             }
         }
     }
 
+    /// Bounds an attempt, and gives its member up where another might fare better.
+    async fn within<T>(
+        &self,
+        deadline: Duration,
+        turn: &Turn,
+        attempt: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        let result = match timeout(deadline, attempt).await {
+            Ok(result) => result,
+            Err(_) => Err(Failure::timed_out(deadline)),
+        };
+        if let Err(failure) = &result
+            && failure.elsewhere
+        {
+            self.give_up(turn.generation);
+        }
+        result
+    }
+
     /// The client in use, or a new one for the member whose turn it is.
-    async fn client(&self) -> Result<(u64, Client), (u64, Failure)> {
+    async fn client(&self) -> Result<Client, Failure> {
         let options = match &self.shared.source {
-            Source::Client(client) => return Ok((0, Client::clone(client))),
+            Source::Client(client) => return Ok(Client::clone(client)),
             Source::Options(options) => options,
         };
+        if let Some(client) = &self.state().client {
+            return Ok(client.clone());
+        }
+        let _making = self.shared.making.lock().await;
         let (generation, member) = {
             let state = self.state();
             match &state.client {
-                Some(client) => return Ok((state.generation, client.clone())),
+                Some(client) => return Ok(client.clone()),
                 None => (state.generation, state.member),
             }
         };
         // Boxed: connecting is rare and its future large, and every call holds the place for it.
-        let client = Box::pin(options.connect(member)).await.map_err(|failure| (generation, failure))?;
+        let client = Box::pin(options.connect(member)).await.map_err(Failure::of_the_connection)?;
         let mut state = self.state();
         if state.generation == generation {
             state.client = Some(client.clone());
         }
-        Ok((generation, client))
+        Ok(client)
     }
 
     /// The client of that generation failed: the next call goes to the next member.
@@ -195,24 +218,25 @@ impl Etcd {
 
     /// Fetches a new token for the client in use.
     pub(crate) async fn refresh_token(&self) -> Result<(), Failure> {
-        let doing = "refreshing the token";
-        let (generation, client) =
-            self.client().await.map_err(|(_, failure)| failure.while_doing(doing, self.member()))?;
-        bounded_refresh(&client, self.request_timeout()).await.map_err(|failure| {
-            self.give_up(generation);
-            failure.while_doing(doing, self.member())
-        })
+        let turn = self.turn();
+        let refreshed = self.within(self.request_timeout(), &turn, self.refresh(turn.tokens)).await;
+        refreshed.map_err(|failure| failure.while_doing("refreshing the token", &turn.member))
+    }
+
+    /// Fetches a new token, unless someone has since the caller counted `tokens`.
+    async fn refresh(&self, tokens: u64) -> Result<(), Failure> {
+        let client = self.client().await?;
+        let _making = self.shared.making.lock().await;
+        if self.state().tokens != tokens {
+            return Ok(());
+        }
+        client.refresh_token().await.map_err(|error| Failure::of_the_connection(error.into()))?;
+        self.state().tokens += 1;
+        Ok(())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         // Nothing panics while it is held, and every state of it is whole.
         self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-async fn bounded_refresh(client: &Client, deadline: Duration) -> Result<(), Failure> {
-    match timeout(deadline, client.refresh_token()).await {
-        Ok(result) => result.map_err(Failure::from),
-        Err(_) => Err(Failure::timed_out(deadline)),
     }
 }

@@ -4,7 +4,6 @@ use std::fmt;
 use std::time::Duration;
 
 use etcd_client::{Client, ConnectOptions};
-use tokio::time::timeout;
 
 use super::failure::{Class, Failure};
 use crate::error::Error;
@@ -14,6 +13,8 @@ pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Every wait is bounded, whatever is asked.
+const LONGEST: Duration = Duration::from_secs(3600);
 /// etcd ends connections that are pinged more often than every 5 s.
 const KEEP_ALIVE_LEAST: Duration = Duration::from_secs(6);
 const ETCD_PORT: u16 = 2379;
@@ -36,7 +37,8 @@ pub struct EtcdOptions {
 
 impl EtcdOptions {
     /// The members' endpoints, such as `http://10.0.0.1:2379`, `https://etcd.local:2379` or `10.0.0.1` (2379 is the
-    /// default port). They are checked where the options are used.
+    /// default port, and http the default scheme, https where TLS settings are given). They are checked where the
+    /// options are used.
     pub fn new<E: Into<String>>(endpoints: impl IntoIterator<Item = E>) -> Self {
         Self {
             endpoints: endpoints.into_iter().map(Into::into).collect(),
@@ -64,6 +66,13 @@ impl EtcdOptions {
         self
     }
 
+    /// The same members in an order of their own, so that a fleet spreads over them, and over those that are left when one
+    /// dies.
+    pub(super) fn shuffled(mut self) -> Self {
+        fastrand::shuffle(&mut self.endpoints);
+        self
+    }
+
     /// How long connecting to one member may take before the next is tried; 2 s by default: a live member answers in
     /// milliseconds, and nothing but this bounds a member whose packets are dropped.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
@@ -71,7 +80,9 @@ impl EtcdOptions {
         self
     }
 
-    /// How long one request may take before the next member is tried; 5 s by default: longer than an election.
+    /// How long one request may take, connecting included, before the next member is tried; 5 s by default: longer than an
+    /// election. A page of a list may take three times as long; what a registrar asks takes no longer than a sixth of its
+    /// lease's life.
     pub fn request_timeout(mut self, timeout: Duration) -> Self {
         self.request_timeout = timeout;
         self
@@ -109,10 +120,15 @@ impl EtcdOptions {
         for (what, timeout) in [
             ("connect timeout", self.connect_timeout),
             ("request timeout", self.request_timeout),
+            ("keep-alive interval", self.keep_alive.0),
             ("keep-alive timeout", self.keep_alive.1),
         ] {
+            let refuse = |reason| Err(Error::invalid(what, format!("{timeout:?}"), reason));
             if timeout.is_zero() {
-                return Err(Error::invalid(what, "0", "nothing can be done in no time"));
+                return refuse("nothing can be done in no time");
+            }
+            if timeout > LONGEST {
+                return refuse("a member that hangs would never be left: an hour is the most");
             }
         }
         Ok(())
@@ -161,16 +177,14 @@ impl EtcdOptions {
         if let Some((name, password)) = user {
             options = options.with_user(name, password);
         }
-        #[cfg(feature = "_tls")]
-        if let Some(tls) = &self.tls {
-            options = options.with_tls(tls.clone());
-        }
-        let deadline = self.connect_timeout + self.request_timeout;
         let url = self.url(&self.endpoints[member]).map_err(|reason| Failure::new(Class::Permanent, reason))?;
-        match timeout(deadline, Client::connect([url], Some(options))).await {
-            Ok(result) => result.map_err(Failure::from),
-            Err(_) => Err(Failure::timed_out(deadline)),
+        #[cfg(feature = "_tls")]
+        if url.starts_with("https") {
+            let tls = self.tls.clone().unwrap_or_else(|| tonic::transport::ClientTlsConfig::new().with_enabled_roots());
+            options = options.with_tls(tls.timeout(self.connect_timeout));
         }
+        // With a user it authenticates, which the caller's deadline bounds.
+        Client::connect([url], Some(options)).await.map_err(Failure::from)
     }
 }
 

@@ -6,12 +6,12 @@ use etcd_client::{ResponseHeader, WatchOptions, WatchRequestSender, WatchRespons
 use tokio::time::timeout;
 
 use super::failure::{Class, Failure};
-use super::{Etcd, MAX_MESSAGE};
+use super::{Etcd, MAX_MESSAGE, Turn};
 
 /// A watch of one range. Dropping it ends it at etcd.
 pub(crate) struct Watch {
     etcd: Etcd,
-    generation: u64,
+    turn: Turn,
     requests: WatchRequestSender,
     responses: WatchResponseStream,
     deadline: Duration,
@@ -52,27 +52,18 @@ impl Etcd {
     pub(crate) async fn watch(&self, start: &[u8], end: &[u8], from: i64) -> Result<Watch, Failure> {
         let doing = format!("watching {}", String::from_utf8_lossy(start));
         let deadline = self.request_timeout();
-        let (generation, client) = self.client().await.map_err(|(generation, failure)| {
-            self.give_up(generation);
-            failure.while_doing(&doing, self.member())
-        })?;
+        let turn = self.turn();
         let options = WatchOptions::new().with_range(end).with_start_revision(from).with_progress_notify();
-        let mut watcher = client.watch_client().max_decoding_message_size(MAX_MESSAGE);
-        let opened = match timeout(deadline, watcher.watch(start, Some(options))).await {
-            Ok(result) => result.map_err(Failure::from),
-            Err(_) => Err(Failure::timed_out(deadline)),
+        let open = async {
+            let mut watcher = self.client().await?.watch_client().max_decoding_message_size(MAX_MESSAGE);
+            watcher.watch(start, Some(options)).await.map_err(Failure::from)
         };
-        match opened {
+        match self.within(deadline, &turn, open).await {
             Ok(stream) => {
                 let (requests, responses) = stream.split();
-                Ok(Watch { etcd: self.clone(), generation, requests, responses, deadline })
+                Ok(Watch { etcd: self.clone(), turn, requests, responses, deadline })
             }
-            Err(failure) => {
-                if failure.blames_the_client() {
-                    self.give_up(generation);
-                }
-                Err(failure.while_doing(&doing, self.member()))
-            }
+            Err(failure) => Err(failure.while_doing(&doing, &turn.member)),
         }
     }
 }
@@ -93,7 +84,7 @@ impl Watch {
             let reason = format!("compacted up to {}", response.compact_revision());
             Message::Canceled(self.named(Failure::new(Class::Revision, reason)))
         } else if response.canceled() {
-            Message::Canceled(self.named(Failure::from_reason(response.cancel_reason())))
+            Message::Canceled(self.broken(Failure::from_reason(response.cancel_reason())))
         } else if response.created() {
             Message::Created { revision }
         } else if response.events().is_empty() {
@@ -123,13 +114,13 @@ impl Watch {
 
     fn broken(&self, failure: Failure) -> Failure {
         let failure = self.named(failure);
-        if failure.blames_the_client() {
-            self.etcd.give_up(self.generation);
+        if failure.elsewhere {
+            self.etcd.give_up(self.turn.generation);
         }
         failure
     }
 
     fn named(&self, failure: Failure) -> Failure {
-        failure.while_doing("watching", self.etcd.member())
+        failure.while_doing("watching", &self.turn.member)
     }
 }

@@ -1,7 +1,8 @@
 //! The lease machine: keeps records in etcd under one lease for as long as they are wanted. PURE.
 //!
-//! Two doors: [`Machine::action`] says what to do next, [`Machine::on`] takes what came of it. The clock is an argument:
-//! the time since any fixed start, the same for every call.
+//! [`Machine::renewal`] and [`Machine::action`] say what to do next, with one hand each, so that no other request makes a
+//! renewal late; [`Machine::on`] takes what came of it. The clock is an argument: the time since any fixed start, the same
+//! for every call.
 //!
 //! ```text
 //!   no lease ──wanted──▶ Granting ──▶ Held ── renewed every third of its life, records put, leaving ones deleted
@@ -27,9 +28,6 @@ pub(crate) enum Action {
         id: i64,
         seconds: i64,
     },
-    Renew {
-        id: i64,
-    },
     Put {
         of: Id,
         record: Arc<Record>,
@@ -50,6 +48,14 @@ pub(crate) enum Action {
     },
 }
 
+/// What the lease needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Renewal {
+    None,
+    At(Duration),
+    Now { id: i64 },
+}
+
 /// What happened.
 #[derive(Clone, Debug)]
 pub(crate) enum Input {
@@ -68,13 +74,20 @@ pub(crate) enum Input {
         seconds: Option<i64>,
     },
     Renewed {
+        id: i64,
         asked: Duration,
         seconds: i64,
     },
+    RenewalFailed {
+        id: i64,
+        trouble: Trouble,
+    },
     /// The put, delete or revocation was done.
     Done,
-    /// The last action failed.
+    /// The action failed.
     Failed(Trouble),
+    /// The action was broken off: nobody knows whether it was done.
+    BrokenOff,
 }
 
 /// What kind of failure, as far as it decides what to do next.
@@ -159,11 +172,20 @@ impl Machine {
         }
     }
 
-    /// How long a request may take: a third of the lease's life, so that two may fail before it ends.
-    pub(crate) fn patience(&self) -> Duration {
+    /// How long a request may take while a lease is held: a sixth of its life. A renewal is due after a third, so that
+    /// several may fail before the lease ends.
+    pub(crate) fn patience(&self) -> Option<Duration> {
         match self.lease {
-            Lease::Held { life, .. } => life / 3,
-            _ => seconds(self.seconds) / 3,
+            Lease::Held { life, .. } => Some(life / 6),
+            _ => None,
+        }
+    }
+
+    /// When a lease whose renewal is late ends, by our clock: how its registrations stand changes then.
+    pub(crate) fn ends(&self, now: Duration) -> Option<Duration> {
+        match self.lease {
+            Lease::Held { ends, late: true, .. } if now < ends => Some(ends),
+            _ => None,
         }
     }
 
@@ -190,60 +212,74 @@ impl Machine {
         }
     }
 
-    pub(crate) fn action(&mut self, now: Duration) -> Action {
-        let wanted = self.registrations.values().any(|registration| !registration.leaving);
-        let mut wake = None;
-        if let Lease::Held { id, renew_at, .. } = self.lease
-            && wanted
-        {
-            if now >= renew_at {
-                return Action::Renew { id };
-            }
-            wake = Some(renew_at);
+    /// What the lease needs. Not asked while a renewal is on its way.
+    pub(crate) fn renewal(&self, now: Duration) -> Renewal {
+        match self.lease {
+            Lease::Held { id, renew_at, .. } if self.is_wanted() && now >= renew_at => Renewal::Now { id },
+            Lease::Held { renew_at, .. } if self.is_wanted() => Renewal::At(renew_at),
+            _ => Renewal::None,
         }
+    }
+
+    /// What else there is to do. Not asked while an action is on its way.
+    pub(crate) fn action(&mut self, now: Duration) -> Action {
         if now < self.blocked {
-            return Action::Wait { until: Some(wake.map_or(self.blocked, |wake| wake.min(self.blocked))) };
+            return Action::Wait { until: Some(self.blocked) };
         }
         match self.lease {
-            Lease::None if wanted => {
+            Lease::None if self.is_wanted() => {
                 let id = (self.backoff.random() >> 1).max(1).cast_signed();
                 self.lease = Lease::Granting { id };
                 Action::Grant { id, seconds: self.seconds }
             }
-            Lease::Granting { id } if wanted => Action::Grant { id, seconds: self.seconds },
-            Lease::Held { id, .. } if !wanted => Action::Revoke { id },
-            Lease::Held { id, .. } => self.work(now, id, wake),
+            Lease::Granting { id } if self.is_wanted() => Action::Grant { id, seconds: self.seconds },
+            Lease::Held { id, .. } if !self.is_wanted() => Action::Revoke { id },
+            Lease::Held { id, .. } => self.work(now, id),
             Lease::None | Lease::Granting { .. } => Action::Wait { until: None },
         }
     }
 
-    /// The first record that is not where it should be.
-    fn work(&self, now: Duration, lease: i64, mut wake: Option<Duration>) -> Action {
-        for (&of, registration) in &self.registrations {
-            let Some(record) = registration.misplaced() else { continue };
-            if now < registration.blocked {
-                wake = Some(wake.map_or(registration.blocked, |wake| wake.min(registration.blocked)));
-                continue;
+    /// Whether there is better to do than this action, now that registrations are leaving.
+    pub(crate) fn outweighs(&self, action: &Action) -> bool {
+        let leaving = self.registrations.values().any(|registration| registration.leaving && !registration.is_closed());
+        leaving && !matches!(action, Action::Delete { .. } | Action::Revoke { .. })
+    }
+
+    fn is_wanted(&self) -> bool {
+        self.registrations.values().any(|registration| !registration.leaving)
+    }
+
+    /// The first record that is not where it should be; what leaves goes first.
+    fn work(&self, now: Duration, lease: i64) -> Action {
+        let mut wake: Option<Duration> = None;
+        for leaving in [true, false] {
+            for (&of, registration) in self.registrations.iter().filter(|(_, r)| r.leaving == leaving) {
+                let Some(record) = registration.misplaced() else { continue };
+                if now < registration.blocked {
+                    wake = Some(wake.map_or(registration.blocked, |wake| wake.min(registration.blocked)));
+                    continue;
+                }
+                let record = record.clone();
+                if leaving {
+                    return Action::Delete { of, record, lease };
+                }
+                return Action::Put { of, record, lease };
             }
-            let record = record.clone();
-            if registration.leaving {
-                return Action::Delete { of, record, lease };
-            }
-            return Action::Put { of, record, lease };
         }
         Action::Wait { until: wake }
     }
 
-    /// Takes what happened after `action`.
+    /// Takes what happened; `action` is what it happened to.
     pub(crate) fn on(&mut self, now: Duration, action: &Action, input: Input) {
         match input {
             Input::Wanted { id, records } => self.wanted(id, records),
             Input::Leaving { id } => self.leaving(id),
             Input::Granted { asked, seconds } => self.granted(asked, seconds),
-            Input::Renewed { asked, seconds } => self.renewed(asked, seconds),
+            Input::Renewed { id, asked, seconds } => self.renewed(id, asked, seconds),
+            Input::RenewalFailed { id, trouble } => self.renewal_failed(now, id, trouble),
             Input::Done => self.done(action),
-            Input::Failed(Trouble::LeaseGone) => self.lease_gone(),
             Input::Failed(trouble) => self.failed(now, action, trouble),
+            Input::BrokenOff => self.tried(action),
         }
     }
 
@@ -266,7 +302,7 @@ impl Machine {
     }
 
     fn leaving(&mut self, id: Id) {
-        let held = matches!(self.lease, Lease::Held { .. });
+        let held = self.lease().is_some();
         if let Some(registration) = self.registrations.get_mut(&id) {
             registration.leaving = true;
             registration.blocked = Duration::ZERO;
@@ -281,48 +317,68 @@ impl Machine {
         if let Lease::Granting { id } = self.lease {
             let life = seconds(granted.unwrap_or(self.seconds));
             // A lease that was there already is renewed at once: only that tells its life.
-            let renew_at = if granted.is_some() { self.renewal(asked, life) } else { asked };
-            self.lease = Lease::Held { id, life, renew_at, ends: asked + life, late: false };
-            self.backoff.reset();
-        }
-    }
-
-    fn renewed(&mut self, asked: Duration, granted: i64) {
-        if let Lease::Held { id, .. } = self.lease {
-            let life = seconds(granted);
-            let renew_at = self.renewal(asked, life);
+            let renew_at = if granted.is_some() { self.next_renewal(asked, life) } else { asked };
             self.lease = Lease::Held { id, life, renew_at, ends: asked + life, late: false };
             self.renewals.reset();
         }
     }
 
+    fn renewed(&mut self, renewed: i64, asked: Duration, granted: i64) {
+        if self.lease() == Some(renewed) {
+            let life = seconds(granted);
+            let renew_at = self.next_renewal(asked, life);
+            self.lease = Lease::Held { id: renewed, life, renew_at, ends: asked + life, late: false };
+            self.renewals.reset();
+        }
+    }
+
     /// A third of the life later, a little earlier by chance, so that a fleet does not renew in step.
-    fn renewal(&mut self, asked: Duration, life: Duration) -> Duration {
-        asked + self.renewals.between(life * 3 / 10, life / 3)
+    fn next_renewal(&mut self, asked: Duration, life: Duration) -> Duration {
+        asked + self.renewals.between(life / 10 * 3, life / 3)
+    }
+
+    fn renewal_failed(&mut self, now: Duration, failed: i64, trouble: Trouble) {
+        if trouble == Trouble::LeaseGone {
+            return self.lease_gone(failed);
+        }
+        let wait = self.renewals.fail(now, trouble == Trouble::Permanent);
+        if let Lease::Held { id, life, renew_at, late, .. } = &mut self.lease
+            && *id == failed
+        {
+            // However slow, often enough that a short lease is not lost to the waiting.
+            (*renew_at, *late) = (now + wait.min(*life / 6), true);
+        }
     }
 
     fn done(&mut self, action: &Action) {
-        self.backoff.reset();
         match action {
-            Action::Put { of, record, .. } => {
-                if let Some(registration) = self.registrations.get_mut(of) {
+            Action::Put { of, record, lease } => {
+                // Under a lease that went in the meantime it is gone again.
+                if self.lease() == Some(*lease)
+                    && let Some(registration) = self.registrations.get_mut(of)
+                {
+                    self.backoff.reset();
                     registration.set(record, Place::In);
                     registration.was_registered |= registration.is_in();
                     registration.backoff.reset();
                 }
             }
             Action::Delete { of, record, .. } => {
+                self.backoff.reset();
                 if let Some(registration) = self.registrations.get_mut(of) {
                     registration.records.retain(|(known, _)| known.key != record.key);
                 }
             }
-            Action::Revoke { .. } => self.lease_gone(),
-            _ => {}
+            Action::Revoke { id } => self.lease_gone(*id),
+            Action::Grant { .. } | Action::Wait { .. } => {}
         }
     }
 
     /// With the lease every record under it is gone: those that are leaving have left.
-    fn lease_gone(&mut self) {
+    fn lease_gone(&mut self, gone: i64) {
+        if self.lease() != Some(gone) {
+            return;
+        }
         self.lease = Lease::None;
         for registration in self.registrations.values_mut() {
             if registration.leaving {
@@ -335,44 +391,38 @@ impl Machine {
     }
 
     fn failed(&mut self, now: Duration, action: &Action, trouble: Trouble) {
+        self.tried(action);
         let permanent = trouble == Trouble::Permanent;
         match action {
-            Action::Renew { .. } => {
-                let wait = self.renewals.fail(now, permanent);
-                if let Lease::Held { renew_at, late, .. } = &mut self.lease {
-                    (*renew_at, *late) = (now + wait, true);
+            // Granted anew at once the first time, and not again and again at an etcd that forgets what it grants.
+            Action::Put { lease, .. } | Action::Delete { lease, .. } if trouble == Trouble::LeaseGone => {
+                self.lease_gone(*lease);
+            }
+            Action::Put { of, .. } | Action::Delete { of, .. } if permanent => {
+                if let Some(registration) = self.registrations.get_mut(of) {
+                    registration.blocked = now + registration.backoff.fail(now, true);
                 }
                 return;
             }
-            Action::Put { of, record, .. } => {
-                if let Some(registration) = self.registrations.get_mut(of) {
-                    registration.set(record, Place::Tried);
-                    if permanent {
-                        registration.blocked = now + registration.backoff.fail(now, true);
-                        return;
-                    }
-                }
-            }
-            Action::Delete { of, .. } => {
-                if let Some(registration) = self.registrations.get_mut(of)
-                    && permanent
-                {
-                    registration.blocked = now + registration.backoff.fail(now, true);
-                    return;
-                }
-            }
-            Action::Revoke { .. } => {
-                // Nobody renews it any more: after its life it is gone by itself.
-                if let Lease::Held { ends, .. } = self.lease
-                    && now >= ends
-                {
-                    self.lease_gone();
-                    return;
-                }
-            }
-            Action::Grant { .. } | Action::Wait { .. } => {}
+            // Nobody renews it any more: after its life it is gone by itself.
+            Action::Revoke { id } if self.has_ended(now) => return self.lease_gone(*id),
+            _ => {}
         }
         self.blocked = now + self.backoff.fail(now, permanent);
+    }
+
+    fn has_ended(&self, now: Duration) -> bool {
+        matches!(self.lease, Lease::Held { ends, .. } if now >= ends)
+    }
+
+    /// A put whose outcome nobody knows.
+    fn tried(&mut self, action: &Action) {
+        if let Action::Put { of, record, lease } = action
+            && self.lease() == Some(*lease)
+            && let Some(registration) = self.registrations.get_mut(of)
+        {
+            registration.set(record, Place::Tried);
+        }
     }
 }
 
@@ -390,6 +440,7 @@ impl Registration {
         self.records.iter().find(misplaced).map(|(record, _)| record)
     }
 
+    /// Keys are unique within a registration: the registrar refuses others.
     fn set(&mut self, record: &Arc<Record>, place: Place) {
         if let Some(known) = self.records.iter_mut().find(|(known, _)| known.key == record.key) {
             known.1 = place;
@@ -397,8 +448,9 @@ impl Registration {
     }
 }
 
+/// A life as etcd may grant it: 9 000 000 000 s at most.
 fn seconds(seconds: i64) -> Duration {
-    Duration::from_secs(seconds.max(1) as u64)
+    Duration::from_secs(seconds.clamp(1, 9_000_000_000).cast_unsigned())
 }
 
 #[cfg(test)]

@@ -32,18 +32,21 @@ impl Etcd {
         self.keys.retain(|_, (_, lease)| *lease != id);
     }
 
+    fn renew(&mut self, now: Duration, id: i64) -> Input {
+        match self.leases.get_mut(&id) {
+            Some(ends) => {
+                *ends = now + secs(TTL.cast_unsigned());
+                Input::Renewed { id, asked: now, seconds: TTL }
+            }
+            None => Input::RenewalFailed { id, trouble: Trouble::LeaseGone },
+        }
+    }
+
     fn serve(&mut self, now: Duration, action: &Action) -> Input {
         match action {
             Action::Grant { id, seconds } => match self.leases.insert(*id, now + secs(*seconds as u64)) {
                 Some(_) => Input::Granted { asked: now, seconds: None },
                 None => Input::Granted { asked: now, seconds: Some(*seconds) },
-            },
-            Action::Renew { id } => match self.leases.get_mut(id) {
-                Some(ends) => {
-                    *ends = now + secs(TTL as u64);
-                    Input::Renewed { asked: now, seconds: TTL }
-                }
-                None => Input::Failed(Trouble::LeaseGone),
             },
             Action::Put { record, lease, .. } if self.leases.contains_key(lease) => {
                 self.keys.insert(record.key.clone(), (record.value.clone(), *lease));
@@ -114,9 +117,17 @@ impl World {
     fn work(&mut self, fate: Option<&Fate>) {
         self.now += Duration::from_millis(1);
         self.etcd.expire(self.now);
+        if let Renewal::Now { id } = self.machine.renewal(self.now) {
+            return self.renew(id, fate);
+        }
         let action = self.machine.action(self.now);
         if let Action::Wait { until } = action {
-            self.now = self.now.max(until.unwrap_or(self.now).min(self.now + secs(1)));
+            let renewal = match self.machine.renewal(self.now) {
+                Renewal::At(at) => Some(at),
+                _ => None,
+            };
+            let next = [until, renewal].into_iter().flatten().min().unwrap_or(self.now);
+            self.now = self.now.max(next.min(self.now + secs(1)));
             return;
         }
         if let Action::Grant { id, .. } = action {
@@ -133,6 +144,18 @@ impl World {
             _ => self.etcd.serve(self.now, &action),
         };
         self.machine.on(self.now, &action, input);
+    }
+
+    fn renew(&mut self, id: i64, fate: Option<&Fate>) {
+        let input = match fate {
+            Some(Fate::Fail(trouble)) => Input::RenewalFailed { id, trouble: *trouble },
+            Some(Fate::LoseAnswer) => {
+                self.etcd.renew(self.now, id);
+                Input::RenewalFailed { id, trouble: Trouble::Transient }
+            }
+            _ => self.etcd.renew(self.now, id),
+        };
+        self.tell(input);
     }
 
     fn suffer(&mut self, fate: &Fate) {
@@ -169,7 +192,7 @@ impl World {
 
     fn settle(&mut self) {
         // A lease that ended without our knowledge is found out at its next renewal.
-        let end = self.now + secs(TTL as u64);
+        let end = self.now + secs(TTL.cast_unsigned());
         while !self.is_right() {
             assert!(self.now < end, "not right in time: {:?}\n{:?}", self.machine, self.etcd);
             self.work(None);
@@ -196,6 +219,36 @@ proptest! {
     }
 
     #[test]
+    fn two_renewals_may_fail_in_a_row_each_after_all_its_time(
+        seed: u64, fates in proptest::collection::vec((any::<bool>(), 0u32..=100), 50..200),
+    ) {
+        let mut world = registered();
+        world.machine.renewals = Backoff::new(seed);
+        let lease = world.machine.lease();
+        let mut failed = 0;
+        for (fails, slowness) in fates {
+            if let Renewal::At(at) = world.machine.renewal(world.now) {
+                world.now = at;
+            }
+            let Renewal::Now { id } = world.machine.renewal(world.now) else { panic!("it is due") };
+            world.etcd.expire(world.now);
+            let patience = world.machine.patience().unwrap();
+            if fails && failed < 2 {
+                failed += 1;
+                world.now += patience;
+                world.tell(Input::RenewalFailed { id, trouble: Trouble::Transient });
+            } else {
+                failed = 0;
+                let answer = world.etcd.renew(world.now, id);
+                world.now += patience * slowness / 100;
+                world.tell(answer);
+            }
+            prop_assert_eq!(world.machine.lease(), lease);
+            prop_assert_eq!(world.etcd.leases.len(), 1);
+        }
+    }
+
+    #[test]
     fn a_healthy_etcd_never_loses_the_lease(seed: u64, minutes in 1u64..20) {
         let mut world = World::new(seed);
         world.suffer(&Fate::Want(1, 1));
@@ -218,11 +271,10 @@ fn registered() -> World {
 
 #[test]
 fn renews_every_third_of_the_life() {
-    let mut world = registered();
-    let Action::Wait { until: Some(until) } = world.machine.action(world.now) else { panic!() };
-    assert!(until <= world.now + secs(5));
-    world.now = until;
-    assert!(matches!(world.machine.action(world.now), Action::Renew { .. }));
+    let world = registered();
+    let Renewal::At(at) = world.machine.renewal(world.now) else { panic!() };
+    assert!(at <= world.now + secs(5));
+    assert!(matches!(world.machine.renewal(at), Renewal::Now { .. }));
 }
 
 #[test]
@@ -230,14 +282,14 @@ fn tells_late_from_lost_and_keeps_the_lease_through_both() {
     let mut world = registered();
     let lease = world.machine.lease();
     world.now += secs(5);
-    let action = world.machine.action(world.now);
-    world.machine.on(world.now, &action, Input::Failed(Trouble::Transient));
+    let Renewal::Now { id } = world.machine.renewal(world.now) else { panic!() };
+    world.tell(Input::RenewalFailed { id, trouble: Trouble::Transient });
     assert_eq!(world.machine.standing(world.now, 1), Standing::Renewing);
     world.now += secs(11);
     assert_eq!(world.machine.standing(world.now, 1), Standing::Lost);
-    let Action::Renew { id } = world.machine.action(world.now) else { panic!("renews what etcd may still hold") };
+    let Renewal::Now { id } = world.machine.renewal(world.now) else { panic!("renews what etcd may still hold") };
     assert_eq!(Some(id), lease);
-    world.machine.on(world.now, &Action::Renew { id }, Input::Renewed { asked: world.now, seconds: TTL });
+    world.tell(Input::Renewed { id, asked: world.now, seconds: TTL });
     assert_eq!(world.machine.standing(world.now, 1), Standing::Registered);
 }
 
@@ -273,7 +325,7 @@ fn one_of_several_leaves_by_delete_and_the_last_by_revocation() {
 fn a_revocation_that_cannot_be_done_is_over_when_the_lease_ends() {
     let mut world = registered();
     world.suffer(&Fate::Leave(1));
-    let end = world.now + secs(TTL as u64 + 6);
+    let end = world.now + secs(TTL.cast_unsigned() + 6);
     while !world.machine.is_idle() {
         assert!(world.now < end);
         world.work(Some(&Fate::Fail(Trouble::Transient)));

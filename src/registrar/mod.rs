@@ -1,6 +1,7 @@
 //! The registrar: puts instances into etcd under a lease, and keeps them there for as long as they live.
 
 mod lease;
+mod registration;
 mod task;
 
 use std::collections::BTreeMap;
@@ -11,24 +12,21 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
-use tokio::time::timeout;
 use tracing::Instrument;
 
 use self::lease::Id;
+pub use self::registration::{Registration, RegistrationState};
 use self::task::Task;
 use crate::codec::{Codec, Detect, Record};
 use crate::error::Error;
-use crate::etcd::{Etcd, EtcdOptions};
+use crate::etcd::{Client as EtcdClient, Etcd, EtcdOptions};
 use crate::instance::Instance;
 use crate::target::Target;
 
-/// Lives of leases, unless said otherwise: renewed every 5 s, so that two renewals may fail and an election of some
-/// seconds may pass before anything is lost, and a server that is killed is gone after 15 s at the latest.
+/// Lives of leases, unless said otherwise: the reason stands at [`RegistrarBuilder::ttl`].
 const TTL: Duration = Duration::from_secs(15);
 /// etcd's own bound.
 const MAX_TTL: Duration = Duration::from_secs(9_000_000_000);
-/// How long [`Registration::deregister`] waits.
-const DEREGISTER: Duration = Duration::from_secs(5);
 /// etcd takes requests of 1.5 MiB; the rest is the request's own.
 const MAX_RECORD: usize = 1536 * 1024 - 512;
 
@@ -88,7 +86,7 @@ impl Registrar {
 
     /// A registrar over a client of your own, whose options are then yours; requests to a dead one of several endpoints
     /// are tried up to five times.
-    pub fn new(client: etcd_client::Client) -> Self {
+    pub fn new(client: EtcdClient) -> Self {
         Self::over(Etcd::from_client(client), Arc::new(Detect), TTL.as_secs().cast_signed())
     }
 
@@ -105,6 +103,8 @@ impl Registrar {
     /// Registers an instance of a service, and keeps it registered until its handle is deregistered or dropped. Whatever
     /// stands at its keys is overwritten.
     ///
+    /// Needs a runtime with its timer enabled, and works on it for as long as anything is registered.
+    ///
     /// # Errors
     /// When the target or the instance is refused: unspecified addresses (`0.0.0.0`, `[::]`), records larger than
     /// etcd takes, keys that this registrar has registered already. Never because etcd is away.
@@ -118,10 +118,10 @@ impl Registrar {
         self.shared.etcd.check_hosts(&target)?;
         let records = self.records(&target, &instance)?;
         let runtime = Handle::try_current().map_err(|_| Error::no_runtime("registering"))?;
-        let (show, seen) = watch::channel(RegistrationState::Registering);
+        let (show, seen) = watch::channel(RegistrationState::Registering { why: None });
         let wanted = Wanted { target: target.clone(), records, leaving: false, show };
         let id = Shared::want(&self.shared, wanted, &runtime)?;
-        Ok(Registration { shared: self.shared.clone(), id, target, instance, seen })
+        Ok(Registration::new(self.shared.clone(), id, target, instance, seen))
     }
 
     fn records(&self, target: &Target, instance: &Instance) -> Result<Vec<Arc<Record>>, Error> {
@@ -129,9 +129,17 @@ impl Registrar {
             let reason = "nobody can call every interface: register the address that clients reach";
             return Err(Error::invalid("address", address.to_string(), reason));
         }
-        let records = self.shared.codec.encode(target, instance)?;
-        for record in &records {
+        let shown = || instance.addresses()[0].to_string();
+        let records = self.shared.codec.encode(target, instance);
+        let records = records.map_err(|error| Error::invalid("instance", shown(), error.to_string()))?;
+        if records.is_empty() {
+            return Err(Error::invalid("instance", shown(), "the codec writes no record for it"));
+        }
+        for (place, record) in records.iter().enumerate() {
             let key = String::from_utf8_lossy(&record.key);
+            if records[..place].iter().any(|other| other.key == record.key) {
+                return Err(Error::invalid("instance", shown(), format!("the codec writes the key {key:?} twice")));
+            }
             if !target.owns(&record.key) {
                 let reason = format!("the codec wrote it outside of {:?}", target.prefix());
                 return Err(Error::invalid("key", key, reason));
@@ -197,13 +205,14 @@ impl RegistrarBuilder {
     }
 
     /// A builder over a client of your own: see [`Registrar::new`].
-    pub fn from_client(client: etcd_client::Client) -> Self {
+    pub fn from_client(client: EtcdClient) -> Self {
         Self::over(Ok(Etcd::from_client(client)))
     }
 
     /// How long the lease lives without a renewal, in whole seconds (rounded up); 15 s by default. It is renewed every
-    /// third of that: the default lets two renewals fail, and outlives an election, before anything is lost, and a
-    /// server that is killed is gone after 15 s at the latest. etcd may grant more than is asked; what it grants holds.
+    /// third of that, and each try may take a sixth: the default lets two renewals fail, and outlives an election, before
+    /// anything is lost, and a server that is killed is gone after 15 s at the latest. etcd may grant more than is
+    /// asked; what it grants holds. A machine that was suspended for longer is registered again within a third of it.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = ttl;
         self
@@ -232,129 +241,6 @@ impl RegistrarBuilder {
     }
 }
 
-/// How a registration stands.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum RegistrationState {
-    /// Never yet in etcd: it is being tried.
-    Registering,
-    /// In etcd.
-    Registered,
-    /// In etcd, and the last renewal of the lease failed: it is being tried again.
-    Renewing {
-        /// What went wrong.
-        why: Error,
-    },
-    /// No longer in etcd, or not renewed for as long as the lease lives: it is being registered again.
-    Lost {
-        /// What went wrong.
-        why: Error,
-    },
-    /// Deregistered.
-    Closed,
-}
-
-/// One registered instance. Dropping it deregisters in the background, as far as the runtime lets it; waiting for
-/// [`Registration::deregister`] is the sure way. Nothing that another has registered is ever touched.
-#[must_use = "dropping a registration deregisters"]
-pub struct Registration {
-    shared: Arc<Shared>,
-    id: Id,
-    target: Target,
-    instance: Instance,
-    seen: watch::Receiver<RegistrationState>,
-}
-
-impl Registration {
-    /// The service.
-    pub fn target(&self) -> &Target {
-        &self.target
-    }
-
-    /// What is registered.
-    pub fn instance(&self) -> &Instance {
-        &self.instance
-    }
-
-    /// How it stands now.
-    pub fn state(&self) -> RegistrationState {
-        self.seen.borrow().clone()
-    }
-
-    /// Whether it stands in etcd, as far as is known.
-    pub fn is_registered(&self) -> bool {
-        matches!(*self.seen.borrow(), RegistrationState::Registered | RegistrationState::Renewing { .. })
-    }
-
-    /// The lease that it stands under, if one is held; etcdctl shows it in hexadecimal.
-    pub fn lease_id(&self) -> Option<i64> {
-        self.shared.state().lease
-    }
-
-    /// Waits until it stands differently than when this was last called, and gives how. States that pass quickly may be
-    /// skipped; the latest never is.
-    ///
-    /// # Errors
-    /// When the registrar's runtime has ended.
-    ///
-    /// # Cancel safety
-    /// A call that is dropped loses nothing.
-    pub async fn changed(&mut self) -> Result<RegistrationState, Error> {
-        self.seen.changed().await.map_err(|_| Error::closed("the registration"))?;
-        Ok(self.seen.borrow_and_update().clone())
-    }
-
-    /// Waits until it stands in etcd.
-    ///
-    /// # Errors
-    /// When that takes longer than `within`. It goes on being tried all the same.
-    ///
-    /// # Cancel safety
-    /// Dropping it loses nothing.
-    pub async fn ready(&self, within: Duration) -> Result<(), Error> {
-        let registered = |state: &RegistrationState| matches!(state, RegistrationState::Registered);
-        self.wait_for(registered, within, "registering").await
-    }
-
-    /// Takes the instance out of etcd, and waits up to 5 s until that is done.
-    ///
-    /// One of several registrations leaves alone; with the last one of a registrar its lease is revoked.
-    ///
-    /// # Errors
-    /// When it takes longer, as when etcd is away. It goes on being tried until the lease has ended, which takes it out
-    /// at the latest.
-    ///
-    /// # Cancel safety
-    /// Once it was polled, dropping it only ends the waiting.
-    pub async fn deregister(self) -> Result<(), Error> {
-        self.shared.leave(self.id);
-        let closed = |state: &RegistrationState| matches!(state, RegistrationState::Closed);
-        self.wait_for(closed, DEREGISTER, "deregistering").await
-    }
-
-    async fn wait_for(
-        &self,
-        condition: impl FnMut(&RegistrationState) -> bool,
-        within: Duration,
-        doing: &str,
-    ) -> Result<(), Error> {
-        let mut seen = self.seen.clone();
-        match timeout(within, seen.wait_for(condition)).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(_)) => Err(Error::closed("the registration")),
-            Err(_) => {
-                Err(Error::timeout(format!("{doing} {}", self.target), within, self.shared.state().error.clone()))
-            }
-        }
-    }
-}
-
-impl Drop for Registration {
-    fn drop(&mut self) {
-        self.shared.leave(self.id);
-    }
-}
-
 impl fmt::Debug for Registrar {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Registrar").field("codec", &self.shared.codec).finish_non_exhaustive()
@@ -364,15 +250,5 @@ impl fmt::Debug for Registrar {
 impl fmt::Debug for RegistrarBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RegistrarBuilder").field("codec", &self.codec).field("ttl", &self.ttl).finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for Registration {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Registration")
-            .field("target", &self.target.to_string())
-            .field("instance", &self.instance)
-            .field("state", &self.state())
-            .finish_non_exhaustive()
     }
 }

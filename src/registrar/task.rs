@@ -1,28 +1,44 @@
-//! The task around the lease machine: action → await → input, for as long as anything is wanted.
+//! The task around the lease machine: what it says → await → what came of it, for as long as anything is wanted.
+//!
+//! It has two hands: the renewal of the lease in one, everything else in the other, so that a slow request never makes the
+//! renewal late.
 
 use std::collections::BTreeMap;
-use std::future::pending;
+use std::future::{Future, pending};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
-use super::lease::{Action, Id, Input, Machine, Standing, Trouble};
-use super::{RegistrationState, Shared};
+use super::Shared;
+use super::lease::{Action, Id, Input, Machine, Renewal, Standing, Trouble};
+use super::registration::RegistrationState;
 use crate::error::Error;
 use crate::etcd::{Class, Etcd, Failure, KeepAlive};
+
+/// What leaves is waited for: it is tried at a second member within the time that deregistering has.
+const LEAVING: Duration = Duration::from_secs(2);
 
 pub(super) struct Task {
     shared: Arc<Shared>,
     machine: Machine,
     stream: Option<KeepAlive>,
     epoch: Instant,
-    error: Option<Error>,
+    error: Option<(Class, Error)>,
     /// What the machine was told: whether each registration is leaving.
     told: BTreeMap<Id, bool>,
-    /// How each registration stood when it was last shown.
-    shown: BTreeMap<Id, Standing>,
+    /// How each registration stood when it was last shown, and for which error.
+    shown: BTreeMap<Id, (Standing, Option<Error>)>,
+    /// It ended because nothing is wanted: what is wanted since is another's.
+    rested: bool,
 }
+
+/// A request on its way.
+type Hand<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// What a renewal gives: the seconds until the lease ends, and the stream to renew it over the next time.
+type Renewed = (i64, Duration, Result<i64, Failure>, Option<KeepAlive>);
 
 impl Task {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
@@ -35,26 +51,58 @@ impl Task {
             error: None,
             told: BTreeMap::new(),
             shown: BTreeMap::new(),
+            rested: false,
         }
     }
 
     /// Goes on until nothing is wanted any more.
     pub(super) async fn run(mut self) {
+        let mut renewal: Option<Hand<Renewed>> = None;
+        let mut work: Option<(Action, Hand<Result<Input, Failure>>)> = None;
         loop {
             self.hear();
+            if let Some((action, _)) = &work
+                && self.machine.outweighs(action)
+            {
+                self.machine.on(self.now(), action, Input::BrokenOff);
+                work = None;
+            }
             self.show();
-            if self.machine.is_idle() && self.shared.rest() {
+            if work.is_none() && self.machine.is_idle() && self.shared.rest() {
+                self.rested = true;
                 return;
             }
-            let action = self.machine.action(self.now());
-            let input = match &action {
-                Action::Wait { until } => {
-                    self.wait(*until).await;
-                    continue;
+            let mut wake = self.machine.ends(self.now());
+            if renewal.is_none() {
+                match self.machine.renewal(self.now()) {
+                    Renewal::Now { id } => renewal = Some(self.renew(id)),
+                    Renewal::At(at) => wake = Some(earlier(wake, at)),
+                    Renewal::None => {}
                 }
-                action => self.act(action).await,
-            };
-            self.machine.on(self.now(), &action, input);
+            }
+            if work.is_none() {
+                match self.machine.action(self.now()) {
+                    Action::Wait { until: Some(until) } => wake = Some(earlier(wake, until)),
+                    Action::Wait { until: None } => {}
+                    action => {
+                        let request = self.request(&action);
+                        work = Some((action, request));
+                    }
+                }
+            }
+            tokio::select! {
+                () = self.shared.changed.notified() => {}
+                () = alarm(wake.map(|wake| self.epoch + wake)) => {}
+                renewed = hand(renewal.as_mut()) => {
+                    renewal = None;
+                    self.renewed(renewed);
+                }
+                done = hand(work.as_mut().map(|(_, request)| request)) => {
+                    if let Some((action, _)) = work.take() {
+                        self.done(&action, done);
+                    }
+                }
+            }
         }
     }
 
@@ -81,37 +129,38 @@ impl Task {
     fn show(&mut self) {
         let now = self.now();
         let lease = self.machine.lease();
+        let why = self.error.as_ref().map(|(_, error)| error.clone());
         let mut state = self.shared.state();
         state.lease = lease;
-        state.error.clone_from(&self.error);
+        state.error.clone_from(&why);
         for (id, wanted) in &state.wanted {
             let standing = self.machine.standing(now, *id);
-            if self.shown.insert(*id, standing) == Some(standing) {
+            let (before, told) = self.shown.get(id).map_or((None, None), |(s, e)| (Some(*s), e.as_ref()));
+            let same = match (told, &why) {
+                (Some(told), Some(why)) => told.is(why),
+                (told, why) => told.is_none() == why.is_none(),
+            };
+            // Where all is well, what went wrong before does not matter.
+            if before == Some(standing) && (same || matches!(standing, Standing::Registered | Standing::Closed)) {
                 continue;
             }
-            let why = || self.error.clone().unwrap_or_else(|| Error::closed("the lease"));
+            self.shown.insert(*id, (standing, why.clone()));
             let service = wanted.target.name();
-            let state = match standing {
-                Standing::Pending => RegistrationState::Registering,
+            match standing {
                 Standing::Registered => {
                     tracing::info!(service, lease = lease.map(|id| format!("{id:x}")), "registered");
-                    RegistrationState::Registered
                 }
-                Standing::Renewing => RegistrationState::Renewing { why: why() },
-                Standing::Lost => {
-                    tracing::warn!(service, why = %why(), "registration lost; it goes on trying");
-                    RegistrationState::Lost { why: why() }
+                Standing::Lost if before != Some(standing) => {
+                    tracing::warn!(service, why = why.as_ref().map(ToString::to_string), "registration lost");
                 }
-                Standing::Closed => {
-                    tracing::info!(service, "deregistered");
-                    RegistrationState::Closed
-                }
-            };
-            wanted.show.send_replace(state);
+                Standing::Closed => tracing::info!(service, "deregistered"),
+                _ => {}
+            }
+            wanted.show.send_replace(RegistrationState::new(standing, why.clone()));
         }
         let (told, shown) = (&mut self.told, &mut self.shown);
         state.wanted.retain(|id, _| {
-            let closed = shown.get(id) == Some(&Standing::Closed);
+            let closed = matches!(shown.get(id), Some((Standing::Closed, _)));
             if closed {
                 told.remove(id);
                 shown.remove(id);
@@ -120,70 +169,119 @@ impl Task {
         });
     }
 
-    async fn wait(&self, until: Option<Duration>) {
-        let timer = async {
-            match until {
-                Some(until) => sleep_until(self.epoch + until).await,
-                None => pending().await,
-            }
-        };
-        tokio::select! {
-            () = self.shared.changed.notified() => {}
-            () = timer => {}
-        }
-    }
-
-    /// Carries out one action within the time that the lease allows, so that the next renewal is never late for it.
-    async fn act(&mut self, action: &Action) -> Input {
-        let patience = self.machine.patience();
+    fn renew(&mut self, id: i64) -> Hand<Renewed> {
         let etcd = self.shared.etcd.clone();
+        let deadline = self.deadline();
         let asked = self.now();
-        let done = match action {
-            Action::Renew { id } => match etcd.renew(*id, &mut self.stream, patience).await {
-                Ok(seconds) => return Input::Renewed { asked, seconds },
-                Err(failure) => Err(failure),
-            },
-            action => match timeout(patience, request(&etcd, action, patience / 2)).await {
-                Ok(Ok(Some(seconds))) => return Input::Granted { asked, seconds },
-                Ok(Ok(None)) => Ok(()),
-                Ok(Err(failure)) => Err(failure),
-                Err(_) => Err(Failure::timed_out(patience).while_doing("registering", "etcd")),
-            },
-        };
-        match done {
-            Ok(()) => Input::Done,
-            Err(failure) => self.failed(failure),
-        }
+        let mut stream = self.stream.take();
+        Box::pin(async move {
+            let renewed = etcd.renew(id, &mut stream, deadline).await;
+            (id, asked, renewed, stream)
+        })
     }
 
-    fn failed(&mut self, failure: Failure) -> Input {
-        let trouble = match failure.class {
-            Class::LeaseNotFound => Trouble::LeaseGone,
-            Class::Permanent | Class::Denied | Class::AuthenticationIsOff => Trouble::Permanent,
-            Class::Transient | Class::Token | Class::Revision | Class::LeaseExists | Class::TooLarge => {
-                Trouble::Transient
+    fn renewed(&mut self, (id, asked, result, stream): Renewed) {
+        self.stream = stream;
+        let input = match result {
+            Ok(seconds) => {
+                self.error = None;
+                Input::Renewed { id, asked, seconds }
             }
+            Err(failure) => Input::RenewalFailed { id, trouble: self.failed(failure) },
         };
+        self.machine.on(self.now(), &Action::Wait { until: None }, input);
+    }
+
+    fn request(&self, action: &Action) -> Hand<Result<Input, Failure>> {
+        let etcd = self.shared.etcd.clone();
+        let deadline = match action {
+            Action::Delete { .. } | Action::Revoke { .. } => self.deadline().min(LEAVING),
+            _ => self.deadline(),
+        };
+        let asked = self.now();
+        let action = action.clone();
+        Box::pin(async move { carry_out(&etcd, &action, asked, deadline).await })
+    }
+
+    fn done(&mut self, action: &Action, result: Result<Input, Failure>) {
+        let input = match result {
+            Ok(input) => input,
+            Err(failure) => Input::Failed(self.failed(failure)),
+        };
+        self.machine.on(self.now(), action, input);
+    }
+
+    /// How long one try of a request may take.
+    fn deadline(&self) -> Duration {
+        let most = self.shared.etcd.request_timeout();
+        self.machine.patience().map_or(most, |patience| patience.min(most))
+    }
+
+    fn failed(&mut self, failure: Failure) -> Trouble {
+        let class = failure.class;
         let error = failure.into_error();
-        let known = self.error.as_ref().is_some_and(|last| last.to_string() == error.to_string());
-        if known {
+        if self.error.as_ref().is_some_and(|(known, _)| *known == class) {
             tracing::debug!(%error, "etcd failed again");
         } else {
             tracing::warn!(%error, "etcd failed; it goes on trying");
+            self.error = Some((class, error));
         }
-        self.error = Some(error);
-        Input::Failed(trouble)
+        match class {
+            Class::LeaseNotFound => Trouble::LeaseGone,
+            // A token was fetched in vain.
+            Class::Permanent | Class::Denied | Class::Token | Class::TooLarge | Class::AuthenticationIsOff => {
+                Trouble::Permanent
+            }
+            Class::Transient | Class::TimedOut | Class::Revision | Class::LeaseExists => Trouble::Transient,
+        }
     }
 }
 
-/// One request; a grant gives the life that was granted.
-async fn request(etcd: &Etcd, action: &Action, deadline: Duration) -> Result<Option<Option<i64>>, Failure> {
+impl Drop for Task {
+    /// Where the runtime ends first, nobody keeps the lease any more.
+    fn drop(&mut self) {
+        if self.rested {
+            return;
+        }
+        let mut state = self.shared.state();
+        state.lease = None;
+        for wanted in std::mem::take(&mut state.wanted).into_values() {
+            let why = Some(Error::closed("the registrar's runtime"));
+            let standing = if wanted.leaving { Standing::Closed } else { Standing::Lost };
+            wanted.show.send_replace(RegistrationState::new(standing, why));
+        }
+    }
+}
+
+async fn carry_out(etcd: &Etcd, action: &Action, asked: Duration, deadline: Duration) -> Result<Input, Failure> {
     match action {
-        Action::Grant { id, seconds } => return etcd.grant(*id, *seconds, deadline).await.map(Some),
+        Action::Grant { id, seconds } => {
+            let seconds = etcd.grant(*id, *seconds, deadline).await?;
+            return Ok(Input::Granted { asked, seconds });
+        }
         Action::Put { record, lease, .. } => etcd.put(&record.key, &record.value, *lease, deadline).await?,
         Action::Delete { record, lease, .. } => etcd.delete(&record.key, *lease, deadline).await?,
         Action::Revoke { id } => etcd.revoke(*id, deadline).await?,
-        Action::Renew { .. } | Action::Wait { .. } => {}
+        Action::Wait { .. } => {}
     }
-    Ok(None)
+    Ok(Input::Done)
+}
+
+fn earlier(wake: Option<Duration>, other: Duration) -> Duration {
+    wake.map_or(other, |wake| wake.min(other))
+}
+
+async fn alarm(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => pending().await,
+    }
+}
+
+/// What the hand has done; never, while it holds nothing.
+async fn hand<T>(hand: Option<&mut Hand<T>>) -> T {
+    match hand {
+        Some(hand) => hand.await,
+        None => pending().await,
+    }
 }

@@ -10,6 +10,7 @@ use tokio_stream::wrappers::WatchStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::transport::{Channel, Endpoint};
 use tower::discover::Change;
+use tracing::Instrument;
 
 use super::servers::{ServerKey, Servers};
 use super::task::View;
@@ -27,7 +28,8 @@ const CAPACITY: usize = 1024;
 ///
 /// Each server address is inserted when the first etcd key names it and removed when the last one is gone; it is inserted
 /// a second time only when its endpoint differs, which is when it changes between `http` and `https`. In one
-/// step of the service inserts come before removes. A reader that sleeps skips to the latest state and misses no
+/// step of the service inserts come before removes; the one remove that may come among them is of a server whose new
+/// endpoint cannot be made. A reader that sleeps skips to the latest state and misses no
 /// server. Never fails: tower's `Balance` would end for good on an error. An address that cannot be made an endpoint
 /// is left out and reported as a `tracing` warning.
 ///
@@ -80,27 +82,20 @@ impl Discover {
     }
 
     fn endpoint(&self, address: &Address) -> Result<Endpoint, BoxError> {
-        let endpoint = if address.is_secure() { secure(address)? } else { plain(address)? };
+        if address.is_secure() && cfg!(not(feature = "_tls")) {
+            return Err("https needs one of the features \"tls-ring\" and \"tls-aws-lc\"".into());
+        }
+        let scheme = if address.is_secure() { "https" } else { "http" };
+        let endpoint = Endpoint::from_shared(format!("{scheme}://{}", address.authority()))?;
         match &self.configure {
             Some(configure) => configure(address, endpoint),
+            #[cfg(feature = "_tls")]
+            None if address.is_secure() => {
+                Ok(endpoint.tls_config(tonic::transport::ClientTlsConfig::new().with_enabled_roots())?)
+            }
             None => Ok(endpoint),
         }
     }
-}
-
-fn plain(address: &Address) -> Result<Endpoint, BoxError> {
-    Ok(Endpoint::from_shared(format!("http://{}", address.authority()))?)
-}
-
-#[cfg(feature = "_tls")]
-fn secure(address: &Address) -> Result<Endpoint, BoxError> {
-    let endpoint = Endpoint::from_shared(format!("https://{}", address.authority()))?;
-    Ok(endpoint.tls_config(tonic::transport::ClientTlsConfig::new().with_enabled_roots())?)
-}
-
-#[cfg(not(feature = "_tls"))]
-fn secure(_address: &Address) -> Result<Endpoint, BoxError> {
-    Err("https needs one of the features \"tls-ring\" and \"tls-aws-lc\"".into())
 }
 
 impl Stream for Discover {
@@ -144,7 +139,8 @@ impl Resolution {
     pub fn balance_channel(&self) -> Result<Channel, Error> {
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| Error::no_runtime("a balanced channel"))?;
         let (channel, changes) = Channel::balance_channel(CAPACITY);
-        runtime.spawn(feed(self.discover(), changes));
+        let span = tracing::info_span!("feed", service = self.target.name());
+        runtime.spawn(feed(self.discover(), changes).instrument(span));
         Ok(channel)
     }
 }

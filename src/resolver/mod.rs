@@ -26,7 +26,7 @@ use self::discover::Configure;
 use self::task::{Task, View};
 use crate::codec::{Codec, Detect};
 use crate::error::{BoxError, Error};
-use crate::etcd::{Etcd, EtcdOptions};
+use crate::etcd::{Client as EtcdClient, Etcd, EtcdOptions};
 use crate::instance::Address;
 use crate::target::Target;
 
@@ -88,7 +88,7 @@ impl Resolver {
     /// A resolver over a client of your own, whose options are then yours: without `require_leader` a watch on a member
     /// that is cut off stays silent until it is found out, without HTTP/2 keep-alive a frozen etcd is, and over several
     /// endpoints a dead one makes requests fail that are then tried up to five times.
-    pub fn new(client: etcd_client::Client) -> Self {
+    pub fn new(client: EtcdClient) -> Self {
         Self::over(Etcd::from_client(client), Arc::new(Detect), None)
     }
 
@@ -102,6 +102,9 @@ impl Resolver {
     }
 
     /// A service's live snapshot, kept true in the background from now on; shared with everyone who resolves the same.
+    ///
+    /// Needs a runtime with its timer enabled, on which the watch lives. A machine that was suspended sees what it missed
+    /// within 8 s of waking.
     ///
     /// # Errors
     /// When the target is refused, or names hosts that are not this resolver's. Never because etcd is away.
@@ -160,7 +163,7 @@ impl ResolverBuilder {
     }
 
     /// A builder over a client of your own: see [`Resolver::new`].
-    pub fn from_client(client: etcd_client::Client) -> Self {
+    pub fn from_client(client: EtcdClient) -> Self {
         Self::over(Ok(Etcd::from_client(client)))
     }
 
@@ -172,6 +175,8 @@ impl ResolverBuilder {
 
     /// Configures each server's `tonic::transport::Endpoint` (TLS, timeouts) before [`Resolution::discover`] and
     /// [`Resolution::balance_channel`] give it out. A server for which this fails is left out, with a warning.
+    ///
+    /// TLS is then yours for `https` addresses, too; without this they get the enabled root certificates.
     pub fn configure_endpoint<E: Into<BoxError>>(
         mut self,
         configure: impl Fn(&Address, Endpoint) -> Result<Endpoint, E> + Send + Sync + 'static,
@@ -208,7 +213,10 @@ pub enum State {
     Current,
     /// etcd was heard, and holds no instance of the service.
     ConfirmedEmpty,
+    /// The runtime that kept it true has ended: what was known stays, and resolving again begins anew.
+    Closed,
     /// etcd was last heard then. What was known stays in the snapshot, and it goes on trying.
+    #[non_exhaustive]
     Stale {
         /// When etcd was last heard.
         since: Instant,
@@ -228,6 +236,9 @@ impl Resolution {
 
     /// What is known of the service now.
     pub fn state(&self) -> State {
+        if self.seen.has_changed().is_err() {
+            return State::Closed;
+        }
         self.seen.borrow().state
     }
 

@@ -14,6 +14,9 @@ use crate::error::Error;
 use crate::etcd::{Class, Etcd, Failure, Message, Watch};
 use crate::target::Target;
 
+/// Records that cannot be read, of one step of the service, that are reported one by one.
+const SHOWN: usize = 10;
+
 /// What is known of a service: the latest, for any number of readers.
 #[derive(Clone)]
 pub(super) struct View {
@@ -37,6 +40,8 @@ pub(super) struct Task {
     stream: Option<Watch>,
     epoch: Instant,
     error: Option<Error>,
+    /// What kind of failure was reported since all was well.
+    reported: Option<Class>,
     views: watch::Sender<View>,
 }
 
@@ -44,7 +49,18 @@ impl Task {
     pub(super) fn new(etcd: Etcd, codec: Arc<dyn Codec>, target: Target, views: watch::Sender<View>) -> Self {
         let range = target.range();
         let machine = Machine::new(fastrand::u64(..));
-        Self { etcd, codec, target, range, machine, stream: None, epoch: Instant::now(), error: None, views }
+        Self {
+            etcd,
+            codec,
+            target,
+            range,
+            machine,
+            stream: None,
+            epoch: Instant::now(),
+            error: None,
+            reported: None,
+            views,
+        }
     }
 
     /// Goes on until it is dropped.
@@ -136,28 +152,26 @@ impl Task {
 
     /// Remembers and reports a failure; what it means to the machine.
     fn failed(&mut self, failure: Failure) -> Input {
-        let trouble = match failure.class {
-            Class::Revision => Trouble::Revision,
-            Class::Token | Class::Denied => Trouble::Token,
-            Class::Permanent | Class::AuthenticationIsOff => Trouble::Permanent,
-            Class::Transient | Class::LeaseNotFound | Class::LeaseExists | Class::TooLarge => Trouble::Transient,
-        };
-        // After a Verify that failed, or a silent stream, the stream is still there and of no more use.
+        let class = failure.class;
+        // After a verification that failed, or a silent stream, the stream is still there and of no more use.
         if !matches!(self.machine.action(), Action::List) {
             self.stream = None;
         }
         let error = failure.into_error();
-        let known = self.error.as_ref().is_some_and(|last| last.to_string() == error.to_string());
-        if known || trouble == Trouble::Revision {
-            tracing::debug!(%error, "etcd failed again");
+        if self.reported == Some(class) || class == Class::Revision {
+            tracing::debug!(%error, "etcd failed");
         } else {
             tracing::warn!(%error, "etcd failed; what is known stays, and it goes on trying");
-        }
-        // One that repeats is told once.
-        if !known {
+            self.reported = Some(class);
+            // One that repeats is told once.
             self.error = Some(error);
         }
-        Input::Failed(trouble)
+        Input::Failed(match class {
+            Class::Revision => Trouble::Revision,
+            Class::Token | Class::Denied => Trouble::Token,
+            Class::Permanent | Class::TooLarge | Class::AuthenticationIsOff => Trouble::Permanent,
+            Class::Transient | Class::TimedOut | Class::LeaseNotFound | Class::LeaseExists => Trouble::Transient,
+        })
     }
 
     fn publish(&mut self, changed: bool) {
@@ -179,6 +193,12 @@ impl Task {
         if changed {
             self.report(&before.snapshot);
         }
+        if state != before.state && matches!(state, State::Current | State::ConfirmedEmpty) {
+            self.reported = None;
+            if let State::Stale { since } = before.state {
+                tracing::info!(stale_ms = since.elapsed().as_millis(), "etcd is heard again");
+            }
+        }
         let snapshot = if revision_alone { before.snapshot } else { Arc::new(self.machine.snapshot().clone()) };
         self.views.send_replace(View { snapshot, state, error: self.error.clone() });
     }
@@ -186,17 +206,25 @@ impl Task {
     /// Membership at INFO, and every record that cannot be read, once.
     fn report(&self, before: &Snapshot) {
         let after = self.machine.snapshot();
-        let (mut added, mut removed, mut changed) = (0_usize, 0_usize, 0_usize);
+        let (mut added, mut removed, mut changed, mut unreadable) = (0_usize, 0_usize, 0_usize, 0_usize);
         for difference in diff(before, after) {
             match (&difference.before, &difference.after) {
                 (None, Some(_)) => added += 1,
                 (Some(_), None) => removed += 1,
                 _ => changed += 1,
             }
-            if let Some(error) = difference.after.as_deref().and_then(Entry::error) {
-                let key = difference.after.as_deref().map(|entry| String::from_utf8_lossy(entry.key()).into_owned());
-                tracing::warn!(key, %error, "record skipped: it cannot be read");
+            if let Some(entry) = &difference.after
+                && let Some(error) = entry.error()
+            {
+                unreadable += 1;
+                if unreadable <= SHOWN {
+                    let key = String::from_utf8_lossy(entry.key());
+                    tracing::warn!(%key, %error, "record skipped: it cannot be read");
+                }
             }
+        }
+        if unreadable > SHOWN {
+            tracing::warn!(more = unreadable - SHOWN, "further records skipped: they cannot be read");
         }
         let (instances, revision) = (after.len(), after.revision());
         tracing::info!(added, removed, changed, instances, revision, "membership changed");

@@ -29,6 +29,8 @@ const CREATION: Duration = Duration::from_secs(5);
 const RELIST: (Duration, Duration) = (Duration::from_secs(300), Duration::from_secs(600));
 /// After a break it is read again sooner: a wiped or restored etcd may have passed the old revision by then.
 const RECHECK: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
+/// A fleet whose sets are large takes longer to read them all again: so much for each entry.
+const RECHECK_EACH: Duration = Duration::from_millis(3);
 
 /// What to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -212,12 +214,7 @@ impl Machine {
             }
             Input::Verified { revision } => {
                 if let Phase::Verifying { from } = self.phase {
-                    if revision < from - 1 {
-                        self.stale();
-                        self.phase = Phase::Listing { watching: false };
-                    } else {
-                        self.watching(now);
-                    }
+                    if revision < from - 1 { self.fail(now, Trouble::Revision, true) } else { self.watching(now) }
                 }
             }
             Input::Refreshed => self.phase = Phase::Listing { watching: false },
@@ -323,7 +320,8 @@ impl Machine {
     /// Waits, then lists or resumes.
     fn fail(&mut self, now: Duration, trouble: Trouble, list: bool) {
         self.stale();
-        let recheck = self.backoff.between(RECHECK.0, RECHECK.1);
+        let size = u32::try_from(self.snapshot.len()).unwrap_or(u32::MAX);
+        let recheck = self.backoff.between(RECHECK.0, RECHECK.1.saturating_add(RECHECK_EACH.saturating_mul(size)));
         self.relist_at = self.relist_at.min(now + recheck);
         if trouble == Trouble::Token && !self.refreshed {
             self.refreshed = true;

@@ -345,6 +345,10 @@ fn a_lower_revision_is_believed_only_from_a_linearizable_read() {
         world.give(Input::Created { revision: 1 });
         assert_eq!(world.machine.action(), Action::Verify);
         world.give(Input::Verified { revision: verified });
+        if let Action::Sleep { until } = world.machine.action() {
+            world.now = until;
+            world.give(Input::Tick);
+        }
         assert_eq!(world.machine.action() == Action::List, lists);
         assert_eq!(world.machine.snapshot().len(), 3);
     }

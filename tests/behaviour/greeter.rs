@@ -1,24 +1,20 @@
 //! The greeter pair, as processes: what the examples promise.
 
 use std::process::Command;
-use std::time::Duration;
 
 use test_support::{Process, Signal, example_bin};
 
 use crate::support::{PATIENCE, World, until};
 
-fn server(world: &World) -> Process {
+fn server(world: &World, args: &[&str]) -> Process {
     let mut command = Command::new(example_bin("greeter_server"));
-    command.args(["--etcd", &world.etcd.endpoint(), "--service", "team/greeter", "--listen", "127.0.0.1:0"]);
+    command.args(["--etcd", &world.etcd.endpoint(), "--service", "team/greeter", "--listen", "127.0.0.1:0"]).args(args);
     Process::spawn(&mut command).unwrap()
 }
 
-fn client(world: &World, rate: &str, count: Option<&str>) -> Process {
+fn client(world: &World, rate: &str, args: &[&str]) -> Process {
     let mut command = Command::new(example_bin("greeter_client"));
-    command.args(["--etcd", &world.etcd.endpoint(), "--service", "etcd:///team/greeter", "--rate", rate]);
-    if let Some(count) = count {
-        command.args(["--count", count]);
-    }
+    command.args(["--etcd", &world.etcd.endpoint(), "--service", "etcd:///team/greeter", "--rate", rate]).args(args);
     Process::spawn(&mut command).unwrap()
 }
 
@@ -36,13 +32,13 @@ fn calls_of(client: &Process, address: &str) -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_spread_over_servers_that_come_and_leave_and_none_fails() {
     let world = World::start().await;
-    let servers = [server(&world), server(&world)];
+    let servers = [server(&world, &[]), server(&world, &[])];
     let addresses = servers.each_ref().map(registered);
-    let client = client(&world, "200", None);
+    let client = client(&world, "200", &[]);
     for address in &addresses {
         until("calls at both", async || (calls_of(&client, address) > 10).then_some(())).await;
     }
-    let third = server(&world);
+    let third = server(&world, &[]);
     let joined = registered(&third);
     until("calls at the third", async || (calls_of(&client, &joined) > 10).then_some(())).await;
 
@@ -70,9 +66,9 @@ async fn calls_spread_over_servers_that_come_and_leave_and_none_fails() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_counts_its_calls_and_ends() {
     let world = World::start().await;
-    let server = server(&world);
+    let server = server(&world, &[]);
     let address = registered(&server);
-    let client = client(&world, "1000", Some("25"));
+    let client = client(&world, "1000", &["--count", "25"]);
     assert!(client.wait(PATIENCE).unwrap().success());
     assert_eq!(calls_of(&client, &address), 25);
     assert_eq!(client.lines().last().unwrap(), "client: calls=25 failed=0");
@@ -81,14 +77,19 @@ async fn a_client_counts_its_calls_and_ends() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_is_killed_leaves_with_its_lease() {
     let world = World::start().await;
-    let server = server(&world);
+    let server = server(&world, &["--ttl", "2"]);
     let key = format!("team/greeter/{}", registered(&server));
-    let lease = world.lease_of(&key).await.expect("it is registered");
-    // The default lease lives for 15 s; letting it end now is what etcd does then.
     server.signal(Signal::KILL);
     server.wait(PATIENCE).unwrap();
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    assert_eq!(world.lease_of(&key).await, Some(lease), "nobody is left who could deregister");
-    world.admin.lease_client().revoke(lease).await.unwrap();
-    assert!(world.contents("").await.is_empty());
+    until("the key to go", async || world.lease_of(&key).await.is_none().then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_without_servers_waits_no_longer_than_it_is_told_and_can_be_stopped() {
+    let world = World::start().await;
+    let client = client(&world, "10", &["--timeout", "1"]);
+    client.wait_line(|line| line.starts_with("failed DeadlineExceeded"), PATIENCE).unwrap();
+    client.signal(Signal::INT);
+    assert!(client.wait(PATIENCE).unwrap().success());
+    assert!(client.lines().last().unwrap().starts_with("client: calls="));
 }

@@ -112,8 +112,9 @@ async fn two_thousand_random_changes_leave_all_agreed() {
     let world = World::start().await;
     let resolution = world.resolver().await.resolve("chaos").await.unwrap();
     let follower = tokio::spawn(follow(resolution.clone()));
-    let mut random = Random(std::process::id().into());
-    eprintln!("seed {}", random.0);
+    let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok());
+    let mut random = Random(seed.unwrap_or_else(|| std::process::id().into()));
+    eprintln!("SEED={}", random.0);
     for _ in 0..2_000 {
         step(&world, &mut random).await;
     }

@@ -195,7 +195,9 @@ async fn all_users_of_a_service_share_one_watch_that_ends_with_the_last() {
     let stream = users[0].discover();
     until("one watch", async || (world.watches() == 1).then_some(())).await;
     drop(users);
+    let mut stream = stream;
     world.put("shared/1", "h:1").await;
+    assert_eq!(next(&mut stream).await, "+h:1 http://h:1/");
     assert_eq!(world.watches(), 1);
     drop(stream);
     until("no watch", async || (world.watches() == 0).then_some(())).await;

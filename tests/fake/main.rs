@@ -1,7 +1,13 @@
 //! Answers that a real etcd gives too rarely, given by a scripted fake of its services.
 
+mod garbage;
+mod leases;
+mod lengths;
 mod messages;
 mod pages;
+mod refusals;
 mod revisions;
 mod server;
+mod silence;
 mod support;
+mod tokens;

@@ -1,0 +1,45 @@
+//! Messages, as etcd words them.
+
+use etcd_client::EventType;
+use etcd_client::proto::{PbEvent, PbKeyValue, PbResponseHeader, PbWatchResponse};
+
+#[expect(clippy::unnecessary_wraps, reason = "a message takes its header so")]
+pub(crate) fn header(revision: i64) -> Option<PbResponseHeader> {
+    Some(PbResponseHeader { revision, ..PbResponseHeader::default() })
+}
+
+/// The watch exists, says a member at that revision.
+pub(crate) fn created(revision: i64) -> PbWatchResponse {
+    PbWatchResponse { header: header(revision), created: true, ..PbWatchResponse::default() }
+}
+
+/// The watch was refused, as etcd does it.
+pub(crate) fn refused(revision: i64, reason: &str) -> PbWatchResponse {
+    PbWatchResponse { canceled: true, cancel_reason: reason.to_owned(), watch_id: -1, ..created(revision) }
+}
+
+/// What the watch wants was compacted.
+pub(crate) fn compacted(revision: i64, compact_revision: i64) -> PbWatchResponse {
+    PbWatchResponse { header: header(revision), canceled: true, compact_revision, ..PbWatchResponse::default() }
+}
+
+/// No events: of the one watch of a stream, as etcd gives it by itself, or of all (−1), as it answers a request.
+pub(crate) fn progress(watch_id: i64, revision: i64) -> PbWatchResponse {
+    PbWatchResponse { header: header(revision), watch_id, ..PbWatchResponse::default() }
+}
+
+pub(crate) fn events(revision: i64, events: Vec<PbEvent>) -> PbWatchResponse {
+    PbWatchResponse { header: header(revision), events, ..PbWatchResponse::default() }
+}
+
+pub(crate) fn put(revision: i64, key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) -> PbEvent {
+    let pair = PbKeyValue {
+        key: key.into(),
+        value: value.into(),
+        create_revision: revision,
+        mod_revision: revision,
+        version: 1,
+        lease: 0,
+    };
+    PbEvent { r#type: EventType::Put as i32, kv: Some(pair), prev_kv: None }
+}

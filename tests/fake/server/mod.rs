@@ -1,0 +1,142 @@
+//! A fake of etcd's services: true to etcd, but where a test's script says otherwise.
+
+mod auth;
+mod kv;
+mod lease;
+pub(crate) mod message;
+mod script;
+mod store;
+mod watch;
+
+use std::future::pending;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use etcd_client::proto::{PbKvServer, PbLeaseServer, PbWatchResponse, PbWatchServer};
+use tokio::net::TcpListener;
+use tokio::task::AbortHandle;
+use tonic::service::Routes;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+use tonic::{Response, Status};
+
+pub(crate) use script::{Reply, Rpc, Rpcs, Seen};
+pub(crate) use store::Store;
+
+/// One member, on a port of its own.
+pub(crate) struct Fake {
+    shared: Shared,
+    address: SocketAddr,
+    server: AbortHandle,
+}
+
+#[derive(Clone, Default)]
+struct Shared {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    store: Store,
+    rpcs: Rpcs,
+    watches: Vec<watch::Open>,
+    keep_alives: usize,
+}
+
+impl Fake {
+    pub(crate) async fn start() -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        let shared = Shared::default();
+        let services = Routes::new(PbKvServer::new(shared.clone()))
+            .add_service(PbWatchServer::new(shared.clone()))
+            .add_service(PbLeaseServer::new(shared.clone()))
+            .into_axum_router();
+        let services = Routes::from(auth::route(services, shared.clone()));
+        let serving = Server::builder().add_routes(services).serve_with_incoming(incoming);
+        let server = tokio::spawn(serving).abort_handle();
+        Self { shared, address, server }
+    }
+
+    pub(crate) fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Looks at what it holds, or changes it, which all honest watches are told.
+    pub(crate) fn store<T>(&self, change: impl FnOnce(&mut Store) -> T) -> T {
+        let mut state = self.shared.state();
+        let result = change(&mut state.store);
+        state.tell();
+        result
+    }
+
+    /// Looks at what was asked, or sets rules.
+    pub(crate) fn rpcs<T>(&self, script: impl FnOnce(&mut Rpcs) -> T) -> T {
+        script(&mut self.shared.state().rpcs)
+    }
+
+    /// Sends a message on the watch that was opened last.
+    pub(crate) fn say(&self, message: PbWatchResponse) {
+        self.shared.state().watches.last().expect("a watch is open").say(Ok(message));
+    }
+
+    /// The watch that was opened last goes on by the truth, from where it was asked to begin.
+    pub(crate) fn speak(&self) {
+        let mut state = self.shared.state();
+        state.watches.last_mut().expect("a watch is open").speak();
+        state.tell();
+    }
+
+    /// Breaks all watches, after what was said on them.
+    pub(crate) fn cut(&self) {
+        for watch in self.shared.state().watches.drain(..) {
+            watch.say(Err(Status::unavailable("the fake cuts its streams")));
+        }
+    }
+}
+
+impl Drop for Fake {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+impl State {
+    /// Tells all honest watches what has changed.
+    fn tell(&mut self) {
+        let Self { store, watches, .. } = self;
+        watches.retain_mut(|watch| watch.tell(store));
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Answers by the script, else honestly.
+    async fn answer<Q: Clone, A>(
+        &self,
+        rpc: fn(&mut Rpcs) -> &mut Rpc<Q, A>,
+        request: &Q,
+        honest: fn(&mut Store, &Q) -> Result<A, Status>,
+    ) -> Result<Response<A>, Status> {
+        let reply = {
+            let mut state = self.state();
+            let State { store, rpcs, .. } = &mut *state;
+            let reply = match rpc(rpcs).decide(store, request) {
+                Reply::Honest => Some(honest(store, request)),
+                Reply::Say(answer) => Some(Ok(answer)),
+                Reply::Fail(status) => Some(Err(status)),
+                Reply::Never => None,
+            };
+            state.tell();
+            reply
+        };
+        match reply {
+            Some(result) => result.map(Response::new),
+            None => pending().await,
+        }
+    }
+}

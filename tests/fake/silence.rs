@@ -1,0 +1,65 @@
+//! Streams on which nothing comes. What is waited for here is the crate's own patience: 5 s of silence, and 3 s more.
+
+use std::sync::{Arc, Mutex};
+
+use tonic_etcd::State;
+
+use crate::server::message::created;
+use crate::server::{Fake, Reply};
+use crate::support::{resolve, servers_are, starts, until, watching};
+
+/// At once, because each waits so long.
+#[tokio::test]
+async fn a_silent_watch_is_opened_again_and_a_quiet_one_is_not() {
+    tokio::join!(
+        a_watch_that_gives_no_sign_of_life_is_opened_again(),
+        a_watch_that_is_never_created_is_opened_again(),
+        a_quiet_watch_that_answers_is_left_alone(),
+    );
+}
+
+async fn a_watch_that_gives_no_sign_of_life_is_opened_again() {
+    let fake = Fake::start().await;
+    fake.store(|store| store.put("s/1", "h:1"));
+    fake.rpcs(|rpcs| {
+        rpcs.watch.first(1, |store, _| Reply::Say(vec![created(store.revision())]));
+        rpcs.probe.rule(|_, ()| Reply::Never);
+    });
+    let resolution = watching(&fake).await;
+    let (states, looking) = (Arc::new(Mutex::new(Vec::new())), resolution.clone());
+    let seen = states.clone();
+    fake.rpcs(|rpcs| {
+        rpcs.watch.rule(move |_, _| {
+            seen.lock().unwrap().push(looking.state());
+            Reply::Honest
+        });
+    });
+    fake.store(|store| store.put("s/2", "h:2"));
+
+    assert_eq!(starts(&fake, 2).await, [3, 3], "it goes on where it was");
+    assert_eq!(fake.rpcs(|rpcs| rpcs.probe.seen.len()), 1, "it was asked first");
+    assert!(matches!(states.lock().unwrap()[..], [State::Stale { .. }]));
+    servers_are(&resolution, &["h:1", "h:2"]).await;
+    assert_eq!(resolution.state(), State::Current);
+}
+
+async fn a_quiet_watch_that_answers_is_left_alone() {
+    let fake = Fake::start().await;
+    fake.store(|store| store.put("s/1", "h:1"));
+    let resolution = watching(&fake).await;
+    until("a second request for progress", || fake.rpcs(|rpcs| rpcs.probe.seen.len() >= 2)).await;
+    assert_eq!(fake.rpcs(|rpcs| (rpcs.lists(), rpcs.starts())), (1, vec![3]));
+    assert_eq!(resolution.state(), State::Current);
+    fake.store(|store| store.put("s/2", "h:2"));
+    servers_are(&resolution, &["h:1", "h:2"]).await;
+}
+
+async fn a_watch_that_is_never_created_is_opened_again() {
+    let fake = Fake::start().await;
+    fake.store(|store| store.put("s/1", "h:1"));
+    fake.rpcs(|rpcs| rpcs.watch.first(1, |_, _| Reply::Never));
+    let resolution = resolve(&fake).await;
+    assert_eq!(starts(&fake, 2).await, [3, 3]);
+    fake.store(|store| store.put("s/2", "h:2"));
+    servers_are(&resolution, &["h:1", "h:2"]).await;
+}
