@@ -64,6 +64,7 @@
 //! None is on by default, and none changes what the crate does without it.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod address;
 mod backoff;
 pub mod codec;
 mod error;
@@ -73,11 +74,12 @@ mod registrar;
 mod resolver;
 mod target;
 
+pub use address::Address;
 pub use error::Error;
 /// `etcd_client::Client`, of the release that this crate works with.
 pub use etcd::Client as EtcdClient;
 pub use etcd::EtcdOptions;
-pub use instance::{Address, Instance};
+pub use instance::Instance;
 pub use registrar::{Registrar, RegistrarBuilder, Registration, RegistrationState};
 pub use resolver::{Discover, Entry, Resolution, Resolver, ResolverBuilder, ServerKey, Snapshot, State};
 pub use target::Target;

@@ -5,8 +5,8 @@ use std::str::FromStr;
 
 use percent_encoding::percent_decode_str;
 
+use crate::address::Authority;
 use crate::error::Error;
-use crate::instance::Authority;
 
 /// The port of an etcd host that names none: etcd's own default for clients.
 const ETCD_PORT: u16 = 2379;

@@ -8,7 +8,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use super::{Codec, DecodeError, EncodeError, Record};
-use crate::instance::{Address, Instance};
+use crate::address::Address;
+use crate::instance::Instance;
 use crate::target::Target;
 
 /// `greeter/10.0.0.5:50051` = `{"Op":0,"Addr":"10.0.0.5:50051","Metadata":null}`: one key per address.

@@ -1,7 +1,8 @@
 //! Plain addresses: the value is `host:port` or an `http(s)://` URL, as tutorials and go-kit write it. PURE.
 
 use super::{Codec, DecodeError, EncodeError, Record, utf8};
-use crate::instance::{Address, Instance};
+use crate::address::Address;
+use crate::instance::Instance;
 use crate::target::Target;
 
 /// `greeter/10.0.0.5:50051` = `10.0.0.5:50051`. Weight, zone, version and metadata have no place in it.

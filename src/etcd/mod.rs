@@ -21,8 +21,8 @@ pub(crate) use lease::KeepAlive;
 pub use options::EtcdOptions;
 pub(crate) use watch::{Message, Watch};
 
+use crate::address::Authority;
 use crate::error::Error;
-use crate::instance::Authority;
 use crate::target::Target;
 
 /// Messages may be as large as gRPC can say; etcd itself bounds what it stores.

@@ -6,8 +6,8 @@ use std::time::Duration;
 use etcd_client::{Client, ConnectOptions};
 
 use super::failure::{Class, Failure};
+use crate::address::Authority;
 use crate::error::Error;
-use crate::instance::Authority;
 
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);

@@ -11,134 +11,26 @@
 //!      └── revoked with its last record ┘      is tried again until then, whatever our clock says
 //! ```
 
+mod registration;
+mod vocabulary;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::registration::{Place, Registration};
+pub(crate) use self::vocabulary::{Action, Input, Renewal, Standing, Trouble};
 use crate::backoff::Backoff;
 use crate::codec::Record;
 
 /// Names a registration of this machine.
 pub(crate) type Id = u64;
 
-/// What to do next.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Action {
-    Grant {
-        id: i64,
-        seconds: i64,
-    },
-    Put {
-        of: Id,
-        record: Arc<Record>,
-        lease: i64,
-    },
-    /// Delete the record's key while it carries that lease.
-    Delete {
-        of: Id,
-        record: Arc<Record>,
-        lease: i64,
-    },
-    Revoke {
-        id: i64,
-    },
-    /// Nothing to do before that time; without one, before something is wanted.
-    Wait {
-        until: Option<Duration>,
-    },
-}
-
-/// What the lease needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Renewal {
-    None,
-    At(Duration),
-    Now { id: i64 },
-}
-
-/// What happened.
-#[derive(Clone, Debug)]
-pub(crate) enum Input {
-    /// These records are wanted from now on.
-    Wanted {
-        id: Id,
-        records: Vec<Arc<Record>>,
-    },
-    /// This registration's records are to go.
-    Leaving {
-        id: Id,
-    },
-    /// The lease was asked for at that time, for so many seconds; none if it was there already.
-    Granted {
-        asked: Duration,
-        seconds: Option<i64>,
-    },
-    Renewed {
-        id: i64,
-        asked: Duration,
-        seconds: i64,
-    },
-    RenewalFailed {
-        id: i64,
-        trouble: Trouble,
-    },
-    /// The put, delete or revocation was done.
-    Done,
-    /// The action failed.
-    Failed(Trouble),
-    /// The action was broken off: nobody knows whether it was done.
-    BrokenOff,
-}
-
-/// What kind of failure, as far as it decides what to do next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Trouble {
-    Transient,
-    /// Only people can mend it; what is not concerned goes on.
-    Permanent,
-    LeaseGone,
-}
-
-/// How a registration stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Standing {
-    /// Never yet in etcd.
-    Pending,
-    /// In etcd.
-    Registered,
-    /// In etcd, and the last renewal failed.
-    Renewing,
-    /// Was in etcd, and is gone or may be.
-    Lost,
-    /// Gone for good, as wanted.
-    Closed,
-}
-
 #[derive(Debug)]
 enum Lease {
     None,
     Granting { id: i64 },
     Held { id: i64, life: Duration, renew_at: Duration, ends: Duration, late: bool },
-}
-
-#[derive(Debug)]
-struct Registration {
-    records: Vec<(Arc<Record>, Place)>,
-    leaving: bool,
-    was_registered: bool,
-    /// What only people can mend holds up this registration and no other.
-    backoff: Backoff,
-    blocked: Duration,
-}
-
-/// Where a record is, as far as we know.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
-    /// Not under the lease that we hold.
-    Out,
-    /// Tried: it may have arrived.
-    Tried,
-    In,
 }
 
 #[derive(Debug)]
@@ -426,33 +318,10 @@ impl Machine {
     }
 }
 
-impl Registration {
-    fn is_in(&self) -> bool {
-        self.records.iter().all(|(_, place)| *place == Place::In)
-    }
-
-    fn is_closed(&self) -> bool {
-        self.leaving && self.records.is_empty()
-    }
-
-    fn misplaced(&self) -> Option<&Arc<Record>> {
-        let misplaced = |(_, place): &&(_, Place)| self.leaving || *place != Place::In;
-        self.records.iter().find(misplaced).map(|(record, _)| record)
-    }
-
-    /// Keys are unique within a registration: the registrar refuses others.
-    fn set(&mut self, record: &Arc<Record>, place: Place) {
-        if let Some(known) = self.records.iter_mut().find(|(known, _)| known.key == record.key) {
-            known.1 = place;
-        }
-    }
-}
-
 /// A life as etcd may grant it: 9 000 000 000 s at most.
 fn seconds(seconds: i64) -> Duration {
     Duration::from_secs(seconds.clamp(1, 9_000_000_000).cast_unsigned())
 }
 
 #[cfg(test)]
-#[path = "lease_tests.rs"]
 mod tests;

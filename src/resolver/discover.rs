@@ -15,8 +15,8 @@ use tracing::Instrument;
 use super::servers::{ServerKey, Servers};
 use super::task::View;
 use super::{Resolution, Service};
+use crate::address::Address;
 use crate::error::{BoxError, Error};
-use crate::instance::Address;
 
 /// Makes the endpoint of an address what the user wants it to be.
 pub(super) type Configure = Arc<dyn Fn(&Address, Endpoint) -> Result<Endpoint, BoxError> + Send + Sync>;
@@ -139,7 +139,7 @@ impl Resolution {
     pub fn balance_channel(&self) -> Result<Channel, Error> {
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| Error::no_runtime("a balanced channel"))?;
         let (channel, changes) = Channel::balance_channel(CAPACITY);
-        let span = tracing::info_span!("feed", service = self.target.name());
+        let span = tracing::info_span!("feed", service = self.target().name());
         runtime.spawn(feed(self.discover(), changes).instrument(span));
         Ok(channel)
     }

@@ -1,6 +1,7 @@
 //! The resolver: watches prefixes, each once, and gives everyone the live snapshot and its changes.
 
 mod discover;
+mod resolution;
 mod servers;
 mod snapshot;
 mod task;
@@ -9,25 +10,24 @@ mod watch;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::watch::Receiver;
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, timeout};
 use tonic::transport::{Channel, Endpoint};
 use tracing::Instrument;
 
 pub use discover::Discover;
+pub use resolution::{Resolution, State};
 pub use servers::ServerKey;
 pub use snapshot::{Entry, Snapshot};
 
 use self::discover::Configure;
 use self::task::{Task, View};
+use crate::address::Address;
 use crate::codec::{Codec, Detect};
 use crate::error::{BoxError, Error};
 use crate::etcd::{Client as EtcdClient, Etcd, EtcdOptions};
-use crate::instance::Address;
 use crate::target::Target;
 
 /// Resolves services of one etcd. Cheap to clone; clones share their watches.
@@ -118,8 +118,7 @@ impl Resolver {
         self.shared.etcd.check_hosts(&target)?;
         let runtime = Handle::try_current().map_err(|_| Error::no_runtime("resolving"))?;
         let service = self.shared.service(&target, &runtime);
-        let seen = service.view();
-        Ok(Resolution { target, service, seen, configure: self.shared.configure.clone() })
+        Ok(Resolution::new(target, service, self.shared.configure.clone()))
     }
 
     /// tonic's own balanced channel over a service: see [`Resolution::balance_channel`].
@@ -194,90 +193,6 @@ impl ResolverBuilder {
     }
 }
 
-/// One service, live. Cheap to clone; the watch ends when the last clone, stream and channel made of it are gone.
-#[derive(Clone)]
-pub struct Resolution {
-    target: Target,
-    service: Arc<Service>,
-    seen: Receiver<View>,
-    configure: Option<Configure>,
-}
-
-/// What is known of a service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum State {
-    /// etcd has not been heard yet: nobody knows whether there is any instance.
-    Unresolved,
-    /// The snapshot is what etcd holds, and there are instances in it.
-    Current,
-    /// etcd was heard, and holds no instance of the service.
-    ConfirmedEmpty,
-    /// The runtime that kept it true has ended: what was known stays, and resolving again begins anew.
-    Closed,
-    /// etcd was last heard then. What was known stays in the snapshot, and it goes on trying.
-    #[non_exhaustive]
-    Stale {
-        /// When etcd was last heard.
-        since: Instant,
-    },
-}
-
-impl Resolution {
-    /// The service.
-    pub fn target(&self) -> &Target {
-        &self.target
-    }
-
-    /// The latest snapshot; empty before the first.
-    pub fn snapshot(&self) -> Arc<Snapshot> {
-        self.seen.borrow().snapshot.clone()
-    }
-
-    /// What is known of the service now.
-    pub fn state(&self) -> State {
-        if self.seen.has_changed().is_err() {
-            return State::Closed;
-        }
-        self.seen.borrow().state
-    }
-
-    /// What last went wrong with etcd, also after it came right again.
-    pub fn last_error(&self) -> Option<Error> {
-        self.seen.borrow().error.clone()
-    }
-
-    /// Waits for a change of the snapshot, the state or the error that this handle has not seen yet, and gives the
-    /// snapshot. The first call returns at once if anything is known. However long a reader sleeps, it gets the latest.
-    ///
-    /// # Errors
-    /// When the resolver's runtime has ended.
-    ///
-    /// # Cancel safety
-    /// A call that is dropped loses nothing: the next one sees the change.
-    pub async fn changed(&mut self) -> Result<Arc<Snapshot>, Error> {
-        self.seen.changed().await.map_err(|_| Error::closed("the resolution"))?;
-        Ok(self.seen.borrow_and_update().snapshot.clone())
-    }
-
-    /// Waits until etcd was heard for the first time, and gives the snapshot, which may be empty.
-    ///
-    /// # Errors
-    /// When that takes longer than `within`; the source is what last went wrong. The resolution goes on all the same.
-    ///
-    /// # Cancel safety
-    /// Dropping it loses nothing.
-    pub async fn ready(&self, within: Duration) -> Result<Arc<Snapshot>, Error> {
-        let mut seen = self.seen.clone();
-        let resolved = timeout(within, seen.wait_for(|view| view.state != State::Unresolved)).await;
-        match resolved {
-            Ok(Ok(view)) => Ok(view.snapshot.clone()),
-            Ok(Err(_)) => Err(Error::closed("the resolution")),
-            Err(_) => Err(Error::timeout(format!("resolving {}", self.target), within, self.last_error())),
-        }
-    }
-}
-
 impl fmt::Debug for Resolver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Resolver").field("codec", &self.shared.codec).finish_non_exhaustive()
@@ -287,16 +202,5 @@ impl fmt::Debug for Resolver {
 impl fmt::Debug for ResolverBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResolverBuilder").field("codec", &self.codec).finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for Resolution {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let view = self.seen.borrow();
-        f.debug_struct("Resolution")
-            .field("target", &self.target.to_string())
-            .field("state", &view.state)
-            .field("instances", &view.snapshot.len())
-            .finish_non_exhaustive()
     }
 }

@@ -6,7 +6,8 @@ use std::fmt;
 use tower::discover::Change;
 
 use super::snapshot::{Snapshot, diff};
-use crate::instance::{Address, Authority, Instance};
+use crate::address::{Address, Authority};
+use crate::instance::Instance;
 
 /// Names one server of a service to a balancer: one per server address, however many etcd keys name it.
 ///

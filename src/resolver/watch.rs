@@ -341,5 +341,4 @@ impl Machine {
 }
 
 #[cfg(test)]
-#[path = "watch_tests.rs"]
 mod tests;

@@ -141,7 +141,7 @@ impl World {
         let listed = matches!(input, Input::Listed { .. });
         let changed = self.machine.on(self.now, input);
         let after = self.machine.snapshot();
-        let differences: Vec<_> = super::super::snapshot::diff(&before, after).collect();
+        let differences: Vec<_> = crate::resolver::snapshot::diff(&before, after).collect();
         assert!(changed || differences.is_empty(), "says when anything differs");
         for gone in differences.iter().filter(|d| d.after.is_none()) {
             let key = gone.before.as_ref().unwrap().key();

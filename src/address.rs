@@ -1,0 +1,273 @@
+//! Addresses: where a server or an etcd member listens.
+
+use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::str::FromStr;
+
+use crate::error::Error;
+
+/// A checked `host:port`, in lower case, IPv6 in brackets.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Authority(Box<str>);
+
+impl Authority {
+    pub(crate) fn parse(text: &str, default_port: Option<u16>) -> Result<Self, String> {
+        let (host, port) = if text.starts_with('[') {
+            let end = text.find(']').ok_or("the bracket is not closed")?;
+            let address: Ipv6Addr =
+                text[1..end].parse().map_err(|_| format!("{:?} is no IPv6 address", &text[1..end]))?;
+            let rest = &text[end + 1..];
+            let port = rest.strip_prefix(':');
+            if port.is_none() && !rest.is_empty() {
+                return Err(format!("{rest:?} after the bracket is no port"));
+            }
+            (format!("[{address}]"), port)
+        } else {
+            let (host, port) = match text.rsplit_once(':') {
+                Some((host, _)) if host.contains(':') => {
+                    return Err("an IPv6 address stands in brackets: [::1]:50051".into());
+                }
+                Some((host, port)) => (host, Some(port)),
+                None => (text, None),
+            };
+            (check_host(host)?, port)
+        };
+        let port = match (port, default_port) {
+            (Some(port), _) => parse_port(port)?,
+            (None, Some(port)) => port,
+            (None, None) => return Err("no port".into()),
+        };
+        Ok(Self(format!("{host}:{port}").into()))
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    fn parts(&self) -> (&str, &str) {
+        self.0.rsplit_once(':').unwrap_or((&self.0, "")) // the port is always there: `parse` writes it
+    }
+}
+
+impl fmt::Debug for Authority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+fn check_host(host: &str) -> Result<String, String> {
+    if host.is_empty() {
+        return Err("no host".into());
+    }
+    if host.len() > 253 {
+        return Err("the host is longer than the 253 characters of a DNS name".into());
+    }
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if let Some(strange) = host.chars().find(|c| !allowed(*c)) {
+        return Err(format!("the character {strange:?} has no place in a host"));
+    }
+    if host.chars().all(|c| c.is_ascii_digit() || c == '.') && host.parse::<Ipv4Addr>().is_err() {
+        return Err(format!("{host:?} is no IPv4 address"));
+    }
+    Ok(host.to_ascii_lowercase())
+}
+
+fn parse_port(port: &str) -> Result<u16, String> {
+    let number = if port.bytes().all(|b| b.is_ascii_digit()) { port.parse().ok() } else { None };
+    match number {
+        Some(0) | None => Err(format!("the port {port:?} is not a number from 1 to 65535")),
+        Some(number) => Ok(number),
+    }
+}
+
+/// Where one server listens: `host:port`, and whether it speaks TLS.
+///
+/// Parsed from `10.0.0.5:50051`, `greeter.local:50051`, `[::1]:50051`, `http://10.0.0.5:8080` (the same as without)
+/// or `https://10.0.0.5:8443`; a URL without a port has its scheme's (80, 443). Hosts are kept in lower case and IPv6
+/// in its canonical form, so that equal addresses are equal values.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Address {
+    authority: Authority,
+    secure: bool,
+}
+
+impl Address {
+    /// Parses an address.
+    ///
+    /// # Errors
+    /// When the text is no address: the error shows it and says what is wrong.
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        Self::read(text).map_err(|reason| Error::invalid("address", text, reason))
+    }
+
+    /// The same, with the bare reason: for codecs, which name the record themselves.
+    pub(crate) fn read(text: &str) -> Result<Self, String> {
+        let (secure, default_port, rest) = match text.split_once("://") {
+            None => (false, None, text),
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (false, Some(80), rest),
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => (true, Some(443), rest),
+            Some((scheme, _)) => return Err(format!("the scheme {scheme:?} is neither http nor https")),
+        };
+        let rest = if default_port.is_some() { rest.strip_suffix('/').unwrap_or(rest) } else { rest };
+        Ok(Self { authority: Authority::parse(rest, default_port)?, secure })
+    }
+
+    pub(crate) fn from_parts(authority: Authority, secure: bool) -> Self {
+        Self { authority, secure }
+    }
+
+    pub(crate) fn parsed_authority(&self) -> &Authority {
+        &self.authority
+    }
+
+    /// `host:port`, IPv6 in brackets: what stands in `:authority`.
+    pub fn authority(&self) -> &str {
+        self.authority.as_str()
+    }
+
+    /// The host alone; an IPv6 address without its brackets.
+    pub fn host(&self) -> &str {
+        self.authority.parts().0.trim_start_matches('[').trim_end_matches(']')
+    }
+
+    /// The port, never 0.
+    pub fn port(&self) -> u16 {
+        self.authority.parts().1.parse().unwrap_or_default() // a number since `parse`
+    }
+
+    /// Whether the address was written as `https://`.
+    pub fn is_secure(&self) -> bool {
+        self.secure
+    }
+
+    /// Whether the host means "every interface" (`0.0.0.0`, `[::]`), which nobody can call.
+    pub(crate) fn is_unspecified(&self) -> bool {
+        let v4 = self.host().parse().is_ok_and(|ip: Ipv4Addr| ip.is_unspecified());
+        let v6 = |ip: Ipv6Addr| ip.is_unspecified() || ip.to_ipv4_mapped().is_some_and(|ip| ip.is_unspecified());
+        v4 || self.host().parse().is_ok_and(v6)
+    }
+}
+
+impl fmt::Display for Address {
+    /// `host:port`, with `https://` before it where the server speaks TLS.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.secure { "https://" } else { "" };
+        write!(f, "{scheme}{}", self.authority())
+    }
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for Address {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        Self::parse(text)
+    }
+}
+
+impl TryFrom<&str> for Address {
+    type Error = Error;
+
+    fn try_from(text: &str) -> Result<Self, Error> {
+        Self::parse(text)
+    }
+}
+
+impl TryFrom<String> for Address {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self, Error> {
+        Self::parse(&text)
+    }
+}
+
+impl TryFrom<SocketAddr> for Address {
+    type Error = Error;
+
+    fn try_from(address: SocketAddr) -> Result<Self, Error> {
+        // Without the scope that a link-local IPv6 address may carry: no other host can use it.
+        let text = match address {
+            SocketAddr::V4(address) => address.to_string(),
+            SocketAddr::V6(address) => format!("[{}]:{}", address.ip(), address.port()),
+        };
+        Self::parse(&text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_addresses_into_one_form() {
+        for (text, shown, secure) in [
+            ("10.0.0.5:50051", "10.0.0.5:50051", false),
+            ("http://10.0.0.5:8080", "10.0.0.5:8080", false),
+            ("http://10.0.0.5:8080/", "10.0.0.5:8080", false),
+            ("HTTPS://Greeter.Local:8443", "https://greeter.local:8443", true),
+            ("http://greeter", "greeter:80", false),
+            ("https://greeter", "https://greeter:443", true),
+            ("[::1]:50051", "[::1]:50051", false),
+            ("[0:0::1]:50051", "[::1]:50051", false),
+            ("https://[2001:DB8::1]", "https://[2001:db8::1]:443", true),
+            ("my_host-1:1", "my_host-1:1", false),
+        ] {
+            let address = Address::parse(text).unwrap();
+            assert_eq!((address.to_string().as_str(), address.is_secure()), (shown, secure), "{text}");
+            assert_eq!(Address::parse(&address.to_string()).unwrap(), address, "{text}");
+        }
+        let address = Address::parse("https://[::1]:8443").unwrap();
+        assert_eq!((address.host(), address.port(), address.authority()), ("::1", 8443, "[::1]:8443"));
+    }
+
+    #[test]
+    fn refuses_what_nobody_can_call() {
+        for text in [
+            "",
+            ":1",
+            "host",
+            "host:",
+            "host:0",
+            "host:x",
+            "host:+1",
+            "host:65536",
+            "host:1/path",
+            "ho st:1",
+            "::1:8888",
+            "[::1",
+            "[::1]",
+            "[::1]x:1",
+            "[::g]:1",
+            "1.2.3:4",
+            "ftp://host:1",
+            "http://host:1/path",
+            "http://",
+            "http://u@host:1",
+            "unix:///run/x",
+            "ho\0st:1",
+            "[fe80::1%eth0]:1",
+            "ä:1",
+        ] {
+            let error = Address::parse(text).unwrap_err();
+            assert!(error.to_string().contains(&format!("{text:?}")), "{error}");
+        }
+    }
+
+    #[test]
+    fn knows_every_interface_when_it_sees_it() {
+        for (text, unspecified) in [
+            ("0.0.0.0:1", true),
+            ("[::]:1", true),
+            ("[::ffff:0.0.0.0]:1", true),
+            ("127.0.0.1:1", false),
+            ("a:1", false),
+        ] {
+            assert_eq!(Address::parse(text).unwrap().is_unspecified(), unspecified, "{text}");
+        }
+    }
+}

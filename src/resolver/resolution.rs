@@ -1,0 +1,115 @@
+//! A resolution: one service, live, as its users hold it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch::Receiver;
+use tokio::time::{Instant, timeout};
+
+use super::Service;
+use super::discover::Configure;
+use super::snapshot::Snapshot;
+use super::task::View;
+use crate::error::Error;
+use crate::target::Target;
+
+/// One service, live. Cheap to clone; the watch ends when the last clone, stream and channel made of it are gone.
+#[derive(Clone)]
+pub struct Resolution {
+    target: Target,
+    pub(super) service: Arc<Service>,
+    seen: Receiver<View>,
+    pub(super) configure: Option<Configure>,
+}
+
+/// What is known of a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum State {
+    /// etcd has not been heard yet: nobody knows whether there is any instance.
+    Unresolved,
+    /// The snapshot is what etcd holds, and there are instances in it.
+    Current,
+    /// etcd was heard, and holds no instance of the service.
+    ConfirmedEmpty,
+    /// The runtime that kept it true has ended: what was known stays, and resolving again begins anew.
+    Closed,
+    /// etcd was last heard then. What was known stays in the snapshot, and it goes on trying.
+    #[non_exhaustive]
+    Stale {
+        /// When etcd was last heard.
+        since: Instant,
+    },
+}
+
+impl Resolution {
+    pub(super) fn new(target: Target, service: Arc<Service>, configure: Option<Configure>) -> Self {
+        let seen = service.view();
+        Self { target, service, seen, configure }
+    }
+
+    /// The service.
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// The latest snapshot; empty before the first.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.seen.borrow().snapshot.clone()
+    }
+
+    /// What is known of the service now.
+    pub fn state(&self) -> State {
+        if self.seen.has_changed().is_err() {
+            return State::Closed;
+        }
+        self.seen.borrow().state
+    }
+
+    /// What last went wrong with etcd, also after it came right again.
+    pub fn last_error(&self) -> Option<Error> {
+        self.seen.borrow().error.clone()
+    }
+
+    /// Waits for a change of the snapshot, the state or the error that this handle has not seen yet, and gives the
+    /// snapshot. The first call returns at once if anything is known. However long a reader sleeps, it gets the latest.
+    ///
+    /// # Errors
+    /// When the resolver's runtime has ended.
+    ///
+    /// # Cancel safety
+    /// A call that is dropped loses nothing: the next one sees the change.
+    pub async fn changed(&mut self) -> Result<Arc<Snapshot>, Error> {
+        self.seen.changed().await.map_err(|_| Error::closed("the resolution"))?;
+        Ok(self.seen.borrow_and_update().snapshot.clone())
+    }
+
+    /// Waits until etcd was heard for the first time, and gives the snapshot, which may be empty.
+    ///
+    /// # Errors
+    /// When that takes longer than `within`; the source is what last went wrong. The resolution goes on all the same.
+    ///
+    /// # Cancel safety
+    /// Dropping it loses nothing.
+    pub async fn ready(&self, within: Duration) -> Result<Arc<Snapshot>, Error> {
+        let mut seen = self.seen.clone();
+        let resolved = timeout(within, seen.wait_for(|view| view.state != State::Unresolved)).await;
+        match resolved {
+            Ok(Ok(view)) => Ok(view.snapshot.clone()),
+            Ok(Err(_)) => Err(Error::closed("the resolution")),
+            Err(_) => Err(Error::timeout(format!("resolving {}", self.target), within, self.last_error())),
+        }
+    }
+}
+
+impl fmt::Debug for Resolution {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let view = self.seen.borrow();
+        f.debug_struct("Resolution")
+            .field("target", &self.target.to_string())
+            .field("state", &view.state)
+            .field("instances", &view.snapshot.len())
+            .finish_non_exhaustive()
+    }
+}
