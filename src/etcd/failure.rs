@@ -80,6 +80,14 @@ impl Failure {
     }
 }
 
+impl Class {
+    /// Whether a user sees no difference.
+    pub(crate) fn is_like(self, other: Self) -> bool {
+        let fold = |class| if class == Self::TimedOut { Self::Transient } else { class };
+        fold(self) == fold(other)
+    }
+}
+
 impl From<EtcdError> for Failure {
     fn from(error: EtcdError) -> Self {
         let class = match &error {
@@ -146,7 +154,8 @@ fn class_of_status(status: &Status) -> Class {
 }
 
 fn class_of_message(message: &str) -> Option<Class> {
-    const MEANINGS: [(&str, Class); 18] = [
+    const MEANINGS: [(&str, Class); 19] = [
+        ("Timeout expired", Class::TimedOut),
         ("invalid auth token", Class::Token),
         ("revision of auth store is old", Class::Token),
         ("revision in header is old", Class::Token),
@@ -190,7 +199,7 @@ mod tests {
     fn classes_by_message_before_code() {
         for (code, message, class) in [
             (Code::Unavailable, "etcdserver: no leader", Class::Transient),
-            (Code::Cancelled, "Timeout expired", Class::Transient),
+            (Code::Cancelled, "Timeout expired", Class::TimedOut),
             (Code::Unknown, "h2 protocol error: error reading a body from connection", Class::Transient),
             (Code::Unauthenticated, "etcdserver: invalid auth token", Class::Token),
             (Code::InvalidArgument, "etcdserver: revision of auth store is old", Class::Token),

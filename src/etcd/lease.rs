@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::failure::{Class, Failure};
-use super::{Etcd, Turn};
+use super::{Etcd, Turn, bounded};
 use etcd_client::{Compare, CompareOp, LeaseGrantOptions, LeaseKeepAliveStream, LeaseKeeper, PutOptions, Txn, TxnOp};
 
 impl Etcd {
@@ -34,23 +34,23 @@ impl Etcd {
         Ok(())
     }
 
-    /// Deletes a key while it still carries that lease, and so never what another has put since. Where the role may not
-    /// read, which the comparison needs, the key is deleted as it is.
-    pub(crate) async fn delete(&self, key: &[u8], lease: i64, deadline: Duration) -> Result<(), Failure> {
+    /// Deletes a key while it still carries that lease, and so never what another has put since; whether it did carry it.
+    /// Where the role may not read, which the comparison needs, the key is deleted as it is.
+    pub(crate) async fn delete(&self, key: &[u8], lease: i64, deadline: Duration) -> Result<bool, Failure> {
         let doing = format!("deleting {}", String::from_utf8_lossy(key));
         let guarded = self
             .call(deadline, &doing, |client| {
                 let mut kv = client.kv_client();
                 let ours = Compare::lease(key.to_vec(), CompareOp::Equal, lease);
                 let txn = Txn::new().when([ours]).and_then([TxnOp::delete(key.to_vec(), None)]);
-                async move { kv.txn(txn).await.map(drop) }
+                async move { kv.txn(txn).await.map(|response| response.succeeded()) }
             })
             .await;
         match guarded {
             Err(failure) if failure.class == Class::Denied => {
                 self.call(deadline, &doing, |client| {
                     let (mut kv, key) = (client.kv_client(), key.to_vec());
-                    async move { kv.delete(key, None).await.map(drop) }
+                    async move { kv.delete(key, None).await.map(|response| response.deleted() > 0) }
                 })
                 .await
             }
@@ -80,7 +80,7 @@ impl Etcd {
         slot: &mut Option<KeepAlive>,
         deadline: Duration,
     ) -> Result<i64, Failure> {
-        let turn = self.turn();
+        let mut turn = self.turn();
         // A stream to a member that was given up since would only be waited for.
         let kept = slot.take().filter(|stream| stream.id == id && stream.generation == turn.generation);
         let renew = async {
@@ -91,20 +91,26 @@ impl Etcd {
                 }
             }
             // Boxed: opening is rare and its future large.
-            Box::pin(self.keep_alive(id, &turn)).await
+            Box::pin(self.keep_alive(id, &mut turn)).await
         };
-        let renewed = self.within(deadline, &turn, renew).await;
-        let (seconds, stream) = renewed.map_err(|failure| failure.while_doing("renewing the lease", &turn.member))?;
-        *slot = Some(stream);
-        Ok(seconds)
+        match bounded(deadline, renew).await {
+            Ok((seconds, stream)) => {
+                *slot = Some(stream);
+                Ok(seconds)
+            }
+            Err(failure) => {
+                self.blame(&turn, &failure);
+                Err(failure.while_doing("renewing the lease", &turn.member))
+            }
+        }
     }
 
-    async fn keep_alive(&self, id: i64, turn: &Turn) -> Result<(i64, KeepAlive), Failure> {
-        let client = self.client().await?;
+    async fn keep_alive(&self, id: i64, turn: &mut Turn) -> Result<(i64, KeepAlive), Failure> {
+        let client = self.client(turn).await?;
         // Opening renews once; only a second renewal tells for how long.
         let mut opened = client.lease_client().keep_alive(id).await.map_err(Failure::from);
-        if opened.as_ref().is_err_and(Failure::may_be_the_token) {
-            self.refresh(turn.tokens).await?;
+        if opened.as_ref().is_err_and(|failure| self.is_worth_a_token(failure)) {
+            self.refresh(turn.tokens, turn).await?;
             opened = client.lease_client().keep_alive(id).await.map_err(Failure::from);
         }
         let (keeper, responses) = opened?;

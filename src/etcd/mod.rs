@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 pub use etcd_client::Client;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 pub(crate) use failure::{Class, Failure};
 pub(crate) use lease::KeepAlive;
@@ -28,6 +28,9 @@ use crate::target::Target;
 /// Messages may be as large as gRPC can say; etcd itself bounds what it stores.
 const MAX_MESSAGE: usize = i32::MAX as usize;
 
+/// A refusal of a token younger than this is not the token's fault.
+const TOKEN_IS_FRESH: Duration = Duration::from_secs(60);
+
 /// A call against a client whose members we cannot choose is tried so often: each try picks one of them at random.
 const TRIES_UNKNOWN: usize = 5;
 
@@ -40,8 +43,6 @@ pub(crate) struct Etcd {
 struct Shared {
     source: Source,
     state: Mutex<State>,
-    /// Held while a client is made or a token fetched, so that a thousand callers do it once.
-    making: tokio::sync::Mutex<()>,
 }
 
 enum Source {
@@ -58,10 +59,14 @@ struct State {
     client: Option<Client>,
     /// Counts the tokens fetched, so that callers whose token was refused fetch one new one between them.
     tokens: u64,
+    /// When the last one was fetched.
+    fetched: Instant,
+    /// Held while a client is made or a token fetched, so that a thousand callers do it once. Each generation has its own:
+    /// nobody waits for a member that was given up.
+    making: Arc<tokio::sync::Mutex<()>>,
 }
 
-/// Whose turn it was when a request began: what is blamed if it fails.
-#[derive(Clone)]
+/// Whose turn it is: what is blamed if a request fails.
 struct Turn {
     generation: u64,
     tokens: u64,
@@ -79,8 +84,9 @@ impl Etcd {
     }
 
     fn with(source: Source) -> Self {
-        let state = Mutex::new(State { member: 0, generation: 0, client: None, tokens: 0 });
-        Self { shared: Arc::new(Shared { source, state, making: tokio::sync::Mutex::new(()) }) }
+        let (fetched, making) = (Instant::now(), Arc::default());
+        let state = Mutex::new(State { member: 0, generation: 0, client: None, tokens: 0, fetched, making });
+        Self { shared: Arc::new(Shared { source, state }) }
     }
 
     /// Refuses a target that names hosts of another etcd.
@@ -111,7 +117,10 @@ impl Etcd {
     }
 
     fn turn(&self) -> Turn {
-        let state = self.state();
+        self.turn_of(&self.state())
+    }
+
+    fn turn_of(&self, state: &State) -> Turn {
         let member = match &self.shared.source {
             Source::Options(options) => options.endpoints()[state.member].clone(),
             Source::Client(_) => "etcd".into(),
@@ -133,73 +142,79 @@ impl Etcd {
         F: Fn(Client) -> Fut,
         Fut: Future<Output = Result<T, etcd_client::Error>>,
     {
-        let mut refreshed = false;
-        let mut tries = 0;
+        let (mut tries, mut refreshed) = (0, 0);
         loop {
             tries += 1;
-            let turn = self.turn();
-            let attempt = async { operation(self.client().await?).await.map_err(Failure::from) };
-            let failure = match self.within(deadline, &turn, attempt).await {
+            let mut turn = self.turn();
+            let attempt = async {
+                let client = self.client(&mut turn).await?;
+                operation(client).await.map_err(Failure::from)
+            };
+            let failure = match bounded(deadline, attempt).await {
                 Ok(value) => return Ok(value),
                 Err(failure) => failure.while_doing(doing, &turn.member),
             };
-            if failure.may_be_the_token() && !refreshed {
-                refreshed = true;
-                if self.within(deadline, &turn, self.refresh(turn.tokens)).await.is_ok() {
+            if refreshed == 0 && self.is_worth_a_token(&failure) {
+                refreshed = 1;
+                if self.refresh_within(deadline, turn.tokens).await.is_ok() {
                     continue;
                 }
             }
-            if failure.class == Class::Token {
-                // A client that was made before authentication was turned on has nobody to fetch a token for.
-                self.give_up(turn.generation);
-            }
-            if !failure.elsewhere || tries >= self.tries() {
+            self.blame(&turn, &failure);
+            let again = failure.elsewhere || failure.class == Class::Token;
+            if !again || tries >= self.tries() + refreshed {
                 return Err(failure);
             }
         }
     }
 
-    /// Bounds an attempt, and gives its member up where another might fare better.
-    async fn within<T>(
-        &self,
-        deadline: Duration,
-        turn: &Turn,
-        attempt: impl Future<Output = Result<T, Failure>>,
-    ) -> Result<T, Failure> {
-        let result = match timeout(deadline, attempt).await {
-            Ok(result) => result,
-            Err(_) => Err(Failure::timed_out(deadline)),
-        };
-        if let Err(failure) = &result
-            && failure.elsewhere
-        {
+    /// Gives a member up where another might fare better.
+    fn blame(&self, turn: &Turn, failure: &Failure) {
+        // A client that was made before authentication was turned on has nobody to fetch a token for.
+        if failure.elsewhere || failure.class == Class::Token {
             self.give_up(turn.generation);
         }
-        result
     }
 
-    /// The client in use, or a new one for the member whose turn it is.
-    async fn client(&self) -> Result<Client, Failure> {
+    /// Whether a new token may mend it. etcd 3.5 says of an expired one that permission is denied, and a role that is
+    /// denied in earnest must not cost etcd a password's check with each try.
+    fn is_worth_a_token(&self, failure: &Failure) -> bool {
+        match failure.class {
+            Class::Token => true,
+            Class::Denied => self.state().fetched.elapsed() >= TOKEN_IS_FRESH,
+            _ => false,
+        }
+    }
+
+    /// The client in use, or a new one for the member whose turn it is; `turn` is then the client's.
+    async fn client(&self, turn: &mut Turn) -> Result<Client, Failure> {
         let options = match &self.shared.source {
             Source::Client(client) => return Ok(Client::clone(client)),
             Source::Options(options) => options,
         };
-        if let Some(client) = &self.state().client {
-            return Ok(client.clone());
-        }
-        let _making = self.shared.making.lock().await;
-        let (generation, member) = {
+        let making = {
             let state = self.state();
+            *turn = self.turn_of(&state);
+            if let Some(client) = &state.client {
+                return Ok(client.clone());
+            }
+            state.making.clone()
+        };
+        let _making = making.lock().await;
+        let member = {
+            let state = self.state();
+            *turn = self.turn_of(&state);
             match &state.client {
                 Some(client) => return Ok(client.clone()),
-                None => (state.generation, state.member),
+                None => state.member,
             }
         };
         // Boxed: connecting is rare and its future large, and every call holds the place for it.
         let client = Box::pin(options.connect(member)).await.map_err(Failure::of_the_connection)?;
         let mut state = self.state();
-        if state.generation == generation {
+        if state.generation == turn.generation {
             state.client = Some(client.clone());
+            state.fetched = Instant::now();
         }
         Ok(client)
     }
@@ -212,31 +227,48 @@ impl Etcd {
                 state.generation += 1;
                 state.member = (state.member + 1) % options.endpoints().len();
                 state.client = None;
+                state.making = Arc::default();
             }
         }
     }
 
     /// Fetches a new token for the client in use.
     pub(crate) async fn refresh_token(&self) -> Result<(), Failure> {
-        let turn = self.turn();
-        let refreshed = self.within(self.request_timeout(), &turn, self.refresh(turn.tokens)).await;
-        refreshed.map_err(|failure| failure.while_doing("refreshing the token", &turn.member))
+        let tokens = self.state().tokens;
+        self.refresh_within(self.request_timeout(), tokens).await
+    }
+
+    async fn refresh_within(&self, deadline: Duration, tokens: u64) -> Result<(), Failure> {
+        let mut turn = self.turn();
+        bounded(deadline, self.refresh(tokens, &mut turn)).await.map_err(|failure| {
+            self.blame(&turn, &failure);
+            failure.while_doing("refreshing the token", &turn.member)
+        })
     }
 
     /// Fetches a new token, unless someone has since the caller counted `tokens`.
-    async fn refresh(&self, tokens: u64) -> Result<(), Failure> {
-        let client = self.client().await?;
-        let _making = self.shared.making.lock().await;
+    async fn refresh(&self, tokens: u64, turn: &mut Turn) -> Result<(), Failure> {
+        let client = self.client(turn).await?;
+        let making = self.state().making.clone();
+        let _making = making.lock().await;
         if self.state().tokens != tokens {
             return Ok(());
         }
         client.refresh_token().await.map_err(|error| Failure::of_the_connection(error.into()))?;
-        self.state().tokens += 1;
+        let mut state = self.state();
+        (state.tokens, state.fetched) = (state.tokens + 1, Instant::now());
         Ok(())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         // Nothing panics while it is held, and every state of it is whole.
         self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn bounded<T>(deadline: Duration, attempt: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    match timeout(deadline, attempt).await {
+        Ok(result) => result,
+        Err(_) => Err(Failure::timed_out(deadline)),
     }
 }

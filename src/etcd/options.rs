@@ -171,7 +171,6 @@ impl EtcdOptions {
             .with_keep_alive(self.keep_alive.0, self.keep_alive.1)
             .with_keep_alive_while_idle(false) // etcd ends idle connections that ping
             .with_connect_timeout(self.connect_timeout)
-            .with_timeout(self.request_timeout)
             .with_require_leader(true)
             .with_auto_token_refresh(false); // `Etcd::call` does it, by message as well as by code
         if let Some((name, password)) = user {

@@ -6,7 +6,7 @@ use etcd_client::{ResponseHeader, WatchOptions, WatchRequestSender, WatchRespons
 use tokio::time::timeout;
 
 use super::failure::{Class, Failure};
-use super::{Etcd, MAX_MESSAGE, Turn};
+use super::{Etcd, MAX_MESSAGE, Turn, bounded};
 
 /// A watch of one range. Dropping it ends it at etcd.
 pub(crate) struct Watch {
@@ -52,18 +52,21 @@ impl Etcd {
     pub(crate) async fn watch(&self, start: &[u8], end: &[u8], from: i64) -> Result<Watch, Failure> {
         let doing = format!("watching {}", String::from_utf8_lossy(start));
         let deadline = self.request_timeout();
-        let turn = self.turn();
+        let mut turn = self.turn();
         let options = WatchOptions::new().with_range(end).with_start_revision(from).with_progress_notify();
         let open = async {
-            let mut watcher = self.client().await?.watch_client().max_decoding_message_size(MAX_MESSAGE);
+            let mut watcher = self.client(&mut turn).await?.watch_client().max_decoding_message_size(MAX_MESSAGE);
             watcher.watch(start, Some(options)).await.map_err(Failure::from)
         };
-        match self.within(deadline, &turn, open).await {
+        match bounded(deadline, open).await {
             Ok(stream) => {
                 let (requests, responses) = stream.split();
                 Ok(Watch { etcd: self.clone(), turn, requests, responses, deadline })
             }
-            Err(failure) => Err(failure.while_doing(&doing, &turn.member)),
+            Err(failure) => {
+                self.blame(&turn, &failure);
+                Err(failure.while_doing(&doing, &turn.member))
+            }
         }
     }
 }

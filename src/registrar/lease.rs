@@ -23,6 +23,9 @@ pub(crate) use self::vocabulary::{Action, Input, Renewal, Standing, Trouble};
 use crate::backoff::Backoff;
 use crate::codec::Record;
 
+/// How long a key that may still arrive is left alone before it is looked for again.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
 /// Names a registration of this machine.
 pub(crate) type Id = u64;
 
@@ -126,15 +129,31 @@ impl Machine {
             }
             Lease::Granting { id } if self.is_wanted() => Action::Grant { id, seconds: self.seconds },
             Lease::Held { id, .. } if !self.is_wanted() => Action::Revoke { id },
-            Lease::Held { id, .. } => self.work(now, id),
+            Lease::Held { id, .. } => {
+                let action = self.work(now, id);
+                // From here on it may arrive, whatever becomes of the request.
+                self.tried(&action);
+                action
+            }
             Lease::None | Lease::Granting { .. } => Action::Wait { until: None },
         }
     }
 
     /// Whether there is better to do than this action, now that registrations are leaving.
-    pub(crate) fn outweighs(&self, action: &Action) -> bool {
-        let leaving = self.registrations.values().any(|registration| registration.leaving && !registration.is_closed());
-        leaving && !matches!(action, Action::Delete { .. } | Action::Revoke { .. })
+    pub(crate) fn outweighs(&self, now: Duration, action: &Action) -> bool {
+        let leaves = |registration: &Registration| {
+            registration.leaving && !registration.is_closed() && now >= registration.blocked
+        };
+        match action {
+            Action::Delete { .. } | Action::Revoke { .. } => false,
+            _ => self.registrations.values().any(leaves),
+        }
+    }
+
+    /// Whether the action puts what is leaving: its answer is worth a short wait.
+    pub(crate) fn puts_what_leaves(&self, action: &Action) -> bool {
+        let leaves = |of: &Id| self.registrations.get(of).is_some_and(|registration| registration.leaving);
+        matches!(action, Action::Put { of, .. } if leaves(of))
     }
 
     fn is_wanted(&self) -> bool {
@@ -171,7 +190,8 @@ impl Machine {
             Input::RenewalFailed { id, trouble } => self.renewal_failed(now, id, trouble),
             Input::Done => self.done(action),
             Input::Failed(trouble) => self.failed(now, action, trouble),
-            Input::BrokenOff => self.tried(action),
+            Input::NotThere => self.not_there(now, action),
+            Input::BrokenOff => self.doubt(now, action),
         }
     }
 
@@ -188,8 +208,14 @@ impl Machine {
             });
         }
         let backoff = Backoff::new(self.backoff.random());
-        let registration =
-            Registration { records, leaving: false, was_registered: false, backoff, blocked: Duration::ZERO };
+        let registration = Registration {
+            records,
+            leaving: false,
+            was_registered: false,
+            backoff,
+            blocked: Duration::ZERO,
+            doubt: Duration::ZERO,
+        };
         self.registrations.insert(id, registration);
     }
 
@@ -283,7 +309,7 @@ impl Machine {
     }
 
     fn failed(&mut self, now: Duration, action: &Action, trouble: Trouble) {
-        self.tried(action);
+        self.doubt(now, action);
         let permanent = trouble == Trouble::Permanent;
         match action {
             // Granted anew at once the first time, and not again and again at an etcd that forgets what it grants.
@@ -296,7 +322,7 @@ impl Machine {
                 }
                 return;
             }
-            // Nobody renews it any more: after its life it is gone by itself.
+            // Nobody renews it any more: it ends by itself, also where an election has given it a second life.
             Action::Revoke { id } if self.has_ended(now) => return self.lease_gone(*id),
             _ => {}
         }
@@ -304,10 +330,33 @@ impl Machine {
     }
 
     fn has_ended(&self, now: Duration) -> bool {
-        matches!(self.lease, Lease::Held { ends, .. } if now >= ends)
+        matches!(self.lease, Lease::Held { ends, life, .. } if now >= ends + life)
     }
 
-    /// A put whose outcome nobody knows.
+    /// What was to be deleted was not there: another has put the key since, or a put of ours is still on its way.
+    fn not_there(&mut self, now: Duration, action: &Action) {
+        if let Action::Delete { of, record, .. } = action
+            && let Some(registration) = self.registrations.get_mut(of)
+        {
+            if registration.place(record) == Some(Place::Tried) && now < registration.doubt {
+                registration.blocked = now + LOOK_AGAIN;
+                return;
+            }
+            self.done(action);
+        }
+    }
+
+    /// A put whose outcome nobody knows: it may arrive for as long as requests are given.
+    fn doubt(&mut self, now: Duration, action: &Action) {
+        let patience = self.patience().unwrap_or_default();
+        if let Action::Put { of, .. } = action
+            && let Some(registration) = self.registrations.get_mut(of)
+        {
+            registration.doubt = now + patience;
+        }
+    }
+
+    /// A put that is on its way.
     fn tried(&mut self, action: &Action) {
         if let Action::Put { of, record, lease } = action
             && self.lease() == Some(*lease)

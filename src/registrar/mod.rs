@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
-use tokio::task::AbortHandle;
 use tracing::Instrument;
 
 use self::lease::Id;
@@ -51,8 +50,8 @@ struct State {
     lease: Option<i64>,
     /// What last went wrong with etcd.
     error: Option<Error>,
-    /// The task that does what is wanted, while anything is.
-    task: Option<AbortHandle>,
+    /// A task does what is wanted.
+    has_task: bool,
 }
 
 /// What a handle wants, and how it is told what became of it.
@@ -171,10 +170,12 @@ impl Shared {
         state.next += 1;
         let id = state.next;
         state.wanted.insert(id, wanted);
-        // A task that has ended went with its runtime: another takes its place.
-        if state.task.as_ref().is_none_or(AbortHandle::is_finished) {
+        let has_task = std::mem::replace(&mut state.has_task, true);
+        // A runtime that is shutting down drops the task at once, which takes the same lock.
+        drop(state);
+        if !has_task {
             let task = Task::new(self.clone());
-            state.task = Some(runtime.spawn(task.run().instrument(tracing::info_span!("register"))).abort_handle());
+            runtime.spawn(task.run().instrument(tracing::info_span!("register")));
         }
         self.changed.notify_one();
         Ok(id)
@@ -192,7 +193,7 @@ impl Shared {
         let mut state = self.state();
         let rests = state.wanted.is_empty();
         if rests {
-            state.task = None;
+            state.has_task = false;
             state.lease = None;
         }
         rests

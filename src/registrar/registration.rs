@@ -145,19 +145,15 @@ impl Registration {
     /// One of several registrations leaves alone; with the last one of a registrar its lease is revoked.
     ///
     /// # Errors
-    /// When it takes longer, as when etcd is away. It goes on being tried until the lease has ended, which takes it out
-    /// at the latest.
+    /// When it takes longer, as when etcd is away. It goes on being tried until etcd answers; the last registration of a
+    /// registrar is then gone with its lease, which nobody renews any more, within two of its lives.
     ///
     /// # Cancel safety
     /// Once it was polled, dropping it only ends the waiting.
     pub async fn deregister(self) -> Result<(), Error> {
         self.shared.leave(self.id);
         let closed = |state: &RegistrationState| matches!(state, RegistrationState::Closed);
-        match self.wait_for(closed, DEREGISTER, "deregistering").await {
-            // Its task has ended, and with it the lease's renewal.
-            Err(error) if error.is_closed() && closed(&self.state()) => Ok(()),
-            result => result,
-        }
+        self.wait_for(closed, DEREGISTER, "deregistering").await
     }
 
     async fn wait_for(

@@ -25,7 +25,8 @@ pub(super) struct Task {
     machine: Machine,
     stream: Option<KeepAlive>,
     epoch: Instant,
-    error: Option<(Class, Error)>,
+    /// What went wrong with the work, and with the renewals, since either last went well.
+    errors: [Option<(Class, Error)>; 2],
     /// What the machine was told: whether each registration is leaving.
     told: BTreeMap<Id, bool>,
     /// How each registration stood when it was last shown, and for which error.
@@ -33,6 +34,14 @@ pub(super) struct Task {
     /// It ended because nothing is wanted: what is wanted since is another's.
     rested: bool,
 }
+
+/// How long the answer to a put is waited for when its registration leaves: a put that is broken off may still arrive, and
+/// then has to be looked for.
+const GRACE: Duration = Duration::from_millis(250);
+
+/// The hands, as places of their errors: the work's tells more.
+const WORK: usize = 0;
+const RENEWAL: usize = 1;
 
 /// A request on its way.
 type Hand<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -48,7 +57,7 @@ impl Task {
             machine,
             stream: None,
             epoch: Instant::now(),
-            error: None,
+            errors: [None, None],
             told: BTreeMap::new(),
             shown: BTreeMap::new(),
             rested: false,
@@ -59,20 +68,26 @@ impl Task {
     pub(super) async fn run(mut self) {
         let mut renewal: Option<Hand<Renewed>> = None;
         let mut work: Option<(Action, Hand<Result<Input, Failure>>)> = None;
+        let mut grace: Option<Duration> = None;
         loop {
             self.hear();
+            let now = self.now();
             if let Some((action, _)) = &work
-                && self.machine.outweighs(action)
+                && self.machine.outweighs(now, action)
             {
-                self.machine.on(self.now(), action, Input::BrokenOff);
-                work = None;
+                if self.machine.puts_what_leaves(action) && grace.is_none_or(|grace| now < grace) {
+                    grace.get_or_insert(now + GRACE);
+                } else {
+                    self.machine.on(now, action, Input::BrokenOff);
+                    (work, grace) = (None, None);
+                }
             }
             self.show();
             if work.is_none() && self.machine.is_idle() && self.shared.rest() {
                 self.rested = true;
                 return;
             }
-            let mut wake = self.machine.ends(self.now());
+            let mut wake = self.machine.ends(self.now()).into_iter().chain(grace).min();
             if renewal.is_none() {
                 match self.machine.renewal(self.now()) {
                     Renewal::Now { id } => renewal = Some(self.renew(id)),
@@ -98,6 +113,7 @@ impl Task {
                     self.renewed(renewed);
                 }
                 done = hand(work.as_mut().map(|(_, request)| request)) => {
+                    grace = None;
                     if let Some((action, _)) = work.take() {
                         self.done(&action, done);
                     }
@@ -129,7 +145,7 @@ impl Task {
     fn show(&mut self) {
         let now = self.now();
         let lease = self.machine.lease();
-        let why = self.error.as_ref().map(|(_, error)| error.clone());
+        let why = self.errors.iter().flatten().next().map(|(_, error)| error.clone());
         let mut state = self.shared.state();
         state.lease = lease;
         state.error.clone_from(&why);
@@ -184,10 +200,10 @@ impl Task {
         self.stream = stream;
         let input = match result {
             Ok(seconds) => {
-                self.error = None;
+                self.errors[RENEWAL] = None;
                 Input::Renewed { id, asked, seconds }
             }
-            Err(failure) => Input::RenewalFailed { id, trouble: self.failed(failure) },
+            Err(failure) => Input::RenewalFailed { id, trouble: self.failed(RENEWAL, failure) },
         };
         self.machine.on(self.now(), &Action::Wait { until: None }, input);
     }
@@ -205,8 +221,14 @@ impl Task {
 
     fn done(&mut self, action: &Action, result: Result<Input, Failure>) {
         let input = match result {
-            Ok(input) => input,
-            Err(failure) => Input::Failed(self.failed(failure)),
+            Ok(input) => {
+                // A lease that is granted says nothing of what is to stand under it.
+                if !matches!(input, Input::Granted { .. }) {
+                    self.errors[WORK] = None;
+                }
+                input
+            }
+            Err(failure) => Input::Failed(self.failed(WORK, failure)),
         };
         self.machine.on(self.now(), action, input);
     }
@@ -217,14 +239,14 @@ impl Task {
         self.machine.patience().map_or(most, |patience| patience.min(most))
     }
 
-    fn failed(&mut self, failure: Failure) -> Trouble {
+    fn failed(&mut self, hand: usize, failure: Failure) -> Trouble {
         let class = failure.class;
         let error = failure.into_error();
-        if self.error.as_ref().is_some_and(|(known, _)| *known == class) {
+        if self.errors[hand].as_ref().is_some_and(|(known, _)| known.is_like(class)) {
             tracing::debug!(%error, "etcd failed again");
         } else {
             tracing::warn!(%error, "etcd failed; it goes on trying");
-            self.error = Some((class, error));
+            self.errors[hand] = Some((class, error));
         }
         match class {
             Class::LeaseNotFound => Trouble::LeaseGone,
@@ -244,11 +266,10 @@ impl Drop for Task {
             return;
         }
         let mut state = self.shared.state();
-        state.lease = None;
+        (state.lease, state.has_task) = (None, false);
         for wanted in std::mem::take(&mut state.wanted).into_values() {
             let why = Some(Error::closed("the registrar's runtime"));
-            let standing = if wanted.leaving { Standing::Closed } else { Standing::Lost };
-            wanted.show.send_replace(RegistrationState::new(standing, why));
+            wanted.show.send_replace(RegistrationState::new(Standing::Lost, why));
         }
     }
 }
@@ -260,7 +281,10 @@ async fn carry_out(etcd: &Etcd, action: &Action, asked: Duration, deadline: Dura
             return Ok(Input::Granted { asked, seconds });
         }
         Action::Put { record, lease, .. } => etcd.put(&record.key, &record.value, *lease, deadline).await?,
-        Action::Delete { record, lease, .. } => etcd.delete(&record.key, *lease, deadline).await?,
+        Action::Delete { record, lease, .. } => {
+            let was_there = etcd.delete(&record.key, *lease, deadline).await?;
+            return Ok(if was_there { Input::Done } else { Input::NotThere });
+        }
         Action::Revoke { id } => etcd.revoke(*id, deadline).await?,
         Action::Wait { .. } => {}
     }

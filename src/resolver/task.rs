@@ -121,7 +121,12 @@ impl Task {
             entries.extend(read(codec, target, key, value));
         });
         match listed.await {
-            Ok(revision) => Input::Listed { revision, entries },
+            Ok(revision) => {
+                if self.stream.is_some() {
+                    self.reported = None;
+                }
+                Input::Listed { revision, entries }
+            }
             Err(failure) => self.failed(failure),
         }
     }
@@ -158,7 +163,7 @@ impl Task {
             self.stream = None;
         }
         let error = failure.into_error();
-        if self.reported == Some(class) || class == Class::Revision {
+        if self.reported.is_some_and(|reported| reported.is_like(class)) || class == Class::Revision {
             tracing::debug!(%error, "etcd failed");
         } else {
             tracing::warn!(%error, "etcd failed; what is known stays, and it goes on trying");

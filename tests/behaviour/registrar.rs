@@ -86,6 +86,46 @@ async fn registrations_share_a_lease_and_leave_one_by_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn leaving_at_any_moment_leaves_nothing_behind() {
+    let world = World::start().await;
+    let registrar = registrar(&world);
+    let _stays = registered(&registrar, "s", at("h:1")).await;
+    for round in 0..40 {
+        let leaves = registrar.register("s", at(&format!("h:{}", 100 + round))).await.unwrap();
+        // From before it is tried to after it stands.
+        tokio::time::sleep(Duration::from_micros(100 * round)).await;
+        leaves.deregister().await.unwrap();
+        assert_eq!(world.contents("s/").await.len(), 1, "round {round}");
+    }
+    let renewals = || world.etcd.metric("etcd_debugging_lease_renewed_total").expect("etcd counts renewals");
+    let enough = renewals() + 1.0;
+    until("a renewal", async || (renewals() >= enough).then_some(())).await;
+    assert_eq!(world.contents("s/").await.len(), 1, "and nothing comes late");
+}
+
+#[test]
+fn registering_on_a_runtime_that_has_ended_is_told() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let registrar = runtime.block_on(Registrar::connect(["http://127.0.0.1:1"])).unwrap();
+    let handle = runtime.handle().clone();
+    drop(runtime);
+    let entered = handle.enter();
+    let outside = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut registration = {
+        let future = registrar.register("s", at("h:1"));
+        let mut future = std::pin::pin!(future);
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        match future.as_mut().poll(&mut cx) {
+            std::task::Poll::Ready(registration) => registration.unwrap(),
+            std::task::Poll::Pending => panic!("registering waits for nothing"),
+        }
+    };
+    assert!(matches!(registration.state(), RegistrationState::Lost { .. }));
+    drop(entered);
+    outside.block_on(async { while registration.changed().await.is_ok() {} });
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn leaving_never_touches_what_another_has_put() {
     let world = World::start().await;
     let registrar = registrar(&world);

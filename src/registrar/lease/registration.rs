@@ -14,6 +14,8 @@ pub(super) struct Registration {
     /// What only people can mend holds up this registration and no other.
     pub(super) backoff: Backoff,
     pub(super) blocked: Duration,
+    /// Until then a put whose outcome nobody knows may still arrive.
+    pub(super) doubt: Duration,
 }
 
 /// Where a record is, as far as we know.
@@ -38,6 +40,10 @@ impl Registration {
     pub(super) fn misplaced(&self) -> Option<&Arc<Record>> {
         let misplaced = |(_, place): &&(_, Place)| self.leaving || *place != Place::In;
         self.records.iter().find(misplaced).map(|(record, _)| record)
+    }
+
+    pub(super) fn place(&self, record: &Arc<Record>) -> Option<Place> {
+        self.records.iter().find(|(known, _)| known.key == record.key).map(|(_, place)| *place)
     }
 
     /// Keys are unique within a registration: the registrar refuses others.

@@ -54,9 +54,10 @@ impl Etcd {
             }
             Action::Put { .. } => Input::Failed(Trouble::LeaseGone),
             Action::Delete { record, lease, .. } => {
-                if self.keys.get(&record.key).is_some_and(|(_, of)| of == lease) {
-                    self.keys.remove(&record.key);
+                if self.keys.get(&record.key).is_none_or(|(_, of)| of != lease) {
+                    return Input::NotThere;
                 }
+                self.keys.remove(&record.key);
                 Input::Done
             }
             Action::Revoke { id } => {
@@ -325,9 +326,31 @@ fn one_of_several_leaves_by_delete_and_the_last_by_revocation() {
 fn a_revocation_that_cannot_be_done_is_over_when_the_lease_ends() {
     let mut world = registered();
     world.suffer(&Fate::Leave(1));
-    let end = world.now + secs(TTL.cast_unsigned() + 6);
+    let end = world.now + secs(2 * TTL.cast_unsigned() + 6);
     while !world.machine.is_idle() {
         assert!(world.now < end);
         world.work(Some(&Fate::Fail(Trouble::Transient)));
     }
+}
+
+#[test]
+fn a_put_on_its_way_is_deleted_whenever_it_arrives() {
+    let mut world = registered();
+    world.suffer(&Fate::Want(2, 2));
+    let put = world.machine.action(world.now);
+    assert!(matches!(put, Action::Put { of: 2, .. }));
+    world.suffer(&Fate::Leave(2));
+    assert!(world.machine.puts_what_leaves(&put) && world.machine.outweighs(world.now, &put));
+    world.machine.on(world.now, &put, Input::BrokenOff);
+    // Not there yet: that is no proof.
+    let delete = world.machine.action(world.now);
+    assert!(matches!(delete, Action::Delete { of: 2, .. }));
+    let answer = world.etcd.serve(world.now, &delete);
+    assert!(matches!(answer, Input::NotThere));
+    world.machine.on(world.now, &delete, answer);
+    assert_ne!(world.machine.standing(world.now, 2), Standing::Closed);
+    world.etcd.serve(world.now, &put);
+    world.settle();
+    assert!(!world.etcd.keys.contains_key(&vec![2]));
+    assert_eq!(world.machine.standing(world.now, 2), Standing::Closed);
 }

@@ -69,6 +69,8 @@ pub(crate) enum Input {
     },
     /// The put, delete or revocation was done.
     Done,
+    /// The key that was to be deleted did not carry the lease.
+    NotThere,
     /// The action failed.
     Failed(Trouble),
     /// The action was broken off: nobody knows whether it was done.
