@@ -48,13 +48,17 @@ impl Etcd {
             for pair in page.kvs() {
                 each(pair.key(), pair.value());
             }
+            if !page.more() {
+                return Ok(revision);
+            }
             match page.kvs().last() {
-                Some(last) if page.more() => {
+                Some(last) if last.key() >= from.as_slice() => {
                     from.clear();
                     from.extend_from_slice(last.key());
                     from.push(0);
                 }
-                _ => return Ok(revision),
+                // It would never end, or end too early.
+                _ => return Err(Failure::new(Class::Transient, "etcd says that there is more, and does not go on")),
             }
         }
     }
