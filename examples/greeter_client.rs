@@ -1,6 +1,7 @@
 //! A client that greets all live servers of a service, and shows which of them answered.
 //!
 //! `cargo xtask example greeter_client -- --etcd http://127.0.0.1:2379 --rate 10 --count 100`
+#![allow(clippy::doc_markdown)] // the options' doc comments are read in a terminal
 
 use std::error::Error;
 use std::pin::pin;
@@ -14,9 +15,10 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use tonic::{Request, Response, Status};
 use tonic_etcd::Resolver;
 
+/// A client that greets all live servers of a service. RUST_LOG=info shows what it sees.
 #[derive(Parser)]
 struct Options {
-    /// etcd's endpoints.
+    /// etcd's endpoints, separated by commas.
     #[arg(long, value_delimiter = ',', default_value = "http://127.0.0.1:2379")]
     etcd: Vec<String>,
     /// The service's name in etcd.
@@ -53,8 +55,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     });
 
     let resolver = Resolver::connect(options.etcd).await?;
-    let channel = resolver.balance_channel(&*options.service).await?;
-    let mut greeter = GreeterClient::new(channel);
+    let resolution = resolver.resolve(&*options.service).await?;
+    let mut greeter = GreeterClient::new(resolution.balance_channel()?);
 
     let (mut calls, mut failed) = (0, 0);
     let mut ticks = interval(Duration::from_secs_f64(1.0 / options.rate));
@@ -78,7 +80,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
             Ok(response) => println!("ok {} {}", served_by(&response), response.get_ref().message),
             Err(status) => {
                 failed += 1;
-                println!("failed {:?}: {}", status.code(), text(&status));
+                println!("failed {:?}: {}; the service is {:?}", status.code(), text(&status), resolution.state());
             }
         }
     }

@@ -1,6 +1,7 @@
 //! A greeter that registers itself in etcd, and leaves every client's hands before it stops.
 //!
 //! `cargo xtask example greeter_server -- --etcd http://127.0.0.1:2379 --listen 127.0.0.1:0`
+#![allow(clippy::doc_markdown)] // the options' doc comments are read in a terminal
 
 use std::error::Error;
 use std::net::SocketAddr;
@@ -23,17 +24,21 @@ const PROPAGATION: Duration = Duration::from_millis(500);
 /// How long calls that are still on their way may take.
 const DRAIN: Duration = Duration::from_secs(10);
 
+/// A greeter that registers itself in etcd. RUST_LOG=info shows what it does.
 #[derive(Parser)]
 struct Options {
-    /// etcd's endpoints.
+    /// etcd's endpoints, separated by commas.
     #[arg(long, value_delimiter = ',', default_value = "http://127.0.0.1:2379")]
     etcd: Vec<String>,
     /// The service's name in etcd.
     #[arg(long, default_value = "greeter")]
     service: String,
-    /// Where to listen, which is also what is registered; port 0 takes any free one.
+    /// Where to listen; port 0 takes any free one.
     #[arg(long, default_value = "127.0.0.1:50051")]
     listen: SocketAddr,
+    /// The host to register, where clients do not reach the one that is listened on (0.0.0.0 in a container).
+    #[arg(long, value_name = "HOST")]
+    advertise: Option<String>,
     /// How many seconds etcd keeps the registration of a server that was killed.
     #[arg(long, default_value_t = 15)]
     ttl: u64,
@@ -63,7 +68,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     // Listen first, then register: a key in etcd is a promise that somebody answers.
     let listener = TcpListener::bind(options.listen).await?;
-    let address = Address::try_from(listener.local_addr()?)?;
+    let bound = listener.local_addr()?;
+    let address = match options.advertise {
+        Some(host) => Address::parse(&format!("{host}:{}", bound.port()))?,
+        None if bound.ip().is_unspecified() => {
+            return Err("--listen takes every interface: --advertise HOST says which clients reach".into());
+        }
+        None => Address::try_from(bound)?,
+    };
     println!("listening on {address}");
     let (stop, stopped) = oneshot::channel::<()>();
     let server = Server::builder()
@@ -89,8 +101,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     };
 
     // Leave the directory, let the clients see it, then answer what is still on its way and stop.
+    let was_there = registration.is_registered();
     match registration.deregister().await {
-        Ok(()) => println!("deregistered"),
+        Ok(()) => println!("{}", if was_there { "deregistered" } else { "was not registered" }),
         Err(error) => eprintln!("{error}; the lease will end by itself"),
     }
     if let Some(ended) = died {

@@ -1,15 +1,17 @@
 //! Shows what a service resolves to, and every change of it, as it happens.
 //!
 //! `cargo xtask example watch_service -- --etcd http://127.0.0.1:2379 --service greeter`
+#![allow(clippy::doc_markdown)] // the options' doc comments are read in a terminal
 
 use std::error::Error;
 
 use clap::Parser;
 use tonic_etcd::{Instance, Resolver, State, Target};
 
+/// Shows what a service resolves to, and every change of it.
 #[derive(Parser)]
 struct Options {
-    /// etcd's endpoints.
+    /// etcd's endpoints, separated by commas.
     #[arg(long, value_delimiter = ',', default_value = "http://127.0.0.1:2379")]
     etcd: Vec<String>,
     /// The service's name in etcd.

@@ -12,6 +12,15 @@ pub(crate) struct Authority(Box<str>);
 
 impl Authority {
     pub(crate) fn parse(text: &str, default_port: Option<u16>) -> Result<Self, String> {
+        for (mark, reason) in [
+            (',', "one address at a time: give several as several"),
+            ('@', "a user and password have no place here"),
+            ('/', "a path has no place here"),
+        ] {
+            if text.contains(mark) {
+                return Err(reason.into());
+            }
+        }
         let (host, port) = if text.starts_with('[') {
             let end = text.find(']').ok_or("the bracket is not closed")?;
             let address: Ipv6Addr =
@@ -35,7 +44,7 @@ impl Authority {
         let port = match (port, default_port) {
             (Some(port), _) => parse_port(port)?,
             (None, Some(port)) => port,
-            (None, None) => return Err("no port".into()),
+            (None, None) => return Err(format!("no port: write \"{host}:PORT\"")),
         };
         Ok(Self(format!("{host}:{port}").into()))
     }

@@ -10,8 +10,8 @@ pub(crate) type BoxError = Box<dyn StdError + Send + Sync>;
 
 /// What went wrong, on what, and what to do about it.
 ///
-/// Cheap to clone, so that a state can carry the last one. `Display` never repeats the source: print the chain
-/// with [`std::error::Error::source`].
+/// Cheap to clone, so that a state can carry the last one. `Display` does not repeat the source, which for a wait that ran
+/// out is what went wrong in the meantime: `Debug` shows the whole chain in a line.
 #[derive(Clone)]
 pub struct Error {
     inner: Arc<Inner>,
@@ -95,13 +95,13 @@ impl fmt::Display for Error {
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Error({self}")?;
+        write!(f, "{self}")?;
         let mut source = self.source();
         while let Some(error) = source {
             write!(f, "; because {error}")?;
             source = error.source();
         }
-        f.write_str(")")
+        Ok(())
     }
 }
 

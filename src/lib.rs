@@ -1,4 +1,4 @@
-//! etcd as the directory of a [tonic] fleet.
+//! etcd as the directory of a [tonic](https://docs.rs/tonic) fleet.
 //!
 //! - **Clients** turn a service's name into its live servers: [`Resolver`] watches the service's prefix in etcd, and
 //!   [`Resolution`] gives the current [`Snapshot`], a stream of changes for any tower balancer
@@ -32,7 +32,8 @@
 //! # }
 //! ```
 //!
-//! Listen before you register, and deregister before you stop: `examples/greeter_server.rs` shows the whole order.
+//! Listen before you register, and deregister before you stop: the example `greeter_server` in the repository shows the
+//! whole order. Keep the registration in a variable with a name: one that is dropped deregisters.
 //!
 //! # When etcd is away
 //!
@@ -41,6 +42,11 @@
 //! [`Registration::ready`] are for those who want to fail early. What was resolved stays: [`State`] tells what is
 //! current from what is stale, confirmed empty or not yet resolved, and [`Resolution::last_error`] says why. Retries begin
 //! at once, then wait 100 ms to 0.8 s for the first minute of an outage and up to 5 s after it, always with jitter.
+//!
+//! # What it logs
+//!
+//! Everything worth knowing goes to [`tracing`](https://docs.rs/tracing): membership changes at INFO, what fails at WARN, once
+//! for each kind of failure. A program sees it with a subscriber, such as `tracing_subscriber::fmt::init()`.
 //!
 //! # What stands in etcd
 //!
@@ -61,7 +67,7 @@
 //! | `tls-ring`, `tls-aws-lc` | TLS to etcd and to servers, with that cryptography |
 //! | `tls-native-roots`, `tls-webpki-roots` | root certificates, beside one of those |
 //!
-//! None is on by default, and none changes what the crate does without it.
+//! None is on by default: `https` endpoints are then refused, and `https` servers left out with a warning.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod address;

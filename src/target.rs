@@ -11,7 +11,8 @@ use crate::error::Error;
 /// The port of an etcd host that names none: etcd's own default for clients.
 const ETCD_PORT: u16 = 2379;
 
-/// Which service, and optionally in which etcd: `etcd:///greeter`, `etcd://h1:2379,h2:2379/greeter` or bare `greeter`.
+/// Which service: `etcd:///greeter` or bare `greeter`. A target may also name the etcd hosts that it is meant for,
+/// `etcd://h1:2379,h2:2379/greeter`: a resolver of other hosts then refuses it. It never makes a connection of its own.
 ///
 /// The name is read as etcd's Go resolver reads it, so one string works in every language:
 ///
@@ -47,13 +48,14 @@ impl Target {
             }
             None => (Vec::new(), text.to_owned()),
             Some((scheme, rest)) if scheme.eq_ignore_ascii_case("etcd") => {
-                let (authority, path) = rest
-                    .split_once('/')
-                    .ok_or_else(|| refuse(format!("no service after the hosts: write \"etcd://{rest}/NAME\"")))?;
+                let (authority, path) = rest.split_once('/').ok_or_else(|| {
+                    refuse(format!("two slashes name a host: write \"etcd:///{rest}\" for the service {rest:?}"))
+                })?;
                 (parse_hosts(authority).map_err(refuse)?, decode(path).map_err(refuse)?)
             }
             Some((scheme, _)) => {
-                return Err(refuse(format!("the scheme is {scheme:?}, and only \"etcd\" is served here")));
+                let reason = "only \"etcd\" is served here; the endpoint of etcd is given to the resolver, and the target is a name";
+                return Err(refuse(format!("the scheme is {scheme:?}: {reason}")));
             }
         };
         check_name(&name).map_err(refuse)?;
@@ -250,7 +252,7 @@ mod tests {
             ("", "empty"),
             ("/", "empty"),
             ("etcd:///", "empty"),
-            ("etcd://h1:2379", "no service"),
+            ("etcd://h1:2379", "two slashes"),
             ("etcd:greeter", "etcd:///greeter"),
             ("etcd:/greeter", "etcd:///greeter"),
             ("dns:///greeter", "scheme"),

@@ -1,4 +1,8 @@
-//! Codecs: what stands in etcd ⇄ instances. PURE: no I/O, no clock, no logging.
+//! Stored formats: what stands in etcd, and how it is read and written.
+//!
+//! [`Detect`] is the default. A format of your own implements [`Codec`] and is given to `ResolverBuilder::codec` and
+//! `RegistrarBuilder::codec`.
+// PURE: no I/O, no clock, no logging.
 
 mod grpc_naming;
 mod plain;

@@ -103,7 +103,10 @@ impl Etcd {
             None => Ok(()),
             Some(host) => {
                 let hosts: Vec<&str> = hosts.iter().map(Authority::as_str).collect();
-                refuse(format!("its host {host} is not one of this etcd's: {}", hosts.join(", ")))
+                refuse(format!(
+                    "its host {host} is not one of this etcd's: {}; without hosts a target fits any",
+                    hosts.join(", ")
+                ))
             }
         }
     }

@@ -108,6 +108,10 @@ impl EtcdOptions {
             return Err(Error::invalid("endpoints", "", "at least one is needed"));
         }
         for endpoint in &self.endpoints {
+            if endpoint.contains('@') {
+                // Never shown: it may hold a password.
+                return Err(Error::invalid("endpoint", "…@…", "user and password are given by `EtcdOptions::user`"));
+            }
             let (secure, _) = split(endpoint).map_err(|reason| Error::invalid("endpoint", endpoint, reason))?;
             if let Err(reason) = self.check_scheme(endpoint, secure) {
                 return Err(Error::invalid("endpoint", endpoint, reason));
@@ -145,7 +149,7 @@ impl EtcdOptions {
     #[cfg(not(feature = "_tls"))]
     #[expect(clippy::unused_self)]
     fn check_scheme(&self, _endpoint: &str, secure: bool) -> Result<(), &'static str> {
-        if secure { Err("https needs one of the features \"tls-ring\" and \"tls-aws-lc\"") } else { Ok(()) }
+        if secure { Err("https needs tonic-etcd's feature \"tls-ring\" or \"tls-aws-lc\"") } else { Ok(()) }
     }
 
     /// The endpoint in full: etcd-client would take a missing port for the scheme's.
@@ -193,6 +197,7 @@ fn split(endpoint: &str) -> Result<(bool, Authority), String> {
         None => (false, endpoint),
         Some(("http", rest)) => (false, rest),
         Some(("https", rest)) => (true, rest),
+        Some(("etcd", _)) => return Err("etcd:// is for targets; an endpoint says http or https".into()),
         Some((scheme, _)) => return Err(format!("the scheme {scheme:?} is neither http nor https")),
     };
     Ok((secure, Authority::parse(rest.strip_suffix('/').unwrap_or(rest), Some(ETCD_PORT))?))
@@ -202,7 +207,8 @@ impl fmt::Debug for EtcdOptions {
     /// Without the password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let user = self.user.as_ref().map(|(name, _)| name);
-        f.debug_struct("EtcdOptions").field("endpoints", &self.endpoints).field("user", &user).finish_non_exhaustive()
+        let endpoints: Vec<_> = self.endpoints.iter().filter(|endpoint| !endpoint.contains('@')).collect();
+        f.debug_struct("EtcdOptions").field("endpoints", &endpoints).field("user", &user).finish_non_exhaustive()
     }
 }
 
@@ -249,6 +255,10 @@ mod tests {
         assert!(refusal(&EtcdOptions::new([""; 0])).contains("at least one"));
         assert!(refusal(&EtcdOptions::from(["ftp://h1"])).contains("ftp"));
         assert!(refusal(&EtcdOptions::from(["h1:x"])).contains("h1:x"));
+        assert!(refusal(&EtcdOptions::from(["http://h1:1,http://h2:2"])).contains("several"));
+        assert!(refusal(&EtcdOptions::from(["h1:2379/v3"])).contains("path"));
+        let user = refusal(&EtcdOptions::from(["http://root:secret@h1"]));
+        assert!(user.contains("EtcdOptions::user") && !user.contains("secret"), "{user}");
         let options = EtcdOptions::from(["h1"]);
         assert!(refusal(&options.clone().keep_alive(Duration::from_secs(1), Duration::from_secs(1))).contains("6 s"));
         assert!(refusal(&options.request_timeout(Duration::ZERO)).contains("request timeout"));

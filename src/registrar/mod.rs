@@ -62,7 +62,7 @@ struct Wanted {
     show: watch::Sender<RegistrationState>,
 }
 
-/// Builds a [`Registrar`].
+/// Builds a [`Registrar`] with a time to live or a stored format of its own.
 #[must_use]
 pub struct RegistrarBuilder {
     etcd: Result<Etcd, Error>,

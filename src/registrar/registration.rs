@@ -140,7 +140,7 @@ impl Registration {
         self.wait_for(RegistrationState::is_in_etcd, within, "registering").await
     }
 
-    /// Takes the instance out of etcd, and waits up to 5 s until that is done.
+    /// Takes the instance out of etcd, and waits up to 5 s until that is done; at once where it never came to be there.
     ///
     /// One of several registrations leaves alone; with the last one of a registrar its lease is revoked.
     ///

@@ -83,7 +83,7 @@ impl Discover {
 
     fn endpoint(&self, address: &Address) -> Result<Endpoint, BoxError> {
         if address.is_secure() && cfg!(not(feature = "_tls")) {
-            return Err("https needs one of the features \"tls-ring\" and \"tls-aws-lc\"".into());
+            return Err("https needs tonic-etcd's feature \"tls-ring\" or \"tls-aws-lc\", and roots to trust".into());
         }
         let scheme = if address.is_secure() { "https" } else { "http" };
         let endpoint = Endpoint::from_shared(format!("{scheme}://{}", address.authority()))?;

@@ -64,7 +64,7 @@ impl Drop for Service {
     }
 }
 
-/// Builds a [`Resolver`].
+/// Builds a [`Resolver`] with a stored format or endpoint settings of its own.
 #[must_use]
 pub struct ResolverBuilder {
     etcd: Result<Etcd, Error>,
@@ -85,9 +85,11 @@ impl Resolver {
         Self::builder(etcd).build()
     }
 
-    /// A resolver over a client of your own, whose options are then yours: without `require_leader` a watch on a member
-    /// that is cut off stays silent until it is found out, without HTTP/2 keep-alive a frozen etcd is, and over several
-    /// endpoints a dead one makes requests fail that are then tried up to five times.
+    /// A resolver over a client of your own, whose options are then yours. What they should hold:
+    /// - `require_leader`: otherwise a member that is cut off from its cluster serves old data without a word;
+    /// - HTTP/2 keep-alive of 10 s and 5 s: otherwise a dead connection is found out only by the probes of each watch;
+    /// - one endpoint: of several, etcd-client gives a dead one its share of the requests, which are then tried again, five
+    ///   times at most.
     pub fn new(client: EtcdClient) -> Self {
         Self::over(Etcd::from_client(client), Arc::new(Detect), None)
     }
@@ -102,6 +104,9 @@ impl Resolver {
     }
 
     /// A service's live snapshot, kept true in the background from now on; shared with everyone who resolves the same.
+    ///
+    /// Returns at once: the snapshot is empty, and the state [`State::Unresolved`], until etcd was heard, which
+    /// [`Resolution::ready`] waits for.
     ///
     /// Needs a runtime with its timer enabled, on which the watch lives. A machine that was suspended sees what it missed
     /// within 8 s of waking.
@@ -121,7 +126,8 @@ impl Resolver {
         Ok(Resolution::new(target, service, self.shared.configure.clone()))
     }
 
-    /// tonic's own balanced channel over a service: see [`Resolution::balance_channel`].
+    /// tonic's own balanced channel over a service: see [`Resolution::balance_channel`]. Its calls wait without end while no
+    /// server is known: bound them, with `tokio::time::timeout`.
     ///
     /// # Errors
     /// As [`Resolver::resolve`].

@@ -14,7 +14,22 @@ use super::task::View;
 use crate::error::Error;
 use crate::target::Target;
 
-/// One service, live. Cheap to clone; the watch ends when the last clone, stream and channel made of it are gone.
+/// One service, live.
+///
+/// ```no_run
+/// # async fn show(resolver: tonic_etcd::Resolver) -> Result<(), Box<dyn std::error::Error>> {
+/// let mut resolution = resolver.resolve("greeter").await?;
+/// let mut snapshot = resolution.ready(std::time::Duration::from_secs(5)).await?;
+/// loop {
+///     for instance in snapshot.instances() {
+///         println!("{:?} {:?}", instance.addresses(), instance.zone());
+///     }
+///     snapshot = resolution.changed().await?;
+/// }
+/// # }
+/// ```
+///
+/// Cheap to clone; the watch ends when the last clone, stream and channel made of it are gone.
 #[derive(Clone)]
 pub struct Resolution {
     target: Target,
@@ -31,7 +46,7 @@ pub enum State {
     Unresolved,
     /// The snapshot is what etcd holds, and there are instances in it.
     Current,
-    /// etcd was heard, and holds no instance of the service.
+    /// etcd was heard, and holds no instance of the service, or none that can be read.
     ConfirmedEmpty,
     /// The runtime that kept it true has ended: what was known stays, and resolving again begins anew.
     Closed,

@@ -12,7 +12,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 /// PyPI (x86-64 Linux) or a build with Go. What is fetched or built stays in target/tools; `cargo clean` removes it.
 #[derive(Parser)]
 #[command(name = "xtask", bin_name = "cargo xtask", disable_version_flag = true)]
-#[command(after_help = "Start here: `cargo xtask demo` shows a fleet at work in twenty seconds.")]
+#[command(
+    after_help = "Start here: `cargo xtask demo` shows a fleet at work; its first build takes some minutes, the show a quarter of one."
+)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -34,7 +36,7 @@ pub(crate) enum Command {
     ///
     /// Runs `cargo test --workspace` with PROTOC and ETCD_BIN set. What stands after `--` goes to cargo:
     ///
-    ///   cargo xtask test -- --test registrar        one test file
+    ///   cargo xtask test -- --test behaviour        one test target
     ///   cargo xtask test -- lease                   tests whose name contains `lease`
     ///   cargo xtask test -- lease -- --nocapture    the same, with their output
     #[command(verbatim_doc_comment)]

@@ -42,9 +42,10 @@ fn guide(version: &str, endpoint: &str, etcdctl: &str) -> String {
     format!(
         r#"etcd {version} is at {endpoint} (Ctrl-C ends it and removes its data)
 
-A server and a client, each in a terminal of its own:
+A server, a client, and the service as it changes, each in a terminal of its own:
   cargo xtask example greeter_server -- --etcd {endpoint}
   cargo xtask example greeter_client -- --etcd {endpoint}
+  cargo xtask example watch_service -- --etcd {endpoint}
 
 A server put in by hand, as gRPC naming writes it; the list; and out again:
   {etcdctl} put greeter/127.0.0.1:50051 '{{"Op":0,"Addr":"127.0.0.1:50051","Metadata":null}}'
