@@ -162,7 +162,8 @@ fn check_name(name: &str) -> Result<(), String> {
 impl fmt::Display for Target {
     /// The bare name, or the URL form where hosts are named.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.hosts.is_empty() {
+        // A bare name that begins like a URL would be read as one.
+        if self.hosts.is_empty() && Self::parse(&self.name).is_ok_and(|bare| bare.name == self.name) {
             return f.write_str(&self.name);
         }
         let hosts: Vec<&str> = self.hosts().collect();
@@ -307,7 +308,7 @@ mod tests {
 
     #[test]
     fn shows_itself_as_it_parses() {
-        for text in ["greeter", "/web", "etcd://h1:2379,[::1]:1//web", "etcd://h1:1/a b%25%3F"] {
+        for text in ["greeter", "/web", "etcd:///etcd:x", "etcd://h1:2379,[::1]:1//web", "etcd://h1:1/a b%25%3F"] {
             let target = Target::parse(text).unwrap();
             assert_eq!(target.to_string(), text);
             assert_eq!(Target::parse(&target.to_string()).unwrap(), target);

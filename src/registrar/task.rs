@@ -72,15 +72,17 @@ impl Task {
         loop {
             self.hear();
             let now = self.now();
-            if let Some((action, _)) = &work
-                && self.machine.outweighs(now, action)
-            {
-                if self.machine.puts_what_leaves(action) && grace.is_none_or(|grace| now < grace) {
-                    grace.get_or_insert(now + GRACE);
-                } else {
-                    self.machine.on(now, action, Input::BrokenOff);
-                    (work, grace) = (None, None);
+            match &work {
+                Some((action, _)) if self.machine.outweighs(now, action) => {
+                    if self.machine.puts_what_leaves(action) && grace.is_none_or(|grace| now < grace) {
+                        grace.get_or_insert(now + GRACE);
+                    } else {
+                        self.machine.on(now, action, Input::BrokenOff);
+                        (work, grace) = (None, None);
+                    }
                 }
+                // Nothing is waited for: a time that has passed would wake this loop without end.
+                _ => grace = None,
             }
             self.show();
             if work.is_none() && self.machine.is_idle() && self.shared.rest() {
@@ -113,7 +115,6 @@ impl Task {
                     self.renewed(renewed);
                 }
                 done = hand(work.as_mut().map(|(_, request)| request)) => {
-                    grace = None;
                     if let Some((action, _)) = work.take() {
                         self.done(&action, done);
                     }
