@@ -53,6 +53,21 @@ impl Authority {
         &self.0
     }
 
+    /// A socket of this host, by its absolute path: written `unix:/path`, which no `host:port` can be.
+    fn unix(path: &str) -> Result<Self, String> {
+        let path = path.strip_prefix("//").unwrap_or(path);
+        if !path.starts_with('/') || path.len() < 2 || path.ends_with('/') {
+            return Err("a Unix socket is an absolute path: unix:/run/greeter.sock".into());
+        }
+        if path.len() > 107 {
+            return Err("the path is longer than the 107 bytes of a socket's name".into());
+        }
+        if let Some(strange) = path.chars().find(|c| c.is_control()) {
+            return Err(format!("the character {strange:?} has no place in a path"));
+        }
+        Ok(Self(format!("unix:{path}").into()))
+    }
+
     fn parts(&self) -> (&str, &str) {
         self.0.rsplit_once(':').unwrap_or((&self.0, "")) // the port is always there: `parse` writes it
     }
@@ -92,8 +107,8 @@ fn parse_port(port: &str) -> Result<u16, String> {
 /// Where one server listens: `host:port`, and whether it speaks TLS.
 ///
 /// Parsed from `10.0.0.5:50051`, `greeter.local:50051`, `[::1]:50051`, `http://10.0.0.5:8080` (the same as without)
-/// or `https://10.0.0.5:8443`; a URL without a port has its scheme's (80, 443). Hosts are kept in lower case and IPv6
-/// in its canonical form, so that equal addresses are equal values.
+/// or `https://10.0.0.5:8443`; a URL without a port has its scheme's (80, 443). `unix:/run/greeter.sock` is a socket of
+/// the same host. Hosts are kept in lower case and IPv6 in its canonical form, so that equal addresses are equal values.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Address {
     authority: Authority,
@@ -111,6 +126,9 @@ impl Address {
 
     /// The same, with the bare reason: for codecs, which name the record themselves.
     pub(crate) fn read(text: &str) -> Result<Self, String> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            return Ok(Self { authority: Authority::unix(path)?, secure: false });
+        }
         let (secure, default_port, rest) = match text.split_once("://") {
             None => (false, None, text),
             Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (false, Some(80), rest),
@@ -129,19 +147,28 @@ impl Address {
         &self.authority
     }
 
-    /// `host:port`, IPv6 in brackets: what stands in `:authority`.
+    /// `host:port`, IPv6 in brackets: what stands in `:authority`; `localhost` for a Unix socket.
     pub fn authority(&self) -> &str {
-        self.authority.as_str()
+        if self.unix_path().is_some() { "localhost" } else { self.authority.as_str() }
     }
 
-    /// The host alone; an IPv6 address without its brackets.
+    /// The path, where the address is a Unix socket.
+    pub fn unix_path(&self) -> Option<&str> {
+        self.authority.as_str().strip_prefix("unix:")
+    }
+
+    /// The host alone; an IPv6 address without its brackets; `localhost` for a Unix socket.
     pub fn host(&self) -> &str {
+        if self.unix_path().is_some() {
+            return "localhost";
+        }
         self.authority.parts().0.trim_start_matches('[').trim_end_matches(']')
     }
 
-    /// The port, never 0.
+    /// The port; 0 for a Unix socket, and for nothing else.
     pub fn port(&self) -> u16 {
-        self.authority.parts().1.parse().unwrap_or_default() // a number since `parse`
+        let port = || self.authority.parts().1.parse().unwrap_or_default(); // a number since `parse`
+        if self.unix_path().is_some() { 0 } else { port() }
     }
 
     /// Whether the address was written as `https://`.
@@ -158,10 +185,10 @@ impl Address {
 }
 
 impl fmt::Display for Address {
-    /// `host:port`, with `https://` before it where the server speaks TLS.
+    /// `host:port`, with `https://` before it where the server speaks TLS; or `unix:/path`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = if self.secure { "https://" } else { "" };
-        write!(f, "{scheme}{}", self.authority())
+        write!(f, "{scheme}{}", self.authority.as_str())
     }
 }
 
@@ -225,6 +252,8 @@ mod tests {
             ("[0:0::1]:50051", "[::1]:50051", false),
             ("https://[2001:DB8::1]", "https://[2001:db8::1]:443", true),
             ("my_host-1:1", "my_host-1:1", false),
+            ("unix:/run/my app.sock", "unix:/run/my app.sock", false),
+            ("unix:///run/a:1", "unix:/run/a:1", false),
         ] {
             let address = Address::parse(text).unwrap();
             assert_eq!((address.to_string().as_str(), address.is_secure()), (shown, secure), "{text}");
@@ -232,6 +261,9 @@ mod tests {
         }
         let address = Address::parse("https://[::1]:8443").unwrap();
         assert_eq!((address.host(), address.port(), address.authority()), ("::1", 8443, "[::1]:8443"));
+        let address = Address::parse("unix:/run/x:1").unwrap();
+        assert_eq!((address.host(), address.port(), address.authority()), ("localhost", 0, "localhost"));
+        assert_eq!(address.unix_path(), Some("/run/x:1"));
     }
 
     #[test]
@@ -257,7 +289,11 @@ mod tests {
             "http://host:1/path",
             "http://",
             "http://u@host:1",
-            "unix:///run/x",
+            "unix:",
+            "unix:run/x",
+            "unix://host/x",
+            "unix:/",
+            "unix:/a\0b",
             "ho\0st:1",
             "[fe80::1%eth0]:1",
             "ä:1",

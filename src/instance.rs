@@ -46,7 +46,7 @@ impl Instance {
         Error: From<A::Error>,
     {
         let address = address.try_into()?;
-        match self.addresses.iter().find(|known| known.authority() == address.authority()) {
+        match self.addresses.iter().find(|known| known.parsed_authority() == address.parsed_authority()) {
             Some(known) if *known == address => {}
             Some(known) => {
                 let reason = format!("{known} is one of the instance's addresses already");

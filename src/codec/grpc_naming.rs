@@ -50,7 +50,7 @@ impl Codec for GrpcNaming {
         let record = |address: &Address| {
             let written = Written { op: 0, addr: address.to_string(), metadata };
             let value = serde_json::to_vec(&written).map_err(|error| EncodeError::new(error.to_string()))?;
-            Ok(Record::new(format!("{prefix}{}", address.authority()), value))
+            Ok(Record::new(format!("{prefix}{}", address.parsed_authority().as_str()), value))
         };
         instance.addresses().iter().map(record).collect()
     }

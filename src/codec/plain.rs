@@ -26,7 +26,7 @@ impl Codec for Plain {
             return Err(EncodeError::new(reason));
         }
         let prefix = target.prefix();
-        let record = |a: &Address| Record::new(format!("{prefix}{}", a.authority()), a.to_string());
+        let record = |a: &Address| Record::new(format!("{prefix}{}", a.parsed_authority().as_str()), a.to_string());
         Ok(instance.addresses().iter().map(record).collect())
     }
 }

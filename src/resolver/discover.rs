@@ -86,7 +86,10 @@ impl Discover {
             return Err("https needs tonic-etcd's feature \"tls-ring\" or \"tls-aws-lc\", and roots to trust".into());
         }
         let scheme = if address.is_secure() { "https" } else { "http" };
-        let endpoint = Endpoint::from_shared(format!("{scheme}://{}", address.authority()))?;
+        let endpoint = match address.unix_path() {
+            Some(path) => Endpoint::from_shared(format!("unix://{path}"))?,
+            None => Endpoint::from_shared(format!("{scheme}://{}", address.authority()))?,
+        };
         match &self.configure {
             Some(configure) => configure(address, endpoint),
             #[cfg(feature = "_tls")]
