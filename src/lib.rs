@@ -72,7 +72,9 @@
 
 mod address;
 mod backoff;
+mod balance;
 pub mod codec;
+mod connection;
 mod error;
 mod etcd;
 mod instance;
@@ -81,6 +83,14 @@ mod resolver;
 mod target;
 
 pub use address::Address;
+pub use balance::{
+    BalancedChannel, BalancedChannelBuilder, Call, Connectivity, ConnectivityStream, Ejection, Picker, Policy,
+    ReadyServer, ResponseBody, ResponseFuture, RetryPolicy, ServedBy, ServerState, ServerStatus, WaitForReady,
+};
+#[cfg(feature = "_tls")]
+#[cfg_attr(docsrs, doc(cfg(any(feature = "tls-ring", feature = "tls-aws-lc"))))]
+pub use connection::ClientTls;
+pub use connection::KeepAlive;
 pub use error::Error;
 /// `etcd_client::Client`, of the release that this crate works with.
 pub use etcd::Client as EtcdClient;

@@ -1,5 +1,6 @@
 //! The resolver: watches prefixes, each once, and gives everyone the live snapshot and its changes.
 
+mod channel;
 mod discover;
 mod resolution;
 mod servers;

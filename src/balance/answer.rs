@@ -1,0 +1,166 @@
+//! The answer's body as callers see it: bounded by the deadline, and counted for its server.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body, Frame};
+use tonic::{Code, Status};
+
+use super::channel::Inner;
+use super::clock::Clock;
+use super::ready::Member;
+use super::server::Verdict;
+use super::status;
+use crate::connection::{Answer, Failure};
+
+/// The body of an answer.
+///
+/// Its errors are statuses, and name the server. Dropping it before its end cancels the call.
+#[must_use = "a body does nothing unless it is read"]
+pub struct ResponseBody(Option<Open>);
+
+/// A body with something to come.
+struct Open {
+    /// What was held back until the status had come.
+    held: VecDeque<Frame<Bytes>>,
+    answer: Option<Answer>,
+    party: Party,
+    clock: Clock,
+}
+
+/// Who answers, and who wants to know how it went.
+pub(crate) struct Party {
+    pub(crate) member: Arc<Member>,
+    pub(crate) inner: Arc<Inner>,
+}
+
+impl Party {
+    pub(crate) fn judge(&self, verdict: Verdict) {
+        if verdict == Verdict::Success {
+            self.inner.budget.succeeded();
+        }
+        let in_a_row = self.member.server.judge(verdict);
+        if in_a_row > 0 && self.inner.settings.ejection.is_some_and(|ejection| ejection.is_suspicious(in_a_row)) {
+            self.inner.ground.changed.notify_one();
+        }
+    }
+}
+
+/// How an answer ended before its end.
+pub(crate) enum Broken {
+    Late(Status),
+    Failed(Failure),
+}
+
+impl ResponseBody {
+    pub(crate) fn new(answer: Answer, party: Party, clock: Clock) -> Self {
+        Self(Some(Open { held: VecDeque::new(), answer: Some(answer), party, clock }))
+    }
+
+    /// Nothing follows the head.
+    pub(crate) fn empty() -> Self {
+        Self(None)
+    }
+
+    /// Reads on until the end, or until it is more than `limit` bytes. Those frames are then the first to come out. Gives
+    /// the trailers, if they have come.
+    ///
+    /// # Errors
+    /// When the answer breaks off. Its server is judged by that already.
+    pub(crate) async fn hold(&mut self, limit: usize) -> Result<Option<&HeaderMap>, Broken> {
+        let Some(open) = &mut self.0 else { return Ok(None) };
+        let mut size = 0;
+        while size <= limit {
+            match std::future::poll_fn(|cx| open.poll_answer(cx)).await {
+                Some(Ok(frame)) => {
+                    size += frame.data_ref().map_or(0, Bytes::len);
+                    open.held.push_back(frame);
+                }
+                Some(Err(broken)) => return Err(broken),
+                None => break,
+            }
+        }
+        Ok(open.held.back().and_then(Frame::trailers_ref))
+    }
+}
+
+impl Open {
+    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let Some(answer) = &mut self.answer else { return Poll::Ready(None) };
+        match Pin::new(answer).poll_frame(cx) {
+            Poll::Pending if self.clock.poll_over(cx) => Poll::Ready(Some(Err(self.late()))),
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Some(Ok(frame))) => match frame.into_trailers() {
+                Ok(trailers) => Poll::Ready(Some(self.end(trailers))),
+                Err(data) => Poll::Ready(Some(Ok(data))),
+            },
+            Poll::Ready(Some(Err(failure))) => {
+                self.answer = None;
+                let code = status::code_of(&failure);
+                if code == Code::Cancelled && self.clock.has_passed() {
+                    return Poll::Ready(Some(Err(self.late())));
+                }
+                self.party.judge(Verdict::of(code));
+                Poll::Ready(Some(Err(Broken::Failed(failure))))
+            }
+            Poll::Ready(None) => {
+                // Without a status, which no gRPC server does.
+                self.answer = None;
+                self.party.judge(Verdict::Failure);
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    fn late(&mut self) -> Broken {
+        self.answer = None; // which cancels the call
+        self.party.judge(Verdict::Failure);
+        Broken::Late(self.clock.exceeded(self.party.member.server.address()))
+    }
+
+    fn end(&mut self, mut trailers: HeaderMap) -> Result<Frame<Bytes>, Broken> {
+        self.answer = None;
+        let code = status::code_in(&trailers).unwrap_or(Code::Unknown);
+        if code == Code::Cancelled && self.clock.has_passed() {
+            return Err(self.late());
+        }
+        self.party.judge(Verdict::of(code));
+        if code != Code::Ok {
+            status::name(&mut trailers, self.party.member.server.address());
+        }
+        Ok(Frame::trailers(trailers))
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let Some(open) = &mut self.0 else { return Poll::Ready(None) };
+        if let Some(frame) = open.held.pop_front() {
+            return Poll::Ready(Some(Ok(frame)));
+        }
+        let frame = ready!(open.poll_answer(cx));
+        Poll::Ready(frame.map(|frame| {
+            frame.map_err(|broken| match broken {
+                Broken::Late(status) => status,
+                Broken::Failed(failure) => status::of_failure(failure, open.party.member.server.address()),
+            })
+        }))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.as_ref().is_none_or(|open| open.held.is_empty() && open.answer.is_none())
+    }
+}
+
+impl std::fmt::Debug for ResponseBody {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ResponseBody").field("ended", &self.is_end_stream()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,335 @@
+//! What can be set of a channel, and how one comes to be.
+
+use std::fmt;
+use std::future::Future;
+use std::hash::Hash;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use http::uri::Authority;
+use http::{HeaderValue, Uri};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio_stream::Stream;
+use tower::Service;
+use tower::discover::Discover;
+
+use super::channel::{Inner, Settings};
+use super::feed::Feed;
+use super::outlier::Ejection;
+use super::outlook::{Directory, Outlook};
+use super::policy::Policy;
+use super::pool::{self, Update};
+use super::retry::RetryPolicy;
+use super::supervisor::Ground;
+use super::{BalancedChannel, Shared};
+#[cfg(feature = "_tls")]
+use crate::connection::ClientTls;
+use crate::connection::{Connector, Io, KeepAlive, Options, Transport};
+use crate::error::{BoxError, Error};
+use crate::instance::Instance;
+
+/// How many servers are connected to at once; an attempt that takes more than a second counts no longer.
+const CONNECTING: usize = 128;
+/// What HTTP/2 allows (RFC 9113, 6.5.2 and 6.9.1).
+const WINDOWS: std::ops::RangeInclusive<u32> = 1..=(1 << 31) - 1;
+const CONNECTION_WINDOWS: std::ops::RangeInclusive<u32> = 65_535..=(1 << 31) - 1;
+const FRAMES: std::ops::RangeInclusive<u32> = (1 << 14)..=(1 << 24) - 1;
+
+/// What can be set of a [`BalancedChannel`].
+#[derive(Clone)]
+#[must_use = "a builder does nothing until it builds"]
+pub struct BalancedChannelBuilder {
+    policy: Policy,
+    retry: RetryPolicy,
+    ejection: Option<Ejection>,
+    timeout: Option<Duration>,
+    wait_for_ready: bool,
+    wait_limit: Duration,
+    replay_limit: usize,
+    authority: Option<String>,
+    user_agent: Option<String>,
+    options: Options,
+    connector: Option<Connector>,
+    #[cfg(feature = "_tls")]
+    tls: Option<ClientTls>,
+}
+
+impl Default for BalancedChannelBuilder {
+    fn default() -> Self {
+        Self {
+            policy: Policy::default(),
+            retry: RetryPolicy::default(),
+            ejection: None,
+            timeout: None,
+            wait_for_ready: false,
+            wait_limit: Duration::from_secs(10),
+            replay_limit: 256 << 10,
+            authority: None,
+            user_agent: None,
+            options: Options::default(),
+            connector: None,
+            #[cfg(feature = "_tls")]
+            tls: None,
+        }
+    }
+}
+
+impl BalancedChannelBuilder {
+    /// How a server is picked; [`Policy::LeastRequest`] by default.
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// Which calls may be repeated although a server may have processed them; none by default.
+    pub fn retry(mut self, retry: RetryPolicy) -> Self {
+        self.retry = retry;
+        self
+    }
+
+    /// Leaves out servers whose calls fail; off by default, as in gRPC.
+    pub fn ejection(mut self, ejection: Ejection) -> Self {
+        self.ejection = Some(ejection);
+        self
+    }
+
+    /// The most time that each call has, also where it asks for more itself. None by default.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// Whether calls wait for a server also when none is registered or none can be connected, until their deadline. Off by
+    /// default: such calls fail at once. [`WaitForReady`](super::WaitForReady) says it for one call.
+    pub fn wait_for_ready(mut self, wait: bool) -> Self {
+        self.wait_for_ready = wait;
+        self
+    }
+
+    /// How long a call that is not to wait for ready waits at most for a server, from its beginning. 10 s by default:
+    /// twice the time that a connection may take.
+    pub fn wait_limit(mut self, limit: Duration) -> Self {
+        self.wait_limit = limit;
+        self
+    }
+
+    /// How many bytes of a request's body are kept, so that the call can be made again elsewhere. 256 KiB by default, as in Go's
+    /// gRPC. A call that sends more is sent whole all the same, and not made again.
+    pub fn replay_limit(mut self, bytes: usize) -> Self {
+        self.replay_limit = bytes;
+        self
+    }
+
+    /// What `:authority` says in place of the server's `host:port`.
+    pub fn authority(mut self, authority: impl Into<String>) -> Self {
+        self.authority = Some(authority.into());
+        self
+    }
+
+    /// What `user-agent` says; after what the call itself says, if it does.
+    pub fn user_agent(mut self, agent: impl Into<String>) -> Self {
+        self.user_agent = Some(agent.into());
+        self
+    }
+
+    /// How long a connection may take, from the name's resolution to the server's HTTP/2 SETTINGS. 5 s by default: a frozen process
+    /// still accepts connections.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.options.connect_timeout = timeout;
+        self
+    }
+
+    /// HTTP/2 keep-alive; on by default, as [`KeepAlive::default`] says.
+    pub fn keep_alive(mut self, keep_alive: KeepAlive) -> Self {
+        self.options.keep_alive = Some(keep_alive);
+        self
+    }
+
+    /// No keep-alive: a server that freezes is then found out by nothing but the calls' deadlines.
+    pub fn without_keep_alive(mut self) -> Self {
+        self.options.keep_alive = None;
+        self
+    }
+
+    /// How many bytes of one answer may be on their way. 2 MiB by default, as with tonic's channel.
+    pub fn stream_window(mut self, bytes: u32) -> Self {
+        self.options.stream_window = bytes;
+        self
+    }
+
+    /// How many bytes of all answers of one server may be on their way. 5 MiB by default, as with tonic's channel.
+    pub fn connection_window(mut self, bytes: u32) -> Self {
+        self.options.connection_window = bytes;
+        self
+    }
+
+    /// The largest frame that servers may send. 16 KiB by default, as with tonic's channel.
+    pub fn max_frame_size(mut self, bytes: u32) -> Self {
+        self.options.max_frame_size = bytes;
+        self
+    }
+
+    /// How many bytes of headers an answer may have. 16 KiB by default, as with tonic's channel.
+    pub fn max_header_list_size(mut self, bytes: u32) -> Self {
+        self.options.max_header_list_size = bytes;
+        self
+    }
+
+    /// `TCP_NODELAY`; on by default, as with tonic's channel.
+    pub fn tcp_nodelay(mut self, on: bool) -> Self {
+        self.options.tcp_nodelay = on;
+        self
+    }
+
+    /// TCP's own keep-alive, at the system's pace; off by default, because HTTP/2's sees more.
+    pub fn tcp_keepalive(mut self, on: bool) -> Self {
+        self.options.tcp_keepalive = on;
+        self
+    }
+
+    /// TLS for servers that are written as `https`. Without it they are refused, and never called in plain text.
+    #[cfg(feature = "_tls")]
+    #[cfg_attr(docsrs, doc(cfg(any(feature = "tls-ring", feature = "tls-aws-lc"))))]
+    pub fn tls(mut self, tls: ClientTls) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// A way of one's own to a server, in place of TCP and Unix sockets: it is given `http://host:port/`,
+    /// `https://host:port/` or `unix:///path`. TLS is laid over it where the server is written as `https`.
+    pub fn connector<C>(mut self, connector: C) -> Self
+    where
+        C: Service<Uri> + Clone + Send + Sync + 'static,
+        C::Response: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        C::Error: Into<BoxError>,
+        C::Future: Send,
+    {
+        self.connector = Some(Arc::new(move |uri| {
+            let mut connector = connector.clone();
+            Box::pin(async move {
+                let said = |error: C::Error| error.into().to_string();
+                std::future::poll_fn(|cx| connector.poll_ready(cx)).await.map_err(said)?;
+                let io = connector.call(uri).await.map_err(said)?;
+                Ok(Box::new(io) as Box<dyn Io>)
+            })
+        }));
+        self
+    }
+
+    /// A channel over the instances of any tower discovery; `name` stands in errors. Where the stream ends the last set stays, and
+    /// its errors are reported and survived.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tonic_etcd::Error> {
+    /// use std::convert::Infallible;
+    /// use tonic_etcd::{BalancedChannel, Instance};
+    /// use tower::discover::Change;
+    ///
+    /// let instances = [Instance::new("10.0.0.5:50051")?, Instance::new("10.0.0.6:50051")?];
+    /// let fixed = tokio_stream::iter(instances.into_iter().enumerate().map(|(key, instance)| {
+    ///     Ok::<_, Infallible>(Change::Insert(key, instance))
+    /// }));
+    /// let channel = BalancedChannel::builder().discover("greeter", fixed)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// When a setting is invalid, and outside a tokio runtime.
+    pub fn discover<D>(self, name: impl Into<String>, discover: D) -> Result<BalancedChannel, Error>
+    where
+        D: Discover<Service = Instance> + Send + 'static,
+        D::Key: Hash + Clone + Send,
+        D::Error: fmt::Display,
+    {
+        let directory =
+            Directory { service: name.into().into(), place: None, revision: None, known: false, trouble: None };
+        let feed = Feed::new(discover, directory.clone());
+        self.start(directory, feed)
+    }
+
+    /// Starts a channel that is told of its servers by `source`.
+    pub(crate) fn start<K, S>(self, directory: Directory, source: S) -> Result<BalancedChannel, Error>
+    where
+        K: Hash + Eq + Clone + Send + 'static,
+        S: Stream<Item = Update<K>> + Send + 'static,
+    {
+        let runtime = tokio::runtime::Handle::try_current().map_err(|_| Error::no_runtime("a balanced channel"))?;
+        let within = |what, value: u32, range: std::ops::RangeInclusive<u32>| {
+            let reason = || format!("it must be from {} to {}", range.start(), range.end());
+            if range.contains(&value) { Ok(()) } else { Err(Error::invalid(what, value.to_string(), reason())) }
+        };
+        within("stream window", self.options.stream_window, WINDOWS)?;
+        within("connection window", self.options.connection_window, CONNECTION_WINDOWS)?;
+        within("frame size", self.options.max_frame_size, FRAMES)?;
+        let authority = self.authority.map(|text| {
+            text.parse::<Authority>().map_err(|error| Error::invalid("authority", text, error.to_string()))
+        });
+        let agent = concat!("tonic-etcd/", env!("CARGO_PKG_VERSION")).to_owned();
+        let agent = self.user_agent.unwrap_or(agent);
+        let user_agent =
+            HeaderValue::try_from(&agent).map_err(|error| Error::invalid("user agent", agent, error.to_string()))?;
+        let transport = Transport {
+            connector: self.connector,
+            #[cfg(feature = "_tls")]
+            tls: self.tls.map(|tls| tls.build().map_err(invalid_tls)).transpose()?,
+        };
+        let ground = Ground {
+            transport,
+            options: self.options,
+            connecting: Semaphore::new(CONNECTING),
+            changed: Notify::new(),
+            room: Arc::default(),
+        };
+        let span = tracing::info_span!("channel", service = &*directory.service);
+        let inner = Arc::new(Inner {
+            ready: ArcSwap::default(),
+            lanes: ArcSwap::default(),
+            outlook: watch::Sender::new(Outlook::new(directory)),
+            ground: Arc::new(ground),
+            budget: self.retry.budget_of_tokens(),
+            settings: Settings {
+                policy: self.policy,
+                retry: self.retry,
+                ejection: self.ejection,
+                timeout: self.timeout,
+                wait_for_ready: self.wait_for_ready,
+                wait_limit: self.wait_limit,
+                replay_limit: self.replay_limit,
+                authority: authority.transpose()?,
+                user_agent,
+            },
+            memory: super::policy::Memory::default(),
+            queued: AtomicUsize::new(0),
+        });
+        let task = spawn(&runtime, pool::run(inner.clone(), source), span);
+        Ok(BalancedChannel(Arc::new(Shared { inner, task })))
+    }
+}
+
+#[cfg(feature = "_tls")]
+fn invalid_tls((what, reason): (String, String)) -> Error {
+    Error::invalid("TLS setting", what, reason)
+}
+
+fn spawn(
+    runtime: &tokio::runtime::Handle,
+    task: impl Future<Output = ()> + Send + 'static,
+    span: tracing::Span,
+) -> tokio::task::AbortHandle {
+    use tracing::Instrument;
+    runtime.spawn(task.instrument(span)).abort_handle()
+}
+
+impl fmt::Debug for BalancedChannelBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BalancedChannelBuilder")
+            .field("policy", &self.policy)
+            .field("retry", &self.retry)
+            .field("ejection", &self.ejection)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,302 @@
+//! One call: a place, an attempt, and another server where that is right.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use h2::RecvStream;
+use http::header::USER_AGENT;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use tokio::time::Instant;
+use tonic::{Code, Status};
+
+use super::answer::{Broken, Party, ResponseBody};
+use super::channel::Inner;
+use super::clock::Clock;
+use super::deadline::{Deadline, GRPC_TIMEOUT};
+use super::pick::{Patience, Pick};
+use super::policy::Call;
+use super::ready::Member;
+use super::request::Replay;
+use super::retry::{PREVIOUS_ATTEMPTS, Pushback, Repeat};
+use super::server::{Server, Verdict};
+use super::{ServedBy, WaitForReady, status};
+use crate::backoff::Backoff;
+use crate::connection::{Exchange, Failure, Kind, Slot};
+
+/// How much of an answer is held back at most until its status has come.
+const HELD: usize = 4 << 20;
+
+type Body = Replay<tonic::body::Body>;
+type Answered = Result<Response<ResponseBody>, Status>;
+
+pub(crate) async fn call(inner: Arc<Inner>, request: Request<tonic::body::Body>) -> Answered {
+    let (mut caller, mut body) = Caller::new(inner, request);
+    loop {
+        let (member, slot) = caller.place().await?;
+        match caller.attempt(member, slot, body).await {
+            Outcome::Over(answered) => return answered,
+            Outcome::Again(rest, wait) => {
+                body = rest;
+                if !wait.is_zero() {
+                    caller.inner.pause(wait, caller.patience).await?;
+                }
+            }
+        }
+    }
+}
+
+enum Outcome {
+    Over(Answered),
+    /// On another server, after a wait.
+    Again(Body, Duration),
+}
+
+struct Caller {
+    inner: Arc<Inner>,
+    method: Method,
+    path: PathAndQuery,
+    headers: HeaderMap,
+    patience: Patience,
+    repeat: Repeat,
+    /// Attempts that a server may have processed.
+    attempts: u32,
+    /// Servers that have failed this call since all of them were tried.
+    tried: Vec<Arc<Server>>,
+    /// Between rounds over servers none of which took the call.
+    rounds: Option<Backoff>,
+}
+
+impl Caller {
+    fn new(inner: Arc<Inner>, request: Request<tonic::body::Body>) -> (Self, Body) {
+        let (mut parts, body) = request.into_parts();
+        let began = Instant::now();
+        let settings = &inner.settings;
+        let deadline = Deadline::of(&parts.headers, settings.timeout, began);
+        let for_ready = parts.extensions.get::<WaitForReady>().map_or(settings.wait_for_ready, |wait| wait.0);
+        let path = parts.uri.into_parts().path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/"));
+        let agent = match parts.headers.get(USER_AGENT) {
+            None => settings.user_agent.clone(),
+            Some(own) => both(own, &settings.user_agent),
+        };
+        parts.headers.insert(USER_AGENT, agent);
+        let caller = Self {
+            method: parts.method,
+            repeat: settings.retry.of(path.path()),
+            path,
+            headers: parts.headers,
+            patience: Patience { deadline, for_ready, began },
+            attempts: 0,
+            tried: Vec::new(),
+            rounds: None,
+            inner,
+        };
+        let body = Replay::new(body, caller.inner.settings.replay_limit);
+        (caller, body)
+    }
+
+    /// A server that takes the call.
+    async fn place(&mut self) -> Result<(Arc<Member>, Slot), Status> {
+        let call = Call { path: self.path.path(), headers: &self.headers };
+        let mut pick = self.inner.pick(&call, &self.tried, false);
+        loop {
+            pick = match pick {
+                Pick::Picked(member, slot) => return Ok((member, slot)),
+                Pick::Full => self.inner.wait_for_room(&call, self.patience).await?,
+                Pick::NoneReady => self.inner.wait_for_server(&call, &self.tried, self.patience).await?,
+                Pick::AllTried => {
+                    self.tried.clear();
+                    if let Some(rounds) = &mut self.rounds {
+                        let wait = rounds.fail(self.patience.began.elapsed(), false);
+                        self.inner.pause(wait, self.patience).await?;
+                    }
+                    self.inner.pick(&call, &self.tried, false)
+                }
+            };
+        }
+    }
+
+    async fn attempt(&mut self, member: Arc<Member>, slot: Slot, body: Body) -> Outcome {
+        let started = Instant::now();
+        let mut exchange = match member.connection.exchange(slot, self.head(&member), body) {
+            Ok(exchange) => exchange,
+            Err((failure, body)) if failure.kind == Kind::NotSent => {
+                return self.never_processed(&member, &failure, body);
+            }
+            Err((failure, _)) => return Outcome::Over(Err(status::of_failure(failure, member.server.address()))),
+        };
+        let mut clock = Clock::new(self.patience.deadline);
+        let head = std::future::poll_fn(|cx| match exchange.poll_head(cx) {
+            std::task::Poll::Ready(head) => std::task::Poll::Ready(Some(head)),
+            std::task::Poll::Pending if clock.poll_over(cx) => std::task::Poll::Ready(None),
+            std::task::Poll::Pending => std::task::Poll::Pending,
+        });
+        let head = head.await;
+        let party = Party { member, inner: self.inner.clone() };
+        match head {
+            Some(Ok(response)) => {
+                let server = &party.member.server;
+                server.latency.observe(started.elapsed(), server.epoch().elapsed());
+                self.answered(response, exchange, party, clock).await
+            }
+            Some(Err(failure)) => self.failed(failure, exchange.into_body(), &party, &clock),
+            None => {
+                party.judge(Verdict::Failure);
+                Outcome::Over(Err(clock.exceeded(party.member.server.address())))
+            }
+        }
+    }
+
+    /// The request's head for this server, with the time that remains.
+    fn head(&self, member: &Member) -> Request<()> {
+        let mut uri = http::uri::Parts::default();
+        uri.scheme = Some(member.scheme.clone());
+        uri.authority = Some(member.authority.clone());
+        uri.path_and_query = Some(self.path.clone());
+        let mut head = Request::new(());
+        *head.version_mut() = Version::HTTP_2;
+        *head.method_mut() = self.method.clone();
+        *head.uri_mut() = Uri::from_parts(uri).unwrap_or_default(); // all three parts are there
+        *head.headers_mut() = self.headers.clone();
+        if let Some(deadline) = &self.patience.deadline {
+            head.headers_mut().insert(GRPC_TIMEOUT, deadline.header());
+        }
+        if self.attempts > 0 {
+            head.headers_mut().insert(PREVIOUS_ATTEMPTS, self.attempts.into());
+        }
+        head
+    }
+
+    /// An answer has begun.
+    async fn answered(
+        &mut self,
+        response: Response<RecvStream>,
+        exchange: Exchange<Body>,
+        party: Party,
+        clock: Clock,
+    ) -> Outcome {
+        let (mut head, stream) = response.into_parts();
+        let member = party.member.clone();
+        let address = member.server.address();
+        head.extensions.insert(ServedBy(member.server.clone()));
+        let said = status::code_in(&head.headers).filter(|code| *code != Code::Ok || stream.is_end_stream());
+        if said.is_none() && head.status == StatusCode::OK {
+            let (answer, body) = exchange.answer(stream, Replay::commit);
+            let response = Response::from_parts(head, ResponseBody::new(answer, party, clock));
+            return match self.repeat {
+                Repeat::Whole => self.held(response, body, &member).await,
+                Repeat::Never | Repeat::Begun => Outcome::Over(Ok(response)),
+            };
+        }
+        let code = said.unwrap_or_else(|| status::of_http(head.status, address).code());
+        if code == Code::Cancelled && clock.has_passed() {
+            party.judge(Verdict::Failure);
+            return Outcome::Over(Err(clock.exceeded(address)));
+        }
+        party.judge(Verdict::of(code));
+        if let Some(again) =
+            self.repeated(code, Some(exchange.into_body()), &member, false, Pushback::of(&head.headers))
+        {
+            return again;
+        }
+        if said.is_none() {
+            return Outcome::Over(Err(status::of_http(head.status, address)));
+        }
+        if code != Code::Ok {
+            status::name(&mut head.headers, address);
+        }
+        Outcome::Over(Ok(Response::from_parts(head, ResponseBody::empty())))
+    }
+
+    /// The answer of a method that may be repeated until all of it is there.
+    async fn held(
+        &mut self,
+        mut response: Response<ResponseBody>,
+        body: Option<Body>,
+        member: &Arc<Member>,
+    ) -> Outcome {
+        let again = match response.body_mut().hold(HELD).await {
+            Ok(trailers) => {
+                let pushback = trailers.map_or(Pushback::None, Pushback::of);
+                let code = trailers.and_then(status::code_in).unwrap_or(Code::Ok);
+                self.repeated(code, body, member, false, pushback)
+            }
+            Err(Broken::Late(status)) => return Outcome::Over(Err(status)),
+            Err(Broken::Failed(failure)) => return self.unanswered(failure, body, member),
+        };
+        again.unwrap_or(Outcome::Over(Ok(response)))
+    }
+
+    /// The exchange failed before an answer began.
+    fn failed(&mut self, failure: Failure, mut body: Body, party: &Party, clock: &Clock) -> Outcome {
+        let address = party.member.server.address();
+        match failure.kind {
+            Kind::NotSent | Kind::Refused if body.rewind().is_ok() => {
+                return self.never_processed(&party.member, &failure, body);
+            }
+            Kind::Body | Kind::Unsendable => return Outcome::Over(Err(status::of_failure(failure, address))),
+            Kind::NotSent | Kind::Refused | Kind::Reset(_) | Kind::Lost => {}
+        }
+        let code = status::code_of(&failure);
+        if code == Code::Cancelled && clock.has_passed() {
+            party.judge(Verdict::Failure);
+            return Outcome::Over(Err(clock.exceeded(address)));
+        }
+        party.judge(Verdict::of(code));
+        self.unanswered(failure, Some(body), &party.member)
+    }
+
+    fn unanswered(&mut self, failure: Failure, body: Option<Body>, member: &Arc<Member>) -> Outcome {
+        let lost = failure.kind == Kind::Lost;
+        let again = self.repeated(status::code_of(&failure), body, member, lost, Pushback::None);
+        again.unwrap_or_else(|| Outcome::Over(Err(status::of_failure(failure, member.server.address()))))
+    }
+
+    /// Nobody has seen the call: another server, always (gRPC's transparent retry).
+    fn never_processed(&mut self, member: &Arc<Member>, failure: &Failure, body: Body) -> Outcome {
+        tracing::debug!(server = %member.server.address(), %failure, "never processed: another server");
+        self.tried.push(member.server.clone());
+        self.rounds.get_or_insert_with(|| Backoff::new(fastrand::u64(..)));
+        Outcome::Again(body, Duration::ZERO)
+    }
+
+    /// Another attempt of a call that may have been processed, where that is declared harmless.
+    fn repeated(
+        &mut self,
+        code: Code,
+        body: Option<Body>,
+        member: &Arc<Member>,
+        lost: bool,
+        pushback: Pushback,
+    ) -> Option<Outcome> {
+        let policy = &self.inner.settings.retry;
+        if code == Code::Ok || self.repeat == Repeat::Never || !policy.has_code(code) {
+            return None;
+        }
+        // All that one lost connection takes with it is one failure to the budget.
+        if !lost || !member.loss_paid.swap(true, Ordering::Relaxed) {
+            self.inner.budget.failed();
+        }
+        self.attempts += 1;
+        let wait = match pushback {
+            Pushback::Never => return None,
+            Pushback::After(wait) => wait,
+            Pushback::None if lost && self.attempts == 1 => Duration::ZERO,
+            Pushback::None => policy.wait(self.attempts, fastrand::f64()),
+        };
+        if self.attempts >= policy.attempts || !self.inner.budget.allows() {
+            return None;
+        }
+        let mut body = body?;
+        body.rewind().ok()?;
+        tracing::debug!(server = %member.server.address(), ?code, attempts = self.attempts, "repeated elsewhere");
+        self.tried.push(member.server.clone());
+        Some(Outcome::Again(body, wait))
+    }
+}
+
+fn both(own: &HeaderValue, ours: &HeaderValue) -> HeaderValue {
+    let joined = [own.as_bytes(), b" ", ours.as_bytes()].concat();
+    HeaderValue::from_bytes(&joined).unwrap_or_else(|_| own.clone()) // two values and a space are one
+}

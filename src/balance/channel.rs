@@ -1,0 +1,52 @@
+//! What all clones of a channel share.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use http::HeaderValue;
+use http::uri::Authority;
+use tokio::sync::watch;
+
+use super::outlier::Ejection;
+use super::outlook::Outlook;
+use super::policy::{Memory, Policy};
+use super::ready::Ready;
+use super::retry::{Budget, RetryPolicy};
+use super::server::Server;
+use super::supervisor::Ground;
+use crate::address::Address;
+
+pub(crate) struct Inner {
+    pub(crate) ready: ArcSwap<Ready>,
+    /// All servers, connected or not.
+    pub(crate) lanes: ArcSwap<Vec<Arc<Server>>>,
+    pub(crate) outlook: watch::Sender<Outlook>,
+    pub(crate) ground: Arc<Ground>,
+    pub(crate) settings: Settings,
+    pub(crate) memory: Memory,
+    pub(crate) budget: Budget,
+    /// Calls that wait for room: who comes later waits behind them.
+    pub(crate) queued: AtomicUsize,
+}
+
+/// What does not change while a channel lives.
+pub(crate) struct Settings {
+    pub(crate) policy: Policy,
+    pub(crate) retry: RetryPolicy,
+    pub(crate) ejection: Option<Ejection>,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) wait_for_ready: bool,
+    pub(crate) wait_limit: Duration,
+    pub(crate) replay_limit: usize,
+    pub(crate) authority: Option<Authority>,
+    pub(crate) user_agent: HeaderValue,
+}
+
+impl Settings {
+    /// What stands in `:authority`; every parsed address has one.
+    pub(crate) fn authority_of(&self, address: &Address) -> Option<Authority> {
+        self.authority.clone().or_else(|| address.authority().parse().ok())
+    }
+}

@@ -1,0 +1,41 @@
+//! A call's deadline while it runs: a timer only once there is something to wait for.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::time::{Sleep, sleep_until};
+use tonic::{Code, Status};
+
+use super::deadline::Deadline;
+use super::status;
+use crate::address::Address;
+
+pub(crate) struct Clock {
+    pub(crate) deadline: Option<Deadline>,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Clock {
+    pub(crate) fn new(deadline: Option<Deadline>) -> Self {
+        Self { deadline, timer: None }
+    }
+
+    /// Whether the deadline has come; if not, wakes the task when it comes.
+    pub(crate) fn poll_over(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(deadline) = &self.deadline else { return false };
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(deadline.at)));
+        matches!(timer.as_mut().poll(cx), Poll::Ready(()))
+    }
+
+    /// Without a timer.
+    pub(crate) fn has_passed(&self) -> bool {
+        self.deadline.is_some_and(|deadline| deadline.has_passed())
+    }
+
+    /// What a caller is told whose time is up while a server has the call.
+    pub(crate) fn exceeded(&self, address: &Address) -> Status {
+        let given = self.deadline.map_or(0, |deadline| deadline.given.as_millis());
+        status::named(Code::DeadlineExceeded, format!("{address}: no answer within {given} ms"), address)
+    }
+}

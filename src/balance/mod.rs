@@ -1,0 +1,195 @@
+//! The balanced channel: a set of servers as one service, picked in the caller's task.
+//!
+//! Knows `connection` and changes of instances, and never etcd: any tower discovery of instances feeds it.
+
+mod answer;
+mod builder;
+mod call;
+mod channel;
+mod clock;
+mod deadline;
+mod feed;
+mod latency;
+mod outlier;
+mod outlook;
+mod pick;
+mod policy;
+mod pool;
+mod ready;
+mod request;
+mod retry;
+mod roster;
+mod server;
+mod status;
+mod supervisor;
+mod view;
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::{Request, Response};
+use tokio::task::AbortHandle;
+use tonic::Status;
+use tower::Service;
+
+pub use answer::ResponseBody;
+pub use builder::BalancedChannelBuilder;
+pub use outlier::Ejection;
+pub use outlook::Connectivity;
+pub(crate) use outlook::Directory;
+pub use policy::{Call, Picker, Policy};
+pub(crate) use pool::Update;
+pub use ready::ReadyServer;
+pub use retry::RetryPolicy;
+pub use server::{ServerState, ServerStatus};
+pub use view::ConnectivityStream;
+
+use channel::Inner;
+use server::Server;
+
+use crate::address::Address;
+
+/// The recommended channel: every call goes to a server that is connected and, as far as anyone can know, alive.
+///
+/// It is what a generated client is built on, under tower layers and tonic interceptors too:
+///
+/// ```no_run
+/// # use greeter_proto::{HelloRequest, greeter_client::GreeterClient};
+/// # use tonic_etcd::{BalancedChannel, Resolver, RetryPolicy};
+/// # async fn client() -> Result<(), Box<dyn std::error::Error>> {
+/// let resolver = Resolver::connect(["http://127.0.0.1:2379"]).await?;
+/// let greeters = resolver.resolve("greeter").await?;
+/// let channel = BalancedChannel::builder()
+///     .retry(RetryPolicy::new().repeatable("/helloworld.Greeter/SayHello"))
+///     .build(&greeters)?;
+/// let mut greeter = GreeterClient::new(channel);
+/// greeter.say_hello(HelloRequest { name: "world".into() }).await?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # What becomes of a call
+///
+/// - It is **picked** in its caller's task among the servers that are connected (see [`Policy`]); no queue, no lock.
+/// - It **waits** while the servers are being resolved or connected to for the first time, or while all are at their limit of
+///   concurrent streams (then in order); no longer than its deadline and [`BalancedChannelBuilder::wait_limit`].
+/// - It **fails at once**, with `UNAVAILABLE` and a text that tells the servers' states and the last error, when no server is
+///   registered or none can be connected, unless it is to wait for ready ([`WaitForReady`]).
+/// - It goes **to another server** when it was provably never processed, always and within its deadline: h2 refused to send
+///   it, or the server said `REFUSED_STREAM`, or a GOAWAY that leaves its stream out. Each ready server is tried once, then with
+///   backoff. What may have been processed is repeated only as [`RetryPolicy`] says.
+/// - Its **deadline**, from `grpc-timeout` ([`tonic::Request::set_timeout`]) and [`BalancedChannelBuilder::timeout`], covers
+///   waiting, all attempts, and the whole of a streamed answer.
+///
+/// # Errors
+///
+/// Always a [`Status`] of a call: `poll_ready` is always ready. Those that the channel makes name the server, and
+/// carry its address as metadata `x-served-by-address`; those that a server sent are passed on with that added.
+/// [`ServedBy`] in an answer's extensions tells the server too.
+///
+/// # Connections
+///
+/// Each server of the set is connected in the background, and again whenever its connection is gone, with backoff as in gRPC's
+/// connection-backoff document (100 ms, times 1.6, up to 10 s, ±20 %). A server is ready once its HTTP/2 SETTINGS have come,
+/// so that one which accepts and says nothing never is. One that is removed gets no new call from then on, finishes those that
+/// it has, and is disconnected. A server that says GOAWAY before it closes costs no call; tonic's
+/// `max_connection_age_grace` cuts without one, which is like a crash.
+///
+/// Cheap to clone; all clones share everything, and the last one that is dropped ends it. Calls in flight finish all the same.
+#[derive(Clone)]
+pub struct BalancedChannel(Arc<Shared>);
+
+struct Shared {
+    inner: Arc<Inner>,
+    task: AbortHandle,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// In a request's extensions: whether this call waits for a server whatever their state, until its deadline. What the
+/// channel does without is [`BalancedChannelBuilder::wait_for_ready`].
+///
+/// ```
+/// let mut request = tonic::Request::new(());
+/// request.extensions_mut().insert(tonic_etcd::WaitForReady(true));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WaitForReady(pub bool);
+
+/// In an answer's extensions: the server that it came from.
+#[derive(Clone)]
+pub struct ServedBy(Arc<Server>);
+
+impl ServedBy {
+    /// The server's address.
+    pub fn address(&self) -> &Address {
+        self.0.address()
+    }
+}
+
+impl fmt::Debug for ServedBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("ServedBy").field(self.address()).finish()
+    }
+}
+
+impl BalancedChannel {
+    /// All that can be set, with its defaults.
+    pub fn builder() -> BalancedChannelBuilder {
+        BalancedChannelBuilder::default()
+    }
+}
+
+impl Service<Request<tonic::body::Body>> for BalancedChannel {
+    type Response = Response<ResponseBody>;
+    type Error = Status;
+    type Future = ResponseFuture;
+
+    /// Always ready: a call waits, and fails, where its deadline is known.
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<tonic::body::Body>) -> ResponseFuture {
+        ResponseFuture(Box::pin(call::call(self.0.inner.clone(), request)))
+    }
+}
+
+impl fmt::Debug for BalancedChannel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let outlook = self.0.inner.outlook.borrow();
+        f.debug_struct("BalancedChannel")
+            .field("service", &outlook.directory.service)
+            .field("connectivity", &outlook.connectivity)
+            .field("ready", &outlook.ready)
+            .finish_non_exhaustive()
+    }
+}
+
+/// One call. Dropping it cancels the call.
+#[must_use = "futures do nothing unless they are polled"]
+pub struct ResponseFuture(Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, Status>> + Send>>);
+
+impl Future for ResponseFuture {
+    type Output = Result<Response<ResponseBody>, Status>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().poll(cx)
+    }
+}
+
+impl fmt::Debug for ResponseFuture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,94 @@
+//! What a channel knows as a whole: whether calls can be made, may wait, or must fail, and what to say of it.
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+/// How a channel is as a whole, in gRPC's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Connectivity {
+    /// The servers are being looked up, or connected to for the first time: calls wait.
+    Connecting,
+    /// A server is connected.
+    Ready,
+    /// No server is known, or each known one failed to be connected: calls fail at once unless they wait for ready.
+    TransientFailure,
+    /// The runtime that the channel worked on has ended.
+    Shutdown,
+}
+
+/// What the source of the servers says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Directory {
+    /// What is looked for, and where, for people.
+    pub(crate) service: Arc<str>,
+    pub(crate) place: Option<Arc<str>>,
+    pub(crate) revision: Option<i64>,
+    /// Whether it has ever answered.
+    pub(crate) known: bool,
+    /// What is wrong with it now.
+    pub(crate) trouble: Option<Arc<str>>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Outlook {
+    pub(crate) directory: Arc<Directory>,
+    pub(crate) connectivity: Connectivity,
+    pub(crate) ready: usize,
+    pub(crate) ejected: usize,
+    pub(crate) connecting: usize,
+    pub(crate) failing: usize,
+    /// What last went wrong with a server.
+    pub(crate) last_error: Option<Arc<str>>,
+}
+
+impl Outlook {
+    pub(crate) fn new(directory: Directory) -> Self {
+        Self {
+            directory: Arc::new(directory),
+            connectivity: Connectivity::Connecting,
+            ready: 0,
+            ejected: 0,
+            connecting: 0,
+            failing: 0,
+            last_error: None,
+        }
+    }
+
+    /// Why there is no server, in a sentence.
+    pub(crate) fn explain(&self) -> String {
+        let directory = &*self.directory;
+        if self.connectivity == Connectivity::Shutdown {
+            return format!("the runtime that the channel to {:?} worked on has ended", &*directory.service);
+        }
+        let mut text = format!("no server of {:?}", &*directory.service);
+        let known = self.ready + self.ejected + self.connecting + self.failing;
+        let reason = match (directory.known, known) {
+            (false, _) => ": not resolved yet".to_owned(),
+            (true, 0) => ": none is registered".to_owned(),
+            (true, _) => " takes calls".to_owned(),
+        };
+        text.push_str(&reason);
+        let mut say = |part: std::fmt::Arguments<'_>| {
+            let _ = text.write_fmt(part); // a String takes all
+        };
+        match (&directory.place, directory.revision) {
+            (Some(place), Some(revision)) => say(format_args!(" (prefix {place:?}, revision {revision})")),
+            (Some(place), None) => say(format_args!(" (prefix {place:?})")),
+            (None, _) => {}
+        }
+        if known > 0 {
+            say(format_args!(
+                ": {known} known, {} ready, {} ejected, {} connecting, {} failing",
+                self.ready, self.ejected, self.connecting, self.failing
+            ));
+        }
+        if let Some(error) = &self.last_error {
+            say(format_args!("; last error: {error}"));
+        }
+        if let Some(trouble) = &directory.trouble {
+            say(format_args!("; the directory: {trouble}"));
+        }
+        text
+    }
+}

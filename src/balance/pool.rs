@@ -1,0 +1,269 @@
+//! The background task of a channel: from changes of instances to the set of ready servers.
+
+use std::collections::BTreeMap;
+use std::hash::Hash;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
+use std::time::Duration;
+
+use http::uri::Scheme;
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep_until};
+use tokio_stream::Stream;
+use tower::discover::Change;
+
+use super::channel::Inner;
+use super::outlier::{Judge, Tally};
+use super::outlook::{Connectivity, Directory, Outlook};
+use super::ready::{Member, Ready, ReadyServer};
+use super::roster::{Entry, Roster};
+use super::server::{LinkState, Server};
+use super::supervisor::{Link, supervise};
+use crate::address::{Address, Authority};
+use crate::connection::{Destination, Place};
+use crate::instance::Instance;
+
+/// What a source of servers tells.
+pub(crate) struct Update<K> {
+    pub(crate) changes: Vec<Change<K, Instance>>,
+    /// What it says of itself, where that has changed.
+    pub(crate) directory: Option<Directory>,
+}
+
+/// Updates that are taken in one go, so that a large set comes in one step.
+const AT_ONCE: usize = 1024;
+
+/// Runs until it is aborted, which is when the channel's last clone is dropped.
+pub(crate) async fn run<K, S>(inner: Arc<Inner>, source: S)
+where
+    K: Hash + Eq + Clone,
+    S: Stream<Item = Update<K>>,
+{
+    let mut source = std::pin::pin!(source);
+    let _end = End(inner.clone());
+    let mut pool = Pool::new(inner);
+    let mut roster = Roster::new();
+    let mut open = true;
+    loop {
+        let judgement = pool.judge.as_ref().map(|judge| pool.began + judge.next());
+        tokio::select! {
+            update = next(source.as_mut()), if open => match update {
+                None => open = false, // the last set stays
+                Some(update) => {
+                    pool.take(update, &mut roster);
+                    for _ in 0..AT_ONCE {
+                        let Some(more) = at_once(source.as_mut()).await else { break };
+                        pool.take(more, &mut roster);
+                    }
+                    for entry in roster.changed() {
+                        pool.enter(entry);
+                    }
+                }
+            },
+            () = pool.inner.ground.changed.notified() => {}
+            () = sleep_until(judgement.unwrap_or_else(Instant::now)), if judgement.is_some() => {}
+        }
+        pool.judge();
+        pool.publish();
+    }
+}
+
+/// However it ends: calls that wait must know.
+struct End(Arc<Inner>);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.0.ready.store(Arc::default());
+        self.0.outlook.send_modify(|outlook| outlook.connectivity = Connectivity::Shutdown);
+    }
+}
+
+async fn next<S: Stream>(mut source: Pin<&mut S>) -> Option<S::Item> {
+    std::future::poll_fn(|cx| source.as_mut().poll_next(cx)).await
+}
+
+/// What is there already.
+async fn at_once<S: Stream>(mut source: Pin<&mut S>) -> Option<S::Item> {
+    let look = std::future::poll_fn(|cx| {
+        Poll::Ready(match source.as_mut().poll_next(cx) {
+            Poll::Ready(item) => item,
+            Poll::Pending => None,
+        })
+    });
+    look.await
+}
+
+struct Pool {
+    inner: Arc<Inner>,
+    lanes: BTreeMap<Authority, Lane>,
+    directory: Arc<Directory>,
+    judge: Option<Judge<Authority>>,
+    began: Instant,
+}
+
+/// One server, its supervisor, and how it was last published.
+struct Lane {
+    server: Arc<Server>,
+    instance: Arc<Instance>,
+    link: Arc<Link>,
+    supervisor: AbortHandle,
+    published: Option<ReadyServer>,
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        self.supervisor.abort();
+    }
+}
+
+impl Pool {
+    fn new(inner: Arc<Inner>) -> Self {
+        let directory = inner.outlook.borrow().directory.clone();
+        let judge = inner.settings.ejection.map(|options| Judge::new(options, Duration::ZERO));
+        Self { inner, lanes: BTreeMap::new(), directory, judge, began: Instant::now() }
+    }
+
+    fn take<K: Hash + Eq + Clone>(&mut self, update: Update<K>, roster: &mut Roster<K>) {
+        update.changes.into_iter().for_each(|change| roster.apply(change));
+        if let Some(directory) = update.directory {
+            self.directory = Arc::new(directory);
+        }
+    }
+
+    fn enter(&mut self, entry: Entry) {
+        match entry {
+            Entry::Gone(authority) => {
+                tracing::debug!(server = authority.as_str(), "server removed");
+                self.lanes.remove(&authority);
+            }
+            Entry::Named(address, instance) => {
+                let authority = address.parsed_authority().clone();
+                match self.lanes.get_mut(&authority) {
+                    Some(lane) if *lane.server.address() == address => lane.instance = instance,
+                    _ => {
+                        tracing::debug!(server = %address, "server added");
+                        self.lanes.insert(authority, self.lane(address, instance));
+                    }
+                }
+            }
+        }
+    }
+
+    fn lane(&self, address: Address, instance: Arc<Instance>) -> Lane {
+        let to = destination(&address);
+        let server = Arc::new(Server::new(address));
+        let link = Arc::new(Link::default());
+        let ground = self.inner.ground.clone();
+        let supervisor = tokio::spawn(supervise(ground, server.clone(), to, link.clone())).abort_handle();
+        Lane { server, instance, link, supervisor, published: None }
+    }
+
+    /// Who is ejected from now on.
+    fn judge(&mut self) {
+        let Some(judge) = &mut self.judge else { return };
+        let now = self.began.elapsed();
+        let over = judge.interval_is_over(now);
+        let tally = |lane: &Lane| {
+            let record = &lane.server.record;
+            let count = |counter: &std::sync::atomic::AtomicU64| {
+                if over { counter.swap(0, Ordering::Relaxed) } else { counter.load(Ordering::Relaxed) }
+            };
+            let in_a_row = record.in_a_row.load(Ordering::Relaxed);
+            Tally { successes: count(&record.successes), failures: count(&record.failures), in_a_row }
+        };
+        let tallies = self.lanes.iter().map(|(authority, lane)| (authority.clone(), tally(lane))).collect();
+        let out = judge.judge(&tallies, now);
+        for (authority, lane) in &self.lanes {
+            let ejected = out.binary_search(authority).is_ok();
+            if ejected != lane.server.is_ejected() {
+                tracing::info!(server = %lane.server.address(), ejected, "outlier ejection");
+                lane.server.set_ejected(ejected);
+                // What it did before does not count when it comes back.
+                lane.server.record.in_a_row.store(0, Ordering::Relaxed);
+                lane.server.record.successes.store(0, Ordering::Relaxed);
+                lane.server.record.failures.store(0, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Makes what is true now what callers see.
+    fn publish(&mut self) {
+        let mut outlook = Outlook { directory: self.directory.clone(), ..Outlook::new((*self.directory).clone()) };
+        let (mut ready, mut ejected) = (Vec::new(), Vec::new());
+        let mut last_error: Option<(Instant, String)> = None;
+        for lane in self.lanes.values_mut() {
+            if let Some(server) = lane.current(&self.inner) {
+                if lane.server.is_ejected() {
+                    ejected.push(server);
+                } else {
+                    ready.push(server);
+                }
+                continue;
+            }
+            let link = lane.server.link();
+            match link.state {
+                LinkState::Failing => outlook.failing += 1,
+                LinkState::Connecting | LinkState::Ready => outlook.connecting += 1,
+            }
+            if let Some(error) = link.error
+                && last_error.as_ref().is_none_or(|(since, _)| *since <= link.since)
+            {
+                last_error = Some((link.since, format!("{}: {error}", lane.server.address())));
+            }
+        }
+        (outlook.ready, outlook.ejected) = (ready.len(), ejected.len());
+        // Better a server that fails some calls than none.
+        let servers = if ready.is_empty() { ejected } else { ready };
+        outlook.last_error = last_error.map(|(_, error)| error.into());
+        outlook.connectivity = if !servers.is_empty() {
+            Connectivity::Ready
+        } else if !self.directory.known || outlook.connecting > 0 {
+            Connectivity::Connecting
+        } else {
+            Connectivity::TransientFailure
+        };
+        let servers = Ready::new(servers);
+        self.inner.ready.store(Arc::new(servers));
+        self.inner.lanes.store(Arc::new(self.lanes.values().map(|lane| lane.server.clone()).collect()));
+        self.inner.outlook.send_replace(outlook);
+        self.inner.ground.room.notify_one();
+    }
+}
+
+fn destination(address: &Address) -> Destination {
+    let place = match address.unix_path() {
+        Some(path) => Place::Unix(path.into()),
+        None => Place::Host(address.host().to_owned(), address.port()),
+    };
+    Destination { place, secure: address.is_secure() }
+}
+
+impl Lane {
+    /// The server as callers see it, while it is connected; the same one until something about it changes.
+    fn current(&mut self, inner: &Inner) -> Option<ReadyServer> {
+        let connection = self.link.get().filter(|connection| !connection.is_over());
+        let Some(connection) = connection else {
+            self.published = None;
+            return None;
+        };
+        if let Some(known) = &self.published
+            && known.0.connection.is(&connection)
+            && Arc::ptr_eq(&known.0.instance, &self.instance)
+        {
+            return Some(known.clone());
+        }
+        let address = self.server.address();
+        let member = Member {
+            server: self.server.clone(),
+            connection,
+            instance: self.instance.clone(),
+            authority: inner.settings.authority_of(address)?,
+            scheme: if address.is_secure() { Scheme::HTTPS } else { Scheme::HTTP },
+            loss_paid: AtomicBool::new(false),
+        };
+        self.published = Some(ReadyServer(Arc::new(member)));
+        self.published.clone()
+    }
+}

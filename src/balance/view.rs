@@ -1,0 +1,75 @@
+//! Seeing inside a channel: its servers, and how it is as a whole.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio_stream::Stream;
+use tokio_stream::wrappers::WatchStream;
+
+use super::BalancedChannel;
+use super::outlook::{Connectivity, Outlook};
+use super::server::{LinkState, ServerState, ServerStatus};
+
+impl BalancedChannel {
+    /// Each server as it is now, in the order of their addresses.
+    pub fn servers(&self) -> Vec<ServerStatus> {
+        let inner = &self.0.inner;
+        let ready = inner.ready.load();
+        let lanes = inner.lanes.load();
+        let status = |server: &std::sync::Arc<super::server::Server>| {
+            let link = server.link();
+            let state = match link.state {
+                LinkState::Connecting => ServerState::Connecting,
+                LinkState::Failing => ServerState::TransientFailure,
+                LinkState::Ready if server.is_ejected() => ServerState::Ejected,
+                LinkState::Ready => ServerState::Ready,
+            };
+            let found = ready.servers.binary_search_by(|ready| ready.address().cmp(server.address()));
+            let in_flight = found.map_or(0, |index| ready.servers[index].in_flight());
+            let (calls, failures) = server.counted();
+            ServerStatus {
+                address: server.address().clone(),
+                state,
+                since: link.since,
+                in_flight,
+                latency: server.latency.average(),
+                calls,
+                failures,
+                last_error: link.error,
+            }
+        };
+        lanes.iter().map(status).collect()
+    }
+
+    /// How the channel is as a whole, now and with each change; the latest, for who is slow to read it. Does not keep the
+    /// channel alive, and ends with it.
+    pub fn connectivity(&self) -> ConnectivityStream {
+        ConnectivityStream { updates: WatchStream::new(self.0.inner.outlook.subscribe()), last: None }
+    }
+}
+
+/// The changes of [`Connectivity`], beginning with what it is now.
+#[must_use = "a stream does nothing unless it is polled"]
+pub struct ConnectivityStream {
+    updates: WatchStream<Outlook>,
+    last: Option<Connectivity>,
+}
+
+impl Stream for ConnectivityStream {
+    type Item = Connectivity;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Connectivity>> {
+        loop {
+            let Some(outlook) = ready!(Pin::new(&mut self.updates).poll_next(cx)) else { return Poll::Ready(None) };
+            if self.last.replace(outlook.connectivity) != Some(outlook.connectivity) {
+                return Poll::Ready(self.last);
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for ConnectivityStream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ConnectivityStream").field("last", &self.last).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,84 @@
+//! The answer's body: data and trailers in, with the window released as they are taken.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use h2::RecvStream;
+use http_body::{Body, Frame};
+use tokio::task::AbortHandle;
+
+use super::Slot;
+use super::failure::Failure;
+
+/// The answer's body. Dropping it before its end cancels the exchange, the rest of the request included.
+pub(crate) struct Answer {
+    stream: RecvStream,
+    part: Part,
+    /// What is left of the request is sent beside the answer, and ends with it.
+    request: Option<AbortOnDrop>,
+    slot: Option<Slot>,
+}
+
+enum Part {
+    Data,
+    Trailers,
+    Over,
+}
+
+pub(super) struct AbortOnDrop(pub(super) AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Answer {
+    pub(super) fn new(stream: RecvStream, request: Option<AbortOnDrop>, slot: Slot) -> Self {
+        Self { stream, part: Part::Data, request, slot: Some(slot) }
+    }
+
+    fn over(&mut self) {
+        self.part = Part::Over;
+        self.request = None;
+        self.slot = None;
+    }
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = Failure;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
+        let this = &mut *self;
+        if let Part::Data = this.part {
+            match ready!(this.stream.poll_data(cx)) {
+                Some(Ok(data)) => {
+                    // What the caller has, the window is free of: tonic reads whole messages, and asks for no more.
+                    drop(this.stream.flow_control().release_capacity(data.len()));
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                }
+                Some(Err(error)) => {
+                    this.over();
+                    return Poll::Ready(Some(Err(Failure::of_stream(&error))));
+                }
+                None => this.part = Part::Trailers,
+            }
+        }
+        if let Part::Trailers = this.part {
+            let trailers = ready!(this.stream.poll_trailers(cx));
+            this.over();
+            return Poll::Ready(match trailers {
+                Ok(Some(trailers)) => Some(Ok(Frame::trailers(trailers))),
+                Ok(None) => None,
+                Err(error) => Some(Err(Failure::of_stream(&error))),
+            });
+        }
+        Poll::Ready(None)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self.part, Part::Over) || self.stream.is_end_stream()
+    }
+}

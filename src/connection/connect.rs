@@ -1,0 +1,191 @@
+//! From an address to a connection: DNS, TCP or a Unix socket or the user's connector, TLS, greeting.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use http::Uri;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpSocket, TcpStream, lookup_host};
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+use super::Connection;
+use super::failure::{Failure, Kind};
+use super::options::Options;
+
+/// Where a server is, and whether it speaks TLS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Destination {
+    pub(crate) place: Place,
+    pub(crate) secure: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// A name, or an IP address without brackets; and a port.
+    Host(String, u16),
+    /// The path of a socket.
+    Unix(PathBuf),
+}
+
+/// A stream of bytes, however it was come by.
+pub(crate) trait Io: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Io for T {}
+
+/// The user's own way to a server.
+pub(crate) type Connector =
+    Arc<dyn Fn(Uri) -> Pin<Box<dyn Future<Output = Result<Box<dyn Io>, String>> + Send>> + Send + Sync>;
+
+/// How bytes get there.
+#[derive(Clone, Default)]
+pub(crate) struct Transport {
+    pub(crate) connector: Option<Connector>,
+    #[cfg(feature = "_tls")]
+    pub(crate) tls: Option<Tls>,
+}
+
+/// TLS for `https` destinations.
+#[cfg(feature = "_tls")]
+#[derive(Clone)]
+pub(crate) struct Tls {
+    pub(crate) config: Arc<tokio_rustls::rustls::ClientConfig>,
+    /// The name to verify in place of the host.
+    pub(crate) name: Option<tokio_rustls::rustls::pki_types::ServerName<'static>>,
+}
+
+impl Transport {
+    /// Connects and greets, all within the connect timeout. Names are resolved each time, and their addresses tried in
+    /// order.
+    pub(crate) async fn connect(
+        &self,
+        to: &Destination,
+        options: &Options,
+        room: Arc<Notify>,
+    ) -> Result<Connection, Failure> {
+        let deadline = options.connect_timeout;
+        match timeout(deadline, self.reach(to, options, room)).await {
+            Ok(result) => result,
+            Err(_) => Err(refuse(format!("no HTTP/2 connection within {} ms", deadline.as_millis()))),
+        }
+    }
+
+    async fn reach(&self, to: &Destination, options: &Options, room: Arc<Notify>) -> Result<Connection, Failure> {
+        if to.secure && !self.speaks_tls() {
+            return Err(refuse(NO_TLS));
+        }
+        if let Some(connector) = &self.connector {
+            let io = connector(to.uri()?).await.map_err(refuse)?;
+            return self.greet(io, to, options, room).await;
+        }
+        match &to.place {
+            Place::Host(host, port) => {
+                let tcp = tcp(host, *port, options).await.map_err(|error| refuse(error.to_string()))?;
+                self.greet(tcp, to, options, room).await
+            }
+            Place::Unix(path) => {
+                let stream = unix(path).await.map_err(|error| refuse(format!("{}: {error}", path.display())))?;
+                self.greet(stream, to, options, room).await
+            }
+        }
+    }
+
+    async fn greet<T: Io>(
+        &self,
+        io: T,
+        to: &Destination,
+        options: &Options,
+        room: Arc<Notify>,
+    ) -> Result<Connection, Failure> {
+        #[cfg(feature = "_tls")]
+        if to.secure {
+            let Some(tls) = &self.tls else { return Err(refuse(NO_TLS)) };
+            return Connection::greet(tls.secure(io, &to.place).await?, options, room).await;
+        }
+        #[cfg(not(feature = "_tls"))]
+        let _ = to;
+        Connection::greet(io, options, room).await
+    }
+
+    fn speaks_tls(&self) -> bool {
+        #[cfg(feature = "_tls")]
+        return self.tls.is_some();
+        #[cfg(not(feature = "_tls"))]
+        return false;
+    }
+}
+
+const NO_TLS: &str =
+    "the server is written as https, and this channel has no TLS settings: it is never called in plain text";
+
+#[cfg(feature = "_tls")]
+impl Tls {
+    async fn secure<T: Io>(&self, io: T, place: &Place) -> Result<tokio_rustls::client::TlsStream<T>, Failure> {
+        use tokio_rustls::TlsConnector;
+        use tokio_rustls::rustls::pki_types::ServerName;
+
+        let fail = |why: String| refuse(format!("TLS: {why}"));
+        let name = match (&self.name, place) {
+            (Some(name), _) => name.clone(),
+            (None, Place::Host(host, _)) => {
+                ServerName::try_from(host.clone()).map_err(|error| fail(error.to_string()))?
+            }
+            (None, Place::Unix(_)) => return Err(fail("a Unix socket has no name to verify: set one".into())),
+        };
+        let connector = TlsConnector::from(self.config.clone());
+        let stream = connector.connect(name, io).await.map_err(|error| fail(error.to_string()))?;
+        if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
+            return Err(fail("the server did not choose HTTP/2 (ALPN)".into()));
+        }
+        Ok(stream)
+    }
+}
+
+impl Destination {
+    fn uri(&self) -> Result<Uri, Failure> {
+        let scheme = if self.secure { "https" } else { "http" };
+        let text = match &self.place {
+            Place::Host(host, port) if host.contains(':') => format!("{scheme}://[{host}]:{port}/"),
+            Place::Host(host, port) => format!("{scheme}://{host}:{port}/"),
+            Place::Unix(path) => format!("unix://{}", path.display()),
+        };
+        text.parse().map_err(|error: http::uri::InvalidUri| refuse(error.to_string()))
+    }
+}
+
+fn refuse(why: impl Into<String>) -> Failure {
+    Failure::new(Kind::NotSent, why)
+}
+
+async fn tcp(host: &str, port: u16, options: &Options) -> io::Result<TcpStream> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, format!("{host} has no address"));
+    for address in lookup_host((host, port)).await? {
+        match tcp_to(address, options).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = io::Error::new(error.kind(), format!("{address}: {error}")),
+        }
+    }
+    Err(last)
+}
+
+async fn tcp_to(address: SocketAddr, options: &Options) -> io::Result<TcpStream> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_keepalive(options.tcp_keepalive)?;
+    let stream = socket.connect(address).await?;
+    stream.set_nodelay(options.tcp_nodelay)?;
+    Ok(stream)
+}
+
+#[cfg(unix)]
+async fn unix(path: &std::path::Path) -> io::Result<tokio::net::UnixStream> {
+    tokio::net::UnixStream::connect(path).await
+}
+
+#[cfg(not(unix))]
+async fn unix(_path: &std::path::Path) -> io::Result<TcpStream> {
+    Err(io::Error::new(io::ErrorKind::Unsupported, "this system has no Unix sockets"))
+}

@@ -1,0 +1,114 @@
+//! The task that drives a connection: reads and writes frames, and tells how far it has come.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use h2::Reason;
+use h2::client::{Connection, SendRequest};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::oneshot;
+
+use super::keepalive::Silence;
+use super::options::KeepAlive;
+use super::watched::Watched;
+use super::{End, Shared, Stage};
+
+/// Ends with the connection.
+pub(super) struct Driver<T> {
+    connection: Connection<Watched<T>, Bytes>,
+    /// Asks h2 whether it would still send. Dropped with the connection's last handle, which lets h2 close it.
+    probe: Option<SendRequest<Bytes>>,
+    released: oneshot::Receiver<Infallible>,
+    shared: Arc<Shared>,
+    ready: bool,
+    silence: Option<Silence>,
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
+    pub(super) fn new(
+        mut connection: Connection<Watched<T>, Bytes>,
+        probe: SendRequest<Bytes>,
+        shared: Arc<Shared>,
+        reads: Arc<AtomicU64>,
+        released: oneshot::Receiver<Infallible>,
+        keep_alive: Option<KeepAlive>,
+    ) -> Self {
+        let pings = connection.ping_pong();
+        let silence = keep_alive.zip(pings).map(|(options, pings)| Silence::new(options, pings, reads));
+        Self { connection, probe: Some(probe), released, shared, ready: false, silence }
+    }
+
+    fn tell(&mut self, stage: Stage) {
+        self.shared.over.store(!matches!(stage, Stage::Ready), Ordering::Release);
+        self.shared.stage.send_replace(stage);
+    }
+
+    /// Copies the server's limit to where picks read it.
+    fn copy_limit(&mut self) {
+        let limit = self.connection.max_concurrent_send_streams();
+        let before = self.shared.limit.swap(limit, Ordering::Relaxed);
+        if limit > before {
+            self.shared.room.notify_one();
+        }
+        if limit > 0 && !self.ready {
+            self.ready = true;
+            self.tell(Stage::Ready);
+        }
+    }
+
+    /// Whether the server still takes exchanges, as long as anyone could want one.
+    fn ask(&mut self, cx: &mut Context<'_>) {
+        let Some(probe) = &mut self.probe else { return };
+        if let Poll::Ready(Err(error)) = probe.poll_ready(cx) {
+            self.probe = None;
+            self.tell(Stage::Draining(End::of(&error)));
+        } else if Pin::new(&mut self.released).poll(cx).is_ready() {
+            self.probe = None; // h2 wakes this task when that was the last
+        }
+    }
+}
+
+impl End {
+    fn of(error: &h2::Error) -> Self {
+        let too_many_pings = error.is_go_away() && error.reason() == Some(Reason::ENHANCE_YOUR_CALM);
+        Self { why: error.to_string(), too_many_pings }
+    }
+
+    fn because(why: impl Into<String>) -> Self {
+        Self { why: why.into(), too_many_pings: false }
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Future for Driver<T> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        if let Poll::Ready(result) = Pin::new(&mut this.connection).poll(cx) {
+            let end =
+                result.map_or_else(|error| End::of(&error), |()| End::because("the server closed the connection"));
+            // A GOAWAY that was seen before says more than the end that follows it.
+            let known = match &*this.shared.stage.borrow() {
+                Stage::Draining(end) => Some(end.clone()),
+                _ => None,
+            };
+            this.tell(Stage::Closed(known.unwrap_or(end)));
+            return Poll::Ready(());
+        }
+        this.copy_limit();
+        this.ask(cx);
+        if let Some(silence) = &mut this.silence {
+            let in_flight = this.shared.in_flight.load(Ordering::Relaxed) > 0;
+            if let Poll::Ready(why) = silence.poll(in_flight, cx) {
+                this.tell(Stage::Closed(End::because(why)));
+                return Poll::Ready(()); // the streams end as the connection is dropped
+            }
+        }
+        Poll::Pending
+    }
+}

@@ -1,0 +1,89 @@
+//! Why an exchange failed, and whether the server can have processed it.
+//!
+//! What proves that a call was never processed, in h2 0.4.20:
+//! - `SendRequest::poll_ready` and `send_request` fail: nothing was written (`proto/streams/streams.rs`, `send_request`
+//!   returns before a frame is queued);
+//! - the stream ends with a GOAWAY error from the remote: its id lies beyond the last one that the server says it
+//!   processed (`recv_go_away` ends those streams alone with it);
+//! - the stream is reset with `REFUSED_STREAM` (RFC 9113, 8.7).
+
+use std::error::Error;
+use std::fmt;
+
+type BoxError = Box<dyn Error + Send + Sync>;
+
+/// Why an exchange failed.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) kind: Kind,
+    message: String,
+    /// What the request's own body said.
+    source: Option<BoxError>,
+}
+
+/// What a failure means for the call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Not a byte of the call has left.
+    NotSent,
+    /// It was sent, and the server has not processed it.
+    Refused,
+    /// The server ended the stream with this HTTP/2 error code.
+    Reset(h2::Reason),
+    /// The connection broke; nobody knows what the server has done.
+    Lost,
+    /// The request's own body failed.
+    Body,
+    /// What was asked cannot be sent by anyone: a header that HTTP/2 forbids.
+    Unsendable,
+}
+
+impl Failure {
+    pub(crate) fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), source: None }
+    }
+
+    pub(crate) fn of_body(source: BoxError) -> Self {
+        Self { kind: Kind::Body, message: source.to_string(), source: Some(source) }
+    }
+
+    /// What the request's own body said, where that is why.
+    pub(crate) fn into_source(self) -> Result<BoxError, Self> {
+        match self.source {
+            Some(source) => Ok(source),
+            None => Err(self),
+        }
+    }
+
+    /// From `poll_ready` and `send_request`.
+    pub(crate) fn not_sent(error: &h2::Error) -> Self {
+        // Errors of the connection and none of the caller's carry one of these.
+        let connection = error.is_go_away() || error.is_io() || error.is_reset() || error.reason().is_some();
+        let kind = if connection || is_exhausted(error) { Kind::NotSent } else { Kind::Unsendable };
+        Self::new(kind, error.to_string())
+    }
+
+    /// From a stream that was opened.
+    pub(crate) fn of_stream(error: &h2::Error) -> Self {
+        let kind = match error.reason() {
+            _ if error.is_go_away() && error.is_remote() => Kind::Refused,
+            Some(h2::Reason::REFUSED_STREAM) if error.is_reset() && error.is_remote() => Kind::Refused,
+            Some(reason) if error.is_reset() => Kind::Reset(reason),
+            _ => Kind::Lost,
+        };
+        Self::new(kind, error.to_string())
+    }
+}
+
+/// Stream ids are used up: another connection has new ones. h2 says so in words alone.
+fn is_exhausted(error: &h2::Error) -> bool {
+    error.to_string().contains("stream ID overflowed")
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl Error for Failure {}

@@ -1,0 +1,189 @@
+//! One server's HTTP/2 connection, straight on h2: made, driven, watched for silence, and used for exchanges.
+//!
+//! Knows http, h2, tokio and rustls, and nobody of ours. A unary exchange needs no queue, no oneshot and no task of its
+//! own: the caller's task writes the request into h2 and reads the answer out of it.
+
+mod answer;
+mod connect;
+mod driver;
+mod exchange;
+mod failure;
+mod keepalive;
+mod options;
+mod pump;
+#[cfg(feature = "_tls")]
+mod tls;
+mod watched;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::client::SendRequest;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{Notify, oneshot, watch};
+use tokio::time::timeout;
+
+pub(crate) use answer::Answer;
+pub(crate) use connect::{Connector, Destination, Io, Place, Transport};
+pub(crate) use exchange::Exchange;
+pub(crate) use failure::{Failure, Kind};
+pub use options::KeepAlive;
+pub(crate) use options::Options;
+#[cfg(feature = "_tls")]
+pub use tls::ClientTls;
+
+use self::driver::Driver;
+use self::watched::Watched;
+
+/// A connection that the server has accepted. Cheap to clone; it closes when the last clone is gone and the last exchange
+/// has ended, or when the server wants it to.
+#[derive(Clone)]
+pub(crate) struct Connection(Arc<Handle>);
+
+struct Handle {
+    send: SendRequest<Bytes>,
+    shared: Arc<Shared>,
+    /// Tells the driver, by going, that nobody holds the connection; after `send`, which h2 counts.
+    _held: oneshot::Sender<Infallible>,
+}
+
+/// What the driver tells, and what it needs to know.
+struct Shared {
+    /// How many exchanges the server takes at once: copied here after each poll, so that nobody else takes h2's lock.
+    limit: AtomicUsize,
+    in_flight: AtomicUsize,
+    /// The server will take no more exchanges, or the connection is gone.
+    over: AtomicBool,
+    stage: watch::Sender<Stage>,
+    /// Where those who found no room wait, in order.
+    room: Arc<Notify>,
+}
+
+/// How far a connection has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// The server's SETTINGS have not come: whoever accepted may be frozen.
+    Greeting,
+    Ready,
+    /// The server takes no more exchanges; those in flight may finish.
+    Draining(End),
+    Closed(End),
+}
+
+/// Why a connection is over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct End {
+    pub(crate) why: String,
+    /// The server complained of too many pings.
+    pub(crate) too_many_pings: bool,
+}
+
+/// A place among the exchanges that the server takes at once, held until the answer has ended.
+pub(crate) struct Slot(Arc<Shared>);
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let before = self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        if before >= self.0.limit.load(Ordering::Relaxed) {
+            self.0.room.notify_one();
+        }
+    }
+}
+
+impl Connection {
+    /// Greets the server over a stream that is connected, and waits for its SETTINGS, all within the connect timeout.
+    /// `room` is notified when there is room again after there was none.
+    pub(crate) async fn greet<T>(io: T, options: &Options, room: Arc<Notify>) -> Result<Self, Failure>
+    where
+        T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        match timeout(options.connect_timeout, Self::handshake(io, options, room)).await {
+            Ok(result) => result,
+            Err(_) => Err(Failure::new(Kind::NotSent, silence(options.connect_timeout))),
+        }
+    }
+
+    async fn handshake<T>(io: T, options: &Options, room: Arc<Notify>) -> Result<Self, Failure>
+    where
+        T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let (io, reads) = Watched::new(io);
+        let (send, connection) = h2::client::Builder::new()
+            .initial_window_size(options.stream_window)
+            .initial_connection_window_size(options.connection_window)
+            .max_frame_size(options.max_frame_size)
+            .max_header_list_size(options.max_header_list_size)
+            .enable_push(false)
+            // Until its SETTINGS have come the server takes nothing; this is also how their coming is seen.
+            .initial_max_send_streams(0)
+            .handshake(io)
+            .await
+            .map_err(|error| Failure::not_sent(&error))?;
+        let (stage, mut stages) = watch::channel(Stage::Greeting);
+        let (held, released) = oneshot::channel();
+        let shared = Arc::new(Shared {
+            limit: AtomicUsize::new(0),
+            in_flight: AtomicUsize::new(0),
+            over: AtomicBool::new(false),
+            stage,
+            room,
+        });
+        let driver = Driver::new(connection, send.clone(), shared.clone(), reads, released, options.keep_alive);
+        let connection = Self(Arc::new(Handle { send, shared, _held: held }));
+        // Should the wait below be dropped, the driver ends with its handle.
+        tokio::spawn(driver);
+        let greeted = stages.wait_for(|stage| *stage != Stage::Greeting).await.map(|stage| stage.clone());
+        match greeted {
+            Ok(Stage::Ready) => Ok(connection),
+            Ok(Stage::Draining(end) | Stage::Closed(end)) => Err(Failure::new(Kind::NotSent, end.why)),
+            Ok(Stage::Greeting) | Err(_) => Err(Failure::new(Kind::NotSent, "the connection was dropped")),
+        }
+    }
+
+    /// Takes a place for one exchange, if the server takes a further one now.
+    pub(crate) fn reserve(&self) -> Option<Slot> {
+        if self.is_over() {
+            return None;
+        }
+        let shared = &self.0.shared;
+        let limit = shared.limit.load(Ordering::Relaxed);
+        let further = |count: usize| (count < limit).then_some(count + 1);
+        let reserved = shared.in_flight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, further);
+        reserved.is_ok().then(|| Slot(shared.clone()))
+    }
+
+    /// Whether the two are one.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Whether a further exchange would be taken at once.
+    pub(crate) fn has_room(&self) -> bool {
+        self.in_flight() < self.0.shared.limit.load(Ordering::Relaxed) && !self.is_over()
+    }
+
+    /// Exchanges from their start to the end of their answers.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.0.shared.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Whether the server takes no more exchanges.
+    pub(crate) fn is_over(&self) -> bool {
+        self.0.shared.over.load(Ordering::Acquire)
+    }
+
+    /// The stages of the connection, the present one first.
+    pub(crate) fn stages(&self) -> watch::Receiver<Stage> {
+        self.0.shared.stage.subscribe()
+    }
+}
+
+fn silence(after: Duration) -> String {
+    format!("accepted, but no HTTP/2 SETTINGS within {} ms", after.as_millis())
+}
+
+#[cfg(test)]
+mod tests;

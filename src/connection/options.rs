@@ -1,0 +1,71 @@
+//! How connections are made and kept, each option with its default and reason.
+
+use std::time::Duration;
+
+/// Settings of every connection of a channel.
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    /// From the first packet to the server's SETTINGS. 5 s: a frozen process still accepts connections.
+    pub(crate) connect_timeout: Duration,
+    /// 2 MiB, as hyper's client and so tonic's channel has it.
+    pub(crate) stream_window: u32,
+    /// 5 MiB, likewise.
+    pub(crate) connection_window: u32,
+    /// 16 KiB, likewise.
+    pub(crate) max_frame_size: u32,
+    /// 16 KiB, likewise.
+    pub(crate) max_header_list_size: u32,
+    /// On, as with tonic: calls are small and wait for each other.
+    pub(crate) tcp_nodelay: bool,
+    /// TCP's own probes; off, as with tonic: HTTP/2's are better.
+    pub(crate) tcp_keepalive: bool,
+    pub(crate) keep_alive: Option<KeepAlive>,
+}
+
+/// HTTP/2 keep-alive: how a server that has gone silent is found out.
+///
+/// A ping is sent when calls are in flight and nothing at all has come from the server for `interval`; the connection
+/// is taken for dead when still nothing has come `timeout` after it. An idle connection is left alone, so that servers
+/// which count pings (Go, Java and C++ allow one in five minutes without calls) have nothing to complain of; one that
+/// complains all the same (GOAWAY with `ENHANCE_YOUR_CALM`) is pinged half as often from then on, as gRFC A8 asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeepAlive {
+    pub(crate) interval: Duration,
+    pub(crate) timeout: Duration,
+}
+
+impl KeepAlive {
+    /// A ping after `interval` of silence, and `timeout` for its answer; each between 10 ms and a day, the nearer of
+    /// the two where it is not.
+    pub fn new(interval: Duration, timeout: Duration) -> Self {
+        let (least, most) = (Duration::from_millis(10), Duration::from_secs(24 * 60 * 60));
+        Self { interval: interval.clamp(least, most), timeout: timeout.clamp(least, most) }
+    }
+
+    /// Half as often.
+    pub(crate) fn doubled(self) -> Self {
+        Self::new(self.interval.saturating_mul(2), self.timeout)
+    }
+}
+
+impl Default for KeepAlive {
+    /// 20 s and 10 s: a frozen server is found out within half a minute.
+    fn default() -> Self {
+        Self { interval: Duration::from_secs(20), timeout: Duration::from_secs(10) }
+    }
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(5),
+            stream_window: 2 << 20,
+            connection_window: 5 << 20,
+            max_frame_size: 16 << 10,
+            max_header_list_size: 16 << 10,
+            tcp_nodelay: true,
+            tcp_keepalive: false,
+            keep_alive: Some(KeepAlive::default()),
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! The request's way out: from a body into h2, under its flow control.
+
+use std::error::Error;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use h2::{Reason, SendStream};
+use http::HeaderMap;
+use http_body::{Body, Frame};
+
+use super::failure::{Failure, Kind};
+
+type BoxError = Box<dyn Error + Send + Sync>;
+
+/// What is still to be sent of a body, beside the body itself.
+pub(super) struct Sending {
+    stream: SendStream<Bytes>,
+    /// Taken from the body and not yet sent.
+    held: Option<Bytes>,
+    /// What follows it, as far as the body has said.
+    next: Next,
+}
+
+enum Next {
+    Unknown,
+    Data(Bytes),
+    Trailers(HeaderMap),
+    End,
+}
+
+impl Sending {
+    pub(super) fn over(stream: SendStream<Bytes>) -> Self {
+        Self { stream, held: None, next: Next::Unknown }
+    }
+
+    /// Ready when all is sent, or when the server wants no more of it.
+    pub(super) fn poll<B>(&mut self, body: &mut B, cx: &mut Context<'_>) -> Poll<Result<(), Failure>>
+    where
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: Into<BoxError>,
+    {
+        loop {
+            // One look ahead, so that the last frame of data carries the end: a unary call is then two frames.
+            let known = self.look_ahead(body, cx)?.is_ready();
+            if self.held.is_some() {
+                let ended = matches!(self.next, Next::End);
+                ready!(self.send_held(cx))?;
+                if ended {
+                    return Poll::Ready(Ok(()));
+                }
+            }
+            if !known {
+                // The server may still say that it wants no more.
+                ready!(self.stream.poll_reset(cx)).map_err(|error| Failure::of_stream(&error))?;
+                return Poll::Ready(Err(stopped()));
+            }
+            match std::mem::replace(&mut self.next, Next::Unknown) {
+                Next::Data(data) => self.held = Some(data),
+                Next::Trailers(trailers) => {
+                    let sent = self.stream.send_trailers(trailers);
+                    return Poll::Ready(sent.map_err(|error| Failure::of_stream(&error)));
+                }
+                Next::End => return Poll::Ready(self.send(Bytes::new(), true)),
+                Next::Unknown => {}
+            }
+        }
+    }
+
+    /// Asks the body what comes next, if that is not known.
+    fn look_ahead<B>(&mut self, body: &mut B, cx: &mut Context<'_>) -> Poll<Result<(), Failure>>
+    where
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: Into<BoxError>,
+    {
+        while let Next::Unknown = self.next {
+            if body.is_end_stream() {
+                self.next = Next::End;
+                break;
+            }
+            self.next = match ready!(Pin::new(&mut *body).poll_frame(cx)) {
+                None => Next::End,
+                Some(Ok(frame)) => match frame.into_data().map_err(Frame::into_trailers) {
+                    Ok(data) if data.is_empty() => Next::Unknown,
+                    Ok(data) => Next::Data(data),
+                    Err(Ok(trailers)) => Next::Trailers(trailers),
+                    Err(Err(_)) => Next::Unknown,
+                },
+                Some(Err(error)) => {
+                    self.stream.send_reset(Reason::CANCEL);
+                    return Poll::Ready(Err(Failure::of_body(error.into())));
+                }
+            };
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Sends what is held, as far as the windows let it pass; the last of it ends the stream where nothing follows.
+    fn send_held(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        while let Some(held) = &mut self.held {
+            self.stream.reserve_capacity(held.len());
+            let mut room = self.stream.capacity();
+            if room == 0 {
+                room = match ready!(self.stream.poll_capacity(cx)) {
+                    Some(Ok(room)) => room,
+                    Some(Err(error)) => return Poll::Ready(Err(Failure::of_stream(&error))),
+                    None => return Poll::Ready(Err(stopped())),
+                };
+            }
+            if room >= held.len() {
+                let data = std::mem::take(held);
+                self.held = None;
+                self.send(data, matches!(self.next, Next::End))?;
+            } else if room > 0 {
+                let part = held.split_to(room);
+                self.send(part, false)?;
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn send(&mut self, data: Bytes, last: bool) -> Result<(), Failure> {
+        self.stream.send_data(data, last).map_err(|error| Failure::of_stream(&error))
+    }
+}
+
+/// The server has ended the stream, or wants no more: what it has to say comes with the answer.
+fn stopped() -> Failure {
+    Failure::new(Kind::Lost, "the server wants no more of the request")
+}
+
+/// A body that is still being sent when its answer has begun.
+pub(super) struct Pump<B> {
+    pub(super) body: B,
+    pub(super) sending: Sending,
+}
+
+impl<B> Future for Pump<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError>,
+{
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        this.sending.poll(&mut this.body, cx).map(drop)
+    }
+}

@@ -1,0 +1,113 @@
+//! The way from a resolution to a balanced channel.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use tokio_stream::Stream;
+use tokio_stream::wrappers::WatchStream;
+use tower::discover::Change;
+
+use super::snapshot::{Snapshot, diff};
+use super::task::View;
+use super::{Resolution, Resolver, Service, State};
+use crate::balance::{BalancedChannel, BalancedChannelBuilder, Directory, Update};
+use crate::error::Error;
+use crate::target::Target;
+
+/// One instance of one etcd key.
+type Key = (Box<[u8]>, usize);
+
+impl Resolution {
+    /// The recommended channel over the servers, with all its defaults: [`BalancedChannel`].
+    ///
+    /// The channel keeps the resolution alive and ends with its last clone.
+    ///
+    /// # Errors
+    /// Outside a tokio runtime.
+    pub fn channel(&self) -> Result<BalancedChannel, Error> {
+        BalancedChannel::builder().build(self)
+    }
+}
+
+impl Resolver {
+    /// Resolves a service and gives the recommended channel over its servers: the short way to [`Resolution::channel`].
+    ///
+    /// # Errors
+    /// When the target cannot be parsed, and outside a tokio runtime. That etcd is away is no error: calls wait.
+    pub async fn channel<T>(&self, target: T) -> Result<BalancedChannel, Error>
+    where
+        T: TryInto<Target>,
+        Error: From<T::Error>,
+    {
+        self.resolve(target).await?.channel()
+    }
+}
+
+impl BalancedChannelBuilder {
+    /// A channel over the servers of a resolution, which it keeps alive.
+    ///
+    /// # Errors
+    /// When a setting is invalid, and outside a tokio runtime.
+    pub fn build(self, resolution: &Resolution) -> Result<BalancedChannel, Error> {
+        let feed = Feed::new(resolution.target(), resolution.service.clone());
+        self.start(feed.directory.clone(), feed)
+    }
+}
+
+/// The servers of a service as updates: the difference of each view to the one before.
+struct Feed {
+    updates: WatchStream<View>,
+    seen: Arc<Snapshot>,
+    directory: Directory,
+    /// Keeps the watch going.
+    _service: Arc<Service>,
+}
+
+impl Feed {
+    fn new(target: &Target, service: Arc<Service>) -> Self {
+        let updates = WatchStream::new(service.view());
+        let directory = Directory {
+            service: target.name().into(),
+            place: Some(target.prefix().into()),
+            revision: None,
+            known: false,
+            trouble: None,
+        };
+        Self { updates, seen: Arc::default(), directory, _service: service }
+    }
+
+    fn update(&mut self, view: View) -> Update<Key> {
+        let mut changes = Vec::new();
+        for difference in diff(&self.seen, &view.snapshot) {
+            let count =
+                |entry: &Option<Arc<_>>| entry.as_ref().map_or(0, |entry: &Arc<super::Entry>| entry.instances().len());
+            let (before, after) = (count(&difference.before), count(&difference.after));
+            if let Some(entry) = &difference.after {
+                let keyed = entry.instances().iter().cloned().enumerate();
+                changes.extend(keyed.map(|(index, instance)| Change::Insert((entry.key().into(), index), instance)));
+            }
+            if let Some(entry) = &difference.before {
+                changes.extend((after..before).map(|index| Change::Remove((entry.key().into(), index))));
+            }
+        }
+        self.seen = view.snapshot;
+        let known = view.state != State::Unresolved;
+        let trouble = match view.state {
+            State::Unresolved | State::Stale { .. } => view.error.map(|error| format!("{error:?}").into()),
+            _ => None,
+        };
+        self.directory.revision = known.then(|| self.seen.revision());
+        (self.directory.known, self.directory.trouble) = (known, trouble);
+        Update { changes, directory: Some(self.directory.clone()) }
+    }
+}
+
+impl Stream for Feed {
+    type Item = Update<Key>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Update<Key>>> {
+        let view = ready!(Pin::new(&mut self.updates).poll_next(cx));
+        Poll::Ready(view.map(|view| self.update(view)))
+    }
+}
