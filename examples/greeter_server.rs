@@ -53,7 +53,7 @@ impl Greeter for Me {
     async fn say_hello(&self, request: Request<HelloRequest>) -> Result<Response<HelloReply>, Status> {
         let message = format!("Hello {}", request.into_inner().name);
         let mut response = Response::new(HelloReply { message });
-        // Tells the client which of the servers answered.
+        // Tells clients in other languages which of the servers answered.
         let me = self.address.to_string().parse().map_err(|_| Status::internal("an address is always a header"))?;
         response.metadata_mut().insert("x-served-by", me);
         Ok(response)

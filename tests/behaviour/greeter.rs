@@ -75,20 +75,30 @@ async fn a_client_counts_its_calls_and_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_is_killed_leaves_with_its_lease() {
+async fn a_server_that_is_killed_costs_no_call_and_leaves_with_its_lease() {
     let world = World::start().await;
-    let server = server(&world, &["--ttl", "2"]);
-    let key = format!("team/greeter/{}", registered(&server));
-    server.signal(Signal::KILL);
-    server.wait(PATIENCE).unwrap();
+    let servers = [server(&world, &["--ttl", "2"]), server(&world, &[])];
+    let addresses = servers.each_ref().map(registered);
+    let client = client(&world, "500", &[]);
+    for address in &addresses {
+        until("calls at both", async || (calls_of(&client, address) > 10).then_some(())).await;
+    }
+    servers[0].signal(Signal::KILL);
+    servers[0].wait(PATIENCE).unwrap();
+    let key = format!("team/greeter/{}", addresses[0]);
+    assert!(world.lease_of(&key).await.is_some(), "etcd does not know it yet");
     until("the key to go", async || world.lease_of(&key).await.is_none().then_some(())).await;
+    client.signal(Signal::TERM);
+    assert!(client.wait(PATIENCE).unwrap().success());
+    assert!(client.lines().last().unwrap().ends_with(" failed=0"), "{:?}", client.lines().last());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_without_servers_waits_no_longer_than_it_is_told_and_can_be_stopped() {
+async fn a_client_without_servers_says_so_and_can_be_stopped() {
     let world = World::start().await;
     let client = client(&world, "10", &["--timeout", "1"]);
-    client.wait_line(|line| line.starts_with("failed DeadlineExceeded"), PATIENCE).unwrap();
+    let line = client.wait_line(|line| line.starts_with("failed Unavailable: no server of \"team/greeter\""), PATIENCE);
+    assert!(line.unwrap().contains("none is registered (prefix \"team/greeter/\", revision "));
     client.signal(Signal::INT);
     assert!(client.wait(PATIENCE).unwrap().success());
     assert!(client.lines().last().unwrap().starts_with("client: calls="));

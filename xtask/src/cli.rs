@@ -22,12 +22,12 @@ pub(crate) struct Cli {
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Show a fleet at work: etcd, three servers, a client; a fourth server joins, one leaves, no call fails
+    /// Show a fleet at work: etcd, three servers, a client; a fourth joins, one is killed, one leaves, no call fails
     ///
     /// Builds the examples, then runs greeter_server and greeter_client for fifteen seconds and shows the calls that
     /// each server answers. In a terminal the table is redrawn in place, elsewhere it is plain lines. The last line is
     /// `demo: calls=N failed=N servers=N`; the exit code is 0 only when no call failed, all four servers answered and
-    /// every process left cleanly.
+    /// every process that was not killed left cleanly.
     Demo {
         #[command(flatten)]
         etcd: EtcdArgs,

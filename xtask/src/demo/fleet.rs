@@ -45,6 +45,8 @@ pub(crate) enum State {
     Leaving,
     /// Has exited in good order.
     Left,
+    /// Ended by SIGKILL: it said nothing to anyone, and etcd knows of it only when its lease ends.
+    Killed,
 }
 
 struct Client {
@@ -99,6 +101,13 @@ impl Fleet {
         server.process.signal(Signal::TERM);
         server.state = State::Leaving;
         server.asked_to_leave = Some(Instant::now());
+    }
+
+    /// As a crash is: without a word.
+    pub(crate) fn kill(&mut self, index: usize) {
+        let server = &mut self.servers[index];
+        server.process.signal(Signal::KILL);
+        server.state = State::Killed;
     }
 
     /// Counts new calls and looks after every process; gives the lines of calls that failed.
@@ -201,7 +210,7 @@ impl Fleet {
 impl Server {
     /// Calls answered per second, over the last one.
     pub(crate) fn per_second(&self) -> u64 {
-        let front = self.recent.front().filter(|_| self.state != State::Left);
+        let front = self.recent.front().filter(|_| matches!(self.state, State::Serving | State::Leaving));
         let Some((since, calls)) = front else { return 0 };
         // At least a tick, so that the very first does not count for a thousand.
         ((self.calls - calls) as f64 / since.elapsed().as_secs_f64().max(0.1)).round() as u64
@@ -221,7 +230,7 @@ impl Server {
             (None, State::Leaving) if asked_for > Some(PATIENCE) => {
                 Err(self.process.failed(&format!("did not leave within {PATIENCE:?} of SIGTERM")).into())
             }
-            (None, _) | (_, State::Left) => Ok(()),
+            (None, _) | (_, State::Left | State::Killed) => Ok(()),
             (Some(_), State::Serving) => Err(self.process.failed("died").into()),
             (Some(status), State::Leaving) => {
                 self.process.wait(PATIENCE)?; // for the rest of its output

@@ -17,7 +17,8 @@ use fleet::{Fleet, State};
 use screen::Screen;
 
 const JOIN: Duration = Duration::from_secs(5);
-const LEAVE: Duration = Duration::from_secs(10);
+const KILL: Duration = Duration::from_secs(8);
+const LEAVE: Duration = Duration::from_secs(11);
 const END: Duration = Duration::from_secs(15);
 /// Within which all is over, come what may.
 const LIMIT: Duration = Duration::from_secs(28);
@@ -50,7 +51,7 @@ fn play(workspace: &Workspace, tools: &Tools, interrupt: &Interrupt, screen: &mu
     screen.event("the client calls")?;
 
     let start = Instant::now();
-    let (mut joined, mut leaving) = (false, None);
+    let (mut joined, mut killed, mut leaving) = (false, false, None);
     while start.elapsed() < END {
         if interrupt.came() {
             return Err(Error::new("interrupted"));
@@ -62,6 +63,14 @@ fn play(workspace: &Workspace, tools: &Tools, interrupt: &Interrupt, screen: &mu
             joined = true;
             let server = fleet.add_server()?;
             screen.event(&format!("server {server} joins"))?;
+        }
+        if !killed && start.elapsed() >= KILL {
+            killed = true;
+            fleet.kill(1);
+            screen.event(&format!(
+                "server {} is killed (SIGKILL), and etcd does not know it yet",
+                fleet.servers()[1].address
+            ))?;
         }
         if leaving.is_none() && start.elapsed() >= LEAVE {
             fleet.ask_to_leave(0);
@@ -86,7 +95,7 @@ fn finish(mut fleet: Fleet, screen: &mut Screen) -> Result<ExitCode> {
     }
     screen.event("the client has ended")?;
     fleet.end_servers()?;
-    screen.event("all servers have deregistered and stopped")?;
+    screen.event("all other servers have deregistered and stopped")?;
     fleet.end_etcd()?;
     screen.event("etcd has ended")?;
     screen.close(&fleet)?;

@@ -58,7 +58,7 @@ impl Screen {
     fn summary(&self, fleet: &Fleet) -> String {
         let (seconds, total) = (self.start.elapsed().as_secs_f64(), fleet.counted());
         let mut text = format!("{seconds:5.1} s  calls {:5}  failed {}", total.calls, total.failed);
-        for server in fleet.servers().iter().filter(|server| server.state != State::Left) {
+        for server in fleet.servers().iter().filter(|server| !matches!(server.state, State::Left | State::Killed)) {
             let _ = write!(text, "  :{} {}/s", server.address.port(), server.per_second()); // a String takes it all
         }
         text
@@ -92,6 +92,7 @@ fn table(fleet: &Fleet) -> Vec<String> {
             State::Serving => "serving",
             State::Leaving => "leaving",
             State::Left => "left",
+            State::Killed => "killed",
         };
         let (address, calls, rate) = (server.address.to_string(), server.calls, server.per_second());
         format!("  {address:<21}  {state:<8} {calls:>7} {rate:>8}  {}", bar(rate, most)).trim_end().to_owned()
