@@ -1,5 +1,7 @@
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    println!("cargo:rerun-if-changed=helloworld.proto");
-    tonic_prost_build::configure().compile_protos(&["helloworld.proto"], &["."])?;
+    let files = ["helloworld.proto", "grpc_testing.proto"];
+    files.iter().for_each(|file| println!("cargo:rerun-if-changed={file}"));
+    // Payloads without a copy: tests send gigabytes of them.
+    tonic_prost_build::configure().bytes(".grpc.testing").compile_protos(&files, &["."])?;
     Ok(())
 }
