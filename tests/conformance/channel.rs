@@ -7,3 +7,10 @@ use crate::server::Fleet;
 pub(crate) fn balanced(fleet: &Fleet) -> Channel {
     Channel::balance_list(fleet.addresses().into_iter().map(|a| Endpoint::from_shared(format!("http://{a}")).unwrap()))
 }
+
+pub(crate) fn with_windows(fleet: &Fleet, stream: u32, connection: u32) -> Channel {
+    Channel::balance_list(fleet.addresses().into_iter().map(|a| {
+        let endpoint = Endpoint::from_shared(format!("http://{a}")).unwrap();
+        endpoint.initial_stream_window_size(stream).initial_connection_window_size(connection)
+    }))
+}

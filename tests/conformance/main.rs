@@ -3,5 +3,6 @@
 
 mod cases;
 mod channel;
+mod random;
 mod server;
 mod suite;

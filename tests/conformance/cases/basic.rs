@@ -27,7 +27,8 @@ pub(crate) async fn large_unary(transport: &Transport) {
 }
 
 pub(crate) async fn client_streaming(transport: &Transport) {
-    let message = |(_, size)| StreamingInputCallRequest { payload: zeros(size), ..StreamingInputCallRequest::default() };
+    let message =
+        |(_, size)| StreamingInputCallRequest { payload: zeros(size), ..StreamingInputCallRequest::default() };
     let messages = tokio_stream::iter(SIZES.map(message));
     let answer = Client::new(transport.clone()).streaming_input_call(messages).await.unwrap();
     assert_eq!(answer.into_inner().aggregated_payload_size, 74_922);

@@ -67,7 +67,8 @@ pub(crate) async fn server_compressed_streaming(transport: &Transport) {
     let plain = Client::new(transport.clone());
     let accepting = Client::new(transport.clone()).accept_compressed(Gzip);
     for (mut client, value) in [(accepting, true), (plain, false)] {
-        let mut response_parameters = [ask(31_415, 0), ask(92_653, 0)].map(|request| request.response_parameters).concat();
+        let mut response_parameters =
+            [ask(31_415, 0), ask(92_653, 0)].map(|request| request.response_parameters).concat();
         response_parameters.iter_mut().for_each(|wanted| wanted.compressed = Some(BoolValue { value }));
         let request = StreamingOutputCallRequest { response_parameters, ..StreamingOutputCallRequest::default() };
         let answer = client.streaming_output_call(request).await.unwrap();

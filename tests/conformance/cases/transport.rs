@@ -11,7 +11,7 @@ use tonic::codegen::{Bytes, StdError, http};
 use tower::util::{BoxCloneSyncService, ServiceExt};
 
 /// Any channel; its answers carry their [`Flags`] as an extension.
-pub(crate) type Transport = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, StdError>;
+pub(crate) type Transport = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, Status>;
 
 /// The channel as it is used in the cases; that this compiles is itself a promise: it and its futures may move between threads.
 pub(crate) fn transport<S, B>(channel: S) -> Transport
@@ -22,12 +22,14 @@ where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<StdError>,
 {
-    BoxCloneSyncService::new(channel.map_err(Into::into).map_response(|response: http::Response<B>| {
-        let (mut parts, body) = response.into_parts();
-        let (body, flags) = Flags::watch(Body::new(body));
-        parts.extensions.insert(flags);
-        http::Response::from_parts(parts, body)
-    }))
+    BoxCloneSyncService::new(channel.map_err(|error| Status::from_error(error.into())).map_response(
+        |response: http::Response<B>| {
+            let (mut parts, body) = response.into_parts();
+            let (body, flags) = Flags::watch(Body::new(body));
+            parts.extensions.insert(flags);
+            http::Response::from_parts(parts, body)
+        },
+    ))
 }
 
 /// Whether each message of a body that has come so far was compressed, which generated code does not tell.

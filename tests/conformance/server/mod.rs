@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
-use greeter_proto::testing::test_service_server::TestServiceServer;
+use greeter_proto::testing::test_service_server::{TestService, TestServiceServer};
 use tokio::task::JoinSet;
 use tonic::codec::CompressionEncoding::Gzip;
 use tonic::transport::{Server, server::TcpIncoming};
@@ -34,9 +34,19 @@ pub(crate) struct Tested {
 pub(crate) struct Open(Arc<AtomicUsize>);
 
 impl Fleet {
+    /// With the standard test service.
     pub(crate) fn start(size: usize) -> Self {
+        let service = || TestServiceServer::new(Service).accept_compressed(Gzip).send_compressed(Gzip);
+        Self::serve(size, &Server::builder(), service)
+    }
+
+    pub(crate) fn serve<T: TestService>(
+        size: usize,
+        settings: &Server,
+        service: impl Fn() -> TestServiceServer<T>,
+    ) -> Self {
         let mut tasks = JoinSet::new();
-        let servers = (0..size).map(|_| Tested::start(&mut tasks)).collect();
+        let servers = (0..size).map(|_| Tested::start(settings.clone(), service(), &mut tasks)).collect();
         Self { servers, _tasks: tasks }
     }
 
@@ -51,14 +61,13 @@ impl Fleet {
 }
 
 impl Tested {
-    fn start(tasks: &mut JoinSet<()>) -> Self {
-        let incoming = TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    fn start<T: TestService>(settings: Server, service: TestServiceServer<T>, tasks: &mut JoinSet<()>) -> Self {
+        let incoming = TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap().with_nodelay(Some(true));
         let address = incoming.local_addr().unwrap();
         let server = Self { address, calls: Arc::default(), open: Arc::default() };
-        let service = TestServiceServer::new(Service).accept_compressed(Gzip).send_compressed(Gzip);
         let counts = server.clone();
         let around = layer_fn(move |service| Around::new(service, counts.clone()));
-        let serving = Server::builder().layer(around).add_service(service).serve_with_incoming(incoming);
+        let serving = settings.layer(around).add_service(service).serve_with_incoming(incoming);
         tasks.spawn(async { serving.await.unwrap() });
         server
     }
