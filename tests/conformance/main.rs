@@ -3,6 +3,7 @@
 
 mod cases;
 mod channel;
+mod layers;
 mod random;
 mod server;
 mod suite;
