@@ -1,22 +1,25 @@
-//! The channel under test.
+//! The channel under test, to the servers of a fleet.
 
-use tonic::transport::{Channel, Endpoint};
+use std::time::Duration;
 
+use tonic_etcd::{BalancedChannel, BalancedChannelBuilder};
+
+use crate::cases::fixed;
 use crate::server::Fleet;
 
-pub(crate) fn balanced(fleet: &Fleet) -> Channel {
-    Channel::balance_list(fleet.addresses().into_iter().map(|a| Endpoint::from_shared(format!("http://{a}")).unwrap()))
+fn built(builder: BalancedChannelBuilder, fleet: &Fleet) -> BalancedChannel {
+    builder.discover("grpc.testing", fixed(fleet.addresses())).unwrap()
 }
 
-pub(crate) fn with_windows(fleet: &Fleet, stream: u32, connection: u32) -> Channel {
-    Channel::balance_list(fleet.addresses().into_iter().map(|a| {
-        let endpoint = Endpoint::from_shared(format!("http://{a}")).unwrap();
-        endpoint.initial_stream_window_size(stream).initial_connection_window_size(connection)
-    }))
+/// As it is by default.
+pub(crate) fn balanced(fleet: &Fleet) -> BalancedChannel {
+    built(BalancedChannel::builder(), fleet)
 }
 
-pub(crate) fn with_timeout(fleet: &Fleet, timeout: std::time::Duration) -> Channel {
-    Channel::balance_list(
-        fleet.addresses().into_iter().map(|a| Endpoint::from_shared(format!("http://{a}")).unwrap().timeout(timeout)),
-    )
+pub(crate) fn with_windows(fleet: &Fleet, stream: u32, connection: u32) -> BalancedChannel {
+    built(BalancedChannel::builder().stream_window(stream).connection_window(connection), fleet)
+}
+
+pub(crate) fn with_timeout(fleet: &Fleet, timeout: Duration) -> BalancedChannel {
+    built(BalancedChannel::builder().timeout(timeout), fleet)
 }

@@ -33,7 +33,7 @@ pub(crate) fn test(
         named.push(&["--features", "tls-ring,tls-webpki-roots", "--test", "tls"]);
     }
     if let Some(Interop::Go) = interop {
-        named.push(&["--test", "interop"]);
+        named.push(&["--features", "tls-ring,tls-webpki-roots", "--test", "interop"]);
     }
     for target in named {
         if tested != ExitCode::SUCCESS {

@@ -8,6 +8,7 @@
 mod basic;
 mod compressed;
 mod ends;
+mod servers;
 mod transport;
 
 use std::iter::repeat_n;
@@ -18,6 +19,7 @@ use greeter_proto::testing::{EchoStatus, Payload, ResponseParameters, StreamingO
 pub(crate) use basic::*;
 pub(crate) use compressed::*;
 pub(crate) use ends::*;
+pub(crate) use servers::fixed;
 pub(crate) use transport::{Flags, Transport, transport};
 
 pub(crate) type Client = TestServiceClient<Transport>;
