@@ -75,9 +75,12 @@ async fn same(seed: u64, pairs: &[Pair]) {
     let plan = Plan::new(seed);
     let pair = &pairs[(seed % pairs.len() as u64) as usize];
     let plain = pair.plain(&plan);
-    let both = timeout(PATIENCE, async { tokio::join!(run(&pair.balanced, &plan), run(&plain, &plan)) }).await;
     let again = format!("once more: EXCHANGES_SEED={seed} EXCHANGES=1; {plan:?}");
-    let (balanced, plain) = both.unwrap_or_else(|_| panic!("it hangs; {again}"));
+    let ends = async |whose, channel| {
+        let ended = timeout(PATIENCE, run(channel, &plan)).await;
+        ended.unwrap_or_else(|_| panic!("it hangs on {whose} channel; {again}"))
+    };
+    let (balanced, plain) = tokio::join!(ends("the balanced", &pair.balanced), ends("tonic's own", &plain));
     assert!(balanced == plain, "not as tonic's channel has it\n{balanced:?}\n{plain:?}\n{again}");
     assert!(as_planned(&plan, &balanced), "not as planned\n{balanced:?}\n{again}");
 }
