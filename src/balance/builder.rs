@@ -304,6 +304,7 @@ impl BalancedChannelBuilder {
             },
             memory: super::policy::Memory::default(),
             queued: AtomicUsize::new(0),
+            queue: tokio::sync::Mutex::default(),
         });
         let task = spawn(&runtime, pool::run(inner.clone(), source), span);
         Ok(BalancedChannel(Arc::new(Shared { inner, task })))

@@ -7,7 +7,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use http::HeaderValue;
 use http::uri::Authority;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 
 use super::outlier::Ejection;
 use super::outlook::Outlook;
@@ -29,6 +29,7 @@ pub(crate) struct Inner {
     pub(crate) budget: Budget,
     /// Calls that wait for room: who comes later waits behind them.
     pub(crate) queued: AtomicUsize,
+    pub(crate) queue: Mutex<()>,
 }
 
 /// What does not change while a channel lives.

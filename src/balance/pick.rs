@@ -100,16 +100,14 @@ impl Inner {
     /// Waits in order until a server has room.
     pub(crate) async fn wait_for_room(&self, call: &Call<'_>, patience: Patience) -> Result<Pick, Status> {
         let _place = Queued::enter(&self.queued);
+        // One at a time looks for room; the others stand behind in the lock's own queue, which is in order.
+        let _head = self.bounded(patience, self.queue.lock()).await?;
         loop {
-            self.bounded(patience, self.ground.room.notified()).await?;
             match self.pick(call, &[], true) {
                 Pick::Full => {}
-                pick => {
-                    // There may be room for the next as well, or none for anybody.
-                    self.ground.room.notify_one();
-                    return Ok(pick);
-                }
+                pick => return Ok(pick),
             }
+            self.bounded(patience, self.ground.room.notified()).await?;
         }
     }
 

@@ -99,7 +99,7 @@ pub(crate) fn pick(
             |a, b| {
                 // Fewer for its weight, without a division.
                 if ready.is_weighted() {
-                    (a.0.load() + 1) * u64::from(b.0.weight()) <= (b.0.load() + 1) * u64::from(a.0.weight())
+                    a.0.load() * u64::from(b.0.weight()) <= b.0.load() * u64::from(a.0.weight())
                 } else {
                     a.0.load() <= b.0.load()
                 }

@@ -1,0 +1,11 @@
+//! What a balanced channel promises, against servers on loopback that speak bare HTTP/2 and do as they are told.
+
+mod limits;
+mod membership;
+mod peer;
+mod policies;
+mod raw;
+mod retries;
+mod support;
+mod transports;
+mod waiting;

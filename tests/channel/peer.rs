@@ -1,0 +1,217 @@
+//! A scripted gRPC server on h2: it counts what comes, and answers as its script says.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use h2::RecvStream;
+use h2::server::{self, SendResponse};
+use http::{HeaderMap, HeaderValue, Request, Response};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use tokio::task::{AbortHandle, JoinSet};
+
+/// What it does with a request.
+#[derive(Clone)]
+pub(crate) enum Script {
+    /// `Hello NAME`, as the greeter does.
+    Greet,
+    /// The same, once it is told to.
+    GreetLater(Arc<Notify>),
+    /// Resets the stream.
+    Reset(h2::Reason),
+    /// Reads the request, and breaks the connection.
+    Break,
+    /// Sends this much of an answer, and breaks the connection.
+    BreakAfter(Part),
+    /// This status at once, with these headers beside.
+    Status(i32, Vec<(&'static str, &'static str)>),
+    /// An HTTP answer that is no gRPC.
+    Http(u16),
+    /// Nothing at all.
+    Silence,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Part {
+    Head,
+    Message,
+}
+
+pub(crate) struct Peer {
+    pub(crate) address: SocketAddr,
+    pub(crate) seen: Arc<Seen>,
+    task: AbortHandle,
+}
+
+#[derive(Default)]
+pub(crate) struct Seen {
+    pub(crate) connections: AtomicUsize,
+    pub(crate) open: AtomicUsize,
+    pub(crate) calls: AtomicUsize,
+    /// Streams that the client reset.
+    pub(crate) cancelled: AtomicUsize,
+    pub(crate) heads: Mutex<Vec<http::request::Parts>>,
+}
+
+impl Seen {
+    pub(crate) fn calls(&self) -> usize {
+        self.calls.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn open(&self) -> usize {
+        self.open.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn header(&self, call: usize, name: &str) -> Option<HeaderValue> {
+        self.heads.lock().unwrap()[call].headers.get(name).cloned()
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Peer {
+    pub(crate) async fn start(script: Script) -> Self {
+        Self::limited(script, None).await
+    }
+
+    /// A server that takes so many calls at once.
+    pub(crate) async fn limited(script: Script, limit: Option<u32>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let seen = Arc::new(Seen::default());
+        let serve = serve(listener, script, limit, seen.clone());
+        Self { address, seen, task: tokio::spawn(serve).abort_handle() }
+    }
+}
+
+async fn serve(listener: TcpListener, script: Script, limit: Option<u32>, seen: Arc<Seen>) {
+    let mut connections = JoinSet::new();
+    while let Ok((tcp, _)) = listener.accept().await {
+        connections.spawn(speak(tcp, script.clone(), limit, seen.clone()));
+    }
+}
+
+/// One connection, whatever it runs over.
+pub(crate) async fn speak<T>(io: T, script: Script, limit: Option<u32>, seen: Arc<Seen>)
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut builder = server::Builder::new();
+    if let Some(limit) = limit {
+        builder.max_concurrent_streams(limit);
+    }
+    let Ok(mut connection) = builder.handshake::<_, Bytes>(io).await else { return };
+    seen.connections.fetch_add(1, Ordering::SeqCst);
+    let _open = Open::new(&seen);
+    let broken = Arc::new(Notify::new());
+    let mut calls = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = connection.accept() => accepted,
+            () = broken.notified() => return,
+        };
+        let Some(Ok((request, respond))) = accepted else { return };
+        calls.spawn(play(request, respond, script.clone(), seen.clone(), broken.clone()));
+    }
+}
+
+struct Open(Arc<Seen>);
+
+impl Open {
+    fn new(seen: &Arc<Seen>) -> Self {
+        seen.open.fetch_add(1, Ordering::SeqCst);
+        Self(seen.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+async fn play(
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+    script: Script,
+    seen: Arc<Seen>,
+    broken: Arc<Notify>,
+) {
+    let (head, mut body) = request.into_parts();
+    seen.heads.lock().unwrap().push(head);
+    seen.calls.fetch_add(1, Ordering::SeqCst);
+    if let Script::Reset(reason) = script {
+        return respond.send_reset(reason);
+    }
+    let mut message = Vec::new();
+    while let Some(Ok(data)) = body.data().await {
+        body.flow_control().release_capacity(data.len()).unwrap();
+        message.extend_from_slice(&data);
+    }
+    let response = Response::builder().header("content-type", "application/grpc");
+    match script {
+        Script::Greet => greet(&mut respond, &message),
+        Script::GreetLater(told) => {
+            tokio::select! {
+                () = told.notified() => greet(&mut respond, &message),
+                _ = std::future::poll_fn(|cx| respond.poll_reset(cx)) => {
+                    seen.cancelled.fetch_add(1, Ordering::SeqCst);
+                }
+            }
+        }
+        Script::Break => {
+            broken.notify_one();
+            std::future::pending::<()>().await; // so that nothing is reset before
+        }
+        Script::BreakAfter(part) => {
+            let mut out = respond.send_response(response.body(()).unwrap(), false).unwrap();
+            if part == Part::Message {
+                out.send_data(hello(&message), false).unwrap();
+            }
+            tokio::task::yield_now().await; // so that the connection writes it before it breaks
+            broken.notify_one();
+            std::future::pending::<()>().await; // as above
+        }
+        Script::Status(code, headers) => {
+            let mut response = response.header("grpc-status", code).header("grpc-message", "as told");
+            for (name, value) in headers {
+                response = response.header(name, value);
+            }
+            drop(respond.send_response(response.body(()).unwrap(), true));
+        }
+        Script::Http(status) => drop(respond.send_response(Response::builder().status(status).body(()).unwrap(), true)),
+        Script::Silence => {
+            drop(std::future::poll_fn(|cx| respond.poll_reset(cx)).await);
+            seen.cancelled.fetch_add(1, Ordering::SeqCst);
+        }
+        Script::Reset(_) => unreachable!("done above"),
+    }
+}
+
+fn greet(respond: &mut SendResponse<Bytes>, request: &[u8]) {
+    let response = Response::builder().header("content-type", "application/grpc").body(()).unwrap();
+    let Ok(mut out) = respond.send_response(response, false) else { return };
+    drop(out.send_data(hello(request), false));
+    drop(out.send_trailers(HeaderMap::from_iter([("grpc-status".parse().unwrap(), HeaderValue::from_static("0"))])));
+}
+
+/// Name and greeting are field 1 of their messages, and short: a tag, a length, the text.
+fn hello(request: &[u8]) -> Bytes {
+    let name = request.get(7..).unwrap_or_default();
+    let text = [b"Hello ", name].concat();
+    assert!(text.len() < 128 || request.len() > 1000, "short names, or ones that nobody looks at");
+    let text = &text[..text.len().min(127)];
+    let message = [&[0x0a, text.len() as u8][..], text].concat();
+    [&[0, 0, 0, 0, message.len() as u8][..], &message].concat().into()
+}

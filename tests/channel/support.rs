@@ -1,0 +1,91 @@
+//! What the tests of the channel share.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use greeter_proto::greeter_client::GreeterClient;
+use greeter_proto::{HelloReply, HelloRequest};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep};
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::{Response, Status};
+use tonic_etcd::{BalancedChannel, BalancedChannelBuilder, Instance, RetryPolicy, ServedBy, ServerState};
+use tower::discover::Change;
+
+/// How long a condition may take before the test fails: far longer than it ever should.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+pub(crate) const SAY_HELLO: &str = "/helloworld.Greeter/SayHello";
+
+/// A set of servers that the test changes while the channel runs.
+pub(crate) struct Set(mpsc::UnboundedSender<Result<Change<String, Instance>, Infallible>>);
+
+impl Set {
+    pub(crate) fn put(&self, key: &str, instance: Instance) {
+        self.0.send(Ok(Change::Insert(key.to_owned(), instance))).unwrap();
+    }
+
+    pub(crate) fn add(&self, address: SocketAddr) {
+        self.put(&address.to_string(), Instance::new(address).unwrap());
+    }
+
+    pub(crate) fn remove(&self, key: impl ToString) {
+        self.0.send(Ok(Change::Remove(key.to_string()))).unwrap();
+    }
+}
+
+/// A channel over a set that is empty and may change.
+pub(crate) fn changing(builder: BalancedChannelBuilder) -> (BalancedChannel, Set) {
+    let (set, changes) = mpsc::unbounded_channel();
+    (builder.discover("greeter", UnboundedReceiverStream::new(changes)).unwrap(), Set(set))
+}
+
+/// A channel over these servers.
+pub(crate) fn over<'a>(
+    builder: BalancedChannelBuilder,
+    addresses: impl IntoIterator<Item = &'a SocketAddr>,
+) -> BalancedChannel {
+    let insert = |address: &SocketAddr| Ok::<_, Infallible>(Change::Insert(*address, Instance::new(*address).unwrap()));
+    let changes: Vec<_> = addresses.into_iter().map(insert).collect();
+    builder.discover("greeter", tokio_stream::iter(changes)).unwrap()
+}
+
+pub(crate) fn builder() -> BalancedChannelBuilder {
+    BalancedChannel::builder()
+}
+
+pub(crate) fn repeating() -> BalancedChannelBuilder {
+    builder().retry(RetryPolicy::new().repeatable(SAY_HELLO))
+}
+
+pub(crate) async fn greet(channel: &BalancedChannel) -> Result<Response<HelloReply>, Status> {
+    GreeterClient::new(channel.clone()).say_hello(HelloRequest { name: "world".into() }).await
+}
+
+/// Greets, and gives who answered.
+pub(crate) async fn greeted_by(channel: &BalancedChannel) -> String {
+    let response = greet(channel).await.unwrap();
+    assert_eq!(response.get_ref().message, "Hello world");
+    response.extensions().get::<ServedBy>().unwrap().address().to_string()
+}
+
+/// Waits until the condition holds.
+pub(crate) async fn until(what: &str, condition: impl Fn() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < end, "not in time: {what}");
+        sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// Waits until so many servers are ready.
+pub(crate) async fn ready(channel: &BalancedChannel, count: usize) {
+    let are = || states(channel).values().filter(|state| **state == ServerState::Ready).count() == count;
+    until(&format!("{count} servers to be ready"), are).await;
+}
+
+pub(crate) fn states(channel: &BalancedChannel) -> BTreeMap<String, ServerState> {
+    channel.servers().iter().map(|server| (server.address().to_string(), server.state())).collect()
+}

@@ -1,0 +1,120 @@
+//! Unix sockets, connectors of one's own, TLS that is missing, settings that cannot be, and answers of whoever is no gRPC server.
+
+use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
+
+use tokio::io::DuplexStream;
+use tokio::net::UnixListener;
+use tonic::Code;
+use tonic_etcd::{BalancedChannel, Instance};
+use tower::discover::Change;
+
+use crate::peer::{Peer, Script, speak};
+use crate::support::{builder, changing, greet, greeted_by, over};
+
+#[tokio::test]
+async fn a_unix_socket_is_an_address() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("greeter.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let seen = Arc::default();
+    let serve = tokio::spawn({
+        let seen = Arc::clone(&seen);
+        async move { speak(listener.accept().await.unwrap().0, Script::Greet, None, seen).await }
+    });
+    let (channel, set) = changing(builder());
+    let address = format!("unix:{}", path.display());
+    set.put("it", Instance::new(address.as_str()).unwrap());
+    assert_eq!(greeted_by(&channel).await, address);
+    assert_eq!(seen.heads.lock().unwrap()[0].uri.authority().unwrap(), "localhost");
+    serve.abort();
+}
+
+#[tokio::test]
+async fn a_connector_of_ones_own_is_asked_for_each_server() {
+    let seen = Arc::default();
+    let connector = tower::service_fn({
+        let seen = Arc::clone(&seen);
+        move |uri: http::Uri| {
+            let seen = Arc::clone(&seen);
+            async move {
+                if uri.host() == Some("away") {
+                    return Err(io::Error::other("nobody is there"));
+                }
+                assert_eq!(uri.to_string(), "http://there:1/");
+                let (ours, theirs): (DuplexStream, DuplexStream) = tokio::io::duplex(1 << 16);
+                tokio::spawn(speak(theirs, Script::Greet, None, seen));
+                Ok(ours)
+            }
+        }
+    });
+    let (channel, set) = changing(builder().connector(connector).authority("the.name"));
+    set.put("a", Instance::new("away:1").unwrap());
+    assert!(greet(&channel).await.unwrap_err().message().contains("away:1: nobody is there"));
+    set.put("b", Instance::new("there:1").unwrap());
+    crate::support::ready(&channel, 1).await;
+    assert_eq!(greeted_by(&channel).await, "there:1");
+    let heads = seen.heads.lock().unwrap();
+    assert_eq!(heads[0].uri.authority().unwrap(), "the.name");
+    assert_eq!(heads[0].headers["te"], "trailers");
+    assert!(heads[0].headers["user-agent"].to_str().unwrap().starts_with("tonic-etcd/"));
+}
+
+#[tokio::test]
+async fn https_without_tls_is_refused_and_never_called_in_plain_text() {
+    let peer = Peer::start(Script::Greet).await;
+    let (channel, set) = changing(builder());
+    set.put("it", Instance::new(format!("https://{}", peer.address)).unwrap());
+    let status = greet(&channel).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    assert!(status.message().contains("no TLS settings"), "{status}");
+    assert_eq!(peer.seen.connections(), 0);
+}
+
+#[tokio::test]
+async fn settings_that_http2_forbids_are_refused() {
+    let empty = || tokio_stream::iter(Vec::<Result<Change<u8, Instance>, Infallible>>::new());
+    for (builder, what) in [
+        (builder().stream_window(0), "stream window"),
+        (builder().stream_window(u32::MAX), "stream window"),
+        (builder().connection_window(1), "connection window"),
+        (builder().max_frame_size(1), "frame size"),
+        (builder().max_frame_size(u32::MAX), "frame size"),
+        (builder().authority("not an authority"), "authority"),
+        (builder().user_agent("new\nline"), "user agent"),
+    ] {
+        let error = builder.discover("greeter", empty()).unwrap_err();
+        assert!(error.is_invalid_argument() && error.to_string().contains(what), "{error}");
+    }
+    let outside = std::thread::spawn(move || BalancedChannel::builder().discover("greeter", empty()).unwrap_err());
+    assert!(outside.join().unwrap().to_string().contains("runtime"));
+}
+
+#[tokio::test]
+async fn answers_without_a_grpc_status_become_one() {
+    for (http, code) in
+        [(503, Code::Unavailable), (404, Code::Unimplemented), (431, Code::Internal), (418, Code::Unknown)]
+    {
+        let peer = Peer::start(Script::Http(http)).await;
+        let status = greet(&over(builder(), [&peer.address])).await.unwrap_err();
+        assert_eq!(status.code(), code, "{status}");
+        assert!(status.message().contains(&http.to_string()), "{status}");
+        assert!(status.message().contains(&peer.address.to_string()), "{status}");
+    }
+}
+
+#[tokio::test]
+async fn resets_become_the_status_that_grpc_gives_them() {
+    for (reason, code) in [
+        (h2::Reason::CANCEL, Code::Cancelled),
+        (h2::Reason::ENHANCE_YOUR_CALM, Code::ResourceExhausted),
+        (h2::Reason::INADEQUATE_SECURITY, Code::PermissionDenied),
+        (h2::Reason::INTERNAL_ERROR, Code::Internal),
+    ] {
+        let peer = Peer::start(Script::Reset(reason)).await;
+        let status = greet(&over(builder(), [&peer.address])).await.unwrap_err();
+        assert_eq!(status.code(), code, "{status}");
+        assert!(status.message().contains(&peer.address.to_string()), "{status}");
+    }
+}
