@@ -58,7 +58,7 @@ impl Instance {
     }
 
     /// Sets the weight, relative to the service's other instances; 0 means "not said", as in the systems that write it.
-    /// It is told to whoever reads the snapshot; tonic's balanced channel takes no notice of it.
+    /// [`BalancedChannel`](crate::BalancedChannel) shares calls out by it; tonic's balanced channel takes no notice of it.
     #[must_use]
     pub fn with_weight(mut self, weight: u32) -> Self {
         self.weight = NonZeroU32::new(weight);

@@ -1,8 +1,9 @@
 //! etcd as the directory of a [tonic](https://docs.rs/tonic) fleet.
 //!
 //! - **Clients** turn a service's name into its live servers: [`Resolver`] watches the service's prefix in etcd, and
-//!   [`Resolution`] gives the current [`Snapshot`], a stream of changes for any tower balancer
-//!   ([`Resolution::discover`]), or tonic's own balanced channel ([`Resolver::balance_channel`]).
+//!   [`BalancedChannel`] calls the servers that it finds: only connected ones, each by what it has to do, and another one
+//!   where that is right. [`Resolution`] also gives the current [`Snapshot`], a stream of changes for any tower balancer
+//!   ([`Resolution::discover`]), and tonic's own balanced channel ([`Resolution::balance_channel`]).
 //! - **Servers** register themselves: [`Registrar`] puts an [`Instance`] under a lease, and keeps it there for as long as
 //!   its [`Registration`] is held.
 //!
@@ -12,7 +13,7 @@
 //! # use greeter_proto::{HelloRequest, greeter_client::GreeterClient};
 //! # async fn client() -> Result<(), Box<dyn std::error::Error>> {
 //! let resolver = tonic_etcd::Resolver::connect(["http://127.0.0.1:2379"]).await?;
-//! let mut greeter = GreeterClient::new(resolver.balance_channel("greeter").await?);
+//! let mut greeter = GreeterClient::new(resolver.channel("greeter").await?);
 //! greeter.say_hello(HelloRequest { name: "world".into() }).await?;
 //! # Ok(())
 //! # }
@@ -43,6 +44,18 @@
 //! current from what is stale, confirmed empty or not yet resolved, and [`Resolution::last_error`] says why. Retries begin
 //! at once, then wait 100 ms to 0.8 s for the first minute of an outage and up to 5 s after it, always with jitter.
 //!
+//! # When a server is away
+//!
+//! [`BalancedChannel`] never picks a server that is not connected. A call that no server can have processed goes to
+//! another one by itself; one that may have been processed fails with `UNAVAILABLE` and the server's name, unless
+//! [`RetryPolicy`] says that its method may be repeated. A frozen server is found out by [`KeepAlive`], one whose calls fail is
+//! left out by [`Ejection`], and [`BalancedChannel::servers`] shows what is known of each. Give calls a deadline
+//! ([`tonic::Request::set_timeout`] or [`BalancedChannelBuilder::timeout`]): it covers waiting, attempts and streamed answers.
+//!
+//! # Without etcd
+//!
+//! [`BalancedChannelBuilder::discover`] makes the same channel of any `tower::discover` stream of instances.
+//!
 //! # What it logs
 //!
 //! Everything worth knowing goes to [`tracing`](https://docs.rs/tracing): membership changes at INFO, what fails at WARN, once
@@ -67,7 +80,8 @@
 //! | `tls-ring`, `tls-aws-lc` | TLS to etcd and to servers, with that cryptography |
 //! | `tls-native-roots`, `tls-webpki-roots` | root certificates, beside one of those |
 //!
-//! None is on by default: `https` endpoints are then refused, and `https` servers left out with a warning.
+//! None is on by default: `https` endpoints are then refused, and `https` servers are not called. With one of them
+//! `BalancedChannelBuilder::tls` says how servers are verified.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod address;

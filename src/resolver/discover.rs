@@ -132,7 +132,8 @@ impl Resolution {
         Discover::new(self.service.clone(), self.configure.clone())
     }
 
-    /// tonic's own balanced channel over the servers, for those who need the concrete `tonic::transport::Channel`.
+    /// tonic's own balanced channel over the servers, for those who need the concrete `tonic::transport::Channel`;
+    /// [`Resolution::channel`] is the recommended one.
     ///
     /// The channel keeps the resolution alive and ends with its last clone. It is tonic's, with tonic's ways: it picks at
     /// random, keeps a dead server in rotation until etcd drops it, and waits without end while the set is empty.

@@ -1,5 +1,6 @@
 //! Behaviour against a real etcd, which each test starts and ends itself: run by `cargo xtask test`.
 
+mod channel;
 mod greeter;
 mod random;
 mod registrar;

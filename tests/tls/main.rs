@@ -1,4 +1,6 @@
-//! TLS to etcd, through a proxy that ends it in front of a real etcd: `cargo xtask test` runs it with `tls-ring`.
+//! TLS to etcd and to servers, through a proxy that ends it in front of them: `cargo xtask test` runs it with `tls-ring`.
+
+mod channel;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -31,6 +33,11 @@ impl Authority {
 
     /// An address where TLS for `localhost` ends, with etcd behind it.
     async fn guard(&self, etcd: &Etcd) -> String {
+        format!("https://localhost:{}", self.guard_at(etcd.address(), &[b"h2"]).await)
+    }
+
+    /// The port where TLS for `localhost` ends, with another address behind it.
+    async fn guard_at(&self, to: SocketAddr, protocols: &[&[u8]]) -> u16 {
         let key = KeyPair::generate().unwrap();
         let certificate = CertificateParams::new(vec!["localhost".into()]).unwrap().signed_by(&key, &self.0).unwrap();
         let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
@@ -38,11 +45,11 @@ impl Authority {
             .with_no_client_auth()
             .with_single_cert(vec![certificate.der().clone()], key)
             .unwrap();
-        config.alpn_protocols = vec![b"h2".to_vec()];
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        tokio::spawn(forward(listener, TlsAcceptor::from(Arc::new(config)), etcd.address()));
-        format!("https://localhost:{port}")
+        tokio::spawn(forward(listener, TlsAcceptor::from(Arc::new(config)), to));
+        port
     }
 }
 

@@ -26,6 +26,13 @@ pub(crate) fn test(
         ));
     }
     println!("etcd: {}", tools.etcd.describe(workspace));
+    // Cargo builds the examples that tests start only where no target is named.
+    if !args.is_empty() {
+        let built = run(workspace.cargo("build").args(["--quiet", "--examples"]), tools)?;
+        if built != ExitCode::SUCCESS {
+            return Ok(built);
+        }
+    }
     let tested = run(command.args(args), tools)?;
     // Targets that cargo leaves out unless they are named; what a filter asks for is asked of the others alone.
     let mut named: Vec<&[&str]> = Vec::new();

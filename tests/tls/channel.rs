@@ -1,0 +1,96 @@
+//! TLS to the servers of a balanced channel.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use greeter_proto::greeter_client::GreeterClient;
+use greeter_proto::greeter_server::{Greeter, GreeterServer};
+use greeter_proto::{HelloReply, HelloRequest};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use tonic::transport::server::TcpIncoming;
+use tonic::{Code, Request, Response, Status};
+use tonic_etcd::{BalancedChannel, ClientTls, Instance};
+use tower::discover::Change;
+
+use super::Authority;
+
+struct Me;
+
+#[tonic::async_trait]
+impl Greeter for Me {
+    async fn say_hello(&self, request: Request<HelloRequest>) -> Result<Response<HelloReply>, Status> {
+        Ok(Response::new(HelloReply { message: format!("Hello {}", request.into_inner().name) }))
+    }
+}
+
+fn server() -> SocketAddr {
+    let incoming = TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = incoming.local_addr().unwrap();
+    let server = tonic::transport::Server::builder().add_service(GreeterServer::new(Me));
+    tokio::spawn(server.serve_with_incoming(incoming));
+    address
+}
+
+async fn greet(tls: ClientTls, address: &str) -> Result<String, Status> {
+    let change = Ok::<_, Infallible>(Change::Insert((), Instance::new(address).unwrap()));
+    let channel = BalancedChannel::builder().tls(tls).discover("greeter", tokio_stream::iter([change])).unwrap();
+    let answer = GreeterClient::new(channel).say_hello(HelloRequest { name: "world".into() }).await?;
+    Ok(answer.into_inner().message)
+}
+
+fn trusting(authority: &Authority) -> ClientTls {
+    ClientTls::new().ca_certificates(authority.0.pem())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_are_verified_by_host_or_by_the_name_that_is_set() {
+    let authority = Authority::new();
+    let port = authority.guard_at(server(), &[b"h2"]).await;
+    let by_host = greet(trusting(&authority), &format!("https://localhost:{port}")).await;
+    assert_eq!(by_host.unwrap(), "Hello world");
+    let by_address = format!("https://127.0.0.1:{port}");
+    let status = greet(trusting(&authority), &by_address).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    assert!(status.message().contains("TLS: invalid peer certificate"), "{status}");
+    let named = greet(trusting(&authority).server_name("localhost"), &by_address).await;
+    assert_eq!(named.unwrap(), "Hello world");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_and_servers_without_http2_are_refused() {
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    let port = authority.guard_at(server(), &[b"h2"]).await;
+    let status = greet(trusting(&stranger), &format!("https://localhost:{port}")).await.unwrap_err();
+    assert!(status.message().contains("TLS: invalid peer certificate"), "{status}");
+    let silent = authority.guard_at(server(), &[]).await;
+    let status = greet(trusting(&authority), &format!("https://localhost:{silent}")).await.unwrap_err();
+    assert!(status.message().contains("ALPN"), "{status}");
+    // The roots of the enabled features are trusted where none are given, and this authority is none of them.
+    let status = greet(ClientTls::new(), &format!("https://localhost:{port}")).await.unwrap_err();
+    assert!(status.message().contains("TLS: invalid peer certificate"), "{status}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_of_rustls_itself_are_taken() {
+    let authority = Authority::new();
+    let port = authority.guard_at(server(), &[b"h2"]).await;
+    let mut roots = RootCertStore::empty();
+    roots.add(authority.0.der().clone()).unwrap();
+    let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    let answer = greet(ClientTls::rustls(Arc::new(config)), &format!("https://localhost:{port}")).await;
+    assert_eq!(answer.unwrap(), "Hello world");
+}
+
+#[tokio::test]
+async fn settings_that_cannot_be_are_refused() {
+    let none = || tokio_stream::iter(Vec::<Result<Change<(), Instance>, Infallible>>::new());
+    for (tls, what) in [
+        (ClientTls::new().ca_certificates("no certificate"), "root certificates"),
+        (ClientTls::new().identity("no certificate", "no key"), "identity"),
+        (ClientTls::new().server_name("not a name"), "not a name"),
+    ] {
+        let error = BalancedChannel::builder().tls(tls).discover("greeter", none()).unwrap_err();
+        assert!(error.is_invalid_argument() && error.to_string().contains(what), "{error}");
+    }
+}
