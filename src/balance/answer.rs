@@ -67,18 +67,20 @@ impl ResponseBody {
         Self(None)
     }
 
-    /// Reads on until the end, or until it is more than `limit` bytes. Those frames are then the first to come out. Gives
-    /// the trailers, if they have come.
+    /// Reads on until the end, or until a second message begins, or until it is more than `limit` bytes. Those frames are
+    /// then the first to come out. Gives the trailers, if they have come.
     ///
     /// # Errors
     /// When the answer breaks off. Its server is judged by that already.
     pub(crate) async fn hold(&mut self, limit: usize) -> Result<Option<&HeaderMap>, Broken> {
         let Some(open) = &mut self.0 else { return Ok(None) };
-        let mut size = 0;
-        while size <= limit {
+        let (mut size, mut start) = (0, Vec::with_capacity(PREFIX));
+        while size <= limit && !is_more_than_one(&start, size) {
             match std::future::poll_fn(|cx| open.poll_answer(cx)).await {
                 Some(Ok(frame)) => {
-                    size += frame.data_ref().map_or(0, Bytes::len);
+                    let data = frame.data_ref().map_or(&[][..], |data| data);
+                    size += data.len();
+                    start.extend(data.iter().take(PREFIX - start.len()));
                     open.held.push_back(frame);
                 }
                 Some(Err(broken)) => return Err(broken),
@@ -89,6 +91,15 @@ impl ResponseBody {
     }
 }
 
+/// A flag and a length stand before each message.
+const PREFIX: usize = 5;
+
+/// Whether so many bytes, which begin like this, are more than one message.
+fn is_more_than_one(start: &[u8], size: usize) -> bool {
+    let Ok([_, length @ ..]) = <[u8; PREFIX]>::try_from(start) else { return false };
+    size - PREFIX > u32::from_be_bytes(length) as usize
+}
+
 impl Open {
     fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let Some(answer) = &mut self.answer else { return Poll::Ready(None) };
@@ -97,6 +108,8 @@ impl Open {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Some(Ok(frame))) => match frame.into_trailers() {
                 Ok(trailers) => Poll::Ready(Some(self.end(trailers))),
+                // A reader that is slower than the server never finds nothing to read.
+                Err(_) if self.clock.has_passed() => Poll::Ready(Some(Err(self.late()))),
                 Err(data) => Poll::Ready(Some(Ok(data))),
             },
             Poll::Ready(Some(Err(failure))) => {

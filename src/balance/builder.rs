@@ -21,7 +21,7 @@ use super::feed::Feed;
 use super::outlier::Ejection;
 use super::outlook::{Directory, Outlook};
 use super::policy::Policy;
-use super::pool::{self, Update};
+use super::pool::{self, End, Update};
 use super::retry::RetryPolicy;
 use super::supervisor::Ground;
 use super::{BalancedChannel, Shared};
@@ -33,6 +33,8 @@ use crate::instance::Instance;
 
 /// How many servers are connected to at once; an attempt that takes more than a second counts no longer.
 const CONNECTING: usize = 128;
+/// Longer is for ever, and more than clocks can add.
+const A_DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// What HTTP/2 allows (RFC 9113, 6.5.2 and 6.9.1).
 const WINDOWS: std::ops::RangeInclusive<u32> = 1..=(1 << 31) - 1;
 const CONNECTION_WINDOWS: std::ops::RangeInclusive<u32> = 65_535..=(1 << 31) - 1;
@@ -138,7 +140,7 @@ impl BalancedChannelBuilder {
     /// How long a connection may take, from the name's resolution to the server's HTTP/2 SETTINGS. 5 s by default: a frozen process
     /// still accepts connections.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.options.connect_timeout = timeout;
+        self.options.connect_timeout = timeout.min(A_DAY);
         self
     }
 
@@ -199,7 +201,7 @@ impl BalancedChannelBuilder {
     }
 
     /// A way of one's own to a server, in place of TCP and Unix sockets: it is given `http://host:port/`,
-    /// `https://host:port/` or `unix:///path`. TLS is laid over it where the server is written as `https`.
+    /// `https://host:port/` or `unix://localhost/path` (percent-encoded). TLS is laid over it where the server is written as `https`.
     pub fn connector<C>(mut self, connector: C) -> Self
     where
         C: Service<Uri> + Clone + Send + Sync + 'static,
@@ -306,7 +308,7 @@ impl BalancedChannelBuilder {
             queued: AtomicUsize::new(0),
             queue: tokio::sync::Mutex::default(),
         });
-        let task = spawn(&runtime, pool::run(inner.clone(), source), span);
+        let task = spawn(&runtime, pool::run(inner.clone(), End(inner.clone()), source), span);
         Ok(BalancedChannel(Arc::new(Shared { inner, task })))
     }
 }

@@ -18,10 +18,10 @@ use super::deadline::{Deadline, GRPC_TIMEOUT};
 use super::pick::{Patience, Pick};
 use super::policy::Call;
 use super::ready::Member;
-use super::request::Replay;
+use super::request::{Replay, Why};
 use super::retry::{PREVIOUS_ATTEMPTS, Pushback, Repeat};
 use super::server::{Server, Verdict};
-use super::{ServedBy, WaitForReady, status};
+use super::{ServedBy, Shared, WaitForReady, status};
 use crate::backoff::Backoff;
 use crate::connection::{Exchange, Failure, Kind, Slot};
 
@@ -31,7 +31,9 @@ const HELD: usize = 4 << 20;
 type Body = Replay<tonic::body::Body>;
 type Answered = Result<Response<ResponseBody>, Status>;
 
-pub(crate) async fn call(inner: Arc<Inner>, request: Request<tonic::body::Body>) -> Answered {
+/// Holds the channel until an answer has begun: a call outlives the clone that it was made with.
+pub(super) async fn call(channel: Arc<Shared>, request: Request<tonic::body::Body>) -> Answered {
+    let inner = channel.inner.clone();
     let (mut caller, mut body) = Caller::new(inner, request);
     loop {
         let (member, slot) = caller.place().await?;
@@ -40,7 +42,8 @@ pub(crate) async fn call(inner: Arc<Inner>, request: Request<tonic::body::Body>)
             Outcome::Again(rest, wait) => {
                 body = rest;
                 if !wait.is_zero() {
-                    caller.inner.pause(wait, caller.patience).await?;
+                    // It was with a server: what it waits now is bounded by its deadline alone.
+                    caller.inner.pause(wait, Patience { for_ready: true, ..caller.patience }).await?;
                 }
             }
         }
@@ -103,7 +106,7 @@ impl Caller {
         loop {
             pick = match pick {
                 Pick::Picked(member, slot) => return Ok((member, slot)),
-                Pick::Full => self.inner.wait_for_room(&call, self.patience).await?,
+                Pick::Full => self.inner.wait_for_room(&call, &self.tried, self.patience).await?,
                 Pick::NoneReady => self.inner.wait_for_server(&call, &self.tried, self.patience).await?,
                 Pick::AllTried => {
                     self.tried.clear();
@@ -185,8 +188,9 @@ impl Caller {
             let (answer, body) = exchange.answer(stream, Replay::commit);
             let response = Response::from_parts(head, ResponseBody::new(answer, party, clock));
             return match self.repeat {
-                Repeat::Whole => self.held(response, body, &member).await,
-                Repeat::Never | Repeat::Begun => Outcome::Over(Ok(response)),
+                // Not while the request is still being sent: the caller may want the answer to go on with it.
+                Repeat::Whole if body.is_some() => self.held(response, body, &member).await,
+                Repeat::Whole | Repeat::Never | Repeat::Begun => Outcome::Over(Ok(response)),
             };
         }
         let code = said.unwrap_or_else(|| status::of_http(head.status, address).code());
@@ -232,7 +236,7 @@ impl Caller {
     fn failed(&mut self, failure: Failure, mut body: Body, party: &Party, clock: &Clock) -> Outcome {
         let address = party.member.server.address();
         match failure.kind {
-            Kind::NotSent | Kind::Refused if body.rewind().is_ok() => {
+            Kind::NotSent | Kind::Refused if body.rewind(Why::NeverProcessed).is_ok() => {
                 return self.never_processed(&party.member, &failure, body);
             }
             Kind::Body | Kind::Unsendable => return Outcome::Over(Err(status::of_failure(failure, address))),
@@ -256,6 +260,9 @@ impl Caller {
     /// Nobody has seen the call: another server, always (gRPC's transparent retry).
     fn never_processed(&mut self, member: &Arc<Member>, failure: &Failure, body: Body) -> Outcome {
         tracing::debug!(server = %member.server.address(), %failure, "never processed: another server");
+        if !member.connection.is_over() {
+            member.server.penalise(); // or whoever refuses would look idle, and draw the calls
+        }
         self.tried.push(member.server.clone());
         self.rounds.get_or_insert_with(|| Backoff::new(fastrand::u64(..)));
         Outcome::Again(body, Duration::ZERO)
@@ -289,7 +296,9 @@ impl Caller {
             return None;
         }
         let mut body = body?;
-        body.rewind().ok()?;
+        body.rewind(Why::Declared).ok()?;
+        // The time that it was with a server is no waiting for one.
+        self.patience.began = Instant::now();
         tracing::debug!(server = %member.server.address(), ?code, attempts = self.attempts, "repeated elsewhere");
         self.tried.push(member.server.clone());
         Some(Outcome::Again(body, wait))

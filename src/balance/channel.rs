@@ -15,13 +15,13 @@ use super::policy::{Memory, Policy};
 use super::ready::Ready;
 use super::retry::{Budget, RetryPolicy};
 use super::server::Server;
-use super::supervisor::Ground;
+use super::supervisor::{Ground, Link};
 use crate::address::Address;
 
 pub(crate) struct Inner {
     pub(crate) ready: ArcSwap<Ready>,
     /// All servers, connected or not.
-    pub(crate) lanes: ArcSwap<Vec<Arc<Server>>>,
+    pub(crate) lanes: ArcSwap<Vec<(Arc<Server>, Arc<Link>)>>,
     pub(crate) outlook: watch::Sender<Outlook>,
     pub(crate) ground: Arc<Ground>,
     pub(crate) settings: Settings,

@@ -158,7 +158,7 @@ impl Service<Request<tonic::body::Body>> for BalancedChannel {
     }
 
     fn call(&mut self, request: Request<tonic::body::Body>) -> ResponseFuture {
-        ResponseFuture(Box::pin(call::call(self.0.inner.clone(), request)))
+        ResponseFuture(Box::pin(call::call(self.0.clone(), request)))
     }
 }
 

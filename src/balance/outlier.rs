@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+/// A year, which clocks can still add to.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
 /// Ejection of servers whose calls fail while those of others do not (gRFC A50; failures in a row are Envoy's). Off unless
 /// it is set, as in gRPC: only the user knows whether an error speaks against the server that told it.
 ///
@@ -44,15 +47,15 @@ impl Ejection {
     /// How often rates are judged; at least 10 ms.
     #[must_use]
     pub fn interval(mut self, interval: Duration) -> Self {
-        self.interval = interval.max(Duration::from_millis(10));
+        self.interval = interval.clamp(Duration::from_millis(10), LONGEST);
         self
     }
 
     /// How long a server is out: `base` times the number of its ejections, at most `max`.
     #[must_use]
     pub fn times(mut self, base: Duration, max: Duration) -> Self {
-        self.base_time = base;
-        self.max_time = max.max(base);
+        self.base_time = base.min(LONGEST);
+        self.max_time = max.max(base).min(LONGEST);
         self
     }
 

@@ -98,12 +98,17 @@ impl Inner {
     }
 
     /// Waits in order until a server has room.
-    pub(crate) async fn wait_for_room(&self, call: &Call<'_>, patience: Patience) -> Result<Pick, Status> {
+    pub(crate) async fn wait_for_room(
+        &self,
+        call: &Call<'_>,
+        tried: &[Arc<Server>],
+        patience: Patience,
+    ) -> Result<Pick, Status> {
         let _place = Queued::enter(&self.queued);
         // One at a time looks for room; the others stand behind in the lock's own queue, which is in order.
         let _head = self.bounded(patience, self.queue.lock()).await?;
         loop {
-            match self.pick(call, &[], true) {
+            match self.pick(call, tried, true) {
                 Pick::Full => {}
                 pick => return Ok(pick),
             }

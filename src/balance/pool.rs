@@ -36,13 +36,12 @@ pub(crate) struct Update<K> {
 const AT_ONCE: usize = 1024;
 
 /// Runs until it is aborted, which is when the channel's last clone is dropped.
-pub(crate) async fn run<K, S>(inner: Arc<Inner>, source: S)
+pub(crate) async fn run<K, S>(inner: Arc<Inner>, _end: End, source: S)
 where
     K: Hash + Eq + Clone,
     S: Stream<Item = Update<K>>,
 {
     let mut source = std::pin::pin!(source);
-    let _end = End(inner.clone());
     let mut pool = Pool::new(inner);
     let mut roster = Roster::new();
     let mut open = true;
@@ -71,12 +70,13 @@ where
 }
 
 /// However it ends: calls that wait must know.
-struct End(Arc<Inner>);
+pub(crate) struct End(pub(crate) Arc<Inner>);
 
 impl Drop for End {
     fn drop(&mut self) {
         self.0.ready.store(Arc::default());
         self.0.outlook.send_modify(|outlook| outlook.connectivity = Connectivity::Shutdown);
+        self.0.ground.room.notify_one();
     }
 }
 
@@ -226,7 +226,9 @@ impl Pool {
         };
         let servers = Ready::new(servers);
         self.inner.ready.store(Arc::new(servers));
-        self.inner.lanes.store(Arc::new(self.lanes.values().map(|lane| lane.server.clone()).collect()));
+        self.inner
+            .lanes
+            .store(Arc::new(self.lanes.values().map(|lane| (lane.server.clone(), lane.link.clone())).collect()));
         self.inner.outlook.send_replace(outlook);
         self.inner.ground.room.notify_one();
     }

@@ -7,6 +7,14 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tonic::Status;
 
+/// Why a body is to be sent once more.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Why {
+    /// Then its first frame is there whatever its size: h2 holds it as long.
+    NeverProcessed,
+    Declared,
+}
+
 /// Keeps what was read of a body, up to a limit, and can begin again from there.
 pub(crate) struct Replay<B> {
     body: B,
@@ -55,9 +63,10 @@ impl<B: Body<Data = Bytes> + Unpin> Replay<B> {
     ///
     /// # Errors
     /// When that is impossible, because more has left than was kept.
-    pub(crate) fn rewind(&mut self) -> Result<(), ()> {
+    pub(crate) fn rewind(&mut self, why: Why) -> Result<(), ()> {
         self.next = 0;
-        if matches!(self.kept, Kept::Gone) { Err(()) } else { Ok(()) }
+        let too_much = why == Why::Declared && self.size > self.limit;
+        if too_much || matches!(self.kept, Kept::Gone) { Err(()) } else { Ok(()) }
     }
 
     /// Nobody will ask for it again.
@@ -87,7 +96,7 @@ impl<B: Body<Data = Bytes, Error = Status> + Unpin> Body for Replay<B> {
         match &frame {
             Some(Ok(frame)) => match frame.data_ref() {
                 Some(data) if matches!(this.kept, Kept::Gone) || data.is_empty() => {}
-                Some(data) if this.size + data.len() <= this.limit => {
+                Some(data) if this.size == 0 || this.size + data.len() <= this.limit => {
                     this.size += data.len();
                     this.next += 1;
                     this.kept.push(data.clone());
@@ -145,7 +154,7 @@ mod tests {
         for most in [0, 1, 2, 9, 3, 9] {
             let all = read(&mut body, most);
             assert!("abc".starts_with(&all));
-            assert_eq!(body.rewind(), Ok(()));
+            assert_eq!(body.rewind(Why::Declared), Ok(()));
         }
         assert_eq!(read(&mut body, 9), "abc");
         assert!(body.is_end_stream());
@@ -155,19 +164,28 @@ mod tests {
     fn nothing_is_lost_when_the_limit_is_passed() {
         let mut body = body(&["aa", "bb", "cc"], 3);
         assert_eq!(read(&mut body, 1), "aa");
-        assert_eq!(body.rewind(), Ok(()));
+        assert_eq!(body.rewind(Why::Declared), Ok(()));
         assert_eq!(read(&mut body, 9), "aabbcc");
-        assert_eq!(body.rewind(), Err(()));
+        assert_eq!(body.rewind(Why::NeverProcessed), Err(()));
+    }
+
+    #[test]
+    fn one_large_frame_is_sent_again_where_nobody_has_processed_it() {
+        let mut body = body(&["aaaa"], 3);
+        assert_eq!(read(&mut body, 9), "aaaa");
+        assert_eq!(body.rewind(Why::Declared), Err(()));
+        assert_eq!(body.rewind(Why::NeverProcessed), Ok(()));
+        assert_eq!(read(&mut body, 9), "aaaa");
     }
 
     #[test]
     fn committed_in_the_middle_of_a_second_time_it_still_sends_all() {
         let mut body = body(&["a", "b", "c"], 9);
         read(&mut body, 2);
-        body.rewind().unwrap();
+        body.rewind(Why::Declared).unwrap();
         assert_eq!(read(&mut body, 1), "a");
         body.commit();
         assert_eq!(read(&mut body, 9), "bc");
-        assert_eq!(body.rewind(), Err(()));
+        assert_eq!(body.rewind(Why::NeverProcessed), Err(()));
     }
 }

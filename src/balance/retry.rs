@@ -65,8 +65,8 @@ impl RetryPolicy {
     }
 
     /// Declares a method whose answer is one message (`/package.Service/Method`), or all of a service
-    /// (`/package.Service/`), as safe to repeat. The answer is held back until its status has come, up to 4 MiB, so that
-    /// one which breaks off half-way can be repeated too.
+    /// (`/package.Service/`), as safe to repeat. The answer is held back until its status has come, or a second message, or
+    /// 4 MiB, so that one which breaks off half-way can be repeated too.
     #[must_use]
     pub fn repeatable(mut self, method: impl Into<String>) -> Self {
         self.unary.insert(with_slash(method.into()));

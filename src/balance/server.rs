@@ -163,7 +163,8 @@ impl Server {
         (self.calls.load(Ordering::Relaxed), self.failures.load(Ordering::Relaxed))
     }
 
-    fn penalise(&self) {
+    /// A call failed, or was refused.
+    pub(crate) fn penalise(&self) {
         let penalty = (self.penalty() + PENALTY).min(MOST_PENALTY);
         self.penalised_ms.store(self.now_ms(), Ordering::Relaxed);
         self.penalty.store(penalty, Ordering::Relaxed);

@@ -1,6 +1,7 @@
 //! Seeing inside a channel: its servers, and how it is as a whole.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use tokio_stream::Stream;
@@ -8,15 +9,15 @@ use tokio_stream::wrappers::WatchStream;
 
 use super::BalancedChannel;
 use super::outlook::{Connectivity, Outlook};
-use super::server::{LinkState, ServerState, ServerStatus};
+use super::server::{LinkState, Server, ServerState, ServerStatus};
+use super::supervisor::Link;
 
 impl BalancedChannel {
     /// Each server as it is now, in the order of their addresses.
     pub fn servers(&self) -> Vec<ServerStatus> {
         let inner = &self.0.inner;
-        let ready = inner.ready.load();
         let lanes = inner.lanes.load();
-        let status = |server: &std::sync::Arc<super::server::Server>| {
+        let status = |(server, connected): &(Arc<Server>, Arc<Link>)| {
             let link = server.link();
             let state = match link.state {
                 LinkState::Connecting => ServerState::Connecting,
@@ -24,8 +25,7 @@ impl BalancedChannel {
                 LinkState::Ready if server.is_ejected() => ServerState::Ejected,
                 LinkState::Ready => ServerState::Ready,
             };
-            let found = ready.servers.binary_search_by(|ready| ready.address().cmp(server.address()));
-            let in_flight = found.map_or(0, |index| ready.servers[index].in_flight());
+            let in_flight = connected.get().map_or(0, |connection| connection.in_flight());
             let (calls, failures) = server.counted();
             ServerStatus {
                 address: server.address().clone(),

@@ -276,7 +276,8 @@ mod tests {
             (r#"{"Addr":7}"#, "no gRPC naming"),
             (r#"{"Addr":""}"#, "no host"),
             (r#"{"Addr":"10.0.0.5"}"#, "port"),
-            (r#"{"Addr":"unix:///run/x"}"#, "scheme"),
+            (r#"{"Addr":"ftp://h:1"}"#, "scheme"),
+            (r#"{"Addr":"unix:run/x"}"#, "absolute path"),
             (r#"{"Addr":"h:1"} trailing"#, "no gRPC naming"),
         ] {
             let error = decode(value).unwrap_err().to_string();

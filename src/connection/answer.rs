@@ -55,6 +55,7 @@ impl Body for Answer {
         if let Part::Data = this.part {
             match ready!(this.stream.poll_data(cx)) {
                 Some(Ok(data)) => {
+                    this.slot.iter().for_each(Slot::progress);
                     // What the caller has, the window is free of: tonic reads whole messages, and asks for no more.
                     drop(this.stream.flow_control().release_capacity(data.len()));
                     return Poll::Ready(Some(Ok(Frame::data(data))));

@@ -11,7 +11,7 @@ use http::Uri;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpSocket, TcpStream, lookup_host};
 use tokio::sync::Notify;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::Connection;
 use super::failure::{Failure, Kind};
@@ -151,10 +151,17 @@ impl Destination {
         let text = match &self.place {
             Place::Host(host, port) if host.contains(':') => format!("{scheme}://[{host}]:{port}/"),
             Place::Host(host, port) => format!("{scheme}://{host}:{port}/"),
-            Place::Unix(path) => format!("unix://{}", path.display()),
+            Place::Unix(path) => format!("unix://localhost{}", escaped(path)),
         };
         text.parse().map_err(|error: http::uri::InvalidUri| refuse(error.to_string()))
     }
+}
+
+/// A path as URIs write it.
+fn escaped(path: &std::path::Path) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~".contains(&byte);
+    let escape = |byte: u8| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
+    path.as_os_str().as_encoded_bytes().iter().copied().map(escape).collect()
 }
 
 fn refuse(why: impl Into<String>) -> Failure {
@@ -162,11 +169,17 @@ fn refuse(why: impl Into<String>) -> Failure {
 }
 
 async fn tcp(host: &str, port: u16, options: &Options) -> io::Result<TcpStream> {
+    let began = Instant::now();
     let mut last = io::Error::new(io::ErrorKind::NotFound, format!("{host} has no address"));
-    for address in lookup_host((host, port)).await? {
-        match tcp_to(address, options).await {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = io::Error::new(error.kind(), format!("{address}: {error}")),
+    let addresses: Vec<_> = lookup_host((host, port)).await?.collect();
+    let deadline = began + options.connect_timeout;
+    for (tried, address) in addresses.iter().enumerate() {
+        // A share of the time each, so that one that swallows everything does not hide the others.
+        let share = deadline.saturating_duration_since(Instant::now()) / (addresses.len() - tried) as u32;
+        match timeout(share, tcp_to(*address, options)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => last = io::Error::new(error.kind(), format!("{address}: {error}")),
+            Err(_) => last = io::Error::new(io::ErrorKind::TimedOut, format!("{address}: no answer")),
         }
     }
     Err(last)

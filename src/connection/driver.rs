@@ -4,18 +4,20 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::Reason;
 use h2::client::{Connection, SendRequest};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
+use tokio::time::{Sleep, sleep};
 
 use super::keepalive::Silence;
 use super::options::KeepAlive;
-use super::watched::Watched;
+use super::watched::{LastRead, Watched};
 use super::{End, Shared, Stage};
 
 /// Ends with the connection.
@@ -27,20 +29,25 @@ pub(super) struct Driver<T> {
     shared: Arc<Shared>,
     ready: bool,
     silence: Option<Silence>,
+    /// Runs while nobody wants the connection any more, and it has yet to close.
+    linger: Option<Pin<Box<Sleep>>>,
 }
+
+/// How long a connection that nobody wants may take to say so to a server that does not listen.
+const LINGER: Duration = Duration::from_secs(10);
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
     pub(super) fn new(
         mut connection: Connection<Watched<T>, Bytes>,
         probe: SendRequest<Bytes>,
         shared: Arc<Shared>,
-        reads: Arc<AtomicU64>,
+        last_read: Arc<LastRead>,
         released: oneshot::Receiver<Infallible>,
         keep_alive: Option<KeepAlive>,
     ) -> Self {
         let pings = connection.ping_pong();
-        let silence = keep_alive.zip(pings).map(|(options, pings)| Silence::new(options, pings, reads));
-        Self { connection, probe: Some(probe), released, shared, ready: false, silence }
+        let silence = keep_alive.zip(pings).map(|(options, pings)| Silence::new(options, pings, last_read));
+        Self { connection, probe: Some(probe), released, shared, ready: false, silence, linger: None }
     }
 
     fn tell(&mut self, stage: Stage) {
@@ -61,6 +68,15 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         }
     }
 
+    /// Ready when a connection that nobody wants has had its time.
+    fn linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.probe.is_some() || self.shared.in_flight.load(Ordering::Relaxed) > 0 {
+            self.linger = None;
+            return Poll::Pending;
+        }
+        self.linger.get_or_insert_with(|| Box::pin(sleep(LINGER))).as_mut().poll(cx)
+    }
+
     /// Whether the server still takes exchanges, as long as anyone could want one.
     fn ask(&mut self, cx: &mut Context<'_>) {
         let Some(probe) = &mut self.probe else { return };
@@ -75,8 +91,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
 
 impl End {
     fn of(error: &h2::Error) -> Self {
-        let too_many_pings = error.is_go_away() && error.reason() == Some(Reason::ENHANCE_YOUR_CALM);
-        Self { why: error.to_string(), too_many_pings }
+        let why = error.to_string();
+        let calm = error.is_go_away() && error.is_remote() && error.reason() == Some(Reason::ENHANCE_YOUR_CALM);
+        // What else is told to calm down has nothing to do with pings.
+        let too_many_pings = calm && why.contains("too_many_pings");
+        Self { why, too_many_pings }
     }
 
     fn because(why: impl Into<String>) -> Self {
@@ -103,12 +122,21 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Future for Driver<T> {
         this.copy_limit();
         this.ask(cx);
         if let Some(silence) = &mut this.silence {
-            let in_flight = this.shared.in_flight.load(Ordering::Relaxed) > 0;
-            if let Poll::Ready(why) = silence.poll(in_flight, cx) {
+            if let Poll::Ready(why) = silence.poll(&this.shared, cx) {
                 this.tell(Stage::Closed(End::because(why)));
                 return Poll::Ready(()); // the streams end as the connection is dropped
             }
         }
-        Poll::Pending
+        this.linger(cx)
+    }
+}
+
+/// However it ends, also by a panic of h2's: whoever holds the connection must know.
+impl<T> Drop for Driver<T> {
+    fn drop(&mut self) {
+        if !matches!(&*self.shared.stage.borrow(), Stage::Closed(_)) {
+            self.shared.over.store(true, Ordering::Release);
+            self.shared.stage.send_replace(Stage::Closed(End::because("the connection's task has ended")));
+        }
     }
 }

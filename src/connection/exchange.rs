@@ -70,6 +70,7 @@ where
             }
         }
         let response = ready!(Pin::new(&mut self.response).poll(cx)).map_err(|error| Failure::of_stream(&error))?;
+        self.slot.progress();
         Poll::Ready(Ok(response))
     }
 

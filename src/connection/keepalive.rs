@@ -1,55 +1,81 @@
-//! HTTP/2 keep-alive that servers with ping enforcement forgive: pings only with exchanges in flight, and only after
-//! silence. Whatever is read counts as a sign of life.
+//! HTTP/2 keep-alive that servers with ping enforcement forgive: pings only where calls wait for something, only after
+//! silence, and seldom while the server answers nothing but pings. Whatever is read counts as a sign of life.
 
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use h2::{Ping, PingPong};
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::Shared;
 use super::options::KeepAlive;
+use super::watched::LastRead;
+
+/// Servers forgive so many pings after each answer (Go, Java and C++: three before the fourth is too many) …
+const FORGIVEN: u32 = 2;
+/// … and one in five minutes without any.
+const SELDOM: Duration = Duration::from_secs(5 * 60 + 10);
 
 pub(super) struct Silence {
     options: KeepAlive,
     pings: PingPong,
-    reads: Arc<AtomicU64>,
-    /// Of the reads, when the timer was last set.
-    heard: u64,
+    last_read: Arc<LastRead>,
     timer: Pin<Box<Sleep>>,
-    /// A ping is on its way since the timer was last set.
-    asked: bool,
+    /// When the ping was sent that nothing was read after.
+    asked: Option<Instant>,
+    /// Pings since an answer made progress, and when the last was sent.
+    sent: u32,
+    last_sent: Option<Instant>,
 }
 
 impl Silence {
-    pub(super) fn new(options: KeepAlive, pings: PingPong, reads: Arc<AtomicU64>) -> Self {
+    pub(super) fn new(options: KeepAlive, pings: PingPong, last_read: Arc<LastRead>) -> Self {
         let timer = Box::pin(sleep_until(Instant::now() + options.interval));
-        Self { options, pings, reads, heard: 0, timer, asked: false }
+        Self { options, pings, last_read, timer, asked: None, sent: 0, last_sent: None }
     }
 
     /// Ready, with the reason, when the server is taken for dead.
-    pub(super) fn poll(&mut self, in_flight: bool, cx: &mut Context<'_>) -> Poll<String> {
+    pub(super) fn poll(&mut self, shared: &Shared, cx: &mut Context<'_>) -> Poll<String> {
         // The answer itself counts as something read; taking it lets the next ping be sent.
         drop(self.pings.poll_pong(cx));
         while self.timer.as_mut().poll(cx).is_ready() {
-            let heard = self.reads.load(Ordering::Relaxed);
-            let silent = heard == self.heard;
-            self.heard = heard;
-            if silent && self.asked {
+            let (now, heard) = (Instant::now(), self.last_read.at());
+            if self.asked.is_some_and(|asked| heard >= asked) {
+                self.asked = None;
+            }
+            if self.asked.is_some() {
                 let (silence, answer) = (self.options.interval.as_millis(), self.options.timeout.as_millis());
                 let why = format!("keep-alive: silent for {silence} ms, and no answer to a ping in {answer} ms");
                 return Poll::Ready(why);
             }
-            self.asked = silent && in_flight && self.pings.send_ping(Ping::opaque()).is_ok();
-            let wait = if self.asked { self.options.timeout } else { self.options.interval };
-            self.timer.as_mut().reset(Instant::now() + wait);
-            if self.asked {
+            let next = if now < heard + self.options.interval {
+                heard + self.options.interval
+            } else if shared.is_waited_for() && self.may_ping(shared, now) {
+                // One that is still on its way does as well.
+                drop(self.pings.send_ping(Ping::opaque()));
+                (self.asked, self.last_sent) = (Some(now), Some(now));
+                self.sent += 1;
                 // The connection writes it at its next poll.
                 cx.waker().wake_by_ref();
-            }
+                now + self.options.timeout
+            } else {
+                now + self.options.interval
+            };
+            self.timer.as_mut().reset(next);
         }
         Poll::Pending
+    }
+
+    fn may_ping(&mut self, shared: &Shared, now: Instant) -> bool {
+        if shared.progress.swap(false, Ordering::Relaxed) {
+            self.sent = 0;
+        }
+        self.options.unthrottled
+            || self.sent < FORGIVEN
+            || self.last_sent.is_none_or(|last| now.duration_since(last) >= SELDOM)
     }
 }

@@ -38,6 +38,10 @@ pub use tls::ClientTls;
 use self::driver::Driver;
 use self::watched::Watched;
 
+const DATA_FRAME_BUDGET: usize = 64 << 20;
+/// Streams that were cancelled here, remembered so that what the server still sends of them is known.
+const REMEMBERED_RESETS: usize = 1024;
+
 /// A connection that the server has accepted. Cheap to clone; it closes when the last clone is gone and the last exchange
 /// has ended, or when the server wants it to.
 #[derive(Clone)]
@@ -55,6 +59,10 @@ struct Shared {
     /// How many exchanges the server takes at once: copied here after each poll, so that nobody else takes h2's lock.
     limit: AtomicUsize,
     in_flight: AtomicUsize,
+    /// An exchange has begun since keep-alive last looked.
+    used: AtomicBool,
+    /// An answer has come on since keep-alive last pinged.
+    progress: AtomicBool,
     /// The server will take no more exchanges, or the connection is gone.
     over: AtomicBool,
     stage: watch::Sender<Stage>,
@@ -84,6 +92,21 @@ pub(crate) struct End {
 /// A place among the exchanges that the server takes at once, held until the answer has ended.
 pub(crate) struct Slot(Arc<Shared>);
 
+impl Shared {
+    /// Whether anyone waits for the server, or did since this was last asked.
+    fn is_waited_for(&self) -> bool {
+        let used = self.used.swap(false, Ordering::Relaxed);
+        used || self.in_flight.load(Ordering::Relaxed) > 0
+    }
+}
+
+impl Slot {
+    /// The answer has come on.
+    fn progress(&self) {
+        self.0.progress.store(true, Ordering::Relaxed);
+    }
+}
+
 impl Drop for Slot {
     fn drop(&mut self) {
         let before = self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
@@ -110,7 +133,7 @@ impl Connection {
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let (io, reads) = Watched::new(io);
+        let (io, last_read) = Watched::new(io);
         let (send, connection) = h2::client::Builder::new()
             .initial_window_size(options.stream_window)
             .initial_connection_window_size(options.connection_window)
@@ -119,6 +142,11 @@ impl Connection {
             .enable_push(false)
             // Until its SETTINGS have come the server takes nothing; this is also how their coming is seen.
             .initial_max_send_streams(0)
+            // h2 takes many small frames that nobody reads, and frames of calls that were cancelled long ago, for attacks, and
+            // ends the connection with all its calls. Servers of a fleet are trusted; the windows bound what they can send.
+            .data_frame_budget(DATA_FRAME_BUDGET)
+            .max_local_error_reset_streams(None)
+            .max_concurrent_reset_streams(REMEMBERED_RESETS)
             .handshake(io)
             .await
             .map_err(|error| Failure::not_sent(&error))?;
@@ -127,11 +155,13 @@ impl Connection {
         let shared = Arc::new(Shared {
             limit: AtomicUsize::new(0),
             in_flight: AtomicUsize::new(0),
+            used: AtomicBool::new(false),
+            progress: AtomicBool::new(false),
             over: AtomicBool::new(false),
             stage,
             room,
         });
-        let driver = Driver::new(connection, send.clone(), shared.clone(), reads, released, options.keep_alive);
+        let driver = Driver::new(connection, send.clone(), shared.clone(), last_read, released, options.keep_alive);
         let connection = Self(Arc::new(Handle { send, shared, _held: held }));
         // Should the wait below be dropped, the driver ends with its handle.
         tokio::spawn(driver);
@@ -152,7 +182,11 @@ impl Connection {
         let limit = shared.limit.load(Ordering::Relaxed);
         let further = |count: usize| (count < limit).then_some(count + 1);
         let reserved = shared.in_flight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, further);
-        reserved.is_ok().then(|| Slot(shared.clone()))
+        if reserved.is_err() {
+            return None;
+        }
+        shared.used.store(true, Ordering::Relaxed);
+        Some(Slot(shared.clone()))
     }
 
     /// Whether the two are one.
@@ -185,5 +219,7 @@ fn silence(after: Duration) -> String {
     format!("accepted, but no HTTP/2 SETTINGS within {} ms", after.as_millis())
 }
 
+#[cfg(test)]
+mod keepalive_tests;
 #[cfg(test)]
 mod tests;

@@ -24,14 +24,20 @@ pub(crate) struct Options {
 
 /// HTTP/2 keep-alive: how a server that has gone silent is found out.
 ///
-/// A ping is sent when calls are in flight and nothing at all has come from the server for `interval`; the connection
-/// is taken for dead when still nothing has come `timeout` after it. An idle connection is left alone, so that servers
-/// which count pings (Go, Java and C++ allow one in five minutes without calls) have nothing to complain of; one that
-/// complains all the same (GOAWAY with `ENHANCE_YOUR_CALM`) is pinged half as often from then on, as gRFC A8 asks.
+/// A ping is sent when calls are in flight, or were since the last look, and nothing at all has come from the server for
+/// `interval`; the connection is taken for dead when still nothing has come `timeout` after it. An idle connection is
+/// left alone.
+///
+/// That is safe with servers that count pings, as Go's, Java's and C++'s do by default (they forgive three after each answer,
+/// else one in five minutes, and none without calls): while no answer makes progress only two pings are sent, and
+/// then one in five minutes. A server that freezes after all its calls have been silent for that long is
+/// therefore found out late, unless [`KeepAlive::unthrottled`] is set. One that complains all the same (GOAWAY with
+/// `ENHANCE_YOUR_CALM` and `too_many_pings`) is pinged half as often from then on, as gRFC A8 asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeepAlive {
     pub(crate) interval: Duration,
     pub(crate) timeout: Duration,
+    pub(crate) unthrottled: bool,
 }
 
 impl KeepAlive {
@@ -39,19 +45,27 @@ impl KeepAlive {
     /// the two where it is not.
     pub fn new(interval: Duration, timeout: Duration) -> Self {
         let (least, most) = (Duration::from_millis(10), Duration::from_secs(24 * 60 * 60));
-        Self { interval: interval.clamp(least, most), timeout: timeout.clamp(least, most) }
+        Self { interval: interval.clamp(least, most), timeout: timeout.clamp(least, most), unthrottled: false }
+    }
+
+    /// Pings at each interval of silence, however long no answer comes: for servers that permit it (in Go,
+    /// `keepalive.EnforcementPolicy` with a `MinTime` below the interval; tonic's always do).
+    #[must_use]
+    pub fn unthrottled(mut self) -> Self {
+        self.unthrottled = true;
+        self
     }
 
     /// Half as often.
     pub(crate) fn doubled(self) -> Self {
-        Self::new(self.interval.saturating_mul(2), self.timeout)
+        Self { unthrottled: self.unthrottled, ..Self::new(self.interval.saturating_mul(2), self.timeout) }
     }
 }
 
 impl Default for KeepAlive {
-    /// 20 s and 10 s: a frozen server is found out within half a minute.
+    /// 20 s and 10 s: a server that freezes in the middle of its answers is found out within half a minute.
     fn default() -> Self {
-        Self { interval: Duration::from_secs(20), timeout: Duration::from_secs(10) }
+        Self::new(Duration::from_secs(20), Duration::from_secs(10))
     }
 }
 

@@ -60,6 +60,10 @@ impl Sending {
                 Next::Data(data) => self.held = Some(data),
                 Next::Trailers(trailers) => {
                     let sent = self.stream.send_trailers(trailers);
+                    if sent.is_err() {
+                        // Trailers that HTTP/2 forbids: without this the server would wait for the end.
+                        self.stream.send_reset(Reason::INTERNAL_ERROR);
+                    }
                     return Poll::Ready(sent.map_err(|error| Failure::of_stream(&error)));
                 }
                 Next::End => return Poll::Ready(self.send(Bytes::new(), true)),

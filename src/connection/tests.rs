@@ -231,7 +231,7 @@ async fn a_goaway_tells_what_was_never_processed() {
 
 #[tokio::test(start_paused = true)]
 async fn silence_with_calls_in_flight_is_found_out_and_without_is_not() {
-    let keep_alive = KeepAlive { interval: Duration::from_millis(500), timeout: Duration::from_millis(500) };
+    let keep_alive = KeepAlive::new(Duration::from_millis(500), Duration::from_millis(500));
     let options = Options { keep_alive: Some(keep_alive), ..Options::default() };
     let (connection, _frozen) = pair(&options, &server()).await;
     let mut stages = connection.stages();

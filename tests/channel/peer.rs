@@ -32,6 +32,8 @@ pub(crate) enum Script {
     Http(u16),
     /// Nothing at all.
     Silence,
+    /// An answer without an end, as fast as it is read.
+    Flood,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -195,6 +197,16 @@ async fn play(
             drop(std::future::poll_fn(|cx| respond.poll_reset(cx)).await);
             seen.cancelled.fetch_add(1, Ordering::SeqCst);
         }
+        Script::Flood => {
+            let mut out = respond.send_response(response.body(()).unwrap(), false).unwrap();
+            loop {
+                out.reserve_capacity(1000);
+                let Some(Ok(room)) = std::future::poll_fn(|cx| out.poll_capacity(cx)).await else { return };
+                if out.send_data(Bytes::from(vec![0; room]), false).is_err() {
+                    return;
+                }
+            }
+        }
         Script::Reset(_) => unreachable!("done above"),
     }
 }
@@ -206,12 +218,10 @@ fn greet(respond: &mut SendResponse<Bytes>, request: &[u8]) {
     drop(out.send_trailers(HeaderMap::from_iter([("grpc-status".parse().unwrap(), HeaderValue::from_static("0"))])));
 }
 
-/// Name and greeting are field 1 of their messages, and short: a tag, a length, the text.
+/// Name and greeting are field 1 of their messages: a tag, a length that is one byte where it is short, the text.
 fn hello(request: &[u8]) -> Bytes {
-    let name = request.get(7..).unwrap_or_default();
+    let name = if request.len() < 100 { request.get(7..).unwrap_or_default() } else { b"somebody with a long name" };
     let text = [b"Hello ", name].concat();
-    assert!(text.len() < 128 || request.len() > 1000, "short names, or ones that nobody looks at");
-    let text = &text[..text.len().min(127)];
-    let message = [&[0x0a, text.len() as u8][..], text].concat();
+    let message = [&[0x0a, text.len() as u8][..], &text].concat();
     [&[0, 0, 0, 0, message.len() as u8][..], &message].concat().into()
 }

@@ -188,3 +188,54 @@ async fn a_call_that_nobody_takes_ends_with_the_limit_and_says_why() {
     assert_eq!(status.code(), Code::Unavailable, "{status}");
     assert!(refusing.seen.calls() > 1, "tried again, with backoff");
 }
+
+#[tokio::test]
+async fn a_call_that_one_refuses_waits_for_the_other_with_room() {
+    let told = std::sync::Arc::new(tokio::sync::Notify::new());
+    let refusing = Peer::start(Script::Reset(h2::Reason::REFUSED_STREAM)).await;
+    let full = Peer::limited(Script::GreetLater(told.clone()), Some(1)).await;
+    let channel = over(builder(), [&refusing.address, &full.address]);
+    ready(&channel, 2).await;
+    let start = || {
+        let channel = channel.clone();
+        tokio::spawn(async move { greeted_by(&channel).await })
+    };
+    let first = start();
+    crate::support::until("the first call to arrive", || full.seen.calls() == 1).await;
+    let before = refusing.seen.calls();
+    let second = start();
+    crate::support::until("the second call to be refused", || refusing.seen.calls() > before).await;
+    told.notify_one();
+    first.await.unwrap();
+    crate::support::until("the second call to arrive", || full.seen.calls() == 2).await;
+    told.notify_one();
+    assert_eq!(second.await.unwrap(), full.address.to_string());
+    assert_eq!(refusing.seen.calls(), before + 1, "asked once, not round and round");
+}
+
+#[tokio::test]
+async fn the_time_with_a_server_is_no_waiting_for_one() {
+    let told = std::sync::Arc::new(tokio::sync::Notify::new());
+    let (slow, good) = pair(Script::GreetLater(told)).await;
+    let channel = over(first(repeating().wait_limit(Duration::from_millis(50))), [&slow.address, &good.address]);
+    ready(&channel, 2).await;
+    let call = tokio::spawn(async move { greeted_by(&channel).await });
+    crate::support::until("the call to arrive", || slow.seen.calls() == 1).await;
+    tokio::time::sleep(Duration::from_millis(100)).await; // longer than a call may wait for a server
+    drop(slow);
+    assert_eq!(call.await.unwrap(), good.address.to_string());
+}
+
+#[tokio::test]
+async fn a_large_call_that_was_never_processed_goes_elsewhere_whole() {
+    let good = Peer::start(Script::Greet).await;
+    let (leaving, calls) = goaway_at_first_call(0).await;
+    let (channel, set) = changing(builder().wait_for_ready(true).replay_limit(1000));
+    set.add(leaving);
+    ready(&channel, 1).await;
+    let large = HelloRequest { name: "x".repeat(20_000) };
+    let call = tokio::spawn(async move { GreeterClient::new(channel).say_hello(large).await });
+    crate::support::until("the call to arrive", || calls.load(Ordering::SeqCst) > 0).await;
+    set.add(good.address);
+    call.await.unwrap().unwrap();
+}

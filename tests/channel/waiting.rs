@@ -125,3 +125,29 @@ fn calls_fail_when_the_runtime_of_the_channel_has_ended() {
         assert!(status.message().contains("runtime"), "{status}");
     });
 }
+
+#[tokio::test]
+async fn a_call_outlives_the_last_clone_of_its_channel() {
+    let peer = Peer::start(Script::Greet).await;
+    let request = http::Request::post("http://x/helloworld.Greeter/SayHello").body(tonic::body::Body::empty()).unwrap();
+    let answer = tower::ServiceExt::oneshot(over(builder(), [&peer.address]), request).await.unwrap();
+    assert_eq!(answer.status(), 200);
+}
+
+#[tokio::test]
+async fn the_deadline_holds_for_a_reader_that_is_slower_than_its_server() {
+    let flood = Peer::start(Script::Flood).await;
+    let channel = over(builder().timeout(Duration::from_millis(200)), [&flood.address]);
+    let request = http::Request::post("http://x/flood/it").body(tonic::body::Body::empty()).unwrap();
+    let mut body = tower::ServiceExt::oneshot(channel, request).await.unwrap().into_body();
+    let end = tokio::time::timeout(PATIENCE, async {
+        loop {
+            let frame = std::future::poll_fn(|cx| http_body::Body::poll_frame(std::pin::Pin::new(&mut body), cx)).await;
+            if let Err(status) = frame.expect("no end but the deadline's") {
+                return status;
+            }
+            tokio::task::yield_now().await; // there is always more by now
+        }
+    });
+    assert_eq!(end.await.expect("the deadline").code(), Code::DeadlineExceeded);
+}
