@@ -23,7 +23,7 @@ pub(crate) fn build(package: &str, name: &str) -> PathBuf {
 
 /// grpc-go's own interoperability server; it ends with this.
 pub(crate) struct InteropServer {
-    process: Process,
+    _process: Process,
     pub(crate) address: SocketAddr,
 }
 
@@ -38,7 +38,7 @@ impl InteropServer {
         let process = Process::spawn(&mut command).unwrap();
         let _ = std::fs::remove_file(program); // what runs stays
         let port = tokio::time::timeout(PATIENCE, listening(&process)).await.expect("it says where it listens");
-        Self { process, address: SocketAddr::from(([127, 0, 0, 1], port)) }
+        Self { _process: process, address: SocketAddr::from(([127, 0, 0, 1], port)) }
     }
 }
 

@@ -18,7 +18,7 @@ const ENHANCE_YOUR_CALM: u32 = 0xb;
 
 /// A channel that pings far more often than Go permits.
 fn impatient(tap: &Tap) -> TestServiceClient<BalancedChannel> {
-    let keep_alive = KeepAlive { interval: SECOND, timeout: SECOND };
+    let keep_alive = KeepAlive::new(SECOND, SECOND / 2);
     let addresses = [tap.address.to_string()];
     let builder = BalancedChannel::builder().keep_alive(keep_alive);
     TestServiceClient::new(builder.discover("interop", fixed(addresses)).unwrap())
@@ -49,13 +49,13 @@ async fn too_many_pings_make_the_next_connection_ping_half_as_often() {
         assert_eq!(ended.unwrap_err().code(), Code::Unavailable);
     }
     let connections = tap.connections();
-    assert_eq!(connections.len(), 2, "{connections:?}");
-    for seen in &connections {
+    assert!(connections.len() >= 2, "{connections:?}"); // it may have connected once more
+    for seen in &connections[..2] {
         assert_eq!(seen.go_away, Some((ENHANCE_YOUR_CALM, "too_many_pings".to_owned())));
         assert!(seen.pings.len() >= 3, "{seen:?}");
     }
-    // gRFC A8: twice the interval. A busy machine only delays pings, and hardly one by a quarter of that.
-    assert!(interval(&connections[1]) >= 3 * SECOND / 2, "{connections:?}");
+    // gRFC A8: twice the silence before each. That a busy machine passes a ping on late is forgiven in small part.
+    assert!(interval(&connections[1]) >= 19 * SECOND / 10, "{connections:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,3 +8,5 @@ mod go;
 mod keep_alive;
 mod suite;
 mod tap;
+#[cfg(feature = "tls-ring")]
+mod tls;

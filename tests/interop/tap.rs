@@ -53,8 +53,8 @@ impl Tap {
                 connections.len() - 1
             };
             let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
-            tokio::spawn(self.clone().pass(number, Frames::after(PREFACE), from_client, to_server));
-            tokio::spawn(self.clone().pass(number, Frames::after(0), from_server, to_client));
+            tokio::spawn(self.clone().pass(number, Frames::of(Side::Client), from_client, to_server));
+            tokio::spawn(self.clone().pass(number, Frames::of(Side::Server), from_server, to_client));
         }
     }
 
@@ -86,15 +86,22 @@ impl Tap {
 /// The length of what a client says before its first frame.
 const PREFACE: usize = 24;
 
+#[derive(Clone, Copy, PartialEq)]
+enum Side {
+    Client,
+    Server,
+}
+
 /// HTTP/2's frames, out of bytes as they come.
 struct Frames {
+    side: Side,
     skip: usize,
     held: Vec<u8>,
 }
 
 impl Frames {
-    fn after(skip: usize) -> Self {
-        Self { skip, held: Vec::new() }
+    fn of(side: Side) -> Self {
+        Self { side, skip: if side == Side::Client { PREFACE } else { 0 }, held: Vec::new() }
     }
 
     fn seen(&mut self, bytes: &[u8]) -> Vec<Frame> {
@@ -110,9 +117,9 @@ impl Frames {
         let [a, b, c, kind, flags, _, _, _, _, rest @ ..] = &self.held[..] else { return None };
         let length = u32::from_be_bytes([0, *a, *b, *c]) as usize;
         let payload = rest.get(..length)?;
-        let frame = match (kind, payload) {
-            (6, _) if flags & ACK == 0 => Some(Frame::Ping),
-            (7, [_, _, _, _, code @ ..]) => code
+        let frame = match (self.side, kind, payload) {
+            (Side::Client, 6, _) if flags & ACK == 0 => Some(Frame::Ping),
+            (Side::Server, 7, [_, _, _, _, code @ ..]) => code
                 .split_first_chunk::<4>()
                 .map(|(code, said)| Frame::GoAway(u32::from_be_bytes(*code), String::from_utf8_lossy(said).into())),
             _ => None,

@@ -3,7 +3,7 @@
 //! Left out are those of Google's own credentials and caches. What tonic cannot do is said in `compressed.rs`.
 
 // The interoperability tests include this folder too, and use a part of it.
-#![allow(dead_code, unused_imports)]
+#![allow(dead_code, unused_imports, unused_macros)]
 
 mod basic;
 mod compressed;
