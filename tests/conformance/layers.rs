@@ -15,7 +15,7 @@ use tower::util::MapRequestLayer;
 
 use crate::cases::ask;
 use crate::channel::{balanced, with_timeout};
-use crate::server::Fleet;
+use crate::server::{Fleet, Tested};
 use crate::suite::{PATIENCE, until};
 
 const INITIAL: &str = "x-grpc-test-echo-initial";
@@ -28,7 +28,7 @@ fn endless() -> impl tokio_stream::Stream<Item = StreamingInputCallRequest> {
     tokio_stream::pending()
 }
 
-#[expect(clippy::result_large_err, clippy::unnecessary_wraps)] // an interceptor is of this shape
+#[expect(clippy::unnecessary_wraps)] // an interceptor is of this shape
 fn sign(mut request: Request<()>) -> Result<Request<()>, Status> {
     request.metadata_mut().insert(INITIAL, "signed".parse().unwrap());
     Ok(request)
@@ -71,7 +71,7 @@ async fn towers_layers_stack_on_it() {
 async fn a_timeout_around_it_ends_calls_at_the_server_too() {
     let fleet = Fleet::start(2);
     TestServiceClient::new(balanced(&fleet)).empty_call(Empty {}).await.unwrap(); // it is up
-    let calls = || fleet.servers.iter().map(|server| server.calls()).sum::<usize>();
+    let calls = || fleet.servers.iter().map(Tested::calls).sum::<usize>();
     let service = ServiceBuilder::new().layer(TimeoutLayer::new(SHORT)).service(balanced(&fleet));
     let mut client = TestServiceClient::new(service);
     // The first may spend its time on connecting.
@@ -132,7 +132,7 @@ async fn tasks_share_it() {
         tasks.spawn(async move { client.empty_call(Empty {}).await });
     }
     tasks.join_all().await.into_iter().for_each(|answer| drop(answer.unwrap()));
-    assert_eq!(fleet.servers.iter().map(|server| server.calls()).sum::<usize>(), 200, "none was sent twice");
+    assert_eq!(fleet.servers.iter().map(Tested::calls).sum::<usize>(), 200, "none was sent twice");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -25,6 +25,7 @@ pub(crate) struct Seen {
 enum Frame {
     Ping,
     GoAway(u32, String),
+    Other,
 }
 
 impl Tap {
@@ -73,6 +74,7 @@ impl Tap {
                 match frame {
                     Frame::Ping => seen.pings.push(Instant::now()),
                     Frame::GoAway(code, said) => seen.go_away = Some((code, said)),
+                    Frame::Other => {}
                 }
             }
             if to.write_all(&buffer[..read]).await.is_err() {
@@ -108,21 +110,21 @@ impl Frames {
         let skipped = self.skip.min(bytes.len());
         self.skip -= skipped;
         self.held.extend_from_slice(&bytes[skipped..]);
-        std::iter::from_fn(|| self.next()).flatten().collect()
+        std::iter::from_fn(|| self.next()).collect()
     }
 
-    /// The next whole frame, and what it is where that matters here.
-    fn next(&mut self) -> Option<Option<Frame>> {
+    /// The next whole frame, if it is here.
+    fn next(&mut self) -> Option<Frame> {
         const ACK: u8 = 1;
         let [a, b, c, kind, flags, _, _, _, _, rest @ ..] = &self.held[..] else { return None };
         let length = u32::from_be_bytes([0, *a, *b, *c]) as usize;
         let payload = rest.get(..length)?;
         let frame = match (self.side, kind, payload) {
-            (Side::Client, 6, _) if flags & ACK == 0 => Some(Frame::Ping),
-            (Side::Server, 7, [_, _, _, _, code @ ..]) => code
-                .split_first_chunk::<4>()
-                .map(|(code, said)| Frame::GoAway(u32::from_be_bytes(*code), String::from_utf8_lossy(said).into())),
-            _ => None,
+            (Side::Client, 6, _) if flags & ACK == 0 => Frame::Ping,
+            (Side::Server, 7, [_, _, _, _, a, b, c, d, said @ ..]) => {
+                Frame::GoAway(u32::from_be_bytes([*a, *b, *c, *d]), String::from_utf8_lossy(said).into())
+            }
+            _ => Frame::Other,
         };
         self.held.drain(..9 + length);
         Some(frame)

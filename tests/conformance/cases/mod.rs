@@ -48,6 +48,7 @@ pub(crate) const LARGE_REQUEST: usize = 271_828;
 pub(crate) const LARGE_RESPONSE: i32 = 314_159;
 
 /// As many zeros.
+#[expect(clippy::unnecessary_wraps)] // as messages have it
 pub(crate) fn zeros(size: usize) -> Option<Payload> {
     Some(Payload { body: repeat_n(0, size).collect(), ..Payload::default() })
 }
@@ -59,6 +60,7 @@ pub(crate) fn assert_zeros(payload: Option<Payload>, size: i32) {
     assert!(body.iter().all(|byte| *byte == 0), "all of them are zeros");
 }
 
+#[expect(clippy::unnecessary_wraps)]
 pub(crate) fn echo(code: tonic::Code, message: &str) -> Option<EchoStatus> {
     Some(EchoStatus { code: code as i32, message: message.to_owned() })
 }

@@ -9,7 +9,7 @@ use fastrand::Rng;
 use greeter_proto::testing::{Payload, SimpleRequest, StreamingInputCallRequest, StreamingOutputCallRequest};
 use tokio_stream::Stream;
 use tonic::metadata::{KeyAndValueRef, MetadataMap};
-use tonic::{Request, Status};
+use tonic::{Code, Request, Status};
 
 use super::plan::{Cancel, Kind, Plan};
 use super::server::SEED;
@@ -18,13 +18,26 @@ use crate::cases::{Client, Transport};
 /// All that a client can see.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Outcome {
-    pub(crate) head: Option<Vec<(String, Vec<u8>)>>,
+    pub(crate) head: Option<Vec<String>>,
     /// The size of each message, of those whose bytes are as planned.
     pub(crate) messages: Vec<Result<usize, &'static str>>,
-    /// The sum that ends a client's stream.
+    /// The answer to a client's stream.
     pub(crate) sum: Option<i32>,
-    /// The status, if it came to that.
-    pub(crate) end: Option<(tonic::Code, String, Vec<(String, Vec<u8>)>)>,
+    /// The status, where tonic tells one.
+    pub(crate) end: Option<End>,
+}
+
+#[derive(Debug, PartialEq)]
+pub(crate) struct End {
+    pub(crate) code: Code,
+    pub(crate) message: String,
+    pub(crate) metadata: Vec<String>,
+}
+
+/// Why an exchange was left before its end.
+enum Left {
+    GoneAway,
+    Failed(Status),
 }
 
 /// Takes one part of the answer after the other, and goes away where the plan says so.
@@ -33,18 +46,16 @@ struct Taking {
     taken: usize,
 }
 
-struct GoneAway;
-
 impl Taking {
-    async fn part<T>(&mut self, part: impl Future<Output = T>) -> Result<T, GoneAway> {
+    async fn part<T>(&mut self, part: impl Future<Output = Result<T, Status>>) -> Result<T, Left> {
         let polls = self.cancel.filter(|cancel| cancel.parts == self.taken).map(|cancel| cancel.polls);
         self.taken += 1;
-        let Some(mut left) = polls else { return Ok(part.await) };
+        let Some(mut left) = polls else { return part.await.map_err(Left::Failed) };
         let mut part = pin!(part);
         poll_fn(|context| {
             left -= 1;
             let ready = part.as_mut().poll(context).is_ready();
-            if ready || left == 0 { Poll::Ready(Err(GoneAway)) } else { Poll::Pending }
+            if ready || left == 0 { Poll::Ready(Err(Left::GoneAway)) } else { Poll::Pending }
         })
         .await
     }
@@ -52,67 +63,46 @@ impl Taking {
 
 pub(crate) async fn run(transport: &Transport, plan: &Plan) -> Outcome {
     let mut outcome = Outcome::default();
-    let client = Client::new(transport.clone()).max_decoding_message_size(usize::MAX);
-    let taking = Taking { cancel: plan.cancel, taken: 0 };
-    if let Ok(Err(status)) = exchange(client, plan, taking, &mut outcome).await {
-        outcome.end = Some((status.code(), status.message().to_owned(), entries(status.metadata())));
+    if let Err(Left::Failed(status)) = exchange(transport, plan, &mut outcome).await {
+        let (code, message) = (status.code(), status.message().to_owned());
+        outcome.end = Some(End { code, message, metadata: entries(status.metadata()) });
     }
     outcome
 }
 
-async fn exchange(
-    mut client: Client,
-    plan: &Plan,
-    mut taking: Taking,
-    outcome: &mut Outcome,
-) -> Result<Result<(), Status>, GoneAway> {
+async fn exchange(transport: &Transport, plan: &Plan, outcome: &mut Outcome) -> Result<(), Left> {
+    let mut client = Client::new(transport.clone()).max_decoding_message_size(usize::MAX);
+    let mut taking = Taking { cancel: plan.cancel, taken: 0 };
     let output = |payload| StreamingOutputCallRequest { payload, ..StreamingOutputCallRequest::default() };
     let answer = match plan.kind {
         Kind::Unary => {
             let message = SimpleRequest { payload: plan.request(0), ..SimpleRequest::default() };
-            let answer = match taking.part(client.unary_call(request(plan, message))).await? {
-                Ok(answer) => answer,
-                Err(status) => return Ok(Err(status)),
-            };
+            let answer = taking.part(client.unary_call(request(plan, message))).await?;
             outcome.head = Some(entries(answer.metadata()));
             outcome.messages.push(as_planned(plan, 0, answer.into_inner().payload));
-            return Ok(Ok(()));
+            return Ok(());
         }
         Kind::ClientStreaming => {
             let message = |payload| StreamingInputCallRequest { payload, ..StreamingInputCallRequest::default() };
             let messages = request(plan, paced(plan, message));
-            let answer = match taking.part(client.streaming_input_call(messages)).await? {
-                Ok(answer) => answer,
-                Err(status) => return Ok(Err(status)),
-            };
+            let answer = taking.part(client.streaming_input_call(messages)).await?;
             outcome.head = Some(entries(answer.metadata()));
             outcome.sum = Some(answer.into_inner().aggregated_payload_size);
-            return Ok(Ok(()));
+            return Ok(());
         }
         Kind::ServerStreaming => {
             taking.part(client.streaming_output_call(request(plan, output(plan.request(0))))).await?
         }
         Kind::BothWays => taking.part(client.full_duplex_call(request(plan, paced(plan, output)))).await?,
     };
-    let answer = match answer {
-        Ok(answer) => answer,
-        Err(status) => return Ok(Err(status)),
-    };
     outcome.head = Some(entries(answer.metadata()));
     let mut answers = answer.into_inner();
-    loop {
-        match taking.part(answers.message()).await? {
-            Ok(Some(answer)) => outcome.messages.push(as_planned(plan, outcome.messages.len(), answer.payload)),
-            Ok(None) => break,
-            Err(status) => return Ok(Err(status)),
-        }
+    while let Some(answer) = taking.part(answers.message()).await? {
+        outcome.messages.push(as_planned(plan, outcome.messages.len(), answer.payload));
     }
-    let trailers = match answers.trailers().await {
-        Ok(trailers) => trailers.unwrap_or_default(),
-        Err(status) => return Ok(Err(status)),
-    };
-    outcome.end = Some((tonic::Code::Ok, String::new(), entries(&trailers)));
-    Ok(Ok(()))
+    let trailers = answers.trailers().await.map_err(Left::Failed)?.unwrap_or_default();
+    outcome.end = Some(End { code: Code::Ok, message: String::new(), metadata: entries(&trailers) });
+    Ok(())
 }
 
 fn request<T>(plan: &Plan, message: T) -> Request<T> {
@@ -160,12 +150,13 @@ fn as_planned(plan: &Plan, index: usize, came: Option<Payload>) -> Result<usize,
 /// Left out: two answers may come at two dates, and this crate's channel adds to a failed call's metadata who failed it.
 const NOT_COMPARED: [&str; 2] = ["date", "x-served-by-address"];
 
-fn entries(metadata: &MetadataMap) -> Vec<(String, Vec<u8>)> {
+pub(crate) fn entries(metadata: &MetadataMap) -> Vec<String> {
     let entry = |entry: KeyAndValueRef<'_>| match entry {
-        KeyAndValueRef::Ascii(key, value) => (key.to_string(), value.as_bytes().to_vec()),
+        KeyAndValueRef::Ascii(key, value) => (key.to_string(), value.as_encoded_bytes().to_vec()),
         KeyAndValueRef::Binary(key, value) => (key.to_string(), value.as_encoded_bytes().to_vec()),
     };
-    let mut entries: Vec<_> = metadata.iter().map(entry).filter(|(key, _)| !NOT_COMPARED.contains(&&key[..])).collect();
+    let compared = metadata.iter().map(entry).filter(|(key, _)| !NOT_COMPARED.contains(&&key[..]));
+    let mut entries: Vec<_> = compared.map(|(key, value)| format!("{key}: {}", value.escape_ascii())).collect();
     entries.sort();
     entries
 }

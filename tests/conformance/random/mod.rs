@@ -12,13 +12,14 @@ use std::time::Duration;
 use greeter_proto::testing::test_service_server::TestServiceServer;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use tonic::Code;
 use tonic::transport::{Endpoint, Server};
 
 use crate::cases::{Transport, transport};
 use crate::channel::with_windows;
 use crate::server::Fleet;
 use crate::suite::until;
-use exchange::{Outcome, run};
+use exchange::{End, Outcome, entries, run};
 use plan::{Kind, Plan};
 use server::Planned;
 
@@ -58,30 +59,28 @@ fn fleets((stream, connection): (u32, u32)) -> [Fleet; 2] {
     [2, 1].map(|size| Fleet::serve(size, &server, service))
 }
 
-/// What the plan itself says of an outcome, where nobody went away.
+/// Whether an outcome is what the plan itself says, as far as the client did not go away.
 fn as_planned(plan: &Plan, outcome: &Outcome) -> bool {
-    let Some((code, message, metadata)) = &outcome.end else {
-        return plan.cancel.is_some() || (plan.code == tonic::Code::Ok && outcome.head.is_some());
+    let Some(End { code, message, metadata }) = &outcome.end else {
+        return plan.cancel.is_some() || (plan.code == Code::Ok && outcome.head.is_some());
     };
-    let sizes: Vec<_> = plan.answers.iter().copied().map(Ok).collect();
     let streams = matches!(plan.kind, Kind::ServerStreaming | Kind::BothWays);
-    let told = |key: &String| metadata.iter().any(|(came, _)| came == key);
     (*code, message) == (plan.code, &plan.message)
-        && plan.metadata.keys().all(told)
-        && (!streams || outcome.messages == sizes)
+        && entries(&plan.metadata_map()).iter().all(|entry| metadata.contains(entry))
+        && (!streams || outcome.messages.iter().eq(&plan.answers.iter().copied().map(Ok).collect::<Vec<_>>()))
 }
 
 async fn same(seed: u64, pairs: &[Pair]) {
     let plan = Plan::new(seed);
     let pair = &pairs[(seed % pairs.len() as u64) as usize];
-    let plain = pair.plain(&plan);
     let again = format!("once more: EXCHANGES_SEED={seed} EXCHANGES=1; {plan:?}");
     let ends = async |whose, channel| {
         let ended = timeout(PATIENCE, run(channel, &plan)).await;
         ended.unwrap_or_else(|_| panic!("it hangs on {whose} channel; {again}"))
     };
-    let (balanced, plain) = tokio::join!(ends("the balanced", &pair.balanced), ends("tonic's own", &plain));
-    assert!(balanced == plain, "not as tonic's channel has it\n{balanced:?}\n{plain:?}\n{again}");
+    let own = pair.plain(&plan);
+    let (balanced, own) = tokio::join!(ends("the balanced", &pair.balanced), ends("tonic's own", &own));
+    assert!(balanced == own, "not as on tonic's own channel\n{balanced:?}\n{own:?}\n{again}");
     assert!(as_planned(&plan, &balanced), "not as planned\n{balanced:?}\n{again}");
 }
 

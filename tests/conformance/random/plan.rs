@@ -104,6 +104,7 @@ impl Plan {
         self.payload(self.answers[index], 2 * index + 1)
     }
 
+    #[expect(clippy::unnecessary_wraps)] // as messages have it
     fn payload(&self, size: usize, salt: usize) -> Option<Payload> {
         let start = Rng::with_seed(self.seed ^ salt as u64).usize(0..=BYTES.len() - size);
         Some(Payload { body: BYTES.slice(start..start + size), ..Payload::default() })

@@ -110,16 +110,17 @@ impl TestService for Planned {
     ) -> Result<Response<StreamingInputCallResponse>, Status> {
         let plan = plan(request.metadata(), Kind::ClientStreaming)?;
         let mut requests = request.into_inner();
-        let mut size = 0;
+        let mut size = 0_i32;
         for index in 0..plan.read() {
             let payload = requests.message().await?.and_then(|request| request.payload);
-            size += payload.as_ref().map_or(0, |payload| payload.body.len());
+            size +=
+                payload.as_ref().map_or(0, |payload| i32::try_from(payload.body.len()).expect("no plan is so large"));
             check(&plan, index, payload)?;
         }
         if plan.read() == plan.requests.len() {
             check(&plan, plan.read(), requests.message().await?.and_then(|request| request.payload))?;
         }
-        one(&plan, StreamingInputCallResponse { aggregated_payload_size: size as i32 })
+        one(&plan, StreamingInputCallResponse { aggregated_payload_size: size })
     }
 
     type StreamingOutputCallStream = Answers;

@@ -107,12 +107,14 @@ impl TestService for Service {
         request: Request<Streaming<StreamingInputCallRequest>>,
     ) -> Result<Response<StreamingInputCallResponse>, Status> {
         let (_, extensions, mut requests) = request.into_parts();
-        let mut size = 0;
+        let mut size = 0_i32;
         while let Some(request) = requests.message().await? {
             expected(request.expect_compressed, &extensions)?;
-            size += request.payload.map_or(0, |payload| payload.body.len());
+            size += request
+                .payload
+                .map_or(0, |payload| i32::try_from(payload.body.len()).expect("tonic takes no message so large"));
         }
-        Ok(Response::new(StreamingInputCallResponse { aggregated_payload_size: size as i32 }))
+        Ok(Response::new(StreamingInputCallResponse { aggregated_payload_size: size }))
     }
 
     type FullDuplexCallStream = Answers;
