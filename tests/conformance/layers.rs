@@ -152,3 +152,26 @@ async fn calls_outlive_the_channel_that_started_them() {
     assert!(answers.message().await.unwrap().is_some());
     assert!(answers.message().await.unwrap().is_none());
 }
+
+#[test]
+fn a_runtime_may_end_under_open_calls() {
+    for _ in 0..20 {
+        let server = tokio::runtime::Runtime::new().unwrap();
+        let fleet = server.block_on(async { Fleet::start(2) });
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let mut open = Vec::new();
+        runtime.block_on(async {
+            let mut client = TestServiceClient::new(balanced(&fleet));
+            for _ in 0..10 {
+                let messages = tokio_stream::iter([ask(1, 1)]).chain(tokio_stream::pending());
+                let mut answers = client.full_duplex_call(messages).await.unwrap().into_inner();
+                answers.message().await.unwrap();
+                open.push(answers);
+            }
+        });
+        drop(runtime);
+        for mut answers in open {
+            assert!(tokio::runtime::Runtime::new().unwrap().block_on(answers.message()).is_err());
+        }
+    }
+}
