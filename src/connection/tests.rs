@@ -243,6 +243,25 @@ async fn silence_with_calls_in_flight_is_found_out_and_without_is_not() {
     assert!(matches!(&*stages.borrow(), Stage::Closed(end) if end.why.contains("keep-alive")), "{stages:?}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn silence_is_counted_from_the_last_sign_of_life() {
+    let keep_alive = KeepAlive::new(Duration::from_secs(20), Duration::from_secs(10));
+    let options = Options { keep_alive: Some(keep_alive), ..Options::default() };
+    let (connection, mut peer) = pair(&options, &server()).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let answers = async {
+        let (_, mut respond) = peer.accept().await.unwrap().unwrap();
+        let stream = respond.send_response(Response::new(()), false).unwrap();
+        drop(tokio::time::timeout(Duration::from_secs(1), peer.accept()).await); // it is written meanwhile
+        stream
+    };
+    let (answer, _frozen) = tokio::join!(exchange(&connection, whole(b"hello")), answers);
+    let frozen = tokio::time::Instant::now();
+    let failure = collect(answer.unwrap().into_body()).await.unwrap_err();
+    assert_eq!(failure.kind, Kind::Lost);
+    assert!(frozen.elapsed() <= keep_alive.interval + keep_alive.timeout, "{:?}", frozen.elapsed());
+}
+
 #[tokio::test]
 async fn the_connection_closes_when_nobody_holds_it_and_its_calls_have_ended() {
     let (connection, peer) = pair(&Options::default(), &server()).await;
