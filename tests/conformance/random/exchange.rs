@@ -11,7 +11,7 @@ use tokio_stream::Stream;
 use tonic::metadata::{KeyAndValueRef, MetadataMap};
 use tonic::{Code, Request, Status};
 
-use super::plan::{Cancel, Kind, Plan};
+use super::plan::{CallKind, Cancel, Plan};
 use super::server::SEED;
 use crate::cases::{Client, Transport};
 
@@ -75,14 +75,14 @@ async fn exchange(transport: &Transport, plan: &Plan, outcome: &mut Outcome) -> 
     let mut taking = Taking { cancel: plan.cancel, taken: 0 };
     let output = |payload| StreamingOutputCallRequest { payload, ..StreamingOutputCallRequest::default() };
     let answer = match plan.kind {
-        Kind::Unary => {
+        CallKind::Unary => {
             let message = SimpleRequest { payload: plan.request(0), ..SimpleRequest::default() };
             let answer = taking.part(client.unary_call(request(plan, message))).await?;
             outcome.head = Some(entries(answer.metadata()));
             outcome.messages.push(as_planned(plan, 0, answer.into_inner().payload));
             return Ok(());
         }
-        Kind::ClientStreaming => {
+        CallKind::ClientStreaming => {
             let message = |payload| StreamingInputCallRequest { payload, ..StreamingInputCallRequest::default() };
             let messages = request(plan, paced(plan, message));
             let answer = taking.part(client.streaming_input_call(messages)).await?;
@@ -90,10 +90,10 @@ async fn exchange(transport: &Transport, plan: &Plan, outcome: &mut Outcome) -> 
             outcome.sum = Some(answer.into_inner().aggregated_payload_size);
             return Ok(());
         }
-        Kind::ServerStreaming => {
+        CallKind::ServerStreaming => {
             taking.part(client.streaming_output_call(request(plan, output(plan.request(0))))).await?
         }
-        Kind::BothWays => taking.part(client.full_duplex_call(request(plan, paced(plan, output)))).await?,
+        CallKind::BothWays => taking.part(client.full_duplex_call(request(plan, paced(plan, output)))).await?,
     };
     outcome.head = Some(entries(answer.metadata()));
     let mut answers = answer.into_inner();

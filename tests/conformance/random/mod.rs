@@ -21,7 +21,7 @@ use crate::channel::with_windows;
 use crate::server::Fleet;
 use crate::suite::until;
 use exchange::{End, Outcome, entries, run};
-use plan::{Kind, Plan};
+use plan::{CallKind, Plan};
 use server::Planned;
 
 const EXCHANGES: u64 = 5_000;
@@ -32,25 +32,48 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Of a stream and of the connection, in bytes; the smallest that HTTP/2 permits a connection.
 const WINDOWS: [(u32, u32); 3] = [(65_535, 65_535), (3_000, 65_535), (1 << 20, 2 << 20)];
 
-/// The channel under test and tonic's own, each to servers of its own of one kind.
+/// Servers of one kind, a part of them for each channel.
+struct Kind {
+    balanced: Fleet,
+    plain: Fleet,
+    /// How many calls a connection may have.
+    at_a_time: Option<u32>,
+}
+
+impl Kind {
+    fn new((stream, connection): (u32, u32), at_a_time: Option<u32>) -> Self {
+        let server = Server::builder().initial_stream_window_size(stream).initial_connection_window_size(connection);
+        let server = server.max_concurrent_streams(at_a_time);
+        let service = || TestServiceServer::new(Planned).max_decoding_message_size(usize::MAX);
+        let [balanced, plain] = [2, 1].map(|size| Fleet::serve(size, &server, service));
+        Self { balanced, plain, at_a_time }
+    }
+}
+
+/// The channel under test and tonic's own, to servers of one kind.
 struct Pair {
     balanced: Transport,
     plain: Endpoint,
-    shared: Transport,
+    /// What calls that leave nothing behind may share.
+    shared: Option<Transport>,
 }
 
 impl Pair {
-    async fn new(fleets: &[Fleet; 2], (stream, connection): (u32, u32)) -> Self {
-        let plain = Endpoint::from_shared(format!("http://{}", fleets[1].addresses()[0])).unwrap();
+    async fn new(kind: &Kind, (stream, connection): (u32, u32)) -> Self {
+        let plain = Endpoint::from_shared(format!("http://{}", kind.plain.addresses()[0])).unwrap();
         let plain = plain.initial_stream_window_size(stream).initial_connection_window_size(connection);
-        let shared = connected(&plain).await;
-        Self { balanced: transport(with_windows(&fleets[0], stream, connection)), plain, shared }
+        // One call at a time is what tonic's channel now and then hangs with.
+        let shared = if kind.at_a_time.is_none() { Some(connected(&plain).await) } else { None };
+        Self { balanced: transport(with_windows(&kind.balanced, stream, connection)), plain, shared }
     }
 
     /// tonic's channel for one exchange. When a client goes away while it still sends, it does not tell the server, and what
     /// the server has not read then fills the connection: nobody else should use that.
     async fn plain(&self, plan: &Plan) -> Transport {
-        if plan.cancel.is_some() { connected(&self.plain).await } else { self.shared.clone() }
+        match &self.shared {
+            Some(shared) if plan.cancel.is_none() => shared.clone(),
+            _ => connected(&self.plain).await,
+        }
     }
 }
 
@@ -62,18 +85,12 @@ async fn connected(endpoint: &Endpoint) -> Transport {
     channel
 }
 
-fn fleets((stream, connection): (u32, u32)) -> [Fleet; 2] {
-    let server = Server::builder().initial_stream_window_size(stream).initial_connection_window_size(connection);
-    let service = || TestServiceServer::new(Planned).max_decoding_message_size(usize::MAX);
-    [2, 1].map(|size| Fleet::serve(size, &server, service))
-}
-
 /// Whether an outcome is what the plan itself says, as far as the client did not go away.
 fn as_planned(plan: &Plan, outcome: &Outcome) -> bool {
     let Some(End { code, message, metadata }) = &outcome.end else {
         return plan.cancel.is_some() || (plan.code == Code::Ok && outcome.head.is_some());
     };
-    let streams = matches!(plan.kind, Kind::ServerStreaming | Kind::BothWays);
+    let streams = matches!(plan.kind, CallKind::ServerStreaming | CallKind::BothWays);
     (*code, message) == (plan.code, &plan.message)
         && entries(&plan.metadata_map()).iter().all(|entry| metadata.contains(entry))
         && (!streams || outcome.messages.iter().eq(&plan.answers.iter().copied().map(Ok).collect::<Vec<_>>()))
@@ -99,10 +116,11 @@ async fn random_exchanges_end_as_through_tonics_own_channel() {
     let (first, count) = (number("EXCHANGES_SEED"), number("EXCHANGES").unwrap_or(EXCHANGES));
     let first = first.unwrap_or_else(|| fastrand::u64(..1 << 48));
     eprintln!("EXCHANGES_SEED={first} EXCHANGES={count}"); // seen when it fails
-    let kinds = [fleets(WINDOWS[0]), fleets(WINDOWS[1])];
+    // Servers that take one call at a time: the others wait their turn.
+    let kinds = [Kind::new(WINDOWS[0], None), Kind::new(WINDOWS[1], None), Kind::new(WINDOWS[2], Some(1))];
     let mut pairs = Vec::new();
-    for (fleets, window) in kinds.iter().flat_map(|fleets| WINDOWS.map(|window| (fleets, window))) {
-        pairs.push(Pair::new(fleets, window).await);
+    for (kind, window) in kinds.iter().flat_map(|kind| WINDOWS.map(|window| (kind, window))) {
+        pairs.push(Pair::new(kind, window).await);
     }
     let pairs: Arc<[Pair]> = pairs.into();
     let next = Arc::new(AtomicU64::new(first));
@@ -124,5 +142,5 @@ async fn random_exchanges_end_as_through_tonics_own_channel() {
             std::panic::resume_unwind(failed.into_panic());
         }
     }
-    until("the end of each exchange at the servers", || kinds.iter().all(|fleets| fleets[0].open() == 0)).await;
+    until("the end of each exchange at the servers", || kinds.iter().all(|kind| kind.balanced.open() == 0)).await;
 }

@@ -21,7 +21,7 @@ static BYTES: LazyLock<Bytes> = LazyLock::new(|| {
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub(crate) seed: u64,
-    pub(crate) kind: Kind,
+    pub(crate) kind: CallKind,
     /// Sizes of messages.
     pub(crate) requests: Vec<usize>,
     pub(crate) answers: Vec<usize>,
@@ -38,7 +38,7 @@ pub(crate) struct Plan {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Kind {
+pub(crate) enum CallKind {
     Unary,
     ClientStreaming,
     ServerStreaming,
@@ -70,13 +70,13 @@ impl Plan {
             let count = if one { 1 } else { random.usize(0..=4) };
             (0..count).map(|_| below(&mut random, largest)).collect()
         };
-        let requests = sizes(matches!(kind, Kind::Unary | Kind::ServerStreaming));
-        let answers = sizes(matches!(kind, Kind::Unary | Kind::ClientStreaming));
+        let requests = sizes(matches!(kind, CallKind::Unary | CallKind::ServerStreaming));
+        let answers = sizes(matches!(kind, CallKind::Unary | CallKind::ClientStreaming));
         let failed = random.u8(0..4) == 0;
         let code = if failed { Code::from_i32(random.i32(1..=16)) } else { Code::Ok };
         let steps = steps(&mut random, kind, requests.len(), answers.len());
         let before_head = match kind {
-            Kind::BothWays => steps.iter().take_while(|step| **step == Step::Read).count(),
+            CallKind::BothWays => steps.iter().take_while(|step| **step == Step::Read).count(),
             _ => 0,
         };
         let parts = 1 + answers.len();
@@ -135,7 +135,8 @@ impl Plan {
     }
 }
 
-const KINDS: [Kind; 4] = [Kind::Unary, Kind::ClientStreaming, Kind::ServerStreaming, Kind::BothWays];
+const KINDS: [CallKind; 4] =
+    [CallKind::Unary, CallKind::ClientStreaming, CallKind::ServerStreaming, CallKind::BothWays];
 
 /// Log-uniform, from nothing to `largest`.
 fn below(random: &mut Rng, largest: usize) -> usize {
@@ -143,12 +144,12 @@ fn below(random: &mut Rng, largest: usize) -> usize {
     (size.round() as usize).min(largest)
 }
 
-fn steps(random: &mut Rng, kind: Kind, requests: usize, answers: usize) -> Vec<Step> {
+fn steps(random: &mut Rng, kind: CallKind, requests: usize, answers: usize) -> Vec<Step> {
     // A server that answers before it has read everything: the client still sends.
-    let leaves = matches!(kind, Kind::ClientStreaming | Kind::BothWays) && random.u8(0..4) == 0;
+    let leaves = matches!(kind, CallKind::ClientStreaming | CallKind::BothWays) && random.u8(0..4) == 0;
     let reads = if leaves { random.usize(0..=requests) } else { requests };
     let mut steps = [vec![Step::Read; reads], vec![Step::Answer; answers]].concat();
-    if kind == Kind::BothWays {
+    if kind == CallKind::BothWays {
         random.shuffle(&mut steps);
     }
     steps

@@ -14,7 +14,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use super::plan::{Kind, Plan, Step};
+use super::plan::{CallKind, Plan, Step};
 
 pub(crate) const SEED: &str = "x-seed";
 
@@ -22,7 +22,7 @@ pub(crate) struct Planned;
 
 type Answers = Pin<Box<dyn Stream<Item = Result<StreamingOutputCallResponse, Status>> + Send>>;
 
-fn plan(metadata: &MetadataMap, kind: Kind) -> Result<Plan, Status> {
+fn plan(metadata: &MetadataMap, kind: CallKind) -> Result<Plan, Status> {
     let seed = metadata.get(SEED).and_then(|seed| seed.to_str().ok()?.parse().ok());
     let plan = Plan::new(seed.ok_or_else(|| Status::data_loss("no seed came"))?);
     if plan.kind == kind { Ok(plan) } else { Err(Status::data_loss("a call of another kind")) }
@@ -99,7 +99,7 @@ async fn answers(plan: Plan, mut requests: Requests) -> Result<Response<Answers>
 #[tonic::async_trait]
 impl TestService for Planned {
     async fn unary_call(&self, request: Request<SimpleRequest>) -> Result<Response<SimpleResponse>, Status> {
-        let plan = plan(request.metadata(), Kind::Unary)?;
+        let plan = plan(request.metadata(), CallKind::Unary)?;
         check(&plan, 0, request.into_inner().payload)?;
         one(&plan, SimpleResponse { payload: plan.answer(0) })
     }
@@ -108,7 +108,7 @@ impl TestService for Planned {
         &self,
         request: Request<Streaming<StreamingInputCallRequest>>,
     ) -> Result<Response<StreamingInputCallResponse>, Status> {
-        let plan = plan(request.metadata(), Kind::ClientStreaming)?;
+        let plan = plan(request.metadata(), CallKind::ClientStreaming)?;
         let mut requests = request.into_inner();
         let mut size = 0_i32;
         for index in 0..plan.read() {
@@ -129,7 +129,7 @@ impl TestService for Planned {
         &self,
         request: Request<StreamingOutputCallRequest>,
     ) -> Result<Response<Answers>, Status> {
-        let plan = plan(request.metadata(), Kind::ServerStreaming)?;
+        let plan = plan(request.metadata(), CallKind::ServerStreaming)?;
         check(&plan, 0, request.into_inner().payload)?;
         answers(plan, Requests(None)).await
     }
@@ -140,7 +140,7 @@ impl TestService for Planned {
         &self,
         request: Request<Streaming<StreamingOutputCallRequest>>,
     ) -> Result<Response<Answers>, Status> {
-        let plan = plan(request.metadata(), Kind::BothWays)?;
+        let plan = plan(request.metadata(), CallKind::BothWays)?;
         answers(plan, Requests(Some(request.into_inner()))).await
     }
 
