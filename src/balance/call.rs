@@ -65,6 +65,8 @@ struct Caller {
     repeat: Repeat,
     /// Attempts that a server may have processed.
     attempts: u32,
+    /// A connection has ended, it may be over this call: a second one is risked, and no more.
+    suspected: bool,
     /// Servers that have failed this call since all of them were tried.
     tried: Vec<Arc<Server>>,
     /// Between rounds over servers none of which took the call.
@@ -91,6 +93,7 @@ impl Caller {
             headers: parts.headers,
             patience: Patience { deadline, for_ready, began },
             attempts: 0,
+            suspected: false,
             tried: Vec::new(),
             rounds: None,
             inner,
@@ -239,8 +242,12 @@ impl Caller {
             Kind::NotSent | Kind::Refused if body.rewind(Why::NeverProcessed).is_ok() => {
                 return self.never_processed(&party.member, &failure, body);
             }
+            Kind::Suspected(_) if !self.suspected && body.rewind(Why::NeverProcessed).is_ok() => {
+                self.suspected = true;
+                return self.never_processed(&party.member, &failure, body);
+            }
             Kind::Body | Kind::Unsendable => return Outcome::Over(Err(status::of_failure(failure, address))),
-            Kind::NotSent | Kind::Refused | Kind::Reset(_) | Kind::Lost => {}
+            Kind::NotSent | Kind::Refused | Kind::Suspected(_) | Kind::Reset(_) | Kind::Lost => {}
         }
         let code = status::code_of(&failure);
         if code == Code::Cancelled && clock.has_passed() {

@@ -21,6 +21,7 @@ pub(crate) fn of_failure(failure: Failure, address: &Address) -> Status {
     };
     let what = match failure.kind {
         Kind::NotSent | Kind::Refused => "not processed",
+        Kind::Suspected(_) => "not processed, and the connection ended over it or another call",
         Kind::Lost => "connection lost, and nobody knows whether the call was processed",
         Kind::Reset(_) => "the stream was reset",
         Kind::Body => "the request's body failed",
@@ -32,7 +33,7 @@ pub(crate) fn of_failure(failure: Failure, address: &Address) -> Status {
 pub(crate) fn code_of(failure: &Failure) -> Code {
     match failure.kind {
         Kind::NotSent | Kind::Refused | Kind::Lost => Code::Unavailable,
-        Kind::Reset(reason) => of_reset(reason),
+        Kind::Suspected(reason) | Kind::Reset(reason) => of_reset(reason),
         Kind::Body | Kind::Unsendable => Code::Internal,
     }
 }

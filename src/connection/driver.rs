@@ -9,12 +9,12 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use h2::Reason;
 use h2::client::{Connection, SendRequest};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
 use tokio::time::{Sleep, sleep};
 
+use super::failure::is_of_pings;
 use super::keepalive::Silence;
 use super::options::KeepAlive;
 use super::watched::{LastRead, Watched};
@@ -91,11 +91,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
 
 impl End {
     fn of(error: &h2::Error) -> Self {
-        let why = error.to_string();
-        let calm = error.is_go_away() && error.is_remote() && error.reason() == Some(Reason::ENHANCE_YOUR_CALM);
         // What else is told to calm down has nothing to do with pings.
-        let too_many_pings = calm && why.contains("too_many_pings");
-        Self { why, too_many_pings }
+        let too_many_pings = error.is_go_away() && error.is_remote() && is_of_pings(error);
+        Self { why: error.to_string(), too_many_pings }
     }
 
     fn because(why: impl Into<String>) -> Self {

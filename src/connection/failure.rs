@@ -28,6 +28,8 @@ pub(crate) enum Kind {
     NotSent,
     /// It was sent, and the server has not processed it.
     Refused,
+    /// The same, and the server has ended the connection over an error: it may be this very call that it cannot take.
+    Suspected(h2::Reason),
     /// The server ended the stream with this HTTP/2 error code.
     Reset(h2::Reason),
     /// The connection broke; nobody knows what the server has done.
@@ -66,13 +68,21 @@ impl Failure {
     /// From a stream that was opened.
     pub(crate) fn of_stream(error: &h2::Error) -> Self {
         let kind = match error.reason() {
-            _ if error.is_go_away() && error.is_remote() => Kind::Refused,
+            Some(reason) if error.is_go_away() && error.is_remote() => {
+                let nobodys_fault = reason == h2::Reason::NO_ERROR || is_of_pings(error);
+                if nobodys_fault { Kind::Refused } else { Kind::Suspected(reason) }
+            }
             Some(h2::Reason::REFUSED_STREAM) if error.is_reset() && error.is_remote() => Kind::Refused,
             Some(reason) if error.is_reset() => Kind::Reset(reason),
             _ => Kind::Lost,
         };
         Self::new(kind, error.to_string())
     }
+}
+
+/// GOAWAY over keep-alive, as gRFC A8 has it. h2 shows what a GOAWAY adds in words alone.
+pub(super) fn is_of_pings(error: &h2::Error) -> bool {
+    error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM) && error.to_string().contains("too_many_pings")
 }
 
 /// Stream ids are used up: another connection has new ones. h2 says so in words alone.
