@@ -4,6 +4,7 @@
 mod cases;
 mod channel;
 mod layers;
+mod poison;
 mod random;
 mod server;
 mod suite;
