@@ -55,7 +55,7 @@ pub(crate) enum Command {
     /// Runs `cargo bench --bench NAME` with PROTOC and ETCD_BIN set. Only the result is on stdout; the exit code is
     /// the benchmark's: 0 when every bar holds.
     Bench {
-        /// A file of benches/, without .rs
+        /// A file of benches/, without .rs, or a folder of it
         name: String,
         #[command(flatten)]
         etcd: EtcdArgs,

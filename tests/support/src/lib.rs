@@ -16,6 +16,7 @@
 //! ```
 #![allow(clippy::disallowed_types)] // real time is meant
 
+mod clock;
 mod cluster;
 mod error;
 mod etcd;
@@ -26,6 +27,7 @@ mod process;
 mod proxy;
 mod report;
 
+pub use clock::cpu_time;
 pub use cluster::Cluster;
 pub use error::{Error, Result};
 pub use etcd::{Builder, Etcd};
