@@ -10,7 +10,7 @@ use crate::job::{Figures, Job, Load, Side, Until};
 
 /// Longer than anything here should ever take.
 const PATIENCE: Duration = Duration::from_secs(120);
-const WARM_UP: Duration = Duration::from_millis(250);
+const WARM_UP: Duration = Duration::from_millis(150);
 
 pub(crate) struct Fleet {
     /// Killed when this is dropped.

@@ -8,10 +8,11 @@ use crate::fleet::{Fleet, Round, rounds};
 use crate::instructions::per_call;
 use crate::job::{Figures, Load, Side, Until};
 
-const ROUNDS: usize = 7;
-const RUN: Until = Until::Passed(Duration::from_millis(1_200));
-const STREAM_ROUNDS: usize = 5;
-const STREAM_RUN: Until = Until::Passed(Duration::from_millis(750));
+/// Many short runs: what else the machine does then falls on all sides alike.
+const ROUNDS: usize = 11;
+const RUN: Until = Until::Passed(Duration::from_millis(700));
+const STREAM_ROUNDS: usize = 9;
+const STREAM_RUN: Until = Until::Passed(Duration::from_millis(400));
 
 const SIDES: [Side; 3] = [Side::Ours, Side::Balanced, Side::Plain];
 /// Their places in a round.
