@@ -1,11 +1,14 @@
 //! A client process: one channel, warmed up, one load, and its figures on stdout.
 
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
 use greeter_proto::HelloRequest;
 use greeter_proto::greeter_client::GreeterClient;
 use tonic::transport::{Channel as Tonic, Endpoint};
+use tonic_etcd::{BalancedChannel, Instance};
+use tower::discover::Change;
 
 use crate::job::{Figures, Job, Side};
 use crate::load::{self, Channel};
@@ -24,8 +27,13 @@ pub(crate) async fn run(job: &Job) {
     println!("{}", serde_json::to_string(&figures).expect("figures are JSON"));
 }
 
-fn ours(servers: &[String]) -> Tonic {
-    Tonic::balance_list(servers.iter().map(|address| Endpoint::from_shared(format!("http://{address}")).unwrap()))
+fn ours(servers: &[String]) -> BalancedChannel {
+    let insert = |address: &String| {
+        let instance = Instance::new(address.as_str()).expect("an address");
+        Ok::<_, Infallible>(Change::Insert(address.clone(), instance))
+    };
+    let changes: Vec<_> = servers.iter().map(insert).collect();
+    BalancedChannel::builder().discover("greeter", tokio_stream::iter(changes)).expect("a runtime")
 }
 
 async fn measure<C: Channel>(channel: C, job: &Job) -> Figures {
