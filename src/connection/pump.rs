@@ -21,7 +21,12 @@ pub(super) struct Sending {
     held: Option<Bytes>,
     /// What follows it, as far as the body has said.
     next: Next,
+    /// Something was sent already.
+    begun: bool,
 }
+
+/// How much is sent first without asking for room: what every stream may send before the server gives it more.
+const FIRST: usize = (64 << 10) - 1;
 
 enum Next {
     Unknown,
@@ -32,7 +37,7 @@ enum Next {
 
 impl Sending {
     pub(super) fn over(stream: SendStream<Bytes>) -> Self {
-        Self { stream, held: None, next: Next::Unknown }
+        Self { stream, held: None, next: Next::Unknown, begun: false }
     }
 
     /// Ready when all is sent, or when the server wants no more of it.
@@ -103,6 +108,13 @@ impl Sending {
     /// Sends what is held, as far as the windows let it pass; the last of it ends the stream where nothing follows.
     fn send_held(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         while let Some(held) = &mut self.held {
+            // h2 has no room for a stream before it has written its head: to wait for it would cost a unary call a
+            // second turn of both tasks, and a second write. It keeps the data until there is.
+            if !self.begun && held.len() <= FIRST {
+                let data = std::mem::take(held);
+                self.held = None;
+                return Poll::Ready(self.send(data, matches!(self.next, Next::End)));
+            }
             self.stream.reserve_capacity(held.len());
             let mut room = self.stream.capacity();
             if room == 0 {
@@ -125,6 +137,7 @@ impl Sending {
     }
 
     fn send(&mut self, data: Bytes, last: bool) -> Result<(), Failure> {
+        self.begun = true;
         self.stream.send_data(data, last).map_err(|error| Failure::of_stream(&error))
     }
 }
