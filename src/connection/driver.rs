@@ -31,6 +31,8 @@ pub(super) struct Driver<T> {
     silence: Option<Silence>,
     /// Runs while nobody wants the connection any more, and it has yet to close.
     linger: Option<Pin<Box<Sleep>>>,
+    /// Whoever was about to send has had a turn.
+    gathered: bool,
 }
 
 /// How long a connection that nobody wants may take to say so to a server that does not listen.
@@ -47,7 +49,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
     ) -> Self {
         let pings = connection.ping_pong();
         let silence = keep_alive.zip(pings).map(|(options, pings)| Silence::new(options, pings, last_read));
-        Self { connection, probe: Some(probe), released, shared, ready: false, silence, linger: None }
+        let (linger, gathered) = (None, false);
+        Self { connection, probe: Some(probe), released, shared, ready: false, silence, linger, gathered }
     }
 
     fn tell(&mut self, stage: Stage) {
@@ -106,6 +109,14 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Future for Driver<T> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
+        // Where several send, the first of them wakes this task, which would run at once and write what that one has sent:
+        // one turn later the others have sent too, and all of it leaves in one write.
+        if !this.gathered && this.shared.in_flight.load(Ordering::Relaxed) > 1 {
+            this.gathered = true;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        this.gathered = false;
         if let Poll::Ready(result) = Pin::new(&mut this.connection).poll(cx) {
             let end =
                 result.map_or_else(|error| End::of(&error), |()| End::because("the server closed the connection"));
