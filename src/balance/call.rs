@@ -143,7 +143,8 @@ impl Caller {
         match head {
             Some(Ok(response)) => {
                 let server = &party.member.server;
-                server.latency.observe(started.elapsed(), server.epoch().elapsed());
+                let now = Instant::now();
+                server.latency.observe(now - started, now - server.epoch());
                 self.answered(response, exchange, party, clock).await
             }
             Some(Err(failure)) => self.failed(failure, exchange.into_body(), &party, &clock),
@@ -191,8 +192,9 @@ impl Caller {
             let (answer, body) = exchange.answer(stream, Replay::commit);
             let response = Response::from_parts(head, ResponseBody::new(answer, party, clock));
             return match self.repeat {
-                // Not while the request is still being sent: the caller may want the answer to go on with it.
-                Repeat::Whole if body.is_some() => self.held(response, body, &member).await,
+                // Not while the request is still being sent: the caller may want the answer to go on with it. Boxed, so that
+                // other calls do not carry the room for it.
+                Repeat::Whole if body.is_some() => Box::pin(self.held(response, body, &member)).await,
                 Repeat::Whole | Repeat::Never | Repeat::Begun => Outcome::Over(Ok(response)),
             };
         }

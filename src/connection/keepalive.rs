@@ -40,8 +40,6 @@ impl Silence {
 
     /// Ready, with the reason, when the server is taken for dead.
     pub(super) fn poll(&mut self, shared: &Shared, cx: &mut Context<'_>) -> Poll<String> {
-        // The answer itself counts as something read; taking it lets the next ping be sent.
-        drop(self.pings.poll_pong(cx));
         while self.timer.as_mut().poll(cx).is_ready() {
             let (now, heard) = (Instant::now(), self.last_read.at());
             if self.asked.is_some_and(|asked| heard >= asked) {
@@ -55,7 +53,9 @@ impl Silence {
             let next = if now < heard + self.options.interval {
                 heard + self.options.interval
             } else if shared.is_waited_for() && self.may_ping(shared, now) {
-                // One that is still on its way does as well.
+                // The answer itself counts as something read; taking it lets the next ping be sent. One that is still on its
+                // way does as well.
+                drop(self.pings.poll_pong(cx));
                 drop(self.pings.send_ping(Ping::opaque()));
                 (self.asked, self.last_sent) = (Some(now), Some(now));
                 self.sent += 1;
