@@ -3,6 +3,7 @@
 #![allow(clippy::doc_markdown)] // these doc comments are read in a terminal
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -65,6 +66,29 @@ pub(crate) enum Command {
         /// Arguments of the benchmark
         #[arg(last = true)]
         args: Vec<OsString>,
+    },
+    /// Kill, freeze, slow down, restart and replace servers under load, and count what callers see of it
+    ///
+    /// Starts a real etcd, server processes and one client process at a time, for this crate's channel and for tonic's
+    /// own. Takes about six minutes; the exit code is 0 only when every bar holds.
+    ///
+    ///   cargo xtask chaos --list          which scenarios there are
+    ///   cargo xtask chaos kill freeze     two of them
+    #[command(verbatim_doc_comment)]
+    Chaos {
+        /// Scenarios or groups of them [default: all]
+        names: Vec<String>,
+        /// Only say which scenarios there are
+        #[arg(long)]
+        list: bool,
+        #[command(flatten)]
+        etcd: EtcdArgs,
+        /// Print the result as a JSON list of {"name", "value", "unit", "bar", "holds"}
+        #[arg(long)]
+        json: bool,
+        /// Draw answered and failed calls over time into this file
+        #[arg(long, value_name = "PATH")]
+        svg: Option<PathBuf>,
     },
     /// Run an etcd to try things with, until Ctrl-C; prints what to type next
     ///

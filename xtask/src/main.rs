@@ -5,6 +5,7 @@
 
 mod bench;
 mod cargo;
+mod chaos;
 mod cli;
 mod demo;
 mod error;
@@ -42,6 +43,10 @@ fn run(command: Command) -> Result<ExitCode> {
         }
         Command::Bench { name, etcd, json, args } => {
             bench::bench(&workspace, &Tools::get(&workspace, etcd.etcd)?, &name, json, &args)
+        }
+        Command::Chaos { names, list, etcd, json, svg } => {
+            let wanted = chaos::Wanted { names, list, json, svg };
+            chaos::run(&workspace, &Tools::get(&workspace, etcd.etcd)?, wanted)
         }
         Command::Example { name, etcd, release, args } => {
             cargo::example(&workspace, &Tools::get(&workspace, etcd.etcd)?, &name, release, &args)

@@ -1,0 +1,90 @@
+//! The closed loop: each worker makes one call after the other.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use greeter_proto::HelloRequest;
+use tokio::time::timeout;
+
+use super::channel::Greet;
+use super::tally::{Tally, total};
+use super::usage;
+use crate::outcome::{Outcome, STEP_MS};
+
+/// How long calls may go on after the end before they count as hanging.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// How many calls are in flight at each server now.
+pub(crate) type InFlight = Box<dyn Fn() -> Vec<(String, usize)> + Send>;
+
+/// Calls for so long; a call that is still on its way then may end.
+pub(crate) async fn run<G: Greet>(
+    greeter: G,
+    workers: usize,
+    seconds: f64,
+    in_flight: Option<InFlight>,
+    usage: bool,
+) -> Outcome {
+    let cpu = usage::cpu_seconds();
+    let began = Instant::now();
+    let end = began + Duration::from_secs_f64(seconds);
+    let samples = usage.then(|| usage::sample(began));
+    let most = in_flight.map(|in_flight| watch(began, in_flight));
+    println!("began");
+    let tallies: Vec<_> = (0..workers).map(|_| Arc::new(Mutex::new(Tally::new(began)))).collect();
+    let working: Vec<_> = tallies.iter().map(|tally| tokio::spawn(work(greeter.clone(), end, tally.clone()))).collect();
+    let patience = end + GRACE;
+    let mut hanging = 0;
+    for worker in working {
+        let left = patience.saturating_duration_since(Instant::now());
+        if timeout(left, worker).await.is_err() {
+            hanging += 1;
+        }
+    }
+    let cpu_seconds = usage::cpu_seconds() - cpu;
+    let tallies: Vec<_> = tallies.iter().map(lock).collect();
+    let mut outcome = total(tallies.iter().map(|tally| &**tally), seconds);
+    outcome.hanging = hanging;
+    outcome.cpu_seconds = cpu_seconds;
+    outcome.samples = samples.map(|samples| lock(&samples).clone()).unwrap_or_default();
+    outcome.most_in_flight = most.map(|most| lock(&most).clone()).unwrap_or_default();
+    outcome
+}
+
+async fn work<G: Greet>(mut greeter: G, end: Instant, tally: Arc<Mutex<Tally>>) {
+    while Instant::now() < end {
+        let called = Instant::now();
+        let answer = greeter.greet(HelloRequest { name: "world".into() }).await;
+        lock(&tally).count(called, &answer);
+        if answer.is_err() {
+            // A channel that fails without waiting would keep the thread for itself.
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// Looks each millisecond; keeps the most of each step.
+fn watch(began: Instant, in_flight: InFlight) -> Arc<Mutex<BTreeMap<String, Vec<u64>>>> {
+    let most = Arc::new(Mutex::new(BTreeMap::<String, Vec<u64>>::new()));
+    let seen = most.clone();
+    tokio::spawn(async move {
+        let mut ticks = tokio::time::interval(Duration::from_millis(1));
+        loop {
+            ticks.tick().await;
+            let step = (began.elapsed().as_millis() as u64 / STEP_MS) as usize;
+            let mut seen = lock(&seen);
+            for (server, calls) in in_flight() {
+                let steps = seen.entry(server).or_default();
+                steps.resize(steps.len().max(step + 1), 0);
+                steps[step] = steps[step].max(calls as u64);
+            }
+        }
+    });
+    most
+}
+
+/// Whole after every step of its holder.
+fn lock<T>(mutex: &Arc<Mutex<T>>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

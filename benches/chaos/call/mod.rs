@@ -1,0 +1,109 @@
+//! The client process: one channel, and calls through it.
+
+pub(crate) mod channel;
+mod first;
+mod histogram;
+mod load;
+mod tally;
+mod usage;
+
+use std::error::Error;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use etcd_client::Client;
+use greeter_proto::greeter_client::GreeterClient;
+use tokio::time::sleep;
+use tonic_etcd::{Resolution, Resolver};
+
+use self::channel::{Settings, Side};
+use crate::outcome::Outcome;
+
+/// Longer than etcd's first answer, or connecting a thousand servers, should ever take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What a client process does.
+#[derive(Parser)]
+struct Options {
+    #[arg(long)]
+    etcd: String,
+    #[arg(long)]
+    service: String,
+    #[arg(long, value_enum)]
+    channel: Side,
+    #[command(flatten)]
+    settings: Settings,
+    #[arg(long, default_value_t = 64)]
+    workers: usize,
+    #[arg(long, default_value_t = 2.0)]
+    seconds: f64,
+    /// Notes the most calls in flight at each server.
+    #[arg(long)]
+    watch_in_flight: bool,
+    /// Takes samples of memory, tasks and file descriptors.
+    #[arg(long)]
+    usage: bool,
+    /// Begins when so many servers are connected, and says how long that took; our channel alone can tell.
+    #[arg(long)]
+    connect: Option<usize>,
+    /// Instead: so many times, calls while there is no server, then puts this address into etcd.
+    #[arg(long, requires = "address")]
+    first: Option<usize>,
+    #[arg(long)]
+    address: Option<String>,
+}
+
+#[tokio::main]
+pub(crate) async fn run(args: Vec<String>) -> Result<(), Box<dyn Error>> {
+    let options = Options::parse_from(args);
+    let resolver = Resolver::connect([options.etcd.clone()]).await?;
+    if let (Some(times), Some(address)) = (options.first, &options.address) {
+        return first(&options, &resolver, times, address).await;
+    }
+    let resolution = resolver.resolve(&*options.service).await?;
+    resolution.ready(PATIENCE).await?;
+    let outcome = load(&options, &resolution).await?;
+    println!("outcome {}", serde_json::to_string(&outcome)?);
+    Ok(())
+}
+
+async fn load(options: &Options, resolution: &Resolution) -> Result<Outcome, Box<dyn Error>> {
+    let (workers, seconds, usage) = (options.workers, options.seconds, options.usage);
+    if options.channel == Side::Tonic {
+        let greeter = GreeterClient::new(resolution.balance_channel()?);
+        return Ok(load::run(greeter, workers, seconds, None, usage).await);
+    }
+    let began = Instant::now();
+    let ours = channel::ours(resolution, &options.settings)?;
+    if let Some(wanted) = options.connect {
+        while channel::connected(&ours) < wanted {
+            if began.elapsed() > PATIENCE {
+                return Err(format!("only {} of {wanted} servers are connected", channel::connected(&ours)).into());
+            }
+            sleep(Duration::from_millis(1)).await;
+        }
+        println!("connected {}", began.elapsed().as_secs_f64());
+    }
+    let in_flight = options.watch_in_flight.then(|| channel::in_flight(&ours));
+    Ok(load::run(GreeterClient::new(ours), workers, seconds, in_flight, usage).await)
+}
+
+async fn first(options: &Options, resolver: &Resolver, times: usize, address: &str) -> Result<(), Box<dyn Error>> {
+    let etcd = Client::connect([&options.etcd], None).await?;
+    for time in 0..times {
+        let resolution = resolver.resolve(format!("{}-{time}", options.service)).await?;
+        resolution.ready(PATIENCE).await?;
+        let took = match options.channel {
+            Side::Ours => {
+                let greeter = GreeterClient::new(channel::ours(&resolution, &options.settings)?);
+                first::run(greeter, &resolution, &etcd, address).await?
+            }
+            Side::Tonic => {
+                let greeter = GreeterClient::new(resolution.balance_channel()?);
+                first::run(greeter, &resolution, &etcd, address).await?
+            }
+        };
+        println!("first {}", took.unwrap_or(f64::NAN));
+    }
+    Ok(())
+}

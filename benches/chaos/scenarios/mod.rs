@@ -1,0 +1,42 @@
+//! What is done to a fleet, and what may come of it.
+
+mod age;
+mod churn;
+mod dead;
+mod eject;
+mod first;
+mod freeze;
+mod kill;
+mod restart;
+mod slow;
+mod thousand;
+
+use crate::findings::Findings;
+use crate::world::{Result, World};
+
+/// Something that is done to a fleet under load.
+pub(crate) struct Scenario {
+    pub(crate) group: &'static str,
+    pub(crate) name: &'static str,
+    pub(crate) about: &'static str,
+    pub(crate) run: fn(&World, &mut Findings) -> Result<()>,
+}
+
+const fn balancing(name: &'static str, about: &'static str, run: fn(&World, &mut Findings) -> Result<()>) -> Scenario {
+    Scenario { group: "balancing", name, about, run }
+}
+
+/// In the order in which they run.
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    balancing("slow", "one of 4 servers answers in 20 ms", slow::run),
+    balancing("kill", "one of 3 servers is killed, the method declared repeatable", kill::repeatable),
+    balancing("kill-undeclared", "one of 3 servers is killed, nothing declared", kill::undeclared),
+    balancing("dead", "beside 3 servers a closed port, a silent listener and one with a full backlog", dead::run),
+    balancing("freeze", "one of 3 servers is stopped (SIGSTOP) and goes on later", freeze::run),
+    balancing("restart", "3 servers are restarted one after another", restart::run),
+    balancing("age", "3 servers close each connection after a second", age::run),
+    balancing("eject", "one of 3 servers answers UNAVAILABLE at once", eject::run),
+    balancing("first", "the first server appears after the call began", first::run),
+    balancing("thousand", "1 000 servers in one channel", thousand::run),
+    balancing("churn", "200 endpoints are replaced per second", churn::run),
+];
