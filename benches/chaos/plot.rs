@@ -16,6 +16,8 @@ const LEFT: [f64; 2] = [60.0, 530.0];
 /// Inside of a row: its title, then the area.
 const TITLE: f64 = 14.0;
 const AREA: f64 = 36.0;
+/// What failed is to be seen, be it one call of thousands.
+const LEAST: f64 = 2.0;
 
 const ANSWERED: &str = "#2f7fb8";
 const FAILED: &str = "#d1352b";
@@ -25,89 +27,116 @@ pub(crate) fn draw(panels: &[&Panel]) -> String {
     let mut scenarios: Vec<&str> = panels.iter().map(|panel| panel.scenario).collect();
     scenarios.dedup();
     let height = TOP + ROW * scenarios.len() as f64;
-    let mut svg = String::new();
-    let mut line = |text: String| {
-        svg.push_str(&text);
-        svg.push('\n');
-    };
-    line(format!(
-        r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" font-family="sans-serif" font-size="11" fill="#333">"##
-    ));
-    line(r##"<rect width="100%" height="100%" fill="#fff"/>"##.to_owned());
+    let mut svg = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" height=\"{height}\" \
+         font-family=\"sans-serif\" font-size=\"11\" fill=\"#333\">\n<rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n"
+    );
     for (left, name) in LEFT.iter().zip(["BalancedChannel", "tonic's own balance_channel"]) {
-        line(format!(r#"<text x="{left}" y="24" font-size="15" font-weight="bold">{name}</text>"#));
+        say(&mut svg, format_args!(r#"<text x="{left}" y="24" font-size="15" font-weight="bold">{name}</text>"#));
     }
     for (left, colour, name) in [(LEFT[0], ANSWERED, "answered"), (LEFT[0] + 80.0, FAILED, "failed")] {
-        line(format!(r#"<rect x="{left}" y="34" width="10" height="10" fill="{colour}"/>"#));
-        line(format!(r#"<text x="{}" y="43">{name}</text>"#, left + 14.0));
+        say(&mut svg, format_args!(r#"<rect x="{left}" y="34" width="10" height="10" fill="{colour}"/>"#));
+        text(&mut svg, (left + 14.0, 43.0), "start", name);
     }
-    line(format!(r#"<text x="{}" y="43">calls per second, in steps of {STEP_MS} ms</text>"#, LEFT[0] + 150.0));
+    text(&mut svg, (LEFT[0] + 150.0, 43.0), "start", &format!("calls per second, in steps of {STEP_MS} ms"));
     for (row, scenario) in scenarios.iter().enumerate() {
         let top = TOP + ROW * row as f64;
         let row: Vec<&&Panel> = panels.iter().filter(|panel| panel.scenario == *scenario).collect();
         // One scale for both sides, that of the higher one.
         let most = row.iter().flat_map(|panel| totals(panel)).max().unwrap_or(0).max(1);
         if let Some(first) = row.first() {
-            line(format!(r#"<text x="{}" y="{}" font-size="13">{}</text>"#, LEFT[0], top + TITLE, first.title));
+            let title =
+                format_args!(r#"<text x="{}" y="{}" font-size="13">{}</text>"#, LEFT[0], top + TITLE, first.title);
+            say(&mut svg, title);
         }
         for panel in row {
-            line(area(panel, top + AREA, most));
+            Area::new(panel, top + AREA, most).draw(&mut svg);
         }
     }
-    line("</svg>".to_owned());
+    svg.push_str("</svg>\n");
     svg
 }
 
 /// One panel: what was answered, what failed on top of it, and what was done meanwhile.
-fn area(panel: &Panel, top: f64, most: u64) -> String {
-    let left = LEFT[usize::from(panel.side == Side::Tonic)];
-    let (width, height) = PANEL;
-    let bottom = top + height;
-    let x = |ms: f64| left + width * ms / (panel.seconds * 1e3);
-    let y = |count: u64| bottom - height * count as f64 / most as f64;
-    let mut svg = String::new();
-    let steps = (panel.seconds * 1e3 / STEP_MS as f64).round() as usize;
-    let shape = |upper: &[u64], lower: &[u64], colour: &str| {
+struct Area<'a> {
+    panel: &'a Panel,
+    left: f64,
+    top: f64,
+    bottom: f64,
+    /// Calls in a step that reach to the top.
+    most: u64,
+}
+
+impl<'a> Area<'a> {
+    fn new(panel: &'a Panel, top: f64, most: u64) -> Self {
+        let left = LEFT[usize::from(panel.side == Side::Tonic)];
+        Self { panel, left, top, bottom: top + PANEL.1, most }
+    }
+
+    fn x(&self, ms: u64) -> f64 {
+        self.left + PANEL.0 * ms as f64 / (self.panel.seconds * 1e3)
+    }
+
+    fn y(&self, count: u64) -> f64 {
+        self.bottom - PANEL.1 * count as f64 / self.most as f64
+    }
+
+    fn draw(&self, svg: &mut String) {
+        let Self { panel, left, top, bottom, most } = *self;
+        self.draw_answered(svg);
+        self.draw_failed(svg);
+        say(svg, format_args!(r##"<path d="M{left} {top}V{bottom}h{}" fill="none" stroke="#888"/>"##, PANEL.0));
+        text(svg, (left - 4.0, top + 8.0), "end", &(most * 1_000 / STEP_MS).to_string());
+        text(svg, (left - 4.0, bottom), "end", "0");
+        let every = if panel.seconds > 10.0 { 5 } else { 1 };
+        for second in (0..=panel.seconds as u64).step_by(every) {
+            text(svg, (self.x(second * 1_000), bottom + 14.0), "middle", &format!("{second} s"));
+        }
+        for (ms, event) in &panel.events {
+            let (x, from) = (self.x(*ms), top - 4.0);
+            say(svg, format_args!(r##"<path d="M{x:.1} {from}V{bottom}" stroke="#333" stroke-dasharray="3 2"/>"##));
+            text(svg, (x, top - 6.0), "middle", event);
+        }
+        let failed: u64 = panel.failed.iter().sum();
+        text(svg, (left + PANEL.0, top - AREA + TITLE), "end", &format!("{failed} failed"));
+    }
+
+    fn draw_answered(&self, svg: &mut String) {
+        let mut path = format!("M{} {}", self.left, self.bottom);
+        for step in 0..self.steps() {
+            let count = self.panel.answered.get(step).copied().unwrap_or(0);
+            let _ = write!(path, "V{:.1}H{:.1}", self.y(count), self.x((step as u64 + 1) * STEP_MS));
+        }
+        say(svg, format_args!(r#"<path d="{path}V{}Z" fill="{ANSWERED}"/>"#, self.bottom));
+    }
+
+    /// A box for each step in which calls failed.
+    fn draw_failed(&self, svg: &mut String) {
         let mut path = String::new();
-        let at = |steps: &[u64], step: usize| y(steps.get(step).copied().unwrap_or(0));
-        for step in 0..steps {
-            let (from, to) = (x((step as u64 * STEP_MS) as f64), x(((step + 1) as u64 * STEP_MS) as f64));
-            let command = if step == 0 { 'M' } else { 'L' };
-            let _ = write!(path, "{command}{from:.1} {0:.1}H{to:.1}", at(upper, step));
+        for (step, failed) in self.panel.failed.iter().enumerate().take(self.steps()).filter(|(_, failed)| **failed > 0)
+        {
+            let answered = self.panel.answered.get(step).copied().unwrap_or(0);
+            let (from, to) = (self.x(step as u64 * STEP_MS), self.x((step as u64 + 1) * STEP_MS));
+            let low = self.y(answered);
+            let high = self.y(answered + failed).min(low - LEAST);
+            let _ = write!(path, "M{from:.1} {low:.1}H{to:.1}V{high:.1}H{from:.1}Z");
         }
-        for step in (0..steps).rev() {
-            let from = x((step as u64 * STEP_MS) as f64);
-            let _ = write!(path, "V{:.1}H{from:.1}", at(lower, step));
+        if !path.is_empty() {
+            say(svg, format_args!(r#"<path d="{path}" fill="{FAILED}"/>"#));
         }
-        format!(r#"<path d="{path}Z" fill="{colour}"/>"#)
-    };
-    let _ = writeln!(svg, "{}", shape(&panel.answered, &[], ANSWERED));
-    if panel.failed.iter().any(|count| *count > 0) {
-        let _ = writeln!(svg, "{}", shape(&totals(panel), &panel.answered, FAILED));
     }
-    let _ = writeln!(svg, r##"<path d="M{left} {top}V{bottom}h{width}" fill="none" stroke="#888"/>"##);
-    let per_second = most * 1_000 / STEP_MS;
-    let edge = left - 4.0;
-    let _ = writeln!(svg, r#"<text x="{edge}" y="{}" text-anchor="end">{per_second}</text>"#, top + 8.0);
-    let _ = writeln!(svg, r#"<text x="{edge}" y="{bottom}" text-anchor="end">0</text>"#);
-    let every = if panel.seconds > 10.0 { 5 } else { 1 };
-    for second in (0..=panel.seconds as u64).step_by(every) {
-        let at = x(second as f64 * 1e3);
-        let _ = writeln!(svg, r#"<text x="{at:.1}" y="{}" text-anchor="middle">{second} s</text>"#, bottom + 14.0);
+
+    fn steps(&self) -> usize {
+        (self.panel.seconds * 1e3 / STEP_MS as f64).round() as usize
     }
-    for (ms, event) in &panel.events {
-        let at = x(*ms as f64);
-        let _ = writeln!(svg, r##"<path d="M{at:.1} {}V{bottom}" stroke="#333" stroke-dasharray="3 2"/>"##, top - 4.0);
-        let _ = writeln!(svg, r#"<text x="{at:.1}" y="{}" text-anchor="middle">{event}</text>"#, top - 6.0);
-    }
-    let failed: u64 = panel.failed.iter().sum();
-    let _ = write!(
-        svg,
-        r#"<text x="{}" y="{}" text-anchor="end">{failed} failed</text>"#,
-        left + width,
-        top - AREA + TITLE
-    );
-    svg
+}
+
+fn text(svg: &mut String, (x, y): (f64, f64), anchor: &str, text: &str) {
+    say(svg, format_args!(r#"<text x="{x:.1}" y="{y:.1}" text-anchor="{anchor}">{text}</text>"#));
+}
+
+fn say(svg: &mut String, line: std::fmt::Arguments<'_>) {
+    let _ = writeln!(svg, "{line}"); // a String takes it all
 }
 
 /// Answered and failed calls of each step.

@@ -57,14 +57,15 @@ pub(crate) async fn run(args: Vec<String>) -> Result<(), Box<dyn Error>> {
     let options = Options::parse_from(args);
     let mut terminate = signal(SignalKind::terminate())?;
     let registrar = Registrar::connect([options.etcd.clone()]).await?;
-    let mut fleet = VecDeque::new();
-    for _ in 0..options.listeners {
-        fleet.push_back(Listening::start(&options, &registrar).await?);
+    let mut fleet = VecDeque::from([Listening::start(&options, &registrar, None).await?]);
+    let name = fleet[0].address;
+    for _ in 1..options.listeners {
+        fleet.push_back(Listening::start(&options, &registrar, Some(name)).await?);
     }
     for registration in fleet.iter().flat_map(|listening| &listening.registrations) {
         registration.ready(PATIENCE).await?;
     }
-    println!("registered {}", fleet[0].address);
+    println!("registered {name}");
     tokio::select! {
         _ = terminate.recv() => {}
         replaced = replace(&options, &registrar, &mut fleet) => replaced?,
@@ -82,13 +83,14 @@ async fn replace(
     registrar: &Registrar,
     fleet: &mut VecDeque<Listening>,
 ) -> Result<(), Box<dyn Error>> {
+    let name = fleet[0].address;
     let Some(rate) = options.replace_per_second else { return std::future::pending().await };
     let mut ticks = interval(Duration::from_secs(1) / rate);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
     let mut replaced = 0_u64;
     loop {
         ticks.tick().await;
-        let new = Listening::start(options, registrar).await?;
+        let new = Listening::start(options, registrar, Some(name)).await?;
         for registration in &new.registrations {
             registration.ready(PATIENCE).await?;
         }
@@ -110,8 +112,8 @@ struct Listening {
 }
 
 impl Listening {
-    /// Listens first, then registers.
-    async fn start(options: &Options, registrar: &Registrar) -> Result<Self, Box<dyn Error>> {
+    /// Listens first, then registers. All of a process answer under one name, that of its first.
+    async fn start(options: &Options, registrar: &Registrar, name: Option<SocketAddr>) -> Result<Self, Box<dyn Error>> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
         let (stop, stopped) = oneshot::channel::<()>();
@@ -120,7 +122,7 @@ impl Listening {
             server = server.max_connection_age(Duration::from_millis(age));
         }
         let me = Me {
-            name: address.to_string().parse()?,
+            name: name.unwrap_or(address).to_string().parse()?,
             delay: options.delay_ms.map(Duration::from_millis),
             out_of_order: options.out_of_order,
         };

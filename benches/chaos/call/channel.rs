@@ -1,6 +1,5 @@
 //! The two channels that are compared, as a generated client uses them.
 
-use std::error::Error;
 use std::future::Future;
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use greeter_proto::greeter_client::GreeterClient;
 use greeter_proto::{HelloReply, HelloRequest};
 use tonic::transport::Channel;
 use tonic::{Response, Status};
-use tonic_etcd::Resolution;
+use tonic_etcd::{BalancedChannel, Ejection, Error, KeepAlive, Policy, Resolution, RetryPolicy, ServerState};
 
 use super::load::InFlight;
 
@@ -50,6 +49,7 @@ pub(crate) struct Settings {
 enum PolicyName {
     LeastRequest,
     PeakEwma,
+    PickFirst,
 }
 
 /// A generated client over either channel.
@@ -63,20 +63,42 @@ impl Greet for GreeterClient<Channel> {
     }
 }
 
-pub(crate) type OurChannel = Channel;
-
-pub(crate) fn ours(resolution: &Resolution, settings: &Settings) -> Result<OurChannel, Box<dyn Error>> {
-    let _ = (settings.policy, settings.repeatable, settings.ejection, settings.wait_for_ready);
-    let _ = settings.keep_alive_ms.map(Duration::from_millis);
-    Ok(resolution.balance_channel()?)
+impl Greet for GreeterClient<BalancedChannel> {
+    fn greet(&mut self, request: HelloRequest) -> impl Future<Output = Result<Response<HelloReply>, Status>> + Send {
+        self.say_hello(request)
+    }
 }
 
-pub(crate) fn in_flight(channel: &OurChannel) -> InFlight {
-    let _ = channel;
-    Box::new(Vec::new)
+pub(crate) fn ours(resolution: &Resolution, settings: &Settings) -> Result<BalancedChannel, Error> {
+    let policy = match settings.policy {
+        PolicyName::LeastRequest => Policy::LeastRequest,
+        PolicyName::PeakEwma => Policy::PeakEwma,
+        PolicyName::PickFirst => Policy::PickFirst,
+    };
+    let mut builder = BalancedChannel::builder().policy(policy).wait_for_ready(settings.wait_for_ready);
+    if settings.repeatable {
+        builder = builder.retry(RetryPolicy::new().repeatable("/helloworld.Greeter/SayHello"));
+    }
+    if let Some(ms) = settings.keep_alive_ms {
+        let each = Duration::from_millis(ms);
+        builder = builder.keep_alive(KeepAlive::new(each, each));
+    }
+    if settings.ejection {
+        builder = builder.ejection(Ejection::default());
+    }
+    builder.build(resolution)
 }
 
-pub(crate) fn connected(channel: &OurChannel) -> usize {
-    let _ = channel;
-    1000
+/// How many calls are in flight at each server now.
+pub(crate) fn in_flight(channel: &BalancedChannel) -> InFlight {
+    let channel = channel.clone();
+    Box::new(move || {
+        let servers = channel.servers();
+        servers.iter().map(|server| (server.address().to_string(), server.in_flight())).collect()
+    })
+}
+
+/// How many servers are connected.
+pub(crate) fn connected(channel: &BalancedChannel) -> usize {
+    channel.servers().iter().filter(|server| server.state() == ServerState::Ready).count()
 }

@@ -4,6 +4,7 @@ pub(crate) mod channel;
 mod first;
 mod histogram;
 mod load;
+mod picks;
 mod tally;
 mod usage;
 
@@ -14,7 +15,7 @@ use clap::Parser;
 use etcd_client::Client;
 use greeter_proto::greeter_client::GreeterClient;
 use tokio::time::sleep;
-use tonic_etcd::{Resolution, Resolver};
+use tonic_etcd::Resolver;
 
 use self::channel::{Settings, Side};
 use crate::outcome::Outcome;
@@ -46,6 +47,9 @@ struct Options {
     /// Begins when so many servers are connected, and says how long that took; our channel alone can tell.
     #[arg(long)]
     connect: Option<usize>,
+    /// Instead: finds out what a pick costs.
+    #[arg(long)]
+    picks: bool,
     /// Instead: so many times, calls while there is no server, then puts this address into etcd.
     #[arg(long, requires = "address")]
     first: Option<usize>,
@@ -62,19 +66,12 @@ pub(crate) async fn run(args: Vec<String>) -> Result<(), Box<dyn Error>> {
     }
     let resolution = resolver.resolve(&*options.service).await?;
     resolution.ready(PATIENCE).await?;
-    let outcome = load(&options, &resolution).await?;
-    println!("outcome {}", serde_json::to_string(&outcome)?);
-    Ok(())
-}
-
-async fn load(options: &Options, resolution: &Resolution) -> Result<Outcome, Box<dyn Error>> {
-    let (workers, seconds, usage) = (options.workers, options.seconds, options.usage);
     if options.channel == Side::Tonic {
         let greeter = GreeterClient::new(resolution.balance_channel()?);
-        return Ok(load::run(greeter, workers, seconds, None, usage).await);
+        return say(&load::run(greeter, options.workers, options.seconds, None, options.usage).await);
     }
     let began = Instant::now();
-    let ours = channel::ours(resolution, &options.settings)?;
+    let ours = channel::ours(&resolution, &options.settings)?;
     if let Some(wanted) = options.connect {
         while channel::connected(&ours) < wanted {
             if began.elapsed() > PATIENCE {
@@ -82,10 +79,19 @@ async fn load(options: &Options, resolution: &Resolution) -> Result<Outcome, Box
             }
             sleep(Duration::from_millis(1)).await;
         }
-        println!("connected {}", began.elapsed().as_secs_f64());
+        println!("connected {}", began.elapsed().as_secs_f64() * 1e3);
+    }
+    if options.picks {
+        println!("pick {}", picks::run(ours).await?);
+        return Ok(());
     }
     let in_flight = options.watch_in_flight.then(|| channel::in_flight(&ours));
-    Ok(load::run(GreeterClient::new(ours), workers, seconds, in_flight, usage).await)
+    say(&load::run(GreeterClient::new(ours), options.workers, options.seconds, in_flight, options.usage).await)
+}
+
+fn say(outcome: &Outcome) -> Result<(), Box<dyn Error>> {
+    println!("outcome {}", serde_json::to_string(outcome)?);
+    Ok(())
 }
 
 async fn first(options: &Options, resolver: &Resolver, times: usize, address: &str) -> Result<(), Box<dyn Error>> {

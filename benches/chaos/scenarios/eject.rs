@@ -13,7 +13,7 @@ pub(super) fn run(world: &World, findings: &mut Findings) -> Result<()> {
     let _healthy = world.servers(2, &["eject"], &[])?;
     let _failing = world.server(&["eject"], &["--out-of-order"])?;
     let ours = world.run(Side::Ours, "eject", &["--seconds", "6", "--ejection"])?;
-    let tonic = world.run(Side::Tonic, "eject", &["--seconds", "3"])?;
+    let tonic = world.run(Side::Tonic, "eject", &["--seconds", "6"])?;
     let name = "calls at the failing server after the first second";
     findings.ours(name, share(&ours), "%", Bar::AtMost(2.0));
     findings.ours("failed calls", ours.failed as f64, "", None);
