@@ -50,6 +50,7 @@ enum PolicyName {
     LeastRequest,
     PeakEwma,
     PickFirst,
+    RoundRobin,
 }
 
 /// A generated client over either channel.
@@ -74,6 +75,7 @@ pub(crate) fn ours(resolution: &Resolution, settings: &Settings) -> Result<Balan
         PolicyName::LeastRequest => Policy::LeastRequest,
         PolicyName::PeakEwma => Policy::PeakEwma,
         PolicyName::PickFirst => Policy::PickFirst,
+        PolicyName::RoundRobin => Policy::RoundRobin,
     };
     let mut builder = BalancedChannel::builder().policy(policy).wait_for_ready(settings.wait_for_ready);
     if settings.repeatable {

@@ -18,7 +18,7 @@ struct Size {
     connected_ms: Vec<f64>,
     /// Nanoseconds of a call that ends with the pick.
     picked: Vec<f64>,
-    /// The same where the first server is picked without a look at the others.
+    /// The same where the next server in order is picked, without a look at any other.
     floor: Vec<f64>,
 }
 
@@ -34,18 +34,18 @@ pub(super) fn run(world: &World, findings: &mut Findings) -> Result<()> {
             let (connected, picked) = picks(world, *size, "least-request")?;
             found.connected_ms.push(connected);
             found.picked.push(picked);
-            found.floor.push(picks(world, *size, "pick-first")?.1);
+            found.floor.push(picks(world, *size, "round-robin")?.1);
         }
     }
     let least = |values: &[f64]| values.iter().copied().fold(f64::INFINITY, f64::min);
     for (size, found) in SIZES.iter().zip(&sizes) {
         let connected = median(found.connected_ms.clone());
         findings.ours(&format!("{size} servers, until all are connected"), connected, "ms", None);
-        findings.ours(&format!("{size} servers, pick of a call"), least(&found.picked), "ns", None);
-        findings.ours(&format!("{size} servers, pick of a call, the first of them"), least(&found.floor), "ns", None);
+        findings.ours(&format!("{size} servers, a call until h2 has it"), least(&found.picked), "ns", None);
+        findings.ours(&format!("{size} servers, the same in turns"), least(&found.floor), "ns", None);
     }
     let ratio = least(&sizes[2].picked) / least(&sizes[0].picked);
-    findings.ours("pick of a call, 1 000 servers / 3", ratio, "×", Bar::AtMost(2.0));
+    findings.ours("a call until h2 has it, 1 000 servers / 3", ratio, "×", Bar::AtMost(2.0));
     Ok(())
 }
 
