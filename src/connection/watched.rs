@@ -1,4 +1,5 @@
-//! A stream of bytes that remembers when it was last read from, because h2 does not tell of every frame.
+//! A stream of bytes that remembers when it was last read from, because h2 does not tell of every frame, and that is
+//! read to its end.
 
 use std::io;
 use std::pin::Pin;
@@ -10,9 +11,14 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
+/// When a server closes while something is on its way to it, our next write fails although what it said last lies here
+/// unread: its final GOAWAY, by which a call that it never processed goes to another server. h2 gives up at a failed write.
+/// So writes to a peer that is gone lead nowhere instead, and the end comes from reading.
 pub(super) struct Watched<T> {
     io: T,
     last_read: Arc<LastRead>,
+    /// A write failed because the peer is gone: reading finds the end.
+    gone: bool,
 }
 
 /// When something was last read.
@@ -35,7 +41,7 @@ impl LastRead {
 impl<T> Watched<T> {
     pub(super) fn new(io: T) -> (Self, Arc<LastRead>) {
         let last_read = Arc::new(LastRead { since: Instant::now(), nanos: AtomicU64::new(0) });
-        (Self { io, last_read: last_read.clone() }, last_read)
+        (Self { io, last_read: last_read.clone(), gone: false }, last_read)
     }
 }
 
@@ -49,7 +55,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
 
 impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
+        self.write(buf.len(), |io| io.poll_write(cx, buf))
     }
 
     fn poll_write_vectored(
@@ -57,7 +63,8 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+        let all = bufs.iter().map(|buf| buf.len()).sum();
+        self.write(all, |io| io.poll_write_vectored(cx, bufs))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -65,10 +72,78 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        self.write((), |io| io.poll_flush(cx))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+impl<T: AsyncWrite + Unpin> Watched<T> {
+    /// What `write` gives; `all` from the moment on when the peer is gone.
+    fn write<V>(&mut self, all: V, write: impl FnOnce(Pin<&mut T>) -> Poll<io::Result<V>>) -> Poll<io::Result<V>> {
+        if self.gone {
+            return Poll::Ready(Ok(all));
+        }
+        match ready!(write(Pin::new(&mut self.io))) {
+            // After these a read never waits for long: it gives what is left, then the end.
+            Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
+                self.gone = true;
+                Poll::Ready(Ok(all))
+            }
+            result => Poll::Ready(result),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    /// What the peer said before it went, and the error of each write since.
+    struct Left(VecDeque<&'static [u8]>, io::ErrorKind);
+
+    impl AsyncRead for Left {
+        fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            buf.put_slice(self.0.pop_front().unwrap_or_default());
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncWrite for Left {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Ready(Err(self.1.into()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_peer_said_before_it_went_is_read_after_a_write_that_failed() {
+        for kind in [io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset] {
+            let (mut io, _) = Watched::new(Left([&b"good"[..], b"bye"].into(), kind));
+            io.write_all(b"hello").await.unwrap();
+            io.write_all(b"anybody there?").await.unwrap();
+            let mut said = String::new();
+            io.read_to_string(&mut said).await.unwrap();
+            assert_eq!(said, "goodbye");
+        }
+    }
+
+    #[tokio::test]
+    async fn other_failures_of_writing_are_told() {
+        let (mut io, _) = Watched::new(Left(VecDeque::new(), io::ErrorKind::TimedOut));
+        assert_eq!(io.write_all(b"hello").await.unwrap_err().kind(), io::ErrorKind::TimedOut);
     }
 }
