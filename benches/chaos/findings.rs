@@ -19,6 +19,8 @@ pub(crate) struct Panel {
     pub(crate) side: Side,
     pub(crate) answered: Vec<u64>,
     pub(crate) failed: Vec<u64>,
+    /// Workers whose last call had no answer.
+    pub(crate) hanging: u64,
     pub(crate) seconds: f64,
     /// What was done, and when.
     pub(crate) events: Vec<(u64, String)>,
@@ -57,6 +59,7 @@ impl Findings {
             side,
             answered: outcome.answered_in(),
             failed: outcome.failed_in.clone(),
+            hanging: outcome.hanging,
             seconds: outcome.seconds,
             events,
         });

@@ -98,7 +98,8 @@ impl<'a> Area<'a> {
             text(svg, (x, top - 6.0), "middle", event);
         }
         let failed: u64 = panel.failed.iter().sum();
-        text(svg, (left + PANEL.0, top - AREA + TITLE), "end", &format!("{failed} failed"));
+        let hang = if panel.hanging > 0 { format!(", {} workers hang", panel.hanging) } else { String::new() };
+        text(svg, (left + PANEL.0, top - AREA + TITLE), "end", &format!("{failed} failed{hang}"));
     }
 
     fn draw_answered(&self, svg: &mut String) {

@@ -13,7 +13,9 @@ pub(super) fn run(world: &World, findings: &mut Findings) -> Result<()> {
     findings.ours("failed calls in 20 s", ours.failed as f64, "", Bar::Equal(0.0));
     findings.ours("hanging calls", ours.hanging as f64, "", Bar::Equal(0.0));
     findings.ours("slowest call", ours.slowest_ms, "ms", None);
+    findings.ours("answered calls", ours.throughput(), "calls/s", None);
     findings.tonic("failed calls in 20 s", tonic.failed as f64, "");
+    findings.tonic("answered calls", tonic.throughput(), "calls/s");
     findings.draw("connections closed after a second", Side::Ours, &ours, vec![]);
     findings.draw("connections closed after a second", Side::Tonic, &tonic, vec![]);
     Ok(())
