@@ -70,7 +70,7 @@ pub(crate) enum Command {
     /// Kill, freeze, slow down, restart and replace servers under load, and count what callers see of it
     ///
     /// Starts a real etcd, server processes and one client process at a time, for this crate's channel and for tonic's
-    /// own. Takes about six minutes; the exit code is 0 only when every bar holds.
+    /// own. Takes some minutes; the exit code is 0 only when every bar holds.
     ///
     ///   cargo xtask chaos --list          which scenarios there are
     ///   cargo xtask chaos kill freeze     two of them
