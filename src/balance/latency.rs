@@ -1,4 +1,4 @@
-//! Peak EWMA: a moving average of latency that believes bad news at once, and forgets it in seconds.
+//! Peak EWMA: a moving average of latency that believes bad news soon, and forgets it in seconds.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -6,6 +6,10 @@ use std::time::Duration;
 /// What was seen so long ago counts for 1/e. Finagle takes 10 s; two let a server that was slow once back in sooner, and
 /// a slow one is still asked only every few seconds.
 const DECAY_NS: f64 = 2e9;
+/// Bad news counts ten times as fast. Finagle believes it at once, which at thousands of calls a second makes the slowest of
+/// them the average of a fast server, and sends a hundredth of the calls to a slow one. A server that is seldom
+/// asked is believed at once here too.
+const RISE_NS: f64 = 2e8;
 
 /// Nanoseconds, as the bits of a float; two stores that race lose one sample of thousands.
 #[derive(Default)]
@@ -22,10 +26,10 @@ impl Latency {
         let told = self.told.swap(now, Ordering::Relaxed);
         let before = f64::from_bits(self.average.load(Ordering::Relaxed));
         let took = nanos(took) as f64;
-        let average = if told == 0 || took >= before {
+        let average = if told == 0 {
             took
         } else {
-            let keep = keep(now.saturating_sub(told));
+            let keep = keep(now.saturating_sub(told), if took > before { RISE_NS } else { DECAY_NS });
             before * keep + took * (1.0 - keep)
         };
         self.average.store(average.to_bits(), Ordering::Relaxed);
@@ -37,7 +41,7 @@ impl Latency {
         if told == 0 {
             return 0.0;
         }
-        f64::from_bits(self.average.load(Ordering::Relaxed)) * keep(nanos(now).saturating_sub(told))
+        f64::from_bits(self.average.load(Ordering::Relaxed)) * keep(nanos(now).saturating_sub(told), DECAY_NS)
     }
 
     /// The average as it was last told.
@@ -47,8 +51,8 @@ impl Latency {
     }
 }
 
-fn keep(elapsed: u64) -> f64 {
-    (-(elapsed as f64) / DECAY_NS).exp()
+fn keep(elapsed: u64, time: f64) -> f64 {
+    (-(elapsed as f64) / time).exp()
 }
 
 fn nanos(time: Duration) -> u64 {
@@ -59,19 +63,35 @@ fn nanos(time: Duration) -> u64 {
 mod tests {
     use super::*;
 
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
     #[test]
-    fn peaks_count_at_once_and_fade() {
+    fn bad_news_after_a_silence_counts_at_once_and_fades() {
         let latency = Latency::default();
-        let at = Duration::from_millis;
-        assert_eq!((latency.average(), latency.estimate(at(5)).to_bits()), (None, 0));
-        latency.observe(at(1), at(1000));
-        latency.observe(at(20), at(1001));
-        assert_eq!(latency.average(), Some(at(20)));
+        assert_eq!((latency.average(), latency.estimate(ms(5)).to_bits()), (None, 0));
+        latency.observe(ms(1), ms(1_000));
+        latency.observe(ms(20), ms(3_000));
+        assert!(latency.average() > Some(Duration::from_micros(19_900)));
         for step in 0..2000 {
-            latency.observe(at(1), at(1002 + step * 10));
+            latency.observe(ms(1), ms(3_001 + step * 10));
         }
-        assert!(latency.average() < Some(Duration::from_micros(1100)));
-        let fresh = latency.estimate(at(21_002));
-        assert!(latency.estimate(at(25_002)) < fresh / 4.0);
+        assert!(latency.average() < Some(Duration::from_micros(1_100)));
+        let fresh = latency.estimate(ms(23_002));
+        assert!(latency.estimate(ms(27_002)) < fresh / 4.0);
+    }
+
+    #[test]
+    fn one_slow_call_of_many_is_no_slow_server_and_slow_calls_are_soon() {
+        let latency = Latency::default();
+        for step in 0..1000 {
+            latency.observe(if step % 100 == 99 { ms(20) } else { ms(1) }, ms(1_000 + step));
+        }
+        assert!(latency.average() < Some(ms(4)), "{:?}", latency.average());
+        for step in 0..500 {
+            latency.observe(ms(20), ms(2_000 + step));
+        }
+        assert!(latency.average() > Some(ms(18)), "{:?}", latency.average());
     }
 }
