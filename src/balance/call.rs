@@ -269,10 +269,11 @@ impl Caller {
     /// Nobody has seen the call: another server, always (gRPC's transparent retry).
     fn never_processed(&mut self, member: &Arc<Member>, failure: &Failure, body: Body) -> Outcome {
         tracing::debug!(server = %member.server.address(), %failure, "never processed: another server");
+        // A connection that is over is picked no more; the server's next one is as good as any.
         if !member.connection.is_over() {
             member.server.penalise(); // or whoever refuses would look idle, and draw the calls
+            self.tried.push(member.server.clone());
         }
-        self.tried.push(member.server.clone());
         self.rounds.get_or_insert_with(|| Backoff::new(fastrand::u64(..)));
         Outcome::Again(body, Duration::ZERO)
     }
