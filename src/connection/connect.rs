@@ -75,7 +75,12 @@ impl Transport {
     }
 
     async fn reach(&self, to: &Destination, options: &Options, room: Arc<Notify>) -> Result<Connection, Failure> {
-        if to.secure && !self.speaks_tls() {
+        // Before anyone is reached: what stands as https is never called in plain text.
+        #[cfg(feature = "_tls")]
+        let refused = to.secure && self.tls.is_none();
+        #[cfg(not(feature = "_tls"))]
+        let refused = to.secure;
+        if refused {
             return Err(refuse(NO_TLS));
         }
         if let Some(connector) = &self.connector {
@@ -109,13 +114,6 @@ impl Transport {
         #[cfg(not(feature = "_tls"))]
         let _ = to;
         Connection::greet(io, options, room).await
-    }
-
-    fn speaks_tls(&self) -> bool {
-        #[cfg(feature = "_tls")]
-        return self.tls.is_some();
-        #[cfg(not(feature = "_tls"))]
-        return false;
     }
 }
 

@@ -130,11 +130,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Future for Driver<T> {
         }
         this.copy_limit();
         this.ask(cx);
-        if let Some(silence) = &mut this.silence {
-            if let Poll::Ready(why) = silence.poll(&this.shared, cx) {
-                this.tell(Stage::Closed(End::because(why)));
-                return Poll::Ready(()); // the streams end as the connection is dropped
-            }
+        if let Some(silence) = &mut this.silence
+            && let Poll::Ready(why) = silence.poll(&this.shared, cx)
+        {
+            this.tell(Stage::Closed(End::because(why)));
+            return Poll::Ready(()); // the streams end as the connection is dropped
         }
         this.linger(cx)
     }

@@ -49,7 +49,11 @@ async fn pair(options: &Options, builder: &server::Builder) -> (Connection, Serv
     let serve = async {
         let mut server: Server = builder.handshake(theirs).await.unwrap();
         // The greeting is over once the client has all of the server's.
-        std::future::poll_fn(|cx| Poll::Ready(drop(server.poll_closed(cx)))).await;
+        let once = std::future::poll_fn(|cx| {
+            drop(server.poll_closed(cx));
+            Poll::Ready(())
+        });
+        once.await;
         server
     };
     let (connection, server) = tokio::join!(Connection::greet(ours, options, Arc::default()), serve);

@@ -40,7 +40,7 @@ async fn a_removed_server_finishes_its_calls_and_gets_no_more() {
     });
     until("the call to arrive", || leaving.seen.calls() == 1).await;
     set.add(staying.address);
-    set.remove(leaving.address);
+    set.remove(&leaving.address);
     until("the server to go", || !states(&channel).contains_key(&leaving.address.to_string())).await;
     ready(&channel, 1).await;
     for _ in 0..20 {
@@ -58,7 +58,7 @@ async fn an_idle_channel_closes_the_connections_of_removed_servers_and_its_own_a
     let (channel, set) = changing(builder());
     peers.iter().for_each(|peer| set.add(peer.address));
     ready(&channel, 2).await;
-    set.remove(peers[0].address);
+    set.remove(&peers[0].address);
     until("the first connection to close", || peers[0].seen.open() == 0).await;
     assert_eq!(peers[1].seen.open(), 1);
     drop(channel);
@@ -98,7 +98,7 @@ async fn states_are_told() {
     let servers = channel.servers();
     assert_eq!((servers.len(), servers[0].calls(), servers[0].failures()), (1, 1, 0));
     assert!(servers[0].latency().is_some() && servers[0].last_error().is_none());
-    set.remove(peer.address);
+    set.remove(&peer.address);
     assert_eq!(connectivity.next().await, Some(Connectivity::TransientFailure));
     drop(channel);
     while connectivity.next().await.is_some() {}

@@ -31,7 +31,7 @@ impl Set {
         self.put(&address.to_string(), Instance::new(address).unwrap());
     }
 
-    pub(crate) fn remove(&self, key: impl ToString) {
+    pub(crate) fn remove(&self, key: &(impl ToString + ?Sized)) {
         self.0.send(Ok(Change::Remove(key.to_string()))).unwrap();
     }
 }
