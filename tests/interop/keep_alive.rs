@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use greeter_proto::testing::StreamingOutputCallResponse;
 use greeter_proto::testing::test_service_client::TestServiceClient;
-use tokio::time::{sleep, timeout};
+use greeter_proto::testing::{Empty, StreamingOutputCallResponse};
+use tokio::time::timeout;
 use tokio_stream::StreamExt as _;
 use tonic::{Code, Streaming};
-use tonic_etcd::{BalancedChannel, KeepAlive};
+use tonic_etcd::{BalancedChannel, KeepAlive, ServerState};
 
 use crate::cases::{ask, fixed};
 use crate::go::{InteropServer, PATIENCE};
@@ -16,12 +16,18 @@ use crate::tap::{Seen, Tap};
 const SECOND: Duration = Duration::from_secs(1);
 const ENHANCE_YOUR_CALM: u32 = 0xb;
 
-/// A channel that pings far more often than Go permits.
-fn impatient(tap: &Tap) -> TestServiceClient<BalancedChannel> {
-    let keep_alive = KeepAlive::new(SECOND, SECOND / 2);
+/// Asks after a second of silence.
+fn keep_alive() -> KeepAlive {
+    KeepAlive::new(SECOND, SECOND / 2)
+}
+
+fn channel(tap: &Tap, keep_alive: KeepAlive) -> BalancedChannel {
     let addresses = [tap.address.to_string()];
-    let builder = BalancedChannel::builder().keep_alive(keep_alive);
-    TestServiceClient::new(builder.discover("interop", fixed(addresses)).unwrap())
+    BalancedChannel::builder().keep_alive(keep_alive).discover("interop", fixed(addresses)).unwrap()
+}
+
+fn client(tap: &Tap, keep_alive: KeepAlive) -> TestServiceClient<BalancedChannel> {
+    TestServiceClient::new(channel(tap, keep_alive))
 }
 
 /// A stream on which the server has said one thing and says nothing more.
@@ -41,8 +47,8 @@ fn interval(seen: &Seen) -> Duration {
 #[tokio::test(flavor = "multi_thread")]
 async fn too_many_pings_make_the_next_connection_ping_half_as_often() {
     let server = InteropServer::start(&[]).await;
-    let tap = Tap::to(server.address).await;
-    let mut client = impatient(&tap);
+    let tap = Tap::to(server.address);
+    let mut client = client(&tap, keep_alive().unthrottled());
     for _ in 0..2 {
         let mut silent = silent_stream(&mut client).await;
         let ended = timeout(PATIENCE, silent.message()).await.expect("the server ends the connection");
@@ -59,19 +65,23 @@ async fn too_many_pings_make_the_next_connection_ping_half_as_often() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_idle_channel_sends_no_pings() {
+async fn go_does_not_complain_of_keep_alive_that_is_not_unthrottled() {
     let server = InteropServer::start(&[]).await;
-    let (idle, busy) = (Tap::to(server.address).await, Tap::to(server.address).await);
-    let mut quiet = impatient(&idle);
-    drop(silent_stream(&mut quiet).await); // connected, and without calls from here on
-    let mut neighbour = impatient(&busy);
-    let _silent = silent_stream(&mut neighbour).await;
-    let three_pings = async {
-        while busy.pings() < 3 {
-            sleep(Duration::from_millis(10)).await;
-        }
-    };
-    timeout(PATIENCE, three_pings).await.expect("a silent stream is pinged");
-    assert_eq!(idle.connections().len(), 1);
-    assert_eq!(idle.pings(), 0);
+    let taps: [Tap; 4] = std::array::from_fn(|_| Tap::to(server.address));
+    let [idle, used, silent, too_often] = &taps;
+    let idle_channel = channel(idle, keep_alive());
+    let mut used_client = client(used, keep_alive());
+    used_client.empty_call(Empty {}).await.unwrap();
+    let mut with_one = client(silent, keep_alive());
+    let _open = silent_stream(&mut with_one).await;
+    // As long as Go takes to complain of one that does not hold back.
+    let mut neighbour = silent_stream(&mut client(too_often, keep_alive().unthrottled())).await;
+    timeout(PATIENCE, neighbour.message()).await.expect("the server ends the connection").unwrap_err();
+    assert!(too_often.connections()[0].go_away.is_some());
+    for (tap, most) in [(idle, 0), (used, 1), (silent, 2)] {
+        let [seen] = &tap.connections()[..] else { panic!("it stays connected: {:?}", tap.connections()) };
+        assert!(seen.go_away.is_none() && seen.pings.len() <= most, "{seen:?}");
+    }
+    assert_eq!(silent.connections()[0].pings.len(), 2);
+    assert_eq!(idle_channel.servers()[0].state(), ServerState::Ready);
 }
