@@ -28,9 +28,9 @@ const EXCHANGES: u64 = 5_000;
 /// At a time.
 const CONCURRENT: usize = 24;
 /// For one exchange among so many: only one that hangs takes as long.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Of a stream and of the connection, in bytes; the smallest that HTTP/2 permits a connection.
-const WINDOWS: [(u32, u32); 3] = [(65_535, 65_535), (3_000, 65_535), (1 << 20, 2 << 20)];
+const WINDOWS: [(u32, u32); 3] = [(65_535, 65_535), (16_000, 65_535), (1 << 20, 2 << 20)];
 
 /// Servers of one kind, a part of them for each channel.
 struct Kind {
