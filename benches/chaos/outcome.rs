@@ -76,11 +76,11 @@ impl Outcome {
         self.answered_by_between(server, 0, u64::MAX) as f64 / self.answered as f64
     }
 
-    /// The most calls in flight at a server in the step of that time and the one before.
+    /// The most calls in flight at a server in the step of that time and its neighbours.
     pub(crate) fn in_flight_at(&self, server: &str, at_ms: u64) -> Option<u64> {
         let step = (at_ms / STEP_MS) as usize;
         let steps = self.most_in_flight.get(server)?;
-        steps.get(step.saturating_sub(1)..(step + 1).min(steps.len()))?.iter().copied().max()
+        steps.get(step.saturating_sub(1)..(step + 2).min(steps.len()))?.iter().copied().max()
     }
 
     /// The median of samples taken in `[from, to)`.
