@@ -6,7 +6,7 @@ use crate::findings::{Findings, explain};
 use crate::outcome::{Outcome, median};
 use crate::world::{Result, Side, World};
 
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 9;
 const SECONDS: [&str; 2] = ["--seconds", "1.5"];
 
 #[derive(Default)]
