@@ -55,8 +55,9 @@ impl Authority {
 
     /// A socket of this host, by its absolute path: written `unix:/path`, which no `host:port` can be.
     fn unix(path: &str) -> Result<Self, String> {
-        let path = path.strip_prefix("//").unwrap_or(path);
-        if !path.starts_with('/') || path.len() < 2 || path.ends_with('/') {
+        // `unix:/path` or `unix:///path`, as in gRPC.
+        let path = path.strip_prefix("//").filter(|path| path.starts_with('/')).unwrap_or(path);
+        if !path.starts_with('/') || path.starts_with("//") || path.len() < 2 || path.ends_with('/') {
             return Err("a Unix socket is an absolute path: unix:/run/greeter.sock".into());
         }
         if path.len() > 107 {
@@ -292,6 +293,8 @@ mod tests {
             "unix:",
             "unix:run/x",
             "unix://host/x",
+            "unix:////run/x",
+            "unix://///run/x",
             "unix:/",
             "unix:/a\0b",
             "ho\0st:1",

@@ -109,7 +109,11 @@ impl Open {
             Poll::Ready(Some(Ok(frame))) => match frame.into_trailers() {
                 Ok(trailers) => Poll::Ready(Some(self.end(trailers))),
                 // A reader that is slower than the server never finds nothing to read.
-                Err(_) if self.clock.has_passed() => Poll::Ready(Some(Err(self.late()))),
+                // That speaks against nobody.
+                Err(_) if self.clock.has_passed() => {
+                    self.answer = None;
+                    Poll::Ready(Some(Err(Broken::Late(self.clock.exceeded(self.party.member.server.address())))))
+                }
                 Err(data) => Poll::Ready(Some(Ok(data))),
             },
             Poll::Ready(Some(Err(failure))) => {

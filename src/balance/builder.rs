@@ -119,7 +119,8 @@ impl BalancedChannelBuilder {
     }
 
     /// How many bytes of a request's body are kept, so that the call can be made again elsewhere. 256 KiB by default, as in Go's
-    /// gRPC. A call that sends more is sent whole all the same, and not made again.
+    /// gRPC. A call that sends more is sent whole all the same, and not made again; but its first message is kept whatever its
+    /// size until the answer begins, for the case that provably nobody has processed it.
     pub fn replay_limit(mut self, bytes: usize) -> Self {
         self.replay_limit = bytes;
         self

@@ -37,6 +37,7 @@ pub(super) async fn call(channel: Arc<Shared>, request: Request<tonic::body::Bod
     let (mut caller, mut body) = Caller::new(inner, request);
     loop {
         let (member, slot) = caller.place().await?;
+        let placed = Instant::now();
         match caller.attempt(member, slot, body).await {
             Outcome::Over(answered) => return answered,
             Outcome::Again(rest, wait) => {
@@ -45,6 +46,8 @@ pub(super) async fn call(channel: Arc<Shared>, request: Request<tonic::body::Bod
                     // It was with a server: what it waits now is bounded by its deadline alone.
                     caller.inner.pause(wait, Patience { for_ready: true, ..caller.patience }).await?;
                 }
+                // Neither is waiting for a server.
+                caller.patience.began += placed.elapsed();
             }
         }
     }
@@ -138,7 +141,9 @@ impl Caller {
             std::task::Poll::Pending if clock.poll_over(cx) => std::task::Poll::Ready(None),
             std::task::Poll::Pending => std::task::Poll::Pending,
         });
+        let awaiting = member.server.awaiting();
         let head = head.await;
+        drop(awaiting);
         let party = Party { member, inner: self.inner.clone() };
         match head {
             Some(Ok(response)) => {
@@ -149,8 +154,11 @@ impl Caller {
             }
             Some(Err(failure)) => self.failed(failure, exchange.into_body(), &party, &clock),
             None => {
+                let server = &party.member.server;
+                let now = Instant::now();
+                server.latency.observe(now - started, now - server.epoch());
                 party.judge(Verdict::Failure);
-                Outcome::Over(Err(clock.exceeded(party.member.server.address())))
+                Outcome::Over(Err(clock.exceeded(server.address())))
             }
         }
     }
@@ -307,8 +315,6 @@ impl Caller {
         }
         let mut body = body?;
         body.rewind(Why::Declared).ok()?;
-        // The time that it was with a server is no waiting for one.
-        self.patience.began = Instant::now();
         tracing::debug!(server = %member.server.address(), ?code, attempts = self.attempts, "repeated elsewhere");
         self.tried.push(member.server.clone());
         Some(Outcome::Again(body, wait))

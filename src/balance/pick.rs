@@ -1,10 +1,11 @@
 //! A place for a call: picked at once where a server is ready, else waited for, or the reason why not.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tonic::{Code, Status};
 
 use super::channel::Inner;
@@ -14,6 +15,9 @@ use super::policy::{self, Call};
 use super::ready::{Member, ReadyServer};
 use super::server::Server;
 use crate::connection::Slot;
+
+/// Two looks so far apart that both see room mean that those who stand before do not look.
+const ASLEEP: Duration = Duration::from_millis(50);
 
 /// What became of one look at the ready servers.
 pub(crate) enum Pick {
@@ -106,10 +110,25 @@ impl Inner {
     ) -> Result<Pick, Status> {
         let _place = Queued::enter(&self.queued);
         // One at a time looks for room; the others stand behind in the lock's own queue, which is in order.
-        let _head = self.bounded(patience, self.queue.lock()).await?;
+        let mut turn = pin!(self.queue.lock());
+        let mut room_before = false;
+        let _head = loop {
+            match self.bounded(patience, timeout(ASLEEP, turn.as_mut())).await? {
+                Ok(head) => break head,
+                // Room that nobody takes: whoever stands before is not polled by its owner.
+                Err(_) if room_before => match self.pick(call, tried, true) {
+                    Pick::Full => {}
+                    pick => return Ok(pick),
+                },
+                Err(_) => {}
+            }
+            room_before = self.ready.load().servers.iter().any(ReadyServer::has_room);
+        };
         loop {
             match self.pick(call, tried, true) {
-                Pick::Full => {}
+                Pick::Full if tried.is_empty() => {}
+                // All that stand behind may go where this one has been: it must not hold them up.
+                Pick::Full => return Ok(Pick::AllTried),
                 pick => return Ok(pick),
             }
             self.bounded(patience, self.ground.room.notified()).await?;

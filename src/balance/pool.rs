@@ -75,6 +75,7 @@ pub(crate) struct End(pub(crate) Arc<Inner>);
 impl Drop for End {
     fn drop(&mut self) {
         self.0.ready.store(Arc::default());
+        self.0.lanes.store(Arc::default()); // with the connections that they hold
         self.0.outlook.send_modify(|outlook| outlook.connectivity = Connectivity::Shutdown);
         self.0.ground.room.notify_one();
     }

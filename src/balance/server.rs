@@ -42,6 +42,17 @@ pub(crate) struct Server {
     penalty: AtomicU32,
     penalised_ms: AtomicU64,
     ejected: AtomicBool,
+    /// Calls that wait for the head of an answer.
+    awaiting: AtomicU32,
+}
+
+/// Counts a call until the head of its answer has come, or it is given up.
+pub(crate) struct Awaiting<'a>(&'a AtomicU32);
+
+impl Drop for Awaiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// How its connection is.
@@ -102,6 +113,7 @@ impl Server {
             penalty: AtomicU32::new(0),
             penalised_ms: AtomicU64::new(0),
             ejected: AtomicBool::new(false),
+            awaiting: AtomicU32::new(0),
         }
     }
 
@@ -111,6 +123,20 @@ impl Server {
 
     pub(crate) fn epoch(&self) -> Instant {
         self.epoch
+    }
+
+    pub(crate) fn awaiting(&self) -> Awaiting<'_> {
+        self.awaiting.fetch_add(1, Ordering::Relaxed);
+        Awaiting(&self.awaiting)
+    }
+
+    /// The estimate of its latency in nanoseconds; 0 before its first answer. It fades, so that a server which was slow is
+    /// asked again, but not while calls wait for it: one that answers nothing must not look fast.
+    pub(crate) fn estimate(&self) -> f64 {
+        if self.awaiting.load(Ordering::Relaxed) > 0 {
+            return self.latency.average().map_or(0.0, |average| average.as_nanos() as f64);
+        }
+        self.latency.estimate(self.epoch.elapsed())
     }
 
     fn lock(&self) -> MutexGuard<'_, Link> {

@@ -9,7 +9,7 @@ use tonic::{Code, Status};
 use crate::address::Address;
 use crate::connection::{Failure, Kind};
 
-/// Under which a status that a server sent carries the server's address: `host:port`.
+/// Under which a status that a server sent carries the server's address: `host:port` or `unix:/path`.
 pub(crate) const SERVER: HeaderName = HeaderName::from_static("x-served-by-address");
 pub(crate) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
@@ -81,7 +81,7 @@ pub(crate) fn named(code: Code, message: String, address: &Address) -> Status {
 
 /// Adds the server's address.
 pub(crate) fn name(headers: &mut HeaderMap, address: &Address) {
-    if let Ok(value) = HeaderValue::try_from(address.authority()) {
+    if let Ok(value) = HeaderValue::from_bytes(address.parsed_authority().as_str().as_bytes()) {
         headers.insert(SERVER, value);
     }
 }

@@ -17,6 +17,8 @@ const FACTOR: f64 = 1.6;
 const JITTER: f64 = 0.2;
 /// A connection that lasted so long was a good one: the next is made at once.
 const GOOD: Duration = Duration::from_millis(500);
+/// How often in a row a connection may be a short one before calls fail and do not wait for the next.
+const FLAPS: i32 = 3;
 /// How long an attempt counts among those that are made at once; one that takes longer is waiting for nobody here.
 const COUNTED: Duration = Duration::from_secs(1);
 
@@ -75,7 +77,9 @@ pub(crate) async fn supervise(ground: Arc<Ground>, server: Arc<Server>, to: Dest
                     ground.changed.notify_one();
                     continue;
                 }
-                server.set_link(LinkState::Failing, Some(why.to_owned()));
+                // Calls wait a while for one that comes and goes, as in gRPC, and not for ever.
+                let state = if failures < FLAPS { LinkState::Connecting } else { LinkState::Failing };
+                server.set_link(state, Some(why.to_owned()));
             }
             Err(why) => {
                 if failures == 0 {

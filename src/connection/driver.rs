@@ -73,11 +73,17 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
 
     /// Ready when a connection that nobody wants has had its time.
     fn linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.probe.is_some() || self.shared.in_flight.load(Ordering::Relaxed) > 0 {
-            self.linger = None;
+        if self.probe.is_some() {
             return Poll::Pending;
         }
-        self.linger.get_or_insert_with(|| Box::pin(sleep(LINGER))).as_mut().poll(cx)
+        let linger = self.linger.get_or_insert_with(|| Box::pin(sleep(LINGER)));
+        while linger.as_mut().poll(cx).is_ready() {
+            if self.shared.in_flight.load(Ordering::Relaxed) == 0 {
+                return Poll::Ready(());
+            }
+            linger.set(sleep(LINGER));
+        }
+        Poll::Pending
     }
 
     /// Whether the server still takes exchanges, as long as anyone could want one.

@@ -27,15 +27,19 @@ pub(super) struct Silence {
     timer: Pin<Box<Sleep>>,
     /// When the ping was sent that nothing was read after.
     asked: Option<Instant>,
-    /// Pings since an answer made progress, and when the last was sent.
+    /// Pings since an answer made progress; when the last was sent, and what had been read by then.
     sent: u32,
     last_sent: Option<Instant>,
+    bytes: u64,
 }
+
+/// The answer to a ping, which is no progress.
+const PONG: u64 = 17;
 
 impl Silence {
     pub(super) fn new(options: KeepAlive, pings: PingPong, last_read: Arc<LastRead>) -> Self {
         let timer = Box::pin(sleep_until(Instant::now() + options.interval));
-        Self { options, pings, last_read, timer, asked: None, sent: 0, last_sent: None }
+        Self { options, pings, last_read, timer, asked: None, sent: 0, last_sent: None, bytes: 0 }
     }
 
     /// Ready, with the reason, when the server is taken for dead.
@@ -58,7 +62,7 @@ impl Silence {
                 drop(self.pings.poll_pong(cx));
                 drop(self.pings.send_ping(Ping::opaque()));
                 (self.asked, self.last_sent) = (Some(now), Some(now));
-                self.sent += 1;
+                (self.sent, self.bytes) = (self.sent + 1, self.last_read.bytes());
                 // The connection writes it at its next poll.
                 cx.waker().wake_by_ref();
                 now + self.options.timeout
@@ -71,7 +75,9 @@ impl Silence {
     }
 
     fn may_ping(&mut self, shared: &Shared, now: Instant) -> bool {
-        if shared.progress.swap(false, Ordering::Relaxed) {
+        // Taken by a caller and come since: what is read late was sent before.
+        let came = self.last_read.bytes() - self.bytes > PONG;
+        if shared.progress.swap(false, Ordering::Relaxed) && came {
             self.sent = 0;
         }
         self.options.unthrottled

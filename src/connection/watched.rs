@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep};
 
 /// When a server closes while something is on its way to it, our next write fails although what it said last lies here
 /// unread: its final GOAWAY, by which a call that it never processed goes to another server. h2 gives up at a failed write.
@@ -17,19 +17,32 @@ use tokio::time::Instant;
 pub(super) struct Watched<T> {
     io: T,
     last_read: Arc<LastRead>,
-    /// A write failed because the peer is gone: reading finds the end.
-    gone: bool,
+    /// A write failed because the peer is gone: reading finds the end, within this time.
+    gone: Option<Pin<Box<Sleep>>>,
 }
+
+/// TCP, Unix sockets and TLS over them tell the end to reads at once; a connector of the user's may not.
+const TO_THE_END: Duration = Duration::from_secs(1);
 
 /// When something was last read.
 pub(super) struct LastRead {
     since: Instant,
     nanos: AtomicU64,
+    bytes: AtomicU64,
 }
 
 impl LastRead {
     pub(super) fn at(&self) -> Instant {
         self.since + Duration::from_nanos(self.nanos.load(Ordering::Relaxed))
+    }
+
+    /// How much was read in all.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    fn add(&self, bytes: u64) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
     fn now(&self) {
@@ -40,14 +53,24 @@ impl LastRead {
 
 impl<T> Watched<T> {
     pub(super) fn new(io: T) -> (Self, Arc<LastRead>) {
-        let last_read = Arc::new(LastRead { since: Instant::now(), nanos: AtomicU64::new(0) });
-        (Self { io, last_read: last_read.clone(), gone: false }, last_read)
+        let last_read =
+            Arc::new(LastRead { since: Instant::now(), nanos: AtomicU64::new(0), bytes: AtomicU64::new(0) });
+        (Self { io, last_read: last_read.clone(), gone: None }, last_read)
     }
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
+        let before = buf.filled().len();
+        match Pin::new(&mut self.io).poll_read(cx, buf) {
+            Poll::Ready(read) => read?,
+            Poll::Pending => {
+                let Some(end) = &mut self.gone else { return Poll::Pending };
+                ready!(end.as_mut().poll(cx));
+                return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+            }
+        }
+        self.last_read.add((buf.filled().len() - before) as u64);
         self.last_read.now();
         Poll::Ready(Ok(()))
     }
@@ -83,13 +106,13 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
 impl<T: AsyncWrite + Unpin> Watched<T> {
     /// What `write` gives; `all` from the moment on when the peer is gone.
     fn write<V>(&mut self, all: V, write: impl FnOnce(Pin<&mut T>) -> Poll<io::Result<V>>) -> Poll<io::Result<V>> {
-        if self.gone {
+        if self.gone.is_some() {
             return Poll::Ready(Ok(all));
         }
         match ready!(write(Pin::new(&mut self.io))) {
             // After these a read never waits for long: it gives what is left, then the end.
             Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
-                self.gone = true;
+                self.gone = Some(Box::pin(sleep(TO_THE_END)));
                 Poll::Ready(Ok(all))
             }
             result => Poll::Ready(result),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::{Mutex, Notify};
 
 use crate::peer::{Peer, Script};
-use crate::support::{builder, greet, greeted_by, over, ready, until};
+use crate::support::{builder, greet, greeted_by, over, ready, repeating, until};
 
 #[tokio::test]
 async fn a_server_at_its_limit_is_passed_over() {
@@ -85,4 +85,50 @@ async fn a_waiting_call_that_is_dropped_holds_up_nobody() {
     until("the last call to arrive", || peer.seen.calls() == 2).await;
     told.notify_one();
     last.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_waiting_call_that_nobody_polls_holds_up_nobody() {
+    let told = Arc::new(Notify::new());
+    let peer = Peer::limited(Script::GreetLater(told.clone()), Some(1)).await;
+    let channel = over(builder().wait_for_ready(true), [&peer.address]);
+    ready(&channel, 1).await;
+    let start = || {
+        let channel = channel.clone();
+        tokio::spawn(async move { greeted_by(&channel).await })
+    };
+    let first = start();
+    until("the first call to arrive", || peer.seen.calls() == 1).await;
+    let mut asleep = Box::pin(greet(&channel));
+    assert!(std::future::poll_fn(|cx| std::task::Poll::Ready(asleep.as_mut().poll(cx).is_pending())).await);
+    let last = start();
+    told.notify_one();
+    first.await.unwrap();
+    until("the last call to arrive", || peer.seen.calls() == 2).await;
+    told.notify_one();
+    last.await.unwrap();
+    told.notify_one();
+    asleep.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_call_that_one_server_failed_holds_up_nobody_while_the_other_is_full() {
+    let told = Arc::new(Notify::new());
+    let full = Peer::limited(Script::GreetLater(told.clone()), Some(1)).await;
+    let failing = Peer::start(Script::Status(14, vec![])).await;
+    let channel = over(repeating(), [&full.address, &failing.address]);
+    ready(&channel, 2).await;
+    let greeting = || {
+        let channel = channel.clone();
+        tokio::spawn(async move { greet(&channel).await })
+    };
+    let held = greeting();
+    until("the first call to arrive", || full.seen.calls() == 1).await;
+    // Each is repeated, finds the other server full, and ends with what the one says: none waits for the rest of its time.
+    let calls: Vec<_> = (0..5).map(|_| greeting()).collect();
+    for call in calls {
+        assert_eq!(call.await.unwrap().unwrap_err().message(), "as told");
+    }
+    told.notify_one();
+    held.await.unwrap().unwrap();
 }

@@ -210,7 +210,7 @@ async fn a_call_that_one_refuses_waits_for_the_other_with_room() {
     crate::support::until("the second call to arrive", || full.seen.calls() == 2).await;
     told.notify_one();
     assert_eq!(second.await.unwrap(), full.address.to_string());
-    assert_eq!(refusing.seen.calls(), before + 1, "asked once, not round and round");
+    assert!(refusing.seen.calls() < before + 100, "with backoff, not round and round");
 }
 
 #[tokio::test]
