@@ -39,6 +39,11 @@ impl Error {
         Self::from_kind(Kind::Timeout { what: what.into(), after }, last.map(Into::into))
     }
 
+    /// The same, with what there is to say of it.
+    pub(crate) fn timeout_saying(what: impl Into<String>, after: Duration, why: String) -> Self {
+        Self::from_kind(Kind::Timeout { what: what.into(), after }, Some(why.into()))
+    }
+
     pub(crate) fn etcd(doing: String, message: String, denied: bool) -> Self {
         Self::from_kind(Kind::Etcd { doing, message, denied }, None)
     }

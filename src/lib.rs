@@ -48,8 +48,8 @@
 //!
 //! [`BalancedChannel`] never picks a server that is not connected. A call that no server can have processed goes to
 //! another one by itself; one that may have been processed fails with `UNAVAILABLE` and the server's name, unless
-//! [`RetryPolicy`] says that its method may be repeated. A frozen server is found out by [`KeepAlive`], one whose calls fail is
-//! left out by [`Ejection`], and [`BalancedChannel::servers`] shows what is known of each. Give calls a deadline
+//! [`RetryPolicy`] says that its method may be repeated. A frozen server holds its calls until
+//! [`KeepAlive`] finds it out, its lease ends, or their deadlines do; one whose calls fail is left out by [`Ejection`], and [`BalancedChannel::servers`] shows what is known of each. Give calls a deadline
 //! ([`tonic::Request::set_timeout`] or [`BalancedChannelBuilder::timeout`]): it covers waiting, attempts and streamed answers.
 //!
 //! # Without etcd

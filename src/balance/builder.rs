@@ -38,6 +38,7 @@ const A_DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// What HTTP/2 allows (RFC 9113, 6.5.2 and 6.9.1).
 const WINDOWS: std::ops::RangeInclusive<u32> = 1..=(1 << 31) - 1;
 const CONNECTION_WINDOWS: std::ops::RangeInclusive<u32> = 65_535..=(1 << 31) - 1;
+const HEADERS: std::ops::RangeInclusive<u32> = 1024..=u32::MAX;
 const FRAMES: std::ops::RangeInclusive<u32> = (1 << 14)..=(1 << 24) - 1;
 
 /// What can be set of a [`BalancedChannel`].
@@ -98,7 +99,8 @@ impl BalancedChannelBuilder {
         self
     }
 
-    /// The most time that each call has, also where it asks for more itself. None by default.
+    /// The most time that each call has, also where it asks for more itself: then it ends with `DEADLINE_EXCEEDED`. None by
+    /// default, as in gRPC: a server that takes a call and answers nothing then holds it without end.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
@@ -111,8 +113,8 @@ impl BalancedChannelBuilder {
         self
     }
 
-    /// How long a call that is not to wait for ready waits at most for a server, from its beginning. 10 s by default:
-    /// twice the time that a connection may take.
+    /// How long a call that is not to wait for ready waits at most for a server, before it ends with `UNAVAILABLE`; its
+    /// deadline may be sooner. 10 s by default: twice the time that a connection may take.
     pub fn wait_limit(mut self, limit: Duration) -> Self {
         self.wait_limit = limit;
         self
@@ -141,7 +143,7 @@ impl BalancedChannelBuilder {
     /// How long a connection may take, from the name's resolution to the server's HTTP/2 SETTINGS. 5 s by default: a frozen process
     /// still accepts connections.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.options.connect_timeout = timeout.min(A_DAY);
+        self.options.connect_timeout = timeout.clamp(Duration::from_millis(1), A_DAY);
         self
     }
 
@@ -157,25 +159,26 @@ impl BalancedChannelBuilder {
         self
     }
 
-    /// How many bytes of one answer may be on their way. 2 MiB by default, as with tonic's channel.
+    /// How many bytes of one answer may be on their way, from 1 to 2³¹ − 1. 2 MiB by default, as with tonic's channel.
     pub fn stream_window(mut self, bytes: u32) -> Self {
         self.options.stream_window = bytes;
         self
     }
 
-    /// How many bytes of all answers of one server may be on their way. 5 MiB by default, as with tonic's channel.
+    /// How many bytes of all answers of one server may be on their way, from 65 535 to 2³¹ − 1. 5 MiB by default, as with
+    /// tonic's channel.
     pub fn connection_window(mut self, bytes: u32) -> Self {
         self.options.connection_window = bytes;
         self
     }
 
-    /// The largest frame that servers may send. 16 KiB by default, as with tonic's channel.
+    /// The largest frame that servers may send, from 16 KiB to 16 MiB − 1. 16 KiB by default, as with tonic's channel.
     pub fn max_frame_size(mut self, bytes: u32) -> Self {
         self.options.max_frame_size = bytes;
         self
     }
 
-    /// How many bytes of headers an answer may have. 16 KiB by default, as with tonic's channel.
+    /// How many bytes of headers an answer may have, 1 KiB at least. 16 KiB by default, as with tonic's channel.
     pub fn max_header_list_size(mut self, bytes: u32) -> Self {
         self.options.max_header_list_size = bytes;
         self
@@ -240,16 +243,19 @@ impl BalancedChannelBuilder {
     /// # }
     /// ```
     ///
+    /// It ends the builder, as `build` does. Its stream gives instances; that of [`Resolution::discover`](crate::Resolution::discover)
+    /// gives tonic's endpoints, and is for tower's balancers.
+    ///
     /// # Errors
-    /// When a setting is invalid, and outside a tokio runtime.
+    /// When a setting is outside of its range, a method to repeat is none, the authority, the user agent or a TLS setting
+    /// cannot be used; and outside a tokio runtime.
     pub fn discover<D>(self, name: impl Into<String>, discover: D) -> Result<BalancedChannel, Error>
     where
         D: Discover<Service = Instance> + Send + 'static,
         D::Key: Hash + Clone + Send,
         D::Error: fmt::Display,
     {
-        let directory =
-            Directory { service: name.into().into(), place: None, revision: None, known: false, trouble: None };
+        let directory = Directory::new(&name.into(), None);
         let feed = Feed::new(discover, directory.clone());
         self.start(directory, feed)
     }
@@ -268,6 +274,11 @@ impl BalancedChannelBuilder {
         within("stream window", self.options.stream_window, WINDOWS)?;
         within("connection window", self.options.connection_window, CONNECTION_WINDOWS)?;
         within("frame size", self.options.max_frame_size, FRAMES)?;
+        within("header list size", self.options.max_header_list_size, HEADERS)?;
+        if let Some(method) = self.retry.invalid() {
+            let reason = "write \"/package.Service/Method\", or \"/package.Service/\" for all of a service";
+            return Err(Error::invalid("repeatable method", method, reason));
+        }
         let authority = self.authority.map(|text| {
             text.parse::<Authority>().map_err(|error| Error::invalid("authority", text, error.to_string()))
         });

@@ -63,6 +63,7 @@ use crate::address::Address;
 /// let resolver = Resolver::connect(["http://127.0.0.1:2379"]).await?;
 /// let greeters = resolver.resolve("greeter").await?;
 /// let channel = BalancedChannel::builder()
+///     .timeout(std::time::Duration::from_secs(5))
 ///     .retry(RetryPolicy::new().repeatable("/helloworld.Greeter/SayHello"))
 ///     .build(&greeters)?;
 /// let mut greeter = GreeterClient::new(channel);
@@ -86,8 +87,16 @@ use crate::address::Address;
 ///
 /// # Errors
 ///
-/// Always a [`Status`] of a call: `poll_ready` is always ready. Those that the channel makes name the server, and
-/// carry its address as metadata `x-served-by-address`; those that a server sent are passed on with that added.
+/// Always a [`Status`] of a call: `poll_ready` is always ready. Those that a server sent are passed on, with its address added as
+/// metadata `x-served-by-address`. Those that the channel makes name the server in text and metadata, where there was one:
+///
+/// | code | when |
+/// |---|---|
+/// | `UNAVAILABLE` | no server (the text says why), [`BalancedChannelBuilder::wait_limit`] is over, the connection was lost, nobody processed it |
+/// | `DEADLINE_EXCEEDED` | the deadline passed: `waited …` where no server had the call, `HOST:PORT: no answer …` where one had |
+/// | `CANCELLED`, `RESOURCE_EXHAUSTED`, `PERMISSION_DENIED`, `INTERNAL` | the server reset the stream, by gRPC's table of HTTP/2 error codes; `INTERNAL` also for what HTTP/2 cannot carry |
+/// | by gRPC's table of HTTP statuses | an answer of whoever is no gRPC server |
+///
 /// [`ServedBy`] in an answer's extensions tells the server too.
 ///
 /// # Connections

@@ -13,7 +13,7 @@ pub enum Connectivity {
     Ready,
     /// No server is known, or each known one failed to be connected: calls fail at once unless they wait for ready.
     TransientFailure,
-    /// The runtime that the channel worked on has ended.
+    /// The last clone was dropped, or the runtime that the channel worked on has ended. Nothing follows.
     Shutdown,
 }
 
@@ -26,8 +26,26 @@ pub(crate) struct Directory {
     pub(crate) revision: Option<i64>,
     /// Whether it has ever answered.
     pub(crate) known: bool,
+    /// Records that nobody can read, and what is wrong with the first of them.
+    pub(crate) unreadable: usize,
+    pub(crate) first_unreadable: Option<Arc<str>>,
     /// What is wrong with it now.
     pub(crate) trouble: Option<Arc<str>>,
+}
+
+impl Directory {
+    /// Of which nothing is known yet.
+    pub(crate) fn new(service: &str, place: Option<String>) -> Self {
+        Self {
+            service: service.into(),
+            place: place.map(Into::into),
+            revision: None,
+            known: false,
+            unreadable: 0,
+            first_unreadable: None,
+            trouble: None,
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -65,6 +83,7 @@ impl Outlook {
         let known = self.ready + self.ejected + self.connecting + self.failing;
         let reason = match (directory.known, known) {
             (false, _) => ": not resolved yet".to_owned(),
+            (true, 0) if directory.unreadable > 0 => ": of its records none can be read".to_owned(),
             (true, 0) => ": none is registered".to_owned(),
             (true, _) => " takes calls".to_owned(),
         };
@@ -82,6 +101,9 @@ impl Outlook {
                 ": {known} known, {} ready, {} ejected, {} connecting, {} failing",
                 self.ready, self.ejected, self.connecting, self.failing
             ));
+        }
+        if let Some(first) = &directory.first_unreadable {
+            say(format_args!("; {} unreadable, {first}", directory.unreadable));
         }
         if let Some(error) = &self.last_error {
             say(format_args!("; last error: {error}"));

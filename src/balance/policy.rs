@@ -72,9 +72,13 @@ impl<'a> Call<'a> {
 ///
 /// Called in the task of each caller for each attempt: it must not block, and should not lock.
 pub trait Picker: Send + Sync + 'static {
-    /// The index of the server that the call should go to. `servers` is never empty, in the order of their addresses,
-    /// and the same slice until a server comes or goes. A server that cannot take the call now, and an index beyond the
-    /// last, stand for the next one that can.
+    /// The index of the server that the call should go to. Asked where two or more are ready, and perhaps more than once for
+    /// an attempt. `servers` stand in the order of their addresses, and are the same until one comes or goes. An index beyond
+    /// the last stands for the last; where the chosen one is full, or has failed this call already, the next in order that can takes
+    /// the call.
+    ///
+    /// # Panics
+    /// A panic in here is the caller's.
     fn pick(&self, call: &Call<'_>, servers: &[ReadyServer]) -> usize;
 }
 

@@ -13,6 +13,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
 use tokio_stream::Stream;
 use tower::discover::Change;
+use tracing::Instrument;
 
 use super::channel::Inner;
 use super::outlier::{Judge, Tally};
@@ -157,7 +158,8 @@ impl Pool {
         let server = Arc::new(Server::new(address));
         let link = Arc::new(Link::default());
         let ground = self.inner.ground.clone();
-        let supervisor = tokio::spawn(supervise(ground, server.clone(), to, link.clone())).abort_handle();
+        let supervisor =
+            tokio::spawn(supervise(ground, server.clone(), to, link.clone()).in_current_span()).abort_handle();
         Lane { server, instance, link, supervisor, published: None }
     }
 

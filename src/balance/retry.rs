@@ -19,6 +19,9 @@ pub(crate) const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-p
 /// with jitter, within the call's own deadline. Servers have the last word: `grpc-retry-pushback-ms` says when to come
 /// again, or not at all. The server sees how many attempts went before in `grpc-previous-rpc-attempts`.
 ///
+/// A server that answers nothing is no failure until the call's deadline, and then there is no time left to repeat it:
+/// keep-alive, which ends its connection, is what makes that a failure in time.
+///
 /// A call is committed, and not repeated any more, when its answer has begun (for [`RetryPolicy::repeatable`] methods when the
 /// whole answer is there), or when more of its request was sent than is kept.
 #[derive(Clone, Debug)]
@@ -64,7 +67,7 @@ impl RetryPolicy {
         Self::default()
     }
 
-    /// Declares a method whose answer is one message (`/package.Service/Method`), or all of a service
+    /// Declares a method whose answer is one message (`/package.Service/Method`, with or without the first slash), or all of a service
     /// (`/package.Service/`), as safe to repeat. The answer is held back until its status has come, or a second message, or
     /// 4 MiB, so that one which breaks off half-way can be repeated too.
     #[must_use]
@@ -126,6 +129,12 @@ impl RetryPolicy {
         } else {
             Repeat::Never
         }
+    }
+
+    /// The first of the declared methods that none can be.
+    pub(crate) fn invalid(&self) -> Option<&str> {
+        let is_none = |method: &&String| method[1..].split_once('/').is_none_or(|(service, _)| service.is_empty());
+        self.unary.iter().chain(&self.streaming).find(is_none).map(String::as_str)
     }
 
     pub(crate) fn has_code(&self, code: Code) -> bool {

@@ -51,13 +51,17 @@ impl Link {
 /// Never ends; it is aborted when the server is removed.
 pub(crate) async fn supervise(ground: Arc<Ground>, server: Arc<Server>, to: Destination, link: Arc<Link>) {
     let mut options = ground.options.clone();
-    let mut failures = 0;
+    let (mut failures, mut warned) = (0, false);
     loop {
         let began = Instant::now();
         match connect(&ground, &to, &options).await {
             Ok(connection) => {
                 let connected = Instant::now();
-                tracing::debug!(server = %server.address(), "connected");
+                if std::mem::take(&mut warned) {
+                    tracing::info!(server = %server.address(), "connected again");
+                } else {
+                    tracing::debug!(server = %server.address(), "connected");
+                }
                 let mut stages = connection.stages();
                 server.set_link(LinkState::Ready, None);
                 link.set(Some(connection));
@@ -66,7 +70,12 @@ pub(crate) async fn supervise(ground: Arc<Ground>, server: Arc<Server>, to: Dest
                 let end = over.map_or_else(|_| None, |stage| stage.end().cloned());
                 link.set(None);
                 let why = end.as_ref().map_or("the connection is gone", |end| &end.why);
-                tracing::debug!(server = %server.address(), why, "disconnected");
+                if end.as_ref().is_some_and(|end| end.silent) {
+                    warned = true;
+                    tracing::warn!(server = %server.address(), why, "taken for dead");
+                } else {
+                    tracing::debug!(server = %server.address(), why, "disconnected");
+                }
                 if end.as_ref().is_some_and(|end| end.too_many_pings) {
                     options.keep_alive = options.keep_alive.map(crate::connection::KeepAlive::doubled);
                     tracing::warn!(server = %server.address(), "the server complained of pings: half as many from now on");
@@ -83,6 +92,7 @@ pub(crate) async fn supervise(ground: Arc<Ground>, server: Arc<Server>, to: Dest
             }
             Err(why) => {
                 if failures == 0 {
+                    warned = true;
                     tracing::warn!(server = %server.address(), error = why, "cannot connect; trying on");
                 }
                 server.set_link(LinkState::Failing, Some(why));

@@ -3,9 +3,13 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
+use tokio::time::timeout;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::WatchStream;
+
+use crate::error::Error;
 
 use super::BalancedChannel;
 use super::outlook::{Connectivity, Outlook};
@@ -41,7 +45,27 @@ impl BalancedChannel {
         lanes.iter().map(status).collect()
     }
 
-    /// How the channel is as a whole, now and with each change; the latest, for who is slow to read it. Does not keep the
+    /// Waits until a server is connected.
+    ///
+    /// # Errors
+    /// When that takes longer than `within`: the error says how the servers are. The channel goes on all the same.
+    ///
+    /// # Cancel safety
+    /// Dropping it loses nothing.
+    pub async fn ready(&self, within: Duration) -> Result<(), Error> {
+        let mut outlook = self.0.inner.outlook.subscribe();
+        let ready = |outlook: &Outlook| outlook.connectivity == Connectivity::Ready;
+        match timeout(within, outlook.wait_for(ready)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(Error::closed("the channel")),
+            Err(_) => {
+                let why = self.0.inner.outlook.borrow().explain();
+                Err(Error::timeout_saying("connecting", within, why))
+            }
+        }
+    }
+
+    /// A `tokio_stream::Stream` of how the channel is as a whole, now and with each change; the latest, for who is slow to read it. Does not keep the
     /// channel alive, and ends with it.
     pub fn connectivity(&self) -> ConnectivityStream {
         ConnectivityStream { updates: WatchStream::new(self.0.inner.outlook.subscribe()), last: None }

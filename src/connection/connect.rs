@@ -117,8 +117,8 @@ impl Transport {
     }
 }
 
-const NO_TLS: &str =
-    "the server is written as https, and this channel has no TLS settings: it is never called in plain text";
+const NO_TLS: &str = "the server is written as https, and this channel has no TLS settings, so it is not called: \
+                      set BalancedChannelBuilder::tls (feature \"tls-ring\" or \"tls-aws-lc\")";
 
 #[cfg(feature = "_tls")]
 impl Tls {
@@ -176,11 +176,19 @@ async fn tcp(host: &str, port: u16, options: &Options) -> io::Result<TcpStream> 
         let share = deadline.saturating_duration_since(Instant::now()) / (addresses.len() - tried) as u32;
         match timeout(share, tcp_to(*address, options)).await {
             Ok(Ok(stream)) => return Ok(stream),
-            Ok(Err(error)) => last = io::Error::new(error.kind(), format!("{address}: {error}")),
-            Err(_) => last = io::Error::new(io::ErrorKind::TimedOut, format!("{address}: no answer")),
+            Ok(Err(error)) => last = at(*address, host, error),
+            Err(_) => last = at(*address, host, io::Error::new(io::ErrorKind::TimedOut, "no answer")),
         }
     }
     Err(last)
+}
+
+/// Names the address where the server is known by a name.
+fn at(address: SocketAddr, host: &str, error: io::Error) -> io::Error {
+    if address.ip().to_string() == host {
+        return error;
+    }
+    io::Error::new(error.kind(), format!("{address}: {error}"))
 }
 
 async fn tcp_to(address: SocketAddr, options: &Options) -> io::Result<TcpStream> {

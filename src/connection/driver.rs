@@ -102,11 +102,11 @@ impl End {
     fn of(error: &h2::Error) -> Self {
         // What else is told to calm down has nothing to do with pings.
         let too_many_pings = error.is_go_away() && error.is_remote() && is_of_pings(error);
-        Self { why: error.to_string(), too_many_pings }
+        Self { why: error.to_string(), too_many_pings, silent: false }
     }
 
     fn because(why: impl Into<String>) -> Self {
-        Self { why: why.into(), too_many_pings: false }
+        Self { why: why.into(), too_many_pings: false, silent: false }
     }
 }
 
@@ -139,7 +139,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Future for Driver<T> {
         if let Some(silence) = &mut this.silence
             && let Poll::Ready(why) = silence.poll(&this.shared, cx)
         {
-            this.tell(Stage::Closed(End::because(why)));
+            this.tell(Stage::Closed(End { silent: true, ..End::because(why) }));
             return Poll::Ready(()); // the streams end as the connection is dropped
         }
         this.linger(cx)

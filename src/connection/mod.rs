@@ -87,6 +87,8 @@ pub(crate) struct End {
     pub(crate) why: String,
     /// The server complained of too many pings.
     pub(crate) too_many_pings: bool,
+    /// Keep-alive took the server for dead.
+    pub(crate) silent: bool,
 }
 
 /// A place among the exchanges that the server takes at once, held until the answer has ended.

@@ -30,8 +30,9 @@ pub(crate) struct Options {
 ///
 /// That is safe with servers that count pings, as Go's, Java's and C++'s do by default (they forgive three after each answer,
 /// else one in five minutes, and none without calls): while no answer makes progress only two pings are sent, and
-/// then one in five minutes. A server that freezes after all its calls have been silent for that long is
-/// therefore found out late, unless [`KeepAlive::unthrottled`] is set. One that complains all the same (GOAWAY with
+/// then one in five minutes. On a connection whose calls have all been quiet for longer than that (idle streams of a server) a
+/// freeze is found out within five minutes and `timeout`, unless [`KeepAlive::unthrottled`] is set; where the server is registered under a
+/// lease, that mostly ends before. One that complains all the same (GOAWAY with
 /// `ENHANCE_YOUR_CALM` and `too_many_pings`) is pinged half as often from then on, as gRFC A8 asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeepAlive {

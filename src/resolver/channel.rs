@@ -48,7 +48,7 @@ impl BalancedChannelBuilder {
     /// A channel over the servers of a resolution, which it keeps alive.
     ///
     /// # Errors
-    /// When a setting is invalid, and outside a tokio runtime.
+    /// As those of [`BalancedChannelBuilder::discover`].
     pub fn build(self, resolution: &Resolution) -> Result<BalancedChannel, Error> {
         let feed = Feed::new(resolution.target(), resolution.service.clone());
         self.start(feed.directory.clone(), feed)
@@ -67,13 +67,7 @@ struct Feed {
 impl Feed {
     fn new(target: &Target, service: Arc<Service>) -> Self {
         let updates = WatchStream::new(service.view());
-        let directory = Directory {
-            service: target.name().into(),
-            place: Some(target.prefix().into()),
-            revision: None,
-            known: false,
-            trouble: None,
-        };
+        let directory = Directory::new(target.name(), Some(target.prefix()));
         Self { updates, seen: Arc::default(), directory, _service: service }
     }
 
@@ -97,10 +91,23 @@ impl Feed {
             State::Unresolved | State::Stale { .. } => view.error.map(|error| format!("{error:?}").into()),
             _ => None,
         };
+        self.directory.unreadable = self.seen.unreadable();
+        self.directory.first_unreadable = first_unreadable(&self.seen);
         self.directory.revision = known.then(|| self.seen.revision());
         (self.directory.known, self.directory.trouble) = (known, trouble);
         Update { changes, directory: Some(self.directory.clone()) }
     }
+}
+
+/// For people: the key, and what is wrong with what stands there.
+fn first_unreadable(snapshot: &Snapshot) -> Option<Arc<str>> {
+    if snapshot.unreadable() == 0 {
+        return None;
+    }
+    let wrong = |entry: &super::Entry| {
+        entry.error().map(|error| format!("{}: {error}", String::from_utf8_lossy(entry.key())).into())
+    };
+    snapshot.entries().find_map(wrong)
 }
 
 impl Stream for Feed {

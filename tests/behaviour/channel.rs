@@ -42,6 +42,12 @@ async fn calls_go_where_etcd_says() {
         status.message().starts_with("no server of \"greeter\": none is registered (prefix \"greeter/\", revision ")
     );
 
+    world.put("greeter/zero", "not an address").await;
+    let unreadable =
+        async || greet(&channel).await.err().filter(|status| status.message().contains("none can be read"));
+    let status = until("word of an unreadable record", unreadable).await;
+    assert!(status.message().contains("1 unreadable, greeter/zero: "), "{status}");
+
     let (one, two) = (server(), server());
     world.put("greeter/one", &naming(&one)).await;
     until("a call at the first", async || greet(&channel).await.ok().filter(|by| *by == one)).await;

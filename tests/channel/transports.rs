@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::io::DuplexStream;
 use tokio::net::UnixListener;
 use tonic::Code;
-use tonic_etcd::{BalancedChannel, Instance};
+use tonic_etcd::{BalancedChannel, Instance, RetryPolicy};
 use tower::discover::Change;
 
 use crate::peer::{Peer, Script, speak};
@@ -81,6 +81,9 @@ async fn settings_that_http2_forbids_are_refused() {
         (builder().connection_window(1), "connection window"),
         (builder().max_frame_size(1), "frame size"),
         (builder().max_frame_size(u32::MAX), "frame size"),
+        (builder().max_header_list_size(0), "header list size"),
+        (builder().retry(RetryPolicy::new().repeatable("helloworld.Greeter")), "repeatable method"),
+        (builder().retry(RetryPolicy::new().repeatable_streaming("")), "repeatable method"),
         (builder().authority("not an authority"), "authority"),
         (builder().user_agent("new\nline"), "user agent"),
     ] {

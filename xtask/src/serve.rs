@@ -43,7 +43,7 @@ fn guide(version: &str, endpoint: &str, etcdctl: &str) -> String {
         r#"etcd {version} is at {endpoint} (Ctrl-C ends it and removes its data)
 
 A server, a client, and the service as it changes, each in a terminal of its own:
-  cargo xtask example greeter_server -- --etcd {endpoint}
+  cargo xtask example greeter_server -- --etcd {endpoint} --listen 127.0.0.1:0
   cargo xtask example greeter_client -- --etcd {endpoint}
   cargo xtask example watch_service -- --etcd {endpoint}
 
