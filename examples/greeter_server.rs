@@ -14,8 +14,8 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 use tonic_etcd::{Address, Instance, Registrar};
 
@@ -80,7 +80,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let (stop, stopped) = oneshot::channel::<()>();
     let server = Server::builder()
         .add_service(GreeterServer::new(Me { address: address.clone() }))
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async { drop(stopped.await) });
+        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), async {
+            drop(stopped.await)
+        });
     let mut server = tokio::spawn(server);
 
     let registrar = Registrar::builder(options.etcd).ttl(Duration::from_secs(options.ttl)).build()?;
