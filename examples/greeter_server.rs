@@ -81,7 +81,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let server = Server::builder()
         .add_service(GreeterServer::new(Me { address: address.clone() }))
         .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), async {
-            drop(stopped.await)
+            drop(stopped.await);
         });
     let mut server = tokio::spawn(server);
 

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use h2::RecvStream;
 use http::header::USER_AGENT;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
@@ -23,7 +22,7 @@ use super::retry::{PREVIOUS_ATTEMPTS, Pushback, Repeat};
 use super::server::{Server, Verdict};
 use super::{ServedBy, Shared, WaitForReady, status};
 use crate::backoff::Backoff;
-use crate::connection::{Exchange, Failure, Kind, Slot};
+use crate::connection::{Exchange, Failure, Incoming, Kind, Slot};
 
 /// How much of an answer is held back at most until its status has come.
 const HELD: usize = 4 << 20;
@@ -186,7 +185,7 @@ impl Caller {
     /// An answer has begun.
     async fn answered(
         &mut self,
-        response: Response<RecvStream>,
+        response: Response<Incoming>,
         exchange: Exchange<Body>,
         party: Party,
         clock: Clock,

@@ -2,12 +2,11 @@
 
 use std::error::Error;
 
-use h2::Reason;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tonic::{Code, Status};
 
 use crate::address::Address;
-use crate::connection::{Failure, Kind};
+use crate::connection::{Failure, Kind, Reason};
 
 /// Under which a status that a server sent carries the server's address: `host:port` or `unix:/path`.
 pub(crate) const SERVER: HeaderName = HeaderName::from_static("x-served-by-address");

@@ -30,6 +30,9 @@ pub(crate) use answer::Answer;
 pub(crate) use connect::{Connector, Destination, Io, Place, Transport};
 pub(crate) use exchange::Exchange;
 pub(crate) use failure::{Failure, Kind};
+pub(crate) use h2::Reason;
+/// What is still to come of an answer whose head is there.
+pub(crate) use h2::RecvStream as Incoming;
 pub use options::KeepAlive;
 pub(crate) use options::Options;
 #[cfg(feature = "_tls")]
