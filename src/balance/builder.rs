@@ -302,7 +302,7 @@ impl BalancedChannelBuilder {
         let inner = Arc::new(Inner {
             ready: ArcSwap::default(),
             lanes: ArcSwap::default(),
-            outlook: watch::Sender::new(Outlook::new(directory)),
+            outlook: watch::Sender::new(Outlook::new(Arc::new(directory))),
             ground: Arc::new(ground),
             budget: self.retry.budget_of_tokens(),
             settings: Settings {

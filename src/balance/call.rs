@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::Poll;
 use std::time::Duration;
 
 use http::header::USER_AGENT;
@@ -136,28 +137,25 @@ impl Caller {
         };
         let mut clock = Clock::new(self.patience.deadline);
         let head = std::future::poll_fn(|cx| match exchange.poll_head(cx) {
-            std::task::Poll::Ready(head) => std::task::Poll::Ready(Some(head)),
-            std::task::Poll::Pending if clock.poll_over(cx) => std::task::Poll::Ready(None),
-            std::task::Poll::Pending => std::task::Poll::Pending,
+            Poll::Ready(head) => Poll::Ready(Some(head)),
+            Poll::Pending if clock.poll_over(cx) => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
         });
         let awaiting = member.server.awaiting();
         let head = head.await;
         drop(awaiting);
+        // A server that let the deadline pass was at least as slow as that; one that failed fast was not fast.
+        if !matches!(head, Some(Err(_))) {
+            let now = Instant::now();
+            member.server.latency.observe(now - started, now - member.server.epoch());
+        }
         let party = Party { member, inner: self.inner.clone() };
         match head {
-            Some(Ok(response)) => {
-                let server = &party.member.server;
-                let now = Instant::now();
-                server.latency.observe(now - started, now - server.epoch());
-                self.answered(response, exchange, party, clock).await
-            }
+            Some(Ok(response)) => self.answered(response, exchange, party, clock).await,
             Some(Err(failure)) => self.failed(failure, exchange.into_body(), &party, &clock),
             None => {
-                let server = &party.member.server;
-                let now = Instant::now();
-                server.latency.observe(now - started, now - server.epoch());
                 party.judge(Verdict::Failure);
-                Outcome::Over(Err(clock.exceeded(server.address())))
+                Outcome::Over(Err(clock.exceeded(party.member.server.address())))
             }
         }
     }

@@ -199,6 +199,3 @@ impl fmt::Debug for ResponseFuture {
         f.debug_struct("ResponseFuture").finish_non_exhaustive()
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -61,9 +61,9 @@ pub(crate) struct Outlook {
 }
 
 impl Outlook {
-    pub(crate) fn new(directory: Directory) -> Self {
+    pub(crate) fn new(directory: Arc<Directory>) -> Self {
         Self {
-            directory: Arc::new(directory),
+            directory,
             connectivity: Connectivity::Connecting,
             ready: 0,
             ejected: 0,

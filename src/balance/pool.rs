@@ -193,7 +193,7 @@ impl Pool {
 
     /// Makes what is true now what callers see.
     fn publish(&mut self) {
-        let mut outlook = Outlook { directory: self.directory.clone(), ..Outlook::new((*self.directory).clone()) };
+        let mut outlook = Outlook::new(self.directory.clone());
         let (mut ready, mut ejected) = (Vec::new(), Vec::new());
         let mut last_error: Option<(Instant, String)> = None;
         for lane in self.lanes.values_mut() {

@@ -21,6 +21,18 @@ async fn spread(channel: &BalancedChannel, calls: usize) -> BTreeMap<String, usi
 }
 
 #[tokio::test]
+async fn calls_spread_over_all_servers_and_are_counted() {
+    let peers = three().await;
+    let channel = over(builder(), peers.iter().map(|peer| &peer.address));
+    ready(&channel, 3).await;
+    let spread = spread(&channel, 300).await;
+    for server in channel.servers() {
+        assert!(spread[&server.address().to_string()] > 30, "{spread:?}");
+        assert_eq!((server.calls(), server.in_flight()), (spread[&server.address().to_string()] as u64, 0));
+    }
+}
+
+#[tokio::test]
 async fn round_robin_goes_round() {
     let peers = three().await;
     let channel = over(builder().policy(Policy::RoundRobin), peers.iter().map(|peer| &peer.address));

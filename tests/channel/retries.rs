@@ -214,16 +214,13 @@ async fn a_call_that_one_refuses_waits_for_the_other_with_room() {
 }
 
 #[tokio::test]
-async fn the_time_with_a_server_is_no_waiting_for_one() {
-    let told = std::sync::Arc::new(tokio::sync::Notify::new());
-    let (slow, good) = pair(Script::GreetLater(told)).await;
-    let channel = over(first(repeating().wait_limit(Duration::from_millis(50))), [&slow.address, &good.address]);
+async fn the_pause_before_a_repetition_is_no_waiting_for_a_server() {
+    let (failing, good) = pair(Script::Status(14, vec![("grpc-retry-pushback-ms", "20")])).await;
+    // Any waiting for a server would be too long.
+    let channel = over(first(repeating().wait_limit(Duration::ZERO)), [&failing.address, &good.address]);
     ready(&channel, 2).await;
-    let call = tokio::spawn(async move { greeted_by(&channel).await });
-    crate::support::until("the call to arrive", || slow.seen.calls() == 1).await;
-    tokio::time::sleep(Duration::from_millis(100)).await; // longer than a call may wait for a server
-    drop(slow);
-    assert_eq!(call.await.unwrap(), good.address.to_string());
+    assert_eq!(greeted_by(&channel).await, good.address.to_string());
+    assert_eq!(failing.seen.calls(), 1);
 }
 
 #[tokio::test]
