@@ -26,6 +26,7 @@ enum Kind {
     Invalid { what: &'static str, input: String, reason: String },
     Timeout { what: String, after: Duration },
     Etcd { doing: String, message: String, denied: bool },
+    Held { key: String, lease: i64, id: Option<String> },
     Closed { what: &'static str },
     NoRuntime { what: &'static str },
 }
@@ -46,6 +47,11 @@ impl Error {
 
     pub(crate) fn etcd(doing: String, message: String, denied: bool) -> Self {
         Self::from_kind(Kind::Etcd { doing, message, denied }, None)
+    }
+
+    pub(crate) fn held(key: &[u8], lease: i64, id: Option<&str>) -> Self {
+        let key = String::from_utf8_lossy(key).into_owned();
+        Self::from_kind(Kind::Held { key, lease, id: id.map(str::to_owned) }, None)
     }
 
     pub(crate) fn closed(what: &'static str) -> Self {
@@ -80,6 +86,11 @@ impl Error {
         matches!(self.inner.kind, Kind::Etcd { denied: true, .. })
     }
 
+    /// Another instance holds the key that is to be registered: the text says which. The key is taken when it is free.
+    pub fn is_conflict(&self) -> bool {
+        matches!(self.inner.kind, Kind::Held { .. })
+    }
+
     /// The background task has ended, because it was closed or because its runtime was shut down.
     pub fn is_closed(&self) -> bool {
         matches!(self.inner.kind, Kind::Closed { .. })
@@ -92,6 +103,16 @@ impl fmt::Display for Error {
             Kind::Invalid { what, input, reason } => write!(f, "invalid {what} {input:?}: {reason}"),
             Kind::Timeout { what, after } => write!(f, "{what}: not within {} ms", after.as_millis()),
             Kind::Etcd { doing, message, .. } => write!(f, "{doing}: {message}"),
+            Kind::Held { key, lease, id } => {
+                write!(f, "the key {key:?} is held by another instance")?;
+                if let Some(id) = id {
+                    write!(f, ", {id:?}")?;
+                }
+                match lease {
+                    0 => write!(f, ", without a lease: nothing but a deletion frees it"),
+                    lease => write!(f, " (lease {lease:x}): it is taken when that ends or leaves"),
+                }
+            }
             Kind::Closed { what } => write!(f, "{what} is closed"),
             Kind::NoRuntime { what } => write!(f, "{what} needs a running tokio runtime: call it inside one"),
         }

@@ -15,6 +15,8 @@ pub struct Instance {
     weight: Option<NonZeroU32>,
     zone: Option<Box<str>>,
     version: Option<Box<str>>,
+    id: Option<Box<str>>,
+    draining: bool,
     metadata: BTreeMap<String, String>,
 }
 
@@ -33,7 +35,15 @@ impl Instance {
 
     /// An instance at an address that is parsed already.
     pub(crate) fn at(address: Address) -> Self {
-        Self { addresses: vec![address], weight: None, zone: None, version: None, metadata: BTreeMap::new() }
+        Self {
+            addresses: vec![address],
+            weight: None,
+            zone: None,
+            version: None,
+            id: None,
+            draining: false,
+            metadata: BTreeMap::new(),
+        }
     }
 
     /// Adds a further address of the same server process; one that is there already is not added twice.
@@ -79,6 +89,23 @@ impl Instance {
         self
     }
 
+    /// Sets the instance's id: a name that the same instance has again after a restart (a pod's, a host's), and no other one
+    /// has. A registrar knows by it whose a key is, beside by the lease: see [`Conflict`](crate::Conflict).
+    #[must_use]
+    pub fn with_id(mut self, id: impl Into<String>) -> Self {
+        self.id = Some(id.into().into_boxed_str());
+        self
+    }
+
+    /// Marks the instance as one that is leaving: it stays in every [`Snapshot`](crate::Snapshot), and
+    /// [`BalancedChannel`](crate::BalancedChannel) and [`Resolution::discover`](crate::Resolution::discover) give it no new
+    /// calls. Clients of other kinds do not know the mark, and go on calling it.
+    #[must_use]
+    pub fn with_draining(mut self, draining: bool) -> Self {
+        self.draining = draining;
+        self
+    }
+
     /// Adds one pair of metadata; a later value of the same name replaces the earlier.
     #[must_use]
     pub fn with_metadata(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
@@ -104,6 +131,16 @@ impl Instance {
     /// The version, if the server says one.
     pub fn version(&self) -> Option<&str> {
         self.version.as_deref()
+    }
+
+    /// The instance's id, if it has one.
+    pub fn id(&self) -> Option<&str> {
+        self.id.as_deref()
+    }
+
+    /// Whether it is leaving, and is to get no new calls.
+    pub fn is_draining(&self) -> bool {
+        self.draining
     }
 
     /// What else the server says of itself.

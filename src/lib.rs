@@ -110,7 +110,10 @@ pub use error::Error;
 pub use etcd::Client as EtcdClient;
 pub use etcd::EtcdOptions;
 pub use instance::Instance;
-pub use registrar::{Registrar, RegistrarBuilder, Registration, RegistrationState};
+pub use registrar::{
+    Conflict, Registrar, RegistrarBuilder, RegistrarHealth, Registration, RegistrationBuilder, RegistrationState,
+    RegistrationStates,
+};
 pub use resolver::{Discover, Entry, Resolution, Resolver, ResolverBuilder, ServerKey, Snapshot, State};
 pub use target::Target;
 

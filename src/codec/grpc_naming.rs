@@ -14,12 +14,13 @@ use crate::target::Target;
 
 /// `greeter/10.0.0.5:50051` = `{"Op":0,"Addr":"10.0.0.5:50051","Metadata":null}`: one key per address.
 ///
-/// Written: `Metadata` is `null`, or `{"weight":…,"zone":…,"version":…,"metadata":{…}}` with absent parts left out.
+/// Written: `Metadata` is `null`, or `{"weight":…,"zone":…,"version":…,"id":…,"draining":true,"metadata":{…}}` with absent
+/// parts left out.
 /// An `https` address is written with its scheme, which Go's resolver does not understand: in a mixed fleet register
 /// `host:port` and turn TLS on at the clients.
 ///
 /// Read, as Go reads it: field names without regard to case, unknown fields ignored, `Op` without meaning, `Metadata`
-/// any JSON. Its members `weight` (a number or decimal text), `zone`, `version` and `metadata` are understood, and
+/// any JSON. Its members `weight` (a number or decimal text), `zone`, `version`, `id`, `draining` and `metadata` are understood, and
 /// what else it holds is kept as metadata of that name, as text; so is a string that holds such an object
 /// (grpc-proxy). Anything else that it may be stands in the metadata under the name `Metadata`.
 #[derive(Clone, Copy, Debug, Default)]
@@ -43,6 +44,8 @@ impl Codec for GrpcNaming {
             weight: instance.weight(),
             zone: instance.zone(),
             version: instance.version(),
+            id: instance.id(),
+            draining: instance.is_draining(),
             metadata: instance.metadata(),
         };
         let metadata = (!said.is_empty()).then_some(&said);
@@ -72,13 +75,18 @@ struct Said<'a> {
     zone: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     version: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<&'a str>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    draining: bool,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     metadata: &'a BTreeMap<String, String>,
 }
 
 impl Said<'_> {
     fn is_empty(&self) -> bool {
-        self.weight.is_none() && self.zone.is_none() && self.version.is_none() && self.metadata.is_empty()
+        let named = self.zone.is_some() || self.version.is_some() || self.id.is_some();
+        self.weight.is_none() && !named && !self.draining && self.metadata.is_empty()
     }
 }
 
@@ -163,6 +171,8 @@ fn with_member(instance: Instance, (name, value): (String, Value)) -> Instance {
         (_, Value::Null) => instance,
         ("zone", Value::String(zone)) => instance.with_zone(zone),
         ("version", Value::String(version)) => instance.with_version(version),
+        ("id", Value::String(id)) => instance.with_id(id),
+        ("draining", Value::Bool(draining)) => instance.with_draining(draining),
         ("metadata", Value::Object(pairs)) => {
             pairs.into_iter().fold(instance, |instance, (name, value)| instance.with_metadata(name, text(value)))
         }
@@ -291,7 +301,8 @@ mod tests {
         fn instances()(
             ports in proptest::collection::btree_set(1u16.., 1..4),
             secure: bool, weight in proptest::option::of(1u32..), zone in proptest::option::of(".*"),
-            version in proptest::option::of(".*"), metadata in proptest::collection::btree_map(".*", ".*", 0..4),
+            version in proptest::option::of(".*"), id in proptest::option::of(".*"), draining: bool,
+            metadata in proptest::collection::btree_map(".*", ".*", 0..4),
         ) -> Instance {
             let scheme = if secure { "https://" } else { "" };
             let mut ports = ports.into_iter();
@@ -300,6 +311,7 @@ mod tests {
             let instance = metadata.into_iter().fold(instance, |i, (name, value)| i.with_metadata(name, value));
             let instance = zone.into_iter().fold(instance, Instance::with_zone);
             let instance = version.into_iter().fold(instance, Instance::with_version);
+            let instance = id.into_iter().fold(instance, Instance::with_id).with_draining(draining);
             weight.into_iter().fold(instance, Instance::with_weight)
         }
     }
@@ -313,6 +325,7 @@ mod tests {
                 let read = GrpcNaming.decode(&record.key, &record.value).unwrap();
                 prop_assert_eq!(read.len(), 1);
                 prop_assert_eq!(read[0].addresses(), std::slice::from_ref(address));
+                prop_assert_eq!((read[0].id(), read[0].is_draining()), (instance.id(), instance.is_draining()));
                 prop_assert_eq!(
                     (read[0].weight(), read[0].zone(), read[0].version(), read[0].metadata()),
                     (instance.weight(), instance.zone(), instance.version(), instance.metadata())

@@ -5,7 +5,7 @@ use crate::address::Address;
 use crate::instance::Instance;
 use crate::target::Target;
 
-/// `greeter/10.0.0.5:50051` = `10.0.0.5:50051`. Weight, zone, version and metadata have no place in it.
+/// `greeter/10.0.0.5:50051` = `10.0.0.5:50051`. Weight, zone, version, id, draining and metadata have no place in it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Plain;
 
@@ -20,9 +20,12 @@ impl Codec for Plain {
         let bare = instance.weight().is_none()
             && instance.zone().is_none()
             && instance.version().is_none()
+            && instance.id().is_none()
+            && !instance.is_draining()
             && instance.metadata().is_empty();
         if !bare {
-            let reason = "plain addresses have no place for weight, zone, version or metadata: use GrpcNaming";
+            let reason =
+                "plain addresses have no place for weight, zone, version, id, draining or metadata: use GrpcNaming";
             return Err(EncodeError::new(reason));
         }
         let prefix = target.prefix();

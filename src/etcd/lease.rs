@@ -4,7 +4,17 @@ use std::time::Duration;
 
 use super::failure::{Class, Failure};
 use super::{Etcd, Turn, bounded};
-use etcd_client::{Compare, CompareOp, LeaseGrantOptions, LeaseKeepAliveStream, LeaseKeeper, PutOptions, Txn, TxnOp};
+use etcd_client::{
+    Compare, CompareOp, LeaseGrantOptions, LeaseKeepAliveStream, LeaseKeeper, PutOptions, ResponseHeader, Txn, TxnOp,
+};
+
+/// What stands at a key.
+pub(crate) struct Stored {
+    pub(crate) lease: i64,
+    /// When it was put.
+    pub(crate) revision: i64,
+    pub(crate) value: Vec<u8>,
+}
 
 impl Etcd {
     /// Grants a lease of an id that we choose, so that a grant whose answer was lost can be recognised. Gives the
@@ -23,15 +33,54 @@ impl Etcd {
         }
     }
 
-    pub(crate) async fn put(&self, key: &[u8], value: &[u8], lease: i64, deadline: Duration) -> Result<(), Failure> {
+    /// Puts a key under a lease; gives the revision.
+    pub(crate) async fn put(&self, key: &[u8], value: &[u8], lease: i64, deadline: Duration) -> Result<i64, Failure> {
         let doing = format!("putting {}", String::from_utf8_lossy(key));
         self.call(deadline, &doing, |client| {
             let mut kv = client.kv_client();
             let (key, value) = (key.to_vec(), value.to_vec());
             async move { kv.put(key, value, Some(PutOptions::new().with_lease(lease))).await }
         })
-        .await?;
-        Ok(())
+        .await
+        .map(|response| response.header().map_or(0, ResponseHeader::revision))
+    }
+
+    /// Puts a key under a lease while it was last changed at that revision, or is not there where that is 0. Gives the
+    /// revision; none if the key is not as expected.
+    pub(crate) async fn put_over(
+        &self,
+        key: &[u8],
+        value: &[u8],
+        lease: i64,
+        expected: i64,
+        deadline: Duration,
+    ) -> Result<Option<i64>, Failure> {
+        let doing = format!("putting {}", String::from_utf8_lossy(key));
+        self.call(deadline, &doing, |client| {
+            let mut kv = client.kv_client();
+            let as_expected = Compare::mod_revision(key.to_vec(), CompareOp::Equal, expected);
+            let put = TxnOp::put(key.to_vec(), value.to_vec(), Some(PutOptions::new().with_lease(lease)));
+            async move { kv.txn(Txn::new().when([as_expected]).and_then([put])).await }
+        })
+        .await
+        .map(|response| response.succeeded().then(|| response.header().map_or(0, ResponseHeader::revision)))
+    }
+
+    /// How a key stands now, by a linearizable read, and the revision at which it does.
+    pub(crate) async fn look(&self, key: &[u8], deadline: Duration) -> Result<(i64, Option<Stored>), Failure> {
+        let doing = format!("reading {}", String::from_utf8_lossy(key));
+        let answer = self
+            .call(deadline, &doing, |client| {
+                let (mut kv, key) = (client.kv_client(), key.to_vec());
+                async move { kv.get(key, None).await }
+            })
+            .await?;
+        let stored = answer.kvs().first().map(|pair| Stored {
+            lease: pair.lease(),
+            revision: pair.mod_revision(),
+            value: pair.value().to_vec(),
+        });
+        Ok((answer.header().map_or(0, ResponseHeader::revision), stored))
     }
 
     /// Deletes a key while it still carries that lease, and so never what another has put since; whether it did carry it.

@@ -17,9 +17,9 @@ pub use etcd_client::Client;
 use tokio::time::{Instant, timeout};
 
 pub(crate) use failure::{Class, Failure};
-pub(crate) use lease::KeepAlive;
+pub(crate) use lease::{KeepAlive, Stored};
 pub use options::EtcdOptions;
-pub(crate) use watch::{Message, Watch};
+pub(crate) use watch::{Event, Message, Watch};
 
 use crate::address::Authority;
 use crate::error::Error;
@@ -181,7 +181,7 @@ impl Etcd {
 
     /// Whether a new token may mend it. etcd 3.5 says of an expired one that permission is denied, and a role that is
     /// denied in earnest must not cost etcd a password's check with each try.
-    fn is_worth_a_token(&self, failure: &Failure) -> bool {
+    pub(crate) fn is_worth_a_token(&self, failure: &Failure) -> bool {
         match failure.class {
             Class::Token => true,
             Class::Denied => self.state().fetched.elapsed() >= TOKEN_IS_FRESH,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use etcd_client::{ResponseHeader, WatchOptions, WatchRequestSender, WatchResponse, WatchResponseStream};
+use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
 use super::failure::{Class, Failure};
@@ -36,24 +37,42 @@ pub(crate) enum Message {
 pub(crate) struct Events(WatchResponse);
 
 impl Events {
-    /// Revision, key, and the value of a put; no value for a delete.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (i64, &[u8], Option<&[u8]>)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Event<'_>> {
         // A deletion resets a key's version to zero (etcd's rpc.proto). The event's type is not asked: for a type that
         // it does not know, etcd-client panics.
         self.0.events().iter().filter_map(|event| event.kv()).map(|pair| {
             let value = (pair.version() > 0).then(|| pair.value());
-            (pair.mod_revision(), pair.key(), value)
+            Event { revision: pair.mod_revision(), key: pair.key(), lease: pair.lease(), value }
         })
     }
+}
+
+/// One change of one key.
+pub(crate) struct Event<'a> {
+    pub(crate) revision: i64,
+    pub(crate) key: &'a [u8],
+    /// The lease that a put gave it.
+    pub(crate) lease: i64,
+    /// What was put; none where it was deleted.
+    pub(crate) value: Option<&'a [u8]>,
 }
 
 impl Etcd {
     /// Opens a watch of the range from that revision on.
     pub(crate) async fn watch(&self, start: &[u8], end: &[u8], from: i64) -> Result<Watch, Failure> {
+        let options = WatchOptions::new().with_range(end).with_start_revision(from).with_progress_notify();
+        self.open_watch(start, options).await
+    }
+
+    /// Opens a watch of one key from now on; further ones may join it.
+    pub(crate) async fn watch_key(&self, key: &[u8]) -> Result<Watch, Failure> {
+        self.open_watch(key, WatchOptions::new()).await
+    }
+
+    async fn open_watch(&self, start: &[u8], options: WatchOptions) -> Result<Watch, Failure> {
         let doing = format!("watching {}", String::from_utf8_lossy(start));
         let deadline = self.request_timeout();
         let mut turn = self.turn();
-        let options = WatchOptions::new().with_range(end).with_start_revision(from).with_progress_notify();
         let open = async {
             let mut watcher = self.client(&mut turn).await?.watch_client().max_decoding_message_size(MAX_MESSAGE);
             watcher.watch(start, Some(options)).await.map_err(Failure::from)
@@ -98,20 +117,28 @@ impl Watch {
         })
     }
 
+    /// Watches another key over the same stream, from now on. Each is answered with `Created`, in their order.
+    pub(crate) async fn also(&mut self, key: &[u8]) -> Result<(), Failure> {
+        let sent = timeout(self.deadline, self.requests.watch(key, None)).await;
+        self.sent(sent)
+    }
+
     /// Asks for a message without events.
     pub(crate) async fn probe(&mut self) -> Result<(), Failure> {
-        match timeout(self.deadline, self.requests.request_progress()).await {
+        let sent = timeout(self.deadline, self.requests.request_progress()).await;
+        self.sent(sent)
+    }
+
+    fn sent(&self, sent: Result<Result<(), etcd_client::Error>, Elapsed>) -> Result<(), Failure> {
+        match sent {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => {
-                let failure = Failure::from(error);
-                Err(self.broken(failure))
-            }
+            Ok(Err(error)) => Err(self.broken(Failure::from(error))),
             Err(_) => Err(self.broken(Failure::timed_out(self.deadline))),
         }
     }
 
     /// The member was silent for too long: the next stream goes elsewhere.
-    pub(crate) fn silent(self) -> Failure {
+    pub(crate) fn silent(&self) -> Failure {
         self.broken(Failure::new(Class::Transient, "the watch was silent"))
     }
 

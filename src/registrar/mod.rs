@@ -1,8 +1,11 @@
 //! The registrar: puts instances into etcd under a lease, and keeps them there for as long as they live.
 
+mod builder;
+mod health;
 mod lease;
 mod registration;
 mod task;
+mod watcher;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,8 +16,11 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tracing::Instrument;
 
+pub use self::builder::{RegistrarBuilder, RegistrationBuilder};
+pub use self::health::RegistrarHealth;
+pub use self::lease::Conflict;
 use self::lease::Id;
-pub use self::registration::{Registration, RegistrationState};
+pub use self::registration::{Registration, RegistrationState, RegistrationStates};
 use self::task::Task;
 use crate::codec::{Codec, Detect, Record};
 use crate::error::Error;
@@ -24,8 +30,6 @@ use crate::target::Target;
 
 /// Lives of leases, unless said otherwise: the reason stands at [`RegistrarBuilder::ttl`].
 const TTL: Duration = Duration::from_secs(15);
-/// etcd's own bound.
-const MAX_TTL: Duration = Duration::from_secs(9_000_000_000);
 /// etcd takes requests of 1.5 MiB; the rest is the request's own.
 const MAX_RECORD: usize = 1536 * 1024 - 512;
 
@@ -52,22 +56,23 @@ struct State {
     error: Option<Error>,
     /// A task does what is wanted.
     has_task: bool,
+    /// The runtime of the last task ended before what was wanted did.
+    ended: bool,
 }
 
 /// What a handle wants, and how it is told what became of it.
 struct Wanted {
     target: Target,
     records: Vec<Arc<Record>>,
+    conflict: Conflict,
+    /// The instance's.
+    id: Option<Box<str>>,
     leaving: bool,
+    /// By hand, and because it does not serve.
+    paused: [bool; 2],
+    /// Counts the changes of what is wanted.
+    version: u64,
     show: watch::Sender<RegistrationState>,
-}
-
-/// Builds a [`Registrar`] with a time to live or a stored format of its own.
-#[must_use]
-pub struct RegistrarBuilder {
-    etcd: Result<Etcd, Error>,
-    codec: Arc<dyn Codec>,
-    ttl: Duration,
 }
 
 impl Registrar {
@@ -99,28 +104,59 @@ impl Registrar {
         Self { shared: Arc::new(Shared { etcd, codec, seconds, state, changed }) }
     }
 
-    /// Registers an instance of a service, and keeps it registered until its handle is deregistered or dropped. Whatever
-    /// stands at its keys is overwritten.
+    /// Registers an instance of a service, and keeps it registered until its handle is deregistered or dropped.
+    /// [`Registrar::registration`] has the choices: another key, what happens where another holds it, a pause at first.
     ///
     /// Needs a runtime with its timer enabled, and works on it for as long as anything is registered.
     ///
     /// # Errors
     /// When the target or the instance is refused: unspecified addresses (`0.0.0.0`, `[::]`), records larger than
     /// etcd takes, keys that this registrar has registered already. Never because etcd is away.
-    #[expect(clippy::unused_async, reason = "the task needs a runtime, and an async caller has one")]
     pub async fn register<T>(&self, target: T, instance: Instance) -> Result<Registration, Error>
     where
         T: TryInto<Target>,
         Error: From<T::Error>,
     {
-        let target = target.try_into()?;
-        self.shared.etcd.check_hosts(&target)?;
-        let records = self.records(&target, &instance)?;
-        let runtime = Handle::try_current().map_err(|_| Error::no_runtime("registering"))?;
-        let (show, seen) = watch::channel(RegistrationState::Registering { why: None });
-        let wanted = Wanted { target: target.clone(), records, leaving: false, show };
-        let id = Shared::want(&self.shared, wanted, &runtime)?;
-        Ok(Registration::new(self.shared.clone(), id, target, instance, seen))
+        self.registration(target, instance).register().await
+    }
+
+    /// A registration with choices of its own; [`RegistrationBuilder::register`] makes it.
+    pub fn registration<T>(&self, target: T, instance: Instance) -> RegistrationBuilder
+    where
+        T: TryInto<Target>,
+        Error: From<T::Error>,
+    {
+        RegistrationBuilder::new(self.clone(), target.try_into().map_err(Error::from), instance)
+    }
+
+    /// How all its registrations stand together: for a probe.
+    pub fn health(&self) -> RegistrarHealth {
+        let state = self.shared.state();
+        let shown: Vec<_> =
+            state.wanted.values().filter(|wanted| !wanted.leaving).map(|w| w.show.borrow().clone()).collect();
+        RegistrarHealth::new(!state.ended, &shown, state.error.clone())
+    }
+
+    /// The records of an instance, the only one under a name of its own where that is chosen.
+    fn named_records(
+        &self,
+        target: &Target,
+        instance: &Instance,
+        name: Option<&str>,
+    ) -> Result<Vec<Arc<Record>>, Error> {
+        let records = self.records(target, instance)?;
+        let Some(name) = name else { return Ok(records) };
+        let refuse = |reason: &str| Err(Error::invalid("key", name, reason));
+        let [record] = records.as_slice() else {
+            return refuse("a key that is chosen holds one address, and the instance has several");
+        };
+        if name.is_empty() || name.starts_with('/') || name.ends_with('/') || name.contains(char::is_control) {
+            return refuse(
+                "it is a name below the service's prefix, without a slash at its ends or control characters",
+            );
+        }
+        let key = format!("{}{name}", target.prefix());
+        Ok(vec![Arc::new(Record::new(key, record.value.clone()))])
     }
 
     fn records(&self, target: &Target, instance: &Instance) -> Result<Vec<Arc<Record>>, Error> {
@@ -161,13 +197,9 @@ impl Shared {
 
     fn want(self: &Arc<Self>, wanted: Wanted, runtime: &Handle) -> Result<Id, Error> {
         let mut state = self.state();
-        for other in state.wanted.values().filter(|other| !other.leaving) {
-            if let Some(twice) = other.records.iter().find(|a| wanted.records.iter().any(|b| a.key == b.key)) {
-                let reason = "this registrar has it registered already";
-                return Err(Error::invalid("key", String::from_utf8_lossy(&twice.key), reason));
-            }
-        }
+        state.check_keys(None, &wanted.records)?;
         state.next += 1;
+        state.ended = false;
         let id = state.next;
         state.wanted.insert(id, wanted);
         let has_task = std::mem::replace(&mut state.has_task, true);
@@ -179,6 +211,34 @@ impl Shared {
         }
         self.changed.notify_one();
         Ok(id)
+    }
+
+    /// What is wanted of a registration changes; whether it is still wanted.
+    fn change(&self, id: Id, change: impl FnOnce(&mut Wanted)) -> bool {
+        let mut state = self.state();
+        let Some(wanted) = state.wanted.get_mut(&id).filter(|wanted| !wanted.leaving) else { return false };
+        change(wanted);
+        wanted.version += 1;
+        self.changed.notify_one();
+        true
+    }
+
+    /// Other records are wanted of a registration.
+    fn update(&self, id: Id, instance: &Instance, records: Vec<Arc<Record>>) -> Result<(), Error> {
+        self.state().check_keys(Some(id), &records)?;
+        let changed = self.change(id, |wanted| {
+            wanted.id = instance.id().map(Into::into);
+            wanted.records = records;
+            // Whoever waits from here on waits for the change.
+            wanted.show.send_if_modified(|state| {
+                let stands = matches!(state, RegistrationState::Registered | RegistrationState::Renewing { .. });
+                if stands {
+                    *state = RegistrationState::Updating { why: None };
+                }
+                stands
+            });
+        });
+        if changed { Ok(()) } else { Err(Error::closed("the registration")) }
     }
 
     fn leave(&self, id: Id) {
@@ -200,56 +260,32 @@ impl Shared {
     }
 }
 
-impl RegistrarBuilder {
-    fn over(etcd: Result<Etcd, Error>) -> Self {
-        Self { etcd, codec: Arc::new(Detect), ttl: TTL }
-    }
-
-    /// A builder over a client of your own: see [`Registrar::new`].
-    pub fn from_client(client: EtcdClient) -> Self {
-        Self::over(Ok(Etcd::from_client(client)))
-    }
-
-    /// How long the lease lives without a renewal, in whole seconds (rounded up); 15 s by default. It is renewed every
-    /// third of that, and each try may take a sixth: the default lets two renewals fail, and outlives an election, before
-    /// anything is lost, and a server that is killed is gone after 15 s at the latest. etcd may grant more than is
-    /// asked; what it grants holds. A machine that was suspended for longer is registered again within a third of it.
-    pub fn ttl(mut self, ttl: Duration) -> Self {
-        self.ttl = ttl;
-        self
-    }
-
-    /// The stored format to write; by default etcd's gRPC naming, which Go's official resolver reads.
-    pub fn codec(mut self, codec: impl Codec) -> Self {
-        self.codec = Arc::new(codec);
-        self
-    }
-
-    /// The registrar.
-    ///
-    /// # Errors
-    /// When an endpoint or option is refused, a time to live of zero among them.
-    pub fn build(self) -> Result<Registrar, Error> {
-        let refuse = |reason| Err(Error::invalid("time to live", format!("{:?}", self.ttl), reason));
-        if self.ttl.is_zero() {
-            return refuse("a lease must live; the default is 15 s");
+impl State {
+    /// Each key is registered once.
+    fn check_keys(&self, but: Option<Id>, records: &[Arc<Record>]) -> Result<(), Error> {
+        for (_, other) in self.wanted.iter().filter(|(id, other)| !other.leaving && Some(**id) != but) {
+            if let Some(twice) = other.records.iter().find(|a| records.iter().any(|b| a.key == b.key)) {
+                let reason = "this registrar has it registered already";
+                return Err(Error::invalid("key", String::from_utf8_lossy(&twice.key), reason));
+            }
         }
-        if self.ttl > MAX_TTL {
-            return refuse("etcd grants 9 000 000 000 s at most");
+        Ok(())
+    }
+}
+
+impl Wanted {
+    fn for_machine(&self) -> lease::Wanted {
+        lease::Wanted {
+            records: self.records.clone(),
+            conflict: self.conflict,
+            id: self.id.clone(),
+            paused: self.paused.contains(&true),
         }
-        let seconds = self.ttl.as_secs() + u64::from(self.ttl.subsec_nanos() > 0);
-        Ok(Registrar::over(self.etcd?, self.codec, seconds.cast_signed()))
     }
 }
 
 impl fmt::Debug for Registrar {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Registrar").field("codec", &self.shared.codec).finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for RegistrarBuilder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RegistrarBuilder").field("codec", &self.codec).field("ttl", &self.ttl).finish_non_exhaustive()
     }
 }

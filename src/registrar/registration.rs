@@ -1,13 +1,16 @@
 //! One registration: what its user holds.
 
 use std::fmt;
-use std::sync::Arc;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::timeout;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::WatchStream;
 
-use super::Shared;
+use super::Registrar;
 use super::lease::{Id, Standing};
 use crate::error::Error;
 use crate::instance::Instance;
@@ -18,8 +21,8 @@ const DEREGISTER: Duration = Duration::from_secs(5);
 
 /// How a registration stands.
 ///
-/// "In etcd" is what etcd has acknowledged and the lease still holds. That another deletes or overwrites the key by hand is
-/// not seen here.
+/// "In etcd" is what etcd has acknowledged and the lease still holds. A key that is deleted or overwritten by hand is put
+/// again at once, where the role may watch it, and otherwise within a minute, unseen.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum RegistrationState {
@@ -31,6 +34,12 @@ pub enum RegistrationState {
     },
     /// In etcd.
     Registered,
+    /// In etcd, the latest change of it ([`Registration::update`]) not yet.
+    #[non_exhaustive]
+    Updating {
+        /// What went wrong with it so far.
+        why: Option<Error>,
+    },
     /// In etcd, and the last renewal of the lease failed: it is being tried again.
     #[non_exhaustive]
     Renewing {
@@ -44,6 +53,14 @@ pub enum RegistrationState {
         /// What went wrong.
         why: Error,
     },
+    /// Another instance has put the key: see [`Conflict`](crate::Conflict). It is registered when the key is free.
+    #[non_exhaustive]
+    Held {
+        /// Which instance.
+        why: Error,
+    },
+    /// Not in etcd for as long as it is paused, or does not serve.
+    Paused,
     /// Deregistered.
     Closed,
 }
@@ -54,13 +71,20 @@ impl RegistrationState {
         match standing {
             Standing::Pending => Self::Registering { why },
             Standing::Registered => Self::Registered,
+            Standing::Updating => Self::Updating { why },
+            Standing::Held => Self::Held { why: known(why) },
+            Standing::Paused => Self::Paused,
             Standing::Renewing => Self::Renewing { why: known(why) },
             Standing::Lost => Self::Lost { why: known(why) },
             Standing::Closed => Self::Closed,
         }
     }
 
-    fn is_in_etcd(&self) -> bool {
+    pub(super) fn is_in_etcd(&self) -> bool {
+        self.is_as_wanted() || matches!(self, Self::Updating { .. })
+    }
+
+    fn is_as_wanted(&self) -> bool {
         matches!(self, Self::Registered | Self::Renewing { .. })
     }
 }
@@ -72,22 +96,25 @@ impl RegistrationState {
 /// key goes whoever has put it.
 #[must_use = "dropping a registration deregisters"]
 pub struct Registration {
-    shared: Arc<Shared>,
+    registrar: Registrar,
     id: Id,
     target: Target,
     instance: Instance,
+    /// The key's name, where it was chosen.
+    key: Option<String>,
     seen: watch::Receiver<RegistrationState>,
 }
 
 impl Registration {
     pub(super) fn new(
-        shared: Arc<Shared>,
+        registrar: Registrar,
         id: Id,
         target: Target,
         instance: Instance,
+        key: Option<String>,
         seen: watch::Receiver<RegistrationState>,
     ) -> Self {
-        Self { shared, id, target, instance, seen }
+        Self { registrar, id, target, instance, key, seen }
     }
 
     /// The service.
@@ -113,7 +140,41 @@ impl Registration {
     /// The registrar's lease, under which it stands once it is registered; none while there is none. etcdctl shows it in
     /// hexadecimal.
     pub fn lease_id(&self) -> Option<i64> {
-        self.shared.state().lease
+        self.registrar.shared.state().lease
+    }
+
+    /// Registers it as this instance from now on: weight, zone, version and metadata change in place, under the same lease;
+    /// of other addresses the new ones come before the old ones go. [`Registration::ready`] waits until it is done.
+    ///
+    /// # Errors
+    /// When the instance is refused, as by [`Registrar::register`], or nothing looks after the registration any more.
+    pub fn update(&mut self, instance: Instance) -> Result<(), Error> {
+        let records = self.registrar.named_records(&self.target, &instance, self.key.as_deref())?;
+        self.registrar.shared.update(self.id, &instance, records)?;
+        self.instance = instance;
+        Ok(())
+    }
+
+    /// Takes the instance out of etcd until [`Registration::resume`], and keeps the lease for its return.
+    pub fn pause(&self) {
+        self.registrar.shared.change(self.id, |wanted| wanted.paused[0] = true);
+    }
+
+    /// Ends a [`Registration::pause`].
+    pub fn resume(&self) {
+        self.registrar.shared.change(self.id, |wanted| wanted.paused[0] = false);
+    }
+
+    /// Whether the server serves, as its health check says: it is in etcd only while it does, and is not paused. So
+    /// assumed at first.
+    pub fn set_serving(&self, serves: bool) {
+        self.registrar.shared.change(self.id, |wanted| wanted.paused[1] = !serves);
+    }
+
+    /// A `tokio_stream::Stream` of how it stands, now and with each change; the latest, for who is slow to read it. It does
+    /// not keep the registration alive, and ends with it.
+    pub fn states(&self) -> RegistrationStates {
+        RegistrationStates { updates: WatchStream::new(self.seen.clone()) }
     }
 
     /// Waits until it stands differently than when this was last called, and gives how. States that pass quickly may be
@@ -129,15 +190,21 @@ impl Registration {
         Ok(self.seen.borrow_and_update().clone())
     }
 
-    /// Waits until it stands in etcd.
+    /// Waits until it stands in etcd as is wanted.
     ///
     /// # Errors
-    /// When that takes longer than `within`. It goes on being tried all the same.
+    /// When that takes longer than `within`, or another holds the key ([`Error::is_conflict`]). It goes on being tried all
+    /// the same.
     ///
     /// # Cancel safety
     /// Dropping it loses nothing.
     pub async fn ready(&self, within: Duration) -> Result<(), Error> {
-        self.wait_for(RegistrationState::is_in_etcd, within, "registering").await
+        let stands =
+            |state: &RegistrationState| state.is_as_wanted() || matches!(state, RegistrationState::Held { .. });
+        match self.wait_for(stands, within, "registering").await? {
+            RegistrationState::Held { why } => Err(why),
+            _ => Ok(()),
+        }
     }
 
     /// Takes the instance out of etcd, and waits up to 5 s until that is done; at once where it never came to be there.
@@ -151,9 +218,9 @@ impl Registration {
     /// # Cancel safety
     /// Once it was polled, dropping it only ends the waiting.
     pub async fn deregister(self) -> Result<(), Error> {
-        self.shared.leave(self.id);
+        self.registrar.shared.leave(self.id);
         let closed = |state: &RegistrationState| matches!(state, RegistrationState::Closed);
-        self.wait_for(closed, DEREGISTER, "deregistering").await
+        self.wait_for(closed, DEREGISTER, "deregistering").await.map(drop)
     }
 
     async fn wait_for(
@@ -161,21 +228,23 @@ impl Registration {
         condition: impl FnMut(&RegistrationState) -> bool,
         within: Duration,
         doing: &str,
-    ) -> Result<(), Error> {
+    ) -> Result<RegistrationState, Error> {
         let mut seen = self.seen.clone();
         match timeout(within, seen.wait_for(condition)).await {
-            Ok(Ok(_)) => Ok(()),
+            Ok(Ok(state)) => Ok(state.clone()),
             Ok(Err(_)) => Err(Error::closed("the registration")),
-            Err(_) => {
-                Err(Error::timeout(format!("{doing} {}", self.target), within, self.shared.state().error.clone()))
-            }
+            Err(_) => Err(Error::timeout(
+                format!("{doing} {}", self.target),
+                within,
+                self.registrar.shared.state().error.clone(),
+            )),
         }
     }
 }
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        self.shared.leave(self.id);
+        self.registrar.shared.leave(self.id);
     }
 }
 
@@ -186,5 +255,25 @@ impl fmt::Debug for Registration {
             .field("instance", &self.instance)
             .field("state", &self.state())
             .finish_non_exhaustive()
+    }
+}
+
+/// The changes of [`RegistrationState`], beginning with how it stands now.
+#[must_use = "a stream does nothing unless it is polled"]
+pub struct RegistrationStates {
+    updates: WatchStream<RegistrationState>,
+}
+
+impl Stream for RegistrationStates {
+    type Item = RegistrationState;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<RegistrationState>> {
+        Pin::new(&mut self.updates).poll_next(cx)
+    }
+}
+
+impl fmt::Debug for RegistrationStates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RegistrationStates").finish_non_exhaustive()
     }
 }

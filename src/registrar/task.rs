@@ -9,13 +9,18 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
+use tracing::Instrument;
 
 use super::Shared;
-use super::lease::{Action, Id, Input, Machine, Renewal, Standing, Trouble};
+use super::lease::{Action, Found, Id, Input, Machine, Renewal, Standing, Trouble};
 use super::registration::RegistrationState;
+use super::watcher::{Keys, Said, Watcher};
+use crate::codec::Codec;
 use crate::error::Error;
-use crate::etcd::{Class, Etcd, Failure, KeepAlive};
+use crate::etcd::{Class, Etcd, Failure, KeepAlive, Stored};
 
 /// What leaves is waited for: it is tried at a second member within the time that deregistering has.
 const LEAVING: Duration = Duration::from_secs(2);
@@ -27,13 +32,28 @@ pub(super) struct Task {
     epoch: Instant,
     /// What went wrong with the work, and with the renewals, since either last went well.
     errors: [Option<(Class, Error)>; 2],
-    /// What the machine was told: whether each registration is leaving.
-    told: BTreeMap<Id, bool>,
+    /// What the machine was told of each registration.
+    told: BTreeMap<Id, Told>,
     /// How each registration stood when it was last shown, and for which error.
     shown: BTreeMap<Id, (Standing, Option<Error>)>,
+    /// The watch of the own keys, and what it has to tell.
+    _watcher: JoinSet<()>,
+    keys: watch::Sender<Keys>,
+    said: mpsc::Receiver<Said>,
+    keys_version: u64,
     /// It ended because nothing is wanted: what is wanted since is another's.
     rested: bool,
 }
+
+/// What the machine was told of a registration.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Told {
+    leaving: bool,
+    version: u64,
+}
+
+/// What the watch may be ahead by.
+const SAID: usize = 64;
 
 /// How long the answer to a put is waited for when its registration leaves: a put that is broken off may still arrive, and
 /// then has to be looked for.
@@ -52,6 +72,10 @@ type Renewed = (i64, Duration, Result<i64, Failure>, Option<KeepAlive>);
 impl Task {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         let machine = Machine::new(shared.seconds, fastrand::u64(..));
+        let (keys, watched) = watch::channel(Keys::default());
+        let (say, said) = mpsc::channel(SAID);
+        let mut watcher = JoinSet::new();
+        watcher.spawn(Watcher::new(shared.etcd.clone(), watched, say).run().in_current_span());
         Self {
             shared,
             machine,
@@ -60,6 +84,10 @@ impl Task {
             errors: [None, None],
             told: BTreeMap::new(),
             shown: BTreeMap::new(),
+            _watcher: watcher,
+            keys,
+            said,
+            keys_version: 0,
             rested: false,
         }
     }
@@ -85,6 +113,10 @@ impl Task {
                 _ => grace = None,
             }
             self.show();
+            if self.machine.keys_version() != self.keys_version {
+                self.keys_version = self.machine.keys_version();
+                self.keys.send_replace(Arc::new(self.machine.keys()));
+            }
             if work.is_none() && self.machine.is_idle() && self.shared.rest() {
                 self.rested = true;
                 return;
@@ -110,6 +142,7 @@ impl Task {
             tokio::select! {
                 () = self.shared.changed.notified() => {}
                 () = alarm(wake.map(|wake| self.epoch + wake)) => {}
+                Some(said) = self.said.recv() => self.heard(said),
                 renewed = hand(renewal.as_mut()) => {
                     renewal = None;
                     self.renewed(renewed);
@@ -131,15 +164,32 @@ impl Task {
     fn hear(&mut self) {
         let now = self.now();
         let idle = Action::Wait { until: None };
-        for (id, wanted) in &self.shared.state().wanted {
-            let id = *id;
-            if !self.told.contains_key(&id) {
-                self.machine.on(now, &idle, Input::Wanted { id, records: wanted.records.clone() });
+        for (&id, wanted) in &self.shared.state().wanted {
+            let told = Told { leaving: wanted.leaving, version: wanted.version };
+            let before = self.told.insert(id, told);
+            match before {
+                None => self.machine.on(now, &idle, Input::Wanted { id, wanted: wanted.for_machine() }),
+                Some(before) if before.version != told.version => {
+                    self.machine.on(now, &idle, Input::Updated { id, wanted: wanted.for_machine() });
+                    self.shown.remove(&id);
+                }
+                Some(_) => {}
             }
-            if self.told.insert(id, wanted.leaving) != Some(wanted.leaving) && wanted.leaving {
+            if told.leaving && before.is_none_or(|before| !before.leaving) {
                 self.machine.on(now, &idle, Input::Leaving { id });
             }
         }
+    }
+
+    /// Tells the machine what the watch of the own keys has said.
+    fn heard(&mut self, said: Said) {
+        let input = match said {
+            Said::Watched { key } => Input::Watched { key },
+            Said::Unwatchable { key } => Input::Unwatchable { key },
+            Said::Unwatched => Input::Unwatched,
+            Said::Seen { key, revision, stored } => seen(&*self.shared.codec, key, revision, stored),
+        };
+        self.machine.on(self.now(), &Action::Wait { until: None }, input);
     }
 
     /// Shows every handle how its registration stands, and forgets those that are closed.
@@ -153,12 +203,13 @@ impl Task {
         for (id, wanted) in &state.wanted {
             let standing = self.machine.standing(now, *id);
             let (before, told) = self.shown.get(id).map_or((None, None), |(s, e)| (Some(*s), e.as_ref()));
+            let held = (standing == Standing::Held).then(|| self.machine.held_by(*id)).flatten();
             let same = match (told, &why) {
                 (Some(told), Some(why)) => told.is(why),
                 (told, why) => told.is_none() == why.is_none(),
             };
             // Where all is well, what went wrong before does not matter.
-            if before == Some(standing) && (same || matches!(standing, Standing::Registered | Standing::Closed)) {
+            if before == Some(standing) && (same || standing.is_well()) {
                 continue;
             }
             self.shown.insert(*id, (standing, why.clone()));
@@ -170,10 +221,17 @@ impl Task {
                 Standing::Lost if before != Some(standing) => {
                     tracing::warn!(service, why = why.as_ref().map(ToString::to_string), "registration lost");
                 }
+                Standing::Held if before != Some(standing) => {
+                    let key = held.map(|(key, ..)| String::from_utf8_lossy(key));
+                    let holder = held.map(|(_, lease, _)| format!("{lease:x}"));
+                    tracing::warn!(service, key = key.as_deref(), holder, "another instance holds the key");
+                }
+                Standing::Paused => tracing::info!(service, "paused: not in etcd"),
                 Standing::Closed => tracing::info!(service, "deregistered"),
                 _ => {}
             }
-            wanted.show.send_replace(RegistrationState::new(standing, why.clone()));
+            let why = held.map(|(key, lease, id)| Error::held(key, lease, id)).or_else(|| why.clone());
+            wanted.show.send_replace(RegistrationState::new(standing, why));
         }
         let (told, shown) = (&mut self.told, &mut self.shown);
         state.wanted.retain(|id, _| {
@@ -216,8 +274,8 @@ impl Task {
             _ => self.deadline(),
         };
         let asked = self.now();
-        let action = action.clone();
-        Box::pin(async move { carry_out(&etcd, &action, asked, deadline).await })
+        let (action, codec) = (action.clone(), self.shared.codec.clone());
+        Box::pin(async move { carry_out(&etcd, &*codec, &action, asked, deadline).await })
     }
 
     fn done(&mut self, action: &Action, result: Result<Input, Failure>) {
@@ -267,7 +325,7 @@ impl Drop for Task {
             return;
         }
         let mut state = self.shared.state();
-        (state.lease, state.has_task) = (None, false);
+        (state.lease, state.has_task, state.ended) = (None, false, true);
         for wanted in std::mem::take(&mut state.wanted).into_values() {
             let why = Some(Error::closed("the registrar's runtime"));
             wanted.show.send_replace(RegistrationState::new(Standing::Lost, why));
@@ -275,13 +333,30 @@ impl Drop for Task {
     }
 }
 
-async fn carry_out(etcd: &Etcd, action: &Action, asked: Duration, deadline: Duration) -> Result<Input, Failure> {
+async fn carry_out(
+    etcd: &Etcd,
+    codec: &dyn Codec,
+    action: &Action,
+    asked: Duration,
+    deadline: Duration,
+) -> Result<Input, Failure> {
     match action {
         Action::Grant { id, seconds } => {
             let seconds = etcd.grant(*id, *seconds, deadline).await?;
             return Ok(Input::Granted { asked, seconds });
         }
-        Action::Put { record, lease, .. } => etcd.put(&record.key, &record.value, *lease, deadline).await?,
+        Action::Put { record, lease, expected: None, .. } => {
+            let revision = etcd.put(&record.key, &record.value, *lease, deadline).await?;
+            return Ok(Input::Put { revision });
+        }
+        Action::Put { record, lease, expected: Some(expected), .. } => {
+            let put = etcd.put_over(&record.key, &record.value, *lease, *expected, deadline).await?;
+            return Ok(put.map_or(Input::Conflict, |revision| Input::Put { revision }));
+        }
+        Action::Look { record, .. } => {
+            let (revision, stored) = etcd.look(&record.key, deadline).await?;
+            return Ok(seen(codec, record.key.clone(), revision, stored));
+        }
         Action::Delete { record, lease, .. } => {
             let was_there = etcd.delete(&record.key, *lease, deadline).await?;
             return Ok(if was_there { Input::Done } else { Input::NotThere });
@@ -290,6 +365,15 @@ async fn carry_out(etcd: &Etcd, action: &Action, asked: Duration, deadline: Dura
         Action::Wait { .. } => {}
     }
     Ok(Input::Done)
+}
+
+fn seen(codec: &dyn Codec, key: Vec<u8>, revision: i64, stored: Option<Stored>) -> Input {
+    let found = stored.map(|Stored { lease, revision, value }| {
+        let instances = codec.decode(&key, &value).unwrap_or_default();
+        let id = instances.first().and_then(|instance| instance.id()).map(Into::into);
+        Found { lease, revision, value, id }
+    });
+    Input::Seen { key, revision, found }
 }
 
 fn earlier(wake: Option<Duration>, other: Duration) -> Duration {

@@ -58,8 +58,9 @@ impl Servers {
         let mut touched: BTreeMap<ServerKey, Option<bool>> = BTreeMap::new();
         for change in diff(&self.seen, snapshot) {
             for (entry, added) in [(&change.before, false), (&change.after, true)] {
-                let addresses = entry.iter().flat_map(|entry| entry.instances()).flat_map(Instance::addresses);
-                for address in addresses {
+                // What is draining takes no new calls.
+                let instances = entry.iter().flat_map(|entry| entry.instances()).filter(|one| !one.is_draining());
+                for address in instances.flat_map(Instance::addresses) {
                     let key = ServerKey(address.parsed_authority().clone());
                     let named = self.named.entry(key.clone()).or_default();
                     touched.entry(key).or_insert_with(|| named.secure());

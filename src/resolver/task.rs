@@ -138,12 +138,12 @@ impl Task {
             Ok(Ok(Message::Created { revision })) => Input::Created { revision },
             Ok(Ok(Message::Progress { revision })) => Input::Progress { revision },
             Ok(Ok(Message::Events(events))) => {
-                let event = |(revision, key, value): (i64, &[u8], Option<&[u8]>)| {
-                    let change = match value {
-                        Some(value) => Change::Put(read(&*self.codec, &self.target, key, value)?),
-                        None => Change::Delete(key.into()),
+                let event = |event: crate::etcd::Event<'_>| {
+                    let change = match event.value {
+                        Some(value) => Change::Put(read(&*self.codec, &self.target, event.key, value)?),
+                        None => Change::Delete(event.key.into()),
                     };
-                    Some(Event { revision, change })
+                    Some(Event { revision: event.revision, change })
                 };
                 Input::Events(events.iter().filter_map(event).collect())
             }

@@ -1,55 +1,126 @@
-//! One registration of the lease machine: its records, and where each is. PURE.
+//! One registration of the lease machine: its records, and what is to be done for it next. PURE.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::slot::{Place, Slot};
+use super::vocabulary::{Conflict, Wanted};
 use crate::backoff::Backoff;
 use crate::codec::Record;
 
+/// What has stood for so long was worth its repair: the next one is made at once.
+const STOOD: Duration = Duration::from_secs(1);
+
 #[derive(Debug)]
 pub(super) struct Registration {
-    pub(super) records: Vec<(Arc<Record>, Place)>,
+    pub(super) slots: Vec<Slot>,
     pub(super) leaving: bool,
+    pub(super) paused: bool,
+    pub(super) conflict: Conflict,
+    pub(super) id: Option<Box<str>>,
     pub(super) was_registered: bool,
     /// What only people can mend holds up this registration and no other.
     pub(super) backoff: Backoff,
     pub(super) blocked: Duration,
     /// Until then a put whose outcome nobody knows may still arrive.
     pub(super) doubt: Duration,
+    repairs: Backoff,
+    repaired: Duration,
 }
 
-/// Where a record is, as far as we know.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
-    /// Not under the lease that we hold.
-    Out,
-    /// Tried: it may have arrived.
-    Tried,
-    In,
+/// What is to be done, the most urgent first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Urgency {
+    Leave,
+    Pause,
+    Put,
+    Look,
+    Tidy,
+    Check,
 }
 
 impl Registration {
+    pub(super) fn new(wanted: Wanted, slots: Vec<Slot>, seeds: [u64; 2]) -> Self {
+        Self {
+            slots,
+            leaving: false,
+            paused: wanted.paused,
+            conflict: wanted.conflict,
+            id: wanted.id,
+            was_registered: false,
+            backoff: Backoff::new(seeds[0]),
+            blocked: Duration::ZERO,
+            doubt: Duration::ZERO,
+            repairs: Backoff::new(seeds[1]),
+            repaired: Duration::ZERO,
+        }
+    }
+
     pub(super) fn is_in(&self) -> bool {
-        self.records.iter().all(|(_, place)| *place == Place::In)
+        self.slots.iter().all(|slot| slot.place == Place::In && !slot.obsolete)
+    }
+
+    /// In etcd, the latest change of it perhaps not yet.
+    pub(super) fn is_there(&self) -> bool {
+        self.slots.iter().all(|slot| slot.obsolete || slot.is_there())
+    }
+
+    pub(super) fn is_out(&self) -> bool {
+        !self.slots.iter().any(Slot::may_be_there)
     }
 
     pub(super) fn is_closed(&self) -> bool {
-        self.leaving && self.records.is_empty()
+        self.leaving && self.slots.is_empty()
     }
 
-    pub(super) fn misplaced(&self) -> Option<&Arc<Record>> {
-        let misplaced = |(_, place): &&(_, Place)| self.leaving || *place != Place::In;
-        self.records.iter().find(misplaced).map(|(record, _)| record)
+    /// Who holds a key of it.
+    pub(super) fn held_by(&self) -> Option<(&[u8], i64, Option<&str>)> {
+        self.slots.iter().find_map(|slot| match &slot.place {
+            Place::Theirs { lease, id } => Some((slot.record.key.as_slice(), *lease, id.as_deref())),
+            _ => None,
+        })
     }
 
-    pub(super) fn place(&self, record: &Arc<Record>) -> Option<Place> {
-        self.records.iter().find(|(known, _)| known.key == record.key).map(|(_, place)| *place)
+    /// What is to be done next, and on which record.
+    pub(super) fn next(&self) -> Option<(Urgency, &Slot)> {
+        let first = |urgency, is: &dyn Fn(&&Slot) -> bool| self.slots.iter().find(is).map(|slot| (urgency, slot));
+        if self.leaving {
+            return first(Urgency::Leave, &|_| true);
+        }
+        if self.paused {
+            return first(Urgency::Pause, &|slot| slot.may_be_there());
+        }
+        first(Urgency::Put, &|slot| !slot.obsolete && slot.needs_put())
+            .or_else(|| first(Urgency::Look, &|slot| slot.place == Place::Unknown))
+            .or_else(|| first(Urgency::Tidy, &|slot| slot.obsolete))
+            .or_else(|| first(Urgency::Check, &|slot| slot.needs_look()))
     }
 
     /// Keys are unique within a registration: the registrar refuses others.
-    pub(super) fn set(&mut self, record: &Arc<Record>, place: Place) {
-        if let Some(known) = self.records.iter_mut().find(|(known, _)| known.key == record.key) {
-            known.1 = place;
+    pub(super) fn slot(&mut self, key: &[u8]) -> Option<&mut Slot> {
+        self.slots.iter_mut().find(|slot| slot.record.key == key)
+    }
+
+    /// These records are wanted from now on; what is no longer wanted goes after they stand.
+    pub(super) fn update(&mut self, records: Vec<Arc<Record>>, id: Option<Box<str>>, suffix: &str) {
+        self.id = id;
+        self.slots.iter_mut().for_each(|slot| slot.obsolete = true);
+        for record in records {
+            match self.slots.iter_mut().find(|slot| slot.is_of(&record.key, suffix)) {
+                Some(slot) => slot.update(&record.value),
+                None => self.slots.push(Slot::new(record)),
+            }
         }
+        self.slots.retain(|slot| !slot.obsolete || slot.may_be_there());
+        self.blocked = Duration::ZERO;
+    }
+
+    /// A key is not as it should be. What is undone again and again is repaired ever more slowly.
+    pub(super) fn repair(&mut self, now: Duration) {
+        if now.saturating_sub(self.repaired) >= STOOD {
+            self.repairs.reset();
+        }
+        self.repaired = now;
+        self.blocked = self.blocked.max(now + self.repairs.fail(now, false));
     }
 }

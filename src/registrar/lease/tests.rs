@@ -14,12 +14,17 @@ fn record(key: u8, value: u8) -> Arc<Record> {
     Arc::new(Record::new([key], [value]))
 }
 
-/// An etcd with leases, and keys that may belong to others (lease 0).
+/// An etcd with leases, keys that may belong to others, and a history.
 #[derive(Debug, Default)]
 struct Etcd {
     leases: BTreeMap<i64, Duration>,
-    keys: BTreeMap<Vec<u8>, (Vec<u8>, i64)>,
+    keys: BTreeMap<Vec<u8>, Found>,
+    revision: i64,
+    events: Vec<(Vec<u8>, i64, Option<Found>)>,
 }
+
+/// A lease of somebody else's.
+const THEIRS: i64 = -7;
 
 impl Etcd {
     fn expire(&mut self, now: Duration) {
@@ -29,7 +34,24 @@ impl Etcd {
 
     fn revoke(&mut self, id: i64) {
         self.leases.remove(&id);
-        self.keys.retain(|_, (_, lease)| *lease != id);
+        let keys: Vec<_> =
+            self.keys.iter().filter(|(_, found)| found.lease == id).map(|(key, _)| key.clone()).collect();
+        keys.iter().for_each(|key| self.delete(key));
+    }
+
+    fn put(&mut self, key: &[u8], value: &[u8], lease: i64) -> i64 {
+        self.revision += 1;
+        let found = Found { lease, revision: self.revision, value: value.to_vec(), id: None };
+        self.keys.insert(key.to_vec(), found.clone());
+        self.events.push((key.to_vec(), self.revision, Some(found)));
+        self.revision
+    }
+
+    fn delete(&mut self, key: &[u8]) {
+        if self.keys.remove(key).is_some() {
+            self.revision += 1;
+            self.events.push((key.to_vec(), self.revision, None));
+        }
     }
 
     fn renew(&mut self, now: Duration, id: i64) -> Input {
@@ -48,18 +70,28 @@ impl Etcd {
                 Some(_) => Input::Granted { asked: now, seconds: None },
                 None => Input::Granted { asked: now, seconds: Some(*seconds) },
             },
-            Action::Put { record, lease, .. } if self.leases.contains_key(lease) => {
-                self.keys.insert(record.key.clone(), (record.value.clone(), *lease));
-                Input::Done
+            Action::Put { record, lease, expected, .. } => {
+                let there = self.keys.get(&record.key).map_or(0, |found| found.revision);
+                if expected.is_some_and(|expected| expected != there) {
+                    return Input::Conflict;
+                }
+                if !self.leases.contains_key(lease) {
+                    return Input::Failed(Trouble::LeaseGone);
+                }
+                Input::Put { revision: self.put(&record.key, &record.value, *lease) }
             }
-            Action::Put { .. } => Input::Failed(Trouble::LeaseGone),
             Action::Delete { record, lease, .. } => {
-                if self.keys.get(&record.key).is_none_or(|(_, of)| of != lease) {
+                if self.keys.get(&record.key).is_none_or(|found| found.lease != *lease) {
                     return Input::NotThere;
                 }
-                self.keys.remove(&record.key);
+                self.delete(&record.key);
                 Input::Done
             }
+            Action::Look { record, .. } => Input::Seen {
+                key: record.key.clone(),
+                revision: self.revision,
+                found: self.keys.get(&record.key).cloned(),
+            },
             Action::Revoke { id } => {
                 self.revoke(*id);
                 Input::Done
@@ -71,7 +103,9 @@ impl Etcd {
 
 #[derive(Clone, Debug)]
 enum Fate {
-    Want(u8, u8),
+    Want(u8, u8, Conflict),
+    Update(u8, u8),
+    Pause(u8, bool),
     Leave(u8),
     /// The next request never arrives.
     Fail(Trouble),
@@ -79,20 +113,54 @@ enum Fate {
     LoseAnswer,
     /// All leases end at once, as in a wipe.
     Revoke,
+    /// Somebody deletes a key by hand.
+    Delete(u8),
+    /// Somebody puts a key, by hand or under a lease of his.
+    Put(u8, i64),
+    /// The watch breaks, with all that it had to tell.
+    Break,
+    /// The watch is opened, or tells one event.
+    Tell,
     Pass(u8),
     Work,
 }
 
+fn conflict() -> impl Strategy<Value = Conflict> {
+    prop_oneof![2 => Just(Conflict::TakeOver), 1 => Just(Conflict::Refuse), 1 => Just(Conflict::UniqueKey)]
+}
+
 fn fate() -> impl Strategy<Value = Fate> {
     prop_oneof![
-        4 => (0u8..4, 0u8..3).prop_map(|(key, value)| Fate::Want(key, value)),
+        4 => (0u8..4, 0u8..3, conflict()).prop_map(|(key, value, conflict)| Fate::Want(key, value, conflict)),
+        2 => (0u8..4, 0u8..3).prop_map(|(key, value)| Fate::Update(key, value)),
+        2 => (0u8..4, any::<bool>()).prop_map(|(key, paused)| Fate::Pause(key, paused)),
         3 => (0u8..4).prop_map(Fate::Leave),
         3 => prop_oneof![Just(Trouble::Transient), Just(Trouble::Permanent)].prop_map(Fate::Fail),
         2 => Just(Fate::LoseAnswer),
         1 => Just(Fate::Revoke),
+        2 => (0u8..4).prop_map(Fate::Delete),
+        2 => (0u8..4, prop_oneof![Just(0), Just(THEIRS)]).prop_map(|(key, lease)| Fate::Put(key, lease)),
+        1 => Just(Fate::Break),
+        6 => Just(Fate::Tell),
         2 => (0u8..30).prop_map(Fate::Pass),
         8 => Just(Fate::Work),
     ]
+}
+
+/// What is wanted of a key.
+#[derive(Clone, Debug)]
+struct Wish {
+    id: Id,
+    value: u8,
+    conflict: Conflict,
+    paused: bool,
+}
+
+impl Wish {
+    fn wanted(&self, key: u8) -> Wanted {
+        let records = vec![record(key, self.value)];
+        Wanted { records, conflict: self.conflict, id: None, paused: self.paused }
+    }
 }
 
 struct World {
@@ -100,19 +168,41 @@ struct World {
     machine: Machine,
     now: Duration,
     next: Id,
-    /// What is wanted: key → (registration, value).
-    wanted: BTreeMap<u8, (Id, u8)>,
+    wanted: BTreeMap<u8, Wish>,
+    /// The keys that are watched, while there is a stream.
+    stream: Option<BTreeSet<Vec<u8>>>,
 }
 
 impl World {
     fn new(seed: u64) -> Self {
         let mut etcd = Etcd::default();
-        etcd.keys.insert(vec![99], (vec![1], 0));
-        Self { etcd, machine: Machine::new(TTL, seed), now: Duration::ZERO, next: 0, wanted: BTreeMap::new() }
+        etcd.put(&[99], &[1], 0);
+        let (machine, wanted) = (Machine::new(TTL, seed), BTreeMap::new());
+        Self { etcd, machine, now: Duration::ZERO, next: 0, wanted, stream: None }
     }
 
     fn tell(&mut self, input: Input) {
         self.machine.on(self.now, &Action::Wait { until: None }, input);
+    }
+
+    /// Watches what is to be watched; then tells the first event.
+    fn watch(&mut self) {
+        if self.stream.is_none() {
+            self.etcd.events.clear();
+        }
+        let stream = self.stream.get_or_insert_default();
+        let missing: Vec<_> = self.machine.keys().difference(stream).cloned().collect();
+        stream.extend(missing.iter().cloned());
+        for key in missing {
+            self.etcd.events.retain(|(other, ..)| *other != key);
+            self.tell(Input::Watched { key });
+        }
+        if !self.etcd.events.is_empty() {
+            let (key, revision, found) = self.etcd.events.remove(0);
+            if self.stream.as_ref().is_some_and(|stream| stream.contains(&key)) {
+                self.tell(Input::Seen { key, revision, found });
+            }
+        }
     }
 
     fn work(&mut self, fate: Option<&Fate>) {
@@ -159,17 +249,30 @@ impl World {
         self.tell(input);
     }
 
+    fn want(&mut self, key: u8, value: u8, conflict: Conflict) {
+        if !self.wanted.contains_key(&key) {
+            self.next += 1;
+            let wish = Wish { id: self.next, value, conflict, paused: false };
+            self.tell(Input::Wanted { id: wish.id, wanted: wish.wanted(key) });
+            self.wanted.insert(key, wish);
+        }
+    }
+
+    fn change(&mut self, key: u8, change: impl FnOnce(&mut Wish)) {
+        if let Some(wish) = self.wanted.get_mut(&key) {
+            change(wish);
+            let (id, wanted) = (wish.id, wish.wanted(key));
+            self.tell(Input::Updated { id, wanted });
+        }
+    }
+
     fn suffer(&mut self, fate: &Fate) {
         match fate {
-            Fate::Want(key, value) => {
-                if !self.wanted.contains_key(key) {
-                    self.next += 1;
-                    self.wanted.insert(*key, (self.next, *value));
-                    self.tell(Input::Wanted { id: self.next, records: vec![record(*key, *value)] });
-                }
-            }
+            Fate::Want(key, value, conflict) => self.want(*key, *value, *conflict),
+            Fate::Update(key, value) => self.change(*key, |wish| wish.value = *value),
+            Fate::Pause(key, paused) => self.change(*key, |wish| wish.paused = *paused),
             Fate::Leave(key) => {
-                if let Some((id, _)) = self.wanted.remove(key) {
+                if let Some(Wish { id, .. }) = self.wanted.remove(key) {
                     self.tell(Input::Leaving { id });
                 }
             }
@@ -177,30 +280,59 @@ impl World {
                 let leases: Vec<i64> = self.etcd.leases.keys().copied().collect();
                 leases.into_iter().for_each(|id| self.etcd.revoke(id));
             }
+            Fate::Delete(key) => self.etcd.delete(&[*key]),
+            Fate::Put(key, lease) => drop(self.etcd.put(&[*key], b"another", *lease)),
+            Fate::Break => {
+                self.stream = None;
+                self.tell(Input::Unwatched);
+            }
+            Fate::Tell => self.watch(),
             Fate::Pass(seconds) => self.now += secs(u64::from(*seconds)),
             Fate::Fail(_) | Fate::LoseAnswer | Fate::Work => self.work(Some(fate)),
         }
     }
 
+    /// The keys under a lease of ours, and what stands there.
+    fn ours(&self) -> BTreeMap<&[u8], &[u8]> {
+        let ours = self.etcd.keys.iter().filter(|(_, found)| self.etcd.leases.contains_key(&found.lease));
+        ours.map(|(key, found)| (key.as_slice(), found.value.as_slice())).collect()
+    }
+
     fn is_right(&self) -> bool {
-        let ours: BTreeMap<_, _> = self.etcd.keys.iter().filter(|(_, (_, lease))| *lease != 0).collect();
-        let right = |(key, (id, value)): (&u8, &(Id, u8))| {
-            self.machine.standing(self.now, *id) == Standing::Registered
-                && ours.get(&vec![*key]).is_some_and(|(stored, _)| *stored == [*value])
+        let ours = self.ours();
+        let right = |(key, wish): (&u8, &Wish)| {
+            let standing = self.machine.standing(self.now, wish.id);
+            let mut own = ours.iter().filter(|(stored, _)| stored[0] == *key).map(|(_, value)| *value);
+            match wish.paused {
+                true => standing == Standing::Paused && own.next().is_none(),
+                false => standing == Standing::Registered && own.eq([[wish.value].as_slice()]),
+            }
         };
-        ours.len() == self.wanted.len() && self.wanted.iter().all(right)
+        ours.keys().all(|key| self.wanted.contains_key(&key[0])) && self.wanted.iter().all(right)
     }
 
     fn settle(&mut self) {
+        // Others go in the end, those by hand too where they are respected; a key of ours may then be taken.
+        let theirs = |(_, found): &(&Vec<u8>, &Found)| found.lease == THEIRS;
+        let theirs: Vec<_> = self.etcd.keys.iter().filter(theirs).map(|(key, _)| key.clone()).collect();
+        theirs.iter().for_each(|key| self.etcd.delete(key));
+        for (key, _) in self.wanted.clone().iter().filter(|(_, wish)| wish.conflict != Conflict::TakeOver) {
+            if self.etcd.keys.get(&vec![*key]).is_some_and(|found| found.lease == 0) {
+                self.etcd.delete(&[*key]);
+            }
+        }
         // A lease that ended without our knowledge is found out at its next renewal.
         let end = self.now + secs(TTL.cast_unsigned());
         while !self.is_right() {
-            assert!(self.now < end, "not right in time: {:?}\n{:?}", self.machine, self.etcd);
+            assert!(self.now < end, "not right in time: {:?}\n{:?}\n{:?}", self.wanted, self.machine, self.etcd);
+            self.watch();
             self.work(None);
         }
         for _ in 0..20 {
+            self.watch();
             self.work(None);
         }
+        assert!(self.is_right(), "not right for long: {:?}\n{:?}\n{:?}", self.wanted, self.machine, self.etcd);
         assert_eq!(self.machine.is_idle(), self.wanted.is_empty());
         assert!(self.etcd.keys.contains_key(&vec![99]), "what others put stays");
         assert!(self.etcd.leases.len() <= 1);
@@ -252,7 +384,7 @@ proptest! {
     #[test]
     fn a_healthy_etcd_never_loses_the_lease(seed: u64, minutes in 1u64..20) {
         let mut world = World::new(seed);
-        world.suffer(&Fate::Want(1, 1));
+        world.suffer(&Fate::Want(1, 1, Conflict::TakeOver));
         world.settle();
         let lease = world.machine.lease();
         while world.now < secs(minutes * 60) {
@@ -265,7 +397,7 @@ proptest! {
 
 fn registered() -> World {
     let mut world = World::new(3);
-    world.suffer(&Fate::Want(1, 1));
+    world.suffer(&Fate::Want(1, 1, Conflict::TakeOver));
     world.settle();
     world
 }
@@ -297,8 +429,8 @@ fn tells_late_from_lost_and_keeps_the_lease_through_both() {
 #[test]
 fn one_record_that_is_refused_holds_up_no_other() {
     let mut world = World::new(3);
-    world.suffer(&Fate::Want(1, 1));
-    world.suffer(&Fate::Want(2, 2));
+    world.suffer(&Fate::Want(1, 1, Conflict::TakeOver));
+    world.suffer(&Fate::Want(2, 2, Conflict::TakeOver));
     world.work(None);
     let action = world.machine.action(world.now);
     assert!(matches!(action, Action::Put { of: 1, .. }));
@@ -312,7 +444,7 @@ fn one_record_that_is_refused_holds_up_no_other() {
 #[test]
 fn one_of_several_leaves_by_delete_and_the_last_by_revocation() {
     let mut world = registered();
-    world.suffer(&Fate::Want(2, 2));
+    world.suffer(&Fate::Want(2, 2, Conflict::TakeOver));
     world.settle();
     world.suffer(&Fate::Leave(1));
     assert!(matches!(world.machine.action(world.now), Action::Delete { of: 1, .. }));
@@ -336,7 +468,7 @@ fn a_revocation_that_cannot_be_done_is_over_when_the_lease_ends() {
 #[test]
 fn a_put_on_its_way_is_deleted_whenever_it_arrives() {
     let mut world = registered();
-    world.suffer(&Fate::Want(2, 2));
+    world.suffer(&Fate::Want(2, 2, Conflict::TakeOver));
     let put = world.machine.action(world.now);
     assert!(matches!(put, Action::Put { of: 2, .. }));
     world.suffer(&Fate::Leave(2));

@@ -6,6 +6,25 @@ use std::time::Duration;
 use super::Id;
 use crate::codec::Record;
 
+/// What is done where another has put a key that is to be registered.
+///
+/// A key is known by the lease that it carries, and by the instance's id where that has one
+/// ([`Instance::with_id`](crate::Instance::with_id)).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Conflict {
+    /// Overwrites it: the default, because a key is an address as a rule, and a server that crashed and starts again at
+    /// its address must not wait until the lease of its former life has ended. Whoever registers last has the key; the
+    /// other waits until it is free.
+    #[default]
+    TakeOver,
+    /// Waits until it is free, or held by an instance of the same id. For keys that are chosen
+    /// ([`RegistrationBuilder::key`](crate::RegistrationBuilder::key)), and meant for one at a time.
+    Refuse,
+    /// Takes another key: the same with `/` and the instance's id, or a random one, after it.
+    UniqueKey,
+}
+
 /// What to do next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
@@ -17,12 +36,19 @@ pub(crate) enum Action {
         of: Id,
         record: Arc<Record>,
         lease: i64,
+        /// Only while the key was last changed at this revision; 0 while it is not there.
+        expected: Option<i64>,
     },
     /// Delete the record's key while it carries that lease.
     Delete {
         of: Id,
         record: Arc<Record>,
         lease: i64,
+    },
+    /// Read the record's key.
+    Look {
+        of: Id,
+        record: Arc<Record>,
     },
     Revoke {
         id: i64,
@@ -41,13 +67,39 @@ pub(crate) enum Renewal {
     Now { id: i64 },
 }
 
+/// A registration as it is wanted.
+#[derive(Clone, Debug)]
+pub(crate) struct Wanted {
+    pub(crate) records: Vec<Arc<Record>>,
+    pub(crate) conflict: Conflict,
+    /// The instance's.
+    pub(crate) id: Option<Box<str>>,
+    pub(crate) paused: bool,
+}
+
+/// What stands at a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Found {
+    pub(crate) lease: i64,
+    /// When it was put.
+    pub(crate) revision: i64,
+    pub(crate) value: Vec<u8>,
+    /// That of the instance in it.
+    pub(crate) id: Option<Box<str>>,
+}
+
 /// What happened.
 #[derive(Clone, Debug)]
 pub(crate) enum Input {
-    /// These records are wanted from now on.
+    /// This is wanted from now on.
     Wanted {
         id: Id,
-        records: Vec<Arc<Record>>,
+        wanted: Wanted,
+    },
+    /// The registration is to be so from now on.
+    Updated {
+        id: Id,
+        wanted: Wanted,
     },
     /// This registration's records are to go.
     Leaving {
@@ -67,7 +119,13 @@ pub(crate) enum Input {
         id: i64,
         trouble: Trouble,
     },
-    /// The put, delete or revocation was done.
+    /// The put was done, at that revision.
+    Put {
+        revision: i64,
+    },
+    /// The key was not as it was expected to be.
+    Conflict,
+    /// The delete or revocation was done.
     Done,
     /// The key that was to be deleted did not carry the lease.
     NotThere,
@@ -75,6 +133,22 @@ pub(crate) enum Input {
     Failed(Trouble),
     /// The action was broken off: nobody knows whether it was done.
     BrokenOff,
+    /// Every change of this key is told from now on.
+    Watched {
+        key: Vec<u8>,
+    },
+    /// This key may not be watched.
+    Unwatchable {
+        key: Vec<u8>,
+    },
+    /// No change of any key is told any more.
+    Unwatched,
+    /// How a key stood at a revision.
+    Seen {
+        key: Vec<u8>,
+        revision: i64,
+        found: Option<Found>,
+    },
 }
 
 /// What kind of failure, as far as it decides what to do next.
@@ -93,10 +167,23 @@ pub(crate) enum Standing {
     Pending,
     /// In etcd.
     Registered,
+    /// In etcd, the latest change of it not yet.
+    Updating,
     /// In etcd, and the last renewal failed.
     Renewing,
     /// Was in etcd, and is gone or may be.
     Lost,
+    /// Another has the key.
+    Held,
+    /// Not in etcd, as wanted.
+    Paused,
     /// Gone for good, as wanted.
     Closed,
+}
+
+impl Standing {
+    /// What went wrong before does not matter any more.
+    pub(crate) fn is_well(self) -> bool {
+        matches!(self, Self::Registered | Self::Paused | Self::Closed)
+    }
 }

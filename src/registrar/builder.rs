@@ -1,0 +1,141 @@
+//! Builders: of a registrar, and of one registration.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+use super::{Conflict, Registrar, Registration, RegistrationState, Shared, TTL, Wanted};
+use crate::codec::{Codec, Detect};
+use crate::error::Error;
+use crate::etcd::{Client as EtcdClient, Etcd};
+use crate::instance::Instance;
+use crate::target::Target;
+
+/// etcd's own bound.
+const MAX_TTL: Duration = Duration::from_secs(9_000_000_000);
+
+/// Builds a [`Registrar`] with a time to live or a stored format of its own.
+#[must_use]
+pub struct RegistrarBuilder {
+    etcd: Result<Etcd, Error>,
+    codec: Arc<dyn Codec>,
+    ttl: Duration,
+}
+
+impl RegistrarBuilder {
+    pub(super) fn over(etcd: Result<Etcd, Error>) -> Self {
+        Self { etcd, codec: Arc::new(Detect), ttl: TTL }
+    }
+
+    /// A builder over a client of your own: see [`Registrar::new`].
+    pub fn from_client(client: EtcdClient) -> Self {
+        Self::over(Ok(Etcd::from_client(client)))
+    }
+
+    /// How long the lease lives without a renewal, in whole seconds (rounded up); 15 s by default. It is renewed every
+    /// third of that, and each try may take a sixth: the default lets two renewals fail, and outlives an election, before
+    /// anything is lost, and a server that is killed is gone after 15 s at the latest. etcd may grant more than is
+    /// asked; what it grants holds. A machine that was suspended for longer is registered again within a third of it.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = ttl;
+        self
+    }
+
+    /// The stored format to write; by default etcd's gRPC naming, which Go's official resolver reads.
+    pub fn codec(mut self, codec: impl Codec) -> Self {
+        self.codec = Arc::new(codec);
+        self
+    }
+
+    /// The registrar.
+    ///
+    /// # Errors
+    /// When an endpoint or option is refused, a time to live of zero among them.
+    pub fn build(self) -> Result<Registrar, Error> {
+        let refuse = |reason| Err(Error::invalid("time to live", format!("{:?}", self.ttl), reason));
+        if self.ttl.is_zero() {
+            return refuse("a lease must live; the default is 15 s");
+        }
+        if self.ttl > MAX_TTL {
+            return refuse("etcd grants 9 000 000 000 s at most");
+        }
+        let seconds = self.ttl.as_secs() + u64::from(self.ttl.subsec_nanos() > 0);
+        Ok(Registrar::over(self.etcd?, self.codec, seconds.cast_signed()))
+    }
+}
+
+impl fmt::Debug for RegistrarBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RegistrarBuilder").field("codec", &self.codec).field("ttl", &self.ttl).finish_non_exhaustive()
+    }
+}
+
+/// Builds a [`Registration`]: see [`Registrar::registration`].
+#[must_use = "nothing is registered before `register`"]
+pub struct RegistrationBuilder {
+    registrar: Registrar,
+    target: Result<Target, Error>,
+    instance: Instance,
+    key: Option<String>,
+    conflict: Conflict,
+    paused: bool,
+}
+
+impl RegistrationBuilder {
+    pub(super) fn new(registrar: Registrar, target: Result<Target, Error>, instance: Instance) -> Self {
+        Self { registrar, target, instance, key: None, conflict: Conflict::default(), paused: false }
+    }
+
+    /// The key's name below the service's prefix, where it is not to be the address: `primary` for `greeter/primary`. For
+    /// instances with one address; readers of etcd's gRPC naming take any key below the prefix.
+    pub fn key(mut self, name: impl Into<String>) -> Self {
+        self.key = Some(name.into());
+        self
+    }
+
+    /// What is done where another has put the key; [`Conflict::TakeOver`] by default. The others compare before they put,
+    /// which takes a role that may read the key.
+    pub fn conflict(mut self, conflict: Conflict) -> Self {
+        self.conflict = conflict;
+        self
+    }
+
+    /// Begins paused: it comes into etcd with [`Registration::resume`].
+    pub fn paused(mut self) -> Self {
+        self.paused = true;
+        self
+    }
+
+    /// Registers, and keeps registered until the handle is deregistered or dropped.
+    ///
+    /// # Errors
+    /// As those of [`Registrar::register`], and when the key is refused.
+    #[expect(clippy::unused_async, reason = "the task needs a runtime, and an async caller has one")]
+    pub async fn register(self) -> Result<Registration, Error> {
+        let Self { registrar, target, instance, key, conflict, paused } = self;
+        let target = target?;
+        registrar.shared.etcd.check_hosts(&target)?;
+        let records = registrar.named_records(&target, &instance, key.as_deref())?;
+        let runtime = Handle::try_current().map_err(|_| Error::no_runtime("registering"))?;
+        let (show, seen) = watch::channel(RegistrationState::Registering { why: None });
+        let id = instance.id().map(Into::into);
+        let paused = [paused, false];
+        let wanted = Wanted { target: target.clone(), records, conflict, id, leaving: false, paused, version: 0, show };
+        let id = Shared::want(&registrar.shared, wanted, &runtime)?;
+        Ok(Registration::new(registrar, id, target, instance, key, seen))
+    }
+}
+
+impl fmt::Debug for RegistrationBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RegistrationBuilder")
+            .field("target", &self.target.as_ref().map(ToString::to_string))
+            .field("instance", &self.instance)
+            .field("key", &self.key)
+            .field("conflict", &self.conflict)
+            .finish_non_exhaustive()
+    }
+}

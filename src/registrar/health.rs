@@ -1,0 +1,48 @@
+//! How a registrar's registrations stand together.
+
+use super::RegistrationState;
+use crate::error::Error;
+
+/// How all registrations of a [`Registrar`](super::Registrar) stand together, at one moment.
+///
+/// For a readiness probe [`RegistrarHealth::is_ready`] is the flag, for a liveness probe [`RegistrarHealth::is_live`]: a
+/// server must not be restarted because etcd is away.
+#[derive(Clone, Debug)]
+pub struct RegistrarHealth {
+    live: bool,
+    missing: usize,
+    error: Option<Error>,
+}
+
+impl RegistrarHealth {
+    pub(super) fn new(live: bool, states: &[RegistrationState], error: Option<Error>) -> Self {
+        let is_missing =
+            |state: &&RegistrationState| !state.is_in_etcd() && !matches!(state, RegistrationState::Paused);
+        let missing = states.iter().filter(is_missing).count();
+        let held = states.iter().find_map(|state| match state {
+            RegistrationState::Held { why } => Some(why.clone()),
+            _ => None,
+        });
+        Self { live, missing, error: error.or(held) }
+    }
+
+    /// Whether everything that is to be in etcd is there, as far as is known; so where nothing is registered.
+    pub fn is_ready(&self) -> bool {
+        self.live && self.missing == 0
+    }
+
+    /// Whether what was registered is still being looked after: false only after the runtime that did so has ended.
+    pub fn is_live(&self) -> bool {
+        self.live
+    }
+
+    /// How many registrations are not in etcd and should be.
+    pub fn missing(&self) -> usize {
+        self.missing
+    }
+
+    /// What etcd said last, where it does not do what is asked.
+    pub fn last_error(&self) -> Option<&Error> {
+        self.error.as_ref()
+    }
+}

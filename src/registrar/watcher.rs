@@ -1,0 +1,196 @@
+//! The watch of a registrar's own keys: a task beside the registrar's, which tells it what becomes of them.
+//!
+//! Each key is watched from now on and read afterwards, so that nothing is missed and no revision of the past is needed. A
+//! key that is no longer wanted stays watched for a while: a put that was given up may still arrive.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::backoff::Backoff;
+use crate::etcd::{Class, Etcd, Event, Failure, Message, Stored, Watch};
+
+/// Silence after which etcd is asked for a sign of life, which it gives within milliseconds.
+const SILENCE: Duration = Duration::from_secs(5);
+/// How long that sign may take; then the stream is taken for dead.
+const ANSWER: Duration = Duration::from_secs(3);
+/// Watches that are asked for at a time: answers that nobody reads yet must fit into the stream's window.
+const AT_ONCE: usize = 64;
+/// Keys that are no longer wanted, beyond as many as are: then the stream is opened anew.
+const FORMER: usize = 64;
+/// A new token that did not help is not fetched again for so long.
+const TOKEN: Duration = Duration::from_secs(60);
+
+/// The keys that are to be watched.
+pub(super) type Keys = Arc<BTreeSet<Vec<u8>>>;
+
+/// What the watch has to tell.
+pub(super) enum Said {
+    Watched { key: Vec<u8> },
+    Unwatchable { key: Vec<u8> },
+    Unwatched,
+    Seen { key: Vec<u8>, revision: i64, stored: Option<Stored> },
+}
+
+pub(super) struct Watcher {
+    etcd: Etcd,
+    keys: watch::Receiver<Keys>,
+    to: mpsc::Sender<Said>,
+    backoff: Backoff,
+    epoch: Instant,
+    refreshed: Option<Instant>,
+}
+
+/// Nobody listens any more.
+struct Gone;
+
+/// How a stream came to its end.
+enum End {
+    /// Too many of its keys are no longer wanted.
+    Former,
+    Failed(Failure),
+    Gone,
+}
+
+impl From<Failure> for End {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+impl From<Gone> for End {
+    fn from(_: Gone) -> Self {
+        Self::Gone
+    }
+}
+
+impl Watcher {
+    pub(super) fn new(etcd: Etcd, keys: watch::Receiver<Keys>, to: mpsc::Sender<Said>) -> Self {
+        let (backoff, epoch) = (Backoff::new(fastrand::u64(..)), Instant::now());
+        Self { etcd, keys, to, backoff, epoch, refreshed: None }
+    }
+
+    /// Goes on until nobody listens.
+    pub(super) async fn run(mut self) {
+        while self.keys.wait_for(|keys| !keys.is_empty()).await.is_ok() {
+            let end = self.session().await;
+            if self.to.send(Said::Unwatched).await.is_err() {
+                return;
+            }
+            match end {
+                End::Former => {}
+                End::Failed(failure) => self.recover(failure).await,
+                End::Gone => return,
+            }
+        }
+    }
+
+    async fn recover(&mut self, failure: Failure) {
+        let permanent = !matches!(failure.class, Class::Transient | Class::TimedOut | Class::Revision);
+        let token = self.is_worth_a_token(&failure);
+        tracing::debug!(error = %failure.into_error(), "the watch of the own keys broke");
+        if token {
+            self.refreshed = Some(Instant::now());
+            if self.etcd.refresh_token().await.is_ok() {
+                return;
+            }
+        }
+        sleep(self.backoff.fail(self.epoch.elapsed(), permanent)).await;
+    }
+
+    fn is_worth_a_token(&self, failure: &Failure) -> bool {
+        self.refreshed.is_none_or(|at| at.elapsed() >= TOKEN) && self.etcd.is_worth_a_token(failure)
+    }
+
+    /// One stream, from its opening to its end.
+    async fn session(&mut self) -> End {
+        match self.watch().await {
+            Ok(never) => match never {},
+            Err(end) => end,
+        }
+    }
+
+    async fn watch(&mut self) -> Result<Infallible, End> {
+        let mut keys = self.keys.borrow_and_update().clone();
+        let mut missing: VecDeque<Vec<u8>> = keys.iter().cloned().collect();
+        let Some(first) = missing.pop_front() else { return Err(End::Former) };
+        let mut stream = self.etcd.watch_key(&first).await?;
+        let mut asked = BTreeSet::from([first.clone()]);
+        let mut pending = VecDeque::from([first]);
+        let (mut heard, mut probed) = (Instant::now(), false);
+        loop {
+            while pending.len() < AT_ONCE
+                && let Some(key) = missing.pop_front()
+            {
+                stream.also(&key).await?;
+                asked.insert(key.clone());
+                pending.push_back(key);
+            }
+            let until = heard + if probed { SILENCE + ANSWER } else { SILENCE };
+            tokio::select! {
+                message = stream.next() => {
+                    (heard, probed) = (Instant::now(), false);
+                    self.tell(message?, &mut pending).await?;
+                }
+                changed = self.keys.changed() => {
+                    changed.map_err(|_| Gone)?;
+                    let before = std::mem::replace(&mut keys, self.keys.borrow_and_update().clone());
+                    missing = keys.difference(&asked).cloned().collect();
+                    // What is wanted again is watched already.
+                    for key in keys.difference(&before).filter(|key| asked.contains(*key) && !pending.contains(key)) {
+                        self.say(Said::Watched { key: key.clone() }).await?;
+                    }
+                    if asked.len() > 2 * keys.len() + FORMER {
+                        return Err(End::Former);
+                    }
+                }
+                () = sleep_until(until) => probed = ask(&mut stream, probed).await?,
+            }
+        }
+    }
+
+    async fn tell(&mut self, message: Message, pending: &mut VecDeque<Vec<u8>>) -> Result<(), End> {
+        match message {
+            Message::Created { .. } => {
+                self.backoff.reset();
+                if let Some(key) = pending.pop_front() {
+                    self.say(Said::Watched { key }).await?;
+                }
+            }
+            // etcd answers requests in their order.
+            Message::Canceled(failure) if failure.class == Class::Denied && !self.is_worth_a_token(&failure) => {
+                let Some(key) = pending.pop_front() else { return Err(failure.into()) };
+                tracing::warn!(
+                    key = %String::from_utf8_lossy(&key), error = %failure.into_error(),
+                    "a key may not be watched: it is put again about once in a minute instead"
+                );
+                self.say(Said::Unwatchable { key }).await?;
+            }
+            Message::Canceled(failure) => return Err(failure.into()),
+            Message::Events(events) => {
+                for Event { revision, key, lease, value } in events.iter() {
+                    let stored = value.map(|value| Stored { lease, revision, value: value.to_vec() });
+                    self.say(Said::Seen { key: key.to_vec(), revision, stored }).await?;
+                }
+            }
+            Message::Progress { .. } => {}
+        }
+        Ok(())
+    }
+
+    async fn say(&self, said: Said) -> Result<(), Gone> {
+        self.to.send(said).await.map_err(|_| Gone)
+    }
+}
+
+/// Asks a silent stream for a sign of life, once.
+async fn ask(stream: &mut Watch, probed: bool) -> Result<bool, Failure> {
+    if probed {
+        return Err(stream.silent());
+    }
+    stream.probe().await.map(|()| true)
+}
