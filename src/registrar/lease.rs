@@ -297,7 +297,7 @@ impl Machine {
     fn updated(&mut self, id: Id, wanted: Wanted) {
         if let Some(registration) = self.registrations.get_mut(&id).filter(|registration| !registration.leaving) {
             registration.paused = wanted.paused;
-            registration.update(wanted.records, wanted.id, &self.suffix);
+            registration.update(wanted.records, wanted.id);
             self.keys += 1;
         }
     }

@@ -2,6 +2,7 @@
 
 mod channel;
 mod greeter;
+mod ownership;
 mod random;
 mod registrar;
 mod resolver;

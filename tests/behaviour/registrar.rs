@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use etcd_client::PutOptions;
 use test_support::{Etcd, Proxy};
 use tokio::time::timeout;
 use tonic_etcd::{Instance, Registrar, Registration, RegistrationState};
@@ -131,13 +132,18 @@ async fn leaving_never_touches_what_another_has_put() {
     let registrar = registrar(&world);
     let stays = registered(&registrar, "s", at("h:1")).await;
     let taken = registered(&registrar, "s", at("h:2")).await;
-    world.put("s/h:2", "another's").await;
+    let another = world.admin.lease_client().grant(60, None).await.unwrap().id();
+    let put = async |key: &str| {
+        let options = PutOptions::new().with_lease(another);
+        world.admin.kv_client().put(key, "another's", Some(options)).await.unwrap();
+    };
+    put("s/h:2").await;
     taken.deregister().await.unwrap();
     assert_eq!(world.contents("s/h:2").await["s/h:2"], "another's");
-    world.put("s/h:1", "another's too").await;
+    put("s/h:1").await;
     stays.deregister().await.unwrap();
-    assert_eq!(world.contents("s/h:1").await["s/h:1"], "another's too");
-    assert!(world.leases().await.is_empty());
+    assert_eq!(world.contents("s/h:1").await["s/h:1"], "another's");
+    assert_eq!(world.leases().await, [another]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

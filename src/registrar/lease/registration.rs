@@ -102,11 +102,11 @@ impl Registration {
     }
 
     /// These records are wanted from now on; what is no longer wanted goes after they stand.
-    pub(super) fn update(&mut self, records: Vec<Arc<Record>>, id: Option<Box<str>>, suffix: &str) {
+    pub(super) fn update(&mut self, records: Vec<Arc<Record>>, id: Option<Box<str>>) {
         self.id = id;
         self.slots.iter_mut().for_each(|slot| slot.obsolete = true);
         for record in records {
-            match self.slots.iter_mut().find(|slot| slot.is_of(&record.key, suffix)) {
+            match self.slots.iter_mut().find(|slot| slot.is_of(&record.key)) {
                 Some(slot) => slot.update(&record.value),
                 None => self.slots.push(Slot::new(record)),
             }

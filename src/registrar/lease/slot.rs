@@ -14,8 +14,8 @@ pub(super) struct Slot {
     pub(super) obsolete: bool,
     /// To be put again although it stands, where nobody can look whether it does.
     pub(super) sweep: bool,
-    /// The key was changed, because another holds the first.
-    unique: bool,
+    /// The key that it was to have, which another holds.
+    plain: Option<Vec<u8>>,
     watch: Watch,
     /// A put is on its way. One that began under the watch leaves nothing to look for when it is done.
     putting: Option<Watch>,
@@ -70,7 +70,7 @@ impl Slot {
             place: Place::Out,
             obsolete: false,
             sweep: false,
-            unique: false,
+            plain: None,
             watch: Watch::No,
             putting: None,
             known: 0,
@@ -184,10 +184,10 @@ impl Slot {
             (self.place, self.expected) = (Place::Out, found.revision);
             return Verdict::Repair;
         }
-        if seen.conflict == Conflict::UniqueKey && !self.unique && !stood {
+        if seen.conflict == Conflict::UniqueKey && self.plain.is_none() && !stood {
             let key = [self.record.key.as_slice(), b"/", seen.suffix.as_bytes()].concat();
             let unique = Self::new(Arc::new(Record::new(key, self.record.value.clone())));
-            *self = Self { unique: true, ..unique };
+            *self = Self { plain: Some(self.record.key.clone()), ..unique };
             return Verdict::Moved;
         }
         self.place = Place::Theirs { lease: found.lease, id: found.id };
@@ -207,9 +207,8 @@ impl Slot {
     }
 
     /// Whether it stands for a record of that key.
-    pub(super) fn is_of(&self, key: &[u8], suffix: &str) -> bool {
-        let plain = || self.record.key.strip_suffix(suffix.as_bytes()).and_then(|key| key.strip_suffix(b"/"));
-        self.record.key == key || (self.unique && plain() == Some(key))
+    pub(super) fn is_of(&self, key: &[u8]) -> bool {
+        self.plain.as_ref().unwrap_or(&self.record.key) == key
     }
 }
 

@@ -1,0 +1,352 @@
+//! Whose a key is: repaired where it was tampered with, left where another has it, and changed in place.
+
+use std::time::Duration;
+
+use etcd_client::{EventType, LeaseGrantOptions, PutOptions, WatchOptions};
+use tokio::time::timeout;
+use tokio_stream::StreamExt;
+use tonic_etcd::{Conflict, Instance, Registrar, Registration, RegistrationState};
+
+use crate::support::{PATIENCE, World, naming, resolved, servers_are, until};
+
+const TTL: Duration = Duration::from_secs(4);
+
+fn registrar(world: &World) -> Registrar {
+    Registrar::builder([world.etcd.endpoint()]).ttl(TTL).build().unwrap()
+}
+
+fn at(address: &str) -> Instance {
+    Instance::new(address).unwrap()
+}
+
+async fn registered(registrar: &Registrar, instance: Instance) -> Registration {
+    let registration = registrar.register("s", instance).await.unwrap();
+    registration.ready(PATIENCE).await.unwrap();
+    registration
+}
+
+async fn held(registration: &Registration) {
+    until("held", async || matches!(registration.state(), RegistrationState::Held { .. }).then_some(())).await;
+}
+
+/// Waits until the key stands under the registration's lease, with this value.
+async fn stands(world: &World, key: &str, value: &str, registration: &Registration) {
+    until(&format!("{key} = {value}"), async || {
+        let is = world.contents(key).await.get(key).is_some_and(|stored| stored == value);
+        (is && world.lease_of(key).await == registration.lease_id()).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_deleted_or_overwritten_by_hand_is_put_again() {
+    let world = World::start().await;
+    let registration = registered(&registrar(&world), at("h:1")).await;
+    let lease = registration.lease_id().unwrap();
+    world.delete("s/h:1").await;
+    stands(&world, "s/h:1", &naming("h:1"), &registration).await;
+    world.put("s/h:1", "by hand").await;
+    stands(&world, "s/h:1", &naming("h:1"), &registration).await;
+    let under_ours = PutOptions::new().with_lease(lease);
+    world.admin.kv_client().put("s/h:1", "by hand", Some(under_ours)).await.unwrap();
+    stands(&world, "s/h:1", &naming("h:1"), &registration).await;
+    assert_eq!(registration.lease_id(), Some(lease), "a lease that lives is never given up");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_deleted_while_nobody_watches_is_put_again() {
+    let world = World::start().await;
+    let proxy = test_support::Proxy::to(world.etcd.address());
+    let registrar = Registrar::builder([proxy.endpoint()]).ttl(Duration::from_secs(60)).build().unwrap();
+    let registration = registered(&registrar, at("h:1")).await;
+    let lease = registration.lease_id();
+    proxy.refuse();
+    world.delete("s/h:1").await;
+    proxy.resume();
+    stands(&world, "s/h:1", &naming("h:1"), &registration).await;
+    assert_eq!(registration.lease_id(), lease);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_put_that_arrives_after_its_registration_has_left_is_deleted() {
+    let world = World::start().await;
+    let registrar = registrar(&world);
+    let stays = registered(&registrar, at("h:1")).await;
+    let leaves = registered(&registrar, at("h:2")).await;
+    leaves.deregister().await.unwrap();
+    let late = PutOptions::new().with_lease(stays.lease_id().unwrap());
+    world.admin.kv_client().put("s/h:2", naming("h:2"), Some(late)).await.unwrap();
+    until("the key to go", async || world.lease_of("s/h:2").await.is_none().then_some(())).await;
+    assert!(stays.is_registered());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_registers_last_has_the_key_and_the_other_gets_it_back() {
+    let world = World::start().await;
+    let first = registered(&registrar(&world), at("h:1")).await;
+    let second = registered(&registrar(&world), at("h:1")).await;
+    held(&first).await;
+    stands(&world, "s/h:1", &naming("h:1"), &second).await;
+    let error = first.ready(PATIENCE).await.unwrap_err();
+    let lease = format!("{:x}", second.lease_id().unwrap());
+    assert!(error.is_conflict() && error.to_string().contains(&lease), "{error}");
+
+    second.deregister().await.unwrap();
+    stands(&world, "s/h:1", &naming("h:1"), &first).await;
+    first.ready(PATIENCE).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_is_held_leaves_without_touching_the_holder() {
+    let world = World::start().await;
+    let first = registered(&registrar(&world), at("h:1")).await;
+    let second = registered(&registrar(&world), at("h:1")).await;
+    held(&first).await;
+    first.deregister().await.unwrap();
+    assert_eq!(world.lease_of("s/h:1").await, second.lease_id());
+    assert_eq!(world.leases().await.len(), 1);
+}
+
+#[test]
+fn a_server_that_crashed_takes_its_key_over_at_once() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let world = runtime.block_on(World::start());
+    // Its runtime ends, and nobody says anything to etcd: as in a crash.
+    let crashed = tokio::runtime::Runtime::new().unwrap();
+    let former = crashed.block_on(async { registered(&registrar(&world), at("h:1")).await });
+    let lease = former.lease_id();
+    drop(crashed);
+    runtime.block_on(async {
+        assert_eq!(world.lease_of("s/h:1").await, lease);
+        let anew = registered(&registrar(&world), at("h:1")).await;
+        assert_eq!(world.lease_of("s/h:1").await, anew.lease_id());
+        until("the former lease to end", async || (world.leases().await.len() == 1).then_some(())).await;
+        assert_eq!(world.lease_of("s/h:1").await, anew.lease_id(), "it went with nothing");
+        assert!(anew.is_registered());
+    });
+    drop(former);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chosen_key_can_be_refused_to_others_until_it_is_free() {
+    let world = World::start().await;
+    let register = async |address: &str, id: &str| {
+        let registration = registrar(&world).registration("s", at(address).with_id(id));
+        registration.key("primary").conflict(Conflict::Refuse).register().await.unwrap()
+    };
+    let first = register("h:1", "a").await;
+    first.ready(PATIENCE).await.unwrap();
+    let second = register("h:2", "b").await;
+    let error = second.ready(PATIENCE).await.unwrap_err();
+    assert!(error.is_conflict() && error.to_string().contains("\"a\""), "{error}");
+    assert_eq!(world.lease_of("s/primary").await, first.lease_id());
+
+    // The same instance, in its next life: at once.
+    let reborn = register("h:1", "a").await;
+    reborn.ready(PATIENCE).await.unwrap();
+    assert_eq!(world.lease_of("s/primary").await, reborn.lease_id());
+    held(&first).await;
+    first.deregister().await.unwrap();
+    reborn.deregister().await.unwrap();
+    until("the key is free", async || second.is_registered().then_some(())).await;
+    assert_eq!(world.lease_of("s/primary").await, second.lease_id());
+
+    // Deleted by hand, it is put again; put by another in the meantime, it is respected.
+    world.delete("s/primary").await;
+    until("the key", async || world.lease_of("s/primary").await).await;
+    second.ready(PATIENCE).await.unwrap();
+    assert_eq!(world.lease_of("s/primary").await, second.lease_id());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_put_by_hand_is_refused_too_and_taken_when_it_is_deleted() {
+    let world = World::start().await;
+    world.put("s/primary", &naming("h:9")).await;
+    let registration = registrar(&world).registration("s", at("h:1")).key("primary").conflict(Conflict::Refuse);
+    let registration = registration.register().await.unwrap();
+    let error = registration.ready(PATIENCE).await.unwrap_err();
+    assert!(error.is_conflict() && error.to_string().contains("without a lease"), "{error}");
+    world.delete("s/primary").await;
+    stands(&world, "s/primary", &naming("h:1"), &registration).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_can_be_made_unique() {
+    let world = World::start().await;
+    let register = async |id: Option<&str>| {
+        let instance = id.into_iter().fold(at("h:1"), Instance::with_id);
+        let registration = registrar(&world).registration("s", instance).conflict(Conflict::UniqueKey);
+        let registration = registration.register().await.unwrap();
+        registration.ready(PATIENCE).await.unwrap();
+        registration
+    };
+    let first = register(None).await;
+    let mut second = register(Some("b")).await;
+    let third = register(None).await;
+    let keys: Vec<_> = world.contents("s/").await.into_keys().collect();
+    assert_eq!(keys.len(), 3, "{keys:?}");
+    assert_eq!(world.lease_of("s/h:1").await, first.lease_id());
+    assert_eq!(world.lease_of("s/h:1/b").await, second.lease_id());
+    second.update(at("h:1").with_id("b").with_weight(3)).unwrap();
+    second.ready(PATIENCE).await.unwrap();
+    assert!(world.contents("s/h:1/b").await["s/h:1/b"].contains("\"weight\":3"));
+    second.deregister().await.unwrap();
+    third.deregister().await.unwrap();
+    assert_eq!(world.contents("s/").await.into_keys().collect::<Vec<_>>(), ["s/h:1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn chosen_keys_that_cannot_be_are_refused() {
+    let world = World::start().await;
+    let registrar = registrar(&world);
+    for name in ["", "/a", "a/", "a\nb"] {
+        let error = registrar.registration("s", at("h:1")).key(name).register().await.unwrap_err();
+        assert!(error.is_invalid_argument() && error.to_string().contains("key"), "{error}");
+    }
+    let several = at("h:1").with_address("h:2").unwrap();
+    let error = registrar.registration("s", several).key("a").register().await.unwrap_err();
+    assert!(error.to_string().contains("several"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_instance_says_changes_in_place() {
+    let world = World::start().await;
+    let registrar = registrar(&world);
+    let mut registration = registered(&registrar, at("h:1")).await;
+    let mut other = registered(&registrar, at("h:3")).await;
+    let lease = registration.lease_id();
+    let options = WatchOptions::new().with_prefix();
+    let mut events = world.admin.watch_client().watch("s/", Some(options)).await.unwrap();
+
+    registration.update(at("h:1").with_weight(7).with_zone("a")).unwrap();
+    assert!(registration.is_registered(), "it never leaves");
+    registration.ready(PATIENCE).await.unwrap();
+    let value = r#"{"Op":0,"Addr":"h:1","Metadata":{"weight":7,"zone":"a"}}"#;
+    stands(&world, "s/h:1", value, &registration).await;
+    assert_eq!(registration.instance().weight(), Some(7));
+    registration.update(at("h:2")).unwrap();
+    registration.ready(PATIENCE).await.unwrap();
+    assert_eq!(world.contents("s/").await.into_keys().collect::<Vec<_>>(), ["s/h:2", "s/h:3"]);
+    assert_eq!(registration.lease_id(), lease);
+
+    let mut seen = Vec::new();
+    while seen.len() < 3 {
+        let message = timeout(PATIENCE, events.message()).await.expect("in time").unwrap().expect("open");
+        let change = |event: &etcd_client::Event| {
+            (event.event_type() == EventType::Put, event.kv().unwrap().key_str().unwrap().to_owned())
+        };
+        seen.extend(message.events().iter().map(change));
+    }
+    let order = [(true, "s/h:1"), (true, "s/h:2"), (false, "s/h:1")].map(|(put, key)| (put, key.to_owned()));
+    assert_eq!(seen, order, "the new address comes before the old one goes");
+
+    // What is refused changes nothing.
+    assert!(other.update(at("h:2")).unwrap_err().is_invalid_argument());
+    assert!(other.update(at("0.0.0.0:1")).unwrap_err().is_invalid_argument());
+    assert_eq!(other.instance(), &at("h:3"));
+    // One and the same is done at once.
+    other.update(at("h:3")).unwrap();
+    other.ready(PATIENCE).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_update_while_etcd_is_away_stands_when_it_is_back() {
+    let world = World::start().await;
+    let registrar = Registrar::builder([world.etcd.endpoint()]).ttl(Duration::from_secs(60)).build().unwrap();
+    let mut registration = registered(&registrar, at("h:1")).await;
+    let lease = registration.lease_id();
+    world.etcd.kill();
+    registration.update(at("h:1").with_weight(7)).unwrap();
+    assert!(registration.ready(Duration::from_millis(100)).await.unwrap_err().is_timeout());
+    assert!(registration.is_registered(), "as it was");
+    world.etcd.start_again();
+    registration.ready(PATIENCE).await.unwrap();
+    assert!(world.contents("s/").await["s/h:1"].contains("\"weight\":7"));
+    assert_eq!(registration.lease_id(), lease);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pause_takes_it_out_and_keeps_the_lease() {
+    let world = World::start().await;
+    let registrar = registrar(&world);
+    let registration = registrar.registration("s", at("h:1")).paused().register().await.unwrap();
+    let mut states = registration.states();
+    until("paused", async || matches!(registration.state(), RegistrationState::Paused).then_some(())).await;
+    assert!(world.contents("s/").await.is_empty());
+    assert!(registrar.health().is_ready(), "as is wanted");
+    registration.resume();
+    registration.ready(PATIENCE).await.unwrap();
+    let lease = registration.lease_id();
+
+    registration.set_serving(false);
+    registration.pause();
+    until("paused", async || matches!(registration.state(), RegistrationState::Paused).then_some(())).await;
+    assert!(world.contents("s/").await.is_empty() && !registration.is_registered());
+    registration.resume();
+    registration.set_serving(false);
+    assert!(registration.ready(Duration::from_millis(100)).await.unwrap_err().is_timeout(), "it does not serve");
+    registration.set_serving(true);
+    registration.ready(PATIENCE).await.unwrap();
+    assert_eq!(registration.lease_id(), lease);
+    registration.pause();
+    registration.deregister().await.unwrap();
+    assert!(world.leases().await.is_empty());
+
+    let mut last = None;
+    while let Some(state) = timeout(PATIENCE, states.next()).await.expect("in time") {
+        last = Some(state);
+    }
+    assert!(matches!(last, Some(RegistrationState::Closed)), "{last:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_tells_what_is_missing_and_why() {
+    let world = World::start().await;
+    let registrar = registrar(&world);
+    assert!(registrar.health().is_ready() && registrar.health().is_live());
+    let registration = registered(&registrar, at("h:1")).await;
+    assert!(registrar.health().is_ready());
+    world.etcd.kill();
+    until("not ready", async || (!registrar.health().is_ready()).then_some(())).await;
+    let health = registrar.health();
+    assert!(health.is_live() && health.missing() == 1, "{health:?}");
+    assert!(health.last_error().is_some_and(|error| error.to_string().contains("lease")), "{health:?}");
+    world.etcd.start_again();
+    registration.ready(PATIENCE).await.unwrap();
+    assert!(registrar.health().is_ready() && registrar.health().last_error().is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_draining_is_seen_and_not_called() {
+    let world = World::start().await;
+    let registrar = registrar(&world);
+    let mut registration = registered(&registrar, at("h:1")).await;
+    let _stays = registered(&registrar, at("h:2")).await;
+    let resolver = world.resolver().await;
+    let resolution = resolver.resolve("s").await.unwrap();
+    servers_are(&resolution, &["h:1", "h:2"]).await;
+    let channel = resolution.channel().unwrap();
+    let known = || channel.servers().len();
+    until("both known", async || (known() == 2).then_some(())).await;
+    registration.update(at("h:1").with_draining(true)).unwrap();
+    resolved(&resolution, "the mark", |set| set.instances().any(Instance::is_draining)).await;
+    until("one left", async || (known() == 1).then_some(())).await;
+    assert_eq!(channel.servers()[0].address().to_string(), "h:2");
+    let mut changes = resolution.discover();
+    let first = timeout(PATIENCE, changes.next()).await.expect("in time").expect("open").unwrap();
+    assert!(format!("{first:?}").contains("h:2"), "{first:?}");
+    registration.update(at("h:1")).unwrap();
+    until("both known", async || (known() == 2).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_id_chosen_by_somebody_else_is_not_revoked() {
+    let world = World::start().await;
+    let theirs = world.admin.lease_client().grant(60, Some(LeaseGrantOptions::new().with_id(7))).await.unwrap().id();
+    let first = registered(&registrar(&world), at("h:1")).await;
+    world.admin.kv_client().put("s/h:1", "theirs", Some(PutOptions::new().with_lease(theirs))).await.unwrap();
+    held(&first).await;
+    first.deregister().await.unwrap();
+    assert_eq!(world.lease_of("s/h:1").await, Some(theirs));
+    assert_eq!(world.leases().await, [theirs]);
+}
