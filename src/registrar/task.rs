@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tracing::Instrument;
 
-use super::Shared;
+use super::{Shared, Wanted};
 use super::lease::{Action, Found, Id, Input, Machine, Renewal, Standing, Trouble};
 use super::registration::RegistrationState;
 use super::watcher::{Keys, Said, Watcher};
@@ -52,6 +52,12 @@ struct Told {
     version: u64,
 }
 
+impl Told {
+    fn of(wanted: &Wanted) -> Self {
+        Self { leaving: wanted.leaving, version: wanted.version }
+    }
+}
+
 /// What the watch may be ahead by.
 const SAID: usize = 64;
 
@@ -72,10 +78,10 @@ type Renewed = (i64, Duration, Result<i64, Failure>, Option<KeepAlive>);
 impl Task {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         let machine = Machine::new(shared.seconds, fastrand::u64(..));
-        let (keys, watched) = watch::channel(Keys::default());
+        let (keys, of_keys) = watch::channel(Keys::default());
         let (say, said) = mpsc::channel(SAID);
         let mut watcher = JoinSet::new();
-        watcher.spawn(Watcher::new(shared.etcd.clone(), watched, say).run().in_current_span());
+        watcher.spawn(Watcher::new(shared.etcd.clone(), of_keys, say).run().in_current_span());
         Self {
             shared,
             machine,
@@ -165,7 +171,7 @@ impl Task {
         let now = self.now();
         let idle = Action::Wait { until: None };
         for (&id, wanted) in &self.shared.state().wanted {
-            let told = Told { leaving: wanted.leaving, version: wanted.version };
+            let told = Told::of(wanted);
             let before = self.told.insert(id, told);
             match before {
                 None => self.machine.on(now, &idle, Input::Wanted { id, wanted: wanted.for_machine() }),
@@ -201,6 +207,10 @@ impl Task {
         state.lease = lease;
         state.error.clone_from(&why);
         for (id, wanted) in &state.wanted {
+            // What is wanted since the machine was told is not known to it: it comes with the next round.
+            if self.told.get(id) != Some(&Told::of(wanted)) {
+                continue;
+            }
             let standing = self.machine.standing(now, *id);
             let (before, told) = self.shown.get(id).map_or((None, None), |(s, e)| (Some(*s), e.as_ref()));
             let held = (standing == Standing::Held).then(|| self.machine.held_by(*id)).flatten();

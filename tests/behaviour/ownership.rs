@@ -310,7 +310,7 @@ async fn health_tells_what_is_missing_and_why() {
     until("not ready", async || (!registrar.health().is_ready()).then_some(())).await;
     let health = registrar.health();
     assert!(health.is_live() && health.missing() == 1, "{health:?}");
-    assert!(health.last_error().is_some_and(|error| error.to_string().contains("lease")), "{health:?}");
+    assert!(health.last_error().is_some_and(|error| error.to_string().contains("refused")), "{health:?}");
     world.etcd.start_again();
     registration.ready(PATIENCE).await.unwrap();
     assert!(registrar.health().is_ready() && registrar.health().last_error().is_none());

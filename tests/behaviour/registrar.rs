@@ -104,6 +104,27 @@ async fn leaving_at_any_moment_leaves_nothing_behind() {
     assert_eq!(world.contents("s/").await.len(), 1, "and nothing comes late");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn registering_at_any_moment_is_heard() {
+    let world = World::start().await;
+    let registrar = registrar(&world);
+    let register = |port: u64| {
+        let registrar = registrar.clone();
+        tokio::spawn(async move {
+            // At moments of their own, while the others are on their way.
+            tokio::time::sleep(Duration::from_micros(port * 37 % 20_000)).await;
+            registered(&registrar, "s", at(&format!("h:{port}"))).await
+        })
+    };
+    let registering: Vec<_> = (1..=1_000).map(register).collect();
+    let mut registrations = Vec::new();
+    for registration in registering {
+        registrations.push(registration.await.expect("registered"));
+    }
+    assert_eq!(world.contents("s/").await.len(), 1_000);
+    assert_eq!(world.leases().await.len(), 1);
+}
+
 #[test]
 fn registering_on_a_runtime_that_has_ended_is_told() {
     let runtime = tokio::runtime::Runtime::new().unwrap();

@@ -303,9 +303,10 @@ impl World {
         let right = |(key, wish): (&u8, &Wish)| {
             let standing = self.machine.standing(self.now, wish.id);
             let mut own = ours.iter().filter(|(stored, _)| stored[0] == *key).map(|(_, value)| *value);
-            match wish.paused {
-                true => standing == Standing::Paused && own.next().is_none(),
-                false => standing == Standing::Registered && own.eq([[wish.value].as_slice()]),
+            if wish.paused {
+                standing == Standing::Paused && own.next().is_none()
+            } else {
+                standing == Standing::Registered && own.eq([[wish.value].as_slice()])
             }
         };
         ours.keys().all(|key| self.wanted.contains_key(&key[0])) && self.wanted.iter().all(right)
