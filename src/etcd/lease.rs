@@ -122,13 +122,13 @@ impl Etcd {
     }
 
     /// Renews a lease over the stream in `slot`, which is opened where there is none and dropped where it fails. Gives
-    /// the seconds until the lease ends.
+    /// the seconds until the lease ends; none where the stream was opened, which renews and does not tell.
     pub(crate) async fn renew(
         &self,
         id: i64,
         slot: &mut Option<KeepAlive>,
         deadline: Duration,
-    ) -> Result<i64, Failure> {
+    ) -> Result<Option<i64>, Failure> {
         let mut turn = self.turn();
         // A stream to a member that was given up since would only be waited for.
         let kept = slot.take().filter(|stream| stream.id == id && stream.generation == turn.generation);
@@ -136,11 +136,11 @@ impl Etcd {
             if let Some(stream) = kept {
                 match stream.renew().await {
                     Err(failure) if failure.may_be_the_token() => {}
-                    result => return result,
+                    result => return result.map(|(seconds, stream)| (Some(seconds), stream)),
                 }
             }
             // Boxed: opening is rare and its future large.
-            Box::pin(self.keep_alive(id, &mut turn)).await
+            Box::pin(self.keep_alive(id, &mut turn)).await.map(|stream| (None, stream))
         };
         match bounded(deadline, renew).await {
             Ok((seconds, stream)) => {
@@ -154,16 +154,16 @@ impl Etcd {
         }
     }
 
-    async fn keep_alive(&self, id: i64, turn: &mut Turn) -> Result<(i64, KeepAlive), Failure> {
+    /// Opens a stream, for which etcd-client renews the lease once, and keeps for itself for how long.
+    async fn keep_alive(&self, id: i64, turn: &mut Turn) -> Result<KeepAlive, Failure> {
         let client = self.client(turn).await?;
-        // Opening renews once; only a second renewal tells for how long.
         let mut opened = client.lease_client().keep_alive(id).await.map_err(Failure::from);
         if opened.as_ref().is_err_and(|failure| self.is_worth_a_token(failure)) {
             self.refresh(turn.tokens, turn).await?;
             opened = client.lease_client().keep_alive(id).await.map_err(Failure::from);
         }
         let (keeper, responses) = opened?;
-        KeepAlive { id, generation: turn.generation, keeper, responses }.renew().await
+        Ok(KeepAlive { id, generation: turn.generation, keeper, responses })
     }
 }
 

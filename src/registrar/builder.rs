@@ -35,9 +35,9 @@ impl RegistrarBuilder {
         Self::over(Ok(Etcd::from_client(client)))
     }
 
-    /// How long the lease lives without a renewal, in whole seconds (rounded up); 15 s by default. It is renewed every
-    /// third of that, and each try may take a sixth: the default lets two renewals fail, and outlives an election, before
-    /// anything is lost, and a server that is killed is gone after 15 s at the latest. etcd may grant more than is
+    /// How long the lease lives without a renewal, in whole seconds (rounded up); 15 s by default. It is renewed when a
+    /// third of that is over, or a little later by chance, and each try may take a sixth: the default lets two renewals fail,
+    /// and outlives an election, before anything is lost, and a server that is killed is gone after 15 s at the latest. etcd may grant more than is
     /// asked; what it grants holds. A machine that was suspended for longer is registered again within a third of it.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = ttl;

@@ -11,20 +11,21 @@
 //!      └── revoked with its last record ┘      is tried again until then, whatever our clock says
 //! ```
 
+mod input;
 mod registration;
 mod slot;
+mod tenure;
 mod vocabulary;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::Duration;
 
 use self::registration::{Registration, Urgency};
-use self::slot::{Place, Seen, Slot, Verdict};
+use self::slot::{Place, Slot};
+use self::tenure::{Hold, Stage, Tenure};
 pub use self::vocabulary::Conflict;
 pub(crate) use self::vocabulary::{Action, Found, Input, Renewal, Standing, Trouble, Wanted};
 use crate::backoff::Backoff;
-use crate::codec::Record;
 
 /// How long a key that may still arrive is left alone before it is looked for again.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -39,20 +40,11 @@ const STRAYS: Id = Id::MAX / 2;
 pub(crate) type Id = u64;
 
 #[derive(Debug)]
-enum Lease {
-    None,
-    Granting { id: i64 },
-    Held { id: i64, life: Duration, renew_at: Duration, ends: Duration, late: bool },
-}
-
-#[derive(Debug)]
 pub(crate) struct Machine {
-    seconds: i64,
-    lease: Lease,
+    tenure: Tenure,
     registrations: BTreeMap<Id, Registration>,
     backoff: Backoff,
     blocked: Duration,
-    renewals: Backoff,
     /// What makes a key unique, where the instance has no id.
     suffix: String,
     /// Keys that may not be watched.
@@ -70,12 +62,10 @@ impl Machine {
         let mut backoff = Backoff::new(seed);
         let suffix = format!("{:016x}", backoff.random());
         Self {
-            seconds,
-            lease: Lease::None,
+            tenure: Tenure::new(seconds, !seed),
             registrations: BTreeMap::new(),
             backoff,
             blocked: Duration::ZERO,
-            renewals: Backoff::new(!seed),
             suffix,
             unwatchable: BTreeSet::new(),
             sweep_at: Duration::MAX,
@@ -87,27 +77,17 @@ impl Machine {
 
     /// The lease in etcd, if one is held.
     pub(crate) fn lease(&self) -> Option<i64> {
-        match self.lease {
-            Lease::Held { id, .. } => Some(id),
-            _ => None,
-        }
+        self.tenure.id()
     }
 
-    /// How long a request may take while a lease is held: a sixth of its life. A renewal is due after a third, so that
-    /// several may fail before the lease ends.
+    /// How long a request may take while a lease is held.
     pub(crate) fn patience(&self) -> Option<Duration> {
-        match self.lease {
-            Lease::Held { life, .. } => Some(life / 6),
-            _ => None,
-        }
+        self.tenure.patience()
     }
 
     /// When a lease whose renewal is late ends, by our clock: how its registrations stand changes then.
     pub(crate) fn ends(&self, now: Duration) -> Option<Duration> {
-        match self.lease {
-            Lease::Held { ends, late: true, .. } if now < ends => Some(ends),
-            _ => None,
-        }
+        self.tenure.ends(now)
     }
 
     /// Forgets what is closed, and says whether nothing is left to do.
@@ -125,14 +105,14 @@ impl Machine {
         if registration.paused && registration.is_out() {
             return Standing::Paused;
         }
-        match self.lease {
-            _ if registration.held_by().is_some() => Standing::Held,
-            Lease::Held { ends, late, .. } if registration.is_there() => match late {
-                true if now >= ends => Standing::Lost,
-                _ if !registration.is_in() => Standing::Updating,
-                true => Standing::Renewing,
-                false => Standing::Registered,
-            },
+        if registration.held_by().is_some() {
+            return Standing::Held;
+        }
+        match self.tenure.hold(now) {
+            Some(Hold::Ended) if registration.is_there() => Standing::Lost,
+            Some(_) if registration.is_there() && !registration.is_in() => Standing::Updating,
+            Some(Hold::Late) if registration.is_there() => Standing::Renewing,
+            Some(Hold::Sure) if registration.is_there() => Standing::Registered,
             _ if registration.was_registered => Standing::Lost,
             _ => Standing::Pending,
         }
@@ -157,11 +137,7 @@ impl Machine {
 
     /// What the lease needs. Not asked while a renewal is on its way.
     pub(crate) fn renewal(&self, now: Duration) -> Renewal {
-        match self.lease {
-            Lease::Held { id, renew_at, .. } if self.is_wanted() && now >= renew_at => Renewal::Now { id },
-            Lease::Held { renew_at, .. } if self.is_wanted() => Renewal::At(renew_at),
-            _ => Renewal::None,
-        }
+        if self.is_wanted() { self.tenure.renewal(now) } else { Renewal::None }
     }
 
     /// What else there is to do. Not asked while an action is on its way.
@@ -169,21 +145,21 @@ impl Machine {
         if now < self.blocked {
             return Action::Wait { until: Some(self.blocked) };
         }
-        match self.lease {
-            Lease::None if self.is_wanted() => {
+        match self.tenure.stage() {
+            Stage::None if self.is_wanted() => {
                 let id = (self.backoff.random() >> 1).max(1).cast_signed();
-                self.lease = Lease::Granting { id };
-                Action::Grant { id, seconds: self.seconds }
+                self.tenure.ask(id);
+                Action::Grant { id, seconds: self.tenure.seconds() }
             }
-            Lease::Granting { id } if self.is_wanted() => Action::Grant { id, seconds: self.seconds },
-            Lease::Held { id, .. } if !self.is_wanted() => Action::Revoke { id },
-            Lease::Held { id, .. } => {
+            Stage::Granting { id } if self.is_wanted() => Action::Grant { id, seconds: self.tenure.seconds() },
+            Stage::Held { id } if !self.is_wanted() => Action::Revoke { id },
+            Stage::Held { id } => {
                 self.review(now);
                 let action = self.work(now, id);
                 self.tried(&action);
                 action
             }
-            Lease::None | Lease::Granting { .. } => Action::Wait { until: None },
+            Stage::None | Stage::Granting { .. } => Action::Wait { until: None },
         }
     }
 
@@ -247,286 +223,6 @@ impl Machine {
             Urgency::Look | Urgency::Check => Action::Look { of, record },
         }
     }
-
-    /// Takes what happened; `action` is what it happened to.
-    pub(crate) fn on(&mut self, now: Duration, action: &Action, input: Input) {
-        match input {
-            Input::Wanted { id, wanted } => self.wanted(id, wanted),
-            Input::Updated { id, wanted } => self.updated(id, wanted),
-            Input::Leaving { id } => self.leaving(id),
-            Input::Granted { asked, seconds } => self.granted(asked, seconds),
-            Input::Renewed { id, asked, seconds } => self.renewed(id, asked, seconds),
-            Input::RenewalFailed { id, trouble } => self.renewal_failed(now, id, trouble),
-            Input::Put { revision } => self.put(now, action, revision),
-            Input::Conflict => self.conflict(action),
-            Input::Done => self.done(action),
-            Input::Failed(trouble) => self.failed(now, action, trouble),
-            Input::NotThere => self.not_there(now, action),
-            Input::BrokenOff => self.doubt(now, action),
-            Input::Watched { key } => {
-                self.slots_of(&key).for_each(Slot::watched);
-                if self.recheck_at == Duration::MAX {
-                    self.recheck_at = now + self.backoff.between(RECHECK.0, RECHECK.1);
-                }
-            }
-            Input::Unwatchable { key } => self.not_watchable(now, key),
-            Input::Unwatched => self.unwatched(),
-            Input::Seen { key, revision, found } => {
-                self.seen(now, &key, revision, matches!(action, Action::Look { .. }), found);
-            }
-        }
-    }
-
-    fn wanted(&mut self, id: Id, wanted: Wanted) {
-        let mut slots: Vec<_> = wanted.records.iter().cloned().map(Slot::new).collect();
-        // A key that is leaving and wanted again stays where it is, and is written anew.
-        for other in self.registrations.values_mut().filter(|registration| registration.leaving) {
-            other.slots.retain(|left| match slots.iter_mut().find(|slot| slot.record.key == left.record.key) {
-                Some(slot) => {
-                    slot.place = Place::Tried;
-                    false
-                }
-                None => true,
-            });
-        }
-        let seeds = [self.backoff.random(), self.backoff.random()];
-        self.registrations.insert(id, Registration::new(wanted, slots, seeds));
-        self.keys += 1;
-    }
-
-    fn updated(&mut self, id: Id, wanted: Wanted) {
-        if let Some(registration) = self.registrations.get_mut(&id).filter(|registration| !registration.leaving) {
-            registration.paused = wanted.paused;
-            registration.update(wanted.records, wanted.id);
-            self.keys += 1;
-        }
-    }
-
-    fn leaving(&mut self, id: Id) {
-        let held = self.lease().is_some();
-        if let Some(registration) = self.registrations.get_mut(&id) {
-            registration.leaving = true;
-            registration.blocked = Duration::ZERO;
-            // What was never tried under a lease that lives is not there, and what another has put is not ours.
-            registration.slots.retain(|slot| held && slot.may_be_there());
-            // What follows is one attempt at once, whatever failed before.
-            self.blocked = Duration::ZERO;
-            self.keys += 1;
-        }
-    }
-
-    fn slots_of<'a>(&'a mut self, key: &'a [u8]) -> impl Iterator<Item = &'a mut Slot> {
-        let wanted = self.registrations.values_mut().filter(|registration| !registration.leaving);
-        wanted.flat_map(|registration| &mut registration.slots).filter(move |slot| slot.record.key == key)
-    }
-
-    fn not_watchable(&mut self, now: Duration, key: Vec<u8>) {
-        self.unwatchable.insert(key);
-        self.keys += 1;
-        if self.sweep_at == Duration::MAX {
-            self.sweep_at = now + self.backoff.between(SWEEP.0, SWEEP.1);
-        }
-    }
-
-    fn unwatched(&mut self) {
-        self.registrations.values_mut().flat_map(|registration| &mut registration.slots).for_each(Slot::unwatched);
-    }
-
-    fn seen(&mut self, now: Duration, key: &[u8], revision: i64, looked: bool, found: Option<Found>) {
-        let lease = self.lease();
-        for registration in self.registrations.values_mut() {
-            let (paused, conflict, leaving) = (registration.paused, registration.conflict, registration.leaving);
-            let id = registration.id.clone();
-            let Some(slot) = registration.slot(key) else { continue };
-            if leaving {
-                return;
-            }
-            let suffix = id.as_deref().unwrap_or(&self.suffix);
-            let seen = Seen { revision, looked, lease, paused, conflict, id: id.as_deref(), suffix };
-            let verdict = slot.see(seen, found);
-            if verdict == Verdict::Repair && !paused {
-                registration.repair(now);
-            }
-            if verdict == Verdict::Moved {
-                self.keys += 1;
-            }
-            return;
-        }
-        // A put that was given up long ago may arrive after all: nobody wants it any more.
-        if let Some(found) = found.filter(|found| Some(found.lease) == lease) {
-            self.strays += 1;
-            let wanted = Wanted { records: Vec::new(), conflict: Conflict::TakeOver, id: None, paused: false };
-            let mut slot = Slot::new(Arc::new(Record::new(key, found.value)));
-            slot.place = Place::Tried;
-            let mut stray = Registration::new(wanted, vec![slot], [self.backoff.random(), self.backoff.random()]);
-            stray.leaving = true;
-            self.registrations.insert(self.strays, stray);
-        }
-    }
-
-    fn granted(&mut self, asked: Duration, granted: Option<i64>) {
-        if let Lease::Granting { id } = self.lease {
-            let life = seconds(granted.unwrap_or(self.seconds));
-            // A lease that was there already is renewed at once: only that tells its life.
-            let renew_at = if granted.is_some() { self.next_renewal(asked, life) } else { asked };
-            self.lease = Lease::Held { id, life, renew_at, ends: asked + life, late: false };
-            self.renewals.reset();
-        }
-    }
-
-    fn renewed(&mut self, renewed: i64, asked: Duration, granted: i64) {
-        if self.lease() == Some(renewed) {
-            let life = seconds(granted);
-            let renew_at = self.next_renewal(asked, life);
-            self.lease = Lease::Held { id: renewed, life, renew_at, ends: asked + life, late: false };
-            self.renewals.reset();
-        }
-    }
-
-    /// A third of the life later, a little earlier by chance, so that a fleet does not renew in step.
-    fn next_renewal(&mut self, asked: Duration, life: Duration) -> Duration {
-        asked + self.renewals.between(life / 10 * 3, life / 3)
-    }
-
-    fn renewal_failed(&mut self, now: Duration, failed: i64, trouble: Trouble) {
-        if trouble == Trouble::LeaseGone {
-            return self.lease_gone(failed);
-        }
-        let wait = self.renewals.fail(now, trouble == Trouble::Permanent);
-        if let Lease::Held { id, life, renew_at, late, .. } = &mut self.lease
-            && *id == failed
-        {
-            // However slow, often enough that a short lease is not lost to the waiting.
-            (*renew_at, *late) = (now + wait.min(*life / 6), true);
-        }
-    }
-
-    fn done(&mut self, action: &Action) {
-        match action {
-            Action::Delete { of, record, .. } => {
-                self.backoff.reset();
-                if let Some(registration) = self.registrations.get_mut(of) {
-                    let gone = |slot: &Slot| slot.record.key == record.key;
-                    if registration.leaving {
-                        registration.slots.retain(|slot| !gone(slot));
-                    }
-                    registration.slots.retain(|slot| !gone(slot) || !slot.obsolete);
-                    registration.slots.iter_mut().filter(|slot| gone(slot)).for_each(Slot::lease_gone);
-                }
-            }
-            Action::Revoke { id } => self.lease_gone(*id),
-            Action::Put { .. } | Action::Look { .. } | Action::Grant { .. } | Action::Wait { .. } => {}
-        }
-    }
-
-    fn put(&mut self, now: Duration, action: &Action, revision: i64) {
-        let held = self.lease();
-        let Action::Put { of, record, lease, .. } = action else { return };
-        let Some(registration) = self.registrations.get_mut(of) else { return };
-        let Some(slot) = registration.slot(&record.key) else { return };
-        // Under a lease that went in the meantime it is gone again.
-        if held != Some(*lease) {
-            return slot.end_put();
-        }
-        self.backoff.reset();
-        let later = slot.put(record, revision);
-        registration.was_registered |= registration.is_in();
-        registration.backoff.reset();
-        if let Some((revision, found)) = later {
-            self.seen(now, &record.key, revision, false, found);
-        }
-    }
-
-    /// Something else stands at the key: what, is to be looked at.
-    fn conflict(&mut self, action: &Action) {
-        if let Action::Put { of, record, .. } = action
-            && let Some(slot) = self.registrations.get_mut(of).and_then(|registration| registration.slot(&record.key))
-        {
-            slot.end_put();
-            if slot.needs_put() {
-                slot.place = Place::Unknown;
-            }
-        }
-    }
-
-    /// With the lease every record under it is gone: those that are leaving have left.
-    fn lease_gone(&mut self, gone: i64) {
-        if self.lease() != Some(gone) {
-            return;
-        }
-        self.lease = Lease::None;
-        for registration in self.registrations.values_mut() {
-            if registration.leaving {
-                registration.slots.clear();
-            }
-            registration.slots.retain(|slot| !slot.obsolete);
-            registration.slots.iter_mut().for_each(Slot::lease_gone);
-        }
-    }
-
-    fn failed(&mut self, now: Duration, action: &Action, trouble: Trouble) {
-        self.doubt(now, action);
-        let permanent = trouble == Trouble::Permanent;
-        match action {
-            // Granted anew at once the first time, and not again and again at an etcd that forgets what it grants.
-            Action::Put { lease, .. } | Action::Delete { lease, .. } if trouble == Trouble::LeaseGone => {
-                self.lease_gone(*lease);
-            }
-            Action::Put { of, .. } | Action::Delete { of, .. } | Action::Look { of, .. } if permanent => {
-                if let Some(registration) = self.registrations.get_mut(of) {
-                    registration.blocked = now + registration.backoff.fail(now, true);
-                }
-                return;
-            }
-            // Nobody renews it any more: it ends by itself, also where an election has given it a second life.
-            Action::Revoke { id } if self.has_ended(now) => return self.lease_gone(*id),
-            _ => {}
-        }
-        self.blocked = now + self.backoff.fail(now, permanent);
-    }
-
-    fn has_ended(&self, now: Duration) -> bool {
-        matches!(self.lease, Lease::Held { ends, life, .. } if now >= ends + life)
-    }
-
-    /// What was to be deleted was not there: another has put the key since, or a put of ours is still on its way.
-    fn not_there(&mut self, now: Duration, action: &Action) {
-        if let Action::Delete { of, record, .. } = action
-            && let Some(registration) = self.registrations.get_mut(of)
-        {
-            let doubt = now < registration.doubt;
-            if registration.slot(&record.key).is_some_and(|slot| slot.place == Place::Tried) && doubt {
-                registration.blocked = now + LOOK_AGAIN;
-                return;
-            }
-            self.done(action);
-        }
-    }
-
-    /// A put whose outcome nobody knows: it may arrive for as long as requests are given.
-    fn doubt(&mut self, now: Duration, action: &Action) {
-        let patience = self.patience().unwrap_or_default();
-        if let Action::Put { of, record, .. } = action
-            && let Some(registration) = self.registrations.get_mut(of)
-        {
-            registration.doubt = now + patience;
-            registration.slot(&record.key).into_iter().for_each(Slot::end_put);
-        }
-    }
-
-    /// A put that is on its way.
-    fn tried(&mut self, action: &Action) {
-        if let Action::Put { of, record, .. } = action
-            && let Some(registration) = self.registrations.get_mut(of)
-        {
-            registration.slot(&record.key).into_iter().for_each(Slot::begin_put);
-        }
-    }
-}
-
-/// A life as etcd may grant it: 9 000 000 000 s at most.
-fn seconds(seconds: i64) -> Duration {
-    Duration::from_secs(seconds.clamp(1, 9_000_000_000).cast_unsigned())
 }
 
 #[cfg(test)]

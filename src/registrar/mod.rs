@@ -4,6 +4,7 @@ mod builder;
 mod health;
 mod lease;
 mod registration;
+mod request;
 mod task;
 mod watcher;
 

@@ -14,13 +14,13 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tracing::Instrument;
 
-use super::{Shared, Wanted};
-use super::lease::{Action, Found, Id, Input, Machine, Renewal, Standing, Trouble};
+use super::lease::{Action, Id, Input, Machine, Renewal, Standing, Trouble};
 use super::registration::RegistrationState;
+use super::request::{carry_out, seen};
 use super::watcher::{Keys, Said, Watcher};
-use crate::codec::Codec;
+use super::{Shared, Wanted};
 use crate::error::Error;
-use crate::etcd::{Class, Etcd, Failure, KeepAlive, Stored};
+use crate::etcd::{Class, Failure, KeepAlive};
 
 /// What leaves is waited for: it is tried at a second member within the time that deregistering has.
 const LEAVING: Duration = Duration::from_secs(2);
@@ -72,8 +72,8 @@ const RENEWAL: usize = 1;
 /// A request on its way.
 type Hand<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// What a renewal gives: the seconds until the lease ends, and the stream to renew it over the next time.
-type Renewed = (i64, Duration, Result<i64, Failure>, Option<KeepAlive>);
+/// What a renewal gives: the seconds until the lease ends, if they were told, and the stream to renew it over the next time.
+type Renewed = (i64, Duration, Result<Option<i64>, Failure>, Option<KeepAlive>);
 
 impl Task {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
@@ -341,49 +341,6 @@ impl Drop for Task {
             wanted.show.send_replace(RegistrationState::new(Standing::Lost, why));
         }
     }
-}
-
-async fn carry_out(
-    etcd: &Etcd,
-    codec: &dyn Codec,
-    action: &Action,
-    asked: Duration,
-    deadline: Duration,
-) -> Result<Input, Failure> {
-    match action {
-        Action::Grant { id, seconds } => {
-            let seconds = etcd.grant(*id, *seconds, deadline).await?;
-            return Ok(Input::Granted { asked, seconds });
-        }
-        Action::Put { record, lease, expected: None, .. } => {
-            let revision = etcd.put(&record.key, &record.value, *lease, deadline).await?;
-            return Ok(Input::Put { revision });
-        }
-        Action::Put { record, lease, expected: Some(expected), .. } => {
-            let put = etcd.put_over(&record.key, &record.value, *lease, *expected, deadline).await?;
-            return Ok(put.map_or(Input::Conflict, |revision| Input::Put { revision }));
-        }
-        Action::Look { record, .. } => {
-            let (revision, stored) = etcd.look(&record.key, deadline).await?;
-            return Ok(seen(codec, record.key.clone(), revision, stored));
-        }
-        Action::Delete { record, lease, .. } => {
-            let was_there = etcd.delete(&record.key, *lease, deadline).await?;
-            return Ok(if was_there { Input::Done } else { Input::NotThere });
-        }
-        Action::Revoke { id } => etcd.revoke(*id, deadline).await?,
-        Action::Wait { .. } => {}
-    }
-    Ok(Input::Done)
-}
-
-fn seen(codec: &dyn Codec, key: Vec<u8>, revision: i64, stored: Option<Stored>) -> Input {
-    let found = stored.map(|Stored { lease, revision, value }| {
-        let instances = codec.decode(&key, &value).unwrap_or_default();
-        let id = instances.first().and_then(|instance| instance.id()).map(Into::into);
-        Found { lease, revision, value, id }
-    });
-    Input::Seen { key, revision, found }
 }
 
 fn earlier(wake: Option<Duration>, other: Duration) -> Duration {

@@ -1,5 +1,6 @@
 //! One record of a registration, and what is known of its key in etcd. PURE.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::vocabulary::{Conflict, Found};
@@ -179,8 +180,10 @@ impl Slot {
             return if same { Verdict::Fine } else { Verdict::Repair };
         }
         let by_hand = found.lease == 0 && (stood || seen.conflict == Conflict::TakeOver);
-        let by_ourselves = self.place == Place::Unknown && seen.id.is_some() && found.id.as_deref() == seen.id;
-        if by_hand || by_ourselves {
+        let in_a_former_life = self.place == Place::Unknown && seen.id.is_some() && found.id.as_deref() == seen.id;
+        // An etcd that was restored from a snapshot brings a former lease of ours back, and what stood under it.
+        let before = seen.former.contains(&found.lease);
+        if by_hand || in_a_former_life || before {
             (self.place, self.expected) = (Place::Out, found.revision);
             return Verdict::Repair;
         }
@@ -219,6 +222,8 @@ pub(super) struct Seen<'a> {
     /// Asked for, and not told by the watch.
     pub(super) looked: bool,
     pub(super) lease: Option<i64>,
+    /// Leases of ours that are gone.
+    pub(super) former: &'a VecDeque<i64>,
     pub(super) paused: bool,
     pub(super) conflict: Conflict,
     pub(super) id: Option<&'a str>,

@@ -1,8 +1,11 @@
 //! The lease machine against a simulated etcd whose answers get lost, whose leases end and whose keys are tampered with.
 
+use std::sync::Arc;
+
 use proptest::prelude::*;
 
 use super::*;
+use crate::codec::Record;
 
 const fn secs(secs: u64) -> Duration {
     Duration::from_secs(secs)
@@ -58,7 +61,7 @@ impl Etcd {
         match self.leases.get_mut(&id) {
             Some(ends) => {
                 *ends = now + secs(TTL.cast_unsigned());
-                Input::Renewed { id, asked: now, seconds: TTL }
+                Input::Renewed { id, asked: now, seconds: Some(TTL) }
             }
             None => Input::RenewalFailed { id, trouble: Trouble::LeaseGone },
         }
@@ -356,8 +359,7 @@ proptest! {
     fn two_renewals_may_fail_in_a_row_each_after_all_its_time(
         seed: u64, fates in proptest::collection::vec((any::<bool>(), 0u32..=100), 50..200),
     ) {
-        let mut world = registered();
-        world.machine.renewals = Backoff::new(seed);
+        let mut world = registered_with(seed);
         let lease = world.machine.lease();
         let mut failed = 0;
         for (fails, slowness) in fates {
@@ -388,27 +390,84 @@ proptest! {
         world.suffer(&Fate::Want(1, 1, Conflict::TakeOver));
         world.settle();
         let lease = world.machine.lease();
+        let (mut renewed, began) = (0, world.now);
         while world.now < secs(minutes * 60) {
+            renewed += u32::from(matches!(world.machine.renewal(world.now), Renewal::Now { .. }));
             world.work(None);
             prop_assert_eq!(world.machine.standing(world.now, 1), Standing::Registered);
         }
         prop_assert_eq!(world.machine.lease(), lease);
+        let thirds = world.now.saturating_sub(began).as_secs_f64() * 3.0 / TTL as f64;
+        prop_assert!(f64::from(renewed) <= thirds + 1.0, "{} renewals in {} thirds", renewed, thirds);
+        prop_assert!(f64::from(renewed) >= thirds / 1.2 - 1.0, "{} renewals in {} thirds", renewed, thirds);
     }
 }
 
 fn registered() -> World {
-    let mut world = World::new(3);
+    registered_with(3)
+}
+
+fn registered_with(seed: u64) -> World {
+    let mut world = World::new(seed);
     world.suffer(&Fate::Want(1, 1, Conflict::TakeOver));
     world.settle();
     world
 }
 
 #[test]
-fn renews_every_third_of_the_life() {
-    let world = registered();
-    let Renewal::At(at) = world.machine.renewal(world.now) else { panic!() };
-    assert!(at <= world.now + secs(5));
+fn renews_after_a_third_of_the_life() {
+    let mut world = World::new(3);
+    world.suffer(&Fate::Want(1, 1, Conflict::TakeOver));
+    world.work(None);
+    let Renewal::At(at) = world.machine.renewal(world.now) else { panic!("it is granted") };
+    assert!(at >= world.now + secs(5) && at <= world.now + secs(6), "{at:?}");
     assert!(matches!(world.machine.renewal(at), Renewal::Now { .. }));
+}
+
+#[test]
+fn a_lease_whose_life_nobody_told_is_asked_for_it() {
+    let mut world = World::new(3);
+    world.suffer(&Fate::Want(1, 1, Conflict::TakeOver));
+    let grant = world.machine.action(world.now);
+    let Action::Grant { id, .. } = grant else { panic!("{grant:?}") };
+    world.machine.on(world.now, &grant, Input::Granted { asked: world.now, seconds: None });
+    assert_eq!(world.machine.renewal(world.now), Renewal::Now { id });
+    world.tell(Input::Renewed { id, asked: world.now, seconds: None });
+    assert_eq!(world.machine.renewal(world.now), Renewal::Now { id }, "opening the stream tells nothing");
+    world.tell(Input::Renewed { id, asked: world.now, seconds: Some(60) });
+    assert!(matches!(world.machine.renewal(world.now + secs(19)), Renewal::At(_)));
+    assert_eq!(world.machine.renewal(world.now + secs(24)), Renewal::Now { id });
+}
+
+#[test]
+fn a_key_that_a_snapshot_brings_back_is_known_by_its_former_lease() {
+    let mut world = World::new(3);
+    world.suffer(&Fate::Want(1, 1, Conflict::Refuse));
+    world.settle();
+    let former = world.machine.lease().expect("a lease");
+    world.suffer(&Fate::Revoke);
+    world.settle();
+    assert_ne!(world.machine.lease(), Some(former));
+    // The etcd of before: the key under the lease that it had then, which lives again.
+    world.suffer(&Fate::Break);
+    world.suffer(&Fate::Revoke);
+    world.etcd.leases.insert(former, world.now + secs(TTL.cast_unsigned()));
+    world.etcd.put(&[1], &[1], former);
+    let end = world.now + secs(TTL.cast_unsigned());
+    while world.machine.lease().is_none_or(|lease| world.etcd.keys[&vec![1]].lease != lease) {
+        assert!(world.now < end, "{:?}", world.machine);
+        world.watch();
+        if let Renewal::Now { id } = world.machine.renewal(world.now) {
+            world.renew(id, None);
+        }
+        let action = world.machine.action(world.now);
+        if let Action::Wait { .. } = action {
+            world.now += Duration::from_millis(100);
+        } else {
+            let input = world.etcd.serve(world.now, &action);
+            world.machine.on(world.now, &action, input);
+        }
+    }
 }
 
 #[test]
@@ -423,7 +482,7 @@ fn tells_late_from_lost_and_keeps_the_lease_through_both() {
     assert_eq!(world.machine.standing(world.now, 1), Standing::Lost);
     let Renewal::Now { id } = world.machine.renewal(world.now) else { panic!("renews what etcd may still hold") };
     assert_eq!(Some(id), lease);
-    world.tell(Input::Renewed { id, asked: world.now, seconds: TTL });
+    world.tell(Input::Renewed { id, asked: world.now, seconds: Some(TTL) });
     assert_eq!(world.machine.standing(world.now, 1), Standing::Registered);
 }
 

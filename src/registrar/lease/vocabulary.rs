@@ -110,10 +110,11 @@ pub(crate) enum Input {
         asked: Duration,
         seconds: Option<i64>,
     },
+    /// The lease was renewed at that time, for so many seconds; none where etcd did not say for how many.
     Renewed {
         id: i64,
         asked: Duration,
-        seconds: i64,
+        seconds: Option<i64>,
     },
     RenewalFailed {
         id: i64,
