@@ -12,17 +12,11 @@ use greeter_proto::greeter_server::{Greeter, GreeterServer};
 use greeter_proto::{HelloReply, HelloRequest};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio_stream::StreamExt;
+use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
-use tonic_etcd::{Address, Instance, Registrar};
-
-/// How long clients get to see that the server has left, before it stops: etcd tells them within milliseconds.
-const PROPAGATION: Duration = Duration::from_millis(500);
-/// How long calls that are still on their way may take.
-const DRAIN: Duration = Duration::from_secs(10);
+use tonic_etcd::{Registrar, ServeControl, ServeState};
 
 /// A greeter that registers itself in etcd. RUST_LOG=info shows what it does.
 #[derive(Parser)]
@@ -36,16 +30,20 @@ struct Options {
     /// Where to listen; port 0 takes any free one.
     #[arg(long, default_value = "127.0.0.1:50051")]
     listen: SocketAddr,
-    /// The host to register, where clients do not reach the one that is listened on (0.0.0.0 in a container).
-    #[arg(long, value_name = "HOST")]
+    /// What clients reach, where it is not what is listened on: a host, or host and port. TONIC_ETCD_ADVERTISE does the
+    /// same. Where every interface is listened on (0.0.0.0) it is by default the one that reaches etcd.
+    #[arg(long, value_name = "ADDRESS")]
     advertise: Option<String>,
+    /// How many calls it is to get, relative to the service's other servers.
+    #[arg(long)]
+    weight: Option<u32>,
     /// How many seconds etcd keeps the registration of a server that was killed.
     #[arg(long, default_value_t = 15)]
     ttl: u64,
 }
 
 struct Me {
-    address: Address,
+    address: MetadataValue<Ascii>,
 }
 
 #[tonic::async_trait]
@@ -54,8 +52,7 @@ impl Greeter for Me {
         let message = format!("Hello {}", request.into_inner().name);
         let mut response = Response::new(HelloReply { message });
         // Tells clients in other languages which of the servers answered.
-        let me = self.address.to_string().parse().map_err(|_| Status::internal("an address is always a header"))?;
-        response.metadata_mut().insert("x-served-by", me);
+        response.metadata_mut().insert("x-served-by", self.address.clone());
         Ok(response)
     }
 }
@@ -65,60 +62,48 @@ async fn main() -> Result<(), Box<dyn Error>> {
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter()).init();
     let options = Options::parse();
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-
-    // Listen first, then register: a key in etcd is a promise that somebody answers.
-    let listener = TcpListener::bind(options.listen).await?;
-    let bound = listener.local_addr()?;
-    let address = match options.advertise {
-        Some(host) => Address::parse(&format!("{host}:{}", bound.port()))?,
-        None if bound.ip().is_unspecified() => {
-            return Err("--listen takes every interface: --advertise HOST says which clients reach".into());
-        }
-        None => Address::try_from(bound)?,
+    let shutdown = async move {
+        tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
     };
+
+    let listener = TcpListener::bind(options.listen).await?;
+    let address = listener.local_addr()?;
     println!("listening on {address}");
-    let (stop, stopped) = oneshot::channel::<()>();
-    let server = Server::builder()
-        .add_service(GreeterServer::new(Me { address: address.clone() }))
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), async {
-            drop(stopped.await);
-        });
-    let mut server = tokio::spawn(server);
+    let router = Server::builder().add_service(GreeterServer::new(Me { address: address.to_string().parse()? }));
 
     let registrar = Registrar::builder(options.etcd).ttl(Duration::from_secs(options.ttl)).build()?;
-    let registration = registrar.register(&*options.service, Instance::new(address.clone())?).await?;
-    let told = async {
-        if registration.ready(Duration::MAX).await.is_ok() {
-            let lease = registration.lease_id().unwrap_or_default();
-            println!("registered {}/{address}, lease {lease:x}", options.service);
-        }
-        std::future::pending::<()>().await;
-    };
-    let died = tokio::select! {
-        () = told => None,
-        _ = interrupt.recv() => None,
-        _ = terminate.recv() => None,
-        // A server that has ended by itself answers nobody: it leaves as well.
-        ended = &mut server => Some(ended),
-    };
-
-    // Leave the directory, let the clients see it, then answer what is still on its way and stop.
-    let was_there = registration.is_registered();
-    match registration.deregister().await {
-        Ok(()) => println!("{}", if was_there { "deregistered" } else { "was not registered" }),
-        Err(error) => eprintln!("{error}; the lease will end by itself"),
+    let mut service = registrar.service(&*options.service);
+    if let Some(advertise) = options.advertise {
+        service = service.advertise(advertise);
     }
-    if let Some(ended) = died {
-        return Ok(ended??);
+    if let Some(weight) = options.weight {
+        service = service.describe(move |instance| instance.with_weight(weight));
     }
-    tokio::time::sleep(PROPAGATION).await;
-    drop(stop);
-    match timeout(DRAIN, server).await {
-        Ok(ended) => ended??,
-        Err(_) => eprintln!("calls were still on their way after {} s", DRAIN.as_secs()),
-    }
+    let telling = tokio::spawn(tell(service.control(), registrar, options.service));
+    // Registers once it serves; at the end leaves the directory, lets the clients see it, answers what is on its way.
+    service.serve(router, listener, shutdown).await?;
+    telling.await?;
     println!("stopped");
     Ok(())
+}
+
+/// Tells on stdout what becomes of it.
+async fn tell(control: ServeControl, registrar: Registrar, service: String) {
+    let mut states = control.states();
+    while let Some(state) = states.next().await {
+        match state {
+            ServeState::Starting { why: Some(why), .. } => eprintln!("not ready: {why:?}"),
+            ServeState::Serving if control.ready(Duration::MAX).await.is_ok() => {
+                let addresses = control.instance().map(|instance| instance.addresses().to_vec()).unwrap_or_default();
+                for address in addresses {
+                    println!("registered {service}/{address}, lease {:x}", registrar.lease_id().unwrap_or_default());
+                }
+            }
+            ServeState::Draining { why: None, .. } => println!("deregistered"),
+            ServeState::Draining { why: Some(why), .. } => eprintln!("not deregistered: {why:?}"),
+            _ => {}
+        }
+    }
 }
 
 fn filter() -> tracing_subscriber::EnvFilter {

@@ -69,6 +69,15 @@ impl Authority {
         Ok(Self(format!("unix:{path}").into()))
     }
 
+    /// The host alone; an IPv6 address without its brackets.
+    pub(crate) fn host(&self) -> &str {
+        self.parts().0.trim_start_matches('[').trim_end_matches(']')
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.parts().1.parse().unwrap_or_default() // a number since `parse`
+    }
+
     fn parts(&self) -> (&str, &str) {
         self.0.rsplit_once(':').unwrap_or((&self.0, "")) // the port is always there: `parse` writes it
     }
@@ -163,13 +172,12 @@ impl Address {
         if self.unix_path().is_some() {
             return "localhost";
         }
-        self.authority.parts().0.trim_start_matches('[').trim_end_matches(']')
+        self.authority.host()
     }
 
     /// The port; 0 for a Unix socket, and for nothing else.
     pub fn port(&self) -> u16 {
-        let port = || self.authority.parts().1.parse().unwrap_or_default(); // a number since `parse`
-        if self.unix_path().is_some() { 0 } else { port() }
+        if self.unix_path().is_some() { 0 } else { self.authority.port() }
     }
 
     /// Whether the address was written as `https://`.

@@ -28,6 +28,8 @@ enum Kind {
     Etcd { doing: String, message: String, denied: bool },
     Held { key: String, lease: i64, id: Option<String> },
     Closed { what: &'static str },
+    Check { what: &'static str },
+    Server,
     NoRuntime { what: &'static str },
 }
 
@@ -56,6 +58,15 @@ impl Error {
 
     pub(crate) fn closed(what: &'static str) -> Self {
         Self::from_kind(Kind::Closed { what }, None)
+    }
+
+    /// A check of the user's said so.
+    pub(crate) fn check(what: &'static str, said: BoxError) -> Self {
+        Self::from_kind(Kind::Check { what }, Some(said))
+    }
+
+    pub(crate) fn server(ended: impl Into<BoxError>) -> Self {
+        Self::from_kind(Kind::Server, Some(ended.into()))
     }
 
     pub(crate) fn no_runtime(what: &'static str) -> Self {
@@ -91,6 +102,11 @@ impl Error {
         matches!(self.inner.kind, Kind::Held { .. })
     }
 
+    /// The server ended by itself: the source is what tonic said.
+    pub fn is_server(&self) -> bool {
+        matches!(self.inner.kind, Kind::Server)
+    }
+
     /// The background task has ended, because it was closed or because its runtime was shut down.
     pub fn is_closed(&self) -> bool {
         matches!(self.inner.kind, Kind::Closed { .. })
@@ -114,6 +130,8 @@ impl fmt::Display for Error {
                 }
             }
             Kind::Closed { what } => write!(f, "{what} is closed"),
+            Kind::Check { what } => write!(f, "the {what} failed"),
+            Kind::Server => write!(f, "the server ended by itself"),
             Kind::NoRuntime { what } => write!(f, "{what} needs a running tokio runtime: call it inside one"),
         }
     }

@@ -5,7 +5,7 @@
 //!   where that is right. [`Resolution`] also gives the current [`Snapshot`], a stream of changes for any tower balancer
 //!   ([`Resolution::discover`]), and tonic's own balanced channel ([`Resolution::balance_channel`]).
 //! - **Servers** register themselves: [`Registrar`] puts an [`Instance`] under a lease, and keeps it there for as long as
-//!   its [`Registration`] is held.
+//!   its [`Registration`] is held; [`Serve`] is the whole life of a tonic server around that.
 //!
 //! # A client
 //!
@@ -22,19 +22,23 @@
 //! # A server
 //!
 //! ```no_run
-//! # async fn server() -> Result<(), Box<dyn std::error::Error>> {
-//! use tonic_etcd::{Instance, Registrar};
-//!
-//! let registrar = Registrar::connect(["http://127.0.0.1:2379"]).await?;
-//! let registration = registrar.register("greeter", Instance::new("10.0.0.5:50051")?).await?;
-//! // … serve, until it is time to leave: first the directory, then the clients' connections.
-//! registration.deregister().await?;
+//! # use greeter_proto::greeter_server::{Greeter, GreeterServer};
+//! # async fn server(greeter: impl Greeter) -> Result<(), Box<dyn std::error::Error>> {
+//! let listener = tokio::net::TcpListener::bind("0.0.0.0:50051").await?;
+//! let router = tonic::transport::Server::builder().add_service(GreeterServer::new(greeter));
+//! let shutdown = async { tokio::signal::ctrl_c().await.unwrap_or_default() };
+//! let registrar = tonic_etcd::Registrar::connect(["http://127.0.0.1:2379"]).await?;
+//! registrar.service("greeter").serve(router, listener, shutdown).await?;
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! Listen before you register, and deregister before you stop: the example `greeter_server` in the repository shows the
-//! whole order. Keep the registration in a variable with a name: one that is dropped deregisters.
+//! [`Serve`] registers when the server is ready, takes it out of the directory before it stops, and ends in time. Where a
+//! server has a life of its own, [`Registrar::register`] is the part about etcd: listen before you register, and deregister
+//! before you stop. Keep the registration in a variable with a name: one that is dropped deregisters.
+//!
+//! Keys carry who has put them: the lease, and the instance's id where it has one. [`Conflict`] says what is done where
+//! another instance holds a key.
 //!
 //! # When etcd is away
 //!
@@ -79,6 +83,7 @@
 //! |---|---|
 //! | `tls-ring`, `tls-aws-lc` | TLS to etcd and to servers, with that cryptography |
 //! | `tls-native-roots`, `tls-webpki-roots` | root certificates, beside one of those |
+//! | `tonic-health` | `Serve::health`: the server's health service decides whether it is in the directory |
 //!
 //! None is on by default: `https` endpoints are then refused, and `https` servers are not called. With one of them
 //! `BalancedChannelBuilder::tls` says how servers are verified.
@@ -94,6 +99,7 @@ mod etcd;
 mod instance;
 mod registrar;
 mod resolver;
+mod serve;
 mod target;
 
 pub use address::Address;
@@ -115,6 +121,7 @@ pub use registrar::{
     RegistrationStates,
 };
 pub use resolver::{Discover, Entry, Resolution, Resolver, ResolverBuilder, ServerKey, Snapshot, State};
+pub use serve::{Departure, Listener, Serve, ServeControl, ServeState, ServeStates};
 pub use target::Target;
 
 /// The README's code, compiled with the tests.

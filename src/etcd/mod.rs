@@ -89,16 +89,23 @@ impl Etcd {
         Self { shared: Arc::new(Shared { source, state }) }
     }
 
+    /// The members' hosts; those of the user's own client are not known.
+    pub(crate) fn hosts(&self) -> Option<Vec<Authority>> {
+        match &self.shared.source {
+            Source::Options(options) => Some(options.hosts()),
+            Source::Client(_) => None,
+        }
+    }
+
     /// Refuses a target that names hosts of another etcd.
     pub(crate) fn check_hosts(&self, target: &Target) -> Result<(), Error> {
         if target.hosts().len() == 0 {
             return Ok(());
         }
         let refuse = |reason: String| Err(Error::invalid("target", target.to_string(), reason));
-        let Source::Options(options) = &self.shared.source else {
+        let Some(hosts) = self.hosts() else {
             return refuse("it names etcd hosts, and those of the client that was given are not known".into());
         };
-        let hosts = options.hosts();
         match target.hosts().find(|host| !hosts.iter().any(|known| known.as_str() == *host)) {
             None => Ok(()),
             Some(host) => {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+use super::gates::{Gate, Gates};
 use super::{Conflict, Registrar, Registration, RegistrationState, Shared, TTL, Wanted};
 use crate::codec::{Codec, Detect};
 use crate::error::Error;
@@ -81,12 +82,12 @@ pub struct RegistrationBuilder {
     instance: Instance,
     key: Option<String>,
     conflict: Conflict,
-    paused: bool,
+    gates: Gates,
 }
 
 impl RegistrationBuilder {
     pub(super) fn new(registrar: Registrar, target: Result<Target, Error>, instance: Instance) -> Self {
-        Self { registrar, target, instance, key: None, conflict: Conflict::default(), paused: false }
+        Self { registrar, target, instance, key: None, conflict: Conflict::default(), gates: Gates::default() }
     }
 
     /// The key's name below the service's prefix, where it is not to be the address: `primary` for `greeter/primary`. For
@@ -104,8 +105,13 @@ impl RegistrationBuilder {
     }
 
     /// Begins paused: it comes into etcd with [`Registration::resume`].
-    pub fn paused(mut self) -> Self {
-        self.paused = true;
+    pub fn paused(self) -> Self {
+        self.gate(Gate::Hand, false)
+    }
+
+    /// How a gate stands at first.
+    pub(crate) fn gate(mut self, gate: Gate, open: bool) -> Self {
+        self.gates.set(gate, open);
         self
     }
 
@@ -115,15 +121,14 @@ impl RegistrationBuilder {
     /// As those of [`Registrar::register`], and when the key is refused.
     #[expect(clippy::unused_async, reason = "the task needs a runtime, and an async caller has one")]
     pub async fn register(self) -> Result<Registration, Error> {
-        let Self { registrar, target, instance, key, conflict, paused } = self;
+        let Self { registrar, target, instance, key, conflict, gates } = self;
         let target = target?;
         registrar.shared.etcd.check_hosts(&target)?;
         let records = registrar.named_records(&target, &instance, key.as_deref())?;
         let runtime = Handle::try_current().map_err(|_| Error::no_runtime("registering"))?;
         let (show, seen) = watch::channel(RegistrationState::Registering { why: None });
         let id = instance.id().map(Into::into);
-        let paused = [paused, false];
-        let wanted = Wanted { target: target.clone(), records, conflict, id, leaving: false, paused, version: 0, show };
+        let wanted = Wanted { target: target.clone(), records, conflict, id, leaving: false, gates, version: 0, show };
         let id = Shared::want(&registrar.shared, wanted, &runtime)?;
         Ok(Registration::new(registrar, id, target, instance, key, seen))
     }

@@ -15,15 +15,11 @@ pub struct RegistrarHealth {
 }
 
 impl RegistrarHealth {
-    pub(super) fn new(live: bool, states: &[RegistrationState], error: Option<Error>) -> Self {
+    pub(super) fn new(live: bool, states: &[RegistrationState]) -> Self {
         let is_missing =
             |state: &&RegistrationState| !state.is_in_etcd() && !matches!(state, RegistrationState::Paused);
         let missing = states.iter().filter(is_missing).count();
-        let held = states.iter().find_map(|state| match state {
-            RegistrationState::Held { why } => Some(why.clone()),
-            _ => None,
-        });
-        Self { live, missing, error: error.or(held) }
+        Self { live, missing, error: states.iter().find_map(RegistrationState::why).cloned() }
     }
 
     /// Whether everything that is to be in etcd is there, as far as is known; so where nothing is registered.
@@ -41,7 +37,7 @@ impl RegistrarHealth {
         self.missing
     }
 
-    /// What etcd said last, where it does not do what is asked.
+    /// What is wrong with the first of those that do not stand as they should.
     pub fn last_error(&self) -> Option<&Error> {
         self.error.as_ref()
     }

@@ -1,6 +1,7 @@
 //! The registrar: puts instances into etcd under a lease, and keeps them there for as long as they live.
 
 mod builder;
+mod gates;
 mod health;
 mod lease;
 mod registration;
@@ -18,11 +19,14 @@ use tokio::sync::{Notify, watch};
 use tracing::Instrument;
 
 pub use self::builder::{RegistrarBuilder, RegistrationBuilder};
+pub(crate) use self::gates::Gate;
+use self::gates::Gates;
 pub use self::health::RegistrarHealth;
 pub use self::lease::Conflict;
 use self::lease::Id;
 pub use self::registration::{Registration, RegistrationState, RegistrationStates};
 use self::task::Task;
+use crate::address::Authority;
 use crate::codec::{Codec, Detect, Record};
 use crate::error::Error;
 use crate::etcd::{Client as EtcdClient, Etcd, EtcdOptions};
@@ -69,8 +73,7 @@ struct Wanted {
     /// The instance's.
     id: Option<Box<str>>,
     leaving: bool,
-    /// By hand, and because it does not serve.
-    paused: [bool; 2],
+    gates: Gates,
     /// Counts the changes of what is wanted.
     version: u64,
     show: watch::Sender<RegistrationState>,
@@ -130,12 +133,27 @@ impl Registrar {
         RegistrationBuilder::new(self.clone(), target.try_into().map_err(Error::from), instance)
     }
 
+    /// The lease under which its registrations stand; none while there is none. etcdctl shows it in hexadecimal.
+    pub fn lease_id(&self) -> Option<i64> {
+        self.shared.state().lease
+    }
+
     /// How all its registrations stand together: for a probe.
     pub fn health(&self) -> RegistrarHealth {
         let state = self.shared.state();
         let shown: Vec<_> =
             state.wanted.values().filter(|wanted| !wanted.leaving).map(|w| w.show.borrow().clone()).collect();
-        RegistrarHealth::new(!state.ended, &shown, state.error.clone())
+        RegistrarHealth::new(!state.ended, &shown)
+    }
+
+    /// Where its etcd is; only a client of the user's knows otherwise.
+    pub(crate) fn etcd_hosts(&self) -> Option<Vec<Authority>> {
+        self.shared.etcd.hosts()
+    }
+
+    /// Refuses a target that names another etcd.
+    pub(crate) fn check_target(&self, target: &Target) -> Result<(), Error> {
+        self.shared.etcd.check_hosts(target)
     }
 
     /// The records of an instance, the only one under a name of its own where that is chosen.
@@ -214,32 +232,36 @@ impl Shared {
         Ok(id)
     }
 
-    /// What is wanted of a registration changes; whether it is still wanted.
-    fn change(&self, id: Id, change: impl FnOnce(&mut Wanted)) -> bool {
+    /// Opens or closes a gate of a registration, unless that is leaving.
+    fn set_gate(&self, id: Id, gate: Gate, open: bool) {
         let mut state = self.state();
-        let Some(wanted) = state.wanted.get_mut(&id).filter(|wanted| !wanted.leaving) else { return false };
-        change(wanted);
-        wanted.version += 1;
-        self.changed.notify_one();
-        true
+        if let Some(wanted) = state.wanted.get_mut(&id).filter(|wanted| !wanted.leaving)
+            && wanted.gates.set(gate, open)
+        {
+            wanted.version += 1;
+            self.changed.notify_one();
+        }
     }
 
     /// Other records are wanted of a registration.
     fn update(&self, id: Id, instance: &Instance, records: Vec<Arc<Record>>) -> Result<(), Error> {
-        self.state().check_keys(Some(id), &records)?;
-        let changed = self.change(id, |wanted| {
-            wanted.id = instance.id().map(Into::into);
-            wanted.records = records;
-            // Whoever waits from here on waits for the change.
-            wanted.show.send_if_modified(|state| {
-                let stands = matches!(state, RegistrationState::Registered | RegistrationState::Renewing { .. });
-                if stands {
-                    *state = RegistrationState::Updating { why: None };
-                }
-                stands
-            });
+        let mut state = self.state();
+        state.check_keys(Some(id), &records)?;
+        let wanted = state.wanted.get_mut(&id).filter(|wanted| !wanted.leaving);
+        let wanted = wanted.ok_or_else(|| Error::closed("the registration"))?;
+        wanted.id = instance.id().map(Into::into);
+        wanted.records = records;
+        wanted.version += 1;
+        // Whoever waits from here on waits for the change.
+        wanted.show.send_if_modified(|state| {
+            let stands = matches!(state, RegistrationState::Registered | RegistrationState::Renewing { .. });
+            if stands {
+                *state = RegistrationState::Updating { why: None };
+            }
+            stands
         });
-        if changed { Ok(()) } else { Err(Error::closed("the registration")) }
+        self.changed.notify_one();
+        Ok(())
     }
 
     fn leave(&self, id: Id) {
@@ -280,7 +302,7 @@ impl Wanted {
             records: self.records.clone(),
             conflict: self.conflict,
             id: self.id.clone(),
-            paused: self.paused.contains(&true),
+            paused: !self.gates.are_open(),
         }
     }
 }

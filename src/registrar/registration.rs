@@ -11,6 +11,7 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::WatchStream;
 
 use super::Registrar;
+use super::gates::{Gate, Switch};
 use super::lease::{Id, Standing};
 use crate::error::Error;
 use crate::instance::Instance;
@@ -80,8 +81,18 @@ impl RegistrationState {
         }
     }
 
-    pub(super) fn is_in_etcd(&self) -> bool {
+    /// Whether it stands in etcd, as far as is known: registered, and perhaps being updated or late with a renewal.
+    pub fn is_in_etcd(&self) -> bool {
         self.is_as_wanted() || matches!(self, Self::Updating { .. })
+    }
+
+    /// What is wrong, where something is.
+    pub fn why(&self) -> Option<&Error> {
+        match self {
+            Self::Registering { why } | Self::Updating { why } => why.as_ref(),
+            Self::Renewing { why } | Self::Lost { why } | Self::Held { why } => Some(why),
+            Self::Registered | Self::Paused | Self::Closed => None,
+        }
     }
 
     fn is_as_wanted(&self) -> bool {
@@ -140,7 +151,7 @@ impl Registration {
     /// The registrar's lease, under which it stands once it is registered; none while there is none. etcdctl shows it in
     /// hexadecimal.
     pub fn lease_id(&self) -> Option<i64> {
-        self.registrar.shared.state().lease
+        self.registrar.lease_id()
     }
 
     /// Registers it as this instance from now on: weight, zone, version and metadata change in place, under the same lease;
@@ -157,18 +168,22 @@ impl Registration {
 
     /// Takes the instance out of etcd until [`Registration::resume`], and keeps the lease for its return.
     pub fn pause(&self) {
-        self.registrar.shared.change(self.id, |wanted| wanted.paused[0] = true);
+        self.switch().set(Gate::Hand, false);
     }
 
     /// Ends a [`Registration::pause`].
     pub fn resume(&self) {
-        self.registrar.shared.change(self.id, |wanted| wanted.paused[0] = false);
+        self.switch().set(Gate::Hand, true);
     }
 
     /// Whether the server serves, as its health check says: it is in etcd only while it does, and is not paused. So
     /// assumed at first.
     pub fn set_serving(&self, serves: bool) {
-        self.registrar.shared.change(self.id, |wanted| wanted.paused[1] = !serves);
+        self.switch().set(Gate::Health, serves);
+    }
+
+    pub(crate) fn switch(&self) -> Switch {
+        Switch { shared: self.registrar.shared.clone(), id: self.id }
     }
 
     /// A `tokio_stream::Stream` of how it stands, now and with each change; the latest, for who is slow to read it. It does
@@ -199,12 +214,12 @@ impl Registration {
     /// # Cancel safety
     /// Dropping it loses nothing.
     pub async fn ready(&self, within: Duration) -> Result<(), Error> {
-        let stands =
-            |state: &RegistrationState| state.is_as_wanted() || matches!(state, RegistrationState::Held { .. });
-        match self.wait_for(stands, within, "registering").await? {
-            RegistrationState::Held { why } => Err(why),
-            _ => Ok(()),
-        }
+        self.readiness().wait(within).await
+    }
+
+    /// The same, for who cannot hold the registration meanwhile.
+    pub(crate) fn readiness(&self) -> Readiness {
+        Readiness { registrar: self.registrar.clone(), target: self.target.clone(), seen: self.seen.clone() }
     }
 
     /// Takes the instance out of etcd, and waits up to 5 s until that is done; at once where it never came to be there.
@@ -218,33 +233,66 @@ impl Registration {
     /// # Cancel safety
     /// Once it was polled, dropping it only ends the waiting.
     pub async fn deregister(self) -> Result<(), Error> {
-        self.registrar.shared.leave(self.id);
+        self.deregister_within(DEREGISTER).await
+    }
+
+    /// The same, and waits for as long as is said.
+    ///
+    /// # Errors
+    /// As those of [`Registration::deregister`].
+    ///
+    /// # Cancel safety
+    /// As that of [`Registration::deregister`].
+    pub async fn deregister_within(self, within: Duration) -> Result<(), Error> {
+        self.leave();
         let closed = |state: &RegistrationState| matches!(state, RegistrationState::Closed);
-        self.wait_for(closed, DEREGISTER, "deregistering").await.map(drop)
+        self.readiness().wait_for(closed, within, "deregistering").await.map(drop)
+    }
+
+    /// Begins to leave; it is not waited for.
+    pub(crate) fn leave(&self) {
+        self.registrar.shared.leave(self.id);
+    }
+}
+
+/// Waits for how a registration stands.
+pub(crate) struct Readiness {
+    registrar: Registrar,
+    target: Target,
+    seen: watch::Receiver<RegistrationState>,
+}
+
+impl Readiness {
+    /// See [`Registration::ready`].
+    pub(crate) async fn wait(self, within: Duration) -> Result<(), Error> {
+        let stands =
+            |state: &RegistrationState| state.is_as_wanted() || matches!(state, RegistrationState::Held { .. });
+        match self.wait_for(stands, within, "registering").await? {
+            RegistrationState::Held { why } => Err(why),
+            _ => Ok(()),
+        }
     }
 
     async fn wait_for(
-        &self,
+        mut self,
         condition: impl FnMut(&RegistrationState) -> bool,
         within: Duration,
         doing: &str,
     ) -> Result<RegistrationState, Error> {
-        let mut seen = self.seen.clone();
-        match timeout(within, seen.wait_for(condition)).await {
+        match timeout(within, self.seen.wait_for(condition)).await {
             Ok(Ok(state)) => Ok(state.clone()),
             Ok(Err(_)) => Err(Error::closed("the registration")),
-            Err(_) => Err(Error::timeout(
-                format!("{doing} {}", self.target),
-                within,
-                self.registrar.shared.state().error.clone(),
-            )),
+            Err(_) => {
+                let why = self.registrar.shared.state().error.clone();
+                Err(Error::timeout(format!("{doing} {}", self.target), within, why))
+            }
         }
     }
 }
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        self.registrar.shared.leave(self.id);
+        self.leave();
     }
 }
 

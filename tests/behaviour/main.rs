@@ -6,5 +6,6 @@ mod ownership;
 mod random;
 mod registrar;
 mod resolver;
+mod serve;
 mod support;
 mod trouble;

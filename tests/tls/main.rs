@@ -1,6 +1,7 @@
 //! TLS to etcd and to servers, through a proxy that ends it in front of them: `cargo xtask test` runs it with `tls-ring`.
 
 mod channel;
+mod serve;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

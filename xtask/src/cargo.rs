@@ -9,6 +9,9 @@ use crate::error::{Error, Result, on};
 use crate::tools::{Tools, on_path};
 use crate::workspace::Workspace;
 
+/// What the tests of features need, all at once: one build for all of them.
+const FEATURES: &str = "tls-ring,tls-webpki-roots,tonic-health";
+
 pub(crate) fn test(
     workspace: &Workspace,
     tools: &Tools,
@@ -37,10 +40,11 @@ pub(crate) fn test(
     // Targets that cargo leaves out unless they are named; what a filter asks for is asked of the others alone.
     let mut named: Vec<&[&str]> = Vec::new();
     if args.is_empty() {
-        named.push(&["--features", "tls-ring,tls-webpki-roots", "--test", "tls"]);
+        named.push(&["--features", FEATURES, "--test", "tls"]);
+        named.push(&["--features", FEATURES, "--test", "behaviour", "--", "serve::health"]);
     }
     if let Some(Interop::Go) = interop {
-        named.push(&["--features", "tls-ring,tls-webpki-roots", "--test", "interop"]);
+        named.push(&["--features", FEATURES, "--test", "interop"]);
     }
     for target in named {
         if tested != ExitCode::SUCCESS {
@@ -62,7 +66,9 @@ pub(crate) fn example(
     args: &[OsString],
 ) -> Result<ExitCode> {
     let mut command = workspace.cargo("run");
-    command.args(release.then_some("--release")).args(["--example", name, "--"]).args(args);
+    // What some examples need; to the others it makes no difference.
+    command.args(release.then_some("--release")).args(["--features", "tonic-health"]);
+    command.args(["--example", name, "--"]).args(args);
     run(&mut command, tools)
 }
 

@@ -1,0 +1,52 @@
+//! What keeps a registration out of etcd: each gate by itself.
+
+use std::sync::Arc;
+
+use super::Shared;
+use super::lease::Id;
+
+/// Something that decides whether a registration is to be in etcd.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Gate {
+    /// [`Registration::pause`](super::Registration::pause).
+    Hand,
+    /// What the server's health service says of the whole server.
+    #[cfg(feature = "tonic-health")]
+    Server,
+    /// What it says of the service.
+    Health,
+    /// A check of the user's.
+    Check,
+}
+
+/// Those that are closed. All are open at first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Gates {
+    closed: u8,
+}
+
+impl Gates {
+    /// Whether that makes a difference.
+    pub(super) fn set(&mut self, gate: Gate, open: bool) -> bool {
+        let (before, bit) = (self.closed, 1 << gate as u8);
+        self.closed = if open { before & !bit } else { before | bit };
+        self.closed != before
+    }
+
+    pub(super) fn are_open(self) -> bool {
+        self.closed == 0
+    }
+}
+
+/// Opens and closes gates of a registration from elsewhere; without effect once that leaves.
+#[derive(Clone)]
+pub(crate) struct Switch {
+    pub(super) shared: Arc<Shared>,
+    pub(super) id: Id,
+}
+
+impl Switch {
+    pub(crate) fn set(&self, gate: Gate, open: bool) {
+        self.shared.set_gate(self.id, gate, open);
+    }
+}

@@ -1,0 +1,263 @@
+//! Which address is registered: decided from what is said, from the environment, and from what is listened on. PURE.
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::address::{Address, Authority};
+use crate::error::Error;
+
+/// The addresses that clients reach, separated by commas: `10.0.0.5:30001`, or a host alone, which gets the port that is
+/// listened on.
+pub(super) const ADVERTISE: &str = "TONIC_ETCD_ADVERTISE";
+/// The pod's own address, as Kubernetes' documentation names it where it shows the downward API.
+pub(super) const POD_IP: &str = "POD_IP";
+
+const WHAT: &str = "address to advertise";
+
+/// What is listened on.
+#[derive(Clone, Debug)]
+pub enum Bound {
+    Tcp(SocketAddr),
+    Unix(String),
+    /// Connections come from somewhere.
+    Unknown,
+}
+
+/// What the environment says.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Environment {
+    pub(super) advertise: Option<String>,
+    pub(super) pod_ip: Option<String>,
+}
+
+/// How the addresses are found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Plan {
+    Known(Vec<Address>),
+    /// Only this host reaches it: it will do where etcd is on this host, and nowhere else.
+    Local(Address),
+    /// The address of the interface that reaches etcd, with this port.
+    Route {
+        port: u16,
+        family: Family,
+        https: bool,
+    },
+}
+
+/// Of which family the address must be, for what is listened on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Family {
+    V4,
+    /// `[::]` takes both, as systems have it by default.
+    Any,
+}
+
+impl Family {
+    pub(super) fn has(self, ip: IpAddr) -> bool {
+        self == Self::Any || ip.is_ipv4()
+    }
+}
+
+/// Where an etcd is, as far as its name tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Locality {
+    Here,
+    Elsewhere,
+    /// DNS knows.
+    Unknown,
+}
+
+pub(super) fn locality(etcd: &Authority) -> Locality {
+    let host = etcd.host();
+    if host == "localhost" || host.ends_with(".localhost") {
+        return Locality::Here;
+    }
+    match host.parse::<IpAddr>() {
+        Ok(ip) if ip.to_canonical().is_loopback() => Locality::Here,
+        Ok(_) => Locality::Elsewhere,
+        Err(_) => Locality::Unknown,
+    }
+}
+
+/// Whether other hosts reach it. An address of a link belongs to one, and says not to which.
+pub(super) fn is_routable(ip: IpAddr) -> bool {
+    let of_a_link = match ip.to_canonical() {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    };
+    let ip = ip.to_canonical();
+    !ip.is_unspecified() && !ip.is_loopback() && !of_a_link
+}
+
+pub(super) fn refused(shown: impl Into<String>, reason: impl Into<String>) -> Error {
+    Error::invalid(WHAT, shown, format!("{}: `Serve::advertise` or {ADVERTISE} says what clients reach", reason.into()))
+}
+
+/// What is said comes first, then the environment, then what is listened on.
+pub(super) fn plan(said: &[String], environment: &Environment, bound: &Bound, https: bool) -> Result<Plan, Error> {
+    let port = match bound {
+        Bound::Tcp(address) => Some(address.port()),
+        Bound::Unix(_) | Bound::Unknown => None,
+    };
+    let listed = environment.advertise.iter().flat_map(|list| list.split(','));
+    let listed: Vec<&str> = listed.map(str::trim).filter(|address| !address.is_empty()).collect();
+    let read = |(what, text): (&'static str, &str)| read(what, text, port, https);
+    if !said.is_empty() {
+        return said.iter().map(|text| read((WHAT, text))).collect::<Result<_, _>>().map(Plan::Known);
+    }
+    if !listed.is_empty() {
+        return listed.into_iter().map(|text| read((ADVERTISE, text))).collect::<Result<_, _>>().map(Plan::Known);
+    }
+    let bound = match bound {
+        Bound::Tcp(bound) => SocketAddr::new(bound.ip().to_canonical(), bound.port()),
+        Bound::Unix(path) => return Ok(Plan::Local(Address::parse(&format!("unix:{path}"))?)),
+        Bound::Unknown => return Err(refused("", "of these connections nobody knows where they are accepted")),
+    };
+    let pod_ip = environment.pod_ip.as_deref().map(str::trim).filter(|ip| !ip.is_empty());
+    match (bound.ip(), pod_ip) {
+        (ip, Some(pod_ip)) if ip.is_unspecified() => read((POD_IP, pod_ip)).map(|address| Plan::Known(vec![address])),
+        (ip, None) if ip.is_unspecified() => {
+            let family = if ip.is_ipv4() { Family::V4 } else { Family::Any };
+            Ok(Plan::Route { port: bound.port(), family, https })
+        }
+        (ip, _) if ip.is_loopback() => Ok(Plan::Local(at(bound, https)?)),
+        (ip, _) if is_routable(ip) => Ok(Plan::Known(vec![at(bound, https)?])),
+        (ip, _) => Err(refused(ip.to_string(), "it is an address of one link, which other hosts do not reach")),
+    }
+}
+
+/// The address of a socket.
+pub(super) fn at(address: SocketAddr, https: bool) -> Result<Address, Error> {
+    Ok(secured(Address::try_from(address)?, https))
+}
+
+/// An address as people write it, perhaps without the port that is listened on.
+fn read(what: &'static str, text: &str, port: Option<u16>, https: bool) -> Result<Address, Error> {
+    let refuse = |reason: String| Error::invalid(what, text, reason);
+    let address = match (text.parse::<IpAddr>(), port) {
+        (Ok(ip), Some(port)) => {
+            Address::try_from(SocketAddr::new(ip, port)).map_err(|error| refuse(error.to_string()))?
+        }
+        (Ok(_), None) => return Err(refuse("it has no port, and none is listened on".into())),
+        (Err(_), _) => match (Address::read(text), port) {
+            (Ok(address), _) => address,
+            (Err(reason), Some(port)) => Address::read(&format!("{text}:{port}")).map_err(|_| refuse(reason))?,
+            (Err(reason), None) => return Err(refuse(reason)),
+        },
+    };
+    if address.is_unspecified() {
+        return Err(refuse("nobody can call every interface: say the one that clients reach".into()));
+    }
+    Ok(secured(address, https))
+}
+
+fn secured(address: Address, https: bool) -> Address {
+    if https && address.unix_path().is_none() {
+        return Address::from_parts(address.parsed_authority().clone(), true);
+    }
+    address
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tcp(bound: &str) -> Bound {
+        Bound::Tcp(bound.parse().unwrap())
+    }
+
+    fn environment(advertise: Option<&str>, pod_ip: Option<&str>) -> Environment {
+        Environment { advertise: advertise.map(Into::into), pod_ip: pod_ip.map(Into::into) }
+    }
+
+    fn planned(said: &[&str], environment: &Environment, bound: &Bound, https: bool) -> Result<Plan, String> {
+        let said: Vec<String> = said.iter().map(|text| (*text).to_owned()).collect();
+        plan(&said, environment, bound, https).map_err(|error| error.to_string())
+    }
+
+    fn known(addresses: &[&str]) -> Plan {
+        Plan::Known(addresses.iter().map(|address| Address::parse(address).unwrap()).collect())
+    }
+
+    #[test]
+    fn what_is_said_comes_first_then_the_environment_then_what_is_listened_on() {
+        let (none, bound) = (Environment::default(), tcp("10.0.0.5:50051"));
+        let listed = environment(Some(" 10.9.9.9:1, , greeter.local "), Some("10.1.1.1"));
+        let given = ["10.0.0.7", "greeter.local:81", "2001:db8::1", "[2001:db8::2]", "https://x", "unix:/run/g"];
+        let read = [
+            "10.0.0.7:50051",
+            "greeter.local:81",
+            "[2001:db8::1]:50051",
+            "[2001:db8::2]:50051",
+            "https://x:443",
+            "unix:/run/g",
+        ];
+        assert_eq!(planned(&given, &listed, &bound, false).unwrap(), known(&read));
+        assert_eq!(planned(&["127.0.0.1"], &none, &bound, false).unwrap(), known(&["127.0.0.1:50051"]), "it is said");
+        assert_eq!(planned(&[], &listed, &bound, false).unwrap(), known(&["10.9.9.9:1", "greeter.local:50051"]));
+        assert_eq!(planned(&[], &environment(Some(" "), None), &bound, false).unwrap(), known(&["10.0.0.5:50051"]));
+        assert_eq!(planned(&[], &none, &bound, true).unwrap(), known(&["https://10.0.0.5:50051"]));
+        assert_eq!(
+            planned(&["unix:/run/g", "a:1"], &none, &bound, true).unwrap(),
+            known(&["unix:/run/g", "https://a:1"])
+        );
+        assert_eq!(planned(&[], &none, &tcp("[2001:db8::1]:1"), false).unwrap(), known(&["[2001:db8::1]:1"]));
+        assert_eq!(planned(&[], &none, &tcp("[::ffff:10.0.0.5]:1"), false).unwrap(), known(&["10.0.0.5:1"]));
+    }
+
+    #[test]
+    fn every_interface_is_none() {
+        let (none, pod) = (Environment::default(), environment(None, Some("10.1.1.1")));
+        let pod6 = environment(Some(""), Some("2001:db8::9 "));
+        assert_eq!(planned(&[], &pod, &tcp("0.0.0.0:7"), false).unwrap(), known(&["10.1.1.1:7"]));
+        assert_eq!(planned(&[], &pod6, &tcp("[::]:7"), true).unwrap(), known(&["https://[2001:db8::9]:7"]));
+        assert_eq!(planned(&[], &pod, &tcp("10.0.0.5:7"), false).unwrap(), known(&["10.0.0.5:7"]), "it is one already");
+        let route = |family| Ok(Plan::Route { port: 7, family, https: false });
+        assert_eq!(planned(&[], &none, &tcp("0.0.0.0:7"), false), route(Family::V4));
+        assert_eq!(planned(&[], &none, &tcp("[::ffff:0.0.0.0]:7"), false), route(Family::V4));
+        assert_eq!(planned(&[], &none, &tcp("[::]:7"), false), route(Family::Any));
+        assert!(!Family::V4.has("::1".parse().unwrap()) && Family::V4.has("1.1.1.1".parse().unwrap()));
+    }
+
+    #[test]
+    fn what_only_this_host_reaches_is_for_an_etcd_on_it() {
+        let local = |address| Ok(Plan::Local(Address::parse(address).unwrap()));
+        let none = Environment::default();
+        assert_eq!(planned(&[], &none, &tcp("127.0.0.1:7"), false), local("127.0.0.1:7"));
+        assert_eq!(planned(&[], &none, &tcp("[::1]:7"), true), local("https://[::1]:7"));
+        assert_eq!(planned(&[], &none, &Bound::Unix("/run/g".into()), true), local("unix:/run/g"));
+        for (etcd, expected) in [
+            ("localhost:2379", Locality::Here),
+            ("etcd.localhost:2379", Locality::Here),
+            ("127.0.0.9:1", Locality::Here),
+            ("[::1]:1", Locality::Here),
+            ("[::ffff:127.0.0.1]:1", Locality::Here),
+            ("10.0.0.1:1", Locality::Elsewhere),
+            ("etcd.local:1", Locality::Unknown),
+            ("notlocalhost:1", Locality::Unknown),
+        ] {
+            assert_eq!(locality(&Authority::parse(etcd, None).unwrap()), expected, "{etcd}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_and_says_what_to_do() {
+        let none = Environment::default();
+        for (said, environment, bound, reason) in [
+            (&[][..], &none, Bound::Unknown, "Serve::advertise"),
+            (&[], &none, tcp("169.254.1.1:7"), "one link"),
+            (&[], &none, tcp("[fe80::1]:7"), "one link"),
+            (&["0.0.0.0"], &none, tcp("10.0.0.5:7"), "every interface"),
+            (&["[::]:8"], &none, tcp("10.0.0.5:7"), "every interface"),
+            (&["host"], &none, Bound::Unknown, "no port"),
+            (&["10.0.0.7"], &none, Bound::Unix("/run/g".into()), "no port"),
+            (&["host:0"], &none, tcp("10.0.0.5:7"), "not a number from 1"),
+            (&["a,b"], &none, tcp("10.0.0.5:7"), "one address at a time"),
+            (&[], &environment(Some("host:x"), None), tcp("10.0.0.5:7"), "TONIC_ETCD_ADVERTISE"),
+            (&[], &environment(Some("0.0.0.0"), None), tcp("10.0.0.5:7"), "TONIC_ETCD_ADVERTISE"),
+            (&[], &environment(None, Some("no ip")), tcp("0.0.0.0:7"), "POD_IP"),
+        ] {
+            let error = planned(said, environment, &bound, false).unwrap_err();
+            assert!(error.contains(reason), "{error}");
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! A handle to a server that is served.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+use tokio_stream::Stream;
+use tokio_stream::wrappers::WatchStream;
+
+use crate::error::Error;
+use crate::instance::Instance;
+use crate::registrar::{Gate, Registration, RegistrationState};
+use crate::target::Target;
+
+/// How far a server has come: it goes from each of these to the next.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum ServeState {
+    /// Not ready, and therefore not yet given to the registrar. It serves nevertheless, from when it is first polled.
+    #[non_exhaustive]
+    Starting {
+        /// What it waits for, once that has failed: a check, or an address that is not known yet.
+        why: Option<Error>,
+    },
+    /// It serves and is registered, as far as etcd and the checks let it: [`ServeControl::registrations`] tells how each
+    /// registration stands.
+    Serving,
+    /// It serves still, and takes itself out of the clients' hands.
+    Leaving,
+    /// It takes no more calls, and answers those that it has.
+    #[non_exhaustive]
+    Draining {
+        /// What kept it from leaving the directory: it is gone from there when its lease ends.
+        why: Option<Error>,
+    },
+    /// It has ended.
+    Stopped,
+}
+
+/// A handle to a server that is served by [`Serve`](super::Serve): it watches it, pauses it, changes what it says of
+/// itself, and stops it. Cheap to clone; it keeps nothing alive.
+#[derive(Clone)]
+pub struct ServeControl {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    state: watch::Sender<ServeState>,
+    stop: watch::Sender<bool>,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    paused: bool,
+    registrations: Vec<Registration>,
+    /// What they say, once they are registered.
+    instance: Option<Instance>,
+    /// What is to be changed of it until then.
+    changes: Vec<Change>,
+    stopped: bool,
+}
+
+type Change = Box<dyn FnOnce(Instance) -> Instance + Send>;
+
+impl ServeControl {
+    pub(super) fn new() -> Self {
+        let (state, stop) = (watch::Sender::new(ServeState::Starting { why: None }), watch::Sender::new(false));
+        Self { shared: Arc::new(Shared { state, stop, inner: Mutex::default() }) }
+    }
+
+    /// How far it has come.
+    pub fn state(&self) -> ServeState {
+        self.shared.state.borrow().clone()
+    }
+
+    /// A `tokio_stream::Stream` of how far it has come, now and with each step. Steps that pass quickly may be skipped;
+    /// [`ServeState::Stopped`] is the last.
+    pub fn states(&self) -> ServeStates {
+        ServeStates { updates: WatchStream::new(self.shared.state.subscribe()), stopped: false }
+    }
+
+    /// How each registration stands; none before it is ready, and none once it has left.
+    pub fn registrations(&self) -> Vec<(Target, RegistrationState)> {
+        let inner = self.inner();
+        inner.registrations.iter().map(|registration| (registration.target().clone(), registration.state())).collect()
+    }
+
+    /// What is registered, once it is ready.
+    pub fn instance(&self) -> Option<Instance> {
+        self.inner().instance.clone()
+    }
+
+    /// Whether it serves, and all that is to be in etcd is there, as far as is known: the flag for a readiness probe. Paused
+    /// services are as they should be. [`Registrar::health`](crate::Registrar::health) has the flag for a liveness probe:
+    /// a server must not be restarted because etcd is away.
+    pub fn is_ready(&self) -> bool {
+        let is_well = |registration: &Registration| {
+            let state = registration.state();
+            state.is_in_etcd() || matches!(state, RegistrationState::Paused)
+        };
+        matches!(*self.shared.state.borrow(), ServeState::Serving) && self.inner().registrations.iter().all(is_well)
+    }
+
+    /// Waits until it serves and each service stands in etcd.
+    ///
+    /// # Errors
+    /// When that takes longer than `within`, another instance holds a key ([`Error::is_conflict`]), or the server leaves or
+    /// has ended ([`Error::is_closed`]).
+    ///
+    /// # Cancel safety
+    /// Dropping it loses nothing.
+    pub async fn ready(&self, within: Duration) -> Result<(), Error> {
+        let began = Instant::now();
+        let mut state = self.shared.state.subscribe();
+        let come = timeout(within, state.wait_for(|state| !matches!(state, ServeState::Starting { .. }))).await;
+        match come.map(|state| state.map(|state| state.clone())) {
+            Ok(Ok(ServeState::Serving)) => {}
+            Ok(_) => return Err(Error::closed("the server")),
+            Err(_) => {
+                let why = match self.state() {
+                    ServeState::Starting { why } => why,
+                    _ => None,
+                };
+                return Err(Error::timeout("serving", within, why));
+            }
+        }
+        let waits: Vec<_> = self.inner().registrations.iter().map(Registration::readiness).collect();
+        let stand = async {
+            for readiness in waits {
+                readiness.wait(within.saturating_sub(began.elapsed())).await?;
+            }
+            Ok(())
+        };
+        tokio::select! {
+            biased;
+            stand = stand => stand,
+            _ = state.wait_for(|state| !matches!(state, ServeState::Serving)) => Err(Error::closed("the server")),
+        }
+    }
+
+    /// Takes it out of etcd until [`ServeControl::resume`]; it serves on, and keeps its lease. Also before it is ready.
+    pub fn pause(&self) {
+        self.set_paused(true);
+    }
+
+    /// Ends a [`ServeControl::pause`].
+    pub fn resume(&self) {
+        self.set_paused(false);
+    }
+
+    fn set_paused(&self, paused: bool) {
+        let mut inner = self.inner();
+        inner.paused = paused;
+        inner.registrations.iter().for_each(|registration| registration.switch().set(Gate::Hand, !paused));
+    }
+
+    /// Changes what the instance says of itself, in place and under the same lease: `|instance| instance.with_weight(3)`.
+    /// Before it is ready the change is kept until then. `change` itself must not use this handle.
+    ///
+    /// # Errors
+    /// When what comes of it is refused, as by [`Registration::update`], or the server has left.
+    pub fn update(&self, change: impl FnOnce(Instance) -> Instance + Send + 'static) -> Result<(), Error> {
+        let mut inner = self.inner();
+        if inner.stopped {
+            return Err(Error::closed("the server"));
+        }
+        let Some(instance) = inner.instance.clone() else {
+            inner.changes.push(Box::new(change));
+            return Ok(());
+        };
+        let instance = change(instance);
+        for registration in &mut inner.registrations {
+            registration.update(instance.clone())?;
+        }
+        inner.instance = Some(instance);
+        Ok(())
+    }
+
+    /// Asks it to leave and to stop, as the shutdown signal does.
+    pub fn stop(&self) {
+        self.shared.stop.send_replace(true);
+    }
+
+    /// Before it is ready: what the instance says of itself.
+    pub(super) fn describe(&self, describe: impl FnOnce(Instance) -> Instance + Send + 'static) {
+        self.inner().changes.push(Box::new(describe));
+    }
+
+    pub(super) async fn asked_to_stop(&self) {
+        // The sender lives as long as `self`.
+        drop(self.shared.stop.subscribe().wait_for(|stop| *stop).await);
+    }
+
+    pub(super) fn show(&self, state: ServeState) {
+        self.shared.state.send_replace(state);
+    }
+
+    /// The instance with all that was changed of it so far.
+    pub(super) fn changed(&self, instance: Instance) -> Instance {
+        let mut inner = self.inner();
+        let instance =
+            std::mem::take(&mut inner.changes).into_iter().fold(instance, |instance, change| change(instance));
+        inner.instance = Some(instance.clone());
+        instance
+    }
+
+    pub(super) fn is_paused(&self) -> bool {
+        self.inner().paused
+    }
+
+    /// Takes over what is registered; what was asked for meanwhile is done now.
+    pub(super) fn hold(&self, mut registration: Registration) -> Result<(), Error> {
+        let mut inner = self.inner();
+        registration.switch().set(Gate::Hand, !inner.paused);
+        if let Some(instance) = inner.instance.clone().filter(|instance| instance != registration.instance()) {
+            registration.update(instance)?;
+        }
+        inner.registrations.push(registration);
+        Ok(())
+    }
+
+    /// Gives back what is registered: nothing is changed of it any more.
+    pub(super) fn release(&self) -> Vec<Registration> {
+        let mut inner = self.inner();
+        inner.stopped = true;
+        std::mem::take(&mut inner.registrations)
+    }
+
+    /// Does something with what is registered.
+    pub(super) fn with_registrations<T>(&self, of: impl FnOnce(&mut [Registration]) -> T) -> T {
+        of(&mut self.inner().registrations)
+    }
+
+    /// Whatever becomes of the server's future, this is its end.
+    pub(super) fn stopped_at_drop(&self) -> StoppedAtDrop {
+        StoppedAtDrop { control: self.clone() }
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        // A change of the user's may panic while it is held; every state of it is whole.
+        self.shared.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for ServeControl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServeControl").field("state", &self.state()).finish_non_exhaustive()
+    }
+}
+
+/// Deregisters in the background, and shows that it has ended.
+pub(super) struct StoppedAtDrop {
+    control: ServeControl,
+}
+
+impl Drop for StoppedAtDrop {
+    fn drop(&mut self) {
+        drop(self.control.release());
+        self.control.show(ServeState::Stopped);
+    }
+}
+
+/// The changes of [`ServeState`], beginning with how far it has come now.
+#[must_use = "a stream does nothing unless it is polled"]
+pub struct ServeStates {
+    updates: WatchStream<ServeState>,
+    stopped: bool,
+}
+
+impl Stream for ServeStates {
+    type Item = ServeState;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<ServeState>> {
+        if self.stopped {
+            return Poll::Ready(None);
+        }
+        let polled = Pin::new(&mut self.updates).poll_next(cx);
+        self.stopped = matches!(polled, Poll::Ready(Some(ServeState::Stopped) | None));
+        polled
+    }
+}
+
+impl fmt::Debug for ServeStates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServeStates").finish_non_exhaustive()
+    }
+}

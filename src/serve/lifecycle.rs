@@ -1,0 +1,286 @@
+//! A server's life: ready, registered, checked; then out of the directory, out of the clients' hands, and out.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep, timeout};
+use tonic::transport::Error as ServerError;
+
+use super::Departure;
+use super::advertise::Plan;
+use super::checks::{Check, Checked};
+use super::control::{ServeControl, ServeState};
+#[cfg(feature = "tonic-health")]
+use super::health::{self, Followed};
+use super::route::{self, Trouble};
+use super::socket::Sockets;
+use crate::address::Address;
+use crate::backoff::Backoff;
+use crate::error::Error;
+use crate::instance::Instance;
+use crate::registrar::{Conflict, Gate, Registrar, Registration};
+use crate::target::Target;
+
+/// How long tonic's server may take to see that all of its connections have ended.
+const END: Duration = Duration::from_secs(1);
+
+/// All that was said, and what follows from it.
+pub(super) struct Lifecycle {
+    pub(super) registrar: Registrar,
+    pub(super) services: Vec<Service>,
+    pub(super) plan: Plan,
+    pub(super) key: Option<String>,
+    pub(super) conflict: Conflict,
+    pub(super) ready: Option<Check>,
+    pub(super) healthy: Option<(Duration, Check)>,
+    #[cfg(feature = "tonic-health")]
+    pub(super) health: Option<tonic_health::server::HealthReporter>,
+    pub(super) departure: Departure,
+    pub(super) deregister_within: Duration,
+    pub(super) propagation: Duration,
+    pub(super) drain: Duration,
+    pub(super) control: ServeControl,
+}
+
+/// A service of the server's.
+pub(super) struct Service {
+    pub(super) target: Target,
+    /// The name by which gRPC's health service knows it, where it has one of its own.
+    #[cfg(feature = "tonic-health")]
+    pub(super) health: Option<String>,
+}
+
+/// How serving came to its end.
+enum End {
+    /// The server ended by itself.
+    Server(Result<(), ServerError>),
+    Asked,
+    /// It cannot be registered.
+    Refused(Error),
+}
+
+impl Lifecycle {
+    /// From the first connection to the last.
+    pub(super) async fn run(
+        self,
+        server: impl Future<Output = Result<(), ServerError>>,
+        sockets: Sockets,
+        stop: oneshot::Sender<()>,
+        shutdown: impl Future<Output = ()>,
+    ) -> Result<(), Error> {
+        let _stopped = self.control.stopped_at_drop();
+        let mut server = pin!(server);
+        let end = {
+            let asked = async {
+                tokio::select! {
+                    () = shutdown => {}
+                    () = self.control.asked_to_stop() => {}
+                    () = sockets.exhausted() => {}
+                }
+            };
+            tokio::select! {
+                biased;
+                ended = &mut server => End::Server(ended),
+                () = asked => End::Asked,
+                refused = self.live(&sockets) => match refused {
+                    Ok(never) => match never {},
+                    Err(error) => End::Refused(error),
+                },
+            }
+        };
+        let refused = match end {
+            End::Server(ended) => {
+                // It answers nobody any more: there is nothing to wait for but etcd.
+                tracing::warn!(error = ended.as_ref().err().map(tracing::field::display), "the server ended by itself");
+                self.control.show(ServeState::Leaving);
+                drop(self.deregister().await);
+                return ended.map_err(Error::server);
+            }
+            End::Asked => Ok(()),
+            End::Refused(error) => Err(error),
+        };
+        let stopped = self.stop(server, sockets, stop).await;
+        refused.and(stopped)
+    }
+
+    /// Serves and is registered, until it cannot be.
+    async fn live(&self, sockets: &Sockets) -> Result<Infallible, Error> {
+        sockets.accepting().await;
+        let addresses = self.addresses().await?;
+        let check = Checked::new(self.control.clone());
+        if let Some(ready) = &self.ready {
+            check.pass("readiness check", ready).await;
+        }
+        if let Some((_, healthy)) = &self.healthy {
+            check.pass("health check", healthy).await;
+        }
+        let instance = self.instance(addresses)?;
+        #[cfg(feature = "tonic-health")]
+        let mut followers = tokio::task::JoinSet::new();
+        for service in &self.services {
+            let mut registration = self.registrar.registration(service.target.clone(), instance.clone());
+            registration = registration.conflict(self.conflict).gate(Gate::Hand, !self.control.is_paused());
+            if let Some(key) = &self.key {
+                registration = registration.key(key);
+            }
+            #[cfg(feature = "tonic-health")]
+            let followed = service.followed(self.health.as_ref());
+            #[cfg(feature = "tonic-health")]
+            for (gate, followed) in &followed {
+                registration = registration.gate(*gate, followed.serves().await);
+            }
+            let registration = registration.register().await?;
+            #[cfg(feature = "tonic-health")]
+            for (gate, followed) in followed {
+                let switch = registration.switch();
+                followers.spawn(followed.follow(move |serves| switch.set(gate, serves)));
+            }
+            self.control.hold(registration)?;
+        }
+        let switches = self.control.with_registrations(|all| all.iter().map(Registration::switch).collect::<Vec<_>>());
+        self.control.show(ServeState::Serving);
+        tracing::info!(instance = ?instance.addresses(), "ready: registering");
+        let Some((every, healthy)) = &self.healthy else { std::future::pending().await };
+        let tell = |passes| switches.iter().for_each(|switch| switch.set(Gate::Check, passes));
+        Ok(check.watch(*every, healthy, tell).await)
+    }
+
+    /// Where clients reach it. What is not known yet may come to be.
+    async fn addresses(&self) -> Result<Vec<Address>, Error> {
+        let etcd = self.registrar.etcd_hosts();
+        let (mut backoff, began) = (Backoff::new(fastrand::u64(..)), Instant::now());
+        loop {
+            match route::addresses(&self.plan, etcd.as_deref()).await {
+                Ok(addresses) => return Ok(addresses),
+                Err(Trouble::Refused(error)) => return Err(error),
+                Err(Trouble::NotYet(error)) => {
+                    tracing::warn!(%error, "no address to register yet");
+                    self.control.show(ServeState::Starting { why: Some(error) });
+                    sleep(backoff.fail(began.elapsed(), false)).await;
+                }
+            }
+        }
+    }
+
+    fn instance(&self, addresses: Vec<Address>) -> Result<Instance, Error> {
+        let mut addresses = addresses.into_iter();
+        let first = addresses.next().ok_or_else(|| Error::invalid("address to advertise", "", "there is none"))?;
+        let instance = addresses.try_fold(Instance::at(first), Instance::with_address)?;
+        Ok(self.control.changed(instance))
+    }
+
+    /// Leaves the directory and the clients' hands, answers what is on its way, and stops. Each step has its limit, and the
+    /// server goes on meanwhile.
+    async fn stop(
+        &self,
+        mut server: Pin<&mut impl Future<Output = Result<(), ServerError>>>,
+        sockets: Sockets,
+        stop: oneshot::Sender<()>,
+    ) -> Result<(), Error> {
+        let mut leaving = pin!(self.leave());
+        tokio::select! {
+            biased;
+            ended = &mut server => {
+                drop(leaving.await);
+                return ended.map_err(Error::server);
+            }
+            left = &mut leaving => self.control.show(ServeState::Draining { why: left.err() }),
+        }
+        tracing::info!(connections = sockets.count(), "stopping: no more calls");
+        drop(stop);
+        let ended = if let Ok(ended) = timeout(self.drain, &mut server).await {
+            ended
+        } else {
+            tracing::warn!(
+                connections = sockets.count(),
+                drain_ms = self.drain.as_millis(),
+                "calls were still on their way at the end of the drain: their connections are closed"
+            );
+            drop(sockets);
+            timeout(END, server).await.unwrap_or(Ok(()))
+        };
+        tracing::info!("stopped");
+        ended.map_err(Error::server)
+    }
+
+    async fn leave(&self) -> Result<(), Error> {
+        self.control.show(ServeState::Leaving);
+        // Clients know nothing of what never came to etcd.
+        let was_there = self.control.with_registrations(|registrations| registrations.iter().any(may_be_known));
+        let left = match self.departure {
+            Departure::Deregister => {
+                let left = self.deregister().await;
+                if left.is_ok() && was_there {
+                    sleep(self.propagation).await;
+                }
+                left
+            }
+            Departure::MarkDraining => {
+                match self.mark().await {
+                    Ok(()) if was_there => sleep(self.propagation).await,
+                    Ok(()) => {}
+                    Err(error) => tracing::warn!(?error, "not marked as draining"),
+                }
+                self.deregister().await
+            }
+        };
+        #[cfg(feature = "tonic-health")]
+        if let Some(reporter) = &self.health {
+            let names = self.services.iter().filter_map(|service| service.health.as_deref());
+            health::say_not_serving(reporter, names).await;
+        }
+        left
+    }
+
+    /// Takes everything out of etcd.
+    async fn deregister(&self) -> Result<(), Error> {
+        let registrations = self.control.release();
+        let began = Instant::now();
+        // All at once, so that the lease goes with all of them.
+        registrations.iter().for_each(Registration::leave);
+        let mut done = Ok(());
+        for registration in registrations {
+            let service = registration.target().name().to_owned();
+            let left = self.deregister_within.saturating_sub(began.elapsed());
+            if let Err(error) = registration.deregister_within(left).await {
+                tracing::warn!(service, ?error, "not deregistered: it is gone when its lease ends");
+                done = Err(error);
+            }
+        }
+        done
+    }
+
+    /// Marks everything as leaving.
+    async fn mark(&self) -> Result<(), Error> {
+        self.control.update(|instance| instance.with_draining(true))?;
+        let waits = self.control.with_registrations(|registrations| {
+            let there = registrations.iter().filter(|registration| registration.is_registered());
+            there.map(Registration::readiness).collect::<Vec<_>>()
+        });
+        let began = Instant::now();
+        for readiness in waits {
+            readiness.wait(self.deregister_within.saturating_sub(began.elapsed())).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether clients may have seen it.
+fn may_be_known(registration: &Registration) -> bool {
+    use crate::registrar::RegistrationState::{Closed, Registering};
+    !matches!(registration.state(), Registering { .. } | Closed)
+}
+
+#[cfg(feature = "tonic-health")]
+impl Service {
+    /// What decides over it: the server as a whole, and the service itself.
+    fn followed(&self, reporter: Option<&tonic_health::server::HealthReporter>) -> Vec<(Gate, Followed)> {
+        let Some(reporter) = reporter else { return Vec::new() };
+        let server = (Gate::Server, Followed::new(reporter, health::SERVER));
+        let own = self.health.iter().map(|name| (Gate::Health, Followed::new(reporter, name)));
+        std::iter::once(server).chain(own).collect()
+    }
+}

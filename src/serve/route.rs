@@ -1,0 +1,165 @@
+//! The address of the interface that reaches etcd, and whether etcd is on this host.
+
+use std::env;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use tokio::net::lookup_host;
+use tokio::time::timeout;
+
+use super::advertise::{ADVERTISE, Environment, Family, Locality, POD_IP, Plan, at, is_routable, locality, refused};
+use crate::address::{Address, Authority};
+use crate::error::Error;
+
+/// How long DNS may take; then it is asked again.
+const LOOKUP: Duration = Duration::from_secs(5);
+
+/// Why there is no address.
+pub(super) enum Trouble {
+    /// Only people can mend it.
+    Refused(Error),
+    /// There may be one later: DNS or the network is not there yet.
+    NotYet(Error),
+}
+
+impl From<Error> for Trouble {
+    fn from(error: Error) -> Self {
+        Self::Refused(error)
+    }
+}
+
+pub(super) fn environment() -> Environment {
+    Environment { advertise: env::var(ADVERTISE).ok(), pod_ip: env::var(POD_IP).ok() }
+}
+
+/// The addresses to register. `etcd` is where etcd is, unless only a client of the user's knows.
+pub(super) async fn addresses(plan: &Plan, etcd: Option<&[Authority]>) -> Result<Vec<Address>, Trouble> {
+    match plan {
+        Plan::Known(addresses) => Ok(addresses.clone()),
+        Plan::Local(address) => local(address, etcd).await.map(|()| vec![address.clone()]),
+        Plan::Route { port, family, https } => {
+            let ip = interface(*port, *family, etcd).await?;
+            Ok(vec![at(SocketAddr::new(ip, *port), *https)?])
+        }
+    }
+}
+
+/// An address that only this host reaches will do, if all of etcd is on this host.
+async fn local(address: &Address, etcd: Option<&[Authority]>) -> Result<(), Trouble> {
+    let refuse = |reason: String| Err(refused(address.to_string(), reason).into());
+    let Some(etcd) = etcd else {
+        return refuse("only this host reaches it, and where etcd is only the client that was given knows".into());
+    };
+    for member in etcd {
+        let is_here = match locality(member) {
+            Locality::Here => true,
+            Locality::Elsewhere => false,
+            Locality::Unknown => lookup(member).await?.iter().all(|address| address.ip().to_canonical().is_loopback()),
+        };
+        if !is_here {
+            return refuse(format!("only this host reaches it, and etcd ({}) is on another", member.as_str()));
+        }
+    }
+    Ok(())
+}
+
+async fn interface(port: u16, family: Family, etcd: Option<&[Authority]>) -> Result<IpAddr, Trouble> {
+    let every = SocketAddr::new(
+        if family == Family::V4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() },
+        port,
+    );
+    let Some(etcd) = etcd else {
+        let reason =
+            "every interface is listened on, and which of them reaches etcd only the client that was given knows";
+        return Err(refused(every.to_string(), reason).into());
+    };
+    let (mut local, mut unreachable) = (None, None);
+    for member in etcd {
+        let known: Vec<SocketAddr> = match locality(member) {
+            Locality::Here if member.host().parse::<IpAddr>().is_err() => {
+                vec![(Ipv4Addr::LOCALHOST, member.port()).into()]
+            }
+            _ => lookup(member).await?,
+        };
+        for address in known.into_iter().filter(|address| family.has(address.ip().to_canonical())) {
+            match source(address) {
+                Ok(ip) if is_routable(ip) => return Ok(ip.to_canonical()),
+                Ok(ip) if ip.to_canonical().is_loopback() => local = Some(ip.to_canonical()),
+                Ok(_) => {}
+                Err(error) => unreachable = Some(error),
+            }
+        }
+    }
+    match (local, unreachable) {
+        // All of etcd that this host has a way to is on it; of the rest the way may come.
+        (Some(ip), None) => Ok(ip),
+        (_, Some(error)) => {
+            Err(Trouble::NotYet(refused(every.to_string(), format!("no interface reaches etcd yet ({error})"))))
+        }
+        (None, None) => {
+            Err(refused(every.to_string(), "no interface reaches etcd by the address family that is listened on")
+                .into())
+        }
+    }
+}
+
+/// The system's choice for who wants to reach that address. Nothing is sent.
+fn source(to: SocketAddr) -> std::io::Result<IpAddr> {
+    let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0))?;
+    socket.connect(to)?;
+    Ok(socket.local_addr()?.ip())
+}
+
+async fn lookup(host: &Authority) -> Result<Vec<SocketAddr>, Trouble> {
+    let looked_up = async { lookup_host(host.as_str()).await.map(Iterator::collect::<Vec<_>>) };
+    let reason = match timeout(LOOKUP, looked_up).await {
+        Ok(Ok(addresses)) if !addresses.is_empty() => return Ok(addresses),
+        Ok(Ok(_)) => "DNS knows no address of it".to_owned(),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("DNS gave no answer within {} s", LOOKUP.as_secs()),
+    };
+    Err(Trouble::NotYet(refused("", format!("where etcd is ({}) is not known yet: {reason}", host.as_str()))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn etcd(hosts: &[&str]) -> Vec<Authority> {
+        hosts.iter().map(|host| Authority::parse(host, Some(2379)).unwrap()).collect()
+    }
+
+    async fn found(plan: &Plan, hosts: Option<&[&str]>) -> Result<String, (bool, String)> {
+        let hosts = hosts.map(etcd);
+        match addresses(plan, hosts.as_deref()).await {
+            Ok(addresses) => Ok(addresses[0].to_string()),
+            Err(Trouble::Refused(error)) => Err((true, error.to_string())),
+            Err(Trouble::NotYet(error)) => Err((false, error.to_string())),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_local_address_is_for_a_local_etcd() {
+        let plan = Plan::Local(Address::parse("127.0.0.1:7").unwrap());
+        assert_eq!(found(&plan, Some(&["localhost", "[::1]"])).await.unwrap(), "127.0.0.1:7");
+        for hosts in [Some(&["localhost", "10.0.0.1"][..]), None] {
+            let (refused, error) = found(&plan, hosts).await.unwrap_err();
+            assert!(refused && error.contains("127.0.0.1:7") && error.contains("Serve::advertise"), "{error}");
+        }
+        let (refused, error) = found(&plan, Some(&["no-such-host.invalid"])).await.unwrap_err();
+        assert!(!refused && error.contains("no-such-host.invalid"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn every_interface_becomes_the_one_that_reaches_etcd() {
+        let route = |family| Plan::Route { port: 7, family, https: false };
+        assert_eq!(found(&route(Family::V4), Some(&["127.0.0.1"])).await.unwrap(), "127.0.0.1:7");
+        assert_eq!(found(&route(Family::Any), Some(&["localhost"])).await.unwrap(), "127.0.0.1:7");
+        let (refused, error) = found(&route(Family::V4), Some(&["[::1]"])).await.unwrap_err();
+        assert!(refused && error.contains("family"), "{error}");
+        assert!(found(&route(Family::Any), None).await.unwrap_err().0);
+        let (refused, error) = found(&route(Family::Any), Some(&["no-such-host.invalid"])).await.unwrap_err();
+        assert!(!refused && error.contains("not known yet"), "{error}");
+    }
+}

@@ -1,0 +1,40 @@
+//! Which address is registered, as a process sees its environment.
+
+use std::process::Command;
+
+use test_support::{Process, example_bin};
+
+use crate::support::{PATIENCE, World};
+
+/// What a greeter registers that listens so, in this environment.
+fn registers(world: &World, listen: &str, environment: &[(&str, &str)], args: &[&str]) -> Vec<String> {
+    let mut command = Command::new(example_bin("greeter_server"));
+    command.args(["--etcd", &world.etcd.endpoint(), "--service", "s", "--listen", listen]).args(args);
+    command.env_remove("TONIC_ETCD_ADVERTISE").env_remove("POD_IP").envs(environment.iter().copied());
+    let server = Process::spawn(&mut command).unwrap();
+    server.wait_line(|line| line.starts_with("registered "), PATIENCE).unwrap();
+    let addresses = environment.first().map_or(1, |(_, value)| value.split(',').count());
+    let address = |line: &String| {
+        let key = line.strip_prefix("registered s/")?.split(',').next()?;
+        Some(key.rsplit_once(':')?.0.to_owned())
+    };
+    let registered = |line: &str| line.starts_with("registered ");
+    let mut next = 0;
+    for _ in 0..addresses {
+        next = server.wait_line_from(next, registered, PATIENCE).unwrap().0 + 1;
+    }
+    server.lines().iter().filter_map(address).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_environment_says_what_a_container_cannot_know() {
+    let world = World::start().await;
+    // Every interface: the one that reaches etcd, which is on this host.
+    assert_eq!(registers(&world, "0.0.0.0:0", &[], &[]), ["127.0.0.1"]);
+    assert_eq!(registers(&world, "127.0.0.1:0", &[], &[]), ["127.0.0.1"]);
+    assert_eq!(registers(&world, "0.0.0.0:0", &[("POD_IP", "10.1.2.3")], &[]), ["10.1.2.3"]);
+    let several = [("TONIC_ETCD_ADVERTISE", "10.1.2.3:30001,2001:db8::1"), ("POD_IP", "10.9.9.9")];
+    assert_eq!(registers(&world, "0.0.0.0:0", &several, &[]), ["10.1.2.3", "[2001:db8::1]"]);
+    // What is said comes first.
+    assert_eq!(registers(&world, "0.0.0.0:0", &several[..0], &["--advertise", "host.local"]), ["host.local"]);
+}
