@@ -1,7 +1,8 @@
-//! Real servers are killed, frozen, slowed down, restarted and replaced under load, for our channel and for tonic's own:
-//! `cargo xtask chaos`.
+//! Real servers are killed, frozen, slowed down, restarted and replaced under load, for our channel and for tonic's own, and
+//! etcd is ill-treated under registered ones: `cargo xtask chaos`.
 //!
-//! The program starts itself again as server processes (`serve`) and as one client process at a time (`call`).
+//! The program starts itself again as server processes (`serve`), as one client process at a time (`call`), and as a process
+//! of registrars (`register`).
 #![allow(clippy::disallowed_types)] // real time is meant
 #![allow(clippy::doc_markdown)] // the options' doc comments are read in a terminal
 
@@ -9,6 +10,7 @@ mod call;
 mod findings;
 mod outcome;
 mod plot;
+mod register;
 mod scenarios;
 mod serve;
 mod unreachable;
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().collect();
     let done = match args.get(1).map(String::as_str) {
         Some("serve") => as_child(|| serve::run(args[1..].to_vec())),
+        Some("register") => as_child(|| register::run(args[1..].to_vec())),
         Some("call") => as_child(|| call::run(args[1..].to_vec())),
         _ => run(&Options::parse()),
     };

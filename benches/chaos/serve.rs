@@ -1,8 +1,8 @@
-//! The server process: greeters that register themselves, answer as they are told, and leave as a good server does.
+//! The server process: greeters that are served as `Serve` does it, and answer as they are told.
 
 use std::collections::VecDeque;
 use std::error::Error;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::Parser;
@@ -10,36 +10,49 @@ use greeter_proto::greeter_server::{Greeter, GreeterServer};
 use greeter_proto::{HelloReply, HelloRequest};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
-use tonic_etcd::{Instance, Registrar, Registration};
+use tonic_etcd::{EtcdOptions, Registrar, ServeControl};
 
-/// How long clients get to see that a server has left, before it stops: etcd tells them within milliseconds.
-const PROPAGATION: Duration = Duration::from_millis(500);
-/// How long calls that are still on their way may take.
-const DRAIN: Duration = Duration::from_secs(10);
 /// Longer than a registration should ever take.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Between two looks at the lease.
+const LOOK: Duration = Duration::from_millis(1);
+/// No answer.
+const FOREVER: Duration = Duration::from_secs(3600);
 
 /// How a server process behaves.
 #[derive(Parser)]
+#[expect(clippy::struct_excessive_bools, reason = "flags of a command line")]
 struct Options {
+    #[arg(long, value_delimiter = ',')]
+    etcd: Vec<String>,
+    /// Name and password, with a colon between.
     #[arg(long)]
-    etcd: String,
+    user: Option<String>,
+    #[arg(long, default_value_t = 15)]
+    ttl: u64,
     /// Each of them gets every listener.
     #[arg(long, required = true)]
     service: Vec<String>,
+    /// The first listener's.
+    #[arg(long, default_value = "127.0.0.1:0")]
+    listen: SocketAddr,
     /// How long each answer takes.
     #[arg(long)]
     delay_ms: Option<u64>,
+    /// No answer ever comes.
+    #[arg(long)]
+    mute: bool,
     /// Answers every call with UNAVAILABLE, at once.
     #[arg(long)]
     out_of_order: bool,
+    /// Never passes its own check.
+    #[arg(long)]
+    never_ready: bool,
     /// Closes connections at this age, and gives them no grace.
     #[arg(long)]
     max_connection_age_ms: Option<u64>,
@@ -49,38 +62,72 @@ struct Options {
     /// How many of them it replaces in a second, each by one at a new address.
     #[arg(long)]
     replace_per_second: Option<u32>,
+    #[arg(long)]
+    deregister_ms: Option<u64>,
+    #[arg(long)]
+    propagation_ms: Option<u64>,
+    #[arg(long)]
+    drain_ms: Option<u64>,
+    /// Says its lease with each change of it.
+    #[arg(long)]
+    tell_lease: bool,
 }
 
-/// Runs until SIGTERM, then deregisters, lets the clients see it, answers what is on its way, and stops.
+/// Runs until SIGTERM.
 #[tokio::main(flavor = "current_thread")]
 pub(crate) async fn run(args: Vec<String>) -> Result<(), Box<dyn Error>> {
     let options = Options::parse_from(args);
     let mut terminate = signal(SignalKind::terminate())?;
-    let registrar = Registrar::connect([options.etcd.clone()]).await?;
-    let mut fleet = VecDeque::from([Listening::start(&options, &registrar, None).await?]);
-    let name = fleet[0].address;
+    let mut etcd = EtcdOptions::new(&options.etcd);
+    if let Some((name, password)) = options.user.as_deref().and_then(|user| user.split_once(':')) {
+        etcd = etcd.user(name, password);
+    }
+    let registrar = Registrar::builder(etcd).ttl(Duration::from_secs(options.ttl)).build()?;
+    let first = Listening::start(&options, &registrar, options.listen, None).await?;
+    let (name, any) = (first.address, SocketAddr::new(options.listen.ip(), 0));
+    let mut fleet = VecDeque::from([first]);
     for _ in 1..options.listeners {
-        fleet.push_back(Listening::start(&options, &registrar, Some(name)).await?);
+        fleet.push_back(Listening::start(&options, &registrar, any, Some(name)).await?);
     }
-    for registration in fleet.iter().flat_map(|listening| &listening.registrations) {
-        registration.ready(PATIENCE).await?;
+    if options.never_ready {
+        println!("listening {name}");
+    } else {
+        for listening in &fleet {
+            listening.control.ready(PATIENCE).await?;
+        }
+        println!("registered {name}");
     }
-    println!("registered {name}");
+    if options.tell_lease {
+        tokio::spawn(tell_lease(registrar.clone()));
+    }
     tokio::select! {
         _ = terminate.recv() => {}
-        replaced = replace(&options, &registrar, &mut fleet) => replaced?,
+        replaced = replace(&options, &registrar, any, &mut fleet) => replaced?,
     }
     let stopping: Vec<_> = fleet.into_iter().map(|listening| tokio::spawn(listening.stop())).collect();
     for stopped in stopping {
-        stopped.await?;
+        stopped.await??;
     }
     Ok(())
+}
+
+async fn tell_lease(registrar: Registrar) {
+    let mut told = None;
+    loop {
+        let lease = registrar.lease_id();
+        if lease != told {
+            told = lease;
+            println!("lease {}", lease.unwrap_or_default());
+        }
+        sleep(LOOK).await;
+    }
 }
 
 /// Replaces the oldest listener again and again; without a rate, never.
 async fn replace(
     options: &Options,
     registrar: &Registrar,
+    any: SocketAddr,
     fleet: &mut VecDeque<Listening>,
 ) -> Result<(), Box<dyn Error>> {
     let name = fleet[0].address;
@@ -90,10 +137,8 @@ async fn replace(
     let mut replaced = 0_u64;
     loop {
         ticks.tick().await;
-        let new = Listening::start(options, registrar, Some(name)).await?;
-        for registration in &new.registrations {
-            registration.ready(PATIENCE).await?;
-        }
+        let new = Listening::start(options, registrar, any, Some(name)).await?;
+        new.control.ready(PATIENCE).await?;
         fleet.push_back(new);
         if let Some(oldest) = fleet.pop_front() {
             tokio::spawn(oldest.stop());
@@ -106,48 +151,51 @@ async fn replace(
 /// One address that is served and registered.
 struct Listening {
     address: SocketAddr,
-    registrations: Vec<Registration>,
-    stop: oneshot::Sender<()>,
-    server: JoinHandle<Result<(), tonic::transport::Error>>,
+    control: ServeControl,
+    server: JoinHandle<Result<(), tonic_etcd::Error>>,
 }
 
 impl Listening {
-    /// Listens first, then registers. All of a process answer under one name, that of its first.
-    async fn start(options: &Options, registrar: &Registrar, name: Option<SocketAddr>) -> Result<Self, Box<dyn Error>> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    /// All of a process answer under one name, that of its first.
+    async fn start(
+        options: &Options,
+        registrar: &Registrar,
+        listen: SocketAddr,
+        name: Option<SocketAddr>,
+    ) -> Result<Self, Box<dyn Error>> {
+        let listener = TcpListener::bind(listen).await?;
         let address = listener.local_addr()?;
-        let (stop, stopped) = oneshot::channel::<()>();
         let mut server = Server::builder();
         if let Some(age) = options.max_connection_age_ms {
             server = server.max_connection_age(Duration::from_millis(age));
         }
-        let me = Me {
-            name: name.unwrap_or(address).to_string().parse()?,
-            delay: options.delay_ms.map(Duration::from_millis),
-            out_of_order: options.out_of_order,
-        };
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-        let server = server.add_service(GreeterServer::new(me));
-        let server = server.serve_with_incoming_shutdown(incoming, async { drop(stopped.await) });
-        let server = tokio::spawn(server);
-        let mut registrations = Vec::new();
-        for service in &options.service {
-            registrations.push(registrar.register(&**service, Instance::new(address)?).await?);
+        let delay = if options.mute { Some(FOREVER) } else { options.delay_ms.map(Duration::from_millis) };
+        let me = Me { name: name.unwrap_or(address).to_string().parse()?, delay, out_of_order: options.out_of_order };
+        let router = server.add_service(GreeterServer::new(me));
+        let mut serve = registrar.service(&*options.service[0]);
+        for service in &options.service[1..] {
+            serve = serve.service(&**service);
         }
-        Ok(Self { address, registrations, stop, server })
-    }
-
-    async fn stop(self) {
-        for registration in self.registrations {
-            if let Err(error) = registration.deregister().await {
-                eprintln!("{error:?}");
+        if options.never_ready {
+            serve = serve.ready_when(|| async { Err::<(), _>("as it was told") });
+        }
+        for (ms, step) in [
+            (options.deregister_ms, tonic_etcd::Serve::deregister_within as fn(_, _) -> _),
+            (options.propagation_ms, tonic_etcd::Serve::propagation),
+            (options.drain_ms, tonic_etcd::Serve::drain),
+        ] {
+            if let Some(ms) = ms {
+                serve = step(serve, Duration::from_millis(ms));
             }
         }
-        sleep(PROPAGATION).await;
-        drop(self.stop);
-        if timeout(DRAIN, self.server).await.is_err() {
-            eprintln!("{}: calls were still on their way after {DRAIN:?}", self.address);
-        }
+        let control = serve.control();
+        let server = tokio::spawn(serve.serve(router, listener, std::future::pending()));
+        Ok(Self { address, control, server })
+    }
+
+    async fn stop(self) -> Result<(), tonic_etcd::Error> {
+        self.control.stop();
+        self.server.await.unwrap_or(Ok(()))
     }
 }
 

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use etcd_client::Client as EtcdClient;
+use etcd_client::{Client as EtcdClient, GetOptions, GetResponse, ResponseHeader};
 use test_support::{Etcd, Process, Signal};
 use tokio::runtime::Runtime;
 
@@ -78,10 +78,36 @@ impl World {
         Ok(())
     }
 
+    /// Starts this program in a role, in an etcd of its own.
+    pub(crate) fn process(&self, role: &str, etcd: &str, args: &[&str]) -> Result<Process> {
+        Ok(Process::spawn(Command::new(&self.program).args([role, "--etcd", etcd]).args(args))?)
+    }
+
     fn command(&self, role: &str) -> Command {
         let mut command = Command::new(&self.program);
         command.args([role, "--etcd", &self.etcd.endpoint()]);
         command
+    }
+
+    pub(crate) fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
+        self.runtime.block_on(future)
+    }
+
+    /// How many keys there are below a prefix of an etcd.
+    pub(crate) fn count(&self, etcd: &Etcd, prefix: &str) -> Result<usize> {
+        let options = GetOptions::new().with_prefix().with_count_only();
+        Ok(self.get(etcd, prefix, options)?.count() as usize)
+    }
+
+    /// The revision of an etcd.
+    pub(crate) fn revision(&self, etcd: &Etcd) -> Result<i64> {
+        Ok(self.get(etcd, "x", GetOptions::new())?.header().map_or(0, ResponseHeader::revision))
+    }
+
+    fn get(&self, etcd: &Etcd, key: &str, options: GetOptions) -> Result<GetResponse> {
+        let get =
+            async { EtcdClient::connect([etcd.endpoint()], None).await?.kv_client().get(key, Some(options)).await };
+        Ok(self.runtime.block_on(get)?)
     }
 }
 
@@ -93,7 +119,8 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    fn registered(process: Process) -> Result<Self> {
+    /// Waits until it is registered.
+    pub(crate) fn registered(process: Process) -> Result<Self> {
         let line = process.wait_line(|line| line.starts_with("registered "), PATIENCE)?;
         let address = line.trim_start_matches("registered ").to_owned();
         Ok(Self { process, address })

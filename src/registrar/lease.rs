@@ -45,6 +45,8 @@ pub(crate) struct Machine {
     registrations: BTreeMap<Id, Registration>,
     backoff: Backoff,
     blocked: Duration,
+    /// By what only people can mend.
+    refused: bool,
     /// What makes a key unique, where the instance has no id.
     suffix: String,
     /// Keys that may not be watched.
@@ -66,6 +68,7 @@ impl Machine {
             registrations: BTreeMap::new(),
             backoff,
             blocked: Duration::ZERO,
+            refused: false,
             suffix,
             unwatchable: BTreeSet::new(),
             sweep_at: Duration::MAX,

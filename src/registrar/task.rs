@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tracing::Instrument;
@@ -40,6 +40,8 @@ pub(super) struct Task {
     _watcher: JoinSet<()>,
     keys: watch::Sender<Keys>,
     said: mpsc::Receiver<Said>,
+    /// Tells that watch that etcd answers again.
+    answers: Arc<Notify>,
     keys_version: u64,
     /// It ended because nothing is wanted: what is wanted since is another's.
     rested: bool,
@@ -81,7 +83,8 @@ impl Task {
         let (keys, of_keys) = watch::channel(Keys::default());
         let (say, said) = mpsc::channel(SAID);
         let mut watcher = JoinSet::new();
-        watcher.spawn(Watcher::new(shared.etcd.clone(), of_keys, say).run().in_current_span());
+        let answers = Arc::new(Notify::new());
+        watcher.spawn(Watcher::new(shared.etcd.clone(), of_keys, say, answers.clone()).run().in_current_span());
         Self {
             shared,
             machine,
@@ -93,6 +96,7 @@ impl Task {
             _watcher: watcher,
             keys,
             said,
+            answers,
             keys_version: 0,
             rested: false,
         }
@@ -269,7 +273,7 @@ impl Task {
         self.stream = stream;
         let input = match result {
             Ok(seconds) => {
-                self.errors[RENEWAL] = None;
+                self.went_well(RENEWAL);
                 Input::Renewed { id, asked, seconds }
             }
             Err(failure) => Input::RenewalFailed { id, trouble: self.failed(RENEWAL, failure) },
@@ -293,13 +297,19 @@ impl Task {
             Ok(input) => {
                 // A lease that is granted says nothing of what is to stand under it.
                 if !matches!(input, Input::Granted { .. }) {
-                    self.errors[WORK] = None;
+                    self.went_well(WORK);
                 }
                 input
             }
             Err(failure) => Input::Failed(self.failed(WORK, failure)),
         };
         self.machine.on(self.now(), action, input);
+    }
+
+    fn went_well(&mut self, hand: usize) {
+        if self.errors[hand].take().is_some() {
+            self.answers.notify_one();
+        }
     }
 
     /// How long one try of a request may take.

@@ -8,7 +8,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::backoff::Backoff;
@@ -40,6 +40,8 @@ pub(super) struct Watcher {
     etcd: Etcd,
     keys: watch::Receiver<Keys>,
     to: mpsc::Sender<Said>,
+    /// etcd answers others again: not a moment to wait.
+    answers: Arc<Notify>,
     backoff: Backoff,
     epoch: Instant,
     refreshed: Option<Instant>,
@@ -69,9 +71,9 @@ impl From<Gone> for End {
 }
 
 impl Watcher {
-    pub(super) fn new(etcd: Etcd, keys: watch::Receiver<Keys>, to: mpsc::Sender<Said>) -> Self {
+    pub(super) fn new(etcd: Etcd, keys: watch::Receiver<Keys>, to: mpsc::Sender<Said>, answers: Arc<Notify>) -> Self {
         let (backoff, epoch) = (Backoff::new(fastrand::u64(..)), Instant::now());
-        Self { etcd, keys, to, backoff, epoch, refreshed: None }
+        Self { etcd, keys, to, answers, backoff, epoch, refreshed: None }
     }
 
     /// Goes on until nobody listens.
@@ -99,7 +101,11 @@ impl Watcher {
                 return;
             }
         }
-        sleep(self.backoff.fail(self.epoch.elapsed(), permanent)).await;
+        let wait = self.backoff.fail(self.epoch.elapsed(), permanent);
+        tokio::select! {
+            () = sleep(wait) => {}
+            () = self.answers.notified(), if !permanent => {}
+        }
     }
 
     fn is_worth_a_token(&self, failure: &Failure) -> bool {

@@ -67,13 +67,14 @@ pub(crate) enum Command {
         #[arg(last = true)]
         args: Vec<OsString>,
     },
-    /// Kill, freeze, slow down, restart and replace servers under load, and count what callers see of it
+    /// Kill, freeze, slow down, restart and replace servers and their etcd, and count what callers see of it
     ///
     /// Starts a real etcd, server processes and one client process at a time, for this crate's channel and for tonic's
     /// own. Takes some minutes; the exit code is 0 only when every bar holds.
     ///
     ///   cargo xtask chaos --list          which scenarios there are
     ///   cargo xtask chaos kill freeze     two of them
+    ///   cargo xtask chaos registration    all of a group
     #[command(verbatim_doc_comment)]
     Chaos {
         /// Scenarios or groups of them [default: all]

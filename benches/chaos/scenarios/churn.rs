@@ -13,7 +13,8 @@ const SECONDS: u64 = 20;
 const TONIC_SECONDS: u64 = 6;
 
 pub(super) fn run(world: &World, findings: &mut Findings) -> Result<()> {
-    let servers = world.servers(PROCESSES, &["churn"], &["--listeners", EACH, "--replace-per-second", EACH])?;
+    let args = ["--listeners", EACH, "--replace-per-second", EACH, "--propagation-ms", "500"];
+    let servers = world.servers(PROCESSES, &["churn"], &args)?;
     let before = replaced(&servers);
     let seconds = SECONDS.to_string();
     let ours = world.run(Side::Ours, "churn", &["--seconds", &seconds, "--usage"])?;

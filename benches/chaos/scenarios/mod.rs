@@ -7,6 +7,7 @@ mod eject;
 mod first;
 mod freeze;
 mod kill;
+mod registration;
 mod restart;
 mod slow;
 mod thousand;
@@ -26,6 +27,14 @@ const fn balancing(name: &'static str, about: &'static str, run: fn(&World, &mut
     Scenario { group: "balancing", name, about, run }
 }
 
+const fn registration(
+    name: &'static str,
+    about: &'static str,
+    run: fn(&World, &mut Findings) -> Result<()>,
+) -> Scenario {
+    Scenario { group: "registration", name, about, run }
+}
+
 /// In the order in which they run.
 pub(crate) const SCENARIOS: &[Scenario] = &[
     balancing("slow", "one of 4 servers answers in 20 ms", slow::run),
@@ -39,4 +48,12 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     balancing("first", "the first server appears after the call began", first::run),
     balancing("thousand", "1 000 servers in one channel", thousand::run),
     balancing("churn", "200 endpoints are replaced per second", churn::run),
+    registration("faults", "what can go wrong with a registration, one by one", registration::faults::one_by_one),
+    registration("sequence", "the same, 50 times in random order", registration::faults::in_a_row),
+    registration("rolling", "5 servers are restarted one after another, three rounds", registration::rolling::run),
+    registration("many", "500 registrations of one process", registration::many::run),
+    registration("storm", "2 000 registrars whose etcd comes back wiped after 3 s", registration::storm::run),
+    registration("stop", "a server stops while etcd is away", registration::stop::without_etcd),
+    registration("killed", "a server is killed", registration::stop::killed),
+    registration("unready", "a server never becomes ready", registration::stop::unready),
 ];

@@ -5,8 +5,8 @@ use test_support::Bar;
 use crate::findings::{Findings, explain};
 use crate::world::{Result, Side, World};
 
-const SECONDS: [&str; 2] = ["--seconds", "6"];
-const END_MS: u64 = 6_000;
+const SECONDS: [&str; 2] = ["--seconds", "8"];
+const END_MS: u64 = 8_000;
 
 pub(super) fn run(world: &World, findings: &mut Findings) -> Result<()> {
     for side in [Side::Ours, Side::Tonic] {

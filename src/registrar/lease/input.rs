@@ -27,6 +27,7 @@ impl Machine {
             Input::NotThere => self.not_there(now, action),
             Input::BrokenOff => self.doubt(now, action),
             Input::Watched { key } => {
+                self.reachable(now);
                 self.slots_of(&key).for_each(Slot::watched);
                 if self.recheck_at == Duration::MAX {
                     self.recheck_at = now + self.backoff.between(RECHECK.0, RECHECK.1);
@@ -207,7 +208,15 @@ impl Machine {
             Action::Revoke { id } if self.tenure.is_long_over(now) => return self.lease_gone(*id),
             _ => {}
         }
-        self.blocked = now + self.backoff.fail(now, permanent);
+        (self.blocked, self.refused) = (now + self.backoff.fail(now, permanent), permanent);
+    }
+
+    /// etcd answers again: what failed on the way to it is not waited for any longer.
+    fn reachable(&mut self, now: Duration) {
+        self.tenure.reachable(now);
+        if !self.refused {
+            self.blocked = self.blocked.min(now);
+        }
     }
 
     /// What was to be deleted was not there: another has put the key since, or a put of ours is still on its way.

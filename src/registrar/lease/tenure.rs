@@ -171,6 +171,15 @@ impl Tenure {
         }
     }
 
+    /// etcd answers again: a renewal that failed is not waited for any longer.
+    pub(super) fn reachable(&mut self, now: Duration) {
+        if let Lease::Held(held) = &mut self.lease
+            && held.late
+        {
+            held.renew_at = held.renew_at.min(now);
+        }
+    }
+
     /// That lease is gone; whether it was the one that is held.
     pub(super) fn gone(&mut self, gone: i64) -> bool {
         if self.id() != Some(gone) {

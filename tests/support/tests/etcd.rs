@@ -49,6 +49,23 @@ fn comes_back_with_its_data_after_a_kill_and_without_after_a_wipe() {
 }
 
 #[test]
+fn comes_back_as_it_was_saved() {
+    let etcd = Etcd::start();
+    let revisions = || etcd.metric("etcd_server_proposals_committed_total").unwrap();
+    etcd.kill();
+    etcd.save();
+    let mut before = 0.0;
+    for _ in 0..3 {
+        etcd.start_again(); // each start is written to the log
+        before = revisions();
+        etcd.kill();
+    }
+    etcd.restore();
+    etcd.start_again();
+    assert!(revisions() < before, "the last starts are forgotten");
+}
+
+#[test]
 fn freeze_and_thaw() {
     let etcd = Etcd::start();
     etcd.freeze();

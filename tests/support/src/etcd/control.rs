@@ -1,7 +1,8 @@
 //! What is done to an etcd: end it, freeze it, start it again.
 
-use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
+use std::{fs, io};
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
@@ -107,6 +108,29 @@ impl Etcd {
         }
     }
 
+    /// Keeps a copy of its data beside them, in place of an earlier one.
+    ///
+    /// # Panics
+    /// When it is running: what is written meanwhile would be half of something.
+    pub fn save(&self) {
+        assert!(!self.is_running(), "etcd {} is running: kill it before saving its data", self.endpoint());
+        self.copy(&launch::data_dir(self.dir.path()), &launch::saved_dir(self.dir.path()));
+    }
+
+    /// Puts its data back to what was saved last: an etcd that is restored from an old snapshot.
+    ///
+    /// # Panics
+    /// When it is running, or nothing was saved.
+    pub fn restore(&self) {
+        assert!(!self.is_running(), "etcd {} is running: kill it before restoring its data", self.endpoint());
+        self.copy(&launch::saved_dir(self.dir.path()), &launch::data_dir(self.dir.path()));
+    }
+
+    fn copy(&self, from: &Path, to: &Path) {
+        let copied = copy_dir(from, to);
+        copied.unwrap_or_else(|error| panic!("copying the data of etcd {}: {error}", self.endpoint()));
+    }
+
     pub(crate) fn spawn(&self) -> Result<()> {
         let mut child = self.child();
         if child.as_mut().is_some_and(is_alive) {
@@ -132,4 +156,22 @@ impl Etcd {
             std::thread::sleep(POLL);
         }
     }
+}
+
+/// A folder and all that is in it, in place of what was there.
+fn copy_dir(from: &Path, to: &Path) -> io::Result<()> {
+    if to.exists() {
+        fs::remove_dir_all(to)?;
+    }
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_dir(&entry.path(), &target)?;
+        } else {
+            fs::copy(entry.path(), &target)?;
+        }
+    }
+    Ok(())
 }

@@ -29,6 +29,10 @@ pub(crate) fn data_dir(dir: &Path) -> PathBuf {
     dir.join("data")
 }
 
+pub(crate) fn saved_dir(dir: &Path) -> PathBuf {
+    dir.join("saved")
+}
+
 pub(crate) fn log_file(dir: &Path) -> PathBuf {
     dir.join("log")
 }

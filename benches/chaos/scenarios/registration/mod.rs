@@ -1,0 +1,9 @@
+//! What is done to registered servers and to the etcd that they stand in.
+
+pub(super) mod faults;
+mod keeper;
+pub(super) mod many;
+pub(super) mod rolling;
+mod stage;
+pub(super) mod stop;
+pub(super) mod storm;
