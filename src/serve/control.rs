@@ -236,7 +236,7 @@ impl ServeControl {
         of(&mut self.inner().registrations)
     }
 
-    /// Whatever becomes of the server's future, this is its end.
+    /// Whatever becomes of the server, this is its end.
     pub(super) fn stopped_at_drop(&self) -> StoppedAtDrop {
         StoppedAtDrop { control: self.clone() }
     }

@@ -12,7 +12,7 @@ use tonic::transport::Error as ServerError;
 use super::Departure;
 use super::advertise::Plan;
 use super::checks::{Check, Checked};
-use super::control::{ServeControl, ServeState};
+use super::control::{ServeControl, ServeState, StoppedAtDrop};
 #[cfg(feature = "tonic-health")]
 use super::health::{self, Followed};
 use super::route::{self, Trouble};
@@ -43,6 +43,7 @@ pub(super) struct Lifecycle {
     pub(super) propagation: Duration,
     pub(super) drain: Duration,
     pub(super) control: ServeControl,
+    pub(super) _stopped: StoppedAtDrop,
 }
 
 /// A service of the server's.
@@ -71,7 +72,6 @@ impl Lifecycle {
         stop: oneshot::Sender<()>,
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), Error> {
-        let _stopped = self.control.stopped_at_drop();
         let mut server = pin!(server);
         let end = {
             let asked = async {

@@ -27,6 +27,7 @@ use tower::{Layer, Service as TowerService};
 
 use self::advertise::Bound;
 use self::checks::Check;
+use self::control::StoppedAtDrop;
 pub use self::control::{ServeControl, ServeState, ServeStates};
 use self::lifecycle::{Lifecycle, Service};
 pub use self::listener::Listener;
@@ -84,6 +85,7 @@ pub struct Serve {
     propagation: Duration,
     drain: Duration,
     control: ServeControl,
+    stopped: StoppedAtDrop,
 }
 
 /// A service that is to be registered.
@@ -101,6 +103,7 @@ impl Registrar {
         T: TryInto<Target>,
         Error: From<T::Error>,
     {
+        let control = ServeControl::new();
         let serve = Serve {
             registrar: self.clone(),
             services: Vec::new(),
@@ -117,7 +120,8 @@ impl Registrar {
             deregister_within: DEREGISTER,
             propagation: PROPAGATION,
             drain: DRAIN,
-            control: ServeControl::new(),
+            stopped: control.stopped_at_drop(),
+            control,
         };
         serve.service(target)
     }
@@ -381,6 +385,7 @@ impl Serve {
             propagation: self.propagation,
             drain: self.drain,
             control: self.control,
+            _stopped: self.stopped,
         })
     }
 }

@@ -198,6 +198,10 @@ async fn what_cannot_be_served_is_refused_with_the_reason() {
     ] {
         assert!(error.is_invalid_argument() && error.to_string().contains(reason), "{error}");
     }
+    let served = Served::start(&registrar, |serve| serve.service("")).await;
+    assert!(served.control.ready(PATIENCE).await.unwrap_err().is_closed(), "nobody waits for what will never be");
+    let never = registrar.service("s").control();
+    assert!(never.ready(PATIENCE).await.unwrap_err().is_closed());
     until("all to leave", async || world.contents("").await.is_empty().then_some(())).await;
 }
 
