@@ -28,6 +28,8 @@ enum Kind {
     Etcd { doing: String, message: String, denied: bool },
     Held { key: String, lease: i64, id: Option<String> },
     Closed { what: &'static str },
+    Lost { what: String },
+    Paused { why: String },
     Check { what: &'static str },
     Server,
     NoRuntime { what: &'static str },
@@ -54,6 +56,14 @@ impl Error {
     pub(crate) fn held(key: &[u8], lease: i64, id: Option<&str>) -> Self {
         let key = String::from_utf8_lossy(key).into_owned();
         Self::from_kind(Kind::Held { key, lease, id: id.map(str::to_owned) }, None)
+    }
+
+    pub(crate) fn lost(what: String) -> Self {
+        Self::from_kind(Kind::Lost { what }, None)
+    }
+
+    pub(crate) fn paused(why: String) -> Self {
+        Self::from_kind(Kind::Paused { why }, None)
     }
 
     pub(crate) fn closed(what: &'static str) -> Self {
@@ -102,6 +112,11 @@ impl Error {
         matches!(self.inner.kind, Kind::Held { .. })
     }
 
+    /// It is not in etcd because it is not to be: it is paused, or does not serve. The text says why.
+    pub fn is_paused(&self) -> bool {
+        matches!(self.inner.kind, Kind::Paused { .. })
+    }
+
     /// The server ended by itself: the source is what tonic said.
     pub fn is_server(&self) -> bool {
         matches!(self.inner.kind, Kind::Server)
@@ -129,6 +144,8 @@ impl fmt::Display for Error {
                     lease => write!(f, " (lease {lease:x}): it is taken when that ends or leaves"),
                 }
             }
+            Kind::Lost { what } => f.write_str(what),
+            Kind::Paused { why } => write!(f, "it is not to be in etcd: {why}"),
             Kind::Closed { what } => write!(f, "{what} is closed"),
             Kind::Check { what } => write!(f, "the {what} failed"),
             Kind::Server => write!(f, "the server ended by itself"),

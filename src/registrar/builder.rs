@@ -8,6 +8,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::gates::{Gate, Gates};
+use super::readiness::Tried;
 use super::{Conflict, Registrar, Registration, RegistrationState, Shared, TTL, Wanted};
 use crate::codec::{Codec, Detect};
 use crate::error::Error;
@@ -127,10 +128,20 @@ impl RegistrationBuilder {
         let records = registrar.named_records(&target, &instance, key.as_deref())?;
         let runtime = Handle::try_current().map_err(|_| Error::no_runtime("registering"))?;
         let (show, seen) = watch::channel(RegistrationState::Registering { why: None });
-        let id = instance.id().map(Into::into);
-        let wanted = Wanted { target: target.clone(), records, conflict, id, leaving: false, gates, version: 0, show };
+        let (id, tried) = (instance.id().map(Into::into), Tried::default());
+        let wanted = Wanted {
+            target: target.clone(),
+            records,
+            conflict,
+            id,
+            leaving: false,
+            gates,
+            version: 0,
+            show,
+            tried: tried.clone(),
+        };
         let id = Shared::want(&registrar.shared, wanted, &runtime)?;
-        Ok(Registration::new(registrar, id, target, instance, key, seen))
+        Ok(Registration::new(registrar, id, (target, instance, key), (seen, tried)))
     }
 }
 

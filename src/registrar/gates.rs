@@ -33,6 +33,19 @@ impl Gates {
         self.closed != before
     }
 
+    /// What those that are closed say.
+    pub(super) fn why(self) -> String {
+        let gates = [
+            (Gate::Hand, "it is paused by hand"),
+            #[cfg(feature = "tonic-health")]
+            (Gate::Server, "the health service says that the server does not serve"),
+            (Gate::Health, "it is said not to serve"),
+            (Gate::Check, "its health check fails"),
+        ];
+        let closed = gates.into_iter().filter(|(gate, _)| self.closed & (1 << *gate as u8) != 0);
+        closed.map(|(_, why)| why).collect::<Vec<_>>().join(", and ")
+    }
+
     pub(super) fn are_open(self) -> bool {
         self.closed == 0
     }

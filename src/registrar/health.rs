@@ -17,9 +17,11 @@ pub struct RegistrarHealth {
 impl RegistrarHealth {
     pub(super) fn new(live: bool, states: &[RegistrationState]) -> Self {
         let is_missing =
-            |state: &&RegistrationState| !state.is_in_etcd() && !matches!(state, RegistrationState::Paused);
+            |state: &&RegistrationState| !state.is_in_etcd() && !matches!(state, RegistrationState::Paused { .. });
         let missing = states.iter().filter(is_missing).count();
-        Self { live, missing, error: states.iter().find_map(RegistrationState::why).cloned() }
+        let well = |state: &&RegistrationState| matches!(state, RegistrationState::Paused { .. });
+        let wrong = states.iter().filter(|state| !well(state)).find_map(RegistrationState::why);
+        Self { live, missing, error: wrong.cloned() }
     }
 
     /// Whether everything that is to be in etcd is there, as far as is known; so where nothing is registered.

@@ -21,10 +21,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use self::registration::{Registration, Urgency};
-use self::slot::{Place, Slot};
+use self::slot::Slot;
 use self::tenure::{Hold, Stage, Tenure};
 pub use self::vocabulary::Conflict;
-pub(crate) use self::vocabulary::{Action, Found, Input, Renewal, Standing, Trouble, Wanted};
+pub(crate) use self::vocabulary::{Action, Found, Input, Loss, Renewal, Standing, Trouble, Wanted};
 use crate::backoff::Backoff;
 
 /// How long a key that may still arrive is left alone before it is looked for again.
@@ -105,20 +105,35 @@ impl Machine {
         if registration.is_closed() {
             return Standing::Closed;
         }
-        if registration.paused && registration.is_out() {
-            return Standing::Paused;
+        if registration.paused {
+            return match self.tenure.hold(now) {
+                _ if registration.is_out() => Standing::Paused,
+                Some(Hold::Ended) => Standing::Lost,
+                _ => Standing::Updating,
+            };
         }
         if registration.held_by().is_some() {
             return Standing::Held;
         }
         match self.tenure.hold(now) {
-            Some(Hold::Ended) if registration.is_there() => Standing::Lost,
+            Some(Hold::Ended) if registration.is_partly_there() => Standing::Lost,
             Some(_) if registration.is_there() && !registration.is_in() => Standing::Updating,
             Some(Hold::Late) if registration.is_there() => Standing::Renewing,
             Some(Hold::Sure) if registration.is_there() => Standing::Registered,
-            _ if registration.was_registered => Standing::Lost,
+            _ if registration.is_lost() => Standing::Lost,
+            Some(_) if registration.was_complete && registration.is_partly_there() => Standing::Updating,
             _ => Standing::Pending,
         }
+    }
+
+    /// Why what is lost is.
+    pub(crate) fn loss(&self, id: Id) -> Option<&Loss> {
+        self.registrations.get(&id).map(|registration| &registration.loss)
+    }
+
+    /// When the lease ends, by our clock.
+    pub(crate) fn lease_ends(&self) -> Option<Duration> {
+        self.tenure.lease_ends()
     }
 
     /// Who has a key of this registration: the key, its lease, and the instance's id.
@@ -131,11 +146,16 @@ impl Machine {
         self.keys
     }
 
-    /// The keys that are to be watched.
-    pub(crate) fn keys(&self) -> BTreeSet<Vec<u8>> {
-        let wanted = self.registrations.values().filter(|registration| !registration.leaving);
-        let keys = wanted.flat_map(|registration| &registration.slots).map(|slot| &slot.record.key);
-        keys.filter(|key| !self.unwatchable.contains(*key)).cloned().collect()
+    /// The keys that are to be watched, and for which registration each.
+    pub(crate) fn keys(&self) -> BTreeMap<Vec<u8>, Id> {
+        let keys = self.watchable().filter(|(key, _)| !self.unwatchable.contains(*key));
+        keys.map(|(key, id)| (key.to_vec(), id)).collect()
+    }
+
+    /// The keys that are wanted, whether they may be watched or not.
+    fn watchable(&self) -> impl Iterator<Item = (&[u8], Id)> {
+        let wanted = self.registrations.iter().filter(|(_, registration)| !registration.leaving);
+        wanted.flat_map(|(id, registration)| registration.slots.iter().map(|slot| (slot.record.key.as_slice(), *id)))
     }
 
     /// What the lease needs. Not asked while a renewal is on its way.
@@ -193,10 +213,13 @@ impl Machine {
             self.sweep_at = now + self.backoff.between(SWEEP.0, SWEEP.1);
             let unwatchable = &self.unwatchable;
             let slots = self.registrations.values_mut().flat_map(|registration| &mut registration.slots);
-            slots.filter(|slot| unwatchable.contains(&slot.record.key)).for_each(|slot| slot.sweep = true);
+            slots.filter(|slot| unwatchable.contains(&slot.record.key)).for_each(Slot::sweep);
         }
         if now >= self.recheck_at {
             self.recheck_at = now + self.backoff.between(RECHECK.0, RECHECK.1);
+            // A role may have been granted more since.
+            self.keys += u64::from(!self.unwatchable.is_empty());
+            self.unwatchable.clear();
             self.registrations.values_mut().flat_map(|registration| &mut registration.slots).for_each(Slot::recheck);
         }
     }
@@ -220,8 +243,6 @@ impl Machine {
         let record = slot.record.clone();
         match urgency {
             Urgency::Leave | Urgency::Pause | Urgency::Tidy => Action::Delete { of, record, lease },
-            // What stands and is not watched is put again as it is, whoever may have it.
-            Urgency::Put if slot.place == Place::In => Action::Put { of, record, lease, expected: None },
             Urgency::Put => Action::Put { of, record, lease, expected },
             Urgency::Look | Urgency::Check => Action::Look { of, record },
         }

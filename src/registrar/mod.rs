@@ -4,8 +4,11 @@ mod builder;
 mod gates;
 mod health;
 mod lease;
+mod readiness;
 mod registration;
 mod request;
+mod shown;
+mod state;
 mod task;
 mod watcher;
 
@@ -16,6 +19,7 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 use tracing::Instrument;
 
 pub use self::builder::{RegistrarBuilder, RegistrationBuilder};
@@ -24,7 +28,9 @@ use self::gates::Gates;
 pub use self::health::RegistrarHealth;
 pub use self::lease::Conflict;
 use self::lease::Id;
-pub use self::registration::{Registration, RegistrationState, RegistrationStates};
+pub(crate) use self::readiness::Tried;
+pub use self::registration::Registration;
+pub use self::state::{RegistrationState, RegistrationStates};
 use self::task::Task;
 use crate::address::Authority;
 use crate::codec::{Codec, Detect, Record};
@@ -57,6 +63,8 @@ struct State {
     next: Id,
     wanted: BTreeMap<Id, Wanted>,
     lease: Option<i64>,
+    /// When it ends, by our clock.
+    lease_ends: Option<Instant>,
     /// What last went wrong with etcd.
     error: Option<Error>,
     /// A task does what is wanted.
@@ -77,6 +85,7 @@ struct Wanted {
     /// Counts the changes of what is wanted.
     version: u64,
     show: watch::Sender<RegistrationState>,
+    tried: Tried,
 }
 
 impl Registrar {
@@ -238,7 +247,7 @@ impl Shared {
         if let Some(wanted) = state.wanted.get_mut(&id).filter(|wanted| !wanted.leaving)
             && wanted.gates.set(gate, open)
         {
-            wanted.version += 1;
+            wanted.changed();
             self.changed.notify_one();
         }
     }
@@ -251,15 +260,7 @@ impl Shared {
         let wanted = wanted.ok_or_else(|| Error::closed("the registration"))?;
         wanted.id = instance.id().map(Into::into);
         wanted.records = records;
-        wanted.version += 1;
-        // Whoever waits from here on waits for the change.
-        wanted.show.send_if_modified(|state| {
-            let stands = matches!(state, RegistrationState::Registered | RegistrationState::Renewing { .. });
-            if stands {
-                *state = RegistrationState::Updating { why: None };
-            }
-            stands
-        });
+        wanted.changed();
         self.changed.notify_one();
         Ok(())
     }
@@ -277,7 +278,7 @@ impl Shared {
         let rests = state.wanted.is_empty();
         if rests {
             state.has_task = false;
-            state.lease = None;
+            (state.lease, state.lease_ends) = (None, None);
         }
         rests
     }
@@ -297,6 +298,18 @@ impl State {
 }
 
 impl Wanted {
+    /// It is wanted otherwise: whoever waits from here on waits for that.
+    fn changed(&mut self) {
+        self.version += 1;
+        self.show.send_if_modified(|state| {
+            let stands = matches!(state, RegistrationState::Registered | RegistrationState::Renewing { .. });
+            if stands {
+                *state = RegistrationState::Updating { why: None };
+            }
+            stands
+        });
+    }
+
     fn for_machine(&self) -> lease::Wanted {
         lease::Wanted {
             records: self.records.clone(),

@@ -1,104 +1,21 @@
 //! One registration: what its user holds.
 
 use std::fmt;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::timeout;
-use tokio_stream::Stream;
-use tokio_stream::wrappers::WatchStream;
+use tokio::time::Instant;
 
-use super::Registrar;
 use super::gates::{Gate, Switch};
-use super::lease::{Id, Standing};
+use super::lease::Id;
+use super::readiness::{Readiness, Tried};
+use super::{Registrar, RegistrationState, RegistrationStates};
 use crate::error::Error;
 use crate::instance::Instance;
 use crate::target::Target;
 
 /// How long [`Registration::deregister`] waits.
 const DEREGISTER: Duration = Duration::from_secs(5);
-
-/// How a registration stands.
-///
-/// "In etcd" is what etcd has acknowledged and the lease still holds. A key that is deleted or overwritten by hand is put
-/// again at once, where the role may watch it, and otherwise within a minute, unseen.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum RegistrationState {
-    /// Never yet in etcd: it is being tried.
-    #[non_exhaustive]
-    Registering {
-        /// What went wrong so far.
-        why: Option<Error>,
-    },
-    /// In etcd.
-    Registered,
-    /// In etcd, the latest change of it ([`Registration::update`]) not yet.
-    #[non_exhaustive]
-    Updating {
-        /// What went wrong with it so far.
-        why: Option<Error>,
-    },
-    /// In etcd, and the last renewal of the lease failed: it is being tried again.
-    #[non_exhaustive]
-    Renewing {
-        /// What went wrong.
-        why: Error,
-    },
-    /// No longer in etcd, or not renewed for as long as the lease lives: it is being registered again, unless the runtime
-    /// that did so has ended.
-    #[non_exhaustive]
-    Lost {
-        /// What went wrong.
-        why: Error,
-    },
-    /// Another instance has put the key: see [`Conflict`](crate::Conflict). It is registered when the key is free.
-    #[non_exhaustive]
-    Held {
-        /// Which instance.
-        why: Error,
-    },
-    /// Not in etcd for as long as it is paused, or does not serve.
-    Paused,
-    /// Deregistered.
-    Closed,
-}
-
-impl RegistrationState {
-    pub(super) fn new(standing: Standing, why: Option<Error>) -> Self {
-        let known = |why: Option<Error>| why.unwrap_or_else(|| Error::closed("the lease"));
-        match standing {
-            Standing::Pending => Self::Registering { why },
-            Standing::Registered => Self::Registered,
-            Standing::Updating => Self::Updating { why },
-            Standing::Held => Self::Held { why: known(why) },
-            Standing::Paused => Self::Paused,
-            Standing::Renewing => Self::Renewing { why: known(why) },
-            Standing::Lost => Self::Lost { why: known(why) },
-            Standing::Closed => Self::Closed,
-        }
-    }
-
-    /// Whether it stands in etcd, as far as is known: registered, and perhaps being updated or late with a renewal.
-    pub fn is_in_etcd(&self) -> bool {
-        self.is_as_wanted() || matches!(self, Self::Updating { .. })
-    }
-
-    /// What is wrong, where something is.
-    pub fn why(&self) -> Option<&Error> {
-        match self {
-            Self::Registering { why } | Self::Updating { why } => why.as_ref(),
-            Self::Renewing { why } | Self::Lost { why } | Self::Held { why } => Some(why),
-            Self::Registered | Self::Paused | Self::Closed => None,
-        }
-    }
-
-    fn is_as_wanted(&self) -> bool {
-        matches!(self, Self::Registered | Self::Renewing { .. })
-    }
-}
 
 /// One registered instance. Dropping it deregisters in the background, as far as the runtime lets it; waiting for
 /// [`Registration::deregister`] is the sure way.
@@ -114,18 +31,17 @@ pub struct Registration {
     /// The key's name, where it was chosen.
     key: Option<String>,
     seen: watch::Receiver<RegistrationState>,
+    tried: Tried,
 }
 
 impl Registration {
     pub(super) fn new(
         registrar: Registrar,
         id: Id,
-        target: Target,
-        instance: Instance,
-        key: Option<String>,
-        seen: watch::Receiver<RegistrationState>,
+        (target, instance, key): (Target, Instance, Option<String>),
+        (seen, tried): (watch::Receiver<RegistrationState>, Tried),
     ) -> Self {
-        Self { registrar, id, target, instance, key, seen }
+        Self { registrar, id, target, instance, key, seen, tried }
     }
 
     /// The service.
@@ -143,9 +59,11 @@ impl Registration {
         self.seen.borrow().clone()
     }
 
-    /// Whether it stands in etcd, as far as is known.
+    /// Whether it stands in etcd, as far as is known: etcd has said so, and by our clock the lease lives. That is no lock: another
+    /// may have the key since.
     pub fn is_registered(&self) -> bool {
-        self.seen.borrow().is_in_etcd()
+        let lives = self.registrar.shared.state().lease_ends.is_some_and(|ends| Instant::now() < ends);
+        lives && self.seen.borrow().is_in_etcd()
     }
 
     /// The registrar's lease, under which it stands once it is registered; none while there is none. etcdctl shows it in
@@ -154,12 +72,15 @@ impl Registration {
         self.registrar.lease_id()
     }
 
-    /// Registers it as this instance from now on: weight, zone, version and metadata change in place, under the same lease;
-    /// of other addresses the new ones come before the old ones go. [`Registration::ready`] waits until it is done.
+    /// Changes the instance in place: `|instance| instance.with_weight(3)`. Weight, zone, version and metadata change under the
+    /// same key and lease; of other addresses the new ones come before the old ones go. [`Registration::ready`] waits until
+    /// it is done.
     ///
     /// # Errors
-    /// When the instance is refused, as by [`Registrar::register`], or nothing looks after the registration any more.
-    pub fn update(&mut self, instance: Instance) -> Result<(), Error> {
+    /// When what comes of it is refused, as by [`Registrar::register`], or nothing looks after the registration any more: it
+    /// stays as it was.
+    pub fn update(&mut self, change: impl FnOnce(Instance) -> Instance) -> Result<(), Error> {
+        let instance = change(self.instance.clone());
         let records = self.registrar.named_records(&self.target, &instance, self.key.as_deref())?;
         self.registrar.shared.update(self.id, &instance, records)?;
         self.instance = instance;
@@ -167,6 +88,7 @@ impl Registration {
     }
 
     /// Takes the instance out of etcd until [`Registration::resume`], and keeps the lease for its return.
+    /// [`Registration::paused`] waits until it is out.
     pub fn pause(&self) {
         self.switch().set(Gate::Hand, false);
     }
@@ -189,7 +111,7 @@ impl Registration {
     /// A `tokio_stream::Stream` of how it stands, now and with each change; the latest, for who is slow to read it. It does
     /// not keep the registration alive, and ends with it.
     pub fn states(&self) -> RegistrationStates {
-        RegistrationStates { updates: WatchStream::new(self.seen.clone()) }
+        RegistrationStates::new(self.seen.clone())
     }
 
     /// Waits until it stands differently than when this was last called, and gives how. States that pass quickly may be
@@ -217,7 +139,19 @@ impl Registration {
         self.readiness().wait(within).await
     }
 
-    /// The same, for who cannot hold the registration meanwhile.
+    /// Waits until it is out of etcd, as [`Registration::pause`] and [`Registration::set_serving`] ask.
+    ///
+    /// # Errors
+    /// When that takes longer than `within`, as where etcd is away or nobody asked for it. It goes on being tried all the same.
+    ///
+    /// # Cancel safety
+    /// Dropping it loses nothing.
+    pub async fn paused(&self, within: Duration) -> Result<(), Error> {
+        let is_out = |state: &RegistrationState| matches!(state, RegistrationState::Paused { .. });
+        self.readiness().wait_for(is_out, within, "pausing").await.map(drop)
+    }
+
+    /// [`Registration::ready`] for who cannot hold the registration meanwhile.
     pub(crate) fn readiness(&self) -> Readiness {
         Readiness { registrar: self.registrar.clone(), target: self.target.clone(), seen: self.seen.clone() }
     }
@@ -244,49 +178,24 @@ impl Registration {
     /// # Cancel safety
     /// As that of [`Registration::deregister`].
     pub async fn deregister_within(self, within: Duration) -> Result<(), Error> {
+        self.left(within, within).await
+    }
+
+    /// The same where only so much is left of the time that was given.
+    pub(crate) async fn left(self, left: Duration, within: Duration) -> Result<(), Error> {
         self.leave();
         let closed = |state: &RegistrationState| matches!(state, RegistrationState::Closed);
-        self.readiness().wait_for(closed, within, "deregistering").await.map(drop)
+        self.readiness().wait_longer(closed, left, within, "deregistering").await.map(drop)
+    }
+
+    /// Whether anything of it was ever on its way to etcd: clients may know it then.
+    pub(crate) fn tried(&self) -> Tried {
+        self.tried.clone()
     }
 
     /// Begins to leave; it is not waited for.
     pub(crate) fn leave(&self) {
         self.registrar.shared.leave(self.id);
-    }
-}
-
-/// Waits for how a registration stands.
-pub(crate) struct Readiness {
-    registrar: Registrar,
-    target: Target,
-    seen: watch::Receiver<RegistrationState>,
-}
-
-impl Readiness {
-    /// See [`Registration::ready`].
-    pub(crate) async fn wait(self, within: Duration) -> Result<(), Error> {
-        let stands =
-            |state: &RegistrationState| state.is_as_wanted() || matches!(state, RegistrationState::Held { .. });
-        match self.wait_for(stands, within, "registering").await? {
-            RegistrationState::Held { why } => Err(why),
-            _ => Ok(()),
-        }
-    }
-
-    async fn wait_for(
-        mut self,
-        condition: impl FnMut(&RegistrationState) -> bool,
-        within: Duration,
-        doing: &str,
-    ) -> Result<RegistrationState, Error> {
-        match timeout(within, self.seen.wait_for(condition)).await {
-            Ok(Ok(state)) => Ok(state.clone()),
-            Ok(Err(_)) => Err(Error::closed("the registration")),
-            Err(_) => {
-                let why = self.registrar.shared.state().error.clone();
-                Err(Error::timeout(format!("{doing} {}", self.target), within, why))
-            }
-        }
     }
 }
 
@@ -303,25 +212,5 @@ impl fmt::Debug for Registration {
             .field("instance", &self.instance)
             .field("state", &self.state())
             .finish_non_exhaustive()
-    }
-}
-
-/// The changes of [`RegistrationState`], beginning with how it stands now.
-#[must_use = "a stream does nothing unless it is polled"]
-pub struct RegistrationStates {
-    updates: WatchStream<RegistrationState>,
-}
-
-impl Stream for RegistrationStates {
-    type Item = RegistrationState;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<RegistrationState>> {
-        Pin::new(&mut self.updates).poll_next(cx)
-    }
-}
-
-impl fmt::Debug for RegistrationStates {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RegistrationStates").finish_non_exhaustive()
     }
 }

@@ -14,9 +14,10 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tracing::Instrument;
 
+use super::RegistrationState;
 use super::lease::{Action, Id, Input, Machine, Renewal, Standing, Trouble};
-use super::registration::RegistrationState;
 use super::request::{carry_out, seen};
+use super::shown::Shown;
 use super::watcher::{Keys, Said, Watcher};
 use super::{Shared, Wanted};
 use crate::error::Error;
@@ -34,8 +35,7 @@ pub(super) struct Task {
     errors: [Option<(Class, Error)>; 2],
     /// What the machine was told of each registration.
     told: BTreeMap<Id, Told>,
-    /// How each registration stood when it was last shown, and for which error.
-    shown: BTreeMap<Id, (Standing, Option<Error>)>,
+    shown: Shown,
     /// The watch of the own keys, and what it has to tell.
     _watcher: JoinSet<()>,
     keys: watch::Sender<Keys>,
@@ -92,7 +92,7 @@ impl Task {
             epoch: Instant::now(),
             errors: [None, None],
             told: BTreeMap::new(),
-            shown: BTreeMap::new(),
+            shown: Shown::default(),
             _watcher: watcher,
             keys,
             said,
@@ -181,7 +181,6 @@ impl Task {
                 None => self.machine.on(now, &idle, Input::Wanted { id, wanted: wanted.for_machine() }),
                 Some(before) if before.version != told.version => {
                     self.machine.on(now, &idle, Input::Updated { id, wanted: wanted.for_machine() });
-                    self.shown.remove(&id);
                 }
                 Some(_) => {}
             }
@@ -194,7 +193,7 @@ impl Task {
     /// Tells the machine what the watch of the own keys has said.
     fn heard(&mut self, said: Said) {
         let input = match said {
-            Said::Watched { key } => Input::Watched { key },
+            Said::Watched { key, anew } => Input::Watched { key, anew },
             Said::Unwatchable { key } => Input::Unwatchable { key },
             Said::Unwatched => Input::Unwatched,
             Said::Seen { key, revision, stored } => seen(&*self.shared.codec, key, revision, stored),
@@ -205,54 +204,22 @@ impl Task {
     /// Shows every handle how its registration stands, and forgets those that are closed.
     fn show(&mut self) {
         let now = self.now();
-        let lease = self.machine.lease();
         let why = self.errors.iter().flatten().next().map(|(_, error)| error.clone());
         let mut state = self.shared.state();
-        state.lease = lease;
+        state.lease = self.machine.lease();
+        state.lease_ends = self.machine.lease_ends().and_then(|ends| self.epoch.checked_add(ends));
         state.error.clone_from(&why);
         for (id, wanted) in &state.wanted {
             // What is wanted since the machine was told is not known to it: it comes with the next round.
-            if self.told.get(id) != Some(&Told::of(wanted)) {
-                continue;
+            if self.told.get(id) == Some(&Told::of(wanted)) {
+                self.shown.show(*id, wanted, &self.machine, now, why.as_ref());
             }
-            let standing = self.machine.standing(now, *id);
-            let (before, told) = self.shown.get(id).map_or((None, None), |(s, e)| (Some(*s), e.as_ref()));
-            let held = (standing == Standing::Held).then(|| self.machine.held_by(*id)).flatten();
-            let same = match (told, &why) {
-                (Some(told), Some(why)) => told.is(why),
-                (told, why) => told.is_none() == why.is_none(),
-            };
-            // Where all is well, what went wrong before does not matter.
-            if before == Some(standing) && (same || standing.is_well()) {
-                continue;
-            }
-            self.shown.insert(*id, (standing, why.clone()));
-            let service = wanted.target.name();
-            match standing {
-                Standing::Registered => {
-                    tracing::info!(service, lease = lease.map(|id| format!("{id:x}")), "registered");
-                }
-                Standing::Lost if before != Some(standing) => {
-                    tracing::warn!(service, why = why.as_ref().map(ToString::to_string), "registration lost");
-                }
-                Standing::Held if before != Some(standing) => {
-                    let key = held.map(|(key, ..)| String::from_utf8_lossy(key));
-                    let holder = held.map(|(_, lease, _)| format!("{lease:x}"));
-                    tracing::warn!(service, key = key.as_deref(), holder, "another instance holds the key");
-                }
-                Standing::Paused => tracing::info!(service, "paused: not in etcd"),
-                Standing::Closed => tracing::info!(service, "deregistered"),
-                _ => {}
-            }
-            let why = held.map(|(key, lease, id)| Error::held(key, lease, id)).or_else(|| why.clone());
-            wanted.show.send_replace(RegistrationState::new(standing, why));
         }
         let (told, shown) = (&mut self.told, &mut self.shown);
         state.wanted.retain(|id, _| {
-            let closed = matches!(shown.get(id), Some((Standing::Closed, _)));
+            let closed = shown.forget_closed(*id);
             if closed {
                 told.remove(id);
-                shown.remove(id);
             }
             !closed
         });
@@ -282,6 +249,9 @@ impl Task {
     }
 
     fn request(&self, action: &Action) -> Hand<Result<Input, Failure>> {
+        if let Action::Put { of, .. } = action {
+            self.shared.state().wanted.get(of).into_iter().for_each(|wanted| wanted.tried.set());
+        }
         let etcd = self.shared.etcd.clone();
         let deadline = match action {
             Action::Delete { .. } | Action::Revoke { .. } => self.deadline().min(LEAVING),
@@ -345,7 +315,8 @@ impl Drop for Task {
             return;
         }
         let mut state = self.shared.state();
-        (state.lease, state.has_task, state.ended) = (None, false, true);
+        (state.lease, state.lease_ends) = (None, None);
+        (state.has_task, state.ended) = (false, true);
         for wanted in std::mem::take(&mut state.wanted).into_values() {
             let why = Some(Error::closed("the registrar's runtime"));
             wanted.show.send_replace(RegistrationState::new(Standing::Lost, why));

@@ -3,7 +3,7 @@
 //! Each key is watched from now on and read afterwards, so that nothing is missed and no revision of the past is needed. A
 //! key that is no longer wanted stays watched for a while: a put that was given up may still arrive.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::lease::Id;
 use crate::backoff::Backoff;
 use crate::etcd::{Class, Etcd, Event, Failure, Message, Stored, Watch};
 
@@ -25,12 +26,12 @@ const FORMER: usize = 64;
 /// A new token that did not help is not fetched again for so long.
 const TOKEN: Duration = Duration::from_secs(60);
 
-/// The keys that are to be watched.
-pub(super) type Keys = Arc<BTreeSet<Vec<u8>>>;
+/// The keys that are to be watched, and for which registration each.
+pub(super) type Keys = Arc<BTreeMap<Vec<u8>, Id>>;
 
 /// What the watch has to tell.
 pub(super) enum Said {
-    Watched { key: Vec<u8> },
+    Watched { key: Vec<u8>, anew: bool },
     Unwatchable { key: Vec<u8> },
     Unwatched,
     Seen { key: Vec<u8>, revision: i64, stored: Option<Stored> },
@@ -45,6 +46,21 @@ pub(super) struct Watcher {
     backoff: Backoff,
     epoch: Instant,
     refreshed: Option<Instant>,
+    /// That a key may not be watched was said.
+    denied: bool,
+}
+
+/// What one stream was asked to watch.
+struct Asked {
+    all: BTreeSet<Vec<u8>>,
+    /// Not answered yet. etcd answers requests in their order.
+    pending: VecDeque<Vec<u8>>,
+}
+
+impl Asked {
+    fn is_answered(&self, key: &[u8]) -> bool {
+        self.all.contains(key) && !self.pending.iter().any(|pending| pending == key)
+    }
 }
 
 /// Nobody listens any more.
@@ -73,7 +89,7 @@ impl From<Gone> for End {
 impl Watcher {
     pub(super) fn new(etcd: Etcd, keys: watch::Receiver<Keys>, to: mpsc::Sender<Said>, answers: Arc<Notify>) -> Self {
         let (backoff, epoch) = (Backoff::new(fastrand::u64(..)), Instant::now());
-        Self { etcd, keys, to, answers, backoff, epoch, refreshed: None }
+        Self { etcd, keys, to, answers, backoff, epoch, refreshed: None, denied: false }
     }
 
     /// Goes on until nobody listens.
@@ -122,35 +138,35 @@ impl Watcher {
 
     async fn watch(&mut self) -> Result<Infallible, End> {
         let mut keys = self.keys.borrow_and_update().clone();
-        let mut missing: VecDeque<Vec<u8>> = keys.iter().cloned().collect();
+        let mut missing: VecDeque<Vec<u8>> = keys.keys().cloned().collect();
         let Some(first) = missing.pop_front() else { return Err(End::Former) };
         let mut stream = self.etcd.watch_key(&first).await?;
-        let mut asked = BTreeSet::from([first.clone()]);
-        let mut pending = VecDeque::from([first]);
+        let mut asked = Asked { all: BTreeSet::from([first.clone()]), pending: VecDeque::from([first]) };
         let (mut heard, mut probed) = (Instant::now(), false);
         loop {
-            while pending.len() < AT_ONCE
+            while asked.pending.len() < AT_ONCE
                 && let Some(key) = missing.pop_front()
             {
                 stream.also(&key).await?;
-                asked.insert(key.clone());
-                pending.push_back(key);
+                asked.all.insert(key.clone());
+                asked.pending.push_back(key);
             }
             let until = heard + if probed { SILENCE + ANSWER } else { SILENCE };
             tokio::select! {
                 message = stream.next() => {
                     (heard, probed) = (Instant::now(), false);
-                    self.tell(message?, &mut pending).await?;
+                    self.tell(message?, &mut asked).await?;
                 }
                 changed = self.keys.changed() => {
                     changed.map_err(|_| Gone)?;
                     let before = std::mem::replace(&mut keys, self.keys.borrow_and_update().clone());
-                    missing = keys.difference(&asked).cloned().collect();
-                    // What is wanted again is watched already.
-                    for key in keys.difference(&before).filter(|key| asked.contains(*key) && !pending.contains(key)) {
-                        self.say(Said::Watched { key: key.clone() }).await?;
+                    missing = keys.keys().filter(|key| !asked.all.contains(*key)).cloned().collect();
+                    // What another registration wants now is watched already.
+                    let new = keys.iter().filter(|(key, of)| before.get(*key) != Some(of) && asked.is_answered(key));
+                    for (key, _) in new {
+                        self.say(Said::Watched { key: key.clone(), anew: false }).await?;
                     }
-                    if asked.len() > 2 * keys.len() + FORMER {
+                    if asked.all.len() > 2 * keys.len() + FORMER {
                         return Err(End::Former);
                     }
                 }
@@ -159,21 +175,24 @@ impl Watcher {
         }
     }
 
-    async fn tell(&mut self, message: Message, pending: &mut VecDeque<Vec<u8>>) -> Result<(), End> {
+    async fn tell(&mut self, message: Message, asked: &mut Asked) -> Result<(), End> {
         match message {
             Message::Created { .. } => {
                 self.backoff.reset();
-                if let Some(key) = pending.pop_front() {
-                    self.say(Said::Watched { key }).await?;
+                if let Some(key) = asked.pending.pop_front() {
+                    self.say(Said::Watched { key, anew: true }).await?;
                 }
             }
-            // etcd answers requests in their order.
             Message::Canceled(failure) if failure.class == Class::Denied && !self.is_worth_a_token(&failure) => {
-                let Some(key) = pending.pop_front() else { return Err(failure.into()) };
-                tracing::warn!(
-                    key = %String::from_utf8_lossy(&key), error = %failure.into_error(),
-                    "a key may not be watched: it is put again about once in a minute instead"
-                );
+                let Some(key) = asked.pending.pop_front() else { return Err(failure.into()) };
+                asked.all.remove(&key);
+                let (shown, error) = (String::from_utf8_lossy(&key), failure.into_error());
+                if std::mem::replace(&mut self.denied, true) {
+                    tracing::debug!(key = %shown, %error, "this key may not be watched either");
+                } else {
+                    let instead = "a key may not be watched: it is put again about once in a minute instead";
+                    tracing::warn!(key = %shown, %error, "{instead}");
+                }
                 self.say(Said::Unwatchable { key }).await?;
             }
             Message::Canceled(failure) => return Err(failure.into()),

@@ -109,7 +109,11 @@ pub(super) fn plan(said: &[String], environment: &Environment, bound: &Bound, ht
     }
     let bound = match bound {
         Bound::Tcp(bound) => SocketAddr::new(bound.ip().to_canonical(), bound.port()),
-        Bound::Unix(path) => return Ok(Plan::Local(Address::parse(&format!("unix:{path}"))?)),
+        Bound::Unix(path) => {
+            return secured(Address::parse(&format!("unix:{path}"))?, https)
+                .map(Plan::Local)
+                .map_err(|reason| refused(path, reason));
+        }
         Bound::Unknown => return Err(refused("", "of these connections nobody knows where they are accepted")),
     };
     let pod_ip = environment.pod_ip.as_deref().map(str::trim).filter(|ip| !ip.is_empty());
@@ -127,7 +131,7 @@ pub(super) fn plan(said: &[String], environment: &Environment, bound: &Bound, ht
 
 /// The address of a socket.
 pub(super) fn at(address: SocketAddr, https: bool) -> Result<Address, Error> {
-    Ok(secured(Address::try_from(address)?, https))
+    secured(Address::try_from(address)?, https).map_err(|reason| refused(address.to_string(), reason))
 }
 
 /// An address as people write it, perhaps without the port that is listened on.
@@ -147,14 +151,15 @@ fn read(what: &'static str, text: &str, port: Option<u16>, https: bool) -> Resul
     if address.is_unspecified() {
         return Err(refuse("nobody can call every interface: say the one that clients reach".into()));
     }
-    Ok(secured(address, https))
+    secured(address, https).map_err(|reason| refuse(reason.into()))
 }
 
-fn secured(address: Address, https: bool) -> Address {
-    if https && address.unix_path().is_none() {
-        return Address::from_parts(address.parsed_authority().clone(), true);
+fn secured(address: Address, https: bool) -> Result<Address, &'static str> {
+    match (https, address.unix_path()) {
+        (false, _) => Ok(address),
+        (true, None) => Ok(Address::from_parts(address.parsed_authority().clone(), true)),
+        (true, Some(_)) => Err("a Unix socket is called without TLS, and `Serve::https` asks for it"),
     }
-    address
 }
 
 #[cfg(test)]
@@ -196,10 +201,8 @@ mod tests {
         assert_eq!(planned(&[], &listed, &bound, false).unwrap(), known(&["10.9.9.9:1", "greeter.local:50051"]));
         assert_eq!(planned(&[], &environment(Some(" "), None), &bound, false).unwrap(), known(&["10.0.0.5:50051"]));
         assert_eq!(planned(&[], &none, &bound, true).unwrap(), known(&["https://10.0.0.5:50051"]));
-        assert_eq!(
-            planned(&["unix:/run/g", "a:1"], &none, &bound, true).unwrap(),
-            known(&["unix:/run/g", "https://a:1"])
-        );
+        assert_eq!(planned(&["a:1"], &none, &bound, true).unwrap(), known(&["https://a:1"]));
+        assert!(planned(&["unix:/run/g"], &none, &bound, true).unwrap_err().contains("without TLS"));
         assert_eq!(planned(&[], &none, &tcp("[2001:db8::1]:1"), false).unwrap(), known(&["[2001:db8::1]:1"]));
         assert_eq!(planned(&[], &none, &tcp("[::ffff:10.0.0.5]:1"), false).unwrap(), known(&["10.0.0.5:1"]));
     }
@@ -224,7 +227,8 @@ mod tests {
         let none = Environment::default();
         assert_eq!(planned(&[], &none, &tcp("127.0.0.1:7"), false), local("127.0.0.1:7"));
         assert_eq!(planned(&[], &none, &tcp("[::1]:7"), true), local("https://[::1]:7"));
-        assert_eq!(planned(&[], &none, &Bound::Unix("/run/g".into()), true), local("unix:/run/g"));
+        assert_eq!(planned(&[], &none, &Bound::Unix("/run/g".into()), false), local("unix:/run/g"));
+        assert!(planned(&[], &none, &Bound::Unix("/run/g".into()), true).unwrap_err().contains("without TLS"));
         for (etcd, expected) in [
             ("localhost:2379", Locality::Here),
             ("etcd.localhost:2379", Locality::Here),

@@ -38,7 +38,11 @@ pub enum ServeState {
         why: Option<Error>,
     },
     /// It has ended.
-    Stopped,
+    #[non_exhaustive]
+    Stopped {
+        /// What serving failed with.
+        why: Option<Error>,
+    },
 }
 
 /// A handle to a server that is served by [`Serve`](super::Serve): it watches it, pauses it, changes what it says of
@@ -95,22 +99,19 @@ impl ServeControl {
         self.inner().instance.clone()
     }
 
-    /// Whether it serves, and all that is to be in etcd is there, as far as is known: the flag for a readiness probe. Paused
-    /// services are as they should be. [`Registrar::health`](crate::Registrar::health) has the flag for a liveness probe:
-    /// a server must not be restarted because etcd is away.
+    /// Whether it serves and each service is in etcd, as far as is known: the flag for a readiness probe. One that is paused, does
+    /// not serve, or waits for a key that another holds is not ready. [`Registrar::health`](crate::Registrar::health) has the
+    /// flag for a liveness probe: a server must not be restarted because etcd is away.
     pub fn is_ready(&self) -> bool {
-        let is_well = |registration: &Registration| {
-            let state = registration.state();
-            state.is_in_etcd() || matches!(state, RegistrationState::Paused)
-        };
-        matches!(*self.shared.state.borrow(), ServeState::Serving) && self.inner().registrations.iter().all(is_well)
+        let serves = matches!(*self.shared.state.borrow(), ServeState::Serving);
+        serves && self.inner().registrations.iter().all(Registration::is_registered)
     }
 
     /// Waits until it serves and each service stands in etcd.
     ///
     /// # Errors
     /// When that takes longer than `within`, another instance holds a key ([`Error::is_conflict`]), or the server leaves or
-    /// has ended ([`Error::is_closed`]).
+    /// has ended: what it failed with, or [`Error::is_closed`].
     ///
     /// # Cancel safety
     /// Dropping it loses nothing.
@@ -120,7 +121,7 @@ impl ServeControl {
         let come = timeout(within, state.wait_for(|state| !matches!(state, ServeState::Starting { .. }))).await;
         match come.map(|state| state.map(|state| state.clone())) {
             Ok(Ok(ServeState::Serving)) => {}
-            Ok(_) => return Err(Error::closed("the server")),
+            Ok(state) => return Err(closed(state.ok())),
             Err(_) => {
                 let why = match self.state() {
                     ServeState::Starting { why } => why,
@@ -139,7 +140,9 @@ impl ServeControl {
         tokio::select! {
             biased;
             stand = stand => stand,
-            _ = state.wait_for(|state| !matches!(state, ServeState::Serving)) => Err(Error::closed("the server")),
+            left = state.wait_for(|state| !matches!(state, ServeState::Serving)) => {
+                Err(closed(left.ok().map(|state| state.clone())))
+            }
         }
     }
 
@@ -175,7 +178,7 @@ impl ServeControl {
         };
         let instance = change(instance);
         for registration in &mut inner.registrations {
-            registration.update(instance.clone())?;
+            registration.update(|_| instance.clone())?;
         }
         inner.instance = Some(instance);
         Ok(())
@@ -218,7 +221,7 @@ impl ServeControl {
         let mut inner = self.inner();
         registration.switch().set(Gate::Hand, !inner.paused);
         if let Some(instance) = inner.instance.clone().filter(|instance| instance != registration.instance()) {
-            registration.update(instance)?;
+            registration.update(|_| instance)?;
         }
         inner.registrations.push(registration);
         Ok(())
@@ -238,7 +241,7 @@ impl ServeControl {
 
     /// Whatever becomes of the server, this is its end.
     pub(super) fn stopped_at_drop(&self) -> StoppedAtDrop {
-        StoppedAtDrop { control: self.clone() }
+        StoppedAtDrop { control: self.clone(), why: None }
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -253,15 +256,32 @@ impl fmt::Debug for ServeControl {
     }
 }
 
+/// What is said of one that does not serve any more.
+fn closed(state: Option<ServeState>) -> Error {
+    match state {
+        Some(ServeState::Stopped { why: Some(why) }) => why,
+        _ => Error::closed("the server"),
+    }
+}
+
 /// Deregisters in the background, and shows that it has ended.
 pub(super) struct StoppedAtDrop {
     control: ServeControl,
+    why: Option<Error>,
+}
+
+impl StoppedAtDrop {
+    /// What serving has come to.
+    pub(super) fn with(mut self, result: Result<(), Error>) -> Result<(), Error> {
+        self.why = result.as_ref().err().cloned();
+        result
+    }
 }
 
 impl Drop for StoppedAtDrop {
     fn drop(&mut self) {
         drop(self.control.release());
-        self.control.show(ServeState::Stopped);
+        self.control.show(ServeState::Stopped { why: self.why.take() });
     }
 }
 
@@ -280,7 +300,7 @@ impl Stream for ServeStates {
             return Poll::Ready(None);
         }
         let polled = Pin::new(&mut self.updates).poll_next(cx);
-        self.stopped = matches!(polled, Poll::Ready(Some(ServeState::Stopped) | None));
+        self.stopped = matches!(polled, Poll::Ready(Some(ServeState::Stopped { .. }) | None));
         polled
     }
 }

@@ -47,6 +47,7 @@ impl Followed {
 
     /// Tells whether it serves, now and with each change.
     pub(super) async fn follow(self, tell: impl Fn(bool)) -> Infallible {
+        let mut said = false;
         loop {
             if let Ok(answers) = self.service.watch(self.request()).await {
                 let mut answers = answers.into_inner();
@@ -55,6 +56,10 @@ impl Followed {
                 }
             }
             tell(self.unknown());
+            if !self.unknown() && !std::mem::replace(&mut said, true) {
+                let name = &self.name;
+                tracing::warn!(name, "the health service was told nothing of it: its service is not in the directory");
+            }
             sleep(LOOK_AGAIN).await;
         }
     }

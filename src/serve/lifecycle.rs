@@ -12,7 +12,7 @@ use tonic::transport::Error as ServerError;
 use super::Departure;
 use super::advertise::Plan;
 use super::checks::{Check, Checked};
-use super::control::{ServeControl, ServeState, StoppedAtDrop};
+use super::control::{ServeControl, ServeState};
 #[cfg(feature = "tonic-health")]
 use super::health::{self, Followed};
 use super::route::{self, Trouble};
@@ -21,7 +21,7 @@ use crate::address::Address;
 use crate::backoff::Backoff;
 use crate::error::Error;
 use crate::instance::Instance;
-use crate::registrar::{Conflict, Gate, Registrar, Registration};
+use crate::registrar::{Conflict, Gate, Registrar, Registration, Tried};
 use crate::target::Target;
 
 /// How long tonic's server may take to see that all of its connections have ended.
@@ -43,7 +43,6 @@ pub(super) struct Lifecycle {
     pub(super) propagation: Duration,
     pub(super) drain: Duration,
     pub(super) control: ServeControl,
-    pub(super) _stopped: StoppedAtDrop,
 }
 
 /// A service of the server's.
@@ -208,25 +207,20 @@ impl Lifecycle {
 
     async fn leave(&self) -> Result<(), Error> {
         self.control.show(ServeState::Leaving);
-        // Clients know nothing of what never came to etcd.
-        let was_there = self.control.with_registrations(|registrations| registrations.iter().any(may_be_known));
-        let left = match self.departure {
-            Departure::Deregister => {
-                let left = self.deregister().await;
-                if left.is_ok() && was_there {
-                    sleep(self.propagation).await;
-                }
-                left
-            }
-            Departure::MarkDraining => {
-                match self.mark().await {
-                    Ok(()) if was_there => sleep(self.propagation).await,
-                    Ok(()) => {}
-                    Err(error) => tracing::warn!(?error, "not marked as draining"),
-                }
-                self.deregister().await
-            }
+        let marked = match self.departure {
+            Departure::Deregister => false,
+            Departure::MarkDraining => self.mark().await,
         };
+        let tried: Vec<_> =
+            self.control.with_registrations(|registrations| registrations.iter().map(Registration::tried).collect());
+        if marked {
+            sleep(self.propagation).await;
+        }
+        let left = self.deregister().await;
+        // What was never on its way to etcd no client knows, and from what could not leave none turns away.
+        if !marked && left.is_ok() && tried.iter().any(Tried::is_set) {
+            sleep(self.propagation).await;
+        }
         #[cfg(feature = "tonic-health")]
         if let Some(reporter) = &self.health {
             let names = self.services.iter().filter_map(|service| service.health.as_deref());
@@ -235,43 +229,51 @@ impl Lifecycle {
         left
     }
 
+    /// How long deregistering may take. A mark before it takes half of that at most.
+    fn deregister_within(&self) -> Duration {
+        match self.departure {
+            Departure::Deregister => self.deregister_within,
+            Departure::MarkDraining => self.deregister_within / 2,
+        }
+    }
+
     /// Takes everything out of etcd.
     async fn deregister(&self) -> Result<(), Error> {
         let registrations = self.control.release();
-        let began = Instant::now();
+        let (began, limit) = (Instant::now(), self.deregister_within());
         // All at once, so that the lease goes with all of them.
         registrations.iter().for_each(Registration::leave);
         let mut done = Ok(());
         for registration in registrations {
             let service = registration.target().name().to_owned();
-            let left = self.deregister_within.saturating_sub(began.elapsed());
-            if let Err(error) = registration.deregister_within(left).await {
+            let left = registration.left(limit.saturating_sub(began.elapsed()), limit).await;
+            if let Err(error) = &left {
                 tracing::warn!(service, ?error, "not deregistered: it is gone when its lease ends");
-                done = Err(error);
             }
+            done = done.and(left);
         }
         done
     }
 
-    /// Marks everything as leaving.
-    async fn mark(&self) -> Result<(), Error> {
-        self.control.update(|instance| instance.with_draining(true))?;
+    /// Marks everything as leaving; whether that was done.
+    async fn mark(&self) -> bool {
+        let marked = self.control.update(|instance| instance.with_draining(true));
         let waits = self.control.with_registrations(|registrations| {
             let there = registrations.iter().filter(|registration| registration.is_registered());
             there.map(Registration::readiness).collect::<Vec<_>>()
         });
-        let began = Instant::now();
+        let (began, mut done) = (Instant::now(), marked);
         for readiness in waits {
-            readiness.wait(self.deregister_within.saturating_sub(began.elapsed())).await?;
+            let left = self.deregister_within().saturating_sub(began.elapsed());
+            if done.is_ok() {
+                done = readiness.wait(left).await;
+            }
         }
-        Ok(())
+        if let Err(error) = &done {
+            tracing::warn!(?error, "not marked as draining: it leaves without");
+        }
+        done.is_ok()
     }
-}
-
-/// Whether clients may have seen it.
-fn may_be_known(registration: &Registration) -> bool {
-    use crate::registrar::RegistrationState::{Closed, Registering};
-    !matches!(registration.state(), Registering { .. } | Closed)
 }
 
 #[cfg(feature = "tonic-health")]

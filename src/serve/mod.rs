@@ -7,9 +7,11 @@ mod control;
 mod health;
 mod lifecycle;
 mod listener;
+mod options;
 mod route;
 mod socket;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::future::Future;
 use std::time::Duration;
@@ -33,7 +35,6 @@ use self::lifecycle::{Lifecycle, Service};
 pub use self::listener::Listener;
 use self::socket::Incoming;
 use crate::error::Error;
-use crate::instance::Instance;
 use crate::registrar::{Conflict, Registrar};
 use crate::target::Target;
 
@@ -53,7 +54,7 @@ pub enum Departure {
     /// Its keys go: the default, because every client of every language understands it.
     #[default]
     Deregister,
-    /// Its instances are marked ([`Instance::with_draining`]) for as long as the propagation takes, and go after that:
+    /// Its instances are marked ([`Instance::with_draining`](crate::Instance::with_draining)) for as long as the propagation takes, and go after that:
     /// for people who want to see in etcd what is leaving. Only clients of this crate understand the mark.
     MarkDraining,
 }
@@ -85,7 +86,8 @@ pub struct Serve {
     propagation: Duration,
     drain: Duration,
     control: ServeControl,
-    stopped: StoppedAtDrop,
+    /// Taken when it is served.
+    stopped: Option<StoppedAtDrop>,
 }
 
 /// A service that is to be registered.
@@ -120,7 +122,7 @@ impl Registrar {
             deregister_within: DEREGISTER,
             propagation: PROPAGATION,
             drain: DRAIN,
-            stopped: control.stopped_at_drop(),
+            stopped: Some(control.stopped_at_drop()),
             control,
         };
         serve.service(target)
@@ -128,147 +130,6 @@ impl Registrar {
 }
 
 impl Serve {
-    /// The same server is a further service's, under the same lease.
-    pub fn service<T>(mut self, target: T) -> Self
-    where
-        T: TryInto<Target>,
-        Error: From<T::Error>,
-    {
-        self.services.push(Named {
-            target: target.try_into().map_err(Error::from),
-            #[cfg(feature = "tonic-health")]
-            health: None,
-        });
-        self
-    }
-
-    /// The address that clients reach, as `host:port` or `https://host:port`, or a host alone, which gets the port that is
-    /// listened on. Called again it adds a further address of the same server.
-    ///
-    /// Without it: what the environment says in `TONIC_ETCD_ADVERTISE` (the same, separated by commas); else the address
-    /// that is listened on, if others can reach it; else, where every interface is listened on (`0.0.0.0`, `[::]`), the
-    /// host in `POD_IP`, as Kubernetes' documentation calls it, or the address of the interface that reaches etcd. A
-    /// loopback address is registered where every endpoint of etcd is one too, or it is said here or in the environment.
-    pub fn advertise(mut self, address: impl Into<String>) -> Self {
-        self.advertise.push(address.into());
-        self
-    }
-
-    /// Clients are to call by TLS: addresses are registered as `https://`. tonic does not tell whether a router has TLS.
-    /// Go's resolver does not understand the scheme: in a mixed fleet leave it out, and turn TLS on at the clients.
-    pub fn https(mut self) -> Self {
-        self.https = true;
-        self
-    }
-
-    /// What the instance says of itself: `|instance| instance.with_weight(3).with_zone("a")`.
-    pub fn describe(self, describe: impl FnOnce(Instance) -> Instance + Send + 'static) -> Self {
-        self.control.describe(describe);
-        self
-    }
-
-    /// The key's name below the service's prefix, where it is not to be the address: see
-    /// [`RegistrationBuilder::key`](crate::RegistrationBuilder::key).
-    pub fn key(mut self, name: impl Into<String>) -> Self {
-        self.key = Some(name.into());
-        self
-    }
-
-    /// What is done where another instance holds the key; [`Conflict::TakeOver`] by default.
-    pub fn conflict(mut self, conflict: Conflict) -> Self {
-        self.conflict = conflict;
-        self
-    }
-
-    /// Whether `TCP_NODELAY` is set on what is accepted; true by default, because an answer in two writes otherwise waits for
-    /// the client's delayed acknowledgement (40 ms). What tonic's own builder says of it has no effect on a listener.
-    pub fn nodelay(mut self, nodelay: bool) -> Self {
-        self.nodelay = nodelay;
-        self
-    }
-
-    /// Registers only once this passes. It is asked again, ever more slowly up to every 0.8 s and after a minute up to
-    /// every 5 s, until it does; one that takes longer than 5 s has failed.
-    pub fn ready_when<F, Fut, E>(mut self, check: F) -> Self
-    where
-        F: Fn() -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result<(), E>> + Send + 'static,
-        E: Into<Box<dyn std::error::Error + Send + Sync>>,
-    {
-        self.ready = Some(Check::new(check));
-        self
-    }
-
-    /// Asks this all the time, so often (10 ms at the least): while it fails, or takes longer than 5 s, the server is not in
-    /// the directory.
-    pub fn healthy_when<F, Fut, E>(mut self, every: Duration, check: F) -> Self
-    where
-        F: Fn() -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result<(), E>> + Send + 'static,
-        E: Into<Box<dyn std::error::Error + Send + Sync>>,
-    {
-        self.healthy = Some((every.max(CHECK_LEAST), Check::new(check)));
-        self
-    }
-
-    /// The reporter of the server's health service decides: while it says of the whole server (the empty name) that it does
-    /// not serve, none of the services is in the directory; [`Serve::health_name`] and [`Serve::health_of`] let it decide
-    /// over one. A service that turns `NOT_SERVING` leaves, and returns with `SERVING`. At shutdown the reporter is told
-    /// that nothing serves, once the clients have left.
-    #[cfg(feature = "tonic-health")]
-    #[cfg_attr(docsrs, doc(cfg(feature = "tonic-health")))]
-    pub fn health(mut self, reporter: &tonic_health::server::HealthReporter) -> Self {
-        self.health = Some(reporter.clone());
-        self
-    }
-
-    /// The name by which gRPC's health service knows the service that was named last, such as `helloworld.Greeter`. It is
-    /// in the directory only while the reporter says that this name serves; one that it was told nothing of does not.
-    #[cfg(feature = "tonic-health")]
-    #[cfg_attr(docsrs, doc(cfg(feature = "tonic-health")))]
-    pub fn health_name(mut self, name: impl Into<String>) -> Self {
-        if let Some(service) = self.services.last_mut() {
-            service.health = Some(name.into());
-        }
-        self
-    }
-
-    /// The same by the type of the generated server, as [`HealthReporter::set_serving`] takes it.
-    ///
-    /// [`HealthReporter::set_serving`]: tonic_health::server::HealthReporter::set_serving
-    #[cfg(feature = "tonic-health")]
-    #[cfg_attr(docsrs, doc(cfg(feature = "tonic-health")))]
-    pub fn health_of<S: tonic::server::NamedService>(self) -> Self {
-        self.health_name(S::NAME)
-    }
-
-    /// How it takes its leave; [`Departure::Deregister`] by default.
-    pub fn departure(mut self, departure: Departure) -> Self {
-        self.departure = departure;
-        self
-    }
-
-    /// How long deregistering may take; 5 s by default, longer than an election. With [`Serve::propagation`] and
-    /// [`Serve::drain`] it is 26 s together, within the 30 s that Kubernetes gives.
-    pub fn deregister_within(mut self, limit: Duration) -> Self {
-        self.deregister_within = limit;
-        self
-    }
-
-    /// How long clients get to see that it has left, before it stops; 1 s by default: etcd tells them within milliseconds,
-    /// and the rest is for those that are slow or far away. There is no such wait where it was not in the directory, or could
-    /// not be taken out of it.
-    pub fn propagation(mut self, wait: Duration) -> Self {
-        self.propagation = wait;
-        self
-    }
-
-    /// How long what is still on its way may take after GOAWAY; 20 s by default. Then connections are closed as they are.
-    pub fn drain(mut self, limit: Duration) -> Self {
-        self.drain = limit;
-        self
-    }
-
     /// A handle to pause, change and watch it while it serves.
     pub fn control(&self) -> ServeControl {
         self.control.clone()
@@ -289,7 +150,8 @@ impl Serve {
     /// As far as the router or a check of yours does: all connections are closed, and it deregisters in the background.
     ///
     /// # Cancel safety
-    /// A future that is dropped closes all connections at once, and deregisters in the background.
+    /// A future that is dropped closes all connections at once, and deregisters in the background: the way to end at a second
+    /// signal. The file of a Unix socket stays, as tokio leaves it.
     pub async fn serve<L, ResBody>(
         self,
         router: Router<L>,
@@ -304,7 +166,7 @@ impl Serve {
         ResBody: HttpBody<Data = Bytes> + Send + 'static,
         ResBody::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let bound = listener.bound()?;
+        let bound = listener.bound();
         let incoming = listener.incoming(self.nodelay);
         let serve = |incoming, stopped| router.serve_with_incoming_shutdown(incoming, stop(stopped));
         self.run(bound, incoming, shutdown, serve).await
@@ -339,12 +201,12 @@ impl Serve {
         IE: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let serve = |incoming, stopped| router.serve_with_incoming_shutdown(incoming, stop(stopped));
-        self.run(Bound::Unknown, incoming, shutdown, serve).await
+        self.run(Ok(Bound::Unknown), incoming, shutdown, serve).await
     }
 
     async fn run<I, F>(
-        self,
-        bound: Bound,
+        mut self,
+        bound: Result<Bound, Error>,
         incoming: I,
         shutdown: impl Future<Output = ()>,
         serve: impl FnOnce(Incoming<I>, oneshot::Receiver<()>) -> F,
@@ -352,18 +214,41 @@ impl Serve {
     where
         F: Future<Output = Result<(), ServerError>>,
     {
-        let life = self.check(&bound)?;
-        let (sockets, incoming) = socket::wrap(incoming);
-        let (stop, stopped) = oneshot::channel();
-        life.run(serve(incoming, stopped), sockets, stop, shutdown).await
+        // Held to the end, so that the handle tells of it however that comes.
+        let stopped_at_drop = self.stopped.take();
+        let life = bound.and_then(|bound| self.check(&bound));
+        let result = match life {
+            Ok(life) => {
+                let (sockets, incoming) = socket::wrap(incoming);
+                let (stop, stopped) = oneshot::channel();
+                life.run(serve(incoming, stopped), sockets, stop, shutdown).await
+            }
+            Err(error) => Err(error),
+        };
+        match stopped_at_drop {
+            Some(stopped) => stopped.with(result),
+            None => result,
+        }
     }
 
     /// What can be refused is refused before anything is served.
     fn check(self, bound: &Bound) -> Result<Lifecycle, Error> {
         let plan = advertise::plan(&self.advertise, &route::environment(), bound, self.https)?;
+        let mut known = BTreeSet::new();
         let service = |named: Named| {
             let target = named.target?;
             self.registrar.check_target(&target)?;
+            if !known.insert(target.prefix()) {
+                return Err(Error::invalid("service", target.name(), "it is named twice for this server"));
+            }
+            #[cfg(feature = "tonic-health")]
+            if let Some(name) = named.health.as_ref().filter(|_| self.health.is_none()) {
+                return Err(Error::invalid(
+                    "health name",
+                    name,
+                    "`Serve::health` says whose it is, and was not called",
+                ));
+            }
             Ok(Service {
                 target,
                 #[cfg(feature = "tonic-health")]
@@ -385,7 +270,6 @@ impl Serve {
             propagation: self.propagation,
             drain: self.drain,
             control: self.control,
-            _stopped: self.stopped,
         })
     }
 }

@@ -50,17 +50,24 @@ async fn local(address: &Address, etcd: Option<&[Authority]>) -> Result<(), Trou
     let Some(etcd) = etcd else {
         return refuse("only this host reaches it, and where etcd is only the client that was given knows".into());
     };
+    let mut unknown = None;
     for member in etcd {
         let is_here = match locality(member) {
             Locality::Here => true,
             Locality::Elsewhere => false,
-            Locality::Unknown => lookup(member).await?.iter().all(|address| address.ip().to_canonical().is_loopback()),
+            Locality::Unknown => match lookup(member).await {
+                Ok(addresses) => addresses.iter().all(|address| address.ip().to_canonical().is_loopback()),
+                Err(reason) => {
+                    unknown = Some(Trouble::NotYet(refused(address.to_string(), reason)));
+                    continue;
+                }
+            },
         };
         if !is_here {
             return refuse(format!("only this host reaches it, and etcd ({}) is on another", member.as_str()));
         }
     }
-    Ok(())
+    unknown.map_or(Ok(()), Err)
 }
 
 async fn interface(port: u16, family: Family, etcd: Option<&[Authority]>) -> Result<IpAddr, Trouble> {
@@ -75,30 +82,37 @@ async fn interface(port: u16, family: Family, etcd: Option<&[Authority]>) -> Res
     };
     let (mut local, mut unreachable) = (None, None);
     for member in etcd {
-        let known: Vec<SocketAddr> = match locality(member) {
-            Locality::Here if member.host().parse::<IpAddr>().is_err() => {
-                vec![(Ipv4Addr::LOCALHOST, member.port()).into()]
-            }
-            _ => lookup(member).await?,
+        let name = member.host().parse::<IpAddr>().is_err();
+        let known = match locality(member) {
+            Locality::Here if name => Ok(vec![(Ipv4Addr::LOCALHOST, member.port()).into()]),
+            _ => lookup(member).await,
         };
+        let known: Vec<SocketAddr> = known.unwrap_or_else(|reason| {
+            unreachable = Some(reason);
+            Vec::new()
+        });
         for address in known.into_iter().filter(|address| family.has(address.ip().to_canonical())) {
             match source(address) {
                 Ok(ip) if is_routable(ip) => return Ok(ip.to_canonical()),
                 Ok(ip) if ip.to_canonical().is_loopback() => local = Some(ip.to_canonical()),
                 Ok(_) => {}
-                Err(error) => unreachable = Some(error),
+                Err(error) => unreachable = Some(format!("no way to {}: {error}", member.as_str())),
             }
         }
     }
     match (local, unreachable) {
-        // All of etcd that this host has a way to is on it; of the rest the way may come.
-        (Some(ip), None) => Ok(ip),
-        (_, Some(error)) => {
-            Err(Trouble::NotYet(refused(every.to_string(), format!("no interface reaches etcd yet ({error})"))))
+        (Some(ip), None) => {
+            tracing::warn!(%ip, "every interface is listened on, and etcd is on this host: other hosts do not reach what is registered");
+            Ok(ip)
+        }
+        // Of the rest of etcd the way may come.
+        (_, Some(reason)) => {
+            let reason = format!("every interface is listened on, and none reaches etcd yet ({reason})");
+            Err(Trouble::NotYet(refused(every.to_string(), reason)))
         }
         (None, None) => {
-            Err(refused(every.to_string(), "no interface reaches etcd by the address family that is listened on")
-                .into())
+            let reason = "no interface reaches etcd by the address family that is listened on";
+            Err(refused(every.to_string(), reason).into())
         }
     }
 }
@@ -111,15 +125,16 @@ fn source(to: SocketAddr) -> std::io::Result<IpAddr> {
     Ok(socket.local_addr()?.ip())
 }
 
-async fn lookup(host: &Authority) -> Result<Vec<SocketAddr>, Trouble> {
-    let looked_up = async { lookup_host(host.as_str()).await.map(Iterator::collect::<Vec<_>>) };
+/// The addresses of a member, or why they are not known.
+async fn lookup(member: &Authority) -> Result<Vec<SocketAddr>, String> {
+    let looked_up = async { lookup_host(member.as_str()).await.map(Iterator::collect::<Vec<_>>) };
     let reason = match timeout(LOOKUP, looked_up).await {
         Ok(Ok(addresses)) if !addresses.is_empty() => return Ok(addresses),
         Ok(Ok(_)) => "DNS knows no address of it".to_owned(),
         Ok(Err(error)) => error.to_string(),
         Err(_) => format!("DNS gave no answer within {} s", LOOKUP.as_secs()),
     };
-    Err(Trouble::NotYet(refused("", format!("where etcd is ({}) is not known yet: {reason}", host.as_str()))))
+    Err(format!("where etcd is ({}) is not known: {reason}", member.as_str()))
 }
 
 #[cfg(test)]
@@ -160,6 +175,16 @@ mod tests {
         assert!(refused && error.contains("family"), "{error}");
         assert!(found(&route(Family::Any), None).await.unwrap_err().0);
         let (refused, error) = found(&route(Family::Any), Some(&["no-such-host.invalid"])).await.unwrap_err();
-        assert!(!refused && error.contains("not known yet"), "{error}");
+        assert!(!refused && error.contains("not known"), "{error}");
+        // One that can be found is enough, wherever it stands.
+        for hosts in [["127.0.0.1", "no-such-host.invalid"], ["no-such-host.invalid", "127.0.0.1"]] {
+            assert!(!found(&route(Family::V4), Some(&hosts)).await.unwrap_err().0, "the other may be elsewhere");
+        }
+        // Nothing is sent: any address that there is a way to will do.
+        if let Ok(address) = found(&route(Family::V4), Some(&["192.0.2.1"])).await {
+            for hosts in [["192.0.2.1", "no-such-host.invalid"], ["no-such-host.invalid", "192.0.2.1"]] {
+                assert_eq!(found(&route(Family::V4), Some(&hosts)).await.unwrap(), address);
+            }
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use etcd_client::{EventType, LeaseGrantOptions, PutOptions, WatchOptions};
 use tokio::time::timeout;
 use tokio_stream::StreamExt;
-use tonic_etcd::{Conflict, Instance, Registrar, Registration, RegistrationState};
+use tonic_etcd::{Conflict, EtcdOptions, Instance, Registrar, Registration, RegistrationState};
 
 use crate::support::{PATIENCE, World, naming, resolved, servers_are, until};
 
@@ -187,7 +187,7 @@ async fn a_key_can_be_made_unique() {
     assert_eq!(keys.len(), 3, "{keys:?}");
     assert_eq!(world.lease_of("s/h:1").await, first.lease_id());
     assert_eq!(world.lease_of("s/h:1/b").await, second.lease_id());
-    second.update(at("h:1").with_id("b").with_weight(3)).unwrap();
+    second.update(|_| at("h:1").with_id("b").with_weight(3)).unwrap();
     second.ready(PATIENCE).await.unwrap();
     assert!(world.contents("s/h:1/b").await["s/h:1/b"].contains("\"weight\":3"));
     second.deregister().await.unwrap();
@@ -218,13 +218,13 @@ async fn what_an_instance_says_changes_in_place() {
     let options = WatchOptions::new().with_prefix();
     let mut events = world.admin.watch_client().watch("s/", Some(options)).await.unwrap();
 
-    registration.update(at("h:1").with_weight(7).with_zone("a")).unwrap();
+    registration.update(|_| at("h:1").with_weight(7).with_zone("a")).unwrap();
     assert!(registration.is_registered(), "it never leaves");
     registration.ready(PATIENCE).await.unwrap();
     let value = r#"{"Op":0,"Addr":"h:1","Metadata":{"weight":7,"zone":"a"}}"#;
     stands(&world, "s/h:1", value, &registration).await;
     assert_eq!(registration.instance().weight(), Some(7));
-    registration.update(at("h:2")).unwrap();
+    registration.update(|_| at("h:2")).unwrap();
     registration.ready(PATIENCE).await.unwrap();
     assert_eq!(world.contents("s/").await.into_keys().collect::<Vec<_>>(), ["s/h:2", "s/h:3"]);
     assert_eq!(registration.lease_id(), lease);
@@ -241,11 +241,11 @@ async fn what_an_instance_says_changes_in_place() {
     assert_eq!(seen, order, "the new address comes before the old one goes");
 
     // What is refused changes nothing.
-    assert!(other.update(at("h:2")).unwrap_err().is_invalid_argument());
-    assert!(other.update(at("0.0.0.0:1")).unwrap_err().is_invalid_argument());
+    assert!(other.update(|_| at("h:2")).unwrap_err().is_invalid_argument());
+    assert!(other.update(|_| at("0.0.0.0:1")).unwrap_err().is_invalid_argument());
     assert_eq!(other.instance(), &at("h:3"));
     // One and the same is done at once.
-    other.update(at("h:3")).unwrap();
+    other.update(|_| at("h:3")).unwrap();
     other.ready(PATIENCE).await.unwrap();
 }
 
@@ -256,7 +256,7 @@ async fn an_update_while_etcd_is_away_stands_when_it_is_back() {
     let mut registration = registered(&registrar, at("h:1")).await;
     let lease = registration.lease_id();
     world.etcd.kill();
-    registration.update(at("h:1").with_weight(7)).unwrap();
+    registration.update(|_| at("h:1").with_weight(7)).unwrap();
     assert!(registration.ready(Duration::from_millis(100)).await.unwrap_err().is_timeout());
     assert!(registration.is_registered(), "as it was");
     world.etcd.start_again();
@@ -271,7 +271,7 @@ async fn a_pause_takes_it_out_and_keeps_the_lease() {
     let registrar = registrar(&world);
     let registration = registrar.registration("s", at("h:1")).paused().register().await.unwrap();
     let mut states = registration.states();
-    until("paused", async || matches!(registration.state(), RegistrationState::Paused).then_some(())).await;
+    until("paused", async || matches!(registration.state(), RegistrationState::Paused { .. }).then_some(())).await;
     assert!(world.contents("s/").await.is_empty());
     assert!(registrar.health().is_ready(), "as is wanted");
     registration.resume();
@@ -280,8 +280,10 @@ async fn a_pause_takes_it_out_and_keeps_the_lease() {
 
     registration.set_serving(false);
     registration.pause();
-    until("paused", async || matches!(registration.state(), RegistrationState::Paused).then_some(())).await;
+    registration.paused(PATIENCE).await.unwrap();
     assert!(world.contents("s/").await.is_empty() && !registration.is_registered());
+    let RegistrationState::Paused { why, .. } = registration.state() else { panic!("it is paused") };
+    assert!(why.is_paused() && why.to_string().contains("by hand") && why.to_string().contains("serve"), "{why}");
     registration.resume();
     registration.set_serving(false);
     assert!(registration.ready(Duration::from_millis(100)).await.unwrap_err().is_timeout(), "it does not serve");
@@ -328,14 +330,14 @@ async fn what_is_draining_is_seen_and_not_called() {
     let channel = resolution.channel().unwrap();
     let known = || channel.servers().len();
     until("both known", async || (known() == 2).then_some(())).await;
-    registration.update(at("h:1").with_draining(true)).unwrap();
+    registration.update(|_| at("h:1").with_draining(true)).unwrap();
     resolved(&resolution, "the mark", |set| set.instances().any(Instance::is_draining)).await;
     until("one left", async || (known() == 1).then_some(())).await;
     assert_eq!(channel.servers()[0].address().to_string(), "h:2");
     let mut changes = resolution.discover();
     let first = timeout(PATIENCE, changes.next()).await.expect("in time").expect("open").unwrap();
     assert!(format!("{first:?}").contains("h:2"), "{first:?}");
-    registration.update(at("h:1")).unwrap();
+    registration.update(|_| at("h:1")).unwrap();
     until("both known", async || (known() == 2).then_some(())).await;
 }
 
@@ -349,4 +351,43 @@ async fn an_id_chosen_by_somebody_else_is_not_revoked() {
     first.deregister().await.unwrap();
     assert_eq!(world.lease_of("s/h:1").await, Some(theirs));
     assert_eq!(world.leases().await, [theirs]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_denied_leaves_at_once_and_holds_up_no_other() {
+    let world = World::start().await;
+    let admin = world.protect("s/").await;
+    let options = EtcdOptions::from([world.etcd.endpoint()]).user("user", "userpw");
+    let registrar = Registrar::builder(options).ttl(TTL).build().unwrap();
+    let stays = registered(&registrar, at("h:1")).await;
+    let denied = registrar.register("elsewhere", at("h:1")).await.unwrap();
+    let said = async || denied.state().why().is_some_and(tonic_etcd::Error::is_permission_denied).then_some(());
+    until("permission denied", said).await;
+    denied.deregister().await.unwrap();
+    assert!(stays.is_registered() && !admin.kv_client().get("s/h:1", None).await.unwrap().kvs().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_lost_by_a_pause_or_an_update_and_whoever_waits_waits_for_it() {
+    let world = World::start().await;
+    let mut registration = registered(&registrar(&world), at("h:1")).await;
+    let mut states = registration.states();
+    for round in 0..20 {
+        registration.pause();
+        assert!(registration.ready(Duration::from_millis(1)).await.is_err(), "round {round}");
+        registration.paused(PATIENCE).await.unwrap();
+        let error = registration.ready(Duration::from_millis(1)).await.unwrap_err();
+        assert!(format!("{error:?}").contains("paused by hand"), "{error:?}");
+        registration.resume();
+        registration.ready(PATIENCE).await.unwrap();
+        let (more, fewer) = (at("h:1").with_address(format!("h:{}", 100 + round)).unwrap(), at("h:1"));
+        registration.update(|_| more).unwrap();
+        registration.ready(PATIENCE).await.unwrap();
+        registration.update(|_| fewer).unwrap();
+        registration.ready(PATIENCE).await.unwrap();
+    }
+    registration.deregister().await.unwrap();
+    while let Some(state) = timeout(PATIENCE, states.next()).await.expect("in time") {
+        assert!(!matches!(state, RegistrationState::Lost { .. }), "{state:?}");
+    }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use etcd_client::{Client, DeleteOptions, GetOptions};
+use etcd_client::{Client, ConnectOptions, DeleteOptions, GetOptions, Permission};
 use test_support::Etcd;
 use tokio::time::{Instant, sleep, timeout};
 use tonic_etcd::{Instance, Resolution, Resolver, Snapshot};
@@ -23,6 +23,20 @@ impl World {
         eprintln!("etcd {}", etcd.version());
         let admin = Client::connect([etcd.endpoint()], None).await.unwrap();
         Self { etcd, admin }
+    }
+
+    /// Turns authentication on, with a user "user" who may read and write what begins with this; gives root's client.
+    pub(crate) async fn protect(&self, prefix: &str) -> Client {
+        let mut auth = self.admin.auth_client();
+        auth.user_add("root", "rootpw", None).await.unwrap();
+        auth.user_grant_role("root", "root").await.unwrap();
+        auth.role_add("role").await.unwrap();
+        auth.role_grant_permission("role", Permission::read_write(prefix).with_prefix()).await.unwrap();
+        auth.user_add("user", "userpw", None).await.unwrap();
+        auth.user_grant_role("user", "role").await.unwrap();
+        auth.auth_enable().await.unwrap();
+        let options = ConnectOptions::new().with_user("root", "rootpw");
+        until("root", async || Client::connect([self.etcd.endpoint()], Some(options.clone())).await.ok()).await
     }
 
     pub(crate) async fn resolver(&self) -> Resolver {

@@ -1,7 +1,7 @@
 //! Leases that are granted unnoticed, end, or are not renewed.
 
 use tonic::Status;
-use tonic_etcd::Registration;
+use tonic_etcd::{Registration, RegistrationState};
 
 use crate::server::{Fake, Reply};
 use crate::support::{TTL, gap, register, registered, registrar, until};
@@ -142,4 +142,27 @@ async fn a_put_whose_answer_is_lost_is_put_again() {
     until("registered", || registration.is_registered()).await;
     let held = lease(&fake, &registration);
     assert_eq!(fake.rpcs(|rpcs| rpcs.grants()), [held]);
+}
+
+#[tokio::test]
+async fn what_was_done_to_a_key_is_told_while_it_is_put_again() {
+    for (by_hand, said) in [(None, "was deleted"), (Some("another's"), "was overwritten")] {
+        let fake = Fake::start().await;
+        let registration = registered(&registrar(&fake), "h:1").await;
+        until("a watch of the key", || fake.rpcs(|rpcs| rpcs.watch.requests().any(|watched| watched.key == KEY))).await;
+        fake.rpcs(|rpcs| rpcs.put.rule(|_, _| Reply::Never));
+        fake.store(|store| {
+            if let Some(value) = by_hand {
+                store.put(KEY, value);
+            } else {
+                store.delete(KEY);
+            }
+        });
+        until("the loss", || matches!(registration.state(), RegistrationState::Lost { .. })).await;
+        let state = registration.state();
+        let told = state.why().map(ToString::to_string).unwrap_or_default();
+        assert!(told.contains(said) && told.contains("s/h:1"), "{told}");
+        fake.rpcs(|rpcs| rpcs.put.honest());
+        until("registered again", || registration.is_registered()).await;
+    }
 }

@@ -1,11 +1,12 @@
 //! The lease machine's other door: what happened, and what it means. PURE.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::registration::Registration;
 use super::slot::{Place, Seen, Slot, Verdict};
-use super::vocabulary::{Action, Conflict, Found, Input, Trouble, Wanted};
+use super::vocabulary::{Action, Conflict, Found, Input, Loss, Trouble, Wanted};
 use super::{Id, LOOK_AGAIN, Machine, RECHECK, SWEEP};
 use crate::codec::Record;
 
@@ -22,16 +23,14 @@ impl Machine {
             Input::RenewalFailed { id, trouble } => self.tenure.renewal_failed(now, id, trouble),
             Input::Put { revision } => self.put(now, action, revision),
             Input::Conflict => self.conflict(action),
-            Input::Done => self.done(action),
+            Input::Done => self.done(now, action),
             Input::Failed(trouble) => self.failed(now, action, trouble),
             Input::NotThere => self.not_there(now, action),
             Input::BrokenOff => self.doubt(now, action),
-            Input::Watched { key } => {
+            Input::Watched { key, anew } => {
                 self.reachable(now);
-                self.slots_of(&key).for_each(Slot::watched);
-                if self.recheck_at == Duration::MAX {
-                    self.recheck_at = now + self.backoff.between(RECHECK.0, RECHECK.1);
-                }
+                self.slots_of(&key).for_each(|slot| slot.watched(anew));
+                self.recheck_later(now);
             }
             Input::Unwatchable { key } => self.not_watchable(now, key),
             Input::Unwatched => self.unwatched(),
@@ -42,27 +41,33 @@ impl Machine {
     }
 
     fn wanted(&mut self, id: Id, wanted: Wanted) {
-        let mut slots: Vec<_> = wanted.records.iter().cloned().map(Slot::new).collect();
-        // A key that is leaving and wanted again stays where it is, and is written anew.
-        for other in self.registrations.values_mut().filter(|registration| registration.leaving) {
-            other.slots.retain(|left| match slots.iter_mut().find(|slot| slot.record.key == left.record.key) {
-                Some(slot) => {
-                    slot.place = Place::Tried;
-                    false
-                }
-                None => true,
-            });
-        }
+        let slots = wanted.records.iter().cloned().map(Slot::new).collect();
         let seeds = [self.backoff.random(), self.backoff.random()];
         self.registrations.insert(id, Registration::new(wanted, slots, seeds));
-        self.keys += 1;
+        self.adopt(id);
     }
 
     fn updated(&mut self, id: Id, wanted: Wanted) {
         if let Some(registration) = self.registrations.get_mut(&id).filter(|registration| !registration.leaving) {
-            registration.paused = wanted.paused;
-            registration.update(wanted.records, wanted.id);
-            self.keys += 1;
+            registration.update(wanted);
+            self.adopt(id);
+        }
+    }
+
+    /// The keys of a registration have changed: one that is leaving elsewhere stays where it is, and is written anew.
+    fn adopt(&mut self, id: Id) {
+        self.keys += 1;
+        let Some(registration) = self.registrations.get(&id) else { return };
+        let new = registration.slots.iter().filter(|slot| slot.place == Place::Out);
+        let new: BTreeSet<_> = new.map(|slot| slot.record.key.clone()).collect();
+        let mut left = Vec::new();
+        for other in self.registrations.values_mut().filter(|registration| registration.leaving) {
+            left.extend(other.slots.extract_if(.., |slot| new.contains(&slot.record.key)));
+        }
+        if let Some(registration) = self.registrations.get_mut(&id) {
+            for left in left {
+                registration.slot(&left.record.key).into_iter().for_each(|slot| slot.succeed(&left));
+            }
         }
     }
 
@@ -86,9 +91,18 @@ impl Machine {
 
     fn not_watchable(&mut self, now: Duration, key: Vec<u8>) {
         self.unwatchable.insert(key);
+        let known = self.watchable().map(|(key, _)| key).filter(|key| self.unwatchable.contains(*key));
+        self.unwatchable = known.map(<[u8]>::to_vec).collect();
         self.keys += 1;
         if self.sweep_at == Duration::MAX {
             self.sweep_at = now + self.backoff.between(SWEEP.0, SWEEP.1);
+        }
+        self.recheck_later(now);
+    }
+
+    fn recheck_later(&mut self, now: Duration) {
+        if self.recheck_at == Duration::MAX {
+            self.recheck_at = now + self.backoff.between(RECHECK.0, RECHECK.1);
         }
     }
 
@@ -98,51 +112,103 @@ impl Machine {
 
     fn seen(&mut self, now: Duration, key: &[u8], revision: i64, looked: bool, found: Option<Found>) {
         let (lease, former) = (self.tenure.id(), self.tenure.former());
-        for registration in self.registrations.values_mut() {
-            let (paused, conflict, leaving) = (registration.paused, registration.conflict, registration.leaving);
+        let has = |registration: &Registration| registration.slots.iter().any(|slot| slot.record.key == key);
+        let having = self.registrations.iter_mut().filter(|(_, registration)| has(registration));
+        // One that is leaving asks etcd itself.
+        if let Some((&of, registration)) = having.min_by_key(|(_, registration)| registration.leaving) {
+            let (paused, conflict) = (registration.paused, registration.conflict);
             let id = registration.id.clone();
-            let Some(slot) = registration.slot(key) else { continue };
-            if leaving {
+            if registration.leaving {
                 return;
             }
+            let Some(slot) = registration.slot(key) else { return };
             let suffix = id.as_deref().unwrap_or(&self.suffix);
             let seen = Seen { revision, looked, lease, former, paused, conflict, id: id.as_deref(), suffix };
+            let (stood, deleted) = (slot.is_there(), found.is_none());
             let verdict = slot.see(seen, found);
-            if verdict == Verdict::Repair && !paused {
-                registration.repair(now);
+            let later = looked.then(|| slot.later(revision)).flatten();
+            if stood && slot.is_lost() {
+                let key = key.to_vec();
+                registration.loss = if deleted { Loss::Deleted(key) } else { Loss::Overwritten(key) };
             }
-            if verdict == Verdict::Moved {
-                self.keys += 1;
+            match verdict {
+                Verdict::Repair if !paused => registration.repair(now),
+                Verdict::Moved { left } => {
+                    self.stray(*left);
+                    self.adopt(of);
+                }
+                Verdict::Repair | Verdict::Fine => {}
+            }
+            if let Some((revision, found)) = later {
+                self.seen(now, key, revision, false, found);
             }
             return;
         }
         // A put that was given up long ago may arrive after all: nobody wants it any more.
         if let Some(found) = found.filter(|found| Some(found.lease) == lease) {
-            self.strays += 1;
-            let wanted = Wanted { records: Vec::new(), conflict: Conflict::TakeOver, id: None, paused: false };
-            let mut slot = Slot::new(Arc::new(Record::new(key, found.value)));
-            slot.place = Place::Tried;
-            let mut stray = Registration::new(wanted, vec![slot], [self.backoff.random(), self.backoff.random()]);
-            stray.leaving = true;
-            self.registrations.insert(self.strays, stray);
+            self.stray(Slot::new(Arc::new(Record::new(key, found.value))));
         }
     }
 
-    fn done(&mut self, action: &Action) {
+    /// A key that nobody wants, and that goes if it carries our lease.
+    fn stray(&mut self, mut slot: Slot) {
+        if self.lease().is_none() {
+            return; // it is gone with it
+        }
+        slot.place = Place::Tried;
+        self.strays += 1;
+        let wanted = Wanted { records: Vec::new(), conflict: Conflict::TakeOver, id: None, paused: false };
+        let mut stray = Registration::new(wanted, vec![slot], [self.backoff.random(), self.backoff.random()]);
+        stray.leaving = true;
+        self.registrations.insert(self.strays, stray);
+    }
+
+    /// The delete or revocation is done.
+    fn done(&mut self, now: Duration, action: &Action) {
         match action {
-            Action::Delete { of, record, .. } => {
+            Action::Delete { .. } if self.may_still_arrive(now, action, true) => {
+                self.slot_of(action).into_iter().for_each(Slot::doubt);
+                self.look_again(now, action);
+            }
+            Action::Delete { .. } => {
                 self.backoff.reset();
-                if let Some(registration) = self.registrations.get_mut(of) {
-                    let gone = |slot: &Slot| slot.record.key == record.key;
-                    if registration.leaving {
-                        registration.slots.retain(|slot| !gone(slot));
-                    }
-                    registration.slots.retain(|slot| !gone(slot) || !slot.obsolete);
-                    registration.slots.iter_mut().filter(|slot| gone(slot)).for_each(Slot::lease_gone);
-                }
+                self.left(action);
             }
             Action::Revoke { id } => self.lease_gone(*id),
             Action::Put { .. } | Action::Look { .. } | Action::Grant { .. } | Action::Wait { .. } => {}
+        }
+    }
+
+    /// What was to be deleted was not there: another has put the key since, or a put of ours is still on its way.
+    fn not_there(&mut self, now: Duration, action: &Action) {
+        if self.may_still_arrive(now, action, false) {
+            self.look_again(now, action);
+        } else {
+            self.left(action);
+        }
+    }
+
+    fn may_still_arrive(&mut self, now: Duration, action: &Action, deleted: bool) -> bool {
+        self.slot_of(action).is_some_and(|slot| slot.may_still_arrive(now, deleted))
+    }
+
+    fn look_again(&mut self, now: Duration, action: &Action) {
+        if let Action::Delete { of, .. } = action
+            && let Some(registration) = self.registrations.get_mut(of)
+        {
+            registration.blocked = now + LOOK_AGAIN;
+        }
+    }
+
+    /// What was to be deleted is not there, and will not be.
+    fn left(&mut self, action: &Action) {
+        if let Action::Delete { of, record, .. } = action
+            && let Some(registration) = self.registrations.get_mut(of)
+        {
+            let goes = registration.leaving;
+            registration.slots.retain(|slot| slot.record.key != record.key || (!goes && !slot.obsolete));
+            registration.slot(&record.key).into_iter().for_each(Slot::left);
+            registration.was_complete &= !registration.paused;
         }
     }
 
@@ -153,11 +219,11 @@ impl Machine {
         let Some(slot) = registration.slot(&record.key) else { return };
         // Under a lease that went in the meantime it is gone again.
         if held != Some(*lease) {
-            return slot.end_put();
+            return slot.end();
         }
         self.backoff.reset();
         let later = slot.put(record, revision);
-        registration.was_registered |= registration.is_in();
+        registration.was_complete |= registration.is_in();
         registration.backoff.reset();
         if let Some((revision, found)) = later {
             self.seen(now, &record.key, revision, false, found);
@@ -169,10 +235,7 @@ impl Machine {
         if let Action::Put { of, record, .. } = action
             && let Some(slot) = self.registrations.get_mut(of).and_then(|registration| registration.slot(&record.key))
         {
-            slot.end_put();
-            if slot.needs_put() {
-                slot.place = Place::Unknown;
-            }
+            slot.differs();
         }
     }
 
@@ -186,13 +249,20 @@ impl Machine {
                 registration.slots.clear();
             }
             registration.slots.retain(|slot| !slot.obsolete);
-            registration.slots.iter_mut().for_each(Slot::lease_gone);
+            registration.loss = Loss::Lease;
+            registration.was_complete &= !registration.paused;
+            let gone = if registration.paused { Slot::left } else { Slot::lease_gone };
+            registration.slots.iter_mut().for_each(gone);
         }
     }
 
     fn failed(&mut self, now: Duration, action: &Action, trouble: Trouble) {
-        self.doubt(now, action);
         let permanent = trouble == Trouble::Permanent;
+        if permanent {
+            self.slot_of(action).into_iter().for_each(Slot::refused);
+        } else {
+            self.doubt(now, action);
+        }
         match action {
             // Granted anew at once the first time, and not again and again at an etcd that forgets what it grants.
             Action::Put { lease, .. } | Action::Delete { lease, .. } if trouble == Trouble::LeaseGone => {
@@ -201,6 +271,9 @@ impl Machine {
             Action::Put { of, .. } | Action::Delete { of, .. } | Action::Look { of, .. } if permanent => {
                 if let Some(registration) = self.registrations.get_mut(of) {
                     registration.blocked = now + registration.backoff.fail(now, true);
+                    if registration.leaving {
+                        registration.slots.retain(Slot::may_be_there);
+                    }
                 }
                 return;
             }
@@ -219,37 +292,34 @@ impl Machine {
         }
     }
 
-    /// What was to be deleted was not there: another has put the key since, or a put of ours is still on its way.
-    fn not_there(&mut self, now: Duration, action: &Action) {
-        if let Action::Delete { of, record, .. } = action
-            && let Some(registration) = self.registrations.get_mut(of)
-        {
-            let doubt = now < registration.doubt;
-            if registration.slot(&record.key).is_some_and(|slot| slot.place == Place::Tried) && doubt {
-                registration.blocked = now + LOOK_AGAIN;
-                return;
-            }
-            self.done(action);
-        }
-    }
-
-    /// A put whose outcome nobody knows: it may arrive for as long as requests are given.
+    /// A request whose outcome nobody knows: a put may arrive for as long as requests are given.
     fn doubt(&mut self, now: Duration, action: &Action) {
         let patience = self.patience().unwrap_or_default();
-        if let Action::Put { of, record, .. } = action
-            && let Some(registration) = self.registrations.get_mut(of)
-        {
-            registration.doubt = now + patience;
-            registration.slot(&record.key).into_iter().for_each(Slot::end_put);
+        if let Some(slot) = self.slot_of(action) {
+            slot.end();
+            match action {
+                Action::Put { .. } => slot.give_up(now, now + patience),
+                Action::Delete { .. } => slot.doubt(),
+                _ => {}
+            }
         }
     }
 
-    /// A put that is on its way.
+    /// A request that is on its way.
     pub(super) fn tried(&mut self, action: &Action) {
-        if let Action::Put { of, record, .. } = action
-            && let Some(registration) = self.registrations.get_mut(of)
-        {
-            registration.slot(&record.key).into_iter().for_each(Slot::begin_put);
+        match (self.slot_of(action), action) {
+            (Some(slot), Action::Put { .. }) => slot.begin_put(),
+            (Some(slot), Action::Look { .. }) => slot.begin_look(),
+            _ => {}
         }
+    }
+
+    /// What the action is for.
+    fn slot_of(&mut self, action: &Action) -> Option<&mut Slot> {
+        let (Action::Put { of, record, .. } | Action::Delete { of, record, .. } | Action::Look { of, record }) = action
+        else {
+            return None;
+        };
+        self.registrations.get_mut(of)?.slot(&record.key)
     }
 }

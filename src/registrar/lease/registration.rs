@@ -1,12 +1,10 @@
 //! One registration of the lease machine: its records, and what is to be done for it next. PURE.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::slot::{Place, Slot};
-use super::vocabulary::{Conflict, Wanted};
+use super::vocabulary::{Conflict, Loss, Wanted};
 use crate::backoff::Backoff;
-use crate::codec::Record;
 
 /// What has stood for so long was worth its repair: the next one is made at once.
 const STOOD: Duration = Duration::from_secs(1);
@@ -18,12 +16,13 @@ pub(super) struct Registration {
     pub(super) paused: bool,
     pub(super) conflict: Conflict,
     pub(super) id: Option<Box<str>>,
-    pub(super) was_registered: bool,
+    /// All of it stood, since it was last wanted out of etcd.
+    pub(super) was_complete: bool,
+    /// Why it is lost, where it is.
+    pub(super) loss: Loss,
     /// What only people can mend holds up this registration and no other.
     pub(super) backoff: Backoff,
     pub(super) blocked: Duration,
-    /// Until then a put whose outcome nobody knows may still arrive.
-    pub(super) doubt: Duration,
     repairs: Backoff,
     repaired: Duration,
 }
@@ -47,10 +46,10 @@ impl Registration {
             paused: wanted.paused,
             conflict: wanted.conflict,
             id: wanted.id,
-            was_registered: false,
+            was_complete: false,
+            loss: Loss::Lease,
             backoff: Backoff::new(seeds[0]),
             blocked: Duration::ZERO,
-            doubt: Duration::ZERO,
             repairs: Backoff::new(seeds[1]),
             repaired: Duration::ZERO,
         }
@@ -63,6 +62,16 @@ impl Registration {
     /// In etcd, the latest change of it perhaps not yet.
     pub(super) fn is_there(&self) -> bool {
         self.slots.iter().all(|slot| slot.obsolete || slot.is_there())
+    }
+
+    /// Something of it is in etcd, wanted or not.
+    pub(super) fn is_partly_there(&self) -> bool {
+        self.slots.iter().any(Slot::is_there)
+    }
+
+    /// Something of it stood, and does not any more.
+    pub(super) fn is_lost(&self) -> bool {
+        self.slots.iter().any(|slot| !slot.obsolete && slot.is_lost())
     }
 
     pub(super) fn is_out(&self) -> bool {
@@ -92,7 +101,8 @@ impl Registration {
         }
         first(Urgency::Put, &|slot| !slot.obsolete && slot.needs_put())
             .or_else(|| first(Urgency::Look, &|slot| slot.place == Place::Unknown))
-            .or_else(|| first(Urgency::Tidy, &|slot| slot.obsolete))
+            // What is no longer wanted goes once what is wanted in its stead stands, and not where another holds that.
+            .or_else(|| self.is_there().then(|| first(Urgency::Tidy, &|slot| slot.obsolete)).flatten())
             .or_else(|| first(Urgency::Check, &|slot| slot.needs_look()))
     }
 
@@ -101,9 +111,9 @@ impl Registration {
         self.slots.iter_mut().find(|slot| slot.record.key == key)
     }
 
-    /// These records are wanted from now on; what is no longer wanted goes after they stand.
-    pub(super) fn update(&mut self, records: Vec<Arc<Record>>, id: Option<Box<str>>) {
-        self.id = id;
+    /// This is wanted from now on; what is no longer wanted goes after it stands.
+    pub(super) fn update(&mut self, Wanted { records, id, paused, .. }: Wanted) {
+        (self.id, self.paused) = (id, paused);
         self.slots.iter_mut().for_each(|slot| slot.obsolete = true);
         for record in records {
             match self.slots.iter_mut().find(|slot| slot.is_of(&record.key)) {

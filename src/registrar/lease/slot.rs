@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::vocabulary::{Conflict, Found};
 use crate::codec::Record;
@@ -14,15 +15,18 @@ pub(super) struct Slot {
     /// No longer wanted: it goes once what is wanted in its stead stands.
     pub(super) obsolete: bool,
     /// To be put again although it stands, where nobody can look whether it does.
-    pub(super) sweep: bool,
+    sweep: bool,
+    doubt: Doubt,
+    /// It stood, and nobody wanted it gone: where it does not stand, it is lost.
+    stood: bool,
     /// The key that it was to have, which another holds.
     plain: Option<Vec<u8>>,
     watch: Watch,
-    /// A put is on its way. One that began under the watch leaves nothing to look for when it is done.
-    putting: Option<Watch>,
+    /// A request for this key is on its way.
+    asked: Option<Asked>,
     /// The key is known as of this revision.
     known: i64,
-    /// What was seen while a put was on its way: only its answer tells which of the two came later.
+    /// What was seen while a request was on its way: only its answer tells which of the two came later.
     later: Option<(i64, Option<Found>)>,
     /// The revision of what may be overwritten, where that is asked for; 0 is a key that is not there.
     pub(super) expected: i64,
@@ -47,6 +51,33 @@ pub(super) enum Place {
     },
 }
 
+/// Puts that were given up, of which nobody knows whether they were done.
+#[derive(Clone, Copy, Debug, Default)]
+struct Doubt {
+    /// The last one was.
+    last: bool,
+    /// Until then they may still arrive, so many of them.
+    until: Duration,
+    puts: u32,
+}
+
+/// A request, and how the key was watched when it began: what was done or read under the watch leaves nothing to look for.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    what: Request,
+    watch: Watch,
+    /// Asked because nobody tells: to be asked again if it fails.
+    sweep: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Request {
+    /// The first of its kind: nothing was there before it, for certain.
+    FirstPut,
+    Put,
+    Look,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Watch {
     No,
@@ -56,12 +87,14 @@ enum Watch {
 }
 
 /// What a look at a key asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Verdict {
     Fine,
     Repair,
-    /// The key has changed.
-    Moved,
+    /// The key has changed; a put of ours may still come to the one that is left.
+    Moved {
+        left: Box<Slot>,
+    },
 }
 
 impl Slot {
@@ -71,9 +104,11 @@ impl Slot {
             place: Place::Out,
             obsolete: false,
             sweep: false,
+            stood: false,
+            doubt: Doubt::default(),
             plain: None,
             watch: Watch::No,
-            putting: None,
+            asked: None,
             known: 0,
             later: None,
             expected: 0,
@@ -89,23 +124,41 @@ impl Slot {
         matches!(self.place, Place::In | Place::Stale)
     }
 
+    pub(super) fn is_lost(&self) -> bool {
+        self.stood && !self.is_there()
+    }
+
     pub(super) fn needs_put(&self) -> bool {
         matches!(self.place, Place::Out | Place::Tried | Place::Stale) || (self.sweep && self.place == Place::In)
     }
 
     pub(super) fn needs_look(&self) -> bool {
-        self.watch == Watch::Blind && self.putting.is_none()
+        let is_due = self.watch == Watch::Blind || (self.sweep && matches!(self.place, Place::Theirs { .. }));
+        is_due && self.asked.is_none()
     }
 
-    /// It is watched from now on; what was before is not known.
-    pub(super) fn watched(&mut self) {
-        (self.watch, self.known, self.later, self.sweep) = (Watch::Blind, 0, None, false);
-        self.putting = self.putting.map(|_| Watch::No);
+    /// It is watched from now on; what was before is not known. By a new stream that may be an etcd whose revisions are others.
+    pub(super) fn watched(&mut self, anew: bool) {
+        self.rewatch(Watch::Blind);
+        self.sweep = false;
+        if anew {
+            self.known = 0;
+        }
     }
 
     pub(super) fn unwatched(&mut self) {
-        (self.watch, self.later) = (Watch::No, None);
-        self.putting = self.putting.map(|_| Watch::No);
+        self.rewatch(Watch::No);
+    }
+
+    /// Whatever is on its way began under another watch.
+    fn rewatch(&mut self, watch: Watch) {
+        (self.watch, self.later) = (watch, None);
+        self.asked = self.asked.map(|asked| Asked { watch: Watch::No, ..asked });
+    }
+
+    /// Nobody tells what becomes of it: what stands is put again, and what another has is looked at.
+    pub(super) fn sweep(&mut self) {
+        self.sweep = true;
     }
 
     /// Looks again, although nothing was heard.
@@ -117,27 +170,89 @@ impl Slot {
 
     /// From here on a put may arrive, whatever becomes of the request.
     pub(super) fn begin_put(&mut self) {
+        let put = if self.place == Place::Out { Request::FirstPut } else { Request::Put };
         if matches!(self.place, Place::Out | Place::Unknown) {
             self.place = Place::Tried;
         }
-        (self.putting, self.later, self.sweep) = (Some(self.watch), None, false);
+        self.later = None;
+        self.ask(put);
     }
 
-    /// The put came to no end that is known.
-    pub(super) fn end_put(&mut self) {
-        (self.putting, self.later) = (None, None);
+    pub(super) fn begin_look(&mut self) {
+        self.ask(Request::Look);
+    }
+
+    fn ask(&mut self, what: Request) {
+        self.asked = Some(Asked { what, watch: self.watch, sweep: std::mem::take(&mut self.sweep) });
+    }
+
+    /// The request came to no end that is known.
+    pub(super) fn end(&mut self) {
+        if let Some(asked) = self.asked.take() {
+            self.sweep |= asked.sweep;
+            self.doubt.last |= !matches!(asked.what, Request::Look);
+        }
+        self.later = None;
+    }
+
+    /// The request was refused, and not done.
+    pub(super) fn refused(&mut self) {
+        let (first, doubt) = (matches!(self.asked, Some(Asked { what: Request::FirstPut, .. })), self.doubt);
+        self.end();
+        self.doubt = doubt;
+        if first && self.place == Place::Tried {
+            self.place = Place::Out;
+        }
+    }
+
+    /// The key was not as the put expected it: how it is, is to be looked at.
+    pub(super) fn differs(&mut self) {
+        (self.asked, self.later, self.place) = (None, None, Place::Unknown);
+    }
+
+    /// The put is given up; it may arrive until then.
+    pub(super) fn give_up(&mut self, now: Duration, until: Duration) {
+        let before = if now < self.doubt.until { self.doubt.puts } else { 0 };
+        (self.doubt.until, self.doubt.puts) = (until, before.saturating_add(1));
+    }
+
+    /// Takes the place of one that is leaving: it may be there, and puts of it may still arrive.
+    pub(super) fn succeed(&mut self, left: &Self) {
+        (self.place, self.doubt) = (Place::Tried, left.doubt);
+    }
+
+    /// Whether a put may still arrive. One that was deleted was the only one, where nothing else ever stood there.
+    pub(super) fn may_still_arrive(&self, now: Duration, deleted: bool) -> bool {
+        now < self.doubt.until && (!deleted || self.stood || self.doubt.puts > 1)
+    }
+
+    /// A delete of it may have been done, or was done before a put that may still arrive.
+    pub(super) fn doubt(&mut self) {
+        if self.is_there() {
+            self.place = Place::Tried;
+        }
     }
 
     /// The put is done, at that revision. What was seen since is to be taken in.
     pub(super) fn put(&mut self, record: &Arc<Record>, revision: i64) -> Option<(i64, Option<Found>)> {
-        let covered = self.putting.take().is_some_and(|watch| watch != Watch::No);
-        if covered && self.watch != Watch::No {
-            self.watch = Watch::Yes;
-        }
+        self.saw_all();
         // Another value may be wanted since.
         self.place = if self.record.value == record.value { Place::In } else { Place::Stale };
-        self.known = revision;
+        (self.known, self.expected, self.stood, self.doubt.last) = (revision, revision, true, false);
+        self.later(revision)
+    }
+
+    /// What was seen since a request was done at that revision.
+    pub(super) fn later(&mut self, revision: i64) -> Option<(i64, Option<Found>)> {
         self.later.take().filter(|(seen, _)| *seen > revision)
+    }
+
+    /// The request that is on its way has an answer: under the watch it was made under, that tells what was before.
+    fn saw_all(&mut self) {
+        let under = self.asked.take().map_or(Watch::No, |asked| asked.watch);
+        if under != Watch::No && self.watch == Watch::Blind {
+            self.watch = Watch::Yes;
+        }
     }
 
     /// With its lease it is gone; what another has put stays.
@@ -145,27 +260,37 @@ impl Slot {
         if self.may_be_there() {
             (self.place, self.expected) = (Place::Out, 0);
         }
+        self.doubt = Doubt::default(); // what is on its way under it will not be done
+    }
+
+    /// It is gone, as was wanted.
+    pub(super) fn left(&mut self) {
+        self.lease_gone();
+        self.stood = false;
     }
 
     /// The key as it stood at that revision: by a look, or by an event of the watch.
     pub(super) fn see(&mut self, seen: Seen<'_>, found: Option<Found>) -> Verdict {
         if seen.looked {
-            if self.watch == Watch::Blind {
-                self.watch = Watch::Yes;
-            }
+            self.saw_all();
             if seen.revision < self.known && self.place != Place::Unknown {
                 return Verdict::Fine; // an event came sooner
             }
         } else if seen.revision <= self.known {
             return Verdict::Fine;
-        } else if self.putting.is_some() {
+        } else if self.asked.is_some_and(|asked| !matches!(asked.what, Request::Look) || !self.is_there()) {
             self.later = Some((seen.revision, found));
             return Verdict::Fine;
-        } else if matches!(self.place, Place::Out | Place::Tried | Place::Unknown) && !seen.paused {
-            return Verdict::Fine; // a put or a look follows in any case
+        } else if self.is_open() || (self.place == Place::Out && !seen.paused) {
+            return Verdict::Fine; // a put, a look or a delete follows in any case
         }
         self.known = seen.revision;
         self.judge(seen, found)
+    }
+
+    /// Nobody knows how the key stands: what is told may be older than a put that was given up.
+    fn is_open(&self) -> bool {
+        matches!(self.place, Place::Tried | Place::Unknown) || (self.place == Place::Stale && self.doubt.last)
     }
 
     fn judge(&mut self, seen: Seen<'_>, found: Option<Found>) -> Verdict {
@@ -177,6 +302,7 @@ impl Slot {
         if Some(found.lease) == seen.lease {
             let same = found.value == self.record.value;
             (self.place, self.expected) = (if same { Place::In } else { Place::Stale }, found.revision);
+            self.stood = true;
             return if same { Verdict::Fine } else { Verdict::Repair };
         }
         let by_hand = found.lease == 0 && (stood || seen.conflict == Conflict::TakeOver);
@@ -187,13 +313,13 @@ impl Slot {
             (self.place, self.expected) = (Place::Out, found.revision);
             return Verdict::Repair;
         }
-        if seen.conflict == Conflict::UniqueKey && self.plain.is_none() && !stood {
+        if seen.conflict == Conflict::UniqueKey && self.plain.is_none() {
             let key = [self.record.key.as_slice(), b"/", seen.suffix.as_bytes()].concat();
             let unique = Self::new(Arc::new(Record::new(key, self.record.value.clone())));
-            *self = Self { plain: Some(self.record.key.clone()), ..unique };
-            return Verdict::Moved;
+            let unique = Self { plain: Some(self.record.key.clone()), ..unique };
+            return Verdict::Moved { left: Box::new(std::mem::replace(self, unique)) };
         }
-        self.place = Place::Theirs { lease: found.lease, id: found.id };
+        (self.place, self.stood) = (Place::Theirs { lease: found.lease, id: found.id }, false);
         Verdict::Fine
     }
 

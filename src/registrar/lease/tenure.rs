@@ -106,6 +106,11 @@ impl Tenure {
         self.held().map(|held| held.life / 6)
     }
 
+    /// When the lease ends, by our clock.
+    pub(super) fn lease_ends(&self) -> Option<Duration> {
+        self.held().map(|held| held.ends)
+    }
+
     /// When a lease whose renewal is late ends, by our clock.
     pub(super) fn ends(&self, now: Duration) -> Option<Duration> {
         self.held().filter(|held| held.late && now < held.ends).map(|held| held.ends)

@@ -1,350 +1,14 @@
 //! The lease machine against a simulated etcd whose answers get lost, whose leases end and whose keys are tampered with.
 
-use std::sync::Arc;
+mod world;
 
 use proptest::prelude::*;
 
+use self::world::{Fate, THEIRS, TTL, World, fate, record, secs};
 use super::*;
-use crate::codec::Record;
-
-const fn secs(secs: u64) -> Duration {
-    Duration::from_secs(secs)
-}
-
-const TTL: i64 = 15;
-
-fn record(key: u8, value: u8) -> Arc<Record> {
-    Arc::new(Record::new([key], [value]))
-}
-
-/// An etcd with leases, keys that may belong to others, and a history.
-#[derive(Debug, Default)]
-struct Etcd {
-    leases: BTreeMap<i64, Duration>,
-    keys: BTreeMap<Vec<u8>, Found>,
-    revision: i64,
-    events: Vec<(Vec<u8>, i64, Option<Found>)>,
-}
-
-/// A lease of somebody else's.
-const THEIRS: i64 = -7;
-
-impl Etcd {
-    fn expire(&mut self, now: Duration) {
-        let ended: Vec<i64> = self.leases.iter().filter(|(_, ends)| **ends <= now).map(|(id, _)| *id).collect();
-        ended.into_iter().for_each(|id| self.revoke(id));
-    }
-
-    fn revoke(&mut self, id: i64) {
-        self.leases.remove(&id);
-        let keys: Vec<_> =
-            self.keys.iter().filter(|(_, found)| found.lease == id).map(|(key, _)| key.clone()).collect();
-        keys.iter().for_each(|key| self.delete(key));
-    }
-
-    fn put(&mut self, key: &[u8], value: &[u8], lease: i64) -> i64 {
-        self.revision += 1;
-        let found = Found { lease, revision: self.revision, value: value.to_vec(), id: None };
-        self.keys.insert(key.to_vec(), found.clone());
-        self.events.push((key.to_vec(), self.revision, Some(found)));
-        self.revision
-    }
-
-    fn delete(&mut self, key: &[u8]) {
-        if self.keys.remove(key).is_some() {
-            self.revision += 1;
-            self.events.push((key.to_vec(), self.revision, None));
-        }
-    }
-
-    fn renew(&mut self, now: Duration, id: i64) -> Input {
-        match self.leases.get_mut(&id) {
-            Some(ends) => {
-                *ends = now + secs(TTL.cast_unsigned());
-                Input::Renewed { id, asked: now, seconds: Some(TTL) }
-            }
-            None => Input::RenewalFailed { id, trouble: Trouble::LeaseGone },
-        }
-    }
-
-    fn serve(&mut self, now: Duration, action: &Action) -> Input {
-        match action {
-            Action::Grant { id, seconds } => match self.leases.insert(*id, now + secs(*seconds as u64)) {
-                Some(_) => Input::Granted { asked: now, seconds: None },
-                None => Input::Granted { asked: now, seconds: Some(*seconds) },
-            },
-            Action::Put { record, lease, expected, .. } => {
-                let there = self.keys.get(&record.key).map_or(0, |found| found.revision);
-                if expected.is_some_and(|expected| expected != there) {
-                    return Input::Conflict;
-                }
-                if !self.leases.contains_key(lease) {
-                    return Input::Failed(Trouble::LeaseGone);
-                }
-                Input::Put { revision: self.put(&record.key, &record.value, *lease) }
-            }
-            Action::Delete { record, lease, .. } => {
-                if self.keys.get(&record.key).is_none_or(|found| found.lease != *lease) {
-                    return Input::NotThere;
-                }
-                self.delete(&record.key);
-                Input::Done
-            }
-            Action::Look { record, .. } => Input::Seen {
-                key: record.key.clone(),
-                revision: self.revision,
-                found: self.keys.get(&record.key).cloned(),
-            },
-            Action::Revoke { id } => {
-                self.revoke(*id);
-                Input::Done
-            }
-            Action::Wait { .. } => unreachable!("waiting is not served"),
-        }
-    }
-}
-
-#[derive(Clone, Debug)]
-enum Fate {
-    Want(u8, u8, Conflict),
-    Update(u8, u8),
-    Pause(u8, bool),
-    Leave(u8),
-    /// The next request never arrives.
-    Fail(Trouble),
-    /// The next request is done, and its answer is lost.
-    LoseAnswer,
-    /// All leases end at once, as in a wipe.
-    Revoke,
-    /// Somebody deletes a key by hand.
-    Delete(u8),
-    /// Somebody puts a key, by hand or under a lease of his.
-    Put(u8, i64),
-    /// The watch breaks, with all that it had to tell.
-    Break,
-    /// The watch is opened, or tells one event.
-    Tell,
-    Pass(u8),
-    Work,
-}
-
-fn conflict() -> impl Strategy<Value = Conflict> {
-    prop_oneof![2 => Just(Conflict::TakeOver), 1 => Just(Conflict::Refuse), 1 => Just(Conflict::UniqueKey)]
-}
-
-fn fate() -> impl Strategy<Value = Fate> {
-    prop_oneof![
-        4 => (0u8..4, 0u8..3, conflict()).prop_map(|(key, value, conflict)| Fate::Want(key, value, conflict)),
-        2 => (0u8..4, 0u8..3).prop_map(|(key, value)| Fate::Update(key, value)),
-        2 => (0u8..4, any::<bool>()).prop_map(|(key, paused)| Fate::Pause(key, paused)),
-        3 => (0u8..4).prop_map(Fate::Leave),
-        3 => prop_oneof![Just(Trouble::Transient), Just(Trouble::Permanent)].prop_map(Fate::Fail),
-        2 => Just(Fate::LoseAnswer),
-        1 => Just(Fate::Revoke),
-        2 => (0u8..4).prop_map(Fate::Delete),
-        2 => (0u8..4, prop_oneof![Just(0), Just(THEIRS)]).prop_map(|(key, lease)| Fate::Put(key, lease)),
-        1 => Just(Fate::Break),
-        6 => Just(Fate::Tell),
-        2 => (0u8..30).prop_map(Fate::Pass),
-        8 => Just(Fate::Work),
-    ]
-}
-
-/// What is wanted of a key.
-#[derive(Clone, Debug)]
-struct Wish {
-    id: Id,
-    value: u8,
-    conflict: Conflict,
-    paused: bool,
-}
-
-impl Wish {
-    fn wanted(&self, key: u8) -> Wanted {
-        let records = vec![record(key, self.value)];
-        Wanted { records, conflict: self.conflict, id: None, paused: self.paused }
-    }
-}
-
-struct World {
-    etcd: Etcd,
-    machine: Machine,
-    now: Duration,
-    next: Id,
-    wanted: BTreeMap<u8, Wish>,
-    /// The keys that are watched, while there is a stream.
-    stream: Option<BTreeSet<Vec<u8>>>,
-}
-
-impl World {
-    fn new(seed: u64) -> Self {
-        let mut etcd = Etcd::default();
-        etcd.put(&[99], &[1], 0);
-        let (machine, wanted) = (Machine::new(TTL, seed), BTreeMap::new());
-        Self { etcd, machine, now: Duration::ZERO, next: 0, wanted, stream: None }
-    }
-
-    fn tell(&mut self, input: Input) {
-        self.machine.on(self.now, &Action::Wait { until: None }, input);
-    }
-
-    /// Watches what is to be watched; then tells the first event.
-    fn watch(&mut self) {
-        if self.stream.is_none() {
-            self.etcd.events.clear();
-        }
-        let stream = self.stream.get_or_insert_default();
-        let missing: Vec<_> = self.machine.keys().difference(stream).cloned().collect();
-        stream.extend(missing.iter().cloned());
-        for key in missing {
-            self.etcd.events.retain(|(other, ..)| *other != key);
-            self.tell(Input::Watched { key });
-        }
-        if !self.etcd.events.is_empty() {
-            let (key, revision, found) = self.etcd.events.remove(0);
-            if self.stream.as_ref().is_some_and(|stream| stream.contains(&key)) {
-                self.tell(Input::Seen { key, revision, found });
-            }
-        }
-    }
-
-    fn work(&mut self, fate: Option<&Fate>) {
-        self.now += Duration::from_millis(1);
-        self.etcd.expire(self.now);
-        if let Renewal::Now { id } = self.machine.renewal(self.now) {
-            return self.renew(id, fate);
-        }
-        let action = self.machine.action(self.now);
-        if let Action::Wait { until } = action {
-            let renewal = match self.machine.renewal(self.now) {
-                Renewal::At(at) => Some(at),
-                _ => None,
-            };
-            let next = [until, renewal].into_iter().flatten().min().unwrap_or(self.now);
-            self.now = self.now.max(next.min(self.now + secs(1)));
-            return;
-        }
-        if let Action::Grant { id, .. } = action {
-            assert!(id > 0, "etcd takes positive ids");
-            let live = self.etcd.leases.keys().filter(|known| **known != id).count();
-            assert_eq!(live, 0, "a lease that lives is never given up: {:?}", self.machine);
-        }
-        let input = match fate {
-            Some(Fate::Fail(trouble)) => Input::Failed(*trouble),
-            Some(Fate::LoseAnswer) => {
-                self.etcd.serve(self.now, &action);
-                Input::Failed(Trouble::Transient)
-            }
-            _ => self.etcd.serve(self.now, &action),
-        };
-        self.machine.on(self.now, &action, input);
-    }
-
-    fn renew(&mut self, id: i64, fate: Option<&Fate>) {
-        let input = match fate {
-            Some(Fate::Fail(trouble)) => Input::RenewalFailed { id, trouble: *trouble },
-            Some(Fate::LoseAnswer) => {
-                self.etcd.renew(self.now, id);
-                Input::RenewalFailed { id, trouble: Trouble::Transient }
-            }
-            _ => self.etcd.renew(self.now, id),
-        };
-        self.tell(input);
-    }
-
-    fn want(&mut self, key: u8, value: u8, conflict: Conflict) {
-        if !self.wanted.contains_key(&key) {
-            self.next += 1;
-            let wish = Wish { id: self.next, value, conflict, paused: false };
-            self.tell(Input::Wanted { id: wish.id, wanted: wish.wanted(key) });
-            self.wanted.insert(key, wish);
-        }
-    }
-
-    fn change(&mut self, key: u8, change: impl FnOnce(&mut Wish)) {
-        if let Some(wish) = self.wanted.get_mut(&key) {
-            change(wish);
-            let (id, wanted) = (wish.id, wish.wanted(key));
-            self.tell(Input::Updated { id, wanted });
-        }
-    }
-
-    fn suffer(&mut self, fate: &Fate) {
-        match fate {
-            Fate::Want(key, value, conflict) => self.want(*key, *value, *conflict),
-            Fate::Update(key, value) => self.change(*key, |wish| wish.value = *value),
-            Fate::Pause(key, paused) => self.change(*key, |wish| wish.paused = *paused),
-            Fate::Leave(key) => {
-                if let Some(Wish { id, .. }) = self.wanted.remove(key) {
-                    self.tell(Input::Leaving { id });
-                }
-            }
-            Fate::Revoke => {
-                let leases: Vec<i64> = self.etcd.leases.keys().copied().collect();
-                leases.into_iter().for_each(|id| self.etcd.revoke(id));
-            }
-            Fate::Delete(key) => self.etcd.delete(&[*key]),
-            Fate::Put(key, lease) => drop(self.etcd.put(&[*key], b"another", *lease)),
-            Fate::Break => {
-                self.stream = None;
-                self.tell(Input::Unwatched);
-            }
-            Fate::Tell => self.watch(),
-            Fate::Pass(seconds) => self.now += secs(u64::from(*seconds)),
-            Fate::Fail(_) | Fate::LoseAnswer | Fate::Work => self.work(Some(fate)),
-        }
-    }
-
-    /// The keys under a lease of ours, and what stands there.
-    fn ours(&self) -> BTreeMap<&[u8], &[u8]> {
-        let ours = self.etcd.keys.iter().filter(|(_, found)| self.etcd.leases.contains_key(&found.lease));
-        ours.map(|(key, found)| (key.as_slice(), found.value.as_slice())).collect()
-    }
-
-    fn is_right(&self) -> bool {
-        let ours = self.ours();
-        let right = |(key, wish): (&u8, &Wish)| {
-            let standing = self.machine.standing(self.now, wish.id);
-            let mut own = ours.iter().filter(|(stored, _)| stored[0] == *key).map(|(_, value)| *value);
-            if wish.paused {
-                standing == Standing::Paused && own.next().is_none()
-            } else {
-                standing == Standing::Registered && own.eq([[wish.value].as_slice()])
-            }
-        };
-        ours.keys().all(|key| self.wanted.contains_key(&key[0])) && self.wanted.iter().all(right)
-    }
-
-    fn settle(&mut self) {
-        // Others go in the end, those by hand too where they are respected; a key of ours may then be taken.
-        let theirs = |(_, found): &(&Vec<u8>, &Found)| found.lease == THEIRS;
-        let theirs: Vec<_> = self.etcd.keys.iter().filter(theirs).map(|(key, _)| key.clone()).collect();
-        theirs.iter().for_each(|key| self.etcd.delete(key));
-        for (key, _) in self.wanted.clone().iter().filter(|(_, wish)| wish.conflict != Conflict::TakeOver) {
-            if self.etcd.keys.get(&vec![*key]).is_some_and(|found| found.lease == 0) {
-                self.etcd.delete(&[*key]);
-            }
-        }
-        // A lease that ended without our knowledge is found out at its next renewal.
-        let end = self.now + secs(TTL.cast_unsigned());
-        while !self.is_right() {
-            assert!(self.now < end, "not right in time: {:?}\n{:?}\n{:?}", self.wanted, self.machine, self.etcd);
-            self.watch();
-            self.work(None);
-        }
-        for _ in 0..20 {
-            self.watch();
-            self.work(None);
-        }
-        assert!(self.is_right(), "not right for long: {:?}\n{:?}\n{:?}", self.wanted, self.machine, self.etcd);
-        assert_eq!(self.machine.is_idle(), self.wanted.is_empty());
-        assert!(self.etcd.keys.contains_key(&vec![99]), "what others put stays");
-        assert!(self.etcd.leases.len() <= 1);
-    }
-}
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 4_000, ..ProptestConfig::default() })]
 
     #[test]
     fn what_is_wanted_stands_in_the_end(seed: u64, fates in proptest::collection::vec(fate(), 0..150)) {
@@ -545,4 +209,173 @@ fn a_put_on_its_way_is_deleted_whenever_it_arrives() {
     world.settle();
     assert!(!world.etcd.keys.contains_key(&vec![2]));
     assert_eq!(world.machine.standing(world.now, 2), Standing::Closed);
+}
+
+fn wanted_at(key: u8, conflict: Conflict) -> Wanted {
+    Wanted { records: vec![record(key, 1)], conflict, id: None, paused: false }
+}
+
+/// Watches and works until the condition holds.
+fn until(world: &mut World, what: &str, condition: impl Fn(&World) -> bool) {
+    let end = world.now + secs(200);
+    while !condition(world) {
+        assert!(world.now < end, "not in time: {what}: {:?}\n{:?}", world.machine, world.etcd);
+        world.watch();
+        world.work(None);
+    }
+}
+
+fn is_ours(world: &World, key: u8) -> bool {
+    world.etcd.keys.get(&vec![key]).is_some_and(|found| Some(found.lease) == world.machine.lease())
+}
+
+#[test]
+fn an_update_to_a_key_that_is_leaving_elsewhere_takes_it_over() {
+    let mut world = World::new(3);
+    world.tell(Input::Wanted { id: 1, wanted: wanted_at(50, Conflict::TakeOver) });
+    until(&mut world, "the first", |world| is_ours(world, 50));
+    world.tell(Input::Wanted { id: 2, wanted: wanted_at(60, Conflict::TakeOver) });
+    world.watch();
+    let put = world.machine.action(world.now);
+    assert!(matches!(put, Action::Put { of: 2, .. }), "{put:?}");
+    world.machine.on(world.now, &put, Input::Failed(Trouble::Transient));
+    world.tell(Input::Leaving { id: 2 });
+    world.tell(Input::Updated { id: 1, wanted: wanted_at(60, Conflict::TakeOver) });
+    until(&mut world, "the new key alone", |world| is_ours(world, 60) && !is_ours(world, 50));
+    for _ in 0..20 {
+        world.watch();
+        world.work(None);
+    }
+    assert!(is_ours(&world, 60), "nobody deletes it");
+    assert_eq!(world.machine.standing(world.now, 1), Standing::Registered);
+}
+
+#[test]
+fn an_update_to_a_key_that_another_holds_keeps_the_old_one() {
+    let mut world = World::new(3);
+    world.tell(Input::Wanted { id: 1, wanted: wanted_at(50, Conflict::Refuse) });
+    until(&mut world, "the old one", |world| is_ours(world, 50));
+    world.etcd.put(&[51], b"x", THEIRS);
+    world.tell(Input::Updated { id: 1, wanted: wanted_at(51, Conflict::Refuse) });
+    until(&mut world, "held", |world| world.machine.standing(world.now, 1) == Standing::Held);
+    for _ in 0..20 {
+        world.watch();
+        world.work(None);
+    }
+    assert!(is_ours(&world, 50), "it is in etcd somewhere");
+    world.etcd.delete(&[51]);
+    until(&mut world, "the new one alone", |world| is_ours(world, 51) && !is_ours(world, 50));
+}
+
+#[test]
+fn a_resumed_one_is_not_lost_and_neither_is_one_that_gets_a_further_address() {
+    let mut world = registered();
+    world.suffer(&Fate::Pause(1, true));
+    world.settle();
+    world.suffer(&Fate::Pause(1, false));
+    assert_eq!(world.machine.standing(world.now, 1), Standing::Pending);
+    world.settle();
+    let records = vec![record(1, 1), record(2, 1)];
+    let wanted = Wanted { records, ..wanted_at(1, Conflict::TakeOver) };
+    world.tell(Input::Updated { id: 1, wanted });
+    assert_eq!(world.machine.standing(world.now, 1), Standing::Updating);
+    until(&mut world, "both", |world| is_ours(world, 1) && is_ours(world, 2));
+    world.etcd.delete(&[1]);
+    world.watch();
+    while !world.etcd.events.is_empty() {
+        world.watch();
+    }
+    assert_eq!(world.machine.standing(world.now, 1), Standing::Lost);
+    assert_eq!(world.machine.loss(1), Some(&Loss::Deleted(vec![1])));
+}
+
+/// A registration whose key may not be watched.
+fn unwatched(conflict: Conflict) -> World {
+    let mut world = World::new(3);
+    world.suffer(&Fate::Want(1, 1, conflict));
+    world.work(None);
+    world.tell(Input::Unwatchable { key: vec![1] });
+    world
+}
+
+/// Works without any watch.
+fn works_until(world: &mut World, limit: u64, condition: impl Fn(&World) -> bool) {
+    let end = world.now + secs(limit);
+    while !condition(world) {
+        assert!(world.now < end, "not in time: {:?}\n{:?}", world.machine, world.etcd);
+        world.work(None);
+    }
+}
+
+#[test]
+fn a_key_that_may_not_be_watched_is_put_again_about_once_in_a_minute() {
+    let mut world = unwatched(Conflict::TakeOver);
+    works_until(&mut world, 1, |world| is_ours(world, 1));
+    world.etcd.delete(&[1]);
+    works_until(&mut world, 61, |world| is_ours(world, 1));
+    // One that fails is made again, and not left for the next minute.
+    world.etcd.delete(&[1]);
+    let mut failed = None;
+    while !is_ours(&world, 1) {
+        if failed.is_none()
+            && let Some(put @ Action::Put { .. }) = world.begin()
+        {
+            world.machine.on(world.now, &put, Input::Failed(Trouble::Transient));
+            failed = Some(world.now);
+        }
+        world.work(None);
+        assert!(failed.is_none_or(|failed| world.now < failed + secs(2)), "{:?}", world.machine);
+    }
+}
+
+#[test]
+fn a_key_that_may_not_be_watched_is_left_to_others_and_taken_when_it_is_free() {
+    let mut world = unwatched(Conflict::Refuse);
+    works_until(&mut world, 1, |world| is_ours(world, 1));
+    world.etcd.put(&[1], b"x", THEIRS);
+    works_until(&mut world, 61, |world| world.machine.standing(world.now, 1) == Standing::Held);
+    assert_eq!(world.etcd.keys[&vec![1]].lease, THEIRS, "a sweep compares as any other put does");
+    world.etcd.delete(&[1]);
+    works_until(&mut world, 61, |world| is_ours(world, 1));
+}
+
+#[test]
+fn a_pause_whose_end_nobody_knows_is_no_reason_to_believe_in_the_key() {
+    let mut world = unwatched(Conflict::TakeOver);
+    works_until(&mut world, 1, |world| is_ours(world, 1));
+    world.suffer(&Fate::Pause(1, true));
+    world.work(Some(&Fate::LoseAnswer));
+    assert!(!world.etcd.keys.contains_key(&vec![1]), "deleted, and nobody knows");
+    world.suffer(&Fate::Pause(1, false));
+    works_until(&mut world, 2, |world| is_ours(world, 1));
+}
+
+#[test]
+fn what_may_not_be_watched_is_tried_again_and_forgotten_with_its_registration() {
+    let mut world = unwatched(Conflict::TakeOver);
+    assert!(world.machine.keys().is_empty());
+    for key in 2..100 {
+        world.suffer(&Fate::Want(key, 1, Conflict::TakeOver));
+        world.tell(Input::Unwatchable { key: vec![key] });
+        world.suffer(&Fate::Leave(key));
+    }
+    assert!(world.machine.unwatchable.len() <= 2, "{:?}", world.machine.unwatchable);
+    works_until(&mut world, 601, |world| world.machine.keys().contains_key(&vec![1]));
+}
+
+#[test]
+fn what_was_refused_was_not_done_and_leaves_at_once() {
+    let mut world = registered();
+    world.suffer(&Fate::Want(2, 1, Conflict::TakeOver));
+    let put = world.machine.action(world.now);
+    assert!(matches!(put, Action::Put { of: 2, .. }));
+    world.machine.on(world.now, &put, Input::Failed(Trouble::Permanent));
+    world.suffer(&Fate::Leave(2));
+    assert_eq!(world.machine.standing(world.now, 2), Standing::Closed);
+    // Also where it leaves while it is being refused.
+    world.suffer(&Fate::Want(3, 1, Conflict::TakeOver));
+    let put = world.machine.action(world.now);
+    world.suffer(&Fate::Leave(3));
+    world.machine.on(world.now, &put, Input::Failed(Trouble::Permanent));
+    assert_eq!(world.machine.standing(world.now, 3), Standing::Closed);
 }

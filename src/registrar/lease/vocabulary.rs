@@ -134,9 +134,11 @@ pub(crate) enum Input {
     Failed(Trouble),
     /// The action was broken off: nobody knows whether it was done.
     BrokenOff,
-    /// Every change of this key is told from now on.
+    /// Every change of this key is told from now on: by a new watch, or by one that told of it before, and may yet tell what was
+    /// before.
     Watched {
         key: Vec<u8>,
+        anew: bool,
     },
     /// This key may not be watched.
     Unwatchable {
@@ -159,6 +161,17 @@ pub(crate) enum Trouble {
     /// Only people can mend it; what is not concerned goes on.
     Permanent,
     LeaseGone,
+}
+
+/// Why what stood in etcd does not any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Loss {
+    /// With the lease.
+    Lease,
+    /// This key was deleted.
+    Deleted(Vec<u8>),
+    /// This key was overwritten.
+    Overwritten(Vec<u8>),
 }
 
 /// How a registration stands.

@@ -73,7 +73,9 @@ async fn each_service_is_there_while_it_serves_and_none_while_the_server_does_no
 
     served.reporter.set_not_serving::<GreeterServer<Me>>().await;
     gone(&world, &greeter).await;
-    assert!(world.lease_of(&other).await.is_some() && served.control.is_ready());
+    assert!(world.lease_of(&other).await.is_some() && !served.control.is_ready());
+    let why = served.control.registrations().iter().find_map(|(_, state)| state.why().map(ToString::to_string));
+    assert!(why.as_ref().is_some_and(|why| why.contains("said not to serve")), "{why:?}");
     served.reporter.set_service_status("", NotServing).await;
     gone(&world, &other).await;
     served.reporter.set_service_status("", Serving).await;
@@ -120,4 +122,12 @@ async fn without_names_the_server_as_a_whole_decides() {
     }
     served.control.stop();
     served.task.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_without_a_health_service_is_refused() {
+    let world = World::start().await;
+    let served = Served::start(&registrar(&world), |serve, _| serve.health_of::<GreeterServer<Me>>()).await;
+    let error = served.task.await.unwrap().unwrap_err();
+    assert!(error.is_invalid_argument() && error.to_string().contains("Serve::health"), "{error}");
 }

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tonic_etcd::{Departure, Registrar, ServeState};
+use tonic_etcd::{Departure, EtcdOptions, Registrar, ServeState};
 
 use super::{Served, gone, greet, registrar, waiting};
 use crate::support::{PATIENCE, World, resolved, until};
@@ -127,4 +127,65 @@ async fn limits_beyond_all_time_do_no_harm() {
     served.control.stop();
     served.control.stop();
     served.end().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_cannot_be_marked_leaves_as_others_do() {
+    let world = World::start().await;
+    // Plain addresses have no room for a mark.
+    let registrar = Registrar::builder([world.etcd.endpoint()]).codec(tonic_etcd::codec::Plain).build().unwrap();
+    let mut served =
+        Served::ready(&registrar, |serve| serve.departure(Departure::MarkDraining).propagation(PATIENCE)).await;
+    served.stop();
+    gone(&world, &served.key()).await;
+    assert!(matches!(served.control.state(), ServeState::Leaving), "clients get their time all the same");
+    served.task.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn marking_takes_no_longer_than_leaving_may() {
+    let world = World::start().await;
+    let registrar = Registrar::connect([world.etcd.endpoint()]).await.unwrap();
+    let limit = Duration::from_millis(400);
+    let mut served = Served::ready(&registrar, |serve| {
+        serve.departure(Departure::MarkDraining).deregister_within(limit).propagation(PATIENCE * 10)
+    })
+    .await;
+    world.etcd.freeze();
+    served.stop();
+    served.end().await.unwrap();
+    world.etcd.thaw();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_may_know_one_address_of_two() {
+    let world = World::start().await;
+    let admin = world.protect("s/10.0.0.1:1").await;
+    let options = EtcdOptions::from([world.etcd.endpoint()]).user("user", "userpw");
+    let registrar = Registrar::connect(options).await.unwrap();
+    let mut served =
+        Served::start(&registrar, |serve| serve.advertise("10.0.0.1:1").advertise("10.0.0.2:1").propagation(PATIENCE))
+            .await;
+    let there = async || {
+        let got = admin.kv_client().get("s/10.0.0.1:1", None).await.ok()?;
+        Some(!got.kvs().is_empty())
+    };
+    until("the one that may be put", async || there().await.filter(|there| *there)).await;
+    let not_all = served.control.ready(Duration::from_millis(1)).await.unwrap_err();
+    assert!(not_all.is_timeout() && !served.control.is_ready());
+    served.stop();
+    until("it to go", async || there().await.filter(|there| !there)).await;
+    assert!(matches!(served.control.state(), ServeState::Leaving), "it serves on");
+    served.task.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_handle_tells_what_serving_failed_with() {
+    let world = World::start().await;
+    let served = Served::start(&registrar(&world), |serve| serve.advertise("0.0.0.0")).await;
+    let error = served.control.ready(PATIENCE).await.unwrap_err();
+    assert!(error.is_invalid_argument() && error.to_string().contains("every interface"), "{error}");
+    let control = served.control.clone();
+    assert!(served.end().await.unwrap_err().is_invalid_argument());
+    assert!(matches!(control.state(), ServeState::Stopped { why: Some(_), .. }));
 }

@@ -42,7 +42,7 @@ async fn it_is_found_while_it_serves_and_not_after() {
     served.end().await.unwrap();
     assert!(world.contents("").await.is_empty() && world.leases().await.is_empty());
     assert!(tokio::net::TcpStream::connect(address).await.is_err(), "nobody listens");
-    assert!(matches!(control.state(), ServeState::Stopped) && !control.is_ready());
+    assert!(matches!(control.state(), ServeState::Stopped { .. }) && !control.is_ready());
     assert!(control.registrations().is_empty());
     assert!(control.ready(PATIENCE).await.unwrap_err().is_closed());
     assert!(control.update(|instance| instance).unwrap_err().is_closed());
@@ -50,7 +50,7 @@ async fn it_is_found_while_it_serves_and_not_after() {
     while let Some(state) = states.next().await {
         last = Some(state);
     }
-    assert!(matches!(last, Some(ServeState::Stopped)), "{last:?}");
+    assert!(matches!(last, Some(ServeState::Stopped { .. })), "{last:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -110,11 +110,11 @@ async fn it_can_be_paused_at_any_time() {
     .await;
     let paused = async || {
         let states = served.control.registrations();
-        let paused = |(_, state): &(_, RegistrationState)| matches!(state, RegistrationState::Paused);
+        let paused = |(_, state): &(_, RegistrationState)| matches!(state, RegistrationState::Paused { .. });
         (states.len() == 1 && states.iter().all(paused)).then_some(())
     };
     until("paused", paused).await;
-    assert!(world.contents("").await.is_empty() && served.control.is_ready(), "as is wanted");
+    assert!(world.contents("").await.is_empty() && !served.control.is_ready());
     served.control.resume();
     served.control.ready(PATIENCE).await.unwrap();
     assert!(world.contents("").await[&served.key()].contains("early"));
@@ -153,7 +153,7 @@ async fn what_is_dropped_ends_at_once_and_leaves_in_the_background() {
     assert_ne!(error.code(), tonic::Code::Ok);
     until("the handler's end", async || (served.me.ended.load(Ordering::SeqCst) == 1).then_some(())).await;
     gone(&world, &served.key()).await;
-    assert!(matches!(served.control.state(), ServeState::Stopped));
+    assert!(matches!(served.control.state(), ServeState::Stopped { .. }));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -175,7 +175,7 @@ async fn a_panic_in_a_check_ends_it_and_one_in_a_call_does_not() {
     let (key, control) = (served.key(), served.control.clone());
     assert!(served.task.await.unwrap_err().is_panic());
     gone(&world, &key).await;
-    assert!(matches!(control.state(), ServeState::Stopped));
+    assert!(matches!(control.state(), ServeState::Stopped { .. }));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -188,8 +188,9 @@ async fn what_cannot_be_served_is_refused_with_the_reason() {
         (refuse(|serve| serve.service("etcd://elsewhere:1/s")).await, "elsewhere"),
         (refuse(|serve| serve.advertise("0.0.0.0")).await, "every interface"),
         (refuse(|serve| serve.advertise("h:x")).await, "h:x"),
+        (refuse(|serve| serve.service("s")).await, "twice"),
+        (refuse(|serve| serve.https().advertise("unix:/run/s")).await, "without TLS"),
         // Only known once it serves.
-        (refuse(|serve| serve.service("s")).await, "already"),
         (
             refuse(|serve| serve.describe(|instance| instance.with_metadata("note", "x".repeat(2 << 20)))).await,
             "etcd takes",
@@ -199,7 +200,7 @@ async fn what_cannot_be_served_is_refused_with_the_reason() {
         assert!(error.is_invalid_argument() && error.to_string().contains(reason), "{error}");
     }
     let served = Served::start(&registrar, |serve| serve.service("")).await;
-    assert!(served.control.ready(PATIENCE).await.unwrap_err().is_closed(), "nobody waits for what will never be");
+    assert!(served.control.ready(PATIENCE).await.is_err(), "nobody waits for what will never be");
     let never = registrar.service("s").control();
     assert!(never.ready(PATIENCE).await.unwrap_err().is_closed());
     until("all to leave", async || world.contents("").await.is_empty().then_some(())).await;

@@ -1,0 +1,408 @@
+//! A simulated etcd around the lease machine: answers get lost or late, leases end, keys are tampered with, the watch breaks.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use crate::codec::Record;
+use crate::registrar::lease::{Action, Conflict, Found, Id, Input, Machine, Renewal, Standing, Trouble, Wanted};
+
+pub(super) const fn secs(secs: u64) -> Duration {
+    Duration::from_secs(secs)
+}
+
+pub(super) const TTL: i64 = 15;
+
+pub(super) fn record(key: u8, value: u8) -> Arc<Record> {
+    Arc::new(Record::new([key], [value]))
+}
+
+/// An etcd with leases, keys that may belong to others, and a history.
+#[derive(Debug, Default)]
+pub(super) struct Etcd {
+    pub(super) leases: BTreeMap<i64, Duration>,
+    pub(super) keys: BTreeMap<Vec<u8>, Found>,
+    pub(super) revision: i64,
+    pub(super) events: Vec<(Vec<u8>, i64, Option<Found>)>,
+}
+
+/// A lease of somebody else's.
+pub(super) const THEIRS: i64 = -7;
+
+impl Etcd {
+    pub(super) fn expire(&mut self, now: Duration) {
+        let ended: Vec<i64> = self.leases.iter().filter(|(_, ends)| **ends <= now).map(|(id, _)| *id).collect();
+        ended.into_iter().for_each(|id| self.revoke(id));
+    }
+
+    pub(super) fn revoke(&mut self, id: i64) {
+        self.leases.remove(&id);
+        let keys: Vec<_> =
+            self.keys.iter().filter(|(_, found)| found.lease == id).map(|(key, _)| key.clone()).collect();
+        keys.iter().for_each(|key| self.delete(key));
+    }
+
+    pub(super) fn put(&mut self, key: &[u8], value: &[u8], lease: i64) -> i64 {
+        self.revision += 1;
+        let found = Found { lease, revision: self.revision, value: value.to_vec(), id: None };
+        self.keys.insert(key.to_vec(), found.clone());
+        self.events.push((key.to_vec(), self.revision, Some(found)));
+        self.revision
+    }
+
+    pub(super) fn delete(&mut self, key: &[u8]) {
+        if self.keys.remove(key).is_some() {
+            self.revision += 1;
+            self.events.push((key.to_vec(), self.revision, None));
+        }
+    }
+
+    pub(super) fn renew(&mut self, now: Duration, id: i64) -> Input {
+        match self.leases.get_mut(&id) {
+            Some(ends) => {
+                *ends = now + secs(TTL.cast_unsigned());
+                Input::Renewed { id, asked: now, seconds: Some(TTL) }
+            }
+            None => Input::RenewalFailed { id, trouble: Trouble::LeaseGone },
+        }
+    }
+
+    pub(super) fn serve(&mut self, now: Duration, action: &Action) -> Input {
+        match action {
+            Action::Grant { id, seconds } => match self.leases.insert(*id, now + secs(*seconds as u64)) {
+                Some(_) => Input::Granted { asked: now, seconds: None },
+                None => Input::Granted { asked: now, seconds: Some(*seconds) },
+            },
+            Action::Put { record, lease, expected, .. } => {
+                let there = self.keys.get(&record.key).map_or(0, |found| found.revision);
+                if expected.is_some_and(|expected| expected != there) {
+                    return Input::Conflict;
+                }
+                if !self.leases.contains_key(lease) {
+                    return Input::Failed(Trouble::LeaseGone);
+                }
+                Input::Put { revision: self.put(&record.key, &record.value, *lease) }
+            }
+            Action::Delete { record, lease, .. } => {
+                if self.keys.get(&record.key).is_none_or(|found| found.lease != *lease) {
+                    return Input::NotThere;
+                }
+                self.delete(&record.key);
+                Input::Done
+            }
+            Action::Look { record, .. } => Input::Seen {
+                key: record.key.clone(),
+                revision: self.revision,
+                found: self.keys.get(&record.key).cloned(),
+            },
+            Action::Revoke { id } => {
+                self.revoke(*id);
+                Input::Done
+            }
+            Action::Wait { .. } => unreachable!("waiting is not served"),
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Fate {
+    Want(u8, u8, Conflict),
+    Update(u8, u8),
+    Pause(u8, bool),
+    Leave(u8),
+    /// A request begins: it is done at once, or when its answer comes.
+    Begin(bool),
+    /// A request that is on its way is given up where something better is to be done; it may still arrive.
+    BreakOff,
+    /// What was given up arrives.
+    Arrive,
+    /// The next request never arrives.
+    Fail(Trouble),
+    /// The next request is done, and its answer is lost.
+    LoseAnswer,
+    /// All leases end at once, as in a wipe.
+    Revoke,
+    /// Somebody deletes a key by hand.
+    Delete(u8),
+    /// Somebody puts a key, by hand or under a lease of his.
+    Put(u8, i64),
+    /// The watch breaks, with all that it had to tell.
+    Break,
+    /// The watch is opened, or tells one event.
+    Tell,
+    Pass(u8),
+    Work,
+}
+
+pub(super) fn conflict() -> impl Strategy<Value = Conflict> {
+    prop_oneof![2 => Just(Conflict::TakeOver), 1 => Just(Conflict::Refuse), 1 => Just(Conflict::UniqueKey)]
+}
+
+pub(super) fn fate() -> impl Strategy<Value = Fate> {
+    prop_oneof![
+        4 => (0u8..4, 0u8..3, conflict()).prop_map(|(key, value, conflict)| Fate::Want(key, value, conflict)),
+        2 => (0u8..4, 0u8..3).prop_map(|(key, value)| Fate::Update(key, value)),
+        2 => (0u8..4, any::<bool>()).prop_map(|(key, paused)| Fate::Pause(key, paused)),
+        3 => (0u8..4).prop_map(Fate::Leave),
+        3 => prop_oneof![Just(Trouble::Transient), Just(Trouble::Permanent)].prop_map(Fate::Fail),
+        4 => any::<bool>().prop_map(Fate::Begin),
+        1 => Just(Fate::BreakOff),
+        1 => Just(Fate::Arrive),
+        2 => Just(Fate::LoseAnswer),
+        1 => Just(Fate::Revoke),
+        2 => (0u8..4).prop_map(Fate::Delete),
+        2 => (0u8..4, prop_oneof![Just(0), Just(THEIRS)]).prop_map(|(key, lease)| Fate::Put(key, lease)),
+        1 => Just(Fate::Break),
+        6 => Just(Fate::Tell),
+        2 => (0u8..30).prop_map(Fate::Pass),
+        8 => Just(Fate::Work),
+    ]
+}
+
+/// What is wanted of a key.
+#[derive(Clone, Debug)]
+pub(super) struct Wish {
+    pub(super) id: Id,
+    pub(super) value: u8,
+    pub(super) conflict: Conflict,
+    pub(super) paused: bool,
+}
+
+impl Wish {
+    pub(super) fn wanted(&self, key: u8) -> Wanted {
+        let records = vec![record(key, self.value)];
+        Wanted { records, conflict: self.conflict, id: None, paused: self.paused }
+    }
+}
+
+pub(super) struct World {
+    pub(super) etcd: Etcd,
+    pub(super) machine: Machine,
+    pub(super) now: Duration,
+    pub(super) next: Id,
+    pub(super) wanted: BTreeMap<u8, Wish>,
+    /// The keys that are watched, and for which registration each, while there is a stream.
+    pub(super) stream: Option<BTreeMap<Vec<u8>, Id>>,
+    /// A request that is on its way, and what etcd said, if it has.
+    pub(super) flying: Option<(Action, Option<Input>)>,
+    /// One that was given up, and until when it may arrive.
+    pub(super) given_up: Option<(Action, Duration)>,
+}
+
+impl World {
+    pub(super) fn new(seed: u64) -> Self {
+        let mut etcd = Etcd::default();
+        etcd.put(&[99], &[1], 0);
+        let (machine, wanted) = (Machine::new(TTL, seed), BTreeMap::new());
+        Self { etcd, machine, now: Duration::ZERO, next: 0, wanted, stream: None, flying: None, given_up: None }
+    }
+
+    pub(super) fn tell(&mut self, input: Input) {
+        self.machine.on(self.now, &Action::Wait { until: None }, input);
+    }
+
+    /// Watches what is to be watched; then tells the first event.
+    pub(super) fn watch(&mut self) {
+        if self.stream.is_none() {
+            self.etcd.events.clear();
+        }
+        let stream = self.stream.get_or_insert_default();
+        for (key, id) in self.machine.keys() {
+            let before = stream.insert(key.clone(), id);
+            if before.is_none() {
+                self.etcd.events.retain(|(other, ..)| *other != key);
+            }
+            if before != Some(id) {
+                let input = Input::Watched { key, anew: before.is_none() };
+                self.machine.on(self.now, &Action::Wait { until: None }, input);
+            }
+        }
+        if !self.etcd.events.is_empty() {
+            let (key, revision, found) = self.etcd.events.remove(0);
+            if self.stream.as_ref().is_some_and(|stream| stream.contains_key(&key)) {
+                self.tell(Input::Seen { key, revision, found });
+            }
+        }
+    }
+
+    pub(super) fn work(&mut self, fate: Option<&Fate>) {
+        self.now += Duration::from_millis(1);
+        self.etcd.expire(self.now);
+        if let Renewal::Now { id } = self.machine.renewal(self.now) {
+            return self.renew(id, fate);
+        }
+        let (action, said) = match self.flying.take() {
+            Some(flying) => flying,
+            None => match self.begin() {
+                Some(action) => (action, None),
+                None => return,
+            },
+        };
+        let input = match (fate, said) {
+            (Some(Fate::Fail(trouble)), None) => Input::Failed(*trouble),
+            (Some(Fate::LoseAnswer | Fate::Fail(_)), said) => {
+                said.unwrap_or_else(|| self.etcd.serve(self.now, &action));
+                Input::Failed(Trouble::Transient)
+            }
+            (_, said) => said.unwrap_or_else(|| self.etcd.serve(self.now, &action)),
+        };
+        self.machine.on(self.now, &action, input);
+    }
+
+    /// The next request; none where there is nothing to do yet.
+    pub(super) fn begin(&mut self) -> Option<Action> {
+        let action = self.machine.action(self.now);
+        if let Action::Wait { until } = action {
+            let renewal = match self.machine.renewal(self.now) {
+                Renewal::At(at) => Some(at),
+                _ => None,
+            };
+            let next = [until, renewal].into_iter().flatten().min().unwrap_or(self.now);
+            self.now = self.now.max(next.min(self.now + secs(1)));
+            return None;
+        }
+        if let Action::Grant { id, .. } = action {
+            assert!(id > 0, "etcd takes positive ids");
+            let live = self.etcd.leases.keys().filter(|known| **known != id).count();
+            assert_eq!(live, 0, "a lease that lives is never given up: {:?}", self.machine);
+        }
+        Some(action)
+    }
+
+    pub(super) fn break_off(&mut self) {
+        if let Some((action, said)) = self.flying.take() {
+            if !self.machine.outweighs(self.now, &action) {
+                self.flying = Some((action, said));
+                return;
+            }
+            self.machine.on(self.now, &action, Input::BrokenOff);
+            if said.is_none() {
+                let patience = self.machine.patience().unwrap_or_default();
+                self.given_up = Some((action, self.now + patience));
+            }
+        }
+    }
+
+    pub(super) fn arrive(&mut self) {
+        if let Some((action, until)) = self.given_up.take()
+            && self.now <= until
+        {
+            self.etcd.serve(self.now, &action);
+        }
+    }
+
+    pub(super) fn renew(&mut self, id: i64, fate: Option<&Fate>) {
+        let input = match fate {
+            Some(Fate::Fail(trouble)) => Input::RenewalFailed { id, trouble: *trouble },
+            Some(Fate::LoseAnswer) => {
+                self.etcd.renew(self.now, id);
+                Input::RenewalFailed { id, trouble: Trouble::Transient }
+            }
+            _ => self.etcd.renew(self.now, id),
+        };
+        self.tell(input);
+    }
+
+    pub(super) fn want(&mut self, key: u8, value: u8, conflict: Conflict) {
+        if !self.wanted.contains_key(&key) {
+            self.next += 1;
+            let wish = Wish { id: self.next, value, conflict, paused: false };
+            self.tell(Input::Wanted { id: wish.id, wanted: wish.wanted(key) });
+            self.wanted.insert(key, wish);
+        }
+    }
+
+    pub(super) fn change(&mut self, key: u8, change: impl FnOnce(&mut Wish)) {
+        if let Some(wish) = self.wanted.get_mut(&key) {
+            change(wish);
+            let (id, wanted) = (wish.id, wish.wanted(key));
+            self.tell(Input::Updated { id, wanted });
+        }
+    }
+
+    pub(super) fn suffer(&mut self, fate: &Fate) {
+        match fate {
+            Fate::Want(key, value, conflict) => self.want(*key, *value, *conflict),
+            Fate::Update(key, value) => self.change(*key, |wish| wish.value = *value),
+            Fate::Pause(key, paused) => self.change(*key, |wish| wish.paused = *paused),
+            Fate::Leave(key) => {
+                if let Some(Wish { id, .. }) = self.wanted.remove(key) {
+                    self.tell(Input::Leaving { id });
+                }
+            }
+            Fate::Revoke => {
+                let leases: Vec<i64> = self.etcd.leases.keys().copied().collect();
+                leases.into_iter().for_each(|id| self.etcd.revoke(id));
+            }
+            Fate::Delete(key) => self.etcd.delete(&[*key]),
+            Fate::Put(key, lease) => drop(self.etcd.put(&[*key], b"another", *lease)),
+            Fate::Break => {
+                self.stream = None;
+                self.tell(Input::Unwatched);
+            }
+            Fate::Tell => self.watch(),
+            Fate::Begin(done) => {
+                if self.flying.is_none()
+                    && let Some(action) = self.begin()
+                {
+                    let said = done.then(|| self.etcd.serve(self.now, &action));
+                    self.flying = Some((action, said));
+                }
+            }
+            Fate::BreakOff => self.break_off(),
+            Fate::Arrive => self.arrive(),
+            Fate::Pass(seconds) => self.now += secs(u64::from(*seconds)),
+            Fate::Fail(_) | Fate::LoseAnswer | Fate::Work => self.work(Some(fate)),
+        }
+    }
+
+    /// The keys under a lease of ours, and what stands there.
+    pub(super) fn ours(&self) -> BTreeMap<&[u8], &[u8]> {
+        let ours = self.etcd.keys.iter().filter(|(_, found)| self.etcd.leases.contains_key(&found.lease));
+        ours.map(|(key, found)| (key.as_slice(), found.value.as_slice())).collect()
+    }
+
+    pub(super) fn is_right(&self) -> bool {
+        let ours = self.ours();
+        let right = |(key, wish): (&u8, &Wish)| {
+            let standing = self.machine.standing(self.now, wish.id);
+            let mut own = ours.iter().filter(|(stored, _)| stored[0] == *key).map(|(_, value)| *value);
+            if wish.paused {
+                standing == Standing::Paused && own.next().is_none()
+            } else {
+                standing == Standing::Registered && own.eq([[wish.value].as_slice()])
+            }
+        };
+        ours.keys().all(|key| self.wanted.contains_key(&key[0])) && self.wanted.iter().all(right)
+    }
+
+    pub(super) fn settle(&mut self) {
+        self.arrive();
+        // Others go in the end, those by hand too where they are respected; a key of ours may then be taken.
+        let theirs = |(_, found): &(&Vec<u8>, &Found)| found.lease == THEIRS;
+        let theirs: Vec<_> = self.etcd.keys.iter().filter(theirs).map(|(key, _)| key.clone()).collect();
+        theirs.iter().for_each(|key| self.etcd.delete(key));
+        for (key, _) in self.wanted.clone().iter().filter(|(_, wish)| wish.conflict != Conflict::TakeOver) {
+            if self.etcd.keys.get(&vec![*key]).is_some_and(|found| found.lease == 0) {
+                self.etcd.delete(&[*key]);
+            }
+        }
+        // A lease that ended without our knowledge is found out at its next renewal.
+        let end = self.now + secs(TTL.cast_unsigned());
+        while !self.is_right() {
+            assert!(self.now < end, "not right in time: {:?}\n{:?}\n{:?}", self.wanted, self.machine, self.etcd);
+            self.watch();
+            self.work(None);
+        }
+        for _ in 0..20 {
+            self.watch();
+            self.work(None);
+        }
+        assert!(self.is_right(), "not right for long: {:?}\n{:?}\n{:?}", self.wanted, self.machine, self.etcd);
+        assert_eq!(self.machine.is_idle(), self.wanted.is_empty());
+        assert!(self.etcd.keys.contains_key(&vec![99]), "what others put stays");
+        assert!(self.etcd.leases.len() <= 1);
+    }
+}

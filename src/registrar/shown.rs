@@ -1,0 +1,88 @@
+//! What the handles were shown, and what is logged of it: each change once.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::RegistrationState;
+use super::Wanted;
+use super::lease::{Id, Loss, Machine, Standing};
+use crate::error::Error;
+
+/// How each registration stood when it was last shown.
+#[derive(Default)]
+pub(super) struct Shown {
+    registrations: BTreeMap<Id, One>,
+}
+
+struct One {
+    standing: Standing,
+    /// What was wanted of it.
+    version: u64,
+    error: Option<Error>,
+}
+
+impl Shown {
+    /// Shows how a registration stands, where that differs from before. `error` is what etcd does not do.
+    pub(super) fn show(&mut self, id: Id, wanted: &Wanted, machine: &Machine, now: Duration, error: Option<&Error>) {
+        let standing = machine.standing(now, id);
+        let before = self.registrations.get(&id);
+        let is_new = before.is_none_or(|before| before.standing != standing);
+        let is_known = before.is_some_and(|before| {
+            // Where all is well, what went wrong before does not matter.
+            before.version == wanted.version && (standing.is_well() || same(before.error.as_ref(), error))
+        });
+        if !is_new && is_known {
+            return;
+        }
+        self.registrations.insert(id, One { standing, version: wanted.version, error: error.cloned() });
+        let why = match standing {
+            Standing::Held => machine.held_by(id).map(|(key, lease, id)| Error::held(key, lease, id)),
+            Standing::Paused => Some(Error::paused(wanted.gates.why())),
+            Standing::Lost => error.cloned().or_else(|| machine.loss(id).map(lost)),
+            _ => error.cloned(),
+        };
+        if is_new {
+            log(standing, wanted, machine, why.as_ref());
+        }
+        wanted.show.send_replace(RegistrationState::new(standing, why));
+    }
+
+    /// Forgets a registration that was shown as closed; whether it was.
+    pub(super) fn forget_closed(&mut self, id: Id) -> bool {
+        let closed = self.registrations.get(&id).is_some_and(|shown| shown.standing == Standing::Closed);
+        if closed {
+            self.registrations.remove(&id);
+        }
+        closed
+    }
+}
+
+fn same(one: Option<&Error>, other: Option<&Error>) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) => one.is(other),
+        (one, other) => one.is_none() && other.is_none(),
+    }
+}
+
+fn lost(loss: &Loss) -> Error {
+    let key = |key: &[u8]| String::from_utf8_lossy(key).into_owned();
+    Error::lost(match loss {
+        Loss::Lease => "the lease has ended, and another is asked for".into(),
+        Loss::Deleted(of) => format!("the key {:?} was deleted, and is put again", key(of)),
+        Loss::Overwritten(of) => format!("the key {:?} was overwritten, and is put again", key(of)),
+    })
+}
+
+fn log(standing: Standing, wanted: &Wanted, machine: &Machine, why: Option<&Error>) {
+    let service = wanted.target.name();
+    let lease = machine.lease().map(|id| format!("{id:x}"));
+    let why = why.map(ToString::to_string);
+    match standing {
+        Standing::Registered => tracing::info!(service, lease, "registered"),
+        Standing::Lost => tracing::warn!(service, why, "not in etcd any more: it is registered again"),
+        Standing::Held => tracing::warn!(service, why, "not registered"),
+        Standing::Paused => tracing::info!(service, why, "not in etcd, as is wanted"),
+        Standing::Closed => tracing::info!(service, "deregistered"),
+        Standing::Pending | Standing::Updating | Standing::Renewing => {}
+    }
+}
