@@ -14,7 +14,8 @@ use crate::error::Error;
 /// How a registration stands.
 ///
 /// "In etcd" is what etcd has acknowledged and the lease still holds. A key that is deleted or overwritten by hand is put
-/// again at once, where the role may watch it, and otherwise within a minute, unseen.
+/// again at once, where the role may watch it, and otherwise within a minute, unseen; where that is undone again and again,
+/// once in a second.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum RegistrationState {

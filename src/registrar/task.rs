@@ -31,8 +31,9 @@ pub(super) struct Task {
     machine: Machine,
     stream: Option<KeepAlive>,
     epoch: Instant,
-    /// What went wrong with the work, and with the renewals, since either last went well.
+    /// What went wrong with the work, and with the renewals, since either last went well, and how often it did.
     errors: [Option<(Class, Error)>; 2],
+    failures: [u32; 2],
     /// What the machine was told of each registration.
     told: BTreeMap<Id, Told>,
     shown: Shown,
@@ -63,6 +64,10 @@ impl Told {
 /// What the watch may be ahead by.
 const SAID: usize = 64;
 
+/// How long the first try of a request may take before another member is asked: etcd loses what is asked of it around an
+/// election, and says so only after seconds. Every request may be repeated.
+const TRY: Duration = Duration::from_millis(500);
+
 /// How long the answer to a put is waited for when its registration leaves: a put that is broken off may still arrive, and
 /// then has to be looked for.
 const GRACE: Duration = Duration::from_millis(250);
@@ -91,6 +96,7 @@ impl Task {
             stream: None,
             epoch: Instant::now(),
             errors: [None, None],
+            failures: [0, 0],
             told: BTreeMap::new(),
             shown: Shown::default(),
             _watcher: watcher,
@@ -227,7 +233,7 @@ impl Task {
 
     fn renew(&mut self, id: i64) -> Hand<Renewed> {
         let etcd = self.shared.etcd.clone();
-        let deadline = self.deadline();
+        let deadline = self.deadline(RENEWAL);
         let asked = self.now();
         let mut stream = self.stream.take();
         Box::pin(async move {
@@ -254,8 +260,8 @@ impl Task {
         }
         let etcd = self.shared.etcd.clone();
         let deadline = match action {
-            Action::Delete { .. } | Action::Revoke { .. } => self.deadline().min(LEAVING),
-            _ => self.deadline(),
+            Action::Delete { .. } | Action::Revoke { .. } => self.deadline(WORK).min(LEAVING),
+            _ => self.deadline(WORK),
         };
         let asked = self.now();
         let (action, codec) = (action.clone(), self.shared.codec.clone());
@@ -277,18 +283,21 @@ impl Task {
     }
 
     fn went_well(&mut self, hand: usize) {
+        self.failures[hand] = 0;
         if self.errors[hand].take().is_some() {
             self.answers.notify_one();
         }
     }
 
-    /// How long one try of a request may take.
-    fn deadline(&self) -> Duration {
+    /// How long one try of a request may take: longer with each one that failed, up to what it may take at all.
+    fn deadline(&self, hand: usize) -> Duration {
         let most = self.shared.etcd.request_timeout();
-        self.machine.patience().map_or(most, |patience| patience.min(most))
+        let most = self.machine.patience().map_or(most, |patience| patience.min(most));
+        most.min(TRY.saturating_mul(1 << self.failures[hand].min(8)))
     }
 
     fn failed(&mut self, hand: usize, failure: Failure) -> Trouble {
+        self.failures[hand] = self.failures[hand].saturating_add(1);
         let class = failure.class;
         let error = failure.into_error();
         if self.errors[hand].as_ref().is_some_and(|(known, _)| known.is_like(class)) {

@@ -42,8 +42,8 @@ impl Machine {
 
     fn wanted(&mut self, id: Id, wanted: Wanted) {
         let slots = wanted.records.iter().cloned().map(Slot::new).collect();
-        let seeds = [self.backoff.random(), self.backoff.random()];
-        self.registrations.insert(id, Registration::new(wanted, slots, seeds));
+        let registration = Registration::new(wanted, slots, self.backoff.random());
+        self.registrations.insert(id, registration);
         self.adopt(id);
     }
 
@@ -158,7 +158,7 @@ impl Machine {
         slot.place = Place::Tried;
         self.strays += 1;
         let wanted = Wanted { records: Vec::new(), conflict: Conflict::TakeOver, id: None, paused: false };
-        let mut stray = Registration::new(wanted, vec![slot], [self.backoff.random(), self.backoff.random()]);
+        let mut stray = Registration::new(wanted, vec![slot], self.backoff.random());
         stray.leaving = true;
         self.registrations.insert(self.strays, stray);
     }

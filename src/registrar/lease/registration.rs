@@ -6,8 +6,10 @@ use super::slot::{Place, Slot};
 use super::vocabulary::{Conflict, Loss, Wanted};
 use crate::backoff::Backoff;
 
-/// What has stood for so long was worth its repair: the next one is made at once.
-const STOOD: Duration = Duration::from_secs(1);
+/// One repair in so long, in the long run: what is undone again and again is not fought over.
+const REPAIR: Duration = Duration::from_secs(1);
+/// So many are made at once before that.
+const REPAIRS: u32 = 5;
 
 #[derive(Debug)]
 pub(super) struct Registration {
@@ -23,8 +25,9 @@ pub(super) struct Registration {
     /// What only people can mend holds up this registration and no other.
     pub(super) backoff: Backoff,
     pub(super) blocked: Duration,
-    repairs: Backoff,
-    repaired: Duration,
+    /// What is saved up for repairs, and when that was reckoned.
+    saved: Duration,
+    reckoned: Duration,
 }
 
 /// What is to be done, the most urgent first.
@@ -39,7 +42,7 @@ pub(super) enum Urgency {
 }
 
 impl Registration {
-    pub(super) fn new(wanted: Wanted, slots: Vec<Slot>, seeds: [u64; 2]) -> Self {
+    pub(super) fn new(wanted: Wanted, slots: Vec<Slot>, seed: u64) -> Self {
         Self {
             slots,
             leaving: false,
@@ -48,10 +51,10 @@ impl Registration {
             id: wanted.id,
             was_complete: false,
             loss: Loss::Lease,
-            backoff: Backoff::new(seeds[0]),
+            backoff: Backoff::new(seed),
             blocked: Duration::ZERO,
-            repairs: Backoff::new(seeds[1]),
-            repaired: Duration::ZERO,
+            saved: REPAIR * REPAIRS,
+            reckoned: Duration::ZERO,
         }
     }
 
@@ -125,12 +128,16 @@ impl Registration {
         self.blocked = Duration::ZERO;
     }
 
-    /// A key is not as it should be. What is undone again and again is repaired ever more slowly.
+    /// A key is not as it should be: when it is put again.
     pub(super) fn repair(&mut self, now: Duration) {
-        if now.saturating_sub(self.repaired) >= STOOD {
-            self.repairs.reset();
+        let since = now.saturating_sub(self.reckoned);
+        (self.saved, self.reckoned) = ((self.saved + since).min(REPAIR * REPAIRS), now);
+        if let Some(left) = self.saved.checked_sub(REPAIR) {
+            self.saved = left;
+        } else {
+            let at = now + REPAIR.saturating_sub(self.saved);
+            self.blocked = self.blocked.max(at);
+            (self.saved, self.reckoned) = (Duration::ZERO, at);
         }
-        self.repaired = now;
-        self.blocked = self.blocked.max(now + self.repairs.fail(now, false));
     }
 }

@@ -379,3 +379,20 @@ fn what_was_refused_was_not_done_and_leaves_at_once() {
     world.machine.on(world.now, &put, Input::Failed(Trouble::Permanent));
     assert_eq!(world.machine.standing(world.now, 3), Standing::Closed);
 }
+
+#[test]
+fn what_is_undone_again_and_again_is_put_again_once_in_a_second() {
+    let mut world = registered();
+    world.watch();
+    let (began, mut repairs) = (world.now, 0);
+    while world.now < began + secs(60) {
+        if world.etcd.keys.remove(&vec![1]).is_some() {
+            world.etcd.revision += 1;
+            world.etcd.events.push((vec![1], world.etcd.revision, None));
+            repairs += 1;
+        }
+        world.watch();
+        world.work(None);
+    }
+    assert!((55..=66).contains(&repairs), "{repairs}");
+}
