@@ -77,6 +77,8 @@ struct Options {
 #[tokio::main(flavor = "current_thread")]
 pub(crate) async fn run(args: Vec<String>) -> Result<(), Box<dyn Error>> {
     let options = Options::parse_from(args);
+    let log = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "off".into());
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).with_env_filter(log).init();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut etcd = EtcdOptions::new(&options.etcd);
     if let Some((name, password)) = options.user.as_deref().and_then(|user| user.split_once(':')) {

@@ -80,7 +80,10 @@ impl World {
 
     /// Starts this program in a role, in an etcd of its own.
     pub(crate) fn process(&self, role: &str, etcd: &str, args: &[&str]) -> Result<Process> {
-        Ok(Process::spawn(Command::new(&self.program).args([role, "--etcd", etcd]).args(args))?)
+        let mut command = Command::new(&self.program);
+        // What it logs is shown where something goes wrong.
+        command.env("RUST_LOG", "tonic_etcd=debug");
+        Ok(Process::spawn(command.args([role, "--etcd", etcd]).args(args))?)
     }
 
     fn command(&self, role: &str) -> Command {

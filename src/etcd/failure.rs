@@ -74,6 +74,11 @@ impl Failure {
         self
     }
 
+    /// A client without a user was refused: another one may be made with it.
+    pub(crate) fn for_want_of_a_user(self) -> Self {
+        Self { class: Class::Token, elsewhere: true, ..self }
+    }
+
     /// The same for the user.
     pub(crate) fn into_error(self) -> Error {
         Error::etcd(self.doing, self.message, self.class == Class::Denied)

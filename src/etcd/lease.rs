@@ -148,6 +148,7 @@ impl Etcd {
                 Ok(seconds)
             }
             Err(failure) => {
+                let failure = self.of_client(failure, turn.generation);
                 self.blame(&turn, &failure);
                 Err(failure.while_doing("renewing the lease", &turn.member))
             }

@@ -28,8 +28,11 @@ use crate::target::Target;
 /// Messages may be as large as gRPC can say; etcd itself bounds what it stores.
 const MAX_MESSAGE: usize = i32::MAX as usize;
 
-/// A refusal of a token younger than this is not the token's fault.
-const TOKEN_IS_FRESH: Duration = Duration::from_secs(60);
+/// A refusal of a token younger than this is not the token's fault: a new one is used within moments.
+const TOKEN_IS_FRESH: Duration = Duration::from_secs(2);
+/// How long after such a refusal none is taken for a token's fault: what a role may not do must not cost etcd a password's check
+/// each time.
+const DENIED_IN_EARNEST: Duration = Duration::from_secs(60);
 
 /// A call against a client whose members we cannot choose is tried so often: each try picks one of them at random.
 const TRIES_UNKNOWN: usize = 5;
@@ -57,10 +60,14 @@ struct State {
     /// Counts the members tried, so that a failure of an earlier client does not throw away a later one.
     generation: u64,
     client: Option<Client>,
+    /// It has no user, although there is one, because authentication was off when it was made.
+    anonymous: bool,
     /// Counts the tokens fetched, so that callers whose token was refused fetch one new one between them.
     tokens: u64,
     /// When the last one was fetched.
     fetched: Instant,
+    /// When a fresh one was refused last.
+    denied: Option<Instant>,
     /// Held while a client is made or a token fetched, so that a thousand callers do it once. Each generation has its own:
     /// nobody waits for a member that was given up.
     making: Arc<tokio::sync::Mutex<()>>,
@@ -85,7 +92,16 @@ impl Etcd {
 
     fn with(source: Source) -> Self {
         let (fetched, making) = (Instant::now(), Arc::default());
-        let state = Mutex::new(State { member: 0, generation: 0, client: None, tokens: 0, fetched, making });
+        let state = Mutex::new(State {
+            member: 0,
+            generation: 0,
+            client: None,
+            anonymous: false,
+            tokens: 0,
+            fetched,
+            denied: None,
+            making,
+        });
         Self { shared: Arc::new(Shared { source, state }) }
     }
 
@@ -162,7 +178,7 @@ impl Etcd {
             };
             let failure = match bounded(deadline, attempt).await {
                 Ok(value) => return Ok(value),
-                Err(failure) => failure.while_doing(doing, &turn.member),
+                Err(failure) => self.of_client(failure, turn.generation).while_doing(doing, &turn.member),
             };
             if refreshed == 0 && self.is_worth_a_token(&failure) {
                 refreshed = 1;
@@ -178,6 +194,15 @@ impl Etcd {
         }
     }
 
+    /// A refusal of a client without a user is that of its missing token: authentication is on since it was made.
+    fn of_client(&self, failure: Failure, generation: u64) -> Failure {
+        let state = self.state();
+        if failure.class == Class::Denied && state.anonymous && state.generation == generation {
+            return failure.for_want_of_a_user();
+        }
+        failure
+    }
+
     /// Gives a member up where another might fare better.
     fn blame(&self, turn: &Turn, failure: &Failure) {
         // A client that was made before authentication was turned on has nobody to fetch a token for.
@@ -191,7 +216,14 @@ impl Etcd {
     pub(crate) fn is_worth_a_token(&self, failure: &Failure) -> bool {
         match failure.class {
             Class::Token => true,
-            Class::Denied => self.state().fetched.elapsed() >= TOKEN_IS_FRESH,
+            Class::Denied => {
+                let mut state = self.state();
+                let is_fresh = state.fetched.elapsed() < TOKEN_IS_FRESH;
+                if is_fresh {
+                    state.denied = Some(Instant::now());
+                }
+                !is_fresh && state.denied.is_none_or(|denied| denied.elapsed() >= DENIED_IN_EARNEST)
+            }
             _ => false,
         }
     }
@@ -220,10 +252,10 @@ impl Etcd {
             }
         };
         // Boxed: connecting is rare and its future large, and every call holds the place for it.
-        let client = Box::pin(options.connect(member)).await.map_err(Failure::of_the_connection)?;
+        let (client, anonymous) = Box::pin(options.connect(member)).await.map_err(Failure::of_the_connection)?;
         let mut state = self.state();
         if state.generation == turn.generation {
-            state.client = Some(client.clone());
+            (state.client, state.anonymous) = (Some(client.clone()), anonymous);
             state.fetched = Instant::now();
         }
         Ok(client)

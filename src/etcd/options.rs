@@ -161,11 +161,13 @@ impl EtcdOptions {
         Ok(format!("{}://{}", if secure { "https" } else { "http" }, authority.as_str()))
     }
 
-    /// A client that talks to this one member.
-    pub(super) async fn connect(&self, member: usize) -> Result<Client, Failure> {
+    /// A client that talks to this one member, and whether it does so without the user, because authentication is off.
+    pub(super) async fn connect(&self, member: usize) -> Result<(Client, bool), Failure> {
         match self.connect_as(member, self.user.clone()).await {
-            Err(failure) if failure.class == Class::AuthenticationIsOff => self.connect_as(member, None).await,
-            result => result,
+            Err(failure) if failure.class == Class::AuthenticationIsOff => {
+                self.connect_as(member, None).await.map(|client| (client, true))
+            }
+            result => result.map(|client| (client, false)),
         }
     }
 

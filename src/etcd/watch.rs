@@ -61,17 +61,16 @@ impl Etcd {
     /// Opens a watch of the range from that revision on.
     pub(crate) async fn watch(&self, start: &[u8], end: &[u8], from: i64) -> Result<Watch, Failure> {
         let options = WatchOptions::new().with_range(end).with_start_revision(from).with_progress_notify();
-        self.open_watch(start, options).await
+        self.open_watch(start, options, self.request_timeout()).await
     }
 
     /// Opens a watch of one key from now on; further ones may join it.
-    pub(crate) async fn watch_key(&self, key: &[u8]) -> Result<Watch, Failure> {
-        self.open_watch(key, WatchOptions::new()).await
+    pub(crate) async fn watch_key(&self, key: &[u8], deadline: Duration) -> Result<Watch, Failure> {
+        self.open_watch(key, WatchOptions::new(), deadline).await
     }
 
-    async fn open_watch(&self, start: &[u8], options: WatchOptions) -> Result<Watch, Failure> {
+    async fn open_watch(&self, start: &[u8], options: WatchOptions, deadline: Duration) -> Result<Watch, Failure> {
         let doing = format!("watching {}", String::from_utf8_lossy(start));
-        let deadline = self.request_timeout();
         let mut turn = self.turn();
         let open = async {
             let mut watcher = self.client(&mut turn).await?.watch_client().max_decoding_message_size(MAX_MESSAGE);
@@ -83,6 +82,7 @@ impl Etcd {
                 Ok(Watch { etcd: self.clone(), turn, requests, responses, deadline })
             }
             Err(failure) => {
+                let failure = self.of_client(failure, turn.generation);
                 self.blame(&turn, &failure);
                 Err(failure.while_doing(&doing, &turn.member))
             }
@@ -143,7 +143,7 @@ impl Watch {
     }
 
     fn broken(&self, failure: Failure) -> Failure {
-        let failure = self.named(failure);
+        let failure = self.named(self.etcd.of_client(failure, self.turn.generation));
         if failure.elsewhere {
             self.etcd.give_up(self.turn.generation);
         }

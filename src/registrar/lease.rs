@@ -211,15 +211,14 @@ impl Machine {
     fn review(&mut self, now: Duration) {
         if now >= self.sweep_at {
             self.sweep_at = now + self.backoff.between(SWEEP.0, SWEEP.1);
-            let unwatchable = &self.unwatchable;
+            let unwatchable = std::mem::take(&mut self.unwatchable);
             let slots = self.registrations.values_mut().flat_map(|registration| &mut registration.slots);
             slots.filter(|slot| unwatchable.contains(&slot.record.key)).for_each(Slot::sweep);
+            // A role may have been granted more since: the watch is tried again as well.
+            self.keys += u64::from(!unwatchable.is_empty());
         }
         if now >= self.recheck_at {
             self.recheck_at = now + self.backoff.between(RECHECK.0, RECHECK.1);
-            // A role may have been granted more since.
-            self.keys += u64::from(!self.unwatchable.is_empty());
-            self.unwatchable.clear();
             self.registrations.values_mut().flat_map(|registration| &mut registration.slots).for_each(Slot::recheck);
         }
     }

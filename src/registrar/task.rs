@@ -31,9 +31,12 @@ pub(super) struct Task {
     machine: Machine,
     stream: Option<KeepAlive>,
     epoch: Instant,
-    /// What went wrong with the work, and with the renewals, since either last went well, and how often it did.
+    /// What went wrong with the work, and with the renewals, since either last went well, and how often either had
+    /// no answer since it had one.
     errors: [Option<(Class, Error)>; 2],
     failures: [u32; 2],
+    /// It has not answered since something failed on the way to it.
+    is_away: bool,
     /// What the machine was told of each registration.
     told: BTreeMap<Id, Told>,
     shown: Shown,
@@ -66,7 +69,7 @@ const SAID: usize = 64;
 
 /// How long the first try of a request may take before another member is asked: etcd loses what is asked of it around an
 /// election, and says so only after seconds. Every request may be repeated.
-const TRY: Duration = Duration::from_millis(500);
+pub(super) const TRY: Duration = Duration::from_millis(500);
 
 /// How long the answer to a put is waited for when its registration leaves: a put that is broken off may still arrive, and
 /// then has to be looked for.
@@ -97,6 +100,7 @@ impl Task {
             epoch: Instant::now(),
             errors: [None, None],
             failures: [0, 0],
+            is_away: false,
             told: BTreeMap::new(),
             shown: Shown::default(),
             _watcher: watcher,
@@ -271,8 +275,11 @@ impl Task {
     fn done(&mut self, action: &Action, result: Result<Input, Failure>) {
         let input = match result {
             Ok(input) => {
-                // A lease that is granted says nothing of what is to stand under it.
-                if !matches!(input, Input::Granted { .. }) {
+                if matches!(input, Input::Granted { .. }) {
+                    // It says nothing of what is to stand under it, and is renewed from now on.
+                    self.answered(WORK);
+                    self.errors[RENEWAL] = None;
+                } else {
                     self.went_well(WORK);
                 }
                 input
@@ -283,8 +290,14 @@ impl Task {
     }
 
     fn went_well(&mut self, hand: usize) {
+        self.errors[hand] = None;
+        self.answered(hand);
+    }
+
+    /// etcd has said something, be it well or ill.
+    fn answered(&mut self, hand: usize) {
         self.failures[hand] = 0;
-        if self.errors[hand].take().is_some() {
+        if std::mem::take(&mut self.is_away) {
             self.answers.notify_one();
         }
     }
@@ -297,8 +310,12 @@ impl Task {
     }
 
     fn failed(&mut self, hand: usize, failure: Failure) -> Trouble {
-        self.failures[hand] = self.failures[hand].saturating_add(1);
         let class = failure.class;
+        if matches!(class, Class::Transient | Class::TimedOut) {
+            (self.failures[hand], self.is_away) = (self.failures[hand].saturating_add(1), true);
+        } else {
+            self.answered(hand);
+        }
         let error = failure.into_error();
         if self.errors[hand].as_ref().is_some_and(|(known, _)| known.is_like(class)) {
             tracing::debug!(%error, "etcd failed again");

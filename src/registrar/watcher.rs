@@ -12,6 +12,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::lease::Id;
+use super::task::TRY;
 use crate::backoff::Backoff;
 use crate::etcd::{Class, Etcd, Event, Failure, Message, Stored, Watch};
 
@@ -23,8 +24,8 @@ const ANSWER: Duration = Duration::from_secs(3);
 const AT_ONCE: usize = 64;
 /// Keys that are no longer wanted, beyond as many as are: then the stream is opened anew.
 const FORMER: usize = 64;
-/// A new token that did not help is not fetched again for so long.
-const TOKEN: Duration = Duration::from_secs(60);
+/// A new token is not fetched again for so long: what it did not mend waits as other failures do.
+const TOKEN: Duration = Duration::from_secs(2);
 
 /// The keys that are to be watched, and for which registration each.
 pub(super) type Keys = Arc<BTreeMap<Vec<u8>, Id>>;
@@ -45,6 +46,8 @@ pub(super) struct Watcher {
     answers: Arc<Notify>,
     backoff: Backoff,
     epoch: Instant,
+    /// Streams that failed in a row.
+    failures: u32,
     refreshed: Option<Instant>,
     /// That a key may not be watched was said.
     denied: bool,
@@ -89,7 +92,7 @@ impl From<Gone> for End {
 impl Watcher {
     pub(super) fn new(etcd: Etcd, keys: watch::Receiver<Keys>, to: mpsc::Sender<Said>, answers: Arc<Notify>) -> Self {
         let (backoff, epoch) = (Backoff::new(fastrand::u64(..)), Instant::now());
-        Self { etcd, keys, to, answers, backoff, epoch, refreshed: None, denied: false }
+        Self { etcd, keys, to, answers, backoff, epoch, failures: 0, refreshed: None, denied: false }
     }
 
     /// Goes on until nobody listens.
@@ -107,9 +110,16 @@ impl Watcher {
         }
     }
 
+    /// How long an answer to what was asked may take.
+    fn patience(&self) -> Duration {
+        self.etcd.request_timeout().min(TRY.saturating_mul(1 << self.failures.min(8)))
+    }
+
     async fn recover(&mut self, failure: Failure) {
+        self.failures = self.failures.saturating_add(1);
         let permanent = !matches!(failure.class, Class::Transient | Class::TimedOut | Class::Revision);
-        let token = self.is_worth_a_token(&failure);
+        let is_due = self.refreshed.is_none_or(|at| at.elapsed() >= TOKEN);
+        let token = is_due && self.etcd.is_worth_a_token(&failure);
         tracing::debug!(error = %failure.into_error(), "the watch of the own keys broke");
         if token {
             self.refreshed = Some(Instant::now());
@@ -124,10 +134,6 @@ impl Watcher {
         }
     }
 
-    fn is_worth_a_token(&self, failure: &Failure) -> bool {
-        self.refreshed.is_none_or(|at| at.elapsed() >= TOKEN) && self.etcd.is_worth_a_token(failure)
-    }
-
     /// One stream, from its opening to its end.
     async fn session(&mut self) -> End {
         match self.watch().await {
@@ -140,7 +146,7 @@ impl Watcher {
         let mut keys = self.keys.borrow_and_update().clone();
         let mut missing: VecDeque<Vec<u8>> = keys.keys().cloned().collect();
         let Some(first) = missing.pop_front() else { return Err(End::Former) };
-        let mut stream = self.etcd.watch_key(&first).await?;
+        let mut stream = self.etcd.watch_key(&first, self.patience()).await?;
         let mut asked = Asked { all: BTreeSet::from([first.clone()]), pending: VecDeque::from([first]) };
         let (mut heard, mut probed) = (Instant::now(), false);
         loop {
@@ -148,10 +154,17 @@ impl Watcher {
                 && let Some(key) = missing.pop_front()
             {
                 stream.also(&key).await?;
+                if asked.pending.is_empty() {
+                    heard = Instant::now();
+                }
                 asked.all.insert(key.clone());
                 asked.pending.push_back(key);
             }
-            let until = heard + if probed { SILENCE + ANSWER } else { SILENCE };
+            let patience = match (asked.pending.is_empty(), probed) {
+                (false, _) => self.patience(),
+                (true, false) => SILENCE,
+                (true, true) => SILENCE + ANSWER,
+            };
             tokio::select! {
                 message = stream.next() => {
                     (heard, probed) = (Instant::now(), false);
@@ -170,7 +183,9 @@ impl Watcher {
                         return Err(End::Former);
                     }
                 }
-                () = sleep_until(until) => probed = ask(&mut stream, probed).await?,
+                () = sleep_until(heard + patience) => {
+                    probed = ask(&mut stream, probed || !asked.pending.is_empty()).await?;
+                }
             }
         }
     }
@@ -179,11 +194,12 @@ impl Watcher {
         match message {
             Message::Created { .. } => {
                 self.backoff.reset();
+                self.failures = 0;
                 if let Some(key) = asked.pending.pop_front() {
                     self.say(Said::Watched { key, anew: true }).await?;
                 }
             }
-            Message::Canceled(failure) if failure.class == Class::Denied && !self.is_worth_a_token(&failure) => {
+            Message::Canceled(failure) if failure.class == Class::Denied && !self.etcd.is_worth_a_token(&failure) => {
                 let Some(key) = asked.pending.pop_front() else { return Err(failure.into()) };
                 asked.all.remove(&key);
                 let (shown, error) = (String::from_utf8_lossy(&key), failure.into_error());

@@ -3,9 +3,9 @@
 use std::process::Command;
 use std::time::Duration;
 
-use etcd_client::{Client, ConnectOptions, Permission};
+use etcd_client::{Client, ConnectOptions, Permission, WatchOptions};
 use test_support::{Cluster, Etcd, Process, Proxy, Signal, example_bin};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tonic_etcd::{EtcdOptions, Instance, Registrar, RegistrationState, Resolver, State};
 
 use crate::support::{PATIENCE, World, naming, resolved, servers_are, until};
@@ -294,6 +294,38 @@ async fn a_wrong_password_is_said_and_a_needless_user_is_not_an_error() {
     let needless = EtcdOptions::from([world.etcd.endpoint()]).user("reader", "readerpw");
     let resolution = Resolver::builder(needless).build().unwrap().resolve("s").await.unwrap();
     servers_are(&resolution, &["h:1"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn authentication_that_is_turned_on_later_is_no_trouble() {
+    let world = World::start().await;
+    let options = EtcdOptions::from([world.etcd.endpoint()]).user("user", "userpw");
+    let registrar = Registrar::builder(options.clone()).ttl(Duration::from_secs(30)).build().unwrap();
+    let first = registrar.register("s", Instance::new("h:1").unwrap()).await.unwrap();
+    first.ready(PATIENCE).await.unwrap();
+    let resolution = Resolver::builder(options).build().unwrap().resolve("s").await.unwrap();
+    servers_are(&resolution, &["h:1"]).await;
+    let root = world.protect("s/").await;
+    // Its watch joins a stream that began without a user.
+    let second = registrar.register("s", Instance::new("h:2").unwrap()).await.unwrap();
+    second.ready(PATIENCE).await.unwrap();
+    servers_are(&resolution, &["h:1", "h:2"]).await;
+    let mut changes = root.watch_client().watch("s/", Some(WatchOptions::new().with_prefix())).await.unwrap();
+    for key in ["s/h:1", "s/h:2"] {
+        root.kv_client().delete(key, None).await.unwrap();
+        let again = async {
+            while let Some(message) = changes.message().await.unwrap() {
+                let is_put = |event: &etcd_client::Event| {
+                    event.kv().is_some_and(|kv| kv.key() == key.as_bytes() && kv.lease() != 0)
+                };
+                if message.events().iter().any(is_put) {
+                    return;
+                }
+            }
+        };
+        timeout(PATIENCE, again).await.expect("put again as soon as the watch tells, and not a minute later");
+    }
+    assert_eq!(first.lease_id(), second.lease_id());
 }
 
 #[tokio::test(flavor = "multi_thread")]

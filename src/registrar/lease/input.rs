@@ -97,7 +97,6 @@ impl Machine {
         if self.sweep_at == Duration::MAX {
             self.sweep_at = now + self.backoff.between(SWEEP.0, SWEEP.1);
         }
-        self.recheck_later(now);
     }
 
     fn recheck_later(&mut self, now: Duration) {

@@ -26,6 +26,8 @@ pub(super) struct Slot {
     asked: Option<Asked>,
     /// The key is known as of this revision.
     known: i64,
+    /// When it was put last, by ourselves.
+    put_at: i64,
     /// What was seen while a request was on its way: only its answer tells which of the two came later.
     later: Option<(i64, Option<Found>)>,
     /// The revision of what may be overwritten, where that is asked for; 0 is a key that is not there.
@@ -110,6 +112,7 @@ impl Slot {
             watch: Watch::No,
             asked: None,
             known: 0,
+            put_at: 0,
             later: None,
             expected: 0,
         }
@@ -238,7 +241,8 @@ impl Slot {
         self.saw_all();
         // Another value may be wanted since.
         self.place = if self.record.value == record.value { Place::In } else { Place::Stale };
-        (self.known, self.expected, self.stood, self.doubt.last) = (revision, revision, true, false);
+        (self.known, self.put_at, self.expected) = (revision, revision, revision);
+        (self.stood, self.doubt.last) = (true, false);
         self.later(revision)
     }
 
@@ -306,10 +310,11 @@ impl Slot {
             return if same { Verdict::Fine } else { Verdict::Repair };
         }
         let by_hand = found.lease == 0 && (stood || seen.conflict == Conflict::TakeOver);
-        let in_a_former_life = self.place == Place::Unknown && seen.id.is_some() && found.id.as_deref() == seen.id;
-        // An etcd that was restored from a snapshot brings a former lease of ours back, and what stood under it.
-        let before = seen.former.contains(&found.lease);
-        if by_hand || in_a_former_life || before {
+        let same_id = seen.id.is_some() && found.id.as_deref() == seen.id;
+        let in_a_former_life = self.place == Place::Unknown && same_id;
+        // An etcd that was restored from a snapshot brings back what we have replaced since.
+        let replaced = found.revision < self.put_at && (same_id || seen.conflict == Conflict::TakeOver);
+        if by_hand || in_a_former_life || replaced || seen.former.contains(&found.lease) {
             (self.place, self.expected) = (Place::Out, found.revision);
             return Verdict::Repair;
         }

@@ -7,7 +7,7 @@ use super::vocabulary::{Renewal, Trouble};
 use crate::backoff::Backoff;
 
 /// How many former leases are remembered: an etcd that is restored from a snapshot brings one of them back.
-const FORMER: usize = 16;
+const FORMER: usize = 256;
 
 /// Which lease there is, and when it is renewed.
 #[derive(Debug)]

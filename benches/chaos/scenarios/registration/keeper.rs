@@ -42,6 +42,12 @@ impl Keeper {
         lease
     }
 
+    /// The end of its log.
+    pub(super) fn said(&self) -> String {
+        let errors = self.process.errors();
+        errors.join("\n")
+    }
+
     pub(super) fn freeze(&self) {
         self.process.signal(Signal::STOP);
     }

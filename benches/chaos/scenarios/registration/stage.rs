@@ -221,10 +221,19 @@ impl Stage {
             }
             if at.elapsed() > PATIENCE {
                 let lease = self.keeper.lease();
-                return Err(format!("the key is not right after {PATIENCE:?}; the server's lease is {lease:x}").into());
+                let said = self.keeper.said();
+                return Err(format!(
+                    "the key is not right after {PATIENCE:?}; the server's lease is {lease:x}\n{said}"
+                )
+                .into());
             }
             sleep(LOOK).await;
         }
+    }
+
+    /// The end of the server's log.
+    pub(super) fn said(&self) -> String {
+        self.keeper.said()
     }
 
     /// Looks on for longer than a lease lives: what stands by chance alone would go with it.
