@@ -1,9 +1,11 @@
 //! A handle to a server that is served.
 
+use std::collections::VecDeque;
 use std::fmt;
+use std::mem::discriminant;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -53,7 +55,8 @@ pub struct ServeControl {
 }
 
 struct Shared {
-    state: watch::Sender<ServeState>,
+    /// The steps so far, each as it was last: the last one is how far it has come.
+    steps: watch::Sender<Vec<ServeState>>,
     stop: watch::Sender<bool>,
     inner: Mutex<Inner>,
 }
@@ -73,19 +76,21 @@ type Change = Box<dyn FnOnce(Instance) -> Instance + Send>;
 
 impl ServeControl {
     pub(super) fn new() -> Self {
-        let (state, stop) = (watch::Sender::new(ServeState::Starting { why: None }), watch::Sender::new(false));
-        Self { shared: Arc::new(Shared { state, stop, inner: Mutex::default() }) }
+        let (steps, stop) = (watch::Sender::new(vec![ServeState::Starting { why: None }]), watch::Sender::new(false));
+        Self { shared: Arc::new(Shared { steps, stop, inner: Mutex::default() }) }
     }
 
     /// How far it has come.
     pub fn state(&self) -> ServeState {
-        self.shared.state.borrow().clone()
+        last(&self.shared.steps.borrow())
     }
 
-    /// A `tokio_stream::Stream` of how far it has come, now and with each step. Steps that pass quickly may be skipped;
-    /// [`ServeState::Stopped`] is the last.
+    /// A `tokio_stream::Stream` of how far it has come, now and with each step. However slowly it is read, it skips no step;
+    /// of a step whose reason changes, it gives the latest. [`ServeState::Stopped`] is the last.
     pub fn states(&self) -> ServeStates {
-        ServeStates { updates: WatchStream::new(self.shared.state.subscribe()), stopped: false }
+        let updates = self.shared.steps.subscribe();
+        let told = updates.borrow().len().saturating_sub(1);
+        ServeStates { updates: WatchStream::new(updates), told, steps: VecDeque::new(), stopped: false }
     }
 
     /// How each registration stands; none before it is ready, and none once it has left.
@@ -103,7 +108,7 @@ impl ServeControl {
     /// not serve, or waits for a key that another holds is not ready. [`Registrar::health`](crate::Registrar::health) has the
     /// flag for a liveness probe: a server must not be restarted because etcd is away.
     pub fn is_ready(&self) -> bool {
-        let serves = matches!(*self.shared.state.borrow(), ServeState::Serving);
+        let serves = matches!(self.state(), ServeState::Serving);
         serves && self.inner().registrations.iter().all(Registration::is_registered)
     }
 
@@ -117,9 +122,9 @@ impl ServeControl {
     /// Dropping it loses nothing.
     pub async fn ready(&self, within: Duration) -> Result<(), Error> {
         let began = Instant::now();
-        let mut state = self.shared.state.subscribe();
-        let come = timeout(within, state.wait_for(|state| !matches!(state, ServeState::Starting { .. }))).await;
-        match come.map(|state| state.map(|state| state.clone())) {
+        let mut steps = self.shared.steps.subscribe();
+        let come = timeout(within, steps.wait_for(|steps| !matches!(last(steps), ServeState::Starting { .. }))).await;
+        match come.map(|steps| steps.map(|steps| last(&steps))) {
             Ok(Ok(ServeState::Serving)) => {}
             Ok(state) => return Err(closed(state.ok())),
             Err(_) => {
@@ -140,8 +145,8 @@ impl ServeControl {
         tokio::select! {
             biased;
             stand = stand => stand,
-            left = state.wait_for(|state| !matches!(state, ServeState::Serving)) => {
-                Err(closed(left.ok().map(|state| state.clone())))
+            left = steps.wait_for(|steps| !matches!(last(steps), ServeState::Serving)) => {
+                Err(closed(left.ok().map(|steps| last(&steps))))
             }
         }
     }
@@ -200,7 +205,11 @@ impl ServeControl {
     }
 
     pub(super) fn show(&self, state: ServeState) {
-        self.shared.state.send_replace(state);
+        self.shared.steps.send_modify(|steps| {
+            // Each step is kept once.
+            steps.pop_if(|last| discriminant(last) == discriminant(&state));
+            steps.push(state);
+        });
     }
 
     /// The instance with all that was changed of it so far.
@@ -256,6 +265,11 @@ impl fmt::Debug for ServeControl {
     }
 }
 
+/// How far one has come that has made these steps.
+fn last(steps: &[ServeState]) -> ServeState {
+    steps.last().cloned().unwrap_or(ServeState::Starting { why: None })
+}
+
 /// What is said of one that does not serve any more.
 fn closed(state: Option<ServeState>) -> Error {
     match state {
@@ -285,10 +299,13 @@ impl Drop for StoppedAtDrop {
     }
 }
 
-/// The changes of [`ServeState`], beginning with how far it has come now.
+/// The steps of [`ServeState`], beginning with how far it has come now.
 #[must_use = "a stream does nothing unless it is polled"]
 pub struct ServeStates {
-    updates: WatchStream<ServeState>,
+    updates: WatchStream<Vec<ServeState>>,
+    /// So many steps were told, and these are to be told next.
+    told: usize,
+    steps: VecDeque<ServeState>,
     stopped: bool,
 }
 
@@ -296,12 +313,20 @@ impl Stream for ServeStates {
     type Item = ServeState;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<ServeState>> {
-        if self.stopped {
-            return Poll::Ready(None);
+        loop {
+            if let Some(step) = self.steps.pop_front() {
+                self.stopped = matches!(step, ServeState::Stopped { .. });
+                return Poll::Ready(Some(step));
+            }
+            if self.stopped {
+                return Poll::Ready(None);
+            }
+            let Some(mut steps) = ready!(Pin::new(&mut self.updates).poll_next(cx)) else { return Poll::Ready(None) };
+            // Where there is no step further, the last one has another reason.
+            let from = self.told.min(steps.len().saturating_sub(1));
+            self.told = steps.len();
+            self.steps.extend(steps.drain(from..));
         }
-        let polled = Pin::new(&mut self.updates).poll_next(cx);
-        self.stopped = matches!(polled, Poll::Ready(Some(ServeState::Stopped { .. }) | None));
-        polled
     }
 }
 
