@@ -158,8 +158,8 @@ impl Registration {
 
     /// Takes the instance out of etcd, and waits up to 5 s until that is done; at once where it never came to be there.
     ///
-    /// One of several registrations leaves alone; with the last one of a registrar its lease is revoked, and where that one was
-    /// out of etcd already, the lease is revoked in the background.
+    /// One of several registrations leaves alone; with the last one of a registrar its lease is revoked, in the
+    /// background where that one was not in etcd any more.
     ///
     /// # Errors
     /// When it takes longer, as when etcd is away. It goes on being tried until etcd answers; the last registration of a

@@ -104,7 +104,8 @@ async fn one_that_is_held_leaves_without_touching_the_holder() {
     held(&first).await;
     first.deregister().await.unwrap();
     assert_eq!(world.lease_of("s/h:1").await, second.lease_id());
-    assert_eq!(world.leases().await.len(), 1);
+    until("the holder's lease alone", async || (world.leases().await.len() == 1).then_some(())).await;
+    assert!(second.is_registered());
 }
 
 #[test]
@@ -318,7 +319,9 @@ async fn health_tells_what_is_missing_and_why() {
     until("not ready", async || (!registrar.health().is_ready()).then_some(())).await;
     let health = registrar.health();
     assert!(health.is_live() && health.missing() == 1, "{health:?}");
-    assert!(health.last_error().is_some_and(|error| error.to_string().contains("refused")), "{health:?}");
+    // Refused, or reset where a request was on its way: it says of which member.
+    let endpoint = world.etcd.endpoint();
+    assert!(health.last_error().is_some_and(|error| error.to_string().contains(&endpoint)), "{health:?}");
     world.etcd.start_again();
     registration.ready(PATIENCE).await.unwrap();
     assert!(registrar.health().is_ready() && registrar.health().last_error().is_none());
@@ -356,7 +359,7 @@ async fn an_id_chosen_by_somebody_else_is_not_revoked() {
     held(&first).await;
     first.deregister().await.unwrap();
     assert_eq!(world.lease_of("s/h:1").await, Some(theirs));
-    assert_eq!(world.leases().await, [theirs]);
+    until("their lease alone", async || (world.leases().await == [theirs]).then_some(())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

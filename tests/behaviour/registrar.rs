@@ -164,7 +164,8 @@ async fn leaving_never_touches_what_another_has_put() {
     put("s/h:1").await;
     stays.deregister().await.unwrap();
     assert_eq!(world.contents("s/h:1").await["s/h:1"], "another's");
-    assert_eq!(world.leases().await, [another]);
+    // Where the watch was first to tell of the other, nothing is left to leave, and the lease goes in the background.
+    until("its lease alone", async || (world.leases().await == [another]).then_some(())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
