@@ -1,5 +1,6 @@
 //! The registrar: puts instances into etcd under a lease, and keeps them there for as long as they live.
 
+mod answers;
 mod builder;
 mod gates;
 mod health;

@@ -9,19 +9,20 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tracing::Instrument;
 
 use super::RegistrationState;
-use super::lease::{Action, Id, Input, Machine, Renewal, Standing, Trouble};
+use super::answers::{Answers, Hand};
+use super::lease::{Action, Id, Input, Machine, Renewal, Standing};
 use super::request::{carry_out, seen};
 use super::shown::Shown;
 use super::watcher::{Keys, Said, Watcher};
 use super::{Shared, Wanted};
 use crate::error::Error;
-use crate::etcd::{Class, Failure, KeepAlive};
+use crate::etcd::{Failure, KeepAlive};
 
 /// What leaves is waited for: it is tried at a second member within the time that deregistering has.
 const LEAVING: Duration = Duration::from_secs(2);
@@ -31,12 +32,7 @@ pub(super) struct Task {
     machine: Machine,
     stream: Option<KeepAlive>,
     epoch: Instant,
-    /// What went wrong with the work, and with the renewals, since either last went well, and how often either had
-    /// no answer since it had one.
-    errors: [Option<(Class, Error)>; 2],
-    failures: [u32; 2],
-    /// It has not answered since something failed on the way to it.
-    is_away: bool,
+    answers: Answers,
     /// What the machine was told of each registration.
     told: BTreeMap<Id, Told>,
     shown: Shown,
@@ -44,8 +40,6 @@ pub(super) struct Task {
     _watcher: JoinSet<()>,
     keys: watch::Sender<Keys>,
     said: mpsc::Receiver<Said>,
-    /// Tells that watch that etcd answers again.
-    answers: Arc<Notify>,
     keys_version: u64,
     /// It ended because nothing is wanted: what is wanted since is another's.
     rested: bool,
@@ -67,20 +61,12 @@ impl Told {
 /// What the watch may be ahead by.
 const SAID: usize = 64;
 
-/// How long the first try of a request may take before another member is asked: etcd loses what is asked of it around an
-/// election, and says so only after seconds. Every request may be repeated.
-pub(super) const TRY: Duration = Duration::from_millis(500);
-
 /// How long the answer to a put is waited for when its registration leaves: a put that is broken off may still arrive, and
 /// then has to be looked for.
 const GRACE: Duration = Duration::from_millis(250);
 
-/// The hands, as places of their errors: the work's tells more.
-const WORK: usize = 0;
-const RENEWAL: usize = 1;
-
 /// A request on its way.
-type Hand<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+type Request<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// What a renewal gives: the seconds until the lease ends, if they were told, and the stream to renew it over the next time.
 type Renewed = (i64, Duration, Result<Option<i64>, Failure>, Option<KeepAlive>);
@@ -91,22 +77,19 @@ impl Task {
         let (keys, of_keys) = watch::channel(Keys::default());
         let (say, said) = mpsc::channel(SAID);
         let mut watcher = JoinSet::new();
-        let answers = Arc::new(Notify::new());
-        watcher.spawn(Watcher::new(shared.etcd.clone(), of_keys, say, answers.clone()).run().in_current_span());
+        let answers = Answers::new(shared.etcd.request_timeout());
+        watcher.spawn(Watcher::new(shared.etcd.clone(), of_keys, say, answers.again()).run().in_current_span());
         Self {
             shared,
             machine,
             stream: None,
             epoch: Instant::now(),
-            errors: [None, None],
-            failures: [0, 0],
-            is_away: false,
+            answers,
             told: BTreeMap::new(),
             shown: Shown::default(),
             _watcher: watcher,
             keys,
             said,
-            answers,
             keys_version: 0,
             rested: false,
         }
@@ -114,8 +97,8 @@ impl Task {
 
     /// Goes on until nothing is wanted any more.
     pub(super) async fn run(mut self) {
-        let mut renewal: Option<Hand<Renewed>> = None;
-        let mut work: Option<(Action, Hand<Result<Input, Failure>>)> = None;
+        let mut renewal: Option<Request<Renewed>> = None;
+        let mut work: Option<(Action, Request<Result<Input, Failure>>)> = None;
         let mut grace: Option<Duration> = None;
         loop {
             self.hear();
@@ -214,7 +197,7 @@ impl Task {
     /// Shows every handle how its registration stands, and forgets those that are closed.
     fn show(&mut self) {
         let now = self.now();
-        let why = self.errors.iter().flatten().next().map(|(_, error)| error.clone());
+        let why = self.answers.why();
         let mut state = self.shared.state();
         state.lease = self.machine.lease();
         state.lease_ends = self.machine.lease_ends().and_then(|ends| self.epoch.checked_add(ends));
@@ -235,9 +218,9 @@ impl Task {
         });
     }
 
-    fn renew(&mut self, id: i64) -> Hand<Renewed> {
+    fn renew(&mut self, id: i64) -> Request<Renewed> {
         let etcd = self.shared.etcd.clone();
-        let deadline = self.deadline(RENEWAL);
+        let deadline = self.answers.deadline(Hand::Renewal, self.machine.patience());
         let asked = self.now();
         let mut stream = self.stream.take();
         Box::pin(async move {
@@ -250,22 +233,23 @@ impl Task {
         self.stream = stream;
         let input = match result {
             Ok(seconds) => {
-                self.went_well(RENEWAL);
+                self.answers.went_well(Hand::Renewal);
                 Input::Renewed { id, asked, seconds }
             }
-            Err(failure) => Input::RenewalFailed { id, trouble: self.failed(RENEWAL, failure) },
+            Err(failure) => Input::RenewalFailed { id, trouble: self.answers.failed(Hand::Renewal, failure) },
         };
         self.machine.on(self.now(), &Action::Wait { until: None }, input);
     }
 
-    fn request(&self, action: &Action) -> Hand<Result<Input, Failure>> {
+    fn request(&self, action: &Action) -> Request<Result<Input, Failure>> {
         if let Action::Put { of, .. } = action {
             self.shared.state().wanted.get(of).into_iter().for_each(|wanted| wanted.tried.set());
         }
         let etcd = self.shared.etcd.clone();
+        let deadline = self.answers.deadline(Hand::Work, self.machine.patience());
         let deadline = match action {
-            Action::Delete { .. } | Action::Revoke { .. } => self.deadline(WORK).min(LEAVING),
-            _ => self.deadline(WORK),
+            Action::Delete { .. } | Action::Revoke { .. } => deadline.min(LEAVING),
+            _ => deadline,
         };
         let asked = self.now();
         let (action, codec) = (action.clone(), self.shared.codec.clone());
@@ -276,61 +260,15 @@ impl Task {
         let input = match result {
             Ok(input) => {
                 if matches!(input, Input::Granted { .. }) {
-                    // It says nothing of what is to stand under it, and is renewed from now on.
-                    self.answered(WORK);
-                    self.errors[RENEWAL] = None;
+                    self.answers.granted();
                 } else {
-                    self.went_well(WORK);
+                    self.answers.went_well(Hand::Work);
                 }
                 input
             }
-            Err(failure) => Input::Failed(self.failed(WORK, failure)),
+            Err(failure) => Input::Failed(self.answers.failed(Hand::Work, failure)),
         };
         self.machine.on(self.now(), action, input);
-    }
-
-    fn went_well(&mut self, hand: usize) {
-        self.errors[hand] = None;
-        self.answered(hand);
-    }
-
-    /// etcd has said something, be it well or ill.
-    fn answered(&mut self, hand: usize) {
-        self.failures[hand] = 0;
-        if std::mem::take(&mut self.is_away) {
-            self.answers.notify_one();
-        }
-    }
-
-    /// How long one try of a request may take: longer with each one that failed, up to what it may take at all.
-    fn deadline(&self, hand: usize) -> Duration {
-        let most = self.shared.etcd.request_timeout();
-        let most = self.machine.patience().map_or(most, |patience| patience.min(most));
-        most.min(TRY.saturating_mul(1 << self.failures[hand].min(8)))
-    }
-
-    fn failed(&mut self, hand: usize, failure: Failure) -> Trouble {
-        let class = failure.class;
-        if matches!(class, Class::Transient | Class::TimedOut) {
-            (self.failures[hand], self.is_away) = (self.failures[hand].saturating_add(1), true);
-        } else {
-            self.answered(hand);
-        }
-        let error = failure.into_error();
-        if self.errors[hand].as_ref().is_some_and(|(known, _)| known.is_like(class)) {
-            tracing::debug!(%error, "etcd failed again");
-        } else {
-            tracing::warn!(%error, "etcd failed; it goes on trying");
-            self.errors[hand] = Some((class, error));
-        }
-        match class {
-            Class::LeaseNotFound => Trouble::LeaseGone,
-            // A token was fetched in vain.
-            Class::Permanent | Class::Denied | Class::Token | Class::TooLarge | Class::AuthenticationIsOff => {
-                Trouble::Permanent
-            }
-            Class::Transient | Class::TimedOut | Class::Revision | Class::LeaseExists => Trouble::Transient,
-        }
     }
 }
 
@@ -362,7 +300,7 @@ async fn alarm(at: Option<Instant>) {
 }
 
 /// What the hand has done; never, while it holds nothing.
-async fn hand<T>(hand: Option<&mut Hand<T>>) -> T {
+async fn hand<T>(hand: Option<&mut Request<T>>) -> T {
     match hand {
         Some(hand) => hand.await,
         None => pending().await,

@@ -11,8 +11,8 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::answers::TRY;
 use super::lease::Id;
-use super::task::TRY;
 use crate::backoff::Backoff;
 use crate::etcd::{Class, Etcd, Event, Failure, Message, Stored, Watch};
 

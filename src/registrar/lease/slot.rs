@@ -1,10 +1,12 @@
 //! One record of a registration, and what is known of its key in etcd. PURE.
 
-use std::collections::VecDeque;
+mod sight;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::vocabulary::{Conflict, Found};
+pub(super) use self::sight::{Seen, Verdict};
+use super::vocabulary::Found;
 use crate::codec::Record;
 
 /// A record, and where it is.
@@ -86,17 +88,6 @@ enum Watch {
     /// Watched, and what was before that is to be looked at.
     Blind,
     Yes,
-}
-
-/// What a look at a key asks for.
-#[derive(Debug)]
-pub(super) enum Verdict {
-    Fine,
-    Repair,
-    /// The key has changed; a put of ours may still come to the one that is left.
-    Moved {
-        left: Box<Slot>,
-    },
 }
 
 impl Slot {
@@ -273,61 +264,6 @@ impl Slot {
         self.stood = false;
     }
 
-    /// The key as it stood at that revision: by a look, or by an event of the watch.
-    pub(super) fn see(&mut self, seen: Seen<'_>, found: Option<Found>) -> Verdict {
-        if seen.looked {
-            self.saw_all();
-            if seen.revision < self.known && self.place != Place::Unknown {
-                return Verdict::Fine; // an event came sooner
-            }
-        } else if seen.revision <= self.known {
-            return Verdict::Fine;
-        } else if self.asked.is_some_and(|asked| !matches!(asked.what, Request::Look) || !self.is_there()) {
-            self.later = Some((seen.revision, found));
-            return Verdict::Fine;
-        } else if self.is_open() || (self.place == Place::Out && !seen.paused) {
-            return Verdict::Fine; // a put, a look or a delete follows in any case
-        }
-        self.known = seen.revision;
-        self.judge(seen, found)
-    }
-
-    /// Nobody knows how the key stands: what is told may be older than a put that was given up.
-    fn is_open(&self) -> bool {
-        matches!(self.place, Place::Tried | Place::Unknown) || (self.place == Place::Stale && self.doubt.last)
-    }
-
-    fn judge(&mut self, seen: Seen<'_>, found: Option<Found>) -> Verdict {
-        let stood = self.is_there();
-        let Some(found) = found else {
-            (self.place, self.expected) = (Place::Out, 0);
-            return Verdict::Repair;
-        };
-        if Some(found.lease) == seen.lease {
-            let same = found.value == self.record.value;
-            (self.place, self.expected) = (if same { Place::In } else { Place::Stale }, found.revision);
-            self.stood = true;
-            return if same { Verdict::Fine } else { Verdict::Repair };
-        }
-        let by_hand = found.lease == 0 && (stood || seen.conflict == Conflict::TakeOver);
-        let same_id = seen.id.is_some() && found.id.as_deref() == seen.id;
-        let in_a_former_life = self.place == Place::Unknown && same_id;
-        // An etcd that was restored from a snapshot brings back what we have replaced since.
-        let replaced = found.revision < self.put_at && (same_id || seen.conflict == Conflict::TakeOver);
-        if by_hand || in_a_former_life || replaced || seen.former.contains(&found.lease) {
-            (self.place, self.expected) = (Place::Out, found.revision);
-            return Verdict::Repair;
-        }
-        if seen.conflict == Conflict::UniqueKey && self.plain.is_none() {
-            let key = [self.record.key.as_slice(), b"/", seen.suffix.as_bytes()].concat();
-            let unique = Self::new(Arc::new(Record::new(key, self.record.value.clone())));
-            let unique = Self { plain: Some(self.record.key.clone()), ..unique };
-            return Verdict::Moved { left: Box::new(std::mem::replace(self, unique)) };
-        }
-        (self.place, self.stood) = (Place::Theirs { lease: found.lease, id: found.id }, false);
-        Verdict::Fine
-    }
-
     /// The record as it is wanted from now on, at the key that it has come to have.
     pub(super) fn update(&mut self, value: &[u8]) {
         self.obsolete = false;
@@ -344,20 +280,4 @@ impl Slot {
     pub(super) fn is_of(&self, key: &[u8]) -> bool {
         self.plain.as_ref().unwrap_or(&self.record.key) == key
     }
-}
-
-/// Where and how a key was seen, and for whom.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Seen<'a> {
-    pub(super) revision: i64,
-    /// Asked for, and not told by the watch.
-    pub(super) looked: bool,
-    pub(super) lease: Option<i64>,
-    /// Leases of ours that are gone.
-    pub(super) former: &'a VecDeque<i64>,
-    pub(super) paused: bool,
-    pub(super) conflict: Conflict,
-    pub(super) id: Option<&'a str>,
-    /// What makes a key unique.
-    pub(super) suffix: &'a str,
 }
