@@ -9,23 +9,23 @@ use crate::registrar::lease::vocabulary::{Conflict, Found};
 
 /// Where and how a key was seen, and for whom.
 #[derive(Clone, Copy, Debug)]
-pub(in super::super) struct Seen<'a> {
-    pub(in super::super) revision: i64,
+pub(in crate::registrar::lease) struct Seen<'a> {
+    pub(in crate::registrar::lease) revision: i64,
     /// Asked for, and not told by the watch.
-    pub(in super::super) looked: bool,
-    pub(in super::super) lease: Option<i64>,
+    pub(in crate::registrar::lease) looked: bool,
+    pub(in crate::registrar::lease) lease: Option<i64>,
     /// Leases of ours that are gone.
-    pub(in super::super) former: &'a VecDeque<i64>,
-    pub(in super::super) paused: bool,
-    pub(in super::super) conflict: Conflict,
-    pub(in super::super) id: Option<&'a str>,
+    pub(in crate::registrar::lease) former: &'a VecDeque<i64>,
+    pub(in crate::registrar::lease) paused: bool,
+    pub(in crate::registrar::lease) conflict: Conflict,
+    pub(in crate::registrar::lease) id: Option<&'a str>,
     /// What makes a key unique.
-    pub(in super::super) suffix: &'a str,
+    pub(in crate::registrar::lease) suffix: &'a str,
 }
 
 /// What a look at a key asks for.
 #[derive(Debug)]
-pub(in super::super) enum Verdict {
+pub(in crate::registrar::lease) enum Verdict {
     Fine,
     Repair,
     /// The key has changed; a put of ours may still come to the one that is left.
@@ -36,7 +36,7 @@ pub(in super::super) enum Verdict {
 
 impl Slot {
     /// The key as it stood at that revision: by a look, or by an event of the watch.
-    pub(in super::super) fn see(&mut self, seen: Seen<'_>, found: Option<Found>) -> Verdict {
+    pub(in crate::registrar::lease) fn see(&mut self, seen: Seen<'_>, found: Option<Found>) -> Verdict {
         if seen.looked {
             self.saw_all();
             if seen.revision < self.known && self.place != Place::Unknown {
