@@ -11,3 +11,4 @@ mod server;
 mod silence;
 mod support;
 mod tokens;
+mod truth;

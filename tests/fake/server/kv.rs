@@ -1,9 +1,12 @@
 //! Keys and values.
 
+use std::cmp::Ordering;
+
+use etcd_client::CompareOp;
 use etcd_client::proto::{
-    PbCompactionRequest, PbCompactionResponse, PbDeleteRequest, PbDeleteResponse, PbKvService, PbPutRequest,
-    PbPutResponse, PbRangeRequest, PbRangeResponse, PbRangeStreamResponse, PbTargetUnion, PbTxnOpRequest, PbTxnRequest,
-    PbTxnResponse,
+    PbCompactionRequest, PbCompactionResponse, PbCompare, PbDeleteRequest, PbDeleteResponse, PbKvService, PbPutRequest,
+    PbPutResponse, PbRangeRequest, PbRangeResponse, PbRangeStreamResponse, PbResponseOp, PbTargetUnion, PbTxnOpRequest,
+    PbTxnOpResponse, PbTxnRequest, PbTxnRequestOp, PbTxnResponse,
 };
 use tokio_stream::Empty;
 use tonic::{Request, Response, Status};
@@ -41,11 +44,17 @@ impl PbKvService for Shared {
 }
 
 fn put(store: &mut Store, request: &PbPutRequest) -> Result<PbPutResponse, Status> {
-    if request.lease != 0 && store.ttl(request.lease).is_none() {
-        return Err(Status::not_found("etcdserver: requested lease not found"));
-    }
+    lives(store, request.lease)?;
     let revision = store.put_under(request.key.clone(), request.value.clone(), request.lease);
     Ok(PbPutResponse { header: header(revision), prev_kv: None })
+}
+
+/// Whether one may put under that lease.
+fn lives(store: &Store, lease: i64) -> Result<(), Status> {
+    if lease != 0 && store.ttl(lease).is_none() {
+        return Err(Status::not_found("etcdserver: requested lease not found"));
+    }
+    Ok(())
 }
 
 fn delete(store: &mut Store, request: &PbDeleteRequest) -> Result<PbDeleteResponse, Status> {
@@ -56,20 +65,53 @@ fn delete(store: &mut Store, request: &PbDeleteRequest) -> Result<PbDeleteRespon
     Ok(PbDeleteResponse { header: header(store.revision()), deleted, prev_kvs: Vec::new() })
 }
 
-/// Deletes under the condition of a lease, which is all that is asked for.
+/// All of it at one revision, or nothing.
 fn txn(store: &mut Store, request: &PbTxnRequest) -> Result<PbTxnResponse, Status> {
     let mut succeeded = true;
     for compare in &request.compare {
-        let Some(PbTargetUnion::Lease(lease)) = compare.target_union else {
-            return Err(Status::unimplemented("no comparison but of leases"));
-        };
-        succeeded &= store.get(&compare.key).is_some_and(|pair| pair.lease == lease);
+        succeeded &= holds(store, compare)?;
     }
-    for operation in request.success.iter().filter(|_| succeeded) {
-        let Some(PbTxnOpRequest::RequestDeleteRange(request)) = &operation.request else {
-            return Err(Status::unimplemented("no operation but deletion"));
-        };
-        delete(store, request)?;
+    let operations = if succeeded { &request.success } else { &request.failure };
+    for operation in operations {
+        if let Some(PbTxnOpRequest::RequestPut(put)) = &operation.request {
+            lives(store, put.lease)?;
+        }
     }
-    Ok(PbTxnResponse { header: header(store.revision()), succeeded, responses: Vec::new() })
+    let done = |store: &mut Store| operations.iter().map(|operation| perform(store, operation)).collect();
+    let responses: Result<_, Status> = store.at_once(done);
+    Ok(PbTxnResponse { header: header(store.revision()), succeeded, responses: responses? })
+}
+
+/// A key that is not there has zeros to compare, but no value.
+fn holds(store: &Store, compare: &PbCompare) -> Result<bool, Status> {
+    let there = store.get(&compare.key);
+    let pair = there.clone().unwrap_or_default();
+    let is = match &compare.target_union {
+        _ if !compare.range_end.is_empty() => return Err(Status::unimplemented("no comparison of ranges")),
+        Some(PbTargetUnion::Value(_)) if there.is_none() => return Ok(false),
+        Some(PbTargetUnion::Value(value)) => pair.value.cmp(value),
+        Some(PbTargetUnion::Lease(lease)) => pair.lease.cmp(lease),
+        Some(PbTargetUnion::Version(version)) => pair.version.cmp(version),
+        Some(PbTargetUnion::CreateRevision(revision)) => pair.create_revision.cmp(revision),
+        Some(PbTargetUnion::ModRevision(revision)) => pair.mod_revision.cmp(revision),
+        None => return Err(Status::unimplemented("no comparison with nothing")),
+    };
+    Ok(match compare.result() {
+        CompareOp::Equal => is == Ordering::Equal,
+        CompareOp::Greater => is == Ordering::Greater,
+        CompareOp::Less => is == Ordering::Less,
+        CompareOp::NotEqual => is != Ordering::Equal,
+    })
+}
+
+fn perform(store: &mut Store, operation: &PbTxnRequestOp) -> Result<PbResponseOp, Status> {
+    let response = match &operation.request {
+        Some(PbTxnOpRequest::RequestRange(request)) => PbTxnOpResponse::ResponseRange(store.range(request)?),
+        Some(PbTxnOpRequest::RequestPut(request)) => PbTxnOpResponse::ResponsePut(put(store, request)?),
+        Some(PbTxnOpRequest::RequestDeleteRange(request)) => {
+            PbTxnOpResponse::ResponseDeleteRange(delete(store, request)?)
+        }
+        Some(PbTxnOpRequest::RequestTxn(_)) | None => return Err(Status::unimplemented("no transaction in another")),
+    };
+    Ok(PbResponseOp { response: Some(response) })
 }

@@ -12,6 +12,8 @@ use super::message::header;
 #[derive(Debug)]
 pub(crate) struct Store {
     revision: i64,
+    /// The revision before what is done at once.
+    before: Option<i64>,
     compacted: i64,
     history: Vec<PbEvent>,
     leases: BTreeMap<i64, i64>,
@@ -20,7 +22,7 @@ pub(crate) struct Store {
 impl Default for Store {
     /// As a new etcd is.
     fn default() -> Self {
-        Self { revision: 1, compacted: 0, history: Vec::new(), leases: BTreeMap::new() }
+        Self { revision: 1, before: None, compacted: 0, history: Vec::new(), leases: BTreeMap::new() }
     }
 }
 
@@ -44,7 +46,7 @@ impl Store {
 
     pub(crate) fn put_under(&mut self, key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>, lease: i64) -> i64 {
         let (key, value) = (key.into(), value.into());
-        self.revision += 1;
+        self.advance();
         let before = self.get(&key);
         let pair = PbKeyValue {
             version: before.as_ref().map_or(0, |pair| pair.version) + 1,
@@ -58,6 +60,18 @@ impl Store {
         self.revision
     }
 
+    /// Does several things at one revision.
+    pub(super) fn at_once<T>(&mut self, change: impl FnOnce(&mut Self) -> T) -> T {
+        self.before = Some(self.revision);
+        let result = change(self);
+        self.before = None;
+        result
+    }
+
+    fn advance(&mut self) {
+        self.revision = self.before.unwrap_or(self.revision) + 1;
+    }
+
     /// Whether it was there.
     pub(crate) fn delete(&mut self, key: &[u8]) -> bool {
         self.delete_all(vec![key.to_vec()]) > 0
@@ -66,7 +80,7 @@ impl Store {
     fn delete_all(&mut self, mut keys: Vec<Vec<u8>>) -> usize {
         keys.retain(|key| self.get(key).is_some());
         if !keys.is_empty() {
-            self.revision += 1;
+            self.advance();
         }
         for key in &keys {
             let pair = PbKeyValue { key: key.clone(), mod_revision: self.revision, ..PbKeyValue::default() };
