@@ -23,7 +23,7 @@ async fn a_watch_that_gives_no_sign_of_life_is_opened_again() {
     fake.store(|store| store.put("s/1", "h:1"));
     fake.rpcs(|rpcs| {
         rpcs.watch.first(1, |store, _| Reply::Say(vec![created(store.revision())]));
-        rpcs.probe.rule(|_, ()| Reply::Never);
+        rpcs.probe.rule(|_, _| Reply::Never);
     });
     let resolution = watching(&fake).await;
     let (states, looking) = (Arc::new(Mutex::new(Vec::new())), resolution.clone());
@@ -47,6 +47,8 @@ async fn a_quiet_watch_that_answers_is_left_alone() {
     let fake = Fake::start().await;
     fake.store(|store| store.put("s/1", "h:1"));
     let resolution = watching(&fake).await;
+    // Until the store has come to where the watch starts, etcd answers no request for progress.
+    fake.store(|store| store.put("r/1", "h:9"));
     until("a second request for progress", || fake.rpcs(|rpcs| rpcs.probe.seen.len() >= 2)).await;
     assert_eq!(fake.rpcs(|rpcs| (rpcs.lists(), rpcs.starts())), (1, vec![3]));
     assert_eq!(resolution.state(), State::Current);

@@ -3,9 +3,12 @@
 use etcd_client::EventType;
 use etcd_client::proto::{PbEvent, PbKeyValue, PbResponseHeader, PbWatchResponse};
 
+/// Of every fake, as members of one cluster.
+pub(crate) const CLUSTER: u64 = 0x7e1c;
+
 #[expect(clippy::unnecessary_wraps, reason = "a message takes its header so")]
 pub(crate) fn header(revision: i64) -> Option<PbResponseHeader> {
-    Some(PbResponseHeader { revision, ..PbResponseHeader::default() })
+    Some(PbResponseHeader { cluster_id: CLUSTER, member_id: 1, revision, raft_term: 2 })
 }
 
 /// The watch exists, says a member at that revision.
@@ -13,7 +16,18 @@ pub(crate) fn created(revision: i64) -> PbWatchResponse {
     PbWatchResponse { header: header(revision), created: true, ..PbWatchResponse::default() }
 }
 
-/// The watch was refused, as etcd does it.
+/// The watch exists, says etcd's grpc-proxy, which knows no more of it than where it is to start.
+pub(super) fn created_by_proxy(start: i64) -> PbWatchResponse {
+    let header = PbResponseHeader { revision: start, ..PbResponseHeader::default() };
+    PbWatchResponse { header: Some(header), ..created(start) }
+}
+
+/// The watch is over, as its client wished.
+pub(crate) fn canceled(revision: i64) -> PbWatchResponse {
+    PbWatchResponse { header: header(revision), canceled: true, ..PbWatchResponse::default() }
+}
+
+/// The watch was refused, as etcd does it: under no id.
 pub(crate) fn refused(revision: i64, reason: &str) -> PbWatchResponse {
     PbWatchResponse { canceled: true, cancel_reason: reason.to_owned(), watch_id: -1, ..created(revision) }
 }
@@ -23,7 +37,7 @@ pub(crate) fn compacted(revision: i64, compact_revision: i64) -> PbWatchResponse
     PbWatchResponse { header: header(revision), canceled: true, compact_revision, ..PbWatchResponse::default() }
 }
 
-/// No events: of the one watch of a stream, as etcd gives it by itself, or of all (−1), as it answers a request.
+/// No events: of one watch, as etcd gives it by itself, or of all of a stream (−1), as it answers a request.
 pub(crate) fn progress(watch_id: i64, revision: i64) -> PbWatchResponse {
     PbWatchResponse { header: header(revision), watch_id, ..PbWatchResponse::default() }
 }

@@ -7,6 +7,7 @@ pub(crate) mod message;
 mod script;
 mod store;
 mod watch;
+mod watches;
 
 use std::future::pending;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -39,7 +40,7 @@ struct Shared {
 struct State {
     store: Store,
     rpcs: Rpcs,
-    watches: Vec<watch::Open>,
+    watches: watches::Watches,
     keep_alives: usize,
 }
 
@@ -76,23 +77,36 @@ impl Fake {
         script(&mut self.shared.state().rpcs)
     }
 
-    /// Sends a message on the watch that was opened last.
+    /// Sends a message on the watch that was opened last, and under its id if the message has none (0).
     pub(crate) fn say(&self, message: PbWatchResponse) {
-        self.shared.state().watches.last().expect("a watch is open").say(Ok(message));
+        self.shared.state().watches.say(message);
     }
 
     /// The watch that was opened last goes on by the truth, from where it was asked to begin.
     pub(crate) fn speak(&self) {
         let mut state = self.shared.state();
-        state.watches.last_mut().expect("a watch is open").speak();
+        state.watches.speak();
         state.tell();
     }
 
-    /// Breaks all watches, after what was said on them.
+    /// Breaks all streams of watches, after what was said on them.
     pub(crate) fn cut(&self) {
-        for watch in self.shared.state().watches.drain(..) {
-            watch.say(Err(Status::unavailable("the fake cuts its streams")));
-        }
+        self.shared.state().watches.cut();
+    }
+
+    /// How many streams of watches were opened so far.
+    pub(crate) fn watch_streams(&self) -> usize {
+        self.shared.state().watches.streams()
+    }
+
+    /// How many streams of watches are open.
+    pub(crate) fn open_watch_streams(&self) -> usize {
+        self.shared.state().watches.open_streams()
+    }
+
+    /// From now on it serves watches as etcd's grpc-proxy does: it chooses their ids itself, and knows no progress.
+    pub(crate) fn as_grpc_proxy(&self) {
+        self.shared.state().watches.proxy = true;
     }
 }
 
@@ -106,7 +120,7 @@ impl State {
     /// Tells all honest watches what has changed.
     fn tell(&mut self) {
         let Self { store, watches, .. } = self;
-        watches.retain_mut(|watch| watch.tell(store));
+        watches.tell(store);
     }
 }
 

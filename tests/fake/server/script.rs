@@ -83,6 +83,10 @@ impl<Q, A> Rpc<Q, A> {
 /// A watch, as it was asked for.
 #[derive(Clone, Debug)]
 pub(crate) struct Watched {
+    /// The id asked for: 0 leaves the choice to etcd.
+    pub(crate) id: i64,
+    /// Counts the streams, from one.
+    pub(crate) stream: usize,
     pub(crate) start: i64,
     pub(crate) key: Vec<u8>,
     pub(crate) end: Vec<u8>,
@@ -110,8 +114,10 @@ pub(crate) struct Rpcs {
     pub(crate) renew: Rpc<Renewal, PbLeaseKeepAliveResponse>,
     /// A watch that is answered by other than the truth stays silent after that, until it is told to speak.
     pub(crate) watch: Rpc<Watched, Vec<PbWatchResponse>>,
-    /// Requests for progress.
-    pub(crate) probe: Rpc<(), PbWatchResponse>,
+    /// The stream and the id of each request to end a watch.
+    pub(crate) cancels: Vec<(usize, i64)>,
+    /// Requests for progress, each by its stream.
+    pub(crate) probe: Rpc<usize, PbWatchResponse>,
     /// Counted from one; the answer is a token.
     pub(crate) authenticate: Rpc<usize, String>,
 }
