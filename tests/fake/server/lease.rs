@@ -6,18 +6,17 @@ use etcd_client::proto::{
     PbLeaseTimeToLiveResponse,
 };
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
-use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::message::header;
 use super::script::Renewal;
-use super::{Shared, Store};
+use super::{Answers, Shared, Store, answers};
 
 type Renewed = Result<PbLeaseKeepAliveResponse, Status>;
 
 #[tonic::async_trait]
 impl PbLeaseService for Shared {
-    type LeaseKeepAliveStream = UnboundedReceiverStream<Renewed>;
+    type LeaseKeepAliveStream = Answers<PbLeaseKeepAliveResponse>;
 
     async fn lease_grant(
         &self,
@@ -42,9 +41,9 @@ impl PbLeaseService for Shared {
             state.keep_alives += 1;
             state.keep_alives
         };
-        let (answers, answered) = unbounded_channel();
-        tokio::spawn(self.clone().keep_alive(stream, request.into_inner(), answers));
-        Ok(Response::new(UnboundedReceiverStream::new(answered)))
+        let (to, answered) = unbounded_channel();
+        tokio::spawn(self.clone().keep_alive(stream, request.into_inner(), to));
+        answers(answered).await
     }
 
     async fn lease_time_to_live(

@@ -11,11 +11,15 @@ mod watches;
 
 use std::future::pending;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use etcd_client::proto::{PbKvServer, PbLeaseServer, PbWatchResponse, PbWatchServer};
 use tokio::net::TcpListener;
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::AbortHandle;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tokio_stream::{Stream, StreamExt};
 use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
@@ -153,4 +157,15 @@ impl Shared {
             None => pending().await,
         }
     }
+}
+
+type Answers<A> = Pin<Box<dyn Stream<Item = Result<A, Status>> + Send>>;
+
+/// The answers of a stream. Its headers go with the first of them, as always in Go: who waits for headers before asking
+/// for anything waits for ever.
+async fn answers<A: Send + 'static>(
+    mut from: UnboundedReceiver<Result<A, Status>>,
+) -> Result<Response<Answers<A>>, Status> {
+    let first = from.recv().await.transpose()?.map(Ok);
+    Ok(Response::new(Box::pin(tokio_stream::iter(first).chain(UnboundedReceiverStream::new(from)))))
 }

@@ -1,24 +1,23 @@
 //! Streams of watches, each of which carries many.
 
-use etcd_client::proto::{PbWatchRequest, PbWatchRequestUnion, PbWatchService};
+use etcd_client::proto::{PbWatchRequest, PbWatchRequestUnion, PbWatchResponse, PbWatchService};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
-use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::script::Watched;
 use super::watches::Said;
-use super::{Shared, State};
+use super::{Answers, Shared, State, answers};
 
 #[tonic::async_trait]
 impl PbWatchService for Shared {
-    type WatchStream = UnboundedReceiverStream<Said>;
+    type WatchStream = Answers<PbWatchResponse>;
 
     async fn watch(&self, request: Request<Streaming<PbWatchRequest>>) -> Result<Response<Self::WatchStream>, Status> {
         let token = request.metadata().get("token").and_then(|token| token.to_str().ok()).map(str::to_owned);
         let (to, said) = unbounded_channel();
         let stream = self.state().watches.begin(to.clone());
         tokio::spawn(self.clone().serve(stream, request.into_inner(), token, to));
-        Ok(Response::new(UnboundedReceiverStream::new(said)))
+        answers(said).await
     }
 }
 
