@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use etcd_client::{Client, Compare, CompareOp, PutOptions, Txn, TxnOp, WatchOptions, WatchResponse, WatchStream};
+use etcd_client::{
+    Client, Compare, CompareOp, GetOptions, PutOptions, Txn, TxnOp, WatchOptions, WatchResponse, WatchStream,
+};
 use tokio::time::timeout;
 
-use crate::server::message::{CLUSTER, progress, refused};
+use crate::server::message::{CLUSTER, learner, old_learner, progress, refused};
 use crate::server::{Fake, Reply, Store};
 use crate::support::{PATIENCE, until};
 
@@ -139,6 +141,31 @@ async fn a_grpc_proxy_chooses_ids_itself_and_knows_no_progress() {
     let news = said(&mut stream).await;
     assert_eq!((news.watch_id(), revision(&news), news.header().unwrap().cluster_id()), (1, 2, CLUSTER));
     fake.rpcs(|rpcs| assert!(rpcs.probe.requests().eq([&1])));
+}
+
+#[tokio::test]
+async fn a_learner_serves_nothing_but_what_it_holds() {
+    let fake = Fake::start().await;
+    let mut client = client(&fake).await;
+    for (refusal, code) in [(learner as fn() -> _, "FailedPrecondition"), (old_learner, "Unavailable")] {
+        fake.learner(Some(refusal));
+        let refused = [
+            client.get("a", None).await.unwrap_err(),
+            client.put("a", "1", None).await.unwrap_err(),
+            client.watch("a", None).await.unwrap_err(),
+            client.lease_keep_alive(1).await.unwrap_err(),
+        ];
+        for error in refused {
+            let etcd_client::Error::GRpcStatus(status) = error else { panic!("{error}") };
+            assert_eq!(format!("{:?}", status.code()), code);
+            assert_eq!(status.message(), "etcdserver: rpc not supported for learner");
+        }
+        client.get("a", Some(GetOptions::new().with_serializable())).await.unwrap();
+    }
+    fake.learner(None);
+    client.put("a", "1", None).await.unwrap();
+    assert_eq!(fake.rpcs(|rpcs| (rpcs.turned_away, rpcs.put.seen.len())), (8, 1));
+    assert_eq!(fake.watch_streams(), 0);
 }
 
 #[tokio::test]

@@ -19,7 +19,11 @@ impl PbKvService for Shared {
     type RangeStreamStream = Empty<Result<PbRangeStreamResponse, Status>>;
 
     async fn range(&self, request: Request<PbRangeRequest>) -> Result<Response<PbRangeResponse>, Status> {
-        self.answer(|rpcs| &mut rpcs.range, request.get_ref(), |store, request| store.range(request)).await
+        // What it holds itself, a learner tells.
+        if !request.get_ref().serializable {
+            self.admit()?;
+        }
+        self.reply(|rpcs| &mut rpcs.range, request.get_ref(), |store, request| store.range(request)).await
     }
 
     async fn range_stream(&self, _: Request<PbRangeRequest>) -> Result<Response<Self::RangeStreamStream>, Status> {

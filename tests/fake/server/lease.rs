@@ -36,6 +36,7 @@ impl PbLeaseService for Shared {
         &self,
         request: Request<Streaming<PbLeaseKeepAliveRequest>>,
     ) -> Result<Response<Self::LeaseKeepAliveStream>, Status> {
+        self.admit()?;
         let stream = {
             let mut state = self.state();
             state.keep_alives += 1;
@@ -67,7 +68,7 @@ impl Shared {
     ) {
         while let Ok(Some(request)) = requests.message().await {
             let renewal = Renewal { lease: request.id, stream };
-            let result = self.answer(|rpcs| &mut rpcs.renew, &renewal, |store, renewal| Ok(renewed(store, *renewal)));
+            let result = self.reply(|rpcs| &mut rpcs.renew, &renewal, |store, renewal| Ok(renewed(store, *renewal)));
             let (result, closed) = tokio::select! {
                 result = result => (result.map(Response::into_inner), false),
                 () = answers.closed() => (Err(Status::cancelled("the client went")), true),

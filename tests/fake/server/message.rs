@@ -2,6 +2,7 @@
 
 use etcd_client::EventType;
 use etcd_client::proto::{PbEvent, PbKeyValue, PbResponseHeader, PbWatchResponse};
+use tonic::Status;
 
 /// Of every fake, as members of one cluster.
 pub(crate) const CLUSTER: u64 = 0x7e1c;
@@ -56,4 +57,14 @@ pub(crate) fn put(revision: i64, key: impl Into<Vec<u8>>, value: impl Into<Vec<u
         lease: 0,
     };
     PbEvent { r#type: EventType::Put as i32, kv: Some(pair), prev_kv: None }
+}
+
+/// How a member that only learns refuses, as etcd 3.6 and the later releases of 3.5 word it.
+pub(crate) fn learner() -> Status {
+    Status::failed_precondition("etcdserver: rpc not supported for learner")
+}
+
+/// How a member that only learns refuses, as etcd 3.4 and the first releases of 3.5 word it.
+pub(crate) fn old_learner() -> Status {
+    Status::unavailable("etcdserver: rpc not supported for learner")
 }

@@ -46,6 +46,8 @@ struct State {
     rpcs: Rpcs,
     watches: watches::Watches,
     keep_alives: usize,
+    /// How it refuses what a learner does not serve, if it is one.
+    learner: Option<fn() -> Status>,
 }
 
 impl Fake {
@@ -108,6 +110,12 @@ impl Fake {
         self.shared.state().watches.open_streams()
     }
 
+    /// From now on it is a learner that refuses in this way, or, with none, it is promoted. Streams that are open
+    /// stay so.
+    pub(crate) fn learner(&self, refusal: Option<fn() -> Status>) {
+        self.shared.state().learner = refusal;
+    }
+
     /// From now on it serves watches as etcd's grpc-proxy does: it chooses their ids itself, and knows no progress.
     pub(crate) fn as_grpc_proxy(&self) {
         self.shared.state().watches.proxy = true;
@@ -133,8 +141,27 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Answers by the script, else honestly.
+    /// Unless it is a learner.
+    fn admit(&self) -> Result<(), Status> {
+        let mut state = self.state();
+        let Some(refusal) = state.learner else { return Ok(()) };
+        state.rpcs.turned_away += 1;
+        Err(refusal())
+    }
+
+    /// Answers by the script, else honestly, what no learner answers.
     async fn answer<Q: Clone, A>(
+        &self,
+        rpc: fn(&mut Rpcs) -> &mut Rpc<Q, A>,
+        request: &Q,
+        honest: fn(&mut Store, &Q) -> Result<A, Status>,
+    ) -> Result<Response<A>, Status> {
+        self.admit()?;
+        self.reply(rpc, request, honest).await
+    }
+
+    /// Answers by the script, else honestly.
+    async fn reply<Q: Clone, A>(
         &self,
         rpc: fn(&mut Rpcs) -> &mut Rpc<Q, A>,
         request: &Q,

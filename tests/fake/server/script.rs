@@ -120,6 +120,8 @@ pub(crate) struct Rpcs {
     pub(crate) probe: Rpc<usize, PbWatchResponse>,
     /// Counted from one; the answer is a token.
     pub(crate) authenticate: Rpc<usize, String>,
+    /// How many requests and streams were refused because the fake was a learner; they are nowhere else.
+    pub(crate) turned_away: usize,
 }
 
 impl Rpcs {

@@ -13,6 +13,7 @@ impl PbWatchService for Shared {
     type WatchStream = Answers<PbWatchResponse>;
 
     async fn watch(&self, request: Request<Streaming<PbWatchRequest>>) -> Result<Response<Self::WatchStream>, Status> {
+        self.admit()?;
         let token = request.metadata().get("token").and_then(|token| token.to_str().ok()).map(str::to_owned);
         let (to, said) = unbounded_channel();
         let stream = self.state().watches.begin(to.clone());
