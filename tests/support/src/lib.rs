@@ -1,10 +1,10 @@
 //! What tests, benches and `xtask` share: real etcd processes ([`Etcd`], [`Cluster`]), a TCP proxy
 //! that breaks connections on demand ([`Proxy`]), an HTTP/2 proxy that holds, delays or drops messages
-//! ([`FrameProxy`]), child processes whose output is waited for ([`Process`]) and measurements held
-//! against a bar ([`Report`]).
+//! ([`FrameProxy`]), etcd's own gRPC proxy ([`GrpcProxy`]), child processes whose output is waited for
+//! ([`Process`]) and measurements held against a bar ([`Report`]).
 //!
 //! All of it is plain blocking code with short waits, so that an async test may call it as it is;
-//! what can take a second or more ([`Cluster::start`], [`Etcd::terminate`], [`Process::wait`]) belongs
+//! what can take a second or more ([`Cluster::start`], [`GrpcProxy::to`], [`Etcd::terminate`], [`Process::wait`]) belongs
 //! in `spawn_blocking` where other tasks of the same test must go on meanwhile.
 //!
 //! ```no_run
@@ -22,6 +22,7 @@ mod cluster;
 mod error;
 mod etcd;
 mod frame_proxy;
+mod grpc_proxy;
 mod http;
 mod limits;
 mod ports;
@@ -34,6 +35,7 @@ pub use cluster::Cluster;
 pub use error::{Error, Result};
 pub use etcd::{Builder, Etcd};
 pub use frame_proxy::{FrameProxy, Rule};
+pub use grpc_proxy::GrpcProxy;
 pub use limits::raise_fd_limit;
 pub use process::{Process, example_bin};
 pub use proxy::Proxy;
