@@ -142,6 +142,9 @@ pub(crate) enum Release {
     /// 3.6.16
     #[value(name = "3.6")]
     V3_6,
+    /// 3.7.3
+    #[value(name = "3.7")]
+    V3_7,
     /// The newest release that the Go module proxy knows
     Newest,
 }

@@ -1,9 +1,10 @@
 //! What tests, benches and `xtask` share: real etcd processes ([`Etcd`], [`Cluster`]), a TCP proxy
-//! that breaks connections on demand ([`Proxy`]), child processes whose output is waited for
+//! that breaks connections on demand ([`Proxy`]), an HTTP/2 proxy that holds, delays or drops messages
+//! ([`FrameProxy`]), etcd's own gRPC proxy ([`GrpcProxy`]), child processes whose output is waited for
 //! ([`Process`]) and measurements held against a bar ([`Report`]).
 //!
-//! All of it is plain blocking std code with short waits, so that an async test may call it as it is;
-//! what can take a second or more ([`Cluster::start`], [`Etcd::terminate`], [`Process::wait`]) belongs
+//! All of it is plain blocking code with short waits, so that an async test may call it as it is;
+//! what can take a second or more ([`Cluster::start`], [`GrpcProxy::to`], [`Etcd::terminate`], [`Process::wait`]) belongs
 //! in `spawn_blocking` where other tasks of the same test must go on meanwhile.
 //!
 //! ```no_run
@@ -20,6 +21,8 @@ mod clock;
 mod cluster;
 mod error;
 mod etcd;
+mod frame_proxy;
+mod grpc_proxy;
 mod http;
 mod limits;
 mod ports;
@@ -31,6 +34,8 @@ pub use clock::cpu_time;
 pub use cluster::Cluster;
 pub use error::{Error, Result};
 pub use etcd::{Builder, Etcd};
+pub use frame_proxy::{FrameProxy, Rule};
+pub use grpc_proxy::GrpcProxy;
 pub use limits::raise_fd_limit;
 pub use process::{Process, example_bin};
 pub use proxy::Proxy;

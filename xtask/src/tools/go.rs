@@ -16,6 +16,7 @@ const MAIN: &str = "package main\n\nimport (\n\t\"os\"\n\n\t\"go.etcd.io/etcd/se
 
 const V3_5: &str = "3.5.32";
 const V3_6: &str = "3.6.16";
+const V3_7: &str = "3.7.3";
 
 /// Where the binary of the release that is built by default is, or would be.
 pub(crate) fn default_binary(workspace: &Workspace) -> PathBuf {
@@ -27,6 +28,7 @@ pub(crate) fn build(workspace: &Workspace, release: Release) -> Result<PathBuf> 
     let version = match release {
         Release::V3_5 => V3_5.to_owned(),
         Release::V3_6 => V3_6.to_owned(),
+        Release::V3_7 => V3_7.to_owned(),
         Release::Newest => newest(workspace)?,
     };
     let place = workspace.tools().join(format!("etcd-{version}"));

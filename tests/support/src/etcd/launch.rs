@@ -72,14 +72,19 @@ impl Launch {
             command.arg(format!("--election-timeout={election}"));
         }
         command.args(&self.extra);
-        // etcd takes every ETCD_… variable for one of its flags.
-        for (key, _) in env::vars_os().filter(|(key, _)| key.to_string_lossy().starts_with("ETCD_")) {
-            command.env_remove(key);
-        }
-        if cfg!(target_arch = "aarch64") {
-            command.env("ETCD_UNSUPPORTED_ARCH", "arm64"); // etcd 3.4 refuses to run there without it
-        }
+        clean_env(&mut command);
         command.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
         command.spawn().map_err(|error| Error::new(format!("starting {}: {error}", self.binary.display())))
+    }
+}
+
+/// For any command of the binary.
+pub(crate) fn clean_env(command: &mut Command) {
+    // etcd takes every ETCD_… variable for one of its flags.
+    for (key, _) in env::vars_os().filter(|(key, _)| key.to_string_lossy().starts_with("ETCD_")) {
+        command.env_remove(key);
+    }
+    if cfg!(target_arch = "aarch64") {
+        command.env("ETCD_UNSUPPORTED_ARCH", "arm64"); // etcd 3.4 refuses to run there without it
     }
 }

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use crate::{Error, Result, http};
 pub use builder::Builder;
-pub(crate) use launch::Launch;
+pub(crate) use launch::{Launch, binary, clean_env};
 
 /// A running etcd of its own: own ports, own data in a temporary folder, killed and removed on drop.
 ///
@@ -116,12 +116,12 @@ impl Drop for Etcd {
     }
 }
 
-fn is_alive(child: &mut Child) -> bool {
+pub(crate) fn is_alive(child: &mut Child) -> bool {
     matches!(child.try_wait(), Ok(None))
 }
 
 /// The first lines, where a wrong flag is named before pages of usage, and the last.
-fn excerpt(log: &str) -> String {
+pub(crate) fn excerpt(log: &str) -> String {
     let lines: Vec<&str> = log.lines().collect();
     if lines.len() <= 20 {
         return lines.join("\n");
