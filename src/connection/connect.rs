@@ -59,7 +59,7 @@ pub(crate) struct Tls {
 }
 
 impl Transport {
-    /// Connects and greets, all within the connect timeout. Names are resolved each time, and their addresses tried in
+    /// Connects and greets, all within the connect timeout, and that for SETTINGS where there is one. Names are resolved each time, and their addresses tried in
     /// order.
     pub(crate) async fn connect(
         &self,
@@ -67,7 +67,7 @@ impl Transport {
         options: &Options,
         room: Arc<Notify>,
     ) -> Result<Connection, Failure> {
-        let deadline = options.connect_timeout;
+        let deadline = options.connect_timeout + options.settings_timeout.unwrap_or_default();
         match timeout(deadline, self.reach(to, options, room)).await {
             Ok(result) => result,
             Err(_) => Err(refuse(format!("no HTTP/2 connection within {} ms", deadline.as_millis()))),

@@ -1,6 +1,5 @@
 //! The task that drives a connection: reads and writes frames, and tells how far it has come.
 
-use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,21 +10,22 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::client::{Connection, SendRequest};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::oneshot;
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Sleep, sleep};
 
 use super::failure::is_of_pings;
 use super::keepalive::Silence;
 use super::options::KeepAlive;
 use super::watched::{LastRead, Watched};
-use super::{End, Shared, Stage};
+use super::{Command, End, Shared, Stage};
 
 /// Ends with the connection.
 pub(super) struct Driver<T> {
     connection: Connection<Watched<T>, Bytes>,
     /// Asks h2 whether it would still send. Dropped with the connection's last handle, which lets h2 close it.
     probe: Option<SendRequest<Bytes>>,
-    released: oneshot::Receiver<Infallible>,
+    /// Ends when nobody holds the connection any more.
+    commands: UnboundedReceiver<Command>,
     shared: Arc<Shared>,
     ready: bool,
     silence: Option<Silence>,
@@ -44,13 +44,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         probe: SendRequest<Bytes>,
         shared: Arc<Shared>,
         last_read: Arc<LastRead>,
-        released: oneshot::Receiver<Infallible>,
+        commands: UnboundedReceiver<Command>,
         keep_alive: Option<KeepAlive>,
     ) -> Self {
         let pings = connection.ping_pong();
         let silence = keep_alive.zip(pings).map(|(options, pings)| Silence::new(options, pings, last_read));
         let (linger, gathered) = (None, false);
-        Self { connection, probe: Some(probe), released, shared, ready: false, silence, linger, gathered }
+        Self { connection, probe: Some(probe), commands, shared, ready: false, silence, linger, gathered }
     }
 
     fn tell(&mut self, stage: Stage) {
@@ -92,9 +92,22 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         if let Poll::Ready(Err(error)) = probe.poll_ready(cx) {
             self.probe = None;
             self.tell(Stage::Draining(End::of(&error)));
-        } else if Pin::new(&mut self.released).poll(cx).is_ready() {
-            self.probe = None; // h2 wakes this task when that was the last
         }
+    }
+
+    /// Does what holders of the connection ask for; why it is to be closed, if they ask for that.
+    fn obey(&mut self, cx: &mut Context<'_>) -> Option<String> {
+        while let Poll::Ready(command) = self.commands.poll_recv(cx) {
+            match command {
+                Some(Command::Ping) => self.silence.iter_mut().for_each(|silence| silence.ping(cx)),
+                Some(Command::Close(why)) => return Some(why),
+                None => {
+                    self.probe = None; // h2 wakes this task when that was the last
+                    break;
+                }
+            }
+        }
+        None
     }
 }
 
@@ -136,6 +149,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Future for Driver<T> {
         }
         this.copy_limit();
         this.ask(cx);
+        if let Some(why) = this.obey(cx) {
+            this.tell(Stage::Closed(End { silent: true, ..End::because(why) }));
+            return Poll::Ready(()); // the streams end as the connection is dropped
+        }
         if let Some(silence) = &mut this.silence
             && let Poll::Ready(why) = silence.poll(&this.shared, cx)
         {

@@ -33,6 +33,9 @@ pub(super) struct Silence {
     bytes: u64,
 }
 
+/// Between two pings, where one is asked for: etcd ends connections that are pinged more often than every 5 s.
+const APART: Duration = Duration::from_millis(5_500);
+
 /// The answer to a ping, which is no progress.
 const PONG: u64 = 17;
 
@@ -57,14 +60,7 @@ impl Silence {
             let next = if now < heard + self.options.interval {
                 heard + self.options.interval
             } else if shared.is_waited_for() && self.may_ping(shared, now) {
-                // The answer itself counts as something read; taking it lets the next ping be sent. One that is still on its
-                // way does as well.
-                drop(self.pings.poll_pong(cx));
-                drop(self.pings.send_ping(Ping::opaque()));
-                (self.asked, self.last_sent) = (Some(now), Some(now));
-                (self.sent, self.bytes) = (self.sent + 1, self.last_read.bytes());
-                // The connection writes it at its next poll.
-                cx.waker().wake_by_ref();
+                self.send(now, cx);
                 now + self.options.timeout
             } else {
                 now + self.options.interval
@@ -72,6 +68,28 @@ impl Silence {
             self.timer.as_mut().reset(next);
         }
         Poll::Pending
+    }
+
+    /// Pings now, whatever was heard, unless a ping was sent a moment ago or its answer is awaited.
+    pub(super) fn ping(&mut self, cx: &mut Context<'_>) {
+        let now = Instant::now();
+        let awaited = self.asked.is_some_and(|asked| self.last_read.at() < asked);
+        if awaited || self.last_sent.is_some_and(|last| now.duration_since(last) < APART) {
+            return;
+        }
+        self.send(now, cx);
+        self.timer.as_mut().reset(now + self.options.timeout);
+    }
+
+    fn send(&mut self, now: Instant, cx: &mut Context<'_>) {
+        // The answer itself counts as something read; taking it lets the next ping be sent. One that is still on its way
+        // does as well.
+        drop(self.pings.poll_pong(cx));
+        drop(self.pings.send_ping(Ping::opaque()));
+        (self.asked, self.last_sent) = (Some(now), Some(now));
+        (self.sent, self.bytes) = (self.sent + 1, self.last_read.bytes());
+        // The connection writes it at its next poll.
+        cx.waker().wake_by_ref();
     }
 
     fn may_ping(&mut self, shared: &Shared, now: Instant) -> bool {

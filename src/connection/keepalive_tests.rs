@@ -1,5 +1,6 @@
 //! Keep-alive against a peer that counts pings as Go's server does, and one that freezes.
 
+use std::convert::Infallible;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 

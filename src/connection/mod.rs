@@ -15,7 +15,6 @@ mod pump;
 mod tls;
 mod watched;
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -23,8 +22,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::client::SendRequest;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{Notify, oneshot, watch};
-use tokio::time::timeout;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, timeout};
 
 pub(crate) use answer::Answer;
 pub(crate) use connect::{Connector, Destination, Io, Place, Transport};
@@ -39,7 +39,7 @@ pub(crate) use options::Options;
 pub use tls::ClientTls;
 
 use self::driver::Driver;
-use self::watched::Watched;
+use self::watched::{LastRead, Watched};
 
 const DATA_FRAME_BUDGET: usize = 64 << 20;
 /// Streams that were cancelled here, remembered so that what the server still sends of them is known.
@@ -53,8 +53,18 @@ pub(crate) struct Connection(Arc<Handle>);
 struct Handle {
     send: SendRequest<Bytes>,
     shared: Arc<Shared>,
-    /// Tells the driver, by going, that nobody holds the connection; after `send`, which h2 counts.
-    _held: oneshot::Sender<Infallible>,
+    last_read: Arc<LastRead>,
+    /// Dropped after `send`, so that h2 sees the last `SendRequest` go before the driver is told that nobody holds the
+    /// connection.
+    commands: UnboundedSender<Command>,
+}
+
+/// What a holder of the connection asks of its driver.
+enum Command {
+    /// Send a PING, unless one was sent a moment ago.
+    Ping,
+    /// Close the connection now, with all its exchanges.
+    Close(String),
 }
 
 /// What the driver tells, and what it needs to know.
@@ -122,15 +132,16 @@ impl Drop for Slot {
 }
 
 impl Connection {
-    /// Greets the server over a stream that is connected, and waits for its SETTINGS, all within the connect timeout.
-    /// `room` is notified when there is room again after there was none.
+    /// Greets the server over a stream that is connected, and waits for its SETTINGS, all within the timeout
+    /// for SETTINGS. `room` is notified when there is room again after there was none.
     pub(crate) async fn greet<T>(io: T, options: &Options, room: Arc<Notify>) -> Result<Self, Failure>
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        match timeout(options.connect_timeout, Self::handshake(io, options, room)).await {
+        let within = options.settings_timeout.unwrap_or(options.connect_timeout);
+        match timeout(within, Self::handshake(io, options, room)).await {
             Ok(result) => result,
-            Err(_) => Err(Failure::new(Kind::NotSent, silence(options.connect_timeout))),
+            Err(_) => Err(Failure::new(Kind::NotSent, silence(within))),
         }
     }
 
@@ -156,7 +167,7 @@ impl Connection {
             .await
             .map_err(|error| Failure::not_sent(&error))?;
         let (stage, mut stages) = watch::channel(Stage::Greeting);
-        let (held, released) = oneshot::channel();
+        let (commands, commanded) = unbounded_channel();
         let shared = Arc::new(Shared {
             limit: AtomicUsize::new(0),
             in_flight: AtomicUsize::new(0),
@@ -166,8 +177,9 @@ impl Connection {
             stage,
             room,
         });
-        let driver = Driver::new(connection, send.clone(), shared.clone(), last_read, released, options.keep_alive);
-        let connection = Self(Arc::new(Handle { send, shared, _held: held }));
+        let (heard, keep_alive) = (last_read.clone(), options.keep_alive);
+        let driver = Driver::new(connection, send.clone(), shared.clone(), heard, commanded, keep_alive);
+        let connection = Self(Arc::new(Handle { send, shared, last_read, commands }));
         // Should the wait below be dropped, the driver ends with its handle.
         tokio::spawn(driver);
         let greeted = stages.wait_for(|stage| *stage != Stage::Greeting).await.map(|stage| stage.clone());
@@ -212,6 +224,29 @@ impl Connection {
     /// Whether the server takes no more exchanges.
     pub(crate) fn is_over(&self) -> bool {
         self.0.shared.over.load(Ordering::Acquire)
+    }
+
+    /// When anything was last read from the server.
+    pub(crate) fn heard(&self) -> Instant {
+        self.0.last_read.at()
+    }
+
+    /// How many exchanges the server takes at once, as its SETTINGS say; a very large number where they do not.
+    pub(crate) fn stream_limit(&self) -> usize {
+        self.0.shared.limit.load(Ordering::Relaxed)
+    }
+
+    /// Sends a PING soon, whose answer shows in [`Connection::heard`]; none where keep-alive is off, and none where one was
+    /// sent less than 5.5 s ago, because servers end connections that are pinged more often than every 5 s (etcd's default).
+    pub(crate) fn ping(&self) {
+        // The driver is gone only with the connection.
+        let _ = self.0.commands.send(Command::Ping);
+    }
+
+    /// Closes the connection at once: its exchanges fail.
+    pub(crate) fn close(&self, why: impl Into<String>) {
+        self.0.shared.over.store(true, Ordering::Release);
+        let _ = self.0.commands.send(Command::Close(why.into()));
     }
 
     /// The stages of the connection, the present one first.

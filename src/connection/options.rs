@@ -7,6 +7,8 @@ use std::time::Duration;
 pub(crate) struct Options {
     /// From the first packet to the server's SETTINGS. 5 s: a frozen process still accepts connections.
     pub(crate) connect_timeout: Duration,
+    /// For the server's SETTINGS alone, once it has accepted; without it they too must come within the connect timeout.
+    pub(crate) settings_timeout: Option<Duration>,
     /// 2 MiB, as hyper's client and so tonic's channel has it.
     pub(crate) stream_window: u32,
     /// 5 MiB, likewise.
@@ -74,6 +76,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             connect_timeout: Duration::from_secs(5),
+            settings_timeout: None,
             stream_window: 2 << 20,
             connection_window: 5 << 20,
             max_frame_size: 16 << 10,

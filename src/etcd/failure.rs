@@ -1,6 +1,7 @@
 //! What etcd's errors mean: by message as well as by code, because etcd uses one code for different things.
 
 use std::error::Error as StdError;
+use std::fmt;
 use std::time::Duration;
 
 use etcd_client::Error as EtcdError;
@@ -15,6 +16,8 @@ pub(crate) enum Class {
     Transient,
     /// The same, and the request may have been too large for the time it had.
     TimedOut,
+    /// etcd answers, and has not answered this in time: ask for less.
+    TooSlow,
     /// A new token, then once more.
     Token,
     /// etcd says that this may not be done; an expired token of etcd 3.5 says so too.
@@ -33,24 +36,48 @@ pub(crate) enum Class {
     Permanent,
 }
 
+/// Whose fault a failure is: what may change because of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// The request's own: nothing changes.
+    Request,
+    /// Late or lost on its way: it is tried again, elsewhere if need be, and nothing else changes.
+    Late,
+    /// This member cannot serve now: the next one is used, and the connection stays for what still runs over it.
+    Member,
+    /// The connection has ended.
+    Connection,
+}
+
 /// One failure of one request, and what was being done.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Failure {
     pub(crate) class: Class,
-    /// Another member or connection might fare better.
-    pub(crate) elsewhere: bool,
+    pub(super) fault: Fault,
     message: String,
     doing: String,
+    member: String,
 }
 
 impl Failure {
     pub(crate) fn new(class: Class, message: impl Into<String>) -> Self {
-        let elsewhere = matches!(class, Class::Transient | Class::TimedOut);
-        Self { class, elsewhere, message: message.into(), doing: String::new() }
+        let message = message.into();
+        let fault = match class {
+            Class::Transient if is_of_the_member(&message) => Fault::Member,
+            Class::Transient | Class::TimedOut => Fault::Late,
+            _ => Fault::Request,
+        };
+        Self { class, fault, message, doing: String::new(), member: String::new() }
     }
 
     pub(crate) fn timed_out(after: Duration) -> Self {
         Self::new(Class::TimedOut, format!("no answer within {} ms", after.as_millis()))
+    }
+
+    /// There is no connection to the member.
+    pub(super) fn unconnected(message: String) -> Self {
+        let class = if is_of_a_certificate(&message) { Class::Permanent } else { Class::Transient };
+        Self::new(class, message).with_fault(Fault::Connection)
     }
 
     /// A reason that etcd gives in words alone, as in a canceled watch.
@@ -59,29 +86,46 @@ impl Failure {
         Self::new(class, if reason.is_empty() { "etcd gave no reason" } else { reason })
     }
 
-    pub(crate) fn while_doing(mut self, doing: &str, member: &str) -> Self {
-        self.doing = format!("{doing} ({member})");
+    /// What was being done, unless that is known more closely.
+    pub(crate) fn while_doing(mut self, doing: &str) -> Self {
+        if self.doing.is_empty() {
+            doing.clone_into(&mut self.doing);
+        }
         self
     }
 
-    pub(crate) fn may_be_the_token(&self) -> bool {
-        matches!(self.class, Class::Token | Class::Denied)
+    /// At which member, unless that is known.
+    pub(super) fn at(mut self, member: &str) -> Self {
+        if self.member.is_empty() {
+            member.clone_into(&mut self.member);
+        }
+        self
     }
 
-    /// One of connecting or authenticating: whatever it is, another member may be in order.
-    pub(crate) fn of_the_connection(mut self) -> Self {
-        self.elsewhere = true;
-        self
+    pub(super) fn with_fault(self, fault: Fault) -> Self {
+        Self { fault, ..self }
+    }
+
+    /// Whether it may go well at another try, or at another member.
+    pub(super) fn is_worth_a_retry(&self) -> bool {
+        self.fault != Fault::Request
     }
 
     /// A client without a user was refused: another one may be made with it.
     pub(crate) fn for_want_of_a_user(self) -> Self {
-        Self { class: Class::Token, elsewhere: true, ..self }
+        Self { class: Class::Token, ..self }
     }
 
     /// The same for the user.
     pub(crate) fn into_error(self) -> Error {
-        Error::etcd(self.doing, self.message, self.class == Class::Denied)
+        let doing = if self.member.is_empty() { self.doing } else { format!("{} ({})", self.doing, self.member) };
+        Error::etcd(doing, self.message, self.class == Class::Denied)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({}): {}", self.doing, self.member, self.message)
     }
 }
 
@@ -109,12 +153,14 @@ impl From<EtcdError> for Failure {
         let failure = Self::new(class, message);
         match &error {
             // A member whose certificate does not hold, or that is no etcd, says nothing of the others.
-            EtcdError::TransportError(_) => failure.of_the_connection(),
-            EtcdError::GRpcStatus(status) if status.source().is_some_and(is_certificate) => failure.of_the_connection(),
-            EtcdError::GRpcStatus(status) if status.code() == Code::Unimplemented => failure.of_the_connection(),
-            // Another connection would only add to its load.
+            EtcdError::TransportError(_) => failure.with_fault(Fault::Member),
+            EtcdError::GRpcStatus(status) if status.source().is_some_and(is_certificate) => {
+                failure.with_fault(Fault::Member)
+            }
+            EtcdError::GRpcStatus(status) if status.code() == Code::Unimplemented => failure.with_fault(Fault::Member),
+            // Asking another member at once would only add to the load.
             EtcdError::GRpcStatus(status) if status.code() == Code::ResourceExhausted => {
-                Self { elsewhere: false, ..failure }
+                failure.with_fault(Fault::Request)
             }
             _ => failure,
         }
@@ -158,8 +204,24 @@ fn class_of_status(status: &Status) -> Class {
     }
 }
 
+/// What a member says that cannot serve, although another may: it has lost its leader, is a learner, or is going away.
+/// What it says of its cluster (a request that timed out, a leader that changed) is not of this kind.
+fn is_of_the_member(message: &str) -> bool {
+    const WORDS: [&str; 7] = [
+        "no leader",
+        "not supported for learner",
+        "server stopped",
+        "stopped by",
+        "not capable",
+        "corrupt",
+        "member not found",
+    ];
+    WORDS.iter().any(|part| message.contains(part))
+}
+
 fn class_of_message(message: &str) -> Option<Class> {
-    const MEANINGS: [(&str, Class); 19] = [
+    const MEANINGS: [(&str, Class); 20] = [
+        ("not supported for learner", Class::Transient),
         ("Timeout expired", Class::TimedOut),
         ("invalid auth token", Class::Token),
         ("revision of auth store is old", Class::Token),
@@ -187,13 +249,16 @@ fn class_of_message(message: &str) -> Option<Class> {
 fn is_certificate(error: &(dyn StdError + 'static)) -> bool {
     let mut error = Some(error);
     while let Some(current) = error {
-        let text = current.to_string();
-        if text.contains("certificate") || text.contains("received fatal alert") {
+        if is_of_a_certificate(&current.to_string()) {
             return true;
         }
         error = current.source();
     }
     false
+}
+
+fn is_of_a_certificate(text: &str) -> bool {
+    text.contains("certificate") || text.contains("received fatal alert")
 }
 
 #[cfg(test)]
@@ -204,6 +269,8 @@ mod tests {
     fn classes_by_message_before_code() {
         for (code, message, class) in [
             (Code::Unavailable, "etcdserver: no leader", Class::Transient),
+            (Code::Unavailable, "etcdserver: rpc not supported for learner", Class::Transient),
+            (Code::FailedPrecondition, "etcdserver: rpc not supported for learner", Class::Transient),
             (Code::Cancelled, "Timeout expired", Class::TimedOut),
             (Code::Unknown, "h2 protocol error: error reading a body from connection", Class::Transient),
             (Code::Unauthenticated, "etcdserver: invalid auth token", Class::Token),
@@ -225,6 +292,16 @@ mod tests {
             (Code::Unimplemented, "unknown service", Class::Permanent),
         ] {
             assert_eq!(Failure::from(EtcdError::GRpcStatus(Status::new(code, message))).class, class, "{message}");
+        }
+        for (message, fault) in [
+            ("etcdserver: no leader", Fault::Member),
+            ("etcdserver: rpc not supported for learner", Fault::Member),
+            ("etcdserver: server stopped", Fault::Member),
+            ("etcdserver: request timed out", Fault::Late),
+            ("etcdserver: leader changed", Fault::Late),
+        ] {
+            let status = Status::new(Code::Unavailable, message);
+            assert_eq!(Failure::from(EtcdError::GRpcStatus(status)).fault, fault, "{message}");
         }
         assert_eq!(Failure::from_reason("").class, Class::Transient);
         assert_eq!(Failure::from_reason("rpc error: code = PermissionDenied desc = x").class, Class::Denied);

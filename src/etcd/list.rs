@@ -1,9 +1,12 @@
 //! Lists: a whole range at one revision, in pages.
 
-use etcd_client::GetOptions;
+use std::time::Duration;
+
+use etcd_client::{GetOptions, GetResponse, ResponseHeader};
+use tokio::time::sleep;
 
 use super::failure::{Class, Failure};
-use super::{Etcd, MAX_MESSAGE};
+use super::{Etcd, MAX_MESSAGE, Patience};
 
 /// Keys in a page. Large, because etcd walks its whole index for each page; a page too large for a message is halved.
 const PAGE: i64 = 10_000;
@@ -27,18 +30,18 @@ impl Etcd {
         let mut revision = 0;
         let mut limit = PAGE;
         loop {
-            let page = match self.page(&from, end, revision, limit).await {
+            let page = match self.page_in_time(&from, end, revision, limit).await {
                 Err(failure) if failure.class == Class::TooLarge && limit > 1 => {
                     limit /= 2;
                     continue;
                 }
-                Err(failure) if failure.class == Class::TimedOut && limit > PAGE_AT_LEAST => {
+                Err(failure) if failure.class == Class::TooSlow && limit > PAGE_AT_LEAST => {
                     limit = (limit / 4).max(PAGE_AT_LEAST);
                     continue;
                 }
                 page => page?,
             };
-            let at = page.header().map_or(0, etcd_client::ResponseHeader::revision);
+            let at = page.header().map_or(0, ResponseHeader::revision);
             if revision == 0 {
                 revision = at;
             } else if at < revision {
@@ -63,10 +66,42 @@ impl Etcd {
         }
     }
 
-    async fn page(&self, from: &[u8], end: &[u8], at: i64, limit: i64) -> Result<etcd_client::GetResponse, Failure> {
+    /// One page. Where it is late, a read of a single number beside it tells whether etcd answers at all: if it does, the
+    /// page has three times the request timeout.
+    async fn page_in_time(&self, from: &[u8], end: &[u8], at: i64, limit: i64) -> Result<GetResponse, Failure> {
+        let within = self.request_timeout();
+        let long = Patience { total: self.core.longest() + within * (PATIENCE - 1), ..self.patience() };
+        let page = self.page(from, end, at, limit, long);
+        tokio::pin!(page);
+        let beside = async {
+            sleep(within / 2).await;
+            let total = self.core.longest().saturating_sub(within / 2);
+            self.count(from, end, Patience { total, ..self.patience() }).await
+        };
+        tokio::select! {
+            biased;
+            page = &mut page => return page,
+            counted = beside => counted?,
+        };
+        match page.await {
+            Err(failure) if failure.class == Class::TimedOut => {
+                Err(Failure::new(Class::TooSlow, "the page did not come in time, although etcd answers"))
+            }
+            page => page,
+        }
+    }
+
+    async fn page(
+        &self,
+        from: &[u8],
+        end: &[u8],
+        at: i64,
+        limit: i64,
+        patience: Patience,
+    ) -> Result<GetResponse, Failure> {
         let doing = format!("listing {}", String::from_utf8_lossy(from));
         let options = GetOptions::new().with_range(end).with_revision(at).with_limit(limit);
-        self.call(self.request_timeout().saturating_mul(PATIENCE), &doing, |client| {
+        self.call(patience, &doing, |client| {
             let mut kv = client.kv_client().max_decoding_message_size(MAX_MESSAGE);
             let (from, options) = (from.to_vec(), options.clone());
             async move { kv.get(from, Some(options)).await }
@@ -76,13 +111,29 @@ impl Etcd {
 
     /// The revision of the cluster, by a linearizable read of that range.
     pub(crate) async fn revision(&self, start: &[u8], end: &[u8]) -> Result<i64, Failure> {
+        self.count(start, end, self.patience()).await
+    }
+
+    async fn count(&self, start: &[u8], end: &[u8], patience: Patience) -> Result<i64, Failure> {
         let options = GetOptions::new().with_range(end).with_count_only();
         let response = self
-            .call(self.request_timeout(), "asking for the revision", |client| {
+            .call(patience, "asking for the revision", |client| {
                 let (mut kv, start, options) = (client.kv_client(), start.to_vec(), options.clone());
                 async move { kv.get(start, Some(options)).await }
             })
             .await?;
-        Ok(response.header().map_or(0, etcd_client::ResponseHeader::revision))
+        Ok(response.header().map_or(0, ResponseHeader::revision))
+    }
+
+    /// Reads may be late for as long as an election takes, and wait for a connection as well.
+    fn patience(&self) -> Patience {
+        Patience { late: self.request_timeout() / 2, total: self.core.longest() }
+    }
+}
+
+impl super::Core {
+    /// The longest that a request may take, connecting included.
+    fn longest(&self) -> Duration {
+        self.connect_timeout() + self.request_timeout()
     }
 }

@@ -1,26 +1,37 @@
-//! The only room that names `etcd_client`: one member at a time, a deadline on every await, failures classed.
+//! The only room that names `etcd_client`: which member is spoken to and when it is left, a deadline on every await,
+//! tokens, failures classed.
 //!
 //! etcd-client spreads its calls over all endpoints by tonic's balanced channel, where one dead member fails its share
-//! of the calls for good. Here a client talks to one member; when that fails, the next call builds one for the next.
+//! of the calls for good. Here requests go to one member, over a connection of our own, and late ones to another beside it.
 
+mod authentication;
 mod failure;
 mod lease;
+mod link;
+mod links;
 mod list;
 mod options;
+mod token;
 mod watch;
 
 use std::future::Future;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use etcd_client::Client;
-use tokio::time::{Instant, timeout};
+use tokio::sync::watch::Receiver;
+use tokio::time::{Instant, sleep_until, timeout};
 
 pub(crate) use failure::{Class, Failure};
 pub(crate) use lease::{KeepAlive, Stored};
 pub use options::EtcdOptions;
-pub(crate) use watch::{Event, Message, Watch};
+pub(crate) use watch::{Event, Message, Range, Watch, WatchId, Watcher};
 
+use self::link::Link;
+use self::links::{HEDGE, Links};
+use self::token::Tokens;
+use self::watch::Watches;
 use crate::address::Authority;
 use crate::error::Error;
 use crate::target::Target;
@@ -28,24 +39,20 @@ use crate::target::Target;
 /// Messages may be as large as gRPC can say; etcd itself bounds what it stores.
 const MAX_MESSAGE: usize = i32::MAX as usize;
 
-/// A refusal of a token younger than this is not the token's fault: a new one is used within moments.
-const TOKEN_IS_FRESH: Duration = Duration::from_secs(2);
-/// How long after such a refusal none is taken for a token's fault: what a role may not do must not cost etcd a password's check
-/// each time.
-const DENIED_IN_EARNEST: Duration = Duration::from_secs(60);
-
 /// A call against a client whose members we cannot choose is tried so often: each try picks one of them at random.
 const TRIES_UNKNOWN: usize = 5;
 
 /// One etcd cluster, as a resolver or registrar talks to it. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Etcd {
-    shared: Arc<Shared>,
+    core: Arc<Core>,
+    watches: Arc<Watches>,
 }
 
-struct Shared {
-    source: Source,
-    state: Mutex<State>,
+/// The connections and tokens of one resolver or registrar.
+struct Core {
+    links: Links,
+    tokens: Tokens,
 }
 
 enum Source {
@@ -54,30 +61,13 @@ enum Source {
     Client(Box<Client>),
 }
 
-/// The client in use and the member that it talks to.
-struct State {
-    member: usize,
-    /// Counts the members tried, so that a failure of an earlier client does not throw away a later one.
-    generation: u64,
-    client: Option<Client>,
-    /// It has no user, although there is one, because authentication was off when it was made.
-    anonymous: bool,
-    /// Counts the tokens fetched, so that callers whose token was refused fetch one new one between them.
-    tokens: u64,
-    /// When the last one was fetched.
-    fetched: Instant,
-    /// When a fresh one was refused last.
-    denied: Option<Instant>,
-    /// Held while a client is made or a token fetched, so that a thousand callers do it once. Each generation has its own:
-    /// nobody waits for a member that was given up.
-    making: Arc<tokio::sync::Mutex<()>>,
-}
-
-/// Whose turn it is: what is blamed if a request fails.
-struct Turn {
-    generation: u64,
-    tokens: u64,
-    member: String,
+/// How long a request may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    /// When another member is asked beside the first, although the first one's connection is heard.
+    pub(crate) late: Duration,
+    /// When nobody is asked any more, connecting included.
+    pub(crate) total: Duration,
 }
 
 impl Etcd {
@@ -91,23 +81,14 @@ impl Etcd {
     }
 
     fn with(source: Source) -> Self {
-        let (fetched, making) = (Instant::now(), Arc::default());
-        let state = Mutex::new(State {
-            member: 0,
-            generation: 0,
-            client: None,
-            anonymous: false,
-            tokens: 0,
-            fetched,
-            denied: None,
-            making,
-        });
-        Self { shared: Arc::new(Shared { source, state }) }
+        let tokens = Tokens::new(&source);
+        let core = Arc::new(Core { links: Links::new(source), tokens });
+        Self { watches: Arc::new(Watches::new(core.clone())), core }
     }
 
     /// The members' hosts; those of the user's own client are not known.
     pub(crate) fn hosts(&self) -> Option<Vec<Authority>> {
-        match &self.shared.source {
+        match &self.core.links.source {
             Source::Options(options) => Some(options.hosts()),
             Source::Client(_) => None,
         }
@@ -136,175 +117,222 @@ impl Etcd {
 
     /// The longest that one request may take before another member is asked.
     pub(crate) fn request_timeout(&self) -> Duration {
-        match &self.shared.source {
+        self.core.request_timeout()
+    }
+
+    /// Counts the connections made to a member that is then used: whoever waits to try again need not wait any longer.
+    pub(crate) fn connected(&self) -> Receiver<u64> {
+        self.core.links.connected.subscribe()
+    }
+
+    /// Watches of this etcd, which share streams.
+    pub(crate) fn watches(&self) -> &Arc<Watches> {
+        &self.watches
+    }
+
+    async fn call<T, F, Fut>(&self, patience: Patience, doing: &str, operation: F) -> Result<T, Failure>
+    where
+        F: Fn(Client) -> Fut + Sync,
+        Fut: Future<Output = Result<T, etcd_client::Error>> + Send,
+        T: Send,
+    {
+        self.core.call_counted(patience, doing, operation).await.map(|(value, _)| value)
+    }
+}
+
+/// One try of a request, at one member.
+struct Attempt<'a, T> {
+    link: Link,
+    token: u64,
+    asked: Instant,
+    answer: Pin<Box<dyn Future<Output = Result<T, Failure>> + Send + 'a>>,
+}
+
+impl Core {
+    fn request_timeout(&self) -> Duration {
+        match &self.links.source {
             Source::Options(options) => options.request_timeout,
             Source::Client(_) => options::REQUEST_TIMEOUT,
         }
     }
 
-    fn turn(&self) -> Turn {
-        self.turn_of(&self.state())
-    }
-
-    fn turn_of(&self, state: &State) -> Turn {
-        let member = match &self.shared.source {
-            Source::Options(options) => options.endpoints()[state.member].clone(),
-            Source::Client(_) => "etcd".into(),
-        };
-        Turn { generation: state.generation, tokens: state.tokens, member }
+    fn connect_timeout(&self) -> Duration {
+        match &self.links.source {
+            Source::Options(options) => options.connect_timeout,
+            Source::Client(_) => Duration::ZERO,
+        }
     }
 
     fn tries(&self) -> usize {
-        match &self.shared.source {
+        match &self.links.source {
             Source::Options(options) => (2 * options.endpoints().len()).min(TRIES_UNKNOWN),
             Source::Client(_) => TRIES_UNKNOWN,
         }
     }
 
-    /// One unary call: tried on other members while another may fare better, once more with a new token where that may
-    /// help, each try within `deadline`, connecting included. Every operation given here may be repeated.
-    async fn call<T, F, Fut>(&self, deadline: Duration, doing: &str, operation: F) -> Result<T, Failure>
+    /// A refusal of requests without a token is that of the missing token: authentication is on since it was asked for.
+    fn of_anonymous(&self, failure: Failure) -> Failure {
+        if failure.class == Class::Denied && self.tokens.is_anonymous() {
+            failure.for_want_of_a_user()
+        } else {
+            failure
+        }
+    }
+
+    /// One unary call: tried again, elsewhere if need be, while another try may fare better, and once more with a new token
+    /// where that may help. One that is late is made at one other member beside it. Every operation given here may be
+    /// repeated. Gives how many tries were made, too.
+    async fn call_counted<T, F, Fut>(
+        self: &Arc<Self>,
+        patience: Patience,
+        doing: &str,
+        operation: F,
+    ) -> Result<(T, usize), Failure>
     where
-        F: Fn(Client) -> Fut,
-        Fut: Future<Output = Result<T, etcd_client::Error>>,
+        F: Fn(Client) -> Fut + Sync,
+        Fut: Future<Output = Result<T, etcd_client::Error>> + Send,
+        T: Send,
     {
-        let (mut tries, mut refreshed) = (0, 0);
+        let end = Instant::now() + patience.total;
+        let (mut tries, mut renewed) = (0, 0);
         loop {
             tries += 1;
-            let mut turn = self.turn();
-            let attempt = async {
-                let client = self.client(&mut turn).await?;
-                operation(client).await.map_err(Failure::from)
+            // A search for a connection, or a check of the password, has tried what there is.
+            let begun = timeout(end - Instant::now(), self.begin());
+            let failure = match begun.await {
+                Ok(Ok((link, token))) => match self.attempt(link, token, end, patience, &operation).await {
+                    Ok((value, count)) => return Ok((value, tries - 1 + count)),
+                    Err((failure, token)) => {
+                        let failure = failure.while_doing(doing);
+                        if renewed == 0 && self.tokens.refused(token, &failure) {
+                            renewed = 1;
+                            continue;
+                        }
+                        failure
+                    }
+                },
+                Ok(Err(failure)) => return Err(failure.while_doing(doing)),
+                Err(_) => return Err(Failure::timed_out(patience.total).while_doing(doing)),
             };
-            let failure = match bounded(deadline, attempt).await {
-                Ok(value) => return Ok(value),
-                Err(failure) => self.of_client(failure, turn.generation).while_doing(doing, &turn.member),
-            };
-            if refreshed == 0 && self.is_worth_a_token(&failure) {
-                refreshed = 1;
-                if self.refresh_within(deadline, turn.tokens).await.is_ok() {
-                    continue;
-                }
-            }
-            self.blame(&turn, &failure);
-            let again = failure.elsewhere || failure.class == Class::Token;
-            if !again || tries >= self.tries() + refreshed {
+            if !failure.is_worth_a_retry() || tries >= self.tries() + renewed || Instant::now() >= end {
                 return Err(failure);
             }
         }
     }
 
-    /// A refusal of a client without a user is that of its missing token: authentication is on since it was made.
-    fn of_client(&self, failure: Failure, generation: u64) -> Failure {
-        let state = self.state();
-        if failure.class == Class::Denied && state.anonymous && state.generation == generation {
-            return failure.for_want_of_a_user();
-        }
-        failure
+    /// What a request needs: a connection and a token.
+    async fn begin(self: &Arc<Self>) -> Result<(Link, u64), Failure> {
+        Ok((self.link().await?, self.token().await?))
     }
 
-    /// Gives a member up where another might fare better.
-    fn blame(&self, turn: &Turn, failure: &Failure) {
-        // A client that was made before authentication was turned on has nobody to fetch a token for.
-        if failure.elsewhere || failure.class == Class::Token {
-            self.give_up(turn.generation);
+    /// One try, and another beside it where it is late. A failure comes with the token that was used.
+    async fn attempt<T, F, Fut>(
+        self: &Arc<Self>,
+        link: Link,
+        token: u64,
+        end: Instant,
+        patience: Patience,
+        operation: &F,
+    ) -> Result<(T, usize), (Failure, u64)>
+    where
+        F: Fn(Client) -> Fut + Sync,
+        Fut: Future<Output = Result<T, etcd_client::Error>> + Send,
+        T: Send,
+    {
+        let ask = |link: Link, token: u64| {
+            let operation = operation(link.client());
+            let answer = Box::pin(async move { operation.await.map_err(Failure::from) });
+            Attempt { link, token, asked: Instant::now(), answer }
+        };
+        let mut first = ask(link, token);
+        let grace = first.link.round_trip() * 2;
+        let (unheard, late) = (first.asked + HEDGE + grace, first.asked + patience.late + grace);
+        let answered = tokio::select! {
+            biased;
+            answer = &mut first.answer => Some(answer),
+            () = late_at(&first.link, first.asked, unheard, late) => None,
+            () = sleep_until(end) => None,
+        };
+        if let Some(answer) = answered {
+            return answer.map(|value| (value, 1)).map_err(|failure| self.failed(&first, failure));
         }
-    }
-
-    /// Whether a new token may mend it. etcd 3.5 says of an expired one that permission is denied, and a role that is
-    /// denied in earnest must not cost etcd a password's check with each try.
-    pub(crate) fn is_worth_a_token(&self, failure: &Failure) -> bool {
-        match failure.class {
-            Class::Token => true,
-            Class::Denied => {
-                let mut state = self.state();
-                let is_fresh = state.fetched.elapsed() < TOKEN_IS_FRESH;
-                if is_fresh {
-                    state.denied = Some(Instant::now());
+        // Beside the first, which goes on: at another member, or where there is none once more at this one, because what is
+        // asked of etcd around an election may be lost.
+        let beside = async {
+            if let Some(link) = self.elsewhere(&first.link).await {
+                return Some((link, self.token().await.ok()?));
+            }
+            sleep_until(late).await;
+            Some((first.link.clone(), first.token))
+        };
+        let second = tokio::select! {
+            biased;
+            answer = &mut first.answer => {
+                return answer.map(|value| (value, 1)).map_err(|failure| self.failed(&first, failure));
+            }
+            second = beside => second,
+            () = sleep_until(end) => None,
+        };
+        let mut second = second.map(|(link, token)| ask(link, token));
+        let (mut first_failed, mut second_failed) = (None, None);
+        loop {
+            tokio::select! {
+                biased;
+                answer = &mut first.answer, if first_failed.is_none() => match answer {
+                    Ok(value) => return Ok((value, 1 + usize::from(second.is_some()))),
+                    Err(failure) => first_failed = Some(self.failed(&first, failure)),
+                },
+                answer = answer_of(second.as_mut()), if second_failed.is_none() => match (answer, &second) {
+                    (Ok(value), Some(second)) => {
+                        if first.link.is_silent_since(first.asked) {
+                            self.links.prefer(&second.link);
+                        }
+                        return Ok((value, 2));
+                    }
+                    (Ok(value), None) => return Ok((value, 1)),
+                    (Err(failure), Some(second)) => second_failed = Some(self.failed(second, failure)),
+                    (Err(_), None) => {}
+                },
+                () = sleep_until(end) => {
+                    let late = |attempt: &Attempt<'_, T>| self.failed(attempt, Failure::timed_out(patience.total));
+                    if second_failed.is_none() {
+                        second.as_ref().map(late);
+                    }
+                    return Err(first_failed.unwrap_or_else(|| late(&first)));
                 }
-                !is_fresh && state.denied.is_none_or(|denied| denied.elapsed() >= DENIED_IN_EARNEST)
             }
-            _ => false,
-        }
-    }
-
-    /// The client in use, or a new one for the member whose turn it is; `turn` is then the client's.
-    async fn client(&self, turn: &mut Turn) -> Result<Client, Failure> {
-        let options = match &self.shared.source {
-            Source::Client(client) => return Ok(Client::clone(client)),
-            Source::Options(options) => options,
-        };
-        let making = {
-            let state = self.state();
-            *turn = self.turn_of(&state);
-            if let Some(client) = &state.client {
-                return Ok(client.clone());
-            }
-            state.making.clone()
-        };
-        let _making = making.lock().await;
-        let member = {
-            let state = self.state();
-            *turn = self.turn_of(&state);
-            match &state.client {
-                Some(client) => return Ok(client.clone()),
-                None => state.member,
-            }
-        };
-        // Boxed: connecting is rare and its future large, and every call holds the place for it.
-        let (client, anonymous) = Box::pin(options.connect(member)).await.map_err(Failure::of_the_connection)?;
-        let mut state = self.state();
-        if state.generation == turn.generation {
-            (state.client, state.anonymous) = (Some(client.clone()), anonymous);
-            state.fetched = Instant::now();
-        }
-        Ok(client)
-    }
-
-    /// The client of that generation failed: the next call goes to the next member.
-    fn give_up(&self, generation: u64) {
-        if let Source::Options(options) = &self.shared.source {
-            let mut state = self.state();
-            if state.generation == generation {
-                state.generation += 1;
-                state.member = (state.member + 1) % options.endpoints().len();
-                state.client = None;
-                state.making = Arc::default();
+            match (&first_failed, &second_failed) {
+                // What is no member's fault is the same everywhere.
+                (Some((failure, token)), _) | (_, Some((failure, token))) if !failure.is_worth_a_retry() => {
+                    return Err((failure.clone(), *token));
+                }
+                (Some((failure, token)), other) if other.is_some() || second.is_none() => {
+                    return Err((failure.clone(), *token));
+                }
+                _ => {}
             }
         }
     }
 
-    /// Fetches a new token for the client in use.
-    pub(crate) async fn refresh_token(&self) -> Result<(), Failure> {
-        let tokens = self.state().tokens;
-        self.refresh_within(self.request_timeout(), tokens).await
+    fn failed<T>(&self, attempt: &Attempt<'_, T>, failure: Failure) -> (Failure, u64) {
+        let failure = self.blame(&attempt.link, attempt.asked, failure);
+        (failure.at(attempt.link.name()), attempt.token)
     }
+}
 
-    async fn refresh_within(&self, deadline: Duration, tokens: u64) -> Result<(), Failure> {
-        let mut turn = self.turn();
-        bounded(deadline, self.refresh(tokens, &mut turn)).await.map_err(|failure| {
-            self.blame(&turn, &failure);
-            failure.while_doing("refreshing the token", &turn.member)
-        })
+/// The answer to a try; never, where there is none.
+async fn answer_of<T>(attempt: Option<&mut Attempt<'_, T>>) -> Result<T, Failure> {
+    match attempt {
+        Some(attempt) => (&mut attempt.answer).await,
+        None => std::future::pending().await,
     }
+}
 
-    /// Fetches a new token, unless someone has since the caller counted `tokens`.
-    async fn refresh(&self, tokens: u64, turn: &mut Turn) -> Result<(), Failure> {
-        let client = self.client(turn).await?;
-        let making = self.state().making.clone();
-        let _making = making.lock().await;
-        if self.state().tokens != tokens {
-            return Ok(());
-        }
-        client.refresh_token().await.map_err(|error| Failure::of_the_connection(error.into()))?;
-        let mut state = self.state();
-        (state.tokens, state.fetched) = (state.tokens + 1, Instant::now());
-        Ok(())
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing panics while it is held, and every state of it is whole.
-        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+/// When a try is late: soon where nothing was heard over its connection since it was made, else later.
+async fn late_at(link: &Link, asked: Instant, unheard: Instant, late: Instant) {
+    sleep_until(unheard.min(late)).await;
+    if !link.is_silent_since(asked) {
+        sleep_until(late).await;
     }
 }
 

@@ -1,12 +1,20 @@
 //! How etcd is reached, each option with its reason.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_client::{Client, ConnectOptions};
+use http::uri::Scheme;
+use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::failure::{Class, Failure};
+use super::link::{Link, Wire};
+use super::token::Token;
 use crate::address::Authority;
+#[cfg(feature = "_tls")]
+use crate::connection::ClientTls;
+use crate::connection::{self, Destination, KeepAlive, Place, Transport};
 use crate::error::Error;
 
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -18,6 +26,8 @@ const LONGEST: Duration = Duration::from_secs(3600);
 /// etcd ends connections that are pinged more often than every 5 s.
 const KEEP_ALIVE_LEAST: Duration = Duration::from_secs(6);
 const ETCD_PORT: u16 = 2379;
+/// Of a connection: each stream has a window of its own, and none of them holds up the others.
+const WINDOW: u32 = i32::MAX as u32;
 
 /// Where etcd is and how to reach it. Made from endpoints: `["http://h1:2379", "h2:2379"]`, with or without a scheme.
 ///
@@ -29,8 +39,8 @@ pub struct EtcdOptions {
     endpoints: Vec<String>,
     user: Option<(String, String)>,
     #[cfg(feature = "_tls")]
-    tls: Option<tonic::transport::ClientTlsConfig>,
-    connect_timeout: Duration,
+    tls: Option<ClientTls>,
+    pub(super) connect_timeout: Duration,
     pub(super) request_timeout: Duration,
     keep_alive: (Duration, Duration),
 }
@@ -58,10 +68,12 @@ impl EtcdOptions {
         self
     }
 
-    /// The TLS settings of `https` endpoints; by default those of the enabled root certificates.
+    /// The TLS settings of `https` endpoints, the same as for servers; by default the root certificates of the enabled
+    /// features. Endpoints without a scheme are then `https`. Settings that cannot be used are refused where the options
+    /// are used.
     #[cfg(feature = "_tls")]
     #[cfg_attr(docsrs, doc(cfg(any(feature = "tls-ring", feature = "tls-aws-lc"))))]
-    pub fn tls(mut self, tls: tonic::transport::ClientTlsConfig) -> Self {
+    pub fn tls(mut self, tls: ClientTls) -> Self {
         self.tls = Some(tls);
         self
     }
@@ -117,6 +129,10 @@ impl EtcdOptions {
                 return Err(Error::invalid("endpoint", endpoint, reason));
             }
         }
+        #[cfg(feature = "_tls")]
+        if let Some(Err((what, why))) = self.tls.clone().map(ClientTls::build) {
+            return Err(Error::invalid("TLS settings", what, why));
+        }
         if self.keep_alive.0 < KEEP_ALIVE_LEAST {
             let reason = "etcd ends connections that are pinged more often than every 5 s: 6 s is the least";
             return Err(Error::invalid("keep-alive interval", format!("{:?}", self.keep_alive.0), reason));
@@ -152,44 +168,69 @@ impl EtcdOptions {
         if secure { Err("https needs tonic-etcd's feature \"tls-ring\" or \"tls-aws-lc\"") } else { Ok(()) }
     }
 
-    /// The endpoint in full: etcd-client would take a missing port for the scheme's.
+    pub(super) fn user_and_password(&self) -> Option<&(String, String)> {
+        self.user.as_ref()
+    }
+
+    /// A connection to this one member, over which requests carry the token.
+    pub(super) async fn connect(&self, member: usize, token: Token) -> Result<Link, Failure> {
+        let endpoint = &self.endpoints[member];
+        let connected = self.reach(member, token).await;
+        connected.map_err(|failure| failure.at(endpoint).while_doing("connecting to etcd"))
+    }
+
+    async fn reach(&self, member: usize, token: Token) -> Result<Link, Failure> {
+        let invalid = |reason: String| Failure::new(Class::Permanent, reason);
+        let (secure, authority) = self.split(&self.endpoints[member]).map_err(invalid)?;
+        let transport = self.transport(secure)?;
+        let place = Place::Host(authority.host().to_owned(), authority.port());
+        let options = connection::Options {
+            connect_timeout: self.connect_timeout,
+            settings_timeout: Some(self.request_timeout),
+            connection_window: WINDOW,
+            keep_alive: Some(KeepAlive::new(self.keep_alive.0, self.keep_alive.1).unthrottled()),
+            ..connection::Options::default()
+        };
+        let (room, began) = (Arc::<Notify>::default(), Instant::now());
+        let connection = transport.connect(&Destination { place, secure }, &options, room.clone()).await;
+        let connection = connection.map_err(|failure| Failure::unconnected(failure.to_string()))?;
+        // The packets that connect went to the member and back, then those that greet it.
+        let round_trip = began.elapsed() / 2;
+        let scheme = if secure { Scheme::HTTPS } else { Scheme::HTTP };
+        let authority = authority.as_str().parse().map_err(|error| invalid(format!("{error}")))?;
+        let wire = Wire { connection, room, scheme, authority, token };
+        Link::over(member, self.endpoints[member].clone(), wire, round_trip).await.map_err(Failure::from)
+    }
+
+    #[cfg(feature = "_tls")]
+    fn transport(&self, secure: bool) -> Result<Transport, Failure> {
+        let tls = match (&self.tls, secure) {
+            (_, false) => None,
+            (Some(tls), true) => Some(tls.clone()),
+            (None, true) => Some(ClientTls::new()),
+        };
+        let tls = tls.map(ClientTls::build).transpose();
+        let tls = tls.map_err(|(what, why)| Failure::new(Class::Permanent, format!("{what}: {why}")))?;
+        Ok(Transport { connector: None, tls })
+    }
+
+    #[cfg(not(feature = "_tls"))]
+    #[expect(
+        clippy::unused_self,
+        clippy::unnecessary_wraps,
+        reason = "with TLS there are settings, and they may be wrong"
+    )]
+    fn transport(&self, _secure: bool) -> Result<Transport, Failure> {
+        Ok(Transport::default())
+    }
+
+    /// Whether the member speaks TLS, and its host and port.
     #[cfg_attr(not(feature = "_tls"), expect(clippy::unused_self))]
-    fn url(&self, endpoint: &str) -> Result<String, String> {
+    fn split(&self, endpoint: &str) -> Result<(bool, Authority), String> {
         let (secure, authority) = split(endpoint)?;
         #[cfg(feature = "_tls")]
         let secure = secure || (self.tls.is_some() && !endpoint.contains("://"));
-        Ok(format!("{}://{}", if secure { "https" } else { "http" }, authority.as_str()))
-    }
-
-    /// A client that talks to this one member, and whether it does so without the user, because authentication is off.
-    pub(super) async fn connect(&self, member: usize) -> Result<(Client, bool), Failure> {
-        match self.connect_as(member, self.user.clone()).await {
-            Err(failure) if failure.class == Class::AuthenticationIsOff => {
-                self.connect_as(member, None).await.map(|client| (client, true))
-            }
-            result => result.map(|client| (client, false)),
-        }
-    }
-
-    async fn connect_as(&self, member: usize, user: Option<(String, String)>) -> Result<Client, Failure> {
-        // Every option by name: etcd-client's `default()` and `new()` differ.
-        let mut options = ConnectOptions::new()
-            .with_keep_alive(self.keep_alive.0, self.keep_alive.1)
-            .with_keep_alive_while_idle(false) // etcd ends idle connections that ping
-            .with_connect_timeout(self.connect_timeout)
-            .with_require_leader(true)
-            .with_auto_token_refresh(false); // `Etcd::call` does it, by message as well as by code
-        if let Some((name, password)) = user {
-            options = options.with_user(name, password);
-        }
-        let url = self.url(&self.endpoints[member]).map_err(|reason| Failure::new(Class::Permanent, reason))?;
-        #[cfg(feature = "_tls")]
-        if url.starts_with("https") {
-            let tls = self.tls.clone().unwrap_or_else(|| tonic::transport::ClientTlsConfig::new().with_enabled_roots());
-            options = options.with_tls(tls.timeout(self.connect_timeout));
-        }
-        // With a user it authenticates, which the caller's deadline bounds.
-        Client::connect([url], Some(options)).await.map_err(Failure::from)
+        Ok((secure, authority))
     }
 }
 
@@ -244,8 +285,7 @@ mod tests {
     fn takes_endpoints_as_people_write_them() {
         let options = EtcdOptions::from(["http://h1:2379", "H2", "[::1]:1/"]);
         options.check().unwrap();
-        let urls = ["http://h1:2379", "http://h2:2379", "http://[::1]:1"];
-        assert!(options.endpoints().iter().zip(urls).all(|(endpoint, url)| options.url(endpoint).unwrap() == url));
+        assert!(options.endpoints().iter().all(|endpoint| !options.split(endpoint).unwrap().0));
         assert_eq!(
             options.hosts().iter().map(Authority::as_str).collect::<Vec<_>>(),
             ["h1:2379", "h2:2379", "[::1]:1"]

@@ -1,17 +1,14 @@
 //! How etcd answers the registrar's two hands: how long each waits, and what went wrong.
 
-use std::sync::Arc;
 use std::time::Duration;
-
-use tokio::sync::Notify;
 
 use super::lease::Trouble;
 use crate::error::Error;
-use crate::etcd::{Class, Failure};
+use crate::etcd::{Class, Failure, Patience};
 
-/// How long the first try of a request may take before another member is asked: etcd loses what is asked of it around an
+/// How long the first try of a request may take before another member is asked beside it: etcd loses what is asked of it around an
 /// election, and says so only after seconds. Every request may be repeated.
-pub(super) const TRY: Duration = Duration::from_millis(500);
+const TRY: Duration = Duration::from_millis(500);
 
 /// Whose request it is. The work's error tells more, and comes first.
 #[derive(Clone, Copy, Debug)]
@@ -26,22 +23,13 @@ pub(super) struct Answers {
     errors: [Option<(Class, Error)>; 2],
     /// How often there was no answer since there was one.
     failures: [u32; 2],
-    /// It has not answered since something failed on the way to it.
-    is_away: bool,
-    /// Tells that it answers again.
-    again: Arc<Notify>,
     /// What a request may take at all.
     most: Duration,
 }
 
 impl Answers {
     pub(super) fn new(most: Duration) -> Self {
-        Self { errors: [None, None], failures: [0, 0], is_away: false, again: Arc::default(), most }
-    }
-
-    /// Is notified when etcd answers again.
-    pub(super) fn again(&self) -> Arc<Notify> {
-        self.again.clone()
+        Self { errors: [None, None], failures: [0, 0], most }
     }
 
     /// What etcd does not do.
@@ -49,11 +37,11 @@ impl Answers {
         self.errors.iter().flatten().next().map(|(_, error)| error.clone())
     }
 
-    /// How long one try of a request may take: longer with each one that failed, up to what it may take at all, and up to
-    /// what the lease has time for.
-    pub(super) fn deadline(&self, hand: Hand, patience: Option<Duration>) -> Duration {
-        let most = patience.map_or(self.most, |patience| patience.min(self.most));
-        most.min(TRY.saturating_mul(1 << self.failures[hand as usize].min(8)))
+    /// How long a request may take: what it may take at all, or what the lease has time for. When another member is asked
+    /// beside the first is later with each request that had no answer.
+    pub(super) fn patience(&self, hand: Hand, patience: Option<Duration>) -> Patience {
+        let total = patience.map_or(self.most, |patience| patience.min(self.most));
+        Patience { late: TRY.saturating_mul(1 << self.failures[hand as usize].min(8)), total }
     }
 
     pub(super) fn went_well(&mut self, hand: Hand) {
@@ -70,9 +58,6 @@ impl Answers {
     /// etcd has said something, be it well or ill.
     fn answered(&mut self, hand: Hand) {
         self.failures[hand as usize] = 0;
-        if std::mem::take(&mut self.is_away) {
-            self.again.notify_one();
-        }
     }
 
     /// What that means to the machine.
@@ -80,7 +65,7 @@ impl Answers {
         let class = failure.class;
         let failures = &mut self.failures[hand as usize];
         if matches!(class, Class::Transient | Class::TimedOut) {
-            (*failures, self.is_away) = (failures.saturating_add(1), true);
+            *failures = failures.saturating_add(1);
         } else {
             self.answered(hand);
         }
@@ -98,7 +83,9 @@ impl Answers {
             Class::Permanent | Class::Denied | Class::Token | Class::TooLarge | Class::AuthenticationIsOff => {
                 Trouble::Permanent
             }
-            Class::Transient | Class::TimedOut | Class::Revision | Class::LeaseExists => Trouble::Transient,
+            Class::Transient | Class::TimedOut | Class::TooSlow | Class::Revision | Class::LeaseExists => {
+                Trouble::Transient
+            }
         }
     }
 }

@@ -51,6 +51,8 @@ pub(crate) struct Machine {
     suffix: String,
     /// Keys that may not be watched.
     unwatchable: BTreeSet<Vec<u8>>,
+    /// Keys whose watch is tried and not created.
+    late: BTreeSet<Vec<u8>>,
     sweep_at: Duration,
     recheck_at: Duration,
     /// Counts the changes of the set of keys.
@@ -71,6 +73,7 @@ impl Machine {
             refused: false,
             suffix,
             unwatchable: BTreeSet::new(),
+            late: BTreeSet::new(),
             sweep_at: Duration::MAX,
             recheck_at: Duration::MAX,
             keys: 0,
@@ -213,7 +216,8 @@ impl Machine {
             self.sweep_at = now + self.backoff.between(SWEEP.0, SWEEP.1);
             let unwatchable = std::mem::take(&mut self.unwatchable);
             let slots = self.registrations.values_mut().flat_map(|registration| &mut registration.slots);
-            slots.filter(|slot| unwatchable.contains(&slot.record.key)).for_each(Slot::sweep);
+            let is_unseen = |key: &Vec<u8>| unwatchable.contains(key) || self.late.contains(key);
+            slots.filter(|slot| is_unseen(&slot.record.key)).for_each(Slot::sweep);
             // A role may have been granted more since: the watch is tried again as well.
             self.keys += u64::from(!unwatchable.is_empty());
         }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::lease::{Action, Found, Input};
 use crate::codec::Codec;
-use crate::etcd::{Etcd, Failure, Stored};
+use crate::etcd::{Etcd, Failure, Patience, Stored};
 
 /// Asks etcd for what the machine says.
 pub(super) async fn carry_out(
@@ -12,30 +12,30 @@ pub(super) async fn carry_out(
     codec: &dyn Codec,
     action: &Action,
     asked: Duration,
-    deadline: Duration,
+    patience: Patience,
 ) -> Result<Input, Failure> {
     match action {
         Action::Grant { id, seconds } => {
-            let seconds = etcd.grant(*id, *seconds, deadline).await?;
+            let seconds = etcd.grant(*id, *seconds, patience).await?;
             return Ok(Input::Granted { asked, seconds });
         }
         Action::Put { record, lease, expected: None, .. } => {
-            let revision = etcd.put(&record.key, &record.value, *lease, deadline).await?;
-            return Ok(Input::Put { revision });
+            let put = etcd.put(&record.key, &record.value, *lease, patience).await?;
+            return Ok(Input::Put { revision: put.revision, again: put.again });
         }
         Action::Put { record, lease, expected: Some(expected), .. } => {
-            let put = etcd.put_over(&record.key, &record.value, *lease, *expected, deadline).await?;
-            return Ok(put.map_or(Input::Conflict, |revision| Input::Put { revision }));
+            let put = etcd.put_over(&record.key, &record.value, *lease, *expected, patience).await?;
+            return Ok(put.map_or(Input::Conflict, |put| Input::Put { revision: put.revision, again: put.again }));
         }
         Action::Look { record, .. } => {
-            let (revision, stored) = etcd.look(&record.key, deadline).await?;
+            let (revision, stored) = etcd.look(&record.key, patience).await?;
             return Ok(seen(codec, record.key.clone(), revision, stored));
         }
         Action::Delete { record, lease, .. } => {
-            let was_there = etcd.delete(&record.key, *lease, deadline).await?;
+            let was_there = etcd.delete(&record.key, *lease, patience).await?;
             return Ok(if was_there { Input::Done } else { Input::NotThere });
         }
-        Action::Revoke { id } => etcd.revoke(*id, deadline).await?,
+        Action::Revoke { id } => etcd.revoke(*id, patience).await?,
         Action::Wait { .. } => {}
     }
     Ok(Input::Done)

@@ -78,7 +78,7 @@ impl Task {
         let (say, said) = mpsc::channel(SAID);
         let mut watcher = JoinSet::new();
         let answers = Answers::new(shared.etcd.request_timeout());
-        watcher.spawn(Watcher::new(shared.etcd.clone(), of_keys, say, answers.again()).run().in_current_span());
+        watcher.spawn(Watcher::new(shared.etcd.clone(), of_keys, say).run().in_current_span());
         Self {
             shared,
             machine,
@@ -100,6 +100,7 @@ impl Task {
         let mut renewal: Option<Request<Renewed>> = None;
         let mut work: Option<(Action, Request<Result<Input, Failure>>)> = None;
         let mut grace: Option<Duration> = None;
+        let mut connected = self.shared.etcd.connected();
         loop {
             self.hear();
             let now = self.now();
@@ -146,6 +147,10 @@ impl Task {
                 () = self.shared.changed.notified() => {}
                 () = alarm(wake.map(|wake| self.epoch + wake)) => {}
                 Some(said) = self.said.recv() => self.heard(said),
+                _ = connected.changed() => {
+                    let now = self.now();
+                    self.machine.on(now, &Action::Wait { until: None }, Input::Reachable);
+                }
                 renewed = hand(renewal.as_mut()) => {
                     renewal = None;
                     self.renewed(renewed);
@@ -188,7 +193,8 @@ impl Task {
         let input = match said {
             Said::Watched { key, anew } => Input::Watched { key, anew },
             Said::Unwatchable { key } => Input::Unwatchable { key },
-            Said::Unwatched => Input::Unwatched,
+            Said::Late { key } => Input::WatchIsLate { key },
+            Said::Unwatched { key } => Input::Unwatched { key },
             Said::Seen { key, revision, stored } => seen(&*self.shared.codec, key, revision, stored),
         };
         self.machine.on(self.now(), &Action::Wait { until: None }, input);
@@ -220,11 +226,11 @@ impl Task {
 
     fn renew(&mut self, id: i64) -> Request<Renewed> {
         let etcd = self.shared.etcd.clone();
-        let deadline = self.answers.deadline(Hand::Renewal, self.machine.patience());
+        let patience = self.answers.patience(Hand::Renewal, self.machine.patience());
         let asked = self.now();
         let mut stream = self.stream.take();
         Box::pin(async move {
-            let renewed = etcd.renew(id, &mut stream, deadline).await;
+            let renewed = etcd.renew(id, &mut stream, patience).await;
             (id, asked, renewed, stream)
         })
     }
@@ -246,14 +252,13 @@ impl Task {
             self.shared.state().wanted.get(of).into_iter().for_each(|wanted| wanted.tried.set());
         }
         let etcd = self.shared.etcd.clone();
-        let deadline = self.answers.deadline(Hand::Work, self.machine.patience());
-        let deadline = match action {
-            Action::Delete { .. } | Action::Revoke { .. } => deadline.min(LEAVING),
-            _ => deadline,
-        };
+        let mut patience = self.answers.patience(Hand::Work, self.machine.patience());
+        if let Action::Delete { .. } | Action::Revoke { .. } = action {
+            patience.total = patience.total.min(LEAVING);
+        }
         let asked = self.now();
         let (action, codec) = (action.clone(), self.shared.codec.clone());
-        Box::pin(async move { carry_out(&etcd, &*codec, &action, asked, deadline).await })
+        Box::pin(async move { carry_out(&etcd, &*codec, &action, asked, patience).await })
     }
 
     fn done(&mut self, action: &Action, result: Result<Input, Failure>) {

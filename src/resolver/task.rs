@@ -1,18 +1,24 @@
-//! The task around the watch machine: action → await → input, and the view that everyone reads.
+//! The task around the watch machine: action → await → input, with a hand for the watch and one for what is asked, and the
+//! view that everyone reads.
 
+use std::future::{Future, pending};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until};
 
 use super::State;
 use super::snapshot::{Entry, Snapshot, diff};
 use super::watch::{Action, Change, Event, Input, Machine, Standing, Trouble};
 use crate::codec::Codec;
 use crate::error::Error;
-use crate::etcd::{Class, Etcd, Failure, Message, Watch};
+use crate::etcd::{Class, Etcd, Failure, Message, Range, Watch, WatchId, Watcher};
 use crate::target::Target;
+
+/// No alarm is set for later than this.
+const LONGEST: Duration = Duration::from_secs(3_600);
 
 /// Records that cannot be read, of one step of the service, that are reported one by one.
 const SHOWN: usize = 10;
@@ -35,9 +41,10 @@ pub(super) struct Task {
     etcd: Etcd,
     codec: Arc<dyn Codec>,
     target: Target,
-    range: (Vec<u8>, Vec<u8>),
+    range: Range,
     machine: Machine,
-    stream: Option<Watch>,
+    watcher: Watcher,
+    watch: Option<Watch>,
     epoch: Instant,
     error: Option<Error>,
     /// What kind of failure was reported since all was well.
@@ -45,17 +52,25 @@ pub(super) struct Task {
     views: watch::Sender<View>,
 }
 
+/// A request on its way.
+type Request = Pin<Box<dyn Future<Output = (Action, Result<Input, Failure>)> + Send>>;
+
+/// Messages that are taken in before what they amount to is shown.
+const AT_ONCE: usize = 256;
+
 impl Task {
     pub(super) fn new(etcd: Etcd, codec: Arc<dyn Codec>, target: Target, views: watch::Sender<View>) -> Self {
-        let range = target.range();
+        let (start, end) = target.range();
         let machine = Machine::new(fastrand::u64(..));
+        let watcher = Watcher::new(&etcd);
         Self {
             etcd,
             codec,
             target,
-            range,
+            range: Range { start, end },
             machine,
-            stream: None,
+            watcher,
+            watch: None,
             epoch: Instant::now(),
             error: None,
             reported: None,
@@ -65,103 +80,127 @@ impl Task {
 
     /// Goes on until it is dropped.
     pub(super) async fn run(mut self) {
+        let mut request: Option<Request> = None;
+        let mut connected = self.etcd.connected();
+        let alarm = sleep_until(self.epoch);
+        tokio::pin!(alarm);
         loop {
-            let input = self.act(self.machine.action()).await;
-            let changed = self.machine.on(self.epoch.elapsed(), input);
+            let now = self.epoch.elapsed();
+            if let Some(from) = self.machine.watch(now) {
+                self.watch = Some(self.watcher.open(self.range.clone(), from));
+            } else if !self.machine.wants_watch() {
+                self.watch = None;
+            }
+            let mut wake = self.machine.wake(now);
+            if request.is_none() {
+                match self.machine.action(now) {
+                    Action::Wait { until } => wake = Some(wake.map_or(until, |wake| wake.min(until))),
+                    action => request = Some(self.request(action)),
+                }
+            }
+            // Each message moves the alarm on, and none needs it: it is set anew when it has rung.
+            let wake = self.epoch + wake.unwrap_or(Duration::MAX).min(now + LONGEST);
+            if alarm.deadline() > wake || alarm.is_elapsed() {
+                alarm.as_mut().reset(wake);
+            }
+            let mut changed = false;
+            tokio::select! {
+                message = self.watcher.next() => {
+                    changed |= self.heard(message);
+                    for _ in 1..AT_ONCE {
+                        let Some(message) = self.watcher.try_next() else { break };
+                        changed |= self.heard(message);
+                    }
+                }
+                (action, result) = answer(request.as_mut()) => {
+                    request = None;
+                    changed |= self.done(action, result);
+                }
+                _ = connected.changed() => changed |= self.on(Input::Reachable),
+                () = &mut alarm => {}
+            }
             self.publish(changed);
         }
     }
 
-    async fn act(&mut self, action: Action) -> Input {
-        match action {
-            Action::List => self.list().await,
-            Action::Open { from } => {
-                self.stream = None;
-                match self.etcd.watch(&self.range.0, &self.range.1, from).await {
-                    Ok(stream) => {
-                        self.stream = Some(stream);
-                        Input::Opened
-                    }
-                    Err(failure) => self.failed(failure),
+    fn on(&mut self, input: Input) -> bool {
+        self.machine.on(self.epoch.elapsed(), input)
+    }
+
+    fn request(&self, action: Action) -> Request {
+        let (etcd, codec) = (self.etcd.clone(), self.codec.clone());
+        let (target, range) = (self.target.clone(), self.range.clone());
+        Box::pin(async move {
+            let result = match action {
+                Action::List => {
+                    let mut entries = Vec::new();
+                    let listed = etcd.list(&range.start, &range.end, |key, value| {
+                        entries.extend(read(&*codec, &target, key, value));
+                    });
+                    let revision = listed.await;
+                    revision.map(|revision| Input::Listed { revision, entries })
                 }
-            }
-            Action::Verify => match self.etcd.revision(&self.range.0, &self.range.1).await {
-                Ok(revision) => Input::Verified { revision },
-                Err(failure) => self.failed(failure),
-            },
-            Action::Refresh => match self.etcd.refresh_token().await {
-                Ok(()) => Input::Refreshed,
-                Err(failure) => self.failed(failure),
-            },
-            Action::Probe => match &mut self.stream {
-                Some(stream) => match stream.probe().await {
-                    Ok(()) => Input::Probed,
-                    Err(failure) => self.failed(failure),
-                },
-                None => Input::Failed(Trouble::Transient),
-            },
-            Action::Read { until } => self.read(until).await,
-            Action::Sleep { until } => {
-                if let Some(stream) = self.stream.take() {
-                    // A stream that is given up without having failed was silent.
-                    let failure = stream.silent();
-                    self.failed(failure);
-                    self.publish(false);
+                Action::Verify | Action::Wait { .. } => {
+                    let revision = etcd.revision(&range.start, &range.end).await;
+                    revision.map(|revision| Input::Verified { revision })
                 }
-                sleep_until(self.epoch + until).await;
-                Input::Tick
+            };
+            (action, result)
+        })
+    }
+
+    fn done(&mut self, action: Action, result: Result<Input, Failure>) -> bool {
+        match result {
+            Ok(input) => self.on(input),
+            Err(failure) => {
+                let trouble = self.failed(failure);
+                self.on(match action {
+                    Action::List => Input::ListFailed(trouble),
+                    Action::Verify | Action::Wait { .. } => Input::VerifyFailed(trouble),
+                })
             }
         }
     }
 
-    async fn list(&mut self) -> Input {
-        let mut entries = Vec::new();
-        let (codec, target) = (&*self.codec, &self.target);
-        let listed = self.etcd.list(&self.range.0, &self.range.1, |key, value| {
-            entries.extend(read(codec, target, key, value));
-        });
-        match listed.await {
-            Ok(revision) => {
-                if self.stream.is_some() {
-                    self.reported = None;
-                }
-                Input::Listed { revision, entries }
-            }
-            Err(failure) => self.failed(failure),
+    /// A message of the watch, or of one that was given up.
+    fn heard(&mut self, (of, message): (WatchId, Message)) -> bool {
+        if self.watch.as_ref().is_none_or(|watch| watch.id() != of) {
+            return false;
         }
-    }
-
-    async fn read(&mut self, until: Duration) -> Input {
-        let Some(stream) = &mut self.stream else { return Input::Failed(Trouble::Transient) };
-        match timeout_at(self.epoch + until, stream.next()).await {
-            Err(_) => Input::Tick,
-            Ok(Ok(Message::Created { revision })) => Input::Created { revision },
-            Ok(Ok(Message::Progress { revision })) => Input::Progress { revision },
-            Ok(Ok(Message::Events(events))) => {
-                let event = |event: crate::etcd::Event<'_>| {
+        match message {
+            Message::Created { revision } => self.on(Input::Created { revision }),
+            Message::Progress { revision } => self.on(Input::Progress { revision }),
+            Message::Events(events) => {
+                let event = |event: crate::etcd::Event| {
                     let change = match event.value {
-                        Some(value) => Change::Put(read(&*self.codec, &self.target, event.key, value)?),
-                        None => Change::Delete(event.key.into()),
+                        Some(value) => Change::Put(read(&*self.codec, &self.target, &event.key, &value)?),
+                        None => Change::Delete((*event.key).into()),
                     };
                     Some(Event { revision: event.revision, change })
                 };
-                Input::Events(events.iter().filter_map(event).collect())
+                let events = events.into_iter().filter_map(event).collect();
+                self.on(Input::Events(events))
             }
-            Ok(Ok(Message::Canceled(failure))) => match self.failed(failure) {
-                Input::Failed(trouble) => Input::Canceled(trouble),
-                input => input,
-            },
-            Ok(Err(failure)) => self.failed(failure),
+            Message::Late(failure) => {
+                self.failed(failure);
+                false
+            }
+            Message::Canceled(failure) => {
+                self.watch = None;
+                let trouble = self.failed(failure);
+                self.on(Input::Canceled(trouble))
+            }
+            Message::Lost { failure, heard } => {
+                self.watch = None;
+                let trouble = self.failed(failure);
+                self.on(Input::Lost { trouble, heard: heard.saturating_duration_since(self.epoch) })
+            }
         }
     }
 
     /// Remembers and reports a failure; what it means to the machine.
-    fn failed(&mut self, failure: Failure) -> Input {
+    fn failed(&mut self, failure: Failure) -> Trouble {
         let class = failure.class;
-        // After a verification that failed, or a silent stream, the stream is still there and of no more use.
-        if !matches!(self.machine.action(), Action::List) {
-            self.stream = None;
-        }
         let error = failure.into_error();
         if self.reported.is_some_and(|reported| reported.is_like(class)) || class == Class::Revision {
             tracing::debug!(%error, "etcd failed");
@@ -171,40 +210,45 @@ impl Task {
             // One that repeats is told once.
             self.error = Some(error);
         }
-        Input::Failed(match class {
+        match class {
             Class::Revision => Trouble::Revision,
-            Class::Token | Class::Denied => Trouble::Token,
-            Class::Permanent | Class::TooLarge | Class::AuthenticationIsOff => Trouble::Permanent,
-            Class::Transient | Class::TimedOut | Class::LeaseNotFound | Class::LeaseExists => Trouble::Transient,
-        })
+            Class::Permanent | Class::TooLarge | Class::AuthenticationIsOff | Class::Token | Class::Denied => {
+                Trouble::Permanent
+            }
+            Class::Transient | Class::TimedOut | Class::TooSlow | Class::LeaseNotFound | Class::LeaseExists => {
+                Trouble::Transient
+            }
+        }
     }
 
     fn publish(&mut self, changed: bool) {
-        let state = match self.machine.standing() {
+        let now = self.epoch.elapsed();
+        let state = match self.machine.standing(now) {
             Standing::Unresolved => State::Unresolved,
             Standing::Current if self.machine.snapshot().is_empty() => State::ConfirmedEmpty,
             Standing::Current => State::Current,
             Standing::Stale { since } => State::Stale { since: self.epoch + since },
         };
-        let before = self.views.borrow().clone();
-        let revision_alone = !changed && before.snapshot.revision() == self.machine.snapshot().revision();
-        let told = match (&before.error, &self.error) {
-            (Some(before), Some(now)) => before.is(now),
-            (before, now) => before.is_none() == now.is_none(),
+        if self.machine.is_watching() && self.reported.take().is_some() {
+            tracing::info!("etcd is heard again");
+        }
+        let told = {
+            let before = self.views.borrow();
+            let told = match (&before.error, &self.error) {
+                (Some(before), Some(now)) => before.is(now),
+                (before, now) => before.is_none() == now.is_none(),
+            };
+            told && state == before.state
         };
-        if !changed && state == before.state && told {
+        if !changed && told {
             return;
         }
+        let before = self.views.borrow().snapshot.clone();
         if changed {
-            self.report(&before.snapshot);
+            self.report(&before);
         }
-        if state != before.state && matches!(state, State::Current | State::ConfirmedEmpty) {
-            self.reported = None;
-            if let State::Stale { since } = before.state {
-                tracing::info!(stale_ms = since.elapsed().as_millis(), "etcd is heard again");
-            }
-        }
-        let snapshot = if revision_alone { before.snapshot } else { Arc::new(self.machine.snapshot().clone()) };
+        let revision_alone = !changed && before.revision() == self.machine.snapshot().revision();
+        let snapshot = if revision_alone { before } else { Arc::new(self.machine.snapshot().clone()) };
         self.views.send_replace(View { snapshot, state, error: self.error.clone() });
     }
 
@@ -239,4 +283,12 @@ impl Task {
 /// The entry of a key, if it is the service's own.
 fn read(codec: &dyn Codec, target: &Target, key: &[u8], value: &[u8]) -> Option<Entry> {
     target.owns(key).then(|| Entry::new(key, codec.decode(key, value)))
+}
+
+/// The answer to what was asked; never, where nothing was.
+async fn answer(request: Option<&mut Request>) -> (Action, Result<Input, Failure>) {
+    match request {
+        Some(request) => request.await,
+        None => pending().await,
+    }
 }

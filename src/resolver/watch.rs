@@ -1,30 +1,32 @@
 //! The watch machine: keeps a snapshot true to an etcd prefix, whatever etcd and the network do. PURE.
 //!
-//! Two doors: [`Machine::action`] says what to do next, [`Machine::on`] takes what came of it. The clock is an
-//! argument: the time since any fixed start, the same for every call.
+//! It has two hands: the watch in one, lists in the other, so that a list that hangs holds up no event, and a watch that
+//! cannot be opened no list. [`Machine::watch`] and [`Machine::action`] say what each is to do next, [`Machine::on`] takes
+//! what came of it. The clock is an argument: the time since any fixed start, the same for every call.
 //!
 //! ```text
-//!                 ┌────────────── compacted, canceled, revision went backwards ─────────────┐
-//!                 ▼                                                                          │
-//! start ──▶ Listing ──▶ Opening ──▶ Creating ──▶ Watching ── broken, silent ──▶ Waiting ─────┤
-//!              ▲           ▲            │          ▲  │                            │          │
-//!              │           └────────────┼──────────┼──┼──── from the revision ─────┘          │
-//!              │                        ▼          │  │      after the last one seen          │
-//!              │                    Verifying ─────┘  └─ every 5–10 minutes, stream kept ─────┘
+//! lists:   due ──▶ running ──▶ due again in 5–10 minutes; sooner after a break; at once where a revision is gone
+//!
+//! watch:   closed ──▶ opening ──▶ open ──▶ lost, canceled ──▶ closed, from the last revision seen
+//!                        │          ▲
+//!                        └ verifying┘  created by a member that is behind: a linearizable read decides
 //! ```
-//! What is known is never taken back by an error: only a list or a delete event removes an entry.
+//! The watch begins at the revision of the list, and what the list holds is dropped: a watch that begins later is not asked
+//! for progress with success (etcd answers only once its revision has come to the start of each watch of a stream).
+//!
+//! What is known is never taken back by an error: only a list or a delete event removes an entry, and a list never takes back
+//! what events after its revision have said.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::snapshot::{Entry, Snapshot};
 use crate::backoff::Backoff;
 
-/// Silence after which etcd is asked for a sign of life, which it gives within milliseconds.
-const SILENCE: Duration = Duration::from_secs(5);
-/// How long that sign may take; then the stream is taken for dead.
-const ANSWER: Duration = Duration::from_secs(3);
-/// How long a watch may take to say that it was created.
-const CREATION: Duration = Duration::from_secs(5);
+/// For so long a list that was answered shows what etcd holds, where no watch does.
+const FRESH: Duration = Duration::from_secs(5);
+/// A watch that stood for so long was a good one: the next is opened at once.
+const GOOD: Duration = Duration::from_secs(5);
 /// Some etcd releases lose events around compactions: everything is read again between these two.
 const RELIST: (Duration, Duration) = (Duration::from_secs(300), Duration::from_secs(600));
 /// After a break it is read again sooner: a wiped or restored etcd may have passed the old revision by then.
@@ -32,23 +34,15 @@ const RECHECK: (Duration, Duration) = (Duration::from_secs(1), Duration::from_se
 /// A fleet whose sets are large takes longer to read them all again: so much for each entry.
 const RECHECK_EACH: Duration = Duration::from_millis(3);
 
-/// What to do next.
+/// What the hand that asks is to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
-    /// Read the whole range at one revision. A stream that is open stays open.
+    /// Read the whole range at one revision.
     List,
-    /// Open a watch from this revision in place of any other; answer with `Opened` as soon as it is.
-    Open { from: i64 },
-    /// Ask etcd for its revision, with a linearizable read. The stream stays open.
+    /// Ask etcd for its revision, with a linearizable read.
     Verify,
-    /// Get a new token.
-    Refresh,
-    /// Read one message of the open stream, or give a `Tick` at that time.
-    Read { until: Duration },
-    /// Ask for a progress message on the open stream.
-    Probe,
-    /// Close any stream and wait; then give a `Tick`.
-    Sleep { until: Duration },
+    /// Nothing before that time.
+    Wait { until: Duration },
 }
 
 /// What happened.
@@ -58,26 +52,29 @@ pub(crate) enum Input {
         revision: i64,
         entries: Vec<Entry>,
     },
-    Opened,
+    ListFailed(Trouble),
+    Verified {
+        revision: i64,
+    },
+    VerifyFailed(Trouble),
     /// The watch exists; the revision of the member that serves it.
     Created {
         revision: i64,
     },
-    Verified {
+    Events(Vec<Event>),
+    /// Everything up to this revision was sent.
+    Progress {
         revision: i64,
     },
-    Refreshed,
-    Probed,
-    Events(Vec<Event>),
-    /// A message without events. A revision is given only where etcd promises that everything before it was sent.
-    Progress {
-        revision: Option<i64>,
-    },
-    /// etcd ended the watch in an orderly way.
+    /// etcd has refused or ended the watch.
     Canceled(Trouble),
-    /// The last action failed, or the stream broke or ended.
-    Failed(Trouble),
-    Tick,
+    /// The stream of the watch has ended, over which something was last heard then.
+    Lost {
+        trouble: Trouble,
+        heard: Duration,
+    },
+    /// There is a new connection to etcd: not a moment to wait.
+    Reachable,
 }
 
 #[derive(Clone, Debug)]
@@ -92,6 +89,15 @@ pub(crate) enum Change {
     Delete(Box<[u8]>),
 }
 
+impl Change {
+    fn key(&self) -> &[u8] {
+        match self {
+            Self::Put(entry) => entry.key(),
+            Self::Delete(key) => key,
+        }
+    }
+}
+
 /// What kind of failure, as far as it decides what to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Trouble {
@@ -99,8 +105,6 @@ pub(crate) enum Trouble {
     Transient,
     /// The revision asked for is no longer, or not yet, to be had.
     Revision,
-    /// A new token may mend it.
-    Token,
     /// Only people can mend it.
     Permanent,
 }
@@ -109,6 +113,7 @@ pub(crate) enum Trouble {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Standing {
     Unresolved,
+    /// A watch stands, or a list was answered a moment ago.
     Current,
     /// Nothing was heard since then.
     Stale {
@@ -117,61 +122,69 @@ pub(crate) enum Standing {
 }
 
 #[derive(Debug)]
-enum Phase {
-    /// Reading everything, with the stream kept open behind it or not.
-    Listing {
-        watching: bool,
+enum List {
+    Due {
+        at: Duration,
+    },
+    /// Asked for when that revision was known: a list that is older is of another etcd.
+    Running {
+        floor: i64,
+    },
+}
+
+#[derive(Debug)]
+enum Watch {
+    Closed {
+        until: Duration,
     },
     Opening {
         from: i64,
     },
-    Creating {
-        from: i64,
-        until: Duration,
-    },
+    /// Created by a member that is behind. `asked`: the revision that was known when etcd was asked for its own.
     Verifying {
-        from: i64,
+        asked: Option<i64>,
     },
-    Refreshing,
-    Watching(Probe),
-    Waiting {
-        until: Duration,
-        list: bool,
+    Open {
+        since: Duration,
     },
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Probe {
-    None,
-    Due,
-    Sent { until: Duration },
 }
 
 #[derive(Debug)]
 pub(crate) struct Machine {
-    phase: Phase,
+    list: List,
+    watch: Watch,
     snapshot: Snapshot,
     /// Everything up to this revision is in the snapshot.
     revision: i64,
-    standing: Standing,
+    /// What is known cannot be watched on: a list comes first.
+    must_list: bool,
+    /// Keys that events have changed since the list that is running was asked for, and when each was.
+    touched: BTreeMap<Box<[u8]>, i64>,
+    /// When a list was last answered.
+    listed: Option<Duration>,
     heard: Duration,
-    relist_at: Duration,
-    /// A new token was fetched since etcd last served us.
-    refreshed: bool,
-    backoff: Backoff,
+    lists: Backoff,
+    watches: Backoff,
+    /// The waits are for people to mend something.
+    lists_refused: bool,
+    watch_refused: bool,
 }
 
 impl Machine {
     pub(crate) fn new(seed: u64) -> Self {
         Self {
-            phase: Phase::Listing { watching: false },
+            list: List::Due { at: Duration::ZERO },
+            watch: Watch::Closed { until: Duration::ZERO },
             snapshot: Snapshot::default(),
             revision: 0,
-            standing: Standing::Unresolved,
+            must_list: true,
+            touched: BTreeMap::new(),
+            listed: None,
             heard: Duration::ZERO,
-            relist_at: Duration::MAX,
-            refreshed: false,
-            backoff: Backoff::new(seed),
+            lists: Backoff::new(seed),
+            watches: Backoff::new(!seed),
+            lists_refused: false,
+            watch_refused: false,
         }
     }
 
@@ -179,48 +192,84 @@ impl Machine {
         &self.snapshot
     }
 
-    pub(crate) fn standing(&self) -> Standing {
-        self.standing
+    pub(crate) fn standing(&self, now: Duration) -> Standing {
+        match (self.listed, &self.watch) {
+            (None, _) => Standing::Unresolved,
+            (Some(_), Watch::Open { .. }) => Standing::Current,
+            (Some(listed), _) if now < listed + FRESH => Standing::Current,
+            (Some(listed), _) => Standing::Stale { since: listed.max(self.heard) },
+        }
     }
 
-    pub(crate) fn action(&self) -> Action {
-        match self.phase {
-            Phase::Listing { .. } => Action::List,
-            Phase::Opening { from } => Action::Open { from },
-            Phase::Creating { until, .. } | Phase::Watching(Probe::Sent { until }) => Action::Read { until },
-            Phase::Verifying { .. } => Action::Verify,
-            Phase::Refreshing => Action::Refresh,
-            Phase::Watching(Probe::None) => Action::Read { until: (self.heard + SILENCE).min(self.relist_at) },
-            Phase::Watching(Probe::Due) => Action::Probe,
-            Phase::Waiting { until, .. } => Action::Sleep { until },
+    /// Whether a watch stands.
+    pub(crate) fn is_watching(&self) -> bool {
+        matches!(self.watch, Watch::Open { .. })
+    }
+
+    /// Whether the watch that was opened last is still wanted.
+    pub(crate) fn wants_watch(&self) -> bool {
+        !matches!(self.watch, Watch::Closed { .. })
+    }
+
+    /// The revision from which a watch is to be opened now, in place of any other.
+    pub(crate) fn watch(&mut self, now: Duration) -> Option<i64> {
+        match self.watch {
+            Watch::Closed { until } if now >= until && !self.must_list => {
+                let from = self.revision.max(1);
+                self.watch = Watch::Opening { from };
+                Some(from)
+            }
+            _ => None,
         }
+    }
+
+    /// What to ask for next. Not called while something asked for is on its way.
+    pub(crate) fn action(&mut self, now: Duration) -> Action {
+        if let Watch::Verifying { asked } = &mut self.watch {
+            *asked = Some(self.revision);
+            return Action::Verify;
+        }
+        match self.list {
+            List::Due { at } if now >= at => {
+                self.list = List::Running { floor: self.revision };
+                self.touched.clear();
+                Action::List
+            }
+            List::Due { at } => Action::Wait { until: at },
+            List::Running { .. } => Action::Wait { until: Duration::MAX },
+        }
+    }
+
+    /// When something changes by time alone.
+    pub(crate) fn wake(&self, now: Duration) -> Option<Duration> {
+        let opens = match self.watch {
+            Watch::Closed { until } if !self.must_list => Some(until),
+            _ => None,
+        };
+        let stale = self.listed.map(|listed| listed + FRESH).filter(|at| *at > now && !self.is_watching());
+        opens.into_iter().chain(stale).min()
     }
 
     /// Takes what happened; whether the snapshot differs by it.
     pub(crate) fn on(&mut self, now: Duration, input: Input) -> bool {
         match input {
             Input::Listed { revision, entries } => return self.listed(now, revision, entries),
-            Input::Opened => {
-                if let Phase::Opening { from } = self.phase {
-                    self.phase = Phase::Creating { from, until: now + CREATION };
+            Input::ListFailed(trouble) => self.list_failed(now, trouble),
+            Input::Verified { revision } => self.verified(now, revision),
+            Input::VerifyFailed(trouble) => {
+                if let Watch::Verifying { .. } = self.watch {
+                    self.close(now, trouble);
                 }
             }
             Input::Created { revision } => {
-                if let Phase::Creating { from, .. } = self.phase {
+                if let Watch::Opening { from } = self.watch {
                     // A lower revision is a member that lags, or an etcd that was wiped or restored: a watch from the
                     // future would be silent for ever.
-                    if revision < from - 1 { self.phase = Phase::Verifying { from } } else { self.watching(now) }
-                }
-            }
-            Input::Verified { revision } => {
-                if let Phase::Verifying { from } = self.phase {
-                    if revision < from - 1 { self.fail(now, Trouble::Revision, true) } else { self.watching(now) }
-                }
-            }
-            Input::Refreshed => self.phase = Phase::Listing { watching: false },
-            Input::Probed => {
-                if let Phase::Watching(_) = self.phase {
-                    self.phase = Phase::Watching(Probe::Sent { until: now + ANSWER });
+                    if revision < from {
+                        self.watch = Watch::Verifying { asked: None };
+                    } else {
+                        self.open(now);
+                    }
                 }
             }
             Input::Events(events) => {
@@ -229,38 +278,87 @@ impl Machine {
                 return changed;
             }
             Input::Progress { revision } => {
-                self.revision = self.revision.max(revision.unwrap_or_default());
+                self.revision = self.revision.max(revision);
                 self.snapshot.set_revision(self.revision);
                 self.message(now);
             }
-            Input::Canceled(trouble) => self.fail(now, trouble, true),
-            Input::Failed(trouble) => self.failed(now, trouble),
-            Input::Tick => self.tick(now),
+            Input::Canceled(trouble) => {
+                // What was refused from the beginning may be watched later from where it was to begin.
+                let list = trouble == Trouble::Revision || !matches!(self.watch, Watch::Opening { .. });
+                self.close(now, trouble);
+                if list {
+                    self.list_again();
+                }
+            }
+            Input::Lost { trouble, heard } => {
+                self.heard = self.heard.max(heard);
+                self.close(now, trouble);
+            }
+            Input::Reachable => self.reachable(now),
         }
         false
     }
 
-    fn listed(&mut self, now: Duration, revision: i64, entries: Vec<Entry>) -> bool {
-        let went_back = revision < self.revision;
-        let watching = matches!(self.phase, Phase::Listing { watching: true }) && !went_back;
-        let changed = self.snapshot.restore(revision, entries);
-        self.revision = revision;
-        self.standing = Standing::Current;
-        self.relist_at = now + self.backoff.between(RELIST.0, RELIST.1);
-        self.phase = if watching {
-            Phase::Watching(Probe::None)
+    fn listed(&mut self, now: Duration, revision: i64, mut entries: Vec<Entry>) -> bool {
+        let List::Running { floor } = self.list else { return false };
+        let touched = std::mem::take(&mut self.touched);
+        let changed = if revision < floor {
+            // Another etcd, or the same as it was long ago: nothing of what was known holds, and no watch from there.
+            self.revision = revision;
+            self.watch = Watch::Closed { until: now };
+            self.snapshot.restore(revision, entries)
         } else {
-            self.heard = now;
-            Phase::Opening { from: revision.saturating_add(1) }
+            let later = |key: &[u8]| touched.get(key).is_some_and(|at| *at > revision);
+            entries.retain(|entry| !later(entry.key()));
+            let kept = touched.iter().filter(|(_, at)| **at > revision);
+            entries.extend(kept.filter_map(|(key, _)| self.snapshot.get(key).cloned()));
+            self.revision = self.revision.max(revision);
+            if let Watch::Verifying { .. } = self.watch {
+                self.open(now);
+            }
+            self.snapshot.restore(self.revision, entries)
         };
+        if std::mem::replace(&mut self.must_list, false) {
+            self.watch = Watch::Closed { until: now };
+        }
+        self.listed = Some(now);
+        self.lists.reset();
+        self.lists_refused = false;
+        self.list = List::Due { at: now + self.lists.between(RELIST.0, RELIST.1) };
         changed
+    }
+
+    fn list_failed(&mut self, now: Duration, trouble: Trouble) {
+        self.lists_refused = trouble == Trouble::Permanent;
+        let wait = if self.is_watching() {
+            // The watch behind it is as good as ever.
+            self.lists.between(RECHECK.1, RECHECK.1 * 3)
+        } else {
+            self.lists.fail(now, self.lists_refused)
+        };
+        self.list = List::Due { at: now + wait };
+    }
+
+    fn verified(&mut self, now: Duration, revision: i64) {
+        if let Watch::Verifying { asked } = self.watch {
+            if revision < asked.unwrap_or_default() {
+                self.close(now, Trouble::Revision);
+                self.list_again();
+            } else {
+                self.open(now);
+            }
+        }
     }
 
     fn apply(&mut self, events: Vec<Event>) -> bool {
         // One message carries whole revisions: all of a revision's events are new, or none.
         let seen = self.revision;
+        let is_listing = matches!(self.list, List::Running { .. });
         let mut changed = false;
         for event in events.into_iter().filter(|event| event.revision > seen) {
+            if is_listing {
+                self.touched.insert(event.change.key().into(), event.revision);
+            }
             changed |= match event.change {
                 Change::Put(entry) => self.snapshot.put(entry),
                 Change::Delete(key) => self.snapshot.remove(&key),
@@ -271,71 +369,56 @@ impl Machine {
         changed
     }
 
-    /// A message proves that the watch works.
+    /// A message proves that the watch works, unless it is of an etcd whose revision is behind.
     fn message(&mut self, now: Duration) {
-        self.backoff.reset();
-        self.refreshed = false;
-        self.watching(now);
-        if now >= self.relist_at {
-            self.phase = Phase::Listing { watching: true };
-        }
-    }
-
-    fn watching(&mut self, now: Duration) {
         self.heard = now;
-        self.standing = Standing::Current;
-        self.phase = Phase::Watching(Probe::None);
-    }
-
-    fn tick(&mut self, now: Duration) {
-        match self.phase {
-            Phase::Waiting { until, list } if now >= until => {
-                self.phase = if list || self.standing == Standing::Unresolved {
-                    Phase::Listing { watching: false }
-                } else {
-                    Phase::Opening { from: self.revision.saturating_add(1) }
-                };
-            }
-            Phase::Creating { until, .. } | Phase::Watching(Probe::Sent { until }) if now >= until => {
-                self.fail(now, Trouble::Transient, false);
-            }
-            Phase::Watching(Probe::None) if now >= self.heard + SILENCE => self.phase = Phase::Watching(Probe::Due),
-            Phase::Watching(Probe::None) if now >= self.relist_at => self.phase = Phase::Listing { watching: true },
-            _ => {}
+        if let Watch::Open { .. } = self.watch {
+            self.watches.reset();
         }
     }
 
-    fn failed(&mut self, now: Duration, trouble: Trouble) {
-        match self.phase {
-            // The stream behind the list may be as good as ever: it says so, or is found dead, on its own.
-            Phase::Listing { watching: true } => {
-                self.relist_at = now + self.backoff.between(RECHECK.1, RECHECK.1 * 3);
-                self.phase = Phase::Watching(Probe::None);
-            }
-            Phase::Listing { .. } | Phase::Refreshing => self.fail(now, trouble, true),
-            _ => self.fail(now, trouble, trouble == Trouble::Revision),
-        }
+    fn open(&mut self, now: Duration) {
+        self.heard = now;
+        self.watch = Watch::Open { since: now };
     }
 
-    /// Waits, then lists or resumes.
-    fn fail(&mut self, now: Duration, trouble: Trouble, list: bool) {
-        self.stale();
+    /// The watch is over: it is opened again after a wait, and everything is read again not long after.
+    fn close(&mut self, now: Duration, trouble: Trouble) {
+        if let Watch::Open { since } = self.watch
+            && now >= since + GOOD
+        {
+            self.watches.reset();
+        }
+        self.watch_refused = trouble == Trouble::Permanent;
+        let wait = self.watches.fail(now, self.watch_refused);
+        self.watch = Watch::Closed { until: now + wait };
         let size = u32::try_from(self.snapshot.len()).unwrap_or(u32::MAX);
-        let recheck = self.backoff.between(RECHECK.0, RECHECK.1.saturating_add(RECHECK_EACH.saturating_mul(size)));
-        self.relist_at = self.relist_at.min(now + recheck);
-        if trouble == Trouble::Token && !self.refreshed {
-            self.refreshed = true;
-            self.phase = Phase::Refreshing;
-            return;
+        let recheck = self.lists.between(RECHECK.0, RECHECK.1.saturating_add(RECHECK_EACH.saturating_mul(size)));
+        if let List::Due { at } = &mut self.list {
+            *at = (*at).min(now + recheck);
         }
-        let permanent = matches!(trouble, Trouble::Token | Trouble::Permanent);
-        let until = now + self.backoff.fail(now, permanent);
-        self.phase = Phase::Waiting { until, list };
     }
 
-    fn stale(&mut self) {
-        if self.standing == Standing::Current {
-            self.standing = Standing::Stale { since: self.heard };
+    /// The next watch begins at another revision than the one known, which a list tells; no sooner than it would begin.
+    fn list_again(&mut self) {
+        self.must_list = true;
+        if let (Watch::Closed { until }, List::Due { at }) = (&self.watch, &mut self.list) {
+            *at = *until;
+        }
+    }
+
+    fn reachable(&mut self, now: Duration) {
+        if let Watch::Closed { until } = &mut self.watch
+            && !self.watch_refused
+        {
+            *until = (*until).min(now);
+        }
+        let is_waited_for = self.listed.is_none() || self.must_list;
+        if let List::Due { at } = &mut self.list
+            && is_waited_for
+            && !self.lists_refused
+        {
+            *at = (*at).min(now);
         }
     }
 }

@@ -78,7 +78,7 @@ async fn a_revision_compacted_between_two_pages_is_listed_again() {
         assert_eq!(pages, [(0, whole), (6, whole), (0, whole), (8, whole), (8, whole)], "each list at one revision");
         assert!(gap(&rpcs.range.seen, 1, 2) < SLOW, "what is compacted is listed again at once");
     });
-    assert_eq!(starts(&fake, 1).await, [9]);
+    assert_eq!(starts(&fake, 1).await, [8]);
 }
 
 #[tokio::test]
@@ -118,7 +118,7 @@ async fn half_a_list_takes_nothing_from_what_is_known() {
     fake.cut();
     servers_are(&resolution, &["h:1", "h:3", "h:5", "h:6"]).await;
     let seen = glimpses.seen.lock().unwrap().clone();
-    assert!(seen.iter().all(|(state, known)| *known == 5 && matches!(state, State::Stale { .. })), "{seen:?}");
+    assert!(seen.iter().all(|(state, known)| *known == 5 && *state != State::Unresolved), "{seen:?}");
     assert_eq!(fake.rpcs(|rpcs| rpcs.lists()), 1 + 3, "the last failure was of one page alone");
 }
 
@@ -147,5 +147,5 @@ async fn a_page_too_large_for_a_message_is_made_smaller() {
         let revisions: Vec<_> = rpcs.range.requests().skip(12).map(|request| request.revision).collect();
         assert_eq!(revisions, [0, 19, 19]);
     });
-    assert_eq!(starts(&fake, 1).await, [20]);
+    assert_eq!(starts(&fake, 1).await, [19]);
 }

@@ -14,8 +14,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
-use tonic::transport::{Certificate, ClientTlsConfig};
-use tonic_etcd::{EtcdOptions, Instance, Registrar, Resolution, Resolver, State};
+use tonic_etcd::{ClientTls, EtcdOptions, Instance, Registrar, Resolution, Resolver, State};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -28,8 +27,8 @@ impl Authority {
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
 
-    fn trusted(&self) -> ClientTlsConfig {
-        ClientTlsConfig::new().ca_certificate(Certificate::from_pem(self.0.pem()))
+    fn trusted(&self) -> ClientTls {
+        ClientTls::new().ca_certificates(self.0.pem())
     }
 
     /// An address where TLS for `localhost` ends, with etcd behind it.
@@ -125,6 +124,6 @@ async fn one_member_whose_certificate_does_not_hold_is_nobodys_trouble() {
 
 #[test]
 fn settings_that_contradict_each_other_are_refused() {
-    let options = EtcdOptions::from(["http://localhost:2379"]).tls(ClientTlsConfig::new());
+    let options = EtcdOptions::from(["http://localhost:2379"]).tls(ClientTls::new());
     assert!(Resolver::builder(options).build().unwrap_err().is_invalid_argument());
 }

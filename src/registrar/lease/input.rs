@@ -21,7 +21,7 @@ impl Machine {
             Input::Renewed { id, asked, seconds } => self.tenure.renewed(id, asked, seconds),
             Input::RenewalFailed { id, trouble: Trouble::LeaseGone } => self.lease_gone(id),
             Input::RenewalFailed { id, trouble } => self.tenure.renewal_failed(now, id, trouble),
-            Input::Put { revision } => self.put(now, action, revision),
+            Input::Put { revision, again } => self.put(now, action, revision, again),
             Input::Conflict => self.conflict(action),
             Input::Done => self.done(now, action),
             Input::Failed(trouble) => self.failed(now, action, trouble),
@@ -29,11 +29,14 @@ impl Machine {
             Input::BrokenOff => self.doubt(now, action),
             Input::Watched { key, anew } => {
                 self.reachable(now);
+                self.late.remove(&key);
                 self.slots_of(&key).for_each(|slot| slot.watched(anew));
                 self.recheck_later(now);
             }
             Input::Unwatchable { key } => self.not_watchable(now, key),
-            Input::Unwatched => self.unwatched(),
+            Input::WatchIsLate { key } => self.watch_is_late(now, key),
+            Input::Unwatched { key } => self.unwatched(&key),
+            Input::Reachable => self.reachable(now),
             Input::Seen { key, revision, found } => {
                 self.seen(now, &key, revision, matches!(action, Action::Look { .. }), found);
             }
@@ -94,6 +97,18 @@ impl Machine {
         let known = self.watchable().map(|(key, _)| key).filter(|key| self.unwatchable.contains(*key));
         self.unwatchable = known.map(<[u8]>::to_vec).collect();
         self.keys += 1;
+        self.sweep_later(now);
+    }
+
+    /// Until it is watched after all, nobody tells what becomes of this key.
+    fn watch_is_late(&mut self, now: Duration, key: Vec<u8>) {
+        if self.slots_of(&key).next().is_some() {
+            self.late.insert(key);
+            self.sweep_later(now);
+        }
+    }
+
+    fn sweep_later(&mut self, now: Duration) {
         if self.sweep_at == Duration::MAX {
             self.sweep_at = now + self.backoff.between(SWEEP.0, SWEEP.1);
         }
@@ -105,8 +120,9 @@ impl Machine {
         }
     }
 
-    fn unwatched(&mut self) {
-        self.registrations.values_mut().flat_map(|registration| &mut registration.slots).for_each(Slot::unwatched);
+    fn unwatched(&mut self, key: &[u8]) {
+        let slots = self.registrations.values_mut().flat_map(|registration| &mut registration.slots);
+        slots.filter(|slot| slot.record.key == key).for_each(Slot::unwatched);
     }
 
     fn seen(&mut self, now: Duration, key: &[u8], revision: i64, looked: bool, found: Option<Found>) {
@@ -211,8 +227,8 @@ impl Machine {
         }
     }
 
-    fn put(&mut self, now: Duration, action: &Action, revision: i64) {
-        let held = self.lease();
+    fn put(&mut self, now: Duration, action: &Action, revision: i64, again: bool) {
+        let (held, patience) = (self.lease(), self.patience().unwrap_or_default());
         let Action::Put { of, record, lease, .. } = action else { return };
         let Some(registration) = self.registrations.get_mut(of) else { return };
         let Some(slot) = registration.slot(&record.key) else { return };
@@ -222,6 +238,9 @@ impl Machine {
         }
         self.backoff.reset();
         let later = slot.put(record, revision);
+        if again {
+            slot.give_up(now, now + patience);
+        }
         registration.was_complete |= registration.is_in();
         registration.backoff.reset();
         if let Some((revision, found)) = later {

@@ -123,6 +123,8 @@ pub(crate) enum Input {
     /// The put was done, at that revision.
     Put {
         revision: i64,
+        /// It was asked for more than once: another of these puts may still arrive.
+        again: bool,
     },
     /// The key was not as it was expected to be.
     Conflict,
@@ -144,8 +146,16 @@ pub(crate) enum Input {
     Unwatchable {
         key: Vec<u8>,
     },
-    /// No change of any key is told any more.
-    Unwatched,
+    /// The watch of this key was not created in time; it is tried again.
+    WatchIsLate {
+        key: Vec<u8>,
+    },
+    /// No change of this key is told any more.
+    Unwatched {
+        key: Vec<u8>,
+    },
+    /// There is a new connection to etcd: not a moment to wait.
+    Reachable,
     /// How a key stood at a revision.
     Seen {
         key: Vec<u8>,

@@ -1,4 +1,5 @@
-//! The watch machine against a simulated etcd that drops, doubles, compacts, cancels, restarts and is wiped.
+//! The watch machine against a simulated etcd that drops, doubles, compacts, cancels, restarts and is wiped, and whose lists
+//! are answered and arrive whenever they like.
 
 use std::collections::BTreeMap;
 
@@ -20,34 +21,40 @@ fn entry(key: u8, value: u8) -> Entry {
     Entry::new(&[b's', b'/', key], read)
 }
 
-/// An etcd with one prefix: its live keys, and the history that has not been compacted.
+type Keys = BTreeMap<u8, u8>;
+
+fn entries(keys: &Keys) -> Vec<Entry> {
+    keys.iter().map(|(key, value)| entry(*key, *value)).collect()
+}
+
+/// An etcd with one prefix: its keys at each revision, and the history that has not been compacted.
 #[derive(Clone, Debug, Default)]
 struct Etcd {
     revision: i64,
     compacted: i64,
-    live: BTreeMap<u8, u8>,
+    states: BTreeMap<i64, Keys>,
     history: Vec<(i64, u8, Option<u8>)>,
 }
 
 impl Etcd {
     fn new() -> Self {
-        Self { revision: 1, ..Self::default() }
+        Self { revision: 1, states: BTreeMap::from([(1, Keys::new())]), ..Self::default() }
+    }
+
+    fn keys(&self) -> &Keys {
+        &self.states[&self.revision]
     }
 
     fn write(&mut self, key: u8, value: Option<u8>) {
-        if value.is_none() && !self.live.contains_key(&key) {
-            return;
+        let mut keys = self.keys().clone();
+        match value {
+            Some(value) => drop(keys.insert(key, value)),
+            None if keys.remove(&key).is_none() => return,
+            None => {}
         }
         self.revision += 1;
         self.history.push((self.revision, key, value));
-        match value {
-            Some(value) => self.live.insert(key, value),
-            None => self.live.remove(&key),
-        };
-    }
-
-    fn entries(&self) -> Vec<Entry> {
-        self.live.iter().map(|(key, value)| entry(*key, *value)).collect()
+        self.states.insert(self.revision, keys);
     }
 
     fn events(&self, from: i64) -> Vec<Event> {
@@ -60,29 +67,30 @@ impl Etcd {
     }
 }
 
-/// What may happen between two actions.
+/// What may happen between two steps.
 #[derive(Clone, Debug)]
 enum Fate {
     Write(u8, Option<u8>),
     Compact,
     Wipe,
-    /// The next action fails, or the stream breaks.
-    Break(Trouble),
+    /// A list that was asked for is answered, and is on its way from then on.
+    Answer,
+    /// What is asked for fails.
+    Fail(Trouble),
+    Lose(Trouble),
     Cancel(Trouble),
+    Reconnect,
     /// Nothing comes for a while.
     Silence,
-    /// The next message comes twice, and after a while its events once more.
+    /// The next message comes twice.
     Double,
+    /// The watch goes on, whatever becomes of what is asked for.
+    Watch,
     Work,
 }
 
 fn trouble() -> impl Strategy<Value = Trouble> {
-    prop_oneof![
-        4 => Just(Trouble::Transient),
-        1 => Just(Trouble::Revision),
-        1 => Just(Trouble::Token),
-        1 => Just(Trouble::Permanent),
-    ]
+    prop_oneof![4 => Just(Trouble::Transient), 1 => Just(Trouble::Revision), 1 => Just(Trouble::Permanent)]
 }
 
 fn fate() -> impl Strategy<Value = Fate> {
@@ -90,12 +98,23 @@ fn fate() -> impl Strategy<Value = Fate> {
         10 => (0u8..20, proptest::option::of(0u8..4)).prop_map(|(key, value)| Fate::Write(key, value)),
         2 => Just(Fate::Compact),
         1 => Just(Fate::Wipe),
-        3 => trouble().prop_map(Fate::Break),
+        4 => Just(Fate::Answer),
+        2 => trouble().prop_map(Fate::Fail),
+        2 => trouble().prop_map(Fate::Lose),
         2 => trouble().prop_map(Fate::Cancel),
+        1 => Just(Fate::Reconnect),
         2 => Just(Fate::Silence),
         2 => Just(Fate::Double),
-        10 => Just(Fate::Work),
+        6 => Just(Fate::Watch),
+        8 => Just(Fate::Work),
     ]
+}
+
+/// What was asked for.
+#[derive(Clone, Debug)]
+enum Asked {
+    List(Option<(i64, Vec<Entry>)>),
+    Verify,
 }
 
 /// The task around the machine, in miniature.
@@ -103,27 +122,18 @@ struct World {
     etcd: Etcd,
     machine: Machine,
     now: Duration,
-    /// The stream's place in the history, once it is created.
-    stream: Option<i64>,
-    doubled: Vec<Event>,
-    /// Whether wipes happened whose new history may already have passed the old revision.
+    asked: Option<Asked>,
+    /// The watch's place in the history, once it is created.
+    watch: Option<i64>,
+    to_create: Option<i64>,
+    /// Whether there were wipes, whose new history may already have passed the old revision.
     wiped: bool,
-    /// The connection broke: what uses it next fails.
-    broken: bool,
 }
 
 impl World {
     fn new(seed: u64) -> Self {
-        let machine = Machine::new(seed);
-        Self {
-            etcd: Etcd::new(),
-            machine,
-            now: Duration::ZERO,
-            stream: None,
-            doubled: vec![],
-            wiped: false,
-            broken: false,
-        }
+        let (etcd, machine) = (Etcd::new(), Machine::new(seed));
+        Self { etcd, machine, now: Duration::ZERO, asked: None, watch: None, to_create: None, wiped: false }
     }
 
     fn give(&mut self, input: Input) {
@@ -148,64 +158,90 @@ impl World {
             assert!(listed || removed.iter().any(|r| **r == *key), "only a list or a delete removes");
         }
         assert_eq!(after.unreadable(), after.entries().filter(|e| e.error().is_some()).count());
+        // F2: a list never takes back what events after its revision said, nor do old events.
+        if !self.wiped && self.machine.standing(self.now) != Standing::Unresolved {
+            let keys = &self.etcd.states[&self.machine.revision];
+            assert!(after.entries().cloned().eq(entries(keys)), "not as etcd was at {}", self.machine.revision);
+        }
+        self.hands();
     }
 
-    /// One action of the machine, carried out by an etcd that works.
+    /// What the machine asks for is asked for.
+    fn hands(&mut self) {
+        if let Some(from) = self.machine.watch(self.now) {
+            (self.to_create, self.watch) = (Some(from), None);
+        } else if !self.machine.wants_watch() {
+            (self.to_create, self.watch) = (None, None);
+        }
+        if self.asked.is_none() {
+            self.asked = match self.machine.action(self.now) {
+                Action::List => Some(Asked::List(None)),
+                Action::Verify => Some(Asked::Verify),
+                Action::Wait { .. } => None,
+            };
+        }
+    }
+
+    /// A step of the watch; whether there was one.
+    fn watch(&mut self) -> bool {
+        if let Some(from) = self.to_create.take() {
+            let revision = self.etcd.revision;
+            if from < self.etcd.compacted {
+                self.give(Input::Created { revision });
+                self.give(Input::Canceled(Trouble::Revision));
+            } else {
+                self.watch = Some(from);
+                self.give(Input::Created { revision });
+            }
+            return true;
+        }
+        let Some(from) = self.watch else { return false };
+        if from < self.etcd.compacted {
+            self.watch = None;
+            self.give(Input::Canceled(Trouble::Revision));
+            return true;
+        }
+        let events = self.etcd.events(from);
+        if events.is_empty() {
+            return false;
+        }
+        self.watch = Some(self.etcd.revision + 1);
+        self.give(Input::Events(events));
+        true
+    }
+
+    fn answer(&mut self) {
+        if let Some(Asked::List(answer @ None)) = &mut self.asked {
+            *answer = Some((self.etcd.revision, entries(self.etcd.keys())));
+        }
+    }
+
+    /// What was asked for arrives; whether anything was.
+    fn arrive(&mut self) -> bool {
+        self.answer();
+        match self.asked.take() {
+            Some(Asked::List(Some((revision, entries)))) => self.give(Input::Listed { revision, entries }),
+            Some(Asked::Verify) => self.give(Input::Verified { revision: self.etcd.revision }),
+            Some(Asked::List(None)) | None => return false,
+        }
+        true
+    }
+
+    /// Whatever there is to do, done by an etcd that works; else time passes.
     fn work(&mut self) {
         self.now += Duration::from_millis(1);
-        match self.machine.action() {
-            Action::Sleep { .. } => {}
-            _ if std::mem::take(&mut self.broken) => return self.give(Input::Failed(Trouble::Transient)),
-            _ => {}
+        self.hands();
+        if self.arrive() | self.watch() {
+            return;
         }
-        match self.machine.action() {
-            Action::List => self.give(Input::Listed { revision: self.etcd.revision, entries: self.etcd.entries() }),
-            Action::Open { from } => {
-                self.stream = None;
-                self.doubled.clear();
-                self.give(Input::Opened);
-                if from <= self.etcd.compacted {
-                    self.give(Input::Created { revision: self.etcd.revision });
-                    self.give(Input::Canceled(Trouble::Revision));
-                } else {
-                    self.stream = Some(from);
-                    self.give(Input::Created { revision: self.etcd.revision });
-                }
-            }
-            Action::Verify => self.give(Input::Verified { revision: self.etcd.revision }),
-            Action::Refresh => self.give(Input::Refreshed),
-            // What a wipe or a break has left open fails when it is used.
-            Action::Probe | Action::Read { .. } if self.stream.is_none() => {
-                self.give(Input::Failed(Trouble::Transient));
-            }
-            Action::Probe => {
-                self.give(Input::Probed);
-                self.give(Input::Progress { revision: None });
-            }
-            Action::Sleep { until } => {
-                assert!(until <= self.now + secs(5), "never waits longer than its slow end");
-                self.stream = None;
-                self.now = self.now.max(until);
-                self.give(Input::Tick);
-            }
-            Action::Read { until } => {
-                let doubled = std::mem::take(&mut self.doubled);
-                let from = self.stream.unwrap_or(i64::MAX);
-                let events = self.etcd.events(from);
-                if !doubled.is_empty() {
-                    self.give(Input::Events(doubled));
-                } else if from <= self.etcd.compacted {
-                    self.stream = None;
-                    self.give(Input::Canceled(Trouble::Revision));
-                } else if events.is_empty() {
-                    self.now = self.now.max(until);
-                    self.give(Input::Tick);
-                } else {
-                    self.stream = Some(self.etcd.revision + 1);
-                    self.give(Input::Events(events));
-                }
-            }
-        }
+        let wake = self.machine.wake(self.now).into_iter();
+        let due = match self.machine.action(self.now) {
+            Action::Wait { until } => Some(until),
+            _ => unreachable!("the hand is empty, and was just asked"),
+        };
+        let at = wake.chain(due).min().unwrap_or(self.now);
+        self.now = self.now.max(at.min(self.now + secs(1)));
+        self.hands();
     }
 
     fn suffer(&mut self, fate: &Fate) {
@@ -213,54 +249,59 @@ impl World {
             Fate::Write(key, value) => self.etcd.write(key, value),
             Fate::Compact => {
                 self.etcd.compacted = self.etcd.revision;
-                self.etcd.history.clear();
+                self.etcd.history.retain(|(revision, ..)| *revision >= self.etcd.compacted);
             }
             Fate::Wipe => {
                 self.etcd = Etcd::new();
-                (self.wiped, self.broken) = (true, true);
-                self.stream = None;
+                self.wiped = true;
+                self.suffer(&Fate::Lose(Trouble::Transient));
+                self.suffer(&Fate::Fail(Trouble::Transient));
             }
-            Fate::Break(trouble) => {
-                self.stream = None;
-                self.give(Input::Failed(trouble));
+            Fate::Answer => self.answer(),
+            Fate::Fail(trouble) => match self.asked.take() {
+                Some(Asked::List(_)) => self.give(Input::ListFailed(trouble)),
+                Some(Asked::Verify) => self.give(Input::VerifyFailed(trouble)),
+                None => {}
+            },
+            Fate::Lose(trouble) => {
+                if self.machine.wants_watch() {
+                    (self.watch, self.to_create) = (None, None);
+                    self.give(Input::Lost { trouble, heard: self.now });
+                }
             }
             Fate::Cancel(trouble) => {
-                if let Action::Read { .. } = self.machine.action() {
-                    self.stream = None;
+                if self.watch.take().is_some() {
                     self.give(Input::Canceled(trouble));
                 }
             }
+            Fate::Reconnect => self.give(Input::Reachable),
             Fate::Silence => {
                 self.now += secs(2);
-                if let Action::Read { until } | Action::Sleep { until } = self.machine.action() {
-                    self.now = self.now.max(until);
-                    self.give(Input::Tick);
-                }
+                self.hands();
             }
             Fate::Double => {
-                if let (Action::Read { .. }, Some(from)) = (self.machine.action(), self.stream)
-                    && from > self.etcd.compacted
-                {
+                if let Some(from) = self.watch.filter(|from| *from >= self.etcd.compacted) {
                     let events = self.etcd.events(from);
-                    self.stream = Some(self.etcd.revision + 1);
+                    self.watch = Some(self.etcd.revision + 1);
                     if !events.is_empty() {
                         self.give(Input::Events(events.clone()));
-                        self.doubled = events;
+                        self.give(Input::Events(events));
                     }
                 }
             }
+            Fate::Watch => drop(self.watch()),
             Fate::Work => self.work(),
         }
     }
 
     fn agrees(&self) -> bool {
-        self.machine.snapshot().entries().cloned().eq(self.etcd.entries())
+        self.machine.snapshot().entries().cloned().eq(entries(self.etcd.keys()))
     }
 
     /// Lets a healthy etcd serve until the snapshot is right.
     fn settle(&mut self) {
-        let end = self.now + if self.wiped { secs(30) } else { secs(10) };
-        while !(self.agrees() && self.machine.standing() == Standing::Current) {
+        let end = self.now + if self.wiped { secs(60) } else { secs(20) };
+        while !(self.agrees() && self.machine.is_watching() && self.asked.is_none()) {
             assert!(self.now < end, "not right in time: {:?}\n{:?}", self.machine, self.etcd);
             self.work();
         }
@@ -273,6 +314,7 @@ proptest! {
     #[test]
     fn converges_to_etcds_set_whatever_happens(seed: u64, fates in proptest::collection::vec(fate(), 0..200)) {
         let mut world = World::new(seed);
+        world.hands();
         for fate in &fates {
             world.suffer(fate);
         }
@@ -283,55 +325,80 @@ proptest! {
 fn settled(keys: u8) -> World {
     let mut world = World::new(1);
     (0..keys).for_each(|key| world.etcd.write(key, Some(1)));
+    world.hands();
     world.settle();
-    while !matches!(world.machine.action(), Action::Read { .. }) {
-        world.work();
-    }
     world
 }
 
+fn from(world: &World) -> i64 {
+    world.to_create.expect("a watch is to be opened")
+}
+
+/// F1: what the list holds is watched too, and dropped: a watch that begins later cannot be asked for progress.
 #[test]
-fn resumes_after_the_last_event_not_after_the_header() {
+fn the_watch_begins_where_the_list_was_read() {
+    let mut world = World::new(1);
+    world.etcd.write(1, Some(1));
+    world.hands();
+    assert!(world.arrive());
+    assert_eq!(from(&world), world.etcd.revision);
+}
+
+#[test]
+fn goes_on_from_the_last_event_not_from_the_header() {
+    for (progress, expected) in [(None, 4), (Some(74), 74)] {
+        let mut world = settled(3);
+        if let Some(revision) = progress {
+            world.wiped = true; // it is not this etcd that says so
+            world.give(Input::Progress { revision });
+        }
+        world.give(Input::Lost { trouble: Trouble::Transient, heard: world.now });
+        assert_eq!(from(&world), expected);
+    }
+}
+
+/// F2: `Current` means that a watch stands, or that a list was answered less than 5 s ago.
+#[test]
+fn a_list_alone_is_current_for_five_seconds() {
+    let mut world = World::new(1);
+    world.hands();
+    assert_eq!(world.machine.standing(world.now), Standing::Unresolved);
+    world.arrive();
+    let listed = world.now;
+    assert_eq!(world.machine.standing(listed), Standing::Current);
+    assert_eq!(world.machine.wake(listed), Some(listed + FRESH));
+    assert_eq!(world.machine.standing(listed + FRESH), Standing::Stale { since: listed });
+    assert!(world.watch(), "the watch is created");
+    assert_eq!(world.machine.standing(listed + secs(3600)), Standing::Current);
+}
+
+/// F2: events are taken in beside a relist that hangs.
+#[test]
+fn a_list_that_hangs_holds_up_no_event() {
     let mut world = settled(3);
-    let revision = world.etcd.revision;
-    world.give(Input::Progress { revision: None });
-    world.give(Input::Failed(Trouble::Transient));
-    world.give(Input::Tick);
-    assert_eq!(world.machine.action(), Action::Open { from: revision + 1 });
-    let mut world = settled(3);
-    world.give(Input::Progress { revision: Some(revision + 70) });
-    world.give(Input::Failed(Trouble::Transient));
-    world.give(Input::Tick);
-    assert_eq!(world.machine.action(), Action::Open { from: revision + 71 });
+    world.now += secs(600);
+    world.hands();
+    assert!(matches!(world.asked, Some(Asked::List(None))));
+    world.answer();
+    world.etcd.write(1, None);
+    world.etcd.write(7, Some(2));
+    assert!(world.watch());
+    assert!(world.agrees());
+    world.arrive();
+    assert!(world.agrees(), "and the list that was read before them takes nothing back");
 }
 
 #[test]
 fn a_break_is_mended_at_once_and_tells_since_when_it_is_stale() {
     let mut world = settled(3);
+    world.now += secs(60);
     let heard = world.now;
     world.now += secs(4);
-    world.give(Input::Failed(Trouble::Transient));
-    assert_eq!(world.machine.standing(), Standing::Stale { since: heard });
-    assert_eq!(world.machine.action(), Action::Sleep { until: world.now });
+    world.give(Input::Lost { trouble: Trouble::Transient, heard });
+    assert_eq!(world.machine.standing(world.now), Standing::Stale { since: heard });
     assert_eq!(world.machine.snapshot().len(), 3);
-    world.work();
-    world.work();
-    assert_eq!(world.machine.standing(), Standing::Current);
-}
-
-#[test]
-fn a_silent_stream_is_probed_and_then_replaced() {
-    let mut world = settled(1);
-    let Action::Read { until } = world.machine.action() else { panic!() };
-    assert!(until <= world.now + SILENCE);
-    world.now = until;
-    world.give(Input::Tick);
-    assert_eq!(world.machine.action(), Action::Probe);
-    world.give(Input::Probed);
-    let Action::Read { until } = world.machine.action() else { panic!() };
-    world.now = until;
-    world.give(Input::Tick);
-    assert!(matches!(world.machine.action(), Action::Sleep { .. }));
+    assert!(world.watch(), "another watch is asked for at once");
+    assert_eq!(world.machine.standing(world.now), Standing::Current);
 }
 
 #[test]
@@ -339,41 +406,49 @@ fn a_lower_revision_is_believed_only_from_a_linearizable_read() {
     for (verified, lists) in [(2, true), (4, false)] {
         let mut world = settled(3);
         assert_eq!(world.etcd.revision, 4);
-        world.give(Input::Failed(Trouble::Transient));
-        world.give(Input::Tick);
-        world.give(Input::Opened);
+        world.wiped = true;
+        world.give(Input::Lost { trouble: Trouble::Transient, heard: world.now });
+        world.to_create = None;
         world.give(Input::Created { revision: 1 });
-        assert_eq!(world.machine.action(), Action::Verify);
+        assert!(matches!(world.asked, Some(Asked::Verify)));
+        world.asked = None;
         world.give(Input::Verified { revision: verified });
-        if let Action::Sleep { until } = world.machine.action() {
-            world.now = until;
-            world.give(Input::Tick);
-        }
-        assert_eq!(world.machine.action() == Action::List, lists);
+        world.now += secs(1);
+        world.hands();
+        assert_eq!(matches!(world.asked, Some(Asked::List(_))), lists);
+        assert_eq!(world.machine.is_watching(), !lists);
         assert_eq!(world.machine.snapshot().len(), 3);
     }
 }
 
 #[test]
-fn a_token_is_refreshed_once_and_then_it_is_slow() {
+fn what_only_people_can_mend_is_tried_slowly() {
     let mut world = settled(1);
-    world.give(Input::Canceled(Trouble::Token));
-    assert_eq!(world.machine.action(), Action::Refresh);
-    world.give(Input::Refreshed);
-    world.work();
-    world.give(Input::Opened);
-    world.give(Input::Canceled(Trouble::Token));
-    let Action::Sleep { until } = world.machine.action() else { panic!() };
-    assert!(until >= world.now + secs(2));
+    world.give(Input::Lost { trouble: Trouble::Transient, heard: world.now });
+    world.give(Input::Canceled(Trouble::Permanent));
+    let wake = world.machine.wake(world.now + secs(1)).unwrap();
+    assert!(wake >= world.now + secs(2), "{wake:?}");
+    world.give(Input::Reachable);
+    assert!(world.to_create.is_none(), "another connection mends nothing");
 }
 
 #[test]
-fn a_relist_keeps_the_stream_and_survives_its_own_failure() {
+fn a_new_connection_ends_the_wait_for_one() {
+    let mut world = settled(1);
+    for _ in 0..5 {
+        world.give(Input::Lost { trouble: Trouble::Transient, heard: world.now });
+    }
+    assert!(world.to_create.is_none());
+    world.give(Input::Reachable);
+    assert!(world.to_create.is_some());
+}
+
+#[test]
+fn a_relist_that_fails_leaves_the_watch_as_it_is() {
     let mut world = settled(2);
-    world.machine.relist_at = world.now;
-    world.give(Input::Tick);
-    assert_eq!(world.machine.action(), Action::List);
-    world.give(Input::Failed(Trouble::Permanent));
-    assert!(matches!(world.machine.action(), Action::Read { .. }));
-    assert_eq!(world.machine.standing(), Standing::Current);
+    world.now += secs(600);
+    world.hands();
+    world.suffer(&Fate::Fail(Trouble::Permanent));
+    assert!(world.machine.is_watching());
+    assert_eq!(world.machine.standing(world.now), Standing::Current);
 }

@@ -70,7 +70,7 @@ impl Etcd {
                 if !self.leases.contains_key(lease) {
                     return Input::Failed(Trouble::LeaseGone);
                 }
-                Input::Put { revision: self.put(&record.key, &record.value, *lease) }
+                Input::Put { revision: self.put(&record.key, &record.value, *lease), again: false }
             }
             Action::Delete { record, lease, .. } => {
                 if self.keys.get(&record.key).is_none_or(|found| found.lease != *lease) {

@@ -261,8 +261,9 @@ impl World {
             Fate::Delete(key) => self.etcd.delete(&[*key]),
             Fate::Put(key, lease) => drop(self.etcd.put(&[*key], b"another", *lease)),
             Fate::Break => {
-                self.stream = None;
-                self.tell(Input::Unwatched);
+                for key in self.stream.take().unwrap_or_default().into_keys() {
+                    self.tell(Input::Unwatched { key });
+                }
             }
             Fate::Tell => self.watch(),
             Fate::Begin(done) => {

@@ -1,0 +1,192 @@
+//! What is said on a watch stream, as etcd's rpc.proto has it, without what nobody reads here. Keys and values are parts of
+//! the message that brought them, and are not copied.
+
+use bytes::Bytes;
+use prost::Message as _;
+use tonic::Status;
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+
+use crate::etcd::failure::{Class, Failure};
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct WatchRequest {
+    #[prost(oneof = "RequestUnion", tags = "1, 2, 3")]
+    pub(super) union: Option<RequestUnion>,
+}
+
+#[derive(Clone, PartialEq, prost::Oneof)]
+pub(super) enum RequestUnion {
+    #[prost(message, tag = "1")]
+    Create(CreateRequest),
+    #[prost(message, tag = "2")]
+    Cancel(CancelRequest),
+    #[prost(message, tag = "3")]
+    Progress(ProgressRequest),
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct CreateRequest {
+    #[prost(bytes = "vec", tag = "1")]
+    pub(super) key: Vec<u8>,
+    #[prost(bytes = "vec", tag = "2")]
+    pub(super) range_end: Vec<u8>,
+    #[prost(int64, tag = "3")]
+    pub(super) start_revision: i64,
+    #[prost(bool, tag = "4")]
+    pub(super) progress_notify: bool,
+    #[prost(int64, tag = "7")]
+    pub(super) watch_id: i64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct CancelRequest {
+    #[prost(int64, tag = "1")]
+    pub(super) watch_id: i64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct ProgressRequest {}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct WatchResponse {
+    #[prost(message, optional, tag = "1")]
+    pub(super) header: Option<ResponseHeader>,
+    #[prost(int64, tag = "2")]
+    pub(super) watch_id: i64,
+    #[prost(bool, tag = "3")]
+    pub(super) created: bool,
+    #[prost(bool, tag = "4")]
+    pub(super) canceled: bool,
+    #[prost(int64, tag = "5")]
+    pub(super) compact_revision: i64,
+    #[prost(string, tag = "6")]
+    pub(super) cancel_reason: String,
+    #[prost(message, repeated, tag = "11")]
+    pub(super) events: Vec<RawEvent>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct ResponseHeader {
+    #[prost(int64, tag = "3")]
+    pub(super) revision: i64,
+}
+
+/// Its type is not read: a deletion resets a key's version to zero (etcd's rpc.proto).
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct RawEvent {
+    #[prost(message, optional, tag = "2")]
+    pub(super) pair: Option<KeyValue>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct KeyValue {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub(super) key: Bytes,
+    #[prost(int64, tag = "3")]
+    pub(super) mod_revision: i64,
+    #[prost(int64, tag = "4")]
+    pub(super) version: i64,
+    #[prost(bytes = "bytes", tag = "5")]
+    pub(super) value: Bytes,
+    #[prost(int64, tag = "6")]
+    pub(super) lease: i64,
+}
+
+/// One change of one key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Event {
+    pub(crate) revision: i64,
+    pub(crate) key: Bytes,
+    /// The lease that a put gave it.
+    pub(crate) lease: i64,
+    /// What was put; none where it was deleted.
+    pub(crate) value: Option<Bytes>,
+}
+
+impl WatchRequest {
+    pub(super) fn new(union: RequestUnion) -> Self {
+        Self { union: Some(union) }
+    }
+}
+
+impl WatchResponse {
+    pub(super) fn revision(&self) -> i64 {
+        self.header.as_ref().map_or(0, |header| header.revision)
+    }
+
+    /// The events that name a key.
+    pub(super) fn into_events(self) -> Vec<Event> {
+        let event = |pair: KeyValue| {
+            let value = (pair.version > 0).then_some(pair.value);
+            Event { revision: pair.mod_revision, key: pair.key, lease: pair.lease, value }
+        };
+        self.events.into_iter().filter_map(|event| event.pair).map(event).collect()
+    }
+
+    /// Why etcd has ended a watch, where this says that it has.
+    pub(super) fn cancellation(&self) -> Option<Failure> {
+        if self.compact_revision > 0 {
+            let reason = format!("compacted up to {}", self.compact_revision);
+            return Some(Failure::new(Class::Revision, reason));
+        }
+        self.canceled.then(|| Failure::from_reason(&self.cancel_reason))
+    }
+}
+
+impl From<&etcd_client::WatchResponse> for WatchResponse {
+    fn from(response: &etcd_client::WatchResponse) -> Self {
+        let pair = |pair: &etcd_client::KeyValue| KeyValue {
+            key: Bytes::copy_from_slice(pair.key()),
+            mod_revision: pair.mod_revision(),
+            version: pair.version(),
+            value: Bytes::copy_from_slice(pair.value()),
+            lease: pair.lease(),
+        };
+        Self {
+            header: response.header().map(|header| ResponseHeader { revision: header.revision() }),
+            watch_id: response.watch_id(),
+            created: response.created(),
+            canceled: response.canceled(),
+            compact_revision: response.compact_revision(),
+            cancel_reason: response.cancel_reason().to_owned(),
+            events: response.events().iter().map(|event| RawEvent { pair: event.kv().map(pair) }).collect(),
+        }
+    }
+}
+
+/// How the messages stand on the wire.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Wire;
+
+impl Codec for Wire {
+    type Encode = WatchRequest;
+    type Decode = WatchResponse;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        *self
+    }
+
+    fn decoder(&mut self) -> Self {
+        *self
+    }
+}
+
+impl Encoder for Wire {
+    type Item = WatchRequest;
+    type Error = Status;
+
+    fn encode(&mut self, item: WatchRequest, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        item.encode(buffer).map_err(|error| Status::internal(error.to_string()))
+    }
+}
+
+impl Decoder for Wire {
+    type Item = WatchResponse;
+    type Error = Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<WatchResponse>, Status> {
+        WatchResponse::decode(buffer).map(Some).map_err(|error| Status::internal(error.to_string()))
+    }
+}

@@ -1,0 +1,357 @@
+//! One watch stream: which watch has which id, which creations are answered, and whether the stream lives. PURE.
+//!
+//! Ids are chosen, from 1 on, and never used again on the stream. Where another id is answered, as grpc-proxy does it, one
+//! creation is made at a time. The clock is an argument: the time since any fixed start, the same for every call.
+//!
+//! Any message proves the stream. After a silence it is asked for progress; where it does not answer that, as behind
+//! grpc-proxy, a second watch of a range is created and canceled, which everything that speaks etcd answers. So much as a
+//! message is enough: what is on the way is not lost.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+/// Silence after which the stream is asked for a sign of life, which etcd gives within milliseconds.
+pub(super) const SILENCE: Duration = Duration::from_secs(5);
+/// How long that sign may take before the stream is asked otherwise, and its connection as well.
+const SECOND: Duration = Duration::from_millis(1_500);
+/// How long it may take at all; then the stream is taken for dead.
+const ANSWER: Duration = Duration::from_secs(3);
+/// How long the creation of a watch may take.
+pub(super) const CREATION: Duration = Duration::from_secs(5);
+/// Creations that are asked for at a time.
+const AT_ONCE: usize = 64;
+/// The first creation of a stream shows whether ids may be chosen: others wait so long for its answer.
+const FIRST: Duration = Duration::from_millis(500);
+
+/// Names a watch, whatever stream it is on.
+pub(crate) type WatchId = u64;
+
+/// What is to be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Request {
+    Create {
+        watch: WatchId,
+        id: i64,
+    },
+    Cancel {
+        id: i64,
+    },
+    Progress,
+    /// A second watch of this one's range, for the sake of its answer.
+    Probe {
+        watch: WatchId,
+        id: i64,
+    },
+}
+
+/// What to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Action {
+    Send(Request),
+    /// Ask the connection for a sign of life, to tell its death from that of the stream.
+    Ping,
+    /// This creation was not answered in time: it is canceled here.
+    Unanswered {
+        watch: WatchId,
+        since: Duration,
+    },
+    /// The stream is dead: it was asked at that time, and says nothing.
+    Dead {
+        asked: Duration,
+    },
+    /// Another stream is needed in place of this one, on which ids are not chosen.
+    Restart,
+    /// Nothing to do before that time.
+    Wait {
+        until: Duration,
+    },
+}
+
+/// What a message says, as far as it matters here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Heading {
+    pub(super) id: i64,
+    pub(super) created: bool,
+    pub(super) canceled: bool,
+}
+
+/// Whom a message is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Address {
+    /// This watch.
+    Watch(WatchId),
+    /// Nobody: an answer to what was asked of the stream, or of a watch that is gone.
+    Nobody,
+}
+
+#[derive(Debug)]
+pub(super) struct Stream {
+    next: i64,
+    /// To be created, in order.
+    waiting: VecDeque<WatchId>,
+    /// Asked for and not answered, in order.
+    pending: VecDeque<Pending>,
+    live: BTreeMap<i64, WatchId>,
+    cancels: VecDeque<i64>,
+    habits: Habits,
+    now: Duration,
+    heard: Duration,
+    life: Life,
+    /// Creations were answered in a way that does not tell which.
+    is_confused: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Pending {
+    /// None where it is a probe, or where nobody wants the watch any more.
+    watch: Option<WatchId>,
+    id: i64,
+    since: Duration,
+    /// A later creation was answered before it.
+    is_overtaken: bool,
+}
+
+/// Whether the other side takes the ids that are chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ids {
+    Unknown,
+    Ours,
+    Theirs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Life {
+    Heard,
+    /// Asked for a sign of life, since that time.
+    Asked {
+        at: Duration,
+        step: Step,
+    },
+}
+
+/// What was asked last after a silence: the stream; then its connection; then, where the stream never answered a request for
+/// progress, the stream once more by a probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Stream,
+    Connection,
+    Probe,
+}
+
+/// What is known of the member at the other side, or of the proxy before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Habits {
+    ids: Ids,
+    progress: Progress,
+}
+
+impl Habits {
+    pub(super) const UNKNOWN: Self = Self { ids: Ids::Unknown, progress: Progress::Unknown };
+}
+
+/// Whether requests for progress are answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    Unknown,
+    Answered,
+    Never,
+}
+
+impl Stream {
+    pub(super) fn new(now: Duration, habits: Habits) -> Self {
+        Self {
+            next: 1,
+            waiting: VecDeque::new(),
+            pending: VecDeque::new(),
+            live: BTreeMap::new(),
+            cancels: VecDeque::new(),
+            habits,
+            now,
+            heard: now,
+            life: Life::Heard,
+            is_confused: false,
+        }
+    }
+
+    /// When anything was last heard.
+    pub(super) fn heard(&self) -> Duration {
+        self.heard
+    }
+
+    pub(super) fn habits(&self) -> Habits {
+        self.habits
+    }
+
+    /// Whether one creation is made at a time, because its answer cannot be told from another's.
+    pub(super) fn is_careful(&self) -> bool {
+        self.habits.ids == Ids::Theirs
+    }
+
+    /// This watch is to be on the stream.
+    pub(super) fn attach(&mut self, watch: WatchId) {
+        self.waiting.push_back(watch);
+    }
+
+    /// Nobody wants this watch any more.
+    pub(super) fn detach(&mut self, watch: WatchId) {
+        self.waiting.retain(|waiting| *waiting != watch);
+        if let Some((&id, _)) = self.live.iter().find(|(_, live)| **live == watch) {
+            self.live.remove(&id);
+            self.cancels.push_back(id);
+        }
+        if let Some(pending) = self.pending.iter_mut().find(|pending| pending.watch == Some(watch)) {
+            pending.watch = None;
+            // An id that is not ours is not known yet: it is canceled once it is.
+            if self.habits.ids != Ids::Theirs {
+                self.cancels.push_back(pending.id);
+            }
+        }
+    }
+
+    /// What to do next.
+    pub(super) fn action(&mut self, now: Duration) -> Action {
+        self.now = now;
+        if self.is_confused {
+            return Action::Restart;
+        }
+        if let Some(id) = self.cancels.pop_front() {
+            return Action::Send(Request::Cancel { id });
+        }
+        let at_once = match self.habits.ids {
+            Ids::Unknown if now < self.heard + FIRST || self.pending.is_empty() => 1,
+            Ids::Unknown | Ids::Ours => AT_ONCE,
+            Ids::Theirs => 1,
+        };
+        if self.pending.len() < at_once
+            && let Some(watch) = self.waiting.pop_front()
+        {
+            let id = self.pend(Some(watch), now);
+            return Action::Send(Request::Create { watch, id });
+        }
+        if let Some(late) = self.pending.iter().position(|pending| now >= pending.since + CREATION) {
+            if let Some(pending) = self.pending.remove(late) {
+                if self.habits.ids != Ids::Theirs {
+                    self.cancels.push_back(pending.id);
+                }
+                if let Some(watch) = pending.watch {
+                    return Action::Unanswered { watch, since: pending.since };
+                }
+            }
+            return self.action(now);
+        }
+        let mut wake = self.pending.iter().map(|pending| pending.since + CREATION).min().unwrap_or(Duration::MAX);
+        if self.habits.ids == Ids::Unknown && !self.waiting.is_empty() {
+            wake = wake.min(self.heard + FIRST);
+        }
+        // What is not created yet is waited for on its own account.
+        if !self.live.is_empty() {
+            match self.ask(now) {
+                Action::Wait { until } => wake = wake.min(until),
+                action => return action,
+            }
+        }
+        Action::Wait { until: wake }
+    }
+
+    /// Whether the stream lives, where a watch is on it.
+    fn ask(&mut self, now: Duration) -> Action {
+        let never = self.habits.progress == Progress::Never;
+        match self.life {
+            Life::Heard if now < self.heard + SILENCE => Action::Wait { until: self.heard + SILENCE },
+            Life::Heard => {
+                self.life = Life::Asked { at: now, step: Step::Stream };
+                if never { self.probe(now + SECOND) } else { Action::Send(Request::Progress) }
+            }
+            Life::Asked { at, .. } if now >= at + ANSWER => Action::Dead { asked: at },
+            Life::Asked { at, step: Step::Stream } if now >= at + SECOND => {
+                self.life = Life::Asked { at, step: Step::Connection };
+                Action::Ping
+            }
+            Life::Asked { at, step: Step::Stream } => Action::Wait { until: at + SECOND },
+            Life::Asked { at, step: Step::Connection } if !never => {
+                self.life = Life::Asked { at, step: Step::Probe };
+                self.probe(at + ANSWER)
+            }
+            Life::Asked { at, .. } => Action::Wait { until: at + ANSWER },
+        }
+    }
+
+    /// Asks for a second watch of a range that is watched. Where one creation is made at a time and one is on its way, that
+    /// is as good.
+    fn probe(&mut self, until: Duration) -> Action {
+        let is_busy = self.habits.ids == Ids::Theirs && !self.pending.is_empty();
+        let Some(&watch) = self.live.values().next().filter(|_| !is_busy) else { return Action::Wait { until } };
+        let id = self.pend(None, self.now);
+        Action::Send(Request::Probe { watch, id })
+    }
+
+    fn pend(&mut self, watch: Option<WatchId>, now: Duration) -> i64 {
+        let id = self.next;
+        self.next += 1;
+        self.pending.push_back(Pending { watch, id, since: now, is_overtaken: false });
+        id
+    }
+
+    /// Takes a message; whom it is for.
+    pub(super) fn on(&mut self, now: Duration, message: Heading) -> Address {
+        self.heard = now;
+        if message.id < 0 && !message.created && !message.canceled {
+            self.habits.progress = Progress::Answered;
+        }
+        let life = std::mem::replace(&mut self.life, Life::Heard);
+        let is_probed = matches!(life, Life::Asked { step: Step::Probe, .. });
+        if is_probed && message.created && self.habits.progress == Progress::Unknown {
+            // What was asked later was answered, and the request for progress was not.
+            self.habits.progress = Progress::Never;
+        }
+        if message.created || (message.canceled && self.pending.iter().any(|pending| pending.id == message.id)) {
+            return self.created(message);
+        }
+        let Some(&watch) = self.live.get(&message.id) else { return Address::Nobody };
+        if message.canceled {
+            // One that was compacted keeps its id, and the whole stream from answering requests for progress.
+            self.live.remove(&message.id);
+            self.cancels.push_back(message.id);
+        }
+        Address::Watch(watch)
+    }
+
+    fn created(&mut self, message: Heading) -> Address {
+        let own = self.pending.iter().position(|pending| pending.id == message.id);
+        let place = match (own, self.habits.ids) {
+            // Refused, without an id: etcd answers creations in their order.
+            (None, _) if message.canceled && message.id < 0 => {
+                self.pending.iter().position(|pending| !pending.is_overtaken)
+            }
+            (Some(own), Ids::Unknown | Ids::Ours) => {
+                self.habits.ids = Ids::Ours;
+                Some(own)
+            }
+            // The answer to a creation that was given up.
+            (None, Ids::Ours) => None,
+            (None, Ids::Unknown) => {
+                self.habits.ids = Ids::Theirs;
+                self.is_confused = self.pending.len() > 1;
+                Some(0)
+            }
+            (_, Ids::Theirs) => Some(0),
+        };
+        let pending = place.and_then(|place| {
+            self.pending.iter_mut().take(place).for_each(|earlier| earlier.is_overtaken = true);
+            self.pending.remove(place)
+        });
+        let Some(watch) = pending.and_then(|pending| pending.watch) else {
+            if !message.canceled {
+                self.cancels.push_back(message.id);
+            }
+            return Address::Nobody;
+        };
+        if !message.canceled {
+            self.live.insert(message.id, watch);
+        }
+        Address::Watch(watch)
+    }
+}
+
+#[cfg(test)]
+mod tests;

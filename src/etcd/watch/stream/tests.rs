@@ -1,0 +1,209 @@
+use super::*;
+
+const fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+fn machine(watches: u64) -> Stream {
+    let mut machine = Stream::new(ms(0), Habits::UNKNOWN);
+    (1..=watches).for_each(|watch| machine.attach(watch));
+    machine
+}
+
+/// What is sent now.
+fn sent(machine: &mut Stream, now: Duration) -> Vec<Request> {
+    let next = || match machine.action(now) {
+        Action::Send(request) => Some(request),
+        _ => None,
+    };
+    std::iter::from_fn(next).collect()
+}
+
+fn created(id: i64) -> Heading {
+    Heading { id, created: true, canceled: false }
+}
+
+fn refused() -> Heading {
+    Heading { id: -1, created: true, canceled: true }
+}
+
+fn message(id: i64) -> Heading {
+    Heading { id, created: false, canceled: false }
+}
+
+/// With one watch, created at once.
+fn quiet() -> Stream {
+    let mut machine = machine(1);
+    sent(&mut machine, ms(0));
+    assert_eq!(machine.on(ms(0), created(1)), Address::Watch(1));
+    machine
+}
+
+#[test]
+fn the_first_creation_shows_whether_ids_may_be_chosen() {
+    let mut machine = machine(3);
+    assert_eq!(sent(&mut machine, ms(0)), [Request::Create { watch: 1, id: 1 }]);
+    assert_eq!(machine.on(ms(1), created(1)), Address::Watch(1));
+    let others = [Request::Create { watch: 2, id: 2 }, Request::Create { watch: 3, id: 3 }];
+    assert_eq!(sent(&mut machine, ms(1)), others);
+    assert_eq!(machine.on(ms(2), created(3)), Address::Watch(3), "in any order");
+    assert_eq!(machine.on(ms(2), created(2)), Address::Watch(2));
+    assert_eq!(machine.on(ms(3), message(3)), Address::Watch(3));
+    assert_eq!(machine.on(ms(3), message(9)), Address::Nobody);
+}
+
+/// F9: whoever is not answered holds up the others for half a second, and no longer.
+#[test]
+fn a_first_creation_that_is_not_answered_holds_up_no_other() {
+    let mut machine = machine(3);
+    sent(&mut machine, ms(0));
+    assert_eq!(machine.action(ms(1)), Action::Wait { until: ms(500) });
+    assert_eq!(sent(&mut machine, ms(500)).len(), 2);
+    assert_eq!(machine.on(ms(501), created(2)), Address::Watch(2));
+    assert_eq!(machine.on(ms(501), created(3)), Address::Watch(3));
+    assert_eq!(machine.action(ms(5_000)), Action::Unanswered { watch: 1, since: ms(0) });
+    assert_eq!(machine.action(ms(5_000)), Action::Send(Request::Cancel { id: 1 }));
+    assert_eq!(machine.on(ms(5_100), created(1)), Address::Nobody, "too late");
+    assert_eq!(sent(&mut machine, ms(5_100)), [Request::Cancel { id: 1 }]);
+    assert_eq!(machine.on(ms(5_100), message(2)), Address::Watch(2));
+}
+
+#[test]
+fn where_another_id_is_answered_one_creation_is_made_at_a_time() {
+    let mut machine = machine(3);
+    sent(&mut machine, ms(0));
+    assert_eq!(machine.on(ms(1), created(0)), Address::Watch(1));
+    assert_eq!(sent(&mut machine, ms(1)).len(), 1);
+    assert_eq!(sent(&mut machine, ms(600)).len(), 0);
+    assert_eq!(machine.on(ms(601), created(1)), Address::Watch(2));
+    assert_eq!(sent(&mut machine, ms(601)).len(), 1);
+    assert_eq!(machine.on(ms(602), created(2)), Address::Watch(3));
+    assert_eq!(machine.on(ms(603), message(0)), Address::Watch(1));
+    machine.detach(2);
+    assert_eq!(sent(&mut machine, ms(603)), [Request::Cancel { id: 1 }]);
+    // The next stream to the same member knows it from the beginning.
+    let mut next = Stream::new(ms(0), machine.habits());
+    (1..=3).for_each(|watch| next.attach(watch));
+    assert_eq!(sent(&mut next, ms(600)).len(), 1);
+}
+
+#[test]
+fn answers_that_cannot_be_told_apart_end_the_stream() {
+    let mut machine = machine(3);
+    sent(&mut machine, ms(0));
+    sent(&mut machine, ms(500));
+    machine.on(ms(501), created(0));
+    assert_eq!(machine.action(ms(501)), Action::Restart);
+}
+
+#[test]
+fn a_refusal_is_of_the_oldest_creation_that_no_other_has_overtaken() {
+    let mut machine = machine(4);
+    sent(&mut machine, ms(0));
+    machine.on(ms(0), created(1));
+    sent(&mut machine, ms(0));
+    assert_eq!(machine.on(ms(1), created(3)), Address::Watch(3));
+    assert_eq!(machine.on(ms(1), refused()), Address::Watch(4), "the second was overtaken");
+    assert_eq!(machine.action(ms(5_000)), Action::Unanswered { watch: 2, since: ms(0) });
+}
+
+/// F1: quiet for an hour, as etcd answers: one request for progress after each silence, and nothing else.
+#[test]
+fn a_quiet_stream_that_answers_is_only_asked_for_progress() {
+    let mut machine = quiet();
+    let mut now = ms(0);
+    for _ in 0..720 {
+        let Action::Wait { until } = machine.action(now) else { panic!() };
+        assert_eq!(until, now + SILENCE);
+        now = until;
+        assert_eq!(sent(&mut machine, now), [Request::Progress]);
+        assert_eq!(machine.on(now, message(-1)), Address::Nobody);
+    }
+}
+
+/// F1: as grpc-proxy answers: no request for progress after the first, and never a second watch that stays.
+#[test]
+fn a_quiet_stream_that_answers_no_request_for_progress_is_asked_for_a_second_watch() {
+    let mut machine = quiet();
+    let (mut now, mut progress, mut probes, mut next) = (ms(0), 0, 0, 2);
+    while now < ms(60_000) {
+        match machine.action(now) {
+            Action::Send(Request::Progress) => progress += 1,
+            Action::Send(Request::Probe { watch: 1, id }) => {
+                (probes, next) = (probes + 1, id);
+                assert_eq!(machine.on(now, created(id)), Address::Nobody);
+            }
+            Action::Send(Request::Cancel { id }) => assert_eq!(id, next),
+            Action::Ping => {}
+            Action::Wait { until } => now = until,
+            other => panic!("{other:?} at {now:?}"),
+        }
+    }
+    assert_eq!(progress, 1);
+    assert!(probes >= 10, "{probes}");
+}
+
+/// The stream is dead 8 s after it was last heard, and its connection was asked too.
+#[test]
+fn a_stream_that_says_nothing_is_dead_after_eight_seconds() {
+    for habits in [Habits::UNKNOWN, Habits { progress: Progress::Never, ..Habits::UNKNOWN }] {
+        let mut machine = quiet();
+        machine.habits = habits;
+        let (mut now, mut pings) = (ms(0), 0);
+        let dead = loop {
+            match machine.action(now) {
+                Action::Wait { until } => now = until,
+                Action::Ping => pings += 1,
+                Action::Dead { asked } => break (now, asked),
+                Action::Send(_) => {}
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(dead, (ms(8_000), ms(5_000)));
+        assert_eq!(pings, 1);
+    }
+}
+
+#[test]
+fn any_message_proves_the_stream() {
+    let mut machine = quiet();
+    let mut now = ms(0);
+    for _ in 0..100 {
+        now += ms(4_900);
+        machine.on(now, message(1));
+        assert!(matches!(machine.action(now), Action::Wait { .. }));
+    }
+    // Also one that comes while the answer is awaited.
+    now += SILENCE;
+    assert_eq!(sent(&mut machine, now), [Request::Progress]);
+    machine.on(now + ms(2_900), message(1));
+    assert_eq!(machine.action(now + ms(2_900)), Action::Wait { until: now + ms(2_900) + SILENCE });
+}
+
+/// A machine that was suspended asks first.
+#[test]
+fn a_late_look_is_not_taken_for_the_silence_of_the_other_side() {
+    let mut machine = quiet();
+    assert_eq!(sent(&mut machine, ms(3_600_000)), [Request::Progress]);
+    assert!(matches!(machine.action(ms(3_600_001)), Action::Wait { .. }));
+}
+
+#[test]
+fn a_compacted_watch_is_canceled_here_too() {
+    let mut machine = quiet();
+    let compacted = Heading { id: 1, created: false, canceled: true };
+    assert_eq!(machine.on(ms(1), compacted), Address::Watch(1));
+    assert_eq!(sent(&mut machine, ms(1)), [Request::Cancel { id: 1 }], "else it keeps the stream from answering");
+}
+
+#[test]
+fn what_nobody_wants_any_more_is_canceled() {
+    let mut machine = machine(3);
+    machine.detach(3);
+    sent(&mut machine, ms(0));
+    machine.detach(1);
+    assert_eq!(machine.action(ms(0)), Action::Send(Request::Cancel { id: 1 }));
+    assert_eq!(machine.on(ms(1), created(1)), Address::Nobody);
+    let next = sent(&mut machine, ms(1));
+    assert_eq!(next, [Request::Cancel { id: 1 }, Request::Create { watch: 2, id: 2 }]);
+}

@@ -1,0 +1,211 @@
+//! The task of one watch stream: what the machine says goes out, what comes in goes to the mailboxes.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+use tokio::time::{Instant, sleep_until};
+
+use super::hub::{Input, News, Order};
+use super::message::{CancelRequest, CreateRequest, ProgressRequest, RequestUnion, WatchResponse};
+use super::speech::Speech;
+use super::stream::{Action, Address, Habits, Heading, Request, Stream, WatchId};
+use super::streams::StreamId;
+use super::{Mailbox, Message, Range};
+use crate::etcd::Core;
+use crate::etcd::failure::{Class, Failure};
+use crate::etcd::link::Link;
+
+/// A watch, as it stands on a stream.
+#[derive(Clone)]
+pub(super) struct Attached {
+    pub(super) range: Range,
+    /// Where it begins; then the last revision of which it was told.
+    pub(super) from: i64,
+    pub(super) mailbox: Mailbox,
+}
+
+pub(super) struct StreamTask {
+    core: Arc<Core>,
+    id: StreamId,
+    orders: UnboundedReceiver<Order>,
+    hub: UnboundedSender<Input>,
+    habits: HashMap<usize, Habits>,
+    watches: HashMap<WatchId, Attached>,
+    epoch: Instant,
+}
+
+/// How a stream comes to its end.
+enum End {
+    /// The hub wants it no more.
+    Closed,
+    Failed(Failure),
+}
+
+impl StreamTask {
+    pub(super) fn new(
+        core: Arc<Core>,
+        id: StreamId,
+        orders: UnboundedReceiver<Order>,
+        hub: UnboundedSender<Input>,
+        habits: HashMap<usize, Habits>,
+    ) -> Self {
+        Self { core, id, orders, hub, habits, watches: HashMap::new(), epoch: Instant::now() }
+    }
+
+    pub(super) async fn run(mut self) {
+        let (heard, habits, failure) = match self.core.begin().await {
+            Ok((link, token)) => {
+                let known = self.habits.get(&link.member()).copied().unwrap_or(Habits::UNKNOWN);
+                let mut machine = Stream::new(self.epoch.elapsed(), known);
+                self.tell(News::Opened { member: link.member(), admits: link.stream_limit() });
+                let asked = Instant::now();
+                match self.serve(&mut machine, &link, token).await {
+                    End::Closed => return,
+                    End::Failed(failure) => {
+                        let failure = self.core.blame(&link, asked, failure).at(link.name());
+                        (self.epoch + machine.heard(), machine.habits(), failure)
+                    }
+                }
+            }
+            Err(failure) => (self.epoch, Habits::UNKNOWN, failure),
+        };
+        let failure = failure.while_doing("watching");
+        self.tell(News::Ended { failure, heard, habits });
+    }
+
+    fn tell(&self, news: News) {
+        // Where the hub is gone, nobody wants to know.
+        let _ = self.hub.send(Input::FromStream { stream: self.id, news });
+    }
+
+    async fn serve(&mut self, machine: &mut Stream, link: &Link, token: u64) -> End {
+        let mut speech = Speech::new(link);
+        let alarm = sleep_until(self.epoch);
+        tokio::pin!(alarm);
+        loop {
+            let wake = loop {
+                match machine.action(self.epoch.elapsed()) {
+                    Action::Send(request) => self.send(&mut speech, request),
+                    Action::Ping => link.ping(),
+                    Action::Unanswered { watch, since } => {
+                        if link.is_silent_since(self.epoch + since) {
+                            return End::Failed(self.dead(link));
+                        }
+                        self.watches.remove(&watch);
+                        self.tell(News::Unanswered { id: watch, is_careful: machine.is_careful() });
+                    }
+                    Action::Dead { asked } => {
+                        if link.is_silent_since(self.epoch + asked) {
+                            return End::Failed(self.dead(link));
+                        }
+                        let silent = self.epoch.elapsed().saturating_sub(machine.heard()).as_millis();
+                        let why = format!("the watch stream was silent for {silent} ms");
+                        return End::Failed(Failure::new(Class::TimedOut, why));
+                    }
+                    Action::Restart => {
+                        let why = "ids of watches are not ours to choose: another stream is opened";
+                        return End::Failed(Failure::new(Class::Transient, why));
+                    }
+                    Action::Wait { until } => break until,
+                }
+            };
+            let wake = self.epoch + wake.min(self.epoch.elapsed() + Duration::from_secs(3_600));
+            // Each message moves the alarm on, and none needs it: it is set anew when it has rung.
+            if alarm.deadline() > wake || alarm.is_elapsed() {
+                alarm.as_mut().reset(wake);
+            }
+            tokio::select! {
+                message = speech.next() => match message {
+                    Ok(message) => self.on(machine, message, token),
+                    Err(failure) => return End::Failed(failure),
+                },
+                order = self.orders.recv() => match order {
+                    Some(Order::Attach { id, watch }) => {
+                        self.watches.insert(id, watch);
+                        machine.attach(id);
+                    }
+                    Some(Order::Detach { id }) => {
+                        self.watches.remove(&id);
+                        machine.detach(id);
+                    }
+                    None => return End::Closed,
+                },
+                () = &mut alarm => {}
+            }
+        }
+    }
+
+    /// The connection is dead, and with it all that runs over it.
+    fn dead(&self, link: &Link) -> Failure {
+        let why = "asked for a sign of life, and nothing was heard over the connection";
+        self.core.links.leave(link, why);
+        Failure::new(Class::TimedOut, why)
+    }
+
+    fn send(&self, speech: &mut Speech, request: Request) {
+        speech.send(match request {
+            Request::Create { watch, id } => {
+                let Some(Attached { range, from, .. }) = self.watches.get(&watch) else { return };
+                create(range, *from, id)
+            }
+            Request::Probe { watch, id } => {
+                let Some(Attached { range, from, .. }) = self.watches.get(&watch) else { return };
+                create(range, from.saturating_add(1), id)
+            }
+            Request::Cancel { id } => RequestUnion::Cancel(CancelRequest { watch_id: id }),
+            Request::Progress => RequestUnion::Progress(ProgressRequest {}),
+        });
+    }
+
+    fn on(&mut self, machine: &mut Stream, message: WatchResponse, token: u64) {
+        let cancellation = message.cancellation();
+        let heading = Heading { id: message.watch_id, created: message.created, canceled: cancellation.is_some() };
+        let Address::Watch(id) = machine.on(self.epoch.elapsed(), heading) else { return };
+        let Some(watch) = self.watches.get_mut(&id) else { return };
+        let revision = message.revision();
+        let keeps_up = match cancellation {
+            Some(failure) => {
+                let failure = self.core.of_anonymous(failure).while_doing("watching");
+                let watch = self.watches.remove(&id);
+                if message.created && self.core.tokens.refused(token, &failure) {
+                    return self.tell(News::TokenRefused { id, failure });
+                }
+                if let Some(watch) = watch {
+                    watch.mailbox.put(id, Message::Canceled(failure));
+                }
+                return self.tell(News::Over { id });
+            }
+            None if message.created => {
+                watch.mailbox.put(id, Message::Created { revision });
+                return self.tell(News::Created { id });
+            }
+            None if message.events.is_empty() => {
+                watch.from = watch.from.max(revision);
+                watch.mailbox.put(id, Message::Progress { revision })
+            }
+            None => {
+                let events = message.into_events();
+                watch.from = events.iter().map(|event| event.revision).fold(watch.from, i64::max);
+                watch.mailbox.put(id, Message::Events(events))
+            }
+        };
+        if !keeps_up {
+            self.watches.remove(&id);
+            machine.detach(id);
+            self.tell(News::Behind { id, heard: Instant::now() });
+        }
+    }
+}
+
+fn create(range: &Range, from: i64, id: i64) -> RequestUnion {
+    RequestUnion::Create(CreateRequest {
+        key: range.start.clone(),
+        range_end: range.end.clone(),
+        start_revision: from,
+        // Bookmarks, for those who go on from a revision.
+        progress_notify: from > 0,
+        watch_id: id,
+    })
+}
