@@ -161,7 +161,9 @@ impl Etcd {
         let renewing = kept.renew();
         tokio::pin!(renewing);
         let beside = async {
-            sleep_until(asked + patience.late + link.round_trip() * 2).await;
+            sleep_until(asked + patience.late + link.grace()).await;
+            // Its answer tells a connection that is dead from a member that is slow.
+            link.ping();
             self.core.keep_alive(id, Some(&link)).await
         };
         tokio::pin!(beside);
@@ -171,6 +173,7 @@ impl Etcd {
                 biased;
                 renewed = &mut renewing => match renewed {
                     Ok((seconds, stream)) => {
+                        link.answered(asked.elapsed());
                         *slot = Some(stream);
                         return Ok(Some(seconds));
                     }

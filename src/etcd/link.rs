@@ -33,8 +33,8 @@ struct Shared {
     name: String,
     client: Client,
     wire: Option<Wire>,
-    /// How long a message takes to the member and back, as its SETTINGS took.
-    round_trip: Duration,
+    /// How long an answer takes of late, in microseconds: what takes longer is late.
+    usual: AtomicU64,
     made: Instant,
     /// When it was last used, in milliseconds since it was made.
     used: AtomicU64,
@@ -64,7 +64,8 @@ impl Link {
 
     fn new(member: usize, name: String, client: Client, wire: Option<Wire>, round_trip: Duration) -> Self {
         let (made, used, unanswered) = (Instant::now(), AtomicU64::new(0), Mutex::default());
-        Self(Arc::new(Shared { member, name, client, wire, round_trip, made, used, unanswered }))
+        let usual = AtomicU64::new(micros(round_trip));
+        Self(Arc::new(Shared { member, name, client, wire, usual, made, used, unanswered }))
     }
 
     pub(super) fn member(&self) -> usize {
@@ -86,8 +87,15 @@ impl Link {
         self.0.wire.as_ref()
     }
 
-    pub(super) fn round_trip(&self) -> Duration {
-        self.0.round_trip
+    /// How much longer than on a near network an answer may take before it is late: twice what it takes of late.
+    pub(super) fn grace(&self) -> Duration {
+        Duration::from_micros(self.0.usual.load(Ordering::Relaxed)) * 2
+    }
+
+    /// An answer took so long: at first no less than the SETTINGS took, and then the longest of late, which fades.
+    pub(super) fn answered(&self, after: Duration) {
+        let before = self.0.usual.load(Ordering::Relaxed);
+        self.0.usual.store(micros(after).max(before - before / 8), Ordering::Relaxed);
     }
 
     pub(super) fn is(&self, other: &Self) -> bool {
@@ -140,6 +148,11 @@ impl Link {
     pub(super) fn close(&self, why: &str) {
         self.connection().into_iter().for_each(|connection| connection.close(why));
     }
+}
+
+/// As a measure of what is usual: what takes longer than a second is not.
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX).min(1_000_000)
 }
 
 /// A connection as etcd-client's channel: it adds the token, and waits where the member takes no further stream.

@@ -245,7 +245,7 @@ impl Core {
             Attempt { link, token, asked: Instant::now(), answer }
         };
         let mut first = ask(link, token);
-        let grace = first.link.round_trip() * 2;
+        let grace = first.link.grace();
         let (unheard, late) = (first.asked + HEDGE + grace, first.asked + patience.late + grace);
         let answered = tokio::select! {
             biased;
@@ -254,8 +254,11 @@ impl Core {
             () = sleep_until(end) => None,
         };
         if let Some(answer) = answered {
+            first.link.answered(first.asked.elapsed());
             return answer.map(|value| (value, 1)).map_err(|failure| self.failed(&first, failure));
         }
+        // Its answer tells a connection that is dead from a member that is slow.
+        first.link.ping();
         // Beside the first, which goes on: at another member, or where there is none once more at this one, because what is
         // asked of etcd around an election may be lost.
         let beside = async {
@@ -268,6 +271,7 @@ impl Core {
         let second = tokio::select! {
             biased;
             answer = &mut first.answer => {
+                first.link.answered(first.asked.elapsed());
                 return answer.map(|value| (value, 1)).map_err(|failure| self.failed(&first, failure));
             }
             second = beside => second,
@@ -279,7 +283,10 @@ impl Core {
             tokio::select! {
                 biased;
                 answer = &mut first.answer, if first_failed.is_none() => match answer {
-                    Ok(value) => return Ok((value, 1 + usize::from(second.is_some()))),
+                    Ok(value) => {
+                        first.link.answered(first.asked.elapsed());
+                        return Ok((value, 1 + usize::from(second.is_some())));
+                    }
                     Err(failure) => first_failed = Some(self.failed(&first, failure)),
                 },
                 answer = answer_of(second.as_mut()), if second_failed.is_none() => match (answer, &second) {

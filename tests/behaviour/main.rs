@@ -1,6 +1,7 @@
 //! Behaviour against a real etcd, which each test starts and ends itself: run by `cargo xtask test`.
 
 mod channel;
+mod field;
 mod greeter;
 mod ownership;
 mod random;

@@ -107,6 +107,8 @@ struct Pending {
     watch: Option<WatchId>,
     id: i64,
     since: Duration,
+    /// The connection was asked, to tell its death from a creation that is not answered.
+    is_late: bool,
     /// A later creation was answered before it.
     is_overtaken: bool,
 }
@@ -239,7 +241,16 @@ impl Stream {
             }
             return self.action(now);
         }
-        let mut wake = self.pending.iter().map(|pending| pending.since + CREATION).min().unwrap_or(Duration::MAX);
+        let late = |pending: &&mut Pending| !pending.is_late && now + SECOND >= pending.since + CREATION;
+        if let Some(pending) = self.pending.iter_mut().find(late) {
+            pending.is_late = true;
+            return Action::Ping;
+        }
+        let next = |pending: &Pending| {
+            let dead = pending.since + CREATION;
+            if pending.is_late { dead } else { dead.saturating_sub(SECOND) }
+        };
+        let mut wake = self.pending.iter().map(next).min().unwrap_or(Duration::MAX);
         if self.habits.ids == Ids::Unknown && !self.waiting.is_empty() {
             wake = wake.min(self.heard + FIRST);
         }
@@ -288,7 +299,7 @@ impl Stream {
     fn pend(&mut self, watch: Option<WatchId>, now: Duration) -> i64 {
         let id = self.next;
         self.next += 1;
-        self.pending.push_back(Pending { watch, id, since: now, is_overtaken: false });
+        self.pending.push_back(Pending { watch, id, since: now, is_late: false, is_overtaken: false });
         id
     }
 

@@ -61,6 +61,9 @@ fn a_first_creation_that_is_not_answered_holds_up_no_other() {
     assert_eq!(sent(&mut machine, ms(500)).len(), 2);
     assert_eq!(machine.on(ms(501), created(2)), Address::Watch(2));
     assert_eq!(machine.on(ms(501), created(3)), Address::Watch(3));
+    assert_eq!(machine.action(ms(502)), Action::Wait { until: ms(3_500) });
+    assert_eq!(machine.action(ms(3_500)), Action::Ping, "its answer shows whether the connection lives");
+    assert_eq!(machine.action(ms(3_501)), Action::Wait { until: ms(5_000) });
     assert_eq!(machine.action(ms(5_000)), Action::Unanswered { watch: 1, since: ms(0) });
     assert_eq!(machine.action(ms(5_000)), Action::Send(Request::Cancel { id: 1 }));
     assert_eq!(machine.on(ms(5_100), created(1)), Address::Nobody, "too late");

@@ -1,0 +1,35 @@
+//! What people reported of systems like this one, by number: `F6` and so on, as the comments of the tests have it.
+
+mod connections;
+mod leases;
+mod lists;
+mod members;
+mod quiet;
+mod streams;
+mod tokens;
+
+use etcd_client::{Client, ConnectOptions};
+use test_support::Etcd;
+use tonic_etcd::EtcdOptions;
+
+use crate::support::until;
+
+/// How often clients have called a method of this etcd.
+fn calls(etcd: &Etcd, method: &str) -> usize {
+    etcd.metric_with("grpc_server_started_total", &format!("grpc_method=\"{method}\"")).unwrap_or_default() as usize
+}
+
+/// Turns authentication on, with root alone.
+async fn protect(etcd: &Etcd) -> Client {
+    let admin = Client::connect([etcd.endpoint()], None).await.unwrap();
+    let mut auth = admin.auth_client();
+    auth.user_add("root", "rootpw", None).await.unwrap();
+    auth.user_grant_role("root", "root").await.unwrap();
+    auth.auth_enable().await.unwrap();
+    let options = ConnectOptions::new().with_user("root", "rootpw");
+    until("root", async || Client::connect([etcd.endpoint()], Some(options.clone())).await.ok()).await
+}
+
+fn as_root<E: Into<String>>(endpoints: impl IntoIterator<Item = E>) -> EtcdOptions {
+    EtcdOptions::new(endpoints).user("root", "rootpw")
+}
