@@ -1,6 +1,7 @@
 //! Answers that a real etcd gives too rarely, given by a scripted fake of its services.
 
 mod garbage;
+mod learners;
 mod leases;
 mod lengths;
 mod messages;
