@@ -46,6 +46,11 @@ impl Findings {
         self.report.add(name, value, unit, bar);
     }
 
+    /// A row as somebody else found it.
+    pub(crate) fn row(&mut self, row: Row) {
+        self.report.push(row);
+    }
+
     /// A figure that could not be had.
     pub(crate) fn missing(&mut self, name: &str, why: impl Into<String>) {
         self.report.missing(name, "", None, why);

@@ -1,16 +1,19 @@
 //! Real servers are killed, frozen, slowed down, restarted and replaced under load, for our channel and for tonic's own, and
-//! etcd is ill-treated under registered ones: `cargo xtask chaos`.
+//! etcd is ill-treated under registered and under resolved ones: `cargo xtask chaos`.
 //!
-//! The program starts itself again as server processes (`serve`), as one client process at a time (`call`), and as a process
-//! of registrars (`register`).
+//! The program starts itself again as server processes (`serve`), as one client process at a time (`call`), as a process of
+//! registrars (`register`) or of resolvers (`resolve`), and as the two ends of a flood (`flood-write`, `flood-read`).
 #![allow(clippy::disallowed_types)] // real time is meant
 #![allow(clippy::doc_markdown)] // the options' doc comments are read in a terminal
 
 mod call;
+mod clock;
 mod findings;
+mod flood;
 mod outcome;
 mod plot;
 mod register;
+mod resolve;
 mod scenarios;
 mod serve;
 mod unreachable;
@@ -53,6 +56,9 @@ fn main() -> ExitCode {
     let done = match args.get(1).map(String::as_str) {
         Some("serve") => as_child(|| serve::run(args[1..].to_vec())),
         Some("register") => as_child(|| register::run(args[1..].to_vec())),
+        Some("resolve") => as_child(|| resolve::run(args[1..].to_vec())),
+        Some("flood-write") => as_child(|| flood::write::run(args[1..].to_vec())),
+        Some("flood-read") => as_child(|| flood::read::run(args[1..].to_vec())),
         Some("call") => as_child(|| call::run(args[1..].to_vec())),
         _ => run(&Options::parse()),
     };
@@ -77,7 +83,7 @@ fn as_child(main: impl FnOnce() -> Result<()>) -> Result<ExitCode> {
 fn run(options: &Options) -> Result<ExitCode> {
     if options.list {
         for Scenario { group, name, about, .. } in SCENARIOS {
-            println!("{group}  {name:15}  {about}");
+            println!("{group:12}  {name:18}  {about}");
         }
         return Ok(ExitCode::SUCCESS);
     }

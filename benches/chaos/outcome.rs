@@ -23,6 +23,8 @@ pub(crate) struct Outcome {
     pub(crate) slowest_ms: f64,
     /// Answered calls of each server, in steps of their end.
     pub(crate) answered_by: BTreeMap<String, Vec<u64>>,
+    /// When each server answered its first call.
+    pub(crate) first_answer_ms: BTreeMap<String, u64>,
     /// Failed calls, in steps of their end.
     pub(crate) failed_in: Vec<u64>,
     pub(crate) failures: Vec<Failure>,

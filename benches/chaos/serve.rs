@@ -18,7 +18,7 @@ use tonic::{Request, Response, Status};
 use tonic_etcd::{EtcdOptions, Registrar, ServeControl};
 
 /// Longer than a registration should ever take.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two looks at the lease.
 const LOOK: Duration = Duration::from_millis(1);
 /// No answer.
@@ -87,13 +87,12 @@ pub(crate) async fn run(args: Vec<String>) -> Result<(), Box<dyn Error>> {
     let registrar = Registrar::builder(etcd).ttl(Duration::from_secs(options.ttl)).build()?;
     let first = Listening::start(&options, &registrar, options.listen, None).await?;
     let (name, any) = (first.address, SocketAddr::new(options.listen.ip(), 0));
+    println!("listening {name}");
     let mut fleet = VecDeque::from([first]);
     for _ in 1..options.listeners {
         fleet.push_back(Listening::start(&options, &registrar, any, Some(name)).await?);
     }
-    if options.never_ready {
-        println!("listening {name}");
-    } else {
+    if !options.never_ready {
         for listening in &fleet {
             listening.control.ready(PATIENCE).await?;
         }

@@ -55,7 +55,12 @@ impl World {
 
     /// Starts a client, and waits until it begins to call.
     pub(crate) fn client(&self, side: Side, service: &str, args: &[&str]) -> Result<Client> {
-        let client = self.tool(side, service, args)?;
+        self.client_of(&self.etcd.endpoint(), side, service, args)
+    }
+
+    /// As [`World::client`], in an etcd of its own.
+    pub(crate) fn client_of(&self, etcd: &str, side: Side, service: &str, args: &[&str]) -> Result<Client> {
+        let client = self.process("call", etcd, &[&["--channel", side.name(), "--service", service], args].concat())?;
         client.wait_line(|line| line == "began", PATIENCE)?;
         Ok(Client { process: client, began: Instant::now() })
     }
@@ -155,6 +160,17 @@ impl Client {
     /// Waits until it has been calling for so long.
     pub(crate) fn sleep_until(&self, ms: u64) {
         thread::sleep((self.began + Duration::from_millis(ms)).saturating_duration_since(Instant::now()));
+    }
+
+    /// How long it had been calling at that time.
+    pub(crate) fn ms_at(&self, at: Instant) -> u64 {
+        at.saturating_duration_since(self.began).as_millis() as u64
+    }
+
+    /// Ends its calls.
+    pub(crate) fn stop(self) -> Result<Outcome> {
+        self.process.signal(Signal::TERM);
+        self.outcome()
     }
 
     /// Waits for its end.

@@ -1,12 +1,14 @@
 //! The closed loop: each worker makes one call after the other.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use greeter_proto::HelloRequest;
-use tokio::time::timeout;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{sleep, timeout};
 
 use super::channel::Greet;
 use super::tally::{Tally, total};
@@ -21,23 +23,35 @@ const LOOK: Duration = Duration::from_micros(100);
 /// How many calls are in flight at each server now.
 pub(crate) type InFlight = Box<dyn Fn() -> Vec<(String, usize)> + Send>;
 
-/// Calls for so long; a call that is still on its way then may end.
-pub(crate) async fn run<G: Greet>(
-    greeter: G,
-    workers: usize,
-    seconds: f64,
-    in_flight: Option<InFlight>,
-    usage: bool,
-) -> Outcome {
+/// What is to be called, and for how long.
+pub(crate) struct Load {
+    pub(crate) workers: usize,
+    pub(crate) seconds: f64,
+    /// Of each worker, between two calls.
+    pub(crate) pause: Duration,
+    /// Takes samples of what the process holds.
+    pub(crate) usage: bool,
+}
+
+/// Calls for so long, or until SIGTERM; a call that is still on its way then may end.
+pub(crate) async fn run<G: Greet>(greeter: G, load: Load, in_flight: Option<InFlight>) -> Outcome {
     let cpu = usage::cpu_seconds();
+    let mut terminate = signal(SignalKind::terminate()).expect("a handler of SIGTERM");
     let began = Instant::now();
-    let end = began + Duration::from_secs_f64(seconds);
-    let samples = usage.then(|| usage::sample(began));
+    let over = Arc::new(AtomicBool::new(false));
+    let samples = load.usage.then(|| usage::sample(began));
     let most = in_flight.map(|in_flight| watch(began, in_flight));
     println!("began");
-    let tallies: Vec<_> = (0..workers).map(|_| Arc::new(Mutex::new(Tally::new(began)))).collect();
-    let working: Vec<_> = tallies.iter().map(|tally| tokio::spawn(work(greeter.clone(), end, tally.clone()))).collect();
-    let patience = end + GRACE;
+    let tallies: Vec<_> = (0..load.workers).map(|_| Arc::new(Mutex::new(Tally::new(began)))).collect();
+    let work = |tally: &Arc<Mutex<Tally>>| tokio::spawn(work(greeter.clone(), load.pause, over.clone(), tally.clone()));
+    let working: Vec<_> = tallies.iter().map(work).collect();
+    tokio::select! {
+        () = sleep(Duration::from_secs_f64(load.seconds)) => {}
+        _ = terminate.recv() => {}
+    }
+    over.store(true, Ordering::Relaxed);
+    let seconds = began.elapsed().as_secs_f64();
+    let patience = Instant::now() + GRACE;
     let mut hanging = 0;
     for worker in working {
         let left = patience.saturating_duration_since(Instant::now());
@@ -55,12 +69,14 @@ pub(crate) async fn run<G: Greet>(
     outcome
 }
 
-async fn work<G: Greet>(mut greeter: G, end: Instant, tally: Arc<Mutex<Tally>>) {
-    while Instant::now() < end {
+async fn work<G: Greet>(mut greeter: G, pause: Duration, over: Arc<AtomicBool>, tally: Arc<Mutex<Tally>>) {
+    while !over.load(Ordering::Relaxed) {
         let called = Instant::now();
         let answer = greeter.greet(HelloRequest { name: "world".into() }).await;
         lock(&tally).count(called, &answer);
-        if answer.is_err() {
+        if !pause.is_zero() {
+            sleep(pause).await;
+        } else if answer.is_err() {
             // A channel that fails without waiting would keep the thread for itself.
             tokio::task::yield_now().await;
         }

@@ -18,6 +18,7 @@ use tokio::time::sleep;
 use tonic_etcd::Resolver;
 
 use self::channel::{Settings, Side};
+use self::load::Load;
 use crate::outcome::Outcome;
 
 /// Longer than etcd's first answer, or connecting a thousand servers, should ever take.
@@ -26,8 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// What a client process does.
 #[derive(Parser)]
 struct Options {
-    #[arg(long)]
-    etcd: String,
+    #[arg(long, value_delimiter = ',')]
+    etcd: Vec<String>,
     #[arg(long)]
     service: String,
     #[arg(long, value_enum)]
@@ -36,8 +37,12 @@ struct Options {
     settings: Settings,
     #[arg(long, default_value_t = 64)]
     workers: usize,
+    /// SIGTERM ends it sooner.
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
+    /// How long each worker waits between two calls.
+    #[arg(long, default_value_t = 0)]
+    pause_ms: u64,
     /// Notes the most calls in flight at each server.
     #[arg(long)]
     watch_in_flight: bool,
@@ -60,7 +65,7 @@ struct Options {
 #[tokio::main]
 pub(crate) async fn run(args: Vec<String>) -> Result<(), Box<dyn Error>> {
     let options = Options::parse_from(args);
-    let resolver = Resolver::connect([options.etcd.clone()]).await?;
+    let resolver = Resolver::connect(options.etcd.clone()).await?;
     if let (Some(times), Some(address)) = (options.first, &options.address) {
         return first(&options, &resolver, times, address).await;
     }
@@ -68,7 +73,7 @@ pub(crate) async fn run(args: Vec<String>) -> Result<(), Box<dyn Error>> {
     resolution.ready(PATIENCE).await?;
     if options.channel == Side::Tonic {
         let greeter = GreeterClient::new(resolution.balance_channel()?);
-        return say(&load::run(greeter, options.workers, options.seconds, None, options.usage).await);
+        return say(&load::run(greeter, options.load(), None).await);
     }
     let began = Instant::now();
     let ours = channel::ours(&resolution, &options.settings)?;
@@ -86,7 +91,18 @@ pub(crate) async fn run(args: Vec<String>) -> Result<(), Box<dyn Error>> {
         return Ok(());
     }
     let in_flight = options.watch_in_flight.then(|| channel::in_flight(&ours));
-    say(&load::run(GreeterClient::new(ours), options.workers, options.seconds, in_flight, options.usage).await)
+    say(&load::run(GreeterClient::new(ours), options.load(), in_flight).await)
+}
+
+impl Options {
+    fn load(&self) -> Load {
+        Load {
+            workers: self.workers,
+            seconds: self.seconds,
+            pause: Duration::from_millis(self.pause_ms),
+            usage: self.usage,
+        }
+    }
 }
 
 fn say(outcome: &Outcome) -> Result<(), Box<dyn Error>> {
@@ -95,7 +111,7 @@ fn say(outcome: &Outcome) -> Result<(), Box<dyn Error>> {
 }
 
 async fn first(options: &Options, resolver: &Resolver, times: usize, address: &str) -> Result<(), Box<dyn Error>> {
-    let etcd = Client::connect([&options.etcd], None).await?;
+    let etcd = Client::connect(&options.etcd, None).await?;
     for time in 0..times {
         let resolution = resolver.resolve(format!("{}-{time}", options.service)).await?;
         resolution.ready(PATIENCE).await?;

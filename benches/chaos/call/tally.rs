@@ -20,6 +20,7 @@ pub(crate) struct Tally {
     durations: Histogram,
     slowest: Duration,
     answered_by: HashMap<String, Vec<u64>>,
+    first_answer_ms: HashMap<String, u64>,
     failed_in: Vec<u64>,
     failures: Vec<Failure>,
 }
@@ -34,6 +35,7 @@ impl Tally {
             durations: Histogram::new(),
             slowest: Duration::ZERO,
             answered_by: HashMap::new(),
+            first_answer_ms: HashMap::new(),
             failed_in: Vec::new(),
             failures: Vec::new(),
         }
@@ -63,6 +65,7 @@ impl Tally {
     fn answered_by_mut(&mut self, server: &str) -> &mut Vec<u64> {
         if !self.answered_by.contains_key(server) {
             self.answered_by.insert(server.to_owned(), Vec::new());
+            self.first_answer_ms.insert(server.to_owned(), self.began.elapsed().as_millis() as u64);
         }
         self.answered_by.get_mut(server).expect("put there above")
     }
@@ -80,6 +83,10 @@ pub(crate) fn total<'a>(tallies: impl Iterator<Item = &'a Tally>, seconds: f64) 
         add(&mut outcome.failed_in, &tally.failed_in);
         for (server, steps) in &tally.answered_by {
             add(outcome.answered_by.entry(server.clone()).or_default(), steps);
+        }
+        for (server, ms) in &tally.first_answer_ms {
+            let first = outcome.first_answer_ms.entry(server.clone()).or_insert(*ms);
+            *first = *ms.min(first);
         }
         for failure in &tally.failures {
             merge(&mut outcome.failures, failure.clone(), usize::MAX);

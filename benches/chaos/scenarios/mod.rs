@@ -3,6 +3,7 @@
 mod age;
 mod churn;
 mod dead;
+mod discovery;
 mod eject;
 mod first;
 mod freeze;
@@ -35,6 +36,10 @@ const fn registration(
     Scenario { group: "registration", name, about, run }
 }
 
+const fn discovery(name: &'static str, about: &'static str, run: fn(&World, &mut Findings) -> Result<()>) -> Scenario {
+    Scenario { group: "discovery", name, about, run }
+}
+
 /// In the order in which they run.
 pub(crate) const SCENARIOS: &[Scenario] = &[
     balancing("slow", "one of 4 servers answers in 20 ms", slow::run),
@@ -56,4 +61,10 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     registration("stop", "a server stops while etcd is away", registration::stop::without_etcd),
     registration("killed", "a server is killed", registration::stop::killed),
     registration("unready", "a server never becomes ready", registration::stop::unready),
+    discovery("quiet", "an etcd in which nothing happens for a minute", discovery::quiet::run),
+    discovery("etcd-faults", "etcd fails in each of 6 ways while its servers change", discovery::faults::run),
+    discovery("correct-again", "etcd restarts 10 times, and one of 3 members falls silent", discovery::again::run),
+    discovery("thousand-services", "1 000 services of one resolver", discovery::thousand::run),
+    discovery("ten-thousand-drops", "10 000 resolutions are made and dropped", discovery::drops::run),
+    discovery("flood", "5 000 changes a second, beside a raw watch", discovery::flood::run),
 ];
