@@ -246,6 +246,8 @@ pub(crate) fn diff<'a>(before: &'a Snapshot, after: &'a Snapshot) -> impl Iterat
             }
             let order = match (old.entry(), new.entry()) {
                 (None, None) => return None,
+                // Most entries of a chunk that differs are shared: no key is compared for them.
+                (Some(a), Some(b)) if Arc::ptr_eq(a, b) => Ordering::Equal,
                 (Some(_), None) => Ordering::Less,
                 (None, Some(_)) => Ordering::Greater,
                 (Some(a), Some(b)) => a.key.cmp(&b.key),

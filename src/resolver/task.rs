@@ -255,6 +255,10 @@ impl Task {
     /// Membership at INFO, and every record that cannot be read, once.
     fn report(&self, before: &Snapshot) {
         let after = self.machine.snapshot();
+        // Nobody listens, and there is nothing to warn of.
+        if after.unreadable() == 0 && !tracing::enabled!(tracing::Level::INFO) {
+            return;
+        }
         let (mut added, mut removed, mut changed, mut unreadable) = (0_usize, 0_usize, 0_usize, 0_usize);
         for difference in diff(before, after) {
             match (&difference.before, &difference.after) {
