@@ -31,8 +31,13 @@ const WINDOW: u32 = i32::MAX as u32;
 
 /// Where etcd is and how to reach it. Made from endpoints: `["http://h1:2379", "h2:2379"]`, with or without a scheme.
 ///
-/// Every request goes to one member, and to the next when that one fails; a leader is required, so that a member that
-/// is cut off from its cluster says so instead of keeping silent.
+/// Requests go to one member over one connection, and to the next member when that one cannot serve: it is down, has lost its
+/// leader, or is a learner. A request that is late is also sent to one other member, and the first answer counts; every
+/// request may be repeated. A connection is left on a transport error, a GOAWAY, a failed ping, or when something was asked
+/// over it and nothing at all was heard for the request timeout. A leader is required, so that a member that is cut off from
+/// its cluster says so instead of keeping silent.
+///
+/// The watches of a resolver or registrar share streams, which take at most half of what the connection admits.
 #[derive(Clone)]
 #[must_use]
 pub struct EtcdOptions {
@@ -63,6 +68,9 @@ impl EtcdOptions {
 
     /// Authenticates as this user; none by default. Where etcd's authentication is off, the user is not needed and not
     /// an error, as with etcd's Go client.
+    ///
+    /// Each resolver and each registrar fetches one token, and uses it for all its connections and members until etcd refuses
+    /// it. A password that is wrong is checked once in 5 s, because each check costs etcd a bcrypt.
     pub fn user(mut self, name: impl Into<String>, password: impl Into<String>) -> Self {
         self.user = Some((name.into(), password.into()));
         self
@@ -85,16 +93,18 @@ impl EtcdOptions {
         self
     }
 
-    /// How long connecting to one member may take before the next is tried; 2 s by default: a live member answers in
-    /// milliseconds, and nothing but this bounds a member whose packets are dropped.
+    /// How long connecting to a member may take, by TCP and TLS; 2 s by default: a live member answers in milliseconds, and
+    /// nothing but this bounds a member whose packets are dropped. The HTTP/2 SETTINGS that follow have the request timeout
+    /// beside it. After 300 ms without a connection the next member is tried as well.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self
     }
 
-    /// How long one request may take, connecting included, before the next member is tried; 5 s by default: longer than an
-    /// election. A page of a list may take three times as long; what a registrar asks takes no longer than a sixth of its
-    /// lease's life.
+    /// How long one request may take, beside connecting, before it has failed; 5 s by default: longer than an election. After
+    /// 300 ms without any sign of life over its connection it is sent to another member as well. A page of a list may take
+    /// three times as long where etcd answers other reads; what a registrar asks takes no longer than a sixth of its lease's
+    /// life.
     pub fn request_timeout(mut self, timeout: Duration) -> Self {
         self.request_timeout = timeout;
         self

@@ -34,7 +34,7 @@ use crate::target::Target;
 /// Resolves services of one etcd. Cheap to clone; clones share their watches.
 ///
 /// However many users a service has in a process, etcd sees one watch of it per resolver; it ends when the last
-/// user of it goes.
+/// user of it goes. All watches of a resolver share one connection and a few streams: 1 000 services take eight.
 #[derive(Clone)]
 pub struct Resolver {
     shared: Arc<Shared>,
@@ -91,6 +91,9 @@ impl Resolver {
     /// - HTTP/2 keep-alive of 10 s and 5 s: otherwise a dead connection is found out only by the probes of each watch;
     /// - one endpoint: of several, etcd-client gives a dead one its share of the requests, which are then tried again, five
     ///   times at most.
+    ///
+    /// What is known of a connection of our own is not known of such a client's: a request that hangs is only given up at its
+    /// timeout, and a user's token is fetched by the client itself.
     pub fn new(client: EtcdClient) -> Self {
         Self::over(Etcd::from_client(client), Arc::new(Detect), None)
     }

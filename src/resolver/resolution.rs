@@ -44,13 +44,15 @@ pub struct Resolution {
 pub enum State {
     /// etcd has not been heard yet: nobody knows whether there is any instance.
     Unresolved,
-    /// The snapshot is what etcd holds, and there are instances in it.
+    /// The snapshot is what etcd holds, and there are instances in it: a watch shows each change, or a list was answered less
+    /// than 5 s ago.
     Current,
     /// etcd was heard, and holds no instance of the service, or none that can be read.
     ConfirmedEmpty,
     /// The runtime that kept it true has ended: what was known stays, and resolving again begins anew.
     Closed,
-    /// etcd was last heard then. What was known stays in the snapshot, and it goes on trying.
+    /// No watch shows the changes of the service; etcd was last heard then. What was known stays in the snapshot, and it goes
+    /// on trying.
     #[non_exhaustive]
     Stale {
         /// When etcd was last heard.

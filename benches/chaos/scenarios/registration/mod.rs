@@ -4,6 +4,7 @@ pub(super) mod faults;
 mod keeper;
 pub(super) mod many;
 pub(super) mod rolling;
+pub(super) mod slow;
 mod stage;
 pub(super) mod stop;
 pub(super) mod storm;
