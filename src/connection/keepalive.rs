@@ -87,6 +87,7 @@ impl Silence {
         drop(self.pings.poll_pong(cx));
         drop(self.pings.send_ping(Ping::opaque()));
         (self.asked, self.last_sent) = (Some(now), Some(now));
+        self.last_read.pings();
         (self.sent, self.bytes) = (self.sent + 1, self.last_read.bytes());
         // The connection writes it at its next poll.
         cx.waker().wake_by_ref();

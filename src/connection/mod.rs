@@ -27,6 +27,8 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
 
 pub(crate) use answer::Answer;
+#[cfg(feature = "_tls")]
+pub(crate) use connect::Tls;
 pub(crate) use connect::{Connector, Destination, Io, Place, Transport};
 pub(crate) use exchange::Exchange;
 pub(crate) use failure::{Failure, Kind};
@@ -37,6 +39,8 @@ pub use options::KeepAlive;
 pub(crate) use options::Options;
 #[cfg(feature = "_tls")]
 pub use tls::ClientTls;
+#[cfg(feature = "_tls")]
+pub(crate) use tls::Invalid;
 
 use self::driver::Driver;
 use self::watched::{LastRead, Watched};
@@ -234,6 +238,11 @@ impl Connection {
     /// How many exchanges the server takes at once, as its SETTINGS say; a very large number where they do not.
     pub(crate) fn stream_limit(&self) -> usize {
         self.0.shared.limit.load(Ordering::Relaxed)
+    }
+
+    /// When a PING was last sent.
+    pub(crate) fn pinged(&self) -> Option<Instant> {
+        self.0.last_read.pinged()
     }
 
     /// Sends a PING soon, whose answer shows in [`Connection::heard`]; none where keep-alive is off, and none where one was

@@ -29,11 +29,27 @@ pub(super) struct LastRead {
     since: Instant,
     nanos: AtomicU64,
     bytes: AtomicU64,
+    /// When a PING was last sent, in nanoseconds; 0 before the first.
+    pinged: AtomicU64,
 }
 
 impl LastRead {
     pub(super) fn at(&self) -> Instant {
         self.since + Duration::from_nanos(self.nanos.load(Ordering::Relaxed))
+    }
+
+    /// When a PING was last sent.
+    pub(super) fn pinged(&self) -> Option<Instant> {
+        let nanos = self.pinged.load(Ordering::Relaxed);
+        (nanos > 0).then(|| self.since + Duration::from_nanos(nanos))
+    }
+
+    pub(super) fn pings(&self) {
+        self.pinged.store(self.elapsed().max(1), Ordering::Relaxed);
+    }
+
+    fn elapsed(&self) -> u64 {
+        u64::try_from(self.since.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
     /// How much was read in all.
@@ -46,15 +62,18 @@ impl LastRead {
     }
 
     fn now(&self) {
-        let nanos = u64::try_from(self.since.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        self.nanos.store(nanos, Ordering::Relaxed);
+        self.nanos.store(self.elapsed(), Ordering::Relaxed);
     }
 }
 
 impl<T> Watched<T> {
     pub(super) fn new(io: T) -> (Self, Arc<LastRead>) {
-        let last_read =
-            Arc::new(LastRead { since: Instant::now(), nanos: AtomicU64::new(0), bytes: AtomicU64::new(0) });
+        let last_read = Arc::new(LastRead {
+            since: Instant::now(),
+            nanos: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            pinged: AtomicU64::new(0),
+        });
         (Self { io, last_read: last_read.clone(), gone: None }, last_read)
     }
 }

@@ -76,7 +76,9 @@ impl Failure {
 
     /// There is no connection to the member.
     pub(super) fn unconnected(message: String) -> Self {
-        let class = if is_of_a_certificate(&message) { Class::Permanent } else { Class::Transient };
+        // As `connection` words what TLS says; a host may be called anything.
+        let is_permanent = message.starts_with("TLS: ") && is_of_a_certificate(&message);
+        let class = if is_permanent { Class::Permanent } else { Class::Transient };
         Self::new(class, message).with_fault(Fault::Connection)
     }
 

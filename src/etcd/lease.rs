@@ -1,12 +1,16 @@
 //! Leases and the keys under them. Every operation may be repeated without harm.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::failure::{Class, Failure};
 use super::link::Link;
-use super::{Core, Etcd, Patience, bounded};
+use super::{Core, Etcd, Patience};
 use etcd_client::{
     Compare, CompareOp, LeaseGrantOptions, LeaseKeepAliveStream, LeaseKeeper, PutOptions, ResponseHeader, Txn, TxnOp,
 };
@@ -136,101 +140,132 @@ impl Etcd {
         }
     }
 
-    /// Renews a lease over the stream in `slot`, which is opened where there is none. Where the answer is late, another stream
-    /// is opened beside it, at another member if there is one; whichever answers first is kept. Gives the seconds until the
-    /// lease ends; none where a stream was opened, which renews and does not tell.
+    /// Renews a lease over the stream in `slot`, or over a new one where there is none. Where the answer is late, or the stream
+    /// fails, another is opened beside it, at another member if there is one, again and again; whichever answers first is
+    /// kept. Gives the seconds until the lease ends; none where a stream was opened, which renews and does not tell.
     pub(crate) async fn renew(
         &self,
         id: i64,
         slot: &mut Option<KeepAlive>,
         patience: Patience,
     ) -> Result<Option<i64>, Failure> {
-        let end = Instant::now() + patience.total;
-        // A stream whose connection has ended would only be waited for.
-        let kept = slot.take().filter(|stream| stream.id == id && !stream.link.is_over());
-        let Some(kept) = kept else {
-            return match bounded(end - Instant::now(), self.core.keep_alive(id, None)).await {
-                Ok(stream) => {
-                    *slot = Some(stream);
-                    Ok(None)
-                }
-                Err(failure) => Err(failure.while_doing(RENEWING)),
-            };
-        };
-        let (link, token, asked) = (kept.link.clone(), kept.token, Instant::now());
-        let renewing = kept.renew();
-        tokio::pin!(renewing);
-        let beside = async {
-            sleep_until(asked + patience.late + link.grace()).await;
-            // Its answer tells a connection that is dead from a member that is slow.
-            link.ping();
-            self.core.keep_alive(id, Some(&link)).await
-        };
-        tokio::pin!(beside);
-        let mut beside_failed = false;
-        let failure = loop {
-            tokio::select! {
-                biased;
-                renewed = &mut renewing => match renewed {
-                    Ok((seconds, stream)) => {
-                        link.answered(asked.elapsed());
-                        *slot = Some(stream);
-                        return Ok(Some(seconds));
-                    }
-                    Err(failure) => break self.core.blame(&link, asked, failure),
-                },
-                opened = &mut beside, if !beside_failed => match opened {
-                    Ok(stream) => {
-                        if link.is_silent_since(asked) {
-                            self.core.links.prefer(&stream.link);
-                        }
-                        *slot = Some(stream);
-                        return Ok(None);
-                    }
-                    Err(failure) if failure.class == Class::LeaseNotFound => break failure,
-                    Err(_) => beside_failed = true,
-                },
-                () = sleep_until(end) => break self.core.blame(&link, asked, Failure::timed_out(patience.total)),
-            }
-        };
-        let failure = failure.at(link.name()).while_doing(RENEWING);
-        if self.core.tokens.refused(token, &failure) {
-            // The token of the stream has ended: another stream carries the next one.
-            let opened = bounded(end - Instant::now(), self.core.keep_alive(id, None)).await;
-            *slot = Some(opened.map_err(|failure| failure.while_doing(RENEWING))?);
-            return Ok(None);
-        }
-        Err(failure)
+        let renewed = self.core.renew(id, slot.take(), patience).await;
+        let (seconds, stream) = renewed.map_err(|failure| failure.while_doing("renewing the lease"))?;
+        *slot = Some(stream);
+        Ok(seconds)
     }
 }
 
-const RENEWING: &str = "renewing the lease";
+/// What a renewal gives.
+type Renewed = Result<(Option<i64>, KeepAlive), Failure>;
 
 impl Core {
-    /// Opens a stream, for which etcd-client renews the lease once, and keeps for itself for how long; at another member
-    /// than that of `late`, if there is one.
-    async fn keep_alive(self: &Arc<Self>, id: i64, late: Option<&Link>) -> Result<KeepAlive, Failure> {
-        let mut renewed = false;
+    async fn renew(self: &Arc<Self>, id: i64, kept: Option<KeepAlive>, patience: Patience) -> Renewed {
+        let end = Instant::now() + patience.total;
+        // A stream whose connection has ended would only be waited for.
+        let kept = kept.filter(|stream| stream.id == id && !stream.link.is_over());
+        let (link, token) = match &kept {
+            Some(stream) => (stream.link.clone(), stream.token),
+            None => match timeout_at(end, self.begin_stream()).await {
+                Ok(begun) => begun?,
+                Err(_) => return Err(Failure::timed_out(patience.total).at(&self.member_in_use())),
+            },
+        };
+        let asked = Instant::now();
+        let to = link.clone();
+        let mut first: Pin<Box<dyn Future<Output = Renewed> + Send + '_>> = match kept {
+            Some(stream) => Box::pin(async { stream.renew().await.map(|(seconds, stream)| (Some(seconds), stream)) }),
+            None => Box::pin(async move { open(id, to, token).await.map(|stream| (None, stream)) }),
+        };
+        let late = asked + patience.late_by(&link);
+        let failed = Notify::new();
+        let beside = self.renew_beside(id, &link, late, &failed);
+        tokio::pin!(beside);
+        let mut failure = None;
         loop {
-            let link = match late {
-                Some(late) => self.elsewhere(late).await.unwrap_or_else(|| late.clone()),
-                None => self.link().await?,
-            };
-            let token = self.token().await?;
-            let asked = Instant::now();
-            // Boxed: opening is rare and its future large.
-            match Box::pin(link.client().lease_client().keep_alive(id)).await {
-                Ok((keeper, responses)) => return Ok(KeepAlive { id, link, token, keeper, responses }),
-                Err(error) => {
-                    let failure = self.blame(&link, asked, error.into());
-                    if renewed || !self.tokens.refused(token, &failure) {
-                        return Err(failure.at(link.name()));
+            tokio::select! {
+                biased;
+                renewed = &mut first, if failure.is_none() => match renewed {
+                    Ok(renewed) => {
+                        link.answered(asked.elapsed());
+                        return Ok(renewed);
                     }
-                    renewed = true;
+                    Err(error) => {
+                        let error = self.blame(&link, asked, error).at(link.name());
+                        if error.class == Class::LeaseNotFound {
+                            return Err(error);
+                        }
+                        // Where its token has ended, another stream carries the next one.
+                        if !self.tokens.refused(token, &error) && !error.is_worth_a_retry() {
+                            return Err(error);
+                        }
+                        failure = Some(error);
+                        failed.notify_one();
+                    }
+                },
+                opened = &mut beside => {
+                    let stream = opened?;
+                    if link.is_silent_since(asked) {
+                        self.links.prefer(&stream.link);
+                    }
+                    return Ok((None, stream));
+                }
+                () = sleep_until(end) => {
+                    let late = || self.blame(&link, asked, Failure::timed_out(patience.total)).at(link.name());
+                    return Err(failure.unwrap_or_else(late));
                 }
             }
         }
     }
+
+    /// Opens another stream once the first is late or has failed, again and again until one is open.
+    ///
+    /// # Errors
+    /// When another try would fare no better.
+    async fn renew_beside(
+        self: &Arc<Self>,
+        id: i64,
+        first: &Link,
+        late: Instant,
+        failed: &Notify,
+    ) -> Result<KeepAlive, Failure> {
+        tokio::select! {
+            () = failed.notified() => {}
+            () = sleep_until(late) => first.ping(), // its answer tells a dead connection from a slow member
+        }
+        loop {
+            let opened = async {
+                let elsewhere = if first.is_over() { None } else { self.elsewhere(first).await };
+                let (link, token) = match elsewhere {
+                    Some(link) => (self.for_stream(link).await?, self.token().await?),
+                    None => self.begin_stream().await?,
+                };
+                let asked = Instant::now();
+                match open(id, link.clone(), token).await {
+                    Ok(stream) => Ok(Some(stream)),
+                    Err(failure) => {
+                        let failure = self.blame(&link, asked, failure).at(link.name());
+                        if self.tokens.refused(token, &failure) { Ok(None) } else { Err(failure) }
+                    }
+                }
+            };
+            match opened.await {
+                Ok(Some(stream)) => return Ok(stream),
+                Err(failure) if !failure.is_worth_a_retry() => return Err(failure),
+                Ok(None) | Err(_) => sleep(AGAIN).await,
+            }
+        }
+    }
+}
+
+/// Between two streams that are opened beside one that is late.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// Opens a stream, for which etcd-client renews the lease once, and keeps for itself for how long.
+async fn open(id: i64, link: Link, token: u64) -> Result<KeepAlive, Failure> {
+    // Boxed: opening is rare and its future large.
+    let (keeper, responses) = Box::pin(link.client().lease_client().keep_alive(id)).await.map_err(Failure::from)?;
+    Ok(KeepAlive { id, link, token, keeper, responses })
 }
 
 /// A keep-alive stream of one lease.

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -40,7 +40,12 @@ struct Shared {
     used: AtomicU64,
     /// Something has been asked since then, and nothing at all was heard.
     unanswered: Mutex<Option<Instant>>,
+    /// Why it was closed here.
+    closed: OnceLock<String>,
 }
+
+/// How long the answer to a PING may take at least.
+const PONG: Duration = Duration::from_secs(1);
 
 impl Link {
     /// Speaks over a connection of our own.
@@ -65,7 +70,7 @@ impl Link {
     fn new(member: usize, name: String, client: Client, wire: Option<Wire>, round_trip: Duration) -> Self {
         let (made, used, unanswered) = (Instant::now(), AtomicU64::new(0), Mutex::default());
         let usual = AtomicU64::new(micros(round_trip));
-        Self(Arc::new(Shared { member, name, client, wire, usual, made, used, unanswered }))
+        Self(Arc::new(Shared { member, name, client, wire, usual, made, used, unanswered, closed: OnceLock::new() }))
     }
 
     pub(super) fn member(&self) -> usize {
@@ -126,6 +131,16 @@ impl Link {
         self.heard().is_some_and(|heard| heard < asked)
     }
 
+    /// Whether the connection is dead: nothing was heard since something was asked then, nor since a PING that had its time.
+    /// A PING may be sent only every 5.5 s: until it was, a member that says nothing is slow.
+    pub(super) fn is_dead_since(&self, asked: Instant) -> bool {
+        let is_unanswered = |connection: &Connection| {
+            let heard = connection.heard();
+            connection.pinged().is_some_and(|pinged| heard < pinged && pinged.elapsed() >= PONG)
+        };
+        self.is_silent_since(asked) && self.connection().is_some_and(is_unanswered)
+    }
+
     /// How long something has been asked, and nothing at all was heard, now that a request that was made then has no answer.
     pub(super) fn silence(&self, asked: Instant) -> Duration {
         let Some(heard) = self.heard() else { return Duration::ZERO };
@@ -144,8 +159,18 @@ impl Link {
         self.connection().into_iter().for_each(Connection::ping);
     }
 
+    /// Why the connection was ended at this side, if so.
+    pub(super) fn why(&self) -> Option<String> {
+        let closed = self.0.closed.get().cloned();
+        closed.or_else(|| match &*self.connection()?.stages().borrow() {
+            Stage::Closed(end) if end.silent => Some(end.why.clone()),
+            _ => None,
+        })
+    }
+
     /// Ends the connection, with all that is in flight over it.
     pub(super) fn close(&self, why: &str) {
+        let _ = self.0.closed.set(why.to_owned());
         self.connection().into_iter().for_each(|connection| connection.close(why));
     }
 }

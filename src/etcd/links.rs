@@ -3,10 +3,11 @@
 //! A connection is left on a transport error, a GOAWAY, a failed ping, or when something was asked over it and nothing at all
 //! was heard for the request timeout. A request that is late while the connection is heard changes nothing.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::failure::{Failure, Fault};
@@ -40,6 +41,9 @@ struct State {
     members: Vec<Member>,
     /// A task is looking for a member that answers.
     is_connecting: bool,
+    connecting: Option<AbortHandle>,
+    /// A task closes connections that nobody uses.
+    is_sweeping: bool,
     wanted: Instant,
     /// Counts the rounds over all members that found none, and how the last one failed.
     failed_rounds: u64,
@@ -52,6 +56,7 @@ struct State {
 struct Member {
     link: Option<Link>,
     is_dialed: bool,
+    dialing: Option<AbortHandle>,
     /// Counts the attempts that failed.
     failures: u64,
     failure: Option<Failure>,
@@ -82,6 +87,8 @@ impl Links {
             current: 0,
             members,
             is_connecting: false,
+            connecting: None,
+            is_sweeping: false,
             wanted: now,
             failed_rounds: 0,
             failure: None,
@@ -112,9 +119,20 @@ impl Links {
     /// This member cannot serve now: the next one is used. Its connection stays for what still runs over it.
     pub(super) fn move_on(&self, link: &Link) {
         let mut state = self.state();
-        if state.current == link.member() {
+        // Not where it has a newer connection, of which nothing is known yet.
+        let is_known = |known: &Link| known.is(link) || known.is_over();
+        if state.current == link.member() && state.members[link.member()].link.as_ref().is_none_or(is_known) {
             state.current = (state.current + 1) % state.members.len();
         }
+    }
+
+    /// Ends what is done for users who are all gone.
+    pub(super) fn shut(&self) {
+        let mut state = self.state();
+        let dialing = state.members.iter_mut().filter_map(|member| member.dialing.take()).collect::<Vec<_>>();
+        let connecting = state.connecting.take();
+        drop(state);
+        dialing.into_iter().chain(connecting).for_each(|task| task.abort());
     }
 
     /// This member answers, while the one in use does not.
@@ -132,21 +150,31 @@ impl Links {
         let member = &mut state.members[link.member()];
         if member.link.as_ref().is_some_and(|known| known.is(link)) {
             member.link = None;
+            if state.current == link.member() {
+                state.current = (state.current + 1) % state.members.len();
+            }
         }
-        drop(state);
-        self.move_on(link);
     }
 }
 
 impl State {
+    /// Closes connections to members that are not in use. Whether any is left.
+    fn sweep(&mut self) -> bool {
+        let current = self.current;
+        let others = self.members.iter_mut().enumerate().filter(|(number, _)| *number != current);
+        let mut left = false;
+        for (_, member) in others {
+            if member.link().is_some_and(|link| link.is_idle(IDLE)) {
+                member.link = None;
+            }
+            left |= member.link.is_some();
+        }
+        left
+    }
+
     /// The connection in use, if it is well.
     fn current(&mut self) -> Option<Link> {
         let current = self.current;
-        for (number, member) in self.members.iter_mut().enumerate() {
-            if number != current && member.link.as_ref().is_some_and(|link| link.is_idle(IDLE)) {
-                member.link = None;
-            }
-        }
         let had = self.members[current].link.is_some();
         let link = self.members[current].link().cloned();
         if had && link.is_none() {
@@ -171,7 +199,7 @@ impl Core {
                 }
                 state.wanted = Instant::now();
                 if !std::mem::replace(&mut state.is_connecting, true) {
-                    tokio::spawn(connect(self.clone()));
+                    state.connecting = Some(tokio::spawn(connect(self.clone())).abort_handle());
                 }
                 (state.failed_rounds, self.links.changed.subscribe())
             };
@@ -195,33 +223,28 @@ impl Core {
 
     /// A connection to another member than this link's, where there is one that may be well.
     pub(super) async fn elsewhere(self: &Arc<Self>, link: &Link) -> Option<Link> {
-        let count = self.links.state().members.len();
-        for number in (1..count).map(|step| (link.member() + step) % count) {
-            let (failures, mut changed) = {
-                let mut state = self.links.state();
-                let member = &mut state.members[number];
-                if let Some(link) = member.link() {
-                    return Some(link.clone());
-                }
-                if member.failed.is_some_and(|failed| failed.elapsed() < AVOIDED) {
-                    continue;
-                }
-                (member.failures, self.links.changed.subscribe())
+        let order: Vec<usize> = {
+            let mut state = self.links.state();
+            let count = state.members.len();
+            let may_be_well = |number: &usize| {
+                let member = &mut state.members[*number];
+                member.link().is_some() || member.failed.is_none_or(|failed| failed.elapsed() >= AVOIDED)
             };
-            self.dial(number);
-            loop {
-                let _ = changed.changed().await;
-                let mut state = self.links.state();
-                let member = &mut state.members[number];
-                if let Some(link) = member.link() {
-                    return Some(link.clone());
-                }
-                if member.failures != failures || !member.is_dialed {
-                    break;
-                }
-            }
+            (1..count).map(|step| (link.member() + step) % count).filter(may_be_well).collect()
+        };
+        let found = self.first_of(&order).await.ok();
+        if found.is_some() && !std::mem::replace(&mut self.links.state().is_sweeping, true) {
+            tokio::spawn(sweep(Arc::downgrade(self)));
         }
-        None
+        found
+    }
+
+    /// The endpoint of the member in use, or of the next one.
+    pub(super) fn member_in_use(&self) -> String {
+        match &self.links.source {
+            Source::Options(options) => options.endpoints()[self.links.state().current].clone(),
+            Source::Client(_) => "etcd".into(),
+        }
     }
 
     /// Connects to a member in a task of its own, unless one does already.
@@ -251,39 +274,47 @@ impl Core {
                 }
             }
         };
-        tokio::spawn(dialing);
+        let task = tokio::spawn(dialing).abort_handle();
+        self.links.state().members[number].dialing = Some(task);
     }
 
-    /// One member after the other, each a little later than the one before it, until one answers.
+    /// A search for a member that answers, which is then in use.
     async fn round(self: &Arc<Self>) -> Result<(), Failure> {
-        let mut changed = self.links.changed.subscribe();
         let order: Vec<usize> = {
             let state = self.links.state();
             let count = state.members.len();
             (0..count).map(|step| (state.current + step) % count).collect()
         };
+        let link = self.first_of(&order).await?;
+        self.links.state().current = link.member();
+        Ok(())
+    }
+
+    /// The first of these members that answers: each is dialed a little later than the one before it, or as soon as that one
+    /// has failed.
+    async fn first_of(self: &Arc<Self>, order: &[usize]) -> Result<Link, Failure> {
+        let mut changed = self.links.changed.subscribe();
         let mut before = Vec::new();
         let mut last = None;
-        for number in order {
+        for &number in order {
             before.push((number, self.links.state().members[number].failures));
             self.dial(number);
             let beside = sleep(HEDGE);
             tokio::pin!(beside);
-            let is_last = before.len() == self.links.state().members.len();
+            let is_last = before.len() == order.len();
             loop {
                 let mut waiting = false;
                 {
                     let mut state = self.links.state();
                     for (number, failures) in &before {
                         let member = &mut state.members[*number];
-                        if member.link().is_some() {
-                            state.current = *number;
-                            return Ok(());
+                        if let Some(link) = member.link() {
+                            return Ok(link.clone());
                         }
-                        if member.failures == *failures {
-                            waiting = true;
-                        } else {
-                            last = member.failure.clone();
+                        // Also one whose connection ended as soon as it was made, or whose runtime has ended.
+                        waiting |= member.is_dialed;
+                        if member.failures != *failures {
+                            last.clone_from(&member.failure);
                         }
                     }
                 }
@@ -296,7 +327,21 @@ impl Core {
                 }
             }
         }
-        Err(last.unwrap_or_else(|| Failure::timed_out(self.request_timeout())))
+        let gone = || Failure::unconnected("the connection ended as soon as it was made".into());
+        Err(last.unwrap_or_else(|| gone().at(&self.member_in_use()).while_doing("connecting to etcd")))
+    }
+}
+
+/// Closes connections that nobody uses, until there is none but that in use.
+async fn sweep(core: Weak<Core>) {
+    loop {
+        sleep(IDLE + Duration::from_secs(1)).await;
+        let Some(core) = core.upgrade() else { return };
+        let mut state = core.links.state();
+        if !state.sweep() {
+            state.is_sweeping = false;
+            return;
+        }
     }
 }
 
@@ -349,11 +394,13 @@ impl Core {
     pub(super) fn blame(&self, link: &Link, asked: Instant, failure: Failure) -> Failure {
         let failure = self.of_anonymous(failure);
         if link.is_over() {
+            // What was closed here looks as if the other side had done it.
+            let failure = link.why().map_or(failure, Failure::unconnected);
             return failure.with_fault(Fault::Connection);
         }
         match failure.fault {
             Fault::Member => self.links.move_on(link),
-            Fault::Late if link.silence(asked) >= self.request_timeout() => {
+            Fault::Late if link.silence(asked) >= self.request_timeout() && link.is_dead_since(asked) => {
                 let why = format!("asked, and nothing was heard for {} ms", self.request_timeout().as_millis());
                 self.links.leave(link, &why);
                 return failure.with_fault(Fault::Connection);

@@ -39,6 +39,9 @@ use crate::target::Target;
 /// Messages may be as large as gRPC can say; etcd itself bounds what it stores.
 const MAX_MESSAGE: usize = i32::MAX as usize;
 
+/// Streams of a connection that leave no room for requests, once those are open that stay open.
+const FEW: usize = 4;
+
 /// A call against a client whose members we cannot choose is tried so often: each try picks one of them at random.
 const TRIES_UNKNOWN: usize = 5;
 
@@ -56,7 +59,7 @@ struct Core {
 }
 
 enum Source {
-    Options(Box<EtcdOptions>),
+    Options(Arc<EtcdOptions>),
     /// The user's own client: its members and options are the user's.
     Client(Box<Client>),
 }
@@ -70,10 +73,17 @@ pub(crate) struct Patience {
     pub(crate) total: Duration,
 }
 
+impl Patience {
+    /// How long after it was made a request over this link is late: always in time to ask another member.
+    fn late_by(self, link: &Link) -> Duration {
+        self.late.saturating_add(link.grace()).min(self.total / 3 * 2)
+    }
+}
+
 impl Etcd {
     pub(crate) fn new(options: EtcdOptions) -> Result<Self, Error> {
         options.check()?;
-        Ok(Self::with(Source::Options(Box::new(options.shuffled()))))
+        Ok(Self::with(Source::Options(Arc::new(options.shuffled()))))
     }
 
     pub(crate) fn from_client(client: Client) -> Self {
@@ -212,7 +222,10 @@ impl Core {
                     }
                 },
                 Ok(Err(failure)) => return Err(failure.while_doing(doing)),
-                Err(_) => return Err(Failure::timed_out(patience.total).while_doing(doing)),
+                Err(_) => {
+                    let failure = Failure::new(Class::TimedOut, format!("no connection within {:?}", patience.total));
+                    return Err(failure.at(&self.member_in_use()).while_doing(doing));
+                }
             };
             if !failure.is_worth_a_retry() || tries >= self.tries() + renewed || Instant::now() >= end {
                 return Err(failure);
@@ -223,6 +236,22 @@ impl Core {
     /// What a request needs: a connection and a token.
     async fn begin(self: &Arc<Self>) -> Result<(Link, u64), Failure> {
         Ok((self.link().await?, self.token().await?))
+    }
+
+    /// What a stream needs that stays open: where a member admits only a few streams, a connection of its own, so that requests
+    /// always find room.
+    async fn begin_stream(self: &Arc<Self>) -> Result<(Link, u64), Failure> {
+        let (link, token) = self.begin().await?;
+        Ok((self.for_stream(link).await?, token))
+    }
+
+    async fn for_stream(&self, link: Link) -> Result<Link, Failure> {
+        match &self.links.source {
+            Source::Options(options) if link.stream_limit().is_some_and(|limit| limit < FEW) => {
+                options.connect(link.member(), self.tokens.token.clone()).await
+            }
+            _ => Ok(link),
+        }
     }
 
     /// One try, and another beside it where it is late. A failure comes with the token that was used.
@@ -245,8 +274,8 @@ impl Core {
             Attempt { link, token, asked: Instant::now(), answer }
         };
         let mut first = ask(link, token);
-        let grace = first.link.grace();
-        let (unheard, late) = (first.asked + HEDGE + grace, first.asked + patience.late + grace);
+        let late = patience.late_by(&first.link);
+        let (unheard, late) = (first.asked + (HEDGE + first.link.grace()).min(late), first.asked + late);
         let answered = tokio::select! {
             biased;
             answer = &mut first.answer => Some(answer),

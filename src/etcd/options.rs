@@ -2,6 +2,8 @@
 
 use std::fmt;
 use std::sync::Arc;
+#[cfg(feature = "_tls")]
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use http::uri::Scheme;
@@ -12,9 +14,9 @@ use super::failure::{Class, Failure};
 use super::link::{Link, Wire};
 use super::token::Token;
 use crate::address::Authority;
-#[cfg(feature = "_tls")]
-use crate::connection::ClientTls;
 use crate::connection::{self, Destination, KeepAlive, Place, Transport};
+#[cfg(feature = "_tls")]
+use crate::connection::{ClientTls, Invalid, Tls};
 use crate::error::Error;
 
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -45,6 +47,8 @@ pub struct EtcdOptions {
     user: Option<(String, String)>,
     #[cfg(feature = "_tls")]
     tls: Option<ClientTls>,
+    #[cfg(feature = "_tls")]
+    built: OnceLock<Result<Option<Tls>, Invalid>>,
     pub(super) connect_timeout: Duration,
     pub(super) request_timeout: Duration,
     keep_alive: (Duration, Duration),
@@ -60,6 +64,8 @@ impl EtcdOptions {
             user: None,
             #[cfg(feature = "_tls")]
             tls: None,
+            #[cfg(feature = "_tls")]
+            built: OnceLock::new(),
             connect_timeout: CONNECT_TIMEOUT,
             request_timeout: REQUEST_TIMEOUT,
             keep_alive: (KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT),
@@ -82,7 +88,7 @@ impl EtcdOptions {
     #[cfg(feature = "_tls")]
     #[cfg_attr(docsrs, doc(cfg(any(feature = "tls-ring", feature = "tls-aws-lc"))))]
     pub fn tls(mut self, tls: ClientTls) -> Self {
-        self.tls = Some(tls);
+        (self.tls, self.built) = (Some(tls), OnceLock::new());
         self
     }
 
@@ -140,7 +146,7 @@ impl EtcdOptions {
             }
         }
         #[cfg(feature = "_tls")]
-        if let Some(Err((what, why))) = self.tls.clone().map(ClientTls::build) {
+        if let Err((what, why)) = self.built() {
             return Err(Error::invalid("TLS settings", what, why));
         }
         if self.keep_alive.0 < KEEP_ALIVE_LEAST {
@@ -212,16 +218,24 @@ impl EtcdOptions {
         Link::over(member, self.endpoints[member].clone(), wire, round_trip).await.map_err(Failure::from)
     }
 
+    /// TLS, where any endpoint is spoken to by it. Made once: roots may be read from the system.
+    #[cfg(feature = "_tls")]
+    fn built(&self) -> &Result<Option<Tls>, Invalid> {
+        self.built.get_or_init(|| {
+            let is_secure = |endpoint: &String| self.split(endpoint).is_ok_and(|(secure, _)| secure);
+            if !self.endpoints.iter().any(is_secure) && self.tls.is_none() {
+                return Ok(None);
+            }
+            self.tls.clone().unwrap_or_default().build().map(Some)
+        })
+    }
+
     #[cfg(feature = "_tls")]
     fn transport(&self, secure: bool) -> Result<Transport, Failure> {
-        let tls = match (&self.tls, secure) {
-            (_, false) => None,
-            (Some(tls), true) => Some(tls.clone()),
-            (None, true) => Some(ClientTls::new()),
-        };
-        let tls = tls.map(ClientTls::build).transpose();
-        let tls = tls.map_err(|(what, why)| Failure::new(Class::Permanent, format!("{what}: {why}")))?;
-        Ok(Transport { connector: None, tls })
+        match self.built() {
+            Ok(tls) => Ok(Transport { connector: None, tls: tls.clone().filter(|_| secure) }),
+            Err((what, why)) => Err(Failure::new(Class::Permanent, format!("{what}: {why}"))),
+        }
     }
 
     #[cfg(not(feature = "_tls"))]

@@ -136,6 +136,8 @@ impl Core {
 /// One check, as soon as it may be made.
 async fn fetch(core: Arc<Core>) {
     let _ended = Ended(&core);
+    // What holds if this task ends before it is done.
+    core.tokens.state().failure = Some(Failure::new(Class::Transient, "the runtime of the password check has ended"));
     let at = {
         let state = core.tokens.state();
         state.epoch + state.machine.next_check()

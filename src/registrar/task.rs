@@ -78,7 +78,7 @@ impl Task {
         let (say, said) = mpsc::channel(SAID);
         let mut watcher = JoinSet::new();
         let answers = Answers::new(shared.etcd.request_timeout());
-        watcher.spawn(Watcher::new(shared.etcd.clone(), of_keys, say).run().in_current_span());
+        watcher.spawn(Watcher::new(&shared.etcd, of_keys, say).run().in_current_span());
         Self {
             shared,
             machine,

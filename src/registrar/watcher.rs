@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
@@ -14,6 +15,8 @@ use super::lease::Id;
 use crate::backoff::Backoff;
 use crate::etcd::{Class, Etcd, Event, Failure, Message, Range, Stored, Watch, WatchId, Watcher as Mailbox};
 
+/// A watch that stood for so long was a good one: the next is opened at once.
+const GOOD: Duration = Duration::from_secs(5);
 /// Keys that are no longer wanted and stay watched.
 const FORMER: usize = 64;
 
@@ -44,7 +47,6 @@ pub(super) enum Said {
 }
 
 pub(super) struct Watcher {
-    etcd: Etcd,
     keys: watch::Receiver<Keys>,
     to: mpsc::Sender<Said>,
     mailbox: Mailbox,
@@ -54,6 +56,8 @@ pub(super) struct Watcher {
     former: VecDeque<Vec<u8>>,
     backoff: Backoff,
     epoch: Instant,
+    /// There is a new connection to etcd.
+    connected: watch::Receiver<u64>,
     /// When watches that have ended are opened again.
     again: Option<Instant>,
     /// That time is for people to mend something.
@@ -66,17 +70,16 @@ pub(super) struct Watcher {
 #[derive(Default)]
 struct Watched {
     watch: Option<Watch>,
-    is_created: bool,
+    created: Option<Instant>,
 }
 
 /// Nobody listens any more.
 struct Gone;
 
 impl Watcher {
-    pub(super) fn new(etcd: Etcd, keys: watch::Receiver<Keys>, to: mpsc::Sender<Said>) -> Self {
-        let mailbox = Mailbox::new(&etcd);
+    pub(super) fn new(etcd: &Etcd, keys: watch::Receiver<Keys>, to: mpsc::Sender<Said>) -> Self {
+        let (mailbox, connected) = (Mailbox::new(etcd), etcd.connected());
         Self {
-            etcd,
             keys,
             to,
             mailbox,
@@ -85,6 +88,7 @@ impl Watcher {
             former: VecDeque::new(),
             backoff: Backoff::new(fastrand::u64(..)),
             epoch: Instant::now(),
+            connected,
             again: None,
             refused: false,
             denied: false,
@@ -93,7 +97,6 @@ impl Watcher {
 
     /// Goes on until nobody listens.
     pub(super) async fn run(mut self) {
-        let mut connected = self.etcd.connected();
         self.keys.mark_changed();
         let mut before = Keys::default();
         loop {
@@ -103,7 +106,7 @@ impl Watcher {
                     Err(_) => Err(Gone),
                 },
                 (id, message) = self.mailbox.next() => self.hear(id, message).await,
-                _ = connected.changed(), if self.again.is_some() && !self.refused => {
+                _ = self.connected.changed(), if self.again.is_some() && !self.refused => {
                     self.open_again();
                     Ok(())
                 }
@@ -125,7 +128,7 @@ impl Watcher {
             match self.watched.get(key) {
                 None => self.open(key),
                 // What another registration wants now is watched already.
-                Some(watched) if watched.is_created && before.get(key) != Some(of) => {
+                Some(watched) if watched.created.is_some() && before.get(key) != Some(of) => {
                     self.say(Said::Watched { key: key.clone(), anew: false }).await?;
                 }
                 Some(_) => {}
@@ -147,7 +150,7 @@ impl Watcher {
     fn open(&mut self, key: &[u8]) {
         let watch = self.mailbox.open(Range { start: key.to_vec(), end: Vec::new() }, 0);
         self.ids.insert(watch.id(), key.to_vec());
-        self.watched.insert(key.to_vec(), Watched { watch: Some(watch), is_created: false });
+        self.watched.insert(key.to_vec(), Watched { watch: Some(watch), created: None });
     }
 
     fn open_again(&mut self) {
@@ -161,8 +164,7 @@ impl Watcher {
         let Some(key) = self.ids.get(&id).cloned() else { return Ok(()) };
         match message {
             Message::Created { .. } => {
-                self.backoff.reset();
-                self.watched.entry(key.clone()).or_default().is_created = true;
+                self.watched.entry(key.clone()).or_default().created = Some(Instant::now());
                 self.say(Said::Watched { key, anew: true }).await
             }
             Message::Events(events) => {
@@ -200,8 +202,12 @@ impl Watcher {
     /// A watch has ended: all that have are opened again together.
     async fn ended(&mut self, id: WatchId, key: Vec<u8>, failure: Failure) -> Result<(), Gone> {
         self.ids.remove(&id);
-        self.watched.insert(key.clone(), Watched::default());
+        let ended = self.watched.insert(key.clone(), Watched::default());
         if self.again.is_none() {
+            self.connected.mark_unchanged();
+            if ended.and_then(|ended| ended.created).is_some_and(|created| created.elapsed() >= GOOD) {
+                self.backoff.reset();
+            }
             self.refused = !matches!(failure.class, Class::Transient | Class::TimedOut | Class::Revision);
             let wait = self.backoff.fail(self.epoch.elapsed(), self.refused);
             self.again = Some(Instant::now() + wait);

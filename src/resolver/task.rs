@@ -49,6 +49,9 @@ pub(super) struct Task {
     error: Option<Error>,
     /// What kind of failure was reported since all was well.
     reported: Option<Class>,
+    /// Counts the connections to etcd; as it was when a list last came.
+    connected: watch::Receiver<u64>,
+    listed_over: u64,
     views: watch::Sender<View>,
 }
 
@@ -62,7 +65,7 @@ impl Task {
     pub(super) fn new(etcd: Etcd, codec: Arc<dyn Codec>, target: Target, views: watch::Sender<View>) -> Self {
         let (start, end) = target.range();
         let machine = Machine::new(fastrand::u64(..));
-        let watcher = Watcher::new(&etcd);
+        let (watcher, connected) = (Watcher::new(&etcd), etcd.connected());
         Self {
             etcd,
             codec,
@@ -74,6 +77,8 @@ impl Task {
             epoch: Instant::now(),
             error: None,
             reported: None,
+            connected,
+            listed_over: 0,
             views,
         }
     }
@@ -81,7 +86,6 @@ impl Task {
     /// Goes on until it is dropped.
     pub(super) async fn run(mut self) {
         let mut request: Option<Request> = None;
-        let mut connected = self.etcd.connected();
         let alarm = sleep_until(self.epoch);
         tokio::pin!(alarm);
         loop {
@@ -116,7 +120,10 @@ impl Task {
                     request = None;
                     changed |= self.done(action, result);
                 }
-                _ = connected.changed() => changed |= self.on(Input::Reachable),
+                _ = self.connected.changed() => {
+                    let anew = *self.connected.borrow_and_update() > self.listed_over;
+                    changed |= self.on(Input::Reachable { anew });
+                }
                 () = &mut alarm => {}
             }
             self.publish(changed);
@@ -151,7 +158,10 @@ impl Task {
 
     fn done(&mut self, action: Action, result: Result<Input, Failure>) -> bool {
         match result {
-            Ok(input) => self.on(input),
+            Ok(input) => {
+                self.listed_over = *self.connected.borrow();
+                self.on(input)
+            }
             Err(failure) => {
                 let trouble = self.failed(failure);
                 self.on(match action {
@@ -183,7 +193,7 @@ impl Task {
             }
             Message::Late(failure) => {
                 self.failed(failure);
-                false
+                self.on(Input::Late)
             }
             Message::Canceled(failure) => {
                 self.watch = None;
@@ -207,7 +217,10 @@ impl Task {
         } else {
             tracing::warn!(%error, "etcd failed; what is known stays, and it goes on trying");
             self.reported = Some(class);
-            // One that repeats is told once.
+        }
+        // One that repeats is told once.
+        let is_same = |known: &Error| known.to_string() == error.to_string();
+        if class != Class::Revision && !self.error.as_ref().is_some_and(is_same) {
             self.error = Some(error);
         }
         match class {

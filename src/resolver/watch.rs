@@ -73,8 +73,13 @@ pub(crate) enum Input {
         trouble: Trouble,
         heard: Duration,
     },
-    /// There is a new connection to etcd: not a moment to wait.
-    Reachable,
+    /// The watch was not created in time; it is tried again.
+    Late,
+    /// There is a new connection to etcd: not a moment to wait. Where the last list came over an earlier one, it may be another
+    /// etcd.
+    Reachable {
+        anew: bool,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -137,8 +142,10 @@ enum Watch {
     Closed {
         until: Duration,
     },
+    /// Late: it is not created, however long it is waited for, and lists alone tell what etcd holds.
     Opening {
         from: i64,
+        is_late: bool,
     },
     /// Created by a member that is behind. `asked`: the revision that was known when etcd was asked for its own.
     Verifying {
@@ -216,7 +223,7 @@ impl Machine {
         match self.watch {
             Watch::Closed { until } if now >= until && !self.must_list => {
                 let from = self.revision.max(1);
-                self.watch = Watch::Opening { from };
+                self.watch = Watch::Opening { from, is_late: false };
                 Some(from)
             }
             _ => None,
@@ -262,7 +269,7 @@ impl Machine {
                 }
             }
             Input::Created { revision } => {
-                if let Watch::Opening { from } = self.watch {
+                if let Watch::Opening { from, .. } = self.watch {
                     // A lower revision is a member that lags, or an etcd that was wiped or restored: a watch from the
                     // future would be silent for ever.
                     if revision < from {
@@ -294,7 +301,13 @@ impl Machine {
                 self.heard = self.heard.max(heard);
                 self.close(now, trouble);
             }
-            Input::Reachable => self.reachable(now),
+            Input::Late => {
+                if let Watch::Opening { is_late, .. } = &mut self.watch {
+                    *is_late = true;
+                    self.recheck(now);
+                }
+            }
+            Input::Reachable { anew } => self.reachable(now, anew),
         }
         false
     }
@@ -325,6 +338,9 @@ impl Machine {
         self.lists.reset();
         self.lists_refused = false;
         self.list = List::Due { at: now + self.lists.between(RELIST.0, RELIST.1) };
+        if let Watch::Opening { is_late: true, .. } = self.watch {
+            self.recheck(now);
+        }
         changed
     }
 
@@ -372,7 +388,9 @@ impl Machine {
     /// A message proves that the watch works, unless it is of an etcd whose revision is behind.
     fn message(&mut self, now: Duration) {
         self.heard = now;
-        if let Watch::Open { .. } = self.watch {
+        if let Watch::Open { since } = self.watch
+            && now >= since + GOOD
+        {
             self.watches.reset();
         }
     }
@@ -392,6 +410,11 @@ impl Machine {
         self.watch_refused = trouble == Trouble::Permanent;
         let wait = self.watches.fail(now, self.watch_refused);
         self.watch = Watch::Closed { until: now + wait };
+        self.recheck(now);
+    }
+
+    /// Everything is read again before long.
+    fn recheck(&mut self, now: Duration) {
         let size = u32::try_from(self.snapshot.len()).unwrap_or(u32::MAX);
         let recheck = self.lists.between(RECHECK.0, RECHECK.1.saturating_add(RECHECK_EACH.saturating_mul(size)));
         if let List::Due { at } = &mut self.list {
@@ -407,7 +430,10 @@ impl Machine {
         }
     }
 
-    fn reachable(&mut self, now: Duration) {
+    fn reachable(&mut self, now: Duration, anew: bool) {
+        if anew && self.listed.is_some() {
+            self.recheck(now);
+        }
         if let Watch::Closed { until } = &mut self.watch
             && !self.watch_refused
         {

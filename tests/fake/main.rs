@@ -6,6 +6,7 @@ mod leases;
 mod lengths;
 mod messages;
 mod pages;
+mod proofs;
 mod refusals;
 mod revisions;
 mod server;

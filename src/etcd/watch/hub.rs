@@ -31,6 +31,8 @@ pub(super) enum Input {
         stream: StreamId,
         news: News,
     },
+    /// Nobody can want a watch any more.
+    Over,
 }
 
 /// What a stream has to tell.
@@ -47,6 +49,10 @@ pub(super) enum News {
     Unanswered {
         id: WatchId,
         is_careful: bool,
+    },
+    /// It cannot be created on this stream, and nothing is known of it.
+    Displaced {
+        id: WatchId,
     },
     /// The token of the stream was refused.
     TokenRefused {
@@ -87,6 +93,7 @@ pub(super) struct Hub {
     /// What is known of members.
     habits: HashMap<usize, Habits>,
     epoch: Instant,
+    is_over: bool,
 }
 
 struct Open {
@@ -103,7 +110,7 @@ impl Hub {
     ) -> Self {
         let (watches, streams, habits) = (HashMap::new(), HashMap::new(), HashMap::new());
         let (machine, epoch) = (Streams::default(), Instant::now());
-        Self { core, place, to_self, inputs, machine, watches, streams, habits, epoch }
+        Self { core, place, to_self, inputs, machine, watches, streams, habits, epoch, is_over: false }
     }
 
     /// Goes on until there is neither a watch nor a stream.
@@ -112,6 +119,9 @@ impl Hub {
             // What has come is taken in before anything is done: a watch may be gone again.
             while let Ok(input) = self.inputs.try_recv() {
                 self.on(input);
+            }
+            if self.is_over {
+                return; // its streams end with it
             }
             match self.machine.action(self.epoch.elapsed()) {
                 Action::Wait { until } => {
@@ -174,6 +184,7 @@ impl Hub {
                 }
             }
             Input::FromStream { stream, news } => self.hear(now, stream, news),
+            Input::Over => self.is_over = true,
         }
     }
 
@@ -194,6 +205,7 @@ impl Hub {
                     format!("the watch was not created within {within} ms; trying again in {} ms", again.as_millis());
                 self.put(id, Message::Late(Failure::new(Class::TimedOut, why).while_doing("watching")));
             }
+            News::Displaced { id } => self.machine.displaced(now, id),
             News::TokenRefused { id, failure } => {
                 if !self.machine.token_refused(now, id) {
                     self.put(id, Message::Canceled(failure));

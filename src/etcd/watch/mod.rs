@@ -92,6 +92,17 @@ impl Watches {
     }
 }
 
+/// The last who could want anything of this etcd is gone.
+impl Drop for Watches {
+    fn drop(&mut self) {
+        let hub = self.hub.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(hub) = hub {
+            let _ = hub.send(Input::Over);
+        }
+        self.core.links.shut();
+    }
+}
+
 /// A mailbox, and the watches whose messages come into it.
 pub(crate) struct Watcher {
     watches: Arc<Watches>,

@@ -1,7 +1,9 @@
 //! One watch stream: which watch has which id, which creations are answered, and whether the stream lives. PURE.
 //!
-//! Ids are chosen, from 1 on, and never used again on the stream. Where another id is answered, as grpc-proxy does it, one
-//! creation is made at a time. The clock is an argument: the time since any fixed start, the same for every call.
+//! Ids are chosen, and never used again on the stream. They begin so high that whoever counts ids himself, as grpc-proxy does,
+//! never comes to one of them: an answer to a creation then shows whose id it bears. Where it is another's, one creation is
+//! made at a time, and none after one that was not answered. The clock is an argument: the time since any fixed start, the
+//! same for every call.
 //!
 //! Any message proves the stream. After a silence it is asked for progress; where it does not answer that, as behind
 //! grpc-proxy, a second watch of a range is created and canceled, which everything that speaks etcd answers. So much as a
@@ -22,6 +24,9 @@ pub(super) const CREATION: Duration = Duration::from_secs(5);
 const AT_ONCE: usize = 64;
 /// The first creation of a stream shows whether ids may be chosen: others wait so long for its answer.
 const FIRST: Duration = Duration::from_millis(500);
+
+/// The first id: who counts from 0 or 1 does not come so far.
+const FIRST_ID: i64 = 1 << 32;
 
 /// Names a watch, whatever stream it is on.
 pub(crate) type WatchId = u64;
@@ -54,6 +59,10 @@ pub(super) enum Action {
     Unanswered {
         watch: WatchId,
         since: Duration,
+    },
+    /// This watch cannot be created on the stream any more, because a creation before it was not answered.
+    Displaced {
+        watch: WatchId,
     },
     /// The stream is dead: it was asked at that time, and says nothing.
     Dead {
@@ -109,6 +118,8 @@ struct Pending {
     since: Duration,
     /// The connection was asked, to tell its death from a creation that is not answered.
     is_late: bool,
+    /// Not answered in time. It is kept where its answer could be taken for another's.
+    is_given_up: bool,
     /// A later creation was answered before it.
     is_overtaken: bool,
 }
@@ -162,7 +173,7 @@ enum Progress {
 impl Stream {
     pub(super) fn new(now: Duration, habits: Habits) -> Self {
         Self {
-            next: 1,
+            next: FIRST_ID,
             waiting: VecDeque::new(),
             pending: VecDeque::new(),
             live: BTreeMap::new(),
@@ -219,29 +230,27 @@ impl Stream {
         if let Some(id) = self.cancels.pop_front() {
             return Action::Send(Request::Cancel { id });
         }
-        let at_once = match self.habits.ids {
-            Ids::Unknown if now < self.heard + FIRST || self.pending.is_empty() => 1,
-            Ids::Unknown | Ids::Ours => AT_ONCE,
-            Ids::Theirs => 1,
+        let open = self.pending.iter().filter(|pending| !pending.is_given_up).count();
+        let room = match self.habits.ids {
+            Ids::Unknown if now < self.heard + FIRST => self.pending.is_empty(),
+            Ids::Unknown | Ids::Ours => open < AT_ONCE,
+            Ids::Theirs => self.pending.is_empty(),
         };
-        if self.pending.len() < at_once
-            && let Some(watch) = self.waiting.pop_front()
-        {
+        if room && let Some(watch) = self.waiting.pop_front() {
             let id = self.pend(Some(watch), now);
             return Action::Send(Request::Create { watch, id });
         }
-        if let Some(late) = self.pending.iter().position(|pending| now >= pending.since + CREATION) {
-            if let Some(pending) = self.pending.remove(late) {
-                if self.habits.ids != Ids::Theirs {
-                    self.cancels.push_back(pending.id);
-                }
-                if let Some(watch) = pending.watch {
-                    return Action::Unanswered { watch, since: pending.since };
-                }
-            }
-            return self.action(now);
+        let is_stuck = self.habits.ids == Ids::Theirs && self.pending.front().is_some_and(|first| first.is_given_up);
+        if is_stuck && let Some(watch) = self.waiting.pop_front() {
+            return Action::Displaced { watch };
         }
-        let late = |pending: &&mut Pending| !pending.is_late && now + SECOND >= pending.since + CREATION;
+        let is_over = |pending: &Pending| !pending.is_given_up && now >= pending.since + CREATION;
+        if let Some(place) = self.pending.iter().position(is_over) {
+            return self.give_up(now, place);
+        }
+        let late = |pending: &&mut Pending| {
+            !pending.is_late && !pending.is_given_up && now + SECOND >= pending.since + CREATION
+        };
         if let Some(pending) = self.pending.iter_mut().find(late) {
             pending.is_late = true;
             return Action::Ping;
@@ -250,7 +259,8 @@ impl Stream {
             let dead = pending.since + CREATION;
             if pending.is_late { dead } else { dead.saturating_sub(SECOND) }
         };
-        let mut wake = self.pending.iter().map(next).min().unwrap_or(Duration::MAX);
+        let open = self.pending.iter().filter(|pending| !pending.is_given_up);
+        let mut wake = open.map(next).min().unwrap_or(Duration::MAX);
         if self.habits.ids == Ids::Unknown && !self.waiting.is_empty() {
             wake = wake.min(self.heard + FIRST);
         }
@@ -262,6 +272,23 @@ impl Stream {
             }
         }
         Action::Wait { until: wake }
+    }
+
+    /// A creation was not answered in time. Where ids are ours its answer is known when it comes.
+    fn give_up(&mut self, now: Duration, place: usize) -> Action {
+        let pending = &mut self.pending[place];
+        let (watch, since, id) = (pending.watch.take(), pending.since, pending.id);
+        pending.is_given_up = true;
+        if self.habits.ids != Ids::Theirs {
+            self.cancels.push_back(id);
+        }
+        if self.habits.ids == Ids::Ours {
+            self.pending.remove(place);
+        }
+        match watch {
+            Some(watch) => Action::Unanswered { watch, since },
+            None => self.action(now),
+        }
     }
 
     /// Whether the stream lives, where a watch is on it.
@@ -299,7 +326,14 @@ impl Stream {
     fn pend(&mut self, watch: Option<WatchId>, now: Duration) -> i64 {
         let id = self.next;
         self.next += 1;
-        self.pending.push_back(Pending { watch, id, since: now, is_late: false, is_overtaken: false });
+        self.pending.push_back(Pending {
+            watch,
+            id,
+            since: now,
+            is_late: false,
+            is_given_up: false,
+            is_overtaken: false,
+        });
         id
     }
 
@@ -329,23 +363,21 @@ impl Stream {
 
     fn created(&mut self, message: Heading) -> Address {
         let own = self.pending.iter().position(|pending| pending.id == message.id);
-        let place = match (own, self.habits.ids) {
+        let place = match own {
             // Refused, without an id: etcd answers creations in their order.
-            (None, _) if message.canceled && message.id < 0 => {
-                self.pending.iter().position(|pending| !pending.is_overtaken)
-            }
-            (Some(own), Ids::Unknown | Ids::Ours) => {
+            None if message.canceled && message.id < 0 => self.pending.iter().position(|pending| !pending.is_overtaken),
+            Some(own) => {
                 self.habits.ids = Ids::Ours;
                 Some(own)
             }
             // The answer to a creation that was given up.
-            (None, Ids::Ours) => None,
-            (None, Ids::Unknown) => {
+            None if message.id >= FIRST_ID => None,
+            None => {
+                // It is no longer who it was, or is not known yet; among several it cannot be told which is answered.
+                self.is_confused |= self.pending.len() > 1 || self.live.contains_key(&message.id);
                 self.habits.ids = Ids::Theirs;
-                self.is_confused = self.pending.len() > 1;
-                Some(0)
+                (!self.pending.is_empty()).then_some(0)
             }
-            (_, Ids::Theirs) => Some(0),
         };
         let pending = place.and_then(|place| {
             self.pending.iter_mut().take(place).for_each(|earlier| earlier.is_overtaken = true);

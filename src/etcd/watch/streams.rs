@@ -129,6 +129,15 @@ impl Streams {
         wait
     }
 
+    /// The watch cannot be created on its stream, which takes no new ones: it is tried on another.
+    pub(super) fn displaced(&mut self, now: Duration, watch: WatchId) {
+        let Some(known) = self.watches.get_mut(&watch) else { return };
+        let Some(stream) = known.stream.take() else { return };
+        self.due.insert((now, watch));
+        self.close_to_new(now, stream);
+        self.leave(now, watch, stream);
+    }
+
     /// The creation was refused over the token of its stream, which takes no new watches from now on. Whether the watch is
     /// tried on another stream, which is done once.
     pub(super) fn token_refused(&mut self, now: Duration, watch: WatchId) -> bool {

@@ -55,7 +55,7 @@ impl StreamTask {
     }
 
     pub(super) async fn run(mut self) {
-        let (heard, habits, failure) = match self.core.begin().await {
+        let (heard, habits, failure) = match self.core.begin_stream().await {
             Ok((link, token)) => {
                 let known = self.habits.get(&link.member()).copied().unwrap_or(Habits::UNKNOWN);
                 let mut machine = Stream::new(self.epoch.elapsed(), known);
@@ -90,14 +90,18 @@ impl StreamTask {
                     Action::Send(request) => self.send(&mut speech, request),
                     Action::Ping => link.ping(),
                     Action::Unanswered { watch, since } => {
-                        if link.is_silent_since(self.epoch + since) {
+                        if link.is_dead_since(self.epoch + since) {
                             return End::Failed(self.dead(link));
                         }
                         self.watches.remove(&watch);
                         self.tell(News::Unanswered { id: watch, is_careful: machine.is_careful() });
                     }
+                    Action::Displaced { watch } => {
+                        self.watches.remove(&watch);
+                        self.tell(News::Displaced { id: watch });
+                    }
                     Action::Dead { asked } => {
-                        if link.is_silent_since(self.epoch + asked) {
+                        if link.is_dead_since(self.epoch + asked) {
                             return End::Failed(self.dead(link));
                         }
                         let silent = self.epoch.elapsed().saturating_sub(machine.heard()).as_millis();

@@ -256,6 +256,7 @@ impl World {
                 self.wiped = true;
                 self.suffer(&Fate::Lose(Trouble::Transient));
                 self.suffer(&Fate::Fail(Trouble::Transient));
+                self.give(Input::Reachable { anew: true });
             }
             Fate::Answer => self.answer(),
             Fate::Fail(trouble) => match self.asked.take() {
@@ -274,7 +275,7 @@ impl World {
                     self.give(Input::Canceled(trouble));
                 }
             }
-            Fate::Reconnect => self.give(Input::Reachable),
+            Fate::Reconnect => self.give(Input::Reachable { anew: true }),
             Fate::Silence => {
                 self.now += secs(2);
                 self.hands();
@@ -428,7 +429,7 @@ fn what_only_people_can_mend_is_tried_slowly() {
     world.give(Input::Canceled(Trouble::Permanent));
     let wake = world.machine.wake(world.now + secs(1)).unwrap();
     assert!(wake >= world.now + secs(2), "{wake:?}");
-    world.give(Input::Reachable);
+    world.give(Input::Reachable { anew: false });
     assert!(world.to_create.is_none(), "another connection mends nothing");
 }
 
@@ -439,8 +440,41 @@ fn a_new_connection_ends_the_wait_for_one() {
         world.give(Input::Lost { trouble: Trouble::Transient, heard: world.now });
     }
     assert!(world.to_create.is_none());
-    world.give(Input::Reachable);
+    world.give(Input::Reachable { anew: false });
     assert!(world.to_create.is_some());
+}
+
+/// Lists alone tell what etcd holds where the watch is not created.
+#[test]
+fn while_the_watch_is_late_lists_go_on() {
+    let mut world = World::new(1);
+    world.hands();
+    world.arrive();
+    for _ in 0..5 {
+        world.give(Input::Late);
+        let Action::Wait { until } = world.machine.action(world.now) else { panic!() };
+        assert!(until <= world.now + secs(11), "{until:?}");
+        world.now = until;
+        world.hands();
+        assert!(world.arrive());
+    }
+}
+
+#[test]
+fn watches_that_end_soon_are_not_opened_without_end() {
+    let mut world = settled(1);
+    let (began, mut opened) = (world.now, 0);
+    while world.now < began + secs(30) {
+        if world.watch() {
+            opened += 1;
+            world.give(Input::Progress { revision: 1 });
+            world.watch = None;
+            world.give(Input::Lost { trouble: Trouble::Transient, heard: world.now });
+        }
+        world.now += Duration::from_millis(10);
+        world.hands();
+    }
+    assert!(opened < 80, "{opened}");
 }
 
 #[test]

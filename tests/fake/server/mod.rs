@@ -52,6 +52,11 @@ struct State {
 
 impl Fake {
     pub(crate) async fn start() -> Self {
+        Self::start_with(None).await
+    }
+
+    /// One whose connections admit so many streams.
+    pub(crate) async fn start_with(streams: Option<u32>) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
@@ -61,7 +66,8 @@ impl Fake {
             .add_service(PbLeaseServer::new(shared.clone()))
             .into_axum_router();
         let services = Routes::from(auth::route(services, shared.clone()));
-        let serving = Server::builder().add_routes(services).serve_with_incoming(incoming);
+        let serving =
+            Server::builder().max_concurrent_streams(streams).add_routes(services).serve_with_incoming(incoming);
         let server = tokio::spawn(serving).abort_handle();
         Self { shared, address, server }
     }

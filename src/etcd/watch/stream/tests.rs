@@ -1,5 +1,10 @@
 use super::*;
 
+/// The id of the creation of that number.
+const fn id(number: i64) -> i64 {
+    FIRST_ID + number - 1
+}
+
 const fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
@@ -35,21 +40,21 @@ fn message(id: i64) -> Heading {
 fn quiet() -> Stream {
     let mut machine = machine(1);
     sent(&mut machine, ms(0));
-    assert_eq!(machine.on(ms(0), created(1)), Address::Watch(1));
+    assert_eq!(machine.on(ms(0), created(id(1))), Address::Watch(1));
     machine
 }
 
 #[test]
 fn the_first_creation_shows_whether_ids_may_be_chosen() {
     let mut machine = machine(3);
-    assert_eq!(sent(&mut machine, ms(0)), [Request::Create { watch: 1, id: 1 }]);
-    assert_eq!(machine.on(ms(1), created(1)), Address::Watch(1));
-    let others = [Request::Create { watch: 2, id: 2 }, Request::Create { watch: 3, id: 3 }];
+    assert_eq!(sent(&mut machine, ms(0)), [Request::Create { watch: 1, id: id(1) }]);
+    assert_eq!(machine.on(ms(1), created(id(1))), Address::Watch(1));
+    let others = [Request::Create { watch: 2, id: id(2) }, Request::Create { watch: 3, id: id(3) }];
     assert_eq!(sent(&mut machine, ms(1)), others);
-    assert_eq!(machine.on(ms(2), created(3)), Address::Watch(3), "in any order");
-    assert_eq!(machine.on(ms(2), created(2)), Address::Watch(2));
-    assert_eq!(machine.on(ms(3), message(3)), Address::Watch(3));
-    assert_eq!(machine.on(ms(3), message(9)), Address::Nobody);
+    assert_eq!(machine.on(ms(2), created(id(3))), Address::Watch(3), "in any order");
+    assert_eq!(machine.on(ms(2), created(id(2))), Address::Watch(2));
+    assert_eq!(machine.on(ms(3), message(id(3))), Address::Watch(3));
+    assert_eq!(machine.on(ms(3), message(id(9))), Address::Nobody);
 }
 
 /// F9: whoever is not answered holds up the others for half a second, and no longer.
@@ -59,16 +64,16 @@ fn a_first_creation_that_is_not_answered_holds_up_no_other() {
     sent(&mut machine, ms(0));
     assert_eq!(machine.action(ms(1)), Action::Wait { until: ms(500) });
     assert_eq!(sent(&mut machine, ms(500)).len(), 2);
-    assert_eq!(machine.on(ms(501), created(2)), Address::Watch(2));
-    assert_eq!(machine.on(ms(501), created(3)), Address::Watch(3));
+    assert_eq!(machine.on(ms(501), created(id(2))), Address::Watch(2));
+    assert_eq!(machine.on(ms(501), created(id(3))), Address::Watch(3));
     assert_eq!(machine.action(ms(502)), Action::Wait { until: ms(3_500) });
     assert_eq!(machine.action(ms(3_500)), Action::Ping, "its answer shows whether the connection lives");
     assert_eq!(machine.action(ms(3_501)), Action::Wait { until: ms(5_000) });
     assert_eq!(machine.action(ms(5_000)), Action::Unanswered { watch: 1, since: ms(0) });
-    assert_eq!(machine.action(ms(5_000)), Action::Send(Request::Cancel { id: 1 }));
-    assert_eq!(machine.on(ms(5_100), created(1)), Address::Nobody, "too late");
-    assert_eq!(sent(&mut machine, ms(5_100)), [Request::Cancel { id: 1 }]);
-    assert_eq!(machine.on(ms(5_100), message(2)), Address::Watch(2));
+    assert_eq!(machine.action(ms(5_000)), Action::Send(Request::Cancel { id: id(1) }));
+    assert_eq!(machine.on(ms(5_100), created(id(1))), Address::Nobody, "too late");
+    assert_eq!(sent(&mut machine, ms(5_100)), [Request::Cancel { id: id(1) }]);
+    assert_eq!(machine.on(ms(5_100), message(id(2))), Address::Watch(2));
 }
 
 #[test]
@@ -103,9 +108,9 @@ fn answers_that_cannot_be_told_apart_end_the_stream() {
 fn a_refusal_is_of_the_oldest_creation_that_no_other_has_overtaken() {
     let mut machine = machine(4);
     sent(&mut machine, ms(0));
-    machine.on(ms(0), created(1));
+    machine.on(ms(0), created(id(1)));
     sent(&mut machine, ms(0));
-    assert_eq!(machine.on(ms(1), created(3)), Address::Watch(3));
+    assert_eq!(machine.on(ms(1), created(id(3))), Address::Watch(3));
     assert_eq!(machine.on(ms(1), refused()), Address::Watch(4), "the second was overtaken");
     assert_eq!(machine.action(ms(5_000)), Action::Unanswered { watch: 2, since: ms(0) });
 }
@@ -173,13 +178,13 @@ fn any_message_proves_the_stream() {
     let mut now = ms(0);
     for _ in 0..100 {
         now += ms(4_900);
-        machine.on(now, message(1));
+        machine.on(now, message(id(1)));
         assert!(matches!(machine.action(now), Action::Wait { .. }));
     }
     // Also one that comes while the answer is awaited.
     now += SILENCE;
     assert_eq!(sent(&mut machine, now), [Request::Progress]);
-    machine.on(now + ms(2_900), message(1));
+    machine.on(now + ms(2_900), message(id(1)));
     assert_eq!(machine.action(now + ms(2_900)), Action::Wait { until: now + ms(2_900) + SILENCE });
 }
 
@@ -194,9 +199,9 @@ fn a_late_look_is_not_taken_for_the_silence_of_the_other_side() {
 #[test]
 fn a_compacted_watch_is_canceled_here_too() {
     let mut machine = quiet();
-    let compacted = Heading { id: 1, created: false, canceled: true };
+    let compacted = Heading { id: id(1), created: false, canceled: true };
     assert_eq!(machine.on(ms(1), compacted), Address::Watch(1));
-    assert_eq!(sent(&mut machine, ms(1)), [Request::Cancel { id: 1 }], "else it keeps the stream from answering");
+    assert_eq!(sent(&mut machine, ms(1)), [Request::Cancel { id: id(1) }], "else it keeps the stream from answering");
 }
 
 #[test]
@@ -205,8 +210,47 @@ fn what_nobody_wants_any_more_is_canceled() {
     machine.detach(3);
     sent(&mut machine, ms(0));
     machine.detach(1);
-    assert_eq!(machine.action(ms(0)), Action::Send(Request::Cancel { id: 1 }));
-    assert_eq!(machine.on(ms(1), created(1)), Address::Nobody);
+    assert_eq!(machine.action(ms(0)), Action::Send(Request::Cancel { id: id(1) }));
+    assert_eq!(machine.on(ms(1), created(id(1))), Address::Nobody);
     let next = sent(&mut machine, ms(1));
-    assert_eq!(next, [Request::Cancel { id: 1 }, Request::Create { watch: 2, id: 2 }]);
+    assert_eq!(next, [Request::Cancel { id: id(1) }, Request::Create { watch: 2, id: id(2) }]);
+}
+
+/// An endpoint behind which grpc-proxy answers from now on: its ids are known for what they are.
+#[test]
+fn a_member_that_begins_to_choose_ids_ends_the_stream() {
+    let mut first = machine(3);
+    sent(&mut first, ms(0));
+    first.on(ms(0), created(id(1)));
+    sent(&mut first, ms(0));
+    first.on(ms(1), created(1));
+    assert_eq!(first.action(ms(1)), Action::Restart);
+    let mut next = Stream::new(ms(0), Habits { ids: Ids::Ours, ..Habits::UNKNOWN });
+    (1..=3).for_each(|watch| next.attach(watch));
+    assert_eq!(sent(&mut next, ms(0)).len(), 3);
+    next.on(ms(1), created(0));
+    assert_eq!(next.action(ms(1)), Action::Restart);
+    assert!(next.is_careful(), "and the next stream makes one creation at a time");
+}
+
+/// grpc-proxy answers a creation that was given up: its answer must not be taken for that of another.
+#[test]
+fn where_ids_are_not_ours_none_is_created_after_one_that_was_not_answered() {
+    let mut machine = Stream::new(ms(0), Habits { ids: Ids::Theirs, ..Habits::UNKNOWN });
+    (1..=3).for_each(|watch| machine.attach(watch));
+    assert_eq!(sent(&mut machine, ms(0)).len(), 1);
+    assert_eq!(machine.action(ms(3_500)), Action::Ping);
+    assert_eq!(machine.action(ms(5_000)), Action::Unanswered { watch: 1, since: ms(0) });
+    assert_eq!(machine.action(ms(5_000)), Action::Displaced { watch: 2 });
+    assert_eq!(machine.action(ms(5_000)), Action::Displaced { watch: 3 });
+    assert_eq!(machine.on(ms(6_000), created(1)), Address::Nobody);
+    assert_eq!(sent(&mut machine, ms(6_000)), [Request::Cancel { id: 1 }]);
+    // The same for one that nobody wants any more.
+    let mut machine = Stream::new(ms(0), Habits { ids: Ids::Theirs, ..Habits::UNKNOWN });
+    (1..=2).for_each(|watch| machine.attach(watch));
+    sent(&mut machine, ms(0));
+    machine.detach(1);
+    assert_eq!(sent(&mut machine, ms(1)), []);
+    assert_eq!(machine.on(ms(2), created(7)), Address::Nobody);
+    assert_eq!(sent(&mut machine, ms(2)).len(), 2, "canceled, and then the next");
 }
