@@ -1,16 +1,19 @@
 //! Answers that a real etcd gives too rarely, given by a scripted fake of its services.
 
+mod few;
 mod garbage;
 mod learners;
 mod leases;
 mod lengths;
 mod messages;
 mod pages;
-mod proofs;
+mod proxies;
 mod refusals;
 mod revisions;
+mod runtimes;
 mod server;
 mod silence;
+mod storms;
 mod support;
 mod tokens;
 mod truth;

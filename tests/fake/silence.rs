@@ -15,6 +15,7 @@ async fn a_silent_watch_is_opened_again_and_a_quiet_one_is_not() {
         a_watch_that_gives_no_sign_of_life_is_opened_again(),
         a_watch_that_is_never_created_is_opened_again(),
         a_quiet_watch_that_answers_is_left_alone(),
+        a_service_that_cannot_be_watched_is_listed(),
     );
 }
 
@@ -57,6 +58,20 @@ async fn a_quiet_watch_that_answers_is_left_alone() {
     assert_eq!(resolution.state(), State::Current);
     fake.store(|store| store.put("s/2", "h:2"));
     servers_are(&resolution, &["h:1", "h:2"]).await;
+}
+
+/// Lists are answered, and no watch is: what is known of dead servers is what a list last said, some seconds ago.
+async fn a_service_that_cannot_be_watched_is_listed() {
+    let fake = Fake::start().await;
+    fake.store(|store| store.put("s/1", "h:1"));
+    fake.rpcs(|rpcs| rpcs.watch.rule(|_, _| Reply::Never));
+    let resolution = resolve(&fake).await;
+    servers_are(&resolution, &["h:1"]).await;
+    fake.store(|store| {
+        store.delete(b"s/1");
+        store.put("s/2", "h:2")
+    });
+    servers_are(&resolution, &["h:2"]).await;
 }
 
 async fn a_watch_that_is_never_created_is_opened_again() {

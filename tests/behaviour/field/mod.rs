@@ -1,12 +1,17 @@
 //! What people reported of systems like this one, by number: `F6` and so on, as the comments of the tests have it.
 
 mod connections;
+mod dropped;
+mod dying;
+mod grpc_proxy;
+mod held;
 mod leases;
 mod lists;
 mod members;
 mod quiet;
 mod streams;
 mod tokens;
+mod weak;
 
 use etcd_client::{Client, ConnectOptions};
 use test_support::Etcd;
