@@ -27,6 +27,7 @@ impl Shown {
         let standing = machine.standing(now, id);
         let before = self.registrations.get(&id);
         let is_new = before.is_none_or(|before| before.standing != standing);
+        let never_stood = before.is_none_or(|before| before.standing == Standing::Pending);
         let is_known = before.is_some_and(|before| {
             // Where all is well, what went wrong before does not matter.
             before.version == wanted.version && (standing.is_well() || same(before.error.as_ref(), error))
@@ -41,7 +42,7 @@ impl Shown {
             Standing::Lost => error.cloned().or_else(|| machine.loss(id).map(lost)),
             _ => error.cloned(),
         };
-        if is_new {
+        if is_new && !(standing == Standing::Closed && never_stood) {
             log(standing, wanted, machine, why.as_ref());
         }
         wanted.show.send_replace(RegistrationState::new(standing, why));
@@ -79,7 +80,9 @@ fn log(standing: Standing, wanted: &Wanted, machine: &Machine, why: Option<&Erro
     let why = why.map(ToString::to_string);
     match standing {
         Standing::Registered => tracing::info!(service, lease, "registered"),
-        Standing::Lost => tracing::warn!(service, why, "not in etcd any more: it is registered again"),
+        Standing::Lost => {
+            tracing::warn!(service, why, "registration lost, or its lease may have ended; registering again")
+        }
         Standing::Held => tracing::warn!(service, why, "not registered"),
         Standing::Paused => tracing::info!(service, why, "not in etcd, as is wanted"),
         Standing::Closed => tracing::info!(service, "deregistered"),
