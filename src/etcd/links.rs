@@ -3,12 +3,12 @@
 //! A connection is left on a transport error, a GOAWAY, a failed ping, or when something was asked over it and nothing at all
 //! was heard for the request timeout. A request that is late while the connection is heard changes nothing.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::Instant;
 
 use super::failure::{Failure, Fault};
 use super::link::Link;
@@ -18,53 +18,53 @@ use crate::backoff::Backoff;
 /// How long a member may take to answer before another is tried beside it.
 pub(super) const HEDGE: Duration = Duration::from_millis(300);
 /// A connection to a member that is not in use is closed after so long without a request.
-const IDLE: Duration = Duration::from_secs(30);
+pub(super) const IDLE: Duration = Duration::from_secs(30);
 /// A member that could not be reached is not tried again for so long, where it is only to help another.
-const AVOIDED: Duration = Duration::from_secs(5);
+pub(super) const AVOIDED: Duration = Duration::from_secs(5);
 /// Between two rounds over all members, at least.
 const PAUSE: Duration = Duration::from_millis(20);
 /// Connecting goes on for so long after somebody last wanted a connection.
-const WANTED: Duration = Duration::from_secs(10);
+pub(super) const WANTED: Duration = Duration::from_secs(10);
 
 pub(super) struct Links {
     pub(super) source: Source,
     state: Mutex<State>,
     /// Counts what happens to members, for those who wait.
-    changed: watch::Sender<u64>,
+    pub(super) changed: watch::Sender<u64>,
     /// Counts the connections that became the one in use.
     pub(super) connected: watch::Sender<u64>,
 }
 
-struct State {
+pub(super) struct State {
     /// The member in use.
-    current: usize,
-    members: Vec<Member>,
+    pub(super) current: usize,
+    pub(super) members: Vec<Member>,
     /// A task is looking for a member that answers.
-    is_connecting: bool,
-    connecting: Option<AbortHandle>,
+    pub(super) is_connecting: bool,
+    pub(super) connecting: Option<AbortHandle>,
     /// A task closes connections that nobody uses.
-    is_sweeping: bool,
-    wanted: Instant,
+    pub(super) is_sweeping: bool,
+    pub(super) wanted: Instant,
     /// Counts the rounds over all members that found none, and how the last one failed.
-    failed_rounds: u64,
-    failure: Option<Failure>,
-    backoff: Backoff,
-    began: Instant,
+    pub(super) failed_rounds: u64,
+    pub(super) failure: Option<Failure>,
+    pub(super) backoff: Backoff,
+    pub(super) began: Instant,
 }
 
 #[derive(Default)]
-struct Member {
-    link: Option<Link>,
-    is_dialed: bool,
-    dialing: Option<AbortHandle>,
+pub(super) struct Member {
+    pub(super) link: Option<Link>,
+    pub(super) is_dialed: bool,
+    pub(super) dialing: Option<AbortHandle>,
     /// Counts the attempts that failed.
-    failures: u64,
-    failure: Option<Failure>,
-    failed: Option<Instant>,
+    pub(super) failures: u64,
+    pub(super) failure: Option<Failure>,
+    pub(super) failed: Option<Instant>,
 }
 
 impl Member {
-    fn link(&mut self) -> Option<&Link> {
+    pub(super) fn link(&mut self) -> Option<&Link> {
         if self.link.as_ref().is_some_and(Link::is_over) {
             self.link = None;
         }
@@ -98,13 +98,13 @@ impl Links {
         Self { source, state: Mutex::new(state), changed: watch::Sender::new(0), connected: watch::Sender::new(0) }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         // Nothing panics while it is held, and every state of it is whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A round over all members has found none; when the next one may begin.
-    fn failed(&self, failure: Option<Failure>) -> Instant {
+    pub(super) fn failed(&self, failure: Option<Failure>) -> Instant {
         let mut state = self.state();
         let now = state.began.elapsed();
         let wait = state.backoff.fail(now, false);
@@ -112,7 +112,7 @@ impl Links {
         Instant::now() + wait.max(PAUSE)
     }
 
-    fn tell(&self) {
+    pub(super) fn tell(&self) {
         self.changed.send_modify(|changes| *changes += 1);
     }
 
@@ -159,7 +159,7 @@ impl Links {
 
 impl State {
     /// Closes connections to members that are not in use. Whether any is left.
-    fn sweep(&mut self) -> bool {
+    pub(super) fn sweep(&mut self) -> bool {
         let current = self.current;
         let others = self.members.iter_mut().enumerate().filter(|(number, _)| *number != current);
         let mut left = false;
@@ -173,7 +173,7 @@ impl State {
     }
 
     /// The connection in use, if it is well.
-    fn current(&mut self) -> Option<Link> {
+    pub(super) fn current(&mut self) -> Option<Link> {
         let current = self.current;
         let had = self.members[current].link.is_some();
         let link = self.members[current].link().cloned();
@@ -182,210 +182,6 @@ impl State {
             self.current = (current + 1) % self.members.len();
         }
         link
-    }
-}
-
-impl Core {
-    /// The connection in use, as soon as there is one.
-    ///
-    /// # Errors
-    /// How the search that was under way, or else the next one, has failed at all members.
-    pub(super) async fn link(self: &Arc<Self>) -> Result<Link, Failure> {
-        loop {
-            let (rounds, mut changed) = {
-                let mut state = self.links.state();
-                if let Some(link) = state.current() {
-                    return Ok(link);
-                }
-                state.wanted = Instant::now();
-                if !std::mem::replace(&mut state.is_connecting, true) {
-                    state.connecting = Some(tokio::spawn(connect(self.clone())).abort_handle());
-                }
-                (state.failed_rounds, self.links.changed.subscribe())
-            };
-            loop {
-                // The sender lives as long as this does.
-                let _ = changed.changed().await;
-                let mut state = self.links.state();
-                if let Some(link) = state.current() {
-                    return Ok(link);
-                }
-                if state.failed_rounds != rounds {
-                    let failure = state.failure.clone();
-                    return Err(failure.unwrap_or_else(|| Failure::timed_out(self.request_timeout())));
-                }
-                if !state.is_connecting {
-                    break; // its runtime has ended: this one's takes over
-                }
-            }
-        }
-    }
-
-    /// A connection to another member than this link's, where there is one that may be well.
-    pub(super) async fn elsewhere(self: &Arc<Self>, link: &Link) -> Option<Link> {
-        let order: Vec<usize> = {
-            let mut state = self.links.state();
-            let count = state.members.len();
-            let may_be_well = |number: &usize| {
-                let member = &mut state.members[*number];
-                member.link().is_some() || member.failed.is_none_or(|failed| failed.elapsed() >= AVOIDED)
-            };
-            (1..count).map(|step| (link.member() + step) % count).filter(may_be_well).collect()
-        };
-        let found = self.first_of(&order).await.ok();
-        if found.is_some() && !std::mem::replace(&mut self.links.state().is_sweeping, true) {
-            tokio::spawn(sweep(Arc::downgrade(self)));
-        }
-        found
-    }
-
-    /// The endpoint of the member in use, or of the next one.
-    pub(super) fn member_in_use(&self) -> String {
-        match &self.links.source {
-            Source::Options(options) => options.endpoints()[self.links.state().current].clone(),
-            Source::Client(_) => "etcd".into(),
-        }
-    }
-
-    /// Connects to a member in a task of its own, unless one does already.
-    fn dial(self: &Arc<Self>, number: usize) {
-        let Source::Options(_) = &self.links.source else { return };
-        {
-            let mut state = self.links.state();
-            let member = &mut state.members[number];
-            if member.link().is_some() || std::mem::replace(&mut member.is_dialed, true) {
-                drop(state);
-                return self.links.tell();
-            }
-        }
-        let core = self.clone();
-        let dialing = async move {
-            let _dialed = Dialed { core: &core, number };
-            let Source::Options(options) = &core.links.source else { return };
-            let dialed = options.connect(number, core.tokens.token.clone()).await;
-            let mut state = core.links.state();
-            let member = &mut state.members[number];
-            match dialed {
-                Ok(link) => (member.link, member.failed, member.failure) = (Some(link), None, None),
-                Err(failure) => {
-                    tracing::debug!(member = %options.endpoints()[number], error = %failure, "cannot connect to etcd");
-                    (member.failed, member.failure) = (Some(Instant::now()), Some(failure));
-                    member.failures += 1;
-                }
-            }
-        };
-        let task = tokio::spawn(dialing).abort_handle();
-        self.links.state().members[number].dialing = Some(task);
-    }
-
-    /// A search for a member that answers, which is then in use.
-    async fn round(self: &Arc<Self>) -> Result<(), Failure> {
-        let order: Vec<usize> = {
-            let state = self.links.state();
-            let count = state.members.len();
-            (0..count).map(|step| (state.current + step) % count).collect()
-        };
-        let link = self.first_of(&order).await?;
-        self.links.state().current = link.member();
-        Ok(())
-    }
-
-    /// The first of these members that answers: each is dialed a little later than the one before it, or as soon as that one
-    /// has failed.
-    async fn first_of(self: &Arc<Self>, order: &[usize]) -> Result<Link, Failure> {
-        let mut changed = self.links.changed.subscribe();
-        let mut before = Vec::new();
-        let mut last = None;
-        for &number in order {
-            before.push((number, self.links.state().members[number].failures));
-            self.dial(number);
-            let beside = sleep(HEDGE);
-            tokio::pin!(beside);
-            let is_last = before.len() == order.len();
-            loop {
-                let mut waiting = false;
-                {
-                    let mut state = self.links.state();
-                    for (number, failures) in &before {
-                        let member = &mut state.members[*number];
-                        if let Some(link) = member.link() {
-                            return Ok(link.clone());
-                        }
-                        // Also one whose connection ended as soon as it was made, or whose runtime has ended.
-                        waiting |= member.is_dialed;
-                        if member.failures != *failures {
-                            last.clone_from(&member.failure);
-                        }
-                    }
-                }
-                if !waiting {
-                    break;
-                }
-                tokio::select! {
-                    _ = changed.changed() => {}
-                    () = &mut beside, if !is_last => break,
-                }
-            }
-        }
-        let gone = || Failure::unconnected("the connection ended as soon as it was made".into());
-        Err(last.unwrap_or_else(|| gone().at(&self.member_in_use()).while_doing("connecting to etcd")))
-    }
-}
-
-/// Closes connections that nobody uses, until there is none but that in use.
-async fn sweep(core: Weak<Core>) {
-    loop {
-        sleep(IDLE + Duration::from_secs(1)).await;
-        let Some(core) = core.upgrade() else { return };
-        let mut state = core.links.state();
-        if !state.sweep() {
-            state.is_sweeping = false;
-            return;
-        }
-    }
-}
-
-/// Looks for a member that answers, for as long as somebody wants one.
-async fn connect(core: Arc<Core>) {
-    let connecting = Connecting(&core);
-    loop {
-        let result = core.round().await;
-        if result.is_ok() {
-            core.links.state().backoff.reset();
-            drop(connecting);
-            core.links.connected.send_modify(|count| *count += 1);
-            return;
-        }
-        let again = core.links.failed(result.err());
-        let is_wanted = core.links.state().wanted.elapsed() < WANTED && Arc::strong_count(&core) > 1;
-        core.links.tell();
-        if !is_wanted {
-            return;
-        }
-        sleep_until(again).await;
-    }
-}
-
-/// However the search ends, also with its runtime.
-struct Connecting<'a>(&'a Core);
-
-impl Drop for Connecting<'_> {
-    fn drop(&mut self) {
-        self.0.links.state().is_connecting = false;
-        self.0.links.tell();
-    }
-}
-
-/// However an attempt ends, also with its runtime.
-struct Dialed<'a> {
-    core: &'a Core,
-    number: usize,
-}
-
-impl Drop for Dialed<'_> {
-    fn drop(&mut self) {
-        self.core.links.state().members[self.number].is_dialed = false;
-        self.core.links.tell();
     }
 }
 

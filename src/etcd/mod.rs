@@ -5,31 +5,33 @@
 //! of the calls for good. Here requests go to one member, over a connection of our own, and late ones to another beside it.
 
 mod authentication;
+mod dial;
 mod failure;
 mod lease;
 mod link;
 mod links;
 mod list;
 mod options;
+mod request;
 mod token;
 mod watch;
 
 use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use etcd_client::Client;
 use tokio::sync::watch::Receiver;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::timeout;
 
 pub(crate) use failure::{Class, Failure};
 pub(crate) use lease::{KeepAlive, Stored};
 pub use options::EtcdOptions;
+pub(crate) use request::Patience;
 pub(crate) use watch::{Event, Message, Range, Watch, WatchId, Watcher};
 
 use self::link::Link;
-use self::links::{HEDGE, Links};
+use self::links::Links;
 use self::token::Tokens;
 use self::watch::Watches;
 use crate::address::Authority;
@@ -62,22 +64,6 @@ enum Source {
     Options(Arc<EtcdOptions>),
     /// The user's own client: its members and options are the user's.
     Client(Box<Client>),
-}
-
-/// How long a request may take.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Patience {
-    /// When another member is asked beside the first, although the first one's connection is heard.
-    pub(crate) late: Duration,
-    /// When nobody is asked any more, connecting included.
-    pub(crate) total: Duration,
-}
-
-impl Patience {
-    /// How long after it was made a request over this link is late: always in time to ask another member.
-    fn late_by(self, link: &Link) -> Duration {
-        self.late.saturating_add(link.grace()).min(self.total / 3 * 2)
-    }
 }
 
 impl Etcd {
@@ -150,14 +136,6 @@ impl Etcd {
     }
 }
 
-/// One try of a request, at one member.
-struct Attempt<'a, T> {
-    link: Link,
-    token: u64,
-    asked: Instant,
-    answer: Pin<Box<dyn Future<Output = Result<T, Failure>> + Send + 'a>>,
-}
-
 impl Core {
     fn request_timeout(&self) -> Duration {
         match &self.links.source {
@@ -189,50 +167,6 @@ impl Core {
         }
     }
 
-    /// One unary call: tried again, elsewhere if need be, while another try may fare better, and once more with a new token
-    /// where that may help. One that is late is made at one other member beside it. Every operation given here may be
-    /// repeated. Gives how many tries were made, too.
-    async fn call_counted<T, F, Fut>(
-        self: &Arc<Self>,
-        patience: Patience,
-        doing: &str,
-        operation: F,
-    ) -> Result<(T, usize), Failure>
-    where
-        F: Fn(Client) -> Fut + Sync,
-        Fut: Future<Output = Result<T, etcd_client::Error>> + Send,
-        T: Send,
-    {
-        let end = Instant::now() + patience.total;
-        let (mut tries, mut renewed) = (0, 0);
-        loop {
-            tries += 1;
-            // A search for a connection, or a check of the password, has tried what there is.
-            let begun = timeout(end - Instant::now(), self.begin());
-            let failure = match begun.await {
-                Ok(Ok((link, token))) => match self.attempt(link, token, end, patience, &operation).await {
-                    Ok((value, count)) => return Ok((value, tries - 1 + count)),
-                    Err((failure, token)) => {
-                        let failure = failure.while_doing(doing);
-                        if renewed == 0 && self.tokens.refused(token, &failure) {
-                            renewed = 1;
-                            continue;
-                        }
-                        failure
-                    }
-                },
-                Ok(Err(failure)) => return Err(failure.while_doing(doing)),
-                Err(_) => {
-                    let failure = Failure::new(Class::TimedOut, format!("no connection within {:?}", patience.total));
-                    return Err(failure.at(&self.member_in_use()).while_doing(doing));
-                }
-            };
-            if !failure.is_worth_a_retry() || tries >= self.tries() + renewed || Instant::now() >= end {
-                return Err(failure);
-            }
-        }
-    }
-
     /// What a request needs: a connection and a token.
     async fn begin(self: &Arc<Self>) -> Result<(Link, u64), Failure> {
         Ok((self.link().await?, self.token().await?))
@@ -252,123 +186,6 @@ impl Core {
             }
             _ => Ok(link),
         }
-    }
-
-    /// One try, and another beside it where it is late. A failure comes with the token that was used.
-    async fn attempt<T, F, Fut>(
-        self: &Arc<Self>,
-        link: Link,
-        token: u64,
-        end: Instant,
-        patience: Patience,
-        operation: &F,
-    ) -> Result<(T, usize), (Failure, u64)>
-    where
-        F: Fn(Client) -> Fut + Sync,
-        Fut: Future<Output = Result<T, etcd_client::Error>> + Send,
-        T: Send,
-    {
-        let ask = |link: Link, token: u64| {
-            let operation = operation(link.client());
-            let answer = Box::pin(async move { operation.await.map_err(Failure::from) });
-            Attempt { link, token, asked: Instant::now(), answer }
-        };
-        let mut first = ask(link, token);
-        let late = patience.late_by(&first.link);
-        let (unheard, late) = (first.asked + (HEDGE + first.link.grace()).min(late), first.asked + late);
-        let answered = tokio::select! {
-            biased;
-            answer = &mut first.answer => Some(answer),
-            () = late_at(&first.link, first.asked, unheard, late) => None,
-            () = sleep_until(end) => None,
-        };
-        if let Some(answer) = answered {
-            first.link.answered(first.asked.elapsed());
-            return answer.map(|value| (value, 1)).map_err(|failure| self.failed(&first, failure));
-        }
-        // Its answer tells a connection that is dead from a member that is slow.
-        first.link.ping();
-        // Beside the first, which goes on: at another member, or where there is none once more at this one, because what is
-        // asked of etcd around an election may be lost.
-        let beside = async {
-            if let Some(link) = self.elsewhere(&first.link).await {
-                return Some((link, self.token().await.ok()?));
-            }
-            sleep_until(late).await;
-            Some((first.link.clone(), first.token))
-        };
-        let second = tokio::select! {
-            biased;
-            answer = &mut first.answer => {
-                first.link.answered(first.asked.elapsed());
-                return answer.map(|value| (value, 1)).map_err(|failure| self.failed(&first, failure));
-            }
-            second = beside => second,
-            () = sleep_until(end) => None,
-        };
-        let mut second = second.map(|(link, token)| ask(link, token));
-        let (mut first_failed, mut second_failed) = (None, None);
-        loop {
-            tokio::select! {
-                biased;
-                answer = &mut first.answer, if first_failed.is_none() => match answer {
-                    Ok(value) => {
-                        first.link.answered(first.asked.elapsed());
-                        return Ok((value, 1 + usize::from(second.is_some())));
-                    }
-                    Err(failure) => first_failed = Some(self.failed(&first, failure)),
-                },
-                answer = answer_of(second.as_mut()), if second_failed.is_none() => match (answer, &second) {
-                    (Ok(value), Some(second)) => {
-                        if first.link.is_silent_since(first.asked) {
-                            self.links.prefer(&second.link);
-                        }
-                        return Ok((value, 2));
-                    }
-                    (Ok(value), None) => return Ok((value, 1)),
-                    (Err(failure), Some(second)) => second_failed = Some(self.failed(second, failure)),
-                    (Err(_), None) => {}
-                },
-                () = sleep_until(end) => {
-                    let late = |attempt: &Attempt<'_, T>| self.failed(attempt, Failure::timed_out(patience.total));
-                    if second_failed.is_none() {
-                        second.as_ref().map(late);
-                    }
-                    return Err(first_failed.unwrap_or_else(|| late(&first)));
-                }
-            }
-            match (&first_failed, &second_failed) {
-                // What is no member's fault is the same everywhere.
-                (Some((failure, token)), _) | (_, Some((failure, token))) if !failure.is_worth_a_retry() => {
-                    return Err((failure.clone(), *token));
-                }
-                (Some((failure, token)), other) if other.is_some() || second.is_none() => {
-                    return Err((failure.clone(), *token));
-                }
-                _ => {}
-            }
-        }
-    }
-
-    fn failed<T>(&self, attempt: &Attempt<'_, T>, failure: Failure) -> (Failure, u64) {
-        let failure = self.blame(&attempt.link, attempt.asked, failure);
-        (failure.at(attempt.link.name()), attempt.token)
-    }
-}
-
-/// The answer to a try; never, where there is none.
-async fn answer_of<T>(attempt: Option<&mut Attempt<'_, T>>) -> Result<T, Failure> {
-    match attempt {
-        Some(attempt) => (&mut attempt.answer).await,
-        None => std::future::pending().await,
-    }
-}
-
-/// When a try is late: soon where nothing was heard over its connection since it was made, else later.
-async fn late_at(link: &Link, asked: Instant, unheard: Instant, late: Instant) {
-    sleep_until(unheard.min(late)).await;
-    if !link.is_silent_since(asked) {
-        sleep_until(late).await;
     }
 }
 

@@ -81,7 +81,7 @@ fn log(standing: Standing, wanted: &Wanted, machine: &Machine, why: Option<&Erro
     match standing {
         Standing::Registered => tracing::info!(service, lease, "registered"),
         Standing::Lost => {
-            tracing::warn!(service, why, "registration lost, or its lease may have ended; registering again")
+            tracing::warn!(service, why, "registration lost, or its lease may have ended; registering again");
         }
         Standing::Held => tracing::warn!(service, why, "not registered"),
         Standing::Paused => tracing::info!(service, why, "not in etcd, as is wanted"),

@@ -9,8 +9,13 @@
 //! grpc-proxy, a second watch of a range is created and canceled, which everything that speaks etcd answers. So much as a
 //! message is enough: what is on the way is not lost.
 
+mod vocabulary;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
+
+pub(crate) use self::vocabulary::WatchId;
+pub(super) use self::vocabulary::{Action, Address, Heading, Request};
 
 /// Silence after which the stream is asked for a sign of life, which etcd gives within milliseconds.
 pub(super) const SILENCE: Duration = Duration::from_secs(5);
@@ -27,71 +32,6 @@ const FIRST: Duration = Duration::from_millis(500);
 
 /// The first id: who counts from 0 or 1 does not come so far.
 const FIRST_ID: i64 = 1 << 32;
-
-/// Names a watch, whatever stream it is on.
-pub(crate) type WatchId = u64;
-
-/// What is to be sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Request {
-    Create {
-        watch: WatchId,
-        id: i64,
-    },
-    Cancel {
-        id: i64,
-    },
-    Progress,
-    /// A second watch of this one's range, for the sake of its answer.
-    Probe {
-        watch: WatchId,
-        id: i64,
-    },
-}
-
-/// What to do next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Action {
-    Send(Request),
-    /// Ask the connection for a sign of life, to tell its death from that of the stream.
-    Ping,
-    /// This creation was not answered in time: it is canceled here.
-    Unanswered {
-        watch: WatchId,
-        since: Duration,
-    },
-    /// This watch cannot be created on the stream any more, because a creation before it was not answered.
-    Displaced {
-        watch: WatchId,
-    },
-    /// The stream is dead: it was asked at that time, and says nothing.
-    Dead {
-        asked: Duration,
-    },
-    /// Another stream is needed in place of this one, on which ids are not chosen.
-    Restart,
-    /// Nothing to do before that time.
-    Wait {
-        until: Duration,
-    },
-}
-
-/// What a message says, as far as it matters here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Heading {
-    pub(super) id: i64,
-    pub(super) created: bool,
-    pub(super) canceled: bool,
-}
-
-/// Whom a message is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Address {
-    /// This watch.
-    Watch(WatchId),
-    /// Nobody: an answer to what was asked of the stream, or of a watch that is gone.
-    Nobody,
-}
 
 #[derive(Debug)]
 pub(super) struct Stream {

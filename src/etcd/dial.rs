@@ -1,0 +1,216 @@
+//! How connections to members come about: each attempt in a task of its own, one to a member at a time, and a search over all
+//! members where there is none in use.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::failure::Failure;
+use super::link::Link;
+use super::links::{AVOIDED, HEDGE, IDLE, WANTED};
+use super::{Core, Source};
+
+impl Core {
+    /// The connection in use, as soon as there is one.
+    ///
+    /// # Errors
+    /// How the search that was under way, or else the next one, has failed at all members.
+    pub(super) async fn link(self: &Arc<Self>) -> Result<Link, Failure> {
+        loop {
+            let (rounds, mut changed) = {
+                let mut state = self.links.state();
+                if let Some(link) = state.current() {
+                    return Ok(link);
+                }
+                state.wanted = Instant::now();
+                if !std::mem::replace(&mut state.is_connecting, true) {
+                    state.connecting = Some(tokio::spawn(connect(self.clone())).abort_handle());
+                }
+                (state.failed_rounds, self.links.changed.subscribe())
+            };
+            loop {
+                // The sender lives as long as this does.
+                let _ = changed.changed().await;
+                let mut state = self.links.state();
+                if let Some(link) = state.current() {
+                    return Ok(link);
+                }
+                if state.failed_rounds != rounds {
+                    let failure = state.failure.clone();
+                    return Err(failure.unwrap_or_else(|| Failure::timed_out(self.request_timeout())));
+                }
+                if !state.is_connecting {
+                    break; // its runtime has ended: this one's takes over
+                }
+            }
+        }
+    }
+
+    /// A connection to another member than this link's, where there is one that may be well.
+    pub(super) async fn elsewhere(self: &Arc<Self>, link: &Link) -> Option<Link> {
+        let order: Vec<usize> = {
+            let mut state = self.links.state();
+            let count = state.members.len();
+            let may_be_well = |number: &usize| {
+                let member = &mut state.members[*number];
+                member.link().is_some() || member.failed.is_none_or(|failed| failed.elapsed() >= AVOIDED)
+            };
+            (1..count).map(|step| (link.member() + step) % count).filter(may_be_well).collect()
+        };
+        let found = self.first_of(&order).await.ok();
+        if found.is_some() && !std::mem::replace(&mut self.links.state().is_sweeping, true) {
+            tokio::spawn(sweep(Arc::downgrade(self)));
+        }
+        found
+    }
+
+    /// The endpoint of the member in use, or of the next one.
+    pub(super) fn member_in_use(&self) -> String {
+        match &self.links.source {
+            Source::Options(options) => options.endpoints()[self.links.state().current].clone(),
+            Source::Client(_) => "etcd".into(),
+        }
+    }
+
+    /// Connects to a member in a task of its own, unless one does already.
+    fn dial(self: &Arc<Self>, number: usize) {
+        let Source::Options(_) = &self.links.source else { return };
+        {
+            let mut state = self.links.state();
+            let member = &mut state.members[number];
+            if member.link().is_some() || std::mem::replace(&mut member.is_dialed, true) {
+                drop(state);
+                return self.links.tell();
+            }
+        }
+        let core = self.clone();
+        let dialing = async move {
+            let _dialed = Dialed { core: &core, number };
+            let Source::Options(options) = &core.links.source else { return };
+            let dialed = options.connect(number, core.tokens.token.clone()).await;
+            let mut state = core.links.state();
+            let member = &mut state.members[number];
+            match dialed {
+                Ok(link) => (member.link, member.failed, member.failure) = (Some(link), None, None),
+                Err(failure) => {
+                    tracing::debug!(member = %options.endpoints()[number], error = %failure, "cannot connect to etcd");
+                    (member.failed, member.failure) = (Some(Instant::now()), Some(failure));
+                    member.failures += 1;
+                }
+            }
+        };
+        let task = tokio::spawn(dialing).abort_handle();
+        self.links.state().members[number].dialing = Some(task);
+    }
+
+    /// A search for a member that answers, which is then in use.
+    async fn round(self: &Arc<Self>) -> Result<(), Failure> {
+        let order: Vec<usize> = {
+            let state = self.links.state();
+            let count = state.members.len();
+            (0..count).map(|step| (state.current + step) % count).collect()
+        };
+        let link = self.first_of(&order).await?;
+        self.links.state().current = link.member();
+        Ok(())
+    }
+
+    /// The first of these members that answers: each is dialed a little later than the one before it, or as soon as that one
+    /// has failed.
+    async fn first_of(self: &Arc<Self>, order: &[usize]) -> Result<Link, Failure> {
+        let mut changed = self.links.changed.subscribe();
+        let mut before = Vec::new();
+        let mut last = None;
+        for &number in order {
+            before.push((number, self.links.state().members[number].failures));
+            self.dial(number);
+            let beside = sleep(HEDGE);
+            tokio::pin!(beside);
+            let is_last = before.len() == order.len();
+            loop {
+                let mut waiting = false;
+                {
+                    let mut state = self.links.state();
+                    for (number, failures) in &before {
+                        let member = &mut state.members[*number];
+                        if let Some(link) = member.link() {
+                            return Ok(link.clone());
+                        }
+                        // Also one whose connection ended as soon as it was made, or whose runtime has ended.
+                        waiting |= member.is_dialed;
+                        if member.failures != *failures {
+                            last.clone_from(&member.failure);
+                        }
+                    }
+                }
+                if !waiting {
+                    break;
+                }
+                tokio::select! {
+                    _ = changed.changed() => {}
+                    () = &mut beside, if !is_last => break,
+                }
+            }
+        }
+        let gone = || Failure::unconnected("the connection ended as soon as it was made".into());
+        Err(last.unwrap_or_else(|| gone().at(&self.member_in_use()).while_doing("connecting to etcd")))
+    }
+}
+
+/// Closes connections that nobody uses, until there is none but that in use.
+async fn sweep(core: Weak<Core>) {
+    loop {
+        sleep(IDLE + Duration::from_secs(1)).await;
+        let Some(core) = core.upgrade() else { return };
+        let mut state = core.links.state();
+        if !state.sweep() {
+            state.is_sweeping = false;
+            return;
+        }
+    }
+}
+
+/// Looks for a member that answers, for as long as somebody wants one.
+async fn connect(core: Arc<Core>) {
+    let connecting = Connecting(&core);
+    loop {
+        let result = core.round().await;
+        if result.is_ok() {
+            core.links.state().backoff.reset();
+            drop(connecting);
+            core.links.connected.send_modify(|count| *count += 1);
+            return;
+        }
+        let again = core.links.failed(result.err());
+        let is_wanted = core.links.state().wanted.elapsed() < WANTED && Arc::strong_count(&core) > 1;
+        core.links.tell();
+        if !is_wanted {
+            return;
+        }
+        sleep_until(again).await;
+    }
+}
+
+/// However the search ends, also with its runtime.
+struct Connecting<'a>(&'a Core);
+
+impl Drop for Connecting<'_> {
+    fn drop(&mut self) {
+        self.0.links.state().is_connecting = false;
+        self.0.links.tell();
+    }
+}
+
+/// However an attempt ends, also with its runtime.
+struct Dialed<'a> {
+    core: &'a Core,
+    number: usize,
+}
+
+impl Drop for Dialed<'_> {
+    fn drop(&mut self) {
+        self.core.links.state().members[self.number].is_dialed = false;
+        self.core.links.tell();
+    }
+}
