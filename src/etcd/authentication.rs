@@ -65,6 +65,11 @@ impl Authentication {
         self.is_present.then_some(self.number)
     }
 
+    /// The number that the next token will have.
+    pub(super) fn next(&self) -> u64 {
+        self.number + 1
+    }
+
     pub(super) fn is_anonymous(&self) -> bool {
         self.is_present && self.is_anonymous
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::failure::Failure;
+use super::failure::{Class, Failure};
 use super::link::Link;
 use super::links::{AVOIDED, HEDGE, IDLE, WANTED};
 use super::{Core, Source};
@@ -23,9 +23,14 @@ impl Core {
                 if let Some(link) = state.current() {
                     return Ok(link);
                 }
+                if state.is_shut {
+                    return Err(Failure::new(Class::Changed, "nobody uses this etcd any more"));
+                }
                 state.wanted = Instant::now();
                 if !std::mem::replace(&mut state.is_connecting, true) {
-                    state.connecting = Some(tokio::spawn(connect(self.clone())).abort_handle());
+                    // Made before the task: a runtime that ends may drop it unpolled.
+                    let guard = Connecting(self.clone());
+                    state.connecting = Some(tokio::spawn(connect(guard)).abort_handle());
                 }
                 (state.failed_rounds, self.links.changed.subscribe())
             };
@@ -50,19 +55,30 @@ impl Core {
     /// A connection to another member than this link's, where there is one that may be well.
     pub(super) async fn elsewhere(self: &Arc<Self>, link: &Link) -> Option<Link> {
         let order: Vec<usize> = {
-            let mut state = self.links.state();
+            let state = self.links.state();
             let count = state.members.len();
-            let may_be_well = |number: &usize| {
-                let member = &mut state.members[*number];
-                member.link().is_some() || member.failed.is_none_or(|failed| failed.elapsed() >= AVOIDED)
-            };
-            (1..count).map(|step| (link.member() + step) % count).filter(may_be_well).collect()
+            let others = (1..count).map(|step| (link.member() + step) % count);
+            let failed = |number: usize| state.members[number].failed.filter(|failed| failed.elapsed() < AVOIDED);
+            let mut well: Vec<usize> = others.clone().filter(|number| failed(*number).is_none()).collect();
+            if well.is_empty() {
+                // That which failed the longest time ago, where it is connected.
+                let connected = others.filter(|number| state.members[*number].link.is_some());
+                well.extend(connected.min_by_key(|number| failed(*number)));
+            }
+            well
         };
         let found = self.first_of(&order).await.ok();
-        if found.is_some() && !std::mem::replace(&mut self.links.state().is_sweeping, true) {
-            tokio::spawn(sweep(Arc::downgrade(self)));
-        }
+        self.sweep_later();
         found
+    }
+
+    /// Closes connections to members that are not in use, once nobody has used them for a while.
+    pub(super) fn sweep_later(self: &Arc<Self>) {
+        let mut state = self.links.state();
+        if state.sweep() && !std::mem::replace(&mut state.is_sweeping, true) {
+            let guard = Sweeping(Arc::downgrade(self));
+            tokio::spawn(sweep(guard));
+        }
     }
 
     /// The endpoint of the member in use, or of the next one.
@@ -76,22 +92,21 @@ impl Core {
     /// Connects to a member in a task of its own, unless one does already.
     fn dial(self: &Arc<Self>, number: usize) {
         let Source::Options(_) = &self.links.source else { return };
-        {
-            let mut state = self.links.state();
-            let member = &mut state.members[number];
-            if member.link().is_some() || std::mem::replace(&mut member.is_dialed, true) {
-                drop(state);
-                return self.links.tell();
-            }
+        let mut state = self.links.state();
+        let is_shut = state.is_shut;
+        let member = &mut state.members[number];
+        if is_shut || member.link().is_some() || std::mem::replace(&mut member.is_dialed, true) {
+            drop(state);
+            return self.links.tell();
         }
-        let core = self.clone();
+        let dialed = Dialed { core: self.clone(), number };
         let dialing = async move {
-            let _dialed = Dialed { core: &core, number };
+            let core = &dialed.core;
             let Source::Options(options) = &core.links.source else { return };
-            let dialed = options.connect(number, core.tokens.token.clone()).await;
+            let connected = options.connect(number, core.tokens.token.clone()).await;
             let mut state = core.links.state();
             let member = &mut state.members[number];
-            match dialed {
+            match connected {
                 Ok(link) => (member.link, member.failed, member.failure) = (Some(link), None, None),
                 Err(failure) => {
                     tracing::debug!(member = %options.endpoints()[number], error = %failure, "cannot connect to etcd");
@@ -100,8 +115,8 @@ impl Core {
                 }
             }
         };
-        let task = tokio::spawn(dialing).abort_handle();
-        self.links.state().members[number].dialing = Some(task);
+        // Under the lock, so that whoever shuts finds it.
+        member.dialing = Some(tokio::spawn(dialing).abort_handle());
     }
 
     /// A search for a member that answers, which is then in use.
@@ -159,31 +174,42 @@ impl Core {
 }
 
 /// Closes connections that nobody uses, until there is none but that in use.
-async fn sweep(core: Weak<Core>) {
+async fn sweep(sweeping: Sweeping) {
     loop {
         sleep(IDLE + Duration::from_secs(1)).await;
-        let Some(core) = core.upgrade() else { return };
-        let mut state = core.links.state();
-        if !state.sweep() {
-            state.is_sweeping = false;
+        let Some(core) = sweeping.0.upgrade() else { return };
+        if !core.links.state().sweep() {
             return;
         }
     }
 }
 
+struct Sweeping(Weak<Core>);
+
+impl Drop for Sweeping {
+    fn drop(&mut self) {
+        if let Some(core) = self.0.upgrade() {
+            core.links.state().is_sweeping = false;
+        }
+    }
+}
+
 /// Looks for a member that answers, for as long as somebody wants one.
-async fn connect(core: Arc<Core>) {
-    let connecting = Connecting(&core);
+async fn connect(connecting: Connecting) {
+    let core = &connecting.0;
+    // Connections that end as soon as they are made are not made without a pause.
+    sleep(core.links.pause()).await;
     loop {
         let result = core.round().await;
         if result.is_ok() {
-            core.links.state().backoff.reset();
+            let core = core.clone();
             drop(connecting);
             core.links.connected.send_modify(|count| *count += 1);
+            core.sweep_later();
             return;
         }
         let again = core.links.failed(result.err());
-        let is_wanted = core.links.state().wanted.elapsed() < WANTED && Arc::strong_count(&core) > 1;
+        let is_wanted = core.links.state().wanted.elapsed() < WANTED;
         core.links.tell();
         if !is_wanted {
             return;
@@ -193,9 +219,9 @@ async fn connect(core: Arc<Core>) {
 }
 
 /// However the search ends, also with its runtime.
-struct Connecting<'a>(&'a Core);
+struct Connecting(Arc<Core>);
 
-impl Drop for Connecting<'_> {
+impl Drop for Connecting {
     fn drop(&mut self) {
         self.0.links.state().is_connecting = false;
         self.0.links.tell();
@@ -203,12 +229,12 @@ impl Drop for Connecting<'_> {
 }
 
 /// However an attempt ends, also with its runtime.
-struct Dialed<'a> {
-    core: &'a Core,
+struct Dialed {
+    core: Arc<Core>,
     number: usize,
 }
 
-impl Drop for Dialed<'_> {
+impl Drop for Dialed {
     fn drop(&mut self) {
         self.core.links.state().members[self.number].is_dialed = false;
         self.core.links.tell();

@@ -16,6 +16,8 @@ pub(crate) enum Class {
     Transient,
     /// The same, and the request may have been too large for the time it had.
     TimedOut,
+    /// Nothing failed: it is done in another way.
+    Changed,
     /// etcd answers, and has not answered this in time: ask for less.
     TooSlow,
     /// A new token, then once more.

@@ -3,14 +3,14 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::failure::{Class, Failure};
 use super::link::Link;
 use super::{Core, Etcd, Patience};
+use crate::backoff::Backoff;
 use etcd_client::{
     Compare, CompareOp, LeaseGrantOptions, LeaseKeepAliveStream, LeaseKeeper, PutOptions, ResponseHeader, Txn, TxnOp,
 };
@@ -179,9 +179,9 @@ impl Core {
         };
         let late = asked + patience.late_by(&link);
         let failed = Notify::new();
-        let beside = self.renew_beside(id, &link, late, &failed);
+        let beside = self.renew_beside(id, &link, late, &failed, patience);
         tokio::pin!(beside);
-        let mut failure = None;
+        let (mut failure, mut is_beside_over) = (None, false);
         loop {
             tokio::select! {
                 biased;
@@ -199,12 +199,23 @@ impl Core {
                         if !self.tokens.refused(token, &error) && !error.is_worth_a_retry() {
                             return Err(error);
                         }
+                        if is_beside_over {
+                            return Err(error);
+                        }
                         failure = Some(error);
                         failed.notify_one();
                     }
                 },
-                opened = &mut beside => {
-                    let stream = opened?;
+                opened = &mut beside, if !is_beside_over => {
+                    let stream = match opened {
+                        Ok(stream) => stream,
+                        // The first may still be answered.
+                        Err(error) if failure.is_none() && error.class != Class::LeaseNotFound => {
+                            is_beside_over = true;
+                            continue;
+                        }
+                        Err(error) => return Err(error),
+                    };
                     if link.is_silent_since(asked) {
                         self.links.prefer(&stream.link);
                     }
@@ -228,21 +239,34 @@ impl Core {
         first: &Link,
         late: Instant,
         failed: &Notify,
+        patience: Patience,
     ) -> Result<KeepAlive, Failure> {
         tokio::select! {
             () = failed.notified() => {}
             () = sleep_until(late) => first.ping(), // its answer tells a dead connection from a slow member
         }
+        let (mut backoff, began) = (Backoff::new(fastrand::u64(..)), Instant::now());
+        let mut last = first.clone();
         loop {
             let opened = async {
-                let elsewhere = if first.is_over() { None } else { self.elsewhere(first).await };
-                let (link, token) = match elsewhere {
-                    Some(link) => (self.for_stream(link).await?, self.token().await?),
+                // Each of the other members in turn; where there is none, the one in use.
+                let (link, token) = match self.elsewhere(&last).await {
+                    Some(link) => (self.for_stream(link.clone()).await, self.token_for(&link).await?),
                     None => self.begin_stream().await?,
                 };
+                last = link.clone();
+                self.links.avoid(&link);
                 let asked = Instant::now();
-                match open(id, link.clone(), token).await {
-                    Ok(stream) => Ok(Some(stream)),
+                // No longer than the first had before it was late: then the next one is asked.
+                let opened = match timeout(patience.late_by(&link), open(id, link.clone(), token)).await {
+                    Ok(opened) => opened,
+                    Err(_) => Err(Failure::timed_out(patience.late_by(&link))),
+                };
+                match opened {
+                    Ok(stream) => {
+                        self.links.trust(&link);
+                        Ok(Some(stream))
+                    }
                     Err(failure) => {
                         let failure = self.blame(&link, asked, failure).at(link.name());
                         if self.tokens.refused(token, &failure) { Ok(None) } else { Err(failure) }
@@ -252,14 +276,11 @@ impl Core {
             match opened.await {
                 Ok(Some(stream)) => return Ok(stream),
                 Err(failure) if !failure.is_worth_a_retry() => return Err(failure),
-                Ok(None) | Err(_) => sleep(AGAIN).await,
+                Ok(None) | Err(_) => sleep(backoff.fail(began.elapsed(), false)).await,
             }
         }
     }
 }
-
-/// Between two streams that are opened beside one that is late.
-const AGAIN: Duration = Duration::from_millis(100);
 
 /// Opens a stream, for which etcd-client renews the lease once, and keeps for itself for how long.
 async fn open(id: i64, link: Link, token: u64) -> Result<KeepAlive, Failure> {

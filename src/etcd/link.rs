@@ -42,6 +42,9 @@ struct Shared {
     unanswered: Mutex<Option<Instant>>,
     /// Why it was closed here.
     closed: OnceLock<String>,
+    /// The number of the last token that was answered over it, and who is trying one.
+    proven: AtomicU64,
+    proving: tokio::sync::Mutex<()>,
 }
 
 /// How long the answer to a PING may take at least.
@@ -70,7 +73,19 @@ impl Link {
     fn new(member: usize, name: String, client: Client, wire: Option<Wire>, round_trip: Duration) -> Self {
         let (made, used, unanswered) = (Instant::now(), AtomicU64::new(0), Mutex::default());
         let usual = AtomicU64::new(micros(round_trip));
-        Self(Arc::new(Shared { member, name, client, wire, usual, made, used, unanswered, closed: OnceLock::new() }))
+        Self(Arc::new(Shared {
+            member,
+            name,
+            client,
+            wire,
+            usual,
+            made,
+            used,
+            unanswered,
+            closed: OnceLock::new(),
+            proven: AtomicU64::new(u64::MAX),
+            proving: tokio::sync::Mutex::default(),
+        }))
     }
 
     pub(super) fn member(&self) -> usize {
@@ -105,6 +120,19 @@ impl Link {
 
     pub(super) fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Whether a request that carried this token was answered over it.
+    pub(super) fn is_proven(&self, token: u64) -> bool {
+        self.0.proven.load(Ordering::Relaxed) == token
+    }
+
+    pub(super) fn prove(&self, token: u64) {
+        self.0.proven.store(token, Ordering::Relaxed);
+    }
+
+    pub(super) fn proving(&self) -> &tokio::sync::Mutex<()> {
+        &self.0.proving
     }
 
     pub(super) fn is_over(&self) -> bool {

@@ -21,6 +21,8 @@ pub(super) const HEDGE: Duration = Duration::from_millis(300);
 pub(super) const IDLE: Duration = Duration::from_secs(30);
 /// A member that could not be reached is not tried again for so long, where it is only to help another.
 pub(super) const AVOIDED: Duration = Duration::from_secs(5);
+/// A connection that lasted so long was a good one.
+const GOOD: Duration = Duration::from_secs(1);
 /// Between two rounds over all members, at least.
 const PAUSE: Duration = Duration::from_millis(20);
 /// Connecting goes on for so long after somebody last wanted a connection.
@@ -42,6 +44,10 @@ pub(super) struct State {
     /// A task is looking for a member that answers.
     pub(super) is_connecting: bool,
     pub(super) connecting: Option<AbortHandle>,
+    /// Nobody uses this etcd any more.
+    pub(super) is_shut: bool,
+    /// When a connection was last found.
+    found: Option<Instant>,
     /// A task closes connections that nobody uses.
     pub(super) is_sweeping: bool,
     pub(super) wanted: Instant,
@@ -88,6 +94,8 @@ impl Links {
             members,
             is_connecting: false,
             connecting: None,
+            is_shut: false,
+            found: None,
             is_sweeping: false,
             wanted: now,
             failed_rounds: 0,
@@ -101,6 +109,19 @@ impl Links {
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         // Nothing panics while it is held, and every state of it is whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How long to wait before the next search, which begins at once where the last connection was a good one.
+    pub(super) fn pause(&self) -> Duration {
+        let mut state = self.state();
+        let now = state.began.elapsed();
+        let is_good = state.found.is_none_or(|found| found.elapsed() >= GOOD);
+        state.found = Some(Instant::now());
+        if is_good {
+            state.backoff.reset();
+            return Duration::ZERO;
+        }
+        state.backoff.fail(now, false)
     }
 
     /// A round over all members has found none; when the next one may begin.
@@ -129,6 +150,7 @@ impl Links {
     /// Ends what is done for users who are all gone.
     pub(super) fn shut(&self) {
         let mut state = self.state();
+        state.is_shut = true;
         let dialing = state.members.iter_mut().filter_map(|member| member.dialing.take()).collect::<Vec<_>>();
         let connecting = state.connecting.take();
         drop(state);
@@ -141,6 +163,16 @@ impl Links {
         if state.members[link.member()].link().is_some_and(|known| known.is(link)) {
             state.current = link.member();
         }
+    }
+
+    /// This member is asked beside another one, and may not answer either: it is not the next one to be asked so.
+    pub(super) fn avoid(&self, link: &Link) {
+        self.state().members[link.member()].failed = Some(Instant::now());
+    }
+
+    /// It has answered.
+    pub(super) fn trust(&self, link: &Link) {
+        self.state().members[link.member()].failed = None;
     }
 
     /// A member's connection is dead: it is closed, with all that runs over it.

@@ -127,7 +127,7 @@ impl Etcd {
 
     /// Reads may be late for as long as an election takes, and wait for a connection as well.
     fn patience(&self) -> Patience {
-        Patience { late: self.request_timeout() / 2, total: self.core.longest() }
+        Patience { late: self.request_timeout() / 2, total: self.core.longest(), again: false }
     }
 }
 

@@ -42,7 +42,7 @@ use crate::target::Target;
 const MAX_MESSAGE: usize = i32::MAX as usize;
 
 /// Streams of a connection that leave no room for requests, once those are open that stay open.
-const FEW: usize = 4;
+const FEW: usize = 8;
 
 /// A call against a client whose members we cannot choose is tried so often: each try picks one of them at random.
 const TRIES_UNKNOWN: usize = 5;
@@ -169,23 +169,38 @@ impl Core {
 
     /// What a request needs: a connection and a token.
     async fn begin(self: &Arc<Self>) -> Result<(Link, u64), Failure> {
-        Ok((self.link().await?, self.token().await?))
+        loop {
+            let (link, token) = (self.link().await?, self.token().await?);
+            if self.may_carry(&link, token).await {
+                return Ok((link, token));
+            }
+        }
+    }
+
+    /// The token for requests over that connection.
+    async fn token_for(self: &Arc<Self>, link: &Link) -> Result<u64, Failure> {
+        loop {
+            let token = self.token().await?;
+            if self.may_carry(link, token).await {
+                return Ok(token);
+            }
+        }
     }
 
     /// What a stream needs that stays open: where a member admits only a few streams, a connection of its own, so that requests
     /// always find room.
     async fn begin_stream(self: &Arc<Self>) -> Result<(Link, u64), Failure> {
         let (link, token) = self.begin().await?;
-        Ok((self.for_stream(link).await?, token))
+        Ok((self.for_stream(link).await, token))
     }
 
-    async fn for_stream(&self, link: Link) -> Result<Link, Failure> {
-        match &self.links.source {
-            Source::Options(options) if link.stream_limit().is_some_and(|limit| limit < FEW) => {
-                options.connect(link.member(), self.tokens.token.clone()).await
-            }
-            _ => Ok(link),
+    async fn for_stream(&self, link: Link) -> Link {
+        let Source::Options(options) = &self.links.source else { return link };
+        if link.stream_limit().is_none_or(|limit| limit >= FEW) {
+            return link;
         }
+        let dialed = timeout(options.connect_timeout, options.connect(link.member(), self.tokens.token.clone())).await;
+        dialed.ok().and_then(Result::ok).unwrap_or(link)
     }
 }
 

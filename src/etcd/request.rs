@@ -20,6 +20,8 @@ pub(crate) struct Patience {
     pub(crate) late: Duration,
     /// When nobody is asked any more, connecting included.
     pub(crate) total: Duration,
+    /// Where there is no other member, it is sent to the same one again: what is asked of etcd around an election may be lost.
+    pub(crate) again: bool,
 }
 
 impl Patience {
@@ -59,7 +61,7 @@ impl Core {
             // A search for a connection, or a check of the password, has tried what there is.
             let begun = timeout_at(end, self.begin());
             let failure = match begun.await {
-                Ok(Ok((link, token))) => match self.attempt(link, token, end, patience, &operation).await {
+                Ok(Ok((link, token))) => match self.attempt(link, Some(token), end, patience, &operation).await {
                     Ok((value, count)) => return Ok((value, tries - 1 + count)),
                     Err((failure, token)) => {
                         let failure = failure.while_doing(doing);
@@ -82,12 +84,11 @@ impl Core {
         }
     }
 
-    /// One try, and another beside it where it is late: at another member, or where there is none once more at this one, because
-    /// what is asked of etcd around an election may be lost. A failure comes with the token that was used.
-    async fn attempt<T, F, Fut>(
+    /// One try, and another beside it where it is late: at another member, or where there is none perhaps once more at this one. A failure comes with the token that was used.
+    pub(super) async fn attempt<T, F, Fut>(
         self: &Arc<Self>,
         link: Link,
-        token: u64,
+        token: Option<u64>,
         end: Instant,
         patience: Patience,
         operation: &F,
@@ -103,7 +104,7 @@ impl Core {
             Attempt { link, token, asked: Instant::now(), answer }
         };
         let to = link.clone();
-        let mut first = ask(link, token);
+        let mut first = ask(link, token.unwrap_or_default());
         let (asked, late) = (first.asked, patience.late_by(&to));
         let beside = async {
             let unheard = asked + (HEDGE + to.grace()).min(late);
@@ -111,10 +112,14 @@ impl Core {
             // Its answer tells a connection that is dead from a member that is slow.
             to.ping();
             if let Some(link) = self.elsewhere(&to).await {
-                return Some((link, self.token().await.ok()?));
+                let token = match token {
+                    Some(_) => self.token_for(&link).await.ok()?,
+                    None => 0,
+                };
+                return Some((link, token));
             }
             sleep_until(asked + late).await;
-            Some((to.clone(), token))
+            token.filter(|_| patience.again).map(|token| (to.clone(), token))
         };
         tokio::pin!(beside);
         let (mut second, mut is_alone) = (None::<Attempt<'_, T>>, true);

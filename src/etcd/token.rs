@@ -2,14 +2,17 @@
 //! members.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
 
+use etcd_client::GetOptions;
 use http::HeaderValue;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::authentication::{Authentication, Outcome};
 use super::failure::{Class, Failure, Fault};
-use super::{Core, EtcdOptions, Source, bounded};
+use super::link::Link;
+use super::{Client, Core, EtcdOptions, Patience, Source, bounded};
 
 /// The token as requests carry it.
 #[derive(Clone, Default)]
@@ -67,6 +70,16 @@ impl Tokens {
         self.state().machine.is_anonymous()
     }
 
+    /// The number of the token that is being fetched.
+    fn next(&self) -> u64 {
+        self.state().machine.next()
+    }
+
+    /// Whether etcd says that the token of that number has ended.
+    fn refused_as_old(&self, number: u64, failure: &Failure) -> bool {
+        failure.class == Class::Token && self.refused(number, failure)
+    }
+
     /// A token was refused: the one of that number. Whether another is worth a try.
     pub(super) fn refused(&self, number: u64, failure: &Failure) -> bool {
         if self.is_needless {
@@ -95,7 +108,10 @@ impl Core {
                 return Ok(number);
             }
             if !std::mem::replace(&mut state.is_fetching, true) {
-                tokio::spawn(fetch(self.clone()));
+                // Made before the task: a runtime that ends may drop it unpolled.
+                let failure = Failure::new(Class::Transient, "the runtime of the password check has ended");
+                state.failure = Some(failure);
+                begin(Ended(self.clone()));
             }
             let ended = tokens.ended.subscribe();
             let before = *ended.borrow();
@@ -114,30 +130,72 @@ impl Core {
 
     async fn authenticate(self: &Arc<Self>) -> Result<Option<HeaderValue>, Failure> {
         let link = self.link().await?;
-        let checked = async {
-            match (&self.links.source, &self.tokens.user) {
-                (Source::Options(_), Some((name, password))) => {
-                    let mut client = link.client().auth_client();
-                    let response = client.authenticate(name.clone(), password.clone()).await.map_err(Failure::from)?;
-                    let token = HeaderValue::from_str(response.token());
-                    token.map(Some).map_err(|_| Failure::new(Class::Permanent, "the token is no header value"))
-                }
-                _ => link.client().refresh_token().await.map(|()| None).map_err(Failure::from),
-            }
+        let (Source::Options(_), Some((name, password))) = (&self.links.source, &self.tokens.user) else {
+            let refreshed = bounded(self.request_timeout(), async {
+                link.client().refresh_token().await.map(|()| None).map_err(Failure::from)
+            });
+            return refreshed.await.map_err(|failure| failure.while_doing("authenticating"));
         };
-        let asked = Instant::now();
-        match bounded(self.request_timeout(), checked).await {
-            Ok(token) => Ok(token),
-            Err(failure) => Err(self.blame(&link, asked, failure).at(link.name()).while_doing("authenticating")),
+        let end = Instant::now() + self.request_timeout();
+        // Late only where nothing is heard: each check costs etcd a bcrypt.
+        let patience = Patience { late: self.request_timeout() / 2, total: self.request_timeout(), again: false };
+        let check = |client: Client| {
+            let (name, password) = (name.clone(), password.clone());
+            async move { client.auth_client().authenticate(name, password).await }
+        };
+        let checked = self.attempt(link.clone(), None, end, patience, &check);
+        let (response, _) = checked.await.map_err(|(failure, _)| failure.while_doing("authenticating"))?;
+        let token = HeaderValue::from_str(response.token());
+        let token = token.map_err(|_| Failure::new(Class::Permanent, "the token is no header value"))?;
+        link.prove(self.tokens.next());
+        Ok(Some(token))
+    }
+
+    /// Whether requests over this link may carry that token. One that was fetched over another connection is tried first, by
+    /// a read that costs etcd nothing: an etcd that was wiped or restored waits for the log entry that the token names, for as
+    /// long as the request lasts. Then another token is fetched.
+    pub(super) async fn may_carry(self: &Arc<Self>, link: &Link, number: u64) -> bool {
+        let is_known = || self.tokens.is_needless || link.wire().is_none() || link.is_proven(number);
+        if is_known() {
+            return true;
         }
+        let _one_at_a_time = link.proving().lock().await;
+        if is_known() {
+            return true;
+        }
+        let (asked, mut kv) = (Instant::now(), link.client().kv_client());
+        // Its answer tells a connection that is dead from a token that is waited for.
+        link.ping();
+        let options = GetOptions::new().with_serializable().with_count_only();
+        match timeout(PROOF + link.grace(), kv.get([0_u8], Some(options))).await {
+            Ok(Err(error)) => {
+                if self.tokens.refused_as_old(number, &Failure::from(error)) {
+                    return false;
+                }
+                link.prove(number);
+            }
+            Err(_) if !link.is_silent_since(asked) => {
+                self.tokens.state().machine.refused(number);
+                return false;
+            }
+            Ok(Ok(_)) => link.prove(number),
+            Err(_) => {}
+        }
+        true
     }
 }
 
+/// How long the read that tries a token may take, beside what is usual.
+const PROOF: Duration = Duration::from_millis(300);
+
+/// Not async, for the sake of the compiler: a check makes requests, and requests wait for a check.
+fn begin(ended: Ended) {
+    tokio::spawn(fetch(ended));
+}
+
 /// One check, as soon as it may be made.
-async fn fetch(core: Arc<Core>) {
-    let _ended = Ended(&core);
-    // What holds if this task ends before it is done.
-    core.tokens.state().failure = Some(Failure::new(Class::Transient, "the runtime of the password check has ended"));
+async fn fetch(ended: Ended) {
+    let core = &ended.0;
     let at = {
         let state = core.tokens.state();
         state.epoch + state.machine.next_check()
@@ -169,9 +227,9 @@ async fn fetch(core: Arc<Core>) {
 }
 
 /// However a check ends, also with its runtime: whoever waits for it goes on.
-struct Ended<'a>(&'a Core);
+struct Ended(Arc<Core>);
 
-impl Drop for Ended<'_> {
+impl Drop for Ended {
     fn drop(&mut self) {
         self.0.tokens.state().is_fetching = false;
         self.0.tokens.ended.send_modify(|ended| *ended += 1);

@@ -41,7 +41,7 @@ impl Answers {
     /// beside the first is later with each request that had no answer.
     pub(super) fn patience(&self, hand: Hand, patience: Option<Duration>) -> Patience {
         let total = patience.map_or(self.most, |patience| patience.min(self.most));
-        Patience { late: TRY.saturating_mul(1 << self.failures[hand as usize].min(8)), total }
+        Patience { late: TRY.saturating_mul(1 << self.failures[hand as usize].min(8)), total, again: true }
     }
 
     pub(super) fn went_well(&mut self, hand: Hand) {
@@ -83,9 +83,12 @@ impl Answers {
             Class::Permanent | Class::Denied | Class::Token | Class::TooLarge | Class::AuthenticationIsOff => {
                 Trouble::Permanent
             }
-            Class::Transient | Class::TimedOut | Class::TooSlow | Class::Revision | Class::LeaseExists => {
-                Trouble::Transient
-            }
+            Class::Transient
+            | Class::Changed
+            | Class::TimedOut
+            | Class::TooSlow
+            | Class::Revision
+            | Class::LeaseExists => Trouble::Transient,
         }
     }
 }

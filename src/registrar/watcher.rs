@@ -208,7 +208,8 @@ impl Watcher {
             if ended.and_then(|ended| ended.created).is_some_and(|created| created.elapsed() >= GOOD) {
                 self.backoff.reset();
             }
-            self.refused = !matches!(failure.class, Class::Transient | Class::TimedOut | Class::Revision);
+            self.refused =
+                !matches!(failure.class, Class::Transient | Class::Changed | Class::TimedOut | Class::Revision);
             let wait = self.backoff.fail(self.epoch.elapsed(), self.refused);
             self.again = Some(Instant::now() + wait);
         }

@@ -212,7 +212,9 @@ impl Task {
     fn failed(&mut self, failure: Failure) -> Trouble {
         let class = failure.class;
         let error = failure.into_error();
-        if self.reported.is_some_and(|reported| reported.is_like(class)) || class == Class::Revision {
+        if self.reported.is_some_and(|reported| reported.is_like(class))
+            || matches!(class, Class::Revision | Class::Changed)
+        {
             tracing::debug!(%error, "etcd failed");
         } else {
             tracing::warn!(%error, "etcd failed; what is known stays, and it goes on trying");
@@ -220,7 +222,7 @@ impl Task {
         }
         // One that repeats is told once.
         let is_same = |known: &Error| known.to_string() == error.to_string();
-        if class != Class::Revision && !self.error.as_ref().is_some_and(is_same) {
+        if !matches!(class, Class::Revision | Class::Changed) && !self.error.as_ref().is_some_and(is_same) {
             self.error = Some(error);
         }
         match class {
@@ -228,9 +230,12 @@ impl Task {
             Class::Permanent | Class::TooLarge | Class::AuthenticationIsOff | Class::Token | Class::Denied => {
                 Trouble::Permanent
             }
-            Class::Transient | Class::TimedOut | Class::TooSlow | Class::LeaseNotFound | Class::LeaseExists => {
-                Trouble::Transient
-            }
+            Class::Transient
+            | Class::Changed
+            | Class::TimedOut
+            | Class::TooSlow
+            | Class::LeaseNotFound
+            | Class::LeaseExists => Trouble::Transient,
         }
     }
 

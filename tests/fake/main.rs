@@ -8,6 +8,7 @@ mod lengths;
 mod messages;
 mod pages;
 mod proxies;
+mod recovery;
 mod refusals;
 mod revisions;
 mod runtimes;

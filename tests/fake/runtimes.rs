@@ -7,10 +7,12 @@ use std::thread;
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
+use tokio::task::yield_now;
 use tokio::time::sleep;
-use tonic_etcd::Resolver;
+use tonic_etcd::{EtcdOptions, Resolver};
 
-use crate::support::until;
+use crate::server::Fake;
+use crate::support::{PATIENCE, until};
 
 /// What is slow to be dropped with its runtime.
 struct Slow;
@@ -57,4 +59,31 @@ fn a_runtime_that_ends_while_it_connects_holds_up_no_other() {
         }
     });
     second.block_on(until("further attempts", || attempts.load(Ordering::Relaxed) >= 10));
+}
+
+/// It ends before what it has begun had its first turn.
+#[test]
+fn a_runtime_that_ends_at_once_holds_up_no_other() {
+    let second = Runtime::new().unwrap();
+    let fake = second.block_on(Fake::start());
+    let mut waits = Vec::new();
+    for turns in 0..16 {
+        let first = Builder::new_current_thread().event_interval(1).enable_all().build().unwrap();
+        let options = EtcdOptions::from([fake.endpoint()]);
+        let options = if turns % 2 == 0 { options } else { options.user("reader", "readerpw") };
+        let resolver = first.block_on(Resolver::connect(options)).unwrap();
+        let kept = first.block_on(async {
+            let kept = resolver.resolve("a").await.unwrap();
+            for _ in 0..turns / 2 {
+                yield_now().await;
+            }
+            kept
+        });
+        drop(first);
+        drop(kept);
+        waits.push(second.spawn(async move { resolver.resolve("b").await.unwrap().ready(PATIENCE).await }));
+    }
+    for (number, wait) in waits.into_iter().enumerate() {
+        second.block_on(wait).unwrap().unwrap_or_else(|error| panic!("{number}: {error:?}"));
+    }
 }

@@ -151,10 +151,11 @@ impl Hub {
 
     fn carry_out(&mut self, action: Action) {
         match action {
-            Action::Open { stream } => {
+            Action::Open { stream, elsewhere } => {
                 let (orders, ordered) = unbounded_channel();
                 let habits = self.habits.clone();
-                let task = StreamTask::new(self.core.clone(), stream, ordered, self.to_self.clone(), habits);
+                let task =
+                    StreamTask::new(self.core.clone(), (stream, elsewhere), ordered, self.to_self.clone(), habits);
                 tokio::spawn(task.run());
                 self.streams.insert(stream, Open { orders, member: None });
             }

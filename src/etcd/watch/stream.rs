@@ -27,8 +27,6 @@ const ANSWER: Duration = Duration::from_secs(3);
 pub(super) const CREATION: Duration = Duration::from_secs(5);
 /// Creations that are asked for at a time.
 const AT_ONCE: usize = 64;
-/// The first creation of a stream shows whether ids may be chosen: others wait so long for its answer.
-const FIRST: Duration = Duration::from_millis(500);
 
 /// The first id: who counts from 0 or 1 does not come so far.
 const FIRST_ID: i64 = 1 << 32;
@@ -172,7 +170,6 @@ impl Stream {
         }
         let open = self.pending.iter().filter(|pending| !pending.is_given_up).count();
         let room = match self.habits.ids {
-            Ids::Unknown if now < self.heard + FIRST => self.pending.is_empty(),
             Ids::Unknown | Ids::Ours => open < AT_ONCE,
             Ids::Theirs => self.pending.is_empty(),
         };
@@ -201,9 +198,6 @@ impl Stream {
         };
         let open = self.pending.iter().filter(|pending| !pending.is_given_up);
         let mut wake = open.map(next).min().unwrap_or(Duration::MAX);
-        if self.habits.ids == Ids::Unknown && !self.waiting.is_empty() {
-            wake = wake.min(self.heard + FIRST);
-        }
         // What is not created yet is waited for on its own account.
         if !self.live.is_empty() {
             match self.ask(now) {

@@ -24,8 +24,10 @@ pub(super) type StreamId = u64;
 /// What to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Action {
+    /// Open a stream; at another member than the one in use, where that does not create a watch.
     Open {
         stream: StreamId,
+        elsewhere: bool,
     },
     Attach {
         watch: WatchId,
@@ -198,11 +200,15 @@ impl Streams {
     fn place(&mut self, watch: WatchId) -> Action {
         let avoids = self.watches.get(&watch).and_then(|watch| watch.avoids);
         let takes = |(id, stream): &(&StreamId, &Stream)| !stream.is_closed_to_new && Some(**id) != avoids;
+        // A member that does not create a watch on two streams may create it nowhere: every other time another member is tried.
+        let elsewhere =
+            self.watches.get(&watch).is_some_and(|watch| watch.unanswered >= 2 && watch.unanswered % 2 == 0);
+        let takes = |known: &(&StreamId, &Stream)| !elsewhere && takes(known);
         let with_room = self.open.iter().filter(takes).find(|(_, stream)| stream.watches.len() < FULL);
         let budget = self.admits.map_or(UNKNOWN, |admits| (admits / 2).max(1));
         let chosen = match with_room {
             Some((stream, _)) => Some(*stream),
-            None if self.open.len() < budget => None,
+            None if self.open.len() < budget || elsewhere => None,
             None => {
                 let fewest = self.open.iter().filter(takes).min_by_key(|(_, stream)| stream.watches.len());
                 let avoided = avoids.filter(|id| self.open.get(id).is_some_and(|stream| !stream.is_closed_to_new));
@@ -224,7 +230,7 @@ impl Streams {
             return attach;
         }
         self.actions.push(attach);
-        Action::Open { stream }
+        Action::Open { stream, elsewhere }
     }
 }
 

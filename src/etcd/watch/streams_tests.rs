@@ -87,12 +87,12 @@ fn a_stream_whose_token_has_ended_keeps_its_watches_and_takes_no_more() {
     want(&mut machine, 0..3);
     assert!(machine.token_refused(secs(0), 2), "tried on another stream");
     let moved = actions(&mut machine, secs(0));
-    assert_eq!(moved, [Action::Open { stream: 2 }, Action::Attach { watch: 2, stream: 2 }]);
+    assert_eq!(moved, [Action::Open { stream: 2, elsewhere: false }, Action::Attach { watch: 2, stream: 2 }]);
     assert!(!machine.token_refused(secs(0), 2), "once");
     machine.gone(secs(0), 2);
     assert!(machine.open[&1].watches.contains(&0));
     let next = want(&mut machine, 5..6);
-    assert!(matches!(next[..], [Action::Open { stream: 3 }, Action::Attach { stream: 3, .. }, ..]), "{next:?}");
+    assert!(matches!(next[..], [Action::Open { stream: 3, .. }, Action::Attach { stream: 3, .. }, ..]), "{next:?}");
 }
 
 #[test]
@@ -180,7 +180,7 @@ proptest! {
             }
             for action in actions(&mut machine, now) {
                 match action {
-                    Action::Open { stream } => prop_assert!(open.insert(stream)),
+                    Action::Open { stream, .. } => prop_assert!(open.insert(stream)),
                     Action::Attach { watch, stream } => {
                         prop_assert!(open.contains(&stream));
                         prop_assert_eq!(on.insert(watch, Some(stream)), Some(None));

@@ -29,6 +29,8 @@ pub(super) struct Attached {
 pub(super) struct StreamTask {
     core: Arc<Core>,
     id: StreamId,
+    /// To be opened at another member than the one in use.
+    elsewhere: bool,
     orders: UnboundedReceiver<Order>,
     hub: UnboundedSender<Input>,
     habits: HashMap<usize, Habits>,
@@ -46,16 +48,16 @@ enum End {
 impl StreamTask {
     pub(super) fn new(
         core: Arc<Core>,
-        id: StreamId,
+        (id, elsewhere): (StreamId, bool),
         orders: UnboundedReceiver<Order>,
         hub: UnboundedSender<Input>,
         habits: HashMap<usize, Habits>,
     ) -> Self {
-        Self { core, id, orders, hub, habits, watches: HashMap::new(), epoch: Instant::now() }
+        Self { core, id, elsewhere, orders, hub, habits, watches: HashMap::new(), epoch: Instant::now() }
     }
 
     pub(super) async fn run(mut self) {
-        let (heard, habits, failure) = match self.core.begin_stream().await {
+        let (heard, habits, failure) = match self.begin().await {
             Ok((link, token)) => {
                 let known = self.habits.get(&link.member()).copied().unwrap_or(Habits::UNKNOWN);
                 let mut machine = Stream::new(self.epoch.elapsed(), known);
@@ -73,6 +75,17 @@ impl StreamTask {
         };
         let failure = failure.while_doing("watching");
         self.tell(News::Ended { failure, heard, habits });
+    }
+
+    async fn begin(&self) -> Result<(Link, u64), Failure> {
+        let (link, token) = self.core.begin_stream().await?;
+        if self.elsewhere
+            && let Some(other) = self.core.elsewhere(&link).await
+        {
+            let token = self.core.token_for(&other).await?;
+            return Ok((other, token));
+        }
+        Ok((link, token))
     }
 
     fn tell(&self, news: News) {
@@ -110,7 +123,7 @@ impl StreamTask {
                     }
                     Action::Restart => {
                         let why = "ids of watches are not ours to choose: another stream is opened";
-                        return End::Failed(Failure::new(Class::Transient, why));
+                        return End::Failed(Failure::new(Class::Changed, why));
                     }
                     Action::Wait { until } => break until,
                 }

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use etcd_client::Client;
 use test_support::{Etcd, FrameProxy, Proxy, Rule};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tonic_etcd::{EtcdOptions, Instance, Registrar, Resolver, State};
 
 use super::{as_root, calls, protect};
-use crate::support::{PATIENCE, until};
+use crate::support::{PATIENCE, servers_are, until};
 
 /// F8: a wrong password, ten services, a registration and three endpoints: one check in five seconds for the resolver, and one
 /// for the registrar. Once the password is right, all is well within 6 s.
@@ -69,4 +69,26 @@ async fn an_etcd_that_is_far_away_is_asked_for_each_thing_once() {
 fn renewals(etcd: &Etcd) -> usize {
     let method = "grpc_method=\"LeaseKeepAlive\"";
     etcd.metric_with("grpc_server_msg_received_total", method).unwrap_or_default() as usize
+}
+
+/// etcd is wiped: it waits for the log entry that an old token names, for as long as a request lasts. Another is fetched.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_of_an_etcd_that_was_wiped_is_not_waited_for() {
+    let etcd = Etcd::builder().arg("--bcrypt-cost=4").start();
+    drop(protect(&etcd).await);
+    let registrar = Registrar::builder(as_root([etcd.endpoint()])).ttl(Duration::from_secs(5)).build().unwrap();
+    let registration = registrar.register("s", Instance::new("h:1").unwrap()).await.unwrap();
+    registration.ready(PATIENCE).await.unwrap();
+    let resolution = Resolver::builder(as_root([etcd.endpoint()])).build().unwrap().resolve("s").await.unwrap();
+    servers_are(&resolution, &["h:1"]).await;
+    let lease = registration.lease_id();
+    etcd.kill();
+    etcd.wipe();
+    etcd.start_again();
+    let again = async || registration.lease_id().filter(|id| Some(*id) != lease && registration.is_registered());
+    assert!(timeout(Duration::from_secs(6), until("registered again", again)).await.is_ok(), "{registration:?}");
+    let admin = Client::connect([etcd.endpoint()], None).await.unwrap();
+    admin.kv_client().put("s/h:2", "h:2", None).await.unwrap();
+    let seen = timeout(Duration::from_secs(6), servers_are(&resolution, &["h:1", "h:2"])).await;
+    assert!(seen.is_ok(), "{resolution:?}");
 }
