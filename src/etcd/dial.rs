@@ -27,12 +27,16 @@ impl Core {
                     return Err(Failure::new(Class::Changed, "nobody uses this etcd any more"));
                 }
                 state.wanted = Instant::now();
-                if !std::mem::replace(&mut state.is_connecting, true) {
-                    // Made before the task: a runtime that ends may drop it unpolled.
+                let begins = !std::mem::replace(&mut state.is_connecting, true);
+                let waits = (state.failed_rounds, self.links.changed.subscribe());
+                drop(state);
+                if begins {
+                    // Made before the task, which a runtime that ends drops unpolled: its drop takes the lock.
                     let guard = Connecting(self.clone());
-                    state.connecting = Some(tokio::spawn(connect(guard)).abort_handle());
+                    let task = tokio::spawn(connect(guard)).abort_handle();
+                    self.links.keep(task, |state| &mut state.connecting);
                 }
-                (state.failed_rounds, self.links.changed.subscribe())
+                waits
             };
             loop {
                 // The sender lives as long as this does.
@@ -74,10 +78,12 @@ impl Core {
 
     /// Closes connections to members that are not in use, once nobody has used them for a while.
     pub(super) fn sweep_later(self: &Arc<Self>) {
-        let mut state = self.links.state();
-        if state.sweep() && !std::mem::replace(&mut state.is_sweeping, true) {
-            let guard = Sweeping(Arc::downgrade(self));
-            tokio::spawn(sweep(guard));
+        let begins = {
+            let mut state = self.links.state();
+            state.sweep() && !std::mem::replace(&mut state.is_sweeping, true)
+        };
+        if begins {
+            tokio::spawn(sweep(Sweeping(Arc::downgrade(self))));
         }
     }
 
@@ -99,6 +105,7 @@ impl Core {
             drop(state);
             return self.links.tell();
         }
+        drop(state);
         let dialed = Dialed { core: self.clone(), number };
         let dialing = async move {
             let core = &dialed.core;
@@ -115,8 +122,8 @@ impl Core {
                 }
             }
         };
-        // Under the lock, so that whoever shuts finds it.
-        member.dialing = Some(tokio::spawn(dialing).abort_handle());
+        let task = tokio::spawn(dialing).abort_handle();
+        self.links.keep(task, |state| &mut state.members[number].dialing);
     }
 
     /// A search for a member that answers, which is then in use.

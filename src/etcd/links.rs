@@ -147,6 +147,16 @@ impl Links {
         }
     }
 
+    /// Keeps the handle of a task, or ends the task where nobody uses this etcd any more.
+    pub(super) fn keep(&self, task: AbortHandle, place: impl FnOnce(&mut State) -> &mut Option<AbortHandle>) {
+        let mut state = self.state();
+        if state.is_shut {
+            drop(state);
+            return task.abort();
+        }
+        *place(&mut state) = Some(task);
+    }
+
     /// Ends what is done for users who are all gone.
     pub(super) fn shut(&self) {
         let mut state = self.state();

@@ -107,14 +107,18 @@ impl Core {
             if let Some(number) = state.machine.present() {
                 return Ok(number);
             }
-            if !std::mem::replace(&mut state.is_fetching, true) {
-                // Made before the task: a runtime that ends may drop it unpolled.
+            let begins = !std::mem::replace(&mut state.is_fetching, true);
+            if begins {
                 let failure = Failure::new(Class::Transient, "the runtime of the password check has ended");
                 state.failure = Some(failure);
-                begin(Ended(self.clone()));
             }
+            drop(state);
             let ended = tokens.ended.subscribe();
             let before = *ended.borrow();
+            if begins {
+                // Made before the task, which a runtime that ends drops unpolled: its drop takes the lock.
+                begin(Ended(self.clone()));
+            }
             (before, ended)
         };
         // The sender lives as long as this does.
