@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -10,9 +9,8 @@ use http::HeaderMap;
 use http_body::{Body, Frame};
 use tonic::{Code, Status};
 
-use super::channel::Inner;
 use super::clock::Clock;
-use super::ready::Member;
+use super::party::Party;
 use super::server::Verdict;
 use super::status;
 use crate::connection::{Answer, Failure};
@@ -31,24 +29,6 @@ struct Open {
     answer: Option<Answer>,
     party: Party,
     clock: Clock,
-}
-
-/// Who answers, and who wants to know how it went.
-pub(crate) struct Party {
-    pub(crate) member: Arc<Member>,
-    pub(crate) inner: Arc<Inner>,
-}
-
-impl Party {
-    pub(crate) fn judge(&self, verdict: Verdict) {
-        if verdict == Verdict::Success {
-            self.inner.budget.succeeded();
-        }
-        let in_a_row = self.member.server.judge(verdict);
-        if in_a_row > 0 && self.inner.settings.ejection.is_some_and(|ejection| ejection.is_suspicious(in_a_row)) {
-            self.inner.ground.changed.notify_one();
-        }
-    }
 }
 
 /// How an answer ended before its end.

@@ -316,7 +316,9 @@ impl BalancedChannelBuilder {
                 authority: authority.transpose()?,
                 user_agent,
             },
-            memory: super::policy::Memory::default(),
+            memory: super::policy::Memory::new(),
+            epoch: tokio::time::Instant::now(),
+            fleet: super::cost::Fleet::default(),
             queued: AtomicUsize::new(0),
             queue: tokio::sync::Mutex::default(),
         });

@@ -11,10 +11,11 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, V
 use tokio::time::Instant;
 use tonic::{Code, Status};
 
-use super::answer::{Broken, Party, ResponseBody};
+use super::answer::{Broken, ResponseBody};
 use super::channel::Inner;
 use super::clock::Clock;
 use super::deadline::{Deadline, GRPC_TIMEOUT};
+use super::party::Party;
 use super::pick::{Patience, Pick};
 use super::policy::Call;
 use super::ready::Member;
@@ -135,24 +136,16 @@ impl Caller {
             }
             Err((failure, _)) => return Outcome::Over(Err(status::of_failure(failure, member.server.address()))),
         };
+        let mut party = Party::new(member, self.inner.clone(), started);
         let mut clock = Clock::new(self.patience.deadline);
         let head = std::future::poll_fn(|cx| match exchange.poll_head(cx) {
             Poll::Ready(head) => Poll::Ready(Some(head)),
             Poll::Pending if clock.poll_over(cx) => Poll::Ready(None),
             Poll::Pending => Poll::Pending,
         });
-        let awaiting = member.server.awaiting();
-        let head = head.await;
-        drop(awaiting);
-        // A server that let the deadline pass was at least as slow as that; one that failed fast was not fast.
-        if !matches!(head, Some(Err(_))) {
-            let now = Instant::now();
-            member.server.latency.observe(now - started, now - member.server.epoch());
-        }
-        let party = Party { member, inner: self.inner.clone() };
-        match head {
+        match head.await {
             Some(Ok(response)) => self.answered(response, exchange, party, clock).await,
-            Some(Err(failure)) => self.failed(failure, exchange.into_body(), &party, &clock),
+            Some(Err(failure)) => self.failed(failure, exchange.into_body(), &mut party, &clock),
             None => {
                 party.judge(Verdict::Failure);
                 Outcome::Over(Err(clock.exceeded(party.member.server.address())))
@@ -185,7 +178,7 @@ impl Caller {
         &mut self,
         response: Response<Incoming>,
         exchange: Exchange<Body>,
-        party: Party,
+        mut party: Party,
         clock: Clock,
     ) -> Outcome {
         let (mut head, stream) = response.into_parts();
@@ -193,7 +186,9 @@ impl Caller {
         let address = member.server.address();
         head.extensions.insert(ServedBy(member.server.clone()));
         let said = status::code_in(&head.headers).filter(|code| *code != Code::Ok || stream.is_end_stream());
-        if said.is_none() && head.status == StatusCode::OK {
+        let begun = said.is_none() && head.status == StatusCode::OK;
+        party.head(begun || said == Some(Code::Ok));
+        if begun {
             let (answer, body) = exchange.answer(stream, Replay::commit);
             let response = Response::from_parts(head, ResponseBody::new(answer, party, clock));
             return match self.repeat {
@@ -243,17 +238,23 @@ impl Caller {
     }
 
     /// The exchange failed before an answer began.
-    fn failed(&mut self, failure: Failure, mut body: Body, party: &Party, clock: &Clock) -> Outcome {
-        let address = party.member.server.address();
+    fn failed(&mut self, failure: Failure, mut body: Body, party: &mut Party, clock: &Clock) -> Outcome {
+        let member = party.member.clone();
+        let address = member.server.address();
         match failure.kind {
             Kind::NotSent | Kind::Refused if body.rewind(Why::NeverProcessed).is_ok() => {
-                return self.never_processed(&party.member, &failure, body);
+                Self::not_taken(party);
+                return self.never_processed(&member, &failure, body);
             }
             Kind::Suspected(_) if !self.suspected && body.rewind(Why::NeverProcessed).is_ok() => {
                 self.suspected = true;
-                return self.never_processed(&party.member, &failure, body);
+                Self::not_taken(party);
+                return self.never_processed(&member, &failure, body);
             }
-            Kind::Body | Kind::Unsendable => return Outcome::Over(Err(status::of_failure(failure, address))),
+            Kind::Body | Kind::Unsendable => {
+                party.end();
+                return Outcome::Over(Err(status::of_failure(failure, address)));
+            }
             Kind::NotSent | Kind::Refused | Kind::Suspected(_) | Kind::Reset(_) | Kind::Lost => {}
         }
         let code = status::code_of(&failure);
@@ -262,7 +263,7 @@ impl Caller {
             return Outcome::Over(Err(clock.exceeded(address)));
         }
         party.judge(Verdict::of(code));
-        self.unanswered(failure, Some(body), &party.member)
+        self.unanswered(failure, Some(body), &member)
     }
 
     fn unanswered(&mut self, failure: Failure, body: Option<Body>, member: &Arc<Member>) -> Outcome {
@@ -271,12 +272,20 @@ impl Caller {
         again.unwrap_or_else(|| Outcome::Over(Err(status::of_failure(failure, member.server.address()))))
     }
 
+    /// A server that refuses must not look idle; one whose connection is over is picked no more.
+    fn not_taken(party: &mut Party) {
+        if party.member.connection.is_over() {
+            party.end();
+        } else {
+            party.refused();
+        }
+    }
+
     /// Nobody has seen the call: another server, always (gRPC's transparent retry).
     fn never_processed(&mut self, member: &Arc<Member>, failure: &Failure, body: Body) -> Outcome {
         tracing::debug!(server = %member.server.address(), %failure, "never processed: another server");
         // A connection that is over is picked no more; the server's next one is as good as any.
         if !member.connection.is_over() {
-            member.server.penalise(); // or whoever refuses would look idle, and draw the calls
             self.tried.push(member.server.clone());
         }
         self.rounds.get_or_insert_with(|| Backoff::new(fastrand::u64(..)));

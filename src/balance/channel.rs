@@ -8,7 +8,9 @@ use arc_swap::ArcSwap;
 use http::HeaderValue;
 use http::uri::Authority;
 use tokio::sync::{Mutex, watch};
+use tokio::time::Instant;
 
+use super::cost::Fleet;
 use super::outlier::Ejection;
 use super::outlook::Outlook;
 use super::policy::{Memory, Policy};
@@ -27,6 +29,9 @@ pub(crate) struct Inner {
     pub(crate) settings: Settings,
     pub(crate) memory: Memory,
     pub(crate) budget: Budget,
+    /// Where the clock of the servers' costs begins.
+    pub(crate) epoch: Instant,
+    pub(super) fleet: Fleet,
     /// Calls that wait for room: who comes later waits behind them.
     pub(crate) queued: AtomicUsize,
     pub(crate) queue: Mutex<()>,

@@ -9,10 +9,14 @@ const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// Ejection of servers whose calls fail while those of others do not (gRFC A50; failures in a row are Envoy's). Off unless
 /// it is set, as in gRPC: only the user knows whether an error speaks against the server that told it.
 ///
-/// Calls are judged by the status that ends them, trailers included: `UNKNOWN`, `DEADLINE_EXCEEDED`, `INTERNAL`,
-/// `UNAVAILABLE`, `DATA_LOSS` and lost connections count as failures, everything else as the caller's own doing (A50 counts
-/// all that is not OK). An ejected server stays connected, comes back after its time and is on probation then: its next
-/// failure ejects it again, its next success clears it.
+/// Calls are judged by the status that ends them, trailers included: every code but `OK` is a failure, and so is a lost
+/// connection or a reset stream (A50). A call that its caller gave up is not judged. Whether failures speak against the server
+/// is a question of its peers: failures in a row eject only where so many would come by chance less than once in a hundred
+/// intervals, if the server did as its peers do. So five `NOT_FOUND` from each of three servers eject nobody.
+///
+/// An ejected server stays connected, and comes back after its time. What it does while it is out counts for nothing, and
+/// neither does the late end of a call from before. Back, it is on probation: its next failure ejects it again (compared with
+/// its peers as above), its next success clears it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Ejection {
     interval: Duration,
@@ -94,11 +98,16 @@ impl Ejection {
         self
     }
 
-    /// Whether so many failures in a row are worth a judgement at once: one is, of a server on probation.
-    pub(crate) fn is_suspicious(&self, in_a_row: u32) -> bool {
-        self.in_a_row.is_some_and(|most| in_a_row == 1 || in_a_row == most)
+    /// Whether so many failures in a row are worth a judgement at once: the most that are allowed, and twice, four times … as many,
+    /// because peers may excuse the first; the first one of a server on probation.
+    pub(crate) fn is_suspicious(&self, in_a_row: u32, on_probation: bool) -> bool {
+        self.in_a_row
+            .is_some_and(|most| on_probation || (in_a_row.is_multiple_of(most) && (in_a_row / most).is_power_of_two()))
     }
 }
+
+/// How often in an interval failures in a row may come by chance, before they eject.
+const BY_CHANCE: f64 = 0.01;
 
 /// What one server did.
 #[derive(Clone, Copy, Debug, Default)]
@@ -113,6 +122,8 @@ pub(crate) struct Judge<Id> {
     options: Ejection,
     judged: Duration,
     known: BTreeMap<Id, Convict>,
+    /// What was done in the interval before, so that a new one does not begin with nothing to compare with.
+    before: BTreeMap<Id, Tally>,
 }
 
 /// A server that was ejected before.
@@ -126,7 +137,7 @@ struct Convict {
 
 impl<Id: Ord + Clone> Judge<Id> {
     pub(crate) fn new(options: Ejection, now: Duration) -> Self {
-        Self { options, judged: now, known: BTreeMap::new() }
+        Self { options, judged: now, known: BTreeMap::new(), before: BTreeMap::new() }
     }
 
     /// When it has to be asked again, come what may.
@@ -157,19 +168,39 @@ impl<Id: Ord + Clone> Judge<Id> {
                 Some(convict) if convict.probation && tally.in_a_row == 0 && tally.successes > 0 => {
                     convict.probation = false;
                 }
-                Some(convict) if convict.probation && tally.in_a_row > 0 && most.is_some() => {
-                    self.eject(id, tallies.len(), now);
+                convict => {
+                    let on_probation = convict.is_some_and(|convict| convict.probation);
+                    let too_many = most.is_some_and(|most| tally.in_a_row >= if on_probation { 1 } else { most });
+                    if too_many && !self.may_be_chance(id, tallies) {
+                        self.eject(id, tallies.len(), now);
+                    }
                 }
-                _ if most.is_some_and(|most| tally.in_a_row >= most) => self.eject(id, tallies.len(), now),
-                _ => {}
             }
         }
         if self.interval_is_over(now) {
             self.judge_rates(tallies, now);
             self.forgive(tallies);
             self.judged = now;
+            self.before.clone_from(tallies);
         }
         self.known.iter().filter(|(_, convict)| convict.until.is_some()).map(|(id, _)| id.clone()).collect()
+    }
+
+    /// Whether a server's failures in a row would be nothing rare, did it fail as often as its peers.
+    fn may_be_chance(&self, id: &Id, tallies: &BTreeMap<Id, Tally>) -> bool {
+        let peers = tallies.iter().chain(&self.before).filter(|(peer, _)| *peer != id);
+        let (ok, failed) =
+            peers.fold((0, 0), |(ok, failed), (_, tally)| (ok + tally.successes, failed + tally.failures));
+        // One OK call more, so that nobody's calls excuse nothing.
+        let fails = failed as f64 / (ok + failed + 1) as f64;
+        let Some(own) = tallies.get(id) else { return false };
+        let calls = (own.successes + own.failures).max(1) as f64;
+        calls * fails.powf(f64::from(own.in_a_row)) > BY_CHANCE
+    }
+
+    /// Who is back, and has not proven yet that it is well.
+    pub(crate) fn is_on_probation(&self, id: &Id) -> bool {
+        self.known.get(id).is_some_and(|convict| convict.probation)
     }
 
     fn judge_rates(&mut self, tallies: &BTreeMap<Id, Tally>, now: Duration) {
@@ -269,7 +300,7 @@ mod tests {
 
     #[test]
     fn never_all_and_never_more_than_its_share() {
-        let all: Vec<_> = (0..10).map(|_| (0, 9, 9)).collect();
+        let all: Vec<_> = (0..10).map(|_| (1_000_000, 9, 9)).collect();
         let out = |percent| {
             Judge::new(Ejection::default().max_percent(percent), Duration::ZERO).judge(&tallies(&all), SECOND)
         };
@@ -279,5 +310,31 @@ mod tests {
         assert_eq!(out(100).len(), 9);
         let mut judge = Judge::new(Ejection::default(), Duration::ZERO);
         assert!(judge.judge(&tallies(&[(0, 9, 9)]), SECOND).is_empty(), "the only one stays");
+    }
+
+    /// F36: failures in a row are compared with what the peers do.
+    #[test]
+    fn what_all_servers_fail_at_ejects_nobody() {
+        let out = |list: &[(u64, u64, u32)]| {
+            Judge::new(Ejection::default().max_percent(100), Duration::ZERO).judge(&tallies(list), SECOND)
+        };
+        assert!(out(&[(0, 5, 5), (0, 5, 5), (0, 5, 5)]).is_empty());
+        assert!(out(&[(0, 5, 5), (0, 4, 4), (0, 4, 4)]).is_empty());
+        assert!(out(&[(8_000, 2_000, 5), (8_000, 2_000, 0), (8_000, 2_000, 0)]).is_empty(), "that comes by chance");
+        assert_eq!(out(&[(8_000, 2_000, 10), (8_000, 2_000, 0), (8_000, 2_000, 0)]), [0], "that does not");
+        assert_eq!(out(&[(0, 5, 5), (0, 0, 0), (0, 0, 0)]), [0], "nobody excuses it");
+        let mut judge = Judge::new(Ejection::default(), Duration::ZERO);
+        let failing = [(70, 30, 0), (70, 30, 0), (70, 30, 0)];
+        judge.judge(&tallies(&failing), SECOND * 10);
+        assert!(judge.judge(&tallies(&[(0, 5, 5), (2, 0, 0), (1, 0, 0)]), SECOND * 11).is_empty(), "remembered");
+    }
+
+    #[test]
+    fn judgements_at_once_are_few() {
+        let options = Ejection::default();
+        let at: Vec<_> = (1..100).filter(|in_a_row| options.is_suspicious(*in_a_row, false)).collect();
+        assert_eq!(at, [5, 10, 20, 40, 80]);
+        assert!(options.is_suspicious(1, true));
+        assert!(!options.in_a_row(None).is_suspicious(5, true));
     }
 }

@@ -1,11 +1,13 @@
 //! Which of the ready servers a call goes to.
 
 use std::fmt;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use http::HeaderMap;
 
+use super::cost;
 use super::ready::{Ready, ReadyServer};
 
 /// How a channel picks a server for each call. Every policy picks among connected servers alone, passes over those that
@@ -13,17 +15,23 @@ use super::ready::{Ready, ReadyServer};
 #[derive(Clone, Default)]
 #[non_exhaustive]
 pub enum Policy {
-    /// Power of two choices on calls in flight: of two servers drawn at random, by weight, the one with fewer of them
-    /// for its weight. The default: it needs no history, and slow servers get fewer calls by themselves.
+    /// Power of two choices on load ([`ReadyServer::load`]): of two servers drawn at random, by weight, the first, unless the
+    /// second has less to do for its weight. The default: slow servers get fewer calls by themselves, and failing ones next
+    /// to none.
     #[default]
     LeastRequest,
-    /// Power of two choices on peak EWMA latency times calls in flight: a slow server gets next to nothing. After
-    /// Finagle's, but bad news is believed within 200 ms and not at the first call: of thousands one is always slow.
+    /// Power of two choices on peak EWMA latency times load: a slow server gets next to nothing. After Finagle's, but bad
+    /// news is believed within 200 ms and not at the first call: of thousands one is always slow. Between servers of
+    /// about the same latency weights and load decide, as with [`Policy::LeastRequest`].
     /// For servers whose calls take alike; one method that is slow by nature speaks against whoever answers it.
     PeakEwma,
-    /// One after the other, in the order of their addresses; weights are not regarded.
+    /// One after the other in the order of their addresses, from one that is drawn at random for each channel (gRPC's weighted
+    /// round robin does the same). Weights and load are not regarded: a server that fails its calls keeps its part of them
+    /// until [`Ejection`](super::Ejection) leaves it out.
     RoundRobin,
-    /// The first in the order of their addresses; the others are kept connected, and take over at once.
+    /// One server, as long as it is ready; the others are kept connected, and take over at once. Each channel has an order of its
+    /// own, drawn at random by weight (gRFC A62, A113), so that a fleet of clients does not meet at one server. Load is not
+    /// regarded: a server that fails its calls keeps them until [`Ejection`](super::Ejection) leaves it out.
     PickFirst,
     /// The user's own.
     #[non_exhaustive]
@@ -83,9 +91,33 @@ pub trait Picker: Send + Sync + 'static {
 }
 
 /// What the policies need between picks.
-#[derive(Default)]
 pub(crate) struct Memory {
     next: AtomicUsize,
+    /// Gives each channel an order of its own.
+    order: RandomState,
+}
+
+impl Memory {
+    pub(crate) fn new() -> Self {
+        Self { next: AtomicUsize::new(fastrand::u32(..) as usize), order: RandomState::new() }
+    }
+
+    /// Puts the servers, which stand in the order of their addresses, into the one that the policy wants.
+    pub(crate) fn arrange(&self, policy: &Policy, servers: &mut [ReadyServer]) {
+        if let Policy::PickFirst = policy {
+            let rank = |server: &ReadyServer| {
+                rank(self.order.hash_one(server.address().parsed_authority()), server.0.weight())
+            };
+            servers.sort_by(|a, b| rank(a).total_cmp(&rank(b)));
+        }
+    }
+}
+
+/// The place of a server that drew so at random: the least is the first, which each is as often as its weight says (weighted
+/// sampling after Efraimidis and Spirakis).
+fn rank(random: u64, weight: u32) -> f64 {
+    let between_0_and_1 = (random >> 11) as f64 / (1_u64 << 53) as f64;
+    -between_0_and_1.max(f64::MIN_POSITIVE).ln() / f64::from(weight.max(1))
 }
 
 /// Where to begin to look for a server that takes the call. `usable` tells which may be asked.
@@ -99,19 +131,11 @@ pub(crate) fn pick(
     let servers = &ready.servers;
     match policy {
         _ if servers.len() < 2 => 0,
-        Policy::LeastRequest => two_choices(
-            ready,
-            |a, b| {
-                // Fewer for its weight, without a division.
-                if ready.is_weighted() {
-                    a.0.load() * u64::from(b.0.weight()) <= b.0.load() * u64::from(a.0.weight())
-                } else {
-                    a.0.load() <= b.0.load()
-                }
-            },
-            usable,
-        ),
-        Policy::PeakEwma => two_choices(ready, |a, b| cost(a) <= cost(b), usable),
+        Policy::LeastRequest => two_choices(ready, |a, b| cost::by_load(a.0.standing(), b.0.standing()), usable),
+        Policy::PeakEwma => {
+            let known = |server: &ReadyServer| (server.0.standing(), server.0.server.estimate());
+            two_choices(ready, |a, b| cost::by_latency(known(a), known(b)), usable)
+        }
         Policy::RoundRobin => memory.next.fetch_add(1, Ordering::Relaxed) % servers.len(),
         Policy::PickFirst => 0,
         Policy::Custom(picker) => picker.pick(call, servers).min(servers.len() - 1),
@@ -120,33 +144,30 @@ pub(crate) fn pick(
 
 fn two_choices(
     ready: &Ready,
-    first_is_better: impl Fn(&ReadyServer, &ReadyServer) -> bool,
+    second_is_better: impl Fn(&ReadyServer, &ReadyServer) -> bool,
     usable: impl Fn(&ReadyServer) -> bool,
 ) -> usize {
     let mut random = |below| fastrand::u64(..below);
-    let a = ready.sample(&mut random);
-    let mut b = ready.sample(&mut random);
-    if a == b {
-        b = (a + 1 + random(ready.servers.len() as u64 - 1) as usize) % ready.servers.len();
-    }
+    let (a, b) = cost::draw(ready.servers.len(), |random| ready.sample(random), &mut random);
     let (first, second) = (&ready.servers[a], &ready.servers[b]);
     match (usable(first), usable(second)) {
         (true, false) => a,
         (false, true) => b,
-        _ if first_is_better(first, second) => a,
-        _ => b,
+        _ if second_is_better(first, second) => b,
+        _ => a,
     }
 }
 
-/// A server that has not answered yet and has calls in flight counts as one that takes ten milliseconds.
-const UNKNOWN_NS: f64 = 1e7;
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn cost(server: &ReadyServer) -> f64 {
-    let known = server.0.server.estimate();
-    let load = server.0.load();
-    match known {
-        0.0 if load == 0 => 0.0,
-        0.0 => UNKNOWN_NS * (load + 1) as f64 / f64::from(server.0.weight()),
-        known => known * (load + 1) as f64 / f64::from(server.0.weight()),
+    /// F49: each server is the first as often as its weight says.
+    #[test]
+    fn ranks_are_drawn_by_weight() {
+        let mut random = fastrand::Rng::with_seed(7);
+        let firsts = (0..10_000).filter(|_| rank(random.u64(..), 3) < rank(random.u64(..), 1)).count();
+        assert!((7_300..7_700).contains(&firsts), "{firsts}");
+        assert!(rank(0, 1).is_finite() && rank(u64::MAX, u32::MAX).is_finite());
     }
 }

@@ -155,7 +155,7 @@ impl Pool {
 
     fn lane(&self, address: Address, instance: Arc<Instance>) -> Lane {
         let to = destination(&address);
-        let server = Arc::new(Server::new(address));
+        let server = Arc::new(Server::new(address, self.inner.epoch));
         let link = Arc::new(Link::default());
         let ground = self.inner.ground.clone();
         let supervisor =
@@ -179,11 +179,12 @@ impl Pool {
         let tallies = self.lanes.iter().map(|(authority, lane)| (authority.clone(), tally(lane))).collect();
         let out = judge.judge(&tallies, now);
         for (authority, lane) in &self.lanes {
+            lane.server.set_on_probation(judge.is_on_probation(authority));
             let ejected = out.binary_search(authority).is_ok();
             if ejected != lane.server.is_ejected() {
                 tracing::info!(server = %lane.server.address(), ejected, "outlier ejection");
+                // From here on what it does counts for nothing, until it is back; then what it did before does not.
                 lane.server.set_ejected(ejected);
-                // What it did before does not count when it comes back.
                 lane.server.record.in_a_row.store(0, Ordering::Relaxed);
                 lane.server.record.successes.store(0, Ordering::Relaxed);
                 lane.server.record.failures.store(0, Ordering::Relaxed);
@@ -218,7 +219,8 @@ impl Pool {
         }
         (outlook.ready, outlook.ejected) = (ready.len(), ejected.len());
         // Better a server that fails some calls than none.
-        let servers = if ready.is_empty() { ejected } else { ready };
+        let mut servers = if ready.is_empty() { ejected } else { ready };
+        self.inner.memory.arrange(&self.inner.settings.policy, &mut servers);
         outlook.last_error = last_error.map(|(_, error)| error.into());
         outlook.connectivity = if !servers.is_empty() {
             Connectivity::Ready

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use http::uri::{Authority, Scheme};
 
+use super::cost::Standing;
 use super::server::Server;
 use crate::address::Address;
 use crate::connection::{Connection, Slot};
@@ -31,9 +32,13 @@ impl Member {
         self.instance.weight().unwrap_or(1)
     }
 
-    /// Calls in flight, and what lately failed ones weigh.
+    /// Calls in flight, and the places that bad ones go on holding.
     pub(crate) fn load(&self) -> u64 {
-        self.connection.in_flight() as u64 + u64::from(self.server.penalty())
+        self.connection.in_flight() as u64 + self.server.kept()
+    }
+
+    pub(super) fn standing(&self) -> Standing {
+        Standing { load: self.load(), weight: self.weight() }
     }
 
     pub(crate) fn reserve(&self) -> Option<Slot> {
@@ -58,15 +63,17 @@ impl ReadyServer {
         self.0.connection.in_flight()
     }
 
-    /// Calls in flight, and what lately failed calls weigh: each as much as four calls in flight, half of it a quarter
-    /// of a second later.
+    /// Calls in flight, and the places of those that ended badly: with another code than OK, refused, reset, lost, or given
+    /// up before their answer began. Such a call keeps its place for as long as an OK call takes at the server's peers, and
+    /// for twenty times as long (2 s at most, or twenty OK calls of its peers) while the server answers no call with OK, or
+    /// its share of OK is below half of theirs. So a server that fails at once does not look idle.
     pub fn load(&self) -> u64 {
         self.0.load()
     }
 
     /// The estimate of its latency (peak EWMA); none before its first answer.
     pub fn latency(&self) -> Option<Duration> {
-        self.0.server.latency.average()
+        self.0.server.cost.average()
     }
 
     /// Whether the server would take a further call now.
@@ -101,10 +108,6 @@ impl Ready {
             servers.iter().scan(0, sum).collect()
         });
         Self { servers: servers.into(), sums }
-    }
-
-    pub(crate) fn is_weighted(&self) -> bool {
-        self.sums.is_some()
     }
 
     /// One server at random, by weight. Not to be asked of an empty set.

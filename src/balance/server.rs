@@ -7,14 +7,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tonic::Code;
 
-use super::latency::Latency;
+use super::cost::Cost;
 use crate::address::Address;
-
-/// A failed call weighs as much as so many calls in flight, and half of it a quarter of a second later: a server that
-/// fails at once must not look idle and draw the traffic.
-const PENALTY: u32 = 4;
-const MOST_PENALTY: u32 = 64;
-const PENALTY_HALVES_MS: u64 = 250;
 
 /// What a channel knows of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,27 +26,17 @@ pub enum ServerState {
 
 pub(crate) struct Server {
     address: Address,
-    /// Where the clock of this struct begins.
+    /// Where the clock of all servers of the channel begins.
     epoch: Instant,
     link: Mutex<Link>,
-    pub(crate) latency: Latency,
-    calls: AtomicU64,
+    pub(super) cost: Cost,
+    /// Calls that ended with another code than OK.
     failures: AtomicU64,
     pub(crate) record: Record,
-    penalty: AtomicU32,
-    penalised_ms: AtomicU64,
-    ejected: AtomicBool,
-    /// Calls that wait for the head of an answer.
-    awaiting: AtomicU32,
-}
-
-/// Counts a call until the head of its answer has come, or it is given up.
-pub(crate) struct Awaiting<'a>(&'a AtomicU32);
-
-impl Drop for Awaiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
+    /// Counts its ejections and its returns: odd while it is ejected.
+    term: AtomicU32,
+    /// It is back from an ejection, and has not proven yet that it is well.
+    on_probation: AtomicBool,
 }
 
 /// How its connection is.
@@ -88,32 +72,23 @@ pub(crate) enum Verdict {
 }
 
 impl Verdict {
-    /// Codes that speak against the server, and not against what was asked of it.
+    /// Every code but OK speaks against the server, as gRFC A50 has it; how much is a question of what its peers do.
     pub(crate) fn of(code: Code) -> Self {
-        match code {
-            Code::Unknown | Code::DeadlineExceeded | Code::Internal | Code::Unavailable | Code::DataLoss => {
-                Self::Failure
-            }
-            _ => Self::Success,
-        }
+        if code == Code::Ok { Self::Success } else { Self::Failure }
     }
 }
 
 impl Server {
-    pub(crate) fn new(address: Address) -> Self {
-        let now = Instant::now();
+    pub(crate) fn new(address: Address, epoch: Instant) -> Self {
         Self {
             address,
-            epoch: now,
-            link: Mutex::new(Link { state: LinkState::Connecting, since: now, error: None }),
-            latency: Latency::default(),
-            calls: AtomicU64::new(0),
+            epoch,
+            link: Mutex::new(Link { state: LinkState::Connecting, since: Instant::now(), error: None }),
+            cost: Cost::default(),
             failures: AtomicU64::new(0),
             record: Record::default(),
-            penalty: AtomicU32::new(0),
-            penalised_ms: AtomicU64::new(0),
-            ejected: AtomicBool::new(false),
-            awaiting: AtomicU32::new(0),
+            term: AtomicU32::new(0),
+            on_probation: AtomicBool::new(false),
         }
     }
 
@@ -121,22 +96,19 @@ impl Server {
         &self.address
     }
 
-    pub(crate) fn epoch(&self) -> Instant {
-        self.epoch
+    /// The time since its epoch, at that time.
+    pub(crate) fn since_epoch(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.epoch)
     }
 
-    pub(crate) fn awaiting(&self) -> Awaiting<'_> {
-        self.awaiting.fetch_add(1, Ordering::Relaxed);
-        Awaiting(&self.awaiting)
+    /// How many places bad calls go on holding in its load.
+    pub(crate) fn kept(&self) -> u64 {
+        self.cost.kept(|| self.epoch.elapsed())
     }
 
-    /// The estimate of its latency in nanoseconds; 0 before its first answer. It fades, so that a server which was slow is
-    /// asked again, but not while calls wait for it: one that answers nothing must not look fast.
+    /// The estimate of its latency in nanoseconds; 0 before its first answer.
     pub(crate) fn estimate(&self) -> f64 {
-        if self.awaiting.load(Ordering::Relaxed) > 0 {
-            return self.latency.average().map_or(0.0, |average| average.as_nanos() as f64);
-        }
-        self.latency.estimate(self.epoch.elapsed())
+        self.cost.estimate(self.epoch.elapsed())
     }
 
     fn lock(&self) -> MutexGuard<'_, Link> {
@@ -157,16 +129,37 @@ impl Server {
     }
 
     pub(crate) fn is_ejected(&self) -> bool {
-        self.ejected.load(Ordering::Relaxed)
+        self.term() % 2 == 1
     }
 
     pub(crate) fn set_ejected(&self, ejected: bool) {
-        self.ejected.store(ejected, Ordering::Relaxed);
+        if ejected != self.is_ejected() {
+            self.term.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
-    /// Counts the end of a call; gives how many failed in a row.
-    pub(crate) fn judge(&self, verdict: Verdict) -> u32 {
-        self.calls.fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn is_on_probation(&self) -> bool {
+        self.on_probation.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_on_probation(&self, on_probation: bool) {
+        self.on_probation.store(on_probation, Ordering::Relaxed);
+    }
+
+    /// What a call notes when it begins, for [`Server::judge`].
+    pub(crate) fn term(&self) -> u32 {
+        self.term.load(Ordering::Relaxed)
+    }
+
+    /// Counts the end of a call that began in this term; gives how many failed in a row.
+    pub(crate) fn judge(&self, verdict: Verdict, term: u32) -> u32 {
+        if verdict == Verdict::Failure {
+            self.failures.fetch_add(1, Ordering::Relaxed);
+        }
+        // What comes while it is ejected, or is left from before, says nothing of how it is once it is back.
+        if self.term() != term || term % 2 == 1 {
+            return 0;
+        }
         match verdict {
             Verdict::Success => {
                 self.record.successes.fetch_add(1, Ordering::Relaxed);
@@ -176,9 +169,7 @@ impl Server {
                 0
             }
             Verdict::Failure => {
-                self.failures.fetch_add(1, Ordering::Relaxed);
                 self.record.failures.fetch_add(1, Ordering::Relaxed);
-                self.penalise();
                 self.record.in_a_row.fetch_add(1, Ordering::Relaxed) + 1
             }
         }
@@ -186,32 +177,8 @@ impl Server {
 
     /// Calls that have ended, and failed ones among them.
     pub(crate) fn counted(&self) -> (u64, u64) {
-        (self.calls.load(Ordering::Relaxed), self.failures.load(Ordering::Relaxed))
-    }
-
-    /// A call failed, or was refused.
-    pub(crate) fn penalise(&self) {
-        let penalty = (self.penalty() + PENALTY).min(MOST_PENALTY);
-        self.penalised_ms.store(self.now_ms(), Ordering::Relaxed);
-        self.penalty.store(penalty, Ordering::Relaxed);
-    }
-
-    /// What lately failed calls weigh. Looks at the clock only where there were any.
-    pub(crate) fn penalty(&self) -> u32 {
-        let penalty = self.penalty.load(Ordering::Relaxed);
-        if penalty == 0 {
-            return 0;
-        }
-        let halvings = self.now_ms().saturating_sub(self.penalised_ms.load(Ordering::Relaxed)) / PENALTY_HALVES_MS;
-        let left = penalty.checked_shr(u32::try_from(halvings).unwrap_or(u32::MAX)).unwrap_or(0);
-        if left == 0 {
-            self.penalty.store(0, Ordering::Relaxed);
-        }
-        left
-    }
-
-    fn now_ms(&self) -> u64 {
-        u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX)
+        let failures = self.failures.load(Ordering::Relaxed);
+        (self.cost.ok_calls() + failures, failures)
     }
 }
 
@@ -259,8 +226,7 @@ impl ServerStatus {
         self.calls
     }
 
-    /// Calls that ended in a way that speaks against the server: a lost connection, or one of the codes `UNKNOWN`,
-    /// `DEADLINE_EXCEEDED`, `INTERNAL`, `UNAVAILABLE` and `DATA_LOSS`.
+    /// Calls that ended with another code than OK, lost connections among them.
     pub fn failures(&self) -> u64 {
         self.failures
     }

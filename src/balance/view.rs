@@ -36,7 +36,7 @@ impl BalancedChannel {
                 state,
                 since: link.since,
                 in_flight,
-                latency: server.latency.average(),
+                latency: server.cost.average(),
                 calls,
                 failures,
                 last_error: link.error,

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::RecvStream;
@@ -34,6 +35,10 @@ pub(crate) enum Script {
     Silence,
     /// An answer without an end, as fast as it is read.
     Flood,
+    /// Another script, once this time has passed.
+    After(Duration, Box<Script>),
+    /// What the test says when the call comes.
+    Now(Arc<Mutex<Script>>),
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -150,6 +155,10 @@ async fn play(
     seen: Arc<Seen>,
     broken: Arc<Notify>,
 ) {
+    let script = match script {
+        Script::Now(script) => script.lock().unwrap().clone(),
+        script => script,
+    };
     let (head, mut body) = request.into_parts();
     seen.heads.lock().unwrap().push(head);
     seen.calls.fetch_add(1, Ordering::SeqCst);
@@ -162,6 +171,13 @@ async fn play(
         message.extend_from_slice(&data);
     }
     let response = Response::builder().header("content-type", "application/grpc");
+    let script = match script {
+        Script::After(time, script) => {
+            tokio::time::sleep(time).await;
+            *script
+        }
+        script => script,
+    };
     match script {
         Script::Greet => greet(&mut respond, &message),
         Script::GreetLater(told) => {
@@ -207,7 +223,8 @@ async fn play(
                 }
             }
         }
-        Script::Reset(_) => unreachable!("done above"),
+        Script::Reset(reason) => respond.send_reset(reason), // after a while
+        Script::After(..) | Script::Now(_) => unreachable!("done above"),
     }
 }
 

@@ -6,13 +6,13 @@ use std::time::Duration;
 use greeter_proto::HelloRequest;
 use greeter_proto::greeter_client::GreeterClient;
 use tonic::Code;
-use tonic_etcd::{Policy, RetryPolicy};
+use tonic_etcd::{Call, Picker, Policy, ReadyServer, RetryPolicy};
 
 use crate::peer::{Part, Peer, Script};
 use crate::raw::goaway_at_first_call;
 use crate::support::{SAY_HELLO, builder, changing, greet, greeted_by, over, ready, repeating};
 
-/// Calls go to the first server first, and it stands first in the order of addresses.
+/// Calls go to the first server first.
 async fn pair(script: Script) -> (Peer, Peer) {
     let (one, other) = (Peer::start(script.clone()).await, Peer::start(Script::Greet).await);
     if one.address < other.address {
@@ -22,8 +22,17 @@ async fn pair(script: Script) -> (Peer, Peer) {
     Box::pin(pair(script)).await
 }
 
+/// The first in the order of addresses.
+struct Lowest;
+
+impl Picker for Lowest {
+    fn pick(&self, _: &Call<'_>, _: &[ReadyServer]) -> usize {
+        0
+    }
+}
+
 fn first(builder: tonic_etcd::BalancedChannelBuilder) -> tonic_etcd::BalancedChannelBuilder {
-    builder.policy(Policy::PickFirst)
+    builder.policy(Policy::custom(Lowest))
 }
 
 #[tokio::test]

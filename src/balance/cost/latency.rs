@@ -1,4 +1,4 @@
-//! Peak EWMA: a moving average of latency that believes bad news soon, and forgets it in seconds.
+//! Peak EWMA: a moving average of latency that believes bad news soon, and forgets it in seconds. PURE.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

@@ -1,0 +1,107 @@
+//! Which of two servers that were drawn at random, by weight, a call goes to (power of two choices). PURE.
+
+/// Two of so many servers, at least two. `sample` draws one by weight, `random` a number below another.
+pub(in super::super) fn draw<R: FnMut(u64) -> u64>(
+    servers: usize,
+    sample: impl Fn(&mut R) -> usize,
+    random: &mut R,
+) -> (usize, usize) {
+    let first = sample(random);
+    let mut second = sample(random);
+    if first == second {
+        second = (first + 1 + random(servers as u64 - 1) as usize) % servers;
+    }
+    (first, second)
+}
+
+/// What a choice goes by.
+#[derive(Clone, Copy, Debug)]
+pub(in super::super) struct Standing {
+    /// Calls in flight, and the places that bad ones go on holding.
+    pub(in super::super) load: u64,
+    pub(in super::super) weight: u32,
+}
+
+impl Standing {
+    /// Its load, with so many calls more, for its weight; over the same denominator as `other`'s.
+    fn for_weight(self, more: u64, other: Self) -> f64 {
+        (self.load + more) as f64 * f64::from(other.weight)
+    }
+}
+
+/// Whether the second has less to do for its weight, the call included. The draw by weight alone shares out what is idle, so it
+/// stands where the second is not better off even with the call.
+pub(in super::super) fn by_load(first: Standing, second: Standing) -> bool {
+    let with_call = (second.load + 1).saturating_mul(u64::from(first.weight));
+    with_call <= first.load.saturating_mul(u64::from(second.weight))
+}
+
+/// How much slower a server that has not answered yet and has calls in flight is taken for.
+const UNKNOWN: f64 = 10.0;
+/// A difference in latency that is more than noise.
+const CLEARLY: f64 = 2.0;
+
+/// The same, where each place costs what the server's calls take; 0 is not known.
+pub(in super::super) fn by_latency(first: (Standing, f64), second: (Standing, f64)) -> bool {
+    let ((a, a_takes), (b, b_takes)) = (first, second);
+    let (a_takes, b_takes) = match (a_takes > 0.0, b_takes > 0.0) {
+        (true, true) => (a_takes, b_takes),
+        (false, false) => return by_load(a, b),
+        // One that nobody knows yet gets a call; and a second one seldom, while that is not answered.
+        (false, true) if a.load == 0 => return false,
+        (true, false) if b.load == 0 => return true,
+        (false, true) => (b_takes * UNKNOWN, b_takes),
+        (true, false) => (a_takes, a_takes * UNKNOWN),
+    };
+    let with_call = b_takes * b.for_weight(1, a);
+    // Where the first is idle too, weight alone decides between servers that are about as fast.
+    with_call <= a_takes * a.for_weight(0, b)
+        || (b_takes * CLEARLY <= a_takes && with_call <= a_takes * a.for_weight(1, b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn standing(load: u64, weight: u32) -> Standing {
+        Standing { load, weight }
+    }
+
+    #[test]
+    fn the_draw_stands_unless_the_second_is_better_off() {
+        for (first, second, expected) in [
+            ((0, 1), (0, 1), false),
+            ((1, 1), (0, 1), true),
+            ((1, 1), (1, 1), false),
+            ((0, 1), (0, 10), false),
+            ((1, 1), (0, 10), true),
+            ((9, 10), (0, 1), false),
+            ((10, 10), (0, 1), true),
+            ((u64::from(u32::MAX), u32::MAX), (0, u32::MAX), true),
+        ] {
+            let (a, b) = (standing(first.0, first.1), standing(second.0, second.1));
+            assert_eq!(by_load(a, b), expected, "{first:?} {second:?}");
+            assert_eq!(by_latency((a, 1e6), (b, 1e6)), expected, "{first:?} {second:?}, alike");
+            assert_eq!(by_latency((a, 0.0), (b, 0.0)), expected, "{first:?} {second:?}, unknown");
+        }
+    }
+
+    #[test]
+    fn who_is_clearly_faster_is_taken() {
+        let idle = standing(0, 1);
+        assert!(by_latency((idle, 20e6), (idle, 1e6)));
+        assert!(!by_latency((idle, 1e6), (idle, 20e6)));
+        assert!(!by_latency((idle, 1.9e6), (idle, 1e6)), "noise");
+        assert!(by_latency((idle, 20e6), (standing(18, 1), 1e6)));
+        assert!(!by_latency((idle, 20e6), (standing(20, 1), 1e6)));
+    }
+
+    #[test]
+    fn who_is_unknown_gets_one_call() {
+        let (idle, asked) = (standing(0, 1), standing(1, 1));
+        assert!(by_latency((idle, 1e6), (idle, 0.0)));
+        assert!(!by_latency((idle, 0.0), (idle, 1e6)));
+        assert!(!by_latency((asked, 1e6), (asked, 0.0)));
+        assert!(by_latency((asked, 0.0), (asked, 1e6)));
+    }
+}

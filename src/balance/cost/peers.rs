@@ -1,0 +1,155 @@
+//! How a server does against its peers: shares of OK and what OK calls take, each faded over seconds. PURE.
+//!
+//! The servers count; nobody adds up while all is well. Only where a call ended badly, or where one ends well at a server that
+//! has bad ones, the counts of all are looked at, and that at most once in [`APART`].
+
+use std::sync::atomic::Ordering;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use super::Cost;
+
+/// What was seen so long ago counts for 1/e.
+const FADE: f64 = 2.0;
+/// Between two looks at all servers: a thousand of them are looked at in some ten microseconds.
+const APART: Duration = Duration::from_millis(10);
+/// A server whose share of OK is below this part of its peers' is worse than they.
+const WORSE: f64 = 0.5;
+/// A server of whom nothing is known counts as one whose peers' share was seen once.
+const PRIOR: f64 = 1.0;
+
+/// What was seen of one server when all were last looked at.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Recent {
+    ok: f64,
+    bad: f64,
+    /// What the OK calls took together.
+    ok_nanos: f64,
+    in_flight: f64,
+    /// Its counts then.
+    seen: (u64, u64, u64),
+}
+
+/// What was seen of all.
+#[derive(Clone, Copy, Debug, Default)]
+struct Totals {
+    at: Duration,
+    looked: bool,
+    ok: f64,
+    bad: f64,
+    ok_nanos: f64,
+    in_flight: f64,
+    /// Of those whose latency is known.
+    latency_nanos: f64,
+    known: f64,
+}
+
+/// All servers of a channel.
+#[derive(Default)]
+pub(in super::super) struct Fleet(Mutex<Totals>);
+
+impl Fleet {
+    /// The peers of one server, of all servers with their calls in flight.
+    pub(in super::super) fn peers_of<'a>(
+        &self,
+        own: &Cost,
+        now: Duration,
+        all: impl Iterator<Item = (&'a Cost, usize)>,
+    ) -> Peers {
+        let mut totals = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !totals.looked || now >= totals.at + APART {
+            *totals = totals.look_again(now, all);
+        }
+        let seen = *totals;
+        drop(totals);
+        Peers::of(&seen, &own.recent(), own.average())
+    }
+}
+
+impl Totals {
+    fn look_again<'a>(&self, now: Duration, all: impl Iterator<Item = (&'a Cost, usize)>) -> Self {
+        let elapsed = now.saturating_sub(self.at).as_secs_f64();
+        let keep = (-elapsed / FADE).exp();
+        // What came in between is taken to have come evenly.
+        let gain = if elapsed > 1e-6 { FADE / elapsed * (1.0 - keep) } else { 1.0 };
+        let mut totals = Self { at: now, looked: true, ..Self::default() };
+        for (cost, in_flight) in all {
+            let mut recent = cost.recent();
+            let counts = (
+                cost.ok.load(Ordering::Relaxed),
+                cost.bad.load(Ordering::Relaxed),
+                cost.ok_nanos.load(Ordering::Relaxed),
+            );
+            let new = |count: u64, seen: u64| count.wrapping_sub(seen) as f64 * gain;
+            recent.ok = recent.ok * keep + new(counts.0, recent.seen.0);
+            recent.bad = recent.bad * keep + new(counts.1, recent.seen.1);
+            recent.ok_nanos = recent.ok_nanos * keep + new(counts.2, recent.seen.2);
+            recent.in_flight = in_flight as f64;
+            recent.seen = counts;
+            totals.ok += recent.ok;
+            totals.bad += recent.bad;
+            totals.ok_nanos += recent.ok_nanos;
+            totals.in_flight += recent.in_flight;
+            if let Some(average) = cost.average() {
+                totals.latency_nanos += average.as_nanos() as f64;
+                totals.known += 1.0;
+            }
+        }
+        totals
+    }
+}
+
+/// What was seen of all servers but one.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in super::super) struct Peers {
+    ok: f64,
+    bad: f64,
+    ok_nanos: f64,
+    in_flight: f64,
+    latency_nanos: f64,
+    /// Since the channel began.
+    elapsed: Duration,
+}
+
+impl Peers {
+    fn of(all: &Totals, own: &Recent, own_latency: Option<Duration>) -> Self {
+        // What is left of sums that cancel out is nothing.
+        let others = |all: f64, own: f64| if all - own > all * 1e-9 { all - own } else { 0.0 };
+        let own_nanos = own_latency.map_or(0.0, |latency| latency.as_nanos() as f64);
+        let known = all.known - f64::from(u8::from(own_latency.is_some()));
+        Self {
+            ok: others(all.ok, own.ok),
+            bad: others(all.bad, own.bad),
+            ok_nanos: others(all.ok_nanos, own.ok_nanos),
+            in_flight: others(all.in_flight, own.in_flight),
+            latency_nanos: if known > 0.5 { others(all.latency_nanos, own_nanos) / known } else { 0.0 },
+            elapsed: all.at,
+        }
+    }
+
+    /// How long an OK call of theirs takes, from its start to the end of its answer.
+    pub(super) fn ok_takes(&self) -> Option<Duration> {
+        (self.ok > 0.0).then(|| Duration::from_nanos((self.ok_nanos / self.ok) as u64))
+    }
+
+    /// Where no call of theirs has ended yet: the least that those in flight will take, as far as that can be told.
+    pub(super) fn takes_at_least(&self) -> Option<Duration> {
+        let none_ended = self.ok + self.bad <= 0.0 && self.in_flight > 0.0;
+        none_ended.then(|| self.elapsed.min(Duration::from_secs_f64(FADE)))
+    }
+
+    /// The mean of their latencies, from a call's start to the head of its answer.
+    pub(super) fn latency(&self) -> Duration {
+        Duration::from_nanos(self.latency_nanos as u64)
+    }
+
+    /// Whether the server's share of OK is far below theirs. Their calls in flight have not failed.
+    pub(super) fn are_better_than(&self, server: &Recent) -> bool {
+        let calls = self.ok + self.bad + self.in_flight;
+        if calls <= 0.0 {
+            return false;
+        }
+        let share = (self.ok + self.in_flight) / calls;
+        (server.ok + PRIOR * share) / (server.ok + server.bad + PRIOR) < share * WORSE
+    }
+}
