@@ -165,8 +165,14 @@ impl BalancedChannelBuilder {
         self
     }
 
-    /// How many bytes of all answers of one server may be on their way, from 65 535 to 2³¹ − 1. 5 MiB by default, as with
-    /// tonic's channel.
+    /// The maximum number of bytes of all answers over one connection that were received and not read, from 65 535 to 2³¹ − 1.
+    /// 2³¹ − 1 by default, all that HTTP/2 allows.
+    ///
+    /// A byte counts until its caller reads it, in this window and in its stream's: h2 couples the two. With a smaller window
+    /// answers that nobody reads stop every other call over the connection once they fill it, three of them with tonic's 5 MiB
+    /// and 2 MiB. A connection therefore buffers up to min(this window, concurrent streams ×
+    /// [`stream_window`](Self::stream_window)) bytes, and about 250 bytes more for each DATA frame. Set a cap where memory
+    /// matters more than that; concurrent streams × `stream_window` is one that stops nobody.
     pub fn connection_window(mut self, bytes: u32) -> Self {
         self.options.connection_window = bytes;
         self

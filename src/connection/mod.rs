@@ -45,7 +45,10 @@ pub(crate) use tls::Invalid;
 use self::driver::Driver;
 use self::watched::{LastRead, Watched};
 
-const DATA_FRAME_BUDGET: usize = 64 << 20;
+/// h2 charges 256 bytes less its own size for each small DATA frame until it is read, and ends the connection when that is
+/// used up. The streams' windows bound what is unread, so none of it is refused here: 64 streams with a window of 2 MiB full
+/// of frames of one byte would need 32 GiB.
+const DATA_FRAME_BUDGET: usize = usize::MAX;
 /// Streams that were cancelled here, remembered so that what the server still sends of them is known.
 const REMEMBERED_RESETS: usize = 1024;
 

@@ -11,7 +11,7 @@ pub(crate) struct Options {
     pub(crate) settings_timeout: Option<Duration>,
     /// 2 MiB, as hyper's client and so tonic's channel has it.
     pub(crate) stream_window: u32,
-    /// 5 MiB, likewise.
+    /// 2^31 - 1 bytes, all that HTTP/2 allows: what one answer leaves unread must not stop the others.
     pub(crate) connection_window: u32,
     /// 16 KiB, likewise.
     pub(crate) max_frame_size: u32,
@@ -78,7 +78,7 @@ impl Default for Options {
             connect_timeout: Duration::from_secs(5),
             settings_timeout: None,
             stream_window: 2 << 20,
-            connection_window: 5 << 20,
+            connection_window: (1 << 31) - 1,
             max_frame_size: 16 << 10,
             max_header_list_size: 16 << 10,
             tcp_nodelay: true,

@@ -1,0 +1,1 @@
+//! Request metadata beyond what a server takes.

@@ -1,0 +1,1 @@
+//! Answers of whoever is no gRPC server.
