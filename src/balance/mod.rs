@@ -9,6 +9,8 @@ mod channel;
 mod clock;
 mod deadline;
 mod feed;
+mod foreign;
+mod headers;
 mod latency;
 mod outlier;
 mod outlook;

@@ -107,7 +107,8 @@ async fn the_limit_is_an_option() {
         assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
         has(&status, &["FAILED_PRECONDITION", "max_header_list_size", "2048"]);
     }
-    let headers: HeaderMap = [("detail".parse().unwrap(), HeaderValue::try_from(hard(3000)).unwrap())].into_iter().collect();
+    let headers: HeaderMap =
+        [("detail".parse().unwrap(), HeaderValue::try_from(hard(3000)).unwrap())].into_iter().collect();
     let head = Answer::Http { status: 200, headers, body: "late".into(), ends: false };
     let scripted = Scripted::start(head).await;
     let channel = over(builder().max_header_list_size(2048), [&scripted.address]);

@@ -104,7 +104,9 @@ async fn play(request: Request<RecvStream>, mut respond: SendResponse<Bytes>, an
         Answer::Endless { .. } if head.uri.path().ends_with("EmptyCall") => {
             let Ok(mut out) = respond.send_response(grpc().body(()).unwrap(), false) else { return };
             drop(out.send_data(Bytes::from_static(&[0; 5]), false));
-            drop(out.send_trailers([("grpc-status".parse().unwrap(), HeaderValue::from_static("0"))].into_iter().collect()));
+            drop(out.send_trailers(
+                [("grpc-status".parse().unwrap(), HeaderValue::from_static("0"))].into_iter().collect(),
+            ));
         }
         Answer::Endless { chunk } => {
             let Ok(mut out) = respond.send_response(grpc().body(()).unwrap(), false) else { return };
