@@ -6,7 +6,8 @@ use http::{HeaderMap, HeaderValue};
 use tonic::{Code, Status};
 use tonic_etcd::{BalancedChannel, RetryPolicy};
 
-use super::scripted::{Answer, Scripted};
+use super::large_heads::{Answer, LargeHeads, Text};
+use super::scripted::{self, Scripted};
 use super::stock::{Beside, Stock, TEST_SERVICE};
 use crate::support::{PATIENCE, builder, over, ready, until};
 
@@ -109,7 +110,7 @@ async fn the_limit_is_an_option() {
     }
     let headers: HeaderMap =
         [("detail".parse().unwrap(), HeaderValue::try_from(hard(3000)).unwrap())].into_iter().collect();
-    let head = Answer::Http { status: 200, headers, body: "late".into(), ends: false };
+    let head = scripted::Answer::Http { status: 200, headers, body: "late".into(), ends: false };
     let scripted = Scripted::start(head).await;
     let channel = over(builder().max_header_list_size(2048), [&scripted.address]);
     ready(&channel, 1).await;
@@ -121,16 +122,14 @@ async fn the_limit_is_an_option() {
 /// F39: servers that write small frames although larger ones are allowed reach our limit before h2's on their number.
 #[tokio::test]
 async fn large_frames_leave_room_for_small_ones() {
-    let text = hard(400_000);
-    let status = HeaderMap::from_iter([
-        ("grpc-status".parse().unwrap(), HeaderValue::from_static("9")),
-        ("grpc-message".parse().unwrap(), HeaderValue::try_from(text.clone()).unwrap()),
-    ]);
-    let peer = super::scripted::small_frames(status).await;
-    let channel = over(builder().max_frame_size((1 << 24) - 1), [&peer]);
+    let answer = Answer { alone: true, fields: fields(true, Text::Plain(vec![b'~'; 1 << 20])) };
+    let server = LargeHeads::start(answer).await;
+    let channel = over(builder().max_frame_size((1 << 24) - 1), [&server.address]);
     ready(&channel, 1).await;
+    let _beside = Beside::open(&channel).await;
     let status = alone(&channel).await;
-    assert_eq!((status.code(), status.message()), (Code::FailedPrecondition, &*text));
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+    has(&status, &["FAILED_PRECONDITION", "max_header_list_size", "1048576", "10487"]);
 }
 
 /// `grpc-status`, and this much in another, in this order.
@@ -148,7 +147,7 @@ async fn order_and_place_make_no_difference() {
     for status_first in [true, false] {
         for (text, code) in [(&small, Code::FailedPrecondition), (&large, Code::ResourceExhausted)] {
             let headers = headers(status_first, text);
-            for answer in [Answer::Head(headers.clone()), Answer::Trailers(headers.clone())] {
+            for answer in [scripted::Answer::Head(headers.clone()), scripted::Answer::Trailers(headers.clone())] {
                 let scripted = Scripted::start(answer).await;
                 let channel = over(builder().retry(repeating().attempts(1)), [&scripted.address]);
                 ready(&channel, 1).await;
@@ -165,66 +164,74 @@ async fn order_and_place_make_no_difference() {
     }
 }
 
+/// The same as a server writes them by hand.
+fn fields(status_first: bool, text: Text) -> Vec<(&'static str, Text)> {
+    let status = ("grpc-status", Text::Plain(b"9".to_vec()));
+    if status_first { vec![status, ("detail", text)] } else { vec![("detail", text), status] }
+}
+
+/// `grpc-status` first and last, as a head and as trailers.
+fn answers(text: &Text) -> Vec<Answer> {
+    let ways = [(true, true), (true, false), (false, true), (false, false)];
+    ways.map(|(alone, first)| Answer { alone, fields: fields(first, text.clone()) }).into()
+}
+
 /// F40: beyond h2's limit, which it neither tells of trailers nor puts into words: the same status, for that call alone.
 #[tokio::test]
 async fn what_h2_refuses_fails_its_own_call() {
-    // 5 bits for each byte: beyond 16 MiB of headers, and below 20 MiB on the wire.
-    let text = HeaderValue::try_from("a".repeat(17 << 20)).unwrap();
-    for status_first in [true, false] {
-        let headers = headers(status_first, &text);
-        for answer in [Answer::Head(headers.clone()), Answer::Trailers(headers.clone())] {
-            let scripted = Scripted::start(answer).await;
-            let channel = over(builder().retry(repeating()), [&scripted.address]);
-            ready(&channel, 1).await;
-            let mut beside = Beside::open(&channel).await;
-            let status = alone(&channel).await;
-            assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
-            has(&status, &["max_header_list_size", "1048576", "16777216"]);
-            beside.turn().await.unwrap();
-            assert_eq!(scripted.calls(), 1, "it is not repeated");
-        }
+    let plain = answers(&Text::Plain(vec![b'~'; 17 << 20]));
+    // Beyond 16 MiB of headers, and little above 10 MiB on the wire.
+    let shrunk = answers(&Text::As(33 << 16)).into_iter().step_by(3);
+    for answer in plain.into_iter().chain(shrunk) {
+        let (alone_first, code_survives) = (answer.fields[0].0 == "grpc-status", !answer.alone);
+        let server = LargeHeads::start(answer).await;
+        let channel = over(builder().retry(repeating()), [&server.address]);
+        ready(&channel, 1).await;
+        let mut beside = Beside::open(&channel).await;
+        let status = alone(&channel).await;
+        assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+        has(&status, &["max_header_list_size", "1048576", "16777216"]);
+        assert_eq!(status.message().contains("FAILED_PRECONDITION"), alone_first && code_survives);
+        beside.turn().await.unwrap();
+        assert_eq!((server.firsts(), server.others()), (1, 1), "it is not repeated");
     }
 }
 
-/// F40: 25 MiB on the wire end the connection. The call that they belong to is not repeated, the others once.
+/// F40: 25 MiB on the wire end the connection. The call that they belong to is not repeated.
 #[tokio::test]
-async fn what_ends_the_connection_does_so_once_for_each_call() {
-    let text = HeaderValue::try_from(hard(25 << 20)).unwrap();
-    for status_first in [true, false] {
-        let headers = headers(status_first, &text);
-        for answer in [Answer::Head(headers.clone()), Answer::Trailers(headers.clone())] {
-            let scripted = Scripted::start(answer).await;
-            let channel = over(builder().retry(repeating()), [&scripted.address]);
-            ready(&channel, 1).await;
-            let mut beside = Beside::open(&channel).await;
-            let status = alone(&channel).await;
-            assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
-            has(&status, &["max_header_list_size", "1048576", "16777216"]);
-            assert_eq!(scripted.calls(), 1, "it is not repeated");
-            let status = beside.turn().await.unwrap_err();
-            assert_eq!(status.code(), Code::Unavailable, "{status:?}");
-            has(&status, &["headers", "16777216"]);
-        }
+async fn what_ends_the_connection_is_told_by_its_own_call() {
+    for answer in answers(&Text::Plain(vec![b'~'; 25 << 20])) {
+        let server = LargeHeads::start(answer).await;
+        let channel = over(builder().retry(repeating()), [&server.address]);
+        ready(&channel, 1).await;
+        let mut beside = Beside::open(&channel).await;
+        let status = alone(&channel).await;
+        assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+        has(&status, &["max_header_list_size", "1048576", "16777216"]);
+        assert_eq!((server.firsts(), server.others()), (1, 1), "it is not repeated");
+        let status = beside.turn().await.unwrap_err();
+        assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+        has(&status, &["headers", "16777216"]);
     }
 }
 
 /// F40: whoever shares connections with such calls is repeated once, whatever the policy allows.
 #[tokio::test]
 async fn the_others_are_repeated_once() {
-    let text = HeaderValue::try_from(hard(25 << 20)).unwrap();
-    let scripted = Scripted::start(Answer::Beside(headers(false, &text))).await;
-    let channel = over(builder().retry(repeating()), [&scripted.address]);
+    let answer = Answer { alone: true, fields: fields(false, Text::Plain(vec![b'~'; 25 << 20])) };
+    let server = LargeHeads::start(answer).await;
+    let channel = over(builder().retry(repeating()), [&server.address]);
     ready(&channel, 1).await;
     let other = tokio::spawn({
         let channel = channel.clone();
         async move { alone(&channel).await }
     });
     for attempt in 1..=2 {
-        until("the other call to arrive", || scripted.calls() == attempt).await;
+        until("the other call to arrive", || server.firsts() == attempt).await;
         assert_eq!(after_a_message(&channel).await.code(), Code::ResourceExhausted);
     }
     let status = tokio::time::timeout(PATIENCE, other).await.expect("it is not repeated again").unwrap();
     assert_eq!(status.code(), Code::Unavailable, "{status:?}");
     has(&status, &["headers", "16777216"]);
-    assert_eq!(scripted.calls(), 2);
+    assert_eq!((server.firsts(), server.others()), (2, 2));
 }

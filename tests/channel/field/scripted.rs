@@ -9,8 +9,7 @@ use bytes::Bytes;
 use h2::RecvStream;
 use h2::server::{self, SendResponse};
 use http::{HeaderMap, HeaderValue, Request, Response};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::task::AbortHandle;
 
 use crate::support::until;
@@ -22,8 +21,6 @@ pub(crate) enum Answer {
     Head(HeaderMap),
     /// A message, and these.
     Trailers(HeaderMap),
-    /// These to all calls but `UnaryCall`, which is not answered, and counted alone.
-    Beside(HeaderMap),
     /// Messages of this size without an end, as far as the window lets them pass; a message to `EmptyCall`.
     Endless { chunk: usize },
     /// An answer of any HTTP server; the body goes on without an end where it is to.
@@ -47,16 +44,26 @@ const STALL: Duration = Duration::from_millis(300);
 
 impl Scripted {
     pub(crate) async fn start(answer: Answer) -> Self {
+        let mut builder = server::Builder::new();
+        builder.max_header_list_size(1 << 24);
+        Self::built(builder, answer).await
+    }
+
+    /// Its SETTINGS say nothing of headers.
+    pub(crate) async fn silent(answer: Answer) -> Self {
+        Self::built(server::Builder::new(), answer).await
+    }
+
+    async fn built(builder: server::Builder, answer: Answer) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let counts = Arc::<Counts>::default();
         let counted = counts.clone();
         let serve = async move {
             while let Ok((tcp, _)) = listener.accept().await {
-                let (answer, counted) = (answer.clone(), counted.clone());
+                let (builder, answer, counted) = (builder.clone(), answer.clone(), counted.clone());
                 tokio::spawn(async move {
-                    let mut builder = server::Builder::new();
-                    let Ok(mut connection) = builder.max_header_list_size(1 << 24).handshake(tcp).await else { return };
+                    let Ok(mut connection) = builder.handshake(tcp).await else { return };
                     while let Some(Ok((request, respond))) = connection.accept().await {
                         tokio::spawn(play(request, respond, answer.clone(), counted.clone()));
                     }
@@ -96,10 +103,7 @@ async fn play(request: Request<RecvStream>, mut respond: SendResponse<Bytes>, an
     while let Some(Ok(data)) = body.data().await {
         drop(body.flow_control().release_capacity(data.len()));
     }
-    let unary = head.uri.path().ends_with("UnaryCall");
-    if unary || !matches!(answer, Answer::Beside(_)) {
-        counts.calls.fetch_add(1, SeqCst);
-    }
+    counts.calls.fetch_add(1, SeqCst);
     match answer {
         Answer::Endless { .. } if head.uri.path().ends_with("EmptyCall") => {
             let Ok(mut out) = respond.send_response(grpc().body(()).unwrap(), false) else { return };
@@ -137,12 +141,6 @@ async fn play(request: Request<RecvStream>, mut respond: SendResponse<Bytes>, an
                 }
             }
         }
-        Answer::Beside(_) if unary => drop(std::future::poll_fn(|cx| respond.poll_reset(cx)).await),
-        Answer::Beside(headers) => {
-            let mut response = grpc().body(()).unwrap();
-            response.headers_mut().extend(headers);
-            drop(respond.send_response(response, true));
-        }
         Answer::Head(headers) => {
             let mut response = grpc().body(()).unwrap();
             response.headers_mut().extend(headers);
@@ -166,66 +164,4 @@ async fn play(request: Request<RecvStream>, mut respond: SendResponse<Bytes>, an
             }
         }
     }
-}
-
-/// A server that writes frames of 16 KiB whatever it may send, as Go's does, and answers with a head that holds these.
-pub(crate) async fn small_frames(headers: HeaderMap) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((tcp, _)) = listener.accept().await {
-            tokio::spawn(write_small_frames(tcp, headers.clone()));
-        }
-    });
-    address
-}
-
-async fn write_small_frames(mut tcp: TcpStream, headers: HeaderMap) -> std::io::Result<()> {
-    tcp.read_exact(&mut [0; 24]).await?;
-    tcp.write_all(&frame(4, 0, 0, &[])).await?;
-    loop {
-        let mut head = [0; 9];
-        tcp.read_exact(&mut head).await?;
-        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
-        tcp.read_exact(&mut vec![0; length]).await?;
-        if head[3] == 4 && head[4] == 0 {
-            tcp.write_all(&frame(4, 1, 0, &[])).await?;
-        }
-        if head[3] == 1 {
-            let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
-            let mut block = vec![0x88]; // :status 200
-            for (name, value) in &headers {
-                block.push(0); // literal, not indexed, with a name of its own
-                text(&mut block, name.as_str().as_bytes());
-                text(&mut block, value.as_bytes());
-            }
-            let parts: Vec<_> = block.chunks(1 << 14).collect();
-            for (index, part) in parts.iter().enumerate() {
-                let ends = if index + 1 == parts.len() { 4 } else { 0 };
-                let (kind, flags) = if index == 0 { (1, ends | 1) } else { (9, ends) };
-                tcp.write_all(&frame(kind, flags, stream, part)).await?;
-            }
-        }
-    }
-}
-
-/// A string of HPACK, without Huffman's code: its length has 7 bits, then 7 in each byte (RFC 7541, 5.1).
-fn text(block: &mut Vec<u8>, bytes: &[u8]) {
-    if bytes.len() < 127 {
-        block.push(bytes.len() as u8);
-    } else {
-        let mut rest = bytes.len() - 127;
-        block.push(127);
-        while rest >= 128 {
-            block.push((rest % 128) as u8 | 128);
-            rest /= 128;
-        }
-        block.push(rest as u8);
-    }
-    block.extend_from_slice(bytes);
-}
-
-pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = (payload.len() as u32).to_be_bytes();
-    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
