@@ -266,8 +266,13 @@ impl Caller {
                 return self.never_processed(&party.member, &failure, body);
             }
             Kind::Body | Kind::Unsendable => return Outcome::Over(Err(status::of_failure(failure, address))),
-            Kind::NotSent | Kind::Refused | Kind::Suspected(_) | Kind::Reset(_) | Kind::Lost => {}
-            Kind::TooLarge | Kind::Overrun => {}
+            Kind::NotSent
+            | Kind::Refused
+            | Kind::Suspected(_)
+            | Kind::Reset(_)
+            | Kind::Lost
+            | Kind::TooLarge
+            | Kind::Overrun => {}
         }
         let code = status::code_of(&failure);
         if code == Code::Cancelled && clock.has_passed() {

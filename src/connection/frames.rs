@@ -127,7 +127,7 @@ mod tests {
             frame(0, 0, 1, &[4; 100]),
             frame(SETTINGS, 0, 0, &[0, 6, 0, 0, 0, 1]),
             frame(HEADERS, 0, 3, &[0; 16 << 10]),
-            frame(CONTINUATION, 0, 3, &[0; 60 << 10]),
+            frame(CONTINUATION, 0, 3, &vec![0; 60 << 10]),
             frame(CONTINUATION, END_HEADERS, 3, &[0; 1]),
             frame(HEADERS, END_HEADERS | 1, 5, &[0; 100]),
         ];
@@ -160,7 +160,7 @@ mod tests {
             assert_eq!(seen(cut.chunks(size)), [Seen::MaxHeaderListSize(9)], "{size}");
         }
         // Headers that go on on another stream, or with another frame between.
-        let large = [0; 70 << 10];
+        let large = vec![0; 70 << 10];
         let other = [frame(HEADERS, 0, 1, &[0]), frame(CONTINUATION, END_HEADERS, 3, &large)].concat();
         assert_eq!(seen([other]), []);
         let between = [frame(HEADERS, 0, 1, &[0]), frame(0, 0, 1, &[0]), frame(CONTINUATION, 0, 1, &large)].concat();

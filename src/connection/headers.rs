@@ -2,11 +2,11 @@
 //!
 //! What h2 0.4.20 does with an answer's headers, `limit` being its `max_header_list_size` (`frame/headers.rs`, `load`;
 //! `codec/framed_read.rs`):
-//! - from `limit` on, a head resets its stream with PROTOCOL_ERROR, as each malformed head does; trailers lose the field that
+//! - from `limit` on, a head resets its stream with `PROTOCOL_ERROR`, as each malformed head does; trailers lose the field that
 //!   crosses the limit and all that follow it, without a sign;
 //! - after 1.25 × `limit` / `max_frame_size` CONTINUATION frames, which is 1.25 × `limit` on the wire where frames are full, the
-//!   connection ends (ENHANCE_YOUR_CALM); also beyond 4 × `limit`, and where one field crosses `limit` after another did
-//!   (COMPRESSION_ERROR). All its streams end with the same error, which does not tell the one that it arose from.
+//!   connection ends (`ENHANCE_YOUR_CALM`); also beyond 4 × `limit`, and where one field crosses `limit` after another did
+//!   (`COMPRESSION_ERROR`). All its streams end with the same error, which does not tell the one that it arose from.
 //!
 //! So `limit` is at least 16 × the limit that is set: below it h2 does none of this, and the decoded headers are measured
 //! (by whoever knows what to say of them). Beyond it the sizes on the wire tell whose headers they were. Huffman's code
@@ -137,9 +137,10 @@ impl HeaderSizes {
         if !error.is_go_away() || !refused || large.open.is_none() {
             return None;
         }
-        Some(match own {
-            true => Failure::new(Kind::TooLarge, self.text()),
-            false => Failure::new(Kind::Overrun, format!("the headers of another call's answer: {}", self.text())),
+        Some(if own {
+            Failure::new(Kind::TooLarge, self.text())
+        } else {
+            Failure::new(Kind::Overrun, format!("the headers of another call's answer: {}", self.text()))
         })
     }
 

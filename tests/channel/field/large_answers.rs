@@ -133,38 +133,6 @@ async fn large_frames_leave_room_for_small_ones() {
 }
 
 /// `grpc-status`, and this much in another, in this order.
-fn headers(status_first: bool, text: &HeaderValue) -> HeaderMap {
-    let status = ("grpc-status".parse().unwrap(), HeaderValue::from_static("9"));
-    let detail = ("detail".parse().unwrap(), text.clone());
-    if status_first { [status, detail].into_iter().collect() } else { [detail, status].into_iter().collect() }
-}
-
-/// F39, F40: on either side of the limit of ours, with `grpc-status` first and last, as a head and as trailers.
-#[tokio::test]
-async fn order_and_place_make_no_difference() {
-    let small = HeaderValue::try_from(hard(70_000)).unwrap();
-    let large = HeaderValue::try_from(hard(3 << 19)).unwrap();
-    for status_first in [true, false] {
-        for (text, code) in [(&small, Code::FailedPrecondition), (&large, Code::ResourceExhausted)] {
-            let headers = headers(status_first, text);
-            for answer in [scripted::Answer::Head(headers.clone()), scripted::Answer::Trailers(headers.clone())] {
-                let scripted = Scripted::start(answer).await;
-                let channel = over(builder().retry(repeating().attempts(1)), [&scripted.address]);
-                ready(&channel, 1).await;
-                let mut beside = Beside::open(&channel).await;
-                let status = alone(&channel).await;
-                assert_eq!(status.code(), code, "{}", &status.message());
-                if code == Code::ResourceExhausted {
-                    has(&status, &["FAILED_PRECONDITION", "max_header_list_size", "1048576", "157"]);
-                }
-                beside.turn().await.unwrap();
-                assert_eq!(scripted.calls(), 1);
-            }
-        }
-    }
-}
-
-/// The same as a server writes them by hand.
 fn fields(status_first: bool, text: Text) -> Vec<(&'static str, Text)> {
     let status = ("grpc-status", Text::Plain(b"9".to_vec()));
     if status_first { vec![status, ("detail", text)] } else { vec![("detail", text), status] }
@@ -176,12 +144,32 @@ fn answers(text: &Text) -> Vec<Answer> {
     ways.map(|(alone, first)| Answer { alone, fields: fields(first, text.clone()) }).into()
 }
 
+/// F39, F40: on either side of the limit of ours, with `grpc-status` first and last, as a head and as trailers.
+#[tokio::test]
+async fn order_and_place_make_no_difference() {
+    for (size, code) in [(70_000, Code::FailedPrecondition), (3 << 19, Code::ResourceExhausted)] {
+        for answer in answers(&Text::Plain(vec![b'~'; size])) {
+            let server = LargeHeads::start(answer).await;
+            let channel = over(builder().retry(repeating().attempts(1)), [&server.address]);
+            ready(&channel, 1).await;
+            let mut beside = Beside::open(&channel).await;
+            let status = alone(&channel).await;
+            assert_eq!(status.code(), code, "{}", &status.message());
+            if code == Code::ResourceExhausted {
+                has(&status, &["FAILED_PRECONDITION", "max_header_list_size", "1048576", "157"]);
+            }
+            beside.turn().await.unwrap();
+            assert_eq!((server.firsts(), server.others()), (1, 1));
+        }
+    }
+}
+
 /// F40: beyond h2's limit, which it neither tells of trailers nor puts into words: the same status, for that call alone.
 #[tokio::test]
 async fn what_h2_refuses_fails_its_own_call() {
     let plain = answers(&Text::Plain(vec![b'~'; 17 << 20]));
     // Beyond 16 MiB of headers, and little above 10 MiB on the wire.
-    let shrunk = answers(&Text::As(33 << 16)).into_iter().step_by(3);
+    let shrunk = answers(&Text::As(33 << 16)).into_iter().skip(2).take(1);
     for answer in plain.into_iter().chain(shrunk) {
         let (alone_first, code_survives) = (answer.fields[0].0 == "grpc-status", !answer.alone);
         let server = LargeHeads::start(answer).await;

@@ -11,14 +11,13 @@ use h2::server::{self, SendResponse};
 use http::{HeaderMap, HeaderValue, Request, Response};
 use tokio::net::TcpListener;
 use tokio::task::AbortHandle;
+use tokio::time::timeout;
 
 use crate::support::until;
 
 /// What it answers, but for `FullDuplexCall`, which it echoes.
 #[derive(Clone)]
 pub(crate) enum Answer {
-    /// Headers that end the answer.
-    Head(HeaderMap),
     /// A message, and these.
     Trailers(HeaderMap),
     /// Messages of this size without an end, as far as the window lets them pass; a message to `EmptyCall`.
@@ -125,12 +124,11 @@ async fn play(request: Request<RecvStream>, mut respond: SendResponse<Bytes>, an
                 out.reserve_capacity(chunk);
                 while out.capacity() < chunk {
                     let waits = std::future::poll_fn(|cx| out.poll_capacity(cx));
-                    let waited = match tokio::time::timeout(STALL, waits).await {
-                        Ok(waited) => waited,
-                        Err(_) => {
-                            counts.stalled.fetch_add(1, SeqCst);
-                            std::future::poll_fn(|cx| out.poll_capacity(cx)).await
-                        }
+                    let waited = if let Ok(waited) = timeout(STALL, waits).await {
+                        waited
+                    } else {
+                        counts.stalled.fetch_add(1, SeqCst);
+                        std::future::poll_fn(|cx| out.poll_capacity(cx)).await
                     };
                     if !matches!(waited, Some(Ok(_))) {
                         return;
@@ -140,11 +138,6 @@ async fn play(request: Request<RecvStream>, mut respond: SendResponse<Bytes>, an
                     return;
                 }
             }
-        }
-        Answer::Head(headers) => {
-            let mut response = grpc().body(()).unwrap();
-            response.headers_mut().extend(headers);
-            drop(respond.send_response(response, true));
         }
         Answer::Trailers(trailers) => {
             let Ok(mut out) = respond.send_response(grpc().body(()).unwrap(), false) else { return };

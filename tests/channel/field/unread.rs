@@ -11,9 +11,9 @@ use crate::support::{PATIENCE, builder, over, ready};
 /// F38: 64 answers that nobody reads, each with its window full, in large frames and in small ones.
 #[tokio::test]
 async fn unread_answers_stop_nobody() {
-    for chunk in [16_000, 30] {
+    for chunk in [16_000, 20] {
         let scripted = Scripted::start(Answer::Endless { chunk }).await;
-        let channel = over(builder().stream_window(256 << 10), [&scripted.address]);
+        let channel = over(builder().stream_window(128 << 10), [&scripted.address]);
         ready(&channel, 1).await;
         let mut beside = Beside::open(&channel).await;
         let mut client = TestServiceClient::new(channel.clone());
