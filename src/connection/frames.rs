@@ -41,27 +41,61 @@ pub(super) struct FrameScanner {
 impl FrameScanner {
     /// Takes what was read next.
     pub(super) fn scan(&mut self, mut bytes: &[u8], mut tell: impl FnMut(Seen)) {
-        while !bytes.is_empty() {
-            if self.left == 0 {
-                let Some(head) = self.fill::<HEAD>(&mut bytes) else { return };
-                self.begin(head, &mut tell);
-            } else if self.in_settings && self.left + self.filled >= 6 {
-                let before = bytes.len();
-                let setting = self.fill::<6>(&mut bytes);
-                self.left -= before - bytes.len();
-                if let Some([id @ .., a, b, c, d]) = setting
-                    && id == MAX_HEADER_LIST_SIZE
-                {
-                    tell(Seen::MaxHeaderListSize(u32::from_be_bytes([a, b, c, d])));
-                }
-            } else {
-                // What is no whole setting is skipped too: h2 refuses such a frame.
-                let skipped = self.left.min(bytes.len());
-                self.left -= skipped;
-                self.filled = 0;
-                bytes = &bytes[skipped..];
+        loop {
+            if self.left == 0 && self.filled == 0 && self.block.is_none() {
+                bytes = self.pass(bytes);
             }
+            if bytes.is_empty() {
+                return;
+            }
+            bytes = self.step(bytes, &mut tell);
         }
+    }
+
+    /// Goes over frames that tell nothing, which almost all are, and that do not begin or end within a head.
+    fn pass<'a>(&mut self, mut bytes: &'a [u8]) -> &'a [u8] {
+        while let Some(([a, b, c, kind, flags, ..], rest)) = bytes.split_first_chunk::<HEAD>() {
+            let length = u32::from_be_bytes([0, *a, *b, *c]) as usize;
+            let tells = match *kind {
+                HEADERS => flags & END_HEADERS == 0 || length as u64 > LARGE,
+                SETTINGS => true,
+                _ => false,
+            };
+            if tells {
+                return bytes;
+            }
+            let Some(rest) = rest.get(length..) else {
+                self.left = length - rest.len();
+                self.in_settings = false;
+                return &[];
+            };
+            bytes = rest;
+        }
+        bytes
+    }
+
+    /// Takes the next of what may tell something; gives what is left.
+    fn step<'a>(&mut self, mut bytes: &'a [u8], tell: &mut impl FnMut(Seen)) -> &'a [u8] {
+        if self.left == 0 {
+            if let Some(head) = self.fill::<HEAD>(&mut bytes) {
+                self.begin(head, tell);
+            }
+        } else if self.in_settings && self.left + self.filled >= 6 {
+            let before = bytes.len();
+            let setting = self.fill::<6>(&mut bytes);
+            self.left -= before - bytes.len();
+            if let Some([id @ .., a, b, c, d]) = setting
+                && id == MAX_HEADER_LIST_SIZE
+            {
+                tell(Seen::MaxHeaderListSize(u32::from_be_bytes([a, b, c, d])));
+            }
+        } else {
+            // What is no whole setting is skipped too: h2 refuses such a frame.
+            let skipped = self.left.min(bytes.len());
+            self.left -= skipped;
+            bytes = &bytes[skipped..];
+        }
+        bytes
     }
 
     /// The next so many bytes, once they are there.
