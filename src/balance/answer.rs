@@ -10,6 +10,7 @@ use http_body::{Body, Frame};
 use tonic::{Code, Status};
 
 use super::clock::Clock;
+use super::headers::Said;
 use super::party::Party;
 use super::server::Verdict;
 use super::status;
@@ -34,6 +35,8 @@ struct Open {
 /// How an answer ended before its end.
 pub(crate) enum Broken {
     Late(Status),
+    /// Its trailers are not taken.
+    TooLarge(Status),
     Failed(Failure),
 }
 
@@ -121,8 +124,16 @@ impl Open {
     }
 
     fn end(&mut self, mut trailers: HeaderMap) -> Result<Frame<Bytes>, Broken> {
-        self.answer = None;
-        let code = status::code_in(&trailers).unwrap_or(Code::Unknown);
+        let answer = self.answer.take();
+        let said = Said::by(&trailers);
+        let address = self.party.member.server.address();
+        if let Some(answer) = &answer
+            && let Some(status) = said.trailers_beyond(answer.cut(), answer.limit(), address)
+        {
+            self.party.judge(said.verdict());
+            return Err(Broken::TooLarge(status));
+        }
+        let code = said.code.unwrap_or(Code::Unknown);
         if code == Code::Cancelled && self.clock.has_passed() {
             return Err(self.late());
         }
@@ -146,7 +157,7 @@ impl Body for ResponseBody {
         let frame = ready!(open.poll_answer(cx));
         Poll::Ready(frame.map(|frame| {
             frame.map_err(|broken| match broken {
-                Broken::Late(status) => status,
+                Broken::Late(status) | Broken::TooLarge(status) => status,
                 Broken::Failed(failure) => status::of_failure(failure, open.party.member.server.address()),
             })
         }))

@@ -38,7 +38,8 @@ const A_DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// What HTTP/2 allows (RFC 9113, 6.5.2 and 6.9.1).
 const WINDOWS: std::ops::RangeInclusive<u32> = 1..=(1 << 31) - 1;
 const CONNECTION_WINDOWS: std::ops::RangeInclusive<u32> = 65_535..=(1 << 31) - 1;
-const HEADERS: std::ops::RangeInclusive<u32> = 1024..=u32::MAX;
+/// 16 times the most is what HTTP/2's settings can say.
+const HEADERS: std::ops::RangeInclusive<u32> = 1024..=1 << 28;
 const FRAMES: std::ops::RangeInclusive<u32> = (1 << 14)..=(1 << 24) - 1;
 
 /// What can be set of a [`BalancedChannel`].
@@ -165,8 +166,14 @@ impl BalancedChannelBuilder {
         self
     }
 
-    /// How many bytes of all answers of one server may be on their way, from 65 535 to 2³¹ − 1. 5 MiB by default, as with
-    /// tonic's channel.
+    /// The maximum number of bytes of all answers over one connection that were received and not read, from 65 535 to 2³¹ − 1.
+    /// 2³¹ − 1 by default, all that HTTP/2 allows.
+    ///
+    /// A byte counts until its caller reads it, in this window and in its stream's: h2 couples the two. With a smaller window
+    /// answers that nobody reads stop every other call over the connection once they fill it, three of them with tonic's 5 MiB
+    /// and 2 MiB. A connection therefore buffers up to min(this window, concurrent streams ×
+    /// [`stream_window`](Self::stream_window)) bytes, and about 250 bytes more for each DATA frame. Set a cap where memory
+    /// matters more than that; concurrent streams × `stream_window` is one that stops nobody.
     pub fn connection_window(mut self, bytes: u32) -> Self {
         self.options.connection_window = bytes;
         self
@@ -178,9 +185,32 @@ impl BalancedChannelBuilder {
         self
     }
 
-    /// How many bytes of headers an answer may have, 1 KiB at least. 16 KiB by default, as with tonic's channel.
+    /// The maximum size of an answer's headers, and of its trailers, in bytes from 1 KiB to 256 MiB: names, values and 32 bytes
+    /// for each, as HTTP/2 counts them (RFC 9113, 6.5.2). 1 MiB by default: error texts and details come whole, and no answer
+    /// takes much memory. tonic's channel takes 16 KiB.
+    ///
+    /// A larger answer fails its own call with `RESOURCE_EXHAUSTED`. The text has the server's code, the size, and this limit.
+    /// It is not repeated.
+    ///
+    /// HTTP/2 itself takes 16 MiB, or 16 times this limit if that is more. (More again where
+    /// [`max_frame_size`](Self::max_frame_size) is above 64 KiB, because servers may keep to small frames.) Beyond that the
+    /// status is the same without the size. It lacks the server's code too, unless `grpc-status` comes first in trailers. An answer
+    /// with more than 1.25 times HTTP/2's limit on the wire ends the connection. Its own call ends in the same way; the others
+    /// over the connection end with `UNAVAILABLE`, and are repeated once at most, where [`RetryPolicy`] lets them be.
     pub fn max_header_list_size(mut self, bytes: u32) -> Self {
         self.options.max_header_list_size = bytes;
+        self
+    }
+
+    /// The maximum size of a request's headers, in bytes from 1 KiB to 256 MiB and counted as in
+    /// [`max_header_list_size`](Self::max_header_list_size), towards a server whose SETTINGS do not say what it takes. 1 MiB by
+    /// default. For others what they say holds in its place (`SETTINGS_MAX_HEADER_LIST_SIZE`, also when it changes): tonic's
+    /// take 16 KiB by default, Java's 8 KiB. Go's take 16 MiB, and do not say so unless it is set.
+    ///
+    /// A larger request is not sent. It fails with `INTERNAL`, as in Go's gRPC; the text has the size, the limit, and the name of
+    /// the largest header. It is not repeated elsewhere.
+    pub fn max_request_header_list_size(mut self, bytes: u32) -> Self {
+        self.options.max_request_header_list_size = bytes;
         self
     }
 
@@ -275,6 +305,7 @@ impl BalancedChannelBuilder {
         within("connection window", self.options.connection_window, CONNECTION_WINDOWS)?;
         within("frame size", self.options.max_frame_size, FRAMES)?;
         within("header list size", self.options.max_header_list_size, HEADERS)?;
+        within("request header list size", self.options.max_request_header_list_size, HEADERS)?;
         if let Some(method) = self.retry.invalid() {
             let reason = "write \"/package.Service/Method\", or \"/package.Service/\" for all of a service";
             return Err(Error::invalid("repeatable method", method, reason));

@@ -15,6 +15,7 @@ use super::answer::{Broken, ResponseBody};
 use super::channel::Inner;
 use super::clock::Clock;
 use super::deadline::{Deadline, GRPC_TIMEOUT};
+use super::headers::Said;
 use super::party::Party;
 use super::pick::{Patience, Pick};
 use super::policy::Call;
@@ -22,7 +23,7 @@ use super::ready::Member;
 use super::request::{Replay, Why};
 use super::retry::{PREVIOUS_ATTEMPTS, Pushback, Repeat};
 use super::server::{Server, Verdict};
-use super::{ServedBy, Shared, WaitForReady, status};
+use super::{ServedBy, Shared, WaitForReady, foreign, headers, status};
 use crate::backoff::Backoff;
 use crate::connection::{Exchange, Failure, Incoming, Kind, Slot};
 
@@ -129,7 +130,11 @@ impl Caller {
 
     async fn attempt(&mut self, member: Arc<Member>, slot: Slot, body: Body) -> Outcome {
         let started = Instant::now();
-        let mut exchange = match member.connection.exchange(slot, self.head(&member), body) {
+        let head = self.head(&member);
+        if let Some(status) = headers::refuse(&head, member.connection.request_limit(), member.server.address()) {
+            return Outcome::Over(Err(status));
+        }
+        let mut exchange = match member.connection.exchange(slot, head, body) {
             Ok(exchange) => exchange,
             Err((failure, body)) if failure.kind == Kind::NotSent => {
                 return self.never_processed(&member, &failure, body);
@@ -185,8 +190,15 @@ impl Caller {
         let member = party.member.clone();
         let address = member.server.address();
         head.extensions.insert(ServedBy(member.server.clone()));
-        let said = status::code_in(&head.headers).filter(|code| *code != Code::Ok || stream.is_end_stream());
-        let begun = said.is_none() && head.status == StatusCode::OK;
+        let headers = Said::by(&head.headers);
+        if let Some(status) = headers.head_beyond(exchange.answer_limit(), address) {
+            party.head(false);
+            party.judge(headers.verdict());
+            return Outcome::Over(Err(status));
+        }
+        let said = headers.code.filter(|code| *code != Code::Ok || stream.is_end_stream());
+        let is_grpc = headers.is_grpc || headers.code.is_some();
+        let begun = said.is_none() && head.status == StatusCode::OK && is_grpc;
         party.head(begun || said == Some(Code::Ok));
         if begun {
             let (answer, body) = exchange.answer(stream, Replay::commit);
@@ -198,19 +210,20 @@ impl Caller {
                 Repeat::Whole | Repeat::Never | Repeat::Begun => Outcome::Over(Ok(response)),
             };
         }
-        let code = said.unwrap_or_else(|| status::of_http(head.status, address).code());
+        let code = said.unwrap_or_else(|| foreign::code_of(head.status));
         if code == Code::Cancelled && clock.has_passed() {
             party.judge(Verdict::Failure);
             return Outcome::Over(Err(clock.exceeded(address)));
         }
         party.judge(Verdict::of(code));
-        if let Some(again) =
-            self.repeated(code, Some(exchange.into_body()), &member, false, Pushback::of(&head.headers))
-        {
+        let (body, slot) = exchange.into_parts();
+        if let Some(again) = self.repeated(code, Some(body), &member, false, Pushback::of(&head.headers)) {
             return again;
         }
         if said.is_none() {
-            return Outcome::Over(Err(status::of_http(head.status, address)));
+            // Boxed, so that other calls do not carry the room for it.
+            let told = Box::pin(foreign::status(head, stream, slot, self.patience.deadline, address));
+            return Outcome::Over(Err(told.await));
         }
         if code != Code::Ok {
             status::name(&mut head.headers, address);
@@ -231,7 +244,7 @@ impl Caller {
                 let code = trailers.and_then(status::code_in).unwrap_or(Code::Ok);
                 self.repeated(code, body, member, false, pushback)
             }
-            Err(Broken::Late(status)) => return Outcome::Over(Err(status)),
+            Err(Broken::Late(status) | Broken::TooLarge(status)) => return Outcome::Over(Err(status)),
             Err(Broken::Failed(failure)) => return self.unanswered(failure, body, member),
         };
         again.unwrap_or(Outcome::Over(Ok(response)))
@@ -255,7 +268,13 @@ impl Caller {
                 party.end();
                 return Outcome::Over(Err(status::of_failure(failure, address)));
             }
-            Kind::NotSent | Kind::Refused | Kind::Suspected(_) | Kind::Reset(_) | Kind::Lost => {}
+            Kind::NotSent
+            | Kind::Refused
+            | Kind::Suspected(_)
+            | Kind::Reset(_)
+            | Kind::Lost
+            | Kind::TooLarge
+            | Kind::Overrun => {}
         }
         let code = status::code_of(&failure);
         if code == Code::Cancelled && clock.has_passed() {
@@ -267,8 +286,13 @@ impl Caller {
     }
 
     fn unanswered(&mut self, failure: Failure, body: Option<Body>, member: &Arc<Member>) -> Outcome {
-        let lost = failure.kind == Kind::Lost;
-        let again = self.repeated(status::code_of(&failure), body, member, lost, Pushback::None);
+        let lost = matches!(failure.kind, Kind::Lost | Kind::Overrun);
+        let again = match failure.kind {
+            Kind::TooLarge => None,
+            // Whoever shares connections with what ends them would go from one to the next.
+            Kind::Overrun if std::mem::replace(&mut self.suspected, true) => None,
+            _ => self.repeated(status::code_of(&failure), body, member, lost, Pushback::None),
+        };
         again.unwrap_or_else(|| Outcome::Over(Err(status::of_failure(failure, member.server.address()))))
     }
 

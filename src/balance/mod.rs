@@ -10,6 +10,8 @@ mod clock;
 mod cost;
 mod deadline;
 mod feed;
+mod foreign;
+mod headers;
 mod outlier;
 mod outlook;
 mod party;
@@ -95,8 +97,10 @@ use crate::address::Address;
 /// |---|---|
 /// | `UNAVAILABLE` | no server (the text says why), [`BalancedChannelBuilder::wait_limit`] is over, the connection was lost, nobody processed it |
 /// | `DEADLINE_EXCEEDED` | the deadline passed: `waited …` where no server had the call, `HOST:PORT: no answer …` where one had |
+/// | `RESOURCE_EXHAUSTED` | the answer's headers or trailers are beyond [`BalancedChannelBuilder::max_header_list_size`] |
+/// | `INTERNAL` | the request's headers are beyond what the server takes (see [`BalancedChannelBuilder::max_request_header_list_size`]): `not sent …` |
 /// | `CANCELLED`, `RESOURCE_EXHAUSTED`, `PERMISSION_DENIED`, `INTERNAL` | the server reset the stream, by gRPC's table of HTTP/2 error codes; `INTERNAL` also for what HTTP/2 cannot carry |
-/// | by gRPC's table of HTTP statuses | an answer of whoever is no gRPC server |
+/// | by gRPC's table of HTTP statuses, `UNKNOWN` for 200 | an answer without a gRPC status, or of another content type than `application/grpc`, `application/grpc+…` and `application/grpc;…`: the text has the HTTP status, the content type, and the first 256 bytes of the body, for which it waits at most 1 s |
 ///
 /// [`ServedBy`] in an answer's extensions tells the server too.
 ///

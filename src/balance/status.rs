@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use tonic::{Code, Status};
 
 use crate::address::Address;
@@ -21,6 +21,8 @@ pub(crate) fn of_failure(failure: Failure, address: &Address) -> Status {
     let what = match failure.kind {
         Kind::NotSent | Kind::Refused => "not processed",
         Kind::Suspected(_) => "not processed, and the connection ended over it or another call",
+        Kind::TooLarge => "the answer is too large",
+        Kind::Overrun => "connection ended, and nobody knows whether the call was processed",
         Kind::Lost => "connection lost, and nobody knows whether the call was processed",
         Kind::Reset(_) => "the stream was reset",
         Kind::Body => "the request's body failed",
@@ -31,7 +33,8 @@ pub(crate) fn of_failure(failure: Failure, address: &Address) -> Status {
 
 pub(crate) fn code_of(failure: &Failure) -> Code {
     match failure.kind {
-        Kind::NotSent | Kind::Refused | Kind::Lost => Code::Unavailable,
+        Kind::NotSent | Kind::Refused | Kind::Lost | Kind::Overrun => Code::Unavailable,
+        Kind::TooLarge => Code::ResourceExhausted,
         Kind::Suspected(reason) | Kind::Reset(reason) => of_reset(reason),
         Kind::Body | Kind::Unsendable => Code::Internal,
     }
@@ -54,20 +57,6 @@ fn of_body(source: Box<dyn Error + Send + Sync>) -> Status {
         Ok(status) => *status,
         Err(source) => Status::from_error(source),
     }
-}
-
-/// gRPC's table of HTTP status codes, for answers of whoever is no gRPC server.
-pub(crate) fn of_http(status: StatusCode, address: &Address) -> Status {
-    let code = match status.as_u16() {
-        // 431: what the caller has put into the headers; gRPC's Java library says INTERNAL too.
-        400 | 431 => Code::Internal,
-        401 => Code::Unauthenticated,
-        403 => Code::PermissionDenied,
-        404 => Code::Unimplemented,
-        429 | 502..=504 => Code::Unavailable,
-        _ => Code::Unknown,
-    };
-    named(code, format!("{address}: answered HTTP {status} without a gRPC status"), address)
 }
 
 pub(crate) fn named(code: Code, message: String, address: &Address) -> Status {

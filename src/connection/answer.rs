@@ -18,6 +18,10 @@ pub(crate) struct Answer {
     /// What is left of the request is sent beside the answer, and ends with it.
     request: Option<AbortOnDrop>,
     slot: Option<Slot>,
+    /// How many bytes its trailers may have.
+    limit: u32,
+    /// Why they may not be all, once they are here.
+    cut: Option<Failure>,
 }
 
 enum Part {
@@ -36,7 +40,25 @@ impl Drop for AbortOnDrop {
 
 impl Answer {
     pub(super) fn new(stream: RecvStream, request: Option<AbortOnDrop>, slot: Slot) -> Self {
-        Self { stream, part: Part::Data, request, slot: Some(slot) }
+        let limit = slot.answer_limit();
+        Self { stream, part: Part::Data, request, slot: Some(slot), limit, cut: None }
+    }
+
+    /// How many bytes of trailers it may have.
+    pub(crate) fn limit(&self) -> u32 {
+        self.limit
+    }
+
+    /// Why its trailers, which have come, may not be all of them.
+    pub(crate) fn cut(&self) -> Option<&Failure> {
+        self.cut.as_ref()
+    }
+
+    fn failure(&self, error: &h2::Error) -> Failure {
+        match &self.slot {
+            Some(slot) => slot.failure(self.stream.stream_id(), error),
+            None => Failure::of_stream(error),
+        }
     }
 
     fn over(&mut self) {
@@ -61,20 +83,22 @@ impl Body for Answer {
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
                 Some(Err(error)) => {
+                    let failure = this.failure(&error);
                     this.over();
-                    return Poll::Ready(Some(Err(Failure::of_stream(&error))));
+                    return Poll::Ready(Some(Err(failure)));
                 }
                 None => this.part = Part::Trailers,
             }
         }
         if let Part::Trailers = this.part {
-            let trailers = ready!(this.stream.poll_trailers(cx));
-            this.over();
-            return Poll::Ready(match trailers {
+            let trailers = match ready!(this.stream.poll_trailers(cx)) {
                 Ok(Some(trailers)) => Some(Ok(Frame::trailers(trailers))),
                 Ok(None) => None,
-                Err(error) => Some(Err(Failure::of_stream(&error))),
-            });
+                Err(error) => Some(Err(this.failure(&error))),
+            };
+            this.cut = this.slot.as_ref().and_then(|slot| slot.cut(this.stream.stream_id()));
+            this.over();
+            return Poll::Ready(trailers);
         }
         Poll::Ready(None)
     }

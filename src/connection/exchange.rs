@@ -69,7 +69,8 @@ where
                 Ok(()) | Err(_) => {}
             }
         }
-        let response = ready!(Pin::new(&mut self.response).poll(cx)).map_err(|error| Failure::of_stream(&error))?;
+        let response = ready!(Pin::new(&mut self.response).poll(cx))
+            .map_err(|error| self.slot.failure(self.response.stream_id(), &error))?;
         self.slot.progress();
         Poll::Ready(Ok(response))
     }
@@ -87,5 +88,15 @@ where
     /// The body, as far as it has been read.
     pub(crate) fn into_body(self) -> B {
         self.body
+    }
+
+    /// The same, and the place, for whoever reads on without an [`Answer`].
+    pub(crate) fn into_parts(self) -> (B, Slot) {
+        (self.body, self.slot)
+    }
+
+    /// How many bytes of headers the answer may have, and its trailers.
+    pub(crate) fn answer_limit(&self) -> u32 {
+        self.slot.answer_limit()
     }
 }

@@ -32,6 +32,10 @@ pub(crate) enum Kind {
     Suspected(h2::Reason),
     /// The server ended the stream with this HTTP/2 error code.
     Reset(h2::Reason),
+    /// The answer's headers are larger than HTTP/2 takes here.
+    TooLarge,
+    /// The connection ended over such headers of another exchange; nobody knows what the server has done.
+    Overrun,
     /// The connection broke; nobody knows what the server has done.
     Lost,
     /// The request's own body failed.

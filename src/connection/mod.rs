@@ -6,8 +6,11 @@
 mod answer;
 mod connect;
 mod driver;
+mod excerpt;
 mod exchange;
 mod failure;
+mod frames;
+mod headers;
 mod keepalive;
 mod options;
 mod pump;
@@ -30,11 +33,13 @@ pub(crate) use answer::Answer;
 #[cfg(feature = "_tls")]
 pub(crate) use connect::Tls;
 pub(crate) use connect::{Connector, Destination, Io, Place, Transport};
+pub(crate) use excerpt::read_some;
 pub(crate) use exchange::Exchange;
 pub(crate) use failure::{Failure, Kind};
 pub(crate) use h2::Reason;
 /// What is still to come of an answer whose head is there.
 pub(crate) use h2::RecvStream as Incoming;
+pub(crate) use headers::RequestLimit;
 pub use options::KeepAlive;
 pub(crate) use options::Options;
 #[cfg(feature = "_tls")]
@@ -43,9 +48,13 @@ pub use tls::ClientTls;
 pub(crate) use tls::Invalid;
 
 use self::driver::Driver;
+use self::headers::{HeaderSizes, Scanned};
 use self::watched::{LastRead, Watched};
 
-const DATA_FRAME_BUDGET: usize = 64 << 20;
+/// h2 charges 256 bytes less its own size for each small DATA frame until it is read, and ends the connection when that is
+/// used up. The streams' windows bound what is unread, so none of it is refused here: 64 streams with a window of 2 MiB full
+/// of frames of one byte would need 32 GiB.
+const DATA_FRAME_BUDGET: usize = usize::MAX;
 /// Streams that were cancelled here, remembered so that what the server still sends of them is known.
 const REMEMBERED_RESETS: usize = 1024;
 
@@ -83,6 +92,7 @@ struct Shared {
     /// The server will take no more exchanges, or the connection is gone.
     over: AtomicBool,
     stage: watch::Sender<Stage>,
+    headers: Arc<HeaderSizes>,
     /// Where those who found no room wait, in order.
     room: Arc<Notify>,
 }
@@ -153,12 +163,13 @@ impl Connection {
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let (io, last_read) = Watched::new(io);
+        let headers = Arc::new(HeaderSizes::new(options));
+        let (io, last_read) = Watched::new(Scanned::new(io, headers.clone()));
         let (send, connection) = h2::client::Builder::new()
             .initial_window_size(options.stream_window)
             .initial_connection_window_size(options.connection_window)
             .max_frame_size(options.max_frame_size)
-            .max_header_list_size(options.max_header_list_size)
+            .max_header_list_size(options.h2_header_limit())
             .enable_push(false)
             // Until its SETTINGS have come the server takes nothing; this is also how their coming is seen.
             .initial_max_send_streams(0)
@@ -179,6 +190,7 @@ impl Connection {
             progress: AtomicBool::new(false),
             over: AtomicBool::new(false),
             stage,
+            headers,
             room,
         });
         let (heard, keep_alive) = (last_read.clone(), options.keep_alive);
@@ -238,6 +250,11 @@ impl Connection {
     /// How many exchanges the server takes at once, as its SETTINGS say; a very large number where they do not.
     pub(crate) fn stream_limit(&self) -> usize {
         self.0.shared.limit.load(Ordering::Relaxed)
+    }
+
+    /// How many bytes of headers the server takes with a request.
+    pub(crate) fn request_limit(&self) -> RequestLimit {
+        self.0.shared.headers.request_limit()
     }
 
     /// When a PING was last sent.

@@ -11,12 +11,16 @@ pub(crate) struct Options {
     pub(crate) settings_timeout: Option<Duration>,
     /// 2 MiB, as hyper's client and so tonic's channel has it.
     pub(crate) stream_window: u32,
-    /// 5 MiB, likewise.
+    /// 2^31 - 1 bytes, all that HTTP/2 allows: what one answer leaves unread must not stop the others.
     pub(crate) connection_window: u32,
     /// 16 KiB, likewise.
     pub(crate) max_frame_size: u32,
-    /// 16 KiB, likewise.
+    /// 1 MiB, for the headers of an answer, and for its trailers: below it error texts and details are let through, and one
+    /// answer costs little memory. h2 is given more, see `headers.rs`.
     pub(crate) max_header_list_size: u32,
+    /// 1 MiB, for the headers of a request to a server whose SETTINGS do not say what it takes. tonic's and Java's say so (16
+    /// and 8 KiB by default); Go's, which do not unless it is set, take 16 MiB.
+    pub(crate) max_request_header_list_size: u32,
     /// On, as with tonic: calls are small and wait for each other.
     pub(crate) tcp_nodelay: bool,
     /// TCP's own probes; off, as with tonic: HTTP/2's are better.
@@ -78,9 +82,10 @@ impl Default for Options {
             connect_timeout: Duration::from_secs(5),
             settings_timeout: None,
             stream_window: 2 << 20,
-            connection_window: 5 << 20,
+            connection_window: (1 << 31) - 1,
             max_frame_size: 16 << 10,
-            max_header_list_size: 16 << 10,
+            max_header_list_size: 1 << 20,
+            max_request_header_list_size: 1 << 20,
             tcp_nodelay: true,
             tcp_keepalive: false,
             keep_alive: Some(KeepAlive::default()),

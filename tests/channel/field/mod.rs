@@ -2,3 +2,10 @@
 
 mod cost;
 mod ejected;
+mod large_answers;
+mod large_heads;
+mod large_requests;
+mod no_grpc;
+mod scripted;
+mod stock;
+mod unread;
