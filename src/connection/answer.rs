@@ -35,8 +35,8 @@ impl Drop for AbortOnDrop {
 }
 
 impl Answer {
-    pub(super) fn new(stream: RecvStream, request: Option<AbortOnDrop>, slot: Slot) -> Self {
-        Self { stream, part: Part::Data, request, slot: Some(slot) }
+    pub(super) fn new(stream: RecvStream, request: Option<AbortOnDrop>, slot: Option<Slot>) -> Self {
+        Self { stream, part: Part::Data, request, slot }
     }
 
     fn over(&mut self) {

@@ -1,17 +1,15 @@
 //! One exchange: head and body out, and the head of the answer in.
 
 use std::error::Error;
-use std::future::Future;
-use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use h2::RecvStream;
-use h2::client::ResponseFuture;
 use http::{Request, Response};
 use http_body::Body;
 
 use super::answer::{AbortOnDrop, Answer};
+use super::cancelled::Unanswered;
 use super::failure::{Failure, Kind};
 use super::pump::{Pump, Sending};
 use super::{Connection, Slot};
@@ -20,11 +18,10 @@ type BoxError = Box<dyn Error + Send + Sync>;
 
 /// The answer is on its way; the request may be too. Dropping it cancels the exchange.
 pub(crate) struct Exchange<B> {
-    response: ResponseFuture,
-    body: B,
-    /// Until all of the body is h2's.
+    /// Until all of the body is h2's. Dropped before the stream, which is reset when nothing refers to it.
     sending: Option<Sending>,
-    slot: Slot,
+    stream: Unanswered,
+    body: B,
 }
 
 impl Connection {
@@ -42,7 +39,7 @@ impl Connection {
         match self.0.send.clone().send_request(head, ends) {
             Ok((response, stream)) => {
                 let sending = (!ends).then(|| Sending::over(stream));
-                Ok(Exchange { response, body, sending, slot })
+                Ok(Exchange { sending, stream: Unanswered::new(response, slot), body })
             }
             Err(error) => Err((Failure::not_sent(&error), body)),
         }
@@ -64,20 +61,23 @@ where
         {
             self.sending = None;
             match sent {
-                Err(failure) if failure.kind == Kind::Body => return Poll::Ready(Err(failure)),
+                Err(failure) if matches!(failure.kind, Kind::Body | Kind::Unsendable) => return Poll::Ready(Err(failure)),
                 // What the server says of it comes with the answer.
                 Ok(()) | Err(_) => {}
             }
         }
-        let response = ready!(Pin::new(&mut self.response).poll(cx)).map_err(|error| Failure::of_stream(&error))?;
-        self.slot.progress();
-        Poll::Ready(Ok(response))
+        Poll::Ready(ready!(self.stream.poll(cx)).map_err(|error| {
+            let failure = Failure::of_stream(&error);
+            self.stream.end();
+            failure
+        }))
     }
 
     /// The answer, once its head has come. What is left of the request goes on beside it, after a `last_look`; a body
     /// that has left as a whole is given back.
     pub(crate) fn answer(self, stream: RecvStream, last_look: impl FnOnce(&mut B)) -> (Answer, Option<B>) {
-        let Self { mut body, sending, slot, .. } = self;
+        let Self { mut body, sending, stream: answered } = self;
+        let slot = answered.into_slot();
         let Some(sending) = sending else { return (Answer::new(stream, None, slot), Some(body)) };
         last_look(&mut body);
         let rest = AbortOnDrop(tokio::spawn(Pump { body, sending }).abort_handle());

@@ -4,12 +4,14 @@
 //! own: the caller's task writes the request into h2 and reads the answer out of it.
 
 mod answer;
+mod cancelled;
 mod connect;
 mod driver;
 mod exchange;
 mod failure;
 mod keepalive;
 mod options;
+mod pace;
 mod pump;
 #[cfg(feature = "_tls")]
 mod tls;
@@ -42,10 +44,12 @@ pub use tls::ClientTls;
 #[cfg(feature = "_tls")]
 pub(crate) use tls::Invalid;
 
+use self::cancelled::Cancelled;
 use self::driver::Driver;
 use self::watched::{LastRead, Watched};
 
-const DATA_FRAME_BUDGET: usize = 64 << 20;
+/// No bound.
+const DATA_FRAME_BUDGET: usize = usize::MAX;
 /// Streams that were cancelled here, remembered so that what the server still sends of them is known.
 const REMEMBERED_RESETS: usize = 1024;
 
@@ -82,6 +86,7 @@ struct Shared {
     progress: AtomicBool,
     /// The server will take no more exchanges, or the connection is gone.
     over: AtomicBool,
+    cancelled: Cancelled,
     stage: watch::Sender<Stage>,
     /// Where those who found no room wait, in order.
     room: Arc<Notify>,
@@ -163,7 +168,9 @@ impl Connection {
             // Until its SETTINGS have come the server takes nothing; this is also how their coming is seen.
             .initial_max_send_streams(0)
             // h2 takes many small frames that nobody reads, and frames of calls that were cancelled long ago, for attacks, and
-            // ends the connection with all its calls. Servers of a fleet are trusted; the windows bound what they can send.
+            // ends the connection with all its calls. What comes late for a cancelled call counts for the life of the connection
+            // (0.4.20, `proto/streams/streams.rs`, `recv_data`). Servers of a fleet are trusted; the windows bound what they can
+            // send.
             .data_frame_budget(DATA_FRAME_BUDGET)
             .max_local_error_reset_streams(None)
             .max_concurrent_reset_streams(REMEMBERED_RESETS)
@@ -178,11 +185,12 @@ impl Connection {
             used: AtomicBool::new(false),
             progress: AtomicBool::new(false),
             over: AtomicBool::new(false),
+            cancelled: Cancelled::new(),
             stage,
             room,
         });
-        let (heard, keep_alive) = (last_read.clone(), options.keep_alive);
-        let driver = Driver::new(connection, send.clone(), shared.clone(), heard, commanded, keep_alive);
+        let heard = last_read.clone();
+        let driver = Driver::new(connection, send.clone(), shared.clone(), heard, commanded, options);
         let connection = Self(Arc::new(Handle { send, shared, last_read, commands }));
         // Should the wait below be dropped, the driver ends with its handle.
         tokio::spawn(driver);

@@ -4,7 +4,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -31,6 +31,8 @@ pub(super) struct LastRead {
     bytes: AtomicU64,
     /// When a PING was last sent, in nanoseconds; 0 before the first.
     pinged: AtomicU64,
+    /// The last write or flush could not go on.
+    blocked: AtomicBool,
 }
 
 impl LastRead {
@@ -57,6 +59,11 @@ impl LastRead {
         self.bytes.load(Ordering::Relaxed)
     }
 
+    /// Whether something waits to be written. After the connection was driven, all else that h2 had to send has left.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.blocked.load(Ordering::Relaxed)
+    }
+
     fn add(&self, bytes: u64) {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
@@ -73,6 +80,7 @@ impl<T> Watched<T> {
             nanos: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             pinged: AtomicU64::new(0),
+            blocked: AtomicBool::new(false),
         });
         (Self { io, last_read: last_read.clone(), gone: None }, last_read)
     }
@@ -128,7 +136,9 @@ impl<T: AsyncWrite + Unpin> Watched<T> {
         if self.gone.is_some() {
             return Poll::Ready(Ok(all));
         }
-        match ready!(write(Pin::new(&mut self.io))) {
+        let written = write(Pin::new(&mut self.io));
+        self.last_read.blocked.store(written.is_pending(), Ordering::Relaxed);
+        match ready!(written) {
             // After these a read never waits for long: it gives what is left, then the end.
             Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
                 self.gone = Some(Box::pin(sleep(TO_THE_END)));

@@ -1,0 +1,4 @@
+//! What breaks in the field, against stock servers.
+
+mod cancelled;
+mod stock;
