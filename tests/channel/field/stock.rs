@@ -18,6 +18,10 @@ use tonic::{Request, Response, Status, Streaming};
 
 /// Who is greeted by this name waits for ever.
 pub(crate) const NOBODY: &str = "nobody";
+/// The size of a download that sends a chunk in 10 ms, …
+pub(crate) const TICKS: u32 = 0;
+/// … and of one that never sends any.
+pub(crate) const QUIET: u32 = u32::MAX;
 
 pub(crate) struct Stock {
     pub(crate) address: SocketAddr,
@@ -90,11 +94,16 @@ impl Greeter for Service {
 impl Streams for Service {
     type DownloadStream = Pin<Box<dyn Stream<Item = Result<Chunk, Status>> + Send>>;
 
-    /// As fast as it is read; where the size is 0, a chunk in 10 ms.
+    /// As fast as it is read, but for the two sizes above.
     async fn download(&self, request: Request<DownloadRequest>) -> Result<Response<Self::DownloadStream>, Status> {
-        let size = request.into_inner().size as usize;
-        let chunks = tokio_stream::iter(std::iter::repeat_with(move || Ok(Chunk { payload: vec![0; size].into() })));
-        Ok(Response::new(if size > 0 { Box::pin(chunks) } else { Box::pin(chunks.throttle(Duration::from_millis(10))) }))
+        let size = request.into_inner().size;
+        let chunk = move || Ok(Chunk { payload: vec![0; size as usize].into() });
+        let chunks = tokio_stream::iter(std::iter::repeat_with(chunk));
+        Ok(Response::new(match size {
+            TICKS => Box::pin(chunks.throttle(Duration::from_millis(10))),
+            QUIET => Box::pin(tokio_stream::pending()),
+            _ => Box::pin(chunks),
+        }))
     }
 
     async fn upload(&self, request: Request<Streaming<Chunk>>) -> Result<Response<UploadReply>, Status> {
