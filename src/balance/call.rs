@@ -254,7 +254,7 @@ impl Caller {
                 return self.never_processed(&party.member, &failure, body);
             }
             Kind::Body | Kind::Unsendable => return Outcome::Over(Err(status::of_failure(failure, address))),
-            Kind::NotSent | Kind::Refused | Kind::Suspected(_) | Kind::Reset(_) | Kind::Lost => {}
+            Kind::NotSent | Kind::Refused | Kind::Suspected(_) | Kind::Reset(_) | Kind::Lost | Kind::Violation(_) => {}
         }
         let code = status::code_of(&failure);
         if code == Code::Cancelled && clock.has_passed() {
@@ -266,7 +266,7 @@ impl Caller {
     }
 
     fn unanswered(&mut self, failure: Failure, body: Option<Body>, member: &Arc<Member>) -> Outcome {
-        let lost = failure.kind == Kind::Lost;
+        let lost = matches!(failure.kind, Kind::Lost | Kind::Violation(_));
         let again = self.repeated(status::code_of(&failure), body, member, lost, Pushback::None);
         again.unwrap_or_else(|| Outcome::Over(Err(status::of_failure(failure, member.server.address()))))
     }

@@ -39,6 +39,12 @@ impl Answer {
         Self { stream, part: Part::Data, request, slot }
     }
 
+    fn broken(&mut self, error: &h2::Error) -> Failure {
+        let failure = Failure::of_answer(error, self.slot.as_ref().and_then(Slot::ended));
+        self.over();
+        failure
+    }
+
     fn over(&mut self) {
         self.part = Part::Over;
         self.request = None;
@@ -61,20 +67,18 @@ impl Body for Answer {
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
                 Some(Err(error)) => {
-                    this.over();
-                    return Poll::Ready(Some(Err(Failure::of_stream(&error))));
+                    return Poll::Ready(Some(Err(this.broken(&error))));
                 }
                 None => this.part = Part::Trailers,
             }
         }
         if let Part::Trailers = this.part {
-            let trailers = ready!(this.stream.poll_trailers(cx));
+            let trailers = match ready!(this.stream.poll_trailers(cx)) {
+                Ok(trailers) => trailers,
+                Err(error) => return Poll::Ready(Some(Err(this.broken(&error)))),
+            };
             this.over();
-            return Poll::Ready(match trailers {
-                Ok(Some(trailers)) => Some(Ok(Frame::trailers(trailers))),
-                Ok(None) => None,
-                Err(error) => Some(Err(Failure::of_stream(&error))),
-            });
+            return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
         }
         Poll::Ready(None)
     }

@@ -63,13 +63,8 @@ impl Unanswered {
     }
 
     /// The stream has an answer, or has ended: nothing of it needs to be paced.
-    pub(super) fn into_slot(mut self) -> Option<Slot> {
+    pub(super) fn end(&mut self) -> Option<Slot> {
         self.0.take().map(|stream| stream.slot)
-    }
-
-    /// Its error has been told.
-    pub(super) fn end(&mut self) {
-        self.0 = None;
     }
 }
 

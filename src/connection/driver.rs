@@ -130,12 +130,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
 impl End {
     fn of(error: &h2::Error) -> Self {
         // What else is told to calm down has nothing to do with pings.
-        let too_many_pings = error.is_go_away() && error.is_remote() && is_of_pings(error);
-        Self { why: error.to_string(), too_many_pings, silent: false }
+        let goaway = error.is_go_away() && error.is_remote();
+        Self { goaway, too_many_pings: goaway && is_of_pings(error), ..Self::because(error.to_string()) }
     }
 
-    fn because(why: impl Into<String>) -> Self {
-        Self { why: why.into(), too_many_pings: false, silent: false }
+    pub(super) fn because(why: impl Into<String>) -> Self {
+        Self { why: why.into(), too_many_pings: false, silent: false, goaway: false }
     }
 }
 

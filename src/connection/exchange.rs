@@ -38,10 +38,20 @@ impl Connection {
         // A clone of its own: `send_request` wants it alone, and whoever shares would queue.
         match self.0.send.clone().send_request(head, ends) {
             Ok((response, stream)) => {
+                if response.stream_id().as_u32() >= self.0.last_stream_id {
+                    self.retire();
+                }
                 let sending = (!ends).then(|| Sending::over(stream));
                 Ok(Exchange { sending, stream: Unanswered::new(response, slot), body })
             }
-            Err(error) => Err((Failure::not_sent(&error), body)),
+            Err(error) => {
+                let mut failure = Failure::not_sent(&error);
+                // Whatever h2 minds, ids that are used up for one: another connection will tell.
+                if failure.kind == Kind::Unsendable && self.is_over() {
+                    failure.kind = Kind::NotSent;
+                }
+                Err((failure, body))
+            }
         }
     }
 }
@@ -61,23 +71,24 @@ where
         {
             self.sending = None;
             match sent {
-                Err(failure) if matches!(failure.kind, Kind::Body | Kind::Unsendable) => return Poll::Ready(Err(failure)),
+                Err(failure) if matches!(failure.kind, Kind::Body | Kind::Unsendable) => {
+                    return Poll::Ready(Err(failure));
+                }
                 // What the server says of it comes with the answer.
                 Ok(()) | Err(_) => {}
             }
         }
         Poll::Ready(ready!(self.stream.poll(cx)).map_err(|error| {
-            let failure = Failure::of_stream(&error);
-            self.stream.end();
-            failure
+            let ended = self.stream.end().and_then(|slot| slot.ended());
+            Failure::of_stream(&error, ended)
         }))
     }
 
     /// The answer, once its head has come. What is left of the request goes on beside it, after a `last_look`; a body
     /// that has left as a whole is given back.
     pub(crate) fn answer(self, stream: RecvStream, last_look: impl FnOnce(&mut B)) -> (Answer, Option<B>) {
-        let Self { mut body, sending, stream: answered } = self;
-        let slot = answered.into_slot();
+        let Self { mut body, sending, stream: mut answered } = self;
+        let slot = answered.end();
         let Some(sending) = sending else { return (Answer::new(stream, None, slot), Some(body)) };
         last_look(&mut body);
         let rest = AbortOnDrop(tokio::spawn(Pump { body, sending }).abort_handle());

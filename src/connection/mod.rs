@@ -62,6 +62,8 @@ struct Handle {
     send: SendRequest<Bytes>,
     shared: Arc<Shared>,
     last_read: Arc<LastRead>,
+    /// From this id on the connection takes no more exchanges.
+    last_stream_id: u32,
     /// Dropped after `send`, so that h2 sees the last `SendRequest` go before the driver is told that nobody holds the
     /// connection.
     commands: UnboundedSender<Command>,
@@ -111,6 +113,8 @@ pub(crate) struct End {
     pub(crate) too_many_pings: bool,
     /// Keep-alive took the server for dead.
     pub(crate) silent: bool,
+    /// The server has said GOAWAY.
+    pub(crate) goaway: bool,
 }
 
 /// A place among the exchanges that the server takes at once, held until the answer has ended.
@@ -125,6 +129,14 @@ impl Shared {
 }
 
 impl Slot {
+    /// How the connection was ended, if it was.
+    fn ended(&self) -> Option<End> {
+        match &*self.0.stage.borrow() {
+            Stage::Draining(end) | Stage::Closed(end) => Some(end.clone()),
+            Stage::Greeting | Stage::Ready => None,
+        }
+    }
+
     /// The answer has come on.
     fn progress(&self) {
         self.0.progress.store(true, Ordering::Relaxed);
@@ -191,7 +203,8 @@ impl Connection {
         });
         let heard = last_read.clone();
         let driver = Driver::new(connection, send.clone(), shared.clone(), heard, commanded, options);
-        let connection = Self(Arc::new(Handle { send, shared, last_read, commands }));
+        let connection =
+            Self(Arc::new(Handle { send, shared, last_read, last_stream_id: options.last_stream_id, commands }));
         // Should the wait below be dropped, the driver ends with its handle.
         tokio::spawn(driver);
         let greeted = stages.wait_for(|stage| *stage != Stage::Greeting).await.map(|stage| stage.clone());
@@ -260,6 +273,18 @@ impl Connection {
         let _ = self.0.commands.send(Command::Ping);
     }
 
+    /// Takes no more exchanges, before h2 refuses them: those in flight may finish.
+    fn retire(&self) {
+        self.0.shared.over.store(true, Ordering::Release);
+        self.0.shared.stage.send_if_modified(|stage| {
+            let ready = *stage == Stage::Ready;
+            if ready {
+                *stage = Stage::Draining(End::because("its stream ids are nearly used up"));
+            }
+            ready
+        });
+    }
+
     /// Closes the connection at once: its exchanges fail.
     pub(crate) fn close(&self, why: impl Into<String>) {
         self.0.shared.over.store(true, Ordering::Release);
@@ -278,5 +303,7 @@ fn silence(after: Duration) -> String {
 
 #[cfg(test)]
 mod keepalive_tests;
+#[cfg(test)]
+mod proof;
 #[cfg(test)]
 mod tests;

@@ -58,7 +58,7 @@ impl Sending {
             }
             if !known {
                 // The server may still say that it wants no more.
-                ready!(self.stream.poll_reset(cx)).map_err(|error| Failure::of_stream(&error))?;
+                let _ = ready!(self.stream.poll_reset(cx));
                 return Poll::Ready(Err(stopped()));
             }
             match std::mem::replace(&mut self.next, Next::Unknown) {
@@ -117,8 +117,7 @@ impl Sending {
             if room == 0 {
                 room = match ready!(self.stream.poll_capacity(cx)) {
                     Some(Ok(room)) => room,
-                    Some(Err(error)) => return Poll::Ready(Err(Failure::of_stream(&error))),
-                    None => return Poll::Ready(Err(stopped())),
+                    Some(Err(_)) | None => return Poll::Ready(Err(stopped())),
                 };
             }
             if room >= held.len() {
@@ -135,7 +134,7 @@ impl Sending {
 
     fn send(&mut self, data: Bytes, last: bool) -> Result<(), Failure> {
         self.begun = true;
-        self.stream.send_data(data, last).map_err(|error| Failure::of_stream(&error))
+        self.stream.send_data(data, last).map_err(|_| stopped())
     }
 }
 

@@ -14,11 +14,15 @@ use tokio::time::{Instant, Sleep, sleep};
 /// When a server closes while something is on its way to it, our next write fails although what it said last lies here
 /// unread: its final GOAWAY, by which a call that it never processed goes to another server. h2 gives up at a failed write.
 /// So writes to a peer that is gone lead nowhere instead, and the end comes from reading.
+///
+/// The end comes one turn late, so that the driver has told of a GOAWAY which came with it before any stream ends by it.
 pub(super) struct Watched<T> {
     io: T,
     last_read: Arc<LastRead>,
     /// A write failed because the peer is gone: reading finds the end, within this time.
     gone: Option<Pin<Box<Sleep>>>,
+    /// What reading ended with, told one turn later.
+    end: Option<io::Result<()>>,
 }
 
 /// TCP, Unix sockets and TLS over them tell the end to reads at once; a connector of the user's may not.
@@ -82,15 +86,23 @@ impl<T> Watched<T> {
             pinged: AtomicU64::new(0),
             blocked: AtomicBool::new(false),
         });
-        (Self { io, last_read: last_read.clone(), gone: None }, last_read)
+        (Self { io, last_read: last_read.clone(), gone: None, end: None }, last_read)
     }
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if let Some(end) = self.end.take() {
+            return Poll::Ready(end);
+        }
         let before = buf.filled().len();
         match Pin::new(&mut self.io).poll_read(cx, buf) {
-            Poll::Ready(read) => read?,
+            Poll::Ready(Ok(())) if buf.filled().len() > before => {}
+            Poll::Ready(end) => {
+                self.end = Some(end);
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             Poll::Pending => {
                 let Some(end) = &mut self.gone else { return Poll::Pending };
                 ready!(end.as_mut().poll(cx));

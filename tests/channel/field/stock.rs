@@ -52,8 +52,8 @@ impl Stock {
                 }
             });
             runtime.block_on(async move {
-                let accepted = TcpListenerStream::new(tokio::net::TcpListener::from_std(listener).unwrap())
-                    .map(move |tcp| {
+                let accepted =
+                    TcpListenerStream::new(tokio::net::TcpListener::from_std(listener).unwrap()).map(move |tcp| {
                         counted.fetch_add(1, Ordering::SeqCst);
                         tcp.and_then(|tcp| tcp.set_nodelay(true).map(|()| tcp))
                     });
