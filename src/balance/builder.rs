@@ -88,6 +88,13 @@ impl BalancedChannelBuilder {
         self
     }
 
+    /// Connections have fewer ids.
+    #[cfg(test)]
+    pub(crate) fn last_stream_id(mut self, id: u32) -> Self {
+        self.options.last_stream_id = id;
+        self
+    }
+
     /// Which calls may be repeated although a server may have processed them; none by default.
     pub fn retry(mut self, retry: RetryPolicy) -> Self {
         self.retry = retry;

@@ -273,6 +273,7 @@ impl Caller {
             | Kind::Suspected(_)
             | Kind::Reset(_)
             | Kind::Lost
+            | Kind::Violation(_)
             | Kind::TooLarge
             | Kind::Overrun => {}
         }
@@ -286,7 +287,7 @@ impl Caller {
     }
 
     fn unanswered(&mut self, failure: Failure, body: Option<Body>, member: &Arc<Member>) -> Outcome {
-        let lost = matches!(failure.kind, Kind::Lost | Kind::Overrun);
+        let lost = matches!(failure.kind, Kind::Lost | Kind::Overrun | Kind::Violation(_));
         let again = match failure.kind {
             Kind::TooLarge => None,
             // Whoever shares connections with what ends them would go from one to the next.

@@ -44,7 +44,7 @@ pub(super) fn code_of(status: StatusCode) -> Code {
 pub(super) async fn status(
     head: Parts,
     mut stream: Incoming,
-    _place: Slot,
+    _place: Option<Slot>,
     deadline: Option<Deadline>,
     address: &Address,
 ) -> Status {

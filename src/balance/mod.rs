@@ -9,6 +9,8 @@ mod channel;
 mod clock;
 mod cost;
 mod deadline;
+#[cfg(test)]
+mod exhaustion_tests;
 mod feed;
 mod foreign;
 mod headers;
@@ -110,7 +112,20 @@ use crate::address::Address;
 /// connection-backoff document (100 ms, times 1.6, up to 10 s, ±20 %). A server is ready once its HTTP/2 SETTINGS have come,
 /// so that one which accepts and says nothing never is. One that is removed gets no new call from then on, finishes those that
 /// it has, and is disconnected. A server that says GOAWAY before it closes costs no call; tonic's
-/// `max_connection_age_grace` cuts without one, which is like a crash.
+/// `max_connection_age_grace` cuts without one, which is like a crash. A connection has ids for 2^30 calls, and is replaced before
+/// they are used up.
+///
+/// # Cancelled calls
+///
+/// A call that is dropped, or whose deadline passes, resets its stream. Servers end connections on which many streams are reset
+/// that they have not looked at yet (h2, and so tonic: 20), and a server that stands still for a moment looks at none. So, of the
+/// calls that a server has answered nothing on, at most 8 are reset before it has shown that it reads again: by an answer to a
+/// later call, or by acknowledging SETTINGS that were sent after them. The others keep their streams until then, and count as in
+/// flight. Calls on which an answer has begun are reset at once.
+///
+/// What remains is outside of the client's reach: h2 takes 100 empty frames of data without an end in a connection's life, and then ends
+/// the connection with its calls (no gRPC server sends them on its own); some servers and proxies count every reset over time, whatever was
+/// answered (Netty's may be set to, with 200 in 30 s as its own default), and then say GOAWAY.
 ///
 /// Cheap to clone; all clones share everything, and the last one that is dropped ends it. Calls in flight finish all the same.
 #[derive(Clone)]

@@ -24,7 +24,12 @@ pub(crate) fn of_failure(failure: Failure, address: &Address) -> Status {
         Kind::TooLarge => "the answer is too large",
         Kind::Overrun => "connection ended, and nobody knows whether the call was processed",
         Kind::Lost => "connection lost, and nobody knows whether the call was processed",
+        // Of its own accord: what a caller cancels, or its deadline, is told otherwise.
+        Kind::Reset(Reason::CANCEL) => "the server cancelled the call, as it does where a handler panics",
         Kind::Reset(_) => "the stream was reset",
+        Kind::Violation(_) => {
+            "this client ended the connection over what the server sent, and nobody knows whether the call was processed"
+        }
         Kind::Body => "the request's body failed",
         Kind::Unsendable => "the request cannot be sent over HTTP/2",
     };
@@ -33,7 +38,7 @@ pub(crate) fn of_failure(failure: Failure, address: &Address) -> Status {
 
 pub(crate) fn code_of(failure: &Failure) -> Code {
     match failure.kind {
-        Kind::NotSent | Kind::Refused | Kind::Lost | Kind::Overrun => Code::Unavailable,
+        Kind::NotSent | Kind::Refused | Kind::Lost | Kind::Overrun | Kind::Violation(_) => Code::Unavailable,
         Kind::TooLarge => Code::ResourceExhausted,
         Kind::Suspected(reason) | Kind::Reset(reason) => of_reset(reason),
         Kind::Body | Kind::Unsendable => Code::Internal,

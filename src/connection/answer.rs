@@ -39,9 +39,9 @@ impl Drop for AbortOnDrop {
 }
 
 impl Answer {
-    pub(super) fn new(stream: RecvStream, request: Option<AbortOnDrop>, slot: Slot) -> Self {
-        let limit = slot.answer_limit();
-        Self { stream, part: Part::Data, request, slot: Some(slot), limit, cut: None }
+    pub(super) fn new(stream: RecvStream, request: Option<AbortOnDrop>, slot: Option<Slot>) -> Self {
+        let limit = slot.as_ref().map_or(u32::MAX, Slot::answer_limit);
+        Self { stream, part: Part::Data, request, slot, limit, cut: None }
     }
 
     /// How many bytes of trailers it may have.
@@ -54,11 +54,13 @@ impl Answer {
         self.cut.as_ref()
     }
 
-    fn failure(&self, error: &h2::Error) -> Failure {
-        match &self.slot {
-            Some(slot) => slot.failure(self.stream.stream_id(), error),
-            None => Failure::of_stream(error),
-        }
+    fn broken(&mut self, error: &h2::Error) -> Failure {
+        let failure = match &self.slot {
+            Some(slot) => slot.failure_of_answer(self.stream.stream_id(), error),
+            None => Failure::of_answer(error, None),
+        };
+        self.over();
+        failure
     }
 
     fn over(&mut self) {
@@ -83,22 +85,19 @@ impl Body for Answer {
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
                 Some(Err(error)) => {
-                    let failure = this.failure(&error);
-                    this.over();
-                    return Poll::Ready(Some(Err(failure)));
+                    return Poll::Ready(Some(Err(this.broken(&error))));
                 }
                 None => this.part = Part::Trailers,
             }
         }
         if let Part::Trailers = this.part {
             let trailers = match ready!(this.stream.poll_trailers(cx)) {
-                Ok(Some(trailers)) => Some(Ok(Frame::trailers(trailers))),
-                Ok(None) => None,
-                Err(error) => Some(Err(this.failure(&error))),
+                Ok(trailers) => trailers,
+                Err(error) => return Poll::Ready(Some(Err(this.broken(&error)))),
             };
             this.cut = this.slot.as_ref().and_then(|slot| slot.cut(this.stream.stream_id()));
             this.over();
-            return Poll::Ready(trailers);
+            return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
         }
         Poll::Ready(None)
     }

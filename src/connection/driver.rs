@@ -13,9 +13,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Sleep, sleep};
 
+use super::cancelled::Resets;
 use super::failure::is_of_pings;
 use super::keepalive::Silence;
-use super::options::KeepAlive;
+use super::options::Options;
 use super::watched::{LastRead, Watched};
 use super::{Command, End, Shared, Stage};
 
@@ -29,6 +30,9 @@ pub(super) struct Driver<T> {
     shared: Arc<Shared>,
     ready: bool,
     silence: Option<Silence>,
+    resets: Resets,
+    last_read: Arc<LastRead>,
+    stream_window: u32,
     /// Runs while nobody wants the connection any more, and it has yet to close.
     linger: Option<Pin<Box<Sleep>>>,
     /// Whoever was about to send has had a turn.
@@ -45,12 +49,23 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         shared: Arc<Shared>,
         last_read: Arc<LastRead>,
         commands: UnboundedReceiver<Command>,
-        keep_alive: Option<KeepAlive>,
+        options: &Options,
     ) -> Self {
         let pings = connection.ping_pong();
-        let silence = keep_alive.zip(pings).map(|(options, pings)| Silence::new(options, pings, last_read));
-        let (linger, gathered) = (None, false);
-        Self { connection, probe: Some(probe), commands, shared, ready: false, silence, linger, gathered }
+        let new = |(options, pings)| Silence::new(options, pings, last_read.clone());
+        Self {
+            silence: options.keep_alive.zip(pings).map(new),
+            connection,
+            probe: Some(probe),
+            commands,
+            shared,
+            ready: false,
+            resets: Resets::new(),
+            last_read,
+            stream_window: options.stream_window,
+            linger: None,
+            gathered: false,
+        }
     }
 
     fn tell(&mut self, stage: Stage) {
@@ -78,7 +93,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         }
         let linger = self.linger.get_or_insert_with(|| Box::pin(sleep(LINGER)));
         while linger.as_mut().poll(cx).is_ready() {
-            if self.shared.in_flight.load(Ordering::Relaxed) == 0 {
+            // Streams that only wait to be reset hold nothing open.
+            if self.shared.in_flight.load(Ordering::Relaxed) <= self.resets.waiting() {
                 return Poll::Ready(());
             }
             linger.set(sleep(LINGER));
@@ -114,12 +130,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
 impl End {
     fn of(error: &h2::Error) -> Self {
         // What else is told to calm down has nothing to do with pings.
-        let too_many_pings = error.is_go_away() && error.is_remote() && is_of_pings(error);
-        Self { why: error.to_string(), too_many_pings, silent: false }
+        let goaway = error.is_go_away() && error.is_remote();
+        Self { goaway, too_many_pings: goaway && is_of_pings(error), ..Self::because(error.to_string()) }
     }
 
-    fn because(why: impl Into<String>) -> Self {
-        Self { why: why.into(), too_many_pings: false, silent: false }
+    pub(super) fn because(why: impl Into<String>) -> Self {
+        Self { why: why.into(), too_many_pings: false, silent: false, goaway: false }
     }
 }
 
@@ -136,6 +152,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Future for Driver<T> {
             return Poll::Pending;
         }
         this.gathered = false;
+        this.resets.release(&this.shared.cancelled, cx);
         if let Poll::Ready(result) = Pin::new(&mut this.connection).poll(cx) {
             let end =
                 result.map_or_else(|error| End::of(&error), |()| End::because("the server closed the connection"));
@@ -147,6 +164,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Future for Driver<T> {
             this.tell(Stage::Closed(known.unwrap_or(end)));
             return Poll::Ready(());
         }
+        let Self { connection, resets, last_read, stream_window, .. } = this;
+        // h2 refuses SETTINGS while those before are not acknowledged. These change nothing.
+        resets.ask(!last_read.is_blocked(), || connection.set_initial_window_size(*stream_window).is_ok(), cx);
         this.copy_limit();
         this.ask(cx);
         if let Some(why) = this.obey(cx) {
@@ -166,6 +186,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Future for Driver<T> {
 /// However it ends, also by a panic of h2's: whoever holds the connection must know.
 impl<T> Drop for Driver<T> {
     fn drop(&mut self) {
+        self.shared.cancelled.close();
         if !matches!(&*self.shared.stage.borrow(), Stage::Closed(_)) {
             self.shared.over.store(true, Ordering::Release);
             self.shared.stage.send_replace(Stage::Closed(End::because("the connection's task has ended")));

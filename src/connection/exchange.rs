@@ -1,17 +1,15 @@
 //! One exchange: head and body out, and the head of the answer in.
 
 use std::error::Error;
-use std::future::Future;
-use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use h2::RecvStream;
-use h2::client::ResponseFuture;
 use http::{Request, Response};
 use http_body::Body;
 
 use super::answer::{AbortOnDrop, Answer};
+use super::cancelled::Unanswered;
 use super::failure::{Failure, Kind};
 use super::pump::{Pump, Sending};
 use super::{Connection, Slot};
@@ -20,11 +18,10 @@ type BoxError = Box<dyn Error + Send + Sync>;
 
 /// The answer is on its way; the request may be too. Dropping it cancels the exchange.
 pub(crate) struct Exchange<B> {
-    response: ResponseFuture,
-    body: B,
-    /// Until all of the body is h2's.
+    /// Until all of the body is h2's. Dropped before the stream, which is reset when nothing refers to it.
     sending: Option<Sending>,
-    slot: Slot,
+    stream: Unanswered,
+    body: B,
 }
 
 impl Connection {
@@ -41,10 +38,20 @@ impl Connection {
         // A clone of its own: `send_request` wants it alone, and whoever shares would queue.
         match self.0.send.clone().send_request(head, ends) {
             Ok((response, stream)) => {
+                if response.stream_id().as_u32() >= self.0.last_stream_id {
+                    self.retire();
+                }
                 let sending = (!ends).then(|| Sending::over(stream));
-                Ok(Exchange { response, body, sending, slot })
+                Ok(Exchange { sending, stream: Unanswered::new(response, slot), body })
             }
-            Err(error) => Err((Failure::not_sent(&error), body)),
+            Err(error) => {
+                let mut failure = Failure::not_sent(&error);
+                // Whatever h2 minds, ids that are used up for one: another connection will tell.
+                if failure.kind == Kind::Unsendable && self.is_over() {
+                    failure.kind = Kind::NotSent;
+                }
+                Err((failure, body))
+            }
         }
     }
 }
@@ -64,21 +71,21 @@ where
         {
             self.sending = None;
             match sent {
-                Err(failure) if failure.kind == Kind::Body => return Poll::Ready(Err(failure)),
+                Err(failure) if matches!(failure.kind, Kind::Body | Kind::Unsendable) => {
+                    return Poll::Ready(Err(failure));
+                }
                 // What the server says of it comes with the answer.
                 Ok(()) | Err(_) => {}
             }
         }
-        let response = ready!(Pin::new(&mut self.response).poll(cx))
-            .map_err(|error| self.slot.failure(self.response.stream_id(), &error))?;
-        self.slot.progress();
-        Poll::Ready(Ok(response))
+        Poll::Ready(ready!(self.stream.poll(cx)).map_err(|error| self.stream.failure(&error)))
     }
 
     /// The answer, once its head has come. What is left of the request goes on beside it, after a `last_look`; a body
     /// that has left as a whole is given back.
     pub(crate) fn answer(self, stream: RecvStream, last_look: impl FnOnce(&mut B)) -> (Answer, Option<B>) {
-        let Self { mut body, sending, slot, .. } = self;
+        let Self { mut body, sending, stream: mut answered } = self;
+        let slot = answered.end();
         let Some(sending) = sending else { return (Answer::new(stream, None, slot), Some(body)) };
         last_look(&mut body);
         let rest = AbortOnDrop(tokio::spawn(Pump { body, sending }).abort_handle());
@@ -90,13 +97,14 @@ where
         self.body
     }
 
-    /// The same, and the place, for whoever reads on without an [`Answer`].
-    pub(crate) fn into_parts(self) -> (B, Slot) {
-        (self.body, self.slot)
+    /// The same, and the place, for whoever reads on without an [`Answer`]; no place where the exchange has failed.
+    pub(crate) fn into_parts(mut self) -> (B, Option<Slot>) {
+        let slot = self.stream.end();
+        (self.body, slot)
     }
 
-    /// How many bytes of headers the answer may have, and its trailers.
+    /// How many bytes of headers the answer may have.
     pub(crate) fn answer_limit(&self) -> u32 {
-        self.slot.answer_limit()
+        self.stream.answer_limit()
     }
 }

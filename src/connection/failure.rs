@@ -6,9 +6,13 @@
 //! - the stream ends with a GOAWAY error from the remote: its id lies beyond the last one that the server says it
 //!   processed (`recv_go_away` ends those streams alone with it);
 //! - the stream is reset with `REFUSED_STREAM` (RFC 9113, 8.7).
+//!
+//! `proof.rs` and its parts hold each of these against h2's own server.
 
 use std::error::Error;
 use std::fmt;
+
+use super::End;
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
@@ -38,6 +42,8 @@ pub(crate) enum Kind {
     Overrun,
     /// The connection broke; nobody knows what the server has done.
     Lost,
+    /// This side has ended the connection over what the server sent; nobody knows what the server has done.
+    Violation(h2::Reason),
     /// The request's own body failed.
     Body,
     /// What was asked cannot be sent by anyone: a header that HTTP/2 forbids.
@@ -65,33 +71,43 @@ impl Failure {
     pub(crate) fn not_sent(error: &h2::Error) -> Self {
         // Errors of the connection and none of the caller's carry one of these.
         let connection = error.is_go_away() || error.is_io() || error.is_reset() || error.reason().is_some();
-        let kind = if connection || is_exhausted(error) { Kind::NotSent } else { Kind::Unsendable };
+        let kind = if connection { Kind::NotSent } else { Kind::Unsendable };
         Self::new(kind, error.to_string())
     }
 
-    /// From a stream that was opened.
-    pub(crate) fn of_stream(error: &h2::Error) -> Self {
+    /// From a stream that was opened and has no answer. `ended` is how its connection was ended by then.
+    pub(super) fn of_stream(error: &h2::Error, ended: Option<End>) -> Self {
         let kind = match error.reason() {
             Some(reason) if error.is_go_away() && error.is_remote() => {
                 let nobodys_fault = reason == h2::Reason::NO_ERROR || is_of_pings(error);
                 if nobodys_fault { Kind::Refused } else { Kind::Suspected(reason) }
             }
             Some(h2::Reason::REFUSED_STREAM) if error.is_reset() && error.is_remote() => Kind::Refused,
-            Some(reason) if error.is_reset() => Kind::Reset(reason),
-            _ => Kind::Lost,
+            _ => return Self::of_answer(error, ended),
         };
         Self::new(kind, error.to_string())
+    }
+
+    /// From a stream that has an answer: the server has processed it, whatever it says later.
+    pub(super) fn of_answer(error: &h2::Error, ended: Option<End>) -> Self {
+        let kind = match error.reason() {
+            Some(reason) if error.is_reset() => Kind::Reset(reason),
+            Some(reason) if error.is_go_away() && error.is_library() => Kind::Violation(reason),
+            _ => Kind::Lost,
+        };
+        match ended {
+            // An error of the socket says less than what the server said before.
+            Some(end) if end.goaway && error.is_io() => {
+                Self::new(kind, format!("{error}, after a GOAWAY: {}", end.why))
+            }
+            _ => Self::new(kind, error.to_string()),
+        }
     }
 }
 
 /// GOAWAY over keep-alive, as gRFC A8 has it. h2 shows what a GOAWAY adds in words alone.
 pub(super) fn is_of_pings(error: &h2::Error) -> bool {
     error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM) && error.to_string().contains("too_many_pings")
-}
-
-/// Stream ids are used up: another connection has new ones. h2 says so in words alone.
-fn is_exhausted(error: &h2::Error) -> bool {
-    error.to_string().contains("stream ID overflowed")
 }
 
 impl fmt::Display for Failure {

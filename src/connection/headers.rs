@@ -151,9 +151,14 @@ impl HeaderSizes {
 }
 
 impl Slot {
-    /// Why this stream failed.
+    /// Why this stream, which has no answer, failed.
     pub(super) fn failure(&self, stream: StreamId, error: &h2::Error) -> Failure {
-        self.0.headers.failure(stream, error).unwrap_or_else(|| Failure::of_stream(error))
+        self.0.headers.failure(stream, error).unwrap_or_else(|| Failure::of_stream(error, self.ended()))
+    }
+
+    /// Why this stream, which has an answer, failed.
+    pub(super) fn failure_of_answer(&self, stream: StreamId, error: &h2::Error) -> Failure {
+        self.0.headers.failure(stream, error).unwrap_or_else(|| Failure::of_answer(error, self.ended()))
     }
 
     /// What is set for an answer's headers.

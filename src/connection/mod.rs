@@ -4,6 +4,7 @@
 //! own: the caller's task writes the request into h2 and reads the answer out of it.
 
 mod answer;
+mod cancelled;
 mod connect;
 mod driver;
 mod excerpt;
@@ -13,6 +14,7 @@ mod frames;
 mod headers;
 mod keepalive;
 mod options;
+mod pace;
 mod pump;
 #[cfg(feature = "_tls")]
 mod tls;
@@ -47,6 +49,7 @@ pub use tls::ClientTls;
 #[cfg(feature = "_tls")]
 pub(crate) use tls::Invalid;
 
+use self::cancelled::Cancelled;
 use self::driver::Driver;
 use self::headers::{HeaderSizes, Scanned};
 use self::watched::{LastRead, Watched};
@@ -67,6 +70,8 @@ struct Handle {
     send: SendRequest<Bytes>,
     shared: Arc<Shared>,
     last_read: Arc<LastRead>,
+    /// From this id on the connection takes no more exchanges.
+    last_stream_id: u32,
     /// Dropped after `send`, so that h2 sees the last `SendRequest` go before the driver is told that nobody holds the
     /// connection.
     commands: UnboundedSender<Command>,
@@ -91,6 +96,7 @@ struct Shared {
     progress: AtomicBool,
     /// The server will take no more exchanges, or the connection is gone.
     over: AtomicBool,
+    cancelled: Cancelled,
     stage: watch::Sender<Stage>,
     headers: Arc<HeaderSizes>,
     /// Where those who found no room wait, in order.
@@ -116,6 +122,8 @@ pub(crate) struct End {
     pub(crate) too_many_pings: bool,
     /// Keep-alive took the server for dead.
     pub(crate) silent: bool,
+    /// The server has said GOAWAY.
+    pub(crate) goaway: bool,
 }
 
 /// A place among the exchanges that the server takes at once, held until the answer has ended.
@@ -130,6 +138,14 @@ impl Shared {
 }
 
 impl Slot {
+    /// How the connection was ended, if it was.
+    fn ended(&self) -> Option<End> {
+        match &*self.0.stage.borrow() {
+            Stage::Draining(end) | Stage::Closed(end) => Some(end.clone()),
+            Stage::Greeting | Stage::Ready => None,
+        }
+    }
+
     /// The answer has come on.
     fn progress(&self) {
         self.0.progress.store(true, Ordering::Relaxed);
@@ -174,7 +190,9 @@ impl Connection {
             // Until its SETTINGS have come the server takes nothing; this is also how their coming is seen.
             .initial_max_send_streams(0)
             // h2 takes many small frames that nobody reads, and frames of calls that were cancelled long ago, for attacks, and
-            // ends the connection with all its calls. Servers of a fleet are trusted; the windows bound what they can send.
+            // ends the connection with all its calls. What comes late for a cancelled call counts for the life of the connection
+            // (0.4.20, `proto/streams/streams.rs`, `recv_data`). Servers of a fleet are trusted; the windows bound what they can
+            // send.
             .data_frame_budget(DATA_FRAME_BUDGET)
             .max_local_error_reset_streams(None)
             .max_concurrent_reset_streams(REMEMBERED_RESETS)
@@ -189,13 +207,15 @@ impl Connection {
             used: AtomicBool::new(false),
             progress: AtomicBool::new(false),
             over: AtomicBool::new(false),
+            cancelled: Cancelled::new(),
             stage,
             headers,
             room,
         });
-        let (heard, keep_alive) = (last_read.clone(), options.keep_alive);
-        let driver = Driver::new(connection, send.clone(), shared.clone(), heard, commanded, keep_alive);
-        let connection = Self(Arc::new(Handle { send, shared, last_read, commands }));
+        let heard = last_read.clone();
+        let driver = Driver::new(connection, send.clone(), shared.clone(), heard, commanded, options);
+        let connection =
+            Self(Arc::new(Handle { send, shared, last_read, last_stream_id: options.last_stream_id, commands }));
         // Should the wait below be dropped, the driver ends with its handle.
         tokio::spawn(driver);
         let greeted = stages.wait_for(|stage| *stage != Stage::Greeting).await.map(|stage| stage.clone());
@@ -269,6 +289,18 @@ impl Connection {
         let _ = self.0.commands.send(Command::Ping);
     }
 
+    /// Takes no more exchanges, before h2 refuses them: those in flight may finish.
+    fn retire(&self) {
+        self.0.shared.over.store(true, Ordering::Release);
+        self.0.shared.stage.send_if_modified(|stage| {
+            let ready = *stage == Stage::Ready;
+            if ready {
+                *stage = Stage::Draining(End::because("its stream ids are nearly used up"));
+            }
+            ready
+        });
+    }
+
     /// Closes the connection at once: its exchanges fail.
     pub(crate) fn close(&self, why: impl Into<String>) {
         self.0.shared.over.store(true, Ordering::Release);
@@ -287,5 +319,7 @@ fn silence(after: Duration) -> String {
 
 #[cfg(test)]
 mod keepalive_tests;
+#[cfg(test)]
+mod proof;
 #[cfg(test)]
 mod tests;

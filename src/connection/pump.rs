@@ -40,7 +40,7 @@ impl Sending {
         Self { stream, held: None, next: Next::Unknown, begun: false }
     }
 
-    /// Ready when all is sent, or when the server wants no more of it.
+    /// Ready when all is sent, or when the server wants no more of it, or when it cannot be sent: then the stream is to be reset.
     pub(super) fn poll<B>(&mut self, body: &mut B, cx: &mut Context<'_>) -> Poll<Result<(), Failure>>
     where
         B: Body<Data = Bytes> + Unpin,
@@ -58,18 +58,18 @@ impl Sending {
             }
             if !known {
                 // The server may still say that it wants no more.
-                ready!(self.stream.poll_reset(cx)).map_err(|error| Failure::of_stream(&error))?;
+                let _ = ready!(self.stream.poll_reset(cx));
                 return Poll::Ready(Err(stopped()));
             }
             match std::mem::replace(&mut self.next, Next::Unknown) {
                 Next::Data(data) => self.held = Some(data),
                 Next::Trailers(trailers) => {
-                    let sent = self.stream.send_trailers(trailers);
-                    if sent.is_err() {
-                        // Trailers that HTTP/2 forbids: without this the server would wait for the end.
-                        self.stream.send_reset(Reason::INTERNAL_ERROR);
-                    }
-                    return Poll::Ready(sent.map_err(|error| Failure::of_stream(&error)));
+                    let Err(error) = self.stream.send_trailers(trailers) else { return Poll::Ready(Ok(())) };
+                    // Either the server has ended the stream, or HTTP/2 forbids them.
+                    return Poll::Ready(Err(match self.stream.poll_reset(cx) {
+                        Poll::Ready(_) => stopped(),
+                        Poll::Pending => Failure::new(Kind::Unsendable, error.to_string()),
+                    }));
                 }
                 Next::End => return Poll::Ready(self.send(Bytes::new(), true)),
                 Next::Unknown => {}
@@ -96,10 +96,7 @@ impl Sending {
                     Err(Ok(trailers)) => Next::Trailers(trailers),
                     Err(Err(_)) => Next::Unknown,
                 },
-                Some(Err(error)) => {
-                    self.stream.send_reset(Reason::CANCEL);
-                    return Poll::Ready(Err(Failure::of_body(error.into())));
-                }
+                Some(Err(error)) => return Poll::Ready(Err(Failure::of_body(error.into()))),
             };
         }
         Poll::Ready(Ok(()))
@@ -120,8 +117,7 @@ impl Sending {
             if room == 0 {
                 room = match ready!(self.stream.poll_capacity(cx)) {
                     Some(Ok(room)) => room,
-                    Some(Err(error)) => return Poll::Ready(Err(Failure::of_stream(&error))),
-                    None => return Poll::Ready(Err(stopped())),
+                    Some(Err(_)) | None => return Poll::Ready(Err(stopped())),
                 };
             }
             if room >= held.len() {
@@ -138,7 +134,7 @@ impl Sending {
 
     fn send(&mut self, data: Bytes, last: bool) -> Result<(), Failure> {
         self.begun = true;
-        self.stream.send_data(data, last).map_err(|error| Failure::of_stream(&error))
+        self.stream.send_data(data, last).map_err(|_| stopped())
     }
 }
 
@@ -162,6 +158,12 @@ where
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
-        this.sending.poll(&mut this.body, cx).map(drop)
+        this.sending.poll(&mut this.body, cx).map(|sent| {
+            let failure = sent.err();
+            if failure.is_some_and(|failure| matches!(failure.kind, Kind::Body | Kind::Unsendable)) {
+                // It has an answer already: nothing is to be paced.
+                this.sending.stream.send_reset(Reason::CANCEL);
+            }
+        })
     }
 }

@@ -4,7 +4,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -14,11 +14,15 @@ use tokio::time::{Instant, Sleep, sleep};
 /// When a server closes while something is on its way to it, our next write fails although what it said last lies here
 /// unread: its final GOAWAY, by which a call that it never processed goes to another server. h2 gives up at a failed write.
 /// So writes to a peer that is gone lead nowhere instead, and the end comes from reading.
+///
+/// The end comes one turn late, so that the driver has told of a GOAWAY which came with it before any stream ends by it.
 pub(super) struct Watched<T> {
     io: T,
     last_read: Arc<LastRead>,
     /// A write failed because the peer is gone: reading finds the end, within this time.
     gone: Option<Pin<Box<Sleep>>>,
+    /// What reading ended with, told one turn later.
+    end: Option<io::Result<()>>,
 }
 
 /// TCP, Unix sockets and TLS over them tell the end to reads at once; a connector of the user's may not.
@@ -31,6 +35,8 @@ pub(super) struct LastRead {
     bytes: AtomicU64,
     /// When a PING was last sent, in nanoseconds; 0 before the first.
     pinged: AtomicU64,
+    /// The last write or flush could not go on.
+    blocked: AtomicBool,
 }
 
 impl LastRead {
@@ -57,6 +63,11 @@ impl LastRead {
         self.bytes.load(Ordering::Relaxed)
     }
 
+    /// Whether something waits to be written. After the connection was driven, all else that h2 had to send has left.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.blocked.load(Ordering::Relaxed)
+    }
+
     fn add(&self, bytes: u64) {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
@@ -73,16 +84,25 @@ impl<T> Watched<T> {
             nanos: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             pinged: AtomicU64::new(0),
+            blocked: AtomicBool::new(false),
         });
-        (Self { io, last_read: last_read.clone(), gone: None }, last_read)
+        (Self { io, last_read: last_read.clone(), gone: None, end: None }, last_read)
     }
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if let Some(end) = self.end.take() {
+            return Poll::Ready(end);
+        }
         let before = buf.filled().len();
         match Pin::new(&mut self.io).poll_read(cx, buf) {
-            Poll::Ready(read) => read?,
+            Poll::Ready(Ok(())) if buf.filled().len() > before => {}
+            Poll::Ready(end) => {
+                self.end = Some(end);
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             Poll::Pending => {
                 let Some(end) = &mut self.gone else { return Poll::Pending };
                 ready!(end.as_mut().poll(cx));
@@ -128,7 +148,9 @@ impl<T: AsyncWrite + Unpin> Watched<T> {
         if self.gone.is_some() {
             return Poll::Ready(Ok(all));
         }
-        match ready!(write(Pin::new(&mut self.io))) {
+        let written = write(Pin::new(&mut self.io));
+        self.last_read.blocked.store(written.is_pending(), Ordering::Relaxed);
+        match ready!(written) {
             // After these a read never waits for long: it gives what is left, then the end.
             Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
                 self.gone = Some(Box::pin(sleep(TO_THE_END)));

@@ -1,0 +1,231 @@
+//! Calls that were given up before the server had answered anything: their streams wait for the driver, which resets them no
+//! faster than servers bear (see [`super::pace`]).
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use h2::client::ResponseFuture;
+use tokio::time::{Sleep, sleep};
+
+use super::Slot;
+use super::failure::Failure;
+use super::pace::Pace;
+
+/// A stream without an answer. Dropped by its caller it is reset at the driver's pace, and takes a slot until then.
+pub(super) struct Unanswered(Option<Stream>);
+
+struct Stream {
+    response: ResponseFuture,
+    slot: Slot,
+    /// The head of an answer has come, or will not: h2 must not be asked again.
+    over: bool,
+}
+
+/// Where callers leave their streams, and what they know of the server.
+pub(super) struct Cancelled {
+    /// The last stream that has an answer: all before it are accepted.
+    answered: AtomicU32,
+    /// Something lies in the inbox.
+    any: AtomicBool,
+    inbox: Mutex<Inbox>,
+}
+
+#[derive(Default)]
+struct Inbox {
+    streams: Vec<Stream>,
+    driver: Option<Waker>,
+    /// The driver is gone: nobody takes anything out.
+    closed: bool,
+}
+
+impl Stream {
+    fn id(&self) -> u32 {
+        self.response.stream_id().as_u32()
+    }
+}
+
+impl Unanswered {
+    pub(super) fn new(response: ResponseFuture, slot: Slot) -> Self {
+        Self(Some(Stream { response, slot, over: false }))
+    }
+
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<http::Response<h2::RecvStream>, h2::Error>> {
+        // Nobody asks after the end; nothing ever comes then.
+        let Some(stream) = &mut self.0 else { return Poll::Pending };
+        let response = std::task::ready!(Pin::new(&mut stream.response).poll(cx));
+        stream.over = true;
+        if let Ok(head) = &response {
+            stream.slot.progress();
+            stream.slot.0.cancelled.answered(stream.id(), head.status());
+        }
+        Poll::Ready(response)
+    }
+
+    /// Why the stream failed.
+    pub(super) fn failure(&self, error: &h2::Error) -> Failure {
+        match &self.0 {
+            Some(stream) => stream.slot.failure(stream.response.stream_id(), error),
+            None => Failure::of_stream(error, None),
+        }
+    }
+
+    /// How many bytes of headers the answer may have.
+    pub(super) fn answer_limit(&self) -> u32 {
+        self.0.as_ref().map_or(u32::MAX, |stream| stream.slot.answer_limit())
+    }
+
+    /// The stream has an answer, or has ended: nothing of it needs to be paced.
+    pub(super) fn end(&mut self) -> Option<Slot> {
+        self.0.take().map(|stream| stream.slot)
+    }
+}
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        let Some(stream) = self.0.take().filter(|stream| !stream.over) else { return };
+        let shared = stream.slot.0.clone();
+        shared.cancelled.give_up(stream);
+    }
+}
+
+impl Cancelled {
+    pub(super) fn new() -> Self {
+        let inbox = Mutex::new(Inbox::default());
+        Self { answered: AtomicU32::new(0), any: AtomicBool::new(false), inbox }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inbox> {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn answered(&self, stream: u32, status: http::StatusCode) {
+        // h2's server says 431 by itself, of streams that it never accepts.
+        if status != http::StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE {
+            self.answered.fetch_max(stream, Ordering::Relaxed);
+        }
+    }
+
+    fn give_up(&self, stream: Stream) {
+        if stream.id() < self.answered.load(Ordering::Relaxed) {
+            return; // which resets it
+        }
+        let mut inbox = self.lock();
+        if inbox.closed {
+            drop(inbox); // the stream after it, for it may wake somebody
+            return;
+        }
+        inbox.streams.push(stream);
+        self.any.store(true, Ordering::Release);
+        let driver = inbox.driver.take();
+        drop(inbox);
+        if let Some(driver) = driver {
+            driver.wake();
+        }
+    }
+
+    /// What lies in the inbox. Whoever puts something in from now on wakes this task.
+    fn take(&self, cx: &mut Context<'_>) -> Vec<Stream> {
+        let mut inbox = self.lock();
+        inbox.driver = Some(cx.waker().clone());
+        self.any.store(false, Ordering::Relaxed);
+        std::mem::take(&mut inbox.streams)
+    }
+
+    /// Nothing is left here from now on.
+    pub(super) fn close(&self) {
+        let mut inbox = self.lock();
+        inbox.closed = true;
+        let streams = std::mem::take(&mut inbox.streams);
+        drop(inbox);
+        drop(streams);
+    }
+}
+
+/// The driver's part: streams that wait to be reset.
+pub(super) struct Resets {
+    waiting: VecDeque<Stream>,
+    pace: Pace,
+    /// The server reads again; it may still be about to accept what it has read.
+    rest: Option<Pin<Box<Sleep>>>,
+    /// Which of those that wait is looked at next.
+    next: usize,
+    begun: bool,
+}
+
+/// From the moment when a server is seen to read to the next resets: time to accept a few streams, also for one that is busy.
+const REST: Duration = Duration::from_millis(5);
+/// How many of those that wait are looked at in one turn.
+const LOOKS: usize = 32;
+
+impl Resets {
+    pub(super) fn new() -> Self {
+        Self { waiting: VecDeque::new(), pace: Pace::default(), rest: None, next: 0, begun: false }
+    }
+
+    /// How many streams wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Resets what may be reset; to be asked before the connection is driven.
+    pub(super) fn release(&mut self, cancelled: &Cancelled, cx: &mut Context<'_>) {
+        if !self.begun || cancelled.any.load(Ordering::Acquire) {
+            self.begun = true;
+            self.waiting.extend(cancelled.take(cx));
+        }
+        if self.waiting.is_empty() {
+            return;
+        }
+        self.look(cancelled, cx);
+        let answered = cancelled.answered.load(Ordering::Relaxed);
+        self.pace.answered(answered);
+        self.waiting.retain(|stream| stream.id() >= answered);
+        if self.rest.as_mut().is_some_and(|rest| rest.as_mut().poll(cx).is_pending()) {
+            return;
+        }
+        self.rest = None;
+        while self.pace.has_room()
+            && let Some(stream) = self.waiting.pop_front()
+        {
+            self.pace.reset(stream.id());
+        }
+    }
+
+    /// Whether any of those that wait has an answer by now, or has ended. Each look asks to be woken.
+    fn look(&mut self, cancelled: &Cancelled, cx: &mut Context<'_>) {
+        for _ in 0..LOOKS.min(self.waiting.len()) {
+            self.next = if self.next < self.waiting.len() { self.next } else { 0 };
+            let Some(stream) = self.waiting.get_mut(self.next) else { return };
+            match Pin::new(&mut stream.response).poll(cx) {
+                Poll::Pending => self.next += 1,
+                Poll::Ready(response) => {
+                    if let Ok(head) = response {
+                        cancelled.answered(stream.id(), head.status());
+                    }
+                    self.waiting.remove(self.next);
+                }
+            }
+        }
+    }
+
+    /// Asks the server whether it reads, where streams wait for that; to be asked after the connection was driven. `written`
+    /// says that all which was queued has left, and `ask` sends SETTINGS if those before are acknowledged.
+    pub(super) fn ask(&mut self, written: bool, ask: impl FnOnce() -> bool, cx: &mut Context<'_>) {
+        if written {
+            self.pace.written();
+        }
+        if self.waiting.is_empty() || !self.pace.wants_to_know() || !ask() {
+            return;
+        }
+        if self.pace.asked() {
+            self.rest = Some(Box::pin(sleep(REST)));
+        }
+        // The connection writes it at its next poll, and the rest is to be waited for.
+        cx.waker().wake_by_ref();
+    }
+}

@@ -1,0 +1,115 @@
+//! PURE: how many resets of calls that the server has answered nothing on are under way.
+//!
+//! Servers guard themselves against clients that open streams and reset them at once (CVE-2023-44487). h2's server, and so
+//! tonic's, ends the connection with ENHANCE_YOUR_CALM `too_many_resets` when more than 20 streams are reset that it has read and
+//! not yet accepted (h2 0.4.20, `proto/streams/recv.rs`, `recv_reset`). A server that stands still for a moment reads all that
+//! piled up at once: requests and resets before it accepts any of them. So at most [`MOST`] such resets are under way until the
+//! server has shown that it reads again.
+//!
+//! What shows it:
+//! - the head of an answer on a stream, for every stream that was opened before it: h2's server accepts streams in their order
+//!   (`pending_accept` is a queue), and a stream that was accepted is counted no more. This needs nothing to be sent;
+//! - the acknowledgement of SETTINGS that were sent after the resets. Every server must send it (RFC 9113, 6.5.3), and none
+//!   counts it as a PING, of which Go, Java and C++ forgive two without an answer.
+
+/// Resets under way at most. h2's server takes 20 and others more; the rest is room for those that it has read and not yet
+/// accepted when it acknowledges.
+pub(super) const MOST: usize = 8;
+
+/// How far a reset has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reset {
+    /// h2 has it.
+    Queued,
+    /// It has left.
+    Written,
+    /// SETTINGS follow it.
+    Asked,
+}
+
+/// The resets that the server has not shown to have read.
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    under_way: Vec<(u32, Reset)>,
+}
+
+impl Pace {
+    /// Whether one more may leave.
+    pub(super) fn has_room(&self) -> bool {
+        self.under_way.len() < MOST
+    }
+
+    /// This stream is reset.
+    pub(super) fn reset(&mut self, stream: u32) {
+        self.under_way.push((stream, Reset::Queued));
+    }
+
+    /// All that was queued has left.
+    pub(super) fn written(&mut self) {
+        self.advance(Reset::Queued, Reset::Written);
+    }
+
+    /// Whether there is anything to ask the server about, or to hear about.
+    pub(super) fn wants_to_know(&self) -> bool {
+        self.under_way.iter().any(|(_, reset)| *reset != Reset::Queued)
+    }
+
+    /// SETTINGS are sent, which was possible because those before are acknowledged. Says whether that proves anything.
+    pub(super) fn asked(&mut self) -> bool {
+        let before = self.under_way.len();
+        self.under_way.retain(|(_, reset)| *reset != Reset::Asked);
+        self.advance(Reset::Written, Reset::Asked);
+        self.under_way.len() < before
+    }
+
+    /// Every stream before this one is accepted.
+    pub(super) fn answered(&mut self, stream: u32) {
+        self.under_way.retain(|(reset, _)| *reset >= stream);
+    }
+
+    fn advance(&mut self, from: Reset, to: Reset) {
+        self.under_way.iter_mut().filter(|(_, reset)| *reset == from).for_each(|(_, reset)| *reset = to);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn full() -> Pace {
+        let mut pace = Pace::default();
+        (0..MOST as u32).for_each(|i| pace.reset(2 * i + 1));
+        pace
+    }
+
+    #[test]
+    fn no_more_than_so_many_are_under_way() {
+        let mut pace = full();
+        assert!(!pace.has_room());
+        pace.written();
+        assert!(!pace.has_room());
+    }
+
+    #[test]
+    fn what_is_sent_before_a_reset_has_left_proves_nothing_of_it() {
+        let mut pace = full();
+        assert!(!pace.wants_to_know());
+        assert!(!pace.asked(), "nothing of them has left");
+        pace.written();
+        assert!(!pace.asked(), "these SETTINGS were acknowledged before they were asked about");
+        assert!(!pace.has_room());
+        assert!(pace.asked());
+        assert!(pace.has_room() && !pace.wants_to_know());
+    }
+
+    #[test]
+    fn an_answer_proves_all_streams_before_it() {
+        let mut pace = full();
+        pace.answered(1);
+        assert!(!pace.has_room(), "not itself: that one needed no reset");
+        pace.answered(3);
+        assert!(pace.has_room());
+        pace.answered(u32::MAX);
+        assert!(!pace.wants_to_know());
+    }
+}
