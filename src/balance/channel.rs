@@ -15,6 +15,7 @@ use super::policy::{Memory, Policy};
 use super::ready::Ready;
 use super::retry::{Budget, RetryPolicy};
 use super::server::Server;
+use super::stillness::Stillness;
 use super::supervisor::{Ground, Link};
 use crate::address::Address;
 
@@ -26,6 +27,7 @@ pub(crate) struct Inner {
     pub(crate) ground: Arc<Ground>,
     pub(crate) settings: Settings,
     pub(crate) memory: Memory,
+    pub(crate) stillness: Stillness,
     pub(crate) budget: Budget,
     /// Calls that wait for room: who comes later waits behind them.
     pub(crate) queued: AtomicUsize,

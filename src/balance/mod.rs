@@ -21,6 +21,7 @@ mod retry;
 mod roster;
 mod server;
 mod status;
+mod stillness;
 mod supervisor;
 mod view;
 

@@ -36,6 +36,12 @@ impl Member {
         self.connection.in_flight() as u64 + u64::from(self.server.penalty())
     }
 
+    /// Asks for a sign of life where it was silent for so long that it takes no call without; never true.
+    pub(crate) fn prove(&self) -> bool {
+        self.connection.prove();
+        false
+    }
+
     pub(crate) fn reserve(&self) -> Option<Slot> {
         self.connection.reserve()
     }

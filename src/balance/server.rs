@@ -189,6 +189,12 @@ impl Server {
         (self.calls.load(Ordering::Relaxed), self.failures.load(Ordering::Relaxed))
     }
 
+    /// Calls that have ended well.
+    pub(crate) fn succeeded(&self) -> u64 {
+        let (calls, failures) = self.counted();
+        calls.saturating_sub(failures)
+    }
+
     /// A call failed, or was refused.
     pub(crate) fn penalise(&self) {
         let penalty = (self.penalty() + PENALTY).min(MOST_PENALTY);

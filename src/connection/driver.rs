@@ -14,8 +14,8 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Sleep, sleep};
 
 use super::failure::is_of_pings;
-use super::keepalive::Silence;
-use super::options::KeepAlive;
+use super::options::Options;
+use super::vigil::{Verdict, Vigil};
 use super::watched::{LastRead, Watched};
 use super::{Command, End, Shared, Stage};
 
@@ -28,7 +28,7 @@ pub(super) struct Driver<T> {
     commands: UnboundedReceiver<Command>,
     shared: Arc<Shared>,
     ready: bool,
-    silence: Option<Silence>,
+    vigil: Option<Vigil>,
     /// Runs while nobody wants the connection any more, and it has yet to close.
     linger: Option<Pin<Box<Sleep>>>,
     /// Whoever was about to send has had a turn.
@@ -45,12 +45,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         shared: Arc<Shared>,
         last_read: Arc<LastRead>,
         commands: UnboundedReceiver<Command>,
-        keep_alive: Option<KeepAlive>,
+        options: &Options,
     ) -> Self {
-        let pings = connection.ping_pong();
-        let silence = keep_alive.zip(pings).map(|(options, pings)| Silence::new(options, pings, last_read));
+        let vigil = connection.ping_pong().and_then(|pings| Vigil::new(options, pings, last_read));
         let (linger, gathered) = (None, false);
-        Self { connection, probe: Some(probe), commands, shared, ready: false, silence, linger, gathered }
+        Self { connection, probe: Some(probe), commands, shared, ready: false, vigil, linger, gathered }
     }
 
     fn tell(&mut self, stage: Stage) {
@@ -58,9 +57,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         self.shared.stage.send_replace(stage);
     }
 
-    /// Copies the server's limit to where picks read it.
+    /// Copies the server's limit to where picks read it; 0 while the connection is unproven.
     fn copy_limit(&mut self) {
-        let limit = self.connection.max_concurrent_send_streams();
+        let unproven = self.vigil.as_ref().is_some_and(Vigil::is_unproven);
+        let limit = if unproven { 0 } else { self.connection.max_concurrent_send_streams() };
         let before = self.shared.limit.swap(limit, Ordering::Relaxed);
         if limit > before {
             self.shared.room.notify_one();
@@ -95,12 +95,18 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         }
     }
 
-    /// Does what holders of the connection ask for; why it is to be closed, if they ask for that.
-    fn obey(&mut self, cx: &mut Context<'_>) -> Option<String> {
+    /// Does what holders of the connection ask for; what that has decided, if anything.
+    fn obey(&mut self, cx: &mut Context<'_>) -> Option<Verdict> {
         while let Poll::Ready(command) = self.commands.poll_recv(cx) {
             match command {
-                Some(Command::Ping) => self.silence.iter_mut().for_each(|silence| silence.ping(cx)),
-                Some(Command::Close(why)) => return Some(why),
+                Some(Command::Ping) => self.vigil.iter_mut().for_each(|vigil| vigil.ping(cx)),
+                Some(Command::Prove) => {
+                    let verdict = self.vigil.as_mut().and_then(|vigil| vigil.prove(&self.shared, cx));
+                    if verdict.is_some() {
+                        return verdict;
+                    }
+                }
+                Some(Command::Close(why)) => return Some(Verdict::Dead(End { silent: true, ..End::because(why) })),
                 None => {
                     self.probe = None; // h2 wakes this task when that was the last
                     break;
@@ -111,6 +117,22 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
     }
 }
 
+impl<T> Driver<T> {
+    fn watch(&mut self, cx: &mut Context<'_>) -> Option<Verdict> {
+        match self.vigil.as_mut()?.poll(&self.shared, cx) {
+            Poll::Ready(verdict) => Some(verdict),
+            Poll::Pending => None,
+        }
+    }
+
+    /// Lets nobody begin an exchange any more. What is in flight may finish.
+    fn leave(&mut self, end: End) {
+        if !self.shared.over.swap(true, Ordering::AcqRel) {
+            self.shared.stage.send_replace(Stage::Draining(end));
+        }
+    }
+}
+
 impl End {
     fn of(error: &h2::Error) -> Self {
         // What else is told to calm down has nothing to do with pings.
@@ -118,7 +140,7 @@ impl End {
         Self { why: error.to_string(), too_many_pings, silent: false }
     }
 
-    fn because(why: impl Into<String>) -> Self {
+    pub(super) fn because(why: impl Into<String>) -> Self {
         Self { why: why.into(), too_many_pings: false, silent: false }
     }
 }
@@ -147,17 +169,19 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Future for Driver<T> {
             this.tell(Stage::Closed(known.unwrap_or(end)));
             return Poll::Ready(());
         }
+        if let Some(vigil) = &mut this.vigil {
+            vigil.see(&this.shared);
+        }
         this.copy_limit();
         this.ask(cx);
-        if let Some(why) = this.obey(cx) {
-            this.tell(Stage::Closed(End { silent: true, ..End::because(why) }));
-            return Poll::Ready(()); // the streams end as the connection is dropped
-        }
-        if let Some(silence) = &mut this.silence
-            && let Poll::Ready(why) = silence.poll(&this.shared, cx)
-        {
-            this.tell(Stage::Closed(End { silent: true, ..End::because(why) }));
-            return Poll::Ready(()); // the streams end as the connection is dropped
+        while let Some(verdict) = this.obey(cx).or_else(|| this.watch(cx)) {
+            match verdict {
+                Verdict::Dead(end) => {
+                    this.tell(Stage::Closed(end));
+                    return Poll::Ready(()); // the streams end as the connection is dropped
+                }
+                Verdict::Leave(end) => this.leave(end),
+            }
         }
         this.linger(cx)
     }

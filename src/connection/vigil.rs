@@ -1,0 +1,105 @@
+//! What is to be done on a connection as time passes: one timer for keep-alive and for idleness.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use h2::PingPong;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::idle::Idle;
+use super::keepalive::Silence;
+use super::options::Options;
+use super::pings::Pings;
+use super::watched::LastRead;
+use super::{End, Shared};
+
+/// What is decided of a connection.
+pub(super) enum Verdict {
+    /// It is dead.
+    Dead(End),
+    /// It is to be left for another one; what is in flight may finish.
+    Leave(End),
+}
+
+pub(super) struct Vigil {
+    timer: Pin<Box<Sleep>>,
+    pings: Pings,
+    keep_alive: Option<Silence>,
+    /// Pings are throttled by nobody.
+    is_free: bool,
+    idle: Option<Idle>,
+}
+
+impl Vigil {
+    /// None where nothing is to be watched.
+    pub(super) fn new(options: &Options, h2: PingPong, last_read: Arc<LastRead>) -> Option<Self> {
+        let keep_alive = options.keep_alive.map(|keep_alive| Silence::new(keep_alive, options.keep_alive_while_idle));
+        let idle = options.idle_timeout.map(Idle::new);
+        let first = [options.keep_alive.map(|keep_alive| keep_alive.interval), options.idle_timeout];
+        let first: Duration = first.into_iter().flatten().min()?;
+        Some(Self {
+            timer: Box::pin(sleep_until(Instant::now() + first)),
+            pings: Pings::new(h2, last_read),
+            keep_alive,
+            is_free: options.keep_alive.is_some_and(|keep_alive| keep_alive.unthrottled),
+            idle,
+        })
+    }
+
+    /// Whether the connection takes no exchange for now.
+    pub(super) fn is_unproven(&self) -> bool {
+        self.idle.as_ref().is_some_and(Idle::is_unproven)
+    }
+
+    /// After each poll of the connection, before anything else.
+    pub(super) fn see(&mut self, shared: &Shared) {
+        self.pings.see();
+        if let Some(idle) = &mut self.idle
+            && idle.see(&self.pings, shared)
+        {
+            self.look_now();
+        }
+    }
+
+    /// Sends a PING now, unless one was sent a moment ago; none without keep-alive.
+    pub(super) fn ping(&mut self, cx: &mut Context<'_>) {
+        if self.keep_alive.is_some() {
+            Silence::ping(Instant::now(), &mut self.pings, cx);
+            self.look_now();
+        }
+    }
+
+    /// Somebody wants to use a connection that is unproven.
+    pub(super) fn prove(&mut self, shared: &Shared, cx: &mut Context<'_>) -> Option<Verdict> {
+        let idle = self.idle.as_mut()?;
+        let proven = idle.prove(Instant::now(), &mut self.pings, shared, self.is_free, cx);
+        self.look_now();
+        proven.err().map(|why| Verdict::Leave(End::because(why)))
+    }
+
+    fn look_now(&mut self) {
+        self.timer.as_mut().reset(Instant::now());
+    }
+
+    /// Ready when something is decided. To be polled again all the same.
+    pub(super) fn poll(&mut self, shared: &Shared, cx: &mut Context<'_>) -> Poll<Verdict> {
+        while self.timer.as_mut().poll(cx).is_ready() {
+            let now = Instant::now();
+            let keep_alive = self.keep_alive.as_mut().map(|silence| silence.look(now, &mut self.pings, shared, cx));
+            let idle = self.idle.as_mut().map(|idle| idle.look(now, &mut self.pings, shared));
+            if let Some(Err(why)) = keep_alive {
+                return Poll::Ready(Verdict::Dead(End { silent: true, ..End::because(why) }));
+            }
+            let next = [&keep_alive, &idle].into_iter().flatten().flatten().min();
+            // Where there is nothing to look at, idleness was all that was watched, and is over.
+            self.timer.as_mut().reset(next.copied().unwrap_or(now + Duration::from_secs(24 * 60 * 60)));
+            if let Some(Err(why)) = idle {
+                return Poll::Ready(Verdict::Leave(End::because(why)));
+            }
+        }
+        Poll::Pending
+    }
+}
