@@ -1,9 +1,11 @@
 //! Servers that accept and say nothing.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, UnixListener};
-use tonic::Code;
+use tokio::time::sleep;
+use tonic::{Code, Status};
 use tonic_etcd::Instance;
 
 use crate::support::{builder, changing, greet};
@@ -20,9 +22,30 @@ async fn the_error_says_that_a_server_accepted_and_sent_no_settings() {
         let (channel, set) = changing(builder().connect_timeout(Duration::from_millis(300)));
         set.put("it", Instance::new(address.as_str()).unwrap());
         let status = greet(&channel).await.unwrap_err();
-        assert_eq!(status.code(), Code::Unavailable);
-        for part in [address.as_str(), "accepted, but no HTTP/2 SETTINGS within"] {
-            assert!(status.message().contains(part), "{part}: {status}");
-        }
+        assert_accepted(&status, &address);
     }
+}
+
+fn assert_accepted(status: &Status, address: &str) {
+    assert_eq!(status.code(), Code::Unavailable);
+    for part in [address, "accepted, but no HTTP/2 SETTINGS within"] {
+        assert!(status.message().contains(part), "{part}: {status}");
+    }
+}
+
+/// F54: it says so as well where the way to the server has taken a part of the time, as every network does.
+#[tokio::test]
+async fn the_error_says_so_where_the_way_to_the_server_is_long() {
+    let connector = tower::service_fn(|_: http::Uri| async {
+        sleep(Duration::from_millis(100)).await;
+        let (ours, theirs) = tokio::io::duplex(1 << 16);
+        tokio::spawn(async move {
+            let _silent = theirs;
+            std::future::pending::<()>().await
+        });
+        Ok::<_, Infallible>(ours)
+    });
+    let (channel, set) = changing(builder().connector(connector).connect_timeout(Duration::from_millis(300)));
+    set.add("127.0.0.1:1".parse().unwrap());
+    assert_accepted(&greet(&channel).await.unwrap_err(), "127.0.0.1:1");
 }
