@@ -38,7 +38,7 @@ pub(super) async fn call(channel: Arc<Shared>, request: Request<tonic::body::Bod
     let still = caller.inner.stillness.end(caller.patience.began);
     if stillness::is_pause(still) && !caller.inner.is_full() {
         // Boxed, so that other calls do not carry the room for it.
-        Box::pin(stillness::catch_up(caller.inner.lanes.load().len())).await;
+        Box::pin(stillness::catch_up(still, caller.inner.lanes.load().len())).await;
     }
     loop {
         let (member, slot) = caller.place().await?;

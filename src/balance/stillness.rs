@@ -2,8 +2,8 @@
 //!
 //! A `current_thread` runtime runs only inside of `block_on`. A program that drives it for each call alone (a command-line
 //! tool, a binding for another language) finds there the end of the connection that the next call would be sent over, and
-//! timers that are late. A few turns of the runtime before the first call read the one and run the others. Workers of a
-//! runtime read at once, unless the system lets them wait: then a call that follows a pause waits for a turn of theirs.
+//! timers that are late. Two turns of the runtime before the first call read the one and run the others. Workers of a
+//! runtime read at once, unless the system lets them wait: a call that follows a longer pause waits for a turn of theirs.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -12,10 +12,13 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::task::yield_now;
 use tokio::time::Instant;
 
-/// A call that begins so long after the last sign of life of a channel follows a pause.
-const PAUSE: Duration = Duration::from_micros(200);
-/// One turn polls for events, one runs the tasks that they wake, and one the tasks that those wake …
-const TURNS: usize = 3;
+/// A call that begins so long after the last sign of life of a channel follows a pause. On a busy runtime a turn costs time:
+/// calls that come often take none.
+const PAUSE: Duration = Duration::from_millis(1);
+/// The same where workers drive the runtime, who need it seldom.
+const PAUSE_OF_WORKERS: Duration = Duration::from_millis(10);
+/// One turn polls for events, and one runs the tasks that they wake …
+const TURNS: usize = 2;
 /// … but a turn runs 61 tasks at most.
 const SERVERS_PER_TURN: usize = 32;
 
@@ -47,19 +50,16 @@ pub(crate) fn is_pause(still: Duration) -> bool {
     still >= PAUSE
 }
 
-/// Lets the runtime do what has come up in a pause.
-pub(crate) async fn catch_up(servers: usize) {
+/// Lets the runtime do what has come up in a pause of so long.
+pub(crate) async fn catch_up(still: Duration, servers: usize) {
     let Ok(runtime) = Handle::try_current() else { return };
-    let turns = async move {
+    if runtime.runtime_flavor() == RuntimeFlavor::CurrentThread {
         for _ in 0..TURNS + servers / SERVERS_PER_TURN {
             yield_now().await;
         }
-    };
-    if runtime.runtime_flavor() == RuntimeFlavor::CurrentThread {
-        turns.await;
-    } else {
+    } else if still >= PAUSE_OF_WORKERS {
         // On a worker: the thread of `block_on` polls for no events. It fails only with the runtime.
-        let _ = runtime.spawn(turns).await;
+        let _ = runtime.spawn(yield_now()).await;
     }
 }
 
@@ -70,7 +70,7 @@ mod tests {
     #[test]
     fn only_a_call_that_follows_a_pause_waits_for_turns() {
         let stillness = Stillness::new();
-        let pauses = [5000, 5001, 5190, 5380, 6000, 6001, 100].map(|micros| {
+        let pauses = [5000, 5001, 5990, 6980, 8000, 8001, 100].map(|micros| {
             let at = stillness.epoch + Duration::from_micros(micros);
             is_pause(stillness.end(at))
         });

@@ -17,6 +17,9 @@ use tonic_etcd::ServerState;
 
 use crate::support::{builder, greet, over, states, until};
 
+/// Longer than calls may be apart that follow each other.
+const PAUSE: Duration = Duration::from_millis(20);
+
 /// How a server ends.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum End {
@@ -117,6 +120,7 @@ fn restarted_between_calls(runtime: &Runtime, servers: usize, end: End) {
         // All of them in every other round, else one.
         let ends = if round % 2 == 0 { servers.len() } else { 1 };
         servers[..ends].iter_mut().for_each(|server| server.restart(end));
+        std::thread::sleep(PAUSE);
         if runtime.handle().runtime_flavor() == RuntimeFlavor::MultiThread {
             // Workers see that nobody listens, if that takes long enough, and calls fail at once for a while.
             let is_up = || !states(&channel).values().any(|state| *state == ServerState::TransientFailure);
