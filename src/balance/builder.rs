@@ -358,7 +358,7 @@ impl BalancedChannelBuilder {
                 user_agent,
             },
             memory: super::policy::Memory::default(),
-            stillness: super::stillness::Stillness::new(),
+            pauses: super::pause::PauseDetector::new(),
             queued: AtomicUsize::new(0),
             queue: tokio::sync::Mutex::default(),
         });

@@ -21,7 +21,7 @@ use super::ready::Member;
 use super::request::{Replay, Why};
 use super::retry::{PREVIOUS_ATTEMPTS, Pushback, Repeat};
 use super::server::{Server, Verdict};
-use super::{ServedBy, Shared, WaitForReady, status, stillness};
+use super::{ServedBy, Shared, WaitForReady, status};
 use crate::backoff::Backoff;
 use crate::connection::{Exchange, Failure, Incoming, Kind, Slot};
 
@@ -35,10 +35,14 @@ type Answered = Result<Response<ResponseBody>, Status>;
 pub(super) async fn call(channel: Arc<Shared>, request: Request<tonic::body::Body>) -> Answered {
     let inner = channel.inner.clone();
     let (mut caller, mut body) = Caller::new(inner, request);
-    let still = caller.inner.stillness.end(caller.patience.began);
-    if stillness::is_pause(still) && !caller.inner.is_full() {
-        // Boxed, so that other calls do not carry the room for it.
-        Box::pin(stillness::catch_up(still, caller.inner.lanes.load().len())).await;
+    match caller.inner.pauses.before(caller.patience.began) {
+        None => caller.inner.pauses.runs(caller.patience.began),
+        Some(_) if caller.inner.is_full() => {}
+        Some(still) => {
+            let servers = caller.inner.lanes.load().len();
+            // Boxed, so that other calls do not carry the room for it.
+            Box::pin(caller.inner.pauses.catch_up(still, servers)).await;
+        }
     }
     loop {
         let (member, slot) = caller.place().await?;
@@ -152,7 +156,7 @@ impl Caller {
         // A server that let the deadline pass was at least as slow as that; one that failed fast was not fast.
         if !matches!(head, Some(Err(_))) {
             let now = Instant::now();
-            self.inner.stillness.end(now);
+            self.inner.pauses.runs(now);
             member.server.latency.observe(now - started, now - member.server.epoch());
         }
         let party = Party { member, inner: self.inner.clone() };

@@ -11,11 +11,11 @@ use tokio::sync::{Mutex, watch};
 
 use super::outlier::Ejection;
 use super::outlook::Outlook;
+use super::pause::PauseDetector;
 use super::policy::{Memory, Policy};
 use super::ready::Ready;
 use super::retry::{Budget, RetryPolicy};
 use super::server::Server;
-use super::stillness::Stillness;
 use super::supervisor::{Ground, Link};
 use crate::address::Address;
 
@@ -27,7 +27,7 @@ pub(crate) struct Inner {
     pub(crate) ground: Arc<Ground>,
     pub(crate) settings: Settings,
     pub(crate) memory: Memory,
-    pub(crate) stillness: Stillness,
+    pub(crate) pauses: PauseDetector,
     pub(crate) budget: Budget,
     /// Calls that wait for room: who comes later waits behind them.
     pub(crate) queued: AtomicUsize,

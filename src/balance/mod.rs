@@ -12,6 +12,7 @@ mod feed;
 mod latency;
 mod outlier;
 mod outlook;
+mod pause;
 mod pick;
 mod policy;
 mod pool;
@@ -21,7 +22,7 @@ mod retry;
 mod roster;
 mod server;
 mod status;
-mod stillness;
+
 mod supervisor;
 mod view;
 

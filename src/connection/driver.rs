@@ -15,7 +15,7 @@ use tokio::time::{Sleep, sleep};
 
 use super::failure::is_of_pings;
 use super::options::Options;
-use super::vigil::{Verdict, Vigil};
+use super::timers::{Decision, Timers};
 use super::watched::{LastRead, Watched};
 use super::{Command, End, Shared, Stage};
 
@@ -28,7 +28,7 @@ pub(super) struct Driver<T> {
     commands: UnboundedReceiver<Command>,
     shared: Arc<Shared>,
     ready: bool,
-    vigil: Option<Vigil>,
+    timers: Option<Timers>,
     /// Runs while nobody wants the connection any more, and it has yet to close.
     linger: Option<Pin<Box<Sleep>>>,
     /// Whoever was about to send has had a turn.
@@ -47,9 +47,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         commands: UnboundedReceiver<Command>,
         options: &Options,
     ) -> Self {
-        let vigil = connection.ping_pong().and_then(|pings| Vigil::new(options, pings, last_read));
+        let timers = connection.ping_pong().and_then(|pings| Timers::new(options, pings, last_read));
         let (linger, gathered) = (None, false);
-        Self { connection, probe: Some(probe), commands, shared, ready: false, vigil, linger, gathered }
+        Self { connection, probe: Some(probe), commands, shared, ready: false, timers, linger, gathered }
     }
 
     fn tell(&mut self, stage: Stage) {
@@ -59,7 +59,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
 
     /// Copies the server's limit to where picks read it; 0 while the connection is unproven.
     fn copy_limit(&mut self) {
-        let unproven = self.vigil.as_ref().is_some_and(Vigil::is_unproven);
+        let unproven = self.timers.as_ref().is_some_and(Timers::is_unproven);
         let limit = if unproven { 0 } else { self.connection.max_concurrent_send_streams() };
         let before = self.shared.limit.swap(limit, Ordering::Relaxed);
         if limit > before {
@@ -96,17 +96,17 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
     }
 
     /// Does what holders of the connection ask for; what that has decided, if anything.
-    fn obey(&mut self, cx: &mut Context<'_>) -> Option<Verdict> {
+    fn obey(&mut self, cx: &mut Context<'_>) -> Option<Decision> {
         while let Poll::Ready(command) = self.commands.poll_recv(cx) {
             match command {
-                Some(Command::Ping) => self.vigil.iter_mut().for_each(|vigil| vigil.ping(cx)),
+                Some(Command::Ping) => self.timers.iter_mut().for_each(|timers| timers.ping(cx)),
                 Some(Command::Prove) => {
-                    let verdict = self.vigil.as_mut().and_then(|vigil| vigil.prove(&self.shared, cx));
-                    if verdict.is_some() {
-                        return verdict;
+                    let decision = self.timers.as_mut().and_then(|timers| timers.prove(&self.shared, cx));
+                    if decision.is_some() {
+                        return decision;
                     }
                 }
-                Some(Command::Close(why)) => return Some(Verdict::Dead(End { silent: true, ..End::because(why) })),
+                Some(Command::Close(why)) => return Some(Decision::Dead(End { silent: true, ..End::because(why) })),
                 None => {
                     self.probe = None; // h2 wakes this task when that was the last
                     break;
@@ -118,9 +118,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
 }
 
 impl<T> Driver<T> {
-    fn watch(&mut self, cx: &mut Context<'_>) -> Option<Verdict> {
-        match self.vigil.as_mut()?.poll(&self.shared, cx) {
-            Poll::Ready(verdict) => Some(verdict),
+    fn watch(&mut self, cx: &mut Context<'_>) -> Option<Decision> {
+        match self.timers.as_mut()?.poll(&self.shared, cx) {
+            Poll::Ready(decision) => Some(decision),
             Poll::Pending => None,
         }
     }
@@ -169,18 +169,18 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Future for Driver<T> {
             this.tell(Stage::Closed(known.unwrap_or(end)));
             return Poll::Ready(());
         }
-        if let Some(vigil) = &mut this.vigil {
-            vigil.see(&this.shared);
+        if let Some(timers) = &mut this.timers {
+            timers.see(&this.shared);
         }
         this.copy_limit();
         this.ask(cx);
-        while let Some(verdict) = this.obey(cx).or_else(|| this.watch(cx)) {
-            match verdict {
-                Verdict::Dead(end) => {
+        while let Some(decision) = this.obey(cx).or_else(|| this.watch(cx)) {
+            match decision {
+                Decision::Dead(end) => {
                     this.tell(Stage::Closed(end));
                     return Poll::Ready(()); // the streams end as the connection is dropped
                 }
-                Verdict::Leave(end) => this.leave(end),
+                Decision::Leave(end) => this.leave(end),
             }
         }
         this.linger(cx)

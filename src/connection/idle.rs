@@ -8,48 +8,48 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Shared;
-use super::pings::{Allowance, Occasion, Pings};
+use super::pings::{Activity, PingTimeout, Pings};
 
-/// How long the proof may take: calls wait for it.
+/// How long the answer to the PING may take. Calls wait for it.
 const PROOF: Duration = Duration::from_secs(1);
-/// Nothing to look at by itself.
+/// When no timer is needed.
 const FAR: Duration = Duration::from_secs(24 * 60 * 60);
 
 pub(super) struct Idle {
     after: Duration,
-    standing: Standing,
-    proof: Allowance,
+    state: IdleState,
+    proof: PingTimeout,
 }
 
 #[derive(Clone, Copy, PartialEq)]
-enum Standing {
-    /// Something was read a while ago at most.
-    Known,
-    /// So much had been read when it had been silent for too long; nobody has wanted it since.
+enum IdleState {
+    /// Something was read within the idle timeout.
+    Active,
+    /// Silent for the idle timeout, after so many bytes were read in all. No call has asked for it yet.
     Unproven(u64),
-    /// A PING is out.
-    Proving(u64),
-    /// Another connection takes its place.
+    /// A PING was sent; nothing was read after so many bytes.
+    Probing(u64),
+    /// Left for a new connection.
     Replaced,
 }
 
 impl Idle {
     pub(super) fn new(after: Duration) -> Self {
-        Self { after, standing: Standing::Known, proof: Allowance::new(PROOF) }
+        Self { after, state: IdleState::Active, proof: PingTimeout::new(PROOF) }
     }
 
-    /// Whether it takes no exchange for now.
+    /// Whether the connection takes no exchange until something is read.
     pub(super) fn is_unproven(&self) -> bool {
-        self.standing != Standing::Known
+        self.state != IdleState::Active
     }
 
-    /// After each poll of the connection; whether it has been proven by that.
+    /// To be called after each poll of the connection. Returns whether something was read, so that it is active again.
     pub(super) fn see(&mut self, pings: &Pings, shared: &Shared) -> bool {
-        let (Standing::Unproven(bytes) | Standing::Proving(bytes)) = self.standing else { return false };
+        let (IdleState::Unproven(bytes) | IdleState::Probing(bytes)) = self.state else { return false };
         if pings.bytes() == bytes {
             return false;
         }
-        self.standing = Standing::Known;
+        self.state = IdleState::Active;
         shared.unproven.store(false, Ordering::Relaxed);
         true
     }
@@ -57,33 +57,33 @@ impl Idle {
     /// When to look next.
     ///
     /// # Errors
-    /// The reason, when there is no proof.
+    /// The reason, when the PING was not answered in time.
     pub(super) fn look(&mut self, now: Instant, pings: &mut Pings, shared: &Shared) -> Result<Instant, String> {
-        match self.standing {
-            Standing::Known if now < pings.heard() + self.after => Ok(pings.heard() + self.after),
-            Standing::Known => {
-                self.standing = Standing::Unproven(pings.bytes());
+        match self.state {
+            IdleState::Active if now < pings.heard() + self.after => Ok(pings.heard() + self.after),
+            IdleState::Active => {
+                self.state = IdleState::Unproven(pings.bytes());
                 shared.limit.store(0, Ordering::Relaxed);
                 shared.unproven.store(true, Ordering::Relaxed);
                 Ok(now + FAR)
             }
-            Standing::Proving(_) => match pings.awaited().map(|ping| self.proof.until(now, ping)) {
+            IdleState::Probing(_) => match pings.awaited().map(|ping| self.proof.until(now, ping)) {
                 Some(Some(next)) => Ok(next),
                 Some(None) => {
-                    self.standing = Standing::Replaced;
+                    self.state = IdleState::Replaced;
                     Err(format!("{}, and no answer to a ping in {} ms", self.silence(), PROOF.as_millis()))
                 }
                 // Just read: the next poll of the connection sees it.
                 None => Ok(now + PROOF),
             },
-            Standing::Unproven(_) | Standing::Replaced => Ok(now + FAR),
+            IdleState::Unproven(_) | IdleState::Replaced => Ok(now + FAR),
         }
     }
 
-    /// Somebody wants to use it.
+    /// A call asks for the connection: sends a PING, unless one is awaited already.
     ///
     /// # Errors
-    /// The reason, when there can be no proof, because servers would take it for one ping too many.
+    /// The reason, when servers would take a further PING for one too many.
     pub(super) fn prove(
         &mut self,
         now: Instant,
@@ -92,17 +92,17 @@ impl Idle {
         is_free: bool,
         cx: &mut Context<'_>,
     ) -> Result<(), String> {
-        let Standing::Unproven(bytes) = self.standing else { return Ok(()) };
+        let IdleState::Unproven(bytes) = self.state else { return Ok(()) };
         if pings.awaited().is_none() {
-            let occasion =
-                if shared.in_flight.load(Ordering::Relaxed) > 0 { Occasion::InFlight } else { Occasion::Idle };
-            if !pings.may_send(shared, now, occasion) && !is_free {
-                self.standing = Standing::Replaced;
+            let activity =
+                if shared.in_flight.load(Ordering::Relaxed) > 0 { Activity::InFlight } else { Activity::Idle };
+            if !pings.may_send(shared, now, activity) && !is_free {
+                self.state = IdleState::Replaced;
                 return Err(format!("{}, and pinged as often as servers permit", self.silence()));
             }
             pings.send(now, cx);
         }
-        self.standing = Standing::Proving(bytes);
+        self.state = IdleState::Probing(bytes);
         Ok(())
     }
 

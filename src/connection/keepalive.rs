@@ -7,18 +7,18 @@ use tokio::time::Instant;
 
 use super::Shared;
 use super::options::KeepAlive;
-use super::pings::{Allowance, Occasion, Pings};
+use super::pings::{Activity, PingTimeout, Pings};
 
 pub(super) struct Silence {
     options: KeepAlive,
     /// Pings also where no call waits.
     while_idle: bool,
-    answer: Allowance,
+    answer: PingTimeout,
 }
 
 impl Silence {
     pub(super) fn new(options: KeepAlive, while_idle: bool) -> Self {
-        Self { options, while_idle, answer: Allowance::new(options.timeout) }
+        Self { options, while_idle, answer: PingTimeout::new(options.timeout) }
     }
 
     /// When to look next.
@@ -55,7 +55,7 @@ impl Silence {
 
     fn may_ping(&self, pings: &mut Pings, shared: &Shared, now: Instant) -> bool {
         // Whoever wants idle connections pinged says that the servers permit pings without calls.
-        pings.may_send(shared, now, Occasion::InFlight) || self.options.unthrottled
+        pings.may_send(shared, now, Activity::InFlight) || self.options.unthrottled
     }
 
     fn reason(&self) -> String {

@@ -14,9 +14,10 @@ mod options;
 mod pings;
 mod pump;
 mod socket;
+mod timers;
 #[cfg(feature = "_tls")]
 mod tls;
-mod vigil;
+
 mod watched;
 
 use std::sync::Arc;

@@ -45,7 +45,7 @@ pub(super) struct Awaited {
 
 /// Whether calls wait for what is asked.
 #[derive(Clone, Copy, PartialEq)]
-pub(super) enum Occasion {
+pub(super) enum Activity {
     InFlight,
     Idle,
 }
@@ -101,29 +101,29 @@ impl Pings {
     }
 
     /// Whether servers that count pings would forgive a further one.
-    pub(super) fn may_send(&mut self, shared: &Shared, now: Instant, occasion: Occasion) -> bool {
+    pub(super) fn may_send(&mut self, shared: &Shared, now: Instant, activity: Activity) -> bool {
         // Taken by a caller and come since: what is read late was sent before.
         let came = self.last_read.bytes() - self.bytes > PONG;
         if shared.progress.swap(false, Ordering::Relaxed) && came {
             self.sent = 0;
         }
-        let apart = match occasion {
-            Occasion::InFlight => SELDOM,
-            Occasion::Idle => HARDLY_EVER,
+        let apart = match activity {
+            Activity::InFlight => SELDOM,
+            Activity::Idle => HARDLY_EVER,
         };
         self.sent < FORGIVEN || self.last_sent.is_none_or(|last| now.duration_since(last) >= apart)
     }
 }
 
 /// The time that the answer to one ping has, from when the ping was written.
-pub(super) struct Allowance {
+pub(super) struct PingTimeout {
     time: Duration,
     asked: Instant,
     /// Once for each ping: the look was late, or the ping could not be written.
     extended: Option<Instant>,
 }
 
-impl Allowance {
+impl PingTimeout {
     pub(super) fn new(time: Duration) -> Self {
         Self { time, asked: Instant::now(), extended: None }
     }

@@ -215,6 +215,23 @@ mod tests {
         }
     }
 
+    /// F66: also where the peer's end was a reset, and nobody has read or polled since.
+    #[tokio::test]
+    async fn what_a_peer_said_before_its_reset_is_read_after_a_write_that_failed() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let ours = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut theirs, _) = listener.accept().await.unwrap();
+        theirs.write_all(b"goodbye").await.unwrap();
+        theirs.set_zero_linger().unwrap();
+        drop(theirs);
+        let (mut io, _) = Watched::new(ours);
+        io.write_all(b"hello").await.unwrap();
+        io.write_all(b"anybody there?").await.unwrap();
+        let mut said = Vec::new();
+        let _ = io.read_to_end(&mut said).await; // the reset, unless the write has taken it
+        assert_eq!(said, b"goodbye");
+    }
+
     #[tokio::test]
     async fn other_failures_of_writing_are_told() {
         let (mut io, _) = Watched::new(Left(VecDeque::new(), io::ErrorKind::TimedOut));

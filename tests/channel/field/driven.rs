@@ -1,6 +1,8 @@
 //! Programs that drive their runtime only during calls, over stock tonic servers that are restarted in between.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::pin::Pin;
+use std::task::Poll;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -126,9 +128,32 @@ fn restarted_between_calls(runtime: &Runtime, servers: usize, end: End) {
             let is_up = || !states(&channel).values().any(|state| *state == ServerState::TransientFailure);
             runtime.block_on(until("no server to be down", is_up));
         }
-        failed.extend(runtime.block_on(greet(&channel)).err());
+        // All of them begin at the same moment in every third round.
+        let calls = if round % 3 == 0 { 5 } else { 1 };
+        let answers = runtime.block_on(async {
+            let calls = (0..calls).map(|_| async { greet(&channel).await });
+            join_all(calls.map(Box::pin).collect()).await
+        });
+        failed.extend(answers.into_iter().filter_map(Result::err));
     }
-    assert!(failed.is_empty(), "{} servers, {end:?}: {} of 10 failed: {failed:?}", servers.len(), failed.len());
+    assert!(failed.is_empty(), "{} servers, {end:?}: {} calls failed: {failed:?}", servers.len(), failed.len());
+}
+
+/// All in one task.
+async fn join_all<F: Future + Unpin>(mut calls: Vec<F>) -> Vec<F::Output> {
+    let mut answers = Vec::new();
+    let all = std::future::poll_fn(|cx| {
+        calls.retain_mut(|call| match Pin::new(call).poll(cx) {
+            Poll::Ready(answer) => {
+                answers.push(answer);
+                false
+            }
+            Poll::Pending => true,
+        });
+        if calls.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+    });
+    all.await;
+    answers
 }
 
 const ENDS: [End; 3] = [End::Killed, End::Reset, End::Gracefully];

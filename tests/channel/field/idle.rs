@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Builder;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
 use tonic_etcd::{BalancedChannel, BalancedChannelBuilder, Policy};
 
+use super::driven::current_thread;
 use crate::peer::{Peer, Script};
 use crate::support::{builder, greeted_by, over, ready};
 
@@ -141,6 +143,27 @@ async fn a_forgotten_connection_is_passed_over_while_another_server_is_ready() {
         };
         timeout(Duration::from_secs(20), again).await.expect("a new connection");
         assert_eq!(kept.seen.connections(), 1, "{policy:?}");
+    }
+}
+
+/// F47, F66: the same where nobody drives the runtime between two calls.
+#[test]
+fn a_call_after_a_pause_goes_over_a_new_connection_where_the_idle_one_was_forgotten() {
+    let world = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let (peer, proxy) = world.block_on(async {
+        let peer = Peer::start(Script::Greet).await;
+        let proxy = Forgetful::to(peer.address).await;
+        (peer, proxy)
+    });
+    let client = current_thread();
+    let channel = client.block_on(async { over(idling(), [&proxy.address]) });
+    for round in 1..=3 {
+        client.block_on(timed(&channel));
+        std::thread::sleep(2 * IDLE);
+        client.block_on(timed(&channel));
+        assert_eq!((peer.seen.calls(), peer.seen.connections()), (2 * round, round), "the idle one is well");
+        proxy.forget();
+        std::thread::sleep(2 * IDLE);
     }
 }
 
