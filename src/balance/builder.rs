@@ -27,12 +27,14 @@ use super::supervisor::Ground;
 use super::{BalancedChannel, Shared};
 #[cfg(feature = "_tls")]
 use crate::connection::ClientTls;
-use crate::connection::{Connector, Io, KeepAlive, Options, Transport};
+use crate::connection::{Connector, Io, KeepAlive, Options, TcpKeepalive, Transport};
 use crate::error::{BoxError, Error};
 use crate::instance::Instance;
 
 /// How many servers are connected to at once; an attempt that takes more than a second counts no longer.
 const CONNECTING: usize = 128;
+/// Cloud load balancers forget idle connections after four to six minutes.
+const IDLE: Duration = Duration::from_secs(5 * 60);
 /// Longer is for ever, and more than clocks can add.
 const A_DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// What HTTP/2 allows (RFC 9113, 6.5.2 and 6.9.1).
@@ -73,7 +75,7 @@ impl Default for BalancedChannelBuilder {
             replay_limit: 256 << 10,
             authority: None,
             user_agent: None,
-            options: Options::default(),
+            options: Options { idle_timeout: Some(IDLE), ..Options::default() },
             connector: None,
             #[cfg(feature = "_tls")]
             tls: None,
@@ -227,9 +229,48 @@ impl BalancedChannelBuilder {
         self
     }
 
-    /// TCP's own keep-alive, at the system's pace; off by default, because HTTP/2's sees more.
-    pub fn tcp_keepalive(mut self, on: bool) -> Self {
-        self.options.tcp_keepalive = on;
+    /// HTTP/2 keep-alive pings also on connections without calls, as gRPC's `PERMIT_WITHOUT_CALLS`; off by default, because
+    /// servers end connections over that unless they are told to permit it (in Go, `keepalive.EnforcementPolicy` with
+    /// `PermitWithoutStream`; tonic's always do). Two such pings come at the pace of [`KeepAlive`], then one in five minutes;
+    /// all of them with [`KeepAlive::unthrottled`].
+    pub fn keep_alive_while_idle(mut self, on: bool) -> Self {
+        self.options.keep_alive_while_idle = on;
+        self
+    }
+
+    /// How long a connection may be silent before it must prove that it is alive: a call passes over it while another
+    /// server is ready, and sends it a PING; the only server gets the call when the PING is answered, or the call goes over a
+    /// new connection where that takes more than 1 s. 5 min by default: NATs and cloud load balancers forget idle connections
+    /// after four to six minutes, and tell nobody. From 10 ms to a day, the nearer of the two where it is not.
+    ///
+    /// No more than two such pings are sent before a call is answered, because servers count them; after that a new
+    /// connection takes the place of the silent one.
+    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
+        self.options.idle_timeout = Some(timeout.clamp(Duration::from_millis(10), A_DAY));
+        self
+    }
+
+    /// Takes connections for alive however long they were silent.
+    pub fn without_idle_timeout(mut self) -> Self {
+        self.options.idle_timeout = None;
+        self
+    }
+
+    /// TCP's own keep-alive: probes after `time` without traffic, every `interval`; the connection is lost after so many
+    /// `retries` without an answer. Off by default, because HTTP/2's sees more; it keeps NATs from forgetting idle connections, and no
+    /// server counts it. Times from 1 s to 32 767 s in whole seconds, retries from 1 to 127, the nearest of them where they are
+    /// not. `interval` and `retries` are set on Linux and Android alone; elsewhere they are the system's.
+    pub fn tcp_keepalive(mut self, time: Duration, interval: Duration, retries: u32) -> Self {
+        self.options.tcp_keepalive = Some(TcpKeepalive::new(time, interval, retries));
+        self
+    }
+
+    /// `TCP_USER_TIMEOUT` (gRFC A18): how long what was sent may stay unacknowledged before the connection is lost; where
+    /// [`tcp_keepalive`](Self::tcp_keepalive) is on, it overrides its retries. The system's limit by default, which is many
+    /// minutes: HTTP/2 keep-alive sees more. In whole milliseconds, 1 ms at least and a day at most. On Linux and Android alone; elsewhere it does
+    /// nothing.
+    pub fn tcp_user_timeout(mut self, timeout: Duration) -> Self {
+        self.options.tcp_user_timeout = Some(timeout.clamp(Duration::from_millis(1), A_DAY));
         self
     }
 
@@ -357,6 +398,7 @@ impl BalancedChannelBuilder {
             memory: super::policy::Memory::new(),
             epoch: tokio::time::Instant::now(),
             fleet: super::cost::Fleet::default(),
+            pauses: super::pause::PauseDetector::new(),
             queued: AtomicUsize::new(0),
             queue: tokio::sync::Mutex::default(),
         });

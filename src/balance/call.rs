@@ -37,6 +37,15 @@ type Answered = Result<Response<ResponseBody>, Status>;
 pub(super) async fn call(channel: Arc<Shared>, request: Request<tonic::body::Body>) -> Answered {
     let inner = channel.inner.clone();
     let (mut caller, mut body) = Caller::new(inner, request);
+    match caller.inner.pauses.before(caller.patience.began) {
+        None => caller.inner.pauses.runs(caller.patience.began),
+        Some(_) if caller.inner.is_full() => {}
+        Some(still) => {
+            let servers = caller.inner.lanes.load().len();
+            // Boxed, so that other calls do not carry the room for it.
+            Box::pin(caller.inner.pauses.catch_up(still, servers)).await;
+        }
+    }
     loop {
         let (member, slot) = caller.place().await?;
         let placed = Instant::now();

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::cost::Fleet;
 use super::outlier::Ejection;
 use super::outlook::Outlook;
+use super::pause::PauseDetector;
 use super::policy::{Memory, Policy};
 use super::ready::Ready;
 use super::retry::{Budget, RetryPolicy};
@@ -28,6 +29,7 @@ pub(crate) struct Inner {
     pub(crate) ground: Arc<Ground>,
     pub(crate) settings: Settings,
     pub(crate) memory: Memory,
+    pub(crate) pauses: PauseDetector,
     pub(crate) budget: Budget,
     /// Where the clock of the servers' costs begins.
     pub(crate) epoch: Instant,

@@ -17,6 +17,7 @@ mod headers;
 mod outlier;
 mod outlook;
 mod party;
+mod pause;
 mod pick;
 mod policy;
 mod pool;
@@ -26,6 +27,7 @@ mod retry;
 mod roster;
 mod server;
 mod status;
+
 mod supervisor;
 mod view;
 

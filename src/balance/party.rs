@@ -36,6 +36,7 @@ impl Party {
         let (server, took) = (&self.member.server, now.saturating_duration_since(self.sent));
         server.cost.no_longer_awaited();
         self.head = Some(took);
+        self.inner.pauses.runs(now);
         if well {
             server.cost.head(took, server.since_epoch(now));
         }

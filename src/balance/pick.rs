@@ -19,6 +19,9 @@ use crate::connection::Slot;
 /// Two looks so far apart that both see room mean that those who stand before do not look.
 const ASLEEP: Duration = Duration::from_millis(50);
 
+/// How many servers that were silent for long one look asks for a sign of life: each costs it a PING, and one is enough.
+const PROVING: usize = 3;
+
 /// What became of one look at the ready servers.
 pub(crate) enum Pick {
     Picked(Arc<Member>, Slot),
@@ -39,6 +42,12 @@ pub(crate) struct Patience {
 }
 
 impl Inner {
+    /// Whether servers are ready and none of them has room: a call waits in order then.
+    pub(crate) fn is_full(&self) -> bool {
+        let ready = self.ready.load();
+        !ready.servers.is_empty() && !ready.servers.iter().any(ReadyServer::has_room)
+    }
+
     /// Looks once: atomics only, nothing is allocated.
     pub(crate) fn pick(&self, call: &Call<'_>, tried: &[Arc<Server>], queued: bool) -> Pick {
         let ready = self.ready.load();
@@ -50,9 +59,10 @@ impl Inner {
             return Pick::Full;
         }
         let is_tried = |server: &ReadyServer| tried.iter().any(|tried| Arc::ptr_eq(tried, &server.0.server));
-        let usable = |server: &ReadyServer| server.has_room() && !is_tried(server);
+        // Whoever has no room may have to prove first that it is alive; no policy comes to it before.
+        let usable = |server: &ReadyServer| (server.has_room() || server.0.prove()) && !is_tried(server);
         let start = policy::pick(&self.settings.policy, &self.memory, call, &ready, usable);
-        let (mut any_tried, mut any_full) = (false, false);
+        let (mut any_tried, mut any_full, mut proving) = (false, false, 0);
         for server in servers[start..].iter().chain(&servers[..start]) {
             if server.0.connection.is_over() {
                 continue;
@@ -62,6 +72,9 @@ impl Inner {
             } else if let Some(slot) = server.0.reserve() {
                 return Pick::Picked(server.0.clone(), slot);
             } else {
+                if proving < PROVING {
+                    proving += usize::from(server.0.connection.prove());
+                }
                 any_full = true;
             }
         }

@@ -41,6 +41,12 @@ impl Member {
         Standing { load: self.load(), weight: self.weight() }
     }
 
+    /// Asks for a sign of life where it was silent for so long that it takes no call without; never true.
+    pub(crate) fn prove(&self) -> bool {
+        self.connection.prove();
+        false
+    }
+
     pub(crate) fn reserve(&self) -> Option<Slot> {
         self.connection.reserve()
     }

@@ -178,7 +178,12 @@ impl Server {
     /// Calls that have ended, and failed ones among them.
     pub(crate) fn counted(&self) -> (u64, u64) {
         let failures = self.failures.load(Ordering::Relaxed);
-        (self.cost.ok_calls() + failures, failures)
+        (self.succeeded() + failures, failures)
+    }
+
+    /// Calls that have ended well.
+    pub(crate) fn succeeded(&self) -> u64 {
+        self.cost.ok_calls()
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::server::{LinkState, Server};
 use crate::connection::{Connection, Destination, End, Options, Stage, Transport};
@@ -15,12 +15,15 @@ const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LAST_BACKOFF: Duration = Duration::from_secs(10);
 const FACTOR: f64 = 1.6;
 const JITTER: f64 = 0.2;
-/// A connection that lasted so long was a good one: the next is made at once.
+/// A connection that lasted so long, or that answered a call, was a good one: the next is made at once.
 const GOOD: Duration = Duration::from_millis(500);
 /// How often in a row a connection may be a short one before calls fail and do not wait for the next.
 const FLAPS: i32 = 3;
 /// How long an attempt counts among those that are made at once; one that takes longer is waiting for nobody here.
 const COUNTED: Duration = Duration::from_secs(1);
+
+/// A timer that is so late means that nobody drove the runtime: what is known of the server is old.
+const LATE: Duration = Duration::from_millis(50);
 
 /// What all supervisors of a channel share.
 pub(crate) struct Ground {
@@ -52,11 +55,13 @@ impl Link {
 pub(crate) async fn supervise(ground: Arc<Ground>, server: Arc<Server>, to: Destination, link: Arc<Link>) {
     let mut options = ground.options.clone();
     let (mut failures, mut warned) = (0, false);
+    // Whether the last connection was a good one: a server that restarts refuses the first that follows it.
+    let mut was_good = false;
     loop {
         let began = Instant::now();
         match connect(&ground, &to, &options).await {
             Ok(connection) => {
-                let connected = Instant::now();
+                let (connected, answered) = (Instant::now(), server.succeeded());
                 if std::mem::take(&mut warned) {
                     tracing::info!(server = %server.address(), "connected again");
                 } else {
@@ -80,8 +85,8 @@ pub(crate) async fn supervise(ground: Arc<Ground>, server: Arc<Server>, to: Dest
                     options.keep_alive = options.keep_alive.map(crate::connection::KeepAlive::doubled);
                     tracing::warn!(server = %server.address(), "the server complained of pings: half as many from now on");
                 }
-                if connected.elapsed() >= GOOD {
-                    failures = 0;
+                if connected.elapsed() >= GOOD || server.succeeded() > answered {
+                    (failures, was_good) = (0, true);
                     server.set_link(LinkState::Connecting, Some(why.to_owned()));
                     ground.changed.notify_one();
                     continue;
@@ -95,13 +100,21 @@ pub(crate) async fn supervise(ground: Arc<Ground>, server: Arc<Server>, to: Dest
                     warned = true;
                     tracing::warn!(server = %server.address(), error = why, "cannot connect; trying on");
                 }
-                server.set_link(LinkState::Failing, Some(why));
+                let stood_still = began.elapsed() >= options.connect_timeout + LATE;
+                let is_excused = std::mem::take(&mut was_good) || stood_still;
+                let state = if is_excused { LinkState::Connecting } else { LinkState::Failing };
+                server.set_link(state, Some(why));
             }
         }
         ground.changed.notify_one();
         failures = i32::saturating_add(failures, 1);
         // From its beginning, so that an attempt that took long does not wait on top of that.
-        sleep(backoff(failures, fastrand::f64()).saturating_sub(began.elapsed())).await;
+        let next = Instant::now() + backoff(failures, fastrand::f64()).saturating_sub(began.elapsed());
+        sleep_until(next).await;
+        if next.elapsed() >= LATE {
+            server.set_link(LinkState::Connecting, None);
+            ground.changed.notify_one();
+        }
     }
 }
 

@@ -2,20 +2,20 @@
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::Uri;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpSocket, TcpStream, lookup_host};
 use tokio::sync::Notify;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout_at};
 
 use super::Connection;
 use super::failure::{Failure, Kind};
 use super::options::Options;
+use super::socket::{tcp, unix};
 
 /// Where a server is, and whether it speaks TLS.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,22 +59,15 @@ pub(crate) struct Tls {
 }
 
 impl Transport {
-    /// Connects and greets, all within the connect timeout, and that for SETTINGS where there is one. Names are resolved each time, and their addresses tried in
-    /// order.
+    /// Connects and greets, all within the connect timeout, and that for SETTINGS where there is one. Names are resolved
+    /// each time, and their addresses tried in order. What took too long says how far it had come: a server that accepts and
+    /// says nothing is another fault than one that cannot be reached.
     pub(crate) async fn connect(
         &self,
         to: &Destination,
         options: &Options,
         room: Arc<Notify>,
     ) -> Result<Connection, Failure> {
-        let deadline = options.connect_timeout + options.settings_timeout.unwrap_or_default();
-        match timeout(deadline, self.reach(to, options, room)).await {
-            Ok(result) => result,
-            Err(_) => Err(refuse(format!("no HTTP/2 connection within {} ms", deadline.as_millis()))),
-        }
-    }
-
-    async fn reach(&self, to: &Destination, options: &Options, room: Arc<Notify>) -> Result<Connection, Failure> {
         // Before anyone is reached: what stands as https is never called in plain text.
         #[cfg(feature = "_tls")]
         let refused = to.secure && self.tls.is_none();
@@ -83,18 +76,21 @@ impl Transport {
         if refused {
             return Err(refuse(NO_TLS));
         }
+        let time = options.connect_timeout + options.settings_timeout.unwrap_or_default();
+        let limits = Limits { deadline: Instant::now() + time, time };
         if let Some(connector) = &self.connector {
-            let io = connector(to.uri()?).await.map_err(refuse)?;
-            return self.greet(io, to, options, room).await;
+            let io = limits.of("no connection", async { connector(to.uri()?).await.map_err(refuse) }).await?;
+            return self.greet(io, to, options, limits, room).await;
         }
         match &to.place {
             Place::Host(host, port) => {
-                let tcp = tcp(host, *port, options).await.map_err(|error| refuse(error.to_string()))?;
-                self.greet(tcp, to, options, room).await
+                let tcp = async { tcp(host, *port, options).await.map_err(|error| refuse(error.to_string())) };
+                self.greet(limits.of("no connection", tcp).await?, to, options, limits, room).await
             }
             Place::Unix(path) => {
-                let stream = unix(path).await.map_err(|error| refuse(format!("{}: {error}", path.display())))?;
-                self.greet(stream, to, options, room).await
+                let say = |error: io::Error| refuse(format!("{}: {error}", path.display()));
+                let stream = limits.of("no connection", async { unix(path).await.map_err(say) }).await?;
+                self.greet(stream, to, options, limits, room).await
             }
         }
     }
@@ -104,16 +100,41 @@ impl Transport {
         io: T,
         to: &Destination,
         options: &Options,
+        limits: Limits,
         room: Arc<Notify>,
     ) -> Result<Connection, Failure> {
         #[cfg(feature = "_tls")]
         if to.secure {
             let Some(tls) = &self.tls else { return Err(refuse(NO_TLS)) };
-            return Connection::greet(tls.secure(io, &to.place).await?, options, room).await;
+            let secured = limits.of("accepted, but no TLS handshake", tls.secure(io, &to.place)).await?;
+            return Connection::greet(secured, options, limits.settings(options), room).await;
         }
         #[cfg(not(feature = "_tls"))]
         let _ = to;
-        Connection::greet(io, options, room).await
+        Connection::greet(io, options, limits.settings(options), room).await
+    }
+}
+
+/// How long all of it may take.
+#[derive(Clone, Copy)]
+struct Limits {
+    deadline: Instant,
+    time: Duration,
+}
+
+impl Limits {
+    /// One step; `missing` is what there is not when it takes too long.
+    async fn of<V>(&self, missing: &str, step: impl Future<Output = Result<V, Failure>>) -> Result<V, Failure> {
+        match timeout_at(self.deadline, step).await {
+            Ok(result) => result,
+            Err(_) => Err(refuse(format!("{missing} within {} ms", self.time.as_millis()))),
+        }
+    }
+
+    /// What remains for the server's SETTINGS.
+    fn settings(&self, options: &Options) -> Duration {
+        let rest = self.deadline.saturating_duration_since(Instant::now());
+        options.settings_timeout.map_or(rest, |timeout| timeout.min(rest))
     }
 }
 
@@ -164,47 +185,4 @@ fn escaped(path: &std::path::Path) -> String {
 
 fn refuse(why: impl Into<String>) -> Failure {
     Failure::new(Kind::NotSent, why)
-}
-
-async fn tcp(host: &str, port: u16, options: &Options) -> io::Result<TcpStream> {
-    let began = Instant::now();
-    let mut last = io::Error::new(io::ErrorKind::NotFound, format!("{host} has no address"));
-    let addresses: Vec<_> = lookup_host((host, port)).await?.collect();
-    let deadline = began + options.connect_timeout;
-    for (tried, address) in addresses.iter().enumerate() {
-        // A share of the time each, so that one that swallows everything does not hide the others.
-        let share = deadline.saturating_duration_since(Instant::now()) / (addresses.len() - tried) as u32;
-        match timeout(share, tcp_to(*address, options)).await {
-            Ok(Ok(stream)) => return Ok(stream),
-            Ok(Err(error)) => last = at(*address, host, error),
-            Err(_) => last = at(*address, host, io::Error::new(io::ErrorKind::TimedOut, "no answer")),
-        }
-    }
-    Err(last)
-}
-
-/// Names the address where the server is known by a name.
-fn at(address: SocketAddr, host: &str, error: io::Error) -> io::Error {
-    if address.ip().to_string() == host {
-        return error;
-    }
-    io::Error::new(error.kind(), format!("{address}: {error}"))
-}
-
-async fn tcp_to(address: SocketAddr, options: &Options) -> io::Result<TcpStream> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    socket.set_keepalive(options.tcp_keepalive)?;
-    let stream = socket.connect(address).await?;
-    stream.set_nodelay(options.tcp_nodelay)?;
-    Ok(stream)
-}
-
-#[cfg(unix)]
-async fn unix(path: &std::path::Path) -> io::Result<tokio::net::UnixStream> {
-    tokio::net::UnixStream::connect(path).await
-}
-
-#[cfg(not(unix))]
-async fn unix(_path: &std::path::Path) -> io::Result<TcpStream> {
-    Err(io::Error::new(io::ErrorKind::Unsupported, "this system has no Unix sockets"))
 }

@@ -15,8 +15,8 @@ use tokio::time::{Sleep, sleep};
 
 use super::cancelled::Resets;
 use super::failure::is_of_pings;
-use super::keepalive::Silence;
 use super::options::Options;
+use super::timers::{Decision, Timers};
 use super::watched::{LastRead, Watched};
 use super::{Command, End, Shared, Stage};
 
@@ -29,7 +29,7 @@ pub(super) struct Driver<T> {
     commands: UnboundedReceiver<Command>,
     shared: Arc<Shared>,
     ready: bool,
-    silence: Option<Silence>,
+    timers: Option<Timers>,
     resets: Resets,
     last_read: Arc<LastRead>,
     stream_window: u32,
@@ -51,10 +51,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         commands: UnboundedReceiver<Command>,
         options: &Options,
     ) -> Self {
-        let pings = connection.ping_pong();
-        let new = |(options, pings)| Silence::new(options, pings, last_read.clone());
+        let timers = connection.ping_pong().and_then(|pings| Timers::new(options, pings, last_read.clone()));
         Self {
-            silence: options.keep_alive.zip(pings).map(new),
+            timers,
             connection,
             probe: Some(probe),
             commands,
@@ -73,9 +72,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         self.shared.stage.send_replace(stage);
     }
 
-    /// Copies the server's limit to where picks read it.
+    /// Copies the server's limit to where picks read it; 0 while the connection is unproven.
     fn copy_limit(&mut self) {
-        let limit = self.connection.max_concurrent_send_streams();
+        let unproven = self.timers.as_ref().is_some_and(Timers::is_unproven);
+        let limit = if unproven { 0 } else { self.connection.max_concurrent_send_streams() };
         let before = self.shared.limit.swap(limit, Ordering::Relaxed);
         if limit > before {
             self.shared.room.notify_one();
@@ -111,12 +111,18 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         }
     }
 
-    /// Does what holders of the connection ask for; why it is to be closed, if they ask for that.
-    fn obey(&mut self, cx: &mut Context<'_>) -> Option<String> {
+    /// Does what holders of the connection ask for; what that has decided, if anything.
+    fn obey(&mut self, cx: &mut Context<'_>) -> Option<Decision> {
         while let Poll::Ready(command) = self.commands.poll_recv(cx) {
             match command {
-                Some(Command::Ping) => self.silence.iter_mut().for_each(|silence| silence.ping(cx)),
-                Some(Command::Close(why)) => return Some(why),
+                Some(Command::Ping) => self.timers.iter_mut().for_each(|timers| timers.ping(cx)),
+                Some(Command::Prove) => {
+                    let decision = self.timers.as_mut().and_then(|timers| timers.prove(&self.shared, cx));
+                    if decision.is_some() {
+                        return decision;
+                    }
+                }
+                Some(Command::Close(why)) => return Some(Decision::Dead(End { silent: true, ..End::because(why) })),
                 None => {
                     self.probe = None; // h2 wakes this task when that was the last
                     break;
@@ -124,6 +130,22 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
             }
         }
         None
+    }
+}
+
+impl<T> Driver<T> {
+    fn watch(&mut self, cx: &mut Context<'_>) -> Option<Decision> {
+        match self.timers.as_mut()?.poll(&self.shared, cx) {
+            Poll::Ready(decision) => Some(decision),
+            Poll::Pending => None,
+        }
+    }
+
+    /// Lets nobody begin an exchange any more. What is in flight may finish.
+    fn leave(&mut self, end: End) {
+        if !self.shared.over.swap(true, Ordering::AcqRel) {
+            self.shared.stage.send_replace(Stage::Draining(end));
+        }
     }
 }
 
@@ -166,18 +188,20 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Future for Driver<T> {
         }
         let Self { connection, resets, last_read, stream_window, .. } = this;
         // h2 refuses SETTINGS while those before are not acknowledged. These change nothing.
-        resets.ask(!last_read.is_blocked(), || connection.set_initial_window_size(*stream_window).is_ok(), cx);
+        resets.ask(last_read.is_flushed(), || connection.set_initial_window_size(*stream_window).is_ok(), cx);
+        if let Some(timers) = &mut this.timers {
+            timers.see(&this.shared);
+        }
         this.copy_limit();
         this.ask(cx);
-        if let Some(why) = this.obey(cx) {
-            this.tell(Stage::Closed(End { silent: true, ..End::because(why) }));
-            return Poll::Ready(()); // the streams end as the connection is dropped
-        }
-        if let Some(silence) = &mut this.silence
-            && let Poll::Ready(why) = silence.poll(&this.shared, cx)
-        {
-            this.tell(Stage::Closed(End { silent: true, ..End::because(why) }));
-            return Poll::Ready(()); // the streams end as the connection is dropped
+        while let Some(decision) = this.obey(cx).or_else(|| this.watch(cx)) {
+            match decision {
+                Decision::Dead(end) => {
+                    this.tell(Stage::Closed(end));
+                    return Poll::Ready(()); // the streams end as the connection is dropped
+                }
+                Decision::Leave(end) => this.leave(end),
+            }
         }
         this.linger(cx)
     }

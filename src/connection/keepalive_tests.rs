@@ -11,13 +11,13 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::*;
 
-const HEADERS: u8 = 1;
+pub(super) const HEADERS: u8 = 1;
 const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
+pub(super) const PING: u8 = 6;
+pub(super) const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
-const ACK: u8 = 1;
-const END_HEADERS: u8 = 4;
+pub(super) const ACK: u8 = 1;
+pub(super) const END_HEADERS: u8 = 4;
 
 /// A body that never ends.
 struct Endless;
@@ -34,12 +34,12 @@ impl Body for Endless {
     }
 }
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(super) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = (payload.len() as u32).to_be_bytes();
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-async fn next(read: &mut ReadHalf<DuplexStream>) -> Option<(u8, u8, Vec<u8>)> {
+pub(super) async fn next(read: &mut ReadHalf<DuplexStream>) -> Option<(u8, u8, Vec<u8>)> {
     let mut head = [0; 9];
     read.read_exact(&mut head).await.ok()?;
     let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
@@ -49,18 +49,25 @@ async fn next(read: &mut ReadHalf<DuplexStream>) -> Option<(u8, u8, Vec<u8>)> {
 
 /// A connection to a peer that has greeted.
 async fn greeted(keep_alive: KeepAlive) -> (Connection, ReadHalf<DuplexStream>, WriteHalf<DuplexStream>) {
-    let (ours, theirs) = duplex(1 << 20);
+    greeted_with(&Options { keep_alive: Some(keep_alive), ..Options::default() }, 1 << 20).await
+}
+
+/// The same, where so many bytes may be on their way.
+pub(super) async fn greeted_with(
+    options: &Options,
+    on_their_way: usize,
+) -> (Connection, ReadHalf<DuplexStream>, WriteHalf<DuplexStream>) {
+    let (ours, theirs) = duplex(on_their_way);
     let (mut read, mut write) = split(theirs);
     write.write_all(&frame(SETTINGS, 0, 0, &[])).await.unwrap();
     write.write_all(&frame(SETTINGS, ACK, 0, &[])).await.unwrap();
-    let options = Options { keep_alive: Some(keep_alive), ..Options::default() };
-    let connection = Connection::greet(ours, &options, Arc::default()).await.unwrap();
+    let connection = Connection::greet(ours, options, options.connect_timeout, Arc::default()).await.unwrap();
     read.read_exact(&mut [0; 24]).await.unwrap();
     (connection, read, write)
 }
 
 /// Waits for the head of an answer, and if it comes for the end of the answer.
-async fn call(connection: &Connection) -> Result<(), Failure> {
+pub(super) async fn call(connection: &Connection) -> Result<(), Failure> {
     let head = Request::post("http://server/service/method").body(()).unwrap();
     let slot = connection.reserve().expect("the connection takes calls");
     let mut exchange = connection.exchange(slot, head, Endless).map_err(|(failure, _)| failure)?;
@@ -149,4 +156,18 @@ async fn a_frozen_server_is_found_out_by_calls_that_give_up() {
         assert!(gave_up || connection.is_over());
         sleep(Duration::from_millis(900)).await;
     }
+}
+
+/// F48: a server that does not even read, so that no ping can be written, is found out within the interval and two timeouts.
+#[tokio::test(start_paused = true)]
+async fn a_server_that_does_not_read_is_found_out_in_time() {
+    let keep_alive = KeepAlive::new(Duration::from_secs(2), Duration::from_secs(1));
+    let options = Options { keep_alive: Some(keep_alive), ..Options::default() };
+    let (connection, _read, _write) = greeted_with(&options, 100).await;
+    let began = Instant::now();
+    let failures = tokio::join!(call(&connection), call(&connection), call(&connection));
+    for failure in [failures.0, failures.1, failures.2] {
+        assert_eq!(failure.unwrap_err().kind, Kind::Lost);
+    }
+    assert!(began.elapsed() <= Duration::from_millis(4_020), "{:?}", began.elapsed());
 }

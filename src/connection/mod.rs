@@ -12,12 +12,17 @@ mod exchange;
 mod failure;
 mod frames;
 mod headers;
+mod idle;
 mod keepalive;
 mod options;
 mod pace;
+mod pings;
 mod pump;
+mod socket;
+mod timers;
 #[cfg(feature = "_tls")]
 mod tls;
+
 mod watched;
 
 use std::sync::Arc;
@@ -43,7 +48,7 @@ pub(crate) use h2::Reason;
 pub(crate) use h2::RecvStream as Incoming;
 pub(crate) use headers::RequestLimit;
 pub use options::KeepAlive;
-pub(crate) use options::Options;
+pub(crate) use options::{Options, TcpKeepalive};
 #[cfg(feature = "_tls")]
 pub use tls::ClientTls;
 #[cfg(feature = "_tls")]
@@ -81,14 +86,19 @@ struct Handle {
 enum Command {
     /// Send a PING, unless one was sent a moment ago.
     Ping,
+    /// Find out whether the connection is alive, which was silent for long.
+    Prove,
     /// Close the connection now, with all its exchanges.
     Close(String),
 }
 
 /// What the driver tells, and what it needs to know.
 struct Shared {
-    /// How many exchanges the server takes at once: copied here after each poll, so that nobody else takes h2's lock.
+    /// How many exchanges the server takes at once: copied here after each poll, so that nobody else takes h2's lock. 0
+    /// while the connection is unproven, so that picks need to look at nothing else.
     limit: AtomicUsize,
+    /// It was silent for long, and nobody has wanted it since.
+    unproven: AtomicBool,
     in_flight: AtomicUsize,
     /// An exchange has begun since keep-alive last looked.
     used: AtomicBool,
@@ -162,13 +172,11 @@ impl Drop for Slot {
 }
 
 impl Connection {
-    /// Greets the server over a stream that is connected, and waits for its SETTINGS, all within the timeout
-    /// for SETTINGS. `room` is notified when there is room again after there was none.
-    pub(crate) async fn greet<T>(io: T, options: &Options, room: Arc<Notify>) -> Result<Self, Failure>
+    /// Greets the server over a stream that is connected, and waits for its SETTINGS, all `within` so much time. `room` is notified when there is room again after there was none.
+    pub(crate) async fn greet<T>(io: T, options: &Options, within: Duration, room: Arc<Notify>) -> Result<Self, Failure>
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let within = options.settings_timeout.unwrap_or(options.connect_timeout);
         match timeout(within, Self::handshake(io, options, room)).await {
             Ok(result) => result,
             Err(_) => Err(Failure::new(Kind::NotSent, silence(within))),
@@ -203,6 +211,7 @@ impl Connection {
         let (commands, commanded) = unbounded_channel();
         let shared = Arc::new(Shared {
             limit: AtomicUsize::new(0),
+            unproven: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
             used: AtomicBool::new(false),
             progress: AtomicBool::new(false),
@@ -301,6 +310,18 @@ impl Connection {
         });
     }
 
+    /// Lets a connection that was silent for long, and takes no exchange for that, find out whether it is alive; whether it
+    /// was this that began it. Costs a look where there is nothing to find out.
+    pub(crate) fn prove(&self) -> bool {
+        let unproven = &self.0.shared.unproven;
+        let begins = unproven.load(Ordering::Relaxed) && unproven.swap(false, Ordering::Relaxed);
+        if begins {
+            // The driver is gone only with the connection.
+            let _ = self.0.commands.send(Command::Prove);
+        }
+        begins
+    }
+
     /// Closes the connection at once: its exchanges fail.
     pub(crate) fn close(&self, why: impl Into<String>) {
         self.0.shared.over.store(true, Ordering::Release);
@@ -317,6 +338,8 @@ fn silence(after: Duration) -> String {
     format!("accepted, but no HTTP/2 SETTINGS within {} ms", after.as_millis())
 }
 
+#[cfg(test)]
+mod idle_tests;
 #[cfg(test)]
 mod keepalive_tests;
 #[cfg(test)]

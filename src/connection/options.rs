@@ -24,18 +24,42 @@ pub(crate) struct Options {
     /// On, as with tonic: calls are small and wait for each other.
     pub(crate) tcp_nodelay: bool,
     /// TCP's own probes; off, as with tonic: HTTP/2's are better.
-    pub(crate) tcp_keepalive: bool,
+    pub(crate) tcp_keepalive: Option<TcpKeepalive>,
+    /// How long what was sent may stay unacknowledged (gRFC A18); the system's own limit by default.
+    pub(crate) tcp_user_timeout: Option<Duration>,
     pub(crate) keep_alive: Option<KeepAlive>,
     /// A connection is replaced when a stream has this id or a higher one. 2^31 - 2^17: a connection has ids below 2^31 (RFC 9113,
     /// 5.1.1), and 65 536 calls may be about to begin meanwhile.
     pub(crate) last_stream_id: u32,
+    /// Keep-alive pings also where no call waits; off, because many servers end connections over that.
+    pub(crate) keep_alive_while_idle: bool,
+    /// After so much silence a connection takes no exchange until a PING is answered; never by default.
+    pub(crate) idle_timeout: Option<Duration>,
+}
+
+/// TCP's own keep-alive.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TcpKeepalive {
+    pub(crate) time: Duration,
+    pub(crate) interval: Duration,
+    pub(crate) retries: u32,
+}
+
+impl TcpKeepalive {
+    /// Within what Linux takes: seconds as far as 32 767, retries as far as 127.
+    pub(crate) fn new(time: Duration, interval: Duration, retries: u32) -> Self {
+        let whole = |time: Duration| Duration::from_secs(time.as_secs().clamp(1, 32_767));
+        Self { time: whole(time), interval: whole(interval), retries: retries.clamp(1, 127) }
+    }
 }
 
 /// HTTP/2 keep-alive: how a server that has gone silent is found out.
 ///
 /// A ping is sent when calls are in flight, or were since the last look, and nothing at all has come from the server for
-/// `interval`; the connection is taken for dead when still nothing has come `timeout` after it. An idle connection is
-/// left alone.
+/// `interval`; the connection is taken for dead when still nothing has come `timeout` after the ping was written. Where the
+/// ping cannot be written, or the program itself stood still meanwhile, `timeout` counts once more: a silent server is found out
+/// within `interval` and twice `timeout`. An idle connection is left alone, unless
+/// [`BalancedChannelBuilder::keep_alive_while_idle`](crate::BalancedChannelBuilder::keep_alive_while_idle) is set.
 ///
 /// That is safe with servers that count pings, as Go's, Java's and C++'s do by default (they forgive three after each answer,
 /// else one in five minutes, and none without calls): while no answer makes progress only two pings are sent, and
@@ -90,9 +114,12 @@ impl Default for Options {
             max_header_list_size: 1 << 20,
             max_request_header_list_size: 1 << 20,
             tcp_nodelay: true,
-            tcp_keepalive: false,
+            tcp_keepalive: None,
+            tcp_user_timeout: None,
             keep_alive: Some(KeepAlive::default()),
             last_stream_id: (1 << 31) - (1 << 17),
+            keep_alive_while_idle: false,
+            idle_timeout: None,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! A stream of bytes that remembers when it was last read from, because h2 does not tell of every frame, and that is
 //! read to its end.
 
+use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -19,7 +20,8 @@ use tokio::time::{Instant, Sleep, sleep};
 pub(super) struct Watched<T> {
     io: T,
     last_read: Arc<LastRead>,
-    /// A write failed because the peer is gone: reading finds the end, within this time.
+    /// A write failed because the peer is gone: reading finds the end, within this time. Its timer wakes the connection's
+    /// task also where no read does.
     gone: Option<Pin<Box<Sleep>>>,
     /// What reading ended with, told one turn later.
     end: Option<io::Result<()>>,
@@ -35,8 +37,8 @@ pub(super) struct LastRead {
     bytes: AtomicU64,
     /// When a PING was last sent, in nanoseconds; 0 before the first.
     pinged: AtomicU64,
-    /// The last write or flush could not go on.
-    blocked: AtomicBool,
+    /// All that h2 had to write has been written.
+    flushed: AtomicBool,
 }
 
 impl LastRead {
@@ -50,8 +52,15 @@ impl LastRead {
         (nanos > 0).then(|| self.since + Duration::from_nanos(nanos))
     }
 
+    /// A PING is about to be given to h2.
     pub(super) fn pings(&self) {
         self.pinged.store(self.elapsed().max(1), Ordering::Relaxed);
+        self.flushed.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether all that h2 had when it was last polled has been written: it flushes only once its own buffer is empty.
+    pub(super) fn is_flushed(&self) -> bool {
+        self.flushed.load(Ordering::Relaxed)
     }
 
     fn elapsed(&self) -> u64 {
@@ -61,11 +70,6 @@ impl LastRead {
     /// How much was read in all.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
-    }
-
-    /// Whether something waits to be written. After the connection was driven, all else that h2 had to send has left.
-    pub(super) fn is_blocked(&self) -> bool {
-        self.blocked.load(Ordering::Relaxed)
     }
 
     fn add(&self, bytes: u64) {
@@ -84,7 +88,7 @@ impl<T> Watched<T> {
             nanos: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             pinged: AtomicU64::new(0),
-            blocked: AtomicBool::new(false),
+            flushed: AtomicBool::new(true),
         });
         (Self { io, last_read: last_read.clone(), gone: None, end: None }, last_read)
     }
@@ -117,7 +121,8 @@ impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
 
 impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.write(buf.len(), |io| io.poll_write(cx, buf))
+        self.last_read.flushed.store(false, Ordering::Relaxed);
+        self.write(buf.len(), cx, |io, cx| io.poll_write(cx, buf))
     }
 
     fn poll_write_vectored(
@@ -126,7 +131,8 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let all = bufs.iter().map(|buf| buf.len()).sum();
-        self.write(all, |io| io.poll_write_vectored(cx, bufs))
+        self.last_read.flushed.store(false, Ordering::Relaxed);
+        self.write(all, cx, |io, cx| io.poll_write_vectored(cx, bufs))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -134,26 +140,42 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.write((), |io| io.poll_flush(cx))
+        ready!(self.write((), cx, T::poll_flush))?;
+        self.last_read.flushed.store(true, Ordering::Relaxed);
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
+        match Pin::new(&mut self.io).poll_shutdown(cx) {
+            Poll::Ready(result) => Poll::Ready(result),
+            // Nobody is there to whom it could be said.
+            Poll::Pending if self.gone.is_some() => Poll::Ready(Ok(())),
+            Poll::Pending => Poll::Pending,
+        }
     }
 }
 
 impl<T: AsyncWrite + Unpin> Watched<T> {
     /// What `write` gives; `all` from the moment on when the peer is gone.
-    fn write<V>(&mut self, all: V, write: impl FnOnce(Pin<&mut T>) -> Poll<io::Result<V>>) -> Poll<io::Result<V>> {
+    fn write<V>(
+        &mut self,
+        all: V,
+        cx: &mut Context<'_>,
+        write: impl FnOnce(Pin<&mut T>, &mut Context<'_>) -> Poll<io::Result<V>>,
+    ) -> Poll<io::Result<V>> {
         if self.gone.is_some() {
             return Poll::Ready(Ok(all));
         }
-        let written = write(Pin::new(&mut self.io));
-        self.last_read.blocked.store(written.is_pending(), Ordering::Relaxed);
-        match ready!(written) {
+        match ready!(write(Pin::new(&mut self.io), cx)) {
             // After these a read never waits for long: it gives what is left, then the end.
             Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
-                self.gone = Some(Box::pin(sleep(TO_THE_END)));
+                let mut end = Box::pin(sleep(TO_THE_END));
+                // h2 reads before it writes, and may not read again until something wakes it. A timer that was never
+                // polled wakes nobody.
+                if end.as_mut().poll(cx).is_ready() {
+                    cx.waker().wake_by_ref();
+                }
+                self.gone = Some(end);
                 Poll::Ready(Ok(all))
             }
             result => Poll::Ready(result),
@@ -203,6 +225,23 @@ mod tests {
             io.read_to_string(&mut said).await.unwrap();
             assert_eq!(said, "goodbye");
         }
+    }
+
+    /// F66: also where the peer's end was a reset, and nobody has read or polled since.
+    #[tokio::test]
+    async fn what_a_peer_said_before_its_reset_is_read_after_a_write_that_failed() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let ours = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut theirs, _) = listener.accept().await.unwrap();
+        theirs.write_all(b"goodbye").await.unwrap();
+        theirs.set_zero_linger().unwrap();
+        drop(theirs);
+        let (mut io, _) = Watched::new(ours);
+        io.write_all(b"hello").await.unwrap();
+        io.write_all(b"anybody there?").await.unwrap();
+        let mut said = Vec::new();
+        let _ = io.read_to_end(&mut said).await; // the reset, unless the write has taken it
+        assert_eq!(said, b"goodbye");
     }
 
     #[tokio::test]

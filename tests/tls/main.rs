@@ -2,6 +2,7 @@
 
 mod channel;
 mod serve;
+mod silent;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
