@@ -1,18 +1,19 @@
 //! What all clones of a channel share.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use http::HeaderValue;
 use http::uri::Authority;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::watch;
 
 use super::outlier::Ejection;
 use super::outlook::Outlook;
 use super::policy::{Memory, Policy};
+use super::queue::Queue;
 use super::ready::Ready;
+use super::reason::Reason;
 use super::retry::{Budget, RetryPolicy};
 use super::server::Server;
 use super::supervisor::{Ground, Link};
@@ -27,9 +28,9 @@ pub(crate) struct Inner {
     pub(crate) settings: Settings,
     pub(crate) memory: Memory,
     pub(crate) budget: Budget,
-    /// Calls that wait for room: who comes later waits behind them.
-    pub(crate) queued: AtomicUsize,
-    pub(crate) queue: Mutex<()>,
+    /// Where calls wait for a server: who comes later waits behind them.
+    pub(crate) queue: Arc<Queue>,
+    pub(crate) reason: Reason,
 }
 
 /// What does not change while a channel lives.

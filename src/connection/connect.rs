@@ -10,12 +10,12 @@ use std::sync::Arc;
 use http::Uri;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpSocket, TcpStream, lookup_host};
-use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
 use super::Connection;
 use super::failure::{Failure, Kind};
 use super::options::Options;
+use super::room::Room;
 
 /// Where a server is, and whether it speaks TLS.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,7 +65,7 @@ impl Transport {
         &self,
         to: &Destination,
         options: &Options,
-        room: Arc<Notify>,
+        room: Arc<dyn Room>,
     ) -> Result<Connection, Failure> {
         let deadline = options.connect_timeout + options.settings_timeout.unwrap_or_default();
         match timeout(deadline, self.reach(to, options, room)).await {
@@ -74,7 +74,7 @@ impl Transport {
         }
     }
 
-    async fn reach(&self, to: &Destination, options: &Options, room: Arc<Notify>) -> Result<Connection, Failure> {
+    async fn reach(&self, to: &Destination, options: &Options, room: Arc<dyn Room>) -> Result<Connection, Failure> {
         // Before anyone is reached: what stands as https is never called in plain text.
         #[cfg(feature = "_tls")]
         let refused = to.secure && self.tls.is_none();
@@ -104,7 +104,7 @@ impl Transport {
         io: T,
         to: &Destination,
         options: &Options,
-        room: Arc<Notify>,
+        room: Arc<dyn Room>,
     ) -> Result<Connection, Failure> {
         #[cfg(feature = "_tls")]
         if to.secure {

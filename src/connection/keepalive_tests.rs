@@ -54,7 +54,7 @@ async fn greeted(keep_alive: KeepAlive) -> (Connection, ReadHalf<DuplexStream>, 
     write.write_all(&frame(SETTINGS, 0, 0, &[])).await.unwrap();
     write.write_all(&frame(SETTINGS, ACK, 0, &[])).await.unwrap();
     let options = Options { keep_alive: Some(keep_alive), ..Options::default() };
-    let connection = Connection::greet(ours, &options, Arc::default()).await.unwrap();
+    let connection = Connection::greet(ours, &options, Arc::<tokio::sync::Notify>::default()).await.unwrap();
     read.read_exact(&mut [0; 24]).await.unwrap();
     (connection, read, write)
 }

@@ -11,6 +11,7 @@ mod failure;
 mod keepalive;
 mod options;
 mod pump;
+mod room;
 #[cfg(feature = "_tls")]
 mod tls;
 mod watched;
@@ -23,7 +24,7 @@ use bytes::Bytes;
 use h2::client::SendRequest;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 pub(crate) use answer::Answer;
@@ -37,6 +38,7 @@ pub(crate) use h2::Reason;
 pub(crate) use h2::RecvStream as Incoming;
 pub use options::KeepAlive;
 pub(crate) use options::Options;
+pub(crate) use room::Room;
 #[cfg(feature = "_tls")]
 pub use tls::ClientTls;
 #[cfg(feature = "_tls")]
@@ -83,8 +85,8 @@ struct Shared {
     /// The server will take no more exchanges, or the connection is gone.
     over: AtomicBool,
     stage: watch::Sender<Stage>,
-    /// Where those who found no room wait, in order.
-    room: Arc<Notify>,
+    /// Where those wait who found no room.
+    room: Arc<dyn Room>,
 }
 
 /// How far a connection has come.
@@ -128,17 +130,18 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let before = self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
-        if before >= self.0.limit.load(Ordering::Relaxed) {
-            self.0.room.notify_one();
+        // In one order with the look of whoever begins to wait, see `Room::freed`.
+        let before = self.0.in_flight.fetch_sub(1, Ordering::SeqCst);
+        if before <= self.0.limit.load(Ordering::Relaxed) && !self.0.over.load(Ordering::Relaxed) {
+            self.0.room.freed(1);
         }
     }
 }
 
 impl Connection {
     /// Greets the server over a stream that is connected, and waits for its SETTINGS, all within the timeout
-    /// for SETTINGS. `room` is notified when there is room again after there was none.
-    pub(crate) async fn greet<T>(io: T, options: &Options, room: Arc<Notify>) -> Result<Self, Failure>
+    /// for SETTINGS. `room` is told of each slot that becomes free.
+    pub(crate) async fn greet<T>(io: T, options: &Options, room: Arc<dyn Room>) -> Result<Self, Failure>
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
@@ -149,7 +152,7 @@ impl Connection {
         }
     }
 
-    async fn handshake<T>(io: T, options: &Options, room: Arc<Notify>) -> Result<Self, Failure>
+    async fn handshake<T>(io: T, options: &Options, room: Arc<dyn Room>) -> Result<Self, Failure>
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
@@ -218,6 +221,11 @@ impl Connection {
     /// Whether a further exchange would be taken at once.
     pub(crate) fn has_room(&self) -> bool {
         self.in_flight() < self.0.shared.limit.load(Ordering::Relaxed) && !self.is_over()
+    }
+
+    /// How many further exchanges would be taken at once.
+    pub(crate) fn free_slots(&self) -> usize {
+        if self.is_over() { 0 } else { self.stream_limit().saturating_sub(self.in_flight()) }
     }
 
     /// Exchanges from their start to the end of their answers.

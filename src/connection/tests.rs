@@ -56,7 +56,8 @@ async fn pair(options: &Options, builder: &server::Builder) -> (Connection, Serv
         once.await;
         server
     };
-    let (connection, server) = tokio::join!(Connection::greet(ours, options, Arc::default()), serve);
+    let (connection, server) =
+        tokio::join!(Connection::greet(ours, options, Arc::<tokio::sync::Notify>::default()), serve);
     (connection.unwrap(), server)
 }
 
@@ -161,7 +162,8 @@ async fn answers_may_come_before_the_request_has_ended() {
 #[tokio::test(start_paused = true)]
 async fn whoever_accepts_and_says_nothing_is_never_ready() {
     let (ours, _theirs) = duplex(1 << 16);
-    let failure = Connection::greet(ours, &Options::default(), Arc::default()).await.err().unwrap();
+    let failure =
+        Connection::greet(ours, &Options::default(), Arc::<tokio::sync::Notify>::default()).await.err().unwrap();
     assert_eq!(failure.kind, Kind::NotSent);
     assert!(failure.to_string().contains("SETTINGS"), "{failure}");
 }
