@@ -4,14 +4,14 @@ use std::fmt;
 use std::future::Future;
 use std::hash::Hash;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use http::uri::Authority;
 use http::{HeaderValue, Uri};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, watch};
 use tokio_stream::Stream;
 use tower::Service;
 use tower::discover::Discover;
@@ -20,8 +20,10 @@ use super::channel::{Inner, Settings};
 use super::feed::Feed;
 use super::outlier::Ejection;
 use super::outlook::{Directory, Outlook};
+use super::places::Places;
 use super::policy::Policy;
 use super::pool::{self, End, Update};
+use super::reason::Reason;
 use super::retry::RetryPolicy;
 use super::supervisor::Ground;
 use super::{BalancedChannel, Shared};
@@ -31,8 +33,6 @@ use crate::connection::{Connector, Io, KeepAlive, Options, TcpKeepalive, Transpo
 use crate::error::{BoxError, Error};
 use crate::instance::Instance;
 
-/// How many servers are connected to at once; an attempt that takes more than a second counts no longer.
-const CONNECTING: usize = 128;
 /// Cloud load balancers forget idle connections after four to six minutes.
 const IDLE: Duration = Duration::from_secs(5 * 60);
 /// Longer is for ever, and more than clocks can add.
@@ -373,15 +373,18 @@ impl BalancedChannelBuilder {
         let ground = Ground {
             transport,
             options: self.options,
-            connecting: Semaphore::new(CONNECTING),
+            places: Places::new(),
             changed: Notify::new(),
-            room: Arc::default(),
+            failing: Notify::new(),
+            failures: AtomicU64::new(0),
+            queue: Arc::default(),
         };
         let span = tracing::info_span!("channel", service = &*directory.service);
         let inner = Arc::new(Inner {
             ready: ArcSwap::default(),
             lanes: ArcSwap::default(),
             outlook: watch::Sender::new(Outlook::new(Arc::new(directory))),
+            queue: ground.queue.clone(),
             ground: Arc::new(ground),
             budget: self.retry.budget_of_tokens(),
             settings: Settings {
@@ -399,8 +402,7 @@ impl BalancedChannelBuilder {
             epoch: tokio::time::Instant::now(),
             fleet: super::cost::Fleet::default(),
             pauses: super::pause::PauseDetector::new(),
-            queued: AtomicUsize::new(0),
-            queue: tokio::sync::Mutex::default(),
+            reason: Reason::default(),
         });
         let task = spawn(&runtime, pool::run(inner.clone(), End(inner.clone()), source), span);
         Ok(BalancedChannel(Arc::new(Shared { inner, task })))

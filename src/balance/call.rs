@@ -123,8 +123,7 @@ impl Caller {
         loop {
             pick = match pick {
                 Pick::Picked(member, slot) => return Ok((member, slot)),
-                Pick::Full => self.inner.wait_for_room(&call, &self.tried, self.patience).await?,
-                Pick::NoneReady => self.inner.wait_for_server(&call, &self.tried, self.patience).await?,
+                Pick::Full | Pick::NoneReady => self.inner.wait(&call, &self.tried, self.patience).await?,
                 Pick::AllTried => {
                     self.tried.clear();
                     if let Some(rounds) = &mut self.rounds {

@@ -1,13 +1,12 @@
 //! What all clones of a channel share.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use http::HeaderValue;
 use http::uri::Authority;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::cost::Fleet;
@@ -15,7 +14,9 @@ use super::outlier::Ejection;
 use super::outlook::Outlook;
 use super::pause::PauseDetector;
 use super::policy::{Memory, Policy};
+use super::queue::Queue;
 use super::ready::Ready;
+use super::reason::Reason;
 use super::retry::{Budget, RetryPolicy};
 use super::server::Server;
 use super::supervisor::{Ground, Link};
@@ -34,9 +35,9 @@ pub(crate) struct Inner {
     /// Where the clock of the servers' costs begins.
     pub(crate) epoch: Instant,
     pub(super) fleet: Fleet,
-    /// Calls that wait for room: who comes later waits behind them.
-    pub(crate) queued: AtomicUsize,
-    pub(crate) queue: Mutex<()>,
+    /// Where calls wait for a server: who comes later waits behind them.
+    pub(crate) queue: Arc<Queue>,
+    pub(crate) reason: Reason,
 }
 
 /// What does not change while a channel lives.

@@ -56,8 +56,10 @@ pub(crate) struct Outlook {
     pub(crate) ejected: usize,
     pub(crate) connecting: usize,
     pub(crate) failing: usize,
-    /// What last went wrong with a server.
-    pub(crate) last_error: Option<Arc<str>>,
+    /// Instances that take no new calls, and are not among the servers.
+    pub(crate) draining: usize,
+    /// One more with each that is published.
+    pub(crate) number: u64,
 }
 
 impl Outlook {
@@ -69,12 +71,22 @@ impl Outlook {
             ejected: 0,
             connecting: 0,
             failing: 0,
-            last_error: None,
+            draining: 0,
+            number: 0,
         }
     }
 
-    /// Why there is no server, in a sentence.
-    pub(crate) fn explain(&self) -> String {
+    /// Whether a call that finds no server now waits in vain.
+    pub(crate) fn is_in_vain(&self, for_ready: bool) -> bool {
+        match self.connectivity {
+            Connectivity::TransientFailure => !for_ready,
+            Connectivity::Shutdown => true,
+            Connectivity::Connecting | Connectivity::Ready => false,
+        }
+    }
+
+    /// Why there is no server, in a sentence, with what last went wrong with one.
+    pub(crate) fn explain(&self, last_error: Option<&str>) -> String {
         let directory = &*self.directory;
         if self.connectivity == Connectivity::Shutdown {
             return format!("the runtime that the channel to {:?} worked on has ended", &*directory.service);
@@ -83,6 +95,7 @@ impl Outlook {
         let known = self.ready + self.ejected + self.connecting + self.failing;
         let reason = match (directory.known, known) {
             (false, _) => ": not resolved yet".to_owned(),
+            (true, 0) if self.draining > 0 => format!(": {} registered, all draining", self.draining),
             (true, 0) if directory.unreadable > 0 => ": of its records none can be read".to_owned(),
             (true, 0) => ": none is registered".to_owned(),
             (true, _) => " takes calls".to_owned(),
@@ -105,7 +118,7 @@ impl Outlook {
         if let Some(first) = &directory.first_unreadable {
             say(format_args!("; {} unreadable, {first}", directory.unreadable));
         }
-        if let Some(error) = &self.last_error {
+        if let Some(error) = last_error {
             say(format_args!("; last error: {error}"));
         }
         if let Some(trouble) = &directory.trouble {

@@ -1,23 +1,17 @@
 //! A place for a call: picked at once where a server is ready, else waited for, or the reason why not.
 
-use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tonic::{Code, Status};
 
 use super::channel::Inner;
 use super::deadline::Deadline;
-use super::outlook::Connectivity;
 use super::policy::{self, Call};
 use super::ready::{Member, ReadyServer};
 use super::server::Server;
 use crate::connection::Slot;
-
-/// Two looks so far apart that both see room mean that those who stand before do not look.
-const ASLEEP: Duration = Duration::from_millis(50);
 
 /// How many servers that were silent for long one look asks for a sign of life: each costs it a PING, and one is enough.
 const PROVING: usize = 3;
@@ -55,7 +49,7 @@ impl Inner {
         if servers.is_empty() {
             return Pick::NoneReady;
         }
-        if !queued && self.queued.load(Ordering::Relaxed) > 0 {
+        if !queued && self.queue.is_waited_in() {
             return Pick::Full;
         }
         let is_tried = |server: &ReadyServer| tried.iter().any(|tried| Arc::ptr_eq(tried, &server.0.server));
@@ -85,67 +79,45 @@ impl Inner {
         }
     }
 
-    /// Waits until the set of ready servers is another than it was when `wait` was asked for, or fails where waiting
-    /// is in vain.
-    pub(crate) async fn wait_for_server(
+    /// Waits in order until a server has room, or fails where waiting is in vain.
+    pub(crate) async fn wait(
         &self,
         call: &Call<'_>,
         tried: &[Arc<Server>],
         patience: Patience,
     ) -> Result<Pick, Status> {
-        let mut outlook = self.outlook.subscribe();
+        self.unless_in_vain(patience)?;
+        let ticket = self.queue.enter(patience.for_ready);
         loop {
-            let connectivity = outlook.borrow_and_update().connectivity;
-            // After the look at the outlook, so that no change falls between.
-            match self.pick(call, tried, false) {
-                Pick::NoneReady => {}
-                pick => return Ok(pick),
+            // After its place was taken: what comes from now on wakes it.
+            self.unless_in_vain(patience)?;
+            self.queue.settle(|| self.has_room());
+            self.bounded(patience, ticket.called()).await?;
+            match self.pick(call, tried, true) {
+                Pick::Picked(member, slot) => {
+                    ticket.served();
+                    self.queue.settle(|| self.has_room());
+                    return Ok(Pick::Picked(member, slot));
+                }
+                // All that stand behind may go where this one has been: it must not hold them up.
+                Pick::Full if !tried.is_empty() => return Ok(Pick::AllTried),
+                Pick::AllTried => return Ok(Pick::AllTried),
+                Pick::Full | Pick::NoneReady => ticket.back(),
             }
-            let in_vain = match connectivity {
-                Connectivity::TransientFailure => !patience.for_ready,
-                Connectivity::Shutdown => true,
-                Connectivity::Connecting | Connectivity::Ready => false,
-            };
-            if in_vain {
-                return Err(Status::unavailable(self.outlook.borrow().explain()));
-            }
-            // The sender is ours: it cannot be closed.
-            let _ = self.bounded(patience, outlook.changed()).await?;
         }
     }
 
-    /// Waits in order until a server has room.
-    pub(crate) async fn wait_for_room(
-        &self,
-        call: &Call<'_>,
-        tried: &[Arc<Server>],
-        patience: Patience,
-    ) -> Result<Pick, Status> {
-        let _place = Queued::enter(&self.queued);
-        // One at a time looks for room; the others stand behind in the lock's own queue, which is in order.
-        let mut turn = pin!(self.queue.lock());
-        let mut room_before = false;
-        let _head = loop {
-            match self.bounded(patience, timeout(ASLEEP, turn.as_mut())).await? {
-                Ok(head) => break head,
-                // Room that nobody takes: whoever stands before is not polled by its owner.
-                Err(_) if room_before => match self.pick(call, tried, true) {
-                    Pick::Full => {}
-                    pick => return Ok(pick),
-                },
-                Err(_) => {}
-            }
-            room_before = self.ready.load().servers.iter().any(ReadyServer::has_room);
-        };
-        loop {
-            match self.pick(call, tried, true) {
-                Pick::Full if tried.is_empty() => {}
-                // All that stand behind may go where this one has been: it must not hold them up.
-                Pick::Full => return Ok(Pick::AllTried),
-                pick => return Ok(pick),
-            }
-            self.bounded(patience, self.ground.room.notified()).await?;
+    fn has_room(&self) -> bool {
+        self.ready.load().servers.iter().any(ReadyServer::has_room)
+    }
+
+    fn unless_in_vain(&self, patience: Patience) -> Result<(), Status> {
+        // Before the look at the servers: those that come are there before it is told.
+        let in_vain = self.outlook.borrow().is_in_vain(patience.for_ready);
+        if in_vain && self.ready.load().servers.iter().all(|server| server.0.connection.is_over()) {
+            return Err(Status::unavailable(&*self.explain()));
         }
+        Ok(())
     }
 
     /// Sleeps, unless the call's time is up before.
@@ -173,22 +145,6 @@ impl Inner {
         let late = patience.deadline.is_some_and(|deadline| deadline.has_passed());
         let code = if late { Code::DeadlineExceeded } else { Code::Unavailable };
         let waited = patience.began.elapsed().as_millis();
-        Status::new(code, format!("waited {waited} ms: {}", self.outlook.borrow().explain()))
-    }
-}
-
-/// Counts who waits, also when the wait is given up.
-struct Queued<'a>(&'a AtomicUsize);
-
-impl<'a> Queued<'a> {
-    fn enter(queued: &'a AtomicUsize) -> Self {
-        queued.fetch_add(1, Ordering::Relaxed);
-        Self(queued)
-    }
-}
-
-impl Drop for Queued<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        Status::new(code, format!("waited {waited} ms: {}", self.explain()))
     }
 }

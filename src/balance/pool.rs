@@ -35,6 +35,8 @@ pub(crate) struct Update<K> {
 
 /// Updates that are taken in one go, so that a large set comes in one step.
 const AT_ONCE: usize = 1024;
+/// Servers that begin to fail within so long are told of together: no call can use them before or after.
+const FAILING_TOGETHER: Duration = Duration::from_millis(10);
 
 /// Runs until it is aborted, which is when the channel's last clone is dropped.
 pub(crate) async fn run<K, S>(inner: Arc<Inner>, _end: End, source: S)
@@ -43,6 +45,8 @@ where
     S: Stream<Item = Update<K>>,
 {
     let mut source = std::pin::pin!(source);
+    let queue = inner.queue.clone();
+    let mut turns = std::pin::pin!(queue.watch());
     let mut pool = Pool::new(inner);
     let mut roster = Roster::new();
     let mut open = true;
@@ -60,9 +64,12 @@ where
                     for entry in roster.changed() {
                         pool.enter(entry);
                     }
+                    pool.draining = roster.draining();
                 }
             },
             () = pool.inner.ground.changed.notified() => {}
+            () = pool.failing() => {}
+            never = turns.as_mut() => match never {},
             () = sleep_until(judgement.unwrap_or_else(Instant::now)), if judgement.is_some() => {}
         }
         pool.judge();
@@ -77,8 +84,11 @@ impl Drop for End {
     fn drop(&mut self) {
         self.0.ready.store(Arc::default());
         self.0.lanes.store(Arc::default()); // with the connections that they hold
-        self.0.outlook.send_modify(|outlook| outlook.connectivity = Connectivity::Shutdown);
-        self.0.ground.room.notify_one();
+        self.0.outlook.send_modify(|outlook| {
+            outlook.connectivity = Connectivity::Shutdown;
+            outlook.number += 1;
+        });
+        self.0.queue.wake_in_vain(true);
     }
 }
 
@@ -101,8 +111,12 @@ struct Pool {
     inner: Arc<Inner>,
     lanes: BTreeMap<Authority, Lane>,
     directory: Arc<Directory>,
+    draining: usize,
     judge: Option<Judge<Authority>>,
     began: Instant,
+    published: Instant,
+    /// Servers came or went since then.
+    entered: bool,
 }
 
 /// One server, its supervisor, and how it was last published.
@@ -124,7 +138,17 @@ impl Pool {
     fn new(inner: Arc<Inner>) -> Self {
         let directory = inner.outlook.borrow().directory.clone();
         let judge = inner.settings.ejection.map(|options| Judge::new(options, Duration::ZERO));
-        Self { inner, lanes: BTreeMap::new(), directory, judge, began: Instant::now() }
+        let now = Instant::now();
+        Self {
+            inner,
+            lanes: BTreeMap::new(),
+            directory,
+            draining: 0,
+            judge,
+            began: now,
+            published: now,
+            entered: false,
+        }
     }
 
     fn take<K: Hash + Eq + Clone>(&mut self, update: Update<K>, roster: &mut Roster<K>) {
@@ -134,9 +158,17 @@ impl Pool {
         }
     }
 
+    /// Waits until servers have begun to fail, and for others that do so at the same time. Dropping it loses nothing, if
+    /// what comes next is to publish.
+    async fn failing(&self) {
+        self.inner.ground.failing.notified().await;
+        sleep_until(self.published + FAILING_TOGETHER).await;
+    }
+
     fn enter(&mut self, entry: Entry) {
         match entry {
             Entry::Gone(authority) => {
+                self.entered = true;
                 tracing::debug!(server = authority.as_str(), "server removed");
                 self.lanes.remove(&authority);
             }
@@ -146,6 +178,7 @@ impl Pool {
                     Some(lane) if *lane.server.address() == address => lane.instance = instance,
                     _ => {
                         tracing::debug!(server = %address, "server added");
+                        self.entered = true;
                         self.lanes.insert(authority, self.lane(address, instance));
                     }
                 }
@@ -192,11 +225,11 @@ impl Pool {
         }
     }
 
-    /// Makes what is true now what callers see.
+    /// Makes what is true now what callers see, and wakes those calls that can do something with it.
     fn publish(&mut self) {
         let mut outlook = Outlook::new(self.directory.clone());
+        outlook.draining = self.draining;
         let (mut ready, mut ejected) = (Vec::new(), Vec::new());
-        let mut last_error: Option<(Instant, String)> = None;
         for lane in self.lanes.values_mut() {
             if let Some(server) = lane.current(&self.inner) {
                 if lane.server.is_ejected() {
@@ -206,22 +239,15 @@ impl Pool {
                 }
                 continue;
             }
-            let link = lane.server.link();
-            match link.state {
+            match lane.server.link_state() {
                 LinkState::Failing => outlook.failing += 1,
                 LinkState::Connecting | LinkState::Ready => outlook.connecting += 1,
-            }
-            if let Some(error) = link.error
-                && last_error.as_ref().is_none_or(|(since, _)| *since <= link.since)
-            {
-                last_error = Some((link.since, format!("{}: {error}", lane.server.address())));
             }
         }
         (outlook.ready, outlook.ejected) = (ready.len(), ejected.len());
         // Better a server that fails some calls than none.
         let mut servers = if ready.is_empty() { ejected } else { ready };
         self.inner.memory.arrange(&self.inner.settings.policy, &mut servers);
-        outlook.last_error = last_error.map(|(_, error)| error.into());
         outlook.connectivity = if !servers.is_empty() {
             Connectivity::Ready
         } else if !self.directory.known || outlook.connecting > 0 {
@@ -229,13 +255,43 @@ impl Pool {
         } else {
             Connectivity::TransientFailure
         };
-        let servers = Ready::new(servers);
-        self.inner.ready.store(Arc::new(servers));
+        self.published = Instant::now();
+        self.show(servers);
+        self.tell(outlook);
+    }
+
+    /// For picks and for views, where anything is new.
+    fn show(&mut self, servers: Vec<ReadyServer>) {
+        let same = |known: &[ReadyServer]| {
+            let same = |(a, b): (&ReadyServer, &ReadyServer)| Arc::ptr_eq(&a.0, &b.0);
+            known.len() == servers.len() && known.iter().zip(&servers).all(same)
+        };
+        if !same(&self.inner.ready.load().servers) {
+            self.inner.ready.store(Arc::new(Ready::new(servers)));
+        }
+        if std::mem::take(&mut self.entered) {
+            let lanes = self.lanes.values().map(|lane| (lane.server.clone(), lane.link.clone())).collect();
+            self.inner.lanes.store(Arc::new(lanes));
+        }
+    }
+
+    /// For those who wait. After what they will find is there.
+    fn tell(&self, mut outlook: Outlook) {
+        let in_vain = outlook.is_in_vain(false);
+        let mut news = false;
+        self.inner.outlook.send_if_modified(|known| {
+            news = known.connectivity != outlook.connectivity;
+            outlook.number = known.number + 1;
+            std::mem::swap(known, &mut outlook);
+            news
+        });
+        if news && in_vain {
+            self.inner.queue.wake_in_vain(false);
+        }
+        let ready = &self.inner.ready;
         self.inner
-            .lanes
-            .store(Arc::new(self.lanes.values().map(|lane| (lane.server.clone(), lane.link.clone())).collect()));
-        self.inner.outlook.send_replace(outlook);
-        self.inner.ground.room.notify_one();
+            .queue
+            .fill(|| ready.load().servers.iter().map(ReadyServer::free_slots).fold(0, usize::saturating_add));
     }
 }
 

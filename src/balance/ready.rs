@@ -86,6 +86,11 @@ impl ReadyServer {
     pub fn has_room(&self) -> bool {
         self.0.connection.has_room()
     }
+
+    /// How many further calls the server would take now.
+    pub(crate) fn free_slots(&self) -> usize {
+        self.0.connection.free_slots()
+    }
 }
 
 impl fmt::Debug for ReadyServer {

@@ -1,6 +1,6 @@
 //! Which addresses a channel has to know, counted over the keys that name them. PURE.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::Hash;
 use std::sync::Arc;
 
@@ -9,9 +9,11 @@ use tower::discover::Change;
 use crate::address::{Address, Authority};
 use crate::instance::Instance;
 
-/// Two keys with one address are one server.
+/// Two keys with one address are one server. What is draining takes no new calls, so that it names no server: this is the one
+/// place that says so, whatever the source.
 pub(crate) struct Roster<K> {
     instances: HashMap<K, Arc<Instance>>,
+    draining: HashSet<K>,
     servers: BTreeMap<Authority, Vec<Naming<K>>>,
     touched: BTreeSet<Authority>,
 }
@@ -32,11 +34,15 @@ pub(crate) enum Entry {
 
 impl<K: Hash + Eq + Clone> Roster<K> {
     pub(crate) fn new() -> Self {
-        Self { instances: HashMap::new(), servers: BTreeMap::new(), touched: BTreeSet::new() }
+        Self { instances: HashMap::new(), draining: HashSet::new(), servers: BTreeMap::new(), touched: BTreeSet::new() }
     }
 
     pub(crate) fn apply(&mut self, change: Change<K, Instance>) {
         match change {
+            Change::Insert(key, instance) if instance.is_draining() => {
+                self.remove(&key);
+                self.draining.insert(key);
+            }
             Change::Insert(key, instance) => {
                 if self.instances.get(&key).is_some_and(|known| **known == instance) {
                     return;
@@ -55,7 +61,13 @@ impl<K: Hash + Eq + Clone> Roster<K> {
         }
     }
 
+    /// How many keys name instances that are draining.
+    pub(crate) fn draining(&self) -> usize {
+        self.draining.len()
+    }
+
     fn remove(&mut self, key: &K) {
+        self.draining.remove(key);
         let Some(instance) = self.instances.remove(key) else { return };
         for address in instance.addresses() {
             let authority = address.parsed_authority();
@@ -109,6 +121,22 @@ mod tests {
         assert!(shown(&mut roster).is_empty());
         roster.apply(Change::Remove("a"));
         assert_eq!(shown(&mut roster), ["-h:1"]);
+    }
+
+    /// F41
+    #[test]
+    fn what_is_draining_names_no_server() {
+        let mut roster = Roster::new();
+        roster.apply(Change::Insert("a", instance("h:1").with_draining(true)));
+        assert!(shown(&mut roster).is_empty());
+        roster.apply(Change::Insert("b", instance("h:1").with_weight(3)));
+        roster.apply(Change::Insert("a", instance("h:1").with_draining(true).with_weight(5)));
+        assert_eq!((shown(&mut roster), roster.draining()), (vec!["h:1 Some(3)".to_owned()], 1));
+        roster.apply(Change::Insert("b", instance("h:1").with_draining(true)));
+        assert_eq!((shown(&mut roster), roster.draining()), (vec!["-h:1".to_owned()], 2));
+        roster.apply(Change::Remove("b"));
+        roster.apply(Change::Insert("a", instance("h:1")));
+        assert_eq!((shown(&mut roster), roster.draining()), (vec!["h:1 None".to_owned()], 0));
     }
 
     #[test]

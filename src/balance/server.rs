@@ -119,6 +119,11 @@ impl Server {
         self.lock().clone()
     }
 
+    /// Without what went wrong, which would be copied.
+    pub(crate) fn link_state(&self) -> LinkState {
+        self.lock().state
+    }
+
     pub(crate) fn set_link(&self, state: LinkState, error: Option<String>) {
         let mut link = self.lock();
         if link.state != state {

@@ -1,11 +1,15 @@
 //! The task of one server: connects, watches the connection, and connects again.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, Semaphore};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
 
+use super::connecting::Rank;
+use super::places::Places;
+use super::queue::Queue;
 use super::server::{LinkState, Server};
 use crate::connection::{Connection, Destination, End, Options, Stage, Transport};
 
@@ -19,8 +23,6 @@ const JITTER: f64 = 0.2;
 const GOOD: Duration = Duration::from_millis(500);
 /// How often in a row a connection may be a short one before calls fail and do not wait for the next.
 const FLAPS: i32 = 3;
-/// How long an attempt counts among those that are made at once; one that takes longer is waiting for nobody here.
-const COUNTED: Duration = Duration::from_secs(1);
 
 /// A timer that is so late means that nobody drove the runtime: what is known of the server is old.
 const LATE: Duration = Duration::from_millis(50);
@@ -29,12 +31,16 @@ const LATE: Duration = Duration::from_millis(50);
 pub(crate) struct Ground {
     pub(crate) transport: Transport,
     pub(crate) options: Options,
-    /// How many connect at once.
-    pub(crate) connecting: Semaphore,
-    /// Told when a connection comes or goes.
+    /// Who is connected to first, and how many at once.
+    pub(crate) places: Places,
+    /// Told when a connection comes or goes: when a server can be used, or no longer.
     pub(crate) changed: Notify,
-    /// Told when a server that was at its limit has room.
-    pub(crate) room: Arc<Notify>,
+    /// Told when a server that could not be used has begun to fail.
+    pub(crate) failing: Notify,
+    /// Attempts that failed: with each of them there is something new to be said of why there is no server.
+    pub(crate) failures: AtomicU64,
+    /// Where calls wait, told when a server has room.
+    pub(crate) queue: Arc<Queue>,
 }
 
 /// Where the pool finds the connection, while there is one.
@@ -54,13 +60,14 @@ impl Link {
 /// Never ends; it is aborted when the server is removed.
 pub(crate) async fn supervise(ground: Arc<Ground>, server: Arc<Server>, to: Destination, link: Arc<Link>) {
     let mut options = ground.options.clone();
-    let (mut failures, mut warned) = (0, false);
+    let (mut rank, mut failures, mut warned) = (Rank::New, 0, false);
     // Whether the last connection was a good one: a server that restarts refuses the first that follows it.
     let mut was_good = false;
     loop {
-        let began = Instant::now();
-        match connect(&ground, &to, &options).await {
+        let (began, result) = connect(&ground, &to, &options, rank).await;
+        match result {
             Ok(connection) => {
+                rank = Rank::Connected;
                 let (connected, answered) = (Instant::now(), server.succeeded());
                 if std::mem::take(&mut warned) {
                     tracing::info!(server = %server.address(), "connected again");
@@ -94,6 +101,7 @@ pub(crate) async fn supervise(ground: Arc<Ground>, server: Arc<Server>, to: Dest
                 // Calls wait a while for one that comes and goes, as in gRPC, and not for ever.
                 let state = if failures < FLAPS { LinkState::Connecting } else { LinkState::Failing };
                 server.set_link(state, Some(why.to_owned()));
+                ground.changed.notify_one();
             }
             Err(why) => {
                 if failures == 0 {
@@ -103,10 +111,16 @@ pub(crate) async fn supervise(ground: Arc<Ground>, server: Arc<Server>, to: Dest
                 let stood_still = began.elapsed() >= options.connect_timeout + LATE;
                 let is_excused = std::mem::take(&mut was_good) || stood_still;
                 let state = if is_excused { LinkState::Connecting } else { LinkState::Failing };
+                // One that goes on failing changes nothing for anybody.
+                let news = server.link_state() != state;
                 server.set_link(state, Some(why));
+                ground.failures.fetch_add(1, Ordering::Relaxed);
+                if news {
+                    ground.failing.notify_one();
+                }
+                rank = Rank::failing(i32::saturating_add(failures, 1));
             }
         }
-        ground.changed.notify_one();
         failures = i32::saturating_add(failures, 1);
         // From its beginning, so that an attempt that took long does not wait on top of that.
         let next = Instant::now() + backoff(failures, fastrand::f64()).saturating_sub(began.elapsed());
@@ -118,17 +132,24 @@ pub(crate) async fn supervise(ground: Arc<Ground>, server: Arc<Server>, to: Dest
     }
 }
 
-async fn connect(ground: &Ground, to: &Destination, options: &Options) -> Result<Connection, String> {
-    // Closed never; an error would only mean not to count.
-    let permit = ground.connecting.acquire().await.ok();
-    let mut attempt = Box::pin(ground.transport.connect(to, options, ground.room.clone()));
-    let early = timeout(COUNTED, &mut attempt).await;
-    drop(permit);
-    let result = match early {
-        Ok(result) => result,
-        Err(_) => attempt.await,
-    };
-    result.map_err(|failure| failure.to_string())
+/// One attempt, however often it has to give its place to another; also gives when it began.
+async fn connect(
+    ground: &Ground,
+    to: &Destination,
+    options: &Options,
+    mut rank: Rank,
+) -> (Instant, Result<Connection, String>) {
+    loop {
+        let place = ground.places.take(rank).await;
+        let began = Instant::now();
+        // Boxed: while a server is connected, its task is small.
+        let attempt = Box::pin(ground.transport.connect(to, options, ground.queue.clone()));
+        tokio::select! {
+            biased;
+            result = attempt => return (began, result.map_err(|failure| failure.to_string())),
+            () = place.cut() => rank = rank.next(),
+        }
+    }
 }
 
 fn backoff(failures: i32, random: f64) -> Duration {

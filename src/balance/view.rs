@@ -58,10 +58,7 @@ impl BalancedChannel {
         match timeout(within, outlook.wait_for(ready)).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(_)) => Err(Error::closed("the channel")),
-            Err(_) => {
-                let why = self.0.inner.outlook.borrow().explain();
-                Err(Error::timeout_saying("connecting", within, why))
-            }
+            Err(_) => Err(Error::timeout_saying("connecting", within, self.0.inner.explain().to_string())),
         }
     }
 

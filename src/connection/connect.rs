@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use http::Uri;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
 use super::Connection;
 use super::failure::{Failure, Kind};
 use super::options::Options;
+use super::room::Room;
 use super::socket::{tcp, unix};
 
 /// Where a server is, and whether it speaks TLS.
@@ -66,7 +66,7 @@ impl Transport {
         &self,
         to: &Destination,
         options: &Options,
-        room: Arc<Notify>,
+        room: Arc<dyn Room>,
     ) -> Result<Connection, Failure> {
         // Before anyone is reached: what stands as https is never called in plain text.
         #[cfg(feature = "_tls")]
@@ -101,7 +101,7 @@ impl Transport {
         to: &Destination,
         options: &Options,
         limits: Limits,
-        room: Arc<Notify>,
+        room: Arc<dyn Room>,
     ) -> Result<Connection, Failure> {
         #[cfg(feature = "_tls")]
         if to.secure {

@@ -76,9 +76,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
     fn copy_limit(&mut self) {
         let unproven = self.timers.as_ref().is_some_and(Timers::is_unproven);
         let limit = if unproven { 0 } else { self.connection.max_concurrent_send_streams() };
-        let before = self.shared.limit.swap(limit, Ordering::Relaxed);
-        if limit > before {
-            self.shared.room.notify_one();
+        if limit != self.shared.limit.load(Ordering::Relaxed) {
+            let before = self.shared.limit.swap(limit, Ordering::SeqCst);
+            let taken = before.max(self.shared.in_flight.load(Ordering::Relaxed));
+            if limit > taken {
+                self.shared.room.freed(limit - taken);
+            }
         }
         if limit > 0 && !self.ready {
             self.ready = true;

@@ -61,7 +61,8 @@ pub(super) async fn greeted_with(
     let (mut read, mut write) = split(theirs);
     write.write_all(&frame(SETTINGS, 0, 0, &[])).await.unwrap();
     write.write_all(&frame(SETTINGS, ACK, 0, &[])).await.unwrap();
-    let connection = Connection::greet(ours, options, options.connect_timeout, Arc::default()).await.unwrap();
+    let room = Arc::<tokio::sync::Notify>::default();
+    let connection = Connection::greet(ours, options, options.connect_timeout, room).await.unwrap();
     read.read_exact(&mut [0; 24]).await.unwrap();
     (connection, read, write)
 }

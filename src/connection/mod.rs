@@ -18,6 +18,7 @@ mod options;
 mod pace;
 mod pings;
 mod pump;
+mod room;
 mod socket;
 mod timers;
 #[cfg(feature = "_tls")]
@@ -33,7 +34,7 @@ use bytes::Bytes;
 use h2::client::SendRequest;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 pub(crate) use answer::Answer;
@@ -49,6 +50,7 @@ pub(crate) use h2::RecvStream as Incoming;
 pub(crate) use headers::RequestLimit;
 pub use options::KeepAlive;
 pub(crate) use options::{Options, TcpKeepalive};
+pub(crate) use room::Room;
 #[cfg(feature = "_tls")]
 pub use tls::ClientTls;
 #[cfg(feature = "_tls")]
@@ -109,8 +111,8 @@ struct Shared {
     cancelled: Cancelled,
     stage: watch::Sender<Stage>,
     headers: Arc<HeaderSizes>,
-    /// Where those who found no room wait, in order.
-    room: Arc<Notify>,
+    /// Where those wait who found no room.
+    room: Arc<dyn Room>,
 }
 
 /// How far a connection has come.
@@ -164,16 +166,23 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let before = self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
-        if before >= self.0.limit.load(Ordering::Relaxed) {
-            self.0.room.notify_one();
+        // In one order with the look of whoever begins to wait, see `Room::freed`.
+        let before = self.0.in_flight.fetch_sub(1, Ordering::SeqCst);
+        if before <= self.0.limit.load(Ordering::Relaxed) && !self.0.over.load(Ordering::Relaxed) {
+            self.0.room.freed(1);
         }
     }
 }
 
 impl Connection {
-    /// Greets the server over a stream that is connected, and waits for its SETTINGS, all `within` so much time. `room` is notified when there is room again after there was none.
-    pub(crate) async fn greet<T>(io: T, options: &Options, within: Duration, room: Arc<Notify>) -> Result<Self, Failure>
+    /// Greets the server over a stream that is connected, and waits for its SETTINGS, all `within` so much time. `room` is told
+    /// of each slot that becomes free.
+    pub(crate) async fn greet<T>(
+        io: T,
+        options: &Options,
+        within: Duration,
+        room: Arc<dyn Room>,
+    ) -> Result<Self, Failure>
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
@@ -183,7 +192,7 @@ impl Connection {
         }
     }
 
-    async fn handshake<T>(io: T, options: &Options, room: Arc<Notify>) -> Result<Self, Failure>
+    async fn handshake<T>(io: T, options: &Options, room: Arc<dyn Room>) -> Result<Self, Failure>
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
@@ -259,6 +268,11 @@ impl Connection {
     /// Whether a further exchange would be taken at once.
     pub(crate) fn has_room(&self) -> bool {
         self.in_flight() < self.0.shared.limit.load(Ordering::Relaxed) && !self.is_over()
+    }
+
+    /// How many further exchanges would be taken at once.
+    pub(crate) fn free_slots(&self) -> usize {
+        if self.is_over() { 0 } else { self.stream_limit().saturating_sub(self.in_flight()) }
     }
 
     /// Exchanges from their start to the end of their answers.

@@ -56,8 +56,10 @@ async fn pair(options: &Options, builder: &server::Builder) -> (Connection, Serv
         once.await;
         server
     };
-    let (connection, server) =
-        tokio::join!(Connection::greet(ours, options, options.connect_timeout, Arc::default()), serve);
+    let (connection, server) = tokio::join!(
+        Connection::greet(ours, options, options.connect_timeout, Arc::<tokio::sync::Notify>::default()),
+        serve
+    );
     (connection.unwrap(), server)
 }
 
@@ -163,7 +165,10 @@ async fn answers_may_come_before_the_request_has_ended() {
 async fn whoever_accepts_and_says_nothing_is_never_ready() {
     let (ours, _theirs) = duplex(1 << 16);
     let failure =
-        Connection::greet(ours, &Options::default(), Duration::from_secs(5), Arc::default()).await.err().unwrap();
+        Connection::greet(ours, &Options::default(), Duration::from_secs(5), Arc::<tokio::sync::Notify>::default())
+            .await
+            .err()
+            .unwrap();
     assert_eq!(failure.kind, Kind::NotSent);
     assert!(failure.to_string().contains("SETTINGS"), "{failure}");
 }

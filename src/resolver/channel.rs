@@ -13,7 +13,6 @@ use super::task::View;
 use super::{Resolution, Resolver, Service, State};
 use crate::balance::{BalancedChannel, BalancedChannelBuilder, Directory, Update};
 use crate::error::Error;
-use crate::instance::Instance;
 use crate::target::Target;
 
 /// One instance of one etcd key.
@@ -75,10 +74,10 @@ impl Feed {
     fn update(&mut self, view: View) -> Update<Key> {
         let mut changes = Vec::new();
         for difference in diff(&self.seen, &view.snapshot) {
-            let count = |entry: &Option<Arc<_>>| entry.as_ref().map_or(0, |entry: &Arc<_>| callable(entry).count());
+            let count = |entry: &Option<Arc<super::Entry>>| entry.as_ref().map_or(0, |entry| entry.instances().len());
             let (before, after) = (count(&difference.before), count(&difference.after));
             if let Some(entry) = &difference.after {
-                let keyed = callable(entry).cloned().enumerate();
+                let keyed = entry.instances().iter().cloned().enumerate();
                 changes.extend(keyed.map(|(index, instance)| Change::Insert((entry.key().into(), index), instance)));
             }
             if let Some(entry) = &difference.before {
@@ -97,11 +96,6 @@ impl Feed {
         (self.directory.known, self.directory.trouble) = (known, trouble);
         Update { changes, directory: Some(self.directory.clone()) }
     }
-}
-
-/// What is draining takes no new calls.
-fn callable(entry: &super::Entry) -> impl Iterator<Item = &Instance> {
-    entry.instances().iter().filter(|instance| !instance.is_draining())
 }
 
 /// For people: the key, and what is wrong with what stands there.
