@@ -31,12 +31,17 @@ struct Open {
     answer: Option<Answer>,
     party: Party,
     clock: Clock,
+    /// The trailers have come, with a status that is not OK.
+    failed: bool,
 }
 
 /// Who answers, and who wants to know how it went.
 pub(crate) struct Party {
     pub(crate) member: Arc<Member>,
     pub(crate) inner: Arc<Inner>,
+    /// A generated client made the call: the statuses that it gets from here have a source, those that it makes of trailers
+    /// have none.
+    pub(crate) generated: bool,
 }
 
 impl Party {
@@ -59,7 +64,7 @@ pub(crate) enum Broken {
 
 impl ResponseBody {
     pub(crate) fn new(answer: Answer, party: Party, clock: Clock) -> Self {
-        Self(Some(Open { held: VecDeque::new(), answer: Some(answer), party, clock }))
+        Self(Some(Open { held: VecDeque::new(), answer: Some(answer), party, clock, failed: false }))
     }
 
     /// Nothing follows the head.
@@ -140,14 +145,31 @@ impl Open {
         Broken::Late(self.clock.exceeded(self.party.member.server.address()))
     }
 
+    /// A frame as callers get it.
+    fn told(&self, frame: Result<Frame<Bytes>, Broken>) -> Result<Frame<Bytes>, Status> {
+        let address = self.party.member.server.address();
+        let status = match frame {
+            Ok(frame) => match frame.trailers_ref() {
+                Some(trailers) if self.failed && self.party.generated => status::sent(trailers, address),
+                _ => return Ok(frame),
+            },
+            Err(Broken::Late(status)) => status,
+            Err(Broken::Failed(failure)) => status::of_failure(failure, address),
+        };
+        Err(self.party.inner.settings.tell(status))
+    }
+
     fn end(&mut self, mut trailers: HeaderMap) -> Result<Frame<Bytes>, Broken> {
         self.answer = None;
-        let code = status::code_in(&trailers).unwrap_or(Code::Unknown);
+        status::check_details(&mut trailers);
+        let said = status::code_in(&trailers);
+        let code = said.unwrap_or(Code::Unknown);
         if code == Code::Cancelled && self.clock.has_passed() {
             return Err(self.late());
         }
         self.party.judge(Verdict::of(code));
-        if code != Code::Ok {
+        self.failed = said.is_some() && code != Code::Ok;
+        if self.failed && self.party.inner.settings.addresses_in_statuses {
             status::name(&mut trailers, self.party.member.server.address());
         }
         Ok(Frame::trailers(trailers))
@@ -160,16 +182,11 @@ impl Body for ResponseBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let Some(open) = &mut self.0 else { return Poll::Ready(None) };
-        if let Some(frame) = open.held.pop_front() {
-            return Poll::Ready(Some(Ok(frame)));
-        }
-        let frame = ready!(open.poll_answer(cx));
-        Poll::Ready(frame.map(|frame| {
-            frame.map_err(|broken| match broken {
-                Broken::Late(status) => status,
-                Broken::Failed(failure) => status::of_failure(failure, open.party.member.server.address()),
-            })
-        }))
+        let frame = match open.held.pop_front() {
+            Some(frame) => Some(Ok(frame)),
+            None => ready!(open.poll_answer(cx)),
+        };
+        Poll::Ready(frame.map(|frame| open.told(frame)))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -54,6 +54,7 @@ pub struct BalancedChannelBuilder {
     replay_limit: usize,
     authority: Option<String>,
     user_agent: Option<String>,
+    addresses_in_statuses: bool,
     options: Options,
     connector: Option<Connector>,
     #[cfg(feature = "_tls")]
@@ -72,6 +73,7 @@ impl Default for BalancedChannelBuilder {
             replay_limit: 256 << 10,
             authority: None,
             user_agent: None,
+            addresses_in_statuses: false,
             options: Options::default(),
             connector: None,
             #[cfg(feature = "_tls")]
@@ -137,6 +139,14 @@ impl BalancedChannelBuilder {
     /// What `user-agent` says; after what the call itself says, if it does.
     pub fn user_agent(mut self, agent: impl Into<String>) -> Self {
         self.user_agent = Some(agent.into());
+        self
+    }
+
+    /// Whether statuses hold addresses: in their text, and the server's as metadata `x-served-by-address`. Off by default: a
+    /// handler that passes a status on to its own caller would tell where inner servers are. [`CallError`](super::CallError)
+    /// has them in any case.
+    pub fn addresses_in_statuses(mut self, hold: bool) -> Self {
+        self.addresses_in_statuses = hold;
         self
     }
 
@@ -315,6 +325,7 @@ impl BalancedChannelBuilder {
                 replay_limit: self.replay_limit,
                 authority: authority.transpose()?,
                 user_agent,
+                addresses_in_statuses: self.addresses_in_statuses,
             },
             memory: super::policy::Memory::default(),
             queued: AtomicUsize::new(0),

@@ -34,23 +34,9 @@ type Answered = Result<Response<ResponseBody>, Status>;
 /// Holds the channel until an answer has begun: a call outlives the clone that it was made with.
 pub(super) async fn call(channel: Arc<Shared>, request: Request<tonic::body::Body>) -> Answered {
     let inner = channel.inner.clone();
-    let (mut caller, mut body) = Caller::new(inner, request);
-    loop {
-        let (member, slot) = caller.place().await?;
-        let placed = Instant::now();
-        match caller.attempt(member, slot, body).await {
-            Outcome::Over(answered) => return answered,
-            Outcome::Again(rest, wait) => {
-                body = rest;
-                if !wait.is_zero() {
-                    // It was with a server: what it waits now is bounded by its deadline alone.
-                    caller.inner.pause(wait, Patience { for_ready: true, ..caller.patience }).await?;
-                }
-                // Neither is waiting for a server.
-                caller.patience.began += placed.elapsed();
-            }
-        }
-    }
+    let (mut caller, body) = Caller::new(inner, request);
+    let answered = caller.run(body).await;
+    answered.map_err(|status| caller.inner.settings.tell(status))
 }
 
 enum Outcome {
@@ -64,6 +50,8 @@ struct Caller {
     method: Method,
     path: PathAndQuery,
     headers: HeaderMap,
+    /// By a generated client.
+    generated: bool,
     patience: Patience,
     repeat: Repeat,
     /// Attempts that a server may have processed.
@@ -94,6 +82,7 @@ impl Caller {
             repeat: settings.retry.of(path.path()),
             path,
             headers: parts.headers,
+            generated: parts.extensions.get::<tonic::GrpcMethod<'static>>().is_some(),
             patience: Patience { deadline, for_ready, began },
             attempts: 0,
             suspected: false,
@@ -103,6 +92,25 @@ impl Caller {
         };
         let body = Replay::new(body, caller.inner.settings.replay_limit);
         (caller, body)
+    }
+
+    async fn run(&mut self, mut body: Body) -> Answered {
+        loop {
+            let (member, slot) = self.place().await?;
+            let placed = Instant::now();
+            match self.attempt(member, slot, body).await {
+                Outcome::Over(answered) => return answered,
+                Outcome::Again(rest, wait) => {
+                    body = rest;
+                    if !wait.is_zero() {
+                        // It was with a server: what it waits now is bounded by its deadline alone.
+                        self.inner.pause(wait, Patience { for_ready: true, ..self.patience }).await?;
+                    }
+                    // Neither is waiting for a server.
+                    self.patience.began += placed.elapsed();
+                }
+            }
+        }
     }
 
     /// A server that takes the call.
@@ -149,7 +157,7 @@ impl Caller {
             let now = Instant::now();
             member.server.latency.observe(now - started, now - member.server.epoch());
         }
-        let party = Party { member, inner: self.inner.clone() };
+        let party = Party { member, inner: self.inner.clone(), generated: self.generated };
         match head {
             Some(Ok(response)) => self.answered(response, exchange, party, clock).await,
             Some(Err(failure)) => self.failed(failure, exchange.into_body(), &party, &clock),
@@ -192,7 +200,11 @@ impl Caller {
         let member = party.member.clone();
         let address = member.server.address();
         head.extensions.insert(ServedBy(member.server.clone()));
-        let said = status::code_in(&head.headers).filter(|code| *code != Code::Ok || stream.is_end_stream());
+        let coded = status::code_in(&head.headers);
+        if coded.is_some() {
+            status::check_details(&mut head.headers);
+        }
+        let said = coded.filter(|code| *code != Code::Ok || stream.is_end_stream());
         if said.is_none() && head.status == StatusCode::OK {
             let (answer, body) = exchange.answer(stream, Replay::commit);
             let response = Response::from_parts(head, ResponseBody::new(answer, party, clock));
@@ -217,7 +229,10 @@ impl Caller {
         if said.is_none() {
             return Outcome::Over(Err(status::of_http(head.status, address)));
         }
-        if code != Code::Ok {
+        if code != Code::Ok && self.generated {
+            return Outcome::Over(Err(status::sent(&head.headers, address)));
+        }
+        if code != Code::Ok && self.inner.settings.addresses_in_statuses {
             status::name(&mut head.headers, address);
         }
         Outcome::Over(Ok(Response::from_parts(head, ResponseBody::empty())))

@@ -8,7 +8,9 @@ use arc_swap::ArcSwap;
 use http::HeaderValue;
 use http::uri::Authority;
 use tokio::sync::{Mutex, watch};
+use tonic::Status;
 
+use super::call_error::CallError;
 use super::outlier::Ejection;
 use super::outlook::Outlook;
 use super::policy::{Memory, Policy};
@@ -43,9 +45,15 @@ pub(crate) struct Settings {
     pub(crate) replay_limit: usize,
     pub(crate) authority: Option<Authority>,
     pub(crate) user_agent: HeaderValue,
+    pub(crate) addresses_in_statuses: bool,
 }
 
 impl Settings {
+    /// A status as callers get it.
+    pub(crate) fn tell(&self, status: Status) -> Status {
+        if self.addresses_in_statuses { CallError::exposed(status) } else { status }
+    }
+
     /// What stands in `:authority`; every parsed address has one.
     pub(crate) fn authority_of(&self, address: &Address) -> Option<Authority> {
         self.authority.clone().or_else(|| address.authority().parse().ok())

@@ -5,6 +5,7 @@
 mod answer;
 mod builder;
 mod call;
+mod call_error;
 mod channel;
 mod clock;
 mod deadline;
@@ -16,6 +17,7 @@ mod pick;
 mod policy;
 mod pool;
 mod ready;
+mod redact;
 mod request;
 mod retry;
 mod roster;
@@ -37,6 +39,7 @@ use tower::Service;
 
 pub use answer::ResponseBody;
 pub use builder::BalancedChannelBuilder;
+pub use call_error::CallError;
 pub use outlier::Ejection;
 pub use outlook::Connectivity;
 pub(crate) use outlook::Directory;
@@ -87,17 +90,21 @@ use crate::address::Address;
 ///
 /// # Errors
 ///
-/// Always a [`Status`] of a call: `poll_ready` is always ready. Those that a server sent are passed on, with its address added as
-/// metadata `x-served-by-address`. Those that the channel makes name the server in text and metadata, where there was one:
+/// Always a [`Status`] of a call: `poll_ready` is always ready. Those that a server sent are passed on as they are. No text and no
+/// metadata that the channel adds holds an address, so that a handler may pass a status on to its own caller; its source,
+/// [`CallError`], names the server, and [`BalancedChannelBuilder::addresses_in_statuses`] puts the addresses back.
+/// Those that the channel makes:
 ///
 /// | code | when |
 /// |---|---|
 /// | `UNAVAILABLE` | no server (the text says why), [`BalancedChannelBuilder::wait_limit`] is over, the connection was lost, nobody processed it |
-/// | `DEADLINE_EXCEEDED` | the deadline passed: `waited …` where no server had the call, `HOST:PORT: no answer …` where one had |
+/// | `DEADLINE_EXCEEDED` | the deadline passed: `waited …` where no server had the call, `no answer …` where one had |
 /// | `CANCELLED`, `RESOURCE_EXHAUSTED`, `PERMISSION_DENIED`, `INTERNAL` | the server reset the stream, by gRPC's table of HTTP/2 error codes; `INTERNAL` also for what HTTP/2 cannot carry |
 /// | by gRPC's table of HTTP statuses | an answer of whoever is no gRPC server |
 ///
-/// [`ServedBy`] in an answer's extensions tells the server too.
+/// [`ServedBy`] in an answer's extensions tells the server of an answer. A status that a server sent has a [`CallError`] where a
+/// generated client made the call (its [`tonic::GrpcMethod`] stands in the request's extensions); any other caller gets
+/// headers and trailers as the server sent them, so that proxies pass them on.
 ///
 /// # Connections
 ///

@@ -3,6 +3,11 @@
 use std::fmt::Write;
 use std::sync::Arc;
 
+use tonic::{Code, Status};
+
+use super::status;
+use crate::address::Address;
+
 /// How a channel is as a whole, in gRPC's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -56,8 +61,8 @@ pub(crate) struct Outlook {
     pub(crate) ejected: usize,
     pub(crate) connecting: usize,
     pub(crate) failing: usize,
-    /// What last went wrong with a server.
-    pub(crate) last_error: Option<Arc<str>>,
+    /// What last went wrong with a server, and with which.
+    pub(crate) last_error: Option<Arc<(Address, String)>>,
 }
 
 impl Outlook {
@@ -73,8 +78,17 @@ impl Outlook {
         }
     }
 
-    /// Why there is no server, in a sentence.
+    /// Why there is no server, in a sentence with addresses.
     pub(crate) fn explain(&self) -> String {
+        self.sentence(true)
+    }
+
+    /// The status of a call that ends for that reason; `before` begins its text.
+    pub(crate) fn status(&self, code: Code, before: &str) -> Status {
+        status::unplaced(code, format!("{before}{}", self.sentence(true)), &format!("{before}{}", self.sentence(false)))
+    }
+
+    fn sentence(&self, addresses: bool) -> String {
         let directory = &*self.directory;
         if self.connectivity == Connectivity::Shutdown {
             return format!("the runtime that the channel to {:?} worked on has ended", &*directory.service);
@@ -103,10 +117,17 @@ impl Outlook {
             ));
         }
         if let Some(first) = &directory.first_unreadable {
-            say(format_args!("; {} unreadable, {first}", directory.unreadable));
+            say(format_args!("; {} unreadable", directory.unreadable));
+            if addresses {
+                say(format_args!(", {first}")); // its key is mostly an address
+            }
         }
-        if let Some(error) = &self.last_error {
-            say(format_args!("; last error: {error}"));
+        if let Some((address, error)) = self.last_error.as_deref() {
+            if addresses {
+                say(format_args!("; last error: {address}: {error}"));
+            } else {
+                say(format_args!("; last error: {}", status::without_address(error, address)));
+            }
         }
         if let Some(trouble) = &directory.trouble {
             say(format_args!("; the directory: {trouble}"));

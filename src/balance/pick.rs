@@ -94,7 +94,7 @@ impl Inner {
                 Connectivity::Connecting | Connectivity::Ready => false,
             };
             if in_vain {
-                return Err(Status::unavailable(self.outlook.borrow().explain()));
+                return Err(self.outlook.borrow().status(Code::Unavailable, ""));
             }
             // The sender is ours: it cannot be closed.
             let _ = self.bounded(patience, outlook.changed()).await?;
@@ -160,7 +160,7 @@ impl Inner {
         let late = patience.deadline.is_some_and(|deadline| deadline.has_passed());
         let code = if late { Code::DeadlineExceeded } else { Code::Unavailable };
         let waited = patience.began.elapsed().as_millis();
-        Status::new(code, format!("waited {waited} ms: {}", self.outlook.borrow().explain()))
+        self.outlook.borrow().status(code, &format!("waited {waited} ms: "))
     }
 }
 

@@ -195,7 +195,7 @@ impl Pool {
     fn publish(&mut self) {
         let mut outlook = Outlook::new(self.directory.clone());
         let (mut ready, mut ejected) = (Vec::new(), Vec::new());
-        let mut last_error: Option<(Instant, String)> = None;
+        let mut last_error: Option<(Instant, (Address, String))> = None;
         for lane in self.lanes.values_mut() {
             if let Some(server) = lane.current(&self.inner) {
                 if lane.server.is_ejected() {
@@ -213,13 +213,13 @@ impl Pool {
             if let Some(error) = link.error
                 && last_error.as_ref().is_none_or(|(since, _)| *since <= link.since)
             {
-                last_error = Some((link.since, format!("{}: {error}", lane.server.address())));
+                last_error = Some((link.since, (lane.server.address().clone(), error)));
             }
         }
         (outlook.ready, outlook.ejected) = (ready.len(), ejected.len());
         // Better a server that fails some calls than none.
         let servers = if ready.is_empty() { ejected } else { ready };
-        outlook.last_error = last_error.map(|(_, error)| error.into());
+        outlook.last_error = last_error.map(|(_, error)| Arc::new(error));
         outlook.connectivity = if !servers.is_empty() {
             Connectivity::Ready
         } else if !self.directory.known || outlook.connecting > 0 {

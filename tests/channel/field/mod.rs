@@ -1,0 +1,4 @@
+//! Faults that people met in the field; each test names its row.
+
+mod addresses;
+mod stock;
