@@ -1,20 +1,23 @@
 //! The answer's body as callers see it: bounded by the deadline, and counted for its server.
 
 use std::collections::VecDeque;
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame};
+use tokio::time::{Instant, Sleep};
 use tonic::{Code, Status};
 
 use super::channel::Inner;
 use super::clock::Clock;
 use super::ready::Member;
 use super::server::Verdict;
-use super::status;
+use super::{runtime, status};
 use crate::connection::{Answer, Failure};
 
 /// The body of an answer.
@@ -45,10 +48,15 @@ pub(crate) struct Party {
 }
 
 impl Party {
-    pub(crate) fn judge(&self, verdict: Verdict) {
-        if verdict == Verdict::Success {
+    /// A call ended with this code, which a server said.
+    pub(crate) fn ended(&self, code: Code) {
+        if code == Code::Ok {
             self.inner.budget.succeeded();
         }
+        self.judge(Verdict::of(code));
+    }
+
+    pub(crate) fn judge(&self, verdict: Verdict) {
         let in_a_row = self.member.server.judge(verdict);
         if in_a_row > 0 && self.inner.settings.ejection.is_some_and(|ejection| ejection.is_suspicious(in_a_row)) {
             self.inner.ground.changed.notify_one();
@@ -72,16 +80,23 @@ impl ResponseBody {
         Self(None)
     }
 
-    /// Reads on until the end, or until a second message begins, or until it is more than `limit` bytes. Those frames are
-    /// then the first to come out. Gives the trailers, if they have come.
+    /// Reads on until the end, or until a second message begins, or until it is more than `limit` bytes, or until one message
+    /// has been whole for [`WHOLE`]: its method streams, or the end is late. Those frames are then the first to come out. Gives
+    /// the trailers, if they have come.
     ///
     /// # Errors
     /// When the answer breaks off. Its server is judged by that already.
     pub(crate) async fn hold(&mut self, limit: usize) -> Result<Option<&HeaderMap>, Broken> {
         let Some(open) = &mut self.0 else { return Ok(None) };
-        let (mut size, mut start) = (0, Vec::with_capacity(PREFIX));
+        let (mut size, mut start, mut timer) = (0, Vec::with_capacity(PREFIX), None);
         while size <= limit && !is_more_than_one(&start, size) {
-            match std::future::poll_fn(|cx| open.poll_answer(cx)).await {
+            let whole = is_one(&start, size);
+            let next = std::future::poll_fn(|cx| match open.poll_answer(cx) {
+                Poll::Pending if whole && is_over(&mut timer, cx) => Poll::Ready(None),
+                next => next.map(Some),
+            });
+            let Some(next) = next.await else { break };
+            match next {
                 Some(Ok(frame)) => {
                     let data = frame.data_ref().map_or(&[][..], |data| data);
                     size += data.len();
@@ -99,10 +114,35 @@ impl ResponseBody {
 /// A flag and a length stand before each message.
 const PREFIX: usize = 5;
 
-/// Whether so many bytes, which begin like this, are more than one message.
+/// How long one whole message is held for its trailers: those of a unary call come with it.
+const WHOLE: Duration = Duration::from_millis(50);
+
+/// Whether one message has been whole for long enough. Without timers it has.
+fn is_over(timer: &mut Option<Pin<Box<Sleep>>>, cx: &mut Context<'_>) -> bool {
+    let timer = match timer {
+        Some(timer) => timer,
+        none => match runtime::timer(Instant::now() + WHOLE) {
+            Ok(timer) => none.insert(timer),
+            Err(_) => return true,
+        },
+    };
+    timer.as_mut().poll(cx).is_ready()
+}
+
+/// How many bytes the first message has, if so much of it is there.
+fn message(start: &[u8]) -> Option<usize> {
+    let [_, length @ ..] = <[u8; PREFIX]>::try_from(start).ok()?;
+    Some(u32::from_be_bytes(length) as usize)
+}
+
+/// Whether so many bytes, which begin like this, are one message.
+fn is_one(start: &[u8], size: usize) -> bool {
+    message(start).is_some_and(|length| size - PREFIX >= length)
+}
+
+/// Whether they are more than one.
 fn is_more_than_one(start: &[u8], size: usize) -> bool {
-    let Ok([_, length @ ..]) = <[u8; PREFIX]>::try_from(start) else { return false };
-    size - PREFIX > u32::from_be_bytes(length) as usize
+    message(start).is_some_and(|length| size - PREFIX > length)
 }
 
 impl Open {
@@ -167,7 +207,7 @@ impl Open {
         if code == Code::Cancelled && self.clock.has_passed() {
             return Err(self.late());
         }
-        self.party.judge(Verdict::of(code));
+        self.party.ended(code);
         self.failed = said.is_some() && code != Code::Ok;
         if self.failed && self.party.inner.settings.addresses_in_statuses {
             status::name(&mut trailers, self.party.member.server.address());

@@ -21,7 +21,7 @@ use super::ready::Member;
 use super::request::{Replay, Why};
 use super::retry::{PREVIOUS_ATTEMPTS, Pushback, Repeat};
 use super::server::{Server, Verdict};
-use super::{ServedBy, Shared, WaitForReady, status};
+use super::{ServedBy, Shared, WaitForReady, runtime, status};
 use crate::backoff::Backoff;
 use crate::connection::{Exchange, Failure, Incoming, Kind, Slot};
 
@@ -62,6 +62,8 @@ struct Caller {
     tried: Vec<Arc<Server>>,
     /// Between rounds over servers none of which took the call.
     rounds: Option<Backoff>,
+    /// How the last server that did not take it said so.
+    refused: Option<(Failure, Arc<Member>)>,
 }
 
 impl Caller {
@@ -88,6 +90,7 @@ impl Caller {
             suspected: false,
             tried: Vec::new(),
             rounds: None,
+            refused: None,
             inner,
         };
         let body = Replay::new(body, caller.inner.settings.replay_limit);
@@ -95,6 +98,9 @@ impl Caller {
     }
 
     async fn run(&mut self, mut body: Body) -> Answered {
+        if self.patience.deadline.is_some_and(|deadline| deadline.given.is_zero()) {
+            return Err(self.too_late());
+        }
         loop {
             let (member, slot) = self.place().await?;
             let placed = Instant::now();
@@ -103,6 +109,7 @@ impl Caller {
                 Outcome::Again(rest, wait) => {
                     body = rest;
                     if !wait.is_zero() {
+                        drop(runtime::timer(Instant::now())?);
                         // It was with a server: what it waits now is bounded by its deadline alone.
                         self.inner.pause(wait, Patience { for_ready: true, ..self.patience }).await?;
                     }
@@ -118,6 +125,9 @@ impl Caller {
         let call = Call { path: self.path.path(), headers: &self.headers };
         let mut pick = self.inner.pick(&call, &self.tried, false);
         loop {
+            if !matches!(pick, Pick::Picked(..)) {
+                drop(runtime::timer(Instant::now())?); // each way of waiting needs one
+            }
             pick = match pick {
                 Pick::Picked(member, slot) => return Ok((member, slot)),
                 Pick::Full => self.inner.wait_for_room(&call, &self.tried, self.patience).await?,
@@ -126,6 +136,12 @@ impl Caller {
                     self.tried.clear();
                     if let Some(rounds) = &mut self.rounds {
                         let wait = rounds.fail(self.patience.began.elapsed(), false);
+                        let end = Instant::now() + wait; // some seconds at most
+                        if self.inner.until(self.patience).is_some_and(|until| end >= until)
+                            && let Some((failure, member)) = self.refused.take()
+                        {
+                            return Err(status::of_failure(failure, member.server.address()));
+                        }
                         self.inner.pause(wait, self.patience).await?;
                     }
                     self.inner.pick(&call, &self.tried, false)
@@ -134,12 +150,20 @@ impl Caller {
         }
     }
 
+    /// The time is up, and no server has the call.
+    fn too_late(&self) -> Status {
+        let given = self.patience.deadline.map_or(0, |deadline| deadline.given.as_millis());
+        let text = format!("not sent: the {given} ms of the call have passed");
+        status::unplaced(Code::DeadlineExceeded, text.clone(), &text)
+    }
+
     async fn attempt(&mut self, member: Arc<Member>, slot: Slot, body: Body) -> Outcome {
         let started = Instant::now();
-        let mut exchange = match member.connection.exchange(slot, self.head(&member), body) {
+        let Some(head) = self.head(&member) else { return Outcome::Over(Err(self.too_late())) };
+        let mut exchange = match member.connection.exchange(slot, head, body) {
             Ok(exchange) => exchange,
             Err((failure, body)) if failure.kind == Kind::NotSent => {
-                return self.never_processed(&member, &failure, body);
+                return self.never_processed(member, failure, body);
             }
             Err((failure, _)) => return Outcome::Over(Err(status::of_failure(failure, member.server.address()))),
         };
@@ -168,8 +192,8 @@ impl Caller {
         }
     }
 
-    /// The request's head for this server, with the time that remains.
-    fn head(&self, member: &Member) -> Request<()> {
+    /// The request's head for this server, with the time that remains; none where none does.
+    fn head(&self, member: &Member) -> Option<Request<()>> {
         let mut uri = http::uri::Parts::default();
         uri.scheme = Some(member.scheme.clone());
         uri.authority = Some(member.authority.clone());
@@ -180,12 +204,12 @@ impl Caller {
         *head.uri_mut() = Uri::from_parts(uri).unwrap_or_default(); // all three parts are there
         *head.headers_mut() = self.headers.clone();
         if let Some(deadline) = &self.patience.deadline {
-            head.headers_mut().insert(GRPC_TIMEOUT, deadline.header());
+            head.headers_mut().insert(GRPC_TIMEOUT, deadline.header()?);
         }
         if self.attempts > 0 {
             head.headers_mut().insert(PREVIOUS_ATTEMPTS, self.attempts.into());
         }
-        head
+        Some(head)
     }
 
     /// An answer has begun.
@@ -220,7 +244,7 @@ impl Caller {
             party.judge(Verdict::Failure);
             return Outcome::Over(Err(clock.exceeded(address)));
         }
-        party.judge(Verdict::of(code));
+        party.ended(code);
         if let Some(again) =
             self.repeated(code, Some(exchange.into_body()), &member, false, Pushback::of(&head.headers))
         {
@@ -262,11 +286,11 @@ impl Caller {
         let address = party.member.server.address();
         match failure.kind {
             Kind::NotSent | Kind::Refused if body.rewind(Why::NeverProcessed).is_ok() => {
-                return self.never_processed(&party.member, &failure, body);
+                return self.never_processed(party.member.clone(), failure, body);
             }
             Kind::Suspected(_) if !self.suspected && body.rewind(Why::NeverProcessed).is_ok() => {
                 self.suspected = true;
-                return self.never_processed(&party.member, &failure, body);
+                return self.never_processed(party.member.clone(), failure, body);
             }
             Kind::Body | Kind::Unsendable => return Outcome::Over(Err(status::of_failure(failure, address))),
             Kind::NotSent | Kind::Refused | Kind::Suspected(_) | Kind::Reset(_) | Kind::Lost => {}
@@ -282,12 +306,15 @@ impl Caller {
 
     fn unanswered(&mut self, failure: Failure, body: Option<Body>, member: &Arc<Member>) -> Outcome {
         let lost = failure.kind == Kind::Lost;
-        let again = self.repeated(status::code_of(&failure), body, member, lost, Pushback::None);
+        // It may be this call that no connection survives.
+        let again = matches!(failure.kind, Kind::Suspected(_)) && std::mem::replace(&mut self.suspected, true);
+        let pushback = if again { Pushback::Never } else { Pushback::None };
+        let again = self.repeated(status::code_of(&failure), body, member, lost, pushback);
         again.unwrap_or_else(|| Outcome::Over(Err(status::of_failure(failure, member.server.address()))))
     }
 
     /// Nobody has seen the call: another server, always (gRPC's transparent retry).
-    fn never_processed(&mut self, member: &Arc<Member>, failure: &Failure, body: Body) -> Outcome {
+    fn never_processed(&mut self, member: Arc<Member>, failure: Failure, body: Body) -> Outcome {
         tracing::debug!(server = %member.server.address(), %failure, "never processed: another server");
         // A connection that is over is picked no more; the server's next one is as good as any.
         if !member.connection.is_over() {
@@ -295,6 +322,7 @@ impl Caller {
             self.tried.push(member.server.clone());
         }
         self.rounds.get_or_insert_with(|| Backoff::new(fastrand::u64(..)));
+        self.refused = Some((failure, member));
         Outcome::Again(body, Duration::ZERO)
     }
 
@@ -307,8 +335,16 @@ impl Caller {
         lost: bool,
         pushback: Pushback,
     ) -> Option<Outcome> {
+        if code == Code::Ok {
+            return None;
+        }
+        let pushback = if self.patience.deadline.is_none() { pushback.undated() } else { pushback };
+        if pushback == Pushback::Never {
+            self.inner.budget.failed();
+            return None;
+        }
         let policy = &self.inner.settings.retry;
-        if code == Code::Ok || self.repeat == Repeat::Never || !policy.has_code(code) {
+        if self.repeat == Repeat::Never || !policy.has_code(code) {
             return None;
         }
         // All that one lost connection takes with it is one failure to the budget.
@@ -317,12 +353,15 @@ impl Caller {
         }
         self.attempts += 1;
         let wait = match pushback {
-            Pushback::Never => return None,
             Pushback::After(wait) => wait,
             Pushback::None if lost && self.attempts == 1 => Duration::ZERO,
-            Pushback::None => policy.wait(self.attempts, fastrand::f64()),
+            Pushback::None | Pushback::Never => policy.wait(self.attempts, fastrand::f64()),
         };
         if self.attempts >= policy.attempts || !self.inner.budget.allows() {
+            return None;
+        }
+        // A pause that ends too late would hide what the server has said.
+        if self.patience.deadline.is_some_and(|deadline| deadline.is_before(wait)) {
             return None;
         }
         let mut body = body?;

@@ -21,6 +21,7 @@ mod redact;
 mod request;
 mod retry;
 mod roster;
+mod runtime;
 mod server;
 mod status;
 mod supervisor;
@@ -197,6 +198,7 @@ impl Future for ResponseFuture {
     type Output = Result<Response<ResponseBody>, Status>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        runtime::here()?;
         self.0.as_mut().poll(cx)
     }
 }

@@ -140,16 +140,15 @@ impl Inner {
         self.bounded(patience, tokio::time::sleep(time)).await
     }
 
-    async fn bounded<F: Future>(&self, patience: Patience, future: F) -> Result<F::Output, Status> {
+    /// When the call has waited for long enough.
+    pub(crate) fn until(&self, patience: Patience) -> Option<Instant> {
         let limit = (!patience.for_ready).then(|| patience.began.checked_add(self.settings.wait_limit)).flatten();
         let deadline = patience.deadline.map(|deadline| deadline.at);
-        let until = match (limit, deadline) {
-            (Some(limit), Some(deadline)) => limit.min(deadline),
-            (limit, deadline) => match limit.or(deadline) {
-                Some(until) => until,
-                None => return Ok(future.await),
-            },
-        };
+        limit.into_iter().chain(deadline).min()
+    }
+
+    async fn bounded<F: Future>(&self, patience: Patience, future: F) -> Result<F::Output, Status> {
+        let Some(until) = self.until(patience) else { return Ok(future.await) };
         match timeout_at(until, future).await {
             Ok(output) => Ok(output),
             Err(_) => Err(self.waited_too_long(patience)),

@@ -35,8 +35,8 @@ pub(crate) fn of_failure(failure: Failure, address: &Address) -> Status {
 
 pub(crate) fn code_of(failure: &Failure) -> Code {
     match failure.kind {
-        Kind::NotSent | Kind::Refused | Kind::Lost => Code::Unavailable,
-        Kind::Suspected(reason) | Kind::Reset(reason) => of_reset(reason),
+        Kind::NotSent | Kind::Refused | Kind::Suspected(_) | Kind::Lost => Code::Unavailable,
+        Kind::Reset(reason) => of_reset(reason),
         Kind::Body | Kind::Unsendable => Code::Internal,
     }
 }

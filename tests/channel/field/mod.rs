@@ -1,4 +1,8 @@
 //! Faults that people met in the field; each test names its row.
 
 mod addresses;
+mod budget;
+mod pauses;
 mod stock;
+mod unsent;
+mod whole;

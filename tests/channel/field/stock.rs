@@ -40,7 +40,7 @@ impl Drop for Stock {
 
 impl Stock {
     pub(crate) fn start() -> Self {
-        let incoming = TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let incoming = TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap().with_nodelay(Some(true));
         let address = incoming.local_addr().unwrap();
         let seen = Arc::<Mutex<Seen>>::default();
         let service = TestServiceServer::new(Service(seen.clone()));
