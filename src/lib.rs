@@ -104,8 +104,9 @@ mod target;
 
 pub use address::Address;
 pub use balance::{
-    BalancedChannel, BalancedChannelBuilder, Call, CallError, Connectivity, ConnectivityStream, Ejection, Picker,
-    Policy, ReadyServer, ResponseBody, ResponseFuture, RetryPolicy, ServedBy, ServerState, ServerStatus, WaitForReady,
+    BalancedChannel, BalancedChannelBuilder, Call, CallError, CallTimeout, Connectivity, ConnectivityStream, Ejection,
+    Picker, Policy, ReadyServer, ResponseBody, ResponseFuture, RetryPolicy, ServedBy, ServerState, ServerStatus,
+    WaitForReady,
 };
 #[cfg(feature = "_tls")]
 #[cfg_attr(docsrs, doc(cfg(any(feature = "tls-ring", feature = "tls-aws-lc"))))]

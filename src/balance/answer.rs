@@ -167,7 +167,10 @@ impl Open {
                 if code == Code::Cancelled && self.clock.has_passed() {
                     return Poll::Ready(Some(Err(self.late())));
                 }
-                self.party.judge(Verdict::of(code));
+                // The caller's own stream speaks for nobody and against nobody.
+                if !failure.is_of_body() {
+                    self.party.judge(Verdict::of(code));
+                }
                 Poll::Ready(Some(Err(Broken::Failed(failure))))
             }
             Poll::Ready(None) => {

@@ -22,8 +22,9 @@ use super::outlier::Ejection;
 use super::outlook::{Directory, Outlook};
 use super::policy::Policy;
 use super::pool::{self, End, Update};
-use super::retry::RetryPolicy;
+use super::retry::{self, RetryPolicy};
 use super::supervisor::Ground;
+use super::timeouts::Timeouts;
 use super::{BalancedChannel, Shared};
 #[cfg(feature = "_tls")]
 use crate::connection::ClientTls;
@@ -48,7 +49,7 @@ pub struct BalancedChannelBuilder {
     policy: Policy,
     retry: RetryPolicy,
     ejection: Option<Ejection>,
-    timeout: Option<Duration>,
+    timeouts: Timeouts,
     wait_for_ready: bool,
     wait_limit: Duration,
     replay_limit: usize,
@@ -67,7 +68,7 @@ impl Default for BalancedChannelBuilder {
             policy: Policy::default(),
             retry: RetryPolicy::default(),
             ejection: None,
-            timeout: None,
+            timeouts: Timeouts::default(),
             wait_for_ready: false,
             wait_limit: Duration::from_secs(10),
             replay_limit: 256 << 10,
@@ -102,9 +103,18 @@ impl BalancedChannelBuilder {
     }
 
     /// The most time that each call has, also where it asks for more itself: then it ends with `DEADLINE_EXCEEDED`. None by
-    /// default, as in gRPC: a server that takes a call and answers nothing then holds it without end.
+    /// default, as in gRPC: a server that takes a call and answers nothing then holds it without end. It holds for streams too,
+    /// to their last message: see [`BalancedChannelBuilder::method_timeout`].
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = Some(timeout);
+        self.timeouts.channel = Some(timeout);
+        self
+    }
+
+    /// The same for one method (`/package.Service/Method`, with or without the first slash), or for all of a service
+    /// (`/package.Service/`), in place of the channel's; `None` is without: for a method that watches something for as long as its
+    /// caller likes. [`CallTimeout`](super::CallTimeout) says it for one call.
+    pub fn method_timeout(mut self, method: impl Into<String>, timeout: Option<Duration>) -> Self {
+        self.timeouts.methods.insert(retry::with_slash(method.into()), timeout);
         self
     }
 
@@ -292,6 +302,10 @@ impl BalancedChannelBuilder {
             let reason = "write \"/package.Service/Method\", or \"/package.Service/\" for all of a service";
             return Err(Error::invalid("repeatable method", method, reason));
         }
+        if let Some(method) = self.timeouts.methods.keys().find(|method| !retry::is_method(method)) {
+            let reason = "write \"/package.Service/Method\", or \"/package.Service/\" for all of a service";
+            return Err(Error::invalid("method with a timeout", method, reason));
+        }
         let authority = self.authority.map(|text| {
             text.parse::<Authority>().map_err(|error| Error::invalid("authority", text, error.to_string()))
         });
@@ -322,7 +336,7 @@ impl BalancedChannelBuilder {
                 policy: self.policy,
                 retry: self.retry,
                 ejection: self.ejection,
-                timeout: self.timeout,
+                timeouts: self.timeouts,
                 wait_for_ready: self.wait_for_ready,
                 wait_limit: self.wait_limit,
                 replay_limit: self.replay_limit,

@@ -71,7 +71,7 @@ impl Caller {
         let (mut parts, body) = request.into_parts();
         let began = Instant::now();
         let settings = &inner.settings;
-        let deadline = Deadline::of(&parts.headers, settings.timeout, began);
+        let deadline = Deadline::of(&parts.headers, settings.timeouts.of(&parts.extensions, parts.uri.path()), began);
         let for_ready = parts.extensions.get::<WaitForReady>().map_or(settings.wait_for_ready, |wait| wait.0);
         let path = parts.uri.into_parts().path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/"));
         let agent = match parts.headers.get(USER_AGENT) {
@@ -292,7 +292,9 @@ impl Caller {
                 self.suspected = true;
                 return self.never_processed(party.member.clone(), failure, body);
             }
-            Kind::Body | Kind::Unsendable => return Outcome::Over(Err(status::of_failure(failure, address))),
+            Kind::Body | Kind::Panicked | Kind::Unsendable => {
+                return Outcome::Over(Err(status::of_failure(failure, address)));
+            }
             Kind::NotSent | Kind::Refused | Kind::Suspected(_) | Kind::Reset(_) | Kind::Lost => {}
         }
         let code = status::code_of(&failure);

@@ -18,6 +18,7 @@ use super::ready::Ready;
 use super::retry::{Budget, RetryPolicy};
 use super::server::Server;
 use super::supervisor::{Ground, Link};
+use super::timeouts::Timeouts;
 use crate::address::Address;
 
 pub(crate) struct Inner {
@@ -39,7 +40,7 @@ pub(crate) struct Settings {
     pub(crate) policy: Policy,
     pub(crate) retry: RetryPolicy,
     pub(crate) ejection: Option<Ejection>,
-    pub(crate) timeout: Option<Duration>,
+    pub(crate) timeouts: Timeouts,
     pub(crate) wait_for_ready: bool,
     pub(crate) wait_limit: Duration,
     pub(crate) replay_limit: usize,

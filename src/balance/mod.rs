@@ -25,6 +25,7 @@ mod runtime;
 mod server;
 mod status;
 mod supervisor;
+mod timeouts;
 mod view;
 
 use std::fmt;
@@ -49,6 +50,7 @@ pub(crate) use pool::Update;
 pub use ready::ReadyServer;
 pub use retry::RetryPolicy;
 pub use server::{ServerState, ServerStatus};
+pub use timeouts::CallTimeout;
 pub use view::ConnectivityStream;
 
 use channel::Inner;
@@ -86,8 +88,8 @@ use crate::address::Address;
 /// - It goes **to another server** when it was provably never processed, always and within its deadline: h2 refused to send
 ///   it, or the server said `REFUSED_STREAM`, or a GOAWAY that leaves its stream out. Each ready server is tried once, then with
 ///   backoff. What may have been processed is repeated only as [`RetryPolicy`] says.
-/// - Its **deadline**, from `grpc-timeout` ([`tonic::Request::set_timeout`]) and [`BalancedChannelBuilder::timeout`], covers
-///   waiting, all attempts, and the whole of a streamed answer.
+/// - Its **deadline**, from `grpc-timeout` ([`tonic::Request::set_timeout`]) and [`BalancedChannelBuilder::timeout`]
+///   ([`CallTimeout`] for one call), covers waiting, all attempts, and the whole of a streamed answer.
 ///
 /// # Errors
 ///
@@ -100,6 +102,8 @@ use crate::address::Address;
 /// |---|---|
 /// | `UNAVAILABLE` | no server (the text says why), [`BalancedChannelBuilder::wait_limit`] is over, the connection was lost, nobody processed it |
 /// | `DEADLINE_EXCEEDED` | the deadline passed: `waited …` where no server had the call, `no answer …` where one had |
+/// | `INTERNAL` | `the request's stream panicked`; its own error otherwise, as it is where it is a [`Status`] |
+/// | `INTERNAL` | the call was polled outside of a tokio runtime, or on one without timers |
 /// | `CANCELLED`, `RESOURCE_EXHAUSTED`, `PERMISSION_DENIED`, `INTERNAL` | the server reset the stream, by gRPC's table of HTTP/2 error codes; `INTERNAL` also for what HTTP/2 cannot carry |
 /// | by gRPC's table of HTTP statuses | an answer of whoever is no gRPC server |
 ///

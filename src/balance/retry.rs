@@ -135,8 +135,7 @@ impl RetryPolicy {
 
     /// The first of the declared methods that none can be.
     pub(crate) fn invalid(&self) -> Option<&str> {
-        let is_none = |method: &&String| method[1..].split_once('/').is_none_or(|(service, _)| service.is_empty());
-        self.unary.iter().chain(&self.streaming).find(is_none).map(String::as_str)
+        self.unary.iter().chain(&self.streaming).find(|method| !is_method(method)).map(String::as_str)
     }
 
     pub(crate) fn has_code(&self, code: Code) -> bool {
@@ -154,8 +153,14 @@ impl RetryPolicy {
     }
 }
 
-fn with_slash(method: String) -> String {
+pub(super) fn with_slash(method: String) -> String {
     if method.starts_with('/') { method } else { format!("/{method}") }
+}
+
+/// Whether it can be the path of a method, or of all of a service.
+pub(super) fn is_method(path: &str) -> bool {
+    let rest = path.strip_prefix('/').unwrap_or(path);
+    rest.split_once('/').is_some_and(|(service, _)| !service.is_empty())
 }
 
 /// What a server says of when to come again.

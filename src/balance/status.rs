@@ -29,6 +29,7 @@ pub(crate) fn of_failure(failure: Failure, address: &Address) -> Status {
         Kind::Reset(_) => "the stream was reset",
         Kind::Body => "the request's body failed",
         Kind::Unsendable => "the request cannot be sent over HTTP/2",
+        Kind::Panicked => return named(Code::Internal, format!("{address}: {failure}"), address),
     };
     named(code_of(&failure), format!("{address}: {what}: {failure}"), address)
 }
@@ -37,7 +38,7 @@ pub(crate) fn code_of(failure: &Failure) -> Code {
     match failure.kind {
         Kind::NotSent | Kind::Refused | Kind::Suspected(_) | Kind::Lost => Code::Unavailable,
         Kind::Reset(reason) => of_reset(reason),
-        Kind::Body | Kind::Unsendable => Code::Internal,
+        Kind::Body | Kind::Panicked | Kind::Unsendable => Code::Internal,
     }
 }
 

@@ -10,13 +10,14 @@ use tokio::task::AbortHandle;
 
 use super::Slot;
 use super::failure::Failure;
+use super::guarded::BodyFailure;
 
 /// The answer's body. Dropping it before its end cancels the exchange, the rest of the request included.
 pub(crate) struct Answer {
     stream: RecvStream,
     part: Part,
     /// What is left of the request is sent beside the answer, and ends with it.
-    request: Option<AbortOnDrop>,
+    request: Option<Rest>,
     slot: Option<Slot>,
 }
 
@@ -24,6 +25,12 @@ enum Part {
     Data,
     Trailers,
     Over,
+}
+
+/// What is left of the request.
+pub(super) struct Rest {
+    pub(super) failed: BodyFailure,
+    pub(super) _task: AbortOnDrop,
 }
 
 pub(super) struct AbortOnDrop(pub(super) AbortHandle);
@@ -35,14 +42,15 @@ impl Drop for AbortOnDrop {
 }
 
 impl Answer {
-    pub(super) fn new(stream: RecvStream, request: Option<AbortOnDrop>, slot: Slot) -> Self {
+    pub(super) fn new(stream: RecvStream, request: Option<Rest>, slot: Slot) -> Self {
         Self { stream, part: Part::Data, request, slot: Some(slot) }
     }
 
-    fn over(&mut self) {
+    /// The end. Gives why the request failed, if it did: that is then how the exchange has ended, whatever the server said.
+    fn over(&mut self) -> Option<Failure> {
         self.part = Part::Over;
-        self.request = None;
         self.slot = None;
+        self.request.take().and_then(|request| request.failed.take())
     }
 }
 
@@ -61,15 +69,17 @@ impl Body for Answer {
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
                 Some(Err(error)) => {
-                    this.over();
-                    return Poll::Ready(Some(Err(Failure::of_stream(&error))));
+                    let failure = this.over().unwrap_or_else(|| Failure::of_stream(&error));
+                    return Poll::Ready(Some(Err(failure)));
                 }
                 None => this.part = Part::Trailers,
             }
         }
         if let Part::Trailers = this.part {
             let trailers = ready!(this.stream.poll_trailers(cx));
-            this.over();
+            if let Some(failure) = this.over() {
+                return Poll::Ready(Some(Err(failure)));
+            }
             return Poll::Ready(match trailers {
                 Ok(Some(trailers)) => Some(Ok(Frame::trailers(trailers))),
                 Ok(None) => None,

@@ -11,8 +11,9 @@ use h2::client::ResponseFuture;
 use http::{Request, Response};
 use http_body::Body;
 
-use super::answer::{AbortOnDrop, Answer};
-use super::failure::{Failure, Kind};
+use super::answer::{AbortOnDrop, Answer, Rest};
+use super::failure::Failure;
+use super::guarded::{self, BodyFailure};
 use super::pump::{Pump, Sending};
 use super::{Connection, Slot};
 
@@ -31,13 +32,16 @@ impl Connection {
     /// Starts an exchange in a place that was reserved.
     ///
     /// # Errors
-    /// When the connection takes none: then the body was not touched and is given back.
+    /// When the connection takes none: then the body was not touched and is given back. When the body panics.
     pub(crate) fn exchange<B>(&self, slot: Slot, head: Request<()>, body: B) -> Result<Exchange<B>, (Failure, B)>
     where
         B: Body<Data = Bytes> + Unpin,
         B::Error: Into<BoxError>,
     {
-        let ends = body.is_end_stream();
+        let ends = match guarded::is_end_stream(&body) {
+            Ok(ends) => ends,
+            Err(failure) => return Err((failure, body)),
+        };
         // A clone of its own: `send_request` wants it alone, and whoever shares would queue.
         match self.0.send.clone().send_request(head, ends) {
             Ok((response, stream)) => {
@@ -62,9 +66,12 @@ where
         if let Some(sending) = &mut self.sending
             && let Poll::Ready(sent) = sending.poll(&mut self.body, cx)
         {
-            self.sending = None;
+            let sending = self.sending.take();
             match sent {
-                Err(failure) if failure.kind == Kind::Body => return Poll::Ready(Err(failure)),
+                Err(failure) if failure.is_of_body() => {
+                    sending.into_iter().for_each(|mut sending| sending.break_off());
+                    return Poll::Ready(Err(failure));
+                }
                 // What the server says of it comes with the answer.
                 Ok(()) | Err(_) => {}
             }
@@ -80,7 +87,9 @@ where
         let Self { mut body, sending, slot, .. } = self;
         let Some(sending) = sending else { return (Answer::new(stream, None, slot), Some(body)) };
         last_look(&mut body);
-        let rest = AbortOnDrop(tokio::spawn(Pump { body, sending }).abort_handle());
+        let failed = BodyFailure::default();
+        let pump = Pump { body, sending, failed: failed.clone() };
+        let rest = Rest { failed, _task: AbortOnDrop(tokio::spawn(pump).abort_handle()) };
         (Answer::new(stream, Some(rest), slot), None)
     }
 

@@ -8,6 +8,7 @@ mod connect;
 mod driver;
 mod exchange;
 mod failure;
+mod guarded;
 mod keepalive;
 mod options;
 mod pump;

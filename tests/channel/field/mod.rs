@@ -3,6 +3,8 @@
 mod addresses;
 mod budget;
 mod pauses;
+mod requests;
 mod stock;
+mod timeouts;
 mod unsent;
 mod whole;
