@@ -283,9 +283,8 @@ mod tests {
         }
         assert_eq!(pushback("60000").undated(), pushback("60000"));
         assert_eq!(pushback("60001").undated(), Pushback::Never);
-        let two = [(PUSHBACK, "1".parse().unwrap()), (PUSHBACK, "2".parse().unwrap())];
-        let mut headers = HeaderMap::new();
-        two.into_iter().for_each(|(name, value)| drop(headers.append(name, value)));
+        let mut headers = HeaderMap::from_iter([(PUSHBACK, "1".parse().unwrap())]);
+        headers.append(PUSHBACK, "2".parse().unwrap());
         assert_eq!(Pushback::of(&headers), Pushback::Never);
     }
 }

@@ -7,4 +7,5 @@ mod requests;
 mod stock;
 mod timeouts;
 mod unsent;
+mod uploads;
 mod whole;
