@@ -18,8 +18,8 @@ use crate::support::{SAY_HELLO, builder, changing, greet, over, server_of, told}
 /// The message has what gRPC escapes, and the address of a third server, which is the server's business.
 const SAID: &str = "ünder 100 % load, ask 10.9.8.7:65";
 
-fn asks() -> Option<EchoStatus> {
-    Some(EchoStatus { code: 5, message: SAID.to_owned() })
+fn asks() -> EchoStatus {
+    EchoStatus { code: 5, message: SAID.to_owned() }
 }
 
 /// Nothing that travels with a status has the address.
@@ -78,7 +78,8 @@ async fn statuses_of_servers_are_passed_on_as_they_are_and_name_their_server() {
     let stock = Stock::start();
     let channel = over(builder(), [&stock.address]);
     let mut client = TestServiceClient::new(channel.clone());
-    let status = client.unary_call(SimpleRequest { response_status: asks(), ..Default::default() }).await.unwrap_err();
+    let status =
+        client.unary_call(SimpleRequest { response_status: Some(asks()), ..Default::default() }).await.unwrap_err();
     assert_rich(&status);
     assert_silent(&status, &stock.address.to_string());
     assert_eq!(server_of(&status), stock.address.to_string());
@@ -87,7 +88,7 @@ async fn statuses_of_servers_are_passed_on_as_they_are_and_name_their_server() {
 
     let answers = client.streaming_output_call(StreamingOutputCallRequest {
         response_parameters: vec![ResponseParameters::default(); 2],
-        response_status: asks(),
+        response_status: Some(asks()),
         ..Default::default()
     });
     let mut answers = answers.await.unwrap().into_inner();
@@ -109,7 +110,8 @@ async fn the_source_outlives_layers() {
         .layer(InterceptorLayer::new(Ok::<Request<()>, Status>))
         .service(over(builder(), [&stock.address]));
     let mut client = TestServiceClient::new(service);
-    let status = client.unary_call(SimpleRequest { response_status: asks(), ..Default::default() }).await.unwrap_err();
+    let status =
+        client.unary_call(SimpleRequest { response_status: Some(asks()), ..Default::default() }).await.unwrap_err();
     assert_rich(&status);
     assert_eq!(server_of(&status), stock.address.to_string());
     let wrapped = std::io::Error::other(status);
@@ -180,7 +182,8 @@ async fn addresses_come_back_where_they_are_asked_for() {
     let address = stock.address.to_string();
     let channel = over(builder().addresses_in_statuses(true), [&stock.address]);
     let mut client = TestServiceClient::new(channel);
-    let status = client.unary_call(SimpleRequest { response_status: asks(), ..Default::default() }).await.unwrap_err();
+    let status =
+        client.unary_call(SimpleRequest { response_status: Some(asks()), ..Default::default() }).await.unwrap_err();
     assert_rich(&status);
     assert_eq!(status.metadata().get("x-served-by-address").unwrap(), &address);
     assert_eq!(server_of(&status), address);

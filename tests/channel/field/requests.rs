@@ -18,6 +18,8 @@ use tonic_etcd::BalancedChannel;
 use super::stock::{Stock, rich};
 use crate::support::{builder, over, ready, until};
 
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
 const PATH: &str = "/grpc.testing.TestService/FullDuplexCall";
 
 /// One message, and once it is let go a panic.
@@ -45,18 +47,18 @@ fn futures<F: Future>(future: F) -> impl Stream<Item = F::Output> {
 struct Failing {
     begun: bool,
     go: Pin<Box<dyn Future<Output = ()> + Send>>,
-    error: fn() -> Box<dyn std::error::Error + Send + Sync>,
+    error: fn() -> BoxError,
 }
 
 impl Failing {
-    fn new(go: Arc<Notify>, error: fn() -> Box<dyn std::error::Error + Send + Sync>) -> Self {
+    fn new(go: Arc<Notify>, error: fn() -> BoxError) -> Self {
         Self { begun: false, go: Box::pin(async move { go.notified().await }), error }
     }
 }
 
 impl Body for Failing {
     type Data = Bytes;
-    type Error = Box<dyn std::error::Error + Send + Sync>;
+    type Error = BoxError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         if !std::mem::replace(&mut self.begun, true) {
@@ -146,7 +148,7 @@ async fn a_body_that_panics_over_its_end_ends_the_call() {
 /// F44: before and after the answer has begun.
 #[tokio::test]
 async fn a_request_that_fails_with_a_status_ends_the_call_with_it() {
-    let cases: [(fn() -> Box<dyn std::error::Error + Send + Sync>, Status); 2] =
+    let cases: [(fn() -> BoxError, Status); 2] =
         [(|| Box::new(rich(9, "my own")), rich(9, "my own")), (|| "no status".into(), Status::unknown("no status"))];
     for (error, status) in cases {
         let stock = Stock::start();

@@ -29,7 +29,7 @@ pub(crate) struct Seen {
     /// Metadata of the calls, in order.
     pub(crate) calls: Vec<MetadataMap>,
     /// How requests' streams ended: the messages that came, and an error if that was the end.
-    pub(crate) ended: Vec<(usize, Option<Code>)>,
+    pub(crate) ended: Vec<(i32, Option<Code>)>,
 }
 
 impl Drop for Stock {
@@ -54,7 +54,7 @@ impl Stock {
     }
 
     /// How the requests' streams ended that have.
-    pub(crate) fn ended(&self) -> Vec<(usize, Option<Code>)> {
+    pub(crate) fn ended(&self) -> Vec<(i32, Option<Code>)> {
         self.seen.lock().unwrap().ended.clone()
     }
 }
@@ -87,7 +87,7 @@ impl Service {
 }
 
 /// Reads to the end, and remembers how that was.
-async fn read<T>(mut requests: Streaming<T>, seen: Arc<Mutex<Seen>>) -> usize {
+async fn read<T>(mut requests: Streaming<T>, seen: Arc<Mutex<Seen>>) -> i32 {
     let mut count = 0;
     let error = loop {
         match requests.message().await {
@@ -142,7 +142,7 @@ impl TestService for Service {
     ) -> Result<Response<StreamingInputCallResponse>, Status> {
         self.called(&request);
         let count = read(request.into_inner(), self.0.clone()).await;
-        Ok(Response::new(StreamingInputCallResponse { aggregated_payload_size: count as i32 }))
+        Ok(Response::new(StreamingInputCallResponse { aggregated_payload_size: count }))
     }
 
     type FullDuplexCallStream = Answers;
