@@ -51,7 +51,7 @@
 //! # When a server is away
 //!
 //! [`BalancedChannel`] never picks a server that is not connected. A call that no server can have processed goes to
-//! another one by itself; one that may have been processed fails with `UNAVAILABLE` and the server's name, unless
+//! another one by itself; one that may have been processed fails with `UNAVAILABLE`, and [`CallError`] names the server, unless
 //! [`RetryPolicy`] says that its method may be repeated. A frozen server holds its calls until
 //! [`KeepAlive`] finds it out, its lease ends, or their deadlines do; one whose calls fail is left out by [`Ejection`], and [`BalancedChannel::servers`] shows what is known of each. Give calls a deadline
 //! ([`tonic::Request::set_timeout`] or [`BalancedChannelBuilder::timeout`]): it covers waiting, attempts and streamed answers.
@@ -104,8 +104,9 @@ mod target;
 
 pub use address::Address;
 pub use balance::{
-    BalancedChannel, BalancedChannelBuilder, Call, Connectivity, ConnectivityStream, Ejection, Picker, Policy,
-    ReadyServer, ResponseBody, ResponseFuture, RetryPolicy, ServedBy, ServerState, ServerStatus, WaitForReady,
+    BalancedChannel, BalancedChannelBuilder, Call, CallError, CallTimeout, Connectivity, ConnectivityStream, Ejection,
+    Picker, Policy, ReadyServer, ResponseBody, ResponseFuture, RetryPolicy, ServedBy, ServerState, ServerStatus,
+    WaitForReady,
 };
 #[cfg(feature = "_tls")]
 #[cfg_attr(docsrs, doc(cfg(any(feature = "tls-ring", feature = "tls-aws-lc"))))]

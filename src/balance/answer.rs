@@ -1,19 +1,22 @@
 //! The answer's body as callers see it: bounded by the deadline, and counted for its server.
 
 use std::collections::VecDeque;
+use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame};
+use tokio::time::{Instant, Sleep};
 use tonic::{Code, Status};
 
 use super::clock::Clock;
 use super::headers::Said;
 use super::party::Party;
 use super::server::Verdict;
-use super::status;
+use super::{runtime, status};
 use crate::connection::{Answer, Failure};
 
 /// The body of an answer.
@@ -30,6 +33,8 @@ struct Open {
     answer: Option<Answer>,
     party: Party,
     clock: Clock,
+    /// The trailers have come, with a status that is not OK.
+    failed: bool,
 }
 
 /// How an answer ended before its end.
@@ -42,7 +47,7 @@ pub(crate) enum Broken {
 
 impl ResponseBody {
     pub(crate) fn new(answer: Answer, party: Party, clock: Clock) -> Self {
-        Self(Some(Open { held: VecDeque::new(), answer: Some(answer), party, clock }))
+        Self(Some(Open { held: VecDeque::new(), answer: Some(answer), party, clock, failed: false }))
     }
 
     /// Nothing follows the head.
@@ -50,16 +55,23 @@ impl ResponseBody {
         Self(None)
     }
 
-    /// Reads on until the end, or until a second message begins, or until it is more than `limit` bytes. Those frames are
-    /// then the first to come out. Gives the trailers, if they have come.
+    /// Reads on until the end, or until a second message begins, or until it is more than `limit` bytes, or until one message
+    /// has been whole for [`WHOLE`]: its method streams, or the end is late. Those frames are then the first to come out. Gives
+    /// the trailers, if they have come.
     ///
     /// # Errors
     /// When the answer breaks off. Its server is judged by that already.
     pub(crate) async fn hold(&mut self, limit: usize) -> Result<Option<&HeaderMap>, Broken> {
         let Some(open) = &mut self.0 else { return Ok(None) };
-        let (mut size, mut start) = (0, Vec::with_capacity(PREFIX));
+        let (mut size, mut start, mut timer) = (0, Vec::with_capacity(PREFIX), None);
         while size <= limit && !is_more_than_one(&start, size) {
-            match std::future::poll_fn(|cx| open.poll_answer(cx)).await {
+            let whole = is_one(&start, size);
+            let next = std::future::poll_fn(|cx| match open.poll_answer(cx) {
+                Poll::Pending if whole && is_over(&mut timer, cx) => Poll::Ready(None),
+                next => next.map(Some),
+            });
+            let Some(next) = next.await else { break };
+            match next {
                 Some(Ok(frame)) => {
                     let data = frame.data_ref().map_or(&[][..], |data| data);
                     size += data.len();
@@ -77,10 +89,35 @@ impl ResponseBody {
 /// A flag and a length stand before each message.
 const PREFIX: usize = 5;
 
-/// Whether so many bytes, which begin like this, are more than one message.
+/// How long one whole message is held for its trailers: those of a unary call come with it.
+const WHOLE: Duration = Duration::from_millis(50);
+
+/// Whether one message has been whole for long enough. Without timers it has.
+fn is_over(timer: &mut Option<Pin<Box<Sleep>>>, cx: &mut Context<'_>) -> bool {
+    let timer = match timer {
+        Some(timer) => timer,
+        none => match runtime::timer(Instant::now() + WHOLE) {
+            Ok(timer) => none.insert(timer),
+            Err(_) => return true,
+        },
+    };
+    timer.as_mut().poll(cx).is_ready()
+}
+
+/// How many bytes the first message has, if so much of it is there.
+fn message(start: &[u8]) -> Option<usize> {
+    let [_, length @ ..] = <[u8; PREFIX]>::try_from(start).ok()?;
+    Some(u32::from_be_bytes(length) as usize)
+}
+
+/// Whether so many bytes, which begin like this, are one message.
+fn is_one(start: &[u8], size: usize) -> bool {
+    message(start).is_some_and(|length| size - PREFIX >= length)
+}
+
+/// Whether they are more than one.
 fn is_more_than_one(start: &[u8], size: usize) -> bool {
-    let Ok([_, length @ ..]) = <[u8; PREFIX]>::try_from(start) else { return false };
-    size - PREFIX > u32::from_be_bytes(length) as usize
+    message(start).is_some_and(|length| size - PREFIX > length)
 }
 
 impl Open {
@@ -105,7 +142,12 @@ impl Open {
                 if code == Code::Cancelled && self.clock.has_passed() {
                     return Poll::Ready(Some(Err(self.late())));
                 }
-                self.party.judge(Verdict::of(code));
+                // The caller's own stream speaks for nobody and against nobody.
+                if failure.is_of_body() {
+                    self.party.end();
+                } else {
+                    self.party.judge(Verdict::of(code));
+                }
                 Poll::Ready(Some(Err(Broken::Failed(failure))))
             }
             Poll::Ready(None) => {
@@ -123,22 +165,39 @@ impl Open {
         Broken::Late(self.clock.exceeded(self.party.member.server.address()))
     }
 
+    /// A frame as callers get it.
+    fn told(&self, frame: Result<Frame<Bytes>, Broken>) -> Result<Frame<Bytes>, Status> {
+        let address = self.party.member.server.address();
+        let status = match frame {
+            Ok(frame) => match frame.trailers_ref() {
+                Some(trailers) if self.failed && self.party.generated => status::sent(trailers, address),
+                _ => return Ok(frame),
+            },
+            Err(Broken::Late(status) | Broken::TooLarge(status)) => status,
+            Err(Broken::Failed(failure)) => status::of_failure(failure, address),
+        };
+        Err(self.party.inner.settings.tell(status))
+    }
+
     fn end(&mut self, mut trailers: HeaderMap) -> Result<Frame<Bytes>, Broken> {
         let answer = self.answer.take();
-        let said = Said::by(&trailers);
+        let headers = Said::by(&trailers);
         let address = self.party.member.server.address();
         if let Some(answer) = &answer
-            && let Some(status) = said.trailers_beyond(answer.cut(), answer.limit(), address)
+            && let Some(status) = headers.trailers_beyond(answer.cut(), answer.limit(), address)
         {
-            self.party.judge(said.verdict());
+            self.party.judge(headers.verdict());
             return Err(Broken::TooLarge(status));
         }
-        let code = said.code.unwrap_or(Code::Unknown);
+        status::check_details(&mut trailers);
+        let said = headers.code;
+        let code = said.unwrap_or(Code::Unknown);
         if code == Code::Cancelled && self.clock.has_passed() {
             return Err(self.late());
         }
         self.party.judge(Verdict::of(code));
-        if code != Code::Ok {
+        self.failed = said.is_some() && code != Code::Ok;
+        if self.failed && self.party.inner.settings.addresses_in_statuses {
             status::name(&mut trailers, self.party.member.server.address());
         }
         Ok(Frame::trailers(trailers))
@@ -151,16 +210,11 @@ impl Body for ResponseBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let Some(open) = &mut self.0 else { return Poll::Ready(None) };
-        if let Some(frame) = open.held.pop_front() {
-            return Poll::Ready(Some(Ok(frame)));
-        }
-        let frame = ready!(open.poll_answer(cx));
-        Poll::Ready(frame.map(|frame| {
-            frame.map_err(|broken| match broken {
-                Broken::Late(status) | Broken::TooLarge(status) => status,
-                Broken::Failed(failure) => status::of_failure(failure, open.party.member.server.address()),
-            })
-        }))
+        let frame = match open.held.pop_front() {
+            Some(frame) => Some(Ok(frame)),
+            None => ready!(open.poll_answer(cx)),
+        };
+        Poll::Ready(frame.map(|frame| open.told(frame)))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -24,8 +24,9 @@ use super::places::Places;
 use super::policy::Policy;
 use super::pool::{self, End, Update};
 use super::reason::Reason;
-use super::retry::RetryPolicy;
+use super::retry::{self, RetryPolicy};
 use super::supervisor::Ground;
+use super::timeouts::Timeouts;
 use super::{BalancedChannel, Shared};
 #[cfg(feature = "_tls")]
 use crate::connection::ClientTls;
@@ -51,12 +52,13 @@ pub struct BalancedChannelBuilder {
     policy: Policy,
     retry: RetryPolicy,
     ejection: Option<Ejection>,
-    timeout: Option<Duration>,
+    timeouts: Timeouts,
     wait_for_ready: bool,
     wait_limit: Duration,
     replay_limit: usize,
     authority: Option<String>,
     user_agent: Option<String>,
+    addresses_in_statuses: bool,
     options: Options,
     connector: Option<Connector>,
     #[cfg(feature = "_tls")]
@@ -69,12 +71,13 @@ impl Default for BalancedChannelBuilder {
             policy: Policy::default(),
             retry: RetryPolicy::default(),
             ejection: None,
-            timeout: None,
+            timeouts: Timeouts::default(),
             wait_for_ready: false,
             wait_limit: Duration::from_secs(10),
             replay_limit: 256 << 10,
             authority: None,
             user_agent: None,
+            addresses_in_statuses: false,
             options: Options { idle_timeout: Some(IDLE), ..Options::default() },
             connector: None,
             #[cfg(feature = "_tls")]
@@ -110,9 +113,18 @@ impl BalancedChannelBuilder {
     }
 
     /// The most time that each call has, also where it asks for more itself: then it ends with `DEADLINE_EXCEEDED`. None by
-    /// default, as in gRPC: a server that takes a call and answers nothing then holds it without end.
+    /// default, as in gRPC: a server that takes a call and answers nothing then holds it without end. It holds for streams too,
+    /// to their last message: see [`BalancedChannelBuilder::method_timeout`].
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = Some(timeout);
+        self.timeouts.channel = Some(timeout);
+        self
+    }
+
+    /// The same for one method (`/package.Service/Method`, with or without the first slash), or for all of a service
+    /// (`/package.Service/`), in place of the channel's; `None` is without: for a method that watches something for as long as its
+    /// caller likes. [`CallTimeout`](super::CallTimeout) says it for one call.
+    pub fn method_timeout(mut self, method: impl Into<String>, timeout: Option<Duration>) -> Self {
+        self.timeouts.methods.insert(retry::with_slash(method.into()), timeout);
         self
     }
 
@@ -147,6 +159,14 @@ impl BalancedChannelBuilder {
     /// What `user-agent` says; after what the call itself says, if it does.
     pub fn user_agent(mut self, agent: impl Into<String>) -> Self {
         self.user_agent = Some(agent.into());
+        self
+    }
+
+    /// Whether statuses hold addresses: in their text, and the server's as metadata `x-served-by-address`. Off by default: a
+    /// handler that passes a status on to its own caller would tell where inner servers are. [`CallError`](super::CallError)
+    /// has them in any case.
+    pub fn addresses_in_statuses(mut self, hold: bool) -> Self {
+        self.addresses_in_statuses = hold;
         self
     }
 
@@ -345,6 +365,9 @@ impl BalancedChannelBuilder {
         S: Stream<Item = Update<K>> + Send + 'static,
     {
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| Error::no_runtime("a balanced channel"))?;
+        if super::runtime::timer(tokio::time::Instant::now()).is_err() {
+            return Err(Error::no_runtime("a balanced channel, which needs timers too (enable_time, or enable_all),"));
+        }
         let within = |what, value: u32, range: std::ops::RangeInclusive<u32>| {
             let reason = || format!("it must be from {} to {}", range.start(), range.end());
             if range.contains(&value) { Ok(()) } else { Err(Error::invalid(what, value.to_string(), reason())) }
@@ -357,6 +380,10 @@ impl BalancedChannelBuilder {
         if let Some(method) = self.retry.invalid() {
             let reason = "write \"/package.Service/Method\", or \"/package.Service/\" for all of a service";
             return Err(Error::invalid("repeatable method", method, reason));
+        }
+        if let Some(method) = self.timeouts.methods.keys().find(|method| !retry::is_method(method)) {
+            let reason = "write \"/package.Service/Method\", or \"/package.Service/\" for all of a service";
+            return Err(Error::invalid("method with a timeout", method, reason));
         }
         let authority = self.authority.map(|text| {
             text.parse::<Authority>().map_err(|error| Error::invalid("authority", text, error.to_string()))
@@ -391,12 +418,13 @@ impl BalancedChannelBuilder {
                 policy: self.policy,
                 retry: self.retry,
                 ejection: self.ejection,
-                timeout: self.timeout,
+                timeouts: self.timeouts,
                 wait_for_ready: self.wait_for_ready,
                 wait_limit: self.wait_limit,
                 replay_limit: self.replay_limit,
                 authority: authority.transpose()?,
                 user_agent,
+                addresses_in_statuses: self.addresses_in_statuses,
             },
             memory: super::policy::Memory::new(),
             epoch: tokio::time::Instant::now(),

@@ -23,7 +23,7 @@ use super::ready::Member;
 use super::request::{Replay, Why};
 use super::retry::{PREVIOUS_ATTEMPTS, Pushback, Repeat};
 use super::server::{Server, Verdict};
-use super::{ServedBy, Shared, WaitForReady, foreign, headers, status};
+use super::{ServedBy, Shared, WaitForReady, foreign, headers, runtime, status};
 use crate::backoff::Backoff;
 use crate::connection::{Exchange, Failure, Incoming, Kind, Slot};
 
@@ -36,32 +36,9 @@ type Answered = Result<Response<ResponseBody>, Status>;
 /// Holds the channel until an answer has begun: a call outlives the clone that it was made with.
 pub(super) async fn call(channel: Arc<Shared>, request: Request<tonic::body::Body>) -> Answered {
     let inner = channel.inner.clone();
-    let (mut caller, mut body) = Caller::new(inner, request);
-    match caller.inner.pauses.before(caller.patience.began) {
-        None => caller.inner.pauses.runs(caller.patience.began),
-        Some(_) if caller.inner.is_full() => {}
-        Some(still) => {
-            let servers = caller.inner.lanes.load().len();
-            // Boxed, so that other calls do not carry the room for it.
-            Box::pin(caller.inner.pauses.catch_up(still, servers)).await;
-        }
-    }
-    loop {
-        let (member, slot) = caller.place().await?;
-        let placed = Instant::now();
-        match caller.attempt(member, slot, body).await {
-            Outcome::Over(answered) => return answered,
-            Outcome::Again(rest, wait) => {
-                body = rest;
-                if !wait.is_zero() {
-                    // It was with a server: what it waits now is bounded by its deadline alone.
-                    caller.inner.pause(wait, Patience { for_ready: true, ..caller.patience }).await?;
-                }
-                // Neither is waiting for a server.
-                caller.patience.began += placed.elapsed();
-            }
-        }
-    }
+    let (mut caller, body) = Caller::new(inner, request);
+    let answered = caller.run(body).await;
+    answered.map_err(|status| caller.inner.settings.tell(status))
 }
 
 enum Outcome {
@@ -75,6 +52,8 @@ struct Caller {
     method: Method,
     path: PathAndQuery,
     headers: HeaderMap,
+    /// By a generated client.
+    generated: bool,
     patience: Patience,
     repeat: Repeat,
     /// Attempts that a server may have processed.
@@ -85,6 +64,8 @@ struct Caller {
     tried: Vec<Arc<Server>>,
     /// Between rounds over servers none of which took the call.
     rounds: Option<Backoff>,
+    /// How the last server that did not take it said so.
+    refused: Option<(Failure, Arc<Member>)>,
 }
 
 impl Caller {
@@ -92,7 +73,7 @@ impl Caller {
         let (mut parts, body) = request.into_parts();
         let began = Instant::now();
         let settings = &inner.settings;
-        let deadline = Deadline::of(&parts.headers, settings.timeout, began);
+        let deadline = Deadline::of(&parts.headers, settings.timeouts.of(&parts.extensions, parts.uri.path()), began);
         let for_ready = parts.extensions.get::<WaitForReady>().map_or(settings.wait_for_ready, |wait| wait.0);
         let path = parts.uri.into_parts().path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/"));
         let agent = match parts.headers.get(USER_AGENT) {
@@ -105,15 +86,49 @@ impl Caller {
             repeat: settings.retry.of(path.path()),
             path,
             headers: parts.headers,
+            generated: parts.extensions.get::<tonic::GrpcMethod<'static>>().is_some(),
             patience: Patience { deadline, for_ready, began },
             attempts: 0,
             suspected: false,
             tried: Vec::new(),
             rounds: None,
+            refused: None,
             inner,
         };
         let body = Replay::new(body, caller.inner.settings.replay_limit);
         (caller, body)
+    }
+
+    async fn run(&mut self, mut body: Body) -> Answered {
+        match self.inner.pauses.before(self.patience.began) {
+            None => self.inner.pauses.runs(self.patience.began),
+            Some(_) if self.inner.is_full() => {}
+            Some(still) => {
+                let servers = self.inner.lanes.load().len();
+                // Boxed, so that other calls do not carry the room for it.
+                Box::pin(self.inner.pauses.catch_up(still, servers)).await;
+            }
+        }
+        if self.patience.deadline.is_some_and(|deadline| deadline.given.is_zero()) {
+            return Err(self.too_late());
+        }
+        loop {
+            let (member, slot) = self.place().await?;
+            let placed = Instant::now();
+            match self.attempt(member, slot, body).await {
+                Outcome::Over(answered) => return answered,
+                Outcome::Again(rest, wait) => {
+                    body = rest;
+                    if !wait.is_zero() {
+                        drop(runtime::timer(Instant::now())?);
+                        // It was with a server: what it waits now is bounded by its deadline alone.
+                        self.inner.pause(wait, Patience { for_ready: true, ..self.patience }).await?;
+                    }
+                    // Neither is waiting for a server.
+                    self.patience.began += placed.elapsed();
+                }
+            }
+        }
     }
 
     /// A server that takes the call.
@@ -121,6 +136,9 @@ impl Caller {
         let call = Call { path: self.path.path(), headers: &self.headers };
         let mut pick = self.inner.pick(&call, &self.tried, false);
         loop {
+            if !matches!(pick, Pick::Picked(..)) {
+                drop(runtime::timer(Instant::now())?); // each way of waiting needs one
+            }
             pick = match pick {
                 Pick::Picked(member, slot) => return Ok((member, slot)),
                 Pick::Full | Pick::NoneReady => self.inner.wait(&call, &self.tried, self.patience).await?,
@@ -128,6 +146,12 @@ impl Caller {
                     self.tried.clear();
                     if let Some(rounds) = &mut self.rounds {
                         let wait = rounds.fail(self.patience.began.elapsed(), false);
+                        let end = Instant::now() + wait; // some seconds at most
+                        if self.inner.until(self.patience).is_some_and(|until| end >= until)
+                            && let Some((failure, member)) = self.refused.take()
+                        {
+                            return Err(status::of_failure(failure, member.server.address()));
+                        }
                         self.inner.pause(wait, self.patience).await?;
                     }
                     self.inner.pick(&call, &self.tried, false)
@@ -136,20 +160,27 @@ impl Caller {
         }
     }
 
+    /// The time is up, and no server has the call.
+    fn too_late(&self) -> Status {
+        let given = self.patience.deadline.map_or(0, |deadline| deadline.given.as_millis());
+        let text = format!("not sent: the {given} ms of the call have passed");
+        status::unplaced(Code::DeadlineExceeded, text.clone(), &text)
+    }
+
     async fn attempt(&mut self, member: Arc<Member>, slot: Slot, body: Body) -> Outcome {
         let started = Instant::now();
-        let head = self.head(&member);
+        let Some(head) = self.head(&member) else { return Outcome::Over(Err(self.too_late())) };
         if let Some(status) = headers::refuse(&head, member.connection.request_limit(), member.server.address()) {
             return Outcome::Over(Err(status));
         }
         let mut exchange = match member.connection.exchange(slot, head, body) {
             Ok(exchange) => exchange,
             Err((failure, body)) if failure.kind == Kind::NotSent => {
-                return self.never_processed(&member, &failure, body);
+                return self.never_processed(member, failure, body);
             }
             Err((failure, _)) => return Outcome::Over(Err(status::of_failure(failure, member.server.address()))),
         };
-        let mut party = Party::new(member, self.inner.clone(), started);
+        let mut party = Party::new(member, self.inner.clone(), started, self.generated);
         let mut clock = Clock::new(self.patience.deadline);
         let head = std::future::poll_fn(|cx| match exchange.poll_head(cx) {
             Poll::Ready(head) => Poll::Ready(Some(head)),
@@ -166,8 +197,8 @@ impl Caller {
         }
     }
 
-    /// The request's head for this server, with the time that remains.
-    fn head(&self, member: &Member) -> Request<()> {
+    /// The request's head for this server, with the time that remains; none where none does.
+    fn head(&self, member: &Member) -> Option<Request<()>> {
         let mut uri = http::uri::Parts::default();
         uri.scheme = Some(member.scheme.clone());
         uri.authority = Some(member.authority.clone());
@@ -178,12 +209,12 @@ impl Caller {
         *head.uri_mut() = Uri::from_parts(uri).unwrap_or_default(); // all three parts are there
         *head.headers_mut() = self.headers.clone();
         if let Some(deadline) = &self.patience.deadline {
-            head.headers_mut().insert(GRPC_TIMEOUT, deadline.header());
+            head.headers_mut().insert(GRPC_TIMEOUT, deadline.header()?);
         }
         if self.attempts > 0 {
             head.headers_mut().insert(PREVIOUS_ATTEMPTS, self.attempts.into());
         }
-        head
+        Some(head)
     }
 
     /// An answer has begun.
@@ -203,6 +234,9 @@ impl Caller {
             party.head(false);
             party.judge(headers.verdict());
             return Outcome::Over(Err(status));
+        }
+        if headers.code.is_some() {
+            status::check_details(&mut head.headers);
         }
         let said = headers.code.filter(|code| *code != Code::Ok || stream.is_end_stream());
         let is_grpc = headers.is_grpc || headers.code.is_some();
@@ -233,7 +267,10 @@ impl Caller {
             let told = Box::pin(foreign::status(head, stream, slot, self.patience.deadline, address));
             return Outcome::Over(Err(told.await));
         }
-        if code != Code::Ok {
+        if code != Code::Ok && self.generated {
+            return Outcome::Over(Err(status::sent(&head.headers, address)));
+        }
+        if code != Code::Ok && self.inner.settings.addresses_in_statuses {
             status::name(&mut head.headers, address);
         }
         Outcome::Over(Ok(Response::from_parts(head, ResponseBody::empty())))
@@ -265,14 +302,14 @@ impl Caller {
         match failure.kind {
             Kind::NotSent | Kind::Refused if body.rewind(Why::NeverProcessed).is_ok() => {
                 Self::not_taken(party);
-                return self.never_processed(&member, &failure, body);
+                return self.never_processed(member, failure, body);
             }
             Kind::Suspected(_) if !self.suspected && body.rewind(Why::NeverProcessed).is_ok() => {
                 self.suspected = true;
                 Self::not_taken(party);
-                return self.never_processed(&member, &failure, body);
+                return self.never_processed(member, failure, body);
             }
-            Kind::Body | Kind::Unsendable => {
+            Kind::Body | Kind::Panicked | Kind::Unsendable => {
                 party.end();
                 return Outcome::Over(Err(status::of_failure(failure, address)));
             }
@@ -296,11 +333,14 @@ impl Caller {
 
     fn unanswered(&mut self, failure: Failure, body: Option<Body>, member: &Arc<Member>) -> Outcome {
         let lost = matches!(failure.kind, Kind::Lost | Kind::Overrun | Kind::Violation(_));
+        let code = status::code_of(&failure);
         let again = match failure.kind {
             Kind::TooLarge => None,
-            // Whoever shares connections with what ends them would go from one to the next.
-            Kind::Overrun if std::mem::replace(&mut self.suspected, true) => None,
-            _ => self.repeated(status::code_of(&failure), body, member, lost, Pushback::None),
+            // It may be this call, or one that shares connections with it, that no connection survives.
+            Kind::Suspected(_) | Kind::Overrun if std::mem::replace(&mut self.suspected, true) => {
+                self.repeated(code, body, member, lost, Pushback::Never)
+            }
+            _ => self.repeated(code, body, member, lost, Pushback::None),
         };
         again.unwrap_or_else(|| Outcome::Over(Err(status::of_failure(failure, member.server.address()))))
     }
@@ -315,13 +355,14 @@ impl Caller {
     }
 
     /// Nobody has seen the call: another server, always (gRPC's transparent retry).
-    fn never_processed(&mut self, member: &Arc<Member>, failure: &Failure, body: Body) -> Outcome {
+    fn never_processed(&mut self, member: Arc<Member>, failure: Failure, body: Body) -> Outcome {
         tracing::debug!(server = %member.server.address(), %failure, "never processed: another server");
         // A connection that is over is picked no more; the server's next one is as good as any.
         if !member.connection.is_over() {
             self.tried.push(member.server.clone());
         }
         self.rounds.get_or_insert_with(|| Backoff::new(fastrand::u64(..)));
+        self.refused = Some((failure, member));
         Outcome::Again(body, Duration::ZERO)
     }
 
@@ -334,8 +375,16 @@ impl Caller {
         lost: bool,
         pushback: Pushback,
     ) -> Option<Outcome> {
+        if code == Code::Ok {
+            return None;
+        }
+        let pushback = if self.patience.deadline.is_none() { pushback.undated() } else { pushback };
+        if pushback == Pushback::Never {
+            self.inner.budget.failed();
+            return None;
+        }
         let policy = &self.inner.settings.retry;
-        if code == Code::Ok || self.repeat == Repeat::Never || !policy.has_code(code) {
+        if self.repeat == Repeat::Never || !policy.has_code(code) {
             return None;
         }
         // All that one lost connection takes with it is one failure to the budget.
@@ -344,12 +393,15 @@ impl Caller {
         }
         self.attempts += 1;
         let wait = match pushback {
-            Pushback::Never => return None,
             Pushback::After(wait) => wait,
             Pushback::None if lost && self.attempts == 1 => Duration::ZERO,
-            Pushback::None => policy.wait(self.attempts, fastrand::f64()),
+            Pushback::None | Pushback::Never => policy.wait(self.attempts, fastrand::f64()),
         };
         if self.attempts >= policy.attempts || !self.inner.budget.allows() {
+            return None;
+        }
+        // A pause that ends too late would hide what the server has said.
+        if self.patience.deadline.is_some_and(|deadline| deadline.is_before(wait)) {
             return None;
         }
         let mut body = body?;

@@ -8,7 +8,9 @@ use http::HeaderValue;
 use http::uri::Authority;
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tonic::Status;
 
+use super::call_error::CallError;
 use super::cost::Fleet;
 use super::outlier::Ejection;
 use super::outlook::Outlook;
@@ -20,6 +22,7 @@ use super::reason::Reason;
 use super::retry::{Budget, RetryPolicy};
 use super::server::Server;
 use super::supervisor::{Ground, Link};
+use super::timeouts::Timeouts;
 use crate::address::Address;
 
 pub(crate) struct Inner {
@@ -45,15 +48,21 @@ pub(crate) struct Settings {
     pub(crate) policy: Policy,
     pub(crate) retry: RetryPolicy,
     pub(crate) ejection: Option<Ejection>,
-    pub(crate) timeout: Option<Duration>,
+    pub(crate) timeouts: Timeouts,
     pub(crate) wait_for_ready: bool,
     pub(crate) wait_limit: Duration,
     pub(crate) replay_limit: usize,
     pub(crate) authority: Option<Authority>,
     pub(crate) user_agent: HeaderValue,
+    pub(crate) addresses_in_statuses: bool,
 }
 
 impl Settings {
+    /// A status as callers get it.
+    pub(crate) fn tell(&self, status: Status) -> Status {
+        if self.addresses_in_statuses { CallError::exposed(status) } else { status }
+    }
+
     /// What stands in `:authority`; every parsed address has one.
     pub(crate) fn authority_of(&self, address: &Address) -> Option<Authority> {
         self.authority.clone().or_else(|| address.authority().parse().ok())

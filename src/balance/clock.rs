@@ -4,27 +4,38 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use tokio::time::{Sleep, sleep_until};
+use tokio::time::Sleep;
 use tonic::{Code, Status};
 
 use super::deadline::Deadline;
-use super::status;
+use super::{runtime, status};
 use crate::address::Address;
 
 pub(crate) struct Clock {
     pub(crate) deadline: Option<Deadline>,
     timer: Option<Pin<Box<Sleep>>>,
+    /// There can be no timer here.
+    broken: Option<Status>,
 }
 
 impl Clock {
     pub(crate) fn new(deadline: Option<Deadline>) -> Self {
-        Self { deadline, timer: None }
+        Self { deadline, timer: None, broken: None }
     }
 
     /// Whether the deadline has come; if not, wakes the task when it comes.
     pub(crate) fn poll_over(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(deadline) = &self.deadline else { return false };
-        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(deadline.at)));
+        let timer = match &mut self.timer {
+            Some(timer) => timer,
+            none => match runtime::timer(deadline.at) {
+                Ok(timer) => none.insert(timer),
+                Err(status) => {
+                    self.broken = Some(status);
+                    return true; // nothing would wake the caller in time
+                }
+            },
+        };
         matches!(timer.as_mut().poll(cx), Poll::Ready(()))
     }
 
@@ -35,6 +46,9 @@ impl Clock {
 
     /// What a caller is told whose time is up while a server has the call.
     pub(crate) fn exceeded(&self, address: &Address) -> Status {
+        if let Some(status) = &self.broken {
+            return status.clone();
+        }
         let given = self.deadline.map_or(0, |deadline| deadline.given.as_millis());
         status::named(Code::DeadlineExceeded, format!("{address}: no answer within {given} ms"), address)
     }

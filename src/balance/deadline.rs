@@ -30,9 +30,15 @@ impl Deadline {
         Instant::now() >= self.at
     }
 
-    /// What is left, for the server to know.
-    pub(crate) fn header(&self) -> HeaderValue {
-        format(self.at.saturating_duration_since(Instant::now()))
+    /// What is left, for the server to know; none where nothing is.
+    pub(crate) fn header(&self) -> Option<HeaderValue> {
+        let left = self.at.saturating_duration_since(Instant::now());
+        (!left.is_zero()).then(|| format(left))
+    }
+
+    /// Whether so long a pause would end after it.
+    pub(crate) fn is_before(&self, pause: Duration) -> bool {
+        Instant::now().checked_add(pause).is_none_or(|end| end >= self.at)
     }
 }
 

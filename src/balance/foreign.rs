@@ -54,7 +54,7 @@ pub(super) async fn status(
     // What has come by then is told.
     let _ = timeout_at(until, read_some(&mut stream, &mut start, EXCERPT)).await;
     let text = text(head.status, head.headers.get(CONTENT_TYPE), &start);
-    status::named(code_of(head.status), text, address)
+    status::named(code_of(head.status), format!("{address}: {text}"), address)
 }
 
 fn text(status: StatusCode, content_type: Option<&HeaderValue>, start: &[u8]) -> String {

@@ -60,7 +60,7 @@ impl Said {
 
     fn too_large(&self, what: &str, address: &Address) -> Status {
         let code = self.code.map_or_else(|| "without a status".into(), name_of);
-        status::named(Code::ResourceExhausted, format!("the server answered {code}, with {what}"), address)
+        status::named(Code::ResourceExhausted, format!("{address}: the server answered {code}, with {what}"), address)
     }
 
     /// What an answer that was too large tells of its server.
@@ -113,7 +113,7 @@ pub(super) fn refuse(head: &Request<()>, limit: RequestLimit, address: &Address)
         "BalancedChannelBuilder::max_request_header_list_size, because its SETTINGS do not say"
     };
     let text = format!(
-        "not sent: the request's headers are {size} bytes, and the server takes less than {} ({whose}); the largest is {name:?} \
+        "{address}: not sent: the request's headers are {size} bytes, and the server takes less than {} ({whose}); the largest is {name:?} \
          with {value} bytes",
         limit.bytes
     );

@@ -5,6 +5,7 @@
 mod answer;
 mod builder;
 mod call;
+mod call_error;
 mod channel;
 mod clock;
 mod connecting;
@@ -27,13 +28,16 @@ mod pool;
 mod queue;
 mod ready;
 mod reason;
+mod redact;
 mod request;
 mod retry;
 mod roster;
+mod runtime;
 mod server;
 mod status;
 
 mod supervisor;
+mod timeouts;
 mod view;
 
 use std::fmt;
@@ -49,6 +53,7 @@ use tower::Service;
 
 pub use answer::ResponseBody;
 pub use builder::BalancedChannelBuilder;
+pub use call_error::CallError;
 pub use outlier::Ejection;
 pub use outlook::Connectivity;
 pub(crate) use outlook::Directory;
@@ -57,6 +62,7 @@ pub(crate) use pool::Update;
 pub use ready::ReadyServer;
 pub use retry::RetryPolicy;
 pub use server::{ServerState, ServerStatus};
+pub use timeouts::CallTimeout;
 pub use view::ConnectivityStream;
 
 use channel::Inner;
@@ -94,24 +100,30 @@ use crate::address::Address;
 /// - It goes **to another server** when it was provably never processed, always and within its deadline: h2 refused to send
 ///   it, or the server said `REFUSED_STREAM`, or a GOAWAY that leaves its stream out. Each ready server is tried once, then with
 ///   backoff. What may have been processed is repeated only as [`RetryPolicy`] says.
-/// - Its **deadline**, from `grpc-timeout` ([`tonic::Request::set_timeout`]) and [`BalancedChannelBuilder::timeout`], covers
-///   waiting, all attempts, and the whole of a streamed answer.
+/// - Its **deadline**, from `grpc-timeout` ([`tonic::Request::set_timeout`]) and [`BalancedChannelBuilder::timeout`]
+///   ([`CallTimeout`] for one call), covers waiting, all attempts, and the whole of a streamed answer.
 ///
 /// # Errors
 ///
-/// Always a [`Status`] of a call: `poll_ready` is always ready. Those that a server sent are passed on, with its address added as
-/// metadata `x-served-by-address`. Those that the channel makes name the server in text and metadata, where there was one:
+/// Always a [`Status`] of a call: `poll_ready` is always ready. Those that a server sent are passed on as they are. No text and no
+/// metadata that the channel adds holds an address, so that a handler may pass a status on to its own caller; its source,
+/// [`CallError`], names the server, and [`BalancedChannelBuilder::addresses_in_statuses`] puts the addresses back.
+/// Those that the channel makes:
 ///
 /// | code | when |
 /// |---|---|
 /// | `UNAVAILABLE` | no server (the text says why), [`BalancedChannelBuilder::wait_limit`] is over, the connection was lost, nobody processed it |
-/// | `DEADLINE_EXCEEDED` | the deadline passed: `waited …` where no server had the call, `HOST:PORT: no answer …` where one had |
+/// | `DEADLINE_EXCEEDED` | the deadline passed: `waited …` where no server had the call, `no answer …` where one had |
 /// | `RESOURCE_EXHAUSTED` | the answer's headers or trailers are beyond [`BalancedChannelBuilder::max_header_list_size`] |
 /// | `INTERNAL` | the request's headers are beyond what the server takes (see [`BalancedChannelBuilder::max_request_header_list_size`]): `not sent …` |
+/// | `INTERNAL` | `the request's stream panicked`; its own error otherwise, as it is where it is a [`Status`] |
+/// | `INTERNAL` | the call was polled outside of a tokio runtime, or on one without timers |
 /// | `CANCELLED`, `RESOURCE_EXHAUSTED`, `PERMISSION_DENIED`, `INTERNAL` | the server reset the stream, by gRPC's table of HTTP/2 error codes; `INTERNAL` also for what HTTP/2 cannot carry |
 /// | by gRPC's table of HTTP statuses, `UNKNOWN` for 200 | an answer without a gRPC status, or of another content type than `application/grpc`, `application/grpc+…` and `application/grpc;…`: the text has the HTTP status, the content type, and the first 256 bytes of the body, for which it waits at most 1 s |
 ///
-/// [`ServedBy`] in an answer's extensions tells the server too.
+/// [`ServedBy`] in an answer's extensions tells the server of an answer. A status that a server sent has a [`CallError`] where a
+/// generated client made the call (its [`tonic::GrpcMethod`] stands in the request's extensions); any other caller gets
+/// headers and trailers as the server sent them, so that proxies pass them on.
 ///
 /// # Connections
 ///
@@ -217,6 +229,7 @@ impl Future for ResponseFuture {
     type Output = Result<Response<ResponseBody>, Status>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        runtime::here()?;
         self.0.as_mut().poll(cx)
     }
 }

@@ -3,6 +3,9 @@
 use std::fmt::Write;
 use std::sync::Arc;
 
+use super::status;
+use crate::address::Address;
+
 /// How a channel is as a whole, in gRPC's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -85,8 +88,8 @@ impl Outlook {
         }
     }
 
-    /// Why there is no server, in a sentence, with what last went wrong with one.
-    pub(crate) fn explain(&self, last_error: Option<&str>) -> String {
+    /// Why there is no server, in a sentence, with what last went wrong with one; with addresses or without.
+    pub(crate) fn explain(&self, last_error: Option<&(Address, String)>, addresses: bool) -> String {
         let directory = &*self.directory;
         if self.connectivity == Connectivity::Shutdown {
             return format!("the runtime that the channel to {:?} worked on has ended", &*directory.service);
@@ -116,10 +119,17 @@ impl Outlook {
             ));
         }
         if let Some(first) = &directory.first_unreadable {
-            say(format_args!("; {} unreadable, {first}", directory.unreadable));
+            say(format_args!("; {} unreadable", directory.unreadable));
+            if addresses {
+                say(format_args!(", {first}")); // its key is mostly an address
+            }
         }
-        if let Some(error) = last_error {
-            say(format_args!("; last error: {error}"));
+        if let Some((address, error)) = last_error {
+            if addresses {
+                say(format_args!("; last error: {address}: {error}"));
+            } else {
+                say(format_args!("; last error: {}", status::without_address(error, address)));
+            }
         }
         if let Some(trouble) = &directory.trouble {
             say(format_args!("; the directory: {trouble}"));

@@ -115,7 +115,7 @@ impl Inner {
         // Before the look at the servers: those that come are there before it is told.
         let in_vain = self.outlook.borrow().is_in_vain(patience.for_ready);
         if in_vain && self.ready.load().servers.iter().all(|server| server.0.connection.is_over()) {
-            return Err(Status::unavailable(&*self.explain()));
+            return Err(self.status(Code::Unavailable, ""));
         }
         Ok(())
     }
@@ -125,16 +125,15 @@ impl Inner {
         self.bounded(patience, tokio::time::sleep(time)).await
     }
 
-    async fn bounded<F: Future>(&self, patience: Patience, future: F) -> Result<F::Output, Status> {
+    /// When the call has waited for long enough.
+    pub(crate) fn until(&self, patience: Patience) -> Option<Instant> {
         let limit = (!patience.for_ready).then(|| patience.began.checked_add(self.settings.wait_limit)).flatten();
         let deadline = patience.deadline.map(|deadline| deadline.at);
-        let until = match (limit, deadline) {
-            (Some(limit), Some(deadline)) => limit.min(deadline),
-            (limit, deadline) => match limit.or(deadline) {
-                Some(until) => until,
-                None => return Ok(future.await),
-            },
-        };
+        limit.into_iter().chain(deadline).min()
+    }
+
+    async fn bounded<F: Future>(&self, patience: Patience, future: F) -> Result<F::Output, Status> {
+        let Some(until) = self.until(patience) else { return Ok(future.await) };
         match timeout_at(until, future).await {
             Ok(output) => Ok(output),
             Err(_) => Err(self.waited_too_long(patience)),
@@ -145,6 +144,6 @@ impl Inner {
         let late = patience.deadline.is_some_and(|deadline| deadline.has_passed());
         let code = if late { Code::DeadlineExceeded } else { Code::Unavailable };
         let waited = patience.began.elapsed().as_millis();
-        Status::new(code, format!("waited {waited} ms: {}", self.explain()))
+        self.status(code, &format!("waited {waited} ms: "))
     }
 }

@@ -3,12 +3,16 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tonic::{Code, Status};
+
 use super::channel::Inner;
 use super::server::LinkState;
+use super::status;
+use crate::address::Address;
 
-/// The last text, and what it was made from.
+/// The last texts, and what they were made from.
 #[derive(Default)]
-pub(crate) struct Reason(Mutex<Option<(Seen, Arc<str>)>>);
+pub(crate) struct Reason(Mutex<Option<(Seen, Arc<Texts>)>>);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Seen {
@@ -18,28 +22,45 @@ struct Seen {
     failures: u64,
 }
 
+struct Texts {
+    with_addresses: String,
+    without: String,
+}
+
 impl Inner {
-    /// Why there is no server, with what last went wrong.
-    pub(crate) fn explain(&self) -> Arc<str> {
+    /// Why there is no server, with what last went wrong, and with addresses.
+    pub(crate) fn explain(&self) -> String {
+        self.texts().with_addresses.clone()
+    }
+
+    /// The status of a call that ends for that reason; `before` begins its text.
+    pub(crate) fn status(&self, code: Code, before: &str) -> Status {
+        let texts = self.texts();
+        status::unplaced(code, format!("{before}{}", texts.with_addresses), &format!("{before}{}", texts.without))
+    }
+
+    fn texts(&self) -> Arc<Texts> {
         let outlook = self.outlook.borrow().clone();
         let seen = Seen { outlook: outlook.number, failures: self.ground.failures.load(Ordering::Relaxed) };
         let mut last = self.reason.0.lock().unwrap_or_else(PoisonError::into_inner);
         match &*last {
-            Some((of, text)) if *of == seen => text.clone(),
+            Some((of, texts)) if *of == seen => texts.clone(),
             _ => {
-                let text: Arc<str> = outlook.explain(self.last_error().as_deref()).into();
-                *last = Some((seen, text.clone()));
-                text
+                let error = self.last_error();
+                let text = |addresses| outlook.explain(error.as_ref(), addresses);
+                let texts = Arc::new(Texts { with_addresses: text(true), without: text(false) });
+                *last = Some((seen, texts.clone()));
+                texts
             }
         }
     }
 
     /// What went wrong with the server whose state has changed last, among those that are not connected.
-    fn last_error(&self) -> Option<String> {
+    fn last_error(&self) -> Option<(Address, String)> {
         let lanes = self.lanes.load();
         let states = lanes.iter().map(|(server, _)| (server, server.link()));
         let failed = states.filter(|(_, link)| link.state != LinkState::Ready && link.error.is_some());
         let (server, link) = failed.max_by_key(|(_, link)| link.since)?;
-        link.error.map(|error| format!("{}: {error}", server.address()))
+        link.error.map(|error| (server.address().clone(), error))
     }
 }

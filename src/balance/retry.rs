@@ -16,8 +16,9 @@ pub(crate) const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-p
 /// nothing else is repeated.
 ///
 /// A repeated call goes to a server that has not failed it, at once when its connection was lost, else after a backoff
-/// with jitter, within the call's own deadline. Servers have the last word: `grpc-retry-pushback-ms` says when to come
-/// again, or not at all. The server sees how many attempts went before in `grpc-previous-rpc-attempts`.
+/// with jitter, within the call's own deadline: where the wait would end after it, the call ends at once with what the server
+/// said. Servers have the last word: `grpc-retry-pushback-ms` says when to come again, or not at all; more than a minute
+/// means not at all for a call without a deadline. The server sees how many attempts went before in `grpc-previous-rpc-attempts`.
 ///
 /// A server that answers nothing is no failure until the call's deadline, and then there is no time left to repeat it:
 /// keep-alive, which ends its connection, is what makes that a failure in time.
@@ -69,7 +70,7 @@ impl RetryPolicy {
 
     /// Declares a method whose answer is one message (`/package.Service/Method`, with or without the first slash), or all of a service
     /// (`/package.Service/`), as safe to repeat. The answer is held back until its status has come, or a second message, or
-    /// 4 MiB, so that one which breaks off half-way can be repeated too.
+    /// 4 MiB, or until one message has been whole for 50 ms, so that one which breaks off half-way can be repeated too.
     #[must_use]
     pub fn repeatable(mut self, method: impl Into<String>) -> Self {
         self.unary.insert(with_slash(method.into()));
@@ -106,8 +107,9 @@ impl RetryPolicy {
         self
     }
 
-    /// The budget: a failed call takes one token out of `tokens`, one that went well puts `ratio` of one back, and calls
-    /// are repeated only while more than half of them are there. All calls that go down with one connection take one
+    /// The budget, as in gRFC A6: each attempt that ends with one of [`RetryPolicy::codes`], and each whose server forbids
+    /// another one whatever its code, takes one token out of `tokens`; each call of any method that ends with OK puts `ratio` of one
+    /// back; any other code does neither. Calls are repeated only while more than half of the tokens are there. All calls that go down with one connection take one
     /// token together, so that each of them can be repeated. 100 and 0.1 by default: beside a
     /// burst of 50, one call in ten.
     #[must_use]
@@ -133,8 +135,7 @@ impl RetryPolicy {
 
     /// The first of the declared methods that none can be.
     pub(crate) fn invalid(&self) -> Option<&str> {
-        let is_none = |method: &&String| method[1..].split_once('/').is_none_or(|(service, _)| service.is_empty());
-        self.unary.iter().chain(&self.streaming).find(is_none).map(String::as_str)
+        self.unary.iter().chain(&self.streaming).find(|method| !is_method(method)).map(String::as_str)
     }
 
     pub(crate) fn has_code(&self, code: Code) -> bool {
@@ -152,8 +153,14 @@ impl RetryPolicy {
     }
 }
 
-fn with_slash(method: String) -> String {
+pub(super) fn with_slash(method: String) -> String {
     if method.starts_with('/') { method } else { format!("/{method}") }
+}
+
+/// Whether it can be the path of a method, or of all of a service.
+pub(super) fn is_method(path: &str) -> bool {
+    let rest = path.strip_prefix('/').unwrap_or(path);
+    rest.split_once('/').is_some_and(|(service, _)| !service.is_empty())
 }
 
 /// What a server says of when to come again.
@@ -165,9 +172,24 @@ pub(crate) enum Pushback {
     Never,
 }
 
+/// What a call without a deadline waits at most at a server's word.
+const LONGEST_PUSHBACK: Duration = Duration::from_secs(60);
+
 impl Pushback {
+    /// As a call without a deadline takes it.
+    pub(crate) fn undated(self) -> Self {
+        match self {
+            Self::After(wait) if wait > LONGEST_PUSHBACK => Self::Never,
+            pushback => pushback,
+        }
+    }
+
     pub(crate) fn of(headers: &HeaderMap) -> Self {
-        let Some(value) = headers.get(PUSHBACK) else { return Self::None };
+        let mut values = headers.get_all(PUSHBACK).iter();
+        let Some(value) = values.next() else { return Self::None };
+        if values.next().is_some() {
+            return Self::Never; // as in Go
+        }
         let millis = value.to_str().ok().and_then(|text| text.parse::<u32>().ok());
         millis.map_or(Self::Never, |millis| Self::After(Duration::from_millis(millis.into())))
     }
@@ -259,5 +281,10 @@ mod tests {
         for text in ["-1", "", "soon", "99999999999"] {
             assert_eq!(pushback(text), Pushback::Never, "{text}");
         }
+        assert_eq!(pushback("60000").undated(), pushback("60000"));
+        assert_eq!(pushback("60001").undated(), Pushback::Never);
+        let mut headers = HeaderMap::from_iter([(PUSHBACK, "1".parse().unwrap())]);
+        headers.append(PUSHBACK, "2".parse().unwrap());
+        assert_eq!(Pushback::of(&headers), Pushback::Never);
     }
 }

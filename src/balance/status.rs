@@ -1,15 +1,19 @@
-//! What callers are told: statuses of the channel's own making, each naming the server.
+//! What callers are told: statuses of the channel's own making, and those that servers sent.
 
 use std::error::Error;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
+use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
 
+use super::call_error::CallError;
+use super::redact::without_addresses;
 use crate::address::Address;
 use crate::connection::{Failure, Kind, Reason};
 
-/// Under which a status that a server sent carries the server's address: `host:port` or `unix:/path`.
+/// Under which a status carries the server's address, where that is asked for: `host:port` or `unix:/path`.
 pub(crate) const SERVER: HeaderName = HeaderName::from_static("x-served-by-address");
+const DETAILS: HeaderName = HeaderName::from_static("grpc-status-details-bin");
 pub(crate) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// The status of a call that failed without the server's having said one.
@@ -32,16 +36,19 @@ pub(crate) fn of_failure(failure: Failure, address: &Address) -> Status {
         }
         Kind::Body => "the request's body failed",
         Kind::Unsendable => "the request cannot be sent over HTTP/2",
+        Kind::Panicked => return named(Code::Internal, format!("{address}: {failure}"), address),
     };
     named(code_of(&failure), format!("{address}: {what}: {failure}"), address)
 }
 
 pub(crate) fn code_of(failure: &Failure) -> Code {
     match failure.kind {
-        Kind::NotSent | Kind::Refused | Kind::Lost | Kind::Overrun | Kind::Violation(_) => Code::Unavailable,
+        Kind::NotSent | Kind::Refused | Kind::Suspected(_) | Kind::Lost | Kind::Overrun | Kind::Violation(_) => {
+            Code::Unavailable
+        }
         Kind::TooLarge => Code::ResourceExhausted,
-        Kind::Suspected(reason) | Kind::Reset(reason) => of_reset(reason),
-        Kind::Body | Kind::Unsendable => Code::Internal,
+        Kind::Reset(reason) => of_reset(reason),
+        Kind::Body | Kind::Panicked | Kind::Unsendable => Code::Internal,
     }
 }
 
@@ -64,12 +71,39 @@ fn of_body(source: Box<dyn Error + Send + Sync>) -> Status {
     }
 }
 
+/// A status of the channel's own: its text has no addresses, its source has them.
 pub(crate) fn named(code: Code, message: String, address: &Address) -> Status {
-    let mut status = Status::new(code, message);
-    let mut headers = std::mem::take(status.metadata_mut()).into_headers();
-    name(&mut headers, address);
-    *status.metadata_mut() = tonic::metadata::MetadataMap::from_headers(headers);
-    status
+    CallError::told(Status::new(code, without_address(&message, address)), Some(address), message)
+}
+
+/// A text about a server, without its address and any other.
+pub(crate) fn without_address(text: &str, server: &Address) -> String {
+    let authority = server.parsed_authority().as_str();
+    // Of a socket the text may name the path alone; no word is empty, so that "" stands for none.
+    without_addresses(text, &[authority, server.host(), server.unix_path().unwrap_or_default()])
+}
+
+/// The same for a call that no server had; `told` is the text as far as its addresses are known already.
+pub(crate) fn unplaced(code: Code, message: String, told: &str) -> Status {
+    CallError::told(Status::new(code, without_addresses(told, &[])), None, message)
+}
+
+/// The status that a server sent, in headers or trailers, as tonic reads it.
+pub(crate) fn sent(headers: &HeaderMap, address: &Address) -> Status {
+    let status = Status::from_header_map(headers).unwrap_or_else(|| Status::unknown("no status"));
+    CallError::sent(status, address)
+}
+
+/// Takes out details that are no base64: tonic panics over them.
+pub(crate) fn check_details(headers: &mut HeaderMap) {
+    if headers.contains_key(DETAILS) {
+        let metadata = MetadataMap::from_headers(std::mem::take(headers));
+        let readable = metadata.get_bin(DETAILS.as_str()).is_some_and(|details| details.to_bytes().is_ok());
+        *headers = metadata.into_headers();
+        if !readable {
+            headers.remove(DETAILS);
+        }
+    }
 }
 
 /// Adds the server's address.

@@ -45,14 +45,15 @@ impl BalancedChannel {
         lanes.iter().map(status).collect()
     }
 
-    /// Waits until a server is connected.
+    /// Waits until a server is connected. (`ready` is tower's word for a service that takes a call, and a channel always does:
+    /// `tower::ServiceExt::ready` returns at once.)
     ///
     /// # Errors
     /// When that takes longer than `within`: the error says how the servers are. The channel goes on all the same.
     ///
     /// # Cancel safety
     /// Dropping it loses nothing.
-    pub async fn ready(&self, within: Duration) -> Result<(), Error> {
+    pub async fn wait_until_ready(&self, within: Duration) -> Result<(), Error> {
         let mut outlook = self.0.inner.outlook.subscribe();
         let ready = |outlook: &Outlook| outlook.connectivity == Connectivity::Ready;
         match timeout(within, outlook.wait_for(ready)).await {

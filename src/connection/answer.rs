@@ -10,13 +10,14 @@ use tokio::task::AbortHandle;
 
 use super::Slot;
 use super::failure::Failure;
+use super::guarded::BodyFailure;
 
 /// The answer's body. Dropping it before its end cancels the exchange, the rest of the request included.
 pub(crate) struct Answer {
     stream: RecvStream,
     part: Part,
     /// What is left of the request is sent beside the answer, and ends with it.
-    request: Option<AbortOnDrop>,
+    request: Option<Rest>,
     slot: Option<Slot>,
     /// How many bytes its trailers may have.
     limit: u32,
@@ -30,6 +31,12 @@ enum Part {
     Over,
 }
 
+/// What is left of the request.
+pub(super) struct Rest {
+    pub(super) failed: BodyFailure,
+    pub(super) _task: AbortOnDrop,
+}
+
 pub(super) struct AbortOnDrop(pub(super) AbortHandle);
 
 impl Drop for AbortOnDrop {
@@ -39,7 +46,7 @@ impl Drop for AbortOnDrop {
 }
 
 impl Answer {
-    pub(super) fn new(stream: RecvStream, request: Option<AbortOnDrop>, slot: Option<Slot>) -> Self {
+    pub(super) fn new(stream: RecvStream, request: Option<Rest>, slot: Option<Slot>) -> Self {
         let limit = slot.as_ref().map_or(u32::MAX, Slot::answer_limit);
         Self { stream, part: Part::Data, request, slot, limit, cut: None }
     }
@@ -59,14 +66,14 @@ impl Answer {
             Some(slot) => slot.failure_of_answer(self.stream.stream_id(), error),
             None => Failure::of_answer(error, None),
         };
-        self.over();
-        failure
+        self.over().unwrap_or(failure)
     }
 
-    fn over(&mut self) {
+    /// The end. Gives why the request failed, if it did: that is then how the exchange has ended, whatever the server said.
+    fn over(&mut self) -> Option<Failure> {
         self.part = Part::Over;
-        self.request = None;
         self.slot = None;
+        self.request.take().and_then(|request| request.failed.take())
     }
 }
 
@@ -96,7 +103,9 @@ impl Body for Answer {
                 Err(error) => return Poll::Ready(Some(Err(this.broken(&error)))),
             };
             this.cut = this.slot.as_ref().and_then(|slot| slot.cut(this.stream.stream_id()));
-            this.over();
+            if let Some(failure) = this.over() {
+                return Poll::Ready(Some(Err(failure)));
+            }
             return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
         }
         Poll::Ready(None)

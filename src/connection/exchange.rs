@@ -8,9 +8,10 @@ use h2::RecvStream;
 use http::{Request, Response};
 use http_body::Body;
 
-use super::answer::{AbortOnDrop, Answer};
+use super::answer::{AbortOnDrop, Answer, Rest};
 use super::cancelled::Unanswered;
 use super::failure::{Failure, Kind};
+use super::guarded::{self, BodyFailure};
 use super::pump::{Pump, Sending};
 use super::{Connection, Slot};
 
@@ -28,13 +29,16 @@ impl Connection {
     /// Starts an exchange in a place that was reserved.
     ///
     /// # Errors
-    /// When the connection takes none: then the body was not touched and is given back.
+    /// When the connection takes none: then the body was not touched and is given back. When the body panics.
     pub(crate) fn exchange<B>(&self, slot: Slot, head: Request<()>, body: B) -> Result<Exchange<B>, (Failure, B)>
     where
         B: Body<Data = Bytes> + Unpin,
         B::Error: Into<BoxError>,
     {
-        let ends = body.is_end_stream();
+        let ends = match guarded::is_end_stream(&body) {
+            Ok(ends) => ends,
+            Err(failure) => return Err((failure, body)),
+        };
         // A clone of its own: `send_request` wants it alone, and whoever shares would queue.
         match self.0.send.clone().send_request(head, ends) {
             Ok((response, stream)) => {
@@ -71,7 +75,8 @@ where
         {
             self.sending = None;
             match sent {
-                Err(failure) if matches!(failure.kind, Kind::Body | Kind::Unsendable) => {
+                // Its stream is reset as it is dropped, at the pace of those that are given up.
+                Err(failure) if failure.is_of_body() => {
                     return Poll::Ready(Err(failure));
                 }
                 // What the server says of it comes with the answer.
@@ -88,7 +93,9 @@ where
         let slot = answered.end();
         let Some(sending) = sending else { return (Answer::new(stream, None, slot), Some(body)) };
         last_look(&mut body);
-        let rest = AbortOnDrop(tokio::spawn(Pump { body, sending }).abort_handle());
+        let failed = BodyFailure::default();
+        let pump = Pump { body, sending, failed: failed.clone() };
+        let rest = Rest { failed, _task: AbortOnDrop(tokio::spawn(pump).abort_handle()) };
         (Answer::new(stream, Some(rest), slot), None)
     }
 

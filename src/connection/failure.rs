@@ -46,6 +46,8 @@ pub(crate) enum Kind {
     Violation(h2::Reason),
     /// The request's own body failed.
     Body,
+    /// The request's own body panicked.
+    Panicked,
     /// What was asked cannot be sent by anyone: a header that HTTP/2 forbids.
     Unsendable,
 }
@@ -57,6 +59,11 @@ impl Failure {
 
     pub(crate) fn of_body(source: BoxError) -> Self {
         Self { kind: Kind::Body, message: source.to_string(), source: Some(source) }
+    }
+
+    /// Whether it is the request itself that failed, and nobody else.
+    pub(crate) fn is_of_body(&self) -> bool {
+        matches!(self.kind, Kind::Body | Kind::Panicked | Kind::Unsendable)
     }
 
     /// What the request's own body said, where that is why.

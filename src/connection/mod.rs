@@ -11,6 +11,7 @@ mod excerpt;
 mod exchange;
 mod failure;
 mod frames;
+mod guarded;
 mod headers;
 mod idle;
 mod keepalive;

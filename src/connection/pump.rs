@@ -11,6 +11,7 @@ use http::HeaderMap;
 use http_body::{Body, Frame};
 
 use super::failure::{Failure, Kind};
+use super::guarded::{self, BodyFailure};
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
@@ -77,6 +78,12 @@ impl Sending {
         }
     }
 
+    /// Resets the stream of a body that failed. Not with `CANCEL`, which hyper's servers take for an orderly end of the request:
+    /// half of it would look whole.
+    pub(super) fn break_off(&mut self) {
+        self.stream.send_reset(Reason::INTERNAL_ERROR);
+    }
+
     /// Asks the body what comes next, if that is not known.
     fn look_ahead<B>(&mut self, body: &mut B, cx: &mut Context<'_>) -> Poll<Result<(), Failure>>
     where
@@ -84,11 +91,11 @@ impl Sending {
         B::Error: Into<BoxError>,
     {
         while let Next::Unknown = self.next {
-            if body.is_end_stream() {
+            if guarded::is_end_stream(body)? {
                 self.next = Next::End;
                 break;
             }
-            self.next = match ready!(Pin::new(&mut *body).poll_frame(cx)) {
+            self.next = match ready!(guarded::poll_frame(body, cx)) {
                 None => Next::End,
                 Some(Ok(frame)) => match frame.into_data().map_err(Frame::into_trailers) {
                     Ok(data) if data.is_empty() => Next::Unknown,
@@ -96,7 +103,7 @@ impl Sending {
                     Err(Ok(trailers)) => Next::Trailers(trailers),
                     Err(Err(_)) => Next::Unknown,
                 },
-                Some(Err(error)) => return Poll::Ready(Err(Failure::of_body(error.into()))),
+                Some(Err(failure)) => return Poll::Ready(Err(failure)),
             };
         }
         Poll::Ready(Ok(()))
@@ -147,6 +154,7 @@ fn stopped() -> Failure {
 pub(super) struct Pump<B> {
     pub(super) body: B,
     pub(super) sending: Sending,
+    pub(super) failed: BodyFailure,
 }
 
 impl<B> Future for Pump<B>
@@ -158,12 +166,13 @@ where
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
-        this.sending.poll(&mut this.body, cx).map(|sent| {
-            let failure = sent.err();
-            if failure.is_some_and(|failure| matches!(failure.kind, Kind::Body | Kind::Unsendable)) {
-                // It has an answer already: nothing is to be paced.
-                this.sending.stream.send_reset(Reason::CANCEL);
-            }
-        })
+        if let Err(failure) = ready!(this.sending.poll(&mut this.body, cx))
+            && failure.is_of_body()
+        {
+            // Before the reset, which wakes the answer's reader.
+            this.failed.set(failure);
+            this.sending.break_off();
+        }
+        Poll::Ready(())
     }
 }

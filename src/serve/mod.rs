@@ -68,6 +68,16 @@ pub enum Departure {
 ///
 /// By hand it is the same order: listen and serve, [`Registrar::register`], then
 /// [`Registration::deregister`](crate::Registration::deregister), a second's wait, and tonic's graceful shutdown.
+///
+/// # Streams of clients
+///
+/// A handler that reads a stream of messages cannot tell a client that has finished from one that has given up: where a client drops
+/// its call halfway, or aborts the task that makes it, hyper's server ends the request's stream as if it were whole, and
+/// `Streaming::message` gives `Ok(None)` (tonic 0.14, over its own channel and this crate's: both reset the stream with `CANCEL`, as
+/// gRPC has it). Half an upload then looks like all of it. Where that matters, let the client say that it is done: by a last message of
+/// its own kind, or by a count or length in the first, and let the handler do nothing final before. A connection that is lost, and
+/// a request's stream that fails or panics under [`BalancedChannel`](crate::BalancedChannel), do show, as an error; a
+/// deadline that passes drops the handler's future.
 #[must_use = "nothing is served before `serve`"]
 pub struct Serve {
     registrar: Registrar,

@@ -92,10 +92,10 @@ async fn states_are_told() {
     let mut connectivity = channel.connectivity();
     assert_eq!(connectivity.next().await, Some(Connectivity::Connecting));
     let peer = Peer::start(Script::Greet).await;
-    let error = channel.ready(std::time::Duration::from_millis(10)).await.unwrap_err();
+    let error = channel.wait_until_ready(std::time::Duration::from_millis(10)).await.unwrap_err();
     assert!(error.is_timeout() && format!("{error:?}").contains("not resolved yet"), "{error:?}");
     set.add(peer.address);
-    channel.ready(crate::support::PATIENCE).await.unwrap();
+    channel.wait_until_ready(crate::support::PATIENCE).await.unwrap();
     assert_eq!(connectivity.next().await, Some(Connectivity::Ready));
     greeted_by(&channel).await;
     let servers = channel.servers();

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{Response, Status};
-use tonic_etcd::{BalancedChannel, BalancedChannelBuilder, Instance, RetryPolicy, ServedBy, ServerState};
+use tonic_etcd::{BalancedChannel, BalancedChannelBuilder, CallError, Instance, RetryPolicy, ServedBy, ServerState};
 use tower::discover::Change;
 
 /// How long a condition may take before the test fails: far longer than it ever should.
@@ -69,6 +69,17 @@ pub(crate) async fn greeted_by(channel: &BalancedChannel) -> String {
     let response = greet(channel).await.unwrap();
     assert_eq!(response.get_ref().message, "Hello world");
     response.extensions().get::<ServedBy>().unwrap().address().to_string()
+}
+
+/// The server that a status has in its source.
+pub(crate) fn server_of(status: &Status) -> String {
+    let error = CallError::find(status).unwrap_or_else(|| panic!("no source: {status:?}"));
+    error.server().unwrap_or_else(|| panic!("no server: {error}")).to_string()
+}
+
+/// What a status has in its source, with addresses.
+pub(crate) fn told(status: &Status) -> String {
+    CallError::find(status).unwrap_or_else(|| panic!("no source: {status:?}")).to_string()
 }
 
 /// Waits until the condition holds.

@@ -11,7 +11,7 @@ use tonic_etcd::{BalancedChannel, Instance, RetryPolicy};
 use tower::discover::Change;
 
 use crate::peer::{Peer, Script, speak};
-use crate::support::{builder, changing, greet, greeted_by, over};
+use crate::support::{builder, changing, greet, greeted_by, over, server_of, told};
 
 #[tokio::test]
 async fn a_unix_socket_is_an_address() {
@@ -51,7 +51,9 @@ async fn a_connector_of_ones_own_is_asked_for_each_server() {
     });
     let (channel, set) = changing(builder().connector(connector).authority("the.name"));
     set.put("a", Instance::new("away:1").unwrap());
-    assert!(greet(&channel).await.unwrap_err().message().contains("away:1: nobody is there"));
+    let status = greet(&channel).await.unwrap_err();
+    assert!(status.message().ends_with("last error: nobody is there"), "{status}");
+    assert!(told(&status).ends_with("last error: away:1: nobody is there"), "{status}");
     set.put("b", Instance::new("there:1").unwrap());
     crate::support::ready(&channel, 1).await;
     assert_eq!(greeted_by(&channel).await, "there:1");
@@ -103,6 +105,7 @@ async fn answers_without_a_grpc_status_become_one() {
         let status = greet(&over(builder(), [&peer.address])).await.unwrap_err();
         assert_eq!(status.code(), code, "{status}");
         assert!(status.message().contains(&http.to_string()), "{status}");
+        assert_eq!(server_of(&status), peer.address.to_string());
     }
 }
 
@@ -117,6 +120,6 @@ async fn resets_become_the_status_that_grpc_gives_them() {
         let peer = Peer::start(Script::Reset(reason)).await;
         let status = greet(&over(builder(), [&peer.address])).await.unwrap_err();
         assert_eq!(status.code(), code, "{status}");
-        assert!(status.message().contains(&peer.address.to_string()), "{status}");
+        assert_eq!(server_of(&status), peer.address.to_string());
     }
 }

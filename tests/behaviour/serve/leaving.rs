@@ -102,7 +102,7 @@ async fn it_can_be_marked_before_it_goes() {
     .await;
     let resolution = world.resolver().await.resolve("s").await.unwrap();
     let channel = resolution.channel().unwrap();
-    channel.ready(PATIENCE).await.unwrap();
+    channel.wait_until_ready(PATIENCE).await.unwrap();
     served.stop();
     resolved(&resolution, "the mark", |set| set.instances().any(tonic_etcd::Instance::is_draining)).await;
     until("no server to call", async || channel.servers().is_empty().then_some(())).await;

@@ -1,5 +1,7 @@
 //! What breaks in the field, each by the number of the report.
 
+mod addresses;
+mod budget;
 mod cancelled;
 mod connecting;
 mod cost;
@@ -14,10 +16,17 @@ mod large_answers;
 mod large_heads;
 mod large_requests;
 mod no_grpc;
+mod pauses;
 mod queue;
+mod recorded;
+mod requests;
 mod scripted;
 mod stalls;
 mod stock;
+mod timeouts;
 mod unread;
+mod unsent;
+mod uploads;
 mod wakes;
 mod watched;
+mod whole;

@@ -90,7 +90,7 @@ async fn connectivity_follows_while_servers_fail() {
     let peer = Peer::start(Script::Greet).await;
     set.add(peer.address);
     while connectivity.next().await != Some(Connectivity::Ready) {}
-    channel.ready(Duration::from_secs(5)).await.unwrap();
+    channel.wait_until_ready(Duration::from_secs(5)).await.unwrap();
     set.remove(&peer.address);
     while connectivity.next().await != Some(Connectivity::TransientFailure) {}
     let status = greet(&channel).await.unwrap_err();
