@@ -286,7 +286,8 @@ impl Caller {
     fn unanswered(&mut self, failure: Failure, body: Option<Body>, member: &Arc<Member>) -> Outcome {
         let lost = matches!(failure.kind, Kind::Lost | Kind::Overrun);
         let again = match failure.kind {
-            Kind::TooLarge => None,
+            // A second suspicion ends the call, whatever was declared.
+            Kind::TooLarge | Kind::Suspected(_) => None,
             // Whoever shares connections with what ends them would go from one to the next.
             Kind::Overrun if std::mem::replace(&mut self.suspected, true) => None,
             _ => self.repeated(status::code_of(&failure), body, member, lost, Pushback::None),

@@ -15,19 +15,24 @@ const GOAWAY: u8 = 7;
 /// Takes a request, says GOAWAY with the last stream that it has processed, and closes once it is let go. Counts the
 /// requests that it saw.
 pub(crate) async fn goaway_at_first_call(last_processed: u32) -> (SocketAddr, Arc<AtomicUsize>) {
+    goaway_with(last_processed, 0).await
+}
+
+/// The same over an error.
+pub(crate) async fn goaway_with(last_processed: u32, error: u32) -> (SocketAddr, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let calls = Arc::new(AtomicUsize::new(0));
     let counted = calls.clone();
     tokio::spawn(async move {
         while let Ok((tcp, _)) = listener.accept().await {
-            tokio::spawn(speak(tcp, last_processed, counted.clone()));
+            tokio::spawn(speak(tcp, last_processed, error, counted.clone()));
         }
     });
     (address, calls)
 }
 
-async fn speak(mut tcp: TcpStream, last_processed: u32, calls: Arc<AtomicUsize>) -> std::io::Result<()> {
+async fn speak(mut tcp: TcpStream, last_processed: u32, error: u32, calls: Arc<AtomicUsize>) -> std::io::Result<()> {
     tcp.read_exact(&mut [0; PREFACE]).await?;
     tcp.write_all(&frame(SETTINGS, 0, &[])).await?;
     loop {
@@ -40,7 +45,7 @@ async fn speak(mut tcp: TcpStream, last_processed: u32, calls: Arc<AtomicUsize>)
         }
         if head[3] == HEADERS {
             calls.fetch_add(1, Ordering::SeqCst);
-            let payload = [last_processed.to_be_bytes(), 0_u32.to_be_bytes()].concat();
+            let payload = [last_processed.to_be_bytes(), error.to_be_bytes()].concat();
             tcp.write_all(&frame(GOAWAY, 0, &payload)).await?;
             tcp.shutdown().await?;
         }
