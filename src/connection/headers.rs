@@ -128,8 +128,8 @@ impl HeaderSizes {
         }
         let stream = u32::from(stream);
         let large = self.lock();
-        let own = large.open == Some(stream) || large.whole.contains(&stream);
-        if error.is_reset() && error.reason() == Some(Reason::PROTOCOL_ERROR) && own {
+        let whole = large.whole.contains(&stream);
+        if error.is_reset() && error.reason() == Some(Reason::PROTOCOL_ERROR) && whole {
             return Some(Failure::new(Kind::TooLarge, self.text()));
         }
         let refused = matches!(error.reason(), Some(Reason::ENHANCE_YOUR_CALM | Reason::COMPRESSION_ERROR));
@@ -137,7 +137,7 @@ impl HeaderSizes {
         if !error.is_go_away() || !refused || large.open.is_none() {
             return None;
         }
-        Some(if own {
+        Some(if whole || large.open == Some(stream) {
             Failure::new(Kind::TooLarge, self.text())
         } else {
             Failure::new(Kind::Overrun, format!("the headers of another call's answer: {}", self.text()))
@@ -227,5 +227,42 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Scanned<T> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn h2_takes_what_is_beyond_the_limit_that_is_set() {
+        for (limit, frame, h2) in [
+            (1 << 20, 16 << 10, 16 << 20),
+            (1024, 16 << 10, 16 << 20),
+            (2 << 20, 64 << 10, 32 << 20),
+            (1 << 20, 128 << 10, 32 << 20),
+            (1 << 28, 16 << 10, u32::MAX),
+            (1 << 20, (1 << 24) - 1, u32::MAX),
+        ] {
+            let options = Options { max_header_list_size: limit, max_frame_size: frame, ..Options::default() };
+            assert_eq!(options.h2_header_limit(), h2, "{limit} {frame}");
+        }
+    }
+
+    #[test]
+    fn what_came_with_a_read_is_taken_before_the_next() {
+        let sizes = HeaderSizes::new(&Options::default());
+        sizes.on(Seen::Open { stream: 3, size: 1 << 20 });
+        assert_eq!(sizes.lock().open, Some(3));
+        sizes.on(Seen::Whole { stream: 3, size: 5 << 20 });
+        assert_eq!(sizes.lock().open, Some(3));
+        sizes.taken();
+        assert_eq!(sizes.lock().open, None);
+        assert_eq!(sizes.lock().whole, [3]);
+        for stream in 0..1000 {
+            sizes.on(Seen::Whole { stream, size: 5 << 20 });
+        }
+        assert_eq!(sizes.lock().whole.len(), REMEMBERED);
+        assert_eq!(sizes.lock().whole.front(), Some(&999));
     }
 }

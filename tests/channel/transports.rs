@@ -84,6 +84,8 @@ async fn settings_that_http2_forbids_are_refused() {
         (builder().max_frame_size(1), "frame size"),
         (builder().max_frame_size(u32::MAX), "frame size"),
         (builder().max_header_list_size(0), "header list size"),
+        (builder().max_header_list_size(u32::MAX), "header list size"),
+        (builder().max_request_header_list_size(0), "request header list size"),
         (builder().retry(RetryPolicy::new().repeatable("helloworld.Greeter")), "repeatable method"),
         (builder().retry(RetryPolicy::new().repeatable_streaming("")), "repeatable method"),
         (builder().authority("not an authority"), "authority"),

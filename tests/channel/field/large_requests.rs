@@ -1,5 +1,7 @@
 //! Request metadata beyond what a server takes.
 
+use std::sync::atomic::Ordering::SeqCst;
+
 use greeter_proto::testing::Empty;
 use greeter_proto::testing::test_service_client::TestServiceClient;
 use tonic::transport::Server;
@@ -8,6 +10,7 @@ use tonic_etcd::{BalancedChannel, RetryPolicy};
 
 use super::scripted::{Answer, Scripted};
 use super::stock::{Beside, Stock, TEST_SERVICE};
+use crate::raw::goaway_with;
 use crate::support::{builder, over, ready};
 
 async fn with_token(channel: &BalancedChannel, length: usize) -> Result<(), Status> {
@@ -99,4 +102,18 @@ async fn without_settings_an_option_is_the_limit() {
     let status = with_token(&channel, 4000).await.unwrap_err();
     is_refused(&status, "4096 (BalancedChannelBuilder::max_request_header_list_size", 4000);
     assert_eq!(silent.calls(), 2);
+}
+
+/// F65: servers that say nothing of what they take, and end their connections over what is beyond it: two of them at most.
+#[tokio::test]
+async fn what_ends_connections_goes_to_two_servers_at_most() {
+    let mut servers = Vec::new();
+    for _ in 0..6 {
+        servers.push(goaway_with(0, 11).await); // ENHANCE_YOUR_CALM, nothing processed
+    }
+    let channel = over(builder().retry(repeating()), servers.iter().map(|(address, _)| address));
+    ready(&channel, 6).await;
+    with_token(&channel, 70 << 10).await.unwrap_err();
+    let calls: Vec<_> = servers.iter().map(|(_, calls)| calls.load(SeqCst)).collect();
+    assert_eq!(calls.iter().filter(|calls| **calls > 0).count(), 2, "{calls:?}");
 }
