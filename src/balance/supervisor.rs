@@ -57,10 +57,13 @@ pub(crate) async fn supervise(ground: Arc<Ground>, server: Arc<Server>, to: Dest
     let (mut failures, mut warned) = (0, false);
     // Whether the last connection was a good one: a server that restarts refuses the first that follows it.
     let mut was_good = false;
+    // Whether the last failure was put down to the runtime: not twice in a row.
+    let mut was_excused = false;
     loop {
         let began = Instant::now();
         match connect(&ground, &to, &options).await {
             Ok(connection) => {
+                was_excused = false;
                 let (connected, answered) = (Instant::now(), server.succeeded());
                 if std::mem::take(&mut warned) {
                     tracing::info!(server = %server.address(), "connected again");
@@ -95,14 +98,15 @@ pub(crate) async fn supervise(ground: Arc<Ground>, server: Arc<Server>, to: Dest
                 let state = if failures < FLAPS { LinkState::Connecting } else { LinkState::Failing };
                 server.set_link(state, Some(why.to_owned()));
             }
-            Err(why) => {
+            Err((why, stood_still)) => {
                 if failures == 0 {
                     warned = true;
                     tracing::warn!(server = %server.address(), error = why, "cannot connect; trying on");
                 }
-                let stood_still = began.elapsed() >= options.connect_timeout + LATE;
-                let is_excused = std::mem::take(&mut was_good) || stood_still;
-                let state = if is_excused { LinkState::Connecting } else { LinkState::Failing };
+                let is_refusal = began.elapsed() < COUNTED;
+                let restarts = std::mem::take(&mut was_good) && is_refusal;
+                was_excused = restarts || (stood_still && !was_excused);
+                let state = if was_excused { LinkState::Connecting } else { LinkState::Failing };
                 server.set_link(state, Some(why));
             }
         }
@@ -118,9 +122,11 @@ pub(crate) async fn supervise(ground: Arc<Ground>, server: Arc<Server>, to: Dest
     }
 }
 
-async fn connect(ground: &Ground, to: &Destination, options: &Options) -> Result<Connection, String> {
+/// One attempt. Its failure comes with whether nobody drove the runtime meanwhile, so that it says nothing of the server.
+async fn connect(ground: &Ground, to: &Destination, options: &Options) -> Result<Connection, (String, bool)> {
     // Closed never; an error would only mean not to count.
     let permit = ground.connecting.acquire().await.ok();
+    let began = Instant::now();
     let mut attempt = Box::pin(ground.transport.connect(to, options, ground.room.clone()));
     let early = timeout(COUNTED, &mut attempt).await;
     drop(permit);
@@ -128,7 +134,8 @@ async fn connect(ground: &Ground, to: &Destination, options: &Options) -> Result
         Ok(result) => result,
         Err(_) => attempt.await,
     };
-    result.map_err(|failure| failure.to_string())
+    let stood_still = || began.elapsed() >= options.connect_timeout + LATE;
+    result.map_err(|failure| (failure.to_string(), stood_still()))
 }
 
 fn backoff(failures: i32, random: f64) -> Duration {
