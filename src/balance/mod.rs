@@ -146,6 +146,11 @@ use crate::address::Address;
 /// the connection with its calls (no gRPC server sends them on its own); some servers and proxies count every reset over time, whatever was
 /// answered (Netty's may be set to, with 200 in 30 s as its own default), and then say GOAWAY.
 ///
+/// A connection that was silent for [`BalancedChannelBuilder::idle_timeout`] (5 min) gets no call before it has answered a PING, because
+/// NATs and load balancers forget idle connections and tell nobody: meanwhile calls go to other servers, or wait for 1 s at most
+/// before a new connection takes its place. On a `current_thread` runtime that is driven during calls alone, a call that follows a
+/// pause first lets the runtime read what came in the pause, so that it is not sent over a connection that has ended.
+///
 /// Cheap to clone; all clones share everything, and the last one that is dropped ends it. Calls in flight finish all the same.
 #[derive(Clone)]
 pub struct BalancedChannel(Arc<Shared>);

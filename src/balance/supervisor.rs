@@ -24,6 +24,8 @@ const GOOD: Duration = Duration::from_millis(500);
 /// How often in a row a connection may be a short one before calls fail and do not wait for the next.
 const FLAPS: i32 = 3;
 
+/// An attempt that fails within so long was refused.
+const REFUSAL: Duration = Duration::from_secs(1);
 /// A timer that is so late means that nobody drove the runtime: what is known of the server is old.
 const LATE: Duration = Duration::from_millis(50);
 
@@ -63,11 +65,14 @@ pub(crate) async fn supervise(ground: Arc<Ground>, server: Arc<Server>, to: Dest
     let (mut rank, mut failures, mut warned) = (Rank::New, 0, false);
     // Whether the last connection was a good one: a server that restarts refuses the first that follows it.
     let mut was_good = false;
+    // Whether the last failure was put down to the runtime: not twice in a row.
+    let mut was_excused = false;
     loop {
         let (began, result) = connect(&ground, &to, &options, rank).await;
         match result {
             Ok(connection) => {
                 rank = Rank::Connected;
+                was_excused = false;
                 let (connected, answered) = (Instant::now(), server.succeeded());
                 if std::mem::take(&mut warned) {
                     tracing::info!(server = %server.address(), "connected again");
@@ -109,8 +114,9 @@ pub(crate) async fn supervise(ground: Arc<Ground>, server: Arc<Server>, to: Dest
                     tracing::warn!(server = %server.address(), error = why, "cannot connect; trying on");
                 }
                 let stood_still = began.elapsed() >= options.connect_timeout + LATE;
-                let is_excused = std::mem::take(&mut was_good) || stood_still;
-                let state = if is_excused { LinkState::Connecting } else { LinkState::Failing };
+                let restarts = std::mem::take(&mut was_good) && began.elapsed() < REFUSAL;
+                was_excused = restarts || (stood_still && !was_excused);
+                let state = if was_excused { LinkState::Connecting } else { LinkState::Failing };
                 // One that goes on failing changes nothing for anybody.
                 let news = server.link_state() != state;
                 server.set_link(state, Some(why));

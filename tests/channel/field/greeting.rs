@@ -41,7 +41,7 @@ async fn the_error_says_so_where_the_way_to_the_server_is_long() {
         let (ours, theirs) = tokio::io::duplex(1 << 16);
         tokio::spawn(async move {
             let _silent = theirs;
-            std::future::pending::<()>().await
+            std::future::pending::<()>().await;
         });
         Ok::<_, Infallible>(ours)
     });
