@@ -3,9 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-/// How far an attempt may go before it has to give its place to a server that was never tried. An attempt on a local network
-/// takes less.
+/// How long an attempt has at least before it may have to give its place to a server that was never tried, or failed less
+/// often. An attempt on a local network takes less.
 pub(crate) const OTHERS_WAIT: Duration = Duration::from_millis(25);
+/// Who has failed, or was cut short, lets others go on for so many times as long with each time: slow servers get the time that
+/// they need, and no two drive each other off for ever.
+const PATIENCE_GROWS: u32 = 10;
 /// Failures beyond so many make no difference: those who fail for long take turns.
 const WORST: u8 = 8;
 
@@ -24,6 +27,14 @@ impl Rank {
     /// After so many failures in a row.
     pub(crate) fn failing(failures: i32) -> Self {
         u8::try_from(failures).map_or(Self::Failing(WORST), |failures| Self::Failing(failures.clamp(1, WORST)))
+    }
+
+    /// How long one of this rank lets those go on who failed no more often.
+    fn patience(self) -> Duration {
+        match self {
+            Self::Connected | Self::New => OTHERS_WAIT,
+            Self::Failing(failures) => OTHERS_WAIT * PATIENCE_GROWS.pow(u32::from(failures)), // at most `WORST`
+        }
     }
 
     /// After an attempt that was cut short.
@@ -59,6 +70,15 @@ enum Phase {
     Begun(Duration),
     /// Told to end, for another.
     Cut,
+}
+
+/// What an attempt is told that wants to begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Begins {
+    Now,
+    NotYet,
+    /// It was slow, and its place is another's: it has to ask again.
+    Never,
 }
 
 /// What to do now.
@@ -107,8 +127,20 @@ impl Connecting {
         self.under_way -= 1; // counted when it began
     }
 
-    pub(crate) fn has_begun(&self, attempt: Attempt) -> bool {
-        self.known.get(&attempt).is_some_and(|(_, phase)| *phase != Phase::Waiting)
+    /// The attempt knows that it may begin, and does so now. Others wait for it from now on.
+    pub(crate) fn begins(&mut self, attempt: Attempt, now: Duration) -> Begins {
+        let Some((rank, phase)) = self.known.get_mut(&attempt) else { return Begins::Never };
+        match *phase {
+            Phase::Waiting => Begins::NotYet,
+            Phase::Cut => Begins::Never,
+            Phase::Begun(since) => {
+                *phase = Phase::Begun(now);
+                let begun = self.begun.entry(*rank).or_default();
+                begun.remove(&(since, attempt));
+                begun.insert((now, attempt));
+                Begins::Now
+            }
+        }
     }
 
     pub(crate) fn is_cut(&self, attempt: Attempt) -> bool {
@@ -170,13 +202,10 @@ impl Connecting {
     fn victim(&self, rank: Rank, now: Duration) -> Result<Attempt, Option<Duration>> {
         let mut again: Option<Duration> = None;
         for (theirs, begun) in self.begun.iter().rev() {
-            // Who was never tried waits for nobody; who failed waits for those who failed less, or as often.
-            if rank > Rank::New && *theirs <= rank {
-                break;
-            }
             let Some((since, attempt)) = begun.first().copied() else { continue };
             let at_once = rank == Rank::Connected && *theirs > Rank::Connected;
-            let until = since.saturating_add(OTHERS_WAIT);
+            let time = if *theirs > rank { OTHERS_WAIT } else { rank.patience() };
+            let until = since.saturating_add(time);
             if at_once || until <= now {
                 return Ok(attempt);
             }
@@ -204,7 +233,7 @@ mod tests {
         let failing: Vec<_> = [3, 1, 2].map(|failures| order.ask(Rank::failing(failures))).into();
         let step = order.step(MS);
         assert_eq!(began(&step), (&[failing[1], failing[2]][..], &[][..]), "who fails most comes last");
-        assert_eq!(step.again, None);
+        assert_eq!(step.again, Some(MS + OTHERS_WAIT * 1000), "and is the most patient");
         order.end(failing[1]);
         assert_eq!(order.step(MS).begin, [failing[0]]);
     }
@@ -224,8 +253,9 @@ mod tests {
         assert_eq!((began(&step), step.again), ((&all[2..4], &[][..]), Some(52 * MS)));
         assert_eq!(began(&order.step(52 * MS)), (&[][..], &all[2..3]));
         order.end(all[2]);
-        assert_eq!(began(&order.step(53 * MS)), (&all[4..], &[][..]), "who was cut short drives nobody off");
-        assert_eq!(order.step(Duration::MAX), Step::default());
+        let step = order.step(53 * MS);
+        assert_eq!(began(&step), (&all[4..], &[][..]));
+        assert_eq!(step.again, Some(277 * MS), "who was cut short waits for longer");
         order.end(all[3]);
         order.end(all[3]);
         assert_eq!(order.step(60 * MS).begin, again[..1]);
@@ -253,10 +283,14 @@ mod tests {
         let (first, second) = (order.ask(better), order.ask(better));
         assert_eq!(order.step(MS).again, Some(26 * MS));
         assert_eq!(began(&order.step(26 * MS)), (&[][..], &[worse][..]));
-        assert!(order.is_cut(worse) && !order.has_begun(first));
+        assert!(order.is_cut(worse));
+        assert_eq!((order.begins(worse, 26 * MS), order.begins(first, 26 * MS)), (Begins::Never, Begins::NotYet));
         order.end(worse);
         assert_eq!(order.step(27 * MS).begin, [first]);
-        assert_eq!(order.step(Duration::MAX), Step::default());
+        assert_eq!(order.begins(first, 60 * MS), Begins::Now);
+        let new = order.ask(Rank::New);
+        assert_eq!(order.step(61 * MS).again, Some(85 * MS), "its time begins when it does");
+        order.end(new);
         order.end(second);
         order.end(first);
         assert_eq!(order.step(MS), Step::default());

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-use super::connecting::{Attempt, Connecting, Rank};
+use super::connecting::{Attempt, Begins, Connecting, Rank};
 
 /// How many attempts are under way at once: each holds a file descriptor, of which a process has often no more.
 const AT_ONCE: usize = 1024;
@@ -21,6 +21,8 @@ struct State {
     order: Connecting,
     /// How each is told of its beginning, and then of its end.
     told: HashMap<Attempt, Arc<Notify>>,
+    /// Who looks again, and when: the first in order does that for all.
+    looks: Option<(Attempt, Duration)>,
 }
 
 /// A place for one attempt. Gives it up when it is dropped.
@@ -32,7 +34,7 @@ pub(crate) struct Held<'a> {
 
 impl Places {
     pub(crate) fn new() -> Self {
-        let state = State { order: Connecting::new(AT_ONCE), told: HashMap::new() };
+        let state = State { order: Connecting::new(AT_ONCE), told: HashMap::new(), looks: None };
         Self { epoch: Instant::now(), state: Mutex::new(state) }
     }
 
@@ -41,7 +43,7 @@ impl Places {
     /// # Cancel safety
     /// Dropping it gives up waiting.
     pub(crate) async fn take(&self, rank: Rank) -> Held<'_> {
-        let (held, mut again) = self.ask(rank);
+        let (mut held, mut again) = self.ask(rank);
         loop {
             let look = async {
                 match again {
@@ -53,12 +55,18 @@ impl Places {
                 () = held.told.notified() => {}
                 () = look => {}
             }
-            let state = self.lock();
-            if state.order.has_begun(held.attempt) {
-                drop(state);
-                return held;
+            let mut state = self.lock();
+            match state.order.begins(held.attempt, self.epoch.elapsed()) {
+                Begins::Now => {
+                    drop(state);
+                    return held;
+                }
+                Begins::NotYet => again = self.step(state, Some(held.attempt)),
+                Begins::Never => {
+                    drop(state);
+                    (held, again) = self.ask(rank);
+                }
             }
-            again = self.step(state);
         }
     }
 
@@ -67,16 +75,23 @@ impl Places {
         let mut state = self.lock();
         let attempt = state.order.ask(rank);
         state.told.insert(attempt, told.clone());
-        (Held { places: self, attempt, told }, self.step(state))
+        (Held { places: self, attempt, told }, self.step(state, Some(attempt)))
     }
 
-    /// Tells those who may begin and those who have to end; gives when to look again.
-    fn step(&self, mut state: MutexGuard<'_, State>) -> Option<Duration> {
+    /// Tells those who may begin and those who have to end; gives when to look again, if that is for this one to do.
+    fn step(&self, mut state: MutexGuard<'_, State>, who: Option<Attempt>) -> Option<Duration> {
         let step = state.order.step(self.epoch.elapsed());
-        for attempt in step.begin.iter().chain(&step.cut) {
+        let first = state.order.first();
+        let looks = first.zip(step.again);
+        let news = looks != state.looks;
+        let to_look = first.filter(|_| looks.is_some() && news && first != who);
+        for attempt in step.begin.iter().chain(&step.cut).chain(&to_look) {
             state.told.get(attempt).into_iter().for_each(|told| told.notify_one());
         }
-        step.again
+        if first == who || looks.is_none() {
+            state.looks = looks;
+        }
+        looks.filter(|(first, _)| Some(*first) == who).map(|(_, again)| again)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -87,11 +102,8 @@ impl Places {
 impl Held<'_> {
     /// Waits until the place is another's: the attempt has to end.
     pub(crate) async fn cut(&self) {
-        loop {
+        while !self.places.lock().order.is_cut(self.attempt) {
             self.told.notified().await;
-            if self.places.lock().order.is_cut(self.attempt) {
-                return;
-            }
         }
     }
 }
@@ -101,10 +113,6 @@ impl Drop for Held<'_> {
         let mut state = self.places.lock();
         state.order.end(self.attempt);
         state.told.remove(&self.attempt);
-        let first = state.order.first().and_then(|first| state.told.get(&first).cloned());
-        if self.places.step(state).is_some() {
-            // It has to look again at a time that it does not know of.
-            first.into_iter().for_each(|first| first.notify_one());
-        }
+        self.places.step(state, None);
     }
 }

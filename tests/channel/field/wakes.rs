@@ -30,7 +30,7 @@ async fn failed_attempts_to_connect_wake_nobody_while_another_server_may_come() 
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let silent_at = silent.local_addr().unwrap();
     let addresses = down.iter().map(|(_, address)| address).chain([&silent_at]);
-    let channel = over(builder().connect_timeout(Duration::from_secs(3)), addresses);
+    let channel = over(builder().connect_timeout(Duration::from_secs(8)), addresses);
     let calls = waiting(&channel, 500, false).await;
     sleep(Duration::from_millis(1_500)).await;
     assert_eq!((finished(&calls), polls(&calls)), (0, calls.len()), "one each, when they began");

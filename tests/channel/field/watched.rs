@@ -13,8 +13,6 @@ use tokio::task::JoinHandle;
 use tonic::{Request, Status};
 use tonic_etcd::{BalancedChannel, WaitForReady};
 
-use crate::support::until;
-
 /// A call in a task of its own.
 pub(crate) struct Watched {
     polls: Arc<AtomicUsize>,
@@ -55,7 +53,9 @@ pub(crate) async fn waiting(channel: &BalancedChannel, count: usize, for_ready: 
     let mut calls = Vec::new();
     for _ in 0..count {
         let call = Watched::greet(channel, for_ready);
-        until("the call to begin", || call.polls() > 0).await;
+        while call.polls() == 0 {
+            tokio::task::yield_now().await;
+        }
         calls.push(call);
     }
     calls
