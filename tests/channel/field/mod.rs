@@ -2,3 +2,4 @@
 
 mod cancelled;
 mod stock;
+mod texts;
