@@ -22,9 +22,9 @@ pub(crate) struct Options {
     /// TCP's own probes; off, as with tonic: HTTP/2's are better.
     pub(crate) tcp_keepalive: bool,
     pub(crate) keep_alive: Option<KeepAlive>,
-    /// A connection is replaced when a stream has this id or a higher one. 2^31 - 2^17: a connection has ids below 2^31 (RFC 9113,
-    /// 5.1.1), and 65 536 calls may be about to begin meanwhile.
-    pub(crate) last_stream_id: u32,
+    /// A connection is replaced after so many exchanges. 2^30 - 2^16: it has ids for 2^30 (RFC 9113, 5.1.1), and 65 536 calls may be
+    /// about to begin meanwhile.
+    pub(crate) most_exchanges: u32,
 }
 
 /// HTTP/2 keep-alive: how a server that has gone silent is found out.
@@ -87,7 +87,7 @@ impl Default for Options {
             tcp_nodelay: true,
             tcp_keepalive: false,
             keep_alive: Some(KeepAlive::default()),
-            last_stream_id: (1 << 31) - (1 << 17),
+            most_exchanges: (1 << 30) - (1 << 16),
         }
     }
 }

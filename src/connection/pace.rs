@@ -62,7 +62,7 @@ impl Pace {
         self.under_way.len() < before
     }
 
-    /// Every stream before this one is accepted.
+    /// Every stream with a lower number is accepted.
     pub(super) fn answered(&mut self, stream: u32) {
         self.under_way.retain(|(reset, _)| *reset >= stream);
     }

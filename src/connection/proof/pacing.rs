@@ -178,7 +178,7 @@ async fn small_frames_that_come_late_use_nothing_up() {
 /// F31: ids are counted: the connection is replaced before h2 refuses.
 #[tokio::test]
 async fn a_connection_whose_ids_are_nearly_used_up_takes_no_more() {
-    let options = Options { last_stream_id: 9, ..Options::default() };
+    let options = Options { most_exchanges: 4, ..Options::default() };
     let (connection, mut peer) = Peer::greeted(&options).await;
     let calls: Vec<_> = (0..4).map(|_| begin(&connection)).collect();
     assert!(!connection.is_over());
