@@ -93,10 +93,10 @@ impl BalancedChannelBuilder {
         self
     }
 
-    /// Connections have fewer ids.
+    /// Connections have ids for fewer calls.
     #[cfg(test)]
-    pub(crate) fn last_stream_id(mut self, id: u32) -> Self {
-        self.options.last_stream_id = id;
+    pub(crate) fn most_exchanges(mut self, most: u32) -> Self {
+        self.options.most_exchanges = most;
         self
     }
 

@@ -144,7 +144,7 @@ use crate::address::Address;
 ///
 /// What remains is outside of the client's reach: h2 takes 100 empty frames of data without an end in a connection's life, and then ends
 /// the connection with its calls (no gRPC server sends them on its own); some servers and proxies count every reset over time, whatever was
-/// answered (Netty's may be set to, with 200 in 30 s as its own default), and then say GOAWAY.
+/// answered (Netty by default: 200 in 30 s), and then say GOAWAY.
 ///
 /// A connection that was silent for [`BalancedChannelBuilder::idle_timeout`] (5 min) gets no call before it has answered a PING, because
 /// NATs and load balancers forget idle connections and tell nobody: meanwhile calls go to other servers, or wait for 1 s at most

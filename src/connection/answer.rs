@@ -102,7 +102,7 @@ impl Body for Answer {
                 Ok(trailers) => trailers,
                 Err(error) => return Poll::Ready(Some(Err(this.broken(&error)))),
             };
-            this.cut = this.slot.as_ref().and_then(|slot| slot.cut(this.stream.stream_id()));
+            this.cut = this.slot.as_ref().and_then(|slot| slot.cut(|| this.stream.stream_id()));
             if let Some(failure) = this.over() {
                 return Poll::Ready(Some(Err(failure)));
             }

@@ -24,11 +24,23 @@ struct Stream {
     slot: Slot,
     /// The head of an answer has come, or will not: h2 must not be asked again.
     over: bool,
+    order: Order,
+}
+
+/// When a stream was opened. h2 tells ids only under the connection's lock; this is as exact for what it is asked for.
+#[derive(Clone, Copy)]
+pub(super) struct Order {
+    /// How many streams were opened before this one was begun: each of those has a lower id.
+    pub(super) before: u32,
+    /// How many were opened before this one was: a stream that was begun after it has a higher `before`.
+    pub(super) number: u32,
 }
 
 /// Where callers leave their streams, and what they know of the server.
 pub(super) struct Cancelled {
-    /// The last stream that has an answer: all before it are accepted.
+    /// Streams that were opened or refused by h2, each of which takes an id.
+    opened: AtomicU32,
+    /// All streams with lower numbers are accepted, for one that was begun after them has an answer.
     answered: AtomicU32,
     /// Something lies in the inbox.
     any: AtomicBool,
@@ -43,15 +55,9 @@ struct Inbox {
     closed: bool,
 }
 
-impl Stream {
-    fn id(&self) -> u32 {
-        self.response.stream_id().as_u32()
-    }
-}
-
 impl Unanswered {
-    pub(super) fn new(response: ResponseFuture, slot: Slot) -> Self {
-        Self(Some(Stream { response, slot, over: false }))
+    pub(super) fn new(response: ResponseFuture, slot: Slot, order: Order) -> Self {
+        Self(Some(Stream { response, slot, over: false, order }))
     }
 
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<http::Response<h2::RecvStream>, h2::Error>> {
@@ -61,7 +67,7 @@ impl Unanswered {
         stream.over = true;
         if let Ok(head) = &response {
             stream.slot.progress();
-            stream.slot.0.cancelled.answered(stream.id(), head.status());
+            stream.slot.0.cancelled.answered(stream.order, head.status());
         }
         Poll::Ready(response)
     }
@@ -96,22 +102,33 @@ impl Drop for Unanswered {
 impl Cancelled {
     pub(super) fn new() -> Self {
         let inbox = Mutex::new(Inbox::default());
-        Self { answered: AtomicU32::new(0), any: AtomicBool::new(false), inbox }
+        let (opened, answered) = (AtomicU32::new(0), AtomicU32::new(0));
+        Self { opened, answered, any: AtomicBool::new(false), inbox }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inbox> {
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn answered(&self, stream: u32, status: http::StatusCode) {
+    /// How many streams were opened until now.
+    pub(super) fn opened(&self) -> u32 {
+        self.opened.load(Ordering::Relaxed)
+    }
+
+    /// A stream was opened, which was begun when `before` were.
+    pub(super) fn open(&self, before: u32) -> Order {
+        Order { before, number: self.opened.fetch_add(1, Ordering::Relaxed) }
+    }
+
+    fn answered(&self, stream: Order, status: http::StatusCode) {
         // h2's server says 431 by itself, of streams that it never accepts.
         if status != http::StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE {
-            self.answered.fetch_max(stream, Ordering::Relaxed);
+            self.answered.fetch_max(stream.before, Ordering::Relaxed);
         }
     }
 
     fn give_up(&self, stream: Stream) {
-        if stream.id() < self.answered.load(Ordering::Relaxed) {
+        if stream.order.number < self.answered.load(Ordering::Relaxed) {
             return; // which resets it
         }
         let mut inbox = self.lock();
@@ -184,7 +201,7 @@ impl Resets {
         self.look(cancelled, cx);
         let answered = cancelled.answered.load(Ordering::Relaxed);
         self.pace.answered(answered);
-        self.waiting.retain(|stream| stream.id() >= answered);
+        self.waiting.retain(|stream| stream.order.number >= answered);
         if self.rest.as_mut().is_some_and(|rest| rest.as_mut().poll(cx).is_pending()) {
             return;
         }
@@ -192,7 +209,7 @@ impl Resets {
         while self.pace.has_room()
             && let Some(stream) = self.waiting.pop_front()
         {
-            self.pace.reset(stream.id());
+            self.pace.reset(stream.order.number);
         }
     }
 
@@ -205,7 +222,7 @@ impl Resets {
                 Poll::Pending => self.next += 1,
                 Poll::Ready(response) => {
                     if let Ok(head) = response {
-                        cancelled.answered(stream.id(), head.status());
+                        cancelled.answered(stream.order, head.status());
                     }
                     self.waiting.remove(self.next);
                 }

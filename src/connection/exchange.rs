@@ -39,14 +39,18 @@ impl Connection {
             Ok(ends) => ends,
             Err(failure) => return Err((failure, body)),
         };
+        let cancelled = &self.0.shared.cancelled;
+        let before = cancelled.opened();
         // A clone of its own: `send_request` wants it alone, and whoever shares would queue.
-        match self.0.send.clone().send_request(head, ends) {
+        let sent = self.0.send.clone().send_request(head, ends);
+        let order = cancelled.open(before);
+        if order.number >= self.0.most_exchanges {
+            self.retire();
+        }
+        match sent {
             Ok((response, stream)) => {
-                if response.stream_id().as_u32() >= self.0.last_stream_id {
-                    self.retire();
-                }
                 let sending = (!ends).then(|| Sending::over(stream));
-                Ok(Exchange { sending, stream: Unanswered::new(response, slot), body })
+                Ok(Exchange { sending, stream: Unanswered::new(response, slot, order), body })
             }
             Err(error) => {
                 let mut failure = Failure::not_sent(&error);

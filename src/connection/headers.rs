@@ -88,8 +88,11 @@ impl HeaderSizes {
     }
 
     /// What h2 does not tell of trailers that it may have cut.
-    fn cut(&self, stream: StreamId) -> Option<Failure> {
-        let is_large = self.any_large.load(Ordering::Acquire) && self.lock().whole.contains(&stream.into());
+    fn cut(&self, stream: impl FnOnce() -> StreamId) -> Option<Failure> {
+        let is_large = self.any_large.load(Ordering::Acquire) && {
+            let stream = stream().into(); // h2 tells it under its lock
+            self.lock().whole.contains(&stream)
+        };
         is_large.then(|| Failure::new(Kind::TooLarge, self.text()))
     }
 
@@ -167,7 +170,7 @@ impl Slot {
     }
 
     /// Why this stream's trailers, which have come, may not be all of them.
-    pub(super) fn cut(&self, stream: StreamId) -> Option<Failure> {
+    pub(super) fn cut(&self, stream: impl FnOnce() -> StreamId) -> Option<Failure> {
         self.0.headers.cut(stream)
     }
 }

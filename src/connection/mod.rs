@@ -78,8 +78,8 @@ struct Handle {
     send: SendRequest<Bytes>,
     shared: Arc<Shared>,
     last_read: Arc<LastRead>,
-    /// From this id on the connection takes no more exchanges.
-    last_stream_id: u32,
+    /// After so many the connection takes no more exchanges.
+    most_exchanges: u32,
     /// Dropped after `send`, so that h2 sees the last `SendRequest` go before the driver is told that nobody holds the
     /// connection.
     commands: UnboundedSender<Command>,
@@ -234,7 +234,7 @@ impl Connection {
         let heard = last_read.clone();
         let driver = Driver::new(connection, send.clone(), shared.clone(), heard, commanded, options);
         let connection =
-            Self(Arc::new(Handle { send, shared, last_read, last_stream_id: options.last_stream_id, commands }));
+            Self(Arc::new(Handle { send, shared, last_read, most_exchanges: options.most_exchanges, commands }));
         // Should the wait below be dropped, the driver ends with its handle.
         tokio::spawn(driver);
         let greeted = stages.wait_for(|stage| *stage != Stage::Greeting).await.map(|stage| stage.clone());

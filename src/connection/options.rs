@@ -28,9 +28,9 @@ pub(crate) struct Options {
     /// How long what was sent may stay unacknowledged (gRFC A18); the system's own limit by default.
     pub(crate) tcp_user_timeout: Option<Duration>,
     pub(crate) keep_alive: Option<KeepAlive>,
-    /// A connection is replaced when a stream has this id or a higher one. 2^31 - 2^17: a connection has ids below 2^31 (RFC 9113,
-    /// 5.1.1), and 65 536 calls may be about to begin meanwhile.
-    pub(crate) last_stream_id: u32,
+    /// A connection is replaced after so many exchanges. 2^30 - 2^16: it has ids for 2^30 (RFC 9113, 5.1.1), and 65 536 calls may be
+    /// about to begin meanwhile.
+    pub(crate) most_exchanges: u32,
     /// Keep-alive pings also where no call waits; off, because many servers end connections over that.
     pub(crate) keep_alive_while_idle: bool,
     /// After so much silence a connection takes no exchange until a PING is answered; never by default.
@@ -117,7 +117,7 @@ impl Default for Options {
             tcp_keepalive: None,
             tcp_user_timeout: None,
             keep_alive: Some(KeepAlive::default()),
-            last_stream_id: (1 << 31) - (1 << 17),
+            most_exchanges: (1 << 30) - (1 << 16),
             keep_alive_while_idle: false,
             idle_timeout: None,
         }

@@ -1,8 +1,8 @@
 //! PURE: how many resets of calls that the server has answered nothing on are under way.
 //!
 //! Servers guard themselves against clients that open streams and reset them at once (CVE-2023-44487). h2's server, and so
-//! tonic's, ends the connection with ENHANCE_YOUR_CALM `too_many_resets` when more than 20 streams are reset that it has read and
-//! not yet accepted (h2 0.4.20, `proto/streams/recv.rs`, `recv_reset`). A server that stands still for a moment reads all that
+//! tonic's, ends the connection with GOAWAY (`ENHANCE_YOUR_CALM`, `too_many_resets`) when more than 20 streams are reset that it has
+//! read and not yet accepted (h2 0.4.20, `proto/streams/recv.rs`, `recv_reset`). A server that stands still for a moment reads all that
 //! piled up at once: requests and resets before it accepts any of them. So at most [`MOST`] such resets are under way until the
 //! server has shown that it reads again.
 //!
@@ -62,7 +62,7 @@ impl Pace {
         self.under_way.len() < before
     }
 
-    /// Every stream before this one is accepted.
+    /// Every stream with a lower number is accepted.
     pub(super) fn answered(&mut self, stream: u32) {
         self.under_way.retain(|(reset, _)| *reset >= stream);
     }

@@ -1,8 +1,44 @@
 //! F31: resets of calls that the server has answered nothing on.
 
+use std::task::Context;
+
+use bytes::Bytes;
+use http::header::CONNECTION;
+use http::{HeaderMap, HeaderValue};
+use http_body::Frame;
+
 use super::raw::{ACK, DATA, HEADERS, RST_STREAM, SETTINGS};
 use super::*;
 use crate::connection::pace::MOST;
+
+/// A body that ends in an error, or in trailers that HTTP/2 forbids.
+struct Broken(bool);
+
+impl Body for Broken {
+    type Data = Bytes;
+    type Error = String;
+
+    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, String>>> {
+        let forbidden = HeaderMap::from_iter([(CONNECTION, HeaderValue::from_static("close"))]);
+        Poll::Ready(Some(if self.0 { Err("broken".to_owned()) } else { Ok(Frame::trailers(forbidden)) }))
+    }
+}
+
+/// F31: calls whose requests cannot be sent to their end are paced like those that are dropped.
+#[tokio::test(start_paused = true)]
+async fn calls_whose_requests_break_off_are_paced_too() {
+    for (fails, kind) in [(true, Kind::Body), (false, Kind::Unsendable)] {
+        let (connection, mut peer) = Peer::greeted(&without_keep_alive()).await;
+        for _ in 0..25 {
+            let slot = connection.reserve().unwrap();
+            let head = Request::post("http://server/service/method").body(()).unwrap();
+            let mut call = connection.exchange(slot, head, Broken(fails)).map_err(|(failure, _)| failure).unwrap();
+            let failure = poll_fn(|cx| call.poll_head(cx)).await.unwrap_err();
+            assert_eq!(failure.kind, kind);
+        }
+        assert_eq!(seen(&mut peer).await.0, odd(0, MOST));
+    }
+}
 
 fn without_keep_alive() -> Options {
     Options { keep_alive: None, ..Options::default() }
@@ -142,7 +178,7 @@ async fn small_frames_that_come_late_use_nothing_up() {
 /// F31: ids are counted: the connection is replaced before h2 refuses.
 #[tokio::test]
 async fn a_connection_whose_ids_are_nearly_used_up_takes_no_more() {
-    let options = Options { last_stream_id: 9, ..Options::default() };
+    let options = Options { most_exchanges: 4, ..Options::default() };
     let (connection, mut peer) = Peer::greeted(&options).await;
     let calls: Vec<_> = (0..4).map(|_| begin(&connection)).collect();
     assert!(!connection.is_over());

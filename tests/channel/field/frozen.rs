@@ -18,6 +18,8 @@ use tonic::{Request, Response, Status, Streaming};
 
 /// Who is greeted by this name waits for ever.
 pub(crate) const NOBODY: &str = "nobody";
+/// Whose handler panics.
+pub(crate) const PANIC: &str = "panic";
 /// The size of a download that sends a chunk in 10 ms, …
 pub(crate) const TICKS: u32 = 0;
 /// … and of one that never sends any.
@@ -82,7 +84,7 @@ struct Service;
 impl Greeter for Service {
     async fn say_hello(&self, request: Request<HelloRequest>) -> Result<Response<HelloReply>, Status> {
         let name = request.into_inner().name;
-        assert_ne!(name, "panic", "as asked");
+        assert_ne!(name, PANIC, "as asked");
         if name == NOBODY {
             std::future::pending::<()>().await;
         }

@@ -23,6 +23,7 @@ mod requests;
 mod scripted;
 mod stalls;
 mod stock;
+mod texts;
 mod timeouts;
 mod unread;
 mod unsent;
