@@ -22,7 +22,7 @@ const LAST: usize = 1_000;
 const LEAST_PATIENCE: Duration = Duration::from_millis(20);
 /// When half of the calls should be its own again, and by how many calls that is judged.
 const AGAIN: Duration = Duration::from_secs(3);
-const CALLS_AGAIN: usize = 150;
+const CALLS_AGAIN: usize = 250;
 const LIMIT: Duration = Duration::from_secs(150);
 
 #[derive(Clone, Copy)]

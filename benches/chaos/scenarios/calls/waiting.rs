@@ -20,7 +20,7 @@ use crate::world::{Result, World};
 const DOWN: usize = 1_000;
 const WAITING: usize = 10_000;
 /// In turns, and the best of each counts: whatever disturbs one makes it dearer.
-const ROUNDS: usize = 2;
+const ROUNDS: usize = 3;
 /// From the channel's beginning until all wait, at least: so that both wait for servers that have been tried as often.
 const ALL_WAIT: Duration = Duration::from_millis(500);
 const DOWN_FOR: Duration = Duration::from_secs(4);
