@@ -1,16 +1,20 @@
 //! Calls that wait, for a server or for room at one: what does it cost while nothing happens?
 
 use std::future::poll_fn;
+use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use test_support::{Bar, cpu_time};
-use tokio::net::TcpSocket;
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, sleep_until};
+use tokio::time::sleep;
+use tonic::codegen::http::Uri;
 use tonic_etcd::BalancedChannel;
+use tower::service_fn;
 
 use super::callers::greet;
 use super::channel;
@@ -21,8 +25,7 @@ const DOWN: usize = 1_000;
 const WAITING: usize = 10_000;
 /// In turns, and the best of each counts: whatever disturbs one makes it dearer.
 const ROUNDS: usize = 3;
-/// From the channel's beginning until all wait, at least: so that both wait for servers that have been tried as often.
-const ALL_WAIT: Duration = Duration::from_millis(500);
+/// From when all wait.
 const DOWN_FOR: Duration = Duration::from_secs(4);
 
 const STREAMS: usize = 100;
@@ -48,12 +51,20 @@ pub(in crate::scenarios) fn for_a_server(_world: &World, findings: &mut Findings
     Ok(())
 }
 
+/// No attempt to connect ends before all calls wait: most are made in the first second.
 async fn cpu_while_down(port: u16, calls: usize) -> Result<f64> {
-    let began = Instant::now();
+    let (open, gate) = watch::channel(false);
+    let connector = service_fn(move |uri: Uri| {
+        let mut gate = gate.clone();
+        async move {
+            gate.wait_for(|open| *open).await.map_err(io::Error::other)?;
+            TcpStream::connect((uri.host().unwrap_or_default(), uri.port_u16().unwrap_or_default())).await
+        }
+    });
     let addresses = (0..DOWN).map(|number| format!("127.1.{}.{}:{port}", number / 250, number % 250 + 1));
-    let channel = channel::ours(BalancedChannel::builder().wait_for_ready(true), addresses)?;
+    let channel = channel::ours(BalancedChannel::builder().wait_for_ready(true).connector(connector), addresses)?;
     let mut waiting = wait(&channel, calls).await?;
-    sleep_until((began + ALL_WAIT).into()).await;
+    open.send(true)?;
     let cpu = cpu_over(DOWN_FOR).await;
     still_waiting(&mut waiting)?;
     Ok(cpu)
