@@ -11,6 +11,7 @@ mod clock;
 mod findings;
 mod flood;
 mod outcome;
+mod peer;
 mod plot;
 mod register;
 mod resolve;
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().collect();
     let done = match args.get(1).map(String::as_str) {
         Some("serve") => as_child(|| serve::run(args[1..].to_vec())),
+        Some("peer") => as_child(|| peer::run(args[1..].to_vec())),
         Some("register") => as_child(|| register::run(args[1..].to_vec())),
         Some("resolve") => as_child(|| resolve::run(args[1..].to_vec())),
         Some("flood-write") => as_child(|| flood::write::run(args[1..].to_vec())),

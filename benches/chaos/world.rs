@@ -91,6 +91,13 @@ impl World {
         Ok(Process::spawn(command.args([role, "--etcd", etcd]).args(args))?)
     }
 
+    /// Starts a peer in a process of its own, and waits for its address; etcd knows nothing of it.
+    pub(crate) fn peer(&self, args: &[&str]) -> Result<Server> {
+        let process = Process::spawn(Command::new(&self.program).arg("peer").args(args))?;
+        let line = process.wait_line(|line| line.starts_with("listening "), PATIENCE)?;
+        Ok(Server { address: line.trim_start_matches("listening ").to_owned(), process })
+    }
+
     fn command(&self, role: &str) -> Command {
         let mut command = Command::new(&self.program);
         command.args([role, "--etcd", &self.etcd.endpoint()]);

@@ -1,6 +1,7 @@
 //! What is done to a fleet, and what may come of it.
 
 mod age;
+mod calls;
 mod churn;
 mod dead;
 mod discovery;
@@ -40,6 +41,10 @@ const fn discovery(name: &'static str, about: &'static str, run: fn(&World, &mut
     Scenario { group: "discovery", name, about, run }
 }
 
+const fn calls(name: &'static str, about: &'static str, run: fn(&World, &mut Findings) -> Result<()>) -> Scenario {
+    Scenario { group: "calls", name, about, run }
+}
+
 /// In the order in which they run.
 pub(crate) const SCENARIOS: &[Scenario] = &[
     balancing("slow", "one of 4 servers answers in 20 ms", slow::run),
@@ -70,4 +75,17 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     discovery("thousand-services", "1 000 services of one resolver", discovery::thousand::run),
     discovery("ten-thousand-drops", "10 000 resolutions are made and dropped", discovery::drops::run),
     discovery("flood", "5 000 changes a second, beside a raw watch", discovery::flood::run),
+    calls("f30", "one of 3 servers is ejected because it restarts with calls in flight", calls::ejected::run),
+    calls("f31", "calls are dropped while their server stands still, and 20 000 streams cancelled", calls::resets::run),
+    calls("f33", "10 000 calls wait for 1 000 servers that are down", calls::waiting::for_a_server),
+    calls("f34", "50 000 calls wait at the stream limit of a server", calls::waiting::for_room),
+    calls("f35", "callers give up on one of 2 servers, which never answers", calls::given_up::run),
+    calls("f36", "one of 3 servers fails at once, with each of 5 codes", calls::failing::codes),
+    calls("f37", "servers of weights 10 : 1 and 1 : 1 : 100", calls::weights::run),
+    calls("f38", "64 answers that nobody reads", calls::unread::run),
+    calls("f39-f40", "the text of a status has 20 KB to 1 MiB", calls::texts::run),
+    calls("f42", "2 000 servers with full backlogs, and one that lives", calls::backlog::run),
+    calls("f62", "the handlers of one of 3 servers panic", calls::failing::panics),
+    calls("f65", "metadata of 17, 70 and 200 KiB", calls::metadata::run),
+    calls("f66", "servers restart while nobody drives the runtime", calls::pauses::run),
 ];
