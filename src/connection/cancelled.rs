@@ -9,12 +9,15 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use bytes::Bytes;
+use h2::SendStream;
 use h2::client::ResponseFuture;
 use tokio::time::{Sleep, sleep};
 
 use super::Slot;
 use super::failure::Failure;
 use super::pace::Pace;
+use super::pump;
 
 /// A stream without an answer. Dropped by its caller it is reset at the driver's pace, and takes a slot until then.
 pub(super) struct Unanswered(Option<Stream>);
@@ -25,6 +28,17 @@ struct Stream {
     /// The head of an answer has come, or will not: h2 must not be asked again.
     over: bool,
     order: Order,
+    /// The request's own stream has failed, which its end says with a reset of another code.
+    request: Option<SendStream<Bytes>>,
+}
+
+impl Stream {
+    /// Where the request was whole or given up, being dropped is all.
+    fn reset(self) {
+        if let Some(mut request) = self.request {
+            pump::break_off(&mut request);
+        }
+    }
 }
 
 /// When a stream was opened. h2 tells ids only under the connection's lock; this is as exact for what it is asked for.
@@ -57,7 +71,7 @@ struct Inbox {
 
 impl Unanswered {
     pub(super) fn new(response: ResponseFuture, slot: Slot, order: Order) -> Self {
-        Self(Some(Stream { response, slot, over: false, order }))
+        Self(Some(Stream { response, slot, over: false, order, request: None }))
     }
 
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<http::Response<h2::RecvStream>, h2::Error>> {
@@ -70,6 +84,13 @@ impl Unanswered {
             stream.slot.0.cancelled.answered(stream.order, head.status());
         }
         Poll::Ready(response)
+    }
+
+    /// The request's own stream has failed.
+    pub(super) fn break_off(&mut self, request: SendStream<Bytes>) {
+        if let Some(stream) = &mut self.0 {
+            stream.request = Some(request);
+        }
     }
 
     /// Why the stream failed.
@@ -129,7 +150,7 @@ impl Cancelled {
 
     fn give_up(&self, stream: Stream) {
         if stream.order.number < self.answered.load(Ordering::Relaxed) {
-            return; // which resets it
+            return stream.reset();
         }
         let mut inbox = self.lock();
         if inbox.closed {
@@ -201,7 +222,12 @@ impl Resets {
         self.look(cancelled, cx);
         let answered = cancelled.answered.load(Ordering::Relaxed);
         self.pace.answered(answered);
-        self.waiting.retain(|stream| stream.order.number >= answered);
+        for _ in 0..self.waiting.len() {
+            match self.waiting.pop_front() {
+                Some(stream) if stream.order.number >= answered => self.waiting.push_back(stream),
+                accepted => accepted.into_iter().for_each(Stream::reset),
+            }
+        }
         if self.rest.as_mut().is_some_and(|rest| rest.as_mut().poll(cx).is_pending()) {
             return;
         }
@@ -210,6 +236,7 @@ impl Resets {
             && let Some(stream) = self.waiting.pop_front()
         {
             self.pace.reset(stream.order.number);
+            stream.reset();
         }
     }
 

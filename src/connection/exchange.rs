@@ -77,10 +77,11 @@ where
         if let Some(sending) = &mut self.sending
             && let Poll::Ready(sent) = sending.poll(&mut self.body, cx)
         {
-            self.sending = None;
+            let sending = self.sending.take();
             match sent {
                 // Its stream is reset as it is dropped, at the pace of those that are given up.
                 Err(failure) if failure.is_of_body() => {
+                    sending.into_iter().for_each(|sending| self.stream.break_off(sending.into_stream()));
                     return Poll::Ready(Err(failure));
                 }
                 // What the server says of it comes with the answer.

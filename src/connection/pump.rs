@@ -78,10 +78,9 @@ impl Sending {
         }
     }
 
-    /// Resets the stream of a body that failed. Not with `CANCEL`, which hyper's servers take for an orderly end of the request:
-    /// half of it would look whole.
-    pub(super) fn break_off(&mut self) {
-        self.stream.send_reset(Reason::INTERNAL_ERROR);
+    /// The stream, for whoever ends it.
+    pub(super) fn into_stream(self) -> SendStream<Bytes> {
+        self.stream
     }
 
     /// Asks the body what comes next, if that is not known.
@@ -145,6 +144,12 @@ impl Sending {
     }
 }
 
+/// Resets the stream of a body that failed. Not with `CANCEL`, which hyper's servers take for an orderly end of the request:
+/// half of it would look whole.
+pub(super) fn break_off(stream: &mut SendStream<Bytes>) {
+    stream.send_reset(Reason::INTERNAL_ERROR);
+}
+
 /// The server has ended the stream, or wants no more: what it has to say comes with the answer.
 fn stopped() -> Failure {
     Failure::new(Kind::Lost, "the server wants no more of the request")
@@ -171,7 +176,7 @@ where
         {
             // Before the reset, which wakes the answer's reader.
             this.failed.set(failure);
-            this.sending.break_off();
+            break_off(&mut this.sending.stream);
         }
         Poll::Ready(())
     }
