@@ -152,8 +152,9 @@ impl Connecting {
         self.waiting.first().map(|(_, attempt)| *attempt)
     }
 
-    /// Who begins, and who has to end for others.
-    pub(crate) fn step(&mut self, now: Duration) -> Step {
+    /// Who begins; and who has to end for others, if it `may_cut`: whoever asks for that has let those go on before whose
+    /// connections have come on, or on a busy machine nobody would have had its time. Who was connected asks for nothing.
+    pub(crate) fn step(&mut self, now: Duration, may_cut: bool) -> Step {
         let mut step = Step::default();
         while let Some((rank, attempt)) = self.waiting.first().copied() {
             if self.under_way >= self.limit {
@@ -175,9 +176,13 @@ impl Connecting {
         let spoken_for = |order: &Self| (order.cut + order.limit).saturating_sub(order.under_way);
         while let Some((rank, _)) = self.waiting.iter().nth(spoken_for(self)).copied() {
             match self.victim(rank, now) {
-                Ok(victim) => {
+                Ok(victim) if may_cut => {
                     self.cut(victim);
                     step.cut.push(victim);
+                }
+                Ok(_) => {
+                    step.again = Some(now);
+                    break;
                 }
                 Err(again) => {
                     step.again = again;
@@ -231,69 +236,70 @@ mod tests {
     fn places_are_free_up_to_the_limit_and_then_go_by_rank() {
         let mut order = Connecting::new(2);
         let failing: Vec<_> = [3, 1, 2].map(|failures| order.ask(Rank::failing(failures))).into();
-        let step = order.step(MS);
+        let step = order.step(MS, true);
         assert_eq!(began(&step), (&[failing[1], failing[2]][..], &[][..]), "who fails most comes last");
         assert_eq!(step.again, Some(MS + OTHERS_WAIT * 1000), "and is the most patient");
         order.end(failing[1]);
-        assert_eq!(order.step(MS).begin, [failing[0]]);
+        assert_eq!(order.step(MS, true).begin, [failing[0]]);
     }
 
     #[test]
     fn the_new_wait_no_longer_than_25_ms() {
         let mut order = Connecting::new(2);
         let all = [(); 5].map(|()| order.ask(Rank::New));
-        assert_eq!(order.step(MS).begin, all[..2]);
-        assert_eq!(order.step(2 * MS), Step { again: Some(26 * MS), ..Step::default() });
-        assert_eq!(began(&order.step(26 * MS)), (&[][..], &all[..2]));
-        assert_eq!(began(&order.step(26 * MS)), (&[][..], &[][..]), "told once");
+        assert_eq!(order.step(MS, true).begin, all[..2]);
+        assert_eq!(order.step(2 * MS, true), Step { again: Some(26 * MS), ..Step::default() });
+        assert_eq!(order.step(27 * MS, false), Step { again: Some(27 * MS), ..Step::default() });
+        assert_eq!(began(&order.step(26 * MS, true)), (&[][..], &all[..2]));
+        assert_eq!(began(&order.step(26 * MS, true)), (&[][..], &[][..]), "told once");
         order.end(all[0]);
         order.end(all[1]);
         let again = [0, 1].map(|_| order.ask(Rank::New.next()));
-        let step = order.step(27 * MS);
+        let step = order.step(27 * MS, true);
         assert_eq!((began(&step), step.again), ((&all[2..4], &[][..]), Some(52 * MS)));
-        assert_eq!(began(&order.step(52 * MS)), (&[][..], &all[2..3]));
+        assert_eq!(began(&order.step(52 * MS, true)), (&[][..], &all[2..3]));
         order.end(all[2]);
-        let step = order.step(53 * MS);
+        let step = order.step(53 * MS, true);
         assert_eq!(began(&step), (&all[4..], &[][..]));
         assert_eq!(step.again, Some(277 * MS), "who was cut short waits for longer");
         order.end(all[3]);
         order.end(all[3]);
-        assert_eq!(order.step(60 * MS).begin, again[..1]);
+        assert_eq!(order.step(60 * MS, true).begin, again[..1]);
     }
 
     #[test]
     fn who_was_connected_never_waits() {
         let mut order = Connecting::new(2);
         let new = [(); 3].map(|()| order.ask(Rank::New));
-        order.step(MS);
+        order.step(MS, true);
         let connected = [(); 3].map(|()| order.ask(Rank::Connected));
-        let step = order.step(MS);
+        let step = order.step(MS, true);
         assert_eq!(began(&step), (&connected[..], &new[..2]), "beyond the limit where none is left to cut short");
         new[..2].iter().for_each(|attempt| order.end(*attempt));
         assert_eq!(order.under_way, 3);
-        assert_eq!(order.step(2 * MS).again, Some(26 * MS));
-        assert_eq!(began(&order.step(26 * MS)), (&[][..], &connected[..2]), "as many as it takes");
+        assert_eq!(order.step(2 * MS, true).again, Some(26 * MS));
+        assert_eq!(began(&order.step(26 * MS, true)), (&[][..], &connected[..2]), "as many as it takes");
     }
 
     #[test]
     fn who_failed_less_gets_the_place_of_who_failed_more() {
         let mut order = Connecting::new(1);
         let (worse, better) = (order.ask(Rank::failing(3)), Rank::failing(2));
-        order.step(MS);
+        order.step(MS, true);
         let (first, second) = (order.ask(better), order.ask(better));
-        assert_eq!(order.step(MS).again, Some(26 * MS));
-        assert_eq!(began(&order.step(26 * MS)), (&[][..], &[worse][..]));
+        assert_eq!(order.step(MS, true).again, Some(26 * MS));
+        assert_eq!(began(&order.step(26 * MS, true)), (&[][..], &[worse][..]));
         assert!(order.is_cut(worse));
         assert_eq!((order.begins(worse, 26 * MS), order.begins(first, 26 * MS)), (Begins::Never, Begins::NotYet));
         order.end(worse);
-        assert_eq!(order.step(27 * MS).begin, [first]);
+        assert_eq!(order.step(27 * MS, true).begin, [first]);
         assert_eq!(order.begins(first, 60 * MS), Begins::Now);
         let new = order.ask(Rank::New);
-        assert_eq!(order.step(61 * MS).again, Some(85 * MS), "its time begins when it does");
+        assert_eq!(order.step(61 * MS, true).again, Some(85 * MS), "its time begins when it does");
         order.end(new);
         order.end(second);
         order.end(first);
-        assert_eq!(order.step(MS), Step::default());
+        assert_eq!(order.step(MS, true), Step::default());
         assert_eq!(Rank::failing(i32::MAX), Rank::failing(8).next());
     }
 
@@ -315,7 +321,7 @@ mod tests {
                     _ => now += 5 * MS,
                 }
                 let before = order.under_way;
-                let step = order.step(now);
+                let step = order.step(now, true);
                 let under_way = order.begun.values().map(BTreeSet::len).sum::<usize>() + order.cut;
                 prop_assert_eq!(under_way, order.under_way);
                 prop_assert_eq!(under_way + order.waiting.len(), order.known.len());

@@ -94,7 +94,7 @@ use crate::address::Address;
 ///
 /// - It is **picked** in its caller's task among the servers that are connected (see [`Policy`]); no queue, no lock.
 /// - It **waits** while the servers are being resolved or connected to for the first time, or while all are at their limit of
-///   concurrent streams (then in order); no longer than its deadline and [`BalancedChannelBuilder::wait_limit`].
+///   concurrent streams; in order, one queue for both; a call that is not polled when its turn comes is passed over after 25 to 50 ms; no longer than its deadline and [`BalancedChannelBuilder::wait_limit`].
 /// - It **fails at once**, with `UNAVAILABLE` and a text that tells the servers' states and the last error, when no server is
 ///   registered or none can be connected, unless it is to wait for ready ([`WaitForReady`]).
 /// - It goes **to another server** when it was provably never processed, always and within its deadline: h2 refused to send
@@ -128,7 +128,9 @@ use crate::address::Address;
 /// # Connections
 ///
 /// Each server of the set is connected in the background, and again whenever its connection is gone, with backoff as in gRPC's
-/// connection-backoff document (100 ms, times 1.6, up to 10 s, ±20 %). A server is ready once its HTTP/2 SETTINGS have come,
+/// connection-backoff document (100 ms, times 1.6, up to 10 s, ±20 %). At most 1 024 attempts are under way at once. Where more servers
+/// have to be connected, one whose last attempt gave a connection never waits, one that was never tried waits at most 25 ms for others,
+/// and those that keep failing come last; an attempt that was cut short for others has ten times as long the next time. A server is ready once its HTTP/2 SETTINGS have come,
 /// so that one which accepts and says nothing never is. One that is removed gets no new call from then on, finishes those that
 /// it has, and is disconnected. A server that says GOAWAY before it closes costs no call; tonic's
 /// `max_connection_age_grace` cuts without one, which is like a crash. A connection has ids for 2^30 calls, and is replaced before

@@ -5,12 +5,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until};
 
 use super::connecting::{Attempt, Begins, Connecting, Rank};
 
 /// How many attempts are under way at once: each holds a file descriptor, of which a process has often no more.
 const AT_ONCE: usize = 1024;
+
+/// How often all other tasks have a turn before an attempt is cut short: one for each step of a connection (TCP, SETTINGS).
+const GO_FIRST: usize = 3;
 
 pub(crate) struct Places {
     epoch: Instant,
@@ -50,18 +54,22 @@ impl Places {
                     Some(again) => sleep_until(self.epoch + again).await,
                     None => std::future::pending().await,
                 }
+                // On a busy runtime: those first whose connections have come on.
+                for _ in 0..GO_FIRST {
+                    yield_now().await;
+                }
             };
-            tokio::select! {
-                () = held.told.notified() => {}
-                () = look => {}
-            }
+            let may_cut = tokio::select! {
+                () = held.told.notified() => false,
+                () = look => true,
+            };
             let mut state = self.lock();
             match state.order.begins(held.attempt, self.epoch.elapsed()) {
                 Begins::Now => {
                     drop(state);
                     return held;
                 }
-                Begins::NotYet => again = self.step(state, Some(held.attempt)),
+                Begins::NotYet => again = self.step(state, Some(held.attempt), may_cut),
                 Begins::Never => {
                     drop(state);
                     (held, again) = self.ask(rank);
@@ -75,16 +83,17 @@ impl Places {
         let mut state = self.lock();
         let attempt = state.order.ask(rank);
         state.told.insert(attempt, told.clone());
-        (Held { places: self, attempt, told }, self.step(state, Some(attempt)))
+        (Held { places: self, attempt, told }, self.step(state, Some(attempt), false))
     }
 
     /// Tells those who may begin and those who have to end; gives when to look again, if that is for this one to do.
-    fn step(&self, mut state: MutexGuard<'_, State>, who: Option<Attempt>) -> Option<Duration> {
-        let step = state.order.step(self.epoch.elapsed());
+    fn step(&self, mut state: MutexGuard<'_, State>, who: Option<Attempt>, may_cut: bool) -> Option<Duration> {
+        let step = state.order.step(self.epoch.elapsed(), may_cut);
         let first = state.order.first();
         let looks = first.zip(step.again);
-        let news = looks != state.looks;
-        let to_look = first.filter(|_| looks.is_some() && news && first != who);
+        // Whoever looks already at that time or before need not be told.
+        let known = state.looks.filter(|(of, _)| Some(*of) == first).is_some_and(|(_, at)| step.again >= Some(at));
+        let to_look = first.filter(|_| looks.is_some() && !known && first != who);
         for attempt in step.begin.iter().chain(&step.cut).chain(&to_look) {
             state.told.get(attempt).into_iter().for_each(|told| told.notify_one());
         }
@@ -113,6 +122,6 @@ impl Drop for Held<'_> {
         let mut state = self.places.lock();
         state.order.end(self.attempt);
         state.told.remove(&self.attempt);
-        self.places.step(state, None);
+        self.places.step(state, None, false);
     }
 }

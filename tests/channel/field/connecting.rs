@@ -70,7 +70,7 @@ async fn a_live_server_among_many_dead_ones_is_found_at_once_and_again_after_eac
     tokio::spawn(server);
     let mut addresses = dead.addresses();
     addresses.push(address);
-    let channel = over(builder(), &addresses);
+    let channel = over(builder().connect_timeout(CONNECT_TIMEOUT), &addresses);
     let began = Instant::now();
     greet(&channel).await.unwrap();
     let (first, mut longest) = (began.elapsed(), Duration::ZERO);
@@ -83,8 +83,9 @@ async fn a_live_server_among_many_dead_ones_is_found_at_once_and_again_after_eac
     assert!(first < SOON && longest < SOON, "{first:?} to the first call, {longest:?} to another");
 }
 
-/// As F42 has it is a second; machines that test are busy.
-const SOON: Duration = Duration::from_secs(3);
+/// F42 says a second; machines that test are busy. No attempt ends by itself before that.
+const SOON: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Attempts under way, and the most that ever were.
 #[derive(Default)]
@@ -128,7 +129,7 @@ async fn at_most_1024_attempts_at_once() {
             tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await
         }
     });
-    let (channel, set) = changing(builder().connector(connector));
+    let (channel, set) = changing(builder().connect_timeout(CONNECT_TIMEOUT).connector(connector));
     for number in 0..5_000 {
         set.put(&format!("{number}"), Instance::new(format!("dead{number}:1")).unwrap());
     }
@@ -139,9 +140,9 @@ async fn at_most_1024_attempts_at_once() {
     assert!(first < SOON, "{first:?}");
     until("each to be tried", || attempts.begun.load(Ordering::SeqCst) >= 5_001).await;
     sleep(Duration::from_secs(1)).await;
-    let (most, begun) = (attempts.most.load(Ordering::SeqCst), attempts.begun.load(Ordering::SeqCst));
+    let (most, all) = (attempts.most.load(Ordering::SeqCst), attempts.begun.load(Ordering::SeqCst));
     assert!(most <= 1_024, "{most}");
-    assert!(begun < 4 * 5_001, "nobody is driven off again and again: {begun}");
+    assert!(all < 4 * 5_001, "nobody is driven off again and again: {all}");
 }
 
 /// F42: servers that are slow to be connected are connected all the same, where there are more of them than places.

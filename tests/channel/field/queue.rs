@@ -108,18 +108,18 @@ async fn order_holds_behind_calls_that_nobody_polls() {
             continue;
         }
         let order = order.clone();
-        let begun = Arc::<AtomicUsize>::default();
-        let begin = begun.clone();
+        let polls = Arc::<AtomicUsize>::default();
+        let counted = polls.clone();
         calls.push(tokio::spawn(async move {
             let mut call = pin!(greet(&channel));
             let poll = std::future::poll_fn(|cx| {
-                begin.fetch_add(1, Ordering::SeqCst);
+                counted.fetch_add(1, Ordering::SeqCst);
                 call.as_mut().poll(cx)
             });
             poll.await.unwrap();
             order.lock().await.push(number);
         }));
-        until("the call to begin", || begun.load(Ordering::SeqCst) > 0).await;
+        until("the call to begin", || polls.load(Ordering::SeqCst) > 0).await;
     }
     for done in 0..=8 {
         let order = order.clone();
