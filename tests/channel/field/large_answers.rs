@@ -207,7 +207,7 @@ async fn what_ends_the_connection_is_told_by_its_own_call() {
 #[tokio::test]
 async fn the_others_are_repeated_once() {
     let answer = Answer { alone: true, fields: fields(false, Text::Plain(vec![b'~'; 25 << 20])) };
-    let server = LargeHeads::start(answer).await;
+    let server = LargeHeads::with(answer, false).await;
     let channel = over(builder().retry(repeating()), [&server.address]);
     ready(&channel, 1).await;
     let other = tokio::spawn({

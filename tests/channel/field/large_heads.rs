@@ -42,6 +42,11 @@ pub(crate) struct LargeHeads {
 
 impl LargeHeads {
     pub(crate) async fn start(answer: Answer) -> Self {
+        Self::with(answer, true).await
+    }
+
+    /// The same, where the first stream of a connection is answered only if it is echoed.
+    pub(crate) async fn with(answer: Answer, echoes: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (firsts, others) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
@@ -49,7 +54,7 @@ impl LargeHeads {
         let serve = async move {
             while let Ok((tcp, _)) = listener.accept().await {
                 let (answer, (firsts, others)) = (answer.clone(), counts.clone());
-                tokio::spawn(async move { speak(tcp, &answer, &firsts, &others).await });
+                tokio::spawn(async move { speak(tcp, &answer, echoes, &firsts, &others).await });
             }
         };
         Self { address, firsts, others, task: tokio::spawn(serve).abort_handle() }
@@ -72,7 +77,13 @@ impl Drop for LargeHeads {
     }
 }
 
-async fn speak(mut tcp: TcpStream, answer: &Answer, firsts: &AtomicUsize, others: &AtomicUsize) -> std::io::Result<()> {
+async fn speak(
+    mut tcp: TcpStream,
+    answer: &Answer,
+    echoes: bool,
+    firsts: &AtomicUsize,
+    others: &AtomicUsize,
+) -> std::io::Result<()> {
     tcp.read_exact(&mut [0; 24]).await?;
     tcp.write_all(&frame(SETTINGS, 0, 0, &[])).await?;
     let mut begun = false;
@@ -86,7 +97,8 @@ async fn speak(mut tcp: TcpStream, answer: &Answer, firsts: &AtomicUsize, others
         match kind {
             SETTINGS if flags == 0 => tcp.write_all(&frame(SETTINGS, 1, 0, &[])).await?,
             HEADERS if stream == 1 => drop(firsts.fetch_add(1, SeqCst)),
-            DATA if stream == 1 && !payload.is_empty() => {
+            DATA if stream == 1 && (payload.is_empty() || !echoes) => {}
+            DATA if stream == 1 => {
                 if !std::mem::replace(&mut begun, true) {
                     tcp.write_all(&frame(HEADERS, END_HEADERS, 1, &opening())).await?;
                 }
