@@ -1,51 +1,75 @@
 //! Peak EWMA: a moving average of latency that believes bad news soon, and forgets it in seconds. PURE.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// What was seen so long ago counts for 1/e. Finagle takes 10 s; two let a server that was slow once back in sooner, and
 /// a slow one is still asked only every few seconds.
 const DECAY_NS: f64 = 2e9;
-/// Bad news counts ten times as fast. Finagle believes it at once, which at thousands of calls a second makes the slowest of
-/// them the average of a fast server, and sends a hundredth of the calls to a slow one. A server that is seldom
-/// asked is believed at once here too.
+/// Bad news of a server that is seldom asked counts ten times as fast; Finagle believes it at once.
 const RISE_NS: f64 = 2e8;
+/// How much each answer counts at least: a server that is asked often is known by its last few answers, so that a moment in
+/// which it stood still is over with the moment.
+const LEAST: f64 = 0.1;
+/// How much slower than the average one answer of such a server is believed to be: five in a row make it clearly slow.
+const MOST: f64 = 4.0;
 
 /// Nanoseconds, as the bits of a float; two stores that race lose one sample of thousands.
 #[derive(Default)]
-pub(crate) struct Latency {
+pub(super) struct Latency {
     average: AtomicU64,
-    /// When it was last told, since the server's epoch; 0 before that.
+    /// When it was last told, since the epoch; 0 before that.
     told: AtomicU64,
+    /// How many answers in a row have borne the average out, each of a call that began after the one before had ended.
+    in_a_row: AtomicU32,
 }
 
 impl Latency {
-    /// A call took so long to answer; `now` is the time since the server's epoch.
-    pub(crate) fn observe(&self, took: Duration, now: Duration) {
+    /// A call took so long to answer; `now` is the time since the epoch.
+    pub(super) fn observe(&self, took: Duration, now: Duration) {
         let now = nanos(now).max(1);
         let told = self.told.swap(now, Ordering::Relaxed);
-        let before = f64::from_bits(self.average.load(Ordering::Relaxed));
+        let known = f64::from_bits(self.average.load(Ordering::Relaxed));
         let took = nanos(took) as f64;
         let average = if told == 0 {
             took
         } else {
-            let keep = keep(now.saturating_sub(told), if took > before { RISE_NS } else { DECAY_NS });
-            before * keep + took * (1.0 - keep)
+            let before = self.faded(known, now.saturating_sub(told));
+            // While a call was on its way the server was asked.
+            let idle = now.saturating_sub(told).saturating_sub(took as u64);
+            let counts = 1.0 - keep(idle, if took > before { RISE_NS } else { DECAY_NS });
+            if counts > LEAST {
+                before + (took - before) * counts
+            } else {
+                before + (took.min(before * MOST) - before) * LEAST
+            }
         };
         self.average.store(average.to_bits(), Ordering::Relaxed);
+        if took >= known * 2.0 || known >= took * 2.0 {
+            self.in_a_row.store(1, Ordering::Relaxed);
+        } else if now.saturating_sub(told) as f64 >= took {
+            // Calls that were on their way at the same time tell the same.
+            self.in_a_row.store(self.in_a_row.load(Ordering::Relaxed).saturating_add(1), Ordering::Relaxed);
+        }
     }
 
-    /// The estimate in nanoseconds, fading while nothing is told; 0 before anything was.
-    pub(crate) fn estimate(&self, now: Duration) -> f64 {
+    /// The estimate in nanoseconds, fading while nothing is told, and the sooner the fewer answers it is made of; 0 before
+    /// anything was told.
+    pub(super) fn estimate(&self, now: Duration) -> f64 {
         let told = self.told.load(Ordering::Relaxed);
         if told == 0 {
             return 0.0;
         }
-        f64::from_bits(self.average.load(Ordering::Relaxed)) * keep(nanos(now).saturating_sub(told), DECAY_NS)
+        self.faded(f64::from_bits(self.average.load(Ordering::Relaxed)), nanos(now).saturating_sub(told))
+    }
+
+    fn faded(&self, average: f64, elapsed: u64) -> f64 {
+        let time = RISE_NS * f64::from(self.in_a_row.load(Ordering::Relaxed).max(1));
+        average * keep(elapsed, time.min(DECAY_NS))
     }
 
     /// The average as it was last told.
-    pub(crate) fn average(&self) -> Option<Duration> {
+    pub(super) fn average(&self) -> Option<Duration> {
         let told = self.told.load(Ordering::Relaxed) != 0;
         told.then(|| Duration::from_nanos(f64::from_bits(self.average.load(Ordering::Relaxed)) as u64))
     }
@@ -89,9 +113,23 @@ mod tests {
             latency.observe(if step % 100 == 99 { ms(20) } else { ms(1) }, ms(1_000 + step));
         }
         assert!(latency.average() < Some(ms(4)), "{:?}", latency.average());
-        for step in 0..500 {
+        for step in 0..50 {
             latency.observe(ms(20), ms(2_000 + step));
         }
         assert!(latency.average() > Some(ms(18)), "{:?}", latency.average());
+    }
+
+    #[test]
+    fn a_moment_without_answers_is_over_with_the_moment() {
+        let latency = Latency::default();
+        (0..100).for_each(|step| latency.observe(ms(1), ms(1_000 + step)));
+        let estimate = |now| latency.estimate(ms(now)) / 1e6;
+        (0..3).for_each(|_| latency.observe(ms(50), ms(1_150)));
+        assert!(estimate(1_150) < 3.0, "{} ms after three calls", estimate(1_150));
+        (0..17).for_each(|_| latency.observe(ms(50), ms(1_150)));
+        assert!(estimate(1_150) > 30.0);
+        assert!(estimate(2_000) < 3.0, "{} ms, though nobody asked", estimate(2_000));
+        (0..40).for_each(|step| latency.observe(ms(1), ms(1_151 + step)));
+        assert!(estimate(1_191) < 2.0, "{} ms, as others answered", estimate(1_191));
     }
 }

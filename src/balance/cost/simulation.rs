@@ -29,6 +29,8 @@ struct Server {
     weight: u32,
     in_flight: usize,
     does: Does,
+    /// It stands still until then.
+    still: Duration,
 }
 
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
@@ -52,6 +54,9 @@ struct World {
     /// The next to end on top.
     calls: BinaryHeap<Reverse<Call>>,
     idle: BTreeSet<usize>,
+    /// Servers stand still for so long, one of them about so often.
+    stalls: Option<(Duration, Duration)>,
+    next_stall: Duration,
     /// Which server each call went to, and when.
     picked: Vec<(Duration, usize)>,
 }
@@ -64,8 +69,13 @@ const SECOND: Duration = Duration::from_secs(1);
 
 impl World {
     fn new(policy: Policy, workers: usize, servers: &[(u32, Does)]) -> Self {
-        let server =
-            |(weight, does): &(u32, Does)| Server { cost: Cost::default(), weight: *weight, in_flight: 0, does: *does };
+        let server = |(weight, does): &(u32, Does)| Server {
+            cost: Cost::default(),
+            weight: *weight,
+            in_flight: 0,
+            does: *does,
+            still: Duration::ZERO,
+        };
         Self {
             policy,
             servers: servers.iter().map(server).collect(),
@@ -75,6 +85,8 @@ impl World {
             patience: None,
             calls: BinaryHeap::new(),
             idle: (0..workers).collect(),
+            stalls: None,
+            next_stall: SECOND,
             picked: Vec::new(),
         }
     }
@@ -138,12 +150,35 @@ impl World {
         };
         self.servers[picked].in_flight += 1;
         self.servers[picked].cost.sent();
-        self.calls.push(Reverse(Call { ends: self.now + takes, began: self.now, caller, server: picked, is_ok }));
+        self.calls.push(Reverse(Call {
+            ends: self.now.max(self.servers[picked].still) + takes,
+            began: self.now,
+            caller,
+            server: picked,
+            is_ok,
+        }));
+    }
+
+    /// Lets one server stand still from now on.
+    fn stall(&mut self) {
+        let Some((time, often)) = self.stalls else { return };
+        if self.now < self.next_stall {
+            return;
+        }
+        self.next_stall = self.now + often * (500 + self.random(1_000)) as u32 / 1_000;
+        let which = self.random(self.servers.len() as u64) as usize;
+        self.servers[which].still = self.now + time;
+        let late = |Reverse(call): Reverse<Call>| {
+            let later = if call.server == which { time } else { Duration::ZERO };
+            Reverse(Call { ends: call.ends + later, ..call })
+        };
+        self.calls = std::mem::take(&mut self.calls).into_iter().map(late).collect();
     }
 
     /// Runs until then.
     fn until(&mut self, end: Duration) {
         while self.now < end {
+            self.stall();
             while let Some(caller) = self.idle.pop_first() {
                 self.start(caller);
             }
@@ -309,6 +344,11 @@ fn weights_are_kept_with_few_workers_and_with_many() {
             let mut world = World::new(policy, workers, &[(10, well), (1, well)]);
             world.calls(20_000);
             assert_within(&format!("{policy:?}, {workers} workers, 10 to 1"), world.share(1, us(0)).0, 0.05, 0.13);
+            let mut world = World::new(policy, workers, &[(10, well), (1, well)]);
+            world.stalls = Some((us(30_000), SECOND));
+            world.calls(20_000 + 200 * workers);
+            let what = format!("{policy:?}, {workers} workers of {takes} us, one stands still now and then");
+            assert_within(&what, world.share(1, us(0)).0, 0.05, 0.14);
             let mut world = World::new(policy, workers, &[(1, well), (1, well), (100, well)]);
             world.calls(40_000);
             for server in 0..2 {
