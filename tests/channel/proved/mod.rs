@@ -1,0 +1,3 @@
+//! Faults that a hostile reader has proven.
+
+mod long_calls;
