@@ -1,3 +1,4 @@
 //! Faults that a hostile reader has proven.
 
 mod long_calls;
+mod long_polls;
