@@ -2,3 +2,4 @@
 
 mod long_calls;
 mod long_polls;
+mod idle_fleet;
