@@ -3,3 +3,4 @@
 mod long_calls;
 mod long_polls;
 mod idle_fleet;
+mod probation;
