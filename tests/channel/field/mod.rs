@@ -20,7 +20,7 @@ mod pauses;
 mod queue;
 mod recorded;
 mod requests;
-mod scripted;
+pub(crate) mod scripted;
 mod stalls;
 mod stock;
 mod texts;

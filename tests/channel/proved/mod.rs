@@ -4,3 +4,4 @@ mod long_calls;
 mod long_polls;
 mod idle_fleet;
 mod probation;
+mod page_addresses;
