@@ -5,3 +5,4 @@ mod long_polls;
 mod idle_fleet;
 mod probation;
 mod page_addresses;
+mod two_runtimes;
