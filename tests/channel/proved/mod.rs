@@ -6,3 +6,4 @@ mod idle_fleet;
 mod probation;
 mod page_addresses;
 mod two_runtimes;
+mod repeated;
