@@ -43,15 +43,3 @@ async fn placed(policy: Policy) -> usize {
 async fn each_idle_server_gets_one_of_the_calls_that_wait_with_pick_first() {
     assert_eq!(placed(Policy::PickFirst).await, SERVERS, "the others wait beside idle servers");
 }
-
-#[tokio::test]
-async fn each_idle_server_gets_one_of_the_calls_that_wait_with_round_robin() {
-    assert_eq!(placed(Policy::RoundRobin).await, SERVERS, "the others wait beside idle servers");
-}
-
-#[tokio::test]
-async fn each_idle_server_gets_one_of_the_calls_that_wait_with_least_request() {
-    for round in 0..5 {
-        assert_eq!(placed(Policy::LeastRequest).await, SERVERS, "round {round}: the others wait beside idle servers");
-    }
-}
