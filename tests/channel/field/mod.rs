@@ -22,7 +22,7 @@ mod recorded;
 mod requests;
 pub(crate) mod scripted;
 mod stalls;
-mod stock;
+pub(crate) mod stock;
 mod texts;
 mod timeouts;
 mod unread;

@@ -7,3 +7,5 @@ mod probation;
 mod page_addresses;
 mod two_runtimes;
 mod repeated;
+mod alike;
+mod codec;
