@@ -9,3 +9,4 @@ mod two_runtimes;
 mod repeated;
 mod alike;
 mod codec;
+mod slow_uploads;
