@@ -10,3 +10,4 @@ mod repeated;
 mod alike;
 mod codec;
 mod slow_uploads;
+mod panics;
