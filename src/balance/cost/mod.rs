@@ -16,6 +16,8 @@ mod latency;
 mod peers;
 mod places;
 #[cfg(test)]
+mod proved;
+#[cfg(test)]
 mod simulation;
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};

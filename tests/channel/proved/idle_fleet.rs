@@ -1,0 +1,45 @@
+//! Servers that are all idle, and a burst of calls that last.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+use tonic_etcd::Policy;
+
+use crate::peer::{Peer, Script};
+use crate::support::{builder, greet, over, ready};
+
+const SERVERS: usize = 10;
+const IDLE: Duration = Duration::from_millis(300);
+
+/// Ten servers that take one call each, all idle for longer than the idle timeout; ten calls that last. Gives how many of them
+/// have a server after 3 s.
+async fn placed(policy: Policy) -> usize {
+    let told = Arc::new(Notify::new());
+    let mut peers = Vec::new();
+    for _ in 0..SERVERS {
+        peers.push(Peer::limited(Script::GreetLater(told.clone()), Some(1)).await);
+    }
+    let builder = builder().idle_timeout(IDLE).without_keep_alive().policy(policy);
+    let channel = over(builder, peers.iter().map(|peer| &peer.address));
+    ready(&channel, SERVERS).await;
+    sleep(IDLE + Duration::from_millis(100)).await;
+    let mut calls = JoinSet::new();
+    for _ in 0..SERVERS {
+        let channel = channel.clone();
+        calls.spawn(async move { greet(&channel).await });
+    }
+    let count = || peers.iter().map(|peer| peer.seen.calls()).sum::<usize>();
+    let end = Instant::now() + Duration::from_secs(3);
+    while Instant::now() < end && count() < SERVERS {
+        sleep(Duration::from_millis(5)).await;
+    }
+    count()
+}
+
+#[tokio::test]
+async fn each_idle_server_gets_one_of_the_calls_that_wait_with_pick_first() {
+    assert_eq!(placed(Policy::PickFirst).await, SERVERS, "the others wait beside idle servers");
+}
