@@ -165,10 +165,13 @@ impl<Id: Ord + Clone> Judge<Id> {
             let most = self.options.in_a_row;
             match convict {
                 Some(convict) if convict.until.is_some() => {}
-                Some(convict) if convict.probation && tally.in_a_row == 0 && tally.successes > 0 => {
-                    convict.probation = false;
-                }
-                convict => {
+                mut convict => {
+                    // What it did before does not count: a success was one since it is back.
+                    if let Some(convict) = &mut convict
+                        && tally.successes > 0
+                    {
+                        convict.probation = false;
+                    }
                     let on_probation = convict.is_some_and(|convict| convict.probation);
                     let too_many = most.is_some_and(|most| tally.in_a_row >= if on_probation { 1 } else { most });
                     if too_many && !self.may_be_chance(id, tallies) {

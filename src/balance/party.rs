@@ -28,7 +28,7 @@ pub(crate) struct Party {
 
 impl Party {
     pub(crate) fn new(member: Arc<Member>, inner: Arc<Inner>, sent: Instant, generated: bool) -> Self {
-        member.server.cost.sent();
+        member.server.cost.sent(member.server.since_epoch(sent));
         let term = member.server.term();
         Self { member, inner, generated, sent, term, head: None, over: false }
     }

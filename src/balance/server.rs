@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tonic::Code;
 
-use super::cost::Cost;
+use super::cost::{Cost, Estimate};
 use crate::address::Address;
 
 /// What a channel knows of a server.
@@ -106,8 +106,8 @@ impl Server {
         self.cost.kept(|| self.epoch.elapsed())
     }
 
-    /// The estimate of its latency in nanoseconds; 0 before its first answer.
-    pub(crate) fn estimate(&self) -> f64 {
+    /// The estimate of its latency.
+    pub(super) fn estimate(&self) -> Estimate {
         self.cost.estimate(self.epoch.elapsed())
     }
 

@@ -36,23 +36,33 @@ pub(in super::super) fn by_load(first: Standing, second: Standing) -> bool {
     with_call <= first.load.saturating_mul(u64::from(second.weight))
 }
 
-/// How much slower a server that has not answered yet and has calls in flight is taken for.
-const UNKNOWN: f64 = 10.0;
+/// What is known of how long a server's calls take.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(in super::super) enum Estimate {
+    /// Nothing, and it should be asked.
+    Unknown,
+    /// Nothing yet: it was asked a moment ago, or has given nothing good.
+    Awaited,
+    Nanos(f64),
+}
+
+/// How much slower a server that has not answered yet is taken for while it is waited for.
+const AWAITED: f64 = 10.0;
 /// Less of a difference in latency may come of what the servers have to do just now, or of chance.
 const CLEARLY: f64 = 3.0;
 
-/// The same, where each place costs what the server's calls take; 0 is not known. Between servers that are about as fast
-/// weight and load decide alone.
-pub(in super::super) fn by_latency(first: (Standing, f64), second: (Standing, f64)) -> bool {
+/// The same, where each place costs what the server's calls take. Between servers that are about as fast weight and load decide
+/// alone.
+pub(in super::super) fn by_latency(first: (Standing, Estimate), second: (Standing, Estimate)) -> bool {
+    use Estimate::{Awaited, Nanos, Unknown};
     let ((a, a_takes), (b, b_takes)) = (first, second);
-    let (a_takes, b_takes) = match (a_takes > 0.0, b_takes > 0.0) {
-        (true, true) => (a_takes, b_takes),
-        (false, false) => return by_load(a, b),
-        // One that nobody knows yet gets a call; and a second one seldom, while that is not answered.
-        (false, true) if a.load == 0 => return false,
-        (true, false) if b.load == 0 => return true,
-        (false, true) => (b_takes * UNKNOWN, b_takes),
-        (true, false) => (a_takes, a_takes * UNKNOWN),
+    let (a_takes, b_takes) = match (a_takes, b_takes) {
+        (Nanos(a_takes), Nanos(b_takes)) => (a_takes, b_takes),
+        (Unknown, Nanos(_) | Awaited) => return false,
+        (Nanos(_) | Awaited, Unknown) => return true,
+        (Unknown, Unknown) | (Awaited, Awaited) => return by_load(a, b),
+        (Awaited, Nanos(b_takes)) => (b_takes * AWAITED, b_takes),
+        (Nanos(a_takes), Awaited) => (a_takes, a_takes * AWAITED),
     };
     if a_takes < b_takes * CLEARLY && b_takes < a_takes * CLEARLY {
         return by_load(a, b);
@@ -82,27 +92,38 @@ mod tests {
         ] {
             let (a, b) = (standing(first.0, first.1), standing(second.0, second.1));
             assert_eq!(by_load(a, b), expected, "{first:?} {second:?}");
-            assert_eq!(by_latency((a, 1e6), (b, 1e6)), expected, "{first:?} {second:?}, alike");
-            assert_eq!(by_latency((a, 0.0), (b, 0.0)), expected, "{first:?} {second:?}, unknown");
+            assert_eq!(
+                by_latency((a, Estimate::Nanos(1e6)), (b, Estimate::Nanos(1e6))),
+                expected,
+                "{first:?} {second:?}, alike"
+            );
+            assert_eq!(
+                by_latency((a, Estimate::Awaited), (b, Estimate::Awaited)),
+                expected,
+                "{first:?} {second:?}, unknown"
+            );
         }
     }
 
     #[test]
     fn who_is_clearly_faster_is_taken() {
         let idle = standing(0, 1);
-        assert!(by_latency((idle, 20e6), (idle, 1e6)));
-        assert!(!by_latency((idle, 1e6), (idle, 20e6)));
-        assert!(!by_latency((idle, 2.9e6), (idle, 1e6)), "noise");
-        assert!(by_latency((idle, 20e6), (standing(18, 1), 1e6)));
-        assert!(!by_latency((idle, 20e6), (standing(20, 1), 1e6)));
+        let ms = |ms: f64| Estimate::Nanos(ms * 1e6);
+        assert!(by_latency((idle, ms(20.0)), (idle, ms(1.0))));
+        assert!(!by_latency((idle, ms(1.0)), (idle, ms(20.0))));
+        assert!(!by_latency((idle, ms(2.9)), (idle, ms(1.0))), "noise");
+        assert!(by_latency((idle, ms(20.0)), (standing(18, 1), ms(1.0))));
+        assert!(!by_latency((idle, ms(20.0)), (standing(20, 1), ms(1.0))));
     }
 
     #[test]
     fn who_is_unknown_gets_one_call() {
         let (idle, asked) = (standing(0, 1), standing(1, 1));
-        assert!(by_latency((idle, 1e6), (idle, 0.0)));
-        assert!(!by_latency((idle, 0.0), (idle, 1e6)));
-        assert!(!by_latency((asked, 1e6), (asked, 0.0)));
-        assert!(by_latency((asked, 0.0), (asked, 1e6)));
+        let known = Estimate::Nanos(1e6);
+        assert!(by_latency((idle, known), (idle, Estimate::Unknown)));
+        assert!(!by_latency((idle, Estimate::Unknown), (idle, known)));
+        assert!(!by_latency((asked, known), (asked, Estimate::Awaited)));
+        assert!(by_latency((asked, Estimate::Awaited), (asked, known)));
+        assert!(by_latency((asked, Estimate::Awaited), (asked, Estimate::Unknown)), "another was asked a moment ago");
     }
 }

@@ -55,14 +55,13 @@ impl Latency {
         }
     }
 
-    /// The estimate in nanoseconds, fading while nothing is told, and the sooner the fewer answers it is made of; 0 before
-    /// anything was told.
-    pub(super) fn estimate(&self, now: Duration) -> f64 {
+    /// The estimate in nanoseconds, fading from when it was last told, or from a later time, and the sooner the fewer answers it
+    /// is made of.
+    pub(super) fn estimate(&self, now: Duration, from: Duration) -> Option<f64> {
         let told = self.told.load(Ordering::Relaxed);
-        if told == 0 {
-            return 0.0;
-        }
-        self.faded(f64::from_bits(self.average.load(Ordering::Relaxed)), nanos(now).saturating_sub(told))
+        let from = told.max(nanos(from));
+        let average = f64::from_bits(self.average.load(Ordering::Relaxed));
+        (told != 0).then(|| self.faded(average, nanos(now).saturating_sub(from)))
     }
 
     fn faded(&self, average: f64, elapsed: u64) -> f64 {
@@ -96,7 +95,7 @@ mod tests {
     #[test]
     fn bad_news_after_a_silence_counts_at_once_and_fades() {
         let latency = Latency::default();
-        assert_eq!((latency.average(), latency.estimate(ms(5)).to_bits()), (None, 0));
+        assert_eq!((latency.average(), latency.estimate(ms(5), ms(0))), (None, None));
         latency.observe(ms(1), ms(1_000));
         latency.observe(ms(20), ms(3_000));
         assert!(latency.average() > Some(Duration::from_micros(19_900)));
@@ -104,8 +103,9 @@ mod tests {
             latency.observe(ms(1), ms(3_001 + step * 10));
         }
         assert!(latency.average() < Some(Duration::from_micros(1_100)));
-        let fresh = latency.estimate(ms(23_002));
-        assert!(latency.estimate(ms(27_002)) < fresh / 4.0);
+        let at = |now, from| latency.estimate(ms(now), ms(from)).unwrap();
+        assert!(at(27_002, 0) < at(23_002, 0) / 4.0);
+        assert!(at(27_002, 27_000) > at(23_002, 0) * 0.9);
     }
 
     #[test]
@@ -126,7 +126,7 @@ mod tests {
     fn a_moment_without_answers_is_over_with_the_moment() {
         let latency = Latency::default();
         (0..100).for_each(|step| latency.observe(ms(1), ms(1_000 + step)));
-        let estimate = |now| latency.estimate(ms(now)) / 1e6;
+        let estimate = |now| latency.estimate(ms(now), ms(0)).unwrap() / 1e6;
         (0..20).for_each(|_| latency.observe(ms(50), ms(1_150)));
         assert!(estimate(1_150) < 3.0, "{} ms after one moment", estimate(1_150));
         (1..=20).for_each(|step| latency.observe(ms(50), ms(1_150 + 50 * step)));

@@ -16,7 +16,6 @@ mod latency;
 mod peers;
 mod places;
 #[cfg(test)]
-mod proved;
 #[cfg(test)]
 mod simulation;
 
@@ -24,7 +23,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-pub(super) use choice::{Standing, by_latency, by_load, draw};
+pub(super) use choice::{Estimate, Standing, by_latency, by_load, draw};
 use latency::Latency;
 use peers::Recent;
 pub(super) use peers::{Fleet, Peers};
@@ -37,18 +36,24 @@ const FACTOR: u32 = 20;
 /// How long a bad call counts at most after its end, unless its peers' OK calls make it longer: one that was given up after
 /// an hour says no more of its server than one given up after a second.
 const LONGEST: Duration = Duration::from_secs(2);
+/// How long at all, whatever peers' calls take: streams may be open for hours.
+const AT_ALL: Duration = Duration::from_secs(60);
+/// A server that has answered nothing yet is asked again after so long.
+const UNANSWERED: Duration = Duration::from_secs(1);
 
 /// One server's. Times are since an epoch that all servers of a channel share.
 #[derive(Default)]
 pub(super) struct Cost {
     ok: AtomicU64,
-    /// How long the OK calls took, from their start to the end of their answers.
-    ok_nanos: AtomicU64,
+    /// How long the OK calls took, from their start to the end of their answers, as logarithms: one stream of a day must not
+    /// weigh as much as a million calls.
+    ok_logs: AtomicU64,
     bad: AtomicU64,
     places: Places,
     latency: Latency,
-    /// Calls that wait for the head of an answer.
+    /// Calls that wait for the head of an answer, and when the last of them was sent.
     awaiting: AtomicU32,
+    last_sent: AtomicU64,
     /// How slow the server must be taken for, in nanoseconds, because a call ended badly and none was answered since; 0
     /// where none did.
     suspected: AtomicU64,
@@ -59,7 +64,8 @@ pub(super) struct Cost {
 
 impl Cost {
     /// A call is sent.
-    pub(super) fn sent(&self) {
+    pub(super) fn sent(&self, now: Duration) {
+        self.last_sent.store(nanos(now), Ordering::Relaxed);
         self.awaiting.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -79,7 +85,7 @@ impl Cost {
     /// A call ended with OK, so long after its start. Its peers are asked for where bad calls still hold places.
     pub(super) fn ok(&self, age: Duration, peers: impl FnOnce() -> Peers) {
         self.ok.fetch_add(1, Ordering::Relaxed);
-        self.ok_nanos.fetch_add(nanos(age), Ordering::Relaxed);
+        self.ok_logs.fetch_add(logarithm(age), Ordering::Relaxed);
         if self.places.are_kept() && !peers().are_better_than(&self.recent()) {
             self.places.give_back();
         }
@@ -94,11 +100,11 @@ impl Cost {
             (None, None) => (Duration::ZERO, FACTOR),
         };
         let further = |time: Duration| time.saturating_mul(factor - 1);
-        let longer = further(age.max(as_ok)).min(further(as_ok).max(LONGEST));
-        self.places.keep(
-            Kept { least: now + as_ok.saturating_sub(age), until: now + as_ok.saturating_sub(age) + longer },
-            now,
-        );
+        // A server's own OK calls tell best what a call of it would have taken.
+        let own = self.recent().ok_takes().unwrap_or(as_ok).min(LONGEST);
+        let least = now + own.saturating_sub(age);
+        let longer = further(age.max(as_ok)).min(further(as_ok).max(LONGEST)).min(AT_ALL);
+        self.places.keep(Kept { least, until: least + longer }, now);
         let suspected = to_head.max(peers.latency());
         let until = now + suspected.saturating_mul(FACTOR).min(LONGEST);
         self.suspected_until.store(nanos(until), Ordering::Relaxed);
@@ -110,19 +116,20 @@ impl Cost {
         self.places.count(now)
     }
 
-    /// The estimate of its latency in nanoseconds; 0 before its first answer. It fades, so that a server which was slow is
-    /// asked again, but not while calls wait for it: one that answers nothing must not look fast.
-    pub(super) fn estimate(&self, now: Duration) -> f64 {
-        let known = if self.awaiting.load(Ordering::Relaxed) > 0 {
-            self.latency.average().map_or(0.0, |average| average.as_nanos() as f64)
-        } else {
-            self.latency.estimate(now)
+    /// The estimate of its latency. It fades, so that a server which was slow is asked again, from when it was last asked: one
+    /// that answers nothing must not look fast.
+    pub(super) fn estimate(&self, now: Duration) -> Estimate {
+        let unanswered = self.awaiting.load(Ordering::Relaxed) > 0;
+        let last_sent = Duration::from_nanos(self.last_sent.load(Ordering::Relaxed));
+        let Some(known) = self.latency.estimate(now, if unanswered { last_sent } else { Duration::ZERO }) else {
+            let asked = unanswered && now < last_sent + UNANSWERED;
+            return if asked || self.kept(|| now) > 0 { Estimate::Awaited } else { Estimate::Unknown };
         };
         let suspected = self.suspected.load(Ordering::Relaxed);
         if suspected != 0 && nanos(now) < self.suspected_until.load(Ordering::Relaxed) {
-            return known.max(suspected as f64);
+            return Estimate::Nanos(known.max(suspected as f64));
         }
-        known
+        Estimate::Nanos(known)
     }
 
     /// The average of its latency as it was last told.
@@ -138,6 +145,20 @@ impl Cost {
     fn recent(&self) -> MutexGuard<'_, Recent> {
         self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The logarithm of a time in nanoseconds to the base 2, in 1/256.
+fn logarithm(time: Duration) -> u64 {
+    let nanos = nanos(time).max(1);
+    let whole = nanos.ilog2();
+    // The next eight bits are a straight line between two powers, at most 6 % off.
+    let rest = (nanos << (63 - whole) << 1) >> 56;
+    u64::from(whole) << 8 | rest
+}
+
+/// What has this logarithm.
+fn time_of(logarithm: f64) -> Duration {
+    Duration::from_nanos((logarithm / 256.0).exp2() as u64) // a cast of a float is as near as can be
 }
 
 fn nanos(time: Duration) -> u64 {

@@ -149,7 +149,7 @@ impl World {
             _ => (takes, ok),
         };
         self.servers[picked].in_flight += 1;
-        self.servers[picked].cost.sent();
+        self.servers[picked].cost.sent(self.now);
         self.calls.push(Reverse(Call {
             ends: self.now.max(self.servers[picked].still) + takes,
             began: self.now,

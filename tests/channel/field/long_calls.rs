@@ -47,7 +47,7 @@ async fn start() -> (Mixed, SocketAddr) {
     (mixed, address)
 }
 
-/// Both servers give the same code for 30 % of their calls. Twenty long calls at the first of them end well.
+/// F36: both servers give the same code for 30 % of their calls. Twenty long calls at the first of them end well.
 #[tokio::test]
 async fn long_calls_that_end_well_do_not_make_the_other_server_look_busy() {
     let servers = [start().await, start().await];

@@ -29,12 +29,13 @@ fn quick() -> Script {
     Script::After(Duration::from_millis(5), Box::new(Script::Greet))
 }
 
-/// A channel's first call is a long poll; the server that has it is as good as the other one.
+/// F35: a channel's first call is a long poll; the server that has it is as good as the other one.
 #[tokio::test]
 async fn one_long_poll_does_not_cost_its_server_all_other_calls() {
     let later = || Arc::new(Mutex::new(Script::GreetLater(Arc::new(Notify::new()))));
     let scripts = [later(), later()];
-    let peers = [Peer::start(Script::Now(scripts[0].clone())).await, Peer::start(Script::Now(scripts[1].clone())).await];
+    let peers =
+        [Peer::start(Script::Now(scripts[0].clone())).await, Peer::start(Script::Now(scripts[1].clone())).await];
     let channel = over(builder().policy(Policy::PeakEwma), [&peers[0].address, &peers[1].address]);
     ready(&channel, 2).await;
     let polls = channel.clone();
@@ -49,11 +50,12 @@ async fn one_long_poll_does_not_cost_its_server_all_other_calls() {
     assert!(own * 5 >= other, "the server of the long poll got {own} calls, the other one {other}");
 }
 
-/// A server was slow for a second while a long poll waits there; it is well again.
+/// F35: a server was slow for a second while a long poll waits there; it is well again.
 #[tokio::test]
 async fn a_server_that_was_slow_comes_back_while_a_long_poll_waits() {
     let scripts = [Arc::new(Mutex::new(quick())), Arc::new(Mutex::new(quick()))];
-    let peers = [Peer::start(Script::Now(scripts[0].clone())).await, Peer::start(Script::Now(scripts[1].clone())).await];
+    let peers =
+        [Peer::start(Script::Now(scripts[0].clone())).await, Peer::start(Script::Now(scripts[1].clone())).await];
     let channel = over(builder().policy(Policy::PeakEwma), [&peers[0].address, &peers[1].address]);
     ready(&channel, 2).await;
     work(&channel, 4, Duration::from_millis(300)).await;
