@@ -5,6 +5,7 @@ mod limits;
 mod membership;
 mod peer;
 mod policies;
+mod proved;
 mod raw;
 mod retries;
 mod support;

@@ -18,7 +18,7 @@ mod large_requests;
 mod no_grpc;
 mod pauses;
 mod queue;
-mod recorded;
+pub(crate) mod recorded;
 mod requests;
 mod scripted;
 mod stalls;

@@ -1,0 +1,3 @@
+//! Faults that were proved by review.
+
+mod broken_off;
