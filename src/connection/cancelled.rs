@@ -251,7 +251,7 @@ impl Resets {
                     if let Ok(head) = response {
                         cancelled.answered(stream.order, head.status());
                     }
-                    self.waiting.remove(self.next);
+                    self.waiting.remove(self.next).into_iter().for_each(Stream::reset);
                 }
             }
         }
