@@ -4,6 +4,7 @@
 mod goaway;
 mod guards;
 mod pacing;
+mod parked;
 mod raw;
 mod resets;
 
