@@ -1,3 +1,4 @@
 //! Faults that were proved by review.
 
 mod broken_off;
+mod early_ok;
