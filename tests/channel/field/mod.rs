@@ -9,7 +9,7 @@ mod draining;
 mod driven;
 mod ejected;
 mod ends;
-mod frozen;
+pub(crate) mod frozen;
 mod greeting;
 mod idle;
 mod large_answers;

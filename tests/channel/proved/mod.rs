@@ -2,3 +2,4 @@
 
 mod broken_off;
 mod early_ok;
+mod far;
