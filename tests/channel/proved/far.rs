@@ -64,6 +64,7 @@ async fn a_method_that_hangs_takes_no_slots_from_another() {
             loop {
                 let mut client = GreeterClient::new(channel.clone());
                 let _ = timeout(Duration::from_millis(100), client.say_hello(HelloRequest { name: NOBODY.into() })).await;
+                tokio::task::yield_now().await; // also where calls fail at once, as the runtime ends
             }
         });
     }
@@ -80,4 +81,29 @@ async fn a_method_that_hangs_takes_no_slots_from_another() {
     times.sort();
     // 100 callers have 100 calls under way, and one greets.
     assert!(most < 150 && times[3] < Duration::from_millis(150), "{most} slots of 200 are taken by 100 callers; another's calls, 100 ms away, take {times:?}");
+}
+
+/// The same next door, without a limit: what is kept of calls that were given up does not grow for as long as that goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_that_were_given_up_do_not_pile_up() {
+    let server = Stock::start();
+    let channel = over(builder(), [&server.address]);
+    ready(&channel, 1).await;
+    let mut hanging = JoinSet::new();
+    for _ in 0..64 {
+        let channel = channel.clone();
+        hanging.spawn(async move {
+            loop {
+                let mut client = GreeterClient::new(channel.clone());
+                let _ = timeout(Duration::from_millis(10), client.say_hello(HelloRequest { name: NOBODY.into() })).await;
+                tokio::task::yield_now().await; // also where calls fail at once, as the runtime ends
+            }
+        });
+    }
+    let mut kept = Vec::new();
+    for _ in 0..8 {
+        sleep(Duration::from_secs(1)).await;
+        kept.push(channel.servers()[0].in_flight());
+    }
+    assert!(kept[7] < 1000, "64 callers, and of their calls are kept, second after second: {kept:?}");
 }
