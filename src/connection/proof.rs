@@ -1,6 +1,7 @@
 //! What this crate relies on h2 for, against h2's own server and frames written by hand: which failure tells that a call was never
 //! processed, and what servers bear of resets. `.ci/run` runs these against the newest h2 as well.
 
+mod chaos;
 mod goaway;
 mod guards;
 mod pacing;
