@@ -193,6 +193,8 @@ pub(super) struct Resets {
     /// Which of those that wait is looked at next.
     next: usize,
     begun: bool,
+    /// Those that wait were last compared with this.
+    answered: u32,
 }
 
 /// From the moment when a server is seen to read to the next resets: time to accept a few streams, also for one that is busy.
@@ -202,7 +204,7 @@ const LOOKS: usize = 32;
 
 impl Resets {
     pub(super) fn new() -> Self {
-        Self { waiting: VecDeque::new(), pace: Pace::default(), rest: None, next: 0, begun: false }
+        Self { waiting: VecDeque::new(), pace: Pace::default(), rest: None, next: 0, begun: false, answered: 0 }
     }
 
     /// How many streams wait.
@@ -212,9 +214,11 @@ impl Resets {
 
     /// Resets what may be reset; to be asked before the connection is driven.
     pub(super) fn release(&mut self, cancelled: &Cancelled, cx: &mut Context<'_>) {
+        let (before, mut fresh) = (self.waiting.len(), 0);
         if !self.begun || cancelled.any.load(Ordering::Acquire) {
             self.begun = true;
             self.waiting.extend(cancelled.take(cx));
+            fresh = self.waiting.len() - before;
         }
         if self.waiting.is_empty() {
             return;
@@ -222,10 +226,14 @@ impl Resets {
         self.look(cancelled, cx);
         let answered = cancelled.answered.load(Ordering::Relaxed);
         self.pace.answered(answered);
-        for _ in 0..self.waiting.len() {
-            match self.waiting.pop_front() {
-                Some(stream) if stream.order.number >= answered => self.waiting.push_back(stream),
-                accepted => accepted.into_iter().for_each(Stream::reset),
+        // Many may wait, and for long: all of them are gone through only where something is new.
+        let known = if answered == self.answered { self.waiting.len().saturating_sub(fresh) } else { 0 };
+        self.answered = answered;
+        for stream in self.waiting.split_off(known) {
+            if stream.order.number >= answered {
+                self.waiting.push_back(stream);
+            } else {
+                stream.reset();
             }
         }
         if self.rest.as_mut().is_some_and(|rest| rest.as_mut().poll(cx).is_pending()) {

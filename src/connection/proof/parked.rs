@@ -37,30 +37,3 @@ async fn streams_that_wait_cost_those_that_go_on_nothing() {
     let beside = messages_beside(20_000).await;
     assert!(beside < alone * 5, "a message takes {beside:?} beside 20 000 streams that wait, {alone:?} alone");
 }
-
-/// How long it takes to drop a connection with so many streams that wait.
-async fn dropped_with(parked: usize) -> Duration {
-    let (connection, mut peer) = Peer::greeted(&Options { keep_alive: None, ..Options::default() }).await;
-    for _ in 0..parked.div_ceil(1000) {
-        let calls: Vec<_> = (0..1000).map(|_| begin(&connection)).collect();
-        peer.requests(calls.len()).await;
-        drop(calls);
-    }
-    tokio::time::sleep(Duration::from_millis(10)).await;
-    let began = Instant::now();
-    connection.close("for the test");
-    over(&connection).await;
-    let mut stages = connection.stages();
-    stages.wait_for(|stage| matches!(stage, Stage::Closed(_))).await.unwrap();
-    while connection.in_flight() > 0 {
-        tokio::task::yield_now().await;
-    }
-    began.elapsed()
-}
-
-/// A connection that ends takes no time for the streams that waited.
-#[tokio::test]
-async fn connections_end_at_once_whatever_waits() {
-    let (few, many) = (dropped_with(1000).await, dropped_with(10_000).await);
-    assert!(many < few * 30, "1 000 streams take {few:?}, 10 000 {many:?}");
-}
