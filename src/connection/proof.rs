@@ -2,6 +2,7 @@
 //! processed, and what servers bear of resets. `.ci/run` runs these against the newest h2 as well.
 
 mod chaos;
+mod closed_door;
 mod goaway;
 mod guards;
 mod pacing;
