@@ -7,6 +7,8 @@
 /// What was seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Seen {
+    /// SETTINGS of the server's begin.
+    Settings,
     /// The server's SETTINGS say how many bytes of headers it takes.
     MaxHeaderListSize(u32),
     /// So much of a stream's headers has come, and more is to come. Told of large ones alone.
@@ -22,6 +24,7 @@ const HEAD: usize = 9;
 const HEADERS: u8 = 1;
 const SETTINGS: u8 = 4;
 const CONTINUATION: u8 = 9;
+const ACK: u8 = 1;
 const END_HEADERS: u8 = 4;
 const MAX_HEADER_LIST_SIZE: [u8; 2] = [0, 6];
 
@@ -121,6 +124,9 @@ impl FrameScanner {
         let length = u32::from_be_bytes([0, a, b, c]);
         self.left = length as usize;
         self.in_settings = kind == SETTINGS;
+        if self.in_settings && flags & ACK == 0 {
+            tell(Seen::Settings);
+        }
         let stream = u32::from_be_bytes(stream) & !(1 << 31);
         let size = match (kind, self.block.take()) {
             (HEADERS, _) => length.into(),
@@ -166,7 +172,9 @@ mod tests {
             frame(HEADERS, END_HEADERS | 1, 5, &[0; 100]),
         ];
         let told = vec![
+            Seen::Settings,
             Seen::MaxHeaderListSize(16384),
+            Seen::Settings,
             Seen::MaxHeaderListSize(1),
             Seen::Open { stream: 3, size: 76 << 10 },
             Seen::Whole { stream: 3, size: (76 << 10) + 1 },
@@ -191,7 +199,7 @@ mod tests {
         // A setting that is cut off, and the next frame after it.
         let cut = [frame(SETTINGS, 0, 0, &[0, 6, 0, 0]), frame(SETTINGS, 0, 0, &[0, 6, 0, 0, 0, 9, 0, 6])].concat();
         for size in 1..30 {
-            assert_eq!(seen(cut.chunks(size)), [Seen::MaxHeaderListSize(9)], "{size}");
+            assert_eq!(seen(cut.chunks(size)), [Seen::Settings, Seen::Settings, Seen::MaxHeaderListSize(9)], "{size}");
         }
         // Headers that go on on another stream, or with another frame between.
         let large = vec![0; 70 << 10];

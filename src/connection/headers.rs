@@ -33,6 +33,8 @@ pub(super) struct HeaderSizes {
     /// What the server takes.
     request_limit: AtomicU32,
     announced: AtomicBool,
+    /// Its SETTINGS have begun to come.
+    greeted: AtomicBool,
     /// What is set for answers, and what h2 is given.
     answer_limit: u32,
     h2_limit: u32,
@@ -75,11 +77,17 @@ impl HeaderSizes {
         Self {
             request_limit: AtomicU32::new(options.max_request_header_list_size),
             announced: AtomicBool::new(false),
+            greeted: AtomicBool::new(false),
             answer_limit: options.max_header_list_size,
             h2_limit: options.h2_header_limit(),
             any_large: AtomicBool::new(false),
             large: Mutex::default(),
         }
+    }
+
+    /// Whether the server's SETTINGS have come.
+    pub(super) fn are_settings_here(&self) -> bool {
+        self.greeted.load(Ordering::Relaxed)
     }
 
     pub(super) fn request_limit(&self) -> RequestLimit {
@@ -102,6 +110,7 @@ impl HeaderSizes {
 
     fn on(&self, seen: Seen) {
         match seen {
+            Seen::Settings => self.greeted.store(true, Ordering::Relaxed),
             Seen::MaxHeaderListSize(bytes) => {
                 self.request_limit.store(bytes, Ordering::Relaxed);
                 self.announced.store(true, Ordering::Relaxed);

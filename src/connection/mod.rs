@@ -187,17 +187,26 @@ impl Connection {
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        match timeout(within, Self::handshake(io, options, room)).await {
+        let headers = Arc::new(HeaderSizes::new(options));
+        match timeout(within, Self::handshake(io, options, headers.clone(), room)).await {
             Ok(result) => result,
+            Err(_) if headers.are_settings_here() => {
+                let why = format!("accepted, but its SETTINGS admit no stream within {} ms", within.as_millis());
+                Err(Failure::new(Kind::NotSent, why))
+            }
             Err(_) => Err(Failure::new(Kind::NotSent, silence(within))),
         }
     }
 
-    async fn handshake<T>(io: T, options: &Options, room: Arc<dyn Room>) -> Result<Self, Failure>
+    async fn handshake<T>(
+        io: T,
+        options: &Options,
+        headers: Arc<HeaderSizes>,
+        room: Arc<dyn Room>,
+    ) -> Result<Self, Failure>
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let headers = Arc::new(HeaderSizes::new(options));
         let (io, last_read) = Watched::new(Scanned::new(io, headers.clone()));
         let (send, connection) = h2::client::Builder::new()
             .initial_window_size(options.stream_window)

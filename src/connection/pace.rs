@@ -9,8 +9,12 @@
 //! What shows it:
 //! - the head of an answer on a stream, for every stream that was opened before it: h2's server accepts streams in their order
 //!   (`pending_accept` is a queue), and a stream that was accepted is counted no more. This needs nothing to be sent;
-//! - the acknowledgement of SETTINGS that were sent after the resets. Every server must send it (RFC 9113, 6.5.3), and none
-//!   counts it as a PING, of which Go, Java and C++ forgive two without an answer.
+//! - the acknowledgement of SETTINGS that were sent after the resets, or after a stream was opened: the server has read these,
+//!   and has accepted them a moment later. Every server must send it (RFC 9113, 6.5.3), and none counts it as a PING, of which
+//!   Go, Java and C++ forgive two without an answer.
+//!
+//! So streams that were opened before SETTINGS that are acknowledged are reset without a limit: however many callers give up,
+//! what they leave is gone after a round trip or two.
 
 /// Resets under way at most. h2's server takes 20 and others more; the rest is room for those that it has read and not yet
 /// accepted when it acknowledges.
@@ -31,6 +35,9 @@ enum Reset {
 #[derive(Debug, Default)]
 pub(super) struct Pace {
     under_way: Vec<(u32, Reset)>,
+    /// How many streams were opened before the last SETTINGS, and before the last that are acknowledged.
+    asked: u32,
+    accepted: u32,
 }
 
 impl Pace {
@@ -49,17 +56,20 @@ impl Pace {
         self.advance(Reset::Queued, Reset::Written);
     }
 
-    /// Whether there is anything to ask the server about, or to hear about.
-    pub(super) fn wants_to_know(&self) -> bool {
-        self.under_way.iter().any(|(_, reset)| *reset != Reset::Queued)
-    }
-
-    /// SETTINGS are sent, which was possible because those before are acknowledged. Says whether that proves anything.
-    pub(super) fn asked(&mut self) -> bool {
-        let before = self.under_way.len();
+    /// SETTINGS are sent after so many streams were opened, which was possible because those before are acknowledged. Says whether
+    /// that proves anything.
+    pub(super) fn asked(&mut self, opened: u32) -> bool {
+        let before = (self.under_way.len(), self.accepted);
         self.under_way.retain(|(_, reset)| *reset != Reset::Asked);
         self.advance(Reset::Written, Reset::Asked);
-        self.under_way.len() < before
+        self.accepted = self.asked;
+        self.asked = opened;
+        self.under_way.len() < before.0 || self.accepted > before.1
+    }
+
+    /// Every stream with a lower number was read by the server, and will be accepted in a moment.
+    pub(super) fn accepted(&self) -> u32 {
+        self.accepted
     }
 
     /// Every stream with a lower number is accepted.
@@ -93,13 +103,24 @@ mod tests {
     #[test]
     fn what_is_sent_before_a_reset_has_left_proves_nothing_of_it() {
         let mut pace = full();
-        assert!(!pace.wants_to_know());
-        assert!(!pace.asked(), "nothing of them has left");
+        assert!(!pace.asked(0), "nothing of them has left");
         pace.written();
-        assert!(!pace.asked(), "these SETTINGS were acknowledged before they were asked about");
+        assert!(!pace.asked(0), "these SETTINGS were acknowledged before they were asked about");
         assert!(!pace.has_room());
-        assert!(pace.asked());
-        assert!(pace.has_room() && !pace.wants_to_know());
+        assert!(pace.asked(0));
+        assert!(pace.has_room());
+    }
+
+    #[test]
+    fn what_was_opened_before_settings_that_are_acknowledged_is_accepted() {
+        let mut pace = Pace::default();
+        assert!(!pace.asked(100));
+        assert_eq!(pace.accepted(), 0, "not acknowledged yet");
+        assert!(pace.asked(150));
+        assert_eq!(pace.accepted(), 100);
+        assert!(pace.asked(150));
+        assert!(!pace.asked(150), "nothing new");
+        assert_eq!(pace.accepted(), 150);
     }
 
     #[test]
@@ -110,6 +131,6 @@ mod tests {
         pace.answered(3);
         assert!(pace.has_room());
         pace.answered(u32::MAX);
-        assert!(!pace.wants_to_know());
+        assert!(pace.under_way.is_empty());
     }
 }

@@ -1,9 +1,12 @@
 //! What this crate relies on h2 for, against h2's own server and frames written by hand: which failure tells that a call was never
 //! processed, and what servers bear of resets. `.ci/run` runs these against the newest h2 as well.
 
+mod chaos;
+mod closed_door;
 mod goaway;
 mod guards;
 mod pacing;
+mod parked;
 mod raw;
 mod resets;
 

@@ -1,7 +1,10 @@
 //! Faults that a hostile reader has proven.
 
 mod alike;
+mod broken_off;
 mod codec;
+mod early_ok;
+mod far;
 mod idle_fleet;
 mod page_addresses;
 mod panics;

@@ -1,0 +1,114 @@
+//! A server that is 100 ms away.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use greeter_proto::HelloRequest;
+use greeter_proto::greeter_client::GreeterClient;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, sleep_until, timeout};
+use tonic::transport::Server;
+
+use crate::field::frozen::{NOBODY, Stock};
+use crate::support::{builder, greet, over, ready};
+
+/// So long each way.
+const WAY: Duration = Duration::from_millis(50);
+
+async fn carry(mut from: tokio::net::tcp::OwnedReadHalf, mut to: tokio::net::tcp::OwnedWriteHalf) {
+    let (put, mut take) = tokio::sync::mpsc::unbounded_channel::<(tokio::time::Instant, Vec<u8>)>();
+    tokio::spawn(async move {
+        while let Some((at, bytes)) = take.recv().await {
+            sleep_until(at).await;
+            if to.write_all(&bytes).await.is_err() {
+                return;
+            }
+        }
+    });
+    let mut buffer = vec![0; 1 << 16];
+    while let Ok(size @ 1..) = from.read(&mut buffer).await {
+        let _ = put.send((tokio::time::Instant::now() + WAY, buffer[..size].to_vec()));
+    }
+}
+
+async fn far(server: SocketAddr) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let server = TcpStream::connect(server).await.unwrap();
+            let (_, _) = (client.set_nodelay(true), server.set_nodelay(true));
+            let ((a, b), (c, d)) = (client.into_split(), server.into_split());
+            tokio::spawn(carry(a, d));
+            tokio::spawn(carry(c, b));
+        }
+    });
+    address
+}
+
+/// One method hangs, and 100 callers give it 100 ms each: half of the 200 streams that the server takes at
+/// once. The other method's calls, one in a second, take as long as before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_method_that_hangs_takes_no_slots_from_another() {
+    let server = Stock::with(Server::builder().max_concurrent_streams(200));
+    let address = far(server.address).await;
+    let channel = over(builder(), [&address]);
+    ready(&channel, 1).await;
+    let mut hanging = JoinSet::new();
+    for i in 0..100 {
+        let channel = channel.clone();
+        hanging.spawn(async move {
+            sleep(Duration::from_millis(i)).await;
+            loop {
+                let mut client = GreeterClient::new(channel.clone());
+                let _ =
+                    timeout(Duration::from_millis(100), client.say_hello(HelloRequest { name: NOBODY.into() })).await;
+                tokio::task::yield_now().await; // also where calls fail at once, as the runtime ends
+            }
+        });
+    }
+    let (mut times, mut most) = (Vec::new(), 0);
+    for _ in 0..7 {
+        for _ in 0..50 {
+            sleep(Duration::from_millis(20)).await;
+            most = most.max(channel.servers()[0].in_flight());
+        }
+        let began = Instant::now();
+        greet(&channel).await.unwrap();
+        times.push(began.elapsed());
+    }
+    times.sort();
+    // 100 callers have 100 calls under way, and one greets.
+    assert!(
+        most < 150 && times[3] < Duration::from_millis(150),
+        "{most} slots of 200 are taken by 100 callers; another's calls, 100 ms away, take {times:?}"
+    );
+}
+
+/// The same next door, without a limit: what is kept of calls that were given up does not grow for as long as that goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_that_were_given_up_do_not_pile_up() {
+    let server = Stock::start();
+    let channel = over(builder(), [&server.address]);
+    ready(&channel, 1).await;
+    let mut hanging = JoinSet::new();
+    for _ in 0..64 {
+        let channel = channel.clone();
+        hanging.spawn(async move {
+            loop {
+                let mut client = GreeterClient::new(channel.clone());
+                let _ =
+                    timeout(Duration::from_millis(10), client.say_hello(HelloRequest { name: NOBODY.into() })).await;
+                tokio::task::yield_now().await; // also where calls fail at once, as the runtime ends
+            }
+        });
+    }
+    let mut kept = Vec::new();
+    for _ in 0..8 {
+        sleep(Duration::from_secs(1)).await;
+        kept.push(channel.servers()[0].in_flight());
+    }
+    assert!(kept[7] < 1000, "64 callers, and of their calls are kept, second after second: {kept:?}");
+}
