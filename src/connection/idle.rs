@@ -63,8 +63,9 @@ impl Idle {
             IdleState::Active if now < pings.heard() + self.after => Ok(pings.heard() + self.after),
             IdleState::Active => {
                 self.state = IdleState::Unproven(pings.bytes());
-                shared.limit.store(0, Ordering::Relaxed);
-                shared.unproven.store(true, Ordering::Relaxed);
+                // In this order: whoever finds no room finds that there is something to prove.
+                shared.unproven.store(true, Ordering::Release);
+                shared.limit.store(0, Ordering::Release);
                 Ok(now + FAR)
             }
             IdleState::Probing(_) => match pings.awaited().map(|ping| self.proof.until(now, ping)) {

@@ -1,14 +1,17 @@
 //! What breaks in the field, each by the number of the report.
 
 mod addresses;
+mod broken_off;
 mod budget;
 mod cancelled;
 mod connecting;
 mod cost;
 mod draining;
 mod driven;
+mod early_ok;
 mod ejected;
 mod ends;
+mod far;
 pub(crate) mod frozen;
 mod greeting;
 mod idle;

@@ -1,10 +1,7 @@
 //! Faults that a hostile reader has proven.
 
 mod alike;
-mod broken_off;
-mod codec;
-mod early_ok;
-mod far;
+pub(crate) mod codec;
 mod idle_fleet;
 mod page_addresses;
 mod panics;
