@@ -12,6 +12,7 @@ mod ends;
 mod frozen;
 mod greeting;
 mod idle;
+mod idle_fleet;
 mod large_answers;
 mod large_heads;
 mod large_requests;
