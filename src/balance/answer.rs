@@ -1,7 +1,6 @@
 //! The answer's body as callers see it: bounded by the deadline, and counted for its server.
 
 use std::collections::VecDeque;
-use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -9,14 +8,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame};
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 use tonic::{Code, Status};
 
 use super::clock::Clock;
 use super::headers::Said;
 use super::party::Party;
 use super::server::Verdict;
-use super::{runtime, status};
+use super::status;
+use super::timer::Timer;
 use crate::connection::{Answer, Failure};
 
 /// The body of an answer.
@@ -67,7 +67,7 @@ impl ResponseBody {
         while size <= limit && !is_more_than_one(&start, size) {
             let whole = is_one(&start, size);
             let next = std::future::poll_fn(|cx| match open.poll_answer(cx) {
-                Poll::Pending if whole && is_over(&mut timer, cx) => Poll::Ready(None),
+                Poll::Pending if whole && timer.get_or_insert_with(Whole::new).is_over(cx) => Poll::Ready(None),
                 next => next.map(Some),
             });
             let Some(next) = next.await else { break };
@@ -92,16 +92,21 @@ const PREFIX: usize = 5;
 /// How long one whole message is held for its trailers: those of a unary call come with it.
 const WHOLE: Duration = Duration::from_millis(50);
 
-/// Whether one message has been whole for long enough. Without timers it has.
-fn is_over(timer: &mut Option<Pin<Box<Sleep>>>, cx: &mut Context<'_>) -> bool {
-    let timer = match timer {
-        Some(timer) => timer,
-        none => match runtime::timer(Instant::now() + WHOLE) {
-            Ok(timer) => none.insert(timer),
-            Err(_) => return true,
-        },
-    };
-    timer.as_mut().poll(cx).is_ready()
+/// Since when one message has been whole.
+struct Whole {
+    until: Instant,
+    timer: Timer,
+}
+
+impl Whole {
+    fn new() -> Self {
+        Self { until: Instant::now() + WHOLE, timer: Timer::default() }
+    }
+
+    /// Whether that was for long enough. Without timers it was.
+    fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
+        self.timer.poll(self.until, cx).is_ready()
+    }
 }
 
 /// How many bytes the first message has, if so much of it is there.

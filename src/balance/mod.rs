@@ -38,6 +38,7 @@ mod status;
 
 mod supervisor;
 mod timeouts;
+mod timer;
 mod view;
 
 use std::fmt;
