@@ -21,7 +21,8 @@ use crate::connection::{Answer, Failure};
 
 /// The body of an answer.
 ///
-/// Its errors are statuses, and name the server. Dropping it before its end cancels the call.
+/// Its errors are statuses, and name the server. A status in the trailers is no error: trailers are passed on as the server
+/// sent them. Dropping it before its end cancels the call.
 #[derive(Default)]
 #[must_use = "a body does nothing unless it is read"]
 pub struct ResponseBody(Option<Open>);
@@ -33,8 +34,6 @@ struct Open {
     answer: Option<Answer>,
     party: Party,
     clock: Clock,
-    /// The trailers have come, with a status that is not OK.
-    failed: bool,
 }
 
 /// How an answer ended before its end.
@@ -47,7 +46,7 @@ pub(crate) enum Broken {
 
 impl ResponseBody {
     pub(crate) fn new(answer: Answer, party: Party, clock: Clock) -> Self {
-        Self(Some(Open { held: VecDeque::new(), answer: Some(answer), party, clock, failed: false }))
+        Self(Some(Open { held: VecDeque::new(), answer: Some(answer), party, clock }))
     }
 
     /// Nothing follows the head.
@@ -172,16 +171,13 @@ impl Open {
 
     /// A frame as callers get it.
     fn told(&self, frame: Result<Frame<Bytes>, Broken>) -> Result<Frame<Bytes>, Status> {
-        let address = self.party.member.server.address();
-        let status = match frame {
-            Ok(frame) => match frame.trailers_ref() {
-                Some(trailers) if self.failed && self.party.generated => status::sent(trailers, address),
-                _ => return Ok(frame),
-            },
-            Err(Broken::Late(status) | Broken::TooLarge(status)) => status,
-            Err(Broken::Failed(failure)) => status::of_failure(failure, address),
-        };
-        Err(self.party.inner.settings.tell(status))
+        frame.map_err(|broken| {
+            let status = match broken {
+                Broken::Late(status) | Broken::TooLarge(status) => status,
+                Broken::Failed(failure) => status::of_failure(failure, self.party.member.server.address()),
+            };
+            self.party.inner.settings.tell(status)
+        })
     }
 
     fn end(&mut self, mut trailers: HeaderMap) -> Result<Frame<Bytes>, Broken> {
@@ -201,8 +197,9 @@ impl Open {
             return Err(self.late());
         }
         self.party.judge(Verdict::of(code));
-        self.failed = said.is_some() && code != Code::Ok;
-        if self.failed && self.party.inner.settings.addresses_in_statuses {
+        // Trailers are no error of the body: who reads it would be told the status twice.
+        let failed = said.is_some() && code != Code::Ok;
+        if failed && self.party.inner.settings.addresses_in_statuses {
             status::name(&mut trailers, self.party.member.server.address());
         }
         Ok(Frame::trailers(trailers))

@@ -180,7 +180,7 @@ impl Caller {
             }
             Err((failure, _)) => return Outcome::Over(Err(status::of_failure(failure, member.server.address()))),
         };
-        let mut party = Party::new(member, self.inner.clone(), started, self.generated);
+        let mut party = Party::new(member, self.inner.clone(), started);
         let mut clock = Clock::new(self.patience.deadline);
         let head = std::future::poll_fn(|cx| match exchange.poll_head(cx) {
             Poll::Ready(head) => Poll::Ready(Some(head)),
