@@ -8,7 +8,7 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Request};
 use http_body::Body;
 use tokio::runtime::{Builder, Runtime};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tonic::{Code, Status};
 use tonic_etcd::{BalancedChannel, ResponseBody};
 use tower::Service;
@@ -69,12 +69,12 @@ fn an_answer_with_a_deadline_is_read_outside_of_runtimes_too() {
     let mut body = other.block_on(call(channel));
     drop(other);
     let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
-    let end = std::time::Instant::now() + PATIENCE;
+    let end = Instant::now() + PATIENCE;
     let status = loop {
         match Pin::new(&mut body).poll_frame(&mut cx) {
             std::task::Poll::Ready(Some(Err(status))) => break status,
             std::task::Poll::Ready(None) => panic!("it has no end"),
-            _ => assert!(std::time::Instant::now() < end),
+            _ => assert!(Instant::now() < end),
         }
     };
     assert_eq!(status.code(), Code::Internal, "{status:?}");
