@@ -1,7 +1,6 @@
 //! The answer's body as callers see it: bounded by the deadline, and counted for its server.
 
 use std::collections::VecDeque;
-use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -9,19 +8,21 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame};
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 use tonic::{Code, Status};
 
 use super::clock::Clock;
 use super::headers::Said;
 use super::party::Party;
 use super::server::Verdict;
-use super::{runtime, status};
+use super::status;
+use super::timer::Timer;
 use crate::connection::{Answer, Failure};
 
 /// The body of an answer.
 ///
-/// Its errors are statuses, and name the server. Dropping it before its end cancels the call.
+/// Its errors are statuses, and name the server. A status in the trailers is no error: trailers are passed on as the server
+/// sent them. Dropping it before its end cancels the call.
 #[derive(Default)]
 #[must_use = "a body does nothing unless it is read"]
 pub struct ResponseBody(Option<Open>);
@@ -33,8 +34,6 @@ struct Open {
     answer: Option<Answer>,
     party: Party,
     clock: Clock,
-    /// The trailers have come, with a status that is not OK.
-    failed: bool,
 }
 
 /// How an answer ended before its end.
@@ -47,7 +46,7 @@ pub(crate) enum Broken {
 
 impl ResponseBody {
     pub(crate) fn new(answer: Answer, party: Party, clock: Clock) -> Self {
-        Self(Some(Open { held: VecDeque::new(), answer: Some(answer), party, clock, failed: false }))
+        Self(Some(Open { held: VecDeque::new(), answer: Some(answer), party, clock }))
     }
 
     /// Nothing follows the head.
@@ -67,7 +66,7 @@ impl ResponseBody {
         while size <= limit && !is_more_than_one(&start, size) {
             let whole = is_one(&start, size);
             let next = std::future::poll_fn(|cx| match open.poll_answer(cx) {
-                Poll::Pending if whole && is_over(&mut timer, cx) => Poll::Ready(None),
+                Poll::Pending if whole && timer.get_or_insert_with(Whole::new).is_over(cx) => Poll::Ready(None),
                 next => next.map(Some),
             });
             let Some(next) = next.await else { break };
@@ -92,16 +91,21 @@ const PREFIX: usize = 5;
 /// How long one whole message is held for its trailers: those of a unary call come with it.
 const WHOLE: Duration = Duration::from_millis(50);
 
-/// Whether one message has been whole for long enough. Without timers it has.
-fn is_over(timer: &mut Option<Pin<Box<Sleep>>>, cx: &mut Context<'_>) -> bool {
-    let timer = match timer {
-        Some(timer) => timer,
-        none => match runtime::timer(Instant::now() + WHOLE) {
-            Ok(timer) => none.insert(timer),
-            Err(_) => return true,
-        },
-    };
-    timer.as_mut().poll(cx).is_ready()
+/// Since when one message has been whole.
+struct Whole {
+    until: Instant,
+    timer: Timer,
+}
+
+impl Whole {
+    fn new() -> Self {
+        Self { until: Instant::now() + WHOLE, timer: Timer::default() }
+    }
+
+    /// Whether that was for long enough. Without timers it was.
+    fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
+        self.timer.poll(self.until, cx).is_ready()
+    }
 }
 
 /// How many bytes the first message has, if so much of it is there.
@@ -167,16 +171,13 @@ impl Open {
 
     /// A frame as callers get it.
     fn told(&self, frame: Result<Frame<Bytes>, Broken>) -> Result<Frame<Bytes>, Status> {
-        let address = self.party.member.server.address();
-        let status = match frame {
-            Ok(frame) => match frame.trailers_ref() {
-                Some(trailers) if self.failed && self.party.generated => status::sent(trailers, address),
-                _ => return Ok(frame),
-            },
-            Err(Broken::Late(status) | Broken::TooLarge(status)) => status,
-            Err(Broken::Failed(failure)) => status::of_failure(failure, address),
-        };
-        Err(self.party.inner.settings.tell(status))
+        frame.map_err(|broken| {
+            let status = match broken {
+                Broken::Late(status) | Broken::TooLarge(status) => status,
+                Broken::Failed(failure) => status::of_failure(failure, self.party.member.server.address()),
+            };
+            self.party.inner.settings.tell(status)
+        })
     }
 
     fn end(&mut self, mut trailers: HeaderMap) -> Result<Frame<Bytes>, Broken> {
@@ -196,8 +197,9 @@ impl Open {
             return Err(self.late());
         }
         self.party.judge(Verdict::of(code));
-        self.failed = said.is_some() && code != Code::Ok;
-        if self.failed && self.party.inner.settings.addresses_in_statuses {
+        // Trailers are no error of the body: who reads it would be told the status twice.
+        let failed = said.is_some() && code != Code::Ok;
+        if failed && self.party.inner.settings.addresses_in_statuses {
             status::name(&mut trailers, self.party.member.server.address());
         }
         Ok(Frame::trailers(trailers))

@@ -41,6 +41,10 @@ pub(super) async fn call(channel: Arc<Shared>, request: Request<tonic::body::Bod
     answered.map_err(|status| caller.inner.settings.tell(status))
 }
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every call ends with the larger one, and nothing is allocated for it"
+)]
 enum Outcome {
     Over(Answered),
     /// On another server, after a wait.
@@ -66,6 +70,8 @@ struct Caller {
     rounds: Option<Backoff>,
     /// How the last server that did not take it said so.
     refused: Option<(Failure, Arc<Member>)>,
+    /// What the last attempt that a server may have processed came to. Boxed, because few calls have one.
+    last: Option<Box<Answered>>,
 }
 
 impl Caller {
@@ -93,6 +99,7 @@ impl Caller {
             tried: Vec::new(),
             rounds: None,
             refused: None,
+            last: None,
             inner,
         };
         let body = Replay::new(body, caller.inner.settings.replay_limit);
@@ -113,7 +120,10 @@ impl Caller {
             return Err(self.too_late());
         }
         loop {
-            let (member, slot) = self.place().await?;
+            let (member, slot) = match self.place().await {
+                Ok(placed) => placed,
+                Err(status) => return self.given_up(status),
+            };
             let placed = Instant::now();
             match self.attempt(member, slot, body).await {
                 Outcome::Over(answered) => return answered,
@@ -122,7 +132,10 @@ impl Caller {
                     if !wait.is_zero() {
                         drop(runtime::timer(Instant::now())?);
                         // It was with a server: what it waits now is bounded by its deadline alone.
-                        self.inner.pause(wait, Patience { for_ready: true, ..self.patience }).await?;
+                        let patience = Patience { for_ready: true, ..self.patience };
+                        if let Err(status) = self.inner.pause(wait, patience).await {
+                            return self.given_up(status);
+                        }
                     }
                     // Neither is waiting for a server.
                     self.patience.began += placed.elapsed();
@@ -160,6 +173,11 @@ impl Caller {
         }
     }
 
+    /// There is no further attempt. A call that a server had ends with what came of that: `status` says that none had it.
+    fn given_up(&mut self, status: Status) -> Answered {
+        self.last.take().map_or(Err(status), |last| *last)
+    }
+
     /// The time is up, and no server has the call.
     fn too_late(&self) -> Status {
         let given = self.patience.deadline.map_or(0, |deadline| deadline.given.as_millis());
@@ -169,18 +187,24 @@ impl Caller {
 
     async fn attempt(&mut self, member: Arc<Member>, slot: Slot, body: Body) -> Outcome {
         let started = Instant::now();
-        let Some(head) = self.head(&member) else { return Outcome::Over(Err(self.too_late())) };
+        let Some(head) = self.head(&member) else {
+            let status = self.too_late();
+            return Outcome::Over(self.given_up(status));
+        };
         if let Some(status) = headers::refuse(&head, member.connection.request_limit(), member.server.address()) {
-            return Outcome::Over(Err(status));
+            return Outcome::Over(self.given_up(status));
         }
         let mut exchange = match member.connection.exchange(slot, head, body) {
             Ok(exchange) => exchange,
             Err((failure, body)) if failure.kind == Kind::NotSent => {
                 return self.never_processed(member, failure, body);
             }
-            Err((failure, _)) => return Outcome::Over(Err(status::of_failure(failure, member.server.address()))),
+            Err((failure, _)) => {
+                let status = status::of_failure(failure, member.server.address());
+                return Outcome::Over(self.given_up(status));
+            }
         };
-        let mut party = Party::new(member, self.inner.clone(), started, self.generated);
+        let mut party = Party::new(member, self.inner.clone(), started);
         let mut clock = Clock::new(self.patience.deadline);
         let head = std::future::poll_fn(|cx| match exchange.poll_head(cx) {
             Poll::Ready(head) => Poll::Ready(Some(head)),
@@ -259,21 +283,33 @@ impl Caller {
         }
         party.judge(Verdict::of(code));
         let (body, slot) = exchange.into_parts();
-        if let Some(again) = self.repeated(code, Some(body), &member, false, Pushback::of(&head.headers)) {
-            return again;
-        }
+        let again = self.repeated(code, Some(body), &member, false, Pushback::of(&head.headers));
         if said.is_none() {
+            if let Some(again) = again {
+                return self.keep(again, Err(foreign::unread(&head, address)));
+            }
             // Boxed, so that other calls do not carry the room for it.
             let told = Box::pin(foreign::status(head, stream, slot, self.patience.deadline, address));
             return Outcome::Over(Err(told.await));
         }
-        if code != Code::Ok && self.generated {
-            return Outcome::Over(Err(status::sent(&head.headers, address)));
+        let answered = if code != Code::Ok && self.generated {
+            Err(status::sent(&head.headers, address))
+        } else {
+            if code != Code::Ok && self.inner.settings.addresses_in_statuses {
+                status::name(&mut head.headers, address);
+            }
+            Ok(Response::from_parts(head, ResponseBody::empty()))
+        };
+        match again {
+            Some(again) => self.keep(again, answered),
+            None => Outcome::Over(answered),
         }
-        if code != Code::Ok && self.inner.settings.addresses_in_statuses {
-            status::name(&mut head.headers, address);
-        }
-        Outcome::Over(Ok(Response::from_parts(head, ResponseBody::empty())))
+    }
+
+    /// A server had the call, and another attempt follows: what the call ends with if that finds no server.
+    fn keep(&mut self, again: Outcome, answered: Answered) -> Outcome {
+        self.last = Some(Box::new(answered));
+        again
     }
 
     /// The answer of a method that may be repeated until all of it is there.
@@ -292,7 +328,10 @@ impl Caller {
             Err(Broken::Late(status) | Broken::TooLarge(status)) => return Outcome::Over(Err(status)),
             Err(Broken::Failed(failure)) => return self.unanswered(failure, body, member),
         };
-        again.unwrap_or(Outcome::Over(Ok(response)))
+        match again {
+            Some(again) => self.keep(again, Ok(response)),
+            None => Outcome::Over(Ok(response)),
+        }
     }
 
     /// The exchange failed before an answer began.
@@ -342,7 +381,15 @@ impl Caller {
             }
             _ => self.repeated(code, body, member, lost, Pushback::None),
         };
-        again.unwrap_or_else(|| Outcome::Over(Err(status::of_failure(failure, member.server.address()))))
+        let unprocessed = matches!(failure.kind, Kind::NotSent | Kind::Refused | Kind::Suspected(_));
+        let status = status::of_failure(failure, member.server.address());
+        match again {
+            // An earlier attempt may have been processed, whatever became of this one.
+            Some(again) if unprocessed && self.last.is_some() => again,
+            Some(again) => self.keep(again, Err(status)),
+            None if unprocessed => Outcome::Over(self.given_up(status)),
+            None => Outcome::Over(Err(status)),
+        }
     }
 
     /// A server that refuses must not look idle; one whose connection is over is picked no more.

@@ -12,8 +12,9 @@ use super::status;
 use crate::address::Address;
 
 /// Which server a failed call was with, and why it failed: the source of each [`Status`] that a
-/// [`BalancedChannel`](crate::BalancedChannel) makes, and of each that a server sent to a generated client. (A status that the
-/// request's own stream failed with is the caller's, and stays as it is.)
+/// [`BalancedChannel`](crate::BalancedChannel) makes, and of each that a server sent to a generated client in place of an answer.
+/// A status in trailers, which ends an answer that had begun, has none: [`ServedBy`](crate::ServedBy) in the answer's extensions
+/// tells the server. (A status that the request's own stream failed with is the caller's, and stays as it is.)
 ///
 /// A handler often passes the status of an inner call on to its own caller. So that the addresses of inner servers do not
 /// leave the house with it, neither the text nor the metadata of a status holds one, and neither does `Debug` of this type,

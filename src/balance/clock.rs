@@ -1,42 +1,37 @@
 //! A call's deadline while it runs: a timer only once there is something to wait for.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use tokio::time::Sleep;
 use tonic::{Code, Status};
 
 use super::deadline::Deadline;
-use super::{runtime, status};
+use super::status;
+use super::timer::Timer;
 use crate::address::Address;
 
 pub(crate) struct Clock {
     pub(crate) deadline: Option<Deadline>,
-    timer: Option<Pin<Box<Sleep>>>,
+    timer: Timer,
     /// There can be no timer here.
     broken: Option<Status>,
 }
 
 impl Clock {
     pub(crate) fn new(deadline: Option<Deadline>) -> Self {
-        Self { deadline, timer: None, broken: None }
+        Self { deadline, timer: Timer::default(), broken: None }
     }
 
     /// Whether the deadline has come; if not, wakes the task when it comes.
     pub(crate) fn poll_over(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(deadline) = &self.deadline else { return false };
-        let timer = match &mut self.timer {
-            Some(timer) => timer,
-            none => match runtime::timer(deadline.at) {
-                Ok(timer) => none.insert(timer),
-                Err(status) => {
-                    self.broken = Some(status);
-                    return true; // nothing would wake the caller in time
-                }
-            },
-        };
-        matches!(timer.as_mut().poll(cx), Poll::Ready(()))
+        match self.timer.poll(deadline.at, cx) {
+            Poll::Pending => false,
+            Poll::Ready(Ok(())) => true,
+            Poll::Ready(Err(status)) => {
+                self.broken = Some(status);
+                true // nothing would wake the caller in time
+            }
+        }
     }
 
     /// Without a timer.

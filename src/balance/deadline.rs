@@ -7,6 +7,9 @@ use tokio::time::Instant;
 
 pub(crate) const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
+/// The granularity of tokio's timers.
+const TIMER: Duration = Duration::from_millis(1);
+
 /// When the call must be over, and how long it was given.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Deadline {
@@ -36,9 +39,10 @@ impl Deadline {
         (!left.is_zero()).then(|| format(left))
     }
 
-    /// Whether so long a pause would end after it.
+    /// Whether so long a pause would end after it. Timers are up to [`TIMER`] late.
     pub(crate) fn is_before(&self, pause: Duration) -> bool {
-        Instant::now().checked_add(pause).is_none_or(|end| end >= self.at)
+        let end = Instant::now().checked_add(pause).and_then(|end| end.checked_add(TIMER));
+        end.is_none_or(|end| end >= self.at)
     }
 }
 

@@ -53,11 +53,29 @@ pub(super) async fn status(
     let mut start = Vec::new();
     // What has come by then is told.
     let _ = timeout_at(until, read_some(&mut stream, &mut start, EXCERPT)).await;
-    let text = text(head.status, head.headers.get(CONTENT_TYPE), &start);
-    status::named(code_of(head.status), format!("{address}: {text}"), address)
+    told(&head, Some(&start), address)
 }
 
-fn text(status: StatusCode, content_type: Option<&HeaderValue>, start: &[u8]) -> String {
+/// The same where the body is not worth the wait.
+pub(super) fn unread(head: &Parts, address: &Address) -> Status {
+    told(head, None, address)
+}
+
+/// Addresses are looked for before the text is escaped, which hides where they begin.
+fn told(head: &Parts, start: Option<&[u8]>, address: &Address) -> Status {
+    let text = |say: &dyn Fn(&str) -> String| text(head.status, head.headers.get(CONTENT_TYPE), start, say);
+    let all = text(&str::to_owned);
+    let without = text(&|said| status::without_address(said, address));
+    status::named_as(code_of(head.status), without, format!("{address}: {all}"), address)
+}
+
+fn text(
+    status: StatusCode,
+    content_type: Option<&HeaderValue>,
+    start: Option<&[u8]>,
+    say: &dyn Fn(&str) -> String,
+) -> String {
+    let escaped = |bytes| escaped(bytes, say);
     let mut text = format!("answered HTTP {status} without a gRPC status, ");
     // Writing to a string does not fail.
     let _ = match content_type.map(HeaderValue::as_bytes) {
@@ -65,16 +83,17 @@ fn text(status: StatusCode, content_type: Option<&HeaderValue>, start: &[u8]) ->
         None => write!(text, "no content type"),
     };
     let _ = match start {
-        [] => write!(text, ", no body"),
-        start => write!(text, ", body \"{}\"", escaped(start)),
+        None => Ok(()),
+        Some([]) => write!(text, ", no body"),
+        Some(start) => write!(text, ", body \"{}\"", escaped(start)),
     };
     text
 }
 
 /// So that nothing in it is taken for anything but text.
-fn escaped(bytes: &[u8]) -> String {
+fn escaped(bytes: &[u8], say: &dyn Fn(&str) -> String) -> String {
     let bytes = &bytes[..bytes.len().min(EXCERPT)];
-    String::from_utf8_lossy(bytes).escape_debug().collect()
+    say(&String::from_utf8_lossy(bytes)).escape_debug().collect()
 }
 
 #[cfg(test)]
@@ -102,6 +121,7 @@ mod tests {
 
     #[test]
     fn texts_are_escaped_and_bounded() {
+        let text = |status, content_type, start| text(status, content_type, Some(start), &str::to_owned);
         let html = HeaderValue::from_static("text/html");
         assert_eq!(
             text(StatusCode::OK, Some(&html), b"<p>\"no\"\n\x1b[0m\xff"),

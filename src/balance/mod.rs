@@ -38,6 +38,7 @@ mod status;
 
 mod supervisor;
 mod timeouts;
+mod timer;
 mod view;
 
 use std::fmt;
@@ -121,9 +122,10 @@ use crate::address::Address;
 /// | `CANCELLED`, `RESOURCE_EXHAUSTED`, `PERMISSION_DENIED`, `INTERNAL` | the server reset the stream, by gRPC's table of HTTP/2 error codes; `INTERNAL` also for what HTTP/2 cannot carry |
 /// | by gRPC's table of HTTP statuses, `UNKNOWN` for 200 | an answer without a gRPC status, or of another content type than `application/grpc`, `application/grpc+…` and `application/grpc;…`: the text has the HTTP status, the content type, and the first 256 bytes of the body, for which it waits at most 1 s |
 ///
-/// [`ServedBy`] in an answer's extensions tells the server of an answer. A status that a server sent has a [`CallError`] where a
-/// generated client made the call (its [`tonic::GrpcMethod`] stands in the request's extensions); any other caller gets
-/// headers and trailers as the server sent them, so that proxies pass them on.
+/// [`ServedBy`] in an answer's extensions tells the server of an answer. A status that a server sent instead of an answer (tonic
+/// calls this `Trailers-Only`) has a [`CallError`] where a generated client made the call (its [`tonic::GrpcMethod`] stands in
+/// the request's extensions). A status in trailers, which ends an answer that had begun, has no source: use [`ServedBy`]. Trailers
+/// are passed on as the server sent them, and so are the headers to any other caller, for proxies.
 ///
 /// # Connections
 ///

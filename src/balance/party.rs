@@ -15,9 +15,6 @@ use super::server::Verdict;
 pub(crate) struct Party {
     pub(crate) member: Arc<Member>,
     pub(crate) inner: Arc<Inner>,
-    /// A generated client made the call: the statuses that it gets from here have a source, those that it makes of trailers
-    /// have none.
-    pub(crate) generated: bool,
     sent: Instant,
     /// The server's when it was sent.
     term: u32,
@@ -27,10 +24,10 @@ pub(crate) struct Party {
 }
 
 impl Party {
-    pub(crate) fn new(member: Arc<Member>, inner: Arc<Inner>, sent: Instant, generated: bool) -> Self {
+    pub(crate) fn new(member: Arc<Member>, inner: Arc<Inner>, sent: Instant) -> Self {
         member.server.cost.sent(member.server.since_epoch(sent));
         let term = member.server.term();
-        Self { member, inner, generated, sent, term, head: None, over: false }
+        Self { member, inner, sent, term, head: None, over: false }
     }
 
     /// The head of an answer has come; `well` where it says nothing bad.

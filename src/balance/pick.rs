@@ -13,7 +13,8 @@ use super::ready::{Member, ReadyServer};
 use super::server::Server;
 use crate::connection::Slot;
 
-/// How many servers that were silent for long one look asks for a sign of life: each costs it a PING, and one is enough.
+/// How many servers that were silent for long one look asks for a sign of life: each costs it a PING, and one is enough for
+/// the call that looks.
 const PROVING: usize = 3;
 
 /// What became of one look at the ready servers.
@@ -88,6 +89,7 @@ impl Inner {
     ) -> Result<Pick, Status> {
         self.unless_in_vain(patience)?;
         let ticket = self.queue.enter(patience.for_ready);
+        self.prove_for_waiting();
         loop {
             // After its place was taken: what comes from now on wakes it.
             self.unless_in_vain(patience)?;
@@ -97,6 +99,7 @@ impl Inner {
                 Pick::Picked(member, slot) => {
                     ticket.served();
                     self.queue.settle(|| self.has_room());
+                    self.prove_for_waiting();
                     return Ok(Pick::Picked(member, slot));
                 }
                 // All that stand behind may go where this one has been: it must not hold them up.
@@ -105,6 +108,17 @@ impl Inner {
                 Pick::Full | Pick::NoneReady => ticket.back(),
             }
         }
+    }
+
+    /// Asks further servers that were silent for long for a sign of life, where calls wait and no server has room: each
+    /// call that comes to wait has some asked, so that none waits beside a server that nobody has asked.
+    pub(crate) fn prove_for_waiting(&self) {
+        if !self.queue.is_waited_in() || self.has_room() {
+            return;
+        }
+        let ready = self.ready.load();
+        let begun = ready.servers.iter().filter(|server| server.0.connection.prove());
+        begun.take(PROVING).for_each(drop);
     }
 
     fn has_room(&self) -> bool {

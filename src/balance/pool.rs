@@ -292,6 +292,8 @@ impl Pool {
         self.inner
             .queue
             .fill(|| ready.load().servers.iter().map(ReadyServer::free_slots).fold(0, usize::saturating_add));
+        // Those that were asked before may be gone.
+        self.inner.prove_for_waiting();
     }
 }
 

@@ -14,13 +14,19 @@ const MARK: &str = "[address]";
 pub(crate) fn without_addresses(text: &str, own: &[&str]) -> String {
     let mut told = String::with_capacity(text.len());
     let mut rest = text;
-    while let Some(start) = rest.find(is_part) {
+    while let Some(start) = rest.find(|c| is_part(c) || c == '\\') {
         let (before, from) = rest.split_at(start);
-        let (token, after) = from.split_at(from.find(|c| !is_part(c)).unwrap_or(from.len()));
-        // What ends a sentence or a part of it belongs to no address.
-        let (word, end) = token.split_at(token.trim_end_matches([':', '.']).len());
         told.push_str(before);
+        if let Some(length) = escape(from) {
+            let (escape, after) = from.split_at(length);
+            told.push_str(escape);
+            rest = after;
+            continue;
+        }
+        let (token, after) = from.split_at(from.find(|c| !is_part(c)).unwrap_or(from.len()));
         rest = after;
+        // What ends a sentence or a part of it belongs to no address, nor does an arrow (`a->b`) or a dash.
+        let (word, end) = token.split_at(token.trim_end_matches([':', '.', '-']).len());
         let of_certificate = told.ends_with("DnsName(\"");
         if word.is_empty() || !(of_certificate || own.contains(&word) || is_address(word)) {
             told.push_str(token);
@@ -40,6 +46,17 @@ fn is_part(c: char) -> bool {
     c.is_ascii_alphanumeric() || "._:-[]/%@".contains(c)
 }
 
+/// The length of the escape that the text begins with: `Debug` of what a server sent writes `\n` before what follows.
+fn escape(text: &str) -> Option<usize> {
+    let rest = text.strip_prefix('\\')?;
+    let bytes = rest.as_bytes();
+    Some(match bytes {
+        [b'n' | b'r' | b't' | b'0' | b'\\', ..] => 2,
+        [b'x', a, b, ..] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit() => 4,
+        _ => 1,
+    })
+}
+
 fn begins_a_part(before: &str) -> bool {
     before.is_empty() || before.ends_with(": ") || before.ends_with("; ") || before.ends_with(", ")
 }
@@ -54,18 +71,35 @@ fn is_address(word: &str) -> bool {
         let bare = part.trim_start_matches('[');
         let bare = bare.split_once(']').map_or(bare, |(bare, _)| bare);
         let bare = bare.split_once('%').map_or(bare, |(bare, _)| bare); // an interface
-        bare.parse::<Ipv4Addr>().is_ok() || is_ipv6(bare) || has_port(part)
+        has_ipv4(part) || bare.split('-').any(has_ipv6) || has_port(part)
     })
 }
 
-fn is_ipv6(text: &str) -> bool {
-    text.len() > 2 && text.parse::<Ipv6Addr>().is_ok()
+/// Alone, or after and before anything: `client:10.0.0.5`, `10.0.0.5-10.0.0.9`.
+fn has_ipv4(text: &str) -> bool {
+    let parts = text.split(|c: char| !c.is_ascii_digit() && c != '.');
+    parts.map(|part| part.trim_matches('.')).any(|part| part.parse::<Ipv4Addr>().is_ok())
 }
 
+/// Alone, or after a word: `client:fe80::1`.
+fn has_ipv6(text: &str) -> bool {
+    let is = |text: &str| text.len() > 2 && text.parse::<Ipv6Addr>().is_ok();
+    is(text) || text.split_once(':').is_some_and(|(word, rest)| !word.is_empty() && is(rest))
+}
+
+/// A name has a letter, as times (`06:38:19`) and ratios (`3:4`) have not.
 fn has_port(text: &str) -> bool {
-    let Some((host, port)) = text.rsplit_once(':') else { return false };
+    let Some((before, port)) = text.rsplit_once(':') else { return false };
+    let host = before.rsplit(':').next().unwrap_or(before);
     let is_port = (1..=5).contains(&port.len()) && port.bytes().all(|digit| digit.is_ascii_digit());
-    is_port && host.bytes().any(|byte| byte.is_ascii_alphanumeric())
+    let is_bracketed = host.ends_with(']');
+    is_port && (is_bracketed || host.bytes().any(|byte| byte.is_ascii_alphabetic())) && !ends_in_a_date(host)
+}
+
+/// `2026-11-28T06`, before the minutes.
+fn ends_in_a_date(text: &str) -> bool {
+    let is = |text: &str, of: &str| text.chars().all(|c| c.is_ascii_digit() || of.contains(c));
+    text.split_once('T').is_some_and(|(date, hours)| is(date, "-") && hours.len() == 2 && is(hours, ""))
 }
 
 #[cfg(test)]
@@ -92,9 +126,44 @@ mod tests {
             ("user@db:5432/x", "[address]"),
             ("HTTP 503 Service Unavailable: h2 said 1.2.3: ::", "HTTP 503 Service Unavailable: h2 said 1.2.3: ::"),
             ("(prefix \"web/\", revision 17): 3 known, 0 ready", "(prefix \"web/\", revision 17): 3 known, 0 ready"),
-            ("/helloworld.Greeter/SayHello: ähm", "/helloworld.Greeter/SayHello: ähm"),
+            ("read tcp 10.244.1.5:43210->10.96.0.1:443: read", "read tcp [address]->[address]: read"),
+            ("[fe80::1]:43210->greeter: i/o timeout", "[address]->[address]: i/o timeout"),
+            (
+                "(b\"\\n10.0.0.5\\r\\tdb:80\\x00greeter\\\\fe80::1\")",
+                "(b\"\\n[address]\\r\\t[address]\\x00[address]\\\\[address]\")",
+            ),
+            ("client:10.0.0.5, addr:fe80::ab, 10.0.0.5-10.0.0.9", "[address], [address], [address]"),
+            ("fe80::1-fe80::2 and db-7:3", "[address] and [address]"),
+            ("over \\\\10.0.0.5\\share \\", "over \\\\[address]\\share \\"),
+            ("at 2026-11-28T06:38:19Z from db:5432", "at 2026-11-28T06:38:19Z from [address]"),
         ] {
             assert_eq!(without_addresses(text, &["greeter"]), told, "{text}");
+        }
+    }
+
+    #[test]
+    fn honest_texts_stay() {
+        for text in [
+            "at 06:38:19, 06:38:19.250, 6:38 and 23:59:59",
+            "2026-11-28T06:38, 2026-11-28T06:38:19, 2026-11-28T06:38:19.123+01:00",
+            "2026/11/28 06:38:19 [error] 31#31: *1",
+            "nginx/1.25.3, v1.2.3, 1.2.3-rc.4, HTTP/1.1, 1.2.3.4.5, 10.0",
+            "a ratio of 3:4, 16:9:1, 10:1",
+            "/var/lib/x-1/y.sock:/etc/a.b:rw, C:\\new\\table\\x, src/main.rs, ../..",
+            "std::fmt::Display, Foo::Bar, tonic::Status, ::, a:: and ::b::c",
+            "0xdeadbeef, deadbeef, de:ad:be:ef, sha256:e3b0c44298fc, 550e8400-e29b-41d4-a716-446655440000",
+            "a -> b, a->b, --flag, x - y, ...",
+            "\\n\\r\\t\\x1b[0m\\u{1b}\\\"",
+        ] {
+            assert_eq!(without_addresses(text, &["greeter"]), text);
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_taken(text in ".{0,60}|[\\\\nx0-9a-f:.\\[\\]/%@ >-]{0,40}") {
+            let once = without_addresses(&text, &["greeter"]);
+            proptest::prop_assert!(!once.split([' ', '>', ',']).any(|word| word.parse::<Ipv4Addr>().is_ok()));
         }
     }
 }

@@ -17,7 +17,7 @@ pub(crate) const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-p
 ///
 /// A repeated call goes to a server that has not failed it, at once when its connection was lost, else after a backoff
 /// with jitter, within the call's own deadline: where the wait would end after it, the call ends at once with what the server
-/// said. Servers have the last word: `grpc-retry-pushback-ms` says when to come again, or not at all; more than a minute
+/// said. So it does where no server takes the next attempt in time. Servers have the last word: `grpc-retry-pushback-ms` says when to come again, or not at all; more than a minute
 /// means not at all for a call without a deadline. The server sees how many attempts went before in `grpc-previous-rpc-attempts`.
 ///
 /// A server that answers nothing is no failure until the call's deadline, and then there is no time left to repeat it:

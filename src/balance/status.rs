@@ -73,7 +73,13 @@ fn of_body(source: Box<dyn Error + Send + Sync>) -> Status {
 
 /// A status of the channel's own: its text has no addresses, its source has them.
 pub(crate) fn named(code: Code, message: String, address: &Address) -> Status {
-    CallError::told(Status::new(code, without_address(&message, address)), Some(address), message)
+    let told = without_address(&message, address);
+    named_as(code, told, message, address)
+}
+
+/// The same where `told` is the text without addresses already.
+pub(super) fn named_as(code: Code, told: String, message: String, address: &Address) -> Status {
+    CallError::told(Status::new(code, told), Some(address), message)
 }
 
 /// A text about a server, without its address and any other.

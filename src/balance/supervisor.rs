@@ -11,7 +11,7 @@ use super::connecting::Rank;
 use super::places::Places;
 use super::queue::Queue;
 use super::server::{LinkState, Server};
-use crate::connection::{Connection, Destination, End, Options, Stage, Transport};
+use crate::connection::{Connection, Destination, End, Failure, Options, Stage, Transport, caught};
 
 /// As in gRPC's connection-backoff document, with shorter times: etcd takes a dead server out within its TTL, so that a
 /// refused connection mostly means one that is just starting.
@@ -148,13 +148,22 @@ async fn connect(
     loop {
         let place = ground.places.take(rank).await;
         let began = Instant::now();
-        // Boxed: while a server is connected, its task is small.
-        let attempt = Box::pin(ground.transport.connect(to, options, ground.queue.clone()));
+        // Boxed: while a server is connected, its task is small. The user's code is in it: a connector's stream, what
+        // verifies certificates.
+        let attempt = caught(ground.transport.connect(to, options, ground.queue.clone()));
         tokio::select! {
             biased;
-            result = attempt => return (began, result.map_err(|failure| failure.to_string())),
+            result = attempt => return (began, ended(result)),
             () = place.cut() => rank = rank.next(),
         }
+    }
+}
+
+/// An attempt that panicked has failed.
+fn ended(result: Result<Result<Connection, Failure>, String>) -> Result<Connection, String> {
+    match result {
+        Ok(result) => result.map_err(|failure| failure.to_string()),
+        Err(panic) => Err(format!("connecting panicked: {panic}")),
     }
 }
 

@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout_at};
 use super::Connection;
 use super::failure::{Failure, Kind};
 use super::options::Options;
+use super::panics::caught;
 use super::room::Room;
 use super::socket::{tcp, unix};
 
@@ -79,7 +80,15 @@ impl Transport {
         let time = options.connect_timeout + options.settings_timeout.unwrap_or_default();
         let limits = Limits { deadline: Instant::now() + time, time };
         if let Some(connector) = &self.connector {
-            let io = limits.of("no connection", async { connector(to.uri()?).await.map_err(refuse) }).await?;
+            let connected = async {
+                let uri = to.uri()?;
+                // Also where it is called, or cloned for that.
+                match caught(async { connector(uri).await }).await {
+                    Ok(result) => result.map_err(refuse),
+                    Err(panic) => Err(refuse(format!("the connector panicked: {panic}"))),
+                }
+            };
+            let io = limits.of("no connection", connected).await?;
             return self.greet(io, to, options, limits, room).await;
         }
         match &to.place {

@@ -17,6 +17,7 @@ mod idle;
 mod keepalive;
 mod options;
 mod pace;
+mod panics;
 mod pings;
 mod pump;
 mod room;
@@ -51,6 +52,7 @@ pub(crate) use h2::RecvStream as Incoming;
 pub(crate) use headers::RequestLimit;
 pub use options::KeepAlive;
 pub(crate) use options::{Options, TcpKeepalive};
+pub(crate) use panics::caught;
 pub(crate) use room::Room;
 #[cfg(feature = "_tls")]
 pub use tls::ClientTls;

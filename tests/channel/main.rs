@@ -5,7 +5,6 @@ mod limits;
 mod membership;
 mod peer;
 mod policies;
-mod proved;
 mod raw;
 mod retries;
 mod support;

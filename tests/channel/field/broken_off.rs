@@ -9,7 +9,7 @@ use http_body::{Body, Frame};
 use tokio::sync::Notify;
 use tonic::codegen::Bytes;
 
-use crate::field::recorded::Stock;
+use super::recorded::Stock;
 use crate::support::{builder, over, ready, until};
 
 /// A message of no length, and once it is let go an error.

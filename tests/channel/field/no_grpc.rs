@@ -10,7 +10,7 @@ use tonic::{Code, Request, Status};
 use tonic_etcd::BalancedChannel;
 
 use super::scripted::{Answer, Scripted};
-use crate::support::{PATIENCE, builder, over, ready};
+use crate::support::{PATIENCE, builder, over, ready, told};
 
 const PAGE: &str = "<html>\n<title>Welcome to \"nginx\"</title>";
 
@@ -130,4 +130,23 @@ async fn pages_are_waited_for_briefly() {
         assert!(began.elapsed() < Duration::from_millis(900), "{:?}", began.elapsed());
         says(&status, Code::Unknown, &["HTTP 200 OK"]);
     }
+}
+
+/// F51 for the texts of F50: the addresses in pages are left out, at the beginning of a line and as Go writes a connection too.
+/// Their source has the page as it came.
+#[tokio::test]
+async fn addresses_in_pages_are_not_told() {
+    for (text, without) in [
+        ("read tcp 10.244.1.5:43210->10.96.0.1:443: read: reset", "read tcp [address]->[address]: read: reset"),
+        ("upstreams:\n10.244.1.5\ndb:5432\nfe80::1\n", "upstreams:\\n[address]\\n[address]\\n[address]\\n"),
+        ("upstream:\t10.244.1.5\r\n", "upstream:\\t[address]\\r\\n"),
+        ("2026/11/28 06:38:19 nginx/1.25.3: 3:4 gone", "2026/11/28 06:38:19 nginx/1.25.3: 3:4 gone"),
+    ] {
+        let status = answered(page(502, &[("content-type", "text/plain")], text)).await.unwrap_err();
+        says(&status, Code::Unavailable, &[&format!("body \"{without}\"")]);
+        let source = told(&status);
+        assert!(source.contains(&text.escape_debug().to_string()), "{source}");
+    }
+    let status = answered(page(502, &[("content-type", "text/plain; by=10.0.0.5:80")], "")).await.unwrap_err();
+    says(&status, Code::Unavailable, &["content type \"text/plain; by=[address]\", no body"]);
 }

@@ -1,4 +1,4 @@
-//! Servers that are all idle, and a burst of calls that last.
+//! Servers that have all been idle, and calls that wait for them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
-use tonic_etcd::Policy;
+use tonic_etcd::{Call, Picker, Policy, ReadyServer};
 
 use crate::peer::{Peer, Script};
 use crate::support::{builder, greet, over, ready};
@@ -39,7 +39,20 @@ async fn placed(policy: Policy) -> usize {
     count()
 }
 
+/// Always the same server.
+struct Last;
+
+impl Picker for Last {
+    fn pick(&self, _: &Call<'_>, servers: &[ReadyServer]) -> usize {
+        servers.len() - 1
+    }
+}
+
+/// F47: each idle server gets one of the calls, whatever the policy; none of them waits beside a server that was not asked.
 #[tokio::test]
-async fn each_idle_server_gets_one_of_the_calls_that_wait_with_pick_first() {
-    assert_eq!(placed(Policy::PickFirst).await, SERVERS, "the others wait beside idle servers");
+async fn each_idle_server_gets_one_of_the_calls_that_wait() {
+    for policy in [Policy::PickFirst, Policy::custom(Last), Policy::LeastRequest, Policy::RoundRobin, Policy::PeakEwma]
+    {
+        assert_eq!(placed(policy.clone()).await, SERVERS, "{policy:?}: the others wait beside idle servers");
+    }
 }

@@ -1,4 +1,4 @@
-//! What a caller gets of a server's status, beside what tonic's own channel gives.
+//! What a caller gets of a server's status is what tonic's own channel gives.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use tonic::{Code, Request, Status};
 use tower::ServiceBuilder;
 
 use super::codec::Raw;
-use crate::field::stock::Stock;
+use super::stock::Stock;
 use crate::support::{builder, over, ready, repeating};
 
 type Told = (Code, String, Vec<u8>, Vec<(String, Vec<u8>)>);
@@ -56,6 +56,7 @@ macro_rules! by_hand {
     }};
 }
 
+/// Code, message, details and metadata, of all kinds of calls, beneath interceptors and layers too.
 #[tokio::test]
 async fn statuses_are_those_of_tonic() {
     let mut metadata = MetadataMap::new();
@@ -88,7 +89,7 @@ async fn statuses_are_those_of_tonic() {
     }
 }
 
-/// A stream is `fused` by an error: one error, and then its end.
+/// One error, and then the end of the stream.
 #[tokio::test]
 async fn the_status_of_a_stream_is_told_once() {
     let stock = Stock::start(Status::not_found("gone"));
@@ -100,5 +101,5 @@ async fn the_status_of_a_stream_is_told_once() {
     let expected: Vec<_> = all.map(|item| item.map(drop).map_err(|status| status.code())).collect().await;
     let all = TestServiceClient::new(ours).streaming_output_call(request()).await.unwrap().into_inner();
     let got: Vec<_> = all.map(|item| item.map(drop).map_err(|status| status.code())).collect().await;
-    assert_eq!(got, expected, "tonic's own channel says the second");
+    assert_eq!(got, expected, "tonic's own channel gives the second");
 }

@@ -1,15 +1,15 @@
-//! What a caller is told of a call that a server had, and that found no second one.
+//! What a caller is told of a repeatable call that a server had, and that no other server could take.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use greeter_proto::HelloRequest;
 use greeter_proto::greeter_client::GreeterClient;
-use tonic::{Request, Status};
+use tonic::{Code, Request, Status};
 use tonic_etcd::{CallError, WaitForReady};
 
-use crate::peer::{Peer, Script};
-use crate::support::{over, ready, repeating, until};
+use crate::peer::{Part, Peer, Script};
+use crate::support::{SAY_HELLO, over, ready, repeating, server_of, until};
 
 async fn lost(for_ready: bool) -> (Status, String) {
     let peer = Peer::start(Script::Silence).await;
@@ -55,4 +55,51 @@ async fn a_call_that_a_server_had_is_not_told_as_not_sent() {
         told.extend((status.message() != "as told").then(|| format!("{:?}: {}", status.code(), status.message())));
     }
     assert!(!told.iter().any(|text| text.contains("not sent")), "{} of 24: {told:?}", told.len());
+}
+
+/// A server had the call, and refuses the second attempt until the time is up: the refusal says nothing of the first attempt.
+#[tokio::test]
+async fn a_refusal_does_not_hide_what_a_server_has_said() {
+    for (first, code, text) in [
+        (Script::Status(14, vec![]), Code::Unavailable, "as told"),
+        (
+            Script::Http(503),
+            Code::Unavailable,
+            "answered HTTP 503 Service Unavailable without a gRPC status, no content type",
+        ),
+        (Script::BreakAfter(Part::Message), Code::Unavailable, "nobody knows whether the call was processed"),
+    ] {
+        let script = Arc::new(Mutex::new(first));
+        let peer = Peer::start(Script::Now(script.clone())).await;
+        let channel = over(repeating().wait_limit(Duration::from_millis(500)), [&peer.address]);
+        ready(&channel, 1).await;
+        let mut greeter = GreeterClient::new(channel.clone());
+        let call = tokio::spawn(async move { greeter.say_hello(HelloRequest { name: "world".into() }).await });
+        until("the first attempt", || peer.seen.calls() == 1).await;
+        *script.lock().unwrap() = Script::Reset(h2::Reason::REFUSED_STREAM);
+        let status = call.await.unwrap().unwrap_err();
+        assert!(peer.seen.calls() > 1, "it was repeated");
+        assert_eq!(status.code(), code, "{status:?}");
+        assert!(status.message().contains(text), "{status:?}");
+        assert_eq!(server_of(&status), peer.address.to_string());
+    }
+}
+
+/// Callers that are no generated clients get the headers of the last server that had the call.
+#[tokio::test]
+async fn a_proxy_gets_what_a_server_has_said() {
+    let peer = Peer::start(Script::Status(14, vec![("x-text", "some")])).await;
+    let channel = over(repeating(), [&peer.address]);
+    ready(&channel, 1).await;
+    let seen = peer.seen.clone();
+    let request = http::Request::post(format!("http://x{SAY_HELLO}")).header("grpc-timeout", "1S");
+    let request = request.body(tonic::body::Body::empty()).unwrap();
+    let call = tokio::spawn(tower::ServiceExt::oneshot(channel, request));
+    until("the first attempt", || seen.calls() == 1).await;
+    drop(peer);
+    let answer = call.await.unwrap().unwrap();
+    assert_eq!(
+        (&answer.headers()["grpc-status"], &answer.headers()["x-text"]),
+        (&"14".parse().unwrap(), &"some".parse().unwrap())
+    );
 }
