@@ -189,7 +189,9 @@ impl Open {
             self.party.judge(headers.verdict());
             return Err(Broken::TooLarge(status));
         }
-        status::check_details(&mut trailers);
+        if headers.has_details {
+            status::check_details(&mut trailers);
+        }
         let said = headers.code;
         let code = said.unwrap_or(Code::Unknown);
         if code == Code::Cancelled && self.clock.has_passed() {

@@ -235,7 +235,7 @@ impl Caller {
             party.judge(headers.verdict());
             return Outcome::Over(Err(status));
         }
-        if headers.code.is_some() {
+        if headers.has_details && headers.code.is_some() {
             status::check_details(&mut head.headers);
         }
         let said = headers.code.filter(|code| *code != Code::Ok || stream.is_end_stream());

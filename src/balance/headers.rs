@@ -21,11 +21,13 @@ pub(super) struct Said {
     pub(super) code: Option<Code>,
     /// A content type of gRPC's.
     pub(super) is_grpc: bool,
+    /// The details of a status.
+    pub(super) has_details: bool,
 }
 
 impl Said {
     pub(super) fn by(headers: &HeaderMap) -> Self {
-        let (mut size, mut code, mut content_type) = (0, None, None);
+        let (mut size, mut code, mut content_type, mut has_details) = (0, None, None, false);
         for (name, value) in headers {
             let name = name.as_str();
             size += name.len() + value.len() + EACH;
@@ -33,6 +35,7 @@ impl Said {
             match name {
                 "content-type" => content_type = content_type.or(Some(value)),
                 "grpc-status" => code = code.or(Some(value)),
+                "grpc-status-details-bin" => has_details = true,
                 _ => {}
             }
         }
@@ -40,6 +43,7 @@ impl Said {
             size,
             code: code.map(|value| Code::from_bytes(value.as_bytes())),
             is_grpc: content_type.is_some_and(|value| foreign::is_grpc(value.as_bytes())),
+            has_details,
         }
     }
 
