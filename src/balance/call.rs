@@ -100,22 +100,33 @@ impl Caller {
     }
 
     async fn run(&mut self, mut body: Body) -> Answered {
-        match self.inner.pauses.before(self.patience.began) {
-            None => self.inner.pauses.runs(self.patience.began),
+        let began = self.inner.since_epoch(self.patience.began);
+        // As long as it has waited for nothing, the clock needs no further look.
+        let mut at_once = Some((self.patience.began, began));
+        match self.inner.pauses.before(began) {
+            None => self.inner.pauses.runs(began),
             Some(_) if self.inner.is_full() => {}
             Some(still) => {
                 let servers = self.inner.lanes.load().len();
                 // Boxed, so that other calls do not carry the room for it.
-                Box::pin(self.inner.pauses.catch_up(still, servers)).await;
+                Box::pin(self.inner.pauses.catch_up(still, servers, self.inner.epoch)).await;
+                at_once = None;
             }
         }
         if self.patience.deadline.is_some_and(|deadline| deadline.given.is_zero()) {
             return Err(self.too_late());
         }
         loop {
-            let (member, slot) = self.place().await?;
-            let placed = Instant::now();
-            match self.attempt(member, slot, body).await {
+            let (member, slot) = match self.look() {
+                Pick::Picked(member, slot) => (member, slot),
+                pick => {
+                    at_once = None;
+                    // Boxed, so that other calls do not carry the room for it.
+                    Box::pin(self.place(pick)).await?
+                }
+            };
+            let (placed, sent) = at_once.take().unwrap_or_else(|| self.now());
+            match self.attempt(member, slot, body, sent).await {
                 Outcome::Over(answered) => return answered,
                 Outcome::Again(rest, wait) => {
                     body = rest;
@@ -131,10 +142,19 @@ impl Caller {
         }
     }
 
-    /// A server that takes the call.
-    async fn place(&mut self) -> Result<(Arc<Member>, Slot), Status> {
+    /// The time, also since the channel's epoch.
+    fn now(&self) -> (Instant, Duration) {
+        let now = Instant::now();
+        (now, self.inner.since_epoch(now))
+    }
+
+    fn look(&self) -> Pick {
+        self.inner.pick(&Call { path: self.path.path(), headers: &self.headers }, &self.tried, false)
+    }
+
+    /// A server that takes the call, where the first look has not found one.
+    async fn place(&mut self, mut pick: Pick) -> Result<(Arc<Member>, Slot), Status> {
         let call = Call { path: self.path.path(), headers: &self.headers };
-        let mut pick = self.inner.pick(&call, &self.tried, false);
         loop {
             if !matches!(pick, Pick::Picked(..)) {
                 drop(runtime::timer(Instant::now())?); // each way of waiting needs one
@@ -167,8 +187,7 @@ impl Caller {
         status::unplaced(Code::DeadlineExceeded, text.clone(), &text)
     }
 
-    async fn attempt(&mut self, member: Arc<Member>, slot: Slot, body: Body) -> Outcome {
-        let started = Instant::now();
+    async fn attempt(&mut self, member: Arc<Member>, slot: Slot, body: Body, sent: Duration) -> Outcome {
         let Some(head) = self.head(&member) else { return Outcome::Over(Err(self.too_late())) };
         if let Some(status) = headers::refuse(&head, member.connection.request_limit(), member.server.address()) {
             return Outcome::Over(Err(status));
@@ -180,7 +199,7 @@ impl Caller {
             }
             Err((failure, _)) => return Outcome::Over(Err(status::of_failure(failure, member.server.address()))),
         };
-        let mut party = Party::new(member, self.inner.clone(), started, self.generated);
+        let mut party = Party::new(member, self.inner.clone(), sent, self.generated);
         let mut clock = Clock::new(self.patience.deadline);
         let head = std::future::poll_fn(|cx| match exchange.poll_head(cx) {
             Poll::Ready(head) => Poll::Ready(Some(head)),

@@ -96,11 +96,6 @@ impl Server {
         &self.address
     }
 
-    /// The time since its epoch, at that time.
-    pub(crate) fn since_epoch(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(self.epoch)
-    }
-
     /// How many places bad calls go on holding in its load.
     pub(crate) fn kept(&self) -> u64 {
         self.cost.kept(|| self.epoch.elapsed())
