@@ -24,9 +24,9 @@ use crate::connection::{Answer, Failure};
 /// Its errors are statuses, and name the server. Dropping it before its end cancels the call.
 #[derive(Default)]
 #[must_use = "a body does nothing unless it is read"]
-pub struct ResponseBody(Option<Open>);
+pub struct ResponseBody(Option<Box<Open>>);
 
-/// A body with something to come.
+/// A body with something to come. Boxed, for it is moved often: by the call's future, by tonic, by layers.
 struct Open {
     /// What was held back until the status had come.
     held: VecDeque<Frame<Bytes>>,
@@ -47,7 +47,7 @@ pub(crate) enum Broken {
 
 impl ResponseBody {
     pub(crate) fn new(answer: Answer, party: Party, clock: Clock) -> Self {
-        Self(Some(Open { held: VecDeque::new(), answer: Some(answer), party, clock, failed: false }))
+        Self(Some(Box::new(Open { held: VecDeque::new(), answer: Some(answer), party, clock, failed: false })))
     }
 
     /// Nothing follows the head.

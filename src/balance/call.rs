@@ -1,5 +1,7 @@
 //! One call: a place, an attempt, and another server where that is right.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
@@ -47,6 +49,13 @@ enum Outcome {
     Again(Body, Duration),
 }
 
+/// What an answer that has begun comes to.
+enum Begun<'a> {
+    Known(Outcome),
+    /// Boxed, so that other calls do not carry the room for it.
+    Later(Pin<Box<dyn Future<Output = Outcome> + Send + 'a>>),
+}
+
 struct Caller {
     inner: Arc<Inner>,
     method: Method,
@@ -63,9 +72,9 @@ struct Caller {
     /// Servers that have failed this call since all of them were tried.
     tried: Vec<Arc<Server>>,
     /// Between rounds over servers none of which took the call.
-    rounds: Option<Backoff>,
+    rounds: Option<Box<Backoff>>,
     /// How the last server that did not take it said so.
-    refused: Option<(Failure, Arc<Member>)>,
+    refused: Option<Box<(Failure, Arc<Member>)>>,
 }
 
 impl Caller {
@@ -168,8 +177,9 @@ impl Caller {
                         let wait = rounds.fail(self.patience.began.elapsed(), false);
                         let end = Instant::now() + wait; // some seconds at most
                         if self.inner.until(self.patience).is_some_and(|until| end >= until)
-                            && let Some((failure, member)) = self.refused.take()
+                            && let Some(refused) = self.refused.take()
                         {
+                            let (failure, member) = *refused;
                             return Err(status::of_failure(failure, member.server.address()));
                         }
                         self.inner.pause(wait, self.patience).await?;
@@ -207,7 +217,10 @@ impl Caller {
             Poll::Pending => Poll::Pending,
         });
         match head.await {
-            Some(Ok(response)) => self.answered(response, exchange, party, clock).await,
+            Some(Ok(response)) => match self.answered(response, exchange, party, clock) {
+                Begun::Known(outcome) => outcome,
+                Begun::Later(outcome) => outcome.await,
+            },
             Some(Err(failure)) => self.failed(failure, exchange.into_body(), &mut party, &clock),
             None => {
                 party.judge(Verdict::Failure);
@@ -237,13 +250,13 @@ impl Caller {
     }
 
     /// An answer has begun.
-    async fn answered(
+    fn answered(
         &mut self,
         response: Response<Incoming>,
         exchange: Exchange<Body>,
         mut party: Party,
         clock: Clock,
-    ) -> Outcome {
+    ) -> Begun<'_> {
         let (mut head, stream) = response.into_parts();
         let member = party.member.clone();
         let address = member.server.address();
@@ -252,7 +265,7 @@ impl Caller {
         if let Some(status) = headers.head_beyond(exchange.answer_limit(), address) {
             party.head(false);
             party.judge(headers.verdict());
-            return Outcome::Over(Err(status));
+            return Begun::Known(Outcome::Over(Err(status)));
         }
         if headers.has_details && headers.code.is_some() {
             status::check_details(&mut head.headers);
@@ -265,34 +278,34 @@ impl Caller {
             let (answer, body) = exchange.answer(stream, Replay::commit);
             let response = Response::from_parts(head, ResponseBody::new(answer, party, clock));
             return match self.repeat {
-                // Not while the request is still being sent: the caller may want the answer to go on with it. Boxed, so that
-                // other calls do not carry the room for it.
-                Repeat::Whole if body.is_some() => Box::pin(self.held(response, body, &member)).await,
-                Repeat::Whole | Repeat::Never | Repeat::Begun => Outcome::Over(Ok(response)),
+                // Not while the request is still being sent: the caller may want the answer to go on with it.
+                Repeat::Whole if body.is_some() => Begun::Later(Box::pin(self.held(response, body, member))),
+                Repeat::Whole | Repeat::Never | Repeat::Begun => Begun::Known(Outcome::Over(Ok(response))),
             };
         }
         let code = said.unwrap_or_else(|| foreign::code_of(head.status));
         if code == Code::Cancelled && clock.has_passed() {
             party.judge(Verdict::Failure);
-            return Outcome::Over(Err(clock.exceeded(address)));
+            return Begun::Known(Outcome::Over(Err(clock.exceeded(address))));
         }
         party.judge(Verdict::of(code));
         let (body, slot) = exchange.into_parts();
         if let Some(again) = self.repeated(code, Some(body), &member, false, Pushback::of(&head.headers)) {
-            return again;
+            return Begun::Known(again);
         }
         if said.is_none() {
-            // Boxed, so that other calls do not carry the room for it.
-            let told = Box::pin(foreign::status(head, stream, slot, self.patience.deadline, address));
-            return Outcome::Over(Err(told.await));
+            let deadline = self.patience.deadline;
+            return Begun::Later(Box::pin(async move {
+                Outcome::Over(Err(foreign::status(head, stream, slot, deadline, member.server.address()).await))
+            }));
         }
         if code != Code::Ok && self.generated {
-            return Outcome::Over(Err(status::sent(&head.headers, address)));
+            return Begun::Known(Outcome::Over(Err(status::sent(&head.headers, address))));
         }
         if code != Code::Ok && self.inner.settings.addresses_in_statuses {
             status::name(&mut head.headers, address);
         }
-        Outcome::Over(Ok(Response::from_parts(head, ResponseBody::empty())))
+        Begun::Known(Outcome::Over(Ok(Response::from_parts(head, ResponseBody::empty()))))
     }
 
     /// The answer of a method that may be repeated until all of it is there.
@@ -300,16 +313,16 @@ impl Caller {
         &mut self,
         mut response: Response<ResponseBody>,
         body: Option<Body>,
-        member: &Arc<Member>,
+        member: Arc<Member>,
     ) -> Outcome {
         let again = match response.body_mut().hold(HELD).await {
             Ok(trailers) => {
                 let pushback = trailers.map_or(Pushback::None, Pushback::of);
                 let code = trailers.and_then(status::code_in).unwrap_or(Code::Ok);
-                self.repeated(code, body, member, false, pushback)
+                self.repeated(code, body, &member, false, pushback)
             }
             Err(Broken::Late(status) | Broken::TooLarge(status)) => return Outcome::Over(Err(status)),
-            Err(Broken::Failed(failure)) => return self.unanswered(failure, body, member),
+            Err(Broken::Failed(failure)) => return self.unanswered(failure, body, &member),
         };
         again.unwrap_or(Outcome::Over(Ok(response)))
     }
@@ -380,8 +393,8 @@ impl Caller {
         if !member.connection.is_over() {
             self.tried.push(member.server.clone());
         }
-        self.rounds.get_or_insert_with(|| Backoff::new(fastrand::u64(..)));
-        self.refused = Some((failure, member));
+        self.rounds.get_or_insert_with(|| Box::new(Backoff::new(fastrand::u64(..))));
+        self.refused = Some(Box::new((failure, member)));
         Outcome::Again(body, Duration::ZERO)
     }
 
