@@ -210,6 +210,12 @@ impl Resets {
         self.waiting.len()
     }
 
+    /// Whether [`Resets::release`] and [`Resets::ask`] have nothing to do, which is the rule.
+    #[inline]
+    pub(super) fn are_idle(&self, cancelled: &Cancelled) -> bool {
+        self.begun && self.waiting.is_empty() && self.pace.is_idle() && !cancelled.any.load(Ordering::Acquire)
+    }
+
     /// Resets what may be reset; to be asked before the connection is driven.
     pub(super) fn release(&mut self, cancelled: &Cancelled, cx: &mut Context<'_>) {
         if !self.begun || cancelled.any.load(Ordering::Acquire) {
