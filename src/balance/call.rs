@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
-use http::header::USER_AGENT;
+use http::header::{Entry, USER_AGENT};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use tokio::time::Instant;
@@ -38,8 +38,8 @@ type Answered = Result<Response<ResponseBody>, Status>;
 /// Holds the channel until an answer has begun: a call outlives the clone that it was made with.
 pub(super) async fn call(channel: Arc<Shared>, request: Request<tonic::body::Body>) -> Answered {
     let inner = channel.inner.clone();
-    let (mut caller, body) = Caller::new(inner, request);
-    let answered = caller.run(body).await;
+    let mut caller = Caller::new(inner, request);
+    let answered = caller.run().await;
     answered.map_err(|status| caller.inner.settings.tell(status))
 }
 
@@ -61,6 +61,8 @@ struct Caller {
     method: Method,
     path: PathAndQuery,
     headers: HeaderMap,
+    /// Between attempts. It stands here, so that no future has to carry it along.
+    body: Option<Body>,
     /// By a generated client.
     generated: bool,
     patience: Patience,
@@ -78,24 +80,31 @@ struct Caller {
 }
 
 impl Caller {
-    fn new(inner: Arc<Inner>, request: Request<tonic::body::Body>) -> (Self, Body) {
+    fn new(inner: Arc<Inner>, request: Request<tonic::body::Body>) -> Self {
         let (mut parts, body) = request.into_parts();
         let began = Instant::now();
         let settings = &inner.settings;
-        let deadline = Deadline::of(&parts.headers, settings.timeouts.of(&parts.extensions, parts.uri.path()), began);
-        let for_ready = parts.extensions.get::<WaitForReady>().map_or(settings.wait_for_ready, |wait| wait.0);
+        let generated = parts.extensions.get::<tonic::GrpcMethod<'static>>().is_some();
+        // What a generated client adds is all that most requests have: nothing else is looked for then.
+        let more = (parts.extensions.len() > usize::from(generated)).then_some(&parts.extensions);
+        let deadline = Deadline::of(&parts.headers, settings.timeouts.of(more, parts.uri.path()), began);
+        let for_ready =
+            more.and_then(|more| more.get::<WaitForReady>()).map_or(settings.wait_for_ready, |wait| wait.0);
         let path = parts.uri.into_parts().path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/"));
-        let agent = match parts.headers.get(USER_AGENT) {
-            None => settings.user_agent.clone(),
-            Some(own) => both(own, &settings.user_agent),
-        };
-        parts.headers.insert(USER_AGENT, agent);
-        let caller = Self {
+        match parts.headers.entry(USER_AGENT) {
+            Entry::Vacant(agent) => drop(agent.insert(settings.user_agent.clone())),
+            Entry::Occupied(mut agent) => {
+                let both = both(agent.get(), &settings.user_agent);
+                agent.insert(both);
+            }
+        }
+        Self {
             method: parts.method,
             repeat: settings.retry.of(path.path()),
             path,
             headers: parts.headers,
-            generated: parts.extensions.get::<tonic::GrpcMethod<'static>>().is_some(),
+            body: Some(Replay::new(body, settings.replay_limit)),
+            generated,
             patience: Patience { deadline, for_ready, began },
             attempts: 0,
             suspected: false,
@@ -103,12 +112,10 @@ impl Caller {
             rounds: None,
             refused: None,
             inner,
-        };
-        let body = Replay::new(body, caller.inner.settings.replay_limit);
-        (caller, body)
+        }
     }
 
-    async fn run(&mut self, mut body: Body) -> Answered {
+    async fn run(&mut self) -> Answered {
         let began = self.inner.since_epoch(self.patience.began);
         // As long as it has waited for nothing, the clock needs no further look.
         let mut at_once = Some((self.patience.began, began));
@@ -135,10 +142,10 @@ impl Caller {
                 }
             };
             let (placed, sent) = at_once.take().unwrap_or_else(|| self.now());
-            match self.attempt(member, slot, body, sent).await {
+            match self.attempt(member, slot, sent).await {
                 Outcome::Over(answered) => return answered,
                 Outcome::Again(rest, wait) => {
-                    body = rest;
+                    self.body = Some(rest);
                     if !wait.is_zero() {
                         drop(runtime::timer(Instant::now())?);
                         // It was with a server: what it waits now is bounded by its deadline alone.
@@ -197,11 +204,15 @@ impl Caller {
         status::unplaced(Code::DeadlineExceeded, text.clone(), &text)
     }
 
-    async fn attempt(&mut self, member: Arc<Member>, slot: Slot, body: Body, sent: Duration) -> Outcome {
+    async fn attempt(&mut self, member: Arc<Member>, slot: Slot, sent: Duration) -> Outcome {
         let Some(head) = self.head(&member) else { return Outcome::Over(Err(self.too_late())) };
         if let Some(status) = headers::refuse(&head, member.connection.request_limit(), member.server.address()) {
             return Outcome::Over(Err(status));
         }
+        // Each attempt but the last gives it back.
+        let Some(body) = self.body.take() else {
+            return Outcome::Over(Err(Status::internal("the request is gone")));
+        };
         let mut exchange = match member.connection.exchange(slot, head, body) {
             Ok(exchange) => exchange,
             Err((failure, body)) if failure.kind == Kind::NotSent => {
