@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
-use http::header::{Entry, USER_AGENT};
+use http::header::USER_AGENT;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use tokio::time::Instant;
@@ -17,7 +17,7 @@ use super::answer::{Broken, ResponseBody};
 use super::channel::Inner;
 use super::clock::Clock;
 use super::deadline::{Deadline, GRPC_TIMEOUT};
-use super::headers::Said;
+use super::headers::{Asked, Said};
 use super::party::Party;
 use super::pick::{Patience, Pick};
 use super::policy::Call;
@@ -61,6 +61,8 @@ struct Caller {
     method: Method,
     path: PathAndQuery,
     headers: HeaderMap,
+    /// How large they are at most, as HTTP/2 counts it.
+    size: usize,
     /// Between attempts. It stands here, so that no future has to carry it along.
     body: Option<Body>,
     /// By a generated client.
@@ -87,22 +89,20 @@ impl Caller {
         let generated = parts.extensions.get::<tonic::GrpcMethod<'static>>().is_some();
         // What a generated client adds is all that most requests have: nothing else is looked for then.
         let more = (parts.extensions.len() > usize::from(generated)).then_some(&parts.extensions);
-        let deadline = Deadline::of(&parts.headers, settings.timeouts.of(more, parts.uri.path()), began);
+        let Asked { mut size, timeout, agent } = Asked::by(&parts.headers);
+        let deadline = Deadline::of(timeout, settings.timeouts.of(more, parts.uri.path()), began);
         let for_ready =
             more.and_then(|more| more.get::<WaitForReady>()).map_or(settings.wait_for_ready, |wait| wait.0);
         let path = parts.uri.into_parts().path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/"));
-        match parts.headers.entry(USER_AGENT) {
-            Entry::Vacant(agent) => drop(agent.insert(settings.user_agent.clone())),
-            Entry::Occupied(mut agent) => {
-                let both = both(agent.get(), &settings.user_agent);
-                agent.insert(both);
-            }
-        }
+        let agent = agent.map_or_else(|| settings.user_agent.clone(), |own| both(own, &settings.user_agent));
+        size += headers::size_of(USER_AGENT.as_str(), &agent); // that of its own is counted twice
+        parts.headers.insert(USER_AGENT, agent);
         Self {
             method: parts.method,
             repeat: settings.retry.of(path.path()),
             path,
             headers: parts.headers,
+            size,
             body: Some(Replay::new(body, settings.replay_limit)),
             generated,
             patience: Patience { deadline, for_ready, began },
@@ -206,7 +206,7 @@ impl Caller {
 
     async fn attempt(&mut self, member: Arc<Member>, slot: Slot, sent: Duration) -> Outcome {
         let Some(head) = self.head(&member) else { return Outcome::Over(Err(self.too_late())) };
-        if let Some(status) = headers::refuse(&head, member.connection.request_limit(), member.server.address()) {
+        if let Some(status) = headers::refuse(&head, self.size, member.connection.request_limit(), member.server.address()) {
             return Outcome::Over(Err(status));
         }
         // Each attempt but the last gives it back.
