@@ -91,8 +91,7 @@ impl Caller {
         let more = (parts.extensions.len() > usize::from(generated)).then_some(&parts.extensions);
         let Asked { mut size, timeout, agent } = Asked::by(&parts.headers);
         let deadline = Deadline::of(timeout, settings.timeouts.of(more, parts.uri.path()), began);
-        let for_ready =
-            more.and_then(|more| more.get::<WaitForReady>()).map_or(settings.wait_for_ready, |wait| wait.0);
+        let for_ready = more.and_then(|more| more.get::<WaitForReady>()).map_or(settings.wait_for_ready, |wait| wait.0);
         let path = parts.uri.into_parts().path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/"));
         let agent = agent.map_or_else(|| settings.user_agent.clone(), |own| both(own, &settings.user_agent));
         size += headers::size_of(USER_AGENT.as_str(), &agent); // that of its own is counted twice
@@ -206,7 +205,9 @@ impl Caller {
 
     async fn attempt(&mut self, member: Arc<Member>, slot: Slot, sent: Duration) -> Outcome {
         let Some(head) = self.head(&member) else { return Outcome::Over(Err(self.too_late())) };
-        if let Some(status) = headers::refuse(&head, self.size, member.connection.request_limit(), member.server.address()) {
+        if let Some(status) =
+            headers::refuse(&head, self.size, member.connection.request_limit(), member.server.address())
+        {
             return Outcome::Over(Err(status));
         }
         // Each attempt but the last gives it back.
@@ -320,12 +321,7 @@ impl Caller {
     }
 
     /// The answer of a method that may be repeated until all of it is there.
-    async fn held(
-        &mut self,
-        mut response: Response<ResponseBody>,
-        body: Option<Body>,
-        member: Arc<Member>,
-    ) -> Outcome {
+    async fn held(&mut self, mut response: Response<ResponseBody>, body: Option<Body>, member: Arc<Member>) -> Outcome {
         let again = match response.body_mut().hold(HELD).await {
             Ok(trailers) => {
                 let pushback = trailers.map_or(Pushback::None, Pushback::of);

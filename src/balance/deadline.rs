@@ -17,6 +17,7 @@ pub(crate) struct Deadline {
 impl Deadline {
     /// The earlier of what the call says and what the channel gives to all; none where neither says anything. What is too
     /// far away for the clock is none.
+    #[inline]
     pub(crate) fn of(asked: Option<&HeaderValue>, default: Option<Duration>, now: Instant) -> Option<Self> {
         let asked = asked.and_then(|value| parse(value.as_bytes()));
         let given = match (asked, default) {
@@ -118,7 +119,9 @@ mod tests {
     fn the_earlier_of_two_limits_holds() {
         let now = Instant::now();
         let headers = |text: &'static str| HeaderMap::from_iter([(GRPC_TIMEOUT, HeaderValue::from_static(text))]);
-        let given = |headers: &HeaderMap, default| Deadline::of(headers.get(GRPC_TIMEOUT), default, now).map(|deadline| deadline.given);
+        let given = |headers: &HeaderMap, default| {
+            Deadline::of(headers.get(GRPC_TIMEOUT), default, now).map(|deadline| deadline.given)
+        };
         let second = Duration::from_secs(1);
         assert_eq!(given(&headers("2S"), Some(second)), Some(second));
         assert_eq!(given(&headers("500m"), Some(second)), Some(second / 2));

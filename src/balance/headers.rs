@@ -31,6 +31,7 @@ pub(super) struct Said {
 }
 
 impl Said {
+    #[inline]
     pub(super) fn by(headers: &HeaderMap) -> Self {
         let (mut size, mut code, mut content_type, mut has_details) = (0, None, None, false);
         for (name, value) in headers {
@@ -53,12 +54,14 @@ impl Said {
     }
 
     /// Why an answer's head is not taken.
+    #[inline]
     pub(super) fn head_beyond(&self, limit: u32, address: &Address) -> Option<Status> {
         let size = self.size + STATUS;
         (size > limit as usize).then(|| self.too_large(&measured("headers", size, limit), address))
     }
 
     /// Why trailers are not taken; `cut` is what HTTP/2 said of them.
+    #[inline]
     pub(super) fn trailers_beyond(&self, cut: Option<&Failure>, limit: u32, address: &Address) -> Option<Status> {
         match cut {
             Some(cut) => Some(self.too_large(&format!("trailers that are too large: {cut}"), address)),
@@ -102,6 +105,7 @@ pub(super) struct Asked<'a> {
 }
 
 impl<'a> Asked<'a> {
+    #[inline]
     pub(super) fn by(headers: &'a HeaderMap) -> Self {
         let (mut size, mut timeout, mut agent) = (0, None, None);
         for (name, value) in headers {

@@ -73,6 +73,7 @@ impl Party {
     }
 
     /// How the call went says nothing of the server.
+    #[inline]
     pub(crate) fn end(&mut self) {
         if self.head.is_none() && !self.over {
             self.member.server.cost.no_longer_awaited();
@@ -99,6 +100,7 @@ impl Party {
 }
 
 impl Drop for Party {
+    #[inline]
     fn drop(&mut self) {
         if !self.over && self.head.is_none() {
             self.refused();

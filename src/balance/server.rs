@@ -97,6 +97,7 @@ impl Server {
     }
 
     /// How many places bad calls go on holding in its load.
+    #[inline]
     pub(crate) fn kept(&self) -> u64 {
         self.cost.kept(|| self.epoch.elapsed())
     }
@@ -147,6 +148,7 @@ impl Server {
     }
 
     /// What a call notes when it begins, for [`Server::judge`].
+    #[inline]
     pub(crate) fn term(&self) -> u32 {
         self.term.load(Ordering::Relaxed)
     }

@@ -27,6 +27,7 @@ pub(crate) struct Timeouts {
 }
 
 impl Timeouts {
+    #[inline]
     pub(crate) fn of(&self, extensions: Option<&Extensions>, path: &str) -> Option<Duration> {
         if let Some(CallTimeout(timeout)) = extensions.and_then(Extensions::get) {
             return *timeout;

@@ -91,9 +91,8 @@ impl Sending {
     {
         while let Next::Unknown = self.next {
             // Both questions under one guard.
-            let frame = guarded::ask(|| match body.is_end_stream() {
-                true => Poll::Ready(None),
-                false => Pin::new(&mut *body).poll_frame(cx),
+            let frame = guarded::ask(|| {
+                if body.is_end_stream() { Poll::Ready(None) } else { Pin::new(&mut *body).poll_frame(cx) }
             })?;
             self.next = match ready!(frame) {
                 None => Next::End,

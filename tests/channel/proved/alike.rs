@@ -34,7 +34,8 @@ macro_rules! all {
         let mut out = Vec::new();
         let mut client = TestServiceClient::new($service);
         out.push(told(&client.unary_call(SimpleRequest::default()).await.unwrap_err()));
-        let mut stream = client.streaming_output_call(StreamingOutputCallRequest::default()).await.unwrap().into_inner();
+        let mut stream =
+            client.streaming_output_call(StreamingOutputCallRequest::default()).await.unwrap().into_inner();
         assert!(stream.message().await.unwrap().is_some());
         out.push(told(&stream.message().await.unwrap_err()));
         out.push(told(&client.streaming_input_call(tokio_stream::iter([])).await.unwrap_err()));
@@ -65,8 +66,7 @@ async fn statuses_are_those_of_tonic() {
     for code in 1..=16 {
         for message in ["", "at 10.0.0.5:80, 100 % sure\nähm %41", " a  b "] {
             let details = if code % 2 == 0 { Bytes::new() } else { Bytes::from_static(&[0, 255, 7]) };
-            let status =
-                Status::with_details_and_metadata(Code::from_i32(code), message, details, metadata.clone());
+            let status = Status::with_details_and_metadata(Code::from_i32(code), message, details, metadata.clone());
             let stock = Stock::start(status);
             let theirs = Endpoint::from_shared(format!("http://{}", stock.address)).unwrap().connect().await.unwrap();
             let expected = all!(theirs.clone());
@@ -76,9 +76,12 @@ async fn statuses_are_those_of_tonic() {
                 ready(&ours, 1).await;
                 assert_eq!(all!(ours.clone()), expected, "{code} {message}");
                 assert_eq!(by_hand!(ours.clone()), expected_by_hand, "{code} {message}, by hand");
-                let intercepted = tonic::service::interceptor::InterceptedService::new(ours.clone(), |r: Request<()>| Ok(r));
+                let intercepted =
+                    tonic::service::interceptor::InterceptedService::new(ours.clone(), |r: Request<()>| Ok(r));
                 assert_eq!(all!(intercepted), expected, "{code} {message}, intercepted");
-                let layered = ServiceBuilder::new().map_err(|e: Status| Box::<dyn std::error::Error + Send + Sync>::from(e)).service(ours);
+                let layered = ServiceBuilder::new()
+                    .map_err(|e: Status| Box::<dyn std::error::Error + Send + Sync>::from(e))
+                    .service(ours);
                 assert_eq!(all!(layered), expected, "{code} {message}, layered");
             }
         }

@@ -34,7 +34,8 @@ fn quick() -> Script {
 async fn one_long_poll_does_not_cost_its_server_all_other_calls() {
     let later = || Arc::new(Mutex::new(Script::GreetLater(Arc::new(Notify::new()))));
     let scripts = [later(), later()];
-    let peers = [Peer::start(Script::Now(scripts[0].clone())).await, Peer::start(Script::Now(scripts[1].clone())).await];
+    let peers =
+        [Peer::start(Script::Now(scripts[0].clone())).await, Peer::start(Script::Now(scripts[1].clone())).await];
     let channel = over(builder().policy(Policy::PeakEwma), [&peers[0].address, &peers[1].address]);
     ready(&channel, 2).await;
     let polls = channel.clone();
@@ -53,7 +54,8 @@ async fn one_long_poll_does_not_cost_its_server_all_other_calls() {
 #[tokio::test]
 async fn a_server_that_was_slow_comes_back_while_a_long_poll_waits() {
     let scripts = [Arc::new(Mutex::new(quick())), Arc::new(Mutex::new(quick()))];
-    let peers = [Peer::start(Script::Now(scripts[0].clone())).await, Peer::start(Script::Now(scripts[1].clone())).await];
+    let peers =
+        [Peer::start(Script::Now(scripts[0].clone())).await, Peer::start(Script::Now(scripts[1].clone())).await];
     let channel = over(builder().policy(Policy::PeakEwma), [&peers[0].address, &peers[1].address]);
     ready(&channel, 2).await;
     work(&channel, 4, Duration::from_millis(300)).await;

@@ -27,6 +27,7 @@ async fn a_connector_that_panics_once_does_not_cost_the_server_for_ever() {
     let (channel, set) = changing(builder().connector(connector).wait_for_ready(true));
     set.add(peer.address);
     let answered = timeout(Duration::from_secs(5), greet(&channel)).await;
-    let state: Vec<_> = channel.servers().iter().map(|server| (server.state(), server.last_error().map(str::to_owned))).collect();
+    let state: Vec<_> =
+        channel.servers().iter().map(|server| (server.state(), server.last_error().map(str::to_owned))).collect();
     assert!(answered.is_ok(), "after 5 s and {} tries: {state:?}", tries.load(SeqCst));
 }
