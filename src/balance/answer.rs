@@ -126,15 +126,15 @@ impl Open {
         match Pin::new(answer).poll_frame(cx) {
             Poll::Pending if self.clock.poll_over(cx) => Poll::Ready(Some(Err(self.late()))),
             Poll::Pending => Poll::Pending,
+            Poll::Ready(Some(Ok(frame))) if frame.is_data() && !self.clock.has_passed() => Poll::Ready(Some(Ok(frame))),
             Poll::Ready(Some(Ok(frame))) => match frame.into_trailers() {
                 Ok(trailers) => Poll::Ready(Some(self.end(trailers))),
                 // A reader that is slower than the server never finds nothing to read.
                 // That speaks against nobody.
-                Err(_) if self.clock.has_passed() => {
+                Err(_) => {
                     self.answer = None;
                     Poll::Ready(Some(Err(Broken::Late(self.clock.exceeded(self.party.member.server.address())))))
                 }
-                Err(data) => Poll::Ready(Some(Ok(data))),
             },
             Poll::Ready(Some(Err(failure))) => {
                 self.answer = None;
@@ -216,7 +216,10 @@ impl Body for ResponseBody {
             Some(frame) => Some(Ok(frame)),
             None => ready!(open.poll_answer(cx)),
         };
-        Poll::Ready(frame.map(|frame| open.told(frame)))
+        Poll::Ready(match frame {
+            Some(Ok(frame)) if !open.failed => Some(Ok(frame)), // as it came, which almost all do
+            frame => frame.map(|frame| open.told(frame)),
+        })
     }
 
     fn is_end_stream(&self) -> bool {
