@@ -25,9 +25,9 @@ use crate::connection::{Answer, Failure};
 /// sent them. Dropping it before its end cancels the call.
 #[derive(Default)]
 #[must_use = "a body does nothing unless it is read"]
-pub struct ResponseBody(Option<Open>);
+pub struct ResponseBody(Option<Box<Open>>);
 
-/// A body with something to come.
+/// A body with something to come. Boxed, for it is moved often: by the call's future, by tonic, by layers.
 struct Open {
     /// What was held back until the status had come.
     held: VecDeque<Frame<Bytes>>,
@@ -46,7 +46,7 @@ pub(crate) enum Broken {
 
 impl ResponseBody {
     pub(crate) fn new(answer: Answer, party: Party, clock: Clock) -> Self {
-        Self(Some(Open { held: VecDeque::new(), answer: Some(answer), party, clock }))
+        Self(Some(Box::new(Open { held: VecDeque::new(), answer: Some(answer), party, clock })))
     }
 
     /// Nothing follows the head.
@@ -130,15 +130,15 @@ impl Open {
         match Pin::new(answer).poll_frame(cx) {
             Poll::Pending if self.clock.poll_over(cx) => Poll::Ready(Some(Err(self.late()))),
             Poll::Pending => Poll::Pending,
+            Poll::Ready(Some(Ok(frame))) if frame.is_data() && !self.clock.has_passed() => Poll::Ready(Some(Ok(frame))),
             Poll::Ready(Some(Ok(frame))) => match frame.into_trailers() {
                 Ok(trailers) => Poll::Ready(Some(self.end(trailers))),
                 // A reader that is slower than the server never finds nothing to read.
                 // That speaks against nobody.
-                Err(_) if self.clock.has_passed() => {
+                Err(_) => {
                     self.answer = None;
                     Poll::Ready(Some(Err(Broken::Late(self.clock.exceeded(self.party.member.server.address())))))
                 }
-                Err(data) => Poll::Ready(Some(Ok(data))),
             },
             Poll::Ready(Some(Err(failure))) => {
                 self.answer = None;
@@ -169,15 +169,13 @@ impl Open {
         Broken::Late(self.clock.exceeded(self.party.member.server.address()))
     }
 
-    /// A frame as callers get it.
-    fn told(&self, frame: Result<Frame<Bytes>, Broken>) -> Result<Frame<Bytes>, Status> {
-        frame.map_err(|broken| {
-            let status = match broken {
-                Broken::Late(status) | Broken::TooLarge(status) => status,
-                Broken::Failed(failure) => status::of_failure(failure, self.party.member.server.address()),
-            };
-            self.party.inner.settings.tell(status)
-        })
+    /// What callers are told of how an answer broke off.
+    fn told(&self, broken: Broken) -> Status {
+        let status = match broken {
+            Broken::Late(status) | Broken::TooLarge(status) => status,
+            Broken::Failed(failure) => status::of_failure(failure, self.party.member.server.address()),
+        };
+        self.party.inner.settings.tell(status)
     }
 
     fn end(&mut self, mut trailers: HeaderMap) -> Result<Frame<Bytes>, Broken> {
@@ -190,7 +188,9 @@ impl Open {
             self.party.judge(headers.verdict());
             return Err(Broken::TooLarge(status));
         }
-        status::check_details(&mut trailers);
+        if headers.has_details {
+            status::check_details(&mut trailers);
+        }
         let said = headers.code;
         let code = said.unwrap_or(Code::Unknown);
         if code == Code::Cancelled && self.clock.has_passed() {
@@ -216,7 +216,11 @@ impl Body for ResponseBody {
             Some(frame) => Some(Ok(frame)),
             None => ready!(open.poll_answer(cx)),
         };
-        Poll::Ready(frame.map(|frame| open.told(frame)))
+        Poll::Ready(match frame {
+            Some(Ok(frame)) => Some(Ok(frame)),
+            Some(Err(broken)) => Some(Err(open.told(broken))),
+            None => None,
+        })
     }
 
     fn is_end_stream(&self) -> bool {

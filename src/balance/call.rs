@@ -1,5 +1,7 @@
 //! One call: a place, an attempt, and another server where that is right.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
@@ -15,7 +17,7 @@ use super::answer::{Broken, ResponseBody};
 use super::channel::Inner;
 use super::clock::Clock;
 use super::deadline::{Deadline, GRPC_TIMEOUT};
-use super::headers::Said;
+use super::headers::{Asked, Said};
 use super::party::Party;
 use super::pick::{Patience, Pick};
 use super::policy::Call;
@@ -36,8 +38,8 @@ type Answered = Result<Response<ResponseBody>, Status>;
 /// Holds the channel until an answer has begun: a call outlives the clone that it was made with.
 pub(super) async fn call(channel: Arc<Shared>, request: Request<tonic::body::Body>) -> Answered {
     let inner = channel.inner.clone();
-    let (mut caller, body) = Caller::new(inner, request);
-    let answered = caller.run(body).await;
+    let mut caller = Caller::new(inner, request);
+    let answered = caller.run().await;
     answered.map_err(|status| caller.inner.settings.tell(status))
 }
 
@@ -51,11 +53,22 @@ enum Outcome {
     Again(Body, Duration),
 }
 
+/// What an answer that has begun comes to.
+enum Begun<'a> {
+    Known(Outcome),
+    /// Boxed, so that other calls do not carry the room for it.
+    Later(Pin<Box<dyn Future<Output = Outcome> + Send + 'a>>),
+}
+
 struct Caller {
     inner: Arc<Inner>,
     method: Method,
     path: PathAndQuery,
     headers: HeaderMap,
+    /// How large they are at most, as HTTP/2 counts it.
+    size: usize,
+    /// Between attempts. It stands here, so that no future has to carry it along.
+    body: Option<Body>,
     /// By a generated client.
     generated: bool,
     patience: Patience,
@@ -67,32 +80,36 @@ struct Caller {
     /// Servers that have failed this call since all of them were tried.
     tried: Vec<Arc<Server>>,
     /// Between rounds over servers none of which took the call.
-    rounds: Option<Backoff>,
+    rounds: Option<Box<Backoff>>,
     /// How the last server that did not take it said so.
-    refused: Option<(Failure, Arc<Member>)>,
+    refused: Option<Box<(Failure, Arc<Member>)>>,
     /// What the last attempt that a server may have processed came to. Boxed, because few calls have one.
     last: Option<Box<Answered>>,
 }
 
 impl Caller {
-    fn new(inner: Arc<Inner>, request: Request<tonic::body::Body>) -> (Self, Body) {
+    fn new(inner: Arc<Inner>, request: Request<tonic::body::Body>) -> Self {
         let (mut parts, body) = request.into_parts();
         let began = Instant::now();
         let settings = &inner.settings;
-        let deadline = Deadline::of(&parts.headers, settings.timeouts.of(&parts.extensions, parts.uri.path()), began);
-        let for_ready = parts.extensions.get::<WaitForReady>().map_or(settings.wait_for_ready, |wait| wait.0);
+        let generated = parts.extensions.get::<tonic::GrpcMethod<'static>>().is_some();
+        // What a generated client adds is all that most requests have: nothing else is looked for then.
+        let more = (parts.extensions.len() > usize::from(generated)).then_some(&parts.extensions);
+        let Asked { mut size, timeout, agent } = Asked::by(&parts.headers);
+        let deadline = Deadline::of(timeout, settings.timeouts.of(more, parts.uri.path()), began);
+        let for_ready = more.and_then(|more| more.get::<WaitForReady>()).map_or(settings.wait_for_ready, |wait| wait.0);
         let path = parts.uri.into_parts().path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/"));
-        let agent = match parts.headers.get(USER_AGENT) {
-            None => settings.user_agent.clone(),
-            Some(own) => both(own, &settings.user_agent),
-        };
+        let agent = agent.map_or_else(|| settings.user_agent.clone(), |own| both(own, &settings.user_agent));
+        size += headers::size_of(USER_AGENT.as_str(), &agent); // that of its own is counted twice
         parts.headers.insert(USER_AGENT, agent);
-        let caller = Self {
+        Self {
             method: parts.method,
             repeat: settings.retry.of(path.path()),
             path,
             headers: parts.headers,
-            generated: parts.extensions.get::<tonic::GrpcMethod<'static>>().is_some(),
+            size,
+            body: Some(Replay::new(body, settings.replay_limit)),
+            generated,
             patience: Patience { deadline, for_ready, began },
             attempts: 0,
             suspected: false,
@@ -101,34 +118,43 @@ impl Caller {
             refused: None,
             last: None,
             inner,
-        };
-        let body = Replay::new(body, caller.inner.settings.replay_limit);
-        (caller, body)
+        }
     }
 
-    async fn run(&mut self, mut body: Body) -> Answered {
-        match self.inner.pauses.before(self.patience.began) {
-            None => self.inner.pauses.runs(self.patience.began),
+    async fn run(&mut self) -> Answered {
+        let began = self.inner.since_epoch(self.patience.began);
+        // As long as it has waited for nothing, the clock needs no further look.
+        let mut at_once = Some((self.patience.began, began));
+        match self.inner.pauses.before(began) {
+            None => self.inner.pauses.runs(began),
             Some(_) if self.inner.is_full() => {}
             Some(still) => {
                 let servers = self.inner.lanes.load().len();
                 // Boxed, so that other calls do not carry the room for it.
-                Box::pin(self.inner.pauses.catch_up(still, servers)).await;
+                Box::pin(self.inner.pauses.catch_up(still, servers, self.inner.epoch)).await;
+                at_once = None;
             }
         }
         if self.patience.deadline.is_some_and(|deadline| deadline.given.is_zero()) {
             return Err(self.too_late());
         }
         loop {
-            let (member, slot) = match self.place().await {
-                Ok(placed) => placed,
-                Err(status) => return self.given_up(status),
+            let (member, slot) = match self.look() {
+                Pick::Picked(member, slot) => (member, slot),
+                pick => {
+                    at_once = None;
+                    // Boxed, so that other calls do not carry the room for it.
+                    match Box::pin(self.place(pick)).await {
+                        Ok(placed) => placed,
+                        Err(status) => return self.given_up(status),
+                    }
+                }
             };
-            let placed = Instant::now();
-            match self.attempt(member, slot, body).await {
+            let (placed, sent) = at_once.take().unwrap_or_else(|| self.now());
+            match self.attempt(member, slot, sent).await {
                 Outcome::Over(answered) => return answered,
                 Outcome::Again(rest, wait) => {
-                    body = rest;
+                    self.body = Some(rest);
                     if !wait.is_zero() {
                         drop(runtime::timer(Instant::now())?);
                         // It was with a server: what it waits now is bounded by its deadline alone.
@@ -144,10 +170,19 @@ impl Caller {
         }
     }
 
-    /// A server that takes the call.
-    async fn place(&mut self) -> Result<(Arc<Member>, Slot), Status> {
+    /// The time, also since the channel's epoch.
+    fn now(&self) -> (Instant, Duration) {
+        let now = Instant::now();
+        (now, self.inner.since_epoch(now))
+    }
+
+    fn look(&self) -> Pick {
+        self.inner.pick(&Call { path: self.path.path(), headers: &self.headers }, &self.tried, false)
+    }
+
+    /// A server that takes the call, where the first look has not found one.
+    async fn place(&mut self, mut pick: Pick) -> Result<(Arc<Member>, Slot), Status> {
         let call = Call { path: self.path.path(), headers: &self.headers };
-        let mut pick = self.inner.pick(&call, &self.tried, false);
         loop {
             if !matches!(pick, Pick::Picked(..)) {
                 drop(runtime::timer(Instant::now())?); // each way of waiting needs one
@@ -161,8 +196,9 @@ impl Caller {
                         let wait = rounds.fail(self.patience.began.elapsed(), false);
                         let end = Instant::now() + wait; // some seconds at most
                         if self.inner.until(self.patience).is_some_and(|until| end >= until)
-                            && let Some((failure, member)) = self.refused.take()
+                            && let Some(refused) = self.refused.take()
                         {
+                            let (failure, member) = *refused;
                             return Err(status::of_failure(failure, member.server.address()));
                         }
                         self.inner.pause(wait, self.patience).await?;
@@ -185,15 +221,20 @@ impl Caller {
         status::unplaced(Code::DeadlineExceeded, text.clone(), &text)
     }
 
-    async fn attempt(&mut self, member: Arc<Member>, slot: Slot, body: Body) -> Outcome {
-        let started = Instant::now();
+    async fn attempt(&mut self, member: Arc<Member>, slot: Slot, sent: Duration) -> Outcome {
         let Some(head) = self.head(&member) else {
             let status = self.too_late();
             return Outcome::Over(self.given_up(status));
         };
-        if let Some(status) = headers::refuse(&head, member.connection.request_limit(), member.server.address()) {
+        if let Some(status) =
+            headers::refuse(&head, self.size, member.connection.request_limit(), member.server.address())
+        {
             return Outcome::Over(self.given_up(status));
         }
+        // Each attempt but the last gives it back.
+        let Some(body) = self.body.take() else {
+            return Outcome::Over(Err(Status::internal("the request is gone")));
+        };
         let mut exchange = match member.connection.exchange(slot, head, body) {
             Ok(exchange) => exchange,
             Err((failure, body)) if failure.kind == Kind::NotSent => {
@@ -204,7 +245,7 @@ impl Caller {
                 return Outcome::Over(self.given_up(status));
             }
         };
-        let mut party = Party::new(member, self.inner.clone(), started);
+        let mut party = Party::new(member, self.inner.clone(), sent);
         let mut clock = Clock::new(self.patience.deadline);
         let head = std::future::poll_fn(|cx| match exchange.poll_head(cx) {
             Poll::Ready(head) => Poll::Ready(Some(head)),
@@ -212,7 +253,10 @@ impl Caller {
             Poll::Pending => Poll::Pending,
         });
         match head.await {
-            Some(Ok(response)) => self.answered(response, exchange, party, clock).await,
+            Some(Ok(response)) => match self.answered(response, exchange, party, clock) {
+                Begun::Known(outcome) => outcome,
+                Begun::Later(outcome) => outcome.await,
+            },
             Some(Err(failure)) => self.failed(failure, exchange.into_body(), &mut party, &clock),
             None => {
                 party.judge(Verdict::Failure);
@@ -242,13 +286,13 @@ impl Caller {
     }
 
     /// An answer has begun.
-    async fn answered(
+    fn answered(
         &mut self,
         response: Response<Incoming>,
         exchange: Exchange<Body>,
         mut party: Party,
         clock: Clock,
-    ) -> Outcome {
+    ) -> Begun<'_> {
         let (mut head, stream) = response.into_parts();
         let member = party.member.clone();
         let address = member.server.address();
@@ -257,9 +301,9 @@ impl Caller {
         if let Some(status) = headers.head_beyond(exchange.answer_limit(), address) {
             party.head(false);
             party.judge(headers.verdict());
-            return Outcome::Over(Err(status));
+            return Begun::Known(Outcome::Over(Err(status)));
         }
-        if headers.code.is_some() {
+        if headers.has_details && headers.code.is_some() {
             status::check_details(&mut head.headers);
         }
         let said = headers.code.filter(|code| *code != Code::Ok || stream.is_end_stream());
@@ -270,27 +314,28 @@ impl Caller {
             let (answer, body) = exchange.answer(stream, Replay::commit);
             let response = Response::from_parts(head, ResponseBody::new(answer, party, clock));
             return match self.repeat {
-                // Not while the request is still being sent: the caller may want the answer to go on with it. Boxed, so that
-                // other calls do not carry the room for it.
-                Repeat::Whole if body.is_some() => Box::pin(self.held(response, body, &member)).await,
-                Repeat::Whole | Repeat::Never | Repeat::Begun => Outcome::Over(Ok(response)),
+                // Not while the request is still being sent: the caller may want the answer to go on with it.
+                Repeat::Whole if body.is_some() => Begun::Later(Box::pin(self.held(response, body, member))),
+                Repeat::Whole | Repeat::Never | Repeat::Begun => Begun::Known(Outcome::Over(Ok(response))),
             };
         }
         let code = said.unwrap_or_else(|| foreign::code_of(head.status));
         if code == Code::Cancelled && clock.has_passed() {
             party.judge(Verdict::Failure);
-            return Outcome::Over(Err(clock.exceeded(address)));
+            return Begun::Known(Outcome::Over(Err(clock.exceeded(address))));
         }
         party.judge(Verdict::of(code));
         let (body, slot) = exchange.into_parts();
         let again = self.repeated(code, Some(body), &member, false, Pushback::of(&head.headers));
         if said.is_none() {
             if let Some(again) = again {
-                return self.keep(again, Err(foreign::unread(&head, address)));
+                let page = Err(foreign::unread(&head, address));
+                return Begun::Known(self.keep(again, page));
             }
-            // Boxed, so that other calls do not carry the room for it.
-            let told = Box::pin(foreign::status(head, stream, slot, self.patience.deadline, address));
-            return Outcome::Over(Err(told.await));
+            let deadline = self.patience.deadline;
+            return Begun::Later(Box::pin(async move {
+                Outcome::Over(Err(foreign::status(head, stream, slot, deadline, member.server.address()).await))
+            }));
         }
         let answered = if code != Code::Ok && self.generated {
             Err(status::sent(&head.headers, address))
@@ -300,10 +345,10 @@ impl Caller {
             }
             Ok(Response::from_parts(head, ResponseBody::empty()))
         };
-        match again {
+        Begun::Known(match again {
             Some(again) => self.keep(again, answered),
             None => Outcome::Over(answered),
-        }
+        })
     }
 
     /// A server had the call, and another attempt follows: what the call ends with if that finds no server.
@@ -313,20 +358,15 @@ impl Caller {
     }
 
     /// The answer of a method that may be repeated until all of it is there.
-    async fn held(
-        &mut self,
-        mut response: Response<ResponseBody>,
-        body: Option<Body>,
-        member: &Arc<Member>,
-    ) -> Outcome {
+    async fn held(&mut self, mut response: Response<ResponseBody>, body: Option<Body>, member: Arc<Member>) -> Outcome {
         let again = match response.body_mut().hold(HELD).await {
             Ok(trailers) => {
                 let pushback = trailers.map_or(Pushback::None, Pushback::of);
                 let code = trailers.and_then(status::code_in).unwrap_or(Code::Ok);
-                self.repeated(code, body, member, false, pushback)
+                self.repeated(code, body, &member, false, pushback)
             }
             Err(Broken::Late(status) | Broken::TooLarge(status)) => return Outcome::Over(Err(status)),
-            Err(Broken::Failed(failure)) => return self.unanswered(failure, body, member),
+            Err(Broken::Failed(failure)) => return self.unanswered(failure, body, &member),
         };
         match again {
             Some(again) => self.keep(again, Ok(response)),
@@ -408,8 +448,8 @@ impl Caller {
         if !member.connection.is_over() {
             self.tried.push(member.server.clone());
         }
-        self.rounds.get_or_insert_with(|| Backoff::new(fastrand::u64(..)));
-        self.refused = Some((failure, member));
+        self.rounds.get_or_insert_with(|| Box::new(Backoff::new(fastrand::u64(..))));
+        self.refused = Some(Box::new((failure, member)));
         Outcome::Again(body, Duration::ZERO)
     }
 

@@ -35,12 +35,19 @@ pub(crate) struct Inner {
     pub(crate) memory: Memory,
     pub(crate) pauses: PauseDetector,
     pub(crate) budget: Budget,
-    /// Where the clock of the servers' costs begins.
+    /// Where the clock of the servers' costs begins, and that of pauses.
     pub(crate) epoch: Instant,
     pub(super) fleet: Fleet,
     /// Where calls wait for a server: who comes later waits behind them.
     pub(crate) queue: Arc<Queue>,
     pub(crate) reason: Reason,
+}
+
+impl Inner {
+    /// The time since its epoch, at that time.
+    pub(crate) fn since_epoch(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.epoch)
+    }
 }
 
 /// What does not change while a channel lives.

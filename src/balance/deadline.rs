@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue};
 use tokio::time::Instant;
 
 pub(crate) const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
@@ -20,8 +20,9 @@ pub(crate) struct Deadline {
 impl Deadline {
     /// The earlier of what the call says and what the channel gives to all; none where neither says anything. What is too
     /// far away for the clock is none.
-    pub(crate) fn of(headers: &HeaderMap, default: Option<Duration>, now: Instant) -> Option<Self> {
-        let asked = headers.get(GRPC_TIMEOUT).and_then(|value| parse(value.as_bytes()));
+    #[inline]
+    pub(crate) fn of(asked: Option<&HeaderValue>, default: Option<Duration>, now: Instant) -> Option<Self> {
+        let asked = asked.and_then(|value| parse(value.as_bytes()));
         let given = match (asked, default) {
             (Some(asked), Some(default)) => asked.min(default),
             (asked, default) => asked.or(default)?,
@@ -82,6 +83,8 @@ fn value(text: String) -> HeaderValue {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderMap;
+
     use super::*;
 
     #[test]
@@ -120,7 +123,9 @@ mod tests {
     fn the_earlier_of_two_limits_holds() {
         let now = Instant::now();
         let headers = |text: &'static str| HeaderMap::from_iter([(GRPC_TIMEOUT, HeaderValue::from_static(text))]);
-        let given = |headers: &HeaderMap, default| Deadline::of(headers, default, now).map(|deadline| deadline.given);
+        let given = |headers: &HeaderMap, default| {
+            Deadline::of(headers.get(GRPC_TIMEOUT), default, now).map(|deadline| deadline.given)
+        };
         let second = Duration::from_secs(1);
         assert_eq!(given(&headers("2S"), Some(second)), Some(second));
         assert_eq!(given(&headers("500m"), Some(second)), Some(second / 2));

@@ -21,6 +21,7 @@ const WAIT: Duration = Duration::from_secs(1);
 
 /// Whether an answer of this content type is read as gRPC: `application/grpc`, and that with `+` or `;` behind it, as gRPC
 /// over HTTP/2 has it. `application/grpc-web` is not: its trailers are in its body.
+#[inline]
 pub(super) fn is_grpc(content_type: &[u8]) -> bool {
     const GRPC: &[u8] = b"application/grpc";
     let Some((start, rest)) = content_type.split_at_checked(GRPC.len()) else { return false };

@@ -1,6 +1,6 @@
 //! Headers of answers and requests: what they say, and what is said of those that are too large.
 
-use http::{HeaderMap, Request};
+use http::{HeaderMap, HeaderValue, Request};
 use tonic::{Code, Status};
 
 use super::foreign;
@@ -14,6 +14,11 @@ const EACH: usize = 32;
 /// `:status` and its three digits.
 const STATUS: usize = 7 + 3 + EACH;
 
+/// How much a field counts.
+pub(super) fn size_of(name: &str, value: &HeaderValue) -> usize {
+    name.len() + value.len() + EACH
+}
+
 /// What headers say, found in one pass.
 pub(super) struct Said {
     /// As HTTP/2 counts it, without pseudo headers.
@@ -21,18 +26,22 @@ pub(super) struct Said {
     pub(super) code: Option<Code>,
     /// A content type of gRPC's.
     pub(super) is_grpc: bool,
+    /// The details of a status.
+    pub(super) has_details: bool,
 }
 
 impl Said {
+    #[inline]
     pub(super) fn by(headers: &HeaderMap) -> Self {
-        let (mut size, mut code, mut content_type) = (0, None, None);
+        let (mut size, mut code, mut content_type, mut has_details) = (0, None, None, false);
         for (name, value) in headers {
             let name = name.as_str();
-            size += name.len() + value.len() + EACH;
+            size += size_of(name, value);
             // Cheaper than to look each of them up, and than to compare names as `HeaderName`s.
             match name {
                 "content-type" => content_type = content_type.or(Some(value)),
                 "grpc-status" => code = code.or(Some(value)),
+                "grpc-status-details-bin" => has_details = true,
                 _ => {}
             }
         }
@@ -40,16 +49,19 @@ impl Said {
             size,
             code: code.map(|value| Code::from_bytes(value.as_bytes())),
             is_grpc: content_type.is_some_and(|value| foreign::is_grpc(value.as_bytes())),
+            has_details,
         }
     }
 
     /// Why an answer's head is not taken.
+    #[inline]
     pub(super) fn head_beyond(&self, limit: u32, address: &Address) -> Option<Status> {
         let size = self.size + STATUS;
         (size > limit as usize).then(|| self.too_large(&measured("headers", size, limit), address))
     }
 
     /// Why trailers are not taken; `cut` is what HTTP/2 said of them.
+    #[inline]
     pub(super) fn trailers_beyond(&self, cut: Option<&Failure>, limit: u32, address: &Address) -> Option<Status> {
         match cut {
             Some(cut) => Some(self.too_large(&format!("trailers that are too large: {cut}"), address)),
@@ -85,11 +97,38 @@ fn name_of(code: Code) -> String {
     name
 }
 
+/// What a caller's headers say, and how large they are, found in one pass.
+pub(super) struct Asked<'a> {
+    pub(super) size: usize,
+    pub(super) timeout: Option<&'a HeaderValue>,
+    pub(super) agent: Option<&'a HeaderValue>,
+}
+
+impl<'a> Asked<'a> {
+    #[inline]
+    pub(super) fn by(headers: &'a HeaderMap) -> Self {
+        let (mut size, mut timeout, mut agent) = (0, None, None);
+        for (name, value) in headers {
+            let name = name.as_str();
+            size += size_of(name, value);
+            match name {
+                "grpc-timeout" => timeout = timeout.or(Some(value)),
+                "user-agent" => agent = agent.or(Some(value)),
+                _ => {}
+            }
+        }
+        Self { size, timeout, agent }
+    }
+}
+
+/// How large the headers are at most that the channel adds for an attempt: a timeout of 9 bytes, a number of 10.
+const ADDED: usize = "grpc-timeout".len() + 9 + EACH + "grpc-previous-rpc-attempts".len() + 10 + EACH;
+
 /// Why a request is not sent to a server, where its headers are more than the server takes. It names the largest, whose
 /// value may be a secret.
 ///
-/// The code is that of Go's client. It also refuses what is as large as the limit exactly, as h2's servers do.
-pub(super) fn refuse(head: &Request<()>, limit: RequestLimit, address: &Address) -> Option<Status> {
+/// The caller's own are `own` bytes at most, so that almost none are measured for each attempt. The code is that of Go's client. It also refuses what is as large as the limit exactly, as h2's servers do.
+pub(super) fn refuse(head: &Request<()>, own: usize, limit: RequestLimit, address: &Address) -> Option<Status> {
     let uri = head.uri();
     let pseudo = [
         (":method", head.method().as_str().len()),
@@ -99,6 +138,9 @@ pub(super) fn refuse(head: &Request<()>, limit: RequestLimit, address: &Address)
     ];
     let size_of = |(name, value): (&str, usize)| name.len() + value + EACH;
     let mut size: usize = pseudo.map(size_of).iter().sum();
+    if size + own + ADDED < limit.bytes as usize {
+        return None;
+    }
     for (name, value) in head.headers() {
         size += size_of((name.as_str(), value.len()));
     }

@@ -15,7 +15,8 @@ use super::server::Verdict;
 pub(crate) struct Party {
     pub(crate) member: Arc<Member>,
     pub(crate) inner: Arc<Inner>,
-    sent: Instant,
+    /// Since the channel's epoch.
+    sent: Duration,
     /// The server's when it was sent.
     term: u32,
     /// How long the head of the answer took, once it has come.
@@ -24,31 +25,31 @@ pub(crate) struct Party {
 }
 
 impl Party {
-    pub(crate) fn new(member: Arc<Member>, inner: Arc<Inner>, sent: Instant) -> Self {
-        member.server.cost.sent(member.server.since_epoch(sent));
+    pub(crate) fn new(member: Arc<Member>, inner: Arc<Inner>, sent: Duration) -> Self {
+        member.server.cost.sent(sent);
         let term = member.server.term();
         Self { member, inner, sent, term, head: None, over: false }
     }
 
     /// The head of an answer has come; `well` where it says nothing bad.
     pub(crate) fn head(&mut self, well: bool) {
-        let now = Instant::now();
-        let (server, took) = (&self.member.server, now.saturating_duration_since(self.sent));
+        let now = self.now();
+        let (server, took) = (&self.member.server, now.saturating_sub(self.sent));
         server.cost.no_longer_awaited();
         self.head = Some(took);
         self.inner.pauses.runs(now);
         if well {
-            server.cost.head(took, server.since_epoch(now));
+            server.cost.head(took, now);
         }
     }
 
     /// The call has ended.
     pub(crate) fn judge(&mut self, verdict: Verdict) {
-        let now = Instant::now();
+        let now = self.now();
         let server = &self.member.server;
         if verdict == Verdict::Success {
             self.inner.budget.succeeded();
-            server.cost.ok(now.saturating_duration_since(self.sent), || self.peers(now));
+            server.cost.ok(now.saturating_sub(self.sent), || self.peers(now));
         } else {
             self.bad(now);
         }
@@ -64,11 +65,12 @@ impl Party {
 
     /// The server has not taken the call.
     pub(crate) fn refused(&mut self) {
-        self.bad(Instant::now());
+        self.bad(self.now());
         self.end();
     }
 
     /// How the call went says nothing of the server.
+    #[inline]
     pub(crate) fn end(&mut self) {
         if self.head.is_none() && !self.over {
             self.member.server.cost.no_longer_awaited();
@@ -76,20 +78,26 @@ impl Party {
         self.over = true;
     }
 
-    fn bad(&self, now: Instant) {
-        let (server, age) = (&self.member.server, now.saturating_duration_since(self.sent));
-        server.cost.bad(age, self.head.unwrap_or(age), server.since_epoch(now), &self.peers(now));
+    fn bad(&self, now: Duration) {
+        let (server, age) = (&self.member.server, now.saturating_sub(self.sent));
+        server.cost.bad(age, self.head.unwrap_or(age), now, &self.peers(now));
     }
 
-    fn peers(&self, now: Instant) -> Peers {
+    /// The time since the channel's epoch.
+    fn now(&self) -> Duration {
+        self.inner.since_epoch(Instant::now())
+    }
+
+    fn peers(&self, now: Duration) -> Peers {
         let server = &self.member.server;
         let ready = self.inner.ready.load();
         let all = ready.servers.iter().map(|ready| (&ready.0.server.cost, ready.0.connection.in_flight()));
-        self.inner.fleet.peers_of(&server.cost, server.since_epoch(now), all)
+        self.inner.fleet.peers_of(&server.cost, now, all)
     }
 }
 
 impl Drop for Party {
+    #[inline]
     fn drop(&mut self) {
         if !self.over && self.head.is_none() {
             self.refused();

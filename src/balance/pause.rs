@@ -25,38 +25,34 @@ const TURNS: usize = 2;
 const SERVERS_PER_TURN: usize = 32;
 
 /// When the runtime of a channel was last seen to run.
+///
+/// Times are since the epoch of the channel: whoever has one needs it for more than this.
 pub(crate) struct PauseDetector {
-    epoch: Instant,
     last_ns: AtomicU64,
 }
 
 impl PauseDetector {
     pub(crate) fn new() -> Self {
-        Self { epoch: Instant::now(), last_ns: AtomicU64::new(0) }
+        Self { last_ns: AtomicU64::new(0) }
     }
 
     /// How long the runtime may have stood still before `now`, where that is a pause.
-    pub(crate) fn before(&self, now: Instant) -> Option<Duration> {
-        let nanos = self.nanos(now).saturating_sub(self.last_ns.load(Ordering::Relaxed));
-        let still = Duration::from_nanos(nanos);
+    pub(crate) fn before(&self, now: Duration) -> Option<Duration> {
+        let still = Duration::from_nanos(nanos(now).saturating_sub(self.last_ns.load(Ordering::Relaxed)));
         (still >= PAUSE).then_some(still)
     }
 
     /// The runtime runs: a call begins without a pause, has caught up, or is answered.
-    pub(crate) fn runs(&self, now: Instant) {
-        let now = self.nanos(now);
+    pub(crate) fn runs(&self, now: Duration) {
+        let now = nanos(now);
         // Where calls come often, they share the number and seldom write it.
         if now.saturating_sub(self.last_ns.load(Ordering::Relaxed)) > SELDOM_NS {
             self.last_ns.store(now, Ordering::Relaxed);
         }
     }
 
-    fn nanos(&self, now: Instant) -> u64 {
-        u64::try_from(now.saturating_duration_since(self.epoch).as_nanos()).unwrap_or(u64::MAX)
-    }
-
     /// Lets the runtime do what has come up in a pause. Until it has, calls that begin meanwhile see the pause too.
-    pub(crate) async fn catch_up(&self, still: Duration, servers: usize) {
+    pub(crate) async fn catch_up(&self, still: Duration, servers: usize, epoch: Instant) {
         let Ok(runtime) = Handle::try_current() else { return };
         if runtime.runtime_flavor() == RuntimeFlavor::CurrentThread {
             for _ in 0..TURNS + servers / SERVERS_PER_TURN {
@@ -66,8 +62,12 @@ impl PauseDetector {
             // On a worker: the thread of `block_on` polls for no events. It fails only with the runtime.
             let _ = runtime.spawn(yield_now()).await;
         }
-        self.runs(Instant::now());
+        self.runs(epoch.elapsed());
     }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -78,7 +78,7 @@ mod tests {
     fn only_a_call_that_follows_a_pause_waits_for_turns() {
         let pauses = PauseDetector::new();
         let seen = [5000, 5001, 5990, 6980, 8000, 8001, 100].map(|micros| {
-            let at = pauses.epoch + Duration::from_micros(micros);
+            let at = Duration::from_micros(micros);
             let pause = pauses.before(at);
             assert_eq!(pauses.before(at), pause, "for all that begin at the same moment");
             pauses.runs(at);

@@ -13,6 +13,7 @@ use super::status;
 ///
 /// # Errors
 /// `INTERNAL` where none is.
+#[inline]
 pub(crate) fn here() -> Result<(), Status> {
     match Handle::try_current() {
         Ok(_) => Ok(()),

@@ -96,12 +96,8 @@ impl Server {
         &self.address
     }
 
-    /// The time since its epoch, at that time.
-    pub(crate) fn since_epoch(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(self.epoch)
-    }
-
     /// How many places bad calls go on holding in its load.
+    #[inline]
     pub(crate) fn kept(&self) -> u64 {
         self.cost.kept(|| self.epoch.elapsed())
     }
@@ -152,6 +148,7 @@ impl Server {
     }
 
     /// What a call notes when it begins, for [`Server::judge`].
+    #[inline]
     pub(crate) fn term(&self) -> u32 {
         self.term.load(Ordering::Relaxed)
     }

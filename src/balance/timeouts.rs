@@ -27,8 +27,9 @@ pub(crate) struct Timeouts {
 }
 
 impl Timeouts {
-    pub(crate) fn of(&self, extensions: &Extensions, path: &str) -> Option<Duration> {
-        if let Some(CallTimeout(timeout)) = extensions.get() {
+    #[inline]
+    pub(crate) fn of(&self, extensions: Option<&Extensions>, path: &str) -> Option<Duration> {
+        if let Some(CallTimeout(timeout)) = extensions.and_then(Extensions::get) {
             return *timeout;
         }
         if self.methods.is_empty() {
@@ -54,13 +55,13 @@ mod tests {
         for (path, timeout) in
             [("/a.B/Watch", None), ("/a.B/Get", seconds(1)), ("/a.C/Get", seconds(5)), ("", seconds(5))]
         {
-            assert_eq!(timeouts.of(&none, path), timeout, "{path}");
+            assert_eq!(timeouts.of(Some(&none), path), timeout, "{path}");
         }
         let mut own = Extensions::new();
         own.insert(CallTimeout(None));
-        assert_eq!(timeouts.of(&own, "/a.C/Get"), None);
+        assert_eq!(timeouts.of(Some(&own), "/a.C/Get"), None);
         own.insert(CallTimeout(seconds(9)));
-        assert_eq!(timeouts.of(&own, "/a.B/Watch"), seconds(9));
-        assert_eq!(Timeouts::default().of(&none, "/a.B/Get"), None);
+        assert_eq!(timeouts.of(Some(&own), "/a.B/Watch"), seconds(9));
+        assert_eq!(Timeouts::default().of(None, "/a.B/Get"), None);
     }
 }

@@ -46,17 +46,20 @@ impl Drop for AbortOnDrop {
 }
 
 impl Answer {
+    #[inline]
     pub(super) fn new(stream: RecvStream, request: Option<Rest>, slot: Option<Slot>) -> Self {
         let limit = slot.as_ref().map_or(u32::MAX, Slot::answer_limit);
         Self { stream, part: Part::Data, request, slot, limit, cut: None }
     }
 
     /// How many bytes of trailers it may have.
+    #[inline]
     pub(crate) fn limit(&self) -> u32 {
         self.limit
     }
 
     /// Why its trailers, which have come, may not be all of them.
+    #[inline]
     pub(crate) fn cut(&self) -> Option<&Failure> {
         self.cut.as_ref()
     }
@@ -70,6 +73,7 @@ impl Answer {
     }
 
     /// The end. Gives why the request failed, if it did: that is then how the exchange has ended, whatever the server said.
+    #[inline]
     fn over(&mut self) -> Option<Failure> {
         self.part = Part::Over;
         self.slot = None;

@@ -70,6 +70,7 @@ struct Inbox {
 }
 
 impl Unanswered {
+    #[inline]
     pub(super) fn new(response: ResponseFuture, slot: Slot, order: Order) -> Self {
         Self(Some(Stream { response, slot, over: false, order, request: None }))
     }
@@ -102,17 +103,20 @@ impl Unanswered {
     }
 
     /// How many bytes of headers the answer may have.
+    #[inline]
     pub(super) fn answer_limit(&self) -> u32 {
         self.0.as_ref().map_or(u32::MAX, |stream| stream.slot.answer_limit())
     }
 
     /// The stream has an answer, or has ended: nothing of it needs to be paced.
+    #[inline]
     pub(super) fn end(&mut self) -> Option<Slot> {
         self.0.take().map(|stream| stream.slot)
     }
 }
 
 impl Drop for Unanswered {
+    #[inline]
     fn drop(&mut self) {
         let Some(stream) = self.0.take().filter(|stream| !stream.over) else { return };
         let shared = stream.slot.0.clone();
@@ -132,15 +136,18 @@ impl Cancelled {
     }
 
     /// How many streams were opened until now.
+    #[inline]
     pub(super) fn opened(&self) -> u32 {
         self.opened.load(Ordering::Relaxed)
     }
 
     /// A stream was opened, which was begun when `before` were.
+    #[inline]
     pub(super) fn open(&self, before: u32) -> Order {
         Order { before, number: self.opened.fetch_add(1, Ordering::Relaxed) }
     }
 
+    #[inline]
     fn answered(&self, stream: Order, status: http::StatusCode) {
         // h2's server says 431 by itself, of streams that it never accepts.
         if status != http::StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE {
@@ -223,6 +230,12 @@ impl Resets {
     /// How many streams wait.
     pub(super) fn waiting(&self) -> usize {
         self.waiting.len()
+    }
+
+    /// Whether [`Resets::release`] and [`Resets::ask`] have nothing to do, which is the rule.
+    #[inline]
+    pub(super) fn are_idle(&self, cancelled: &Cancelled) -> bool {
+        self.begun && self.waiting.is_empty() && self.pace.is_idle() && !cancelled.any.load(Ordering::Acquire)
     }
 
     /// Resets what may be reset; to be asked before the connection is driven.

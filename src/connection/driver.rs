@@ -177,7 +177,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Future for Driver<T> {
             return Poll::Pending;
         }
         this.gathered = false;
-        this.resets.release(&this.shared.cancelled, cx);
+        if !this.resets.are_idle(&this.shared.cancelled) {
+            this.resets.release(&this.shared.cancelled, cx);
+        }
         if let Poll::Ready(result) = Pin::new(&mut this.connection).poll(cx) {
             let end =
                 result.map_or_else(|error| End::of(&error), |()| End::because("the server closed the connection"));
@@ -191,7 +193,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Future for Driver<T> {
         }
         let Self { connection, resets, last_read, stream_window, .. } = this;
         // h2 refuses SETTINGS while those before are not acknowledged. These change nothing.
-        resets.ask(last_read.is_flushed(), || connection.set_initial_window_size(*stream_window).is_ok(), cx);
+        if !resets.are_idle(&this.shared.cancelled) {
+            resets.ask(last_read.is_flushed(), || connection.set_initial_window_size(*stream_window).is_ok(), cx);
+        }
         if let Some(timers) = &mut this.timers {
             timers.see(&this.shared);
         }

@@ -35,7 +35,7 @@ impl Connection {
         B: Body<Data = Bytes> + Unpin,
         B::Error: Into<BoxError>,
     {
-        let ends = match guarded::is_end_stream(&body) {
+        let ends = match guarded::ask(|| body.is_end_stream()) {
             Ok(ends) => ends,
             Err(failure) => return Err((failure, body)),
         };

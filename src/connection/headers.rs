@@ -200,6 +200,7 @@ impl<T> Scanned<T> {
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for Scanned<T> {
+    #[inline]
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         // h2 reads on once it has taken all whole frames that it has.
@@ -208,10 +209,12 @@ impl<T: AsyncRead + Unpin> AsyncRead for Scanned<T> {
         }
         let before = buf.filled().len();
         let read = Pin::new(&mut this.io).poll_read(cx, buf);
-        this.scanner.scan(buf.filled().get(before..).unwrap_or_default(), |seen| {
-            this.ended |= matches!(seen, Seen::Whole { .. });
-            this.headers.on(seen);
-        });
+        if let Poll::Ready(Ok(())) = read {
+            this.scanner.scan(buf.filled().get(before..).unwrap_or_default(), |seen| {
+                this.ended |= matches!(seen, Seen::Whole { .. });
+                this.headers.on(seen);
+            });
+        }
         read
     }
 }

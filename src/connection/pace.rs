@@ -46,6 +46,12 @@ impl Pace {
         self.under_way.len() < MOST
     }
 
+    /// Whether none is under way.
+    #[inline]
+    pub(super) fn is_idle(&self) -> bool {
+        self.under_way.is_empty()
+    }
+
     /// This stream is reset.
     pub(super) fn reset(&mut self, stream: u32) {
         self.under_way.push((stream, Reset::Queued));

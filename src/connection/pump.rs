@@ -90,11 +90,11 @@ impl Sending {
         B::Error: Into<BoxError>,
     {
         while let Next::Unknown = self.next {
-            if guarded::is_end_stream(body)? {
-                self.next = Next::End;
-                break;
-            }
-            self.next = match ready!(guarded::poll_frame(body, cx)) {
+            // Both questions under one guard.
+            let frame = guarded::ask(|| {
+                if body.is_end_stream() { Poll::Ready(None) } else { Pin::new(&mut *body).poll_frame(cx) }
+            })?;
+            self.next = match ready!(frame) {
                 None => Next::End,
                 Some(Ok(frame)) => match frame.into_data().map_err(Frame::into_trailers) {
                     Ok(data) if data.is_empty() => Next::Unknown,
@@ -102,7 +102,7 @@ impl Sending {
                     Err(Ok(trailers)) => Next::Trailers(trailers),
                     Err(Err(_)) => Next::Unknown,
                 },
-                Some(Err(failure)) => return Poll::Ready(Err(failure)),
+                Some(Err(error)) => return Poll::Ready(Err(Failure::of_body(error.into()))),
             };
         }
         Poll::Ready(Ok(()))

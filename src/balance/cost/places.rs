@@ -58,12 +58,15 @@ impl Places {
     }
 
     /// How many are held.
+    #[inline]
     pub(super) fn count(&self, now: impl FnOnce() -> Duration) -> u64 {
-        let count = self.count.load(Ordering::Relaxed);
-        if count == 0 {
-            return 0;
+        match self.count.load(Ordering::Relaxed) {
+            0 => 0,
+            count => self.count_at(count, now()),
         }
-        let now = now();
+    }
+
+    fn count_at(&self, count: u64, now: Duration) -> u64 {
         if nanos(now) < self.next.load(Ordering::Relaxed) {
             return count;
         }
