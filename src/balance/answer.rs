@@ -21,7 +21,8 @@ use crate::connection::{Answer, Failure};
 
 /// The body of an answer.
 ///
-/// Its errors are statuses, whose source ([`CallError`](super::CallError)) names the server. Dropping it before its end cancels the call.
+/// Its errors are statuses, whose source ([`CallError`](super::CallError)) names the server. Dropping it before its end cancels
+/// the call.
 #[derive(Default)]
 #[must_use = "a body does nothing unless it is read"]
 pub struct ResponseBody(Option<Open>);

@@ -269,8 +269,8 @@ impl BalancedChannelBuilder {
     /// forget idle connections after four to six minutes, and tell nobody. Values below 10 ms count as 10 ms, those above a day
     /// as a day.
     ///
-    /// At most two such pings are sent before a call is answered, because servers count pings (Go's forgive two); after that a
-    /// new connection takes the place of the silent one. [`KeepAlive::unthrottled`] lifts that limit. This does not depend on
+    /// At most two such pings are sent before a call is answered, because servers count pings (see [`KeepAlive`]); after that a new
+    /// connection takes the place of the silent one. [`KeepAlive::unthrottled`] lifts that limit. This does not depend on
     /// keep-alive: it works without it too.
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.options.idle_timeout = Some(timeout.clamp(Duration::from_millis(10), A_DAY));
