@@ -2,8 +2,8 @@
 //!
 //! - **Clients** turn a service's name into its live servers: [`Resolver`] watches the service's prefix in etcd, and
 //!   [`BalancedChannel`] calls the servers that it finds: only those that are connected, the less busy ones first, and another
-//!   one where a server has not processed a call. [`Resolution`] also gives the current [`Snapshot`], a stream of changes for any tower balancer
-//!   ([`Resolution::discover`]), and tonic's own balanced channel ([`Resolution::balance_channel`]).
+//!   one where a server has not processed a call. [`Resolution`] also gives the current [`Snapshot`], a stream of changes for any
+//!   tower balancer ([`Resolution::discover`]), and tonic's own balanced channel ([`Resolution::balance_channel`]).
 //! - **Servers** register themselves: [`Registrar`] puts an [`Instance`] under a lease, and keeps it there for as long as
 //!   its [`Registration`] is held; [`Serve`] is the whole life of a tonic server around that.
 //!

@@ -9,15 +9,17 @@ const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// Ejection of servers whose calls fail while those of others do not (gRFC A50; failures in a row are Envoy's). Off unless
 /// it is set, as in gRPC: only the user knows whether an error speaks against the server that told it.
 ///
-/// Calls are judged by the status that ends them, trailers included: every code but `OK` is a failure, and so is a lost
-/// connection or a reset stream (A50). A call that its caller gave up is not judged. Whether failures speak against the server
-/// is a question of its peers: failures in a row eject only where the server, if it failed as often as its peers do in this interval
-/// and the one before, would fail so many in a row less than once in a hundred intervals. So five `NOT_FOUND` from each of three servers eject nobody.
+/// Calls are judged by the status that ends them, trailers included (A50): every code but `OK` is a failure, and so are a lost
+/// connection, a reset stream and a deadline that has passed. Calls that their callers gave up, and calls whose own requests
+/// failed, are not judged.
 ///
-/// An ejected server stays connected, and comes back after its time. It gets no calls meanwhile, unless no other server is
-/// ready. What it does while it is out counts for nothing, and
-/// neither does the late end of a call from before. Back, it is on probation: its next failure ejects it again (compared with
-/// its peers as above), its next success clears it.
+/// Whether failures speak against the server is a question of its peers. Failures in a row eject only where a server that fails as
+/// often as its peers do, in this interval and the one before, would have so many in a row less than once in a hundred intervals.
+/// So five `NOT_FOUND` from each of three servers eject nobody.
+///
+/// An ejected server stays connected, and comes back after its time. It gets no calls meanwhile, unless no other server is ready.
+/// What it does while it is out counts for nothing, and neither does the late end of a call from before. Back, it is on probation:
+/// its next failure ejects it again (compared with its peers as above), its next success clears it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Ejection {
     interval: Duration,

@@ -75,8 +75,8 @@ impl RetryPolicy {
         Self::default()
     }
 
-    /// Declares a method whose answer is one message (`/package.Service/Method`, with or without the first slash), or all of a service
-    /// (`/package.Service/`), as safe to repeat. The answer is held back until its status has come, so that one which breaks off
+    /// Declares a method whose answer is one message (`/package.Service/Method`, with or without the first slash), or all methods
+    /// of a service (`/package.Service/`), as safe to repeat. The answer is held back until its status has come, so that one which breaks off
     /// half-way can be repeated too. It is passed on sooner when a second message begins, when more than 4 MiB have come, when one
     /// message has been whole for 50 ms, and where the request is still being sent when the answer begins.
     #[must_use]

@@ -19,7 +19,8 @@ pub enum ServerState {
     /// Connected: the server's SETTINGS have come. Calls go to it.
     Ready,
     /// The last attempt to connect failed, or more than three connections in a row have ended within 500 ms and without an OK
-    /// call. It goes on trying. The first refusal after a connection that was well counts as [`ServerState::Connecting`]: the server may restart.
+    /// call. It goes on trying. The first refusal after a connection that was well counts as [`ServerState::Connecting`]: the
+    /// server may restart.
     TransientFailure,
     /// Connected, and left out for a while because its calls failed ([`Ejection`](super::Ejection)).
     Ejected,
