@@ -1,9 +1,9 @@
 //! etcd as the directory of a [tonic](https://docs.rs/tonic) fleet.
 //!
 //! - **Clients** turn a service's name into its live servers: [`Resolver`] watches the service's prefix in etcd, and
-//!   [`BalancedChannel`] calls the servers that it finds: only connected ones, each by what it has to do, and another one
-//!   where that is right. [`Resolution`] also gives the current [`Snapshot`], a stream of changes for any tower balancer
-//!   ([`Resolution::discover`]), and tonic's own balanced channel ([`Resolution::balance_channel`]).
+//!   [`BalancedChannel`] calls the servers that it finds: only those that are connected, the less busy ones first, and another
+//!   one where a server has not processed a call. [`Resolution`] also gives the current [`Snapshot`], a stream of changes for any
+//!   tower balancer ([`Resolution::discover`]), and tonic's own balanced channel ([`Resolution::balance_channel`]).
 //! - **Servers** register themselves: [`Registrar`] puts an [`Instance`] under a lease, and keeps it there for as long as
 //!   its [`Registration`] is held; [`Serve`] is the whole life of a tonic server around that.
 //!
@@ -51,10 +51,14 @@
 //! # When a server is away
 //!
 //! [`BalancedChannel`] never picks a server that is not connected. A call that no server can have processed goes to
-//! another one by itself; one that may have been processed fails with `UNAVAILABLE`, and [`CallError`] names the server, unless
-//! [`RetryPolicy`] says that its method may be repeated. A frozen server holds its calls until
-//! [`KeepAlive`] finds it out, its lease ends, or their deadlines do; one whose calls fail is left out by [`Ejection`], and [`BalancedChannel::servers`] shows what is known of each. Give calls a deadline
-//! ([`tonic::Request::set_timeout`] or [`BalancedChannelBuilder::timeout`]): it covers waiting, attempts and streamed answers.
+//! another one by itself. One that may have been processed fails with `UNAVAILABLE`, and [`CallError`] names the server, unless
+//! [`RetryPolicy`] says that its method may be repeated. A server that fails its calls, or holds them until their callers give up,
+//! gets few further ones ([`Policy::LeastRequest`]); [`Ejection`], where it is set, leaves it out. A frozen server holds its calls
+//! until [`KeepAlive`] finds it out, its lease ends, or their deadlines do. [`BalancedChannel::servers`] shows what is known of each
+//! server.
+//!
+//! Give calls a deadline ([`tonic::Request::set_timeout`] or [`BalancedChannelBuilder::timeout`]): it covers waiting, attempts and
+//! streamed answers. [`BalancedChannelBuilder::method_timeout`] and [`CallTimeout`] exempt long streams.
 //!
 //! # Without etcd
 //!

@@ -21,8 +21,8 @@ use crate::connection::{Answer, Failure};
 
 /// The body of an answer.
 ///
-/// Its errors are statuses, and name the server. A status in the trailers is no error: trailers are passed on as the server
-/// sent them. Dropping it before its end cancels the call.
+/// Its errors are statuses, whose source ([`CallError`](super::CallError)) names the server. A status in the trailers is no error:
+/// trailers are passed on as the server sent them. Dropping it before its end cancels the call.
 #[derive(Default)]
 #[must_use = "a body does nothing unless it is read"]
 pub struct ResponseBody(Option<Box<Open>>);

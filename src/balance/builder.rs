@@ -36,7 +36,7 @@ use crate::instance::Instance;
 
 /// Cloud load balancers forget idle connections after four to six minutes.
 const IDLE: Duration = Duration::from_secs(5 * 60);
-/// Longer is for ever, and more than clocks can add.
+/// The longest time that can be set; a longer one would be for ever.
 const A_DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// What HTTP/2 allows (RFC 9113, 6.5.2 and 6.9.1).
 const WINDOWS: std::ops::RangeInclusive<u32> = 1..=(1 << 31) - 1;
@@ -106,23 +106,25 @@ impl BalancedChannelBuilder {
         self
     }
 
-    /// Leaves out servers whose calls fail; off by default, as in gRPC.
+    /// Leaves out servers whose calls fail (gRFC A50's outlier detection); off by default, as in gRPC. Without it
+    /// [`Policy::LeastRequest`] and [`Policy::PeakEwma`] still give a failing server few calls.
     pub fn ejection(mut self, ejection: Ejection) -> Self {
         self.ejection = Some(ejection);
         self
     }
 
-    /// The most time that each call has, also where it asks for more itself: then it ends with `DEADLINE_EXCEEDED`. None by
-    /// default, as in gRPC: a server that takes a call and answers nothing then holds it without end. It holds for streams too,
-    /// to their last message: see [`BalancedChannelBuilder::method_timeout`].
+    /// The most time that each call has, also where it asks for more itself; then it ends with `DEADLINE_EXCEEDED`. None by
+    /// default, as in gRPC: a server that takes a call and answers nothing then holds it without end. It covers a stream to its
+    /// last message: [`BalancedChannelBuilder::method_timeout`] exempts a method from it.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeouts.channel = Some(timeout);
         self
     }
 
-    /// The same for one method (`/package.Service/Method`, with or without the first slash), or for all of a service
-    /// (`/package.Service/`), in place of the channel's; `None` is without: for a method that watches something for as long as its
-    /// caller likes. [`CallTimeout`](super::CallTimeout) says it for one call.
+    /// The same for one method (`/package.Service/Method`, with or without the first slash), or for all methods of a service
+    /// (`/package.Service/`), in place of the channel's. `None` gives them no limit: for a method that watches something for as long
+    /// as its caller likes. A method's own entry outweighs its service's; [`CallTimeout`](super::CallTimeout) outweighs both for one
+    /// call. What is no path of a method or a service is an error of `build` and `discover`.
     pub fn method_timeout(mut self, method: impl Into<String>, timeout: Option<Duration>) -> Self {
         self.timeouts.methods.insert(retry::with_slash(method.into()), timeout);
         self
@@ -136,7 +138,8 @@ impl BalancedChannelBuilder {
     }
 
     /// How long a call that is not to wait for ready waits at most for a server, before it ends with `UNAVAILABLE`; its
-    /// deadline may be sooner. 10 s by default: twice the time that a connection may take.
+    /// deadline may be sooner. Time that the call spends with a server does not count. 10 s by default: twice the time that a
+    /// connection may take.
     pub fn wait_limit(mut self, limit: Duration) -> Self {
         self.wait_limit = limit;
         self
@@ -171,7 +174,7 @@ impl BalancedChannelBuilder {
     }
 
     /// How long a connection may take, from the name's resolution to the server's HTTP/2 SETTINGS. 5 s by default: a frozen process
-    /// still accepts connections.
+    /// still accepts connections. Values below 1 ms count as 1 ms, those above a day as a day.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.options.connect_timeout = timeout.clamp(Duration::from_millis(1), A_DAY);
         self
@@ -218,8 +221,8 @@ impl BalancedChannelBuilder {
     /// for each, as HTTP/2 counts them (RFC 9113, 6.5.2). 1 MiB by default: error texts and details come whole, and no answer
     /// takes much memory. tonic's channel takes 16 KiB.
     ///
-    /// A larger answer fails its own call with `RESOURCE_EXHAUSTED`. The text has the server's code, the size, and this limit.
-    /// It is not repeated.
+    /// Larger headers or trailers fail their own call with `RESOURCE_EXHAUSTED`. The text has the server's code, the size, and this
+    /// limit. The call is not repeated.
     ///
     /// HTTP/2 itself takes 16 MiB, or 16 times this limit if that is more. (More again where
     /// [`max_frame_size`](Self::max_frame_size) is above 64 KiB, because servers may keep to small frames.) Beyond that the
@@ -236,59 +239,66 @@ impl BalancedChannelBuilder {
     /// default. For others what they say holds in its place (`SETTINGS_MAX_HEADER_LIST_SIZE`, also when it changes): tonic's
     /// take 16 KiB by default, Java's 8 KiB. Go's take 16 MiB, and do not say so unless it is set.
     ///
-    /// A larger request is not sent. It fails with `INTERNAL`, as in Go's gRPC; the text has the size, the limit, and the name of
-    /// the largest header. It is not repeated elsewhere.
+    /// A request whose headers are as large as that or larger is not sent (h2's servers refuse exactly their limit too). It fails
+    /// with `INTERNAL`, as in Go's gRPC; the text has the size, the limit, and the name of the largest header, and never its value.
+    /// It is not repeated elsewhere.
     pub fn max_request_header_list_size(mut self, bytes: u32) -> Self {
         self.options.max_request_header_list_size = bytes;
         self
     }
 
-    /// `TCP_NODELAY`; on by default, as with tonic's channel.
+    /// `TCP_NODELAY`; on by default, as with tonic's channel. It does nothing with a [`connector`](Self::connector).
     pub fn tcp_nodelay(mut self, on: bool) -> Self {
         self.options.tcp_nodelay = on;
         self
     }
 
-    /// HTTP/2 keep-alive pings also on connections without calls, as gRPC's `PERMIT_WITHOUT_CALLS`; off by default, because
-    /// servers end connections over that unless they are told to permit it (in Go, `keepalive.EnforcementPolicy` with
-    /// `PermitWithoutStream`; tonic's always do). Two such pings come at the pace of [`KeepAlive`], then one in five minutes;
-    /// all of them with [`KeepAlive::unthrottled`].
+    /// Sends HTTP/2 keep-alive pings also on connections without calls, as gRPC's `GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS`. Off by
+    /// default, because servers end connections over that unless they are told to permit it (in Go, `keepalive.EnforcementPolicy`
+    /// with `PermitWithoutStream`; tonic's always do). Two such pings come at the interval of [`KeepAlive`], then one in five
+    /// minutes until an answer makes progress; all of them at its interval with [`KeepAlive::unthrottled`]. It does nothing
+    /// without keep-alive.
     pub fn keep_alive_while_idle(mut self, on: bool) -> Self {
         self.options.keep_alive_while_idle = on;
         self
     }
 
-    /// How long a connection may be silent before it must prove that it is alive: a call passes over it while another
-    /// server is ready, and sends it a PING; the only server gets the call when the PING is answered, or the call goes over a
-    /// new connection where that takes more than 1 s. 5 min by default: NATs and cloud load balancers forget idle connections
-    /// after four to six minutes, and tell nobody. From 10 ms to a day, the nearer of the two where it is not.
+    /// How long nothing may come over a connection before it must prove that it is alive. A call that finds it so sends it a PING,
+    /// and goes to another server that is ready. The only server gets the call when it answers the PING, or anything else comes
+    /// from it; where nothing does within 1 s, the call goes over a new connection. 5 min by default: NATs and cloud load balancers
+    /// forget idle connections after four to six minutes, and tell nobody. Values below 10 ms count as 10 ms, those above a day
+    /// as a day.
     ///
-    /// No more than two such pings are sent before a call is answered, because servers count them; after that a new
-    /// connection takes the place of the silent one.
+    /// At most two such pings are sent before a call is answered, because servers count pings (see [`KeepAlive`]); after that a new
+    /// connection takes the place of the silent one. [`KeepAlive::unthrottled`] lifts that limit. This does not depend on
+    /// keep-alive: it works without it too.
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.options.idle_timeout = Some(timeout.clamp(Duration::from_millis(10), A_DAY));
         self
     }
 
-    /// Takes connections for alive however long they were silent.
+    /// Takes connections for alive however long they were silent: calls go over them without a PING before.
     pub fn without_idle_timeout(mut self) -> Self {
         self.options.idle_timeout = None;
         self
     }
 
-    /// TCP's own keep-alive: probes after `time` without traffic, every `interval`; the connection is lost after so many
-    /// `retries` without an answer. Off by default, because HTTP/2's sees more; it keeps NATs from forgetting idle connections, and no
-    /// server counts it. Times from 1 s to 32 767 s in whole seconds, retries from 1 to 127, the nearest of them where they are
-    /// not. `interval` and `retries` are set on Linux and Android alone; elsewhere they are the system's.
+    /// TCP's own keep-alive (`SO_KEEPALIVE`): probes after `time` without traffic, every `interval`; the connection is lost after
+    /// `retries` probes without an answer. Off by default, because HTTP/2's keep-alive sees more: a frozen process still answers
+    /// TCP's probes. They keep NATs from forgetting idle connections, and no server counts them.
+    ///
+    /// Times are whole seconds from 1 to 32 767, and retries from 1 to 127, as on Linux; what is outside counts as the nearest of
+    /// them. `interval` and `retries` are set on Linux and Android alone; elsewhere they are the system's. It does nothing with
+    /// Unix sockets and with a [`connector`](Self::connector).
     pub fn tcp_keepalive(mut self, time: Duration, interval: Duration, retries: u32) -> Self {
         self.options.tcp_keepalive = Some(TcpKeepalive::new(time, interval, retries));
         self
     }
 
-    /// `TCP_USER_TIMEOUT` (gRFC A18): how long what was sent may stay unacknowledged before the connection is lost; where
-    /// [`tcp_keepalive`](Self::tcp_keepalive) is on, it overrides its retries. The system's limit by default, which is many
-    /// minutes: HTTP/2 keep-alive sees more. In whole milliseconds, 1 ms at least and a day at most. On Linux and Android alone; elsewhere it does
-    /// nothing.
+    /// `TCP_USER_TIMEOUT` (gRFC A18): how long what was sent may stay unacknowledged before the connection is lost. Where
+    /// [`tcp_keepalive`](Self::tcp_keepalive) is on, it overrides its `retries`. By default the system's own limit holds, which is
+    /// many minutes: HTTP/2 keep-alive sees more. It counts whole milliseconds, from 1 ms to a day. On Linux and Android alone;
+    /// elsewhere it does nothing, nor with Unix sockets or a [`connector`](Self::connector).
     pub fn tcp_user_timeout(mut self, timeout: Duration) -> Self {
         self.options.tcp_user_timeout = Some(timeout.clamp(Duration::from_millis(1), A_DAY));
         self
@@ -324,7 +334,7 @@ impl BalancedChannelBuilder {
     }
 
     /// A channel over the instances of any tower discovery; `name` stands in errors. Where the stream ends the last set stays, and
-    /// its errors are reported and survived.
+    /// its errors are reported and survived. Instances that are [draining](Instance::with_draining) get no new calls, as with etcd.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tonic_etcd::Error> {

@@ -16,9 +16,9 @@ use crate::address::Address;
 /// A status in trailers, which ends an answer that had begun, has none: [`ServedBy`](crate::ServedBy) in the answer's extensions
 /// tells the server. (A status that the request's own stream failed with is the caller's, and stays as it is.)
 ///
-/// A handler often passes the status of an inner call on to its own caller. So that the addresses of inner servers do not
-/// leave the house with it, neither the text nor the metadata of a status holds one, and neither does `Debug` of this type,
-/// which `Display` of a status prints. `Display` of this type does, for logs:
+/// A handler often passes the status of an inner call on to its own caller. So that this caller does not learn the addresses of
+/// inner servers, the channel puts none into the text or the metadata of a status. (What a server has written into its own status
+/// stays.) `Debug` of this type, which `Display` of a status prints, has none either. `Display` of this type has them, for logs:
 ///
 /// ```
 /// # use tonic_etcd::CallError;
@@ -40,7 +40,7 @@ pub struct CallError {
 }
 
 impl CallError {
-    /// The error among the sources of a status, or of any error that was made of one.
+    /// The error among the sources of a status, or of any error that was made of one; `None` where the channel has made neither.
     pub fn find<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Self> {
         let mut next = Some(error);
         while let Some(error) = next {
@@ -52,12 +52,12 @@ impl CallError {
         None
     }
 
-    /// The server that had the call, or sent the status; none where no server had it.
+    /// The server that had the call, or sent the status; `None` where no server had it.
     pub fn server(&self) -> Option<&Address> {
         self.server.as_ref()
     }
 
-    /// Whether the server sent the status, rather than the channel made it.
+    /// Whether a server sent the status; otherwise the channel has made it.
     pub fn is_from_server(&self) -> bool {
         self.text.is_none()
     }

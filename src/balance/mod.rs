@@ -35,7 +35,6 @@ mod roster;
 mod runtime;
 mod server;
 mod status;
-
 mod supervisor;
 mod timeouts;
 mod timer;
@@ -94,33 +93,44 @@ use crate::address::Address;
 /// # What becomes of a call
 ///
 /// - It is **picked** in its caller's task among the servers that are connected (see [`Policy`]); no queue, no lock.
-/// - It **waits** while the servers are being resolved or connected to for the first time, or while all are at their limit of
-///   concurrent streams; in order, one queue for both; a call that is not polled when its turn comes is passed over after 25 to 50 ms; no longer than its deadline and [`BalancedChannelBuilder::wait_limit`].
+/// - It **waits** while the answer may still come: while the servers are being resolved, while one is being connected for the
+///   first time or again after a connection that was well, and while all are at their limit of concurrent streams
+///   (`SETTINGS_MAX_CONCURRENT_STREAMS`). It waits no longer than its deadline and [`BalancedChannelBuilder::wait_limit`]. All
+///   waiting calls of a channel stand in one queue, first in, first out. A call whose turn has come and whose task does not poll
+///   it lets the next one pass after 25 to 50 ms, and keeps its place.
 /// - It **fails at once**, with `UNAVAILABLE` and a text that tells the servers' states and the last error, when no server is
 ///   registered or none can be connected, unless it is to wait for ready ([`WaitForReady`]).
-/// - It goes **to another server** when it was provably never processed, always and within its deadline: h2 refused to send
-///   it, or the server said `REFUSED_STREAM`, or a GOAWAY that leaves its stream out. Each ready server is tried once, then with
-///   backoff. What may have been processed is repeated only as [`RetryPolicy`] says.
-/// - Its **deadline**, from `grpc-timeout` ([`tonic::Request::set_timeout`]) and [`BalancedChannelBuilder::timeout`]
-///   ([`CallTimeout`] for one call), covers waiting, all attempts, and the whole of a streamed answer.
+/// - It goes **to another server** when it was provably never processed, always and within its deadline (gRFC A6's transparent
+///   retry): h2 refused to send it, or the server reset it with `REFUSED_STREAM`, or said GOAWAY with a last stream id below its
+///   own. Each ready server is tried once, then again with backoff. Where the GOAWAY is an error, this call may be the reason for
+///   it: a second server is tried, and no third. What may have been processed is repeated only as [`RetryPolicy`] says.
+/// - Its **deadline** is the earlier of what the call asks for (`grpc-timeout`, [`tonic::Request::set_timeout`]) and what the
+///   channel gives ([`BalancedChannelBuilder::timeout`], or [`BalancedChannelBuilder::method_timeout`] for a method, or
+///   [`CallTimeout`] for one call). It covers waiting, all attempts, and the whole of a streamed answer.
+///
+/// Dropping the future of a call, or the body of its answer, cancels the call.
 ///
 /// # Errors
 ///
 /// Always a [`Status`] of a call: `poll_ready` is always ready. Those that a server sent are passed on as they are. No text and no
-/// metadata that the channel adds holds an address, so that a handler may pass a status on to its own caller; its source,
-/// [`CallError`], names the server, and [`BalancedChannelBuilder::addresses_in_statuses`] puts the addresses back.
+/// metadata that the channel adds holds an address, so that a handler may pass a status on to its own caller. The status's source,
+/// [`CallError`], names the server; [`BalancedChannelBuilder::addresses_in_statuses`] puts the addresses back.
 /// Those that the channel makes:
 ///
 /// | code | when |
 /// |---|---|
 /// | `UNAVAILABLE` | no server (the text says why), [`BalancedChannelBuilder::wait_limit`] is over, the connection was lost, nobody processed it |
-/// | `DEADLINE_EXCEEDED` | the deadline passed: `waited …` where no server had the call, `no answer …` where one had |
+/// | `DEADLINE_EXCEEDED` | the deadline passed: `waited …` or `not sent …` where no server had the call, `no answer …` where one had |
 /// | `RESOURCE_EXHAUSTED` | the answer's headers or trailers are beyond [`BalancedChannelBuilder::max_header_list_size`] |
 /// | `INTERNAL` | the request's headers are beyond what the server takes (see [`BalancedChannelBuilder::max_request_header_list_size`]): `not sent …` |
-/// | `INTERNAL` | `the request's stream panicked`; its own error otherwise, as it is where it is a [`Status`] |
+/// | `INTERNAL` | the request's own stream panicked: `the request's stream panicked` |
+/// | its own, or `UNKNOWN` | the request's own stream failed: a [`Status`] is passed on as it is, any other error is `UNKNOWN` with its text, as in tonic |
 /// | `INTERNAL` | the call was polled outside of a tokio runtime, or on one without timers |
 /// | `CANCELLED`, `RESOURCE_EXHAUSTED`, `PERMISSION_DENIED`, `INTERNAL` | the server reset the stream, by gRPC's table of HTTP/2 error codes; `INTERNAL` also for what HTTP/2 cannot carry |
-/// | by gRPC's table of HTTP statuses, `UNKNOWN` for 200 | an answer without a gRPC status, or of another content type than `application/grpc`, `application/grpc+…` and `application/grpc;…`: the text has the HTTP status, the content type, and the first 256 bytes of the body, for which it waits at most 1 s |
+/// | by gRPC's table of HTTP statuses, `UNKNOWN` for 200 | an answer without `grpc-status` whose HTTP status is not 200, or whose content type is none of `application/grpc`, `application/grpc+…` and `application/grpc;…`: the text has the HTTP status, the content type, and the first 256 bytes of the body, for which it waits at most 1 s |
+///
+/// A server that resets a call with `CANCEL` of its own accord has mostly panicked in its handler: tonic's servers do that, and the
+/// text says so.
 ///
 /// [`ServedBy`] in an answer's extensions tells the server of an answer. A status that a server sent instead of an answer (tonic
 /// calls this `Trailers-Only`) has a [`CallError`] where a generated client made the call (its [`tonic::GrpcMethod`] stands in
@@ -130,32 +140,45 @@ use crate::address::Address;
 /// # Connections
 ///
 /// Each server of the set is connected in the background, and again whenever its connection is gone, with backoff as in gRPC's
-/// connection-backoff document (100 ms, times 1.6, up to 10 s, ±20 %). At most 1 024 attempts are under way at once. Where more servers
-/// have to be connected, one whose last attempt gave a connection never waits, one that was never tried waits at most 25 ms for others,
-/// and those that keep failing come last; an attempt that was cut short for others has ten times as long the next time. A server is ready once its HTTP/2 SETTINGS have come,
-/// so that one which accepts and says nothing never is. One that is removed gets no new call from then on, finishes those that
-/// it has, and is disconnected. A server that says GOAWAY before it closes costs no call; tonic's
-/// `max_connection_age_grace` cuts without one, which is like a crash. A connection has ids for 2^30 calls, and is replaced before
-/// they are used up.
+/// connection-backoff document and shorter times (100 ms, times 1.6, up to 10 s, ±20 %): etcd takes a dead server out within its
+/// lease. A server is ready once its HTTP/2 SETTINGS have come, so that one which accepts and says nothing never is. A server that
+/// is removed gets no new call from then on, finishes those that it has, and is disconnected.
+///
+/// At most 1 024 attempts to connect are under way at once. Where more servers are to be connected, they go in this order: servers
+/// whose last attempt gave a connection, which never wait; servers that were never tried, which wait at most 25 ms for an attempt
+/// that hangs; then those that have failed, the fewest failures in a row first. An attempt that hangs is cut short for a server
+/// that comes before it, and begins again later. Among servers that have failed equally often each attempt may take ten times as
+/// long as after one failure less, so that slow servers are connected too.
+///
+/// A server that says GOAWAY before it closes costs no call; tonic's `max_connection_age_grace` cuts without one, which is like a
+/// crash. A connection has stream ids for 2^30 calls (RFC 9113, 5.1.1), and is replaced before they are used up.
+///
+/// # Idle connections
+///
+/// NATs and load balancers forget idle connections, and tell nobody. So a connection that was silent for
+/// [`BalancedChannelBuilder::idle_timeout`] (5 min) gets no call before it has answered a PING. Meanwhile calls go to other servers,
+/// or wait; where no answer comes within 1 s, a new connection takes its place.
+///
+/// On a `current_thread` runtime that is driven during calls alone (`block_on` around each call), a call that follows a pause first
+/// lets the runtime read what came in the pause, so that it is not sent over a connection that has ended.
 ///
 /// # Cancelled calls
 ///
 /// A call that is dropped, or whose deadline passes, resets its stream. Servers end connections on which many streams are reset
-/// that they have not looked at yet (h2, and so tonic: 20), and a server that stands still for a moment looks at none. So, of the
-/// calls that a server has answered nothing on, at most 8 are reset before it has shown that it reads again: by an answer to a
-/// later call, or by acknowledging SETTINGS that were sent after them. The others keep their streams until then, and count as in
-/// flight. Calls on which an answer has begun are reset at once.
+/// that they have not accepted yet (h2, and so tonic: more than 20; CVE-2023-44487), and a server that stands still for a moment
+/// accepts none. So, of the calls that a server has answered nothing on, at most 8 are reset before it has shown that it reads
+/// again: by an answer to a later call, or by acknowledging SETTINGS that were sent after them. The others keep their streams until
+/// then, mostly for a round trip or two, and count as in flight and against the server's limit of streams. Calls on which an answer
+/// has begun are reset at once.
 ///
-/// What remains is outside of the client's reach: h2 takes 100 empty frames of data without an end in a connection's life, and then ends
-/// the connection with its calls (no gRPC server sends them on its own); some servers and proxies count every reset over time, whatever was
-/// answered (Netty by default: 200 in 30 s), and then say GOAWAY.
+/// Two things remain outside of the client's reach. h2 takes 100 empty DATA frames without END_STREAM in a connection's life, and then
+/// ends the connection with its calls (no gRPC server sends them on its own). Some servers and proxies count every reset over time,
+/// whatever was answered (Netty by default: 200 in 30 s), and then say GOAWAY.
 ///
-/// A connection that was silent for [`BalancedChannelBuilder::idle_timeout`] (5 min) gets no call before it has answered a PING, because
-/// NATs and load balancers forget idle connections and tell nobody: meanwhile calls go to other servers, or wait for 1 s at most
-/// before a new connection takes its place. On a `current_thread` runtime that is driven during calls alone, a call that follows a
-/// pause first lets the runtime read what came in the pause, so that it is not sent over a connection that has ended.
+/// # Clones
 ///
-/// Cheap to clone; all clones share everything, and the last one that is dropped ends it. Calls in flight finish all the same.
+/// A channel is cheap to clone. All clones share everything, and the last one that is dropped ends it; calls in flight finish all
+/// the same.
 #[derive(Clone)]
 pub struct BalancedChannel(Arc<Shared>);
 
@@ -170,8 +193,9 @@ impl Drop for Shared {
     }
 }
 
-/// In a request's extensions: whether this call waits for a server whatever their state, until its deadline. What the
-/// channel does without is [`BalancedChannelBuilder::wait_for_ready`].
+/// In a request's extensions: whether this call waits for ready (gRPC's term), in place of
+/// [`BalancedChannelBuilder::wait_for_ready`]. A call that does waits until its deadline, also while no server is registered or none
+/// can be connected; one that does not fails at once then.
 ///
 /// ```
 /// let mut request = tonic::Request::new(());

@@ -9,14 +9,17 @@ const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// Ejection of servers whose calls fail while those of others do not (gRFC A50; failures in a row are Envoy's). Off unless
 /// it is set, as in gRPC: only the user knows whether an error speaks against the server that told it.
 ///
-/// Calls are judged by the status that ends them, trailers included: every code but `OK` is a failure, and so is a lost
-/// connection or a reset stream (A50). A call that its caller gave up is not judged. Whether failures speak against the server
-/// is a question of its peers: failures in a row eject only where so many would come by chance less than once in a hundred
-/// intervals, if the server did as its peers do. So five `NOT_FOUND` from each of three servers eject nobody.
+/// Calls are judged by the status that ends them, trailers included (A50): every code but `OK` is a failure, and so are a lost
+/// connection, a reset stream and a deadline that has passed. Calls that their callers gave up, and calls whose own requests
+/// failed, are not judged.
 ///
-/// An ejected server stays connected, and comes back after its time. What it does while it is out counts for nothing, and
-/// neither does the late end of a call from before. Back, it is on probation: its next failure ejects it again (compared with
-/// its peers as above), its next success clears it.
+/// Whether failures speak against the server is a question of its peers. Failures in a row eject only where a server that fails as
+/// often as its peers do, in this interval and the one before, would have so many in a row less than once in a hundred intervals.
+/// So five `NOT_FOUND` from each of three servers eject nobody.
+///
+/// An ejected server stays connected, and comes back after its time. It gets no calls meanwhile, unless no other server is ready.
+/// What it does while it is out counts for nothing, and neither does the late end of a call from before. Back, it is on probation:
+/// its next failure ejects it again (compared with its peers as above), its next success clears it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Ejection {
     interval: Duration,
@@ -48,14 +51,15 @@ impl Default for Ejection {
 }
 
 impl Ejection {
-    /// How often rates are judged; at least 10 ms.
+    /// How often rates are judged. 10 s by default; values below 10 ms count as 10 ms.
     #[must_use]
     pub fn interval(mut self, interval: Duration) -> Self {
         self.interval = interval.clamp(Duration::from_millis(10), LONGEST);
         self
     }
 
-    /// How long a server is out: `base` times the number of its ejections, at most `max`.
+    /// How long a server is out: `base` times the number of its ejections, at most `max`. One ejection less is remembered for
+    /// each interval in which it stayed, answered calls with OK, and did not fail the last. 30 s and 300 s by default.
     #[must_use]
     pub fn times(mut self, base: Duration, max: Duration) -> Self {
         self.base_time = base.min(LONGEST);
@@ -63,35 +67,38 @@ impl Ejection {
         self
     }
 
-    /// The share of servers that may be out at once; one always may, all never.
+    /// The share of servers, in percent, from which on no further one is ejected. 10 by default. One server may always be out, and
+    /// all may never be.
     #[must_use]
     pub fn max_percent(mut self, percent: u32) -> Self {
         self.max_percent = percent.min(100);
         self
     }
 
-    /// So many failures in a row eject at once; `None` never does.
+    /// So many failures in a row eject at once, unless the server's peers fail as often; `None` never does. 5 by default, as Envoy's.
     #[must_use]
     pub fn in_a_row(mut self, failures: Option<u32>) -> Self {
         self.in_a_row = failures.map(|failures| failures.max(1));
         self
     }
 
-    /// A share of failed calls in an interval that ejects, and the least number of calls to judge by.
+    /// The share of failed calls in an interval, in percent, beyond which a server is ejected, and the least number of calls to judge
+    /// it by. 85 and 50 by default; `None` turns it off.
     #[must_use]
     pub fn failure_percentage(mut self, percent: Option<u32>, calls: u64) -> Self {
         self.failure_percent = percent.map(|percent| (percent.min(100), calls.max(1)));
         self
     }
 
-    /// How many standard deviations below the mean success rate ejects, and the least number of calls to judge by.
+    /// How many standard deviations below the mean of all success rates a server's is when it is ejected, and the least number of
+    /// calls to judge it by. 1.9 and 100 by default; `None` turns it off.
     #[must_use]
     pub fn success_rate(mut self, deviations: Option<f64>, calls: u64) -> Self {
         self.success_rate = deviations.filter(|deviations| deviations.is_finite()).map(|factor| (factor, calls.max(1)));
         self
     }
 
-    /// How many servers must have enough calls before rates are judged; 1 at least.
+    /// How many servers must have enough calls before rates are judged. 5 by default, 1 at least.
     #[must_use]
     pub fn min_servers(mut self, servers: usize) -> Self {
         self.min_servers = servers.max(1);

@@ -10,9 +10,9 @@ use crate::address::Address;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Connectivity {
-    /// The servers are being looked up, or connected to for the first time: calls wait.
+    /// The servers are being looked up, or connected to for the first time or again after a connection that was well: calls wait.
     Connecting,
-    /// A server is connected.
+    /// A server is connected, ejected or not.
     Ready,
     /// No server is known, or each known one failed to be connected: calls fail at once unless they wait for ready.
     TransientFailure,

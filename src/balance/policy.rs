@@ -10,28 +10,36 @@ use http::HeaderMap;
 use super::cost;
 use super::ready::{Ready, ReadyServer};
 
-/// How a channel picks a server for each call. Every policy picks among connected servers alone, passes over those that
-/// are at their limit of concurrent streams, and over those that have just failed the same call.
+/// How a channel picks a server for each call. Every policy picks among connected servers alone. It passes over servers that
+/// are at their limit of concurrent streams, those that were idle for long and have yet to answer a PING
+/// ([`BalancedChannelBuilder::idle_timeout`](super::BalancedChannelBuilder::idle_timeout)), and those that have just failed the same
+/// call.
 #[derive(Clone, Default)]
 #[non_exhaustive]
 pub enum Policy {
-    /// Power of two choices on load ([`ReadyServer::load`]): of two servers drawn at random, by weight, the first, unless the
-    /// second has less to do for its weight. The default: slow servers get fewer calls by themselves, and failing ones next
-    /// to none.
+    /// Power of two choices on load (gRFC A48's least request, with weights). Two servers are drawn at random, by weight. The call
+    /// goes to the first, unless the second has no more load for its weight even with the call included.
+    ///
+    /// The load of a server is its calls in flight, and what calls that ended badly go on counting ([`ReadyServer::load`]). The
+    /// default: slow servers get fewer calls by themselves, and those that fail at once, hang or panic get a few percent.
     #[default]
     LeastRequest,
-    /// Power of two choices on peak EWMA latency times load: a slow server gets next to nothing. After Finagle's, but bad
-    /// news is believed within 200 ms and not at the first call: of thousands one is always slow. Between servers of
-    /// about the same latency weights and load decide, as with [`Policy::LeastRequest`].
-    /// For servers whose calls take alike; one method that is slow by nature speaks against whoever answers it.
+    /// Power of two choices on latency times load: a slow server gets next to nothing. The latency is a peak-sensitive moving
+    /// average (peak EWMA) of the time to the head of the answer. After Finagle's, but a server counts as slow after some 200 ms or
+    /// several slow answers in a row, and not at the first one: of thousands of calls one is always slow. It is forgotten within
+    /// some 2 s. Between servers whose latencies differ by less than 3 times, weights and load decide, as with
+    /// [`Policy::LeastRequest`].
+    ///
+    /// For servers whose calls take alike: one method that is slow by nature speaks against whoever answers it.
     PeakEwma,
-    /// One after the other in the order of their addresses, from one that is drawn at random for each channel (gRPC's weighted
-    /// round robin does the same). Weights and load are not regarded: a server that fails its calls keeps its part of them
-    /// until [`Ejection`](super::Ejection) leaves it out.
+    /// One after the other in the order of their addresses. Each channel begins at a server that is drawn at random, so that
+    /// many clients do not begin at the same one. Weights and load are not regarded: a server that fails its calls keeps its part
+    /// of them until [`Ejection`](super::Ejection) leaves it out.
     RoundRobin,
-    /// One server, as long as it is ready; the others are kept connected, and take over at once. Each channel has an order of its
-    /// own, drawn at random by weight (gRFC A62, A113), so that a fleet of clients does not meet at one server. Load is not
-    /// regarded: a server that fails its calls keeps them until [`Ejection`](super::Ejection) leaves it out.
+    /// One server, as long as it is ready; the others are kept connected, and take over at once. Each channel has an order of
+    /// servers of its own, drawn at random by weight (gRFC A62, A113), so that a fleet of clients does not meet at one server. A
+    /// server that is at its limit of streams is passed over for the next in order. Load is not regarded: a server that fails its
+    /// calls keeps them until [`Ejection`](super::Ejection) leaves it out.
     PickFirst,
     /// The user's own.
     #[non_exhaustive]

@@ -64,25 +64,34 @@ impl ReadyServer {
         &self.0.instance
     }
 
-    /// Calls from their start to the end of their answers.
+    /// Calls from their start to the end of their answers, and calls that were given up and whose streams are yet to be reset
+    /// (see [`BalancedChannel`](super::BalancedChannel#cancelled-calls)).
     pub fn in_flight(&self) -> usize {
         self.0.connection.in_flight()
     }
 
-    /// Calls in flight, and the places of those that ended badly: with another code than OK, refused, reset, lost, or given
-    /// up before their answer began. Such a call keeps its place for as long as an OK call takes at the server's peers, and
-    /// for twenty times as long (2 s at most, or twenty OK calls of its peers) while the server answers no call with OK, or
-    /// its share of OK is below half of theirs. So a server that fails at once does not look idle.
+    /// What [`Policy::LeastRequest`](super::Policy::LeastRequest) compares: calls in flight, and calls that ended badly a short
+    /// while ago. Those are calls that ended with another code than OK, were refused, reset or lost, or were given up before their
+    /// answer began. They go on counting as if they were in flight, so that a server which fails at once does not look idle:
+    ///
+    /// - each as long as if it had taken as long as the server's OK calls take (its peers' where it has none; 2 s at most);
+    /// - then for about twenty times as long as it took, or as an OK call takes at the peers, whichever is more. That is 2 s at
+    ///   most, or twenty such OK calls where they take longer, and never more than 60 s. It ends when the server answers a call
+    ///   with OK, unless its share of OK is below half of its peers'.
+    ///
+    /// Where all servers fail alike, each keeps its share of the calls.
     pub fn load(&self) -> u64 {
         self.0.load()
     }
 
-    /// The estimate of its latency (peak EWMA); none before its first answer.
+    /// The estimate of its latency (peak EWMA), from a call's start to the head of an answer that says nothing bad; none before the
+    /// first.
     pub fn latency(&self) -> Option<Duration> {
         self.0.server.cost.average()
     }
 
-    /// Whether the server would take a further call now.
+    /// Whether the server would take a further call now: it is below its limit of concurrent streams, and was not silent for
+    /// [`BalancedChannelBuilder::idle_timeout`](super::BalancedChannelBuilder::idle_timeout).
     pub fn has_room(&self) -> bool {
         self.0.connection.has_room()
     }

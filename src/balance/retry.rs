@@ -15,10 +15,17 @@ pub(crate) const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-p
 /// Calls that were provably never processed go to another server always, and need none of this. Where nothing is declared,
 /// nothing else is repeated.
 ///
-/// A repeated call goes to a server that has not failed it, at once when its connection was lost, else after a backoff
-/// with jitter, within the call's own deadline: where the wait would end after it, the call ends at once with what the server
-/// said. So it does where no server takes the next attempt in time. Servers have the last word: `grpc-retry-pushback-ms` says when to come again, or not at all; more than a minute
-/// means not at all for a call without a deadline. The server sees how many attempts went before in `grpc-previous-rpc-attempts`.
+/// A repeated call goes to a server that has not failed it, as long as there is one. The second attempt follows at once where the
+/// connection of the first was lost; any other follows after a backoff with jitter. All of them share the call's deadline: where
+/// the wait would end after it, or no server takes the next attempt in time, the call ends with what the server said.
+///
+/// Servers have the last word (gRFC A6): `grpc-retry-pushback-ms` in an answer says after how many milliseconds to come again. What
+/// is negative or no number means not at all; more than a minute does so for a call without a deadline. The server sees how many
+/// attempts went before in `grpc-previous-rpc-attempts`.
+///
+/// Two failures are not repeated, whatever is declared: headers or trailers of an answer beyond
+/// [`max_header_list_size`](super::BalancedChannelBuilder::max_header_list_size), and the second time that a connection ends in a
+/// way that this very call may be the reason for (a GOAWAY with an error, or headers that HTTP/2 does not take).
 ///
 /// A server that answers nothing is no failure until the call's deadline, and then there is no time left to repeat it:
 /// keep-alive, which ends its connection, is what makes that a failure in time.
@@ -68,9 +75,10 @@ impl RetryPolicy {
         Self::default()
     }
 
-    /// Declares a method whose answer is one message (`/package.Service/Method`, with or without the first slash), or all of a service
-    /// (`/package.Service/`), as safe to repeat. The answer is held back until its status has come, or a second message, or
-    /// 4 MiB, or until one message has been whole for 50 ms, so that one which breaks off half-way can be repeated too.
+    /// Declares a method whose answer is one message (`/package.Service/Method`, with or without the first slash), or all methods
+    /// of a service (`/package.Service/`), as safe to repeat. The answer is held back until its status has come, so that one which breaks off
+    /// half-way can be repeated too. It is passed on sooner when a second message begins, when more than 4 MiB have come, when one
+    /// message has been whole for 50 ms, and where the request is still being sent when the answer begins.
     #[must_use]
     pub fn repeatable(mut self, method: impl Into<String>) -> Self {
         self.unary.insert(with_slash(method.into()));
@@ -107,11 +115,16 @@ impl RetryPolicy {
         self
     }
 
-    /// The budget, as in gRFC A6: each attempt that ends with one of [`RetryPolicy::codes`], and each whose server forbids
-    /// another one whatever its code, takes one token out of `tokens`; each call of any method that ends with OK puts `ratio` of one
-    /// back; any other code does neither. Calls are repeated only while more than half of the tokens are there. All calls that go down with one connection take one
-    /// token together, so that each of them can be repeated. 100 and 0.1 by default: beside a
-    /// burst of 50, one call in ten.
+    /// The budget, as in gRFC A6, of all calls of the channel together. Calls are repeated only while more than half of `tokens` are
+    /// there.
+    ///
+    /// - Each attempt of a declared method that ends with one of [`RetryPolicy::codes`] takes one token.
+    /// - So does each attempt, of any method and with any code but OK, whose server forbids another one (`grpc-retry-pushback-ms`).
+    /// - Each call of any method that ends with OK puts `ratio` of a token back.
+    /// - Any other failure does neither.
+    ///
+    /// All calls that go down with one connection take one token together, so that each of them can be repeated. 100 and 0.1 by
+    /// default: a burst of 49, and one call in ten beside it.
     #[must_use]
     pub fn budget(mut self, tokens: u32, ratio: f64) -> Self {
         self.tokens = tokens;

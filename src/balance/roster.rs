@@ -123,7 +123,7 @@ mod tests {
         assert_eq!(shown(&mut roster), ["-h:1"]);
     }
 
-    /// F41
+    /// F41: what is draining names no server, in whatever order its keys come.
     #[test]
     fn what_is_draining_names_no_server() {
         let mut roster = Roster::new();

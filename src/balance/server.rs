@@ -14,13 +14,15 @@ use crate::address::Address;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ServerState {
-    /// The first connection, or one after a connection that was well, is being made.
+    /// The first connection, or the next after one that has ended, is being made. Calls may wait for it.
     Connecting,
     /// Connected: the server's SETTINGS have come. Calls go to it.
     Ready,
-    /// The last attempt to connect failed. It goes on trying.
+    /// The last attempt to connect failed, or more than three connections in a row have ended within 500 ms and without an OK
+    /// call. It goes on trying. The first refusal after a connection that was well counts as [`ServerState::Connecting`]: the
+    /// server may restart.
     TransientFailure,
-    /// Connected, and left out for a while because its calls failed.
+    /// Connected, and left out for a while because its calls failed ([`Ejection`](super::Ejection)).
     Ejected,
 }
 
@@ -213,27 +215,31 @@ impl ServerStatus {
         self.state
     }
 
-    /// Since when its connection is as it is.
+    /// Since when it has been connecting, connected or failing; ejections do not count.
     pub fn since(&self) -> Instant {
         self.since
     }
 
-    /// Calls from their start to the end of their answers.
+    /// Calls from their start to the end of their answers, and calls that were given up and whose streams are yet to be reset
+    /// (see [`BalancedChannel`](super::BalancedChannel#cancelled-calls)).
     pub fn in_flight(&self) -> usize {
         self.in_flight
     }
 
-    /// The estimate of its latency, from a call's start to the head of its answer; none before the first answer.
+    /// The estimate of its latency (peak EWMA), from a call's start to the head of an answer that says nothing bad; none before the
+    /// first.
     pub fn latency(&self) -> Option<Duration> {
         self.latency
     }
 
-    /// Calls that have ended.
+    /// Attempts that have ended with a status or a failure. Not those that the server did not process, that their callers gave
+    /// up, or whose own requests failed.
     pub fn calls(&self) -> u64 {
         self.calls
     }
 
-    /// Calls that ended with another code than OK, lost connections among them.
+    /// Those of [`ServerStatus::calls`] that ended with another code than OK: lost connections, resets and passed deadlines among
+    /// them.
     pub fn failures(&self) -> u64 {
         self.failures
     }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use http::Extensions;
 
 /// In a request's extensions: the most time that this call has, in place of [`BalancedChannelBuilder::timeout`] and
-/// [`BalancedChannelBuilder::method_timeout`]; `None` is without. What the call asks for itself
-/// ([`tonic::Request::set_timeout`]) holds all the same.
+/// [`BalancedChannelBuilder::method_timeout`]. `None` is no limit. What the call asks for itself
+/// ([`tonic::Request::set_timeout`]) holds beside it: the earlier of the two ends the call, with `DEADLINE_EXCEEDED`.
 ///
 /// ```
 /// let mut request = tonic::Request::new(());

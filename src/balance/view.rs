@@ -45,11 +45,12 @@ impl BalancedChannel {
         lanes.iter().map(status).collect()
     }
 
-    /// Waits until a server is connected. (`ready` is tower's word for a service that takes a call, and a channel always does:
-    /// `tower::ServiceExt::ready` returns at once.)
+    /// Waits until a server is connected. (`tower::ServiceExt::ready` returns at once: it asks whether the channel takes a call,
+    /// and it always does.)
     ///
     /// # Errors
-    /// When that takes longer than `within`: the error says how the servers are. The channel goes on all the same.
+    /// When that takes longer than `within`: the error says how the servers are, with their addresses. The channel goes on all the
+    /// same.
     ///
     /// # Cancel safety
     /// Dropping it loses nothing.
@@ -63,8 +64,8 @@ impl BalancedChannel {
         }
     }
 
-    /// A `tokio_stream::Stream` of how the channel is as a whole, now and with each change; the latest, for who is slow to read it. Does not keep the
-    /// channel alive, and ends with it.
+    /// A `tokio_stream::Stream` of how the channel is as a whole, now and with each change. Whoever is slow to read it gets the
+    /// latest. It does not keep the channel alive: after [`Connectivity::Shutdown`] it ends.
     pub fn connectivity(&self) -> ConnectivityStream {
         ConnectivityStream { updates: WatchStream::new(self.0.inner.outlook.subscribe()), last: None }
     }

@@ -55,18 +55,19 @@ impl TcpKeepalive {
 
 /// HTTP/2 keep-alive: how a server that has gone silent is found out.
 ///
-/// A ping is sent when calls are in flight, or were since the last look, and nothing at all has come from the server for
-/// `interval`; the connection is taken for dead when still nothing has come `timeout` after the ping was written. Where the
-/// ping cannot be written, or the program itself stood still meanwhile, `timeout` counts once more: a silent server is found out
-/// within `interval` and twice `timeout`. An idle connection is left alone, unless
+/// A PING is sent when calls are in flight, or were since the last look, and nothing at all has come from the server for
+/// `interval`. The connection is taken for dead when still nothing has come `timeout` after the PING was written: its calls fail,
+/// and it is made anew. Where the PING cannot be written, or the program itself stood still meanwhile, `timeout` counts once more:
+/// a silent server is found out within `interval` and twice `timeout`. An idle connection is left alone, unless
 /// [`BalancedChannelBuilder::keep_alive_while_idle`](crate::BalancedChannelBuilder::keep_alive_while_idle) is set.
 ///
-/// That is safe with servers that count pings, as Go's, Java's and C++'s do by default (they forgive three after each answer,
-/// else one in five minutes, and none without calls): while no answer makes progress only two pings are sent, and
-/// then one in five minutes. On a connection whose calls have all been quiet for longer than that (idle streams of a server) a
-/// freeze is found out within five minutes and `timeout`, unless [`KeepAlive::unthrottled`] is set; where the server is registered under a
-/// lease, that mostly ends before. One that complains all the same (GOAWAY with
-/// `ENHANCE_YOUR_CALM` and `too_many_pings`) is pinged half as often from then on, as gRFC A8 asks.
+/// That is safe with servers that count pings, as Go's, Java's and C++'s do by default. They end the connection over the third one
+/// too many; too many are those that come sooner than five minutes after the one before (two hours without calls), and each answer
+/// of theirs forgives all. So while no answer makes progress only two are sent, and then one in five minutes. On a connection
+/// whose calls have all been quiet for longer than that (idle streams of a server) a freeze is found out within five minutes and
+/// `timeout`, unless [`KeepAlive::unthrottled`] is set; where the server is registered under a lease, that mostly ends before. A
+/// server that complains all the same (GOAWAY with `ENHANCE_YOUR_CALM` and `too_many_pings`) is pinged half as often from then on,
+/// as gRFC A8 asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeepAlive {
     pub(crate) interval: Duration,
@@ -75,8 +76,8 @@ pub struct KeepAlive {
 }
 
 impl KeepAlive {
-    /// A ping after `interval` of silence, and `timeout` for its answer; each between 10 ms and a day, the nearer of
-    /// the two where it is not.
+    /// A PING after `interval` of silence, and `timeout` for its answer. For each of them, values below 10 ms count as 10 ms, and
+    /// those above a day as a day.
     pub fn new(interval: Duration, timeout: Duration) -> Self {
         let (least, most) = (Duration::from_millis(10), Duration::from_secs(24 * 60 * 60));
         Self { interval: interval.clamp(least, most), timeout: timeout.clamp(least, most), unthrottled: false }

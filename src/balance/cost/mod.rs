@@ -5,9 +5,10 @@
 //! lost, or given up before its head came) goes on holding it, so that a server which fails at once does not look idle, and
 //! one which answers nothing does not look fast:
 //!
-//! - for the time that an OK call takes at its peers, counted from its start: failing saves no time;
-//! - then for [`FACTOR`] times as long, unless the server answers OK meanwhile and is not worse than its peers
-//!   ([`Peers::are_better_than`]).
+//! - for the time that an OK call takes at this server, or at its peers where it has none, counted from its start: failing saves
+//!   no time;
+//! - then for [`FACTOR`] times as long as it took, or as an OK call takes at the peers, unless the server answers OK meanwhile and
+//!   is not worse than its peers ([`Peers::are_better_than`]). [`LONGEST`] and [`AT_ALL`] bound that.
 //!
 //! All times are multiples of what calls take, so that the same holds for calls of microseconds and of minutes.
 
@@ -15,7 +16,6 @@ mod choice;
 mod latency;
 mod peers;
 mod places;
-#[cfg(test)]
 #[cfg(test)]
 mod simulation;
 

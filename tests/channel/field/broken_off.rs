@@ -31,7 +31,8 @@ impl Body for Failing {
     }
 }
 
-/// The head of the answer and the request's failure come between two polls of the call: the handler must not see an orderly end.
+/// F44: the head of the answer and the request's failure come between two polls of the call; the handler must not see an orderly
+/// end.
 #[tokio::test]
 async fn half_a_request_that_failed_never_looks_whole() {
     let stock = Stock::start();

@@ -1,4 +1,4 @@
-//! What a call tells about its server when it is dropped, fails at once, or is reset.
+//! Shares of the calls: of servers that hang, fail at once, reset or panic, of different weights, and of first calls.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! Servers that end a call with OK before the request has ended: the end of the answer, and then a reset with `NO_ERROR`, in one write (RFC 9113, 8.1;
-//! so does grpc-go where a handler returns without having read the request to its end).
+//! Servers that end a call with OK before the request has ended: the end of the answer, and then a reset with `NO_ERROR`, in one
+//! write (RFC 9113, 8.1; so does grpc-go where a handler returns without having read the request to its end).
 
 use std::net::SocketAddr;
 
@@ -80,17 +80,20 @@ fn message_and_ok(stream: u32) -> Vec<u8> {
 
 const NO_ERROR: [u8; 4] = [0; 4];
 
+/// F44: OK ends a call whose request has not ended.
 #[tokio::test]
 async fn ok_alone_is_ok() {
     assert_eq!(called(server(ok_alone).await).await.unwrap(), 0);
 }
 
+/// F44: nor does the reset that follows it make a failure of it.
 #[tokio::test]
 async fn ok_alone_is_ok_where_the_rest_of_the_request_is_not_wanted() {
     let address = server(|stream| [ok_alone(stream), frame(3, 0, stream, &NO_ERROR)].concat()).await;
     assert_eq!(called(address).await.unwrap(), 0);
 }
 
+/// F44: the same after a message.
 #[tokio::test]
 async fn a_message_and_ok_are_ok_where_the_rest_of_the_request_is_not_wanted() {
     let address = server(|stream| [message_and_ok(stream), frame(3, 0, stream, &NO_ERROR)].concat()).await;

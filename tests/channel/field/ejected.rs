@@ -76,7 +76,7 @@ async fn what_all_servers_answer_alike_ejects_nobody() {
     }
 }
 
-/// Told to answer, for the calls of a server that is ejected meanwhile.
+/// F30: a call of a server that is ejected meanwhile ends as the server says.
 #[tokio::test]
 async fn calls_of_an_ejected_server_end_as_they_would() {
     let told = Arc::new(Notify::new());

@@ -1,4 +1,4 @@
-//! What breaks in the field, each by the number of the report.
+//! What breaks in the field: each test begins with the number of its report (F30 to F73).
 
 mod addresses;
 mod alike;

@@ -9,7 +9,7 @@ use tonic_etcd::{Ejection, Policy, ServerState};
 use crate::peer::{Peer, Script};
 use crate::support::{builder, greet, over, ready, states, until};
 
-/// "Back, it is on probation: its next failure ejects it again, its next success clears it."
+/// F30: what `Ejection` says of a server that is back: its next failure ejects it again, its next success clears it.
 #[tokio::test]
 async fn a_success_ends_probation() {
     let script = Arc::new(Mutex::new(Script::Status(14, vec![])));

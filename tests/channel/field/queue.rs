@@ -1,4 +1,4 @@
-//! The line in which calls wait for room.
+//! The queue in which calls wait for room.
 
 use std::future::Future;
 use std::pin::{Pin, pin};

@@ -11,7 +11,7 @@ use tower::{Service, ServiceExt};
 use super::recorded::Stock;
 use crate::support::{PATIENCE, builder, over};
 
-/// F52.
+/// F52: tower's `ServiceExt::ready`, beside our `wait_until_ready`.
 #[tokio::test]
 async fn towers_ready_compiles_and_is_ready_at_once() {
     let stock = Stock::start();
@@ -39,7 +39,7 @@ async fn watch(builder: BalancedChannelBuilder, own: Option<CallTimeout>) -> Res
     Ok(())
 }
 
-/// F52.
+/// F52: `CallTimeout` outweighs `method_timeout`, which outweighs `timeout`.
 #[tokio::test]
 async fn a_call_or_a_method_can_be_without_the_channels_deadline() {
     let short = || builder().timeout(Duration::from_millis(200));

@@ -39,7 +39,7 @@ async fn a_call_over_which_two_connections_end_is_unavailable() {
     }
 }
 
-/// F54 (c).
+/// F54 (c): a timeout of zero, in every unit, and the channel's.
 #[tokio::test]
 async fn a_timeout_of_nothing_is_not_sent() {
     let peer = Peer::start(Script::Greet).await;
