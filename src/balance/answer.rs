@@ -131,15 +131,14 @@ impl Open {
             Poll::Pending if self.clock.poll_over(cx) => Poll::Ready(Some(Err(self.late()))),
             Poll::Pending => Poll::Pending,
             Poll::Ready(Some(Ok(frame))) if frame.is_data() && !self.clock.has_passed() => Poll::Ready(Some(Ok(frame))),
-            Poll::Ready(Some(Ok(frame))) => match frame.into_trailers() {
-                Ok(trailers) => Poll::Ready(Some(self.end(trailers))),
+            Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(if let Ok(trailers) = frame.into_trailers() {
+                self.end(trailers)
+            } else {
                 // A reader that is slower than the server never finds nothing to read.
                 // That speaks against nobody.
-                Err(_) => {
-                    self.answer = None;
-                    Poll::Ready(Some(Err(Broken::Late(self.clock.exceeded(self.party.member.server.address())))))
-                }
-            },
+                self.answer = None;
+                Err(Broken::Late(self.clock.exceeded(self.party.member.server.address())))
+            })),
             Poll::Ready(Some(Err(failure))) => {
                 self.answer = None;
                 let code = status::code_of(&failure);
