@@ -43,10 +43,6 @@ pub(super) async fn call(channel: Arc<Shared>, request: Request<tonic::body::Bod
     answered.map_err(|status| caller.inner.settings.tell(status))
 }
 
-#[expect(
-    clippy::large_enum_variant,
-    reason = "nearly every call ends with the larger one, and nothing is allocated for it"
-)]
 enum Outcome {
     Over(Answered),
     /// On another server, after a wait.
@@ -416,9 +412,7 @@ impl Caller {
         let again = match failure.kind {
             Kind::TooLarge => None,
             // It may be this call, or one that shares connections with it, that no connection survives.
-            Kind::Suspected(_) | Kind::Overrun if std::mem::replace(&mut self.suspected, true) => {
-                self.repeated(code, body, member, lost, Pushback::Never)
-            }
+            Kind::Suspected(_) | Kind::Overrun if std::mem::replace(&mut self.suspected, true) => None,
             _ => self.repeated(code, body, member, lost, Pushback::None),
         };
         let unprocessed = matches!(failure.kind, Kind::NotSent | Kind::Refused | Kind::Suspected(_));

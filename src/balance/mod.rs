@@ -171,7 +171,7 @@ use crate::address::Address;
 /// then, mostly for a round trip or two, and count as in flight and against the server's limit of streams. Calls on which an answer
 /// has begun are reset at once.
 ///
-/// Two things remain outside of the client's reach. h2 takes 100 empty DATA frames without END_STREAM in a connection's life, and then
+/// Two things remain outside of the client's reach. h2 takes 100 empty DATA frames without `END_STREAM` in a connection's life, and then
 /// ends the connection with its calls (no gRPC server sends them on its own). Some servers and proxies count every reset over time,
 /// whatever was answered (Netty by default: 200 in 30 s), and then say GOAWAY.
 ///

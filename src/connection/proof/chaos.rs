@@ -85,7 +85,6 @@ async fn peer(io: tokio::io::DuplexStream, seed: u64, acks: bool, nasty: bool, s
                 let mut out = Vec::new();
                 match kind {
                     1 if stream > top => { top = stream; open.push((stream, false)); }
-                    1 => {}
                     3 => {
                         assert!(gone || stream <= top, "RST_STREAM on an idle stream {stream}, top {top}, seed {seed}");
                         if rng.bool() { open.retain(|(id, _)| *id != stream) }
@@ -176,7 +175,7 @@ async fn run(seed: u64) {
             let Ok(response) = poll_fn(|cx| exchange.poll_head(cx)).await else { return };
             let mut answer = exchange.answer(response.into_body(), |_| {}).0;
             if rng.u8(..4) == 0 {
-                tokio::time::sleep(Duration::from_millis(rng.u64(0..50))).await
+                tokio::time::sleep(Duration::from_millis(rng.u64(0..50))).await;
             }
             for _ in 0..rng.u32(..10) {
                 match poll_fn(|cx| Pin::new(&mut answer).poll_frame(cx)).await {
@@ -190,7 +189,7 @@ async fn run(seed: u64) {
             let _ = tokio::time::timeout(time, call).await;
         });
         if i % 5 == 0 {
-            tokio::time::sleep(Duration::from_millis(1)).await
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
     while let Some(result) = tasks.join_next().await {
@@ -207,7 +206,7 @@ async fn run(seed: u64) {
     stop.store(true, Ordering::Relaxed);
     peer.abort();
     if let Err(error) = peer.await {
-        assert!(!error.is_panic(), "seed {seed}: {error}")
+        assert!(!error.is_panic(), "seed {seed}: {error}");
     }
     let mut stages = stages;
     let end = tokio::time::timeout(Duration::from_secs(60), stages.wait_for(|s| matches!(s, Stage::Closed(_)))).await;

@@ -1,14 +1,14 @@
 //! A server that is 100 ms away.
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use greeter_proto::HelloRequest;
 use greeter_proto::greeter_client::GreeterClient;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tonic::transport::Server;
 
 use super::frozen::{NOBODY, Stock};
@@ -29,7 +29,7 @@ async fn carry(mut from: tokio::net::tcp::OwnedReadHalf, mut to: tokio::net::tcp
     });
     let mut buffer = vec![0; 1 << 16];
     while let Ok(size @ 1..) = from.read(&mut buffer).await {
-        let _ = put.send((tokio::time::Instant::now() + WAY, buffer[..size].to_vec()));
+        let _ = put.send((Instant::now() + WAY, buffer[..size].to_vec()));
     }
 }
 

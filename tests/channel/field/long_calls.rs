@@ -17,7 +17,7 @@ use tonic::{Request, Response, Status};
 
 use crate::support::{builder, changing, greet, ready, until};
 
-/// 10 s for who is called so; NOT_FOUND at once for 30 % of the others, and OK after 5 ms for the rest.
+/// 10 s for who is called so; `NOT_FOUND` at once for 30 % of the others, and OK after 5 ms for the rest.
 #[derive(Clone, Default)]
 struct Mixed {
     long: Arc<AtomicUsize>,
