@@ -150,7 +150,7 @@ mod tests {
             "nginx/1.25.3, v1.2.3, 1.2.3-rc.4, HTTP/1.1, 1.2.3.4.5, 10.0",
             "a ratio of 3:4, 16:9:1, 10:1",
             "/var/lib/x-1/y.sock:/etc/a.b:rw, C:\\new\\table\\x, src/main.rs, ../..",
-            "std::fmt::Display, Foo::Bar, tonic::Status, ::, a:: and ::b::c",
+            "std::fmt::Display, Foo::Bar, Code::Ok, ::, a:: and ::b::c",
             "0xdeadbeef, deadbeef, de:ad:be:ef, sha256:e3b0c44298fc, 550e8400-e29b-41d4-a716-446655440000",
             "a -> b, a->b, --flag, x - y, ...",
             "\\n\\r\\t\\x1b[0m\\u{1b}\\\"",
