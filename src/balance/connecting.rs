@@ -85,7 +85,7 @@ pub(crate) enum Begins {
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Step {
     pub(crate) begin: Vec<Attempt>,
-    /// Attempts that have to end at once. Their places are free when they have.
+    /// Attempts that have to end at once. Their permits are free when they have.
     pub(crate) cut: Vec<Attempt>,
     /// When to ask again, if nothing happens before.
     pub(crate) again: Option<Duration>,
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn places_are_free_up_to_the_limit_and_then_go_by_rank() {
+    fn permits_are_free_up_to_the_limit_and_then_go_by_rank() {
         let mut order = Connecting::new(2);
         let failing: Vec<_> = [3, 1, 2].map(|failures| order.ask(Rank::failing(failures))).into();
         let step = order.step(MS, true);

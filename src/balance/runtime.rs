@@ -33,6 +33,14 @@ pub(crate) fn timer(at: Instant) -> Result<Pin<Box<Sleep>>, Status> {
     }
 }
 
+/// Whether timers are there.
+///
+/// # Errors
+/// As [`timer`].
+pub(crate) fn timers() -> Result<(), Status> {
+    timer(Instant::now()).map(drop)
+}
+
 fn without(text: &str) -> Status {
     status::unplaced(Code::Internal, text.to_owned(), text)
 }

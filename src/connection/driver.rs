@@ -13,9 +13,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Sleep, sleep};
 
-use super::cancelled::Resets;
 use super::failure::is_of_pings;
 use super::options::Options;
+use super::resets::Resets;
 use super::timers::{Decision, Timers};
 use super::watched::{LastRead, Watched};
 use super::{Command, End, Shared, Stage};

@@ -1,6 +1,7 @@
 //! Idle connections to a peer that counts pings as Go's server does.
 
 use std::sync::atomic::AtomicU32;
+use std::time::Duration;
 
 use tokio::io::{AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf};
 use tokio::time::{Instant, sleep, timeout};

@@ -72,12 +72,12 @@ fn odd(from: usize, to: usize) -> Vec<u32> {
 #[tokio::test(start_paused = true)]
 async fn the_others_wait_for_an_acknowledgement() {
     let (connection, mut peer) = Peer::greeted(&without_keep_alive()).await;
-    cancelled(&connection, &mut peer, 25).await;
+    cancelled(&connection, &mut peer, 2_000).await;
     assert_eq!(seen(&mut peer).await, (odd(0, MOST), 1));
-    assert_eq!(connection.in_flight(), 25 - MOST, "each keeps its slot");
+    assert_eq!(connection.in_flight(), 2_000 - MOST, "each keeps its slot");
     peer.send(SETTINGS, ACK, 0, &[]).await;
     let (resets, settings) = seen(&mut peer).await;
-    assert_eq!(resets, odd(MOST, 25), "in order");
+    assert_eq!(resets, odd(MOST, 2_000), "in order");
     assert!(settings <= 1, "{settings}");
     assert_eq!(connection.in_flight(), 0);
 }

@@ -1,4 +1,4 @@
-//! Places for attempts to connect, given in the order that [`Connecting`] says.
+//! Permits for attempts to connect, given in the order that [`Connecting`] says.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,7 +16,7 @@ const AT_ONCE: usize = 1024;
 /// How often all other tasks have a turn before an attempt is cut short: one for each step of a connection (TCP, SETTINGS).
 const GO_FIRST: usize = 3;
 
-pub(crate) struct Places {
+pub(crate) struct Permits {
     epoch: Instant,
     state: Mutex<State>,
 }
@@ -29,25 +29,25 @@ struct State {
     looks: Option<(Attempt, Duration)>,
 }
 
-/// A place for one attempt. Gives it up when it is dropped.
-pub(crate) struct Held<'a> {
-    places: &'a Places,
+/// A permit for one attempt. Given back when it is dropped.
+pub(crate) struct Permit<'a> {
+    permits: &'a Permits,
     attempt: Attempt,
     told: Arc<Notify>,
 }
 
-impl Places {
+impl Permits {
     pub(crate) fn new() -> Self {
         let state = State { order: Connecting::new(AT_ONCE), told: HashMap::new(), looks: None };
         Self { epoch: Instant::now(), state: Mutex::new(state) }
     }
 
-    /// Waits for a place.
+    /// Waits for a permit.
     ///
     /// # Cancel safety
     /// Dropping it gives up waiting.
-    pub(crate) async fn take(&self, rank: Rank) -> Held<'_> {
-        let (mut held, mut again) = self.ask(rank);
+    pub(crate) async fn acquire(&self, rank: Rank) -> Permit<'_> {
+        let (mut permit, mut again) = self.ask(rank);
         loop {
             let look = async {
                 match again {
@@ -60,30 +60,30 @@ impl Places {
                 }
             };
             let may_cut = tokio::select! {
-                () = held.told.notified() => false,
+                () = permit.told.notified() => false,
                 () = look => true,
             };
             let mut state = self.lock();
-            match state.order.begins(held.attempt, self.epoch.elapsed()) {
+            match state.order.begins(permit.attempt, self.epoch.elapsed()) {
                 Begins::Now => {
                     drop(state);
-                    return held;
+                    return permit;
                 }
-                Begins::NotYet => again = self.step(state, Some(held.attempt), may_cut),
+                Begins::NotYet => again = self.step(state, Some(permit.attempt), may_cut),
                 Begins::Never => {
                     drop(state);
-                    (held, again) = self.ask(rank);
+                    (permit, again) = self.ask(rank);
                 }
             }
         }
     }
 
-    fn ask(&self, rank: Rank) -> (Held<'_>, Option<Duration>) {
+    fn ask(&self, rank: Rank) -> (Permit<'_>, Option<Duration>) {
         let told = Arc::<Notify>::default();
         let mut state = self.lock();
         let attempt = state.order.ask(rank);
         state.told.insert(attempt, told.clone());
-        (Held { places: self, attempt, told }, self.step(state, Some(attempt), false))
+        (Permit { permits: self, attempt, told }, self.step(state, Some(attempt), false))
     }
 
     /// Tells those who may begin and those who have to end; gives when to look again, if that is for this one to do.
@@ -108,20 +108,20 @@ impl Places {
     }
 }
 
-impl Held<'_> {
-    /// Waits until the place is another's: the attempt has to end.
-    pub(crate) async fn cut(&self) {
-        while !self.places.lock().order.is_cut(self.attempt) {
+impl Permit<'_> {
+    /// Waits until the permit is another's: the attempt has to end.
+    pub(crate) async fn revoked(&self) {
+        while !self.permits.lock().order.is_cut(self.attempt) {
             self.told.notified().await;
         }
     }
 }
 
-impl Drop for Held<'_> {
+impl Drop for Permit<'_> {
     fn drop(&mut self) {
-        let mut state = self.places.lock();
+        let mut state = self.permits.lock();
         state.order.end(self.attempt);
         state.told.remove(&self.attempt);
-        self.places.step(state, None, false);
+        self.permits.step(state, None, false);
     }
 }

@@ -1,0 +1,84 @@
+//! One attempt: what is sent to one server.
+
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use http::{Request, Uri, Version};
+use tonic::Status;
+
+use super::super::clock::Clock;
+use super::super::deadline::GRPC_TIMEOUT;
+use super::super::party::Party;
+use super::super::ready::Member;
+use super::super::retry::PREVIOUS_ATTEMPTS;
+use super::super::server::Verdict;
+use super::super::{headers, status};
+use super::{Begun, Caller, Outcome};
+use crate::connection::{Kind, Slot};
+
+impl Caller {
+    pub(super) async fn attempt(&mut self, member: Arc<Member>, slot: Slot, sent: Duration) -> Outcome {
+        let Some(head) = self.head(&member) else {
+            let status = self.too_late();
+            return Outcome::Over(self.given_up(status));
+        };
+        if let Some(status) =
+            headers::refuse(&head, self.size, member.connection.request_limit(), member.server.address())
+        {
+            return Outcome::Over(self.given_up(status));
+        }
+        // Each attempt but the last gives it back.
+        let Some(body) = self.body.take() else {
+            return Outcome::Over(Err(Status::internal("the request is gone")));
+        };
+        let mut exchange = match member.connection.exchange(slot, head, body) {
+            Ok(exchange) => exchange,
+            Err((failure, body)) if failure.kind == Kind::NotSent => {
+                return self.never_processed(member, failure, body);
+            }
+            Err((failure, _)) => {
+                let status = status::of_failure(failure, member.server.address());
+                return Outcome::Over(self.given_up(status));
+            }
+        };
+        let mut party = Party::new(member, self.inner.clone(), sent);
+        let mut clock = Clock::new(self.patience.deadline);
+        let head = std::future::poll_fn(|cx| match exchange.poll_head(cx) {
+            Poll::Ready(head) => Poll::Ready(Some(head)),
+            Poll::Pending if clock.poll_over(cx) => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        });
+        match head.await {
+            Some(Ok(response)) => match self.answered(response, exchange, party, clock) {
+                Begun::Known(outcome) => outcome,
+                Begun::Later(outcome) => outcome.await,
+            },
+            Some(Err(failure)) => self.failed(failure, exchange.into_body(), &mut party, &clock),
+            None => {
+                party.judge(Verdict::Failure);
+                Outcome::Over(Err(clock.exceeded(party.member.server.address())))
+            }
+        }
+    }
+
+    /// The request's head for this server, with the time that remains; none where none does.
+    fn head(&self, member: &Member) -> Option<Request<()>> {
+        let mut uri = http::uri::Parts::default();
+        uri.scheme = Some(member.scheme.clone());
+        uri.authority = Some(member.authority.clone());
+        uri.path_and_query = Some(self.path.clone());
+        let mut head = Request::new(());
+        *head.version_mut() = Version::HTTP_2;
+        *head.method_mut() = self.method.clone();
+        *head.uri_mut() = Uri::from_parts(uri).unwrap_or_default(); // all three parts are there
+        *head.headers_mut() = self.headers.clone();
+        if let Some(deadline) = &self.patience.deadline {
+            head.headers_mut().insert(GRPC_TIMEOUT, deadline.header()?);
+        }
+        if self.attempts > 0 {
+            head.headers_mut().insert(PREVIOUS_ATTEMPTS, self.attempts.into());
+        }
+        Some(head)
+    }
+}

@@ -1,0 +1,220 @@
+//! One call: a place, an attempt, and another server where that is right.
+
+mod attempt;
+mod ending;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::USER_AGENT;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Method, Request, Response};
+use tokio::time::Instant;
+use tonic::{Code, Status};
+
+use super::answer::ResponseBody;
+use super::channel::Inner;
+use super::deadline::Deadline;
+use super::headers::Asked;
+use super::pick::{Patience, Pick};
+use super::policy::Call;
+use super::ready::Member;
+use super::request::Replay;
+use super::retry::Repeat;
+use super::server::Server;
+use super::{Shared, WaitForReady, headers, runtime, status};
+use crate::backoff::Backoff;
+use crate::connection::{Failure, Slot};
+
+type Body = Replay<tonic::body::Body>;
+type Answered = Result<Response<ResponseBody>, Status>;
+
+/// Holds the channel until an answer has begun: a call outlives the clone that it was made with.
+pub(super) async fn call(channel: Arc<Shared>, request: Request<tonic::body::Body>) -> Answered {
+    let inner = channel.inner.clone();
+    let mut caller = Caller::new(inner, request);
+    let answered = caller.run().await;
+    answered.map_err(|status| caller.inner.settings.tell(status))
+}
+
+enum Outcome {
+    Over(Answered),
+    /// On another server, after a wait.
+    Again(Body, Duration),
+}
+
+/// What an answer that has begun comes to.
+enum Begun<'a> {
+    Known(Outcome),
+    /// Boxed, so that other calls do not carry the room for it.
+    Later(Pin<Box<dyn Future<Output = Outcome> + Send + 'a>>),
+}
+
+struct Caller {
+    inner: Arc<Inner>,
+    method: Method,
+    path: PathAndQuery,
+    headers: HeaderMap,
+    /// How large they are at most, as HTTP/2 counts it.
+    size: usize,
+    /// Between attempts. It stands here, so that no future has to carry it along.
+    body: Option<Body>,
+    /// By a generated client.
+    generated: bool,
+    patience: Patience,
+    repeat: Repeat,
+    /// Attempts that a server may have processed.
+    attempts: u32,
+    /// A connection has ended, it may be over this call: a second one is risked, and no more.
+    suspected: bool,
+    /// Servers that have failed this call since all of them were tried.
+    tried: Vec<Arc<Server>>,
+    /// Between rounds over servers none of which took the call.
+    rounds: Option<Box<Backoff>>,
+    /// How the last server that did not take it said so.
+    refused: Option<Box<(Failure, Arc<Member>)>>,
+    /// What the last attempt that a server may have processed came to. Boxed, because few calls have one.
+    last: Option<Box<Answered>>,
+}
+
+impl Caller {
+    fn new(inner: Arc<Inner>, request: Request<tonic::body::Body>) -> Self {
+        let (mut parts, body) = request.into_parts();
+        let began = Instant::now();
+        let settings = &inner.settings;
+        let generated = parts.extensions.get::<tonic::GrpcMethod<'static>>().is_some();
+        // What a generated client adds is all that most requests have: nothing else is looked for then.
+        let more = (parts.extensions.len() > usize::from(generated)).then_some(&parts.extensions);
+        let Asked { mut size, timeout, agent } = Asked::by(&parts.headers);
+        let deadline = Deadline::of(timeout, settings.timeouts.of(more, parts.uri.path()), began);
+        let for_ready = more.and_then(|more| more.get::<WaitForReady>()).map_or(settings.wait_for_ready, |wait| wait.0);
+        let path = parts.uri.into_parts().path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/"));
+        let agent = agent.map_or_else(|| settings.user_agent.clone(), |own| both(own, &settings.user_agent));
+        size += headers::size_of(USER_AGENT.as_str(), &agent); // that of its own is counted twice
+        parts.headers.insert(USER_AGENT, agent);
+        Self {
+            method: parts.method,
+            repeat: settings.retry.of(path.path()),
+            path,
+            headers: parts.headers,
+            size,
+            body: Some(Replay::new(body, settings.replay_limit)),
+            generated,
+            patience: Patience { deadline, for_ready, began },
+            attempts: 0,
+            suspected: false,
+            tried: Vec::new(),
+            rounds: None,
+            refused: None,
+            last: None,
+            inner,
+        }
+    }
+
+    async fn run(&mut self) -> Answered {
+        let began = self.inner.since_epoch(self.patience.began);
+        // As long as it has waited for nothing, the clock needs no further look.
+        let mut at_once = Some((self.patience.began, began));
+        match self.inner.pauses.before(began) {
+            None => self.inner.pauses.runs(began),
+            Some(_) if self.inner.is_full() => {}
+            Some(still) => {
+                let servers = self.inner.lanes.load().len();
+                // Boxed, so that other calls do not carry the room for it.
+                Box::pin(self.inner.pauses.catch_up(still, servers, self.inner.epoch)).await;
+                at_once = None;
+            }
+        }
+        if self.patience.deadline.is_some_and(|deadline| deadline.given.is_zero()) {
+            return Err(self.too_late());
+        }
+        loop {
+            let (member, slot) = match self.look() {
+                Pick::Picked(member, slot) => (member, slot),
+                pick => {
+                    at_once = None;
+                    // Boxed, so that other calls do not carry the room for it.
+                    match Box::pin(self.place(pick)).await {
+                        Ok(placed) => placed,
+                        Err(status) => return self.given_up(status),
+                    }
+                }
+            };
+            let (placed, sent) = at_once.take().unwrap_or_else(|| self.now());
+            match self.attempt(member, slot, sent).await {
+                Outcome::Over(answered) => return answered,
+                Outcome::Again(rest, wait) => {
+                    self.body = Some(rest);
+                    if !wait.is_zero() {
+                        runtime::timers()?;
+                        // It was with a server: what it waits now is bounded by its deadline alone.
+                        let patience = Patience { for_ready: true, ..self.patience };
+                        if let Err(status) = self.inner.pause(wait, patience).await {
+                            return self.given_up(status);
+                        }
+                    }
+                    // Neither is waiting for a server.
+                    self.patience.began += placed.elapsed();
+                }
+            }
+        }
+    }
+
+    /// The time, also since the channel's epoch.
+    fn now(&self) -> (Instant, Duration) {
+        let now = Instant::now();
+        (now, self.inner.since_epoch(now))
+    }
+
+    fn look(&self) -> Pick {
+        self.inner.pick(&Call { path: self.path.path(), headers: &self.headers }, &self.tried, false)
+    }
+
+    /// A server that takes the call, where the first look has not found one.
+    async fn place(&mut self, mut pick: Pick) -> Result<(Arc<Member>, Slot), Status> {
+        let call = Call { path: self.path.path(), headers: &self.headers };
+        loop {
+            if !matches!(pick, Pick::Picked(..)) {
+                runtime::timers()?; // each way of waiting needs one
+            }
+            pick = match pick {
+                Pick::Picked(member, slot) => return Ok((member, slot)),
+                Pick::Full | Pick::NoneReady => self.inner.wait(&call, &self.tried, self.patience).await?,
+                Pick::AllTried => {
+                    self.tried.clear();
+                    if let Some(rounds) = &mut self.rounds {
+                        let wait = rounds.fail(self.patience.began.elapsed(), false);
+                        let end = Instant::now() + wait; // some seconds at most
+                        if self.inner.until(self.patience).is_some_and(|until| end >= until)
+                            && let Some(refused) = self.refused.take()
+                        {
+                            let (failure, member) = *refused;
+                            return Err(status::of_failure(failure, member.server.address()));
+                        }
+                        self.inner.pause(wait, self.patience).await?;
+                    }
+                    self.inner.pick(&call, &self.tried, false)
+                }
+            };
+        }
+    }
+
+    /// There is no further attempt. A call that a server had ends with what came of that: `status` says that none had it.
+    fn given_up(&mut self, status: Status) -> Answered {
+        self.last.take().map_or(Err(status), |last| *last)
+    }
+
+    /// The time is up, and no server has the call.
+    fn too_late(&self) -> Status {
+        let given = self.patience.deadline.map_or(0, |deadline| deadline.given.as_millis());
+        let text = format!("not sent: the {given} ms of the call have passed");
+        status::unplaced(Code::DeadlineExceeded, text.clone(), &text)
+    }
+}
+
+fn both(own: &HeaderValue, ours: &HeaderValue) -> HeaderValue {
+    let joined = [own.as_bytes(), b" ", ours.as_bytes()].concat();
+    HeaderValue::from_bytes(&joined).unwrap_or_else(|_| own.clone()) // two values and a space are one
+}
