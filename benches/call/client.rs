@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
+use greeter_proto::Channel;
 use greeter_proto::HelloRequest;
 use greeter_proto::greeter_client::GreeterClient;
 use tonic::transport::{Channel as Tonic, Endpoint};
@@ -11,7 +12,7 @@ use tonic_etcd::{BalancedChannel, Instance};
 use tower::discover::Change;
 
 use crate::job::{Figures, Job, Side};
-use crate::load::{self, Channel};
+use crate::load;
 
 /// Longer than reaching every server should ever take, under valgrind too.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -2,37 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use greeter_proto::HelloRequest;
 use greeter_proto::bench::streams_client::StreamsClient;
 use greeter_proto::bench::{Chunk, DownloadRequest};
 use greeter_proto::greeter_client::GreeterClient;
+use greeter_proto::{Channel, HelloRequest};
 use tokio::task::JoinSet;
-use tonic::body::Body;
-use tonic::client::GrpcService;
-use tonic::codegen::{Body as HttpBody, Bytes, StdError};
 
 use crate::job::{Load, Until};
-
-/// Any channel that generated clients take.
-pub(crate) trait Channel:
-    GrpcService<
-        Body,
-        Error: Send,
-        Future: Send,
-        ResponseBody: HttpBody<Data = Bytes, Error: Into<StdError> + Send> + Send,
-    > + Clone
-    + Send
-    + Sync
-    + 'static
-{
-}
-
-impl<C> Channel for C
-where
-    C: GrpcService<Body, Error: Send, Future: Send> + Clone + Send + Sync + 'static,
-    C::ResponseBody: HttpBody<Data = Bytes, Error: Into<StdError> + Send> + Send,
-{
-}
 
 /// What all workers have done.
 #[derive(Default)]

@@ -2,6 +2,10 @@
 //! for benches.
 #![allow(clippy::pedantic)]
 
+use tonic::body::Body;
+use tonic::client::GrpcService;
+use tonic::codegen::{Body as HttpBody, Bytes, StdError};
+
 tonic::include_proto!("helloworld");
 
 /// `grpc.testing.TestService`, with which implementations of gRPC are tried against each other.
@@ -12,4 +16,25 @@ pub mod testing {
 /// Streams without an end, for benches.
 pub mod bench {
     tonic::include_proto!("bench");
+}
+
+/// Any channel that generated clients take.
+pub trait Channel:
+    GrpcService<
+        Body,
+        Error: Send,
+        Future: Send,
+        ResponseBody: HttpBody<Data = Bytes, Error: Into<StdError> + Send> + Send,
+    > + Clone
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<C> Channel for C
+where
+    C: GrpcService<Body, Error: Send, Future: Send> + Clone + Send + Sync + 'static,
+    C::ResponseBody: HttpBody<Data = Bytes, Error: Into<StdError> + Send> + Send,
+{
 }

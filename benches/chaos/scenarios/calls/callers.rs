@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use greeter_proto::Channel;
 use greeter_proto::HelloRequest;
 use greeter_proto::bench::DownloadRequest;
 use greeter_proto::bench::streams_client::StreamsClient;
@@ -11,8 +12,6 @@ use greeter_proto::greeter_client::GreeterClient;
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::timeout;
 use tonic::Status;
-
-use super::channel::Channel;
 
 /// How long a call may go on after the end before it is dropped.
 const GRACE: Duration = Duration::from_secs(2);

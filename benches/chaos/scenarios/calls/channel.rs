@@ -1,13 +1,10 @@
-//! The channels that call peers, and one that generated clients take whosever it is.
+//! The channels that call peers.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
-use tonic::body::Body;
-use tonic::client::GrpcService;
-use tonic::codegen::{Body as HttpBody, Bytes, StdError};
 use tonic::transport::Endpoint;
 use tonic_etcd::{BalancedChannel, BalancedChannelBuilder, Instance, Policy, ServerState};
 use tower::discover::Change;
@@ -16,27 +13,6 @@ use crate::world::Result;
 
 /// Longer than connecting should ever take.
 const PATIENCE: Duration = Duration::from_secs(20);
-
-/// Any channel that generated clients take.
-pub(super) trait Channel:
-    GrpcService<
-        Body,
-        Error: Send,
-        Future: Send,
-        ResponseBody: HttpBody<Data = Bytes, Error: Into<StdError> + Send> + Send,
-    > + Clone
-    + Send
-    + Sync
-    + 'static
-{
-}
-
-impl<C> Channel for C
-where
-    C: GrpcService<Body, Error: Send, Future: Send> + Clone + Send + Sync + 'static,
-    C::ResponseBody: HttpBody<Data = Bytes, Error: Into<StdError> + Send> + Send,
-{
-}
 
 /// The policies with a load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use greeter_proto::Channel;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tonic::Status;
 
 use super::callers::{Kind, call, greet};
-use super::channel::Channel;
 use crate::peer::log::Arrivals;
 use crate::world::Result;
 

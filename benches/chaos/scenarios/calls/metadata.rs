@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use greeter_proto::Channel;
 use greeter_proto::HelloRequest;
 use greeter_proto::greeter_client::GreeterClient;
 use test_support::Bar;
@@ -10,7 +11,7 @@ use tonic::Request;
 use tonic_etcd::BalancedChannel;
 
 use super::callers::Kind;
-use super::channel::{self, Channel};
+use super::channel;
 use super::company::Company;
 use super::fleet::Fleet;
 use crate::findings::Findings;

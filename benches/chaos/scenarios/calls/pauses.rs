@@ -3,13 +3,14 @@
 use std::thread;
 use std::time::Duration;
 
+use greeter_proto::Channel;
 use test_support::Bar;
 use tokio::runtime::{self, Runtime};
 use tokio::time::timeout;
 use tonic_etcd::BalancedChannel;
 
 use super::callers::greet;
-use super::channel::{self, Channel};
+use super::channel;
 use super::company::answered;
 use super::fleet::Fleet;
 use crate::findings::Findings;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use greeter_proto::Channel;
 use greeter_proto::bench::streams_client::StreamsClient;
 use greeter_proto::bench::{Chunk, DownloadRequest};
 use test_support::{Bar, Signal};
@@ -12,7 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic_etcd::BalancedChannel;
 
 use super::callers::greet;
-use super::channel::{self, Channel};
+use super::channel;
 use crate::findings::Findings;
 use crate::world::{Result, Server, Side, World};
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use greeter_proto::Channel;
 use greeter_proto::bench::DownloadRequest;
 use greeter_proto::bench::streams_client::StreamsClient;
 use test_support::Bar;
@@ -9,7 +10,7 @@ use tokio::time::{sleep, timeout};
 use tonic_etcd::BalancedChannel;
 
 use super::callers::greet;
-use super::channel::{self, Channel};
+use super::channel;
 use super::fleet::Fleet;
 use crate::findings::Findings;
 use crate::peer::conduct::Conduct;
