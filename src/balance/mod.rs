@@ -240,7 +240,7 @@ impl Service<Request<tonic::body::Body>> for BalancedChannel {
     }
 
     fn call(&mut self, request: Request<tonic::body::Body>) -> ResponseFuture {
-        ResponseFuture(Box::pin(call::call(self.0.clone(), request)))
+        ResponseFuture { call: Box::pin(call::call(self.0.clone(), request)), begun: false }
     }
 }
 
@@ -257,14 +257,22 @@ impl fmt::Debug for BalancedChannel {
 
 /// One call. Dropping it cancels the call.
 #[must_use = "futures do nothing unless they are polled"]
-pub struct ResponseFuture(Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, Status>> + Send>>);
+pub struct ResponseFuture {
+    call: Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, Status>> + Send>>,
+    /// It was polled within a runtime.
+    begun: bool,
+}
 
 impl Future for ResponseFuture {
     type Output = Result<Response<ResponseBody>, Status>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        runtime::here()?;
-        self.0.as_mut().poll(cx)
+        // A task that has begun within a runtime stays there; what is polled in no task may leave it.
+        if !self.begun || tokio::task::try_id().is_none() {
+            runtime::here()?;
+            self.begun = true;
+        }
+        self.call.as_mut().poll(cx)
     }
 }
 

@@ -75,8 +75,8 @@ impl ReadyServer {
     /// answer began. They go on counting as if they were in flight, so that a server which fails at once does not look idle:
     ///
     /// - each as long as if it had taken as long as the server's OK calls take (its peers' where it has none; 2 s at most);
-    /// - then for about twenty times as long as it took, or as an OK call takes at the peers, whichever is more. That is 2 s at
-    ///   most, or twenty such OK calls where they take longer, and never more than 60 s. It ends when the server answers a call
+    /// - then for about twenty times as long as it took, or as an OK call takes at the peers, whichever is more, and as if there were
+    ///   two of it from its end on. That is 2 s at most, or twenty such OK calls where they take longer, and never more than 60 s. It ends when the server answers a call
     ///   with OK, unless its share of OK is below half of its peers'.
     ///
     /// Where all servers fail alike, each keeps its share of the calls.

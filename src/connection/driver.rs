@@ -177,7 +177,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Future for Driver<T> {
             return Poll::Pending;
         }
         this.gathered = false;
-        if !this.resets.are_idle(&this.shared.cancelled) {
+        // Whoever gives a call up from now on wakes this task.
+        let resets = !this.resets.are_idle(&this.shared.cancelled);
+        if resets {
             this.resets.release(&this.shared.cancelled, cx);
         }
         if let Poll::Ready(result) = Pin::new(&mut this.connection).poll(cx) {
@@ -191,9 +193,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Future for Driver<T> {
             this.tell(Stage::Closed(known.unwrap_or(end)));
             return Poll::Ready(());
         }
-        let Self { connection, resets, last_read, stream_window, .. } = this;
-        // h2 refuses SETTINGS while those before are not acknowledged. These change nothing.
-        if !resets.are_idle(&this.shared.cancelled) {
+        if resets {
+            let Self { connection, resets, last_read, stream_window, .. } = this;
+            // h2 refuses SETTINGS while those before are not acknowledged. These change nothing.
             resets.ask(last_read.is_flushed(), || connection.set_initial_window_size(*stream_window).is_ok(), cx);
         }
         if let Some(timers) = &mut this.timers {

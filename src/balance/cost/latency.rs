@@ -11,6 +11,8 @@ const RISE_NS: f64 = 2e8;
 /// How much an answer counts at least, as far as its call was on its way after the answer before: a server that is asked often is
 /// known by what it did in the time of ten calls. Calls of the same time tell the same.
 const LEAST: f64 = 0.1;
+/// Below this no idle time makes an answer count for more: a tenth of [`RISE_NS`].
+const SELDOM_NS: u64 = 20_000_000;
 /// How much slower than the average one answer of such a server is believed to be: a moment in which it stood still makes it
 /// not slow, five calls in a row do.
 const MOST: f64 = 4.0;
@@ -38,9 +40,9 @@ impl Latency {
             // While a call was on its way the server was asked.
             let idle = now.saturating_sub(told).saturating_sub(took as u64);
             let before = self.faded(known, idle);
-            let counts = 1.0 - keep(idle, if took > before { RISE_NS } else { DECAY_NS });
-            if counts > LEAST {
-                before + (took - before) * counts
+            let counts = || 1.0 - keep(idle, if took > before { RISE_NS } else { DECAY_NS });
+            if idle >= SELDOM_NS && counts() > LEAST {
+                before + (took - before) * counts()
             } else {
                 let new = (now.saturating_sub(told) as f64 / took.max(1.0)).min(1.0);
                 before + (took.min(before * MOST) - before) * LEAST * new

@@ -8,7 +8,8 @@
 //! - for the time that an OK call takes at this server, or at its peers where it has none, counted from its start: failing saves
 //!   no time;
 //! - then for [`FACTOR`] times as long as it took, or as an OK call takes at the peers, unless the server answers OK meanwhile and
-//!   is not worse than its peers ([`Peers::are_better_than`]). [`LONGEST`] and [`AT_ALL`] bound that.
+//!   is not worse than its peers ([`Peers::are_better_than`]). [`LONGEST`] and [`AT_ALL`] bound that. As long as this may last it
+//!   holds a second place: where all callers have given up at once, half of them would follow to the same server.
 //!
 //! All times are multiples of what calls take, so that the same holds for calls of microseconds and of minutes.
 
@@ -29,9 +30,8 @@ use peers::Recent;
 pub(super) use peers::{Fleet, Peers};
 use places::{Kept, Places};
 
-/// How much longer than an OK call a bad one counts, while nothing good is heard of its server: then that gets about a
-/// twentieth of its share. Twenty is the least that keeps a failing server below 5 % among three, and the most that lets
-/// it back within 3 s where calls take 50 ms.
+/// How much longer than an OK call a bad one counts, while nothing good is heard of its server: with two places that gets about
+/// a fortieth of its share. More would keep it away for longer than 3 s after it is well, where calls take 50 ms.
 const FACTOR: u32 = 20;
 /// How long a bad call counts at most after its end, unless its peers' OK calls make it longer: one that was given up after
 /// an hour says no more of its server than one given up after a second.
@@ -105,6 +105,7 @@ impl Cost {
         let least = now + own.saturating_sub(age);
         let longer = further(age.max(as_ok)).min(further(as_ok).max(LONGEST)).min(AT_ALL);
         self.places.keep(Kept { least, until: least + longer }, now);
+        self.places.keep(Kept { least: now, until: least + longer }, now);
         let suspected = to_head.max(peers.latency());
         let until = now + suspected.saturating_mul(FACTOR).min(LONGEST);
         self.suspected_until.store(nanos(until), Ordering::Relaxed);
