@@ -71,7 +71,7 @@ impl BalancedChannelBuilder {
     /// [`max_frame_size`](Self::max_frame_size) is above 64 KiB, because servers may keep to small frames.) Beyond that the
     /// status is the same without the size. It lacks the server's code too, unless `grpc-status` comes first in trailers. An answer
     /// with more than 1.25 times HTTP/2's limit on the wire ends the connection. Its own call ends in the same way; the others
-    /// over the connection end with `UNAVAILABLE`, and are repeated once at most, where [`RetryPolicy`] lets them be.
+    /// over the connection end with `UNAVAILABLE`, and are repeated once at most, where [`RetryPolicy`](crate::RetryPolicy) lets them be.
     pub fn max_header_list_size(mut self, bytes: u32) -> Self {
         self.options.max_header_list_size = bytes;
         self
