@@ -28,7 +28,7 @@ pub enum Policy {
     /// average (peak EWMA) of the time to the head of the answer. After Finagle's, but a server counts as slow after some 200 ms or
     /// several slow answers in a row, and not at the first one: of thousands of calls one is always slow. It is forgotten within
     /// some 2 s. Between servers whose latencies differ by less than 3 times, weights and load decide, as with
-    /// [`Policy::LeastRequest`].
+    /// [`Policy::LeastRequest`]. Latencies below 1 ms are alike: there a turn of the scheduler or a cold cache is what is seen.
     ///
     /// For servers whose calls take alike: one method that is slow by nature speaks against whoever answers it.
     PeakEwma,

@@ -15,6 +15,7 @@ use tokio::time::{Sleep, sleep};
 
 use super::failure::is_of_pings;
 use super::options::Options;
+use super::registered::Registered;
 use super::resets::Resets;
 use super::timers::{Decision, Timers};
 use super::watched::{LastRead, Watched};
@@ -27,6 +28,7 @@ pub(super) struct Driver<T> {
     probe: Option<SendRequest<Bytes>>,
     /// Ends when nobody holds the connection any more.
     commands: UnboundedReceiver<Command>,
+    commands_registered: Registered,
     shared: Arc<Shared>,
     ready: bool,
     timers: Option<Timers>,
@@ -57,6 +59,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
             connection,
             probe: Some(probe),
             commands,
+            commands_registered: Registered::default(),
             shared,
             ready: false,
             resets: Resets::new(),
@@ -114,9 +117,14 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         }
     }
 
+    fn command(&mut self, cx: &mut Context<'_>) -> Poll<Option<Command>> {
+        let is_quiet = self.commands.is_empty() && !self.commands.is_closed();
+        self.commands_registered.poll(cx, is_quiet, |cx| self.commands.poll_recv(cx))
+    }
+
     /// Does what holders of the connection ask for; what that has decided, if anything.
     fn obey(&mut self, cx: &mut Context<'_>) -> Option<Decision> {
-        while let Poll::Ready(command) = self.commands.poll_recv(cx) {
+        while let Poll::Ready(command) = self.command(cx) {
             match command {
                 Some(Command::Ping) => self.timers.iter_mut().for_each(|timers| timers.ping(cx)),
                 Some(Command::Prove) => {

@@ -21,6 +21,7 @@ mod pace;
 mod panics;
 mod pings;
 mod pump;
+mod registered;
 mod resets;
 mod room;
 mod shared;

@@ -13,6 +13,7 @@ use super::idle::Idle;
 use super::keepalive::Silence;
 use super::options::Options;
 use super::pings::Pings;
+use super::registered::Registered;
 use super::watched::LastRead;
 use super::{End, Shared};
 
@@ -26,6 +27,7 @@ pub(super) enum Decision {
 
 pub(super) struct Timers {
     timer: Pin<Box<Sleep>>,
+    timer_registered: Registered,
     pings: Pings,
     keep_alive: Option<Silence>,
     /// Pings are not limited in number.
@@ -42,6 +44,7 @@ impl Timers {
         let first: Duration = first.into_iter().flatten().min()?;
         Some(Self {
             timer: Box::pin(sleep_until(Instant::now() + first)),
+            timer_registered: Registered::default(),
             pings: Pings::new(h2, last_read),
             keep_alive,
             is_free: options.keep_alive.is_some_and(|keep_alive| keep_alive.unthrottled),
@@ -81,12 +84,22 @@ impl Timers {
     }
 
     fn look_now(&mut self) {
-        self.timer.as_mut().reset(Instant::now());
+        self.reset(Instant::now());
+    }
+
+    fn reset(&mut self, at: Instant) {
+        self.timer.as_mut().reset(at);
+        self.timer_registered.clear();
+    }
+
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let is_quiet = !self.timer.is_elapsed();
+        self.timer_registered.poll(cx, is_quiet, |cx| self.timer.as_mut().poll(cx))
     }
 
     /// Ready when something is decided. After [`Decision::Leave`] it must be polled again.
     pub(super) fn poll(&mut self, shared: &Shared, cx: &mut Context<'_>) -> Poll<Decision> {
-        while self.timer.as_mut().poll(cx).is_ready() {
+        while self.poll_timer(cx).is_ready() {
             let now = Instant::now();
             let keep_alive = self.keep_alive.as_mut().map(|silence| silence.look(now, &mut self.pings, shared, cx));
             let idle = self.idle.as_mut().map(|idle| idle.look(now, &mut self.pings, shared));
@@ -95,7 +108,7 @@ impl Timers {
             }
             let next = [&keep_alive, &idle].into_iter().flatten().flatten().min();
             // Where there is nothing to look at, idleness was all that was watched, and is over.
-            self.timer.as_mut().reset(next.copied().unwrap_or(now + Duration::from_secs(24 * 60 * 60)));
+            self.reset(next.copied().unwrap_or(now + Duration::from_secs(24 * 60 * 60)));
             if let Some(Err(why)) = idle {
                 return Poll::Ready(Decision::Leave(End::because(why)));
             }

@@ -22,13 +22,6 @@ pub(in super::super) struct Standing {
     pub(in super::super) weight: u32,
 }
 
-impl Standing {
-    /// Its load, with so many calls more, for its weight; over the same denominator as `other`'s.
-    fn for_weight(self, more: u64, other: Self) -> f64 {
-        (self.load + more) as f64 * f64::from(other.weight)
-    }
-}
-
 /// Whether the second has less to do for its weight, the call included. The draw by weight alone shares out what is idle, so it
 /// stands where the second is not better off even with the call.
 pub(in super::super) fn by_load(first: Standing, second: Standing) -> bool {
@@ -51,23 +44,30 @@ const AWAITED: f64 = 10.0;
 /// Less of a difference in latency may come of what the servers have to do just now, or of chance.
 const CLEARLY: f64 = 3.0;
 
+/// Nothing below this is told apart, in nanoseconds: so much a scheduler, a cold cache or a turn of another process adds, and more
+/// often where a server is asked seldom.
+const ALIKE: f64 = 1e6;
+
 /// The same, where each place costs what the server's calls take. Between servers that are about as fast weight and load decide
 /// alone.
 pub(in super::super) fn by_latency(first: (Standing, Estimate), second: (Standing, Estimate)) -> bool {
     use Estimate::{Awaited, Nanos, Unknown};
     let ((a, a_takes), (b, b_takes)) = (first, second);
     let (a_takes, b_takes) = match (a_takes, b_takes) {
-        (Nanos(a_takes), Nanos(b_takes)) => (a_takes, b_takes),
+        (Nanos(a_takes), Nanos(b_takes)) => (a_takes.max(ALIKE), b_takes.max(ALIKE)),
         (Unknown, Nanos(_) | Awaited) => return false,
         (Nanos(_) | Awaited, Unknown) => return true,
         (Unknown, Unknown) | (Awaited, Awaited) => return by_load(a, b),
-        (Awaited, Nanos(b_takes)) => (b_takes * AWAITED, b_takes),
-        (Nanos(a_takes), Awaited) => (a_takes, a_takes * AWAITED),
+        (Awaited, Nanos(takes)) => (takes.max(ALIKE) * AWAITED, takes.max(ALIKE)),
+        (Nanos(takes), Awaited) => (takes.max(ALIKE), takes.max(ALIKE) * AWAITED),
     };
     if a_takes < b_takes * CLEARLY && b_takes < a_takes * CLEARLY {
         return by_load(a, b);
     }
-    b_takes * b.for_weight(1, a) < a_takes * a.for_weight(1, b)
+    // The draw has shared out by weight already. So idle servers differ by latency alone, and a call costs all the same.
+    let call = f64::from(a.weight.max(b.weight));
+    let places = |one: Standing, other: Standing| one.load as f64 * f64::from(other.weight) + call;
+    b_takes * places(b, a) < a_takes * places(a, b)
 }
 
 #[cfg(test)]
@@ -112,6 +112,11 @@ mod tests {
         assert!(by_latency((idle, ms(20.0)), (idle, ms(1.0))));
         assert!(!by_latency((idle, ms(1.0)), (idle, ms(20.0))));
         assert!(!by_latency((idle, ms(2.9)), (idle, ms(1.0))), "noise");
+        assert!(!by_latency((idle, ms(0.9)), (idle, ms(0.01))), "a turn of the scheduler");
+        assert!(by_latency((idle, ms(4.0)), (idle, ms(0.01))));
+        let heavy = standing(0, 100);
+        assert!(by_latency((heavy, ms(20.0)), (idle, ms(1.0))), "a light one that is idle");
+        assert!(!by_latency((idle, ms(1.0)), (heavy, ms(20.0))), "a light one that is idle");
         assert!(by_latency((idle, ms(20.0)), (standing(18, 1), ms(1.0))));
         assert!(!by_latency((idle, ms(20.0)), (standing(20, 1), ms(1.0))));
     }

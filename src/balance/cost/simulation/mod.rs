@@ -33,6 +33,7 @@ struct Server {
     does: Does,
     /// It stands still until then.
     still: Duration,
+    asked: Duration,
 }
 
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
@@ -58,6 +59,8 @@ struct World {
     idle: BTreeSet<usize>,
     /// Servers stand still for so long, one of them about so often.
     stalls: Option<(Duration, Duration)>,
+    /// So much longer takes a call of a server that was idle for 10 ms: its memory is cold, its threads sleep.
+    cold: Duration,
     next_stall: Duration,
     /// Which server each call went to, and when.
     picked: Vec<(Duration, usize)>,
@@ -77,6 +80,7 @@ impl World {
             in_flight: 0,
             does: *does,
             still: Duration::ZERO,
+            asked: Duration::ZERO,
         };
         Self {
             policy,
@@ -88,6 +92,7 @@ impl World {
             calls: BinaryHeap::new(),
             idle: (0..workers).collect(),
             stalls: None,
+            cold: Duration::ZERO,
             next_stall: SECOND,
             picked: Vec::new(),
         }
@@ -150,6 +155,9 @@ impl World {
             Some(patience) if patience < takes => (patience, false),
             _ => (takes, ok),
         };
+        let is_cold = self.now > self.servers[picked].asked + us(10_000);
+        let takes = if is_cold { takes + self.cold } else { takes };
+        self.servers[picked].asked = self.now;
         self.servers[picked].in_flight += 1;
         self.servers[picked].cost.sent(self.now);
         self.calls.push(Reverse(Call {

@@ -137,15 +137,14 @@ fn weights_are_kept_with_few_workers_and_with_many() {
             world.calls(20_000 + 200 * workers);
             let what = format!("{policy:?}, {workers} workers of {takes} us, one stands still now and then");
             assert_within(&what, world.share(1, us(0)).0, 0.05, 0.14);
-            let mut world = World::new(policy, workers, &[(1, well), (1, well), (100, well)]);
-            world.calls(40_000);
-            for server in 0..2 {
-                assert_within(
-                    &format!("{policy:?}, {workers} workers, 1 to 100"),
-                    world.share(server, us(0)).0,
-                    0.004,
-                    0.02,
-                );
+            for cold in [0, 800] {
+                let mut world = World::new(policy, workers, &[(1, well), (1, well), (100, well)]);
+                world.cold = us(cold);
+                world.calls(40_000);
+                for server in 0..2 {
+                    let what = format!("{policy:?}, {workers} workers of {takes} us, 1 to 100, cold {cold} us more");
+                    assert_within(&what, world.share(server, us(0)).0, 0.004, 0.02);
+                }
             }
         }
     }

@@ -1,0 +1,97 @@
+//! Leaves out polls that would find nothing: a connection's task runs several times per call, while commands and timers are rare.
+
+use std::task::{Context, Poll, Waker};
+
+use tokio::task::coop::has_budget_remaining;
+
+/// The waker that a source of wake-ups keeps since it was last polled.
+#[derive(Default)]
+pub(super) struct Registered(Option<Waker>);
+
+impl Registered {
+    /// Polls the source, unless it `is_quiet` and keeps the waker of this task.
+    pub(super) fn poll<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        is_quiet: bool,
+        poll: impl FnOnce(&mut Context<'_>) -> Poll<T>,
+    ) -> Poll<T> {
+        if is_quiet && self.0.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            return Poll::Pending;
+        }
+        // Without budget a source of tokio's has nothing and keeps no waker.
+        let keeps = has_budget_remaining();
+        let polled = poll(cx);
+        self.0 = (keeps && polled.is_pending()).then(|| cx.waker().clone());
+        polled
+    }
+
+    /// The source has been changed: the next poll must not be left out.
+    pub(super) fn clear(&mut self) {
+        self.0 = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::pin::pin;
+    use std::sync::Arc;
+    use std::task::Wake;
+
+    use tokio::sync::mpsc;
+    use tokio::task::coop::{self, consume_budget};
+
+    use super::*;
+
+    struct Nobody;
+
+    impl Wake for Nobody {
+        fn wake(self: Arc<Self>) {}
+    }
+
+    #[test]
+    fn only_a_quiet_source_that_keeps_this_waker_is_left_out() {
+        let (first, second) = (Waker::from(Arc::new(Nobody)), Waker::from(Arc::new(Nobody)));
+        let mut registered = Registered::default();
+        let mut polls = 0;
+        let mut poll = |registered: &mut Registered, waker: &Waker, is_quiet, result: Poll<()>| {
+            let before = polls;
+            let _ = registered.poll(&mut Context::from_waker(waker), is_quiet, |_| {
+                polls += 1;
+                result
+            });
+            polls > before
+        };
+        assert!(poll(&mut registered, &first, true, Poll::Pending), "nothing is known of the source");
+        assert!(!poll(&mut registered, &first, true, Poll::Pending));
+        assert!(poll(&mut registered, &first, false, Poll::Pending), "it is not quiet");
+        assert!(poll(&mut registered, &second, true, Poll::Pending), "it keeps another task's waker");
+        assert!(!poll(&mut registered, &second, true, Poll::Pending));
+        registered.clear();
+        assert!(poll(&mut registered, &second, true, Poll::Ready(())), "it was changed");
+        assert!(poll(&mut registered, &second, true, Poll::Pending), "it has given its waker away");
+    }
+
+    #[tokio::test]
+    async fn a_poll_without_budget_keeps_nothing() {
+        let (sender, mut receiver) = mpsc::unbounded_channel::<()>();
+        let task = tokio::spawn(async move {
+            let mut registered = Registered::default();
+            poll_fn(|cx| {
+                // In one poll with what follows: the next one has a new budget.
+                while coop::has_budget_remaining() {
+                    let _ = pin!(consume_budget()).poll(cx);
+                }
+                Poll::Ready(())
+            })
+            .await;
+            poll_fn(|cx| registered.poll(cx, receiver.is_empty(), |cx| receiver.poll_recv(cx))).await
+        });
+        for _ in 0..5 {
+            tokio::task::yield_now().await;
+        }
+        sender.send(()).unwrap();
+        assert_eq!(task.await.unwrap(), Some(()));
+    }
+}
