@@ -1,10 +1,11 @@
 //! Addresses: where a server or an etcd member listens.
 
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
 use crate::error::Error;
+use crate::inet;
 
 /// A checked `host:port`, in lower case, IPv6 in brackets.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -187,9 +188,17 @@ impl Address {
 
     /// Whether the host means "every interface" (`0.0.0.0`, `[::]`), which nobody can call.
     pub(crate) fn is_unspecified(&self) -> bool {
-        let v4 = self.host().parse().is_ok_and(|ip: Ipv4Addr| ip.is_unspecified());
-        let v6 = |ip: Ipv6Addr| ip.is_unspecified() || ip.to_ipv4_mapped().is_some_and(|ip| ip.is_unspecified());
-        v4 || self.host().parse().is_ok_and(v6)
+        self.ip().is_some_and(|ip| ip.is_unspecified())
+    }
+
+    /// Why nobody can call a server there, if so.
+    pub(crate) fn uncallable(&self) -> Option<&'static str> {
+        inet::uncallable(self.ip()?)
+    }
+
+    /// The host, where it is an IP address: in whatever spelling the system's resolver takes.
+    fn ip(&self) -> Option<IpAddr> {
+        if self.unix_path().is_some() { None } else { inet::ip(self.host()) }
     }
 }
 
@@ -320,6 +329,8 @@ mod tests {
             ("0.0.0.0:1", true),
             ("[::]:1", true),
             ("[::ffff:0.0.0.0]:1", true),
+            ("0x0:1", true),
+            ("0x0.0:1", true),
             ("127.0.0.1:1", false),
             ("a:1", false),
         ] {

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use super::gates::{Gate, Gates};
 use super::readiness::Tried;
 use super::{Conflict, Registrar, Registration, RegistrationState, Shared, TTL, Wanted};
-use crate::codec::{Codec, Detect};
+use crate::codec::{Caught, Codec, Detect};
 use crate::error::Error;
 use crate::etcd::{Client as EtcdClient, Etcd};
 use crate::instance::Instance;
@@ -48,7 +48,7 @@ impl RegistrarBuilder {
 
     /// The stored format to write; by default etcd's gRPC naming, which Go's official resolver reads.
     pub fn codec(mut self, codec: impl Codec) -> Self {
-        self.codec = Arc::new(codec);
+        self.codec = Arc::new(Caught(codec));
         self
     }
 
@@ -141,6 +141,7 @@ impl RegistrationBuilder {
             tried: tried.clone(),
         };
         let id = Shared::want(&registrar.shared, wanted, &runtime)?;
+        registrar.shared.neighbours.look(&runtime, &registrar.shared.etcd, &target, seen.clone());
         Ok(Registration::new(registrar, id, (target, instance, key), (seen, tried)))
     }
 }
