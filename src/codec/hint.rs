@@ -13,6 +13,9 @@ pub(super) fn of_value(value: &[u8]) -> Option<&'static str> {
     if value.starts_with(b"\x1f\x8b") {
         return Some("it looks compressed (gzip)");
     }
+    if value.trim_ascii_start().first() == Some(&b'{') {
+        return of_json(&String::from_utf8_lossy(value));
+    }
     let Ok(text) = std::str::from_utf8(value) else {
         return Some("it is not UTF-8, and looks like a binary format such as protobuf");
     };
@@ -26,36 +29,59 @@ pub(super) fn of_value(value: &[u8]) -> Option<&'static str> {
     of_text(text)
 }
 
+/// What begins like an object and is none.
+fn of_json(text: &str) -> Option<&'static str> {
+    Some(match text {
+        _ if text.contains('\0') => "it holds a null byte, as strings of C do at their end",
+        _ if text.contains("{{") => TEMPLATE,
+        _ if text.contains('\'') && !text.contains('"') => "it looks like a Python dictionary: JSON has double quotes",
+        _ if text.contains('"') && (text.contains("NaN") || text.contains("Infinity")) => {
+            "JSON has no NaN and no Infinity"
+        }
+        _ if text.contains('"') => return None,
+        _ if text.to_ascii_lowercase().contains("addr") => {
+            "its double quotes are missing: a shell takes them away unless all of it stands in single quotes"
+        }
+        _ => PRINTED,
+    })
+}
+
+const TEMPLATE: &str = "it looks like a template that was not filled in";
+const PRINTED: &str = "it looks like a struct that was printed: put host:port, or JSON with \"Addr\"";
+
 fn of_text(text: &str) -> Option<&'static str> {
     let has_scheme = text.split_once("://").is_some_and(|(scheme, _)| is_word(scheme));
     let is_number = text.bytes().all(|b| b.is_ascii_digit());
     Some(match text.as_bytes()[0] {
         b'<' => "it looks like XML",
+        _ if text.contains("${") || text.contains("$(") || text.contains("{{") => TEMPLATE,
+        _ if text.starts_with("[object ") => "it looks like an object that JavaScript made a text of: put JSON",
         b'[' if text.ends_with(']') && !text.contains("]:") => {
             "it is a list: put each server at a key of its own, as an object or as host:port"
         }
         b'"' | b'\'' | b'`' => "it stands in quotes: put it without",
-        b'{' if text.contains("'") && !text.contains('"') => {
-            "it looks like a Python dictionary: JSON has double quotes"
-        }
-        b'{' if text.starts_with("{{") || !text.contains('"') => {
-            "it looks like a struct that was printed, or a template: put JSON"
+        b'b' if text.starts_with("b'") || text.starts_with("b\"") => {
+            "it looks like bytes that Python printed: put them decoded"
         }
         _ if matches!(text, "null" | "true" | "false" | "None" | "nil" | "undefined") => {
-            "the value says nothing but this word"
+            "it is a word that stands for no address"
         }
-        _ if is_number => "it is a number, as Dubbo for Java writes a lease beside an address that stands in the key",
-        _ if has_scheme && text.contains('?') => "it looks like Dubbo's URL: it takes a codec of its own",
+        _ if is_number && text.len() > 10 => {
+            "it is a large number, as Dubbo for Java writes a lease where the address stands in the key"
+        }
+        _ if is_number => "it is a number: a port without a host?",
+        _ if has_scheme && text.contains('?') => "it looks like Dubbo's URL, which takes a codec of its own",
         _ if has_scheme => return None,
         _ if text.contains('\n') => {
             "it has several lines: put each server at a key of its own, as host:port or JSON with \"Addr\""
         }
+        _ if text.ends_with('}') || (text.ends_with(']') && text.contains('[')) => PRINTED,
         _ if text.contains(": ") => "it looks like YAML or a configuration file: put host:port, or JSON with \"Addr\"",
         _ if text.contains('=') && !text.ends_with('=') => {
             "it looks like key=value: put host:port, or JSON with \"Addr\""
         }
         _ if is_base64(text) => "it looks like base64: put what it stands for",
-        _ if is_id(text) => "it looks like an id: the value is to be host:port, or JSON with \"Addr\"",
+        _ if is_id(text) => "it looks like an id: put host:port, or JSON with \"Addr\"",
         _ => return None,
     })
 }
@@ -114,7 +140,7 @@ pub(super) fn of_object(text: &str) -> Option<&'static str> {
         "it looks like a configuration"
     } else if members.len() <= 2 && find("protocol").and_then(|value| string(value)).is_some() {
         "it looks like GoFrame's format, whose addresses stand in the key: it takes a codec of its own"
-    } else if has(&["host", "port"]) || has(&["ip", "port"]) {
+    } else if has(&["host", "port"]) || has(&["ip", "port"]) || has(&["servicehost", "serviceport"]) {
         "host and port stand apart in it, where etcd's gRPC naming has both in \"Addr\""
     } else if let Some(name) = OTHERWISE.iter().find(|name| find(name).is_some()) {
         name_of(name)
