@@ -119,7 +119,8 @@ fn parse_port(port: &str) -> Result<u16, String> {
 ///
 /// Parsed from `10.0.0.5:50051`, `greeter.local:50051`, `[::1]:50051`, `http://10.0.0.5:8080` (the same as without)
 /// or `https://10.0.0.5:8443`; a URL without a port has its scheme's (80, 443). `unix:/run/greeter.sock` is a socket of
-/// the same host. Hosts are kept in lower case and IPv6 in its canonical form, so that equal addresses are equal values.
+/// the same host, which clients find in etcd only where [`ResolverBuilder::unix_sockets`](crate::ResolverBuilder::unix_sockets)
+/// allows it. Hosts are kept in lower case and IPv6 in its canonical form, so that equal addresses are equal values.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Address {
     authority: Authority,

@@ -12,18 +12,18 @@ pub(crate) fn ip(host: &str) -> Option<IpAddr> {
 }
 
 fn inet_aton(host: &str) -> Option<Ipv4Addr> {
-    let parts: Vec<u32> = host.split('.').map(part).collect::<Option<_>>()?;
-    let (last, first) = parts.split_last()?;
-    if first.len() > 3 || first.iter().any(|part| *part > 0xff) {
-        return None;
+    let (mut left, mut bits, mut shift) = (host, 0, 24_u32);
+    // Up to three parts of one byte, and the rest.
+    while let Some((byte, rest)) = left.split_once('.') {
+        let byte = part(byte).filter(|byte| *byte <= 0xff)?;
+        bits |= byte << shift;
+        shift = shift.checked_sub(8)?;
+        left = rest;
     }
-    // One part of four bytes, or up to three of one byte and the rest.
-    let room = 4 - first.len() as u32;
-    if room < 4 && *last >= 1 << (8 * room) {
-        return None;
-    }
-    let bits = first.iter().enumerate().fold(*last, |bits, (place, part)| bits | part << (24 - 8 * place));
-    Some(Ipv4Addr::from_bits(bits))
+    let last = part(left)?;
+    // What the parts before it have left: 32, 24, 16 or 8 bits.
+    let fits = shift == 24 || last < 1 << (shift + 8);
+    fits.then(|| Ipv4Addr::from_bits(bits | last))
 }
 
 fn part(text: &str) -> Option<u32> {

@@ -7,18 +7,18 @@ use crate::target::Target;
 /// none where the key is the service's own. What the key's value says of its address tells where the name ends; without that it
 /// ends before the last slash that is no part of an address.
 pub(crate) fn nested<'k>(target: &Target, key: &'k str, instances: &[Instance]) -> Option<&'k str> {
-    let own = target.prefix().len();
-    let rest = key.get(own..).filter(|_| key.starts_with(&target.prefix()))?;
+    let rest = key.strip_prefix(target.name())?.strip_prefix('/')?;
+    if !rest.contains('/') {
+        return None;
+    }
     let addresses = instances.iter().flat_map(Instance::addresses);
     let by_address = addresses.into_iter().find_map(|address| {
         let written = [address.to_string(), address.parsed_authority().as_str().to_owned()];
-        written
-            .iter()
-            .find_map(|written| rest.strip_suffix(written.as_str()))
-            .filter(|name| name.is_empty() || name.ends_with('/'))
+        let names = written.iter().filter_map(|written| rest.strip_suffix(written.as_str()));
+        names.into_iter().find(|name| name.is_empty() || name.ends_with('/'))
     });
     let name = by_address.unwrap_or_else(|| &rest[..begin_of_last(rest)]).trim_end_matches('/');
-    if name.is_empty() { None } else { Some(&key[..own + name.len()]) }
+    if name.is_empty() { None } else { Some(&key[..key.len() - rest.len() + name.len()]) }
 }
 
 /// Every name above one: `a/b` and `a` of `a/b/c`.

@@ -89,7 +89,7 @@ fn of_text(text: &str) -> Option<&'static str> {
 /// Every other byte is 0.
 fn is_wide(value: &[u8]) -> bool {
     let zeros = |from: usize| value.iter().skip(from).step_by(2).all(|byte| *byte == 0);
-    value.len() >= 4 && value.len() % 2 == 0 && (zeros(0) != zeros(1))
+    value.len() >= 4 && value.len().is_multiple_of(2) && (zeros(0) != zeros(1))
 }
 
 fn is_word(text: &str) -> bool {
@@ -100,7 +100,7 @@ fn is_base64(text: &str) -> bool {
     let body = text.trim_end_matches('=');
     let padded = text.len() > body.len();
     padded
-        && text.len() % 4 == 0
+        && text.len().is_multiple_of(4)
         && body.len() > 8
         && body.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/'))
 }

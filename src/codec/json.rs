@@ -1,6 +1,6 @@
 //! JSON as Go's `encoding/json` reads it. PURE.
 //!
-//! What Go reads and serde_json does not: strings that are not UTF-8, or hold half a surrogate pair (each such byte or half becomes
+//! What Go reads and `serde_json` does not: strings that are not UTF-8, or hold half a surrogate pair (each such byte or half becomes
 //! U+FFFD), and values nested deeper than 128. Values are kept as they are written, so that no digit of a number is lost.
 
 use std::borrow::Cow;
@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 const MAX_DEPTH: usize = 10_000;
 const REPLACEMENT: &str = "\u{fffd}";
 
-/// The text of a value, ready for serde_json.
+/// The text of a value, ready for `serde_json`.
 pub(super) fn text(value: &[u8]) -> Result<Cow<'_, str>, &'static str> {
     let text = match std::str::from_utf8(value) {
         Ok(text) => Cow::Borrowed(text),
@@ -215,7 +215,7 @@ mod tests {
         }
 
         #[test]
-        fn any_escapes_give_strings(inside in r#"(\\u[dD][89aAcCfF][0-9a-f]{2}|\\\\|\\n|\\u00e4|[a-zä]){0,8}"#) {
+        fn any_escapes_give_strings(inside in r"(\\u[dD][89aAcCfF][0-9a-f]{2}|\\\\|\\n|\\u00e4|[a-zä]){0,8}") {
             let value = format!("\"{inside}\"");
             let read: Result<String, _> = serde_json::from_str(&text(value.as_bytes()).unwrap());
             prop_assert!(read.is_ok(), "{} {:?}", value, read);

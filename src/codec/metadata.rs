@@ -96,13 +96,14 @@ fn flag(value: &RawValue) -> Option<bool> {
         "false" => return Some(false),
         _ => scalar(value)?,
     };
-    let text = text.trim().to_ascii_lowercase();
-    match (text.as_str(), text.parse::<f64>()) {
-        ("true" | "t" | "yes" | "y" | "on", _) => Some(true),
-        ("false" | "f" | "no" | "n" | "off" | "", _) => Some(false),
-        (_, Ok(1.0)) => Some(true),
-        (_, Ok(0.0)) => Some(false),
-        _ => None,
+    match text.trim().to_ascii_lowercase().as_str() {
+        "true" | "t" | "yes" | "y" | "on" => Some(true),
+        "false" | "f" | "no" | "n" | "off" => Some(false),
+        _ => match weight(value)? {
+            0 => Some(false),
+            1 => Some(true),
+            _ => None,
+        },
     }
 }
 

@@ -15,6 +15,7 @@ async fn shares(policy: Policy, said: &[Option<u32>], channels: usize) -> Vec<f6
     for _ in said {
         peers.push(Peer::start(Script::Greet).await);
     }
+    let mut all = Vec::new();
     for _ in 0..channels {
         let (channel, set) = changing(builder().policy(policy.clone()));
         for (peer, weight) in peers.iter().zip(said) {
@@ -22,14 +23,17 @@ async fn shares(policy: Policy, said: &[Option<u32>], channels: usize) -> Vec<f6
             let instance = weight.iter().try_fold(instance, |instance, weight| instance.with_weight(*weight)).unwrap();
             set.put(&peer.address.to_string(), instance);
         }
-        ready(&channel, said.len()).await;
+        all.push((channel, set));
+    }
+    for (channel, _set) in &all {
+        ready(channel, said.len()).await;
         for _ in 0..CALLS / channels {
-            greet(&channel).await.unwrap();
+            greet(channel).await.unwrap();
         }
     }
     let calls: Vec<_> = peers.iter().map(|peer| peer.seen.calls() as f64).collect();
-    let all: f64 = calls.iter().sum();
-    calls.into_iter().map(|calls| calls / all).collect()
+    let sum: f64 = calls.iter().sum();
+    calls.into_iter().map(|calls| calls / sum).collect()
 }
 
 /// F24: who says no weight counts as the mean of those who do: one at 100 beside silent ones takes no more than they.
