@@ -27,7 +27,8 @@ const ETCD_PORT: u16 = 2379;
 ///
 /// Names may lie below each other: keys of `shop/payments` are keys of `shop` too, as etcd's Go client has it, so that clients of
 /// `shop` also call the servers of `shop/payments`. Choose names of which none continues another after a slash. The resolver of the
-/// upper name warns once where it sees both, and so does the registrar that registers either of them where its role may read the other.
+/// upper name warns once where it sees both. So does the registrar that registers either of them and sees the other: it looks once a
+/// service, at the first hundred keys above and below that its role may read.
 ///
 /// Parsing refuses empty names and segments (`team//greeter`, `greeter/`), control characters, schemes other than
 /// `etcd`, queries and fragments, user names in the authority, and IPv6 hosts without brackets.

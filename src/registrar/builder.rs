@@ -92,7 +92,8 @@ impl RegistrationBuilder {
     }
 
     /// The key's name below the service's prefix, where it is not to be the address: `primary` for `greeter/primary`. For
-    /// instances with one address; readers of etcd's gRPC naming take any key below the prefix.
+    /// instances with one address; readers of etcd's gRPC naming take any key below the prefix. One with a slash looks like a key of
+    /// another name below the service's (see [`Target`]).
     pub fn key(mut self, name: impl Into<String>) -> Self {
         self.key = Some(name.into());
         self
@@ -141,7 +142,8 @@ impl RegistrationBuilder {
             tried: tried.clone(),
         };
         let id = Shared::want(&registrar.shared, wanted, &runtime)?;
-        registrar.shared.neighbours.look(&runtime, &registrar.shared.etcd, &target, seen.clone());
+        let whose = (&target, key.as_deref());
+        registrar.shared.neighbours.look(&runtime, &registrar.shared.etcd, whose, seen.clone());
         Ok(Registration::new(registrar, id, (target, instance, key), (seen, tried)))
     }
 }

@@ -28,13 +28,15 @@ struct Known {
 
 impl Neighbours {
     /// Looks once the registration stands, the first of its service; nobody waits for it, and where it may not look it does not.
+    /// Where the service's own keys have slashes (`key` is one), nobody can tell names below from them.
     pub(super) fn look(
         &self,
         runtime: &Handle,
         etcd: &Etcd,
-        target: &Target,
+        (target, key): (&Target, Option<&str>),
         mut seen: watch::Receiver<RegistrationState>,
     ) {
+        let below = key.is_none_or(|key| !key.contains('/'));
         let target = target.clone().without_hosts();
         if self.known(|known| !known.looked.insert(target.clone())) {
             return;
@@ -44,7 +46,7 @@ impl Neighbours {
         let look = async move {
             let stands = seen.wait_for(RegistrationState::is_in_etcd).await.is_ok();
             drop(seen);
-            let looked = if stands { this.look_around(&etcd, &target).await } else { Ok(()) };
+            let looked = if stands { this.look_around(&etcd, &target, below).await } else { Ok(()) };
             if let Err(failure) = looked {
                 let error = failure.into_error();
                 tracing::debug!(%error, "nobody knows whether other names lie above or below this one");
@@ -53,13 +55,16 @@ impl Neighbours {
         runtime.spawn(look.instrument(span));
     }
 
-    async fn look_around(&self, etcd: &Etcd, target: &Target) -> Result<(), Failure> {
+    async fn look_around(&self, etcd: &Etcd, target: &Target, below: bool) -> Result<(), Failure> {
         for upper in above(target.name()) {
             let Ok(upper) = Target::parse(upper) else { continue };
             let keys = keys(etcd, &upper, "").await?;
             if keys.iter().any(|key| nested(&upper, key, &[]).is_none()) {
                 self.warn(upper.name(), target.name());
             }
+        }
+        if !below {
+            return Ok(());
         }
         // Most keys of the service's own begin with a digit: those that do not come after a colon.
         let keys = keys(etcd, target, ":").await?;

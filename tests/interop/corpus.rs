@@ -9,6 +9,7 @@ use test_support::Etcd;
 use crate::go;
 
 #[path = "../corpus/mod.rs"]
+#[allow(dead_code, reason = "what this crate makes of the corpus is another test's")]
 mod records;
 
 /// F70: the record of what Go's client lists is true. `CORPUS=record` writes it anew.
@@ -29,6 +30,5 @@ async fn go_lists_what_was_recorded() {
         return;
     }
     assert_eq!(listed, include_str!("../corpus/go.jsonl"));
-    let keys: Vec<_> = records::listed_by_go().into_values().map(|listed| listed.addr).collect();
-    assert!(keys.len() > 60);
+    assert!(records::listed_by_go().len() > 60);
 }
