@@ -25,6 +25,11 @@ const ETCD_PORT: u16 = 2379;
 /// The prefix always ends in `/`, so `/web` never takes `/website/1` for its own. In the URL form percent escapes
 /// are decoded and hosts without a port get etcd's 2379; the bare form is taken as it stands.
 ///
+/// Names may lie below each other: keys of `shop/payments` are keys of `shop` too, as etcd's Go client has it, so that clients of
+/// `shop` also call the servers of `shop/payments`. Choose names of which none continues another after a slash. The resolver of the
+/// upper name warns once where it sees both. So does the registrar that registers either of them and sees the other: it looks once a
+/// service, at the first hundred keys above and below that its role may read.
+///
 /// Parsing refuses empty names and segments (`team//greeter`, `greeter/`), control characters, schemes other than
 /// `etcd`, queries and fragments, user names in the authority, and IPv6 hosts without brackets.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -115,7 +115,12 @@ impl Transport {
         #[cfg(feature = "_tls")]
         if to.secure {
             let Some(tls) = &self.tls else { return Err(refuse(NO_TLS)) };
-            let secured = limits.of("accepted, but no TLS handshake", tls.secure(io, &to.place)).await?;
+            // A verifier or a resolver of certificates may be the user's.
+            let secured = async {
+                let secured = caught(tls.secure(io, &to.place)).await;
+                secured.unwrap_or_else(|panic| Err(refuse(format!("TLS panicked: {panic}"))))
+            };
+            let secured = limits.of("accepted, but no TLS handshake", secured).await?;
             return Connection::greet(secured, options, limits.settings(options), room).await;
         }
         #[cfg(not(feature = "_tls"))]

@@ -54,7 +54,7 @@ pub(crate) use h2::RecvStream as Incoming;
 pub(crate) use headers::RequestLimit;
 pub use options::KeepAlive;
 pub(crate) use options::{Options, TcpKeepalive};
-pub(crate) use panics::caught;
+pub(crate) use panics::{caught, text as panic_text};
 pub(crate) use room::Room;
 use shared::Shared;
 pub(crate) use shared::{End, Slot, Stage};

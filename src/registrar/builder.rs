@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use super::gates::{Gate, Gates};
 use super::readiness::Tried;
 use super::{Conflict, Registrar, Registration, RegistrationState, Shared, TTL, Wanted};
-use crate::codec::{Codec, Detect};
+use crate::codec::{Caught, Codec, Detect};
 use crate::error::Error;
 use crate::etcd::{Client as EtcdClient, Etcd};
 use crate::instance::Instance;
@@ -48,7 +48,7 @@ impl RegistrarBuilder {
 
     /// The stored format to write; by default etcd's gRPC naming, which Go's official resolver reads.
     pub fn codec(mut self, codec: impl Codec) -> Self {
-        self.codec = Arc::new(codec);
+        self.codec = Arc::new(Caught(codec));
         self
     }
 
@@ -92,7 +92,8 @@ impl RegistrationBuilder {
     }
 
     /// The key's name below the service's prefix, where it is not to be the address: `primary` for `greeter/primary`. For
-    /// instances with one address; readers of etcd's gRPC naming take any key below the prefix.
+    /// instances with one address; readers of etcd's gRPC naming take any key below the prefix. One with a slash looks like a key of
+    /// another name below the service's (see [`Target`]).
     pub fn key(mut self, name: impl Into<String>) -> Self {
         self.key = Some(name.into());
         self
@@ -141,6 +142,8 @@ impl RegistrationBuilder {
             tried: tried.clone(),
         };
         let id = Shared::want(&registrar.shared, wanted, &runtime)?;
+        let whose = (&target, key.as_deref());
+        registrar.shared.neighbours.look(&runtime, &registrar.shared.etcd, whose, seen.clone());
         Ok(Registration::new(registrar, id, (target, instance, key), (seen, tried)))
     }
 }

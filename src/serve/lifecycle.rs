@@ -168,7 +168,7 @@ impl Lifecycle {
         let mut addresses = addresses.into_iter();
         let first = addresses.next().ok_or_else(|| Error::invalid("address to advertise", "", "there is none"))?;
         let instance = addresses.try_fold(Instance::at(first), Instance::with_address)?;
-        Ok(self.control.changed(instance))
+        self.control.changed(instance)
     }
 
     /// Leaves the directory and the clients' hands, answers what is on its way, and stops. Each step has its limit, and the

@@ -189,6 +189,8 @@ impl BalancedChannelBuilder {
     /// # }
     /// ```
     ///
+    /// A discovery that panics is not asked again: the servers that are known stay, and an error is logged.
+    ///
     /// It ends the builder, as `build` does. Its stream gives instances; that of [`Resolution::discover`](crate::Resolution::discover)
     /// gives tonic's endpoints, and is for tower's balancers.
     ///

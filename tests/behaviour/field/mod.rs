@@ -1,14 +1,18 @@
 //! What people reported of systems like this one, by number: `F6` and so on, as the comments of the tests have it.
 
 mod connections;
+mod corpus;
 mod dropped;
 mod dying;
 mod grpc_proxy;
 mod held;
 mod leases;
 mod lists;
+mod logs;
 mod members;
+mod panics;
 mod quiet;
+mod records;
 mod streams;
 mod tokens;
 mod weak;
