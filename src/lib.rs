@@ -98,11 +98,13 @@ mod backoff;
 mod balance;
 pub mod codec;
 mod connection;
+mod domain;
 mod error;
 mod etcd;
 mod instance;
 mod registrar;
 mod resolver;
+mod secret;
 mod serve;
 mod target;
 

@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::{Codec, DecodeError, EncodeError, Record};
 use crate::address::Address;
 use crate::instance::Instance;
+use crate::secret;
 use crate::target::Target;
 
 /// `greeter/10.0.0.5:50051` = `{"Op":0,"Addr":"10.0.0.5:50051","Metadata":null}`: one key per address.
@@ -31,8 +32,8 @@ impl Codec for GrpcNaming {
         let update: Update =
             serde_json::from_slice(value).map_err(|error| DecodeError::new(format!("no gRPC naming: {error}")))?;
         let text = update.addr.ok_or_else(|| DecodeError::new("no gRPC naming: \"Addr\" is missing"))?;
-        let address =
-            Address::read(&text).map_err(|reason| DecodeError::new(format!("\"Addr\" is {text:?}: {reason}")))?;
+        let address = Address::read(&text)
+            .map_err(|reason| DecodeError::new(format!("\"Addr\" is {:?}: {reason}", secret::without_user(&text))))?;
         Ok(vec![match update.metadata {
             None => Instance::at(address),
             Some(metadata) => with_metadata(Instance::at(address), metadata),

@@ -115,6 +115,12 @@ impl Failure {
         self.fault != Fault::Request
     }
 
+    /// The same, where another attempt may well go better although nobody mends anything.
+    pub(super) fn that_may_pass(self) -> Self {
+        let class = if self.class == Class::Permanent { Class::Transient } else { self.class };
+        Self { class, ..self }
+    }
+
     /// A client without a user was refused: another one may be made with it.
     pub(crate) fn for_want_of_a_user(self) -> Self {
         Self { class: Class::Token, ..self }

@@ -10,7 +10,8 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use super::failure::{Failure, Fault};
+use super::endpoint::Endpoint;
+use super::failure::{Class, Failure, Fault};
 use super::link::Link;
 use super::{Core, Source};
 use crate::backoff::Backoff;
@@ -31,23 +32,40 @@ pub(super) const WANTED: Duration = Duration::from_secs(10);
 pub(super) struct Links {
     pub(super) source: Source,
     state: Mutex<State>,
+    #[cfg(feature = "srv")]
+    pub(super) finder: super::srv::Finder,
     /// Counts what happens to members, for those who wait.
     pub(super) changed: watch::Sender<u64>,
     /// Counts the connections that became the one in use.
     pub(super) connected: watch::Sender<u64>,
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "each is of a task of its own")]
 pub(super) struct State {
     /// The member in use.
     pub(super) current: usize,
+    /// All that were ever known: a member's number stays its own.
     pub(super) members: Vec<Member>,
+    /// The members that are tried, in their order.
+    present: Vec<usize>,
+    configured: Vec<Endpoint>,
+    /// What SRV records name, and what etcd itself names.
+    found: Vec<Endpoint>,
+    learned: Vec<Endpoint>,
+    /// Why no member is known, while there is none.
+    pub(super) unknown: Option<Failure>,
+    /// Tasks that keep the members known up to date.
+    pub(super) is_finding: bool,
+    pub(super) finding: Option<AbortHandle>,
+    pub(super) is_learning: bool,
+    pub(super) learning: Option<AbortHandle>,
     /// A task is looking for a member that answers.
     pub(super) is_connecting: bool,
     pub(super) connecting: Option<AbortHandle>,
     /// Nobody uses this etcd any more.
     pub(super) is_shut: bool,
-    /// When a connection was last found.
-    found: Option<Instant>,
+    /// When a connection was last made.
+    linked: Option<Instant>,
     /// A task closes connections that nobody uses.
     pub(super) is_sweeping: bool,
     pub(super) wanted: Instant,
@@ -60,6 +78,8 @@ pub(super) struct State {
 
 #[derive(Default)]
 pub(super) struct Member {
+    /// None of the user's own client.
+    pub(super) endpoint: Option<Endpoint>,
     pub(super) link: Option<Link>,
     pub(super) is_dialed: bool,
     pub(super) dialing: Option<AbortHandle>,
@@ -80,22 +100,32 @@ impl Member {
 
 impl Links {
     pub(super) fn new(source: Source) -> Self {
-        let mut members: Vec<Member> = Vec::new();
+        let (mut members, mut configured) = (Vec::new(), Vec::new());
         match &source {
-            Source::Options(options) => members.resize_with(options.endpoints().len(), Member::default),
+            Source::Options(options) => configured = options.configured(),
             Source::Client(client) => {
                 let link = Some(Link::of_client((**client).clone()));
                 members.push(Member { link, ..Member::default() });
             }
         }
         let (now, backoff) = (Instant::now(), Backoff::new(fastrand::u64(..)));
-        let state = State {
+        let present = (0..members.len()).collect();
+        let mut state = State {
             current: 0,
             members,
+            present,
+            configured,
+            found: Vec::new(),
+            learned: Vec::new(),
+            unknown: None,
+            is_finding: false,
+            finding: None,
+            is_learning: false,
+            learning: None,
             is_connecting: false,
             connecting: None,
             is_shut: false,
-            found: None,
+            linked: None,
             is_sweeping: false,
             wanted: now,
             failed_rounds: 0,
@@ -103,7 +133,17 @@ impl Links {
             backoff,
             began: now,
         };
-        Self { source, state: Mutex::new(state), changed: watch::Sender::new(0), connected: watch::Sender::new(0) }
+        if let Source::Options(_) = &source {
+            state.rebuild();
+        }
+        Self {
+            source,
+            state: Mutex::new(state),
+            #[cfg(feature = "srv")]
+            finder: super::srv::Finder::new(),
+            changed: watch::Sender::new(0),
+            connected: watch::Sender::new(0),
+        }
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
@@ -115,8 +155,8 @@ impl Links {
     pub(super) fn pause(&self) -> Duration {
         let mut state = self.state();
         let now = state.began.elapsed();
-        let is_good = state.found.is_none_or(|found| found.elapsed() >= GOOD);
-        state.found = Some(Instant::now());
+        let is_good = state.linked.is_none_or(|linked| linked.elapsed() >= GOOD);
+        state.linked = Some(Instant::now());
         if is_good {
             state.backoff.reset();
             return Duration::ZERO;
@@ -143,7 +183,11 @@ impl Links {
         // Not where it has a newer connection, of which nothing is known yet.
         let is_known = |known: &Link| known.is(link) || known.is_over();
         if state.current == link.member() && state.members[link.member()].link.as_ref().is_none_or(is_known) {
-            state.current = (state.current + 1) % state.members.len();
+            if state.has_priorities() {
+                // The next search is not to begin with this one again.
+                state.members[link.member()].failed = Some(Instant::now());
+            }
+            state.current = state.next();
         }
     }
 
@@ -161,16 +205,18 @@ impl Links {
     pub(super) fn shut(&self) {
         let mut state = self.state();
         state.is_shut = true;
-        let dialing = state.members.iter_mut().filter_map(|member| member.dialing.take()).collect::<Vec<_>>();
-        let connecting = state.connecting.take();
+        let mut tasks = state.members.iter_mut().filter_map(|member| member.dialing.take()).collect::<Vec<_>>();
+        let State { connecting, finding, learning, .. } = &mut *state;
+        tasks.extend([connecting, finding, learning].into_iter().filter_map(Option::take));
         drop(state);
-        dialing.into_iter().chain(connecting).for_each(|task| task.abort());
+        tasks.into_iter().for_each(|task| task.abort());
     }
 
     /// This member answers, while the one in use does not.
     pub(super) fn prefer(&self, link: &Link) {
         let mut state = self.state();
-        if state.members[link.member()].link().is_some_and(|known| known.is(link)) {
+        let is_present = state.present.contains(&link.member());
+        if is_present && state.members[link.member()].link().is_some_and(|known| known.is(link)) {
             state.current = link.member();
         }
     }
@@ -193,13 +239,110 @@ impl Links {
         if member.link.as_ref().is_some_and(|known| known.is(link)) {
             member.link = None;
             if state.current == link.member() {
-                state.current = (state.current + 1) % state.members.len();
+                state.current = state.next();
             }
         }
     }
 }
 
 impl State {
+    /// SRV records name these members. Whether they are others than before.
+    #[cfg(feature = "srv")]
+    pub(super) fn find(&mut self, found: Vec<Endpoint>) -> bool {
+        let changed = self.found != found;
+        self.found = found;
+        self.rebuild();
+        changed
+    }
+
+    /// etcd itself names these members. Whether they are others than before.
+    pub(super) fn learn(&mut self, learned: Vec<Endpoint>) -> bool {
+        let changed = self.learned != learned;
+        self.learned = learned;
+        self.rebuild();
+        changed
+    }
+
+    /// What was given, and what SRV records name: what is never forgotten for what etcd names.
+    pub(super) fn given(&self) -> Vec<Endpoint> {
+        self.configured.iter().chain(&self.found).cloned().collect()
+    }
+
+    /// The members that are tried are those that are known now. Connections to others stay for what still runs over them.
+    fn rebuild(&mut self) {
+        let mut present = Vec::new();
+        for endpoint in self.configured.iter().chain(&self.found).chain(&self.learned) {
+            let is = |member: &Member| member.endpoint.as_ref().is_some_and(|known| known.is(endpoint));
+            let number = self.members.iter().position(is).unwrap_or_else(|| {
+                self.members.push(Member::default());
+                self.members.len() - 1
+            });
+            if !present.contains(&number) {
+                self.members[number].endpoint = Some(endpoint.clone());
+                present.push(number);
+            }
+        }
+        self.present = present;
+        if !self.present.contains(&self.current) {
+            let connected = |number: &&usize| self.members[**number].link.as_ref().is_some_and(|link| !link.is_over());
+            self.current = self.present.iter().find(connected).or(self.present.first()).copied().unwrap_or(0);
+        }
+    }
+
+    /// The members that are tried, beginning with the one in use; where SRV records have priorities, by these, and those that
+    /// have just failed last.
+    pub(super) fn order(&self) -> Vec<usize> {
+        let mut order = self.beginning_at(self.current);
+        if self.has_priorities() {
+            let has_failed = |member: &Member| member.failed.is_some_and(|failed| failed.elapsed() < AVOIDED);
+            let priority = |member: &Member| member.endpoint.as_ref().map(|endpoint| endpoint.priority);
+            order.sort_by_key(|number| (has_failed(&self.members[*number]), priority(&self.members[*number])));
+        }
+        order
+    }
+
+    /// The members beside this one, in the order in which they are tried.
+    pub(super) fn others(&self, member: usize) -> Vec<usize> {
+        self.beginning_at(member).into_iter().filter(|number| *number != member).collect()
+    }
+
+    fn beginning_at(&self, member: usize) -> Vec<usize> {
+        let mut order = self.present.clone();
+        let begin = order.iter().position(|number| *number == member).unwrap_or(0);
+        order.rotate_left(begin);
+        order
+    }
+
+    /// The member after the one in use.
+    fn next(&self) -> usize {
+        self.others(self.current).first().copied().unwrap_or(self.current)
+    }
+
+    fn has_priorities(&self) -> bool {
+        self.found.iter().any(|endpoint| endpoint.priority != self.found[0].priority)
+    }
+
+    /// How many members are tried.
+    pub(super) fn count(&self) -> usize {
+        self.present.len()
+    }
+
+    pub(super) fn text(&self, number: usize) -> String {
+        self.members[number].endpoint.as_ref().map_or_else(String::new, |known| known.text.clone())
+    }
+
+    /// The member in use, as errors have it.
+    pub(super) fn name(&self) -> String {
+        let member = self.members.get(self.current);
+        member.and_then(|member| member.endpoint.as_ref()).map_or_else(|| "etcd".into(), |known| known.text.clone())
+    }
+
+    /// Why there is nothing to try.
+    pub(super) fn nothing(&self) -> Failure {
+        let none = || Failure::new(Class::Transient, "no member of etcd is known yet").with_fault(Fault::Connection);
+        self.unknown.clone().unwrap_or_else(none)
+    }
+
     /// Closes connections to members that are not in use. Whether any is left.
     pub(super) fn sweep(&mut self) -> bool {
         let current = self.current;
@@ -216,12 +359,12 @@ impl State {
 
     /// The connection in use, if it is well.
     pub(super) fn current(&mut self) -> Option<Link> {
-        let current = self.current;
-        let had = self.members[current].link.is_some();
-        let link = self.members[current].link().cloned();
+        let member = self.members.get_mut(self.current)?;
+        let had = member.link.is_some();
+        let link = member.link().cloned();
         if had && link.is_none() {
             // The others first: this one has just ended our connection.
-            self.current = (current + 1) % self.members.len();
+            self.current = self.next();
         }
         link
     }

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::State;
-use super::snapshot::{Entry, Snapshot, diff};
+use super::snapshot::{Entry, Snapshot, diff, shown};
 use super::watch::{Action, Change, Event, Input, Machine, Standing, Trouble};
 use crate::codec::Codec;
 use crate::error::Error;
@@ -289,7 +289,7 @@ impl Task {
             {
                 unreadable += 1;
                 if unreadable <= SHOWN {
-                    let key = String::from_utf8_lossy(entry.key());
+                    let key = shown(entry.key());
                     tracing::warn!(%key, %error, "record skipped: it cannot be read");
                 }
             }
