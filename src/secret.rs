@@ -39,6 +39,11 @@ pub(crate) fn without_password(text: &str) -> Cow<'_, str> {
     Cow::Owned(format!("{}{MARK}{}", &text[..begin], &text[at..]))
 }
 
+/// Whether `user:password` may stand before an `@` in this text; both marks may be percent-encoded.
+pub(crate) fn has_password(text: &str) -> bool {
+    last_at(text).is_some_and(|at| first_colon(&text[..at]).is_some())
+}
+
 /// Where the last `@` begins, also written as `%40`, or as that with its `%` written as `%25`, and so on.
 fn last_at(text: &str) -> Option<usize> {
     let encoded = text.rmatch_indices("40").find_map(|(end, _)| {

@@ -154,8 +154,11 @@ fn has_user(text: &str) -> bool {
         let authority = rest.split('/').next().unwrap_or_default();
         return rest.contains('@') || secret::may_have_user(authority);
     }
-    let before = rest.rfind('@').map_or("", |at| &rest[..at]);
-    before.contains(':')
+    if text.contains("://") {
+        // Escapes are how a name says that it means them.
+        return rest.rfind('@').is_some_and(|at| rest[..at].contains(':'));
+    }
+    secret::has_password(rest)
 }
 
 fn parse_hosts(authority: &str) -> Result<Vec<Authority>, String> {
@@ -357,6 +360,7 @@ mod tests {
             "root:secret@h://greeter",
             "root:secret@h:2379/greeter",
             "root:secret@h",
+            "root%3Asecret%40h",
         ] {
             let error = Target::parse(text).unwrap_err();
             assert!(error.to_string().contains("options"), "{text}: {error}");

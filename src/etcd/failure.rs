@@ -117,7 +117,8 @@ impl Failure {
 
     /// The same, where another attempt may well go better although nobody mends anything.
     pub(super) fn that_may_pass(self) -> Self {
-        let class = if self.class == Class::Permanent { Class::Transient } else { self.class };
+        let is_final = matches!(self.class, Class::Permanent | Class::Token | Class::Denied);
+        let class = if is_final { Class::Transient } else { self.class };
         Self { class, ..self }
     }
 

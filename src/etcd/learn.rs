@@ -38,9 +38,9 @@ impl Core {
         let asked = timeout(self.request_timeout(), members(&link)).await;
         let listed = asked.unwrap_or_else(|_| Err(Failure::timed_out(self.request_timeout())));
         let listed = listed.map_err(|failure| {
+            let failure = failure.at(link.name()).while_doing("listing the members of etcd");
             // Where only the token was too old, the next request is made with another.
-            self.tokens.refused(number, &failure);
-            failure.at(link.name()).while_doing("listing the members of etcd")
+            if self.tokens.refused(number, &failure) { failure.that_may_pass() } else { failure }
         })?;
         let mut state = self.links.state();
         let Some(from) = state.members[link.member()].endpoint.clone() else { return Ok(0) };
@@ -70,11 +70,10 @@ async fn learn(learning: Learning, every: Duration, mut connected: Receiver<u64>
                     is_said &= !is_connected;
                     every
                 }
-                Err(failure) if failure.class == Class::Token => AGAIN.min(every),
                 Err(failure) => {
                     let error = failure.to_string();
-                    let is_refusal = !failure.is_worth_a_retry();
-                    // Loss of a connection is seen by others, and said there.
+                    // What has only to do with the connection is seen by others, and said there.
+                    let is_refusal = !matches!(failure.class, Class::Transient | Class::TimedOut | Class::Changed);
                     if is_refusal && !std::mem::replace(&mut is_said, true) {
                         tracing::warn!(error, "members of etcd cannot be learned; using the endpoints that were given");
                     } else {

@@ -101,8 +101,7 @@ impl Core {
         let ttl = of_plain.ttl().into_iter().chain(of_secure.ttl()).min();
         let mut failures = Vec::new();
         let (mut is_heard, mut found) = (false, Vec::new());
-        for (name, answer, known) in
-            [(&secure, of_secure, last.secure.clone()), (&plain, of_plain, last.plain.clone())]
+        for (name, answer, known) in [(&secure, of_secure, last.secure.clone()), (&plain, of_plain, last.plain.clone())]
         {
             match answer {
                 Answer::Records { records, .. } => {
@@ -126,7 +125,7 @@ impl Core {
         let named = members(&all.collect::<Vec<_>>(), finder.seed);
         if !is_heard || named.is_empty() {
             last.ttl = Duration::ZERO;
-            if failures.is_empty() {
+            if is_heard {
                 failures.push("the records name no host that can be used".into());
             }
             return self.records_failed(&mut last, &failures.join("; "));

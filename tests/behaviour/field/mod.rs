@@ -7,8 +7,12 @@ mod grpc_proxy;
 mod held;
 mod leases;
 mod lists;
+#[path = "../../shared/log.rs"]
+mod log;
 mod members;
 mod quiet;
+mod replaced;
+mod secrets;
 mod streams;
 mod tokens;
 mod weak;
@@ -17,6 +21,7 @@ use etcd_client::{Client, ConnectOptions};
 use test_support::Etcd;
 use tonic_etcd::EtcdOptions;
 
+use self::log::Log;
 use crate::support::until;
 
 /// How often clients have called a method of this etcd.

@@ -58,12 +58,7 @@ impl Builder {
     /// Listens at [`Etcd::tls_endpoint`] too, by TLS and for clients with a certificate alone: these are the files of etcd's own
     /// certificate and key, which it reads for each handshake, and of the roots that it trusts, which it reads at each start.
     #[must_use]
-    pub fn tls(
-        self,
-        certificate: impl Into<PathBuf>,
-        key: impl Into<PathBuf>,
-        trusted: impl Into<PathBuf>,
-    ) -> Self {
+    pub fn tls(self, certificate: impl Into<PathBuf>, key: impl Into<PathBuf>, trusted: impl Into<PathBuf>) -> Self {
         Self { tls: Some((certificate.into(), key.into(), trusted.into())), ..self }
     }
 
