@@ -11,7 +11,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::endpoint::Endpoint;
-use super::failure::{Class, Failure, Fault};
+use super::failure::{Failure, Fault};
 use super::link::Link;
 use super::{Core, Source};
 use crate::backoff::Backoff;
@@ -47,11 +47,11 @@ pub(super) struct State {
     /// All that were ever known: a member's number stays its own.
     pub(super) members: Vec<Member>,
     /// The members that are tried, in their order.
-    present: Vec<usize>,
-    configured: Vec<Endpoint>,
+    pub(super) present: Vec<usize>,
+    pub(super) configured: Vec<Endpoint>,
     /// What SRV records name, and what etcd itself names.
-    found: Vec<Endpoint>,
-    learned: Vec<Endpoint>,
+    pub(super) found: Vec<Endpoint>,
+    pub(super) learned: Vec<Endpoint>,
     /// Why no member is known, while there is none.
     pub(super) unknown: Option<Failure>,
     /// Tasks that keep the members known up to date.
@@ -246,103 +246,6 @@ impl Links {
 }
 
 impl State {
-    /// SRV records name these members. Whether they are others than before.
-    #[cfg(feature = "srv")]
-    pub(super) fn find(&mut self, found: Vec<Endpoint>) -> bool {
-        let changed = self.found != found;
-        self.found = found;
-        self.rebuild();
-        changed
-    }
-
-    /// etcd itself names these members. Whether they are others than before.
-    pub(super) fn learn(&mut self, learned: Vec<Endpoint>) -> bool {
-        let changed = self.learned != learned;
-        self.learned = learned;
-        self.rebuild();
-        changed
-    }
-
-    /// What was given, and what SRV records name: what is never forgotten for what etcd names.
-    pub(super) fn given(&self) -> Vec<Endpoint> {
-        self.configured.iter().chain(&self.found).cloned().collect()
-    }
-
-    /// The members that are tried are those that are known now. Connections to others stay for what still runs over them.
-    fn rebuild(&mut self) {
-        let mut present = Vec::new();
-        for endpoint in self.configured.iter().chain(&self.found).chain(&self.learned) {
-            let is = |member: &Member| member.endpoint.as_ref().is_some_and(|known| known.is(endpoint));
-            let number = self.members.iter().position(is).unwrap_or_else(|| {
-                self.members.push(Member::default());
-                self.members.len() - 1
-            });
-            if !present.contains(&number) {
-                self.members[number].endpoint = Some(endpoint.clone());
-                present.push(number);
-            }
-        }
-        self.present = present;
-        if !self.present.contains(&self.current) {
-            let connected = |number: &&usize| self.members[**number].link.as_ref().is_some_and(|link| !link.is_over());
-            self.current = self.present.iter().find(connected).or(self.present.first()).copied().unwrap_or(0);
-        }
-    }
-
-    /// The members that are tried, beginning with the one in use; where SRV records have priorities, by these, and those that
-    /// have just failed last.
-    pub(super) fn order(&self) -> Vec<usize> {
-        let mut order = self.beginning_at(self.current);
-        if self.has_priorities() {
-            let has_failed = |member: &Member| member.failed.is_some_and(|failed| failed.elapsed() < AVOIDED);
-            let priority = |member: &Member| member.endpoint.as_ref().map(|endpoint| endpoint.priority);
-            order.sort_by_key(|number| (has_failed(&self.members[*number]), priority(&self.members[*number])));
-        }
-        order
-    }
-
-    /// The members beside this one, in the order in which they are tried.
-    pub(super) fn others(&self, member: usize) -> Vec<usize> {
-        self.beginning_at(member).into_iter().filter(|number| *number != member).collect()
-    }
-
-    fn beginning_at(&self, member: usize) -> Vec<usize> {
-        let mut order = self.present.clone();
-        let begin = order.iter().position(|number| *number == member).unwrap_or(0);
-        order.rotate_left(begin);
-        order
-    }
-
-    /// The member after the one in use.
-    fn next(&self) -> usize {
-        self.others(self.current).first().copied().unwrap_or(self.current)
-    }
-
-    fn has_priorities(&self) -> bool {
-        self.found.iter().any(|endpoint| endpoint.priority != self.found[0].priority)
-    }
-
-    /// How many members are tried.
-    pub(super) fn count(&self) -> usize {
-        self.present.len()
-    }
-
-    pub(super) fn text(&self, number: usize) -> String {
-        self.members[number].endpoint.as_ref().map_or_else(String::new, |known| known.text.clone())
-    }
-
-    /// The member in use, as errors have it.
-    pub(super) fn name(&self) -> String {
-        let member = self.members.get(self.current);
-        member.and_then(|member| member.endpoint.as_ref()).map_or_else(|| "etcd".into(), |known| known.text.clone())
-    }
-
-    /// Why there is nothing to try.
-    pub(super) fn nothing(&self) -> Failure {
-        let none = || Failure::new(Class::Transient, "no member of etcd is known yet").with_fault(Fault::Connection);
-        self.unknown.clone().unwrap_or_else(none)
-    }
-
     /// Closes connections to members that are not in use. Whether any is left.
     pub(super) fn sweep(&mut self) -> bool {
         let current = self.current;

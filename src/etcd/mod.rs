@@ -13,6 +13,7 @@ mod lease;
 mod link;
 mod links;
 mod list;
+mod members;
 mod options;
 mod reach;
 mod request;

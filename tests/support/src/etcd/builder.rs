@@ -98,7 +98,7 @@ impl Builder {
     pub fn join(&self, name: &str, announce: impl FnOnce(&str) -> String) -> Etcd {
         let started = self.clone().arg("--initial-cluster-state=existing").members(1).and_then(|mut members| {
             let mut member = members.pop().ok_or_else(|| Error::new("no etcd was made"))?;
-            member.launch.name = name.to_owned();
+            name.clone_into(&mut member.launch.name);
             member.launch.members = announce(&format!("http://{}", member.launch.peer));
             member.spawn()?;
             member.wait_healthy()?;
