@@ -99,7 +99,11 @@ impl Builder {
         let started = self.clone().arg("--initial-cluster-state=existing").members(1).and_then(|mut members| {
             let mut member = members.pop().ok_or_else(|| Error::new("no etcd was made"))?;
             name.clone_into(&mut member.launch.name);
+            // Its ports are held until it starts: to be added to a cluster takes its time.
+            let held = [ports::hold()?, ports::hold()?];
+            (member.launch.client, member.launch.peer) = (ports::of(&held[0])?, ports::of(&held[1])?);
             member.launch.members = announce(&format!("http://{}", member.launch.peer));
+            drop(held);
             member.spawn()?;
             member.wait_healthy()?;
             Ok(member)
