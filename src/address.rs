@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use crate::error::Error;
 use crate::inet;
+use crate::secret;
 
 /// A checked `host:port`, in lower case, IPv6 in brackets.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -13,11 +14,13 @@ pub(crate) struct Authority(Box<str>);
 
 impl Authority {
     pub(crate) fn parse(text: &str, default_port: Option<u16>) -> Result<Self, String> {
-        for (mark, reason) in [
-            (',', "one address at a time: give several as several"),
-            ('@', "a user and password have no place here"),
-            ('/', "a path has no place here"),
-        ] {
+        // First: no other reason may show a part of it.
+        if secret::may_have_user(text) {
+            return Err(secret::REASON.into());
+        }
+        for (mark, reason) in
+            [(',', "one address at a time: give several as several"), ('/', "a path has no place here")]
+        {
             if text.contains(mark) {
                 return Err(reason.into());
             }
@@ -133,13 +136,16 @@ impl Address {
     /// # Errors
     /// When the text is no address: the error shows it and says what is wrong.
     pub fn parse(text: &str) -> Result<Self, Error> {
-        Self::read(text).map_err(|reason| Error::invalid("address", text, reason))
+        Self::read(text).map_err(|reason| Error::invalid("address", secret::without_user(text), reason))
     }
 
     /// The same, with the bare reason: for codecs, which name the record themselves.
     pub(crate) fn read(text: &str) -> Result<Self, String> {
         if let Some(path) = text.strip_prefix("unix:") {
             return Ok(Self { authority: Authority::unix(path)?, secure: false });
+        }
+        if secret::may_have_user(text) {
+            return Err(secret::REASON.into());
         }
         let (secure, default_port, rest) = match text.split_once("://") {
             None => (false, None, text),

@@ -97,9 +97,10 @@
 //! | `tls-ring`, `tls-aws-lc` | TLS to etcd and to servers, with that cryptography |
 //! | `tls-native-roots`, `tls-webpki-roots` | root certificates, beside one of those |
 //! | `tonic-health` | `Serve::health`: the server's health service decides whether it is in the directory |
+//! | `srv` | `EtcdOptions::srv` and `etcd-srv://` targets: the members of etcd are found by DNS SRV records |
 //!
 //! None is on by default: `https` endpoints are then refused, and `https` servers are not called. With one of them
-//! `BalancedChannelBuilder::tls` says how servers are verified.
+//! `BalancedChannelBuilder::tls` says how servers are verified, and `ClientTls` how certificates are given that are renewed.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod address;
@@ -107,6 +108,7 @@ mod backoff;
 mod balance;
 pub mod codec;
 mod connection;
+mod domain;
 mod error;
 mod etcd;
 mod inet;
@@ -115,6 +117,7 @@ mod nested;
 mod panics;
 mod registrar;
 mod resolver;
+mod secret;
 mod serve;
 mod target;
 

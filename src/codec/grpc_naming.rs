@@ -12,6 +12,7 @@ use super::metadata::with_metadata;
 use super::{Codec, DecodeError, EncodeError, Record, hint, json};
 use crate::address::Address;
 use crate::instance::Instance;
+use crate::secret;
 use crate::target::Target;
 
 /// `greeter/10.0.0.5:50051` = `{"Op":0,"Addr":"10.0.0.5:50051","Metadata":null}`: one key per address.
@@ -52,7 +53,7 @@ impl Codec for GrpcNaming {
             return Err(refuse(format!("\"Addr\" is missing{hint}")));
         };
         let address =
-            Address::read(&written).map_err(|reason| DecodeError::new(format!("\"Addr\" is {written:?}: {reason}")))?;
+            Address::read(&written).map_err(|reason| DecodeError::new(format!("\"Addr\" is {:?}: {reason}", secret::without_user(&written))))?;
         Ok(vec![match update.metadata {
             None => Instance::at(address),
             Some(metadata) => with_metadata(Instance::at(address), metadata),

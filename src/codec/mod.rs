@@ -14,6 +14,7 @@ mod plain;
 use std::fmt;
 
 use crate::instance::Instance;
+use crate::secret;
 use crate::target::Target;
 
 pub(crate) use caught::Caught;
@@ -69,7 +70,8 @@ pub struct DecodeError {
 impl DecodeError {
     /// An error that gives this reason, of which the first 200 characters are kept.
     pub fn new(reason: impl Into<String>) -> Self {
-        let mut reason = reason.into();
+        // What stands in etcd may hold a password.
+        let mut reason = secret::without_password(&reason.into()).into_owned();
         if let Some((end, _)) = reason.char_indices().nth(200) {
             reason.replace_range(end.., "…");
         }

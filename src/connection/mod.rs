@@ -30,6 +30,10 @@ mod socket;
 mod timers;
 #[cfg(feature = "_tls")]
 mod tls;
+#[cfg(feature = "_tls")]
+mod tls_files;
+#[cfg(feature = "_tls")]
+mod tls_settings;
 
 mod watched;
 

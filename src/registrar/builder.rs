@@ -14,6 +14,7 @@ use crate::codec::{Caught, Codec, Detect};
 use crate::error::Error;
 use crate::etcd::{Client as EtcdClient, Etcd};
 use crate::instance::Instance;
+use crate::secret;
 use crate::target::Target;
 
 /// etcd's own bound.
@@ -153,7 +154,7 @@ impl fmt::Debug for RegistrationBuilder {
         f.debug_struct("RegistrationBuilder")
             .field("target", &self.target.as_ref().map(ToString::to_string))
             .field("instance", &self.instance)
-            .field("key", &self.key)
+            .field("key", &self.key.as_deref().map(secret::without_password))
             .field("conflict", &self.conflict)
             .finish_non_exhaustive()
     }

@@ -161,8 +161,8 @@ impl Registrar {
     }
 
     /// Where its etcd is; only a client of the user's knows otherwise.
-    pub(crate) fn etcd_hosts(&self) -> Option<Vec<Authority>> {
-        self.shared.etcd.hosts()
+    pub(crate) async fn etcd_hosts(&self) -> Option<Vec<Authority>> {
+        self.shared.etcd.known_hosts().await
     }
 
     /// Refuses a target that names another etcd.

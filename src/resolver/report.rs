@@ -1,6 +1,6 @@
 //! What is said of a service's changes: membership at INFO, what is wrong with records at WARN, each once.
 
-use super::snapshot::{Difference, Entry, Snapshot, diff};
+use super::snapshot::{Difference, Entry, Snapshot, diff, shown};
 use crate::instance::Instance;
 use crate::nested::nested;
 use crate::target::Target;
@@ -56,7 +56,7 @@ impl Report {
             && let Some(misread) = entry.instances().iter().find_map(Instance::misread)
         {
             self.misread = true;
-            let key = String::from_utf8_lossy(entry.key());
+            let key = shown(entry.key());
             tracing::warn!(
                 %key,
                 misread,
@@ -97,7 +97,7 @@ impl Step {
 
     fn warn(&mut self, entry: &Entry, before: Option<&Entry>) {
         let Some(error) = entry.error() else { return };
-        let key = String::from_utf8_lossy(entry.key());
+        let key = shown(entry.key());
         if before.is_some_and(|before| before.error().is_some()) {
             tracing::debug!(%key, %error, "record skipped: it still cannot be read");
             return;

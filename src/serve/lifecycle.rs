@@ -149,9 +149,9 @@ impl Lifecycle {
 
     /// Where clients reach it. What is not known yet may come to be.
     async fn addresses(&self) -> Result<Vec<Address>, Error> {
-        let etcd = self.registrar.etcd_hosts();
         let (mut backoff, began) = (Backoff::new(fastrand::u64(..)), Instant::now());
         loop {
+            let etcd = self.registrar.etcd_hosts().await;
             match route::addresses(&self.plan, etcd.as_deref()).await {
                 Ok(addresses) => return Ok(addresses),
                 Err(Trouble::Refused(error)) => return Err(error),

@@ -27,7 +27,7 @@ impl Greeter for Me {
     }
 }
 
-fn server() -> SocketAddr {
+pub(super) fn server() -> SocketAddr {
     let incoming = TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = incoming.local_addr().unwrap();
     let server = tonic::transport::Server::builder().add_service(GreeterServer::new(Me));

@@ -9,10 +9,14 @@ mod held;
 mod leases;
 mod lists;
 mod logs;
+#[path = "../../shared/log.rs"]
+mod log;
 mod members;
 mod panics;
 mod quiet;
 mod records;
+mod replaced;
+mod secrets;
 mod streams;
 mod tokens;
 mod weak;
@@ -21,6 +25,7 @@ use etcd_client::{Client, ConnectOptions};
 use test_support::Etcd;
 use tonic_etcd::EtcdOptions;
 
+use self::log::Log;
 use crate::support::until;
 
 /// How often clients have called a method of this etcd.
