@@ -42,6 +42,7 @@ pub(crate) fn test(
     if args.is_empty() {
         named.push(&["--features", FEATURES, "--test", "tls"]);
         named.push(&["--features", FEATURES, "--test", "behaviour", "--", "serve::health"]);
+        named.push(&["--features", FEATURES, "--doc", "--", "serving"]);
     }
     if let Some(Interop::Go) = interop {
         named.push(&["--features", FEATURES, "--test", "interop"]);
