@@ -93,6 +93,7 @@ impl Lifecycle {
             End::Server(ended) => {
                 // It answers nobody any more: there is nothing to wait for but etcd.
                 tracing::warn!(error = ended.as_ref().err().map(tracing::field::display), "the server ended by itself");
+                stop.now();
                 self.control.show(ServeState::Leaving);
                 drop(self.deregister().await);
                 return ended.map_err(Error::server);

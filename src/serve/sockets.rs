@@ -41,7 +41,7 @@ struct Ends {
 
 /// Ends a socket when it is dropped.
 struct End {
-    end: oneshot::Sender<Infallible>,
+    socket: oneshot::Sender<Infallible>,
     seen: Arc<Seen>,
     /// So often it was heard before GOAWAY.
     heard: usize,
@@ -134,7 +134,7 @@ impl End {
 impl Ends {
     fn push(&mut self, end: End) {
         if self.all.len() >= self.full {
-            self.all.retain(|end| !end.end.is_closed());
+            self.all.retain(|end| !end.socket.is_closed());
             self.full = 2 * self.all.len() + 16;
         }
         self.all.push(end);
@@ -157,7 +157,7 @@ impl Open {
         let counted = connected.as_ref().map(|connected| connected.count().clone());
         let seen = Arc::new(Seen { counted, ..Seen::default() });
         if let Some(ends) = &mut *self.ends() {
-            ends.push(End { end, seen: seen.clone(), heard: 0, idle: None });
+            ends.push(End { socket: end, seen: seen.clone(), heard: 0, idle: None });
         }
         Socket::new(io, ended, seen, connected)
     }
@@ -185,7 +185,7 @@ impl Sockets {
 
     fn count_of(&self, is: impl Fn(&Seen) -> bool) -> usize {
         let ends = self.open.ends();
-        ends.iter().flat_map(|ends| &ends.all).filter(|end| !end.end.is_closed() && is(&end.seen)).count()
+        ends.iter().flat_map(|ends| &ends.all).filter(|end| !end.socket.is_closed() && is(&end.seen)).count()
     }
 
     /// Waits until connections are accepted.
@@ -218,7 +218,7 @@ impl Sockets {
             let (now, mut over) = (Instant::now(), 0_usize);
             if let Some(ends) = &mut *self.open.ends() {
                 ends.all.retain_mut(|end| {
-                    let ends = !end.end.is_closed() && end.is_over(now);
+                    let ends = !end.socket.is_closed() && end.is_over(now);
                     over += usize::from(ends);
                     !ends
                 });

@@ -38,10 +38,10 @@ async fn an_axum_router_of_ones_own() {
         std::future::ready(status)
     });
     let services = Routes::new(GreeterServer::new(Me::default())).into_axum_router();
-    let routes = Routes::from(services.route("/ready", probe));
+    let all = Routes::from(services.route("/ready", probe));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let router = Server::builder().accept_http1(true).add_routes(routes);
+    let router = Server::builder().accept_http1(true).add_routes(all);
     let task = tokio::spawn(serve.serve(router, listener, std::future::pending()));
     control.ready(PATIENCE).await.unwrap();
     let request = b"GET /ready HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
