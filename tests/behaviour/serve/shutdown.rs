@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use greeter_proto::HelloRequest;
 use greeter_proto::bench::streams_client::StreamsClient;
 use greeter_proto::bench::streams_server::{Streams, StreamsServer};
 use greeter_proto::bench::{Chunk, DownloadRequest, UploadReply};
@@ -199,6 +200,53 @@ async fn the_busy_one_ends_by_itself() {
     served.end().await.unwrap();
     assert!(answered.elapsed() < SOON);
     lost.abort();
+}
+
+/// F23: however calls have ended, none is taken for one in flight.
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_have_ended_in_any_way_are_not_waited_for() {
+    let world = World::start().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, me) = (listener.local_addr().unwrap(), Me::default());
+    let serve = registrar(&world).service("s").propagation(Duration::ZERO).drain(PATIENCE * 2);
+    let control = serve.control();
+    let server = Server::builder().http2_max_header_list_size(1 << 20).max_concurrent_streams(16);
+    let server = server.http2_max_pending_accept_reset_streams(Some(1 << 10));
+    let router = { server }.add_service(GreeterServer::new(me.clone()));
+    let task = tokio::spawn(serve.serve(router, listener, pending()));
+    control.ready(PATIENCE).await.unwrap();
+    let served = Served { me, address, control, stop: None, task };
+    let (proxy, client) = gone(served.address).await;
+    let mut calls = Vec::new();
+    for n in 0..64 {
+        let mut client = client.clone().max_decoding_message_size(4 << 20);
+        calls.push(tokio::spawn(async move {
+            let large = n % 8 == 7;
+            let name = match n % 8 {
+                0 => "wait",
+                1 => "panic",
+                2 | 3 => "you",
+                _ => &"x".repeat(n << 14),
+            };
+            let mut request = Request::new(HelloRequest { name: name.into() });
+            if large {
+                // A head of several frames.
+                request.metadata_mut().insert("x-large", "y".repeat(100_000).parse().unwrap());
+            }
+            if n % 16 == 0 {
+                request.set_timeout(Duration::from_millis(50));
+            }
+            drop(timeout(Duration::from_millis(200), client.say_hello(request)).await);
+        }));
+    }
+    for call in calls {
+        call.await.unwrap();
+    }
+    until("the calls' ends", async || (served.me.begun() == served.me.ended()).then_some(())).await;
+    greet(&mut client.clone(), "you").await.unwrap();
+    proxy.stall();
+    let took = ends(served).await;
+    assert!(took < SOON, "{took:?}");
 }
 
 /// Downloads that send nothing and never end.
