@@ -201,12 +201,20 @@ impl Lifecycle {
         let ended = if let Ok(ended) = timeout(self.drain, drained).await {
             ended
         } else {
-            tracing::warn!(
-                connections = sockets.count(),
-                uncounted = sockets.uncounted(), // over TLS, without `Serve::count_calls`
-                drain_ms = self.drain.as_millis(),
-                "calls were still on their way at the end of the drain: their connections are closed"
-            );
+            let (connections, uncounted, drain_ms) = (sockets.count(), sockets.uncounted(), self.drain.as_millis());
+            if uncounted == 0 || uncounted < connections {
+                tracing::warn!(
+                    connections,
+                    drain_ms,
+                    "calls were still on their way at the end of the drain: their connections are closed"
+                );
+            } else {
+                tracing::warn!(
+                    connections,
+                    drain_ms,
+                    "closed TLS connections at the end of the drain; `Serve::count_calls` tells which have calls on their way"
+                );
+            }
             drop(sockets);
             timeout(END, server).await.unwrap_or(Ok(()))
         };

@@ -210,9 +210,9 @@ async fn calls_that_have_ended_in_any_way_are_not_waited_for() {
     let (address, me) = (listener.local_addr().unwrap(), Me::default());
     let serve = registrar(&world).service("s").propagation(Duration::ZERO).drain(PATIENCE * 2);
     let control = serve.control();
-    let server = Server::builder().http2_max_header_list_size(1 << 20).max_concurrent_streams(16);
-    let server = server.http2_max_pending_accept_reset_streams(Some(1 << 10));
-    let router = { server }.add_service(GreeterServer::new(me.clone()));
+    let builder = Server::builder().http2_max_header_list_size(1 << 20).max_concurrent_streams(16);
+    let builder = builder.http2_max_pending_accept_reset_streams(Some(1 << 10));
+    let router = { builder }.add_service(GreeterServer::new(me.clone()));
     let task = tokio::spawn(serve.serve(router, listener, pending()));
     control.ready(PATIENCE).await.unwrap();
     let served = Served { me, address, control, stop: None, task };
