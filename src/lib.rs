@@ -33,7 +33,8 @@
 //! # }
 //! ```
 //!
-//! [`Serve`] registers when the server is ready, takes it out of the directory before it stops, and ends in time. Where a
+//! [`Serve`] registers when the server is ready, takes it out of the directory before it stops, and ends in time. [`serving`] shows it
+//! beside health, reflection, axum, tonic-web, TLS, several listeners, systemd and signals. Where a
 //! server has a life of its own, [`Registrar::register`] is the part about etcd: listen before you register, and deregister
 //! before you stop. Keep the registration in a variable with a name: one that is dropped deregisters.
 //!
@@ -119,6 +120,7 @@ mod registrar;
 mod resolver;
 mod secret;
 mod serve;
+pub mod serving;
 mod target;
 
 pub use address::Address;
@@ -141,7 +143,7 @@ pub use registrar::{
     RegistrationStates,
 };
 pub use resolver::{Discover, Entry, Resolution, Resolver, ResolverBuilder, ServerKey, Snapshot, State};
-pub use serve::{Departure, Listener, Serve, ServeControl, ServeState, ServeStates};
+pub use serve::{CountCalls, Departure, Listener, Serve, ServeControl, ServeState, ServeStates};
 pub use target::Target;
 
 /// The README's code, compiled with the tests.

@@ -43,6 +43,7 @@ pub(crate) fn test(
         named.push(&["--features", FEATURES, "--test", "tls", "--test", "srv"]);
         named.push(&["--features", FEATURES, "--lib", "--", "etcd::", "connection::tls", "target::"]);
         named.push(&["--features", FEATURES, "--test", "behaviour", "--", "serve::health"]);
+        named.push(&["--features", FEATURES, "--doc", "--", "serving"]);
     }
     if let Some(Interop::Go) = interop {
         named.push(&["--features", FEATURES, "--test", "interop"]);

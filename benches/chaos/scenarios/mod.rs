@@ -70,6 +70,8 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     registration("stop", "a server stops while etcd is away", registration::stop::without_etcd),
     registration("killed", "a server is killed", registration::stop::killed),
     registration("unready", "a server never becomes ready", registration::stop::unready),
+    registration("f23", "a server shuts down: silent, half-open and busy connections", registration::shutdown::run),
+    registration("f63", "the check of one of 3 servers panics", registration::panics::run),
     discovery("quiet", "an etcd in which nothing happens for a minute", discovery::quiet::run),
     discovery("etcd-faults", "etcd fails in each of 6 ways while its servers change", discovery::faults::run),
     discovery("correct-again", "etcd restarts 10 times, and one of 3 members falls silent", discovery::again::run),
