@@ -98,6 +98,7 @@ impl Etcd {
     }
 
     /// The same, where SRV records name them once they were read; empty where that has failed.
+    #[cfg_attr(not(feature = "srv"), expect(clippy::unused_async, reason = "with the feature DNS is asked"))]
     pub(crate) async fn known_hosts(&self) -> Option<Vec<Authority>> {
         #[cfg(feature = "srv")]
         if matches!(&self.core.links.source, Source::Options(options) if options.is_srv()) {
