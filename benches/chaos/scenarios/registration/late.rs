@@ -98,6 +98,9 @@ pub(in crate::scenarios) fn run(world: &World, findings: &mut Findings) -> Resul
         findings.ours("puts done after the leave was, as watched", seen.late_puts as f64, "", Bar::Equal(0.0));
         findings.ours("leaves not done in 30 s", f64::from(u32::try_from(failed)?), "", Bar::Equal(0.0));
         findings.ours("slowest leave", slowest.as_secs_f64() * 1e3, "ms", None);
+        let refused = r#"grpc_code="NotFound",grpc_method="Txn""#;
+        let refused = etcd.metric_with("grpc_server_handled_total", refused).unwrap_or_default();
+        findings.ours("puts that etcd refused because their lease had gone", refused, "", None);
         let leases = etcd.metric("etcd_debugging_lease_granted_total").unwrap_or(f64::NAN);
         findings.ours("leases granted", leases, "", None);
         let others_stand = others.iter().filter(|other| other.is_registered()).count();
@@ -107,7 +110,7 @@ pub(in crate::scenarios) fn run(world: &World, findings: &mut Findings) -> Resul
 }
 
 /// Counts from aside what may not happen.
-async fn watch(client: Client, seen: Arc<Mutex<Seen>>) -> Result<(), etcd_client::Error> {
+async fn watch(client: Client, seen: Arc<Mutex<Seen>>) -> std::result::Result<(), etcd_client::Error> {
     let mut events = client.watch_client().watch("kept/", Some(WatchOptions::new().with_prefix())).await?;
     while let Some(message) = events.message().await? {
         let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);

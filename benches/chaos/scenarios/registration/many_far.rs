@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use etcd_client::{Client, ConnectOptions, Permission};
+use etcd_client::{Client, ConnectOptions, GetOptions, Permission};
 use test_support::{Bar, Etcd, FrameProxy, Rule};
 use tokio::task::JoinSet;
 use tonic_etcd::{EtcdOptions, Instance, Registrar, Registration};
@@ -18,38 +18,47 @@ const ROOT: (&str, &str) = ("root", "rootpw");
 const WRITER: (&str, &str) = ("writer", "writerpw");
 
 pub(in crate::scenarios) fn run(world: &World, findings: &mut Findings) -> Result<()> {
-    world.block_on(async {
-        let etcd = Etcd::start();
-        let proxy = far(&etcd);
-        let registrar = Registrar::connect([proxy.endpoint()]).await?;
-        let (mut registrations, took) = registered(&registrar, REGISTRATIONS).await?;
-        findings.ours("registered within", ms(took), "ms", BAR);
-        let leases = || etcd.metric("etcd_debugging_lease_granted_total").unwrap_or(f64::NAN);
-        findings.ours("leases granted", leases(), "", Bar::Equal(1.0));
-        findings.ours("keys", world.count(&etcd, "many/")? as f64, "", Bar::Equal(REGISTRATIONS as f64));
-        let stays = registrations.pop();
-        findings.ours("all but one left within", ms(leave(registrations).await?), "ms", BAR);
-        findings.ours("keys that stay", world.count(&etcd, "many/")? as f64, "", Bar::Equal(1.0));
-        findings.ours("leases granted then", leases(), "", Bar::Equal(1.0));
-        findings.ours("the last left within", ms(leave(stays.into_iter().collect()).await?), "ms", BAR);
-        Ok(())
-    })?;
-    world.block_on(async {
-        let etcd = Etcd::start();
-        let root = protect(&etcd).await?;
-        let proxy = far(&etcd);
-        let options = EtcdOptions::from([proxy.endpoint()]).user(WRITER.0, WRITER.1);
-        let registrar = Registrar::builder(options).build()?;
-        let refused = registrar.register("forbidden", Instance::new("h:1")?).await?;
-        let (registrations, took) = registered(&registrar, REGISTRATIONS - 1).await?;
-        findings.ours("registered beside one that is refused within", ms(took), "ms", BAR);
-        let there = root.kv_client().get("many/", Some(etcd_client::GetOptions::new().with_prefix())).await?;
-        let expected = Bar::Equal(REGISTRATIONS as f64 - 1.0);
-        findings.ours("keys beside one that is refused", there.kvs().len() as f64, "", expected);
-        findings.ours("refused ones that stand", f64::from(u8::from(refused.is_registered())), "", Bar::Equal(0.0));
-        drop(registrations);
-        Ok(())
-    })
+    world.block_on(well(findings))?;
+    world.block_on(beside_one_that_is_refused(findings))
+}
+
+async fn well(findings: &mut Findings) -> Result<()> {
+    let etcd = Etcd::start();
+    let client = Client::connect([etcd.endpoint()], None).await?;
+    let proxy = far(&etcd);
+    let registrar = Registrar::connect([proxy.endpoint()]).await?;
+    let (mut registrations, took) = registered(&registrar, REGISTRATIONS).await?;
+    findings.ours("registered within", ms(took), "ms", BAR);
+    let leases = || etcd.metric("etcd_debugging_lease_granted_total").unwrap_or(f64::NAN);
+    findings.ours("leases granted", leases(), "", Bar::Equal(1.0));
+    findings.ours("keys", count(&client).await?, "", Bar::Equal(REGISTRATIONS as f64));
+    let stays = registrations.pop();
+    findings.ours("all but one left within", ms(leave(registrations).await?), "ms", BAR);
+    findings.ours("keys that stay", count(&client).await?, "", Bar::Equal(1.0));
+    findings.ours("leases granted then", leases(), "", Bar::Equal(1.0));
+    findings.ours("the last left within", ms(leave(stays.into_iter().collect()).await?), "ms", BAR);
+    Ok(())
+}
+
+async fn beside_one_that_is_refused(findings: &mut Findings) -> Result<()> {
+    let etcd = Etcd::start();
+    let root = protect(&etcd).await?;
+    let proxy = far(&etcd);
+    let options = EtcdOptions::from([proxy.endpoint()]).user(WRITER.0, WRITER.1);
+    let registrar = Registrar::builder(options).build()?;
+    let refused = registrar.register("forbidden", Instance::new("h:1")?).await?;
+    let (registrations, took) = registered(&registrar, REGISTRATIONS - 1).await?;
+    findings.ours("registered beside one that is refused within", ms(took), "ms", BAR);
+    let expected = Bar::Equal(REGISTRATIONS as f64 - 1.0);
+    findings.ours("keys beside one that is refused", count(&root).await?, "", expected);
+    findings.ours("refused ones that stand", f64::from(u8::from(refused.is_registered())), "", Bar::Equal(0.0));
+    drop(registrations);
+    Ok(())
+}
+
+async fn count(client: &Client) -> Result<f64> {
+    let options = GetOptions::new().with_prefix().with_count_only();
+    Ok(client.kv_client().get("many/", Some(options)).await?.count() as f64)
 }
 
 /// Everything that a client sends arrives a round trip later.
