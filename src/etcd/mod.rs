@@ -31,7 +31,7 @@ use tokio::sync::watch::Receiver;
 use tokio::time::timeout;
 
 pub(crate) use failure::{Class, Failure};
-pub(crate) use lease::{KeepAlive, Stored};
+pub(crate) use lease::{KeepAlive, Put, Stored};
 pub use options::EtcdOptions;
 pub(crate) use request::Patience;
 pub(crate) use watch::{Event, Message, Range, Watch, WatchId, Watcher};
