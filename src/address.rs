@@ -313,7 +313,6 @@ mod tests {
             "ftp://host:1",
             "http://host:1/path",
             "http://",
-            "http://u@host:1",
             "unix:",
             "unix:run/x",
             "unix://host/x",
