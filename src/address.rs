@@ -329,6 +329,21 @@ mod tests {
         }
     }
 
+    /// F18: a user and a password are refused, and not shown.
+    #[test]
+    fn users_are_refused_and_not_shown() {
+        for text in [
+            "http://u:secret@host:1",
+            "u:secret@host:1",
+            "https://u:secret%40host:1",
+            "http://secret@host",
+            "[u:secret@::1]:1",
+        ] {
+            let error = Address::parse(text).unwrap_err().to_string();
+            assert!(error.contains(secret::REASON) && !error.contains("secret"), "{error}");
+        }
+    }
+
     #[test]
     fn knows_every_interface_when_it_sees_it() {
         for (text, unspecified) in [
