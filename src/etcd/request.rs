@@ -154,11 +154,12 @@ impl Core {
                         second.as_ref().map(late);
                     }
                     let (failure, token) = first_failed.clone().unwrap_or_else(|| late(&first));
-                    let in_doubt = is_open(Some(&first), &first_failed) || is_open(second.as_ref(), &second_failed);
+                    let in_doubt = is_open(Some(&first), first_failed.as_ref()) || is_open(second.as_ref(), second_failed.as_ref());
                     return Err((failure.with_doubt(in_doubt), token));
                 }
             }
-            let in_doubt = is_open(Some(&first), &first_failed) || is_open(second.as_ref(), &second_failed);
+            let in_doubt =
+                is_open(Some(&first), first_failed.as_ref()) || is_open(second.as_ref(), second_failed.as_ref());
             match (&first_failed, &second_failed) {
                 // What is no member's fault is the same everywhere.
                 (Some((failure, token)), _) | (_, Some((failure, token))) if !failure.is_worth_a_retry() => {
@@ -187,8 +188,8 @@ async fn answer_of<T>(attempt: Option<&mut Attempt<'_, T>>) -> (Result<T, Failur
 }
 
 /// Whether a try may have been done, or may still be: it has no answer, or one that does not say.
-fn is_open<T>(attempt: Option<&Attempt<'_, T>>, failed: &Option<(Failure, u64)>) -> bool {
-    attempt.is_some() && failed.as_ref().is_none_or(|(failure, _)| !failure.is_decided())
+fn is_open<T>(attempt: Option<&Attempt<'_, T>>, failed: Option<&(Failure, u64)>) -> bool {
+    attempt.is_some() && failed.is_none_or(|(failure, _)| !failure.is_decided())
 }
 
 /// When a try is late: soon where nothing was heard over its connection since it was made, else later.

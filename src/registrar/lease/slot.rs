@@ -1,16 +1,19 @@
 //! One record of a registration, and what is known of its key in etcd. PURE.
 
+mod requests;
 mod sight;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use self::requests::Asked;
 pub(super) use self::sight::{Seen, Verdict};
 use super::vocabulary::Found;
 use crate::codec::Record;
 
 /// A record, and where it is.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "what is known of one key, each by itself")]
 pub(super) struct Slot {
     pub(super) record: Arc<Record>,
     pub(super) place: Place,
@@ -66,23 +69,6 @@ pub(super) enum Place {
         lease: i64,
         id: Option<Box<str>>,
     },
-}
-
-/// A request, and how the key was watched when it began: what was done or read under the watch leaves nothing to look for.
-#[derive(Clone, Copy, Debug)]
-struct Asked {
-    what: Request,
-    watch: Watch,
-    /// Asked because nobody tells: to be asked again if it fails.
-    sweep: bool,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Request {
-    /// The first of its kind: nothing was there before it, for certain.
-    FirstPut,
-    Put,
-    Look,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -215,100 +201,11 @@ impl Slot {
         }
     }
 
-    /// From here on a put may arrive, whatever becomes of the request.
-    pub(super) fn begin_put(&mut self, lease: i64) {
-        let put = if self.place == Place::Out { Request::FirstPut } else { Request::Put };
-        if !self.is_there() {
-            (self.place, self.lease, self.claims) = (Place::Tried, lease, true);
-        }
-        self.tried.insert(lease);
-        self.later = None;
-        self.ask(put);
-    }
-
-    pub(super) fn begin_look(&mut self) {
-        self.ask(Request::Look);
-    }
-
-    fn ask(&mut self, what: Request) {
-        self.asked = Some(Asked { what, watch: self.watch, sweep: std::mem::take(&mut self.sweep) });
-    }
-
-    /// The request came to no end that is known.
-    pub(super) fn end(&mut self) {
-        if let Some(asked) = self.asked.take() {
-            self.sweep |= asked.sweep;
-            self.in_doubt |= !matches!(asked.what, Request::Look);
-        }
-        self.later = None;
-    }
-
-    /// The request was refused, and not done.
-    pub(super) fn refused(&mut self) {
-        let (first, in_doubt) = (matches!(self.asked, Some(Asked { what: Request::FirstPut, .. })), self.in_doubt);
-        self.end();
-        self.in_doubt = in_doubt;
-        if first && self.place == Place::Tried {
-            self.place = Place::Out;
-            self.tried.clear();
-        }
-    }
-
-    /// The key was not as a request expected it: how it is, is to be looked at.
-    pub(super) fn differs(&mut self) {
-        (self.asked, self.later, self.place, self.unreadable) = (None, None, Place::Unknown, false);
-    }
-
-    /// It may not be read: what is not known is tried.
-    pub(super) fn is_refused_a_look(&mut self) {
-        self.unreadable = true;
-        if self.place == Place::Unknown {
-            self.place = Place::Tried;
-        }
-    }
-
-    /// The put is given up; it may be done at any later time, while its lease lives.
-    pub(super) fn give_up(&mut self, lease: i64) {
-        self.late.insert(lease);
-    }
-
     /// Takes the place of one that is leaving: it may be there, and puts of it may still arrive.
     pub(super) fn succeed(&mut self, left: Self) {
         self.place = if left.may_be_there() { Place::Tried } else { Place::Out };
         (self.lease, self.tried, self.late, self.expected) = (left.lease, left.tried, left.late, left.expected);
         (self.doomed, self.unreadable, self.claims) = (left.doomed, left.unreadable, true);
-    }
-
-    /// Whether what was put at that revision was deleted cannot be known: it is to be looked at.
-    pub(super) fn doubt(&mut self, expected: i64) {
-        self.doomed = self.doomed.max(expected);
-        if self.may_be_there() {
-            self.place = if self.unreadable { Place::Tried } else { Place::Unknown };
-        }
-    }
-
-    /// The put is done under that lease, at that revision. What was seen since is to be taken in.
-    pub(super) fn put(&mut self, record: &Arc<Record>, lease: i64, revision: i64) -> Option<(i64, Option<Found>)> {
-        self.saw_all();
-        // Another value may be wanted since.
-        self.place = if self.record.value == record.value { Place::In } else { Place::Stale };
-        (self.known, self.put_at, self.expected) = (revision, revision, revision);
-        (self.lease, self.stood, self.in_doubt, self.claims) = (lease, true, false, false);
-        self.tried.clear();
-        self.later(revision)
-    }
-
-    /// What was seen since a request was done at that revision.
-    pub(super) fn later(&mut self, revision: i64) -> Option<(i64, Option<Found>)> {
-        self.later.take().filter(|(seen, _)| *seen > revision)
-    }
-
-    /// The request that is on its way has an answer: under the watch it was made under, that tells what was before.
-    fn saw_all(&mut self) {
-        let under = self.asked.take().map_or(Watch::No, |asked| asked.watch);
-        if under != Watch::No && self.watch == Watch::Blind {
-            self.watch = Watch::Yes;
-        }
     }
 
     /// It is wanted after it was to go: what stands is put anew where it goes with its

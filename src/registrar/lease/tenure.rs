@@ -24,6 +24,7 @@ pub(super) struct Tenure {
 }
 
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "what is known of one lease, each by itself")]
 struct Held {
     id: i64,
     life: Duration,

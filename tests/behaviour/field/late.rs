@@ -36,7 +36,7 @@ async fn has_arrived(proxy: &FrameProxy, etcd: &Etcd) {
 
 /// It leaves, or is changed, while its put is held: the others move to another lease without being gone for a moment, and the
 /// put finds its lease gone.
-async fn nothing_comes_of_it(leaves: impl AsyncFnOnce(Registration) -> Option<Registration>) {
+async fn nothing_comes_of_it(leave: impl AsyncFnOnce(Registration) -> Option<Registration>) {
     let world = World::start().await;
     let proxy = FrameProxy::to(world.etcd.address());
     let registrar = Registrar::connect([proxy.endpoint()]).await.unwrap();
@@ -47,15 +47,15 @@ async fn nothing_comes_of_it(leaves: impl AsyncFnOnce(Registration) -> Option<Re
     for other in &others {
         other.ready(PATIENCE).await.unwrap();
     }
-    let lease = registrar.lease_id().unwrap();
+    let first = registrar.lease_id().unwrap();
     let options = WatchOptions::new().with_prefix();
     let mut events = world.admin.watch_client().watch("s/h:", Some(options)).await.unwrap();
     let late = held(&registrar, &proxy).await;
-    let left = leaves(late).await;
+    let left = leave(late).await;
     has_arrived(&proxy, &world.etcd).await;
     until("one lease, and not the first", async || {
-        let leases = world.leases().await;
-        (leases.len() == 1 && leases[0] != lease).then_some(())
+        let there = world.leases().await;
+        (there.len() == 1 && there[0] != first).then_some(())
     })
     .await;
     assert_eq!(world.lease_of("s/late:1").await, None, "it came after its registration had left");

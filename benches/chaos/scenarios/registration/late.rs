@@ -45,7 +45,8 @@ pub(in crate::scenarios) fn run(world: &World, findings: &mut Findings) -> Resul
         let seen = Arc::new(Mutex::new(Seen::default()));
         let looks = tokio::spawn(watch(client.clone(), seen.clone()));
         // Each at a different moment; spread over the rounds, so that each of them has short and long ones.
-        let held = |number: usize| HELD.0 + (HELD.1 - HELD.0) * u32::try_from(number).unwrap_or(0) / TRIES as u32;
+        let step = HELD.1.saturating_sub(HELD.0) / TRIES as u32;
+        let held = |number: usize| HELD.0 + step * number as u32;
         let (mut left, mut failed, mut slowest) = (Vec::new(), 0, Duration::ZERO);
         for round in 0..TRIES / AT_ONCE {
             let mut leaving = JoinSet::new();

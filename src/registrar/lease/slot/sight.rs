@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{Place, Request, Slot};
+use super::requests::Request;
+use super::{Place, Slot};
 use crate::codec::Record;
 use crate::registrar::lease::tenure::Tenure;
 use crate::registrar::lease::vocabulary::{Conflict, Found};
