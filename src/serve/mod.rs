@@ -226,7 +226,7 @@ impl Serve {
     }
 
     /// The same on any stream of connections, of which nothing is known: [`Serve::advertise`] or the environment must say
-    /// host and port, and [`Serve::nodelay`] is the stream's matter.
+    /// host and port, and [`Serve::nodelay`] and the file of a Unix socket are the stream's matter.
     ///
     /// # Errors
     /// As those of [`Serve::serve`].
