@@ -76,6 +76,15 @@
 //! too; plain `host:port` values are read as well. [`codec`] is where formats are, and where yours can be.
 //! [`Target`] says how names are written.
 //!
+//! A record that nobody can read or call costs nobody else anything: it is reported once, and left out. That is so with addresses
+//! such as `0.0.0.0` and multicast, and with Unix sockets unless [`ResolverBuilder::unix_sockets`] allows them.
+//!
+//! # Code of yours that panics
+//!
+//! A panic in a codec, a configuration of endpoints, a discovery, a connector or a verifier of certificates costs the record, the
+//! server, or the attempt to connect that it was run for; everything else goes on, and a warning or an error says so. One in a
+//! [`Picker`] or in a function that changes an instance is its caller's. With `panic = "abort"` any of them ends the process.
+//!
 //! # Building
 //!
 //! The build of `etcd-client` runs `protoc` and needs the well-known protos: on Debian and Ubuntu
@@ -89,9 +98,10 @@
 //! | `tls-ring`, `tls-aws-lc` | TLS to etcd and to servers, with that cryptography |
 //! | `tls-native-roots`, `tls-webpki-roots` | root certificates, beside one of those |
 //! | `tonic-health` | `Serve::health`: the server's health service decides whether it is in the directory |
+//! | `srv` | `EtcdOptions::srv` and `etcd-srv://` targets: the members of etcd are found by DNS SRV records |
 //!
 //! None is on by default: `https` endpoints are then refused, and `https` servers are not called. With one of them
-//! `BalancedChannelBuilder::tls` says how servers are verified.
+//! `BalancedChannelBuilder::tls` says how servers are verified, and `ClientTls` how certificates are given that are renewed.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod address;
@@ -99,11 +109,16 @@ mod backoff;
 mod balance;
 pub mod codec;
 mod connection;
+mod domain;
 mod error;
 mod etcd;
+mod inet;
 mod instance;
+mod nested;
+mod panics;
 mod registrar;
 mod resolver;
+mod secret;
 mod serve;
 pub mod serving;
 mod target;

@@ -6,13 +6,19 @@
 
 mod authentication;
 mod dial;
+mod endpoint;
 mod failure;
+mod learn;
 mod lease;
 mod link;
 mod links;
 mod list;
+mod members;
 mod options;
+mod reach;
 mod request;
+#[cfg(feature = "srv")]
+mod srv;
 mod token;
 mod watch;
 
@@ -35,6 +41,7 @@ use self::links::Links;
 use self::token::Tokens;
 use self::watch::Watches;
 use crate::address::Authority;
+use crate::domain::Domain;
 use crate::error::Error;
 use crate::target::Target;
 
@@ -90,12 +97,36 @@ impl Etcd {
         }
     }
 
-    /// Refuses a target that names hosts of another etcd.
+    /// The same, where SRV records name them once they were read; empty where that has failed.
+    pub(crate) async fn known_hosts(&self) -> Option<Vec<Authority>> {
+        #[cfg(feature = "srv")]
+        if matches!(&self.core.links.source, Source::Options(options) if options.is_srv()) {
+            if self.core.links.state().count() == 0 {
+                self.core.find().await;
+            }
+            return Some(self.core.links.state().given().into_iter().map(|endpoint| endpoint.authority).collect());
+        }
+        self.hosts()
+    }
+
+    /// Refuses a target that names another etcd.
     pub(crate) fn check_hosts(&self, target: &Target) -> Result<(), Error> {
+        let refuse = |reason: String| Err(Error::invalid("target", target.to_string(), reason));
+        if let Some(domain) = target.domain() {
+            return match self.srv_domain() {
+                Some(known) if known.is(domain) => Ok(()),
+                _ => refuse("this etcd was not found by the SRV records of that domain".into()),
+            };
+        }
         if target.hosts().len() == 0 {
             return Ok(());
         }
-        let refuse = |reason: String| Err(Error::invalid("target", target.to_string(), reason));
+        if let Some(domain) = self.srv_domain() {
+            let name = format!("etcd-srv://{}/{}", domain.as_str(), target.name());
+            return refuse(format!(
+                "it names etcd hosts, and those of this etcd are found by SRV records: write {name:?}"
+            ));
+        }
         let Some(hosts) = self.hosts() else {
             return refuse("it names etcd hosts, and those of the client that was given are not known".into());
         };
@@ -109,6 +140,20 @@ impl Etcd {
                 ))
             }
         }
+    }
+
+    #[cfg(feature = "srv")]
+    fn srv_domain(&self) -> Option<Domain> {
+        match &self.core.links.source {
+            Source::Options(options) => options.srv.as_ref()?.domain().ok(),
+            Source::Client(_) => None,
+        }
+    }
+
+    #[cfg(not(feature = "srv"))]
+    #[expect(clippy::unused_self, reason = "with the feature there may be one")]
+    fn srv_domain(&self) -> Option<Domain> {
+        None
     }
 
     /// The longest that one request may take before another member is asked.
@@ -153,7 +198,7 @@ impl Core {
 
     fn tries(&self) -> usize {
         match &self.links.source {
-            Source::Options(options) => (2 * options.endpoints().len()).min(TRIES_UNKNOWN),
+            Source::Options(_) => (2 * self.links.state().count()).clamp(1, TRIES_UNKNOWN),
             Source::Client(_) => TRIES_UNKNOWN,
         }
     }
@@ -199,7 +244,9 @@ impl Core {
         if link.stream_limit().is_none_or(|limit| limit >= FEW) {
             return link;
         }
-        let dialed = timeout(options.connect_timeout, options.connect(link.member(), self.tokens.token.clone())).await;
+        let Some(endpoint) = self.links.state().members[link.member()].endpoint.clone() else { return link };
+        let dialing = options.connect(link.member(), &endpoint, self.tokens.token.clone());
+        let dialed = timeout(options.connect_timeout, dialing).await;
         dialed.ok().and_then(Result::ok).unwrap_or(link)
     }
 }

@@ -10,10 +10,11 @@ use tokio::sync::watch;
 use super::gates::{Gate, Gates};
 use super::readiness::Tried;
 use super::{Conflict, Registrar, Registration, RegistrationState, Shared, TTL, Wanted};
-use crate::codec::{Codec, Detect};
+use crate::codec::{Caught, Codec, Detect};
 use crate::error::Error;
 use crate::etcd::{Client as EtcdClient, Etcd};
 use crate::instance::Instance;
+use crate::secret;
 use crate::target::Target;
 
 /// etcd's own bound.
@@ -48,7 +49,7 @@ impl RegistrarBuilder {
 
     /// The stored format to write; by default etcd's gRPC naming, which Go's official resolver reads.
     pub fn codec(mut self, codec: impl Codec) -> Self {
-        self.codec = Arc::new(codec);
+        self.codec = Arc::new(Caught(codec));
         self
     }
 
@@ -92,7 +93,8 @@ impl RegistrationBuilder {
     }
 
     /// The key's name below the service's prefix, where it is not to be the address: `primary` for `greeter/primary`. For
-    /// instances with one address; readers of etcd's gRPC naming take any key below the prefix.
+    /// instances with one address; readers of etcd's gRPC naming take any key below the prefix. One with a slash looks like a key of
+    /// another name below the service's (see [`Target`]).
     pub fn key(mut self, name: impl Into<String>) -> Self {
         self.key = Some(name.into());
         self
@@ -141,6 +143,8 @@ impl RegistrationBuilder {
             tried: tried.clone(),
         };
         let id = Shared::want(&registrar.shared, wanted, &runtime)?;
+        let whose = (&target, key.as_deref());
+        registrar.shared.neighbours.look(&runtime, &registrar.shared.etcd, whose, seen.clone());
         Ok(Registration::new(registrar, id, (target, instance, key), (seen, tried)))
     }
 }
@@ -150,7 +154,7 @@ impl fmt::Debug for RegistrationBuilder {
         f.debug_struct("RegistrationBuilder")
             .field("target", &self.target.as_ref().map(ToString::to_string))
             .field("instance", &self.instance)
-            .field("key", &self.key)
+            .field("key", &self.key.as_deref().map(secret::without_password))
             .field("conflict", &self.conflict)
             .finish_non_exhaustive()
     }

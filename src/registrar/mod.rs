@@ -5,6 +5,7 @@ mod builder;
 mod gates;
 mod health;
 mod lease;
+mod neighbours;
 mod readiness;
 mod registration;
 mod request;
@@ -29,11 +30,12 @@ use self::gates::Gates;
 pub use self::health::RegistrarHealth;
 pub use self::lease::Conflict;
 use self::lease::Id;
+use self::neighbours::Neighbours;
 pub(crate) use self::readiness::Tried;
 pub use self::registration::Registration;
 pub use self::state::{RegistrationState, RegistrationStates};
 use self::task::Task;
-use crate::address::Authority;
+use crate::address::{Address, Authority};
 use crate::codec::{Codec, Detect, Record};
 use crate::error::Error;
 use crate::etcd::{Client as EtcdClient, Etcd, EtcdOptions};
@@ -55,6 +57,7 @@ struct Shared {
     etcd: Etcd,
     codec: Arc<dyn Codec>,
     seconds: i64,
+    neighbours: Neighbours,
     state: Mutex<State>,
     changed: Notify,
 }
@@ -114,8 +117,8 @@ impl Registrar {
     }
 
     fn over(etcd: Etcd, codec: Arc<dyn Codec>, seconds: i64) -> Self {
-        let (state, changed) = (Mutex::default(), Notify::new());
-        Self { shared: Arc::new(Shared { etcd, codec, seconds, state, changed }) }
+        let (state, changed, neighbours) = (Mutex::default(), Notify::new(), Neighbours::default());
+        Self { shared: Arc::new(Shared { etcd, codec, seconds, neighbours, state, changed }) }
     }
 
     /// Registers an instance of a service, and keeps it registered until its handle is deregistered or dropped.
@@ -124,8 +127,9 @@ impl Registrar {
     /// Needs a runtime with its timer enabled, and works on it for as long as anything is registered.
     ///
     /// # Errors
-    /// When the target or the instance is refused: unspecified addresses (`0.0.0.0`, `[::]`), records larger than
-    /// etcd takes, keys that this registrar has registered already. Never because etcd is away.
+    /// When the target or the instance is refused: addresses that nobody can call (`0.0.0.0`, `[::]`, multicast), an instance
+    /// that the codec refuses or panics on, records larger than etcd takes, keys that this registrar has registered already.
+    /// Never because etcd is away.
     pub async fn register<T>(&self, target: T, instance: Instance) -> Result<Registration, Error>
     where
         T: TryInto<Target>,
@@ -157,8 +161,8 @@ impl Registrar {
     }
 
     /// Where its etcd is; only a client of the user's knows otherwise.
-    pub(crate) fn etcd_hosts(&self) -> Option<Vec<Authority>> {
-        self.shared.etcd.hosts()
+    pub(crate) async fn etcd_hosts(&self) -> Option<Vec<Authority>> {
+        self.shared.etcd.known_hosts().await
     }
 
     /// Refuses a target that names another etcd.
@@ -189,9 +193,13 @@ impl Registrar {
     }
 
     fn records(&self, target: &Target, instance: &Instance) -> Result<Vec<Arc<Record>>, Error> {
-        if let Some(address) = instance.addresses().iter().find(|address| address.is_unspecified()) {
-            let reason = "nobody can call every interface: register the address that clients reach";
-            return Err(Error::invalid("address", address.to_string(), reason));
+        let uncallable = |address: &Address| address.uncallable().map(|reason| (address.to_string(), reason));
+        if let Some((address, reason)) = instance.addresses().iter().find_map(uncallable) {
+            return Err(Error::invalid(
+                "address",
+                address,
+                format!("{reason}: register the address that clients reach"),
+            ));
         }
         let shown = || instance.addresses()[0].to_string();
         let records = self.shared.codec.encode(target, instance);

@@ -77,10 +77,14 @@ impl Registration {
     /// it is done.
     ///
     /// # Errors
-    /// When what comes of it is refused, as by [`Registrar::register`], or nothing looks after the registration any more: it
-    /// stays as it was.
-    pub fn update(&mut self, change: impl FnOnce(Instance) -> Instance) -> Result<(), Error> {
-        let instance = change(self.instance.clone());
+    /// When `change` gives an error, when what comes of it is refused, as by [`Registrar::register`], or when nothing looks after
+    /// the registration any more: it stays as it was.
+    pub fn update<R>(&mut self, change: impl FnOnce(Instance) -> R) -> Result<(), Error>
+    where
+        R: TryInto<Instance>,
+        Error: From<R::Error>,
+    {
+        let instance = change(self.instance.clone()).try_into()?;
         let records = self.registrar.named_records(&self.target, &instance, self.key.as_deref())?;
         self.registrar.shared.update(self.id, &instance, records)?;
         self.instance = instance;

@@ -2,6 +2,8 @@
 
 mod channel;
 mod discover;
+mod record;
+mod report;
 mod resolution;
 mod servers;
 mod snapshot;
@@ -24,9 +26,10 @@ pub use servers::ServerKey;
 pub use snapshot::{Entry, Snapshot};
 
 use self::discover::Configure;
+use self::record::Reader;
 use self::task::{Task, View};
 use crate::address::Address;
-use crate::codec::{Codec, Detect};
+use crate::codec::{Caught, Codec};
 use crate::error::{BoxError, Error};
 use crate::etcd::{Client as EtcdClient, Etcd, EtcdOptions};
 use crate::target::Target;
@@ -42,7 +45,7 @@ pub struct Resolver {
 
 struct Shared {
     etcd: Etcd,
-    codec: Arc<dyn Codec>,
+    reader: Reader,
     configure: Option<Configure>,
     services: Mutex<HashMap<Target, Weak<Service>>>,
 }
@@ -69,7 +72,7 @@ impl Drop for Service {
 #[must_use]
 pub struct ResolverBuilder {
     etcd: Result<Etcd, Error>,
-    codec: Arc<dyn Codec>,
+    reader: Reader,
     configure: Option<Configure>,
 }
 
@@ -95,7 +98,7 @@ impl Resolver {
     /// What is known of a connection of our own is not known of such a client's: a request that hangs is only given up at its
     /// timeout, and a user's token is fetched by the client itself.
     pub fn new(client: EtcdClient) -> Self {
-        Self::over(Etcd::from_client(client), Arc::new(Detect), None)
+        Self::over(Etcd::from_client(client), Reader::default(), None)
     }
 
     /// A resolver with options of its own.
@@ -103,8 +106,8 @@ impl Resolver {
         ResolverBuilder::over(Etcd::new(etcd.into()))
     }
 
-    fn over(etcd: Etcd, codec: Arc<dyn Codec>, configure: Option<Configure>) -> Self {
-        Self { shared: Arc::new(Shared { etcd, codec, configure, services: Mutex::default() }) }
+    fn over(etcd: Etcd, reader: Reader, configure: Option<Configure>) -> Self {
+        Self { shared: Arc::new(Shared { etcd, reader, configure, services: Mutex::default() }) }
     }
 
     /// A service's live snapshot, kept true in the background from now on; shared with everyone who resolves the same.
@@ -157,7 +160,7 @@ impl Shared {
         }
         services.retain(|_, service| service.strong_count() > 0);
         let (sender, view) = tokio::sync::watch::channel(View::unresolved());
-        let task = Task::new(self.etcd.clone(), self.codec.clone(), target.clone(), sender);
+        let task = Task::new(self.etcd.clone(), self.reader.clone(), target.clone(), sender);
         let span = tracing::info_span!("resolve", service = target.name());
         let task = runtime.spawn(task.run().instrument(span)).abort_handle();
         let service = Arc::new(Service { view, task });
@@ -168,7 +171,7 @@ impl Shared {
 
 impl ResolverBuilder {
     fn over(etcd: Result<Etcd, Error>) -> Self {
-        Self { etcd, codec: Arc::new(Detect), configure: None }
+        Self { etcd, reader: Reader::default(), configure: None }
     }
 
     /// A builder over a client of your own: see [`Resolver::new`].
@@ -176,14 +179,21 @@ impl ResolverBuilder {
         Self::over(Ok(Etcd::from_client(client)))
     }
 
-    /// The stored format to read; by default [`Detect`], which reads etcd's gRPC naming and plain addresses.
+    /// The stored format to read; by default [`Detect`](crate::codec::Detect), which reads etcd's gRPC naming and plain addresses.
     pub fn codec(mut self, codec: impl Codec) -> Self {
-        self.codec = Arc::new(codec);
+        self.reader.codec = Arc::new(Caught(codec));
+        self
+    }
+
+    /// Whether records may name Unix sockets (`unix:/run/greeter.sock`); false by default, because whoever may write into etcd
+    /// could send this process's calls to any socket of its host. Without it such a record counts as one that cannot be read.
+    pub fn unix_sockets(mut self, allow: bool) -> Self {
+        self.reader.unix_sockets = allow;
         self
     }
 
     /// Configures each server's `tonic::transport::Endpoint` (TLS, timeouts) before [`Resolution::discover`] and
-    /// [`Resolution::balance_channel`] give it out. A server for which this fails is left out, with a warning.
+    /// [`Resolution::balance_channel`] give it out. A server for which this fails or panics is left out, with a warning.
     ///
     /// TLS is then yours for `https` addresses, too; without this they get the enabled root certificates.
     pub fn configure_endpoint<E: Into<BoxError>>(
@@ -199,18 +209,18 @@ impl ResolverBuilder {
     /// # Errors
     /// When an endpoint or option is refused.
     pub fn build(self) -> Result<Resolver, Error> {
-        Ok(Resolver::over(self.etcd?, self.codec, self.configure))
+        Ok(Resolver::over(self.etcd?, self.reader, self.configure))
     }
 }
 
 impl fmt::Debug for Resolver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Resolver").field("codec", &self.shared.codec).finish_non_exhaustive()
+        f.debug_struct("Resolver").field("codec", &self.shared.reader.codec).finish_non_exhaustive()
     }
 }
 
 impl fmt::Debug for ResolverBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ResolverBuilder").field("codec", &self.codec).finish_non_exhaustive()
+        f.debug_struct("ResolverBuilder").field("codec", &self.reader.codec).finish_non_exhaustive()
     }
 }

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::address::{Address, Authority};
 use crate::error::Error;
+use crate::secret;
 
 /// The addresses that clients reach, separated by commas: `10.0.0.5:30001`, or a host alone, which gets the port that is
 /// listened on.
@@ -193,7 +194,7 @@ pub(super) fn at(address: SocketAddr, https: bool) -> Result<Address, Error> {
 
 /// An address as people write it, perhaps without the port that is listened on.
 fn read(what: &'static str, text: &str, port: Option<u16>, https: bool) -> Result<Address, Error> {
-    let refuse = |reason: String| Error::invalid(what, text, reason);
+    let refuse = |reason: String| Error::invalid(what, secret::without_user(text), reason);
     let address = match (text.parse::<IpAddr>(), port) {
         (Ok(ip), Some(port)) => {
             Address::try_from(SocketAddr::new(ip.to_canonical(), port)).map_err(|error| refuse(error.to_string()))?

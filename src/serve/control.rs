@@ -72,7 +72,7 @@ struct Inner {
     stopped: bool,
 }
 
-type Change = Box<dyn FnOnce(Instance) -> Instance + Send>;
+type Change = Box<dyn FnOnce(Instance) -> Result<Instance, Error> + Send>;
 
 impl ServeControl {
     pub(super) fn new() -> Self {
@@ -171,19 +171,30 @@ impl ServeControl {
     /// Before it is ready the change is kept until then. `change` itself must not use this handle.
     ///
     /// # Errors
-    /// When what comes of it is refused, as by [`Registration::update`], or the server has left.
-    pub fn update(&self, change: impl FnOnce(Instance) -> Instance + Send + 'static) -> Result<(), Error> {
+    /// When `change` gives an error, when what comes of it is refused, as by [`Registration::update`], or when the server has left.
+    /// What is refused of a change that was kept is logged as a warning, and left out.
+    pub fn update<R>(&self, change: impl FnOnce(Instance) -> R + Send + 'static) -> Result<(), Error>
+    where
+        R: TryInto<Instance>,
+        Error: From<R::Error>,
+    {
         let mut inner = self.inner();
         if inner.stopped {
             return Err(Error::closed("the server"));
         }
         let Some(instance) = inner.instance.clone() else {
-            inner.changes.push(Box::new(change));
+            inner.changes.push(Box::new(|instance| {
+                let changed = change(instance.clone()).try_into().map_err(Error::from);
+                Ok(changed.unwrap_or_else(|error| {
+                    tracing::warn!(%error, "a change of the instance is refused, and left out");
+                    instance
+                }))
+            }));
             return Ok(());
         };
-        let instance = change(instance);
+        let instance = change(instance).try_into()?;
         for registration in &mut inner.registrations {
-            registration.update(|_| instance.clone())?;
+            registration.update::<Instance>(|_| instance.clone())?;
         }
         inner.instance = Some(instance);
         Ok(())
@@ -195,8 +206,12 @@ impl ServeControl {
     }
 
     /// Before it is ready: what the instance says of itself.
-    pub(super) fn describe(&self, describe: impl FnOnce(Instance) -> Instance + Send + 'static) {
-        self.inner().changes.push(Box::new(describe));
+    pub(super) fn describe<R>(&self, describe: impl FnOnce(Instance) -> R + Send + 'static)
+    where
+        R: TryInto<Instance>,
+        Error: From<R::Error>,
+    {
+        self.inner().changes.push(Box::new(|instance| Ok(describe(instance).try_into()?)));
     }
 
     pub(super) async fn asked_to_stop(&self) {
@@ -213,12 +228,12 @@ impl ServeControl {
     }
 
     /// The instance with all that was changed of it so far.
-    pub(super) fn changed(&self, instance: Instance) -> Instance {
+    pub(super) fn changed(&self, instance: Instance) -> Result<Instance, Error> {
         let mut inner = self.inner();
-        let instance =
-            std::mem::take(&mut inner.changes).into_iter().fold(instance, |instance, change| change(instance));
+        let changes = std::mem::take(&mut inner.changes);
+        let instance = changes.into_iter().try_fold(instance, |instance, change| change(instance))?;
         inner.instance = Some(instance.clone());
-        instance
+        Ok(instance)
     }
 
     pub(super) fn is_paused(&self) -> bool {

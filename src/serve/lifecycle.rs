@@ -149,9 +149,9 @@ impl Lifecycle {
 
     /// Where clients reach it. What is not known yet may come to be.
     async fn addresses(&self) -> Result<Vec<Address>, Error> {
-        let etcd = self.registrar.etcd_hosts();
         let (mut backoff, began) = (Backoff::new(fastrand::u64(..)), Instant::now());
         loop {
+            let etcd = self.registrar.etcd_hosts().await;
             match route::addresses(&self.plan, etcd.as_deref()).await {
                 Ok(addresses) => return Ok(addresses),
                 Err(Trouble::Refused(error)) => return Err(error),
@@ -168,7 +168,7 @@ impl Lifecycle {
         let mut addresses = addresses.into_iter();
         let first = addresses.next().ok_or_else(|| Error::invalid("address to advertise", "", "there is none"))?;
         let instance = addresses.try_fold(Instance::at(first), Instance::with_address)?;
-        Ok(self.control.changed(instance))
+        self.control.changed(instance)
     }
 
     /// Leaves the directory and the clients' hands, answers what is on its way, and stops. Each step has its limit, and the

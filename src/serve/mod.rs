@@ -50,6 +50,7 @@ use self::socket::Incoming;
 use self::socket_file::SocketFile;
 use crate::error::Error;
 use crate::registrar::{Conflict, Registrar};
+use crate::secret;
 use crate::target::Target;
 
 /// See [`Serve::deregister_within`].
@@ -379,7 +380,7 @@ impl fmt::Debug for Serve {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Serve")
             .field("services", &self.services.iter().map(|named| named.target.as_ref()).collect::<Vec<_>>())
-            .field("advertise", &self.advertise)
+            .field("advertise", &self.advertise.iter().map(|text| secret::without_user(text)).collect::<Vec<_>>())
             .field("departure", &self.departure)
             .field("deregister_within", &self.deregister_within)
             .field("propagation", &self.propagation)

@@ -47,8 +47,13 @@ impl Serve {
         self
     }
 
-    /// What the instance says of itself: `|instance| instance.with_weight(3).with_zone("a")`.
-    pub fn describe(self, describe: impl FnOnce(Instance) -> Instance + Send + 'static) -> Self {
+    /// What the instance says of itself: `|instance| instance.with_zone("a").with_weight(3)`. Where that is refused, as a weight of 0
+    /// is, the server ends with the error before it is registered.
+    pub fn describe<R>(self, describe: impl FnOnce(Instance) -> R + Send + 'static) -> Self
+    where
+        R: TryInto<Instance>,
+        Error: From<R::Error>,
+    {
         self.control.describe(describe);
         self
     }

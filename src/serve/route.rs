@@ -14,6 +14,9 @@ use crate::error::Error;
 /// How long DNS may take; then it is asked again.
 const LOOKUP: Duration = Duration::from_secs(5);
 
+/// SRV records are to name the members of etcd, and have not done so yet.
+const NO_MEMBER: &str = "where etcd is, is not known yet";
+
 /// Why there is no address.
 pub(super) enum Trouble {
     /// Only people can mend it.
@@ -50,6 +53,9 @@ async fn local(address: &Address, etcd: Option<&[Authority]>) -> Result<(), Trou
     let Some(etcd) = etcd else {
         return refuse("only this host reaches it, and where etcd is only the client that was given knows".into());
     };
+    if etcd.is_empty() {
+        return Err(Trouble::NotYet(refused(address.to_string(), NO_MEMBER)));
+    }
     let mut unknown = None;
     for member in etcd {
         let is_here = match locality(member) {
@@ -82,6 +88,9 @@ async fn interface(port: u16, family: Family, etcd: Option<&[Authority]>) -> Res
             "every interface is listened on, and which of them reaches etcd only the client that was given knows";
         return Err(refused(every.to_string(), reason).into());
     };
+    if etcd.is_empty() {
+        return Err(Trouble::NotYet(refused(every.to_string(), NO_MEMBER)));
+    }
     let (mut local, mut unreachable) = (None, None);
     for member in etcd {
         let name = member.host().parse::<IpAddr>().is_err();

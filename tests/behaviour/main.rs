@@ -1,6 +1,8 @@
 //! Behaviour against a real etcd, which each test starts and ends itself: run by `cargo xtask test`.
 
 mod channel;
+#[path = "../corpus/mod.rs"]
+mod corpus;
 mod field;
 mod greeter;
 mod ownership;

@@ -2,9 +2,12 @@
 
 mod few;
 mod garbage;
+mod learned;
 mod learners;
 mod leases;
 mod lengths;
+#[path = "../shared/log.rs"]
+mod log;
 mod messages;
 mod pages;
 mod proxies;

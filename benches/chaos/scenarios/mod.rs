@@ -66,6 +66,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     registration("commits-stall", "no commit for 12 s while a second registration is put", registration::slow::commits),
     registration("held", "puts and password checks are held for 12 s", registration::slow::held),
     registration("unanswered", "the watch of one key is never answered", registration::slow::unanswered),
+    registration("f19", "all certificates are renewed three times under 64 callers", registration::renewed::run),
     registration("stop", "a server stops while etcd is away", registration::stop::without_etcd),
     registration("killed", "a server is killed", registration::stop::killed),
     registration("unready", "a server never becomes ready", registration::stop::unready),

@@ -1,14 +1,22 @@
 //! What people reported of systems like this one, by number: `F6` and so on, as the comments of the tests have it.
 
 mod connections;
+mod corpus;
 mod dropped;
 mod dying;
 mod grpc_proxy;
 mod held;
 mod leases;
 mod lists;
+mod logs;
+#[path = "../../shared/log.rs"]
+mod log;
 mod members;
+mod panics;
 mod quiet;
+mod records;
+mod replaced;
+mod secrets;
 mod streams;
 mod tokens;
 mod weak;
@@ -17,6 +25,7 @@ use etcd_client::{Client, ConnectOptions};
 use test_support::Etcd;
 use tonic_etcd::EtcdOptions;
 
+use self::log::Log;
 use crate::support::until;
 
 /// How often clients have called a method of this etcd.

@@ -196,6 +196,10 @@ async fn what_cannot_be_served_is_refused_with_the_reason() {
             refuse(|serve| serve.describe(|instance| instance.with_metadata("note", "x".repeat(2 << 20)))).await,
             "etcd takes",
         ),
+        // F24: a weight of 0 means nothing.
+        (refuse(|serve| serve.describe(|instance| instance.with_weight(0))).await, "with_draining(true)"),
+        // F21: nobody can call it.
+        (refuse(|serve| serve.advertise("224.0.0.1:1")).await, "multicast"),
         (refuse(|serve| serve.key("/a")).await, "key"),
     ] {
         assert!(error.is_invalid_argument() && error.to_string().contains(reason), "{error}");

@@ -10,6 +10,7 @@ use tonic::service::InterceptorLayer;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Status};
+use tonic_etcd::Resolver;
 
 use super::{Me, Served, gone, greet, registrar};
 use crate::support::{PATIENCE, World, until};
@@ -34,7 +35,8 @@ async fn a_unix_socket_is_found_on_its_host() {
     let task = tokio::spawn(serve.serve(router, listener, std::future::pending()));
     control.ready(PATIENCE).await.unwrap();
     assert_eq!(world.contents("").await.len(), 1);
-    let mut client = GreeterClient::new(world.resolver().await.channel("s").await.unwrap());
+    let resolver = Resolver::builder([world.etcd.endpoint()]).unix_sockets(true).build().unwrap();
+    let mut client = GreeterClient::new(resolver.channel("s").await.unwrap());
     let HelloReply { message } = client.say_hello(HelloRequest { name: "you".into() }).await.unwrap().into_inner();
     assert_eq!(message, "Hello you");
     control.stop();

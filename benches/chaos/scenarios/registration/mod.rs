@@ -3,6 +3,7 @@
 pub(super) mod faults;
 mod keeper;
 pub(super) mod many;
+pub(super) mod renewed;
 pub(super) mod panics;
 pub(super) mod rolling;
 pub(super) mod shutdown;
