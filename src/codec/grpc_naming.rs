@@ -52,8 +52,9 @@ impl Codec for GrpcNaming {
             let hint = hint::of_object(&text).map(|hint| format!("; {hint}")).unwrap_or_default();
             return Err(refuse(format!("\"Addr\" is missing{hint}")));
         };
-        let address =
-            Address::read(&written).map_err(|reason| DecodeError::new(format!("\"Addr\" is {:?}: {reason}", secret::without_user(&written))))?;
+        let address = Address::read(&written).map_err(|reason| {
+            DecodeError::new(format!("\"Addr\" is {:?}: {reason}", secret::without_user(&written)))
+        })?;
         Ok(vec![match update.metadata {
             None => Instance::at(address),
             Some(metadata) => with_metadata(Instance::at(address), metadata),

@@ -9,11 +9,8 @@ mod health;
 mod lifecycle;
 mod listener;
 mod options;
-// The connections' own: neither knows the other.
-#[allow(clippy::duplicate_mod)]
-#[path = "../connection/panics.rs"]
-mod panics;
 mod route;
+mod seen;
 mod socket;
 #[cfg(unix)]
 mod socket_file;

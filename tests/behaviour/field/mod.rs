@@ -8,9 +8,9 @@ mod grpc_proxy;
 mod held;
 mod leases;
 mod lists;
-mod logs;
 #[path = "../../shared/log.rs"]
 mod log;
+mod logs;
 mod members;
 mod panics;
 mod quiet;
