@@ -55,6 +55,7 @@ pub(super) struct State {
     /// Why no member is known, while there is none.
     pub(super) unknown: Option<Failure>,
     /// Tasks that keep the members known up to date.
+    #[cfg(feature = "srv")]
     pub(super) is_finding: bool,
     pub(super) finding: Option<AbortHandle>,
     pub(super) is_learning: bool,
@@ -118,6 +119,7 @@ impl Links {
             found: Vec::new(),
             learned: Vec::new(),
             unknown: None,
+            #[cfg(feature = "srv")]
             is_finding: false,
             finding: None,
             is_learning: false,

@@ -31,7 +31,7 @@ use tokio::sync::watch::Receiver;
 use tokio::time::timeout;
 
 pub(crate) use failure::{Class, Failure};
-pub(crate) use lease::{KeepAlive, Stored};
+pub(crate) use lease::{KeepAlive, Put, Stored};
 pub use options::EtcdOptions;
 pub(crate) use request::Patience;
 pub(crate) use watch::{Event, Message, Range, Watch, WatchId, Watcher};
@@ -98,6 +98,7 @@ impl Etcd {
     }
 
     /// The same, where SRV records name them once they were read; empty where that has failed.
+    #[cfg_attr(not(feature = "srv"), expect(clippy::unused_async, reason = "with the feature DNS is asked"))]
     pub(crate) async fn known_hosts(&self) -> Option<Vec<Authority>> {
         #[cfg(feature = "srv")]
         if matches!(&self.core.links.source, Source::Options(options) if options.is_srv()) {

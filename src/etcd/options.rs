@@ -175,7 +175,7 @@ impl EtcdOptions {
 
     /// The TLS settings of `https` endpoints, the same as for servers; by default the root certificates of the enabled
     /// features. Endpoints without a scheme are then `https`. Settings that cannot be used are refused where the options
-    /// are used.
+    /// are used. [`ClientTls`] says how certificates are given that are renewed.
     #[cfg(feature = "_tls")]
     #[cfg_attr(docsrs, doc(cfg(any(feature = "tls-ring", feature = "tls-aws-lc"))))]
     pub fn tls(mut self, tls: ClientTls) -> Self {

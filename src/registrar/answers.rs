@@ -60,12 +60,12 @@ impl Answers {
         self.failures[hand as usize] = 0;
     }
 
-    /// What that means to the machine.
-    pub(super) fn failed(&mut self, hand: Hand, failure: Failure) -> Trouble {
-        let class = failure.class;
+    /// What that means to the machine. It `counts` unless another request that was on its way beside it has failed already.
+    pub(super) fn failed(&mut self, hand: Hand, failure: Failure, counts: bool) -> Trouble {
+        let (class, in_doubt) = (failure.class, failure.in_doubt);
         let failures = &mut self.failures[hand as usize];
         if matches!(class, Class::Transient | Class::TimedOut) {
-            *failures = failures.saturating_add(1);
+            *failures = failures.saturating_add(u32::from(counts));
         } else {
             self.answered(hand);
         }
@@ -80,15 +80,30 @@ impl Answers {
         match class {
             Class::LeaseNotFound => Trouble::LeaseGone,
             // A token was fetched in vain.
-            Class::Permanent | Class::Denied | Class::Token | Class::TooLarge | Class::AuthenticationIsOff => {
-                Trouble::Permanent
+            Class::Permanent
+            | Class::Denied
+            | Class::Token
+            | Class::TooLarge
+            | Class::NoSpace
+            | Class::AuthenticationIsOff => {
+                if in_doubt {
+                    Trouble::PermanentInDoubt
+                } else {
+                    Trouble::Permanent
+                }
             }
             Class::Transient
             | Class::Changed
             | Class::TimedOut
             | Class::TooSlow
             | Class::Revision
-            | Class::LeaseExists => Trouble::Transient,
+            | Class::LeaseExists => {
+                if in_doubt {
+                    Trouble::Transient
+                } else {
+                    Trouble::NotDone
+                }
+            }
         }
     }
 }

@@ -75,6 +75,15 @@ async fn members_are_found_as_etcdctl_finds_them() {
     let registration = registrar.register("s", Instance::new("h:2").unwrap()).await.unwrap();
     registration.ready(PATIENCE).await.unwrap();
     registration.deregister().await.unwrap();
+    // A server on the loopback may be registered where the members that are found are on this host, too.
+    let service = Registrar::connect(options(&dns)).await.unwrap().service("t");
+    let control = service.control();
+    let router = tonic::transport::Server::builder().add_routes(tonic::service::Routes::default());
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let serving = tokio::spawn(service.serve(router, listener, std::future::pending()));
+    control.ready(PATIENCE).await.unwrap();
+    control.stop();
+    serving.await.unwrap().unwrap();
 }
 
 /// SRV: records that are replaced while nothing of the old set lives are read again long before their TTL of an hour.

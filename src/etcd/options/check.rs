@@ -27,6 +27,7 @@ impl EtcdOptions {
         self.configured().into_iter().map(|endpoint| endpoint.authority).collect()
     }
 
+    #[cfg_attr(not(feature = "srv"), expect(clippy::unused_self, reason = "with the feature there may be a domain"))]
     pub(in crate::etcd) fn is_srv(&self) -> bool {
         #[cfg(feature = "srv")]
         return self.srv.is_some();

@@ -97,9 +97,8 @@ async fn a_registrar_of_a_name_above_or_below_another_says_so_once() {
     for names in [["shop", "shop/payments"], ["shop/payments", "shop"]] {
         let world = World::start().await;
         let at = |address: &str| Instance::new(address).unwrap();
-        let first = Registrar::connect([world.etcd.endpoint()]).await.unwrap();
-        let first = first.register(names[0], at("10.0.0.5:1")).await.unwrap();
-        first.ready(PATIENCE).await.unwrap();
+        // Of another process.
+        world.put(&format!("{}/10.0.0.5:1", names[0]), &naming("10.0.0.5:1")).await;
         let logs = Logs::of_this_thread();
         let registrar = Registrar::connect([world.etcd.endpoint()]).await.unwrap();
         let mut others = Vec::new();
