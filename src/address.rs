@@ -204,7 +204,7 @@ impl Address {
     }
 
     /// The host, where it is an IP address: in whatever spelling the system's resolver takes.
-    fn ip(&self) -> Option<IpAddr> {
+    pub(crate) fn ip(&self) -> Option<IpAddr> {
         if self.unix_path().is_some() { None } else { inet::ip(self.host()) }
     }
 }

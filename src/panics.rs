@@ -2,6 +2,8 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+/// The same for a future.
+pub(crate) use crate::connection::caught;
 use crate::connection::panic_text;
 
 /// Runs user code; its panic is the error, with the text of the panic. With `panic = "abort"` the process ends instead.

@@ -72,7 +72,8 @@
 //!
 //! [`Serve::service`](crate::Serve::service) names a further service of the same server. A listener takes a
 //! [`Serve`](crate::Serve) of its own; all of one [`Registrar`](crate::Registrar) share its lease. Clients of this host can reach
-//! a Unix socket, others cannot: register one where etcd is on the same host, or under a name that only they resolve.
+//! a Unix socket, others cannot, and they call one only where
+//! [`ResolverBuilder::unix_sockets`](crate::ResolverBuilder::unix_sockets) allows it.
 //!
 //! ```no_run
 //! # #[cfg(unix)]

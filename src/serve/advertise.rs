@@ -143,7 +143,7 @@ pub(super) fn plan(said: &[String], environment: &Environment, bound: &Bound, ht
             }
             let addresses = pod_ips.iter().map(|text| read((POD_IP, *text))).collect::<Result<Vec<_>, _>>()?;
             // A name may stand for either.
-            let of_it = |address: &Address| ip_of(address).is_none_or(|ip| family.has(ip));
+            let of_it = |address: &Address| address.ip().is_none_or(|ip| family.has(ip));
             addresses.into_iter().find(of_it).map(|address| Plan::Known(vec![address])).ok_or_else(|| {
                 let reason =
                     format!("{bound} takes {} alone, and that is none: listen on both families", family.name());
@@ -171,19 +171,11 @@ fn list(text: Option<&str>) -> Vec<&str> {
     list
 }
 
-/// The IP address that it names, if it does.
-fn ip_of(address: &Address) -> Option<IpAddr> {
-    match address.unix_path() {
-        Some(_) => None,
-        None => address.parsed_authority().host().parse().ok(),
-    }
-}
-
 /// Those that nothing answers on unless something forwards them: their port is the one that is listened on, and their family is not.
 pub(super) fn forwarded<'a>(addresses: &'a [Address], bound: &Bound) -> Vec<&'a Address> {
     let Bound::Tcp(bound, family) = bound else { return Vec::new() };
     let is_ours = |address: &Address| address.parsed_authority().port() == bound.port();
-    let other = |address: &&Address| is_ours(address) && ip_of(address).is_some_and(|ip| !family.has(ip));
+    let other = |address: &&Address| is_ours(address) && address.ip().is_some_and(|ip| !family.has(ip));
     addresses.iter().filter(other).collect()
 }
 
@@ -313,6 +305,7 @@ mod tests {
             ("fd00::5", &v4, "IPv4"),
             ("fd00::5,fd00::6", &v4, "IPv4"),
             ("[fd00::5]:7", &v4, "IPv4"),
+            ("0x0a000005", &v6, "IPv6"),
             ("10.0.0.5", &v6, "IPv6"),
             ("::ffff:10.0.0.5", &v6, "IPv6"),
         ] {

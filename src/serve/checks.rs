@@ -9,9 +9,9 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::control::{ServeControl, ServeState};
-use super::panics::caught;
 use crate::backoff::Backoff;
 use crate::error::{BoxError, Error};
+use crate::panics::caught;
 
 /// How long a check may take: longer has failed.
 const LIMIT: Duration = Duration::from_secs(5);

@@ -9,11 +9,8 @@ mod health;
 mod lifecycle;
 mod listener;
 mod options;
-// The connections' own: neither knows the other.
-#[allow(clippy::duplicate_mod)]
-#[path = "../connection/panics.rs"]
-mod panics;
 mod route;
+mod seen;
 mod socket;
 #[cfg(unix)]
 mod socket_file;
@@ -227,7 +224,7 @@ impl Serve {
     }
 
     /// The same on any stream of connections, of which nothing is known: [`Serve::advertise`] or the environment must say
-    /// host and port, and [`Serve::nodelay`] is the stream's matter.
+    /// host and port, and [`Serve::nodelay`] and the file of a Unix socket are the stream's matter.
     ///
     /// # Errors
     /// As those of [`Serve::serve`].

@@ -16,7 +16,8 @@ use tokio_stream::Stream;
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
 use super::calls::{self, Calls, Pair};
-use super::sockets::{Open, Seen, Sockets};
+use super::seen::Seen;
+use super::sockets::{Open, Sockets};
 use super::wire::{InFlight, Wire};
 use crate::error::BoxError;
 

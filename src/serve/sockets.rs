@@ -1,16 +1,15 @@
 //! All connections of a server, and which of them have nothing to wait for.
 
 use std::convert::Infallible;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep};
 
-use super::calls::{Calls, Count, Pair};
+use super::calls::{Calls, Pair};
+use super::seen::Seen;
 use super::socket::{Accepting, Socket};
-use super::wire::InFlight;
 
 /// How long a connection without a call in flight is kept after GOAWAY, or after its last call. Its client may have sent
 /// a call before it saw GOAWAY, and takes one round trip to answer the PING that comes with it: then it ends by itself.
@@ -47,70 +46,6 @@ struct End {
     heard: usize,
     /// Since when it has had no call, and after how many changes.
     idle: Option<(Instant, usize)>,
-}
-
-/// What a socket tells of itself.
-#[derive(Debug, Default)]
-pub(super) struct Seen {
-    /// By its bytes.
-    calls: Count,
-    /// Its bytes tell nothing.
-    tls: AtomicBool,
-    /// tonic has handed it to hyper; that of TLS is then through its handshake.
-    handed: AtomicBool,
-    /// Over TLS: the server has sent HTTP/2's first SETTINGS, and nothing since.
-    greeted: AtomicBool,
-    /// Over TLS: how often it was read from.
-    heard: AtomicUsize,
-    /// By [`CountCalls`](super::CountCalls), where that is used.
-    counted: Option<Arc<Count>>,
-}
-
-impl Seen {
-    pub(super) fn tell(&self, in_flight: InFlight) {
-        match in_flight {
-            InFlight::Calls(calls) => self.calls.set(calls),
-            InFlight::Unknown => self.tls.store(true, Ordering::Release),
-        }
-    }
-
-    pub(super) fn hand(&self) {
-        self.handed.store(true, Ordering::Release);
-    }
-
-    pub(super) fn is_handed(&self) -> bool {
-        self.handed.load(Ordering::Acquire)
-    }
-
-    pub(super) fn greet(&self, greeted: bool) {
-        self.greeted.store(greeted, Ordering::Release);
-    }
-
-    pub(super) fn hear(&self) {
-        self.heard.fetch_add(1, Ordering::AcqRel);
-    }
-
-    fn is_tls(&self) -> bool {
-        self.tls.load(Ordering::Acquire)
-    }
-
-    /// How often calls have begun and ended.
-    fn changes(&self) -> usize {
-        self.calls.changes().wrapping_add(self.counted.as_ref().map_or(0, |count| count.changes()))
-    }
-
-    /// Whether it has no call in flight, as far as that can be told.
-    fn is_idle(&self, heard: usize) -> bool {
-        if !self.is_tls() {
-            return self.calls.now() == 0;
-        }
-        if !self.is_handed() || self.greeted.load(Ordering::Acquire) {
-            return true;
-        }
-        // The end of an answer may not be on its way yet when its call has ended: one that was heard since is left to h2.
-        let silent = self.heard.load(Ordering::Acquire) == heard;
-        self.counted.as_ref().is_some_and(|count| silent && count.now() == 0)
-    }
 }
 
 impl End {
@@ -155,7 +90,7 @@ impl Open {
         let (end, ended) = oneshot::channel();
         let connected = self.counts().then(|| self.calls.connect(pair));
         let counted = connected.as_ref().map(|connected| connected.count().clone());
-        let seen = Arc::new(Seen { counted, ..Seen::default() });
+        let seen = Arc::new(Seen::new(counted));
         if let Some(ends) = &mut *self.ends() {
             ends.push(End { socket: end, seen: seen.clone(), heard: 0, idle: None });
         }
@@ -180,7 +115,7 @@ impl Sockets {
 
     /// Of how many nobody knows whether they have calls in flight.
     pub(super) fn uncounted(&self) -> usize {
-        self.count_of(|seen| seen.is_tls() && seen.counted.is_none())
+        self.count_of(Seen::is_uncounted)
     }
 
     fn count_of(&self, is: impl Fn(&Seen) -> bool) -> usize {
@@ -208,7 +143,7 @@ impl Sockets {
     /// GOAWAY comes next: who is heard after it is there.
     pub(super) fn before_goaway(&self) {
         for end in self.open.ends().iter_mut().flat_map(|ends| &mut ends.all) {
-            end.heard = end.seen.heard.load(Ordering::Acquire);
+            end.heard = end.seen.heard();
         }
     }
 
@@ -241,6 +176,7 @@ impl Drop for Sockets {
 mod tests {
     use tokio::time::{advance, timeout};
 
+    use super::super::wire::InFlight;
     use super::*;
 
     fn sockets(calls: &Arc<Calls>) -> Sockets {

@@ -1,21 +1,14 @@
 //! What the bytes of a connection tell of its calls, in HTTP/2 and HTTP/1.1; under TLS they tell nothing. PURE.
 
-use std::collections::BTreeSet;
+mod frames;
+mod streams;
+
+use self::frames::Frames;
+use self::streams::Streams;
 
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// The first byte of TLS: a record of the handshake (RFC 8446, 5.1). No method of HTTP begins with it.
 const TLS: u8 = 22;
-
-const HEAD: usize = 9;
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const GOAWAY: u8 = 7;
-const CONTINUATION: u8 = 9;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
-/// A stream's number has 31 bits.
-const STREAM: u32 = u32::MAX >> 1;
 
 /// How many calls are in flight on a connection. A call counts from its complete head to the end of its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,116 +82,8 @@ impl Wire {
             // hyper ends one that is to stop once it has answered, and at once where it waits for a further request: only
             // the first request can be one that never becomes whole.
             Speech::Http1(head) => usize::from(head.is_complete()),
-            Speech::Preface(_) | Speech::Http2 => self.streams.open.len(),
+            Speech::Preface(_) | Speech::Http2 => self.streams.open(),
         })
-    }
-}
-
-/// The streams of a connection.
-struct Streams {
-    open: BTreeSet<u32>,
-    /// The highest that was ever opened: the client opens each one once, in order.
-    highest: u32,
-    /// The last one that the server takes, as it says in GOAWAY.
-    limit: u32,
-    /// Its head goes on in further frames.
-    opening: Option<u32>,
-    /// It ends with trailers that go on in further frames.
-    ending: Option<u32>,
-}
-
-impl Default for Streams {
-    fn default() -> Self {
-        Self { open: BTreeSet::new(), highest: 0, limit: STREAM, opening: None, ending: None }
-    }
-}
-
-impl Streams {
-    fn received(&mut self, frame: Frame) {
-        let last = frame.flags & END_HEADERS != 0;
-        match frame.kind {
-            HEADERS if last => self.begin(frame.stream),
-            HEADERS => self.opening = Some(frame.stream),
-            CONTINUATION if last && self.opening.take() == Some(frame.stream) => self.begin(frame.stream),
-            RST_STREAM => self.end(frame.stream),
-            _ => {}
-        }
-    }
-
-    fn sent(&mut self, frame: Frame) {
-        let (last, ends) = (frame.flags & END_HEADERS != 0, frame.flags & END_STREAM != 0);
-        match frame.kind {
-            DATA if ends => self.end(frame.stream),
-            HEADERS if ends && last => self.end(frame.stream),
-            HEADERS if ends => self.ending = Some(frame.stream),
-            CONTINUATION if last && self.ending.take() == Some(frame.stream) => self.end(frame.stream),
-            RST_STREAM => self.end(frame.stream),
-            GOAWAY => {
-                self.limit = frame.first & STREAM;
-                self.open.split_off(&self.limit.saturating_add(1));
-            }
-            _ => {}
-        }
-    }
-
-    fn begin(&mut self, stream: u32) {
-        // Trailers have a head too, of a stream that was opened before.
-        if stream > self.highest && stream <= self.limit {
-            self.highest = stream;
-            self.open.insert(stream);
-        }
-    }
-
-    fn end(&mut self, stream: u32) {
-        self.open.remove(&stream);
-    }
-}
-
-/// A frame whose last byte went by.
-#[derive(Clone, Copy)]
-struct Frame {
-    kind: u8,
-    flags: u8,
-    stream: u32,
-    /// The first four bytes of what it carries.
-    first: u32,
-}
-
-/// The frames of one direction.
-#[derive(Default)]
-struct Frames {
-    /// The head, and as much of what follows as is of use.
-    kept: [u8; HEAD + 4],
-    /// How much of the frame has gone by, its head included.
-    past: usize,
-}
-
-impl Frames {
-    fn read(&mut self, mut bytes: &[u8], mut each: impl FnMut(Frame)) {
-        while !bytes.is_empty() {
-            let end = if self.past < HEAD { HEAD } else { HEAD + self.length() };
-            let (now, rest) = bytes.split_at(bytes.len().min(end - self.past));
-            for (kept, byte) in self.kept.iter_mut().skip(self.past).zip(now) {
-                *kept = *byte;
-            }
-            self.past += now.len();
-            bytes = rest;
-            if self.past >= HEAD && self.past == HEAD + self.length() {
-                each(self.frame());
-                *self = Self::default();
-            }
-        }
-    }
-
-    fn length(&self) -> usize {
-        let [a, b, c, ..] = self.kept;
-        u32::from_be_bytes([0, a, b, c]) as usize
-    }
-
-    fn frame(&self) -> Frame {
-        let [_, _, _, kind, flags, s0, s1, s2, s3, f0, f1, f2, f3] = self.kept;
-        let stream = u32::from_be_bytes([s0, s1, s2, s3]) & STREAM;
-        Frame { kind, flags, stream, first: u32::from_be_bytes([f0, f1, f2, f3]) }
     }
 }
 
@@ -236,6 +121,7 @@ impl Head {
 mod tests {
     use proptest::prelude::*;
 
+    use super::streams::{CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, RST_STREAM};
     use super::*;
 
     fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {

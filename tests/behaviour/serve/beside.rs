@@ -12,6 +12,7 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::time::timeout;
 use tonic::service::Routes;
 use tonic::transport::{Endpoint, Server};
+use tonic_etcd::Resolver;
 use tonic_web::GrpcWebLayer;
 
 use super::{Me, greet, registrar};
@@ -109,7 +110,8 @@ async fn several_services_and_listeners_share_a_registrar() {
     assert_eq!(world.contents("").await.into_keys().collect::<Vec<_>>(), all);
     assert_eq!(world.leases().await.len(), 1);
     // A client calls both.
-    let channel = world.resolver().await.channel("team/other").await.unwrap();
+    let resolver = Resolver::builder([world.etcd.endpoint()]).unix_sockets(true).build().unwrap();
+    let channel = resolver.channel("team/other").await.unwrap();
     until("both", async || (channel.servers().len() == 2).then_some(())).await;
     // One leaves, and the other stays under the lease that they shared.
     let lease = registrar.lease_id();

@@ -83,7 +83,8 @@ async fn the_file_of_a_socket_goes_with_its_server() {
     };
     let (me, control, task) = serve();
     control.ready(PATIENCE).await.unwrap();
-    let mut client = GreeterClient::new(world.resolver().await.channel("s").await.unwrap());
+    let resolver = Resolver::builder([world.etcd.endpoint()]).unix_sockets(true).build().unwrap();
+    let mut client = GreeterClient::new(resolver.channel("s").await.unwrap());
     let call = tokio::spawn(async move { client.say_hello(HelloRequest { name: "wait".into() }).await });
     until("the call", async || (me.begun() == 1).then_some(())).await;
     control.stop();
