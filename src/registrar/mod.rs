@@ -216,9 +216,10 @@ impl Registrar {
                 let reason = format!("the codec wrote it outside of {:?}", target.prefix());
                 return Err(Error::invalid("key", key, reason));
             }
-            let size = record.key.len() + record.value.len();
+            // A put names its key twice: it asks how that stands.
+            let size = 2 * record.key.len() + record.value.len();
             if size > MAX_RECORD {
-                let reason = format!("key and value have {size} bytes, and etcd takes {MAX_RECORD}");
+                let reason = format!("the key, twice, and the value have {size} bytes, and etcd takes {MAX_RECORD}");
                 return Err(Error::invalid("record", key.chars().take(100).collect::<String>(), reason));
             }
         }

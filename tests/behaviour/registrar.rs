@@ -284,7 +284,7 @@ async fn the_largest_record_that_is_taken_is_one_that_etcd_takes() {
     let world = World::start().await;
     let registrar = registrar(&world);
     let fits = |size: usize| at("h:1").with_metadata("note", "x".repeat(size));
-    let overhead = r#"s/h:1{"Op":0,"Addr":"h:1","Metadata":{"metadata":{"note":""}}}"#.len();
+    let overhead = r#"s/h:1s/h:1{"Op":0,"Addr":"h:1","Metadata":{"metadata":{"note":""}}}"#.len();
     let most = 1536 * 1024 - 512 - overhead;
     assert!(registrar.register("s", fits(most + 1)).await.unwrap_err().is_invalid_argument());
     let registration = registered(&registrar, "s", fits(most)).await;
