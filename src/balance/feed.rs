@@ -51,7 +51,8 @@ where
         let (changes, trouble) = match ready!(this.discover.as_mut().poll_discover(cx)) {
             Some(Ok(change)) => (vec![change], None),
             Some(Err(error)) => {
-                tracing::warn!(%error, "the discovery failed; the known servers stay");
+                let service = &*this.directory.service;
+                tracing::warn!(parent: None, service, %error, "the discovery failed; the known servers stay");
                 this.pause = Some(Box::pin(sleep(PAUSE)));
                 (Vec::new(), Some(error.to_string().into()))
             }

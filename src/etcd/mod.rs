@@ -13,6 +13,7 @@ mod links;
 mod list;
 mod options;
 mod request;
+mod runtimes;
 mod token;
 mod watch;
 
@@ -28,15 +29,13 @@ pub(crate) use failure::{Class, Failure};
 pub(crate) use lease::{KeepAlive, Stored};
 pub use options::EtcdOptions;
 pub(crate) use request::Patience;
+pub(crate) use runtimes::Etcds;
 pub(crate) use watch::{Event, Message, Range, Watch, WatchId, Watcher};
 
 use self::link::Link;
 use self::links::Links;
 use self::token::Tokens;
 use self::watch::Watches;
-use crate::address::Authority;
-use crate::error::Error;
-use crate::target::Target;
 
 /// Messages may be as large as gRPC can say; etcd itself bounds what it stores.
 const MAX_MESSAGE: usize = i32::MAX as usize;
@@ -47,19 +46,20 @@ const FEW: usize = 8;
 /// A call against a client whose members we cannot choose is tried so often: each try picks one of them at random.
 const TRIES_UNKNOWN: usize = 5;
 
-/// One etcd cluster, as a resolver or registrar talks to it. Cheap to clone.
+/// One etcd cluster, as a resolver or registrar talks to it from one runtime. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Etcd {
     core: Arc<Core>,
     watches: Arc<Watches>,
 }
 
-/// The connections and tokens of one resolver or registrar.
+/// The connections and tokens of one resolver or registrar, on one runtime.
 struct Core {
     links: Links,
     tokens: Tokens,
 }
 
+#[derive(Clone)]
 enum Source {
     Options(Arc<EtcdOptions>),
     /// The user's own client: its members and options are the user's.
@@ -67,48 +67,10 @@ enum Source {
 }
 
 impl Etcd {
-    pub(crate) fn new(options: EtcdOptions) -> Result<Self, Error> {
-        options.check()?;
-        Ok(Self::with(Source::Options(Arc::new(options.shuffled()))))
-    }
-
-    pub(crate) fn from_client(client: Client) -> Self {
-        Self::with(Source::Client(Box::new(client)))
-    }
-
     fn with(source: Source) -> Self {
         let tokens = Tokens::new(&source);
         let core = Arc::new(Core { links: Links::new(source), tokens });
         Self { watches: Arc::new(Watches::new(core.clone())), core }
-    }
-
-    /// The members' hosts; those of the user's own client are not known.
-    pub(crate) fn hosts(&self) -> Option<Vec<Authority>> {
-        match &self.core.links.source {
-            Source::Options(options) => Some(options.hosts()),
-            Source::Client(_) => None,
-        }
-    }
-
-    /// Refuses a target that names hosts of another etcd.
-    pub(crate) fn check_hosts(&self, target: &Target) -> Result<(), Error> {
-        if target.hosts().len() == 0 {
-            return Ok(());
-        }
-        let refuse = |reason: String| Err(Error::invalid("target", target.to_string(), reason));
-        let Some(hosts) = self.hosts() else {
-            return refuse("it names etcd hosts, and those of the client that was given are not known".into());
-        };
-        match target.hosts().find(|host| !hosts.iter().any(|known| known.as_str() == *host)) {
-            None => Ok(()),
-            Some(host) => {
-                let hosts: Vec<&str> = hosts.iter().map(Authority::as_str).collect();
-                refuse(format!(
-                    "its host {host} is not one of this etcd's: {}; without hosts a target fits any",
-                    hosts.join(", ")
-                ))
-            }
-        }
     }
 
     /// The longest that one request may take before another member is asked.

@@ -10,7 +10,7 @@ use crate::etcd::{Class, Failure, Patience};
 /// election, and says so only after seconds. Every request may be repeated.
 const TRY: Duration = Duration::from_millis(500);
 
-/// Whose request it is. The work's error tells more, and comes first.
+/// Whose request it is.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Hand {
     Work,
@@ -19,22 +19,31 @@ pub(super) enum Hand {
 
 /// What each hand has met.
 pub(super) struct Answers {
-    /// What went wrong since it last went well.
-    errors: [Option<(Class, Error)>; 2],
+    /// What last went wrong since it last went well.
+    errors: [Option<Known>; 2],
+    /// Counts what went wrong.
+    count: u64,
     /// How often there was no answer since there was one.
     failures: [u32; 2],
     /// What a request may take at all.
     most: Duration,
 }
 
+struct Known {
+    class: Class,
+    error: Error,
+    /// What came later has a greater one.
+    number: u64,
+}
+
 impl Answers {
     pub(super) fn new(most: Duration) -> Self {
-        Self { errors: [None, None], failures: [0, 0], most }
+        Self { errors: [None, None], count: 0, failures: [0, 0], most }
     }
 
-    /// What etcd does not do.
+    /// What last went wrong, and has not gone well since.
     pub(super) fn why(&self) -> Option<Error> {
-        self.errors.iter().flatten().next().map(|(_, error)| error.clone())
+        self.errors.iter().flatten().max_by_key(|known| known.number).map(|known| known.error.clone())
     }
 
     /// How long a request may take: what it may take at all, or what the lease has time for. When another member is asked
@@ -70,13 +79,18 @@ impl Answers {
             self.answered(hand);
         }
         let error = failure.into_error();
-        let known = &mut self.errors[hand as usize];
-        if known.as_ref().is_some_and(|(known, _)| known.is_like(class)) {
-            tracing::debug!(%error, "etcd failed again");
+        let before = self.errors[hand as usize].take();
+        // Each kind of failure is told once in an outage, and the last failure is what there is to be said of it.
+        if before.as_ref().is_some_and(|known| known.class.is_like(class)) {
+            tracing::debug!(parent: None, %error, "etcd failed again");
         } else {
-            tracing::warn!(%error, "etcd failed; it goes on trying");
-            *known = Some((class, error));
+            tracing::warn!(parent: None, %error, "etcd failed; it goes on trying");
         }
+        self.count += 1;
+        let is_same = |known: &Known| known.error.to_string() == error.to_string();
+        // One that repeats is shown once.
+        let error = before.filter(is_same).map_or(error, |known| known.error);
+        self.errors[hand as usize] = Some(Known { class, error, number: self.count });
         match class {
             Class::LeaseNotFound => Trouble::LeaseGone,
             // A token was fetched in vain.

@@ -12,23 +12,24 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
-use tracing::Instrument;
 
 use super::RegistrationState;
 use super::answers::{Answers, Hand};
 use super::lease::{Action, Id, Input, Machine, Renewal, Standing};
 use super::request::{carry_out, seen};
-use super::shown::Shown;
+use super::shared::Shared;
+use super::shown::{News, Shown};
+use super::wanted::Wanted;
 use super::watcher::{Keys, Said, Watcher};
-use super::{Shared, Wanted};
 use crate::error::Error;
-use crate::etcd::{Failure, KeepAlive};
+use crate::etcd::{Etcd, Failure, KeepAlive};
 
 /// What leaves is waited for: it is tried at a second member within the time that deregistering has.
 const LEAVING: Duration = Duration::from_secs(2);
 
 pub(super) struct Task {
     shared: Arc<Shared>,
+    etcd: Etcd,
     machine: Machine,
     stream: Option<KeepAlive>,
     epoch: Instant,
@@ -72,15 +73,16 @@ type Request<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 type Renewed = (i64, Duration, Result<Option<i64>, Failure>, Option<KeepAlive>);
 
 impl Task {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, etcd: Etcd) -> Self {
         let machine = Machine::new(shared.seconds, fastrand::u64(..));
         let (keys, of_keys) = watch::channel(Keys::default());
         let (say, said) = mpsc::channel(SAID);
         let mut watcher = JoinSet::new();
-        let answers = Answers::new(shared.etcd.request_timeout());
-        watcher.spawn(Watcher::new(&shared.etcd, of_keys, say).run().in_current_span());
+        let answers = Answers::new(etcd.request_timeout());
+        watcher.spawn(Watcher::new(&etcd, of_keys, say).run());
         Self {
             shared,
+            etcd,
             machine,
             stream: None,
             epoch: Instant::now(),
@@ -100,8 +102,9 @@ impl Task {
         let mut renewal: Option<Request<Renewed>> = None;
         let mut work: Option<(Action, Request<Result<Input, Failure>>)> = None;
         let mut grace: Option<Duration> = None;
-        let mut connected = self.shared.etcd.connected();
+        let mut connected = self.etcd.connected();
         loop {
+            self.shared.turns.count();
             self.hear();
             let now = self.now();
             match &work {
@@ -200,7 +203,8 @@ impl Task {
         self.machine.on(self.now(), &Action::Wait { until: None }, input);
     }
 
-    /// Shows every handle how its registration stands, and forgets those that are closed.
+    /// Shows every handle how its registration stands, and forgets those that are closed. What is told is told after the lock:
+    /// whoever hears it may use any handle.
     fn show(&mut self) {
         let now = self.now();
         let why = self.answers.why();
@@ -208,24 +212,27 @@ impl Task {
         state.lease = self.machine.lease();
         state.lease_ends = self.machine.lease_ends().and_then(|ends| self.epoch.checked_add(ends));
         state.error.clone_from(&why);
-        for (id, wanted) in &state.wanted {
+        let mut news = Vec::new();
+        for (id, wanted) in &mut state.wanted {
             // What is wanted since the machine was told is not known to it: it comes with the next round.
             if self.told.get(id) == Some(&Told::of(wanted)) {
-                self.shown.show(*id, wanted, &self.machine, now, why.as_ref());
+                news.extend(self.shown.show(*id, wanted, &self.machine, now, why.as_ref()));
             }
         }
-        let (told, shown) = (&mut self.told, &mut self.shown);
-        state.wanted.retain(|id, _| {
-            let closed = shown.forget_closed(*id);
-            if closed {
-                told.remove(id);
-            }
-            !closed
-        });
+        let ids: Vec<Id> = state.wanted.keys().copied().filter(|id| self.shown.forget_closed(*id)).collect();
+        let closed: Vec<Wanted> = ids.iter().filter_map(|id| state.wanted.remove(id)).collect();
+        drop(state);
+        for id in &ids {
+            self.told.remove(id);
+        }
+        news.into_iter().for_each(News::tell);
+        if !closed.is_empty() {
+            self.shared.left.notify_waiters();
+        }
     }
 
     fn renew(&mut self, id: i64) -> Request<Renewed> {
-        let etcd = self.shared.etcd.clone();
+        let etcd = self.etcd.clone();
         let patience = self.answers.patience(Hand::Renewal, self.machine.patience());
         let asked = self.now();
         let mut stream = self.stream.take();
@@ -251,7 +258,7 @@ impl Task {
         if let Action::Put { of, .. } = action {
             self.shared.state().wanted.get(of).into_iter().for_each(|wanted| wanted.tried.set());
         }
-        let etcd = self.shared.etcd.clone();
+        let etcd = self.etcd.clone();
         let mut patience = self.answers.patience(Hand::Work, self.machine.patience());
         if let Action::Delete { .. } | Action::Revoke { .. } = action {
             patience.total = patience.total.min(LEAVING);
@@ -283,13 +290,27 @@ impl Drop for Task {
         if self.rested {
             return;
         }
+        let lease = self.machine.lease();
         let mut state = self.shared.state();
         (state.lease, state.lease_ends) = (None, None);
         (state.has_task, state.ended) = (false, true);
-        for wanted in std::mem::take(&mut state.wanted).into_values() {
-            let why = Some(Error::closed("the registrar's runtime"));
-            wanted.show.send_replace(RegistrationState::new(Standing::Lost, why));
+        let mut wanted = std::mem::take(&mut state.wanted);
+        let of = |wanted: &Wanted| wanted.tried.is_set() && !matches!(wanted.state(), RegistrationState::Closed);
+        let keys: Vec<String> = wanted.values().filter(|wanted| of(wanted)).flat_map(Wanted::keys).collect();
+        let count = keys.len();
+        state.left_behind = if lease.is_some() { keys } else { Vec::new() };
+        drop(state);
+        if let Some(lease) = lease {
+            let (lease, ttl_s) = (format!("{lease:x}"), self.shared.seconds);
+            let message = "the runtime ended while a lease was held: its keys stay in etcd until it ends; \
+                           wait for `Registrar::close` before";
+            tracing::warn!(parent: None, lease, keys = count, ttl_s, "{message}");
         }
+        for wanted in wanted.values_mut() {
+            let why = Some(Error::closed("the registrar's runtime"));
+            wanted.show(RegistrationState::new(Standing::Lost, why)).send();
+        }
+        self.shared.left.notify_waiters();
     }
 }
 

@@ -10,6 +10,7 @@ mod listener;
 mod options;
 mod route;
 mod socket;
+mod turn;
 
 use std::collections::BTreeSet;
 use std::fmt;

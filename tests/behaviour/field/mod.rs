@@ -1,14 +1,19 @@
 //! What people reported of systems like this one, by number: `F6` and so on, as the comments of the tests have it.
 
+mod closing;
 mod connections;
 mod dropped;
 mod dying;
 mod grpc_proxy;
 mod held;
+mod last_errors;
 mod leases;
+mod listeners;
 mod lists;
 mod members;
 mod quiet;
+mod several;
+mod spans;
 mod streams;
 mod tokens;
 mod weak;
