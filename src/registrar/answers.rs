@@ -1,14 +1,18 @@
 //! How etcd answers the registrar's two hands: how long each waits, and what went wrong.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::lease::Trouble;
+use super::lease::{Action, Id, Trouble};
 use crate::error::Error;
 use crate::etcd::{Class, Failure, Patience};
 
 /// How long the first try of a request may take before another member is asked beside it: etcd loses what is asked of it around an
 /// election, and says so only after seconds. Every request may be repeated.
 const TRY: Duration = Duration::from_millis(500);
+
+/// Registrations that are refused at the same time, of which each is told by a warning.
+const TOLD: usize = 10;
 
 /// Whose request it is.
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +25,8 @@ pub(super) enum Hand {
 pub(super) struct Answers {
     /// What last went wrong since it last went well.
     errors: [Option<Known>; 2],
+    /// What etcd refuses of one registration, which is nothing to the others.
+    refused: BTreeMap<Id, Known>,
     /// Counts what went wrong.
     count: u64,
     /// How often there was no answer since there was one.
@@ -38,12 +44,22 @@ struct Known {
 
 impl Answers {
     pub(super) fn new(most: Duration) -> Self {
-        Self { errors: [None, None], count: 0, failures: [0, 0], most }
+        Self { errors: [None, None], refused: BTreeMap::new(), count: 0, failures: [0, 0], most }
     }
 
     /// What last went wrong, and has not gone well since.
     pub(super) fn why(&self) -> Option<Error> {
-        self.errors.iter().flatten().max_by_key(|known| known.number).map(|known| known.error.clone())
+        last(self.errors.iter().flatten())
+    }
+
+    /// The same for one registration.
+    pub(super) fn why_of(&self, id: Id) -> Option<Error> {
+        last(self.errors.iter().flatten().chain(self.refused.get(&id)))
+    }
+
+    /// It has closed, or is wanted otherwise: what was refused before says nothing of it any more.
+    pub(super) fn forget(&mut self, id: Id) {
+        self.refused.remove(&id);
     }
 
     /// How long a request may take: what it may take at all, or what the lease has time for. When another member is asked
@@ -53,8 +69,10 @@ impl Answers {
         Patience { late: TRY.saturating_mul(1 << self.failures[hand as usize].min(8)), total, again: true }
     }
 
-    pub(super) fn went_well(&mut self, hand: Hand) {
+    /// `of` is whose request it was, where it was of one registration.
+    pub(super) fn went_well(&mut self, hand: Hand, of: Option<Id>) {
         self.errors[hand as usize] = None;
+        of.into_iter().for_each(|of| self.forget(of));
         self.answered(hand);
     }
 
@@ -70,7 +88,7 @@ impl Answers {
     }
 
     /// What that means to the machine.
-    pub(super) fn failed(&mut self, hand: Hand, failure: Failure) -> Trouble {
+    pub(super) fn failed(&mut self, hand: Hand, of: Option<Id>, failure: Failure) -> Trouble {
         let class = failure.class;
         let failures = &mut self.failures[hand as usize];
         if matches!(class, Class::Transient | Class::TimedOut) {
@@ -79,9 +97,16 @@ impl Answers {
             self.answered(hand);
         }
         let error = failure.into_error();
-        let before = self.errors[hand as usize].take();
-        // Each kind of failure is told once in an outage, and the last failure is what there is to be said of it.
-        if before.as_ref().is_some_and(|known| known.class.is_like(class)) {
+        let is_refusal = matches!(class, Class::Permanent | Class::Denied | Class::TooLarge);
+        let own = of.filter(|_| is_refusal);
+        if own.is_some() {
+            // It was heard: what was wrong with etcd before is over.
+            self.errors[hand as usize] = None;
+        }
+        let before = own.map_or_else(|| self.errors[hand as usize].take(), |own| self.refused.remove(&own));
+        // Each kind of failure is told once in an outage or of a registration, and the last failure is what there is to be said of it.
+        let is_known = before.as_ref().is_some_and(|known| known.class.is_like(class));
+        if is_known || (own.is_some() && self.refused.len() >= TOLD) {
             tracing::debug!(parent: None, %error, "etcd failed again");
         } else {
             tracing::warn!(parent: None, %error, "etcd failed; it goes on trying");
@@ -90,7 +115,11 @@ impl Answers {
         let is_same = |known: &Known| known.error.to_string() == error.to_string();
         // One that repeats is shown once.
         let error = before.filter(is_same).map_or(error, |known| known.error);
-        self.errors[hand as usize] = Some(Known { class, error, number: self.count });
+        let known = Known { class, error, number: self.count };
+        match own {
+            Some(own) => drop(self.refused.insert(own, known)),
+            None => self.errors[hand as usize] = Some(known),
+        }
         match class {
             Class::LeaseNotFound => Trouble::LeaseGone,
             // A token was fetched in vain.
@@ -104,5 +133,43 @@ impl Answers {
             | Class::Revision
             | Class::LeaseExists => Trouble::Transient,
         }
+    }
+}
+
+fn last<'a>(known: impl Iterator<Item = &'a Known>) -> Option<Error> {
+    known.max_by_key(|known| known.number).map(|known| known.error.clone())
+}
+
+/// Whose request it is, where it is of one registration.
+pub(super) fn whose(action: &Action) -> Option<Id> {
+    match action {
+        Action::Put { of, .. } | Action::Delete { of, .. } | Action::Look { of, .. } => Some(*of),
+        Action::Grant { .. } | Action::Revoke { .. } | Action::Wait { .. } => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// F13: the last error of whichever hand, none once all is well; what is refused of one registration is said of that one, and
+    /// neither covered nor cleared by what goes well for others (F16).
+    #[test]
+    fn what_is_said_is_the_last_error_and_a_refusal_is_of_one_registration() {
+        let mut answers = Answers::new(Duration::from_secs(5));
+        let said = |answers: &Answers, id| answers.why_of(id).map(|error| error.to_string()).unwrap_or_default();
+        let fail = |class, text: &str| Failure::new(class, text);
+        answers.failed(Hand::Work, Some(1), fail(Class::Transient, "first"));
+        answers.failed(Hand::Renewal, None, fail(Class::TimedOut, "second"));
+        assert!(said(&answers, 1).contains("second") && said(&answers, 2).contains("second"));
+        answers.failed(Hand::Work, Some(1), fail(Class::TimedOut, "third"));
+        assert!(said(&answers, 1).contains("third") && said(&answers, 2).contains("third"), "of etcd, not of one");
+        answers.failed(Hand::Work, Some(2), fail(Class::Denied, "denied"));
+        answers.went_well(Hand::Renewal, None);
+        answers.went_well(Hand::Work, Some(1));
+        assert!(said(&answers, 1).is_empty() && said(&answers, 2).contains("denied"));
+        assert!(answers.why().is_none());
+        answers.went_well(Hand::Work, Some(2));
+        assert!(said(&answers, 2).is_empty());
     }
 }

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use super::RegistrationState;
-use super::answers::{Answers, Hand};
+use super::answers::{Answers, Hand, whose};
 use super::lease::{Action, Id, Input, Machine, Renewal, Standing};
 use super::request::{carry_out, seen};
 use super::shared::Shared;
@@ -181,6 +181,7 @@ impl Task {
             match before {
                 None => self.machine.on(now, &idle, Input::Wanted { id, wanted: wanted.for_machine() }),
                 Some(before) if before.version != told.version => {
+                    self.answers.forget(id);
                     self.machine.on(now, &idle, Input::Updated { id, wanted: wanted.for_machine() });
                 }
                 Some(_) => {}
@@ -207,15 +208,15 @@ impl Task {
     /// whoever hears it may use any handle.
     fn show(&mut self) {
         let now = self.now();
-        let why = self.answers.why();
         let mut state = self.shared.state();
         state.lease = self.machine.lease();
         state.lease_ends = self.machine.lease_ends().and_then(|ends| self.epoch.checked_add(ends));
-        state.error.clone_from(&why);
+        state.error = self.answers.why();
         let mut news = Vec::new();
         for (id, wanted) in &mut state.wanted {
             // What is wanted since the machine was told is not known to it: it comes with the next round.
             if self.told.get(id) == Some(&Told::of(wanted)) {
+                let why = self.answers.why_of(*id);
                 news.extend(self.shown.show(*id, wanted, &self.machine, now, why.as_ref()));
             }
         }
@@ -224,6 +225,7 @@ impl Task {
         drop(state);
         for id in &ids {
             self.told.remove(id);
+            self.answers.forget(*id);
         }
         news.into_iter().for_each(News::tell);
         if !closed.is_empty() {
@@ -246,10 +248,10 @@ impl Task {
         self.stream = stream;
         let input = match result {
             Ok(seconds) => {
-                self.answers.went_well(Hand::Renewal);
+                self.answers.went_well(Hand::Renewal, None);
                 Input::Renewed { id, asked, seconds }
             }
-            Err(failure) => Input::RenewalFailed { id, trouble: self.answers.failed(Hand::Renewal, failure) },
+            Err(failure) => Input::RenewalFailed { id, trouble: self.answers.failed(Hand::Renewal, None, failure) },
         };
         self.machine.on(self.now(), &Action::Wait { until: None }, input);
     }
@@ -274,11 +276,11 @@ impl Task {
                 if matches!(input, Input::Granted { .. }) {
                     self.answers.granted();
                 } else {
-                    self.answers.went_well(Hand::Work);
+                    self.answers.went_well(Hand::Work, whose(action));
                 }
                 input
             }
-            Err(failure) => Input::Failed(self.answers.failed(Hand::Work, failure)),
+            Err(failure) => Input::Failed(self.answers.failed(Hand::Work, whose(action), failure)),
         };
         self.machine.on(self.now(), action, input);
     }
