@@ -150,8 +150,9 @@ impl Registration {
     /// Waits until it stands in etcd as is wanted.
     ///
     /// # Errors
-    /// When that takes longer than `within`, or another holds the key ([`Error::is_conflict`]). It goes on being tried all
-    /// the same.
+    /// When that takes longer than `within`: the source is what last went wrong, or that the runtime on which the registrar
+    /// registered first did not run in that time. When another holds the key ([`Error::is_conflict`]). It goes on being tried
+    /// all the same.
     ///
     /// # Cancel safety
     /// Dropping it loses nothing.

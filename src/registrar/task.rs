@@ -297,8 +297,14 @@ impl Drop for Task {
         (state.lease, state.lease_ends) = (None, None);
         (state.has_task, state.ended) = (false, true);
         let mut wanted = std::mem::take(&mut state.wanted);
-        let of = |wanted: &Wanted| wanted.tried.is_set() && !matches!(wanted.state(), RegistrationState::Closed);
-        let keys: Vec<String> = wanted.values().filter(|wanted| of(wanted)).flat_map(Wanted::keys).collect();
+        let is_out = |state: &RegistrationState| {
+            matches!(
+                state,
+                RegistrationState::Closed | RegistrationState::Paused { .. } | RegistrationState::Held { .. }
+            )
+        };
+        let stays = |wanted: &&Wanted| wanted.tried.is_set() && !is_out(wanted.state());
+        let keys: Vec<String> = wanted.values().filter(stays).flat_map(Wanted::keys).collect();
         let count = keys.len();
         state.left_behind = if lease.is_some() { keys } else { Vec::new() };
         drop(state);

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use test_support::Proxy;
-use tokio::runtime::Builder;
+use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 use tonic_etcd::{Instance, Registrar, Registration, RegistrationState};
 
@@ -114,8 +114,20 @@ fn a_runtime_that_ends_first_leaves_keys_and_says_so() {
         quiet.close(PATIENCE).await.unwrap();
         until("closed", async || matches!(kept[0].state(), RegistrationState::Closed).then_some(())).await;
     });
-    drop(outside);
     assert_eq!(said().matches("the runtime ended").count(), 1, "{}", said());
+    // The other flavour, whose workers log elsewhere.
+    let main = Runtime::new().unwrap();
+    let registrar = self::registrar(world.etcd.endpoint());
+    let held = main.block_on(async {
+        let registration = registrar.register("d", Instance::new("h:1").unwrap()).await.unwrap();
+        registration.ready(PATIENCE).await.unwrap();
+        registration
+    });
+    drop(main);
+    let error = outside.block_on(registrar.close(PATIENCE)).unwrap_err();
+    assert!(error.is_closed() && format!("{error:?}").contains("\"d/h:1\" stays"), "{error:?}");
+    assert!(matches!(held.state(), RegistrationState::Lost { .. }), "{held:?}");
+    assert_eq!(outside.block_on(world.contents("d/")).len(), 1);
 }
 
 async fn ten_elsewhere(registrar: &Registrar) -> Vec<Registration> {

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError, Weak};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
@@ -63,7 +64,7 @@ impl Subscriber for Prober {
         let metadata = event.metadata();
         let place = format!("{}:{}", metadata.file().unwrap_or("?"), metadata.line().unwrap_or_default());
         if lock(&SITES).insert(place.clone()) && std::env::var_os("PROBED_SITES").is_some() {
-            eprintln!("probed at {place}");
+            say(&format!("probed at {place}"));
         }
         let me = thread::current().id();
         let key = format!("{place} ({me:?})");
@@ -89,15 +90,20 @@ impl Subscriber for Prober {
     fn exit(&self, _: &Id) {}
 }
 
+/// Past what the test harness captures, which is lost with the process.
+fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
 /// Ends the process where a handle does not answer.
 fn watch() {
     loop {
         thread::sleep(Duration::from_secs(1));
         let stuck = lock(&ASKING).iter().find(|(_, (_, since))| since.elapsed() > STUCK).map(|(key, _)| key.clone());
         if let Some(place) = stuck {
-            eprintln!(
+            say(&format!(
                 "deadlock: an accessor that was called from the event at {place} has not returned: a lock is held there"
-            );
+            ));
             std::process::abort();
         }
     }
