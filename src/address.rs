@@ -1,10 +1,12 @@
 //! Addresses: where a server or an etcd member listens.
 
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
 use crate::error::Error;
+use crate::inet;
+use crate::secret;
 
 /// A checked `host:port`, in lower case, IPv6 in brackets.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -12,11 +14,13 @@ pub(crate) struct Authority(Box<str>);
 
 impl Authority {
     pub(crate) fn parse(text: &str, default_port: Option<u16>) -> Result<Self, String> {
-        for (mark, reason) in [
-            (',', "one address at a time: give several as several"),
-            ('@', "a user and password have no place here"),
-            ('/', "a path has no place here"),
-        ] {
+        // First: no other reason may show a part of it.
+        if secret::may_have_user(text) {
+            return Err(secret::REASON.into());
+        }
+        for (mark, reason) in
+            [(',', "one address at a time: give several as several"), ('/', "a path has no place here")]
+        {
             if text.contains(mark) {
                 return Err(reason.into());
             }
@@ -118,7 +122,8 @@ fn parse_port(port: &str) -> Result<u16, String> {
 ///
 /// Parsed from `10.0.0.5:50051`, `greeter.local:50051`, `[::1]:50051`, `http://10.0.0.5:8080` (the same as without)
 /// or `https://10.0.0.5:8443`; a URL without a port has its scheme's (80, 443). `unix:/run/greeter.sock` is a socket of
-/// the same host. Hosts are kept in lower case and IPv6 in its canonical form, so that equal addresses are equal values.
+/// the same host, which clients find in etcd only where [`ResolverBuilder::unix_sockets`](crate::ResolverBuilder::unix_sockets)
+/// allows it. Hosts are kept in lower case and IPv6 in its canonical form, so that equal addresses are equal values.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Address {
     authority: Authority,
@@ -131,13 +136,16 @@ impl Address {
     /// # Errors
     /// When the text is no address: the error shows it and says what is wrong.
     pub fn parse(text: &str) -> Result<Self, Error> {
-        Self::read(text).map_err(|reason| Error::invalid("address", text, reason))
+        Self::read(text).map_err(|reason| Error::invalid("address", secret::without_user(text), reason))
     }
 
     /// The same, with the bare reason: for codecs, which name the record themselves.
     pub(crate) fn read(text: &str) -> Result<Self, String> {
         if let Some(path) = text.strip_prefix("unix:") {
             return Ok(Self { authority: Authority::unix(path)?, secure: false });
+        }
+        if secret::may_have_user(text) {
+            return Err(secret::REASON.into());
         }
         let (secure, default_port, rest) = match text.split_once("://") {
             None => (false, None, text),
@@ -187,9 +195,17 @@ impl Address {
 
     /// Whether the host means "every interface" (`0.0.0.0`, `[::]`), which nobody can call.
     pub(crate) fn is_unspecified(&self) -> bool {
-        let v4 = self.host().parse().is_ok_and(|ip: Ipv4Addr| ip.is_unspecified());
-        let v6 = |ip: Ipv6Addr| ip.is_unspecified() || ip.to_ipv4_mapped().is_some_and(|ip| ip.is_unspecified());
-        v4 || self.host().parse().is_ok_and(v6)
+        self.ip().is_some_and(|ip| ip.is_unspecified())
+    }
+
+    /// Why nobody can call a server there, if so.
+    pub(crate) fn uncallable(&self) -> Option<&'static str> {
+        inet::uncallable(self.ip()?)
+    }
+
+    /// The host, where it is an IP address: in whatever spelling the system's resolver takes.
+    fn ip(&self) -> Option<IpAddr> {
+        if self.unix_path().is_some() { None } else { inet::ip(self.host()) }
     }
 }
 
@@ -320,6 +336,8 @@ mod tests {
             ("0.0.0.0:1", true),
             ("[::]:1", true),
             ("[::ffff:0.0.0.0]:1", true),
+            ("0x0:1", true),
+            ("0x0.0:1", true),
             ("127.0.0.1:1", false),
             ("a:1", false),
         ] {

@@ -6,6 +6,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::secret;
+
 pub(crate) type BoxError = Box<dyn StdError + Send + Sync>;
 
 /// What went wrong, on what, and what to do about it.
@@ -37,7 +39,9 @@ enum Kind {
 
 impl Error {
     pub(crate) fn invalid(what: &'static str, input: impl Into<String>, reason: impl Into<String>) -> Self {
-        Self::from_kind(Kind::Invalid { what, input: input.into(), reason: reason.into() }, None)
+        // Both are shown and logged, and what was given may hold a password.
+        let input = secret::without_password(&input.into()).into_owned();
+        Self::from_kind(Kind::Invalid { what, input, reason: reason.into() }, None)
     }
 
     pub(crate) fn timeout(what: impl Into<String>, after: Duration, last: Option<Error>) -> Self {

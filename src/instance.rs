@@ -18,6 +18,7 @@ pub struct Instance {
     id: Option<Box<str>>,
     draining: bool,
     metadata: BTreeMap<String, String>,
+    misread: Option<Box<str>>,
 }
 
 impl Instance {
@@ -43,6 +44,7 @@ impl Instance {
             id: None,
             draining: false,
             metadata: BTreeMap::new(),
+            misread: None,
         }
     }
 
@@ -67,33 +69,48 @@ impl Instance {
         Ok(self)
     }
 
-    /// Sets the weight, relative to the service's other instances; 0 means "not said", as in the systems that write it.
-    /// [`BalancedChannel`](crate::BalancedChannel) shares calls out by it; tonic's balanced channel takes no notice of it.
-    #[must_use]
-    pub fn with_weight(mut self, weight: u32) -> Self {
+    /// Sets the weight, relative to the service's other instances: 9 gets nine times the calls of 1.
+    /// [`BalancedChannel`](crate::BalancedChannel) shares calls out by it; tonic's balanced channel takes no notice of it. An instance
+    /// that says none counts as the mean of those that do (as in gRFC A58).
+    ///
+    /// # Errors
+    /// When it is 0: many systems write that for "not said", so that it cannot mean "no calls".
+    /// [`Instance::with_draining`] says that.
+    pub fn with_weight(self, weight: u32) -> Result<Self, Error> {
+        if weight == 0 {
+            let reason = "0 stands for \"not said\" in other systems: leave the weight out, or, where it is to get no new calls, \
+                          say with_draining(true)";
+            return Err(Error::invalid("weight", "0", reason));
+        }
+        Ok(self.with_foreign_weight(weight))
+    }
+
+    /// The weight of a record that another has written: there 0 means "not said".
+    pub(crate) fn with_foreign_weight(mut self, weight: u32) -> Self {
         self.weight = NonZeroU32::new(weight);
         self
     }
 
-    /// Sets the zone (data centre, rack) that the server stands in.
+    /// Sets the zone (data centre, rack) that the server stands in; an empty text says none.
     #[must_use]
     pub fn with_zone(mut self, zone: impl Into<String>) -> Self {
-        self.zone = Some(zone.into().into_boxed_str());
+        self.zone = said(zone);
         self
     }
 
-    /// Sets the version of what the server runs.
+    /// Sets the version of what the server runs; an empty text says none.
     #[must_use]
     pub fn with_version(mut self, version: impl Into<String>) -> Self {
-        self.version = Some(version.into().into_boxed_str());
+        self.version = said(version);
         self
     }
 
     /// Sets the instance's id: a name that the same instance has again after a restart (a pod's, a host's), and no other one
-    /// has. A registrar knows by it whose a key is, beside by the lease: see [`Conflict`](crate::Conflict).
+    /// has; an empty text says none. A registrar knows by it whose a key is, beside by the lease: see
+    /// [`Conflict`](crate::Conflict).
     #[must_use]
     pub fn with_id(mut self, id: impl Into<String>) -> Self {
-        self.id = Some(id.into().into_boxed_str());
+        self.id = said(id);
         self
     }
 
@@ -110,6 +127,13 @@ impl Instance {
     #[must_use]
     pub fn with_metadata(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.metadata.insert(name.into(), value.into());
+        self
+    }
+
+    /// For codecs: a part of the record that was not understood, and why; the first one is kept. The resolver says it once a service.
+    #[must_use]
+    pub fn with_misread(mut self, what: impl Into<String>) -> Self {
+        self.misread.get_or_insert_with(|| what.into().into_boxed_str());
         self
     }
 
@@ -146,5 +170,43 @@ impl Instance {
     /// What else the server says of itself.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.metadata
+    }
+
+    /// What the instance's record says and was not understood, if anything.
+    pub fn misread(&self) -> Option<&str> {
+        self.misread.as_deref()
+    }
+}
+
+fn said(text: impl Into<String>) -> Option<Box<str>> {
+    Some(text.into().into_boxed_str()).filter(|text| !text.is_empty())
+}
+
+/// For functions that change an instance, as [`Registration::update`](crate::Registration::update) takes them: they may give the
+/// instance, or what [`Instance::with_weight`] and [`Instance::with_address`] give.
+impl TryFrom<Result<Instance, Error>> for Instance {
+    type Error = Error;
+
+    fn try_from(changed: Result<Instance, Error>) -> Result<Self, Error> {
+        changed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// F24: who is to get no calls says so by `draining`.
+    #[test]
+    fn a_weight_of_zero_is_refused_with_advice() {
+        let error = Instance::new("h:1").unwrap().with_weight(0).unwrap_err();
+        assert!(error.is_invalid_argument() && error.to_string().contains("with_draining(true)"), "{error}");
+        assert_eq!(Instance::new("h:1").unwrap().with_weight(1).unwrap().weight(), Some(1));
+    }
+
+    #[test]
+    fn an_empty_text_says_nothing() {
+        let instance = Instance::new("h:1").unwrap().with_zone("").with_version("").with_id("");
+        assert_eq!(instance, Instance::new("h:1").unwrap());
     }
 }

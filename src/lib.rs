@@ -33,7 +33,8 @@
 //! # }
 //! ```
 //!
-//! [`Serve`] registers when the server is ready, takes it out of the directory before it stops, and ends in time. Where a
+//! [`Serve`] registers when the server is ready, takes it out of the directory before it stops, and ends in time. [`serving`] shows it
+//! beside health, reflection, axum, tonic-web, TLS, several listeners, systemd and signals. Where a
 //! server has a life of its own, [`Registrar::register`] is the part about etcd: listen before you register, and deregister
 //! before you stop. Keep the registration in a variable with a name: one that is dropped deregisters. That happens in the
 //! background, and only while the tokio runtime lives: before `main` returns, wait for [`Registration::deregister`] or, for all
@@ -89,6 +90,15 @@
 //! too; plain `host:port` values are read as well. [`codec`] is where formats are, and where yours can be.
 //! [`Target`] says how names are written.
 //!
+//! A record that nobody can read or call costs nobody else anything: it is reported once, and left out. That is so with addresses
+//! such as `0.0.0.0` and multicast, and with Unix sockets unless [`ResolverBuilder::unix_sockets`] allows them.
+//!
+//! # Code of yours that panics
+//!
+//! A panic in a codec, a configuration of endpoints, a discovery, a connector or a verifier of certificates costs the record, the
+//! server, or the attempt to connect that it was run for; everything else goes on, and a warning or an error says so. One in a
+//! [`Picker`] or in a function that changes an instance is its caller's. With `panic = "abort"` any of them ends the process.
+//!
 //! # Building
 //!
 //! The build of `etcd-client` runs `protoc` and needs the well-known protos: on Debian and Ubuntu
@@ -102,9 +112,10 @@
 //! | `tls-ring`, `tls-aws-lc` | TLS to etcd and to servers, with that cryptography |
 //! | `tls-native-roots`, `tls-webpki-roots` | root certificates, beside one of those |
 //! | `tonic-health` | `Serve::health`: the server's health service decides whether it is in the directory |
+//! | `srv` | `EtcdOptions::srv` and `etcd-srv://` targets: the members of etcd are found by DNS SRV records |
 //!
 //! None is on by default: `https` endpoints are then refused, and `https` servers are not called. With one of them
-//! `BalancedChannelBuilder::tls` says how servers are verified.
+//! `BalancedChannelBuilder::tls` says how servers are verified, and `ClientTls` how certificates are given that are renewed.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod address;
@@ -112,12 +123,18 @@ mod backoff;
 mod balance;
 pub mod codec;
 mod connection;
+mod domain;
 mod error;
 mod etcd;
+mod inet;
 mod instance;
+mod nested;
+mod panics;
 mod registrar;
 mod resolver;
+mod secret;
 mod serve;
+pub mod serving;
 mod target;
 mod turns;
 
@@ -141,7 +158,7 @@ pub use registrar::{
     RegistrationStates,
 };
 pub use resolver::{Discover, Entry, Resolution, Resolver, ResolverBuilder, ServerKey, Snapshot, State};
-pub use serve::{Departure, Listener, Serve, ServeControl, ServeState, ServeStates};
+pub use serve::{CountCalls, Departure, Listener, Serve, ServeControl, ServeState, ServeStates};
 pub use target::Target;
 
 /// The README's code, compiled with the tests.

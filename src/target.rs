@@ -6,13 +6,17 @@ use std::str::FromStr;
 use percent_encoding::percent_decode_str;
 
 use crate::address::Authority;
+use crate::domain::Domain;
 use crate::error::Error;
+use crate::secret;
 
 /// The port of an etcd host that names none: etcd's own default for clients.
 const ETCD_PORT: u16 = 2379;
 
-/// Which service: `etcd:///greeter` or bare `greeter`. A target may also name the etcd hosts that it is meant for,
-/// `etcd://h1:2379,h2:2379/greeter`: a resolver of other hosts then refuses it. It never makes a connection of its own.
+/// Which service: `etcd:///greeter` or bare `greeter`. A target may also name the etcd that it is meant for: by its hosts,
+/// `etcd://h1:2379,h2:2379/greeter`, or with the feature `srv` by the domain whose SRV records name them,
+/// `etcd-srv://example.org/greeter`. A resolver of another etcd then refuses it. It never makes a connection of its own:
+/// [`EtcdOptions::of_target`](crate::EtcdOptions::of_target) says how the etcd that it names is reached.
 ///
 /// The name is read as etcd's Go resolver reads it, so one string works in every language:
 ///
@@ -25,12 +29,20 @@ const ETCD_PORT: u16 = 2379;
 /// The prefix always ends in `/`, so `/web` never takes `/website/1` for its own. In the URL form percent escapes
 /// are decoded and hosts without a port get etcd's 2379; the bare form is taken as it stands.
 ///
+/// Names may lie below each other: keys of `shop/payments` are keys of `shop` too, as etcd's Go client has it, so that clients of
+/// `shop` also call the servers of `shop/payments`. Choose names of which none continues another after a slash. The resolver of the
+/// upper name warns once where it sees both. So does the registrar that registers either of them and sees the other: it looks once a
+/// service, at the first hundred keys above and below that its role may read.
+///
 /// Parsing refuses empty names and segments (`team//greeter`, `greeter/`), control characters, schemes other than
-/// `etcd`, queries and fragments, user names in the authority, and IPv6 hosts without brackets.
+/// `etcd` and `etcd-srv`, queries and fragments, IPv6 hosts without brackets, and what may be a user and a password: an `@` in a
+/// target that names hosts, and `user:password@` at the beginning of a name. In a name of the URL form it is written `%40`. Errors do
+/// not show it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Target {
     name: String,
     hosts: Vec<Authority>,
+    srv: Option<Domain>,
     name_key: bool,
 }
 
@@ -40,7 +52,14 @@ impl Target {
     /// # Errors
     /// When the text is not a target: the error shows it and says what is wrong.
     pub fn parse(text: &str) -> Result<Self, Error> {
-        let refuse = |reason: String| Error::invalid("target", text, reason);
+        let refuse = |reason: String| Error::invalid("target", secret::without_user(text), reason);
+        // First: no other reason may show a part of it.
+        if has_user(text) {
+            return Err(refuse(
+                "a user and password do not belong into a target: give them to the resolver's options".into(),
+            ));
+        }
+        let mut srv = None;
         let (hosts, name) = match text.split_once("://") {
             None if text.to_ascii_lowercase().starts_with("etcd:") => {
                 let rest = text[5..].trim_start_matches('/');
@@ -53,13 +72,24 @@ impl Target {
                 })?;
                 (parse_hosts(authority).map_err(refuse)?, decode(path).map_err(refuse)?)
             }
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("etcd-srv") => {
+                if cfg!(not(feature = "srv")) {
+                    return Err(refuse("\"etcd-srv\" needs tonic-etcd's feature \"srv\"".into()));
+                }
+                let (domain, path) = rest
+                    .split_once('/')
+                    .filter(|(domain, _)| !domain.is_empty())
+                    .ok_or_else(|| refuse("a domain and a name are needed: write \"etcd-srv://DOMAIN/NAME\"".into()))?;
+                srv = Some(Domain::parse(domain).map_err(|reason| refuse(format!("domain {domain:?}: {reason}")))?);
+                (Vec::new(), decode(path).map_err(refuse)?)
+            }
             Some((scheme, _)) => {
                 let reason = "only \"etcd\" is served here; the endpoint of etcd is given to the resolver, and the target is a name";
                 return Err(refuse(format!("the scheme is {scheme:?}: {reason}")));
             }
         };
         check_name(&name).map_err(refuse)?;
-        Ok(Self { name, hosts, name_key: false })
+        Ok(Self { name, hosts, srv, name_key: false })
     }
 
     /// Also reads the key that *is* the name (`/web` = `192.168.1.51:8000`), as many tutorials put it; off by default.
@@ -87,9 +117,18 @@ impl Target {
         self.hosts.iter().map(Authority::as_str)
     }
 
+    /// The domain whose SRV records name the hosts; none but in `etcd-srv://`.
+    pub fn srv_domain(&self) -> Option<&str> {
+        self.srv.as_ref().map(Domain::as_str)
+    }
+
+    pub(crate) fn domain(&self) -> Option<&Domain> {
+        self.srv.as_ref()
+    }
+
     /// The service alone, in whatever etcd.
     pub(crate) fn without_hosts(self) -> Self {
-        Self { hosts: Vec::new(), ..self }
+        Self { hosts: Vec::new(), srv: None, ..self }
     }
 
     /// First key of the range to read, and the first key after it.
@@ -109,12 +148,27 @@ impl Target {
     }
 }
 
+/// Whether a user and a password may stand in it. In a name an `@` is one, unless a `:` comes before it.
+fn has_user(text: &str) -> bool {
+    let (names_hosts, rest) = match text.split_once("://") {
+        Some((scheme, _)) if secret::may_have_user(scheme) => return true,
+        Some((_, rest)) => (!rest.starts_with('/'), rest.trim_start_matches('/')),
+        None => (false, text),
+    };
+    if names_hosts {
+        let authority = rest.split('/').next().unwrap_or_default();
+        return rest.contains('@') || secret::may_have_user(authority);
+    }
+    if text.contains("://") {
+        // Escapes are how a name says that it means them.
+        return rest.rfind('@').is_some_and(|at| rest[..at].contains(':'));
+    }
+    secret::has_password(rest)
+}
+
 fn parse_hosts(authority: &str) -> Result<Vec<Authority>, String> {
     if authority.is_empty() {
         return Ok(Vec::new());
-    }
-    if authority.contains('@') {
-        return Err("user and password do not belong into a target: give them to the resolver's options".into());
     }
     let host = |host: &str| match host {
         "" => Err("an empty host between commas".to_owned()),
@@ -160,15 +214,27 @@ fn check_name(name: &str) -> Result<(), String> {
 }
 
 impl fmt::Display for Target {
-    /// The bare name, or the URL form where hosts are named.
+    /// The bare name, or the URL form where hosts or a domain are named.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let is_bare = self.hosts.is_empty() && self.srv.is_none();
         // A bare name that begins like a URL would be read as one.
-        if self.hosts.is_empty() && Self::parse(&self.name).is_ok_and(|bare| bare.name == self.name) {
+        if is_bare && Self::parse(&self.name).is_ok_and(|bare| bare.name == self.name) {
             return f.write_str(&self.name);
         }
-        let hosts: Vec<&str> = self.hosts().collect();
-        let name = self.name.replace('%', "%25").replace('?', "%3F").replace('#', "%23");
-        write!(f, "etcd://{}/{name}", hosts.join(","))
+        let mut name = String::new();
+        for c in self.name.chars() {
+            match c {
+                '%' => name.push_str("%25"),
+                '?' => name.push_str("%3F"),
+                '#' => name.push_str("%23"),
+                '@' => name.push_str("%40"),
+                other => name.push(other),
+            }
+        }
+        match &self.srv {
+            Some(domain) => write!(f, "etcd-srv://{}/{name}", domain.as_str()),
+            None => write!(f, "etcd://{}/{name}", self.hosts().collect::<Vec<_>>().join(",")),
+        }
     }
 }
 
@@ -270,7 +336,6 @@ mod tests {
             ("etcd:///a%00", "control"),
             ("a\nb", "control"),
             ("etcd://h1,,h2/greeter", "empty host"),
-            ("etcd://user:pw@h1/greeter", "options"),
             ("etcd://::1:2379/greeter", "bracket"),
             ("etcd://h1:0/greeter", "port"),
             ("etcd://h1:99999/greeter", "port"),
@@ -280,6 +345,50 @@ mod tests {
             assert!(error.is_invalid_argument());
             assert!(error.to_string().contains(reason), "{text}: {error}");
             assert!(error.to_string().contains(&format!("{text:?}")), "{text}: {error}");
+        }
+    }
+
+    /// F18: a user and a password are refused in whatever way they are written, and not shown.
+    #[test]
+    fn users_and_passwords_are_refused_and_not_shown() {
+        for text in [
+            "etcd://root:secret@h:2379/greeter",
+            "etcd://h1,root:secret@h2/greeter",
+            "etcd://root:secret%40h:2379/greeter",
+            "etcd://root%3Asecret@h/greeter",
+            "etcd://root:1/secret@h/greeter",
+            "etcd://root:se/cret:secret@h:2379/greeter",
+            "etcd-srv://root:secret@example.org/greeter",
+            "etcd:///root:secret@h:2379/greeter",
+            "etcd:root:secret@h/greeter",
+            "http://root:secret@h:2379/greeter",
+            "root:secret@h://greeter",
+            "root:secret@h:2379/greeter",
+            "root:secret@h",
+            "root%3Asecret%40h",
+        ] {
+            let error = Target::parse(text).unwrap_err();
+            assert!(error.to_string().contains("options"), "{text}: {error}");
+            assert!(!format!("{error} {error:?}").contains("secret"), "{text}: {error}");
+        }
+        for text in ["team@home", "etcd:///team@home", "etcd:///a:b%40c", "etcd://h/team%40home"] {
+            let target = Target::parse(text).unwrap();
+            assert_eq!(Target::parse(&target.to_string()).unwrap(), target, "{target}");
+        }
+    }
+
+    #[test]
+    fn reads_domains_with_the_feature_alone() {
+        let target = Target::parse("etcd-srv://Example.org/team/greeter");
+        if cfg!(not(feature = "srv")) {
+            assert!(target.unwrap_err().to_string().contains("feature \"srv\""));
+            return;
+        }
+        let target = target.unwrap();
+        assert_eq!((target.srv_domain(), target.name()), (Some("example.org"), "team/greeter"));
+        assert_eq!(Target::parse(&target.to_string()).unwrap(), target);
+        for text in ["etcd-srv:///greeter", "etcd-srv://h", "etcd-srv://h:53/greeter", "etcd-srv://10.0.0.1/greeter"] {
+            assert!(Target::parse(text).is_err(), "{text}");
         }
     }
 

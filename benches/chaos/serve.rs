@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::error::Error;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::Parser;
@@ -53,6 +55,9 @@ struct Options {
     /// Never passes its own check.
     #[arg(long)]
     never_ready: bool,
+    /// Has a check, asked so often, which panics from one SIGUSR1 to the next.
+    #[arg(long)]
+    check_ms: Option<u64>,
     /// Closes connections at this age, and gives them no grace.
     #[arg(long)]
     max_connection_age_ms: Option<u64>,
@@ -180,6 +185,13 @@ impl Listening {
         if options.never_ready {
             serve = serve.ready_when(|| async { Err::<(), _>("as it was told") });
         }
+        if let Some(ms) = options.check_ms {
+            let panics = panics()?;
+            serve = serve.healthy_when(Duration::from_millis(ms), move || {
+                assert!(!panics.load(Ordering::Relaxed), "as it was told");
+                async { Ok::<_, std::io::Error>(()) }
+            });
+        }
         for (ms, step) in [
             (options.deregister_ms, tonic_etcd::Serve::deregister_within as fn(_, _) -> _),
             (options.propagation_ms, tonic_etcd::Serve::propagation),
@@ -198,6 +210,18 @@ impl Listening {
         self.control.stop();
         self.server.await.unwrap_or(Ok(()))
     }
+}
+
+/// Turned by each SIGUSR1.
+fn panics() -> std::io::Result<Arc<AtomicBool>> {
+    let panics = Arc::new(AtomicBool::new(false));
+    let (mut signals, turned) = (signal(SignalKind::user_defined1())?, panics.clone());
+    tokio::spawn(async move {
+        while signals.recv().await.is_some() {
+            turned.fetch_xor(true, Ordering::Relaxed);
+        }
+    });
+    Ok(panics)
 }
 
 struct Me {

@@ -8,6 +8,9 @@ use tonic::codegen::{Body as HttpBody, Bytes, StdError};
 
 tonic::include_proto!("helloworld");
 
+/// What gRPC's reflection tells of these services.
+pub const DESCRIPTORS: &[u8] = tonic::include_file_descriptor_set!("descriptors");
+
 /// `grpc.testing.TestService`, with which implementations of gRPC are tried against each other.
 pub mod testing {
     tonic::include_proto!("grpc.testing");

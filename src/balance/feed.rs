@@ -14,6 +14,7 @@ use tower::discover::Discover;
 use super::outlook::Directory;
 use super::pool::Update;
 use crate::instance::Instance;
+use crate::panics::catch;
 
 /// Before a discovery that has failed is asked again.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -48,15 +49,28 @@ where
             ready!(pause.as_mut().poll(cx));
             this.pause = None;
         }
-        let (changes, trouble) = match ready!(this.discover.as_mut().poll_discover(cx)) {
-            Some(Ok(change)) => (vec![change], None),
-            Some(Err(error)) => {
+        let polled = catch(|| match this.discover.as_mut().poll_discover(cx) {
+            // What an error says is the user's code, too.
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error.to_string()))),
+            Poll::Ready(Some(Ok(change))) => Poll::Ready(Some(Ok(change))),
+            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        });
+        let (changes, trouble) = match polled {
+            Ok(Poll::Pending) => return Poll::Pending,
+            Ok(Poll::Ready(Some(Ok(change)))) => (vec![change], None),
+            Ok(Poll::Ready(Some(Err(error)))) => {
                 let service = &*this.directory.service;
                 tracing::warn!(parent: None, service, %error, "the discovery failed; the known servers stay");
                 this.pause = Some(Box::pin(sleep(PAUSE)));
-                (Vec::new(), Some(error.to_string().into()))
+                (Vec::new(), Some(error.into()))
             }
-            None => {
+            Err(panic) => {
+                tracing::error!(parent: None, panic, "the discovery panicked, and is not asked again; the known servers stay");
+                this.ended = true;
+                (Vec::new(), Some(format!("the discovery panicked: {panic}").into()))
+            }
+            Ok(Poll::Ready(None)) => {
                 this.ended = true;
                 (Vec::new(), this.directory.trouble.clone())
             }

@@ -40,6 +40,7 @@ mod supervisor;
 mod timeouts;
 mod timer;
 mod view;
+mod weights;
 
 use std::fmt;
 use std::future::Future;

@@ -8,9 +8,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use http::HeaderMap;
 
 use super::cost;
-use super::ready::{Ready, ReadyServer};
+use super::ready::{Ready, ReadyServer, weights};
 
-/// How a channel picks a server for each call. Every policy picks among connected servers alone. It passes over servers that
+/// How a channel picks a server for each call. Every policy picks among connected servers alone. An instance that says no weight
+/// counts as the mean of the connected ones that say one (gRFC A58). A policy passes over servers that
 /// are at their limit of concurrent streams, those that were idle for long and have yet to answer a PING
 /// ([`BalancedChannelBuilder::idle_timeout`](super::BalancedChannelBuilder::idle_timeout)), and those that have just failed the same
 /// call.
@@ -113,9 +114,9 @@ impl Memory {
     /// Puts the servers, which stand in the order of their addresses, into the one that the policy wants.
     pub(crate) fn arrange(&self, policy: &Policy, servers: &mut [ReadyServer]) {
         if let Policy::PickFirst = policy {
-            let rank = |server: &ReadyServer| {
-                rank(self.order.hash_one(server.address().parsed_authority()), server.0.weight())
-            };
+            let weight = weights(servers);
+            let rank =
+                |server: &ReadyServer| rank(self.order.hash_one(server.address().parsed_authority()), weight(server));
             servers.sort_by(|a, b| rank(a).total_cmp(&rank(b)));
         }
     }
@@ -123,9 +124,9 @@ impl Memory {
 
 /// The place of a server that drew so at random: the least is the first, which each is as often as its weight says (weighted
 /// sampling after Efraimidis and Spirakis).
-fn rank(random: u64, weight: u32) -> f64 {
+fn rank(random: u64, weight: u64) -> f64 {
     let between_0_and_1 = (random >> 11) as f64 / (1_u64 << 53) as f64;
-    -between_0_and_1.max(f64::MIN_POSITIVE).ln() / f64::from(weight.max(1))
+    -between_0_and_1.max(f64::MIN_POSITIVE).ln() / weight as f64
 }
 
 /// Where to begin to look for a server that takes the call. `usable` tells which may be asked.
@@ -139,9 +140,9 @@ pub(crate) fn pick(
     let servers = &ready.servers;
     match policy {
         _ if servers.len() < 2 => 0,
-        Policy::LeastRequest => two_choices(ready, |a, b| cost::by_load(a.0.standing(), b.0.standing()), usable),
+        Policy::LeastRequest => two_choices(ready, |a, b| cost::by_load(ready.standing(a), ready.standing(b)), usable),
         Policy::PeakEwma => {
-            let known = |server: &ReadyServer| (server.0.standing(), server.0.server.estimate());
+            let known = |server: usize| (ready.standing(server), servers[server].0.server.estimate());
             two_choices(ready, |a, b| cost::by_latency(known(a), known(b)), usable)
         }
         Policy::RoundRobin => memory.next.fetch_add(1, Ordering::Relaxed) % servers.len(),
@@ -152,16 +153,15 @@ pub(crate) fn pick(
 
 fn two_choices(
     ready: &Ready,
-    second_is_better: impl Fn(&ReadyServer, &ReadyServer) -> bool,
+    second_is_better: impl Fn(usize, usize) -> bool,
     usable: impl Fn(&ReadyServer) -> bool,
 ) -> usize {
     let mut random = |below| fastrand::u64(..below);
     let (a, b) = cost::draw(ready.servers.len(), |random| ready.sample(random), &mut random);
-    let (first, second) = (&ready.servers[a], &ready.servers[b]);
-    match (usable(first), usable(second)) {
+    match (usable(&ready.servers[a]), usable(&ready.servers[b])) {
         (true, false) => a,
         (false, true) => b,
-        _ if second_is_better(first, second) => b,
+        _ if second_is_better(a, b) => b,
         _ => a,
     }
 }
@@ -176,6 +176,6 @@ mod tests {
         let mut random = fastrand::Rng::with_seed(7);
         let firsts = (0..10_000).filter(|_| rank(random.u64(..), 3) < rank(random.u64(..), 1)).count();
         assert!((7_300..7_700).contains(&firsts), "{firsts}");
-        assert!(rank(0, 1).is_finite() && rank(u64::MAX, u32::MAX).is_finite());
+        assert!(rank(0, 1).is_finite() && rank(u64::MAX, u64::MAX).is_finite());
     }
 }

@@ -9,6 +9,7 @@ use http::uri::{Authority, Scheme};
 
 use super::cost::Standing;
 use super::server::Server;
+use super::weights::Weights;
 use crate::address::Address;
 use crate::connection::{Connection, Slot};
 use crate::instance::Instance;
@@ -28,17 +29,14 @@ pub(crate) struct Member {
 }
 
 impl Member {
-    pub(crate) fn weight(&self) -> u32 {
-        self.instance.weight().unwrap_or(1)
+    /// What its instance says.
+    fn weight(&self) -> Option<u32> {
+        self.instance.weight()
     }
 
     /// Calls in flight, and the places that bad ones go on holding.
     pub(crate) fn load(&self) -> u64 {
         self.connection.in_flight() as u64 + self.server.kept()
-    }
-
-    pub(super) fn standing(&self) -> Standing {
-        Standing { load: self.load(), weight: self.weight() }
     }
 
     /// Asks for a sign of life where it was silent for so long that it takes no call without; never true.
@@ -108,36 +106,52 @@ impl fmt::Debug for ReadyServer {
     }
 }
 
+/// The weights of servers beside each other.
+pub(crate) fn weights(servers: &[ReadyServer]) -> impl Fn(&ReadyServer) -> u64 + use<> {
+    let weights = Weights::of(servers.iter().map(|server| server.0.weight()));
+    move |server| weights.weight(server.0.weight())
+}
+
 /// In the order of their addresses.
 #[derive(Default)]
 pub(crate) struct Ready {
     pub(crate) servers: Box<[ReadyServer]>,
-    /// Sums of the weights up to each server, where they differ.
-    sums: Option<Box<[u64]>>,
+    /// Where the weights differ.
+    weights: Option<Shares>,
+}
+
+struct Shares {
+    each: Box<[u64]>,
+    /// Sums of the weights up to each server.
+    sums: Box<[u64]>,
 }
 
 impl Ready {
     pub(crate) fn new(servers: Vec<ReadyServer>) -> Self {
-        let weight = |server: &ReadyServer| server.0.weight();
-        let differ = servers.windows(2).any(|pair| weight(&pair[0]) != weight(&pair[1]));
-        let sums = differ.then(|| {
-            let sum = |sum: &mut u64, server: &ReadyServer| {
-                *sum += u64::from(weight(server));
-                Some(*sum)
-            };
-            servers.iter().scan(0, sum).collect()
-        });
-        Self { servers: servers.into(), sums }
+        let each: Box<[u64]> = servers.iter().map(weights(&servers)).collect();
+        let sum = |sum: &mut u64, weight: &u64| {
+            *sum = sum.saturating_add(*weight);
+            Some(*sum)
+        };
+        let differ = each.windows(2).any(|pair| pair[0] != pair[1]);
+        let weights = differ.then(|| Shares { sums: each.iter().scan(0, sum).collect(), each });
+        Self { servers: servers.into(), weights }
     }
 
     /// One server at random, by weight. Not to be asked of an empty set.
     pub(crate) fn sample(&self, random: &mut impl FnMut(u64) -> u64) -> usize {
-        match &self.sums {
+        match &self.weights {
             None => random(self.servers.len() as u64) as usize,
-            Some(sums) => {
+            Some(Shares { sums, .. }) => {
                 let point = random(sums.last().copied().unwrap_or(1));
                 sums.partition_point(|sum| *sum <= point)
             }
         }
+    }
+
+    /// What a choice goes by.
+    pub(super) fn standing(&self, server: usize) -> Standing {
+        let weight = self.weights.as_ref().map_or(1, |shares| shares.each[server]);
+        Standing { load: self.servers[server].load(), weight }
     }
 }

@@ -5,11 +5,14 @@ use std::fmt;
 
 use serde::de::{self, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::Value;
+use serde_json::value::RawValue;
 
-use super::{Codec, DecodeError, EncodeError, Record};
+use super::json::is_name;
+use super::metadata::with_metadata;
+use super::{Codec, DecodeError, EncodeError, Record, hint, json};
 use crate::address::Address;
 use crate::instance::Instance;
+use crate::secret;
 use crate::target::Target;
 
 /// `greeter/10.0.0.5:50051` = `{"Op":0,"Addr":"10.0.0.5:50051","Metadata":null}`: one key per address.
@@ -19,20 +22,39 @@ use crate::target::Target;
 /// An `https` address is written with its scheme, which Go's resolver does not understand: in a mixed fleet register
 /// `host:port` and turn TLS on at the clients.
 ///
-/// Read, as Go reads it: field names without regard to case, unknown fields ignored, `Op` without meaning, `Metadata`
-/// any JSON. Its members `weight` (a number or decimal text), `zone`, `version`, `id`, `draining` and `metadata` are understood, and
-/// what else it holds is kept as metadata of that name, as text; so is a string that holds such an object
-/// (grpc-proxy). Anything else that it may be stands in the metadata under the name `Metadata`.
+/// Read, as Go's `encoding/json` reads it: field names without regard to case, of two of one name the later, unknown fields
+/// ignored, bytes that are not UTF-8 and halves of surrogate pairs as U+FFFD. Every value that Go's `endpoints.Manager` lists is
+/// read, if its `Addr` is an address; and more: what `Op` is does not matter. `Metadata` may be any JSON, also an object in a string
+/// (grpc-proxy). Of an object these members are understood, without regard to case:
+///
+/// | member | as |
+/// |---|---|
+/// | `weight` | a whole number: `9`, `9.0`, `"9"`; 0 and an empty text say none, as Go writes a field that is not set |
+/// | `draining` | `true`, `1`, `"true"`, `"True"`, `"yes"`, `"on"`, and their opposites |
+/// | `zone`, `version`, `id` | text or a number; an empty text says none |
+/// | `metadata` | an object, whose members are the instance's metadata |
+///
+/// What else it holds is kept as metadata of that name, as text; so is a member of these whose value is none of that, which the
+/// resolver says once a service ([`Instance::misread`]). Anything else that `Metadata` may be stands in the metadata under the
+/// name `Metadata`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct GrpcNaming;
 
 impl Codec for GrpcNaming {
     fn decode(&self, _key: &[u8], value: &[u8]) -> Result<Vec<Instance>, DecodeError> {
-        let update: Update =
-            serde_json::from_slice(value).map_err(|error| DecodeError::new(format!("no gRPC naming: {error}")))?;
-        let text = update.addr.ok_or_else(|| DecodeError::new("no gRPC naming: \"Addr\" is missing"))?;
-        let address =
-            Address::read(&text).map_err(|reason| DecodeError::new(format!("\"Addr\" is {text:?}: {reason}")))?;
+        let refuse = |reason: String| DecodeError::new(format!("no gRPC naming: {reason}"));
+        let text = json::text(value).map_err(|reason| refuse(reason.to_owned()))?;
+        let update: Update<'_> = serde_json::from_str(&text).map_err(|error| match hint::of_value(value) {
+            Some(hint) => refuse(format!("{hint} ({error})")),
+            None => refuse(error.to_string()),
+        })?;
+        let Some(written) = update.addr else {
+            let hint = hint::of_object(&text).map(|hint| format!("; {hint}")).unwrap_or_default();
+            return Err(refuse(format!("\"Addr\" is missing{hint}")));
+        };
+        let address = Address::read(&written).map_err(|reason| {
+            DecodeError::new(format!("\"Addr\" is {:?}: {reason}", secret::without_user(&written)))
+        })?;
         Ok(vec![match update.metadata {
             None => Instance::at(address),
             Some(metadata) => with_metadata(Instance::at(address), metadata),
@@ -91,28 +113,29 @@ impl Said<'_> {
 }
 
 /// What is read of a value. By hand, because Go matches field names without regard to case.
-struct Update {
+struct Update<'a> {
     addr: Option<String>,
-    metadata: Option<Value>,
+    metadata: Option<&'a RawValue>,
 }
 
-impl<'de> Deserialize<'de> for Update {
+impl<'de: 'a, 'a> Deserialize<'de> for Update<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Fields;
 
         impl<'de> Visitor<'de> for Fields {
-            type Value = Update;
+            type Value = Update<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object with \"Addr\"")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Update, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Update<'de>, A::Error> {
                 let mut update = Update { addr: None, metadata: None };
                 while let Some(name) = map.next_key::<Name>()? {
                     match name {
-                        Name::Addr => update.addr = map.next_value()?,
-                        Name::Metadata => update.metadata = map.next_value()?,
+                        // To Go a `null` changes nothing.
+                        Name::Addr => update.addr = map.next_value::<Option<String>>()?.or(update.addr),
+                        Name::Metadata => update.metadata = Some(map.next_value()?),
                         Name::Other => drop(map.next_value::<IgnoredAny>()?),
                     }
                 }
@@ -143,59 +166,14 @@ impl<'de> Deserialize<'de> for Name {
 
             fn visit_str<E: de::Error>(self, name: &str) -> Result<Name, E> {
                 Ok(match name {
-                    _ if name.eq_ignore_ascii_case("addr") => Name::Addr,
-                    _ if name.eq_ignore_ascii_case("metadata") => Name::Metadata,
+                    _ if is_name(name, "addr") => Name::Addr,
+                    _ if is_name(name, "metadata") => Name::Metadata,
                     _ => Name::Other,
                 })
             }
         }
 
         deserializer.deserialize_identifier(AnyCase)
-    }
-}
-
-fn with_metadata(instance: Instance, metadata: Value) -> Instance {
-    match metadata {
-        Value::Null => instance,
-        Value::Object(members) => members.into_iter().fold(instance, with_member),
-        Value::String(text) => match serde_json::from_str(&text) {
-            Ok(Value::Object(members)) => members.into_iter().fold(instance, with_member),
-            _ => instance.with_metadata("Metadata", text),
-        },
-        other => instance.with_metadata("Metadata", other.to_string()),
-    }
-}
-
-fn with_member(instance: Instance, (name, value): (String, Value)) -> Instance {
-    match (name.as_str(), value) {
-        (_, Value::Null) => instance,
-        ("zone", Value::String(zone)) => instance.with_zone(zone),
-        ("version", Value::String(version)) => instance.with_version(version),
-        ("id", Value::String(id)) => instance.with_id(id),
-        ("draining", Value::Bool(draining)) => instance.with_draining(draining),
-        ("metadata", Value::Object(pairs)) => {
-            pairs.into_iter().fold(instance, |instance, (name, value)| instance.with_metadata(name, text(value)))
-        }
-        ("weight", value) => match weight(&value) {
-            Some(weight) => instance.with_weight(weight),
-            None => instance.with_metadata(name, text(value)),
-        },
-        (_, value) => instance.with_metadata(name, text(value)),
-    }
-}
-
-fn weight(value: &Value) -> Option<u32> {
-    match value {
-        Value::Number(number) => u32::try_from(number.as_u64()?).ok(),
-        Value::String(text) => text.parse().ok(),
-        _ => None,
-    }
-}
-
-fn text(value: Value) -> String {
-    match value {
-        Value::String(text) => text,
-        other => other.to_string(),
     }
 }
 
@@ -222,7 +200,8 @@ mod tests {
 
     #[test]
     fn writes_one_key_per_address_and_leaves_absent_parts_out() {
-        let instance = at("10.0.0.5:1").with_address("https://[::1]:2").unwrap().with_weight(7).with_metadata("a", "b");
+        let instance = at("10.0.0.5:1").with_address("https://[::1]:2").unwrap().with_metadata("a", "b");
+        let instance = instance.with_weight(7).unwrap();
         let records = GrpcNaming.encode(&Target::parse("s").unwrap(), &instance).unwrap();
         let metadata = r#"{"weight":7,"metadata":{"a":"b"}}"#;
         assert_eq!(
@@ -235,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_what_go_would_read() {
+    fn reads_what_go_would_read_and_more() {
         let plain = Ok(vec![at("10.0.0.5:1")]);
         for value in [
             r#"{"Op":0,"Addr":"10.0.0.5:1","Metadata":null}"#,
@@ -248,21 +227,49 @@ mod tests {
         }
     }
 
+    /// F70: what Go's decoder makes of odd values.
+    #[test]
+    fn reads_odd_values_as_go_does() {
+        let replaced = at("h:1").with_metadata("k", "a\u{fffd}b");
+        for (value, read) in [
+            (&b"{\"Addr\":\"h:1\",\"Metadata\":{\"k\":\"a\xffb\"}}"[..], replaced.clone()),
+            (br#"{"Addr":"h:1","Metadata":{"k":"a\ud800b"}}"#, replaced.clone()),
+            (br#"{"Addr":"h:1","Metadata":"{\"k\":\"a\\udc00b\"}"}"#, replaced),
+            (b"{\"x\xff\":\"\xff\",\"Addr\":\"h:1\"}", at("h:1")),
+            (br#"{"Addr":"g:2","addr":"h:1"}"#, at("h:1")),
+            (br#"{"Addr":"h:1","ADDR":null}"#, at("h:1")),
+            (br#"{"Addr":"h:1","Metadata":{"k":"v"},"metadata":null}"#, at("h:1")),
+            (br#"{"Addr":"h:1","x":1e999,"Metadata":[]}"#, at("h:1").with_metadata("Metadata", "[]")),
+            (br#"{"\u0041ddr":"h:1"}"#, at("h:1")),
+            (br#"{"Addr":"h\u003a1"}"#, at("h:1")),
+        ] {
+            assert_eq!(GrpcNaming.decode(b"k", value), Ok(vec![read]), "{}", String::from_utf8_lossy(value));
+        }
+        let deep = format!(r#"{{"Addr":"h:1","Metadata":{{"k":{}1{}}}}}"#, "[".repeat(5_000), "]".repeat(5_000));
+        assert_eq!(decode(&deep).unwrap()[0].metadata()["k"].len(), 10_001, "Go reads up to 10000 levels");
+    }
+
     #[test]
     fn reads_any_metadata_and_loses_none_of_it() {
         for (metadata, instance) in [
             (
                 r#"{"weight":10,"zone":"a","version":"v1","metadata":{"k":"v","n":1}}"#,
                 at("h:1")
-                    .with_weight(10)
+                    .with_foreign_weight(10)
                     .with_zone("a")
                     .with_version("v1")
                     .with_metadata("k", "v")
                     .with_metadata("n", "1"),
             ),
-            (r#"{"weight":"10"}"#, at("h:1").with_weight(10)),
+            (r#"{"weight":"10"}"#, at("h:1").with_foreign_weight(10)),
             (r#"{"weight":0}"#, at("h:1")),
-            (r#"{"weight":-1,"zone":7}"#, at("h:1").with_metadata("weight", "-1").with_metadata("zone", "7")),
+            (
+                r#"{"weight":-1,"zone":7}"#,
+                at("h:1")
+                    .with_metadata("weight", "-1")
+                    .with_zone("7")
+                    .with_misread(r#""weight" is "-1": no whole number from 0 to 4294967295"#),
+            ),
             (
                 r#"{"team":"x","tags":["a"],"none":null}"#,
                 at("h:1").with_metadata("team", "x").with_metadata("tags", r#"["a"]"#),
@@ -312,7 +319,7 @@ mod tests {
             let instance = zone.into_iter().fold(instance, Instance::with_zone);
             let instance = version.into_iter().fold(instance, Instance::with_version);
             let instance = id.into_iter().fold(instance, Instance::with_id).with_draining(draining);
-            weight.into_iter().fold(instance, Instance::with_weight)
+            weight.into_iter().fold(instance, Instance::with_foreign_weight)
         }
     }
 

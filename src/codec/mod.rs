@@ -4,14 +4,20 @@
 //! `RegistrarBuilder::codec`.
 // PURE: no I/O, no clock, no logging.
 
+mod caught;
 mod grpc_naming;
+mod hint;
+mod json;
+mod metadata;
 mod plain;
 
 use std::fmt;
 
 use crate::instance::Instance;
+use crate::secret;
 use crate::target::Target;
 
+pub(crate) use caught::Caught;
 pub use grpc_naming::GrpcNaming;
 pub use plain::Plain;
 
@@ -19,7 +25,11 @@ pub use plain::Plain;
 ///
 /// A codec is pure: the same record always gives the same instances. One record may give none, one or many; a record
 /// that cannot be read gives an error, which the resolver counts and reports once with the key, and never spoils
-/// the records beside it.
+/// the records beside it. So it is with a record on which the codec panics: it cannot be read, and an instance that it panics on is
+/// refused. With `panic = "abort"` a panic ends the process.
+///
+/// Of what it reads the resolver takes no address that nobody can call (`0.0.0.0`, `[::]`, multicast), and no Unix socket unless
+/// [`ResolverBuilder::unix_sockets`](crate::ResolverBuilder::unix_sockets) allows it: such a record counts as one that cannot be read.
 pub trait Codec: fmt::Debug + Send + Sync + 'static {
     /// Reads one record. `key` is the whole etcd key, the service's name included.
     ///
@@ -60,7 +70,8 @@ pub struct DecodeError {
 impl DecodeError {
     /// An error that gives this reason, of which the first 200 characters are kept.
     pub fn new(reason: impl Into<String>) -> Self {
-        let mut reason = reason.into();
+        // What stands in etcd may hold a password.
+        let mut reason = secret::without_password(&reason.into()).into_owned();
         if let Some((end, _)) = reason.char_indices().nth(200) {
             reason.replace_range(end.., "…");
         }
@@ -112,10 +123,6 @@ impl Codec for Detect {
     fn encode(&self, target: &Target, instance: &Instance) -> Result<Vec<Record>, EncodeError> {
         GrpcNaming.encode(target, instance)
     }
-}
-
-fn utf8(value: &[u8]) -> Result<&str, DecodeError> {
-    std::str::from_utf8(value).map_err(|_| DecodeError::new("the value is not UTF-8"))
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Plain addresses: the value is `host:port` or an `http(s)://` URL, as tutorials and go-kit write it. PURE.
 
-use super::{Codec, DecodeError, EncodeError, Record, utf8};
+use super::{Codec, DecodeError, EncodeError, Record, hint};
 use crate::address::Address;
 use crate::instance::Instance;
 use crate::target::Target;
@@ -11,8 +11,13 @@ pub struct Plain;
 
 impl Codec for Plain {
     fn decode(&self, _key: &[u8], value: &[u8]) -> Result<Vec<Instance>, DecodeError> {
-        let text = utf8(value)?.trim();
-        let address = Address::read(text).map_err(|reason| DecodeError::new(format!("no address: {reason}")))?;
+        let read = match std::str::from_utf8(value) {
+            Ok(text) => Address::read(text.trim()),
+            Err(_) => Err("the value is not UTF-8".into()),
+        };
+        // What it looks like says more than the first character that is no part of an address.
+        let reason = |reason: String| hint::of_value(value).map_or(reason, str::to_owned);
+        let address = read.map_err(|why| DecodeError::new(format!("no address: {}", reason(why))))?;
         Ok(vec![Instance::at(address)])
     }
 
@@ -45,7 +50,7 @@ mod tests {
         let records = Plain.encode(&target, &instance).unwrap();
         assert_eq!(records, [Record::new("/web/10.0.0.5:8443", "https://10.0.0.5:8443")]);
         assert_eq!(Plain.decode(&records[0].key, &records[0].value), Ok(vec![instance.clone()]));
-        assert!(Plain.encode(&target, &instance.with_weight(3)).unwrap_err().to_string().contains("no place"));
+        assert!(Plain.encode(&target, &instance.with_weight(3).unwrap()).unwrap_err().to_string().contains("no place"));
     }
 
     #[test]

@@ -54,9 +54,9 @@ pub(crate) struct Transport {
 #[cfg(feature = "_tls")]
 #[derive(Clone)]
 pub(crate) struct Tls {
-    pub(crate) config: Arc<tokio_rustls::rustls::ClientConfig>,
+    pub(super) settings: super::tls_settings::Settings,
     /// The name to verify in place of the host.
-    pub(crate) name: Option<tokio_rustls::rustls::pki_types::ServerName<'static>>,
+    pub(super) name: Option<tokio_rustls::rustls::pki_types::ServerName<'static>>,
 }
 
 impl Transport {
@@ -79,6 +79,14 @@ impl Transport {
         }
         let time = options.connect_timeout + options.settings_timeout.unwrap_or_default();
         let limits = Limits { deadline: Instant::now() + time, time };
+        // Also before: nobody is to wait for a handshake while files are read.
+        #[cfg(feature = "_tls")]
+        let tls = match &self.tls {
+            Some(tls) if to.secure => Some(limits.of("no TLS settings", tls.present()).await?),
+            _ => None,
+        };
+        #[cfg(not(feature = "_tls"))]
+        let tls = None;
         if let Some(connector) = &self.connector {
             let connected = async {
                 let uri = to.uri()?;
@@ -89,39 +97,48 @@ impl Transport {
                 }
             };
             let io = limits.of("no connection", connected).await?;
-            return self.greet(io, to, options, limits, room).await;
+            return greet(io, to, tls, options, limits, room).await;
         }
         match &to.place {
             Place::Host(host, port) => {
                 let tcp = async { tcp(host, *port, options).await.map_err(|error| refuse(error.to_string())) };
-                self.greet(limits.of("no connection", tcp).await?, to, options, limits, room).await
+                greet(limits.of("no connection", tcp).await?, to, tls, options, limits, room).await
             }
             Place::Unix(path) => {
                 let say = |error: io::Error| refuse(format!("{}: {error}", path.display()));
                 let stream = limits.of("no connection", async { unix(path).await.map_err(say) }).await?;
-                self.greet(stream, to, options, limits, room).await
+                greet(stream, to, tls, options, limits, room).await
             }
         }
     }
+}
 
-    async fn greet<T: Io>(
-        &self,
-        io: T,
-        to: &Destination,
-        options: &Options,
-        limits: Limits,
-        room: Arc<dyn Room>,
-    ) -> Result<Connection, Failure> {
-        #[cfg(feature = "_tls")]
-        if to.secure {
-            let Some(tls) = &self.tls else { return Err(refuse(NO_TLS)) };
-            let secured = limits.of("accepted, but no TLS handshake", tls.secure(io, &to.place)).await?;
-            return Connection::greet(secured, options, limits.settings(options), room).await;
-        }
-        #[cfg(not(feature = "_tls"))]
-        let _ = to;
-        Connection::greet(io, options, limits.settings(options), room).await
+/// The TLS settings of one connection.
+#[cfg(feature = "_tls")]
+type Secured = (Tls, Arc<tokio_rustls::rustls::ClientConfig>);
+#[cfg(not(feature = "_tls"))]
+type Secured = std::convert::Infallible;
+
+#[cfg_attr(not(feature = "_tls"), expect(unused_variables, reason = "with TLS the place has a name to verify"))]
+async fn greet<T: Io>(
+    io: T,
+    to: &Destination,
+    tls: Option<Secured>,
+    options: &Options,
+    limits: Limits,
+    room: Arc<dyn Room>,
+) -> Result<Connection, Failure> {
+    #[cfg(feature = "_tls")]
+    if let Some((tls, config)) = tls {
+        // A verifier or a resolver of certificates may be the user's.
+        let secured = async {
+            let secured = caught(tls.secure(config, io, &to.place)).await;
+            secured.unwrap_or_else(|panic| Err(refuse(format!("TLS panicked: {panic}"))))
+        };
+        let secured = limits.of("accepted, but no TLS handshake", secured).await?;
+        return Connection::greet(secured, options, limits.settings(options), room).await;
     }
+    Connection::greet(io, options, limits.settings(options), room).await
 }
 
 /// How long all of it may take.
@@ -152,7 +169,22 @@ const NO_TLS: &str = "the server is written as https, and this channel has no TL
 
 #[cfg(feature = "_tls")]
 impl Tls {
-    async fn secure<T: Io>(&self, io: T, place: &Place) -> Result<tokio_rustls::client::TlsStream<T>, Failure> {
+    /// Whether the settings of the next connection may be others than those of the last.
+    pub(crate) fn changes(&self) -> bool {
+        self.settings.change()
+    }
+
+    async fn present(&self) -> Result<Secured, Failure> {
+        let present = self.settings.present().await;
+        Ok((self.clone(), present.map_err(|why| refuse(format!("TLS settings: {why}")))?))
+    }
+
+    async fn secure<T: Io>(
+        &self,
+        config: Arc<tokio_rustls::rustls::ClientConfig>,
+        io: T,
+        place: &Place,
+    ) -> Result<tokio_rustls::client::TlsStream<T>, Failure> {
         use tokio_rustls::TlsConnector;
         use tokio_rustls::rustls::pki_types::ServerName;
 
@@ -164,7 +196,7 @@ impl Tls {
             }
             (None, Place::Unix(_)) => return Err(fail("a Unix socket has no name to verify: set one".into())),
         };
-        let connector = TlsConnector::from(self.config.clone());
+        let connector = TlsConnector::from(config);
         let stream = connector.connect(name, io).await.map_err(|error| fail(error.to_string()))?;
         if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
             return Err(fail("the server did not choose HTTP/2 (ALPN)".into()));

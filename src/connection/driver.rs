@@ -10,16 +10,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::client::{Connection, SendRequest};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Sleep, sleep};
 
+use super::commands::{Command, Commands};
 use super::failure::is_of_pings;
 use super::options::Options;
-use super::registered::Registered;
 use super::resets::Resets;
 use super::timers::{Decision, Timers};
 use super::watched::{LastRead, Watched};
-use super::{Command, End, Shared, Stage};
+use super::{End, Shared, Stage};
 
 /// Ends with the connection.
 pub(super) struct Driver<T> {
@@ -27,8 +26,7 @@ pub(super) struct Driver<T> {
     /// Asks h2 whether it would still send. Dropped with the connection's last handle, which lets h2 close it.
     probe: Option<SendRequest<Bytes>>,
     /// Ends when nobody holds the connection any more.
-    commands: UnboundedReceiver<Command>,
-    commands_registered: Registered,
+    commands: Commands,
     shared: Arc<Shared>,
     ready: bool,
     timers: Option<Timers>,
@@ -50,7 +48,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         probe: SendRequest<Bytes>,
         shared: Arc<Shared>,
         last_read: Arc<LastRead>,
-        commands: UnboundedReceiver<Command>,
+        commands: Commands,
         options: &Options,
     ) -> Self {
         let timers = connection.ping_pong().and_then(|pings| Timers::new(options, pings, last_read.clone()));
@@ -59,7 +57,6 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
             connection,
             probe: Some(probe),
             commands,
-            commands_registered: Registered::default(),
             shared,
             ready: false,
             resets: Resets::new(),
@@ -117,14 +114,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         }
     }
 
-    fn command(&mut self, cx: &mut Context<'_>) -> Poll<Option<Command>> {
-        let is_quiet = self.commands.is_empty() && !self.commands.is_closed();
-        self.commands_registered.poll(cx, is_quiet, |cx| self.commands.poll_recv(cx))
-    }
-
     /// Does what holders of the connection ask for; what that has decided, if anything.
     fn obey(&mut self, cx: &mut Context<'_>) -> Option<Decision> {
-        while let Poll::Ready(command) = self.command(cx) {
+        while let Poll::Ready(command) = self.commands.poll_recv(cx) {
             match command {
                 Some(Command::Ping) => self.timers.iter_mut().for_each(|timers| timers.ping(cx)),
                 Some(Command::Prove) => {

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::mpsc::unbounded_channel;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::Dispatch;
 use tracing::instrument::WithSubscriber;
 
+use super::commands::commands;
 use super::driver::Driver;
 use super::failure::{Failure, Kind};
 use super::headers::{HeaderSizes, Scanned};
@@ -81,12 +81,17 @@ impl Connection {
             .await
             .map_err(|error| Failure::not_sent(&error))?;
         let (stage, mut stages) = watch::channel(Stage::Greeting);
-        let (commands, commanded) = unbounded_channel();
+        let (commander, commands) = commands();
         let shared = Arc::new(Shared::new(stage, headers, room));
         let heard = last_read.clone();
-        let driver = Driver::new(connection, send.clone(), shared.clone(), heard, commanded, options);
-        let connection =
-            Self(Arc::new(Handle { send, shared, last_read, most_exchanges: options.most_exchanges, commands }));
+        let driver = Driver::new(connection, send.clone(), shared.clone(), heard, commands, options);
+        let connection = Self(Arc::new(Handle {
+            send,
+            shared,
+            last_read,
+            most_exchanges: options.most_exchanges,
+            commands: commander,
+        }));
         // Should the wait below be dropped, the driver ends with its handle.
         tokio::spawn(driver);
         let greeted = stages.wait_for(|stage| *stage != Stage::Greeting).await.map(|stage| stage.clone());

@@ -5,6 +5,7 @@
 
 mod answer;
 mod cancelled;
+mod commands;
 mod connect;
 mod driver;
 mod excerpt;
@@ -29,6 +30,10 @@ mod socket;
 mod timers;
 #[cfg(feature = "_tls")]
 mod tls;
+#[cfg(feature = "_tls")]
+mod tls_files;
+#[cfg(feature = "_tls")]
+mod tls_settings;
 
 mod watched;
 
@@ -37,7 +42,6 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use h2::client::SendRequest;
-use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -54,7 +58,7 @@ pub(crate) use h2::RecvStream as Incoming;
 pub(crate) use headers::RequestLimit;
 pub use options::KeepAlive;
 pub(crate) use options::{Options, TcpKeepalive};
-pub(crate) use panics::caught;
+pub(crate) use panics::{caught, text as panic_text};
 pub(crate) use room::Room;
 use shared::Shared;
 pub(crate) use shared::{End, Slot, Stage};
@@ -63,6 +67,7 @@ pub use tls::ClientTls;
 #[cfg(feature = "_tls")]
 pub(crate) use tls::Invalid;
 
+use self::commands::{Command, Commander};
 use self::watched::LastRead;
 
 /// A connection that the server has accepted. Cheap to clone; it closes when the last clone is gone and the last exchange
@@ -78,17 +83,7 @@ struct Handle {
     most_exchanges: u32,
     /// Dropped after `send`, so that h2 sees the last `SendRequest` go before the driver is told that nobody holds the
     /// connection.
-    commands: UnboundedSender<Command>,
-}
-
-/// What a holder of the connection asks of its driver.
-enum Command {
-    /// Send a PING, unless one was sent a moment ago.
-    Ping,
-    /// Find out whether the connection is alive, which was silent for long.
-    Prove,
-    /// Close the connection now, with all its exchanges.
-    Close(String),
+    commands: Commander,
 }
 
 impl Connection {
@@ -156,8 +151,7 @@ impl Connection {
     /// Sends a PING soon, whose answer shows in [`Connection::heard`]; none where keep-alive is off, and none where one was
     /// sent less than 5.5 s ago, because servers end connections that are pinged more often than every 5 s (etcd's default).
     pub(crate) fn ping(&self) {
-        // The driver is gone only with the connection.
-        let _ = self.0.commands.send(Command::Ping);
+        self.0.commands.send(Command::Ping);
     }
 
     /// Takes no more exchanges, before h2 refuses them: those in flight may finish.
@@ -178,8 +172,7 @@ impl Connection {
         let unproven = &self.0.shared.unproven;
         let begins = unproven.load(Ordering::Relaxed) && unproven.swap(false, Ordering::Relaxed);
         if begins {
-            // The driver is gone only with the connection.
-            let _ = self.0.commands.send(Command::Prove);
+            self.0.commands.send(Command::Prove);
         }
         begins
     }
@@ -187,7 +180,7 @@ impl Connection {
     /// Closes the connection at once: its exchanges fail.
     pub(crate) fn close(&self, why: impl Into<String>) {
         self.0.shared.over.store(true, Ordering::Release);
-        let _ = self.0.commands.send(Command::Close(why.into()));
+        self.0.commands.send(Command::Close(why.into()));
     }
 
     /// The stages of the connection, the present one first.

@@ -46,7 +46,7 @@ impl<F> Drop for Caught<F> {
 }
 
 /// What was said with a panic, as `panic!` says it. The payload of any other is leaked: to drop it may panic again.
-fn text(panic: Box<dyn Any + Send>) -> String {
+pub(crate) fn text(panic: Box<dyn Any + Send>) -> String {
     match panic.downcast::<&'static str>() {
         Ok(text) => (*text).to_owned(),
         Err(panic) => match panic.downcast::<String>() {

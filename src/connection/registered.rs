@@ -1,15 +1,17 @@
-//! Leaves out polls that would find nothing: a connection's task runs several times per call, while commands and timers are rare.
+//! Leaves out polls of a timer that would find nothing: a connection's task runs several times per call, and its timer fires
+//! seldom.
 
 use std::task::{Context, Poll, Waker};
 
 use tokio::task::coop::has_budget_remaining;
 
-/// The waker that a source of wake-ups keeps since it was last polled.
+/// The waker that a timer keeps since it was last polled, until it has elapsed. Not for sources that may give their waker away and
+/// have nothing.
 #[derive(Default)]
 pub(super) struct Registered(Option<Waker>);
 
 impl Registered {
-    /// Polls the source, unless it `is_quiet` and keeps the waker of this task.
+    /// Polls the timer, unless it `is_quiet` and keeps the waker of this task.
     pub(super) fn poll<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -19,14 +21,14 @@ impl Registered {
         if is_quiet && self.0.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             return Poll::Pending;
         }
-        // Without budget a source of tokio's has nothing and keeps no waker.
+        // Without budget tokio's timers have nothing and keep no waker.
         let keeps = has_budget_remaining();
         let polled = poll(cx);
         self.0 = (keeps && polled.is_pending()).then(|| cx.waker().clone());
         polled
     }
 
-    /// The source has been changed: the next poll must not be left out.
+    /// The timer has been changed: the next poll must not be left out.
     pub(super) fn clear(&mut self) {
         self.0 = None;
     }
@@ -38,9 +40,11 @@ mod tests {
     use std::pin::pin;
     use std::sync::Arc;
     use std::task::Wake;
+    use std::time::Duration;
 
-    use tokio::sync::mpsc;
     use tokio::task::coop::{self, consume_budget};
+    use tokio::task::yield_now;
+    use tokio::time::sleep;
 
     use super::*;
 
@@ -51,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_quiet_source_that_keeps_this_waker_is_left_out() {
+    fn only_a_quiet_timer_that_keeps_this_waker_is_left_out() {
         let (first, second) = (Waker::from(Arc::new(Nobody)), Waker::from(Arc::new(Nobody)));
         let mut registered = Registered::default();
         let mut polls = 0;
@@ -63,7 +67,7 @@ mod tests {
             });
             polls > before
         };
-        assert!(poll(&mut registered, &first, true, Poll::Pending), "nothing is known of the source");
+        assert!(poll(&mut registered, &first, true, Poll::Pending), "nothing is known of the timer");
         assert!(!poll(&mut registered, &first, true, Poll::Pending));
         assert!(poll(&mut registered, &first, false, Poll::Pending), "it is not quiet");
         assert!(poll(&mut registered, &second, true, Poll::Pending), "it keeps another task's waker");
@@ -73,25 +77,20 @@ mod tests {
         assert!(poll(&mut registered, &second, true, Poll::Pending), "it has given its waker away");
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_poll_without_budget_keeps_nothing() {
-        let (sender, mut receiver) = mpsc::unbounded_channel::<()>();
-        let task = tokio::spawn(async move {
-            let mut registered = Registered::default();
-            poll_fn(|cx| {
-                // In one poll with what follows: the next one has a new budget.
-                while coop::has_budget_remaining() {
-                    let _ = pin!(consume_budget()).poll(cx);
-                }
-                Poll::Ready(())
-            })
-            .await;
-            poll_fn(|cx| registered.poll(cx, receiver.is_empty(), |cx| receiver.poll_recv(cx))).await
-        });
-        for _ in 0..5 {
-            tokio::task::yield_now().await;
-        }
-        sender.send(()).unwrap();
-        assert_eq!(task.await.unwrap(), Some(()));
+        let mut timer = pin!(sleep(Duration::from_millis(5)));
+        let mut registered = Registered::default();
+        poll_fn(|cx| {
+            // In one poll with the first look: the next one has a new budget.
+            while coop::has_budget_remaining() {
+                let _ = pin!(consume_budget()).poll(cx);
+            }
+            assert!(registered.poll(cx, !timer.is_elapsed(), |cx| timer.as_mut().poll(cx)).is_pending());
+            Poll::Ready(())
+        })
+        .await;
+        yield_now().await;
+        poll_fn(|cx| registered.poll(cx, !timer.is_elapsed(), |cx| timer.as_mut().poll(cx))).await;
     }
 }

@@ -60,13 +60,12 @@ impl Core {
     pub(super) async fn elsewhere(self: &Arc<Self>, link: &Link) -> Option<Link> {
         let order: Vec<usize> = {
             let state = self.links.state();
-            let count = state.members.len();
-            let others = (1..count).map(|step| (link.member() + step) % count);
+            let others = state.others(link.member());
             let failed = |number: usize| state.members[number].failed.filter(|failed| failed.elapsed() < AVOIDED);
-            let mut well: Vec<usize> = others.clone().filter(|number| failed(*number).is_none()).collect();
+            let mut well: Vec<usize> = others.iter().copied().filter(|number| failed(*number).is_none()).collect();
             if well.is_empty() {
                 // That which failed the longest time ago, where it is connected.
-                let connected = others.filter(|number| state.members[*number].link.is_some());
+                let connected = others.into_iter().filter(|number| state.members[*number].link.is_some());
                 well.extend(connected.min_by_key(|number| failed(*number)));
             }
             well
@@ -89,10 +88,7 @@ impl Core {
 
     /// The endpoint of the member in use, or of the next one.
     pub(super) fn member_in_use(&self) -> String {
-        match &self.links.source {
-            Source::Options(options) => options.endpoints()[self.links.state().current].clone(),
-            Source::Client(_) => "etcd".into(),
-        }
+        self.links.state().name()
     }
 
     /// Connects to a member in a task of its own, unless one does already.
@@ -101,6 +97,7 @@ impl Core {
         let mut state = self.links.state();
         let is_shut = state.is_shut;
         let member = &mut state.members[number];
+        let Some(endpoint) = member.endpoint.clone() else { return };
         if is_shut || member.link().is_some() || std::mem::replace(&mut member.is_dialed, true) {
             drop(state);
             return self.links.tell();
@@ -110,9 +107,9 @@ impl Core {
         let dialing = async move {
             let core = &dialed.core;
             let Source::Options(options) = &core.links.source else { return };
-            let connected = options.connect(number, core.tokens.token.clone()).await;
+            let connected = options.connect(number, &endpoint, core.tokens.token.clone()).await;
             if let Err(failure) = &connected {
-                tracing::debug!(parent: None, member = %options.endpoints()[number], error = %failure, "cannot connect to etcd");
+                tracing::debug!(parent: None, member = %endpoint.text, error = %failure, "cannot connect to etcd");
             }
             let mut state = core.links.state();
             let member = &mut state.members[number];
@@ -130,11 +127,10 @@ impl Core {
 
     /// A search for a member that answers, which is then in use.
     async fn round(self: &Arc<Self>) -> Result<(), Failure> {
-        let order: Vec<usize> = {
-            let state = self.links.state();
-            let count = state.members.len();
-            (0..count).map(|step| (state.current + step) % count).collect()
-        };
+        let order = self.links.state().order();
+        if order.is_empty() {
+            return Err(self.links.state().nothing().while_doing("finding the members of etcd"));
+        }
         let link = self.first_of(&order).await?;
         self.links.state().current = link.member();
         Ok(())
@@ -209,12 +205,15 @@ async fn connect(connecting: Connecting) {
     // Connections that end as soon as they are made are not made without a pause.
     sleep(core.links.pause()).await;
     loop {
+        #[cfg(feature = "srv")]
+        core.find().await;
         let result = core.round().await;
         if result.is_ok() {
             let core = core.clone();
             drop(connecting);
             core.links.connected.send_modify(|count| *count += 1);
             core.sweep_later();
+            core.learn_later();
             return;
         }
         let again = core.links.failed(result.err());

@@ -115,6 +115,13 @@ impl Failure {
         self.fault != Fault::Request
     }
 
+    /// The same, where another attempt may well go better although nobody mends anything.
+    pub(super) fn that_may_pass(self) -> Self {
+        let is_final = matches!(self.class, Class::Permanent | Class::Token | Class::Denied);
+        let class = if is_final { Class::Transient } else { self.class };
+        Self { class, ..self }
+    }
+
     /// A client without a user was refused: another one may be made with it.
     pub(crate) fn for_want_of_a_user(self) -> Self {
         Self { class: Class::Token, ..self }

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
+use super::endpoint::Endpoint;
 use super::failure::{Failure, Fault};
 use super::link::Link;
 use super::{Core, Source};
@@ -31,23 +32,41 @@ pub(super) const WANTED: Duration = Duration::from_secs(10);
 pub(super) struct Links {
     pub(super) source: Source,
     state: Mutex<State>,
+    #[cfg(feature = "srv")]
+    pub(super) finder: super::srv::Finder,
     /// Counts what happens to members, for those who wait.
     pub(super) changed: watch::Sender<u64>,
     /// Counts the connections that became the one in use.
     pub(super) connected: watch::Sender<u64>,
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "each is of a task of its own")]
 pub(super) struct State {
     /// The member in use.
     pub(super) current: usize,
+    /// All that were ever known: a member's number stays its own.
     pub(super) members: Vec<Member>,
+    /// The members that are tried, in their order.
+    pub(super) present: Vec<usize>,
+    pub(super) configured: Vec<Endpoint>,
+    /// What SRV records name, and what etcd itself names.
+    pub(super) found: Vec<Endpoint>,
+    pub(super) learned: Vec<Endpoint>,
+    /// Why no member is known, while there is none.
+    pub(super) unknown: Option<Failure>,
+    /// Tasks that keep the members known up to date.
+    #[cfg(feature = "srv")]
+    pub(super) is_finding: bool,
+    pub(super) finding: Option<AbortHandle>,
+    pub(super) is_learning: bool,
+    pub(super) learning: Option<AbortHandle>,
     /// A task is looking for a member that answers.
     pub(super) is_connecting: bool,
     pub(super) connecting: Option<AbortHandle>,
     /// Nobody uses this etcd any more.
     pub(super) is_shut: bool,
-    /// When a connection was last found.
-    found: Option<Instant>,
+    /// When a connection was last made.
+    linked: Option<Instant>,
     /// A task closes connections that nobody uses.
     pub(super) is_sweeping: bool,
     pub(super) wanted: Instant,
@@ -60,6 +79,8 @@ pub(super) struct State {
 
 #[derive(Default)]
 pub(super) struct Member {
+    /// None of the user's own client.
+    pub(super) endpoint: Option<Endpoint>,
     pub(super) link: Option<Link>,
     pub(super) is_dialed: bool,
     pub(super) dialing: Option<AbortHandle>,
@@ -80,22 +101,33 @@ impl Member {
 
 impl Links {
     pub(super) fn new(source: Source) -> Self {
-        let mut members: Vec<Member> = Vec::new();
+        let (mut members, mut configured) = (Vec::new(), Vec::new());
         match &source {
-            Source::Options(options) => members.resize_with(options.endpoints().len(), Member::default),
+            Source::Options(options) => configured = options.configured(),
             Source::Client(client) => {
                 let link = Some(Link::of_client((**client).clone()));
                 members.push(Member { link, ..Member::default() });
             }
         }
         let (now, backoff) = (Instant::now(), Backoff::new(fastrand::u64(..)));
-        let state = State {
+        let present = (0..members.len()).collect();
+        let mut state = State {
             current: 0,
             members,
+            present,
+            configured,
+            found: Vec::new(),
+            learned: Vec::new(),
+            unknown: None,
+            #[cfg(feature = "srv")]
+            is_finding: false,
+            finding: None,
+            is_learning: false,
+            learning: None,
             is_connecting: false,
             connecting: None,
             is_shut: false,
-            found: None,
+            linked: None,
             is_sweeping: false,
             wanted: now,
             failed_rounds: 0,
@@ -103,7 +135,17 @@ impl Links {
             backoff,
             began: now,
         };
-        Self { source, state: Mutex::new(state), changed: watch::Sender::new(0), connected: watch::Sender::new(0) }
+        if let Source::Options(_) = &source {
+            state.rebuild();
+        }
+        Self {
+            source,
+            state: Mutex::new(state),
+            #[cfg(feature = "srv")]
+            finder: super::srv::Finder::new(),
+            changed: watch::Sender::new(0),
+            connected: watch::Sender::new(0),
+        }
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
@@ -115,8 +157,8 @@ impl Links {
     pub(super) fn pause(&self) -> Duration {
         let mut state = self.state();
         let now = state.began.elapsed();
-        let is_good = state.found.is_none_or(|found| found.elapsed() >= GOOD);
-        state.found = Some(Instant::now());
+        let is_good = state.linked.is_none_or(|linked| linked.elapsed() >= GOOD);
+        state.linked = Some(Instant::now());
         if is_good {
             state.backoff.reset();
             return Duration::ZERO;
@@ -143,7 +185,11 @@ impl Links {
         // Not where it has a newer connection, of which nothing is known yet.
         let is_known = |known: &Link| known.is(link) || known.is_over();
         if state.current == link.member() && state.members[link.member()].link.as_ref().is_none_or(is_known) {
-            state.current = (state.current + 1) % state.members.len();
+            if state.has_priorities() {
+                // The next search is not to begin with this one again.
+                state.members[link.member()].failed = Some(Instant::now());
+            }
+            state.current = state.next();
         }
     }
 
@@ -161,16 +207,18 @@ impl Links {
     pub(super) fn shut(&self) {
         let mut state = self.state();
         state.is_shut = true;
-        let dialing = state.members.iter_mut().filter_map(|member| member.dialing.take()).collect::<Vec<_>>();
-        let connecting = state.connecting.take();
+        let mut tasks = state.members.iter_mut().filter_map(|member| member.dialing.take()).collect::<Vec<_>>();
+        let State { connecting, finding, learning, .. } = &mut *state;
+        tasks.extend([connecting, finding, learning].into_iter().filter_map(Option::take));
         drop(state);
-        dialing.into_iter().chain(connecting).for_each(|task| task.abort());
+        tasks.into_iter().for_each(|task| task.abort());
     }
 
     /// This member answers, while the one in use does not.
     pub(super) fn prefer(&self, link: &Link) {
         let mut state = self.state();
-        if state.members[link.member()].link().is_some_and(|known| known.is(link)) {
+        let is_present = state.present.contains(&link.member());
+        if is_present && state.members[link.member()].link().is_some_and(|known| known.is(link)) {
             state.current = link.member();
         }
     }
@@ -193,7 +241,7 @@ impl Links {
         if member.link.as_ref().is_some_and(|known| known.is(link)) {
             member.link = None;
             if state.current == link.member() {
-                state.current = (state.current + 1) % state.members.len();
+                state.current = state.next();
             }
         }
     }
@@ -216,12 +264,12 @@ impl State {
 
     /// The connection in use, if it is well.
     pub(super) fn current(&mut self) -> Option<Link> {
-        let current = self.current;
-        let had = self.members[current].link.is_some();
-        let link = self.members[current].link().cloned();
+        let member = self.members.get_mut(self.current)?;
+        let had = member.link.is_some();
+        let link = member.link().cloned();
         if had && link.is_none() {
             // The others first: this one has just ended our connection.
-            self.current = (current + 1) % self.members.len();
+            self.current = self.next();
         }
         link
     }

@@ -109,6 +109,18 @@ impl Etcd {
         .await
     }
 
+    /// The first keys of a range, without their values, as any member knows them.
+    pub(crate) async fn keys(&self, start: &[u8], end: &[u8], limit: i64) -> Result<Vec<Vec<u8>>, Failure> {
+        let options = GetOptions::new().with_range(end).with_limit(limit).with_keys_only().with_serializable();
+        let patience = Patience { late: self.core.longest(), ..self.patience() };
+        let doing = format!("looking at {}", String::from_utf8_lossy(start));
+        let response = self.call(patience, &doing, |client| {
+            let (mut kv, start, options) = (client.kv_client(), start.to_vec(), options.clone());
+            async move { kv.get(start, Some(options)).await }
+        });
+        Ok(response.await?.kvs().iter().map(|pair| pair.key().to_vec()).collect())
+    }
+
     /// The revision of the cluster, by a linearizable read of that range.
     pub(crate) async fn revision(&self, start: &[u8], end: &[u8]) -> Result<i64, Failure> {
         self.count(start, end, self.patience()).await

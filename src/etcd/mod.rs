@@ -6,14 +6,20 @@
 
 mod authentication;
 mod dial;
+mod endpoint;
 mod failure;
+mod learn;
 mod lease;
 mod link;
 mod links;
 mod list;
+mod members;
 mod options;
+mod reach;
 mod request;
 mod runtimes;
+#[cfg(feature = "srv")]
+mod srv;
 mod token;
 mod watch;
 
@@ -36,6 +42,7 @@ use self::link::Link;
 use self::links::Links;
 use self::token::Tokens;
 use self::watch::Watches;
+use crate::address::Authority;
 
 /// Messages may be as large as gRPC can say; etcd itself bounds what it stores.
 const MAX_MESSAGE: usize = i32::MAX as usize;
@@ -66,11 +73,35 @@ enum Source {
     Client(Box<Client>),
 }
 
+impl Source {
+    /// The members' hosts; those of the user's own client are not known.
+    fn hosts(&self) -> Option<Vec<Authority>> {
+        match self {
+            Self::Options(options) => Some(options.hosts()),
+            Self::Client(_) => None,
+        }
+    }
+}
+
 impl Etcd {
     fn with(source: Source) -> Self {
         let tokens = Tokens::new(&source);
         let core = Arc::new(Core { links: Links::new(source), tokens });
         Self { watches: Arc::new(Watches::new(core.clone())), core }
+    }
+
+    /// The members' hosts, where SRV records name them once they were read, and empty where that has failed; those of the user's own
+    /// client are not known.
+    #[cfg_attr(not(feature = "srv"), expect(clippy::unused_async, reason = "with the feature DNS is asked"))]
+    pub(crate) async fn known_hosts(&self) -> Option<Vec<Authority>> {
+        #[cfg(feature = "srv")]
+        if matches!(&self.core.links.source, Source::Options(options) if options.is_srv()) {
+            if self.core.links.state().count() == 0 {
+                self.core.find().await;
+            }
+            return Some(self.core.links.state().given().into_iter().map(|endpoint| endpoint.authority).collect());
+        }
+        self.core.links.source.hosts()
     }
 
     /// The longest that one request may take before another member is asked.
@@ -115,7 +146,7 @@ impl Core {
 
     fn tries(&self) -> usize {
         match &self.links.source {
-            Source::Options(options) => (2 * options.endpoints().len()).min(TRIES_UNKNOWN),
+            Source::Options(_) => (2 * self.links.state().count()).clamp(1, TRIES_UNKNOWN),
             Source::Client(_) => TRIES_UNKNOWN,
         }
     }
@@ -161,7 +192,9 @@ impl Core {
         if link.stream_limit().is_none_or(|limit| limit >= FEW) {
             return link;
         }
-        let dialed = timeout(options.connect_timeout, options.connect(link.member(), self.tokens.token.clone())).await;
+        let Some(endpoint) = self.links.state().members[link.member()].endpoint.clone() else { return link };
+        let dialing = options.connect(link.member(), &endpoint, self.tokens.token.clone());
+        let dialed = timeout(options.connect_timeout, dialing).await;
         dialed.ok().and_then(Result::ok).unwrap_or(link)
     }
 }

@@ -1,35 +1,24 @@
 //! How etcd is reached, each option with its reason.
 
+mod check;
+
 use std::fmt;
-use std::sync::Arc;
 #[cfg(feature = "_tls")]
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use http::uri::Scheme;
-use tokio::sync::Notify;
-use tokio::time::Instant;
-
-use super::failure::{Class, Failure};
-use super::link::{Link, Wire};
-use super::token::Token;
-use crate::address::Authority;
-use crate::connection::{self, Destination, KeepAlive, Place, Transport};
 #[cfg(feature = "_tls")]
 use crate::connection::{ClientTls, Invalid, Tls};
+#[cfg(feature = "srv")]
+use crate::domain::Domain;
 use crate::error::Error;
+use crate::secret;
+use crate::target::Target;
 
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Every wait is bounded, whatever is asked.
-const LONGEST: Duration = Duration::from_secs(3600);
-/// etcd ends connections that are pinged more often than every 5 s.
-const KEEP_ALIVE_LEAST: Duration = Duration::from_secs(6);
-const ETCD_PORT: u16 = 2379;
-/// Of a connection: each stream has a window of its own, and none of them holds up the others.
-const WINDOW: u32 = i32::MAX as u32;
 
 /// Where etcd is and how to reach it. Made from endpoints: `["http://h1:2379", "h2:2379"]`, with or without a scheme.
 ///
@@ -40,10 +29,16 @@ const WINDOW: u32 = i32::MAX as u32;
 /// its cluster says so instead of keeping silent.
 ///
 /// The watches of a resolver or registrar share streams, which take at most half of what the connection admits.
+///
+/// With the feature `srv` the members are found by DNS: see `EtcdOptions::srv`. No text here may hold a user and a password
+/// (`http://root:secret@h1`); such a text is refused, and the error does not show them.
 #[derive(Clone)]
 #[must_use]
 pub struct EtcdOptions {
     endpoints: Vec<String>,
+    #[cfg(feature = "srv")]
+    pub(super) srv: Option<Srv>,
+    pub(super) learn_every: Option<Duration>,
     user: Option<(String, String)>,
     #[cfg(feature = "_tls")]
     tls: Option<ClientTls>,
@@ -51,7 +46,24 @@ pub struct EtcdOptions {
     built: OnceLock<Result<Option<Tls>, Invalid>>,
     pub(super) connect_timeout: Duration,
     pub(super) request_timeout: Duration,
-    keep_alive: (Duration, Duration),
+    pub(super) keep_alive: (Duration, Duration),
+}
+
+/// Whose SRV records name the members.
+#[cfg(feature = "srv")]
+#[derive(Clone, Debug)]
+pub(super) struct Srv {
+    domain: String,
+    pub(super) name: Option<String>,
+    /// Who is asked, in place of the system's servers.
+    pub(super) servers: Vec<std::net::SocketAddr>,
+}
+
+#[cfg(feature = "srv")]
+impl Srv {
+    pub(super) fn domain(&self) -> Result<Domain, String> {
+        Domain::parse(&self.domain)
+    }
 }
 
 impl EtcdOptions {
@@ -61,6 +73,9 @@ impl EtcdOptions {
     pub fn new<E: Into<String>>(endpoints: impl IntoIterator<Item = E>) -> Self {
         Self {
             endpoints: endpoints.into_iter().map(Into::into).collect(),
+            #[cfg(feature = "srv")]
+            srv: None,
+            learn_every: None,
             user: None,
             #[cfg(feature = "_tls")]
             tls: None,
@@ -70,6 +85,82 @@ impl EtcdOptions {
             request_timeout: REQUEST_TIMEOUT,
             keep_alive: (KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT),
         }
+    }
+
+    /// The etcd that a target names: its hosts, or the members that SRV records name (`etcd-srv://example.org/greeter`).
+    ///
+    /// # Errors
+    /// When the target names none, as `greeter` and `etcd:///greeter` do.
+    pub fn of_target(target: &Target) -> Result<Self, Error> {
+        #[cfg(feature = "srv")]
+        if let Some(domain) = target.srv_domain() {
+            return Ok(Self::srv(domain));
+        }
+        if target.hosts().len() == 0 {
+            return Err(Error::invalid("target", target.to_string(), "it does not say where etcd is"));
+        }
+        Ok(Self::new(target.hosts()))
+    }
+
+    /// The members that DNS knows: the SRV records `_etcd-client-ssl._tcp.DOMAIN` (members that speak `https`) and
+    /// `_etcd-client._tcp.DOMAIN` (`http`), as `etcdctl --discovery-srv=DOMAIN` finds them. A domain without a dot at its end is also
+    /// looked for in the system's search domains, as its `resolv.conf` says.
+    ///
+    /// Where TLS settings are given, `https` members alone are looked for: an answer of DNS, which nothing protects, then does not
+    /// lead to a member without TLS. Without settings both are, and `https` members are verified by the roots of the enabled
+    /// features. Certificates must hold the name that a record has; `ClientTls::server_name` with the domain asks for that of the
+    /// domain in its place, as `etcdctl --insecure-discovery=false` does.
+    ///
+    /// A member with a lower priority is tried first, and members with the same priority in a random order by their weights (RFC
+    /// 2782). The records are read again every 10 s, whatever their TTL: a set that was replaced is not kept for a day. While no
+    /// member can be connected they are read again after their TTL, but at least once in 10 s and at most once a second. Where that
+    /// fails, or gives no member, the last members are kept, which is logged once at WARN. Names in records are resolved by the
+    /// system, as those of endpoints are.
+    #[cfg(feature = "srv")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "srv")))]
+    pub fn srv(domain: impl Into<String>) -> Self {
+        let srv = Srv { domain: domain.into(), name: None, servers: Vec::new() };
+        Self { srv: Some(srv), ..Self::new([""; 0]) }
+    }
+
+    /// The name of one of several etcds in a domain, as `etcdctl --discovery-srv-name`: with `blue` the records are
+    /// `_etcd-client-ssl-blue._tcp.DOMAIN` and `_etcd-client-blue._tcp.DOMAIN`. None by default. It does nothing without
+    /// [`EtcdOptions::srv`].
+    #[cfg(feature = "srv")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "srv")))]
+    pub fn srv_name(mut self, name: impl Into<String>) -> Self {
+        if let Some(srv) = &mut self.srv {
+            srv.name = Some(name.into());
+        }
+        self
+    }
+
+    /// The DNS servers that are asked for SRV records, in place of the system's; the system's by default. A name without a dot at
+    /// its end is then not looked for in search domains. It does nothing without [`EtcdOptions::srv`].
+    #[cfg(feature = "srv")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "srv")))]
+    pub fn srv_servers(mut self, servers: impl IntoIterator<Item = std::net::SocketAddr>) -> Self {
+        if let Some(srv) = &mut self.srv {
+            srv.servers = servers.into_iter().collect();
+        }
+        self
+    }
+
+    /// Asks etcd for its members, now and then and after each new connection, and uses those that it names beside the endpoints
+    /// given here; off by default. For clusters whose members are replaced by others with new addresses while this process lives: as
+    /// `AutoSyncInterval` of etcd's Go client, of which 30 s is a usual value.
+    ///
+    /// The endpoints given here (or found by SRV records) are never forgotten. Of what etcd names (`--advertise-client-urls`) these
+    /// are left out: learners, members with another scheme than the endpoints given here have, `0.0.0.0` and `[::]`, and addresses
+    /// of the loopback unless etcd was reached by one. With TLS a member's certificate must hold the host that it is named by, unless
+    /// a name is set.
+    ///
+    /// From 1 s to an hour. Each request costs etcd a linearizable read. Where etcd refuses it, because the user may not list
+    /// members or a proxy does not know the request, that is logged once at WARN, and the endpoints given here are used alone. Behind
+    /// a proxy for etcd leave it off: etcd names its members, and the proxy would be bypassed.
+    pub fn learn_members(mut self, every: Duration) -> Self {
+        self.learn_every = Some(every);
+        self
     }
 
     /// Authenticates as this user; none by default. Where etcd's authentication is off, the user is not needed and not
@@ -84,7 +175,7 @@ impl EtcdOptions {
 
     /// The TLS settings of `https` endpoints, the same as for servers; by default the root certificates of the enabled
     /// features. Endpoints without a scheme are then `https`. Settings that cannot be used are refused where the options
-    /// are used.
+    /// are used. [`ClientTls`] says how certificates are given that are renewed.
     #[cfg(feature = "_tls")]
     #[cfg_attr(docsrs, doc(cfg(any(feature = "tls-ring", feature = "tls-aws-lc"))))]
     pub fn tls(mut self, tls: ClientTls) -> Self {
@@ -123,159 +214,21 @@ impl EtcdOptions {
         self
     }
 
-    pub(super) fn endpoints(&self) -> &[String] {
-        &self.endpoints
-    }
-
-    pub(super) fn hosts(&self) -> Vec<Authority> {
-        self.endpoints.iter().filter_map(|endpoint| split(endpoint).ok()).map(|(_, authority)| authority).collect()
-    }
-
-    pub(super) fn check(&self) -> Result<(), Error> {
-        if self.endpoints.is_empty() {
-            return Err(Error::invalid("endpoints", "", "at least one is needed"));
-        }
-        for endpoint in &self.endpoints {
-            if endpoint.contains('@') {
-                // Never shown: it may hold a password.
-                return Err(Error::invalid("endpoint", "…@…", "user and password are given by `EtcdOptions::user`"));
-            }
-            let (secure, _) = split(endpoint).map_err(|reason| Error::invalid("endpoint", endpoint, reason))?;
-            if let Err(reason) = self.check_scheme(endpoint, secure) {
-                return Err(Error::invalid("endpoint", endpoint, reason));
-            }
-        }
-        #[cfg(feature = "_tls")]
-        if let Err((what, why)) = self.built() {
-            return Err(Error::invalid("TLS settings", what, why));
-        }
-        if self.keep_alive.0 < KEEP_ALIVE_LEAST {
-            let reason = "etcd ends connections that are pinged more often than every 5 s: 6 s is the least";
-            return Err(Error::invalid("keep-alive interval", format!("{:?}", self.keep_alive.0), reason));
-        }
-        for (what, timeout) in [
-            ("connect timeout", self.connect_timeout),
-            ("request timeout", self.request_timeout),
-            ("keep-alive interval", self.keep_alive.0),
-            ("keep-alive timeout", self.keep_alive.1),
-        ] {
-            let refuse = |reason| Err(Error::invalid(what, format!("{timeout:?}"), reason));
-            if timeout.is_zero() {
-                return refuse("nothing can be done in no time");
-            }
-            if timeout > LONGEST {
-                return refuse("a member that hangs would never be left: an hour is the most");
-            }
-        }
-        Ok(())
-    }
-
-    #[cfg(feature = "_tls")]
-    fn check_scheme(&self, endpoint: &str, secure: bool) -> Result<(), &'static str> {
-        if self.tls.is_some() && !secure && endpoint.contains("://") {
-            return Err("TLS settings are given, and the endpoint says http");
-        }
-        Ok(())
-    }
-
-    #[cfg(not(feature = "_tls"))]
-    #[expect(clippy::unused_self)]
-    fn check_scheme(&self, _endpoint: &str, secure: bool) -> Result<(), &'static str> {
-        if secure { Err("https needs tonic-etcd's feature \"tls-ring\" or \"tls-aws-lc\"") } else { Ok(()) }
-    }
-
     pub(super) fn user_and_password(&self) -> Option<&(String, String)> {
         self.user.as_ref()
     }
-
-    /// A connection to this one member, over which requests carry the token.
-    pub(super) async fn connect(&self, member: usize, token: Token) -> Result<Link, Failure> {
-        let endpoint = &self.endpoints[member];
-        let connected = self.reach(member, token).await;
-        connected.map_err(|failure| failure.at(endpoint).while_doing("connecting to etcd"))
-    }
-
-    async fn reach(&self, member: usize, token: Token) -> Result<Link, Failure> {
-        let invalid = |reason: String| Failure::new(Class::Permanent, reason);
-        let (secure, authority) = self.split(&self.endpoints[member]).map_err(invalid)?;
-        let transport = self.transport(secure)?;
-        let place = Place::Host(authority.host().to_owned(), authority.port());
-        let options = connection::Options {
-            connect_timeout: self.connect_timeout,
-            settings_timeout: Some(self.request_timeout),
-            connection_window: WINDOW,
-            keep_alive: Some(KeepAlive::new(self.keep_alive.0, self.keep_alive.1).unthrottled()),
-            ..connection::Options::default()
-        };
-        let (room, began) = (Arc::<Notify>::default(), Instant::now());
-        let connection = transport.connect(&Destination { place, secure }, &options, room.clone()).await;
-        let connection = connection.map_err(|failure| Failure::unconnected(failure.to_string()))?;
-        // The packets that connect went to the member and back, then those that greet it.
-        let round_trip = began.elapsed() / 2;
-        let scheme = if secure { Scheme::HTTPS } else { Scheme::HTTP };
-        let authority = authority.as_str().parse().map_err(|error| invalid(format!("{error}")))?;
-        let wire = Wire { connection, room, scheme, authority, token };
-        Link::over(member, self.endpoints[member].clone(), wire, round_trip).await.map_err(Failure::from)
-    }
-
-    /// TLS, where any endpoint is spoken to by it. Made once: roots may be read from the system.
-    #[cfg(feature = "_tls")]
-    fn built(&self) -> &Result<Option<Tls>, Invalid> {
-        self.built.get_or_init(|| {
-            let is_secure = |endpoint: &String| self.split(endpoint).is_ok_and(|(secure, _)| secure);
-            if !self.endpoints.iter().any(is_secure) && self.tls.is_none() {
-                return Ok(None);
-            }
-            self.tls.clone().unwrap_or_default().build().map(Some)
-        })
-    }
-
-    #[cfg(feature = "_tls")]
-    fn transport(&self, secure: bool) -> Result<Transport, Failure> {
-        match self.built() {
-            Ok(tls) => Ok(Transport { connector: None, tls: tls.clone().filter(|_| secure) }),
-            Err((what, why)) => Err(Failure::new(Class::Permanent, format!("{what}: {why}"))),
-        }
-    }
-
-    #[cfg(not(feature = "_tls"))]
-    #[expect(
-        clippy::unused_self,
-        clippy::unnecessary_wraps,
-        reason = "with TLS there are settings, and they may be wrong"
-    )]
-    fn transport(&self, _secure: bool) -> Result<Transport, Failure> {
-        Ok(Transport::default())
-    }
-
-    /// Whether the member speaks TLS, and its host and port.
-    #[cfg_attr(not(feature = "_tls"), expect(clippy::unused_self))]
-    fn split(&self, endpoint: &str) -> Result<(bool, Authority), String> {
-        let (secure, authority) = split(endpoint)?;
-        #[cfg(feature = "_tls")]
-        let secure = secure || (self.tls.is_some() && !endpoint.contains("://"));
-        Ok((secure, authority))
-    }
-}
-
-/// Whether the endpoint says https, and its host and port.
-fn split(endpoint: &str) -> Result<(bool, Authority), String> {
-    let (secure, rest) = match endpoint.split_once("://") {
-        None => (false, endpoint),
-        Some(("http", rest)) => (false, rest),
-        Some(("https", rest)) => (true, rest),
-        Some(("etcd", _)) => return Err("etcd:// is for targets; an endpoint says http or https".into()),
-        Some((scheme, _)) => return Err(format!("the scheme {scheme:?} is neither http nor https")),
-    };
-    Ok((secure, Authority::parse(rest.strip_suffix('/').unwrap_or(rest), Some(ETCD_PORT))?))
 }
 
 impl fmt::Debug for EtcdOptions {
     /// Without the password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let user = self.user.as_ref().map(|(name, _)| name);
-        let endpoints: Vec<_> = self.endpoints.iter().filter(|endpoint| !endpoint.contains('@')).collect();
-        f.debug_struct("EtcdOptions").field("endpoints", &endpoints).field("user", &user).finish_non_exhaustive()
+        let endpoints: Vec<_> = self.endpoints.iter().map(|endpoint| secret::without_user(endpoint)).collect();
+        let mut shown = f.debug_struct("EtcdOptions");
+        shown.field("endpoints", &endpoints);
+        #[cfg(feature = "srv")]
+        shown.field("srv", &self.srv.as_ref().map(|srv| secret::without_user(&srv.domain)));
+        shown.field("user", &user).finish_non_exhaustive()
     }
 }
 
@@ -294,45 +247,5 @@ impl<E: Into<String>> From<Vec<E>> for EtcdOptions {
 impl<E: Clone + Into<String>> From<&[E]> for EtcdOptions {
     fn from(endpoints: &[E]) -> Self {
         Self::new(endpoints.iter().cloned())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn refusal(options: &EtcdOptions) -> String {
-        options.check().unwrap_err().to_string()
-    }
-
-    #[test]
-    fn takes_endpoints_as_people_write_them() {
-        let options = EtcdOptions::from(["http://h1:2379", "H2", "[::1]:1/"]);
-        options.check().unwrap();
-        assert!(options.endpoints().iter().all(|endpoint| !options.split(endpoint).unwrap().0));
-        assert_eq!(
-            options.hosts().iter().map(Authority::as_str).collect::<Vec<_>>(),
-            ["h1:2379", "h2:2379", "[::1]:1"]
-        );
-    }
-
-    #[test]
-    fn refuses_what_cannot_work_and_says_why() {
-        assert!(refusal(&EtcdOptions::new([""; 0])).contains("at least one"));
-        assert!(refusal(&EtcdOptions::from(["ftp://h1"])).contains("ftp"));
-        assert!(refusal(&EtcdOptions::from(["h1:x"])).contains("h1:x"));
-        assert!(refusal(&EtcdOptions::from(["http://h1:1,http://h2:2"])).contains("several"));
-        assert!(refusal(&EtcdOptions::from(["h1:2379/v3"])).contains("path"));
-        let user = refusal(&EtcdOptions::from(["http://root:secret@h1"]));
-        assert!(user.contains("EtcdOptions::user") && !user.contains("secret"), "{user}");
-        let options = EtcdOptions::from(["h1"]);
-        assert!(refusal(&options.clone().keep_alive(Duration::from_secs(1), Duration::from_secs(1))).contains("6 s"));
-        assert!(refusal(&options.request_timeout(Duration::ZERO)).contains("request timeout"));
-    }
-
-    #[test]
-    fn never_shows_the_password() {
-        let shown = format!("{:?}", EtcdOptions::from(["h1"]).user("root", "secret"));
-        assert!(shown.contains("root") && !shown.contains("secret"));
     }
 }

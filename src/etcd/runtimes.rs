@@ -13,6 +13,7 @@ use tokio::task::AbortHandle;
 use super::options::EtcdOptions;
 use super::{Client, Etcd, Source};
 use crate::address::Authority;
+use crate::domain::Domain;
 use crate::error::Error;
 use crate::target::Target;
 
@@ -76,21 +77,25 @@ impl Etcds {
         self.of.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The members' hosts; those of the user's own client are not known.
-    pub(crate) fn hosts(&self) -> Option<Vec<Authority>> {
-        match &self.source {
-            Source::Options(options) => Some(options.hosts()),
-            Source::Client(_) => None,
-        }
-    }
-
-    /// Refuses a target that names hosts of another etcd.
+    /// Refuses a target that names another etcd.
     pub(crate) fn check_hosts(&self, target: &Target) -> Result<(), Error> {
+        let refuse = |reason: String| Err(Error::invalid("target", target.to_string(), reason));
+        if let Some(domain) = target.domain() {
+            return match self.srv_domain() {
+                Some(known) if known.is(domain) => Ok(()),
+                _ => refuse("this etcd was not found by the SRV records of that domain".into()),
+            };
+        }
         if target.hosts().len() == 0 {
             return Ok(());
         }
-        let refuse = |reason: String| Err(Error::invalid("target", target.to_string(), reason));
-        let Some(hosts) = self.hosts() else {
+        if let Some(domain) = self.srv_domain() {
+            let name = format!("etcd-srv://{}/{}", domain.as_str(), target.name());
+            return refuse(format!(
+                "it names etcd hosts, and those of this etcd are found by SRV records: write {name:?}"
+            ));
+        }
+        let Some(hosts) = self.source.hosts() else {
             return refuse("it names etcd hosts, and those of the client that was given are not known".into());
         };
         match target.hosts().find(|host| !hosts.iter().any(|known| known.as_str() == *host)) {
@@ -103,5 +108,19 @@ impl Etcds {
                 ))
             }
         }
+    }
+
+    #[cfg(feature = "srv")]
+    fn srv_domain(&self) -> Option<Domain> {
+        match &self.source {
+            Source::Options(options) => options.srv.as_ref()?.domain().ok(),
+            Source::Client(_) => None,
+        }
+    }
+
+    #[cfg(not(feature = "srv"))]
+    #[expect(clippy::unused_self, reason = "with the feature there may be one")]
+    fn srv_domain(&self) -> Option<Domain> {
+        None
     }
 }

@@ -9,10 +9,11 @@ use tokio::runtime::Handle;
 use super::gates::{Gate, Gates};
 use super::wanted::Wanted;
 use super::{Conflict, Registrar, Registration, Shared, TTL};
-use crate::codec::{Codec, Detect};
+use crate::codec::{Caught, Codec, Detect};
 use crate::error::Error;
 use crate::etcd::{Client as EtcdClient, Etcds};
 use crate::instance::Instance;
+use crate::secret;
 use crate::target::Target;
 
 /// etcd's own bound.
@@ -47,7 +48,7 @@ impl RegistrarBuilder {
 
     /// The stored format to write; by default etcd's gRPC naming, which Go's official resolver reads.
     pub fn codec(mut self, codec: impl Codec) -> Self {
-        self.codec = Arc::new(codec);
+        self.codec = Arc::new(Caught(codec));
         self
     }
 
@@ -91,7 +92,8 @@ impl RegistrationBuilder {
     }
 
     /// The key's name below the service's prefix, where it is not to be the address: `primary` for `greeter/primary`. For
-    /// instances with one address; readers of etcd's gRPC naming take any key below the prefix.
+    /// instances with one address; readers of etcd's gRPC naming take any key below the prefix. One with a slash looks like a key of
+    /// another name below the service's (see [`Target`]).
     pub fn key(mut self, name: impl Into<String>) -> Self {
         self.key = Some(name.into());
         self
@@ -150,6 +152,10 @@ impl Registrar {
         let seen = |wanted: &Wanted| (wanted.target.clone(), (wanted.seen(), wanted.tried.clone()));
         let seen: Vec<_> = wanted.iter().map(seen).collect();
         let ids = Shared::want(&self.shared, wanted, &runtime)?;
+        for (builder, (target, (seen, _))) in builders.iter().zip(&seen) {
+            let etcd = self.shared.etcds.on(&runtime);
+            self.shared.neighbours.look(&runtime, etcd, (target, builder.key.as_deref()), seen.clone());
+        }
         let registration = |((builder, id), (target, seen)): ((RegistrationBuilder, _), (Target, _))| {
             Registration::new(builder.registrar, id, (target, builder.instance, builder.key), seen)
         };
@@ -162,7 +168,7 @@ impl fmt::Debug for RegistrationBuilder {
         f.debug_struct("RegistrationBuilder")
             .field("target", &self.target.as_ref().map(ToString::to_string))
             .field("instance", &self.instance)
-            .field("key", &self.key)
+            .field("key", &self.key.as_deref().map(secret::without_password))
             .field("conflict", &self.conflict)
             .finish_non_exhaustive()
     }

@@ -6,6 +6,7 @@ mod closing;
 mod gates;
 mod health;
 mod lease;
+mod neighbours;
 mod readiness;
 mod registration;
 mod request;
@@ -31,7 +32,7 @@ pub use self::registration::Registration;
 use self::shared::Shared;
 pub use self::state::{RegistrationState, RegistrationStates};
 pub(crate) use self::wanted::Publication;
-use crate::address::Authority;
+use crate::address::{Address, Authority};
 use crate::codec::{Codec, Detect, Record};
 use crate::error::Error;
 use crate::etcd::{Client as EtcdClient, EtcdOptions, Etcds};
@@ -86,9 +87,9 @@ impl Registrar {
     /// on other runtimes meanwhile, and [`Registration::ready`] says where it does not run.
     ///
     /// # Errors
-    /// When the target or the instance is refused: unspecified addresses (`0.0.0.0`, `[::]`), records larger than
-    /// etcd takes, keys that this registrar has registered already; after [`Registrar::close`] ([`Error::is_closed`]). Never
-    /// because etcd is away.
+    /// When the target or the instance is refused: addresses that nobody can call (`0.0.0.0`, `[::]`, multicast), an instance
+    /// that the codec refuses or panics on, records larger than etcd takes, keys that this registrar has registered already; after
+    /// [`Registrar::close`] ([`Error::is_closed`]). Never because etcd is away.
     pub async fn register<T>(&self, target: T, instance: Instance) -> Result<Registration, Error>
     where
         T: TryInto<Target>,
@@ -123,8 +124,9 @@ impl Registrar {
     }
 
     /// Where its etcd is; only a client of the user's knows otherwise.
-    pub(crate) fn etcd_hosts(&self) -> Option<Vec<Authority>> {
-        self.shared.etcds.hosts()
+    pub(crate) async fn etcd_hosts(&self) -> Option<Vec<Authority>> {
+        let runtime = tokio::runtime::Handle::try_current().ok()?;
+        self.shared.etcds.on(&runtime).known_hosts().await
     }
 
     /// Refuses a target that names another etcd.
@@ -155,9 +157,13 @@ impl Registrar {
     }
 
     fn records(&self, target: &Target, instance: &Instance) -> Result<Vec<Arc<Record>>, Error> {
-        if let Some(address) = instance.addresses().iter().find(|address| address.is_unspecified()) {
-            let reason = "nobody can call every interface: register the address that clients reach";
-            return Err(Error::invalid("address", address.to_string(), reason));
+        let uncallable = |address: &Address| address.uncallable().map(|reason| (address.to_string(), reason));
+        if let Some((address, reason)) = instance.addresses().iter().find_map(uncallable) {
+            return Err(Error::invalid(
+                "address",
+                address,
+                format!("{reason}: register the address that clients reach"),
+            ));
         }
         let shown = || instance.addresses()[0].to_string();
         let records = self.shared.codec.encode(target, instance);

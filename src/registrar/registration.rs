@@ -80,10 +80,15 @@ impl Registration {
     /// it is done.
     ///
     /// # Errors
-    /// When what comes of it is refused, as by [`Registrar::register`], or nothing looks after the registration any more: it
-    /// stays as it was.
-    pub fn update(&mut self, change: impl FnOnce(Instance) -> Instance) -> Result<(), Error> {
-        let change = self.planned().change_to(change(self.instance.clone()))?;
+    /// When `change` gives an error, when what comes of it is refused, as by [`Registrar::register`], or when nothing looks after
+    /// the registration any more: it stays as it was.
+    pub fn update<R>(&mut self, change: impl FnOnce(Instance) -> R) -> Result<(), Error>
+    where
+        R: TryInto<Instance>,
+        Error: From<R::Error>,
+    {
+        let instance = change(self.instance.clone()).try_into()?;
+        let change = self.planned().change_to(instance)?;
         let publications = self.registrar.shared.update(std::slice::from_ref(&change))?;
         publications.into_iter().for_each(Publication::send);
         self.instance = change.instance;

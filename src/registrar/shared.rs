@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::gates::Gate;
 use super::lease::Id;
+use super::neighbours::Neighbours;
 use super::task::Task;
 use super::wanted::{Publication, Wanted};
 use crate::codec::{Codec, Record};
@@ -24,6 +25,7 @@ pub(super) struct Shared {
     pub(super) etcds: Etcds,
     pub(super) codec: Arc<dyn Codec>,
     pub(super) seconds: i64,
+    pub(super) neighbours: Neighbours,
     state: Mutex<State>,
     pub(super) changed: Notify,
     /// Those of the task.
@@ -61,7 +63,16 @@ pub(crate) struct Change {
 impl Shared {
     pub(super) fn new(etcds: Etcds, codec: Arc<dyn Codec>, seconds: i64) -> Self {
         let (state, turns) = (Mutex::default(), Turns::default());
-        Self { etcds, codec, seconds, state, changed: Notify::new(), turns, left: Notify::new() }
+        Self {
+            etcds,
+            codec,
+            seconds,
+            neighbours: Neighbours::default(),
+            state,
+            changed: Notify::new(),
+            turns,
+            left: Notify::new(),
+        }
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {

@@ -16,6 +16,7 @@ use super::task::View;
 use super::{Resolution, Service};
 use crate::address::Address;
 use crate::error::{BoxError, Error};
+use crate::panics::catch;
 
 /// Makes the endpoint of an address what the user wants it to be.
 pub(super) type Configure = Arc<dyn Fn(&Address, Endpoint) -> Result<Endpoint, BoxError> + Send + Sync>;
@@ -29,8 +30,8 @@ const CAPACITY: usize = 1024;
 /// a second time only when its endpoint differs, which is when it changes between `http` and `https`. In one
 /// step of the service inserts come before removes; the one remove that may come among them is of a server whose new
 /// endpoint cannot be made. A reader that sleeps skips to the latest state and misses no
-/// server. Never fails: tower's `Balance` would end for good on an error. An address that cannot be made an endpoint
-/// is left out and reported as a `tracing` warning.
+/// server. Never fails: tower's `Balance` would end for good on an error. An address that cannot be made an endpoint,
+/// as where the configuration fails or panics, is left out and reported as a `tracing` warning.
 ///
 /// Ends only with the runtime that the resolver works on.
 #[must_use = "a stream does nothing unless it is polled"]
@@ -70,6 +71,8 @@ impl Discover {
                 Some(Change::Insert(key, endpoint))
             }
             Err(error) => {
+                // What an error of the user's says is the user's code, too.
+                let error = catch(|| error.to_string()).unwrap_or_else(|panic| format!("its text panicked: {panic}"));
                 tracing::warn!(%address, error, "server left out: its address cannot be made an endpoint");
                 self.withdraw(key)
             }
@@ -90,7 +93,8 @@ impl Discover {
             None => Endpoint::from_shared(format!("{scheme}://{}", address.authority()))?,
         };
         match &self.configure {
-            Some(configure) => configure(address, endpoint),
+            Some(configure) => catch(|| configure(address, endpoint))
+                .unwrap_or_else(|panic| Err(format!("the endpoint's configuration panicked: {panic}").into())),
             #[cfg(feature = "_tls")]
             None if address.is_secure() => {
                 Ok(endpoint.tls_config(tonic::transport::ClientTlsConfig::new().with_enabled_roots())?)

@@ -2,6 +2,8 @@
 
 mod channel;
 mod discover;
+mod record;
+mod report;
 mod resolution;
 mod servers;
 mod snapshot;
@@ -24,9 +26,10 @@ pub use servers::ServerKey;
 pub use snapshot::{Entry, Snapshot};
 
 use self::discover::Configure;
+use self::record::Reader;
 use self::task::{Task, View};
 use crate::address::Address;
-use crate::codec::{Codec, Detect};
+use crate::codec::{Caught, Codec};
 use crate::error::{BoxError, Error};
 use crate::etcd::{Client as EtcdClient, EtcdOptions, Etcds};
 use crate::target::Target;
@@ -46,7 +49,7 @@ pub struct Resolver {
 
 struct Shared {
     etcds: Etcds,
-    codec: Arc<dyn Codec>,
+    reader: Reader,
     configure: Option<Configure>,
     services: Mutex<HashMap<(Target, runtime::Id), Weak<Service>>>,
 }
@@ -87,7 +90,7 @@ impl Drop for Service {
 #[must_use]
 pub struct ResolverBuilder {
     etcds: Result<Etcds, Error>,
-    codec: Arc<dyn Codec>,
+    reader: Reader,
     configure: Option<Configure>,
 }
 
@@ -113,7 +116,7 @@ impl Resolver {
     /// What is known of a connection of our own is not known of such a client's: a request that hangs is only given up at its
     /// timeout, and a user's token is fetched by the client itself.
     pub fn new(client: EtcdClient) -> Self {
-        Self::over(Etcds::from_client(client), Arc::new(Detect), None)
+        Self::over(Etcds::from_client(client), Reader::default(), None)
     }
 
     /// A resolver with options of its own.
@@ -121,8 +124,8 @@ impl Resolver {
         ResolverBuilder::over(Etcds::new(etcd.into()))
     }
 
-    fn over(etcds: Etcds, codec: Arc<dyn Codec>, configure: Option<Configure>) -> Self {
-        Self { shared: Arc::new(Shared { etcds, codec, configure, services: Mutex::default() }) }
+    fn over(etcds: Etcds, reader: Reader, configure: Option<Configure>) -> Self {
+        Self { shared: Arc::new(Shared { etcds, reader, configure, services: Mutex::default() }) }
     }
 
     /// A service's live snapshot, kept true in the background from now on; shared with everyone who resolves the same.
@@ -179,7 +182,7 @@ impl Shared {
         drop(services);
         // Outside of the lock, as whatever may run code of others. Without a span: it would live as long as the process, and
         // keep whatever span it was made in open.
-        let task = Task::new(self.etcds.on(runtime), self.codec.clone(), key.0, sender, service.pulse.clone());
+        let task = Task::new(self.etcds.on(runtime), self.reader.clone(), key.0, sender, service.pulse.clone());
         let task = runtime.spawn(task.run()).abort_handle();
         let _ = service.task.set(task); // it is set here alone
         service
@@ -188,7 +191,7 @@ impl Shared {
 
 impl ResolverBuilder {
     fn over(etcds: Result<Etcds, Error>) -> Self {
-        Self { etcds, codec: Arc::new(Detect), configure: None }
+        Self { etcds, reader: Reader::default(), configure: None }
     }
 
     /// A builder over a client of your own: see [`Resolver::new`].
@@ -196,14 +199,21 @@ impl ResolverBuilder {
         Self::over(Ok(Etcds::from_client(client)))
     }
 
-    /// The stored format to read; by default [`Detect`], which reads etcd's gRPC naming and plain addresses.
+    /// The stored format to read; by default [`Detect`](crate::codec::Detect), which reads etcd's gRPC naming and plain addresses.
     pub fn codec(mut self, codec: impl Codec) -> Self {
-        self.codec = Arc::new(codec);
+        self.reader.codec = Arc::new(Caught(codec));
+        self
+    }
+
+    /// Whether records may name Unix sockets (`unix:/run/greeter.sock`); false by default, because whoever may write into etcd
+    /// could send this process's calls to any socket of its host. Without it such a record counts as one that cannot be read.
+    pub fn unix_sockets(mut self, allow: bool) -> Self {
+        self.reader.unix_sockets = allow;
         self
     }
 
     /// Configures each server's `tonic::transport::Endpoint` (TLS, timeouts) before [`Resolution::discover`] and
-    /// [`Resolution::balance_channel`] give it out. A server for which this fails is left out, with a warning.
+    /// [`Resolution::balance_channel`] give it out. A server for which this fails or panics is left out, with a warning.
     ///
     /// TLS is then yours for `https` addresses, too; without this they get the enabled root certificates.
     pub fn configure_endpoint<E: Into<BoxError>>(
@@ -219,18 +229,18 @@ impl ResolverBuilder {
     /// # Errors
     /// When an endpoint or option is refused.
     pub fn build(self) -> Result<Resolver, Error> {
-        Ok(Resolver::over(self.etcds?, self.codec, self.configure))
+        Ok(Resolver::over(self.etcds?, self.reader, self.configure))
     }
 }
 
 impl fmt::Debug for Resolver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Resolver").field("codec", &self.shared.codec).finish_non_exhaustive()
+        f.debug_struct("Resolver").field("codec", &self.shared.reader.codec).finish_non_exhaustive()
     }
 }
 
 impl fmt::Debug for ResolverBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ResolverBuilder").field("codec", &self.codec).finish_non_exhaustive()
+        f.debug_struct("ResolverBuilder").field("codec", &self.reader.codec).finish_non_exhaustive()
     }
 }

@@ -9,19 +9,17 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-use super::snapshot::{Entry, Snapshot, diff};
+use super::record::Reader;
+use super::report::Report;
+use super::snapshot::Snapshot;
 use super::watch::{Action, Change, Event, Input, Machine, Standing, Trouble};
 use super::{Pulse, State};
-use crate::codec::Codec;
 use crate::error::Error;
 use crate::etcd::{Class, Etcd, Failure, Message, Range, Watch, WatchId, Watcher};
 use crate::target::Target;
 
 /// No alarm is set for later than this.
 const LONGEST: Duration = Duration::from_secs(3_600);
-
-/// Records that cannot be read, of one step of the service, that are reported one by one.
-const SHOWN: usize = 10;
 
 /// What is known of a service: the latest, for any number of readers.
 #[derive(Clone)]
@@ -39,7 +37,8 @@ impl View {
 
 pub(super) struct Task {
     etcd: Etcd,
-    codec: Arc<dyn Codec>,
+    reader: Reader,
+    report: Report,
     target: Target,
     range: Range,
     machine: Machine,
@@ -69,7 +68,7 @@ const AT_ONCE: usize = 256;
 impl Task {
     pub(super) fn new(
         etcd: Etcd,
-        codec: Arc<dyn Codec>,
+        reader: Reader,
         target: Target,
         views: watch::Sender<View>,
         pulse: Arc<Pulse>,
@@ -79,7 +78,8 @@ impl Task {
         let (watcher, connected) = (Watcher::new(&etcd), etcd.connected());
         Self {
             etcd,
-            codec,
+            reader,
+            report: Report::default(),
             target,
             range: Range { start, end },
             machine,
@@ -151,14 +151,14 @@ impl Task {
     }
 
     fn request(&self, action: Action) -> Request {
-        let (etcd, codec) = (self.etcd.clone(), self.codec.clone());
+        let (etcd, reader) = (self.etcd.clone(), self.reader.clone());
         let (target, range) = (self.target.clone(), self.range.clone());
         Box::pin(async move {
             let result = match action {
                 Action::List => {
                     let mut entries = Vec::new();
                     let listed = etcd.list(&range.start, &range.end, |key, value| {
-                        entries.extend(read(&*codec, &target, key, value));
+                        entries.extend(reader.read(&target, key, value));
                     });
                     let revision = listed.await;
                     revision.map(|revision| Input::Listed { revision, entries })
@@ -200,7 +200,7 @@ impl Task {
             Message::Events(events) => {
                 let event = |event: crate::etcd::Event| {
                     let change = match event.value {
-                        Some(value) => Change::Put(read(&*self.codec, &self.target, &event.key, &value)?),
+                        Some(value) => Change::Put(self.reader.read(&self.target, &event.key, &value)?),
                         None => Change::Delete((*event.key).into()),
                     };
                     Some(Event { revision: event.revision, change })
@@ -287,50 +287,12 @@ impl Task {
         }
         let before = self.views.borrow().snapshot.clone();
         if changed {
-            self.report(&before);
+            self.report.step(&self.target, &before, self.machine.snapshot());
         }
         let revision_alone = !changed && before.revision() == self.machine.snapshot().revision();
         let snapshot = if revision_alone { before } else { Arc::new(self.machine.snapshot().clone()) };
         self.views.send_replace(View { snapshot, state, error: self.error.clone() });
     }
-
-    /// Membership at INFO, and every record that cannot be read, once.
-    fn report(&self, before: &Snapshot) {
-        let after = self.machine.snapshot();
-        // Nobody listens, and there is nothing to warn of.
-        if after.unreadable() == 0 && !tracing::enabled!(tracing::Level::INFO) {
-            return;
-        }
-        let service = self.target.name();
-        let (mut added, mut removed, mut changed, mut unreadable) = (0_usize, 0_usize, 0_usize, 0_usize);
-        for difference in diff(before, after) {
-            match (&difference.before, &difference.after) {
-                (None, Some(_)) => added += 1,
-                (Some(_), None) => removed += 1,
-                _ => changed += 1,
-            }
-            if let Some(entry) = &difference.after
-                && let Some(error) = entry.error()
-            {
-                unreadable += 1;
-                if unreadable <= SHOWN {
-                    let key = String::from_utf8_lossy(entry.key());
-                    tracing::warn!(parent: None, service, %key, %error, "record skipped: it cannot be read");
-                }
-            }
-        }
-        if unreadable > SHOWN {
-            let more = unreadable - SHOWN;
-            tracing::warn!(parent: None, service, more, "further records skipped: they cannot be read");
-        }
-        let (instances, revision) = (after.len(), after.revision());
-        tracing::info!(parent: None, service, added, removed, changed, instances, revision, "membership changed");
-    }
-}
-
-/// The entry of a key, if it is the service's own.
-fn read(codec: &dyn Codec, target: &Target, key: &[u8], value: &[u8]) -> Option<Entry> {
-    target.owns(key).then(|| Entry::new(key, codec.decode(key, value)))
 }
 
 /// The answer to what was asked; never, where nothing was.

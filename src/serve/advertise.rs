@@ -4,11 +4,13 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::address::{Address, Authority};
 use crate::error::Error;
+use crate::secret;
 
 /// The addresses that clients reach, separated by commas: `10.0.0.5:30001`, or a host alone, which gets the port that is
 /// listened on.
 pub(super) const ADVERTISE: &str = "TONIC_ETCD_ADVERTISE";
-/// The pod's own address, as Kubernetes' documentation names it where it shows the downward API.
+/// The pod's own address, as Kubernetes' documentation names it where it shows the downward API; or all of them
+/// (`status.podIPs`). One is taken that the listener answers on.
 pub(super) const POD_IP: &str = "POD_IP";
 
 const WHAT: &str = "address to advertise";
@@ -16,7 +18,8 @@ const WHAT: &str = "address to advertise";
 /// What is listened on.
 #[derive(Clone, Debug)]
 pub enum Bound {
-    Tcp(SocketAddr),
+    /// With what can reach it, where every interface is listened on.
+    Tcp(SocketAddr, Family),
     Unix(String),
     /// Connections come from somewhere.
     Unknown,
@@ -45,15 +48,28 @@ pub(super) enum Plan {
 
 /// Of which family the address must be, for what is listened on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Family {
+pub enum Family {
     V4,
+    V6,
     /// `[::]` takes both, as systems have it by default.
     Any,
 }
 
 impl Family {
     pub(super) fn has(self, ip: IpAddr) -> bool {
-        self == Self::Any || ip.is_ipv4()
+        match self {
+            Self::V4 => ip.to_canonical().is_ipv4(),
+            Self::V6 => ip.to_canonical().is_ipv6(),
+            Self::Any => true,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+            Self::Any => "IPv4 and IPv6",
+        }
     }
 }
 
@@ -89,17 +105,20 @@ pub(super) fn is_routable(ip: IpAddr) -> bool {
 }
 
 pub(super) fn refused(shown: impl Into<String>, reason: impl Into<String>) -> Error {
-    Error::invalid(WHAT, shown, format!("{}: `Serve::advertise` or {ADVERTISE} says what clients reach", reason.into()))
+    Error::invalid(WHAT, shown, format!("{}: {}", reason.into(), say()))
+}
+
+fn say() -> String {
+    format!("`Serve::advertise` or {ADVERTISE} says what clients reach")
 }
 
 /// What is said comes first, then the environment, then what is listened on.
 pub(super) fn plan(said: &[String], environment: &Environment, bound: &Bound, https: bool) -> Result<Plan, Error> {
     let port = match bound {
-        Bound::Tcp(address) => Some(address.port()),
+        Bound::Tcp(address, _) => Some(address.port()),
         Bound::Unix(_) | Bound::Unknown => None,
     };
-    let listed = environment.advertise.iter().flat_map(|list| list.split(','));
-    let listed: Vec<&str> = listed.map(str::trim).filter(|address| !address.is_empty()).collect();
+    let listed = list(environment.advertise.as_deref());
     let read = |(what, text): (&'static str, &str)| read(what, text, port, https);
     if !said.is_empty() {
         return said.iter().map(|text| read((WHAT, text))).collect::<Result<_, _>>().map(Plan::Known);
@@ -107,8 +126,8 @@ pub(super) fn plan(said: &[String], environment: &Environment, bound: &Bound, ht
     if !listed.is_empty() {
         return listed.into_iter().map(|text| read((ADVERTISE, text))).collect::<Result<_, _>>().map(Plan::Known);
     }
-    let bound = match bound {
-        Bound::Tcp(bound) => SocketAddr::new(bound.ip().to_canonical(), bound.port()),
+    let (bound, family) = match bound {
+        Bound::Tcp(bound, family) => (SocketAddr::new(bound.ip().to_canonical(), bound.port()), *family),
         Bound::Unix(path) => {
             return secured(Address::parse(&format!("unix:{path}"))?, https)
                 .map(Plan::Local)
@@ -116,17 +135,56 @@ pub(super) fn plan(said: &[String], environment: &Environment, bound: &Bound, ht
         }
         Bound::Unknown => return Err(refused("", "of these connections nobody knows where they are accepted")),
     };
-    let pod_ip = environment.pod_ip.as_deref().map(str::trim).filter(|ip| !ip.is_empty());
-    match (bound.ip(), pod_ip) {
-        (ip, Some(pod_ip)) if ip.is_unspecified() => read((POD_IP, pod_ip)).map(|address| Plan::Known(vec![address])),
-        (ip, None) if ip.is_unspecified() => {
-            let family = if ip.is_ipv4() { Family::V4 } else { Family::Any };
-            Ok(Plan::Route { port: bound.port(), family, https })
+    match bound.ip() {
+        ip if ip.is_unspecified() => {
+            let pod_ips = list(environment.pod_ip.as_deref());
+            if pod_ips.is_empty() {
+                return Ok(Plan::Route { port: bound.port(), family, https });
+            }
+            let addresses = pod_ips.iter().map(|text| read((POD_IP, *text))).collect::<Result<Vec<_>, _>>()?;
+            // A name may stand for either.
+            let of_it = |address: &Address| ip_of(address).is_none_or(|ip| family.has(ip));
+            addresses.into_iter().find(of_it).map(|address| Plan::Known(vec![address])).ok_or_else(|| {
+                let reason =
+                    format!("{bound} takes {} alone, and that is none: listen on both families", family.name());
+                Error::invalid(POD_IP, pod_ips.join(","), format!("{reason}, or {}", say()))
+            })
         }
-        (ip, _) if ip.is_loopback() => Ok(Plan::Local(at(bound, https)?)),
-        (ip, _) if is_routable(ip) => Ok(Plan::Known(vec![at(bound, https)?])),
-        (ip, _) => Err(refused(ip.to_string(), "it is an address of one link, which other hosts do not reach")),
+        ip if ip.is_loopback() => Ok(Plan::Local(at(bound, https)?)),
+        ip if is_routable(ip) => Ok(Plan::Known(vec![at(bound, https)?])),
+        ip => Err(refused(ip.to_string(), "it is an address of one link, which other hosts do not reach")),
     }
+}
+
+/// What an environment variable lists, separated by commas; IP addresses also by blanks, as `hostname -I` has them.
+fn list(text: Option<&str>) -> Vec<&str> {
+    let pieces = text.into_iter().flat_map(|text| text.split(',')).map(str::trim).filter(|piece| !piece.is_empty());
+    let are_ips = |piece: &str| piece.split_whitespace().all(|word| word.parse::<IpAddr>().is_ok());
+    let mut list = Vec::new();
+    for piece in pieces {
+        if are_ips(piece) {
+            list.extend(piece.split_whitespace());
+        } else {
+            list.push(piece);
+        }
+    }
+    list
+}
+
+/// The IP address that it names, if it does.
+fn ip_of(address: &Address) -> Option<IpAddr> {
+    match address.unix_path() {
+        Some(_) => None,
+        None => address.parsed_authority().host().parse().ok(),
+    }
+}
+
+/// Those that nothing answers on unless something forwards them: their port is the one that is listened on, and their family is not.
+pub(super) fn forwarded<'a>(addresses: &'a [Address], bound: &Bound) -> Vec<&'a Address> {
+    let Bound::Tcp(bound, family) = bound else { return Vec::new() };
+    let is_ours = |address: &Address| address.parsed_authority().port() == bound.port();
+    let other = |address: &&Address| is_ours(address) && ip_of(address).is_some_and(|ip| !family.has(ip));
+    addresses.iter().filter(other).collect()
 }
 
 /// The address of a socket.
@@ -136,10 +194,10 @@ pub(super) fn at(address: SocketAddr, https: bool) -> Result<Address, Error> {
 
 /// An address as people write it, perhaps without the port that is listened on.
 fn read(what: &'static str, text: &str, port: Option<u16>, https: bool) -> Result<Address, Error> {
-    let refuse = |reason: String| Error::invalid(what, text, reason);
+    let refuse = |reason: String| Error::invalid(what, secret::without_user(text), reason);
     let address = match (text.parse::<IpAddr>(), port) {
         (Ok(ip), Some(port)) => {
-            Address::try_from(SocketAddr::new(ip, port)).map_err(|error| refuse(error.to_string()))?
+            Address::try_from(SocketAddr::new(ip.to_canonical(), port)).map_err(|error| refuse(error.to_string()))?
         }
         (Ok(_), None) => return Err(refuse("it has no port, and none is listened on".into())),
         (Err(_), _) => match (Address::read(text), port) {
@@ -167,7 +225,13 @@ mod tests {
     use super::*;
 
     fn tcp(bound: &str) -> Bound {
-        Bound::Tcp(bound.parse().unwrap())
+        let bound: SocketAddr = bound.parse().unwrap();
+        let family = match bound.ip() {
+            ip if ip.to_canonical().is_ipv4() => Family::V4,
+            ip if ip.is_unspecified() => Family::Any,
+            _ => Family::V6,
+        };
+        Bound::Tcp(bound, family)
     }
 
     fn environment(advertise: Option<&str>, pod_ip: Option<&str>) -> Environment {
@@ -218,7 +282,51 @@ mod tests {
         assert_eq!(planned(&[], &none, &tcp("0.0.0.0:7"), false), route(Family::V4));
         assert_eq!(planned(&[], &none, &tcp("[::ffff:0.0.0.0]:7"), false), route(Family::V4));
         assert_eq!(planned(&[], &none, &tcp("[::]:7"), false), route(Family::Any));
+        let only_v6 = Bound::Tcp("[::]:7".parse().unwrap(), Family::V6);
+        assert_eq!(planned(&[], &none, &only_v6, false), route(Family::V6));
         assert!(!Family::V4.has("::1".parse().unwrap()) && Family::V4.has("1.1.1.1".parse().unwrap()));
+        assert!(!Family::V6.has("::ffff:1.1.1.1".parse().unwrap()) && Family::V6.has("::1".parse().unwrap()));
+    }
+
+    /// F22: what `POD_IP` says is registered where the listener answers on it, and refused where it does not.
+    #[test]
+    fn a_pod_is_reached_by_the_family_that_is_listened_on() {
+        let (v4, both) = (tcp("0.0.0.0:7"), tcp("[::]:7"));
+        let v6 = Bound::Tcp("[::]:7".parse().unwrap(), Family::V6);
+        for (pod_ip, bound, expected) in [
+            ("10.0.0.5,fd00::5", &v4, "10.0.0.5:7"),
+            ("fd00::5, 10.0.0.5", &v4, "10.0.0.5:7"),
+            ("fd00::5\t10.0.0.5\n", &v4, "10.0.0.5:7"),
+            ("fd00::5,10.0.0.5", &both, "[fd00::5]:7"),
+            ("10.0.0.5,FD00::5", &both, "10.0.0.5:7"),
+            ("10.0.0.5,[fd00::5]", &v6, "[fd00::5]:7"),
+            ("10.0.0.5,[fd00::5]:9", &v6, "[fd00::5]:9"),
+            ("::ffff:10.0.0.5", &v4, "10.0.0.5:7"),
+            (",,10.0.0.5,", &v4, "10.0.0.5:7"),
+            ("fd00::5,pod.local", &v4, "pod.local:7"),
+            (" , ", &tcp("10.0.0.9:7"), "10.0.0.9:7"),
+            ("fd00::5", &tcp("10.0.0.9:7"), "10.0.0.9:7"),
+        ] {
+            assert_eq!(planned(&[], &environment(None, Some(pod_ip)), bound, false).unwrap(), known(&[expected]));
+        }
+        for (pod_ip, bound, family) in [
+            ("fd00::5", &v4, "IPv4"),
+            ("fd00::5,fd00::6", &v4, "IPv4"),
+            ("[fd00::5]:7", &v4, "IPv4"),
+            ("10.0.0.5", &v6, "IPv6"),
+            ("::ffff:10.0.0.5", &v6, "IPv6"),
+        ] {
+            let error = planned(&[], &environment(None, Some(pod_ip)), bound, false).unwrap_err();
+            let says = [POD_IP, family, ADVERTISE, pod_ip.split(',').next().unwrap()];
+            assert!(says.iter().all(|text| error.contains(text)), "{error}");
+        }
+        // What is said of the address to advertise is believed: something may forward it.
+        let listed = environment(Some("10.0.0.5,[fd00::5]:30001, fd00::5"), Some("10.9.9.9"));
+        let plan = planned(&[], &listed, &v4, false).unwrap();
+        assert_eq!(plan, known(&["10.0.0.5:7", "[fd00::5]:30001", "[fd00::5]:7"]));
+        let Plan::Known(addresses) = plan else { panic!("they are known") };
+        assert_eq!(forwarded(&addresses, &v4), [&addresses[2]]);
+        assert!(forwarded(&addresses, &both).is_empty() && forwarded(&addresses, &Bound::Unknown).is_empty());
     }
 
     #[test]

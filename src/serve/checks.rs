@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::control::{ServeControl, ServeState};
+use super::panics::caught;
 use crate::backoff::Backoff;
 use crate::error::{BoxError, Error};
 
@@ -34,9 +35,11 @@ impl Check {
         }))
     }
 
+    /// One that panics has failed.
     async fn ask(&self, what: &'static str) -> Result<(), Error> {
-        match timeout(LIMIT, (self.0)()).await {
-            Ok(answer) => answer.map_err(|error| Error::check(what, error)),
+        match timeout(LIMIT, caught(async { (self.0)().await })).await {
+            Ok(Ok(answer)) => answer.map_err(|error| Error::check(what, error)),
+            Ok(Err(text)) => Err(Error::check(what, format!("it panicked: {text}").into())),
             Err(_) => Err(Error::timeout(format!("the {what}"), LIMIT, None)),
         }
     }
@@ -82,5 +85,73 @@ impl Checked {
             passes = answer.is_ok();
             tell(passes);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::io::{self, Write};
+    use std::sync::{Mutex, PoisonError};
+
+    use super::*;
+
+    /// What was logged.
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Log {
+        fn lines_with(&self, text: &str) -> usize {
+            let log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            String::from_utf8_lossy(&log).lines().filter(|line| line.contains(text)).count()
+        }
+    }
+
+    /// F63: a check that panics has failed, wherever in it that happens.
+    #[tokio::test]
+    async fn a_panic_is_an_answer() {
+        let before = Check::new(|| -> std::future::Ready<Result<(), BoxError>> { panic!("at {}", "once") });
+        let within = Check::new(|| async { if true { panic!("within") } else { Ok::<_, BoxError>(()) } });
+        for (check, text) in [(before, "at once"), (within, "within")] {
+            for _ in 0..2 {
+                let error = format!("{:?}", check.ask("health check").await.unwrap_err());
+                assert!(error.contains("it panicked") && error.contains(text), "{error}");
+            }
+        }
+        Check::new(|| async { Ok::<_, BoxError>(()) }).ask("health check").await.unwrap();
+    }
+
+    /// F63: one warning, however often it panics, and the server is told each time.
+    #[tokio::test(start_paused = true)]
+    async fn panics_in_a_row_are_one_warning() {
+        let log = Log::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        let _guard = tracing::subscriber::set_default(subscriber);
+        let asked = Arc::new(Mutex::new(0));
+        let check = Check::new(move || {
+            let time = {
+                let mut asked = asked.lock().unwrap_or_else(PoisonError::into_inner);
+                *asked += 1;
+                *asked
+            };
+            async move { if time % 10 < 8 { panic!("time {time}") } else { Ok::<_, BoxError>(()) } }
+        });
+        let (checked, told) = (Checked::new(ServeControl::new()), RefCell::new(Vec::new()));
+        let every = Duration::from_secs(1);
+        drop(timeout(19 * every, checked.watch(every, &check, |passes| told.borrow_mut().push(passes))).await);
+        let told: String = told.borrow().iter().map(|passes| if *passes { '+' } else { '-' }).collect();
+        assert!("-------++--------++".starts_with(&told) && told.len() >= 18, "{told}");
+        assert_eq!((log.lines_with("WARN"), log.lines_with("healthy again")), (2, 2));
     }
 }

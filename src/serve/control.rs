@@ -75,7 +75,7 @@ struct Inner {
     stopped: bool,
 }
 
-type Change = Box<dyn FnOnce(Instance) -> Instance + Send>;
+type Change = Box<dyn FnOnce(Instance) -> Result<Instance, Error> + Send>;
 
 impl Inner {
     /// All registrations are paused, or none is.
@@ -189,8 +189,13 @@ impl ServeControl {
     /// [`ServeControl::registrations`] and the error of [`ServeControl::ready`] say of which.
     ///
     /// # Errors
-    /// When what comes of it is refused, as by [`Registration::update`], or the server has left. The error names the service.
-    pub fn update(&self, change: impl FnOnce(Instance) -> Instance + Send + 'static) -> Result<(), Error> {
+    /// When `change` gives an error, when what comes of it is refused, as by [`Registration::update`], or when the server has left.
+    /// The error names the service. What is refused of a change that was kept is logged as a warning, and left out.
+    pub fn update<R>(&self, change: impl FnOnce(Instance) -> R + Send + 'static) -> Result<(), Error>
+    where
+        R: TryInto<Instance>,
+        Error: From<R::Error>,
+    {
         let turn = self.turn()?;
         let instance = {
             let mut inner = self.inner();
@@ -198,12 +203,19 @@ impl ServeControl {
                 return Err(Error::closed("the server"));
             }
             let Some(instance) = inner.instance.clone() else {
-                inner.changes.push(Box::new(change));
+                inner.changes.push(Box::new(|instance| {
+                    let changed = change(instance.clone()).try_into().map_err(Error::from);
+                    Ok(changed.unwrap_or_else(|error| {
+                        tracing::warn!(%error, "a change of the instance is refused, and left out");
+                        instance
+                    }))
+                }));
                 return Ok(());
             };
             instance
         };
-        let publications = self.become_instance(&turn, change(instance))?;
+        let publications = self.become_instance(&turn, change(instance).try_into()?)?;
+        drop(turn);
         publications.into_iter().for_each(Publication::send);
         Ok(())
     }
@@ -234,8 +246,12 @@ impl ServeControl {
     }
 
     /// Before it is ready: what the instance says of itself.
-    pub(super) fn describe(&self, describe: impl FnOnce(Instance) -> Instance + Send + 'static) {
-        self.inner().changes.push(Box::new(describe));
+    pub(super) fn describe<R>(&self, describe: impl FnOnce(Instance) -> R + Send + 'static)
+    where
+        R: TryInto<Instance>,
+        Error: From<R::Error>,
+    {
+        self.inner().changes.push(Box::new(|instance| Ok(describe(instance).try_into()?)));
     }
 
     pub(super) async fn asked_to_stop(&self) {
@@ -253,17 +269,17 @@ impl ServeControl {
     }
 
     /// The instance with all that was changed of it so far.
-    pub(super) fn changed(&self, mut instance: Instance) -> Instance {
+    pub(super) fn changed(&self, mut instance: Instance) -> Result<Instance, Error> {
         loop {
             let changes = {
                 let mut inner = self.inner();
                 if inner.changes.is_empty() {
                     inner.instance = Some(instance.clone());
-                    return instance;
+                    return Ok(instance);
                 }
                 std::mem::take(&mut inner.changes)
             };
-            instance = changes.into_iter().fold(instance, |instance, change| change(instance));
+            instance = changes.into_iter().try_fold(instance, |instance, change| change(instance))?;
         }
     }
 

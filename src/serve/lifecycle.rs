@@ -5,18 +5,17 @@ use std::future::Future;
 use std::pin::{Pin, pin};
 use std::time::Duration;
 
-use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::transport::Error as ServerError;
 
-use super::Departure;
 use super::advertise::Plan;
 use super::checks::{Check, Checked};
 use super::control::{ServeControl, ServeState};
 #[cfg(feature = "tonic-health")]
 use super::health::{self, Followed};
 use super::route::{self, Trouble};
-use super::socket::Sockets;
+use super::sockets::Sockets;
+use super::{Departure, Stop};
 use crate::address::Address;
 use crate::backoff::Backoff;
 use crate::error::Error;
@@ -68,7 +67,7 @@ impl Lifecycle {
         self,
         server: impl Future<Output = Result<(), ServerError>>,
         sockets: Sockets,
-        stop: oneshot::Sender<()>,
+        stop: Stop,
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), Error> {
         let mut server = pin!(server);
@@ -94,6 +93,7 @@ impl Lifecycle {
             End::Server(ended) => {
                 // It answers nobody any more: there is nothing to wait for but etcd.
                 tracing::warn!(error = ended.as_ref().err().map(tracing::field::display), "the server ended by itself");
+                stop.now();
                 self.control.show(ServeState::Leaving);
                 drop(self.deregister().await);
                 return ended.map_err(Error::server);
@@ -158,9 +158,9 @@ impl Lifecycle {
 
     /// Where clients reach it. What is not known yet may come to be.
     async fn addresses(&self) -> Result<Vec<Address>, Error> {
-        let etcd = self.registrar.etcd_hosts();
         let (mut backoff, began) = (Backoff::new(fastrand::u64(..)), Instant::now());
         loop {
+            let etcd = self.registrar.etcd_hosts().await;
             match route::addresses(&self.plan, etcd.as_deref()).await {
                 Ok(addresses) => return Ok(addresses),
                 Err(Trouble::Refused(error)) => return Err(error),
@@ -177,7 +177,7 @@ impl Lifecycle {
         let mut addresses = addresses.into_iter();
         let first = addresses.next().ok_or_else(|| Error::invalid("address to advertise", "", "there is none"))?;
         let instance = addresses.try_fold(Instance::at(first), Instance::with_address)?;
-        Ok(self.control.changed(instance))
+        self.control.changed(instance)
     }
 
     /// Leaves the directory and the clients' hands, answers what is on its way, and stops. Each step has its limit, and the
@@ -186,7 +186,7 @@ impl Lifecycle {
         &self,
         mut server: Pin<&mut impl Future<Output = Result<(), ServerError>>>,
         sockets: Sockets,
-        stop: oneshot::Sender<()>,
+        stop: Stop,
     ) -> Result<(), Error> {
         let mut leaving = pin!(self.leave());
         tokio::select! {
@@ -198,15 +198,32 @@ impl Lifecycle {
             left = &mut leaving => self.control.show(ServeState::Draining { why: left.err() }),
         }
         tracing::info!(connections = sockets.count(), "stopping: no more calls");
-        drop(stop);
-        let ended = if let Ok(ended) = timeout(self.drain, &mut server).await {
+        sockets.before_goaway();
+        stop.now();
+        let drained = async {
+            tokio::select! {
+                biased;
+                ended = &mut server => ended,
+                never = sockets.end_idle() => match never {},
+            }
+        };
+        let ended = if let Ok(ended) = timeout(self.drain, drained).await {
             ended
         } else {
-            tracing::warn!(
-                connections = sockets.count(),
-                drain_ms = self.drain.as_millis(),
-                "calls were still on their way at the end of the drain: their connections are closed"
-            );
+            let (connections, uncounted, drain_ms) = (sockets.count(), sockets.uncounted(), self.drain.as_millis());
+            if uncounted == 0 || uncounted < connections {
+                tracing::warn!(
+                    connections,
+                    drain_ms,
+                    "calls were still on their way at the end of the drain: their connections are closed"
+                );
+            } else {
+                tracing::warn!(
+                    connections,
+                    drain_ms,
+                    "closed TLS connections at the end of the drain; `Serve::count_calls` tells which have calls on their way"
+                );
+            }
             drop(sockets);
             timeout(END, server).await.unwrap_or(Ok(()))
         };

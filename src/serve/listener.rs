@@ -1,8 +1,9 @@
 //! What is listened on.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 
+use socket2::{Domain, SockRef, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 #[cfg(unix)]
@@ -10,12 +11,21 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio_stream::Stream;
 use tonic::transport::server::{Connected, TcpIncoming};
 
-use super::advertise::Bound;
+use super::advertise::{Bound, Family};
+#[cfg(unix)]
+use super::socket_file::SocketFile;
 use crate::error::Error;
 
 /// What [`Serve::serve`](super::Serve::serve) listens on: tokio's `TcpListener` and `UnixListener`, and tonic's
 /// `TcpIncoming`. Any other stream of connections goes to
 /// [`Serve::serve_with_incoming`](super::Serve::serve_with_incoming).
+///
+/// # The file of a Unix socket
+///
+/// [`Serve::serve`](super::Serve::serve) removes it before it stops to listen, so that a server that stops and starts again can bind the
+/// same path; also where it fails. The file of another socket stays: one that was bound at this path meanwhile, or whose
+/// listener this process was given, as systemd does it (who listens is what Linux says; elsewhere, whether `LISTEN_FDS` is set).
+/// A server that is killed, or whose future is dropped, leaves its file: remove it before you bind.
 pub trait Listener: sealed::Sealed {
     /// A connection.
     type Io: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static;
@@ -32,11 +42,33 @@ mod sealed {
     pub trait Sealed {
         /// Where it listens.
         fn bound(&self) -> Result<Bound, Error>;
+
+        /// The file that goes with it.
+        #[cfg(unix)]
+        fn file(&self) -> Option<super::SocketFile> {
+            None
+        }
     }
 }
 
-fn tcp(bound: io::Result<SocketAddr>) -> Result<Bound, Error> {
-    bound.map(Bound::Tcp).map_err(|error| unknown(&error))
+fn tcp(bound: io::Result<SocketAddr>, only_v6: impl FnOnce(SocketAddr) -> bool) -> Result<Bound, Error> {
+    let address = bound.map_err(|error| unknown(&error))?;
+    let family = match address {
+        _ if address.ip().to_canonical().is_ipv4() => Family::V4,
+        _ if address.ip().is_unspecified() && !only_v6(address) => Family::Any,
+        _ => Family::V6,
+    };
+    Ok(Bound::Tcp(SocketAddr::new(address.ip().to_canonical(), address.port()), family))
+}
+
+/// Whether a listener on `[::]` that cannot be asked leaves IPv4 to others: then another socket can have the same port there.
+/// Nothing listens on that one.
+fn leaves_v4(address: SocketAddr) -> bool {
+    let bind = || {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port())).into())
+    };
+    bind().is_ok()
 }
 
 fn unknown(error: &io::Error) -> Error {
@@ -45,7 +77,7 @@ fn unknown(error: &io::Error) -> Error {
 
 impl sealed::Sealed for TcpListener {
     fn bound(&self) -> Result<Bound, Error> {
-        tcp(self.local_addr())
+        tcp(self.local_addr(), |_| SockRef::from(self).only_v6().unwrap_or(false))
     }
 }
 
@@ -60,7 +92,7 @@ impl Listener for TcpListener {
 
 impl sealed::Sealed for TcpIncoming {
     fn bound(&self) -> Result<Bound, Error> {
-        tcp(self.local_addr())
+        tcp(self.local_addr(), leaves_v4)
     }
 }
 
@@ -83,6 +115,10 @@ impl sealed::Sealed for UnixListener {
         path.to_str().map(|path| Bound::Unix(path.to_owned())).ok_or_else(|| {
             Error::invalid("listener", path.to_string_lossy(), "its path is no UTF-8, which a record in etcd is")
         })
+    }
+
+    fn file(&self) -> Option<SocketFile> {
+        SocketFile::of(self)
     }
 }
 
@@ -107,12 +143,42 @@ mod tests {
     async fn what_is_accepted_has_the_option_that_was_asked_for() {
         for nodelay in [true, false] {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let Bound::Tcp(address) = listener.bound().unwrap() else { panic!("it is TCP") };
+            let Bound::Tcp(address, _) = listener.bound().unwrap() else { panic!("it is TCP") };
             let mut incoming = listener.incoming(nodelay);
-            assert!(matches!(incoming.bound().unwrap(), Bound::Tcp(bound) if bound == address));
+            assert!(matches!(incoming.bound().unwrap(), Bound::Tcp(bound, _) if bound == address));
             let _client = TcpStream::connect(address).await.unwrap();
             let accepted = incoming.next().await.unwrap().unwrap();
             assert_eq!(accepted.nodelay().unwrap(), nodelay);
+        }
+    }
+
+    /// F22: `[::]` takes IPv4 too, unless it is told not to.
+    #[tokio::test]
+    async fn the_families_of_a_listener_are_its_own() {
+        let listen = |address: &str, only_v6: bool| {
+            let address: SocketAddr = address.parse().unwrap();
+            let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
+            if address.is_ipv6() {
+                socket.set_only_v6(only_v6).unwrap();
+            }
+            socket.bind(&address.into()).and_then(|()| socket.listen(1)).ok()?;
+            socket.set_nonblocking(true).unwrap();
+            TcpListener::from_std(socket.into()).ok()
+        };
+        for (address, only_v6, expected) in [
+            ("0.0.0.0:0", false, Family::V4),
+            ("127.0.0.1:0", false, Family::V4),
+            ("[::]:0", false, Family::Any),
+            ("[::]:0", true, Family::V6),
+            ("[::1]:0", false, Family::V6),
+            ("[::ffff:0.0.0.0]:0", false, Family::V4),
+        ] {
+            // Where there is no IPv6 there is nothing to tell.
+            let Some(listener) = listen(address, only_v6) else { continue };
+            let family = |bound: Bound| if let Bound::Tcp(_, family) = bound { Some(family) } else { None };
+            assert_eq!(family(listener.bound().unwrap()), Some(expected), "{address}, {only_v6}");
+            let incoming = TcpIncoming::from(listener);
+            assert_eq!(family(incoming.bound().unwrap()), Some(expected), "{address}, {only_v6}: tonic's");
         }
     }
 

@@ -1,6 +1,7 @@
 //! The whole life of a tonic server: it serves, is found, leaves every client's hands, and stops.
 
 mod advertise;
+mod calls;
 mod checks;
 mod control;
 #[cfg(feature = "tonic-health")]
@@ -8,13 +9,22 @@ mod health;
 mod lifecycle;
 mod listener;
 mod options;
+// The connections' own: neither knows the other.
+#[allow(clippy::duplicate_mod)]
+#[path = "../connection/panics.rs"]
+mod panics;
 mod route;
 mod socket;
+#[cfg(unix)]
+mod socket_file;
+mod sockets;
 mod turn;
+mod wire;
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -28,15 +38,20 @@ use tonic::transport::Error as ServerError;
 use tonic::transport::server::{Connected, Router};
 use tower::{Layer, Service as TowerService};
 
-use self::advertise::Bound;
+use self::advertise::{Bound, Plan};
+use self::calls::Calls;
+pub use self::calls::CountCalls;
 use self::checks::Check;
 use self::control::StoppedAtDrop;
 pub use self::control::{ServeControl, ServeState, ServeStates};
 use self::lifecycle::{Lifecycle, Service};
 pub use self::listener::Listener;
 use self::socket::Incoming;
+#[cfg(unix)]
+use self::socket_file::SocketFile;
 use crate::error::Error;
 use crate::registrar::{Conflict, Registrar};
+use crate::secret;
 use crate::target::Target;
 
 /// See [`Serve::deregister_within`].
@@ -67,6 +82,9 @@ pub enum Departure {
 /// service that it does not serve, stops with GOAWAY, answers what is on its way for as long as [`Serve::drain`] lets it,
 /// and ends what is left. Every step is bounded, also while etcd is down: it starts without etcd, and ends without etcd.
 ///
+/// [`serving`](crate::serving) shows it beside health, reflection, axum, tonic-web, TLS, several listeners, systemd and signals, and says
+/// what is waited for at the end.
+///
 /// By hand it is the same order: listen and serve, [`Registrar::register`], then
 /// [`Registration::deregister`](crate::Registration::deregister), a second's wait, and tonic's graceful shutdown.
 ///
@@ -96,6 +114,7 @@ pub struct Serve {
     deregister_within: Duration,
     propagation: Duration,
     drain: Duration,
+    calls: Arc<Calls>,
     control: ServeControl,
     /// Taken when it is served.
     stopped: Option<StoppedAtDrop>,
@@ -133,6 +152,7 @@ impl Registrar {
             deregister_within: DEREGISTER,
             propagation: PROPAGATION,
             drain: DRAIN,
+            calls: Arc::default(),
             stopped: Some(control.stopped_at_drop()),
             control,
         };
@@ -141,6 +161,25 @@ impl Registrar {
 }
 
 impl Serve {
+    /// A layer for the router's server, which counts the calls of each connection: needed where tonic itself speaks TLS
+    /// (`Server::tls_config`), so that at shutdown a connection whose client is gone is told from one with a call in flight.
+    /// Without it such a connection is kept for the whole [`Serve::drain`]. Plain connections need none: their bytes tell. Put it
+    /// first, so that it covers the other layers.
+    ///
+    /// ```no_run
+    /// # use greeter_proto::greeter_server::{Greeter, GreeterServer};
+    /// # async fn serve(registrar: tonic_etcd::Registrar, greeter: impl Greeter) -> Result<(), tonic_etcd::Error> {
+    /// # let (listener, shutdown) = (tokio::net::TcpListener::bind("0.0.0.0:50051").await.unwrap(), std::future::pending());
+    /// let serve = registrar.service("greeter").https();
+    /// let server = tonic::transport::Server::builder(); // .tls_config(tls)?
+    /// let router = server.layer(serve.count_calls()).add_service(GreeterServer::new(greeter));
+    /// serve.serve(router, listener, shutdown).await
+    /// # }
+    /// ```
+    pub fn count_calls(&self) -> CountCalls {
+        self.calls.layer()
+    }
+
     /// A handle to pause, change and watch it while it serves.
     pub fn control(&self) -> ServeControl {
         self.control.clone()
@@ -158,11 +197,12 @@ impl Serve {
     /// ([`Error::is_server`]). Never because etcd is away.
     ///
     /// # Panics
-    /// As far as the router or a check of yours does: all connections are closed, and it deregisters in the background.
+    /// As far as the router does, or what [`Serve::describe`] was given: all connections are closed, and it deregisters in the
+    /// background. A check that panics has failed.
     ///
     /// # Cancel safety
     /// A future that is dropped closes all connections at once, and deregisters in the background: the way to end at a second
-    /// signal. The file of a Unix socket stays, as tokio leaves it.
+    /// signal. The file of a Unix socket then stays, as tokio leaves it.
     pub async fn serve<L, ResBody>(
         self,
         router: Router<L>,
@@ -177,7 +217,11 @@ impl Serve {
         ResBody: HttpBody<Data = Bytes> + Send + 'static,
         ResBody::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let bound = listener.bound();
+        let bound = Listening {
+            bound: listener.bound(),
+            #[cfg(unix)]
+            file: listener.file(),
+        };
         let incoming = listener.incoming(self.nodelay);
         let serve = |incoming, stopped| router.serve_with_incoming_shutdown(incoming, stop(stopped));
         self.run(bound, incoming, shutdown, serve).await
@@ -212,12 +256,17 @@ impl Serve {
         IE: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let serve = |incoming, stopped| router.serve_with_incoming_shutdown(incoming, stop(stopped));
-        self.run(Ok(Bound::Unknown), incoming, shutdown, serve).await
+        let unknown = Listening {
+            bound: Ok(Bound::Unknown),
+            #[cfg(unix)]
+            file: None,
+        };
+        self.run(unknown, incoming, shutdown, serve).await
     }
 
     async fn run<I, F>(
         mut self,
-        bound: Result<Bound, Error>,
+        listening: Listening,
         incoming: I,
         shutdown: impl Future<Output = ()>,
         serve: impl FnOnce(Incoming<I>, oneshot::Receiver<()>) -> F,
@@ -227,14 +276,24 @@ impl Serve {
     {
         // Held to the end, so that the handle tells of it however that comes.
         let stopped_at_drop = self.stopped.take();
-        let life = bound.and_then(|bound| self.check(&bound));
+        let calls = self.calls.clone();
+        let life = listening.bound.and_then(|bound| self.check(&bound));
         let result = match life {
             Ok(life) => {
-                let (sockets, incoming) = socket::wrap(incoming);
+                let (sockets, incoming) = socket::wrap(incoming, calls);
                 let (stop, stopped) = oneshot::channel();
+                let stop = Stop {
+                    stop,
+                    #[cfg(unix)]
+                    file: listening.file,
+                };
                 life.run(serve(incoming, stopped), sockets, stop, shutdown).await
             }
-            Err(error) => Err(error),
+            Err(error) => {
+                #[cfg(unix)]
+                listening.file.into_iter().for_each(SocketFile::remove);
+                Err(error)
+            }
         };
         match stopped_at_drop {
             Some(stopped) => stopped.with(result),
@@ -245,6 +304,11 @@ impl Serve {
     /// What can be refused is refused before anything is served.
     fn check(self, bound: &Bound) -> Result<Lifecycle, Error> {
         let plan = advertise::plan(&self.advertise, &route::environment(), bound, self.https)?;
+        if let Plan::Known(addresses) = &plan {
+            for address in advertise::forwarded(addresses, bound) {
+                tracing::warn!(%address, "registered as it is said: its address family is not listened on");
+            }
+        }
         let mut known = BTreeSet::new();
         let service = |named: Named| {
             let target = named.target?;
@@ -285,6 +349,29 @@ impl Serve {
     }
 }
 
+/// What is listened on.
+struct Listening {
+    bound: Result<Bound, Error>,
+    #[cfg(unix)]
+    file: Option<SocketFile>,
+}
+
+/// Makes tonic's server stop to listen, and to send GOAWAY.
+struct Stop {
+    stop: oneshot::Sender<()>,
+    #[cfg(unix)]
+    file: Option<SocketFile>,
+}
+
+impl Stop {
+    fn now(self) {
+        // Before the listener is closed: until then no other file can have the number of this one.
+        #[cfg(unix)]
+        self.file.into_iter().for_each(SocketFile::remove);
+        drop(self.stop);
+    }
+}
+
 /// Until it is dropped.
 async fn stop(stopped: oneshot::Receiver<()>) {
     drop(stopped.await);
@@ -294,7 +381,7 @@ impl fmt::Debug for Serve {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Serve")
             .field("services", &self.services.iter().map(|named| named.target.as_ref()).collect::<Vec<_>>())
-            .field("advertise", &self.advertise)
+            .field("advertise", &self.advertise.iter().map(|text| secret::without_user(text)).collect::<Vec<_>>())
             .field("departure", &self.departure)
             .field("deregister_within", &self.deregister_within)
             .field("propagation", &self.propagation)

@@ -30,8 +30,10 @@ impl Serve {
     ///
     /// Without it: what the environment says in `TONIC_ETCD_ADVERTISE` (the same, separated by commas); else the address
     /// that is listened on, if others can reach it; else, where every interface is listened on (`0.0.0.0`, `[::]`), the
-    /// host in `POD_IP`, as Kubernetes' documentation calls it, or the address of the interface that reaches etcd. A
-    /// loopback address is registered where every endpoint of etcd is one too, or it is said here or in the environment.
+    /// host in `POD_IP`, as Kubernetes' documentation calls it, or the address of the interface that reaches etcd. Of several in
+    /// `POD_IP`, separated by commas or blanks, the first is taken whose address family is listened on (`[::]` takes both, unless it is
+    /// told not to); where there is none, that is refused. What is said here or in `TONIC_ETCD_ADVERTISE` is believed, since something
+    /// may forward it. A loopback address is registered where every endpoint of etcd is one too, or it is said here or in the environment.
     pub fn advertise(mut self, address: impl Into<String>) -> Self {
         self.advertise.push(address.into());
         self
@@ -45,8 +47,13 @@ impl Serve {
         self
     }
 
-    /// What the instance says of itself: `|instance| instance.with_weight(3).with_zone("a")`.
-    pub fn describe(self, describe: impl FnOnce(Instance) -> Instance + Send + 'static) -> Self {
+    /// What the instance says of itself: `|instance| instance.with_zone("a").with_weight(3)`. Where that is refused, as a weight of 0
+    /// is, the server ends with the error before it is registered.
+    pub fn describe<R>(self, describe: impl FnOnce(Instance) -> R + Send + 'static) -> Self
+    where
+        R: TryInto<Instance>,
+        Error: From<R::Error>,
+    {
         self.control.describe(describe);
         self
     }
@@ -72,7 +79,7 @@ impl Serve {
     }
 
     /// Registers only once this passes. It is asked again, ever more slowly up to every 0.8 s and after a minute up to
-    /// every 5 s, until it does; one that takes longer than 5 s has failed.
+    /// every 5 s, until it does; one that takes longer than 5 s, or panics, has failed.
     pub fn ready_when<F, Fut, E>(mut self, check: F) -> Self
     where
         F: Fn() -> Fut + Send + Sync + 'static,
@@ -83,7 +90,7 @@ impl Serve {
         self
     }
 
-    /// Asks this all the time, so often (10 ms at the least): while it fails, or takes longer than 5 s, the server is not in
+    /// Asks this all the time, so often (10 ms at the least): while it fails, takes longer than 5 s, or panics, the server is not in
     /// the directory.
     pub fn healthy_when<F, Fut, E>(mut self, every: Duration, check: F) -> Self
     where
@@ -148,7 +155,8 @@ impl Serve {
         self
     }
 
-    /// How long what is still on its way may take after GOAWAY; 20 s by default. Then connections are closed as they are.
+    /// How long calls that are still on their way may take after GOAWAY; 20 s by default. Then connections are closed as they are.
+    /// A connection without a call in flight has 0.75 s to end by itself: see [`serving`](crate::serving#what-is-waited-for-at-the-end).
     pub fn drain(mut self, limit: Duration) -> Self {
         self.drain = limit;
         self

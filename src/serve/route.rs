@@ -14,6 +14,9 @@ use crate::error::Error;
 /// How long DNS may take; then it is asked again.
 const LOOKUP: Duration = Duration::from_secs(5);
 
+/// SRV records are to name the members of etcd, and have not done so yet.
+const NO_MEMBER: &str = "where etcd is, is not known yet";
+
 /// Why there is no address.
 pub(super) enum Trouble {
     /// Only people can mend it.
@@ -50,6 +53,9 @@ async fn local(address: &Address, etcd: Option<&[Authority]>) -> Result<(), Trou
     let Some(etcd) = etcd else {
         return refuse("only this host reaches it, and where etcd is only the client that was given knows".into());
     };
+    if etcd.is_empty() {
+        return Err(Trouble::NotYet(refused(address.to_string(), NO_MEMBER)));
+    }
     let mut unknown = None;
     for member in etcd {
         let is_here = match locality(member) {
@@ -71,20 +77,25 @@ async fn local(address: &Address, etcd: Option<&[Authority]>) -> Result<(), Trou
 }
 
 async fn interface(port: u16, family: Family, etcd: Option<&[Authority]>) -> Result<IpAddr, Trouble> {
-    let every = SocketAddr::new(
-        if family == Family::V4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() },
-        port,
-    );
+    let (every, own): (IpAddr, IpAddr) = match family {
+        Family::V4 => (Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::LOCALHOST.into()),
+        Family::V6 => (Ipv6Addr::UNSPECIFIED.into(), Ipv6Addr::LOCALHOST.into()),
+        Family::Any => (Ipv6Addr::UNSPECIFIED.into(), Ipv4Addr::LOCALHOST.into()),
+    };
+    let every = SocketAddr::new(every, port);
     let Some(etcd) = etcd else {
         let reason =
             "every interface is listened on, and which of them reaches etcd only the client that was given knows";
         return Err(refused(every.to_string(), reason).into());
     };
+    if etcd.is_empty() {
+        return Err(Trouble::NotYet(refused(every.to_string(), NO_MEMBER)));
+    }
     let (mut local, mut unreachable) = (None, None);
     for member in etcd {
         let name = member.host().parse::<IpAddr>().is_err();
         let known = match locality(member) {
-            Locality::Here if name => Ok(vec![(Ipv4Addr::LOCALHOST, member.port()).into()]),
+            Locality::Here if name => Ok(vec![(own, member.port()).into()]),
             _ => lookup(member).await,
         };
         let known: Vec<SocketAddr> = known.unwrap_or_else(|reason| {
@@ -166,11 +177,19 @@ mod tests {
         assert!(!refused && error.contains("no-such-host.invalid"), "{error}");
     }
 
+    /// What is found where there is IPv6; without, it may come.
+    fn local_v6() -> Result<String, bool> {
+        if UdpSocket::bind("[::1]:0").is_ok() { Ok("[::1]:7".to_owned()) } else { Err(false) }
+    }
+
     #[tokio::test]
     async fn every_interface_becomes_the_one_that_reaches_etcd() {
         let route = |family| Plan::Route { port: 7, family, https: false };
         assert_eq!(found(&route(Family::V4), Some(&["127.0.0.1"])).await.unwrap(), "127.0.0.1:7");
         assert_eq!(found(&route(Family::Any), Some(&["localhost"])).await.unwrap(), "127.0.0.1:7");
+        assert_eq!(found(&route(Family::V6), Some(&["localhost"])).await.map_err(|(refused, _)| refused), local_v6());
+        let (refused, error) = found(&route(Family::V6), Some(&["127.0.0.1"])).await.unwrap_err();
+        assert!(refused && error.contains("family"), "{error}");
         let (refused, error) = found(&route(Family::V4), Some(&["[::1]"])).await.unwrap_err();
         assert!(refused && error.contains("family"), "{error}");
         assert!(found(&route(Family::Any), None).await.unwrap_err().0);

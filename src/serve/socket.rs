@@ -1,10 +1,11 @@
 //! Accepted connections, each wrapped: tonic's tasks for them outlive its server's future, and end with their sockets.
 
+use std::any::Any;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -12,8 +13,11 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Sleep, sleep};
 use tokio_stream::Stream;
-use tonic::transport::server::Connected;
+use tonic::transport::server::{Connected, TcpConnectInfo};
 
+use super::calls::{self, Calls, Pair};
+use super::sockets::{Open, Seen, Sockets};
+use super::wire::{InFlight, Wire};
 use crate::error::BoxError;
 
 /// How long nothing is accepted after an error that does not pass by itself, such as too many open files: tonic would try
@@ -22,94 +26,19 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// How far accepting has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Accepting {
+pub(super) enum Accepting {
     NotYet,
     Runs,
     /// There will be no more connections.
     Over,
 }
 
-/// All sockets that were accepted: they end when it is dropped.
-pub(super) struct Sockets {
-    open: Arc<Open>,
-    accepting: watch::Receiver<Accepting>,
-}
-
-struct Open {
-    /// None once all sockets are to end.
-    ends: Mutex<Option<Ends>>,
-}
-
-/// Each ends its socket when it is dropped.
-#[derive(Default)]
-struct Ends {
-    all: Vec<oneshot::Sender<Infallible>>,
-    /// At that length those of sockets that have gone are forgotten: when there may be as many of them as of others.
-    full: usize,
-}
-
-impl Ends {
-    fn push(&mut self, end: oneshot::Sender<Infallible>) {
-        if self.all.len() >= self.full {
-            self.all.retain(|end| !end.is_closed());
-            self.full = 2 * self.all.len() + 16;
-        }
-        self.all.push(end);
-    }
-}
-
-impl Open {
-    fn ends(&self) -> MutexGuard<'_, Option<Ends>> {
-        // Nothing panics while it is held, and every state of it is whole.
-        self.ends.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn admit<IO>(&self, io: IO) -> Socket<IO> {
-        let (end, ended) = oneshot::channel();
-        if let Some(ends) = &mut *self.ends() {
-            ends.push(end);
-        }
-        Socket { io, end: Some(ended) }
-    }
-}
-
-impl Sockets {
-    /// How many are open.
-    pub(super) fn count(&self) -> usize {
-        self.open.ends().iter().flat_map(|ends| &ends.all).filter(|end| !end.is_closed()).count()
-    }
-
-    /// Waits until connections are accepted.
-    pub(super) async fn accepting(&self) {
-        self.reach(Accepting::Runs).await;
-    }
-
-    /// Waits until there are no more to accept.
-    pub(super) async fn exhausted(&self) {
-        self.reach(Accepting::Over).await;
-    }
-
-    async fn reach(&self, stage: Accepting) {
-        // The stream may go before it came so far: then its server's future tells.
-        if self.accepting.clone().wait_for(|accepting| *accepting >= stage).await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    }
-}
-
-impl Drop for Sockets {
-    fn drop(&mut self) {
-        let ends = self.open.ends().take();
-        drop(ends); // after the lock: whoever is woken may be anybody's
-    }
-}
-
 /// The connections as they come, and what ends them all.
-pub(super) fn wrap<I>(incoming: I) -> (Sockets, Incoming<I>) {
-    let open = Arc::new(Open { ends: Mutex::new(Some(Ends::default())) });
+pub(super) fn wrap<I>(incoming: I, calls: Arc<Calls>) -> (Sockets, Incoming<I>) {
+    let open = Open::new(calls);
     let (told, accepting) = watch::channel(Accepting::NotYet);
     let incoming = Incoming { stream: Box::pin(incoming), open: open.clone(), told, pause: None, troubled: false };
-    (Sockets { open, accepting }, incoming)
+    (Sockets::new(open, accepting), incoming)
 }
 
 /// What is accepted. It gives no errors, which are waited out, and has no end, which is told to [`Sockets`]: its server
@@ -140,6 +69,7 @@ impl<I> Incoming<I> {
 impl<I, IO, E> Stream for Incoming<I>
 where
     I: Stream<Item = Result<IO, E>>,
+    IO: Connected,
     E: Into<BoxError>,
 {
     type Item = Result<Socket<IO>, Infallible>;
@@ -156,7 +86,8 @@ where
         match ready!(self.stream.as_mut().poll_next(cx)) {
             Some(Ok(io)) => {
                 self.troubled = false;
-                return Poll::Ready(Some(Ok(self.open.admit(io))));
+                let pair = if self.open.counts() { pair(&io) } else { None };
+                return Poll::Ready(Some(Ok(self.open.admit(io, pair))));
             }
             Some(Err(error)) => {
                 let error = error.into();
@@ -182,14 +113,43 @@ fn is_of_one_connection(error: &BoxError) -> bool {
     })
 }
 
-/// An accepted connection, which ends when [`Sockets`] does.
+/// The ends of a connection that tells them.
+fn pair(io: &impl Connected) -> Option<Pair> {
+    (&io.connect_info() as &dyn Any).downcast_ref::<TcpConnectInfo>().and_then(Pair::of)
+}
+
+/// An accepted connection, which ends when [`Sockets`] says so.
 pub(super) struct Socket<IO> {
     io: IO,
     /// None once it has come.
     end: Option<oneshot::Receiver<Infallible>>,
+    wire: Wire,
+    /// Over TLS, since it was handed to hyper: what was done first.
+    first: Option<First>,
+    seen: Arc<Seen>,
+    /// Counted around the router until it goes.
+    _connected: Option<calls::Connected>,
+}
+
+/// What hyper does first with a connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum First {
+    /// It waits for the client, which may speak HTTP/1.1.
+    Read,
+    /// It greets the client, with HTTP/2's SETTINGS.
+    Write,
 }
 
 impl<IO> Socket<IO> {
+    pub(super) fn new(
+        io: IO,
+        end: oneshot::Receiver<Infallible>,
+        seen: Arc<Seen>,
+        connected: Option<calls::Connected>,
+    ) -> Self {
+        Self { io, end: Some(end), wire: Wire::default(), first: None, seen, _connected: connected }
+    }
+
     fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         if let Some(end) = &mut self.end {
             if Pin::new(end).poll(cx).is_pending() {
@@ -199,12 +159,64 @@ impl<IO> Socket<IO> {
         }
         Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the server has stopped"))
     }
+
+    fn is_tls(&self) -> bool {
+        self.wire.in_flight() == InFlight::Unknown
+    }
+
+    fn received(&mut self, bytes: &[u8]) {
+        if self.is_tls() {
+            self.seen.hear();
+            return;
+        }
+        self.wire.received(bytes);
+        self.seen.tell(self.wire.in_flight());
+    }
+
+    fn sent<'a>(&mut self, bufs: impl IntoIterator<Item = &'a [u8]>, mut sent: usize) {
+        if self.is_tls() {
+            return;
+        }
+        for bytes in bufs {
+            let (now, _) = bytes.split_at(bytes.len().min(sent));
+            self.wire.sent(now);
+            sent -= now.len();
+        }
+        self.seen.tell(self.wire.in_flight());
+    }
+
+    /// Over TLS a server that has greeted its client writes again as soon as that has spoken, and with GOAWAY.
+    fn tried(&mut self, what: First) {
+        if !self.is_tls() || !self.seen.is_handed() {
+            return;
+        }
+        match (self.first, what) {
+            (None, first) => {
+                self.first = Some(first);
+                self.seen.greet(first == First::Write);
+            }
+            (Some(First::Write), First::Write) => self.seen.greet(false),
+            _ => {}
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn seen(&self) -> &Seen {
+        &self.seen
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_ended(&mut self) -> bool {
+        self.check(&mut Context::from_waker(std::task::Waker::noop())).is_err()
+    }
 }
 
 impl<IO: Connected> Connected for Socket<IO> {
     type ConnectInfo = IO::ConnectInfo;
 
+    /// tonic asks for it when it hands the connection to hyper: over TLS, after the handshake.
     fn connect_info(&self) -> Self::ConnectInfo {
+        self.seen.hand();
         self.io.connect_info()
     }
 }
@@ -212,14 +224,21 @@ impl<IO: Connected> Connected for Socket<IO> {
 impl<IO: AsyncRead + Unpin> AsyncRead for Socket<IO> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         self.check(cx)?;
-        Pin::new(&mut self.io).poll_read(cx, buf)
+        self.tried(First::Read);
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
+        self.received(&buf.filled()[before..]);
+        Poll::Ready(Ok(()))
     }
 }
 
 impl<IO: AsyncWrite + Unpin> AsyncWrite for Socket<IO> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.check(cx)?;
-        Pin::new(&mut self.io).poll_write(cx, buf)
+        self.tried(First::Write);
+        let sent = ready!(Pin::new(&mut self.io).poll_write(cx, buf))?;
+        self.sent([buf], sent);
+        Poll::Ready(Ok(sent))
     }
 
     fn poll_write_vectored(
@@ -228,7 +247,10 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Socket<IO> {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.check(cx)?;
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+        self.tried(First::Write);
+        let sent = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, bufs))?;
+        self.sent(bufs.iter().map(|buf| &**buf), sent);
+        Poll::Ready(Ok(sent))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -258,7 +280,7 @@ mod tests {
     #[tokio::test]
     async fn all_sockets_end_at_once_and_with_those_that_come_later() {
         let (accept, accepted) = unbounded_channel::<io::Result<DuplexStream>>();
-        let (sockets, mut incoming) = wrap(UnboundedReceiverStream::new(accepted));
+        let (sockets, mut incoming) = wrap(UnboundedReceiverStream::new(accepted), Arc::default());
         let mut theirs = Vec::new();
         let mut next = async |theirs: &mut Vec<DuplexStream>| {
             let (ours, other) = duplex(8);
@@ -290,23 +312,12 @@ mod tests {
         assert!(late.read(&mut [0]).await.is_err());
     }
 
-    #[tokio::test]
-    async fn thousands_that_have_gone_are_forgotten() {
-        let (sockets, _incoming) = wrap(tokio_stream::empty::<io::Result<DuplexStream>>());
-        let stays: Vec<_> = (0..10).map(|_| sockets.open.admit(())).collect();
-        for _ in 0..10_000 {
-            drop(sockets.open.admit(()));
-        }
-        let kept = sockets.open.ends().as_ref().map_or(0, |ends| ends.all.len());
-        assert!((10..100).contains(&kept), "{kept}");
-        assert_eq!(sockets.count(), stays.len());
-    }
-
     #[tokio::test(start_paused = true)]
     async fn errors_are_waited_out_and_the_end_is_told() {
         let errors = [io::ErrorKind::ConnectionAborted, io::ErrorKind::Other, io::ErrorKind::Other];
         let errors = errors.map(|kind| Err(io::Error::new(kind, "asked for")));
-        let (sockets, mut incoming) = wrap(tokio_stream::iter(errors).chain(tokio_stream::iter([Ok(duplex(8).0)])));
+        let (sockets, mut incoming) =
+            wrap(tokio_stream::iter(errors).chain(tokio_stream::iter([Ok(duplex(8).0)])), Arc::default());
         let began = tokio::time::Instant::now();
         incoming.next().await.unwrap().unwrap();
         assert_eq!(began.elapsed(), 2 * PAUSE, "after each that says something of the next");

@@ -4,6 +4,8 @@
 extern crate probed as tonic_etcd;
 
 mod channel;
+#[path = "../corpus/mod.rs"]
+mod corpus;
 mod field;
 mod greeter;
 mod ownership;

@@ -219,7 +219,7 @@ async fn what_an_instance_says_changes_in_place() {
     let options = WatchOptions::new().with_prefix();
     let mut events = world.admin.watch_client().watch("s/", Some(options)).await.unwrap();
 
-    registration.update(|_| at("h:1").with_weight(7).with_zone("a")).unwrap();
+    registration.update(|_| at("h:1").with_zone("a").with_weight(7)).unwrap();
     assert!(registration.is_registered(), "it never leaves");
     registration.ready(PATIENCE).await.unwrap();
     let value = r#"{"Op":0,"Addr":"h:1","Metadata":{"weight":7,"zone":"a"}}"#;

@@ -33,7 +33,7 @@ async fn gone(world: &World, key: &str) {
 async fn an_instance_stands_under_a_lease_until_it_leaves() {
     let world = World::start().await;
     let registrar = registrar(&world);
-    let instance = at("10.0.0.5:1").with_address("[::1]:2").unwrap().with_weight(5).with_zone("a");
+    let instance = at("10.0.0.5:1").with_address("[::1]:2").unwrap().with_weight(5).unwrap().with_zone("a");
     let registration = registered(&registrar, "team/greeter", instance).await;
     let contents = world.contents("").await;
     let metadata = r#"{"weight":5,"zone":"a"}"#;

@@ -18,7 +18,7 @@ async fn two_keys_with_one_address_are_one_connection_and_a_new_weight_keeps_it(
     set.put("a", instance.clone());
     set.put("b", instance.clone());
     ready(&channel, 1).await;
-    set.put("a", instance.with_weight(7).with_metadata("x", "y"));
+    set.put("a", instance.with_weight(7).unwrap().with_metadata("x", "y"));
     set.remove("b");
     for _ in 0..20 {
         greeted_by(&channel).await;

@@ -59,7 +59,7 @@ async fn weights_share_out_idle_calls() {
     let peers = three().await;
     let (channel, set) = changing(builder());
     for (peer, weight) in peers.iter().zip([1, 1, 8]) {
-        set.put(&peer.address.to_string(), Instance::new(peer.address).unwrap().with_weight(weight));
+        set.put(&peer.address.to_string(), Instance::new(peer.address).unwrap().with_weight(weight).unwrap());
     }
     ready(&channel, 3).await;
     let spread = spread(&channel, 1000).await;

@@ -5,9 +5,12 @@ extern crate probed as tonic_etcd;
 
 mod few;
 mod garbage;
+mod learned;
 mod learners;
 mod leases;
 mod lengths;
+#[path = "../shared/log.rs"]
+mod log;
 mod messages;
 mod pages;
 mod proxies;

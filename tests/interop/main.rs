@@ -3,6 +3,7 @@
 
 #[path = "../conformance/cases/mod.rs"]
 mod cases;
+mod corpus;
 mod fleet;
 mod go;
 mod keep_alive;

@@ -3,11 +3,14 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use greeter_proto::greeter_client::GreeterClient;
 use greeter_proto::greeter_server::{Greeter, GreeterServer};
 use greeter_proto::{HelloReply, HelloRequest};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use tokio_rustls::rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use tonic::transport::server::TcpIncoming;
 use tonic::{Code, Request, Response, Status};
 use tonic_etcd::{BalancedChannel, ClientTls, Instance};
@@ -24,7 +27,7 @@ impl Greeter for Me {
     }
 }
 
-fn server() -> SocketAddr {
+pub(super) fn server() -> SocketAddr {
     let incoming = TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = incoming.local_addr().unwrap();
     let server = tonic::transport::Server::builder().add_service(GreeterServer::new(Me));
@@ -93,4 +96,69 @@ async fn settings_that_cannot_be_are_refused() {
         let error = BalancedChannel::builder().tls(tls).discover("greeter", none()).unwrap_err();
         assert!(error.is_invalid_argument() && error.to_string().contains(what), "{error}");
     }
+}
+
+/// A verifier of the user's, which panics at first.
+#[derive(Debug, Default)]
+struct Panics(AtomicUsize);
+
+impl ServerCertVerifier for Panics {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, tokio_rustls::rustls::Error> {
+        assert!(self.0.fetch_add(1, Ordering::SeqCst) > 0, "a bug of the user's");
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, tokio_rustls::rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, tokio_rustls::rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SignatureScheme::ECDSA_NISTP256_SHA256, SignatureScheme::RSA_PSS_SHA256, SignatureScheme::ED25519]
+    }
+}
+
+/// F14: a verifier that panics costs one attempt to connect.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_verifier_that_panics_costs_one_attempt() {
+    let authority = Authority::new();
+    let port = authority.guard_at(server(), &[b"h2"]).await;
+    let verifier = Arc::new(Panics::default());
+    let config = ClientConfig::builder().dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
+    let tls = ClientTls::rustls(Arc::new(config));
+    let address = format!("https://localhost:{port}");
+    let change = Ok::<_, Infallible>(Change::Insert((), Instance::new(address).unwrap()));
+    let channel = BalancedChannel::builder().tls(tls).discover("greeter", tokio_stream::iter([change])).unwrap();
+    let mut greeter = GreeterClient::new(channel);
+    let status = greeter.say_hello(HelloRequest { name: "world".into() }).await.unwrap_err();
+    assert!(status.message().contains("TLS panicked: a bug of the user's"), "{status}");
+    let answer = tokio::time::timeout(super::PATIENCE, async {
+        loop {
+            if let Ok(answer) = greeter.say_hello(HelloRequest { name: "world".into() }).await {
+                return answer.into_inner().message;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    });
+    assert_eq!(answer.await.expect("the next attempt succeeds"), "Hello world");
 }

@@ -1,6 +1,10 @@
 //! TLS to etcd and to servers, through a proxy that ends it in front of them: `cargo xtask test` runs it with `tls-ring`.
 
 mod channel;
+mod guard;
+#[path = "../shared/log.rs"]
+mod log;
+mod rotation;
 mod serve;
 mod silent;
 

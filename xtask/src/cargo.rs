@@ -10,7 +10,7 @@ use crate::tools::{Tools, on_path};
 use crate::workspace::Workspace;
 
 /// What the tests of features need, all at once: one build for all of them.
-const FEATURES: &str = "tls-ring,tls-webpki-roots,tonic-health";
+const FEATURES: &str = "tls-ring,tls-webpki-roots,tonic-health,srv";
 
 pub(crate) fn test(
     workspace: &Workspace,
@@ -40,8 +40,10 @@ pub(crate) fn test(
     // Targets that cargo leaves out unless they are named; what a filter asks for is asked of the others alone.
     let mut named: Vec<&[&str]> = Vec::new();
     if args.is_empty() {
-        named.push(&["--features", FEATURES, "--test", "tls"]);
+        named.push(&["--features", FEATURES, "--test", "tls", "--test", "srv"]);
+        named.push(&["--features", FEATURES, "--lib", "--", "etcd::", "connection::tls", "target::"]);
         named.push(&["--features", FEATURES, "--test", "behaviour", "--", "serve::health"]);
+        named.push(&["--features", FEATURES, "--doc", "--", "serving"]);
     }
     if let Some(Interop::Go) = interop {
         named.push(&["--features", FEATURES, "--test", "interop"]);

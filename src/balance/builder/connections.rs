@@ -147,7 +147,8 @@ impl BalancedChannelBuilder {
         self
     }
 
-    /// TLS for servers that are written as `https`. Without it they are refused, and never called in plain text.
+    /// TLS for servers that are written as `https`. Without it they are refused, and never called in plain text. [`ClientTls`] says
+    /// how certificates are given that are renewed.
     #[cfg(feature = "_tls")]
     #[cfg_attr(docsrs, doc(cfg(any(feature = "tls-ring", feature = "tls-aws-lc"))))]
     pub fn tls(mut self, tls: ClientTls) -> Self {

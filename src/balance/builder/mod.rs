@@ -32,6 +32,7 @@ use crate::connection::ClientTls;
 use crate::connection::{Connector, Options, Transport};
 use crate::error::Error;
 use crate::instance::Instance;
+use crate::secret;
 
 /// Cloud load balancers forget idle connections after four to six minutes.
 const IDLE: Duration = Duration::from_secs(5 * 60);
@@ -188,6 +189,8 @@ impl BalancedChannelBuilder {
     /// # }
     /// ```
     ///
+    /// A discovery that panics is not asked again: the servers that are known stay, and an error is logged.
+    ///
     /// It ends the builder, as `build` does. Its stream gives instances; that of [`Resolution::discover`](crate::Resolution::discover)
     /// gives tonic's endpoints, and is for tower's balancers.
     ///
@@ -233,6 +236,9 @@ impl BalancedChannelBuilder {
             return Err(Error::invalid("method with a timeout", method, reason));
         }
         let authority = self.authority.map(|text| {
+            if secret::may_have_user(&text) {
+                return Err(Error::invalid("authority", secret::without_user(&text), secret::REASON));
+            }
             text.parse::<Authority>().map_err(|error| Error::invalid("authority", text, error.to_string()))
         });
         let agent = concat!("tonic-etcd/", env!("CARGO_PKG_VERSION")).to_owned();

@@ -19,14 +19,14 @@ pub(in super::super) fn draw<R: FnMut(u64) -> u64>(
 pub(in super::super) struct Standing {
     /// Calls in flight, and the places that bad ones go on holding.
     pub(in super::super) load: u64,
-    pub(in super::super) weight: u32,
+    pub(in super::super) weight: u64,
 }
 
 /// Whether the second has less to do for its weight, the call included. The draw by weight alone shares out what is idle, so it
 /// stands where the second is not better off even with the call.
 pub(in super::super) fn by_load(first: Standing, second: Standing) -> bool {
-    let with_call = (second.load + 1).saturating_mul(u64::from(first.weight));
-    with_call <= first.load.saturating_mul(u64::from(second.weight))
+    let places = |load: u64, weight: u64| u128::from(load) * u128::from(weight);
+    places(second.load + 1, first.weight) <= places(first.load, second.weight)
 }
 
 /// What is known of how long a server's calls take.
@@ -65,8 +65,8 @@ pub(in super::super) fn by_latency(first: (Standing, Estimate), second: (Standin
         return by_load(a, b);
     }
     // The draw has shared out by weight already. So idle servers differ by latency alone, and a call costs all the same.
-    let call = f64::from(a.weight.max(b.weight));
-    let places = |one: Standing, other: Standing| one.load as f64 * f64::from(other.weight) + call;
+    let call = a.weight.max(b.weight) as f64;
+    let places = |one: Standing, other: Standing| one.load as f64 * other.weight as f64 + call;
     b_takes * places(b, a) < a_takes * places(a, b)
 }
 
@@ -74,7 +74,7 @@ pub(in super::super) fn by_latency(first: (Standing, Estimate), second: (Standin
 mod tests {
     use super::*;
 
-    fn standing(load: u64, weight: u32) -> Standing {
+    fn standing(load: u64, weight: u64) -> Standing {
         Standing { load, weight }
     }
 
@@ -88,7 +88,7 @@ mod tests {
             ((1, 1), (0, 10), true),
             ((9, 10), (0, 1), false),
             ((10, 10), (0, 1), true),
-            ((u64::from(u32::MAX), u32::MAX), (0, u32::MAX), true),
+            ((u64::from(u32::MAX), u64::MAX), (0, u64::MAX), true),
         ] {
             let (a, b) = (standing(first.0, first.1), standing(second.0, second.1));
             assert_eq!(by_load(a, b), expected, "{first:?} {second:?}");

@@ -2,6 +2,7 @@
 
 mod closing;
 mod connections;
+mod corpus;
 mod dropped;
 mod dying;
 mod grpc_proxy;
@@ -10,8 +11,15 @@ mod last_errors;
 mod leases;
 mod listeners;
 mod lists;
+#[path = "../../shared/log.rs"]
+mod log;
+mod logs;
 mod members;
+mod panics;
 mod quiet;
+mod records;
+mod replaced;
+mod secrets;
 mod several;
 mod spans;
 mod streams;
@@ -22,6 +30,7 @@ use etcd_client::{Client, ConnectOptions};
 use test_support::Etcd;
 use tonic_etcd::EtcdOptions;
 
+use self::log::Log;
 use crate::support::until;
 
 /// How often clients have called a method of this etcd.

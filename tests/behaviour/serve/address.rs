@@ -6,14 +6,19 @@ use test_support::{Process, example_bin};
 
 use crate::support::{PATIENCE, World};
 
-/// What a greeter registers that listens so, in this environment.
-fn registers(world: &World, listen: &str, environment: &[(&str, &str)], args: &[&str]) -> Vec<String> {
+/// A greeter that listens so, in this environment.
+fn start(world: &World, listen: &str, environment: &[(&str, &str)], args: &[&str]) -> Process {
     let mut command = Command::new(example_bin("greeter_server"));
     command.args(["--etcd", &world.etcd.endpoint(), "--service", "s", "--listen", listen]).args(args);
     command.env_remove("TONIC_ETCD_ADVERTISE").env_remove("POD_IP").envs(environment.iter().copied());
-    let server = Process::spawn(&mut command).unwrap();
-    server.wait_line(|line| line.starts_with("registered "), PATIENCE).unwrap();
-    let addresses = environment.first().map_or(1, |(_, value)| value.split(',').count());
+    Process::spawn(&mut command).unwrap()
+}
+
+/// What it registers.
+fn registers(world: &World, listen: &str, environment: &[(&str, &str)], args: &[&str]) -> Vec<String> {
+    let server = start(world, listen, environment, args);
+    let advertised = environment.iter().find(|(name, _)| *name == "TONIC_ETCD_ADVERTISE");
+    let addresses = advertised.map_or(1, |(_, value)| value.split(',').count());
     let address = |line: &String| {
         let key = line.strip_prefix("registered s/")?.split(',').next()?;
         Some(key.rsplit_once(':')?.0.to_owned())
@@ -37,4 +42,20 @@ async fn the_environment_says_what_a_container_cannot_know() {
     assert_eq!(registers(&world, "0.0.0.0:0", &several, &[]), ["10.1.2.3", "[2001:db8::1]"]);
     // What is said comes first.
     assert_eq!(registers(&world, "0.0.0.0:0", &several[..0], &["--advertise", "host.local"]), ["host.local"]);
+}
+
+/// F22: an address on which the listener does not answer is not taken from `POD_IP`.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pods_address_is_one_that_is_listened_on() {
+    let world = World::start().await;
+    let pod = |ips: &'static str| [("POD_IP", ips)];
+    assert_eq!(registers(&world, "0.0.0.0:0", &pod("fd00::5,10.0.0.5"), &[]), ["10.0.0.5"]);
+    let refused = start(&world, "0.0.0.0:0", &pod("fd00::5"), &[]);
+    assert!(!refused.wait(PATIENCE).unwrap().success());
+    let said = refused.errors().join("\n");
+    assert!(["POD_IP", "fd00::5", "IPv4", "TONIC_ETCD_ADVERTISE"].iter().all(|text| said.contains(text)), "{said}");
+    if std::net::TcpListener::bind("[::]:0").is_ok() {
+        assert_eq!(registers(&world, "[::]:0", &pod("fd00::5,10.0.0.5"), &[]), ["[fd00::5]"]);
+        assert_eq!(registers(&world, "[::]:0", &pod("10.0.0.5 fd00::5"), &[]), ["10.0.0.5"]);
+    }
 }

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use tokio::time::timeout;
 use tonic_etcd::ServeState;
 
-use super::{Served, gone, greet, registrar, there};
+use super::{Served, gone, greet, registrar, there, waiting};
 use crate::support::{PATIENCE, World, until};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -88,6 +89,58 @@ async fn it_leaves_the_directory_while_it_is_not_healthy() {
     assert!(not_ready.is_timeout() && world.lease_of(&served.key()).await.is_none());
     healthy.store(true, Ordering::SeqCst);
     there(&world, &served.key()).await;
+    served.control.stop();
+    served.end().await.unwrap();
+}
+
+/// F63: a check that panics has failed. The server serves on, out of the directory, until the check passes again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_that_panics_has_failed() {
+    let world = World::start().await;
+    let registrar = registrar(&world);
+    let (panics, asked) = (Arc::new(AtomicUsize::new(1)), Arc::new(AtomicUsize::new(0)));
+    let (starts, fails, asks) = (panics.clone(), panics.clone(), asked.clone());
+    // It panics when it is asked, or later.
+    let panic = |when: &AtomicUsize, now: usize| assert_ne!(when.load(Ordering::SeqCst), now, "asked for");
+    let served = Served::start(&registrar, |serve| {
+        serve
+            .propagation(Duration::ZERO)
+            .ready_when(move || {
+                panic(&starts, 1);
+                async { Ok::<_, Error>(()) }
+            })
+            .healthy_when(Duration::from_millis(10), move || {
+                asks.fetch_add(1, Ordering::SeqCst);
+                panic(&fails, 2);
+                let fails = fails.clone();
+                async move {
+                    tokio::task::yield_now().await;
+                    panic(&fails, 3);
+                    Ok::<_, Error>(())
+                }
+            })
+    })
+    .await;
+    let reason = |state: &ServeState| match state {
+        ServeState::Starting { why: Some(why), .. } => format!("{why:?}").contains("it panicked"),
+        _ => false,
+    };
+    served.reaches("the reason", reason).await;
+    panics.store(0, Ordering::SeqCst);
+    served.control.ready(PATIENCE).await.unwrap();
+    let (lease, call) = (registrar.lease_id(), waiting(&served).await);
+    for when in [2, 3] {
+        panics.store(when, Ordering::SeqCst);
+        gone(&world, &served.key()).await;
+        let before = asked.load(Ordering::SeqCst);
+        until("three more checks", async || (asked.load(Ordering::SeqCst) > before + 3).then_some(())).await;
+        assert!(matches!(served.control.state(), ServeState::Serving) && !served.control.is_ready());
+        panics.store(0, Ordering::SeqCst);
+        there(&world, &served.key()).await;
+    }
+    assert_eq!(registrar.lease_id(), lease);
+    served.me.answers.add_permits(1);
+    assert_eq!(timeout(PATIENCE, call).await.unwrap().unwrap().unwrap(), "at last", "calls in flight go on");
     served.control.stop();
     served.end().await.unwrap();
 }

@@ -13,6 +13,11 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 use tonic_health::server::{HealthReporter, health_reporter};
 
+use tonic_reflection::pb::v1::ServerReflectionRequest;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+
 use super::{Me, gone, registrar, there};
 use crate::support::{PATIENCE, World, until};
 
@@ -130,4 +135,46 @@ async fn a_name_without_a_health_service_is_refused() {
     let served = Served::start(&registrar(&world), |serve, _| serve.health_of::<GreeterServer<Me>>()).await;
     let error = served.task.await.unwrap().unwrap_err();
     assert!(error.is_invalid_argument() && error.to_string().contains("Serve::health"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_and_reflection_are_services_beside_ones_own() {
+    let world = World::start().await;
+    let (reporter, health) = health_reporter();
+    reporter.set_serving::<GreeterServer<Me>>().await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(greeter_proto::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .unwrap();
+    let router =
+        Server::builder().add_service(health).add_service(reflection).add_service(GreeterServer::new(Me::default()));
+    let serve = registrar(&world).service("s").health(&reporter).health_of::<GreeterServer<Me>>();
+    let serve = serve.propagation(Duration::ZERO).drain(PATIENCE * 2);
+    let control = serve.control();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let task = tokio::spawn(serve.serve(router, listener, std::future::pending()));
+    control.ready(PATIENCE).await.unwrap();
+
+    // Found by etcd, as all of its services are.
+    let channel = world.resolver().await.channel("s").await.unwrap();
+    let ask = |question| ServerReflectionRequest { host: String::new(), message_request: Some(question) };
+    let list = tokio_stream::iter([ask(MessageRequest::ListServices(String::new()))]);
+    let mut client = ServerReflectionClient::new(channel.clone());
+    let mut answers = client.server_reflection_info(list).await.unwrap().into_inner();
+    let answer = answers.message().await.unwrap().unwrap().message_response.unwrap();
+    let MessageResponse::ListServicesResponse(list) = answer else { panic!("{answer:?}") };
+    let names: Vec<_> = list.service.iter().map(|service| &*service.name).collect();
+    for name in ["grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection", "helloworld.Greeter"] {
+        assert!(names.contains(&name), "{names:?}");
+    }
+    let mut health = HealthClient::new(channel);
+    let request = HealthCheckRequest { service: "helloworld.Greeter".into() };
+    let mut watch = health.watch(request).await.unwrap().into_inner();
+    assert_eq!(watch.message().await.unwrap().unwrap().status(), ServingStatus::Serving);
+    // Who watches is told before GOAWAY comes, and is a call in flight until it goes.
+    control.stop();
+    assert_eq!(watch.message().await.unwrap().unwrap().status(), ServingStatus::NotServing);
+    drop((watch, answers));
+    task.await.unwrap().unwrap();
 }

@@ -1,7 +1,7 @@
 //! From the first connection to the last.
 
 use std::future::pending;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -170,25 +170,13 @@ async fn what_is_dropped_ends_at_once_and_leaves_in_the_background() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_panic_in_a_check_ends_it_and_one_in_a_call_does_not() {
+async fn a_panic_in_a_call_is_that_calls_alone() {
     let world = World::start().await;
-    let registrar = registrar(&world);
-    let served = Served::ready(&registrar, |serve| {
-        let asked = AtomicUsize::new(0);
-        serve.healthy_when(Duration::from_millis(100), move || {
-            assert!(asked.fetch_add(1, Ordering::SeqCst) < 20, "asked for");
-            async { Ok::<_, std::io::Error>(()) }
-        })
-    })
-    .await;
+    let served = Served::ready(&registrar(&world), |serve| serve).await;
     let mut client = served.client().await;
     assert!(greet(&mut client, "panic").await.is_err());
     assert_eq!(greet(&mut served.client().await, "you").await.unwrap(), "Hello you");
     assert!(served.control.is_ready());
-    let (key, control) = (served.key(), served.control.clone());
-    assert!(served.task.await.unwrap_err().is_panic());
-    gone(&world, &key).await;
-    assert!(matches!(control.state(), ServeState::Stopped { .. }));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -208,6 +196,10 @@ async fn what_cannot_be_served_is_refused_with_the_reason() {
             refuse(|serve| serve.describe(|instance| instance.with_metadata("note", "x".repeat(2 << 20)))).await,
             "etcd takes",
         ),
+        // F24: a weight of 0 means nothing.
+        (refuse(|serve| serve.describe(|instance| instance.with_weight(0))).await, "with_draining(true)"),
+        // F21: nobody can call it.
+        (refuse(|serve| serve.advertise("224.0.0.1:1")).await, "multicast"),
         (refuse(|serve| serve.key("/a")).await, "key"),
     ] {
         assert!(error.is_invalid_argument() && error.to_string().contains(reason), "{error}");

@@ -1,11 +1,13 @@
 //! Serving: registered when it is ready, out of the directory before it stops.
 
 mod address;
+mod beside;
 mod checks;
 #[cfg(feature = "tonic-health")]
 mod health;
 mod leaving;
 mod lifecycle;
+mod shutdown;
 mod transports;
 
 use std::net::SocketAddr;
@@ -39,6 +41,16 @@ struct Me {
 impl Default for Me {
     fn default() -> Self {
         Self { answers: Arc::new(Semaphore::new(0)), begun: Arc::default(), ended: Arc::default() }
+    }
+}
+
+impl Me {
+    fn begun(&self) -> usize {
+        self.begun.load(Ordering::SeqCst)
+    }
+
+    fn ended(&self) -> usize {
+        self.ended.load(Ordering::SeqCst)
     }
 }
 

@@ -5,14 +5,15 @@ use std::time::Duration;
 use greeter_proto::greeter_client::GreeterClient;
 use greeter_proto::greeter_server::GreeterServer;
 use greeter_proto::{HelloReply, HelloRequest};
-use tokio::net::UnixListener;
+use tokio::net::{UnixListener, UnixStream};
 use tonic::service::InterceptorLayer;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Status};
+use tonic_etcd::Resolver;
 
-use super::{Me, Served, greet, registrar};
-use crate::support::{PATIENCE, World};
+use super::{Me, Served, gone, greet, registrar};
+use crate::support::{PATIENCE, World, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_knows_where_it_comes_from() {
@@ -34,7 +35,8 @@ async fn a_unix_socket_is_found_on_its_host() {
     let task = tokio::spawn(serve.serve(router, listener, std::future::pending()));
     control.ready(PATIENCE).await.unwrap();
     assert_eq!(world.contents("").await.len(), 1);
-    let mut client = GreeterClient::new(world.resolver().await.channel("s").await.unwrap());
+    let resolver = Resolver::builder([world.etcd.endpoint()]).unix_sockets(true).build().unwrap();
+    let mut client = GreeterClient::new(resolver.channel("s").await.unwrap());
     let HelloReply { message } = client.say_hello(HelloRequest { name: "you".into() }).await.unwrap().into_inner();
     assert_eq!(message, "Hello you");
     control.stop();
@@ -63,4 +65,54 @@ async fn any_router_with_any_layers_on_tonics_own_listener() {
     assert_eq!(refused.code(), tonic::Code::Unauthenticated);
     control.stop();
     task.await.unwrap().unwrap();
+}
+
+/// F72: a server that stops leaves its path to the next one, also while it answers what it has.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_file_of_a_socket_goes_with_its_server() {
+    let world = World::start().await;
+    let registrar = registrar(&world);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("greeter.sock");
+    let serve = || {
+        let (me, serve) = (Me::default(), registrar.service("s").propagation(Duration::ZERO));
+        let control = serve.control();
+        let router = Server::builder().add_service(GreeterServer::new(me.clone()));
+        let task = tokio::spawn(serve.serve(router, UnixListener::bind(&path).unwrap(), std::future::pending()));
+        (me, control, task)
+    };
+    let (me, control, task) = serve();
+    control.ready(PATIENCE).await.unwrap();
+    let mut client = GreeterClient::new(world.resolver().await.channel("s").await.unwrap());
+    let call = tokio::spawn(async move { client.say_hello(HelloRequest { name: "wait".into() }).await });
+    until("the call", async || (me.begun() == 1).then_some(())).await;
+    control.stop();
+    until("the file to go", async || (!path.exists()).then_some(())).await;
+    let (_, next, served) = serve();
+    next.ready(PATIENCE).await.unwrap();
+    me.answers.add_permits(1);
+    assert_eq!(call.await.unwrap().unwrap().into_inner().message, "at last");
+    task.await.unwrap().unwrap();
+    assert!(UnixStream::connect(&path).await.is_ok(), "the next one has it");
+
+    // A file that was bound at its path meanwhile is another's.
+    std::fs::remove_file(&path).unwrap();
+    let other = UnixListener::bind(&path).unwrap();
+    next.stop();
+    served.await.unwrap().unwrap();
+    assert!(UnixStream::connect(&path).await.is_ok());
+    drop(other);
+    std::fs::remove_file(&path).unwrap();
+
+    // What is refused ends in order, too; what is dropped does not.
+    let refused = registrar.service("s").advertise("0.0.0.0");
+    let router = Server::builder().add_service(GreeterServer::new(Me::default()));
+    let listener = UnixListener::bind(&path).unwrap();
+    assert!(refused.serve(router, listener, std::future::pending()).await.unwrap_err().is_invalid_argument());
+    assert!(!path.exists());
+    let (_, control, task) = serve();
+    control.ready(PATIENCE).await.unwrap();
+    task.abort();
+    gone(&world, &format!("s/unix:{}", path.display())).await;
+    assert!(path.exists());
 }

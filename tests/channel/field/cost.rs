@@ -107,7 +107,7 @@ async fn weights_hold_with_few_workers_and_with_many() {
             let (heavy, light) = (Peer::start(Script::Greet).await, Peer::start(Script::Greet).await);
             let (channel, set) = changing(builder().policy(policy.clone()));
             for (peer, weight) in [(&heavy, 10), (&light, 1)] {
-                set.put(&peer.address.to_string(), Instance::new(peer.address).unwrap().with_weight(weight));
+                set.put(&peer.address.to_string(), Instance::new(peer.address).unwrap().with_weight(weight).unwrap());
             }
             ready(&channel, 2).await;
             call(&channel, workers, Duration::from_secs(1), Duration::from_secs(5)).await;

@@ -69,8 +69,8 @@ async fn an_address_is_callable_while_any_key_says_so() {
     for last_drains in [true, false] {
         let peer = Peer::start(Script::Greet).await;
         let (channel, set) = changing(builder());
-        set.put("a", at(&peer, !last_drains).with_weight(3));
-        set.put("b", at(&peer, last_drains).with_weight(5));
+        set.put("a", at(&peer, !last_drains).with_weight(3).unwrap());
+        set.put("b", at(&peer, last_drains).with_weight(5).unwrap());
         ready(&channel, 1).await;
         assert_eq!(greeted_by(&channel).await, peer.address.to_string());
         set.remove(if last_drains { "a" } else { "b" });

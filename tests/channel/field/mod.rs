@@ -1,4 +1,4 @@
-//! What breaks in the field: each test begins with the number of its report (F15, F30 to F73).
+//! What breaks in the field: each test begins with the number of its report (F14, F15, F24, F30 to F73).
 
 mod addresses;
 mod alike;
@@ -40,6 +40,7 @@ mod texts;
 mod timeouts;
 mod two_runtimes;
 mod unread;
+mod unsaid;
 mod unsent;
 mod uploads;
 mod wakes;

@@ -1,4 +1,4 @@
-//! Connectors of the user's that panic.
+//! Connectors, discoveries and policies of the user's that panic.
 
 use std::fmt;
 use std::future::Future;
@@ -13,10 +13,11 @@ use http::Uri;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tonic_etcd::CallError;
+use tonic_etcd::{Call, CallError, Instance, Picker, Policy, ReadyServer};
+use tower::discover::Change;
 
 use crate::peer::{Peer, Script};
-use crate::support::{PATIENCE, builder, changing, greet};
+use crate::support::{PATIENCE, builder, changing, greet, greeted_by, over, ready};
 
 /// Where it panics.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -164,4 +165,70 @@ async fn the_panic_of_a_connector_is_told() {
     let status = greet(&channel).await.unwrap_err();
     assert!(status.message().ends_with("last error: the connector panicked: a bug at [address]"), "{status:?}");
     assert!(CallError::find(&status).unwrap().to_string().contains("127.0.0.1:4711"));
+}
+
+/// What a discovery says of a failure.
+struct Failure {
+    speechless: bool,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        assert!(!self.speechless, "a bug of the user's");
+        f.write_str("no")
+    }
+}
+
+/// F14: a discovery that panics leaves the servers that are known; where none is, calls say why.
+#[tokio::test]
+async fn a_discovery_that_panics_leaves_what_is_known() {
+    for (known, speechless) in [(true, false), (true, true), (false, false), (false, true)] {
+        let peer = Peer::start(Script::Greet).await;
+        let mut left = if known { vec![Instance::new(peer.address).unwrap()] } else { vec![] };
+        let discovery = tokio_stream::iter(std::iter::from_fn(move || match left.pop() {
+            Some(instance) => Some(Ok(Change::Insert(1, instance))),
+            None if speechless => Some(Err(Failure { speechless })),
+            None => panic!("a bug of the user's"),
+        }));
+        let channel = builder().discover("greeter", discovery).unwrap();
+        if known {
+            ready(&channel, 1).await;
+            assert_eq!(greeted_by(&channel).await, peer.address.to_string());
+        } else {
+            let status = timeout(PATIENCE, greet(&channel)).await.unwrap().unwrap_err();
+            assert!(status.message().contains("the discovery panicked: a bug of the user's"), "{status:?}");
+        }
+    }
+}
+
+/// Panics for calls that ask for it.
+struct Moody;
+
+impl Picker for Moody {
+    fn pick(&self, call: &Call<'_>, _: &[ReadyServer]) -> usize {
+        assert!(!call.headers().contains_key("x-panic"), "a bug of the user's");
+        0
+    }
+}
+
+/// F14: a policy that panics for one call costs that call alone.
+#[tokio::test]
+async fn a_policy_that_panics_costs_one_call() {
+    let peers = [Peer::start(Script::Greet).await, Peer::start(Script::Greet).await];
+    let channel = over(builder().policy(Policy::custom(Moody)), peers.iter().map(|peer| &peer.address));
+    ready(&channel, 2).await;
+    for _ in 0..20 {
+        let panicking = tokio::spawn({
+            let channel = channel.clone();
+            async move {
+                let mut request = tonic::Request::new(greeter_proto::HelloRequest { name: "world".into() });
+                request.metadata_mut().insert("x-panic", "1".parse().unwrap());
+                greeter_proto::greeter_client::GreeterClient::new(channel).say_hello(request).await
+            }
+        });
+        greet(&channel).await.unwrap();
+        assert!(panicking.await.unwrap_err().is_panic());
+        assert!(channel.servers().iter().all(|server| server.in_flight() == 0));
+    }
+    greet(&channel).await.unwrap();
 }

@@ -20,6 +20,7 @@ use crate::probe::{Probe, probe};
 pub struct Resolver(Arc<real::Resolver>);
 
 /// See [`real::ResolverBuilder`].
+#[derive(Debug)]
 #[must_use]
 pub struct ResolverBuilder(real::ResolverBuilder);
 
@@ -34,6 +35,7 @@ pub struct Resolution {
 pub struct Registrar(Arc<Registered>);
 
 /// See [`real::RegistrarBuilder`].
+#[derive(Debug)]
 #[must_use]
 pub struct RegistrarBuilder(real::RegistrarBuilder);
 
@@ -171,6 +173,11 @@ impl ResolverBuilder {
         configure: impl Fn(&Address, Endpoint) -> Result<Endpoint, E> + Send + Sync + 'static,
     ) -> Self {
         Self(self.0.configure_endpoint(configure))
+    }
+
+    /// See [`real::ResolverBuilder::unix_sockets`].
+    pub fn unix_sockets(self, allowed: bool) -> Self {
+        Self(self.0.unix_sockets(allowed))
     }
 
     /// See [`real::ResolverBuilder::build`].

@@ -5,6 +5,8 @@ use std::hash::{BuildHasher, RandomState};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::{LazyLock, Mutex, PoisonError};
 
+use crate::{Error, Result};
+
 /// What this process gave out already: two tests of one binary never get the same port.
 static GIVEN: LazyLock<Mutex<HashSet<u16>>> = LazyLock::new(Mutex::default);
 
@@ -34,6 +36,16 @@ pub(crate) fn free() -> SocketAddr {
         }
     }
     std::iter::repeat_with(|| claim(0)).flatten().next().expect("an endless iterator")
+}
+
+/// The same, held until it is dropped.
+pub(crate) fn hold() -> Result<TcpListener> {
+    let held = (0..10).find_map(|_| TcpListener::bind(free()).ok());
+    held.ok_or_else(|| Error::new("no free port could be held"))
+}
+
+pub(crate) fn of(held: &TcpListener) -> Result<SocketAddr> {
+    held.local_addr().map_err(|error| Error::new(format!("asking for a port's number: {error}")))
 }
 
 fn claim(port: u16) -> Option<SocketAddr> {

@@ -41,10 +41,18 @@ impl Process {
     /// # Errors
     /// When the program cannot be started.
     pub fn spawn(command: &mut Command) -> Result<Self> {
+        Self::spawn_with(command, Stdio::null())
+    }
+
+    /// As [`Process::spawn`], with this on stdin.
+    ///
+    /// # Errors
+    /// As [`Process::spawn`].
+    pub fn spawn_with(command: &mut Command, stdin: impl Into<Stdio>) -> Result<Self> {
         let program = PathBuf::from(command.get_program());
         let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let mut child = command
-            .stdin(Stdio::null())
+            .stdin(stdin)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()

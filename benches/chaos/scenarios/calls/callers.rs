@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use greeter_proto::Channel;
 use greeter_proto::HelloRequest;
@@ -37,6 +37,8 @@ pub(super) struct Counts {
     failed: AtomicU64,
     /// Dropped by their caller.
     given_up: AtomicU64,
+    /// The longest time that an answered call took, in microseconds.
+    slowest: AtomicU64,
 }
 
 impl Callers {
@@ -52,6 +54,11 @@ impl Callers {
 
     pub(super) fn answered(&self) -> u64 {
         self.counts.answered.load(Ordering::Relaxed)
+    }
+
+    /// The longest time that an answered call took.
+    pub(super) fn slowest(&self) -> Duration {
+        Duration::from_micros(self.counts.slowest.load(Ordering::Relaxed))
     }
 
     /// Ends them; calls under way may end, some time.
@@ -70,13 +77,16 @@ async fn work<C: Channel>(
     counts: Arc<Counts>,
 ) {
     while !over.load(Ordering::Relaxed) {
-        let call = call(&channel, kind);
+        let (call, began) = (call(&channel, kind), Instant::now());
         let ended = match patience {
             None => Ok(call.await),
             Some(patience) => timeout(patience, call).await,
         };
         let count = match ended {
-            Ok(Ok(())) => &counts.answered,
+            Ok(Ok(())) => {
+                counts.slowest.fetch_max(began.elapsed().as_micros() as u64, Ordering::Relaxed);
+                &counts.answered
+            }
             Ok(Err(_)) => &counts.failed,
             Err(_) => &counts.given_up,
         };

@@ -54,7 +54,7 @@ pub(super) fn weighted<A: ToString>(
 ) -> Result<BalancedChannel> {
     let insert = |(number, (address, weight)): (usize, (A, Option<u32>))| {
         let instance = Instance::new(address.to_string())?;
-        let instance = weight.into_iter().fold(instance, Instance::with_weight);
+        let instance = weight.into_iter().try_fold(instance, Instance::with_weight)?;
         Ok::<_, tonic_etcd::Error>(Ok::<_, Infallible>(Change::Insert(number, instance)))
     };
     let changes: Vec<_> = servers.into_iter().enumerate().map(insert).collect::<std::result::Result<_, _>>()?;

@@ -24,6 +24,8 @@ const LEAST_PATIENCE: Duration = Duration::from_millis(20);
 const AGAIN: Duration = Duration::from_secs(3);
 const CALLS_AGAIN: usize = 250;
 const LIMIT: Duration = Duration::from_secs(150);
+/// How often a variant is measured at most.
+const RUNS: usize = 5;
 
 #[derive(Clone, Copy)]
 struct Variant {
@@ -80,18 +82,32 @@ async fn all() -> Result<Vec<Found>> {
     Ok(found)
 }
 
+/// Again where the machine did not let the good one be good: callers that wait for half of their patience give up on it as well.
 async fn measure(variant: Variant) -> Result<Found> {
+    let mut runs = 1;
+    loop {
+        let (found, slowest) = measure_once(variant).await?;
+        if slowest < variant.patience() / 2 + variant.good || runs == RUNS {
+            return Ok(found);
+        }
+        runs += 1;
+        eprintln!("  {}: a call of the good one took {slowest:?}: again", variant.name());
+    }
+}
+
+async fn measure_once(variant: Variant) -> Result<(Found, Duration)> {
     let well = Conduct::well(variant.good);
     let fleet = Fleet::start(2, well)?;
     let channel = fleet.ours(variant.policy.builder()).await?;
     fleet.peers[0].switch.set(well.but(Fault::Silence));
     let callers = Callers::start(&channel, variant.workers, Kind::Unary, Some(variant.patience()));
     let share = share_of_hung(&fleet, variant.workers).await?;
+    let slowest = callers.slowest();
     fleet.all(well);
     sleep(AGAIN).await;
     let again = fleet.next(CALLS_AGAIN, Duration::from_millis(500), LIMIT).await?;
     callers.stop().await;
-    Ok(Found { variant, share, again: fleet.share_of_first(again) })
+    Ok((Found { variant, share, again: fleet.share_of_first(again) }, slowest))
 }
 
 /// Ends sooner where it is known that more than a tenth of the calls will be its own: they take long.

@@ -3,7 +3,10 @@
 pub(super) mod faults;
 mod keeper;
 pub(super) mod many;
+pub(super) mod panics;
+pub(super) mod renewed;
 pub(super) mod rolling;
+pub(super) mod shutdown;
 pub(super) mod slow;
 mod stage;
 pub(super) mod stop;

@@ -122,7 +122,7 @@ impl World {
         self.random = state;
         let standing = |server: &Server| Standing {
             load: server.in_flight as u64 + server.cost.kept(|| self.now),
-            weight: server.weight,
+            weight: u64::from(server.weight),
         };
         let (first, second) = (&self.servers[a], &self.servers[b]);
         let is_second = match self.policy {

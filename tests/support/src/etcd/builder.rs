@@ -17,12 +17,13 @@ pub struct Builder {
     binary: Option<PathBuf>,
     port: Option<u16>,
     pace: Option<(u32, u32)>,
+    tls: Option<(PathBuf, PathBuf, PathBuf)>,
     extra: Vec<OsString>,
 }
 
 impl Default for Builder {
     fn default() -> Self {
-        Self { binary: None, port: None, pace: Some((10, 50)), extra: Vec::new() }
+        Self { binary: None, port: None, pace: Some((10, 50)), tls: None, extra: Vec::new() }
     }
 }
 
@@ -54,6 +55,13 @@ impl Builder {
         self
     }
 
+    /// Listens at [`Etcd::tls_endpoint`] too, by TLS and for clients with a certificate alone: these are the files of etcd's own
+    /// certificate and key, which it reads for each handshake, and of the roots that it trusts, which it reads at each start.
+    #[must_use]
+    pub fn tls(self, certificate: impl Into<PathBuf>, key: impl Into<PathBuf>, trusted: impl Into<PathBuf>) -> Self {
+        Self { tls: Some((certificate.into(), key.into(), trusted.into())), ..self }
+    }
+
     /// The binary to run, instead of `ETCD_BIN` or the one on `PATH`.
     #[must_use]
     pub fn binary(self, path: impl Into<PathBuf>) -> Self {
@@ -82,6 +90,27 @@ impl Builder {
         self.try_start_members(1)?.pop().ok_or_else(|| Error::new("no etcd was started"))
     }
 
+    /// Starts a further member of a cluster that runs, and waits until it is healthy. `announce` is given its peer URL, adds it to
+    /// the cluster, and gives the cluster's members, itself among them, as `name=peer URL,…`.
+    ///
+    /// # Panics
+    /// Where there is no etcd, or it does not become healthy.
+    pub fn join(&self, name: &str, announce: impl FnOnce(&str) -> String) -> Etcd {
+        let started = self.clone().arg("--initial-cluster-state=existing").members(1).and_then(|mut members| {
+            let mut member = members.pop().ok_or_else(|| Error::new("no etcd was made"))?;
+            name.clone_into(&mut member.launch.name);
+            // Its ports are held until it starts: to be added to a cluster takes its time.
+            let held = [ports::hold()?, ports::hold()?];
+            (member.launch.client, member.launch.peer) = (ports::of(&held[0])?, ports::of(&held[1])?);
+            member.launch.members = announce(&format!("http://{}", member.launch.peer));
+            drop(held);
+            member.spawn()?;
+            member.wait_healthy()?;
+            Ok(member)
+        });
+        started.unwrap_or_else(|error| panic!("{error}"))
+    }
+
     /// Starts the members of one cluster and waits until all of them are healthy.
     pub(crate) fn try_start_members(&self, count: usize) -> Result<Vec<Etcd>> {
         let mut attempt = 1;
@@ -108,6 +137,12 @@ impl Builder {
                 peer: *peer,
                 members: members.join(","),
                 pace: self.pace,
+                tls: self.tls.clone().map(|(certificate, key, trusted)| launch::Tls {
+                    client: ports::free(),
+                    certificate,
+                    key,
+                    trusted,
+                }),
                 extra: self.extra.clone(),
             };
             let dir = tempfile::Builder::new().prefix("etcd-").tempdir();

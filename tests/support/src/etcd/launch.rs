@@ -21,8 +21,19 @@ pub(crate) struct Launch {
     pub(crate) members: String,
     /// Milliseconds of heartbeat and election; `None` leaves etcd's defaults of 100 and 1000.
     pub(crate) pace: Option<(u32, u32)>,
+    /// A further address for clients, which speaks TLS alone.
+    pub(crate) tls: Option<Tls>,
     /// Stand last, so that they win over what is set here.
     pub(crate) extra: Vec<OsString>,
+}
+
+/// TLS with client certificates; etcd reads the certificate and the key for each handshake, and the trusted roots at its start.
+#[derive(Debug, Clone)]
+pub(crate) struct Tls {
+    pub(crate) client: SocketAddr,
+    pub(crate) certificate: PathBuf,
+    pub(crate) key: PathBuf,
+    pub(crate) trusted: PathBuf,
 }
 
 pub(crate) fn data_dir(dir: &Path) -> PathBuf {
@@ -63,7 +74,13 @@ impl Launch {
         let mut command = Command::new(&self.binary);
         command.args(["--name", &self.name]);
         command.arg("--data-dir").arg(data_dir(dir));
-        command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
+        let mut listened = client.clone();
+        if let Some(tls) = &self.tls {
+            listened = format!("{client},https://{}", tls.client);
+            command.arg("--client-cert-auth").arg("--cert-file").arg(&tls.certificate);
+            command.arg("--key-file").arg(&tls.key).arg("--trusted-ca-file").arg(&tls.trusted);
+        }
+        command.args(["--listen-client-urls", &listened, "--advertise-client-urls", &client]);
         command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
         command.args(["--initial-cluster", &self.members, "--initial-cluster-token", "tests"]);
         command.args(["--unsafe-no-fsync", "--log-level=warn"]);

@@ -46,6 +46,15 @@ impl Etcd {
         format!("http://{}", self.launch.client)
     }
 
+    /// Where clients with certificates connect: `https://localhost:PORT`.
+    ///
+    /// # Panics
+    /// When it was not started with [`Builder::tls`].
+    pub fn tls_endpoint(&self) -> String {
+        let tls = self.launch.tls.as_ref().expect("an etcd that was started with TLS");
+        format!("https://localhost:{}", tls.client.port())
+    }
+
     /// The client address, to put a [`crate::Proxy`] in front of it.
     pub fn address(&self) -> SocketAddr {
         self.launch.client

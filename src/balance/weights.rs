@@ -1,0 +1,52 @@
+//! The weights that servers have beside each other, where some say one and some do not. PURE.
+
+/// Turns what servers say into weights: who says none counts as the mean of those who do (gRFC A58). Where some say one and some do
+/// not, all are multiplied by the number of those who do, so that the mean is a whole number.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Weights {
+    times: u64,
+    unsaid: u64,
+}
+
+impl Weights {
+    pub(crate) fn of(said: impl Iterator<Item = Option<u32>>) -> Self {
+        let (mut sum, mut count, mut any_unsaid) = (0_u64, 0_u64, false);
+        for weight in said {
+            match weight {
+                Some(weight) => (sum, count) = (sum + u64::from(weight), count + 1),
+                None => any_unsaid = true,
+            }
+        }
+        match (count, any_unsaid) {
+            (0, _) | (_, false) => Self { times: 1, unsaid: 1 },
+            _ => Self { times: count, unsaid: sum },
+        }
+    }
+
+    /// At least 1.
+    pub(crate) fn weight(self, said: Option<u32>) -> u64 {
+        said.map_or(self.unsaid, |weight| u64::from(weight.max(1)) * self.times)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn weights(said: &[Option<u32>]) -> Vec<u64> {
+        let weights = Weights::of(said.iter().copied());
+        said.iter().map(|said| weights.weight(*said)).collect()
+    }
+
+    /// F24: who says no weight counts as the mean of those who do.
+    #[test]
+    fn who_says_none_counts_as_the_mean() {
+        assert_eq!(weights(&[None, None]), [1, 1]);
+        assert_eq!(weights(&[Some(3), Some(5)]), [3, 5]);
+        assert_eq!(weights(&[Some(100), None, None]), [100, 100, 100]);
+        assert_eq!(weights(&[Some(1), Some(2), None]), [2, 4, 3]);
+        assert_eq!(weights(&[Some(9), None, Some(1), Some(5)]), [27, 15, 3, 15]);
+        assert_eq!(weights(&[Some(u32::MAX), None])[1], u64::from(u32::MAX));
+        assert!(weights(&[]).is_empty());
+    }
+}

@@ -1,0 +1,166 @@
+//! What a value that cannot be read looks like, for people who look for whoever wrote it. PURE.
+
+use super::json::{Members, is_name, string};
+
+/// What a value looks like that is no JSON object and no address; none where the reason says it already.
+pub(super) fn of_value(value: &[u8]) -> Option<&'static str> {
+    if value.starts_with(b"\xef\xbb\xbf") {
+        return Some("it begins with a byte order mark, as Windows' editors write it: put it without");
+    }
+    if value.starts_with(b"\xff\xfe") || value.starts_with(b"\xfe\xff") || is_wide(value) {
+        return Some("it looks like UTF-16: put it as UTF-8");
+    }
+    if value.starts_with(b"\x1f\x8b") {
+        return Some("it looks compressed (gzip)");
+    }
+    if value.trim_ascii_start().first() == Some(&b'{') {
+        return of_json(&String::from_utf8_lossy(value));
+    }
+    let Ok(text) = std::str::from_utf8(value) else {
+        return Some("it is not UTF-8, and looks like a binary format such as protobuf");
+    };
+    let text = text.trim();
+    if text.is_empty() {
+        return Some("the value is empty; where the address stands in the key, that takes a codec of its own");
+    }
+    if text.contains(|c: char| c.is_control() && !c.is_whitespace()) {
+        return Some("it has control characters, and looks like a binary format such as protobuf");
+    }
+    of_text(text)
+}
+
+/// What begins like an object and is none.
+fn of_json(text: &str) -> Option<&'static str> {
+    Some(match text {
+        _ if text.contains('\0') => "it holds a null byte, as strings of C do at their end",
+        _ if text.contains("{{") => TEMPLATE,
+        _ if text.contains('\'') && !text.contains('"') => "it looks like a Python dictionary: JSON has double quotes",
+        _ if text.contains('"') && (text.contains("NaN") || text.contains("Infinity")) => {
+            "JSON has no NaN and no Infinity"
+        }
+        _ if text.contains('"') => return None,
+        _ if text.to_ascii_lowercase().contains("addr") => {
+            "its double quotes are missing: a shell takes them away unless all of it stands in single quotes"
+        }
+        _ => PRINTED,
+    })
+}
+
+const TEMPLATE: &str = "it looks like a template that was not filled in";
+const PRINTED: &str = "it looks like a struct that was printed: put host:port, or JSON with \"Addr\"";
+
+fn of_text(text: &str) -> Option<&'static str> {
+    let has_scheme = text.split_once("://").is_some_and(|(scheme, _)| is_word(scheme));
+    let is_number = text.bytes().all(|b| b.is_ascii_digit());
+    Some(match text.as_bytes()[0] {
+        b'<' => "it looks like XML",
+        _ if text.contains("${") || text.contains("$(") || text.contains("{{") => TEMPLATE,
+        _ if text.starts_with("[object ") => "it looks like an object that JavaScript made a text of: put JSON",
+        b'[' if text.ends_with(']') && !text.contains("]:") => {
+            "it is a list: put each server at a key of its own, as an object or as host:port"
+        }
+        b'"' | b'\'' | b'`' => "it stands in quotes: put it without",
+        b'b' if text.starts_with("b'") || text.starts_with("b\"") => {
+            "it looks like bytes that Python printed: put them decoded"
+        }
+        _ if matches!(text, "null" | "true" | "false" | "None" | "nil" | "undefined") => {
+            "it is a word that stands for no address"
+        }
+        _ if is_number && text.len() > 10 => {
+            "it is a large number, as Dubbo for Java writes a lease where the address stands in the key"
+        }
+        _ if is_number => "it is a number: a port without a host?",
+        _ if has_scheme && text.contains('?') => "it looks like Dubbo's URL, which takes a codec of its own",
+        _ if has_scheme => return None,
+        _ if text.contains('\n') => {
+            "it has several lines: put each server at a key of its own, as host:port or JSON with \"Addr\""
+        }
+        _ if text.ends_with('}') || (text.ends_with(']') && text.contains('[')) => PRINTED,
+        _ if text.contains(": ") => "it looks like YAML or a configuration file: put host:port, or JSON with \"Addr\"",
+        _ if text.contains('=') && !text.ends_with('=') => {
+            "it looks like key=value: put host:port, or JSON with \"Addr\""
+        }
+        _ if is_base64(text) => "it looks like base64: put what it stands for",
+        _ if is_id(text) => "it looks like an id: put host:port, or JSON with \"Addr\"",
+        _ => return None,
+    })
+}
+
+/// Every other byte is 0.
+fn is_wide(value: &[u8]) -> bool {
+    let zeros = |from: usize| value.iter().skip(from).step_by(2).all(|byte| *byte == 0);
+    value.len() >= 4 && value.len().is_multiple_of(2) && (zeros(0) != zeros(1))
+}
+
+fn is_word(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'))
+}
+
+fn is_base64(text: &str) -> bool {
+    let body = text.trim_end_matches('=');
+    let padded = text.len() > body.len();
+    padded
+        && text.len().is_multiple_of(4)
+        && body.len() > 8
+        && body.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/'))
+}
+
+/// A UUID, or a long row of hexadecimal digits.
+fn is_id(text: &str) -> bool {
+    text.len() >= 16 && text.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-')
+}
+
+/// What an object without `Addr` looks like.
+pub(super) fn of_object(text: &str) -> Option<&'static str> {
+    let Members(members) = Members::of(text)?;
+    let find = |name: &str| members.iter().find(|(written, _)| is_name(written, name)).map(|(_, value)| value);
+    let has = |names: &[&str]| names.iter().all(|name| find(name).is_some());
+    let begins = |name: &str, byte: u8| find(name).is_some_and(|value| value.get().as_bytes().first() == Some(&byte));
+    Some(if members.is_empty() {
+        "the object is empty"
+    } else if has(&["endpoints", "nodes"]) {
+        "it looks like go-micro's format, which takes a codec of its own"
+    } else if begins("endpoints", b'[') {
+        "it looks like Kratos' format, which takes a codec of its own"
+    } else if has(&["network", "address"]) {
+        "it looks like Kitex' format, which takes a codec of its own"
+    } else if has(&["servicename", "host", "port", "enable"]) {
+        "it looks like Dubbo's application level, which takes a codec of its own"
+    } else if has(&["scheme", "address"]) {
+        "it looks like EGO's format, which takes a codec of its own"
+    } else if has(&["serviceid", "host"]) || has(&["instanceid", "uri"]) {
+        "it looks like Spring Cloud's format, which takes a codec of its own"
+    } else if has(&["instanceid", "ip"]) || has(&["ephemeral", "ip"]) || has(&["clustername", "ip"]) {
+        "it looks like Nacos' format, which takes a codec of its own"
+    } else if begins("instance", b'{') || has(&["ipaddr", "vipaddress"]) {
+        "it looks like Eureka's format, which takes a codec of its own"
+    } else if has(&["serviceaddress"]) || has(&["address", "port", "service"]) {
+        "it looks like Consul's format, which takes a codec of its own"
+    } else if has(&["listeners"]) || has(&["config", "path"]) {
+        "it looks like a configuration"
+    } else if members.len() <= 2 && find("protocol").and_then(|value| string(value)).is_some() {
+        "it looks like GoFrame's format, whose addresses stand in the key: it takes a codec of its own"
+    } else if has(&["host", "port"]) || has(&["ip", "port"]) || has(&["servicehost", "serviceport"]) {
+        "host and port stand apart in it, where etcd's gRPC naming has both in \"Addr\""
+    } else if let Some(name) = OTHERWISE.iter().find(|name| find(name).is_some()) {
+        name_of(name)
+    } else {
+        return None;
+    })
+}
+
+/// How others call the address.
+const OTHERWISE: [&str; 10] =
+    ["address", "addresses", "endpoint", "host", "ip", "url", "uri", "target", "listen", "server"];
+
+fn name_of(name: &str) -> &'static str {
+    match name {
+        "address" | "addresses" => "its address seems to stand in \"address\", which etcd's gRPC naming calls \"Addr\"",
+        "host" => {
+            "its address seems to stand in \"host\", as CoreDNS has it; etcd's gRPC naming has host:port in \"Addr\""
+        }
+        "ip" => "its address seems to stand in \"ip\"; etcd's gRPC naming has host:port in \"Addr\"",
+        "url" | "uri" => "its address seems to stand in a URL; etcd's gRPC naming has host:port in \"Addr\"",
+        _ => "its address seems to stand under another name; etcd's gRPC naming has host:port in \"Addr\"",
+    }
+}

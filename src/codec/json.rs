@@ -1,0 +1,224 @@
+//! JSON as Go's `encoding/json` reads it. PURE.
+//!
+//! What Go reads and `serde_json` does not: strings that are not UTF-8, or hold half a surrogate pair (each such byte or half becomes
+//! U+FFFD), and values nested deeper than 128. Values are kept as they are written, so that no digit of a number is lost.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+
+/// Go's own bound.
+const MAX_DEPTH: usize = 10_000;
+const REPLACEMENT: &str = "\u{fffd}";
+
+/// The text of a value, ready for `serde_json`.
+pub(super) fn text(value: &[u8]) -> Result<Cow<'_, str>, &'static str> {
+    let text = match std::str::from_utf8(value) {
+        Ok(text) => Cow::Borrowed(text),
+        Err(_) => Cow::Owned(lossy(value)),
+    };
+    // Each level takes two bytes.
+    if text.len() > 2 * MAX_DEPTH && is_deeper(&text, MAX_DEPTH) {
+        return Err("it is nested deeper than 10000");
+    }
+    Ok(match with_whole_surrogates(&text) {
+        Some(mended) => Cow::Owned(mended),
+        None => text,
+    })
+}
+
+/// One U+FFFD for each byte that is not UTF-8: Go does not take several together, as `String::from_utf8_lossy` does.
+fn lossy(value: &[u8]) -> String {
+    let mut text = String::with_capacity(value.len());
+    for chunk in value.utf8_chunks() {
+        text.push_str(chunk.valid());
+        chunk.invalid().iter().for_each(|_| text.push_str(REPLACEMENT));
+    }
+    text
+}
+
+/// The text with half pairs replaced; none where there is nothing to replace.
+fn with_whole_surrogates(text: &str) -> Option<String> {
+    let surrogate = |unit: u16| (0xd800..0xe000).contains(&unit);
+    let (mut mended, mut copied, mut at) = (String::new(), 0, 0);
+    while let Some(found) = text[at..].find('\\') {
+        let escape = at + found;
+        let Some(unit) = unit(&text[escape..]).filter(|unit| surrogate(*unit)) else {
+            // Any other escape: what it escapes is no backslash of its own.
+            let escaped = text[escape + 1..].chars().next().map_or(0, char::len_utf8);
+            at = escape + 1 + escaped;
+            continue;
+        };
+        at = escape + 6;
+        let next = self::unit(&text[at..]);
+        if unit < 0xdc00 && next.is_some_and(|next| (0xdc00..0xe000).contains(&next)) {
+            at += 6;
+            continue;
+        }
+        mended.push_str(&text[copied..escape]);
+        mended.push_str(REPLACEMENT);
+        copied = at;
+    }
+    (copied > 0).then(|| mended + &text[copied..])
+}
+
+/// The code unit of `\uXXXX`, if the text begins with one.
+fn unit(text: &str) -> Option<u16> {
+    let digits = text.strip_prefix("\\u")?.get(..4)?;
+    if digits.bytes().all(|b| b.is_ascii_hexdigit()) { u16::from_str_radix(digits, 16).ok() } else { None }
+}
+
+fn is_deeper(text: &str, than: usize) -> bool {
+    let mut depth = 0_usize;
+    outside_of_strings(text, |byte| {
+        match byte {
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        depth <= than
+    })
+}
+
+/// Shows each byte outside of strings until `go_on` is false; whether it came to that.
+fn outside_of_strings(text: &str, mut go_on: impl FnMut(u8) -> bool) -> bool {
+    let (mut quoted, mut escaped) = (false, false);
+    for byte in text.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            _ if !quoted && !go_on(byte) => return true,
+            _ => {}
+        }
+    }
+    false
+}
+
+/// A value without the spaces between its parts.
+pub(super) fn compact(value: &str) -> String {
+    let (mut quoted, mut escaped) = (false, false);
+    let keep = |c: &char| {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' if quoted => escaped = true,
+            '"' => quoted = !quoted,
+            _ => {}
+        }
+        quoted || !matches!(c, ' ' | '\t' | '\r' | '\n')
+    };
+    value.chars().filter(keep).collect()
+}
+
+/// The string that a value is, if it is one.
+pub(super) fn string(value: &RawValue) -> Option<String> {
+    serde_json::from_str(value.get()).ok()
+}
+
+/// Whether a name is meant: without regard to case, as Go takes field names, ſ (U+017F) and the Kelvin sign (U+212A) included.
+pub(super) fn is_name(written: &str, name: &str) -> bool {
+    let fold = |c| match c {
+        '\u{17f}' => 's',
+        '\u{212a}' => 'k',
+        c => c.to_ascii_lowercase(),
+    };
+    written.chars().map(fold).eq(name.chars())
+}
+
+/// The members of an object as they are written: in order, and those of one name each for itself.
+pub(super) struct Members<'a>(pub(super) Vec<(String, &'a RawValue)>);
+
+impl<'a> Members<'a> {
+    pub(super) fn of(text: &'a str) -> Option<Self> {
+        serde_json::from_str(text).ok()
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object;
+
+        impl<'de> Visitor<'de> for Object {
+            type Value = Members<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry()? {
+                    members.push(member);
+                }
+                Ok(Members(members))
+            }
+        }
+
+        deserializer.deserialize_map(Object)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// F70: as Go replaces them, byte by byte and half by half.
+    #[test]
+    fn replaces_what_go_replaces() {
+        for (value, read) in [
+            (&b"\"a\xffb\""[..], "\"a\u{fffd}b\""),
+            (b"\"\xe2\x82\"", "\"\u{fffd}\u{fffd}\""),
+            (b"\"\xed\xa0\x80\"", "\"\u{fffd}\u{fffd}\u{fffd}\""),
+            (br#""\ud800""#, "\"\u{fffd}\""),
+            (br#""\uDC00x""#, "\"\u{fffd}x\""),
+            (br#""\ud83d\ude00""#, r#""\ud83d\ude00""#),
+            (br#""\ud800\ud83d\ude00""#, "\"\u{fffd}\\ud83d\\ude00\""),
+            (br#""\ud800\u0041""#, "\"\u{fffd}\\u0041\""),
+            (br#""\\ud800""#, r#""\\ud800""#),
+            (br#""\ud8""#, r#""\ud8""#),
+            (br#""\"#, r#""\"#),
+        ] {
+            assert_eq!(text(value).unwrap(), read, "{:?}", String::from_utf8_lossy(value));
+        }
+    }
+
+    #[test]
+    fn counts_depth_as_go_does() {
+        let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        assert!(text(nested(10_000).as_bytes()).is_ok());
+        assert!(text(nested(10_001).as_bytes()).is_err());
+        assert!(text(format!("\"{}\"", nested(10_001)).as_bytes()).is_ok(), "in a string they are no brackets");
+    }
+
+    #[test]
+    fn compacts_what_stands_outside_of_strings() {
+        assert_eq!(compact("{ \"a b\" : [ 1,\n\t\"\\\" x\" ] }"), r#"{"a b":[1,"\" x"]}"#);
+    }
+
+    /// F70: ſ and the Kelvin sign too.
+    #[test]
+    fn folds_names_as_go_does() {
+        for written in ["version", "Version", "VERSION", "ver\u{17f}ion", "VER\u{17f}ION"] {
+            assert!(is_name(written, "version"), "{written}");
+        }
+        assert!(is_name("\u{212a}ind", "kind") && !is_name("wéight", "weight") && !is_name("weights", "weight"));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_give_a_text(value: Vec<u8>) {
+            let _ = text(&value);
+        }
+
+        #[test]
+        fn any_escapes_give_strings(inside in r"(\\u[dD][89aAcCfF][0-9a-f]{2}|\\\\|\\n|\\u00e4|[a-zä]){0,8}") {
+            let value = format!("\"{inside}\"");
+            let read: Result<String, _> = serde_json::from_str(&text(value.as_bytes()).unwrap());
+            prop_assert!(read.is_ok(), "{} {:?}", value, read);
+        }
+    }
+}

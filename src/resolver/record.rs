@@ -1,0 +1,108 @@
+//! One record of etcd as an entry of the snapshot: what the codec makes of it, and what of that may be called. PURE.
+
+use std::sync::Arc;
+
+use super::snapshot::Entry;
+use crate::address::Address;
+use crate::codec::{Codec, DecodeError, Detect};
+use crate::instance::Instance;
+use crate::target::Target;
+
+/// How the records of all services of a resolver are read.
+#[derive(Clone)]
+pub(super) struct Reader {
+    pub(super) codec: Arc<dyn Codec>,
+    /// Unix sockets may be called: paths of this host, named by whoever may write into etcd.
+    pub(super) unix_sockets: bool,
+}
+
+impl Default for Reader {
+    fn default() -> Self {
+        Self { codec: Arc::new(Detect), unix_sockets: false }
+    }
+}
+
+impl Reader {
+    /// The entry of a key, if it is the service's own.
+    pub(super) fn read(&self, target: &Target, key: &[u8], value: &[u8]) -> Option<Entry> {
+        target.owns(key).then(|| {
+            let read = self.codec.decode(key, value);
+            Entry::new(key, read.and_then(|instances| self.check(instances)))
+        })
+    }
+
+    /// One address that must not be called makes the record one that cannot be read: whoever wrote it meant something else.
+    fn check(&self, instances: Vec<Instance>) -> Result<Vec<Instance>, DecodeError> {
+        let refused = instances.iter().flat_map(Instance::addresses).find_map(|address| {
+            let reason = self.refusal(address)?;
+            Some(DecodeError::new(format!("the address {address} is not called: {reason}")))
+        });
+        refused.map_or(Ok(instances), Err)
+    }
+
+    fn refusal(&self, address: &Address) -> Option<&'static str> {
+        if address.unix_path().is_some() && !self.unix_sockets {
+            return Some("Unix sockets are not allowed here, see ResolverBuilder::unix_sockets");
+        }
+        address.uncallable()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(value: &str, unix_sockets: bool) -> Entry {
+        let reader = Reader { codec: Arc::new(Detect), unix_sockets };
+        reader.read(&Target::parse("s").unwrap(), b"s/x", value.as_bytes()).unwrap()
+    }
+
+    /// F21: in every spelling, plain and as gRPC naming.
+    #[test]
+    fn what_nobody_can_call_is_not_read() {
+        for (address, said) in [
+            ("0.0.0.0:50051", "every interface"),
+            ("http://0.0.0.0", "every interface"),
+            ("https://0.0.0.0:50051", "every interface"),
+            ("[::]:1", "every interface"),
+            ("[0:0:0:0:0:0:0:0]:1", "every interface"),
+            ("[::0.0.0.0]:1", "every interface"),
+            ("[::ffff:0.0.0.0]:1", "every interface"),
+            ("[::ffff:0:0]:1", "every interface"),
+            ("0x0:1", "every interface"),
+            ("0X0.0x0:1", "every interface"),
+            ("0:1", "no IPv4 address"),
+            ("00:1", "no IPv4 address"),
+            ("0.0:1", "no IPv4 address"),
+            ("000.0.0.0:1", "no IPv4 address"),
+            ("0.0.0.0.:1", "no IPv4 address"),
+            (":1", "no host"),
+            ("224.0.0.1:1", "multicast"),
+            ("239.255.255.255:1", "multicast"),
+            ("0xe0000001:1", "multicast"),
+            ("[ff02::1]:1", "multicast"),
+            ("[::ffff:224.0.0.1]:1", "multicast"),
+            ("255.255.255.255:1", "broadcast"),
+            ("unix:/run/docker.sock", "Unix sockets are not allowed"),
+            ("unix:///run/docker.sock", "Unix sockets are not allowed"),
+        ] {
+            for value in [address.to_owned(), format!(r#"{{"Addr":"{address}"}}"#)] {
+                let entry = read(&value, false);
+                let error = entry.error().unwrap_or_else(|| panic!("{value} is read")).to_string();
+                assert!(error.contains(said), "{value}: {error}");
+            }
+        }
+    }
+
+    /// F21: loopback stays readable, and Unix sockets are where they are allowed.
+    #[test]
+    fn what_can_be_called_is_read() {
+        for address in
+            ["127.0.0.1:1", "[::1]:1", "localhost:1", "0x7f.1:1", "[::ffff:10.0.0.5]:1", "10.0.0.5:1", "0greeter:1"]
+        {
+            assert_eq!(read(address, false).instances().len(), 1, "{address}");
+        }
+        assert_eq!(read("unix:/run/greeter.sock", true).instances().len(), 1);
+        assert!(read("0.0.0.0:1", true).error().is_some());
+    }
+}

@@ -1,0 +1,207 @@
+//! What a record may say: addresses, weights, names below each other, and what is logged of it.
+
+use tonic_etcd::{Instance, Registrar, Resolver};
+
+use super::logs::Logs;
+use crate::support::{PATIENCE, World, naming, resolved, servers_are, until};
+
+/// F21: records that nobody can call are unreadable, with the reason; loopback is not among them, nor is what is beside.
+#[tokio::test(flavor = "multi_thread")]
+async fn records_of_every_interface_are_not_called() {
+    let world = World::start().await;
+    let refused =
+        ["0.0.0.0:50051", "[::]:1", "[::ffff:0.0.0.0]:1", "0x0:1", "0:1", "000.0.0.0:1", "224.0.0.1:1", "[ff02::1]:1"];
+    for (number, address) in refused.iter().enumerate() {
+        world.put(&format!("s/plain-{number}"), address).await;
+        world.put(&format!("s/naming-{number}"), &naming(address)).await;
+    }
+    world.put("s/unix", "unix:/run/docker.sock").await;
+    world.put("s/v4", "127.0.0.1:1").await;
+    world.put("s/v6", &naming("[::1]:1")).await;
+    let resolution = world.resolver().await.resolve("s").await.unwrap();
+    servers_are(&resolution, &["127.0.0.1:1", "[::1]:1"]).await;
+    let snapshot = resolution.snapshot();
+    assert_eq!(snapshot.unreadable(), 2 * refused.len() + 1);
+    let why = |key: &str| snapshot.get(key.as_bytes()).unwrap().error().unwrap().to_string();
+    assert!(why("s/naming-0").contains("every interface, which nobody can call"), "{}", why("s/naming-0"));
+    assert!(why("s/plain-6").contains("multicast"), "{}", why("s/plain-6"));
+    assert!(why("s/unix").contains("ResolverBuilder::unix_sockets"), "{}", why("s/unix"));
+    let resolver = Resolver::builder([world.etcd.endpoint()]).unix_sockets(true).build().unwrap();
+    servers_are(&resolver.resolve("s").await.unwrap(), &["127.0.0.1:1", "[::1]:1", "unix:/run/docker.sock"]).await;
+}
+
+/// F21: nor can they be registered.
+#[tokio::test(flavor = "multi_thread")]
+async fn addresses_that_nobody_can_call_are_not_registered() {
+    let world = World::start().await;
+    let registrar = Registrar::connect([world.etcd.endpoint()]).await.unwrap();
+    let mut good = registrar.register("s", Instance::new("127.0.0.1:1").unwrap()).await.unwrap();
+    for address in [
+        "0.0.0.0:50051",
+        "https://[::]:1",
+        "[::ffff:0.0.0.0]:1",
+        "0x0.0:1",
+        "224.0.0.1:1",
+        "[ff02::1]:1",
+        "255.255.255.255:1",
+    ] {
+        let error = registrar.register("s", Instance::new(address).unwrap()).await.unwrap_err();
+        assert!(error.is_invalid_argument() && error.to_string().contains("that clients reach"), "{error}");
+        assert!(good.update(|instance| instance.with_address(address)).is_err(), "{address}");
+    }
+    good.ready(PATIENCE).await.unwrap();
+    assert_eq!(world.contents("s/").await.len(), 1);
+}
+
+/// F24: a weight of 0 is refused wherever it is said, with the advice to say `draining`; a foreign 0 says nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_weight_of_zero_is_refused_and_a_foreign_one_says_nothing() {
+    let world = World::start().await;
+    let registrar = Registrar::connect([world.etcd.endpoint()]).await.unwrap();
+    let mut registration = registrar.register("s", Instance::new("h:1").unwrap()).await.unwrap();
+    let error = registration.update(|instance| instance.with_weight(0)).unwrap_err();
+    assert!(error.is_invalid_argument() && error.to_string().contains("with_draining(true)"), "{error}");
+    registration.update(|instance| instance.with_weight(3)).unwrap();
+    registration.ready(PATIENCE).await.unwrap();
+    world.put("s/h:2", r#"{"Op":0,"Addr":"h:2","Metadata":{"Weight":0}}"#).await;
+    let resolution = world.resolver().await.resolve("s").await.unwrap();
+    resolved(&resolution, "both", |snapshot| snapshot.len() == 2).await;
+    let weights: Vec<_> = resolution.snapshot().instances().map(Instance::weight).collect();
+    assert_eq!(weights, [Some(3), None]);
+}
+
+/// F67: keys of a name below count, as Go has it, and the resolver of the upper name says so once.
+#[tokio::test]
+async fn a_resolver_that_sees_a_name_below_its_own_says_so_once() {
+    const WARNING: &str = "the prefix also holds keys of another name";
+    let (world, logs) = (World::start().await, Logs::of_this_thread());
+    let resolver = world.resolver().await;
+    world.put("shopping/h:9", &naming("h:9")).await;
+    world.put("shop/payments/h:1", &naming("h:1")).await;
+    let (shop, payments) = (resolver.resolve("shop").await.unwrap(), resolver.resolve("shop/payments").await.unwrap());
+    servers_are(&shop, &["h:1"]).await;
+    assert_eq!(logs.count("WARN", WARNING), 0, "one name alone may be written so: {}", logs.all());
+    world.put("shop/h:2", &naming("h:2")).await;
+    servers_are(&shop, &["h:1", "h:2"]).await;
+    servers_are(&payments, &["h:1"]).await;
+    world.put("shop/refunds/h:3", &naming("h:3")).await;
+    servers_are(&shop, &["h:1", "h:2", "h:3"]).await;
+    assert_eq!(logs.count("WARN", WARNING), 1, "{}", logs.all());
+    assert_eq!(logs.count("WARN", "below=\"shop/payments\""), 1, "{}", logs.all());
+}
+
+/// F67: a registrar says it too, whichever of the two names comes first, and once.
+#[tokio::test]
+async fn a_registrar_of_a_name_above_or_below_another_says_so_once() {
+    const WARNING: &str = "one below the other";
+    for names in [["shop", "shop/payments"], ["shop/payments", "shop"]] {
+        let world = World::start().await;
+        let at = |address: &str| Instance::new(address).unwrap();
+        // Of another process.
+        world.put(&format!("{}/10.0.0.5:1", names[0]), &naming("10.0.0.5:1")).await;
+        let logs = Logs::of_this_thread();
+        let registrar = Registrar::connect([world.etcd.endpoint()]).await.unwrap();
+        let mut others = Vec::new();
+        for port in 1..=3 {
+            others.push(registrar.register(names[1], at(&format!("10.0.0.6:{port}"))).await.unwrap());
+            others.push(registrar.register("shopping", at(&format!("10.0.0.7:{port}"))).await.unwrap());
+        }
+        for other in &others {
+            other.ready(PATIENCE).await.unwrap();
+        }
+        until("the warning", async || (logs.count("WARN", WARNING) > 0).then_some(())).await;
+        assert_eq!(logs.count("WARN", "upper=\"shop\" lower=\"shop/payments\""), 1, "{}", logs.all());
+        // Whatever else is looked for has been.
+        others.push(registrar.register("last", at("10.0.0.8:1")).await.unwrap());
+        others.last().unwrap().ready(PATIENCE).await.unwrap();
+        assert_eq!(logs.count("WARN", WARNING), 1, "{}", logs.all());
+    }
+}
+
+/// F67: a registrar that may not read what lies above or below registers all the same, without a warning.
+#[tokio::test]
+async fn a_registrar_that_may_not_look_registers_all_the_same() {
+    let (world, logs) = (World::start().await, Logs::of_this_thread());
+    let _root = world.protect("shop/payments/").await;
+    let options = tonic_etcd::EtcdOptions::new([world.etcd.endpoint()]).user("user", "userpw");
+    let registrar = Registrar::connect(options).await.unwrap();
+    let registration = registrar.register("shop/payments", Instance::new("10.0.0.5:1").unwrap()).await.unwrap();
+    registration.ready(PATIENCE).await.unwrap();
+    until("the look", async || (logs.count("DEBUG", "nobody knows whether other names") > 0).then_some(())).await;
+    assert_eq!(logs.count("WARN", ""), 0, "{}", logs.all());
+}
+
+/// F68: weights as others write them count; what is not understood is said once a service.
+#[tokio::test]
+async fn what_is_not_understood_is_said_once_a_service() {
+    let (world, logs) = (World::start().await, Logs::of_this_thread());
+    for (number, metadata) in [r#"{"Weight":9}"#, r#"{"WEIGHT":"9.0"}"#, r#"{"weight":9e0}"#].iter().enumerate() {
+        world.put(&format!("a/{number}"), &format!(r#"{{"Addr":"h:{}","Metadata":{metadata}}}"#, number + 1)).await;
+    }
+    for service in ["b", "c"] {
+        for port in 1..=3 {
+            let value = format!(r#"{{"Addr":"h:{port}","Metadata":{{"Weight":"heavy","draining":"soon"}}}}"#);
+            world.put(&format!("{service}/{port}"), &value).await;
+        }
+    }
+    let resolver = world.resolver().await;
+    let understood = resolver.resolve("a").await.unwrap();
+    resolved(&understood, "weights", |snapshot| {
+        snapshot.instances().filter(|one| one.weight() == Some(9)).count() == 3
+    })
+    .await;
+    for service in ["b", "c"] {
+        let resolution = resolver.resolve(service).await.unwrap();
+        servers_are(&resolution, &["h:1", "h:2", "h:3"]).await;
+        world.put(&format!("{service}/2"), r#"{"Addr":"h:4","Metadata":{"weight":-1}}"#).await;
+        servers_are(&resolution, &["h:1", "h:3", "h:4"]).await;
+    }
+    assert_eq!(logs.count("WARN", "is not understood"), 2, "{}", logs.all());
+    assert_eq!(logs.count("WARN", r#"\"Weight\" is \"heavy\""#), 2, "{}", logs.all());
+}
+
+/// F69: a key that is put again with other metadata is no news; one whose address, weight, zone or draining changes is.
+#[tokio::test]
+async fn metadata_that_changes_all_the_time_is_told_at_debug() {
+    let (world, logs) = (World::start().await, Logs::of_this_thread());
+    let put = async |now: usize, more: &str| {
+        let value = format!(r#"{{"Addr":"h:1","Metadata":{{"now":{now}{more}}}}}"#);
+        world.put("s/1", &value).await;
+    };
+    put(0, "").await;
+    world.put("s/2", r#"{"Addr":"now=0"}"#).await;
+    let resolution = world.resolver().await.resolve("s").await.unwrap();
+    let now = async |now: usize| {
+        let is = |one: &Instance| one.metadata()["now"] == now.to_string();
+        resolved(&resolution, "now", |snapshot| snapshot.len() == 1 && snapshot.instances().all(is)).await;
+    };
+    now(0).await;
+    assert_eq!(
+        (logs.count("INFO", "membership changed"), logs.count("WARN", "record skipped")),
+        (1, 1),
+        "{}",
+        logs.all()
+    );
+    for next in 1..=5 {
+        world.put("s/2", &format!(r#"{{"Addr":"now={next}"}}"#)).await;
+        put(next, r#","version":"2","id":"x""#).await;
+        now(next).await;
+    }
+    assert_eq!(
+        (logs.count("INFO", "membership changed"), logs.count("WARN", "record skipped")),
+        (1, 1),
+        "{}",
+        logs.all()
+    );
+    assert!(logs.count("DEBUG", "something else of themselves") >= 5, "{}", logs.all());
+    for (next, more) in (6..).zip([r#","weight":3"#, r#","weight":3,"zone":"a""#, r#","zone":"a","draining":true"#]) {
+        let before = logs.count("INFO", "membership changed");
+        put(next, more).await;
+        now(next).await;
+        assert_eq!(logs.count("INFO", "membership changed"), before + 1, "{more}: {}", logs.all());
+    }
+    let before = logs.count("INFO", "membership changed");
+    world.put("s/2", "h:2").await;
+    servers_are(&resolution, &["h:1", "h:2"]).await;
+    assert_eq!(logs.count("INFO", "membership changed"), before + 1, "{}", logs.all());
+}
