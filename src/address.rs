@@ -313,7 +313,6 @@ mod tests {
             "ftp://host:1",
             "http://host:1/path",
             "http://",
-            "http://u@host:1",
             "unix:",
             "unix:run/x",
             "unix://host/x",
@@ -327,6 +326,21 @@ mod tests {
         ] {
             let error = Address::parse(text).unwrap_err();
             assert!(error.to_string().contains(&format!("{text:?}")), "{error}");
+        }
+    }
+
+    /// F18: a user and a password are refused, and not shown.
+    #[test]
+    fn users_are_refused_and_not_shown() {
+        for text in [
+            "http://u:secret@host:1",
+            "u:secret@host:1",
+            "https://u:secret%40host:1",
+            "http://secret@host",
+            "[u:secret@::1]:1",
+        ] {
+            let error = Address::parse(text).unwrap_err().to_string();
+            assert!(error.contains(secret::REASON) && !error.contains("secret"), "{error}");
         }
     }
 

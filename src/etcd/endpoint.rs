@@ -78,7 +78,8 @@ pub(super) fn usable(listed: &[Listed], from: &Endpoint, known: &[Endpoint]) -> 
         // Who is spoken to by TLS is not to be spoken to without it, nor the other way round.
         let is_spoken = known.iter().any(|known| known.secure == endpoint.secure);
         if is_reachable && is_spoken && !usable.iter().any(|other| other.is(&endpoint)) {
-            usable.push(Endpoint { is_learned: true, ..endpoint });
+            // After all that SRV records name.
+            usable.push(Endpoint { is_learned: true, priority: u16::MAX, ..endpoint });
         }
     }
     usable

@@ -32,6 +32,8 @@ pub(crate) enum Class {
     LeaseExists,
     /// The message is larger than one side takes: ask for less; what cannot be less cannot be had.
     TooLarge,
+    /// etcd is full: it takes no more, until people make room.
+    NoSpace,
     /// A user is given and not needed.
     AuthenticationIsOff,
     /// Say it loudly and retry slowly: only people can mend it.
@@ -56,6 +58,8 @@ pub(super) enum Fault {
 pub(crate) struct Failure {
     pub(crate) class: Class,
     pub(super) fault: Fault,
+    /// A try of the request may have been done, or may still be.
+    pub(crate) in_doubt: bool,
     message: String,
     doing: String,
     member: String,
@@ -69,7 +73,7 @@ impl Failure {
             Class::Transient | Class::TimedOut => Fault::Late,
             _ => Fault::Request,
         };
-        Self { class, fault, message, doing: String::new(), member: String::new() }
+        Self { class, fault, in_doubt: false, message, doing: String::new(), member: String::new() }
     }
 
     pub(crate) fn timed_out(after: Duration) -> Self {
@@ -120,6 +124,16 @@ impl Failure {
         let is_final = matches!(self.class, Class::Permanent | Class::Token | Class::Denied);
         let class = if is_final { Class::Transient } else { self.class };
         Self { class, ..self }
+    }
+
+    /// A try of the request may have been done, or may still be.
+    pub(crate) fn with_doubt(self, in_doubt: bool) -> Self {
+        Self { in_doubt, ..self }
+    }
+
+    /// Whether etcd has refused the request: what was asked for was not done by it.
+    pub(super) fn is_decided(&self) -> bool {
+        !matches!(self.class, Class::Transient | Class::TimedOut | Class::TooSlow)
     }
 
     /// A client without a user was refused: another one may be made with it.
@@ -250,7 +264,7 @@ fn class_of_message(message: &str) -> Option<Class> {
         ("message larger than max", Class::TooLarge),
         ("request is too large", Class::Permanent),
         ("too many operations", Class::Permanent),
-        ("database space exceeded", Class::Permanent),
+        ("database space exceeded", Class::NoSpace),
         ("lease TTL", Class::Permanent),
     ];
     MEANINGS.iter().find(|(part, _)| message.contains(part)).map(|(_, class)| *class)
@@ -297,7 +311,7 @@ mod tests {
             (Code::NotFound, "etcdserver: requested lease not found", Class::LeaseNotFound),
             (Code::FailedPrecondition, "etcdserver: lease already exists", Class::LeaseExists),
             (Code::InvalidArgument, "etcdserver: request is too large", Class::Permanent),
-            (Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded", Class::Permanent),
+            (Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded", Class::NoSpace),
             (Code::ResourceExhausted, "etcdserver: too many requests", Class::Transient),
             (Code::ResourceExhausted, "grpc: received message larger than max (3 vs. 2)", Class::TooLarge),
             (Code::Unimplemented, "unknown service", Class::Permanent),

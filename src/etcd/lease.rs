@@ -23,10 +23,11 @@ pub(crate) struct Stored {
     pub(crate) value: Vec<u8>,
 }
 
-/// A put that was done.
+/// A put that was done, or was not because the key is not as expected.
 pub(crate) struct Put {
-    pub(crate) revision: i64,
-    /// It was asked for more than once: another of these puts may still arrive.
+    /// At which revision it was done.
+    pub(crate) done: Option<i64>,
+    /// It was asked for more than once: another of these puts may have been done, or may still be.
     pub(crate) again: bool,
 }
 
@@ -50,7 +51,7 @@ impl Etcd {
     /// Puts a key under a lease.
     pub(crate) async fn put(&self, key: &[u8], value: &[u8], lease: i64, patience: Patience) -> Result<Put, Failure> {
         let doing = format!("putting {}", String::from_utf8_lossy(key));
-        let (response, tries) = self
+        let (response, again) = self
             .core
             .call_counted(patience, &doing, |client| {
                 let mut kv = client.kv_client();
@@ -58,11 +59,10 @@ impl Etcd {
                 async move { kv.put(key, value, Some(PutOptions::new().with_lease(lease))).await }
             })
             .await?;
-        Ok(Put { revision: response.header().map_or(0, ResponseHeader::revision), again: tries > 1 })
+        Ok(Put { done: Some(response.header().map_or(0, ResponseHeader::revision)), again })
     }
 
-    /// Puts a key under a lease while it was last changed at that revision, or is not there where that is 0; none if the key
-    /// is not as expected.
+    /// Puts a key under a lease while it was last changed at that revision, or is not there where that is 0.
     pub(crate) async fn put_over(
         &self,
         key: &[u8],
@@ -70,9 +70,9 @@ impl Etcd {
         lease: i64,
         expected: i64,
         patience: Patience,
-    ) -> Result<Option<Put>, Failure> {
+    ) -> Result<Put, Failure> {
         let doing = format!("putting {}", String::from_utf8_lossy(key));
-        let (response, tries) = self
+        let (response, again) = self
             .core
             .call_counted(patience, &doing, |client| {
                 let mut kv = client.kv_client();
@@ -81,8 +81,8 @@ impl Etcd {
                 async move { kv.txn(Txn::new().when([as_expected]).and_then([put])).await }
             })
             .await?;
-        let put = || Put { revision: response.header().map_or(0, ResponseHeader::revision), again: tries > 1 };
-        Ok(response.succeeded().then(put))
+        let revision = response.header().map_or(0, ResponseHeader::revision);
+        Ok(Put { done: response.succeeded().then_some(revision), again })
     }
 
     /// How a key stands now, by a linearizable read, and the revision at which it does.
@@ -102,28 +102,45 @@ impl Etcd {
         Ok((answer.header().map_or(0, ResponseHeader::revision), stored))
     }
 
-    /// Deletes a key while it still carries that lease, and so never what another has put since; whether it did carry it.
-    /// Where the role may not read, which the comparison needs, the key is deleted as it is.
-    pub(crate) async fn delete(&self, key: &[u8], lease: i64, patience: Patience) -> Result<bool, Failure> {
+    /// Deletes a key while it carries that lease and was last changed at that revision, and so never what was put since, however
+    /// late the request arrives. Whether it does not stand under the lease any more: it is to be looked at otherwise.
+    ///
+    /// Where the role may not read, which the comparison needs, the key is deleted as it is. An etcd that is full refuses a
+    /// transaction that only deletes in some releases (etcd's issue 13429; 3.5.1 is one), and no plain delete: there the key is
+    /// read first, and nobody can put it between the two.
+    pub(crate) async fn delete(
+        &self,
+        key: &[u8],
+        lease: i64,
+        expected: i64,
+        patience: Patience,
+    ) -> Result<bool, Failure> {
         let doing = format!("deleting {}", String::from_utf8_lossy(key));
         let guarded = self
             .call(patience, &doing, |client| {
                 let mut kv = client.kv_client();
                 let ours = Compare::lease(key.to_vec(), CompareOp::Equal, lease);
-                let txn = Txn::new().when([ours]).and_then([TxnOp::delete(key.to_vec(), None)]);
+                let as_expected = Compare::mod_revision(key.to_vec(), CompareOp::Equal, expected);
+                let txn = Txn::new().when([ours, as_expected]).and_then([TxnOp::delete(key.to_vec(), None)]);
                 async move { kv.txn(txn).await.map(|response| response.succeeded()) }
             })
             .await;
         match guarded {
-            Err(failure) if failure.class == Class::Denied => {
-                self.call(patience, &doing, |client| {
-                    let (mut kv, key) = (client.kv_client(), key.to_vec());
-                    async move { kv.delete(key, None).await.map(|response| response.deleted() > 0) }
-                })
-                .await
-            }
-            result => result,
+            Err(failure) if failure.class == Class::Denied => {}
+            Err(failure) if failure.class == Class::NoSpace => match self.look(key, patience).await {
+                Ok((_, Some(stored))) if stored.lease == lease => {}
+                Ok(_) => return Ok(true),
+                Err(failure) if failure.class == Class::Denied => {}
+                Err(failure) => return Err(failure),
+            },
+            result => return result,
         }
+        self.call(patience, &doing, |client| {
+            let (mut kv, key) = (client.kv_client(), key.to_vec());
+            async move { kv.delete(key, None).await.map(drop) }
+        })
+        .await?;
+        Ok(true)
     }
 
     /// Revokes a lease, and with it every key that still carries it. One that is gone already is no failure.

@@ -128,10 +128,10 @@ mod tests {
         let links = links(&["h1", "h2"]);
         let mut state = links.state();
         assert!(state.learn(endpoints(&["http://h2", "http://h3", "http://h4"])));
-        assert_eq!(order(&state), ["h1", "http://h2", "http://h3", "http://h4"]);
+        assert_eq!(order(&state), ["h1", "h2", "http://h3", "http://h4"]);
         state.current = state.next();
         state.current = state.next();
-        assert_eq!(order(&state), ["http://h3", "http://h4", "h1", "http://h2"]);
+        assert_eq!(order(&state), ["http://h3", "http://h4", "h1", "h2"]);
         assert!(state.learn(endpoints(&["http://h4"])));
         assert_eq!((state.count(), state.name()), (3, "h1".to_owned()));
         assert!(!state.learn(endpoints(&["http://h4"])));

@@ -32,7 +32,7 @@ use tokio::sync::watch::Receiver;
 use tokio::time::timeout;
 
 pub(crate) use failure::{Class, Failure};
-pub(crate) use lease::{KeepAlive, Stored};
+pub(crate) use lease::{KeepAlive, Put, Stored};
 pub use options::EtcdOptions;
 pub(crate) use request::Patience;
 pub(crate) use runtimes::Etcds;

@@ -42,29 +42,31 @@ struct Attempt<'a, T> {
 impl Core {
     /// One unary call: tried again, elsewhere if need be, while another try may fare better, and once more with a new token
     /// where that may help. One that is late is made at one other member beside it. Every operation given here may be
-    /// repeated. Gives how many tries were made, too.
+    /// repeated. Tells as well whether another try than the one that was answered may have been done, or may still be; a failure
+    /// tells it of all tries.
     pub(super) async fn call_counted<T, F, Fut>(
         self: &Arc<Self>,
         patience: Patience,
         doing: &str,
         operation: F,
-    ) -> Result<(T, usize), Failure>
+    ) -> Result<(T, bool), Failure>
     where
         F: Fn(Client) -> Fut + Sync,
         Fut: Future<Output = Result<T, etcd_client::Error>> + Send,
         T: Send,
     {
         let end = Instant::now() + patience.total;
-        let (mut tries, mut renewed) = (0, 0);
+        let (mut tries, mut renewed, mut in_doubt) = (0, 0, false);
         loop {
             tries += 1;
             // A search for a connection, or a check of the password, has tried what there is.
             let begun = timeout_at(end, self.begin());
             let failure = match begun.await {
                 Ok(Ok((link, token))) => match self.attempt(link, Some(token), end, patience, &operation).await {
-                    Ok((value, count)) => return Ok((value, tries - 1 + count)),
+                    Ok((value, count)) => return Ok((value, in_doubt || count > 1)),
                     Err((failure, token)) => {
-                        let failure = failure.while_doing(doing);
+                        in_doubt |= failure.in_doubt;
+                        let failure = failure.while_doing(doing).with_doubt(in_doubt);
                         if renewed == 0 && self.tokens.refused(token, &failure) {
                             renewed = 1;
                             continue;
@@ -72,10 +74,10 @@ impl Core {
                         failure
                     }
                 },
-                Ok(Err(failure)) => return Err(failure.while_doing(doing)),
+                Ok(Err(failure)) => return Err(failure.while_doing(doing).with_doubt(in_doubt)),
                 Err(_) => {
                     let failure = Failure::new(Class::TimedOut, format!("no connection within {:?}", patience.total));
-                    return Err(failure.at(&self.member_in_use()).while_doing(doing));
+                    return Err(failure.at(&self.member_in_use()).while_doing(doing).with_doubt(in_doubt));
                 }
             };
             if !failure.is_worth_a_retry() || tries >= self.tries() + renewed || Instant::now() >= end {
@@ -151,16 +153,20 @@ impl Core {
                     if second_failed.is_none() {
                         second.as_ref().map(late);
                     }
-                    return Err(first_failed.unwrap_or_else(|| late(&first)));
+                    let (failure, token) = first_failed.clone().unwrap_or_else(|| late(&first));
+                    let in_doubt = is_open(Some(&first), first_failed.as_ref()) || is_open(second.as_ref(), second_failed.as_ref());
+                    return Err((failure.with_doubt(in_doubt), token));
                 }
             }
+            let in_doubt =
+                is_open(Some(&first), first_failed.as_ref()) || is_open(second.as_ref(), second_failed.as_ref());
             match (&first_failed, &second_failed) {
                 // What is no member's fault is the same everywhere.
                 (Some((failure, token)), _) | (_, Some((failure, token))) if !failure.is_worth_a_retry() => {
-                    return Err((failure.clone(), *token));
+                    return Err((failure.clone().with_doubt(in_doubt), *token));
                 }
                 (Some((failure, token)), other) if other.is_some() || second.is_none() => {
-                    return Err((failure.clone(), *token));
+                    return Err((failure.clone().with_doubt(in_doubt), *token));
                 }
                 _ => {}
             }
@@ -179,6 +185,11 @@ async fn answer_of<T>(attempt: Option<&mut Attempt<'_, T>>) -> (Result<T, Failur
         Some(attempt) => ((&mut attempt.answer).await, attempt.link.clone()),
         None => std::future::pending().await,
     }
+}
+
+/// Whether a try may have been done, or may still be: it has no answer, or one that does not say.
+fn is_open<T>(attempt: Option<&Attempt<'_, T>>, failed: Option<&(Failure, u64)>) -> bool {
+    attempt.is_some() && failed.is_none_or(|(failure, _)| !failure.is_decided())
 }
 
 /// When a try is late: soon where nothing was heard over its connection since it was made, else later.

@@ -87,12 +87,13 @@ impl Answers {
         self.failures[hand as usize] = 0;
     }
 
-    /// What that means to the machine.
-    pub(super) fn failed(&mut self, hand: Hand, of: Option<Id>, failure: Failure) -> Trouble {
-        let class = failure.class;
+    /// What that means to the machine. `of` is whose request it was, where it was of one registration. It `counts` unless another
+    /// request that was on its way beside it has failed already.
+    pub(super) fn failed(&mut self, hand: Hand, of: Option<Id>, failure: Failure, counts: bool) -> Trouble {
+        let (class, in_doubt) = (failure.class, failure.in_doubt);
         let failures = &mut self.failures[hand as usize];
         if matches!(class, Class::Transient | Class::TimedOut) {
-            *failures = failures.saturating_add(1);
+            *failures = failures.saturating_add(u32::from(counts));
         } else {
             self.answered(hand);
         }
@@ -123,15 +124,30 @@ impl Answers {
         match class {
             Class::LeaseNotFound => Trouble::LeaseGone,
             // A token was fetched in vain.
-            Class::Permanent | Class::Denied | Class::Token | Class::TooLarge | Class::AuthenticationIsOff => {
-                Trouble::Permanent
+            Class::Permanent
+            | Class::Denied
+            | Class::Token
+            | Class::TooLarge
+            | Class::NoSpace
+            | Class::AuthenticationIsOff => {
+                if in_doubt {
+                    Trouble::PermanentInDoubt
+                } else {
+                    Trouble::Permanent
+                }
             }
             Class::Transient
             | Class::Changed
             | Class::TimedOut
             | Class::TooSlow
             | Class::Revision
-            | Class::LeaseExists => Trouble::Transient,
+            | Class::LeaseExists => {
+                if in_doubt {
+                    Trouble::Transient
+                } else {
+                    Trouble::NotDone
+                }
+            }
         }
     }
 }
@@ -159,12 +175,12 @@ mod tests {
         let mut answers = Answers::new(Duration::from_secs(5));
         let said = |answers: &Answers, id| answers.why_of(id).map(|error| error.to_string()).unwrap_or_default();
         let fail = |class, text: &str| Failure::new(class, text);
-        answers.failed(Hand::Work, Some(1), fail(Class::Transient, "first"));
-        answers.failed(Hand::Renewal, None, fail(Class::TimedOut, "second"));
+        answers.failed(Hand::Work, Some(1), fail(Class::Transient, "first"), true);
+        answers.failed(Hand::Renewal, None, fail(Class::TimedOut, "second"), true);
         assert!(said(&answers, 1).contains("second") && said(&answers, 2).contains("second"));
-        answers.failed(Hand::Work, Some(1), fail(Class::TimedOut, "third"));
+        answers.failed(Hand::Work, Some(1), fail(Class::TimedOut, "third"), true);
         assert!(said(&answers, 1).contains("third") && said(&answers, 2).contains("third"), "of etcd, not of one");
-        answers.failed(Hand::Work, Some(2), fail(Class::Denied, "denied"));
+        answers.failed(Hand::Work, Some(2), fail(Class::Denied, "denied"), true);
         answers.went_well(Hand::Renewal, None);
         answers.went_well(Hand::Work, Some(1));
         assert!(said(&answers, 1).is_empty() && said(&answers, 2).contains("denied"));

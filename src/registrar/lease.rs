@@ -9,8 +9,11 @@
 //!      ▲                                │
 //!      └── etcd says it is gone ────────┤      a lease is given up only when etcd says so: a renewal that fails
 //!      └── revoked with its last record ┘      is tried again until then, whatever our clock says
+//!      └── left for another (`fence`) ──┘      or where a put of what has left may still be done under it
 //! ```
 
+mod fence;
+mod flights;
 mod input;
 mod registration;
 mod slot;
@@ -20,15 +23,14 @@ mod vocabulary;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use self::flights::Flights;
 use self::registration::{Registration, Urgency};
 use self::slot::Slot;
 use self::tenure::{Hold, Stage, Tenure};
 pub use self::vocabulary::Conflict;
-pub(crate) use self::vocabulary::{Action, Found, Input, Loss, Renewal, Standing, Trouble, Wanted};
+pub(crate) use self::vocabulary::{Action, Found, Input, Loss, Renewal, Standing, Trouble, Wanted, Worth};
 use crate::backoff::Backoff;
 
-/// How long a key that may still arrive is left alone before it is looked for again.
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// A key that may not be watched is put again so often: seldom enough for a large fleet, soon enough for a lost key.
 const SWEEP: (Duration, Duration) = (Duration::from_secs(40), Duration::from_secs(60));
 /// Some etcd releases lose events around compactions: every key is looked at again between these two.
@@ -43,10 +45,16 @@ pub(crate) type Id = u64;
 pub(crate) struct Machine {
     tenure: Tenure,
     registrations: BTreeMap<Id, Registration>,
+    flights: Flights,
     backoff: Backoff,
     blocked: Duration,
-    /// By what only people can mend.
-    refused: bool,
+    /// Requests that began before that time are of the same outage.
+    failed_at: Duration,
+    /// What only people can mend holds up the next grant, or the next move to another lease.
+    grant_at: Duration,
+    move_at: Duration,
+    /// The lease cannot be left for another for now.
+    move_is_refused: bool,
     /// What makes a key unique, where the instance has no id.
     suffix: String,
     /// Keys that may not be watched.
@@ -68,9 +76,13 @@ impl Machine {
         Self {
             tenure: Tenure::new(seconds, !seed),
             registrations: BTreeMap::new(),
+            flights: Flights::default(),
             backoff,
             blocked: Duration::ZERO,
-            refused: false,
+            failed_at: Duration::ZERO,
+            grant_at: Duration::ZERO,
+            move_at: Duration::ZERO,
+            move_is_refused: false,
             suffix,
             unwatchable: BTreeSet::new(),
             late: BTreeSet::new(),
@@ -81,9 +93,14 @@ impl Machine {
         }
     }
 
-    /// The lease in etcd, if one is held.
+    /// The lease in etcd, if one is held: the one that records are put under.
     pub(crate) fn lease(&self) -> Option<i64> {
-        self.tenure.id()
+        self.tenure.shown()
+    }
+
+    /// Whether that lease is still to be renewed.
+    pub(crate) fn renews(&self, lease: i64) -> bool {
+        self.tenure.is_live(lease) && !self.tenure.is_dying(lease)
     }
 
     /// How long a request may take while a lease is held.
@@ -99,7 +116,7 @@ impl Machine {
     /// Forgets what is closed, and says whether nothing is left to do.
     pub(crate) fn is_idle(&mut self) -> bool {
         self.registrations.retain(|_, registration| !registration.is_closed());
-        self.registrations.is_empty() && self.lease().is_none()
+        self.registrations.is_empty() && self.tenure.is_none()
     }
 
     /// How a registration stands; one that is not known is closed.
@@ -108,9 +125,12 @@ impl Machine {
         if registration.is_closed() {
             return Standing::Closed;
         }
+        if registration.leaving {
+            return if registration.was_complete { Standing::Updating } else { Standing::Pending };
+        }
         if registration.paused {
             return match self.tenure.hold(now) {
-                _ if registration.is_out() => Standing::Paused,
+                _ if registration.is_out(!self.move_is_refused) => Standing::Paused,
                 Some(Hold::Ended) => Standing::Lost,
                 _ => Standing::Updating,
             };
@@ -134,7 +154,7 @@ impl Machine {
         self.registrations.get(&id).map(|registration| &registration.loss)
     }
 
-    /// When the lease ends, by our clock.
+    /// When the lease ends, by our clock; the first of them, where there are two.
     pub(crate) fn lease_ends(&self) -> Option<Duration> {
         self.tenure.lease_ends()
     }
@@ -161,49 +181,74 @@ impl Machine {
         wanted.flat_map(|(id, registration)| registration.slots.iter().map(|slot| (slot.record.key.as_slice(), *id)))
     }
 
-    /// What the lease needs. Not asked while a renewal is on its way.
-    pub(crate) fn renewal(&self, now: Duration) -> Renewal {
-        if self.is_wanted() { self.tenure.renewal(now) } else { Renewal::None }
+    /// What the leases need, but for those whose renewals are on their way.
+    pub(crate) fn renewal(&self, now: Duration, but: &[i64]) -> Renewal {
+        if self.is_wanted() { self.tenure.renewal(now, but) } else { Renewal::None }
     }
 
-    /// What else there is to do. Not asked while an action is on its way.
+    /// What else there is to do, beside what is on its way. Asked until it is to wait.
     pub(crate) fn action(&mut self, now: Duration) -> Action {
+        self.fence(now);
+        let (action, goes_out) = self.next(now);
+        self.flights.begin(now, &action, goes_out);
+        self.tried(&action);
+        action
+    }
+
+    /// The next action, and whether something goes out of etcd by it.
+    fn next(&mut self, now: Duration) -> (Action, bool) {
         if now < self.blocked {
-            return Action::Wait { until: Some(self.blocked) };
+            return (Action::Wait { until: Some(self.blocked) }, false);
         }
-        match self.tenure.stage() {
-            Stage::None if self.is_wanted() => {
-                let id = (self.backoff.random() >> 1).max(1).cast_signed();
-                self.tenure.ask(id);
-                Action::Grant { id, seconds: self.tenure.seconds() }
-            }
-            Stage::Granting { id } if self.is_wanted() => Action::Grant { id, seconds: self.tenure.seconds() },
-            Stage::Held { id } if !self.is_wanted() => Action::Revoke { id },
-            Stage::Held { id } => {
-                self.review(now);
-                let action = self.work(now, id);
-                self.tried(&action);
-                action
-            }
-            Stage::None | Stage::Granting { .. } => Action::Wait { until: None },
+        let mut wake = self.moves_at(now).unwrap_or(Duration::MAX);
+        match self.tenure.revocable(|id| self.flights.is_revoking(id)) {
+            Some((id, at)) if now >= at => return (Action::Revoke { id }, true),
+            Some((_, at)) => wake = wake.min(at),
+            None => {}
         }
+        if self.is_wanted() && !self.flights.is_granting() && self.tenure.current().is_none() {
+            if now >= self.grant_at {
+                return (self.grant(), false);
+            }
+            wake = wake.min(self.grant_at);
+        }
+        if self.tenure.is_none() {
+            return (Action::Wait { until: (wake < Duration::MAX).then_some(wake) }, false);
+        }
+        self.review(now);
+        self.work(now, wake)
     }
 
-    /// Whether there is better to do than this action, now that registrations are leaving.
-    pub(crate) fn outweighs(&self, now: Duration, action: &Action) -> bool {
-        let leaves = |registration: &Registration| {
-            registration.leaving && !registration.is_closed() && now >= registration.blocked
+    /// Asks for a lease: the same one until it is there.
+    fn grant(&mut self) -> Action {
+        let id = match self.tenure.stage() {
+            Stage::Granting { id } => id,
+            _ => (self.backoff.random() >> 1).max(1).cast_signed(),
         };
-        match action {
-            Action::Delete { .. } | Action::Revoke { .. } => false,
-            _ => self.registrations.values().any(leaves),
-        }
+        self.tenure.ask(id);
+        Action::Grant { id, seconds: self.tenure.seconds() }
     }
 
-    /// Whether the action puts what is leaving: its answer is worth a short wait.
-    pub(crate) fn puts_what_leaves(&self, action: &Action) -> bool {
-        let leaves = |of: &Id| self.registrations.get(of).is_some_and(|registration| registration.leaving);
-        matches!(action, Action::Put { of, .. } if leaves(of))
+    /// What a request that is on its way is still worth.
+    pub(crate) fn worth(&self, action: &Action) -> Worth {
+        let slot = |of: &Id, key: &[u8]| self.registrations.get(of).filter(|one| one.has(key));
+        match action {
+            Action::Grant { .. } if !self.is_wanted() => Worth::Nothing,
+            // What it puts is to go, or to be put under another lease, and either waits for it.
+            Action::Put { of, record, lease, .. } => match slot(of, &record.key) {
+                Some(registration) if registration.is_wanted() && self.tenure.current() == Some(*lease) => Worth::All,
+                _ => Worth::Little,
+            },
+            Action::Look { of, record } => match slot(of, &record.key) {
+                Some(registration) if registration.is_wanted() || self.flights.goes_out(&record.key) => Worth::All,
+                _ => Worth::Nothing,
+            },
+            Action::Delete { of, record, .. } => match slot(of, &record.key) {
+                Some(registration) if registration.may_stand(&record.key) => Worth::All,
+                _ => Worth::Nothing,
+            },
+            Action::Grant { .. } | Action::Revoke { .. } | Action::Wait { .. } => Worth::All,
+        }
     }
 
     fn is_wanted(&self) -> bool {
@@ -227,28 +272,35 @@ impl Machine {
         }
     }
 
-    /// The most urgent of what is to be done.
-    fn work(&self, now: Duration, lease: i64) -> Action {
-        let mut wake = self.sweep_at.min(self.recheck_at);
-        let mut first: Option<(Urgency, Id, &Slot, Option<i64>)> = None;
+    /// The most urgent of what is to be done for a registration.
+    fn work(&self, now: Duration, wake: Duration) -> (Action, bool) {
+        let mut wake = wake.min(self.sweep_at).min(self.recheck_at);
+        let mut first: Option<(Urgency, Id, &Registration, &Slot)> = None;
         for (&of, registration) in &self.registrations {
-            let Some((urgency, slot)) = registration.next() else { continue };
+            let Some((urgency, slot)) = registration.next(&self.tenure, &self.flights) else { continue };
             if now < registration.blocked {
                 wake = wake.min(registration.blocked);
             } else if first.as_ref().is_none_or(|(most, ..)| urgency < *most) {
-                let expected = (registration.conflict != Conflict::TakeOver).then_some(slot.expected);
-                first = Some((urgency, of, slot, expected));
+                first = Some((urgency, of, registration, slot));
             }
         }
-        let Some((urgency, of, slot, expected)) = first else {
-            return Action::Wait { until: (wake < Duration::MAX).then_some(wake) };
+        let Some((urgency, of, registration, slot)) = first else {
+            return (Action::Wait { until: (wake < Duration::MAX).then_some(wake) }, false);
         };
-        let record = slot.record.clone();
-        match urgency {
-            Urgency::Leave | Urgency::Pause | Urgency::Tidy => Action::Delete { of, record, lease },
-            Urgency::Put => Action::Put { of, record, lease, expected },
-            Urgency::Look | Urgency::Check => Action::Look { of, record },
-        }
+        let (record, expected) = (slot.record.clone(), slot.expected);
+        let may_read = !slot.is_unreadable() && !self.unwatchable.contains(&record.key);
+        let action = match (urgency, self.tenure.current()) {
+            (Urgency::Put, Some(lease)) => {
+                let overwrites = registration.conflict == Conflict::TakeOver;
+                let expected = (may_read || !overwrites).then_some(expected);
+                Action::Put { of, record, lease, expected, overwrites }
+            }
+            (Urgency::Leave | Urgency::Pause | Urgency::Tidy, _) if !(may_read && slot.is_to_be_found()) => {
+                Action::Delete { of, record, lease: slot.lease, expected }
+            }
+            _ => Action::Look { of, record },
+        };
+        (action, urgency.goes_out())
     }
 }
 

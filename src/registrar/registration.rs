@@ -70,7 +70,7 @@ impl Registration {
     }
 
     /// The registrar's lease, under which it stands once it is registered; none while there is none. etcdctl shows it in
-    /// hexadecimal.
+    /// hexadecimal. It may change without a loss: see [`Registration::deregister`].
     pub fn lease_id(&self) -> Option<i64> {
         self.registrar.lease_id()
     }
@@ -112,8 +112,8 @@ impl Registration {
         Ok(publications)
     }
 
-    /// Takes the instance out of etcd until [`Registration::resume`], and keeps the lease for its return.
-    /// [`Registration::paused`] waits until it is out.
+    /// Takes the instance out of etcd until [`Registration::resume`], and keeps a lease for its return.
+    /// [`Registration::paused`] waits until it is out: for good, as with [`Registration::deregister`].
     pub fn pause(&self) {
         self.switch().set(Gate::Hand, false);
     }
@@ -186,6 +186,10 @@ impl Registration {
     ///
     /// One of several registrations leaves alone; with the last one of a registrar its lease is revoked, in the
     /// background where that one was not in etcd any more.
+    ///
+    /// Where a put of it had no answer, it may still arrive, and only the end of its lease excludes that. The registrar then puts
+    /// its other registrations under another lease, which they stand under without a gap, and revokes the first: this is waited
+    /// for. Where etcd grants no other lease, as while it is full, the key is deleted, this returns, and the lease is left later.
     ///
     /// # Errors
     /// When it takes longer, as when etcd is away. It goes on being tried until etcd answers; the last registration of a

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::lease::{Action, Found, Input};
 use crate::codec::Codec;
-use crate::etcd::{Etcd, Failure, Patience, Stored};
+use crate::etcd::{Class, Etcd, Failure, Patience, Put, Stored};
 
 /// Asks etcd for what the machine says.
 pub(super) async fn carry_out(
@@ -19,21 +19,36 @@ pub(super) async fn carry_out(
             let seconds = etcd.grant(*id, *seconds, patience).await?;
             return Ok(Input::Granted { asked, seconds });
         }
-        Action::Put { record, lease, expected: None, .. } => {
-            let put = etcd.put(&record.key, &record.value, *lease, patience).await?;
-            return Ok(Input::Put { revision: put.revision, again: put.again });
-        }
-        Action::Put { record, lease, expected: Some(expected), .. } => {
-            let put = etcd.put_over(&record.key, &record.value, *lease, *expected, patience).await?;
-            return Ok(put.map_or(Input::Conflict, |put| Input::Put { revision: put.revision, again: put.again }));
+        Action::Put { record, lease, expected, overwrites, .. } => {
+            let (key, value) = (&record.key, &record.value);
+            let guarded = match expected {
+                Some(expected) => etcd.put_over(key, value, *lease, *expected, patience).await,
+                None => etcd.put(key, value, *lease, patience).await,
+            };
+            let put = match guarded {
+                // To compare takes a role that may read.
+                Err(failure) if failure.class == Class::Denied && *overwrites && expected.is_some() => {
+                    let before = failure.in_doubt;
+                    let plain = etcd.put(key, value, *lease, patience).await;
+                    plain.map(|put| Put { again: put.again || before, ..put }).map_err(|failure| {
+                        let in_doubt = failure.in_doubt || before;
+                        failure.with_doubt(in_doubt)
+                    })
+                }
+                other => other,
+            }?;
+            return Ok(match put.done {
+                Some(revision) => Input::Put { revision, again: put.again },
+                None => Input::Conflict { again: put.again },
+            });
         }
         Action::Look { record, .. } => {
             let (revision, stored) = etcd.look(&record.key, patience).await?;
             return Ok(seen(codec, record.key.clone(), revision, stored));
         }
-        Action::Delete { record, lease, .. } => {
-            let was_there = etcd.delete(&record.key, *lease, patience).await?;
-            return Ok(if was_there { Input::Done } else { Input::NotThere });
+        Action::Delete { record, lease, expected, .. } => {
+            let is_gone = etcd.delete(&record.key, *lease, *expected, patience).await?;
+            return Ok(if is_gone { Input::Done } else { Input::NotThere });
         }
         Action::Revoke { id } => etcd.revoke(*id, patience).await?,
         Action::Wait { .. } => {}

@@ -1,12 +1,13 @@
 //! The task around the lease machine: what it says → await → what came of it, for as long as anything is wanted.
 //!
-//! It has two hands: the renewal of the lease in one, everything else in the other, so that a slow request never makes the
-//! renewal late.
+//! Renewals of leases are apart from everything else, so that a slow request never makes one late. Several requests are on
+//! their way at a time: how many is the machine's to say.
 
 use std::collections::BTreeMap;
-use std::future::{Future, pending};
+use std::future::{Future, pending, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
@@ -15,7 +16,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::RegistrationState;
 use super::answers::{Answers, Hand, whose};
-use super::lease::{Action, Id, Input, Machine, Renewal, Standing};
+use super::lease::{Action, Id, Input, Machine, Renewal, Standing, Worth};
 use super::request::{carry_out, seen};
 use super::shared::Shared;
 use super::shown::{News, Shown};
@@ -31,9 +32,12 @@ pub(super) struct Task {
     shared: Arc<Shared>,
     etcd: Etcd,
     machine: Machine,
-    stream: Option<KeepAlive>,
+    /// The stream that each lease is renewed over, between two renewals.
+    streams: BTreeMap<i64, KeepAlive>,
     epoch: Instant,
     answers: Answers,
+    /// When a request last failed that had begun since the one before did.
+    failed_at: Duration,
     /// What the machine was told of each registration.
     told: BTreeMap<Id, Told>,
     shown: Shown,
@@ -69,6 +73,15 @@ const GRACE: Duration = Duration::from_millis(250);
 /// A request on its way.
 type Request<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
+/// One that the machine asked for.
+struct Flight {
+    action: Action,
+    began: Duration,
+    request: Request<Result<Input, Failure>>,
+    /// When it is given up, where its answer is worth a short wait alone.
+    grace: Option<Duration>,
+}
+
 /// What a renewal gives: the seconds until the lease ends, if they were told, and the stream to renew it over the next time.
 type Renewed = (i64, Duration, Result<Option<i64>, Failure>, Option<KeepAlive>);
 
@@ -84,9 +97,10 @@ impl Task {
             shared,
             etcd,
             machine,
-            stream: None,
+            streams: BTreeMap::new(),
             epoch: Instant::now(),
             answers,
+            failed_at: Duration::ZERO,
             told: BTreeMap::new(),
             shown: Shown::default(),
             _watcher: watcher,
@@ -99,72 +113,84 @@ impl Task {
 
     /// Goes on until nothing is wanted any more.
     pub(super) async fn run(mut self) {
-        let mut renewal: Option<Request<Renewed>> = None;
-        let mut work: Option<(Action, Request<Result<Input, Failure>>)> = None;
-        let mut grace: Option<Duration> = None;
+        let mut renewals: Vec<(i64, Request<Renewed>)> = Vec::new();
+        let mut work: Vec<Flight> = Vec::new();
         let mut connected = self.etcd.connected();
         loop {
             self.shared.turns.count();
             self.hear();
-            let now = self.now();
-            match &work {
-                Some((action, _)) if self.machine.outweighs(now, action) => {
-                    if self.machine.puts_what_leaves(action) && grace.is_none_or(|grace| now < grace) {
-                        grace.get_or_insert(now + GRACE);
-                    } else {
-                        self.machine.on(now, action, Input::BrokenOff);
-                        (work, grace) = (None, None);
-                    }
-                }
-                // Nothing is waited for: a time that has passed would wake this loop without end.
-                _ => grace = None,
-            }
+            let grace = self.give_up(&mut work);
             self.show();
             if self.machine.keys_version() != self.keys_version {
                 self.keys_version = self.machine.keys_version();
                 self.keys.send_replace(Arc::new(self.machine.keys()));
             }
-            if work.is_none() && self.machine.is_idle() && self.shared.rest() {
+            if work.is_empty() && self.machine.is_idle() && self.shared.rest() {
                 self.rested = true;
                 return;
             }
             let mut wake = self.machine.ends(self.now()).into_iter().chain(grace).min();
-            if renewal.is_none() {
-                match self.machine.renewal(self.now()) {
-                    Renewal::Now { id } => renewal = Some(self.renew(id)),
-                    Renewal::At(at) => wake = Some(earlier(wake, at)),
-                    Renewal::None => {}
+            loop {
+                let under_way: Vec<i64> = renewals.iter().map(|(id, _)| *id).collect();
+                match self.machine.renewal(self.now(), &under_way) {
+                    Renewal::Now { id } => renewals.push((id, self.renew(id))),
+                    Renewal::At(at) => break wake = Some(earlier(wake, at)),
+                    Renewal::None => break,
                 }
             }
-            if work.is_none() {
-                match self.machine.action(self.now()) {
-                    Action::Wait { until: Some(until) } => wake = Some(earlier(wake, until)),
-                    Action::Wait { until: None } => {}
+            loop {
+                let now = self.now();
+                match self.machine.action(now) {
+                    Action::Wait { until } => break wake = until.map(|until| earlier(wake, until)).or(wake),
                     action => {
                         let request = self.request(&action);
-                        work = Some((action, request));
+                        work.push(Flight { action, began: now, request, grace: None });
                     }
                 }
             }
             tokio::select! {
                 () = self.shared.changed.notified() => {}
                 () = alarm(wake.map(|wake| self.epoch + wake)) => {}
-                Some(said) = self.said.recv() => self.heard(said),
+                Some(said) = self.said.recv() => {
+                    self.heard(said);
+                    // What else has been said, at once: a look at all registrations follows.
+                    while let Ok(said) = self.said.try_recv() {
+                        self.heard(said);
+                    }
+                }
                 _ = connected.changed() => {
                     let now = self.now();
                     self.machine.on(now, &Action::Wait { until: None }, Input::Reachable);
                 }
-                renewed = hand(renewal.as_mut()) => {
-                    renewal = None;
-                    self.renewed(renewed);
+                done = ended(&mut renewals, |(_, request)| request) => {
+                    done.into_iter().for_each(|(_, renewed)| self.renewed(renewed));
                 }
-                done = hand(work.as_mut().map(|(_, request)| request)) => {
-                    if let Some((action, _)) = work.take() {
-                        self.done(&action, done);
-                    }
+                done = ended(&mut work, |flight| &mut flight.request) => {
+                    done.into_iter().for_each(|(flight, done)| self.done(&flight.action, flight.began, done));
                 }
             }
         }
+    }
+
+    /// Gives up the requests that are worth nothing any more. When the next one will be.
+    fn give_up(&mut self, work: &mut Vec<Flight>) -> Option<Duration> {
+        let now = self.now();
+        let mut next = None;
+        work.retain_mut(|flight| {
+            flight.grace = match self.machine.worth(&flight.action) {
+                Worth::All => None,
+                Worth::Little => Some(flight.grace.unwrap_or(now + GRACE)),
+                Worth::Nothing => Some(now),
+            };
+            let Some(grace) = flight.grace else { return true };
+            if now < grace {
+                next = Some(earlier(next, grace));
+                return true;
+            }
+            self.machine.on(now, &flight.action, Input::BrokenOff);
+            false
+        });
+        next
     }
 
     fn now(&self) -> Duration {
@@ -237,7 +263,7 @@ impl Task {
         let etcd = self.etcd.clone();
         let patience = self.answers.patience(Hand::Renewal, self.machine.patience());
         let asked = self.now();
-        let mut stream = self.stream.take();
+        let mut stream = self.streams.remove(&id);
         Box::pin(async move {
             let renewed = etcd.renew(id, &mut stream, patience).await;
             (id, asked, renewed, stream)
@@ -245,13 +271,17 @@ impl Task {
     }
 
     fn renewed(&mut self, (id, asked, result, stream): Renewed) {
-        self.stream = stream;
+        if let Some(stream) = stream.filter(|_| self.machine.renews(id)) {
+            self.streams.insert(id, stream);
+        }
         let input = match result {
             Ok(seconds) => {
                 self.answers.went_well(Hand::Renewal, None);
                 Input::Renewed { id, asked, seconds }
             }
-            Err(failure) => Input::RenewalFailed { id, trouble: self.answers.failed(Hand::Renewal, None, failure) },
+            Err(failure) => {
+                Input::RenewalFailed { id, trouble: self.answers.failed(Hand::Renewal, None, failure, true) }
+            }
         };
         self.machine.on(self.now(), &Action::Wait { until: None }, input);
     }
@@ -270,7 +300,7 @@ impl Task {
         Box::pin(async move { carry_out(&etcd, &*codec, &action, asked, patience).await })
     }
 
-    fn done(&mut self, action: &Action, result: Result<Input, Failure>) {
+    fn done(&mut self, action: &Action, began: Duration, result: Result<Input, Failure>) {
         let input = match result {
             Ok(input) => {
                 if matches!(input, Input::Granted { .. }) {
@@ -280,7 +310,14 @@ impl Task {
                 }
                 input
             }
-            Err(failure) => Input::Failed(self.answers.failed(Hand::Work, whose(action), failure)),
+            Err(failure) => {
+                // Those that were on their way beside one that failed count once.
+                let counts = began >= self.failed_at;
+                if counts {
+                    self.failed_at = self.now();
+                }
+                Input::Failed(self.answers.failed(Hand::Work, whose(action), failure, counts))
+            }
         };
         self.machine.on(self.now(), action, input);
     }
@@ -333,10 +370,16 @@ async fn alarm(at: Option<Instant>) {
     }
 }
 
-/// What the hand has done; never, while it holds nothing.
-async fn hand<T>(hand: Option<&mut Request<T>>) -> T {
-    match hand {
-        Some(hand) => hand.await,
-        None => pending().await,
-    }
+/// Those of the requests that are done, with what came of each: at least one, or never.
+async fn ended<F, T>(flights: &mut Vec<F>, request: impl Fn(&mut F) -> &mut Request<T>) -> Vec<(F, T)> {
+    poll_fn(|cx| {
+        let mut done = Vec::new();
+        for place in (0..flights.len()).rev() {
+            if let Poll::Ready(result) = request(&mut flights[place]).as_mut().poll(cx) {
+                done.push((flights.swap_remove(place), result));
+            }
+        }
+        if done.is_empty() { Poll::Pending } else { Poll::Ready(done) }
+    })
+    .await
 }

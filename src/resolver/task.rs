@@ -245,9 +245,12 @@ impl Task {
         }
         match class {
             Class::Revision => Trouble::Revision,
-            Class::Permanent | Class::TooLarge | Class::AuthenticationIsOff | Class::Token | Class::Denied => {
-                Trouble::Permanent
-            }
+            Class::Permanent
+            | Class::TooLarge
+            | Class::NoSpace
+            | Class::AuthenticationIsOff
+            | Class::Token
+            | Class::Denied => Trouble::Permanent,
             Class::Transient
             | Class::Changed
             | Class::TimedOut

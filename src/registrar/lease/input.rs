@@ -1,18 +1,22 @@
 //! The lease machine's other door: what happened, and what it means. PURE.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::registration::Registration;
 use super::slot::{Place, Seen, Slot, Verdict};
 use super::vocabulary::{Action, Conflict, Found, Input, Loss, Trouble, Wanted};
-use super::{Id, LOOK_AGAIN, Machine, RECHECK, SWEEP};
-use crate::codec::Record;
+use super::{Id, Machine, RECHECK, SWEEP};
 
 impl Machine {
     /// Takes what happened; `action` is what it happened to.
     pub(crate) fn on(&mut self, now: Duration, action: &Action, input: Input) {
+        let began = self.flights.end(action);
+        self.take(now, action, began.unwrap_or(now), input);
+        self.fence(now);
+    }
+
+    fn take(&mut self, now: Duration, action: &Action, began: Duration, input: Input) {
         match input {
             Input::Wanted { id, wanted } => self.wanted(id, wanted),
             Input::Updated { id, wanted } => self.updated(id, wanted),
@@ -22,11 +26,11 @@ impl Machine {
             Input::RenewalFailed { id, trouble: Trouble::LeaseGone } => self.lease_gone(id),
             Input::RenewalFailed { id, trouble } => self.tenure.renewal_failed(now, id, trouble),
             Input::Put { revision, again } => self.put(now, action, revision, again),
-            Input::Conflict => self.conflict(action),
-            Input::Done => self.done(now, action),
-            Input::Failed(trouble) => self.failed(now, action, trouble),
-            Input::NotThere => self.not_there(now, action),
-            Input::BrokenOff => self.doubt(now, action),
+            Input::Conflict { again } => self.conflict(action, again),
+            Input::Done => self.done(action),
+            Input::Failed(trouble) => self.failed(now, action, began, trouble),
+            Input::NotThere => self.slot_of(action).into_iter().for_each(Slot::differs),
+            Input::BrokenOff => self.doubt(action),
             Input::Watched { key, anew } => {
                 self.reachable(now);
                 self.late.remove(&key);
@@ -53,6 +57,14 @@ impl Machine {
     fn updated(&mut self, id: Id, wanted: Wanted) {
         if let Some(registration) = self.registrations.get_mut(&id).filter(|registration| !registration.leaving) {
             registration.update(wanted);
+            if registration.paused {
+                // One attempt at once, whatever failed before.
+                self.blocked = Duration::ZERO;
+            } else {
+                for slot in &mut registration.slots {
+                    slot.stays(self.flights.goes_out(&slot.record.key), |lease| self.tenure.is_dying(lease));
+                }
+            }
             self.adopt(id);
         }
     }
@@ -69,18 +81,21 @@ impl Machine {
         }
         if let Some(registration) = self.registrations.get_mut(&id) {
             for left in left {
-                registration.slot(&left.record.key).into_iter().for_each(|slot| slot.succeed(&left));
+                let place = registration.slots.iter().position(|slot| slot.record.key == left.record.key);
+                if let Some(slot) = place.and_then(|place| registration.slots.get_mut(place)) {
+                    slot.succeed(left);
+                }
             }
         }
     }
 
     fn leaving(&mut self, id: Id) {
-        let held = self.lease().is_some();
+        let held = !self.tenure.is_none();
         if let Some(registration) = self.registrations.get_mut(&id) {
             registration.leaving = true;
             registration.blocked = Duration::ZERO;
             // What was never tried under a lease that lives is not there, and what another has put is not ours.
-            registration.slots.retain(|slot| held && slot.may_be_there());
+            registration.slots.retain(|slot| held && slot.concerns_etcd());
             // What follows is one attempt at once, whatever failed before.
             self.blocked = Duration::ZERO;
             self.keys += 1;
@@ -126,218 +141,204 @@ impl Machine {
     }
 
     fn seen(&mut self, now: Duration, key: &[u8], revision: i64, looked: bool, found: Option<Found>) {
-        let (lease, former) = (self.tenure.id(), self.tenure.former());
-        let has = |registration: &Registration| registration.slots.iter().any(|slot| slot.record.key == key);
-        let having = self.registrations.iter_mut().filter(|(_, registration)| has(registration));
-        // One that is leaving asks etcd itself.
-        if let Some((&of, registration)) = having.min_by_key(|(_, registration)| registration.leaving) {
-            let (paused, conflict) = (registration.paused, registration.conflict);
-            let id = registration.id.clone();
-            if registration.leaving {
-                return;
-            }
-            let Some(slot) = registration.slot(key) else { return };
-            let suffix = id.as_deref().unwrap_or(&self.suffix);
-            let seen = Seen { revision, looked, lease, former, paused, conflict, id: id.as_deref(), suffix };
-            let (stood, deleted) = (slot.is_there(), found.is_none());
-            let verdict = slot.see(seen, found);
-            let later = looked.then(|| slot.later(revision)).flatten();
-            if stood && slot.is_lost() {
-                let key = key.to_vec();
-                registration.loss = if deleted { Loss::Deleted(key) } else { Loss::Overwritten(key) };
-            }
-            match verdict {
-                Verdict::Repair if !paused => registration.repair(now),
-                Verdict::Moved { left } => {
-                    self.stray(*left);
-                    self.adopt(of);
-                }
-                Verdict::Repair | Verdict::Fine => {}
-            }
-            if let Some((revision, found)) = later {
-                self.seen(now, key, revision, false, found);
+        let tenure = &self.tenure;
+        let having = self.registrations.iter_mut().filter(|(_, registration)| registration.has(key));
+        let Some((&of, registration)) = having.min_by_key(|(_, registration)| registration.leaving) else {
+            // A put that was given up long ago may arrive after all: nobody wants it any more.
+            if let Some(found) = found.filter(|found| tenure.is_live(found.lease)) {
+                self.stray(Slot::found(key, found));
             }
             return;
+        };
+        let (goes_out, leaving, id) = (!registration.is_wanted(), registration.leaving, registration.id.clone());
+        let conflict = if leaving { Conflict::TakeOver } else { registration.conflict };
+        let Some(slot) = registration.slot(key) else { return };
+        let suffix = id.as_deref().unwrap_or(&self.suffix);
+        let seen = Seen { revision, looked, tenure, goes_out, conflict, id: id.as_deref(), suffix };
+        let (stood, deleted) = (slot.is_there(), found.is_none());
+        let verdict = slot.see(seen, found);
+        let later = looked.then(|| slot.later(revision)).flatten();
+        if stood && slot.is_lost() {
+            let key = key.to_vec();
+            registration.loss = if deleted { Loss::Deleted(key) } else { Loss::Overwritten(key) };
         }
-        // A put that was given up long ago may arrive after all: nobody wants it any more.
-        if let Some(found) = found.filter(|found| Some(found.lease) == lease) {
-            self.stray(Slot::new(Arc::new(Record::new(key, found.value))));
+        if looked && goes_out && registration.is_out(false) {
+            registration.was_complete &= !registration.paused;
         }
-    }
-
-    /// A key that nobody wants, and that goes if it carries our lease.
-    fn stray(&mut self, mut slot: Slot) {
-        if self.lease().is_none() {
-            return; // it is gone with it
+        match verdict {
+            Verdict::Repair if !goes_out => registration.repair(now),
+            Verdict::Moved { left } => {
+                if !left.late.is_empty() {
+                    self.stray(*left);
+                }
+                self.adopt(of);
+            }
+            Verdict::Repair | Verdict::Fine => {}
         }
-        slot.place = Place::Tried;
-        self.strays += 1;
-        let wanted = Wanted { records: Vec::new(), conflict: Conflict::TakeOver, id: None, paused: false };
-        let mut stray = Registration::new(wanted, vec![slot], self.backoff.random());
-        stray.leaving = true;
-        self.registrations.insert(self.strays, stray);
+        if let Some((revision, found)) = later {
+            self.seen(now, key, revision, false, found);
+        }
     }
 
     /// The delete or revocation is done.
-    fn done(&mut self, now: Duration, action: &Action) {
+    fn done(&mut self, action: &Action) {
         match action {
-            Action::Delete { .. } if self.may_still_arrive(now, action, true) => {
-                self.slot_of(action).into_iter().for_each(Slot::doubt);
-                self.look_again(now, action);
-            }
-            Action::Delete { .. } => {
+            Action::Delete { expected, .. } => {
                 self.backoff.reset();
-                self.left(action);
+                // Where it was seen to stand again since, that is another put.
+                if let Some(slot) = self.slot_of(action).filter(|slot| slot.expected == *expected) {
+                    slot.left();
+                    let Action::Delete { of, .. } = action else { return };
+                    if let Some(registration) = self.registrations.get_mut(of) {
+                        registration.was_complete &= !registration.paused;
+                    }
+                }
             }
             Action::Revoke { id } => self.lease_gone(*id),
             Action::Put { .. } | Action::Look { .. } | Action::Grant { .. } | Action::Wait { .. } => {}
         }
     }
 
-    /// What was to be deleted was not there: another has put the key since, or a put of ours is still on its way.
-    fn not_there(&mut self, now: Duration, action: &Action) {
-        if self.may_still_arrive(now, action, false) {
-            self.look_again(now, action);
-        } else {
-            self.left(action);
-        }
-    }
-
-    fn may_still_arrive(&mut self, now: Duration, action: &Action, deleted: bool) -> bool {
-        self.slot_of(action).is_some_and(|slot| slot.may_still_arrive(now, deleted))
-    }
-
-    fn look_again(&mut self, now: Duration, action: &Action) {
-        if let Action::Delete { of, .. } = action
-            && let Some(registration) = self.registrations.get_mut(of)
-        {
-            registration.blocked = now + LOOK_AGAIN;
-        }
-    }
-
-    /// What was to be deleted is not there, and will not be.
-    fn left(&mut self, action: &Action) {
-        if let Action::Delete { of, record, .. } = action
-            && let Some(registration) = self.registrations.get_mut(of)
-        {
-            let goes = registration.leaving;
-            registration.slots.retain(|slot| slot.record.key != record.key || (!goes && !slot.obsolete));
-            registration.slot(&record.key).into_iter().for_each(Slot::left);
-            registration.was_complete &= !registration.paused;
-        }
-    }
-
     fn put(&mut self, now: Duration, action: &Action, revision: i64, again: bool) {
-        let (held, patience) = (self.lease(), self.patience().unwrap_or_default());
         let Action::Put { of, record, lease, .. } = action else { return };
-        let Some(registration) = self.registrations.get_mut(of) else { return };
-        let Some(slot) = registration.slot(&record.key) else { return };
+        let is_live = self.tenure.is_live(*lease);
+        let Some(slot) = self.slot_of(action) else {
+            // Nobody wants it any more.
+            if is_live {
+                self.tenure.taint(*lease);
+                let value = record.value.clone();
+                self.stray(Slot::found(&record.key, Found { lease: *lease, revision, value, id: None }));
+            }
+            return;
+        };
         // Under a lease that went in the meantime it is gone again.
-        if held != Some(*lease) {
+        if !is_live {
             return slot.end();
         }
-        self.backoff.reset();
-        let later = slot.put(record, revision);
+        let later = slot.put(record, *lease, revision);
         if again {
-            slot.give_up(now, now + patience);
+            slot.give_up(*lease);
         }
-        registration.was_complete |= registration.is_in();
-        registration.backoff.reset();
+        self.backoff.reset();
+        if let Some(registration) = self.registrations.get_mut(of) {
+            registration.was_complete |= registration.is_in();
+            registration.backoff.reset();
+        }
         if let Some((revision, found)) = later {
             self.seen(now, &record.key, revision, false, found);
         }
     }
 
     /// Something else stands at the key: what, is to be looked at.
-    fn conflict(&mut self, action: &Action) {
-        if let Action::Put { of, record, .. } = action
-            && let Some(slot) = self.registrations.get_mut(of).and_then(|registration| registration.slot(&record.key))
-        {
-            slot.differs();
+    fn conflict(&mut self, action: &Action, again: bool) {
+        if again {
+            self.doubt(action);
         }
-    }
-
-    /// With the lease every record under it is gone: those that are leaving have left.
-    fn lease_gone(&mut self, gone: i64) {
-        if !self.tenure.gone(gone) {
-            return;
-        }
-        for registration in self.registrations.values_mut() {
-            if registration.leaving {
-                registration.slots.clear();
+        // Under a lease that went in the meantime nothing stands.
+        let is_live = matches!(action, Action::Put { lease, .. } if self.tenure.is_live(*lease));
+        if let Some(slot) = self.slot_of(action) {
+            if is_live || slot.may_be_there() {
+                slot.differs();
+            } else {
+                slot.end();
             }
-            registration.slots.retain(|slot| !slot.obsolete);
-            registration.loss = Loss::Lease;
-            registration.was_complete &= !registration.paused;
-            let gone = if registration.paused { Slot::left } else { Slot::lease_gone };
-            registration.slots.iter_mut().for_each(gone);
         }
     }
 
-    fn failed(&mut self, now: Duration, action: &Action, trouble: Trouble) {
-        let permanent = trouble == Trouble::Permanent;
-        if permanent {
-            self.slot_of(action).into_iter().for_each(Slot::refused);
+    fn failed(&mut self, now: Duration, action: &Action, began: Duration, trouble: Trouble) {
+        if trouble.leaves_doubt() {
+            self.doubt(action);
         } else {
-            self.doubt(now, action);
+            self.slot_of(action).into_iter().for_each(Slot::refused);
         }
         match action {
-            // Granted anew at once the first time, and not again and again at an etcd that forgets what it grants.
-            Action::Put { lease, .. } | Action::Delete { lease, .. } if trouble == Trouble::LeaseGone => {
-                self.lease_gone(*lease);
-            }
-            Action::Put { of, .. } | Action::Delete { of, .. } | Action::Look { of, .. } if permanent => {
-                if let Some(registration) = self.registrations.get_mut(of) {
-                    registration.blocked = now + registration.backoff.fail(now, true);
-                    if registration.leaving {
-                        registration.slots.retain(Slot::may_be_there);
-                    }
+            Action::Grant { .. } if trouble.is_permanent() => {
+                if self.tenure.reinstate() {
+                    self.refuse_move(now);
+                } else {
+                    self.grant_at = now + self.backoff.fail(now, true);
                 }
                 return;
             }
             // Nobody renews it any more: it ends by itself, also where an election has given it a second life.
-            Action::Revoke { id } if self.tenure.is_long_over(now) => return self.lease_gone(*id),
+            Action::Revoke { id } if self.tenure.is_long_over(*id, now) => return self.lease_gone(*id),
+            Action::Revoke { id } if trouble.is_permanent() => {
+                return self.tenure.revoke_later(*id, now + self.backoff.fail(now, true));
+            }
+            // Granted anew at once the first time, and not again and again at an etcd that forgets what it grants.
+            Action::Put { lease, .. } | Action::Delete { lease, .. } if trouble == Trouble::LeaseGone => {
+                self.lease_gone(*lease);
+            }
+            Action::Put { of, .. } | Action::Delete { of, .. } | Action::Look { of, .. } if trouble.is_permanent() => {
+                return self.forbidden(now, *of, action);
+            }
             _ => {}
         }
-        (self.blocked, self.refused) = (now + self.backoff.fail(now, permanent), permanent);
+        // Those that were on their way beside it have met the same.
+        if began >= self.failed_at {
+            self.failed_at = now;
+            self.blocked = now + self.backoff.fail(now, false);
+        }
+    }
+
+    /// What only people can mend holds up this registration and no other.
+    fn forbidden(&mut self, now: Duration, of: Id, action: &Action) {
+        if let Action::Look { .. } = action {
+            self.slot_of(action).into_iter().for_each(Slot::is_refused_a_look);
+        }
+        let Some(registration) = self.registrations.get_mut(&of) else { return };
+        // What may not be looked at goes out without, at once the first time.
+        let is_urgent = !registration.is_wanted() && matches!(action, Action::Look { .. });
+        registration.blocked = now + registration.backoff.fail(now, !is_urgent);
+        if matches!(action, Action::Put { .. }) && self.tenure.retired().next().is_some() {
+            self.refuse_move(now);
+        }
     }
 
     /// etcd answers again: what failed on the way to it is not waited for any longer.
     fn reachable(&mut self, now: Duration) {
         self.tenure.reachable(now);
-        if !self.refused {
-            self.blocked = self.blocked.min(now);
-        }
+        self.blocked = self.blocked.min(now);
     }
 
-    /// A request whose outcome nobody knows: a put may arrive for as long as requests are given.
-    fn doubt(&mut self, now: Duration, action: &Action) {
-        let patience = self.patience().unwrap_or_default();
+    /// A request whose outcome nobody knows: a put may be done at any later time, while its lease lives.
+    fn doubt(&mut self, action: &Action) {
+        let late = match action {
+            Action::Put { lease, .. } if self.tenure.is_live(*lease) => Some(*lease),
+            _ => None,
+        };
         if let Some(slot) = self.slot_of(action) {
             slot.end();
-            match action {
-                Action::Put { .. } => slot.give_up(now, now + patience),
-                Action::Delete { .. } => slot.doubt(),
-                _ => {}
+            late.into_iter().for_each(|lease| slot.give_up(lease));
+            if let Action::Delete { expected, .. } = action {
+                slot.doubt(*expected);
             }
+        } else {
+            late.into_iter().for_each(|lease| self.tenure.taint(lease));
         }
     }
 
     /// A request that is on its way.
     pub(super) fn tried(&mut self, action: &Action) {
         match (self.slot_of(action), action) {
-            (Some(slot), Action::Put { .. }) => slot.begin_put(),
+            (Some(slot), Action::Put { lease, .. }) => slot.begin_put(*lease),
             (Some(slot), Action::Look { .. }) => slot.begin_look(),
             _ => {}
         }
     }
 
-    /// What the action is for.
+    /// What the action is for: also where another registration has the key since.
     fn slot_of(&mut self, action: &Action) -> Option<&mut Slot> {
         let (Action::Put { of, record, .. } | Action::Delete { of, record, .. } | Action::Look { of, record }) = action
         else {
             return None;
         };
-        self.registrations.get_mut(of)?.slot(&record.key)
+        let key = &record.key;
+        let has = |registration: &Registration| registration.has(key);
+        let of = match self.registrations.get(of) {
+            Some(registration) if has(registration) => *of,
+            _ => *self.registrations.iter().find(|(_, registration)| has(registration))?.0,
+        };
+        self.registrations.get_mut(&of)?.slot(key)
     }
 }

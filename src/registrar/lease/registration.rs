@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use super::flights::Flights;
 use super::slot::{Place, Slot};
+use super::tenure::Tenure;
 use super::vocabulary::{Conflict, Loss, Wanted};
 use crate::backoff::Backoff;
 
@@ -41,6 +43,13 @@ pub(super) enum Urgency {
     Check,
 }
 
+impl Urgency {
+    /// Whether something is to go.
+    pub(super) fn goes_out(self) -> bool {
+        matches!(self, Self::Leave | Self::Pause | Self::Tidy)
+    }
+}
+
 impl Registration {
     pub(super) fn new(wanted: Wanted, slots: Vec<Slot>, seed: u64) -> Self {
         Self {
@@ -77,8 +86,14 @@ impl Registration {
         self.slots.iter().any(|slot| !slot.obsolete && slot.is_lost())
     }
 
-    pub(super) fn is_out(&self) -> bool {
-        !self.slots.iter().any(Slot::may_be_there)
+    /// Whether it is to stand in etcd.
+    pub(super) fn is_wanted(&self) -> bool {
+        !self.leaving && !self.paused
+    }
+
+    /// Nothing of it stands, and where `for_good` is asked for, nothing of it can come to.
+    pub(super) fn is_out(&self, for_good: bool) -> bool {
+        !self.slots.iter().any(|slot| slot.may_be_there() || (for_good && !slot.late.is_empty()))
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -93,25 +108,45 @@ impl Registration {
         })
     }
 
-    /// What is to be done next, and on which record.
-    pub(super) fn next(&self) -> Option<(Urgency, &Slot)> {
-        let first = |urgency, is: &dyn Fn(&&Slot) -> bool| self.slots.iter().find(is).map(|slot| (urgency, slot));
+    /// What is to be done next, and on which record, beside what is on its way.
+    pub(super) fn next(&self, tenure: &Tenure, flights: &Flights) -> Option<(Urgency, &Slot)> {
+        let first = |urgency: Urgency, is: &dyn Fn(&Slot) -> bool| {
+            if !flights.has_room(urgency.goes_out()) {
+                return None;
+            }
+            let free = |slot: &&Slot| is(slot) && !flights.is_busy(&slot.record.key);
+            self.slots.iter().find(free).map(|slot| (urgency, slot))
+        };
+        // What goes with a lease that is being revoked needs no more.
+        let to_go = |slot: &Slot| slot.may_be_there() && !slot.goes_with(|lease| tenure.is_dying(lease));
         if self.leaving {
-            return first(Urgency::Leave, &|_| true);
+            return first(Urgency::Leave, &to_go);
         }
         if self.paused {
-            return first(Urgency::Pause, &|slot| slot.may_be_there());
+            return first(Urgency::Pause, &to_go);
         }
-        first(Urgency::Put, &|slot| !slot.obsolete && slot.needs_put())
+        let is_there = self.is_there();
+        let to_put =
+            |slot: &Slot| tenure.current().is_some_and(|lease| slot.needs_put(lease)) && !(slot.obsolete && is_there);
+        first(Urgency::Put, &to_put)
             .or_else(|| first(Urgency::Look, &|slot| slot.place == Place::Unknown))
             // What is no longer wanted goes once what is wanted in its stead stands, and not where another holds that.
-            .or_else(|| self.is_there().then(|| first(Urgency::Tidy, &|slot| slot.obsolete)).flatten())
-            .or_else(|| first(Urgency::Check, &|slot| slot.needs_look()))
+            .or_else(|| is_there.then(|| first(Urgency::Tidy, &|slot| slot.obsolete && to_go(slot))).flatten())
+            .or_else(|| first(Urgency::Check, &Slot::needs_look))
     }
 
     /// Keys are unique within a registration: the registrar refuses others.
     pub(super) fn slot(&mut self, key: &[u8]) -> Option<&mut Slot> {
         self.slots.iter_mut().find(|slot| slot.record.key == key)
+    }
+
+    pub(super) fn has(&self, key: &[u8]) -> bool {
+        self.slots.iter().any(|slot| slot.record.key == key)
+    }
+
+    /// Whether that key of it may stand.
+    pub(super) fn may_stand(&self, key: &[u8]) -> bool {
+        self.slots.iter().any(|slot| slot.record.key == key && slot.may_be_there())
     }
 
     /// This is wanted from now on; what is no longer wanted goes after it stands.
@@ -124,7 +159,7 @@ impl Registration {
                 None => self.slots.push(Slot::new(record)),
             }
         }
-        self.slots.retain(|slot| !slot.obsolete || slot.may_be_there());
+        self.slots.retain(|slot| !slot.obsolete || slot.concerns_etcd());
         self.blocked = Duration::ZERO;
     }
 

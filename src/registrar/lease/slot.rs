@@ -1,16 +1,19 @@
 //! One record of a registration, and what is known of its key in etcd. PURE.
 
+mod requests;
 mod sight;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
+use self::requests::Asked;
 pub(super) use self::sight::{Seen, Verdict};
 use super::vocabulary::Found;
 use crate::codec::Record;
 
 /// A record, and where it is.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "what is known of one key, each by itself")]
 pub(super) struct Slot {
     pub(super) record: Arc<Record>,
     pub(super) place: Place,
@@ -18,7 +21,20 @@ pub(super) struct Slot {
     pub(super) obsolete: bool,
     /// To be put again although it stands, where nobody can look whether it does.
     sweep: bool,
-    doubt: Doubt,
+    /// The lease under which it stands, or was tried last.
+    pub(super) lease: i64,
+    /// Leases under which it was tried since it was last known how it stands.
+    tried: BTreeSet<i64>,
+    /// Leases under which a put of it may still be done, at whatever time: only their end is the end of that.
+    pub(super) late: BTreeSet<i64>,
+    /// A delete that was given up may still be done to what was put at this revision, and to nothing later.
+    doomed: i64,
+    /// The last put or delete of it came to no end that is known.
+    in_doubt: bool,
+    /// It is being put where it did not stand: what another has put may be overwritten, where that is wanted.
+    claims: bool,
+    /// The role may not read it.
+    unreadable: bool,
     /// It stood, and nobody wanted it gone: where it does not stand, it is lost.
     stood: bool,
     /// The key that it was to have, which another holds.
@@ -55,33 +71,6 @@ pub(super) enum Place {
     },
 }
 
-/// Puts that were given up, of which nobody knows whether they were done.
-#[derive(Clone, Copy, Debug, Default)]
-struct Doubt {
-    /// The last one was.
-    last: bool,
-    /// Until then they may still arrive, so many of them.
-    until: Duration,
-    puts: u32,
-}
-
-/// A request, and how the key was watched when it began: what was done or read under the watch leaves nothing to look for.
-#[derive(Clone, Copy, Debug)]
-struct Asked {
-    what: Request,
-    watch: Watch,
-    /// Asked because nobody tells: to be asked again if it fails.
-    sweep: bool,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Request {
-    /// The first of its kind: nothing was there before it, for certain.
-    FirstPut,
-    Put,
-    Look,
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Watch {
     No,
@@ -97,8 +86,14 @@ impl Slot {
             place: Place::Out,
             obsolete: false,
             sweep: false,
+            lease: 0,
+            tried: BTreeSet::new(),
+            late: BTreeSet::new(),
+            doomed: 0,
+            in_doubt: false,
+            claims: false,
+            unreadable: false,
             stood: false,
-            doubt: Doubt::default(),
             plain: None,
             watch: Watch::No,
             asked: None,
@@ -106,6 +101,18 @@ impl Slot {
             put_at: 0,
             later: None,
             expected: 0,
+        }
+    }
+
+    /// One that nobody wants, as it was found under a lease of ours.
+    pub(super) fn found(key: &[u8], found: Found) -> Self {
+        let record = Arc::new(Record::new(key, found.value));
+        Self {
+            place: Place::In,
+            lease: found.lease,
+            expected: found.revision,
+            known: found.revision,
+            ..Self::new(record)
         }
     }
 
@@ -118,12 +125,44 @@ impl Slot {
         matches!(self.place, Place::In | Place::Stale)
     }
 
+    /// It may be under one of our leases, or may come to be.
+    pub(super) fn concerns_etcd(&self) -> bool {
+        self.may_be_there() || !self.late.is_empty()
+    }
+
+    /// Whether it may stand under that lease, where it is wanted.
+    pub(super) fn may_be_under(&self, lease: i64) -> bool {
+        // What is to go is not put again where nobody knows whether it stands.
+        let is_kept = self.is_there() || (self.may_be_there() && !self.obsolete);
+        is_kept && (self.lease == lease || self.tried.contains(&lease))
+    }
+
+    /// It can only go with the leases that are being revoked.
+    pub(super) fn goes_with(&self, is_dying: impl Fn(i64) -> bool) -> bool {
+        is_dying(self.lease) && self.tried.iter().all(|lease| is_dying(*lease))
+    }
+
+    /// It is to be looked at before it is deleted: only what is known to stand can be deleted with care.
+    pub(super) fn is_to_be_found(&self) -> bool {
+        matches!(self.place, Place::Tried | Place::Unknown) && !self.unreadable
+    }
+
+    pub(super) fn is_unreadable(&self) -> bool {
+        self.unreadable
+    }
+
     pub(super) fn is_lost(&self) -> bool {
         self.stood && !self.is_there()
     }
 
-    pub(super) fn needs_put(&self) -> bool {
-        matches!(self.place, Place::Out | Place::Tried | Place::Stale) || (self.sweep && self.place == Place::In)
+    /// Whether it is to be put under the lease that is held: also where it stands under another.
+    pub(super) fn needs_put(&self, lease: i64) -> bool {
+        match self.place {
+            Place::Out | Place::Tried => !self.obsolete,
+            Place::Stale => !self.obsolete || self.lease != lease,
+            Place::In => (self.sweep && !self.obsolete) || self.lease != lease,
+            Place::Unknown | Place::Theirs { .. } => false,
+        }
     }
 
     pub(super) fn needs_look(&self) -> bool {
@@ -134,7 +173,7 @@ impl Slot {
     /// It is watched from now on; what was before is not known. By a new stream that may be an etcd whose revisions are others.
     pub(super) fn watched(&mut self, anew: bool) {
         self.rewatch(Watch::Blind);
-        self.sweep = false;
+        (self.sweep, self.unreadable) = (false, false);
         if anew {
             self.known = 0;
         }
@@ -162,106 +201,44 @@ impl Slot {
         }
     }
 
-    /// From here on a put may arrive, whatever becomes of the request.
-    pub(super) fn begin_put(&mut self) {
-        let put = if self.place == Place::Out { Request::FirstPut } else { Request::Put };
-        if matches!(self.place, Place::Out | Place::Unknown) {
-            self.place = Place::Tried;
-        }
-        self.later = None;
-        self.ask(put);
-    }
-
-    pub(super) fn begin_look(&mut self) {
-        self.ask(Request::Look);
-    }
-
-    fn ask(&mut self, what: Request) {
-        self.asked = Some(Asked { what, watch: self.watch, sweep: std::mem::take(&mut self.sweep) });
-    }
-
-    /// The request came to no end that is known.
-    pub(super) fn end(&mut self) {
-        if let Some(asked) = self.asked.take() {
-            self.sweep |= asked.sweep;
-            self.doubt.last |= !matches!(asked.what, Request::Look);
-        }
-        self.later = None;
-    }
-
-    /// The request was refused, and not done.
-    pub(super) fn refused(&mut self) {
-        let (first, doubt) = (matches!(self.asked, Some(Asked { what: Request::FirstPut, .. })), self.doubt);
-        self.end();
-        self.doubt = doubt;
-        if first && self.place == Place::Tried {
-            self.place = Place::Out;
-        }
-    }
-
-    /// The key was not as the put expected it: how it is, is to be looked at.
-    pub(super) fn differs(&mut self) {
-        (self.asked, self.later, self.place) = (None, None, Place::Unknown);
-    }
-
-    /// The put is given up; it may arrive until then.
-    pub(super) fn give_up(&mut self, now: Duration, until: Duration) {
-        let before = if now < self.doubt.until { self.doubt.puts } else { 0 };
-        (self.doubt.until, self.doubt.puts) = (until, before.saturating_add(1));
-    }
-
     /// Takes the place of one that is leaving: it may be there, and puts of it may still arrive.
-    pub(super) fn succeed(&mut self, left: &Self) {
-        (self.place, self.doubt) = (Place::Tried, left.doubt);
+    pub(super) fn succeed(&mut self, left: Self) {
+        self.place = if left.may_be_there() { Place::Tried } else { Place::Out };
+        (self.lease, self.tried, self.late, self.expected) = (left.lease, left.tried, left.late, left.expected);
+        (self.doomed, self.unreadable, self.claims) = (left.doomed, left.unreadable, true);
     }
 
-    /// Whether a put may still arrive. One that was deleted was the only one, where nothing else ever stood there.
-    pub(super) fn may_still_arrive(&self, now: Duration, deleted: bool) -> bool {
-        now < self.doubt.until && (!deleted || self.stood || self.doubt.puts > 1)
-    }
-
-    /// A delete of it may have been done, or was done before a put that may still arrive.
-    pub(super) fn doubt(&mut self) {
-        if self.is_there() {
-            self.place = Place::Tried;
+    /// It is wanted after it was to go: what stands is put anew where it goes with its
+    /// lease, or a delete of it may still be done.
+    pub(super) fn stays(&mut self, is_being_deleted: bool, is_dying: impl Fn(i64) -> bool) {
+        if self.is_there() && is_dying(self.lease) {
+            self.place = Place::Out;
+        } else if self.place == Place::In && (is_being_deleted || self.expected <= self.doomed) {
+            self.place = Place::Stale;
         }
     }
 
-    /// The put is done, at that revision. What was seen since is to be taken in.
-    pub(super) fn put(&mut self, record: &Arc<Record>, revision: i64) -> Option<(i64, Option<Found>)> {
-        self.saw_all();
-        // Another value may be wanted since.
-        self.place = if self.record.value == record.value { Place::In } else { Place::Stale };
-        (self.known, self.put_at, self.expected) = (revision, revision, revision);
-        (self.stood, self.doubt.last) = (true, false);
-        self.later(revision)
-    }
-
-    /// What was seen since a request was done at that revision.
-    pub(super) fn later(&mut self, revision: i64) -> Option<(i64, Option<Found>)> {
-        self.later.take().filter(|(seen, _)| *seen > revision)
-    }
-
-    /// The request that is on its way has an answer: under the watch it was made under, that tells what was before.
-    fn saw_all(&mut self) {
-        let under = self.asked.take().map_or(Watch::No, |asked| asked.watch);
-        if under != Watch::No && self.watch == Watch::Blind {
-            self.watch = Watch::Yes;
+    /// That lease is gone, and with it what stood under it; what another has put stays.
+    pub(super) fn lease_gone(&mut self, gone: i64, is_live: impl Fn(i64) -> bool) {
+        let was_late = self.late.remove(&gone);
+        self.tried.remove(&gone);
+        if !self.may_be_there() {
+            return;
+        }
+        if !is_live(self.lease) {
+            self.place = if self.tried.is_empty() { Place::Out } else { Place::Tried };
+            self.lease = self.tried.first().copied().unwrap_or_default();
+            (self.expected, self.in_doubt) = (0, false);
+        } else if was_late && self.is_there() && self.watch == Watch::No {
+            // A put that asked nothing of the key may have been done over what stands under the other lease.
+            self.sweep = true;
         }
     }
 
-    /// With its lease it is gone; what another has put stays.
-    pub(super) fn lease_gone(&mut self) {
-        if self.may_be_there() {
-            (self.place, self.expected) = (Place::Out, 0);
-        }
-        self.doubt = Doubt::default(); // what is on its way under it will not be done
-    }
-
-    /// It is gone, as was wanted.
+    /// It does not stand, as was wanted.
     pub(super) fn left(&mut self) {
-        self.lease_gone();
-        self.stood = false;
+        (self.place, self.expected, self.in_doubt, self.stood) = (Place::Out, 0, false, false);
+        self.tried.clear();
     }
 
     /// The record as it is wanted from now on, at the key that it has come to have.

@@ -36,14 +36,18 @@ pub(crate) enum Action {
         of: Id,
         record: Arc<Record>,
         lease: i64,
-        /// Only while the key was last changed at this revision; 0 while it is not there.
+        /// Only while the key was last changed at this revision; 0 while it is not there. None where the role may not read: nothing
+        /// can be asked of the key then.
         expected: Option<i64>,
+        /// Whatever stands there, where it turns out that the role may not read.
+        overwrites: bool,
     },
-    /// Delete the record's key while it carries that lease.
+    /// Delete the record's key while it carries that lease and was last changed at that revision.
     Delete {
         of: Id,
         record: Arc<Record>,
         lease: i64,
+        expected: i64,
     },
     /// Read the record's key.
     Look {
@@ -59,7 +63,17 @@ pub(crate) enum Action {
     },
 }
 
-/// What the lease needs.
+/// What a request that is on its way is still worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Worth {
+    /// Its answer is waited for.
+    All,
+    /// A short wait: what it does is to be undone, and that is easier where its answer is known.
+    Little,
+    Nothing,
+}
+
+/// What the leases need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Renewal {
     None,
@@ -123,14 +137,17 @@ pub(crate) enum Input {
     /// The put was done, at that revision.
     Put {
         revision: i64,
-        /// It was asked for more than once: another of these puts may still arrive.
+        /// It was asked for more than once: another of these puts may have been done, or may still be.
         again: bool,
     },
-    /// The key was not as it was expected to be.
-    Conflict,
-    /// The delete or revocation was done.
+    /// The key was not as the put expected it.
+    Conflict {
+        /// As for [`Input::Put`].
+        again: bool,
+    },
+    /// The delete or revocation was done: what was to go does not stand any more.
     Done,
-    /// The key that was to be deleted did not carry the lease.
+    /// The key that was to be deleted is not as it was expected to be.
     NotThere,
     /// The action failed.
     Failed(Trouble),
@@ -167,10 +184,26 @@ pub(crate) enum Input {
 /// What kind of failure, as far as it decides what to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Trouble {
+    /// It may have been done, or may still be.
     Transient,
-    /// Only people can mend it; what is not concerned goes on.
+    /// The same, and it was not done, for certain.
+    NotDone,
+    /// Only people can mend it; what is not concerned goes on. It was not done.
     Permanent,
+    /// The same, and an earlier try of it may have been done, or may still be.
+    PermanentInDoubt,
     LeaseGone,
+}
+
+impl Trouble {
+    pub(super) fn is_permanent(self) -> bool {
+        matches!(self, Self::Permanent | Self::PermanentInDoubt)
+    }
+
+    /// Whether it may have been done, or may still be.
+    pub(super) fn leaves_doubt(self) -> bool {
+        matches!(self, Self::Transient | Self::PermanentInDoubt)
+    }
 }
 
 /// Why what stood in etcd does not any more.

@@ -75,6 +75,7 @@ async fn requests_that_are_held_cost_no_lease() {
     first.ready(PATIENCE).await.unwrap();
     let lease = first.lease_id().unwrap();
     proxy.rule(Rule::hold().method("Put"));
+    proxy.rule(Rule::hold().method("Txn"));
     proxy.rule(Rule::hold().method("Authenticate"));
     let second = registrar.register("s", at(2)).await.unwrap();
     stands(&root, &first, lease).await;

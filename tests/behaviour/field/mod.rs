@@ -5,15 +5,18 @@ mod connections;
 mod corpus;
 mod dropped;
 mod dying;
+mod full;
 mod grpc_proxy;
 mod held;
 mod last_errors;
+mod late;
 mod leases;
 mod listeners;
 mod lists;
 #[path = "../../shared/log.rs"]
 mod log;
 mod logs;
+mod many;
 mod members;
 mod panics;
 mod quiet;
@@ -36,6 +39,14 @@ use crate::support::until;
 /// How often clients have called a method of this etcd.
 fn calls(etcd: &Etcd, method: &str) -> usize {
     etcd.metric_with("grpc_server_started_total", &format!("grpc_method=\"{method}\"")).unwrap_or_default() as usize
+}
+
+/// How many of them it has answered, or seen given up.
+fn handled(etcd: &Etcd, method: &str) -> usize {
+    let metrics = etcd.metrics();
+    let of = |line: &&str| line.starts_with("grpc_server_handled_total") && line.contains(&format!("\"{method}\""));
+    let counts = metrics.lines().filter(of).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+    counts.sum::<f64>() as usize
 }
 
 /// Turns authentication on, with root alone.

@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
 use tonic_etcd::{EtcdOptions, Instance, Registrar, Resolver};
 
-use super::{Log, protect};
+use super::{Log, calls, protect};
 use crate::support::{PATIENCE, naming, servers_are, until};
 
 /// A further member, at a new address.
@@ -61,10 +61,12 @@ async fn a_cluster_of_which_every_member_is_replaced_is_not_lost() {
     let mut members = Vec::new();
     for number in 0..3 {
         members.push(join(&admin, &format!("n{number}")).await);
+        let all = || cluster.members().iter().chain(&members).map(|member| calls(member, "MemberList")).sum::<usize>();
+        let before = all();
         let endpoints: Vec<_> = members.iter().map(Etcd::endpoint).collect();
         admin = Client::connect([endpoints[0].clone()], None).await.unwrap();
-        // Both have heard of it: the interval of learning, and what it takes.
-        tokio::time::sleep(Duration::from_millis(1_500)).await;
+        // The registrar and the resolver ask once in a second each: both have heard of it.
+        until("both have asked", async || (all() >= before + 5).then_some(())).await;
         remove(&admin, &format!("m{number}")).await;
         cluster.member(number).kill();
     }
@@ -95,7 +97,7 @@ async fn who_learns_no_members_goes_on_with_those_that_were_given() {
     let registrar = Registrar::builder(options).build().unwrap();
     let registration = registrar.register("s", Instance::new("h:1").unwrap()).await.unwrap();
     registration.ready(PATIENCE).await.unwrap();
-    until("the members were listed three times", async || (super::calls(&etcd, "MemberList") >= 3).then_some(())).await;
+    until("the members were listed three times", async || (calls(&etcd, "MemberList") >= 3).then_some(())).await;
     eprintln!("{} refusals were said", log.warned("cannot be learned"));
     assert!(log.warned("cannot be learned") <= 1);
     registration.deregister().await.unwrap();

@@ -39,7 +39,14 @@ impl PbKvService for Shared {
     }
 
     async fn txn(&self, request: Request<PbTxnRequest>) -> Result<Response<PbTxnResponse>, Status> {
-        self.answer(|rpcs| &mut rpcs.txn, request.get_ref(), txn).await
+        let request = request.get_ref();
+        match request.success.as_slice() {
+            [PbTxnRequestOp { request: Some(PbTxnOpRequest::RequestPut(put)) }] => {
+                self.admit()?;
+                self.guarded_put(put, |store| txn(store, request)).await
+            }
+            _ => self.answer(|rpcs| &mut rpcs.txn, request, txn).await,
+        }
     }
 
     async fn compact(&self, _: Request<PbCompactionRequest>) -> Result<Response<PbCompactionResponse>, Status> {

@@ -14,7 +14,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use etcd_client::proto::{PbKvServer, PbLeaseServer, PbWatchResponse, PbWatchServer};
+use etcd_client::proto::{
+    PbKvServer, PbLeaseServer, PbPutRequest, PbPutResponse, PbTxnResponse, PbWatchResponse, PbWatchServer,
+};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::AbortHandle;
@@ -179,6 +181,32 @@ impl Shared {
             let reply = match rpc(rpcs).decide(store, request) {
                 Reply::Honest => Some(honest(store, request)),
                 Reply::Say(answer) => Some(Ok(answer)),
+                Reply::Fail(status) => Some(Err(status)),
+                Reply::Never => None,
+            };
+            state.tell();
+            reply
+        };
+        match reply {
+            Some(result) => result.map(Response::new),
+            None => pending().await,
+        }
+    }
+
+    /// A put that is guarded by a comparison is scripted, and counted, as any other put is.
+    async fn guarded_put(
+        &self,
+        put: &PbPutRequest,
+        honest: impl FnOnce(&mut Store) -> Result<PbTxnResponse, Status>,
+    ) -> Result<Response<PbTxnResponse>, Status> {
+        let reply = {
+            let mut state = self.state();
+            let State { store, rpcs, .. } = &mut *state;
+            let reply = match rpcs.put.decide(store, put) {
+                Reply::Honest => Some(honest(store)),
+                Reply::Say(PbPutResponse { header, .. }) => {
+                    Some(Ok(PbTxnResponse { header, succeeded: true, responses: Vec::new() }))
+                }
                 Reply::Fail(status) => Some(Err(status)),
                 Reply::Never => None,
             };

@@ -34,7 +34,7 @@ pub use clock::cpu_time;
 pub use cluster::Cluster;
 pub use error::{Error, Result};
 pub use etcd::{Builder, Etcd};
-pub use frame_proxy::{FrameProxy, Rule};
+pub use frame_proxy::{FrameProxy, Late, Rule};
 pub use grpc_proxy::GrpcProxy;
 pub use limits::raise_fd_limit;
 pub use process::{Process, example_bin};

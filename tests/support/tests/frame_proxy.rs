@@ -202,3 +202,24 @@ async fn an_etcd_that_is_killed_takes_the_connections_with_it() {
     Client::connect(proxy.address()).await.put("a", "one").await;
     assert_eq!(proxy.connections(), 2);
 }
+
+#[tokio::test]
+async fn tells_which_requests_went_on_after_they_waited() {
+    let (etcd, proxy, client) = start().await;
+    proxy.rule(Rule::delay(Duration::from_millis(100)).requests().containing("slow"));
+    client.put("quick", "1").await;
+    client.put("slow", "1").await;
+    client.put("slow", "2").await;
+    let late = proxy.late();
+    assert_eq!(late.len(), 2);
+    assert!(late.iter().all(|late| contains(&late.message, "slow")) && late[0].at < late[1].at);
+    assert_eq!(started(&etcd), 3);
+    proxy.clear();
+    proxy.rule(Rule::hold().requests().containing("held"));
+    let _held = client.call(PUT, &put("held", "1")).await;
+    wait("it is held", || proxy.open_streams("Put") == 1).await;
+    client.put("quick", "2").await;
+    assert_eq!(proxy.late().len(), 2);
+    proxy.clear();
+    wait("it goes on", || proxy.late().len() == 3).await;
+}

@@ -60,6 +60,7 @@ pub(in crate::scenarios) fn held(world: &World, findings: &mut Findings) -> Resu
         let registrar = registrar(&proxy.endpoint(), true, Duration::from_secs(3))?;
         let first = registered(&registrar, 1).await?;
         proxy.rule(Rule::hold().method("Put"));
+        proxy.rule(Rule::hold().method("Txn"));
         proxy.rule(Rule::hold().method("Authenticate"));
         let second = registrar.register("kept", instance(2)?).await?;
         let gaps = stands(&client, &first, HELD).await?;

@@ -1,10 +1,11 @@
 //! What is made of a key as it was seen, by a look or by the watch. PURE.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::{Place, Request, Slot};
+use super::requests::Request;
+use super::{Place, Slot};
 use crate::codec::Record;
+use crate::registrar::lease::tenure::Tenure;
 use crate::registrar::lease::vocabulary::{Conflict, Found};
 
 /// Where and how a key was seen, and for whom.
@@ -13,10 +14,10 @@ pub(in crate::registrar::lease) struct Seen<'a> {
     pub(in crate::registrar::lease) revision: i64,
     /// Asked for, and not told by the watch.
     pub(in crate::registrar::lease) looked: bool,
-    pub(in crate::registrar::lease) lease: Option<i64>,
-    /// Leases of ours that are gone.
-    pub(in crate::registrar::lease) former: &'a VecDeque<i64>,
-    pub(in crate::registrar::lease) paused: bool,
+    /// Our leases.
+    pub(in crate::registrar::lease) tenure: &'a Tenure,
+    /// Paused, or leaving.
+    pub(in crate::registrar::lease) goes_out: bool,
     pub(in crate::registrar::lease) conflict: Conflict,
     pub(in crate::registrar::lease) id: Option<&'a str>,
     /// What makes a key unique.
@@ -47,7 +48,7 @@ impl Slot {
         } else if self.asked.is_some_and(|asked| !matches!(asked.what, Request::Look) || !self.is_there()) {
             self.later = Some((seen.revision, found));
             return Verdict::Fine;
-        } else if self.is_open() || (self.place == Place::Out && !seen.paused) {
+        } else if self.is_open() || (self.place == Place::Out && !seen.goes_out) {
             return Verdict::Fine; // a put, a look or a delete follows in any case
         }
         self.known = seen.revision;
@@ -56,19 +57,26 @@ impl Slot {
 
     /// Nobody knows how the key stands: what is told may be older than a put that was given up.
     fn is_open(&self) -> bool {
-        matches!(self.place, Place::Tried | Place::Unknown) || (self.place == Place::Stale && self.doubt.last)
+        matches!(self.place, Place::Tried | Place::Unknown) || (self.place == Place::Stale && self.in_doubt)
     }
 
     fn judge(&mut self, seen: Seen<'_>, found: Option<Found>) -> Verdict {
         let stood = self.is_there();
+        // A put that is on its way asks for the key as it was: it may still be done while that is so.
+        if found.as_ref().is_none_or(|found| found.revision != self.expected) {
+            self.tried.clear();
+        }
         let Some(found) = found else {
             (self.place, self.expected) = (Place::Out, 0);
             return Verdict::Repair;
         };
-        if Some(found.lease) == seen.lease {
-            let same = found.value == self.record.value;
+        let is_ours = seen.tenure.is_live(found.lease);
+        // What goes with its lease is to be put under another one, unless it is to go.
+        if is_ours && (seen.goes_out || !seen.tenure.is_dying(found.lease)) {
+            // What may still be deleted is put anew.
+            let same = found.value == self.record.value && (seen.goes_out || found.revision > self.doomed);
             (self.place, self.expected) = (if same { Place::In } else { Place::Stale }, found.revision);
-            self.stood = true;
+            (self.lease, self.stood, self.claims) = (found.lease, true, false);
             return if same { Verdict::Fine } else { Verdict::Repair };
         }
         let by_hand = found.lease == 0 && (stood || seen.conflict == Conflict::TakeOver);
@@ -76,9 +84,11 @@ impl Slot {
         let in_a_former_life = self.place == Place::Unknown && same_id;
         // An etcd that was restored from a snapshot brings back what we have replaced since.
         let replaced = found.revision < self.put_at && (same_id || seen.conflict == Conflict::TakeOver);
-        if by_hand || in_a_former_life || replaced || seen.former.contains(&found.lease) {
+        let taken_over = self.claims && seen.conflict == Conflict::TakeOver;
+        let was_ours = is_ours || seen.tenure.former().contains(&found.lease);
+        if by_hand || in_a_former_life || replaced || was_ours || taken_over {
             (self.place, self.expected) = (Place::Out, found.revision);
-            return Verdict::Repair;
+            return if taken_over { Verdict::Fine } else { Verdict::Repair };
         }
         if seen.conflict == Conflict::UniqueKey && self.plain.is_none() {
             let key = [self.record.key.as_slice(), b"/", seen.suffix.as_bytes()].concat();
@@ -86,7 +96,8 @@ impl Slot {
             let unique = Self { plain: Some(self.record.key.clone()), ..unique };
             return Verdict::Moved { left: Box::new(std::mem::replace(self, unique)) };
         }
-        (self.place, self.stood) = (Place::Theirs { lease: found.lease, id: found.id }, false);
+        self.place = Place::Theirs { lease: found.lease, id: found.id };
+        (self.stood, self.claims) = (false, false);
         Verdict::Fine
     }
 }

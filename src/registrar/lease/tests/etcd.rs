@@ -13,6 +13,7 @@ pub(super) struct Etcd {
     pub(super) keys: BTreeMap<Vec<u8>, Found>,
     pub(super) revision: i64,
     pub(super) events: Vec<(Vec<u8>, i64, Option<Found>)>,
+    pub(super) renewals: u32,
 }
 
 /// A lease of somebody else's.
@@ -47,6 +48,7 @@ impl Etcd {
     }
 
     pub(super) fn renew(&mut self, now: Duration, id: i64) -> Input {
+        self.renewals += 1;
         match self.leases.get_mut(&id) {
             Some(ends) => {
                 *ends = now + secs(TTL.cast_unsigned());
@@ -65,15 +67,16 @@ impl Etcd {
             Action::Put { record, lease, expected, .. } => {
                 let there = self.keys.get(&record.key).map_or(0, |found| found.revision);
                 if expected.is_some_and(|expected| expected != there) {
-                    return Input::Conflict;
+                    return Input::Conflict { again: false };
                 }
                 if !self.leases.contains_key(lease) {
                     return Input::Failed(Trouble::LeaseGone);
                 }
                 Input::Put { revision: self.put(&record.key, &record.value, *lease), again: false }
             }
-            Action::Delete { record, lease, .. } => {
-                if self.keys.get(&record.key).is_none_or(|found| found.lease != *lease) {
+            Action::Delete { record, lease, expected, .. } => {
+                let as_expected = |found: &Found| found.lease == *lease && found.revision == *expected;
+                if !self.keys.get(&record.key).is_some_and(as_expected) {
                     return Input::NotThere;
                 }
                 self.delete(&record.key);

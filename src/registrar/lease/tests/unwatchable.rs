@@ -41,11 +41,12 @@ fn a_key_that_may_not_be_watched_is_put_again_about_once_in_a_minute() {
     let mut failed = None;
     while !is_ours(&world, 1) {
         deny(&mut world);
-        if failed.is_none()
-            && let Some(put @ Action::Put { .. }) = world.begin()
-        {
-            world.machine.on(world.now, &put, Input::Failed(Trouble::Transient));
-            failed = Some(world.now);
+        match world.begin() {
+            Some(put @ Action::Put { .. }) if failed.is_none() => {
+                world.machine.on(world.now, &put, Input::Failed(Trouble::Transient));
+                failed = Some(world.now);
+            }
+            begun => world.flying.extend(begun.map(|action| (action, None))),
         }
         world.work(None);
         assert!(failed.is_none_or(|failed| world.now < failed + secs(2)), "{:?}", world.machine);

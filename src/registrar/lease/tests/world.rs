@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::etcd::{Etcd, THEIRS};
 use crate::codec::Record;
-use crate::registrar::lease::{Action, Conflict, Found, Id, Input, Machine, Renewal, Standing, Trouble, Wanted};
+use crate::registrar::lease::{Action, Conflict, Found, Id, Input, Machine, Renewal, Standing, Trouble, Wanted, Worth};
 
 pub(super) const fn secs(secs: u64) -> Duration {
     Duration::from_secs(secs)
@@ -28,11 +28,11 @@ pub(super) enum Fate {
     Leave(u8),
     /// A request begins: it is done at once, or when its answer comes.
     Begin(bool),
-    /// A request that is on its way is given up where something better is to be done; it may still arrive.
+    /// A request that is on its way is given up where it is worth little; it may still arrive.
     BreakOff,
-    /// What was given up arrives.
-    Arrive,
-    /// The next request never arrives.
+    /// One of those that were given up arrives.
+    Arrive(u8),
+    /// The next request does not arrive, or not yet.
     Fail(Trouble),
     /// The next request is done, and its answer is lost.
     LoseAnswer,
@@ -63,7 +63,7 @@ pub(super) fn fate() -> impl Strategy<Value = Fate> {
         3 => prop_oneof![Just(Trouble::Transient), Just(Trouble::Permanent)].prop_map(Fate::Fail),
         4 => any::<bool>().prop_map(Fate::Begin),
         1 => Just(Fate::BreakOff),
-        1 => Just(Fate::Arrive),
+        1 => any::<u8>().prop_map(Fate::Arrive),
         2 => Just(Fate::LoseAnswer),
         1 => Just(Fate::Revoke),
         2 => (0u8..4).prop_map(Fate::Delete),
@@ -99,10 +99,10 @@ pub(super) struct World {
     pub(super) wanted: BTreeMap<u8, Wish>,
     /// The keys that are watched, and for which registration each, while there is a stream.
     pub(super) stream: Option<BTreeMap<Vec<u8>, Id>>,
-    /// A request that is on its way, and what etcd said, if it has.
-    pub(super) flying: Option<(Action, Option<Input>)>,
-    /// One that was given up, and until when it may arrive.
-    pub(super) given_up: Option<(Action, Duration)>,
+    /// The requests that are on their way, and what etcd said, if it has.
+    pub(super) flying: Vec<(Action, Option<Input>)>,
+    /// Those that were given up: each may arrive at any time.
+    pub(super) given_up: Vec<Action>,
 }
 
 impl World {
@@ -110,7 +110,8 @@ impl World {
         let mut etcd = Etcd::default();
         etcd.put(&[99], &[1], 0);
         let (machine, wanted) = (Machine::new(TTL, seed), BTreeMap::new());
-        Self { etcd, machine, now: Duration::ZERO, next: 0, wanted, stream: None, flying: None, given_up: None }
+        let (flying, given_up) = (Vec::new(), Vec::new());
+        Self { etcd, machine, now: Duration::ZERO, next: 0, wanted, stream: None, flying, given_up }
     }
 
     pub(super) fn tell(&mut self, input: Input) {
@@ -142,7 +143,7 @@ impl World {
     }
 
     /// Tells all events that there are: the watch is far behind only while things go on.
-    fn catch_up(&mut self) {
+    pub(super) fn catch_up(&mut self) {
         self.watch();
         while !self.etcd.events.is_empty() {
             self.watch();
@@ -152,18 +153,24 @@ impl World {
     pub(super) fn work(&mut self, fate: Option<&Fate>) {
         self.now += Duration::from_millis(1);
         self.etcd.expire(self.now);
-        if let Renewal::Now { id } = self.machine.renewal(self.now) {
+        if let Renewal::Now { id } = self.machine.renewal(self.now, &[]) {
             return self.renew(id, fate);
         }
-        let (action, said) = match self.flying.take() {
-            Some(flying) => flying,
-            None => match self.begin() {
+        let (action, said) = if self.flying.is_empty() {
+            match self.begin() {
                 Some(action) => (action, None),
                 None => return,
-            },
+            }
+        } else {
+            self.flying.remove(0)
         };
         let input = match (fate, said) {
-            (Some(Fate::Fail(trouble)), None) => Input::Failed(*trouble),
+            (Some(Fate::Fail(trouble)), None) => {
+                if *trouble == Trouble::Transient && !matches!(action, Action::Grant { .. }) {
+                    self.given_up.push(action.clone());
+                }
+                Input::Failed(*trouble)
+            }
             (Some(Fate::LoseAnswer | Fate::Fail(_)), said) => {
                 said.unwrap_or_else(|| self.etcd.serve(self.now, &action));
                 Input::Failed(Trouble::Transient)
@@ -177,7 +184,7 @@ impl World {
     pub(super) fn begin(&mut self) -> Option<Action> {
         let action = self.machine.action(self.now);
         if let Action::Wait { until } = action {
-            let renewal = match self.machine.renewal(self.now) {
+            let renewal = match self.machine.renewal(self.now, &[]) {
                 Renewal::At(at) => Some(at),
                 _ => None,
             };
@@ -187,30 +194,33 @@ impl World {
         }
         if let Action::Grant { id, .. } = action {
             assert!(id > 0, "etcd takes positive ids");
-            let live = self.etcd.leases.keys().filter(|known| **known != id).count();
-            assert_eq!(live, 0, "a lease that lives is never given up: {:?}", self.machine);
+            let mut others = self.etcd.leases.keys().filter(|known| **known != id);
+            let is_forgotten = others.any(|id| !self.machine.tenure.is_live(*id));
+            assert!(!is_forgotten, "a lease that lives is never forgotten: {:?}", self.machine);
         }
         Some(action)
     }
 
     pub(super) fn break_off(&mut self) {
-        if let Some((action, said)) = self.flying.take() {
-            if !self.machine.outweighs(self.now, &action) {
-                self.flying = Some((action, said));
-                return;
-            }
-            self.machine.on(self.now, &action, Input::BrokenOff);
-            if said.is_none() {
-                let patience = self.machine.patience().unwrap_or_default();
-                self.given_up = Some((action, self.now + patience));
-            }
+        let Some(place) = self.flying.iter().position(|(action, _)| self.machine.worth(action) != Worth::All) else {
+            return;
+        };
+        let (action, said) = self.flying.remove(place);
+        self.machine.on(self.now, &action, Input::BrokenOff);
+        if said.is_none() && !matches!(action, Action::Grant { .. }) {
+            self.given_up.push(action);
         }
     }
 
-    pub(super) fn arrive(&mut self) {
-        if let Some((action, until)) = self.given_up.take()
-            && self.now <= until
-        {
+    pub(super) fn arrive(&mut self, which: u8) {
+        if !self.given_up.is_empty() {
+            let action = self.given_up.remove(usize::from(which) % self.given_up.len());
+            self.etcd.serve(self.now, &action);
+        }
+    }
+
+    pub(super) fn all_arrive(&mut self) {
+        for action in std::mem::take(&mut self.given_up) {
             self.etcd.serve(self.now, &action);
         }
     }
@@ -267,15 +277,13 @@ impl World {
             }
             Fate::Tell => self.watch(),
             Fate::Begin(done) => {
-                if self.flying.is_none()
-                    && let Some(action) = self.begin()
-                {
+                if let Some(action) = self.begin() {
                     let said = done.then(|| self.etcd.serve(self.now, &action));
-                    self.flying = Some((action, said));
+                    self.flying.push((action, said));
                 }
             }
             Fate::BreakOff => self.break_off(),
-            Fate::Arrive => self.arrive(),
+            Fate::Arrive(which) => self.arrive(*which),
             Fate::Pass(seconds) => self.now += secs(u64::from(*seconds)),
             Fate::Fail(_) | Fate::LoseAnswer | Fate::Work => self.work(Some(fate)),
         }
@@ -302,7 +310,7 @@ impl World {
     }
 
     pub(super) fn settle(&mut self) {
-        self.arrive();
+        self.all_arrive();
         // Others go in the end, those by hand too where they are respected; a key of ours may then be taken.
         let theirs = |(_, found): &(&Vec<u8>, &Found)| found.lease == THEIRS;
         let theirs: Vec<_> = self.etcd.keys.iter().filter(theirs).map(|(key, _)| key.clone()).collect();
@@ -327,7 +335,8 @@ impl World {
             self.work(None);
         }
         assert!(self.is_right(), "not right for long: {:?}\n{:?}\n{:?}", self.wanted, self.machine, self.etcd);
-        assert_eq!(self.machine.is_idle(), self.wanted.is_empty());
+        let idle = self.machine.is_idle();
+        assert_eq!(idle, self.wanted.is_empty(), "{:?}\n{:?}", self.machine, self.flying);
         assert!(self.etcd.keys.contains_key(&vec![99]), "what others put stays");
         assert!(self.etcd.leases.len() <= 1);
     }

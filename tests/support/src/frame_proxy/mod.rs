@@ -16,6 +16,7 @@ use std::thread::{self, JoinHandle};
 use tokio::sync::oneshot;
 
 pub use rule::Rule;
+pub use state::Late;
 use state::Shared;
 
 /// An HTTP/2 proxy on a port of its own, between gRPC clients and an etcd. It passes everything on but what a
@@ -88,6 +89,12 @@ impl FrameProxy {
     /// How many of them are open now.
     pub fn open_streams(&self, method: &str) -> usize {
         self.shared.state().count(method).open
+    }
+
+    /// The messages of clients that a rule held or delayed, and that have gone on to the target since, the oldest first. Those whose
+    /// stream or connection ended before are not among them.
+    pub fn late(&self) -> Vec<Late> {
+        self.shared.state().late.clone()
     }
 
     /// Puts a rule in force, for messages that arrive from now on. Where several match, the one set first decides.

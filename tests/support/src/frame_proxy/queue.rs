@@ -48,7 +48,9 @@ impl Gate {
 
 pub(super) fn queue<H>(stream: &Arc<Stream>, direction: Direction) -> (Inlet<H>, Outlet<H>) {
     let (sender, coming) = mpsc::unbounded_channel();
-    (Inlet { stream: Arc::clone(stream), direction, sender }, Outlet { coming, waiting: VecDeque::new() })
+    let (inlet, outlet) = (Arc::clone(stream), Arc::clone(stream));
+    let outlet = Outlet { stream: outlet, direction, coming, waiting: VecDeque::new() };
+    (Inlet { stream: inlet, direction, sender }, outlet)
 }
 
 #[derive(Debug)]
@@ -79,6 +81,8 @@ impl<H> Inlet<H> {
 
 #[derive(Debug)]
 pub(super) struct Outlet<H> {
+    stream: Arc<Stream>,
+    direction: Direction,
     coming: mpsc::UnboundedReceiver<(Item<H>, Option<Gate>)>,
     waiting: VecDeque<(Item<H>, Option<Gate>)>,
 }
@@ -90,7 +94,12 @@ impl<H> Outlet<H> {
             tokio::select! {
                 biased;
                 Some((item, gate)) = self.coming.recv() => self.line_up(item, gate),
-                Some(item) = first_open(&mut self.waiting) => return item,
+                Some((item, gate)) = first_open(&mut self.waiting) => {
+                    if let (Item::Message(message), Some(_)) = (&item, gate) {
+                        self.stream.goes_on(self.direction, &message.slice(PREFIX.min(message.len())..));
+                    }
+                    return item;
+                }
                 else => std::future::pending().await,
             }
         }
@@ -106,9 +115,9 @@ impl<H> Outlet<H> {
     }
 }
 
-async fn first_open<H>(waiting: &mut VecDeque<(Item<H>, Option<Gate>)>) -> Option<Item<H>> {
+async fn first_open<H>(waiting: &mut VecDeque<(Item<H>, Option<Gate>)>) -> Option<(Item<H>, Option<Gate>)> {
     if let Some(gate) = &mut waiting.front_mut()?.1 {
         gate.open().await;
     }
-    waiting.pop_front().map(|(item, _)| item)
+    waiting.pop_front()
 }

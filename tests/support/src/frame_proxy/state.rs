@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -25,6 +26,18 @@ pub(super) struct State {
     rules: Vec<InForce>,
     /// Lets each message that waits go on, in the order in which they came.
     waiting: Vec<oneshot::Sender<()>>,
+    /// The messages of clients that waited, and have gone on to the target.
+    pub(super) late: Vec<Late>,
+}
+
+/// A message of a client that a rule held or delayed, and that has gone on to the target since.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Late {
+    /// Without its prefix.
+    pub message: Bytes,
+    /// When it went on.
+    pub at: std::time::Instant,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -136,6 +149,15 @@ impl Stream {
         }
         state.waiting.push(release);
         Verdict::Wait(Gate { until, released })
+    }
+}
+
+impl Stream {
+    /// A message that waited goes on now.
+    pub(super) fn goes_on(&self, direction: Direction, message: &Bytes) {
+        if direction == Direction::Requests {
+            self.shared.state().late.push(Late { message: message.clone(), at: Instant::now().into_std() });
+        }
     }
 }
 
