@@ -17,6 +17,8 @@ use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 use tonic_etcd::{Instance, Registrar};
 
+/// How long leaving the directory may take: etcd may be away.
+const LEAVE: Duration = Duration::from_secs(5);
 /// How long clients get to see that the server has left, before it stops: etcd tells them within milliseconds.
 const PROPAGATION: Duration = Duration::from_secs(1);
 /// How long calls that are still on their way may take.
@@ -58,9 +60,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let server = Server::builder().add_service(GreeterServer::new(Me));
     let mut server = tokio::spawn(server.serve_with_incoming_shutdown(incoming, async { drop(stopped.await) }));
 
-    // Registered from here on, for as long as the handle is held.
+    // Registered from here on, for as long as the handle is held, and the runtime lives.
     let registrar = Registrar::connect(options.etcd).await?;
-    let registration = registrar.register(&*options.service, Instance::new(address)?).await?;
+    let _registration = registrar.register(&*options.service, Instance::new(address)?).await?;
     println!("listening on {address}, and registering as {}", options.service);
     let died = tokio::select! {
         signal = tokio::signal::ctrl_c() => { signal?; None }
@@ -69,7 +71,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     };
 
     // Leave the directory, let the clients see it, then answer what is still on its way and stop.
-    if let Err(error) = registration.deregister().await {
+    // Closing takes everything out that the registrar has registered; `Registration::deregister` is for one.
+    if let Err(error) = registrar.close(LEAVE).await {
         eprintln!("{error:?}; the lease will end by itself");
     }
     if let Some(ended) = died {

@@ -74,6 +74,21 @@ impl Error {
         Self::from_kind(Kind::Closed { what }, None)
     }
 
+    /// The same, with what there is to say of it.
+    pub(crate) fn closed_because(what: &'static str, why: String) -> Self {
+        Self::from_kind(Kind::Closed { what }, Some(why.into()))
+    }
+
+    /// Says for which of several services an argument was refused.
+    pub(crate) fn of_service(self, service: &str) -> Self {
+        match &self.inner.kind {
+            Kind::Invalid { what, input, reason } if !service.is_empty() => {
+                Self::invalid(what, input.clone(), format!("{reason} (service {service:?})"))
+            }
+            _ => self,
+        }
+    }
+
     /// A check of the user's said so.
     pub(crate) fn check(what: &'static str, said: BoxError) -> Self {
         Self::from_kind(Kind::Check { what }, Some(said))

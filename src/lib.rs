@@ -36,7 +36,9 @@
 //! [`Serve`] registers when the server is ready, takes it out of the directory before it stops, and ends in time. [`serving`] shows it
 //! beside health, reflection, axum, tonic-web, TLS, several listeners, systemd and signals. Where a
 //! server has a life of its own, [`Registrar::register`] is the part about etcd: listen before you register, and deregister
-//! before you stop. Keep the registration in a variable with a name: one that is dropped deregisters.
+//! before you stop. Keep the registration in a variable with a name: one that is dropped deregisters. That happens in the
+//! background, and only while the tokio runtime lives: before `main` returns, wait for [`Registration::deregister`] or, for all
+//! registrations at once, for [`Registrar::close`].
 //!
 //! Keys carry who has put them: the lease, and the instance's id where it has one. [`Conflict`] says what is done where
 //! another instance holds a key.
@@ -68,7 +70,19 @@
 //! # What it logs
 //!
 //! Everything worth knowing goes to [`tracing`](https://docs.rs/tracing): membership changes at INFO, what fails at WARN, once
-//! for each kind of failure. A program sees it with a subscriber, such as `tracing_subscriber::fmt::init()`.
+//! for each kind of failure. A program sees it with a subscriber, such as `tracing_subscriber::fmt::init()`, which may use any
+//! handle of this crate while it is told an event.
+//!
+//! There are no spans. What goes on in the background outlives the call that began it: its events have no parent, whatever span it
+//! was begun in, and the service as a field. Those of a call stand in the caller's span.
+//!
+//! # Runtimes
+//!
+//! A tokio runtime does its work only while it is driven; one with `current_thread` is driven inside `block_on` alone. What is
+//! resolved on a runtime is watched on it, and a resolver that is used from several runtimes has watches, a connection and a token
+//! on each. A registrar does its work on the runtime that registered first, and on the next one once that has ended.
+//! Where a runtime does not run, [`Resolution::ready`] and [`Registration::ready`] say so. A client of your own
+//! ([`Resolver::new`]) stays on the runtime on which it was made.
 //!
 //! # What stands in etcd
 //!
@@ -122,6 +136,7 @@ mod secret;
 mod serve;
 pub mod serving;
 mod target;
+mod turns;
 
 pub use address::Address;
 pub use balance::{

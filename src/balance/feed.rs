@@ -60,12 +60,13 @@ where
             Ok(Poll::Pending) => return Poll::Pending,
             Ok(Poll::Ready(Some(Ok(change)))) => (vec![change], None),
             Ok(Poll::Ready(Some(Err(error)))) => {
-                tracing::warn!(%error, "the discovery failed; the known servers stay");
+                let service = &*this.directory.service;
+                tracing::warn!(parent: None, service, %error, "the discovery failed; the known servers stay");
                 this.pause = Some(Box::pin(sleep(PAUSE)));
                 (Vec::new(), Some(error.into()))
             }
             Err(panic) => {
-                tracing::error!(panic, "the discovery panicked, and is not asked again; the known servers stay");
+                tracing::error!(parent: None, panic, "the discovery panicked, and is not asked again; the known servers stay");
                 this.ended = true;
                 (Vec::new(), Some(format!("the discovery panicked: {panic}").into()))
             }

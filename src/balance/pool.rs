@@ -13,7 +13,6 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
 use tokio_stream::Stream;
 use tower::discover::Change;
-use tracing::Instrument;
 
 use super::channel::Inner;
 use super::outlier::{Judge, Tally};
@@ -169,7 +168,8 @@ impl Pool {
         match entry {
             Entry::Gone(authority) => {
                 self.entered = true;
-                tracing::debug!(server = authority.as_str(), "server removed");
+                let service = &*self.directory.service;
+                tracing::debug!(parent: None, service, server = authority.as_str(), "server removed");
                 self.lanes.remove(&authority);
             }
             Entry::Named(address, instance) => {
@@ -177,7 +177,8 @@ impl Pool {
                 match self.lanes.get_mut(&authority) {
                     Some(lane) if *lane.server.address() == address => lane.instance = instance,
                     _ => {
-                        tracing::debug!(server = %address, "server added");
+                        let service = &*self.directory.service;
+                        tracing::debug!(parent: None, service, server = %address, "server added");
                         self.entered = true;
                         self.lanes.insert(authority, self.lane(address, instance));
                     }
@@ -191,8 +192,7 @@ impl Pool {
         let server = Arc::new(Server::new(address, self.inner.epoch));
         let link = Arc::new(Link::default());
         let ground = self.inner.ground.clone();
-        let supervisor =
-            tokio::spawn(supervise(ground, server.clone(), to, link.clone()).in_current_span()).abort_handle();
+        let supervisor = tokio::spawn(supervise(ground, server.clone(), to, link.clone())).abort_handle();
         Lane { server, instance, link, supervisor, published: None }
     }
 
@@ -215,7 +215,8 @@ impl Pool {
             lane.server.set_on_probation(judge.is_on_probation(authority));
             let ejected = out.binary_search(authority).is_ok();
             if ejected != lane.server.is_ejected() {
-                tracing::info!(server = %lane.server.address(), ejected, "outlier ejection");
+                let service = &*self.directory.service;
+                tracing::info!(parent: None, service, server = %lane.server.address(), ejected, "outlier ejection");
                 // From here on what it does counts for nothing, until it is back; then what it did before does not.
                 lane.server.set_ejected(ejected);
                 lane.server.record.in_a_row.store(0, Ordering::Relaxed);

@@ -15,6 +15,8 @@ use crate::connection::{Connection, Destination, End, Failure, Options, Stage, T
 
 /// What all supervisors of a channel share.
 pub(crate) struct Ground {
+    /// The service, for the log.
+    pub(crate) service: Arc<str>,
     pub(crate) transport: Transport,
     pub(crate) options: Options,
     /// Who is connected to first, and how many at once.
@@ -38,14 +40,21 @@ impl Link {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Of the connection, which is not held for it: whoever lets the last handle go takes h2's lock, and this may be asked from
+    /// within.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map_or(0, Connection::in_flight)
+    }
+
     fn set(&self, connection: Option<Connection>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = connection;
+        let before = std::mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), connection);
+        drop(before); // after the lock: h2 says that its last handle goes, and whoever hears it may look here
     }
 }
 
 /// Never ends; it is aborted when the server is removed.
 pub(crate) async fn supervise(ground: Arc<Ground>, server: Arc<Server>, to: Destination, link: Arc<Link>) {
-    let mut options = ground.options.clone();
+    let (mut options, service) = (ground.options.clone(), &*ground.service);
     let (mut reconnect, mut warned) = (Reconnect::new(), false);
     loop {
         let (began, result) = connect(&ground, &to, &options, reconnect.rank()).await;
@@ -54,9 +63,9 @@ pub(crate) async fn supervise(ground: Arc<Ground>, server: Arc<Server>, to: Dest
                 reconnect.connected();
                 let (connected, answered) = (Instant::now(), server.succeeded());
                 if std::mem::take(&mut warned) {
-                    tracing::info!(server = %server.address(), "connected again");
+                    tracing::info!(parent: None, service, server = %server.address(), "connected again");
                 } else {
-                    tracing::debug!(server = %server.address(), "connected");
+                    tracing::debug!(parent: None, service, server = %server.address(), "connected");
                 }
                 let mut stages = connection.stages();
                 server.set_link(LinkState::Ready, None);
@@ -68,13 +77,13 @@ pub(crate) async fn supervise(ground: Arc<Ground>, server: Arc<Server>, to: Dest
                 let why = end.as_ref().map_or("the connection is gone", |end| &end.why);
                 if end.as_ref().is_some_and(|end| end.silent) {
                     warned = true;
-                    tracing::warn!(server = %server.address(), why, "taken for dead");
+                    tracing::warn!(parent: None, service, server = %server.address(), why, "taken for dead");
                 } else {
-                    tracing::debug!(server = %server.address(), why, "disconnected");
+                    tracing::debug!(parent: None, service, server = %server.address(), why, "disconnected");
                 }
                 if end.as_ref().is_some_and(|end| end.too_many_pings) {
                     options.keep_alive = options.keep_alive.map(crate::connection::KeepAlive::doubled);
-                    tracing::warn!(server = %server.address(), "the server complained of pings: half as many from now on");
+                    tracing::warn!(parent: None, service, server = %server.address(), "the server complained of pings: half as many from now on");
                 }
                 let next = reconnect.ended(connected.elapsed(), server.succeeded() > answered, fastrand::f64());
                 server.set_link(next.link_state(), Some(why.to_owned()));
@@ -84,7 +93,7 @@ pub(crate) async fn supervise(ground: Arc<Ground>, server: Arc<Server>, to: Dest
             Err(why) => {
                 if reconnect.is_well() {
                     warned = true;
-                    tracing::warn!(server = %server.address(), error = why, "cannot connect; trying on");
+                    tracing::warn!(parent: None, service, server = %server.address(), error = why, "cannot connect; trying on");
                 }
                 let next = reconnect.failed(began.elapsed(), options.connect_timeout, fastrand::f64());
                 // One that goes on failing changes nothing for anybody.

@@ -29,7 +29,7 @@ impl BalancedChannel {
                 LinkState::Ready if server.is_ejected() => ServerState::Ejected,
                 LinkState::Ready => ServerState::Ready,
             };
-            let in_flight = connected.get().map_or(0, |connection| connection.in_flight());
+            let in_flight = connected.in_flight();
             let (calls, failures) = server.counted();
             ServerStatus {
                 address: server.address().clone(),

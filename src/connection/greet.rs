@@ -6,6 +6,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::timeout;
+use tracing::Dispatch;
+use tracing::instrument::WithSubscriber;
 
 use super::commands::commands;
 use super::driver::Driver;
@@ -73,6 +75,9 @@ impl Connection {
             .max_local_error_reset_streams(None)
             .max_concurrent_reset_streams(REMEMBERED_RESETS)
             .handshake(io)
+            // h2 makes a span here that lives as long as the connection, in which it says each frame, and which follows from
+            // whatever span the connection was made in: without a subscriber it makes none.
+            .with_subscriber(Dispatch::none())
             .await
             .map_err(|error| Failure::not_sent(&error))?;
         let (stage, mut stages) = watch::channel(Stage::Greeting);

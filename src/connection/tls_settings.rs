@@ -111,16 +111,16 @@ impl Changing {
         let given = match (asked_for, &self.good) {
             (Ok(config), _) => {
                 if std::mem::take(&mut self.is_failing) {
-                    tracing::info!("TLS settings can be read again");
+                    tracing::info!(parent: None, "TLS settings can be read again");
                 }
                 self.good = Some(config.clone());
                 Ok(config)
             }
             (Err(error), Some(good)) => {
                 if std::mem::replace(&mut self.is_failing, true) {
-                    tracing::debug!(error, "TLS settings cannot be read");
+                    tracing::debug!(parent: None, error, "TLS settings cannot be read");
                 } else {
-                    tracing::warn!(error, "TLS settings cannot be read; using the last ones");
+                    tracing::warn!(parent: None, error, "TLS settings cannot be read; using the last ones");
                 }
                 Ok(good.clone())
             }

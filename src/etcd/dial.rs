@@ -108,12 +108,14 @@ impl Core {
             let core = &dialed.core;
             let Source::Options(options) = &core.links.source else { return };
             let connected = options.connect(number, &endpoint, core.tokens.token.clone()).await;
+            if let Err(failure) = &connected {
+                tracing::debug!(parent: None, member = %endpoint.text, error = %failure, "cannot connect to etcd");
+            }
             let mut state = core.links.state();
             let member = &mut state.members[number];
             match connected {
                 Ok(link) => (member.link, member.failed, member.failure) = (Some(link), None, None),
                 Err(failure) => {
-                    tracing::debug!(member = %endpoint.text, error = %failure, "cannot connect to etcd");
                     (member.failed, member.failure) = (Some(Instant::now()), Some(failure));
                     member.failures += 1;
                 }

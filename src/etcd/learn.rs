@@ -49,7 +49,7 @@ impl Core {
         if state.learn(learned) {
             let members: Vec<String> = state.order().iter().map(|number| state.text(*number)).collect();
             drop(state);
-            tracing::info!(?members, "members of etcd learned");
+            tracing::info!(parent: None, ?members, "members of etcd learned");
         }
         Ok(count)
     }
@@ -75,9 +75,9 @@ async fn learn(learning: Learning, every: Duration, mut connected: Receiver<u64>
                     // What has only to do with the connection is seen by others, and said there.
                     let is_refusal = !matches!(failure.class, Class::Transient | Class::TimedOut | Class::Changed);
                     if is_refusal && !std::mem::replace(&mut is_said, true) {
-                        tracing::warn!(error, "members of etcd cannot be learned; using the endpoints that were given");
+                        tracing::warn!(parent: None, error, "members of etcd cannot be learned; using the endpoints that were given");
                     } else {
-                        tracing::debug!(error, "members of etcd not learned");
+                        tracing::debug!(parent: None, error, "members of etcd not learned");
                     }
                     if is_refusal { every } else { AGAIN.min(every) }
                 }

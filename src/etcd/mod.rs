@@ -17,6 +17,7 @@ mod members;
 mod options;
 mod reach;
 mod request;
+mod runtimes;
 #[cfg(feature = "srv")]
 mod srv;
 mod token;
@@ -34,6 +35,7 @@ pub(crate) use failure::{Class, Failure};
 pub(crate) use lease::{KeepAlive, Put, Stored};
 pub use options::EtcdOptions;
 pub(crate) use request::Patience;
+pub(crate) use runtimes::Etcds;
 pub(crate) use watch::{Event, Message, Range, Watch, WatchId, Watcher};
 
 use self::link::Link;
@@ -41,9 +43,6 @@ use self::links::Links;
 use self::token::Tokens;
 use self::watch::Watches;
 use crate::address::Authority;
-use crate::domain::Domain;
-use crate::error::Error;
-use crate::target::Target;
 
 /// Messages may be as large as gRPC can say; etcd itself bounds what it stores.
 const MAX_MESSAGE: usize = i32::MAX as usize;
@@ -54,50 +53,45 @@ const FEW: usize = 8;
 /// A call against a client whose members we cannot choose is tried so often: each try picks one of them at random.
 const TRIES_UNKNOWN: usize = 5;
 
-/// One etcd cluster, as a resolver or registrar talks to it. Cheap to clone.
+/// One etcd cluster, as a resolver or registrar talks to it from one runtime. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Etcd {
     core: Arc<Core>,
     watches: Arc<Watches>,
 }
 
-/// The connections and tokens of one resolver or registrar.
+/// The connections and tokens of one resolver or registrar, on one runtime.
 struct Core {
     links: Links,
     tokens: Tokens,
 }
 
+#[derive(Clone)]
 enum Source {
     Options(Arc<EtcdOptions>),
     /// The user's own client: its members and options are the user's.
     Client(Box<Client>),
 }
 
+impl Source {
+    /// The members' hosts; those of the user's own client are not known.
+    fn hosts(&self) -> Option<Vec<Authority>> {
+        match self {
+            Self::Options(options) => Some(options.hosts()),
+            Self::Client(_) => None,
+        }
+    }
+}
+
 impl Etcd {
-    pub(crate) fn new(options: EtcdOptions) -> Result<Self, Error> {
-        options.check()?;
-        Ok(Self::with(Source::Options(Arc::new(options.shuffled()))))
-    }
-
-    pub(crate) fn from_client(client: Client) -> Self {
-        Self::with(Source::Client(Box::new(client)))
-    }
-
     fn with(source: Source) -> Self {
         let tokens = Tokens::new(&source);
         let core = Arc::new(Core { links: Links::new(source), tokens });
         Self { watches: Arc::new(Watches::new(core.clone())), core }
     }
 
-    /// The members' hosts; those of the user's own client are not known.
-    pub(crate) fn hosts(&self) -> Option<Vec<Authority>> {
-        match &self.core.links.source {
-            Source::Options(options) => Some(options.hosts()),
-            Source::Client(_) => None,
-        }
-    }
-
-    /// The same, where SRV records name them once they were read; empty where that has failed.
+    /// The members' hosts, where SRV records name them once they were read, and empty where that has failed; those of the user's own
+    /// client are not known.
     #[cfg_attr(not(feature = "srv"), expect(clippy::unused_async, reason = "with the feature DNS is asked"))]
     pub(crate) async fn known_hosts(&self) -> Option<Vec<Authority>> {
         #[cfg(feature = "srv")]
@@ -107,54 +101,7 @@ impl Etcd {
             }
             return Some(self.core.links.state().given().into_iter().map(|endpoint| endpoint.authority).collect());
         }
-        self.hosts()
-    }
-
-    /// Refuses a target that names another etcd.
-    pub(crate) fn check_hosts(&self, target: &Target) -> Result<(), Error> {
-        let refuse = |reason: String| Err(Error::invalid("target", target.to_string(), reason));
-        if let Some(domain) = target.domain() {
-            return match self.srv_domain() {
-                Some(known) if known.is(domain) => Ok(()),
-                _ => refuse("this etcd was not found by the SRV records of that domain".into()),
-            };
-        }
-        if target.hosts().len() == 0 {
-            return Ok(());
-        }
-        if let Some(domain) = self.srv_domain() {
-            let name = format!("etcd-srv://{}/{}", domain.as_str(), target.name());
-            return refuse(format!(
-                "it names etcd hosts, and those of this etcd are found by SRV records: write {name:?}"
-            ));
-        }
-        let Some(hosts) = self.hosts() else {
-            return refuse("it names etcd hosts, and those of the client that was given are not known".into());
-        };
-        match target.hosts().find(|host| !hosts.iter().any(|known| known.as_str() == *host)) {
-            None => Ok(()),
-            Some(host) => {
-                let hosts: Vec<&str> = hosts.iter().map(Authority::as_str).collect();
-                refuse(format!(
-                    "its host {host} is not one of this etcd's: {}; without hosts a target fits any",
-                    hosts.join(", ")
-                ))
-            }
-        }
-    }
-
-    #[cfg(feature = "srv")]
-    fn srv_domain(&self) -> Option<Domain> {
-        match &self.core.links.source {
-            Source::Options(options) => options.srv.as_ref()?.domain().ok(),
-            Source::Client(_) => None,
-        }
-    }
-
-    #[cfg(not(feature = "srv"))]
-    #[expect(clippy::unused_self, reason = "with the feature there may be one")]
-    fn srv_domain(&self) -> Option<Domain> {
-        None
+        self.core.links.source.hosts()
     }
 
     /// The longest that one request may take before another member is asked.

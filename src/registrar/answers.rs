@@ -1,8 +1,9 @@
 //! How etcd answers the registrar's two hands: how long each waits, and what went wrong.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::lease::Trouble;
+use super::lease::{Action, Id, Trouble};
 use crate::error::Error;
 use crate::etcd::{Class, Failure, Patience};
 
@@ -10,7 +11,10 @@ use crate::etcd::{Class, Failure, Patience};
 /// election, and says so only after seconds. Every request may be repeated.
 const TRY: Duration = Duration::from_millis(500);
 
-/// Whose request it is. The work's error tells more, and comes first.
+/// Registrations that are refused at the same time, of which each is told by a warning.
+const TOLD: usize = 10;
+
+/// Whose request it is.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Hand {
     Work,
@@ -19,22 +23,43 @@ pub(super) enum Hand {
 
 /// What each hand has met.
 pub(super) struct Answers {
-    /// What went wrong since it last went well.
-    errors: [Option<(Class, Error)>; 2],
+    /// What last went wrong since it last went well.
+    errors: [Option<Known>; 2],
+    /// What etcd refuses of one registration, which is nothing to the others.
+    refused: BTreeMap<Id, Known>,
+    /// Counts what went wrong.
+    count: u64,
     /// How often there was no answer since there was one.
     failures: [u32; 2],
     /// What a request may take at all.
     most: Duration,
 }
 
+struct Known {
+    class: Class,
+    error: Error,
+    /// What came later has a greater one.
+    number: u64,
+}
+
 impl Answers {
     pub(super) fn new(most: Duration) -> Self {
-        Self { errors: [None, None], failures: [0, 0], most }
+        Self { errors: [None, None], refused: BTreeMap::new(), count: 0, failures: [0, 0], most }
     }
 
-    /// What etcd does not do.
+    /// What last went wrong, and has not gone well since.
     pub(super) fn why(&self) -> Option<Error> {
-        self.errors.iter().flatten().next().map(|(_, error)| error.clone())
+        last(self.errors.iter().flatten())
+    }
+
+    /// The same for one registration.
+    pub(super) fn why_of(&self, id: Id) -> Option<Error> {
+        last(self.errors.iter().flatten().chain(self.refused.get(&id)))
+    }
+
+    /// It has closed, or is wanted otherwise: what was refused before says nothing of it any more.
+    pub(super) fn forget(&mut self, id: Id) {
+        self.refused.remove(&id);
     }
 
     /// How long a request may take: what it may take at all, or what the lease has time for. When another member is asked
@@ -44,8 +69,10 @@ impl Answers {
         Patience { late: TRY.saturating_mul(1 << self.failures[hand as usize].min(8)), total, again: true }
     }
 
-    pub(super) fn went_well(&mut self, hand: Hand) {
+    /// `of` is whose request it was, where it was of one registration.
+    pub(super) fn went_well(&mut self, hand: Hand, of: Option<Id>) {
         self.errors[hand as usize] = None;
+        of.into_iter().for_each(|of| self.forget(of));
         self.answered(hand);
     }
 
@@ -60,8 +87,9 @@ impl Answers {
         self.failures[hand as usize] = 0;
     }
 
-    /// What that means to the machine. It `counts` unless another request that was on its way beside it has failed already.
-    pub(super) fn failed(&mut self, hand: Hand, failure: Failure, counts: bool) -> Trouble {
+    /// What that means to the machine. `of` is whose request it was, where it was of one registration. It `counts` unless another
+    /// request that was on its way beside it has failed already.
+    pub(super) fn failed(&mut self, hand: Hand, of: Option<Id>, failure: Failure, counts: bool) -> Trouble {
         let (class, in_doubt) = (failure.class, failure.in_doubt);
         let failures = &mut self.failures[hand as usize];
         if matches!(class, Class::Transient | Class::TimedOut) {
@@ -70,12 +98,28 @@ impl Answers {
             self.answered(hand);
         }
         let error = failure.into_error();
-        let known = &mut self.errors[hand as usize];
-        if known.as_ref().is_some_and(|(known, _)| known.is_like(class)) {
-            tracing::debug!(%error, "etcd failed again");
+        let is_refusal = matches!(class, Class::Permanent | Class::Denied | Class::TooLarge);
+        let own = of.filter(|_| is_refusal);
+        if own.is_some() {
+            // It was heard: what was wrong with etcd before is over.
+            self.errors[hand as usize] = None;
+        }
+        let before = own.map_or_else(|| self.errors[hand as usize].take(), |own| self.refused.remove(&own));
+        // Each kind of failure is told once in an outage or of a registration, and the last failure is what there is to be said of it.
+        let is_known = before.as_ref().is_some_and(|known| known.class.is_like(class));
+        if is_known || (own.is_some() && self.refused.len() >= TOLD) {
+            tracing::debug!(parent: None, %error, "etcd failed again");
         } else {
-            tracing::warn!(%error, "etcd failed; it goes on trying");
-            *known = Some((class, error));
+            tracing::warn!(parent: None, %error, "etcd failed; it goes on trying");
+        }
+        self.count += 1;
+        let is_same = |known: &Known| known.error.to_string() == error.to_string();
+        // One that repeats is shown once.
+        let error = before.filter(is_same).map_or(error, |known| known.error);
+        let known = Known { class, error, number: self.count };
+        match own {
+            Some(own) => drop(self.refused.insert(own, known)),
+            None => self.errors[hand as usize] = Some(known),
         }
         match class {
             Class::LeaseNotFound => Trouble::LeaseGone,
@@ -105,5 +149,43 @@ impl Answers {
                 }
             }
         }
+    }
+}
+
+fn last<'a>(known: impl Iterator<Item = &'a Known>) -> Option<Error> {
+    known.max_by_key(|known| known.number).map(|known| known.error.clone())
+}
+
+/// Whose request it is, where it is of one registration.
+pub(super) fn whose(action: &Action) -> Option<Id> {
+    match action {
+        Action::Put { of, .. } | Action::Delete { of, .. } | Action::Look { of, .. } => Some(*of),
+        Action::Grant { .. } | Action::Revoke { .. } | Action::Wait { .. } => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// F13: the last error of whichever hand, none once all is well; what is refused of one registration is said of that one, and
+    /// neither covered nor cleared by what goes well for others (F16).
+    #[test]
+    fn what_is_said_is_the_last_error_and_a_refusal_is_of_one_registration() {
+        let mut answers = Answers::new(Duration::from_secs(5));
+        let said = |answers: &Answers, id| answers.why_of(id).map(|error| error.to_string()).unwrap_or_default();
+        let fail = |class, text: &str| Failure::new(class, text);
+        answers.failed(Hand::Work, Some(1), fail(Class::Transient, "first"), true);
+        answers.failed(Hand::Renewal, None, fail(Class::TimedOut, "second"), true);
+        assert!(said(&answers, 1).contains("second") && said(&answers, 2).contains("second"));
+        answers.failed(Hand::Work, Some(1), fail(Class::TimedOut, "third"), true);
+        assert!(said(&answers, 1).contains("third") && said(&answers, 2).contains("third"), "of etcd, not of one");
+        answers.failed(Hand::Work, Some(2), fail(Class::Denied, "denied"), true);
+        answers.went_well(Hand::Renewal, None);
+        answers.went_well(Hand::Work, Some(1));
+        assert!(said(&answers, 1).is_empty() && said(&answers, 2).contains("denied"));
+        assert!(answers.why().is_none());
+        answers.went_well(Hand::Work, Some(2));
+        assert!(said(&answers, 2).is_empty());
     }
 }

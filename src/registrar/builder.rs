@@ -5,14 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::watch;
 
 use super::gates::{Gate, Gates};
-use super::readiness::Tried;
-use super::{Conflict, Registrar, Registration, RegistrationState, Shared, TTL, Wanted};
+use super::wanted::Wanted;
+use super::{Conflict, Registrar, Registration, Shared, TTL};
 use crate::codec::{Caught, Codec, Detect};
 use crate::error::Error;
-use crate::etcd::{Client as EtcdClient, Etcd};
+use crate::etcd::{Client as EtcdClient, Etcds};
 use crate::instance::Instance;
 use crate::secret;
 use crate::target::Target;
@@ -23,19 +22,19 @@ const MAX_TTL: Duration = Duration::from_secs(9_000_000_000);
 /// Builds a [`Registrar`] with a time to live or a stored format of its own.
 #[must_use]
 pub struct RegistrarBuilder {
-    etcd: Result<Etcd, Error>,
+    etcds: Result<Etcds, Error>,
     codec: Arc<dyn Codec>,
     ttl: Duration,
 }
 
 impl RegistrarBuilder {
-    pub(super) fn over(etcd: Result<Etcd, Error>) -> Self {
-        Self { etcd, codec: Arc::new(Detect), ttl: TTL }
+    pub(super) fn over(etcds: Result<Etcds, Error>) -> Self {
+        Self { etcds, codec: Arc::new(Detect), ttl: TTL }
     }
 
     /// A builder over a client of your own: see [`Registrar::new`].
     pub fn from_client(client: EtcdClient) -> Self {
-        Self::over(Ok(Etcd::from_client(client)))
+        Self::over(Ok(Etcds::from_client(client)))
     }
 
     /// How long the lease lives without a renewal, in whole seconds (rounded up); 15 s by default. It is renewed when a
@@ -66,7 +65,7 @@ impl RegistrarBuilder {
             return refuse("etcd grants 9 000 000 000 s at most");
         }
         let seconds = self.ttl.as_secs() + u64::from(self.ttl.subsec_nanos() > 0);
-        Ok(Registrar::over(self.etcd?, self.codec, seconds.cast_signed()))
+        Ok(Registrar::over(self.etcds?, self.codec, seconds.cast_signed()))
     }
 }
 
@@ -124,28 +123,43 @@ impl RegistrationBuilder {
     /// As those of [`Registrar::register`], and when the key is refused.
     #[expect(clippy::unused_async, reason = "the task needs a runtime, and an async caller has one")]
     pub async fn register(self) -> Result<Registration, Error> {
-        let Self { registrar, target, instance, key, conflict, gates } = self;
-        let target = target?;
-        registrar.shared.etcd.check_hosts(&target)?;
-        let records = registrar.named_records(&target, &instance, key.as_deref())?;
-        let runtime = Handle::try_current().map_err(|_| Error::no_runtime("registering"))?;
-        let (show, seen) = watch::channel(RegistrationState::Registering { why: None });
-        let (id, tried) = (instance.id().map(Into::into), Tried::default());
-        let wanted = Wanted {
-            target: target.clone(),
-            records,
-            conflict,
-            id,
-            leaving: false,
-            gates,
-            version: 0,
-            show,
-            tried: tried.clone(),
+        let registrar = self.registrar.clone();
+        let mut registrations = registrar.register_all(vec![self])?;
+        // As many as there were builders.
+        registrations.pop().ok_or_else(|| Error::closed("the registrar"))
+    }
+
+    /// What stands in etcd then.
+    fn wanted(&self) -> Result<Wanted, Error> {
+        let target = self.target.clone()?;
+        self.registrar.check_target(&target)?;
+        let records = self.registrar.named_records(&target, &self.instance, self.key.as_deref())?;
+        let id = self.instance.id().map(Into::into);
+        Ok(Wanted::new((target, records, id), self.conflict, self.gates))
+    }
+}
+
+impl Registrar {
+    /// Registers all of them, or none: what can be refused is refused before the first one is taken on. They are this
+    /// registrar's.
+    pub(crate) fn register_all(&self, builders: Vec<RegistrationBuilder>) -> Result<Vec<Registration>, Error> {
+        let wanted = |builder: &RegistrationBuilder| {
+            let named = builder.target.as_ref().map(|target| target.name().to_owned()).unwrap_or_default();
+            builder.wanted().map_err(|error| error.of_service(&named))
         };
-        let id = Shared::want(&registrar.shared, wanted, &runtime)?;
-        let whose = (&target, key.as_deref());
-        registrar.shared.neighbours.look(&runtime, &registrar.shared.etcd, whose, seen.clone());
-        Ok(Registration::new(registrar, id, (target, instance, key), (seen, tried)))
+        let wanted = builders.iter().map(wanted).collect::<Result<Vec<_>, _>>()?;
+        let runtime = Handle::try_current().map_err(|_| Error::no_runtime("registering"))?;
+        let seen = |wanted: &Wanted| (wanted.target.clone(), (wanted.seen(), wanted.tried.clone()));
+        let seen: Vec<_> = wanted.iter().map(seen).collect();
+        let ids = Shared::want(&self.shared, wanted, &runtime)?;
+        for (builder, (target, (seen, _))) in builders.iter().zip(&seen) {
+            let etcd = self.shared.etcds.on(&runtime);
+            self.shared.neighbours.look(&runtime, etcd, (target, builder.key.as_deref()), seen.clone());
+        }
+        let registration = |((builder, id), (target, seen)): ((RegistrationBuilder, _), (Target, _))| {
+            Registration::new(builder.registrar, id, (target, builder.instance, builder.key), seen)
+        };
+        Ok(builders.into_iter().zip(ids).zip(seen).map(registration).collect())
     }
 }
 

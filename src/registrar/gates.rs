@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use super::Shared;
 use super::lease::Id;
+use super::shared::Shared;
+use super::wanted::Publication;
 
 /// Something that decides whether a registration is to be in etcd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +61,11 @@ pub(crate) struct Switch {
 
 impl Switch {
     pub(crate) fn set(&self, gate: Gate, open: bool) {
-        self.shared.set_gate(self.id, gate, open);
+        self.turn(gate, open).into_iter().for_each(Publication::send);
+    }
+
+    /// The same for who holds a lock: whoever looks at the registration is told when the publication is sent.
+    pub(crate) fn turn(&self, gate: Gate, open: bool) -> Option<Publication> {
+        self.shared.set_gate(self.id, gate, open)
     }
 }

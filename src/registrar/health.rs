@@ -15,9 +15,11 @@ pub struct RegistrarHealth {
 }
 
 impl RegistrarHealth {
-    pub(super) fn new(live: bool, states: &[RegistrationState]) -> Self {
+    /// Where the lease is over by our clock nothing stands, also where nobody drives the runtime that would find out.
+    pub(super) fn new(live: bool, lease_is_over: bool, states: &[RegistrationState]) -> Self {
+        let is_there = |state: &RegistrationState| state.is_in_etcd() && !lease_is_over;
         let is_missing =
-            |state: &&RegistrationState| !state.is_in_etcd() && !matches!(state, RegistrationState::Paused { .. });
+            |state: &&RegistrationState| !is_there(state) && !matches!(state, RegistrationState::Paused { .. });
         let missing = states.iter().filter(is_missing).count();
         let well = |state: &&RegistrationState| matches!(state, RegistrationState::Paused { .. });
         let wrong = states.iter().filter(|state| !well(state)).find_map(RegistrationState::why);
@@ -39,7 +41,7 @@ impl RegistrarHealth {
         self.missing
     }
 
-    /// What is wrong with the first of those that do not stand as they should.
+    /// What last went wrong with the first of those that do not stand as they should; none while all is well.
     pub fn last_error(&self) -> Option<&Error> {
         self.error.as_ref()
     }

@@ -2,6 +2,7 @@
 
 mod answers;
 mod builder;
+mod closing;
 mod gates;
 mod health;
 mod lease;
@@ -9,36 +10,32 @@ mod neighbours;
 mod readiness;
 mod registration;
 mod request;
+mod shared;
 mod shown;
 mod state;
 mod task;
+mod wanted;
 mod watcher;
 
-use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::runtime::Handle;
-use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
-use tracing::Instrument;
 
 pub use self::builder::{RegistrarBuilder, RegistrationBuilder};
 pub(crate) use self::gates::Gate;
-use self::gates::Gates;
 pub use self::health::RegistrarHealth;
 pub use self::lease::Conflict;
-use self::lease::Id;
-use self::neighbours::Neighbours;
 pub(crate) use self::readiness::Tried;
 pub use self::registration::Registration;
+use self::shared::Shared;
 pub use self::state::{RegistrationState, RegistrationStates};
-use self::task::Task;
+pub(crate) use self::wanted::Publication;
 use crate::address::{Address, Authority};
 use crate::codec::{Codec, Detect, Record};
 use crate::error::Error;
-use crate::etcd::{Client as EtcdClient, Etcd, EtcdOptions};
+use crate::etcd::{Client as EtcdClient, EtcdOptions, Etcds};
 use crate::instance::Instance;
 use crate::target::Target;
 
@@ -48,48 +45,11 @@ const TTL: Duration = Duration::from_secs(15);
 const MAX_RECORD: usize = 1536 * 1024 - 512;
 
 /// Registers instances in one etcd, all under one lease. Cheap to clone; clones share the lease.
+///
+/// Before `main` returns, wait for [`Registrar::close`]: what is registered leaves etcd only while the tokio runtime lives.
 #[derive(Clone)]
 pub struct Registrar {
     shared: Arc<Shared>,
-}
-
-struct Shared {
-    etcd: Etcd,
-    codec: Arc<dyn Codec>,
-    seconds: i64,
-    neighbours: Neighbours,
-    state: Mutex<State>,
-    changed: Notify,
-}
-
-#[derive(Default)]
-struct State {
-    next: Id,
-    wanted: BTreeMap<Id, Wanted>,
-    lease: Option<i64>,
-    /// When it ends, by our clock.
-    lease_ends: Option<Instant>,
-    /// What last went wrong with etcd.
-    error: Option<Error>,
-    /// A task does what is wanted.
-    has_task: bool,
-    /// The runtime of the last task ended before what was wanted did.
-    ended: bool,
-}
-
-/// What a handle wants, and how it is told what became of it.
-struct Wanted {
-    target: Target,
-    records: Vec<Arc<Record>>,
-    conflict: Conflict,
-    /// The instance's.
-    id: Option<Box<str>>,
-    leaving: bool,
-    gates: Gates,
-    /// Counts the changes of what is wanted.
-    version: u64,
-    show: watch::Sender<RegistrationState>,
-    tried: Tried,
 }
 
 impl Registrar {
@@ -108,28 +68,28 @@ impl Registrar {
     /// A registrar over a client of your own, whose options are then yours; requests to a dead one of several endpoints
     /// are tried up to five times.
     pub fn new(client: EtcdClient) -> Self {
-        Self::over(Etcd::from_client(client), Arc::new(Detect), TTL.as_secs().cast_signed())
+        Self::over(Etcds::from_client(client), Arc::new(Detect), TTL.as_secs().cast_signed())
     }
 
     /// A registrar with options of its own.
     pub fn builder(etcd: impl Into<EtcdOptions>) -> RegistrarBuilder {
-        RegistrarBuilder::over(Etcd::new(etcd.into()))
+        RegistrarBuilder::over(Etcds::new(etcd.into()))
     }
 
-    fn over(etcd: Etcd, codec: Arc<dyn Codec>, seconds: i64) -> Self {
-        let (state, changed, neighbours) = (Mutex::default(), Notify::new(), Neighbours::default());
-        Self { shared: Arc::new(Shared { etcd, codec, seconds, neighbours, state, changed }) }
+    fn over(etcds: Etcds, codec: Arc<dyn Codec>, seconds: i64) -> Self {
+        Self { shared: Arc::new(Shared::new(etcds, codec, seconds)) }
     }
 
     /// Registers an instance of a service, and keeps it registered until its handle is deregistered or dropped.
     /// [`Registrar::registration`] has the choices: another key, what happens where another holds it, a pause at first.
     ///
-    /// Needs a runtime with its timer enabled, and works on it for as long as anything is registered.
+    /// Needs a runtime with its timer enabled, and works on it for as long as anything is registered: also for what is registered
+    /// on other runtimes meanwhile, and [`Registration::ready`] says where it does not run.
     ///
     /// # Errors
     /// When the target or the instance is refused: addresses that nobody can call (`0.0.0.0`, `[::]`, multicast), an instance
-    /// that the codec refuses or panics on, records larger than etcd takes, keys that this registrar has registered already.
-    /// Never because etcd is away.
+    /// that the codec refuses or panics on, records larger than etcd takes, keys that this registrar has registered already; after
+    /// [`Registrar::close`] ([`Error::is_closed`]). Never because etcd is away.
     pub async fn register<T>(&self, target: T, instance: Instance) -> Result<Registration, Error>
     where
         T: TryInto<Target>,
@@ -154,20 +114,24 @@ impl Registrar {
 
     /// How all its registrations stand together: for a probe.
     pub fn health(&self) -> RegistrarHealth {
-        let state = self.shared.state();
-        let shown: Vec<_> =
-            state.wanted.values().filter(|wanted| !wanted.leaving).map(|w| w.show.borrow().clone()).collect();
-        RegistrarHealth::new(!state.ended, &shown)
+        let (ended, lease_is_over, states) = {
+            let state = self.shared.state();
+            let stay = state.wanted.values().filter(|wanted| !wanted.leaving);
+            let states: Vec<_> = stay.map(|wanted| wanted.state().clone()).collect();
+            (state.ended, state.lease_ends.is_some_and(|ends| Instant::now() >= ends), states)
+        };
+        RegistrarHealth::new(!ended, lease_is_over, &states)
     }
 
     /// Where its etcd is; only a client of the user's knows otherwise.
     pub(crate) async fn etcd_hosts(&self) -> Option<Vec<Authority>> {
-        self.shared.etcd.known_hosts().await
+        let runtime = tokio::runtime::Handle::try_current().ok()?;
+        self.shared.etcds.on(&runtime).known_hosts().await
     }
 
     /// Refuses a target that names another etcd.
     pub(crate) fn check_target(&self, target: &Target) -> Result<(), Error> {
-        self.shared.etcd.check_hosts(target)
+        self.shared.etcds.check_hosts(target)
     }
 
     /// The records of an instance, the only one under a name of its own where that is chosen.
@@ -224,109 +188,6 @@ impl Registrar {
             }
         }
         Ok(records.into_iter().map(Arc::new).collect())
-    }
-}
-
-impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing panics while it is held, and every state of it is whole.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn want(self: &Arc<Self>, wanted: Wanted, runtime: &Handle) -> Result<Id, Error> {
-        let mut state = self.state();
-        state.check_keys(None, &wanted.records)?;
-        state.next += 1;
-        state.ended = false;
-        let id = state.next;
-        state.wanted.insert(id, wanted);
-        let has_task = std::mem::replace(&mut state.has_task, true);
-        // A runtime that is shutting down drops the task at once, which takes the same lock.
-        drop(state);
-        if !has_task {
-            let task = Task::new(self.clone());
-            runtime.spawn(task.run().instrument(tracing::info_span!("register")));
-        }
-        self.changed.notify_one();
-        Ok(id)
-    }
-
-    /// Opens or closes a gate of a registration, unless that is leaving.
-    fn set_gate(&self, id: Id, gate: Gate, open: bool) {
-        let mut state = self.state();
-        if let Some(wanted) = state.wanted.get_mut(&id).filter(|wanted| !wanted.leaving)
-            && wanted.gates.set(gate, open)
-        {
-            wanted.changed();
-            self.changed.notify_one();
-        }
-    }
-
-    /// Other records are wanted of a registration.
-    fn update(&self, id: Id, instance: &Instance, records: Vec<Arc<Record>>) -> Result<(), Error> {
-        let mut state = self.state();
-        state.check_keys(Some(id), &records)?;
-        let wanted = state.wanted.get_mut(&id).filter(|wanted| !wanted.leaving);
-        let wanted = wanted.ok_or_else(|| Error::closed("the registration"))?;
-        wanted.id = instance.id().map(Into::into);
-        wanted.records = records;
-        wanted.changed();
-        self.changed.notify_one();
-        Ok(())
-    }
-
-    fn leave(&self, id: Id) {
-        if let Some(wanted) = self.state().wanted.get_mut(&id) {
-            wanted.leaving = true;
-            self.changed.notify_one();
-        }
-    }
-
-    /// The task ends if nothing is wanted; the next registration starts another.
-    fn rest(&self) -> bool {
-        let mut state = self.state();
-        let rests = state.wanted.is_empty();
-        if rests {
-            state.has_task = false;
-            (state.lease, state.lease_ends) = (None, None);
-        }
-        rests
-    }
-}
-
-impl State {
-    /// Each key is registered once.
-    fn check_keys(&self, but: Option<Id>, records: &[Arc<Record>]) -> Result<(), Error> {
-        for (_, other) in self.wanted.iter().filter(|(id, other)| !other.leaving && Some(**id) != but) {
-            if let Some(twice) = other.records.iter().find(|a| records.iter().any(|b| a.key == b.key)) {
-                let reason = "this registrar has it registered already";
-                return Err(Error::invalid("key", String::from_utf8_lossy(&twice.key), reason));
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Wanted {
-    /// It is wanted otherwise: whoever waits from here on waits for that.
-    fn changed(&mut self) {
-        self.version += 1;
-        self.show.send_if_modified(|state| {
-            let stands = matches!(state, RegistrationState::Registered | RegistrationState::Renewing { .. });
-            if stands {
-                *state = RegistrationState::Updating { why: None };
-            }
-            stands
-        });
-    }
-
-    fn for_machine(&self) -> lease::Wanted {
-        lease::Wanted {
-            records: self.records.clone(),
-            conflict: self.conflict,
-            id: self.id.clone(),
-            paused: !self.gates.are_open(),
-        }
     }
 }
 

@@ -6,9 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tracing::Instrument;
 
-use super::RegistrationState;
+use super::state::Published;
 use crate::etcd::{Etcd, Failure};
 use crate::nested::{above, nested};
 use crate::target::Target;
@@ -32,27 +31,27 @@ impl Neighbours {
     pub(super) fn look(
         &self,
         runtime: &Handle,
-        etcd: &Etcd,
+        etcd: Etcd,
         (target, key): (&Target, Option<&str>),
-        mut seen: watch::Receiver<RegistrationState>,
+        mut seen: watch::Receiver<Published>,
     ) {
         let below = key.is_none_or(|key| !key.contains('/'));
         let target = target.clone().without_hosts();
         if self.known(|known| !known.looked.insert(target.clone())) {
             return;
         }
-        let (this, etcd) = (self.clone(), etcd.clone());
-        let span = tracing::info_span!(parent: None, "neighbours", service = target.name());
+        let this = self.clone();
         let look = async move {
-            let stands = seen.wait_for(RegistrationState::is_in_etcd).await.is_ok();
+            let stands = seen.wait_for(|published| published.state.is_in_etcd()).await.is_ok();
             drop(seen);
             let looked = if stands { this.look_around(&etcd, &target, below).await } else { Ok(()) };
             if let Err(failure) = looked {
                 let error = failure.into_error();
-                tracing::debug!(%error, "nobody knows whether other names lie above or below this one");
+                let service = target.name();
+                tracing::debug!(parent: None, service, %error, "nobody knows whether other names lie above or below this one");
             }
         };
-        runtime.spawn(look.instrument(span));
+        runtime.spawn(look);
     }
 
     async fn look_around(&self, etcd: &Etcd, target: &Target, below: bool) -> Result<(), Failure> {
@@ -77,6 +76,7 @@ impl Neighbours {
     fn warn(&self, upper: &str, lower: &str) {
         if self.known(|known| known.said.insert((upper.to_owned(), lower.to_owned()))) {
             tracing::warn!(
+                parent: None,
                 upper,
                 lower,
                 "there are keys of two names, one below the other: clients of the upper one call the servers of the lower one, too"

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use super::state::Published;
 use super::{Registrar, RegistrationState};
 use crate::error::Error;
 use crate::target::Target;
@@ -29,7 +30,7 @@ impl Tried {
 pub(crate) struct Readiness {
     pub(super) registrar: Registrar,
     pub(super) target: Target,
-    pub(super) seen: watch::Receiver<RegistrationState>,
+    pub(super) seen: watch::Receiver<Published>,
 }
 
 impl Readiness {
@@ -55,19 +56,26 @@ impl Readiness {
     /// The same where only so much is left of the time that was given.
     pub(super) async fn wait_longer(
         mut self,
-        condition: impl FnMut(&RegistrationState) -> bool,
+        mut condition: impl FnMut(&RegistrationState) -> bool,
         left: Duration,
         within: Duration,
         doing: &str,
     ) -> Result<RegistrationState, Error> {
-        let waited = timeout(left, self.seen.wait_for(condition)).await.map(|state| state.map(|state| state.clone()));
-        match waited {
+        let shared = &self.registrar.shared;
+        let before = shared.turns.now();
+        shared.changed.notify_one();
+        let waited = timeout(left, self.seen.wait_for(|published| condition(&published.state))).await;
+        match waited.map(|published| published.map(|published| published.state.clone())) {
             Ok(Ok(state)) => Ok(state),
             Ok(Err(_)) => Err(Error::closed("the registration")),
             Err(_) => {
-                let why = self.seen.borrow().why().cloned();
-                let why = why.or_else(|| self.registrar.shared.state().error.clone());
-                Err(Error::timeout(format!("{doing} {}", self.target), within, why))
+                let doing = format!("{doing} {}", self.target);
+                if let Some(still) = shared.turns.stood_still(before, left, "on which the registrar first registered") {
+                    return Err(Error::timeout_saying(doing, within, still));
+                }
+                let why = self.seen.borrow().state.why().cloned();
+                let why = why.or_else(|| shared.state().error.clone());
+                Err(Error::timeout(doing, within, why))
             }
         }
     }

@@ -9,7 +9,9 @@ use tokio::time::Instant;
 use super::gates::{Gate, Switch};
 use super::lease::Id;
 use super::readiness::{Readiness, Tried};
-use super::{Registrar, RegistrationState, RegistrationStates};
+use super::shared::Change;
+use super::state::Published;
+use super::{Publication, Registrar, RegistrationState, RegistrationStates};
 use crate::error::Error;
 use crate::instance::Instance;
 use crate::target::Target;
@@ -17,12 +19,13 @@ use crate::target::Target;
 /// How long [`Registration::deregister`] waits.
 const DEREGISTER: Duration = Duration::from_secs(5);
 
-/// One registered instance. Dropping it deregisters in the background, as far as the runtime lets it; waiting for
-/// [`Registration::deregister`] is the sure way.
+/// One registered instance. Dropping it deregisters in the background, which works only while its tokio runtime lives. Before
+/// `main` returns, wait for [`Registration::deregister`], or for [`Registrar::close`], which is for all registrations at once:
+/// otherwise the key stays in etcd until the lease ends, and a warning says so.
 ///
 /// What another has put at its keys since stays, which takes a role that may read them: with one that may only write, the
 /// key goes whoever has put it.
-#[must_use = "dropping a registration deregisters"]
+#[must_use = "dropping a registration deregisters it in the background, while the runtime lives"]
 pub struct Registration {
     registrar: Registrar,
     id: Id,
@@ -30,7 +33,7 @@ pub struct Registration {
     instance: Instance,
     /// The key's name, where it was chosen.
     key: Option<String>,
-    seen: watch::Receiver<RegistrationState>,
+    seen: watch::Receiver<Published>,
     tried: Tried,
 }
 
@@ -39,7 +42,7 @@ impl Registration {
         registrar: Registrar,
         id: Id,
         (target, instance, key): (Target, Instance, Option<String>),
-        (seen, tried): (watch::Receiver<RegistrationState>, Tried),
+        (seen, tried): (watch::Receiver<Published>, Tried),
     ) -> Self {
         Self { registrar, id, target, instance, key, seen, tried }
     }
@@ -56,14 +59,14 @@ impl Registration {
 
     /// How it stands now.
     pub fn state(&self) -> RegistrationState {
-        self.seen.borrow().clone()
+        self.seen.borrow().state.clone()
     }
 
     /// Whether it stands in etcd, as far as is known: etcd has said so, and by our clock the lease lives. That is no lock: another
     /// may have the key since.
     pub fn is_registered(&self) -> bool {
         let lives = self.registrar.shared.state().lease_ends.is_some_and(|ends| Instant::now() < ends);
-        lives && self.seen.borrow().is_in_etcd()
+        lives && self.seen.borrow().state.is_in_etcd()
     }
 
     /// The registrar's lease, under which it stands once it is registered; none while there is none. etcdctl shows it in
@@ -85,10 +88,28 @@ impl Registration {
         Error: From<R::Error>,
     {
         let instance = change(self.instance.clone()).try_into()?;
-        let records = self.registrar.named_records(&self.target, &instance, self.key.as_deref())?;
-        self.registrar.shared.update(self.id, &instance, records)?;
-        self.instance = instance;
+        let change = self.planned().change_to(instance)?;
+        let publications = self.registrar.shared.update(std::slice::from_ref(&change))?;
+        publications.into_iter().for_each(Publication::send);
+        self.instance = change.instance;
         Ok(())
+    }
+
+    /// What it takes to change it, for who cannot hold the registration meanwhile: the codec is the user's.
+    pub(crate) fn planned(&self) -> Planned {
+        Planned { registrar: self.registrar.clone(), id: self.id, target: self.target.clone(), key: self.key.clone() }
+    }
+
+    /// Changes several registrations of one registrar, or none: what can be refused is refused before the first change.
+    /// Nobody is told before the publications are sent.
+    pub(crate) fn change_all(all: &mut [Self], changes: &[Change]) -> Result<Vec<Publication>, Error> {
+        let Some(first) = all.first() else { return Ok(Vec::new()) };
+        let publications = first.registrar.shared.update(changes)?;
+        for registration in all {
+            let change = changes.iter().find(|change| change.id == registration.id);
+            change.into_iter().for_each(|change| registration.instance.clone_from(&change.instance));
+        }
+        Ok(publications)
     }
 
     /// Takes the instance out of etcd until [`Registration::resume`], and keeps a lease for its return.
@@ -128,14 +149,15 @@ impl Registration {
     /// A call that is dropped loses nothing.
     pub async fn changed(&mut self) -> Result<RegistrationState, Error> {
         self.seen.changed().await.map_err(|_| Error::closed("the registration"))?;
-        Ok(self.seen.borrow_and_update().clone())
+        Ok(self.seen.borrow_and_update().state.clone())
     }
 
     /// Waits until it stands in etcd as is wanted.
     ///
     /// # Errors
-    /// When that takes longer than `within`, or another holds the key ([`Error::is_conflict`]). It goes on being tried all
-    /// the same.
+    /// When that takes longer than `within`: the source is what last went wrong, or that the runtime on which the registrar
+    /// registered first did not run in that time. When another holds the key ([`Error::is_conflict`]). It goes on being tried
+    /// all the same.
     ///
     /// # Cancel safety
     /// Dropping it loses nothing.
@@ -205,6 +227,26 @@ impl Registration {
     /// Begins to leave; it is not waited for.
     pub(crate) fn leave(&self) {
         self.registrar.shared.leave(self.id);
+    }
+}
+
+/// See [`Registration::planned`].
+pub(crate) struct Planned {
+    registrar: Registrar,
+    id: Id,
+    target: Target,
+    key: Option<String>,
+}
+
+impl Planned {
+    /// What stands in etcd then.
+    ///
+    /// # Errors
+    /// As those of [`Registrar::register`]; they name the service.
+    pub(crate) fn change_to(self, instance: Instance) -> Result<Change, Error> {
+        let records = self.registrar.named_records(&self.target, &instance, self.key.as_deref());
+        let records = records.map_err(|error| error.of_service(self.target.name()))?;
+        Ok(Change { id: self.id, instance, records })
     }
 }
 

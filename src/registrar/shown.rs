@@ -1,11 +1,11 @@
-//! What the handles were shown, and what is logged of it: each change once.
+//! What the handles were shown, and what is logged of it: each change once, and after the lock under which it was found out.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::RegistrationState;
-use super::Wanted;
 use super::lease::{Id, Loss, Machine, Standing};
+use super::wanted::Wanted;
+use super::{Publication, RegistrationState};
 use crate::error::Error;
 
 /// How each registration stood when it was last shown.
@@ -21,9 +21,39 @@ struct One {
     error: Option<Error>,
 }
 
+/// What there is to be told of a registration: logged, and shown to its handle.
+#[must_use = "nobody is told before `tell`"]
+pub(super) struct News {
+    line: Option<Line>,
+    publication: Publication,
+}
+
+impl News {
+    /// To be called while no lock is held.
+    pub(super) fn tell(self) {
+        self.line.into_iter().for_each(Line::log);
+        self.publication.send();
+    }
+}
+
+/// A line of the log.
+struct Line {
+    standing: Standing,
+    service: String,
+    lease: Option<String>,
+    why: Option<String>,
+}
+
 impl Shown {
-    /// Shows how a registration stands, where that differs from before. `error` is what etcd does not do.
-    pub(super) fn show(&mut self, id: Id, wanted: &Wanted, machine: &Machine, now: Duration, error: Option<&Error>) {
+    /// How a registration stands, where that differs from before. `error` is what etcd does not do.
+    pub(super) fn show(
+        &mut self,
+        id: Id,
+        wanted: &mut Wanted,
+        machine: &Machine,
+        now: Duration,
+        error: Option<&Error>,
+    ) -> Option<News> {
         let standing = machine.standing(now, id);
         let before = self.registrations.get(&id);
         let is_new = before.is_none_or(|before| before.standing != standing);
@@ -33,7 +63,7 @@ impl Shown {
             before.version == wanted.version && (standing.is_well() || same(before.error.as_ref(), error))
         });
         if !is_new && is_known {
-            return;
+            return None;
         }
         self.registrations.insert(id, One { standing, version: wanted.version, error: error.cloned() });
         let why = match standing {
@@ -42,10 +72,14 @@ impl Shown {
             Standing::Lost => error.cloned().or_else(|| machine.loss(id).map(lost)),
             _ => error.cloned(),
         };
-        if is_new && !(standing == Standing::Closed && never_stood) {
-            log(standing, wanted, machine, why.as_ref());
-        }
-        wanted.show.send_replace(RegistrationState::new(standing, why));
+        let is_told = is_new && !(standing == Standing::Closed && never_stood);
+        let line = is_told.then(|| Line {
+            standing,
+            service: wanted.target.name().to_owned(),
+            lease: machine.lease().map(|id| format!("{id:x}")),
+            why: why.as_ref().map(ToString::to_string),
+        });
+        Some(News { line, publication: wanted.show(RegistrationState::new(standing, why)) })
     }
 
     /// Forgets a registration that was shown as closed; whether it was.
@@ -74,18 +108,19 @@ fn lost(loss: &Loss) -> Error {
     })
 }
 
-fn log(standing: Standing, wanted: &Wanted, machine: &Machine, why: Option<&Error>) {
-    let service = wanted.target.name();
-    let lease = machine.lease().map(|id| format!("{id:x}"));
-    let why = why.map(ToString::to_string);
-    match standing {
-        Standing::Registered => tracing::info!(service, lease, "registered"),
-        Standing::Lost => {
-            tracing::warn!(service, why, "registration lost, or its lease may have ended; registering again");
+impl Line {
+    fn log(self) {
+        let Self { standing, service, lease, why } = self;
+        match standing {
+            Standing::Registered => tracing::info!(parent: None, service, lease, "registered"),
+            Standing::Lost => {
+                let message = "registration lost, or its lease may have ended; registering again";
+                tracing::warn!(parent: None, service, why, "{message}");
+            }
+            Standing::Held => tracing::warn!(parent: None, service, why, "not registered"),
+            Standing::Paused => tracing::info!(parent: None, service, why, "not in etcd, as is wanted"),
+            Standing::Closed => tracing::info!(parent: None, service, "deregistered"),
+            Standing::Pending | Standing::Updating | Standing::Renewing => {}
         }
-        Standing::Held => tracing::warn!(service, why, "not registered"),
-        Standing::Paused => tracing::info!(service, why, "not in etcd, as is wanted"),
-        Standing::Closed => tracing::info!(service, "deregistered"),
-        Standing::Pending | Standing::Updating | Standing::Renewing => {}
     }
 }

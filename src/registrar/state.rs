@@ -96,14 +96,27 @@ impl RegistrationState {
     }
 }
 
+/// How a registration stands, numbered, so that what is older never covers what is newer.
+#[derive(Clone, Debug)]
+pub(super) struct Published {
+    pub(super) number: u64,
+    pub(super) state: RegistrationState,
+}
+
+impl Published {
+    pub(super) fn first() -> Self {
+        Self { number: 0, state: RegistrationState::Registering { why: None } }
+    }
+}
+
 /// The changes of [`RegistrationState`], beginning with how it stands now.
 #[must_use = "a stream does nothing unless it is polled"]
 pub struct RegistrationStates {
-    updates: WatchStream<RegistrationState>,
+    updates: WatchStream<Published>,
 }
 
 impl RegistrationStates {
-    pub(super) fn new(seen: watch::Receiver<RegistrationState>) -> Self {
+    pub(super) fn new(seen: watch::Receiver<Published>) -> Self {
         Self { updates: WatchStream::new(seen) }
     }
 }
@@ -112,7 +125,7 @@ impl Stream for RegistrationStates {
     type Item = RegistrationState;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<RegistrationState>> {
-        Pin::new(&mut self.updates).poll_next(cx)
+        Pin::new(&mut self.updates).poll_next(cx).map(|published| published.map(|published| published.state))
     }
 }
 

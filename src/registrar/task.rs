@@ -13,23 +13,24 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
-use tracing::Instrument;
 
 use super::RegistrationState;
-use super::answers::{Answers, Hand};
+use super::answers::{Answers, Hand, whose};
 use super::lease::{Action, Id, Input, Machine, Renewal, Standing, Worth};
 use super::request::{carry_out, seen};
-use super::shown::Shown;
+use super::shared::Shared;
+use super::shown::{News, Shown};
+use super::wanted::Wanted;
 use super::watcher::{Keys, Said, Watcher};
-use super::{Shared, Wanted};
 use crate::error::Error;
-use crate::etcd::{Failure, KeepAlive};
+use crate::etcd::{Etcd, Failure, KeepAlive};
 
 /// What leaves is waited for: it is tried at a second member within the time that deregistering has.
 const LEAVING: Duration = Duration::from_secs(2);
 
 pub(super) struct Task {
     shared: Arc<Shared>,
+    etcd: Etcd,
     machine: Machine,
     /// The stream that each lease is renewed over, between two renewals.
     streams: BTreeMap<i64, KeepAlive>,
@@ -85,15 +86,16 @@ struct Flight {
 type Renewed = (i64, Duration, Result<Option<i64>, Failure>, Option<KeepAlive>);
 
 impl Task {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, etcd: Etcd) -> Self {
         let machine = Machine::new(shared.seconds, fastrand::u64(..));
         let (keys, of_keys) = watch::channel(Keys::default());
         let (say, said) = mpsc::channel(SAID);
         let mut watcher = JoinSet::new();
-        let answers = Answers::new(shared.etcd.request_timeout());
-        watcher.spawn(Watcher::new(&shared.etcd, of_keys, say).run().in_current_span());
+        let answers = Answers::new(etcd.request_timeout());
+        watcher.spawn(Watcher::new(&etcd, of_keys, say).run());
         Self {
             shared,
+            etcd,
             machine,
             streams: BTreeMap::new(),
             epoch: Instant::now(),
@@ -113,8 +115,9 @@ impl Task {
     pub(super) async fn run(mut self) {
         let mut renewals: Vec<(i64, Request<Renewed>)> = Vec::new();
         let mut work: Vec<Flight> = Vec::new();
-        let mut connected = self.shared.etcd.connected();
+        let mut connected = self.etcd.connected();
         loop {
+            self.shared.turns.count();
             self.hear();
             let grace = self.give_up(&mut work);
             self.show();
@@ -204,6 +207,7 @@ impl Task {
             match before {
                 None => self.machine.on(now, &idle, Input::Wanted { id, wanted: wanted.for_machine() }),
                 Some(before) if before.version != told.version => {
+                    self.answers.forget(id);
                     self.machine.on(now, &idle, Input::Updated { id, wanted: wanted.for_machine() });
                 }
                 Some(_) => {}
@@ -226,32 +230,37 @@ impl Task {
         self.machine.on(self.now(), &Action::Wait { until: None }, input);
     }
 
-    /// Shows every handle how its registration stands, and forgets those that are closed.
+    /// Shows every handle how its registration stands, and forgets those that are closed. What is told is told after the lock:
+    /// whoever hears it may use any handle.
     fn show(&mut self) {
         let now = self.now();
-        let why = self.answers.why();
         let mut state = self.shared.state();
         state.lease = self.machine.lease();
         state.lease_ends = self.machine.lease_ends().and_then(|ends| self.epoch.checked_add(ends));
-        state.error.clone_from(&why);
-        for (id, wanted) in &state.wanted {
+        state.error = self.answers.why();
+        let mut news = Vec::new();
+        for (id, wanted) in &mut state.wanted {
             // What is wanted since the machine was told is not known to it: it comes with the next round.
             if self.told.get(id) == Some(&Told::of(wanted)) {
-                self.shown.show(*id, wanted, &self.machine, now, why.as_ref());
+                let why = self.answers.why_of(*id);
+                news.extend(self.shown.show(*id, wanted, &self.machine, now, why.as_ref()));
             }
         }
-        let (told, shown) = (&mut self.told, &mut self.shown);
-        state.wanted.retain(|id, _| {
-            let closed = shown.forget_closed(*id);
-            if closed {
-                told.remove(id);
-            }
-            !closed
-        });
+        let ids: Vec<Id> = state.wanted.keys().copied().filter(|id| self.shown.forget_closed(*id)).collect();
+        let closed: Vec<Wanted> = ids.iter().filter_map(|id| state.wanted.remove(id)).collect();
+        drop(state);
+        for id in &ids {
+            self.told.remove(id);
+            self.answers.forget(*id);
+        }
+        news.into_iter().for_each(News::tell);
+        if !closed.is_empty() {
+            self.shared.left.notify_waiters();
+        }
     }
 
     fn renew(&mut self, id: i64) -> Request<Renewed> {
-        let etcd = self.shared.etcd.clone();
+        let etcd = self.etcd.clone();
         let patience = self.answers.patience(Hand::Renewal, self.machine.patience());
         let asked = self.now();
         let mut stream = self.streams.remove(&id);
@@ -267,10 +276,12 @@ impl Task {
         }
         let input = match result {
             Ok(seconds) => {
-                self.answers.went_well(Hand::Renewal);
+                self.answers.went_well(Hand::Renewal, None);
                 Input::Renewed { id, asked, seconds }
             }
-            Err(failure) => Input::RenewalFailed { id, trouble: self.answers.failed(Hand::Renewal, failure, true) },
+            Err(failure) => {
+                Input::RenewalFailed { id, trouble: self.answers.failed(Hand::Renewal, None, failure, true) }
+            }
         };
         self.machine.on(self.now(), &Action::Wait { until: None }, input);
     }
@@ -279,7 +290,7 @@ impl Task {
         if let Action::Put { of, .. } = action {
             self.shared.state().wanted.get(of).into_iter().for_each(|wanted| wanted.tried.set());
         }
-        let etcd = self.shared.etcd.clone();
+        let etcd = self.etcd.clone();
         let mut patience = self.answers.patience(Hand::Work, self.machine.patience());
         if let Action::Delete { .. } | Action::Revoke { .. } = action {
             patience.total = patience.total.min(LEAVING);
@@ -295,7 +306,7 @@ impl Task {
                 if matches!(input, Input::Granted { .. }) {
                     self.answers.granted();
                 } else {
-                    self.answers.went_well(Hand::Work);
+                    self.answers.went_well(Hand::Work, whose(action));
                 }
                 input
             }
@@ -305,7 +316,7 @@ impl Task {
                 if counts {
                     self.failed_at = self.now();
                 }
-                Input::Failed(self.answers.failed(Hand::Work, failure, counts))
+                Input::Failed(self.answers.failed(Hand::Work, whose(action), failure, counts))
             }
         };
         self.machine.on(self.now(), action, input);
@@ -318,13 +329,33 @@ impl Drop for Task {
         if self.rested {
             return;
         }
+        let lease = self.machine.lease();
         let mut state = self.shared.state();
         (state.lease, state.lease_ends) = (None, None);
         (state.has_task, state.ended) = (false, true);
-        for wanted in std::mem::take(&mut state.wanted).into_values() {
-            let why = Some(Error::closed("the registrar's runtime"));
-            wanted.show.send_replace(RegistrationState::new(Standing::Lost, why));
+        let mut wanted = std::mem::take(&mut state.wanted);
+        let is_out = |state: &RegistrationState| {
+            matches!(
+                state,
+                RegistrationState::Closed | RegistrationState::Paused { .. } | RegistrationState::Held { .. }
+            )
+        };
+        let stays = |wanted: &&Wanted| wanted.tried.is_set() && !is_out(wanted.state());
+        let keys: Vec<String> = wanted.values().filter(stays).flat_map(Wanted::keys).collect();
+        let count = keys.len();
+        state.left_behind = if lease.is_some() { keys } else { Vec::new() };
+        drop(state);
+        if let Some(lease) = lease {
+            let (lease, ttl_s) = (format!("{lease:x}"), self.shared.seconds);
+            let message = "the runtime ended while a lease was held: its keys stay in etcd until it ends; \
+                           wait for `Registrar::close` before";
+            tracing::warn!(parent: None, lease, keys = count, ttl_s, "{message}");
         }
+        for wanted in wanted.values_mut() {
+            let why = Some(Error::closed("the registrar's runtime"));
+            wanted.show(RegistrationState::new(Standing::Lost, why)).send();
+        }
+        self.shared.left.notify_waiters();
     }
 }
 

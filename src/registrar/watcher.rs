@@ -177,7 +177,7 @@ impl Watcher {
             Message::Progress { .. } => Ok(()),
             Message::Late(failure) => {
                 let shown = String::from_utf8_lossy(&key);
-                tracing::debug!(key = %shown, error = %failure.into_error(), "the watch of an own key is late");
+                tracing::debug!(parent: None, key = %shown, error = %failure.into_error(), "the watch of an own key is late");
                 self.say(Said::Late { key }).await
             }
             Message::Canceled(failure) if failure.class == Class::Denied => self.forbidden(id, key, failure).await,
@@ -191,10 +191,10 @@ impl Watcher {
         self.watched.remove(&key);
         let (shown, error) = (String::from_utf8_lossy(&key), failure.into_error());
         if std::mem::replace(&mut self.denied, true) {
-            tracing::debug!(key = %shown, %error, "this key may not be watched either");
+            tracing::debug!(parent: None, key = %shown, %error, "this key may not be watched either");
         } else {
             let instead = "a key may not be watched: it is put again about once in a minute instead";
-            tracing::warn!(key = %shown, %error, "{instead}");
+            tracing::warn!(parent: None, key = %shown, %error, "{instead}");
         }
         self.say(Said::Unwatchable { key }).await
     }
@@ -213,7 +213,7 @@ impl Watcher {
             let wait = self.backoff.fail(self.epoch.elapsed(), self.refused);
             self.again = Some(Instant::now() + wait);
         }
-        tracing::debug!(error = %failure.into_error(), "the watch of an own key has ended");
+        tracing::debug!(parent: None, error = %failure.into_error(), "the watch of an own key has ended");
         self.say(Said::Unwatched { key }).await
     }
 

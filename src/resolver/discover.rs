@@ -10,7 +10,6 @@ use tokio_stream::wrappers::WatchStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::transport::{Channel, Endpoint};
 use tower::discover::Change;
-use tracing::Instrument;
 
 use super::servers::{ServerKey, Servers};
 use super::task::View;
@@ -147,8 +146,7 @@ impl Resolution {
     pub fn balance_channel(&self) -> Result<Channel, Error> {
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| Error::no_runtime("a balanced channel"))?;
         let (channel, changes) = Channel::balance_channel(CAPACITY);
-        let span = tracing::info_span!("feed", service = self.target().name());
-        runtime.spawn(feed(self.discover(), changes).instrument(span));
+        runtime.spawn(feed(self.discover(), changes));
         Ok(channel)
     }
 }

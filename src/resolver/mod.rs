@@ -12,13 +12,13 @@ mod watch;
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
-use tokio::runtime::Handle;
+use tokio::runtime::{self, Handle};
+use tokio::sync::Notify;
 use tokio::sync::watch::Receiver;
 use tokio::task::AbortHandle;
 use tonic::transport::{Channel, Endpoint};
-use tracing::Instrument;
 
 pub use discover::Discover;
 pub use resolution::{Resolution, State};
@@ -31,47 +31,65 @@ use self::task::{Task, View};
 use crate::address::Address;
 use crate::codec::{Caught, Codec};
 use crate::error::{BoxError, Error};
-use crate::etcd::{Client as EtcdClient, Etcd, EtcdOptions};
+use crate::etcd::{Client as EtcdClient, EtcdOptions, Etcds};
 use crate::target::Target;
+use crate::turns::Turns;
 
 /// Resolves services of one etcd. Cheap to clone; clones share their watches.
 ///
 /// However many users a service has in a process, etcd sees one watch of it per resolver; it ends when the last
 /// user of it goes. All watches of a resolver share one connection and a few streams: 1 000 services take eight.
+///
+/// A resolver that is used from several tokio runtimes has a watch, a connection and a token on each of them, so that none
+/// waits for what another one does, or does not do because nobody drives it.
 #[derive(Clone)]
 pub struct Resolver {
     shared: Arc<Shared>,
 }
 
 struct Shared {
-    etcd: Etcd,
+    etcds: Etcds,
     reader: Reader,
     configure: Option<Configure>,
-    services: Mutex<HashMap<Target, Weak<Service>>>,
+    services: Mutex<HashMap<(Target, runtime::Id), Weak<Service>>>,
 }
 
-/// One watched service.
+/// One watched service, on one runtime.
 struct Service {
     view: Receiver<View>,
-    task: AbortHandle,
+    pulse: Arc<Pulse>,
+    /// None until it is spawned.
+    task: OnceLock<AbortHandle>,
+}
+
+/// Tells whether the task of a service runs.
+#[derive(Default)]
+struct Pulse {
+    turns: Turns,
+    /// Wakes it.
+    look: Notify,
 }
 
 impl Service {
     fn view(&self) -> Receiver<View> {
         self.view.clone()
     }
+
+    fn has_ended(&self) -> bool {
+        self.task.get().is_some_and(AbortHandle::is_finished)
+    }
 }
 
 impl Drop for Service {
     fn drop(&mut self) {
-        self.task.abort();
+        self.task.get().into_iter().for_each(AbortHandle::abort);
     }
 }
 
 /// Builds a [`Resolver`] with a stored format or endpoint settings of its own.
 #[must_use]
 pub struct ResolverBuilder {
-    etcd: Result<Etcd, Error>,
+    etcds: Result<Etcds, Error>,
     reader: Reader,
     configure: Option<Configure>,
 }
@@ -98,16 +116,16 @@ impl Resolver {
     /// What is known of a connection of our own is not known of such a client's: a request that hangs is only given up at its
     /// timeout, and a user's token is fetched by the client itself.
     pub fn new(client: EtcdClient) -> Self {
-        Self::over(Etcd::from_client(client), Reader::default(), None)
+        Self::over(Etcds::from_client(client), Reader::default(), None)
     }
 
     /// A resolver with options of its own.
     pub fn builder(etcd: impl Into<EtcdOptions>) -> ResolverBuilder {
-        ResolverBuilder::over(Etcd::new(etcd.into()))
+        ResolverBuilder::over(Etcds::new(etcd.into()))
     }
 
-    fn over(etcd: Etcd, reader: Reader, configure: Option<Configure>) -> Self {
-        Self { shared: Arc::new(Shared { etcd, reader, configure, services: Mutex::default() }) }
+    fn over(etcds: Etcds, reader: Reader, configure: Option<Configure>) -> Self {
+        Self { shared: Arc::new(Shared { etcds, reader, configure, services: Mutex::default() }) }
     }
 
     /// A service's live snapshot, kept true in the background from now on; shared with everyone who resolves the same.
@@ -115,7 +133,8 @@ impl Resolver {
     /// Returns at once: the snapshot is empty, and the state [`State::Unresolved`], until etcd was heard, which
     /// [`Resolution::ready`] waits for.
     ///
-    /// Needs a runtime with its timer enabled, on which the watch lives. A machine that was suspended sees what it missed
+    /// Needs a runtime with its timer enabled, on which the watch lives: what is resolved on one runtime and read on another
+    /// changes only while the first one is driven. A machine that was suspended sees what it missed
     /// within 8 s of waking.
     ///
     /// # Errors
@@ -127,7 +146,7 @@ impl Resolver {
         Error: From<T::Error>,
     {
         let target = target.try_into()?;
-        self.shared.etcd.check_hosts(&target)?;
+        self.shared.etcds.check_hosts(&target)?;
         let runtime = Handle::try_current().map_err(|_| Error::no_runtime("resolving"))?;
         let service = self.shared.service(&target, &runtime);
         Ok(Resolution::new(target, service, self.shared.configure.clone()))
@@ -149,34 +168,35 @@ impl Resolver {
 
 impl Shared {
     fn service(&self, target: &Target, runtime: &Handle) -> Arc<Service> {
-        let target = target.clone().without_hosts();
-        // Nothing panics while it is held.
-        let mut services = self.services.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (target.clone().without_hosts(), runtime.id());
+        let mut services = self.services.lock().unwrap_or_else(PoisonError::into_inner); // nothing panics while it is held
+        let known = services.get(&key).and_then(Weak::upgrade);
         // A task that has ended went with its runtime: another takes its place.
-        if let Some(service) =
-            services.get(&target).and_then(Weak::upgrade).filter(|service| !service.task.is_finished())
-        {
-            return service;
+        if let Some(service) = known.as_ref().filter(|service| !service.has_ended()) {
+            return service.clone();
         }
         services.retain(|_, service| service.strong_count() > 0);
         let (sender, view) = tokio::sync::watch::channel(View::unresolved());
-        let task = Task::new(self.etcd.clone(), self.reader.clone(), target.clone(), sender);
-        let span = tracing::info_span!("resolve", service = target.name());
-        let task = runtime.spawn(task.run().instrument(span)).abort_handle();
-        let service = Arc::new(Service { view, task });
-        services.insert(target, Arc::downgrade(&service));
+        let service = Arc::new(Service { view, pulse: Arc::default(), task: OnceLock::new() });
+        services.insert(key.clone(), Arc::downgrade(&service));
+        drop(services);
+        // Outside of the lock, as whatever may run code of others. Without a span: it would live as long as the process, and
+        // keep whatever span it was made in open.
+        let task = Task::new(self.etcds.on(runtime), self.reader.clone(), key.0, sender, service.pulse.clone());
+        let task = runtime.spawn(task.run()).abort_handle();
+        let _ = service.task.set(task); // it is set here alone
         service
     }
 }
 
 impl ResolverBuilder {
-    fn over(etcd: Result<Etcd, Error>) -> Self {
-        Self { etcd, reader: Reader::default(), configure: None }
+    fn over(etcds: Result<Etcds, Error>) -> Self {
+        Self { etcds, reader: Reader::default(), configure: None }
     }
 
     /// A builder over a client of your own: see [`Resolver::new`].
     pub fn from_client(client: EtcdClient) -> Self {
-        Self::over(Ok(Etcd::from_client(client)))
+        Self::over(Ok(Etcds::from_client(client)))
     }
 
     /// The stored format to read; by default [`Detect`](crate::codec::Detect), which reads etcd's gRPC naming and plain addresses.
@@ -209,7 +229,7 @@ impl ResolverBuilder {
     /// # Errors
     /// When an endpoint or option is refused.
     pub fn build(self) -> Result<Resolver, Error> {
-        Ok(Resolver::over(self.etcd?, self.reader, self.configure))
+        Ok(Resolver::over(self.etcds?, self.reader, self.configure))
     }
 }
 

@@ -39,15 +39,16 @@ impl Report {
         for difference in diff(before, after) {
             step.count(&difference);
             if let Some(entry) = &difference.after {
-                step.warn(entry, difference.before.as_deref());
+                step.warn(target.name(), entry, difference.before.as_deref());
                 self.look(target, entry);
             }
         }
         if step.unreadable > SHOWN {
-            tracing::warn!(more = step.unreadable - SHOWN, "further records skipped: they cannot be read");
+            let (service, more) = (target.name(), step.unreadable - SHOWN);
+            tracing::warn!(parent: None, service, more, "further records skipped: they cannot be read");
         }
         self.warn_of_nested(target);
-        step.tell(after);
+        step.tell(target.name(), after);
     }
 
     /// What is odd about a record that can be read, for the first of a service.
@@ -57,7 +58,10 @@ impl Report {
         {
             self.misread = true;
             let key = shown(entry.key());
+            let service = target.name();
             tracing::warn!(
+                parent: None,
+                service,
                 %key,
                 misread,
                 "a part of a record is not understood, and is kept as metadata; further ones of this service are not reported"
@@ -77,6 +81,7 @@ impl Report {
             self.nested = true;
             let service = target.name();
             tracing::warn!(
+                parent: None,
                 service,
                 below,
                 "the prefix also holds keys of another name: if that is a service of its own, its servers get calls of this one"
@@ -95,27 +100,27 @@ impl Step {
         }
     }
 
-    fn warn(&mut self, entry: &Entry, before: Option<&Entry>) {
+    fn warn(&mut self, service: &str, entry: &Entry, before: Option<&Entry>) {
         let Some(error) = entry.error() else { return };
         let key = shown(entry.key());
         if before.is_some_and(|before| before.error().is_some()) {
-            tracing::debug!(%key, %error, "record skipped: it still cannot be read");
+            tracing::debug!(parent: None, service, %key, %error, "record skipped: it still cannot be read");
             return;
         }
         self.unreadable += 1;
         if self.unreadable <= SHOWN {
-            tracing::warn!(%key, %error, "record skipped: it cannot be read");
+            tracing::warn!(parent: None, service, %key, %error, "record skipped: it cannot be read");
         }
     }
 
-    fn tell(&self, after: &Snapshot) {
+    fn tell(&self, service: &str, after: &Snapshot) {
         let Self { added, removed, changed, details, .. } = *self;
         let (instances, revision) = (after.len(), after.revision());
         if added + removed + changed > 0 {
-            tracing::info!(added, removed, changed, instances, revision, "membership changed");
+            tracing::info!(parent: None, service, added, removed, changed, instances, revision, "membership changed");
         }
         if details > 0 {
-            tracing::debug!(details, instances, revision, "instances say something else of themselves");
+            tracing::debug!(parent: None, service, details, instances, revision, "instances say something else of themselves");
         }
     }
 }

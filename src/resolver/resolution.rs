@@ -84,7 +84,7 @@ impl Resolution {
         self.seen.borrow().state
     }
 
-    /// What last went wrong with etcd, also after it came right again.
+    /// What last went wrong with etcd; none while all is well: a watch stands, and the last list was answered.
     pub fn last_error(&self) -> Option<Error> {
         self.seen.borrow().error.clone()
     }
@@ -105,28 +105,41 @@ impl Resolution {
     /// Waits until etcd was heard for the first time, and gives the snapshot, which may be empty.
     ///
     /// # Errors
-    /// When that takes longer than `within`; the source is what last went wrong. The resolution goes on all the same.
+    /// When that takes longer than `within`; the source is what last went wrong, or that the runtime on which it was resolved
+    /// did not run in that time. The resolution goes on all the same.
     ///
     /// # Cancel safety
     /// Dropping it loses nothing.
     pub async fn ready(&self, within: Duration) -> Result<Arc<Snapshot>, Error> {
-        let mut seen = self.seen.clone();
+        let (mut seen, pulse) = (self.seen.clone(), &self.service.pulse);
+        let before = pulse.turns.now();
+        pulse.look.notify_one();
         let resolved = timeout(within, seen.wait_for(|view| view.state != State::Unresolved)).await;
         match resolved {
             Ok(Ok(view)) => Ok(view.snapshot.clone()),
             Ok(Err(_)) => Err(Error::closed("the resolution")),
-            Err(_) => Err(Error::timeout(format!("resolving {}", self.target), within, self.last_error())),
+            Err(_) => {
+                let doing = format!("resolving {}", self.target);
+                Err(match pulse.turns.stood_still(before, within, "on which it was resolved") {
+                    Some(still) => Error::timeout_saying(doing, within, still),
+                    None => Error::timeout(doing, within, self.last_error()),
+                })
+            }
         }
     }
 }
 
 impl fmt::Debug for Resolution {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let view = self.seen.borrow();
+        // Not while it is written: nobody knows what the writer does.
+        let (state, instances) = {
+            let view = self.seen.borrow();
+            (view.state, view.snapshot.len())
+        };
         f.debug_struct("Resolution")
             .field("target", &self.target.to_string())
-            .field("state", &view.state)
-            .field("instances", &view.snapshot.len())
+            .field("state", &state)
+            .field("instances", &instances)
             .finish_non_exhaustive()
     }
 }

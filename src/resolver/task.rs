@@ -9,11 +9,11 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-use super::State;
 use super::record::Reader;
 use super::report::Report;
 use super::snapshot::Snapshot;
 use super::watch::{Action, Change, Event, Input, Machine, Standing, Trouble};
+use super::{Pulse, State};
 use crate::error::Error;
 use crate::etcd::{Class, Etcd, Failure, Message, Range, Watch, WatchId, Watcher};
 use crate::target::Target;
@@ -48,10 +48,15 @@ pub(super) struct Task {
     error: Option<Error>,
     /// What kind of failure was reported since all was well.
     reported: Option<Class>,
+    /// As it was when the last error was looked at.
+    was_watching: bool,
+    /// A list was answered since then.
+    was_listed: bool,
     /// Counts the connections to etcd; as it was when a list last came.
     connected: watch::Receiver<u64>,
     listed_over: u64,
     views: watch::Sender<View>,
+    pulse: Arc<Pulse>,
 }
 
 /// A request on its way.
@@ -61,7 +66,13 @@ type Request = Pin<Box<dyn Future<Output = (Action, Result<Input, Failure>)> + S
 const AT_ONCE: usize = 256;
 
 impl Task {
-    pub(super) fn new(etcd: Etcd, reader: Reader, target: Target, views: watch::Sender<View>) -> Self {
+    pub(super) fn new(
+        etcd: Etcd,
+        reader: Reader,
+        target: Target,
+        views: watch::Sender<View>,
+        pulse: Arc<Pulse>,
+    ) -> Self {
         let (start, end) = target.range();
         let machine = Machine::new(fastrand::u64(..));
         let (watcher, connected) = (Watcher::new(&etcd), etcd.connected());
@@ -77,9 +88,12 @@ impl Task {
             epoch: Instant::now(),
             error: None,
             reported: None,
+            was_watching: false,
+            was_listed: false,
             connected,
             listed_over: 0,
             views,
+            pulse,
         }
     }
 
@@ -89,6 +103,7 @@ impl Task {
         let alarm = sleep_until(self.epoch);
         tokio::pin!(alarm);
         loop {
+            self.pulse.turns.count();
             let now = self.epoch.elapsed();
             if let Some(from) = self.machine.watch(now) {
                 self.watch = Some(self.watcher.open(self.range.clone(), from));
@@ -125,6 +140,7 @@ impl Task {
                     changed |= self.on(Input::Reachable { anew });
                 }
                 () = &mut alarm => {}
+                () = self.pulse.look.notified() => {}
             }
             self.publish(changed);
         }
@@ -160,6 +176,7 @@ impl Task {
         match result {
             Ok(input) => {
                 self.listed_over = *self.connected.borrow();
+                self.was_listed = true;
                 self.on(input)
             }
             Err(failure) => {
@@ -215,9 +232,10 @@ impl Task {
         if self.reported.is_some_and(|reported| reported.is_like(class))
             || matches!(class, Class::Revision | Class::Changed)
         {
-            tracing::debug!(%error, "etcd failed");
+            tracing::debug!(parent: None, service = self.target.name(), %error, "etcd failed");
         } else {
-            tracing::warn!(%error, "etcd failed; what is known stays, and it goes on trying");
+            let message = "etcd failed; what is known stays, and it goes on trying";
+            tracing::warn!(parent: None, service = self.target.name(), %error, "{message}");
             self.reported = Some(class);
         }
         // One that repeats is told once.
@@ -250,9 +268,15 @@ impl Task {
             Standing::Current => State::Current,
             Standing::Stale { since } => State::Stale { since: self.epoch + since },
         };
-        if self.machine.is_watching() && self.reported.take().is_some() {
-            tracing::info!("etcd is heard again");
+        let watching = self.machine.is_watching();
+        if watching && self.reported.take().is_some() {
+            tracing::info!(parent: None, service = self.target.name(), "etcd is heard again");
         }
+        // All is well again: a watch has come to stand, or stands and a list was answered.
+        if watching && (!std::mem::replace(&mut self.was_watching, watching) || self.was_listed) {
+            self.error = None;
+        }
+        (self.was_watching, self.was_listed) = (watching, false);
         let told = {
             let before = self.views.borrow();
             let told = match (&before.error, &self.error) {

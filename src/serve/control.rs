@@ -13,9 +13,10 @@ use tokio::time::{Instant, timeout};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::WatchStream;
 
+use super::turn::{Turn, Turns};
 use crate::error::Error;
 use crate::instance::Instance;
-use crate::registrar::{Gate, Registration, RegistrationState};
+use crate::registrar::{Gate, Publication, Registration, RegistrationState};
 use crate::target::Target;
 
 /// How far a server has come: it goes from each of these to the next.
@@ -58,6 +59,8 @@ struct Shared {
     /// The steps so far, each as it was last: the last one is how far it has come.
     steps: watch::Sender<Vec<ServeState>>,
     stop: watch::Sender<bool>,
+    /// Changes of the instance are made one after the other. The user's code runs in a turn, and never under the lock.
+    turns: Turns,
     inner: Mutex<Inner>,
 }
 
@@ -74,10 +77,18 @@ struct Inner {
 
 type Change = Box<dyn FnOnce(Instance) -> Result<Instance, Error> + Send>;
 
+impl Inner {
+    /// All registrations are paused, or none is.
+    fn gate(&self) -> Vec<Publication> {
+        let turn = |registration: &Registration| registration.switch().turn(Gate::Hand, !self.paused);
+        self.registrations.iter().filter_map(turn).collect()
+    }
+}
+
 impl ServeControl {
     pub(super) fn new() -> Self {
         let (steps, stop) = (watch::Sender::new(vec![ServeState::Starting { why: None }]), watch::Sender::new(false));
-        Self { shared: Arc::new(Shared { steps, stop, inner: Mutex::default() }) }
+        Self { shared: Arc::new(Shared { steps, stop, turns: Turns::default(), inner: Mutex::default() }) }
     }
 
     /// How far it has come.
@@ -162,42 +173,71 @@ impl ServeControl {
     }
 
     fn set_paused(&self, paused: bool) {
-        let mut inner = self.inner();
-        inner.paused = paused;
-        inner.registrations.iter().for_each(|registration| registration.switch().set(Gate::Hand, !paused));
+        let publications = {
+            let mut inner = self.inner();
+            inner.paused = paused;
+            inner.gate()
+        };
+        publications.into_iter().for_each(Publication::send);
     }
 
     /// Changes what the instance says of itself, in place and under the same lease: `|instance| instance.with_weight(3)`.
-    /// Before it is ready the change is kept until then. `change` itself must not use this handle.
+    /// Before it is ready the change is kept until then. Updates wait for each other: `change` itself must not update by this
+    /// handle, and an update within another is refused.
+    ///
+    /// All services change, or none where the change is refused. What etcd refuses then is the matter of each service:
+    /// [`ServeControl::registrations`] and the error of [`ServeControl::ready`] say of which.
     ///
     /// # Errors
     /// When `change` gives an error, when what comes of it is refused, as by [`Registration::update`], or when the server has left.
-    /// What is refused of a change that was kept is logged as a warning, and left out.
+    /// The error names the service. What is refused of a change that was kept is logged as a warning, and left out.
     pub fn update<R>(&self, change: impl FnOnce(Instance) -> R + Send + 'static) -> Result<(), Error>
     where
         R: TryInto<Instance>,
         Error: From<R::Error>,
     {
+        let turn = self.turn()?;
+        let instance = {
+            let mut inner = self.inner();
+            if inner.stopped {
+                return Err(Error::closed("the server"));
+            }
+            let Some(instance) = inner.instance.clone() else {
+                inner.changes.push(Box::new(|instance| {
+                    let changed = change(instance.clone()).try_into().map_err(Error::from);
+                    Ok(changed.unwrap_or_else(|error| {
+                        tracing::warn!(%error, "a change of the instance is refused, and left out");
+                        instance
+                    }))
+                }));
+                return Ok(());
+            };
+            instance
+        };
+        let publications = self.become_instance(&turn, change(instance).try_into()?)?;
+        drop(turn);
+        publications.into_iter().for_each(Publication::send);
+        Ok(())
+    }
+
+    /// All registrations say that from now on, or none.
+    fn become_instance(&self, _turn: &Turn<'_>, instance: Instance) -> Result<Vec<Publication>, Error> {
+        let planned: Vec<_> = self.inner().registrations.iter().map(Registration::planned).collect();
+        // The codec is the user's: no lock is held.
+        let changes = planned.into_iter().map(|planned| planned.change_to(instance.clone()));
+        let changes = changes.collect::<Result<Vec<_>, _>>()?;
         let mut inner = self.inner();
         if inner.stopped {
             return Err(Error::closed("the server"));
         }
-        let Some(instance) = inner.instance.clone() else {
-            inner.changes.push(Box::new(|instance| {
-                let changed = change(instance.clone()).try_into().map_err(Error::from);
-                Ok(changed.unwrap_or_else(|error| {
-                    tracing::warn!(%error, "a change of the instance is refused, and left out");
-                    instance
-                }))
-            }));
-            return Ok(());
-        };
-        let instance = change(instance).try_into()?;
-        for registration in &mut inner.registrations {
-            registration.update::<Instance>(|_| instance.clone())?;
-        }
+        let publications = Registration::change_all(&mut inner.registrations, &changes)?;
         inner.instance = Some(instance);
-        Ok(())
+        Ok(publications)
+    }
+
+    fn turn(&self) -> Result<Turn<'_>, Error> {
+        let within = || Error::invalid("update", "", "it is made within another update of the same server");
+        self.shared.turns.take().ok_or_else(within)
     }
 
     /// Asks it to leave and to stop, as the shutdown signal does.
@@ -220,34 +260,47 @@ impl ServeControl {
     }
 
     pub(super) fn show(&self, state: ServeState) {
+        let mut before = None; // dropped after the lock: an error may hold what is the user's
         self.shared.steps.send_modify(|steps| {
             // Each step is kept once.
-            steps.pop_if(|last| discriminant(last) == discriminant(&state));
+            before = steps.pop_if(|last| discriminant(last) == discriminant(&state));
             steps.push(state);
         });
     }
 
     /// The instance with all that was changed of it so far.
-    pub(super) fn changed(&self, instance: Instance) -> Result<Instance, Error> {
-        let mut inner = self.inner();
-        let changes = std::mem::take(&mut inner.changes);
-        let instance = changes.into_iter().try_fold(instance, |instance, change| change(instance))?;
-        inner.instance = Some(instance.clone());
-        Ok(instance)
+    pub(super) fn changed(&self, mut instance: Instance) -> Result<Instance, Error> {
+        loop {
+            let changes = {
+                let mut inner = self.inner();
+                if inner.changes.is_empty() {
+                    inner.instance = Some(instance.clone());
+                    return Ok(instance);
+                }
+                std::mem::take(&mut inner.changes)
+            };
+            instance = changes.into_iter().try_fold(instance, |instance, change| change(instance))?;
+        }
     }
 
     pub(super) fn is_paused(&self) -> bool {
         self.inner().paused
     }
 
-    /// Takes over what is registered; what was asked for meanwhile is done now.
-    pub(super) fn hold(&self, mut registration: Registration) -> Result<(), Error> {
-        let mut inner = self.inner();
-        registration.switch().set(Gate::Hand, !inner.paused);
-        if let Some(instance) = inner.instance.clone().filter(|instance| instance != registration.instance()) {
-            registration.update(|_| instance)?;
+    /// Takes over what is registered, each for another service; what was asked for meanwhile is done now.
+    pub(super) fn hold(&self, registrations: Vec<Registration>) -> Result<(), Error> {
+        let turn = self.turn()?;
+        let said = registrations.first().map(|registration| registration.instance().clone());
+        let (mut publications, instance) = {
+            let mut inner = self.inner();
+            inner.registrations = registrations;
+            (inner.gate(), inner.instance.clone())
+        };
+        if let Some(instance) = instance.filter(|instance| said.is_some_and(|said| said != *instance)) {
+            publications.extend(self.become_instance(&turn, instance)?);
         }
-        inner.registrations.push(registration);
+        drop(turn);
+        publications.into_iter().for_each(Publication::send);
         Ok(())
     }
 

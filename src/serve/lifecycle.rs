@@ -117,8 +117,9 @@ impl Lifecycle {
             check.pass("health check", healthy).await;
         }
         let instance = self.instance(addresses)?;
+        let mut registrations = Vec::new();
         #[cfg(feature = "tonic-health")]
-        let mut followers = tokio::task::JoinSet::new();
+        let mut all_followed = Vec::new();
         for service in &self.services {
             let mut registration = self.registrar.registration(service.target.clone(), instance.clone());
             registration = registration.conflict(self.conflict).gate(Gate::Hand, !self.control.is_paused());
@@ -126,19 +127,27 @@ impl Lifecycle {
                 registration = registration.key(key);
             }
             #[cfg(feature = "tonic-health")]
-            let followed = service.followed(self.health.as_ref());
-            #[cfg(feature = "tonic-health")]
-            for (gate, followed) in &followed {
-                registration = registration.gate(*gate, followed.serves().await);
+            {
+                let followed = service.followed(self.health.as_ref());
+                for (gate, followed) in &followed {
+                    registration = registration.gate(*gate, followed.serves().await);
+                }
+                all_followed.push(followed);
             }
-            let registration = registration.register().await?;
-            #[cfg(feature = "tonic-health")]
+            registrations.push(registration);
+        }
+        // All or none: what is refused is refused before the first of them is taken on.
+        let registrations = self.registrar.register_all(registrations)?;
+        #[cfg(feature = "tonic-health")]
+        let mut followers = tokio::task::JoinSet::new();
+        #[cfg(feature = "tonic-health")]
+        for (registration, followed) in registrations.iter().zip(all_followed) {
             for (gate, followed) in followed {
                 let switch = registration.switch();
                 followers.spawn(followed.follow(move |serves| switch.set(gate, serves)));
             }
-            self.control.hold(registration)?;
         }
+        self.control.hold(registrations)?;
         let switches = self.control.with_registrations(|all| all.iter().map(Registration::switch).collect::<Vec<_>>());
         self.control.show(ServeState::Serving);
         tracing::info!(instance = ?instance.addresses(), "ready: registering");

@@ -15,6 +15,7 @@ mod socket;
 #[cfg(unix)]
 mod socket_file;
 mod sockets;
+mod turn;
 mod wire;
 
 use std::collections::BTreeSet;

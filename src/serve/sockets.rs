@@ -168,7 +168,8 @@ impl Sockets {
 
 impl Drop for Sockets {
     fn drop(&mut self) {
-        drop(self.open.ends().take());
+        let ends = self.open.ends().take();
+        drop(ends); // after the lock: whoever is woken may be anybody's
     }
 }
 

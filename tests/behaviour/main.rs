@@ -1,5 +1,8 @@
 //! Behaviour against a real etcd, which each test starts and ends itself: run by `cargo xtask test`.
 
+// With each event all handles are used (F15).
+extern crate probed as tonic_etcd;
+
 mod channel;
 #[path = "../corpus/mod.rs"]
 mod corpus;

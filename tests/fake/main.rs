@@ -1,5 +1,8 @@
 //! Answers that a real etcd gives too rarely, given by a scripted fake of its services.
 
+// With each event all handles are used (F15).
+extern crate probed as tonic_etcd;
+
 mod few;
 mod garbage;
 mod learned;

@@ -1,4 +1,4 @@
-//! Two runtimes with one resolver, the first of which ends.
+//! Two runtimes with one resolver or registrar, the first of which ends, or is there and not driven.
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::yield_now;
 use tokio::time::sleep;
-use tonic_etcd::{EtcdOptions, Resolver};
+use tonic_etcd::{EtcdOptions, Instance, Registrar, RegistrationState, Resolver};
 
 use crate::server::Fake;
 use crate::support::{PATIENCE, until};
@@ -86,4 +86,84 @@ fn a_runtime_that_ends_at_once_holds_up_no_other() {
     for (number, wait) in waits.into_iter().enumerate() {
         second.block_on(wait).unwrap().unwrap_or_else(|error| panic!("{number}: {error:?}"));
     }
+}
+
+fn undriven() -> Runtime {
+    Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+/// How far the first runtime gets before nobody drives it any more: from nothing to a connection, a token, a list and a watch.
+const TURNS: [usize; 6] = [0, 1, 2, 4, 8, 2_000];
+
+/// F17: what a runtime has begun that nobody drives any more holds up no other: not the task of the service, nor connecting, the
+/// check of a password, a connection or a watch stream.
+#[test]
+fn a_runtime_that_is_not_driven_holds_up_no_resolve_on_another() {
+    let second = Runtime::new().unwrap();
+    let fake = second.block_on(Fake::start());
+    let mut kept = Vec::new();
+    for (turns, with_user) in TURNS.into_iter().flat_map(|turns| [(turns, false), (turns, true)]) {
+        let first = undriven();
+        let options = EtcdOptions::from([fake.endpoint()]);
+        let options = if with_user { options.user("reader", "readerpw") } else { options };
+        let resolver = first.block_on(Resolver::connect(options)).unwrap();
+        let resolution = first.block_on(async {
+            let resolution = resolver.resolve("a").await.unwrap();
+            for _ in 0..turns {
+                yield_now().await;
+            }
+            resolution
+        });
+        let ready = second.block_on(async { resolver.resolve("a").await.unwrap().ready(PATIENCE).await });
+        ready.unwrap_or_else(|error| panic!("{turns} turns, with a user: {with_user}: {error:?}"));
+        kept.push((first, resolution, resolver));
+    }
+}
+
+/// F17: what was resolved on a runtime that is not driven says so where another one waits for it, and is well once it is driven.
+#[test]
+fn a_resolution_says_that_its_runtime_is_not_driven() {
+    let (first, second) = (undriven(), Runtime::new().unwrap());
+    let fake = second.block_on(Fake::start());
+    let resolver = first.block_on(Resolver::connect([fake.endpoint()])).unwrap();
+    let resolution = first.block_on(resolver.resolve("a")).unwrap();
+    let error = second.block_on(resolution.ready(Duration::from_millis(300))).unwrap_err();
+    assert!(error.is_timeout() && format!("{error:?}").contains("did not run"), "{error:?}");
+    let driven = first.block_on(resolution.ready(PATIENCE));
+    driven.unwrap();
+    // A runtime that is driven, and an etcd that is away: that is what is said.
+    let away = second.block_on(async {
+        let resolver = Resolver::connect(["http://127.0.0.1:1"]).await.unwrap();
+        resolver.resolve("a").await.unwrap().ready(Duration::from_secs(1)).await.unwrap_err()
+    });
+    assert!(!format!("{away:?}").contains("did not run"), "{away:?}");
+}
+
+/// F17: a registrar has one task, on the runtime that registered first: who registers on another one is told that it does not
+/// run, within the time that was given. Once it is driven, or has ended, all is well.
+#[test]
+fn a_registration_says_that_the_runtime_of_the_first_is_not_driven() {
+    let (first, second) = (undriven(), Runtime::new().unwrap());
+    let fake = second.block_on(Fake::start());
+    let registrar = Registrar::builder([fake.endpoint()]).build().unwrap();
+    let at = |port: u16| Instance::new(format!("h:{port}")).unwrap();
+    let one = first.block_on(registrar.register("s", at(1))).unwrap();
+    let two = second.block_on(registrar.register("s", at(2))).unwrap();
+    let wait = Duration::from_millis(300);
+    let error = second.block_on(two.ready(wait)).unwrap_err();
+    assert!(error.is_timeout() && format!("{error:?}").contains("did not run"), "{error:?}");
+    first.block_on(two.ready(PATIENCE)).unwrap();
+    assert!(one.is_registered() && matches!(one.state(), RegistrationState::Registered));
+    let error = second.block_on(two.deregister_within(wait)).unwrap_err();
+    assert!(format!("{error:?}").contains("did not run"), "{error:?}");
+    let error = second.block_on(registrar.clone().close(wait)).unwrap_err();
+    assert!(format!("{error:?}").contains("did not run"), "{error:?}");
+    first.block_on(registrar.close(PATIENCE)).unwrap();
+    // The next one is another's.
+    let registrar = Registrar::builder([fake.endpoint()]).build().unwrap();
+    let three = first.block_on(registrar.register("s", at(3))).unwrap();
+    drop(first);
+    let four = second.block_on(registrar.register("s", at(4))).unwrap();
+    second.block_on(four.ready(PATIENCE)).unwrap();
+    assert!(matches!(three.state(), RegistrationState::Lost { .. }), "{:?}", three.state());
 }

@@ -3,7 +3,6 @@
 mod connections;
 
 use std::fmt;
-use std::future::Future;
 use std::hash::Hash;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -252,6 +251,7 @@ impl BalancedChannelBuilder {
             tls: self.tls.map(|tls| tls.build().map_err(invalid_tls)).transpose()?,
         };
         let ground = Ground {
+            service: directory.service.clone(),
             transport,
             options: self.options,
             permits: Permits::new(),
@@ -260,7 +260,6 @@ impl BalancedChannelBuilder {
             failures: AtomicU64::new(0),
             queue: Arc::default(),
         };
-        let span = tracing::info_span!("channel", service = &*directory.service);
         let inner = Arc::new(Inner {
             ready: ArcSwap::default(),
             lanes: ArcSwap::default(),
@@ -286,7 +285,8 @@ impl BalancedChannelBuilder {
             pauses: super::pause::PauseDetector::new(),
             reason: Reason::default(),
         });
-        let task = spawn(&runtime, pool::run(inner.clone(), End(inner.clone()), source), span);
+        // No span: it would live as long as the process, and keep whatever span it was made in open.
+        let task = runtime.spawn(pool::run(inner.clone(), End(inner.clone()), source)).abort_handle();
         Ok(BalancedChannel(Arc::new(Shared { inner, task })))
     }
 }
@@ -294,15 +294,6 @@ impl BalancedChannelBuilder {
 #[cfg(feature = "_tls")]
 fn invalid_tls((what, reason): (String, String)) -> Error {
     Error::invalid("TLS setting", what, reason)
-}
-
-fn spawn(
-    runtime: &tokio::runtime::Handle,
-    task: impl Future<Output = ()> + Send + 'static,
-    span: tracing::Span,
-) -> tokio::task::AbortHandle {
-    use tracing::Instrument;
-    runtime.spawn(task.instrument(span)).abort_handle()
 }
 
 impl fmt::Debug for BalancedChannelBuilder {

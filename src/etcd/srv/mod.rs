@@ -132,14 +132,14 @@ impl Core {
         }
         (last.ttl, last.plain, last.secure) = (ttl.unwrap_or_default(), plain, secure);
         if std::mem::take(&mut last.is_failing) {
-            tracing::info!(domain = domain.as_str(), "SRV records of etcd are read again");
+            tracing::info!(parent: None, domain = domain.as_str(), "SRV records of etcd are read again");
         }
         let mut state = self.links.state();
         state.unknown = None;
         if state.find(named) {
             let members: Vec<String> = state.order().into_iter().map(|number| state.text(number)).collect();
             drop(state);
-            tracing::info!(domain = domain.as_str(), ?members, "members of etcd found by SRV records");
+            tracing::info!(parent: None, domain = domain.as_str(), ?members, "members of etcd found by SRV records");
             self.links.tell();
         }
     }
@@ -153,9 +153,9 @@ impl Core {
             state.count()
         };
         if std::mem::replace(&mut last.is_failing, true) {
-            tracing::debug!(error, members = count, "SRV records of etcd cannot be read");
+            tracing::debug!(parent: None, error, members = count, "SRV records of etcd cannot be read");
         } else {
-            tracing::warn!(error, members = count, "SRV records of etcd cannot be read; keeping the last members");
+            tracing::warn!(parent: None, error, members = count, "SRV records of etcd cannot be read; keeping the last members");
         }
     }
 }

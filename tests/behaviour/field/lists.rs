@@ -49,7 +49,7 @@ async fn without_a_watch_a_list_is_current_for_a_moment() {
     servers_are(&resolution, &["h:1"]).await;
     assert_eq!(resolution.state(), State::Current);
     until("stale", async || matches!(resolution.state(), State::Stale { .. }).then_some(())).await;
-    let error = resolution.last_error().expect("what went wrong").to_string();
+    let error = until("what went wrong", async || resolution.last_error()).await.to_string();
     assert!(error.contains("not created within 5000 ms"), "{error}");
     proxy.clear();
     world.put("s/2", "h:2").await;

@@ -1,5 +1,6 @@
 //! What people reported of systems like this one, by number: `F6` and so on, as the comments of the tests have it.
 
+mod closing;
 mod connections;
 mod corpus;
 mod dropped;
@@ -7,8 +8,10 @@ mod dying;
 mod full;
 mod grpc_proxy;
 mod held;
+mod last_errors;
 mod late;
 mod leases;
+mod listeners;
 mod lists;
 #[path = "../../shared/log.rs"]
 mod log;
@@ -20,6 +23,8 @@ mod quiet;
 mod records;
 mod replaced;
 mod secrets;
+mod several;
+mod spans;
 mod streams;
 mod tokens;
 mod weak;

@@ -1,4 +1,4 @@
-//! What breaks in the field: each test begins with the number of its report (F14, F24, F30 to F73).
+//! What breaks in the field: each test begins with the number of its report (F14, F15, F24, F30 to F73).
 
 mod addresses;
 mod alike;
@@ -21,6 +21,7 @@ mod idle_fleet;
 mod large_answers;
 mod large_heads;
 mod large_requests;
+mod listeners;
 mod long_calls;
 mod long_polls;
 mod no_grpc;

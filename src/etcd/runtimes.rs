@@ -1,0 +1,126 @@
+//! One etcd for each runtime that uses it.
+//!
+//! Connections, token checks and watch streams are tasks, and a task runs only while its runtime is driven. So no runtime waits
+//! for what another one does: each has connections, a token and streams of its own.
+
+use std::collections::HashMap;
+use std::future::pending;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::runtime::{self, Handle};
+use tokio::task::AbortHandle;
+
+use super::options::EtcdOptions;
+use super::{Client, Etcd, Source};
+use crate::address::Authority;
+use crate::domain::Domain;
+use crate::error::Error;
+use crate::target::Target;
+
+/// The etcd of one resolver or registrar.
+pub(crate) struct Etcds {
+    source: Source,
+    of: Mutex<HashMap<runtime::Id, Here>>,
+}
+
+/// That of one runtime.
+struct Here {
+    etcd: Etcd,
+    /// Of a task that does nothing: it ends with the runtime.
+    runtime: AbortHandle,
+}
+
+impl Drop for Here {
+    fn drop(&mut self) {
+        self.runtime.abort();
+    }
+}
+
+impl Etcds {
+    pub(crate) fn new(options: EtcdOptions) -> Result<Self, Error> {
+        options.check()?;
+        Ok(Self::with(Source::Options(Arc::new(options.shuffled()))))
+    }
+
+    pub(crate) fn from_client(client: Client) -> Self {
+        Self::with(Source::Client(Box::new(client)))
+    }
+
+    fn with(source: Source) -> Self {
+        Self { source, of: Mutex::default() }
+    }
+
+    /// The one for what runs on that runtime.
+    pub(crate) fn on(&self, runtime: &Handle) -> Etcd {
+        let id = runtime.id();
+        if let Some(here) = self.lock().get(&id) {
+            return here.etcd.clone();
+        }
+        // Outside of the lock: a runtime may have hooks of its user's, and one that has ended drops what it is given.
+        let here =
+            Here { etcd: Etcd::with(self.source.clone()), runtime: runtime.spawn(pending::<()>()).abort_handle() };
+        let mut of = self.lock();
+        let ended: Vec<runtime::Id> =
+            of.iter().filter(|(_, here)| here.runtime.is_finished()).map(|(id, _)| *id).collect();
+        let ended: Vec<Here> = ended.iter().filter_map(|id| of.remove(id)).collect();
+        let (etcd, unused) = match of.get(&id) {
+            Some(known) => (known.etcd.clone(), Some(here)),
+            None => (of.entry(id).or_insert(here).etcd.clone(), None),
+        };
+        drop(of);
+        drop((ended, unused)); // with their connections
+        etcd
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<runtime::Id, Here>> {
+        // Nothing panics while it is held.
+        self.of.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Refuses a target that names another etcd.
+    pub(crate) fn check_hosts(&self, target: &Target) -> Result<(), Error> {
+        let refuse = |reason: String| Err(Error::invalid("target", target.to_string(), reason));
+        if let Some(domain) = target.domain() {
+            return match self.srv_domain() {
+                Some(known) if known.is(domain) => Ok(()),
+                _ => refuse("this etcd was not found by the SRV records of that domain".into()),
+            };
+        }
+        if target.hosts().len() == 0 {
+            return Ok(());
+        }
+        if let Some(domain) = self.srv_domain() {
+            let name = format!("etcd-srv://{}/{}", domain.as_str(), target.name());
+            return refuse(format!(
+                "it names etcd hosts, and those of this etcd are found by SRV records: write {name:?}"
+            ));
+        }
+        let Some(hosts) = self.source.hosts() else {
+            return refuse("it names etcd hosts, and those of the client that was given are not known".into());
+        };
+        match target.hosts().find(|host| !hosts.iter().any(|known| known.as_str() == *host)) {
+            None => Ok(()),
+            Some(host) => {
+                let hosts: Vec<&str> = hosts.iter().map(Authority::as_str).collect();
+                refuse(format!(
+                    "its host {host} is not one of this etcd's: {}; without hosts a target fits any",
+                    hosts.join(", ")
+                ))
+            }
+        }
+    }
+
+    #[cfg(feature = "srv")]
+    fn srv_domain(&self) -> Option<Domain> {
+        match &self.source {
+            Source::Options(options) => options.srv.as_ref()?.domain().ok(),
+            Source::Client(_) => None,
+        }
+    }
+
+    #[cfg(not(feature = "srv"))]
+    #[expect(clippy::unused_self, reason = "with the feature there may be one")]
+    fn srv_domain(&self) -> Option<Domain> {
+        None
+    }
+}

@@ -1,0 +1,116 @@
+//! What a handle wants, and how it is told what became of it.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::gates::Gates;
+use super::lease::{self, Conflict};
+use super::readiness::Tried;
+use super::state::{Published, RegistrationState};
+use crate::codec::Record;
+use crate::target::Target;
+
+/// One registration, as its handle wants it.
+pub(super) struct Wanted {
+    pub(super) target: Target,
+    pub(super) records: Vec<Arc<Record>>,
+    pub(super) conflict: Conflict,
+    /// The instance's.
+    pub(super) id: Option<Box<str>>,
+    pub(super) leaving: bool,
+    pub(super) gates: Gates,
+    /// Counts the changes of what is wanted.
+    pub(super) version: u64,
+    pub(super) tried: Tried,
+    now: Published,
+    show: watch::Sender<Published>,
+}
+
+/// What is to be published once no lock is held: whoever is woken may do anything.
+#[must_use = "nobody is told before `send`"]
+pub(crate) struct Publication {
+    show: watch::Sender<Published>,
+    what: Published,
+}
+
+impl Publication {
+    /// Tells everyone who looks at the registration, unless something newer was told already.
+    pub(crate) fn send(self) {
+        let Self { show, mut what } = self;
+        show.send_if_modified(|known| {
+            let news = known.number < what.number;
+            if news {
+                std::mem::swap(known, &mut what);
+            }
+            news
+        });
+    }
+}
+
+impl Wanted {
+    pub(super) fn new(
+        (target, records, id): (Target, Vec<Arc<Record>>, Option<Box<str>>),
+        conflict: Conflict,
+        gates: Gates,
+    ) -> Self {
+        let now = Published::first();
+        let show = watch::Sender::new(now.clone());
+        let (leaving, version, tried) = (false, 0, Tried::default());
+        Self { target, records, conflict, id, leaving, gates, version, tried, now, show }
+    }
+
+    /// Where its handle looks.
+    pub(super) fn seen(&self) -> watch::Receiver<Published> {
+        self.show.subscribe()
+    }
+
+    pub(super) fn state(&self) -> &RegistrationState {
+        &self.now.state
+    }
+
+    /// It stands like that from now on.
+    pub(super) fn show(&mut self, state: RegistrationState) -> Publication {
+        self.now = Published { number: self.now.number + 1, state };
+        Publication { show: self.show.clone(), what: self.now.clone() }
+    }
+
+    /// It is wanted otherwise: whoever waits from here on waits for that.
+    pub(super) fn changed(&mut self) -> Option<Publication> {
+        self.version += 1;
+        let stands = matches!(self.state(), RegistrationState::Registered | RegistrationState::Renewing { .. });
+        stands.then(|| self.show(RegistrationState::Updating { why: None }))
+    }
+
+    /// Under which keys it stands, for people.
+    pub(super) fn keys(&self) -> impl Iterator<Item = String> {
+        self.records.iter().map(|record| String::from_utf8_lossy(&record.key).into_owned())
+    }
+
+    pub(super) fn for_machine(&self) -> lease::Wanted {
+        lease::Wanted {
+            records: self.records.clone(),
+            conflict: self.conflict,
+            id: self.id.clone(),
+            paused: !self.gates.are_open(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// F15: what was found out under the lock earlier is told later without it, and must not cover what is newer.
+    #[test]
+    fn an_older_publication_covers_no_newer_one() {
+        let target = "s".parse::<Target>().unwrap();
+        let mut wanted = Wanted::new((target, Vec::new(), None), Conflict::TakeOver, Gates::default());
+        let seen = wanted.seen();
+        let registered = wanted.show(RegistrationState::Registered);
+        let updating = wanted.changed().expect("it stood");
+        updating.send();
+        registered.send();
+        assert!(matches!(seen.borrow().state, RegistrationState::Updating { .. }));
+    }
+}

@@ -1,0 +1,48 @@
+//! Whether a background task runs: its runtime may be there, and driven by nobody.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// A wait that was shorter proves nothing: a busy runtime runs each task late.
+const LEAST: Duration = Duration::from_millis(250);
+
+/// Counts the turns of a task.
+#[derive(Default)]
+pub(crate) struct Turns(AtomicU64);
+
+impl Turns {
+    /// The task runs.
+    pub(crate) fn count(&self) {
+        self.0.fetch_add(1, Ordering::Release);
+    }
+
+    /// To be taken before the task is woken, and compared with what is there after a wait.
+    pub(crate) fn now(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+
+    /// What there is to say where the task, which was woken at `before`, had no turn in a wait of that length.
+    pub(crate) fn stood_still(&self, before: u64, waited: Duration, doing: &str) -> Option<String> {
+        (waited >= LEAST && self.now() == before).then(|| {
+            format!(
+                "the tokio runtime {doing} did not run in that time: drive it (a `current_thread` runtime runs only inside \
+                 `block_on`), or do it on a runtime that is driven"
+            )
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_without_a_turn_stands_still() {
+        let turns = Turns::default();
+        let before = turns.now();
+        assert!(turns.stood_still(before, LEAST, "of it").is_some_and(|text| text.contains("did not run")));
+        assert_eq!(turns.stood_still(before, LEAST / 2, "of it"), None, "too short to know");
+        turns.count();
+        assert_eq!(turns.stood_still(before, LEAST, "of it"), None);
+    }
+}

@@ -1,0 +1,137 @@
+//! A registrar that is closed, and one whose runtime ends before.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use test_support::Proxy;
+use tokio::runtime::{Builder, Runtime};
+use tokio::time::timeout;
+use tonic_etcd::{Instance, Registrar, Registration, RegistrationState};
+
+use crate::support::{PATIENCE, World, until};
+
+fn registrar(endpoint: String) -> Registrar {
+    Registrar::builder([endpoint]).ttl(Duration::from_secs(60)).build().unwrap()
+}
+
+async fn ten(registrar: &Registrar) -> Vec<Registration> {
+    let mut registrations = Vec::new();
+    for port in 1..=10 {
+        let service = ["a", "b"][port % 2];
+        registrations.push(registrar.register(service, Instance::new(format!("h:{port}")).unwrap()).await.unwrap());
+    }
+    for registration in &registrations {
+        registration.ready(PATIENCE).await.unwrap();
+    }
+    registrations
+}
+
+/// F64: all registrations leave with their lease, and nothing is taken on any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registrar_that_is_closed_leaves_nothing() {
+    let world = World::start().await;
+    let registrar = registrar(world.etcd.endpoint());
+    let mut registrations = ten(&registrar).await;
+    registrations.pop().unwrap().deregister().await.unwrap();
+    let clone = registrar.clone();
+    registrar.close(PATIENCE).await.unwrap();
+    assert!(world.contents("a/").await.is_empty() && world.contents("b/").await.is_empty());
+    assert!(world.leases().await.is_empty());
+    assert!(registrations.iter().all(|registration| matches!(registration.state(), RegistrationState::Closed)));
+    assert!(registrar.lease_id().is_none() && registrar.health().is_live());
+    let refused = clone.register("a", Instance::new("h:1").unwrap()).await.unwrap_err();
+    assert!(refused.is_closed(), "{refused:?}");
+    clone.close(Duration::ZERO).await.unwrap();
+    registrations.pop().unwrap().deregister().await.unwrap();
+    // One that has nothing registered, and no etcd.
+    self::registrar("http://127.0.0.1:1".into()).close(Duration::ZERO).await.unwrap();
+}
+
+/// F64: it is bounded, says what has not left, and goes on; whoever gives up waiting stops nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn closing_while_etcd_is_away_says_what_stays() {
+    let world = World::start().await;
+    let proxy = Proxy::to(world.etcd.address());
+    let registrar = registrar(proxy.endpoint());
+    let registrations = ten(&registrar).await;
+    proxy.refuse();
+    proxy.cut();
+    assert!(timeout(Duration::from_millis(50), registrar.close(PATIENCE)).await.is_err());
+    assert!(registrar.register("a", Instance::new("h:11").unwrap()).await.unwrap_err().is_closed());
+    let said = until("an error", async || {
+        let late = registrar.close(Duration::from_millis(500)).await.unwrap_err();
+        assert!(late.is_timeout(), "{late:?}");
+        Some(format!("{late:?}")).filter(|said| said.contains("last error"))
+    });
+    let said = said.await;
+    assert!(registrations.iter().all(|it| said.contains(&format!("{}", it.instance().addresses()[0]))), "{said}");
+    assert!(said.contains("have not left"), "{said}");
+    assert_eq!(world.contents("a/").await.len(), 5);
+    proxy.resume();
+    registrar.close(PATIENCE).await.unwrap();
+    assert!(world.contents("a/").await.is_empty() && world.leases().await.is_empty());
+}
+
+/// What was logged on this thread.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// F64: a runtime that ends while instances are registered, as where `main` returns: the keys stay, and that is said.
+#[test]
+fn a_runtime_that_ends_first_leaves_keys_and_says_so() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let said = || String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let outside = Builder::new_current_thread().enable_all().build().unwrap();
+    let world = outside.block_on(World::start());
+    let main = Builder::new_current_thread().enable_all().build().unwrap();
+    let registrar = registrar(world.etcd.endpoint());
+    let registrations = main.block_on(ten(&registrar));
+    drop(registrations); // in the background, which ends here
+    drop(main);
+    assert_eq!(said().matches("the runtime ended while a lease was held").count(), 1, "{}", said());
+    assert!(said().contains("keys=10"), "{}", said());
+    outside.block_on(async {
+        assert_eq!(world.contents("a/").await.len(), 5);
+        let error = registrar.close(PATIENCE).await.unwrap_err();
+        assert!(error.is_closed() && format!("{error:?}").contains("\"a/h:2\""), "{error:?}");
+        // A runtime that ends with nothing registered says nothing.
+        let quiet = self::registrar(world.etcd.endpoint());
+        let kept = ten_elsewhere(&quiet).await;
+        quiet.close(PATIENCE).await.unwrap();
+        until("closed", async || matches!(kept[0].state(), RegistrationState::Closed).then_some(())).await;
+    });
+    assert_eq!(said().matches("the runtime ended").count(), 1, "{}", said());
+    // The other flavour, whose workers log elsewhere.
+    let main = Runtime::new().unwrap();
+    let registrar = self::registrar(world.etcd.endpoint());
+    let held = main.block_on(async {
+        let registration = registrar.register("d", Instance::new("h:1").unwrap()).await.unwrap();
+        registration.ready(PATIENCE).await.unwrap();
+        registration
+    });
+    drop(main);
+    let error = outside.block_on(registrar.close(PATIENCE)).unwrap_err();
+    assert!(error.is_closed() && format!("{error:?}").contains("\"d/h:1\" stays"), "{error:?}");
+    assert!(matches!(held.state(), RegistrationState::Lost { .. }), "{held:?}");
+    assert_eq!(outside.block_on(world.contents("d/")).len(), 1);
+}
+
+async fn ten_elsewhere(registrar: &Registrar) -> Vec<Registration> {
+    let registration = registrar.register("c", Instance::new("h:1").unwrap()).await.unwrap();
+    registration.ready(PATIENCE).await.unwrap();
+    vec![registration]
+}
