@@ -58,12 +58,12 @@ impl Error {
     }
 
     pub(crate) fn held(key: &[u8], lease: i64, id: Option<&str>) -> Self {
-        let key = String::from_utf8_lossy(key).into_owned();
+        let key = secret::shown_key(key);
         Self::from_kind(Kind::Held { key, lease, id: id.map(str::to_owned) }, None)
     }
 
-    pub(crate) fn lost(what: String) -> Self {
-        Self::from_kind(Kind::Lost { what }, None)
+    pub(crate) fn lost(what: &str) -> Self {
+        Self::from_kind(Kind::Lost { what: secret::without_password(what).into_owned() }, None)
     }
 
     pub(crate) fn paused(why: String) -> Self {

@@ -39,6 +39,11 @@ pub(crate) fn without_password(text: &str) -> Cow<'_, str> {
     Cow::Owned(format!("{}{MARK}{}", &text[..begin], &text[at..]))
 }
 
+/// A key of etcd's, as it may be shown.
+pub(crate) fn shown_key(key: &[u8]) -> String {
+    without_password(&String::from_utf8_lossy(key)).into_owned()
+}
+
 /// Whether `user:password` may stand before an `@` in this text; both marks may be percent-encoded.
 pub(crate) fn has_password(text: &str) -> bool {
     last_at(text).is_some_and(|at| first_colon(&text[..at]).is_some())
@@ -60,7 +65,8 @@ fn last_at(text: &str) -> Option<usize> {
 fn after_scheme(text: &str) -> Option<usize> {
     let mark = text.find("://")?;
     let before = &text[..mark];
-    let name = before.rfind(|c: char| !(c.is_ascii_alphanumeric() || "+-.".contains(c))).map_or(0, |end| end + 1);
+    let last = before.rsplit(|c: char| !(c.is_ascii_alphanumeric() || "+-.".contains(c))).next();
+    let name = before.len() - last.unwrap_or_default().len();
     let is_scheme = before[name..].starts_with(|c: char| c.is_ascii_alphabetic());
     let may_be_user = before[..name].contains([':', '@', '%']);
     (is_scheme && !may_be_user).then_some(mark + 3)
@@ -118,6 +124,14 @@ mod tests {
             ("greeter/10.0.0.5:50051", "greeter/10.0.0.5:50051"),
         ] {
             assert_eq!(without_password(text), shown, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_stands_before_a_scheme_may_be_of_any_language() {
+        for text in ["é://x@h", "s/é://x@h", "\u{fffd}://a:b@c", "\"é://x@h\"", "服://u:SECRET@h", "…a://b%40"] {
+            let shown = format!("{} {}", without_user(text), without_password(text));
+            assert!(!shown.contains("SECRET"), "{shown}");
         }
     }
 

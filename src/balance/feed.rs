@@ -61,7 +61,11 @@ where
             Ok(Poll::Ready(Some(Ok(change)))) => (vec![change], None),
             Ok(Poll::Ready(Some(Err(error)))) => {
                 let service = &*this.directory.service;
-                tracing::warn!(parent: None, service, %error, "the discovery failed; the known servers stay");
+                if this.directory.trouble.is_some() {
+                    tracing::debug!(parent: None, service, %error, "the discovery failed again");
+                } else {
+                    tracing::warn!(parent: None, service, %error, "the discovery failed; the known servers stay");
+                }
                 this.pause = Some(Box::pin(sleep(PAUSE)));
                 (Vec::new(), Some(error.into()))
             }

@@ -286,6 +286,7 @@ mod tests {
     fn gives_a_reason_for_what_it_cannot_read() {
         for (value, reason) in [
             ("", "no gRPC naming"),
+            ("{\"Addr\":\"é://x@h:1\"}", "user"),
             ("{", "no gRPC naming"),
             ("[]", "Addr"),
             ("{}", "missing"),

@@ -11,6 +11,7 @@ use super::failure::{Class, Failure};
 use super::link::Link;
 use super::{Core, Etcd, Patience};
 use crate::backoff::Backoff;
+use crate::secret::shown_key;
 use etcd_client::{
     Compare, CompareOp, LeaseGrantOptions, LeaseKeepAliveStream, LeaseKeeper, PutOptions, ResponseHeader, Txn, TxnOp,
 };
@@ -50,7 +51,7 @@ impl Etcd {
 
     /// Puts a key under a lease.
     pub(crate) async fn put(&self, key: &[u8], value: &[u8], lease: i64, patience: Patience) -> Result<Put, Failure> {
-        let doing = format!("putting {}", String::from_utf8_lossy(key));
+        let doing = format!("putting {}", shown_key(key));
         let (response, again) = self
             .core
             .call_counted(patience, &doing, |client| {
@@ -71,7 +72,7 @@ impl Etcd {
         expected: i64,
         patience: Patience,
     ) -> Result<Put, Failure> {
-        let doing = format!("putting {}", String::from_utf8_lossy(key));
+        let doing = format!("putting {}", shown_key(key));
         let (response, again) = self
             .core
             .call_counted(patience, &doing, |client| {
@@ -87,7 +88,7 @@ impl Etcd {
 
     /// How a key stands now, by a linearizable read, and the revision at which it does.
     pub(crate) async fn look(&self, key: &[u8], patience: Patience) -> Result<(i64, Option<Stored>), Failure> {
-        let doing = format!("reading {}", String::from_utf8_lossy(key));
+        let doing = format!("reading {}", shown_key(key));
         let answer = self
             .call(patience, &doing, |client| {
                 let (mut kv, key) = (client.kv_client(), key.to_vec());
@@ -115,7 +116,7 @@ impl Etcd {
         expected: i64,
         patience: Patience,
     ) -> Result<bool, Failure> {
-        let doing = format!("deleting {}", String::from_utf8_lossy(key));
+        let doing = format!("deleting {}", shown_key(key));
         let guarded = self
             .call(patience, &doing, |client| {
                 let mut kv = client.kv_client();
@@ -129,7 +130,9 @@ impl Etcd {
             Err(failure) if failure.class == Class::Denied => {}
             Err(failure) if failure.class == Class::NoSpace => match self.look(key, patience).await {
                 Ok((_, Some(stored))) if stored.lease == lease => {}
-                Ok(_) => return Ok(true),
+                Ok((_, None)) => return Ok(true),
+                // Another's, or under another lease of ours.
+                Ok((_, Some(_))) => return Ok(false),
                 Err(failure) if failure.class == Class::Denied => {}
                 Err(failure) => return Err(failure),
             },

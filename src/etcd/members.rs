@@ -56,7 +56,8 @@ impl State {
         if self.has_priorities() {
             let has_failed = |member: &Member| member.failed.is_some_and(|failed| failed.elapsed() < AVOIDED);
             let priority = |member: &Member| member.endpoint.as_ref().map(|endpoint| endpoint.priority);
-            order.sort_by_key(|number| (has_failed(&self.members[*number]), priority(&self.members[*number])));
+            // A failure may grow old meanwhile.
+            order.sort_by_cached_key(|number| (has_failed(&self.members[*number]), priority(&self.members[*number])));
         }
         order
     }

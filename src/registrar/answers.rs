@@ -69,9 +69,9 @@ impl Answers {
         Patience { late: TRY.saturating_mul(1 << self.failures[hand as usize].min(8)), total, again: true }
     }
 
-    /// `of` is whose request it was, where it was of one registration.
-    pub(super) fn went_well(&mut self, hand: Hand, of: Option<Id>) {
-        self.errors[hand as usize] = None;
+    /// `of` is whose request it was, where it was of one registration; `put` where it has put a key.
+    pub(super) fn went_well(&mut self, hand: Hand, of: Option<Id>, put: bool) {
+        self.clear(hand, put);
         of.into_iter().for_each(|of| self.forget(of));
         self.answered(hand);
     }
@@ -80,6 +80,12 @@ impl Answers {
     pub(super) fn granted(&mut self) {
         self.answered(Hand::Work);
         self.errors[Hand::Renewal as usize] = None;
+    }
+
+    /// What was wrong with etcd is over, unless it is full: it answers all the same, but for puts.
+    fn clear(&mut self, hand: Hand, put: bool) {
+        let error = &mut self.errors[hand as usize];
+        *error = error.take().filter(|known| known.class == Class::NoSpace && !put);
     }
 
     /// etcd has said something, be it well or ill.
@@ -102,7 +108,7 @@ impl Answers {
         let own = of.filter(|_| is_refusal);
         if own.is_some() {
             // It was heard: what was wrong with etcd before is over.
-            self.errors[hand as usize] = None;
+            self.clear(hand, false);
         }
         let before = own.map_or_else(|| self.errors[hand as usize].take(), |own| self.refused.remove(&own));
         // Each kind of failure is told once in an outage or of a registration, and the last failure is what there is to be said of it.
@@ -181,11 +187,25 @@ mod tests {
         answers.failed(Hand::Work, Some(1), fail(Class::TimedOut, "third"), true);
         assert!(said(&answers, 1).contains("third") && said(&answers, 2).contains("third"), "of etcd, not of one");
         answers.failed(Hand::Work, Some(2), fail(Class::Denied, "denied"), true);
-        answers.went_well(Hand::Renewal, None);
-        answers.went_well(Hand::Work, Some(1));
+        answers.went_well(Hand::Renewal, None, false);
+        answers.went_well(Hand::Work, Some(1), true);
         assert!(said(&answers, 1).is_empty() && said(&answers, 2).contains("denied"));
         assert!(answers.why().is_none());
-        answers.went_well(Hand::Work, Some(2));
+        answers.went_well(Hand::Work, Some(2), true);
         assert!(said(&answers, 2).is_empty());
+    }
+
+    /// F13: etcd stays full whatever else it refuses or answers, until a put is done.
+    #[test]
+    fn that_etcd_is_full_is_over_with_a_put() {
+        let mut answers = Answers::new(Duration::from_secs(5));
+        let is_full = |answers: &Answers| answers.why_of(2).is_some_and(|why| why.to_string().contains("full"));
+        answers.failed(Hand::Work, Some(2), Failure::new(Class::NoSpace, "full"), true);
+        answers.failed(Hand::Work, Some(1), Failure::new(Class::Denied, "denied"), true);
+        assert!(is_full(&answers));
+        answers.went_well(Hand::Work, Some(3), false);
+        assert!(is_full(&answers));
+        answers.went_well(Hand::Work, Some(3), true);
+        assert!(!is_full(&answers));
     }
 }

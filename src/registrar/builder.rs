@@ -29,7 +29,7 @@ pub struct RegistrarBuilder {
 
 impl RegistrarBuilder {
     pub(super) fn over(etcds: Result<Etcds, Error>) -> Self {
-        Self { etcds, codec: Arc::new(Detect), ttl: TTL }
+        Self { etcds, codec: Arc::new(Caught(Detect)), ttl: TTL }
     }
 
     /// A builder over a client of your own: see [`Registrar::new`].

@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use self::flights::Flights;
 use self::registration::{Registration, Urgency};
-use self::slot::Slot;
+use self::slot::{Place, Slot};
 use self::tenure::{Hold, Stage, Tenure};
 pub use self::vocabulary::Conflict;
 pub(crate) use self::vocabulary::{Action, Found, Input, Loss, Renewal, Standing, Trouble, Wanted, Worth};
@@ -96,6 +96,11 @@ impl Machine {
     /// The lease in etcd, if one is held: the one that records are put under.
     pub(crate) fn lease(&self) -> Option<i64> {
         self.tenure.shown()
+    }
+
+    /// Whichever lease etcd may hold, also one that is being revoked.
+    pub(crate) fn any_lease(&self) -> Option<i64> {
+        self.tenure.any()
     }
 
     /// Whether that lease is still to be renewed.
@@ -288,7 +293,9 @@ impl Machine {
             return (Action::Wait { until: (wake < Duration::MAX).then_some(wake) }, false);
         };
         let (record, expected) = (slot.record.clone(), slot.expected);
-        let may_read = !slot.is_unreadable() && !self.unwatchable.contains(&record.key);
+        // What a comparison has shown to be otherwise is looked at, also where it may not be watched: a look that is refused is known by it.
+        let is_seen = slot.place == Place::Unknown || !self.unwatchable.contains(&record.key);
+        let may_read = !slot.is_unreadable() && is_seen;
         let action = match (urgency, self.tenure.current()) {
             (Urgency::Put, Some(lease)) => {
                 let overwrites = registration.conflict == Conflict::TakeOver;

@@ -33,7 +33,7 @@ use self::shared::Shared;
 pub use self::state::{RegistrationState, RegistrationStates};
 pub(crate) use self::wanted::Publication;
 use crate::address::{Address, Authority};
-use crate::codec::{Codec, Detect, Record};
+use crate::codec::{Caught, Codec, Detect, Record};
 use crate::error::Error;
 use crate::etcd::{Client as EtcdClient, EtcdOptions, Etcds};
 use crate::instance::Instance;
@@ -68,7 +68,7 @@ impl Registrar {
     /// A registrar over a client of your own, whose options are then yours; requests to a dead one of several endpoints
     /// are tried up to five times.
     pub fn new(client: EtcdClient) -> Self {
-        Self::over(Etcds::from_client(client), Arc::new(Detect), TTL.as_secs().cast_signed())
+        Self::over(Etcds::from_client(client), Arc::new(Caught(Detect)), TTL.as_secs().cast_signed())
     }
 
     /// A registrar with options of its own.

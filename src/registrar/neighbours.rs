@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use super::state::Published;
 use crate::etcd::{Etcd, Failure};
 use crate::nested::{above, nested};
+use crate::secret;
 use crate::target::Target;
 
 /// Keys that are looked at in each range.
@@ -45,6 +46,9 @@ impl Neighbours {
             let stands = seen.wait_for(|published| published.state.is_in_etcd()).await.is_ok();
             drop(seen);
             let looked = if stands { this.look_around(&etcd, &target, below).await } else { Ok(()) };
+            if !stands || looked.is_err() {
+                this.known(|known| known.looked.remove(&target)); // the next one looks
+            }
             if let Err(failure) = looked {
                 let error = failure.into_error();
                 let service = target.name();
@@ -75,10 +79,11 @@ impl Neighbours {
 
     fn warn(&self, upper: &str, lower: &str) {
         if self.known(|known| known.said.insert((upper.to_owned(), lower.to_owned()))) {
+            let lower = secret::without_password(lower);
             tracing::warn!(
                 parent: None,
                 upper,
-                lower,
+                lower = &*lower,
                 "there are keys of two names, one below the other: clients of the upper one call the servers of the lower one, too"
             );
         }

@@ -101,7 +101,7 @@ fn same(one: Option<&Error>, other: Option<&Error>) -> bool {
 
 fn lost(loss: &Loss) -> Error {
     let key = |key: &[u8]| String::from_utf8_lossy(key).into_owned();
-    Error::lost(match loss {
+    Error::lost(&match loss {
         Loss::Lease => "the lease has ended, and another is asked for".into(),
         Loss::Deleted(of) => format!("the key {:?} was deleted, and is put again", key(of)),
         Loss::Overwritten(of) => format!("the key {:?} was overwritten, and is put again", key(of)),

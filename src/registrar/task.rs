@@ -121,6 +121,7 @@ impl Task {
             self.hear();
             let grace = self.give_up(&mut work);
             self.show();
+            self.streams.retain(|id, _| self.machine.renews(*id));
             if self.machine.keys_version() != self.keys_version {
                 self.keys_version = self.machine.keys_version();
                 self.keys.send_replace(Arc::new(self.machine.keys()));
@@ -274,16 +275,21 @@ impl Task {
         if let Some(stream) = stream.filter(|_| self.machine.renews(id)) {
             self.streams.insert(id, stream);
         }
-        let input = match result {
+        let idle = Action::Wait { until: None };
+        match result {
             Ok(seconds) => {
-                self.answers.went_well(Hand::Renewal, None);
-                Input::Renewed { id, asked, seconds }
+                let now = self.now();
+                self.machine.on(now, &idle, Input::Renewed { id, asked, seconds });
+                // While another lease is late, what is wrong with it is still to be said.
+                if self.machine.ends(now).is_none() {
+                    self.answers.went_well(Hand::Renewal, None, false);
+                }
             }
             Err(failure) => {
-                Input::RenewalFailed { id, trouble: self.answers.failed(Hand::Renewal, None, failure, true) }
+                let trouble = self.answers.failed(Hand::Renewal, None, failure, true);
+                self.machine.on(self.now(), &idle, Input::RenewalFailed { id, trouble });
             }
-        };
-        self.machine.on(self.now(), &Action::Wait { until: None }, input);
+        }
     }
 
     fn request(&self, action: &Action) -> Request<Result<Input, Failure>> {
@@ -306,7 +312,7 @@ impl Task {
                 if matches!(input, Input::Granted { .. }) {
                     self.answers.granted();
                 } else {
-                    self.answers.went_well(Hand::Work, whose(action));
+                    self.answers.went_well(Hand::Work, whose(action), matches!(action, Action::Put { .. }));
                 }
                 input
             }
@@ -329,7 +335,7 @@ impl Drop for Task {
         if self.rested {
             return;
         }
-        let lease = self.machine.lease();
+        let lease = self.machine.any_lease();
         let mut state = self.shared.state();
         (state.lease, state.lease_ends) = (None, None);
         (state.has_task, state.ended) = (false, true);
@@ -345,7 +351,8 @@ impl Drop for Task {
         let count = keys.len();
         state.left_behind = if lease.is_some() { keys } else { Vec::new() };
         drop(state);
-        if let Some(lease) = lease {
+        // One that is being revoked may be gone; where nothing was to stand under it, there is nothing to say.
+        if let Some(lease) = lease.filter(|_| count > 0) {
             let (lease, ttl_s) = (format!("{lease:x}"), self.shared.seconds);
             let message = "the runtime ended while a lease was held: its keys stay in etcd until it ends; \
                            wait for `Registrar::close` before";

@@ -9,6 +9,7 @@ use super::lease::{self, Conflict};
 use super::readiness::Tried;
 use super::state::{Published, RegistrationState};
 use crate::codec::Record;
+use crate::secret::shown_key;
 use crate::target::Target;
 
 /// One registration, as its handle wants it.
@@ -84,7 +85,7 @@ impl Wanted {
 
     /// Under which keys it stands, for people.
     pub(super) fn keys(&self) -> impl Iterator<Item = String> {
-        self.records.iter().map(|record| String::from_utf8_lossy(&record.key).into_owned())
+        self.records.iter().map(|record| shown_key(&record.key))
     }
 
     pub(super) fn for_machine(&self) -> lease::Wanted {

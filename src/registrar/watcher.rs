@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep_until};
 use super::lease::Id;
 use crate::backoff::Backoff;
 use crate::etcd::{Class, Etcd, Event, Failure, Message, Range, Stored, Watch, WatchId, Watcher as Mailbox};
+use crate::secret::shown_key;
 
 /// A watch that stood for so long was a good one: the next is opened at once.
 const GOOD: Duration = Duration::from_secs(5);
@@ -176,7 +177,7 @@ impl Watcher {
             }
             Message::Progress { .. } => Ok(()),
             Message::Late(failure) => {
-                let shown = String::from_utf8_lossy(&key);
+                let shown = shown_key(&key);
                 tracing::debug!(parent: None, key = %shown, error = %failure.into_error(), "the watch of an own key is late");
                 self.say(Said::Late { key }).await
             }
@@ -189,7 +190,7 @@ impl Watcher {
     async fn forbidden(&mut self, id: WatchId, key: Vec<u8>, failure: Failure) -> Result<(), Gone> {
         self.ids.remove(&id);
         self.watched.remove(&key);
-        let (shown, error) = (String::from_utf8_lossy(&key), failure.into_error());
+        let (shown, error) = (shown_key(&key), failure.into_error());
         if std::mem::replace(&mut self.denied, true) {
             tracing::debug!(parent: None, key = %shown, %error, "this key may not be watched either");
         } else {

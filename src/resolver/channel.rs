@@ -104,7 +104,7 @@ fn first_unreadable(snapshot: &Snapshot) -> Option<Arc<str>> {
         return None;
     }
     let wrong = |entry: &super::Entry| {
-        entry.error().map(|error| format!("{}: {error}", String::from_utf8_lossy(entry.key())).into())
+        entry.error().map(|error| format!("{}: {error}", crate::secret::shown_key(entry.key())).into())
     };
     snapshot.entries().find_map(wrong)
 }

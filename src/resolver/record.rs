@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::snapshot::Entry;
 use crate::address::Address;
-use crate::codec::{Codec, DecodeError, Detect};
+use crate::codec::{Caught, Codec, DecodeError, Detect};
 use crate::instance::Instance;
 use crate::target::Target;
 
@@ -18,7 +18,7 @@ pub(super) struct Reader {
 
 impl Default for Reader {
     fn default() -> Self {
-        Self { codec: Arc::new(Detect), unix_sockets: false }
+        Self { codec: Arc::new(Caught(Detect)), unix_sockets: false }
     }
 }
 

@@ -1,8 +1,9 @@
 //! What is said of a service's changes: membership at INFO, what is wrong with records at WARN, each once.
 
-use super::snapshot::{Difference, Entry, Snapshot, diff, shown};
+use super::snapshot::{Difference, Entry, Snapshot, diff};
 use crate::instance::Instance;
 use crate::nested::nested;
+use crate::secret::{self, shown_key};
 use crate::target::Target;
 
 /// Records that cannot be read, of one step of the service, that are reported one by one.
@@ -57,7 +58,7 @@ impl Report {
             && let Some(misread) = entry.instances().iter().find_map(Instance::misread)
         {
             self.misread = true;
-            let key = shown(entry.key());
+            let key = shown_key(entry.key());
             let service = target.name();
             tracing::warn!(
                 parent: None,
@@ -71,7 +72,7 @@ impl Report {
             return;
         }
         match std::str::from_utf8(entry.key()).ok().and_then(|key| nested(target, key, entry.instances())) {
-            Some(name) => self.below = Some(name.to_owned()),
+            Some(name) => self.below = Some(secret::without_password(name).into_owned()),
             None => self.own = true,
         }
     }
@@ -102,7 +103,7 @@ impl Step {
 
     fn warn(&mut self, service: &str, entry: &Entry, before: Option<&Entry>) {
         let Some(error) = entry.error() else { return };
-        let key = shown(entry.key());
+        let key = shown_key(entry.key());
         if before.is_some_and(|before| before.error().is_some()) {
             tracing::debug!(parent: None, service, %key, %error, "record skipped: it still cannot be read");
             return;

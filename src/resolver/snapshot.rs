@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use crate::codec::DecodeError;
 use crate::instance::Instance;
-use crate::secret;
+use crate::secret::shown_key;
 
 /// Entries in a chunk; at twice as many it is split.
 const CHUNK: usize = 32;
@@ -217,14 +217,9 @@ impl PartialEq for Snapshot {
 
 impl Eq for Snapshot {}
 
-/// A key as it may be shown.
-pub(super) fn shown(key: &[u8]) -> String {
-    secret::without_password(&String::from_utf8_lossy(key)).into_owned()
-}
-
 impl fmt::Debug for Snapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let entries = self.entries().map(|entry| (shown(&entry.key), &entry.read));
+        let entries = self.entries().map(|entry| (shown_key(&entry.key), &entry.read));
         write!(f, "Snapshot at {} ", self.revision)?;
         f.debug_map().entries(entries).finish()
     }

@@ -16,6 +16,7 @@ use tokio_stream::wrappers::WatchStream;
 use super::turn::{Turn, Turns};
 use crate::error::Error;
 use crate::instance::Instance;
+use crate::panics::catch;
 use crate::registrar::{Gate, Publication, Registration, RegistrationState};
 use crate::target::Target;
 
@@ -190,7 +191,8 @@ impl ServeControl {
     ///
     /// # Errors
     /// When `change` gives an error, when what comes of it is refused, as by [`Registration::update`], or when the server has left.
-    /// The error names the service. What is refused of a change that was kept is logged as a warning, and left out.
+    /// The error names the service. A change that was kept, and gives an error or panics, is logged as a warning and left out. Where what
+    /// comes of it is refused when it is registered, as by the codec, [`Serve::serve`](super::Serve::serve) ends with that.
     pub fn update<R>(&self, change: impl FnOnce(Instance) -> R + Send + 'static) -> Result<(), Error>
     where
         R: TryInto<Instance>,
@@ -204,11 +206,15 @@ impl ServeControl {
             }
             let Some(instance) = inner.instance.clone() else {
                 inner.changes.push(Box::new(|instance| {
-                    let changed = change(instance.clone()).try_into().map_err(Error::from);
-                    Ok(changed.unwrap_or_else(|error| {
-                        tracing::warn!(%error, "a change of the instance is refused, and left out");
-                        instance
-                    }))
+                    // Whoever has asked for it was told that it is kept: its panic is nobody's.
+                    let changed = catch(|| change(instance.clone()).try_into().map_err(Error::from));
+                    let why = match changed {
+                        Ok(Ok(changed)) => return Ok(changed),
+                        Ok(Err(error)) => error.to_string(),
+                        Err(panic) => format!("it panicked: {panic}"),
+                    };
+                    tracing::warn!(error = why, "a change of the instance is refused, and left out");
+                    Ok(instance)
                 }));
                 return Ok(());
             };
@@ -296,8 +302,16 @@ impl ServeControl {
             inner.registrations = registrations;
             (inner.gate(), inner.instance.clone())
         };
+        let registered = said.clone();
         if let Some(instance) = instance.filter(|instance| said.is_some_and(|said| said != *instance)) {
-            publications.extend(self.become_instance(&turn, instance)?);
+            match self.become_instance(&turn, instance) {
+                Ok(changed) => publications.extend(changed),
+                // It was asked for a moment ago, when nothing could be said of it.
+                Err(error) => {
+                    tracing::warn!(%error, "a change of the instance is refused, and left out");
+                    self.inner().instance = registered;
+                }
+            }
         }
         drop(turn);
         publications.into_iter().for_each(Publication::send);

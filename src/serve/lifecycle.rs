@@ -158,14 +158,18 @@ impl Lifecycle {
 
     /// Where clients reach it. What is not known yet may come to be.
     async fn addresses(&self) -> Result<Vec<Address>, Error> {
-        let (mut backoff, began) = (Backoff::new(fastrand::u64(..)), Instant::now());
+        let (mut backoff, began, mut is_told) = (Backoff::new(fastrand::u64(..)), Instant::now(), false);
         loop {
             let etcd = self.registrar.etcd_hosts().await;
             match route::addresses(&self.plan, etcd.as_deref()).await {
                 Ok(addresses) => return Ok(addresses),
                 Err(Trouble::Refused(error)) => return Err(error),
                 Err(Trouble::NotYet(error)) => {
-                    tracing::warn!(%error, "no address to register yet");
+                    if std::mem::replace(&mut is_told, true) {
+                        tracing::debug!(%error, "still no address to register");
+                    } else {
+                        tracing::warn!(%error, "no address to register yet");
+                    }
                     self.control.show(ServeState::Starting { why: Some(error) });
                     sleep(backoff.fail(began.elapsed(), false)).await;
                 }

@@ -25,7 +25,13 @@ use crate::error::Error;
 /// [`Serve::serve`](super::Serve::serve) removes it before it stops to listen, so that a server that stops and starts again can bind the
 /// same path; also where it fails. The file of another socket stays: one that was bound at this path meanwhile, or whose
 /// listener this process was given, as systemd does it (who listens is what Linux says; elsewhere, whether `LISTEN_FDS` is set).
-/// A server that is killed, or whose future is dropped, leaves its file: remove it before you bind.
+/// What stands at the path when serving begins is taken for the listener's own. A server that is killed, or whose future is dropped,
+/// leaves its file: remove it before you bind.
+///
+/// # A listener on `[::]`
+///
+/// It takes IPv4 too unless `IPV6_V6ONLY` is set, which a `TcpListener` is asked for. A `TcpIncoming` cannot be asked: it is taken for one
+/// that takes both where the same port cannot be had for IPv4. Where another listener has that port, hand over a `TcpListener`.
 pub trait Listener: sealed::Sealed {
     /// A connection.
     type Io: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static;

@@ -17,6 +17,8 @@ pub(super) struct Seen {
     handed: AtomicBool,
     /// Over TLS: the server has sent HTTP/2's first SETTINGS, and nothing since.
     greeted: AtomicBool,
+    /// How often it was written to.
+    wrote: AtomicUsize,
     /// Over TLS: how often it was read from.
     heard: AtomicUsize,
     /// By [`CountCalls`](super::CountCalls), where that is used.
@@ -51,6 +53,10 @@ impl Seen {
         self.heard.fetch_add(1, Ordering::AcqRel);
     }
 
+    pub(super) fn write(&self) {
+        self.wrote.fetch_add(1, Ordering::AcqRel);
+    }
+
     pub(super) fn heard(&self) -> usize {
         self.heard.load(Ordering::Acquire)
     }
@@ -64,9 +70,11 @@ impl Seen {
         self.tls.load(Ordering::Acquire)
     }
 
-    /// How often calls have begun and ended.
+    /// How often calls have begun and ended, and how often something was written: the end of an answer may be on its way although its
+    /// call has ended.
     pub(super) fn changes(&self) -> usize {
-        self.calls.changes().wrapping_add(self.counted.as_ref().map_or(0, |count| count.changes()))
+        let counted = self.counted.as_ref().map_or(0, |count| count.changes());
+        self.calls.changes().wrapping_add(counted).wrapping_add(self.wrote.load(Ordering::Acquire))
     }
 
     /// Whether it has no call in flight, as far as that can be told. It was heard so often before GOAWAY.

@@ -175,6 +175,7 @@ impl<IO> Socket<IO> {
     }
 
     fn sent<'a>(&mut self, bufs: impl IntoIterator<Item = &'a [u8]>, mut sent: usize) {
+        self.seen.write();
         if self.is_tls() {
             return;
         }

@@ -11,7 +11,7 @@ use super::calls::{Calls, Pair};
 use super::seen::Seen;
 use super::socket::{Accepting, Socket};
 
-/// How long a connection without a call in flight is kept after GOAWAY, or after its last call. Its client may have sent
+/// How long a connection without a call in flight is kept after GOAWAY, after its last call, or after what was last written to it. Its client may have sent
 /// a call before it saw GOAWAY, and takes one round trip to answer the PING that comes with it: then it ends by itself.
 const GRACE: Duration = Duration::from_millis(750);
 /// How often they are looked through.
@@ -44,8 +44,16 @@ struct End {
     seen: Arc<Seen>,
     /// So often it was heard before GOAWAY.
     heard: usize,
-    /// Since when it has had no call, and after how many changes.
-    idle: Option<(Instant, usize)>,
+    idle: Option<Idle>,
+}
+
+/// A connection that has had no call for some time.
+struct Idle {
+    /// So long, as far as its task had turns: no more than two looks' time counts between two of them, for where the runtime stood
+    /// still, what its client has sent lies unread.
+    time: Duration,
+    looked: Instant,
+    changes: usize,
 }
 
 impl End {
@@ -56,10 +64,14 @@ impl End {
             self.idle = None;
             return false;
         }
-        match self.idle {
-            Some((since, before)) if before == changes => now.saturating_duration_since(since) >= GRACE,
-            _ => {
-                self.idle = Some((now, changes));
+        match &mut self.idle {
+            Some(idle) if idle.changes == changes => {
+                idle.time += now.saturating_duration_since(idle.looked).min(2 * LOOK);
+                idle.looked = now;
+                idle.time >= GRACE
+            }
+            idle => {
+                *idle = Some(Idle { time: Duration::ZERO, looked: now, changes });
                 false
             }
         }
@@ -200,6 +212,33 @@ mod tests {
         let kept = sockets.open.ends().as_ref().map_or(0, |ends| ends.all.len());
         assert!((10..100).contains(&kept), "{kept}");
         assert_eq!(sockets.count(), stays.len());
+    }
+
+    /// What a client has sent lies unread where the runtime stood still.
+    #[tokio::test(start_paused = true)]
+    async fn a_runtime_that_stood_still_ends_nobody() {
+        let sockets = sockets(&Arc::default());
+        let mut all = vec![sockets.open.admit((), None)];
+        sockets.before_goaway();
+        drop(timeout(Duration::ZERO, sockets.end_idle()).await);
+        advance(Duration::from_secs(5)).await;
+        drop(timeout(Duration::ZERO, sockets.end_idle()).await);
+        assert!(!all[0].is_ended());
+        assert!(left(&sockets, &mut all).await.is_empty());
+    }
+
+    /// The end of an answer may be on its way when its call has ended.
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_is_written_to_stays() {
+        let sockets = sockets(&Arc::default());
+        let mut all = vec![sockets.open.admit((), None)];
+        sockets.before_goaway();
+        for _ in 0..5 {
+            drop(timeout(Duration::from_millis(600), sockets.end_idle()).await);
+            all[0].seen().write();
+        }
+        assert!(!all[0].is_ended());
+        assert!(left(&sockets, &mut all).await.is_empty());
     }
 
     /// F23: what has no call in flight ends, and what has one stays until that has ended.

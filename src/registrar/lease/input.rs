@@ -42,7 +42,8 @@ impl Machine {
             Input::Unwatched { key } => self.unwatched(&key),
             Input::Reachable => self.reachable(now),
             Input::Seen { key, revision, found } => {
-                self.seen(now, &key, revision, matches!(action, Action::Look { .. }), found);
+                let of = if let Action::Look { of, .. } = action { Some(*of) } else { None };
+                self.seen(now, &key, revision, of, found);
             }
         }
     }
@@ -69,15 +70,18 @@ impl Machine {
         }
     }
 
-    /// The keys of a registration have changed: one that is leaving elsewhere stays where it is, and is written anew.
+    /// The keys of a registration have changed: one that is leaving elsewhere, or that another registration has given up for other
+    /// keys, stays where it is, and is written anew. So each key is of one registration.
     fn adopt(&mut self, id: Id) {
         self.keys += 1;
         let Some(registration) = self.registrations.get(&id) else { return };
         let new = registration.slots.iter().filter(|slot| slot.place == Place::Out);
         let new: BTreeSet<_> = new.map(|slot| slot.record.key.clone()).collect();
         let mut left = Vec::new();
-        for other in self.registrations.values_mut().filter(|registration| registration.leaving) {
-            left.extend(other.slots.extract_if(.., |slot| new.contains(&slot.record.key)));
+        for (_, other) in self.registrations.iter_mut().filter(|(other, _)| **other != id) {
+            let leaving = other.leaving;
+            let goes = |slot: &mut Slot| (leaving || slot.obsolete) && new.contains(&slot.record.key);
+            left.extend(other.slots.extract_if(.., goes));
         }
         if let Some(registration) = self.registrations.get_mut(&id) {
             for left in left {
@@ -118,6 +122,8 @@ impl Machine {
     /// Until it is watched after all, nobody tells what becomes of this key.
     fn watch_is_late(&mut self, now: Duration, key: Vec<u8>) {
         if self.slots_of(&key).next().is_some() {
+            let known: BTreeSet<_> = self.watchable().map(|(key, _)| key.to_vec()).collect();
+            self.late.retain(|key| known.contains(key));
             self.late.insert(key);
             self.sweep_later(now);
         }
@@ -140,10 +146,13 @@ impl Machine {
         slots.filter(|slot| slot.record.key == key).for_each(Slot::unwatched);
     }
 
-    fn seen(&mut self, now: Duration, key: &[u8], revision: i64, looked: bool, found: Option<Found>) {
+    /// `of` is who has looked; none where the watch tells.
+    fn seen(&mut self, now: Duration, key: &[u8], revision: i64, of: Option<Id>, found: Option<Found>) {
+        let looked = of.is_some();
         let tenure = &self.tenure;
         let having = self.registrations.iter_mut().filter(|(_, registration)| registration.has(key));
-        let Some((&of, registration)) = having.min_by_key(|(_, registration)| registration.leaving) else {
+        let first = |(id, registration): &(&Id, &mut Registration)| (of != Some(**id), registration.leaving);
+        let Some((&of, registration)) = having.min_by_key(first) else {
             // A put that was given up long ago may arrive after all: nobody wants it any more.
             if let Some(found) = found.filter(|found| tenure.is_live(found.lease)) {
                 self.stray(Slot::found(key, found));
@@ -176,7 +185,7 @@ impl Machine {
             Verdict::Repair | Verdict::Fine => {}
         }
         if let Some((revision, found)) = later {
-            self.seen(now, key, revision, false, found);
+            self.seen(now, key, revision, None, found);
         }
     }
 
@@ -225,7 +234,7 @@ impl Machine {
             registration.backoff.reset();
         }
         if let Some((revision, found)) = later {
-            self.seen(now, &record.key, revision, false, found);
+            self.seen(now, &record.key, revision, None, found);
         }
     }
 

@@ -111,8 +111,13 @@ impl Tenure {
         self.all().any(|held| held.id == id)
     }
 
+    /// Whichever etcd may hold.
+    pub(super) fn any(&self) -> Option<i64> {
+        self.all().next().map(|held| held.id)
+    }
+
     pub(super) fn is_none(&self) -> bool {
-        self.all().next().is_none()
+        self.any().is_none()
     }
 
     pub(super) fn is_dying(&self, id: i64) -> bool {

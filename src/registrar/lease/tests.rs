@@ -236,6 +236,30 @@ fn is_ours(world: &World, key: u8) -> bool {
 }
 
 #[test]
+fn a_key_given_up_by_an_update_may_be_another_registrations() {
+    for (value, given_up, taken) in [(1, 1, 2), (1, 2, 1), (2, 1, 2), (2, 2, 1)] {
+        let mut world = World::new(3);
+        world.tell(Input::Wanted { id: given_up, wanted: wanted_at(50, Conflict::TakeOver) });
+        if taken < given_up {
+            world.tell(Input::Wanted { id: taken, wanted: wanted_at(52, Conflict::TakeOver) });
+        }
+        until(&mut world, "the first", |world| is_ours(world, 50));
+        world.tell(Input::Updated { id: given_up, wanted: wanted_at(51, Conflict::TakeOver) });
+        let mut other = wanted_at(50, Conflict::TakeOver);
+        other.records = vec![record(50, value)];
+        world.tell(if taken < given_up {
+            Input::Updated { id: taken, wanted: other }
+        } else {
+            Input::Wanted { id: taken, wanted: other }
+        });
+        let stands = |world: &World, id| world.machine.standing(world.now, id) == Standing::Registered;
+        until(&mut world, "both", |world| {
+            stands(world, given_up) && stands(world, taken) && is_ours(world, 50) && is_ours(world, 51)
+        });
+    }
+}
+
+#[test]
 fn an_update_to_a_key_that_is_leaving_elsewhere_takes_it_over() {
     let mut world = World::new(3);
     world.tell(Input::Wanted { id: 1, wanted: wanted_at(50, Conflict::TakeOver) });

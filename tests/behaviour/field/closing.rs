@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use test_support::Proxy;
 use tokio::runtime::{Builder, Runtime};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tonic_etcd::{Instance, Registrar, Registration, RegistrationState};
 
 use crate::support::{PATIENCE, World, until};
@@ -85,6 +85,32 @@ impl std::io::Write for Log {
     fn flush(&mut self) -> std::io::Result<()> {
         Ok(())
     }
+}
+
+/// F64: the same where they were leaving, and etcd was away.
+#[test]
+fn a_runtime_that_ends_while_a_lease_is_revoked_says_so() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let outside = Runtime::new().unwrap();
+    let world = outside.block_on(World::start());
+    let proxy = outside.block_on(async { Proxy::to(world.etcd.address()) });
+    let main = Builder::new_current_thread().enable_all().build().unwrap();
+    let registrar = registrar(proxy.endpoint());
+    main.block_on(async {
+        let registrations = ten(&registrar).await;
+        proxy.refuse();
+        proxy.cut();
+        drop(registrations);
+        sleep(Duration::from_millis(300)).await; // the task has heard of it
+    });
+    drop(main);
+    let said = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    assert_eq!(said.matches("the runtime ended while a lease was held").count(), 1, "{said}");
+    let error = outside.block_on(registrar.close(PATIENCE)).unwrap_err();
+    assert!(error.is_closed() && format!("{error:?}").contains("\"a/h:2\""), "{error:?}");
 }
 
 /// F64: a runtime that ends while instances are registered, as where `main` returns: the keys stay, and that is said.

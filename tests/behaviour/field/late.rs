@@ -104,3 +104,28 @@ async fn the_only_registration_leaves_with_its_lease() {
     assert_eq!(world.lease_of("s/late:1").await, None);
     assert_eq!((calls(&world.etcd, "LeaseGrant"), calls(&world.etcd, "LeaseRevoke")), (1, 1));
 }
+
+/// F7: a lease that is left for another leaves no stream open, over which it was renewed.
+#[tokio::test(flavor = "multi_thread")]
+async fn leases_that_are_left_leave_no_streams() {
+    let world = World::start().await;
+    let proxy = FrameProxy::to(world.etcd.address());
+    let registrar = Registrar::builder([proxy.endpoint()]).ttl(Duration::from_secs(3)).build().unwrap();
+    let other = registrar.register("s", at("h:1")).await.unwrap();
+    other.ready(PATIENCE).await.unwrap();
+    for _ in 0..3 {
+        let lease = registrar.lease_id();
+        // A good third of its life later it is renewed.
+        sleep(Duration::from_millis(1_600)).await;
+        let late = held(&registrar, &proxy).await;
+        late.deregister().await.unwrap();
+        proxy.clear();
+        has_arrived(&proxy, &world.etcd).await;
+        until("another lease", async || {
+            (world.leases().await.len() == 1 && registrar.lease_id() != lease).then_some(())
+        })
+        .await;
+    }
+    until("one stream", async || (proxy.open_streams("LeaseKeepAlive") <= 1).then_some(())).await;
+    assert!(other.is_registered());
+}
