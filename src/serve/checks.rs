@@ -91,31 +91,11 @@ impl Checked {
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;
-    use std::io::{self, Write};
     use std::sync::{Mutex, PoisonError};
 
+    use test_support::Log;
+
     use super::*;
-
-    /// What was logged.
-    #[derive(Clone, Default)]
-    struct Log(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Log {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).write(bytes)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    impl Log {
-        fn lines_with(&self, text: &str) -> usize {
-            let log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            String::from_utf8_lossy(&log).lines().filter(|line| line.contains(text)).count()
-        }
-    }
 
     /// F63: a check that panics has failed, wherever in it that happens.
     #[tokio::test]
@@ -134,10 +114,7 @@ mod tests {
     /// F63: one warning, however often it panics, and the server is told each time.
     #[tokio::test(start_paused = true)]
     async fn panics_in_a_row_are_one_warning() {
-        let log = Log::default();
-        let writer = log.clone();
-        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-        let _guard = tracing::subscriber::set_default(subscriber);
+        let (log, _guard) = Log::begin();
         let asked = Arc::new(Mutex::new(0));
         let check = Check::new(move || {
             let time = {
@@ -152,6 +129,6 @@ mod tests {
         drop(timeout(19 * every, checked.watch(every, &check, |passes| told.borrow_mut().push(passes))).await);
         let told: String = told.borrow().iter().map(|passes| if *passes { '+' } else { '-' }).collect();
         assert!("-------++--------++".starts_with(&told) && told.len() >= 18, "{told}");
-        assert_eq!((log.lines_with("WARN"), log.lines_with("healthy again")), (2, 2));
+        assert_eq!((log.warned(""), log.count("healthy again")), (2, 2));
     }
 }

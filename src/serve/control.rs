@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::WatchStream;
 
-use super::turn::{Turn, Turns};
+use super::update_lock::{UpdateGuard, UpdateLock};
 use crate::error::Error;
 use crate::instance::Instance;
 use crate::panics::catch;
@@ -61,7 +61,7 @@ struct Shared {
     steps: watch::Sender<Vec<ServeState>>,
     stop: watch::Sender<bool>,
     /// Changes of the instance are made one after the other. The user's code runs in a turn, and never under the lock.
-    turns: Turns,
+    updates: UpdateLock,
     inner: Mutex<Inner>,
 }
 
@@ -89,7 +89,7 @@ impl Inner {
 impl ServeControl {
     pub(super) fn new() -> Self {
         let (steps, stop) = (watch::Sender::new(vec![ServeState::Starting { why: None }]), watch::Sender::new(false));
-        Self { shared: Arc::new(Shared { steps, stop, turns: Turns::default(), inner: Mutex::default() }) }
+        Self { shared: Arc::new(Shared { steps, stop, updates: UpdateLock::default(), inner: Mutex::default() }) }
     }
 
     /// How far it has come.
@@ -198,7 +198,7 @@ impl ServeControl {
         R: TryInto<Instance>,
         Error: From<R::Error>,
     {
-        let turn = self.turn()?;
+        let updating = self.lock_updates()?;
         let instance = {
             let mut inner = self.inner();
             if inner.stopped {
@@ -220,14 +220,14 @@ impl ServeControl {
             };
             instance
         };
-        let publications = self.become_instance(&turn, change(instance).try_into()?)?;
-        drop(turn);
+        let publications = self.become_instance(&updating, change(instance).try_into()?)?;
+        drop(updating);
         publications.into_iter().for_each(Publication::send);
         Ok(())
     }
 
     /// All registrations say that from now on, or none.
-    fn become_instance(&self, _turn: &Turn<'_>, instance: Instance) -> Result<Vec<Publication>, Error> {
+    fn become_instance(&self, _updating: &UpdateGuard<'_>, instance: Instance) -> Result<Vec<Publication>, Error> {
         let planned: Vec<_> = self.inner().registrations.iter().map(Registration::planned).collect();
         // The codec is the user's: no lock is held.
         let changes = planned.into_iter().map(|planned| planned.change_to(instance.clone()));
@@ -241,9 +241,9 @@ impl ServeControl {
         Ok(publications)
     }
 
-    fn turn(&self) -> Result<Turn<'_>, Error> {
+    fn lock_updates(&self) -> Result<UpdateGuard<'_>, Error> {
         let within = || Error::invalid("update", "", "it is made within another update of the same server");
-        self.shared.turns.take().ok_or_else(within)
+        self.shared.updates.lock().ok_or_else(within)
     }
 
     /// Asks it to leave and to stop, as the shutdown signal does.
@@ -295,16 +295,17 @@ impl ServeControl {
 
     /// Takes over what is registered, each for another service; what was asked for meanwhile is done now.
     pub(super) fn hold(&self, registrations: Vec<Registration>) -> Result<(), Error> {
-        let turn = self.turn()?;
-        let said = registrations.first().map(|registration| registration.instance().clone());
+        let updating = self.lock_updates()?;
+        let registered = registrations.first().map(|registration| registration.instance().clone());
         let (mut publications, instance) = {
             let mut inner = self.inner();
             inner.registrations = registrations;
             (inner.gate(), inner.instance.clone())
         };
-        let registered = said.clone();
-        if let Some(instance) = instance.filter(|instance| said.is_some_and(|said| said != *instance)) {
-            match self.become_instance(&turn, instance) {
+        if let Some(instance) =
+            instance.filter(|instance| registered.as_ref().is_some_and(|registered| registered != instance))
+        {
+            match self.become_instance(&updating, instance) {
                 Ok(changed) => publications.extend(changed),
                 // It was asked for a moment ago, when nothing could be said of it.
                 Err(error) => {
@@ -313,7 +314,7 @@ impl ServeControl {
                 }
             }
         }
-        drop(turn);
+        drop(updating);
         publications.into_iter().for_each(Publication::send);
         Ok(())
     }

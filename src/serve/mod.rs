@@ -15,7 +15,7 @@ mod socket;
 #[cfg(unix)]
 mod socket_file;
 mod sockets;
-mod turn;
+mod update_lock;
 mod wire;
 
 use std::collections::BTreeSet;

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use test_support::Log;
 use tonic_etcd::EtcdOptions;
 
-use crate::log::Log;
 use crate::server::Fake;
 use crate::support::{PATIENCE, resolve_with, servers_are, until};
 

@@ -9,8 +9,6 @@ mod learned;
 mod learners;
 mod leases;
 mod lengths;
-#[path = "../shared/log.rs"]
-mod log;
 mod messages;
 mod pages;
 mod proxies;

@@ -1,15 +1,12 @@
 //! Members of etcd that SRV records name, with a DNS server of the tests' own.
 
 mod answerer;
-#[path = "../shared/log.rs"]
-mod log;
 
 use std::time::Duration;
 
 use answerer::{Answerer, Mood, Srv};
 use etcd_client::Client;
-use log::Log;
-use test_support::{Cluster, Etcd};
+use test_support::{Cluster, Etcd, Log};
 use tokio::time::{Instant, sleep, timeout};
 use tonic_etcd::{EtcdOptions, Instance, Registrar, Resolution, Resolver, Target};
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 use greeter_proto::HelloRequest;
 use greeter_proto::greeter_client::GreeterClient;
 use tempfile::TempDir;
+use test_support::Log;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::AbortHandle;
 use tokio::time::sleep;
@@ -25,7 +26,6 @@ use tower::discover::Change;
 
 use super::Authority;
 use super::channel::server;
-use super::log::Log;
 use super::rotation::Pair;
 
 /// Asks for client certificates, with a greeter behind it; notes them, and cuts connections when it is told to.

@@ -2,8 +2,6 @@
 
 mod channel;
 mod guard;
-#[path = "../shared/log.rs"]
-mod log;
 mod rotation;
 mod serve;
 mod silent;

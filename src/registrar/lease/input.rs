@@ -42,8 +42,7 @@ impl Machine {
             Input::Unwatched { key } => self.unwatched(&key),
             Input::Reachable => self.reachable(now),
             Input::Seen { key, revision, found } => {
-                let of = if let Action::Look { of, .. } = action { Some(*of) } else { None };
-                self.seen(now, &key, revision, of, found);
+                self.seen(now, &key, revision, matches!(action, Action::Look { .. }), found);
             }
         }
     }
@@ -67,6 +66,7 @@ impl Machine {
                 }
             }
             self.adopt(id);
+            self.hand_over(id);
         }
     }
 
@@ -75,7 +75,7 @@ impl Machine {
     fn adopt(&mut self, id: Id) {
         self.keys += 1;
         let Some(registration) = self.registrations.get(&id) else { return };
-        let new = registration.slots.iter().filter(|slot| slot.place == Place::Out);
+        let new = registration.slots.iter().filter(|slot| slot.place == Place::Out && !slot.obsolete);
         let new: BTreeSet<_> = new.map(|slot| slot.record.key.clone()).collect();
         let mut left = Vec::new();
         for (_, other) in self.registrations.iter_mut().filter(|(other, _)| **other != id) {
@@ -93,6 +93,17 @@ impl Machine {
         }
     }
 
+    /// Gives what a registration has given up to those that want it. They may have been heard of before.
+    fn hand_over(&mut self, id: Id) {
+        let Some(registration) = self.registrations.get(&id) else { return };
+        let given_up = registration.slots.iter().filter(|slot| registration.leaving || slot.obsolete);
+        let given_up: BTreeSet<_> = given_up.map(|slot| slot.record.key.as_slice()).collect();
+        let wants = |slot: &Slot| !slot.obsolete && given_up.contains(slot.record.key.as_slice());
+        let others = self.registrations.iter().filter(|(other, registration)| **other != id && !registration.leaving);
+        let heirs: Vec<Id> = others.filter(|(_, other)| other.slots.iter().any(wants)).map(|(heir, _)| *heir).collect();
+        heirs.into_iter().for_each(|heir| self.adopt(heir));
+    }
+
     fn leaving(&mut self, id: Id) {
         let held = !self.tenure.is_none();
         if let Some(registration) = self.registrations.get_mut(&id) {
@@ -103,6 +114,7 @@ impl Machine {
             // What follows is one attempt at once, whatever failed before.
             self.blocked = Duration::ZERO;
             self.keys += 1;
+            self.hand_over(id);
         }
     }
 
@@ -146,13 +158,10 @@ impl Machine {
         slots.filter(|slot| slot.record.key == key).for_each(Slot::unwatched);
     }
 
-    /// `of` is who has looked; none where the watch tells.
-    fn seen(&mut self, now: Duration, key: &[u8], revision: i64, of: Option<Id>, found: Option<Found>) {
-        let looked = of.is_some();
+    fn seen(&mut self, now: Duration, key: &[u8], revision: i64, looked: bool, found: Option<Found>) {
         let tenure = &self.tenure;
         let having = self.registrations.iter_mut().filter(|(_, registration)| registration.has(key));
-        let first = |(id, registration): &(&Id, &mut Registration)| (of != Some(**id), registration.leaving);
-        let Some((&of, registration)) = having.min_by_key(first) else {
+        let Some((&of, registration)) = having.min_by_key(|(_, registration)| registration.leaving) else {
             // A put that was given up long ago may arrive after all: nobody wants it any more.
             if let Some(found) = found.filter(|found| tenure.is_live(found.lease)) {
                 self.stray(Slot::found(key, found));
@@ -185,7 +194,7 @@ impl Machine {
             Verdict::Repair | Verdict::Fine => {}
         }
         if let Some((revision, found)) = later {
-            self.seen(now, key, revision, None, found);
+            self.seen(now, key, revision, false, found);
         }
     }
 
@@ -234,7 +243,7 @@ impl Machine {
             registration.backoff.reset();
         }
         if let Some((revision, found)) = later {
-            self.seen(now, &record.key, revision, None, found);
+            self.seen(now, &record.key, revision, false, found);
         }
     }
 

@@ -235,27 +235,35 @@ fn is_ours(world: &World, key: u8) -> bool {
     world.etcd.keys.get(&vec![key]).is_some_and(|found| Some(found.lease) == world.machine.lease())
 }
 
+/// Whichever of the two is heard of first: what both want now is told in the order of their ids.
 #[test]
-fn a_key_given_up_by_an_update_may_be_another_registrations() {
-    for (value, given_up, taken) in [(1, 1, 2), (1, 2, 1), (2, 1, 2), (2, 2, 1)] {
+fn a_key_given_up_may_be_another_registrations_at_once() {
+    for (value, leaves, given_up, taken) in (0..8).map(|bits| {
+        let (given_up, taken) = if bits & 4 == 0 { (1, 2) } else { (2, 1) };
+        (1 + (bits & 1), bits & 2 != 0, given_up, taken)
+    }) {
         let mut world = World::new(3);
         world.tell(Input::Wanted { id: given_up, wanted: wanted_at(50, Conflict::TakeOver) });
-        if taken < given_up {
-            world.tell(Input::Wanted { id: taken, wanted: wanted_at(52, Conflict::TakeOver) });
-        }
-        until(&mut world, "the first", |world| is_ours(world, 50));
-        world.tell(Input::Updated { id: given_up, wanted: wanted_at(51, Conflict::TakeOver) });
+        world.tell(Input::Wanted { id: taken, wanted: wanted_at(52, Conflict::TakeOver) });
+        until(&mut world, "both", |world| is_ours(world, 50) && is_ours(world, 52));
         let mut other = wanted_at(50, Conflict::TakeOver);
         other.records = vec![record(50, value)];
-        world.tell(if taken < given_up {
-            Input::Updated { id: taken, wanted: other }
+        let gives_up = if leaves {
+            Input::Leaving { id: given_up }
         } else {
-            Input::Wanted { id: taken, wanted: other }
+            Input::Updated { id: given_up, wanted: wanted_at(51, Conflict::TakeOver) }
+        };
+        let takes = Input::Updated { id: taken, wanted: other };
+        let in_order = if given_up < taken { [gives_up, takes] } else { [takes, gives_up] };
+        in_order.into_iter().for_each(|input| world.tell(input));
+        let standing = |world: &World, id| world.machine.standing(world.now, id);
+        let (gone, there) = if leaves { (Standing::Closed, 1) } else { (Standing::Registered, 2) };
+        until(&mut world, "the key has its owner", |world| {
+            standing(world, taken) == Standing::Registered && standing(world, given_up) == gone && is_ours(world, 50)
         });
-        let stands = |world: &World, id| world.machine.standing(world.now, id) == Standing::Registered;
-        until(&mut world, "both", |world| {
-            stands(world, given_up) && stands(world, taken) && is_ours(world, 50) && is_ours(world, 51)
-        });
+        let stands = |world: &World| world.etcd.keys.values().filter(|found| found.lease != 0).count();
+        until(&mut world, "nothing else stands", |world| stands(world) == there);
+        assert_eq!(world.etcd.keys[&vec![50]].value, [value]);
     }
 }
 

@@ -1,11 +1,10 @@
 //! A registrar that is closed, and one whose runtime ends before.
 
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use test_support::Proxy;
+use test_support::{Log, Proxy};
 use tokio::runtime::{Builder, Runtime};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tonic_etcd::{Instance, Registrar, Registration, RegistrationState};
 
 use crate::support::{PATIENCE, World, until};
@@ -72,28 +71,10 @@ async fn closing_while_etcd_is_away_says_what_stays() {
     assert!(world.contents("a/").await.is_empty() && world.leases().await.is_empty());
 }
 
-/// What was logged on this thread.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl std::io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 /// F64: the same where they were leaving, and etcd was away.
 #[test]
 fn a_runtime_that_ends_while_a_lease_is_revoked_says_so() {
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let (log, _guard) = Log::begin();
     let outside = Runtime::new().unwrap();
     let world = outside.block_on(World::start());
     let proxy = outside.block_on(async { Proxy::to(world.etcd.address()) });
@@ -104,11 +85,11 @@ fn a_runtime_that_ends_while_a_lease_is_revoked_says_so() {
         proxy.refuse();
         proxy.cut();
         drop(registrations);
-        sleep(Duration::from_millis(300)).await; // the task has heard of it
+        // The task has heard of it: nothing is to stand under the lease any more.
+        until("the lease is left", async || registrar.lease_id().is_none().then_some(())).await;
     });
     drop(main);
-    let said = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
-    assert_eq!(said.matches("the runtime ended while a lease was held").count(), 1, "{said}");
+    assert_eq!(log.warned("the runtime ended while a lease was held"), 1, "{}", log.text());
     let error = outside.block_on(registrar.close(PATIENCE)).unwrap_err();
     assert!(error.is_closed() && format!("{error:?}").contains("\"a/h:2\""), "{error:?}");
 }
@@ -116,11 +97,7 @@ fn a_runtime_that_ends_while_a_lease_is_revoked_says_so() {
 /// F64: a runtime that ends while instances are registered, as where `main` returns: the keys stay, and that is said.
 #[test]
 fn a_runtime_that_ends_first_leaves_keys_and_says_so() {
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
-    let said = || String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let (log, _guard) = Log::begin();
     let outside = Builder::new_current_thread().enable_all().build().unwrap();
     let world = outside.block_on(World::start());
     let main = Builder::new_current_thread().enable_all().build().unwrap();
@@ -128,8 +105,8 @@ fn a_runtime_that_ends_first_leaves_keys_and_says_so() {
     let registrations = main.block_on(ten(&registrar));
     drop(registrations); // in the background, which ends here
     drop(main);
-    assert_eq!(said().matches("the runtime ended while a lease was held").count(), 1, "{}", said());
-    assert!(said().contains("keys=10"), "{}", said());
+    assert_eq!(log.warned("the runtime ended while a lease was held"), 1, "{}", log.text());
+    assert!(log.text().contains("keys=10"), "{}", log.text());
     outside.block_on(async {
         assert_eq!(world.contents("a/").await.len(), 5);
         let error = registrar.close(PATIENCE).await.unwrap_err();
@@ -140,7 +117,7 @@ fn a_runtime_that_ends_first_leaves_keys_and_says_so() {
         quiet.close(PATIENCE).await.unwrap();
         until("closed", async || matches!(kept[0].state(), RegistrationState::Closed).then_some(())).await;
     });
-    assert_eq!(said().matches("the runtime ended").count(), 1, "{}", said());
+    assert_eq!(log.warned("the runtime ended"), 1, "{}", log.text());
     // The other flavour, whose workers log elsewhere.
     let main = Runtime::new().unwrap();
     let registrar = self::registrar(world.etcd.endpoint());

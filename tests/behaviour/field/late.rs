@@ -114,9 +114,8 @@ async fn leases_that_are_left_leave_no_streams() {
     let other = registrar.register("s", at("h:1")).await.unwrap();
     other.ready(PATIENCE).await.unwrap();
     for _ in 0..3 {
-        let lease = registrar.lease_id();
-        // A good third of its life later it is renewed.
-        sleep(Duration::from_millis(1_600)).await;
+        let (lease, opened) = (registrar.lease_id(), proxy.streams("LeaseKeepAlive"));
+        until("it is renewed over a stream", async || (proxy.streams("LeaseKeepAlive") > opened).then_some(())).await;
         let late = held(&registrar, &proxy).await;
         late.deregister().await.unwrap();
         proxy.clear();

@@ -13,9 +13,6 @@ mod late;
 mod leases;
 mod listeners;
 mod lists;
-#[path = "../../shared/log.rs"]
-mod log;
-mod logs;
 mod many;
 mod members;
 mod panics;
@@ -33,7 +30,6 @@ use etcd_client::{Client, ConnectOptions};
 use test_support::Etcd;
 use tonic_etcd::EtcdOptions;
 
-use self::log::Log;
 use crate::support::until;
 
 /// How often clients have called a method of this etcd.

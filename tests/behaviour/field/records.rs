@@ -1,8 +1,9 @@
 //! What a record may say: addresses, weights, names below each other, and what is logged of it.
 
+use test_support::Log;
 use tonic_etcd::{Instance, Registrar, Resolver};
+use tracing::Level;
 
-use super::logs::Logs;
 use crate::support::{PATIENCE, World, naming, resolved, servers_are, until};
 
 /// F21: records that nobody can call are unreadable, with the reason; loopback is not among them, nor is what is beside.
@@ -74,20 +75,21 @@ async fn a_weight_of_zero_is_refused_and_a_foreign_one_says_nothing() {
 #[tokio::test]
 async fn a_resolver_that_sees_a_name_below_its_own_says_so_once() {
     const WARNING: &str = "the prefix also holds keys of another name";
-    let (world, logs) = (World::start().await, Logs::of_this_thread());
+    let world = World::start().await;
+    let (log, _guard) = Log::begin();
     let resolver = world.resolver().await;
     world.put("shopping/h:9", &naming("h:9")).await;
     world.put("shop/payments/h:1", &naming("h:1")).await;
     let (shop, payments) = (resolver.resolve("shop").await.unwrap(), resolver.resolve("shop/payments").await.unwrap());
     servers_are(&shop, &["h:1"]).await;
-    assert_eq!(logs.count("WARN", WARNING), 0, "one name alone may be written so: {}", logs.all());
+    assert_eq!(log.count_at(Level::WARN, WARNING), 0, "one name alone may be written so: {}", log.text());
     world.put("shop/h:2", &naming("h:2")).await;
     servers_are(&shop, &["h:1", "h:2"]).await;
     servers_are(&payments, &["h:1"]).await;
     world.put("shop/refunds/h:3", &naming("h:3")).await;
     servers_are(&shop, &["h:1", "h:2", "h:3"]).await;
-    assert_eq!(logs.count("WARN", WARNING), 1, "{}", logs.all());
-    assert_eq!(logs.count("WARN", "below=\"shop/payments\""), 1, "{}", logs.all());
+    assert_eq!(log.count_at(Level::WARN, WARNING), 1, "{}", log.text());
+    assert_eq!(log.count_at(Level::WARN, "below=\"shop/payments\""), 1, "{}", log.text());
 }
 
 /// F67: a registrar says it too, whichever of the two names comes first, and once.
@@ -99,7 +101,7 @@ async fn a_registrar_of_a_name_above_or_below_another_says_so_once() {
         let at = |address: &str| Instance::new(address).unwrap();
         // Of another process.
         world.put(&format!("{}/10.0.0.5:1", names[0]), &naming("10.0.0.5:1")).await;
-        let logs = Logs::of_this_thread();
+        let (log, _guard) = Log::begin();
         let registrar = Registrar::connect([world.etcd.endpoint()]).await.unwrap();
         let mut others = Vec::new();
         for port in 1..=3 {
@@ -109,32 +111,35 @@ async fn a_registrar_of_a_name_above_or_below_another_says_so_once() {
         for other in &others {
             other.ready(PATIENCE).await.unwrap();
         }
-        until("the warning", async || (logs.count("WARN", WARNING) > 0).then_some(())).await;
-        assert_eq!(logs.count("WARN", "upper=\"shop\" lower=\"shop/payments\""), 1, "{}", logs.all());
+        until("the warning", async || (log.count_at(Level::WARN, WARNING) > 0).then_some(())).await;
+        assert_eq!(log.count_at(Level::WARN, "upper=\"shop\" lower=\"shop/payments\""), 1, "{}", log.text());
         // Whatever else is looked for has been.
         others.push(registrar.register("last", at("10.0.0.8:1")).await.unwrap());
         others.last().unwrap().ready(PATIENCE).await.unwrap();
-        assert_eq!(logs.count("WARN", WARNING), 1, "{}", logs.all());
+        assert_eq!(log.count_at(Level::WARN, WARNING), 1, "{}", log.text());
     }
 }
 
 /// F67: a registrar that may not read what lies above or below registers all the same, without a warning.
 #[tokio::test]
 async fn a_registrar_that_may_not_look_registers_all_the_same() {
-    let (world, logs) = (World::start().await, Logs::of_this_thread());
+    let world = World::start().await;
+    let (log, _guard) = Log::begin();
     let _root = world.protect("shop/payments/").await;
     let options = tonic_etcd::EtcdOptions::new([world.etcd.endpoint()]).user("user", "userpw");
     let registrar = Registrar::connect(options).await.unwrap();
     let registration = registrar.register("shop/payments", Instance::new("10.0.0.5:1").unwrap()).await.unwrap();
     registration.ready(PATIENCE).await.unwrap();
-    until("the look", async || (logs.count("DEBUG", "nobody knows whether other names") > 0).then_some(())).await;
-    assert_eq!(logs.count("WARN", ""), 0, "{}", logs.all());
+    until("the look", async || (log.count_at(Level::DEBUG, "nobody knows whether other names") > 0).then_some(()))
+        .await;
+    assert_eq!(log.count_at(Level::WARN, ""), 0, "{}", log.text());
 }
 
 /// F68: weights as others write them count; what is not understood is said once a service.
 #[tokio::test]
 async fn what_is_not_understood_is_said_once_a_service() {
-    let (world, logs) = (World::start().await, Logs::of_this_thread());
+    let world = World::start().await;
+    let (log, _guard) = Log::begin();
     for (number, metadata) in [r#"{"Weight":9}"#, r#"{"WEIGHT":"9.0"}"#, r#"{"weight":9e0}"#].iter().enumerate() {
         world.put(&format!("a/{number}"), &format!(r#"{{"Addr":"h:{}","Metadata":{metadata}}}"#, number + 1)).await;
     }
@@ -156,14 +161,15 @@ async fn what_is_not_understood_is_said_once_a_service() {
         world.put(&format!("{service}/2"), r#"{"Addr":"h:4","Metadata":{"weight":-1}}"#).await;
         servers_are(&resolution, &["h:1", "h:3", "h:4"]).await;
     }
-    assert_eq!(logs.count("WARN", "is not understood"), 2, "{}", logs.all());
-    assert_eq!(logs.count("WARN", r#"\"Weight\" is \"heavy\""#), 2, "{}", logs.all());
+    assert_eq!(log.count_at(Level::WARN, "is not understood"), 2, "{}", log.text());
+    assert_eq!(log.count_at(Level::WARN, r#"\"Weight\" is \"heavy\""#), 2, "{}", log.text());
 }
 
 /// F69: a key that is put again with other metadata is no news; one whose address, weight, zone or draining changes is.
 #[tokio::test]
 async fn metadata_that_changes_all_the_time_is_told_at_debug() {
-    let (world, logs) = (World::start().await, Logs::of_this_thread());
+    let world = World::start().await;
+    let (log, _guard) = Log::begin();
     let put = async |now: usize, more: &str| {
         let value = format!(r#"{{"Addr":"h:1","Metadata":{{"now":{now}{more}}}}}"#);
         world.put("s/1", &value).await;
@@ -177,10 +183,10 @@ async fn metadata_that_changes_all_the_time_is_told_at_debug() {
     };
     now(0).await;
     assert_eq!(
-        (logs.count("INFO", "membership changed"), logs.count("WARN", "record skipped")),
+        (log.count_at(Level::INFO, "membership changed"), log.count_at(Level::WARN, "record skipped")),
         (1, 1),
         "{}",
-        logs.all()
+        log.text()
     );
     for next in 1..=5 {
         world.put("s/2", &format!(r#"{{"Addr":"now={next}"}}"#)).await;
@@ -188,20 +194,20 @@ async fn metadata_that_changes_all_the_time_is_told_at_debug() {
         now(next).await;
     }
     assert_eq!(
-        (logs.count("INFO", "membership changed"), logs.count("WARN", "record skipped")),
+        (log.count_at(Level::INFO, "membership changed"), log.count_at(Level::WARN, "record skipped")),
         (1, 1),
         "{}",
-        logs.all()
+        log.text()
     );
-    assert!(logs.count("DEBUG", "something else of themselves") >= 5, "{}", logs.all());
+    assert!(log.count_at(Level::DEBUG, "something else of themselves") >= 5, "{}", log.text());
     for (next, more) in (6..).zip([r#","weight":3"#, r#","weight":3,"zone":"a""#, r#","zone":"a","draining":true"#]) {
-        let before = logs.count("INFO", "membership changed");
+        let before = log.count_at(Level::INFO, "membership changed");
         put(next, more).await;
         now(next).await;
-        assert_eq!(logs.count("INFO", "membership changed"), before + 1, "{more}: {}", logs.all());
+        assert_eq!(log.count_at(Level::INFO, "membership changed"), before + 1, "{more}: {}", log.text());
     }
-    let before = logs.count("INFO", "membership changed");
+    let before = log.count_at(Level::INFO, "membership changed");
     world.put("s/2", "h:2").await;
     servers_are(&resolution, &["h:1", "h:2"]).await;
-    assert_eq!(logs.count("INFO", "membership changed"), before + 1, "{}", logs.all());
+    assert_eq!(log.count_at(Level::INFO, "membership changed"), before + 1, "{}", log.text());
 }

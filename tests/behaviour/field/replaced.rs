@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use etcd_client::{Client, Member};
-use test_support::{Cluster, Etcd, FrameProxy, GrpcProxy};
+use test_support::{Cluster, Etcd, FrameProxy, GrpcProxy, Log};
 use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
 use tonic_etcd::{EtcdOptions, Instance, Registrar, Resolver};
 
-use super::{Log, calls, protect};
+use super::{calls, protect};
 use crate::support::{PATIENCE, naming, servers_are, until};
 
 /// A further member, at a new address.

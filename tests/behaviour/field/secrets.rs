@@ -3,12 +3,11 @@
 use std::convert::Infallible;
 
 use etcd_client::Client;
-use test_support::Etcd;
+use test_support::{Etcd, Log};
 use tonic_etcd::codec::{Codec, Detect, GrpcNaming, Plain};
 use tonic_etcd::{Address, BalancedChannel, EtcdOptions, Instance, Registrar, Resolver, Target};
 use tower::discover::Change;
 
-use super::Log;
 use crate::support::{PATIENCE, naming, resolved};
 
 /// What people write, with `secret` as the password.

@@ -25,6 +25,8 @@ mod frame_proxy;
 mod grpc_proxy;
 mod http;
 mod limits;
+#[cfg(feature = "log")]
+mod log;
 mod ports;
 mod process;
 mod proxy;
@@ -37,6 +39,8 @@ pub use etcd::{Builder, Etcd};
 pub use frame_proxy::{FrameProxy, Late, Rule};
 pub use grpc_proxy::GrpcProxy;
 pub use limits::raise_fd_limit;
+#[cfg(feature = "log")]
+pub use log::Log;
 pub use process::{Process, example_bin};
 pub use proxy::Proxy;
 pub use report::{Bar, Report, Row};
