@@ -10,27 +10,27 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::Status;
 
-use super::call_error::CallError;
-use super::cost::Fleet;
-use super::outlier::Ejection;
-use super::outlook::Outlook;
-use super::pause::PauseDetector;
-use super::policy::{Memory, Policy};
-use super::queue::Queue;
-use super::ready::Ready;
-use super::reason::Reason;
-use super::retry::{Budget, RetryPolicy};
-use super::server::Server;
-use super::supervisor::{Ground, Link};
-use super::timeouts::Timeouts;
 use crate::address::Address;
+use crate::balance::builder::timeouts::Timeouts;
+use crate::balance::call::retry::{Budget, RetryPolicy};
+use crate::balance::connectivity::ChannelStatus;
+use crate::balance::policy::ready::Ready;
+use crate::balance::policy::{Memory, Policy};
+use crate::balance::queue::Queue;
+use crate::balance::runtime::pause::PauseDetector;
+use crate::balance::status::call_error::CallError;
+use crate::balance::status::unavailable::Reason;
+use crate::balance::subchannel::Server;
+use crate::balance::subchannel::cost::Fleet;
+use crate::balance::subchannel::outlier::Ejection;
+use crate::balance::subchannel::supervisor::{ConnectContext, Link};
 
 pub(crate) struct Inner {
     pub(crate) ready: ArcSwap<Ready>,
     /// All servers, connected or not.
     pub(crate) lanes: ArcSwap<Vec<(Arc<Server>, Arc<Link>)>>,
-    pub(crate) outlook: watch::Sender<Outlook>,
-    pub(crate) ground: Arc<Ground>,
+    pub(crate) outlook: watch::Sender<ChannelStatus>,
+    pub(crate) ground: Arc<ConnectContext>,
     pub(crate) settings: Settings,
     pub(crate) memory: Memory,
     pub(crate) pauses: PauseDetector,

@@ -2,45 +2,17 @@
 //!
 //! Knows `connection` and changes of instances, and never etcd: any tower discovery of instances feeds it.
 
-mod answer;
 mod builder;
 mod call;
-mod call_error;
 mod channel;
-mod clock;
-mod connecting;
-mod cost;
-mod deadline;
-#[cfg(test)]
-mod exhaustion_tests;
-mod feed;
-mod foreign;
-mod headers;
-mod line;
-mod outlier;
-mod outlook;
-mod party;
-mod pause;
-mod permits;
-mod pick;
+mod connectivity;
 mod policy;
 mod pool;
 mod queue;
-mod ready;
-mod reason;
-mod reconnect;
-mod redact;
-mod request;
-mod retry;
-mod roster;
 mod runtime;
-mod server;
 mod status;
-mod supervisor;
-mod timeouts;
-mod timer;
+mod subchannel;
 mod view;
-mod weights;
 
 use std::fmt;
 use std::future::Future;
@@ -53,22 +25,22 @@ use tokio::task::AbortHandle;
 use tonic::Status;
 use tower::Service;
 
-pub use answer::ResponseBody;
-pub use builder::BalancedChannelBuilder;
-pub use call_error::CallError;
-pub use outlier::Ejection;
-pub use outlook::Connectivity;
-pub(crate) use outlook::Directory;
-pub use policy::{Call, Picker, Policy};
-pub(crate) use pool::Update;
-pub use ready::ReadyServer;
-pub use retry::RetryPolicy;
-pub use server::{ServerState, ServerStatus};
-pub use timeouts::CallTimeout;
-pub use view::ConnectivityStream;
+pub use crate::balance::builder::BalancedChannelBuilder;
+pub use crate::balance::builder::timeouts::CallTimeout;
+pub use crate::balance::call::response_body::ResponseBody;
+pub use crate::balance::call::retry::RetryPolicy;
+pub use crate::balance::connectivity::Connectivity;
+pub(crate) use crate::balance::connectivity::Directory;
+pub use crate::balance::policy::ready::ReadyServer;
+pub use crate::balance::policy::{Call, Picker, Policy};
+pub(crate) use crate::balance::pool::Update;
+pub use crate::balance::status::call_error::CallError;
+pub use crate::balance::subchannel::outlier::Ejection;
+pub use crate::balance::subchannel::{ServerState, ServerStatus};
+pub use crate::balance::view::ConnectivityStream;
 
-use channel::Inner;
-use server::Server;
+use crate::balance::channel::Inner;
+use crate::balance::subchannel::Server;
 
 use crate::address::Address;
 

@@ -11,10 +11,10 @@ use tokio_stream::wrappers::WatchStream;
 
 use crate::error::Error;
 
-use super::BalancedChannel;
-use super::outlook::{Connectivity, Outlook};
-use super::server::{LinkState, Server, ServerState, ServerStatus};
-use super::supervisor::Link;
+use crate::balance::BalancedChannel;
+use crate::balance::connectivity::{ChannelStatus, Connectivity};
+use crate::balance::subchannel::supervisor::Link;
+use crate::balance::subchannel::{LinkState, Server, ServerState, ServerStatus};
 
 impl BalancedChannel {
     /// Each server as it is now, in the order of their addresses.
@@ -56,7 +56,7 @@ impl BalancedChannel {
     /// Dropping it loses nothing.
     pub async fn wait_until_ready(&self, within: Duration) -> Result<(), Error> {
         let mut outlook = self.0.inner.outlook.subscribe();
-        let ready = |outlook: &Outlook| outlook.connectivity == Connectivity::Ready;
+        let ready = |outlook: &ChannelStatus| outlook.connectivity == Connectivity::Ready;
         match timeout(within, outlook.wait_for(ready)).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(_)) => Err(Error::closed("the channel")),
@@ -74,7 +74,7 @@ impl BalancedChannel {
 /// The changes of [`Connectivity`], beginning with what it is now.
 #[must_use = "a stream does nothing unless it is polled"]
 pub struct ConnectivityStream {
-    updates: WatchStream<Outlook>,
+    updates: WatchStream<ChannelStatus>,
     last: Option<Connectivity>,
 }
 

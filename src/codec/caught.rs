@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Codec, DecodeError, EncodeError, Record};
+use crate::codec::{Codec, DecodeError, EncodeError, Record};
 use crate::instance::Instance;
 use crate::panics::catch;
 use crate::target::Target;

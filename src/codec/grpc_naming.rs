@@ -7,10 +7,10 @@ use serde::de::{self, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
-use super::json::is_name;
-use super::metadata::with_metadata;
-use super::{Codec, DecodeError, EncodeError, Record, hint, json};
 use crate::address::Address;
+use crate::codec::json::is_name;
+use crate::codec::metadata::with_metadata;
+use crate::codec::{Codec, DecodeError, EncodeError, Record, hint, json};
 use crate::instance::Instance;
 use crate::secret;
 use crate::target::Target;

@@ -1,6 +1,6 @@
 //! What a value that cannot be read looks like, for people who look for whoever wrote it. PURE.
 
-use super::json::{Members, is_name, string};
+use crate::codec::json::{Members, is_name, string};
 
 /// What a value looks like that is no JSON object and no address; none where the reason says it already.
 pub(super) fn of_value(value: &[u8]) -> Option<&'static str> {

@@ -2,7 +2,7 @@
 
 use serde_json::value::RawValue;
 
-use super::json::{self, Members, compact, is_name, string};
+use crate::codec::json::{self, Members, compact, is_name, string};
 use crate::instance::Instance;
 
 /// The instance with all that its record's metadata says.

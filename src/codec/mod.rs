@@ -17,9 +17,9 @@ use crate::instance::Instance;
 use crate::secret;
 use crate::target::Target;
 
-pub(crate) use caught::Caught;
-pub use grpc_naming::GrpcNaming;
-pub use plain::Plain;
+pub(crate) use crate::codec::caught::Caught;
+pub use crate::codec::grpc_naming::GrpcNaming;
+pub use crate::codec::plain::Plain;
 
 /// One stored format: how etcd's keys and values become instances, and instances keys and values.
 ///

@@ -1,7 +1,7 @@
 //! Plain addresses: the value is `host:port` or an `http(s)://` URL, as tutorials and go-kit write it. PURE.
 
-use super::{Codec, DecodeError, EncodeError, Record, hint};
 use crate::address::Address;
+use crate::codec::{Codec, DecodeError, EncodeError, Record, hint};
 use crate::instance::Instance;
 use crate::target::Target;
 

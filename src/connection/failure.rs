@@ -12,7 +12,7 @@
 use std::error::Error;
 use std::fmt;
 
-use super::End;
+use crate::connection::CloseReason;
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
@@ -83,7 +83,7 @@ impl Failure {
     }
 
     /// From a stream that was opened and has no answer. `ended` is how its connection was ended by then.
-    pub(super) fn of_stream(error: &h2::Error, ended: Option<End>) -> Self {
+    pub(super) fn of_stream(error: &h2::Error, ended: Option<CloseReason>) -> Self {
         let kind = match error.reason() {
             Some(reason) if error.is_go_away() && error.is_remote() => {
                 let nobodys_fault = reason == h2::Reason::NO_ERROR || is_of_pings(error);
@@ -96,7 +96,7 @@ impl Failure {
     }
 
     /// From a stream that has an answer: the server has processed it, whatever it says later.
-    pub(super) fn of_answer(error: &h2::Error, ended: Option<End>) -> Self {
+    pub(super) fn of_answer(error: &h2::Error, ended: Option<CloseReason>) -> Self {
         let kind = match error.reason() {
             Some(reason) if error.is_reset() => Kind::Reset(reason),
             Some(reason) if error.is_go_away() && error.is_library() => Kind::Violation(reason),

@@ -3,39 +3,14 @@
 //! Knows http, h2, tokio and rustls, and nobody of ours. A unary exchange needs no queue, no oneshot and no task of its
 //! own: the caller's task writes the request into h2 and reads the answer out of it.
 
-mod answer;
-mod cancelled;
-mod commands;
+mod capacity;
 mod connect;
 mod driver;
-mod excerpt;
 mod exchange;
 mod failure;
-mod frames;
-mod greet;
-mod guarded;
-mod headers;
-mod idle;
-mod keepalive;
 mod options;
-mod pace;
-mod panics;
-mod pings;
-mod pump;
-mod registered;
 mod resets;
-mod room;
 mod shared;
-mod socket;
-mod timers;
-#[cfg(feature = "_tls")]
-mod tls;
-#[cfg(feature = "_tls")]
-mod tls_files;
-#[cfg(feature = "_tls")]
-mod tls_settings;
-
-mod watched;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -45,30 +20,30 @@ use h2::client::SendRequest;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-pub(crate) use answer::Answer;
+pub(crate) use crate::connection::capacity::CapacityListener;
 #[cfg(feature = "_tls")]
-pub(crate) use connect::Tls;
-pub(crate) use connect::{Connector, Destination, Io, Place, Transport};
-pub(crate) use excerpt::read_some;
-pub(crate) use exchange::Exchange;
-pub(crate) use failure::{Failure, Kind};
+pub(crate) use crate::connection::connect::Tls;
+pub(crate) use crate::connection::connect::panics::{caught, text as panic_text};
+#[cfg(feature = "_tls")]
+pub use crate::connection::connect::tls::ClientTls;
+#[cfg(feature = "_tls")]
+pub(crate) use crate::connection::connect::tls::Invalid;
+pub(crate) use crate::connection::connect::{Connector, Destination, Io, Place, Transport};
+pub(crate) use crate::connection::exchange::Exchange;
+pub(crate) use crate::connection::exchange::excerpt::read_some;
+pub(crate) use crate::connection::exchange::header_limits::RequestLimit;
+pub(crate) use crate::connection::exchange::recv_body::RecvBody;
+pub(crate) use crate::connection::failure::{Failure, Kind};
+pub use crate::connection::options::KeepAlive;
+pub(crate) use crate::connection::options::{Options, TcpKeepalive};
+use crate::connection::shared::Shared;
+pub(crate) use crate::connection::shared::{CloseReason, ConnectionState, StreamPermit};
 pub(crate) use h2::Reason;
 /// What is still to come of an answer whose head is there.
 pub(crate) use h2::RecvStream as Incoming;
-pub(crate) use headers::RequestLimit;
-pub use options::KeepAlive;
-pub(crate) use options::{Options, TcpKeepalive};
-pub(crate) use panics::{caught, text as panic_text};
-pub(crate) use room::Room;
-use shared::Shared;
-pub(crate) use shared::{End, Slot, Stage};
-#[cfg(feature = "_tls")]
-pub use tls::ClientTls;
-#[cfg(feature = "_tls")]
-pub(crate) use tls::Invalid;
 
-use self::commands::{Command, Commander};
-use self::watched::LastRead;
+use self::driver::commands::{Command, CommandSender};
+use self::driver::read_tracking::LastRead;
 
 /// A connection that the server has accepted. Cheap to clone; it closes when the last clone is gone and the last exchange
 /// has ended, or when the server wants it to.
@@ -83,12 +58,12 @@ struct Handle {
     most_exchanges: u32,
     /// Dropped after `send`, so that h2 sees the last `SendRequest` go before the driver is told that nobody holds the
     /// connection.
-    commands: Commander,
+    commands: CommandSender,
 }
 
 impl Connection {
     /// Takes a place for one exchange, if the server takes a further one now.
-    pub(crate) fn reserve(&self) -> Option<Slot> {
+    pub(crate) fn reserve(&self) -> Option<StreamPermit> {
         if self.is_over() {
             return None;
         }
@@ -100,7 +75,7 @@ impl Connection {
             return None;
         }
         shared.used.store(true, Ordering::Relaxed);
-        Some(Slot(shared.clone()))
+        Some(StreamPermit(shared.clone()))
     }
 
     /// Whether the two are one.
@@ -158,9 +133,9 @@ impl Connection {
     fn retire(&self) {
         self.0.shared.over.store(true, Ordering::Release);
         self.0.shared.stage.send_if_modified(|stage| {
-            let ready = *stage == Stage::Ready;
+            let ready = *stage == ConnectionState::Ready;
             if ready {
-                *stage = Stage::Draining(End::because("its stream ids are nearly used up"));
+                *stage = ConnectionState::Draining(CloseReason::because("its stream ids are nearly used up"));
             }
             ready
         });
@@ -184,15 +159,11 @@ impl Connection {
     }
 
     /// The stages of the connection, the present one first.
-    pub(crate) fn stages(&self) -> watch::Receiver<Stage> {
+    pub(crate) fn stages(&self) -> watch::Receiver<ConnectionState> {
         self.0.shared.stage.subscribe()
     }
 }
 
-#[cfg(test)]
-mod idle_tests;
-#[cfg(test)]
-mod keepalive_tests;
 #[cfg(test)]
 mod proof;
 #[cfg(test)]

@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::sync::watch;
 
-use super::cancelled::Cancelled;
-use super::headers::HeaderSizes;
-use super::room::Room;
+use crate::connection::capacity::CapacityListener;
+use crate::connection::exchange::header_limits::HeaderSizes;
+use crate::connection::resets::cancelled::CancelledStreams;
 
 /// What the driver tells, and what it needs to know.
 pub(super) struct Shared {
@@ -23,27 +23,27 @@ pub(super) struct Shared {
     pub(super) progress: AtomicBool,
     /// The server will take no more exchanges, or the connection is gone.
     pub(super) over: AtomicBool,
-    pub(super) cancelled: Cancelled,
-    pub(super) stage: watch::Sender<Stage>,
+    pub(super) cancelled: CancelledStreams,
+    pub(super) stage: watch::Sender<ConnectionState>,
     pub(super) headers: Arc<HeaderSizes>,
     /// Where those wait who found no room.
-    pub(super) room: Arc<dyn Room>,
+    pub(super) room: Arc<dyn CapacityListener>,
 }
 
 /// How far a connection has come.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Stage {
+pub(crate) enum ConnectionState {
     /// The server's SETTINGS have not come: whoever accepted may be frozen.
     Greeting,
     Ready,
     /// The server takes no more exchanges; those in flight may finish.
-    Draining(End),
-    Closed(End),
+    Draining(CloseReason),
+    Closed(CloseReason),
 }
 
 /// Why a connection is over.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct End {
+pub(crate) struct CloseReason {
     pub(crate) why: String,
     /// The server complained of too many pings.
     pub(crate) too_many_pings: bool,
@@ -54,10 +54,14 @@ pub(crate) struct End {
 }
 
 /// A place among the exchanges that the server takes at once, held until the answer has ended.
-pub(crate) struct Slot(pub(super) Arc<Shared>);
+pub(crate) struct StreamPermit(pub(super) Arc<Shared>);
 
 impl Shared {
-    pub(super) fn new(stage: watch::Sender<Stage>, headers: Arc<HeaderSizes>, room: Arc<dyn Room>) -> Self {
+    pub(super) fn new(
+        stage: watch::Sender<ConnectionState>,
+        headers: Arc<HeaderSizes>,
+        room: Arc<dyn CapacityListener>,
+    ) -> Self {
         Self {
             limit: AtomicUsize::new(0),
             unproven: AtomicBool::new(false),
@@ -65,7 +69,7 @@ impl Shared {
             used: AtomicBool::new(false),
             progress: AtomicBool::new(false),
             over: AtomicBool::new(false),
-            cancelled: Cancelled::new(),
+            cancelled: CancelledStreams::new(),
             stage,
             headers,
             room,
@@ -79,12 +83,12 @@ impl Shared {
     }
 }
 
-impl Slot {
+impl StreamPermit {
     /// How the connection was ended, if it was.
-    pub(super) fn ended(&self) -> Option<End> {
+    pub(super) fn ended(&self) -> Option<CloseReason> {
         match &*self.0.stage.borrow() {
-            Stage::Draining(end) | Stage::Closed(end) => Some(end.clone()),
-            Stage::Greeting | Stage::Ready => None,
+            ConnectionState::Draining(end) | ConnectionState::Closed(end) => Some(end.clone()),
+            ConnectionState::Greeting | ConnectionState::Ready => None,
         }
     }
 
@@ -94,9 +98,9 @@ impl Slot {
     }
 }
 
-impl Drop for Slot {
+impl Drop for StreamPermit {
     fn drop(&mut self) {
-        // In one order with the look of whoever begins to wait, see `Room::freed`.
+        // In one order with the look of whoever begins to wait, see `CapacityListener::freed`.
         let before = self.0.in_flight.fetch_sub(1, Ordering::SeqCst);
         if before <= self.0.limit.load(Ordering::Relaxed) && !self.0.over.load(Ordering::Relaxed) {
             self.0.room.freed(1);

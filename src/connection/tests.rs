@@ -77,7 +77,7 @@ where
 }
 
 /// Starts an exchange, and gives what becomes of it.
-fn exchange(connection: &Connection, body: Fed) -> impl Future<Output = Result<Response<Answer>, Failure>> + use<> {
+fn exchange(connection: &Connection, body: Fed) -> impl Future<Output = Result<Response<RecvBody>, Failure>> + use<> {
     let slot = connection.reserve().expect("room for an exchange");
     let mut exchange = connection.exchange(slot, head(), body).unwrap_or_else(|(failure, _)| panic!("{failure}"));
     async move {
@@ -86,7 +86,7 @@ fn exchange(connection: &Connection, body: Fed) -> impl Future<Output = Result<R
     }
 }
 
-async fn collect(mut answer: Answer) -> Result<(Vec<u8>, Option<HeaderMap>), Failure> {
+async fn collect(mut answer: RecvBody) -> Result<(Vec<u8>, Option<HeaderMap>), Failure> {
     let (mut data, mut trailers) = (Vec::new(), None);
     while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut answer).poll_frame(cx)).await {
         match frame?.into_data() {
@@ -228,10 +228,10 @@ async fn a_goaway_tells_what_was_never_processed() {
     let (_request, mut respond) = peer.accept().await.unwrap().unwrap();
     peer.abrupt_shutdown(Reason::NO_ERROR);
     let drive = tokio::spawn(async move { while peer.accept().await.is_some() {} });
-    stages.wait_for(|stage| matches!(stage, Stage::Draining(_) | Stage::Closed(_))).await.unwrap();
+    stages.wait_for(|stage| matches!(stage, ConnectionState::Draining(_) | ConnectionState::Closed(_))).await.unwrap();
     assert!(connection.is_over());
     assert!(connection.reserve().is_none());
-    let unlucky = Slot(connection.0.shared.clone());
+    let unlucky = StreamPermit(connection.0.shared.clone());
     let (failure, _body) =
         connection.exchange(unlucky, head(), whole(b"late")).err().expect("refused before it is sent");
     assert_eq!(failure.kind, Kind::NotSent);
@@ -247,11 +247,11 @@ async fn silence_with_calls_in_flight_is_found_out_and_without_is_not() {
     let (connection, _frozen) = pair(&options, &server()).await;
     let mut stages = connection.stages();
     tokio::time::sleep(Duration::from_secs(60)).await;
-    assert_eq!(*stages.borrow_and_update(), Stage::Ready, "an idle connection is left alone");
+    assert_eq!(*stages.borrow_and_update(), ConnectionState::Ready, "an idle connection is left alone");
     let exchange = exchange(&connection, whole(b"hello"));
     let failure = exchange.await.err().expect("nobody answers");
     assert_eq!(failure.kind, Kind::Lost);
-    assert!(matches!(&*stages.borrow(), Stage::Closed(end) if end.why.contains("keep-alive")), "{stages:?}");
+    assert!(matches!(&*stages.borrow(), ConnectionState::Closed(end) if end.why.contains("keep-alive")), "{stages:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
-use super::failure::{Class, Failure};
-use super::link::Link;
-use super::{Core, Etcd, Patience};
 use crate::backoff::Backoff;
+use crate::etcd::failure::{Class, Failure};
+use crate::etcd::link::Link;
+use crate::etcd::{Core, Etcd, Patience};
 use crate::secret::shown_key;
 use etcd_client::{
     Compare, CompareOp, LeaseGrantOptions, LeaseKeepAliveStream, LeaseKeeper, PutOptions, ResponseHeader, Txn, TxnOp,

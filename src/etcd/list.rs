@@ -5,8 +5,8 @@ use std::time::Duration;
 use etcd_client::{GetOptions, GetResponse, ResponseHeader};
 use tokio::time::sleep;
 
-use super::failure::{Class, Failure};
-use super::{Etcd, MAX_MESSAGE, Patience};
+use crate::etcd::failure::{Class, Failure};
+use crate::etcd::{Etcd, MAX_MESSAGE, Patience};
 
 /// Keys in a page. Large, because etcd walks its whole index for each page; a page too large for a message is halved.
 const PAGE: i64 = 10_000;
@@ -143,7 +143,7 @@ impl Etcd {
     }
 }
 
-impl super::Core {
+impl crate::etcd::Core {
     /// The longest that a request may take, connecting included.
     fn longest(&self) -> Duration {
         self.connect_timeout() + self.request_timeout()

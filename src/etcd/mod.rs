@@ -4,22 +4,14 @@
 //! etcd-client spreads its calls over all endpoints by tonic's balanced channel, where one dead member fails its share
 //! of the calls for good. Here requests go to one member, over a connection of our own, and late ones to another beside it.
 
-mod authentication;
-mod dial;
-mod endpoint;
 mod failure;
-mod learn;
 mod lease;
 mod link;
-mod links;
 mod list;
 mod members;
 mod options;
-mod reach;
 mod request;
 mod runtimes;
-#[cfg(feature = "srv")]
-mod srv;
 mod token;
 mod watch;
 
@@ -31,15 +23,15 @@ pub use etcd_client::Client;
 use tokio::sync::watch::Receiver;
 use tokio::time::timeout;
 
-pub(crate) use failure::{Class, Failure};
-pub(crate) use lease::{KeepAlive, Put, Stored};
-pub use options::EtcdOptions;
-pub(crate) use request::Patience;
-pub(crate) use runtimes::Etcds;
-pub(crate) use watch::{Event, Message, Range, Watch, WatchId, Watcher};
+pub(crate) use crate::etcd::failure::{Class, Failure};
+pub(crate) use crate::etcd::lease::{KeepAlive, Put, Stored};
+pub use crate::etcd::options::EtcdOptions;
+pub(crate) use crate::etcd::request::Patience;
+pub(crate) use crate::etcd::runtimes::Etcds;
+pub(crate) use crate::etcd::watch::{Event, Message, Range, Watch, WatchId, Watcher};
 
 use self::link::Link;
-use self::links::Links;
+use self::link::links::Links;
 use self::token::Tokens;
 use self::watch::Watches;
 use crate::address::Authority;

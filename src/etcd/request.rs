@@ -8,10 +8,10 @@ use std::time::Duration;
 use etcd_client::Client;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::Core;
-use super::failure::{Class, Failure};
-use super::link::Link;
-use super::links::HEDGE;
+use crate::etcd::Core;
+use crate::etcd::failure::{Class, Failure};
+use crate::etcd::link::Link;
+use crate::etcd::link::links::HEDGE;
 
 /// How long a request may take.
 #[derive(Clone, Copy, Debug)]

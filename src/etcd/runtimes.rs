@@ -10,11 +10,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::runtime::{self, Handle};
 use tokio::task::AbortHandle;
 
-use super::options::EtcdOptions;
-use super::{Client, Etcd, Source};
 use crate::address::Authority;
 use crate::domain::Domain;
 use crate::error::Error;
+use crate::etcd::options::EtcdOptions;
+use crate::etcd::{Client, Etcd, Source};
 use crate::target::Target;
 
 /// The etcd of one resolver or registrar.

@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use super::lease::Id;
-use super::shared::Shared;
-use super::wanted::Publication;
+use crate::registrar::lease::Id;
+use crate::registrar::shared::Shared;
+use crate::registrar::wanted::Publication;
 
 /// Something that decides whether a registration is to be in etcd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Gate {
-    /// [`Registration::pause`](super::Registration::pause).
-    Hand,
+    /// [`Registration::pause`](crate::registrar::Registration::pause).
+    Manual,
     /// What the server's health service says of the whole server.
     #[cfg(feature = "tonic-health")]
     Server,
@@ -37,7 +37,7 @@ impl Gates {
     /// What those that are closed say.
     pub(super) fn why(self) -> String {
         let gates = [
-            (Gate::Hand, "it is paused by hand"),
+            (Gate::Manual, "it is paused by hand"),
             #[cfg(feature = "tonic-health")]
             (Gate::Server, "the health service says that the server does not serve"),
             (Gate::Health, "it is said not to serve"),

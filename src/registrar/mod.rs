@@ -1,21 +1,11 @@
 //! The registrar: puts instances into etcd under a lease, and keeps them there for as long as they live.
 
-mod answers;
-mod builder;
-mod closing;
 mod gates;
-mod health;
+mod handle;
 mod lease;
-mod neighbours;
-mod readiness;
-mod registration;
-mod request;
 mod shared;
-mod shown;
-mod state;
 mod task;
 mod wanted;
-mod watcher;
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,14 +13,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-pub use self::builder::{RegistrarBuilder, RegistrationBuilder};
 pub(crate) use self::gates::Gate;
-pub use self::health::RegistrarHealth;
+pub use self::handle::builder::{RegistrarBuilder, RegistrationBuilder};
+pub use self::handle::health::RegistrarHealth;
+pub(crate) use self::handle::readiness::Tried;
+pub use self::handle::registration::Registration;
+pub use self::handle::state::{RegistrationState, RegistrationStates};
 pub use self::lease::Conflict;
-pub(crate) use self::readiness::Tried;
-pub use self::registration::Registration;
 use self::shared::Shared;
-pub use self::state::{RegistrationState, RegistrationStates};
 pub(crate) use self::wanted::Publication;
 use crate::address::{Address, Authority};
 use crate::codec::{Caught, Codec, Detect, Record};

@@ -10,15 +10,15 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::gates::Gate;
-use super::lease::Id;
-use super::neighbours::Neighbours;
-use super::task::Task;
-use super::wanted::{Publication, Wanted};
 use crate::codec::{Codec, Record};
 use crate::error::Error;
 use crate::etcd::Etcds;
 use crate::instance::Instance;
+use crate::registrar::gates::Gate;
+use crate::registrar::lease::Id;
+use crate::registrar::task::Task;
+use crate::registrar::task::neighbours::Neighbours;
+use crate::registrar::wanted::{Publication, Wanted};
 use crate::turns::Turns;
 
 pub(super) struct Shared {

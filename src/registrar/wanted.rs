@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::gates::Gates;
-use super::lease::{self, Conflict};
-use super::readiness::Tried;
-use super::state::{Published, RegistrationState};
 use crate::codec::Record;
+use crate::registrar::gates::Gates;
+use crate::registrar::handle::readiness::Tried;
+use crate::registrar::handle::state::{Published, RegistrationState};
+use crate::registrar::lease::{self, Conflict};
 use crate::secret::shown_key;
 use crate::target::Target;
 

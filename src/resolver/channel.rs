@@ -8,11 +8,11 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::WatchStream;
 use tower::discover::Change;
 
-use super::snapshot::{Snapshot, diff};
-use super::task::View;
-use super::{Resolution, Resolver, Service, State};
 use crate::balance::{BalancedChannel, BalancedChannelBuilder, Directory, Update};
 use crate::error::Error;
+use crate::resolver::snapshot::{Snapshot, diff};
+use crate::resolver::task::View;
+use crate::resolver::{Resolution, Resolver, Service, State};
 use crate::target::Target;
 
 /// One instance of one etcd key.
@@ -74,7 +74,8 @@ impl Feed {
     fn update(&mut self, view: View) -> Update<Key> {
         let mut changes = Vec::new();
         for difference in diff(&self.seen, &view.snapshot) {
-            let count = |entry: &Option<Arc<super::Entry>>| entry.as_ref().map_or(0, |entry| entry.instances().len());
+            let count =
+                |entry: &Option<Arc<crate::resolver::Entry>>| entry.as_ref().map_or(0, |entry| entry.instances().len());
             let (before, after) = (count(&difference.before), count(&difference.after));
             if let Some(entry) = &difference.after {
                 let keyed = entry.instances().iter().cloned().enumerate();
@@ -103,7 +104,7 @@ fn first_unreadable(snapshot: &Snapshot) -> Option<Arc<str>> {
     if snapshot.unreadable() == 0 {
         return None;
     }
-    let wrong = |entry: &super::Entry| {
+    let wrong = |entry: &crate::resolver::Entry| {
         entry.error().map(|error| format!("{}: {error}", crate::secret::shown_key(entry.key())).into())
     };
     snapshot.entries().find_map(wrong)

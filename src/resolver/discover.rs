@@ -11,12 +11,12 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::transport::{Channel, Endpoint};
 use tower::discover::Change;
 
-use super::servers::{ServerKey, Servers};
-use super::task::View;
-use super::{Resolution, Service};
 use crate::address::Address;
 use crate::error::{BoxError, Error};
 use crate::panics::catch;
+use crate::resolver::servers::{ServerKey, Servers};
+use crate::resolver::task::View;
+use crate::resolver::{Resolution, Service};
 
 /// Makes the endpoint of an address what the user wants it to be.
 pub(super) type Configure = Arc<dyn Fn(&Address, Endpoint) -> Result<Endpoint, BoxError> + Send + Sync>;

@@ -20,10 +20,10 @@ use tokio::sync::watch::Receiver;
 use tokio::task::AbortHandle;
 use tonic::transport::{Channel, Endpoint};
 
-pub use discover::Discover;
-pub use resolution::{Resolution, State};
-pub use servers::ServerKey;
-pub use snapshot::{Entry, Snapshot};
+pub use crate::resolver::discover::Discover;
+pub use crate::resolver::resolution::{Resolution, State};
+pub use crate::resolver::servers::ServerKey;
+pub use crate::resolver::snapshot::{Entry, Snapshot};
 
 use self::discover::Configure;
 use self::record::Reader;

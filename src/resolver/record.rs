@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::snapshot::Entry;
 use crate::address::Address;
 use crate::codec::{Caught, Codec, DecodeError, Detect};
 use crate::instance::Instance;
+use crate::resolver::snapshot::Entry;
 use crate::target::Target;
 
 /// How the records of all services of a resolver are read.

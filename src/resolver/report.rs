@@ -1,8 +1,8 @@
 //! What is said of a service's changes: membership at INFO, what is wrong with records at WARN, each once.
 
-use super::snapshot::{Difference, Entry, Snapshot, diff};
 use crate::instance::Instance;
 use crate::nested::nested;
+use crate::resolver::snapshot::{Difference, Entry, Snapshot, diff};
 use crate::secret::{self, shown_key};
 use crate::target::Target;
 

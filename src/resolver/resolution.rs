@@ -7,11 +7,11 @@ use std::time::Duration;
 use tokio::sync::watch::Receiver;
 use tokio::time::{Instant, timeout};
 
-use super::Service;
-use super::discover::Configure;
-use super::snapshot::Snapshot;
-use super::task::View;
 use crate::error::Error;
+use crate::resolver::Service;
+use crate::resolver::discover::Configure;
+use crate::resolver::snapshot::Snapshot;
+use crate::resolver::task::View;
 use crate::target::Target;
 
 /// One service, live.

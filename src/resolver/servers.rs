@@ -5,9 +5,9 @@ use std::fmt;
 
 use tower::discover::Change;
 
-use super::snapshot::{Snapshot, diff};
 use crate::address::{Address, Authority};
 use crate::instance::Instance;
+use crate::resolver::snapshot::{Snapshot, diff};
 
 /// Names one server of a service to a balancer: one per server address, however many etcd keys name it.
 ///

@@ -9,13 +9,13 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-use super::record::Reader;
-use super::report::Report;
-use super::snapshot::Snapshot;
-use super::watch::{Action, Change, Event, Input, Machine, Standing, Trouble};
-use super::{Pulse, State};
 use crate::error::Error;
 use crate::etcd::{Class, Etcd, Failure, Message, Range, Watch, WatchId, Watcher};
+use crate::resolver::record::Reader;
+use crate::resolver::report::Report;
+use crate::resolver::snapshot::Snapshot;
+use crate::resolver::watch::{Action, Change, Event, FailureKind, Input, Machine, WatchStatus};
+use crate::resolver::{Pulse, State};
 use crate::target::Target;
 
 /// No alarm is set for later than this.
@@ -226,7 +226,7 @@ impl Task {
     }
 
     /// Remembers and reports a failure; what it means to the machine.
-    fn failed(&mut self, failure: Failure) -> Trouble {
+    fn failed(&mut self, failure: Failure) -> FailureKind {
         let class = failure.class;
         let error = failure.into_error();
         if self.reported.is_some_and(|reported| reported.is_like(class))
@@ -244,29 +244,29 @@ impl Task {
             self.error = Some(error);
         }
         match class {
-            Class::Revision => Trouble::Revision,
+            Class::Revision => FailureKind::Revision,
             Class::Permanent
             | Class::TooLarge
             | Class::NoSpace
             | Class::AuthenticationIsOff
             | Class::Token
-            | Class::Denied => Trouble::Permanent,
+            | Class::Denied => FailureKind::Permanent,
             Class::Transient
             | Class::Changed
             | Class::TimedOut
             | Class::TooSlow
             | Class::LeaseNotFound
-            | Class::LeaseExists => Trouble::Transient,
+            | Class::LeaseExists => FailureKind::Transient,
         }
     }
 
     fn publish(&mut self, changed: bool) {
         let now = self.epoch.elapsed();
         let state = match self.machine.standing(now) {
-            Standing::Unresolved => State::Unresolved,
-            Standing::Current if self.machine.snapshot().is_empty() => State::ConfirmedEmpty,
-            Standing::Current => State::Current,
-            Standing::Stale { since } => State::Stale { since: self.epoch + since },
+            WatchStatus::Unresolved => State::Unresolved,
+            WatchStatus::Current if self.machine.snapshot().is_empty() => State::ConfirmedEmpty,
+            WatchStatus::Current => State::Current,
+            WatchStatus::Stale { since } => State::Stale { since: self.epoch + since },
         };
         let watching = self.machine.is_watching();
         if watching && self.reported.take().is_some() {

@@ -13,11 +13,11 @@ use tokio::time::{Instant, timeout};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::WatchStream;
 
-use super::update_lock::{UpdateGuard, UpdateLock};
 use crate::error::Error;
 use crate::instance::Instance;
 use crate::panics::catch;
 use crate::registrar::{Gate, Publication, Registration, RegistrationState};
+use crate::serve::update_lock::{UpdateGuard, UpdateLock};
 use crate::target::Target;
 
 /// How far a server has come: it goes from each of these to the next.
@@ -49,7 +49,7 @@ pub enum ServeState {
     },
 }
 
-/// A handle to a server that is served by [`Serve`](super::Serve): it watches it, pauses it, changes what it says of
+/// A handle to a server that is served by [`Serve`](crate::serve::Serve): it watches it, pauses it, changes what it says of
 /// itself, and stops it. Cheap to clone; it keeps nothing alive.
 #[derive(Clone)]
 pub struct ServeControl {
@@ -81,7 +81,7 @@ type Change = Box<dyn FnOnce(Instance) -> Result<Instance, Error> + Send>;
 impl Inner {
     /// All registrations are paused, or none is.
     fn gate(&self) -> Vec<Publication> {
-        let turn = |registration: &Registration| registration.switch().turn(Gate::Hand, !self.paused);
+        let turn = |registration: &Registration| registration.switch().turn(Gate::Manual, !self.paused);
         self.registrations.iter().filter_map(turn).collect()
     }
 }
@@ -192,7 +192,7 @@ impl ServeControl {
     /// # Errors
     /// When `change` gives an error, when what comes of it is refused, as by [`Registration::update`], or when the server has left.
     /// The error names the service. A change that was kept, and gives an error or panics, is logged as a warning and left out. Where what
-    /// comes of it is refused when it is registered, as by the codec, [`Serve::serve`](super::Serve::serve) ends with that.
+    /// comes of it is refused when it is registered, as by the codec, [`Serve::serve`](crate::serve::Serve::serve) ends with that.
     pub fn update<R>(&self, change: impl FnOnce(Instance) -> R + Send + 'static) -> Result<(), Error>
     where
         R: TryInto<Instance>,

@@ -8,19 +8,19 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::transport::Error as ServerError;
 
-use super::advertise::Plan;
-use super::checks::{Check, Checked};
-use super::control::{ServeControl, ServeState};
-#[cfg(feature = "tonic-health")]
-use super::health::{self, Followed};
-use super::route::{self, Trouble};
-use super::sockets::Sockets;
-use super::{Departure, Stop};
 use crate::address::Address;
 use crate::backoff::Backoff;
 use crate::error::Error;
 use crate::instance::Instance;
 use crate::registrar::{Conflict, Gate, Registrar, Registration, Tried};
+use crate::serve::advertise::Plan;
+use crate::serve::advertise::route::{self, RouteError};
+use crate::serve::connections::sockets::Sockets;
+use crate::serve::control::{ServeControl, ServeState};
+use crate::serve::gates::checks::{Check, Checked};
+#[cfg(feature = "tonic-health")]
+use crate::serve::gates::health::{self, Followed};
+use crate::serve::{Departure, Stop};
 use crate::target::Target;
 
 /// How long tonic's server may take to see that all of its connections have ended.
@@ -122,7 +122,7 @@ impl Lifecycle {
         let mut all_followed = Vec::new();
         for service in &self.services {
             let mut registration = self.registrar.registration(service.target.clone(), instance.clone());
-            registration = registration.conflict(self.conflict).gate(Gate::Hand, !self.control.is_paused());
+            registration = registration.conflict(self.conflict).gate(Gate::Manual, !self.control.is_paused());
             if let Some(key) = &self.key {
                 registration = registration.key(key);
             }
@@ -163,8 +163,8 @@ impl Lifecycle {
             let etcd = self.registrar.etcd_hosts().await;
             match route::addresses(&self.plan, etcd.as_deref()).await {
                 Ok(addresses) => return Ok(addresses),
-                Err(Trouble::Refused(error)) => return Err(error),
-                Err(Trouble::NotYet(error)) => {
+                Err(RouteError::Refused(error)) => return Err(error),
+                Err(RouteError::NotYet(error)) => {
                     if std::mem::replace(&mut is_told, true) {
                         tracing::debug!(%error, "still no address to register");
                     } else {

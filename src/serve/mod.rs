@@ -1,22 +1,12 @@
 //! The whole life of a tonic server: it serves, is found, leaves every client's hands, and stops.
 
 mod advertise;
-mod calls;
-mod checks;
+mod connections;
 mod control;
-#[cfg(feature = "tonic-health")]
-mod health;
+mod gates;
 mod lifecycle;
-mod listener;
 mod options;
-mod route;
-mod seen;
-mod socket;
-#[cfg(unix)]
-mod socket_file;
-mod sockets;
 mod update_lock;
-mod wire;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -36,16 +26,16 @@ use tonic::transport::server::{Connected, Router};
 use tower::{Layer, Service as TowerService};
 
 use self::advertise::{Bound, Plan};
-use self::calls::Calls;
-pub use self::calls::CountCalls;
-use self::checks::Check;
+use self::connections::calls::Calls;
+pub use self::connections::calls::CountCalls;
+pub use self::connections::listener::Listener;
+use self::connections::socket::Incoming;
+#[cfg(unix)]
+use self::connections::socket_file::SocketFile;
 use self::control::StoppedAtDrop;
 pub use self::control::{ServeControl, ServeState, ServeStates};
+use self::gates::checks::Check;
 use self::lifecycle::{Lifecycle, Service};
-pub use self::listener::Listener;
-use self::socket::Incoming;
-#[cfg(unix)]
-use self::socket_file::SocketFile;
 use crate::error::Error;
 use crate::registrar::{Conflict, Registrar};
 use crate::secret;
@@ -277,7 +267,7 @@ impl Serve {
         let life = listening.bound.and_then(|bound| self.check(&bound));
         let result = match life {
             Ok(life) => {
-                let (sockets, incoming) = socket::wrap(incoming, calls);
+                let (sockets, incoming) = connections::socket::wrap(incoming, calls);
                 let (stop, stopped) = oneshot::channel();
                 let stop = Stop {
                     stop,
@@ -300,7 +290,7 @@ impl Serve {
 
     /// What can be refused is refused before anything is served.
     fn check(self, bound: &Bound) -> Result<Lifecycle, Error> {
-        let plan = advertise::plan(&self.advertise, &route::environment(), bound, self.https)?;
+        let plan = advertise::plan(&self.advertise, &advertise::route::environment(), bound, self.https)?;
         if let Plan::Known(addresses) = &plan {
             for address in advertise::forwarded(addresses, bound) {
                 tracing::warn!(%address, "registered as it is said: its address family is not listened on");

@@ -3,11 +3,11 @@
 use std::future::Future;
 use std::time::Duration;
 
-use super::checks::Check;
-use super::{CHECK_LEAST, Departure, Named, Serve};
 use crate::error::Error;
 use crate::instance::Instance;
 use crate::registrar::Conflict;
+use crate::serve::gates::checks::Check;
+use crate::serve::{CHECK_LEAST, Departure, Named, Serve};
 use crate::target::Target;
 
 impl Serve {

@@ -7,7 +7,7 @@ use http::Uri;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tower::Service;
 
-use super::BalancedChannelBuilder;
+use crate::balance::builder::BalancedChannelBuilder;
 #[cfg(feature = "_tls")]
 use crate::connection::ClientTls;
 use crate::connection::{Io, KeepAlive, TcpKeepalive};

@@ -1,6 +1,7 @@
 //! What can be set of a channel, and how one comes to be.
 
 mod connections;
+pub(super) mod timeouts;
 
 use std::fmt;
 use std::hash::Hash;
@@ -15,18 +16,18 @@ use tokio::sync::{Notify, watch};
 use tokio_stream::Stream;
 use tower::discover::Discover;
 
-use super::channel::{Inner, Settings};
-use super::feed::Feed;
-use super::outlier::Ejection;
-use super::outlook::{Directory, Outlook};
-use super::permits::Permits;
-use super::policy::Policy;
-use super::pool::{self, End, Update};
-use super::reason::Reason;
-use super::retry::{self, RetryPolicy};
-use super::supervisor::Ground;
-use super::timeouts::Timeouts;
-use super::{BalancedChannel, Shared};
+use crate::balance::builder::timeouts::Timeouts;
+use crate::balance::call::retry::{self, RetryPolicy};
+use crate::balance::channel::{Inner, Settings};
+use crate::balance::connectivity::{ChannelStatus, Directory};
+use crate::balance::policy::Policy;
+use crate::balance::pool::connect_permits::Permits;
+use crate::balance::pool::source::DiscoverySource;
+use crate::balance::pool::{self, End, Update};
+use crate::balance::status::unavailable::Reason;
+use crate::balance::subchannel::outlier::Ejection;
+use crate::balance::subchannel::supervisor::ConnectContext;
+use crate::balance::{BalancedChannel, Shared};
 #[cfg(feature = "_tls")]
 use crate::connection::ClientTls;
 use crate::connection::{Connector, Options, Transport};
@@ -121,7 +122,7 @@ impl BalancedChannelBuilder {
 
     /// The same for one method (`/package.Service/Method`, with or without the first slash), or for all methods of a service
     /// (`/package.Service/`), in place of the channel's. `None` gives them no limit: for a method that watches something for as long
-    /// as its caller likes. A method's own entry outweighs its service's; [`CallTimeout`](super::CallTimeout) outweighs both for one
+    /// as its caller likes. A method's own entry outweighs its service's; [`CallTimeout`](crate::balance::CallTimeout) outweighs both for one
     /// call. What is no path of a method or a service is an error of `build` and `discover`.
     pub fn method_timeout(mut self, method: impl Into<String>, timeout: Option<Duration>) -> Self {
         self.timeouts.methods.insert(retry::with_slash(method.into()), timeout);
@@ -129,7 +130,7 @@ impl BalancedChannelBuilder {
     }
 
     /// Whether calls wait for a server also when none is registered or none can be connected, until their deadline. Off by
-    /// default: such calls fail at once. [`WaitForReady`](super::WaitForReady) says it for one call.
+    /// default: such calls fail at once. [`WaitForReady`](crate::balance::WaitForReady) says it for one call.
     pub fn wait_for_ready(mut self, wait: bool) -> Self {
         self.wait_for_ready = wait;
         self
@@ -164,7 +165,7 @@ impl BalancedChannelBuilder {
     }
 
     /// Whether statuses hold addresses: in their text, and the server's as metadata `x-served-by-address`. Off by default: a
-    /// handler that passes a status on to its own caller would tell where inner servers are. [`CallError`](super::CallError)
+    /// handler that passes a status on to its own caller would tell where inner servers are. [`CallError`](crate::balance::CallError)
     /// has them in any case.
     pub fn addresses_in_statuses(mut self, hold: bool) -> Self {
         self.addresses_in_statuses = hold;
@@ -204,7 +205,7 @@ impl BalancedChannelBuilder {
         D::Error: fmt::Display,
     {
         let directory = Directory::new(&name.into(), None);
-        let feed = Feed::new(discover, directory.clone());
+        let feed = DiscoverySource::new(discover, directory.clone());
         self.start(directory, feed)
     }
 
@@ -215,7 +216,7 @@ impl BalancedChannelBuilder {
         S: Stream<Item = Update<K>> + Send + 'static,
     {
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| Error::no_runtime("a balanced channel"))?;
-        if super::runtime::timer(tokio::time::Instant::now()).is_err() {
+        if crate::balance::runtime::timer(tokio::time::Instant::now()).is_err() {
             return Err(Error::no_runtime("a balanced channel, which needs timers too (enable_time, or enable_all),"));
         }
         let within = |what, value: u32, range: std::ops::RangeInclusive<u32>| {
@@ -250,7 +251,7 @@ impl BalancedChannelBuilder {
             #[cfg(feature = "_tls")]
             tls: self.tls.map(|tls| tls.build().map_err(invalid_tls)).transpose()?,
         };
-        let ground = Ground {
+        let ground = ConnectContext {
             service: directory.service.clone(),
             transport,
             options: self.options,
@@ -263,7 +264,7 @@ impl BalancedChannelBuilder {
         let inner = Arc::new(Inner {
             ready: ArcSwap::default(),
             lanes: ArcSwap::default(),
-            outlook: watch::Sender::new(Outlook::new(Arc::new(directory))),
+            outlook: watch::Sender::new(ChannelStatus::new(Arc::new(directory))),
             queue: ground.queue.clone(),
             ground: Arc::new(ground),
             budget: self.retry.budget_of_tokens(),
@@ -279,10 +280,10 @@ impl BalancedChannelBuilder {
                 user_agent,
                 addresses_in_statuses: self.addresses_in_statuses,
             },
-            memory: super::policy::Memory::new(),
+            memory: crate::balance::policy::Memory::new(),
             epoch: tokio::time::Instant::now(),
-            fleet: super::cost::Fleet::default(),
-            pauses: super::pause::PauseDetector::new(),
+            fleet: crate::balance::subchannel::cost::Fleet::default(),
+            pauses: crate::balance::runtime::pause::PauseDetector::new(),
             reason: Reason::default(),
         });
         // No span: it would live as long as the process, and keep whatever span it was made in open.

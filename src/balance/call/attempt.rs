@@ -7,24 +7,30 @@ use std::time::Duration;
 use http::{Request, Uri, Version};
 use tonic::Status;
 
-use super::super::clock::Clock;
-use super::super::deadline::GRPC_TIMEOUT;
-use super::super::party::Party;
-use super::super::ready::Member;
-use super::super::retry::PREVIOUS_ATTEMPTS;
-use super::super::server::Verdict;
-use super::super::{headers, status};
-use super::{Begun, Caller, Outcome};
-use crate::connection::{Kind, Slot};
+use crate::balance::call::deadline::GRPC_TIMEOUT;
+use crate::balance::call::deadline_timer::DeadlineTimer;
+use crate::balance::call::header_limits;
+use crate::balance::call::reporter::AttemptReporter;
+use crate::balance::call::retry::PREVIOUS_ATTEMPTS;
+use crate::balance::call::{Begun, CallState, Outcome};
+use crate::balance::policy::ready::ReadySubchannel;
+use crate::balance::status;
+use crate::balance::subchannel::CallResult;
+use crate::connection::{Kind, StreamPermit};
 
-impl Caller {
-    pub(super) async fn attempt(&mut self, member: Arc<Member>, slot: Slot, sent: Duration) -> Outcome {
+impl CallState {
+    pub(super) async fn attempt(
+        &mut self,
+        member: Arc<ReadySubchannel>,
+        slot: StreamPermit,
+        sent: Duration,
+    ) -> Outcome {
         let Some(head) = self.head(&member) else {
             let status = self.too_late();
             return Outcome::Over(self.given_up(status));
         };
         if let Some(status) =
-            headers::refuse(&head, self.size, member.connection.request_limit(), member.server.address())
+            header_limits::refuse(&head, self.size, member.connection.request_limit(), member.server.address())
         {
             return Outcome::Over(self.given_up(status));
         }
@@ -42,8 +48,8 @@ impl Caller {
                 return Outcome::Over(self.given_up(status));
             }
         };
-        let mut party = Party::new(member, self.inner.clone(), sent);
-        let mut clock = Clock::new(self.patience.deadline);
+        let mut party = AttemptReporter::new(member, self.inner.clone(), sent);
+        let mut clock = DeadlineTimer::new(self.patience.deadline);
         let head = std::future::poll_fn(|cx| match exchange.poll_head(cx) {
             Poll::Ready(head) => Poll::Ready(Some(head)),
             Poll::Pending if clock.poll_over(cx) => Poll::Ready(None),
@@ -56,14 +62,14 @@ impl Caller {
             },
             Some(Err(failure)) => self.failed(failure, exchange.into_body(), &mut party, &clock),
             None => {
-                party.judge(Verdict::Failure);
+                party.judge(CallResult::Failure);
                 Outcome::Over(Err(clock.exceeded(party.member.server.address())))
             }
         }
     }
 
     /// The request's head for this server, with the time that remains; none where none does.
-    fn head(&self, member: &Member) -> Option<Request<()>> {
+    fn head(&self, member: &ReadySubchannel) -> Option<Request<()>> {
         let mut uri = http::uri::Parts::default();
         uri.scheme = Some(member.scheme.clone());
         uri.authority = Some(member.authority.clone());

@@ -7,36 +7,37 @@ use std::time::Duration;
 use http::{Response, StatusCode};
 use tonic::Code;
 
-use super::super::answer::{Broken, ResponseBody};
-use super::super::clock::Clock;
-use super::super::headers::Said;
-use super::super::party::Party;
-use super::super::ready::Member;
-use super::super::request::{Replay, Why};
-use super::super::retry::{Pushback, Repeat};
-use super::super::server::Verdict;
-use super::super::{ServedBy, foreign, status};
-use super::{Answered, Begun, Body, Caller, Outcome};
 use crate::backoff::Backoff;
+use crate::balance::call::deadline_timer::DeadlineTimer;
+use crate::balance::call::header_limits::AnswerHeaders;
+use crate::balance::call::replay::{Replay, RewindReason};
+use crate::balance::call::reporter::AttemptReporter;
+use crate::balance::call::response_body::{BodyError, ResponseBody};
+use crate::balance::call::retry::{Pushback, Repeat};
+use crate::balance::call::{Answered, Begun, Body, CallState, Outcome};
+use crate::balance::policy::ready::ReadySubchannel;
+use crate::balance::status::not_grpc;
+use crate::balance::subchannel::CallResult;
+use crate::balance::{ServedBy, status};
 use crate::connection::{Exchange, Failure, Incoming, Kind};
 
 /// How much of an answer is held back at most until its status has come.
 const HELD: usize = 4 << 20;
 
-impl Caller {
+impl CallState {
     /// An answer has begun.
     pub(super) fn answered(
         &mut self,
         response: Response<Incoming>,
         exchange: Exchange<Body>,
-        mut party: Party,
-        clock: Clock,
+        mut party: AttemptReporter,
+        clock: DeadlineTimer,
     ) -> Begun<'_> {
         let (mut head, stream) = response.into_parts();
         let member = party.member.clone();
         let address = member.server.address();
         head.extensions.insert(ServedBy(member.server.clone()));
-        let headers = Said::by(&head.headers);
+        let headers = AnswerHeaders::by(&head.headers);
         if let Some(status) = headers.head_beyond(exchange.answer_limit(), address) {
             party.head(false);
             party.judge(headers.verdict());
@@ -58,22 +59,22 @@ impl Caller {
                 Repeat::Whole | Repeat::Never | Repeat::Begun => Begun::Known(Outcome::Over(Ok(response))),
             };
         }
-        let code = said.unwrap_or_else(|| foreign::code_of(head.status));
+        let code = said.unwrap_or_else(|| not_grpc::code_of(head.status));
         if code == Code::Cancelled && clock.has_passed() {
-            party.judge(Verdict::Failure);
+            party.judge(CallResult::Failure);
             return Begun::Known(Outcome::Over(Err(clock.exceeded(address))));
         }
-        party.judge(Verdict::of(code));
+        party.judge(CallResult::of(code));
         let (body, slot) = exchange.into_parts();
         let again = self.repeated(code, Some(body), &member, false, Pushback::of(&head.headers));
         if said.is_none() {
             if let Some(again) = again {
-                let page = Err(foreign::unread(&head, address));
+                let page = Err(not_grpc::unread(&head, address));
                 return Begun::Known(self.keep(again, page));
             }
             let deadline = self.patience.deadline;
             return Begun::Later(Box::pin(async move {
-                Outcome::Over(Err(foreign::status(head, stream, slot, deadline, member.server.address()).await))
+                Outcome::Over(Err(not_grpc::status(head, stream, slot, deadline, member.server.address()).await))
             }));
         }
         let answered = if code != Code::Ok && self.generated {
@@ -97,15 +98,20 @@ impl Caller {
     }
 
     /// The answer of a method that may be repeated until all of it is there.
-    async fn held(&mut self, mut response: Response<ResponseBody>, body: Option<Body>, member: Arc<Member>) -> Outcome {
+    async fn held(
+        &mut self,
+        mut response: Response<ResponseBody>,
+        body: Option<Body>,
+        member: Arc<ReadySubchannel>,
+    ) -> Outcome {
         let again = match response.body_mut().hold(HELD).await {
             Ok(trailers) => {
                 let pushback = trailers.map_or(Pushback::None, Pushback::of);
                 let code = trailers.and_then(status::code_in).unwrap_or(Code::Ok);
                 self.repeated(code, body, &member, false, pushback)
             }
-            Err(Broken::Late(status) | Broken::TooLarge(status)) => return Outcome::Over(Err(status)),
-            Err(Broken::Failed(failure)) => return self.unanswered(failure, body, &member),
+            Err(BodyError::Late(status) | BodyError::TooLarge(status)) => return Outcome::Over(Err(status)),
+            Err(BodyError::Failed(failure)) => return self.unanswered(failure, body, &member),
         };
         match again {
             Some(again) => self.keep(again, Ok(response)),
@@ -114,15 +120,21 @@ impl Caller {
     }
 
     /// The exchange failed before an answer began.
-    pub(super) fn failed(&mut self, failure: Failure, mut body: Body, party: &mut Party, clock: &Clock) -> Outcome {
+    pub(super) fn failed(
+        &mut self,
+        failure: Failure,
+        mut body: Body,
+        party: &mut AttemptReporter,
+        clock: &DeadlineTimer,
+    ) -> Outcome {
         let member = party.member.clone();
         let address = member.server.address();
         match failure.kind {
-            Kind::NotSent | Kind::Refused if body.rewind(Why::NeverProcessed).is_ok() => {
+            Kind::NotSent | Kind::Refused if body.rewind(RewindReason::NeverProcessed).is_ok() => {
                 Self::not_taken(party);
                 return self.never_processed(member, failure, body);
             }
-            Kind::Suspected(_) if !self.suspected && body.rewind(Why::NeverProcessed).is_ok() => {
+            Kind::Suspected(_) if !self.suspected && body.rewind(RewindReason::NeverProcessed).is_ok() => {
                 self.suspected = true;
                 Self::not_taken(party);
                 return self.never_processed(member, failure, body);
@@ -142,14 +154,14 @@ impl Caller {
         }
         let code = status::code_of(&failure);
         if code == Code::Cancelled && clock.has_passed() {
-            party.judge(Verdict::Failure);
+            party.judge(CallResult::Failure);
             return Outcome::Over(Err(clock.exceeded(address)));
         }
-        party.judge(Verdict::of(code));
+        party.judge(CallResult::of(code));
         self.unanswered(failure, Some(body), &member)
     }
 
-    fn unanswered(&mut self, failure: Failure, body: Option<Body>, member: &Arc<Member>) -> Outcome {
+    fn unanswered(&mut self, failure: Failure, body: Option<Body>, member: &Arc<ReadySubchannel>) -> Outcome {
         let lost = matches!(failure.kind, Kind::Lost | Kind::Overrun | Kind::Violation(_));
         let code = status::code_of(&failure);
         let again = match failure.kind {
@@ -170,7 +182,7 @@ impl Caller {
     }
 
     /// A server that refuses must not look idle; one whose connection is over is picked no more.
-    fn not_taken(party: &mut Party) {
+    fn not_taken(party: &mut AttemptReporter) {
         if party.member.connection.is_over() {
             party.end();
         } else {
@@ -179,7 +191,7 @@ impl Caller {
     }
 
     /// Nobody has seen the call: another server, always (gRPC's transparent retry).
-    pub(super) fn never_processed(&mut self, member: Arc<Member>, failure: Failure, body: Body) -> Outcome {
+    pub(super) fn never_processed(&mut self, member: Arc<ReadySubchannel>, failure: Failure, body: Body) -> Outcome {
         tracing::debug!(server = %member.server.address(), %failure, "never processed: another server");
         // A connection that is over is picked no more; the server's next one is as good as any.
         if !member.connection.is_over() {
@@ -195,7 +207,7 @@ impl Caller {
         &mut self,
         code: Code,
         body: Option<Body>,
-        member: &Arc<Member>,
+        member: &Arc<ReadySubchannel>,
         lost: bool,
         pushback: Pushback,
     ) -> Option<Outcome> {
@@ -229,7 +241,7 @@ impl Caller {
             return None;
         }
         let mut body = body?;
-        body.rewind(Why::Declared).ok()?;
+        body.rewind(RewindReason::Declared).ok()?;
         tracing::debug!(server = %member.server.address(), ?code, attempts = self.attempts, "repeated elsewhere");
         self.tried.push(member.server.clone());
         Some(Outcome::Again(body, wait))

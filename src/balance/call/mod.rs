@@ -1,7 +1,15 @@
 //! One call: a place, an attempt, and another server where that is right.
 
 mod attempt;
+pub(super) mod deadline;
+pub(super) mod deadline_timer;
 mod ending;
+pub(super) mod header_limits;
+pub(super) mod pick;
+pub(super) mod replay;
+pub(super) mod reporter;
+pub(super) mod response_body;
+pub(super) mod retry;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -14,19 +22,19 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use tokio::time::Instant;
 use tonic::{Code, Status};
 
-use super::answer::ResponseBody;
-use super::channel::Inner;
-use super::deadline::Deadline;
-use super::headers::Asked;
-use super::pick::{Patience, Pick};
-use super::policy::Call;
-use super::ready::Member;
-use super::request::Replay;
-use super::retry::Repeat;
-use super::server::Server;
-use super::{Shared, WaitForReady, headers, runtime, status};
 use crate::backoff::Backoff;
-use crate::connection::{Failure, Slot};
+use crate::balance::call::deadline::Deadline;
+use crate::balance::call::header_limits::RequestedLimits;
+use crate::balance::call::pick::{Pick, WaitLimits};
+use crate::balance::call::replay::Replay;
+use crate::balance::call::response_body::ResponseBody;
+use crate::balance::call::retry::Repeat;
+use crate::balance::channel::Inner;
+use crate::balance::policy::Call;
+use crate::balance::policy::ready::ReadySubchannel;
+use crate::balance::subchannel::Server;
+use crate::balance::{Shared, WaitForReady, runtime, status};
+use crate::connection::{Failure, StreamPermit};
 
 type Body = Replay<tonic::body::Body>;
 type Answered = Result<Response<ResponseBody>, Status>;
@@ -34,7 +42,7 @@ type Answered = Result<Response<ResponseBody>, Status>;
 /// Holds the channel until an answer has begun: a call outlives the clone that it was made with.
 pub(super) async fn call(channel: Arc<Shared>, request: Request<tonic::body::Body>) -> Answered {
     let inner = channel.inner.clone();
-    let mut caller = Caller::new(inner, request);
+    let mut caller = CallState::new(inner, request);
     let answered = caller.run().await;
     answered.map_err(|status| caller.inner.settings.tell(status))
 }
@@ -52,7 +60,7 @@ enum Begun<'a> {
     Later(Pin<Box<dyn Future<Output = Outcome> + Send + 'a>>),
 }
 
-struct Caller {
+struct CallState {
     inner: Arc<Inner>,
     method: Method,
     path: PathAndQuery,
@@ -63,7 +71,7 @@ struct Caller {
     body: Option<Body>,
     /// By a generated client.
     generated: bool,
-    patience: Patience,
+    patience: WaitLimits,
     repeat: Repeat,
     /// Attempts that a server may have processed.
     attempts: u32,
@@ -74,12 +82,12 @@ struct Caller {
     /// Between rounds over servers none of which took the call.
     rounds: Option<Box<Backoff>>,
     /// How the last server that did not take it said so.
-    refused: Option<Box<(Failure, Arc<Member>)>>,
+    refused: Option<Box<(Failure, Arc<ReadySubchannel>)>>,
     /// What the last attempt that a server may have processed came to. Boxed, because few calls have one.
     last: Option<Box<Answered>>,
 }
 
-impl Caller {
+impl CallState {
     fn new(inner: Arc<Inner>, request: Request<tonic::body::Body>) -> Self {
         let (mut parts, body) = request.into_parts();
         let began = Instant::now();
@@ -87,12 +95,12 @@ impl Caller {
         let generated = parts.extensions.get::<tonic::GrpcMethod<'static>>().is_some();
         // What a generated client adds is all that most requests have: nothing else is looked for then.
         let more = (parts.extensions.len() > usize::from(generated)).then_some(&parts.extensions);
-        let Asked { mut size, timeout, agent } = Asked::by(&parts.headers);
+        let RequestedLimits { mut size, timeout, agent } = RequestedLimits::by(&parts.headers);
         let deadline = Deadline::of(timeout, settings.timeouts.of(more, parts.uri.path()), began);
         let for_ready = more.and_then(|more| more.get::<WaitForReady>()).map_or(settings.wait_for_ready, |wait| wait.0);
         let path = parts.uri.into_parts().path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/"));
         let agent = agent.map_or_else(|| settings.user_agent.clone(), |own| both(own, &settings.user_agent));
-        size += headers::size_of(USER_AGENT.as_str(), &agent); // that of its own is counted twice
+        size += header_limits::size_of(USER_AGENT.as_str(), &agent); // that of its own is counted twice
         parts.headers.insert(USER_AGENT, agent);
         Self {
             method: parts.method,
@@ -102,7 +110,7 @@ impl Caller {
             size,
             body: Some(Replay::new(body, settings.replay_limit)),
             generated,
-            patience: Patience { deadline, for_ready, began },
+            patience: WaitLimits { deadline, for_ready, began },
             attempts: 0,
             suspected: false,
             tried: Vec::new(),
@@ -150,7 +158,7 @@ impl Caller {
                     if !wait.is_zero() {
                         runtime::timers()?;
                         // It was with a server: what it waits now is bounded by its deadline alone.
-                        let patience = Patience { for_ready: true, ..self.patience };
+                        let patience = WaitLimits { for_ready: true, ..self.patience };
                         if let Err(status) = self.inner.pause(wait, patience).await {
                             return self.given_up(status);
                         }
@@ -173,7 +181,7 @@ impl Caller {
     }
 
     /// A server that takes the call, where the first look has not found one.
-    async fn place(&mut self, mut pick: Pick) -> Result<(Arc<Member>, Slot), Status> {
+    async fn place(&mut self, mut pick: Pick) -> Result<(Arc<ReadySubchannel>, StreamPermit), Status> {
         let call = Call { path: self.path.path(), headers: &self.headers };
         loop {
             if !matches!(pick, Pick::Picked(..)) {

@@ -196,12 +196,12 @@ async fn run(seed: u64) {
         result.unwrap_or_else(|error| panic!("seed {seed}: a call panicked: {error}"));
     }
     let why = match &*stages.borrow() {
-        Stage::Closed(end) | Stage::Draining(end) => Some(end.why.clone()),
+        ConnectionState::Closed(end) | ConnectionState::Draining(end) => Some(end.why.clone()),
         _ => None,
     };
     assert_ne!(why.as_deref(), Some("the connection's task has ended"), "seed {seed}: the driver panicked");
     tokio::time::sleep(Duration::from_secs(5)).await;
-    let closed = matches!(&*stages.borrow(), Stage::Closed(_));
+    let closed = matches!(&*stages.borrow(), ConnectionState::Closed(_));
     assert!(!acks || closed || connection.in_flight() == 0, "seed {seed}: {} slots are kept", connection.in_flight());
     stop.store(true, Ordering::Relaxed);
     peer.abort();
@@ -209,9 +209,15 @@ async fn run(seed: u64) {
         assert!(!error.is_panic(), "seed {seed}: {error}");
     }
     let mut stages = stages;
-    let end = tokio::time::timeout(Duration::from_secs(60), stages.wait_for(|s| matches!(s, Stage::Closed(_)))).await;
+    let end =
+        tokio::time::timeout(Duration::from_secs(60), stages.wait_for(|s| matches!(s, ConnectionState::Closed(_))))
+            .await;
     let end = end.unwrap_or_else(|_| panic!("seed {seed}: never closed")).unwrap().clone();
-    assert_ne!(end, Stage::Closed(crate::connection::End::because("the connection's task has ended")), "seed {seed}");
+    assert_ne!(
+        end,
+        ConnectionState::Closed(crate::connection::CloseReason::because("the connection's task has ended")),
+        "seed {seed}"
+    );
     tokio::task::yield_now().await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(connection.in_flight(), 0, "seed {seed}");

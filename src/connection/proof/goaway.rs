@@ -2,8 +2,8 @@
 
 use h2::Reason;
 
-use super::raw::{DATA, END_HEADERS, END_STREAM, HEADERS, SETTINGS};
 use super::*;
+use crate::connection::proof::raw::{DATA, END_HEADERS, END_STREAM, HEADERS, SETTINGS};
 
 const ALL: u32 = (1 << 31) - 1;
 
@@ -53,7 +53,7 @@ async fn calls_beyond_the_last_id_are_refused_and_others_go_on() {
         let (connection, mut peer, one, three) = with_two_calls().await;
         peer.goaway(1, reason, debug).await;
         assert_eq!(failure(three).await.kind, kind);
-        let Stage::Draining(end) = over(&connection).await else { panic!("calls are in flight") };
+        let ConnectionState::Draining(end) = over(&connection).await else { panic!("calls are in flight") };
         assert_eq!((end.goaway, end.too_many_pings), (true, debug == "too_many_pings"));
         peer.answer(1, END_STREAM).await;
         end_of(one).await.unwrap();
@@ -61,7 +61,7 @@ async fn calls_beyond_the_last_id_are_refused_and_others_go_on() {
 }
 
 async fn end_of(exchange: Exchange<String>) -> Result<(), Failure> {
-    super::end(head(exchange).await?).await
+    crate::connection::proof::end(head(exchange).await?).await
 }
 
 #[tokio::test]
@@ -92,8 +92,8 @@ async fn goaway_and_at_once_the_end() {
         assert!(lost.to_string().contains("after a GOAWAY") && lost.to_string().contains(debug), "{lost}");
         assert_eq!(failure(three).await.kind, kind);
         let mut stages = connection.stages();
-        let closed = stages.wait_for(|stage| matches!(stage, Stage::Closed(_))).await.unwrap().clone();
-        assert!(matches!(closed, Stage::Closed(end) if end.goaway && end.why.contains(debug)));
+        let closed = stages.wait_for(|stage| matches!(stage, ConnectionState::Closed(_))).await.unwrap().clone();
+        assert!(matches!(closed, ConnectionState::Closed(end) if end.goaway && end.why.contains(debug)));
     }
 }
 
@@ -121,9 +121,11 @@ async fn our_own_over_empty_frames() {
     while peer.next().await.expect("100 are borne").kind != SETTINGS {}
     peer.send(DATA, 0, 1, &[]).await;
     let kind = Kind::Violation(Reason::ENHANCE_YOUR_CALM);
-    assert_eq!(super::end(answer).await.unwrap_err().kind, kind);
+    assert_eq!(crate::connection::proof::end(answer).await.unwrap_err().kind, kind);
     assert_eq!(failure(three).await.kind, kind);
-    assert!(matches!(over(&connection).await, Stage::Draining(end) | Stage::Closed(end) if !end.goaway));
+    assert!(
+        matches!(over(&connection).await, ConnectionState::Draining(end) | ConnectionState::Closed(end) if !end.goaway)
+    );
 }
 
 /// F31: our own GOAWAY over headers that nobody can read.

@@ -4,10 +4,10 @@ use std::future::Future;
 
 use bytes::Bytes;
 use h2::{Reason, client, server};
-use http::Response as Answer;
+use http::Response as RecvBody;
 use tokio::io::{DuplexStream, duplex};
 
-use super::{Poll, Request, poll_fn};
+use crate::connection::proof::{Poll, Request, poll_fn};
 
 type Server = server::Connection<DuplexStream, Bytes>;
 
@@ -69,7 +69,7 @@ async fn streams_reset_after_they_were_accepted_are_not_counted() {
         let (mut responds, error) = accepted(&mut server).await;
         assert_eq!((responds.len(), error.is_none()), (100, true));
         if answered {
-            responds.iter_mut().for_each(|respond| _ = respond.send_response(Answer::new(()), false).unwrap());
+            responds.iter_mut().for_each(|respond| _ = respond.send_response(RecvBody::new(()), false).unwrap());
         }
         drop(calls);
         written().await;

@@ -7,9 +7,9 @@ use http::header::CONNECTION;
 use http::{HeaderMap, HeaderValue};
 use http_body::Frame;
 
-use super::raw::{ACK, DATA, HEADERS, RST_STREAM, SETTINGS};
 use super::*;
-use crate::connection::pace::MOST;
+use crate::connection::proof::raw::{ACK, DATA, HEADERS, RST_STREAM, SETTINGS};
+use crate::connection::resets::pace::MOST;
 
 /// A body that ends in an error, or in trailers that HTTP/2 forbids.
 struct Broken(bool);
@@ -143,7 +143,7 @@ async fn streams_that_wait_keep_no_connection_open() {
 async fn streams_that_wait_end_with_the_connection() {
     let (connection, mut peer) = Peer::greeted(&Options::default()).await;
     cancelled(&connection, &mut peer, 25).await;
-    assert!(matches!(over(&connection).await, Stage::Closed(end) if end.silent));
+    assert!(matches!(over(&connection).await, ConnectionState::Closed(end) if end.silent));
     tokio::task::yield_now().await;
     assert_eq!(connection.in_flight(), 0);
     drop(connection.reserve());
@@ -179,7 +179,7 @@ async fn a_connection_whose_ids_are_nearly_used_up_takes_no_more() {
     assert!(!connection.is_over());
     let (late, last) = (connection.reserve(), begin(&connection));
     assert!(connection.reserve().is_none());
-    assert!(matches!(over(&connection).await, Stage::Draining(end) if end.why.contains("ids")));
+    assert!(matches!(over(&connection).await, ConnectionState::Draining(end) if end.why.contains("ids")));
     // Whoever had a place already may still send.
     let head_of = Request::post("http://server/service/method").body(()).unwrap();
     let late = connection.exchange(late.unwrap(), head_of, String::new()).map_err(|(failure, _)| failure).unwrap();

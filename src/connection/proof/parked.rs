@@ -2,8 +2,8 @@
 
 use std::sync::atomic::Ordering;
 
-use super::raw::{DATA, HEADERS};
 use super::*;
+use crate::connection::proof::raw::{DATA, HEADERS};
 
 /// F31: a stream that goes on costs no more while calls that were dropped wait for a server that stands still: the server takes
 /// them all, answers nothing, and acknowledges nothing yet.

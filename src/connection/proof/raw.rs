@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
-use super::{Connection, Options};
+use crate::connection::proof::{Connection, Options};
 
 pub(super) const DATA: u8 = 0;
 pub(super) const HEADERS: u8 = 1;

@@ -2,8 +2,8 @@
 
 use h2::Reason;
 
-use super::raw::RST_STREAM;
 use super::*;
+use crate::connection::proof::raw::RST_STREAM;
 
 #[tokio::test]
 async fn before_the_head_refused_is_refused_and_nothing_else_is() {

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use super::EtcdOptions;
 use crate::address::Authority;
 #[cfg(feature = "_tls")]
 use crate::connection::{ClientTls, Invalid, Tls};
 use crate::error::Error;
-use crate::etcd::endpoint::Endpoint;
+use crate::etcd::members::endpoint::Endpoint;
+use crate::etcd::options::EtcdOptions;
 use crate::secret;
 
 /// Every wait is bounded, whatever is asked.
@@ -19,23 +19,23 @@ const LEARN_LEAST: Duration = Duration::from_secs(1);
 
 impl EtcdOptions {
     /// The members that were given, in the order in which they are tried.
-    pub(in crate::etcd) fn configured(&self) -> Vec<Endpoint> {
+    pub(crate) fn configured(&self) -> Vec<Endpoint> {
         self.endpoints.iter().filter_map(|text| Endpoint::parse(text, self.has_tls()).ok()).collect()
     }
 
-    pub(in crate::etcd) fn hosts(&self) -> Vec<Authority> {
+    pub(crate) fn hosts(&self) -> Vec<Authority> {
         self.configured().into_iter().map(|endpoint| endpoint.authority).collect()
     }
 
     #[cfg_attr(not(feature = "srv"), expect(clippy::unused_self, reason = "with the feature there may be a domain"))]
-    pub(in crate::etcd) fn is_srv(&self) -> bool {
+    pub(crate) fn is_srv(&self) -> bool {
         #[cfg(feature = "srv")]
         return self.srv.is_some();
         #[cfg(not(feature = "srv"))]
         false
     }
 
-    pub(in crate::etcd) fn check(&self) -> Result<(), Error> {
+    pub(crate) fn check(&self) -> Result<(), Error> {
         if self.endpoints.is_empty() && !self.is_srv() {
             return Err(Error::invalid("endpoints", "", "at least one is needed"));
         }
@@ -104,7 +104,7 @@ impl EtcdOptions {
 
     /// Whether TLS settings are given.
     #[cfg_attr(not(feature = "_tls"), expect(clippy::unused_self, reason = "with TLS there may be some"))]
-    pub(in crate::etcd) fn has_tls(&self) -> bool {
+    pub(crate) fn has_tls(&self) -> bool {
         #[cfg(feature = "_tls")]
         return self.tls.is_some();
         #[cfg(not(feature = "_tls"))]
@@ -113,7 +113,7 @@ impl EtcdOptions {
 
     /// TLS, where any endpoint is spoken to by it. Made once: roots may be read from the system.
     #[cfg(feature = "_tls")]
-    pub(in crate::etcd) fn built(&self) -> &Result<Option<Tls>, Invalid> {
+    pub(crate) fn built(&self) -> &Result<Option<Tls>, Invalid> {
         self.built.get_or_init(|| {
             if self.is_srv() && self.tls.is_none() {
                 // Without roots no https member is looked for.
@@ -129,7 +129,7 @@ impl EtcdOptions {
     /// Whether members that speak TLS can be spoken to.
     #[cfg(feature = "srv")]
     #[cfg_attr(not(feature = "_tls"), expect(clippy::unused_self, reason = "with TLS there may be some"))]
-    pub(in crate::etcd) fn can_tls(&self) -> bool {
+    pub(crate) fn can_tls(&self) -> bool {
         #[cfg(feature = "_tls")]
         return matches!(self.built(), Ok(Some(_)));
         #[cfg(not(feature = "_tls"))]

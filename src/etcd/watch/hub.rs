@@ -7,12 +7,12 @@ use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{Instant, sleep_until};
 
-use super::stream::{CREATION, Habits, WatchId};
-use super::streams::{Action, StreamId, Streams};
-use super::task::{Attached, StreamTask};
-use super::{Mailbox, Message, Range};
 use crate::etcd::Core;
 use crate::etcd::failure::{Class, Failure};
+use crate::etcd::watch::stream::{CREATION, Habits, WatchId};
+use crate::etcd::watch::streams::{Action, StreamId, Streams};
+use crate::etcd::watch::task::{Attached, StreamTask};
+use crate::etcd::watch::{Mailbox, Message, Range};
 
 /// What the hub is told.
 pub(super) enum Input {

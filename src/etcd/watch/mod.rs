@@ -21,8 +21,8 @@ pub(crate) use self::message::Event;
 pub(crate) use self::stream::WatchId;
 
 use self::hub::{Hub, Input};
-use super::failure::Failure;
-use super::{Core, Etcd};
+use crate::etcd::failure::Failure;
+use crate::etcd::{Core, Etcd};
 
 /// Messages that a mailbox holds at most: a reader that is further behind goes on from the revision that it has come to.
 const BEHIND: usize = 4_096;

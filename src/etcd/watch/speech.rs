@@ -12,10 +12,10 @@ use tonic::client::Grpc;
 use tonic::metadata::MetadataValue;
 use tonic::{Request, Status, Streaming};
 
-use super::message::{CreateRequest, RequestUnion, WatchRequest, WatchResponse, Wire};
 use crate::etcd::MAX_MESSAGE;
 use crate::etcd::failure::{Class, Failure};
 use crate::etcd::link::{self, Link};
+use crate::etcd::watch::message::{CreateRequest, RequestUnion, WatchRequest, WatchResponse, Wire};
 
 /// Requests out, messages in.
 pub(super) enum Speech {

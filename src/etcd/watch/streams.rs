@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::stream::WatchId;
+use crate::etcd::watch::stream::WatchId;
 
 /// Watches on a stream before another is opened.
 const FULL: usize = 128;

@@ -7,15 +7,15 @@ use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::time::{Instant, sleep_until};
 
-use super::hub::{Input, News, Order};
-use super::message::{CancelRequest, CreateRequest, ProgressRequest, RequestUnion, WatchResponse};
-use super::speech::Speech;
-use super::stream::{Action, Address, Habits, Heading, Request, Stream, WatchId};
-use super::streams::StreamId;
-use super::{Mailbox, Message, Range};
 use crate::etcd::Core;
 use crate::etcd::failure::{Class, Failure};
 use crate::etcd::link::Link;
+use crate::etcd::watch::hub::{Input, News, Order};
+use crate::etcd::watch::message::{CancelRequest, CreateRequest, ProgressRequest, RequestUnion, WatchResponse};
+use crate::etcd::watch::speech::Speech;
+use crate::etcd::watch::stream::{Action, Address, Habits, Heading, Request, Stream, WatchId};
+use crate::etcd::watch::streams::StreamId;
+use crate::etcd::watch::{Mailbox, Message, Range};
 
 /// A watch, as it stands on a stream.
 #[derive(Clone)]

@@ -12,17 +12,17 @@
 
 use std::time::Duration;
 
-use super::Machine;
-use super::registration::Registration;
-use super::slot::Slot;
-use super::tenure::Stage;
-use super::vocabulary::{Conflict, Wanted};
+use crate::registrar::lease::Machine;
+use crate::registrar::lease::registration::Registration;
+use crate::registrar::lease::slot::KeyState;
+use crate::registrar::lease::tenure::LeasePhase;
+use crate::registrar::lease::vocabulary::{Conflict, Wanted};
 
 impl Machine {
     /// Which leases are left, and which registrations are gone for good.
     pub(super) fn fence(&mut self, now: Duration) {
         self.tidy();
-        if let Stage::Held { id } = self.tenure.stage() {
+        if let LeasePhase::Held { id } = self.tenure.stage() {
             let is_left = if self.is_wanted() {
                 let moves = now >= self.move_at && self.tenure.retired().next().is_none();
                 self.may_come_back(id) && (moves || !self.keeps(id))
@@ -68,7 +68,7 @@ impl Machine {
             if !leaving && !registration.slots.iter().any(|slot| slot.obsolete) {
                 continue;
             }
-            let goes = |slot: &mut Slot| {
+            let goes = |slot: &mut KeyState| {
                 let is_out = !slot.may_be_there() && (leaving || slot.obsolete);
                 is_out && (!leaving || given_up || slot.late.is_empty())
             };
@@ -84,7 +84,7 @@ impl Machine {
     }
 
     /// A key that nobody wants: it goes if it carries a lease of ours.
-    pub(super) fn stray(&mut self, slot: Slot) {
+    pub(super) fn stray(&mut self, slot: KeyState) {
         self.strays += 1;
         let wanted = Wanted { records: Vec::new(), conflict: Conflict::TakeOver, id: None, paused: false };
         let mut stray = Registration::new(wanted, vec![slot], self.backoff.random());
@@ -108,10 +108,10 @@ impl Machine {
             let stood = registration.is_partly_there();
             registration.slots.iter_mut().for_each(|slot| slot.lease_gone(gone, |id| self.tenure.is_live(id)));
             if !registration.is_wanted() {
-                registration.slots.iter_mut().filter(|slot| !slot.concerns_etcd()).for_each(Slot::left);
+                registration.slots.iter_mut().filter(|slot| !slot.concerns_etcd()).for_each(KeyState::left);
                 registration.was_complete &= !registration.paused;
             } else if stood && registration.is_lost() {
-                registration.loss = super::Loss::Lease;
+                registration.loss = crate::registrar::lease::Loss::Lease;
             }
             registration.slots.retain(|slot| !slot.obsolete || slot.concerns_etcd());
         }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::vocabulary::Action;
+use crate::registrar::lease::vocabulary::Action;
 
 /// So many keys are put or read at a time, and so many leave beside them. One at a time, 200 registrations take 200 round trips;
 /// at 24 it is 9. Each key has a request of its own, and not a place in a transaction of many: a key that is refused, or not as

@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::registration::Registration;
-use super::slot::{Place, Seen, Slot, Verdict};
-use super::vocabulary::{Action, Conflict, Found, Input, Loss, Trouble, Wanted};
-use super::{Id, Machine, RECHECK, SWEEP};
+use crate::registrar::lease::registration::Registration;
+use crate::registrar::lease::slot::{KeyState, KeyStatus, Seen, Verdict};
+use crate::registrar::lease::vocabulary::{Action, Conflict, FailureKind, Found, Input, Loss, Wanted};
+use crate::registrar::lease::{Id, Machine, RECHECK, SWEEP};
 
 impl Machine {
     /// Takes what happened; `action` is what it happened to.
@@ -23,13 +23,13 @@ impl Machine {
             Input::Leaving { id } => self.leaving(id),
             Input::Granted { asked, seconds } => self.tenure.granted(asked, seconds),
             Input::Renewed { id, asked, seconds } => self.tenure.renewed(id, asked, seconds),
-            Input::RenewalFailed { id, trouble: Trouble::LeaseGone } => self.lease_gone(id),
+            Input::RenewalFailed { id, trouble: FailureKind::LeaseGone } => self.lease_gone(id),
             Input::RenewalFailed { id, trouble } => self.tenure.renewal_failed(now, id, trouble),
             Input::Put { revision, again } => self.put(now, action, revision, again),
             Input::Conflict { again } => self.conflict(action, again),
             Input::Done => self.done(action),
             Input::Failed(trouble) => self.failed(now, action, began, trouble),
-            Input::NotThere => self.slot_of(action).into_iter().for_each(Slot::differs),
+            Input::NotThere => self.slot_of(action).into_iter().for_each(KeyState::differs),
             Input::BrokenOff => self.doubt(action),
             Input::Watched { key, anew } => {
                 self.reachable(now);
@@ -48,7 +48,7 @@ impl Machine {
     }
 
     fn wanted(&mut self, id: Id, wanted: Wanted) {
-        let slots = wanted.records.iter().cloned().map(Slot::new).collect();
+        let slots = wanted.records.iter().cloned().map(KeyState::new).collect();
         let registration = Registration::new(wanted, slots, self.backoff.random());
         self.registrations.insert(id, registration);
         self.adopt(id);
@@ -75,12 +75,12 @@ impl Machine {
     fn adopt(&mut self, id: Id) {
         self.keys += 1;
         let Some(registration) = self.registrations.get(&id) else { return };
-        let new = registration.slots.iter().filter(|slot| slot.place == Place::Out && !slot.obsolete);
+        let new = registration.slots.iter().filter(|slot| slot.place == KeyStatus::Out && !slot.obsolete);
         let new: BTreeSet<_> = new.map(|slot| slot.record.key.clone()).collect();
         let mut left = Vec::new();
         for (_, other) in self.registrations.iter_mut().filter(|(other, _)| **other != id) {
             let leaving = other.leaving;
-            let goes = |slot: &mut Slot| (leaving || slot.obsolete) && new.contains(&slot.record.key);
+            let goes = |slot: &mut KeyState| (leaving || slot.obsolete) && new.contains(&slot.record.key);
             left.extend(other.slots.extract_if(.., goes));
         }
         if let Some(registration) = self.registrations.get_mut(&id) {
@@ -98,7 +98,7 @@ impl Machine {
         let Some(registration) = self.registrations.get(&id) else { return };
         let given_up = registration.slots.iter().filter(|slot| registration.leaving || slot.obsolete);
         let given_up: BTreeSet<_> = given_up.map(|slot| slot.record.key.as_slice()).collect();
-        let wants = |slot: &Slot| !slot.obsolete && given_up.contains(slot.record.key.as_slice());
+        let wants = |slot: &KeyState| !slot.obsolete && given_up.contains(slot.record.key.as_slice());
         let others = self.registrations.iter().filter(|(other, registration)| **other != id && !registration.leaving);
         let heirs: Vec<Id> = others.filter(|(_, other)| other.slots.iter().any(wants)).map(|(heir, _)| *heir).collect();
         heirs.into_iter().for_each(|heir| self.adopt(heir));
@@ -118,7 +118,7 @@ impl Machine {
         }
     }
 
-    fn slots_of<'a>(&'a mut self, key: &'a [u8]) -> impl Iterator<Item = &'a mut Slot> {
+    fn slots_of<'a>(&'a mut self, key: &'a [u8]) -> impl Iterator<Item = &'a mut KeyState> {
         let wanted = self.registrations.values_mut().filter(|registration| !registration.leaving);
         wanted.flat_map(|registration| &mut registration.slots).filter(move |slot| slot.record.key == key)
     }
@@ -155,7 +155,7 @@ impl Machine {
 
     fn unwatched(&mut self, key: &[u8]) {
         let slots = self.registrations.values_mut().flat_map(|registration| &mut registration.slots);
-        slots.filter(|slot| slot.record.key == key).for_each(Slot::unwatched);
+        slots.filter(|slot| slot.record.key == key).for_each(KeyState::unwatched);
     }
 
     fn seen(&mut self, now: Duration, key: &[u8], revision: i64, looked: bool, found: Option<Found>) {
@@ -164,7 +164,7 @@ impl Machine {
         let Some((&of, registration)) = having.min_by_key(|(_, registration)| registration.leaving) else {
             // A put that was given up long ago may arrive after all: nobody wants it any more.
             if let Some(found) = found.filter(|found| tenure.is_live(found.lease)) {
-                self.stray(Slot::found(key, found));
+                self.stray(KeyState::found(key, found));
             }
             return;
         };
@@ -225,7 +225,7 @@ impl Machine {
             if is_live {
                 self.tenure.taint(*lease);
                 let value = record.value.clone();
-                self.stray(Slot::found(&record.key, Found { lease: *lease, revision, value, id: None }));
+                self.stray(KeyState::found(&record.key, Found { lease: *lease, revision, value, id: None }));
             }
             return;
         };
@@ -263,11 +263,11 @@ impl Machine {
         }
     }
 
-    fn failed(&mut self, now: Duration, action: &Action, began: Duration, trouble: Trouble) {
+    fn failed(&mut self, now: Duration, action: &Action, began: Duration, trouble: FailureKind) {
         if trouble.leaves_doubt() {
             self.doubt(action);
         } else {
-            self.slot_of(action).into_iter().for_each(Slot::refused);
+            self.slot_of(action).into_iter().for_each(KeyState::refused);
         }
         match action {
             Action::Grant { .. } if trouble.is_permanent() => {
@@ -284,7 +284,7 @@ impl Machine {
                 return self.tenure.revoke_later(*id, now + self.backoff.fail(now, true));
             }
             // Granted anew at once the first time, and not again and again at an etcd that forgets what it grants.
-            Action::Put { lease, .. } | Action::Delete { lease, .. } if trouble == Trouble::LeaseGone => {
+            Action::Put { lease, .. } | Action::Delete { lease, .. } if trouble == FailureKind::LeaseGone => {
                 self.lease_gone(*lease);
             }
             Action::Put { of, .. } | Action::Delete { of, .. } | Action::Look { of, .. } if trouble.is_permanent() => {
@@ -302,7 +302,7 @@ impl Machine {
     /// What only people can mend holds up this registration and no other.
     fn forbidden(&mut self, now: Duration, of: Id, action: &Action) {
         if let Action::Look { .. } = action {
-            self.slot_of(action).into_iter().for_each(Slot::is_refused_a_look);
+            self.slot_of(action).into_iter().for_each(KeyState::is_refused_a_look);
         }
         let Some(registration) = self.registrations.get_mut(&of) else { return };
         // What may not be looked at goes out without, at once the first time.
@@ -346,7 +346,7 @@ impl Machine {
     }
 
     /// What the action is for: also where another registration has the key since.
-    fn slot_of(&mut self, action: &Action) -> Option<&mut Slot> {
+    fn slot_of(&mut self, action: &Action) -> Option<&mut KeyState> {
         let (Action::Put { of, record, .. } | Action::Delete { of, record, .. } | Action::Look { of, record }) = action
         else {
             return None;

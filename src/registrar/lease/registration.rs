@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use super::flights::Flights;
-use super::slot::{Place, Slot};
-use super::tenure::Tenure;
-use super::vocabulary::{Conflict, Loss, Wanted};
 use crate::backoff::Backoff;
+use crate::registrar::lease::flights::Flights;
+use crate::registrar::lease::slot::{KeyState, KeyStatus};
+use crate::registrar::lease::tenure::LeaseState;
+use crate::registrar::lease::vocabulary::{Conflict, Loss, Wanted};
 
 /// One repair in so long, in the long run: what is undone again and again is not fought over.
 const REPAIR: Duration = Duration::from_secs(1);
@@ -15,7 +15,7 @@ const REPAIRS: u32 = 5;
 
 #[derive(Debug)]
 pub(super) struct Registration {
-    pub(super) slots: Vec<Slot>,
+    pub(super) slots: Vec<KeyState>,
     pub(super) leaving: bool,
     pub(super) paused: bool,
     pub(super) conflict: Conflict,
@@ -51,7 +51,7 @@ impl Urgency {
 }
 
 impl Registration {
-    pub(super) fn new(wanted: Wanted, slots: Vec<Slot>, seed: u64) -> Self {
+    pub(super) fn new(wanted: Wanted, slots: Vec<KeyState>, seed: u64) -> Self {
         Self {
             slots,
             leaving: false,
@@ -68,7 +68,7 @@ impl Registration {
     }
 
     pub(super) fn is_in(&self) -> bool {
-        self.slots.iter().all(|slot| slot.place == Place::In && !slot.obsolete)
+        self.slots.iter().all(|slot| slot.place == KeyStatus::In && !slot.obsolete)
     }
 
     /// In etcd, the latest change of it perhaps not yet.
@@ -78,7 +78,7 @@ impl Registration {
 
     /// Something of it is in etcd, wanted or not.
     pub(super) fn is_partly_there(&self) -> bool {
-        self.slots.iter().any(Slot::is_there)
+        self.slots.iter().any(KeyState::is_there)
     }
 
     /// Something of it stood, and does not any more.
@@ -103,22 +103,22 @@ impl Registration {
     /// Who holds a key of it.
     pub(super) fn held_by(&self) -> Option<(&[u8], i64, Option<&str>)> {
         self.slots.iter().find_map(|slot| match &slot.place {
-            Place::Theirs { lease, id } => Some((slot.record.key.as_slice(), *lease, id.as_deref())),
+            KeyStatus::Theirs { lease, id } => Some((slot.record.key.as_slice(), *lease, id.as_deref())),
             _ => None,
         })
     }
 
     /// What is to be done next, and on which record, beside what is on its way.
-    pub(super) fn next(&self, tenure: &Tenure, flights: &Flights) -> Option<(Urgency, &Slot)> {
-        let first = |urgency: Urgency, is: &dyn Fn(&Slot) -> bool| {
+    pub(super) fn next(&self, tenure: &LeaseState, flights: &Flights) -> Option<(Urgency, &KeyState)> {
+        let first = |urgency: Urgency, is: &dyn Fn(&KeyState) -> bool| {
             if !flights.has_room(urgency.goes_out()) {
                 return None;
             }
-            let free = |slot: &&Slot| is(slot) && !flights.is_busy(&slot.record.key);
+            let free = |slot: &&KeyState| is(slot) && !flights.is_busy(&slot.record.key);
             self.slots.iter().find(free).map(|slot| (urgency, slot))
         };
         // What goes with a lease that is being revoked needs no more.
-        let to_go = |slot: &Slot| slot.may_be_there() && !slot.goes_with(|lease| tenure.is_dying(lease));
+        let to_go = |slot: &KeyState| slot.may_be_there() && !slot.goes_with(|lease| tenure.is_dying(lease));
         if self.leaving {
             return first(Urgency::Leave, &to_go);
         }
@@ -126,17 +126,18 @@ impl Registration {
             return first(Urgency::Pause, &to_go);
         }
         let is_there = self.is_there();
-        let to_put =
-            |slot: &Slot| tenure.current().is_some_and(|lease| slot.needs_put(lease)) && !(slot.obsolete && is_there);
+        let to_put = |slot: &KeyState| {
+            tenure.current().is_some_and(|lease| slot.needs_put(lease)) && !(slot.obsolete && is_there)
+        };
         first(Urgency::Put, &to_put)
-            .or_else(|| first(Urgency::Look, &|slot| slot.place == Place::Unknown))
+            .or_else(|| first(Urgency::Look, &|slot| slot.place == KeyStatus::Unknown))
             // What is no longer wanted goes once what is wanted in its stead stands, and not where another holds that.
             .or_else(|| is_there.then(|| first(Urgency::Tidy, &|slot| slot.obsolete && to_go(slot))).flatten())
-            .or_else(|| first(Urgency::Check, &Slot::needs_look))
+            .or_else(|| first(Urgency::Check, &KeyState::needs_look))
     }
 
     /// Keys are unique within a registration: the registrar refuses others.
-    pub(super) fn slot(&mut self, key: &[u8]) -> Option<&mut Slot> {
+    pub(super) fn slot(&mut self, key: &[u8]) -> Option<&mut KeyState> {
         self.slots.iter_mut().find(|slot| slot.record.key == key)
     }
 
@@ -156,7 +157,7 @@ impl Registration {
         for record in records {
             match self.slots.iter_mut().find(|slot| slot.is_of(&record.key)) {
                 Some(slot) => slot.update(&record.value),
-                None => self.slots.push(Slot::new(record)),
+                None => self.slots.push(KeyState::new(record)),
             }
         }
         self.slots.retain(|slot| !slot.obsolete || slot.concerns_etcd());

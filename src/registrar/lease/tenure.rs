@@ -4,15 +4,15 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::vocabulary::{Renewal, Trouble};
 use crate::backoff::Backoff;
+use crate::registrar::lease::vocabulary::{FailureKind, Renewal};
 
 /// How many former leases are remembered: an etcd that is restored from a snapshot brings one of them back.
 const FORMER: usize = 256;
 
 /// Which leases there are, and when they are renewed.
 #[derive(Debug)]
-pub(super) struct Tenure {
+pub(super) struct LeaseState {
     /// What is asked for.
     seconds: i64,
     granting: Option<i64>,
@@ -42,7 +42,7 @@ struct Held {
 
 /// What there is of the lease that puts are made under.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stage {
+pub(super) enum LeasePhase {
     None,
     Granting { id: i64 },
     Held { id: i64 },
@@ -50,7 +50,7 @@ pub(super) enum Stage {
 
 /// How the leases that are held stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Hold {
+pub(super) enum LeaseHealth {
     Sure,
     /// The last renewal failed.
     Late,
@@ -58,7 +58,7 @@ pub(super) enum Hold {
     Ended,
 }
 
-impl Tenure {
+impl LeaseState {
     pub(super) fn new(seconds: i64, seed: u64) -> Self {
         Self {
             seconds,
@@ -75,11 +75,11 @@ impl Tenure {
         self.seconds
     }
 
-    pub(super) fn stage(&self) -> Stage {
+    pub(super) fn stage(&self) -> LeasePhase {
         match (&self.current, self.granting) {
-            (Some(held), _) => Stage::Held { id: held.id },
-            (None, Some(id)) => Stage::Granting { id },
-            (None, None) => Stage::None,
+            (Some(held), _) => LeasePhase::Held { id: held.id },
+            (None, Some(id)) => LeasePhase::Granting { id },
+            (None, None) => LeasePhase::None,
         }
     }
 
@@ -136,11 +136,11 @@ impl Tenure {
     }
 
     /// How the leases stand: the worst of them.
-    pub(super) fn hold(&self, now: Duration) -> Option<Hold> {
+    pub(super) fn hold(&self, now: Duration) -> Option<LeaseHealth> {
         let hold = |held: &Held| match held.late {
-            true if now >= held.ends => Hold::Ended,
-            true => Hold::Late,
-            false => Hold::Sure,
+            true if now >= held.ends => LeaseHealth::Ended,
+            true => LeaseHealth::Late,
+            false => LeaseHealth::Sure,
         };
         self.kept().map(hold).max()
     }
@@ -226,7 +226,7 @@ impl Tenure {
     }
 
     /// The renewal of that lease failed, and it may live.
-    pub(super) fn renewal_failed(&mut self, now: Duration, failed: i64, trouble: Trouble) {
+    pub(super) fn renewal_failed(&mut self, now: Duration, failed: i64, trouble: FailureKind) {
         let wait = self.renewals.fail(now, trouble.is_permanent());
         if let Some(held) = self.held(failed) {
             // However slow, often enough that a short lease is not lost to the waiting.

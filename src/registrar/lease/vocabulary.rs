@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Id;
 use crate::codec::Record;
+use crate::registrar::lease::Id;
 
 /// What is done where another has put a key that is to be registered.
 ///
@@ -132,7 +132,7 @@ pub(crate) enum Input {
     },
     RenewalFailed {
         id: i64,
-        trouble: Trouble,
+        trouble: FailureKind,
     },
     /// The put was done, at that revision.
     Put {
@@ -150,7 +150,7 @@ pub(crate) enum Input {
     /// The key that was to be deleted is not as it was expected to be.
     NotThere,
     /// The action failed.
-    Failed(Trouble),
+    Failed(FailureKind),
     /// The action was broken off: nobody knows whether it was done.
     BrokenOff,
     /// Every change of this key is told from now on: by a new watch, or by one that told of it before, and may yet tell what was
@@ -183,7 +183,7 @@ pub(crate) enum Input {
 
 /// What kind of failure, as far as it decides what to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Trouble {
+pub(crate) enum FailureKind {
     /// It may have been done, or may still be.
     Transient,
     /// The same, and it was not done, for certain.
@@ -195,7 +195,7 @@ pub(crate) enum Trouble {
     LeaseGone,
 }
 
-impl Trouble {
+impl FailureKind {
     pub(super) fn is_permanent(self) -> bool {
         matches!(self, Self::Permanent | Self::PermanentInDoubt)
     }
@@ -219,7 +219,7 @@ pub(crate) enum Loss {
 
 /// How a registration stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Standing {
+pub(crate) enum RegistrationStatus {
     /// Never yet in etcd.
     Pending,
     /// In etcd.
@@ -238,7 +238,7 @@ pub(crate) enum Standing {
     Closed,
 }
 
-impl Standing {
+impl RegistrationStatus {
     /// What went wrong before does not matter any more.
     pub(crate) fn is_well(self) -> bool {
         matches!(self, Self::Registered | Self::Paused | Self::Closed)

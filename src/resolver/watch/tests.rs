@@ -76,9 +76,9 @@ enum Fate {
     /// A list that was asked for is answered, and is on its way from then on.
     Answer,
     /// What is asked for fails.
-    Fail(Trouble),
-    Lose(Trouble),
-    Cancel(Trouble),
+    Fail(FailureKind),
+    Lose(FailureKind),
+    Cancel(FailureKind),
     Reconnect,
     /// Nothing comes for a while.
     Silence,
@@ -89,8 +89,8 @@ enum Fate {
     Work,
 }
 
-fn trouble() -> impl Strategy<Value = Trouble> {
-    prop_oneof![4 => Just(Trouble::Transient), 1 => Just(Trouble::Revision), 1 => Just(Trouble::Permanent)]
+fn trouble() -> impl Strategy<Value = FailureKind> {
+    prop_oneof![4 => Just(FailureKind::Transient), 1 => Just(FailureKind::Revision), 1 => Just(FailureKind::Permanent)]
 }
 
 fn fate() -> impl Strategy<Value = Fate> {
@@ -159,7 +159,7 @@ impl World {
         }
         assert_eq!(after.unreadable(), after.entries().filter(|e| e.error().is_some()).count());
         // F2: a list never takes back what events after its revision said, nor do old events.
-        if !self.wiped && self.machine.standing(self.now) != Standing::Unresolved {
+        if !self.wiped && self.machine.standing(self.now) != WatchStatus::Unresolved {
             let keys = &self.etcd.states[&self.machine.revision];
             assert!(after.entries().cloned().eq(entries(keys)), "not as etcd was at {}", self.machine.revision);
         }
@@ -188,7 +188,7 @@ impl World {
             let revision = self.etcd.revision;
             if from < self.etcd.compacted {
                 self.give(Input::Created { revision });
-                self.give(Input::Canceled(Trouble::Revision));
+                self.give(Input::Canceled(FailureKind::Revision));
             } else {
                 self.watch = Some(from);
                 self.give(Input::Created { revision });
@@ -198,7 +198,7 @@ impl World {
         let Some(from) = self.watch else { return false };
         if from < self.etcd.compacted {
             self.watch = None;
-            self.give(Input::Canceled(Trouble::Revision));
+            self.give(Input::Canceled(FailureKind::Revision));
             return true;
         }
         let events = self.etcd.events(from);
@@ -254,8 +254,8 @@ impl World {
             Fate::Wipe => {
                 self.etcd = Etcd::new();
                 self.wiped = true;
-                self.suffer(&Fate::Lose(Trouble::Transient));
-                self.suffer(&Fate::Fail(Trouble::Transient));
+                self.suffer(&Fate::Lose(FailureKind::Transient));
+                self.suffer(&Fate::Fail(FailureKind::Transient));
                 self.give(Input::Reachable { anew: true });
             }
             Fate::Answer => self.answer(),
@@ -353,7 +353,7 @@ fn goes_on_from_the_last_event_not_from_the_header() {
             world.wiped = true; // it is not this etcd that says so
             world.give(Input::Progress { revision });
         }
-        world.give(Input::Lost { trouble: Trouble::Transient, heard: world.now });
+        world.give(Input::Lost { trouble: FailureKind::Transient, heard: world.now });
         assert_eq!(from(&world), expected);
     }
 }
@@ -363,14 +363,14 @@ fn goes_on_from_the_last_event_not_from_the_header() {
 fn a_list_alone_is_current_for_five_seconds() {
     let mut world = World::new(1);
     world.hands();
-    assert_eq!(world.machine.standing(world.now), Standing::Unresolved);
+    assert_eq!(world.machine.standing(world.now), WatchStatus::Unresolved);
     world.arrive();
     let listed = world.now;
-    assert_eq!(world.machine.standing(listed), Standing::Current);
+    assert_eq!(world.machine.standing(listed), WatchStatus::Current);
     assert_eq!(world.machine.wake(listed), Some(listed + FRESH));
-    assert_eq!(world.machine.standing(listed + FRESH), Standing::Stale { since: listed });
+    assert_eq!(world.machine.standing(listed + FRESH), WatchStatus::Stale { since: listed });
     assert!(world.watch(), "the watch is created");
-    assert_eq!(world.machine.standing(listed + secs(3600)), Standing::Current);
+    assert_eq!(world.machine.standing(listed + secs(3600)), WatchStatus::Current);
 }
 
 /// F2: events are taken in beside a relist that hangs.
@@ -395,11 +395,11 @@ fn a_break_is_mended_at_once_and_tells_since_when_it_is_stale() {
     world.now += secs(60);
     let heard = world.now;
     world.now += secs(4);
-    world.give(Input::Lost { trouble: Trouble::Transient, heard });
-    assert_eq!(world.machine.standing(world.now), Standing::Stale { since: heard });
+    world.give(Input::Lost { trouble: FailureKind::Transient, heard });
+    assert_eq!(world.machine.standing(world.now), WatchStatus::Stale { since: heard });
     assert_eq!(world.machine.snapshot().len(), 3);
     assert!(world.watch(), "another watch is asked for at once");
-    assert_eq!(world.machine.standing(world.now), Standing::Current);
+    assert_eq!(world.machine.standing(world.now), WatchStatus::Current);
 }
 
 #[test]
@@ -408,7 +408,7 @@ fn a_lower_revision_is_believed_only_from_a_linearizable_read() {
         let mut world = settled(3);
         assert_eq!(world.etcd.revision, 4);
         world.wiped = true;
-        world.give(Input::Lost { trouble: Trouble::Transient, heard: world.now });
+        world.give(Input::Lost { trouble: FailureKind::Transient, heard: world.now });
         world.to_create = None;
         world.give(Input::Created { revision: 1 });
         assert!(matches!(world.asked, Some(Asked::Verify)));
@@ -425,8 +425,8 @@ fn a_lower_revision_is_believed_only_from_a_linearizable_read() {
 #[test]
 fn what_only_people_can_mend_is_tried_slowly() {
     let mut world = settled(1);
-    world.give(Input::Lost { trouble: Trouble::Transient, heard: world.now });
-    world.give(Input::Canceled(Trouble::Permanent));
+    world.give(Input::Lost { trouble: FailureKind::Transient, heard: world.now });
+    world.give(Input::Canceled(FailureKind::Permanent));
     let wake = world.machine.wake(world.now + secs(1)).unwrap();
     assert!(wake >= world.now + secs(2), "{wake:?}");
     world.give(Input::Reachable { anew: false });
@@ -437,7 +437,7 @@ fn what_only_people_can_mend_is_tried_slowly() {
 fn a_new_connection_ends_the_wait_for_one() {
     let mut world = settled(1);
     for _ in 0..5 {
-        world.give(Input::Lost { trouble: Trouble::Transient, heard: world.now });
+        world.give(Input::Lost { trouble: FailureKind::Transient, heard: world.now });
     }
     assert!(world.to_create.is_none());
     world.give(Input::Reachable { anew: false });
@@ -469,7 +469,7 @@ fn watches_that_end_soon_are_not_opened_without_end() {
             opened += 1;
             world.give(Input::Progress { revision: 1 });
             world.watch = None;
-            world.give(Input::Lost { trouble: Trouble::Transient, heard: world.now });
+            world.give(Input::Lost { trouble: FailureKind::Transient, heard: world.now });
         }
         world.now += Duration::from_millis(10);
         world.hands();
@@ -482,7 +482,7 @@ fn a_relist_that_fails_leaves_the_watch_as_it_is() {
     let mut world = settled(2);
     world.now += secs(600);
     world.hands();
-    world.suffer(&Fate::Fail(Trouble::Permanent));
+    world.suffer(&Fate::Fail(FailureKind::Permanent));
     assert!(world.machine.is_watching());
-    assert_eq!(world.machine.standing(world.now), Standing::Current);
+    assert_eq!(world.machine.standing(world.now), WatchStatus::Current);
 }

@@ -22,11 +22,11 @@ pub(crate) enum Input {
         revision: i64,
         entries: Vec<Entry>,
     },
-    ListFailed(Trouble),
+    ListFailed(FailureKind),
     Verified {
         revision: i64,
     },
-    VerifyFailed(Trouble),
+    VerifyFailed(FailureKind),
     /// The watch exists; the revision of the member that serves it.
     Created {
         revision: i64,
@@ -37,10 +37,10 @@ pub(crate) enum Input {
         revision: i64,
     },
     /// etcd has refused or ended the watch.
-    Canceled(Trouble),
+    Canceled(FailureKind),
     /// The stream of the watch has ended, over which something was last heard then.
     Lost {
-        trouble: Trouble,
+        trouble: FailureKind,
         heard: Duration,
     },
     /// The watch was not created in time; it is tried again.
@@ -75,7 +75,7 @@ impl Change {
 
 /// What kind of failure, as far as it decides what to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Trouble {
+pub(crate) enum FailureKind {
     /// Will pass.
     Transient,
     /// The revision asked for is no longer, or not yet, to be had.
@@ -86,7 +86,7 @@ pub(crate) enum Trouble {
 
 /// What is known of the service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Standing {
+pub(crate) enum WatchStatus {
     Unresolved,
     /// A watch stands, or a list was answered a moment ago.
     Current,

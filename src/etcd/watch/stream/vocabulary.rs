@@ -7,7 +7,7 @@ pub(crate) type WatchId = u64;
 
 /// What is to be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::etcd::watch) enum Request {
+pub(crate) enum Request {
     Create {
         watch: WatchId,
         id: i64,
@@ -25,7 +25,7 @@ pub(in crate::etcd::watch) enum Request {
 
 /// What to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::etcd::watch) enum Action {
+pub(crate) enum Action {
     Send(Request),
     /// Ask the connection for a sign of life, to tell its death from that of the stream.
     Ping,
@@ -52,15 +52,15 @@ pub(in crate::etcd::watch) enum Action {
 
 /// What a message says, as far as it matters here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::etcd::watch) struct Heading {
-    pub(in crate::etcd::watch) id: i64,
-    pub(in crate::etcd::watch) created: bool,
-    pub(in crate::etcd::watch) canceled: bool,
+pub(crate) struct Heading {
+    pub(crate) id: i64,
+    pub(crate) created: bool,
+    pub(crate) canceled: bool,
 }
 
 /// Whom a message is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::etcd::watch) enum Address {
+pub(crate) enum Address {
     /// This watch.
     Watch(WatchId),
     /// Nobody: an answer to what was asked of the stream, or of a watch that is gone.

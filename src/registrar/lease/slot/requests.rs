@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use super::{Place, Slot, Watch};
 use crate::codec::Record;
+use crate::registrar::lease::slot::{KeyState, KeyStatus, Watch};
 use crate::registrar::lease::vocabulary::Found;
 
 /// A request, and how the key was watched when it began: what was done or read under the watch leaves nothing to look for.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Asked {
+pub(super) struct SentRequest {
     pub(super) what: Request,
     pub(super) watch: Watch,
     /// Asked because nobody tells: to be asked again if it fails.
@@ -23,28 +23,28 @@ pub(super) enum Request {
     Look,
 }
 
-impl Slot {
+impl KeyState {
     /// From here on a put may arrive, whatever becomes of the request.
-    pub(in crate::registrar::lease) fn begin_put(&mut self, lease: i64) {
-        let put = if self.place == Place::Out { Request::FirstPut } else { Request::Put };
+    pub(crate) fn begin_put(&mut self, lease: i64) {
+        let put = if self.place == KeyStatus::Out { Request::FirstPut } else { Request::Put };
         if !self.is_there() {
-            (self.place, self.lease, self.claims) = (Place::Tried, lease, true);
+            (self.place, self.lease, self.claims) = (KeyStatus::Tried, lease, true);
         }
         self.tried.insert(lease);
         self.later = None;
         self.ask(put);
     }
 
-    pub(in crate::registrar::lease) fn begin_look(&mut self) {
+    pub(crate) fn begin_look(&mut self) {
         self.ask(Request::Look);
     }
 
     fn ask(&mut self, what: Request) {
-        self.asked = Some(Asked { what, watch: self.watch, sweep: std::mem::take(&mut self.sweep) });
+        self.asked = Some(SentRequest { what, watch: self.watch, sweep: std::mem::take(&mut self.sweep) });
     }
 
     /// The request came to no end that is known.
-    pub(in crate::registrar::lease) fn end(&mut self) {
+    pub(crate) fn end(&mut self) {
         if let Some(asked) = self.asked.take() {
             self.sweep |= asked.sweep;
             self.in_doubt |= !matches!(asked.what, Request::Look);
@@ -53,52 +53,48 @@ impl Slot {
     }
 
     /// The request was refused, and not done.
-    pub(in crate::registrar::lease) fn refused(&mut self) {
-        let (first, in_doubt) = (matches!(self.asked, Some(Asked { what: Request::FirstPut, .. })), self.in_doubt);
+    pub(crate) fn refused(&mut self) {
+        let (first, in_doubt) =
+            (matches!(self.asked, Some(SentRequest { what: Request::FirstPut, .. })), self.in_doubt);
         self.end();
         self.in_doubt = in_doubt;
-        if first && self.place == Place::Tried {
-            self.place = Place::Out;
+        if first && self.place == KeyStatus::Tried {
+            self.place = KeyStatus::Out;
             self.tried.clear();
         }
     }
 
     /// The key was not as a request expected it: how it is, is to be looked at.
-    pub(in crate::registrar::lease) fn differs(&mut self) {
-        (self.asked, self.later, self.place, self.unreadable) = (None, None, Place::Unknown, false);
+    pub(crate) fn differs(&mut self) {
+        (self.asked, self.later, self.place, self.unreadable) = (None, None, KeyStatus::Unknown, false);
     }
 
     /// It may not be read: what is not known is tried.
-    pub(in crate::registrar::lease) fn is_refused_a_look(&mut self) {
+    pub(crate) fn is_refused_a_look(&mut self) {
         self.unreadable = true;
-        if self.place == Place::Unknown {
-            self.place = Place::Tried;
+        if self.place == KeyStatus::Unknown {
+            self.place = KeyStatus::Tried;
         }
     }
 
     /// The put is given up; it may be done at any later time, while its lease lives.
-    pub(in crate::registrar::lease) fn give_up(&mut self, lease: i64) {
+    pub(crate) fn give_up(&mut self, lease: i64) {
         self.late.insert(lease);
     }
 
     /// Whether what was put at that revision was deleted cannot be known: it is to be looked at.
-    pub(in crate::registrar::lease) fn doubt(&mut self, expected: i64) {
+    pub(crate) fn doubt(&mut self, expected: i64) {
         self.doomed = self.doomed.max(expected);
         if self.may_be_there() {
-            self.place = if self.unreadable { Place::Tried } else { Place::Unknown };
+            self.place = if self.unreadable { KeyStatus::Tried } else { KeyStatus::Unknown };
         }
     }
 
     /// The put is done under that lease, at that revision. What was seen since is to be taken in.
-    pub(in crate::registrar::lease) fn put(
-        &mut self,
-        record: &Arc<Record>,
-        lease: i64,
-        revision: i64,
-    ) -> Option<(i64, Option<Found>)> {
+    pub(crate) fn put(&mut self, record: &Arc<Record>, lease: i64, revision: i64) -> Option<(i64, Option<Found>)> {
         self.saw_all();
         // Another value may be wanted since.
-        self.place = if self.record.value == record.value { Place::In } else { Place::Stale };
+        self.place = if self.record.value == record.value { KeyStatus::In } else { KeyStatus::Stale };
         (self.known, self.put_at, self.expected) = (revision, revision, revision);
         (self.lease, self.stood, self.in_doubt, self.claims) = (lease, true, false, false);
         self.tried.clear();
@@ -106,7 +102,7 @@ impl Slot {
     }
 
     /// What was seen since a request was done at that revision.
-    pub(in crate::registrar::lease) fn later(&mut self, revision: i64) -> Option<(i64, Option<Found>)> {
+    pub(crate) fn later(&mut self, revision: i64) -> Option<(i64, Option<Found>)> {
         self.later.take().filter(|(seen, _)| *seen > revision)
     }
 

@@ -2,45 +2,45 @@
 
 use std::sync::Arc;
 
-use super::requests::Request;
-use super::{Place, Slot};
 use crate::codec::Record;
-use crate::registrar::lease::tenure::Tenure;
+use crate::registrar::lease::slot::requests::Request;
+use crate::registrar::lease::slot::{KeyState, KeyStatus};
+use crate::registrar::lease::tenure::LeaseState;
 use crate::registrar::lease::vocabulary::{Conflict, Found};
 
 /// Where and how a key was seen, and for whom.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::registrar::lease) struct Seen<'a> {
-    pub(in crate::registrar::lease) revision: i64,
+pub(crate) struct Seen<'a> {
+    pub(crate) revision: i64,
     /// Asked for, and not told by the watch.
-    pub(in crate::registrar::lease) looked: bool,
+    pub(crate) looked: bool,
     /// Our leases.
-    pub(in crate::registrar::lease) tenure: &'a Tenure,
+    pub(crate) tenure: &'a LeaseState,
     /// Paused, or leaving.
-    pub(in crate::registrar::lease) goes_out: bool,
-    pub(in crate::registrar::lease) conflict: Conflict,
-    pub(in crate::registrar::lease) id: Option<&'a str>,
+    pub(crate) goes_out: bool,
+    pub(crate) conflict: Conflict,
+    pub(crate) id: Option<&'a str>,
     /// What makes a key unique.
-    pub(in crate::registrar::lease) suffix: &'a str,
+    pub(crate) suffix: &'a str,
 }
 
 /// What a look at a key asks for.
 #[derive(Debug)]
-pub(in crate::registrar::lease) enum Verdict {
+pub(crate) enum Verdict {
     Fine,
     Repair,
     /// The key has changed; a put of ours may still come to the one that is left.
     Moved {
-        left: Box<Slot>,
+        left: Box<KeyState>,
     },
 }
 
-impl Slot {
+impl KeyState {
     /// The key as it stood at that revision: by a look, or by an event of the watch.
-    pub(in crate::registrar::lease) fn see(&mut self, seen: Seen<'_>, found: Option<Found>) -> Verdict {
+    pub(crate) fn see(&mut self, seen: Seen<'_>, found: Option<Found>) -> Verdict {
         if seen.looked {
             self.saw_all();
-            if seen.revision < self.known && self.place != Place::Unknown {
+            if seen.revision < self.known && self.place != KeyStatus::Unknown {
                 return Verdict::Fine; // an event came sooner
             }
         } else if seen.revision <= self.known {
@@ -48,7 +48,7 @@ impl Slot {
         } else if self.asked.is_some_and(|asked| !matches!(asked.what, Request::Look) || !self.is_there()) {
             self.later = Some((seen.revision, found));
             return Verdict::Fine;
-        } else if self.is_open() || (self.place == Place::Out && !seen.goes_out) {
+        } else if self.is_open() || (self.place == KeyStatus::Out && !seen.goes_out) {
             return Verdict::Fine; // a put, a look or a delete follows in any case
         }
         self.known = seen.revision;
@@ -57,7 +57,7 @@ impl Slot {
 
     /// Nobody knows how the key stands: what is told may be older than a put that was given up.
     fn is_open(&self) -> bool {
-        matches!(self.place, Place::Tried | Place::Unknown) || (self.place == Place::Stale && self.in_doubt)
+        matches!(self.place, KeyStatus::Tried | KeyStatus::Unknown) || (self.place == KeyStatus::Stale && self.in_doubt)
     }
 
     fn judge(&mut self, seen: Seen<'_>, found: Option<Found>) -> Verdict {
@@ -67,7 +67,7 @@ impl Slot {
             self.tried.clear();
         }
         let Some(found) = found else {
-            (self.place, self.expected) = (Place::Out, 0);
+            (self.place, self.expected) = (KeyStatus::Out, 0);
             return Verdict::Repair;
         };
         let is_ours = seen.tenure.is_live(found.lease);
@@ -75,19 +75,19 @@ impl Slot {
         if is_ours && (seen.goes_out || !seen.tenure.is_dying(found.lease)) {
             // What may still be deleted is put anew.
             let same = found.value == self.record.value && (seen.goes_out || found.revision > self.doomed);
-            (self.place, self.expected) = (if same { Place::In } else { Place::Stale }, found.revision);
+            (self.place, self.expected) = (if same { KeyStatus::In } else { KeyStatus::Stale }, found.revision);
             (self.lease, self.stood, self.claims) = (found.lease, true, false);
             return if same { Verdict::Fine } else { Verdict::Repair };
         }
         let by_hand = found.lease == 0 && (stood || seen.conflict == Conflict::TakeOver);
         let same_id = seen.id.is_some() && found.id.as_deref() == seen.id;
-        let in_a_former_life = self.place == Place::Unknown && same_id;
+        let in_a_former_life = self.place == KeyStatus::Unknown && same_id;
         // An etcd that was restored from a snapshot brings back what we have replaced since.
         let replaced = found.revision < self.put_at && (same_id || seen.conflict == Conflict::TakeOver);
         let taken_over = self.claims && seen.conflict == Conflict::TakeOver;
         let was_ours = is_ours || seen.tenure.former().contains(&found.lease);
         if by_hand || in_a_former_life || replaced || was_ours || taken_over {
-            (self.place, self.expected) = (Place::Out, found.revision);
+            (self.place, self.expected) = (KeyStatus::Out, found.revision);
             return if taken_over { Verdict::Fine } else { Verdict::Repair };
         }
         if seen.conflict == Conflict::UniqueKey && self.plain.is_none() {
@@ -96,7 +96,7 @@ impl Slot {
             let unique = Self { plain: Some(self.record.key.clone()), ..unique };
             return Verdict::Moved { left: Box::new(std::mem::replace(self, unique)) };
         }
-        self.place = Place::Theirs { lease: found.lease, id: found.id };
+        self.place = KeyStatus::Theirs { lease: found.lease, id: found.id };
         (self.stood, self.claims) = (false, false);
         Verdict::Fine
     }

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::world::{TTL, secs};
-use crate::registrar::lease::{Action, Found, Input, Trouble};
+use crate::registrar::lease::tests::world::{TTL, secs};
+use crate::registrar::lease::{Action, FailureKind, Found, Input};
 
 /// An etcd with leases, keys that may belong to others, and a history.
 #[derive(Debug, Default)]
@@ -54,7 +54,7 @@ impl Etcd {
                 *ends = now + secs(TTL.cast_unsigned());
                 Input::Renewed { id, asked: now, seconds: Some(TTL) }
             }
-            None => Input::RenewalFailed { id, trouble: Trouble::LeaseGone },
+            None => Input::RenewalFailed { id, trouble: FailureKind::LeaseGone },
         }
     }
 
@@ -70,7 +70,7 @@ impl Etcd {
                     return Input::Conflict { again: false };
                 }
                 if !self.leases.contains_key(lease) {
-                    return Input::Failed(Trouble::LeaseGone);
+                    return Input::Failed(FailureKind::LeaseGone);
                 }
                 Input::Put { revision: self.put(&record.key, &record.value, *lease), again: false }
             }

@@ -4,15 +4,17 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
-use super::etcd::THEIRS;
-use super::world::{Fate, TTL, World, fate, secs};
-use super::{Action, Conflict, Input, Standing, Trouble, Worth, is_ours, registered, until, wanted_at};
+use crate::registrar::lease::tests::etcd::THEIRS;
+use crate::registrar::lease::tests::world::{Fate, TTL, World, fate, secs};
+use crate::registrar::lease::tests::{
+    Action, Conflict, FailureKind, Input, RegistrationStatus, Worth, is_ours, registered, until, wanted_at,
+};
 
 /// Everything that happens on the way to etcd and on the way back, at any time; nobody else touches keys or leases.
 fn on_the_way() -> impl Strategy<Value = Fate> {
     fate().prop_map(|fate| match fate {
         Fate::Revoke | Fate::Delete(_) | Fate::Put(..) | Fate::Want(_, _, Conflict::UniqueKey) => Fate::Work,
-        Fate::Fail(_) => Fate::Fail(Trouble::Transient),
+        Fate::Fail(_) => Fate::Fail(FailureKind::Transient),
         Fate::Pass(seconds) => Fate::Pass(seconds % 3),
         fate => fate,
     })
@@ -55,13 +57,13 @@ impl Promises {
     fn check(&mut self, world: &World) {
         for (key, wish) in &world.wanted {
             match world.machine.standing(world.now, wish.id) {
-                Standing::Registered if !wish.paused => drop(self.stood.insert(*key)),
-                Standing::Paused if wish.paused => drop(self.out.insert(*key)),
+                RegistrationStatus::Registered if !wish.paused => drop(self.stood.insert(*key)),
+                RegistrationStatus::Paused if wish.paused => drop(self.out.insert(*key)),
                 _ => {}
             }
         }
         self.leaving.retain(|(id, key)| {
-            let closed = world.machine.standing(world.now, *id) == Standing::Closed;
+            let closed = world.machine.standing(world.now, *id) == RegistrationStatus::Closed;
             closed.then(|| self.out.insert(*key)).is_none()
         });
         let ours = world.ours();
@@ -165,7 +167,7 @@ fn what_stays_is_put_under_another_lease() {
     }
     let (mut world, put) = with_a_put(false);
     let id = world.wanted.remove(&3).expect("the third").id;
-    world.machine.on(world.now, &put, Input::Failed(Trouble::Transient));
+    world.machine.on(world.now, &put, Input::Failed(FailureKind::Transient));
     world.tell(Input::Updated { id, wanted: wanted_at(4, Conflict::TakeOver) });
     let lease = world.machine.lease().expect("a lease");
     until(&mut world, "the first lease to end", |world| !world.etcd.leases.contains_key(&lease));
@@ -186,7 +188,7 @@ fn the_only_one_is_out_with_its_lease() {
     assert!(matches!(revoke, Action::Revoke { .. }), "{revoke:?}");
     let done = world.etcd.serve(world.now, &revoke);
     world.machine.on(world.now, &revoke, done);
-    assert_eq!(world.machine.standing(world.now, 1), Standing::Closed);
+    assert_eq!(world.machine.standing(world.now, 1), RegistrationStatus::Closed);
 }
 
 /// F7: twenty leave at once, the puts of all of them held: one move serves all.
@@ -238,7 +240,7 @@ fn what_wants_out_is_out_where_no_other_lease_is_to_be_had() {
             assert!(is_ours(&world, 1) && is_ours(&world, 2));
             match world.begin() {
                 Some(full @ (Action::Grant { .. } | Action::Put { .. })) => {
-                    world.machine.on(world.now, &full, Input::Failed(Trouble::Permanent));
+                    world.machine.on(world.now, &full, Input::Failed(FailureKind::Permanent));
                 }
                 Some(action) => {
                     let done = world.etcd.serve(world.now, &action);
@@ -246,11 +248,11 @@ fn what_wants_out_is_out_where_no_other_lease_is_to_be_had() {
                 }
                 None => {}
             }
-            if let super::Renewal::Now { id } = world.machine.renewal(world.now, &[]) {
+            if let crate::registrar::lease::tests::Renewal::Now { id } = world.machine.renewal(world.now, &[]) {
                 world.renew(id, None);
             }
         }
-        let out = if pauses { Standing::Paused } else { Standing::Closed };
+        let out = if pauses { RegistrationStatus::Paused } else { RegistrationStatus::Closed };
         assert_eq!(world.machine.standing(world.now, id), out);
         assert!(!world.etcd.keys.contains_key(&vec![3]) && world.etcd.leases.contains_key(&lease));
         // What was held arrives where there is room: it goes again, and the lease is left.
@@ -290,6 +292,6 @@ fn a_key_that_another_took_on_the_way_is_left_to_it() {
     // Nobody has told of it yet.
     world.etcd.put(&[2], b"x", THEIRS);
     world.etcd.events.clear();
-    until(&mut world, "left to it", |world| world.machine.standing(world.now, 2) == Standing::Held);
+    until(&mut world, "left to it", |world| world.machine.standing(world.now, 2) == RegistrationStatus::Held);
     assert_eq!(world.etcd.keys[&vec![2]].lease, THEIRS);
 }

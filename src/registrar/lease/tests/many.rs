@@ -1,7 +1,7 @@
 //! Many keys at a time.
 
-use super::world::{Fate, World};
-use super::{Action, Conflict, Input, Standing, Trouble};
+use crate::registrar::lease::tests::world::{Fate, World};
+use crate::registrar::lease::tests::{Action, Conflict, FailureKind, Input, RegistrationStatus};
 
 /// F12: several keys are put at a time, one request for each; what is refused costs the others nothing.
 #[test]
@@ -21,13 +21,13 @@ fn many_are_put_at_a_time_and_one_that_is_refused_holds_up_none() {
         for put in puts {
             assert!(matches!(put, Action::Put { .. }), "{put:?}");
             let refused = matches!(put, Action::Put { of: 7, .. });
-            let input = if refused { Input::Failed(Trouble::Permanent) } else { world.etcd.serve(world.now, &put) };
+            let input = if refused { Input::Failed(FailureKind::Permanent) } else { world.etcd.serve(world.now, &put) };
             world.machine.on(world.now, &put, input);
         }
     }
     assert_eq!(rounds, 200_usize.div_ceil(24));
     for id in 1..=200 {
-        let wanted = if id == 7 { Standing::Pending } else { Standing::Registered };
+        let wanted = if id == 7 { RegistrationStatus::Pending } else { RegistrationStatus::Registered };
         assert_eq!(world.machine.standing(world.now, id), wanted, "{id}");
     }
 }
@@ -44,7 +44,7 @@ fn an_outage_counts_once() {
     assert_eq!(puts.len(), 24);
     for put in puts {
         world.now += std::time::Duration::from_millis(1);
-        world.machine.on(world.now, &put, Input::Failed(Trouble::Transient));
+        world.machine.on(world.now, &put, Input::Failed(FailureKind::Transient));
     }
     assert!(world.begin().is_some(), "the first failure is answered at once");
 }
@@ -52,7 +52,7 @@ fn an_outage_counts_once() {
 /// F12: what leaves does not wait for what is on its way.
 #[test]
 fn what_leaves_passes_what_is_held() {
-    let mut world = super::registered();
+    let mut world = crate::registrar::lease::tests::registered();
     for key in 2..40 {
         world.suffer(&Fate::Want(key, 1, Conflict::TakeOver));
     }

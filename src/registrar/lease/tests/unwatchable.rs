@@ -1,8 +1,8 @@
 //! Keys that may not be watched: they are put again now and then.
 
-use super::etcd::THEIRS;
-use super::world::{Fate, World, secs};
-use super::{Action, Conflict, Input, Standing, Trouble, is_ours};
+use crate::registrar::lease::tests::etcd::THEIRS;
+use crate::registrar::lease::tests::world::{Fate, World, secs};
+use crate::registrar::lease::tests::{Action, Conflict, FailureKind, Input, RegistrationStatus, is_ours};
 
 /// A registration whose key may not be watched.
 fn unwatched(conflict: Conflict) -> World {
@@ -43,7 +43,7 @@ fn a_key_that_may_not_be_watched_is_put_again_about_once_in_a_minute() {
         deny(&mut world);
         match world.begin() {
             Some(put @ Action::Put { .. }) if failed.is_none() => {
-                world.machine.on(world.now, &put, Input::Failed(Trouble::Transient));
+                world.machine.on(world.now, &put, Input::Failed(FailureKind::Transient));
                 failed = Some(world.now);
             }
             begun => world.flying.extend(begun.map(|action| (action, None))),
@@ -58,7 +58,7 @@ fn a_key_that_may_not_be_watched_is_left_to_others_and_taken_when_it_is_free() {
     let mut world = unwatched(Conflict::Refuse);
     works_until(&mut world, 1, |world| is_ours(world, 1));
     world.etcd.put(&[1], b"x", THEIRS);
-    works_until(&mut world, 61, |world| world.machine.standing(world.now, 1) == Standing::Held);
+    works_until(&mut world, 61, |world| world.machine.standing(world.now, 1) == RegistrationStatus::Held);
     assert_eq!(world.etcd.keys[&vec![1]].lease, THEIRS, "a sweep compares as any other put does");
     world.etcd.delete(&[1]);
     works_until(&mut world, 61, |world| is_ours(world, 1));

@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::etcd::{Etcd, THEIRS};
 use crate::codec::Record;
-use crate::registrar::lease::{Action, Conflict, Found, Id, Input, Machine, Renewal, Standing, Trouble, Wanted, Worth};
+use crate::registrar::lease::tests::etcd::{Etcd, THEIRS};
+use crate::registrar::lease::{
+    Action, Conflict, FailureKind, Found, Id, Input, Machine, RegistrationStatus, Renewal, Wanted, Worth,
+};
 
 pub(super) const fn secs(secs: u64) -> Duration {
     Duration::from_secs(secs)
@@ -33,7 +35,7 @@ pub(super) enum Fate {
     /// One of those that were given up arrives.
     Arrive(u8),
     /// The next request does not arrive, or not yet.
-    Fail(Trouble),
+    Fail(FailureKind),
     /// The next request is done, and its answer is lost.
     LoseAnswer,
     /// All leases end at once, as in a wipe.
@@ -60,7 +62,7 @@ pub(super) fn fate() -> impl Strategy<Value = Fate> {
         2 => (0u8..4, 0u8..3).prop_map(|(key, value)| Fate::Update(key, value)),
         2 => (0u8..4, any::<bool>()).prop_map(|(key, paused)| Fate::Pause(key, paused)),
         3 => (0u8..4).prop_map(Fate::Leave),
-        3 => prop_oneof![Just(Trouble::Transient), Just(Trouble::Permanent)].prop_map(Fate::Fail),
+        3 => prop_oneof![Just(FailureKind::Transient), Just(FailureKind::Permanent)].prop_map(Fate::Fail),
         4 => any::<bool>().prop_map(Fate::Begin),
         1 => Just(Fate::BreakOff),
         1 => any::<u8>().prop_map(Fate::Arrive),
@@ -166,14 +168,14 @@ impl World {
         };
         let input = match (fate, said) {
             (Some(Fate::Fail(trouble)), None) => {
-                if *trouble == Trouble::Transient && !matches!(action, Action::Grant { .. }) {
+                if *trouble == FailureKind::Transient && !matches!(action, Action::Grant { .. }) {
                     self.given_up.push(action.clone());
                 }
                 Input::Failed(*trouble)
             }
             (Some(Fate::LoseAnswer | Fate::Fail(_)), said) => {
                 said.unwrap_or_else(|| self.etcd.serve(self.now, &action));
-                Input::Failed(Trouble::Transient)
+                Input::Failed(FailureKind::Transient)
             }
             (_, said) => said.unwrap_or_else(|| self.etcd.serve(self.now, &action)),
         };
@@ -230,7 +232,7 @@ impl World {
             Some(Fate::Fail(trouble)) => Input::RenewalFailed { id, trouble: *trouble },
             Some(Fate::LoseAnswer) => {
                 self.etcd.renew(self.now, id);
-                Input::RenewalFailed { id, trouble: Trouble::Transient }
+                Input::RenewalFailed { id, trouble: FailureKind::Transient }
             }
             _ => self.etcd.renew(self.now, id),
         };
@@ -301,9 +303,9 @@ impl World {
             let standing = self.machine.standing(self.now, wish.id);
             let mut own = ours.iter().filter(|(stored, _)| stored[0] == *key).map(|(_, value)| *value);
             if wish.paused {
-                standing == Standing::Paused && own.next().is_none()
+                standing == RegistrationStatus::Paused && own.next().is_none()
             } else {
-                standing == Standing::Registered && own.eq([[wish.value].as_slice()])
+                standing == RegistrationStatus::Registered && own.eq([[wish.value].as_slice()])
             }
         };
         ours.keys().all(|key| self.wanted.contains_key(&key[0])) && self.wanted.iter().all(right)

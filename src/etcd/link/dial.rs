@@ -1,0 +1,250 @@
+//! How connections to members come about: each attempt in a task of its own, one to a member at a time, and a search over all
+//! members where there is none in use.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::etcd::failure::{Class, Failure};
+use crate::etcd::link::Link;
+use crate::etcd::link::links::{AVOIDED, HEDGE, IDLE, WANTED};
+use crate::etcd::{Core, Source};
+
+impl Core {
+    /// The connection in use, as soon as there is one.
+    ///
+    /// # Errors
+    /// How the search that was under way, or else the next one, has failed at all members.
+    pub(crate) async fn link(self: &Arc<Self>) -> Result<Link, Failure> {
+        loop {
+            let (rounds, mut changed) = {
+                let mut state = self.links.state();
+                if let Some(link) = state.current() {
+                    return Ok(link);
+                }
+                if state.is_shut {
+                    return Err(Failure::new(Class::Changed, "nobody uses this etcd any more"));
+                }
+                state.wanted = Instant::now();
+                let begins = !std::mem::replace(&mut state.is_connecting, true);
+                let waits = (state.failed_rounds, self.links.changed.subscribe());
+                drop(state);
+                if begins {
+                    // Made before the task, which a runtime that ends drops unpolled: its drop takes the lock.
+                    let guard = Connecting(self.clone());
+                    let task = tokio::spawn(connect(guard)).abort_handle();
+                    self.links.keep(task, |state| &mut state.connecting);
+                }
+                waits
+            };
+            loop {
+                // The sender lives as long as this does.
+                let _ = changed.changed().await;
+                let mut state = self.links.state();
+                if let Some(link) = state.current() {
+                    return Ok(link);
+                }
+                if state.failed_rounds != rounds {
+                    let failure = state.failure.clone();
+                    return Err(failure.unwrap_or_else(|| Failure::timed_out(self.request_timeout())));
+                }
+                if !state.is_connecting {
+                    break; // its runtime has ended: this one's takes over
+                }
+            }
+        }
+    }
+
+    /// A connection to another member than this link's, where there is one that may be well.
+    pub(crate) async fn elsewhere(self: &Arc<Self>, link: &Link) -> Option<Link> {
+        let order: Vec<usize> = {
+            let state = self.links.state();
+            let others = state.others(link.member());
+            let failed = |number: usize| state.members[number].failed.filter(|failed| failed.elapsed() < AVOIDED);
+            let mut well: Vec<usize> = others.iter().copied().filter(|number| failed(*number).is_none()).collect();
+            if well.is_empty() {
+                // That which failed the longest time ago, where it is connected.
+                let connected = others.into_iter().filter(|number| state.members[*number].link.is_some());
+                well.extend(connected.min_by_key(|number| failed(*number)));
+            }
+            well
+        };
+        let found = self.first_of(&order).await.ok();
+        self.sweep_later();
+        found
+    }
+
+    /// Closes connections to members that are not in use, once nobody has used them for a while.
+    pub(crate) fn sweep_later(self: &Arc<Self>) {
+        let begins = {
+            let mut state = self.links.state();
+            state.sweep() && !std::mem::replace(&mut state.is_sweeping, true)
+        };
+        if begins {
+            tokio::spawn(sweep(Sweeping(Arc::downgrade(self))));
+        }
+    }
+
+    /// The endpoint of the member in use, or of the next one.
+    pub(crate) fn member_in_use(&self) -> String {
+        self.links.state().name()
+    }
+
+    /// Connects to a member in a task of its own, unless one does already.
+    fn dial(self: &Arc<Self>, number: usize) {
+        let Source::Options(_) = &self.links.source else { return };
+        let mut state = self.links.state();
+        let is_shut = state.is_shut;
+        let member = &mut state.members[number];
+        let Some(endpoint) = member.endpoint.clone() else { return };
+        if is_shut || member.link().is_some() || std::mem::replace(&mut member.is_dialed, true) {
+            drop(state);
+            return self.links.tell();
+        }
+        drop(state);
+        let dialed = Dialed { core: self.clone(), number };
+        let dialing = async move {
+            let core = &dialed.core;
+            let Source::Options(options) = &core.links.source else { return };
+            let connected = options.connect(number, &endpoint, core.tokens.token.clone()).await;
+            if let Err(failure) = &connected {
+                tracing::debug!(parent: None, member = %endpoint.text, error = %failure, "cannot connect to etcd");
+            }
+            let mut state = core.links.state();
+            let member = &mut state.members[number];
+            match connected {
+                Ok(link) => (member.link, member.failed, member.failure) = (Some(link), None, None),
+                Err(failure) => {
+                    (member.failed, member.failure) = (Some(Instant::now()), Some(failure));
+                    member.failures += 1;
+                }
+            }
+        };
+        let task = tokio::spawn(dialing).abort_handle();
+        self.links.keep(task, |state| &mut state.members[number].dialing);
+    }
+
+    /// A search for a member that answers, which is then in use.
+    async fn round(self: &Arc<Self>) -> Result<(), Failure> {
+        let order = self.links.state().order();
+        if order.is_empty() {
+            return Err(self.links.state().nothing().while_doing("finding the members of etcd"));
+        }
+        let link = self.first_of(&order).await?;
+        self.links.state().current = link.member();
+        Ok(())
+    }
+
+    /// The first of these members that answers: each is dialed a little later than the one before it, or as soon as that one
+    /// has failed.
+    async fn first_of(self: &Arc<Self>, order: &[usize]) -> Result<Link, Failure> {
+        let mut changed = self.links.changed.subscribe();
+        let mut before = Vec::new();
+        let mut last = None;
+        for &number in order {
+            before.push((number, self.links.state().members[number].failures));
+            self.dial(number);
+            let beside = sleep(HEDGE);
+            tokio::pin!(beside);
+            let is_last = before.len() == order.len();
+            loop {
+                let mut waiting = false;
+                {
+                    let mut state = self.links.state();
+                    for (number, failures) in &before {
+                        let member = &mut state.members[*number];
+                        if let Some(link) = member.link() {
+                            return Ok(link.clone());
+                        }
+                        // Also one whose connection ended as soon as it was made, or whose runtime has ended.
+                        waiting |= member.is_dialed;
+                        if member.failures != *failures {
+                            last.clone_from(&member.failure);
+                        }
+                    }
+                }
+                if !waiting {
+                    break;
+                }
+                tokio::select! {
+                    _ = changed.changed() => {}
+                    () = &mut beside, if !is_last => break,
+                }
+            }
+        }
+        let gone = || Failure::unconnected("the connection ended as soon as it was made".into());
+        Err(last.unwrap_or_else(|| gone().at(&self.member_in_use()).while_doing("connecting to etcd")))
+    }
+}
+
+/// Closes connections that nobody uses, until there is none but that in use.
+async fn sweep(sweeping: Sweeping) {
+    loop {
+        sleep(IDLE + Duration::from_secs(1)).await;
+        let Some(core) = sweeping.0.upgrade() else { return };
+        if !core.links.state().sweep() {
+            return;
+        }
+    }
+}
+
+struct Sweeping(Weak<Core>);
+
+impl Drop for Sweeping {
+    fn drop(&mut self) {
+        if let Some(core) = self.0.upgrade() {
+            core.links.state().is_sweeping = false;
+        }
+    }
+}
+
+/// Looks for a member that answers, for as long as somebody wants one.
+async fn connect(connecting: Connecting) {
+    let core = &connecting.0;
+    // Connections that end as soon as they are made are not made without a pause.
+    sleep(core.links.pause()).await;
+    loop {
+        #[cfg(feature = "srv")]
+        core.find().await;
+        let result = core.round().await;
+        if result.is_ok() {
+            let core = core.clone();
+            drop(connecting);
+            core.links.connected.send_modify(|count| *count += 1);
+            core.sweep_later();
+            core.learn_later();
+            return;
+        }
+        let again = core.links.failed(result.err());
+        let is_wanted = core.links.state().wanted.elapsed() < WANTED;
+        core.links.tell();
+        if !is_wanted {
+            return;
+        }
+        sleep_until(again).await;
+    }
+}
+
+/// However the search ends, also with its runtime.
+struct Connecting(Arc<Core>);
+
+impl Drop for Connecting {
+    fn drop(&mut self) {
+        self.0.links.state().is_connecting = false;
+        self.0.links.tell();
+    }
+}
+
+/// However an attempt ends, also with its runtime.
+struct Dialed {
+    core: Arc<Core>,
+    number: usize,
+}
+
+impl Drop for Dialed {
+    fn drop(&mut self) {
+        self.core.links.state().members[self.number].is_dialed = false;
+        self.core.links.tell();
+    }
+}

@@ -1,0 +1,181 @@
+//! What etcd says of its own members: asked now and then, where the user wants that.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use http::uri::PathAndQuery;
+use tokio::sync::watch::Receiver;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tonic::client::Grpc;
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::{Request, Status};
+
+use crate::etcd::failure::{Class, Failure};
+use crate::etcd::link::{self, Link};
+use crate::etcd::members::endpoint::{Listed, usable};
+use crate::etcd::{Core, Source};
+
+/// After an answer that did not come; after a refusal the next interval is waited for.
+const AGAIN: Duration = Duration::from_secs(2);
+
+impl Core {
+    /// Begins to ask for the members, where that is wanted and not done yet.
+    pub(crate) fn learn_later(self: &Arc<Self>) {
+        let Source::Options(options) = &self.links.source else { return };
+        let Some(every) = options.learn_every else { return };
+        let begins = !std::mem::replace(&mut self.links.state().is_learning, true);
+        if begins {
+            // Made before the task, which a runtime that ends drops unpolled: its drop takes the lock.
+            let learning = Learning(Arc::downgrade(self));
+            let task = tokio::spawn(learn(learning, every, self.links.connected.subscribe())).abort_handle();
+            self.links.keep(task, |state| &mut state.learning);
+        }
+    }
+
+    /// Asks once, over the connection in use. Gives the members' number.
+    async fn list_members(self: &Arc<Self>) -> Result<usize, Failure> {
+        let (link, number) = self.begin().await?;
+        let asked = timeout(self.request_timeout(), members(&link)).await;
+        let listed = asked.unwrap_or_else(|_| Err(Failure::timed_out(self.request_timeout())));
+        let listed = listed.map_err(|failure| {
+            let failure = failure.at(link.name()).while_doing("listing the members of etcd");
+            // Where only the token was too old, the next request is made with another.
+            if self.tokens.refused(number, &failure) { failure.that_may_pass() } else { failure }
+        })?;
+        let mut state = self.links.state();
+        let Some(from) = state.members[link.member()].endpoint.clone() else { return Ok(0) };
+        let learned = usable(&listed, &from, &state.given());
+        let count = learned.len();
+        if state.learn(learned) {
+            let members: Vec<String> = state.order().iter().map(|number| state.text(*number)).collect();
+            drop(state);
+            tracing::info!(parent: None, ?members, "members of etcd learned");
+        }
+        Ok(count)
+    }
+}
+
+/// Asks in each interval, and when another connection is in use: the one before may have ended with its member.
+async fn learn(learning: Learning, every: Duration, mut connected: Receiver<u64>) {
+    let mut is_said = false;
+    loop {
+        connected.borrow_and_update();
+        let next = {
+            let Some(core) = learning.0.upgrade() else { return };
+            // A member that just started again may not know all others yet: nothing is asked without a connection.
+            let is_connected = core.links.state().current().is_some();
+            let result = if is_connected { core.list_members().await.map(drop) } else { Ok(()) };
+            match result {
+                Ok(()) => {
+                    is_said &= !is_connected;
+                    every
+                }
+                Err(failure) => {
+                    let error = failure.to_string();
+                    // What has only to do with the connection is seen by others, and said there.
+                    let is_refusal = !matches!(failure.class, Class::Transient | Class::TimedOut | Class::Changed);
+                    if is_refusal && !std::mem::replace(&mut is_said, true) {
+                        tracing::warn!(parent: None, error, "members of etcd cannot be learned; using the endpoints that were given");
+                    } else {
+                        tracing::debug!(parent: None, error, "members of etcd not learned");
+                    }
+                    if is_refusal { every } else { AGAIN.min(every) }
+                }
+            }
+        };
+        // A fleet that was started at once does not ask at once.
+        let next = next.mul_f64(0.9 + 0.2 * fastrand::f64());
+        let due = Instant::now() + next;
+        tokio::select! {
+            () = sleep_until(due) => {}
+            changed = connected.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                sleep(Duration::from_millis(fastrand::u64(..50))).await;
+            }
+        }
+    }
+}
+
+/// However it ends, also with its runtime: the next connection begins anew.
+struct Learning(Weak<Core>);
+
+impl Drop for Learning {
+    fn drop(&mut self) {
+        if let Some(core) = self.0.upgrade() {
+            core.links.state().is_learning = false;
+        }
+    }
+}
+
+/// The members that this one knows of, in agreement with a majority.
+async fn members(link: &Link) -> Result<Vec<Listed>, Failure> {
+    link.client(); // tells that the link is used
+    let Some(wire) = link.wire() else { return Ok(Vec::new()) };
+    let refused = |status: Status| Failure::from(etcd_client::Error::GRpcStatus(status));
+    let path = PathAndQuery::from_static("/etcdserverpb.Cluster/MemberList");
+    let mut client: Grpc<link::Wire> = Grpc::new(wire.clone());
+    let response = client.unary(Request::new(ListRequest { linearizable: true }), path, Messages).await;
+    let members = response.map_err(refused)?.into_inner().members;
+    Ok(members.into_iter().map(|m| Listed { is_learner: m.is_learner, client_urls: m.client_urls }).collect())
+}
+
+/// As etcd's rpc.proto has it; etcd-client's own request is answered out of what one member happens to know.
+#[derive(Clone, PartialEq, prost::Message)]
+struct ListRequest {
+    #[prost(bool, tag = "1")]
+    linearizable: bool,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct ListResponse {
+    #[prost(message, repeated, tag = "2")]
+    members: Vec<Member>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Member {
+    #[prost(string, repeated, tag = "4")]
+    client_urls: Vec<String>,
+    #[prost(bool, tag = "5")]
+    is_learner: bool,
+}
+
+/// These messages on the wire.
+#[derive(Default)]
+struct Messages;
+
+impl Codec for Messages {
+    type Encode = ListRequest;
+    type Decode = ListResponse;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl Encoder for Messages {
+    type Item = ListRequest;
+    type Error = Status;
+
+    fn encode(&mut self, item: ListRequest, to: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        prost::Message::encode(&item, to).map_err(|error| Status::internal(error.to_string()))
+    }
+}
+
+impl Decoder for Messages {
+    type Item = ListResponse;
+    type Error = Status;
+
+    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<ListResponse>, Status> {
+        let decoded = <ListResponse as prost::Message>::decode(from);
+        decoded.map(Some).map_err(|error| Status::internal(error.to_string()))
+    }
+}

@@ -1,0 +1,161 @@
+//! Which members are known, and in which order they are tried: those that were given, those that SRV records name, and those that
+//! etcd itself names.
+
+pub(super) mod endpoint;
+pub(super) mod learn;
+#[cfg(feature = "srv")]
+pub(super) mod srv;
+
+use crate::etcd::failure::{Class, Failure, Fault};
+use crate::etcd::link::links::{AVOIDED, Member, State};
+use crate::etcd::members::endpoint::Endpoint;
+
+impl State {
+    /// SRV records name these members. Whether they are others than before.
+    #[cfg(feature = "srv")]
+    pub(super) fn find(&mut self, found: Vec<Endpoint>) -> bool {
+        let changed = self.found != found;
+        self.found = found;
+        self.rebuild();
+        changed
+    }
+
+    /// etcd itself names these members. Whether they are others than before.
+    pub(super) fn learn(&mut self, learned: Vec<Endpoint>) -> bool {
+        let changed = self.learned != learned;
+        self.learned = learned;
+        self.rebuild();
+        changed
+    }
+
+    /// What was given, and what SRV records name: what is never forgotten for what etcd names.
+    pub(super) fn given(&self) -> Vec<Endpoint> {
+        self.configured.iter().chain(&self.found).cloned().collect()
+    }
+
+    /// The members that are tried are those that are known now. Connections to others stay for what still runs over them.
+    pub(super) fn rebuild(&mut self) {
+        let mut present = Vec::new();
+        for endpoint in self.configured.iter().chain(&self.found).chain(&self.learned) {
+            let is = |member: &Member| member.endpoint.as_ref().is_some_and(|known| known.is(endpoint));
+            let number = self.members.iter().position(is).unwrap_or_else(|| {
+                self.members.push(Member::default());
+                self.members.len() - 1
+            });
+            if !present.contains(&number) {
+                self.members[number].endpoint = Some(endpoint.clone());
+                present.push(number);
+            }
+        }
+        self.present = present;
+        if !self.present.contains(&self.current) {
+            let connected = |number: &&usize| self.members[**number].link.as_ref().is_some_and(|link| !link.is_over());
+            self.current = self.present.iter().find(connected).or(self.present.first()).copied().unwrap_or(0);
+        }
+    }
+
+    /// The members that are tried, beginning with the one in use; where SRV records have priorities, by these, and those that
+    /// have just failed last.
+    pub(super) fn order(&self) -> Vec<usize> {
+        let mut order = self.beginning_at(self.current);
+        if self.has_priorities() {
+            let has_failed = |member: &Member| member.failed.is_some_and(|failed| failed.elapsed() < AVOIDED);
+            let priority = |member: &Member| member.endpoint.as_ref().map(|endpoint| endpoint.priority);
+            // A failure may grow old meanwhile.
+            order.sort_by_cached_key(|number| (has_failed(&self.members[*number]), priority(&self.members[*number])));
+        }
+        order
+    }
+
+    /// The members beside this one, in the order in which they are tried.
+    pub(super) fn others(&self, member: usize) -> Vec<usize> {
+        self.beginning_at(member).into_iter().filter(|number| *number != member).collect()
+    }
+
+    fn beginning_at(&self, member: usize) -> Vec<usize> {
+        let mut order = self.present.clone();
+        let begin = order.iter().position(|number| *number == member).unwrap_or(0);
+        order.rotate_left(begin);
+        order
+    }
+
+    /// The member after the one in use.
+    pub(super) fn next(&self) -> usize {
+        self.others(self.current).first().copied().unwrap_or(self.current)
+    }
+
+    pub(super) fn has_priorities(&self) -> bool {
+        self.found.iter().any(|endpoint| endpoint.priority != self.found[0].priority)
+    }
+
+    /// How many members are tried.
+    pub(super) fn count(&self) -> usize {
+        self.present.len()
+    }
+
+    pub(super) fn text(&self, number: usize) -> String {
+        self.members[number].endpoint.as_ref().map_or_else(String::new, |known| known.text.clone())
+    }
+
+    /// The member in use, as errors have it.
+    pub(super) fn name(&self) -> String {
+        let member = self.members.get(self.current);
+        member.and_then(|member| member.endpoint.as_ref()).map_or_else(|| "etcd".into(), |known| known.text.clone())
+    }
+
+    /// Why there is nothing to try.
+    pub(super) fn nothing(&self) -> Failure {
+        let none = || Failure::new(Class::Transient, "no member of etcd is known yet").with_fault(Fault::Connection);
+        self.unknown.clone().unwrap_or_else(none)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::etcd::link::links::Links;
+    use crate::etcd::{EtcdOptions, Source};
+
+    fn endpoints(texts: &[&str]) -> Vec<Endpoint> {
+        texts.iter().map(|text| Endpoint::parse(text, false).unwrap()).collect()
+    }
+
+    fn links(texts: &[&str]) -> Links {
+        Links::new(Source::Options(std::sync::Arc::new(EtcdOptions::new(texts.to_vec()))))
+    }
+
+    fn order(state: &State) -> Vec<String> {
+        state.order().into_iter().map(|number| state.text(number)).collect()
+    }
+
+    /// F20: what was given stays, whatever etcd names; a member's number stays its own.
+    #[test]
+    fn members_come_and_go_beside_those_that_were_given() {
+        let links = links(&["h1", "h2"]);
+        let mut state = links.state();
+        assert!(state.learn(endpoints(&["http://h2", "http://h3", "http://h4"])));
+        assert_eq!(order(&state), ["h1", "h2", "http://h3", "http://h4"]);
+        state.current = state.next();
+        state.current = state.next();
+        assert_eq!(order(&state), ["http://h3", "http://h4", "h1", "h2"]);
+        assert!(state.learn(endpoints(&["http://h4"])));
+        assert_eq!((state.count(), state.name()), (3, "h1".to_owned()));
+        assert!(!state.learn(endpoints(&["http://h4"])));
+        assert!(state.learn(endpoints(&["http://h3"])));
+        assert_eq!(state.members.len(), 4);
+        assert_eq!(state.others(2), [0, 1]);
+        assert!(state.learn(Vec::new()) && state.count() == 2);
+    }
+
+    /// F20: there may be no member at all.
+    #[test]
+    fn no_member_is_a_state_too() {
+        let links = links(&[]);
+        let mut state = links.state();
+        assert!(state.current().is_none() && state.order().is_empty());
+        assert_eq!((state.next(), state.name()), (0, "etcd".to_owned()));
+        assert!(state.nothing().to_string().contains("no member"));
+        state.learn(endpoints(&["http://h1"]));
+        assert_eq!(order(&state), ["http://h1"]);
+    }
+}

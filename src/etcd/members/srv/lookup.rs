@@ -1,0 +1,98 @@
+//! One question to DNS.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::proto::rr::{Name, RData};
+use hickory_resolver::{Resolver, ResolverBuilder, TokioResolver};
+
+use crate::etcd::members::srv::records::Record;
+
+/// One try of one server; the resolver's own default is 5 s.
+const TRY: Duration = Duration::from_secs(2);
+
+/// What DNS said.
+pub(crate) enum Answer {
+    Records {
+        records: Vec<Record>,
+        ttl: Duration,
+    },
+    /// There are no such records.
+    None(String),
+    /// Nobody knows.
+    Failed(String),
+    /// It was not asked.
+    NotAsked,
+}
+
+impl Answer {
+    pub(crate) fn ttl(&self) -> Option<Duration> {
+        match self {
+            Self::Records { ttl, .. } => Some(*ttl),
+            _ => None,
+        }
+    }
+}
+
+/// The records of that name, from these servers or from the system's, whose configuration is read each time.
+pub(crate) async fn look_up(name: Option<&str>, servers: &[SocketAddr]) -> Answer {
+    let Some(name) = name else { return Answer::NotAsked };
+    let name = match Name::from_ascii(name) {
+        Ok(name) => name,
+        Err(error) => return Answer::Failed(error.to_string()),
+    };
+    let resolver = match resolver(servers).await {
+        Ok(resolver) => resolver,
+        Err(error) => return Answer::Failed(format!("the system's DNS configuration: {error}")),
+    };
+    let found = match resolver.srv_lookup(name).await {
+        Ok(found) => found,
+        Err(error) if error.is_nx_domain() => return Answer::None("there is no such name (NXDOMAIN)".into()),
+        Err(error) if error.is_no_records_found() => return Answer::None("it has no SRV records".into()),
+        Err(error) => return Answer::Failed(error.to_string()),
+    };
+    let (mut records, mut ttl) = (Vec::new(), u32::MAX);
+    for answer in found.answers() {
+        // A name in front of it may be an alias, which ends sooner.
+        ttl = ttl.min(answer.ttl);
+        if let RData::SRV(srv) = &answer.data {
+            let (priority, weight, port) = (srv.priority, srv.weight, srv.port);
+            records.push(Record { priority, weight, port, target: srv.target.to_ascii() });
+        }
+    }
+    if records.is_empty() {
+        return Answer::None("it has no SRV records".into());
+    }
+    Answer::Records { records, ttl: Duration::from_secs(ttl.into()) }
+}
+
+async fn resolver(servers: &[SocketAddr]) -> Result<TokioResolver, String> {
+    let mut builder = if servers.is_empty() {
+        // It reads files.
+        let reading = tokio::task::spawn_blocking(TokioResolver::builder_tokio);
+        reading.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?
+    } else {
+        of(servers)
+    };
+    let options = builder.options_mut();
+    // They are asked for again to learn what has changed.
+    options.cache_size = 0;
+    options.timeout = options.timeout.min(TRY);
+    options.attempts = options.attempts.min(2);
+    builder.build().map_err(|error| error.to_string())
+}
+
+fn of(servers: &[SocketAddr]) -> ResolverBuilder<TokioRuntimeProvider> {
+    let at = |mut connection: ConnectionConfig, port: u16| {
+        connection.port = port;
+        connection
+    };
+    let server = |server: &SocketAddr| {
+        let connections = vec![at(ConnectionConfig::udp(), server.port()), at(ConnectionConfig::tcp(), server.port())];
+        NameServerConfig::new(server.ip(), true, connections)
+    };
+    let config = ResolverConfig::from_parts(None, Vec::new(), servers.iter().map(server).collect());
+    Resolver::builder_with_config(config, TokioRuntimeProvider::default())
+}

@@ -1,0 +1,103 @@
+//! Names above and below the one that is registered, as far as etcd shows them: clients of the upper one call the servers of the
+//! lower one too, which is said once.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+use crate::etcd::{Etcd, Failure};
+use crate::nested::{above, nested};
+use crate::registrar::handle::state::Published;
+use crate::secret;
+use crate::target::Target;
+
+/// Keys that are looked at in each range.
+const KEYS: i64 = 100;
+
+/// What was looked for, and what was said.
+#[derive(Clone, Default)]
+pub(crate) struct Neighbours(Arc<Mutex<Known>>);
+
+#[derive(Default)]
+struct Known {
+    looked: BTreeSet<Target>,
+    said: BTreeSet<(String, String)>,
+}
+
+impl Neighbours {
+    /// Looks once the registration stands, the first of its service; nobody waits for it, and where it may not look it does not.
+    /// Where the service's own keys have slashes (`key` is one), nobody can tell names below from them.
+    pub(crate) fn look(
+        &self,
+        runtime: &Handle,
+        etcd: Etcd,
+        (target, key): (&Target, Option<&str>),
+        mut seen: watch::Receiver<Published>,
+    ) {
+        let below = key.is_none_or(|key| !key.contains('/'));
+        let target = target.clone().without_hosts();
+        if self.known(|known| !known.looked.insert(target.clone())) {
+            return;
+        }
+        let this = self.clone();
+        let look = async move {
+            let stands = seen.wait_for(|published| published.state.is_in_etcd()).await.is_ok();
+            drop(seen);
+            let looked = if stands { this.look_around(&etcd, &target, below).await } else { Ok(()) };
+            if !stands || looked.is_err() {
+                this.known(|known| known.looked.remove(&target)); // the next one looks
+            }
+            if let Err(failure) = looked {
+                let error = failure.into_error();
+                let service = target.name();
+                tracing::debug!(parent: None, service, %error, "nobody knows whether other names lie above or below this one");
+            }
+        };
+        runtime.spawn(look);
+    }
+
+    async fn look_around(&self, etcd: &Etcd, target: &Target, below: bool) -> Result<(), Failure> {
+        for upper in above(target.name()) {
+            let Ok(upper) = Target::parse(upper) else { continue };
+            let keys = keys(etcd, &upper, "").await?;
+            if keys.iter().any(|key| nested(&upper, key, &[]).is_none()) {
+                self.warn(upper.name(), target.name());
+            }
+        }
+        if !below {
+            return Ok(());
+        }
+        // Most keys of the service's own begin with a digit: those that do not come after a colon.
+        let keys = keys(etcd, target, ":").await?;
+        if let Some(lower) = keys.iter().find_map(|key| nested(target, key, &[])) {
+            self.warn(target.name(), lower);
+        }
+        Ok(())
+    }
+
+    fn warn(&self, upper: &str, lower: &str) {
+        if self.known(|known| known.said.insert((upper.to_owned(), lower.to_owned()))) {
+            let lower = secret::without_password(lower);
+            tracing::warn!(
+                parent: None,
+                upper,
+                lower = &*lower,
+                "there are keys of two names, one below the other: clients of the upper one call the servers of the lower one, too"
+            );
+        }
+    }
+
+    fn known<T>(&self, of: impl FnOnce(&mut Known) -> T) -> T {
+        // Nothing panics while it is held.
+        of(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Some of a service's keys, from this one on.
+async fn keys(etcd: &Etcd, target: &Target, from: &str) -> Result<Vec<String>, Failure> {
+    let (_, end) = target.range();
+    let keys = etcd.keys(format!("{}{from}", target.prefix()).as_bytes(), &end, KEYS).await?;
+    Ok(keys.into_iter().filter_map(|key| String::from_utf8(key).ok()).collect())
+}
