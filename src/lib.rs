@@ -65,7 +65,7 @@
 //!
 //! # Without etcd
 //!
-//! [`BalancedChannelBuilder::discover`] makes the same channel of any `tower::discover` stream of instances.
+//! [`BalancedChannelBuilder::build_with_discovery`] makes the same channel of any `tower::discover` stream of instances.
 //!
 //! # What it logs
 //!
@@ -140,9 +140,9 @@ mod turns;
 
 pub use address::Address;
 pub use balance::{
-    BalancedChannel, BalancedChannelBuilder, Call, CallError, CallTimeout, Connectivity, ConnectivityStream, Ejection,
-    Picker, Policy, ReadyServer, ResponseBody, ResponseFuture, RetryPolicy, ServedBy, ServerState, ServerStatus,
-    WaitForReady,
+    BalancedChannel, BalancedChannelBuilder, Call, CallError, CallTimeout, ConnectivityState, ConnectivityStates,
+    Ejection, Picker, Policy, ReadyServer, ResponseBody, ResponseFuture, RetryPolicy, ServedBy, ServerState,
+    ServerStatus, WaitForReady,
 };
 #[cfg(feature = "_tls")]
 #[cfg_attr(docsrs, doc(cfg(any(feature = "tls-ring", feature = "tls-aws-lc"))))]

@@ -37,20 +37,12 @@ pub(crate) struct Options {
     pub(crate) idle_timeout: Option<Duration>,
 }
 
-/// TCP's own keep-alive.
+/// TCP's own keep-alive. The channel's builder has checked that the values are within what Linux takes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TcpKeepalive {
     pub(crate) time: Duration,
     pub(crate) interval: Duration,
     pub(crate) retries: u32,
-}
-
-impl TcpKeepalive {
-    /// Within what Linux takes: seconds as far as 32 767, retries as far as 127.
-    pub(crate) fn new(time: Duration, interval: Duration, retries: u32) -> Self {
-        let whole = |time: Duration| Duration::from_secs(time.as_secs().clamp(1, 32_767));
-        Self { time: whole(time), interval: whole(interval), retries: retries.clamp(1, 127) }
-    }
 }
 
 /// HTTP/2 keep-alive: how a server that has gone silent is found out.

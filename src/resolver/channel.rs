@@ -8,7 +8,7 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::WatchStream;
 use tower::discover::Change;
 
-use crate::balance::{BalancedChannel, BalancedChannelBuilder, Directory, Update};
+use crate::balance::{BalancedChannel, BalancedChannelBuilder, DirectoryStatus, Update};
 use crate::error::Error;
 use crate::resolver::snapshot::{Snapshot, diff};
 use crate::resolver::task::View;
@@ -48,7 +48,7 @@ impl BalancedChannelBuilder {
     /// A channel over the servers of a resolution, which it keeps alive.
     ///
     /// # Errors
-    /// As those of [`BalancedChannelBuilder::discover`].
+    /// As those of [`BalancedChannelBuilder::build_with_discovery`].
     pub fn build(self, resolution: &Resolution) -> Result<BalancedChannel, Error> {
         let feed = Feed::new(resolution.target(), resolution.service.clone());
         self.start(feed.directory.clone(), feed)
@@ -59,7 +59,7 @@ impl BalancedChannelBuilder {
 struct Feed {
     updates: WatchStream<View>,
     seen: Arc<Snapshot>,
-    directory: Directory,
+    directory: DirectoryStatus,
     /// Keeps the watch going.
     _service: Arc<Service>,
 }
@@ -67,7 +67,7 @@ struct Feed {
 impl Feed {
     fn new(target: &Target, service: Arc<Service>) -> Self {
         let updates = WatchStream::new(service.view());
-        let directory = Directory::new(target.name(), Some(target.prefix()));
+        let directory = DirectoryStatus::new(target.name(), Some(target.prefix()));
         Self { updates, seen: Arc::default(), directory, _service: service }
     }
 
@@ -94,7 +94,7 @@ impl Feed {
         self.directory.unreadable = self.seen.unreadable();
         self.directory.first_unreadable = first_unreadable(&self.seen);
         self.directory.revision = known.then(|| self.seen.revision());
-        (self.directory.known, self.directory.trouble) = (known, trouble);
+        (self.directory.resolved, self.directory.error) = (known, trouble);
         Update { changes, directory: Some(self.directory.clone()) }
     }
 }

@@ -155,7 +155,7 @@ async fn other_failures_of_declared_calls_are_repeated_by_code_and_pushback() {
 #[tokio::test]
 async fn attempts_end() {
     let failing = [Peer::start(Script::Status(14, vec![])).await, Peer::start(Script::Status(14, vec![])).await];
-    let retry = RetryPolicy::new().repeatable(SAY_HELLO).attempts(3).backoff(Duration::ZERO, Duration::ZERO);
+    let retry = RetryPolicy::new().repeatable(SAY_HELLO).max_attempts(3).backoff(Duration::ZERO, Duration::ZERO);
     let channel = over(builder().retry(retry), failing.iter().map(|peer| &peer.address));
     ready(&channel, 2).await;
     assert_eq!(greet(&channel).await.unwrap_err().message(), "as told");

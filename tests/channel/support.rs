@@ -39,7 +39,7 @@ impl Set {
 /// A channel over a set that is empty and may change.
 pub(crate) fn changing(builder: BalancedChannelBuilder) -> (BalancedChannel, Set) {
     let (set, changes) = mpsc::unbounded_channel();
-    (builder.discover("greeter", UnboundedReceiverStream::new(changes)).unwrap(), Set(set))
+    (builder.build_with_discovery("greeter", UnboundedReceiverStream::new(changes)).unwrap(), Set(set))
 }
 
 /// A channel over these servers.
@@ -49,7 +49,7 @@ pub(crate) fn over<'a>(
 ) -> BalancedChannel {
     let insert = |address: &SocketAddr| Ok::<_, Infallible>(Change::Insert(*address, Instance::new(*address).unwrap()));
     let changes: Vec<_> = addresses.into_iter().map(insert).collect();
-    builder.discover("greeter", tokio_stream::iter(changes)).unwrap()
+    builder.build_with_discovery("greeter", tokio_stream::iter(changes)).unwrap()
 }
 
 pub(crate) fn builder() -> BalancedChannelBuilder {

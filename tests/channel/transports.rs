@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::io::DuplexStream;
 use tokio::net::UnixListener;
@@ -74,8 +75,10 @@ async fn https_without_tls_is_refused_and_never_called_in_plain_text() {
     assert_eq!(peer.seen.connections(), 0);
 }
 
+const SECOND: Duration = Duration::from_secs(1);
+
 #[tokio::test]
-async fn settings_that_http2_forbids_are_refused() {
+async fn settings_outside_of_their_ranges_are_refused() {
     let empty = || tokio_stream::iter(Vec::<Result<Change<u8, Instance>, Infallible>>::new());
     for (builder, what) in [
         (builder().stream_window(0), "stream window"),
@@ -86,15 +89,26 @@ async fn settings_that_http2_forbids_are_refused() {
         (builder().max_header_list_size(0), "header list size"),
         (builder().max_header_list_size(u32::MAX), "header list size"),
         (builder().max_request_header_list_size(0), "request header list size"),
+        (builder().connect_timeout(Duration::ZERO), "connect timeout"),
+        (builder().connect_timeout(Duration::MAX), "connect timeout"),
+        (builder().idle_timeout(Duration::from_millis(9)), "idle timeout \"9ms\": it must be from 10ms to 86400s"),
+        (builder().tcp_user_timeout(Duration::ZERO), "TCP user timeout"),
+        (builder().tcp_keepalive(Duration::ZERO, SECOND, 1), "TCP keep-alive time"),
+        (builder().tcp_keepalive(SECOND, Duration::MAX, 1), "TCP keep-alive interval"),
+        (builder().tcp_keepalive(SECOND, SECOND, 0), "TCP keep-alive retries"),
+        (builder().retry(RetryPolicy::new().max_attempts(0)), "max_attempts"),
+        (builder().retry(RetryPolicy::new().budget(1, f64::NAN)), "budget ratio"),
+        (builder().retry(RetryPolicy::new().budget(1, -0.1)), "budget ratio"),
         (builder().retry(RetryPolicy::new().repeatable("helloworld.Greeter")), "repeatable method"),
         (builder().retry(RetryPolicy::new().repeatable_streaming("")), "repeatable method"),
         (builder().authority("not an authority"), "authority"),
         (builder().user_agent("new\nline"), "user agent"),
     ] {
-        let error = builder.discover("greeter", empty()).unwrap_err();
+        let error = builder.build_with_discovery("greeter", empty()).unwrap_err();
         assert!(error.is_invalid_argument() && error.to_string().contains(what), "{error}");
     }
-    let outside = std::thread::spawn(move || BalancedChannel::builder().discover("greeter", empty()).unwrap_err());
+    let outside =
+        std::thread::spawn(move || BalancedChannel::builder().build_with_discovery("greeter", empty()).unwrap_err());
     assert!(outside.join().unwrap().to_string().contains("runtime"));
 }
 

@@ -98,7 +98,7 @@ fn greeter(tls: ClientTls, addresses: impl IntoIterator<Item = String>) -> Greet
     };
     let changes: Vec<_> = addresses.into_iter().enumerate().map(insert).collect();
     let builder = BalancedChannel::builder().tls(tls).wait_for_ready(true).timeout(Duration::from_secs(10));
-    GreeterClient::new(builder.discover("greeter", tokio_stream::iter(changes)).unwrap())
+    GreeterClient::new(builder.build_with_discovery("greeter", tokio_stream::iter(changes)).unwrap())
 }
 
 /// A volume as Kubernetes mounts a secret: `tls.crt` → `..data/tls.crt`, and `..data` → a folder that is swapped as a whole.

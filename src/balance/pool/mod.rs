@@ -20,10 +20,10 @@ use tokio_stream::Stream;
 use tower::discover::Change;
 
 use crate::address::{Address, Authority};
-use crate::balance::channel::Inner;
-use crate::balance::connectivity::{ChannelStatus, Connectivity, Directory};
+use crate::balance::connectivity::{ChannelStatus, ConnectivityState, DirectoryStatus};
 use crate::balance::policy::ready::{Ready, ReadyServer, ReadySubchannel};
 use crate::balance::pool::address_index::{AddressChange, AddressIndex};
+use crate::balance::shared::ChannelShared;
 use crate::balance::subchannel::outlier::{CallCounts, OutlierDetector};
 use crate::balance::subchannel::supervisor::{Link, supervise};
 use crate::balance::subchannel::{LinkState, Server};
@@ -34,7 +34,7 @@ use crate::instance::Instance;
 pub(crate) struct Update<K> {
     pub(crate) changes: Vec<Change<K, Instance>>,
     /// What it says of itself, where that has changed.
-    pub(crate) directory: Option<Directory>,
+    pub(crate) directory: Option<DirectoryStatus>,
 }
 
 /// Updates that are taken in one go, so that a large set comes in one step.
@@ -43,15 +43,15 @@ const AT_ONCE: usize = 1024;
 const FAILING_TOGETHER: Duration = Duration::from_millis(10);
 
 /// Runs until it is aborted, which is when the channel's last clone is dropped.
-pub(crate) async fn run<K, S>(inner: Arc<Inner>, _end: End, source: S)
+pub(crate) async fn run<K, S>(shared: Arc<ChannelShared>, _end: End, source: S)
 where
     K: Hash + Eq + Clone,
     S: Stream<Item = Update<K>>,
 {
     let mut source = std::pin::pin!(source);
-    let queue = inner.queue.clone();
-    let mut turns = std::pin::pin!(queue.watch());
-    let mut pool = Pool::new(inner);
+    let queue = shared.queue.clone();
+    let mut turns = std::pin::pin!(queue.pass_on_unused_turns());
+    let mut pool = Pool::new(shared);
     let mut roster = AddressIndex::new();
     let mut open = true;
     loop {
@@ -71,7 +71,7 @@ where
                     pool.draining = roster.draining();
                 }
             },
-            () = pool.inner.ground.changed.notified() => {}
+            () = pool.shared.connect_context.changed.notified() => {}
             () = pool.failing() => {}
             never = turns.as_mut() => match never {},
             () = sleep_until(judgement.unwrap_or_else(Instant::now)), if judgement.is_some() => {}
@@ -82,17 +82,17 @@ where
 }
 
 /// However it ends: calls that wait must know.
-pub(crate) struct End(pub(crate) Arc<Inner>);
+pub(crate) struct End(pub(crate) Arc<ChannelShared>);
 
 impl Drop for End {
     fn drop(&mut self) {
         self.0.ready.store(Arc::default());
-        self.0.lanes.store(Arc::default()); // with the connections that they hold
-        self.0.outlook.send_modify(|outlook| {
-            outlook.connectivity = Connectivity::Shutdown;
-            outlook.number += 1;
+        self.0.subchannels.store(Arc::default()); // with the connections that they hold
+        self.0.status.send_modify(|outlook| {
+            outlook.state = ConnectivityState::Shutdown;
+            outlook.version += 1;
         });
-        self.0.queue.wake_in_vain(true);
+        self.0.queue.wake_to_fail(true);
     }
 }
 
@@ -112,9 +112,9 @@ async fn at_once<S: Stream>(mut source: Pin<&mut S>) -> Option<S::Item> {
 }
 
 struct Pool {
-    inner: Arc<Inner>,
+    shared: Arc<ChannelShared>,
     lanes: BTreeMap<Authority, PoolEntry>,
-    directory: Arc<Directory>,
+    directory: Arc<DirectoryStatus>,
     draining: usize,
     judge: Option<OutlierDetector<Authority>>,
     began: Instant,
@@ -139,12 +139,12 @@ impl Drop for PoolEntry {
 }
 
 impl Pool {
-    fn new(inner: Arc<Inner>) -> Self {
-        let directory = inner.outlook.borrow().directory.clone();
-        let judge = inner.settings.ejection.map(|options| OutlierDetector::new(options, Duration::ZERO));
+    fn new(shared: Arc<ChannelShared>) -> Self {
+        let directory = shared.status.borrow().directory.clone();
+        let judge = shared.settings.ejection.map(|options| OutlierDetector::new(options, Duration::ZERO));
         let now = Instant::now();
         Self {
-            inner,
+            shared,
             lanes: BTreeMap::new(),
             directory,
             draining: 0,
@@ -165,7 +165,7 @@ impl Pool {
     /// Waits until servers have begun to fail, and for others that do so at the same time. Dropping it loses nothing, if
     /// what comes next is to publish.
     async fn failing(&self) {
-        self.inner.ground.failing.notified().await;
+        self.shared.connect_context.failing.notified().await;
         sleep_until(self.published + FAILING_TOGETHER).await;
     }
 
@@ -194,9 +194,9 @@ impl Pool {
 
     fn lane(&self, address: Address, instance: Arc<Instance>) -> PoolEntry {
         let to = destination(&address);
-        let server = Arc::new(Server::new(address, self.inner.epoch));
+        let server = Arc::new(Server::new(address, self.shared.epoch));
         let link = Arc::new(Link::default());
-        let ground = self.inner.ground.clone();
+        let ground = self.shared.connect_context.clone();
         let supervisor = tokio::spawn(supervise(ground, server.clone(), to, link.clone())).abort_handle();
         PoolEntry { server, instance, link, supervisor, published: None }
     }
@@ -237,7 +237,7 @@ impl Pool {
         outlook.draining = self.draining;
         let (mut ready, mut ejected) = (Vec::new(), Vec::new());
         for lane in self.lanes.values_mut() {
-            if let Some(server) = lane.current(&self.inner) {
+            if let Some(server) = lane.current(&self.shared) {
                 if lane.server.is_ejected() {
                     ejected.push(server);
                 } else {
@@ -253,13 +253,13 @@ impl Pool {
         (outlook.ready, outlook.ejected) = (ready.len(), ejected.len());
         // Better a server that fails some calls than none.
         let mut servers = if ready.is_empty() { ejected } else { ready };
-        self.inner.memory.arrange(&self.inner.settings.policy, &mut servers);
-        outlook.connectivity = if !servers.is_empty() {
-            Connectivity::Ready
-        } else if !self.directory.known || outlook.connecting > 0 {
-            Connectivity::Connecting
+        self.shared.memory.arrange(&self.shared.settings.policy, &mut servers);
+        outlook.state = if !servers.is_empty() {
+            ConnectivityState::Ready
+        } else if !self.directory.resolved || outlook.connecting > 0 {
+            ConnectivityState::Connecting
         } else {
-            Connectivity::TransientFailure
+            ConnectivityState::TransientFailure
         };
         self.published = Instant::now();
         self.show(servers);
@@ -272,34 +272,34 @@ impl Pool {
             let same = |(a, b): (&ReadyServer, &ReadyServer)| Arc::ptr_eq(&a.0, &b.0);
             known.len() == servers.len() && known.iter().zip(&servers).all(same)
         };
-        if !same(&self.inner.ready.load().servers) {
-            self.inner.ready.store(Arc::new(Ready::new(servers)));
+        if !same(&self.shared.ready.load().servers) {
+            self.shared.ready.store(Arc::new(Ready::new(servers)));
         }
         if std::mem::take(&mut self.entered) {
             let lanes = self.lanes.values().map(|lane| (lane.server.clone(), lane.link.clone())).collect();
-            self.inner.lanes.store(Arc::new(lanes));
+            self.shared.subchannels.store(Arc::new(lanes));
         }
     }
 
     /// For those who wait. After what they will find is there.
     fn tell(&self, mut outlook: ChannelStatus) {
-        let in_vain = outlook.is_in_vain(false);
+        let in_vain = outlook.fails_calls(false);
         let mut news = false;
-        self.inner.outlook.send_if_modified(|known| {
-            news = known.connectivity != outlook.connectivity;
-            outlook.number = known.number + 1;
+        self.shared.status.send_if_modified(|known| {
+            news = known.state != outlook.state;
+            outlook.version = known.version + 1;
             std::mem::swap(known, &mut outlook);
             news
         });
         if news && in_vain {
-            self.inner.queue.wake_in_vain(false);
+            self.shared.queue.wake_to_fail(false);
         }
-        let ready = &self.inner.ready;
-        self.inner
+        let ready = &self.shared.ready;
+        self.shared
             .queue
-            .fill(|| ready.load().servers.iter().map(ReadyServer::free_slots).fold(0, usize::saturating_add));
+            .give_turns(|| ready.load().servers.iter().map(ReadyServer::free_slots).fold(0, usize::saturating_add));
         // Those that were asked before may be gone.
-        self.inner.prove_for_waiting();
+        self.shared.probe_idle_servers();
     }
 }
 
@@ -313,7 +313,7 @@ fn destination(address: &Address) -> Destination {
 
 impl PoolEntry {
     /// The server as callers see it, while it is connected; the same one until something about it changes.
-    fn current(&mut self, inner: &Inner) -> Option<ReadyServer> {
+    fn current(&mut self, shared: &ChannelShared) -> Option<ReadyServer> {
         let connection = self.link.get().filter(|connection| !connection.is_over());
         let Some(connection) = connection else {
             self.published = None;
@@ -330,7 +330,7 @@ impl PoolEntry {
             server: self.server.clone(),
             connection,
             instance: self.instance.clone(),
-            authority: inner.settings.authority_of(address)?,
+            authority: shared.settings.authority_of(address)?,
             scheme: if address.is_secure() { Scheme::HTTPS } else { Scheme::HTTP },
             loss_paid: AtomicBool::new(false),
         };

@@ -11,7 +11,7 @@ use tokio::time::{Sleep, sleep};
 use tokio_stream::Stream;
 use tower::discover::Discover;
 
-use crate::balance::connectivity::Directory;
+use crate::balance::connectivity::DirectoryStatus;
 use crate::balance::pool::Update;
 use crate::instance::Instance;
 use crate::panics::catch;
@@ -21,13 +21,13 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 pub(crate) struct DiscoverySource<D> {
     discover: Pin<Box<D>>,
-    directory: Directory,
+    directory: DirectoryStatus,
     pause: Option<Pin<Box<Sleep>>>,
     ended: bool,
 }
 
 impl<D> DiscoverySource<D> {
-    pub(crate) fn new(discover: D, directory: Directory) -> Self {
+    pub(crate) fn new(discover: D, directory: DirectoryStatus) -> Self {
         Self { discover: Box::pin(discover), directory, pause: None, ended: false }
     }
 }
@@ -61,7 +61,7 @@ where
             Ok(Poll::Ready(Some(Ok(change)))) => (vec![change], None),
             Ok(Poll::Ready(Some(Err(error)))) => {
                 let service = &*this.directory.service;
-                if this.directory.trouble.is_some() {
+                if this.directory.error.is_some() {
                     tracing::debug!(parent: None, service, %error, "the discovery failed again");
                 } else {
                     tracing::warn!(parent: None, service, %error, "the discovery failed; the known servers stay");
@@ -76,13 +76,13 @@ where
             }
             Ok(Poll::Ready(None)) => {
                 this.ended = true;
-                (Vec::new(), this.directory.trouble.clone())
+                (Vec::new(), this.directory.error.clone())
             }
         };
-        let known = this.directory.known || this.ended || !changes.is_empty();
-        let news = known != this.directory.known || trouble != this.directory.trouble;
-        this.directory.known = known;
-        this.directory.trouble = trouble;
+        let known = this.directory.resolved || this.ended || !changes.is_empty();
+        let news = known != this.directory.resolved || trouble != this.directory.error;
+        this.directory.resolved = known;
+        this.directory.error = trouble;
         Poll::Ready(Some(Update { changes, directory: news.then(|| this.directory.clone()) }))
     }
 }

@@ -203,7 +203,7 @@ impl Server {
 pub struct ServerStatus {
     pub(crate) address: Address,
     pub(crate) state: ServerState,
-    pub(crate) since: Instant,
+    pub(crate) state_age: Duration,
     pub(crate) in_flight: usize,
     pub(crate) latency: Option<Duration>,
     pub(crate) calls: u64,
@@ -222,9 +222,9 @@ impl ServerStatus {
         self.state
     }
 
-    /// Since when it has been connecting, connected or failing; ejections do not count.
-    pub fn since(&self) -> Instant {
-        self.since
+    /// How long it has been connecting, connected or failing. Ejections do not begin it anew.
+    pub fn state_age(&self) -> Duration {
+        self.state_age
     }
 
     /// Calls from their start to the end of their answers, and calls that were given up and whose streams are yet to be reset

@@ -28,7 +28,7 @@ struct Listener {
 /// All that a channel has to tell.
 fn ask(channel: &BalancedChannel) {
     drop(format!("{channel:?} {:?}", channel.servers()));
-    let _ = pin!(channel.connectivity()).poll_next(&mut Context::from_waker(Waker::noop()));
+    let _ = pin!(channel.states()).poll_next(&mut Context::from_waker(Waker::noop()));
 }
 
 impl Subscriber for Listener {
@@ -113,7 +113,7 @@ fn all_events() {
         assert!(states(&ejecting).values().any(|state| *state == ServerState::Ejected));
 
         let (tell, told) = mpsc::unbounded_channel::<Result<Change<u8, Instance>, &str>>();
-        let troubled = builder().discover("greeter", UnboundedReceiverStream::new(told)).unwrap();
+        let troubled = builder().build_with_discovery("greeter", UnboundedReceiverStream::new(told)).unwrap();
         listen(&troubled);
         tell.send(Err("no more")).unwrap();
         until("the discovery to fail", || said("the discovery failed")).await;

@@ -190,7 +190,7 @@ async fn a_discovery_that_panics_leaves_what_is_known() {
             None if speechless => Some(Err(Failure { speechless })),
             None => panic!("a bug of the user's"),
         }));
-        let channel = builder().discover("greeter", discovery).unwrap();
+        let channel = builder().build_with_discovery("greeter", discovery).unwrap();
         if known {
             ready(&channel, 1).await;
             assert_eq!(greeted_by(&channel).await, peer.address.to_string());

@@ -58,7 +58,7 @@ pub(super) fn weighted<A: ToString>(
         Ok::<_, tonic_etcd::Error>(Ok::<_, Infallible>(Change::Insert(number, instance)))
     };
     let changes: Vec<_> = servers.into_iter().enumerate().map(insert).collect::<std::result::Result<_, _>>()?;
-    Ok(builder.discover("peers", tokio_stream::iter(changes))?)
+    Ok(builder.build_with_discovery("peers", tokio_stream::iter(changes))?)
 }
 
 /// tonic's own channel over these addresses.
