@@ -142,8 +142,8 @@ use crate::balance::shared::ChannelHandle;
 /// At most 1 024 attempts to connect are under way at once. Where more servers are to be connected, the order is: servers whose
 /// last attempt succeeded, which never wait; servers that were never tried, which wait at most 25 ms for an attempt that hangs;
 /// then those that failed, the fewest failures in a row first. An attempt that hangs is cut short for a server that comes before
-/// it, and begins again later. Each failure in a row makes the next attempt's turn ten times shorter beside servers with fewer, so
-/// that slow servers are connected too.
+/// it, and begins again later. Beside servers that failed no less often, each failure in a row gives an attempt ten times as long
+/// (250 ms, 2.5 s, …), so that slow servers are connected too.
 ///
 /// A server that says GOAWAY before it closes costs no call. tonic's `max_connection_age_grace` closes without one: that is like a
 /// crash. A connection has stream ids for 2^30 calls (RFC 9113, 5.1.1), and is replaced before they are used up.

@@ -51,17 +51,21 @@ pub(crate) struct ChannelShared {
     pub(crate) subchannels: ArcSwap<Vec<(Arc<Server>, Arc<Link>)>>,
     /// Published after `ready`: a task that is woken by it finds the servers that it speaks of.
     pub(crate) status: watch::Sender<ChannelStatus>,
+    /// What the supervisors of the servers share: transport, options, permits to connect.
     pub(crate) connect_context: Arc<ConnectContext>,
     pub(crate) settings: Settings,
     /// State of the policy between picks.
     pub(crate) memory: Memory,
     pub(crate) pause_detector: PauseDetector,
+    /// Tokens of all calls of the channel together.
     pub(crate) retry_budget: RetryBudget,
     /// Zero of the times that costs and pauses are stored as, so that they fit into atomics.
     pub(crate) epoch: Instant,
+    /// What all servers do together, as the measure for each.
     pub(super) fleet: Fleet,
-    /// Calls that wait for a server.
+    /// Calls that wait for a server. The pool and the connections wake them.
     pub(crate) queue: Arc<Queue>,
+    /// The text of statuses of calls that find no server.
     pub(crate) unavailable_text: UnavailableText,
 }
 

@@ -20,6 +20,15 @@ impl BalancedChannel {
     /// Returns the present status of each server, in the order of their addresses. Servers that drain are not among them.
     ///
     /// The counters are read one after the other while calls go on: they need not agree to the last call.
+    ///
+    /// ```
+    /// # fn print(channel: &tonic_etcd::BalancedChannel) {
+    /// for server in channel.servers() {
+    ///     let (address, state, age) = (server.address(), server.state(), server.state_age());
+    ///     println!("{address} {state:?} for {age:?}, {} calls in flight", server.in_flight());
+    /// }
+    /// # }
+    /// ```
     pub fn servers(&self) -> Vec<ServerStatus> {
         let subchannels = self.0.shared.subchannels.load();
         let status = |(server, connected): &(Arc<Server>, Arc<Link>)| {

@@ -50,6 +50,22 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 ///
 /// Settings are checked when the channel is built: a value outside of its range is an error there, which names the setting, the
 /// value and the range.
+///
+/// | question | setting | default |
+/// |---|---|---|
+/// | Which server gets a call? | [`policy`](Self::policy) | least request |
+/// | How long may a call take? | [`timeout`](Self::timeout), [`method_timeout`](Self::method_timeout), [`CallTimeout`](crate::CallTimeout) | no limit |
+/// | How long does it wait for a server? | [`wait_limit`](Self::wait_limit) | 10 s |
+/// | Does it wait while no server can be connected? | [`wait_for_ready`](Self::wait_for_ready), [`WaitForReady`](crate::WaitForReady) | no |
+/// | Which failed calls are repeated? | [`retry`](Self::retry) | those that no server has processed |
+/// | How large may a request be that is sent again? | [`replay_limit`](Self::replay_limit) | 256 KiB |
+/// | Is a server left out whose calls fail? | [`ejection`](Self::ejection) | no |
+/// | When is a silent server taken for dead? | [`keep_alive`](Self::keep_alive) | after 20 s and 10 s |
+/// | When must an idle connection prove that it is alive? | [`idle_timeout`](Self::idle_timeout) | after 5 min |
+/// | How long may a connection take? | [`connect_timeout`](Self::connect_timeout) | 5 s |
+/// | How much of a response is taken unread? | [`stream_window`](Self::stream_window), [`connection_window`](Self::connection_window) | 2 MiB, 2³¹ − 1 |
+/// | How large may headers be? | [`max_header_list_size`](Self::max_header_list_size), [`max_request_header_list_size`](Self::max_request_header_list_size) | 1 MiB |
+/// | Do statuses hold addresses? | [`addresses_in_statuses`](Self::addresses_in_statuses) | no |
 #[derive(Clone)]
 #[must_use = "a builder does nothing until it builds"]
 pub struct BalancedChannelBuilder {

@@ -1,4 +1,7 @@
 //! One attempt: a request to one server, up to the head of the response.
+//!
+//! The request's body is sent while the head of the response is awaited, in the caller's task. After the head, `Exchange::answer`
+//! moves the rest of the body into a task of its own, so that a caller that reads slowly does not stop the sending.
 
 use std::sync::Arc;
 use std::task::Poll;
@@ -21,6 +24,12 @@ use crate::connection::{Kind, StreamPermit};
 
 impl CallState {
     /// Sends the request and waits for the head of the response, a failure, or the deadline.
+    ///
+    /// `sent_at` counts from the channel's epoch. A request that is not sent at all (its deadline has passed, its headers are too
+    /// large) takes nothing from the server: the permit is dropped with it.
+    ///
+    /// # Cancel safety
+    /// Dropping the future cancels the call: the exchange resets its stream, and the reporter counts a call that was given up.
     pub(super) async fn attempt(
         &mut self,
         subchannel: Arc<ReadySubchannel>,

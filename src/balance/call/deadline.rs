@@ -16,7 +16,9 @@ pub(crate) const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeou
 /// The granularity of tokio's timers: they fire up to this much late.
 const TIMER_GRANULARITY: Duration = Duration::from_millis(1);
 
-/// The time at which a call must be over.
+/// The time at which a call must be over: from its first poll to the end of its response, whatever lies between.
+///
+/// It is fixed when the call begins. An attempt sends what is left of it, so that a server of a later attempt is told less.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Deadline {
     pub(crate) at: Instant,

@@ -2,6 +2,19 @@
 //!
 //! Two kinds of repetition are kept apart. `retry_unprocessed` is gRPC's transparent retry, for calls that no server has processed.
 //! `retry` is for calls that a server may have processed, and follows the retry policy.
+//!
+//! | attempt | reported | then |
+//! |---|---|---|
+//! | response with a status | its code | the retry policy decides, if the code is not OK |
+//! | response that goes on | with its trailers | the caller reads it; `buffer` holds it back for the retry policy |
+//! | response without a gRPC status | the code of its HTTP status | the retry policy decides |
+//! | `NotSent`, `Refused` | not processed | another server |
+//! | `Suspected`: a GOAWAY with an error | not processed | another server, once for each call |
+//! | `Lost`, `Reset`, `Violation` | failure | the retry policy decides |
+//! | `Overrun`: headers that HTTP/2 does not take | failure | the retry policy decides, once for each call |
+//! | `TooLarge` | failure | the call ends |
+//! | `Body`, `Panicked`, `Unsendable` | nothing | the call ends: the fault is the caller's |
+//! | the deadline passed | failure | the call ends |
 
 use std::future::Future;
 use std::pin::Pin;
@@ -39,6 +52,10 @@ pub(super) enum OutcomeFuture<'a> {
 
 impl CallState {
     /// Decides after the head of a response has come.
+    ///
+    /// The response is of one of three kinds: it goes on (a caller reads it), it ended with its head (`Trailers-Only`, the code is
+    /// there), or it is no response of a gRPC server. The exchange belongs to it from here on: its permit counts the stream until
+    /// the response's body ends.
     pub(super) fn on_response(
         &mut self,
         response: Response<Incoming>,
@@ -139,6 +156,9 @@ impl CallState {
     }
 
     /// Decides after an exchange that failed before the head of a response.
+    ///
+    /// `body` is the request as far as it was read. It cannot be rewound where more was sent than is kept; then even an unprocessed
+    /// call ends with its failure, or is left to the retry policy.
     pub(super) fn on_failure(
         &mut self,
         failure: Failure,
@@ -177,7 +197,9 @@ impl CallState {
         self.retry_failure(failure, Some(body), &subchannel)
     }
 
-    /// Repeats a call that failed without a status where the policy allows it.
+    /// Repeats a call that failed without a status where the policy allows it, before or after the head of its response.
+    ///
+    /// A call that was not processed comes here only where it cannot be sent again transparently.
     fn retry_failure(
         &mut self,
         failure: Failure,
@@ -203,6 +225,9 @@ impl CallState {
     }
 
     /// Sends a call that no server has processed to another server (gRPC's transparent retry).
+    ///
+    /// It costs no token of the budget and does not count as an attempt: servers saw nothing of it. The rounds over all servers
+    /// have their own backoff, so that a fleet that refuses everything is not flooded.
     pub(super) fn retry_unprocessed(
         &mut self,
         subchannel: Arc<ReadySubchannel>,
@@ -221,7 +246,8 @@ impl CallState {
 
     /// Repeats a call that a server may have processed. `None` where policy, budget, deadline or the server forbid it.
     ///
-    /// `is_lost` tells that the connection was lost, and other calls with it.
+    /// `is_lost` tells that the connection was lost, and other calls with it. The order of the checks follows gRFC A6: pushback
+    /// and a failed attempt take their tokens even where the call is not repeated.
     fn retry(
         &mut self,
         code: Code,

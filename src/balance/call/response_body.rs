@@ -49,8 +49,17 @@ impl fmt::Debug for ServedBy {
 
 /// The body of a response.
 ///
-/// Its errors are statuses with a source, [`CallError`](crate::CallError), that names the server. A status in the trailers is no
-/// error of the body: trailers are passed on as the server sent them. Dropping the body before its end cancels the call.
+/// Its frames are data and, at the end, trailers with the call's status. A status in the trailers is no error of the body: trailers
+/// are passed on as the server sent them. Dropping the body before its end cancels the call.
+///
+/// # Errors
+/// A [`Status`] with a source, [`CallError`](crate::CallError), that names the server; nothing follows it:
+///
+/// - `DEADLINE_EXCEEDED` when the call's deadline passes, also while the caller reads slower than the server sends;
+/// - `UNAVAILABLE` when the connection is lost;
+/// - `RESOURCE_EXHAUSTED` when the trailers are larger than
+///   [`max_header_list_size`](crate::BalancedChannelBuilder::max_header_list_size);
+/// - the code of an HTTP/2 reset, after gRPC's table, when the server resets the stream.
 #[derive(Default)]
 #[must_use = "a body does nothing unless it is read"]
 pub struct ResponseBody(Option<Box<OpenBody>>);

@@ -31,6 +31,9 @@ const DETAILS: HeaderName = HeaderName::from_static("grpc-status-details-bin");
 pub(crate) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// Makes the status of a call that failed without a status of the server.
+///
+/// The text has three parts: the server, whether the call was processed as far as the client can know, and the reason that the
+/// connection or h2 gave. It is what an operator searches logs for, so that each kind of failure has a constant middle part.
 pub(crate) fn from_failure(failure: Failure, address: &Address) -> Status {
     let failure = match failure.into_source() {
         // The user's own request stream failed: its status is passed on, if it has one.
