@@ -15,7 +15,7 @@ use crate::error::{BoxError, Error};
 
 /// Refuses settings outside of their ranges. The error names setting, value and range.
 pub(super) fn check(options: &Options) -> Result<(), Error> {
-    // tokio's timers count milliseconds, and take no more than some years. Nobody means more than a day.
+    // tokio's timers count milliseconds, and overflow after some years. A day is more than any setting needs.
     let (shortest, longest) = (Duration::from_millis(1), Duration::from_secs(24 * 60 * 60));
     check_range("connect timeout", options.connect_timeout, shortest..=longest)?;
     // What HTTP/2 allows (RFC 9113, 6.5.2 and 6.9.1).
@@ -71,13 +71,13 @@ impl BalancedChannelBuilder {
     }
 
     /// Sets how many bytes of all responses over one connection may be received and not yet read, from 65 535 to 2³¹ − 1.
-    /// 2³¹ − 1 by default, all that HTTP/2 allows: a response that nobody reads then stops no other.
+    /// 2³¹ − 1 by default, all that HTTP/2 allows: an unread response then stops no other.
     ///
     /// A byte counts until its caller reads it, in this window and in its stream's: h2 couples the two. With a smaller window,
-    /// responses that nobody reads stop every other call over the connection once they fill it; with tonic's 5 MiB and 2 MiB
+    /// unread responses stop every other call over the connection once they fill it; with tonic's 5 MiB and 2 MiB
     /// three of them do. A connection therefore buffers up to min(this window, concurrent streams ×
     /// [`stream_window`](Self::stream_window)) bytes, and about 250 bytes more for each DATA frame. Set a smaller one where memory
-    /// matters more than that; concurrent streams × `stream_window` is one that stops nobody.
+    /// matters more than that; concurrent streams × `stream_window` is one that stops no call.
     pub fn connection_window(mut self, bytes: u32) -> Self {
         self.options.connection_window = bytes;
         self
@@ -131,7 +131,7 @@ impl BalancedChannelBuilder {
     /// Sets whether HTTP/2 keep-alive PINGs are sent on connections without calls too (gRPC's
     /// `GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS`).
     ///
-    /// Off by default, because servers end connections over that unless they are told to permit it (in Go,
+    /// Off by default, because servers end connections over that unless they are configured to permit it (in Go,
     /// `keepalive.EnforcementPolicy` with `PermitWithoutStream`; tonic's always do). Two such PINGs come at the interval of
     /// [`KeepAlive`], then one in five minutes until a response makes progress; all of them at its interval with
     /// [`KeepAlive::unthrottled`]. It does nothing without keep-alive.

@@ -18,7 +18,7 @@ const TIMER_GRANULARITY: Duration = Duration::from_millis(1);
 
 /// The time at which a call must be over: from its first poll to the end of its response, whatever lies between.
 ///
-/// It is fixed when the call begins. An attempt sends what is left of it, so that a server of a later attempt is told less.
+/// It is fixed when the call begins. An attempt sends what is left of it, so that a later attempt announces less.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Deadline {
     pub(crate) at: Instant,

@@ -103,12 +103,12 @@ impl CallState {
         let retry = self.retry(code, Some(body), &subchannel, false, Pushback::from_headers(&head.headers));
         if final_code.is_none() {
             if retry.is_some() {
-                let status = not_grpc::status_now(&head, None, address);
+                let status = not_grpc::status_of(&head, None, address);
                 return OutcomeFuture::Ready(self.retry_or_end(retry, Err(status)));
             }
             let deadline = self.wait_limits.deadline.map(|deadline| deadline.at);
             return OutcomeFuture::Boxed(Box::pin(async move {
-                let status = not_grpc::status(head, stream, permit, deadline, subchannel.server.address()).await;
+                let status = not_grpc::read_status(head, stream, permit, deadline, subchannel.server.address()).await;
                 Done(Err(status))
             }));
         }

@@ -13,7 +13,7 @@ use crate::balance::shared::ChannelShared;
 use crate::balance::subchannel::Server;
 use crate::connection::StreamPermit;
 
-/// How many idle servers one pick sends a PING to. One answer is enough for the call; three leave room for dead ones.
+/// How many idle servers one pick sends a PING to. One that answers is enough for the call; of three, two may be dead.
 const MAX_PROBES: usize = 3;
 
 /// The result of one look at the ready servers.

@@ -54,7 +54,7 @@ pub(super) struct CallState {
     pub(super) failed_servers: Vec<Arc<Server>>,
     /// Pauses between rounds in which no server processed the call.
     pub(super) round_backoff: Option<Box<Backoff>>,
-    /// How the last server that did not process the call said so.
+    /// The failure of the last server that did not process the call.
     pub(super) last_refusal: Option<Box<(Failure, Arc<ReadySubchannel>)>>,
     /// The result of the last attempt that a server may have processed: the call ends with it if no further attempt is possible.
     /// Boxed, because few calls have one.

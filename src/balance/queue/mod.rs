@@ -33,7 +33,7 @@ pub(crate) struct Queue {
     /// `state`, so that a call that need not wait takes no lock.
     queued: AtomicUsize,
     state: Mutex<State>,
-    /// Told when turns were given: somebody has to see that they are used.
+    /// Notified when turns were given, so that unused ones are passed on.
     turns_given: Notify,
 }
 

@@ -43,7 +43,7 @@ pub(crate) fn code_of(status: StatusCode) -> Code {
 /// Makes the status of such a response, with the HTTP status, the content type, and the beginning of the body.
 ///
 /// It waits for the body until [`BODY_TIMEOUT`] or the deadline. The permit keeps the stream counted meanwhile.
-pub(crate) async fn status(
+pub(crate) async fn read_status(
     head: Parts,
     mut stream: Incoming,
     _permit: Option<StreamPermit>,
@@ -55,12 +55,12 @@ pub(crate) async fn status(
     let mut body = Vec::new();
     // A timeout is no error: the part that has come is shown.
     let _ = timeout_at(end, read_some(&mut stream, &mut body, EXCERPT)).await;
-    status_now(&head, Some(&body), address)
+    status_of(&head, Some(&body), address)
 }
 
 /// Makes the status of such a response. `body` is the part of the body that was read; `None` where none was, for a call that is
 /// repeated.
-pub(crate) fn status_now(head: &Parts, body: Option<&[u8]>, address: &Address) -> Status {
+pub(crate) fn status_of(head: &Parts, body: Option<&[u8]>, address: &Address) -> Status {
     // Addresses are searched for before the text is escaped: escapes hide where an address begins.
     let text = |redact: &dyn Fn(&str) -> String| text(head.status, head.headers.get(CONTENT_TYPE), body, redact);
     let all = text(&str::to_owned);
