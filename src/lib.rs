@@ -136,6 +136,7 @@ mod secret;
 mod serve;
 pub mod serving;
 mod target;
+mod timers;
 mod turns;
 
 pub use address::Address;
