@@ -73,6 +73,8 @@ struct Inner {
     instance: Option<Instance>,
     /// What is to be changed of it until then.
     changes: Vec<Change>,
+    /// Why it leaves, where it was not asked to.
+    failed: Option<Error>,
     stopped: bool,
 }
 
@@ -138,7 +140,7 @@ impl ServeControl {
         let come = timeout(within, steps.wait_for(|steps| !matches!(last(steps), ServeState::Starting { .. }))).await;
         match come.map(|steps| steps.map(|steps| last(&steps))) {
             Ok(Ok(ServeState::Serving)) => {}
-            Ok(state) => return Err(closed(state.ok())),
+            Ok(state) => return Err(self.closed(state.ok())),
             Err(_) => {
                 let why = match self.state() {
                     ServeState::Starting { why } => why,
@@ -158,9 +160,23 @@ impl ServeControl {
             biased;
             stand = stand => stand,
             left = steps.wait_for(|steps| !matches!(last(steps), ServeState::Serving)) => {
-                Err(closed(left.ok().map(|steps| last(&steps))))
+                Err(self.closed(left.ok().map(|steps| last(&steps))))
             }
         }
+    }
+
+    /// What is said of one that does not serve any more.
+    fn closed(&self, state: Option<ServeState>) -> Error {
+        let why = match state {
+            Some(ServeState::Stopped { why }) => why,
+            _ => self.inner().failed.clone(),
+        };
+        why.unwrap_or_else(|| Error::closed("the server"))
+    }
+
+    /// It leaves because of that.
+    pub(super) fn fail(&self, error: &Error) {
+        self.inner().failed = Some(error.clone());
     }
 
     /// Takes it out of etcd until [`ServeControl::resume`]; it serves on, and keeps its lease. Also before it is ready.
@@ -351,14 +367,6 @@ impl fmt::Debug for ServeControl {
 /// How far one has come that has made these steps.
 fn last(steps: &[ServeState]) -> ServeState {
     steps.last().cloned().unwrap_or(ServeState::Starting { why: None })
-}
-
-/// What is said of one that does not serve any more.
-fn closed(state: Option<ServeState>) -> Error {
-    match state {
-        Some(ServeState::Stopped { why: Some(why) }) => why,
-        _ => Error::closed("the server"),
-    }
 }
 
 /// Deregisters in the background, and shows that it has ended.

@@ -94,12 +94,17 @@ impl Lifecycle {
                 // It answers nobody any more: there is nothing to wait for but etcd.
                 tracing::warn!(error = ended.as_ref().err().map(tracing::field::display), "the server ended by itself");
                 stop.now();
+                let ended = ended.map_err(Error::server);
+                ended.as_ref().err().into_iter().for_each(|error| self.control.fail(error));
                 self.control.show(ServeState::Leaving);
                 drop(self.deregister().await);
-                return ended.map_err(Error::server);
+                return ended;
             }
             End::Asked => Ok(()),
-            End::Refused(error) => Err(error),
+            End::Refused(error) => {
+                self.control.fail(&error);
+                Err(error)
+            }
         };
         let stopped = self.stop(server, sockets, stop).await;
         refused.and(stopped)
@@ -162,7 +167,12 @@ impl Lifecycle {
         loop {
             let etcd = self.registrar.etcd_hosts().await;
             match route::addresses(&self.plan, etcd.as_deref()).await {
-                Ok(addresses) => return Ok(addresses),
+                Ok(addresses) => {
+                    if is_told {
+                        self.control.show(ServeState::Starting { why: None });
+                    }
+                    return Ok(addresses);
+                }
                 Err(Trouble::Refused(error)) => return Err(error),
                 Err(Trouble::NotYet(error)) => {
                     if std::mem::replace(&mut is_told, true) {

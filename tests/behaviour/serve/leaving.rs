@@ -1,6 +1,7 @@
 //! Out of the directory first, then out of the clients' hands, then gone.
 
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -188,4 +189,29 @@ async fn the_handle_tells_what_serving_failed_with() {
     let control = served.control.clone();
     assert!(served.end().await.unwrap_err().is_invalid_argument());
     assert!(matches!(control.state(), ServeState::Stopped { why: Some(_), .. }));
+}
+
+/// Also to who waits while it leaves and answers what it has.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_handle_tells_why_it_leaves() {
+    let world = World::start().await;
+    let ready = Arc::new(AtomicBool::new(false));
+    let is_ready = ready.clone();
+    let served = Served::start(&registrar(&world), |serve| {
+        serve.describe(|instance| instance.with_weight(0)).ready_when(move || {
+            let ready = is_ready.load(Ordering::SeqCst);
+            async move { if ready { Ok(()) } else { Err("cold cache") } }
+        })
+    })
+    .await;
+    let call = waiting(&served).await;
+    ready.store(true, Ordering::SeqCst);
+    for _ in 0..2 {
+        let error = served.control.ready(PATIENCE).await.unwrap_err();
+        assert!(error.is_invalid_argument() && error.to_string().contains("weight"), "{error}");
+    }
+    assert!(!matches!(served.control.state(), ServeState::Stopped { .. }), "the call keeps it");
+    served.me.answers.add_permits(1);
+    assert_eq!(call.await.unwrap().unwrap(), "at last");
+    assert!(served.end().await.unwrap_err().is_invalid_argument());
 }
