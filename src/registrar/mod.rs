@@ -27,7 +27,6 @@ pub use self::builder::{RegistrarBuilder, RegistrationBuilder};
 pub(crate) use self::gates::Gate;
 pub use self::health::RegistrarHealth;
 pub use self::lease::Conflict;
-pub(crate) use self::readiness::Tried;
 pub use self::registration::Registration;
 use self::shared::Shared;
 pub use self::state::{RegistrationState, RegistrationStates};

@@ -65,6 +65,9 @@ impl Shown {
         if !is_new && is_known {
             return None;
         }
+        if standing == Standing::Paused {
+            wanted.known.end();
+        }
         self.registrations.insert(id, One { standing, version: wanted.version, error: error.cloned() });
         let why = match standing {
             Standing::Held => machine.held_by(id).map(|(key, lease, id)| Error::held(key, lease, id)),

@@ -149,7 +149,7 @@ impl Serve {
 
     /// How long clients get to see that it has left, before it stops; 1 s by default: etcd tells them within milliseconds,
     /// and the rest is for those that are slow or far away. There is no such wait where it was not in the directory, or could
-    /// not be taken out of it.
+    /// not be taken out of it; where it left before, as by a pause, the time since then counts.
     pub fn propagation(mut self, wait: Duration) -> Self {
         self.propagation = wait;
         self
