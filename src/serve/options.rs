@@ -104,8 +104,9 @@ impl Serve {
 
     /// The reporter of the server's health service decides: while it says of the whole server (the empty name) that it does
     /// not serve, none of the services is in the directory; [`Serve::health_name`] and [`Serve::health_of`] let it decide
-    /// over one. A service that turns `NOT_SERVING` leaves, and returns with `SERVING`. At shutdown the reporter is told
-    /// that nothing serves, once the clients have left.
+    /// over one. A service that turns `NOT_SERVING` leaves, and returns with `SERVING`. At shutdown the reporter is told,
+    /// once the clients have left, that the server does not serve, and none of the names that were given by [`Serve::health_name`] and
+    /// [`Serve::health_of`]. It does not say which other names it knows: those stay as they are.
     #[cfg(feature = "tonic-health")]
     #[cfg_attr(docsrs, doc(cfg(feature = "tonic-health")))]
     pub fn health(mut self, reporter: &tonic_health::server::HealthReporter) -> Self {
