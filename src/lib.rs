@@ -231,6 +231,7 @@ mod secret;
 mod serve;
 pub mod serving;
 mod target;
+mod timers;
 mod turns;
 
 pub use address::Address;
