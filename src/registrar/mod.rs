@@ -16,7 +16,6 @@ use tokio::time::Instant;
 pub(crate) use self::gates::Gate;
 pub use self::handle::builder::{RegistrarBuilder, RegistrationBuilder};
 pub use self::handle::health::RegistrarHealth;
-pub(crate) use self::handle::readiness::Tried;
 pub use self::handle::registration::Registration;
 pub use self::handle::state::{RegistrationState, RegistrationStates};
 pub use self::lease::Conflict;
@@ -79,7 +78,7 @@ impl Registrar {
     /// # Errors
     /// When the target or the instance is refused: addresses that nobody can call (`0.0.0.0`, `[::]`, multicast), an instance
     /// that the codec refuses or panics on, records larger than etcd takes, keys that this registrar has registered already; after
-    /// [`Registrar::close`] ([`Error::is_closed`]). Never because etcd is away.
+    /// [`Registrar::close`] ([`Error::is_closed`]); outside of a tokio runtime with timers. Never because etcd is away.
     pub async fn register<T>(&self, target: T, instance: Instance) -> Result<Registration, Error>
     where
         T: TryInto<Target>,

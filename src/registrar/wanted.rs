@@ -6,7 +6,7 @@ use tokio::sync::watch;
 
 use crate::codec::Record;
 use crate::registrar::gates::Gates;
-use crate::registrar::handle::readiness::Tried;
+use crate::registrar::handle::readiness::Known;
 use crate::registrar::handle::state::{Published, RegistrationState};
 use crate::registrar::lease::{self, Conflict};
 use crate::secret::shown_key;
@@ -23,7 +23,7 @@ pub(super) struct Wanted {
     pub(super) gates: Gates,
     /// Counts the changes of what is wanted.
     pub(super) version: u64,
-    pub(super) tried: Tried,
+    pub(super) known: Known,
     now: Published,
     show: watch::Sender<Published>,
 }
@@ -57,8 +57,8 @@ impl Wanted {
     ) -> Self {
         let now = Published::first();
         let show = watch::Sender::new(now.clone());
-        let (leaving, version, tried) = (false, 0, Tried::default());
-        Self { target, records, conflict, id, leaving, gates, version, tried, now, show }
+        let (leaving, version, known) = (false, 0, Known::default());
+        Self { target, records, conflict, id, leaving, gates, version, known, now, show }
     }
 
     /// Where its handle looks.

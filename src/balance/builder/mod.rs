@@ -29,7 +29,6 @@ use crate::balance::policy::{Memory, Policy};
 use crate::balance::pool::connect_permits::Permits;
 use crate::balance::pool::source::DiscoverySource;
 use crate::balance::pool::{self, End, Update};
-use crate::balance::runtime;
 use crate::balance::runtime::pause::PauseDetector;
 use crate::balance::shared::{ChannelHandle, ChannelShared, Settings};
 use crate::balance::status::unavailable::UnavailableText;
@@ -237,10 +236,7 @@ impl BalancedChannelBuilder {
         K: Hash + Eq + Clone + Send + 'static,
         S: Stream<Item = Update<K>> + Send + 'static,
     {
-        let runtime = tokio::runtime::Handle::try_current().map_err(|_| Error::no_runtime("a balanced channel"))?;
-        if runtime::require_timers().is_err() {
-            return Err(Error::no_runtime("a balanced channel, which needs timers too (enable_time, or enable_all),"));
-        }
+        let runtime = crate::timers::runtime("a balanced channel")?;
         connections::check(&self.options)?;
         let mut settings = self.settings;
         settings.retry.check()?;
@@ -293,7 +289,11 @@ impl BalancedChannelBuilder {
 }
 
 /// Refuses a value outside of its range.
-fn check_range<T: Debug + PartialOrd>(name: &'static str, value: T, range: RangeInclusive<T>) -> Result<(), Error> {
+fn check_range<T: Copy + Debug + PartialOrd>(
+    name: &'static str,
+    value: T,
+    range: RangeInclusive<T>,
+) -> Result<(), Error> {
     if range.contains(&value) {
         return Ok(());
     }

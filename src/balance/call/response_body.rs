@@ -140,14 +140,13 @@ impl OpenBody {
             Poll::Pending if self.timer.poll_expired(cx) => Some(Err(self.deadline_exceeded())),
             Poll::Pending => return Poll::Pending,
             Poll::Ready(Some(Ok(frame))) if frame.is_data() && !self.timer.has_passed() => Some(Ok(frame)),
-            Poll::Ready(Some(Ok(frame))) => Some(match frame.into_trailers() {
-                Ok(trailers) => self.end_with(trailers),
+            Poll::Ready(Some(Ok(frame))) => Some(if let Ok(trailers) = frame.into_trailers() {
+                self.end_with(trailers)
+            } else {
                 // A reader that is slower than the server always finds data, and never waits for the timer. The server is not
                 // late, so that nothing is reported.
-                Err(_) => {
-                    self.recv = None;
-                    Err(BodyError::DeadlineExceeded(self.timer.exceeded(self.reporter.address())))
-                }
+                self.recv = None;
+                Err(BodyError::DeadlineExceeded(self.timer.exceeded(self.reporter.address())))
             }),
             Poll::Ready(Some(Err(failure))) => Some(Err(self.fail(failure))),
             Poll::Ready(None) => {

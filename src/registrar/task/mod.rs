@@ -300,7 +300,7 @@ impl Task {
 
     fn request(&self, action: &Action) -> Request<Result<Input, Failure>> {
         if let Action::Put { of, .. } = action {
-            self.shared.state().wanted.get(of).into_iter().for_each(|wanted| wanted.tried.set());
+            self.shared.state().wanted.get(of).into_iter().for_each(|wanted| wanted.known.begin());
         }
         let etcd = self.etcd.clone();
         let mut patience = self.answers.patience(RequestKind::Work, self.machine.patience());
@@ -352,7 +352,7 @@ impl Drop for Task {
                 RegistrationState::Closed | RegistrationState::Paused { .. } | RegistrationState::Held { .. }
             )
         };
-        let stays = |wanted: &&Wanted| wanted.tried.is_set() && !is_out(wanted.state());
+        let stays = |wanted: &&Wanted| wanted.known.may_be() && !is_out(wanted.state());
         let keys: Vec<String> = wanted.values().filter(stays).flat_map(Wanted::keys).collect();
         let count = keys.len();
         state.left_behind = if lease.is_some() { keys } else { Vec::new() };
