@@ -47,10 +47,17 @@ pub(super) struct State {
     pub(super) has_task: bool,
     /// The runtime of the last task ended before what was wanted did.
     pub(super) ended: bool,
-    /// Keys that it left in etcd then, until the lease ends.
-    pub(super) left_behind: Vec<String>,
+    /// Keys that such a task left in etcd.
+    pub(super) left_behind: Vec<LeftBehind>,
     /// Nothing is registered any more.
     pub(super) closed: bool,
+}
+
+/// A key that nobody looks after any more, and that is not wanted again.
+pub(super) struct LeftBehind {
+    pub(super) key: Vec<u8>,
+    /// When its lease ends, by our clock; none where that is too far away to be told.
+    pub(super) until: Option<Instant>,
 }
 
 /// Other records that are wanted of a registration.
@@ -88,7 +95,9 @@ impl Shared {
         }
         state.check_keys(&BTreeSet::new(), wanted.iter().map(|wanted| (wanted.target.name(), &*wanted.records)))?;
         state.ended = false;
-        state.left_behind.clear();
+        let is_anew =
+            |key: &[u8]| wanted.iter().flat_map(|wanted| &wanted.records).any(|record| record.key.as_slice() == key);
+        state.left_behind.retain(|left| !is_anew(&left.key));
         let enter = |wanted| {
             state.next += 1;
             let id = state.next;

@@ -18,7 +18,7 @@ use super::RegistrationState;
 use super::answers::{Answers, Hand, whose};
 use super::lease::{Action, Id, Input, Machine, Renewal, Standing, Worth};
 use super::request::{carry_out, seen};
-use super::shared::Shared;
+use super::shared::{LeftBehind, Shared};
 use super::shown::{News, Shown};
 use super::wanted::Wanted;
 use super::watcher::{Keys, Said, Watcher};
@@ -337,6 +337,8 @@ impl Drop for Task {
         }
         let lease = self.machine.any_lease();
         let mut state = self.shared.state();
+        let now = Instant::now();
+        let until = state.lease_ends.or_else(|| now.checked_add(Duration::from_secs(self.shared.seconds.cast_unsigned())));
         (state.lease, state.lease_ends) = (None, None);
         (state.has_task, state.ended) = (false, true);
         let mut wanted = std::mem::take(&mut state.wanted);
@@ -347,9 +349,13 @@ impl Drop for Task {
             )
         };
         let stays = |wanted: &&Wanted| wanted.tried.is_set() && !is_out(wanted.state());
-        let keys: Vec<String> = wanted.values().filter(stays).flat_map(Wanted::keys).collect();
-        let count = keys.len();
-        state.left_behind = if lease.is_some() { keys } else { Vec::new() };
+        let records = wanted.values().filter(stays).flat_map(|wanted| &wanted.records);
+        let left: Vec<LeftBehind> = records.map(|record| LeftBehind { key: record.key.clone(), until }).collect();
+        let count = left.len();
+        state.left_behind.retain(|left| left.until.is_none_or(|until| now < until));
+        if lease.is_some() {
+            state.left_behind.extend(left);
+        }
         drop(state);
         // One that is being revoked may be gone; where nothing was to stand under it, there is nothing to say.
         if let Some(lease) = lease.filter(|_| count > 0) {
