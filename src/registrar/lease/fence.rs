@@ -79,6 +79,7 @@ impl Machine {
                     strays.push(slot);
                 }
             }
+            registration.completes();
         }
         strays.into_iter().for_each(|slot| self.stray(slot));
     }

@@ -57,6 +57,7 @@ impl Machine {
     fn updated(&mut self, id: Id, wanted: Wanted) {
         if let Some(registration) = self.registrations.get_mut(&id).filter(|registration| !registration.leaving) {
             registration.update(wanted);
+            registration.completes();
             if registration.paused {
                 // One attempt at once, whatever failed before.
                 self.blocked = Duration::ZERO;
@@ -180,6 +181,7 @@ impl Machine {
             let key = key.to_vec();
             registration.loss = if deleted { Loss::Deleted(key) } else { Loss::Overwritten(key) };
         }
+        registration.completes();
         if looked && goes_out && registration.is_out(false) {
             registration.was_complete &= !registration.paused;
         }

@@ -71,6 +71,11 @@ impl Registration {
         self.slots.iter().all(|slot| slot.place == Place::In && !slot.obsolete)
     }
 
+    /// What stands was wanted: from here on it is changed, and not tried for the first time.
+    pub(super) fn completes(&mut self) {
+        self.was_complete |= self.is_wanted() && self.is_in();
+    }
+
     /// In etcd, the latest change of it perhaps not yet.
     pub(super) fn is_there(&self) -> bool {
         self.slots.iter().all(|slot| slot.obsolete || slot.is_there())
