@@ -133,8 +133,9 @@ impl Machine {
         if registration.leaving {
             return if registration.was_complete { Standing::Updating } else { Standing::Pending };
         }
+        let hold = self.tenure.hold(now, |lease| registration.may_be_under(lease));
         if registration.paused {
-            return match self.tenure.hold(now) {
+            return match hold {
                 _ if registration.is_out(!self.move_is_refused) => Standing::Paused,
                 Some(Hold::Ended) => Standing::Lost,
                 _ => Standing::Updating,
@@ -143,7 +144,7 @@ impl Machine {
         if registration.held_by().is_some() {
             return Standing::Held;
         }
-        match self.tenure.hold(now) {
+        match hold {
             Some(Hold::Ended) if registration.is_partly_there() => Standing::Lost,
             Some(_) if registration.is_there() && !registration.is_in() => Standing::Updating,
             Some(Hold::Late) if registration.is_there() => Standing::Renewing,

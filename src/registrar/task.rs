@@ -23,7 +23,7 @@ use super::shown::{News, Shown};
 use super::wanted::Wanted;
 use super::watcher::{Keys, Said, Watcher};
 use crate::error::Error;
-use crate::etcd::{Etcd, Failure, KeepAlive};
+use crate::etcd::{Class, Etcd, Failure, KeepAlive};
 
 /// What leaves is waited for: it is tried at a second member within the time that deregistering has.
 const LEAVING: Duration = Duration::from_secs(2);
@@ -286,8 +286,12 @@ impl Task {
                 }
             }
             Err(failure) => {
+                let is_refused = failure.class == Class::Denied;
                 let trouble = self.answers.failed(Hand::Renewal, None, failure, true);
                 self.machine.on(self.now(), &idle, Input::RenewalFailed { id, trouble });
+                if is_refused {
+                    self.machine.on(self.now(), &idle, Input::LeaseRefused { id });
+                }
             }
         }
     }
@@ -338,7 +342,8 @@ impl Drop for Task {
         let lease = self.machine.any_lease();
         let mut state = self.shared.state();
         let now = Instant::now();
-        let until = state.lease_ends.or_else(|| now.checked_add(Duration::from_secs(self.shared.seconds.cast_unsigned())));
+        let until =
+            state.lease_ends.or_else(|| now.checked_add(Duration::from_secs(self.shared.seconds.cast_unsigned())));
         (state.lease, state.lease_ends) = (None, None);
         (state.has_task, state.ended) = (false, true);
         let mut wanted = std::mem::take(&mut state.wanted);

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use etcd_client::{Client, GetOptions};
-use tonic_etcd::{EtcdOptions, Instance, Registrar, RegistrationState};
+use etcd_client::{Client, EventType, GetOptions, Permission, RoleRevokePermissionOptions, WatchOptions};
+use tokio::time::sleep;
+use tokio_stream::StreamExt;
+use tonic_etcd::{EtcdOptions, Instance, Registrar, Registration, RegistrationState};
 
 use crate::support::{PATIENCE, World, until};
 
@@ -18,9 +20,65 @@ fn registrar(world: &World) -> Registrar {
     Registrar::builder(options).ttl(TTL).build().unwrap()
 }
 
+async fn registered(registrar: &Registrar, address: &str) -> Registration {
+    let registration = registrar.register("s", at(address)).await.unwrap();
+    registration.ready(PATIENCE).await.unwrap();
+    registration
+}
+
+/// From here on this key alone may be written, of all that could be.
+async fn permit_only(root: &Client, key: &str) {
+    let mut auth = root.auth_client();
+    auth.role_grant_permission("role", Permission::read_write(key)).await.unwrap();
+    let prefix = RoleRevokePermissionOptions::new().with_prefix();
+    auth.role_revoke_permission("role", "s/", Some(prefix)).await.unwrap();
+}
+
 async fn keys(root: &Client) -> Vec<String> {
     let answer = root.kv_client().get("s/", Some(GetOptions::new().with_prefix())).await.unwrap();
     answer.kvs().iter().map(|pair| pair.key_str().unwrap().to_owned()).collect()
+}
+
+/// etcd 3.7 does not renew a lease any more under which a key stands that the role may not write.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_right_that_is_taken_away_costs_its_own_key_alone() {
+    let world = World::start().await;
+    let root = world.protect("s/").await;
+    let registrar = registrar(&world);
+    let taken = registered(&registrar, "h:1").await;
+    let stays = registered(&registrar, "h:2").await;
+    let mut watch = root.watch_client();
+    let mut events = watch.watch("s/h:2", Some(WatchOptions::new())).await.unwrap();
+    permit_only(&root, "s/h:2").await;
+    // Each of its leases has had to be renewed.
+    sleep(TTL * 2).await;
+    let stands = async || matches!(stays.state(), RegistrationState::Registered).then_some(());
+    until("registered", stands).await;
+    let by_hand = root.kv_client().delete("s/h:2", None).await.unwrap().header().unwrap().revision();
+    let deleted = loop {
+        let message = events.next().await.unwrap().unwrap();
+        let mut deletions = message.events().iter().filter(|event| event.event_type() == EventType::Delete);
+        if let Some(deletion) = deletions.next() {
+            break deletion.kv().unwrap().mod_revision();
+        }
+    };
+    assert_eq!(deleted, by_hand, "it did not go before it was deleted by hand");
+    drop(taken);
+}
+
+/// It goes with its lease, which the others have left.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_may_not_be_deleted_any_more_leaves_all_the_same() {
+    let world = World::start().await;
+    let root = world.protect("s/").await;
+    let registrar = registrar(&world);
+    let leaves = registered(&registrar, "h:1").await;
+    let stays = registered(&registrar, "h:2").await;
+    permit_only(&root, "s/h:2").await;
+    leaves.deregister_within(PATIENCE).await.unwrap();
+    assert_eq!(keys(&root).await, ["s/h:2"]);
+    stays.ready(PATIENCE).await.unwrap();
+    assert!(stays.is_registered());
 }
 
 /// What was registered is being updated, and in etcd, whatever was refused before.

@@ -81,6 +81,11 @@ impl Registration {
         self.slots.iter().all(|slot| slot.obsolete || slot.is_there())
     }
 
+    /// Something of it may stand under that lease.
+    pub(super) fn may_be_under(&self, lease: i64) -> bool {
+        self.slots.iter().any(|slot| slot.may_be_under(lease))
+    }
+
     /// Something of it is in etcd, wanted or not.
     pub(super) fn is_partly_there(&self) -> bool {
         self.slots.iter().any(Slot::is_there)

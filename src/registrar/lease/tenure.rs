@@ -33,7 +33,7 @@ struct Held {
     renew_at: Duration,
     ends: Duration,
     late: bool,
-    /// A put of a key that nobody wants any more may still be done under it.
+    /// It is to be left for another, whatever stands under it.
     tainted: bool,
     /// Nothing that is wanted stands under it: it is being revoked, and renewed no more.
     dying: bool,
@@ -135,14 +135,14 @@ impl Tenure {
         dying.map(|held| (held.id, held.revoke_at)).min_by_key(|(_, at)| *at)
     }
 
-    /// How the leases stand: the worst of them.
-    pub(super) fn hold(&self, now: Duration) -> Option<Hold> {
+    /// How the leases stand that something is under: the worst of them; of all, where it is under none.
+    pub(super) fn hold(&self, now: Duration, is_under: impl Fn(i64) -> bool) -> Option<Hold> {
         let hold = |held: &Held| match held.late {
             true if now >= held.ends => Hold::Ended,
             true => Hold::Late,
             false => Hold::Sure,
         };
-        self.kept().map(hold).max()
+        self.kept().filter(|held| is_under(held.id)).map(hold).max().or_else(|| self.kept().map(hold).max())
     }
 
     /// Leases of ours that are gone, as far as they are remembered.
@@ -241,7 +241,8 @@ impl Tenure {
         }
     }
 
-    /// A put of a key that nobody wants any more may still be done under it, and nobody else remembers.
+    /// It is to be left for another: a put of a key that nobody wants any more may still be done under it, and nobody else
+    /// remembers; or a key stands under it that may not be written any more.
     pub(super) fn taint(&mut self, id: i64) {
         self.held(id).into_iter().for_each(|held| held.tainted = true);
     }
