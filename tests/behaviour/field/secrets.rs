@@ -116,3 +116,24 @@ async fn records_with_a_password_are_left_out_and_not_shown() {
         assert!(!text.contains("secret"), "{text}");
     }
 }
+
+/// F18: nor does the warning of a part of a record that is not understood.
+#[tokio::test]
+async fn what_is_not_understood_of_a_record_shows_no_password() {
+    let (log, _guard) = Log::begin();
+    let etcd = Etcd::start();
+    let admin = Client::connect([etcd.endpoint()], None).await.unwrap();
+    let resolver = Resolver::connect([etcd.endpoint()]).await.unwrap();
+    let cut_off = format!("http://root:secret{}@h:2379", "x".repeat(100));
+    let texts = TEXTS.iter().map(|text| (*text).to_owned()).chain([cut_off]);
+    for (number, text) in texts.enumerate() {
+        let value = format!(r#"{{"Op":0,"Addr":"h:1","Metadata":{{"weight":"{text}"}}}}"#);
+        admin.kv_client().put(format!("{number}/h:1"), value, None).await.unwrap();
+        let resolution = resolver.resolve(number.to_string()).await.unwrap();
+        resolved(&resolution, "one", |snapshot| snapshot.len() == 1).await;
+        assert!(log.warned("is not understood") > number, "{}", log.text());
+    }
+    // Metadata are the user's, and are shown by who asks for them.
+    let misread = log.text().lines().filter(|line| line.contains("is not understood")).collect::<Vec<_>>().join("\n");
+    assert!(!misread.contains("secret"), "{misread}");
+}
