@@ -19,6 +19,7 @@ use crate::codec::{Codec, Record};
 use crate::error::Error;
 use crate::etcd::Etcds;
 use crate::instance::Instance;
+use crate::secret::shown_key;
 use crate::turns::Turns;
 
 pub(super) struct Shared {
@@ -182,18 +183,21 @@ impl State {
         but: &BTreeSet<Id>,
         wanted: impl Iterator<Item = (&'a str, &'a [Arc<Record>])>,
     ) -> Result<(), Error> {
-        let others = self.wanted.iter().filter(|(id, other)| !other.leaving && !but.contains(id));
-        let mut known: BTreeSet<&[u8]> =
-            others.flat_map(|(_, other)| &other.records).map(|record| &*record.key).collect();
+        let refuse = |service: &str, key: &[u8]| {
+            let reason = "this registrar has it registered already";
+            Err(Error::invalid("key", shown_key(key), reason).of_service(service))
+        };
+        let mut new: BTreeMap<&[u8], &str> = BTreeMap::new();
         for (service, records) in wanted {
             for record in records {
-                if !known.insert(&record.key) {
-                    let reason = "this registrar has it registered already";
-                    let error = Error::invalid("key", String::from_utf8_lossy(&record.key), reason);
-                    return Err(error.of_service(service));
+                if new.insert(&record.key, service).is_some() {
+                    return refuse(service, &record.key);
                 }
             }
         }
-        Ok(())
+        // The others are many, and those that are new are few.
+        let others = self.wanted.iter().filter(|(id, other)| !other.leaving && !but.contains(id));
+        let known = others.flat_map(|(_, other)| &other.records).find_map(|record| new.get_key_value(&*record.key));
+        known.map_or(Ok(()), |(key, service)| refuse(service, key))
     }
 }
