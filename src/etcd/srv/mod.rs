@@ -15,6 +15,7 @@ use super::failure::{Class, Failure, Fault};
 use super::links::WANTED;
 use super::options::Srv;
 use super::{Core, Source};
+use crate::domain::Domain;
 
 /// The records are read again so often, whatever their TTL.
 const EVERY: Duration = Duration::from_secs(10);
@@ -22,6 +23,11 @@ const EVERY: Duration = Duration::from_secs(10);
 const LEAST: Duration = Duration::from_secs(1);
 /// How long DNS may take: less than requests wait for a connection, so that they say why there is none.
 const LIMIT: Duration = Duration::from_millis(4_500);
+
+/// The longest name that is asked for.
+pub(super) fn longest_name(domain: &Domain, name: Option<&str>) -> String {
+    records::name(domain.as_str(), true, name)
+}
 
 /// What is known of the records.
 pub(super) struct Finder {
