@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use etcd_client::{Client, EventType, GetOptions, Permission, RoleRevokePermissionOptions, WatchOptions};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_stream::StreamExt;
 use tonic_etcd::{EtcdOptions, Instance, Registrar, Registration, RegistrationState};
 
@@ -50,8 +50,12 @@ async fn a_right_that_is_taken_away_costs_its_own_key_alone() {
     let mut watch = root.watch_client();
     let mut events = watch.watch("s/h:2", Some(WatchOptions::new())).await.unwrap();
     permit_only(&root, "s/h:2").await;
-    // Each of its leases has had to be renewed.
-    sleep(TTL * 2).await;
+    // Each of its leases has to be renewed meanwhile.
+    let end = Instant::now() + TTL * 2;
+    while Instant::now() < end {
+        assert!(stays.is_registered() && registrar.health().is_live(), "{stays:?}");
+        sleep(Duration::from_millis(20)).await;
+    }
     let stands = async || matches!(stays.state(), RegistrationState::Registered).then_some(());
     until("registered", stands).await;
     let by_hand = root.kv_client().delete("s/h:2", None).await.unwrap().header().unwrap().revision();

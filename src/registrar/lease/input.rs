@@ -26,7 +26,7 @@ impl Machine {
             Input::RenewalFailed { id, trouble: Trouble::LeaseGone } => self.lease_gone(id),
             Input::RenewalFailed { id, trouble } => self.tenure.renewal_failed(now, id, trouble),
             // Whatever else stands under it stands under another one before it ends.
-            Input::LeaseRefused { id } => self.tenure.taint(id),
+            Input::LeaseRefused { id } => self.tenure.refused(id),
             Input::Put { revision, again } => self.put(now, action, revision, again),
             Input::Conflict { again } => self.conflict(action, again),
             Input::Done => self.done(action),

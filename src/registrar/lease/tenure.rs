@@ -35,6 +35,8 @@ struct Held {
     late: bool,
     /// It is to be left for another, whatever stands under it.
     tainted: bool,
+    /// etcd does not renew it any more.
+    refused: bool,
     /// Nothing that is wanted stands under it: it is being revoked, and renewed no more.
     dying: bool,
     revoke_at: Duration,
@@ -156,9 +158,10 @@ impl Tenure {
         self.all().map(|held| held.life / 6).min()
     }
 
-    /// When the first of the leases ends, by our clock.
+    /// When the first of the leases ends, by our clock. One that is not renewed any more ends with what may not stand under another.
     pub(super) fn lease_ends(&self) -> Option<Duration> {
-        self.kept().map(|held| held.ends).min()
+        let first = self.kept().filter(|held| !held.refused).map(|held| held.ends).min();
+        first.or_else(|| self.kept().map(|held| held.ends).min())
     }
 
     /// When a lease whose renewal is late ends, by our clock.
@@ -200,6 +203,7 @@ impl Tenure {
                 ends: asked + life,
                 late: false,
                 tainted: false,
+                refused: false,
                 dying: false,
                 revoke_at: Duration::ZERO,
             });
@@ -215,7 +219,7 @@ impl Tenure {
         let renew_at = if life_is_told { self.next(asked, life) } else { asked };
         if let Some(held) = self.held(renewed) {
             (held.life, held.life_is_told, held.renew_at) = (life, life_is_told, renew_at);
-            (held.ends, held.late) = (asked + life, false);
+            (held.ends, held.late, held.refused) = (asked + life, false, false);
         }
         self.renewals.reset();
     }
@@ -242,9 +246,14 @@ impl Tenure {
     }
 
     /// It is to be left for another: a put of a key that nobody wants any more may still be done under it, and nobody else
-    /// remembers; or a key stands under it that may not be written any more.
+    /// remembers; or a key stands under it that may not be deleted any more.
     pub(super) fn taint(&mut self, id: i64) {
         self.held(id).into_iter().for_each(|held| held.tainted = true);
+    }
+
+    /// etcd does not renew it any more: it is to be left.
+    pub(super) fn refused(&mut self, id: i64) {
+        self.held(id).into_iter().for_each(|held| (held.tainted, held.refused) = (true, true));
     }
 
     pub(super) fn is_tainted(&self, id: i64) -> bool {
