@@ -32,6 +32,8 @@ struct Held {
     life_is_told: bool,
     renew_at: Duration,
     ends: Duration,
+    /// When it ends at the latest: renewals that had no answer may have been done.
+    may_last: Duration,
     late: bool,
     /// It is to be left for another, whatever stands under it.
     tainted: bool,
@@ -171,7 +173,7 @@ impl Tenure {
 
     /// Whether a lease has had a second life since nobody renews it, as an election may give it.
     pub(super) fn is_long_over(&self, id: i64, now: Duration) -> bool {
-        self.all().any(|held| held.id == id && now >= held.ends + held.life)
+        self.all().any(|held| held.id == id && now >= held.may_last + held.life)
     }
 
     /// What the leases need, but for those whose renewals are on their way.
@@ -201,6 +203,7 @@ impl Tenure {
                 life_is_told: granted.is_some(),
                 renew_at,
                 ends: asked + life,
+                may_last: asked + life,
                 late: false,
                 tainted: false,
                 refused: false,
@@ -220,6 +223,7 @@ impl Tenure {
         if let Some(held) = self.held(renewed) {
             (held.life, held.life_is_told, held.renew_at) = (life, life_is_told, renew_at);
             (held.ends, held.late, held.refused) = (asked + life, false, false);
+            held.may_last = held.may_last.max(held.ends);
         }
         self.renewals.reset();
     }
@@ -235,6 +239,9 @@ impl Tenure {
         if let Some(held) = self.held(failed) {
             // However slow, often enough that a short lease is not lost to the waiting.
             (held.renew_at, held.late) = (now + wait.min(held.life / 6), true);
+            if trouble.leaves_doubt() {
+                held.may_last = now + held.life;
+            }
         }
     }
 
