@@ -60,7 +60,9 @@ impl Error {
 
     pub(crate) fn held(key: &[u8], lease: i64, id: Option<&str>) -> Self {
         let key = secret::shown_key(key);
-        Self::from_kind(Kind::Held { key, lease, id: id.map(str::to_owned) }, None)
+        // Another's record says what it likes.
+        let id = id.map(|id| secret::without_password(id).into_owned());
+        Self::from_kind(Kind::Held { key, lease, id }, None)
     }
 
     pub(crate) fn lost(what: &str) -> Self {

@@ -189,7 +189,8 @@ impl Registration {
     ///
     /// Where a put of it had no answer, it may still arrive, and only the end of its lease excludes that. The registrar then puts
     /// its other registrations under another lease, which they stand under without a gap, and revokes the first: this is waited
-    /// for. Where etcd grants no other lease, as while it is full, the key is deleted, this returns, and the lease is left later.
+    /// for. So it is where the role may not delete the key any more; where etcd does not let it revoke the lease either, the key goes
+    /// when that ends, within two of its lives. Where etcd grants no other lease, as while it is full, the key is deleted, this returns, and the lease is left later.
     ///
     /// # Errors
     /// When it takes longer, as when etcd is away. It goes on being tried until etcd answers; the last registration of a
