@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::io::DuplexStream;
 use tokio::net::UnixListener;
 use tonic::Code;
-use tonic_etcd::{BalancedChannel, Instance, RetryPolicy};
-use tower::discover::Change;
+use tonic_etcd::{BalancedChannel, BalancedChannelBuilder, Instance, RetryPolicy};
+use tower::discover::{Change, Discover};
 
 use crate::peer::{Peer, Script, speak};
 use crate::support::{builder, changing, greet, greeted_by, over, server_of, told};
@@ -77,18 +77,18 @@ async fn https_without_tls_is_refused_and_never_called_in_plain_text() {
 
 const SECOND: Duration = Duration::from_secs(1);
 
+fn empty() -> impl Discover<Key = u8, Service = Instance, Error = Infallible> + Send + 'static {
+    tokio_stream::iter(Vec::<Result<Change<u8, Instance>, Infallible>>::new())
+}
+
+fn assert_refused(builder: BalancedChannelBuilder, what: &str) {
+    let error = builder.build_with_discovery("greeter", empty()).unwrap_err();
+    assert!(error.is_invalid_argument() && error.to_string().contains(what), "{error}");
+}
+
 #[tokio::test]
-async fn settings_outside_of_their_ranges_are_refused() {
-    let empty = || tokio_stream::iter(Vec::<Result<Change<u8, Instance>, Infallible>>::new());
+async fn times_and_counts_outside_of_their_ranges_are_refused() {
     for (builder, what) in [
-        (builder().stream_window(0), "stream window"),
-        (builder().stream_window(u32::MAX), "stream window"),
-        (builder().connection_window(1), "connection window"),
-        (builder().max_frame_size(1), "frame size"),
-        (builder().max_frame_size(u32::MAX), "frame size"),
-        (builder().max_header_list_size(0), "header list size"),
-        (builder().max_header_list_size(u32::MAX), "header list size"),
-        (builder().max_request_header_list_size(0), "request header list size"),
         (builder().connect_timeout(Duration::ZERO), "connect timeout"),
         (builder().connect_timeout(Duration::MAX), "connect timeout"),
         (builder().idle_timeout(Duration::from_millis(9)), "idle timeout \"9ms\": it must be from 10ms to 86400s"),
@@ -99,13 +99,28 @@ async fn settings_outside_of_their_ranges_are_refused() {
         (builder().retry(RetryPolicy::new().max_attempts(0)), "max_attempts"),
         (builder().retry(RetryPolicy::new().budget(1, f64::NAN)), "budget ratio"),
         (builder().retry(RetryPolicy::new().budget(1, -0.1)), "budget ratio"),
+    ] {
+        assert_refused(builder, what);
+    }
+}
+
+#[tokio::test]
+async fn settings_that_http2_forbids_are_refused() {
+    for (builder, what) in [
+        (builder().stream_window(0), "stream window"),
+        (builder().stream_window(u32::MAX), "stream window"),
+        (builder().connection_window(1), "connection window"),
+        (builder().max_frame_size(1), "frame size"),
+        (builder().max_frame_size(u32::MAX), "frame size"),
+        (builder().max_header_list_size(0), "header list size"),
+        (builder().max_header_list_size(u32::MAX), "header list size"),
+        (builder().max_request_header_list_size(0), "request header list size"),
         (builder().retry(RetryPolicy::new().repeatable("helloworld.Greeter")), "repeatable method"),
         (builder().retry(RetryPolicy::new().repeatable_streaming("")), "repeatable method"),
         (builder().authority("not an authority"), "authority"),
         (builder().user_agent("new\nline"), "user agent"),
     ] {
-        let error = builder.build_with_discovery("greeter", empty()).unwrap_err();
-        assert!(error.is_invalid_argument() && error.to_string().contains(what), "{error}");
+        assert_refused(builder, what);
     }
     let outside =
         std::thread::spawn(move || BalancedChannel::builder().build_with_discovery("greeter", empty()).unwrap_err());
