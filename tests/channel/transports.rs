@@ -3,11 +3,15 @@
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::io::DuplexStream;
-use tokio::net::UnixListener;
+use hyper_util::rt::TokioIo;
+use hyper_util::rt::tokio::WithHyperIo;
+use tokio::io::{AsyncRead, DuplexStream};
+use tokio::net::{TcpStream, UnixListener};
 use tonic::Code;
-use tonic_etcd::{BalancedChannel, Instance, RetryPolicy};
+use tonic::transport::{Endpoint, Uri};
+use tonic_etcd::{BalancedChannel, Instance, KeepAlive, RetryPolicy};
 use tower::discover::Change;
 
 use crate::peer::{Peer, Script, speak};
@@ -63,6 +67,29 @@ async fn a_connector_of_ones_own_is_asked_for_each_server() {
     assert!(heads[0].headers["user-agent"].to_str().unwrap().starts_with("tonic-etcd/"));
 }
 
+/// A connector whose IO has tokio's traits, and one as tonic's users write it: with hyper's.
+#[tokio::test]
+async fn connectors_return_hypers_io_or_tokios() {
+    async fn tcp(uri: Uri) -> io::Result<TcpStream> {
+        TcpStream::connect(uri.authority().unwrap().as_str()).await
+    }
+    let hyper = || tower::service_fn(|uri: Uri| async { tcp(uri).await.map(TokioIo::new) });
+    let tokio = || tower::service_fn(tcp);
+    let both = || tower::service_fn(|uri: Uri| async { tcp(uri).await.map(WithHyperIo::new) });
+    let builders: [&dyn Fn() -> _; 3] = [&|| builder().connector(hyper()), &|| builder().connector(tokio()), &|| {
+        builder().connector::<_, dyn AsyncRead>(both())
+    }];
+    for builder in builders {
+        let peer = Peer::start(Script::Greet).await;
+        let channel = over(builder(), [&peer.address]);
+        assert_eq!(greeted_by(&channel).await, peer.address.to_string());
+    }
+    // The same one fits tonic.
+    let peer = Peer::start(Script::Greet).await;
+    let endpoint = Endpoint::from_shared(format!("http://{}", peer.address)).unwrap();
+    endpoint.connect_with_connector(hyper()).await.unwrap();
+}
+
 #[tokio::test]
 async fn https_without_tls_is_refused_and_never_called_in_plain_text() {
     let peer = Peer::start(Script::Greet).await;
@@ -75,7 +102,8 @@ async fn https_without_tls_is_refused_and_never_called_in_plain_text() {
 }
 
 #[tokio::test]
-async fn settings_that_http2_forbids_are_refused() {
+async fn settings_outside_of_their_bounds_are_refused() {
+    const SECOND: Duration = Duration::from_secs(1);
     let empty = || tokio_stream::iter(Vec::<Result<Change<u8, Instance>, Infallible>>::new());
     for (builder, what) in [
         (builder().stream_window(0), "stream window"),
@@ -86,6 +114,18 @@ async fn settings_that_http2_forbids_are_refused() {
         (builder().max_header_list_size(0), "header list size"),
         (builder().max_header_list_size(u32::MAX), "header list size"),
         (builder().max_request_header_list_size(0), "request header list size"),
+        (builder().connect_timeout(Duration::ZERO), "connect timeout \"0ns\": it must be from 1ms to 86400s"),
+        (builder().connect_timeout(Duration::MAX), "connect timeout"),
+        (builder().keep_alive(KeepAlive::new(Duration::from_millis(9), SECOND)), "keep-alive interval \"9ms\""),
+        (builder().keep_alive(KeepAlive::new(SECOND, Duration::MAX)), "keep-alive timeout"),
+        (builder().idle_timeout(Duration::from_millis(9)), "idle timeout"),
+        (builder().tcp_keepalive(SECOND / 2, SECOND, 3), "TCP keep-alive time"),
+        (
+            builder().tcp_keepalive(SECOND, SECOND * 3 / 2, 3),
+            "TCP keep-alive interval \"1.5s\": it must be whole seconds",
+        ),
+        (builder().tcp_keepalive(SECOND, SECOND, 128), "TCP keep-alive retries"),
+        (builder().tcp_user_timeout(Duration::ZERO), "TCP user timeout"),
         (builder().retry(RetryPolicy::new().repeatable("helloworld.Greeter")), "repeatable method"),
         (builder().retry(RetryPolicy::new().repeatable_streaming("")), "repeatable method"),
         (builder().authority("not an authority"), "authority"),

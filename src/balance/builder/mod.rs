@@ -29,7 +29,7 @@ use crate::balance::subchannel::outlier::Ejection;
 use crate::balance::subchannel::supervisor::ConnectContext;
 use crate::balance::{BalancedChannel, Shared};
 #[cfg(feature = "_tls")]
-use crate::connection::ClientTls;
+use crate::connection::{ClientTls, InvalidTls};
 use crate::connection::{Connector, Options, Transport};
 use crate::error::Error;
 use crate::instance::Instance;
@@ -37,12 +37,6 @@ use crate::secret;
 
 /// Cloud load balancers forget idle connections after four to six minutes.
 const IDLE: Duration = Duration::from_secs(5 * 60);
-/// What HTTP/2 allows (RFC 9113, 6.5.2 and 6.9.1).
-const WINDOWS: std::ops::RangeInclusive<u32> = 1..=(1 << 31) - 1;
-const CONNECTION_WINDOWS: std::ops::RangeInclusive<u32> = 65_535..=(1 << 31) - 1;
-/// 16 times the most is what HTTP/2's settings can say.
-const HEADERS: std::ops::RangeInclusive<u32> = 1024..=1 << 28;
-const FRAMES: std::ops::RangeInclusive<u32> = (1 << 14)..=(1 << 24) - 1;
 
 /// What can be set of a [`BalancedChannel`].
 #[derive(Clone)]
@@ -94,8 +88,8 @@ impl BalancedChannelBuilder {
 
     /// Connections have ids for fewer calls.
     #[cfg(test)]
-    pub(crate) fn most_exchanges(mut self, most: u32) -> Self {
-        self.options.most_exchanges = most;
+    pub(crate) fn max_exchanges(mut self, most: u32) -> Self {
+        self.options.max_exchanges = most;
         self
     }
 
@@ -219,15 +213,7 @@ impl BalancedChannelBuilder {
         if crate::balance::runtime::timer(tokio::time::Instant::now()).is_err() {
             return Err(Error::no_runtime("a balanced channel, which needs timers too (enable_time, or enable_all),"));
         }
-        let within = |what, value: u32, range: std::ops::RangeInclusive<u32>| {
-            let reason = || format!("it must be from {} to {}", range.start(), range.end());
-            if range.contains(&value) { Ok(()) } else { Err(Error::invalid(what, value.to_string(), reason())) }
-        };
-        within("stream window", self.options.stream_window, WINDOWS)?;
-        within("connection window", self.options.connection_window, CONNECTION_WINDOWS)?;
-        within("frame size", self.options.max_frame_size, FRAMES)?;
-        within("header list size", self.options.max_header_list_size, HEADERS)?;
-        within("request header list size", self.options.max_request_header_list_size, HEADERS)?;
+        connections::check(&self.options)?;
         if let Some(method) = self.retry.invalid() {
             let reason = "write \"/package.Service/Method\", or \"/package.Service/\" for all of a service";
             return Err(Error::invalid("repeatable method", method, reason));
@@ -293,8 +279,8 @@ impl BalancedChannelBuilder {
 }
 
 #[cfg(feature = "_tls")]
-fn invalid_tls((what, reason): (String, String)) -> Error {
-    Error::invalid("TLS setting", what, reason)
+fn invalid_tls(invalid: InvalidTls) -> Error {
+    Error::invalid("TLS setting", invalid.setting, invalid.reason)
 }
 
 impl fmt::Debug for BalancedChannelBuilder {

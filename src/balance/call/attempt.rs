@@ -16,7 +16,7 @@ use crate::balance::call::{Begun, CallState, Outcome};
 use crate::balance::policy::ready::ReadySubchannel;
 use crate::balance::status;
 use crate::balance::subchannel::CallResult;
-use crate::connection::{Kind, StreamPermit};
+use crate::connection::{FailureKind, StreamPermit};
 
 impl CallState {
     pub(super) async fn attempt(
@@ -40,7 +40,7 @@ impl CallState {
         };
         let mut exchange = match member.connection.exchange(slot, head, body) {
             Ok(exchange) => exchange,
-            Err((failure, body)) if failure.kind == Kind::NotSent => {
+            Err((failure, body)) if failure.kind == FailureKind::NotSent => {
                 return self.never_processed(member, failure, body);
             }
             Err((failure, _)) => {

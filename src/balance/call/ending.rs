@@ -19,7 +19,7 @@ use crate::balance::policy::ready::ReadySubchannel;
 use crate::balance::status::not_grpc;
 use crate::balance::subchannel::CallResult;
 use crate::balance::{ServedBy, status};
-use crate::connection::{Exchange, Failure, Incoming, Kind};
+use crate::connection::{Exchange, Failure, FailureKind, RecvStream};
 
 /// How much of an answer is held back at most until its status has come.
 const HELD: usize = 4 << 20;
@@ -28,7 +28,7 @@ impl CallState {
     /// An answer has begun.
     pub(super) fn answered(
         &mut self,
-        response: Response<Incoming>,
+        response: Response<RecvStream>,
         exchange: Exchange<Body>,
         mut party: AttemptReporter,
         clock: DeadlineTimer,
@@ -38,7 +38,7 @@ impl CallState {
         let address = member.server.address();
         head.extensions.insert(ServedBy(member.server.clone()));
         let headers = AnswerHeaders::by(&head.headers);
-        if let Some(status) = headers.head_beyond(exchange.answer_limit(), address) {
+        if let Some(status) = headers.head_beyond(exchange.response_header_limit(), address) {
             party.head(false);
             party.judge(headers.verdict());
             return Begun::Known(Outcome::Over(Err(status)));
@@ -51,7 +51,7 @@ impl CallState {
         let begun = said.is_none() && head.status == StatusCode::OK && is_grpc;
         party.head(begun || said == Some(Code::Ok));
         if begun {
-            let (answer, body) = exchange.answer(stream, Replay::commit);
+            let (answer, body) = exchange.into_response_body(stream, Replay::commit);
             let response = Response::from_parts(head, ResponseBody::new(answer, party, clock));
             return match self.repeat {
                 // Not while the request is still being sent: the caller may want the answer to go on with it.
@@ -130,27 +130,27 @@ impl CallState {
         let member = party.member.clone();
         let address = member.server.address();
         match failure.kind {
-            Kind::NotSent | Kind::Refused if body.rewind(RewindReason::NeverProcessed).is_ok() => {
+            FailureKind::NotSent | FailureKind::Refused if body.rewind(RewindReason::NeverProcessed).is_ok() => {
                 Self::not_taken(party);
                 return self.never_processed(member, failure, body);
             }
-            Kind::Suspected(_) if !self.suspected && body.rewind(RewindReason::NeverProcessed).is_ok() => {
+            FailureKind::GoAwayError(_) if !self.suspected && body.rewind(RewindReason::NeverProcessed).is_ok() => {
                 self.suspected = true;
                 Self::not_taken(party);
                 return self.never_processed(member, failure, body);
             }
-            Kind::Body | Kind::Panicked | Kind::Unsendable => {
+            FailureKind::RequestBody | FailureKind::RequestBodyPanic | FailureKind::InvalidRequest => {
                 party.end();
                 return Outcome::Over(Err(status::of_failure(failure, address)));
             }
-            Kind::NotSent
-            | Kind::Refused
-            | Kind::Suspected(_)
-            | Kind::Reset(_)
-            | Kind::Lost
-            | Kind::Violation(_)
-            | Kind::TooLarge
-            | Kind::Overrun => {}
+            FailureKind::NotSent
+            | FailureKind::Refused
+            | FailureKind::GoAwayError(_)
+            | FailureKind::Reset(_)
+            | FailureKind::Lost
+            | FailureKind::LocalGoAway(_)
+            | FailureKind::TooLarge
+            | FailureKind::HeadersOverflow => {}
         }
         let code = status::code_of(&failure);
         if code == Code::Cancelled && clock.has_passed() {
@@ -162,15 +162,21 @@ impl CallState {
     }
 
     fn unanswered(&mut self, failure: Failure, body: Option<Body>, member: &Arc<ReadySubchannel>) -> Outcome {
-        let lost = matches!(failure.kind, Kind::Lost | Kind::Overrun | Kind::Violation(_));
+        let lost =
+            matches!(failure.kind, FailureKind::Lost | FailureKind::HeadersOverflow | FailureKind::LocalGoAway(_));
         let code = status::code_of(&failure);
         let again = match failure.kind {
-            Kind::TooLarge => None,
+            FailureKind::TooLarge => None,
             // It may be this call, or one that shares connections with it, that no connection survives.
-            Kind::Suspected(_) | Kind::Overrun if std::mem::replace(&mut self.suspected, true) => None,
+            FailureKind::GoAwayError(_) | FailureKind::HeadersOverflow
+                if std::mem::replace(&mut self.suspected, true) =>
+            {
+                None
+            }
             _ => self.repeated(code, body, member, lost, Pushback::None),
         };
-        let unprocessed = matches!(failure.kind, Kind::NotSent | Kind::Refused | Kind::Suspected(_));
+        let unprocessed =
+            matches!(failure.kind, FailureKind::NotSent | FailureKind::Refused | FailureKind::GoAwayError(_));
         let status = status::of_failure(failure, member.server.address());
         match again {
             // An earlier attempt may have been processed, whatever became of this one.
@@ -183,7 +189,7 @@ impl CallState {
 
     /// A server that refuses must not look idle; one whose connection is over is picked no more.
     fn not_taken(party: &mut AttemptReporter) {
-        if party.member.connection.is_over() {
+        if party.member.connection.is_closing() {
             party.end();
         } else {
             party.refused();
@@ -194,7 +200,7 @@ impl CallState {
     pub(super) fn never_processed(&mut self, member: Arc<ReadySubchannel>, failure: Failure, body: Body) -> Outcome {
         tracing::debug!(server = %member.server.address(), %failure, "never processed: another server");
         // A connection that is over is picked no more; the server's next one is as good as any.
-        if !member.connection.is_over() {
+        if !member.connection.is_closing() {
             self.tried.push(member.server.clone());
         }
         self.rounds.get_or_insert_with(|| Box::new(Backoff::new(fastrand::u64(..))));

@@ -149,7 +149,7 @@ pub(crate) fn refuse(head: &Request<()>, own: usize, limit: RequestLimit, addres
     }
     let fields = head.headers().iter().map(|(name, value)| (name.as_str(), value.len()));
     let (name, value) = pseudo.into_iter().chain(fields).max_by_key(|field| size_of(*field)).unwrap_or_default();
-    let whose = if limit.announced {
+    let whose = if limit.is_announced {
         "its SETTINGS_MAX_HEADER_LIST_SIZE"
     } else {
         "BalancedChannelBuilder::max_request_header_list_size, because its SETTINGS do not say"

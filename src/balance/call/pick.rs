@@ -59,7 +59,7 @@ impl Inner {
         let start = policy::pick(&self.settings.policy, &self.memory, call, &ready, usable);
         let (mut any_tried, mut any_full, mut proving) = (false, false, 0);
         for server in servers[start..].iter().chain(&servers[..start]) {
-            if server.0.connection.is_over() {
+            if server.0.connection.is_closing() {
                 continue;
             }
             if is_tried(server) {
@@ -68,7 +68,7 @@ impl Inner {
                 return Pick::Picked(server.0.clone(), slot);
             } else {
                 if proving < PROVING {
-                    proving += usize::from(server.0.connection.prove());
+                    proving += usize::from(server.0.connection.probe());
                 }
                 any_full = true;
             }
@@ -117,7 +117,7 @@ impl Inner {
             return;
         }
         let ready = self.ready.load();
-        let begun = ready.servers.iter().filter(|server| server.0.connection.prove());
+        let begun = ready.servers.iter().filter(|server| server.0.connection.probe());
         begun.take(PROVING).for_each(drop);
     }
 
@@ -128,7 +128,7 @@ impl Inner {
     fn unless_in_vain(&self, patience: WaitLimits) -> Result<(), Status> {
         // Before the look at the servers: those that come are there before it is told.
         let in_vain = self.outlook.borrow().is_in_vain(patience.for_ready);
-        if in_vain && self.ready.load().servers.iter().all(|server| server.0.connection.is_over()) {
+        if in_vain && self.ready.load().servers.iter().all(|server| server.0.connection.is_closing()) {
             return Err(self.status(Code::Unavailable, ""));
         }
         Ok(())

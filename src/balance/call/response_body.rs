@@ -146,7 +146,7 @@ impl Open {
                     return Poll::Ready(Some(Err(self.late())));
                 }
                 // The caller's own stream speaks for nobody and against nobody.
-                if failure.is_of_body() {
+                if failure.is_of_request() {
                     self.party.end();
                 } else {
                     self.party.judge(CallResult::of(code));
@@ -182,7 +182,7 @@ impl Open {
         let headers = AnswerHeaders::by(&trailers);
         let address = self.party.member.server.address();
         if let Some(answer) = &answer
-            && let Some(status) = headers.trailers_beyond(answer.cut(), answer.limit(), address)
+            && let Some(status) = headers.trailers_beyond(answer.truncation(), answer.trailer_limit(), address)
         {
             self.party.judge(headers.verdict());
             return Err(BodyError::TooLarge(status));

@@ -14,7 +14,7 @@ use tonic::{Code, Status};
 use crate::address::Address;
 use crate::balance::status::call_error::CallError;
 use crate::balance::status::redact::without_addresses;
-use crate::connection::{Failure, Kind, Reason};
+use crate::connection::{Failure, FailureKind, Reason};
 
 /// Under which a status carries the server's address, where that is asked for: `host:port` or `unix:/path`.
 pub(crate) const SERVER: HeaderName = HeaderName::from_static("x-served-by-address");
@@ -28,32 +28,35 @@ pub(crate) fn of_failure(failure: Failure, address: &Address) -> Status {
         Err(failure) => failure,
     };
     let what = match failure.kind {
-        Kind::NotSent | Kind::Refused => "not processed",
-        Kind::Suspected(_) => "not processed, and the connection ended over it or another call",
-        Kind::TooLarge => "the answer is too large",
-        Kind::Overrun => "connection ended, and nobody knows whether the call was processed",
-        Kind::Lost => "connection lost, and nobody knows whether the call was processed",
+        FailureKind::NotSent | FailureKind::Refused => "not processed",
+        FailureKind::GoAwayError(_) => "not processed, and the connection ended over it or another call",
+        FailureKind::TooLarge => "the answer is too large",
+        FailureKind::HeadersOverflow => "connection ended, and nobody knows whether the call was processed",
+        FailureKind::Lost => "connection lost, and nobody knows whether the call was processed",
         // Of its own accord: what a caller cancels, or its deadline, is told otherwise.
-        Kind::Reset(Reason::CANCEL) => "the server cancelled the call, as it does where a handler panics",
-        Kind::Reset(_) => "the stream was reset",
-        Kind::Violation(_) => {
+        FailureKind::Reset(Reason::CANCEL) => "the server cancelled the call, as it does where a handler panics",
+        FailureKind::Reset(_) => "the stream was reset",
+        FailureKind::LocalGoAway(_) => {
             "this client ended the connection over what the server sent, and nobody knows whether the call was processed"
         }
-        Kind::Body => "the request's body failed",
-        Kind::Unsendable => "the request cannot be sent over HTTP/2",
-        Kind::Panicked => return named(Code::Internal, format!("{address}: {failure}"), address),
+        FailureKind::RequestBody => "the request's body failed",
+        FailureKind::InvalidRequest => "the request cannot be sent over HTTP/2",
+        FailureKind::RequestBodyPanic => return named(Code::Internal, format!("{address}: {failure}"), address),
     };
     named(code_of(&failure), format!("{address}: {what}: {failure}"), address)
 }
 
 pub(crate) fn code_of(failure: &Failure) -> Code {
     match failure.kind {
-        Kind::NotSent | Kind::Refused | Kind::Suspected(_) | Kind::Lost | Kind::Overrun | Kind::Violation(_) => {
-            Code::Unavailable
-        }
-        Kind::TooLarge => Code::ResourceExhausted,
-        Kind::Reset(reason) => of_reset(reason),
-        Kind::Body | Kind::Panicked | Kind::Unsendable => Code::Internal,
+        FailureKind::NotSent
+        | FailureKind::Refused
+        | FailureKind::GoAwayError(_)
+        | FailureKind::Lost
+        | FailureKind::HeadersOverflow
+        | FailureKind::LocalGoAway(_) => Code::Unavailable,
+        FailureKind::TooLarge => Code::ResourceExhausted,
+        FailureKind::Reset(reason) => of_reset(reason),
+        FailureKind::RequestBody | FailureKind::RequestBodyPanic | FailureKind::InvalidRequest => Code::Internal,
     }
 }
 

@@ -12,7 +12,7 @@ use tonic::{Code, Status};
 use crate::address::Address;
 use crate::balance::call::deadline::Deadline;
 use crate::balance::status;
-use crate::connection::{Incoming, StreamPermit, read_some};
+use crate::connection::{RecvStream, StreamPermit, read_prefix};
 
 /// How much of the body is told.
 const EXCERPT: usize = 256;
@@ -44,7 +44,7 @@ pub(crate) fn code_of(status: StatusCode) -> Code {
 /// What a caller is told: the HTTP status, the content type, and how the body begins.
 pub(crate) async fn status(
     head: Parts,
-    mut stream: Incoming,
+    mut stream: RecvStream,
     _place: Option<StreamPermit>,
     deadline: Option<Deadline>,
     address: &Address,
@@ -53,7 +53,7 @@ pub(crate) async fn status(
     let until = deadline.map_or(until, |deadline| deadline.at.min(until));
     let mut start = Vec::new();
     // What has come by then is told.
-    let _ = timeout_at(until, read_some(&mut stream, &mut start, EXCERPT)).await;
+    let _ = timeout_at(until, read_prefix(&mut stream, &mut start, EXCERPT)).await;
     told(&head, Some(&start), address)
 }
 
