@@ -1,18 +1,22 @@
 //! Counts the streams of a connection against the limit of its server.
 //!
-//! [`StreamCapacity`] is what a call reads before it is sent: two atomics, no lock. It says both how many streams may still be
-//! opened and whether the connection is closing, so that a call needs to look at nothing else.
+//! [`StreamCapacity`] is what a call reads before it is sent: two atomics, no lock. It says both
+//! how many streams may still be opened and whether the connection is closing, so that a call needs
+//! to look at nothing else.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 
-/// Notified when streams become available. The caller of a connection implements it to wake calls that wait for a stream.
+/// Notified when streams become available. The caller of a connection implements it to wake calls
+/// that wait for a stream.
 pub(crate) trait CapacityListener: Send + Sync {
-    /// `streams` more streams are available. Called at the end of each exchange, so it must be cheap when nothing waits.
+    /// `streams` more streams are available. Called at the end of each exchange, so it must be
+    /// cheap when nothing waits.
     ///
-    /// The streams are available before this call. Both sides use sequentially consistent operations: a task that registers
-    /// itself and then checks the capacity either sees the free stream or is seen by this call.
+    /// The streams are available before this call. Both sides use sequentially consistent
+    /// operations: a task that registers itself and then checks the capacity either sees the free
+    /// stream or is seen by this call.
     fn freed(&self, streams: usize);
 }
 
@@ -23,13 +27,21 @@ impl CapacityListener for Notify {
     }
 }
 
-/// The highest bit of `in_flight`: no stream may be opened any more. It makes every count larger than any limit.
+/// The highest bit of `in_flight`: no stream may be opened any more. It makes every count larger
+/// than any limit.
 const CLOSED: usize = 1 << (usize::BITS - 1);
 
 /// The number of streams in flight, and the number that the server accepts.
 ///
-/// - `limit` is written by the driver alone. It is 0 until the server's SETTINGS have come and while the connection is idle.
-/// - `in_flight` is changed by callers. Once it has the bit [`CLOSED`] it keeps it: a closing connection never opens again.
+/// The operations on each atomic are ordered by themselves. Between the two, only
+/// [`StreamCapacity::release`] and [`StreamCapacity::set_limit`] need an order, with a task that is
+/// about to wait: see [`CapacityListener::freed`]. A caller that reads an old limit opens one
+/// stream too many at worst, which h2 queues.
+///
+/// - `limit` is written by the driver alone. It is 0 until the server's SETTINGS have come and
+///   while the connection is idle.
+/// - `in_flight` is changed by callers. Once it has the bit [`CLOSED`] it keeps it: a closing
+///   connection never opens again.
 #[derive(Default)]
 pub(super) struct StreamCapacity {
     limit: AtomicUsize,
@@ -44,15 +56,17 @@ impl StreamCapacity {
         self.in_flight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, reserve).is_ok()
     }
 
-    /// Gives one stream back. Returns whether another can be opened for it: not while more are open than the server accepts,
-    /// which may have lowered its limit, and not on a closing connection.
+    /// Gives one stream back. Returns whether another can be opened for it: not while more are open
+    /// than the server accepts, which may have lowered its limit, and not on a closing connection.
     pub(super) fn release(&self) -> bool {
-        // Sequentially consistent with the check of a task that begins to wait, see `CapacityListener::freed`.
+        // Sequentially consistent with the check of a task that begins to wait, see
+        // `CapacityListener::freed`.
         let before = self.in_flight.fetch_sub(1, Ordering::SeqCst);
         before <= self.limit()
     }
 
-    /// Sets the number of streams that the server accepts. Returns how many became available, or `None` if nothing changed.
+    /// Sets the number of streams that the server accepts. Returns how many became available, or
+    /// `None` if nothing changed.
     pub(super) fn set_limit(&self, limit: usize) -> Option<usize> {
         // h2 says `usize::MAX` for "no limit", which would admit streams on a closing connection.
         let limit = limit.min(CLOSED - 1);

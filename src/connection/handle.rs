@@ -14,8 +14,8 @@ use crate::connection::resets::cancelled::CancelledStreams;
 use crate::connection::shared::{Shared, StreamPermit};
 use crate::connection::state::{CloseKind, CloseReason, ConnectionState};
 
-/// A connection whose handshake is done. Cheap to clone. It closes when the last clone is dropped and the last exchange has
-/// ended, or when the server or keep-alive closes it.
+/// A connection whose handshake is done. Cheap to clone. It closes when the last clone is dropped
+/// and the last exchange has ended, or when the server or keep-alive closes it.
 #[derive(Clone)]
 pub(crate) struct Connection(pub(super) Arc<Handle>);
 
@@ -27,8 +27,9 @@ pub(super) struct Handle {
     pub(super) activity: Arc<IoActivity>,
     /// The connection drains after so many exchanges.
     pub(super) max_exchanges: u32,
-    /// Dropped after `send_request`: h2 must see its last `SendRequest` go before the driver is told that no handle is left.
-    /// The driver would otherwise drop its own one first, and nothing would wake it for the end of this one.
+    /// Dropped after `send_request`: h2 must see its last `SendRequest` go before the driver is
+    /// told that no handle is left. The driver would otherwise drop its own one first, and nothing
+    /// would wake it for the end of this one.
     pub(super) commands: CommandSender,
 }
 
@@ -68,8 +69,8 @@ impl Connection {
         self.0.activity.last_read()
     }
 
-    /// The number of streams that the server accepts at once, as its SETTINGS say. Very large if they do not say, and 0 while
-    /// the connection is idle.
+    /// The number of streams that the server accepts at once, as its SETTINGS say. Very large if
+    /// they do not say, and 0 while the connection is idle.
     pub(crate) fn stream_limit(&self) -> usize {
         self.0.shared.capacity.limit()
     }
@@ -84,14 +85,16 @@ impl Connection {
         self.0.activity.last_ping()
     }
 
-    /// Asks the driver for a PING; its acknowledgement shows in [`Connection::last_read`]. None is sent where keep-alive is off,
-    /// or less than 5.5 s after the last one: servers close connections that are pinged more often than every 5 s (etcd's default).
+    /// Asks the driver for a PING; its acknowledgement shows in [`Connection::last_read`]. None is
+    /// sent where keep-alive is off, or less than 5.5 s after the last one: servers close
+    /// connections that are pinged more often than every 5 s (etcd's default).
     pub(crate) fn ping(&self) {
         self.0.commands.send(Command::Ping);
     }
 
-    /// Begins to probe the connection, if it is idle: a PING is sent, and the connection is ready again once anything is read.
-    /// Returns whether this call began it. One load if the connection is not idle.
+    /// Begins to probe the connection, if it is idle: a PING is sent, and the connection is ready
+    /// again once anything is read. Returns whether this call began it. One load if the connection
+    /// is not idle.
     pub(crate) fn probe(&self) -> bool {
         let begins = self.0.shared.begin_probe();
         if begins {
@@ -116,7 +119,8 @@ impl Connection {
         self.0.shared.state.subscribe()
     }
 
-    /// Waits until the connection is `Draining` or `Closed`, and returns why. The future holds no handle.
+    /// Waits until the connection is `Draining` or `Closed`, and returns why. The future holds no
+    /// handle.
     pub(crate) fn closing(&self) -> impl Future<Output = CloseReason> + Send + use<> {
         let mut states = self.states();
         async move {

@@ -1,29 +1,36 @@
-//! The settings of a connection, each with its default and the reason for it. `balance` and `etcd` check them.
+//! The settings of a connection, each with its default and the reason for it. `balance` and `etcd`
+//! check them.
 
 use std::time::Duration;
 
-/// A day: the maximum of every time that can be set. tokio's timers and `Instant`s bear no infinite times.
+/// A day: the maximum of every time that can be set. tokio's timers and `Instant`s bear no infinite
+/// times.
 const MAX_TIME: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The settings of all connections of a channel.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
-    /// From the resolution of the name to the server's SETTINGS. 5 s: a frozen process still accepts connections.
+    /// From the resolution of the name to the server's SETTINGS. 5 s: a frozen process still
+    /// accepts connections.
     pub(crate) connect_timeout: Duration,
-    /// The part of it for SETTINGS, after the server has accepted, on top of `connect_timeout`. `None`: they must come within
-    /// `connect_timeout` too.
+    /// The part of it for SETTINGS, after the server has accepted, on top of `connect_timeout`.
+    /// `None`: they must come within `connect_timeout` too.
     pub(crate) settings_timeout: Option<Duration>,
-    /// Bytes of one response that may be unread. 2 MiB, as in hyper's client and so in tonic's channel.
+    /// Bytes of one response that may be unread. 2 MiB, as in hyper's client and so in tonic's
+    /// channel.
     pub(crate) stream_window: u32,
-    /// Bytes of all responses that may be unread. 2^31 - 1, the maximum of HTTP/2: an unread response must not stop the others.
+    /// Bytes of all responses that may be unread. 2^31 - 1, the maximum of HTTP/2: an unread
+    /// response must not stop the others.
     pub(crate) connection_window: u32,
     /// Bytes. 16 KiB, as in hyper's client.
     pub(crate) max_frame_size: u32,
-    /// Bytes of a response's headers, and of its trailers. 1 MiB: error texts and details pass, and a response costs little
-    /// memory. h2 is given a larger limit, see [`header_sizes`](crate::connection::exchange::header_sizes).
+    /// Bytes of a response's headers, and of its trailers. 1 MiB: error texts and details pass, and
+    /// a response costs little memory. h2 is given a larger limit, see
+    /// [`header_sizes`](crate::connection::exchange::header_sizes).
     pub(crate) max_header_list_size: u32,
-    /// Bytes of a request's headers, for servers whose SETTINGS do not say what they accept. 1 MiB. tonic's and Java's servers
-    /// say it (16 and 8 KiB by default). Go's do not unless it is set, and accept 16 MiB.
+    /// Bytes of a request's headers, for servers whose SETTINGS do not say what they accept. 1 MiB.
+    /// tonic's and Java's servers say it (16 and 8 KiB by default). Go's do not unless it is set,
+    /// and accept 16 MiB.
     pub(crate) max_request_header_list_size: u32,
     /// On, as in tonic: calls are small and wait for each other.
     pub(crate) tcp_nodelay: bool,
@@ -32,12 +39,14 @@ pub(crate) struct Options {
     /// How long sent data may stay unacknowledged (gRFC A18). `None`: the limit of the system.
     pub(crate) tcp_user_timeout: Option<Duration>,
     pub(crate) keep_alive: Option<KeepAlive>,
-    /// The connection drains after so many exchanges. 2^30 - 2^16: HTTP/2 has ids for 2^30 (RFC 9113, 5.1.1), and 65 536 calls may
-    /// be about to begin at that time.
+    /// The connection drains after so many exchanges. 2^30 - 2^16: HTTP/2 has ids for 2^30 (RFC
+    /// 9113, 5.1.1), and 65 536 calls may be about to begin at that time.
     pub(crate) max_exchanges: u32,
-    /// Keep-alive PINGs also while no call waits. Off, because many servers close connections for that.
+    /// Keep-alive PINGs also while no call waits. Off, because many servers close connections for
+    /// that.
     pub(crate) keep_alive_while_idle: bool,
-    /// After so much silence the connection opens no stream until a PING is answered. `None`: never.
+    /// After so much silence the connection opens no stream until a PING is answered. `None`:
+    /// never.
     pub(crate) idle_timeout: Option<Duration>,
 }
 
@@ -54,21 +63,26 @@ pub(crate) struct TcpKeepalive {
 
 /// HTTP/2 keep-alive: finds out servers that no longer respond.
 ///
-/// A PING is sent when nothing was read from the server for the interval, and calls are in flight or were begun meanwhile. When
-/// still nothing was read for the timeout after the PING was written, the connection is closed: its calls fail, and a new
-/// connection is made. If the PING cannot be written, or the program itself stood still, the timeout counts once more. So a server
-/// that stops to respond is found out within the interval and twice the timeout. A connection without calls is left alone, unless
-/// [`BalancedChannelBuilder::keep_alive_while_idle`](crate::BalancedChannelBuilder::keep_alive_while_idle) is set.
+/// A PING is sent when nothing was read from the server for the interval, and calls are in flight
+/// or were begun meanwhile. When still nothing was read for the timeout after the PING was written,
+/// the connection is closed: its calls fail, and a new connection is made. If the PING cannot be
+/// written, or the program itself stood still, the timeout counts once more. So a server that stops
+/// to respond is found out within the interval and twice the timeout. A connection without calls is
+/// left alone, unless
+/// [`BalancedChannelBuilder::keep_alive_while_idle`](crate::BalancedChannelBuilder::keep_alive_while_idle)
+/// is set.
 ///
 /// # Servers that count PINGs
-/// Go, Java and C++ servers close connections that are pinged too often. By default they tolerate a few PINGs that come less than
-/// five minutes after the one before (two hours without calls), and every response resets their count. Therefore only two PINGs
-/// are sent while no response progresses, and then one in five minutes. This has a price for streams that stay silent for
-/// longer than that: a server that freezes then is found out within five minutes and the timeout, unless
-/// [`KeepAlive::unthrottled`] is set. If the server is registered under a lease, the lease mostly ends before.
+/// Go, Java and C++ servers close connections that are pinged too often. By default they tolerate a
+/// few PINGs that come less than five minutes after the one before (two hours without calls), and
+/// every response resets their count. Therefore only two PINGs are sent while no response
+/// progresses, and then one in five minutes. This has a price for streams that stay silent for
+/// longer than that: a server that freezes then is found out within five minutes and the timeout,
+/// unless [`KeepAlive::unthrottled`] is set. If the server is registered under a lease, the lease
+/// mostly ends before.
 ///
-/// If a server complains all the same (GOAWAY with `ENHANCE_YOUR_CALM` and `too_many_pings`), the interval for that server doubles,
-/// as gRFC A8 asks.
+/// If a server complains all the same (GOAWAY with `ENHANCE_YOUR_CALM` and `too_many_pings`), the
+/// interval for that server doubles, as gRFC A8 asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeepAlive {
     pub(crate) interval: Duration,
@@ -84,8 +98,9 @@ impl KeepAlive {
         Self { interval, timeout, unthrottled: false }
     }
 
-    /// Sends a PING at every interval of silence, without a limit. For servers that permit it: in Go,
-    /// `keepalive.EnforcementPolicy` with a `MinTime` below the interval; tonic's servers always do.
+    /// Sends a PING at every interval of silence, without a limit. For servers that permit it: in
+    /// Go, `keepalive.EnforcementPolicy` with a `MinTime` below the interval; tonic's servers
+    /// always do.
     #[must_use]
     pub fn unthrottled(mut self) -> Self {
         self.unthrottled = true;
@@ -99,7 +114,8 @@ impl KeepAlive {
 }
 
 impl Default for KeepAlive {
-    /// An interval of 20 s and a timeout of 10 s: a server that freezes within a response is found out in half a minute.
+    /// An interval of 20 s and a timeout of 10 s: a server that freezes within a response is found
+    /// out in half a minute.
     fn default() -> Self {
         Self::new(Duration::from_secs(20), Duration::from_secs(10))
     }

@@ -14,20 +14,26 @@ use crate::connection::state::{CloseReason, ConnectionState};
 
 /// The shared part of one connection. All transitions of [`ConnectionState`] are methods of it.
 ///
-/// Invariant: `capacity` is closed before `state` becomes `Draining` or `Closed`. So a task that is told of the end never reserves
-/// a stream after it.
+/// Invariant: `capacity` is closed before `state` becomes `Draining` or `Closed`. So a task that is
+/// told of the end never reserves a stream after it.
 pub(super) struct Shared {
     pub(super) capacity: StreamCapacity,
     pub(super) state: watch::Sender<ConnectionState>,
-    /// A response has progressed since keep-alive last allowed a PING: servers that count PINGs have then forgiven them.
+    /// A response has progressed since keep-alive last allowed a PING: servers that count PINGs
+    /// have then forgiven them.
     pub(super) has_progress: AtomicBool,
+    /// For the pace of resets, and for keep-alive: whether any stream was opened since its last
+    /// check.
     pub(super) streams: StreamCounter,
     pub(super) headers: Arc<HeaderSizes>,
+    /// Wakes calls that wait for a stream.
     capacity_listener: Arc<dyn CapacityListener>,
 }
 
-/// One stream that the server accepts. Held from before the request is sent until the response has ended, so that a server's
-/// load counts to the end of the response.
+/// One stream that the server accepts. A call gets it by
+/// [`reserve`](crate::connection::Connection::reserve) before it sends anything; the exchange, the
+/// response's body, or the list of cancelled streams holds it then. Held from before the request is
+/// sent until the response has ended, so that a server's load counts to the end of the response.
 pub(crate) struct StreamPermit(pub(super) Arc<Shared>);
 
 impl Shared {
@@ -48,8 +54,9 @@ impl Shared {
         self.state.borrow().close_reason().cloned()
     }
 
-    /// Sets the number of streams that the server accepts; 0 while the connection is idle. The first one above 0 makes the
-    /// connection ready. Costs two loads if nothing has changed: the driver calls it after each poll.
+    /// Sets the number of streams that the server accepts; 0 while the connection is idle. The
+    /// first one above 0 makes the connection ready. Costs two loads if nothing has changed: the
+    /// driver calls it after each poll.
     pub(super) fn set_stream_limit(&self, limit: usize) {
         let Some(freed) = self.capacity.set_limit(limit) else { return };
         if limit > 0 {
@@ -66,19 +73,22 @@ impl Shared {
     /// Nothing was read for the idle timeout: no stream is opened until something is.
     pub(super) fn become_idle(&self) {
         self.transition(|state| matches!(state, ConnectionState::Ready).then_some(ConnectionState::Idle));
-        // After the state: a call that finds no capacity has to find an idle connection that it can probe.
+        // After the state: a call that finds no capacity has to find an idle connection that it can
+        // probe.
         self.set_stream_limit(0);
     }
 
-    /// A call wants the idle connection. Returns whether this call was the first, so that one PING is sent for all of them.
+    /// A call wants the idle connection. Returns whether this call was the first, so that one PING
+    /// is sent for all of them.
     pub(super) fn begin_probe(&self) -> bool {
-        // The state is locked only where the limit is 0: calls that merely find a busy connection pay one load.
+        // The state is locked only where the limit is 0: calls that merely find a busy connection
+        // pay one load.
         self.capacity.limit() == 0
             && self.transition(|state| matches!(state, ConnectionState::Idle).then_some(ConnectionState::Probing))
     }
 
-    /// Opens no more streams. A reason that is known stays, unless the new one is the server's GOAWAY, which says more than
-    /// what this side has decided before.
+    /// Opens no more streams. A reason that is known stays, unless the new one is the server's
+    /// GOAWAY, which says more than what this side has decided before.
     pub(super) fn drain(&self, reason: CloseReason) {
         self.capacity.close();
         self.transition(|state| match state {
@@ -94,7 +104,8 @@ impl Shared {
         self.state.send_replace(ConnectionState::Closed(reason));
     }
 
-    /// Changes the state to what `next` returns. Returns whether it did. Receivers are woken after the lock is released.
+    /// Changes the state to what `next` returns. Returns whether it did. Receivers are woken after
+    /// the lock is released.
     fn transition(&self, next: impl FnOnce(&ConnectionState) -> Option<ConnectionState>) -> bool {
         self.state.send_if_modified(|state| match next(state) {
             Some(next) => {

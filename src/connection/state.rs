@@ -1,5 +1,10 @@
 //! The states of a connection, and why it closes.
 //!
+//! The state is published in one `watch`, by methods of
+//! [`Shared`](crate::connection::shared::Shared) alone. Supervisors wait on it for the end; calls
+//! never read it, because all that they need is in the
+//! [`StreamCapacity`](crate::connection::capacity::StreamCapacity).
+//!
 //! ```text
 //! Handshaking ──SETTINGS──▶ Ready ◀──something is read──┬─────────────┐
 //!      │                     │ │                        │             │
@@ -11,20 +16,27 @@
 
 use std::fmt;
 
-/// The state of a connection. Only `Ready` admits new streams; in the others the stream limit is 0 or the capacity is closed.
+/// The state of a connection. Only `Ready` admits new streams; in the others the stream limit is 0
+/// or the capacity is closed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ConnectionState {
-    /// The server's SETTINGS have not come. A frozen process still accepts connections, so this is not `Ready`.
+    /// The first state. The server's SETTINGS have not come: a frozen process still accepts
+    /// connections, so this is not `Ready`. Becomes `Ready` with SETTINGS that admit a stream. The
+    /// handshake gives up after its timeout and drops the connection.
     Handshaking,
-    /// The server accepts streams.
+    /// The server accepts streams. Becomes `Idle` after the idle timeout, and `Draining` or
+    /// `Closed` at its end.
     Ready,
-    /// Nothing was read for the idle timeout, and no call has asked for the connection since. NATs may have forgotten it.
+    /// Nothing was read for the idle timeout, and no call has asked for the connection since. NATs
+    /// may have forgotten it.
     Idle,
-    /// A call has asked for the idle connection. A PING is on its way; whatever is read makes the connection `Ready`.
+    /// A call has asked for the idle connection. A PING is on its way; whatever is read makes the
+    /// connection `Ready`.
     Probing,
-    /// No stream is opened any more. Those in flight may finish.
+    /// No stream is opened any more. Those in flight may finish. Becomes `Closed` when they have.
+    /// Its supervisor makes a new connection at once.
     Draining(CloseReason),
-    /// The connection has ended, and all its streams with it.
+    /// The last state: the connection has ended, and all its streams with it.
     Closed(CloseReason),
 }
 
@@ -41,11 +53,13 @@ pub(crate) struct CloseReason {
 pub(crate) enum CloseKind {
     /// The server sent GOAWAY.
     GoAway,
-    /// The server sent GOAWAY because it was pinged too often (gRFC A8). The next connection pings half as often.
+    /// The server sent GOAWAY because it was pinged too often (gRFC A8). The next connection pings
+    /// half as often.
     TooManyPings,
     /// This side closed the connection to a server that does not respond.
     Unresponsive,
-    /// The socket closed or failed, an HTTP/2 error ended the connection, or it is replaced before it is used up.
+    /// The socket closed or failed, an HTTP/2 error ended the connection, or it is replaced before
+    /// it is used up.
     Other,
 }
 
@@ -81,7 +95,8 @@ impl CloseReason {
     }
 }
 
-/// Whether the server sent GOAWAY because of keep-alive PINGs (gRFC A8). h2 shows the debug data of a GOAWAY only in its text.
+/// Whether the server sent GOAWAY because of keep-alive PINGs (gRFC A8). h2 shows the debug data of
+/// a GOAWAY only in its text.
 pub(super) fn is_too_many_pings(error: &h2::Error) -> bool {
     error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM) && error.to_string().contains("too_many_pings")
 }

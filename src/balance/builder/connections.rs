@@ -20,7 +20,8 @@ const CONNECTION_WINDOW: RangeInclusive<u32> = 65_535..=(1 << 31) - 1;
 const FRAME_SIZE: RangeInclusive<u32> = (1 << 14)..=(1 << 24) - 1;
 /// h2 is given 16 times as much, and HTTP/2's settings say 2^32 - 1 at most.
 const HEADER_LIST_SIZE: RangeInclusive<u32> = 1024..=1 << 28;
-/// Timeouts shorter than the clock's resolution (1 ms) are no timeouts. Keep-alive and idle timeouts are longer than a round trip.
+/// Timeouts shorter than the clock's resolution (1 ms) are no timeouts. Keep-alive and idle
+/// timeouts are longer than a round trip.
 const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=DAY;
 const SILENCE: RangeInclusive<Duration> = Duration::from_millis(10)..=DAY;
 /// What Linux takes for TCP's keep-alive.
@@ -63,14 +64,16 @@ fn within<T: PartialOrd + Debug>(setting: &'static str, value: T, range: RangeIn
 }
 
 impl BalancedChannelBuilder {
-    /// The maximum time for making a connection, from the resolution of the name to the server's HTTP/2 SETTINGS. From 1 ms to
-    /// 24 h; 5 s by default, because a frozen process still accepts connections.
+    /// The maximum time for making a connection, from the resolution of the name to the server's
+    /// HTTP/2 SETTINGS. From 1 ms to 24 h; 5 s by default, because a frozen process still accepts
+    /// connections.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.options.connect_timeout = timeout;
         self
     }
 
-    /// HTTP/2 keep-alive. On by default, with an interval of 20 s and a timeout of 10 s ([`KeepAlive::default`]).
+    /// HTTP/2 keep-alive. On by default, with an interval of 20 s and a timeout of 10 s
+    /// ([`KeepAlive::default`]).
     pub fn keep_alive(mut self, keep_alive: KeepAlive) -> Self {
         self.options.keep_alive = Some(keep_alive);
         self
@@ -82,91 +85,103 @@ impl BalancedChannelBuilder {
         self
     }
 
-    /// The HTTP/2 window of a stream: how many bytes of one response a server may send before its caller reads them. From 1 to
-    /// 2³¹ − 1; 2 MiB by default, as in tonic's channel.
+    /// The HTTP/2 window of a stream: how many bytes of one response a server may send before its
+    /// caller reads them. From 1 to 2³¹ − 1; 2 MiB by default, as in tonic's channel.
     pub fn stream_window(mut self, bytes: u32) -> Self {
         self.options.stream_window = bytes;
         self
     }
 
-    /// The HTTP/2 window of a connection: how many bytes of all its responses a server may send before their callers read them.
-    /// From 65 535 to 2³¹ − 1, which is the default and the maximum of HTTP/2.
+    /// The HTTP/2 window of a connection: how many bytes of all its responses a server may send
+    /// before their callers read them. From 65 535 to 2³¹ − 1, which is the default and the maximum
+    /// of HTTP/2.
     ///
-    /// A byte counts in this window and in its stream's until its caller reads it; h2 couples the two. With a smaller window,
-    /// responses that nobody reads stop every other call over the connection once they fill it. With tonic's windows of 5 MiB and
-    /// 2 MiB, three such responses do. A connection therefore buffers up to min(this window, concurrent streams ×
-    /// [`stream_window`](Self::stream_window)) bytes, and about 250 bytes more for each DATA frame. Set a smaller window where memory
-    /// matters more than that. Concurrent streams × `stream_window` is the smallest one with which no response stops another.
+    /// A byte counts in this window and in its stream's until its caller reads it; h2 couples the
+    /// two. With a smaller window, responses that nobody reads stop every other call over the
+    /// connection once they fill it. With tonic's windows of 5 MiB and 2 MiB, three such responses
+    /// do. A connection therefore buffers up to min(this window, concurrent streams ×
+    /// [`stream_window`](Self::stream_window)) bytes, and about 250 bytes more for each DATA frame.
+    /// Set a smaller window where memory matters more than that. Concurrent streams ×
+    /// `stream_window` is the smallest one with which no response stops another.
     pub fn connection_window(mut self, bytes: u32) -> Self {
         self.options.connection_window = bytes;
         self
     }
 
-    /// The maximum size of a frame that servers may send, in bytes. From 16 KiB to 16 MiB − 1; 16 KiB by default, as in tonic's
-    /// channel.
+    /// The maximum size of a frame that servers may send, in bytes. From 16 KiB to 16 MiB − 1; 16
+    /// KiB by default, as in tonic's channel.
     pub fn max_frame_size(mut self, bytes: u32) -> Self {
         self.options.max_frame_size = bytes;
         self
     }
 
-    /// The maximum size of a response's headers, and of its trailers, in bytes: names, values and 32 bytes for each, as HTTP/2
-    /// counts them (RFC 9113, 6.5.2). From 1 KiB to 256 MiB. 1 MiB by default: error texts and details pass, and no response takes
-    /// much memory. tonic's channel has 16 KiB.
+    /// The maximum size of a response's headers, and of its trailers, in bytes: names, values and
+    /// 32 bytes for each, as HTTP/2 counts them (RFC 9113, 6.5.2). From 1 KiB to 256 MiB. 1 MiB by
+    /// default: error texts and details pass, and no response takes much memory. tonic's channel
+    /// has 16 KiB.
     ///
-    /// Larger headers or trailers fail their own call with `RESOURCE_EXHAUSTED`. The message has the server's code, the size, and this
-    /// limit. The call is not retried.
+    /// Larger headers or trailers fail their own call with `RESOURCE_EXHAUSTED`. The message has
+    /// the server's code, the size, and this limit. The call is not retried.
     ///
     /// HTTP/2 itself accepts 16 MiB, or 16 times this limit if that is more. (Still more if
-    /// [`max_frame_size`](Self::max_frame_size) is above 64 KiB, because servers may keep to small frames.) Beyond that, the status is
-    /// the same without the size. It lacks the server's code too, unless `grpc-status` comes first in trailers. A response with
-    /// more than 1.25 times HTTP/2's limit on the wire closes the connection. Its own call fails in the same way. The other calls over
-    /// the connection fail with `UNAVAILABLE`, and are retried once at most, if [`RetryPolicy`](crate::RetryPolicy) allows it.
+    /// [`max_frame_size`](Self::max_frame_size) is above 64 KiB, because servers may keep to small
+    /// frames.) Beyond that, the status is the same without the size. It lacks the server's code
+    /// too, unless `grpc-status` comes first in trailers. A response with more than 1.25 times
+    /// HTTP/2's limit on the wire closes the connection. Its own call fails in the same way. The
+    /// other calls over the connection fail with `UNAVAILABLE`, and are retried once at most, if
+    /// [`RetryPolicy`](crate::RetryPolicy) allows it.
     pub fn max_header_list_size(mut self, bytes: u32) -> Self {
         self.options.max_header_list_size = bytes;
         self
     }
 
     /// The maximum size of a request's headers, in bytes and counted as in
-    /// [`max_header_list_size`](Self::max_header_list_size), for servers whose SETTINGS do not say what they accept. From 1 KiB to
-    /// 256 MiB; 1 MiB by default.
+    /// [`max_header_list_size`](Self::max_header_list_size), for servers whose SETTINGS do not say
+    /// what they accept. From 1 KiB to 256 MiB; 1 MiB by default.
     ///
-    /// If a server's SETTINGS say it (`SETTINGS_MAX_HEADER_LIST_SIZE`), that holds in place of this, also when it changes. tonic's
-    /// servers accept 16 KiB by default, and Java's 8 KiB. Go's accept 16 MiB, and do not say so unless it is set.
+    /// If a server's SETTINGS say it (`SETTINGS_MAX_HEADER_LIST_SIZE`), that holds in place of
+    /// this, also when it changes. tonic's servers accept 16 KiB by default, and Java's 8 KiB. Go's
+    /// accept 16 MiB, and do not say so unless it is set.
     ///
-    /// A request whose headers have that size or more is not sent: h2's servers refuse exactly their limit too. The call fails with
-    /// `INTERNAL`, as in Go's gRPC. The message has the size, the limit, and the name of the largest header, and never its value.
-    /// The call is not tried on another server.
+    /// A request whose headers have that size or more is not sent: h2's servers refuse exactly
+    /// their limit too. The call fails with `INTERNAL`, as in Go's gRPC. The message has the size,
+    /// the limit, and the name of the largest header, and never its value. The call is not tried on
+    /// another server.
     pub fn max_request_header_list_size(mut self, bytes: u32) -> Self {
         self.options.max_request_header_list_size = bytes;
         self
     }
 
-    /// `TCP_NODELAY`. On by default, as in tonic's channel. Has no effect with a [`connector`](Self::connector).
+    /// `TCP_NODELAY`. On by default, as in tonic's channel. Has no effect with a
+    /// [`connector`](Self::connector).
     pub fn tcp_nodelay(mut self, on: bool) -> Self {
         self.options.tcp_nodelay = on;
         self
     }
 
-    /// Sends HTTP/2 keep-alive PINGs also while a connection has no calls, as gRPC's `GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS`. Has
-    /// no effect without keep-alive.
+    /// Sends HTTP/2 keep-alive PINGs also while a connection has no calls, as gRPC's
+    /// `GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS`. Has no effect without keep-alive.
     ///
-    /// Off by default, because servers close connections for that unless they permit it. In Go, `keepalive.EnforcementPolicy` with
-    /// `PermitWithoutStream` permits it; tonic's servers always do. Two such PINGs are sent at the interval of [`KeepAlive`], then one
-    /// in five minutes until a response progresses. With [`KeepAlive::unthrottled`] all of them are sent at the interval.
+    /// Off by default, because servers close connections for that unless they permit it. In Go,
+    /// `keepalive.EnforcementPolicy` with `PermitWithoutStream` permits it; tonic's servers always
+    /// do. Two such PINGs are sent at the interval of [`KeepAlive`], then one in five minutes until
+    /// a response progresses. With [`KeepAlive::unthrottled`] all of them are sent at the interval.
     pub fn keep_alive_while_idle(mut self, on: bool) -> Self {
         self.options.keep_alive_while_idle = on;
         self
     }
 
-    /// How long a connection may be silent before it has to prove that it is alive. From 10 ms to 24 h. 5 min by default: NATs and
-    /// cloud load balancers forget idle connections after four to six minutes, and tell neither side.
+    /// How long a connection may be silent before it has to prove that it is alive. From 10 ms to
+    /// 24 h. 5 min by default: NATs and cloud load balancers forget idle connections after four to
+    /// six minutes, and tell neither side.
     ///
-    /// The first call that finds a connection idle sends a PING over it, and goes to another connected server. A call that has no
-    /// other server waits until anything is read from this one. If nothing is within 1 s, the call goes over a new connection.
+    /// The first call that finds a connection idle sends a PING over it, and goes to another
+    /// connected server. A call that has no other server waits until anything is read from this
+    /// one. If nothing is within 1 s, the call goes over a new connection.
     ///
-    /// At most two such PINGs are sent without a call's response between, because servers count PINGs (see [`KeepAlive`]). After them
-    /// a new connection replaces the idle one. [`KeepAlive::unthrottled`] lifts that limit. The idle timeout works without
-    /// keep-alive too.
+    /// At most two such PINGs are sent without a call's response between, because servers count
+    /// PINGs (see [`KeepAlive`]). After them a new connection replaces the idle one.
+    /// [`KeepAlive::unthrottled`] lifts that limit. The idle timeout works without keep-alive too.
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.options.idle_timeout = Some(timeout);
         self
@@ -178,29 +193,33 @@ impl BalancedChannelBuilder {
         self
     }
 
-    /// TCP's own keep-alive (`SO_KEEPALIVE`): probes after `time` without traffic, every `interval`; the connection is lost after
-    /// `retries` probes without an answer. Times are whole seconds from 1 to 32 767, and retries from 1 to 127, as on Linux.
+    /// TCP's own keep-alive (`SO_KEEPALIVE`): probes after `time` without traffic, every
+    /// `interval`; the connection is lost after `retries` probes without an answer. Times are whole
+    /// seconds from 1 to 32 767, and retries from 1 to 127, as on Linux.
     ///
-    /// Off by default, because HTTP/2 keep-alive sees more: the system of a frozen process still answers TCP's probes. They keep
-    /// NATs from forgetting idle connections, and no server counts them. `interval` and `retries` are set on Linux and Android
-    /// alone; elsewhere the system decides. Has no effect on Unix sockets and with a [`connector`](Self::connector).
+    /// Off by default, because HTTP/2 keep-alive sees more: the system of a frozen process still
+    /// answers TCP's probes. They keep NATs from forgetting idle connections, and no server counts
+    /// them. `interval` and `retries` are set on Linux and Android alone; elsewhere the system
+    /// decides. Has no effect on Unix sockets and with a [`connector`](Self::connector).
     pub fn tcp_keepalive(mut self, time: Duration, interval: Duration, retries: u32) -> Self {
         self.options.tcp_keepalive = Some(TcpKeepalive { time, interval, retries });
         self
     }
 
-    /// `TCP_USER_TIMEOUT` (gRFC A18): how long sent data may stay unacknowledged before the connection is lost. From 1 ms to 24 h,
-    /// in whole milliseconds. Overrides the `retries` of [`tcp_keepalive`](Self::tcp_keepalive).
+    /// `TCP_USER_TIMEOUT` (gRFC A18): how long sent data may stay unacknowledged before the
+    /// connection is lost. From 1 ms to 24 h, in whole milliseconds. Overrides the `retries` of
+    /// [`tcp_keepalive`](Self::tcp_keepalive).
     ///
-    /// By default the limit of the system holds, which is many minutes: HTTP/2 keep-alive sees more. On Linux and Android alone. Has
-    /// no effect elsewhere, on Unix sockets, and with a [`connector`](Self::connector).
+    /// By default the limit of the system holds, which is many minutes: HTTP/2 keep-alive sees
+    /// more. On Linux and Android alone. Has no effect elsewhere, on Unix sockets, and with a
+    /// [`connector`](Self::connector).
     pub fn tcp_user_timeout(mut self, timeout: Duration) -> Self {
         self.options.tcp_user_timeout = Some(timeout);
         self
     }
 
-    /// TLS for servers that are registered as `https`. Without it their connections fail; they are never called in plain text. See
-    /// [`ClientTls`] for certificates that are renewed.
+    /// TLS for servers that are registered as `https`. Without it their connections fail; they are
+    /// never called in plain text. See [`ClientTls`] for certificates that are renewed.
     #[cfg(feature = "_tls")]
     #[cfg_attr(docsrs, doc(cfg(any(feature = "tls-ring", feature = "tls-aws-lc"))))]
     pub fn tls(mut self, tls: ClientTls) -> Self {
@@ -208,13 +227,16 @@ impl BalancedChannelBuilder {
         self
     }
 
-    /// Connects to servers by a service of the user's, in place of TCP and Unix sockets. A connector that was made for tonic's
-    /// `Endpoint::connect_with_connector` fits as it is. Its IO has hyper's traits (`hyper::rt::Read + Write`) or tokio's
-    /// (`AsyncRead + AsyncWrite`), see [`ConnectorIo`].
+    /// Connects to servers by a service of the user's, in place of TCP and Unix sockets. A
+    /// connector that was made for tonic's `Endpoint::connect_with_connector` fits as it is. Its IO
+    /// has hyper's traits (`hyper::rt::Read + Write`) or tokio's (`AsyncRead + AsyncWrite`), see
+    /// [`ConnectorIo`].
     ///
-    /// The connector is cloned and called for each connection, within the [`connect_timeout`](Self::connect_timeout), with
-    /// `http://host:port/`, `https://host:port/` or `unix://localhost/path` (percent-encoded). If a server is registered as `https`,
-    /// TLS is done over its IO. A connector that fails or panics has failed to connect, and another attempt follows.
+    /// The connector is cloned and called for each connection, within the
+    /// [`connect_timeout`](Self::connect_timeout), with `http://host:port/`, `https://host:port/`
+    /// or `unix://localhost/path` (percent-encoded). If a server is registered as `https`, TLS is
+    /// done over its IO. A connector that fails or panics has failed to connect, and another
+    /// attempt follows.
     ///
     /// ```
     /// use hyper_util::rt::TokioIo;

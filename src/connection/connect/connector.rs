@@ -1,4 +1,10 @@
-//! Connectors of the user's, in place of TCP and Unix sockets.
+//! Connectors of the user's, in place of TCP and Unix sockets: for proxies, for sockets with
+//! options of their own, for tests.
+//!
+//! A connector is a `tower::Service` from a URI to IO. There are two families of IO traits, hyper's
+//! and tokio's, and connectors for both: those made for tonic return hyper's. [`ConnectorIo`]
+//! accepts both in one builder's method. A trait with one implementation for each family would
+//! overlap, so it has a parameter that tells them apart, which the compiler infers.
 
 use http::Uri;
 use hyper::rt;
@@ -10,16 +16,19 @@ use tower::{Service, ServiceExt};
 use crate::connection::connect::panics::catch_panic;
 use crate::connection::failure::BoxError;
 
-/// A bidirectional stream of bytes.
+/// A stream of bytes in both directions, as h2 takes it. Boxed once for each connection, so that h2
+/// and the driver are compiled once for sockets, TLS and connectors.
 pub(crate) trait Io: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Io for T {}
 
-/// The IO that a [`connector`](crate::BalancedChannelBuilder::connector) returns: a type with hyper's IO traits, as connectors for
-/// tonic's `Endpoint::connect_with_connector` return, or one with tokio's.
+/// The IO that a [`connector`](crate::BalancedChannelBuilder::connector) returns: a type with
+/// hyper's IO traits, as connectors for tonic's `Endpoint::connect_with_connector` return, or one
+/// with tokio's.
 ///
-/// The compiler finds `Traits`, which says which of the two it is: `dyn hyper::rt::Read` or `dyn tokio::io::AsyncRead`. Write it
-/// only for a type that has both: `builder.connector::<_, dyn tokio::io::AsyncRead>(connector)`.
+/// The compiler finds `Traits`, which says which of the two it is: `dyn hyper::rt::Read` or
+/// `dyn tokio::io::AsyncRead`. Write it only for a type that has both:
+/// `builder.connector::<_, dyn tokio::io::AsyncRead>(connector)`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no IO that a connector can return",
     label = "has neither hyper's nor tokio's IO traits",
@@ -27,6 +36,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Io for T {}
             with `tokio::io::AsyncRead + AsyncWrite`"
 )]
 pub trait ConnectorIo<Traits: ?Sized> {
+    /// The same IO with tokio's traits.
     #[doc(hidden)]
     fn into_tokio(self) -> impl AsyncRead + AsyncWrite + Send + Unpin + 'static;
 }
@@ -48,6 +58,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> ConnectorIo<dyn AsyncRe
 pub(crate) struct Connector(BoxCloneSyncService<Uri, Box<dyn Io>, BoxError>);
 
 impl Connector {
+    /// Boxes the user's service. Not called before the first connection.
     pub(crate) fn new<C, Traits: ?Sized>(connector: C) -> Self
     where
         C: Service<Uri> + Clone + Send + Sync + 'static,

@@ -22,8 +22,10 @@ pub(crate) enum PeerAddress {
 }
 
 impl Destination {
-    /// The URI that connectors are called with. See [`BalancedChannelBuilder::connector`](crate::BalancedChannelBuilder::connector)
-    /// for its forms.
+    /// The URI that connectors are called with. An IPv6 address has brackets in it, and the path of
+    /// a socket is percent-encoded. See
+    /// [`BalancedChannelBuilder::connector`](crate::BalancedChannelBuilder::connector) for its
+    /// forms.
     pub(crate) fn uri(&self) -> Result<Uri, http::uri::InvalidUri> {
         let scheme = if self.secure { "https" } else { "http" };
         let uri = match &self.address {
@@ -35,6 +37,7 @@ impl Destination {
     }
 }
 
+/// Encodes what is no unreserved character of RFC 3986 or a slash.
 fn percent_encoded(path: &Path) -> String {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~".contains(&byte);
     let encode = |byte: u8| if is_plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };

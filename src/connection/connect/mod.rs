@@ -1,8 +1,18 @@
 //! From an address to a connection.
 //!
-//! [`Transport::connect`] takes the steps, within one deadline: it asks for the present [`tls`] settings, makes a [`socket`] (or
-//! calls a [`connector`] of the user's), does the TLS handshake, and then the HTTP/2 [`handshake`]. [`destination`] says where to;
-//! [`panics`] keeps panics of the user's code from ending the task that connects.
+//! [`Transport::connect`] takes these steps, within one deadline:
+//! 1. ask for the present TLS settings ([`tls`]), if the [`destination`] is `https`;
+//! 2. make a [`socket`], or call a [`connector`] of the user's;
+//! 3. do the TLS handshake over it;
+//! 4. do the HTTP/2 [`handshake`], which starts the connection's driver.
+//!
+//! Each step that takes too long is named in the error. [`panics`] keeps panics of the user's code
+//! (a connector, a certificate verifier, a function that gives TLS settings) from ending the task
+//! that connects.
+//!
+//! A connection is made for each attempt anew: names are resolved, files are checked, the user's
+//! functions are called. Nothing here backs off or tries again; the supervisors of `balance` and
+//! `etcd` do.
 
 pub(super) mod connector;
 pub(super) mod destination;
@@ -39,13 +49,19 @@ pub(crate) struct Transport {
 }
 
 impl Transport {
-    /// Connects within the connect timeout, plus the settings timeout if there is one. Names are resolved each time.
+    /// Connects within the connect timeout, plus the settings timeout if there is one. Names are
+    /// resolved each time.
     ///
     /// `capacity_listener` is told of streams that become available.
     ///
     /// # Errors
-    /// [`FailureKind::NotSent`](crate::connection::FailureKind::NotSent). A timeout says which step was missing: a server that accepts
-    /// and sends nothing is another fault than one that cannot be reached.
+    /// [`FailureKind::NotSent`](crate::connection::FailureKind::NotSent). A timeout says which step
+    /// was missing: a server that accepts and sends nothing is another fault than one that cannot
+    /// be reached.
+    ///
+    /// # Cancel safety
+    /// A dropped future closes what it has opened. A function of the user's that gives TLS settings
+    /// may run on, on its own thread.
     pub(crate) async fn connect(
         &self,
         to: &Destination,

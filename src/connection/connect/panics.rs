@@ -1,5 +1,9 @@
-//! Catches panics of the user's code in a future, so that the task which polls it goes on. With `panic = "abort"` the process
-//! ends instead.
+//! Catches panics of the user's code in a future, so that the task which polls it goes on. With
+//! `panic = "abort"` the process ends instead.
+//!
+//! A panic in a task of ours would end what the task stands for: a server's supervisor, a
+//! registration. So every call into the user's code, and every drop of the user's values, goes
+//! through here.
 
 use std::any::Any;
 use std::future::Future;
@@ -10,7 +14,8 @@ use std::task::{Context, Poll};
 /// A future whose panic is an error with the panic's message. See [`catch_panic`].
 pub(crate) struct CatchPanic<F>(Option<Pin<Box<F>>>);
 
-/// Runs a future and catches its panics, also those of its drop. The message of a panic during the drop is lost.
+/// Runs a future and catches its panics, also those of its drop. The message of a panic during the
+/// drop is lost.
 pub(crate) fn catch_panic<F: Future>(future: F) -> CatchPanic<F> {
     CatchPanic(Some(Box::pin(future)))
 }
@@ -46,7 +51,8 @@ impl<F> Drop for CatchPanic<F> {
     }
 }
 
-/// The message of a panic that `panic!` made. Leaks the payload of any other: its drop may panic again.
+/// The message of a panic that `panic!` made. Leaks the payload of any other: its drop may panic
+/// again.
 pub(crate) fn panic_message(panic: Box<dyn Any + Send>) -> String {
     match panic.downcast::<&'static str>() {
         Ok(text) => (*text).to_owned(),

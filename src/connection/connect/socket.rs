@@ -1,4 +1,8 @@
 //! TCP and Unix sockets to a server.
+//!
+//! A name with several addresses is one server: they are tried in the resolver's order, one after
+//! the other, and not at the same time (RFC 8305), because an instance in the directory is mostly
+//! an IP address.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,7 +14,8 @@ use tokio::time::{Instant, timeout};
 
 use crate::connection::options::Options;
 
-/// Connects to the first of the host's addresses that accepts, in the resolver's order, within the connect timeout.
+/// Connects to the first of the host's addresses that accepts, in the resolver's order, within the
+/// connect timeout.
 ///
 /// # Errors
 /// When no address accepts: the error of the last one, with its address if the host is a name.
@@ -19,7 +24,8 @@ pub(crate) async fn connect_tcp(host: &str, port: u16, options: &Options) -> io:
     let mut last = io::Error::new(io::ErrorKind::NotFound, format!("{host} has no address"));
     let addresses: Vec<_> = lookup_host((host, port)).await?.collect();
     for (tried, address) in addresses.iter().enumerate() {
-        // Each has an equal share of the time that is left: an address that swallows packets must not use up that of the others.
+        // Each has an equal share of the time that is left: an address that swallows packets must
+        // not use up that of the others.
         let share = deadline.saturating_duration_since(Instant::now()) / (addresses.len() - tried) as u32;
         let no_answer = |_| Err(io::Error::new(io::ErrorKind::TimedOut, "no answer"));
         match timeout(share, connect_to(*address, options)).await.unwrap_or_else(no_answer) {

@@ -1,19 +1,21 @@
 //! The commands that handles of a connection send to its driver.
 //!
-//! This is a queue of its own because the driver is polled several times for each call, and commands are rare. A poll that finds
-//! none costs one load, and the waker stays in the queue when it wakes, so that the next poll need not register it again. tokio's
-//! channels give their waker away, possibly late: after the command for which it wakes was received.
+//! This is a queue of its own because the driver is polled several times for each call, and
+//! commands are rare. A poll that finds none costs one load, and the waker stays in the queue when
+//! it wakes, so that the next poll need not register it again. tokio's channels give their waker
+//! away, possibly late: after the command for which it wakes was received.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-/// What a handle asks the driver for.
+/// What a handle asks the driver for. Commands are requests: the driver may have ended, or decide
+/// that there is nothing to do.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Command {
     /// Send a PING, unless one was sent a moment ago.
     Ping,
-    /// Probe a connection that was idle.
+    /// Probe a connection that was idle. Sent once for each time that it becomes idle.
     Probe,
     /// Close the connection now, with all its exchanges, for this reason.
     Close(String),
@@ -25,7 +27,8 @@ pub(crate) fn commands() -> (CommandSender, CommandReceiver) {
     (CommandSender(queue.clone()), CommandReceiver { queue, waker: None })
 }
 
-/// The sending half, in the connection's handle. Its drop tells the receiver that no handle is left.
+/// The sending half, in the connection's handle. Its drop tells the receiver that no handle is
+/// left.
 pub(crate) struct CommandSender(Arc<Queue>);
 
 /// The receiving half, in the driver.
@@ -57,6 +60,7 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Changes the state, and wakes the receiver.
     fn change(&self, change: impl FnOnce(&mut QueueState)) {
         let mut state = self.lock();
         change(&mut state);

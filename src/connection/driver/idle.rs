@@ -1,5 +1,16 @@
-//! The idle timeout: a connection on which nothing was read for long opens no stream until it has proven that it is alive. NATs and
-//! load balancers forget idle connections, and tell neither side.
+//! The idle timeout: a connection on which nothing was read for long opens no stream until it has
+//! proven that it is alive. NATs and load balancers forget idle connections, and tell neither side.
+//! A call over a forgotten connection would hang until keep-alive finds out, half a minute later.
+//!
+//! With the default of 5 min:
+//!
+//! ```text
+//!  0 s          the last frame is read
+//!  5 min        the stream limit becomes 0: calls go to other servers
+//!  a call asks  `Connection::probe` → PING; calls without another server wait
+//!  ≤ 1 s later  anything is read → the limit is back, waiting calls are woken
+//!    1 s later  nothing was read → the connection drains, and a new one is made
+//! ```
 
 use std::task::Context;
 use std::time::Duration;
@@ -10,33 +21,38 @@ use crate::connection::driver::pings::{PAUSE_IDLE, PAUSE_IN_FLIGHT, PingSender, 
 use crate::connection::shared::Shared;
 use crate::connection::state::{CloseKind, CloseReason};
 
-/// How long a probe may take. Calls wait for it, so it is as short as a round trip over a bad network allows.
+/// How long a probe may take. Calls wait for it, so it is as short as a round trip over a bad
+/// network allows.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 /// The next check where nothing has to be timed. A day: tokio's timers take no infinite times.
 const FAR: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Watches for idleness, and times the probe. Part of [`Timers`](super::timers::Timers), which tells it of reads and of time.
+/// Watches for idleness, and times the probe. Part of [`Timers`](super::timers::Timers), which
+/// tells it of reads and of time.
 pub(crate) struct IdleTimer {
     timeout: Duration,
     state: IdleState,
     probe: PingTimeout,
 }
 
-/// The driver's side of [`ConnectionState`](crate::connection::ConnectionState): it is compared after each poll of the driver,
-/// so it holds what tells a read without a lock.
+/// The driver's side of [`ConnectionState`](crate::connection::ConnectionState): it is compared
+/// after each poll of the driver, so it holds what tells a read without a lock.
 #[derive(Clone, Copy, PartialEq)]
 enum IdleState {
     /// Something was read within the idle timeout. Becomes `Idle`.
     Active,
-    /// Nothing was read for the idle timeout, since this number of bytes in all. A read makes it `Active`, a call `Probing`.
+    /// Nothing was read for the idle timeout, since this number of bytes in all. A read makes it
+    /// `Active`, a call `Probing`.
     Idle(u64),
-    /// A PING was sent for a call, and nothing was read since this number of bytes. A read makes it `Active`, time `Abandoned`.
+    /// A PING was sent for a call, and nothing was read since this number of bytes. A read makes it
+    /// `Active`, time `Abandoned`.
     Probing(u64),
     /// The probe failed or was not allowed: the connection drains. The last state.
     Abandoned,
 }
 
 impl IdleTimer {
+    /// Starts as active: the handshake has just read something.
     pub(crate) fn new(timeout: Duration) -> Self {
         Self { timeout, state: IdleState::Active, probe: PingTimeout::new(PROBE_TIMEOUT) }
     }
@@ -46,7 +62,8 @@ impl IdleTimer {
         self.state != IdleState::Active
     }
 
-    /// Called after each poll of h2. Returns whether something was read that makes an idle connection active.
+    /// Called after each poll of h2. Returns whether something was read that makes an idle
+    /// connection active.
     pub(crate) fn observe(&mut self, pings: &PingSender) -> bool {
         let (IdleState::Idle(bytes) | IdleState::Probing(bytes)) = self.state else { return false };
         let is_read = pings.bytes_read() != bytes;
@@ -83,7 +100,8 @@ impl IdleTimer {
         }
     }
 
-    /// A call wants the connection. Sends a PING, unless one is on its way. No limit of PINGs holds if they are `unthrottled`.
+    /// A call wants the connection. Sends a PING, unless one is on its way. No limit of PINGs holds
+    /// if they are `unthrottled`.
     ///
     /// # Errors
     /// Why the connection is abandoned: servers would take one more PING for one too many.
@@ -107,6 +125,7 @@ impl IdleTimer {
         Ok(())
     }
 
+    /// Leaves the connection for good, and returns the reason.
     fn abandon(&mut self, why: &str) -> CloseReason {
         self.state = IdleState::Abandoned;
         CloseReason::new(CloseKind::Other, format!("idle: silent for {} ms, and {why}", self.timeout.as_millis()))

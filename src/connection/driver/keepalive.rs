@@ -1,5 +1,15 @@
-//! HTTP/2 keep-alive that servers with ping enforcement tolerate: PINGs only while calls wait, only after silence, and few while
-//! the server sends nothing but acknowledgements. Whatever is read is a sign of life.
+//! HTTP/2 keep-alive that servers with ping enforcement tolerate: PINGs only while calls wait, only
+//! after silence, and few while the server sends nothing but acknowledgements. Whatever is read is
+//! a sign of life.
+//!
+//! With the defaults (interval 20 s, timeout 10 s), a server that freezes is found out like this:
+//!
+//! ```text
+//!   0 s   the last frame is read; calls are in flight
+//!  20 s   check: silent for the interval → PING is queued, and written at the next poll
+//!  30 s   check: still nothing was read → `Unresponsive`, all calls fail
+//!  40 s   the same, where the PING could not be written or the check at 30 s came too late
+//! ```
 
 use std::task::Context;
 
@@ -10,7 +20,8 @@ use crate::connection::options::KeepAlive;
 use crate::connection::shared::Shared;
 use crate::connection::state::{CloseKind, CloseReason};
 
-/// Decides when keep-alive sends a PING, and when the server is dead. Part of [`Timers`](super::timers::Timers).
+/// Decides when keep-alive sends a PING, and when the server is dead. Part of
+/// [`Timers`](super::timers::Timers).
 pub(crate) struct KeepAliveTimer {
     options: KeepAlive,
     /// PINGs are sent also while no call waits.
@@ -21,6 +32,7 @@ pub(crate) struct KeepAliveTimer {
 }
 
 impl KeepAliveTimer {
+    /// Counts from the first check, one interval from now.
     pub(crate) fn new(options: KeepAlive, while_idle: bool) -> Self {
         Self { options, while_idle, timeout: PingTimeout::new(options.timeout), opened: 0 }
     }
@@ -28,7 +40,8 @@ impl KeepAliveTimer {
     /// Returns when to check next. Sends a PING if one is due.
     ///
     /// # Errors
-    /// Why the server is dead: a PING was not acknowledged in time, and nothing else was read either.
+    /// Why the server is dead: a PING was not acknowledged in time, and nothing else was read
+    /// either.
     pub(crate) fn check(
         &mut self,
         now: Instant,
@@ -43,7 +56,8 @@ impl KeepAliveTimer {
         if now < last_read + interval {
             return Ok(last_read + interval);
         }
-        // Not `PAUSE_IDLE` without calls: a user who sets `while_idle` says that the servers permit PINGs then.
+        // Not `PAUSE_IDLE` without calls: a user who sets `while_idle` says that the servers permit
+        // PINGs then.
         if (self.is_in_use(shared) || self.while_idle)
             && (pings.is_allowed(now, PAUSE_IN_FLIGHT, shared) || self.options.unthrottled)
         {
@@ -53,12 +67,14 @@ impl KeepAliveTimer {
         Ok(now + interval)
     }
 
-    /// Whether calls are in flight, or were begun since the last check: also callers that give up soon find out a dead server.
+    /// Whether calls are in flight, or were begun since the last check: also callers that give up
+    /// soon find out a dead server.
     fn is_in_use(&mut self, shared: &Shared) -> bool {
         let before = std::mem::replace(&mut self.opened, shared.streams.opened());
         before != self.opened || shared.capacity.in_flight() > 0
     }
 
+    /// The reason of the end.
     fn dead(&self) -> CloseReason {
         let (interval, timeout) = (self.options.interval.as_millis(), self.options.timeout.as_millis());
         let why = format!("keep-alive: silent for {interval} ms, and no answer to a ping in {timeout} ms");

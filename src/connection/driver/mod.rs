@@ -1,9 +1,21 @@
 //! The task of a connection.
 //!
-//! [`Driver`] polls h2, which reads and writes frames, and publishes the connection's state. Around h2:
+//! [`Driver`] polls h2, which reads and writes frames, and publishes the connection's state. It is
+//! woken by the socket, by calls that send, by handles that send a command, by callers that cancel,
+//! and by its timers. Each poll goes through these steps:
+//! 1. reset cancelled streams, as far as the pace allows;
+//! 2. poll h2, and end if the connection has ended;
+//! 3. observe what was read and written, and publish the server's stream limit;
+//! 4. drain, if h2 sends no more requests;
+//! 5. carry out commands and decisions of timers.
+//!
+//! There are several polls for each call, so each step has a fast path that costs a few loads where
+//! nothing has changed.
+//!
+//! Around h2:
 //! - [`read_tracking`] is the IO under h2. It remembers what was read when, as [`IoActivity`].
-//! - [`timers`] holds the one timer, for [`keepalive`] and the [`idle`] timeout. Both send PINGs through [`pings`].
-//!   [`registered`] skips polls of that timer.
+//! - [`timers`] holds the one timer, for [`keepalive`] and the [`idle`] timeout. Both send PINGs
+//!   through [`pings`]. [`registered`] skips polls of that timer.
 //! - [`commands`] brings what handles of the connection ask for.
 
 pub(super) mod commands;
@@ -39,11 +51,16 @@ use crate::connection::resets::cancelled::CancelledStreams;
 use crate::connection::shared::Shared;
 use crate::connection::state::{CloseKind, CloseReason, ConnectionState};
 
-/// Drives one connection, as a spawned task. Ends when the connection has closed, and closes it when it is dropped.
+/// Drives one connection, as a spawned task. Ends when the connection has closed, and closes it
+/// when it is dropped.
+///
+/// The connection closes in one of four ways: h2 says that it has ended (the server closed it, or
+/// an error); the last handle is dropped and the last stream has ended; a timer or a command
+/// decides to close it; or nobody uses it and it has not closed within [`CLOSE_TIMEOUT`].
 pub(super) struct Driver<T> {
     connection: Connection<ReadTrackingIo<T>, Bytes>,
-    /// Tells whether h2 would still send a request. `None` once it does not, or no handle is left: h2 closes a connection without
-    /// `SendRequest`s when its streams have ended.
+    /// Tells whether h2 would still send a request. `None` once it does not, or no handle is left:
+    /// h2 closes a connection without `SendRequest`s when its streams have ended.
     send_request: Option<SendRequest<Bytes>>,
     commands: CommandReceiver,
     shared: Arc<Shared>,
@@ -59,10 +76,12 @@ pub(super) struct Driver<T> {
     is_deferred: bool,
 }
 
-/// How long an unused connection may take to close. A server that does not read would hold it open otherwise.
+/// How long an unused connection may take to close. A server that does not read would hold it open
+/// otherwise.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
+    /// Shares what `handle` has. Timers start now.
     pub(super) fn new(
         mut connection: Connection<ReadTrackingIo<T>, Bytes>,
         handle: &Handle,
@@ -144,8 +163,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Future for Driver<T> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
-        // The first of several callers wakes this task, which would run at once and write that one request alone. One turn later
-        // the others have sent too, and everything leaves in one write.
+        // The first of several callers wakes this task, which would run at once and write that one
+        // request alone. One turn later the others have sent too, and everything leaves in one
+        // write.
         if !this.is_deferred && this.shared.capacity.in_flight() > 1 {
             this.is_deferred = true;
             cx.waker().wake_by_ref();
@@ -167,15 +187,16 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Future for Driver<T> {
         }
         if resets {
             let Self { connection, resets, activity, stream_window, .. } = this;
-            // These SETTINGS change nothing. h2 refuses them until the server has acknowledged those before.
+            // These SETTINGS change nothing. h2 refuses them until the server has acknowledged
+            // those before.
             let settings = || connection.set_initial_window_size(*stream_window).is_ok();
             resets.probe_server(activity.is_flushed(), settings, cx);
         }
         if let Some(timers) = &mut this.timers {
             timers.observe();
         }
-        // In this order: reads are observed before the limit that depends on them, and a GOAWAY is published before timers and
-        // commands decide anything.
+        // In this order: reads are observed before the limit that depends on them, and a GOAWAY is
+        // published before timers and commands decide anything.
         this.publish_stream_limit();
         this.poll_send_request(cx);
         while let Poll::Ready(decision) = this.poll_decision(cx) {

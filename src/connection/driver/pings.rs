@@ -1,7 +1,14 @@
-//! The PINGs of a connection: one at a time, and no more than servers with ping enforcement tolerate.
+//! The PINGs of a connection: one at a time, and no more than servers with ping enforcement
+//! tolerate.
 //!
-//! Go, Java and C++ close a connection with `too_many_pings` (gRFC A8) on the fourth PING since a response, if each came too soon
-//! after the one before: in less than five minutes, or two hours while no call is in flight. A response resets their count.
+//! Go, Java and C++ close a connection with `too_many_pings` (gRFC A8) on the fourth PING since a
+//! response, if each came too soon after the one before: in less than five minutes, or two hours
+//! while no call is in flight. A response resets their count. etcd closes connections that are
+//! pinged more often than every 5 s.
+//!
+//! There are three reasons for a PING: keep-alive after silence, a probe of an idle connection, and
+//! a request of etcd's side, which asks whether a late response comes from a slow or from a dead
+//! member. All of them share one [`PingSender`], because servers count all PINGs of a connection.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -14,21 +21,26 @@ use tokio::time::Instant;
 use crate::connection::driver::read_tracking::IoActivity;
 use crate::connection::shared::Shared;
 
-/// How many PINGs may follow a response without a pause. Servers tolerate three; one is kept back for a PING on request.
+/// How many PINGs may follow a response without a pause. Servers tolerate three; one is kept back
+/// for a PING on request.
 const FREE_PINGS: u32 = 2;
-/// The pause between further PINGs while calls are in flight: Go's five minutes, and 10 s for networks that delay the first.
+/// The pause between further PINGs while calls are in flight: Go's five minutes, and 10 s for
+/// networks that delay the first.
 pub(crate) const PAUSE_IN_FLIGHT: Duration = Duration::from_secs(5 * 60 + 10);
 /// The pause between further PINGs while no call is in flight: two hours, and the same 10 s.
 pub(crate) const PAUSE_IDLE: Duration = Duration::from_secs(2 * 60 * 60 + 10);
-/// The pause before a PING on request: etcd closes connections that are pinged more often than every 5 s.
+/// The pause before a PING on request: etcd closes connections that are pinged more often than
+/// every 5 s.
 const PAUSE_ON_REQUEST: Duration = Duration::from_millis(5_500);
 /// The size of a PING frame. The acknowledgement of a PING is no progress of a response.
 const PING_SIZE: u64 = 17;
-/// A timer that fires so much too late shows that the runtime stood still. For timeouts below 2 s it is half of them.
+/// A timer that fires so much too late shows that the runtime stood still. For timeouts below 2 s
+/// it is half of them.
 const LATE: Duration = Duration::from_secs(1);
 
 /// Sends PINGs and remembers the last one. [`KeepAliveTimer`](super::keepalive::KeepAliveTimer) and
-/// [`IdleTimer`](super::idle::IdleTimer) share it, because servers count all PINGs of a connection.
+/// [`IdleTimer`](super::idle::IdleTimer) share it. A PING is answered by whatever is read after it:
+/// h2 does not need to be asked for its acknowledgement, and a server that sends frames is alive.
 pub(crate) struct PingSender {
     h2: PingPong,
     activity: Arc<IoActivity>,
@@ -50,6 +62,7 @@ pub(crate) struct PendingPing {
 }
 
 impl PingSender {
+    /// No PING was sent yet.
     pub(crate) fn new(h2: PingPong, activity: Arc<IoActivity>) -> Self {
         Self { h2, activity, unanswered: None, last_sent: None, sent: 0, bytes_at_last: 0 }
     }
@@ -83,8 +96,9 @@ impl PingSender {
 
     /// Queues a PING. h2 writes it at its next poll, for which this wakes the task.
     pub(crate) fn send(&mut self, now: Instant, cx: &mut Context<'_>) {
-        // h2 sends no PING while one is unanswered, and does not say that the acknowledgement of the last one has come until it
-        // is polled. If it has not come yet, `send_ping` fails, and the PING that is on its way serves as well.
+        // h2 sends no PING while one is unanswered, and does not say that the acknowledgement of
+        // the last one has come until it is polled. If it has not come yet, `send_ping` fails, and
+        // the PING that is on its way serves as well.
         drop(self.h2.poll_pong(cx));
         drop(self.h2.send_ping(Ping::opaque()));
         self.unanswered = Some(PendingPing { queued_at: now, written_at: None });
@@ -103,10 +117,12 @@ impl PingSender {
         }
     }
 
-    /// Whether servers that count PINGs tolerate another one, `pause` after the last: [`PAUSE_IN_FLIGHT`] or [`PAUSE_IDLE`].
+    /// Whether servers that count PINGs tolerate another one, `pause` after the last:
+    /// [`PAUSE_IN_FLIGHT`] or [`PAUSE_IDLE`].
     pub(crate) fn is_allowed(&mut self, now: Instant, pause: Duration, shared: &Shared) -> bool {
         let has_progress = shared.has_progress.swap(false, Ordering::Relaxed);
-        // Progress that a caller takes late may have been read before the last PING: the bytes tell.
+        // Progress that a caller takes late may have been read before the last PING: the bytes
+        // tell.
         if has_progress && self.bytes_read() - self.bytes_at_last > PING_SIZE {
             self.sent = 0;
         }
@@ -114,7 +130,8 @@ impl PingSender {
     }
 }
 
-/// The time for the answer to a PING. It begins when the PING is written, and is extended once where this side was slow.
+/// The time for the answer to a PING. It begins when the PING is written, and is extended once
+/// where this side was slow.
 pub(crate) struct PingTimeout {
     timeout: Duration,
     /// The PING that is timed.
@@ -124,12 +141,14 @@ pub(crate) struct PingTimeout {
 }
 
 impl PingTimeout {
+    /// Times no PING yet.
     pub(crate) fn new(timeout: Duration) -> Self {
         Self { timeout, queued_at: None, extended: None }
     }
 
-    /// The deadline of this PING; `None` when it has passed. Extends it once, if the PING is not written by then or this check comes
-    /// late: the answer may lie in the socket, which h2 reads before the next check.
+    /// The deadline of this PING; `None` when it has passed. Extends it once, if the PING is not
+    /// written by then or this check comes late: the answer may lie in the socket, which h2 reads
+    /// before the next check.
     pub(crate) fn deadline(&mut self, now: Instant, ping: PendingPing) -> Option<Instant> {
         if self.queued_at != Some(ping.queued_at) {
             (self.queued_at, self.extended) = (Some(ping.queued_at), None);

@@ -1,5 +1,5 @@
-//! The IO under h2. It remembers what was read when, because h2 does not tell of every frame; it lets headers be measured; and it
-//! reads what a peer sent before it went.
+//! The IO under h2. It remembers what was read when, because h2 does not tell of every frame; it
+//! lets headers be measured; and it reads what a peer sent before it went.
 
 use std::future::Future;
 use std::io;
@@ -15,29 +15,32 @@ use tokio::time::{Instant, Sleep, sleep};
 use crate::connection::exchange::header_sizes::HeaderScanner;
 
 /// The IO that h2 is given. It records reads in [`IoActivity`] and large headers in
-/// [`HeaderSizes`](crate::connection::exchange::header_sizes::HeaderSizes). It passes bytes on unchanged, and differs from the IO under
-/// it in two ways:
+/// [`HeaderSizes`](crate::connection::exchange::header_sizes::HeaderSizes). It passes bytes on
+/// unchanged, and differs from the IO under it in two ways:
 ///
-/// - *A write to a peer that is gone succeeds.* When a server closes while something is on its way to it, the next write fails,
-///   although the last bytes of the server lie in the socket unread: its final GOAWAY, which proves that calls were not processed.
-///   h2 gives up at a failed write. So that write is discarded, and the end comes from reading.
-/// - *The end comes one turn late*, so that the driver publishes a GOAWAY that came with it before any stream fails.
+/// - *A write to a peer that is gone succeeds.* When a server closes while something is on its way
+///   to it, the next write fails, although the last bytes of the server lie in the socket unread:
+///   its final GOAWAY, which proves that calls were not processed. h2 gives up at a failed write.
+///   So that write is discarded, and the end comes from reading.
+/// - *The end comes one turn late*, so that the driver publishes a GOAWAY that came with it before
+///   any stream fails.
 pub(crate) struct ReadTrackingIo<T> {
     io: T,
     activity: Arc<IoActivity>,
     headers: HeaderScanner,
-    /// A write failed because the peer is gone. Reading has to find the end within this time; the timer wakes the driver where no
-    /// read does.
+    /// A write failed because the peer is gone. Reading has to find the end within this time; the
+    /// timer wakes the driver where no read does.
     write_closed: Option<Pin<Box<Sleep>>>,
     /// How reading ended, until it is returned one turn later.
     end: Option<io::Result<()>>,
 }
 
-/// How long reading may take to find the end after a write has failed. TCP, Unix sockets and TLS over them find it at once; a
-/// connector of the user's may never do so.
+/// How long reading may take to find the end after a write has failed. TCP, Unix sockets and TLS
+/// over them find it at once; a connector of the user's may never do so.
 const END_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What was read and written on a connection. Written by the IO and by PINGs; read by timers and handles without a lock.
+/// What was read and written on a connection. Written by the IO and by PINGs; read by timers and
+/// handles without a lock.
 pub(crate) struct IoActivity {
     /// The base of the times below, which are nanoseconds since then.
     created: Instant,
@@ -50,6 +53,7 @@ pub(crate) struct IoActivity {
 }
 
 impl IoActivity {
+    /// Nothing was read or written yet. Counts its creation as a read, so that silence begins now.
     fn new() -> Self {
         Self {
             created: Instant::now(),
@@ -77,7 +81,8 @@ impl IoActivity {
         self.is_flushed.store(false, Ordering::Relaxed);
     }
 
-    /// Whether everything that h2 had when it was last polled is written: it flushes only when its own buffer is empty.
+    /// Whether everything that h2 had when it was last polled is written: it flushes only when its
+    /// own buffer is empty.
     pub(crate) fn is_flushed(&self) -> bool {
         self.is_flushed.load(Ordering::Relaxed)
     }
@@ -87,17 +92,20 @@ impl IoActivity {
         self.bytes_read.load(Ordering::Relaxed)
     }
 
+    /// Bytes were read now.
     fn record_read(&self, bytes: u64) {
         self.bytes_read.fetch_add(bytes, Ordering::Relaxed);
         self.last_read.store(self.elapsed_nanos(), Ordering::Relaxed);
     }
 
+    /// Nanoseconds since the creation; 584 years fit.
     fn elapsed_nanos(&self) -> u64 {
         u64::try_from(self.created.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 }
 
 impl<T> ReadTrackingIo<T> {
+    /// Wraps `io`. Timers and handles share the activity.
     pub(crate) fn new(io: T, headers: HeaderScanner) -> (Self, Arc<IoActivity>) {
         let activity = Arc::new(IoActivity::new());
         (Self { io, activity: activity.clone(), headers, write_closed: None, end: None }, activity)
@@ -167,7 +175,8 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for ReadTrackingIo<T> {
 }
 
 impl<T: AsyncWrite + Unpin> ReadTrackingIo<T> {
-    /// Runs `write`. Returns `all` in its place once the peer is gone: h2 then believes that everything was written.
+    /// Runs `write`. Returns `all` in its place once the peer is gone: h2 then believes that
+    /// everything was written.
     fn write<V>(
         &mut self,
         all: V,
@@ -181,8 +190,8 @@ impl<T: AsyncWrite + Unpin> ReadTrackingIo<T> {
             // After these errors a read does not wait: it returns what is left, then the end.
             Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
                 let mut end = Box::pin(sleep(END_TIMEOUT));
-                // h2 reads before it writes, and may not read again until something wakes it. A timer has to be polled once
-                // to do so.
+                // h2 reads before it writes, and may not read again until something wakes it. A
+                // timer has to be polled once to do so.
                 if end.as_mut().poll(cx).is_ready() {
                     cx.waker().wake_by_ref();
                 }

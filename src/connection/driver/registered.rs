@@ -1,17 +1,18 @@
-//! Skips polls of a timer that cannot be ready: a connection's driver is polled several times for each call, and its timer fires
-//! seldom.
+//! Skips polls of a timer that cannot be ready: a connection's driver is polled several times for
+//! each call, and its timer fires seldom.
 
 use std::task::{Context, Poll, Waker};
 
 use tokio::task::coop::has_budget_remaining;
 
-/// Remembers the waker that a timer holds since its last poll. Only for sources that keep their waker until they are ready, as
-/// tokio's timers do.
+/// Remembers the waker that a timer holds since its last poll. Only for sources that keep their
+/// waker until they are ready, as tokio's timers do.
 #[derive(Default)]
 pub(crate) struct RegisteredTimer(Option<Waker>);
 
 impl RegisteredTimer {
-    /// Polls the timer. Skips that if the timer `is_quiet` (it has not elapsed) and already holds this task's waker.
+    /// Polls the timer. Skips that if the timer `is_quiet` (it has not elapsed) and already holds
+    /// this task's waker.
     pub(crate) fn poll<T>(
         &mut self,
         cx: &mut Context<'_>,

@@ -26,8 +26,9 @@ pub(crate) enum Decision {
     Drain(CloseReason),
 }
 
-/// Keep-alive and the idle timeout over one tokio timer, which runs until the earlier of their next checks. A read moves those checks
-/// without a reset of the timer: it fires early, finds nothing to do, and is set anew.
+/// Keep-alive and the idle timeout over one tokio timer, which runs until the earlier of their next
+/// checks. A read moves those checks without a reset of the timer: it fires early, finds nothing to
+/// do, and is set anew.
 pub(crate) struct Timers {
     timer: Pin<Box<Sleep>>,
     registered: RegisteredTimer,
@@ -39,7 +40,8 @@ pub(crate) struct Timers {
 }
 
 impl Timers {
-    /// `None` if neither keep-alive nor the idle timeout is on.
+    /// Starts the timer. `None` if neither keep-alive nor the idle timeout is on: such a connection
+    /// needs no timer at all.
     pub(crate) fn new(options: &Options, h2: PingPong, activity: Arc<IoActivity>) -> Option<Self> {
         let first_checks = [options.keep_alive.map(|keep_alive| keep_alive.interval), options.idle_timeout];
         let first_check = first_checks.into_iter().flatten().min()?;
@@ -85,6 +87,8 @@ impl Timers {
         probed.err().map(Decision::Drain)
     }
 
+    /// Lets the next poll check everything: something has happened that may move a deadline
+    /// forward.
     fn check_now(&mut self) {
         self.reset(Instant::now());
     }
@@ -99,7 +103,8 @@ impl Timers {
         self.registered.poll(cx, is_quiet, |cx| self.timer.as_mut().poll(cx))
     }
 
-    /// Waits for a decision. Must be polled again after [`Decision::Drain`]: keep-alive still watches the streams in flight.
+    /// Waits for a decision. Must be polled again after [`Decision::Drain`]: keep-alive still
+    /// watches the streams in flight.
     pub(crate) fn poll(&mut self, shared: &Shared, cx: &mut Context<'_>) -> Poll<Decision> {
         while self.poll_timer(cx).is_ready() {
             let now = Instant::now();
@@ -109,7 +114,8 @@ impl Timers {
                 return Poll::Ready(Decision::Close(reason));
             }
             let next = [&keep_alive, &idle].into_iter().flatten().flatten().min();
-            // No next check: there is no keep-alive, and the idle timeout has abandoned the connection.
+            // No next check: there is no keep-alive, and the idle timeout has abandoned the
+            // connection.
             self.reset(next.copied().unwrap_or(now + Duration::from_secs(24 * 60 * 60)));
             if let Some(Err(reason)) = idle {
                 return Poll::Ready(Decision::Drain(reason));

@@ -14,15 +14,18 @@ pub(super) fn guard<T>(call: impl FnOnce() -> T) -> Result<T, Failure> {
     catch_unwind(AssertUnwindSafe(call)).map_err(failure)
 }
 
-/// The failure of a request's body that is sent by a task of its own. The task writes it, the response's body reads it.
+/// The failure of a request's body that is sent by a task of its own. The task writes it, the
+/// response's body reads it.
 #[derive(Clone, Default)]
 pub(super) struct BodyFailure(Arc<Mutex<Option<Failure>>>);
 
 impl BodyFailure {
+    /// Called before the stream is reset.
     pub(super) fn set(&self, failure: Failure) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(failure);
     }
 
+    /// Called when the response ends.
     pub(super) fn take(&self) -> Option<Failure> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }

@@ -2,7 +2,8 @@
 
 use h2::RecvStream;
 
-/// Reads until `buffer` has `max` bytes or the body ends. Cancel safe: what was read is in `buffer`.
+/// Reads until `buffer` has `max` bytes or the body ends. Cancel safe: what was read is in
+/// `buffer`.
 pub(crate) async fn read_prefix(stream: &mut RecvStream, buffer: &mut Vec<u8>, max: usize) {
     while buffer.len() < max
         && let Some(Ok(data)) = stream.data().await

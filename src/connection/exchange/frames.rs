@@ -1,8 +1,20 @@
-//! PURE: finds in the frames of a connection what h2 does not tell: the server's SETTINGS, and the sizes of headers on the wire.
+//! PURE: finds in the frames of a connection what h2 does not tell: the server's SETTINGS, and the
+//! sizes of headers on the wire.
 //!
-//! The scanner sees the bytes that h2 is given and changes none. They begin with a frame (RFC 9113, 3.4: a server's preface is its
-//! SETTINGS), so the header of each frame lies where the frame before it ends, however reads split them. Bytes that are no HTTP/2 are
-//! scanned as frames too, without harm: h2 closes the connection.
+//! The scanner sees the bytes that h2 is given and changes none. They begin with a frame (RFC 9113,
+//! 3.4: a server's preface is its SETTINGS), so the header of each frame lies where the frame
+//! before it ends, however reads split them. Bytes that are no HTTP/2 are scanned as frames too,
+//! without harm: h2 closes the connection.
+//!
+//! A frame is a header of nine bytes and a payload (RFC 9113, 4.1):
+//!
+//! ```text
+//!  length: 3 bytes │ type: 1 │ flags: 1 │ stream id: 4 │ payload: length bytes
+//! ```
+//!
+//! Headers are one HEADERS frame and any number of CONTINUATION frames of the same stream, the last
+//! of them with the flag `END_HEADERS`. Only frame headers and SETTINGS are looked at; payloads are
+//! skipped.
 
 /// What the scanner has found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,16 +23,19 @@ pub(super) enum FrameEvent {
     Settings,
     /// The server's SETTINGS say how many bytes of headers it accepts.
     MaxHeaderListSize(u32),
-    /// `size` bytes of a stream's headers have begun to come, and more follow. Only for large headers.
+    /// `size` bytes of a stream's headers have begun to come, and more follow. Only for large
+    /// headers.
     LargeHeadersPart { stream: u32, size: u64 },
     /// The last of a stream's headers has begun to come. Only for large headers.
     LargeHeadersEnd { stream: u32, size: u64 },
 }
 
-/// Headers up to this size on the wire, in bytes, make no event. Larger ones are rare, and events take a lock.
+/// Headers up to this size on the wire, in bytes, make no event. Larger ones are rare, and events
+/// take a lock.
 const LARGE: u64 = 64 << 10;
 
-/// Numbers of RFC 9113: the size of a frame header (4.1), types of frames (6), their flags, and a setting (6.5.2).
+/// Numbers of RFC 9113: the size of a frame header (4.1), types of frames (6), their flags, and a
+/// setting (6.5.2).
 const FRAME_HEADER: usize = 9;
 const HEADERS: u8 = 1;
 const SETTINGS: u8 = 4;
@@ -58,8 +73,8 @@ impl FrameScanner {
         }
     }
 
-    /// The fast path: skips frames without events, which almost all are. Returns the bytes from the first frame that may have one,
-    /// or whose header is incomplete.
+    /// The fast path: skips frames without events, which almost all are. Returns the bytes from the
+    /// first frame that may have one, or whose header is incomplete.
     fn skip_frames<'a>(&mut self, mut bytes: &'a [u8]) -> &'a [u8] {
         while let Some(([a, b, c, kind, flags, ..], rest)) = bytes.split_first_chunk::<FRAME_HEADER>() {
             let length = u32::from_be_bytes([0, *a, *b, *c]) as usize;
@@ -123,6 +138,7 @@ impl FrameScanner {
         self.partial.first_chunk().copied()
     }
 
+    /// Takes in the header of a frame.
     fn begin_frame(&mut self, header: [u8; FRAME_HEADER], on_event: &mut impl FnMut(FrameEvent)) {
         let [a, b, c, kind, flags, stream @ ..] = header;
         let length = u32::from_be_bytes([0, a, b, c]);
@@ -165,7 +181,8 @@ mod tests {
         seen
     }
 
-    /// SETTINGS with two of them, DATA, SETTINGS once more, headers of three frames, headers of one.
+    /// SETTINGS with two of them, DATA, SETTINGS once more, headers of three frames, headers of
+    /// one.
     fn connection() -> (Vec<u8>, Vec<FrameEvent>) {
         let settings = [0, 3, 0, 0, 0, 100, 0, 6, 0, 0, 0x40, 0];
         let bytes = [

@@ -1,17 +1,20 @@
-//! Sizes of headers on one connection: what the server accepts, and which responses have larger headers than h2 accepts.
+//! Sizes of headers on one connection: what the server accepts, and which responses have larger
+//! headers than h2 accepts.
 //!
-//! What h2 0.4.20 does with a response's headers, where `limit` is its `max_header_list_size` (`frame/headers.rs`, `load`;
-//! `codec/framed_read.rs`):
-//! - From `limit` on, a head resets its stream with `PROTOCOL_ERROR`, as every malformed head does. Trailers lose the field that
-//!   crosses the limit and all that follow it, without a sign.
-//! - After 1.25 × `limit` / `max_frame_size` CONTINUATION frames, which is 1.25 × `limit` on the wire with full frames, the connection
-//!   ends (`ENHANCE_YOUR_CALM`). It also ends beyond 4 × `limit`, and if one field crosses `limit` after another did
-//!   (`COMPRESSION_ERROR`). All its streams then end with the same error, which does not name the stream that caused it.
+//! What h2 0.4.20 does with a response's headers, where `limit` is its `max_header_list_size`
+//! (`frame/headers.rs`, `load`; `codec/framed_read.rs`):
+//! - From `limit` on, a head resets its stream with `PROTOCOL_ERROR`, as every malformed head does.
+//!   Trailers lose the field that crosses the limit and all that follow it, without a sign.
+//! - After 1.25 × `limit` / `max_frame_size` CONTINUATION frames, which is 1.25 × `limit` on the
+//!   wire with full frames, the connection ends (`ENHANCE_YOUR_CALM`). It also ends beyond 4 ×
+//!   `limit`, and if one field crosses `limit` after another did (`COMPRESSION_ERROR`). All its
+//!   streams then end with the same error, which does not name the stream that caused it.
 //!
-//! So h2's `limit` is at least 16 × the limit that is set. Below h2's, none of this happens, and `balance` measures the decoded
-//! headers. Above it, the sizes on the wire tell whose headers they were. Huffman coding makes 5 to 30 bits of a byte. Headers
-//! above h2's `limit` therefore have at least 5/8 of it on the wire; and headers with 1/4 of it on the wire are above the limit
-//! that is set.
+//! So h2's `limit` is at least 16 × the limit that is set. Below h2's, none of this happens, and
+//! `balance` measures the decoded headers. Above it, the sizes on the wire tell whose headers they
+//! were. Huffman coding makes 5 to 30 bits of a byte. Headers above h2's `limit` therefore have at
+//! least 5/8 of it on the wire; and headers with 1/4 of it on the wire are above the limit that is
+//! set.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -23,7 +26,8 @@ use crate::connection::exchange::frames::{FrameEvent, FrameScanner};
 use crate::connection::failure::{Failure, FailureKind};
 use crate::connection::options::Options;
 
-/// What the frames of one connection tell about headers. Written by [`HeaderScanner`] in the driver's task; read by calls.
+/// What the frames of one connection tell about headers. Written by [`HeaderScanner`] in the
+/// driver's task; read by calls.
 pub(crate) struct HeaderSizes {
     /// Bytes that the server accepts: what is set, until its SETTINGS say something else.
     request_limit: AtomicU32,
@@ -46,7 +50,8 @@ struct LargeHeaders {
     too_large: VecDeque<u32>,
 }
 
-/// The length of `too_large`. Calls look their stream up within a turn or two, while few others have such headers.
+/// The length of `too_large`. Calls look their stream up within a turn or two, while few others
+/// have such headers.
 const MAX_REMEMBERED: usize = 256;
 
 /// The number of bytes of headers that a server accepts in a request.
@@ -58,8 +63,9 @@ pub(crate) struct RequestLimit {
 }
 
 impl Options {
-    /// The limit that h2 is given, in bytes: 16 MiB, or 16 × the limit that is set. More for larger frames: a server that keeps to
-    /// frames of 16 KiB, as most do, must have 4 × the limit in CONTINUATION frames, whatever frame size it may use.
+    /// The limit that h2 is given, in bytes: 16 MiB, or 16 × the limit that is set. More for larger
+    /// frames: a server that keeps to frames of 16 KiB, as most do, must have 4 × the limit in
+    /// CONTINUATION frames, whatever frame size it may use.
     pub(crate) fn h2_header_limit(&self) -> u32 {
         let frames = self.max_frame_size.div_ceil(16 << 10);
         let times = frames.saturating_mul(4).max(16);
@@ -68,6 +74,7 @@ impl Options {
 }
 
 impl HeaderSizes {
+    /// Nothing was read yet: the limit for requests is the one that is set.
     pub(crate) fn new(options: &Options) -> Self {
         Self {
             request_limit: AtomicU32::new(options.max_request_header_list_size),
@@ -85,6 +92,7 @@ impl HeaderSizes {
         self.has_settings.load(Ordering::Relaxed)
     }
 
+    /// The present limit for requests. It changes with the server's SETTINGS.
     pub(crate) fn request_limit(&self) -> RequestLimit {
         let bytes = self.request_limit.load(Ordering::Relaxed);
         RequestLimit { bytes, is_announced: self.is_announced.load(Ordering::Relaxed) }
@@ -95,7 +103,8 @@ impl HeaderSizes {
         self.response_limit
     }
 
-    /// Why h2 may have cut the trailers of this stream. `stream` takes a lock of h2's, so it is called only if any headers were large.
+    /// Why h2 may have cut the trailers of this stream. `stream` takes a lock of h2's, so it is
+    /// called only if any headers were large.
     pub(crate) fn truncation(&self, stream: impl FnOnce() -> StreamId) -> Option<Failure> {
         if !self.has_large.load(Ordering::Acquire) {
             return None;
@@ -109,6 +118,7 @@ impl HeaderSizes {
         self.large.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Takes in what the scanner has found.
     fn record(&self, event: FrameEvent) {
         match event {
             FrameEvent::Settings => self.has_settings.store(true, Ordering::Relaxed),
@@ -146,7 +156,8 @@ impl HeaderSizes {
             return Some(Failure::new(FailureKind::TooLarge, self.limits()));
         }
         let is_of_headers = matches!(error.reason(), Some(Reason::ENHANCE_YOUR_CALM | Reason::COMPRESSION_ERROR));
-        // h2 reads nothing after the frame for which it closes the connection, so that frame's headers are still in progress.
+        // h2 reads nothing after the frame for which it closes the connection, so that frame's
+        // headers are still in progress.
         if !error.is_go_away() || !is_of_headers || large.in_progress.is_none() {
             return None;
         }
@@ -158,6 +169,7 @@ impl HeaderSizes {
         })
     }
 
+    /// Both limits, for error texts.
     fn limits(&self) -> String {
         let (h2, limit) = (self.h2_limit, self.response_limit);
         format!("HTTP/2 takes {h2} bytes of headers at most where max_header_list_size is {limit}")
@@ -173,11 +185,13 @@ pub(crate) struct HeaderScanner {
 }
 
 impl HeaderScanner {
+    /// For the first byte that the server sends.
     pub(crate) fn new(sizes: Arc<HeaderSizes>) -> Self {
         Self { frames: FrameScanner::default(), sizes, has_ended: false }
     }
 
-    /// Called when h2 reads on, which it does only when it has decoded all complete frames of the last read.
+    /// Called when h2 reads on, which it does only when it has decoded all complete frames of the
+    /// last read.
     #[inline]
     pub(crate) fn begin_read(&mut self) {
         if std::mem::take(&mut self.has_ended) {

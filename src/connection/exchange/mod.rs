@@ -1,11 +1,25 @@
 //! One exchange (RFC 9113, 8.1): a request and its response on one stream, in the caller's task.
 //!
-//! [`Connection::exchange`] opens the stream. [`Exchange::poll_head`] sends the request's body by [`request_sender`] and waits for
-//! the head of the response. [`Exchange::into_response_body`] then gives the [`recv_body`]; what is left of the request is sent by a
-//! task of its own. [`body_guard`] catches panics of the request's body, and [`excerpt`] reads the beginning of a body that is no
-//! gRPC.
+//! [`Connection::exchange`] opens the stream. [`Exchange::poll_head`] sends the request's body by
+//! [`request_sender`] and waits for the head of the response. [`Exchange::into_response_body`] then
+//! gives the [`recv_body`]; what is left of the request is sent by a task of its own. A small
+//! request leaves in one write with its head, and its caller's task does everything: the driver
+//! only moves frames. [`body_guard`] catches panics of the request's body, and [`excerpt`] reads
+//! the beginning of a body that is no gRPC.
 //!
-//! Limits of headers: [`frames`] finds the sizes of headers in the bytes that h2 reads, and [`header_sizes`] keeps them for calls.
+//! An exchange is cancelled by dropping it:
+//!
+//! | dropped | what happens |
+//! |---|---|
+//! | [`Exchange`] before the head | the stream waits for its reset at the pace of [`resets`](crate::connection::resets), with its permit |
+//! | [`Exchange`] after the head | the stream is reset with `CANCEL` at once |
+//! | [`RecvBody`] before the end | the same, and the task that sends the request is aborted |
+//!
+//! A request whose body fails or panics is reset with `INTERNAL_ERROR`, so that the server does not
+//! take it for complete.
+//!
+//! Limits of headers: [`frames`] finds the sizes of headers in the bytes that h2 reads, and
+//! [`header_sizes`] keeps them for calls.
 
 mod body_guard;
 pub(super) mod excerpt;
@@ -29,9 +43,11 @@ use crate::connection::handle::Connection;
 use crate::connection::resets::cancelled::PendingResponse;
 use crate::connection::shared::StreamPermit;
 
-/// A request that was sent, in whole or in part, and that waits for the head of its response. Dropping it cancels the exchange.
+/// A request that was sent, in whole or in part, and that waits for the head of its response.
+/// Dropping it cancels the exchange.
 pub(crate) struct Exchange<B> {
-    /// Until the whole body is sent. Drops before `response`: the stream is reset when nothing refers to it any more.
+    /// Until the whole body is sent. Drops before `response`: the stream is reset when nothing
+    /// refers to it any more.
     writer: Option<BodyWriter>,
     response: PendingResponse,
     body: B,
@@ -41,8 +57,8 @@ impl Connection {
     /// Starts an exchange on a stream that was reserved.
     ///
     /// # Errors
-    /// When the connection opens no stream, or HTTP/2 forbids the head: the body was not polled, and is given back. When
-    /// the body panics.
+    /// When the connection opens no stream, or HTTP/2 forbids the head: the body was not polled,
+    /// and is given back. When the body panics.
     pub(crate) fn exchange<B>(
         &self,
         permit: StreamPermit,
@@ -59,8 +75,8 @@ impl Connection {
         };
         let streams = &self.0.shared.streams;
         let begun_after = streams.opened();
-        // A clone for each request: a `SendRequest` keeps its last request until h2 has opened its stream, and a shared one would
-        // make callers queue.
+        // A clone for each request: a `SendRequest` keeps its last request until h2 has opened its
+        // stream, and a shared one would make callers queue.
         let sent = self.0.send_request.clone().send_request(head, is_empty);
         let order = streams.open(begun_after);
         if order.number >= self.0.max_exchanges {
@@ -73,7 +89,8 @@ impl Connection {
             }
             Err(error) => {
                 let mut failure = Failure::of_send_request(&error);
-                // A closing connection refuses for reasons of its own, such as used up ids. Another one will tell about the request.
+                // A closing connection refuses for reasons of its own, such as used up ids. Another
+                // one will tell about the request.
                 if failure.kind == FailureKind::InvalidRequest && self.is_closing() {
                     failure.kind = FailureKind::NotSent;
                 }
@@ -109,8 +126,9 @@ where
         self.response.poll(cx)
     }
 
-    /// Turns the exchange into the body of its response, after [`Exchange::poll_head`] was ready. A request body that was sent in
-    /// whole is given back. Of one that was not, a task sends the rest; `before_send` is called with it before.
+    /// Turns the exchange into the body of its response, after [`Exchange::poll_head`] was ready. A
+    /// request body that was sent in whole is given back. Of one that was not, a task sends the
+    /// rest; `before_send` is called with it before.
     pub(crate) fn into_response_body(
         self,
         stream: RecvStream,
@@ -131,8 +149,8 @@ where
         self.body
     }
 
-    /// The request's body, and the permit for a caller that reads the response without a [`RecvBody`]. No permit if the exchange
-    /// has failed.
+    /// The request's body, and the permit for a caller that reads the response without a
+    /// [`RecvBody`]. No permit if the exchange has failed.
     pub(crate) fn into_parts(mut self) -> (B, Option<StreamPermit>) {
         let permit = self.response.finish();
         (self.body, permit)

@@ -13,10 +13,14 @@ use crate::connection::failure::Failure;
 use crate::connection::shared::StreamPermit;
 
 /// The body of a response. Dropping it before its end resets the stream and stops the request.
+///
+/// It yields data, then trailers, then nothing. An error ends it. The permit is released at the
+/// end, before the caller sees it, so that the caller's next call finds the stream free.
 pub(crate) struct RecvBody {
     stream: RecvStream,
     part: BodyPart,
-    /// Sends the rest of the request, if its body had not ended at the head of the response. Stops with the response.
+    /// Sends the rest of the request, if its body had not ended at the head of the response. Stops
+    /// with the response.
     request: Option<RequestTask>,
     /// Released at the end of the response.
     permit: Option<StreamPermit>,
@@ -47,6 +51,7 @@ impl Drop for RequestTask {
 }
 
 impl RecvBody {
+    /// From the stream of a response whose head was received.
     #[inline]
     pub(super) fn new(stream: RecvStream, request: Option<RequestTask>, permit: Option<StreamPermit>) -> Self {
         let trailer_limit = permit.as_ref().map_or(u32::MAX, |permit| permit.headers().response_limit());
@@ -65,6 +70,7 @@ impl RecvBody {
         self.truncation.as_ref()
     }
 
+    /// Ends the exchange with an error of the stream.
     fn fail(&mut self, error: &h2::Error) -> Failure {
         let failure = match &self.permit {
             Some(permit) => permit.failure(self.stream.stream_id(), error, Failure::in_response),
@@ -73,7 +79,8 @@ impl RecvBody {
         self.end().unwrap_or(failure)
     }
 
-    /// Ends the exchange. Returns why the request failed, if it did: the exchange has then failed, whatever the response says.
+    /// Ends the exchange. Returns why the request failed, if it did: the exchange has then failed,
+    /// whatever the response says.
     #[inline]
     fn end(&mut self) -> Option<Failure> {
         self.part = BodyPart::End;
@@ -92,7 +99,8 @@ impl Body for RecvBody {
             match ready!(this.stream.poll_data(cx)) {
                 Some(Ok(data)) => {
                     this.permit.iter().for_each(StreamPermit::record_progress);
-                    // Released before the caller has processed it: tonic reads whole messages, and polls for no more than one.
+                    // Released before the caller has processed it: tonic reads whole messages, and
+                    // polls for no more than one.
                     drop(this.stream.flow_control().release_capacity(data.len()));
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }

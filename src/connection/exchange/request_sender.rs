@@ -1,4 +1,9 @@
 //! Sends a request's body into h2, under its flow control.
+//!
+//! [`BodyWriter`] is polled by the exchange until the head of the response is there, and by
+//! [`RequestSender`], a task of its own, from then on: the caller may not poll the response while
+//! it still produces requests. h2 takes only as much data as the windows of the stream and of the
+//! connection have room for, so an unread request costs no memory beyond one frame of the body.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -13,7 +18,8 @@ use crate::connection::exchange::body_guard::{BodyFailure, guard};
 use crate::connection::failure::{BoxError, Failure, FailureKind};
 use crate::connection::resets::cancelled::break_off;
 
-/// The sending half of a stream. The body itself is passed to each poll, so that the exchange can give it back.
+/// The sending half of a stream. The body itself is passed to each poll, so that the exchange can
+/// give it back.
 pub(super) struct BodyWriter {
     stream: SendStream<Bytes>,
     /// Data that was taken from the body and is not sent yet.
@@ -24,7 +30,8 @@ pub(super) struct BodyWriter {
     has_sent: bool,
 }
 
-/// Data up to this size is sent without waiting for capacity: the initial window of every stream (RFC 9113, 6.9.2).
+/// Data up to this size is sent without waiting for capacity: the initial window of every stream
+/// (RFC 9113, 6.9.2).
 const INITIAL_WINDOW: usize = (64 << 10) - 1;
 
 /// The next frame of the body, as far as the body was asked.
@@ -37,6 +44,7 @@ enum NextFrame {
 }
 
 impl BodyWriter {
+    /// Nothing was sent yet but the head.
     pub(super) fn new(stream: SendStream<Bytes>) -> Self {
         Self { stream, unsent: None, next: NextFrame::Unknown, has_sent: false }
     }
@@ -44,15 +52,16 @@ impl BodyWriter {
     /// Sends what can be sent. Ready when all is sent.
     ///
     /// # Errors
-    /// When the server wants no more ([`FailureKind::Lost`]; the response says why), and when the request itself failed: its stream
-    /// then has to be reset.
+    /// When the server wants no more ([`FailureKind::Lost`]; the response says why), and when the
+    /// request itself failed: its stream then has to be reset.
     pub(super) fn poll<B>(&mut self, body: &mut B, cx: &mut Context<'_>) -> Poll<Result<(), Failure>>
     where
         B: Body<Data = Bytes> + Unpin,
         B::Error: Into<BoxError>,
     {
         loop {
-            // Looks one frame ahead, so that the last DATA frame carries the end of the stream: a unary request is then two frames.
+            // Looks one frame ahead, so that the last DATA frame carries the end of the stream: a
+            // unary request is then two frames.
             let is_known = self.look_ahead(body, cx)?.is_ready();
             if self.unsent.is_some() {
                 let is_last = matches!(self.next, NextFrame::End);
@@ -110,11 +119,13 @@ impl BodyWriter {
         Poll::Ready(Ok(()))
     }
 
-    /// Sends the unsent data as the windows permit. The last of it ends the stream if nothing follows.
+    /// Sends the unsent data as the windows permit. The last of it ends the stream if nothing
+    /// follows.
     fn send_unsent(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         while let Some(unsent) = &mut self.unsent {
-            // h2 assigns a stream no capacity before it has written its head. Waiting for that would cost a unary call a second
-            // turn of both tasks and a second write. h2 keeps the data until it has capacity.
+            // h2 assigns a stream no capacity before it has written its head. Waiting for that
+            // would cost a unary call a second turn of both tasks and a second write. h2 keeps the
+            // data until it has capacity.
             let is_small_start = !self.has_sent && unsent.len() <= INITIAL_WINDOW;
             if !is_small_start {
                 self.stream.reserve_capacity(unsent.len());
@@ -140,6 +151,7 @@ impl BodyWriter {
         Poll::Ready(Ok(()))
     }
 
+    /// Gives data to h2.
     fn send(&mut self, data: Bytes, is_last: bool) -> Result<(), Failure> {
         self.has_sent = true;
         self.stream.send_data(data, is_last).map_err(|_| stopped())

@@ -1,5 +1,9 @@
-//! Streams of calls that were cancelled before a response. They wait here for the driver, which resets them no faster than servers
-//! tolerate (see [`crate::connection::resets`]).
+//! Streams of calls that were cancelled before a response. They wait here for the driver, which
+//! resets them no faster than servers tolerate (see [`crate::connection::resets`]).
+//!
+//! A caller that drops a stream pushes it into an inbox and wakes the driver, once for all streams
+//! that come until the driver takes them. Streams that the server is known to have accepted are
+//! reset by the caller itself.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -15,8 +19,9 @@ use crate::connection::failure::Failure;
 use crate::connection::resets::order::StreamOrder;
 use crate::connection::shared::StreamPermit;
 
-/// A stream that waits for the head of its response, held by the caller's exchange. Dropped before the head, the stream goes to
-/// the connection's [`CancelledStreams`] and keeps its permit until it is reset.
+/// A stream that waits for the head of its response, held by the caller's exchange. Dropped before
+/// the head, the stream goes to the connection's [`CancelledStreams`] and keeps its permit until it
+/// is reset.
 pub(crate) struct PendingResponse {
     /// `None` once [`PendingResponse::finish`] was called.
     stream: Option<PendingStream>,
@@ -30,7 +35,8 @@ pub(crate) struct PendingStream {
     /// `response` was ready. h2 must not be polled again, and nothing is left to reset.
     is_done: bool,
     pub(crate) order: StreamOrder,
-    /// The sending half, if the request's body failed: the stream is then reset with `INTERNAL_ERROR`, see [`break_off`].
+    /// The sending half, if the request's body failed: the stream is then reset with
+    /// `INTERNAL_ERROR`, see [`break_off`].
     failed_request: Option<SendStream<Bytes>>,
 }
 
@@ -43,8 +49,8 @@ impl PendingStream {
     }
 }
 
-/// Resets the stream of a request whose body failed. Not with `CANCEL`: hyper's servers take that for an orderly end of the
-/// request, so that half of it would look complete.
+/// Resets the stream of a request whose body failed. Not with `CANCEL`: hyper's servers take that
+/// for an orderly end of the request, so that half of it would look complete.
 pub(crate) fn break_off(stream: &mut SendStream<Bytes>) {
     stream.send_reset(Reason::INTERNAL_ERROR);
 }
@@ -70,6 +76,7 @@ struct Inbox {
 }
 
 impl PendingResponse {
+    /// From a stream that h2 has opened.
     #[inline]
     pub(crate) fn new(
         response: ResponseFuture,
@@ -114,7 +121,8 @@ impl PendingResponse {
         self.stream.as_ref().map_or(u32::MAX, |stream| stream.permit.headers().response_limit())
     }
 
-    /// The stream has a response or has failed, so that its reset needs no pacing. Returns its permit.
+    /// The stream has a response or has failed, so that its reset needs no pacing. Returns its
+    /// permit.
     #[inline]
     pub(crate) fn finish(&mut self) -> Option<StreamPermit> {
         self.stream.take().map(|stream| stream.permit)
@@ -141,6 +149,7 @@ impl CancelledStreams {
         self.has_any.load(Ordering::Acquire)
     }
 
+    /// Takes a stream that was cancelled; called by its caller's task.
     fn push(&self, stream: PendingStream) {
         if stream.order.number < stream.permit.0.streams.accepted() {
             return stream.reset();

@@ -1,23 +1,28 @@
-//! PURE: limits how many resets a server can read before it has accepted the streams that they reset.
+//! PURE: limits how many resets a server can read before it has accepted the streams that they
+//! reset.
 //!
-//! Servers guard themselves against clients that open streams and reset them at once (CVE-2023-44487). h2's server, and so
-//! tonic's, closes the connection with GOAWAY (`ENHANCE_YOUR_CALM`, `too_many_resets`) when more than 20 streams are reset that
-//! it has read and not yet accepted (h2 0.4.20, `proto/streams/recv.rs`, `recv_reset`). A server that stood still for a moment
-//! then reads everything that has piled up: requests, and resets before it has accepted any of them. So at most
-//! [`MAX_UNREAD_RESETS`] are sent until the server has shown that it reads again.
+//! Servers guard themselves against clients that open streams and reset them at once
+//! (CVE-2023-44487). h2's server, and so tonic's, closes the connection with GOAWAY
+//! (`ENHANCE_YOUR_CALM`, `too_many_resets`) when more than 20 streams are reset that it has read
+//! and not yet accepted (h2 0.4.20, `proto/streams/recv.rs`, `recv_reset`). A server that stood
+//! still for a moment then reads everything that has piled up: requests, and resets before it has
+//! accepted any of them. So at most [`MAX_UNREAD_RESETS`] are sent until the server has shown that
+//! it reads again.
 //!
 //! Two things show it:
-//! - The head of a response, for every stream that was opened before its stream: h2's server accepts streams in order
-//!   (`pending_accept` is a queue), and no longer counts a stream once it is accepted. Nothing has to be sent for this.
-//! - The acknowledgement of SETTINGS that were sent after the resets, or after a stream was opened: the server has read those,
-//!   and accepts them a moment later. Every server must send it (RFC 9113, 6.5.3), and none counts SETTINGS as a PING, of which
-//!   Go, Java and C++ tolerate two without a response.
+//! - The head of a response, for every stream that was opened before its stream: h2's server
+//!   accepts streams in order (`pending_accept` is a queue), and no longer counts a stream once it
+//!   is accepted. Nothing has to be sent for this.
+//! - The acknowledgement of SETTINGS that were sent after the resets, or after a stream was opened:
+//!   the server has read those, and accepts them a moment later. Every server must send it (RFC
+//!   9113, 6.5.3), and none counts SETTINGS as a PING, of which Go, Java and C++ tolerate two
+//!   without a response.
 //!
-//! Streams that were opened before acknowledged SETTINGS are therefore reset without a limit: however many calls are cancelled,
-//! their streams are gone after one or two round trips.
+//! Streams that were opened before acknowledged SETTINGS are therefore reset without a limit:
+//! however many calls are cancelled, their streams are gone after one or two round trips.
 
-/// How many resets may be unread. h2's server accepts 20 and other servers more; the rest is for resets that it has read and not
-/// yet processed when it acknowledges.
+/// How many resets may be unread. h2's server accepts 20 and other servers more; the rest is for
+/// resets that it has read and not yet processed when it acknowledges.
 pub(crate) const MAX_UNREAD_RESETS: usize = 8;
 
 /// How far a reset has come. Each goes through all of them, in this order.
@@ -37,7 +42,8 @@ pub(crate) struct ResetPacer {
     unread: Vec<(u32, ResetPhase)>,
     /// The number of streams that were opened when the last SETTINGS were sent.
     opened_at_settings: u32,
-    /// The same for the last SETTINGS that are acknowledged: streams with a lower number are accepted.
+    /// The same for the last SETTINGS that are acknowledged: streams with a lower number are
+    /// accepted.
     accepted: u32,
 }
 
@@ -63,8 +69,8 @@ impl ResetPacer {
         self.advance(ResetPhase::Queued, ResetPhase::Written);
     }
 
-    /// SETTINGS are sent when `opened` streams were opened. That the client can send them means that the server has acknowledged
-    /// those before. Returns whether that proves anything new.
+    /// SETTINGS are sent when `opened` streams were opened. That the client can send them means
+    /// that the server has acknowledged those before. Returns whether that proves anything new.
     pub(crate) fn record_settings(&mut self, opened: u32) -> bool {
         let before = (self.unread.len(), self.accepted);
         self.unread.retain(|(_, phase)| *phase != ResetPhase::BeforeSettings);
@@ -79,11 +85,13 @@ impl ResetPacer {
         self.accepted
     }
 
-    /// The server has accepted every stream with a number below `stream`. Resets of those are no longer counted.
+    /// The server has accepted every stream with a number below `stream`. Resets of those are no
+    /// longer counted.
     pub(crate) fn record_accepted(&mut self, stream: u32) {
         self.unread.retain(|(reset, _)| *reset >= stream);
     }
 
+    /// Moves all resets in one phase to another.
     fn advance(&mut self, from: ResetPhase, to: ResetPhase) {
         self.unread.iter_mut().filter(|(_, phase)| *phase == from).for_each(|(_, phase)| *phase = to);
     }

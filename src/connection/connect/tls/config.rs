@@ -1,4 +1,7 @@
 //! Makes rustls' `ClientConfig` from root certificates and an identity.
+//!
+//! The cryptography is that of the enabled feature: ring if both are enabled. Protocol versions are
+//! rustls' safe defaults, TLS 1.2 and 1.3.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -14,10 +17,12 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 pub(crate) struct InvalidTls {
     /// The setting, or the file of it.
     pub(crate) setting: String,
+    /// Why, in the words of rustls or the system.
     pub(crate) reason: String,
 }
 
 impl InvalidTls {
+    /// `setting` is a name of a setting, or a path.
     pub(super) fn new(setting: impl Into<String>, reason: impl fmt::Display) -> Self {
         Self { setting: setting.into(), reason: reason.to_string() }
     }
@@ -40,8 +45,8 @@ pub(super) enum Pem {
 pub(super) const ROOTS: &str = "root certificates";
 pub(super) const IDENTITY: &str = "identity";
 
-/// Makes the configuration from root certificates (`None`: those of the enabled features) and an identity (certificate chain and
-/// key), all in PEM format.
+/// Makes the configuration from root certificates (`None`: those of the enabled features) and an
+/// identity (certificate chain and key), all in PEM format.
 pub(super) fn client_config(
     roots: Option<&[u8]>,
     identity: Option<(&[u8], &[u8])>,
@@ -71,6 +76,7 @@ pub(super) fn with_http2_alpn(mut config: ClientConfig) -> Arc<ClientConfig> {
     Arc::new(config)
 }
 
+/// The root certificates in a text.
 fn roots_of(pem: &[u8]) -> Result<RootCertStore, InvalidTls> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(pem) {
@@ -95,7 +101,8 @@ fn default_roots() -> Result<RootCertStore, InvalidTls> {
     Ok(roots)
 }
 
-/// Named, because rustls panics where two providers are built in and none was chosen for the process.
+/// Named, because rustls panics where two providers are built in and none was chosen for the
+/// process.
 fn crypto_provider() -> Arc<CryptoProvider> {
     #[cfg(feature = "tls-ring")]
     return Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());

@@ -1,4 +1,10 @@
 //! Certificates and keys in files, which are read again when they have changed.
+//!
+//! Nothing watches the files. For each new connection their stamps (length, times, inode) are
+//! compared with those of the last read. This works on every file system, costs one `stat` for each
+//! file, and needs no thread. Files are read, and the configuration is made anew, if a stamp has
+//! changed or is too young to tell. If the contents are the same all the same, the configuration
+//! stays the same one, and TLS sessions are resumed.
 
 use std::collections::hash_map::RandomState;
 use std::fs::{self, Metadata};
@@ -12,10 +18,12 @@ use tokio_rustls::rustls::ClientConfig;
 
 use crate::connection::connect::tls::config::{IDENTITY, InvalidTls, Pem, ROOTS, client_config, with_http2_alpn};
 
-/// A file that was written within this time may be written again and keep its stamp: file systems store times as coarsely as 2 s
-/// (FAT), and rewriting a file in place changes neither its length nor its inode.
+/// A file that was written within this time may be written again and keep its stamp: file systems
+/// store times as coarsely as 2 s (FAT), and rewriting a file in place changes neither its length
+/// nor its inode.
 const STAMP_RESOLUTION: Duration = Duration::from_secs(2);
-/// Files that are replaced one after the other do not match for a moment. So invalid files are read again soon, so often.
+/// Files that are replaced one after the other do not match for a moment. So invalid files are read
+/// again soon, so often.
 const MAX_READS: usize = 3;
 const PAUSE_BETWEEN_READS: Duration = Duration::from_millis(10);
 
@@ -61,6 +69,7 @@ impl PemFiles {
     }
 }
 
+/// The path, if it is a file.
 fn path(pem: &Pem) -> Option<&Path> {
     match pem {
         Pem::File(path) => Some(path),
@@ -68,6 +77,7 @@ fn path(pem: &Pem) -> Option<&Path> {
     }
 }
 
+/// The text, or the contents of the file.
 fn contents(pem: &Pem) -> Result<Vec<u8>, InvalidTls> {
     match pem {
         Pem::Text(text) => Ok(text.clone()),
@@ -75,6 +85,7 @@ fn contents(pem: &Pem) -> Result<Vec<u8>, InvalidTls> {
     }
 }
 
+/// An error about one file.
 fn at(path: &Path, error: &std::io::Error) -> InvalidTls {
     InvalidTls::new(path.display().to_string(), error)
 }
@@ -89,6 +100,7 @@ struct FileStamp {
 }
 
 impl FileStamp {
+    /// From the metadata of the file behind all links.
     fn of(data: &Metadata) -> Self {
         #[cfg(unix)]
         let inode = {
@@ -124,6 +136,7 @@ struct LastRead {
 }
 
 impl FileReader {
+    /// Reads nothing yet.
     pub(super) fn new(files: PemFiles) -> Self {
         Self { files, hasher: RandomState::new(), last: None }
     }
@@ -141,11 +154,13 @@ impl FileReader {
         }
     }
 
-    /// Whether the files have been invalid for longer than a replacement takes: reading them again soon is of no use.
+    /// Whether the files have been invalid for longer than a replacement takes: reading them again
+    /// soon is of no use.
     fn is_settled_error(&self) -> bool {
         self.last.as_ref().is_some_and(|last| last.is_settled && last.result.is_err())
     }
 
+    /// Reads the files if they may have changed.
     fn read_once(&mut self) -> Result<Arc<ClientConfig>, InvalidTls> {
         let before = self.files.stamps().inspect_err(|_| {
             // A file is gone. An older error must not count as settled when the file is back.
@@ -157,7 +172,8 @@ impl FileReader {
         {
             return last.result.clone();
         }
-        // The time and the stamps before the contents: a write from now on leaves the result unsettled.
+        // The time and the stamps before the contents: a write from now on leaves the result
+        // unsettled.
         let now = SystemTime::now();
         let roots = self.files.roots.as_ref().map(contents).transpose()?;
         let identity = match &self.files.identity {

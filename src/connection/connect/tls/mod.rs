@@ -1,8 +1,8 @@
 //! TLS to servers and to etcd.
 //!
-//! [`ClientTls`] is what users set. Built once, it becomes [`Tls`], which gives each new connection a [`TlsClient`]: the present
-//! configuration, from a [`source`] that may change. [`files`] reads certificates again when they have changed, and [`config`] makes
-//! rustls' configuration from them.
+//! [`ClientTls`] is what users set. Built once, it becomes [`Tls`], which gives each new connection
+//! a [`TlsClient`]: the present configuration, from a [`source`] that may change. [`files`] reads
+//! certificates again when they have changed, and [`config`] makes rustls' configuration from them.
 
 pub(in crate::connection) mod config;
 mod files;
@@ -28,21 +28,24 @@ use crate::connection::failure::BoxError;
 
 /// TLS settings for servers that are registered as `https`, and for etcd.
 ///
-/// A server is verified against the host that it is registered under, unless [`ClientTls::server_name`] is set, and must choose
-/// HTTP/2 (ALPN). The root certificates are those of the enabled features (`tls-native-roots`, `tls-webpki-roots`), unless others are
-/// given.
+/// A server is verified against the host that it is registered under, unless
+/// [`ClientTls::server_name`] is set, and must choose HTTP/2 (ALPN). The root certificates are
+/// those of the enabled features (`tls-native-roots`, `tls-webpki-roots`), unless others are given.
 ///
 /// # Renewed certificates
-/// Certificates that are given as text, and a `ClientConfig`, stay in use for the life of the process. For certificates that are
-/// renewed, give paths ([`ClientTls::ca_certificates_file`], [`ClientTls::identity_files`]) or a function
-/// ([`ClientTls::rustls_with`]). They are asked for each new connection. An open connection is not affected; it does not end when a
-/// certificate expires.
+/// Certificates that are given as text, and a `ClientConfig`, stay in use for the life of the
+/// process. For certificates that are renewed, give paths ([`ClientTls::ca_certificates_file`],
+/// [`ClientTls::identity_files`]) or a function ([`ClientTls::rustls_with`]). They are asked for
+/// each new connection. An open connection is not affected; it does not end when a certificate
+/// expires.
 ///
-/// Files are checked for each new connection, and read when they have changed: on a thread for blocking work, and once for all
-/// connections that are made at that time. All of them are used together. While a key does not belong to its certificate, or a file
-/// is gone, empty or half written, the last valid settings stay in use. That is logged once at WARN, until the files are valid again.
-/// A folder that is swapped as a whole, as Kubernetes does with secrets, needs nothing else. If files are invalid when the channel or
-/// the options are first used, that is an error, which names the file.
+/// Files are checked for each new connection, and read when they have changed: on a thread for
+/// blocking work, and once for all connections that are made at that time. All of them are used
+/// together. While a key does not belong to its certificate, or a file is gone, empty or half
+/// written, the last valid settings stay in use. That is logged once at WARN, until the files are
+/// valid again. A folder that is swapped as a whole, as Kubernetes does with secrets, needs nothing
+/// else. If files are invalid when the channel or the options are first used, that is an error,
+/// which names the file.
 ///
 /// ```no_run
 /// # fn tls() -> tonic_etcd::ClientTls {
@@ -75,19 +78,22 @@ impl ClientTls {
         Self::default()
     }
 
-    /// Uses a configuration that was made with rustls ([`tonic_etcd::rustls`](crate::rustls)). Only its ALPN is changed, to HTTP/2.
-    /// Root certificates and an identity that are set here have no effect.
+    /// Uses a configuration that was made with rustls ([`tonic_etcd::rustls`](crate::rustls)). Only
+    /// its ALPN is changed, to HTTP/2. Root certificates and an identity that are set here have no
+    /// effect.
     pub fn rustls(config: Arc<ClientConfig>) -> Self {
         Self { rustls: Some(RustlsConfig::Fixed(config)), ..Self::default() }
     }
 
-    /// Calls a function for the configuration of each new connection: for certificates that are renewed and do not come from files.
+    /// Calls a function for the configuration of each new connection: for certificates that are
+    /// renewed and do not come from files.
     ///
-    /// The function runs on a thread for blocking work, and should return soon: its time counts as a part of connecting. One call
-    /// runs at a time. Connections that began to wait before the call share its result.
+    /// The function runs on a thread for blocking work, and should return soon: its time counts as
+    /// a part of connecting. One call runs at a time. Connections that began to wait before the
+    /// call share its result.
     ///
-    /// If it fails, its last configuration stays in use, which is logged once at WARN. If it has returned none yet, or panics, the
-    /// attempt to connect fails, and another follows.
+    /// If it fails, its last configuration stays in use, which is logged once at WARN. If it has
+    /// returned none yet, or panics, the attempt to connect fails, and another follows.
     ///
     /// ```no_run
     /// use std::sync::Arc;
@@ -111,7 +117,8 @@ impl ClientTls {
         self
     }
 
-    /// Trusts the root certificates in this file (PEM) and no others. The file is read again when it has changed.
+    /// Trusts the root certificates in this file (PEM) and no others. The file is read again when
+    /// it has changed.
     #[must_use]
     pub fn ca_certificates_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.roots = Some(Pem::File(path.into()));
@@ -125,21 +132,27 @@ impl ClientTls {
         self
     }
 
-    /// Presents the certificate chain and the key in these files (PEM) to servers. They are read again when one of them has changed.
+    /// Presents the certificate chain and the key in these files (PEM) to servers. They are read
+    /// again when one of them has changed.
     #[must_use]
     pub fn identity_files(mut self, certificates: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
         self.identity = Some((Pem::File(certificates.into()), Pem::File(key.into())));
         self
     }
 
-    /// Verifies the certificate of every server against this name, in place of the host that the server is registered under.
+    /// Verifies the certificate of every server against this name, in place of the host that the
+    /// server is registered under.
     #[must_use]
     pub fn server_name(mut self, name: impl Into<String>) -> Self {
         self.server_name = Some(name.into());
         self
     }
 
-    /// Checks the settings, and reads files for the first time. Blocks.
+    /// Checks the settings, and reads files for the first time. Blocks for as long as that takes: a
+    /// few milliseconds, and up to 20 ms more where files are invalid.
+    ///
+    /// # Errors
+    /// The first setting that cannot be used.
     pub(crate) fn build(self) -> Result<Tls, InvalidTls> {
         let parse = |name: String| {
             ServerName::try_from(name.clone()).map_err(|error| InvalidTls::new(format!("server name {name:?}"), error))
@@ -175,7 +188,8 @@ impl fmt::Debug for ClientTls {
     }
 }
 
-/// Settings that were checked. Cheap to clone.
+/// Settings that were checked, for all connections of a channel or of an etcd client. Cheap to
+/// clone.
 #[derive(Clone)]
 pub(crate) struct Tls {
     source: ConfigSource,
@@ -190,7 +204,8 @@ pub(super) struct TlsClient {
 }
 
 impl Tls {
-    /// Whether the next connection may have another configuration than the last: an error may then pass by itself.
+    /// Whether the next connection may have another configuration than the last: an error may then
+    /// pass by itself.
     pub(crate) fn changes(&self) -> bool {
         self.source.changes()
     }
@@ -204,6 +219,10 @@ impl Tls {
 
 impl TlsClient {
     /// Does the handshake with the server at `address`.
+    ///
+    /// # Errors
+    /// When the certificate does not match the host or is not trusted, and when the server does not
+    /// choose HTTP/2: it would take the preface of HTTP/2 for a broken HTTP/1 request.
     pub(super) async fn handshake(
         &self,
         io: Box<dyn Io>,

@@ -1,5 +1,11 @@
-//! Where the TLS configuration of each new connection comes from: always the same one, or what files or a function of the user's
-//! give at that time.
+//! Where the TLS configuration of each new connection comes from: always the same one, or what
+//! files or a function of the user's give at that time.
+//!
+//! A source that changes has one of three results for each connection:
+//! - valid: the new configuration is used, and kept;
+//! - invalid, and an earlier one was valid: that one is used. Logged at WARN the first time, then
+//!   at DEBUG until one is valid again;
+//! - invalid from the start: the attempt to connect fails with the reason.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -36,6 +42,7 @@ pub(super) struct ReloadingConfig {
     is_failing: bool,
 }
 
+/// What is asked.
 enum Origin {
     Files(FileReader),
     /// The function, and the last configuration that it gave with the one that was made of it.
@@ -43,6 +50,7 @@ enum Origin {
 }
 
 impl ConfigSource {
+    /// Always this configuration, with HTTP/2's ALPN.
     pub(super) fn of_config(config: &ClientConfig) -> Self {
         Self::Fixed(with_http2_alpn(config.clone()))
     }
@@ -60,6 +68,7 @@ impl ConfigSource {
         Ok(if has_files { Self::reloading(Origin::Files(reader), Some(config)) } else { Self::Fixed(config) })
     }
 
+    /// A source that is asked for each connection.
     fn reloading(origin: Origin, valid: Option<Arc<ClientConfig>>) -> Self {
         let config = ReloadingConfig { origin, last: None, valid, is_failing: false };
         Self::Reloading(Arc::new(Mutex::new(config)))
@@ -72,11 +81,13 @@ impl ConfigSource {
 
     /// The configuration for a connection that is made now.
     ///
-    /// One caller at a time asks for it. A caller that had to wait shares a result that was asked for after it began to wait, so that
-    /// a thousand connections at once do not read the same files a thousand times.
+    /// One caller at a time asks for it. A caller that had to wait shares a result that was asked
+    /// for after it began to wait, so that a thousand connections at once do not read the same
+    /// files a thousand times.
     ///
     /// # Cancel safety
-    /// A dropped future leaves the blocking work running, and the lock with it: the next caller waits for it.
+    /// A dropped future leaves the blocking work running, and the lock with it: the next caller
+    /// waits for it.
     pub(super) async fn current(&self) -> Result<Arc<ClientConfig>, String> {
         let reloading = match self {
             Self::Fixed(config) => return Ok(config.clone()),
@@ -89,8 +100,9 @@ impl ConfigSource {
         {
             return result.clone();
         }
-        // The lock moves into the blocking task: a function that hangs must not be called again by the next caller. The caller's
-        // subscriber and span do too, so that events of the user's function belong to them.
+        // The lock moves into the blocking task: a function that hangs must not be called again by
+        // the next caller. The caller's subscriber and span do too, so that events of the user's
+        // function belong to them.
         let (subscriber, span) = (dispatcher::get_default(Dispatch::clone), tracing::Span::current());
         let reload = spawn_blocking(move || {
             dispatcher::with_default(&subscriber, || {
@@ -111,7 +123,8 @@ impl ReloadingConfig {
         let present = match &mut self.origin {
             Origin::Files(reader) => reader.read().map_err(|invalid| invalid.to_string()),
             Origin::Function(function, last) => function().map(|given| match last {
-                // The same one: TLS sessions can be resumed only with the configuration that made them.
+                // The same one: TLS sessions can be resumed only with the configuration that made
+                // them.
                 Some((before, made)) if Arc::ptr_eq(before, &given) => made.clone(),
                 _ => last.insert((given.clone(), with_http2_alpn((*given).clone()))).1.clone(),
             }),
