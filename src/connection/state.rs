@@ -80,11 +80,10 @@ impl CloseReason {
 
     /// From the error that h2 reports for the whole connection.
     pub(super) fn of(error: &h2::Error) -> Self {
-        let is_goaway = error.is_go_away() && error.is_remote();
-        let kind = match is_goaway {
+        let kind = match error.is_go_away() && error.is_remote() {
+            false => CloseKind::Other,
             true if is_too_many_pings(error) => CloseKind::TooManyPings,
             true => CloseKind::GoAway,
-            false => CloseKind::Other,
         };
         Self::new(kind, error.to_string())
     }

@@ -30,32 +30,36 @@ const TCP_RETRIES: RangeInclusive<u32> = 1..=127;
 
 /// Checks the settings below against their bounds.
 pub(super) fn check(options: &Options) -> Result<(), Error> {
-    within("connect timeout", options.connect_timeout, TIMEOUT)?;
-    within("stream window", options.stream_window, STREAM_WINDOW)?;
-    within("connection window", options.connection_window, CONNECTION_WINDOW)?;
-    within("frame size", options.max_frame_size, FRAME_SIZE)?;
-    within("header list size", options.max_header_list_size, HEADER_LIST_SIZE)?;
-    within("request header list size", options.max_request_header_list_size, HEADER_LIST_SIZE)?;
+    within("connect timeout", options.connect_timeout, &TIMEOUT)?;
+    within("stream window", options.stream_window, &STREAM_WINDOW)?;
+    within("connection window", options.connection_window, &CONNECTION_WINDOW)?;
+    within("frame size", options.max_frame_size, &FRAME_SIZE)?;
+    within("header list size", options.max_header_list_size, &HEADER_LIST_SIZE)?;
+    within("request header list size", options.max_request_header_list_size, &HEADER_LIST_SIZE)?;
     if let Some(keep_alive) = options.keep_alive {
-        within("keep-alive interval", keep_alive.interval, SILENCE)?;
-        within("keep-alive timeout", keep_alive.timeout, SILENCE)?;
+        within("keep-alive interval", keep_alive.interval, &SILENCE)?;
+        within("keep-alive timeout", keep_alive.timeout, &SILENCE)?;
     }
     if let Some(timeout) = options.idle_timeout {
-        within("idle timeout", timeout, SILENCE)?;
+        within("idle timeout", timeout, &SILENCE)?;
     }
     if let Some(probes) = options.tcp_keepalive {
         for (setting, time) in [("TCP keep-alive time", probes.time), ("TCP keep-alive interval", probes.interval)] {
-            within(setting, time, TCP_TIME)?;
+            within(setting, time, &TCP_TIME)?;
             if time.subsec_nanos() > 0 {
                 return Err(Error::invalid(setting, format!("{time:?}"), "it must be whole seconds"));
             }
         }
-        within("TCP keep-alive retries", probes.retries, TCP_RETRIES)?;
+        within("TCP keep-alive retries", probes.retries, &TCP_RETRIES)?;
     }
-    options.tcp_user_timeout.map_or(Ok(()), |timeout| within("TCP user timeout", timeout, TIMEOUT))
+    options.tcp_user_timeout.map_or(Ok(()), |timeout| within("TCP user timeout", timeout, &TIMEOUT))
 }
 
-fn within<T: PartialOrd + Debug>(setting: &'static str, value: T, range: RangeInclusive<T>) -> Result<(), Error> {
+fn within<T: PartialOrd + Copy + Debug>(
+    setting: &'static str,
+    value: T,
+    range: &RangeInclusive<T>,
+) -> Result<(), Error> {
     if range.contains(&value) {
         return Ok(());
     }

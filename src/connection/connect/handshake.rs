@@ -54,11 +54,8 @@ impl Connection {
         let headers = Arc::new(HeaderSizes::new(options));
         let handshake = Self::exchange_settings(io, options, headers.clone(), capacity_listener);
         timeout(within, handshake).await.unwrap_or_else(|_| {
-            let missing = match headers.has_settings() {
-                true => "accepted, but its SETTINGS admit no stream",
-                false => "accepted, but no HTTP/2 SETTINGS",
-            };
-            Err(Failure::not_connected(format!("{missing} within {} ms", within.as_millis())))
+            let missing = if headers.has_settings() { "its SETTINGS admit no stream" } else { "no HTTP/2 SETTINGS" };
+            Err(Failure::not_connected(format!("accepted, but {missing} within {} ms", within.as_millis())))
         })
     }
 

@@ -158,10 +158,9 @@ impl FrameScanner {
             self.headers = Some((stream, size));
         }
         if size > LARGE {
-            on_event(match is_last {
-                true => FrameEvent::LargeHeadersEnd { stream, size },
-                false => FrameEvent::LargeHeadersPart { stream, size },
-            });
+            let (end, part) =
+                (FrameEvent::LargeHeadersEnd { stream, size }, FrameEvent::LargeHeadersPart { stream, size });
+            on_event(if is_last { end } else { part });
         }
     }
 }
