@@ -243,7 +243,7 @@ pub use balance::{
 #[cfg(feature = "_tls")]
 #[cfg_attr(docsrs, doc(cfg(any(feature = "tls-ring", feature = "tls-aws-lc"))))]
 pub use connection::ClientTls;
-pub use connection::KeepAlive;
+pub use connection::{ConnectorIo, KeepAlive};
 pub use error::Error;
 /// `etcd_client::Client`, of the release that this crate works with.
 pub use etcd::Client as EtcdClient;
@@ -256,6 +256,10 @@ pub use registrar::{
 pub use resolver::{Discover, Entry, Resolution, Resolver, ResolverBuilder, ServerKey, Snapshot, State};
 pub use serve::{CountCalls, Departure, Listener, Serve, ServeControl, ServeState, ServeStates};
 pub use target::Target;
+/// rustls, in the release that [`ClientTls`] takes configurations of.
+#[cfg(feature = "_tls")]
+#[cfg_attr(docsrs, doc(cfg(any(feature = "tls-ring", feature = "tls-aws-lc"))))]
+pub use tokio_rustls::rustls;
 
 /// The README's code, compiled with the tests.
 #[cfg(doctest)]

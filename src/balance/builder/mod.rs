@@ -7,9 +7,8 @@
 pub(super) mod call_options;
 mod connections;
 
-use std::fmt::{self, Debug};
+use std::fmt;
 use std::hash::Hash;
-use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -101,8 +100,8 @@ impl BalancedChannelBuilder {
 
     /// Gives connections ids for fewer calls.
     #[cfg(test)]
-    pub(crate) fn most_exchanges(mut self, most: u32) -> Self {
-        self.options.most_exchanges = most;
+    pub(crate) fn max_exchanges(mut self, most: u32) -> Self {
+        self.options.max_exchanges = most;
         self
     }
 
@@ -255,7 +254,7 @@ impl BalancedChannelBuilder {
                 .tls
                 .map(ClientTls::build)
                 .transpose()
-                .map_err(|(what, why)| Error::invalid("TLS setting", what, why))?,
+                .map_err(|invalid| Error::invalid("TLS setting", invalid.setting, invalid.reason))?,
         };
         let queue = Arc::default();
         let connect_context = ConnectContext {
@@ -288,19 +287,6 @@ impl BalancedChannelBuilder {
     }
 }
 
-/// Refuses a value outside of its range.
-fn check_range<T: Copy + Debug + PartialOrd>(
-    name: &'static str,
-    value: T,
-    range: RangeInclusive<T>,
-) -> Result<(), Error> {
-    if range.contains(&value) {
-        return Ok(());
-    }
-    let reason = format!("it must be from {:?} to {:?}", range.start(), range.end());
-    Err(Error::invalid(name, format!("{value:?}"), reason))
-}
-
 fn parse_authority(text: String) -> Result<Authority, Error> {
     if secret::may_have_user(&text) {
         return Err(Error::invalid("authority", secret::without_user(&text), secret::REASON));
@@ -308,7 +294,7 @@ fn parse_authority(text: String) -> Result<Authority, Error> {
     text.parse::<Authority>().map_err(|error| Error::invalid("authority", text, error.to_string()))
 }
 
-impl Debug for BalancedChannelBuilder {
+impl fmt::Debug for BalancedChannelBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BalancedChannelBuilder")
             .field("policy", &self.settings.policy)

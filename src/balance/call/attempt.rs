@@ -1,6 +1,6 @@
 //! One attempt: a request to one server, up to the head of the response.
 //!
-//! The request's body is sent while the head of the response is awaited, in the caller's task. After the head, `Exchange::answer`
+//! The request's body is sent while the head of the response is awaited, in the caller's task. After the head, `Exchange::into_response_body`
 //! moves the rest of the body into a task of its own, so that a caller that reads slowly does not stop the sending.
 
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::balance::policy::ready::ReadySubchannel;
 use crate::balance::status;
 use crate::balance::status::headers::request_too_large;
 use crate::balance::subchannel::CallResult;
-use crate::connection::{Kind, StreamPermit};
+use crate::connection::{FailureKind, StreamPermit};
 
 impl CallState {
     /// Sends the request and waits for the head of the response, a failure, or the deadline.
@@ -50,7 +50,7 @@ impl CallState {
         };
         let mut exchange = match subchannel.connection.exchange(permit, head, body) {
             Ok(exchange) => exchange,
-            Err((failure, body)) if failure.kind == Kind::NotSent => {
+            Err((failure, body)) if failure.kind == FailureKind::NotSent => {
                 return self.retry_unprocessed(subchannel, failure, body);
             }
             Err((failure, _)) => {

@@ -9,11 +9,11 @@
 //! | response that goes on | with its trailers | the caller reads it; `buffer` holds it back for the retry policy |
 //! | response without a gRPC status | the code of its HTTP status | the retry policy decides |
 //! | `NotSent`, `Refused` | not processed | another server |
-//! | `Suspected`: a GOAWAY with an error | not processed | another server, once for each call |
-//! | `Lost`, `Reset`, `Violation` | failure | the retry policy decides |
-//! | `Overrun`: headers that HTTP/2 does not take | failure | the retry policy decides, once for each call |
+//! | `GoAwayError`: a GOAWAY with an error | not processed | another server, once for each call |
+//! | `Lost`, `Reset`, `LocalGoAway` | failure | the retry policy decides |
+//! | `HeadersOverflow`: headers that HTTP/2 does not take | failure | the retry policy decides, once for each call |
 //! | `TooLarge` | failure | the call ends |
-//! | `Body`, `Panicked`, `Unsendable` | nothing | the call ends: the fault is the caller's |
+//! | `RequestBody`, `RequestBodyPanic`, `InvalidRequest` | nothing | the call ends: the fault is the caller's |
 //! | the deadline passed | failure | the call ends |
 
 use std::future::Future;
@@ -39,7 +39,7 @@ use crate::balance::status::call_error::add_server_header;
 use crate::balance::status::headers::ResponseHeaders;
 use crate::balance::status::not_grpc;
 use crate::balance::subchannel::CallResult;
-use crate::connection::{Exchange, Failure, Incoming, Kind};
+use crate::connection::{Exchange, Failure, FailureKind, RecvStream};
 
 /// How many bytes of a response are held back at most until its status has come. It is the default limit of a message in gRPC.
 const MAX_BUFFERED: usize = 4 << 20;
@@ -58,7 +58,7 @@ impl CallState {
     /// the response's body ends.
     pub(super) fn on_response(
         &mut self,
-        response: Response<Incoming>,
+        response: Response<RecvStream>,
         exchange: Exchange<ReplayBody>,
         mut reporter: AttemptReporter,
         timer: DeadlineTimer,
@@ -68,7 +68,7 @@ impl CallState {
         let address = subchannel.server.address();
         head.extensions.insert(ServedBy(subchannel.server.clone()));
         let headers = ResponseHeaders::scan(&head.headers);
-        if let Some(status) = headers.head_too_large(exchange.answer_limit(), address) {
+        if let Some(status) = headers.head_too_large(exchange.response_header_limit(), address) {
             reporter.head_received(false);
             reporter.report(headers.call_result());
             return OutcomeFuture::Ready(Done(Err(status)));
@@ -82,7 +82,7 @@ impl CallState {
         let has_begun = final_code.is_none() && head.status == StatusCode::OK && is_grpc;
         reporter.head_received(has_begun || final_code == Some(Code::Ok));
         if has_begun {
-            let (recv, body) = exchange.answer(stream, ReplayBody::commit);
+            let (recv, body) = exchange.into_response_body(stream, ReplayBody::commit);
             let response = Response::from_parts(head, ResponseBody::new(recv, reporter, timer));
             return match self.retry_scope {
                 // Only where the request was sent as a whole: otherwise the caller may need the response to go on with it.
@@ -169,19 +169,23 @@ impl CallState {
         let subchannel = reporter.subchannel.clone();
         let address = subchannel.server.address();
         let is_unprocessed = match failure.kind {
-            Kind::NotSent | Kind::Refused => true,
-            Kind::Suspected(_) => !self.is_suspect,
-            Kind::Reset(_) | Kind::Lost | Kind::Violation(_) | Kind::TooLarge | Kind::Overrun => false,
+            FailureKind::NotSent | FailureKind::Refused => true,
+            FailureKind::GoAwayError(_) => !self.is_suspect,
+            FailureKind::Reset(_)
+            | FailureKind::Lost
+            | FailureKind::LocalGoAway(_)
+            | FailureKind::TooLarge
+            | FailureKind::HeadersOverflow => false,
             // The caller's own fault: it says nothing about the server.
-            Kind::Body | Kind::Panicked | Kind::Unsendable => {
+            FailureKind::RequestBody | FailureKind::RequestBodyPanic | FailureKind::InvalidRequest => {
                 reporter.discard();
                 return Done(Err(status::from_failure(failure, address)));
             }
         };
         if is_unprocessed && body.rewind(RewindReason::NeverProcessed).is_ok() {
-            self.is_suspect |= matches!(failure.kind, Kind::Suspected(_));
+            self.is_suspect |= matches!(failure.kind, FailureKind::GoAwayError(_));
             // A server that refuses calls must not look idle. One whose connection is over is not picked any more.
-            if subchannel.connection.is_over() {
+            if subchannel.connection.is_closing() {
                 reporter.discard();
             } else {
                 reporter.report_not_processed();
@@ -206,15 +210,21 @@ impl CallState {
         body: Option<ReplayBody>,
         subchannel: &Arc<ReadySubchannel>,
     ) -> AttemptOutcome {
-        let is_lost = matches!(failure.kind, Kind::Lost | Kind::Overrun | Kind::Violation(_));
+        let is_lost =
+            matches!(failure.kind, FailureKind::Lost | FailureKind::HeadersOverflow | FailureKind::LocalGoAway(_));
         let code = status::code_of_failure(&failure);
         let retry = match failure.kind {
-            Kind::TooLarge => None,
+            FailureKind::TooLarge => None,
             // This call, or one that shares connections with it, may end every connection that it is sent over.
-            Kind::Suspected(_) | Kind::Overrun if std::mem::replace(&mut self.is_suspect, true) => None,
+            FailureKind::GoAwayError(_) | FailureKind::HeadersOverflow
+                if std::mem::replace(&mut self.is_suspect, true) =>
+            {
+                None
+            }
             _ => self.retry(code, body, subchannel, is_lost, Pushback::None),
         };
-        let is_unprocessed = matches!(failure.kind, Kind::NotSent | Kind::Refused | Kind::Suspected(_));
+        let is_unprocessed =
+            matches!(failure.kind, FailureKind::NotSent | FailureKind::Refused | FailureKind::GoAwayError(_));
         let status = status::from_failure(failure, subchannel.server.address());
         match retry {
             // An earlier attempt may have been processed: its result says more than this one's.
@@ -236,7 +246,7 @@ impl CallState {
     ) -> AttemptOutcome {
         tracing::debug!(server = %subchannel.server.address(), error = %failure, "call not processed, trying another server");
         // Where the connection is over, the server's next connection is as good as any other.
-        if !subchannel.connection.is_over() {
+        if !subchannel.connection.is_closing() {
             self.failed_servers.push(subchannel.server.clone());
         }
         self.round_backoff.get_or_insert_with(|| Box::new(Backoff::new(fastrand::u64(..))));

@@ -64,7 +64,7 @@ impl ChannelShared {
         let (mut any_failed, mut any_full, mut probes) = (false, false, 0);
         // The policy's choice may be full: the next one in order takes the call.
         for server in servers[start..].iter().chain(&servers[..start]) {
-            if server.0.connection.is_over() {
+            if server.0.connection.is_closing() {
                 continue;
             }
             if has_failed(server) {
@@ -73,7 +73,7 @@ impl ChannelShared {
                 return PickOutcome::Picked(server.0.clone(), permit);
             } else {
                 if probes < MAX_PROBES {
-                    probes += usize::from(server.0.connection.prove());
+                    probes += usize::from(server.0.connection.probe());
                 }
                 any_full = true;
             }
@@ -129,7 +129,7 @@ impl ChannelShared {
             return;
         }
         let ready = self.ready.load();
-        let probed = ready.servers.iter().filter(|server| server.0.connection.prove());
+        let probed = ready.servers.iter().filter(|server| server.0.connection.probe());
         probed.take(MAX_PROBES).for_each(drop);
     }
 
@@ -141,7 +141,7 @@ impl ChannelShared {
     fn check_worth_waiting(&self, limits: WaitLimits) -> Result<(), Status> {
         // The status first: the pool stores servers before it publishes the status that speaks of them.
         let fails = self.status.borrow().fails_calls(limits.wait_for_ready);
-        if fails && self.ready.load().servers.iter().all(|server| server.0.connection.is_over()) {
+        if fails && self.ready.load().servers.iter().all(|server| server.0.connection.is_closing()) {
             return Err(self.unavailable_status(Code::Unavailable, ""));
         }
         Ok(())

@@ -164,7 +164,7 @@ impl OpenBody {
         if code == Code::Cancelled && self.timer.has_passed() {
             return self.deadline_exceeded();
         }
-        if failure.is_of_body() {
+        if failure.is_of_request() {
             self.reporter.discard(); // the caller's own request failed
         } else {
             self.reporter.report(CallResult::of(code));
@@ -183,7 +183,8 @@ impl OpenBody {
         let recv = self.recv.take();
         let headers = ResponseHeaders::scan(&trailers);
         if let Some(recv) = &recv
-            && let Some(status) = headers.trailers_too_large(recv.cut(), recv.limit(), self.reporter.address())
+            && let Some(status) =
+                headers.trailers_too_large(recv.truncation(), recv.trailer_limit(), self.reporter.address())
         {
             self.reporter.report(headers.call_result());
             return Err(BodyError::TooLarge(status));

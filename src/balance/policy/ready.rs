@@ -41,7 +41,7 @@ impl ReadySubchannel {
 
     /// Asks for a sign of life where it was silent for so long that it takes no call without; never true.
     pub(crate) fn prove(&self) -> bool {
-        self.connection.prove();
+        self.connection.probe();
         false
     }
 
@@ -91,12 +91,12 @@ impl ReadyServer {
     /// Whether the server would take a further call now: it is below its limit of concurrent streams, and was not silent for
     /// [`BalancedChannelBuilder::idle_timeout`](crate::balance::BalancedChannelBuilder::idle_timeout).
     pub fn has_room(&self) -> bool {
-        self.0.connection.has_room()
+        self.0.connection.has_capacity()
     }
 
     /// How many further calls the server would take now.
     pub(crate) fn free_slots(&self) -> usize {
-        self.0.connection.free_slots()
+        self.0.connection.available_streams()
     }
 }
 

@@ -28,7 +28,7 @@ use crate::balance::shared::ChannelShared;
 use crate::balance::subchannel::outlier::{CallCounts, OutlierDetector};
 use crate::balance::subchannel::supervisor::{Link, supervise};
 use crate::balance::subchannel::{LinkState, Server};
-use crate::connection::{Destination, Place};
+use crate::connection::{Destination, PeerAddress};
 use crate::instance::Instance;
 
 /// What a source of servers tells.
@@ -315,23 +315,23 @@ impl Pool {
 }
 
 fn destination(address: &Address) -> Destination {
-    let place = match address.unix_path() {
-        Some(path) => Place::Unix(path.into()),
-        None => Place::Host(address.host().to_owned(), address.port()),
+    let peer = match address.unix_path() {
+        Some(path) => PeerAddress::Unix(path.into()),
+        None => PeerAddress::Tcp(address.host().to_owned(), address.port()),
     };
-    Destination { place, secure: address.is_secure() }
+    Destination { address: peer, secure: address.is_secure() }
 }
 
 impl PoolEntry {
     /// The server as callers see it, while it is connected; the same one until something about it changes.
     fn current(&mut self, shared: &ChannelShared) -> Option<ReadyServer> {
-        let connection = self.link.get().filter(|connection| !connection.is_over());
+        let connection = self.link.get().filter(|connection| !connection.is_closing());
         let Some(connection) = connection else {
             self.published = None;
             return None;
         };
         if let Some(known) = &self.published
-            && known.0.connection.is(&connection)
+            && known.0.connection.is_same(&connection)
             && Arc::ptr_eq(&known.0.instance, &self.instance)
         {
             return Some(known.clone());

@@ -158,7 +158,7 @@ pub(crate) fn request_too_large(
         return None;
     }
     let (name, value_len) = pseudo.into_iter().chain(fields()).max_by_key(|field| size_of(*field)).unwrap_or_default();
-    let origin = if limit.announced {
+    let origin = if limit.is_announced {
         "its SETTINGS_MAX_HEADER_LIST_SIZE"
     } else {
         "BalancedChannelBuilder::max_request_header_list_size, because its SETTINGS do not say"

@@ -25,7 +25,7 @@ use tonic::{Code, Status};
 use crate::address::Address;
 use crate::balance::status::call_error::CallError;
 use crate::balance::status::redact::without_addresses;
-use crate::connection::{Failure, Kind, Reason};
+use crate::connection::{Failure, FailureKind, Reason};
 
 const DETAILS: HeaderName = HeaderName::from_static("grpc-status-details-bin");
 pub(crate) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -43,20 +43,20 @@ pub(crate) fn from_failure(failure: Failure, address: &Address) -> Status {
         Err(failure) => failure,
     };
     let what = match failure.kind {
-        Kind::NotSent | Kind::Refused => "not processed",
-        Kind::Suspected(_) => "not processed, and the connection ended because of this call or another one",
-        Kind::TooLarge => "the answer is too large",
-        Kind::Overrun => "connection ended, and it is unknown whether the call was processed",
-        Kind::Lost => "connection lost, and it is unknown whether the call was processed",
+        FailureKind::NotSent | FailureKind::Refused => "not processed",
+        FailureKind::GoAwayError(_) => "not processed, and the connection ended because of this call or another one",
+        FailureKind::TooLarge => "the answer is too large",
+        FailureKind::HeadersOverflow => "connection ended, and it is unknown whether the call was processed",
+        FailureKind::Lost => "connection lost, and it is unknown whether the call was processed",
         // By the server's own decision: calls that the caller or the deadline cancels get another status.
-        Kind::Reset(Reason::CANCEL) => "the server cancelled the call, as it does when a handler panics",
-        Kind::Reset(_) => "the stream was reset",
-        Kind::Violation(_) => {
+        FailureKind::Reset(Reason::CANCEL) => "the server cancelled the call, as it does when a handler panics",
+        FailureKind::Reset(_) => "the stream was reset",
+        FailureKind::LocalGoAway(_) => {
             "this client ended the connection because of what the server sent, and it is unknown whether the call was processed"
         }
-        Kind::Body => "the request's body failed",
-        Kind::Unsendable => "the request cannot be sent over HTTP/2",
-        Kind::Panicked => return with_server(Code::Internal, format!("{address}: {failure}"), address),
+        FailureKind::RequestBody => "the request's body failed",
+        FailureKind::InvalidRequest => "the request cannot be sent over HTTP/2",
+        FailureKind::RequestBodyPanic => return with_server(Code::Internal, format!("{address}: {failure}"), address),
     };
     with_server(code_of_failure(&failure), format!("{address}: {what}: {failure}"), address)
 }
@@ -64,12 +64,15 @@ pub(crate) fn from_failure(failure: Failure, address: &Address) -> Status {
 /// Returns the code of a call that failed without a status of the server.
 pub(crate) fn code_of_failure(failure: &Failure) -> Code {
     match failure.kind {
-        Kind::NotSent | Kind::Refused | Kind::Suspected(_) | Kind::Lost | Kind::Overrun | Kind::Violation(_) => {
-            Code::Unavailable
-        }
-        Kind::TooLarge => Code::ResourceExhausted,
-        Kind::Reset(reason) => code_of_reset(reason),
-        Kind::Body | Kind::Panicked | Kind::Unsendable => Code::Internal,
+        FailureKind::NotSent
+        | FailureKind::Refused
+        | FailureKind::GoAwayError(_)
+        | FailureKind::Lost
+        | FailureKind::HeadersOverflow
+        | FailureKind::LocalGoAway(_) => Code::Unavailable,
+        FailureKind::TooLarge => Code::ResourceExhausted,
+        FailureKind::Reset(reason) => code_of_reset(reason),
+        FailureKind::RequestBody | FailureKind::RequestBodyPanic | FailureKind::InvalidRequest => Code::Internal,
     }
 }
 

@@ -11,7 +11,7 @@ use tonic::{Code, Status};
 
 use crate::address::Address;
 use crate::balance::status;
-use crate::connection::{Incoming, StreamPermit, read_some};
+use crate::connection::{RecvStream, StreamPermit, read_prefix};
 
 /// How many bytes of the body the status shows: the title of an error page fits.
 const EXCERPT: usize = 256;
@@ -45,7 +45,7 @@ pub(crate) fn code_of(status: StatusCode) -> Code {
 /// It waits for the body until [`BODY_TIMEOUT`] or the deadline. The permit keeps the stream counted meanwhile.
 pub(crate) async fn read_status(
     head: Parts,
-    mut stream: Incoming,
+    mut stream: RecvStream,
     _permit: Option<StreamPermit>,
     deadline: Option<Instant>,
     address: &Address,
@@ -54,7 +54,7 @@ pub(crate) async fn read_status(
     let end = deadline.map_or(end, |deadline| deadline.min(end));
     let mut body = Vec::new();
     // A timeout is no error: the part that has come is shown.
-    let _ = timeout_at(end, read_some(&mut stream, &mut body, EXCERPT)).await;
+    let _ = timeout_at(end, read_prefix(&mut stream, &mut body, EXCERPT)).await;
     status_of(&head, Some(&body), address)
 }
 

@@ -11,7 +11,7 @@ use crate::balance::pool::connect_permits::Permits;
 use crate::balance::queue::Queue;
 use crate::balance::subchannel::reconnect::{LATE, Next, Reconnect};
 use crate::balance::subchannel::{LinkState, Server};
-use crate::connection::{CloseReason, Connection, ConnectionState, Destination, Failure, Options, Transport, caught};
+use crate::connection::{CloseKind, Connection, Destination, Failure, KeepAlive, Options, Transport, catch_panic};
 
 /// What all supervisors of a channel share.
 pub(crate) struct ConnectContext {
@@ -67,28 +67,25 @@ pub(crate) async fn supervise(ground: Arc<ConnectContext>, server: Arc<Server>, 
                 } else {
                     tracing::debug!(parent: None, service, server = %server.address(), "connected");
                 }
-                let mut stages = connection.stages();
+                let closing = connection.closing();
                 server.set_link(LinkState::Ready, None);
                 link.set(Some(connection));
                 ground.changed.notify_one();
-                let over = stages
-                    .wait_for(|stage| matches!(stage, ConnectionState::Draining(_) | ConnectionState::Closed(_)))
-                    .await;
-                let end = over.map_or_else(|_| None, |stage| stage.end().cloned());
+                let reason = closing.await;
                 link.set(None);
-                let why = end.as_ref().map_or("the connection is gone", |end| &end.why);
-                if end.as_ref().is_some_and(|end| end.silent) {
+                let why = reason.to_string();
+                if reason.kind == CloseKind::Unresponsive {
                     warned = true;
                     tracing::warn!(parent: None, service, server = %server.address(), why, "taken for dead");
                 } else {
                     tracing::debug!(parent: None, service, server = %server.address(), why, "disconnected");
                 }
-                if end.as_ref().is_some_and(|end| end.too_many_pings) {
-                    options.keep_alive = options.keep_alive.map(crate::connection::KeepAlive::doubled);
+                if reason.kind == CloseKind::TooManyPings {
+                    options.keep_alive = options.keep_alive.map(KeepAlive::with_doubled_interval);
                     tracing::warn!(parent: None, service, server = %server.address(), "the server complained of pings: half as many from now on");
                 }
                 let next = reconnect.ended(connected.elapsed(), server.succeeded() > answered, fastrand::f64());
-                server.set_link(next.link_state(), Some(why.to_owned()));
+                server.set_link(next.link_state(), Some(why));
                 ground.changed.notify_one();
                 next
             }
@@ -139,7 +136,7 @@ async fn connect(
         let began = Instant::now();
         // Boxed: while a server is connected, its task is small. The user's code is in it: a connector's stream, what
         // verifies certificates.
-        let attempt = caught(ground.transport.connect(to, options, ground.queue.clone()));
+        let attempt = catch_panic(ground.transport.connect(to, options, ground.queue.clone()));
         tokio::select! {
             biased;
             result = attempt => return (began, ended(result)),
@@ -153,14 +150,5 @@ fn ended(result: Result<Result<Connection, Failure>, String>) -> Result<Connecti
     match result {
         Ok(result) => result.map_err(|failure| failure.to_string()),
         Err(panic) => Err(format!("connecting panicked: {panic}")),
-    }
-}
-
-impl ConnectionState {
-    fn end(&self) -> Option<&CloseReason> {
-        match self {
-            Self::Draining(end) | Self::Closed(end) => Some(end),
-            Self::Greeting | Self::Ready => None,
-        }
     }
 }

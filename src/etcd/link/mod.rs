@@ -21,7 +21,7 @@ use tonic::body::Body;
 use tower::Service;
 use tower::util::BoxCloneSyncService;
 
-use crate::connection::{Connection, ConnectionState};
+use crate::connection::{CloseKind, Connection, ConnectionState};
 use crate::error::BoxError;
 use crate::etcd::token::Token;
 
@@ -140,7 +140,7 @@ impl Link {
     }
 
     pub(super) fn is_over(&self) -> bool {
-        self.connection().is_some_and(Connection::is_over)
+        self.connection().is_some_and(Connection::is_closing)
     }
 
     fn connection(&self) -> Option<&Connection> {
@@ -155,7 +155,7 @@ impl Link {
 
     /// When anything was last heard over it; of the user's own client that is not known.
     pub(super) fn heard(&self) -> Option<Instant> {
-        self.connection().map(Connection::heard)
+        self.connection().map(Connection::last_read)
     }
 
     /// Whether nothing at all was heard since something was asked then.
@@ -167,8 +167,8 @@ impl Link {
     /// A PING may be sent only every 5.5 s: until it was, a member that says nothing is slow.
     pub(super) fn is_dead_since(&self, asked: Instant) -> bool {
         let is_unanswered = |connection: &Connection| {
-            let heard = connection.heard();
-            connection.pinged().is_some_and(|pinged| heard < pinged && pinged.elapsed() >= PONG)
+            let heard = connection.last_read();
+            connection.last_ping().is_some_and(|pinged| heard < pinged && pinged.elapsed() >= PONG)
         };
         self.is_silent_since(asked) && self.connection().is_some_and(is_unanswered)
     }
@@ -194,8 +194,8 @@ impl Link {
     /// Why the connection was ended at this side, if so.
     pub(super) fn why(&self) -> Option<String> {
         let closed = self.0.closed.get().cloned();
-        closed.or_else(|| match &*self.connection()?.stages().borrow() {
-            ConnectionState::Closed(end) if end.silent => Some(end.why.clone()),
+        closed.or_else(|| match &*self.connection()?.states().borrow() {
+            ConnectionState::Closed(reason) if reason.kind == CloseKind::Unresponsive => Some(reason.to_string()),
             _ => None,
         })
     }
@@ -246,20 +246,13 @@ impl Wire {
             if let Some(slot) = self.connection.reserve() {
                 break slot;
             }
-            let mut stages = self.connection.stages();
             tokio::select! {
                 () = room => {}
-                over = stages.wait_for(|stage| matches!(stage, ConnectionState::Draining(_) | ConnectionState::Closed(_))) => {
-                    let why = match over.as_deref() {
-                        Ok(ConnectionState::Draining(end) | ConnectionState::Closed(end)) => end.why.clone(),
-                        _ => "the connection has ended".to_owned(),
-                    };
-                    return Err(lost(why));
-                }
+                reason = self.connection.closing() => return Err(lost(reason.to_string())),
             }
         };
         // Only one of those who wait is told of room: whoever finds more of it passes that on.
-        if self.connection.has_room() {
+        if self.connection.has_capacity() {
             self.room.notify_one();
         }
         let path = parts.uri.into_parts().path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/"));
@@ -281,7 +274,7 @@ impl Wire {
         let response =
             std::future::poll_fn(|cx| exchange.poll_head(cx)).await.map_err(|failure| lost(failure.to_string()))?;
         let (head, stream) = response.into_parts();
-        let (answer, _) = exchange.answer(stream, |_| {});
+        let (answer, _) = exchange.into_response_body(stream, |_| {});
         Ok(Response::from_parts(head, Body::new(answer)))
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::address::Authority;
 #[cfg(feature = "_tls")]
-use crate::connection::{ClientTls, Invalid, Tls};
+use crate::connection::{ClientTls, InvalidTls, Tls};
 use crate::error::Error;
 use crate::etcd::members::endpoint::Endpoint;
 #[cfg(feature = "srv")]
@@ -59,8 +59,8 @@ impl EtcdOptions {
             ));
         }
         #[cfg(feature = "_tls")]
-        if let Err((what, why)) = self.built() {
-            return Err(Error::invalid("TLS settings", what, why));
+        if let Err(invalid) = self.built() {
+            return Err(Error::invalid("TLS settings", &invalid.setting, &invalid.reason));
         }
         if self.keep_alive.0 < KEEP_ALIVE_LEAST {
             let reason = "etcd ends connections that are pinged more often than every 5 s: 6 s is the least";
@@ -125,7 +125,7 @@ impl EtcdOptions {
 
     /// TLS, where any endpoint is spoken to by it. Made once: roots may be read from the system.
     #[cfg(feature = "_tls")]
-    pub(crate) fn built(&self) -> &Result<Option<Tls>, Invalid> {
+    pub(crate) fn built(&self) -> &Result<Option<Tls>, InvalidTls> {
         self.built.get_or_init(|| {
             if self.is_srv() && self.tls.is_none() {
                 // Without roots no https member is looked for.

@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 #[cfg(feature = "_tls")]
-use crate::connection::{ClientTls, Invalid, Tls};
+use crate::connection::{ClientTls, InvalidTls, Tls};
 #[cfg(feature = "srv")]
 use crate::domain::Domain;
 use crate::error::Error;
@@ -43,7 +43,7 @@ pub struct EtcdOptions {
     #[cfg(feature = "_tls")]
     tls: Option<ClientTls>,
     #[cfg(feature = "_tls")]
-    built: OnceLock<Result<Option<Tls>, Invalid>>,
+    built: OnceLock<Result<Option<Tls>, InvalidTls>>,
     pub(super) connect_timeout: Duration,
     pub(super) request_timeout: Duration,
     pub(super) keep_alive: (Duration, Duration),

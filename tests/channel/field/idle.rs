@@ -193,8 +193,8 @@ async fn an_idle_connection_is_pinged_where_that_is_wanted() {
 /// F47: TCP's own keep-alive and user timeout are accepted by the system, at their bounds too.
 #[tokio::test]
 async fn tcp_can_be_told_to_probe() {
-    for (seconds, retries) in [(1, 1), (30, 3), (32_767, 127)] {
-        let time = Duration::from_secs(seconds);
+    for (time, retries) in [(1, 1), (30, 3), (32_767, 127)] {
+        let time = Duration::from_secs(time);
         let peer = Peer::start(Script::Greet).await;
         let options = builder().tcp_keepalive(time, time, retries).tcp_user_timeout(time);
         timed(&over(options, [&peer.address])).await;
