@@ -56,7 +56,7 @@
 //! [`BalancedChannel`] never picks a server that is not connected. A call that no server can have processed goes to
 //! another one by itself. One that may have been processed fails with `UNAVAILABLE`, and [`CallError`] names the server, unless
 //! [`RetryPolicy`] says that its method may be repeated. A server that fails its calls, or holds them until their callers give up,
-//! gets few further ones ([`Policy::LeastRequest`]); [`Ejection`], where it is set, leaves it out. A frozen server holds its calls
+//! gets few further ones ([`policy::LeastRequest`]); [`OutlierDetection`], where it is set, leaves it out. A frozen server holds its calls
 //! until [`KeepAlive`] finds it out, its lease ends, or their deadlines do. [`BalancedChannel::servers`] shows what is known of each
 //! server.
 //!
@@ -97,7 +97,7 @@
 //!
 //! A panic in a codec, a configuration of endpoints, a discovery, a connector or a verifier of certificates costs the record, the
 //! server, or the attempt to connect that it was run for; everything else goes on, and a warning or an error says so. One in a
-//! [`Picker`] or in a function that changes an instance is its caller's. With `panic = "abort"` any of them ends the process.
+//! [`Picker::pick`](policy::Picker::pick) or in a function that changes an instance is its caller's. With `panic = "abort"` any of them ends the process.
 //!
 //! # Building
 //!
@@ -119,6 +119,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod address;
+mod address_index;
 mod backoff;
 mod balance;
 pub mod codec;
@@ -139,10 +140,11 @@ mod target;
 mod turns;
 
 pub use address::Address;
+pub use balance::policy;
+pub use balance::policy::{Policy, testing};
 pub use balance::{
-    BalancedChannel, BalancedChannelBuilder, Call, CallError, CallTimeout, Connectivity, ConnectivityStream, Ejection,
-    Picker, Policy, ReadyServer, ResponseBody, ResponseFuture, RetryPolicy, ServedBy, ServerState, ServerStatus,
-    WaitForReady,
+    BalancedChannel, BalancedChannelBuilder, CallError, CallTimeout, Connectivity, ConnectivityStream,
+    OutlierDetection, ResponseBody, ResponseFuture, RetryPolicy, ServedBy, ServerState, ServerStatus, WaitForReady,
 };
 #[cfg(feature = "_tls")]
 #[cfg_attr(docsrs, doc(cfg(any(feature = "tls-ring", feature = "tls-aws-lc"))))]

@@ -14,25 +14,26 @@ use crate::address::Address;
 use crate::balance::builder::timeouts::Timeouts;
 use crate::balance::call::retry::{Budget, RetryPolicy};
 use crate::balance::connectivity::ChannelStatus;
-use crate::balance::policy::ready::Ready;
-use crate::balance::policy::{Memory, Policy};
+use crate::balance::policy::{PickNotifier, Policy};
+use crate::balance::pool::ready::Published;
 use crate::balance::queue::Queue;
 use crate::balance::runtime::pause::PauseDetector;
 use crate::balance::status::call_error::CallError;
 use crate::balance::status::unavailable::Reason;
-use crate::balance::subchannel::Server;
+use crate::balance::subchannel::Subchannel;
 use crate::balance::subchannel::cost::Fleet;
-use crate::balance::subchannel::outlier::Ejection;
-use crate::balance::subchannel::supervisor::{ConnectContext, Link};
+use crate::balance::subchannel::outlier::OutlierDetection;
+use crate::balance::subchannel::supervisor::ConnectContext;
 
 pub(crate) struct Inner {
-    pub(crate) ready: ArcSwap<Ready>,
+    pub(crate) ready: ArcSwap<Published>,
     /// All servers, connected or not.
-    pub(crate) lanes: ArcSwap<Vec<(Arc<Server>, Arc<Link>)>>,
+    pub(crate) subchannels: ArcSwap<Vec<Arc<Subchannel>>>,
     pub(crate) outlook: watch::Sender<ChannelStatus>,
     pub(crate) ground: Arc<ConnectContext>,
     pub(crate) settings: Settings,
-    pub(crate) memory: Memory,
+    /// Wakes calls that wait because the picker said so.
+    pub(crate) pick_notifier: PickNotifier,
     pub(crate) pauses: PauseDetector,
     pub(crate) budget: Budget,
     /// Where the clock of the servers' costs begins, and that of pauses.
@@ -52,9 +53,9 @@ impl Inner {
 
 /// What does not change while a channel lives.
 pub(crate) struct Settings {
-    pub(crate) policy: Policy,
+    pub(crate) policy: Arc<dyn Policy>,
     pub(crate) retry: RetryPolicy,
-    pub(crate) ejection: Option<Ejection>,
+    pub(crate) outlier_detection: Option<OutlierDetection>,
     pub(crate) timeouts: Timeouts,
     pub(crate) wait_for_ready: bool,
     pub(crate) wait_limit: Duration,

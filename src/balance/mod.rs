@@ -6,7 +6,7 @@ mod builder;
 mod call;
 mod channel;
 mod connectivity;
-mod policy;
+pub mod policy;
 mod pool;
 mod queue;
 mod runtime;
@@ -31,16 +31,14 @@ pub use crate::balance::call::response_body::ResponseBody;
 pub use crate::balance::call::retry::RetryPolicy;
 pub use crate::balance::connectivity::Connectivity;
 pub(crate) use crate::balance::connectivity::Directory;
-pub use crate::balance::policy::ready::ReadyServer;
-pub use crate::balance::policy::{Call, Picker, Policy};
 pub(crate) use crate::balance::pool::Update;
 pub use crate::balance::status::call_error::CallError;
-pub use crate::balance::subchannel::outlier::Ejection;
+pub use crate::balance::subchannel::outlier::OutlierDetection;
 pub use crate::balance::subchannel::{ServerState, ServerStatus};
 pub use crate::balance::view::ConnectivityStream;
 
 use crate::balance::channel::Inner;
-use crate::balance::subchannel::Server;
+use crate::balance::subchannel::Subchannel;
 
 use crate::address::Address;
 
@@ -66,7 +64,7 @@ use crate::address::Address;
 ///
 /// # What becomes of a call
 ///
-/// - It is **picked** in its caller's task among the servers that are connected (see [`Policy`]); no queue, no lock.
+/// - It is **picked** in its caller's task among the servers that are connected (see [`policy`](crate::policy)); no queue, no lock.
 /// - It **waits** while the answer may still come: while the servers are being resolved, while one is being connected for the
 ///   first time or again after a connection that was well, and while all are at their limit of concurrent streams
 ///   (`SETTINGS_MAX_CONCURRENT_STREAMS`). It waits no longer than its deadline and [`BalancedChannelBuilder::wait_limit`]. All
@@ -180,7 +178,7 @@ pub struct WaitForReady(pub bool);
 
 /// In an answer's extensions: the server that it came from.
 #[derive(Clone)]
-pub struct ServedBy(Arc<Server>);
+pub struct ServedBy(Arc<Subchannel>);
 
 impl ServedBy {
     /// The server's address.

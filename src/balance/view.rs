@@ -13,36 +13,35 @@ use crate::error::Error;
 
 use crate::balance::BalancedChannel;
 use crate::balance::connectivity::{ChannelStatus, Connectivity};
-use crate::balance::subchannel::supervisor::Link;
-use crate::balance::subchannel::{LinkState, Server, ServerState, ServerStatus};
+use crate::balance::subchannel::{ServerState, ServerStatus, Subchannel, SubchannelState};
 
 impl BalancedChannel {
     /// Each server as it is now, in the order of their addresses.
     pub fn servers(&self) -> Vec<ServerStatus> {
         let inner = &self.0.inner;
-        let lanes = inner.lanes.load();
-        let status = |(server, connected): &(Arc<Server>, Arc<Link>)| {
-            let link = server.link();
-            let state = match link.state {
-                LinkState::Connecting => ServerState::Connecting,
-                LinkState::Failing => ServerState::TransientFailure,
-                LinkState::Ready if server.is_ejected() => ServerState::Ejected,
-                LinkState::Ready => ServerState::Ready,
+        let status = |subchannel: &Arc<Subchannel>| {
+            let status = subchannel.status();
+            let state = match status.state {
+                SubchannelState::Connecting => ServerState::Connecting,
+                SubchannelState::TransientFailure => ServerState::TransientFailure,
+                SubchannelState::Ready(_) if subchannel.is_ejected() => ServerState::Ejected,
+                SubchannelState::Ready(_) => ServerState::Ready,
+                SubchannelState::Shutdown => return None, // removed a moment ago
             };
-            let in_flight = connected.in_flight();
-            let (calls, failures) = server.counted();
-            ServerStatus {
-                address: server.address().clone(),
+            let in_flight = subchannel.in_flight();
+            let (calls, failures) = subchannel.calls();
+            Some(ServerStatus {
+                address: subchannel.address().clone(),
                 state,
-                since: link.since,
+                since: status.since,
                 in_flight,
-                latency: server.cost.average(),
+                latency: subchannel.cost.average(),
                 calls,
                 failures,
-                last_error: link.error,
-            }
+                last_error: status.last_error,
+            })
         };
-        lanes.iter().map(status).collect()
+        inner.subchannels.load().iter().filter_map(status).collect()
     }
 
     /// Waits until a server is connected. (`tower::ServiceExt::ready` returns at once: it asks whether the channel takes a call,

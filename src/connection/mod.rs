@@ -37,7 +37,7 @@ pub(crate) use crate::connection::failure::{Failure, Kind};
 pub use crate::connection::options::KeepAlive;
 pub(crate) use crate::connection::options::{Options, TcpKeepalive};
 use crate::connection::shared::Shared;
-pub(crate) use crate::connection::shared::{CloseReason, ConnectionState, StreamPermit};
+pub(crate) use crate::connection::shared::{CloseReason, ConnectionLoad, ConnectionState, StreamPermit};
 pub(crate) use h2::Reason;
 /// What is still to come of an answer whose head is there.
 pub(crate) use h2::RecvStream as Incoming;
@@ -96,6 +96,11 @@ impl Connection {
     /// Exchanges from their start to the end of their answers.
     pub(crate) fn in_flight(&self) -> usize {
         self.0.shared.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Its load, for whoever must not hold the connection.
+    pub(crate) fn load(&self) -> ConnectionLoad {
+        ConnectionLoad(self.0.shared.clone())
     }
 
     /// Whether the server takes no more exchanges.

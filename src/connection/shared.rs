@@ -53,6 +53,16 @@ pub(crate) struct CloseReason {
     pub(crate) goaway: bool,
 }
 
+/// The load of a connection, without the connection: it keeps nothing open.
+pub(crate) struct ConnectionLoad(pub(super) Arc<Shared>);
+
+impl ConnectionLoad {
+    /// Exchanges from their start to the end of their answers.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.0.in_flight.load(Ordering::Relaxed)
+    }
+}
+
 /// A place among the exchanges that the server takes at once, held until the answer has ended.
 pub(crate) struct StreamPermit(pub(super) Arc<Shared>);
 

@@ -20,12 +20,12 @@ use crate::balance::builder::timeouts::Timeouts;
 use crate::balance::call::retry::{self, RetryPolicy};
 use crate::balance::channel::{Inner, Settings};
 use crate::balance::connectivity::{ChannelStatus, Directory};
-use crate::balance::policy::Policy;
-use crate::balance::pool::connect_permits::Permits;
+use crate::balance::policy::{LeastRequest, PickNotifier, Policy};
 use crate::balance::pool::source::DiscoverySource;
-use crate::balance::pool::{self, End, Update};
+use crate::balance::pool::{self, ShutdownGuard, Update};
 use crate::balance::status::unavailable::Reason;
-use crate::balance::subchannel::outlier::Ejection;
+use crate::balance::subchannel::connect_permits::Permits;
+use crate::balance::subchannel::outlier::OutlierDetection;
 use crate::balance::subchannel::supervisor::ConnectContext;
 use crate::balance::{BalancedChannel, Shared};
 #[cfg(feature = "_tls")]
@@ -48,9 +48,9 @@ const FRAMES: std::ops::RangeInclusive<u32> = (1 << 14)..=(1 << 24) - 1;
 #[derive(Clone)]
 #[must_use = "a builder does nothing until it builds"]
 pub struct BalancedChannelBuilder {
-    policy: Policy,
+    policy: Arc<dyn Policy>,
     retry: RetryPolicy,
-    ejection: Option<Ejection>,
+    outlier_detection: Option<OutlierDetection>,
     timeouts: Timeouts,
     wait_for_ready: bool,
     wait_limit: Duration,
@@ -67,9 +67,9 @@ pub struct BalancedChannelBuilder {
 impl Default for BalancedChannelBuilder {
     fn default() -> Self {
         Self {
-            policy: Policy::default(),
+            policy: Arc::new(LeastRequest::new()),
             retry: RetryPolicy::default(),
-            ejection: None,
+            outlier_detection: None,
             timeouts: Timeouts::default(),
             wait_for_ready: false,
             wait_limit: Duration::from_secs(10),
@@ -86,9 +86,9 @@ impl Default for BalancedChannelBuilder {
 }
 
 impl BalancedChannelBuilder {
-    /// How a server is picked; [`Policy::LeastRequest`] by default.
-    pub fn policy(mut self, policy: Policy) -> Self {
-        self.policy = policy;
+    /// How a server is picked for each call: a built-in [policy](crate::policy), or one's own. [`LeastRequest`] by default.
+    pub fn policy(mut self, policy: impl Policy) -> Self {
+        self.policy = Arc::new(policy);
         self
     }
 
@@ -106,9 +106,9 @@ impl BalancedChannelBuilder {
     }
 
     /// Leaves out servers whose calls fail (gRFC A50's outlier detection); off by default, as in gRPC. Without it
-    /// [`Policy::LeastRequest`] and [`Policy::PeakEwma`] still give a failing server few calls.
-    pub fn ejection(mut self, ejection: Ejection) -> Self {
-        self.ejection = Some(ejection);
+    /// [`LeastRequest`] and [`PeakEwma`](crate::policy::PeakEwma) still give a failing server few calls.
+    pub fn outlier_detection(mut self, detection: OutlierDetection) -> Self {
+        self.outlier_detection = Some(detection);
         self
     }
 
@@ -236,6 +236,9 @@ impl BalancedChannelBuilder {
             let reason = "write \"/package.Service/Method\", or \"/package.Service/\" for all of a service";
             return Err(Error::invalid("method with a timeout", method, reason));
         }
+        if let Some((setting, value, bound)) = self.outlier_detection.and_then(|detection| detection.invalid()) {
+            return Err(Error::invalid("outlier detection", value, format!("the {setting} must be {bound}")));
+        }
         let authority = self.authority.map(|text| {
             if secret::may_have_user(&text) {
                 return Err(Error::invalid("authority", secret::without_user(&text), secret::REASON));
@@ -263,7 +266,7 @@ impl BalancedChannelBuilder {
         };
         let inner = Arc::new(Inner {
             ready: ArcSwap::default(),
-            lanes: ArcSwap::default(),
+            subchannels: ArcSwap::default(),
             outlook: watch::Sender::new(ChannelStatus::new(Arc::new(directory))),
             queue: ground.queue.clone(),
             ground: Arc::new(ground),
@@ -271,7 +274,7 @@ impl BalancedChannelBuilder {
             settings: Settings {
                 policy: self.policy,
                 retry: self.retry,
-                ejection: self.ejection,
+                outlier_detection: self.outlier_detection,
                 timeouts: self.timeouts,
                 wait_for_ready: self.wait_for_ready,
                 wait_limit: self.wait_limit,
@@ -280,14 +283,14 @@ impl BalancedChannelBuilder {
                 user_agent,
                 addresses_in_statuses: self.addresses_in_statuses,
             },
-            memory: crate::balance::policy::Memory::new(),
+            pick_notifier: PickNotifier::default(),
             epoch: tokio::time::Instant::now(),
             fleet: crate::balance::subchannel::cost::Fleet::default(),
             pauses: crate::balance::runtime::pause::PauseDetector::new(),
             reason: Reason::default(),
         });
         // No span: it would live as long as the process, and keep whatever span it was made in open.
-        let task = runtime.spawn(pool::run(inner.clone(), End(inner.clone()), source)).abort_handle();
+        let task = runtime.spawn(pool::run(inner.clone(), ShutdownGuard(inner.clone()), source)).abort_handle();
         Ok(BalancedChannel(Arc::new(Shared { inner, task })))
     }
 }
@@ -302,7 +305,7 @@ impl fmt::Debug for BalancedChannelBuilder {
         f.debug_struct("BalancedChannelBuilder")
             .field("policy", &self.policy)
             .field("retry", &self.retry)
-            .field("ejection", &self.ejection)
+            .field("outlier_detection", &self.outlier_detection)
             .finish_non_exhaustive()
     }
 }

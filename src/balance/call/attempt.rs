@@ -1,36 +1,31 @@
 //! One attempt: what is sent to one server.
 
-use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
 use http::{Request, Uri, Version};
-use tonic::Status;
+use tonic::{Code, Status};
 
 use crate::balance::call::deadline::GRPC_TIMEOUT;
 use crate::balance::call::deadline_timer::DeadlineTimer;
 use crate::balance::call::header_limits;
+use crate::balance::call::pick::PickedServer;
 use crate::balance::call::reporter::AttemptReporter;
 use crate::balance::call::retry::PREVIOUS_ATTEMPTS;
 use crate::balance::call::{Begun, CallState, Outcome};
-use crate::balance::policy::ready::ReadySubchannel;
+use crate::balance::pool::ready::ReadySubchannel;
 use crate::balance::status;
-use crate::balance::subchannel::CallResult;
-use crate::connection::{Kind, StreamPermit};
+use crate::connection::Kind;
 
 impl CallState {
-    pub(super) async fn attempt(
-        &mut self,
-        member: Arc<ReadySubchannel>,
-        slot: StreamPermit,
-        sent: Duration,
-    ) -> Outcome {
+    pub(super) async fn attempt(&mut self, picked: PickedServer, sent: Duration) -> Outcome {
+        let PickedServer { server: member, permit, picker } = picked;
         let Some(head) = self.head(&member) else {
             let status = self.too_late();
             return Outcome::Over(self.given_up(status));
         };
         if let Some(status) =
-            header_limits::refuse(&head, self.size, member.connection.request_limit(), member.server.address())
+            header_limits::refuse(&head, self.size, member.connection.request_limit(), member.subchannel.address())
         {
             return Outcome::Over(self.given_up(status));
         }
@@ -38,17 +33,17 @@ impl CallState {
         let Some(body) = self.body.take() else {
             return Outcome::Over(Err(Status::internal("the request is gone")));
         };
-        let mut exchange = match member.connection.exchange(slot, head, body) {
+        let mut exchange = match member.connection.exchange(permit, head, body) {
             Ok(exchange) => exchange,
             Err((failure, body)) if failure.kind == Kind::NotSent => {
                 return self.never_processed(member, failure, body);
             }
             Err((failure, _)) => {
-                let status = status::of_failure(failure, member.server.address());
+                let status = status::of_failure(failure, member.subchannel.address());
                 return Outcome::Over(self.given_up(status));
             }
         };
-        let mut party = AttemptReporter::new(member, self.inner.clone(), sent);
+        let mut party = AttemptReporter::new(member, picker, self.inner.clone(), sent);
         let mut clock = DeadlineTimer::new(self.patience.deadline);
         let head = std::future::poll_fn(|cx| match exchange.poll_head(cx) {
             Poll::Ready(head) => Poll::Ready(Some(head)),
@@ -62,8 +57,8 @@ impl CallState {
             },
             Some(Err(failure)) => self.failed(failure, exchange.into_body(), &mut party, &clock),
             None => {
-                party.judge(CallResult::Failure);
-                Outcome::Over(Err(clock.exceeded(party.member.server.address())))
+                party.judge(Code::DeadlineExceeded);
+                Outcome::Over(Err(clock.exceeded(party.member.subchannel.address())))
             }
         }
     }

@@ -15,9 +15,9 @@ use crate::balance::call::reporter::AttemptReporter;
 use crate::balance::call::response_body::{BodyError, ResponseBody};
 use crate::balance::call::retry::{Pushback, Repeat};
 use crate::balance::call::{Answered, Begun, Body, CallState, Outcome};
-use crate::balance::policy::ready::ReadySubchannel;
+use crate::balance::policy::AttemptResult;
+use crate::balance::pool::ready::ReadySubchannel;
 use crate::balance::status::not_grpc;
-use crate::balance::subchannel::CallResult;
 use crate::balance::{ServedBy, status};
 use crate::connection::{Exchange, Failure, Incoming, Kind};
 
@@ -35,8 +35,8 @@ impl CallState {
     ) -> Begun<'_> {
         let (mut head, stream) = response.into_parts();
         let member = party.member.clone();
-        let address = member.server.address();
-        head.extensions.insert(ServedBy(member.server.clone()));
+        let address = member.subchannel.address();
+        head.extensions.insert(ServedBy(member.subchannel.clone()));
         let headers = AnswerHeaders::by(&head.headers);
         if let Some(status) = headers.head_beyond(exchange.answer_limit(), address) {
             party.head(false);
@@ -61,10 +61,10 @@ impl CallState {
         }
         let code = said.unwrap_or_else(|| not_grpc::code_of(head.status));
         if code == Code::Cancelled && clock.has_passed() {
-            party.judge(CallResult::Failure);
+            party.judge(Code::DeadlineExceeded);
             return Begun::Known(Outcome::Over(Err(clock.exceeded(address))));
         }
-        party.judge(CallResult::of(code));
+        party.judge(code);
         let (body, slot) = exchange.into_parts();
         let again = self.repeated(code, Some(body), &member, false, Pushback::of(&head.headers));
         if said.is_none() {
@@ -74,7 +74,7 @@ impl CallState {
             }
             let deadline = self.patience.deadline;
             return Begun::Later(Box::pin(async move {
-                Outcome::Over(Err(not_grpc::status(head, stream, slot, deadline, member.server.address()).await))
+                Outcome::Over(Err(not_grpc::status(head, stream, slot, deadline, member.subchannel.address()).await))
             }));
         }
         let answered = if code != Code::Ok && self.generated {
@@ -128,7 +128,7 @@ impl CallState {
         clock: &DeadlineTimer,
     ) -> Outcome {
         let member = party.member.clone();
-        let address = member.server.address();
+        let address = member.subchannel.address();
         match failure.kind {
             Kind::NotSent | Kind::Refused if body.rewind(RewindReason::NeverProcessed).is_ok() => {
                 Self::not_taken(party);
@@ -140,7 +140,7 @@ impl CallState {
                 return self.never_processed(member, failure, body);
             }
             Kind::Body | Kind::Panicked | Kind::Unsendable => {
-                party.end();
+                party.end(AttemptResult::Dropped);
                 return Outcome::Over(Err(status::of_failure(failure, address)));
             }
             Kind::NotSent
@@ -154,10 +154,10 @@ impl CallState {
         }
         let code = status::code_of(&failure);
         if code == Code::Cancelled && clock.has_passed() {
-            party.judge(CallResult::Failure);
+            party.judge(Code::DeadlineExceeded);
             return Outcome::Over(Err(clock.exceeded(address)));
         }
-        party.judge(CallResult::of(code));
+        party.judge(code);
         self.unanswered(failure, Some(body), &member)
     }
 
@@ -171,7 +171,7 @@ impl CallState {
             _ => self.repeated(code, body, member, lost, Pushback::None),
         };
         let unprocessed = matches!(failure.kind, Kind::NotSent | Kind::Refused | Kind::Suspected(_));
-        let status = status::of_failure(failure, member.server.address());
+        let status = status::of_failure(failure, member.subchannel.address());
         match again {
             // An earlier attempt may have been processed, whatever became of this one.
             Some(again) if unprocessed && self.last.is_some() => again,
@@ -184,7 +184,7 @@ impl CallState {
     /// A server that refuses must not look idle; one whose connection is over is picked no more.
     fn not_taken(party: &mut AttemptReporter) {
         if party.member.connection.is_over() {
-            party.end();
+            party.end(AttemptResult::NotProcessed);
         } else {
             party.refused();
         }
@@ -192,10 +192,10 @@ impl CallState {
 
     /// Nobody has seen the call: another server, always (gRPC's transparent retry).
     pub(super) fn never_processed(&mut self, member: Arc<ReadySubchannel>, failure: Failure, body: Body) -> Outcome {
-        tracing::debug!(server = %member.server.address(), %failure, "never processed: another server");
+        tracing::debug!(server = %member.subchannel.address(), %failure, "never processed: another server");
         // A connection that is over is picked no more; the server's next one is as good as any.
         if !member.connection.is_over() {
-            self.tried.push(member.server.clone());
+            self.tried.push(member.subchannel.clone());
         }
         self.rounds.get_or_insert_with(|| Box::new(Backoff::new(fastrand::u64(..))));
         self.refused = Some(Box::new((failure, member)));
@@ -242,8 +242,8 @@ impl CallState {
         }
         let mut body = body?;
         body.rewind(RewindReason::Declared).ok()?;
-        tracing::debug!(server = %member.server.address(), ?code, attempts = self.attempts, "repeated elsewhere");
-        self.tried.push(member.server.clone());
+        tracing::debug!(server = %member.subchannel.address(), ?code, attempts = self.attempts, "repeated elsewhere");
+        self.tried.push(member.subchannel.clone());
         Some(Outcome::Again(body, wait))
     }
 }

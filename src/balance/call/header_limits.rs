@@ -6,7 +6,6 @@ use tonic::{Code, Status};
 use crate::address::Address;
 use crate::balance::status;
 use crate::balance::status::not_grpc;
-use crate::balance::subchannel::CallResult;
 use crate::connection::{Failure, RequestLimit};
 
 /// What HTTP/2 counts for each header beside its name and value (RFC 9113, 6.5.2).
@@ -76,8 +75,8 @@ impl AnswerHeaders {
     }
 
     /// What an answer that was too large tells of its server.
-    pub(crate) fn verdict(&self) -> CallResult {
-        CallResult::of(self.code.unwrap_or(Code::ResourceExhausted))
+    pub(crate) fn verdict(&self) -> Code {
+        self.code.unwrap_or(Code::ResourceExhausted)
     }
 }
 

@@ -18,23 +18,22 @@ use std::time::Duration;
 
 use http::header::USER_AGENT;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, Method, Request, Response};
+use http::{Extensions, HeaderMap, HeaderValue, Method, Request, Response};
 use tokio::time::Instant;
 use tonic::{Code, Status};
 
 use crate::backoff::Backoff;
 use crate::balance::call::deadline::Deadline;
 use crate::balance::call::header_limits::RequestedLimits;
-use crate::balance::call::pick::{Pick, WaitLimits};
+use crate::balance::call::pick::{PickRequest, PickResult, PickedServer, WaitLimits};
 use crate::balance::call::replay::Replay;
 use crate::balance::call::response_body::ResponseBody;
 use crate::balance::call::retry::Repeat;
 use crate::balance::channel::Inner;
-use crate::balance::policy::Call;
-use crate::balance::policy::ready::ReadySubchannel;
-use crate::balance::subchannel::Server;
+use crate::balance::pool::ready::ReadySubchannel;
+use crate::balance::subchannel::Subchannel;
 use crate::balance::{Shared, WaitForReady, runtime, status};
-use crate::connection::{Failure, StreamPermit};
+use crate::connection::Failure;
 
 type Body = Replay<tonic::body::Body>;
 type Answered = Result<Response<ResponseBody>, Status>;
@@ -65,6 +64,8 @@ struct CallState {
     method: Method,
     path: PathAndQuery,
     headers: HeaderMap,
+    /// For pickers.
+    extensions: Extensions,
     /// How large they are at most, as HTTP/2 counts it.
     size: usize,
     /// Between attempts. It stands here, so that no future has to carry it along.
@@ -78,7 +79,7 @@ struct CallState {
     /// A connection has ended, it may be over this call: a second one is risked, and no more.
     suspected: bool,
     /// Servers that have failed this call since all of them were tried.
-    tried: Vec<Arc<Server>>,
+    tried: Vec<Arc<Subchannel>>,
     /// Between rounds over servers none of which took the call.
     rounds: Option<Box<Backoff>>,
     /// How the last server that did not take it said so.
@@ -107,6 +108,7 @@ impl CallState {
             repeat: settings.retry.of(path.path()),
             path,
             headers: parts.headers,
+            extensions: parts.extensions,
             size,
             body: Some(Replay::new(body, settings.replay_limit)),
             generated,
@@ -129,7 +131,7 @@ impl CallState {
             None => self.inner.pauses.runs(began),
             Some(_) if self.inner.is_full() => {}
             Some(still) => {
-                let servers = self.inner.lanes.load().len();
+                let servers = self.inner.subchannels.load().len();
                 // Boxed, so that other calls do not carry the room for it.
                 Box::pin(self.inner.pauses.catch_up(still, servers, self.inner.epoch)).await;
                 at_once = None;
@@ -139,8 +141,8 @@ impl CallState {
             return Err(self.too_late());
         }
         loop {
-            let (member, slot) = match self.look() {
-                Pick::Picked(member, slot) => (member, slot),
+            let picked = match self.inner.pick(&self.pick_request(), false) {
+                PickResult::Picked(picked) => picked,
                 pick => {
                     at_once = None;
                     // Boxed, so that other calls do not carry the room for it.
@@ -151,7 +153,7 @@ impl CallState {
                 }
             };
             let (placed, sent) = at_once.take().unwrap_or_else(|| self.now());
-            match self.attempt(member, slot, sent).await {
+            match self.attempt(picked, sent).await {
                 Outcome::Over(answered) => return answered,
                 Outcome::Again(rest, wait) => {
                     self.body = Some(rest);
@@ -176,21 +178,30 @@ impl CallState {
         (now, self.inner.since_epoch(now))
     }
 
-    fn look(&self) -> Pick {
-        self.inner.pick(&Call { path: self.path.path(), headers: &self.headers }, &self.tried, false)
+    fn pick_request(&self) -> PickRequest<'_> {
+        PickRequest {
+            path: self.path.path(),
+            headers: &self.headers,
+            extensions: &self.extensions,
+            attempt: self.attempts + 1, // of those that may have been processed, of which there are few
+            tried: &self.tried,
+        }
     }
 
     /// A server that takes the call, where the first look has not found one.
-    async fn place(&mut self, mut pick: Pick) -> Result<(Arc<ReadySubchannel>, StreamPermit), Status> {
-        let call = Call { path: self.path.path(), headers: &self.headers };
+    async fn place(&mut self, mut pick: PickResult) -> Result<PickedServer, Status> {
         loop {
-            if !matches!(pick, Pick::Picked(..)) {
+            if !matches!(pick, PickResult::Picked(_)) {
                 runtime::timers()?; // each way of waiting needs one
             }
             pick = match pick {
-                Pick::Picked(member, slot) => return Ok((member, slot)),
-                Pick::Full | Pick::NoneReady => self.inner.wait(&call, &self.tried, self.patience).await?,
-                Pick::AllTried => {
+                PickResult::Picked(picked) => return Ok(picked),
+                PickResult::Fail(status) => return Err(status),
+                PickResult::Wait => self.inner.wait_for_picker(&self.pick_request(), self.patience).await?,
+                PickResult::Full | PickResult::NoneReady => {
+                    self.inner.wait(&self.pick_request(), self.patience).await?
+                }
+                PickResult::AllTried => {
                     self.tried.clear();
                     if let Some(rounds) = &mut self.rounds {
                         let wait = rounds.fail(self.patience.began.elapsed(), false);
@@ -199,11 +210,11 @@ impl CallState {
                             && let Some(refused) = self.refused.take()
                         {
                             let (failure, member) = *refused;
-                            return Err(status::of_failure(failure, member.server.address()));
+                            return Err(status::of_failure(failure, member.subchannel.address()));
                         }
                         self.inner.pause(wait, self.patience).await?;
                     }
-                    self.inner.pick(&call, &self.tried, false)
+                    self.inner.pick(&self.pick_request(), false)
                 }
             };
         }

@@ -4,16 +4,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tonic::Code;
 
 use crate::balance::channel::Inner;
-use crate::balance::policy::ready::ReadySubchannel;
-use crate::balance::subchannel::CallResult;
+use crate::balance::policy::{AttemptEnd, AttemptResult, Picker};
+use crate::balance::pool::ready::ReadySubchannel;
 use crate::balance::subchannel::cost::Peers;
+use crate::panics::catch;
 
 /// One attempt at one server, from when it is sent. Dropping it before the head of the answer came tells the server's cost that
 /// the caller gave up.
 pub(crate) struct AttemptReporter {
     pub(crate) member: Arc<ReadySubchannel>,
+    /// Told when the attempt has ended.
+    picker: Arc<dyn Picker>,
     pub(crate) inner: Arc<Inner>,
     /// Since the channel's epoch.
     sent: Duration,
@@ -25,16 +29,21 @@ pub(crate) struct AttemptReporter {
 }
 
 impl AttemptReporter {
-    pub(crate) fn new(member: Arc<ReadySubchannel>, inner: Arc<Inner>, sent: Duration) -> Self {
-        member.server.cost.sent(sent);
-        let term = member.server.term();
-        Self { member, inner, sent, term, head: None, over: false }
+    pub(crate) fn new(
+        member: Arc<ReadySubchannel>,
+        picker: Arc<dyn Picker>,
+        inner: Arc<Inner>,
+        sent: Duration,
+    ) -> Self {
+        member.subchannel.cost.sent(sent);
+        let term = member.subchannel.term();
+        Self { member, picker, inner, sent, term, head: None, over: false }
     }
 
     /// The head of an answer has come; `well` where it says nothing bad.
     pub(crate) fn head(&mut self, well: bool) {
         let now = self.now();
-        let (server, took) = (&self.member.server, now.saturating_sub(self.sent));
+        let (server, took) = (&self.member.subchannel, now.saturating_sub(self.sent));
         server.cost.no_longer_awaited();
         self.head = Some(took);
         self.inner.pauses.runs(now);
@@ -43,43 +52,55 @@ impl AttemptReporter {
         }
     }
 
-    /// The call has ended.
-    pub(crate) fn judge(&mut self, verdict: CallResult) {
+    /// The call has ended with this code.
+    pub(crate) fn judge(&mut self, code: Code) {
         let now = self.now();
-        let server = &self.member.server;
-        if verdict == CallResult::Success {
+        let server = &self.member.subchannel;
+        if code == Code::Ok {
             self.inner.budget.succeeded();
             server.cost.ok(now.saturating_sub(self.sent), || self.peers(now));
         } else {
             self.bad(now);
         }
-        let in_a_row = server.judge(verdict, self.term);
-        if in_a_row > 0
-            && let Some(ejection) = self.inner.settings.ejection
-            && ejection.is_suspicious(in_a_row, server.is_on_probation())
+        let failures = server.count_end(code, self.term);
+        if failures > 0
+            && let Some(detection) = self.inner.settings.outlier_detection
+            && detection.is_suspicious(failures, server.is_on_probation())
         {
             self.inner.ground.changed.notify_one();
         }
-        self.end();
+        self.end_at(AttemptResult::Status(code), now);
     }
 
     /// The server has not taken the call.
     pub(crate) fn refused(&mut self) {
-        self.bad(self.now());
-        self.end();
+        let now = self.now();
+        self.bad(now);
+        self.end_at(AttemptResult::NotProcessed, now);
     }
 
     /// How the call went says nothing of the server.
+    pub(crate) fn end(&mut self, result: AttemptResult) {
+        self.end_at(result, self.now());
+    }
+
     #[inline]
-    pub(crate) fn end(&mut self) {
-        if self.head.is_none() && !self.over {
-            self.member.server.cost.no_longer_awaited();
+    fn end_at(&mut self, result: AttemptResult, now: Duration) {
+        if std::mem::replace(&mut self.over, true) {
+            return;
         }
-        self.over = true;
+        if self.head.is_none() {
+            self.member.subchannel.cost.no_longer_awaited();
+        }
+        let server = &self.member.server;
+        let time_to_end = now.saturating_sub(self.sent);
+        let end = AttemptEnd { server, result, time_to_head: self.head, time_to_end };
+        // It may run while a panic unwinds, where a second one would end the process.
+        let _ = catch(|| self.picker.ended(&end));
     }
 
     fn bad(&self, now: Duration) {
-        let (server, age) = (&self.member.server, now.saturating_sub(self.sent));
+        let (server, age) = (&self.member.subchannel, now.saturating_sub(self.sent));
         server.cost.bad(age, self.head.unwrap_or(age), now, &self.peers(now));
     }
 
@@ -89,9 +110,9 @@ impl AttemptReporter {
     }
 
     fn peers(&self, now: Duration) -> Peers {
-        let server = &self.member.server;
+        let server = &self.member.subchannel;
         let ready = self.inner.ready.load();
-        let all = ready.servers.iter().map(|ready| (&ready.0.server.cost, ready.0.connection.in_flight()));
+        let all = ready.servers.iter().map(|ready| (&ready.subchannel.cost, ready.connection.in_flight()));
         self.inner.fleet.peers_of(&server.cost, now, all)
     }
 }
@@ -99,8 +120,13 @@ impl AttemptReporter {
 impl Drop for AttemptReporter {
     #[inline]
     fn drop(&mut self) {
-        if !self.over && self.head.is_none() {
-            self.refused();
+        if self.over {
+            return;
         }
+        let now = self.now();
+        if self.head.is_none() {
+            self.bad(now);
+        }
+        self.end_at(AttemptResult::Dropped, now);
     }
 }

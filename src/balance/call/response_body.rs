@@ -14,9 +14,9 @@ use tonic::{Code, Status};
 use crate::balance::call::deadline_timer::DeadlineTimer;
 use crate::balance::call::header_limits::AnswerHeaders;
 use crate::balance::call::reporter::AttemptReporter;
+use crate::balance::policy::AttemptResult;
 use crate::balance::runtime::timer::Timer;
 use crate::balance::status;
-use crate::balance::subchannel::CallResult;
 use crate::connection::{Failure, RecvBody};
 
 /// The body of an answer.
@@ -137,7 +137,7 @@ impl Open {
                 // A reader that is slower than the server never finds nothing to read.
                 // That speaks against nobody.
                 self.answer = None;
-                Err(BodyError::Late(self.clock.exceeded(self.party.member.server.address())))
+                Err(BodyError::Late(self.clock.exceeded(self.party.member.subchannel.address())))
             })),
             Poll::Ready(Some(Err(failure))) => {
                 self.answer = None;
@@ -147,16 +147,16 @@ impl Open {
                 }
                 // The caller's own stream speaks for nobody and against nobody.
                 if failure.is_of_body() {
-                    self.party.end();
+                    self.party.end(AttemptResult::Dropped);
                 } else {
-                    self.party.judge(CallResult::of(code));
+                    self.party.judge(code);
                 }
                 Poll::Ready(Some(Err(BodyError::Failed(failure))))
             }
             Poll::Ready(None) => {
                 // Without a status, which no gRPC server does.
                 self.answer = None;
-                self.party.judge(CallResult::Failure);
+                self.party.judge(Code::Unknown);
                 Poll::Ready(None)
             }
         }
@@ -164,15 +164,15 @@ impl Open {
 
     fn late(&mut self) -> BodyError {
         self.answer = None; // which cancels the call
-        self.party.judge(CallResult::Failure);
-        BodyError::Late(self.clock.exceeded(self.party.member.server.address()))
+        self.party.judge(Code::DeadlineExceeded);
+        BodyError::Late(self.clock.exceeded(self.party.member.subchannel.address()))
     }
 
     /// What callers are told of how an answer broke off.
     fn told(&self, broken: BodyError) -> Status {
         let status = match broken {
             BodyError::Late(status) | BodyError::TooLarge(status) => status,
-            BodyError::Failed(failure) => status::of_failure(failure, self.party.member.server.address()),
+            BodyError::Failed(failure) => status::of_failure(failure, self.party.member.subchannel.address()),
         };
         self.party.inner.settings.tell(status)
     }
@@ -180,7 +180,7 @@ impl Open {
     fn end(&mut self, mut trailers: HeaderMap) -> Result<Frame<Bytes>, BodyError> {
         let answer = self.answer.take();
         let headers = AnswerHeaders::by(&trailers);
-        let address = self.party.member.server.address();
+        let address = self.party.member.subchannel.address();
         if let Some(answer) = &answer
             && let Some(status) = headers.trailers_beyond(answer.cut(), answer.limit(), address)
         {
@@ -195,11 +195,11 @@ impl Open {
         if code == Code::Cancelled && self.clock.has_passed() {
             return Err(self.late());
         }
-        self.party.judge(CallResult::of(code));
+        self.party.judge(code);
         // Trailers are no error of the body: who reads it would be told the status twice.
         let failed = said.is_some() && code != Code::Ok;
         if failed && self.party.inner.settings.addresses_in_statuses {
-            status::name(&mut trailers, self.party.member.server.address());
+            status::name(&mut trailers, self.party.member.subchannel.address());
         }
         Ok(Frame::trailers(trailers))
     }

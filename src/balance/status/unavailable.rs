@@ -8,7 +8,7 @@ use tonic::{Code, Status};
 use crate::address::Address;
 use crate::balance::channel::Inner;
 use crate::balance::status;
-use crate::balance::subchannel::LinkState;
+use crate::balance::subchannel::SubchannelState;
 
 /// The last texts, and what they were made from.
 #[derive(Default)]
@@ -57,10 +57,11 @@ impl Inner {
 
     /// What went wrong with the server whose state has changed last, among those that are not connected.
     fn last_error(&self) -> Option<(Address, String)> {
-        let lanes = self.lanes.load();
-        let states = lanes.iter().map(|(server, _)| (server, server.link()));
-        let failed = states.filter(|(_, link)| link.state != LinkState::Ready && link.error.is_some());
-        let (server, link) = failed.max_by_key(|(_, link)| link.since)?;
-        link.error.map(|error| (server.address().clone(), error))
+        let subchannels = self.subchannels.load();
+        let statuses = subchannels.iter().map(|subchannel| (subchannel, subchannel.status()));
+        let failed = statuses
+            .filter(|(_, status)| !matches!(status.state, SubchannelState::Ready(_)) && status.last_error.is_some());
+        let (subchannel, status) = failed.max_by_key(|(_, status)| status.since)?;
+        status.last_error.map(|error| (subchannel.address().clone(), error))
     }
 }

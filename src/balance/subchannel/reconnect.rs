@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::balance::pool::connect_order::Rank;
+use crate::balance::subchannel::connect_order::Rank;
 
 /// As in gRPC's connection-backoff document, with shorter times: etcd takes a dead server out within its TTL, so that a
 /// refused connection mostly means one that is just starting.

@@ -1,16 +1,16 @@
 //! The task of one server: connects, watches the connection, and connects again.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-use crate::balance::pool::connect_order::Rank;
-use crate::balance::pool::connect_permits::Permits;
 use crate::balance::queue::Queue;
+use crate::balance::subchannel::connect_order::Rank;
+use crate::balance::subchannel::connect_permits::Permits;
 use crate::balance::subchannel::reconnect::{LATE, Next, Reconnect};
-use crate::balance::subchannel::{LinkState, Server};
+use crate::balance::subchannel::{Subchannel, SubchannelState};
 use crate::connection::{CloseReason, Connection, ConnectionState, Destination, Failure, Options, Transport, caught};
 
 /// What all supervisors of a channel share.
@@ -31,29 +31,8 @@ pub(crate) struct ConnectContext {
     pub(crate) queue: Arc<Queue>,
 }
 
-/// Where the pool finds the connection, while there is one.
-#[derive(Default)]
-pub(crate) struct Link(Mutex<Option<Connection>>);
-
-impl Link {
-    pub(crate) fn get(&self) -> Option<Connection> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Of the connection, which is not held for it: whoever lets the last handle go takes h2's lock, and this may be asked from
-    /// within.
-    pub(crate) fn in_flight(&self) -> usize {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map_or(0, Connection::in_flight)
-    }
-
-    fn set(&self, connection: Option<Connection>) {
-        let before = std::mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), connection);
-        drop(before); // after the lock: h2 says that its last handle goes, and whoever hears it may look here
-    }
-}
-
 /// Never ends; it is aborted when the server is removed.
-pub(crate) async fn supervise(ground: Arc<ConnectContext>, server: Arc<Server>, to: Destination, link: Arc<Link>) {
+pub(crate) async fn supervise(ground: Arc<ConnectContext>, server: Arc<Subchannel>, to: Destination) {
     let (mut options, service) = (ground.options.clone(), &*ground.service);
     let (mut reconnect, mut warned) = (Reconnect::new(), false);
     loop {
@@ -61,21 +40,19 @@ pub(crate) async fn supervise(ground: Arc<ConnectContext>, server: Arc<Server>, 
         let next = match result {
             Ok(connection) => {
                 reconnect.connected();
-                let (connected, answered) = (Instant::now(), server.succeeded());
+                let (connected, answered) = (Instant::now(), server.cost.ok_calls());
                 if std::mem::take(&mut warned) {
                     tracing::info!(parent: None, service, server = %server.address(), "connected again");
                 } else {
                     tracing::debug!(parent: None, service, server = %server.address(), "connected");
                 }
                 let mut stages = connection.stages();
-                server.set_link(LinkState::Ready, None);
-                link.set(Some(connection));
+                server.set_state(SubchannelState::Ready(connection), None);
                 ground.changed.notify_one();
                 let over = stages
                     .wait_for(|stage| matches!(stage, ConnectionState::Draining(_) | ConnectionState::Closed(_)))
                     .await;
                 let end = over.map_or_else(|_| None, |stage| stage.end().cloned());
-                link.set(None);
                 let why = end.as_ref().map_or("the connection is gone", |end| &end.why);
                 if end.as_ref().is_some_and(|end| end.silent) {
                     warned = true;
@@ -87,8 +64,8 @@ pub(crate) async fn supervise(ground: Arc<ConnectContext>, server: Arc<Server>, 
                     options.keep_alive = options.keep_alive.map(crate::connection::KeepAlive::doubled);
                     tracing::warn!(parent: None, service, server = %server.address(), "the server complained of pings: half as many from now on");
                 }
-                let next = reconnect.ended(connected.elapsed(), server.succeeded() > answered, fastrand::f64());
-                server.set_link(next.link_state(), Some(why.to_owned()));
+                let next = reconnect.ended(connected.elapsed(), server.cost.ok_calls() > answered, fastrand::f64());
+                server.set_state(next.state(), Some(why.to_owned()));
                 ground.changed.notify_one();
                 next
             }
@@ -99,8 +76,9 @@ pub(crate) async fn supervise(ground: Arc<ConnectContext>, server: Arc<Server>, 
                 }
                 let next = reconnect.failed(began.elapsed(), options.connect_timeout, fastrand::f64());
                 // One that goes on failing changes nothing for anybody.
-                let news = server.link_state() != next.link_state();
-                server.set_link(next.link_state(), Some(why));
+                let was_failing = matches!(server.state(), SubchannelState::TransientFailure);
+                let news = was_failing == next.awaited;
+                server.set_state(next.state(), Some(why));
                 ground.failures.fetch_add(1, Ordering::Relaxed);
                 if news {
                     ground.failing.notify_one();
@@ -115,15 +93,15 @@ pub(crate) async fn supervise(ground: Arc<ConnectContext>, server: Arc<Server>, 
         sleep_until(at).await;
         if at.elapsed() >= LATE {
             // Nobody drove the runtime: what is known of the server is old.
-            server.set_link(LinkState::Connecting, None);
+            server.set_state(SubchannelState::Connecting, None);
             ground.changed.notify_one();
         }
     }
 }
 
 impl Next {
-    fn link_state(&self) -> LinkState {
-        if self.awaited { LinkState::Connecting } else { LinkState::Failing }
+    fn state(&self) -> SubchannelState {
+        if self.awaited { SubchannelState::Connecting } else { SubchannelState::TransientFailure }
     }
 }
 

@@ -11,7 +11,8 @@ use tokio::runtime::Builder;
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::UnboundedReceiverStream;
-use tonic_etcd::{BalancedChannel, Ejection, Instance, Policy, ServerState};
+use tonic_etcd::policy::RoundRobin;
+use tonic_etcd::{BalancedChannel, Instance, OutlierDetection, ServerState};
 use tower::discover::Change;
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
@@ -94,8 +95,7 @@ fn all_events() {
         let refuses = Peer::start(Script::Reset(h2::Reason::REFUSED_STREAM)).await;
         let breaks = Peer::start(Script::Break).await;
         let greets = Peer::start(Script::Greet).await;
-        let several =
-            over(repeating().policy(Policy::RoundRobin), [&refuses.address, &breaks.address, &greets.address]);
+        let several = over(repeating().policy(RoundRobin::new()), [&refuses.address, &breaks.address, &greets.address]);
         listen(&several);
         ready(&several, 3).await;
         while !said("never processed") || !said("repeated elsewhere") {
@@ -103,8 +103,10 @@ fn all_events() {
         }
 
         let fails = Peer::start(Script::Status(14, vec![])).await;
-        let ejecting =
-            over(builder().ejection(Ejection::default()).policy(Policy::RoundRobin), [&fails.address, &greets.address]);
+        let ejecting = over(
+            builder().outlier_detection(OutlierDetection::default()).policy(RoundRobin::new()),
+            [&fails.address, &greets.address],
+        );
         listen(&ejecting);
         ready(&ejecting, 2).await;
         while !said("outlier ejection") {

@@ -17,6 +17,19 @@ const SELDOM_NS: u64 = 20_000_000;
 /// not slow, five calls in a row do.
 const MOST: f64 = 4.0;
 
+/// What a channel expects of a server's latency.
+///
+/// Exhaustive, so that a policy that compares servers handles each case.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum LatencyEstimate {
+    /// Nothing is known, and no call is asking: the server should get one.
+    Unknown,
+    /// Nothing is known yet. A call was sent within the last second, or calls have ended badly.
+    Awaited,
+    /// The time from a call's start to the head of its answer.
+    Known(Duration),
+}
+
 /// Nanoseconds, as the bits of a float; two stores that race lose one sample of thousands.
 #[derive(Default)]
 pub(crate) struct Latency {

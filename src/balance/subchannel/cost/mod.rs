@@ -13,7 +13,6 @@
 //!
 //! All times are multiples of what calls take, so that the same holds for calls of microseconds and of minutes.
 
-mod choice;
 mod latency;
 mod peers;
 mod places;
@@ -24,8 +23,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-pub(crate) use crate::balance::subchannel::cost::choice::{Estimate, Standing, by_latency, by_load, draw};
 use crate::balance::subchannel::cost::latency::Latency;
+pub use crate::balance::subchannel::cost::latency::LatencyEstimate;
 use crate::balance::subchannel::cost::peers::Recent;
 pub(crate) use crate::balance::subchannel::cost::peers::{Fleet, Peers};
 use crate::balance::subchannel::cost::places::{Kept, Places};
@@ -119,18 +118,17 @@ impl Cost {
 
     /// The estimate of its latency. It fades, so that a server which was slow is asked again, from when it was last asked: one
     /// that answers nothing must not look fast.
-    pub(crate) fn estimate(&self, now: Duration) -> Estimate {
+    pub(crate) fn estimate(&self, now: Duration) -> LatencyEstimate {
         let unanswered = self.awaiting.load(Ordering::Relaxed) > 0;
         let last_sent = Duration::from_nanos(self.last_sent.load(Ordering::Relaxed));
         let Some(known) = self.latency.estimate(now, if unanswered { last_sent } else { Duration::ZERO }) else {
             let asked = unanswered && now < last_sent + UNANSWERED;
-            return if asked || self.kept(|| now) > 0 { Estimate::Awaited } else { Estimate::Unknown };
+            return if asked || self.kept(|| now) > 0 { LatencyEstimate::Awaited } else { LatencyEstimate::Unknown };
         };
         let suspected = self.suspected.load(Ordering::Relaxed);
-        if suspected != 0 && nanos(now) < self.suspected_until.load(Ordering::Relaxed) {
-            return Estimate::Nanos(known.max(suspected as f64));
-        }
-        Estimate::Nanos(known)
+        let is_suspected = suspected != 0 && nanos(now) < self.suspected_until.load(Ordering::Relaxed);
+        // A cast of a float is as near as can be.
+        LatencyEstimate::Known(Duration::from_nanos((known as u64).max(if is_suspected { suspected } else { 0 })))
     }
 
     /// The average of its latency as it was last told.

@@ -6,7 +6,8 @@ use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
 use std::time::Duration;
 
-use crate::balance::subchannel::cost::{Cost, Fleet, Standing, by_latency, by_load, draw};
+use crate::balance::policy::simulated::{WeightedLoad, by_latency, by_load, draw};
+use crate::balance::subchannel::cost::{Cost, Fleet};
 
 /// What a server does with a call.
 #[derive(Clone, Copy)]
@@ -102,14 +103,14 @@ impl World {
         let weights: Vec<_> = self.servers.iter().map(|server| u64::from(server.weight)).collect();
         let sum: u64 = weights.iter().sum();
         let mut state = self.random;
-        let mut random = |below: u64| {
+        let random = || {
             state ^= state << 13;
             state ^= state >> 7;
             state ^= state << 17;
-            state % below
+            state
         };
-        let sample = |random: &mut dyn FnMut(u64) -> u64| {
-            let mut point = random(sum);
+        let sample = |random: u64| {
+            let mut point = random % sum;
             weights.iter().position(|weight| match point.checked_sub(*weight) {
                 Some(left) => {
                     point = left;
@@ -118,9 +119,9 @@ impl World {
                 None => true,
             })
         };
-        let (a, b) = draw(self.servers.len(), |random| sample(random).unwrap(), &mut random);
+        let (a, b) = draw(self.servers.len(), |random| sample(random).unwrap(), random);
         self.random = state;
-        let standing = |server: &Server| Standing {
+        let standing = |server: &Server| WeightedLoad {
             load: server.in_flight as u64 + server.cost.kept(|| self.now),
             weight: u64::from(server.weight),
         };

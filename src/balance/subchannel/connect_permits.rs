@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until};
 
-use crate::balance::pool::connect_order::{Attempt, Begins, Connecting, Rank};
+use crate::balance::subchannel::connect_order::{Attempt, Begins, Connecting, Rank};
 
 /// How many attempts are under way at once: each holds a file descriptor, of which a process has often no more.
 const AT_ONCE: usize = 1024;

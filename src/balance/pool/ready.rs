@@ -1,0 +1,97 @@
+//! What the pool publishes for calls: the ready servers with their connections, and the picker for them.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use http::uri::{Authority, Scheme};
+
+use crate::address::Address;
+use crate::balance::policy::{LatencyEstimate, Picker, ReadyServer, ServerMetrics};
+use crate::balance::subchannel::Subchannel;
+use crate::connection::{Connection, ConnectionLoad};
+use crate::instance::Instance;
+
+/// One immutable set, which calls read without a lock until the next one takes its place.
+#[derive(Default)]
+pub(crate) struct Published {
+    /// In the order of their addresses: the indexes of the picker's set are the same.
+    pub(crate) servers: Box<[Arc<ReadySubchannel>]>,
+    /// `None` while no server is ready.
+    pub(crate) picker: Option<Arc<dyn Picker>>,
+}
+
+impl Published {
+    /// How many further calls all servers together take now.
+    pub(crate) fn free_slots(&self) -> usize {
+        self.servers.iter().map(|server| server.connection.free_slots()).fold(0, usize::saturating_add)
+    }
+
+    pub(crate) fn has_room(&self) -> bool {
+        self.servers.iter().any(|server| server.connection.has_room())
+    }
+}
+
+/// A subchannel that is connected. Another connection, or another instance, makes another one.
+pub(crate) struct ReadySubchannel {
+    pub(crate) subchannel: Arc<Subchannel>,
+    pub(crate) connection: Connection,
+    /// How policies see it.
+    pub(crate) server: ReadyServer,
+    pub(crate) authority: Authority,
+    pub(crate) scheme: Scheme,
+    /// The loss of the connection has taken its one token from the retry budget.
+    pub(crate) loss_paid: AtomicBool,
+}
+
+impl ReadySubchannel {
+    pub(crate) fn new(
+        subchannel: Arc<Subchannel>,
+        connection: Connection,
+        instance: Arc<Instance>,
+        authority: Authority,
+    ) -> Self {
+        let scheme = if subchannel.address().is_secure() { Scheme::HTTPS } else { Scheme::HTTP };
+        let metrics = LiveMetrics { subchannel: subchannel.clone(), connection: connection.load(), instance };
+        let server = ReadyServer::new(Arc::new(metrics));
+        Self { subchannel, connection, server, authority, scheme, loss_paid: AtomicBool::new(false) }
+    }
+
+    /// Whether it was made for this very instance.
+    pub(crate) fn is_of(&self, instance: &Arc<Instance>) -> bool {
+        std::ptr::eq(self.server.instance(), &**instance)
+    }
+}
+
+/// The numbers of a server while it is ready. Holds no connection: a policy may keep it.
+struct LiveMetrics {
+    subchannel: Arc<Subchannel>,
+    connection: ConnectionLoad,
+    instance: Arc<Instance>,
+}
+
+impl ServerMetrics for LiveMetrics {
+    fn address(&self) -> &Address {
+        self.subchannel.address()
+    }
+
+    fn instance(&self) -> &Instance {
+        &self.instance
+    }
+
+    fn in_flight(&self) -> usize {
+        self.connection.in_flight()
+    }
+
+    fn load(&self) -> u64 {
+        self.connection.in_flight() as u64 + self.subchannel.cost.kept(|| self.subchannel.now())
+    }
+
+    fn latency(&self) -> Option<Duration> {
+        self.subchannel.cost.average()
+    }
+
+    fn latency_estimate(&self) -> LatencyEstimate {
+        self.subchannel.cost.estimate(self.subchannel.now())
+    }
+}
