@@ -1,19 +1,21 @@
 //! Which server addresses a set of instances names, counted over whoever names them. PURE.
 //!
-//! The resolver tells tower's balancers of addresses with it, and the balanced channel keeps one subchannel for each. Both want
-//! one server for one address, however many instances name it, and both leave out instances that are draining. They differ in what
-//! they keep of an instance (`V`), and in which changes they pass on.
+//! The resolver tells tower's balancers of addresses with it, and the balanced channel keeps one
+//! subchannel for each. Both want one server for one address, however many instances name it, and
+//! both leave out instances that are draining. They differ in what they keep of an instance (`V`),
+//! and in which changes they pass on.
 
 use std::collections::BTreeMap;
 
 use crate::address::{Address, Authority};
 use crate::instance::Instance;
 
-/// The addresses that instances claim. `K` says whose claim one is, `V` is what is kept of the instance; both may be `()`, where a
-/// count is all that is needed.
+/// The addresses that instances claim. `K` says whose claim one is, `V` is what is kept of the
+/// instance; both may be `()`, where a count is all that is needed.
 pub(crate) struct AddressIndex<K, V> {
     claims: BTreeMap<Authority, Vec<Claim<K, V>>>,
-    /// The authorities that changed since they were last asked for, and how each was then: whether it spoke TLS, if it was there.
+    /// The authorities that changed since they were last asked for, and how each was then: whether
+    /// it spoke TLS, if it was there.
     changed: BTreeMap<Authority, Option<bool>>,
 }
 
@@ -27,11 +29,13 @@ struct Claim<K, V> {
 /// What an address has become.
 #[derive(Debug, PartialEq)]
 pub(crate) enum AddressChange<V> {
-    /// The address is named. TLS outweighs plain text where the claims differ, and the value is that of the last claim.
+    /// The address is named. TLS outweighs plain text where the claims differ, and the value is
+    /// that of the last claim.
     Present {
         address: Address,
         value: V,
-        /// The address is new, or changed between TLS and plain text. Otherwise only its claims did.
+        /// The address is new, or changed between TLS and plain text. Otherwise only its claims
+        /// did.
         is_new: bool,
     },
     /// No instance names it any more.
@@ -45,8 +49,8 @@ impl<K, V> Default for AddressIndex<K, V> {
 }
 
 impl<K: Clone + PartialEq, V: Clone> AddressIndex<K, V> {
-    /// Adds the claims of an instance: one for each of its addresses. An instance that is draining takes no new calls, so it claims
-    /// none; this is the one place that says so.
+    /// Adds the claims of an instance: one for each of its addresses. An instance that is draining
+    /// takes no new calls, so it claims none; this is the one place that says so.
     pub(crate) fn insert(&mut self, key: &K, instance: &Instance, value: &V) {
         self.claim(instance, |claims, secure| claims.push(Claim { key: key.clone(), secure, value: value.clone() }));
     }
@@ -69,7 +73,8 @@ impl<K: Clone + PartialEq, V: Clone> AddressIndex<K, V> {
         }
     }
 
-    /// What has changed since this was last called, in the order of addresses. An address that came and went in between is left out.
+    /// What has changed since this was last called, in the order of addresses. An address that came
+    /// and went in between is left out.
     pub(crate) fn take_changes(&mut self) -> Vec<AddressChange<V>> {
         let change = |(authority, before): (Authority, Option<bool>)| {
             let claims = self.claims.get(&authority).map(Vec::as_slice).unwrap_or_default();
@@ -84,7 +89,8 @@ impl<K: Clone + PartialEq, V: Clone> AddressIndex<K, V> {
     }
 }
 
-/// Whether the server speaks TLS, if it is claimed at all: one claim that says so outweighs all that do not.
+/// Whether the server speaks TLS, if it is claimed at all: one claim that says so outweighs all
+/// that do not.
 fn is_secure<K, V>(claims: &[Claim<K, V>]) -> Option<bool> {
     (!claims.is_empty()).then(|| claims.iter().any(|claim| claim.secure))
 }

@@ -35,7 +35,7 @@ impl BalancedChannel {
                 state,
                 since: status.since,
                 in_flight,
-                latency: subchannel.cost.average(),
+                latency: subchannel.cost.latency(),
                 calls,
                 failures,
                 last_error: status.last_error,

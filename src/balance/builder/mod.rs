@@ -24,7 +24,7 @@ use crate::balance::policy::{LeastRequest, PickNotifier, Policy};
 use crate::balance::pool::source::DiscoverySource;
 use crate::balance::pool::{self, ShutdownGuard, Update};
 use crate::balance::status::unavailable::Reason;
-use crate::balance::subchannel::connect_permits::Permits;
+use crate::balance::subchannel::connect_permits::ConnectPermits;
 use crate::balance::subchannel::outlier::OutlierDetection;
 use crate::balance::subchannel::supervisor::ConnectContext;
 use crate::balance::{BalancedChannel, Shared};
@@ -258,7 +258,7 @@ impl BalancedChannelBuilder {
             service: directory.service.clone(),
             transport,
             options: self.options,
-            permits: Permits::new(),
+            permits: ConnectPermits::new(),
             changed: Notify::new(),
             failing: Notify::new(),
             failures: AtomicU64::new(0),

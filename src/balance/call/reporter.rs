@@ -44,11 +44,11 @@ impl AttemptReporter {
     pub(crate) fn head(&mut self, well: bool) {
         let now = self.now();
         let (server, took) = (&self.member.subchannel, now.saturating_sub(self.sent));
-        server.cost.no_longer_awaited();
+        server.cost.head_settled();
         self.head = Some(took);
         self.inner.pauses.runs(now);
         if well {
-            server.cost.head(took, now);
+            server.cost.answered(took, now);
         }
     }
 
@@ -58,7 +58,7 @@ impl AttemptReporter {
         let server = &self.member.subchannel;
         if code == Code::Ok {
             self.inner.budget.succeeded();
-            server.cost.ok(now.saturating_sub(self.sent), || self.peers(now));
+            server.cost.succeeded(now.saturating_sub(self.sent), || self.peers(now));
         } else {
             self.bad(now);
         }
@@ -90,7 +90,7 @@ impl AttemptReporter {
             return;
         }
         if self.head.is_none() {
-            self.member.subchannel.cost.no_longer_awaited();
+            self.member.subchannel.cost.head_settled();
         }
         let server = &self.member.server;
         let time_to_end = now.saturating_sub(self.sent);
@@ -101,7 +101,7 @@ impl AttemptReporter {
 
     fn bad(&self, now: Duration) {
         let (server, age) = (&self.member.subchannel, now.saturating_sub(self.sent));
-        server.cost.bad(age, self.head.unwrap_or(age), now, &self.peers(now));
+        server.cost.failed(age, self.head.unwrap_or(age), now, &self.peers(now));
     }
 
     /// The time since the channel's epoch.

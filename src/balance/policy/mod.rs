@@ -1,4 +1,5 @@
-//! How a channel picks a server for each call, in gRPC's two levels: a [`Policy`] builds a [`Picker`], and the picker picks.
+//! How a channel picks a server for each call, in gRPC's two levels: a [`Policy`] builds a
+//! [`Picker`], and the picker picks.
 //!
 //! | | runs in | when | must |
 //! |---|---|---|---|
@@ -6,14 +7,17 @@
 //! | [`Picker::pick`] | the task of the caller | a call needs a server, once for each attempt and sometimes more | be quick: no blocking, no allocation, better no lock |
 //! | [`Picker::ended`] | the task of the caller | an attempt has ended | the same |
 //!
-//! The channel hands over a [`ReadySet`]: the servers that are connected and not ejected, with their effective weights and their
-//! loads. The picker answers with a [`Pick`]: the index of a server in that set, [`Pick::Wait`], or [`Pick::Fail`]. The channel sends
-//! the call to that server, unless it is full by then or has already failed the call: then the next server in the set that takes
-//! the call gets it.
+//! The channel hands over a [`ReadySet`]: the servers that are connected and not ejected, with
+//! their effective weights and their loads. The picker answers with a [`Pick`]: the index of a
+//! server in that set, [`Pick::Wait`], or [`Pick::Fail`]. The channel sends the call to that
+//! server, unless it is full by then or has already failed the call: then the next server in the
+//! set that takes the call gets it.
 //!
-//! Four policies are built in: [`LeastRequest`] (the default), [`PeakEwma`], [`RoundRobin`] and [`PickFirst`]. They are written with
-//! the public items of this module and nothing else, one file each, so they are examples too. `examples/zone_aware.rs` is another
-//! one. [`testing`](crate::testing) builds sets and calls, so that a policy can be tested without servers:
+//! Four policies are built in: [`LeastRequest`] (the default), [`PeakEwma`], [`RoundRobin`] and
+//! [`PickFirst`]. They are written with the public items of this module and nothing else, one file
+//! each, so they are examples too. `examples/zone_aware.rs` is another one.
+//! [`testing`](crate::testing) builds sets and calls, so that a policy can be tested without
+//! servers:
 //!
 //! ```
 //! use std::sync::Arc;
@@ -33,7 +37,7 @@
 //!
 //! impl Policy for WritesToPrimary {
 //!     fn picker(&self, set: &ReadySet) -> Arc<dyn Picker> {
-//!         let is_primary = |server: &_| set.servers()[*server].instance().zone() == Some("primary");
+//!         let is_primary = |server: &usize| set.servers()[*server].instance().zone() == Some("primary");
 //!         Arc::new(PrimaryPicker { set: set.clone(), primary: (0..set.len()).find(is_primary) })
 //!     }
 //! }
@@ -60,8 +64,9 @@
 //! ```
 //!
 //! # Panics
-//! A panic in [`Policy::picker`] is logged as an ERROR, and [`LeastRequest`] picks from that set. A panic in [`Picker::pick`] is the
-//! caller's, as if the call itself had panicked. A panic in [`Picker::ended`] is caught and ignored.
+//! A panic in [`Policy::picker`] is logged as an ERROR, and [`LeastRequest`] picks from that set. A
+//! panic in [`Picker::pick`] is the caller's, as if the call itself had panicked. A panic in
+//! [`Picker::ended`] is caught and ignored.
 
 // The way through the files: `set/` has what a policy is given, `call.rs` what a picker is given, `attempt_end.rs` what it is told
 // afterwards. `two_choices.rs` is shared by the first two of the policies, which have a file each.
@@ -100,17 +105,20 @@ pub(crate) mod simulated {
 }
 
 /// Builds a [`Picker`] for each set of ready servers. Set with
-/// [`BalancedChannelBuilder::policy`](crate::BalancedChannelBuilder::policy); the default is [`LeastRequest`].
+/// [`BalancedChannelBuilder::policy`](crate::BalancedChannelBuilder::policy); the default is
+/// [`LeastRequest`].
 ///
-/// A policy may be shared by several channels: a clone of a builder has the same policy. What belongs to one channel, such as an order
-/// of servers, should follow from [`ReadySet::seed`]. The channel's builder shows the policy in its `Debug` output.
+/// A policy may be shared by several channels: a clone of a builder has the same policy. What
+/// belongs to one channel, such as an order of servers, should follow from [`ReadySet::seed`]. The
+/// channel's builder shows the policy in its `Debug` output.
 pub trait Policy: fmt::Debug + Send + Sync + 'static {
     /// Builds the picker for this set, which takes the place of the picker before it.
     ///
-    /// The channel calls this in its background task, each time that the set changes: a server became ready or went, a connection was
-    /// replaced, an instance or an effective weight changed. Changes of load do not count: read them when you pick. The set is never
-    /// empty: while no server is ready, no policy is asked. Calls that wait meanwhile go on waiting, so this should take
-    /// milliseconds at most.
+    /// The channel calls this in its background task, each time that the set changes: a server
+    /// became ready or went, a connection was replaced, an instance or an effective weight changed.
+    /// Changes of load do not count: read them when you pick. The set is never empty: while no
+    /// server is ready, no policy is asked. Calls that wait meanwhile go on waiting, so this should
+    /// take milliseconds at most.
     fn picker(&self, set: &ReadySet) -> Arc<dyn Picker>;
 }
 
@@ -122,19 +130,20 @@ impl<P: Policy + ?Sized> Policy for Arc<P> {
 
 /// Picks servers from one [`ReadySet`].
 ///
-/// Many calls may use it at the same time. The channel drops it when a later set has a picker of its own and the last attempt that it
-/// picked for has ended.
+/// Many calls may use it at the same time. The channel drops it when a later set has a picker of
+/// its own and the last attempt that it picked for has ended.
 pub trait Picker: Send + Sync + 'static {
     /// Picks a server for this attempt of a call.
     ///
-    /// Runs in the task of the caller: it must not block. The channel may ask more than once for an attempt, because the server that
-    /// was picked has no room when the call comes to it, or because the call waited.
+    /// Runs in the task of the caller: it must not block. The channel may ask more than once for an
+    /// attempt, because the server that was picked has no room when the call comes to it, or
+    /// because the call waited.
     fn pick(&self, call: &Call<'_>) -> Pick;
 
     /// An attempt for which this picker picked the server has ended. Does nothing by default.
     ///
-    /// Called once for each attempt that was sent, in whichever task ends it: mostly the caller's, when it has read or dropped the
-    /// answer.
+    /// Called once for each attempt that was sent, in whichever task ends it: mostly the caller's,
+    /// when it has read or dropped the answer.
     fn ended(&self, _end: &AttemptEnd<'_>) {}
 }
 
@@ -142,14 +151,16 @@ pub trait Picker: Send + Sync + 'static {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Pick {
-    /// This server, by its index in the [`ReadySet`] that the picker was built from. An index beyond the last stands for the last.
+    /// This server, by its index in the [`ReadySet`] that the picker was built from. An index
+    /// beyond the last stands for the last.
     Server(usize),
-    /// No server now. The call asks again when the set changes and when [`PickNotifier::notify`] is called. It waits within its
-    /// deadline and [`BalancedChannelBuilder::wait_limit`](crate::BalancedChannelBuilder::wait_limit), as for a connection, and does
-    /// not keep other calls waiting.
+    /// No server now. The call asks again when the set changes and when [`PickNotifier::notify`] is
+    /// called. It waits within its deadline and
+    /// [`BalancedChannelBuilder::wait_limit`](crate::BalancedChannelBuilder::wait_limit), as for a
+    /// connection, and does not keep other calls waiting.
     Wait,
-    /// The call fails with this status at once, also one that is to wait for ready (gRPC calls this a drop). The caller gets the
-    /// status as it is. It takes the place of a later attempt only: a call that a server has already answered with a failure
-    /// ends with that failure.
+    /// The call fails with this status at once, also one that is to wait for ready (gRPC calls this
+    /// a drop). The caller gets the status as it is. It takes the place of a later attempt only: a
+    /// call that a server has already answered with a failure ends with that failure.
     Fail(Status),
 }

@@ -7,9 +7,10 @@ use crate::policy::{Call, Pick, Picker, Policy, ReadySet};
 
 /// One server, as long as it is ready; the others stay connected, and take over at once.
 ///
-/// Each channel has its own order of servers, drawn at random by weight (gRFC A62, A113), so that a fleet of clients does not meet at
-/// one server. A server that is at its limit of concurrent streams is passed over for the next in the order. Load does not count: a
-/// server that fails its calls keeps them until [`OutlierDetection`](crate::OutlierDetection) ejects it.
+/// Each channel has its own order of servers, drawn at random by weight (gRFC A62, A113), so that a
+/// fleet of clients does not meet at one server. A server that is at its limit of concurrent
+/// streams is passed over for the next in the order. Load does not count: a server that fails its
+/// calls keeps them until [`OutlierDetection`](crate::OutlierDetection) ejects it.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct PickFirst {}
@@ -35,13 +36,14 @@ impl Policy for PickFirst {
     }
 }
 
-/// The rank of a server that drew this random number. The lowest rank is the first; each server is the first as often as its weight
-/// says (weighted sampling after Efraimidis and Spirakis).
+/// The rank of a server that drew this random number. The lowest rank is the first; each server is
+/// the first as often as its weight says (weighted sampling after Efraimidis and Spirakis).
 fn rank(random: u64, weight: u64) -> f64 {
     let between_0_and_1 = (random >> 11) as f64 / (1_u64 << 53) as f64;
     -between_0_and_1.max(f64::MIN_POSITIVE).ln() / weight as f64
 }
 
+/// The order is made once for each set, so a pick takes the first server in most cases.
 struct PickFirstPicker {
     /// Indexes of the set, the first choice first.
     order: Box<[usize]>,

@@ -7,8 +7,9 @@ use crate::policy::{Call, Pick, Picker, Policy, ReadySet};
 
 /// One server after the other, in the order of their addresses.
 ///
-/// Each picker begins at a random server, so that many clients do not begin at the same one. Weights and load do not count: a server
-/// that fails its calls keeps its share of them until [`OutlierDetection`](crate::OutlierDetection) ejects it.
+/// Each picker begins at a random server, so that many clients do not begin at the same one.
+/// Weights and load do not count: a server that fails its calls keeps its share of them until
+/// [`OutlierDetection`](crate::OutlierDetection) ejects it.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct RoundRobin {}
@@ -27,6 +28,7 @@ impl Policy for RoundRobin {
     }
 }
 
+/// All callers of a channel share one counter, so each call moves it on.
 struct RoundRobinPicker {
     /// At least 1.
     servers: usize,

@@ -1,7 +1,9 @@
-//! Power of two choices: two servers are drawn at random, by weight, and the better one of them gets the call. PURE.
+//! Power of two choices: two servers are drawn at random, by weight, and the better one of them
+//! gets the call. PURE.
 //!
-//! Compared with the least loaded of all servers, the better of two needs no look at all of them, and many clients with the same old
-//! picture do not all go to the same server (Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing"; gRFC A48).
+//! Compared with the least loaded of all servers, the better of two needs no look at all of them,
+//! and many clients with the same old picture do not all go to the same server (Mitzenmacher, "The
+//! Power of Two Choices in Randomized Load Balancing"; gRFC A48).
 
 use crate::policy::{Call, ReadySet};
 
@@ -21,8 +23,8 @@ impl WeightedLoad {
     }
 }
 
-/// Draws two servers of the set, and returns the index of the one that gets the call. `second_is_better` compares them; a server that
-/// is not available loses without being compared.
+/// Draws two servers of the set, and returns the index of the one that gets the call.
+/// `second_is_better` compares them; a server that is not available loses without being compared.
 pub(crate) fn pick(
     set: &ReadySet,
     call: &Call<'_>,
@@ -41,8 +43,8 @@ pub(crate) fn pick(
     }
 }
 
-/// Draws two different servers of at least two. `sample` turns a random number into a server by weight. Where it gives the same one
-/// twice, the second is any other, each with the same chance.
+/// Draws two different servers of at least two. `sample` turns a random number into a server by
+/// weight. Where it gives the same one twice, the second is any other, each with the same chance.
 pub(crate) fn draw(servers: usize, sample: impl Fn(u64) -> usize, mut random: impl FnMut() -> u64) -> (usize, usize) {
     let first = sample(random());
     let mut second = sample(random());
@@ -54,8 +56,9 @@ pub(crate) fn draw(servers: usize, sample: impl Fn(u64) -> usize, mut random: im
     (first, second)
 }
 
-/// Whether the second server has less load for its weight, even with the call added. The draw has already shared out idle servers by
-/// weight, so the first keeps the call unless the second is better off with it.
+/// Whether the second server has less load for its weight, even with the call added. The draw has
+/// already shared out idle servers by weight, so the first keeps the call unless the second is
+/// better off with it.
 pub(crate) fn by_load(first: WeightedLoad, second: WeightedLoad) -> bool {
     let product = |load: u64, weight: u64| u128::from(load) * u128::from(weight);
     product(second.load + 1, first.weight) <= product(first.load, second.weight)

@@ -11,7 +11,9 @@ use crate::instance::Instance;
 
 /// Keys of the source, each with the instance that it stands for.
 pub(crate) struct Members<K> {
+    /// With those that are draining, which name no address.
     instances: HashMap<K, Arc<Instance>>,
+    /// Has the claims of exactly these instances.
     index: AddressIndex<K, Arc<Instance>>,
 }
 
@@ -36,13 +38,15 @@ impl<K: Hash + Eq + Clone> Members<K> {
         }
     }
 
+    /// Takes back the claims of a key. A key that is not known changes nothing.
     fn remove(&mut self, key: &K) {
         if let Some(instance) = self.instances.remove(key) {
             self.index.remove(key, &instance);
         }
     }
 
-    /// What has become of addresses since this was last called; each with the instance that was put last.
+    /// What has become of addresses since this was last called; each with the instance that was put
+    /// last.
     pub(crate) fn take_changes(&mut self) -> Vec<AddressChange<Arc<Instance>>> {
         self.index.take_changes()
     }

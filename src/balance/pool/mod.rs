@@ -43,14 +43,18 @@ use crate::panics::catch;
 
 /// What a source of servers tells the pool.
 pub(crate) struct Update<K> {
+    /// Applied in this order. A source that starts anew need not repeat itself: equal instances
+    /// change nothing.
     pub(crate) changes: Vec<Change<K, Instance>>,
     /// The state of the source itself, where that has changed.
     pub(crate) directory: Option<Directory>,
 }
 
-/// The maximum number of updates that are applied before the result is published, so that a large set comes in one step.
+/// The maximum number of updates that are applied before the result is published, so that a large
+/// set comes in one step.
 const MAX_BATCH: usize = 1024;
-/// Servers that begin to fail within this time are published together: no call can use them, before or after.
+/// Servers that begin to fail within this time are published together: no call can use them, before
+/// or after.
 const FAILURE_BATCH_TIME: Duration = Duration::from_millis(10);
 
 /// Runs until it is aborted, which is when the channel's last clone is dropped.
@@ -107,6 +111,7 @@ impl Drop for ShutdownGuard {
     }
 }
 
+/// The next item. Dropping it loses none.
 async fn next<S: Stream>(mut source: Pin<&mut S>) -> Option<S::Item> {
     std::future::poll_fn(|cx| source.as_mut().poll_next(cx)).await
 }
@@ -125,13 +130,18 @@ async fn next_at_once<S: Stream>(mut source: Pin<&mut S>) -> Option<S::Item> {
 /// The servers of a channel, as its task keeps them.
 struct Pool {
     inner: Arc<Inner>,
+    /// One for each address of an instance that is not draining, connected or not. In the order in
+    /// which calls and statuses list them.
     entries: BTreeMap<Authority, PoolEntry>,
+    /// The last that the source has told of itself.
     directory: Arc<Directory>,
     /// How many instances are draining; they have no entry.
     draining: usize,
+    /// `None` where the user has not turned it on.
     outlier_detector: Option<OutlierDetector<Authority>>,
     /// Where the times of the outlier detector begin.
     began: Instant,
+    /// From here [`FAILURE_BATCH_TIME`] counts.
     last_published: Instant,
     /// Entries came or went since the last publication.
     entries_changed: bool,
@@ -139,11 +149,14 @@ struct Pool {
     seed: u64,
 }
 
-/// One address of the set. Dropped, it ends its supervisor and shuts down its subchannel: calls in flight finish over the connection,
-/// which closes then.
+/// One address of the set. Dropped, it ends its supervisor and shuts down its subchannel: calls in
+/// flight finish over the connection, which closes then.
 struct PoolEntry {
+    /// Shared with the supervisor, the calls, and what is published.
     subchannel: Arc<Subchannel>,
+    /// The instance that was put last of those that name the address.
     instance: Arc<Instance>,
+    /// Connects the subchannel until this entry is dropped.
     supervisor: AbortHandle,
     /// As it was last published, while it is connected.
     ready: Option<Arc<ReadySubchannel>>,
@@ -175,6 +188,9 @@ impl Pool {
         }
     }
 
+    /// Takes in an update. The changes of addresses that follow from it are taken from `members`
+    /// once a batch is complete, so that an address which comes and goes within one batch is never
+    /// connected to.
     fn apply<K: Hash + Eq + Clone>(&mut self, update: Update<K>, members: &mut Members<K>) {
         update.changes.into_iter().for_each(|change| members.apply(change));
         if let Some(directory) = update.directory {
@@ -182,13 +198,16 @@ impl Pool {
         }
     }
 
-    /// Waits until servers have begun to fail, and gathers others that do so at the same time. Dropping it loses nothing, because
-    /// every way out of the task's `select!` publishes.
+    /// Waits until servers have begun to fail, and gathers others that do so at the same time.
+    /// Dropping it loses nothing, because every way out of the task's `select!` publishes.
     async fn failures(&self) {
         self.inner.ground.failing.notified().await;
         sleep_until(self.last_published + FAILURE_BATCH_TIME).await;
     }
 
+    /// Adds, changes or removes the entry of one address. An address that changes between TLS and
+    /// plain text is another server: its entry is replaced. Another instance for the same address
+    /// keeps the connection, and shows in what is published next.
     fn apply_address(&mut self, change: AddressChange<Arc<Instance>>) {
         let service = &*self.directory.service;
         match change {
@@ -233,8 +252,12 @@ impl Pool {
             subchannel.set_on_probation(detector.is_on_probation(authority));
             let is_ejected = ejected.binary_search(authority).is_ok();
             if is_ejected != subchannel.is_ejected() {
-                let service = &*self.directory.service;
-                tracing::info!(parent: None, service, server = %subchannel.address(), ejected = is_ejected, "outlier ejection");
+                let (service, server) = (&*self.directory.service, subchannel.address());
+                if is_ejected {
+                    tracing::info!(parent: None, service, %server, "server ejected");
+                } else {
+                    tracing::info!(parent: None, service, %server, "server back from its ejection");
+                }
                 subchannel.set_ejected(is_ejected);
             }
         }
@@ -286,7 +309,8 @@ impl Pool {
         }
     }
 
-    /// Asks the policy for a picker. The policy is the user's code: where it panics, calls are still picked for.
+    /// Asks the policy for a picker. The policy is the user's code: where it panics, calls are
+    /// still picked for.
     fn build_picker(&self, servers: &[Arc<ReadySubchannel>]) -> Arc<dyn Picker> {
         let servers = servers.iter().map(|server| server.server.clone()).collect();
         let set = ReadySet::new(servers, self.seed, self.inner.pick_notifier.clone());
@@ -317,6 +341,7 @@ impl Pool {
 }
 
 impl PoolEntry {
+    /// Begins to connect to a server, in a task of its own.
     fn start(inner: &Inner, address: Address, instance: Arc<Instance>) -> Self {
         let place = match address.unix_path() {
             Some(path) => Place::Unix(path.into()),
@@ -328,7 +353,8 @@ impl PoolEntry {
         Self { subchannel, instance, supervisor, ready: None }
     }
 
-    /// The server for calls, while it is connected: the same one until its connection or its instance changes.
+    /// The server for calls, while it is connected: the same one until its connection or its
+    /// instance changes.
     fn ready(&mut self, inner: &Inner, state: &SubchannelState) -> Option<Arc<ReadySubchannel>> {
         let connection = match state {
             SubchannelState::Ready(connection) if !connection.is_over() => connection,

@@ -1,4 +1,5 @@
-//! What the pool publishes for calls: the ready servers with their connections, and the picker for them.
+//! What the pool publishes for calls: the ready servers with their connections, and the picker for
+//! them.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -27,6 +28,8 @@ impl Published {
         self.servers.iter().map(|server| server.connection.free_slots()).fold(0, usize::saturating_add)
     }
 
+    /// Whether a server takes a further call now: it is below its limit of concurrent streams, and
+    /// its connection is not waiting for a sign of life.
     pub(crate) fn has_room(&self) -> bool {
         self.servers.iter().any(|server| server.connection.has_room())
     }
@@ -34,17 +37,22 @@ impl Published {
 
 /// A subchannel that is connected. Another connection, or another instance, makes another one.
 pub(crate) struct ReadySubchannel {
+    /// Told of what becomes of its calls.
     pub(crate) subchannel: Arc<Subchannel>,
+    /// Kept open by this, until the last call over it has ended.
     pub(crate) connection: Connection,
     /// How policies see it.
     pub(crate) server: ReadyServer,
+    /// The `:authority` of its requests: the address's, unless the user has set one.
     pub(crate) authority: Authority,
+    /// The `:scheme` of its requests: `https` where the server speaks TLS.
     pub(crate) scheme: Scheme,
     /// The loss of the connection has taken its one token from the retry budget.
     pub(crate) loss_paid: AtomicBool,
 }
 
 impl ReadySubchannel {
+    /// `connection` is that of the subchannel; `authority` is what requests carry.
     pub(crate) fn new(
         subchannel: Arc<Subchannel>,
         connection: Connection,
@@ -84,14 +92,14 @@ impl ServerMetrics for LiveMetrics {
     }
 
     fn load(&self) -> u64 {
-        self.connection.in_flight() as u64 + self.subchannel.cost.kept(|| self.subchannel.now())
+        self.connection.in_flight() as u64 + self.subchannel.cost.penalties(|| self.subchannel.now())
     }
 
     fn latency(&self) -> Option<Duration> {
-        self.subchannel.cost.average()
+        self.subchannel.cost.latency()
     }
 
     fn latency_estimate(&self) -> LatencyEstimate {
-        self.subchannel.cost.estimate(self.subchannel.now())
+        self.subchannel.cost.latency_estimate(self.subchannel.now())
     }
 }

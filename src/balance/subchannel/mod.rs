@@ -1,8 +1,9 @@
 //! One server of a channel: [`Subchannel`] is what its calls, its supervisor and the pool share.
 //!
-//! `supervisor.rs` is the task that connects it; it asks `reconnect.rs` what follows an attempt, and `connect_permits.rs` for its
-//! turn, which `connect_order.rs` decides. `cost/` is what its calls have cost lately, which pickers compare; `outlier.rs` decides which
-//! servers are ejected because their calls fail.
+//! `supervisor.rs` is the task that connects it; it asks `reconnect.rs` what follows an attempt,
+//! and `connect_permits.rs` for its turn, which `connect_order.rs` decides. `cost/` is what its
+//! calls have cost lately, which pickers compare; `outlier.rs` decides which servers are ejected
+//! because their calls fail.
 
 pub(super) mod connect_order;
 pub(super) mod connect_permits;
@@ -28,30 +29,36 @@ use crate::connection::Connection;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ServerState {
-    /// The first connection, or the next after one that has ended, is being made. Calls may wait for it.
+    /// The first connection, or the next after one that has ended, is being made. Calls may wait
+    /// for it.
     Connecting,
     /// Connected: the server's SETTINGS have come. Calls go to it.
     Ready,
-    /// The last attempt to connect failed, or more than three connections in a row have ended within 500 ms and without an OK
-    /// call. It goes on trying. The first refusal after a connection that was well counts as [`ServerState::Connecting`]: the
-    /// server may restart.
+    /// The last attempt to connect failed, or more than three connections in a row have ended
+    /// within 500 ms and without an OK call. It goes on trying. The first refusal after a
+    /// connection that was well counts as [`ServerState::Connecting`]: the server may restart.
     TransientFailure,
-    /// Connected, and left out for a while because its calls failed ([`OutlierDetection`](crate::balance::OutlierDetection)).
+    /// Connected, and left out for a while because its calls failed
+    /// ([`OutlierDetection`](crate::balance::OutlierDetection)).
     Ejected,
 }
 
 /// The channel's side of one server: its connection, its state, and what its calls have come to.
 ///
-/// The pool makes one for each address, and a [`supervisor`] keeps it connected. Calls, statuses and pickers share it, and may keep it
-/// for longer than the pool does: what is removed from the pool is shut down, so that it holds no connection open.
+/// The pool makes one for each address, and a [`supervisor`] keeps it connected. Calls, statuses
+/// and pickers share it, and may keep it for longer than the pool does: what is removed from the
+/// pool is shut down, so that it holds no connection open.
 pub(crate) struct Subchannel {
     address: Address,
     /// Where the clock of all subchannels of the channel begins.
     epoch: Instant,
+    /// Written by the supervisor; read by the pool and by statuses, never by a call.
     status: Mutex<SubchannelStatus>,
+    /// What its calls have cost lately, which pickers compare.
     pub(crate) cost: Cost,
     /// Calls that ended with another code than OK, since the channel began.
     failures: AtomicU64,
+    /// What outlier detection looks at.
     pub(crate) interval: IntervalCounts,
     /// Counts ejections and returns: odd while the server is ejected.
     term: AtomicU32,
@@ -81,6 +88,8 @@ pub(crate) struct SubchannelStatus {
 pub(crate) enum SubchannelState {
     /// Calls wait for the attempt that is under way, or for the next.
     Connecting,
+    /// The server has accepted this connection: its SETTINGS have come. The pool also checks that
+    /// it has not ended since.
     Ready(Connection),
     /// Calls do not wait for it; attempts go on.
     TransientFailure,
@@ -91,6 +100,7 @@ pub(crate) enum SubchannelState {
 /// The calls of one interval of outlier detection.
 #[derive(Default)]
 pub(crate) struct IntervalCounts {
+    /// Attempts that ended with OK, and those that ended with another code.
     pub(crate) successes: AtomicU64,
     pub(crate) failures: AtomicU64,
     /// Failures since the last success, over intervals.
@@ -98,6 +108,7 @@ pub(crate) struct IntervalCounts {
 }
 
 impl Subchannel {
+    /// A server that nobody has connected to yet. `epoch` is the channel's.
     pub(crate) fn new(address: Address, epoch: Instant) -> Self {
         let status = SubchannelStatus { state: SubchannelState::Connecting, since: Instant::now(), last_error: None };
         Self {
@@ -125,6 +136,7 @@ impl Subchannel {
         self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A copy of the present status.
     pub(crate) fn status(&self) -> SubchannelStatus {
         self.lock().clone()
     }
@@ -134,8 +146,8 @@ impl Subchannel {
         self.lock().state.clone()
     }
 
-    /// Changes the state, and the last error where one is given. After a shutdown nothing changes: the supervisor may still be in
-    /// the middle of a step when it is aborted.
+    /// Changes the state, and the last error where one is given. After a shutdown nothing changes:
+    /// the supervisor may still be in the middle of a step when it is aborted.
     pub(crate) fn set_state(&self, state: SubchannelState, error: Option<String>) {
         let mut status = self.lock();
         if matches!(status.state, SubchannelState::Shutdown) {
@@ -152,8 +164,8 @@ impl Subchannel {
         drop(before);
     }
 
-    /// The calls in flight over its connection. Counted without a clone of the connection: dropping the last handle takes h2's lock,
-    /// which may be held when this is asked for.
+    /// The calls in flight over its connection. Counted without a clone of the connection: dropping
+    /// the last handle takes h2's lock, which may be held when this is asked for.
     pub(crate) fn in_flight(&self) -> usize {
         match &self.lock().state {
             SubchannelState::Ready(connection) => connection.in_flight(),
@@ -161,12 +173,13 @@ impl Subchannel {
         }
     }
 
+    /// Whether outlier detection has ejected it.
     pub(crate) fn is_ejected(&self) -> bool {
         self.term() % 2 == 1
     }
 
-    /// Ejects the server or takes it back. Its counts begin anew: what it does while it is ejected counts for nothing, and once it is
-    /// back, neither does what it did before.
+    /// Ejects the server or takes it back. Its counts begin anew: what it does while it is ejected
+    /// counts for nothing, and once it is back, neither does what it did before.
     pub(crate) fn set_ejected(&self, ejected: bool) {
         if ejected != self.is_ejected() {
             self.term.fetch_add(1, Ordering::Relaxed);
@@ -176,10 +189,12 @@ impl Subchannel {
         self.interval.failures.store(0, Ordering::Relaxed);
     }
 
+    /// Whether it is back from an ejection and its next failure is to be looked at once.
     pub(crate) fn is_on_probation(&self) -> bool {
         self.on_probation.load(Ordering::Relaxed)
     }
 
+    /// As the outlier detector says.
     pub(crate) fn set_on_probation(&self, on_probation: bool) {
         self.on_probation.store(on_probation, Ordering::Relaxed);
     }
@@ -190,8 +205,9 @@ impl Subchannel {
         self.term.load(Ordering::Relaxed)
     }
 
-    /// Counts the end of an attempt that began in this term; returns the number of failures in a row. Every code but OK is a failure,
-    /// as in gRFC A50; whether failures speak against the server is decided by comparing it with its peers.
+    /// Counts the end of an attempt that began in this term; returns the number of failures in a
+    /// row. Every code but OK is a failure, as in gRFC A50; whether failures speak against the
+    /// server is decided by comparing it with its peers.
     pub(crate) fn count_end(&self, code: Code, term: u32) -> u32 {
         let failed = code != Code::Ok;
         if failed {

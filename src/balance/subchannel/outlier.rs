@@ -1,8 +1,10 @@
-//! Which servers are ejected for a while because their calls fail (gRFC A50, and Envoy's consecutive failures). PURE.
+//! Which servers are ejected for a while because their calls fail (gRFC A50, and Envoy's
+//! consecutive failures). PURE.
 //!
-//! [`OutlierDetection`] is what users set. [`OutlierDetector`] is the machine: the pool gives it the [`CallCounts`] of all servers when
-//! [`OutlierDetector::next`] is due and when a server [is suspicious](OutlierDetection::is_suspicious), and ejects the servers that
-//! it names. A server goes through these states:
+//! [`OutlierDetection`] is what users set. [`OutlierDetector`] is the machine: the pool gives it
+//! the [`CallCounts`] of all servers when [`OutlierDetector::next`] is due and when a server [is
+//! suspicious](OutlierDetection::is_suspicious), and ejects the servers that it names. A server
+//! goes through these states:
 //!
 //! ```text
 //! well ──its calls fail──▶ ejected ──its time is over──▶ on probation ──an OK call──▶ well (ejections are remembered)
@@ -18,22 +20,28 @@ const SHORTEST: Duration = Duration::from_millis(10);
 /// The longest of all times, which clocks can still add to: a year.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-/// Ejects servers whose calls fail while those of others do not (gRFC A50, outlier detection; consecutive failures are Envoy's).
-/// Set with [`BalancedChannelBuilder::outlier_detection`](crate::BalancedChannelBuilder::outlier_detection). Off unless it is set, as
-/// in gRPC: only the user knows whether an error speaks against the server that returned it.
+/// Ejects servers whose calls fail while those of others do not (gRFC A50, outlier detection;
+/// consecutive failures are Envoy's). Set with
+/// [`BalancedChannelBuilder::outlier_detection`](crate::BalancedChannelBuilder::outlier_detection).
+/// Off unless it is set, as in gRPC: only the user knows whether an error speaks against the server
+/// that returned it.
 ///
-/// Calls count by the status that ends them, trailers included (A50): every code but `OK` is a failure, and so are a lost connection, a
-/// reset stream and a deadline that has passed. Calls that their callers gave up, and calls whose own requests failed, do not count.
+/// Calls count by the status that ends them, trailers included (A50): every code but `OK` is a
+/// failure, and so are a lost connection, a reset stream and a deadline that has passed. Calls that
+/// their callers gave up, and calls whose own requests failed, do not count.
 ///
-/// Whether failures speak against the server depends on its peers. Consecutive failures eject only where a server that fails as often
-/// as its peers do, in this interval and the one before, would have so many in a row less than once in a hundred intervals. So five
-/// `NOT_FOUND` from each of three servers eject nobody.
+/// Whether failures speak against the server depends on its peers. Consecutive failures eject only
+/// where a server that fails as often as its peers do, in this interval and the one before, would
+/// have so many in a row less than once in a hundred intervals. So five `NOT_FOUND` from each of
+/// three servers eject nobody.
 ///
-/// An ejected server stays connected, and returns after its time. Meanwhile it gets no calls, unless no other server is ready. What
-/// its calls come to while it is ejected does not count, nor does the late end of a call from before. After its return it is on probation:
-/// its next failure ejects it again (compared with its peers as above), its next success clears it.
+/// An ejected server stays connected, and returns after its time. Meanwhile it gets no calls,
+/// unless no other server is ready. What its calls come to while it is ejected does not count, nor
+/// does the late end of a call from before. After its return it is on probation: its next failure
+/// ejects it again (compared with its peers as above), its next success clears it.
 ///
-/// [`BalancedChannelBuilder::build`](crate::BalancedChannelBuilder::build) refuses values outside of the bounds that each method names.
+/// [`BalancedChannelBuilder::build`](crate::BalancedChannelBuilder::build) refuses values outside
+/// of the bounds that each method names.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct OutlierDetection {
     interval: Duration,
@@ -47,9 +55,10 @@ pub struct OutlierDetection {
 }
 
 impl Default for OutlierDetection {
-    /// A50's values: rates are compared every 10 s; a server is ejected for 30 s times the number of its ejections, up to 300 s; at
-    /// most 10 % of the servers are ejected (one always may be); failure percentage 85 % of at least 50 calls, success rate 1.9
-    /// standard deviations below the mean of at least 100 calls, both with at least 5 servers that have so many. And Envoy's 5
+    /// A50's values: rates are compared every 10 s; a server is ejected for 30 s times the number
+    /// of its ejections, up to 300 s; at most 10 % of the servers are ejected (one always may be);
+    /// failure percentage 85 % of at least 50 calls, success rate 1.9 standard deviations below the
+    /// mean of at least 100 calls, both with at least 5 servers that have so many. And Envoy's 5
     /// consecutive failures, at once.
     fn default() -> Self {
         Self {
@@ -73,50 +82,53 @@ impl OutlierDetection {
         self
     }
 
-    /// How long a server is ejected: `base` times the number of its ejections, at most `max`. 30 s and 300 s by default; `base` is at
-    /// most `max`, and `max` at most 365 days.
+    /// How long a server is ejected: `base` times the number of its ejections, at most `max`. 30 s
+    /// and 300 s by default; `base` is at most `max`, and `max` at most 365 days.
     ///
-    /// One ejection less is remembered for each interval in which the server was not ejected, answered calls with OK, and did not fail the
-    /// last one.
+    /// One ejection less is remembered for each interval in which the server was not ejected,
+    /// answered calls with OK, and did not fail the last one.
     #[must_use]
     pub fn ejection_time(mut self, base: Duration, max: Duration) -> Self {
         (self.base_time, self.max_time) = (base, max);
         self
     }
 
-    /// The share of servers, in percent from 0 to 100, at which no further one is ejected. 10 by default. One server may always be
-    /// ejected, and all never.
+    /// The share of servers, in percent from 0 to 100, at which no further one is ejected. 10 by
+    /// default. One server may always be ejected, and all never.
     #[must_use]
     pub fn max_ejection_percent(mut self, percent: u32) -> Self {
         self.max_percent = percent;
         self
     }
 
-    /// The number of consecutive failures that eject at once, 1 or more, unless the server's peers fail as often. 5 by default, as in
-    /// Envoy; `None` turns this off.
+    /// The number of consecutive failures that eject at once, 1 or more, unless the server's peers
+    /// fail as often. 5 by default, as in Envoy; `None` turns this off.
     #[must_use]
     pub fn consecutive_failures(mut self, failures: Option<u32>) -> Self {
         self.consecutive_failures = failures;
         self
     }
 
-    /// The share of failed calls in an interval, in percent from 0 to 100, above which a server is ejected, and the minimum number of
-    /// calls for that, 1 or more. 85 and 50 by default; `None` turns this off.
+    /// The share of failed calls in an interval, in percent from 0 to 100, above which a server is
+    /// ejected, and the minimum number of calls for that, 1 or more. 85 and 50 by default; `None`
+    /// turns this off.
     #[must_use]
     pub fn failure_percentage(mut self, percent: Option<u32>, calls: u64) -> Self {
         self.failure_percentage = percent.map(|percent| (percent, calls));
         self
     }
 
-    /// How many standard deviations below the mean of all success rates a server's rate ejects it, a finite number, and the minimum
-    /// number of calls for that, 1 or more. 1.9 and 100 by default; `None` turns this off.
+    /// How many standard deviations below the mean of all success rates a server's rate ejects it,
+    /// a finite number, and the minimum number of calls for that, 1 or more. 1.9 and 100 by
+    /// default; `None` turns this off.
     #[must_use]
     pub fn success_rate(mut self, deviations: Option<f64>, calls: u64) -> Self {
         self.success_rate = deviations.map(|deviations| (deviations, calls));
         self
     }
 
-    /// How many servers must have the minimum number of calls before rates are compared, 1 or more. 5 by default.
+    /// How many servers must have the minimum number of calls before rates are compared, 1 or more.
+    /// 5 by default.
     #[must_use]
     pub fn min_servers(mut self, servers: usize) -> Self {
         self.min_servers = servers;
@@ -162,8 +174,8 @@ impl OutlierDetection {
         failed.map(|(setting, value, bound, _)| (setting, value, bound))
     }
 
-    /// Whether the detector should look at once: for as many consecutive failures as eject, and twice, four times … as many, because
-    /// peers may excuse the first; on probation for each.
+    /// Whether the detector should look at once: for as many consecutive failures as eject, and
+    /// twice, four times … as many, because peers may excuse the first; on probation for each.
     pub(crate) fn is_suspicious(&self, failures: u32, on_probation: bool) -> bool {
         self.consecutive_failures.is_some_and(|limit| {
             on_probation || (failures.is_multiple_of(limit) && (failures / limit).is_power_of_two())
@@ -184,6 +196,7 @@ pub(crate) struct CallCounts {
 }
 
 impl CallCounts {
+    /// All calls of the interval.
     fn calls(&self) -> u64 {
         self.successes + self.failures
     }
@@ -192,10 +205,12 @@ impl CallCounts {
 /// Decides which servers are ejected; `Id` names one. Times count from any fixed moment.
 pub(crate) struct OutlierDetector<Id> {
     options: OutlierDetection,
+    /// The counts of calls begin anew here.
     interval_began: Duration,
     /// Servers that were ejected, as long as that is remembered.
     ejected: BTreeMap<Id, EjectedServer>,
-    /// The counts of the interval before, so that a new one does not begin with nothing to compare with.
+    /// The counts of the interval before, so that a new one does not begin with nothing to compare
+    /// with.
     previous: BTreeMap<Id, CallCounts>,
 }
 
@@ -211,11 +226,13 @@ struct EjectedServer {
 }
 
 impl<Id: Ord + Clone> OutlierDetector<Id> {
+    /// A detector without ejected servers, whose first interval begins now. The options are valid.
     pub(crate) fn new(options: OutlierDetection, now: Duration) -> Self {
         Self { options, interval_began: now, ejected: BTreeMap::new(), previous: BTreeMap::new() }
     }
 
-    /// When [`OutlierDetector::detect`] is due, if nothing is suspicious before: a server returns, or the interval ends.
+    /// When [`OutlierDetector::detect`] is due, if nothing is suspicious before: a server returns,
+    /// or the interval ends.
     pub(crate) fn next(&self) -> Duration {
         let end = self.interval_began + self.options.interval;
         self.ejected.values().filter_map(|server| server.until).fold(end, Duration::min)
@@ -251,10 +268,13 @@ impl<Id: Ord + Clone> OutlierDetector<Id> {
         self.ejected.get(id).is_some_and(|server| server.on_probation)
     }
 
+    /// Whether its time has yet to pass.
     fn is_ejected(&self, id: &Id) -> bool {
         self.ejected.get(id).is_some_and(|server| server.until.is_some())
     }
 
+    /// Ejects the server if it has failed too often in a row; on probation one failure is too
+    /// often.
     fn check_consecutive_failures(
         &mut self,
         id: &Id,
@@ -278,7 +298,8 @@ impl<Id: Ord + Clone> OutlierDetector<Id> {
         }
     }
 
-    /// Whether the server would often have so many consecutive failures if it failed as often as its peers do.
+    /// Whether the server would often have so many consecutive failures if it failed as often as
+    /// its peers do.
     fn may_be_chance(&self, id: &Id, own: &CallCounts, counts: &BTreeMap<Id, CallCounts>) -> bool {
         let peers = counts.iter().chain(&self.previous).filter(|(peer, _)| *peer != id);
         let (calls, failures) =
@@ -288,6 +309,7 @@ impl<Id: Ord + Clone> OutlierDetector<Id> {
         own.calls().max(1) as f64 * failure_rate.powf(f64::from(own.consecutive_failures)) > BY_CHANCE
     }
 
+    /// Ejects servers by A50's two algorithms, the success rate first.
     fn check_rates(&mut self, counts: &BTreeMap<Id, CallCounts>, now: Duration) {
         if let Some((deviations, min_calls)) = self.options.success_rate {
             let rates = self.success_rates(counts, min_calls);
@@ -322,6 +344,8 @@ impl<Id: Ord + Clone> OutlierDetector<Id> {
         });
     }
 
+    /// Ejects a server, unless too many are ejected or no other is left. `servers` is the number of
+    /// all.
     fn eject(&mut self, id: &Id, servers: usize, now: Duration) {
         let ejected = self.ejected.values().filter(|server| server.until.is_some()).count();
         let is_allowed = ejected == 0 || ejected * 100 < self.options.max_percent as usize * servers;

@@ -1,15 +1,18 @@
-//! The task of one server: connects, watches the connection, and connects again.
+//! The task of one server: it connects, watches the connection, and connects again.
+//!
+//! It runs from when the pool learns of the server until the pool drops it, and never ends by
+//! itself. Its only output is [`Subchannel::set_state`], after which it wakes the pool.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use crate::balance::queue::Queue;
-use crate::balance::subchannel::connect_order::Rank;
-use crate::balance::subchannel::connect_permits::Permits;
-use crate::balance::subchannel::reconnect::{LATE, Next, Reconnect};
+use crate::balance::subchannel::connect_permits::ConnectPermits;
+use crate::balance::subchannel::reconnect::{LATE, NextAttempt, Reconnect};
 use crate::balance::subchannel::{Subchannel, SubchannelState};
 use crate::connection::{CloseReason, Connection, ConnectionState, Destination, Failure, Options, Transport, caught};
 
@@ -17,127 +20,164 @@ use crate::connection::{CloseReason, Connection, ConnectionState, Destination, F
 pub(crate) struct ConnectContext {
     /// The service, for the log.
     pub(crate) service: Arc<str>,
+    /// TCP, Unix sockets or the user's connector, and TLS.
     pub(crate) transport: Transport,
+    /// What the user has set of connections.
     pub(crate) options: Options,
-    /// Who is connected to first, and how many at once.
-    pub(crate) permits: Permits,
-    /// Told when a connection comes or goes: when a server can be used, or no longer.
+    /// Limit and order the attempts of all servers.
+    pub(crate) permits: ConnectPermits,
+    /// Wakes the pool when a connection comes or goes, so that a server can be used or no longer
+    /// can.
     pub(crate) changed: Notify,
-    /// Told when a server that could not be used has begun to fail.
+    /// Wakes the pool, less urgently, when a server begins to fail that could not be used before
+    /// either.
     pub(crate) failing: Notify,
-    /// Attempts that failed: with each of them there is something new to be said of why there is no server.
+    /// Counts failed attempts: with each the reason why there is no server may be another one.
     pub(crate) failures: AtomicU64,
-    /// Where calls wait, told when a server has room.
+    /// Where calls wait. A connection wakes one when it has room.
     pub(crate) queue: Arc<Queue>,
 }
 
-/// Never ends; it is aborted when the server is removed.
-pub(crate) async fn supervise(ground: Arc<ConnectContext>, server: Arc<Subchannel>, to: Destination) {
-    let (mut options, service) = (ground.options.clone(), &*ground.service);
-    let (mut reconnect, mut warned) = (Reconnect::new(), false);
+/// The supervisor of one server.
+struct Supervisor {
+    context: Arc<ConnectContext>,
+    subchannel: Arc<Subchannel>,
+    /// Where the server is.
+    to: Destination,
+    /// The channel's, with a longer keep-alive interval once the server has complained of pings.
+    options: Options,
+    /// Decides what follows.
+    reconnect: Reconnect,
+    /// A warning was logged, so that the next success is worth an INFO.
+    has_warned: bool,
+}
+
+/// Keeps one server connected. Never ends; the pool aborts it when the server is removed.
+pub(crate) async fn supervise(context: Arc<ConnectContext>, subchannel: Arc<Subchannel>, to: Destination) {
+    let options = context.options.clone();
+    let mut supervisor =
+        Supervisor { context, subchannel, to, options, reconnect: Reconnect::new(), has_warned: false };
     loop {
-        let (began, result) = connect(&ground, &to, &options, reconnect.rank()).await;
+        let (began, result) = supervisor.connect().await;
         let next = match result {
-            Ok(connection) => {
-                reconnect.connected();
-                let (connected, answered) = (Instant::now(), server.cost.ok_calls());
-                if std::mem::take(&mut warned) {
-                    tracing::info!(parent: None, service, server = %server.address(), "connected again");
-                } else {
-                    tracing::debug!(parent: None, service, server = %server.address(), "connected");
-                }
-                let mut stages = connection.stages();
-                server.set_state(SubchannelState::Ready(connection), None);
-                ground.changed.notify_one();
-                let over = stages
-                    .wait_for(|stage| matches!(stage, ConnectionState::Draining(_) | ConnectionState::Closed(_)))
-                    .await;
-                let end = over.map_or_else(|_| None, |stage| stage.end().cloned());
-                let why = end.as_ref().map_or("the connection is gone", |end| &end.why);
-                if end.as_ref().is_some_and(|end| end.silent) {
-                    warned = true;
-                    tracing::warn!(parent: None, service, server = %server.address(), why, "taken for dead");
-                } else {
-                    tracing::debug!(parent: None, service, server = %server.address(), why, "disconnected");
-                }
-                if end.as_ref().is_some_and(|end| end.too_many_pings) {
-                    options.keep_alive = options.keep_alive.map(crate::connection::KeepAlive::doubled);
-                    tracing::warn!(parent: None, service, server = %server.address(), "the server complained of pings: half as many from now on");
-                }
-                let next = reconnect.ended(connected.elapsed(), server.cost.ok_calls() > answered, fastrand::f64());
-                server.set_state(next.state(), Some(why.to_owned()));
-                ground.changed.notify_one();
-                next
-            }
-            Err(why) => {
-                if reconnect.is_well() {
-                    warned = true;
-                    tracing::warn!(parent: None, service, server = %server.address(), error = why, "cannot connect; trying on");
-                }
-                let next = reconnect.failed(began.elapsed(), options.connect_timeout, fastrand::f64());
-                // One that goes on failing changes nothing for anybody.
-                let was_failing = matches!(server.state(), SubchannelState::TransientFailure);
-                let news = was_failing == next.awaited;
-                server.set_state(next.state(), Some(why));
-                ground.failures.fetch_add(1, Ordering::Relaxed);
-                if news {
-                    ground.failing.notify_one();
-                }
-                next
-            }
+            Ok(connection) => supervisor.watch(connection).await,
+            Err(error) => supervisor.failed(began, error),
         };
-        if next.after.is_zero() {
-            continue;
+        supervisor.pause(began, next).await;
+    }
+}
+
+impl Supervisor {
+    /// Makes one attempt, however often its permit is revoked. Also returns when it began.
+    async fn connect(&self) -> (Instant, Result<Connection, String>) {
+        let mut rank = self.reconnect.rank();
+        loop {
+            let permit = self.context.permits.acquire(rank).await;
+            let began = Instant::now();
+            // Boxed, so that the task is small while the server is connected. It runs code of the user: a connector, a verifier of
+            // certificates.
+            let attempt = self.context.transport.connect(&self.to, &self.options, self.context.queue.clone());
+            tokio::select! {
+                biased; // a connection that has come is not thrown away
+                result = caught(attempt) => return (began, without_panic(result)),
+                () = permit.revoked() => rank = rank.next(),
+            }
         }
-        let at = Instant::now() + next.after.saturating_sub(began.elapsed());
+    }
+
+    /// Publishes the connection, and waits until it takes no more calls.
+    async fn watch(&mut self, connection: Connection) -> NextAttempt {
+        let (service, server) = (&*self.context.service, self.subchannel.address().clone());
+        self.reconnect.connected();
+        let (connected, ok_calls) = (Instant::now(), self.subchannel.cost.ok_calls());
+        if std::mem::take(&mut self.has_warned) {
+            tracing::info!(parent: None, service, %server, "server connected again");
+        } else {
+            tracing::debug!(parent: None, service, %server, "server connected");
+        }
+        let mut states = connection.stages();
+        self.subchannel.set_state(SubchannelState::Ready(connection), None);
+        self.context.changed.notify_one();
+        let is_over = |state: &ConnectionState| state.close_reason().is_some();
+        let reason = states.wait_for(is_over).await.map_or_else(|_| None, |state| state.close_reason().cloned());
+        let error = reason.as_ref().map_or("the connection is gone", |reason| &reason.why);
+        if reason.as_ref().is_some_and(|reason| reason.silent) {
+            self.has_warned = true;
+            tracing::warn!(parent: None, service, %server, error, "server silent, connecting again");
+        } else {
+            tracing::debug!(parent: None, service, %server, error, "server disconnected");
+        }
+        if reason.as_ref().is_some_and(|reason| reason.too_many_pings) {
+            self.options.keep_alive = self.options.keep_alive.map(crate::connection::KeepAlive::doubled);
+            tracing::warn!(parent: None, service, %server, "server complained of pings, sending half as many");
+        }
+        let had_ok_call = self.subchannel.cost.ok_calls() > ok_calls;
+        let next = self.reconnect.ended(connected.elapsed(), had_ok_call, fastrand::f64());
+        self.subchannel.set_state(next.state(), Some(error.to_owned()));
+        self.context.changed.notify_one();
+        next
+    }
+
+    /// An attempt that began then has failed. Logged at WARN for the first failure after all was
+    /// well, because a server may go on failing for days.
+    fn failed(&mut self, began: Instant, error: String) -> NextAttempt {
+        let was_well = self.reconnect.is_well();
+        let next = self.reconnect.failed(began.elapsed(), self.options.connect_timeout, fastrand::f64());
+        if was_well {
+            self.has_warned = true;
+            let (service, server, retry_in_ms) =
+                (&*self.context.service, self.subchannel.address(), millis(next.delay));
+            tracing::warn!(parent: None, service, %server, error, retry_in_ms, "server cannot be connected, retrying");
+        }
+        // The pool and the calls need to hear of it only if it changes what calls do: a server that goes on failing changes nothing.
+        let was_failing = matches!(self.subchannel.state(), SubchannelState::TransientFailure);
+        self.subchannel.set_state(next.state(), Some(error));
+        self.context.failures.fetch_add(1, Ordering::Relaxed);
+        if was_failing == next.calls_wait {
+            self.context.failing.notify_one();
+        }
+        next
+    }
+
+    /// Waits for the next attempt.
+    async fn pause(&self, began: Instant, next: NextAttempt) {
+        if next.delay.is_zero() {
+            return;
+        }
+        let at = Instant::now() + next.delay.saturating_sub(began.elapsed());
         sleep_until(at).await;
         if at.elapsed() >= LATE {
-            // Nobody drove the runtime: what is known of the server is old.
-            server.set_state(SubchannelState::Connecting, None);
-            ground.changed.notify_one();
+            // The runtime stood still: what is known of the server is old.
+            self.subchannel.set_state(SubchannelState::Connecting, None);
+            self.context.changed.notify_one();
         }
     }
 }
 
-impl Next {
+impl NextAttempt {
+    /// The state of the subchannel until then.
     fn state(&self) -> SubchannelState {
-        if self.awaited { SubchannelState::Connecting } else { SubchannelState::TransientFailure }
-    }
-}
-
-/// One attempt, however often its permit goes to another; also gives when it began.
-async fn connect(
-    ground: &ConnectContext,
-    to: &Destination,
-    options: &Options,
-    mut rank: Rank,
-) -> (Instant, Result<Connection, String>) {
-    loop {
-        let permit = ground.permits.acquire(rank).await;
-        let began = Instant::now();
-        // Boxed: while a server is connected, its task is small. The user's code is in it: a connector's stream, what
-        // verifies certificates.
-        let attempt = caught(ground.transport.connect(to, options, ground.queue.clone()));
-        tokio::select! {
-            biased;
-            result = attempt => return (began, ended(result)),
-            () = permit.revoked() => rank = rank.next(),
-        }
+        if self.calls_wait { SubchannelState::Connecting } else { SubchannelState::TransientFailure }
     }
 }
 
 /// An attempt that panicked has failed.
-fn ended(result: Result<Result<Connection, Failure>, String>) -> Result<Connection, String> {
+fn without_panic(result: Result<Result<Connection, Failure>, String>) -> Result<Connection, String> {
     match result {
         Ok(result) => result.map_err(|failure| failure.to_string()),
         Err(panic) => Err(format!("connecting panicked: {panic}")),
     }
 }
 
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
 impl ConnectionState {
-    fn end(&self) -> Option<&CloseReason> {
+    /// Why the connection takes no more calls, once it does not.
+    fn close_reason(&self) -> Option<&CloseReason> {
         match self {
-            Self::Draining(end) | Self::Closed(end) => Some(end),
+            Self::Draining(reason) | Self::Closed(reason) => Some(reason),
             Self::Greeting | Self::Ready => None,
         }
     }

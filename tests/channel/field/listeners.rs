@@ -88,7 +88,7 @@ fn all_events() {
         greet(&come_and_go).await.unwrap();
         let address = peer.address;
         drop(peer);
-        until("it to be lost", || said("disconnected") && said("cannot connect")).await;
+        until("it to be lost", || said("disconnected") && said("server cannot be connected")).await;
         set.remove(&address);
         until("it to go", || said("server removed")).await;
 
@@ -109,7 +109,7 @@ fn all_events() {
         );
         listen(&ejecting);
         ready(&ejecting, 2).await;
-        while !said("outlier ejection") {
+        while !said("server ejected") {
             let _ = greet(&ejecting).await;
         }
         assert!(states(&ejecting).values().any(|state| *state == ServerState::Ejected));
@@ -118,7 +118,7 @@ fn all_events() {
         let troubled = builder().discover("greeter", UnboundedReceiverStream::new(told)).unwrap();
         listen(&troubled);
         tell.send(Err("no more")).unwrap();
-        until("the discovery to fail", || said("the discovery failed")).await;
+        until("the discovery to fail", || said("discovery failed")).await;
         assert!(said("server added") && said("connected") && said("greeter"));
         listener.channels.lock().unwrap().clear();
         drop((come_and_go, several, ejecting, troubled));

@@ -1,5 +1,5 @@
-//! The servers that a policy may choose from: `server.rs` is one of them, `weights.rs` makes weights comparable, `testing.rs` builds
-//! sets without a channel.
+//! The servers that a policy may choose from: `server.rs` is one of them, `weights.rs` makes
+//! weights comparable, `testing.rs` builds sets without a channel.
 
 pub(super) mod server;
 pub mod testing;
@@ -13,23 +13,28 @@ use tokio::sync::Notify;
 use crate::balance::policy::set::server::ReadyServer;
 use crate::balance::policy::set::weights::Weights;
 
-/// The servers that calls may go to, in the order of their addresses: those that are connected and not ejected, or the ejected ones
-/// where no other is connected.
+/// The servers that calls may go to, in the order of their addresses: those that are connected and
+/// not ejected, or the ejected ones where no other is connected.
 ///
-/// A set does not change; a change of servers or weights gives a new one. The loads in it are live. It holds no connection open.
-/// Cheap to clone.
+/// A set does not change; a change of servers or weights gives a new one. The loads in it are live.
+/// It holds no connection open. Cheap to clone.
 #[derive(Clone)]
 pub struct ReadySet(Arc<Inner>);
 
+/// What all clones of a set share. Built once for each set, and never changed.
 struct Inner {
+    /// Not empty, in the order of addresses.
     servers: Box<[ReadyServer]>,
     /// `None` where all weights are equal, which is the common case and the cheaper one.
     weights: Option<EffectiveWeights>,
     seed: u64,
+    /// Of the channel: all its sets have the same.
     notifier: PickNotifier,
 }
 
+/// Weights that differ, in the order of the servers.
 struct EffectiveWeights {
+    /// At least 1 each.
     each: Box<[u64]>,
     /// The sum of the weights up to and with each server.
     sums: Box<[u64]>,
@@ -60,16 +65,18 @@ impl ReadySet {
         self.0.servers.len()
     }
 
-    /// The effective weight of a server, by its index; at least 1, and 1 for an index beyond the last.
+    /// The effective weight of a server, by its index; at least 1, and 1 for an index beyond the
+    /// last.
     ///
-    /// Only the ratio to the other weights of the same set has a meaning. It follows from what the instances say: an instance that
-    /// says no weight counts as the mean of the others in the set that say one (gRFC A58). Where all are equal, each is 1.
+    /// Only the ratio to the other weights of the same set has a meaning. It follows from what the
+    /// instances say: an instance that says no weight counts as the mean of the others in the set
+    /// that say one (gRFC A58). Where all are equal, each is 1.
     pub fn weight(&self, server: usize) -> u64 {
         self.0.weights.as_ref().and_then(|weights| weights.each.get(server)).copied().unwrap_or(1)
     }
 
-    /// Draws a server by weight and returns its index: `random` is a random number, uniform over all of `u64`, such as
-    /// `fastrand::u64(..)`.
+    /// Draws a server by weight and returns its index: `random` is a random number, uniform over
+    /// all of `u64`, such as `fastrand::u64(..)`.
     pub fn draw(&self, random: u64) -> usize {
         let below = |limit: u64| ((u128::from(random) * u128::from(limit)) >> 64) as u64;
         match &self.0.weights {
@@ -81,8 +88,8 @@ impl ReadySet {
         }
     }
 
-    /// A random number that the channel drew once. All sets of a channel have the same, so that what a policy derives from it, such as
-    /// an order of servers, stays when servers come and go.
+    /// A random number that the channel drew once. All sets of a channel have the same, so that
+    /// what a policy derives from it, such as an order of servers, stays when servers come and go.
     pub fn seed(&self) -> u64 {
         self.0.seed
     }
@@ -99,13 +106,14 @@ impl fmt::Debug for ReadySet {
     }
 }
 
-/// Wakes the calls of one channel that wait because of [`Pick::Wait`](crate::policy::Pick::Wait). Cheap to clone, and usable from any
-/// task or thread; it keeps no channel alive.
+/// Wakes the calls of one channel that wait because of [`Pick::Wait`](crate::policy::Pick::Wait).
+/// Cheap to clone, and usable from any task or thread; it keeps no channel alive.
 #[derive(Clone, Debug, Default)]
 pub struct PickNotifier(Arc<Notify>);
 
 impl PickNotifier {
-    /// Has all waiting calls ask the picker again. A call that asks at the same time finds what was changed before this, or is woken.
+    /// Has all waiting calls ask the picker again. A call that asks at the same time finds what was
+    /// changed before this, or is woken.
     pub fn notify(&self) {
         self.0.notify_waiters();
     }

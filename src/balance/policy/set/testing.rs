@@ -1,4 +1,5 @@
-//! Tests of [policies](crate::policy) without servers: sets and calls with the numbers that a test wants.
+//! Tests of [policies](crate::policy) without servers: sets and calls with the numbers that a test
+//! wants.
 //!
 //! See [`policy`](crate::policy) for an example.
 
@@ -15,7 +16,8 @@ use crate::balance::policy::set::{PickNotifier, ReadySet};
 use crate::balance::subchannel::cost::LatencyEstimate;
 use crate::instance::Instance;
 
-/// Builds a set as a channel does: the weights follow from the instances, the order is the one given. [`ReadySet::seed`] is 0.
+/// Builds a set as a channel does: the weights follow from the instances, the order is the one
+/// given. [`ReadySet::seed`] is 0.
 ///
 /// # Panics
 /// Without servers: a channel gives no policy an empty set.
@@ -39,8 +41,11 @@ pub fn attempt_end(
 #[derive(Clone, Debug)]
 #[must_use = "a server does nothing unless a set is built with it"]
 pub struct TestServer {
+    /// It has one address at least.
     instance: Instance,
+    /// Also the number of calls in flight.
     load: u64,
+    /// Does not fade, unlike a channel's.
     latency: Option<Duration>,
 }
 
@@ -100,7 +105,8 @@ impl ServerMetrics for TestServer {
     }
 }
 
-/// The first attempt of a call without metadata, at which every server is available, unless it is told otherwise.
+/// The first attempt of a call without metadata, at which every server is available, unless it is
+/// told otherwise.
 #[derive(Clone, Debug)]
 #[must_use = "a call does nothing unless a picker is asked with it"]
 pub struct TestCall {
@@ -108,6 +114,7 @@ pub struct TestCall {
     headers: HeaderMap,
     extensions: Extensions,
     attempt: u32,
+    /// Indexes of servers. An index beyond the last does no harm.
     unavailable: Vec<usize>,
 }
 

@@ -1,7 +1,8 @@
 //! The effective weights of servers, where some instances say a weight and some do not. PURE.
 
-/// Turns the weights that instances say into effective ones: an instance that says none counts as the mean of those that do (gRFC
-/// A58). Where only some say one, all weights are multiplied by the number of those, so that the mean is a whole number.
+/// Turns the weights that instances say into effective ones: an instance that says none counts as
+/// the mean of those that do (gRFC A58). Where only some say one, all weights are multiplied by the
+/// number of those, so that the mean is a whole number.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Weights {
     factor: u64,
@@ -10,6 +11,7 @@ pub(crate) struct Weights {
 }
 
 impl Weights {
+    /// Adds up the weights of all instances of a set; `None` is an instance that says none.
     pub(crate) fn of(said: impl Iterator<Item = Option<u32>>) -> Self {
         let (mut sum, mut count, mut any_unsaid) = (0_u64, 0_u64, false);
         for weight in said {

@@ -1,4 +1,5 @@
-//! Fleets under load, simulated with a seed: what shares the cost of their calls gives the servers. PURE.
+//! Fleets under load, simulated with a seed: what shares the cost of their calls gives the servers.
+//! PURE.
 
 mod shares;
 
@@ -60,7 +61,8 @@ struct World {
     idle: BTreeSet<usize>,
     /// Servers stand still for so long, one of them about so often.
     stalls: Option<(Duration, Duration)>,
-    /// So much longer takes a call of a server that was idle for 10 ms: its memory is cold, its threads sleep.
+    /// So much longer takes a call of a server that was idle for 10 ms: its memory is cold, its
+    /// threads sleep.
     cold: Duration,
     next_stall: Duration,
     /// Which server each call went to, and when.
@@ -122,15 +124,15 @@ impl World {
         let (a, b) = draw(self.servers.len(), |random| sample(random).unwrap(), random);
         self.random = state;
         let standing = |server: &Server| WeightedLoad {
-            load: server.in_flight as u64 + server.cost.kept(|| self.now),
+            load: server.in_flight as u64 + server.cost.penalties(|| self.now),
             weight: u64::from(server.weight),
         };
         let (first, second) = (&self.servers[a], &self.servers[b]);
         let is_second = match self.policy {
             Policy::LeastRequest => by_load(standing(first), standing(second)),
             Policy::PeakEwma => by_latency(
-                (standing(first), first.cost.estimate(self.now)),
-                (standing(second), second.cost.estimate(self.now)),
+                (standing(first), first.cost.latency_estimate(self.now)),
+                (standing(second), second.cost.latency_estimate(self.now)),
             ),
         };
         if is_second { b } else { a }
@@ -200,12 +202,12 @@ impl World {
             let all = self.servers.iter().map(|server| (&server.cost, server.in_flight));
             let cost = &self.servers[server].cost;
             let peers = || self.fleet.peers_of(cost, at, all);
-            cost.no_longer_awaited();
+            cost.head_settled();
             if is_ok {
-                cost.head(age, at);
-                cost.ok(age, peers);
+                cost.answered(age, at);
+                cost.succeeded(age, peers);
             } else {
-                cost.bad(age, age, at, &peers());
+                cost.failed(age, age, at, &peers());
             }
             self.idle.insert(caller);
         }
