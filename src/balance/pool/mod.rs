@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! source.rs ──Update──▶ members.rs ──AddressChange──▶ Pool: one PoolEntry for each address, with a subchannel and its supervisor
-//! (or the resolver)      (PURE)                         │  ▲ woken by supervisors: connected, lost, begun to fail
+//! (or the resolver)      (pure)                         │  ▲ woken by supervisors: connected, lost, begun to fail
 //!                                                      │  └ woken by time: outlier detection
 //!                                                      ▼
 //!                 ready.rs: Published (servers, picker) for calls · ChannelStatus for those who wait · the queue's turns
