@@ -22,7 +22,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::task::AbortHandle;
+use tokio::task::coop::consume_budget;
+use tokio::task::{AbortHandle, yield_now};
 use tokio::time::{Instant, sleep_until};
 use tokio_stream::Stream;
 use tower::discover::Change;
@@ -71,15 +72,20 @@ where
     let mut open = true;
     loop {
         let detection = pool.outlier_detector.as_ref().map(|detector| pool.began + detector.next());
+        let mut is_full = false;
         tokio::select! {
             update = next(source.as_mut()), if open => match update {
                 None => open = false, // the last set stays
                 Some(update) => {
                     pool.apply(update, &mut members);
-                    for _ in 0..MAX_BATCH {
-                        let Some(more) = next_at_once(source.as_mut()).await else { break };
+                    let mut applied = 0;
+                    while applied < MAX_BATCH
+                        && let Some(more) = next_at_once(source.as_mut()).await
+                    {
                         pool.apply(more, &mut members);
+                        applied += 1;
                     }
+                    is_full = applied == MAX_BATCH;
                     members.take_changes().into_iter().for_each(|change| pool.apply_address(change));
                     pool.draining = members.draining();
                 }
@@ -91,6 +97,11 @@ where
         }
         pool.detect_outliers();
         pool.publish();
+        // A source that always has more must not keep the other tasks of this thread from running.
+        if is_full {
+            yield_now().await;
+        }
+        consume_budget().await;
     }
 }
 
