@@ -213,6 +213,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod address;
+mod address_index;
 mod backoff;
 mod balance;
 pub mod codec;
@@ -235,10 +236,11 @@ mod timers;
 mod turns;
 
 pub use address::Address;
+pub use balance::policy;
+pub use balance::policy::{Policy, testing};
 pub use balance::{
-    BalancedChannel, BalancedChannelBuilder, Call, CallError, CallTimeout, ConnectivityState, ConnectivityStates,
-    Ejection, Picker, Policy, ReadyServer, ResponseBody, ResponseFuture, RetryPolicy, ServedBy, ServerState,
-    ServerStatus, WaitForReady,
+    BalancedChannel, BalancedChannelBuilder, CallError, CallTimeout, ConnectivityState, ConnectivityStates,
+    OutlierDetection, ResponseBody, ResponseFuture, RetryPolicy, ServedBy, ServerState, ServerStatus, WaitForReady,
 };
 #[cfg(feature = "_tls")]
 #[cfg_attr(docsrs, doc(cfg(any(feature = "tls-ring", feature = "tls-aws-lc"))))]

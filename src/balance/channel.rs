@@ -40,7 +40,7 @@ use crate::balance::shared::ChannelHandle;
 /// # The way of a call
 ///
 /// 1. **Deadline.** It is set when the call is first polled (see [Deadlines](#deadlines)).
-/// 2. **Pick.** The caller's task picks one of the connected servers by the channel's [`Policy`](crate::Policy). It takes no lock
+/// 2. **Pick.** The caller's task picks one of the connected servers by the channel's [`policy`](crate::policy). It takes no lock
 ///    and passes through no queue. A server at its limit of concurrent streams (`SETTINGS_MAX_CONCURRENT_STREAMS`) is passed over.
 /// 3. **Wait.** A call that finds no server waits or fails (see [Waiting and failing at once](#waiting-and-failing-at-once)).
 /// 4. **Attempt.** The request is sent over the picked server's connection.
@@ -58,8 +58,8 @@ use crate::balance::shared::ChannelHandle;
 /// | it says GOAWAY and finishes its calls (a graceful shutdown, `max_connection_age`) | goes on to its end if the GOAWAY covers its stream. Otherwise it was never processed and goes to another server by itself | go to other servers, or to the server's next connection, which is made at once |
 /// | it resets the stream with `REFUSED_STREAM` | was never processed, and goes to another server by itself | are not affected |
 /// | it is frozen: nothing at all comes over the connection | waits for its deadline or for [`KeepAlive`](crate::KeepAlive), whichever is sooner. Keep-alive ends the connection after 20 s of silence and 10 s without an answer to its PING; the call then fails as if the connection were lost | may still be picked for it until then, but its unanswered calls count as its load, so that it gets few |
-/// | it is slow, and other responses or PINGs still come | waits for its deadline. A slow call is no reason to end a connection | go to servers with less load first ([`Policy::LeastRequest`](crate::Policy::LeastRequest)) |
-/// | its calls fail | ends with the status that the server sent | get few of them, because failures count as load. [`BalancedChannelBuilder::ejection`] leaves the server out for a while |
+/// | it is slow, and other responses or PINGs still come | waits for its deadline. A slow call is no reason to end a connection | go to servers with less load first ([`LeastRequest`](crate::policy::LeastRequest)) |
+/// | its calls fail | ends with the status that the server sent | get few of them, because failures count as load. [`BalancedChannelBuilder::outlier_detection`] leaves the server out for a while |
 ///
 /// The same holds for streaming calls: a stream that has begun stays on its server to its end, and is not repeated.
 ///
@@ -174,7 +174,7 @@ use crate::balance::shared::ChannelHandle;
 /// [`BalancedChannelBuilder::timeout`]: crate::BalancedChannelBuilder::timeout
 /// [`BalancedChannelBuilder::method_timeout`]: crate::BalancedChannelBuilder::method_timeout
 /// [`BalancedChannelBuilder::replay_limit`]: crate::BalancedChannelBuilder::replay_limit
-/// [`BalancedChannelBuilder::ejection`]: crate::BalancedChannelBuilder::ejection
+/// [`BalancedChannelBuilder::outlier_detection`]: crate::BalancedChannelBuilder::outlier_detection
 /// [`BalancedChannelBuilder::idle_timeout`]: crate::BalancedChannelBuilder::idle_timeout
 /// [`BalancedChannelBuilder::addresses_in_statuses`]: crate::BalancedChannelBuilder::addresses_in_statuses
 /// [`BalancedChannelBuilder::max_header_list_size`]: crate::BalancedChannelBuilder::max_header_list_size

@@ -16,17 +16,17 @@ use crate::address::Address;
 use crate::balance::builder::call_options::Timeouts;
 use crate::balance::call::retry::{RetryBudget, RetryPolicy};
 use crate::balance::connectivity::ChannelStatus;
-use crate::balance::policy::ready::Ready;
-use crate::balance::policy::{Memory, Policy};
+use crate::balance::policy::{LeastRequest, PickNotifier, Policy};
+use crate::balance::pool::ready::Published;
 use crate::balance::queue::Queue;
 use crate::balance::runtime::pause::PauseDetector;
 use crate::balance::status;
 use crate::balance::status::call_error::CallError;
 use crate::balance::status::unavailable::{UnavailableText, UnavailableTexts};
 use crate::balance::subchannel::cost::Fleet;
-use crate::balance::subchannel::outlier::Ejection;
-use crate::balance::subchannel::supervisor::{ConnectContext, Link};
-use crate::balance::subchannel::{LinkState, Server};
+use crate::balance::subchannel::outlier::OutlierDetection;
+use crate::balance::subchannel::supervisor::ConnectContext;
+use crate::balance::subchannel::{Subchannel, SubchannelState};
 
 /// One reference for all clones of a channel and for its calls until their responses begin. The pool's task ends with the last
 /// of them.
@@ -45,17 +45,18 @@ impl Drop for ChannelHandle {
 
 /// The state of one channel. The pool's task writes the servers and the status; calls read them.
 pub(crate) struct ChannelShared {
-    /// The servers that calls are sent to: connected and not ejected. Replaced as a whole, so that a pick takes no lock.
-    pub(crate) ready: ArcSwap<Ready>,
+    /// The servers that calls are sent to, connected and not ejected, and their picker. Replaced as a whole, so that a pick takes
+    /// no lock.
+    pub(crate) ready: ArcSwap<Published>,
     /// All servers, connected or not, in the order of their addresses.
-    pub(crate) subchannels: ArcSwap<Vec<(Arc<Server>, Arc<Link>)>>,
+    pub(crate) subchannels: ArcSwap<Vec<Arc<Subchannel>>>,
     /// Published after `ready`: a task that is woken by it finds the servers that it speaks of.
     pub(crate) status: watch::Sender<ChannelStatus>,
     /// What the supervisors of the servers share: transport, options, permits to connect.
     pub(crate) connect_context: Arc<ConnectContext>,
     pub(crate) settings: Settings,
-    /// State of the policy between picks.
-    pub(crate) memory: Memory,
+    /// Wakes calls that wait because the picker said so.
+    pub(crate) pick_notifier: PickNotifier,
     pub(crate) pause_detector: PauseDetector,
     /// Tokens of all calls of the channel together.
     pub(crate) retry_budget: RetryBudget,
@@ -97,19 +98,20 @@ impl ChannelShared {
     /// Returns the error of the server whose state changed last, among those that are not connected.
     fn last_connect_error(&self) -> Option<(Address, String)> {
         let subchannels = self.subchannels.load();
-        let links = subchannels.iter().map(|(server, _)| (server, server.link()));
-        let failed = links.filter(|(_, link)| link.state != LinkState::Ready && link.error.is_some());
-        let (server, link) = failed.max_by_key(|(_, link)| link.since)?;
-        link.error.map(|error| (server.address().clone(), error))
+        let statuses = subchannels.iter().map(|subchannel| (subchannel, subchannel.status()));
+        let failed = statuses
+            .filter(|(_, status)| !matches!(status.state, SubchannelState::Ready(_)) && status.last_error.is_some());
+        let (subchannel, status) = failed.max_by_key(|(_, status)| status.since)?;
+        status.last_error.map(|error| (subchannel.address().clone(), error))
     }
 }
 
 /// Settings of calls, which do not change while a channel lives. `BalancedChannelBuilder` documents each, and checks them.
 #[derive(Clone)]
 pub(crate) struct Settings {
-    pub(crate) policy: Policy,
+    pub(crate) policy: Arc<dyn Policy>,
     pub(crate) retry: RetryPolicy,
-    pub(crate) ejection: Option<Ejection>,
+    pub(crate) outlier_detection: Option<OutlierDetection>,
     pub(crate) timeouts: Timeouts,
     pub(crate) wait_for_ready: bool,
     pub(crate) wait_limit: Duration,
@@ -122,9 +124,9 @@ pub(crate) struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            policy: Policy::default(),
+            policy: Arc::new(LeastRequest::new()),
             retry: RetryPolicy::default(),
-            ejection: None,
+            outlier_detection: None,
             timeouts: Timeouts::default(),
             wait_for_ready: false,
             wait_limit: Duration::from_secs(10),

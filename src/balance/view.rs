@@ -12,8 +12,7 @@ use tokio_stream::wrappers::WatchStream;
 
 use crate::balance::channel::BalancedChannel;
 use crate::balance::connectivity::{ChannelStatus, ConnectivityState};
-use crate::balance::subchannel::supervisor::Link;
-use crate::balance::subchannel::{LinkState, Server, ServerState, ServerStatus};
+use crate::balance::subchannel::{ServerState, ServerStatus, Subchannel, SubchannelState};
 use crate::error::Error;
 
 impl BalancedChannel {
@@ -30,28 +29,28 @@ impl BalancedChannel {
     /// # }
     /// ```
     pub fn servers(&self) -> Vec<ServerStatus> {
-        let subchannels = self.0.shared.subchannels.load();
-        let status = |(server, connected): &(Arc<Server>, Arc<Link>)| {
-            let link = server.link();
-            let state = match link.state {
-                LinkState::Connecting => ServerState::Connecting,
-                LinkState::Failing => ServerState::TransientFailure,
-                LinkState::Ready if server.is_ejected() => ServerState::Ejected,
-                LinkState::Ready => ServerState::Ready,
+        let status = |subchannel: &Arc<Subchannel>| {
+            let status = subchannel.status();
+            let state = match status.state {
+                SubchannelState::Connecting => ServerState::Connecting,
+                SubchannelState::TransientFailure => ServerState::TransientFailure,
+                SubchannelState::Ready(_) if subchannel.is_ejected() => ServerState::Ejected,
+                SubchannelState::Ready(_) => ServerState::Ready,
+                SubchannelState::Shutdown => return None, // removed a moment ago
             };
-            let (calls, failures) = server.counted();
-            ServerStatus {
-                address: server.address().clone(),
+            let (calls, failures) = subchannel.calls();
+            Some(ServerStatus {
+                address: subchannel.address().clone(),
                 state,
-                state_age: link.since.elapsed(),
-                in_flight: connected.in_flight(),
-                latency: server.cost.average(),
+                state_age: status.since.elapsed(),
+                in_flight: subchannel.in_flight(),
+                latency: subchannel.cost.latency(),
                 calls,
                 failures,
-                last_error: link.error,
-            }
+                last_error: status.last_error,
+            })
         };
-        subchannels.iter().map(status).collect()
+        self.0.shared.subchannels.load().iter().filter_map(status).collect()
     }
 
     /// Returns the present state of the channel as a whole.

@@ -11,7 +11,7 @@ use crate::connection::driver::commands::{Command, CommandSender};
 use crate::connection::driver::read_tracking::IoActivity;
 use crate::connection::exchange::header_sizes::RequestLimit;
 use crate::connection::resets::cancelled::CancelledStreams;
-use crate::connection::shared::{Shared, StreamPermit};
+use crate::connection::shared::{ConnectionLoad, Shared, StreamPermit};
 use crate::connection::state::{CloseKind, CloseReason, ConnectionState};
 
 /// A connection whose handshake is done. Cheap to clone. It closes when the last clone is dropped
@@ -57,6 +57,11 @@ impl Connection {
     /// The number of exchanges between their start and the end of their responses.
     pub(crate) fn in_flight(&self) -> usize {
         self.0.shared.capacity.in_flight()
+    }
+
+    /// Returns its load, for owners that must not hold the connection.
+    pub(crate) fn load(&self) -> ConnectionLoad {
+        ConnectionLoad(self.0.shared.clone())
     }
 
     /// Whether the connection is [`ConnectionState::Draining`] or [`ConnectionState::Closed`].

@@ -82,7 +82,7 @@ pub(crate) use crate::connection::failure::{Failure, FailureKind};
 pub(crate) use crate::connection::handle::Connection;
 pub use crate::connection::options::KeepAlive;
 pub(crate) use crate::connection::options::{Options, TcpKeepalive};
-pub(crate) use crate::connection::shared::StreamPermit;
+pub(crate) use crate::connection::shared::{ConnectionLoad, StreamPermit};
 pub(crate) use crate::connection::state::{CloseKind, ConnectionState};
 pub(crate) use h2::{Reason, RecvStream};
 

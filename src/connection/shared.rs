@@ -30,6 +30,16 @@ pub(super) struct Shared {
     capacity_listener: Arc<dyn CapacityListener>,
 }
 
+/// The load of a connection, without the connection: it keeps nothing open.
+pub(crate) struct ConnectionLoad(pub(super) Arc<Shared>);
+
+impl ConnectionLoad {
+    /// The number of exchanges between their start and the end of their responses.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.0.capacity.in_flight()
+    }
+}
+
 /// One stream that the server accepts. A call gets it by
 /// [`reserve`](crate::connection::Connection::reserve) before it sends anything; the exchange, the
 /// response's body, or the list of cancelled streams holds it then. Held from before the request is

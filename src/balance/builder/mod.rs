@@ -24,15 +24,15 @@ use tower::discover::Discover;
 use crate::balance::call::retry::{self, RetryPolicy};
 use crate::balance::channel::BalancedChannel;
 use crate::balance::connectivity::{ChannelStatus, DirectoryStatus};
-use crate::balance::policy::{Memory, Policy};
-use crate::balance::pool::connect_permits::Permits;
+use crate::balance::policy::{PickNotifier, Policy};
 use crate::balance::pool::source::DiscoverySource;
-use crate::balance::pool::{self, End, Update};
+use crate::balance::pool::{self, ShutdownGuard, Update};
 use crate::balance::runtime::pause::PauseDetector;
 use crate::balance::shared::{ChannelHandle, ChannelShared, Settings};
 use crate::balance::status::unavailable::UnavailableText;
+use crate::balance::subchannel::connect_permits::ConnectPermits;
 use crate::balance::subchannel::cost::Fleet;
-use crate::balance::subchannel::outlier::Ejection;
+use crate::balance::subchannel::outlier::OutlierDetection;
 use crate::balance::subchannel::supervisor::ConnectContext;
 #[cfg(feature = "_tls")]
 use crate::connection::ClientTls;
@@ -57,7 +57,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 /// | Does it wait while no server can be connected? | [`wait_for_ready`](Self::wait_for_ready), [`WaitForReady`](crate::WaitForReady) | no |
 /// | Which failed calls are repeated? | [`retry`](Self::retry) | those that no server has processed |
 /// | How large may a request be that is sent again? | [`replay_limit`](Self::replay_limit) | 256 KiB |
-/// | Is a server left out whose calls fail? | [`ejection`](Self::ejection) | no |
+/// | Is a server left out whose calls fail? | [`outlier_detection`](Self::outlier_detection) | no |
 /// | When is a silent server taken for dead? | [`keep_alive`](Self::keep_alive) | after 20 s and 10 s |
 /// | When must an idle connection prove that it is alive? | [`idle_timeout`](Self::idle_timeout) | after 5 min |
 /// | How long may a connection take? | [`connect_timeout`](Self::connect_timeout) | 5 s |
@@ -92,9 +92,10 @@ impl Default for BalancedChannelBuilder {
 }
 
 impl BalancedChannelBuilder {
-    /// Sets how a server is picked for each call. [`Policy::LeastRequest`] by default: slow servers get fewer calls by themselves.
-    pub fn policy(mut self, policy: Policy) -> Self {
-        self.settings.policy = policy;
+    /// Sets how a server is picked for each call: a built-in [policy](crate::policy), or one's own. [`LeastRequest`](crate::policy::LeastRequest) by default: slow
+    /// servers get fewer calls by themselves.
+    pub fn policy(mut self, policy: impl Policy) -> Self {
+        self.settings.policy = Arc::new(policy);
         self
     }
 
@@ -113,9 +114,9 @@ impl BalancedChannelBuilder {
     }
 
     /// Leaves out servers whose calls fail (gRFC A50's outlier detection). Off by default, as in gRPC. Without it
-    /// [`Policy::LeastRequest`] and [`Policy::PeakEwma`] still give a failing server few calls.
-    pub fn ejection(mut self, ejection: Ejection) -> Self {
-        self.settings.ejection = Some(ejection);
+    /// [`LeastRequest`](crate::policy::LeastRequest) and [`PeakEwma`](crate::policy::PeakEwma) still give a failing server few calls.
+    pub fn outlier_detection(mut self, detection: OutlierDetection) -> Self {
+        self.settings.outlier_detection = Some(detection);
         self
     }
 
@@ -242,6 +243,9 @@ impl BalancedChannelBuilder {
         for method in settings.timeouts.methods.keys() {
             retry::check_method("method with a timeout", method)?;
         }
+        if let Some((setting, value, bound)) = settings.outlier_detection.and_then(|detection| detection.invalid()) {
+            return Err(Error::invalid("outlier detection", value, format!("the {setting} must be {bound}")));
+        }
         settings.authority = self.authority.map(parse_authority).transpose()?;
         if let Some(agent) = self.user_agent {
             settings.user_agent = HeaderValue::try_from(&agent)
@@ -261,7 +265,7 @@ impl BalancedChannelBuilder {
             service: directory.service.clone(),
             transport,
             options: self.options,
-            permits: Permits::new(),
+            permits: ConnectPermits::new(),
             changed: Notify::new(),
             failing: Notify::new(),
             failures: AtomicU64::new(0),
@@ -274,7 +278,7 @@ impl BalancedChannelBuilder {
             connect_context: Arc::new(connect_context),
             retry_budget: settings.retry.budget_of_tokens(),
             settings,
-            memory: Memory::new(),
+            pick_notifier: PickNotifier::default(),
             epoch: Instant::now(),
             fleet: Fleet::default(),
             queue,
@@ -282,7 +286,7 @@ impl BalancedChannelBuilder {
             unavailable_text: UnavailableText::default(),
         });
         // No span: it would live as long as the process, and keep the span open in which the channel was built.
-        let pool_task = runtime.spawn(pool::run(shared.clone(), End(shared.clone()), source)).abort_handle();
+        let pool_task = runtime.spawn(pool::run(shared.clone(), ShutdownGuard(shared.clone()), source)).abort_handle();
         Ok(BalancedChannel(Arc::new(ChannelHandle { shared, pool_task })))
     }
 }
@@ -299,7 +303,7 @@ impl fmt::Debug for BalancedChannelBuilder {
         f.debug_struct("BalancedChannelBuilder")
             .field("policy", &self.settings.policy)
             .field("retry", &self.settings.retry)
-            .field("ejection", &self.settings.ejection)
+            .field("outlier_detection", &self.settings.outlier_detection)
             .finish_non_exhaustive()
     }
 }

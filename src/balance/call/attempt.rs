@@ -3,24 +3,23 @@
 //! The request's body is sent while the head of the response is awaited, in the caller's task. After the head, `Exchange::into_response_body`
 //! moves the rest of the body into a task of its own, so that a caller that reads slowly does not stop the sending.
 
-use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
 use http::{Request, Uri, Version};
-use tonic::Status;
+use tonic::{Code, Status};
 
 use crate::balance::call::deadline::{DeadlineTimer, GRPC_TIMEOUT};
 use crate::balance::call::outcome::OutcomeFuture;
+use crate::balance::call::pick::PickedServer;
 use crate::balance::call::reporter::AttemptReporter;
 use crate::balance::call::retry::PREVIOUS_ATTEMPTS;
 use crate::balance::call::state::AttemptOutcome::{self, Done};
 use crate::balance::call::state::CallState;
-use crate::balance::policy::ready::ReadySubchannel;
+use crate::balance::pool::ready::ReadySubchannel;
 use crate::balance::status;
 use crate::balance::status::headers::request_too_large;
-use crate::balance::subchannel::CallResult;
-use crate::connection::{FailureKind, StreamPermit};
+use crate::connection::FailureKind;
 
 impl CallState {
     /// Sends the request and waits for the head of the response, a failure, or the deadline.
@@ -30,18 +29,14 @@ impl CallState {
     ///
     /// # Cancel safety
     /// Dropping the future cancels the call: the exchange resets its stream, and the reporter counts a call that was given up.
-    pub(super) async fn attempt(
-        &mut self,
-        subchannel: Arc<ReadySubchannel>,
-        permit: StreamPermit,
-        sent_at: Duration,
-    ) -> AttemptOutcome {
+    pub(super) async fn attempt(&mut self, picked: PickedServer, sent_at: Duration) -> AttemptOutcome {
+        let PickedServer { subchannel, permit, picker } = picked;
         let Some(head) = self.request_head(&subchannel) else {
             let status = self.deadline_exceeded_unsent();
             return Done(self.last_result_or(status));
         };
         let limit = subchannel.connection.request_limit();
-        if let Some(status) = request_too_large(&head, self.header_size, limit, subchannel.server.address()) {
+        if let Some(status) = request_too_large(&head, self.header_size, limit, subchannel.subchannel.address()) {
             return Done(self.last_result_or(status));
         }
         // `AttemptOutcome::Retry` gives it back after each attempt but the last.
@@ -54,11 +49,11 @@ impl CallState {
                 return self.retry_unprocessed(subchannel, failure, body);
             }
             Err((failure, _)) => {
-                let status = status::from_failure(failure, subchannel.server.address());
+                let status = status::from_failure(failure, subchannel.subchannel.address());
                 return Done(self.last_result_or(status));
             }
         };
-        let mut reporter = AttemptReporter::new(subchannel, self.shared.clone(), sent_at);
+        let mut reporter = AttemptReporter::new(subchannel, picker, self.shared.clone(), sent_at);
         let mut timer = DeadlineTimer::new(self.wait_limits.deadline);
         // The exchange first: a response that is there counts, even if the deadline passes at the same moment.
         let head = std::future::poll_fn(|cx| match exchange.poll_head(cx) {
@@ -73,7 +68,7 @@ impl CallState {
             },
             Some(Err(failure)) => self.on_failure(failure, exchange.into_body(), &mut reporter, &timer),
             None => {
-                reporter.report(CallResult::Failure);
+                reporter.report(Code::DeadlineExceeded);
                 Done(Err(timer.exceeded(reporter.address())))
             }
         }

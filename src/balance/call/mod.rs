@@ -41,13 +41,11 @@ use http::{Request, Response};
 use tokio::time::Instant;
 use tonic::Status;
 
-use crate::balance::call::pick::{PickOutcome, WaitLimits};
+use crate::balance::call::pick::{PickOutcome, PickedServer, WaitLimits};
 use crate::balance::call::response_body::ResponseBody;
 use crate::balance::call::state::{AttemptOutcome, CallState};
-use crate::balance::policy::ready::ReadySubchannel;
 use crate::balance::shared::ChannelHandle;
 use crate::balance::{runtime, status};
-use crate::connection::StreamPermit;
 
 /// Makes a call. It holds the channel until its response has begun: a call outlives the clone that it was made with.
 pub(super) async fn call(
@@ -79,8 +77,8 @@ impl CallState {
             return Err(self.deadline_exceeded_unsent());
         }
         loop {
-            let (subchannel, permit) = match self.pick() {
-                PickOutcome::Picked(subchannel, permit) => (subchannel, permit),
+            let picked = match self.pick() {
+                PickOutcome::Picked(picked) => picked,
                 none => {
                     now = None;
                     match Box::pin(self.find_server(none)).await {
@@ -90,7 +88,7 @@ impl CallState {
                 }
             };
             let (began, sent_at) = now.take().unwrap_or_else(|| self.now());
-            match self.attempt(subchannel, permit, sent_at).await {
+            match self.attempt(picked, sent_at).await {
                 AttemptOutcome::Done(result) => return result,
                 AttemptOutcome::Retry(body, pause) => {
                     self.body = Some(body);
@@ -116,22 +114,24 @@ impl CallState {
     }
 
     fn pick(&self) -> PickOutcome {
-        self.shared.pick(&self.policy_call(), &self.failed_servers, false)
+        self.shared.pick(&self.pick_request(), false)
     }
 
     /// Waits for a server that takes the call, where the first pick has found none.
     ///
     /// # Errors
     /// When waiting is pointless, or has lasted too long.
-    async fn find_server(&mut self, mut outcome: PickOutcome) -> Result<(Arc<ReadySubchannel>, StreamPermit), Status> {
+    async fn find_server(&mut self, mut outcome: PickOutcome) -> Result<PickedServer, Status> {
         loop {
-            if !matches!(outcome, PickOutcome::Picked(..)) {
+            if !matches!(outcome, PickOutcome::Picked(_)) {
                 runtime::require_timers()?; // each way of waiting needs one
             }
             outcome = match outcome {
-                PickOutcome::Picked(subchannel, permit) => return Ok((subchannel, permit)),
+                PickOutcome::Picked(picked) => return Ok(picked),
+                PickOutcome::Fail(status) => return Err(status),
+                PickOutcome::Wait => self.shared.wait_for_picker(&self.pick_request(), self.wait_limits).await?,
                 PickOutcome::Full | PickOutcome::NoneReady => {
-                    self.shared.wait_for_server(&self.policy_call(), &self.failed_servers, self.wait_limits).await?
+                    self.shared.wait_for_server(&self.pick_request(), self.wait_limits).await?
                 }
                 PickOutcome::AllFailed => {
                     self.failed_servers.clear();
@@ -142,7 +142,7 @@ impl CallState {
                             && let Some(refusal) = self.last_refusal.take()
                         {
                             let (failure, subchannel) = *refusal;
-                            return Err(status::from_failure(failure, subchannel.server.address()));
+                            return Err(status::from_failure(failure, subchannel.subchannel.address()));
                         }
                         self.shared.sleep(pause, self.wait_limits).await?;
                     }

@@ -33,12 +33,12 @@ use crate::balance::call::response_body::{BodyError, ResponseBody, ServedBy};
 use crate::balance::call::retry::{Pushback, RetryScope};
 use crate::balance::call::state::AttemptOutcome::{self, Done, Retry};
 use crate::balance::call::state::CallState;
-use crate::balance::policy::ready::ReadySubchannel;
+use crate::balance::policy::AttemptResult;
+use crate::balance::pool::ready::ReadySubchannel;
 use crate::balance::status;
 use crate::balance::status::call_error::add_server_header;
 use crate::balance::status::headers::ResponseHeaders;
 use crate::balance::status::not_grpc;
-use crate::balance::subchannel::CallResult;
 use crate::connection::{Exchange, Failure, FailureKind, RecvStream};
 
 /// How many bytes of a response are held back at most until its status has come. It is the default limit of a message in gRPC.
@@ -65,12 +65,12 @@ impl CallState {
     ) -> OutcomeFuture<'_> {
         let (mut head, stream) = response.into_parts();
         let subchannel = reporter.subchannel.clone();
-        let address = subchannel.server.address();
-        head.extensions.insert(ServedBy(subchannel.server.clone()));
+        let address = subchannel.subchannel.address();
+        head.extensions.insert(ServedBy(subchannel.subchannel.clone()));
         let headers = ResponseHeaders::scan(&head.headers);
         if let Some(status) = headers.head_too_large(exchange.response_header_limit(), address) {
             reporter.head_received(false);
-            reporter.report(headers.call_result());
+            reporter.report(headers.code_of_too_large());
             return OutcomeFuture::Ready(Done(Err(status)));
         }
         if headers.has_details && headers.code.is_some() {
@@ -95,10 +95,10 @@ impl CallState {
         let code = final_code.unwrap_or_else(|| not_grpc::code_of(head.status));
         // The server cancels a call when its deadline passes. Both ends see that at the same moment.
         if code == Code::Cancelled && timer.has_passed() {
-            reporter.report(CallResult::Failure);
+            reporter.report(Code::DeadlineExceeded);
             return OutcomeFuture::Ready(Done(Err(timer.exceeded(address))));
         }
-        reporter.report(CallResult::of(code));
+        reporter.report(code);
         let (body, permit) = exchange.into_parts();
         let retry = self.retry(code, Some(body), &subchannel, false, Pushback::from_headers(&head.headers));
         if final_code.is_none() {
@@ -108,7 +108,8 @@ impl CallState {
             }
             let deadline = self.wait_limits.deadline.map(|deadline| deadline.at);
             return OutcomeFuture::Boxed(Box::pin(async move {
-                let status = not_grpc::read_status(head, stream, permit, deadline, subchannel.server.address()).await;
+                let status =
+                    not_grpc::read_status(head, stream, permit, deadline, subchannel.subchannel.address()).await;
                 Done(Err(status))
             }));
         }
@@ -167,7 +168,7 @@ impl CallState {
         timer: &DeadlineTimer,
     ) -> AttemptOutcome {
         let subchannel = reporter.subchannel.clone();
-        let address = subchannel.server.address();
+        let address = subchannel.subchannel.address();
         let is_unprocessed = match failure.kind {
             FailureKind::NotSent | FailureKind::Refused => true,
             FailureKind::GoAwayError(_) => !self.is_suspect,
@@ -178,7 +179,7 @@ impl CallState {
             | FailureKind::HeadersOverflow => false,
             // The caller's own fault: it says nothing about the server.
             FailureKind::RequestBody | FailureKind::RequestBodyPanic | FailureKind::InvalidRequest => {
-                reporter.discard();
+                reporter.discard(AttemptResult::Dropped);
                 return Done(Err(status::from_failure(failure, address)));
             }
         };
@@ -186,7 +187,7 @@ impl CallState {
             self.is_suspect |= matches!(failure.kind, FailureKind::GoAwayError(_));
             // A server that refuses calls must not look idle. One whose connection is over is not picked any more.
             if subchannel.connection.is_closing() {
-                reporter.discard();
+                reporter.discard(AttemptResult::NotProcessed);
             } else {
                 reporter.report_not_processed();
             }
@@ -194,10 +195,10 @@ impl CallState {
         }
         let code = status::code_of_failure(&failure);
         if code == Code::Cancelled && timer.has_passed() {
-            reporter.report(CallResult::Failure);
+            reporter.report(Code::DeadlineExceeded);
             return Done(Err(timer.exceeded(address)));
         }
-        reporter.report(CallResult::of(code));
+        reporter.report(code);
         self.retry_failure(failure, Some(body), &subchannel)
     }
 
@@ -225,7 +226,7 @@ impl CallState {
         };
         let is_unprocessed =
             matches!(failure.kind, FailureKind::NotSent | FailureKind::Refused | FailureKind::GoAwayError(_));
-        let status = status::from_failure(failure, subchannel.server.address());
+        let status = status::from_failure(failure, subchannel.subchannel.address());
         match retry {
             // An earlier attempt may have been processed: its result says more than this one's.
             Some(retry) if is_unprocessed && self.last_result.is_some() => retry,
@@ -244,10 +245,10 @@ impl CallState {
         failure: Failure,
         body: ReplayBody,
     ) -> AttemptOutcome {
-        tracing::debug!(server = %subchannel.server.address(), error = %failure, "call not processed, trying another server");
+        tracing::debug!(server = %subchannel.subchannel.address(), error = %failure, "call not processed, trying another server");
         // Where the connection is over, the server's next connection is as good as any other.
         if !subchannel.connection.is_closing() {
-            self.failed_servers.push(subchannel.server.clone());
+            self.failed_servers.push(subchannel.subchannel.clone());
         }
         self.round_backoff.get_or_insert_with(|| Box::new(Backoff::new(fastrand::u64(..))));
         self.last_refusal = Some(Box::new((failure, subchannel)));
@@ -298,8 +299,8 @@ impl CallState {
         }
         let mut body = body?;
         body.rewind(RewindReason::Retry).ok()?;
-        tracing::debug!(server = %subchannel.server.address(), ?code, attempts = self.attempts, "call failed, repeating it");
-        self.failed_servers.push(subchannel.server.clone());
+        tracing::debug!(server = %subchannel.subchannel.address(), ?code, attempts = self.attempts, "call failed, repeating it");
+        self.failed_servers.push(subchannel.subchannel.clone());
         Some(Retry(body, pause))
     }
 }

@@ -1,30 +1,87 @@
 //! A server for a call: picked at once where one has room, or waited for in the queue.
 
+use std::cell::Cell;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::{Extensions, HeaderMap};
 use tokio::time::{Instant, timeout_at};
 use tonic::{Code, Status};
 
 use crate::balance::call::deadline::Deadline;
-use crate::balance::policy::ready::{ReadyServer, ReadySubchannel};
-use crate::balance::policy::{self, Call};
+use crate::balance::policy::{Call, IsAvailable, Pick, Picker};
+use crate::balance::pool::ready::ReadySubchannel;
 use crate::balance::shared::ChannelShared;
-use crate::balance::subchannel::Server;
+use crate::balance::subchannel::Subchannel;
 use crate::connection::StreamPermit;
 
 /// How many idle servers one pick sends a PING to. One that answers is enough for the call; of three, two may be dead.
 const MAX_PROBES: usize = 3;
 
+/// An attempt that needs a server.
+pub(crate) struct PickRequest<'a> {
+    pub(crate) path: &'a str,
+    pub(crate) headers: &'a HeaderMap,
+    pub(crate) extensions: &'a Extensions,
+    /// The number of the attempt, from 1.
+    pub(crate) attempt: u32,
+    /// Servers that failed the call in this round.
+    pub(crate) failed_servers: &'a [Arc<Subchannel>],
+}
+
+/// A server for an attempt, with the permit for one stream on its connection.
+pub(crate) struct PickedServer {
+    pub(crate) subchannel: Arc<ReadySubchannel>,
+    pub(crate) permit: StreamPermit,
+    /// Gets the end of the attempt.
+    pub(crate) picker: Arc<dyn Picker>,
+}
+
 /// The result of one look at the ready servers.
 pub(crate) enum PickOutcome {
-    /// A server, with the permit for one stream on its connection.
-    Picked(Arc<ReadySubchannel>, StreamPermit),
+    Picked(PickedServer),
     /// Each ready server has failed this call already.
     AllFailed,
     /// Each ready server is at its limit of streams, or other calls wait already.
     Full,
     NoneReady,
+    /// The picker has no server for the call now.
+    Wait,
+    /// The picker fails the call.
+    Fail(Status),
+}
+
+/// The servers of one look, as the picker may ask about them.
+struct Availability<'a> {
+    servers: &'a [Arc<ReadySubchannel>],
+    failed_servers: &'a [Arc<Subchannel>],
+    /// How many servers this look has sent a PING to.
+    probes: Cell<usize>,
+}
+
+impl Availability<'_> {
+    fn has_failed(&self, server: &ReadySubchannel) -> bool {
+        self.failed_servers.iter().any(|failed| Arc::ptr_eq(failed, &server.subchannel))
+    }
+
+    /// Sends a PING to a server without room: it may be an idle one that takes no call before it has answered.
+    fn probe(&self, server: &ReadySubchannel) {
+        if self.probes.get() < MAX_PROBES {
+            self.probes.set(self.probes.get() + usize::from(server.connection.probe()));
+        }
+    }
+}
+
+impl IsAvailable for Availability<'_> {
+    fn is_available(&self, server: usize) -> bool {
+        let Some(server) = self.servers.get(server) else { return false };
+        if server.connection.has_capacity() {
+            return !self.has_failed(server);
+        }
+        self.probe(server);
+        false
+    }
 }
 
 /// How long a call may wait for a server.
@@ -41,40 +98,39 @@ impl ChannelShared {
     /// Whether servers are ready and none of them has room: a call has to wait in the queue then.
     pub(crate) fn all_full(&self) -> bool {
         let ready = self.ready.load();
-        !ready.servers.is_empty() && !ready.servers.iter().any(ReadyServer::has_room)
+        !ready.servers.is_empty() && !ready.has_room()
     }
 
     /// Picks a server for an attempt. It uses atomics only, and allocates nothing.
     ///
     /// `has_turn` tells that the call comes from the queue. Any other call goes behind those that wait there.
-    pub(crate) fn pick(&self, call: &Call<'_>, failed_servers: &[Arc<Server>], has_turn: bool) -> PickOutcome {
+    pub(crate) fn pick(&self, request: &PickRequest<'_>, has_turn: bool) -> PickOutcome {
         let ready = self.ready.load();
-        let servers = &ready.servers;
-        if servers.is_empty() {
-            return PickOutcome::NoneReady;
-        }
+        let servers = &*ready.servers;
+        let Some(picker) = &ready.picker else { return PickOutcome::NoneReady };
         if !has_turn && self.queue.has_waiters() {
             return PickOutcome::Full;
         }
-        let has_failed =
-            |server: &ReadyServer| failed_servers.iter().any(|failed| Arc::ptr_eq(failed, &server.0.server));
-        // A server without room may be an idle one. It is sent a PING here, because policies pass over it.
-        let is_usable = |server: &ReadyServer| (server.has_room() || server.0.prove()) && !has_failed(server);
-        let start = policy::pick(&self.settings.policy, &self.memory, call, &ready, is_usable);
-        let (mut any_failed, mut any_full, mut probes) = (false, false, 0);
-        // The policy's choice may be full: the next one in order takes the call.
+        let PickRequest { path, headers, extensions, attempt, failed_servers } = *request;
+        let availability = Availability { servers, failed_servers, probes: Cell::new(0) };
+        let start = match picker.pick(&Call { path, headers, extensions, attempt, servers: &availability }) {
+            Pick::Server(server) => server.min(servers.len() - 1), // there is one where there is a picker
+            Pick::Wait => return PickOutcome::Wait,
+            Pick::Fail(status) => return PickOutcome::Fail(status),
+        };
+        let (mut any_failed, mut any_full) = (false, false);
+        // The picker's choice may be full: the next one in order takes the call.
         for server in servers[start..].iter().chain(&servers[..start]) {
-            if server.0.connection.is_closing() {
+            if server.connection.is_closing() {
                 continue;
             }
-            if has_failed(server) {
+            if availability.has_failed(server) {
                 any_failed = true;
-            } else if let Some(permit) = server.0.reserve() {
-                return PickOutcome::Picked(server.0.clone(), permit);
+            } else if let Some(permit) = server.connection.reserve() {
+                let (subchannel, picker) = (server.clone(), picker.clone());
+                return PickOutcome::Picked(PickedServer { subchannel, permit, picker });
             } else {
-                if probes < MAX_PROBES {
-                    probes += usize::from(server.0.connection.probe());
-                }
+                availability.probe(server);
                 any_full = true;
             }
         }
@@ -94,8 +150,7 @@ impl ChannelShared {
     /// Dropping the future gives up the position in the queue, and passes its turn on.
     pub(crate) async fn wait_for_server(
         &self,
-        call: &Call<'_>,
-        failed_servers: &[Arc<Server>],
+        request: &PickRequest<'_>,
         limits: WaitLimits,
     ) -> Result<PickOutcome, Status> {
         self.check_worth_waiting(limits)?;
@@ -105,20 +160,42 @@ impl ChannelShared {
             // Once more, after the call has entered the queue: a change from now on wakes it, and one from before is seen here.
             self.check_worth_waiting(limits)?;
             self.queue.wake_if_room(|| self.has_room());
-            self.within_limits(limits, ticket.turn()).await?;
-            match self.pick(call, failed_servers, true) {
-                PickOutcome::Picked(subchannel, permit) => {
+            self.within_limits(limits, "", ticket.turn()).await?;
+            match self.pick(request, true) {
+                PickOutcome::Picked(picked) => {
                     ticket.served();
                     self.queue.wake_if_room(|| self.has_room());
                     self.probe_idle_servers();
-                    return Ok(PickOutcome::Picked(subchannel, permit));
+                    return Ok(PickOutcome::Picked(picked));
                 }
                 // Servers that have failed this call may have room for the calls behind it: it must not hold those up.
-                PickOutcome::Full if !failed_servers.is_empty() => return Ok(PickOutcome::AllFailed),
-                PickOutcome::AllFailed => return Ok(PickOutcome::AllFailed),
+                PickOutcome::Full if !request.failed_servers.is_empty() => return Ok(PickOutcome::AllFailed),
+                // The same holds for a call for which its picker has no server.
+                none @ (PickOutcome::AllFailed | PickOutcome::Wait | PickOutcome::Fail(_)) => return Ok(none),
                 PickOutcome::Full | PickOutcome::NoneReady => ticket.wait_again(),
             }
         }
+    }
+
+    /// Waits until the set changes or the policy notifies, where the picker has returned [`Pick::Wait`]. The call is not in the queue
+    /// meanwhile: it holds up no other.
+    ///
+    /// # Errors
+    /// When the call's time to wait is over.
+    pub(crate) async fn wait_for_picker(
+        &self,
+        request: &PickRequest<'_>,
+        limits: WaitLimits,
+    ) -> Result<PickOutcome, Status> {
+        let mut notified = pin!(self.pick_notifier.notified());
+        notified.as_mut().enable();
+        // After it listens: this pick sees a change from before, and a later one wakes the call.
+        let outcome = self.pick(request, false);
+        if !matches!(outcome, PickOutcome::Wait) {
+            return Ok(outcome);
+        }
+        self.within_limits(limits, "the policy picked none: ", notified).await?;
+        Ok(PickOutcome::Wait)
     }
 
     /// Sends PINGs to further idle servers where calls wait and no server has room.
@@ -129,19 +206,19 @@ impl ChannelShared {
             return;
         }
         let ready = self.ready.load();
-        let probed = ready.servers.iter().filter(|server| server.0.connection.probe());
+        let probed = ready.servers.iter().filter(|server| server.connection.probe());
         probed.take(MAX_PROBES).for_each(drop);
     }
 
     fn has_room(&self) -> bool {
-        self.ready.load().servers.iter().any(ReadyServer::has_room)
+        self.ready.load().has_room()
     }
 
     /// Refuses to wait where the state of the channel says that no server can come.
     fn check_worth_waiting(&self, limits: WaitLimits) -> Result<(), Status> {
         // The status first: the pool stores servers before it publishes the status that speaks of them.
         let fails = self.status.borrow().fails_calls(limits.wait_for_ready);
-        if fails && self.ready.load().servers.iter().all(|server| server.0.connection.is_closing()) {
+        if fails && self.ready.load().servers.iter().all(|server| server.connection.is_closing()) {
             return Err(self.unavailable_status(Code::Unavailable, ""));
         }
         Ok(())
@@ -149,7 +226,7 @@ impl ChannelShared {
 
     /// Sleeps, or fails when the call's time to wait is over before.
     pub(crate) async fn sleep(&self, pause: Duration, limits: WaitLimits) -> Result<(), Status> {
-        self.within_limits(limits, tokio::time::sleep(pause)).await
+        self.within_limits(limits, "", tokio::time::sleep(pause)).await
     }
 
     /// Returns the time at which the call stops waiting: its deadline, or the end of the wait limit.
@@ -159,12 +236,13 @@ impl ChannelShared {
         limit.into_iter().chain(deadline).min()
     }
 
-    async fn within_limits<F: Future>(&self, limits: WaitLimits, future: F) -> Result<F::Output, Status> {
+    /// Waits for `future`, and fails when the call's time to wait is over before. `reason` is added to the text.
+    async fn within_limits<F: Future>(&self, limits: WaitLimits, reason: &str, future: F) -> Result<F::Output, Status> {
         let Some(end) = self.wait_end(limits) else { return Ok(future.await) };
         timeout_at(end, future).await.map_err(|_| {
             let is_late = limits.deadline.is_some_and(|deadline| deadline.has_passed());
             let code = if is_late { Code::DeadlineExceeded } else { Code::Unavailable };
-            self.unavailable_status(code, &format!("waited {} ms: ", limits.started.elapsed().as_millis()))
+            self.unavailable_status(code, &format!("waited {} ms: {reason}", limits.started.elapsed().as_millis()))
         })
     }
 }

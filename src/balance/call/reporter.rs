@@ -1,15 +1,17 @@
-//! What an attempt reports: to the counters and the cost of its server, and to the retry budget.
+//! What an attempt reports: to the counters and the cost of its server, to the picker, and to the retry budget.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tonic::Code;
 
 use crate::address::Address;
-use crate::balance::policy::ready::ReadySubchannel;
+use crate::balance::policy::{AttemptEnd, AttemptResult, Picker};
+use crate::balance::pool::ready::ReadySubchannel;
 use crate::balance::shared::ChannelShared;
-use crate::balance::subchannel::CallResult;
 use crate::balance::subchannel::cost::Peers;
+use crate::panics::catch;
 
 /// Reports one attempt at one server, from the moment it is sent. It belongs to the attempt and then to the response's body.
 ///
@@ -25,6 +27,8 @@ use crate::balance::subchannel::cost::Peers;
 /// At most one of the ends is reported: each of them is called once, and `is_over` keeps the drop from counting again.
 pub(crate) struct AttemptReporter {
     pub(crate) subchannel: Arc<ReadySubchannel>,
+    /// The picker that picked the server gets the end of the attempt.
+    picker: Arc<dyn Picker>,
     pub(crate) shared: Arc<ChannelShared>,
     /// Since the channel's epoch.
     sent_at: Duration,
@@ -37,67 +41,86 @@ pub(crate) struct AttemptReporter {
 
 impl AttemptReporter {
     /// Tells the server's cost that an attempt is sent. `sent_at` counts from the channel's epoch.
-    pub(crate) fn new(subchannel: Arc<ReadySubchannel>, shared: Arc<ChannelShared>, sent_at: Duration) -> Self {
-        subchannel.server.cost.sent(sent_at);
-        let ejection_term = subchannel.server.term();
-        Self { subchannel, shared, sent_at, ejection_term, time_to_head: None, is_over: false }
+    pub(crate) fn new(
+        subchannel: Arc<ReadySubchannel>,
+        picker: Arc<dyn Picker>,
+        shared: Arc<ChannelShared>,
+        sent_at: Duration,
+    ) -> Self {
+        subchannel.subchannel.cost.sent(sent_at);
+        let ejection_term = subchannel.subchannel.term();
+        Self { subchannel, picker, shared, sent_at, ejection_term, time_to_head: None, is_over: false }
     }
 
     pub(crate) fn address(&self) -> &Address {
-        self.subchannel.server.address()
+        self.subchannel.subchannel.address()
     }
 
     /// Reports the head of a response. Only a head that is no failure counts for the server's latency.
     pub(crate) fn head_received(&mut self, is_success: bool) {
         let now = self.now();
-        let (server, latency) = (&self.subchannel.server, now.saturating_sub(self.sent_at));
-        server.cost.no_longer_awaited();
+        let (server, latency) = (&self.subchannel.subchannel, now.saturating_sub(self.sent_at));
+        server.cost.head_settled();
         self.time_to_head = Some(latency);
         self.shared.pause_detector.mark_running(now);
         if is_success {
-            server.cost.head(latency, now);
+            server.cost.answered(latency, now);
         }
     }
 
-    /// Reports the end of the call: to cost, retry budget and outlier detection.
-    pub(crate) fn report(&mut self, result: CallResult) {
+    /// Reports the end of the call with this code: to cost, retry budget, outlier detection and picker.
+    pub(crate) fn report(&mut self, code: Code) {
         let now = self.now();
-        let server = &self.subchannel.server;
-        if result == CallResult::Success {
+        let server = &self.subchannel.subchannel;
+        if code == Code::Ok {
             self.shared.retry_budget.on_success();
-            server.cost.ok(now.saturating_sub(self.sent_at), || self.peers(now));
+            server.cost.succeeded(now.saturating_sub(self.sent_at), || self.peers(now));
         } else {
             self.add_failure_cost(now);
         }
-        let in_a_row = server.judge(result, self.ejection_term);
-        if in_a_row > 0
-            && let Some(ejection) = self.shared.settings.ejection
-            && ejection.is_suspicious(in_a_row, server.is_on_probation())
+        let failures = server.count_end(code, self.ejection_term);
+        if failures > 0
+            && let Some(detection) = self.shared.settings.outlier_detection
+            && detection.is_suspicious(failures, server.is_on_probation())
         {
             self.shared.connect_context.changed.notify_one(); // the pool decides about ejections
         }
-        self.discard();
+        self.end(AttemptResult::Status(code), now);
     }
 
     /// Reports that the server has not processed the call. It costs as a failure, so that a server which refuses calls does not
     /// look idle, and does not count for outlier detection.
     pub(crate) fn report_not_processed(&mut self) {
-        self.add_failure_cost(self.now());
-        self.discard();
+        let now = self.now();
+        self.add_failure_cost(now);
+        self.end(AttemptResult::NotProcessed, now);
     }
 
-    /// Ends the attempt without a report: how it ended says nothing about the server.
+    /// Ends the attempt without a report to cost and counters: how it ended says nothing about the server.
+    pub(crate) fn discard(&mut self, result: AttemptResult) {
+        self.end(result, self.now());
+    }
+
     #[inline]
-    pub(crate) fn discard(&mut self) {
-        if self.time_to_head.is_none() && !self.is_over {
-            self.subchannel.server.cost.no_longer_awaited();
+    fn end(&mut self, result: AttemptResult, now: Duration) {
+        if std::mem::replace(&mut self.is_over, true) {
+            return;
         }
-        self.is_over = true;
+        if self.time_to_head.is_none() {
+            self.subchannel.subchannel.cost.head_settled();
+        }
+        let (server, time_to_end) = (&self.subchannel.server, now.saturating_sub(self.sent_at));
+        let end = AttemptEnd { server, result, time_to_head: self.time_to_head, time_to_end };
+        if std::thread::panicking() {
+            let _ = catch(|| self.picker.ended(&end)); // a second panic would end the process
+        } else {
+            self.picker.ended(&end);
+        }
     }
 
     fn add_failure_cost(&self, now: Duration) {
-        let (server, age) = (&self.subchannel.server, now.saturating_sub(self.sent_at));
-        server.cost.bad(age, self.time_to_head.unwrap_or(age), now, &self.peers(now));
+        let (server, age) = (&self.subchannel.subchannel, now.saturating_sub(self.sent_at));
+        server.cost.failed(age, self.time_to_head.unwrap_or(age), now, &self.peers(now));
     }
 
     /// Returns the time since the channel's epoch.
@@ -107,9 +130,9 @@ impl AttemptReporter {
 
     /// Returns what the other ready servers do, as the measure for this one.
     fn peers(&self, now: Duration) -> Peers {
-        let server = &self.subchannel.server;
+        let server = &self.subchannel.subchannel;
         let ready = self.shared.ready.load();
-        let all = ready.servers.iter().map(|ready| (&ready.0.server.cost, ready.0.connection.in_flight()));
+        let all = ready.servers.iter().map(|ready| (&ready.subchannel.cost, ready.connection.in_flight()));
         self.shared.fleet.peers_of(&server.cost, now, all)
     }
 }
@@ -117,8 +140,13 @@ impl AttemptReporter {
 impl Drop for AttemptReporter {
     #[inline]
     fn drop(&mut self) {
-        if !self.is_over && self.time_to_head.is_none() {
-            self.report_not_processed();
+        if self.is_over {
+            return;
         }
+        let now = self.now();
+        if self.time_to_head.is_none() {
+            self.add_failure_cost(now);
+        }
+        self.end(AttemptResult::Dropped, now);
     }
 }

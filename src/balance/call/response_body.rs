@@ -16,11 +16,12 @@ use tonic::{Code, Status};
 use crate::address::Address;
 use crate::balance::call::deadline::DeadlineTimer;
 use crate::balance::call::reporter::AttemptReporter;
+use crate::balance::policy::AttemptResult;
 use crate::balance::runtime::timer::Timer;
 use crate::balance::status;
 use crate::balance::status::call_error::add_server_header;
 use crate::balance::status::headers::ResponseHeaders;
-use crate::balance::subchannel::{CallResult, Server};
+use crate::balance::subchannel::Subchannel;
 use crate::connection::{Failure, RecvBody};
 
 /// The flag and the length before each message of gRPC.
@@ -32,7 +33,7 @@ const TRAILERS_WAIT: Duration = Duration::from_millis(50);
 
 /// The server of a response, in the response's extensions.
 #[derive(Clone)]
-pub struct ServedBy(pub(super) Arc<Server>);
+pub struct ServedBy(pub(super) Arc<Subchannel>);
 
 impl ServedBy {
     /// Returns the server's address.
@@ -151,7 +152,7 @@ impl OpenBody {
             Poll::Ready(Some(Err(failure))) => Some(Err(self.fail(failure))),
             Poll::Ready(None) => {
                 self.recv = None;
-                self.reporter.report(CallResult::Failure); // no trailers: no gRPC server ends a response so
+                self.reporter.report(Code::Unknown); // no trailers: no gRPC server ends a response so
                 None
             }
         })
@@ -165,16 +166,16 @@ impl OpenBody {
             return self.deadline_exceeded();
         }
         if failure.is_of_request() {
-            self.reporter.discard(); // the caller's own request failed
+            self.reporter.discard(AttemptResult::Dropped); // the caller's own request failed
         } else {
-            self.reporter.report(CallResult::of(code));
+            self.reporter.report(code);
         }
         BodyError::Failed(failure)
     }
 
     fn deadline_exceeded(&mut self) -> BodyError {
         self.recv = None; // cancels the call
-        self.reporter.report(CallResult::Failure);
+        self.reporter.report(Code::DeadlineExceeded);
         BodyError::DeadlineExceeded(self.timer.exceeded(self.reporter.address()))
     }
 
@@ -186,7 +187,7 @@ impl OpenBody {
             && let Some(status) =
                 headers.trailers_too_large(recv.truncation(), recv.trailer_limit(), self.reporter.address())
         {
-            self.reporter.report(headers.call_result());
+            self.reporter.report(headers.code_of_too_large());
             return Err(BodyError::TooLarge(status));
         }
         if headers.has_details {
@@ -196,7 +197,7 @@ impl OpenBody {
         if code == Code::Cancelled && self.timer.has_passed() {
             return Err(self.deadline_exceeded());
         }
-        self.reporter.report(CallResult::of(code));
+        self.reporter.report(code);
         let is_failure = headers.code.is_some_and(|code| code != Code::Ok);
         if is_failure && self.reporter.shared.settings.addresses_in_statuses {
             add_server_header(&mut trailers, self.reporter.address());

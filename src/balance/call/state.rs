@@ -5,23 +5,22 @@ use std::time::Duration;
 
 use http::header::USER_AGENT;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, Method, Request, Response};
+use http::{Extensions, HeaderMap, HeaderValue, Method, Request, Response};
 use tokio::time::Instant;
 use tonic::{Code, Status};
 
 use crate::backoff::Backoff;
 use crate::balance::builder::call_options::WaitForReady;
 use crate::balance::call::deadline::Deadline;
-use crate::balance::call::pick::WaitLimits;
+use crate::balance::call::pick::{PickRequest, WaitLimits};
 use crate::balance::call::replay::ReplayBody;
 use crate::balance::call::response_body::ResponseBody;
 use crate::balance::call::retry::RetryScope;
-use crate::balance::policy::Call;
-use crate::balance::policy::ready::ReadySubchannel;
+use crate::balance::pool::ready::ReadySubchannel;
 use crate::balance::shared::ChannelShared;
 use crate::balance::status;
 use crate::balance::status::headers::{RequestHeaders, field_size};
-use crate::balance::subchannel::Server;
+use crate::balance::subchannel::Subchannel;
 use crate::connection::Failure;
 
 /// The decision after an attempt.
@@ -38,6 +37,8 @@ pub(super) struct CallState {
     pub(super) method: Method,
     pub(super) path: PathAndQuery,
     pub(super) headers: HeaderMap,
+    /// For pickers.
+    extensions: Extensions,
     /// An upper bound for the size of `headers`, as HTTP/2 counts it.
     pub(super) header_size: usize,
     /// The request's body between attempts. It is kept here, so that no future has to carry it along.
@@ -51,7 +52,7 @@ pub(super) struct CallState {
     /// A connection has ended, and this call may be the reason for it. One more connection is risked, and no further one.
     pub(super) is_suspect: bool,
     /// Servers that failed this call, in this round over all servers. They are picked again when no other is left.
-    pub(super) failed_servers: Vec<Arc<Server>>,
+    pub(super) failed_servers: Vec<Arc<Subchannel>>,
     /// Pauses between rounds in which no server processed the call.
     pub(super) round_backoff: Option<Box<Backoff>>,
     /// The failure of the last server that did not process the call.
@@ -83,6 +84,7 @@ impl CallState {
             retry_scope: settings.retry.scope(path.path()),
             path,
             headers: parts.headers,
+            extensions: parts.extensions,
             header_size,
             body: Some(ReplayBody::new(body, settings.replay_limit)),
             is_generated,
@@ -97,9 +99,15 @@ impl CallState {
         }
     }
 
-    /// Returns the call as policies see it.
-    pub(super) fn policy_call(&self) -> Call<'_> {
-        Call { path: self.path.path(), headers: &self.headers }
+    /// Returns what a pick needs to know of the next attempt. Its number counts attempts that a server may have processed.
+    pub(super) fn pick_request(&self) -> PickRequest<'_> {
+        PickRequest {
+            path: self.path.path(),
+            headers: &self.headers,
+            extensions: &self.extensions,
+            attempt: self.attempts + 1,
+            failed_servers: &self.failed_servers,
+        }
     }
 
     /// Ends a call that gets no further attempt: with the last result of a server that had it, or with `status` if none had.

@@ -6,7 +6,6 @@ use tonic::{Code, Status};
 use crate::address::Address;
 use crate::balance::status;
 use crate::balance::status::not_grpc;
-use crate::balance::subchannel::CallResult;
 use crate::connection::{Failure, RequestLimit};
 
 /// What HTTP/2 counts for each header beside its name and value (RFC 9113, 6.5.2).
@@ -82,8 +81,8 @@ impl ResponseHeaders {
     }
 
     /// Returns what a response that was too large says about its server: its own code, if it came.
-    pub(crate) fn call_result(&self) -> CallResult {
-        CallResult::of(self.code.unwrap_or(Code::ResourceExhausted))
+    pub(crate) fn code_of_too_large(&self) -> Code {
+        self.code.unwrap_or(Code::ResourceExhausted)
     }
 }
 

@@ -9,11 +9,12 @@ use tokio::runtime::Builder;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
-use tonic_etcd::{BalancedChannel, BalancedChannelBuilder, Policy};
+use tonic_etcd::policy::{LeastRequest, PeakEwma, PickFirst, RoundRobin};
+use tonic_etcd::{BalancedChannel, BalancedChannelBuilder};
 
 use super::driven::current_thread;
 use crate::peer::{Peer, Script};
-use crate::support::{builder, greeted_by, over, ready};
+use crate::support::{builder, greeted_by, over, ready, shared};
 
 /// Well below the second that a proof may take, so that connections are idle soon.
 const IDLE: Duration = Duration::from_millis(300);
@@ -121,7 +122,9 @@ async fn futures(channel: &BalancedChannel, count: usize) -> usize {
 /// F47: one of two idle connections was forgotten: the other server gets the calls until the first has a new connection.
 #[tokio::test]
 async fn a_forgotten_connection_is_passed_over_while_another_server_is_ready() {
-    for policy in [Policy::LeastRequest, Policy::PeakEwma, Policy::RoundRobin, Policy::PickFirst] {
+    for policy in
+        [shared(LeastRequest::new()), shared(PeakEwma::new()), shared(RoundRobin::new()), shared(PickFirst::new())]
+    {
         let (lost, kept) = (Peer::start(Script::Greet).await, Peer::start(Script::Greet).await);
         let mut proxies = [Forgetful::to(lost.address).await, Forgetful::to(kept.address).await];
         let forgotten = proxies[0].address;

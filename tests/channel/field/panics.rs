@@ -13,7 +13,8 @@ use http::Uri;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tonic_etcd::{Call, CallError, Instance, Picker, Policy, ReadyServer};
+use tonic_etcd::policy::{AttemptEnd, Call, Pick, Picker, ReadySet};
+use tonic_etcd::{CallError, Instance, Policy};
 use tower::discover::Change;
 
 use crate::peer::{Peer, Script};
@@ -201,13 +202,45 @@ async fn a_discovery_that_panics_leaves_what_is_known() {
     }
 }
 
-/// Panics for calls that ask for it.
+/// Panics for calls that ask for it, and at their ends.
+#[derive(Clone, Debug)]
 struct Moody;
 
+impl Policy for Moody {
+    fn picker(&self, _: &ReadySet) -> Arc<dyn Picker> {
+        Arc::new(self.clone())
+    }
+}
+
 impl Picker for Moody {
-    fn pick(&self, call: &Call<'_>, _: &[ReadyServer]) -> usize {
+    fn pick(&self, call: &Call<'_>) -> Pick {
         assert!(!call.headers().contains_key("x-panic"), "a bug of the user's");
-        0
+        Pick::Server(0)
+    }
+
+    fn ended(&self, _: &AttemptEnd<'_>) {
+        panic!("a bug of the user's");
+    }
+}
+
+/// Panics for each set.
+#[derive(Debug)]
+struct Hopeless;
+
+impl Policy for Hopeless {
+    fn picker(&self, _: &ReadySet) -> Arc<dyn Picker> {
+        panic!("a bug of the user's")
+    }
+}
+
+/// F14: a policy that can build no picker leaves the channel with another.
+#[tokio::test]
+async fn a_policy_that_panics_for_a_set_is_done_without() {
+    let peers = [Peer::start(Script::Greet).await, Peer::start(Script::Greet).await];
+    let channel = over(builder().policy(Hopeless), peers.iter().map(|peer| &peer.address));
+    ready(&channel, 2).await;
+    for _ in 0..20 {
+        greet(&channel).await.unwrap();
     }
 }
 
@@ -215,7 +248,7 @@ impl Picker for Moody {
 #[tokio::test]
 async fn a_policy_that_panics_costs_one_call() {
     let peers = [Peer::start(Script::Greet).await, Peer::start(Script::Greet).await];
-    let channel = over(builder().policy(Policy::custom(Moody)), peers.iter().map(|peer| &peer.address));
+    let channel = over(builder().policy(Moody), peers.iter().map(|peer| &peer.address));
     ready(&channel, 2).await;
     for _ in 0..20 {
         let panicking = tokio::spawn({

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 use tonic::transport::Endpoint;
-use tonic_etcd::{BalancedChannel, BalancedChannelBuilder, Instance, Policy, ServerState};
+use tonic_etcd::policy::{LeastRequest, PeakEwma};
+use tonic_etcd::{BalancedChannel, BalancedChannelBuilder, Instance, ServerState};
 use tower::discover::Change;
 
 use crate::world::Result;
@@ -32,10 +33,11 @@ impl Loaded {
     }
 
     pub(super) fn builder(self) -> BalancedChannelBuilder {
-        BalancedChannel::builder().policy(match self {
-            Self::LeastRequest => Policy::LeastRequest,
-            Self::PeakEwma => Policy::PeakEwma,
-        })
+        let builder = BalancedChannel::builder();
+        match self {
+            Self::LeastRequest => builder.policy(LeastRequest::new()),
+            Self::PeakEwma => builder.policy(PeakEwma::new()),
+        }
     }
 }
 
