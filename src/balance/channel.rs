@@ -61,6 +61,8 @@ use crate::balance::shared::ChannelHandle;
 /// | it is slow, and other responses or PINGs still come | waits for its deadline. A slow call is no reason to end a connection | go to servers with less load first ([`Policy::LeastRequest`](crate::Policy::LeastRequest)) |
 /// | its calls fail | ends with the status that the server sent | get few of them, because failures count as load. [`BalancedChannelBuilder::ejection`] leaves the server out for a while |
 ///
+/// While etcd cannot be reached, the last known servers stay, and nothing changes for calls.
+///
 /// The same holds for streaming calls: a stream that has begun stays on its server to its end, and is not repeated.
 ///
 /// # Waiting and failing at once
@@ -70,7 +72,8 @@ use crate::balance::shared::ChannelHandle;
 /// | are not resolved yet | waits | waits |
 /// | are being connected for the first time, or again after a good connection | waits | waits |
 /// | are connected, and all at their limit of streams | waits | waits |
-/// | none is registered | fails at once with `UNAVAILABLE` | waits |
+/// | are connected, and all ejected | is sent to one of them | is sent to one of them |
+/// | none is registered, or all drain | fails at once with `UNAVAILABLE` | waits |
 /// | none can be connected | fails at once with `UNAVAILABLE` | waits |
 ///
 /// A call waits until its deadline, and at most for [`BalancedChannelBuilder::wait_limit`] (10 s by default); one that waits for
