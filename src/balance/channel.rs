@@ -61,9 +61,9 @@ use crate::balance::shared::ChannelHandle;
 /// | it is slow, and other responses or PINGs still come | waits for its deadline. A slow call is no reason to end a connection | go to servers with less load first ([`Policy::LeastRequest`](crate::Policy::LeastRequest)) |
 /// | its calls fail | ends with the status that the server sent | get few of them, because failures count as load. [`BalancedChannelBuilder::ejection`] leaves the server out for a while |
 ///
-/// While etcd cannot be reached, the last known servers stay, and nothing changes for calls.
-///
 /// The same holds for streaming calls: a stream that has begun stays on its server to its end, and is not repeated.
+///
+/// While etcd cannot be reached, the last known servers stay, and nothing changes for calls.
 ///
 /// # Waiting and failing at once
 ///
