@@ -63,6 +63,8 @@ use crate::balance::shared::ChannelHandle;
 ///
 /// The same holds for streaming calls: a stream that has begun stays on its server to its end, and is not repeated.
 ///
+/// While etcd cannot be reached, the last known servers stay, and nothing changes for calls.
+///
 /// # Waiting and failing at once
 ///
 /// | the channel's servers | a call | a call that [waits for ready](crate::WaitForReady) |
@@ -70,7 +72,8 @@ use crate::balance::shared::ChannelHandle;
 /// | are not resolved yet | waits | waits |
 /// | are being connected for the first time, or again after a good connection | waits | waits |
 /// | are connected, and all at their limit of streams | waits | waits |
-/// | none is registered | fails at once with `UNAVAILABLE` | waits |
+/// | are connected, and all ejected | is sent to one of them | is sent to one of them |
+/// | none is registered, or all drain | fails at once with `UNAVAILABLE` | waits |
 /// | none can be connected | fails at once with `UNAVAILABLE` | waits |
 ///
 /// A call waits until its deadline, and at most for [`BalancedChannelBuilder::wait_limit`] (10 s by default); one that waits for
