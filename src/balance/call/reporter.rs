@@ -95,8 +95,11 @@ impl AttemptReporter {
         let server = &self.member.server;
         let time_to_end = now.saturating_sub(self.sent);
         let end = AttemptEnd { server, result, time_to_head: self.head, time_to_end };
-        // It may run while a panic unwinds, where a second one would end the process.
-        let _ = catch(|| self.picker.ended(&end));
+        if std::thread::panicking() {
+            let _ = catch(|| self.picker.ended(&end)); // a second panic would end the process
+        } else {
+            self.picker.ended(&end);
+        }
     }
 
     fn bad(&self, now: Duration) {
