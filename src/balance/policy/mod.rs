@@ -65,8 +65,8 @@
 //!
 //! # Panics
 //! A panic in [`Policy::picker`] is logged as an ERROR, and [`LeastRequest`] picks from that set. A
-//! panic in [`Picker::pick`] is the caller's, as if the call itself had panicked. A panic in
-//! [`Picker::ended`] is caught and ignored.
+//! panic in [`Picker::pick`] or [`Picker::ended`] is the caller's, as if the call itself had
+//! panicked.
 
 // The way through the files: `set/` has what a policy is given, `call.rs` what a picker is given, `attempt_end.rs` what it is told
 // afterwards. `two_choices.rs` is shared by the first two of the policies, which have a file each.

@@ -13,12 +13,12 @@ use http::Uri;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tonic_etcd::policy::{AttemptEnd, Call, Pick, Picker, ReadySet};
+use tonic_etcd::policy::{AttemptEnd, AttemptResult, Call, Pick, Picker, ReadySet};
 use tonic_etcd::{CallError, Instance, Policy};
 use tower::discover::Change;
 
 use crate::peer::{Peer, Script};
-use crate::support::{PATIENCE, builder, changing, greet, greeted_by, over, ready};
+use crate::support::{PATIENCE, builder, changing, greet, greeted_by, over, ready, until};
 
 /// Where it panics.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -202,7 +202,7 @@ async fn a_discovery_that_panics_leaves_what_is_known() {
     }
 }
 
-/// Panics for calls that ask for it, and at their ends.
+/// Panics for calls that ask for it, and at the ends of those that have failed.
 #[derive(Clone, Debug)]
 struct Moody;
 
@@ -218,9 +218,29 @@ impl Picker for Moody {
         Pick::Server(0)
     }
 
-    fn ended(&self, _: &AttemptEnd<'_>) {
-        panic!("a bug of the user's");
+    fn ended(&self, end: &AttemptEnd<'_>) {
+        assert_eq!(end.result(), AttemptResult::Status(tonic::Code::Ok), "a bug of the user's");
     }
+}
+
+/// F14: a panic at the end of an attempt costs that call alone, also where the call is dropped by another panic.
+#[tokio::test]
+async fn a_policy_that_panics_at_an_end_costs_one_call() {
+    let peer = Peer::start(Script::Silence).await;
+    let channel = over(builder().policy(Moody), [&peer.address]);
+    ready(&channel, 1).await;
+    for panics_before in [false, true] {
+        let calling = tokio::spawn({
+            let channel = channel.clone();
+            async move {
+                let mut call = std::pin::pin!(greet(&channel));
+                assert!(timeout(Duration::from_millis(50), call.as_mut()).await.is_err());
+                assert!(!panics_before, "a bug of the user's");
+            }
+        });
+        assert!(calling.await.unwrap_err().is_panic());
+    }
+    until("the calls to be over", || channel.servers().iter().all(|server| server.in_flight() == 0)).await;
 }
 
 /// Panics for each set.
