@@ -209,10 +209,7 @@ impl BalancedChannelBuilder {
         K: Hash + Eq + Clone + Send + 'static,
         S: Stream<Item = Update<K>> + Send + 'static,
     {
-        let runtime = tokio::runtime::Handle::try_current().map_err(|_| Error::no_runtime("a balanced channel"))?;
-        if crate::balance::runtime::timer(tokio::time::Instant::now()).is_err() {
-            return Err(Error::no_runtime("a balanced channel, which needs timers too (enable_time, or enable_all),"));
-        }
+        let runtime = crate::timers::runtime("a balanced channel")?;
         connections::check(&self.options)?;
         if let Some(method) = self.retry.invalid() {
             let reason = "write \"/package.Service/Method\", or \"/package.Service/\" for all of a service";
