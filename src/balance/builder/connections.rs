@@ -232,15 +232,15 @@ impl BalancedChannelBuilder {
     }
 
     /// Connects to servers by a service of the user's, in place of TCP and Unix sockets. A
-    /// connector that was made for tonic's `Endpoint::connect_with_connector` fits as it is. Its IO
-    /// has hyper's traits (`hyper::rt::Read + Write`) or tokio's (`AsyncRead + AsyncWrite`), see
-    /// [`ConnectorIo`].
+    /// connector that was made for tonic's `Endpoint::connect_with_connector` fits as it is, if it
+    /// is `Clone` and `Sync`: one channel connects to many servers. Its IO has hyper's traits
+    /// (`hyper::rt::Read + Write`) or tokio's (`AsyncRead + AsyncWrite`), see [`ConnectorIo`].
     ///
-    /// The connector is cloned and called for each connection, within the
+    /// A clone of the connector is called for each connection, within the
     /// [`connect_timeout`](Self::connect_timeout), with `http://host:port/`, `https://host:port/`
     /// or `unix://localhost/path` (percent-encoded). If a server is registered as `https`, TLS is
-    /// done over its IO. A connector that fails or panics has failed to connect, and another
-    /// attempt follows.
+    /// done over the IO. If the connector fails or panics, the attempt to connect has failed, and
+    /// another follows.
     ///
     /// ```
     /// use hyper_util::rt::TokioIo;
