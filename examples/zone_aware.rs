@@ -69,28 +69,6 @@ impl Picker for ZoneAwarePicker {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use tonic_etcd::Instance;
-    use tonic_etcd::testing::{TestCall, TestServer, ready_set};
-
-    #[test]
-    fn the_own_zone_is_first_until_it_is_busy() {
-        let server = |zone, load| TestServer::new(Instance::new("h:1").unwrap().with_zone(zone)).with_load(load);
-        let policy = ZoneAware { zone: "near".into(), busy: 32 };
-        let picked =
-            |servers: [TestServer; 3], call: TestCall| match policy.picker(&ready_set(servers)).pick(&call.call()) {
-                Pick::Server(server) => server,
-                other => panic!("{other:?}"),
-            };
-        let call = || TestCall::new("/helloworld.Greeter/SayHello");
-        assert_eq!(picked([server("far", 0), server("near", 32), server("near", 33)], call()), 1);
-        assert_eq!(picked([server("far", 0), server("near", 33), server("near", 33)], call()), 0);
-        assert_eq!(picked([server("far", 9), server("near", 1), server("near", 2)], call().without_server(1)), 2);
-    }
-}
-
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     tracing_subscriber::fmt().with_writer(std::io::stderr).init();
@@ -116,4 +94,26 @@ async fn main() -> Result<(), Box<dyn Error>> {
         );
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tonic_etcd::Instance;
+    use tonic_etcd::testing::{TestCall, TestServer, ready_set};
+
+    #[test]
+    fn the_own_zone_is_first_until_it_is_busy() {
+        let server = |zone, load| TestServer::new(Instance::new("h:1").unwrap().with_zone(zone)).with_load(load);
+        let policy = ZoneAware { zone: "near".into(), busy: 32 };
+        let picked =
+            |servers: [TestServer; 3], call: TestCall| match policy.picker(&ready_set(servers)).pick(&call.call()) {
+                Pick::Server(server) => server,
+                other => panic!("{other:?}"),
+            };
+        let call = || TestCall::new("/helloworld.Greeter/SayHello");
+        assert_eq!(picked([server("far", 0), server("near", 32), server("near", 33)], call()), 1);
+        assert_eq!(picked([server("far", 0), server("near", 33), server("near", 33)], call()), 0);
+        assert_eq!(picked([server("far", 9), server("near", 1), server("near", 2)], call().without_server(1)), 2);
+    }
 }

@@ -57,13 +57,13 @@ mod tests {
         let mut starts = BTreeSet::new();
         for _ in 0..100 {
             let picker = RoundRobin::new().picker(&set);
-            let picked = [(); 6].map(|()| match picker.pick(&call.call()) {
+            let servers = [(); 6].map(|()| match picker.pick(&call.call()) {
                 Pick::Server(server) => server,
                 other => panic!("{other:?}"),
             });
-            assert_eq!(picked[..3], picked[3..]);
-            assert_eq!(picked[..3].iter().collect::<BTreeSet<_>>().len(), 3, "{picked:?}");
-            starts.insert(picked[0]);
+            assert_eq!(servers[..3], servers[3..]);
+            assert_eq!(servers[..3].iter().collect::<BTreeSet<_>>().len(), 3, "{servers:?}");
+            starts.insert(servers[0]);
         }
         assert_eq!(starts.len(), 3);
     }

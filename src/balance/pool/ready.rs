@@ -67,7 +67,7 @@ impl ReadySubchannel {
 
     /// Whether it was made for this very instance.
     pub(crate) fn is_of(&self, instance: &Arc<Instance>) -> bool {
-        std::ptr::eq(self.server.instance(), &**instance)
+        std::ptr::eq(self.server.instance(), Arc::as_ptr(instance))
     }
 }
 

@@ -327,9 +327,9 @@ impl<Id: Ord + Clone> OutlierDetector<Id> {
 
     /// The success rates of the servers that have enough calls; none where too few have.
     fn success_rates(&self, counts: &BTreeMap<Id, CallCounts>, min_calls: u64) -> Vec<(Id, f64)> {
-        let rated = counts.iter().filter(|(_, count)| count.calls() >= min_calls);
+        let enough = counts.iter().filter(|(_, count)| count.calls() >= min_calls);
         let rate = |count: &CallCounts| count.successes as f64 / count.calls() as f64;
-        let rates: Vec<_> = rated.map(|(id, count)| (id.clone(), rate(count))).collect();
+        let rates: Vec<_> = enough.map(|(id, count)| (id.clone(), rate(count))).collect();
         if rates.len() >= self.options.min_servers { rates } else { Vec::new() }
     }
 
