@@ -54,8 +54,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
     });
 
-    let resolver = Resolver::connect(options.etcd).await?;
-    let resolution = resolver.resolve(&*options.service).await?;
+    let resolver = Resolver::connect_lazy(options.etcd)?;
+    let resolution = resolver.resolve(&*options.service)?;
     // Greeting twice does no harm: a call whose server dies half-way may be made again on another.
     let retry = RetryPolicy::new().repeatable("/helloworld.Greeter/SayHello");
     let mut greeter = GreeterClient::new(BalancedChannel::builder().retry(retry).build(&resolution)?);

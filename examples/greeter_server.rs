@@ -71,7 +71,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     println!("listening on {address}");
     let router = Server::builder().add_service(GreeterServer::new(Me { address: address.to_string().parse()? }));
 
-    let registrar = Registrar::builder(options.etcd).ttl(Duration::from_secs(options.ttl)).build()?;
+    let registrar = Registrar::builder(options.etcd).ttl(Duration::from_secs(options.ttl)).connect_lazy()?;
     let mut service = registrar.service(&*options.service);
     if let Some(advertise) = options.advertise {
         service = service.advertise(advertise);

@@ -12,8 +12,8 @@
 //! ```no_run
 //! # use greeter_proto::{HelloRequest, greeter_client::GreeterClient};
 //! # async fn client() -> Result<(), Box<dyn std::error::Error>> {
-//! let resolver = tonic_etcd::Resolver::connect(["http://127.0.0.1:2379"]).await?;
-//! let mut greeter = GreeterClient::new(resolver.channel("greeter").await?);
+//! let resolver = tonic_etcd::Resolver::connect_lazy(["http://127.0.0.1:2379"])?;
+//! let mut greeter = GreeterClient::new(resolver.channel("greeter")?);
 //! greeter.say_hello(HelloRequest { name: "world".into() }).await?;
 //! # Ok(())
 //! # }
@@ -27,7 +27,7 @@
 //! let listener = tokio::net::TcpListener::bind("0.0.0.0:50051").await?;
 //! let router = tonic::transport::Server::builder().add_service(GreeterServer::new(greeter));
 //! let shutdown = async { tokio::signal::ctrl_c().await.unwrap_or_default() };
-//! let registrar = tonic_etcd::Registrar::connect(["http://127.0.0.1:2379"]).await?;
+//! let registrar = tonic_etcd::Registrar::connect_lazy(["http://127.0.0.1:2379"])?;
 //! registrar.service("greeter").serve(router, listener, shutdown).await?;
 //! # Ok(())
 //! # }
@@ -149,15 +149,19 @@ pub use balance::{
 pub use connection::ClientTls;
 pub use connection::KeepAlive;
 pub use error::Error;
-/// `etcd_client::Client`, of the release that this crate works with.
-pub use etcd::Client as EtcdClient;
+/// `etcd_client::Client`, of the release that this crate works with. Exempt from semver: its crate breaks its API often.
+#[cfg(feature = "unstable-etcd-client")]
+#[cfg_attr(docsrs, doc(cfg(feature = "unstable-etcd-client")))]
+pub use etcd::EtcdClient;
 pub use etcd::EtcdOptions;
 pub use instance::Instance;
 pub use registrar::{
     Conflict, Registrar, RegistrarBuilder, RegistrarHealth, Registration, RegistrationBuilder, RegistrationState,
     RegistrationStates,
 };
-pub use resolver::{Discover, Entry, Resolution, Resolver, ResolverBuilder, ServerKey, Snapshot, State};
+pub use resolver::{
+    ChangeStream, Resolution, ResolutionState, Resolver, ResolverBuilder, ServerKey, Snapshot, SnapshotEntry,
+};
 pub use serve::{CountCalls, Departure, Listener, Serve, ServeControl, ServeState, ServeStates};
 pub use target::Target;
 

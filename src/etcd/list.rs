@@ -1,7 +1,5 @@
 //! Lists: a whole range at one revision, in pages.
 
-use std::time::Duration;
-
 use etcd_client::{GetOptions, GetResponse, ResponseHeader};
 use tokio::time::sleep;
 
@@ -140,12 +138,5 @@ impl Etcd {
     /// Reads may be late for as long as an election takes, and wait for a connection as well.
     fn patience(&self) -> Patience {
         Patience { late: self.request_timeout() / 2, total: self.core.longest(), again: false }
-    }
-}
-
-impl crate::etcd::Core {
-    /// The longest that a request may take, connecting included.
-    fn longest(&self) -> Duration {
-        self.connect_timeout() + self.request_timeout()
     }
 }

@@ -19,7 +19,9 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use etcd_client::Client;
+use etcd_client::Client;
+#[cfg(feature = "unstable-etcd-client")]
+pub use etcd_client::Client as EtcdClient;
 use tokio::sync::watch::Receiver;
 use tokio::time::timeout;
 
@@ -35,6 +37,7 @@ use self::link::links::Links;
 use self::token::Tokens;
 use self::watch::Watches;
 use crate::address::Authority;
+use crate::error::Error;
 
 /// Messages may be as large as gRPC can say; etcd itself bounds what it stores.
 const MAX_MESSAGE: usize = i32::MAX as usize;
@@ -62,6 +65,7 @@ struct Core {
 enum Source {
     Options(Arc<EtcdOptions>),
     /// The user's own client: its members and options are the user's.
+    #[cfg_attr(not(feature = "unstable-etcd-client"), expect(dead_code, reason = "with the feature it is made"))]
     Client(Box<Client>),
 }
 
@@ -94,6 +98,33 @@ impl Etcd {
             return Some(self.core.links.state().given().into_iter().map(|endpoint| endpoint.authority).collect());
         }
         self.core.links.source.hosts()
+    }
+
+    /// Waits for the first response of etcd: that to the password of the user, or where there is none, that to a read of one key
+    /// that goes through the cluster's leader. A user who may not read the key has a response all the same.
+    ///
+    /// # Errors
+    /// When there was none within the connect timeout and the request timeout together, or when etcd refuses the user.
+    pub(crate) async fn first_response(&self) -> Result<(), Error> {
+        let limit = self.core.longest();
+        let response = async {
+            if self.core.tokens.has_user() {
+                return self.core.begin().await.map(drop);
+            }
+            match self.revision(&[0], &[]).await {
+                Err(failure) if failure.class == Class::Denied => Ok(()),
+                response => response.map(drop),
+            }
+        };
+        let failure = match timeout(limit, response).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(failure)) => failure,
+            Err(_) => Failure::timed_out(limit).at(&self.core.member_in_use()).while_doing("connecting to etcd"),
+        };
+        let is_late = failure.class == Class::TimedOut;
+        let error = failure.into_error();
+        let what = "waiting for the first response of etcd";
+        Err(if is_late { Error::timeout(what, limit, Some(error)) } else { error })
     }
 
     /// The longest that one request may take before another member is asked.
@@ -134,6 +165,11 @@ impl Core {
             Source::Options(options) => options.connect_timeout,
             Source::Client(_) => Duration::ZERO,
         }
+    }
+
+    /// The longest that a request may take, connecting included.
+    fn longest(&self) -> Duration {
+        self.connect_timeout() + self.request_timeout()
     }
 
     fn tries(&self) -> usize {

@@ -13,8 +13,10 @@ use tokio::task::AbortHandle;
 use crate::address::Authority;
 use crate::domain::Domain;
 use crate::error::Error;
+#[cfg(feature = "unstable-etcd-client")]
+use crate::etcd::Client;
 use crate::etcd::options::EtcdOptions;
-use crate::etcd::{Client, Etcd, Source};
+use crate::etcd::{Etcd, Source};
 use crate::target::Target;
 
 /// The etcd of one resolver or registrar.
@@ -42,12 +44,19 @@ impl Etcds {
         Ok(Self::with(Source::Options(Arc::new(options.shuffled()))))
     }
 
+    #[cfg(feature = "unstable-etcd-client")]
     pub(crate) fn from_client(client: Client) -> Self {
         Self::with(Source::Client(Box::new(client)))
     }
 
     fn with(source: Source) -> Self {
         Self { source, of: Mutex::default() }
+    }
+
+    /// Connects on the calling runtime, and waits for the first response of etcd.
+    pub(crate) async fn connect(&self) -> Result<(), Error> {
+        let runtime = Handle::try_current().map_err(|_| Error::no_runtime("connecting to etcd"))?;
+        self.on(&runtime).first_response().await
     }
 
     /// The one for what runs on that runtime.

@@ -10,9 +10,9 @@ use tower::discover::Change;
 
 use crate::balance::{BalancedChannel, BalancedChannelBuilder, Directory, Update};
 use crate::error::Error;
-use crate::resolver::snapshot::{Snapshot, diff};
+use crate::resolver::snapshot::{Snapshot, SnapshotEntry, diff};
 use crate::resolver::task::View;
-use crate::resolver::{Resolution, Resolver, Service, State};
+use crate::resolver::{Resolution, ResolutionState, Resolver, Service};
 use crate::target::Target;
 
 /// One instance of one etcd key.
@@ -35,12 +35,12 @@ impl Resolver {
     ///
     /// # Errors
     /// When the target cannot be parsed, and outside a tokio runtime. That etcd is away is no error: calls wait.
-    pub async fn channel<T>(&self, target: T) -> Result<BalancedChannel, Error>
+    pub fn channel<T>(&self, target: T) -> Result<BalancedChannel, Error>
     where
         T: TryInto<Target>,
         Error: From<T::Error>,
     {
-        self.resolve(target).await?.channel()
+        self.resolve(target)?.channel()
     }
 }
 
@@ -74,8 +74,7 @@ impl Feed {
     fn update(&mut self, view: View) -> Update<Key> {
         let mut changes = Vec::new();
         for difference in diff(&self.seen, &view.snapshot) {
-            let count =
-                |entry: &Option<Arc<crate::resolver::Entry>>| entry.as_ref().map_or(0, |entry| entry.instances().len());
+            let count = |entry: &Option<Arc<SnapshotEntry>>| entry.as_ref().map_or(0, |entry| entry.instances().len());
             let (before, after) = (count(&difference.before), count(&difference.after));
             if let Some(entry) = &difference.after {
                 let keyed = entry.instances().iter().cloned().enumerate();
@@ -86,9 +85,11 @@ impl Feed {
             }
         }
         self.seen = view.snapshot;
-        let known = view.state != State::Unresolved;
+        let known = view.state != ResolutionState::Unresolved;
         let trouble = match view.state {
-            State::Unresolved | State::Stale { .. } => view.error.map(|error| format!("{error:?}").into()),
+            ResolutionState::Unresolved | ResolutionState::Stale { .. } => {
+                view.error.map(|error| format!("{error:?}").into())
+            }
             _ => None,
         };
         self.directory.unreadable = self.seen.unreadable();
@@ -104,7 +105,7 @@ fn first_unreadable(snapshot: &Snapshot) -> Option<Arc<str>> {
     if snapshot.unreadable() == 0 {
         return None;
     }
-    let wrong = |entry: &crate::resolver::Entry| {
+    let wrong = |entry: &SnapshotEntry| {
         entry.error().map(|error| format!("{}: {error}", crate::secret::shown_key(entry.key())).into())
     };
     snapshot.entries().find_map(wrong)

@@ -35,7 +35,7 @@ const CAPACITY: usize = 1024;
 ///
 /// Ends only with the runtime that the resolver works on.
 #[must_use = "a stream does nothing unless it is polled"]
-pub struct Discover {
+pub struct ChangeStream {
     updates: WatchStream<View>,
     servers: Servers,
     /// What the reader was told of and not told to remove.
@@ -46,7 +46,7 @@ pub struct Discover {
     _service: Arc<Service>,
 }
 
-impl Discover {
+impl ChangeStream {
     pub(super) fn new(service: Arc<Service>, configure: Option<Configure>) -> Self {
         let updates = WatchStream::new(service.view());
         Self {
@@ -104,7 +104,7 @@ impl Discover {
     }
 }
 
-impl Stream for Discover {
+impl Stream for ChangeStream {
     type Item = Result<Change<ServerKey, Endpoint>, Infallible>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -123,16 +123,16 @@ impl Stream for Discover {
     }
 }
 
-impl std::fmt::Debug for Discover {
+impl std::fmt::Debug for ChangeStream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Discover").finish_non_exhaustive()
+        f.debug_struct("ChangeStream").finish_non_exhaustive()
     }
 }
 
 impl Resolution {
     /// The servers as a stream of changes, beginning with those that are known now.
-    pub fn discover(&self) -> Discover {
-        Discover::new(self.service.clone(), self.configure.clone())
+    pub fn discover(&self) -> ChangeStream {
+        ChangeStream::new(self.service.clone(), self.configure.clone())
     }
 
     /// tonic's own balanced channel over the servers, for those who need the concrete `tonic::transport::Channel`;
@@ -154,7 +154,7 @@ impl Resolution {
 type Changes = tokio::sync::mpsc::Sender<tonic::transport::channel::Change<ServerKey, Endpoint>>;
 
 /// Feeds the channel for as long as anyone holds it.
-async fn feed(mut discover: Discover, changes: Changes) {
+async fn feed(mut discover: ChangeStream, changes: Changes) {
     loop {
         let change = tokio::select! {
             () = changes.closed() => return,

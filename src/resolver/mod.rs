@@ -20,10 +20,10 @@ use tokio::sync::watch::Receiver;
 use tokio::task::AbortHandle;
 use tonic::transport::{Channel, Endpoint};
 
-pub use crate::resolver::discover::Discover;
-pub use crate::resolver::resolution::{Resolution, State};
+pub use crate::resolver::discover::ChangeStream;
+pub use crate::resolver::resolution::{Resolution, ResolutionState};
 pub use crate::resolver::servers::ServerKey;
-pub use crate::resolver::snapshot::{Entry, Snapshot};
+pub use crate::resolver::snapshot::{Snapshot, SnapshotEntry};
 
 use self::discover::Configure;
 use self::record::Reader;
@@ -31,7 +31,9 @@ use self::task::{Task, View};
 use crate::address::Address;
 use crate::codec::{Caught, Codec};
 use crate::error::{BoxError, Error};
-use crate::etcd::{Client as EtcdClient, EtcdOptions, Etcds};
+#[cfg(feature = "unstable-etcd-client")]
+use crate::etcd::EtcdClient;
+use crate::etcd::{EtcdOptions, Etcds};
 use crate::target::Target;
 use crate::turns::Turns;
 
@@ -95,16 +97,34 @@ pub struct ResolverBuilder {
 }
 
 impl Resolver {
-    /// A resolver of the etcd at these endpoints, with every option at its default.
+    /// Connects to etcd and waits for its first response, with every other option at its default.
     ///
-    /// Does not wait for etcd, and does not fail when it is away: what is resolved goes on trying in the background.
-    /// [`Resolution::ready`] is for those who want to fail early.
+    /// The first response is that to the user's password where [`EtcdOptions::user`] gives one, and otherwise that to a read of
+    /// one key. A role that may not read that key is no failure: etcd has answered. Every member is tried, as for any request.
+    ///
+    /// Takes no longer than the connect timeout and the request timeout together, 7 s by default, and fails earlier where every
+    /// member has refused. It does not retry after that: use [`Resolver::connect_lazy`] in a program that must start while etcd is
+    /// away. The connection belongs to the calling tokio runtime.
     ///
     /// # Errors
-    /// When an endpoint or option is refused.
-    #[expect(clippy::unused_async, reason = "connecting may come to need the runtime; callers are async anyway")]
+    /// When an endpoint or an option is invalid ([`Error::is_invalid_argument`]), when etcd has not answered in time
+    /// ([`Error::is_timeout`]), when no member can be reached, when etcd refuses the user, and outside a tokio runtime. The text
+    /// names the member and the reason.
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the connection. Nothing is left behind.
     pub async fn connect(etcd: impl Into<EtcdOptions>) -> Result<Self, Error> {
-        Self::builder(etcd).build()
+        Self::builder(etcd).connect().await
+    }
+
+    /// A resolver of the etcd at these endpoints, with every other option at its default. Returns immediately.
+    ///
+    /// The first [`Resolver::resolve`] connects to etcd in the background and retries until it succeeds.
+    ///
+    /// # Errors
+    /// When an endpoint or an option is invalid ([`Error::is_invalid_argument`]). An etcd that is away is no error.
+    pub fn connect_lazy(etcd: impl Into<EtcdOptions>) -> Result<Self, Error> {
+        Self::builder(etcd).connect_lazy()
     }
 
     /// A resolver over a client of your own, whose options are then yours. What they should hold:
@@ -115,6 +135,8 @@ impl Resolver {
     ///
     /// What is known of a connection of our own is not known of such a client's: a request that hangs is only given up at its
     /// timeout, and a user's token is fetched by the client itself.
+    #[cfg(feature = "unstable-etcd-client")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "unstable-etcd-client")))]
     pub fn new(client: EtcdClient) -> Self {
         Self::over(Etcds::from_client(client), Reader::default(), None)
     }
@@ -130,7 +152,7 @@ impl Resolver {
 
     /// A service's live snapshot, kept true in the background from now on; shared with everyone who resolves the same.
     ///
-    /// Returns at once: the snapshot is empty, and the state [`State::Unresolved`], until etcd was heard, which
+    /// Returns at once: the snapshot is empty, and the state [`ResolutionState::Unresolved`], until etcd was heard, which
     /// [`Resolution::ready`] waits for.
     ///
     /// Needs a runtime with its timer enabled, on which the watch lives: what is resolved on one runtime and read on another
@@ -139,8 +161,7 @@ impl Resolver {
     ///
     /// # Errors
     /// When the target is refused, or names hosts that are not this resolver's. Never because etcd is away.
-    #[expect(clippy::unused_async, reason = "the task needs a runtime, and an async caller has one")]
-    pub async fn resolve<T>(&self, target: T) -> Result<Resolution, Error>
+    pub fn resolve<T>(&self, target: T) -> Result<Resolution, Error>
     where
         T: TryInto<Target>,
         Error: From<T::Error>,
@@ -157,12 +178,12 @@ impl Resolver {
     ///
     /// # Errors
     /// As [`Resolver::resolve`].
-    pub async fn balance_channel<T>(&self, target: T) -> Result<Channel, Error>
+    pub fn balance_channel<T>(&self, target: T) -> Result<Channel, Error>
     where
         T: TryInto<Target>,
         Error: From<T::Error>,
     {
-        self.resolve(target).await?.balance_channel()
+        self.resolve(target)?.balance_channel()
     }
 }
 
@@ -195,6 +216,8 @@ impl ResolverBuilder {
     }
 
     /// A builder over a client of your own: see [`Resolver::new`].
+    #[cfg(feature = "unstable-etcd-client")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "unstable-etcd-client")))]
     pub fn from_client(client: EtcdClient) -> Self {
         Self::over(Ok(Etcds::from_client(client)))
     }
@@ -224,11 +247,24 @@ impl ResolverBuilder {
         self
     }
 
-    /// The resolver.
+    /// Connects to etcd and waits for its first response: see [`Resolver::connect`].
     ///
     /// # Errors
-    /// When an endpoint or option is refused.
-    pub fn build(self) -> Result<Resolver, Error> {
+    /// As [`Resolver::connect`].
+    ///
+    /// # Cancel safety
+    /// As [`Resolver::connect`].
+    pub async fn connect(self) -> Result<Resolver, Error> {
+        let resolver = self.connect_lazy()?;
+        resolver.shared.etcds.connect().await?;
+        Ok(resolver)
+    }
+
+    /// The resolver, which connects in the background: see [`Resolver::connect_lazy`].
+    ///
+    /// # Errors
+    /// When an endpoint or an option is invalid.
+    pub fn connect_lazy(self) -> Result<Resolver, Error> {
         Ok(Resolver::over(self.etcds?, self.reader, self.configure))
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::address::Address;
 use crate::codec::{Caught, Codec, DecodeError, Detect};
 use crate::instance::Instance;
-use crate::resolver::snapshot::Entry;
+use crate::resolver::snapshot::SnapshotEntry;
 use crate::target::Target;
 
 /// How the records of all services of a resolver are read.
@@ -24,10 +24,10 @@ impl Default for Reader {
 
 impl Reader {
     /// The entry of a key, if it is the service's own.
-    pub(super) fn read(&self, target: &Target, key: &[u8], value: &[u8]) -> Option<Entry> {
+    pub(super) fn read(&self, target: &Target, key: &[u8], value: &[u8]) -> Option<SnapshotEntry> {
         target.owns(key).then(|| {
             let read = self.codec.decode(key, value);
-            Entry::new(key, read.and_then(|instances| self.check(instances)))
+            SnapshotEntry::new(key, read.and_then(|instances| self.check(instances)))
         })
     }
 
@@ -52,7 +52,7 @@ impl Reader {
 mod tests {
     use super::*;
 
-    fn read(value: &str, unix_sockets: bool) -> Entry {
+    fn read(value: &str, unix_sockets: bool) -> SnapshotEntry {
         let reader = Reader { codec: Arc::new(Detect), unix_sockets };
         reader.read(&Target::parse("s").unwrap(), b"s/x", value.as_bytes()).unwrap()
     }

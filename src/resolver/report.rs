@@ -2,7 +2,7 @@
 
 use crate::instance::Instance;
 use crate::nested::nested;
-use crate::resolver::snapshot::{Difference, Entry, Snapshot, diff};
+use crate::resolver::snapshot::{Difference, Snapshot, SnapshotEntry, diff};
 use crate::secret::{self, shown_key};
 use crate::target::Target;
 
@@ -53,7 +53,7 @@ impl Report {
     }
 
     /// What is odd about a record that can be read, for the first of a service.
-    fn look(&mut self, target: &Target, entry: &Entry) {
+    fn look(&mut self, target: &Target, entry: &SnapshotEntry) {
         if !self.misread
             && let Some(misread) = entry.instances().iter().find_map(Instance::misread)
         {
@@ -101,7 +101,7 @@ impl Step {
         }
     }
 
-    fn warn(&mut self, service: &str, entry: &Entry, before: Option<&Entry>) {
+    fn warn(&mut self, service: &str, entry: &SnapshotEntry, before: Option<&SnapshotEntry>) {
         let Some(error) = entry.error() else { return };
         let key = shown_key(entry.key());
         if before.is_some_and(|before| before.error().is_some()) {
@@ -127,8 +127,8 @@ impl Step {
 }
 
 /// Whether a change may send calls elsewhere: of addresses, weight, zone, draining, or of whether it can be read.
-fn concerns_calls(before: &Entry, after: &Entry) -> bool {
-    let said = |entry: &Entry| {
+fn concerns_calls(before: &SnapshotEntry, after: &SnapshotEntry) -> bool {
+    let said = |entry: &SnapshotEntry| {
         let part =
             |one: &Instance| (one.addresses().to_vec(), one.weight(), one.zone().map(str::to_owned), one.is_draining());
         (entry.error().is_some(), entry.instances().iter().map(part).collect::<Vec<_>>())

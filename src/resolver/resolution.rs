@@ -18,7 +18,7 @@ use crate::target::Target;
 ///
 /// ```no_run
 /// # async fn show(resolver: tonic_etcd::Resolver) -> Result<(), Box<dyn std::error::Error>> {
-/// let mut resolution = resolver.resolve("greeter").await?;
+/// let mut resolution = resolver.resolve("greeter")?;
 /// let mut snapshot = resolution.ready(std::time::Duration::from_secs(5)).await?;
 /// loop {
 ///     for instance in snapshot.instances() {
@@ -41,7 +41,7 @@ pub struct Resolution {
 /// What is known of a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum State {
+pub enum ResolutionState {
     /// etcd has not been heard yet: nobody knows whether there is any instance.
     Unresolved,
     /// The snapshot is what etcd holds, and there are instances in it: a watch shows each change, or a list was answered less
@@ -77,9 +77,9 @@ impl Resolution {
     }
 
     /// What is known of the service now.
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> ResolutionState {
         if self.seen.has_changed().is_err() {
-            return State::Closed;
+            return ResolutionState::Closed;
         }
         self.seen.borrow().state
     }
@@ -114,7 +114,7 @@ impl Resolution {
         let (mut seen, pulse) = (self.seen.clone(), &self.service.pulse);
         let before = pulse.turns.now();
         pulse.look.notify_one();
-        let resolved = timeout(within, seen.wait_for(|view| view.state != State::Unresolved)).await;
+        let resolved = timeout(within, seen.wait_for(|view| view.state != ResolutionState::Unresolved)).await;
         match resolved {
             Ok(Ok(view)) => Ok(view.snapshot.clone()),
             Ok(Err(_)) => Err(Error::closed("the resolution")),

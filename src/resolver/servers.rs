@@ -97,13 +97,13 @@ mod tests {
     use super::*;
     use crate::codec::DecodeError;
     use crate::instance::Instance;
-    use crate::resolver::snapshot::Entry;
+    use crate::resolver::snapshot::SnapshotEntry;
     use proptest::prelude::*;
 
     /// Key, and the addresses that it names; none is an unreadable record.
     type Record = (u8, Vec<(u8, bool)>);
 
-    fn entry((key, addresses): &Record) -> Entry {
+    fn entry((key, addresses): &Record) -> SnapshotEntry {
         let instance = |(port, secure): &(u8, bool)| {
             let scheme = if *secure { "https://" } else { "" };
             Instance::new(format!("{scheme}h:{}", u16::from(*port) + 1)).unwrap()
@@ -112,7 +112,7 @@ mod tests {
             [] => Err(DecodeError::new("bad")),
             addresses => Ok(addresses.iter().map(instance).collect()),
         };
-        Entry::new(&[*key], read)
+        SnapshotEntry::new(&[*key], read)
     }
 
     fn records() -> impl Strategy<Value = Vec<Record>> {
@@ -160,7 +160,7 @@ mod tests {
     fn says_nothing_when_only_weight_or_metadata_changes() {
         let (mut servers, mut snapshot) = (Servers::default(), Snapshot::default());
         let put = |snapshot: &mut Snapshot, key: &[u8], weight| {
-            snapshot.put(Entry::new(key, Ok(vec![Instance::new("h:1").unwrap().with_foreign_weight(weight)])))
+            snapshot.put(SnapshotEntry::new(key, Ok(vec![Instance::new("h:1").unwrap().with_foreign_weight(weight)])))
         };
         put(&mut snapshot, b"a", 1);
         assert_eq!(servers.advance(&snapshot).len(), 1);

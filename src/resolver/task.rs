@@ -15,7 +15,7 @@ use crate::resolver::record::Reader;
 use crate::resolver::report::Report;
 use crate::resolver::snapshot::Snapshot;
 use crate::resolver::watch::{Action, Change, Event, FailureKind, Input, Machine, WatchStatus};
-use crate::resolver::{Pulse, State};
+use crate::resolver::{Pulse, ResolutionState};
 use crate::target::Target;
 
 /// No alarm is set for later than this.
@@ -25,13 +25,13 @@ const LONGEST: Duration = Duration::from_secs(3_600);
 #[derive(Clone)]
 pub(super) struct View {
     pub(super) snapshot: Arc<Snapshot>,
-    pub(super) state: State,
+    pub(super) state: ResolutionState,
     pub(super) error: Option<Error>,
 }
 
 impl View {
     pub(super) fn unresolved() -> Self {
-        Self { snapshot: Arc::default(), state: State::Unresolved, error: None }
+        Self { snapshot: Arc::default(), state: ResolutionState::Unresolved, error: None }
     }
 }
 
@@ -263,10 +263,10 @@ impl Task {
     fn publish(&mut self, changed: bool) {
         let now = self.epoch.elapsed();
         let state = match self.machine.standing(now) {
-            WatchStatus::Unresolved => State::Unresolved,
-            WatchStatus::Current if self.machine.snapshot().is_empty() => State::ConfirmedEmpty,
-            WatchStatus::Current => State::Current,
-            WatchStatus::Stale { since } => State::Stale { since: self.epoch + since },
+            WatchStatus::Unresolved => ResolutionState::Unresolved,
+            WatchStatus::Current if self.machine.snapshot().is_empty() => ResolutionState::ConfirmedEmpty,
+            WatchStatus::Current => ResolutionState::Current,
+            WatchStatus::Stale { since } => ResolutionState::Stale { since: self.epoch + since },
         };
         let watching = self.machine.is_watching();
         if watching && self.reported.take().is_some() {

@@ -67,6 +67,11 @@ impl Tokens {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether a user was given.
+    pub(super) fn has_user(&self) -> bool {
+        self.user.is_some()
+    }
+
     /// Authentication was off when etcd was last asked for a token.
     pub(super) fn is_anonymous(&self) -> bool {
         self.state().machine.is_anonymous()

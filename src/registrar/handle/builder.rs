@@ -8,7 +8,9 @@ use tokio::runtime::Handle;
 
 use crate::codec::{Caught, Codec, Detect};
 use crate::error::Error;
-use crate::etcd::{Client as EtcdClient, Etcds};
+#[cfg(feature = "unstable-etcd-client")]
+use crate::etcd::EtcdClient;
+use crate::etcd::Etcds;
 use crate::instance::Instance;
 use crate::registrar::gates::{Gate, Gates};
 use crate::registrar::wanted::Wanted;
@@ -33,6 +35,8 @@ impl RegistrarBuilder {
     }
 
     /// A builder over a client of your own: see [`Registrar::new`].
+    #[cfg(feature = "unstable-etcd-client")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "unstable-etcd-client")))]
     pub fn from_client(client: EtcdClient) -> Self {
         Self::over(Ok(Etcds::from_client(client)))
     }
@@ -52,11 +56,24 @@ impl RegistrarBuilder {
         self
     }
 
-    /// The registrar.
+    /// Connects to etcd and waits for its first response: see [`Registrar::connect`].
     ///
     /// # Errors
-    /// When an endpoint or option is refused, a time to live of zero among them.
-    pub fn build(self) -> Result<Registrar, Error> {
+    /// As [`Registrar::connect`] and [`RegistrarBuilder::connect_lazy`].
+    ///
+    /// # Cancel safety
+    /// As [`Registrar::connect`].
+    pub async fn connect(self) -> Result<Registrar, Error> {
+        let registrar = self.connect_lazy()?;
+        registrar.shared.etcds.connect().await?;
+        Ok(registrar)
+    }
+
+    /// The registrar, which connects in the background: see [`Registrar::connect_lazy`].
+    ///
+    /// # Errors
+    /// When an endpoint or an option is invalid, a time to live of zero among them.
+    pub fn connect_lazy(self) -> Result<Registrar, Error> {
         let refuse = |reason| Err(Error::invalid("time to live", format!("{:?}", self.ttl), reason));
         if self.ttl.is_zero() {
             return refuse("a lease must live; the default is 15 s");

@@ -17,12 +17,12 @@ const CHUNK: usize = 32;
 
 /// One etcd key of a service and what its value says. Entries compare by value.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub struct SnapshotEntry {
     key: Box<[u8]>,
     read: Result<Box<[Instance]>, DecodeError>,
 }
 
-impl Entry {
+impl SnapshotEntry {
     pub(crate) fn new(key: &[u8], read: Result<Vec<Instance>, DecodeError>) -> Self {
         Self { key: key.into(), read: read.map(Vec::into_boxed_slice) }
     }
@@ -43,7 +43,7 @@ impl Entry {
     }
 }
 
-type Chunk = Arc<Vec<Arc<Entry>>>;
+type Chunk = Arc<Vec<Arc<SnapshotEntry>>>;
 
 /// All instances of a service at one etcd revision, ordered by etcd key. Cheap to clone; immutable.
 #[derive(Clone, Default)]
@@ -72,21 +72,21 @@ impl Snapshot {
 
     /// The instances, in the order of their etcd keys.
     pub fn instances(&self) -> impl Iterator<Item = &Instance> {
-        self.entries().flat_map(Entry::instances)
+        self.entries().flat_map(SnapshotEntry::instances)
     }
 
     /// Every key with what it says, the unreadable ones included, in order.
-    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+    pub fn entries(&self) -> impl Iterator<Item = &SnapshotEntry> {
         self.chunks.iter().flat_map(|chunk| chunk.iter()).map(|entry| &**entry)
     }
 
     /// The entry of an etcd key.
-    pub fn get(&self, key: &[u8]) -> Option<&Entry> {
+    pub fn get(&self, key: &[u8]) -> Option<&SnapshotEntry> {
         let (chunk, place) = self.find(key).ok()?;
         Some(&self.chunks[chunk][place])
     }
 
-    /// How many keys hold a value that could not be read; [`Entry::error`] says why.
+    /// How many keys hold a value that could not be read; [`SnapshotEntry::error`] says why.
     pub fn unreadable(&self) -> usize {
         self.unreadable
     }
@@ -96,7 +96,7 @@ impl Snapshot {
     }
 
     /// Puts an entry; `false` if an equal one was there.
-    pub(crate) fn put(&mut self, entry: Entry) -> bool {
+    pub(crate) fn put(&mut self, entry: SnapshotEntry) -> bool {
         match self.find(&entry.key) {
             Ok((chunk, place)) if *self.chunks[chunk][place] == entry => return false,
             Ok((chunk, place)) => {
@@ -136,7 +136,7 @@ impl Snapshot {
 
     /// Replaces everything by a list, in any order; of two entries with one key the later holds. `false` if nothing
     /// differs. What is equal stays shared with what was there.
-    pub(crate) fn restore(&mut self, revision: i64, entries: Vec<Entry>) -> bool {
+    pub(crate) fn restore(&mut self, revision: i64, entries: Vec<SnapshotEntry>) -> bool {
         let next = Self::build(revision, entries);
         if self.chunks.is_empty() {
             let differs = !next.chunks.is_empty();
@@ -155,7 +155,7 @@ impl Snapshot {
         !changes.is_empty()
     }
 
-    fn build(revision: i64, mut entries: Vec<Entry>) -> Self {
+    fn build(revision: i64, mut entries: Vec<SnapshotEntry>) -> Self {
         if !entries.is_sorted_by(|a, b| a.key < b.key) {
             entries.sort_by(|a, b| a.key.cmp(&b.key)); // stable: the later of two equals stays the later
             entries.reverse();
@@ -175,7 +175,7 @@ impl Snapshot {
         snapshot
     }
 
-    fn count(&mut self, entry: &Entry, added: bool) {
+    fn count(&mut self, entry: &SnapshotEntry, added: bool) {
         let unreadable = usize::from(entry.error().is_some());
         if added {
             self.instances += entry.instances().len();
@@ -228,8 +228,8 @@ impl fmt::Debug for Snapshot {
 /// One key that two snapshots disagree on: as it was before and as it is after, at least one of them there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Difference {
-    pub(crate) before: Option<Arc<Entry>>,
-    pub(crate) after: Option<Arc<Entry>>,
+    pub(crate) before: Option<Arc<SnapshotEntry>>,
+    pub(crate) after: Option<Arc<SnapshotEntry>>,
 }
 
 /// What differs, in the order of the keys; entries compare by value, shared chunks are stepped over.
@@ -278,11 +278,11 @@ impl<'a> Cursor<'a> {
         self.place = 0;
     }
 
-    fn entry(&self) -> Option<&'a Arc<Entry>> {
+    fn entry(&self) -> Option<&'a Arc<SnapshotEntry>> {
         self.chunks.first()?.get(self.place)
     }
 
-    fn next(&mut self) -> Option<&'a Arc<Entry>> {
+    fn next(&mut self) -> Option<&'a Arc<SnapshotEntry>> {
         let entry = self.entry()?;
         self.place += 1;
         if self.place == self.chunks[0].len() {

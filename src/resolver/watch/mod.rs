@@ -25,7 +25,7 @@ use std::time::Duration;
 pub(crate) use self::vocabulary::{Action, Change, Event, FailureKind, Input, WatchStatus};
 
 use crate::backoff::Backoff;
-use crate::resolver::snapshot::{Entry, Snapshot};
+use crate::resolver::snapshot::{Snapshot, SnapshotEntry};
 
 /// For so long a list that was answered shows what etcd holds, where no watch does.
 const FRESH: Duration = Duration::from_secs(5);
@@ -224,7 +224,7 @@ impl Machine {
         false
     }
 
-    fn listed(&mut self, now: Duration, revision: i64, mut entries: Vec<Entry>) -> bool {
+    fn listed(&mut self, now: Duration, revision: i64, mut entries: Vec<SnapshotEntry>) -> bool {
         let List::Running { floor } = self.list else { return false };
         let touched = std::mem::take(&mut self.touched);
         let changed = if revision < floor {

@@ -13,17 +13,17 @@ const fn secs(secs: u64) -> Duration {
     Duration::from_secs(secs)
 }
 
-fn entry(key: u8, value: u8) -> Entry {
+fn entry(key: u8, value: u8) -> SnapshotEntry {
     let read = match value {
         0 => Err(DecodeError::new("bad")),
         value => Ok(vec![Instance::new(format!("h:{value}")).unwrap()]),
     };
-    Entry::new(&[b's', b'/', key], read)
+    SnapshotEntry::new(&[b's', b'/', key], read)
 }
 
 type Keys = BTreeMap<u8, u8>;
 
-fn entries(keys: &Keys) -> Vec<Entry> {
+fn entries(keys: &Keys) -> Vec<SnapshotEntry> {
     keys.iter().map(|(key, value)| entry(*key, *value)).collect()
 }
 
@@ -113,7 +113,7 @@ fn fate() -> impl Strategy<Value = Fate> {
 /// What was asked for.
 #[derive(Clone, Debug)]
 enum Asked {
-    List(Option<(i64, Vec<Entry>)>),
+    List(Option<(i64, Vec<SnapshotEntry>)>),
     Verify,
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::resolver::snapshot::Entry;
+use crate::resolver::snapshot::SnapshotEntry;
 
 /// What the hand that asks is to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub(crate) enum Action {
 pub(crate) enum Input {
     Listed {
         revision: i64,
-        entries: Vec<Entry>,
+        entries: Vec<SnapshotEntry>,
     },
     ListFailed(FailureKind),
     Verified {
@@ -60,7 +60,7 @@ pub(crate) struct Event {
 
 #[derive(Clone, Debug)]
 pub(crate) enum Change {
-    Put(Entry),
+    Put(SnapshotEntry),
     Delete(Box<[u8]>),
 }
 

@@ -10,7 +10,7 @@ use tonic_etcd::{Instance, Registrar, Registration, RegistrationState};
 use crate::support::{PATIENCE, World, until};
 
 fn registrar(endpoint: String) -> Registrar {
-    Registrar::builder([endpoint]).ttl(Duration::from_secs(60)).build().unwrap()
+    Registrar::builder([endpoint]).ttl(Duration::from_secs(60)).connect_lazy().unwrap()
 }
 
 async fn ten(registrar: &Registrar) -> Vec<Registration> {

@@ -19,7 +19,7 @@ async fn records_of_every_interface_are_not_called() {
     world.put("s/unix", "unix:/run/docker.sock").await;
     world.put("s/v4", "127.0.0.1:1").await;
     world.put("s/v6", &naming("[::1]:1")).await;
-    let resolution = world.resolver().await.resolve("s").await.unwrap();
+    let resolution = world.resolver().await.resolve("s").unwrap();
     servers_are(&resolution, &["127.0.0.1:1", "[::1]:1"]).await;
     let snapshot = resolution.snapshot();
     assert_eq!(snapshot.unreadable(), 2 * refused.len() + 1);
@@ -27,15 +27,15 @@ async fn records_of_every_interface_are_not_called() {
     assert!(why("s/naming-0").contains("every interface, which nobody can call"), "{}", why("s/naming-0"));
     assert!(why("s/plain-6").contains("multicast"), "{}", why("s/plain-6"));
     assert!(why("s/unix").contains("ResolverBuilder::unix_sockets"), "{}", why("s/unix"));
-    let resolver = Resolver::builder([world.etcd.endpoint()]).unix_sockets(true).build().unwrap();
-    servers_are(&resolver.resolve("s").await.unwrap(), &["127.0.0.1:1", "[::1]:1", "unix:/run/docker.sock"]).await;
+    let resolver = Resolver::builder([world.etcd.endpoint()]).unix_sockets(true).connect_lazy().unwrap();
+    servers_are(&resolver.resolve("s").unwrap(), &["127.0.0.1:1", "[::1]:1", "unix:/run/docker.sock"]).await;
 }
 
 /// F21: nor can they be registered.
 #[tokio::test(flavor = "multi_thread")]
 async fn addresses_that_nobody_can_call_are_not_registered() {
     let world = World::start().await;
-    let registrar = Registrar::connect([world.etcd.endpoint()]).await.unwrap();
+    let registrar = Registrar::connect_lazy([world.etcd.endpoint()]).unwrap();
     let mut good = registrar.register("s", Instance::new("127.0.0.1:1").unwrap()).await.unwrap();
     for address in [
         "0.0.0.0:50051",
@@ -58,14 +58,14 @@ async fn addresses_that_nobody_can_call_are_not_registered() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_weight_of_zero_is_refused_and_a_foreign_one_says_nothing() {
     let world = World::start().await;
-    let registrar = Registrar::connect([world.etcd.endpoint()]).await.unwrap();
+    let registrar = Registrar::connect_lazy([world.etcd.endpoint()]).unwrap();
     let mut registration = registrar.register("s", Instance::new("h:1").unwrap()).await.unwrap();
     let error = registration.update(|instance| instance.with_weight(0)).unwrap_err();
     assert!(error.is_invalid_argument() && error.to_string().contains("with_draining(true)"), "{error}");
     registration.update(|instance| instance.with_weight(3)).unwrap();
     registration.ready(PATIENCE).await.unwrap();
     world.put("s/h:2", r#"{"Op":0,"Addr":"h:2","Metadata":{"Weight":0}}"#).await;
-    let resolution = world.resolver().await.resolve("s").await.unwrap();
+    let resolution = world.resolver().await.resolve("s").unwrap();
     resolved(&resolution, "both", |snapshot| snapshot.len() == 2).await;
     let weights: Vec<_> = resolution.snapshot().instances().map(Instance::weight).collect();
     assert_eq!(weights, [Some(3), None]);
@@ -80,7 +80,7 @@ async fn a_resolver_that_sees_a_name_below_its_own_says_so_once() {
     let resolver = world.resolver().await;
     world.put("shopping/h:9", &naming("h:9")).await;
     world.put("shop/payments/h:1", &naming("h:1")).await;
-    let (shop, payments) = (resolver.resolve("shop").await.unwrap(), resolver.resolve("shop/payments").await.unwrap());
+    let (shop, payments) = (resolver.resolve("shop").unwrap(), resolver.resolve("shop/payments").unwrap());
     servers_are(&shop, &["h:1"]).await;
     assert_eq!(log.count_at(Level::WARN, WARNING), 0, "one name alone may be written so: {}", log.text());
     world.put("shop/h:2", &naming("h:2")).await;
@@ -102,7 +102,7 @@ async fn a_registrar_of_a_name_above_or_below_another_says_so_once() {
         // Of another process.
         world.put(&format!("{}/10.0.0.5:1", names[0]), &naming("10.0.0.5:1")).await;
         let (log, _guard) = Log::begin();
-        let registrar = Registrar::connect([world.etcd.endpoint()]).await.unwrap();
+        let registrar = Registrar::connect_lazy([world.etcd.endpoint()]).unwrap();
         let mut others = Vec::new();
         for port in 1..=3 {
             others.push(registrar.register(names[1], at(&format!("10.0.0.6:{port}"))).await.unwrap());
@@ -127,7 +127,7 @@ async fn a_registrar_that_may_not_look_registers_all_the_same() {
     let (log, _guard) = Log::begin();
     let _root = world.protect("shop/payments/").await;
     let options = tonic_etcd::EtcdOptions::new([world.etcd.endpoint()]).user("user", "userpw");
-    let registrar = Registrar::connect(options).await.unwrap();
+    let registrar = Registrar::connect_lazy(options).unwrap();
     let registration = registrar.register("shop/payments", Instance::new("10.0.0.5:1").unwrap()).await.unwrap();
     registration.ready(PATIENCE).await.unwrap();
     until("the look", async || (log.count_at(Level::DEBUG, "nobody knows whether other names") > 0).then_some(()))
@@ -150,13 +150,13 @@ async fn what_is_not_understood_is_said_once_a_service() {
         }
     }
     let resolver = world.resolver().await;
-    let understood = resolver.resolve("a").await.unwrap();
+    let understood = resolver.resolve("a").unwrap();
     resolved(&understood, "weights", |snapshot| {
         snapshot.instances().filter(|one| one.weight() == Some(9)).count() == 3
     })
     .await;
     for service in ["b", "c"] {
-        let resolution = resolver.resolve(service).await.unwrap();
+        let resolution = resolver.resolve(service).unwrap();
         servers_are(&resolution, &["h:1", "h:2", "h:3"]).await;
         world.put(&format!("{service}/2"), r#"{"Addr":"h:4","Metadata":{"weight":-1}}"#).await;
         servers_are(&resolution, &["h:1", "h:3", "h:4"]).await;
@@ -176,7 +176,7 @@ async fn metadata_that_changes_all_the_time_is_told_at_debug() {
     };
     put(0, "").await;
     world.put("s/2", r#"{"Addr":"now=0"}"#).await;
-    let resolution = world.resolver().await.resolve("s").await.unwrap();
+    let resolution = world.resolver().await.resolve("s").unwrap();
     let now = async |now: usize| {
         let is = |one: &Instance| one.metadata()["now"] == now.to_string();
         resolved(&resolution, "now", |snapshot| snapshot.len() == 1 && snapshot.instances().all(is)).await;
