@@ -17,12 +17,12 @@ const YOUNG: Duration = Duration::from_secs(60);
 pub(crate) struct Backoff {
     failures: u32,
     since: Duration,
-    state: u64,
+    random: Random,
 }
 
 impl Backoff {
     pub(crate) fn new(seed: u64) -> Self {
-        Self { failures: 0, since: Duration::ZERO, state: seed }
+        Self { failures: 0, since: Duration::ZERO, random: Random(seed) }
     }
 
     /// Something failed: how long to wait. `permanent` errors go straight to the slow end.
@@ -52,10 +52,21 @@ impl Backoff {
         low + high.saturating_sub(low).mul_f64(share)
     }
 
-    /// A random number (`SplitMix64`).
+    /// A random number.
     pub(crate) fn random(&mut self) -> u64 {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.state;
+        self.random.next()
+    }
+}
+
+/// Random numbers of a seed (`SplitMix64`): pure code takes its randomness as an argument.
+#[derive(Debug)]
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    /// The next number.
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)

@@ -28,7 +28,7 @@ enum Kind {
     Invalid { what: &'static str, input: String, reason: String },
     Timeout { what: String, after: Duration },
     Etcd { doing: String, message: String, denied: bool },
-    Held { key: String, lease: i64, id: Option<String> },
+    Conflict { key: String, lease: i64, id: Option<String> },
     Closed { what: &'static str },
     Lost { what: String },
     Paused { why: String },
@@ -49,7 +49,7 @@ impl Error {
     }
 
     /// The same, with what there is to say of it.
-    pub(crate) fn timeout_saying(what: impl Into<String>, after: Duration, why: String) -> Self {
+    pub(crate) fn timeout_because(what: impl Into<String>, after: Duration, why: String) -> Self {
         Self::from_kind(Kind::Timeout { what: what.into(), after }, Some(why.into()))
     }
 
@@ -57,9 +57,9 @@ impl Error {
         Self::from_kind(Kind::Etcd { doing, message, denied }, None)
     }
 
-    pub(crate) fn held(key: &[u8], lease: i64, id: Option<&str>) -> Self {
+    pub(crate) fn conflict(key: &[u8], lease: i64, id: Option<&str>) -> Self {
         let key = secret::shown_key(key);
-        Self::from_kind(Kind::Held { key, lease, id: id.map(str::to_owned) }, None)
+        Self::from_kind(Kind::Conflict { key, lease, id: id.map(str::to_owned) }, None)
     }
 
     pub(crate) fn lost(what: &str) -> Self {
@@ -80,7 +80,7 @@ impl Error {
     }
 
     /// Says for which of several services an argument was refused.
-    pub(crate) fn of_service(self, service: &str) -> Self {
+    pub(crate) fn for_service(self, service: &str) -> Self {
         match &self.inner.kind {
             Kind::Invalid { what, input, reason } if !service.is_empty() => {
                 Self::invalid(what, input.clone(), format!("{reason} (service {service:?})"))
@@ -107,7 +107,7 @@ impl Error {
     }
 
     /// Whether it is the same error, not only an equal one.
-    pub(crate) fn is(&self, other: &Self) -> bool {
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.inner, &other.inner)
     }
 
@@ -128,7 +128,7 @@ impl Error {
 
     /// Another instance holds the key that is to be registered: the text says which. The key is taken when it is free.
     pub fn is_conflict(&self) -> bool {
-        matches!(self.inner.kind, Kind::Held { .. })
+        matches!(self.inner.kind, Kind::Conflict { .. })
     }
 
     /// It is not in etcd because it is not to be: it is paused, or does not serve. The text says why.
@@ -153,7 +153,7 @@ impl fmt::Display for Error {
             Kind::Invalid { what, input, reason } => write!(f, "invalid {what} {input:?}: {reason}"),
             Kind::Timeout { what, after } => write!(f, "{what}: not within {} ms", after.as_millis()),
             Kind::Etcd { doing, message, .. } => write!(f, "{doing}: {message}"),
-            Kind::Held { key, lease, id } => {
+            Kind::Conflict { key, lease, id } => {
                 write!(f, "the key {key:?} is held by another instance")?;
                 if let Some(id) = id {
                     write!(f, ", {id:?}")?;

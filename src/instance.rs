@@ -82,11 +82,11 @@ impl Instance {
                           say with_draining(true)";
             return Err(Error::invalid("weight", "0", reason));
         }
-        Ok(self.with_foreign_weight(weight))
+        Ok(self.with_stored_weight(weight))
     }
 
     /// The weight of a record that another has written: there 0 means "not said".
-    pub(crate) fn with_foreign_weight(mut self, weight: u32) -> Self {
+    pub(crate) fn with_stored_weight(mut self, weight: u32) -> Self {
         self.weight = NonZeroU32::new(weight);
         self
     }
@@ -94,14 +94,14 @@ impl Instance {
     /// Sets the zone (data centre, rack) that the server stands in; an empty text says none.
     #[must_use]
     pub fn with_zone(mut self, zone: impl Into<String>) -> Self {
-        self.zone = said(zone);
+        self.zone = non_empty(zone);
         self
     }
 
     /// Sets the version of what the server runs; an empty text says none.
     #[must_use]
     pub fn with_version(mut self, version: impl Into<String>) -> Self {
-        self.version = said(version);
+        self.version = non_empty(version);
         self
     }
 
@@ -110,7 +110,7 @@ impl Instance {
     /// [`Conflict`](crate::Conflict).
     #[must_use]
     pub fn with_id(mut self, id: impl Into<String>) -> Self {
-        self.id = said(id);
+        self.id = non_empty(id);
         self
     }
 
@@ -178,7 +178,7 @@ impl Instance {
     }
 }
 
-fn said(text: impl Into<String>) -> Option<Box<str>> {
+fn non_empty(text: impl Into<String>) -> Option<Box<str>> {
     Some(text.into().into_boxed_str()).filter(|text| !text.is_empty())
 }
 

@@ -123,20 +123,17 @@ mod backoff;
 mod balance;
 pub mod codec;
 mod connection;
-mod domain;
 mod error;
 mod etcd;
-mod inet;
 mod instance;
-mod nested;
 mod panics;
+mod progress;
 mod registrar;
 mod resolver;
 mod secret;
 mod serve;
 pub mod serving;
 mod target;
-mod turns;
 
 pub use address::Address;
 pub use balance::{

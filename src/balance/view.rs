@@ -60,7 +60,7 @@ impl BalancedChannel {
         match timeout(within, outlook.wait_for(ready)).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(_)) => Err(Error::closed("the channel")),
-            Err(_) => Err(Error::timeout_saying("connecting", within, self.0.inner.explain())),
+            Err(_) => Err(Error::timeout_because("connecting", within, self.0.inner.explain())),
         }
     }
 

@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
 use crate::address::Address;
-use crate::codec::json::is_name;
+use crate::codec::json::matches_name;
 use crate::codec::metadata::with_metadata;
 use crate::codec::{Codec, DecodeError, EncodeError, Record, hint, json};
 use crate::instance::Instance;
@@ -17,7 +17,7 @@ use crate::target::Target;
 
 /// `greeter/10.0.0.5:50051` = `{"Op":0,"Addr":"10.0.0.5:50051","Metadata":null}`: one key per address.
 ///
-/// Written: `Metadata` is `null`, or `{"weight":…,"zone":…,"version":…,"id":…,"draining":true,"metadata":{…}}` with absent
+/// StoredUpdate: `Metadata` is `null`, or `{"weight":…,"zone":…,"version":…,"id":…,"draining":true,"metadata":{…}}` with absent
 /// parts left out.
 /// An `https` address is written with its scheme, which Go's resolver does not understand: in a mixed fleet register
 /// `host:port` and turn TLS on at the clients.
@@ -44,12 +44,13 @@ impl Codec for GrpcNaming {
     fn decode(&self, _key: &[u8], value: &[u8]) -> Result<Vec<Instance>, DecodeError> {
         let refuse = |reason: String| DecodeError::new(format!("no gRPC naming: {reason}"));
         let text = json::text(value).map_err(|reason| refuse(reason.to_owned()))?;
-        let update: Update<'_> = serde_json::from_str(&text).map_err(|error| match hint::of_value(value) {
-            Some(hint) => refuse(format!("{hint} ({error})")),
-            None => refuse(error.to_string()),
-        })?;
+        let update: ReadUpdate<'_> =
+            serde_json::from_str(&text).map_err(|error| match hint::hint_for_value(value) {
+                Some(hint) => refuse(format!("{hint} ({error})")),
+                None => refuse(error.to_string()),
+            })?;
         let Some(written) = update.addr else {
-            let hint = hint::of_object(&text).map(|hint| format!("; {hint}")).unwrap_or_default();
+            let hint = hint::hint_for_object(&text).map(|hint| format!("; {hint}")).unwrap_or_default();
             return Err(refuse(format!("\"Addr\" is missing{hint}")));
         };
         let address = Address::read(&written).map_err(|reason| {
@@ -62,7 +63,7 @@ impl Codec for GrpcNaming {
     }
 
     fn encode(&self, target: &Target, instance: &Instance) -> Result<Vec<Record>, EncodeError> {
-        let said = Said {
+        let said = StoredMetadata {
             weight: instance.weight(),
             zone: instance.zone(),
             version: instance.version(),
@@ -73,7 +74,7 @@ impl Codec for GrpcNaming {
         let metadata = (!said.is_empty()).then_some(&said);
         let prefix = target.prefix();
         let record = |address: &Address| {
-            let written = Written { op: 0, addr: address.to_string(), metadata };
+            let written = StoredUpdate { op: 0, addr: address.to_string(), metadata };
             let value = serde_json::to_vec(&written).map_err(|error| EncodeError::new(error.to_string()))?;
             Ok(Record::new(format!("{prefix}{}", address.parsed_authority().as_str()), value))
         };
@@ -83,14 +84,14 @@ impl Codec for GrpcNaming {
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct Written<'a> {
+struct StoredUpdate<'a> {
     op: u8,
     addr: String,
-    metadata: Option<&'a Said<'a>>,
+    metadata: Option<&'a StoredMetadata<'a>>,
 }
 
 #[derive(Serialize)]
-struct Said<'a> {
+struct StoredMetadata<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     weight: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -105,7 +106,7 @@ struct Said<'a> {
     metadata: &'a BTreeMap<String, String>,
 }
 
-impl Said<'_> {
+impl StoredMetadata<'_> {
     fn is_empty(&self) -> bool {
         let named = self.zone.is_some() || self.version.is_some() || self.id.is_some();
         self.weight.is_none() && !named && !self.draining && self.metadata.is_empty()
@@ -113,30 +114,30 @@ impl Said<'_> {
 }
 
 /// What is read of a value. By hand, because Go matches field names without regard to case.
-struct Update<'a> {
+struct ReadUpdate<'a> {
     addr: Option<String>,
     metadata: Option<&'a RawValue>,
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for Update<'a> {
+impl<'de: 'a, 'a> Deserialize<'de> for ReadUpdate<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Fields;
 
         impl<'de> Visitor<'de> for Fields {
-            type Value = Update<'de>;
+            type Value = ReadUpdate<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object with \"Addr\"")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Update<'de>, A::Error> {
-                let mut update = Update { addr: None, metadata: None };
-                while let Some(name) = map.next_key::<Name>()? {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<ReadUpdate<'de>, A::Error> {
+                let mut update = ReadUpdate { addr: None, metadata: None };
+                while let Some(name) = map.next_key::<FieldName>()? {
                     match name {
                         // To Go a `null` changes nothing.
-                        Name::Addr => update.addr = map.next_value::<Option<String>>()?.or(update.addr),
-                        Name::Metadata => update.metadata = Some(map.next_value()?),
-                        Name::Other => drop(map.next_value::<IgnoredAny>()?),
+                        FieldName::Addr => update.addr = map.next_value::<Option<String>>()?.or(update.addr),
+                        FieldName::Metadata => update.metadata = Some(map.next_value()?),
+                        FieldName::Other => drop(map.next_value::<IgnoredAny>()?),
                     }
                 }
                 Ok(update)
@@ -147,28 +148,28 @@ impl<'de: 'a, 'a> Deserialize<'de> for Update<'a> {
     }
 }
 
-enum Name {
+enum FieldName {
     Addr,
     Metadata,
     Other,
 }
 
-impl<'de> Deserialize<'de> for Name {
+impl<'de> Deserialize<'de> for FieldName {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct AnyCase;
 
         impl Visitor<'_> for AnyCase {
-            type Value = Name;
+            type Value = FieldName;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a field's name")
             }
 
-            fn visit_str<E: de::Error>(self, name: &str) -> Result<Name, E> {
+            fn visit_str<E: de::Error>(self, name: &str) -> Result<FieldName, E> {
                 Ok(match name {
-                    _ if is_name(name, "addr") => Name::Addr,
-                    _ if is_name(name, "metadata") => Name::Metadata,
-                    _ => Name::Other,
+                    _ if matches_name(name, "addr") => FieldName::Addr,
+                    _ if matches_name(name, "metadata") => FieldName::Metadata,
+                    _ => FieldName::Other,
                 })
             }
         }
@@ -255,13 +256,13 @@ mod tests {
             (
                 r#"{"weight":10,"zone":"a","version":"v1","metadata":{"k":"v","n":1}}"#,
                 at("h:1")
-                    .with_foreign_weight(10)
+                    .with_stored_weight(10)
                     .with_zone("a")
                     .with_version("v1")
                     .with_metadata("k", "v")
                     .with_metadata("n", "1"),
             ),
-            (r#"{"weight":"10"}"#, at("h:1").with_foreign_weight(10)),
+            (r#"{"weight":"10"}"#, at("h:1").with_stored_weight(10)),
             (r#"{"weight":0}"#, at("h:1")),
             (
                 r#"{"weight":-1,"zone":7}"#,
@@ -320,7 +321,7 @@ mod tests {
             let instance = zone.into_iter().fold(instance, Instance::with_zone);
             let instance = version.into_iter().fold(instance, Instance::with_version);
             let instance = id.into_iter().fold(instance, Instance::with_id).with_draining(draining);
-            weight.into_iter().fold(instance, Instance::with_foreign_weight)
+            weight.into_iter().fold(instance, Instance::with_stored_weight)
         }
     }
 

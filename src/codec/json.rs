@@ -21,10 +21,10 @@ pub(super) fn text(value: &[u8]) -> Result<Cow<'_, str>, &'static str> {
         Err(_) => Cow::Owned(lossy(value)),
     };
     // Each level takes two bytes.
-    if text.len() > 2 * MAX_DEPTH && is_deeper(&text, MAX_DEPTH) {
+    if text.len() > 2 * MAX_DEPTH && is_nested_deeper(&text, MAX_DEPTH) {
         return Err("it is nested deeper than 10000");
     }
-    Ok(match with_whole_surrogates(&text) {
+    Ok(match replace_lone_surrogates(&text) {
         Some(mended) => Cow::Owned(mended),
         None => text,
     })
@@ -41,7 +41,7 @@ fn lossy(value: &[u8]) -> String {
 }
 
 /// The text with half pairs replaced; none where there is nothing to replace.
-fn with_whole_surrogates(text: &str) -> Option<String> {
+fn replace_lone_surrogates(text: &str) -> Option<String> {
     let surrogate = |unit: u16| (0xd800..0xe000).contains(&unit);
     let (mut mended, mut copied, mut at) = (String::new(), 0, 0);
     while let Some(found) = text[at..].find('\\') {
@@ -71,9 +71,9 @@ fn unit(text: &str) -> Option<u16> {
     if digits.bytes().all(|b| b.is_ascii_hexdigit()) { u16::from_str_radix(digits, 16).ok() } else { None }
 }
 
-fn is_deeper(text: &str, than: usize) -> bool {
+fn is_nested_deeper(text: &str, than: usize) -> bool {
     let mut depth = 0_usize;
-    outside_of_strings(text, |byte| {
+    visit_outside_strings(text, |byte| {
         match byte {
             b'[' | b'{' => depth += 1,
             b']' | b'}' => depth = depth.saturating_sub(1),
@@ -84,7 +84,7 @@ fn is_deeper(text: &str, than: usize) -> bool {
 }
 
 /// Shows each byte outside of strings until `go_on` is false; whether it came to that.
-fn outside_of_strings(text: &str, mut go_on: impl FnMut(u8) -> bool) -> bool {
+fn visit_outside_strings(text: &str, mut go_on: impl FnMut(u8) -> bool) -> bool {
     let (mut quoted, mut escaped) = (false, false);
     for byte in text.bytes() {
         match byte {
@@ -119,7 +119,7 @@ pub(super) fn string(value: &RawValue) -> Option<String> {
 }
 
 /// Whether a name is meant: without regard to case, as Go takes field names, ſ (U+017F) and the Kelvin sign (U+212A) included.
-pub(super) fn is_name(written: &str, name: &str) -> bool {
+pub(super) fn matches_name(written: &str, name: &str) -> bool {
     let fold = |c| match c {
         '\u{17f}' => 's',
         '\u{212a}' => 'k',
@@ -203,9 +203,13 @@ mod tests {
     #[test]
     fn folds_names_as_go_does() {
         for written in ["version", "Version", "VERSION", "ver\u{17f}ion", "VER\u{17f}ION"] {
-            assert!(is_name(written, "version"), "{written}");
+            assert!(matches_name(written, "version"), "{written}");
         }
-        assert!(is_name("\u{212a}ind", "kind") && !is_name("wéight", "weight") && !is_name("weights", "weight"));
+        assert!(
+            matches_name("\u{212a}ind", "kind")
+                && !matches_name("wéight", "weight")
+                && !matches_name("weights", "weight")
+        );
     }
 
     proptest! {

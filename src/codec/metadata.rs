@@ -2,7 +2,7 @@
 
 use serde_json::value::RawValue;
 
-use crate::codec::json::{self, Members, compact, is_name, string};
+use crate::codec::json::{self, Members, compact, matches_name, string};
 use crate::instance::Instance;
 
 /// The instance with all that its record's metadata says.
@@ -35,17 +35,17 @@ fn with_member(instance: Instance, name: String, value: &RawValue) -> Instance {
     if value.get() == "null" {
         return instance;
     }
-    let is = |meant| is_name(&name, meant);
+    let is = |meant| matches_name(&name, meant);
     if is("weight") {
         return match weight(value) {
-            Some(weight) => instance.with_foreign_weight(weight),
-            None => misread(instance, name, value, "no whole number from 0 to 4294967295"),
+            Some(weight) => instance.with_stored_weight(weight),
+            None => keep_misread(instance, name, value, "no whole number from 0 to 4294967295"),
         };
     }
     if is("draining") {
         return match flag(value) {
             Some(draining) => instance.with_draining(draining),
-            None => misread(instance, name, value, "neither true nor false"),
+            None => keep_misread(instance, name, value, "neither true nor false"),
         };
     }
     if is("metadata") && value.get().starts_with('{') {
@@ -61,15 +61,15 @@ fn with_member(instance: Instance, name: String, value: &RawValue) -> Instance {
     } else {
         None
     };
-    match (named, scalar(value)) {
+    match (named, text_or_number(value)) {
         (Some(with), Some(text)) => with(instance, text),
-        (Some(_), None) => misread(instance, name, value, "neither text nor a number"),
+        (Some(_), None) => keep_misread(instance, name, value, "neither text nor a number"),
         (None, _) => instance.with_metadata(name, text(value)),
     }
 }
 
 /// It is kept as metadata, and said.
-fn misread(instance: Instance, name: String, value: &RawValue, reason: &str) -> Instance {
+fn keep_misread(instance: Instance, name: String, value: &RawValue, reason: &str) -> Instance {
     let value = text(value);
     let shown: String = value.chars().take(50).collect();
     let instance = instance.with_misread(format!("{name:?} is {shown:?}: {reason}"));
@@ -78,7 +78,7 @@ fn misread(instance: Instance, name: String, value: &RawValue, reason: &str) -> 
 
 /// 9, 9.0, 9e0, "9" or "9.0"; an empty text says nothing, as 0 does.
 fn weight(value: &RawValue) -> Option<u32> {
-    let text = scalar(value)?;
+    let text = text_or_number(value)?;
     let text = text.trim();
     if text.is_empty() {
         return Some(0);
@@ -94,7 +94,7 @@ fn flag(value: &RawValue) -> Option<bool> {
     let text = match value.get() {
         "true" => return Some(true),
         "false" => return Some(false),
-        _ => scalar(value)?,
+        _ => text_or_number(value)?,
     };
     match text.trim().to_ascii_lowercase().as_str() {
         "true" | "t" | "yes" | "y" | "on" => Some(true),
@@ -108,7 +108,7 @@ fn flag(value: &RawValue) -> Option<bool> {
 }
 
 /// A string, or a number as it is written.
-fn scalar(value: &RawValue) -> Option<String> {
+fn text_or_number(value: &RawValue) -> Option<String> {
     match value.get().as_bytes().first() {
         Some(b'"') => string(value),
         Some(b'-' | b'0'..=b'9') => Some(value.get().to_owned()),

@@ -4,7 +4,7 @@
 //! `RegistrarBuilder::codec`.
 // PURE: no I/O, no clock, no logging.
 
-mod caught;
+mod catch_panics;
 mod grpc_naming;
 mod hint;
 mod json;
@@ -17,7 +17,7 @@ use crate::instance::Instance;
 use crate::secret;
 use crate::target::Target;
 
-pub(crate) use crate::codec::caught::Caught;
+pub(crate) use crate::codec::catch_panics::CatchPanics;
 pub use crate::codec::grpc_naming::GrpcNaming;
 pub use crate::codec::plain::Plain;
 

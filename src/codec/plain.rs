@@ -16,7 +16,7 @@ impl Codec for Plain {
             Err(_) => Err("the value is not UTF-8".into()),
         };
         // What it looks like says more than the first character that is no part of an address.
-        let reason = |reason: String| hint::of_value(value).map_or(reason, str::to_owned);
+        let reason = |reason: String| hint::hint_for_value(value).map_or(reason, str::to_owned);
         let address = read.map_err(|why| DecodeError::new(format!("no address: {}", reason(why))))?;
         Ok(vec![Instance::at(address)])
     }

@@ -69,7 +69,7 @@ impl Failure {
     pub(crate) fn new(class: Class, message: impl Into<String>) -> Self {
         let message = message.into();
         let fault = match class {
-            Class::Transient if is_of_the_member(&message) => Fault::Member,
+            Class::Transient if is_member_failure(&message) => Fault::Member,
             Class::Transient | Class::TimedOut => Fault::Late,
             _ => Fault::Request,
         };
@@ -81,9 +81,9 @@ impl Failure {
     }
 
     /// There is no connection to the member.
-    pub(super) fn unconnected(message: String) -> Self {
+    pub(super) fn connect_failed(message: String) -> Self {
         // As `connection` words what TLS says; a host may be called anything.
-        let is_permanent = message.starts_with("TLS: ") && is_of_a_certificate(&message);
+        let is_permanent = message.starts_with("TLS: ") && mentions_certificate(&message);
         let class = if is_permanent { Class::Permanent } else { Class::Transient };
         Self::new(class, message).with_fault(Fault::Connection)
     }
@@ -120,7 +120,7 @@ impl Failure {
     }
 
     /// The same, where another attempt may well go better although nobody mends anything.
-    pub(super) fn that_may_pass(self) -> Self {
+    pub(super) fn as_transient(self) -> Self {
         let is_final = matches!(self.class, Class::Permanent | Class::Token | Class::Denied);
         let class = if is_final { Class::Transient } else { self.class };
         Self { class, ..self }
@@ -137,7 +137,7 @@ impl Failure {
     }
 
     /// A client without a user was refused: another one may be made with it.
-    pub(crate) fn for_want_of_a_user(self) -> Self {
+    pub(crate) fn as_missing_token(self) -> Self {
         Self { class: Class::Token, ..self }
     }
 
@@ -156,7 +156,7 @@ impl fmt::Display for Failure {
 
 impl Class {
     /// Whether a user sees no difference.
-    pub(crate) fn is_like(self, other: Self) -> bool {
+    pub(crate) fn is_same_kind(self, other: Self) -> bool {
         let fold = |class| if class == Self::TimedOut { Self::Transient } else { class };
         fold(self) == fold(other)
     }
@@ -166,7 +166,7 @@ impl From<EtcdError> for Failure {
     fn from(error: EtcdError) -> Self {
         let class = match &error {
             EtcdError::GRpcStatus(status) => class_of_status(status),
-            EtcdError::TransportError(error) if is_certificate(error) => Class::Permanent,
+            EtcdError::TransportError(error) if is_certificate_failure(error) => Class::Permanent,
             EtcdError::LeaseKeepAliveError(message) => class_of_message(message).unwrap_or(Class::Transient),
             EtcdError::TransportError(_) | EtcdError::IoError(_) | EtcdError::WatchError(_) => Class::Transient,
             _ => Class::Permanent,
@@ -179,7 +179,7 @@ impl From<EtcdError> for Failure {
         match &error {
             // A member whose certificate does not hold, or that is no etcd, says nothing of the others.
             EtcdError::TransportError(_) => failure.with_fault(Fault::Member),
-            EtcdError::GRpcStatus(status) if status.source().is_some_and(is_certificate) => {
+            EtcdError::GRpcStatus(status) if status.source().is_some_and(is_certificate_failure) => {
                 failure.with_fault(Fault::Member)
             }
             EtcdError::GRpcStatus(status) if status.code() == Code::Unimplemented => failure.with_fault(Fault::Member),
@@ -214,7 +214,7 @@ fn class_of_status(status: &Status) -> Class {
         Code::Unauthenticated => Class::Token,
         Code::PermissionDenied => Class::Denied,
         Code::Unavailable | Code::Cancelled | Code::Unknown | Code::Internal
-            if status.source().is_some_and(is_certificate) =>
+            if status.source().is_some_and(is_certificate_failure) =>
         {
             Class::Permanent
         }
@@ -231,7 +231,7 @@ fn class_of_status(status: &Status) -> Class {
 
 /// What a member says that cannot serve, although another may: it has lost its leader, is a learner, or is going away.
 /// What it says of its cluster (a request that timed out, a leader that changed) is not of this kind.
-fn is_of_the_member(message: &str) -> bool {
+fn is_member_failure(message: &str) -> bool {
     const WORDS: [&str; 7] = [
         "no leader",
         "not supported for learner",
@@ -271,10 +271,10 @@ fn class_of_message(message: &str) -> Option<Class> {
 }
 
 /// A certificate that does not hold will not hold the next time. rustls says so in words.
-fn is_certificate(error: &(dyn StdError + 'static)) -> bool {
+fn is_certificate_failure(error: &(dyn StdError + 'static)) -> bool {
     let mut error = Some(error);
     while let Some(current) = error {
-        if is_of_a_certificate(&current.to_string()) {
+        if mentions_certificate(&current.to_string()) {
             return true;
         }
         error = current.source();
@@ -282,7 +282,7 @@ fn is_certificate(error: &(dyn StdError + 'static)) -> bool {
     false
 }
 
-fn is_of_a_certificate(text: &str) -> bool {
+fn mentions_certificate(text: &str) -> bool {
     text.contains("certificate") || text.contains("received fatal alert")
 }
 

@@ -9,8 +9,8 @@ use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use crate::backoff::Backoff;
 use crate::etcd::failure::{Class, Failure};
-use crate::etcd::link::Link;
-use crate::etcd::{Core, Etcd, Patience};
+use crate::etcd::link::MemberLink;
+use crate::etcd::{Core, Etcd, RequestLimits};
 use crate::secret::shown_key;
 use etcd_client::{
     Compare, CompareOp, LeaseGrantOptions, LeaseKeepAliveStream, LeaseKeeper, PutOptions, ResponseHeader, Txn, TxnOp,
@@ -35,9 +35,9 @@ pub(crate) struct Put {
 impl Etcd {
     /// Grants a lease of an id that we choose, so that a grant whose answer was lost can be recognised. Gives the
     /// seconds that etcd granted, which may be more than asked; none if the lease was there already.
-    pub(crate) async fn grant(&self, id: i64, seconds: i64, patience: Patience) -> Result<Option<i64>, Failure> {
+    pub(crate) async fn grant(&self, id: i64, seconds: i64, limits: RequestLimits) -> Result<Option<i64>, Failure> {
         let granted = self
-            .call(patience, "granting a lease", |client| {
+            .call(limits, "granting a lease", |client| {
                 let mut lease = client.lease_client();
                 async move { lease.grant(seconds, Some(LeaseGrantOptions::new().with_id(id))).await }
             })
@@ -50,11 +50,17 @@ impl Etcd {
     }
 
     /// Puts a key under a lease.
-    pub(crate) async fn put(&self, key: &[u8], value: &[u8], lease: i64, patience: Patience) -> Result<Put, Failure> {
+    pub(crate) async fn put(
+        &self,
+        key: &[u8],
+        value: &[u8],
+        lease: i64,
+        limits: RequestLimits,
+    ) -> Result<Put, Failure> {
         let doing = format!("putting {}", shown_key(key));
         let (response, again) = self
             .core
-            .call_counted(patience, &doing, |client| {
+            .call_counted(limits, &doing, |client| {
                 let mut kv = client.kv_client();
                 let (key, value) = (key.to_vec(), value.to_vec());
                 async move { kv.put(key, value, Some(PutOptions::new().with_lease(lease))).await }
@@ -70,12 +76,12 @@ impl Etcd {
         value: &[u8],
         lease: i64,
         expected: i64,
-        patience: Patience,
+        limits: RequestLimits,
     ) -> Result<Put, Failure> {
         let doing = format!("putting {}", shown_key(key));
         let (response, again) = self
             .core
-            .call_counted(patience, &doing, |client| {
+            .call_counted(limits, &doing, |client| {
                 let mut kv = client.kv_client();
                 let as_expected = Compare::mod_revision(key.to_vec(), CompareOp::Equal, expected);
                 let put = TxnOp::put(key.to_vec(), value.to_vec(), Some(PutOptions::new().with_lease(lease)));
@@ -87,10 +93,10 @@ impl Etcd {
     }
 
     /// How a key stands now, by a linearizable read, and the revision at which it does.
-    pub(crate) async fn look(&self, key: &[u8], patience: Patience) -> Result<(i64, Option<Stored>), Failure> {
+    pub(crate) async fn read_key(&self, key: &[u8], limits: RequestLimits) -> Result<(i64, Option<Stored>), Failure> {
         let doing = format!("reading {}", shown_key(key));
         let answer = self
-            .call(patience, &doing, |client| {
+            .call(limits, &doing, |client| {
                 let (mut kv, key) = (client.kv_client(), key.to_vec());
                 async move { kv.get(key, None).await }
             })
@@ -114,11 +120,11 @@ impl Etcd {
         key: &[u8],
         lease: i64,
         expected: i64,
-        patience: Patience,
+        limits: RequestLimits,
     ) -> Result<bool, Failure> {
         let doing = format!("deleting {}", shown_key(key));
         let guarded = self
-            .call(patience, &doing, |client| {
+            .call(limits, &doing, |client| {
                 let mut kv = client.kv_client();
                 let ours = Compare::lease(key.to_vec(), CompareOp::Equal, lease);
                 let as_expected = Compare::mod_revision(key.to_vec(), CompareOp::Equal, expected);
@@ -128,7 +134,7 @@ impl Etcd {
             .await;
         match guarded {
             Err(failure) if failure.class == Class::Denied => {}
-            Err(failure) if failure.class == Class::NoSpace => match self.look(key, patience).await {
+            Err(failure) if failure.class == Class::NoSpace => match self.read_key(key, limits).await {
                 Ok((_, Some(stored))) if stored.lease == lease => {}
                 Ok((_, None)) => return Ok(true),
                 // Another's, or under another lease of ours.
@@ -138,7 +144,7 @@ impl Etcd {
             },
             result => return result,
         }
-        self.call(patience, &doing, |client| {
+        self.call(limits, &doing, |client| {
             let (mut kv, key) = (client.kv_client(), key.to_vec());
             async move { kv.delete(key, None).await.map(drop) }
         })
@@ -147,9 +153,9 @@ impl Etcd {
     }
 
     /// Revokes a lease, and with it every key that still carries it. One that is gone already is no failure.
-    pub(crate) async fn revoke(&self, id: i64, patience: Patience) -> Result<(), Failure> {
+    pub(crate) async fn revoke(&self, id: i64, limits: RequestLimits) -> Result<(), Failure> {
         let revoked = self
-            .call(patience, "revoking the lease", |client| {
+            .call(limits, "revoking the lease", |client| {
                 let mut lease = client.lease_client();
                 async move { lease.revoke(id).await.map(drop) }
             })
@@ -167,9 +173,9 @@ impl Etcd {
         &self,
         id: i64,
         slot: &mut Option<KeepAlive>,
-        patience: Patience,
+        limits: RequestLimits,
     ) -> Result<Option<i64>, Failure> {
-        let renewed = self.core.renew(id, slot.take(), patience).await;
+        let renewed = self.core.renew(id, slot.take(), limits).await;
         let (seconds, stream) = renewed.map_err(|failure| failure.while_doing("renewing the lease"))?;
         *slot = Some(stream);
         Ok(seconds)
@@ -180,15 +186,15 @@ impl Etcd {
 type Renewed = Result<(Option<i64>, KeepAlive), Failure>;
 
 impl Core {
-    async fn renew(self: &Arc<Self>, id: i64, kept: Option<KeepAlive>, patience: Patience) -> Renewed {
-        let end = Instant::now() + patience.total;
+    async fn renew(self: &Arc<Self>, id: i64, kept: Option<KeepAlive>, limits: RequestLimits) -> Renewed {
+        let end = Instant::now() + limits.total;
         // A stream whose connection has ended would only be waited for.
-        let kept = kept.filter(|stream| stream.id == id && !stream.link.is_over());
+        let kept = kept.filter(|stream| stream.id == id && !stream.link.has_ended());
         let (link, token) = match &kept {
             Some(stream) => (stream.link.clone(), stream.token),
-            None => match timeout_at(end, self.begin_stream()).await {
+            None => match timeout_at(end, self.stream_link_and_token()).await {
                 Ok(begun) => begun?,
-                Err(_) => return Err(Failure::timed_out(patience.total).at(&self.member_in_use())),
+                Err(_) => return Err(Failure::timed_out(limits.total).at(&self.member_in_use())),
             },
         };
         let asked = Instant::now();
@@ -197,9 +203,9 @@ impl Core {
             Some(stream) => Box::pin(async { stream.renew().await.map(|(seconds, stream)| (Some(seconds), stream)) }),
             None => Box::pin(async move { open(id, to, token).await.map(|stream| (None, stream)) }),
         };
-        let late = asked + patience.late_by(&link);
+        let late = asked + limits.late_by(&link);
         let failed = Notify::new();
-        let beside = self.renew_beside(id, &link, late, &failed, patience);
+        let beside = self.renew_beside(id, &link, late, &failed, limits);
         tokio::pin!(beside);
         let (mut failure, mut is_beside_over) = (None, false);
         loop {
@@ -207,11 +213,11 @@ impl Core {
                 biased;
                 renewed = &mut first, if failure.is_none() => match renewed {
                     Ok(renewed) => {
-                        link.answered(asked.elapsed());
+                        link.record_latency(asked.elapsed());
                         return Ok(renewed);
                     }
                     Err(error) => {
-                        let error = self.blame(&link, asked, error).at(link.name());
+                        let error = self.on_failure(&link, asked, error).at(link.name());
                         if error.class == Class::LeaseNotFound {
                             return Err(error);
                         }
@@ -237,12 +243,12 @@ impl Core {
                         Err(error) => return Err(error),
                     };
                     if link.is_silent_since(asked) {
-                        self.links.prefer(&stream.link);
+                        self.links.switch_to(&stream.link);
                     }
                     return Ok((None, stream));
                 }
                 () = sleep_until(end) => {
-                    let late = || self.blame(&link, asked, Failure::timed_out(patience.total)).at(link.name());
+                    let late = || self.on_failure(&link, asked, Failure::timed_out(limits.total)).at(link.name());
                     return Err(failure.unwrap_or_else(late));
                 }
             }
@@ -256,10 +262,10 @@ impl Core {
     async fn renew_beside(
         self: &Arc<Self>,
         id: i64,
-        first: &Link,
+        first: &MemberLink,
         late: Instant,
         failed: &Notify,
-        patience: Patience,
+        limits: RequestLimits,
     ) -> Result<KeepAlive, Failure> {
         tokio::select! {
             () = failed.notified() => {}
@@ -270,25 +276,25 @@ impl Core {
         loop {
             let opened = async {
                 // Each of the other members in turn; where there is none, the one in use.
-                let (link, token) = match self.elsewhere(&last).await {
-                    Some(link) => (self.for_stream(link.clone()).await, self.token_for(&link).await?),
-                    None => self.begin_stream().await?,
+                let (link, token) = match self.link_elsewhere(&last).await {
+                    Some(link) => (self.stream_link(link.clone()).await, self.token_for(&link).await?),
+                    None => self.stream_link_and_token().await?,
                 };
                 last = link.clone();
-                self.links.avoid(&link);
+                self.links.mark_failed(&link);
                 let asked = Instant::now();
                 // No longer than the first had before it was late: then the next one is asked.
-                let opened = match timeout(patience.late_by(&link), open(id, link.clone(), token)).await {
+                let opened = match timeout(limits.late_by(&link), open(id, link.clone(), token)).await {
                     Ok(opened) => opened,
-                    Err(_) => Err(Failure::timed_out(patience.late_by(&link))),
+                    Err(_) => Err(Failure::timed_out(limits.late_by(&link))),
                 };
                 match opened {
                     Ok(stream) => {
-                        self.links.trust(&link);
+                        self.links.clear_failed(&link);
                         Ok(Some(stream))
                     }
                     Err(failure) => {
-                        let failure = self.blame(&link, asked, failure).at(link.name());
+                        let failure = self.on_failure(&link, asked, failure).at(link.name());
                         if self.tokens.refused(token, &failure) { Ok(None) } else { Err(failure) }
                     }
                 }
@@ -303,7 +309,7 @@ impl Core {
 }
 
 /// Opens a stream, for which etcd-client renews the lease once, and keeps for itself for how long.
-async fn open(id: i64, link: Link, token: u64) -> Result<KeepAlive, Failure> {
+async fn open(id: i64, link: MemberLink, token: u64) -> Result<KeepAlive, Failure> {
     // Boxed: opening is rare and its future large.
     let (keeper, responses) = Box::pin(link.client().lease_client().keep_alive(id)).await.map_err(Failure::from)?;
     Ok(KeepAlive { id, link, token, keeper, responses })
@@ -312,7 +318,7 @@ async fn open(id: i64, link: Link, token: u64) -> Result<KeepAlive, Failure> {
 /// A keep-alive stream of one lease.
 pub(crate) struct KeepAlive {
     id: i64,
-    link: Link,
+    link: MemberLink,
     /// The number of the token that it carries.
     token: u64,
     keeper: LeaseKeeper,

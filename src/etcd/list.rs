@@ -4,16 +4,16 @@ use etcd_client::{GetOptions, GetResponse, ResponseHeader};
 use tokio::time::sleep;
 
 use crate::etcd::failure::{Class, Failure};
-use crate::etcd::{Etcd, MAX_MESSAGE, Patience};
+use crate::etcd::{Etcd, MAX_MESSAGE, RequestLimits};
 
 /// Keys in a page. Large, because etcd walks its whole index for each page; a page too large for a message is halved.
 const PAGE: i64 = 10_000;
 
 /// What comes too slowly is asked for in smaller pages, down to this.
-const PAGE_AT_LEAST: i64 = 500;
+const MIN_PAGE: i64 = 500;
 
 /// Pages carry much more than other answers.
-const PATIENCE: u32 = 3;
+const PAGE_TIME_FACTOR: u32 = 3;
 
 impl Etcd {
     /// Gives each key and value from `start` up to `end` to `each`, in order, all as they stand at the revision that is
@@ -33,8 +33,8 @@ impl Etcd {
                     limit /= 2;
                     continue;
                 }
-                Err(failure) if failure.class == Class::TooSlow && limit > PAGE_AT_LEAST => {
-                    limit = (limit / 4).max(PAGE_AT_LEAST);
+                Err(failure) if failure.class == Class::TooSlow && limit > MIN_PAGE => {
+                    limit = (limit / 4).max(MIN_PAGE);
                     continue;
                 }
                 page => page?,
@@ -68,13 +68,13 @@ impl Etcd {
     /// page has three times the request timeout.
     async fn page_in_time(&self, from: &[u8], end: &[u8], at: i64, limit: i64) -> Result<GetResponse, Failure> {
         let within = self.request_timeout();
-        let long = Patience { total: self.core.longest() + within * (PATIENCE - 1), ..self.patience() };
+        let long = RequestLimits { total: self.core.longest() + within * (PAGE_TIME_FACTOR - 1), ..self.limits() };
         let page = self.page(from, end, at, limit, long);
         tokio::pin!(page);
         let beside = async {
             sleep(within / 2).await;
             let total = self.core.longest().saturating_sub(within / 2);
-            self.count(from, end, Patience { total, ..self.patience() }).await
+            self.count(from, end, RequestLimits { total, ..self.limits() }).await
         };
         tokio::select! {
             biased;
@@ -95,11 +95,11 @@ impl Etcd {
         end: &[u8],
         at: i64,
         limit: i64,
-        patience: Patience,
+        limits: RequestLimits,
     ) -> Result<GetResponse, Failure> {
         let doing = format!("listing {}", String::from_utf8_lossy(from));
         let options = GetOptions::new().with_range(end).with_revision(at).with_limit(limit);
-        self.call(patience, &doing, |client| {
+        self.call(limits, &doing, |client| {
             let mut kv = client.kv_client().max_decoding_message_size(MAX_MESSAGE);
             let (from, options) = (from.to_vec(), options.clone());
             async move { kv.get(from, Some(options)).await }
@@ -110,9 +110,9 @@ impl Etcd {
     /// The first keys of a range, without their values, as any member knows them.
     pub(crate) async fn keys(&self, start: &[u8], end: &[u8], limit: i64) -> Result<Vec<Vec<u8>>, Failure> {
         let options = GetOptions::new().with_range(end).with_limit(limit).with_keys_only().with_serializable();
-        let patience = Patience { late: self.core.longest(), ..self.patience() };
+        let limits = RequestLimits { late_after: self.core.longest(), ..self.limits() };
         let doing = format!("looking at {}", String::from_utf8_lossy(start));
-        let response = self.call(patience, &doing, |client| {
+        let response = self.call(limits, &doing, |client| {
             let (mut kv, start, options) = (client.kv_client(), start.to_vec(), options.clone());
             async move { kv.get(start, Some(options)).await }
         });
@@ -121,13 +121,13 @@ impl Etcd {
 
     /// The revision of the cluster, by a linearizable read of that range.
     pub(crate) async fn revision(&self, start: &[u8], end: &[u8]) -> Result<i64, Failure> {
-        self.count(start, end, self.patience()).await
+        self.count(start, end, self.limits()).await
     }
 
-    async fn count(&self, start: &[u8], end: &[u8], patience: Patience) -> Result<i64, Failure> {
+    async fn count(&self, start: &[u8], end: &[u8], limits: RequestLimits) -> Result<i64, Failure> {
         let options = GetOptions::new().with_range(end).with_count_only();
         let response = self
-            .call(patience, "asking for the revision", |client| {
+            .call(limits, "asking for the revision", |client| {
                 let (mut kv, start, options) = (client.kv_client(), start.to_vec(), options.clone());
                 async move { kv.get(start, Some(options)).await }
             })
@@ -136,7 +136,7 @@ impl Etcd {
     }
 
     /// Reads may be late for as long as an election takes, and wait for a connection as well.
-    fn patience(&self) -> Patience {
-        Patience { late: self.request_timeout() / 2, total: self.core.longest(), again: false }
+    fn limits(&self) -> RequestLimits {
+        RequestLimits { late_after: self.request_timeout() / 2, total: self.core.longest(), may_repeat: false }
     }
 }

@@ -2,7 +2,7 @@
 //! tokens, failures classed.
 //!
 //! etcd-client spreads its calls over all endpoints by tonic's balanced channel, where one dead member fails its share
-//! of the calls for good. Here requests go to one member, over a connection of our own, and late ones to another beside it.
+//! of the calls for good. RuntimeEtcd requests go to one member, over a connection of our own, and late ones to another beside it.
 
 mod failure;
 mod lease;
@@ -28,12 +28,12 @@ use tokio::time::timeout;
 pub(crate) use crate::etcd::failure::{Class, Failure};
 pub(crate) use crate::etcd::lease::{KeepAlive, Put, Stored};
 pub use crate::etcd::options::EtcdOptions;
-pub(crate) use crate::etcd::request::Patience;
-pub(crate) use crate::etcd::runtimes::Etcds;
+pub(crate) use crate::etcd::request::RequestLimits;
+pub(crate) use crate::etcd::runtimes::EtcdPerRuntime;
 pub(crate) use crate::etcd::watch::{Event, Message, Range, Watch, WatchId, Watcher};
 
-use self::link::Link;
-use self::link::links::Links;
+use self::link::MemberLink;
+use self::link::links::MemberLinks;
 use self::token::Tokens;
 use self::watch::Watches;
 use crate::address::Authority;
@@ -43,7 +43,7 @@ use crate::error::Error;
 const MAX_MESSAGE: usize = i32::MAX as usize;
 
 /// Streams of a connection that leave no room for requests, once those are open that stay open.
-const FEW: usize = 8;
+const FEW_STREAMS: usize = 8;
 
 /// A call against a client whose members we cannot choose is tried so often: each try picks one of them at random.
 const TRIES_UNKNOWN: usize = 5;
@@ -57,7 +57,7 @@ pub(crate) struct Etcd {
 
 /// The connections and tokens of one resolver or registrar, on one runtime.
 struct Core {
-    links: Links,
+    links: MemberLinks,
     tokens: Tokens,
 }
 
@@ -82,7 +82,7 @@ impl Source {
 impl Etcd {
     fn with(source: Source) -> Self {
         let tokens = Tokens::new(&source);
-        let core = Arc::new(Core { links: Links::new(source), tokens });
+        let core = Arc::new(Core { links: MemberLinks::new(source), tokens });
         Self { watches: Arc::new(Watches::new(core.clone())), core }
     }
 
@@ -93,9 +93,11 @@ impl Etcd {
         #[cfg(feature = "srv")]
         if matches!(&self.core.links.source, Source::Options(options) if options.is_srv()) {
             if self.core.links.state().count() == 0 {
-                self.core.find().await;
+                self.core.find_members().await;
             }
-            return Some(self.core.links.state().given().into_iter().map(|endpoint| endpoint.authority).collect());
+            return Some(
+                self.core.links.state().configured_and_found().into_iter().map(|endpoint| endpoint.authority).collect(),
+            );
         }
         self.core.links.source.hosts()
     }
@@ -109,7 +111,7 @@ impl Etcd {
         let limit = self.core.longest();
         let response = async {
             if self.core.tokens.has_user() {
-                return self.core.begin().await.map(drop);
+                return self.core.link_and_token().await.map(drop);
             }
             match self.revision(&[0], &[]).await {
                 Err(failure) if failure.class == Class::Denied => Ok(()),
@@ -142,13 +144,13 @@ impl Etcd {
         &self.watches
     }
 
-    async fn call<T, F, Fut>(&self, patience: Patience, doing: &str, operation: F) -> Result<T, Failure>
+    async fn call<T, F, Fut>(&self, limits: RequestLimits, doing: &str, operation: F) -> Result<T, Failure>
     where
         F: Fn(Client) -> Fut + Sync,
         Fut: Future<Output = Result<T, etcd_client::Error>> + Send,
         T: Send,
     {
-        self.core.call_counted(patience, doing, operation).await.map(|(value, _)| value)
+        self.core.call_counted(limits, doing, operation).await.map(|(value, _)| value)
     }
 }
 
@@ -180,29 +182,25 @@ impl Core {
     }
 
     /// A refusal of requests without a token is that of the missing token: authentication is on since it was asked for.
-    fn of_anonymous(&self, failure: Failure) -> Failure {
-        if failure.class == Class::Denied && self.tokens.is_anonymous() {
-            failure.for_want_of_a_user()
-        } else {
-            failure
-        }
+    fn reclassify_denied(&self, failure: Failure) -> Failure {
+        if failure.class == Class::Denied && self.tokens.is_anonymous() { failure.as_missing_token() } else { failure }
     }
 
     /// What a request needs: a connection and a token.
-    async fn begin(self: &Arc<Self>) -> Result<(Link, u64), Failure> {
+    async fn link_and_token(self: &Arc<Self>) -> Result<(MemberLink, u64), Failure> {
         loop {
             let (link, token) = (self.link().await?, self.token().await?);
-            if self.may_carry(&link, token).await {
+            if self.check_token(&link, token).await {
                 return Ok((link, token));
             }
         }
     }
 
     /// The token for requests over that connection.
-    async fn token_for(self: &Arc<Self>, link: &Link) -> Result<u64, Failure> {
+    async fn token_for(self: &Arc<Self>, link: &MemberLink) -> Result<u64, Failure> {
         loop {
             let token = self.token().await?;
-            if self.may_carry(link, token).await {
+            if self.check_token(link, token).await {
                 return Ok(token);
             }
         }
@@ -210,14 +208,14 @@ impl Core {
 
     /// What a stream needs that stays open: where a member admits only a few streams, a connection of its own, so that requests
     /// always find room.
-    async fn begin_stream(self: &Arc<Self>) -> Result<(Link, u64), Failure> {
-        let (link, token) = self.begin().await?;
-        Ok((self.for_stream(link).await, token))
+    async fn stream_link_and_token(self: &Arc<Self>) -> Result<(MemberLink, u64), Failure> {
+        let (link, token) = self.link_and_token().await?;
+        Ok((self.stream_link(link).await, token))
     }
 
-    async fn for_stream(&self, link: Link) -> Link {
+    async fn stream_link(&self, link: MemberLink) -> MemberLink {
         let Source::Options(options) = &self.links.source else { return link };
-        if link.stream_limit().is_none_or(|limit| limit >= FEW) {
+        if link.stream_limit().is_none_or(|limit| limit >= FEW_STREAMS) {
             return link;
         }
         let Some(endpoint) = self.links.state().members[link.member()].endpoint.clone() else { return link };

@@ -11,7 +11,7 @@ use tokio::runtime::{self, Handle};
 use tokio::task::AbortHandle;
 
 use crate::address::Authority;
-use crate::domain::Domain;
+use crate::address::domain::Domain;
 use crate::error::Error;
 #[cfg(feature = "unstable-etcd-client")]
 use crate::etcd::Client;
@@ -20,25 +20,25 @@ use crate::etcd::{Etcd, Source};
 use crate::target::Target;
 
 /// The etcd of one resolver or registrar.
-pub(crate) struct Etcds {
+pub(crate) struct EtcdPerRuntime {
     source: Source,
-    of: Mutex<HashMap<runtime::Id, Here>>,
+    of: Mutex<HashMap<runtime::Id, RuntimeEtcd>>,
 }
 
 /// That of one runtime.
-struct Here {
+struct RuntimeEtcd {
     etcd: Etcd,
     /// Of a task that does nothing: it ends with the runtime.
     runtime: AbortHandle,
 }
 
-impl Drop for Here {
+impl Drop for RuntimeEtcd {
     fn drop(&mut self) {
         self.runtime.abort();
     }
 }
 
-impl Etcds {
+impl EtcdPerRuntime {
     pub(crate) fn new(options: EtcdOptions) -> Result<Self, Error> {
         options.check()?;
         Ok(Self::with(Source::Options(Arc::new(options.shuffled()))))
@@ -66,12 +66,14 @@ impl Etcds {
             return here.etcd.clone();
         }
         // Outside of the lock: a runtime may have hooks of its user's, and one that has ended drops what it is given.
-        let here =
-            Here { etcd: Etcd::with(self.source.clone()), runtime: runtime.spawn(pending::<()>()).abort_handle() };
+        let here = RuntimeEtcd {
+            etcd: Etcd::with(self.source.clone()),
+            runtime: runtime.spawn(pending::<()>()).abort_handle(),
+        };
         let mut of = self.lock();
         let ended: Vec<runtime::Id> =
             of.iter().filter(|(_, here)| here.runtime.is_finished()).map(|(id, _)| *id).collect();
-        let ended: Vec<Here> = ended.iter().filter_map(|id| of.remove(id)).collect();
+        let ended: Vec<RuntimeEtcd> = ended.iter().filter_map(|id| of.remove(id)).collect();
         let (etcd, unused) = match of.get(&id) {
             Some(known) => (known.etcd.clone(), Some(here)),
             None => (of.entry(id).or_insert(here).etcd.clone(), None),
@@ -81,7 +83,7 @@ impl Etcds {
         etcd
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<runtime::Id, Here>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<runtime::Id, RuntimeEtcd>> {
         // Nothing panics while it is held.
         self.of.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -91,7 +93,7 @@ impl Etcds {
         let refuse = |reason: String| Err(Error::invalid("target", target.to_string(), reason));
         if let Some(domain) = target.domain() {
             return match self.srv_domain() {
-                Some(known) if known.is(domain) => Ok(()),
+                Some(known) if known.is_same(domain) => Ok(()),
                 _ => refuse("this etcd was not found by the SRV records of that domain".into()),
             };
         }

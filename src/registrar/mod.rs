@@ -24,12 +24,12 @@ use self::shared::Shared;
 pub(crate) use self::wanted::Publication;
 use crate::address::{Address, Authority};
 #[cfg(feature = "unstable-etcd-client")]
-use crate::codec::{Caught, Detect};
+use crate::codec::{CatchPanics, Detect};
 use crate::codec::{Codec, Record};
 use crate::error::Error;
 #[cfg(feature = "unstable-etcd-client")]
 use crate::etcd::EtcdClient;
-use crate::etcd::{EtcdOptions, Etcds};
+use crate::etcd::{EtcdOptions, EtcdPerRuntime};
 use crate::instance::Instance;
 use crate::target::Target;
 
@@ -77,15 +77,15 @@ impl Registrar {
     #[cfg(feature = "unstable-etcd-client")]
     #[cfg_attr(docsrs, doc(cfg(feature = "unstable-etcd-client")))]
     pub fn new(client: EtcdClient) -> Self {
-        Self::over(Etcds::from_client(client), Arc::new(Caught(Detect)), TTL.as_secs().cast_signed())
+        Self::over(EtcdPerRuntime::from_client(client), Arc::new(CatchPanics(Detect)), TTL.as_secs().cast_signed())
     }
 
     /// A registrar with options of its own.
     pub fn builder(etcd: impl Into<EtcdOptions>) -> RegistrarBuilder {
-        RegistrarBuilder::over(Etcds::new(etcd.into()))
+        RegistrarBuilder::over(EtcdPerRuntime::new(etcd.into()))
     }
 
-    fn over(etcds: Etcds, codec: Arc<dyn Codec>, seconds: i64) -> Self {
+    fn over(etcds: EtcdPerRuntime, codec: Arc<dyn Codec>, seconds: i64) -> Self {
         Self { shared: Arc::new(Shared::new(etcds, codec, seconds)) }
     }
 
@@ -166,7 +166,7 @@ impl Registrar {
     }
 
     fn records(&self, target: &Target, instance: &Instance) -> Result<Vec<Arc<Record>>, Error> {
-        let uncallable = |address: &Address| address.uncallable().map(|reason| (address.to_string(), reason));
+        let uncallable = |address: &Address| address.uncallable_reason().map(|reason| (address.to_string(), reason));
         if let Some((address, reason)) = instance.addresses().iter().find_map(uncallable) {
             return Err(Error::invalid(
                 "address",

@@ -12,7 +12,7 @@ use crate::balance::{BalancedChannel, BalancedChannelBuilder, Directory, Update}
 use crate::error::Error;
 use crate::resolver::snapshot::{Snapshot, SnapshotEntry, diff};
 use crate::resolver::task::View;
-use crate::resolver::{Resolution, ResolutionState, Resolver, Service};
+use crate::resolver::{Resolution, ResolutionState, Resolver, WatchedService};
 use crate::target::Target;
 
 /// One instance of one etcd key.
@@ -50,22 +50,22 @@ impl BalancedChannelBuilder {
     /// # Errors
     /// As those of [`BalancedChannelBuilder::discover`].
     pub fn build(self, resolution: &Resolution) -> Result<BalancedChannel, Error> {
-        let feed = Feed::new(resolution.target(), resolution.service.clone());
+        let feed = ChannelUpdates::new(resolution.target(), resolution.service.clone());
         self.start(feed.directory.clone(), feed)
     }
 }
 
 /// The servers of a service as updates: the difference of each view to the one before.
-struct Feed {
+struct ChannelUpdates {
     updates: WatchStream<View>,
     seen: Arc<Snapshot>,
     directory: Directory,
     /// Keeps the watch going.
-    _service: Arc<Service>,
+    _service: Arc<WatchedService>,
 }
 
-impl Feed {
-    fn new(target: &Target, service: Arc<Service>) -> Self {
+impl ChannelUpdates {
+    fn new(target: &Target, service: Arc<WatchedService>) -> Self {
         let updates = WatchStream::new(service.view());
         let directory = Directory::new(target.name(), Some(target.prefix()));
         Self { updates, seen: Arc::default(), directory, _service: service }
@@ -111,7 +111,7 @@ fn first_unreadable(snapshot: &Snapshot) -> Option<Arc<str>> {
     snapshot.entries().find_map(wrong)
 }
 
-impl Stream for Feed {
+impl Stream for ChannelUpdates {
     type Item = Update<Key>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Update<Key>>> {

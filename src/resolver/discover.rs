@@ -16,7 +16,7 @@ use crate::error::{BoxError, Error};
 use crate::panics::catch;
 use crate::resolver::servers::{ServerKey, Servers};
 use crate::resolver::task::View;
-use crate::resolver::{Resolution, Service};
+use crate::resolver::{Resolution, WatchedService};
 
 /// Makes the endpoint of an address what the user wants it to be.
 pub(super) type Configure = Arc<dyn Fn(&Address, Endpoint) -> Result<Endpoint, BoxError> + Send + Sync>;
@@ -43,11 +43,11 @@ pub struct ChangeStream {
     pending: VecDeque<Change<ServerKey, Address>>,
     configure: Option<Configure>,
     /// Keeps the watch going.
-    _service: Arc<Service>,
+    _service: Arc<WatchedService>,
 }
 
 impl ChangeStream {
-    pub(super) fn new(service: Arc<Service>, configure: Option<Configure>) -> Self {
+    pub(super) fn new(service: Arc<WatchedService>, configure: Option<Configure>) -> Self {
         let updates = WatchStream::new(service.view());
         Self {
             updates,
@@ -60,9 +60,9 @@ impl ChangeStream {
     }
 
     /// The change for the reader, if there is one to be told.
-    fn offer(&mut self, change: Change<ServerKey, Address>) -> Option<Change<ServerKey, Endpoint>> {
+    fn to_endpoint_change(&mut self, change: Change<ServerKey, Address>) -> Option<Change<ServerKey, Endpoint>> {
         let (key, address) = match change {
-            Change::Remove(key) => return self.withdraw(key),
+            Change::Remove(key) => return self.remove_emitted(key),
             Change::Insert(key, address) => (key, address),
         };
         match self.endpoint(&address) {
@@ -74,12 +74,12 @@ impl ChangeStream {
                 // What an error of the user's says is the user's code, too.
                 let error = catch(|| error.to_string()).unwrap_or_else(|panic| format!("its text panicked: {panic}"));
                 tracing::warn!(%address, error, "server left out: its address cannot be made an endpoint");
-                self.withdraw(key)
+                self.remove_emitted(key)
             }
         }
     }
 
-    fn withdraw(&mut self, key: ServerKey) -> Option<Change<ServerKey, Endpoint>> {
+    fn remove_emitted(&mut self, key: ServerKey) -> Option<Change<ServerKey, Endpoint>> {
         self.emitted.remove(&key).then_some(Change::Remove(key))
     }
 
@@ -111,7 +111,7 @@ impl Stream for ChangeStream {
         let this = self.get_mut();
         loop {
             while let Some(change) = this.pending.pop_front() {
-                if let Some(change) = this.offer(change) {
+                if let Some(change) = this.to_endpoint_change(change) {
                     return Poll::Ready(Some(Ok(change)));
                 }
             }

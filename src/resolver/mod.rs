@@ -26,16 +26,16 @@ pub use crate::resolver::servers::ServerKey;
 pub use crate::resolver::snapshot::{Snapshot, SnapshotEntry};
 
 use self::discover::Configure;
-use self::record::Reader;
+use self::record::RecordReader;
 use self::task::{Task, View};
 use crate::address::Address;
-use crate::codec::{Caught, Codec};
+use crate::codec::{CatchPanics, Codec};
 use crate::error::{BoxError, Error};
 #[cfg(feature = "unstable-etcd-client")]
 use crate::etcd::EtcdClient;
-use crate::etcd::{EtcdOptions, Etcds};
+use crate::etcd::{EtcdOptions, EtcdPerRuntime};
+use crate::progress::Progress;
 use crate::target::Target;
-use crate::turns::Turns;
 
 /// Resolves services of one etcd. Cheap to clone; clones share their watches.
 ///
@@ -50,29 +50,29 @@ pub struct Resolver {
 }
 
 struct Shared {
-    etcds: Etcds,
-    reader: Reader,
+    etcds: EtcdPerRuntime,
+    reader: RecordReader,
     configure: Option<Configure>,
-    services: Mutex<HashMap<(Target, runtime::Id), Weak<Service>>>,
+    services: Mutex<HashMap<(Target, runtime::Id), Weak<WatchedService>>>,
 }
 
 /// One watched service, on one runtime.
-struct Service {
+struct WatchedService {
     view: Receiver<View>,
-    pulse: Arc<Pulse>,
+    probe: Arc<TaskProbe>,
     /// None until it is spawned.
     task: OnceLock<AbortHandle>,
 }
 
 /// Tells whether the task of a service runs.
 #[derive(Default)]
-struct Pulse {
-    turns: Turns,
+struct TaskProbe {
+    turns: Progress,
     /// Wakes it.
     look: Notify,
 }
 
-impl Service {
+impl WatchedService {
     fn view(&self) -> Receiver<View> {
         self.view.clone()
     }
@@ -82,7 +82,7 @@ impl Service {
     }
 }
 
-impl Drop for Service {
+impl Drop for WatchedService {
     fn drop(&mut self) {
         self.task.get().into_iter().for_each(AbortHandle::abort);
     }
@@ -91,8 +91,8 @@ impl Drop for Service {
 /// Builds a [`Resolver`] with a stored format or endpoint settings of its own.
 #[must_use]
 pub struct ResolverBuilder {
-    etcds: Result<Etcds, Error>,
-    reader: Reader,
+    etcds: Result<EtcdPerRuntime, Error>,
+    reader: RecordReader,
     configure: Option<Configure>,
 }
 
@@ -138,15 +138,15 @@ impl Resolver {
     #[cfg(feature = "unstable-etcd-client")]
     #[cfg_attr(docsrs, doc(cfg(feature = "unstable-etcd-client")))]
     pub fn new(client: EtcdClient) -> Self {
-        Self::over(Etcds::from_client(client), Reader::default(), None)
+        Self::over(EtcdPerRuntime::from_client(client), RecordReader::default(), None)
     }
 
     /// A resolver with options of its own.
     pub fn builder(etcd: impl Into<EtcdOptions>) -> ResolverBuilder {
-        ResolverBuilder::over(Etcds::new(etcd.into()))
+        ResolverBuilder::over(EtcdPerRuntime::new(etcd.into()))
     }
 
-    fn over(etcds: Etcds, reader: Reader, configure: Option<Configure>) -> Self {
+    fn over(etcds: EtcdPerRuntime, reader: RecordReader, configure: Option<Configure>) -> Self {
         Self { shared: Arc::new(Shared { etcds, reader, configure, services: Mutex::default() }) }
     }
 
@@ -188,7 +188,7 @@ impl Resolver {
 }
 
 impl Shared {
-    fn service(&self, target: &Target, runtime: &Handle) -> Arc<Service> {
+    fn service(&self, target: &Target, runtime: &Handle) -> Arc<WatchedService> {
         let key = (target.clone().without_hosts(), runtime.id());
         let mut services = self.services.lock().unwrap_or_else(PoisonError::into_inner); // nothing panics while it is held
         let known = services.get(&key).and_then(Weak::upgrade);
@@ -198,12 +198,12 @@ impl Shared {
         }
         services.retain(|_, service| service.strong_count() > 0);
         let (sender, view) = tokio::sync::watch::channel(View::unresolved());
-        let service = Arc::new(Service { view, pulse: Arc::default(), task: OnceLock::new() });
+        let service = Arc::new(WatchedService { view, probe: Arc::default(), task: OnceLock::new() });
         services.insert(key.clone(), Arc::downgrade(&service));
         drop(services);
         // Outside of the lock, as whatever may run code of others. Without a span: it would live as long as the process, and
         // keep whatever span it was made in open.
-        let task = Task::new(self.etcds.on(runtime), self.reader.clone(), key.0, sender, service.pulse.clone());
+        let task = Task::new(self.etcds.on(runtime), self.reader.clone(), key.0, sender, service.probe.clone());
         let task = runtime.spawn(task.run()).abort_handle();
         let _ = service.task.set(task); // it is set here alone
         service
@@ -211,20 +211,20 @@ impl Shared {
 }
 
 impl ResolverBuilder {
-    fn over(etcds: Result<Etcds, Error>) -> Self {
-        Self { etcds, reader: Reader::default(), configure: None }
+    fn over(etcds: Result<EtcdPerRuntime, Error>) -> Self {
+        Self { etcds, reader: RecordReader::default(), configure: None }
     }
 
     /// A builder over a client of your own: see [`Resolver::new`].
     #[cfg(feature = "unstable-etcd-client")]
     #[cfg_attr(docsrs, doc(cfg(feature = "unstable-etcd-client")))]
     pub fn from_client(client: EtcdClient) -> Self {
-        Self::over(Ok(Etcds::from_client(client)))
+        Self::over(Ok(EtcdPerRuntime::from_client(client)))
     }
 
     /// The stored format to read; by default [`Detect`](crate::codec::Detect), which reads etcd's gRPC naming and plain addresses.
     pub fn codec(mut self, codec: impl Codec) -> Self {
-        self.reader.codec = Arc::new(Caught(codec));
+        self.reader.codec = Arc::new(CatchPanics(codec));
         self
     }
 

@@ -3,26 +3,26 @@
 use std::sync::Arc;
 
 use crate::address::Address;
-use crate::codec::{Caught, Codec, DecodeError, Detect};
+use crate::codec::{CatchPanics, Codec, DecodeError, Detect};
 use crate::instance::Instance;
 use crate::resolver::snapshot::SnapshotEntry;
 use crate::target::Target;
 
 /// How the records of all services of a resolver are read.
 #[derive(Clone)]
-pub(super) struct Reader {
+pub(super) struct RecordReader {
     pub(super) codec: Arc<dyn Codec>,
     /// Unix sockets may be called: paths of this host, named by whoever may write into etcd.
     pub(super) unix_sockets: bool,
 }
 
-impl Default for Reader {
+impl Default for RecordReader {
     fn default() -> Self {
-        Self { codec: Arc::new(Caught(Detect)), unix_sockets: false }
+        Self { codec: Arc::new(CatchPanics(Detect)), unix_sockets: false }
     }
 }
 
-impl Reader {
+impl RecordReader {
     /// The entry of a key, if it is the service's own.
     pub(super) fn read(&self, target: &Target, key: &[u8], value: &[u8]) -> Option<SnapshotEntry> {
         target.owns(key).then(|| {
@@ -44,7 +44,7 @@ impl Reader {
         if address.unix_path().is_some() && !self.unix_sockets {
             return Some("Unix sockets are not allowed here, see ResolverBuilder::unix_sockets");
         }
-        address.uncallable()
+        address.uncallable_reason()
     }
 }
 
@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     fn read(value: &str, unix_sockets: bool) -> SnapshotEntry {
-        let reader = Reader { codec: Arc::new(Detect), unix_sockets };
+        let reader = RecordReader { codec: Arc::new(Detect), unix_sockets };
         reader.read(&Target::parse("s").unwrap(), b"s/x", value.as_bytes()).unwrap()
     }
 

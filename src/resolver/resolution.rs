@@ -8,7 +8,7 @@ use tokio::sync::watch::Receiver;
 use tokio::time::{Instant, timeout};
 
 use crate::error::Error;
-use crate::resolver::Service;
+use crate::resolver::WatchedService;
 use crate::resolver::discover::Configure;
 use crate::resolver::snapshot::Snapshot;
 use crate::resolver::task::View;
@@ -33,7 +33,7 @@ use crate::target::Target;
 #[derive(Clone)]
 pub struct Resolution {
     target: Target,
-    pub(super) service: Arc<Service>,
+    pub(super) service: Arc<WatchedService>,
     seen: Receiver<View>,
     pub(super) configure: Option<Configure>,
 }
@@ -61,7 +61,7 @@ pub enum ResolutionState {
 }
 
 impl Resolution {
-    pub(super) fn new(target: Target, service: Arc<Service>, configure: Option<Configure>) -> Self {
+    pub(super) fn new(target: Target, service: Arc<WatchedService>, configure: Option<Configure>) -> Self {
         let seen = service.view();
         Self { target, service, seen, configure }
     }
@@ -111,17 +111,17 @@ impl Resolution {
     /// # Cancel safety
     /// Dropping it loses nothing.
     pub async fn ready(&self, within: Duration) -> Result<Arc<Snapshot>, Error> {
-        let (mut seen, pulse) = (self.seen.clone(), &self.service.pulse);
-        let before = pulse.turns.now();
-        pulse.look.notify_one();
+        let (mut seen, probe) = (self.seen.clone(), &self.service.probe);
+        let before = probe.turns.now();
+        probe.look.notify_one();
         let resolved = timeout(within, seen.wait_for(|view| view.state != ResolutionState::Unresolved)).await;
         match resolved {
             Ok(Ok(view)) => Ok(view.snapshot.clone()),
             Ok(Err(_)) => Err(Error::closed("the resolution")),
             Err(_) => {
                 let doing = format!("resolving {}", self.target);
-                Err(match pulse.turns.stood_still(before, within, "on which it was resolved") {
-                    Some(still) => Error::timeout_saying(doing, within, still),
+                Err(match probe.turns.stall_message(before, within, "on which it was resolved") {
+                    Some(still) => Error::timeout_because(doing, within, still),
                     None => Error::timeout(doing, within, self.last_error()),
                 })
             }

@@ -160,7 +160,7 @@ mod tests {
     fn says_nothing_when_only_weight_or_metadata_changes() {
         let (mut servers, mut snapshot) = (Servers::default(), Snapshot::default());
         let put = |snapshot: &mut Snapshot, key: &[u8], weight| {
-            snapshot.put(SnapshotEntry::new(key, Ok(vec![Instance::new("h:1").unwrap().with_foreign_weight(weight)])))
+            snapshot.put(SnapshotEntry::new(key, Ok(vec![Instance::new("h:1").unwrap().with_stored_weight(weight)])))
         };
         put(&mut snapshot, b"a", 1);
         assert_eq!(servers.advance(&snapshot).len(), 1);

@@ -11,15 +11,15 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::error::Error;
 use crate::etcd::{Class, Etcd, Failure, Message, Range, Watch, WatchId, Watcher};
-use crate::resolver::record::Reader;
-use crate::resolver::report::Report;
+use crate::resolver::record::RecordReader;
+use crate::resolver::report::MembershipLog;
 use crate::resolver::snapshot::Snapshot;
 use crate::resolver::watch::{Action, Change, Event, FailureKind, Input, Machine, WatchStatus};
-use crate::resolver::{Pulse, ResolutionState};
+use crate::resolver::{ResolutionState, TaskProbe};
 use crate::target::Target;
 
 /// No alarm is set for later than this.
-const LONGEST: Duration = Duration::from_secs(3_600);
+const MAX_SLEEP: Duration = Duration::from_secs(3_600);
 
 /// What is known of a service: the latest, for any number of readers.
 #[derive(Clone)]
@@ -37,8 +37,8 @@ impl View {
 
 pub(super) struct Task {
     etcd: Etcd,
-    reader: Reader,
-    report: Report,
+    reader: RecordReader,
+    report: MembershipLog,
     target: Target,
     range: Range,
     machine: Machine,
@@ -46,32 +46,32 @@ pub(super) struct Task {
     watch: Option<Watch>,
     epoch: Instant,
     error: Option<Error>,
-    /// What kind of failure was reported since all was well.
-    reported: Option<Class>,
+    /// What kind of failure was logged_failure since all was well.
+    logged_failure: Option<Class>,
     /// As it was when the last error was looked at.
     was_watching: bool,
     /// A list was answered since then.
-    was_listed: bool,
+    list_answered: bool,
     /// Counts the connections to etcd; as it was when a list last came.
     connected: watch::Receiver<u64>,
-    listed_over: u64,
+    listed_on: u64,
     views: watch::Sender<View>,
-    pulse: Arc<Pulse>,
+    probe: Arc<TaskProbe>,
 }
 
 /// A request on its way.
 type Request = Pin<Box<dyn Future<Output = (Action, Result<Input, Failure>)> + Send>>;
 
 /// Messages that are taken in before what they amount to is shown.
-const AT_ONCE: usize = 256;
+const MESSAGE_BATCH: usize = 256;
 
 impl Task {
     pub(super) fn new(
         etcd: Etcd,
-        reader: Reader,
+        reader: RecordReader,
         target: Target,
         views: watch::Sender<View>,
-        pulse: Arc<Pulse>,
+        probe: Arc<TaskProbe>,
     ) -> Self {
         let (start, end) = target.range();
         let machine = Machine::new(fastrand::u64(..));
@@ -79,7 +79,7 @@ impl Task {
         Self {
             etcd,
             reader,
-            report: Report::default(),
+            report: MembershipLog::default(),
             target,
             range: Range { start, end },
             machine,
@@ -87,13 +87,13 @@ impl Task {
             watch: None,
             epoch: Instant::now(),
             error: None,
-            reported: None,
+            logged_failure: None,
             was_watching: false,
-            was_listed: false,
+            list_answered: false,
             connected,
-            listed_over: 0,
+            listed_on: 0,
             views,
-            pulse,
+            probe,
         }
     }
 
@@ -103,7 +103,7 @@ impl Task {
         let alarm = sleep_until(self.epoch);
         tokio::pin!(alarm);
         loop {
-            self.pulse.turns.count();
+            self.probe.turns.count();
             let now = self.epoch.elapsed();
             if let Some(from) = self.machine.watch(now) {
                 self.watch = Some(self.watcher.open(self.range.clone(), from));
@@ -117,30 +117,30 @@ impl Task {
                     action => request = Some(self.request(action)),
                 }
             }
-            // Each message moves the alarm on, and none needs it: it is set anew when it has rung.
-            let wake = self.epoch + wake.unwrap_or(Duration::MAX).min(now + LONGEST);
+            // Each message moves the alarm on, and none needs it: it is set is_new when it has rung.
+            let wake = self.epoch + wake.unwrap_or(Duration::MAX).min(now + MAX_SLEEP);
             if alarm.deadline() > wake || alarm.is_elapsed() {
                 alarm.as_mut().reset(wake);
             }
             let mut changed = false;
             tokio::select! {
                 message = self.watcher.next() => {
-                    changed |= self.heard(message);
-                    for _ in 1..AT_ONCE {
+                    changed |= self.on_message(message);
+                    for _ in 1..MESSAGE_BATCH {
                         let Some(message) = self.watcher.try_next() else { break };
-                        changed |= self.heard(message);
+                        changed |= self.on_message(message);
                     }
                 }
-                (action, result) = answer(request.as_mut()) => {
+                (action, result) = response_of(request.as_mut()) => {
                     request = None;
-                    changed |= self.done(action, result);
+                    changed |= self.on_response(action, result);
                 }
                 _ = self.connected.changed() => {
-                    let anew = *self.connected.borrow_and_update() > self.listed_over;
-                    changed |= self.on(Input::Reachable { anew });
+                    let is_new = *self.connected.borrow_and_update() > self.listed_on;
+                    changed |= self.on(Input::Connected { is_new });
                 }
                 () = &mut alarm => {}
-                () = self.pulse.look.notified() => {}
+                () = self.probe.look.notified() => {}
             }
             self.publish(changed);
         }
@@ -172,25 +172,25 @@ impl Task {
         })
     }
 
-    fn done(&mut self, action: Action, result: Result<Input, Failure>) -> bool {
+    fn on_response(&mut self, action: Action, result: Result<Input, Failure>) -> bool {
         match result {
             Ok(input) => {
-                self.listed_over = *self.connected.borrow();
-                self.was_listed = true;
+                self.listed_on = *self.connected.borrow();
+                self.list_answered = true;
                 self.on(input)
             }
             Err(failure) => {
-                let trouble = self.failed(failure);
+                let kind = self.on_failure(failure);
                 self.on(match action {
-                    Action::List => Input::ListFailed(trouble),
-                    Action::Verify | Action::Wait { .. } => Input::VerifyFailed(trouble),
+                    Action::List => Input::ListFailed(kind),
+                    Action::Verify | Action::Wait { .. } => Input::VerifyFailed(kind),
                 })
             }
         }
     }
 
     /// A message of the watch, or of one that was given up.
-    fn heard(&mut self, (of, message): (WatchId, Message)) -> bool {
+    fn on_message(&mut self, (of, message): (WatchId, Message)) -> bool {
         if self.watch.as_ref().is_none_or(|watch| watch.id() != of) {
             return false;
         }
@@ -209,34 +209,34 @@ impl Task {
                 self.on(Input::Events(events))
             }
             Message::Late(failure) => {
-                self.failed(failure);
+                self.on_failure(failure);
                 self.on(Input::Late)
             }
             Message::Canceled(failure) => {
                 self.watch = None;
-                let trouble = self.failed(failure);
-                self.on(Input::Canceled(trouble))
+                let kind = self.on_failure(failure);
+                self.on(Input::Canceled(kind))
             }
             Message::Lost { failure, heard } => {
                 self.watch = None;
-                let trouble = self.failed(failure);
-                self.on(Input::Lost { trouble, heard: heard.saturating_duration_since(self.epoch) })
+                let kind = self.on_failure(failure);
+                self.on(Input::Lost { kind, last_heard: heard.saturating_duration_since(self.epoch) })
             }
         }
     }
 
     /// Remembers and reports a failure; what it means to the machine.
-    fn failed(&mut self, failure: Failure) -> FailureKind {
+    fn on_failure(&mut self, failure: Failure) -> FailureKind {
         let class = failure.class;
         let error = failure.into_error();
-        if self.reported.is_some_and(|reported| reported.is_like(class))
+        if self.logged_failure.is_some_and(|logged_failure| logged_failure.is_same_kind(class))
             || matches!(class, Class::Revision | Class::Changed)
         {
             tracing::debug!(parent: None, service = self.target.name(), %error, "etcd failed");
         } else {
             let message = "etcd failed; what is known stays, and it goes on trying";
             tracing::warn!(parent: None, service = self.target.name(), %error, "{message}");
-            self.reported = Some(class);
+            self.logged_failure = Some(class);
         }
         // One that repeats is told once.
         let is_same = |known: &Error| known.to_string() == error.to_string();
@@ -262,25 +262,25 @@ impl Task {
 
     fn publish(&mut self, changed: bool) {
         let now = self.epoch.elapsed();
-        let state = match self.machine.standing(now) {
+        let state = match self.machine.status(now) {
             WatchStatus::Unresolved => ResolutionState::Unresolved,
             WatchStatus::Current if self.machine.snapshot().is_empty() => ResolutionState::ConfirmedEmpty,
             WatchStatus::Current => ResolutionState::Current,
             WatchStatus::Stale { since } => ResolutionState::Stale { since: self.epoch + since },
         };
         let watching = self.machine.is_watching();
-        if watching && self.reported.take().is_some() {
+        if watching && self.logged_failure.take().is_some() {
             tracing::info!(parent: None, service = self.target.name(), "etcd is heard again");
         }
         // All is well again: a watch has come to stand, or stands and a list was answered.
-        if watching && (!std::mem::replace(&mut self.was_watching, watching) || self.was_listed) {
+        if watching && (!std::mem::replace(&mut self.was_watching, watching) || self.list_answered) {
             self.error = None;
         }
-        (self.was_watching, self.was_listed) = (watching, false);
+        (self.was_watching, self.list_answered) = (watching, false);
         let told = {
             let before = self.views.borrow();
             let told = match (&before.error, &self.error) {
-                (Some(before), Some(now)) => before.is(now),
+                (Some(before), Some(now)) => before.is_same(now),
                 (before, now) => before.is_none() == now.is_none(),
             };
             told && state == before.state
@@ -299,7 +299,7 @@ impl Task {
 }
 
 /// The answer to what was asked; never, where nothing was.
-async fn answer(request: Option<&mut Request>) -> (Action, Result<Input, Failure>) {
+async fn response_of(request: Option<&mut Request>) -> (Action, Result<Input, Failure>) {
     match request {
         Some(request) => request.await,
         None => pending().await,

@@ -66,7 +66,7 @@ async fn members_are_found_as_etcdctl_finds_them() {
     let named = resolve(options(&dns).srv_name("blue")).await;
     named.ready(PATIENCE).await.unwrap();
     let target = Target::parse("etcd-srv://example.org/s").unwrap();
-    let by_target = resolve(EtcdOptions::of_target(&target).unwrap().srv_servers([dns.address])).await;
+    let by_target = resolve(EtcdOptions::from_target(&target).unwrap().srv_servers([dns.address])).await;
     by_target.ready(PATIENCE).await.unwrap();
     let registrar = Registrar::connect_lazy(options(&dns)).unwrap();
     let registration = registrar.register("s", Instance::new("h:2").unwrap()).await.unwrap();

@@ -113,7 +113,7 @@ mod tests {
     fn two_keys_with_one_address_are_one_server() {
         let mut roster = AddressIndex::new();
         roster.apply(Change::Insert("a", instance("h:1")));
-        roster.apply(Change::Insert("b", instance("https://h:1").with_foreign_weight(3)));
+        roster.apply(Change::Insert("b", instance("https://h:1").with_stored_weight(3)));
         assert_eq!(shown(&mut roster), ["https://h:1 Some(3)"]);
         roster.apply(Change::Remove("b"));
         assert_eq!(shown(&mut roster), ["h:1 None"]);
@@ -129,8 +129,8 @@ mod tests {
         let mut roster = AddressIndex::new();
         roster.apply(Change::Insert("a", instance("h:1").with_draining(true)));
         assert!(shown(&mut roster).is_empty());
-        roster.apply(Change::Insert("b", instance("h:1").with_foreign_weight(3)));
-        roster.apply(Change::Insert("a", instance("h:1").with_draining(true).with_foreign_weight(5)));
+        roster.apply(Change::Insert("b", instance("h:1").with_stored_weight(3)));
+        roster.apply(Change::Insert("a", instance("h:1").with_draining(true).with_stored_weight(5)));
         assert_eq!((shown(&mut roster), roster.draining()), (vec!["h:1 Some(3)".to_owned()], 1));
         roster.apply(Change::Insert("b", instance("h:1").with_draining(true)));
         assert_eq!((shown(&mut roster), roster.draining()), (vec!["-h:1".to_owned()], 2));

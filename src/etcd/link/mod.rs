@@ -1,8 +1,8 @@
 //! One connection to one member of etcd, and the client that speaks over it.
 
-pub(super) mod dial;
+pub(super) mod connect;
 pub(super) mod links;
-pub(super) mod reach;
+pub(super) mod search;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -25,20 +25,20 @@ use crate::connection::{Connection, ConnectionState};
 use crate::error::BoxError;
 use crate::etcd::token::Token;
 
-const AGENT: &str = concat!("tonic-etcd/", env!("CARGO_PKG_VERSION"));
+const USER_AGENT_VALUE: &str = concat!("tonic-etcd/", env!("CARGO_PKG_VERSION"));
 const AUTHENTICATE: &str = "/etcdserverpb.Auth/Authenticate";
 
 /// A connection to a member, or the user's own client, whose connections are not known. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Link(Arc<Shared>);
+pub(crate) struct MemberLink(Arc<Shared>);
 
 struct Shared {
     member: usize,
     name: String,
     client: Client,
-    wire: Option<Wire>,
+    service: Option<LinkService>,
     /// How long an answer takes of late, in microseconds: what takes longer is late.
-    usual: AtomicU64,
+    latency_us: AtomicU64,
     made: Instant,
     /// When it was last used, in milliseconds since it was made.
     used: AtomicU64,
@@ -47,48 +47,48 @@ struct Shared {
     /// Why it was closed here.
     closed: OnceLock<String>,
     /// The number of the last token that was answered over it, and who is trying one.
-    proven: AtomicU64,
-    proving: tokio::sync::Mutex<()>,
+    confirmed_token: AtomicU64,
+    token_check: tokio::sync::Mutex<()>,
 }
 
 /// How long the answer to a PING may take at least.
-const PONG: Duration = Duration::from_secs(1);
+const PING_TIMEOUT: Duration = Duration::from_secs(1);
 
-impl Link {
+impl MemberLink {
     /// Speaks over a connection of our own.
-    pub(super) async fn over(
+    pub(super) async fn from_connection(
         member: usize,
         name: String,
-        wire: Wire,
+        service: LinkService,
         round_trip: Duration,
     ) -> Result<Self, etcd_client::Error> {
-        let channel = Channel::Custom(BoxCloneSyncService::new(wire.clone()));
-        // A user given here would be authenticated with each connection: the token is the wire's.
+        let channel = Channel::Custom(BoxCloneSyncService::new(service.clone()));
+        // A user given here would be authenticated with each connection: the token is the service's.
         let options = ConnectOptions::new().with_require_leader(true).with_auto_token_refresh(false);
         let client = Client::from_channel(channel, Some(options)).await?;
-        Ok(Self::new(member, name, client, Some(wire), round_trip))
+        Ok(Self::new(member, name, client, Some(service), round_trip))
     }
 
     /// Speaks with the user's own client.
-    pub(super) fn of_client(client: Client) -> Self {
+    pub(super) fn from_client(client: Client) -> Self {
         Self::new(0, "etcd".into(), client, None, Duration::ZERO)
     }
 
-    fn new(member: usize, name: String, client: Client, wire: Option<Wire>, round_trip: Duration) -> Self {
+    fn new(member: usize, name: String, client: Client, service: Option<LinkService>, round_trip: Duration) -> Self {
         let (made, used, unanswered) = (Instant::now(), AtomicU64::new(0), Mutex::default());
-        let usual = AtomicU64::new(micros(round_trip));
+        let latency_us = AtomicU64::new(capped_micros(round_trip));
         Self(Arc::new(Shared {
             member,
             name,
             client,
-            wire,
-            usual,
+            service,
+            latency_us,
             made,
             used,
             unanswered,
             closed: OnceLock::new(),
-            proven: AtomicU64::new(u64::MAX),
-            proving: tokio::sync::Mutex::default(),
+            confirmed_token: AtomicU64::new(u64::MAX),
+            token_check: tokio::sync::Mutex::default(),
         }))
     }
 
@@ -107,44 +107,44 @@ impl Link {
         self.0.client.clone()
     }
 
-    pub(super) fn wire(&self) -> Option<&Wire> {
-        self.0.wire.as_ref()
+    pub(super) fn service(&self) -> Option<&LinkService> {
+        self.0.service.as_ref()
     }
 
     /// How much longer than on a near network an answer may take before it is late: twice what it takes of late.
     pub(super) fn grace(&self) -> Duration {
-        Duration::from_micros(self.0.usual.load(Ordering::Relaxed)) * 2
+        Duration::from_micros(self.0.latency_us.load(Ordering::Relaxed)) * 2
     }
 
     /// An answer took so long: at first no less than the SETTINGS took, and then the longest of late, which fades.
-    pub(super) fn answered(&self, after: Duration) {
-        let before = self.0.usual.load(Ordering::Relaxed);
-        self.0.usual.store(micros(after).max(before - before / 8), Ordering::Relaxed);
+    pub(super) fn record_latency(&self, after: Duration) {
+        let before = self.0.latency_us.load(Ordering::Relaxed);
+        self.0.latency_us.store(capped_micros(after).max(before - before / 8), Ordering::Relaxed);
     }
 
-    pub(super) fn is(&self, other: &Self) -> bool {
+    pub(super) fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
     /// Whether a request that carried this token was answered over it.
-    pub(super) fn is_proven(&self, token: u64) -> bool {
-        self.0.proven.load(Ordering::Relaxed) == token
+    pub(super) fn has_confirmed(&self, token: u64) -> bool {
+        self.0.confirmed_token.load(Ordering::Relaxed) == token
     }
 
-    pub(super) fn prove(&self, token: u64) {
-        self.0.proven.store(token, Ordering::Relaxed);
+    pub(super) fn confirm_token(&self, token: u64) {
+        self.0.confirmed_token.store(token, Ordering::Relaxed);
     }
 
-    pub(super) fn proving(&self) -> &tokio::sync::Mutex<()> {
-        &self.0.proving
+    pub(super) fn token_check(&self) -> &tokio::sync::Mutex<()> {
+        &self.0.token_check
     }
 
-    pub(super) fn is_over(&self) -> bool {
+    pub(super) fn has_ended(&self) -> bool {
         self.connection().is_some_and(Connection::is_over)
     }
 
     fn connection(&self) -> Option<&Connection> {
-        self.wire().map(|wire| &wire.connection)
+        self.service().map(|service| &service.connection)
     }
 
     /// Whether nobody has used it for so long.
@@ -168,13 +168,13 @@ impl Link {
     pub(super) fn is_dead_since(&self, asked: Instant) -> bool {
         let is_unanswered = |connection: &Connection| {
             let heard = connection.heard();
-            connection.pinged().is_some_and(|pinged| heard < pinged && pinged.elapsed() >= PONG)
+            connection.pinged().is_some_and(|pinged| heard < pinged && pinged.elapsed() >= PING_TIMEOUT)
         };
         self.is_silent_since(asked) && self.connection().is_some_and(is_unanswered)
     }
 
     /// How long something has been asked, and nothing at all was heard, now that a request that was made then has no answer.
-    pub(super) fn silence(&self, asked: Instant) -> Duration {
+    pub(super) fn silent_for(&self, asked: Instant) -> Duration {
         let Some(heard) = self.heard() else { return Duration::ZERO };
         let mut unanswered = self.0.unanswered.lock().unwrap_or_else(PoisonError::into_inner);
         *unanswered = unanswered.filter(|since| heard < *since).or((heard < asked).then_some(asked));
@@ -186,13 +186,13 @@ impl Link {
         self.connection().map(Connection::stream_limit)
     }
 
-    /// Asks for a sign of life of the connection.
+    /// Asks for a sign of liveness of the connection.
     pub(super) fn ping(&self) {
         self.connection().into_iter().for_each(Connection::ping);
     }
 
     /// Why the connection was ended at this side, if so.
-    pub(super) fn why(&self) -> Option<String> {
+    pub(super) fn close_reason(&self) -> Option<String> {
         let closed = self.0.closed.get().cloned();
         closed.or_else(|| match &*self.connection()?.stages().borrow() {
             ConnectionState::Closed(end) if end.silent => Some(end.why.clone()),
@@ -207,14 +207,14 @@ impl Link {
     }
 }
 
-/// As a measure of what is usual: what takes longer than a second is not.
-fn micros(time: Duration) -> u64 {
+/// As a measure of what is latency_us: what takes longer than a second is not.
+fn capped_micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX).min(1_000_000)
 }
 
 /// A connection as etcd-client's channel: it adds the token, and waits where the member takes no further stream.
 #[derive(Clone)]
-pub(super) struct Wire {
+pub(super) struct LinkService {
     pub(super) connection: Connection,
     pub(super) room: Arc<Notify>,
     pub(super) scheme: Scheme,
@@ -222,7 +222,7 @@ pub(super) struct Wire {
     pub(super) token: Token,
 }
 
-impl Service<Request<Body>> for Wire {
+impl Service<Request<Body>> for LinkService {
     type Response = Response<Body>;
     type Error = BoxError;
     type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, BoxError>> + Send>>;
@@ -232,12 +232,12 @@ impl Service<Request<Body>> for Wire {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let wire = self.clone();
-        Box::pin(wire.exchange(request))
+        let service = self.clone();
+        Box::pin(service.exchange(request))
     }
 }
 
-impl Wire {
+impl LinkService {
     async fn exchange(self, request: Request<Body>) -> Result<Response<Body>, BoxError> {
         let (mut parts, body) = request.into_parts();
         let slot = loop {
@@ -254,7 +254,7 @@ impl Wire {
                         Ok(ConnectionState::Draining(end) | ConnectionState::Closed(end)) => end.why.clone(),
                         _ => "the connection has ended".to_owned(),
                     };
-                    return Err(lost(why));
+                    return Err(unavailable(why));
                 }
             }
         };
@@ -263,7 +263,7 @@ impl Wire {
             self.room.notify_one();
         }
         let path = parts.uri.into_parts().path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/"));
-        parts.headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
+        parts.headers.insert(USER_AGENT, HeaderValue::from_static(USER_AGENT_VALUE));
         if path.path() != AUTHENTICATE
             && let Some(token) = self.token.value()
         {
@@ -277,9 +277,10 @@ impl Wire {
         *head.uri_mut() = Uri::from_parts(uri)?;
         *head.headers_mut() = parts.headers;
         let mut exchange =
-            self.connection.exchange(slot, head, body).map_err(|(failure, _)| lost(failure.to_string()))?;
-        let response =
-            std::future::poll_fn(|cx| exchange.poll_head(cx)).await.map_err(|failure| lost(failure.to_string()))?;
+            self.connection.exchange(slot, head, body).map_err(|(failure, _)| unavailable(failure.to_string()))?;
+        let response = std::future::poll_fn(|cx| exchange.poll_head(cx))
+            .await
+            .map_err(|failure| unavailable(failure.to_string()))?;
         let (head, stream) = response.into_parts();
         let (answer, _) = exchange.answer(stream, |_| {});
         Ok(Response::from_parts(head, Body::new(answer)))
@@ -287,6 +288,6 @@ impl Wire {
 }
 
 /// As tonic's own channel says it: another connection may fare better.
-fn lost(why: impl Into<String>) -> BoxError {
+fn unavailable(why: impl Into<String>) -> BoxError {
     tonic::Status::unavailable(why).into()
 }

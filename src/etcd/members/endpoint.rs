@@ -48,21 +48,21 @@ impl Endpoint {
     }
 
     /// Whether both are one member's address.
-    pub(crate) fn is(&self, other: &Self) -> bool {
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
         self.secure == other.secure && self.authority == other.authority
     }
 }
 
 /// A member as etcd lists it.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Listed {
+pub(crate) struct ListedMember {
     pub(crate) is_learner: bool,
     pub(crate) client_urls: Vec<String>,
 }
 
 /// The addresses among those that etcd lists which can be used from here: http or https as `known` has them, no learner's, none
 /// of every interface, and one of the loopback only where `from`, the member that has listed them, was reached by one.
-pub(crate) fn usable(listed: &[Listed], from: &Endpoint, known: &[Endpoint]) -> Vec<Endpoint> {
+pub(crate) fn usable(listed: &[ListedMember], from: &Endpoint, known: &[Endpoint]) -> Vec<Endpoint> {
     let mut usable: Vec<Endpoint> = Vec::new();
     for url in listed.iter().filter(|member| !member.is_learner).flat_map(|member| &member.client_urls) {
         // Neither a scheme of Unix sockets nor none at all.
@@ -77,7 +77,7 @@ pub(crate) fn usable(listed: &[Listed], from: &Endpoint, known: &[Endpoint]) -> 
         };
         // Who is spoken to by TLS is not to be spoken to without it, nor the other way round.
         let is_spoken = known.iter().any(|known| known.secure == endpoint.secure);
-        if is_reachable && is_spoken && !usable.iter().any(|other| other.is(&endpoint)) {
+        if is_reachable && is_spoken && !usable.iter().any(|other| other.is_same(&endpoint)) {
             // After all that SRV records name.
             usable.push(Endpoint { is_learned: true, priority: u16::MAX, ..endpoint });
         }
@@ -98,7 +98,7 @@ mod tests {
     fn of(from: &str, known: &[&str], urls: &[&str]) -> Vec<String> {
         let parse = |text: &str| Endpoint::parse(text, false).unwrap();
         let known: Vec<_> = known.iter().map(|text| parse(text)).collect();
-        let member = |url: &&str| Listed { is_learner: false, client_urls: vec![(*url).into()] };
+        let member = |url: &&str| ListedMember { is_learner: false, client_urls: vec![(*url).into()] };
         let listed: Vec<_> = urls.iter().map(member).collect();
         usable(&listed, &parse(from), &known).into_iter().map(|endpoint| endpoint.text).collect()
     }
@@ -144,7 +144,7 @@ mod tests {
     #[test]
     fn learners_are_left_out() {
         let from = Endpoint::parse("http://h:1", false).unwrap();
-        let learner = Listed { is_learner: true, client_urls: vec!["http://h:2".into()] };
-        assert!(usable(&[learner, Listed::default()], &from, std::slice::from_ref(&from)).is_empty());
+        let learner = ListedMember { is_learner: true, client_urls: vec!["http://h:2".into()] };
+        assert!(usable(&[learner, ListedMember::default()], &from, std::slice::from_ref(&from)).is_empty());
     }
 }

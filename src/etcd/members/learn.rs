@@ -11,42 +11,42 @@ use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::{Request, Status};
 
 use crate::etcd::failure::{Class, Failure};
-use crate::etcd::link::{self, Link};
-use crate::etcd::members::endpoint::{Listed, usable};
+use crate::etcd::link::{self, MemberLink};
+use crate::etcd::members::endpoint::{ListedMember, usable};
 use crate::etcd::{Core, Source};
 
 /// After an answer that did not come; after a refusal the next interval is waited for.
-const AGAIN: Duration = Duration::from_secs(2);
+const RETRY_DELAY: Duration = Duration::from_secs(2);
 
 impl Core {
     /// Begins to ask for the members, where that is wanted and not done yet.
-    pub(crate) fn learn_later(self: &Arc<Self>) {
+    pub(crate) fn start_learning(self: &Arc<Self>) {
         let Source::Options(options) = &self.links.source else { return };
         let Some(every) = options.learn_every else { return };
         let begins = !std::mem::replace(&mut self.links.state().is_learning, true);
         if begins {
             // Made before the task, which a runtime that ends drops unpolled: its drop takes the lock.
-            let learning = Learning(Arc::downgrade(self));
+            let learning = LearnGuard(Arc::downgrade(self));
             let task = tokio::spawn(learn(learning, every, self.links.connected.subscribe())).abort_handle();
-            self.links.keep(task, |state| &mut state.learning);
+            self.links.store_task(task, |state| &mut state.learning);
         }
     }
 
     /// Asks once, over the connection in use. Gives the members' number.
     async fn list_members(self: &Arc<Self>) -> Result<usize, Failure> {
-        let (link, number) = self.begin().await?;
+        let (link, number) = self.link_and_token().await?;
         let asked = timeout(self.request_timeout(), members(&link)).await;
         let listed = asked.unwrap_or_else(|_| Err(Failure::timed_out(self.request_timeout())));
         let listed = listed.map_err(|failure| {
             let failure = failure.at(link.name()).while_doing("listing the members of etcd");
             // Where only the token was too old, the next request is made with another.
-            if self.tokens.refused(number, &failure) { failure.that_may_pass() } else { failure }
+            if self.tokens.refused(number, &failure) { failure.as_transient() } else { failure }
         })?;
         let mut state = self.links.state();
         let Some(from) = state.members[link.member()].endpoint.clone() else { return Ok(0) };
-        let learned = usable(&listed, &from, &state.given());
+        let learned = usable(&listed, &from, &state.configured_and_found());
         let count = learned.len();
-        if state.learn(learned) {
+        if state.set_learned(learned) {
             let members: Vec<String> = state.order().iter().map(|number| state.text(*number)).collect();
             drop(state);
             tracing::info!(parent: None, ?members, "members of etcd learned");
@@ -56,8 +56,8 @@ impl Core {
 }
 
 /// Asks in each interval, and when another connection is in use: the one before may have ended with its member.
-async fn learn(learning: Learning, every: Duration, mut connected: Receiver<u64>) {
-    let mut is_said = false;
+async fn learn(learning: LearnGuard, every: Duration, mut connected: Receiver<u64>) {
+    let mut is_logged = false;
     loop {
         connected.borrow_and_update();
         let next = {
@@ -67,19 +67,19 @@ async fn learn(learning: Learning, every: Duration, mut connected: Receiver<u64>
             let result = if is_connected { core.list_members().await.map(drop) } else { Ok(()) };
             match result {
                 Ok(()) => {
-                    is_said &= !is_connected;
+                    is_logged &= !is_connected;
                     every
                 }
                 Err(failure) => {
                     let error = failure.to_string();
                     // What has only to do with the connection is seen by others, and said there.
                     let is_refusal = !matches!(failure.class, Class::Transient | Class::TimedOut | Class::Changed);
-                    if is_refusal && !std::mem::replace(&mut is_said, true) {
+                    if is_refusal && !std::mem::replace(&mut is_logged, true) {
                         tracing::warn!(parent: None, error, "members of etcd cannot be learned; using the endpoints that were given");
                     } else {
                         tracing::debug!(parent: None, error, "members of etcd not learned");
                     }
-                    if is_refusal { every } else { AGAIN.min(every) }
+                    if is_refusal { every } else { RETRY_DELAY.min(every) }
                 }
             }
         };
@@ -99,9 +99,9 @@ async fn learn(learning: Learning, every: Duration, mut connected: Receiver<u64>
 }
 
 /// However it ends, also with its runtime: the next connection begins anew.
-struct Learning(Weak<Core>);
+struct LearnGuard(Weak<Core>);
 
-impl Drop for Learning {
+impl Drop for LearnGuard {
     fn drop(&mut self) {
         if let Some(core) = self.0.upgrade() {
             core.links.state().is_learning = false;
@@ -110,15 +110,15 @@ impl Drop for Learning {
 }
 
 /// The members that this one knows of, in agreement with a majority.
-async fn members(link: &Link) -> Result<Vec<Listed>, Failure> {
+async fn members(link: &MemberLink) -> Result<Vec<ListedMember>, Failure> {
     link.client(); // tells that the link is used
-    let Some(wire) = link.wire() else { return Ok(Vec::new()) };
+    let Some(service) = link.service() else { return Ok(Vec::new()) };
     let refused = |status: Status| Failure::from(etcd_client::Error::GRpcStatus(status));
     let path = PathAndQuery::from_static("/etcdserverpb.Cluster/MemberList");
-    let mut client: Grpc<link::Wire> = Grpc::new(wire.clone());
-    let response = client.unary(Request::new(ListRequest { linearizable: true }), path, Messages).await;
+    let mut client: Grpc<link::LinkService> = Grpc::new(service.clone());
+    let response = client.unary(Request::new(ListRequest { linearizable: true }), path, MemberListCodec).await;
     let members = response.map_err(refused)?.into_inner().members;
-    Ok(members.into_iter().map(|m| Listed { is_learner: m.is_learner, client_urls: m.client_urls }).collect())
+    Ok(members.into_iter().map(|m| ListedMember { is_learner: m.is_learner, client_urls: m.client_urls }).collect())
 }
 
 /// As etcd's rpc.proto has it; etcd-client's own request is answered out of what one member happens to know.
@@ -142,11 +142,11 @@ struct Member {
     is_learner: bool,
 }
 
-/// These messages on the wire.
+/// These messages on the service.
 #[derive(Default)]
-struct Messages;
+struct MemberListCodec;
 
-impl Codec for Messages {
+impl Codec for MemberListCodec {
     type Encode = ListRequest;
     type Decode = ListResponse;
     type Encoder = Self;
@@ -161,7 +161,7 @@ impl Codec for Messages {
     }
 }
 
-impl Encoder for Messages {
+impl Encoder for MemberListCodec {
     type Item = ListRequest;
     type Error = Status;
 
@@ -170,7 +170,7 @@ impl Encoder for Messages {
     }
 }
 
-impl Decoder for Messages {
+impl Decoder for MemberListCodec {
     type Item = ListResponse;
     type Error = Status;
 

@@ -7,13 +7,13 @@ pub(super) mod learn;
 pub(super) mod srv;
 
 use crate::etcd::failure::{Class, Failure, Fault};
-use crate::etcd::link::links::{AVOIDED, Member, State};
+use crate::etcd::link::links::{AVOID_FOR, Member, MembersState};
 use crate::etcd::members::endpoint::Endpoint;
 
-impl State {
+impl MembersState {
     /// SRV records name these members. Whether they are others than before.
     #[cfg(feature = "srv")]
-    pub(super) fn find(&mut self, found: Vec<Endpoint>) -> bool {
+    pub(super) fn set_found(&mut self, found: Vec<Endpoint>) -> bool {
         let changed = self.found != found;
         self.found = found;
         self.rebuild();
@@ -21,7 +21,7 @@ impl State {
     }
 
     /// etcd itself names these members. Whether they are others than before.
-    pub(super) fn learn(&mut self, learned: Vec<Endpoint>) -> bool {
+    pub(super) fn set_learned(&mut self, learned: Vec<Endpoint>) -> bool {
         let changed = self.learned != learned;
         self.learned = learned;
         self.rebuild();
@@ -29,7 +29,7 @@ impl State {
     }
 
     /// What was given, and what SRV records name: what is never forgotten for what etcd names.
-    pub(super) fn given(&self) -> Vec<Endpoint> {
+    pub(super) fn configured_and_found(&self) -> Vec<Endpoint> {
         self.configured.iter().chain(&self.found).cloned().collect()
     }
 
@@ -37,7 +37,7 @@ impl State {
     pub(super) fn rebuild(&mut self) {
         let mut present = Vec::new();
         for endpoint in self.configured.iter().chain(&self.found).chain(&self.learned) {
-            let is = |member: &Member| member.endpoint.as_ref().is_some_and(|known| known.is(endpoint));
+            let is = |member: &Member| member.endpoint.as_ref().is_some_and(|known| known.is_same(endpoint));
             let number = self.members.iter().position(is).unwrap_or_else(|| {
                 self.members.push(Member::default());
                 self.members.len() - 1
@@ -49,7 +49,8 @@ impl State {
         }
         self.present = present;
         if !self.present.contains(&self.current) {
-            let connected = |number: &&usize| self.members[**number].link.as_ref().is_some_and(|link| !link.is_over());
+            let connected =
+                |number: &&usize| self.members[**number].link.as_ref().is_some_and(|link| !link.has_ended());
             self.current = self.present.iter().find(connected).or(self.present.first()).copied().unwrap_or(0);
         }
     }
@@ -57,9 +58,9 @@ impl State {
     /// The members that are tried, beginning with the one in use; where SRV records have priorities, by these, and those that
     /// have just failed last.
     pub(super) fn order(&self) -> Vec<usize> {
-        let mut order = self.beginning_at(self.current);
+        let mut order = self.order_from(self.current);
         if self.has_priorities() {
-            let has_failed = |member: &Member| member.failed.is_some_and(|failed| failed.elapsed() < AVOIDED);
+            let has_failed = |member: &Member| member.failed.is_some_and(|failed| failed.elapsed() < AVOID_FOR);
             let priority = |member: &Member| member.endpoint.as_ref().map(|endpoint| endpoint.priority);
             // A failure may grow old meanwhile.
             order.sort_by_cached_key(|number| (has_failed(&self.members[*number]), priority(&self.members[*number])));
@@ -69,10 +70,10 @@ impl State {
 
     /// The members beside this one, in the order in which they are tried.
     pub(super) fn others(&self, member: usize) -> Vec<usize> {
-        self.beginning_at(member).into_iter().filter(|number| *number != member).collect()
+        self.order_from(member).into_iter().filter(|number| *number != member).collect()
     }
 
-    fn beginning_at(&self, member: usize) -> Vec<usize> {
+    fn order_from(&self, member: usize) -> Vec<usize> {
         let mut order = self.present.clone();
         let begin = order.iter().position(|number| *number == member).unwrap_or(0);
         order.rotate_left(begin);
@@ -104,27 +105,27 @@ impl State {
     }
 
     /// Why there is nothing to try.
-    pub(super) fn nothing(&self) -> Failure {
+    pub(super) fn no_member_failure(&self) -> Failure {
         let none = || Failure::new(Class::Transient, "no member of etcd is known yet").with_fault(Fault::Connection);
-        self.unknown.clone().unwrap_or_else(none)
+        self.no_members.clone().unwrap_or_else(none)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::etcd::link::links::Links;
+    use crate::etcd::link::links::MemberLinks;
     use crate::etcd::{EtcdOptions, Source};
 
     fn endpoints(texts: &[&str]) -> Vec<Endpoint> {
         texts.iter().map(|text| Endpoint::parse(text, false).unwrap()).collect()
     }
 
-    fn links(texts: &[&str]) -> Links {
-        Links::new(Source::Options(std::sync::Arc::new(EtcdOptions::new(texts.to_vec()))))
+    fn links(texts: &[&str]) -> MemberLinks {
+        MemberLinks::new(Source::Options(std::sync::Arc::new(EtcdOptions::new(texts.to_vec()))))
     }
 
-    fn order(state: &State) -> Vec<String> {
+    fn order(state: &MembersState) -> Vec<String> {
         state.order().into_iter().map(|number| state.text(number)).collect()
     }
 
@@ -133,18 +134,18 @@ mod tests {
     fn members_come_and_go_beside_those_that_were_given() {
         let links = links(&["h1", "h2"]);
         let mut state = links.state();
-        assert!(state.learn(endpoints(&["http://h2", "http://h3", "http://h4"])));
+        assert!(state.set_learned(endpoints(&["http://h2", "http://h3", "http://h4"])));
         assert_eq!(order(&state), ["h1", "h2", "http://h3", "http://h4"]);
         state.current = state.next();
         state.current = state.next();
         assert_eq!(order(&state), ["http://h3", "http://h4", "h1", "h2"]);
-        assert!(state.learn(endpoints(&["http://h4"])));
+        assert!(state.set_learned(endpoints(&["http://h4"])));
         assert_eq!((state.count(), state.name()), (3, "h1".to_owned()));
-        assert!(!state.learn(endpoints(&["http://h4"])));
-        assert!(state.learn(endpoints(&["http://h3"])));
+        assert!(!state.set_learned(endpoints(&["http://h4"])));
+        assert!(state.set_learned(endpoints(&["http://h3"])));
         assert_eq!(state.members.len(), 4);
         assert_eq!(state.others(2), [0, 1]);
-        assert!(state.learn(Vec::new()) && state.count() == 2);
+        assert!(state.set_learned(Vec::new()) && state.count() == 2);
     }
 
     /// F20: there may be no member at all.
@@ -154,8 +155,8 @@ mod tests {
         let mut state = links.state();
         assert!(state.current().is_none() && state.order().is_empty());
         assert_eq!((state.next(), state.name()), (0, "etcd".to_owned()));
-        assert!(state.nothing().to_string().contains("no member"));
-        state.learn(endpoints(&["http://h1"]));
+        assert!(state.no_member_failure().to_string().contains("no member"));
+        state.set_learned(endpoints(&["http://h1"]));
         assert_eq!(order(&state), ["http://h1"]);
     }
 }

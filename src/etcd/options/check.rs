@@ -11,11 +11,11 @@ use crate::etcd::options::EtcdOptions;
 use crate::secret;
 
 /// Every wait is bounded, whatever is asked.
-const LONGEST: Duration = Duration::from_secs(3600);
+const MAX_DURATION: Duration = Duration::from_secs(3600);
 /// etcd ends connections that are pinged more often than every 5 s.
-const KEEP_ALIVE_LEAST: Duration = Duration::from_secs(6);
+const MIN_KEEP_ALIVE: Duration = Duration::from_secs(6);
 /// How often the members may be listed at most.
-const LEARN_LEAST: Duration = Duration::from_secs(1);
+const MIN_LEARN_INTERVAL: Duration = Duration::from_secs(1);
 
 impl EtcdOptions {
     /// The members that were given, in the order in which they are tried.
@@ -46,7 +46,7 @@ impl EtcdOptions {
         }
         #[cfg(feature = "srv")]
         self.check_srv()?;
-        if let Some(every) = self.learn_every.filter(|every| !(LEARN_LEAST..=LONGEST).contains(every)) {
+        if let Some(every) = self.learn_every.filter(|every| !(MIN_LEARN_INTERVAL..=MAX_DURATION).contains(every)) {
             return Err(Error::invalid(
                 "interval of listing members",
                 format!("{every:?}"),
@@ -54,10 +54,10 @@ impl EtcdOptions {
             ));
         }
         #[cfg(feature = "_tls")]
-        if let Err((what, why)) = self.built() {
+        if let Err((what, why)) = self.built_tls() {
             return Err(Error::invalid("TLS settings", what, why));
         }
-        if self.keep_alive.0 < KEEP_ALIVE_LEAST {
+        if self.keep_alive.0 < MIN_KEEP_ALIVE {
             let reason = "etcd ends connections that are pinged more often than every 5 s: 6 s is the least";
             return Err(Error::invalid("keep-alive interval", format!("{:?}", self.keep_alive.0), reason));
         }
@@ -71,7 +71,7 @@ impl EtcdOptions {
             if timeout.is_zero() {
                 return refuse("nothing can be done in no time");
             }
-            if timeout > LONGEST {
+            if timeout > MAX_DURATION {
                 return refuse("a member that hangs would never be left: an hour is the most");
             }
         }
@@ -113,8 +113,8 @@ impl EtcdOptions {
 
     /// TLS, where any endpoint is spoken to by it. Made once: roots may be read from the system.
     #[cfg(feature = "_tls")]
-    pub(crate) fn built(&self) -> &Result<Option<Tls>, Invalid> {
-        self.built.get_or_init(|| {
+    pub(crate) fn built_tls(&self) -> &Result<Option<Tls>, Invalid> {
+        self.built_tls.get_or_init(|| {
             if self.is_srv() && self.tls.is_none() {
                 // Without roots no https member is looked for.
                 return Ok(ClientTls::default().build().ok());
@@ -131,7 +131,7 @@ impl EtcdOptions {
     #[cfg_attr(not(feature = "_tls"), expect(clippy::unused_self, reason = "with TLS there may be some"))]
     pub(crate) fn can_tls(&self) -> bool {
         #[cfg(feature = "_tls")]
-        return matches!(self.built(), Ok(Some(_)));
+        return matches!(self.built_tls(), Ok(Some(_)));
         #[cfg(not(feature = "_tls"))]
         false
     }
@@ -207,7 +207,7 @@ mod tests {
 
     #[test]
     fn a_target_says_where_etcd_is() {
-        let of = |text: &str| EtcdOptions::of_target(&Target::parse(text).unwrap());
+        let of = |text: &str| EtcdOptions::from_target(&Target::parse(text).unwrap());
         assert_eq!(of("etcd://h1,h2:1/greeter").unwrap().endpoints, ["h1:2379", "h2:1"]);
         assert!(of("greeter").unwrap_err().to_string().contains("where etcd is"));
         #[cfg(feature = "srv")]

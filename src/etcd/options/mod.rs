@@ -7,10 +7,10 @@ use std::fmt;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+#[cfg(feature = "srv")]
+use crate::address::domain::Domain;
 #[cfg(feature = "_tls")]
 use crate::connection::{ClientTls, Invalid, Tls};
-#[cfg(feature = "srv")]
-use crate::domain::Domain;
 use crate::error::Error;
 use crate::secret;
 use crate::target::Target;
@@ -37,13 +37,13 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct EtcdOptions {
     endpoints: Vec<String>,
     #[cfg(feature = "srv")]
-    pub(super) srv: Option<Srv>,
+    pub(super) srv: Option<SrvOptions>,
     pub(super) learn_every: Option<Duration>,
     user: Option<(String, String)>,
     #[cfg(feature = "_tls")]
     tls: Option<ClientTls>,
     #[cfg(feature = "_tls")]
-    built: OnceLock<Result<Option<Tls>, Invalid>>,
+    built_tls: OnceLock<Result<Option<Tls>, Invalid>>,
     pub(super) connect_timeout: Duration,
     pub(super) request_timeout: Duration,
     pub(super) keep_alive: (Duration, Duration),
@@ -52,7 +52,7 @@ pub struct EtcdOptions {
 /// Whose SRV records name the members.
 #[cfg(feature = "srv")]
 #[derive(Clone, Debug)]
-pub(super) struct Srv {
+pub(super) struct SrvOptions {
     domain: String,
     pub(super) name: Option<String>,
     /// Who is asked, in place of the system's servers.
@@ -60,7 +60,7 @@ pub(super) struct Srv {
 }
 
 #[cfg(feature = "srv")]
-impl Srv {
+impl SrvOptions {
     pub(super) fn domain(&self) -> Result<Domain, String> {
         Domain::parse(&self.domain)
     }
@@ -80,7 +80,7 @@ impl EtcdOptions {
             #[cfg(feature = "_tls")]
             tls: None,
             #[cfg(feature = "_tls")]
-            built: OnceLock::new(),
+            built_tls: OnceLock::new(),
             connect_timeout: CONNECT_TIMEOUT,
             request_timeout: REQUEST_TIMEOUT,
             keep_alive: (KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT),
@@ -91,7 +91,7 @@ impl EtcdOptions {
     ///
     /// # Errors
     /// When the target names none, as `greeter` and `etcd:///greeter` do.
-    pub fn of_target(target: &Target) -> Result<Self, Error> {
+    pub fn from_target(target: &Target) -> Result<Self, Error> {
         #[cfg(feature = "srv")]
         if let Some(domain) = target.srv_domain() {
             return Ok(Self::srv(domain));
@@ -119,7 +119,7 @@ impl EtcdOptions {
     #[cfg(feature = "srv")]
     #[cfg_attr(docsrs, doc(cfg(feature = "srv")))]
     pub fn srv(domain: impl Into<String>) -> Self {
-        let srv = Srv { domain: domain.into(), name: None, servers: Vec::new() };
+        let srv = SrvOptions { domain: domain.into(), name: None, servers: Vec::new() };
         Self { srv: Some(srv), ..Self::new([""; 0]) }
     }
 
@@ -179,7 +179,7 @@ impl EtcdOptions {
     #[cfg(feature = "_tls")]
     #[cfg_attr(docsrs, doc(cfg(any(feature = "tls-ring", feature = "tls-aws-lc"))))]
     pub fn tls(mut self, tls: ClientTls) -> Self {
-        (self.tls, self.built) = (Some(tls), OnceLock::new());
+        (self.tls, self.built_tls) = (Some(tls), OnceLock::new());
         self
     }
 
@@ -199,9 +199,9 @@ impl EtcdOptions {
     }
 
     /// How long one request may take, beside connecting, before it has failed; 5 s by default: longer than an election. After
-    /// 300 ms without any sign of life over its connection it is sent to another member as well. A page of a list may take
+    /// 300 ms without any sign of liveness over its connection it is sent to another member as well. A page of a list may take
     /// three times as long where etcd answers other reads; what a registrar asks takes no longer than a sixth of its lease's
-    /// life.
+    /// liveness.
     pub fn request_timeout(mut self, timeout: Duration) -> Self {
         self.request_timeout = timeout;
         self

@@ -1,7 +1,7 @@
 //! The token: fetched by one task for all who need it, at a rate that etcd can bear, and carried over connections and
 //! members.
 
-pub(super) mod pace;
+pub(super) mod pacing;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
@@ -12,9 +12,9 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::etcd::failure::{Class, Failure, Fault};
-use crate::etcd::link::Link;
-use crate::etcd::token::pace::{Authentication, Outcome};
-use crate::etcd::{Client, Core, EtcdOptions, Patience, Source, bounded};
+use crate::etcd::link::MemberLink;
+use crate::etcd::token::pacing::{CheckOutcome, TokenPacing};
+use crate::etcd::{Client, Core, EtcdOptions, RequestLimits, Source, bounded};
 
 /// The token as requests carry it.
 #[derive(Clone, Default)]
@@ -34,7 +34,7 @@ impl Token {
 pub(super) struct Tokens {
     user: Option<(String, String)>,
     /// No user was given.
-    is_needless: bool,
+    needs_no_token: bool,
     pub(super) token: Token,
     state: Mutex<State>,
     /// Counts the checks that have ended.
@@ -42,7 +42,7 @@ pub(super) struct Tokens {
 }
 
 struct State {
-    machine: Authentication,
+    machine: TokenPacing,
     epoch: Instant,
     is_fetching: bool,
     /// How the last check failed.
@@ -52,14 +52,14 @@ struct State {
 impl Tokens {
     pub(super) fn new(source: &Source) -> Self {
         let none = |options: &EtcdOptions| options.user_and_password().is_none();
-        let (user, is_needless, present) = match source {
+        let (user, needs_no_token, present) = match source {
             Source::Options(options) => (options.user_and_password().cloned(), none(options), none(options)),
             // It has authenticated already, if it has a user.
             Source::Client(_) => (None, false, true),
         };
-        let machine = Authentication::new(present, fastrand::u64(..));
+        let machine = TokenPacing::new(present, fastrand::u64(..));
         let state = State { machine, epoch: Instant::now(), is_fetching: false, failure: None };
-        Self { user, is_needless, token: Token::default(), state: Mutex::new(state), ended: watch::Sender::new(0) }
+        Self { user, needs_no_token, token: Token::default(), state: Mutex::new(state), ended: watch::Sender::new(0) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -72,7 +72,7 @@ impl Tokens {
         self.user.is_some()
     }
 
-    /// Authentication was off when etcd was last asked for a token.
+    /// TokenPacing was off when etcd was last asked for a token.
     pub(super) fn is_anonymous(&self) -> bool {
         self.state().machine.is_anonymous()
     }
@@ -83,20 +83,20 @@ impl Tokens {
     }
 
     /// Whether etcd says that the token of that number has ended.
-    fn refused_as_old(&self, number: u64, failure: &Failure) -> bool {
+    fn refused_as_expired(&self, number: u64, failure: &Failure) -> bool {
         failure.class == Class::Token && self.refused(number, failure)
     }
 
     /// A token was refused: the one of that number. Whether another is worth a try.
     pub(super) fn refused(&self, number: u64, failure: &Failure) -> bool {
-        if self.is_needless {
+        if self.needs_no_token {
             return false;
         }
         let mut state = self.state();
         let now = state.epoch.elapsed();
         match failure.class {
-            Class::Token => state.machine.refused(number),
-            Class::Denied => state.machine.denied(now, number),
+            Class::Token => state.machine.on_refused(number),
+            Class::Denied => state.machine.on_denied(now, number),
             _ => false,
         }
     }
@@ -111,7 +111,7 @@ impl Core {
         let tokens = &self.tokens;
         let (before, mut ended) = {
             let mut state = tokens.state();
-            if let Some(number) = state.machine.present() {
+            if let Some(number) = state.machine.current() {
                 return Ok(number);
             }
             let begins = !std::mem::replace(&mut state.is_fetching, true);
@@ -124,14 +124,14 @@ impl Core {
             let before = *ended.borrow();
             if begins {
                 // Made before the task, which a runtime that ends drops unpolled: its drop takes the lock.
-                begin(Ended(self.clone()));
+                spawn_fetch(FetchGuard(self.clone()));
             }
             (before, ended)
         };
         // The sender lives as long as this does.
         let _ = ended.wait_for(|checks| *checks != before).await;
         let state = tokens.state();
-        match (state.machine.present(), &state.failure) {
+        match (state.machine.current(), &state.failure) {
             (Some(number), _) => Ok(number),
             (None, Some(failure)) => Err(failure.clone()),
             // It was refused again in between.
@@ -149,28 +149,29 @@ impl Core {
         };
         let end = Instant::now() + self.request_timeout();
         // Late only where nothing is heard: each check costs etcd a bcrypt.
-        let patience = Patience { late: self.request_timeout() / 2, total: self.request_timeout(), again: false };
+        let limits =
+            RequestLimits { late_after: self.request_timeout() / 2, total: self.request_timeout(), may_repeat: false };
         let check = |client: Client| {
             let (name, password) = (name.clone(), password.clone());
             async move { client.auth_client().authenticate(name, password).await }
         };
-        let checked = self.attempt(link.clone(), None, end, patience, &check);
+        let checked = self.attempt(link.clone(), None, end, limits, &check);
         let (response, _) = checked.await.map_err(|(failure, _)| failure.while_doing("authenticating"))?;
         let token = HeaderValue::from_str(response.token());
         let token = token.map_err(|_| Failure::new(Class::Permanent, "the token is no header value"))?;
-        link.prove(self.tokens.next());
+        link.confirm_token(self.tokens.next());
         Ok(Some(token))
     }
 
     /// Whether requests over this link may carry that token. One that was fetched over another connection is tried first, by
     /// a read that costs etcd nothing: an etcd that was wiped or restored waits for the log entry that the token names, for as
     /// long as the request lasts. Then another token is fetched.
-    pub(super) async fn may_carry(self: &Arc<Self>, link: &Link, number: u64) -> bool {
-        let is_known = || self.tokens.is_needless || link.wire().is_none() || link.is_proven(number);
+    pub(super) async fn check_token(self: &Arc<Self>, link: &MemberLink, number: u64) -> bool {
+        let is_known = || self.tokens.needs_no_token || link.service().is_none() || link.has_confirmed(number);
         if is_known() {
             return true;
         }
-        let _one_at_a_time = link.proving().lock().await;
+        let _one_at_a_time = link.token_check().lock().await;
         if is_known() {
             return true;
         }
@@ -178,18 +179,18 @@ impl Core {
         // Its answer tells a connection that is dead from a token that is waited for.
         link.ping();
         let options = GetOptions::new().with_serializable().with_count_only();
-        match timeout(PROOF + link.grace(), kv.get([0_u8], Some(options))).await {
+        match timeout(TOKEN_CHECK_TIMEOUT + link.grace(), kv.get([0_u8], Some(options))).await {
             Ok(Err(error)) => {
-                if self.tokens.refused_as_old(number, &Failure::from(error)) {
+                if self.tokens.refused_as_expired(number, &Failure::from(error)) {
                     return false;
                 }
-                link.prove(number);
+                link.confirm_token(number);
             }
             Err(_) if !link.is_silent_since(asked) => {
-                self.tokens.state().machine.refused(number);
+                self.tokens.state().machine.on_refused(number);
                 return false;
             }
-            Ok(Ok(_)) => link.prove(number),
+            Ok(Ok(_)) => link.confirm_token(number),
             Err(_) => {}
         }
         true
@@ -197,15 +198,15 @@ impl Core {
 }
 
 /// How long the read that tries a token may take, beside what is usual.
-const PROOF: Duration = Duration::from_millis(300);
+const TOKEN_CHECK_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// Not async, for the sake of the compiler: a check makes requests, and requests wait for a check.
-fn begin(ended: Ended) {
+fn spawn_fetch(ended: FetchGuard) {
     tokio::spawn(fetch(ended));
 }
 
 /// One check, as soon as it may be made.
-async fn fetch(ended: Ended) {
+async fn fetch(ended: FetchGuard) {
     let core = &ended.0;
     let at = {
         let state = core.tokens.state();
@@ -224,23 +225,23 @@ async fn fetch(ended: Ended) {
     let (outcome, failure) = match result {
         Ok(token) => {
             core.tokens.token.set(token);
-            (Outcome::Fetched, None)
+            (CheckOutcome::Fetched, None)
         }
         Err(failure) if failure.class == Class::AuthenticationIsOff => {
             core.tokens.token.set(None);
-            (Outcome::NotNeeded, None)
+            (CheckOutcome::NotNeeded, None)
         }
-        Err(failure) if failure.is_worth_a_retry() => (Outcome::Unanswered, Some(failure)),
-        Err(failure) => (Outcome::Refused, Some(failure)),
+        Err(failure) if failure.is_worth_a_retry() => (CheckOutcome::Unanswered, Some(failure)),
+        Err(failure) => (CheckOutcome::Refused, Some(failure)),
     };
-    state.machine.checked(now, outcome);
+    state.machine.on_checked(now, outcome);
     state.failure = failure;
 }
 
 /// However a check ends, also with its runtime: whoever waits for it goes on.
-struct Ended(Arc<Core>);
+struct FetchGuard(Arc<Core>);
 
-impl Drop for Ended {
+impl Drop for FetchGuard {
     fn drop(&mut self) {
         self.0.tokens.state().is_fetching = false;
         self.0.tokens.ended.send_modify(|ended| *ended += 1);

@@ -9,13 +9,13 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::etcd::Core;
 use crate::etcd::failure::{Class, Failure};
-use crate::etcd::watch::stream::{CREATION, Habits, WatchId};
-use crate::etcd::watch::streams::{Action, StreamId, Streams};
-use crate::etcd::watch::task::{Attached, StreamTask};
+use crate::etcd::watch::stream::{CREATION_TIMEOUT, PeerTraits, WatchId};
+use crate::etcd::watch::streams::{Action, StreamId, StreamPlan};
+use crate::etcd::watch::task::{AttachedWatch, StreamTask};
 use crate::etcd::watch::{Mailbox, Message, Range};
 
 /// What the hub is told.
-pub(super) enum Input {
+pub(super) enum HubInput {
     /// This watch is wanted.
     Open {
         id: WatchId,
@@ -29,18 +29,18 @@ pub(super) enum Input {
     },
     FromStream {
         stream: StreamId,
-        news: News,
+        news: StreamEvent,
     },
     /// Nobody can want a watch any more.
-    Over,
+    Shutdown,
 }
 
 /// What a stream has to tell.
-pub(super) enum News {
-    /// It is open, to that member, over a connection that admits so many streams.
+pub(super) enum StreamEvent {
+    /// It is open, to that member, over a connection that stream_limit so many streams.
     Opened {
         member: usize,
-        admits: Option<usize>,
+        stream_limit: Option<usize>,
     },
     Created {
         id: WatchId,
@@ -71,46 +71,46 @@ pub(super) enum News {
     Ended {
         failure: Failure,
         heard: Instant,
-        habits: Habits,
+        traits: PeerTraits,
     },
 }
 
 /// What a stream is told.
-pub(super) enum Order {
-    Attach { id: WatchId, watch: Attached },
+pub(super) enum StreamCommand {
+    Attach { id: WatchId, watch: AttachedWatch },
     Detach { id: WatchId },
 }
 
-pub(super) struct Hub {
+pub(super) struct WatchHub {
     core: Arc<Core>,
     /// Where it is found.
-    place: Arc<Mutex<Option<UnboundedSender<Input>>>>,
-    to_self: UnboundedSender<Input>,
-    inputs: UnboundedReceiver<Input>,
-    machine: Streams,
-    watches: HashMap<WatchId, Attached>,
-    streams: HashMap<StreamId, Open>,
+    place: Arc<Mutex<Option<UnboundedSender<HubInput>>>>,
+    to_self: UnboundedSender<HubInput>,
+    inputs: UnboundedReceiver<HubInput>,
+    machine: StreamPlan,
+    watches: HashMap<WatchId, AttachedWatch>,
+    streams: HashMap<StreamId, OpenStream>,
     /// What is known of members.
-    habits: HashMap<usize, Habits>,
+    traits: HashMap<usize, PeerTraits>,
     epoch: Instant,
-    is_over: bool,
+    has_ended: bool,
 }
 
-struct Open {
-    orders: UnboundedSender<Order>,
+struct OpenStream {
+    commands: UnboundedSender<StreamCommand>,
     member: Option<usize>,
 }
 
-impl Hub {
+impl WatchHub {
     pub(super) fn new(
         core: Arc<Core>,
-        place: Arc<Mutex<Option<UnboundedSender<Input>>>>,
-        to_self: UnboundedSender<Input>,
-        inputs: UnboundedReceiver<Input>,
+        place: Arc<Mutex<Option<UnboundedSender<HubInput>>>>,
+        to_self: UnboundedSender<HubInput>,
+        inputs: UnboundedReceiver<HubInput>,
     ) -> Self {
-        let (watches, streams, habits) = (HashMap::new(), HashMap::new(), HashMap::new());
-        let (machine, epoch) = (Streams::default(), Instant::now());
-        Self { core, place, to_self, inputs, machine, watches, streams, habits, epoch, is_over: false }
+        let (watches, streams, traits) = (HashMap::new(), HashMap::new(), HashMap::new());
+        let (machine, epoch) = (StreamPlan::default(), Instant::now());
+        Self { core, place, to_self, inputs, machine, watches, streams, traits, epoch, has_ended: false }
     }
 
     /// Goes on until there is neither a watch nor a stream.
@@ -120,12 +120,12 @@ impl Hub {
             while let Ok(input) = self.inputs.try_recv() {
                 self.on(input);
             }
-            if self.is_over {
+            if self.has_ended {
                 return; // its streams end with it
             }
             match self.machine.action(self.epoch.elapsed()) {
                 Action::Wait { until } => {
-                    if self.machine.is_idle() && self.is_left() {
+                    if self.machine.is_idle() && self.is_abandoned() {
                         return;
                     }
                     let wake = (until < Duration::MAX).then(|| self.epoch + until);
@@ -134,13 +134,13 @@ impl Hub {
                         () = alarm(wake) => {}
                     }
                 }
-                action => self.carry_out(action),
+                action => self.run_action(action),
             }
         }
     }
 
     /// Whether nobody has told it anything since, and nobody finds it any more.
-    fn is_left(&mut self) -> bool {
+    fn is_abandoned(&mut self) -> bool {
         let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
         let left = self.inputs.is_empty();
         if left && place.as_ref().is_some_and(|place| place.same_channel(&self.to_self)) {
@@ -149,84 +149,89 @@ impl Hub {
         left
     }
 
-    fn carry_out(&mut self, action: Action) {
+    fn run_action(&mut self, action: Action) {
         match action {
             Action::Open { stream, elsewhere } => {
-                let (orders, ordered) = unbounded_channel();
-                let habits = self.habits.clone();
-                let task =
-                    StreamTask::new(self.core.clone(), (stream, elsewhere), ordered, self.to_self.clone(), habits);
+                let (commands, command_receiver) = unbounded_channel();
+                let traits = self.traits.clone();
+                let task = StreamTask::new(
+                    self.core.clone(),
+                    (stream, elsewhere),
+                    command_receiver,
+                    self.to_self.clone(),
+                    traits,
+                );
                 tokio::spawn(task.run());
-                self.streams.insert(stream, Open { orders, member: None });
+                self.streams.insert(stream, OpenStream { commands, member: None });
             }
             Action::Attach { watch: id, stream } => {
                 if let (Some(watch), Some(stream)) = (self.watches.get(&id), self.streams.get(&stream)) {
                     // A stream that has ended tells so, and then what becomes of its watches.
-                    let _ = stream.orders.send(Order::Attach { id, watch: watch.clone() });
+                    let _ = stream.commands.send(StreamCommand::Attach { id, watch: watch.clone() });
                 }
             }
-            // Without anyone to give it orders its task ends, and the stream with it.
+            // Without anyone to give it commands its task ends, and the stream with it.
             Action::Close { stream } => drop(self.streams.remove(&stream)),
             Action::Wait { .. } => {}
         }
     }
 
-    fn on(&mut self, input: Input) {
+    fn on(&mut self, input: HubInput) {
         let now = self.epoch.elapsed();
         match input {
-            Input::Open { id, range, from, mailbox } => {
-                self.watches.insert(id, Attached { range, from, mailbox });
-                self.machine.wanted(now, id);
+            HubInput::Open { id, range, from, mailbox } => {
+                self.watches.insert(id, AttachedWatch { range, from, mailbox });
+                self.machine.add(now, id);
             }
-            Input::Gone { id } => {
+            HubInput::Gone { id } => {
                 self.watches.remove(&id);
-                if let Some(stream) = self.machine.gone(now, id).and_then(|stream| self.streams.get(&stream)) {
-                    let _ = stream.orders.send(Order::Detach { id });
+                if let Some(stream) = self.machine.remove(now, id).and_then(|stream| self.streams.get(&stream)) {
+                    let _ = stream.commands.send(StreamCommand::Detach { id });
                 }
             }
-            Input::FromStream { stream, news } => self.hear(now, stream, news),
-            Input::Over => self.is_over = true,
+            HubInput::FromStream { stream, news } => self.on_stream_event(now, stream, news),
+            HubInput::Shutdown => self.has_ended = true,
         }
     }
 
-    fn hear(&mut self, now: Duration, stream: StreamId, news: News) {
+    fn on_stream_event(&mut self, now: Duration, stream: StreamId, news: StreamEvent) {
         match news {
-            News::Opened { member, admits } => {
-                self.machine.admits(admits);
+            StreamEvent::Opened { member, stream_limit } => {
+                self.machine.set_stream_limit(stream_limit);
                 self.streams.entry(stream).and_modify(|open| open.member = Some(member));
             }
-            News::Created { id } => self.machine.created(id),
-            News::Unanswered { id, is_careful } => {
+            StreamEvent::Created { id } => self.machine.created(id),
+            StreamEvent::Unanswered { id, is_careful } => {
                 if is_careful {
                     self.machine.close_to_new(now, stream);
                 }
                 let again = self.machine.unanswered(now, id);
-                let within = CREATION.as_millis();
+                let within = CREATION_TIMEOUT.as_millis();
                 let why =
                     format!("the watch was not created within {within} ms; trying again in {} ms", again.as_millis());
                 self.put(id, Message::Late(Failure::new(Class::TimedOut, why).while_doing("watching")));
             }
-            News::Displaced { id } => self.machine.displaced(now, id),
-            News::TokenRefused { id, failure } => {
+            StreamEvent::Displaced { id } => self.machine.displaced(now, id),
+            StreamEvent::TokenRefused { id, failure } => {
                 if !self.machine.token_refused(now, id) {
                     self.put(id, Message::Canceled(failure));
-                    self.machine.gone(now, id);
+                    self.machine.remove(now, id);
                     self.watches.remove(&id);
                 }
             }
-            News::Over { id } => {
-                self.machine.gone(now, id);
+            StreamEvent::Over { id } => {
+                self.machine.remove(now, id);
                 self.watches.remove(&id);
             }
-            News::Behind { id, heard } => {
+            StreamEvent::Behind { id, heard } => {
                 let failure = Failure::new(Class::Transient, "the reader of the watch is too far behind");
                 self.put(id, Message::Lost { failure, heard });
-                self.machine.gone(now, id);
+                self.machine.remove(now, id);
                 self.watches.remove(&id);
             }
-            News::Ended { failure, heard, habits } => {
+            StreamEvent::Ended { failure, heard, traits } => {
                 if let Some(member) = self.streams.remove(&stream).and_then(|open| open.member) {
-                    self.habits.insert(member, habits);
+                    self.traits.insert(member, traits);
                 }
                 for id in self.machine.ended(stream) {
                     self.put(id, Message::Lost { failure: failure.clone(), heard });
@@ -244,7 +249,7 @@ impl Hub {
 }
 
 /// Where the runtime ends, those who watch on another one are told.
-impl Drop for Hub {
+impl Drop for WatchHub {
     fn drop(&mut self) {
         self.inputs.close();
         while let Ok(input) = self.inputs.try_recv() {

@@ -156,9 +156,9 @@ impl From<&etcd_client::WatchResponse> for WatchResponse {
 
 /// How the messages stand on the wire.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Wire;
+pub(super) struct WatchCodec;
 
-impl Codec for Wire {
+impl Codec for WatchCodec {
     type Encode = WatchRequest;
     type Decode = WatchResponse;
     type Encoder = Self;
@@ -173,7 +173,7 @@ impl Codec for Wire {
     }
 }
 
-impl Encoder for Wire {
+impl Encoder for WatchCodec {
     type Item = WatchRequest;
     type Error = Status;
 
@@ -182,7 +182,7 @@ impl Encoder for Wire {
     }
 }
 
-impl Decoder for Wire {
+impl Decoder for WatchCodec {
     type Item = WatchResponse;
     type Error = Status;
 

@@ -6,10 +6,10 @@
 
 mod hub;
 mod message;
-mod speech;
 mod stream;
 mod streams;
 mod task;
+mod transport;
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,12 +20,12 @@ use tokio::time::Instant;
 pub(crate) use self::message::Event;
 pub(crate) use self::stream::WatchId;
 
-use self::hub::{Hub, Input};
+use self::hub::{HubInput, WatchHub};
 use crate::etcd::failure::Failure;
 use crate::etcd::{Core, Etcd};
 
 /// Messages that a mailbox holds at most: a reader that is further behind goes on from the revision that it has come to.
-const BEHIND: usize = 4_096;
+const MAILBOX_LIMIT: usize = 4_096;
 
 /// What is watched: a key, or all keys from `start` up to `end`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,7 +62,7 @@ pub(crate) enum Message {
 pub(crate) struct Watches {
     core: Arc<Core>,
     next: AtomicU64,
-    hub: Arc<Mutex<Option<UnboundedSender<Input>>>>,
+    hub: Arc<Mutex<Option<UnboundedSender<HubInput>>>>,
 }
 
 impl Watches {
@@ -71,7 +71,7 @@ impl Watches {
     }
 
     /// Tells the hub, which is started where there is none; gives the way to it.
-    fn tell(&self, mut input: Input) -> UnboundedSender<Input> {
+    fn send(&self, mut input: HubInput) -> UnboundedSender<HubInput> {
         // Nothing panics while it is held.
         let mut hub = self.hub.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = &*hub {
@@ -86,7 +86,7 @@ impl Watches {
         let _ = sender.send(input);
         *hub = Some(sender.clone());
         drop(hub);
-        let task = Hub::new(self.core.clone(), self.hub.clone(), sender.clone(), inputs);
+        let task = WatchHub::new(self.core.clone(), self.hub.clone(), sender.clone(), inputs);
         tokio::spawn(task.run());
         sender
     }
@@ -97,9 +97,9 @@ impl Drop for Watches {
     fn drop(&mut self) {
         let hub = self.hub.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(hub) = hub {
-            let _ = hub.send(Input::Over);
+            let _ = hub.send(HubInput::Shutdown);
         }
-        self.core.links.shut();
+        self.core.links.shut_down();
     }
 }
 
@@ -122,7 +122,7 @@ impl Mailbox {
     fn put(&self, watch: WatchId, message: Message) -> bool {
         let queued = self.queued.fetch_add(1, Ordering::Relaxed);
         let _ = self.to.send((watch, message));
-        queued < BEHIND
+        queued < MAILBOX_LIMIT
     }
 }
 
@@ -137,7 +137,7 @@ impl Watcher {
     /// messages.
     pub(crate) fn open(&self, range: Range, from: i64) -> Watch {
         let id = self.watches.next.fetch_add(1, Ordering::Relaxed);
-        let hub = self.watches.tell(Input::Open { id, range, from, mailbox: self.mailbox.clone() });
+        let hub = self.watches.send(HubInput::Open { id, range, from, mailbox: self.mailbox.clone() });
         Watch { id, hub }
     }
 
@@ -163,7 +163,7 @@ impl Watcher {
 /// A watch. Dropping it cancels it at etcd.
 pub(crate) struct Watch {
     id: WatchId,
-    hub: UnboundedSender<Input>,
+    hub: UnboundedSender<HubInput>,
 }
 
 impl Watch {
@@ -175,6 +175,6 @@ impl Watch {
 impl Drop for Watch {
     fn drop(&mut self) {
         // Where the hub has ended, so have its streams.
-        let _ = self.hub.send(Input::Gone { id: self.id });
+        let _ = self.hub.send(HubInput::Gone { id: self.id });
     }
 }

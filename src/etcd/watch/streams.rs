@@ -1,7 +1,7 @@
 //! Which watch is on which stream. PURE: the clock is an argument.
 //!
 //! Watches share streams: a stream takes a number of them before another is opened, and watch streams take at most half of
-//! the streams that a connection admits, so that requests and keep-alives always find room. A watch whose creation is not
+//! the streams that a connection stream_limit, so that requests and keep-alives always find room. A watch whose creation is not
 //! answered is tried on another stream, ever more slowly; what is refused, or not answered, says nothing about other watches.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,13 +10,13 @@ use std::time::Duration;
 use crate::etcd::watch::stream::WatchId;
 
 /// Watches on a stream before another is opened.
-const FULL: usize = 128;
-/// Watch streams where it is not known how many streams a connection admits.
-const UNKNOWN: usize = 50;
+const WATCHES_PER_STREAM: usize = 128;
+/// Watch streams where it is not known how many streams a connection stream_limit.
+const DEFAULT_STREAMS: usize = 50;
 /// After a creation that was not answered, the first time; each time it is twice as long, up to the second.
-const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+const RETRY_DELAY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// A stream without a watch is closed after so long.
-const IDLE: Duration = Duration::from_secs(5);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Names a stream.
 pub(super) type StreamId = u64;
@@ -43,20 +43,20 @@ pub(super) enum Action {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Streams {
-    watches: BTreeMap<WatchId, Watch>,
-    open: BTreeMap<StreamId, Stream>,
+pub(super) struct StreamPlan {
+    watches: BTreeMap<WatchId, WatchPlace>,
+    open: BTreeMap<StreamId, OpenStream>,
     /// Watches without a stream, by when they are to have one.
     due: BTreeSet<(Duration, WatchId)>,
     next: StreamId,
-    /// How many streams the connection admits.
-    admits: Option<usize>,
-    /// Streams that are to be opened or closed.
+    /// How many streams the connection stream_limit.
+    stream_limit: Option<usize>,
+    /// StreamPlan that are to be opened or closed.
     actions: Vec<Action>,
 }
 
 #[derive(Debug, Default)]
-struct Watch {
+struct WatchPlace {
     stream: Option<StreamId>,
     /// The stream that did not answer its creation.
     avoids: Option<StreamId>,
@@ -67,44 +67,44 @@ struct Watch {
 }
 
 #[derive(Debug)]
-struct Stream {
+struct OpenStream {
     watches: BTreeSet<WatchId>,
     is_closed_to_new: bool,
     /// When it is closed, while no watch is on it.
     idle: Duration,
 }
 
-impl Streams {
+impl StreamPlan {
     /// Whether there is neither a watch nor a stream.
     pub(super) fn is_idle(&self) -> bool {
         self.watches.is_empty() && self.open.is_empty()
     }
 
-    /// A connection admits so many streams.
-    pub(super) fn admits(&mut self, streams: Option<usize>) {
-        self.admits = streams;
+    /// A connection stream_limit so many streams.
+    pub(super) fn set_stream_limit(&mut self, streams: Option<usize>) {
+        self.stream_limit = streams;
     }
 
     /// This watch is wanted.
-    pub(super) fn wanted(&mut self, now: Duration, watch: WatchId) {
-        self.watches.insert(watch, Watch::default());
+    pub(super) fn add(&mut self, now: Duration, watch: WatchId) {
+        self.watches.insert(watch, WatchPlace::default());
         self.due.insert((now, watch));
     }
 
     /// Nobody wants this watch any more, or it has ended. The stream that it is on.
-    pub(super) fn gone(&mut self, now: Duration, watch: WatchId) -> Option<StreamId> {
+    pub(super) fn remove(&mut self, now: Duration, watch: WatchId) -> Option<StreamId> {
         self.due.retain(|(_, due)| *due != watch);
         let stream = self.watches.remove(&watch)?.stream?;
-        self.leave(now, watch, stream);
+        self.detach(now, watch, stream);
         Some(stream)
     }
 
-    fn leave(&mut self, now: Duration, watch: WatchId, stream: StreamId) {
+    fn detach(&mut self, now: Duration, watch: WatchId, stream: StreamId) {
         if let Some(stream) = self.open.get_mut(&stream)
             && stream.watches.remove(&watch)
             && stream.watches.is_empty()
         {
-            stream.idle = now + if stream.is_closed_to_new { Duration::ZERO } else { IDLE };
+            stream.idle = now + if stream.is_closed_to_new { Duration::ZERO } else { IDLE_TIMEOUT };
         }
     }
 
@@ -120,13 +120,13 @@ impl Streams {
         let Some(known) = self.watches.get_mut(&watch).filter(|watch| watch.stream.is_some()) else {
             return Duration::ZERO;
         };
-        let wait = AGAIN.0.saturating_mul(1 << known.unanswered.min(16)).min(AGAIN.1);
+        let wait = RETRY_DELAY.0.saturating_mul(1 << known.unanswered.min(16)).min(RETRY_DELAY.1);
         known.unanswered = known.unanswered.saturating_add(1);
         let stream = known.stream.take();
         known.avoids = stream;
         self.due.insert((now + wait, watch));
         if let Some(stream) = stream {
-            self.leave(now, watch, stream);
+            self.detach(now, watch, stream);
         }
         wait
     }
@@ -137,7 +137,7 @@ impl Streams {
         let Some(stream) = known.stream.take() else { return };
         self.due.insert((now, watch));
         self.close_to_new(now, stream);
-        self.leave(now, watch, stream);
+        self.detach(now, watch, stream);
     }
 
     /// The creation was refused over the token of its stream, which takes no new watches from now on. Whether the watch is
@@ -152,7 +152,7 @@ impl Streams {
         }
         known.stream = None;
         self.due.insert((now, watch));
-        self.leave(now, watch, stream);
+        self.detach(now, watch, stream);
         true
     }
 
@@ -180,9 +180,9 @@ impl Streams {
             && now >= at
         {
             self.due.remove(&(at, watch));
-            return self.place(watch);
+            return self.assign(watch);
         }
-        let idle = |(_, stream): &(&StreamId, &Stream)| stream.watches.is_empty();
+        let idle = |(_, stream): &(&StreamId, &OpenStream)| stream.watches.is_empty();
         let closes = self.open.iter().filter(idle).min_by_key(|(_, stream)| stream.idle);
         let closes = closes.map(|(stream, known)| (*stream, known.idle));
         if let Some((stream, at)) = closes
@@ -197,15 +197,15 @@ impl Streams {
     }
 
     /// Puts a watch on the first stream that has room, on a new one, or on the one with the fewest watches.
-    fn place(&mut self, watch: WatchId) -> Action {
+    fn assign(&mut self, watch: WatchId) -> Action {
         let avoids = self.watches.get(&watch).and_then(|watch| watch.avoids);
-        let takes = |(id, stream): &(&StreamId, &Stream)| !stream.is_closed_to_new && Some(**id) != avoids;
+        let takes = |(id, stream): &(&StreamId, &OpenStream)| !stream.is_closed_to_new && Some(**id) != avoids;
         // A member that does not create a watch on two streams may create it nowhere: every other time another member is tried.
         let elsewhere =
             self.watches.get(&watch).is_some_and(|watch| watch.unanswered >= 2 && watch.unanswered % 2 == 0);
-        let takes = |known: &(&StreamId, &Stream)| !elsewhere && takes(known);
-        let with_room = self.open.iter().filter(takes).find(|(_, stream)| stream.watches.len() < FULL);
-        let budget = self.admits.map_or(UNKNOWN, |admits| (admits / 2).max(1));
+        let takes = |known: &(&StreamId, &OpenStream)| !elsewhere && takes(known);
+        let with_room = self.open.iter().filter(takes).find(|(_, stream)| stream.watches.len() < WATCHES_PER_STREAM);
+        let budget = self.stream_limit.map_or(DEFAULT_STREAMS, |stream_limit| (stream_limit / 2).max(1));
         let chosen = match with_room {
             Some((stream, _)) => Some(*stream),
             None if self.open.len() < budget || elsewhere => None,
@@ -217,7 +217,7 @@ impl Streams {
         };
         let stream = chosen.unwrap_or_else(|| {
             self.next += 1;
-            let stream = Stream { watches: BTreeSet::new(), is_closed_to_new: false, idle: Duration::MAX };
+            let stream = OpenStream { watches: BTreeSet::new(), is_closed_to_new: false, idle: Duration::MAX };
             self.open.insert(self.next, stream);
             self.next
         });

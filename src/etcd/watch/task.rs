@@ -9,17 +9,17 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::etcd::Core;
 use crate::etcd::failure::{Class, Failure};
-use crate::etcd::link::Link;
-use crate::etcd::watch::hub::{Input, News, Order};
+use crate::etcd::link::MemberLink;
+use crate::etcd::watch::hub::{HubInput, StreamCommand, StreamEvent};
 use crate::etcd::watch::message::{CancelRequest, CreateRequest, ProgressRequest, RequestUnion, WatchResponse};
-use crate::etcd::watch::speech::Speech;
-use crate::etcd::watch::stream::{Action, Address, Habits, Heading, Request, Stream, WatchId};
+use crate::etcd::watch::stream::{Action, MessageHeader, PeerTraits, Recipient, Request, StreamMachine, WatchId};
 use crate::etcd::watch::streams::StreamId;
+use crate::etcd::watch::transport::WatchTransport;
 use crate::etcd::watch::{Mailbox, Message, Range};
 
 /// A watch, as it stands on a stream.
 #[derive(Clone)]
-pub(super) struct Attached {
+pub(super) struct AttachedWatch {
     pub(super) range: Range,
     /// Where it begins; then the last revision of which it was told.
     pub(super) from: i64,
@@ -31,15 +31,15 @@ pub(super) struct StreamTask {
     id: StreamId,
     /// To be opened at another member than the one in use.
     elsewhere: bool,
-    orders: UnboundedReceiver<Order>,
-    hub: UnboundedSender<Input>,
-    habits: HashMap<usize, Habits>,
-    watches: HashMap<WatchId, Attached>,
+    commands: UnboundedReceiver<StreamCommand>,
+    hub: UnboundedSender<HubInput>,
+    traits: HashMap<usize, PeerTraits>,
+    watches: HashMap<WatchId, AttachedWatch>,
     epoch: Instant,
 }
 
 /// How a stream comes to its end.
-enum End {
+enum StreamEnd {
     /// The hub wants it no more.
     Closed,
     Failed(Failure),
@@ -49,38 +49,38 @@ impl StreamTask {
     pub(super) fn new(
         core: Arc<Core>,
         (id, elsewhere): (StreamId, bool),
-        orders: UnboundedReceiver<Order>,
-        hub: UnboundedSender<Input>,
-        habits: HashMap<usize, Habits>,
+        commands: UnboundedReceiver<StreamCommand>,
+        hub: UnboundedSender<HubInput>,
+        traits: HashMap<usize, PeerTraits>,
     ) -> Self {
-        Self { core, id, elsewhere, orders, hub, habits, watches: HashMap::new(), epoch: Instant::now() }
+        Self { core, id, elsewhere, commands, hub, traits, watches: HashMap::new(), epoch: Instant::now() }
     }
 
     pub(super) async fn run(mut self) {
-        let (heard, habits, failure) = match self.begin().await {
+        let (heard, traits, failure) = match self.begin().await {
             Ok((link, token)) => {
-                let known = self.habits.get(&link.member()).copied().unwrap_or(Habits::UNKNOWN);
-                let mut machine = Stream::new(self.epoch.elapsed(), known);
-                self.tell(News::Opened { member: link.member(), admits: link.stream_limit() });
+                let known = self.traits.get(&link.member()).copied().unwrap_or(PeerTraits::UNKNOWN);
+                let mut machine = StreamMachine::new(self.epoch.elapsed(), known);
+                self.send(StreamEvent::Opened { member: link.member(), stream_limit: link.stream_limit() });
                 let asked = Instant::now();
                 match self.serve(&mut machine, &link, token).await {
-                    End::Closed => return,
-                    End::Failed(failure) => {
-                        let failure = self.core.blame(&link, asked, failure).at(link.name());
-                        (self.epoch + machine.heard(), machine.habits(), failure)
+                    StreamEnd::Closed => return,
+                    StreamEnd::Failed(failure) => {
+                        let failure = self.core.on_failure(&link, asked, failure).at(link.name());
+                        (self.epoch + machine.heard(), machine.traits(), failure)
                     }
                 }
             }
-            Err(failure) => (self.epoch, Habits::UNKNOWN, failure),
+            Err(failure) => (self.epoch, PeerTraits::UNKNOWN, failure),
         };
         let failure = failure.while_doing("watching");
-        self.tell(News::Ended { failure, heard, habits });
+        self.send(StreamEvent::Ended { failure, heard, traits });
     }
 
-    async fn begin(&self) -> Result<(Link, u64), Failure> {
-        let (link, token) = self.core.begin_stream().await?;
+    async fn begin(&self) -> Result<(MemberLink, u64), Failure> {
+        let (link, token) = self.core.stream_link_and_token().await?;
         if self.elsewhere
-            && let Some(other) = self.core.elsewhere(&link).await
+            && let Some(other) = self.core.link_elsewhere(&link).await
         {
             let token = self.core.token_for(&other).await?;
             return Ok((other, token));
@@ -88,42 +88,42 @@ impl StreamTask {
         Ok((link, token))
     }
 
-    fn tell(&self, news: News) {
+    fn send(&self, news: StreamEvent) {
         // Where the hub is gone, nobody wants to know.
-        let _ = self.hub.send(Input::FromStream { stream: self.id, news });
+        let _ = self.hub.send(HubInput::FromStream { stream: self.id, news });
     }
 
-    async fn serve(&mut self, machine: &mut Stream, link: &Link, token: u64) -> End {
-        let mut speech = Speech::new(link);
+    async fn serve(&mut self, machine: &mut StreamMachine, link: &MemberLink, token: u64) -> StreamEnd {
+        let mut transport = WatchTransport::new(link);
         let alarm = sleep_until(self.epoch);
         tokio::pin!(alarm);
         loop {
             let wake = loop {
                 match machine.action(self.epoch.elapsed()) {
-                    Action::Send(request) => self.send(&mut speech, request),
+                    Action::Send(request) => self.send_request(&mut transport, request),
                     Action::Ping => link.ping(),
                     Action::Unanswered { watch, since } => {
                         if link.is_dead_since(self.epoch + since) {
-                            return End::Failed(self.dead(link));
+                            return StreamEnd::Failed(self.dead(link));
                         }
                         self.watches.remove(&watch);
-                        self.tell(News::Unanswered { id: watch, is_careful: machine.is_careful() });
+                        self.send(StreamEvent::Unanswered { id: watch, is_careful: machine.is_careful() });
                     }
                     Action::Displaced { watch } => {
                         self.watches.remove(&watch);
-                        self.tell(News::Displaced { id: watch });
+                        self.send(StreamEvent::Displaced { id: watch });
                     }
                     Action::Dead { asked } => {
                         if link.is_dead_since(self.epoch + asked) {
-                            return End::Failed(self.dead(link));
+                            return StreamEnd::Failed(self.dead(link));
                         }
                         let silent = self.epoch.elapsed().saturating_sub(machine.heard()).as_millis();
                         let why = format!("the watch stream was silent for {silent} ms");
-                        return End::Failed(Failure::new(Class::TimedOut, why));
+                        return StreamEnd::Failed(Failure::new(Class::TimedOut, why));
                     }
                     Action::Restart => {
                         let why = "ids of watches are not ours to choose: another stream is opened";
-                        return End::Failed(Failure::new(Class::Changed, why));
+                        return StreamEnd::Failed(Failure::new(Class::Changed, why));
                     }
                     Action::Wait { until } => break until,
                 }
@@ -134,20 +134,20 @@ impl StreamTask {
                 alarm.as_mut().reset(wake);
             }
             tokio::select! {
-                message = speech.next() => match message {
+                message = transport.next() => match message {
                     Ok(message) => self.on(machine, message, token),
-                    Err(failure) => return End::Failed(failure),
+                    Err(failure) => return StreamEnd::Failed(failure),
                 },
-                order = self.orders.recv() => match order {
-                    Some(Order::Attach { id, watch }) => {
+                order = self.commands.recv() => match order {
+                    Some(StreamCommand::Attach { id, watch }) => {
                         self.watches.insert(id, watch);
                         machine.attach(id);
                     }
-                    Some(Order::Detach { id }) => {
+                    Some(StreamCommand::Detach { id }) => {
                         self.watches.remove(&id);
                         machine.detach(id);
                     }
-                    None => return End::Closed,
+                    None => return StreamEnd::Closed,
                 },
                 () = &mut alarm => {}
             }
@@ -155,20 +155,20 @@ impl StreamTask {
     }
 
     /// The connection is dead, and with it all that runs over it.
-    fn dead(&self, link: &Link) -> Failure {
+    fn dead(&self, link: &MemberLink) -> Failure {
         let why = "asked for a sign of life, and nothing was heard over the connection";
-        self.core.links.leave(link, why);
+        self.core.links.close(link, why);
         Failure::new(Class::TimedOut, why)
     }
 
-    fn send(&self, speech: &mut Speech, request: Request) {
-        speech.send(match request {
+    fn send_request(&self, transport: &mut WatchTransport, request: Request) {
+        transport.send(match request {
             Request::Create { watch, id } => {
-                let Some(Attached { range, from, .. }) = self.watches.get(&watch) else { return };
+                let Some(AttachedWatch { range, from, .. }) = self.watches.get(&watch) else { return };
                 create(range, *from, id)
             }
             Request::Probe { watch, id } => {
-                let Some(Attached { range, from, .. }) = self.watches.get(&watch) else { return };
+                let Some(AttachedWatch { range, from, .. }) = self.watches.get(&watch) else { return };
                 create(range, from.saturating_add(1), id)
             }
             Request::Cancel { id } => RequestUnion::Cancel(CancelRequest { watch_id: id }),
@@ -176,27 +176,28 @@ impl StreamTask {
         });
     }
 
-    fn on(&mut self, machine: &mut Stream, message: WatchResponse, token: u64) {
+    fn on(&mut self, machine: &mut StreamMachine, message: WatchResponse, token: u64) {
         let cancellation = message.cancellation();
-        let heading = Heading { id: message.watch_id, created: message.created, canceled: cancellation.is_some() };
-        let Address::Watch(id) = machine.on(self.epoch.elapsed(), heading) else { return };
+        let heading =
+            MessageHeader { id: message.watch_id, created: message.created, canceled: cancellation.is_some() };
+        let Recipient::Watch(id) = machine.on(self.epoch.elapsed(), heading) else { return };
         let Some(watch) = self.watches.get_mut(&id) else { return };
         let revision = message.revision();
         let keeps_up = match cancellation {
             Some(failure) => {
-                let failure = self.core.of_anonymous(failure).while_doing("watching");
+                let failure = self.core.reclassify_denied(failure).while_doing("watching");
                 let watch = self.watches.remove(&id);
                 if message.created && self.core.tokens.refused(token, &failure) {
-                    return self.tell(News::TokenRefused { id, failure });
+                    return self.send(StreamEvent::TokenRefused { id, failure });
                 }
                 if let Some(watch) = watch {
                     watch.mailbox.put(id, Message::Canceled(failure));
                 }
-                return self.tell(News::Over { id });
+                return self.send(StreamEvent::Over { id });
             }
             None if message.created => {
                 watch.mailbox.put(id, Message::Created { revision });
-                return self.tell(News::Created { id });
+                return self.send(StreamEvent::Created { id });
             }
             None if message.events.is_empty() => {
                 watch.from = watch.from.max(revision);
@@ -211,7 +212,7 @@ impl StreamTask {
         if !keeps_up {
             self.watches.remove(&id);
             machine.detach(id);
-            self.tell(News::Behind { id, heard: Instant::now() });
+            self.send(StreamEvent::Behind { id, heard: Instant::now() });
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::instance::Instance;
 use crate::secret::shown_key;
 
 /// Entries in a chunk; at twice as many it is split.
-const CHUNK: usize = 32;
+const CHUNK_SIZE: usize = 32;
 
 /// One etcd key of a service and what its value says. Entries compare by value.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,8 +111,8 @@ impl Snapshot {
                 }
                 let entries = Arc::make_mut(&mut self.chunks[chunk]);
                 entries.insert(place, Arc::new(entry));
-                if entries.len() >= 2 * CHUNK {
-                    let upper = entries.split_off(CHUNK);
+                if entries.len() >= 2 * CHUNK_SIZE {
+                    let upper = entries.split_off(CHUNK_SIZE);
                     self.chunks.insert(chunk + 1, Arc::new(upper));
                 }
             }
@@ -127,8 +127,8 @@ impl Snapshot {
         let old = entries.remove(place);
         if entries.is_empty() {
             self.chunks.remove(chunk);
-        } else if entries.len() < CHUNK / 4 {
-            self.join(chunk);
+        } else if entries.len() < CHUNK_SIZE / 4 {
+            self.merge_with_next(chunk);
         }
         self.count(&old, false);
         true
@@ -163,10 +163,10 @@ impl Snapshot {
             entries.reverse();
         }
         let mut snapshot = Self { revision, ..Self::default() };
-        snapshot.chunks.reserve_exact(entries.len().div_ceil(CHUNK));
+        snapshot.chunks.reserve_exact(entries.len().div_ceil(CHUNK_SIZE));
         let mut entries = entries.into_iter().peekable();
         while entries.peek().is_some() {
-            let chunk: Vec<_> = entries.by_ref().take(CHUNK).map(Arc::new).collect();
+            let chunk: Vec<_> = entries.by_ref().take(CHUNK_SIZE).map(Arc::new).collect();
             for entry in &chunk {
                 snapshot.count(entry, true);
             }
@@ -199,8 +199,8 @@ impl Snapshot {
     }
 
     /// Joins a small chunk with the next, so that many removals do not leave many chunks of one.
-    fn join(&mut self, chunk: usize) {
-        let fits = self.chunks.get(chunk + 1).is_some_and(|next| next.len() <= CHUNK);
+    fn merge_with_next(&mut self, chunk: usize) {
+        let fits = self.chunks.get(chunk + 1).is_some_and(|next| next.len() <= CHUNK_SIZE);
         if fits {
             let next = self.chunks.remove(chunk + 1);
             Arc::make_mut(&mut self.chunks[chunk]).extend(next.iter().cloned());

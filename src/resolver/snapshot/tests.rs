@@ -20,7 +20,7 @@ fn agrees(snapshot: &Snapshot, model: &Model) {
     assert_eq!(snapshot.len(), model.values().map(|e| e.instances().len()).sum::<usize>());
     assert_eq!(snapshot.unreadable(), model.values().filter(|e| e.error().is_some()).count());
     assert!(model.iter().all(|(key, entry)| snapshot.get(key) == Some(entry)));
-    assert!(snapshot.chunks.iter().all(|chunk| !chunk.is_empty() && chunk.len() < 2 * CHUNK));
+    assert!(snapshot.chunks.iter().all(|chunk| !chunk.is_empty() && chunk.len() < 2 * CHUNK_SIZE));
 }
 
 #[derive(Clone, Debug)]

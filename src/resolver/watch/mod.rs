@@ -1,11 +1,11 @@
 //! The watch machine: keeps a snapshot true to an etcd prefix, whatever etcd and the network do. PURE.
 //!
-//! It has two hands: the watch in one, lists in the other, so that a list that hangs holds up no event, and a watch that
+//! It has two hands: the watch in one, list_backoff in the other, so that a list that hangs holds up no event, and a watch that
 //! cannot be opened no list. [`Machine::watch`] and [`Machine::action`] say what each is to do next, [`Machine::on`] takes
 //! what came of it. The clock is an argument: the time since any fixed start, the same for every call.
 //!
 //! ```text
-//! lists:   due ──▶ running ──▶ due again in 5–10 minutes; sooner after a break; at once where a revision is gone
+//! list_backoff:   due ──▶ running ──▶ due again in 5–10 minutes; sooner after a break; at once where a revision is gone
 //!
 //! watch:   closed ──▶ opening ──▶ open ──▶ lost, canceled ──▶ closed, from the last revision seen
 //!                        │          ▲
@@ -28,15 +28,15 @@ use crate::backoff::Backoff;
 use crate::resolver::snapshot::{Snapshot, SnapshotEntry};
 
 /// For so long a list that was answered shows what etcd holds, where no watch does.
-const FRESH: Duration = Duration::from_secs(5);
+const LIST_VALID: Duration = Duration::from_secs(5);
 /// A watch that stood for so long was a good one: the next is opened at once.
-const GOOD: Duration = Duration::from_secs(5);
+const STABLE_WATCH: Duration = Duration::from_secs(5);
 /// Some etcd releases lose events around compactions: everything is read again between these two.
-const RELIST: (Duration, Duration) = (Duration::from_secs(300), Duration::from_secs(600));
+const RELIST_INTERVAL: (Duration, Duration) = (Duration::from_secs(300), Duration::from_secs(600));
 /// After a break it is read again sooner: a wiped or restored etcd may have passed the old revision by then.
-const RECHECK: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
+const RELIST_AFTER_BREAK: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 /// A fleet whose sets are large takes longer to read them all again: so much for each entry.
-const RECHECK_EACH: Duration = Duration::from_millis(3);
+const RELIST_PER_ENTRY: Duration = Duration::from_millis(3);
 
 #[derive(Debug)]
 enum List {
@@ -54,7 +54,7 @@ enum Watch {
     Closed {
         until: Duration,
     },
-    /// Late: it is not created, however long it is waited for, and lists alone tell what etcd holds.
+    /// Late: it is not created, however long it is waited for, and list_backoff alone tell what etcd holds.
     Opening {
         from: i64,
         is_late: bool,
@@ -78,15 +78,15 @@ pub(crate) struct Machine {
     /// What is known cannot be watched on: a list comes first.
     must_list: bool,
     /// Keys that events have changed since the list that is running was asked for, and when each was.
-    touched: BTreeMap<Box<[u8]>, i64>,
+    changed_since_request: BTreeMap<Box<[u8]>, i64>,
     /// When a list was last answered.
     listed: Option<Duration>,
-    heard: Duration,
-    lists: Backoff,
-    watches: Backoff,
+    last_heard: Duration,
+    list_backoff: Backoff,
+    watch_backoff: Backoff,
     /// The waits are for people to mend something.
-    lists_refused: bool,
-    watch_refused: bool,
+    list_is_refused: bool,
+    watch_is_refused: bool,
 }
 
 impl Machine {
@@ -97,13 +97,13 @@ impl Machine {
             snapshot: Snapshot::default(),
             revision: 0,
             must_list: true,
-            touched: BTreeMap::new(),
+            changed_since_request: BTreeMap::new(),
             listed: None,
-            heard: Duration::ZERO,
-            lists: Backoff::new(seed),
-            watches: Backoff::new(!seed),
-            lists_refused: false,
-            watch_refused: false,
+            last_heard: Duration::ZERO,
+            list_backoff: Backoff::new(seed),
+            watch_backoff: Backoff::new(!seed),
+            list_is_refused: false,
+            watch_is_refused: false,
         }
     }
 
@@ -111,12 +111,12 @@ impl Machine {
         &self.snapshot
     }
 
-    pub(crate) fn standing(&self, now: Duration) -> WatchStatus {
+    pub(crate) fn status(&self, now: Duration) -> WatchStatus {
         match (self.listed, &self.watch) {
             (None, _) => WatchStatus::Unresolved,
             (Some(_), Watch::Open { .. }) => WatchStatus::Current,
-            (Some(listed), _) if now < listed + FRESH => WatchStatus::Current,
-            (Some(listed), _) => WatchStatus::Stale { since: listed.max(self.heard) },
+            (Some(listed), _) if now < listed + LIST_VALID => WatchStatus::Current,
+            (Some(listed), _) => WatchStatus::Stale { since: listed.max(self.last_heard) },
         }
     }
 
@@ -151,7 +151,7 @@ impl Machine {
         match self.list {
             List::Due { at } if now >= at => {
                 self.list = List::Running { floor: self.revision };
-                self.touched.clear();
+                self.changed_since_request.clear();
                 Action::List
             }
             List::Due { at } => Action::Wait { until: at },
@@ -165,19 +165,19 @@ impl Machine {
             Watch::Closed { until } if !self.must_list => Some(until),
             _ => None,
         };
-        let stale = self.listed.map(|listed| listed + FRESH).filter(|at| *at > now && !self.is_watching());
+        let stale = self.listed.map(|listed| listed + LIST_VALID).filter(|at| *at > now && !self.is_watching());
         opens.into_iter().chain(stale).min()
     }
 
     /// Takes what happened; whether the snapshot differs by it.
     pub(crate) fn on(&mut self, now: Duration, input: Input) -> bool {
         match input {
-            Input::Listed { revision, entries } => return self.listed(now, revision, entries),
-            Input::ListFailed(trouble) => self.list_failed(now, trouble),
-            Input::Verified { revision } => self.verified(now, revision),
-            Input::VerifyFailed(trouble) => {
+            Input::Listed { revision, entries } => return self.on_listed(now, revision, entries),
+            Input::ListFailed(kind) => self.on_list_failed(now, kind),
+            Input::Verified { revision } => self.on_verified(now, revision),
+            Input::VerifyFailed(kind) => {
                 if let Watch::Verifying { .. } = self.watch {
-                    self.close(now, trouble);
+                    self.close(now, kind);
                 }
             }
             Input::Created { revision } => {
@@ -193,49 +193,49 @@ impl Machine {
             }
             Input::Events(events) => {
                 let changed = self.apply(events);
-                self.message(now);
+                self.on_message(now);
                 return changed;
             }
             Input::Progress { revision } => {
                 self.revision = self.revision.max(revision);
                 self.snapshot.set_revision(self.revision);
-                self.message(now);
+                self.on_message(now);
             }
-            Input::Canceled(trouble) => {
+            Input::Canceled(kind) => {
                 // What was refused from the beginning may be watched later from where it was to begin.
-                let list = trouble == FailureKind::Revision || !matches!(self.watch, Watch::Opening { .. });
-                self.close(now, trouble);
+                let list = kind == FailureKind::Revision || !matches!(self.watch, Watch::Opening { .. });
+                self.close(now, kind);
                 if list {
-                    self.list_again();
+                    self.require_list();
                 }
             }
-            Input::Lost { trouble, heard } => {
-                self.heard = self.heard.max(heard);
-                self.close(now, trouble);
+            Input::Lost { kind, last_heard } => {
+                self.last_heard = self.last_heard.max(last_heard);
+                self.close(now, kind);
             }
             Input::Late => {
                 if let Watch::Opening { is_late, .. } = &mut self.watch {
                     *is_late = true;
-                    self.recheck(now);
+                    self.relist_soon(now);
                 }
             }
-            Input::Reachable { anew } => self.reachable(now, anew),
+            Input::Connected { is_new } => self.on_connected(now, is_new),
         }
         false
     }
 
-    fn listed(&mut self, now: Duration, revision: i64, mut entries: Vec<SnapshotEntry>) -> bool {
+    fn on_listed(&mut self, now: Duration, revision: i64, mut entries: Vec<SnapshotEntry>) -> bool {
         let List::Running { floor } = self.list else { return false };
-        let touched = std::mem::take(&mut self.touched);
+        let changed_since_request = std::mem::take(&mut self.changed_since_request);
         let changed = if revision < floor {
             // Another etcd, or the same as it was long ago: nothing of what was known holds, and no watch from there.
             self.revision = revision;
             self.watch = Watch::Closed { until: now };
             self.snapshot.restore(revision, entries)
         } else {
-            let later = |key: &[u8]| touched.get(key).is_some_and(|at| *at > revision);
+            let later = |key: &[u8]| changed_since_request.get(key).is_some_and(|at| *at > revision);
             entries.retain(|entry| !later(entry.key()));
-            let kept = touched.iter().filter(|(_, at)| **at > revision);
+            let kept = changed_since_request.iter().filter(|(_, at)| **at > revision);
             entries.extend(kept.filter_map(|(key, _)| self.snapshot.get(key).cloned()));
             self.revision = self.revision.max(revision);
             if let Watch::Verifying { .. } = self.watch {
@@ -247,31 +247,31 @@ impl Machine {
             self.watch = Watch::Closed { until: now };
         }
         self.listed = Some(now);
-        self.lists.reset();
-        self.lists_refused = false;
-        self.list = List::Due { at: now + self.lists.between(RELIST.0, RELIST.1) };
+        self.list_backoff.reset();
+        self.list_is_refused = false;
+        self.list = List::Due { at: now + self.list_backoff.between(RELIST_INTERVAL.0, RELIST_INTERVAL.1) };
         if let Watch::Opening { is_late: true, .. } = self.watch {
-            self.recheck(now);
+            self.relist_soon(now);
         }
         changed
     }
 
-    fn list_failed(&mut self, now: Duration, trouble: FailureKind) {
-        self.lists_refused = trouble == FailureKind::Permanent;
+    fn on_list_failed(&mut self, now: Duration, kind: FailureKind) {
+        self.list_is_refused = kind == FailureKind::Permanent;
         let wait = if self.is_watching() {
             // The watch behind it is as good as ever.
-            self.lists.between(RECHECK.1, RECHECK.1 * 3)
+            self.list_backoff.between(RELIST_AFTER_BREAK.1, RELIST_AFTER_BREAK.1 * 3)
         } else {
-            self.lists.fail(now, self.lists_refused)
+            self.list_backoff.fail(now, self.list_is_refused)
         };
         self.list = List::Due { at: now + wait };
     }
 
-    fn verified(&mut self, now: Duration, revision: i64) {
+    fn on_verified(&mut self, now: Duration, revision: i64) {
         if let Watch::Verifying { asked } = self.watch {
             if revision < asked.unwrap_or_default() {
                 self.close(now, FailureKind::Revision);
-                self.list_again();
+                self.require_list();
             } else {
                 self.open(now);
             }
@@ -285,7 +285,7 @@ impl Machine {
         let mut changed = false;
         for event in events.into_iter().filter(|event| event.revision > seen) {
             if is_listing {
-                self.touched.insert(event.change.key().into(), event.revision);
+                self.changed_since_request.insert(event.change.key().into(), event.revision);
             }
             changed |= match event.change {
                 Change::Put(entry) => self.snapshot.put(entry),
@@ -298,63 +298,65 @@ impl Machine {
     }
 
     /// A message proves that the watch works, unless it is of an etcd whose revision is behind.
-    fn message(&mut self, now: Duration) {
-        self.heard = now;
+    fn on_message(&mut self, now: Duration) {
+        self.last_heard = now;
         if let Watch::Open { since } = self.watch
-            && now >= since + GOOD
+            && now >= since + STABLE_WATCH
         {
-            self.watches.reset();
+            self.watch_backoff.reset();
         }
     }
 
     fn open(&mut self, now: Duration) {
-        self.heard = now;
+        self.last_heard = now;
         self.watch = Watch::Open { since: now };
     }
 
     /// The watch is over: it is opened again after a wait, and everything is read again not long after.
-    fn close(&mut self, now: Duration, trouble: FailureKind) {
+    fn close(&mut self, now: Duration, kind: FailureKind) {
         if let Watch::Open { since } = self.watch
-            && now >= since + GOOD
+            && now >= since + STABLE_WATCH
         {
-            self.watches.reset();
+            self.watch_backoff.reset();
         }
-        self.watch_refused = trouble == FailureKind::Permanent;
-        let wait = self.watches.fail(now, self.watch_refused);
+        self.watch_is_refused = kind == FailureKind::Permanent;
+        let wait = self.watch_backoff.fail(now, self.watch_is_refused);
         self.watch = Watch::Closed { until: now + wait };
-        self.recheck(now);
+        self.relist_soon(now);
     }
 
     /// Everything is read again before long.
-    fn recheck(&mut self, now: Duration) {
+    fn relist_soon(&mut self, now: Duration) {
         let size = u32::try_from(self.snapshot.len()).unwrap_or(u32::MAX);
-        let recheck = self.lists.between(RECHECK.0, RECHECK.1.saturating_add(RECHECK_EACH.saturating_mul(size)));
+        let relist_soon = self
+            .list_backoff
+            .between(RELIST_AFTER_BREAK.0, RELIST_AFTER_BREAK.1.saturating_add(RELIST_PER_ENTRY.saturating_mul(size)));
         if let List::Due { at } = &mut self.list {
-            *at = (*at).min(now + recheck);
+            *at = (*at).min(now + relist_soon);
         }
     }
 
     /// The next watch begins at another revision than the one known, which a list tells; no sooner than it would begin.
-    fn list_again(&mut self) {
+    fn require_list(&mut self) {
         self.must_list = true;
         if let (Watch::Closed { until }, List::Due { at }) = (&self.watch, &mut self.list) {
             *at = *until;
         }
     }
 
-    fn reachable(&mut self, now: Duration, anew: bool) {
-        if anew && self.listed.is_some() {
-            self.recheck(now);
+    fn on_connected(&mut self, now: Duration, is_new: bool) {
+        if is_new && self.listed.is_some() {
+            self.relist_soon(now);
         }
         if let Watch::Closed { until } = &mut self.watch
-            && !self.watch_refused
+            && !self.watch_is_refused
         {
             *until = (*until).min(now);
         }
-        let is_waited_for = self.listed.is_none() || self.must_list;
+        let is_required = self.listed.is_none() || self.must_list;
         if let List::Due { at } = &mut self.list
-            && is_waited_for
-            && !self.lists_refused
+            && is_required
+            && !self.list_is_refused
         {
             *at = (*at).min(now);
         }

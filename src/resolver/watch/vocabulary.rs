@@ -38,17 +38,17 @@ pub(crate) enum Input {
     },
     /// etcd has refused or ended the watch.
     Canceled(FailureKind),
-    /// The stream of the watch has ended, over which something was last heard then.
+    /// The stream of the watch has ended, over which something was last last_heard then.
     Lost {
-        trouble: FailureKind,
-        heard: Duration,
+        kind: FailureKind,
+        last_heard: Duration,
     },
     /// The watch was not created in time; it is tried again.
     Late,
     /// There is a new connection to etcd: not a moment to wait. Where the last list came over an earlier one, it may be another
     /// etcd.
-    Reachable {
-        anew: bool,
+    Connected {
+        is_new: bool,
     },
 }
 
@@ -90,7 +90,7 @@ pub(crate) enum WatchStatus {
     Unresolved,
     /// A watch stands, or a list was answered a moment ago.
     Current,
-    /// Nothing was heard since then.
+    /// Nothing was last_heard since then.
     Stale {
         since: Duration,
     },

@@ -11,10 +11,10 @@ use hickory_resolver::{Resolver, ResolverBuilder, TokioResolver};
 use crate::etcd::members::srv::records::Record;
 
 /// One try of one server; the resolver's own default is 5 s.
-const TRY: Duration = Duration::from_secs(2);
+const TRY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What DNS said.
-pub(crate) enum Answer {
+pub(crate) enum SrvAnswer {
     Records {
         records: Vec<Record>,
         ttl: Duration,
@@ -27,7 +27,7 @@ pub(crate) enum Answer {
     NotAsked,
 }
 
-impl Answer {
+impl SrvAnswer {
     pub(crate) fn ttl(&self) -> Option<Duration> {
         match self {
             Self::Records { ttl, .. } => Some(*ttl),
@@ -37,21 +37,21 @@ impl Answer {
 }
 
 /// The records of that name, from these servers or from the system's, whose configuration is read each time.
-pub(crate) async fn look_up(name: Option<&str>, servers: &[SocketAddr]) -> Answer {
-    let Some(name) = name else { return Answer::NotAsked };
+pub(crate) async fn look_up(name: Option<&str>, servers: &[SocketAddr]) -> SrvAnswer {
+    let Some(name) = name else { return SrvAnswer::NotAsked };
     let name = match Name::from_ascii(name) {
         Ok(name) => name,
-        Err(error) => return Answer::Failed(error.to_string()),
+        Err(error) => return SrvAnswer::Failed(error.to_string()),
     };
     let resolver = match resolver(servers).await {
         Ok(resolver) => resolver,
-        Err(error) => return Answer::Failed(format!("the system's DNS configuration: {error}")),
+        Err(error) => return SrvAnswer::Failed(format!("the system's DNS configuration: {error}")),
     };
     let found = match resolver.srv_lookup(name).await {
         Ok(found) => found,
-        Err(error) if error.is_nx_domain() => return Answer::None("there is no such name (NXDOMAIN)".into()),
-        Err(error) if error.is_no_records_found() => return Answer::None("it has no SRV records".into()),
-        Err(error) => return Answer::Failed(error.to_string()),
+        Err(error) if error.is_nx_domain() => return SrvAnswer::None("there is no such name (NXDOMAIN)".into()),
+        Err(error) if error.is_no_records_found() => return SrvAnswer::None("it has no SRV records".into()),
+        Err(error) => return SrvAnswer::Failed(error.to_string()),
     };
     let (mut records, mut ttl) = (Vec::new(), u32::MAX);
     for answer in found.answers() {
@@ -63,9 +63,9 @@ pub(crate) async fn look_up(name: Option<&str>, servers: &[SocketAddr]) -> Answe
         }
     }
     if records.is_empty() {
-        return Answer::None("it has no SRV records".into());
+        return SrvAnswer::None("it has no SRV records".into());
     }
-    Answer::Records { records, ttl: Duration::from_secs(ttl.into()) }
+    SrvAnswer::Records { records, ttl: Duration::from_secs(ttl.into()) }
 }
 
 async fn resolver(servers: &[SocketAddr]) -> Result<TokioResolver, String> {
@@ -74,17 +74,17 @@ async fn resolver(servers: &[SocketAddr]) -> Result<TokioResolver, String> {
         let reading = tokio::task::spawn_blocking(TokioResolver::builder_tokio);
         reading.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?
     } else {
-        of(servers)
+        builder_for(servers)
     };
     let options = builder.options_mut();
     // They are asked for again to learn what has changed.
     options.cache_size = 0;
-    options.timeout = options.timeout.min(TRY);
+    options.timeout = options.timeout.min(TRY_TIMEOUT);
     options.attempts = options.attempts.min(2);
     builder.build().map_err(|error| error.to_string())
 }
 
-fn of(servers: &[SocketAddr]) -> ResolverBuilder<TokioRuntimeProvider> {
+fn builder_for(servers: &[SocketAddr]) -> ResolverBuilder<TokioRuntimeProvider> {
     let at = |mut connection: ConnectionConfig, port: u16| {
         connection.port = port;
         connection

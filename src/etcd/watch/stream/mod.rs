@@ -1,6 +1,6 @@
 //! One watch stream: which watch has which id, which creations are answered, and whether the stream lives. PURE.
 //!
-//! Ids are chosen, and never used again on the stream. They begin so high that whoever counts ids himself, as grpc-proxy does,
+//! IdChoice are chosen, and never used again on the stream. They begin so high that whoever counts ids himself, as grpc-proxy does,
 //! never comes to one of them: an answer to a creation then shows whose id it bears. Where it is another's, one creation is
 //! made at a time, and none after one that was not answered. The clock is an argument: the time since any fixed start, the
 //! same for every call.
@@ -15,24 +15,24 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 pub(crate) use self::vocabulary::WatchId;
-pub(super) use self::vocabulary::{Action, Address, Heading, Request};
+pub(super) use self::vocabulary::{Action, MessageHeader, Recipient, Request};
 
-/// Silence after which the stream is asked for a sign of life, which etcd gives within milliseconds.
-pub(super) const SILENCE: Duration = Duration::from_secs(5);
+/// Silence after which the stream is asked for a sign of liveness, which etcd gives within milliseconds.
+pub(super) const QUIET_LIMIT: Duration = Duration::from_secs(5);
 /// How long that sign may take before the stream is asked otherwise, and its connection as well.
-const SECOND: Duration = Duration::from_millis(1_500);
+const SECOND_STEP_AFTER: Duration = Duration::from_millis(1_500);
 /// How long it may take at all; then the stream is taken for dead.
-const ANSWER: Duration = Duration::from_secs(3);
+const LIVENESS_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long the creation of a watch may take.
-pub(super) const CREATION: Duration = Duration::from_secs(5);
+pub(super) const CREATION_TIMEOUT: Duration = Duration::from_secs(5);
 /// Creations that are asked for at a time.
-const AT_ONCE: usize = 64;
+const MAX_PENDING: usize = 64;
 
 /// The first id: who counts from 0 or 1 does not come so far.
 const FIRST_ID: i64 = 1 << 32;
 
 #[derive(Debug)]
-pub(super) struct Stream {
+pub(super) struct StreamMachine {
     next: i64,
     /// To be created, in order.
     waiting: VecDeque<WatchId>,
@@ -40,12 +40,12 @@ pub(super) struct Stream {
     pending: VecDeque<Pending>,
     live: BTreeMap<i64, WatchId>,
     cancels: VecDeque<i64>,
-    habits: Habits,
+    traits: PeerTraits,
     now: Duration,
     heard: Duration,
-    life: Life,
+    liveness: Liveness,
     /// Creations were answered in a way that does not tell which.
-    is_confused: bool,
+    is_ambiguous: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -64,26 +64,26 @@ struct Pending {
 
 /// Whether the other side takes the ids that are chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ids {
+enum IdChoice {
     Unknown,
     Ours,
     Theirs,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Life {
+enum Liveness {
     Heard,
-    /// Asked for a sign of life, since that time.
+    /// Asked for a sign of liveness, since that time.
     Asked {
         at: Duration,
-        step: Step,
+        step: LivenessStep,
     },
 }
 
 /// What was asked last after a silence: the stream; then its connection; then, where the stream never answered a request for
 /// progress, the stream once more by a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step {
+enum LivenessStep {
     Stream,
     Connection,
     Probe,
@@ -91,36 +91,36 @@ enum Step {
 
 /// What is known of the member at the other side, or of the proxy before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Habits {
-    ids: Ids,
-    progress: Progress,
+pub(super) struct PeerTraits {
+    ids: IdChoice,
+    progress: ProgressSupport,
 }
 
-impl Habits {
-    pub(super) const UNKNOWN: Self = Self { ids: Ids::Unknown, progress: Progress::Unknown };
+impl PeerTraits {
+    pub(super) const UNKNOWN: Self = Self { ids: IdChoice::Unknown, progress: ProgressSupport::Unknown };
 }
 
 /// Whether requests for progress are answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Progress {
+enum ProgressSupport {
     Unknown,
     Answered,
     Never,
 }
 
-impl Stream {
-    pub(super) fn new(now: Duration, habits: Habits) -> Self {
+impl StreamMachine {
+    pub(super) fn new(now: Duration, traits: PeerTraits) -> Self {
         Self {
             next: FIRST_ID,
             waiting: VecDeque::new(),
             pending: VecDeque::new(),
             live: BTreeMap::new(),
             cancels: VecDeque::new(),
-            habits,
+            traits,
             now,
             heard: now,
-            life: Life::Heard,
-            is_confused: false,
+            liveness: Liveness::Heard,
+            is_ambiguous: false,
         }
     }
 
@@ -129,13 +129,13 @@ impl Stream {
         self.heard
     }
 
-    pub(super) fn habits(&self) -> Habits {
-        self.habits
+    pub(super) fn traits(&self) -> PeerTraits {
+        self.traits
     }
 
     /// Whether one creation is made at a time, because its answer cannot be told from another's.
     pub(super) fn is_careful(&self) -> bool {
-        self.habits.ids == Ids::Theirs
+        self.traits.ids == IdChoice::Theirs
     }
 
     /// This watch is to be on the stream.
@@ -153,7 +153,7 @@ impl Stream {
         if let Some(pending) = self.pending.iter_mut().find(|pending| pending.watch == Some(watch)) {
             pending.watch = None;
             // An id that is not ours is not known yet: it is canceled once it is.
-            if self.habits.ids != Ids::Theirs {
+            if self.traits.ids != IdChoice::Theirs {
                 self.cancels.push_back(pending.id);
             }
         }
@@ -162,45 +162,46 @@ impl Stream {
     /// What to do next.
     pub(super) fn action(&mut self, now: Duration) -> Action {
         self.now = now;
-        if self.is_confused {
+        if self.is_ambiguous {
             return Action::Restart;
         }
         if let Some(id) = self.cancels.pop_front() {
             return Action::Send(Request::Cancel { id });
         }
         let open = self.pending.iter().filter(|pending| !pending.is_given_up).count();
-        let room = match self.habits.ids {
-            Ids::Unknown | Ids::Ours => open < AT_ONCE,
-            Ids::Theirs => self.pending.is_empty(),
+        let room = match self.traits.ids {
+            IdChoice::Unknown | IdChoice::Ours => open < MAX_PENDING,
+            IdChoice::Theirs => self.pending.is_empty(),
         };
         if room && let Some(watch) = self.waiting.pop_front() {
-            let id = self.pend(Some(watch), now);
+            let id = self.add_pending(Some(watch), now);
             return Action::Send(Request::Create { watch, id });
         }
-        let is_stuck = self.habits.ids == Ids::Theirs && self.pending.front().is_some_and(|first| first.is_given_up);
+        let is_stuck =
+            self.traits.ids == IdChoice::Theirs && self.pending.front().is_some_and(|first| first.is_given_up);
         if is_stuck && let Some(watch) = self.waiting.pop_front() {
             return Action::Displaced { watch };
         }
-        let is_over = |pending: &Pending| !pending.is_given_up && now >= pending.since + CREATION;
-        if let Some(place) = self.pending.iter().position(is_over) {
+        let has_ended = |pending: &Pending| !pending.is_given_up && now >= pending.since + CREATION_TIMEOUT;
+        if let Some(place) = self.pending.iter().position(has_ended) {
             return self.give_up(now, place);
         }
         let late = |pending: &&mut Pending| {
-            !pending.is_late && !pending.is_given_up && now + SECOND >= pending.since + CREATION
+            !pending.is_late && !pending.is_given_up && now + SECOND_STEP_AFTER >= pending.since + CREATION_TIMEOUT
         };
         if let Some(pending) = self.pending.iter_mut().find(late) {
             pending.is_late = true;
             return Action::Ping;
         }
         let next = |pending: &Pending| {
-            let dead = pending.since + CREATION;
-            if pending.is_late { dead } else { dead.saturating_sub(SECOND) }
+            let dead = pending.since + CREATION_TIMEOUT;
+            if pending.is_late { dead } else { dead.saturating_sub(SECOND_STEP_AFTER) }
         };
         let open = self.pending.iter().filter(|pending| !pending.is_given_up);
         let mut wake = open.map(next).min().unwrap_or(Duration::MAX);
         // What is not created yet is waited for on its own account.
         if !self.live.is_empty() {
-            match self.ask(now) {
+            match self.check_liveness(now) {
                 Action::Wait { until } => wake = wake.min(until),
                 action => return action,
             }
@@ -213,10 +214,10 @@ impl Stream {
         let pending = &mut self.pending[place];
         let (watch, since, id) = (pending.watch.take(), pending.since, pending.id);
         pending.is_given_up = true;
-        if self.habits.ids != Ids::Theirs {
+        if self.traits.ids != IdChoice::Theirs {
             self.cancels.push_back(id);
         }
-        if self.habits.ids == Ids::Ours {
+        if self.traits.ids == IdChoice::Ours {
             self.pending.remove(place);
         }
         match watch {
@@ -226,38 +227,38 @@ impl Stream {
     }
 
     /// Whether the stream lives, where a watch is on it.
-    fn ask(&mut self, now: Duration) -> Action {
-        let never = self.habits.progress == Progress::Never;
-        match self.life {
-            Life::Heard if now < self.heard + SILENCE => Action::Wait { until: self.heard + SILENCE },
-            Life::Heard => {
-                self.life = Life::Asked { at: now, step: Step::Stream };
-                if never { self.probe(now + SECOND) } else { Action::Send(Request::Progress) }
+    fn check_liveness(&mut self, now: Duration) -> Action {
+        let never = self.traits.progress == ProgressSupport::Never;
+        match self.liveness {
+            Liveness::Heard if now < self.heard + QUIET_LIMIT => Action::Wait { until: self.heard + QUIET_LIMIT },
+            Liveness::Heard => {
+                self.liveness = Liveness::Asked { at: now, step: LivenessStep::Stream };
+                if never { self.probe(now + SECOND_STEP_AFTER) } else { Action::Send(Request::Progress) }
             }
-            Life::Asked { at, .. } if now >= at + ANSWER => Action::Dead { asked: at },
-            Life::Asked { at, step: Step::Stream } if now >= at + SECOND => {
-                self.life = Life::Asked { at, step: Step::Connection };
+            Liveness::Asked { at, .. } if now >= at + LIVENESS_TIMEOUT => Action::Dead { asked: at },
+            Liveness::Asked { at, step: LivenessStep::Stream } if now >= at + SECOND_STEP_AFTER => {
+                self.liveness = Liveness::Asked { at, step: LivenessStep::Connection };
                 Action::Ping
             }
-            Life::Asked { at, step: Step::Stream } => Action::Wait { until: at + SECOND },
-            Life::Asked { at, step: Step::Connection } if !never => {
-                self.life = Life::Asked { at, step: Step::Probe };
-                self.probe(at + ANSWER)
+            Liveness::Asked { at, step: LivenessStep::Stream } => Action::Wait { until: at + SECOND_STEP_AFTER },
+            Liveness::Asked { at, step: LivenessStep::Connection } if !never => {
+                self.liveness = Liveness::Asked { at, step: LivenessStep::Probe };
+                self.probe(at + LIVENESS_TIMEOUT)
             }
-            Life::Asked { at, .. } => Action::Wait { until: at + ANSWER },
+            Liveness::Asked { at, .. } => Action::Wait { until: at + LIVENESS_TIMEOUT },
         }
     }
 
     /// Asks for a second watch of a range that is watched. Where one creation is made at a time and one is on its way, that
     /// is as good.
     fn probe(&mut self, until: Duration) -> Action {
-        let is_busy = self.habits.ids == Ids::Theirs && !self.pending.is_empty();
+        let is_busy = self.traits.ids == IdChoice::Theirs && !self.pending.is_empty();
         let Some(&watch) = self.live.values().next().filter(|_| !is_busy) else { return Action::Wait { until } };
-        let id = self.pend(None, self.now);
+        let id = self.add_pending(None, self.now);
         Action::Send(Request::Probe { watch, id })
     }
 
-    fn pend(&mut self, watch: Option<WatchId>, now: Duration) -> i64 {
+    fn add_pending(&mut self, watch: Option<WatchId>, now: Duration) -> i64 {
         let id = self.next;
         self.next += 1;
         self.pending.push_back(Pending {
@@ -272,44 +273,44 @@ impl Stream {
     }
 
     /// Takes a message; whom it is for.
-    pub(super) fn on(&mut self, now: Duration, message: Heading) -> Address {
+    pub(super) fn on(&mut self, now: Duration, message: MessageHeader) -> Recipient {
         self.heard = now;
         if message.id < 0 && !message.created && !message.canceled {
-            self.habits.progress = Progress::Answered;
+            self.traits.progress = ProgressSupport::Answered;
         }
-        let life = std::mem::replace(&mut self.life, Life::Heard);
-        let is_probed = matches!(life, Life::Asked { step: Step::Probe, .. });
-        if is_probed && message.created && self.habits.progress == Progress::Unknown {
+        let liveness = std::mem::replace(&mut self.liveness, Liveness::Heard);
+        let is_probed = matches!(liveness, Liveness::Asked { step: LivenessStep::Probe, .. });
+        if is_probed && message.created && self.traits.progress == ProgressSupport::Unknown {
             // What was asked later was answered, and the request for progress was not.
-            self.habits.progress = Progress::Never;
+            self.traits.progress = ProgressSupport::Never;
         }
         if message.created || (message.canceled && self.pending.iter().any(|pending| pending.id == message.id)) {
             return self.created(message);
         }
-        let Some(&watch) = self.live.get(&message.id) else { return Address::Nobody };
+        let Some(&watch) = self.live.get(&message.id) else { return Recipient::Nobody };
         if message.canceled {
             // One that was compacted keeps its id, and the whole stream from answering requests for progress.
             self.live.remove(&message.id);
             self.cancels.push_back(message.id);
         }
-        Address::Watch(watch)
+        Recipient::Watch(watch)
     }
 
-    fn created(&mut self, message: Heading) -> Address {
+    fn created(&mut self, message: MessageHeader) -> Recipient {
         let own = self.pending.iter().position(|pending| pending.id == message.id);
         let place = match own {
             // Refused, without an id: etcd answers creations in their order.
             None if message.canceled && message.id < 0 => self.pending.iter().position(|pending| !pending.is_overtaken),
             Some(own) => {
-                self.habits.ids = Ids::Ours;
+                self.traits.ids = IdChoice::Ours;
                 Some(own)
             }
             // The answer to a creation that was given up.
             None if message.id >= FIRST_ID => None,
             None => {
                 // It is no longer who it was, or is not known yet; among several it cannot be told which is answered.
-                self.is_confused |= self.pending.len() > 1 || self.live.contains_key(&message.id);
-                self.habits.ids = Ids::Theirs;
+                self.is_ambiguous |= self.pending.len() > 1 || self.live.contains_key(&message.id);
+                self.traits.ids = IdChoice::Theirs;
                 (!self.pending.is_empty()).then_some(0)
             }
         };
@@ -321,12 +322,12 @@ impl Stream {
             if !message.canceled {
                 self.cancels.push_back(message.id);
             }
-            return Address::Nobody;
+            return Recipient::Nobody;
         };
         if !message.canceled {
             self.live.insert(message.id, watch);
         }
-        Address::Watch(watch)
+        Recipient::Watch(watch)
     }
 }
 

@@ -27,7 +27,7 @@ pub(crate) enum Request {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     Send(Request),
-    /// Ask the connection for a sign of life, to tell its death from that of the stream.
+    /// Ask the connection for a sign of liveness, to tell its death from that of the stream.
     Ping,
     /// This creation was not answered in time: it is canceled here.
     Unanswered {
@@ -52,7 +52,7 @@ pub(crate) enum Action {
 
 /// What a message says, as far as it matters here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Heading {
+pub(crate) struct MessageHeader {
     pub(crate) id: i64,
     pub(crate) created: bool,
     pub(crate) canceled: bool,
@@ -60,7 +60,7 @@ pub(crate) struct Heading {
 
 /// Whom a message is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Address {
+pub(crate) enum Recipient {
     /// This watch.
     Watch(WatchId),
     /// Nobody: an answer to what was asked of the stream, or of a watch that is gone.

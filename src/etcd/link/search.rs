@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::etcd::failure::{Class, Failure};
-use crate::etcd::link::Link;
-use crate::etcd::link::links::{AVOIDED, HEDGE, IDLE, WANTED};
+use crate::etcd::link::MemberLink;
+use crate::etcd::link::links::{AVOID_FOR, HEDGE_DELAY, IDLE_TIMEOUT, WANTED_FOR};
 use crate::etcd::{Core, Source};
 
 impl Core {
@@ -16,7 +16,7 @@ impl Core {
     ///
     /// # Errors
     /// How the search that was under way, or else the next one, has failed at all members.
-    pub(crate) async fn link(self: &Arc<Self>) -> Result<Link, Failure> {
+    pub(crate) async fn link(self: &Arc<Self>) -> Result<MemberLink, Failure> {
         loop {
             let (rounds, mut changed) = {
                 let mut state = self.links.state();
@@ -26,15 +26,15 @@ impl Core {
                 if state.is_shut {
                     return Err(Failure::new(Class::Changed, "nobody uses this etcd any more"));
                 }
-                state.wanted = Instant::now();
+                state.last_wanted = Instant::now();
                 let begins = !std::mem::replace(&mut state.is_connecting, true);
                 let waits = (state.failed_rounds, self.links.changed.subscribe());
                 drop(state);
                 if begins {
                     // Made before the task, which a runtime that ends drops unpolled: its drop takes the lock.
-                    let guard = Connecting(self.clone());
+                    let guard = ConnectGuard(self.clone());
                     let task = tokio::spawn(connect(guard)).abort_handle();
-                    self.links.keep(task, |state| &mut state.connecting);
+                    self.links.store_task(task, |state| &mut state.connecting);
                 }
                 waits
             };
@@ -57,11 +57,11 @@ impl Core {
     }
 
     /// A connection to another member than this link's, where there is one that may be well.
-    pub(crate) async fn elsewhere(self: &Arc<Self>, link: &Link) -> Option<Link> {
+    pub(crate) async fn link_elsewhere(self: &Arc<Self>, link: &MemberLink) -> Option<MemberLink> {
         let order: Vec<usize> = {
             let state = self.links.state();
             let others = state.others(link.member());
-            let failed = |number: usize| state.members[number].failed.filter(|failed| failed.elapsed() < AVOIDED);
+            let failed = |number: usize| state.members[number].failed.filter(|failed| failed.elapsed() < AVOID_FOR);
             let mut well: Vec<usize> = others.iter().copied().filter(|number| failed(*number).is_none()).collect();
             if well.is_empty() {
                 // That which failed the longest time ago, where it is connected.
@@ -71,18 +71,18 @@ impl Core {
             well
         };
         let found = self.first_of(&order).await.ok();
-        self.sweep_later();
+        self.close_idle_later();
         found
     }
 
     /// Closes connections to members that are not in use, once nobody has used them for a while.
-    pub(crate) fn sweep_later(self: &Arc<Self>) {
+    pub(crate) fn close_idle_later(self: &Arc<Self>) {
         let begins = {
             let mut state = self.links.state();
-            state.sweep() && !std::mem::replace(&mut state.is_sweeping, true)
+            state.close_idle() && !std::mem::replace(&mut state.is_sweeping, true)
         };
         if begins {
-            tokio::spawn(sweep(Sweeping(Arc::downgrade(self))));
+            tokio::spawn(sweep(SweepGuard(Arc::downgrade(self))));
         }
     }
 
@@ -100,10 +100,10 @@ impl Core {
         let Some(endpoint) = member.endpoint.clone() else { return };
         if is_shut || member.link().is_some() || std::mem::replace(&mut member.is_dialed, true) {
             drop(state);
-            return self.links.tell();
+            return self.links.notify();
         }
         drop(state);
-        let dialed = Dialed { core: self.clone(), number };
+        let dialed = DialGuard { core: self.clone(), number };
         let dialing = async move {
             let core = &dialed.core;
             let Source::Options(options) = &core.links.source else { return };
@@ -122,14 +122,14 @@ impl Core {
             }
         };
         let task = tokio::spawn(dialing).abort_handle();
-        self.links.keep(task, |state| &mut state.members[number].dialing);
+        self.links.store_task(task, |state| &mut state.members[number].dialing);
     }
 
     /// A search for a member that answers, which is then in use.
-    async fn round(self: &Arc<Self>) -> Result<(), Failure> {
+    async fn search_round(self: &Arc<Self>) -> Result<(), Failure> {
         let order = self.links.state().order();
         if order.is_empty() {
-            return Err(self.links.state().nothing().while_doing("finding the members of etcd"));
+            return Err(self.links.state().no_member_failure().while_doing("finding the members of etcd"));
         }
         let link = self.first_of(&order).await?;
         self.links.state().current = link.member();
@@ -138,14 +138,14 @@ impl Core {
 
     /// The first of these members that answers: each is dialed a little later than the one before it, or as soon as that one
     /// has failed.
-    async fn first_of(self: &Arc<Self>, order: &[usize]) -> Result<Link, Failure> {
+    async fn first_of(self: &Arc<Self>, order: &[usize]) -> Result<MemberLink, Failure> {
         let mut changed = self.links.changed.subscribe();
         let mut before = Vec::new();
         let mut last = None;
         for &number in order {
             before.push((number, self.links.state().members[number].failures));
             self.dial(number);
-            let beside = sleep(HEDGE);
+            let beside = sleep(HEDGE_DELAY);
             tokio::pin!(beside);
             let is_last = before.len() == order.len();
             loop {
@@ -173,25 +173,25 @@ impl Core {
                 }
             }
         }
-        let gone = || Failure::unconnected("the connection ended as soon as it was made".into());
+        let gone = || Failure::connect_failed("the connection ended as soon as it was made".into());
         Err(last.unwrap_or_else(|| gone().at(&self.member_in_use()).while_doing("connecting to etcd")))
     }
 }
 
 /// Closes connections that nobody uses, until there is none but that in use.
-async fn sweep(sweeping: Sweeping) {
+async fn sweep(sweeping: SweepGuard) {
     loop {
-        sleep(IDLE + Duration::from_secs(1)).await;
+        sleep(IDLE_TIMEOUT + Duration::from_secs(1)).await;
         let Some(core) = sweeping.0.upgrade() else { return };
-        if !core.links.state().sweep() {
+        if !core.links.state().close_idle() {
             return;
         }
     }
 }
 
-struct Sweeping(Weak<Core>);
+struct SweepGuard(Weak<Core>);
 
-impl Drop for Sweeping {
+impl Drop for SweepGuard {
     fn drop(&mut self) {
         if let Some(core) = self.0.upgrade() {
             core.links.state().is_sweeping = false;
@@ -200,25 +200,25 @@ impl Drop for Sweeping {
 }
 
 /// Looks for a member that answers, for as long as somebody wants one.
-async fn connect(connecting: Connecting) {
+async fn connect(connecting: ConnectGuard) {
     let core = &connecting.0;
     // Connections that end as soon as they are made are not made without a pause.
-    sleep(core.links.pause()).await;
+    sleep(core.links.search_delay()).await;
     loop {
         #[cfg(feature = "srv")]
-        core.find().await;
-        let result = core.round().await;
+        core.find_members().await;
+        let result = core.search_round().await;
         if result.is_ok() {
             let core = core.clone();
             drop(connecting);
             core.links.connected.send_modify(|count| *count += 1);
-            core.sweep_later();
-            core.learn_later();
+            core.close_idle_later();
+            core.start_learning();
             return;
         }
-        let again = core.links.failed(result.err());
-        let is_wanted = core.links.state().wanted.elapsed() < WANTED;
-        core.links.tell();
+        let again = core.links.round_failed(result.err());
+        let is_wanted = core.links.state().last_wanted.elapsed() < WANTED_FOR;
+        core.links.notify();
         if !is_wanted {
             return;
         }
@@ -227,24 +227,24 @@ async fn connect(connecting: Connecting) {
 }
 
 /// However the search ends, also with its runtime.
-struct Connecting(Arc<Core>);
+struct ConnectGuard(Arc<Core>);
 
-impl Drop for Connecting {
+impl Drop for ConnectGuard {
     fn drop(&mut self) {
         self.0.links.state().is_connecting = false;
-        self.0.links.tell();
+        self.0.links.notify();
     }
 }
 
 /// However an attempt ends, also with its runtime.
-struct Dialed {
+struct DialGuard {
     core: Arc<Core>,
     number: usize,
 }
 
-impl Drop for Dialed {
+impl Drop for DialGuard {
     fn drop(&mut self) {
         self.core.links.state().members[self.number].is_dialed = false;
-        self.core.links.tell();
+        self.core.links.notify();
     }
 }

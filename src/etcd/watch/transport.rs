@@ -1,4 +1,4 @@
-//! A watch stream on the wire: over a connection of our own, or by the user's own client.
+//! A watch stream on the service: over a connection of our own, or by the user's own client.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -14,13 +14,13 @@ use tonic::{Request, Status, Streaming};
 
 use crate::etcd::MAX_MESSAGE;
 use crate::etcd::failure::{Class, Failure};
-use crate::etcd::link::{self, Link};
-use crate::etcd::watch::message::{CreateRequest, RequestUnion, WatchRequest, WatchResponse, Wire};
+use crate::etcd::link::{self, MemberLink};
+use crate::etcd::watch::message::{CreateRequest, RequestUnion, WatchCodec, WatchRequest, WatchResponse};
 
 /// Requests out, messages in.
-pub(super) enum Speech {
+pub(super) enum WatchTransport {
     Own { requests: UnboundedSender<WatchRequest>, responses: Responses },
-    Client(Box<ClientSpeech>),
+    Client(Box<ClientTransport>),
 }
 
 /// The answer begins with the first message: until then requests go out, and this waits for it.
@@ -31,15 +31,15 @@ pub(super) enum Responses {
 
 type Opening<T> = Pin<Box<dyn Future<Output = Result<T, Failure>> + Send>>;
 
-impl Speech {
-    pub(super) fn new(link: &Link) -> Self {
+impl WatchTransport {
+    pub(super) fn new(link: &MemberLink) -> Self {
         let client = link.client(); // also tells that the link is used
-        let Some(wire) = link.wire() else {
+        let Some(service) = link.service() else {
             let (outgoing, opening, open) = (VecDeque::new(), None, None);
-            return Self::Client(Box::new(ClientSpeech { client, outgoing, opening, open }));
+            return Self::Client(Box::new(ClientTransport { client, outgoing, opening, open }));
         };
         let (requests, outgoing) = unbounded_channel();
-        let responses = Responses::Opening(Box::pin(open(wire.clone(), UnboundedReceiverStream::new(outgoing))));
+        let responses = Responses::Opening(Box::pin(open(service.clone(), UnboundedReceiverStream::new(outgoing))));
         Self::Own { requests, responses }
     }
 
@@ -67,15 +67,15 @@ impl Speech {
 }
 
 async fn open(
-    wire: link::Wire,
+    service: link::LinkService,
     requests: UnboundedReceiverStream<WatchRequest>,
 ) -> Result<Streaming<WatchResponse>, Failure> {
-    let mut client = Grpc::new(wire).max_decoding_message_size(MAX_MESSAGE);
+    let mut client = Grpc::new(service).max_decoding_message_size(MAX_MESSAGE);
     let mut request = Request::new(requests);
     // A member that is cut off from its cluster says so, in place of keeping silent.
     request.metadata_mut().insert("hasleader", MetadataValue::from_static("true"));
     let path = PathAndQuery::from_static("/etcdserverpb.Watch/Watch");
-    Ok(client.streaming(request, path, Wire).await.map_err(refused)?.into_inner())
+    Ok(client.streaming(request, path, WatchCodec).await.map_err(refused)?.into_inner())
 }
 
 fn refused(status: Status) -> Failure {
@@ -87,14 +87,14 @@ fn ended() -> Failure {
 }
 
 /// A stream of the user's own client, which is opened with its first watch.
-pub(super) struct ClientSpeech {
+pub(super) struct ClientTransport {
     client: Client,
     outgoing: VecDeque<RequestUnion>,
     opening: Option<Opening<(WatchRequestSender, WatchResponseStream)>>,
     open: Option<(WatchRequestSender, WatchResponseStream)>,
 }
 
-impl ClientSpeech {
+impl ClientTransport {
     async fn next(&mut self) -> Result<WatchResponse, Failure> {
         loop {
             let Some((requests, responses)) = &mut self.open else {

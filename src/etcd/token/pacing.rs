@@ -8,19 +8,19 @@ use std::time::Duration;
 use crate::backoff::Backoff;
 
 /// Between two checks, the first of which failed; and in the long run between any two.
-pub(crate) const APART: Duration = Duration::from_secs(5);
+pub(crate) const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// So many tokens may be fetched at once before that: each change of a user or role ends all tokens.
-const AT_ONCE: u32 = 3;
+const BURST: u32 = 3;
 /// A refusal of a token younger than this is not the token's fault: a new one is used within moments.
-const FRESH: Duration = Duration::from_secs(2);
+const FRESH_TOKEN: Duration = Duration::from_secs(2);
 /// How long after such a refusal none is taken for a token's fault.
-const DENIED_IN_EARNEST: Duration = Duration::from_secs(60);
+const DENIAL_VALID: Duration = Duration::from_secs(60);
 
 /// How a check came out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
+pub(crate) enum CheckOutcome {
     Fetched,
-    /// Authentication is off: requests go without a token.
+    /// TokenPacing is off: requests go without a token.
     NotNeeded,
     /// etcd has refused the user or the password.
     Refused,
@@ -29,7 +29,7 @@ pub(crate) enum Outcome {
 }
 
 #[derive(Debug)]
-pub(crate) struct Authentication {
+pub(crate) struct TokenPacing {
     /// Counts the tokens.
     number: u64,
     is_present: bool,
@@ -38,13 +38,13 @@ pub(crate) struct Authentication {
     /// When a fresh token was last denied something.
     denied: Option<Duration>,
     next: Duration,
-    /// Tokens that may be fetched at once, and when that was reckoned.
-    spare: u32,
-    reckoned: Duration,
+    /// Tokens that may be fetched at once, and when that was burst_counted_at.
+    burst_left: u32,
+    burst_counted_at: Duration,
     backoff: Backoff,
 }
 
-impl Authentication {
+impl TokenPacing {
     /// Where a token is present, or none is needed, no check is made before it is refused.
     pub(crate) fn new(is_present: bool, seed: u64) -> Self {
         Self {
@@ -54,14 +54,14 @@ impl Authentication {
             fetched: Duration::ZERO,
             denied: None,
             next: Duration::ZERO,
-            spare: AT_ONCE,
-            reckoned: Duration::ZERO,
+            burst_left: BURST,
+            burst_counted_at: Duration::ZERO,
             backoff: Backoff::new(seed),
         }
     }
 
     /// The number of the token that is to be used, if there is one.
-    pub(crate) fn present(&self) -> Option<u64> {
+    pub(crate) fn current(&self) -> Option<u64> {
         self.is_present.then_some(self.number)
     }
 
@@ -79,25 +79,26 @@ impl Authentication {
         self.next
     }
 
-    pub(crate) fn checked(&mut self, now: Duration, outcome: Outcome) {
+    pub(crate) fn on_checked(&mut self, now: Duration, outcome: CheckOutcome) {
         match outcome {
-            Outcome::Fetched | Outcome::NotNeeded => {
+            CheckOutcome::Fetched | CheckOutcome::NotNeeded => {
                 (self.number, self.is_present) = (self.number + 1, true);
-                (self.is_anonymous, self.fetched) = (outcome == Outcome::NotNeeded, now);
+                (self.is_anonymous, self.fetched) = (outcome == CheckOutcome::NotNeeded, now);
                 self.backoff.reset();
-                let regained = u32::try_from(now.saturating_sub(self.reckoned).as_secs() / APART.as_secs());
-                self.spare = self.spare.saturating_add(regained.unwrap_or(AT_ONCE)).min(AT_ONCE);
-                self.reckoned = now;
-                self.spare = self.spare.saturating_sub(1);
-                self.next = if self.spare > 0 { now } else { now + APART };
+                let regained =
+                    u32::try_from(now.saturating_sub(self.burst_counted_at).as_secs() / CHECK_INTERVAL.as_secs());
+                self.burst_left = self.burst_left.saturating_add(regained.unwrap_or(BURST)).min(BURST);
+                self.burst_counted_at = now;
+                self.burst_left = self.burst_left.saturating_sub(1);
+                self.next = if self.burst_left > 0 { now } else { now + CHECK_INTERVAL };
             }
-            Outcome::Refused => self.next = now + APART,
-            Outcome::Unanswered => self.next = now + self.backoff.fail(now, false),
+            CheckOutcome::Refused => self.next = now + CHECK_INTERVAL,
+            CheckOutcome::Unanswered => self.next = now + self.backoff.fail(now, false),
         }
     }
 
     /// etcd has refused the token of that number. Whether a request is worth another try with a new one.
-    pub(crate) fn refused(&mut self, number: u64) -> bool {
+    pub(crate) fn on_refused(&mut self, number: u64) -> bool {
         if self.is_present && self.number == number {
             self.is_present = false;
         }
@@ -105,15 +106,15 @@ impl Authentication {
     }
 
     /// Permission was denied to a request with the token of that number: some releases say so of a token that has ended.
-    pub(crate) fn denied(&mut self, now: Duration, number: u64) -> bool {
+    pub(crate) fn on_denied(&mut self, now: Duration, number: u64) -> bool {
         if self.number != number || !self.is_present {
             return true; // there is a newer one already, or soon
         }
-        if now.saturating_sub(self.fetched) < FRESH && number > 0 {
+        if now.saturating_sub(self.fetched) < FRESH_TOKEN && number > 0 {
             self.denied = Some(now);
             return false;
         }
-        if self.denied.is_some_and(|denied| now.saturating_sub(denied) < DENIED_IN_EARNEST) {
+        if self.denied.is_some_and(|denied| now.saturating_sub(denied) < DENIAL_VALID) {
             return false;
         }
         self.is_present = false;
@@ -132,29 +133,29 @@ mod tests {
     /// F8: however many ask, a password that is wrong is checked once in five seconds.
     #[test]
     fn a_wrong_password_is_checked_once_in_five_seconds() {
-        let mut machine = Authentication::new(false, 1);
+        let mut machine = TokenPacing::new(false, 1);
         let (mut now, mut checks) = (Duration::ZERO, 0);
         while now < secs(30) {
-            if machine.present().is_none() && now >= machine.next_check() {
-                machine.checked(now, Outcome::Refused);
+            if machine.current().is_none() && now >= machine.next_check() {
+                machine.on_checked(now, CheckOutcome::Refused);
                 checks += 1;
             }
             now += Duration::from_millis(10);
         }
         assert_eq!(checks, 6);
-        machine.checked(secs(30), Outcome::Fetched);
-        assert_eq!(machine.present(), Some(1));
+        machine.on_checked(secs(30), CheckOutcome::Fetched);
+        assert_eq!(machine.current(), Some(1));
     }
 
     #[test]
     fn a_token_that_is_refused_again_and_again_is_not_fetched_without_end() {
-        let mut machine = Authentication::new(false, 1);
+        let mut machine = TokenPacing::new(false, 1);
         let (mut now, mut checks) = (Duration::ZERO, 0);
         while now < secs(60) {
-            if let Some(number) = machine.present() {
-                assert!(machine.refused(number));
+            if let Some(number) = machine.current() {
+                assert!(machine.on_refused(number));
             } else if now >= machine.next_check() {
-                machine.checked(now, Outcome::Fetched);
+                machine.on_checked(now, CheckOutcome::Fetched);
                 checks += 1;
             }
             now += Duration::from_millis(10);
@@ -164,23 +165,23 @@ mod tests {
 
     #[test]
     fn what_a_role_may_not_do_costs_one_check_in_a_minute_at_most() {
-        let mut machine = Authentication::new(false, 1);
-        machine.checked(secs(0), Outcome::Fetched);
-        assert!(!machine.denied(secs(1), 1), "a fresh token is not to blame");
-        assert!(!machine.denied(secs(30), 1), "and was not to blame a moment ago");
-        assert!(machine.denied(secs(62), 1));
-        assert_eq!(machine.present(), None);
-        machine.checked(secs(62), Outcome::Fetched);
-        assert!(machine.denied(secs(63), 1), "an old token has a successor");
-        assert!(!machine.denied(secs(63), 2));
+        let mut machine = TokenPacing::new(false, 1);
+        machine.on_checked(secs(0), CheckOutcome::Fetched);
+        assert!(!machine.on_denied(secs(1), 1), "a fresh token is not to blame");
+        assert!(!machine.on_denied(secs(30), 1), "and was not to blame a moment ago");
+        assert!(machine.on_denied(secs(62), 1));
+        assert_eq!(machine.current(), None);
+        machine.on_checked(secs(62), CheckOutcome::Fetched);
+        assert!(machine.on_denied(secs(63), 1), "an old token has a successor");
+        assert!(!machine.on_denied(secs(63), 2));
     }
 
     #[test]
     fn an_etcd_without_authentication_needs_none_until_it_is_turned_on() {
-        let mut machine = Authentication::new(false, 1);
-        machine.checked(secs(0), Outcome::NotNeeded);
-        assert!(machine.is_anonymous() && machine.present() == Some(1));
-        assert!(machine.refused(1));
-        assert_eq!(machine.present(), None);
+        let mut machine = TokenPacing::new(false, 1);
+        machine.on_checked(secs(0), CheckOutcome::NotNeeded);
+        assert!(machine.is_anonymous() && machine.current() == Some(1));
+        assert!(machine.on_refused(1));
+        assert_eq!(machine.current(), None);
     }
 }

@@ -7,9 +7,9 @@ use crate::instance::Instance;
 use crate::panics::catch;
 use crate::target::Target;
 
-pub(crate) struct Caught<C>(pub(crate) C);
+pub(crate) struct CatchPanics<C>(pub(crate) C);
 
-impl<C: Codec> Codec for Caught<C> {
+impl<C: Codec> Codec for CatchPanics<C> {
     fn decode(&self, key: &[u8], value: &[u8]) -> Result<Vec<Instance>, DecodeError> {
         catch(|| self.0.decode(key, value))
             .unwrap_or_else(|panic| Err(DecodeError::new(format!("the codec panicked: {panic}"))))
@@ -21,7 +21,7 @@ impl<C: Codec> Codec for Caught<C> {
     }
 }
 
-impl<C: fmt::Debug> fmt::Debug for Caught<C> {
+impl<C: fmt::Debug> fmt::Debug for CatchPanics<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
@@ -47,10 +47,10 @@ mod tests {
     /// F14: the reason says that the codec panicked, and what it said.
     #[test]
     fn panics_are_reasons() {
-        let error = Caught(Panics).decode(b"k", b"v").unwrap_err();
+        let error = CatchPanics(Panics).decode(b"k", b"v").unwrap_err();
         assert_eq!(error.to_string(), "the codec panicked: no luck");
         let (target, instance) = (Target::parse("s").unwrap(), Instance::new("h:1").unwrap());
-        let error = Caught(Panics).encode(&target, &instance).unwrap_err();
+        let error = CatchPanics(Panics).encode(&target, &instance).unwrap_err();
         assert_eq!(error.to_string(), "the codec panicked: no text");
     }
 }

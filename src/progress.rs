@@ -8,9 +8,9 @@ const LEAST: Duration = Duration::from_millis(250);
 
 /// Counts the turns of a task.
 #[derive(Default)]
-pub(crate) struct Turns(AtomicU64);
+pub(crate) struct Progress(AtomicU64);
 
-impl Turns {
+impl Progress {
     /// The task runs.
     pub(crate) fn count(&self) {
         self.0.fetch_add(1, Ordering::Release);
@@ -22,7 +22,7 @@ impl Turns {
     }
 
     /// What there is to say where the task, which was woken at `before`, had no turn in a wait of that length.
-    pub(crate) fn stood_still(&self, before: u64, waited: Duration, doing: &str) -> Option<String> {
+    pub(crate) fn stall_message(&self, before: u64, waited: Duration, doing: &str) -> Option<String> {
         (waited >= LEAST && self.now() == before).then(|| {
             format!(
                 "the tokio runtime {doing} did not run in that time: drive it (a `current_thread` runtime runs only inside \
@@ -38,11 +38,11 @@ mod tests {
 
     #[test]
     fn a_task_without_a_turn_stands_still() {
-        let turns = Turns::default();
+        let turns = Progress::default();
         let before = turns.now();
-        assert!(turns.stood_still(before, LEAST, "of it").is_some_and(|text| text.contains("did not run")));
-        assert_eq!(turns.stood_still(before, LEAST / 2, "of it"), None, "too short to know");
+        assert!(turns.stall_message(before, LEAST, "of it").is_some_and(|text| text.contains("did not run")));
+        assert_eq!(turns.stall_message(before, LEAST / 2, "of it"), None, "too short to know");
         turns.count();
-        assert_eq!(turns.stood_still(before, LEAST, "of it"), None);
+        assert_eq!(turns.stall_message(before, LEAST, "of it"), None);
     }
 }

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::connection::{self, Destination, KeepAlive, Place, Transport};
 use crate::etcd::failure::{Class, Failure};
-use crate::etcd::link::{Link, Wire};
+use crate::etcd::link::{LinkService, MemberLink};
 use crate::etcd::members::endpoint::Endpoint;
 use crate::etcd::options::EtcdOptions;
 use crate::etcd::token::Token;
@@ -18,16 +18,21 @@ const WINDOW: u32 = i32::MAX as u32;
 
 impl EtcdOptions {
     /// A connection to this one member, over which requests carry the token.
-    pub(crate) async fn connect(&self, member: usize, endpoint: &Endpoint, token: Token) -> Result<Link, Failure> {
-        let connected = self.reach(member, endpoint, token).await;
+    pub(crate) async fn connect(
+        &self,
+        member: usize,
+        endpoint: &Endpoint,
+        token: Token,
+    ) -> Result<MemberLink, Failure> {
+        let connected = self.connect_service(member, endpoint, token).await;
         connected.map_err(|failure| {
             let failure = failure.at(&endpoint.text).while_doing("connecting to etcd");
-            // One that etcd has named may well be out of reach, or have another name in its certificate.
-            if endpoint.is_learned { failure.that_may_pass() } else { failure }
+            // One that etcd has named may well be out of connect_service, or have another name in its certificate.
+            if endpoint.is_learned { failure.as_transient() } else { failure }
         })
     }
 
-    async fn reach(&self, member: usize, endpoint: &Endpoint, token: Token) -> Result<Link, Failure> {
+    async fn connect_service(&self, member: usize, endpoint: &Endpoint, token: Token) -> Result<MemberLink, Failure> {
         let Endpoint { text, secure, authority, .. } = endpoint;
         let transport = self.transport(*secure)?;
         let place = Place::Host(authority.host().to_owned(), authority.port());
@@ -41,23 +46,23 @@ impl EtcdOptions {
         let (room, began) = (Arc::<Notify>::default(), Instant::now());
         let connection = transport.connect(&Destination { place, secure: *secure }, &options, room.clone()).await;
         let connection = connection.map_err(|failure| {
-            let failure = Failure::unconnected(failure.to_string());
+            let failure = Failure::connect_failed(failure.to_string());
             // The next attempt may find another certificate on disk.
-            if self.tls_changes() { failure.that_may_pass() } else { failure }
+            if self.tls_changes() { failure.as_transient() } else { failure }
         })?;
         // The packets that connect went to the member and back, then those that greet it.
         let round_trip = began.elapsed() / 2;
         let scheme = if *secure { Scheme::HTTPS } else { Scheme::HTTP };
         let invalid = |error: http::uri::InvalidUri| Failure::new(Class::Permanent, error.to_string());
         let authority = authority.as_str().parse().map_err(invalid)?;
-        let wire = Wire { connection, room, scheme, authority, token };
-        Link::over(member, text.clone(), wire, round_trip).await.map_err(Failure::from)
+        let service = LinkService { connection, room, scheme, authority, token };
+        MemberLink::from_connection(member, text.clone(), service, round_trip).await.map_err(Failure::from)
     }
 
     /// Whether the TLS settings of the next connection may be others than those of the last.
     #[cfg(feature = "_tls")]
     fn tls_changes(&self) -> bool {
-        matches!(self.built(), Ok(Some(tls)) if tls.changes())
+        matches!(self.built_tls(), Ok(Some(tls)) if tls.changes())
     }
 
     #[cfg(not(feature = "_tls"))]
@@ -68,7 +73,7 @@ impl EtcdOptions {
 
     #[cfg(feature = "_tls")]
     fn transport(&self, secure: bool) -> Result<Transport, Failure> {
-        match self.built() {
+        match self.built_tls() {
             Ok(tls) => Ok(Transport { connector: None, tls: tls.clone().filter(|_| secure) }),
             Err((what, why)) => Err(Failure::new(Class::Permanent, format!("{what}: {why}"))),
         }

@@ -1,12 +1,14 @@
 //! Targets: the name of a service, parsed from what users write.
 
+pub(crate) mod nested;
+
 use std::fmt;
 use std::str::FromStr;
 
 use percent_encoding::percent_decode_str;
 
 use crate::address::Authority;
-use crate::domain::Domain;
+use crate::address::domain::Domain;
 use crate::error::Error;
 use crate::secret;
 

@@ -32,7 +32,7 @@ impl Domain {
     }
 
     /// Whether they are one, with or without the dot at the end.
-    pub(crate) fn is(&self, other: &Self) -> bool {
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
         self.0.trim_end_matches('.') == other.0.trim_end_matches('.')
     }
 }
@@ -50,7 +50,7 @@ mod tests {
     #[test]
     fn domains_are_names() {
         assert_eq!(Domain::parse("Example.ORG").unwrap().as_str(), "example.org");
-        assert!(Domain::parse("example.org.").unwrap().is(&Domain::parse("example.org").unwrap()));
+        assert!(Domain::parse("example.org.").unwrap().is_same(&Domain::parse("example.org").unwrap()));
         for text in ["", ".", "a..b", "10.0.0.1", "[::1]", "h:53", "http://h", "u:p@h", "a b", &"a".repeat(64)] {
             assert!(Domain::parse(text).is_err(), "{text}");
         }

@@ -6,7 +6,7 @@ use crate::target::Target;
 /// The name below a service's own that one of its keys seems to belong to: `shop/payments` for `shop/payments/10.0.0.5:50051`;
 /// none where the key is the service's own. What the key's value says of its address tells where the name ends; without that it
 /// ends before the last slash that is no part of an address.
-pub(crate) fn nested<'k>(target: &Target, key: &'k str, instances: &[Instance]) -> Option<&'k str> {
+pub(crate) fn nested_name<'k>(target: &Target, key: &'k str, instances: &[Instance]) -> Option<&'k str> {
     let rest = key.strip_prefix(target.name())?.strip_prefix('/')?;
     if !rest.contains('/') {
         return None;
@@ -22,7 +22,7 @@ pub(crate) fn nested<'k>(target: &Target, key: &'k str, instances: &[Instance]) 
 }
 
 /// Every name above one: `a/b` and `a` of `a/b/c`.
-pub(crate) fn above(name: &str) -> impl Iterator<Item = &str> {
+pub(crate) fn parent_names(name: &str) -> impl Iterator<Item = &str> {
     name.char_indices().rev().filter(|(at, c)| *c == '/' && *at > 0).map(|(at, _)| &name[..at])
 }
 
@@ -63,14 +63,14 @@ mod tests {
             ("shop", None, None),
         ] {
             let instances: Vec<_> = address.map(|address| Instance::new(address).unwrap()).into_iter().collect();
-            assert_eq!(nested(&shop, key, &instances), expected, "{key} {address:?}");
+            assert_eq!(nested_name(&shop, key, &instances), expected, "{key} {address:?}");
         }
     }
 
     #[test]
     fn knows_the_names_above() {
-        assert_eq!(above("a/b/c").collect::<Vec<_>>(), ["a/b", "a"]);
-        assert_eq!(above("/web/x").collect::<Vec<_>>(), ["/web"]);
-        assert_eq!(above("/web").count() + above("web").count(), 0);
+        assert_eq!(parent_names("a/b/c").collect::<Vec<_>>(), ["a/b", "a"]);
+        assert_eq!(parent_names("/web/x").collect::<Vec<_>>(), ["/web"]);
+        assert_eq!(parent_names("/web").count() + parent_names("web").count(), 0);
     }
 }

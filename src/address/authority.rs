@@ -1,0 +1,116 @@
+//! The `host:port` part of an address. PURE.
+
+use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use crate::secret;
+
+/// A checked `host:port`, in lower case, IPv6 in brackets.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Authority(Box<str>);
+
+impl Authority {
+    pub(crate) fn parse(text: &str, default_port: Option<u16>) -> Result<Self, String> {
+        // First: no other reason may show a part of it.
+        if secret::may_have_user(text) {
+            return Err(secret::REASON.into());
+        }
+        for (mark, reason) in
+            [(',', "one address at a time: give several as several"), ('/', "a path has no place here")]
+        {
+            if text.contains(mark) {
+                return Err(reason.into());
+            }
+        }
+        let (host, port) = if text.starts_with('[') {
+            let end = text.find(']').ok_or("the bracket is not closed")?;
+            let address: Ipv6Addr =
+                text[1..end].parse().map_err(|_| format!("{:?} is no IPv6 address", &text[1..end]))?;
+            let rest = &text[end + 1..];
+            let port = rest.strip_prefix(':');
+            if port.is_none() && !rest.is_empty() {
+                return Err(format!("{rest:?} after the bracket is no port"));
+            }
+            (format!("[{address}]"), port)
+        } else {
+            let (host, port) = match text.rsplit_once(':') {
+                Some((host, _)) if host.contains(':') => {
+                    return Err("an IPv6 address stands in brackets: [::1]:50051".into());
+                }
+                Some((host, port)) => (host, Some(port)),
+                None => (text, None),
+            };
+            (check_host(host)?, port)
+        };
+        let port = match (port, default_port) {
+            (Some(port), _) => parse_port(port)?,
+            (None, Some(port)) => port,
+            (None, None) => return Err(format!("no port: write \"{host}:PORT\"")),
+        };
+        Ok(Self(format!("{host}:{port}").into()))
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// A socket of this host, by its absolute path: written `unix:/path`, which no `host:port` can be.
+    pub(super) fn unix(path: &str) -> Result<Self, String> {
+        // `unix:/path` or `unix:///path`, as in gRPC.
+        let path = path.strip_prefix("//").filter(|path| path.starts_with('/')).unwrap_or(path);
+        if !path.starts_with('/') || path.starts_with("//") || path.len() < 2 || path.ends_with('/') {
+            return Err("a Unix socket is an absolute path: unix:/run/greeter.sock".into());
+        }
+        if path.len() > 107 {
+            return Err("the path is longer than the 107 bytes of a socket's name".into());
+        }
+        if let Some(strange) = path.chars().find(|c| c.is_control()) {
+            return Err(format!("the character {strange:?} has no place in a path"));
+        }
+        Ok(Self(format!("unix:{path}").into()))
+    }
+
+    /// The host alone; an IPv6 address without its brackets.
+    pub(crate) fn host(&self) -> &str {
+        self.parts().0.trim_start_matches('[').trim_end_matches(']')
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.parts().1.parse().unwrap_or_default() // a number since `parse`
+    }
+
+    fn parts(&self) -> (&str, &str) {
+        self.0.rsplit_once(':').unwrap_or((&self.0, "")) // the port is always there: `parse` writes it
+    }
+}
+
+impl fmt::Debug for Authority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+fn check_host(host: &str) -> Result<String, String> {
+    if host.is_empty() {
+        return Err("no host".into());
+    }
+    if host.len() > 253 {
+        return Err("the host is longer than the 253 characters of a DNS name".into());
+    }
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if let Some(strange) = host.chars().find(|c| !allowed(*c)) {
+        return Err(format!("the character {strange:?} has no place in a host"));
+    }
+    if host.chars().all(|c| c.is_ascii_digit() || c == '.') && host.parse::<Ipv4Addr>().is_err() {
+        return Err(format!("{host:?} is no IPv4 address"));
+    }
+    Ok(host.to_ascii_lowercase())
+}
+
+fn parse_port(port: &str) -> Result<u16, String> {
+    let number = if port.bytes().all(|b| b.is_ascii_digit()) { port.parse().ok() } else { None };
+    match number {
+        Some(0) | None => Err(format!("the port {port:?} is not a number from 1 to 65535")),
+        Some(number) => Ok(number),
+    }
+}
