@@ -1,4 +1,7 @@
-//! Leases and the keys under them. Every operation may be repeated without harm.
+//! Leases and the keys under them, for the registrar.
+//!
+//! Each operation may be repeated without harm: lease ids are chosen here, puts and deletes compare
+//! the key's revision, and a revoked lease may be revoked again.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -16,25 +19,30 @@ use etcd_client::{
     Compare, CompareOp, LeaseGrantOptions, LeaseKeepAliveStream, LeaseKeeper, PutOptions, ResponseHeader, Txn, TxnOp,
 };
 
-/// What stands at a key.
+/// One key as it stands in etcd.
 pub(crate) struct Stored {
+    /// The lease that the key is attached to; 0 for none.
     pub(crate) lease: i64,
-    /// When it was put.
+    /// The revision of its last put.
     pub(crate) revision: i64,
+    /// Its value.
     pub(crate) value: Vec<u8>,
 }
 
-/// A put that was done, or was not because the key is not as expected.
+/// The result of a put.
 pub(crate) struct Put {
-    /// At which revision it was done.
+    /// The revision of the put; `None` where the key was not as expected, so that nothing was put.
     pub(crate) done: Option<i64>,
-    /// It was asked for more than once: another of these puts may have been done, or may still be.
+    /// Whether the request was sent more than once, so that another try of it may also take effect.
     pub(crate) again: bool,
 }
 
 impl Etcd {
-    /// Grants a lease of an id that we choose, so that a grant whose answer was lost can be recognised. Gives the
-    /// seconds that etcd granted, which may be more than asked; none if the lease was there already.
+    /// Grants a lease with an id of our choice, so that a grant whose answer was lost is
+    /// recognised.
+    ///
+    /// Gives the time to live that etcd granted, in seconds, which may be more than was asked for;
+    /// `None` where the lease existed already.
     pub(crate) async fn grant(&self, id: i64, seconds: i64, limits: RequestLimits) -> Result<Option<i64>, Failure> {
         let granted = self
             .call(limits, "granting a lease", |client| {
@@ -49,7 +57,7 @@ impl Etcd {
         }
     }
 
-    /// Puts a key under a lease.
+    /// Puts a key under a lease, whatever stands there.
     pub(crate) async fn put(
         &self,
         key: &[u8],
@@ -69,7 +77,8 @@ impl Etcd {
         Ok(Put { done: Some(response.header().map_or(0, ResponseHeader::revision)), again })
     }
 
-    /// Puts a key under a lease while it was last changed at that revision, or is not there where that is 0.
+    /// Puts a key under a lease if its last change is at the revision `expected`; 0 means that the
+    /// key must not exist.
     pub(crate) async fn put_over(
         &self,
         key: &[u8],
@@ -92,7 +101,8 @@ impl Etcd {
         Ok(Put { done: response.succeeded().then_some(revision), again })
     }
 
-    /// How a key stands now, by a linearizable read, and the revision at which it does.
+    /// Reads one key by a linearizable read. Gives the revision of the cluster and the key, if it
+    /// exists.
     pub(crate) async fn read_key(&self, key: &[u8], limits: RequestLimits) -> Result<(i64, Option<Stored>), Failure> {
         let doing = format!("reading {}", shown_key(key));
         let answer = self
@@ -109,12 +119,14 @@ impl Etcd {
         Ok((answer.header().map_or(0, ResponseHeader::revision), stored))
     }
 
-    /// Deletes a key while it carries that lease and was last changed at that revision, and so never what was put since, however
-    /// late the request arrives. Whether it does not stand under the lease any more: it is to be looked at otherwise.
+    /// Deletes a key if it carries `lease` and was last changed at the revision `expected`. So a
+    /// late request never deletes what was put since. Gives `false` where the comparison failed and
+    /// the key must be looked at.
     ///
-    /// Where the role may not read, which the comparison needs, the key is deleted as it is. An etcd that is full refuses a
-    /// transaction that only deletes in some releases (etcd's issue 13429; 3.5.1 is one), and no plain delete: there the key is
-    /// read first, and nobody can put it between the two.
+    /// The comparison needs the right to read. Without it the key is deleted as it is. An etcd that
+    /// is full refuses a transaction that only deletes in some releases (etcd issue 13429; 3.5.1 is
+    /// one) but accepts a plain delete. There the key is read first, and nobody can put it between
+    /// the two requests, because etcd is full.
     pub(crate) async fn delete(
         &self,
         key: &[u8],
@@ -137,7 +149,7 @@ impl Etcd {
             Err(failure) if failure.class == Class::NoSpace => match self.read_key(key, limits).await {
                 Ok((_, Some(stored))) if stored.lease == lease => {}
                 Ok((_, None)) => return Ok(true),
-                // Another's, or under another lease of ours.
+                // It is another instance's, or under another lease of ours.
                 Ok((_, Some(_))) => return Ok(false),
                 Err(failure) if failure.class == Class::Denied => {}
                 Err(failure) => return Err(failure),
@@ -152,7 +164,8 @@ impl Etcd {
         Ok(true)
     }
 
-    /// Revokes a lease, and with it every key that still carries it. One that is gone already is no failure.
+    /// Revokes a lease and deletes every key that is still attached to it. A lease that does not
+    /// exist is no failure.
     pub(crate) async fn revoke(&self, id: i64, limits: RequestLimits) -> Result<(), Failure> {
         let revoked = self
             .call(limits, "revoking the lease", |client| {
@@ -166,9 +179,14 @@ impl Etcd {
         }
     }
 
-    /// Renews a lease over the stream in `slot`, or over a new one where there is none. Where the answer is late, or the stream
-    /// fails, another is opened beside it, at another member if there is one, again and again; whichever answers first is
-    /// kept. Gives the seconds until the lease ends; none where a stream was opened, which renews and does not tell.
+    /// Renews a lease over the stream in `slot`, or over a new one where there is none.
+    ///
+    /// Where the answer is late, or the stream fails, another stream is opened beside it, at
+    /// another member if there is one, until one answers. The stream that answers is left in
+    /// `slot`.
+    ///
+    /// Gives the seconds until the lease ends. `None` where a stream was opened: etcd-client renews
+    /// once while it opens a stream, and keeps the answer to itself.
     pub(crate) async fn renew(
         &self,
         id: i64,
@@ -182,13 +200,14 @@ impl Etcd {
     }
 }
 
-/// What a renewal gives.
+/// The result of a renewal: the seconds until the lease ends, if known, and the stream to keep.
 type Renewed = Result<(Option<i64>, KeepAlive), Failure>;
 
 impl Core {
+    /// See [`Etcd::renew`]. `kept` is the stream of the last renewal.
     async fn renew(self: &Arc<Self>, id: i64, kept: Option<KeepAlive>, limits: RequestLimits) -> Renewed {
         let end = Instant::now() + limits.total;
-        // A stream whose connection has ended would only be waited for.
+        // Nothing would be heard over a stream whose connection has ended.
         let kept = kept.filter(|stream| stream.id == id && !stream.link.has_ended());
         let (link, token) = match &kept {
             Some(stream) => (stream.link.clone(), stream.token),
@@ -221,7 +240,8 @@ impl Core {
                         if error.class == Class::LeaseNotFound {
                             return Err(error);
                         }
-                        // Where its token has ended, another stream carries the next one.
+                        // Where the stream's token has expired, another stream carries the next
+                        // one.
                         if !self.tokens.refused(token, &error) && !error.is_worth_a_retry() {
                             return Err(error);
                         }
@@ -235,7 +255,7 @@ impl Core {
                 opened = &mut beside, if !is_beside_over => {
                     let stream = match opened {
                         Ok(stream) => stream,
-                        // The first may still be answered.
+                        // The first stream may still answer.
                         Err(error) if failure.is_none() && error.class != Class::LeaseNotFound => {
                             is_beside_over = true;
                             continue;
@@ -255,10 +275,11 @@ impl Core {
         }
     }
 
-    /// Opens another stream once the first is late or has failed, again and again until one is open.
+    /// Opens another stream once the first one is late or has failed, and goes on until one is
+    /// open.
     ///
     /// # Errors
-    /// When another try would fare no better.
+    /// When another try cannot succeed.
     async fn renew_beside(
         self: &Arc<Self>,
         id: i64,
@@ -275,7 +296,7 @@ impl Core {
         let mut last = first.clone();
         loop {
             let opened = async {
-                // Each of the other members in turn; where there is none, the one in use.
+                // Each of the other members in turn; the one in use where there is no other.
                 let (link, token) = match self.link_elsewhere(&last).await {
                     Some(link) => (self.stream_link(link.clone()).await, self.token_for(&link).await?),
                     None => self.stream_link_and_token().await?,
@@ -283,7 +304,8 @@ impl Core {
                 last = link.clone();
                 self.links.mark_failed(&link);
                 let asked = Instant::now();
-                // No longer than the first had before it was late: then the next one is asked.
+                // No longer than the first stream had before it was late. Then the next member is
+                // tried.
                 let opened = match timeout(limits.late_by(&link), open(id, link.clone(), token)).await {
                     Ok(opened) => opened,
                     Err(_) => Err(Failure::timed_out(limits.late_by(&link))),
@@ -308,16 +330,19 @@ impl Core {
     }
 }
 
-/// Opens a stream, for which etcd-client renews the lease once, and keeps for itself for how long.
+/// Opens a keep-alive stream. etcd-client renews the lease once while it opens the stream, and does
+/// not tell the time to live that etcd answers.
 async fn open(id: i64, link: MemberLink, token: u64) -> Result<KeepAlive, Failure> {
-    // Boxed: opening is rare and its future large.
+    // Boxed, because opening is rare and the future is large.
     let (keeper, responses) = Box::pin(link.client().lease_client().keep_alive(id)).await.map_err(Failure::from)?;
     Ok(KeepAlive { id, link, token, keeper, responses })
 }
 
 /// A keep-alive stream of one lease.
 pub(crate) struct KeepAlive {
+    /// The lease that it renews.
     id: i64,
+    /// The link that it runs over.
     link: MemberLink,
     /// The number of the token that it carries.
     token: u64,
@@ -326,6 +351,8 @@ pub(crate) struct KeepAlive {
 }
 
 impl KeepAlive {
+    /// Sends one renewal and waits for its answer: the seconds until the lease ends, and the
+    /// stream.
     async fn renew(mut self) -> Result<(i64, Self), Failure> {
         self.keeper.keep_alive().await.map_err(Failure::from)?;
         match self.responses.message().await.map_err(Failure::from)? {

@@ -6,18 +6,23 @@ use tokio::time::sleep;
 use crate::etcd::failure::{Class, Failure};
 use crate::etcd::{Etcd, MAX_MESSAGE, RequestLimits};
 
-/// Keys in a page. Large, because etcd walks its whole index for each page; a page too large for a message is halved.
+/// Keys in a page. Large, because etcd walks its whole index for each page. A page that is too
+/// large for one message is halved.
 const PAGE: i64 = 10_000;
 
-/// What comes too slowly is asked for in smaller pages, down to this.
+/// A page that comes too slowly is asked for again with a quarter of the keys, down to this number.
 const MIN_PAGE: i64 = 500;
 
-/// Pages carry much more than other answers.
+/// How many request timeouts a page may take: pages carry much more data than other answers.
 const PAGE_TIME_FACTOR: u32 = 3;
 
 impl Etcd {
-    /// Gives each key and value from `start` up to `end` to `each`, in order, all as they stand at the revision that is
-    /// returned.
+    /// Calls `each` with every key and value from `start` (included) to `end` (excluded), in order,
+    /// as they stand at the revision that is returned.
+    ///
+    /// # Errors
+    /// The failure of a page. A revision that goes backwards between two pages means another etcd,
+    /// and is [`Class::Revision`].
     pub(crate) async fn list(
         &self,
         start: &[u8],
@@ -43,7 +48,7 @@ impl Etcd {
             if revision == 0 {
                 revision = at;
             } else if at < revision {
-                // The etcd that answers is not the one that answered before.
+                // The etcd that answered this page is not the one that answered the page before.
                 return Err(Failure::new(Class::Revision, "the revision went backwards between two pages"));
             }
             for pair in page.kvs() {
@@ -58,14 +63,18 @@ impl Etcd {
                     from.extend_from_slice(last.key());
                     from.push(0);
                 }
-                // It would never end, or end too early.
+                // Going on would never end, or would end too early.
                 _ => return Err(Failure::new(Class::Transient, "etcd says that there is more, and does not go on")),
             }
         }
     }
 
-    /// One page. Where it is late, a read of a single number beside it tells whether etcd answers at all: if it does, the
-    /// page has three times the request timeout.
+    /// One page. Halfway through the request timeout a count of the same range is asked for beside
+    /// it. If that is answered, etcd is alive and the page gets [`PAGE_TIME_FACTOR`] request
+    /// timeouts.
+    ///
+    /// # Errors
+    /// [`Class::TooSlow`] where etcd answers but the page is late.
     async fn page_in_time(&self, from: &[u8], end: &[u8], at: i64, limit: i64) -> Result<GetResponse, Failure> {
         let within = self.request_timeout();
         let long = RequestLimits { total: self.core.longest() + within * (PAGE_TIME_FACTOR - 1), ..self.limits() };
@@ -89,6 +98,7 @@ impl Etcd {
         }
     }
 
+    /// One page of at most `limit` keys at the revision `at`; 0 means the latest.
     async fn page(
         &self,
         from: &[u8],
@@ -107,7 +117,8 @@ impl Etcd {
         .await
     }
 
-    /// The first keys of a range, without their values, as any member knows them.
+    /// The first `limit` keys of a range without their values, as any member knows them: a
+    /// serializable read, which may be stale.
     pub(crate) async fn keys(&self, start: &[u8], end: &[u8], limit: i64) -> Result<Vec<Vec<u8>>, Failure> {
         let options = GetOptions::new().with_range(end).with_limit(limit).with_keys_only().with_serializable();
         let limits = RequestLimits { late_after: self.core.longest(), ..self.limits() };
@@ -124,6 +135,8 @@ impl Etcd {
         self.count(start, end, self.limits()).await
     }
 
+    /// Counts the keys of a range by a linearizable read. Gives the revision: the count itself is
+    /// not needed.
     async fn count(&self, start: &[u8], end: &[u8], limits: RequestLimits) -> Result<i64, Failure> {
         let options = GetOptions::new().with_range(end).with_count_only();
         let response = self
@@ -135,7 +148,8 @@ impl Etcd {
         Ok(response.header().map_or(0, ResponseHeader::revision))
     }
 
-    /// Reads may be late for as long as an election takes, and wait for a connection as well.
+    /// Limits of reads. They may be late for as long as an election takes, and wait for a
+    /// connection as well.
     fn limits(&self) -> RequestLimits {
         RequestLimits { late_after: self.request_timeout() / 2, total: self.core.longest(), may_repeat: false }
     }

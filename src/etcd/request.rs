@@ -1,4 +1,12 @@
-//! Unary requests: which are late, tried again, and sent to another member as well.
+//! Unary requests: time limits, retries, and a second try at another member.
+//!
+//! A try is *late* after its hedge delay. Where nothing was heard over its connection since it was
+//! sent, that is after 300 ms; otherwise after the limit of the caller. A late try goes on, and a
+//! second one is sent beside it. The first answer counts. So every operation given here must be
+//! idempotent.
+//!
+//! At most two tries run at a time. When both have failed, the whole is repeated while another try
+//! may succeed, up to [`Core::tries`] times and until the time limit ends.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -16,34 +24,43 @@ use crate::etcd::link::links::HEDGE_DELAY;
 /// How long a request may take.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RequestLimits {
-    /// When another member is asked beside the first, although the first one's connection is heard.
+    /// When a second try is made although the connection of the first one is alive.
     pub(crate) late_after: Duration,
-    /// When nobody is asked any more, connecting included.
+    /// When the request fails, connecting included.
     pub(crate) total: Duration,
-    /// Where there is no other member, it is sent to the same one again: what is asked of etcd around an election may be lost.
+    /// Whether the second try may go to the same member where there is no other one. What a member
+    /// is asked around an election may be lost, so that renewals and puts set this.
     pub(crate) may_repeat: bool,
 }
 
 impl RequestLimits {
-    /// How long after it was made a request over this link is late: always in time to ask another member.
+    /// How long after it was sent a request over this link is late: `late_after` and the link's
+    /// usual latency, and never more than two thirds of the total, which leaves time for a second
+    /// try.
     pub(super) fn late_by(self, link: &MemberLink) -> Duration {
         self.late_after.saturating_add(link.grace()).min(self.total / 3 * 2)
     }
 }
 
-/// One try of a request, at one member.
+/// One try of a request at one member.
 struct Attempt<'a, T> {
     link: MemberLink,
+    /// The number of the token that it carries; 0 for a password check, which carries none.
     token: u64,
+    /// When it was sent. What is heard over the link later proves the connection.
     asked: Instant,
     answer: Pin<Box<dyn Future<Output = Result<T, Failure>> + Send + 'a>>,
 }
 
 impl Core {
-    /// One unary call: tried again, elsewhere if need be, while another try may fare better, and once more with a new token
-    /// where that may help. One that is late is made at one other member beside it. Every operation given here may be
-    /// repeated. Tells as well whether another try than the one that was answered may have been done, or may still be; a failure
-    /// tells it of all tries.
+    /// Makes one unary request, with retries, and once more with a new token where the token was
+    /// refused.
+    ///
+    /// Gives the answer, and whether any try but the answered one may have taken effect or may
+    /// still do so. A failure says that of all tries ([`Failure::in_doubt`]).
+    ///
+    /// # Errors
+    /// The failure of the last try, or of the search for a member.
     pub(super) async fn call_counted<T, F, Fut>(
         self: &Arc<Self>,
         limits: RequestLimits,
@@ -59,7 +76,8 @@ impl Core {
         let (mut tries, mut renewed, mut in_doubt) = (0, 0, false);
         loop {
             tries += 1;
-            // A search for a connection, or a check of the password, has tried what there is.
+            // No retry where this fails: a search for a member, or a password check, has tried all
+            // there is.
             let begun = timeout_at(end, self.link_and_token());
             let failure = match begun.await {
                 Ok(Ok((link, token))) => match self.attempt(link, Some(token), end, limits, &operation).await {
@@ -86,7 +104,13 @@ impl Core {
         }
     }
 
-    /// One try, and another beside it where it is late: at another member, or where there is none perhaps once more at this one. A failure comes with the token that was used.
+    /// Makes one try, and a second one beside it where the first is late: at another member, or at
+    /// the same one where `may_repeat` allows it. Gives the answer and the number of tries made.
+    /// Without `token` the requests carry none.
+    ///
+    /// # Errors
+    /// The failure and the token that was used: of the first try, or of the one whose failure holds
+    /// at every member.
     pub(super) async fn attempt<T, F, Fut>(
         self: &Arc<Self>,
         link: MemberLink,
@@ -111,7 +135,7 @@ impl Core {
         let beside = async {
             let unheard = asked + (HEDGE_DELAY + to.grace()).min(late);
             late_at(&to, asked, unheard, asked + late).await;
-            // Its answer tells a connection that is dead from a member that is slow.
+            // The answer to this PING tells a dead connection from a slow member.
             to.ping();
             if let Some(link) = self.link_elsewhere(&to).await {
                 let token = match token {
@@ -161,7 +185,7 @@ impl Core {
             let in_doubt =
                 is_open(Some(&first), first_failed.as_ref()) || is_open(second.as_ref(), second_failed.as_ref());
             match (&first_failed, &second_failed) {
-                // What is no member's fault is the same everywhere.
+                // A failure that is no member's fault would be the same at every member.
                 (Some((failure, token)), _) | (_, Some((failure, token))) if !failure.is_worth_a_retry() => {
                     return Err((failure.clone().with_doubt(in_doubt), *token));
                 }
@@ -173,13 +197,15 @@ impl Core {
         }
     }
 
+    /// What a failed try changes for its link, and the failure with its member and token.
     fn failed<T>(&self, attempt: &Attempt<'_, T>, failure: Failure) -> (Failure, u64) {
         let failure = self.on_failure(&attempt.link, attempt.asked, failure);
         (failure.at(attempt.link.name()), attempt.token)
     }
 }
 
-/// The answer to a try; never, where there is none.
+/// The answer to a try. Never completes where there is no try, so that `select!` waits for the
+/// others.
 async fn answer_of<T>(attempt: Option<&mut Attempt<'_, T>>) -> (Result<T, Failure>, MemberLink) {
     match attempt {
         Some(attempt) => ((&mut attempt.answer).await, attempt.link.clone()),
@@ -187,12 +213,14 @@ async fn answer_of<T>(attempt: Option<&mut Attempt<'_, T>>) -> (Result<T, Failur
     }
 }
 
-/// Whether a try may have been done, or may still be: it has no answer, or one that does not say.
+/// Whether a try may have taken effect, or may still do so: it has no answer yet, or its failure
+/// does not decide that.
 fn is_open<T>(attempt: Option<&Attempt<'_, T>>, failed: Option<&(Failure, u64)>) -> bool {
     attempt.is_some() && failed.is_none_or(|(failure, _)| !failure.is_decided())
 }
 
-/// When a try is late: soon where nothing was heard over its connection since it was made, else later.
+/// Waits until a try is late: until `unheard` where nothing was heard over its link since it was
+/// sent, otherwise until `late`.
 async fn late_at(link: &MemberLink, asked: Instant, unheard: Instant, late: Instant) {
     sleep_until(unheard.min(late)).await;
     if !link.is_silent_since(asked) {

@@ -1,7 +1,8 @@
-//! One etcd for each runtime that uses it.
+//! One [`Etcd`] for each tokio runtime.
 //!
-//! Connections, token checks and watch streams are tasks, and a task runs only while its runtime is driven. So no runtime waits
-//! for what another one does: each has connections, a token and streams of its own.
+//! Connections, password checks and watch streams are tasks, and a task runs only while its runtime
+//! is driven. So each runtime has connections, a token and streams of its own, and none waits for
+//! another one.
 
 use std::collections::HashMap;
 use std::future::pending;
@@ -19,16 +20,19 @@ use crate::etcd::options::EtcdOptions;
 use crate::etcd::{Etcd, Source};
 use crate::target::Target;
 
-/// The etcd of one resolver or registrar.
+/// The etcd of one resolver or registrar, on all runtimes that use it.
 pub(crate) struct EtcdPerRuntime {
     source: Source,
-    of: Mutex<HashMap<runtime::Id, RuntimeEtcd>>,
+    /// What each runtime uses. Entries of runtimes that have ended are removed when another one is
+    /// added.
+    by_runtime: Mutex<HashMap<runtime::Id, RuntimeEtcd>>,
 }
 
-/// That of one runtime.
+/// What one runtime uses.
 struct RuntimeEtcd {
     etcd: Etcd,
-    /// Of a task that does nothing: it ends with the runtime.
+    /// The handle of a task that does nothing. It finishes when the runtime ends, and so tells that
+    /// the runtime has ended.
     runtime: AbortHandle,
 }
 
@@ -39,33 +43,42 @@ impl Drop for RuntimeEtcd {
 }
 
 impl EtcdPerRuntime {
+    /// The etcd of these options. Members are tried in a random order, so that a fleet spreads over
+    /// them.
+    ///
+    /// # Errors
+    /// When an option is invalid.
     pub(crate) fn new(options: EtcdOptions) -> Result<Self, Error> {
         options.check()?;
         Ok(Self::with(Source::Options(Arc::new(options.shuffled()))))
     }
 
+    /// The etcd of a user's own client.
     #[cfg(feature = "unstable-etcd-client")]
     pub(crate) fn from_client(client: Client) -> Self {
         Self::with(Source::Client(Box::new(client)))
     }
 
+    /// Nothing is connected before a runtime uses it.
     fn with(source: Source) -> Self {
-        Self { source, of: Mutex::default() }
+        Self { source, by_runtime: Mutex::default() }
     }
 
-    /// Connects on the calling runtime, and waits for the first response of etcd.
+    /// Connects on the calling runtime and waits for the first response of etcd. See
+    /// [`Etcd::first_response`].
     pub(crate) async fn connect(&self) -> Result<(), Error> {
         let runtime = Handle::try_current().map_err(|_| Error::no_runtime("connecting to etcd"))?;
         self.on(&runtime).first_response().await
     }
 
-    /// The one for what runs on that runtime.
+    /// The [`Etcd`] of this runtime, made where there is none.
     pub(crate) fn on(&self, runtime: &Handle) -> Etcd {
         let id = runtime.id();
         if let Some(here) = self.lock().get(&id) {
             return here.etcd.clone();
         }
-        // Outside of the lock: a runtime may have hooks of its user's, and one that has ended drops what it is given.
+        // Outside of the lock: spawning may run hooks of the runtime's user, and a runtime that has
+        // ended drops the task immediately.
         let here = RuntimeEtcd {
             etcd: Etcd::with(self.source.clone()),
             runtime: runtime.spawn(pending::<()>()).abort_handle(),
@@ -79,16 +92,21 @@ impl EtcdPerRuntime {
             None => (of.entry(id).or_insert(here).etcd.clone(), None),
         };
         drop(of);
+        // Their connections close while no lock is held.
         drop((ended, unused)); // with their connections
         etcd
     }
 
+    /// Nothing panics while the lock is held, so that a poisoned lock still guards a valid map.
     fn lock(&self) -> MutexGuard<'_, HashMap<runtime::Id, RuntimeEtcd>> {
         // Nothing panics while it is held.
-        self.of.lock().unwrap_or_else(PoisonError::into_inner)
+        self.by_runtime.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Refuses a target that names another etcd.
+    /// Refuses a target that names the members of another etcd.
+    ///
+    /// # Errors
+    /// When a host, or an SRV domain, of the target is not one of this etcd's.
     pub(crate) fn check_hosts(&self, target: &Target) -> Result<(), Error> {
         let refuse = |reason: String| Err(Error::invalid("target", target.to_string(), reason));
         if let Some(domain) = target.domain() {
@@ -121,6 +139,7 @@ impl EtcdPerRuntime {
         }
     }
 
+    /// The domain whose SRV records name the members, if there is one.
     #[cfg(feature = "srv")]
     fn srv_domain(&self) -> Option<Domain> {
         match &self.source {

@@ -1,4 +1,4 @@
-//! The way from a resolution to a balanced channel.
+//! From a resolution to a [`BalancedChannel`].
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,13 +15,14 @@ use crate::resolver::task::View;
 use crate::resolver::{Resolution, ResolutionState, Resolver, WatchedService};
 use crate::target::Target;
 
-/// One instance of one etcd key.
+/// Names one instance: the etcd key and the position in its record.
 type Key = (Box<[u8]>, usize);
 
 impl Resolution {
-    /// The recommended channel over the servers, with all its defaults: [`BalancedChannel`].
+    /// The recommended channel over the servers, with its default settings.
     ///
-    /// The channel keeps the resolution alive and ends with its last clone.
+    /// The channel keeps the resolution alive until its last clone is dropped. Use
+    /// [`BalancedChannel::builder`] for other settings.
     ///
     /// # Errors
     /// Outside a tokio runtime.
@@ -31,10 +32,11 @@ impl Resolution {
 }
 
 impl Resolver {
-    /// Resolves a service and gives the recommended channel over its servers: the short way to [`Resolution::channel`].
+    /// Resolves a service and returns the recommended channel over its servers: short for
+    /// [`Resolver::resolve`] and [`Resolution::channel`]. Returns immediately.
     ///
     /// # Errors
-    /// When the target cannot be parsed, and outside a tokio runtime. That etcd is away is no error: calls wait.
+    /// As [`Resolver::resolve`]. An etcd that is away is no error: calls wait.
     pub fn channel<T>(&self, target: T) -> Result<BalancedChannel, Error>
     where
         T: TryInto<Target>,
@@ -48,29 +50,35 @@ impl BalancedChannelBuilder {
     /// A channel over the servers of a resolution, which it keeps alive.
     ///
     /// # Errors
-    /// As those of [`BalancedChannelBuilder::discover`].
+    /// When a setting is invalid, and outside a tokio runtime.
     pub fn build(self, resolution: &Resolution) -> Result<BalancedChannel, Error> {
         let feed = ChannelUpdates::new(resolution.target(), resolution.service.clone());
         self.start(feed.directory.clone(), feed)
     }
 }
 
-/// The servers of a service as updates: the difference of each view to the one before.
+/// The views of a service as updates for the channel: the difference of each view to the one
+/// before.
 struct ChannelUpdates {
+    /// The views.
     updates: WatchStream<View>,
+    /// The snapshot of the last update.
     seen: Arc<Snapshot>,
+    /// What the channel says of the directory in its errors.
     directory: Directory,
-    /// Keeps the watch going.
+    /// Keeps the watch alive.
     _service: Arc<WatchedService>,
 }
 
 impl ChannelUpdates {
+    /// Updates that start with the present view.
     fn new(target: &Target, service: Arc<WatchedService>) -> Self {
         let updates = WatchStream::new(service.view());
         let directory = Directory::new(target.name(), Some(target.prefix()));
         Self { updates, seen: Arc::default(), directory, _service: service }
     }
 
+    /// The update that leads from the last view to this one.
     fn update(&mut self, view: View) -> Update<Key> {
         let mut changes = Vec::new();
         for difference in diff(&self.seen, &view.snapshot) {
@@ -100,7 +108,7 @@ impl ChannelUpdates {
     }
 }
 
-/// For people: the key, and what is wrong with what stands there.
+/// The first key that cannot be read and the reason, for errors of the channel.
 fn first_unreadable(snapshot: &Snapshot) -> Option<Arc<str>> {
     if snapshot.unreadable() == 0 {
         return None;

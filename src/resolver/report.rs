@@ -1,4 +1,5 @@
-//! What is relevant of a service's changes: membership at INFO, what is wrong with records at WARN, each once.
+//! What is logged about a service's changes: membership at INFO, unreadable records at WARN, each
+//! once.
 
 use crate::instance::Instance;
 use crate::resolver::snapshot::{Difference, Snapshot, SnapshotEntry, diff};
@@ -6,33 +7,41 @@ use crate::secret::{self, shown_key};
 use crate::target::Target;
 use crate::target::nested::nested_name;
 
-/// Records that cannot be read, of one step of the service, that are reported one by one.
+/// Unreadable records of one change that are logged one by one. The rest are counted.
 const MAX_LOGGED_RECORDS: usize = 10;
 
-/// What was relevant of a service so far.
+/// What was logged of a service so far.
 #[derive(Default)]
 pub(super) struct MembershipLog {
+    /// Whether a part of a record that was not understood was logged.
     misread_logged: bool,
-    /// A key of the service's own was seen, and one of a name below it.
+    /// Whether a key of the service's own was seen.
     own_key_seen: bool,
+    /// A name below the service's name, if a key of one was seen.
     below: Option<String>,
+    /// Whether both were logged.
     nested_logged: bool,
 }
 
-/// What has become of the records of one step.
+/// How many records of one change did what.
 #[derive(Default)]
 struct ChangeCounts {
+    /// New keys.
     added: usize,
+    /// Keys that are gone.
     removed: usize,
+    /// Keys whose change matters to calls: addresses, weight, zone, draining, readability.
     changed: usize,
-    /// What concerns no call: metadata, version, id.
+    /// Keys whose change matters to no call: metadata, version, id.
     details: usize,
+    /// Keys that have become unreadable.
     unreadable: usize,
 }
 
 impl MembershipLog {
+    /// Logs the difference of two snapshots.
     pub(super) fn step(&mut self, target: &Target, before: &Snapshot, after: &Snapshot) {
-        // Nobody listens.
+        // Nobody listens, so the difference is not computed.
         if !tracing::enabled!(tracing::Level::WARN) {
             return;
         }
@@ -52,7 +61,8 @@ impl MembershipLog {
         step.log_membership(target.name(), after);
     }
 
-    /// What is odd about a record that can be read, for the first of a service.
+    /// Logs a misread part of the first such record, and looks for keys of a name below the
+    /// service's.
     fn check_entry(&mut self, target: &Target, entry: &SnapshotEntry) {
         if !self.misread_logged
             && let Some(misread) = entry.instances().iter().find_map(Instance::misread)
@@ -77,6 +87,7 @@ impl MembershipLog {
         }
     }
 
+    /// Logs once that the prefix holds keys of the service and of a name below it.
     fn log_nested_name(&mut self, target: &Target) {
         if let (false, true, Some(below)) = (self.nested_logged, self.own_key_seen, self.below.as_deref()) {
             self.nested_logged = true;
@@ -92,6 +103,7 @@ impl MembershipLog {
 }
 
 impl ChangeCounts {
+    /// Counts one difference.
     fn count(&mut self, difference: &Difference) {
         match (&difference.before, &difference.after) {
             (None, Some(_)) => self.added += 1,
@@ -101,6 +113,8 @@ impl ChangeCounts {
         }
     }
 
+    /// Logs a record that has become unreadable: at WARN, and at DEBUG where it was unreadable
+    /// before.
     fn log_unreadable(&mut self, service: &str, entry: &SnapshotEntry, before: Option<&SnapshotEntry>) {
         let Some(error) = entry.error() else { return };
         let key = shown_key(entry.key());
@@ -114,6 +128,7 @@ impl ChangeCounts {
         }
     }
 
+    /// Logs the counts.
     fn log_membership(&self, service: &str, after: &Snapshot) {
         let Self { added, removed, changed, details, .. } = *self;
         let (instances, revision) = (after.len(), after.revision());
@@ -126,7 +141,7 @@ impl ChangeCounts {
     }
 }
 
-/// Whether a change may send calls elsewhere: of addresses, weight, zone, draining, or of whether it can be read.
+/// Whether a change of a record may send calls elsewhere.
 fn concerns_calls(before: &SnapshotEntry, after: &SnapshotEntry) -> bool {
     let relevant = |entry: &SnapshotEntry| {
         let part =

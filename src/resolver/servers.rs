@@ -9,7 +9,8 @@ use crate::address::{Address, Authority};
 use crate::instance::Instance;
 use crate::resolver::snapshot::{Snapshot, diff};
 
-/// Names one server of a service to a balancer: one per server address, however many etcd keys name it.
+/// Names one server of a service to a balancer: one for each server address, however many etcd keys
+/// name it.
 ///
 /// Opaque; shown as `host:port`.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -27,7 +28,7 @@ impl fmt::Debug for ServerKey {
     }
 }
 
-/// How many instances name an address, by how they write it.
+/// How many instances name an address, by scheme.
 #[derive(Clone, Copy, Default)]
 struct Named {
     plain: usize,
@@ -35,7 +36,8 @@ struct Named {
 }
 
 impl Named {
-    /// Whether the server speaks TLS, if anyone names it: one that says so outweighs all that do not.
+    /// Whether the server speaks TLS; `None` where nobody names it. One instance that says `https`
+    /// outweighs all that do not.
     fn secure(self) -> Option<bool> {
         match self {
             Named { plain: 0, secure: 0 } => None,
@@ -47,18 +49,20 @@ impl Named {
 /// The servers as they were last told to a reader.
 #[derive(Default)]
 pub(crate) struct Servers {
+    /// The snapshot of which the reader was told.
     seen: Snapshot,
+    /// How often each address is named in it.
     named: BTreeMap<ServerKey, Named>,
 }
 
 impl Servers {
-    /// What to tell a reader who is to know this snapshot: inserts first, so that a set that is replaced is never empty
-    /// in between; nothing for what stayed equal.
+    /// The changes that lead a reader from the last snapshot to this one. Inserts come first, so
+    /// that a set that is replaced is never empty. Nothing for what stayed equal.
     pub(crate) fn advance(&mut self, snapshot: &Snapshot) -> Vec<Change<ServerKey, Address>> {
         let mut touched: BTreeMap<ServerKey, Option<bool>> = BTreeMap::new();
         for change in diff(&self.seen, snapshot) {
             for (entry, added) in [(&change.before, false), (&change.after, true)] {
-                // What is draining takes no new calls.
+                // An instance that is draining takes no new calls.
                 let instances = entry.iter().flat_map(|entry| entry.instances()).filter(|one| !one.is_draining());
                 for address in instances.flat_map(Instance::addresses) {
                     let key = ServerKey(address.parsed_authority().clone());

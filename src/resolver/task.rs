@@ -1,5 +1,9 @@
-//! The task around the watch machine: action → await → input, with a hand for the watch and one for what is asked, and the
-//! view that everyone reads.
+//! The task of one service, around the watch machine.
+//!
+//! Each iteration: open or close the watch and start the request that the machine asks for; wait
+//! for a message of the watch, the answer to the request, a new connection, or the machine's timer;
+//! give it to the machine; publish the view if it has changed. One request and one watch run at a
+//! time, independently of each other.
 
 use std::future::{Future, pending};
 use std::pin::Pin;
@@ -18,54 +22,75 @@ use crate::resolver::watch::{Action, Change, Event, FailureKind, Input, Machine,
 use crate::resolver::{ResolutionState, TaskProbe};
 use crate::target::Target;
 
-/// No alarm is set for later than this.
+/// The longest sleep. A machine without anything to do asks for a sleep that no timer can
+/// represent.
 const MAX_SLEEP: Duration = Duration::from_secs(3_600);
 
-/// What is known of a service: the latest, for any number of readers.
+/// What is known of a service at one moment. Any number of readers see the latest one.
 #[derive(Clone)]
 pub(super) struct View {
+    /// The instances.
     pub(super) snapshot: Arc<Snapshot>,
+    /// Whether they are what etcd holds.
     pub(super) state: ResolutionState,
+    /// The last failure, while something is wrong.
     pub(super) error: Option<Error>,
 }
 
 impl View {
+    /// The view before the first response of etcd.
     pub(super) fn unresolved() -> Self {
         Self { snapshot: Arc::default(), state: ResolutionState::Unresolved, error: None }
     }
 }
 
+/// The task of one service.
 pub(super) struct Task {
+    /// The etcd of the task's runtime.
     etcd: Etcd,
+    /// How records are read.
     reader: RecordReader,
+    /// What was logged of the service.
     report: MembershipLog,
+    /// The service.
     target: Target,
+    /// Its keys.
     range: Range,
+    /// What to do, and the snapshot.
     machine: Machine,
+    /// Opens the watch and receives its messages.
     watcher: Watcher,
+    /// The open watch. Messages of others are ignored.
     watch: Option<Watch>,
+    /// The start of the time that the machine is given.
     epoch: Instant,
+    /// The last failure, while something is wrong.
     error: Option<Error>,
-    /// What kind of failure was logged_failure since all was well.
+    /// The kind of the failure that was logged since all was well.
     logged_failure: Option<Class>,
-    /// As it was when the last error was looked at.
+    /// Whether a watch was open when the view was last published.
     was_watching: bool,
-    /// A list was answered since then.
+    /// Whether a list was answered since then.
     list_answered: bool,
-    /// Counts the connections to etcd; as it was when a list last came.
+    /// Counts the connections that came into use.
     connected: watch::Receiver<u64>,
+    /// That count when a list was last answered.
     listed_on: u64,
+    /// Where views are published.
     views: watch::Sender<View>,
+    /// Tells others that the task runs.
     probe: Arc<TaskProbe>,
 }
 
-/// A request on its way.
+/// A request that was sent, and the action that asked for it.
 type Request = Pin<Box<dyn Future<Output = (Action, Result<Input, Failure>)> + Send>>;
 
-/// Messages that are taken in before what they amount to is shown.
+/// Messages of the watch that are taken before a view is published, so that a flood of events costs
+/// few snapshots.
 const MESSAGE_BATCH: usize = 256;
 
 impl Task {
+    /// A task that has asked for nothing yet.
     pub(super) fn new(
         etcd: Etcd,
         reader: RecordReader,
@@ -97,7 +122,7 @@ impl Task {
         }
     }
 
-    /// Goes on until it is dropped.
+    /// Runs until it is dropped or its runtime ends.
     pub(super) async fn run(mut self) {
         let mut request: Option<Request> = None;
         let alarm = sleep_until(self.epoch);
@@ -117,7 +142,7 @@ impl Task {
                     action => request = Some(self.request(action)),
                 }
             }
-            // Each message moves the alarm on, and none needs it: it is set is_new when it has rung.
+            // Most messages only move the wake-up on. The timer is not set again before it fires.
             let wake = self.epoch + wake.unwrap_or(Duration::MAX).min(now + MAX_SLEEP);
             if alarm.deadline() > wake || alarm.is_elapsed() {
                 alarm.as_mut().reset(wake);
@@ -146,10 +171,12 @@ impl Task {
         }
     }
 
+    /// Gives an input to the machine. Whether the snapshot has changed.
     fn on(&mut self, input: Input) -> bool {
         self.machine.on(self.epoch.elapsed(), input)
     }
 
+    /// Starts a request: a list, or a read of the cluster's revision.
     fn request(&self, action: Action) -> Request {
         let (etcd, reader) = (self.etcd.clone(), self.reader.clone());
         let (target, range) = (self.target.clone(), self.range.clone());
@@ -172,6 +199,7 @@ impl Task {
         })
     }
 
+    /// Takes the answer to a request.
     fn on_response(&mut self, action: Action, result: Result<Input, Failure>) -> bool {
         match result {
             Ok(input) => {
@@ -189,7 +217,7 @@ impl Task {
         }
     }
 
-    /// A message of the watch, or of one that was given up.
+    /// Takes a message of the watch. Those of an earlier watch are ignored.
     fn on_message(&mut self, (of, message): (WatchId, Message)) -> bool {
         if self.watch.as_ref().is_none_or(|watch| watch.id() != of) {
             return false;
@@ -225,7 +253,7 @@ impl Task {
         }
     }
 
-    /// Remembers and reports a failure; what it means to the machine.
+    /// Stores and logs a failure. Gives its meaning for the machine.
     fn on_failure(&mut self, failure: Failure) -> FailureKind {
         let class = failure.class;
         let error = failure.into_error();
@@ -238,7 +266,7 @@ impl Task {
             tracing::warn!(parent: None, service = self.target.name(), %error, "{message}");
             self.logged_failure = Some(class);
         }
-        // One that repeats is told once.
+        // A failure that repeats is published once.
         let is_same = |known: &Error| known.to_string() == error.to_string();
         if !matches!(class, Class::Revision | Class::Changed) && !self.error.as_ref().is_some_and(is_same) {
             self.error = Some(error);
@@ -260,6 +288,7 @@ impl Task {
         }
     }
 
+    /// Publishes the view where the snapshot, the state or the error has changed.
     fn publish(&mut self, changed: bool) {
         let now = self.epoch.elapsed();
         let state = match self.machine.status(now) {
@@ -272,7 +301,7 @@ impl Task {
         if watching && self.logged_failure.take().is_some() {
             tracing::info!(parent: None, service = self.target.name(), "etcd is heard again");
         }
-        // All is well again: a watch has come to stand, or stands and a list was answered.
+        // All is well again when a watch has just been opened, or is open and a list was answered.
         if watching && (!std::mem::replace(&mut self.was_watching, watching) || self.list_answered) {
             self.error = None;
         }
@@ -298,7 +327,7 @@ impl Task {
     }
 }
 
-/// The answer to what was asked; never, where nothing was.
+/// The answer to the request; never, where there is none.
 async fn response_of(request: Option<&mut Request>) -> (Action, Result<Input, Failure>) {
     match request {
         Some(request) => request.await,

@@ -1,4 +1,4 @@
-//! From options to a connection to one member.
+//! From [`EtcdOptions`] to a connection to one member.
 
 use std::sync::Arc;
 
@@ -13,11 +13,16 @@ use crate::etcd::members::endpoint::Endpoint;
 use crate::etcd::options::EtcdOptions;
 use crate::etcd::token::Token;
 
-/// Of a connection: each stream has a window of its own, and none of them holds up the others.
+/// The window of a connection, in bytes: the largest there is. Each stream has its own window, so
+/// that one unread stream does not stop the others.
 const WINDOW: u32 = i32::MAX as u32;
 
 impl EtcdOptions {
-    /// A connection to this one member, over which requests carry the token.
+    /// Connects to this member. Requests over the link carry `token`.
+    ///
+    /// # Errors
+    /// Why there is no connection. An endpoint that etcd itself has named may be out of reach, or
+    /// have another name in its certificate, so that its failures are transient.
     pub(crate) async fn connect(
         &self,
         member: usize,
@@ -32,6 +37,8 @@ impl EtcdOptions {
         })
     }
 
+    /// Connects: TCP, TLS, HTTP/2 SETTINGS. Estimates the round trip by half the time that this
+    /// took: connecting and the first exchange take one each.
     async fn connect_service(&self, member: usize, endpoint: &Endpoint, token: Token) -> Result<MemberLink, Failure> {
         let Endpoint { text, secure, authority, .. } = endpoint;
         let transport = self.transport(*secure)?;
@@ -50,7 +57,6 @@ impl EtcdOptions {
             // The next attempt may find another certificate on disk.
             if self.tls_changes() { failure.as_transient() } else { failure }
         })?;
-        // The packets that connect went to the member and back, then those that greet it.
         let round_trip = began.elapsed() / 2;
         let scheme = if *secure { Scheme::HTTPS } else { Scheme::HTTP };
         let invalid = |error: http::uri::InvalidUri| Failure::new(Class::Permanent, error.to_string());
@@ -59,7 +65,7 @@ impl EtcdOptions {
         MemberLink::from_connection(member, text.clone(), service, round_trip).await.map_err(Failure::from)
     }
 
-    /// Whether the TLS settings of the next connection may be others than those of the last.
+    /// Whether the next connection may have other TLS settings than this one.
     #[cfg(feature = "_tls")]
     fn tls_changes(&self) -> bool {
         matches!(self.built_tls(), Ok(Some(tls)) if tls.changes())
@@ -71,6 +77,10 @@ impl EtcdOptions {
         false
     }
 
+    /// The transport to a member, with TLS where it is `https`.
+    ///
+    /// # Errors
+    /// When the TLS settings cannot be used.
     #[cfg(feature = "_tls")]
     fn transport(&self, secure: bool) -> Result<Transport, Failure> {
         match self.built_tls() {

@@ -1,7 +1,11 @@
-//! Which member is spoken to, and the connections to the members: at most one to each, made by one task for all who need it.
+//! Which member is in use, and what is known of each member.
 //!
-//! A connection is left on a transport error, a GOAWAY, a failed ping, or when something was asked over it and nothing at all
-//! was heard for the request timeout. A request that is late while the connection is heard changes nothing.
+//! A connection is closed on a transport error, GOAWAY, a failed PING, or when a request was sent
+//! and nothing at all was heard for the request timeout. A late request over a connection that is
+//! heard changes nothing.
+//!
+//! Locks: `state` is held for a few instructions only, never across an await, an event or a task's
+//! abort.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,81 +20,99 @@ use crate::etcd::link::MemberLink;
 use crate::etcd::members::endpoint::Endpoint;
 use crate::etcd::{Core, Source};
 
-/// How long a member may take to answer before another is tried beside it.
+/// How long a member may take before another one is tried beside it. Far longer than an answer
+/// within a region takes, and short against the request timeout.
 pub(crate) const HEDGE_DELAY: Duration = Duration::from_millis(300);
-/// A connection to a member that is not in use is closed after so long without a request.
+/// A link to a member that is not in use is closed after this time without a request.
 pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
-/// A member that could not be reached is not tried again for so long, where it is only to help another.
+/// For this long a member that failed is not used beside another one.
 pub(crate) const AVOID_FOR: Duration = Duration::from_secs(5);
-/// A connection that lasted so long was a good one.
+/// A connection that lasted this long was stable: when it ends, the next search starts immediately.
 const STABLE_AFTER: Duration = Duration::from_secs(1);
-/// Between two rounds over all members, at least.
+/// The shortest pause between two searches of all members. The first wait of a backoff is zero.
 const MIN_ROUND_PAUSE: Duration = Duration::from_millis(20);
-/// ConnectGuard goes on for so long after somebody last last_wanted a connection.
+/// Searching goes on for this long after the last request that wanted a link.
 pub(crate) const WANTED_FOR: Duration = Duration::from_secs(10);
 
+/// The links of one [`Etcd`](crate::etcd::Etcd).
 pub(crate) struct MemberLinks {
+    /// Where the members come from.
     pub(crate) source: Source,
     state: Mutex<MembersState>,
+    /// The last SRV lookup.
     #[cfg(feature = "srv")]
     pub(crate) srv_state: crate::etcd::members::srv::SrvState,
-    /// Counts what happens to members, for those who wait.
+    /// Counts changes of members, for those who wait for one.
     pub(crate) changed: watch::Sender<u64>,
-    /// Counts the connections that became the one in use.
+    /// Counts the links that came into use.
     pub(crate) connected: watch::Sender<u64>,
 }
 
+/// What is known of the members, and which background tasks run.
 #[expect(clippy::struct_excessive_bools, reason = "each is of a task of its own")]
 pub(crate) struct MembersState {
-    /// The member in use.
+    /// The number of the member in use.
     pub(crate) current: usize,
-    /// All that were ever known: a member's number stays its own.
+    /// All members that were ever known. A member keeps its number.
     pub(crate) members: Vec<Member>,
-    /// The members that are tried, in their order.
+    /// The numbers of the members that are tried, in their order.
     pub(crate) present: Vec<usize>,
+    /// The members of the options.
     pub(crate) configured: Vec<Endpoint>,
-    /// What SRV records name, and what etcd itself names.
+    /// The members of the SRV records.
     pub(crate) found: Vec<Endpoint>,
+    /// The members that etcd itself has named.
     pub(crate) learned: Vec<Endpoint>,
-    /// Why no member is known, while there is none.
+    /// Why no member is known, while none is.
     pub(crate) no_members: Option<Failure>,
-    /// Tasks that keep the members known up to date.
+    /// Whether the task that reads SRV records runs, and its handle.
     #[cfg(feature = "srv")]
     pub(crate) is_finding: bool,
     pub(crate) finding: Option<AbortHandle>,
+    /// Whether the task that asks etcd for its members runs, and its handle.
     pub(crate) is_learning: bool,
     pub(crate) learning: Option<AbortHandle>,
-    /// A task is looking for a member that answers.
+    /// Whether the search for a member runs, and its handle.
     pub(crate) is_connecting: bool,
     pub(crate) connecting: Option<AbortHandle>,
-    /// Nobody uses this etcd any more.
+    /// Whether all users are gone. No task is started then.
     pub(crate) is_shut: bool,
-    /// When a connection was last made.
+    /// When a link last came into use.
     last_connected: Option<Instant>,
-    /// A task closes connections that nobody uses.
+    /// Whether the task that closes idle links runs.
     pub(crate) is_sweeping: bool,
+    /// When a request last wanted a link.
     pub(crate) last_wanted: Instant,
-    /// Counts the rounds over all members that found none, and how the last one failed.
+    /// Counts the searches that found no member.
     pub(crate) failed_rounds: u64,
+    /// Why the last of them failed.
     pub(crate) failure: Option<Failure>,
+    /// The pauses between searches.
     pub(crate) backoff: Backoff,
+    /// The start of the time that `backoff` is given.
     pub(crate) began: Instant,
 }
 
+/// One member.
 #[derive(Default)]
 pub(crate) struct Member {
-    /// None of the user's own client.
+    /// Its endpoint; `None` for a user's own client.
     pub(crate) endpoint: Option<Endpoint>,
+    /// Its link. One that has ended is removed by [`Member::link`].
     pub(crate) link: Option<MemberLink>,
+    /// Whether a task connects to it, and its handle.
     pub(crate) is_dialed: bool,
     pub(crate) dialing: Option<AbortHandle>,
-    /// Counts the attempts that failed.
+    /// Counts the attempts to connect that failed.
     pub(crate) failures: u64,
+    /// Why the last attempt failed.
     pub(crate) failure: Option<Failure>,
+    /// When it last failed, in connecting or in serving.
     pub(crate) failed: Option<Instant>,
 }
 
 impl Member {
+    /// Its link, if its connection lives.
     pub(crate) fn link(&mut self) -> Option<&MemberLink> {
         if self.link.as_ref().is_some_and(MemberLink::has_ended) {
             self.link = None;
@@ -100,6 +122,7 @@ impl Member {
 }
 
 impl MemberLinks {
+    /// Nothing is connected yet, except a user's own client.
     pub(crate) fn new(source: Source) -> Self {
         let (mut members, mut configured) = (Vec::new(), Vec::new());
         match &source {
@@ -148,12 +171,13 @@ impl MemberLinks {
         }
     }
 
+    /// Nothing panics while the lock is held, so that a poisoned lock still guards a valid state.
     pub(crate) fn state(&self) -> MutexGuard<'_, MembersState> {
         // Nothing panics while it is held, and every state of it is whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How long to wait before the next search, which begins at once where the last connection was a good one.
+    /// How long to wait before a search starts: zero where the last connection was stable.
     pub(crate) fn search_delay(&self) -> Duration {
         let mut state = self.state();
         let now = state.began.elapsed();
@@ -166,7 +190,7 @@ impl MemberLinks {
         state.backoff.fail(now, false)
     }
 
-    /// A round over all members has found none; when the next one may begin.
+    /// Records that a search found no member. Gives the time of the next one.
     pub(crate) fn round_failed(&self, failure: Option<Failure>) -> Instant {
         let mut state = self.state();
         let now = state.began.elapsed();
@@ -175,25 +199,27 @@ impl MemberLinks {
         Instant::now() + wait.max(MIN_ROUND_PAUSE)
     }
 
+    /// Wakes those who wait for a change of members.
     pub(crate) fn notify(&self) {
         self.changed.send_modify(|changes| *changes += 1);
     }
 
-    /// This member cannot serve now: the next one is used. Its connection stays for what still runs over it.
+    /// Uses the next member: this one cannot serve now. Its connection stays for what still runs
+    /// over it.
     pub(crate) fn use_next(&self, link: &MemberLink) {
         let mut state = self.state();
-        // Not where it has a newer connection, of which nothing is known yet.
+        // A newer connection of the same member has not failed yet: then nothing changes.
         let is_known = |known: &MemberLink| known.is_same(link) || known.has_ended();
         if state.current == link.member() && state.members[link.member()].link.as_ref().is_none_or(is_known) {
             if state.has_priorities() {
-                // The next search is not to begin with this one again.
+                // With priorities the next search would start with this member again.
                 state.members[link.member()].failed = Some(Instant::now());
             }
             state.current = state.next();
         }
     }
 
-    /// Keeps the handle of a task, or ends the task where nobody uses this etcd any more.
+    /// Stores the handle of a task, or aborts the task where all users are gone.
     pub(crate) fn store_task(
         &self,
         task: AbortHandle,
@@ -207,7 +233,7 @@ impl MemberLinks {
         *place(&mut state) = Some(task);
     }
 
-    /// Ends what is done for users who are all gone.
+    /// Ends all tasks: all users are gone.
     pub(crate) fn shut_down(&self) {
         let mut state = self.state();
         state.is_shut = true;
@@ -218,7 +244,7 @@ impl MemberLinks {
         tasks.into_iter().for_each(|task| task.abort());
     }
 
-    /// This member answers, while the one in use does not.
+    /// Uses this member: it answers while the one in use does not.
     pub(crate) fn switch_to(&self, link: &MemberLink) {
         let mut state = self.state();
         let is_present = state.present.contains(&link.member());
@@ -227,17 +253,18 @@ impl MemberLinks {
         }
     }
 
-    /// This member is asked beside another one, and may not answer either: it is not the next one to be asked so.
+    /// Marks the member as failed before a try beside another one, so that the next such try goes
+    /// to the next member.
     pub(crate) fn mark_failed(&self, link: &MemberLink) {
         self.state().members[link.member()].failed = Some(Instant::now());
     }
 
-    /// It has answered.
+    /// Takes that mark away: the member has answered.
     pub(crate) fn clear_failed(&self, link: &MemberLink) {
         self.state().members[link.member()].failed = None;
     }
 
-    /// A member's connection is dead: it is closed, with all that runs over it.
+    /// Closes a dead connection, with all requests in flight over it, and uses the next member.
     pub(crate) fn close(&self, link: &MemberLink, why: &str) {
         link.close(why);
         let mut state = self.state();
@@ -252,7 +279,7 @@ impl MemberLinks {
 }
 
 impl MembersState {
-    /// Closes connections to members that are not in use. Whether any is left.
+    /// Closes idle links to members that are not in use. Whether any such link is left.
     pub(crate) fn close_idle(&mut self) -> bool {
         let current = self.current;
         let others = self.members.iter_mut().enumerate().filter(|(number, _)| *number != current);
@@ -266,13 +293,13 @@ impl MembersState {
         left
     }
 
-    /// The connection in use, if it is well.
+    /// The link in use, if its connection lives.
     pub(crate) fn current(&mut self) -> Option<MemberLink> {
         let member = self.members.get_mut(self.current)?;
         let had = member.link.is_some();
         let link = member.link().cloned();
         if had && link.is_none() {
-            // The others first: this one has just ended our connection.
+            // The other members are tried first: this one has just ended the connection.
             self.current = self.next();
         }
         link
@@ -280,11 +307,14 @@ impl MembersState {
 }
 
 impl Core {
-    /// What a failure over a link changes; the failure as it is then known. `asked` is when the request was made.
+    /// Draws the consequences of a failure over a link, for the request that was sent at `asked`.
+    /// Gives the failure as it is then known: with the reason for which the connection was closed
+    /// here, and with its fault.
     pub(crate) fn on_failure(&self, link: &MemberLink, asked: Instant, failure: Failure) -> Failure {
         let failure = self.reclassify_denied(failure);
         if link.has_ended() {
-            // What was closed here looks as if the other side had done it.
+            // A connection that was closed at this side fails its requests as if the peer had
+            // closed it.
             let failure = link.close_reason().map_or(failure, Failure::connect_failed);
             return failure.with_fault(Fault::Connection);
         }

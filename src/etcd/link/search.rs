@@ -1,5 +1,15 @@
-//! How connections to members come about: each attempt in a task of its own, one to a member at a time, and a search over all
-//! members where there is none in use.
+//! Connecting in the background.
+//!
+//! Each attempt to connect is a task of its own, one for each member at a time, so that dropping a
+//! request ends no attempt that others wait for. Where no member is in use, one more task searches
+//! all members in their order. Requests wait for that search: each sees it succeed, or fails with
+//! it.
+//!
+//! ```text
+//! request ─▶ link() ─▶ in use? ── yes ─▶ that link
+//!                        └─ no ─▶ search ─▶ dial member 1, after 300 ms also member 2, … ─▶ first that answers is in use
+//!                                   └─ all failed: requests fail; the search goes on for 10 s after the last request
+//! ```
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -12,10 +22,10 @@ use crate::etcd::link::links::{AVOID_FOR, HEDGE_DELAY, IDLE_TIMEOUT, WANTED_FOR}
 use crate::etcd::{Core, Source};
 
 impl Core {
-    /// The connection in use, as soon as there is one.
+    /// The link in use, once there is one.
     ///
     /// # Errors
-    /// How the search that was under way, or else the next one, has failed at all members.
+    /// The failure of the search that was running, or of the next one, at all members.
     pub(crate) async fn link(self: &Arc<Self>) -> Result<MemberLink, Failure> {
         loop {
             let (rounds, mut changed) = {
@@ -31,7 +41,8 @@ impl Core {
                 let waits = (state.failed_rounds, self.links.changed.subscribe());
                 drop(state);
                 if begins {
-                    // Made before the task, which a runtime that ends drops unpolled: its drop takes the lock.
+                    // Made before the task. A runtime that ends drops its tasks unpolled, and the
+                    // guard's `Drop` takes the lock.
                     let guard = ConnectGuard(self.clone());
                     let task = tokio::spawn(connect(guard)).abort_handle();
                     self.links.store_task(task, |state| &mut state.connecting);
@@ -56,7 +67,8 @@ impl Core {
         }
     }
 
-    /// A connection to another member than this link's, where there is one that may be well.
+    /// A link to another member than this link's. Members that failed lately are left out while
+    /// others are left. `None` where no other member can be connected.
     pub(crate) async fn link_elsewhere(self: &Arc<Self>, link: &MemberLink) -> Option<MemberLink> {
         let order: Vec<usize> = {
             let state = self.links.state();
@@ -64,7 +76,8 @@ impl Core {
             let failed = |number: usize| state.members[number].failed.filter(|failed| failed.elapsed() < AVOID_FOR);
             let mut well: Vec<usize> = others.iter().copied().filter(|number| failed(*number).is_none()).collect();
             if well.is_empty() {
-                // That which failed the longest time ago, where it is connected.
+                // All others have failed lately: the one whose failure is oldest, if it is
+                // connected.
                 let connected = others.into_iter().filter(|number| state.members[*number].link.is_some());
                 well.extend(connected.min_by_key(|number| failed(*number)));
             }
@@ -75,7 +88,7 @@ impl Core {
         found
     }
 
-    /// Closes connections to members that are not in use, once nobody has used them for a while.
+    /// Starts the task that closes idle links to members that are not in use.
     pub(crate) fn close_idle_later(self: &Arc<Self>) {
         let begins = {
             let mut state = self.links.state();
@@ -86,12 +99,12 @@ impl Core {
         }
     }
 
-    /// The endpoint of the member in use, or of the next one.
+    /// The endpoint of the member in use, or of the one that is tried next.
     pub(crate) fn member_in_use(&self) -> String {
         self.links.state().name()
     }
 
-    /// Connects to a member in a task of its own, unless one does already.
+    /// Connects to a member in a task of its own, unless it is connected or such a task runs.
     fn dial(self: &Arc<Self>, number: usize) {
         let Source::Options(_) = &self.links.source else { return };
         let mut state = self.links.state();
@@ -125,7 +138,7 @@ impl Core {
         self.links.store_task(task, |state| &mut state.members[number].dialing);
     }
 
-    /// A search for a member that answers, which is then in use.
+    /// Searches all members once. The first that answers is then in use.
     async fn search_round(self: &Arc<Self>) -> Result<(), Failure> {
         let order = self.links.state().order();
         if order.is_empty() {
@@ -136,8 +149,11 @@ impl Core {
         Ok(())
     }
 
-    /// The first of these members that answers: each is dialed a little later than the one before it, or as soon as that one
-    /// has failed.
+    /// The first of these members that answers. Each is dialed [`HEDGE_DELAY`] after the one before
+    /// it, or as soon as all before it have failed.
+    ///
+    /// # Errors
+    /// The failure of the member that failed last.
     async fn first_of(self: &Arc<Self>, order: &[usize]) -> Result<MemberLink, Failure> {
         let mut changed = self.links.changed.subscribe();
         let mut before = Vec::new();
@@ -157,7 +173,8 @@ impl Core {
                         if let Some(link) = member.link() {
                             return Ok(link.clone());
                         }
-                        // Also one whose connection ended as soon as it was made, or whose runtime has ended.
+                        // Also false for a connection that ended immediately, or an attempt whose
+                        // runtime has ended.
                         waiting |= member.is_dialed;
                         if member.failures != *failures {
                             last.clone_from(&member.failure);
@@ -178,7 +195,7 @@ impl Core {
     }
 }
 
-/// Closes connections that nobody uses, until there is none but that in use.
+/// Closes idle links once in a while, until only the one in use is left.
 async fn sweep(sweeping: SweepGuard) {
     loop {
         sleep(IDLE_TIMEOUT + Duration::from_secs(1)).await;
@@ -189,6 +206,7 @@ async fn sweep(sweeping: SweepGuard) {
     }
 }
 
+/// Lets the next sweep start however this one ends, also with its runtime.
 struct SweepGuard(Weak<Core>);
 
 impl Drop for SweepGuard {
@@ -199,10 +217,10 @@ impl Drop for SweepGuard {
     }
 }
 
-/// Looks for a member that answers, for as long as somebody wants one.
+/// Searches for a member that answers, for as long as requests want one.
 async fn connect(connecting: ConnectGuard) {
     let core = &connecting.0;
-    // Connections that end as soon as they are made are not made without a pause.
+    // Connections that end immediately after they were made are not made again without a pause.
     sleep(core.links.search_delay()).await;
     loop {
         #[cfg(feature = "srv")]
@@ -226,7 +244,7 @@ async fn connect(connecting: ConnectGuard) {
     }
 }
 
-/// However the search ends, also with its runtime.
+/// Tells those who wait that the search is over however it ends, also with its runtime.
 struct ConnectGuard(Arc<Core>);
 
 impl Drop for ConnectGuard {
@@ -236,7 +254,7 @@ impl Drop for ConnectGuard {
     }
 }
 
-/// However an attempt ends, also with its runtime.
+/// Tells those who wait that an attempt is over however it ends, also with its runtime.
 struct DialGuard {
     core: Arc<Core>,
     number: usize,

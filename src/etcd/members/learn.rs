@@ -1,4 +1,8 @@
-//! What etcd says of its own members: asked now and then, where the user wants that.
+//! Learning the members from etcd itself, where
+//! [`EtcdOptions::learn_members`](crate::EtcdOptions::learn_members) is set.
+//!
+//! A background task asks with MemberList: in each interval, and after each new connection. It
+//! holds [`Core`] weakly, and ends with it.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -15,31 +19,36 @@ use crate::etcd::link::{self, MemberLink};
 use crate::etcd::members::endpoint::{ListedMember, usable};
 use crate::etcd::{Core, Source};
 
-/// After an answer that did not come; after a refusal the next interval is waited for.
+/// The pause after a request that was not answered. After a refusal the whole interval is waited
+/// for.
 const RETRY_DELAY: Duration = Duration::from_secs(2);
 
 impl Core {
-    /// Begins to ask for the members, where that is wanted and not done yet.
+    /// Starts the task, where it is wanted and does not run.
     pub(crate) fn start_learning(self: &Arc<Self>) {
         let Source::Options(options) = &self.links.source else { return };
         let Some(every) = options.learn_every else { return };
         let begins = !std::mem::replace(&mut self.links.state().is_learning, true);
         if begins {
-            // Made before the task, which a runtime that ends drops unpolled: its drop takes the lock.
+            // Made before the task. A runtime that ends drops its tasks unpolled, and the guard's
+            // `Drop` takes the lock.
             let learning = LearnGuard(Arc::downgrade(self));
             let task = tokio::spawn(learn(learning, every, self.links.connected.subscribe())).abort_handle();
             self.links.store_task(task, |state| &mut state.learning);
         }
     }
 
-    /// Asks once, over the connection in use. Gives the members' number.
+    /// Asks for the members once, over the link in use, and takes them. Gives their number.
+    ///
+    /// # Errors
+    /// How the request failed.
     async fn list_members(self: &Arc<Self>) -> Result<usize, Failure> {
         let (link, number) = self.link_and_token().await?;
         let asked = timeout(self.request_timeout(), members(&link)).await;
         let listed = asked.unwrap_or_else(|_| Err(Failure::timed_out(self.request_timeout())));
         let listed = listed.map_err(|failure| {
             let failure = failure.at(link.name()).while_doing("listing the members of etcd");
-            // Where only the token was too old, the next request is made with another.
+            // An expired token is replaced, so that the next request may succeed.
             if self.tokens.refused(number, &failure) { failure.as_transient() } else { failure }
         })?;
         let mut state = self.links.state();
@@ -55,14 +64,16 @@ impl Core {
     }
 }
 
-/// Asks in each interval, and when another connection is in use: the one before may have ended with its member.
+/// The task: asks in each interval and after each new connection. The connection before it may have
+/// ended because its member left the cluster.
 async fn learn(learning: LearnGuard, every: Duration, mut connected: Receiver<u64>) {
     let mut is_logged = false;
     loop {
         connected.borrow_and_update();
         let next = {
             let Some(core) = learning.0.upgrade() else { return };
-            // A member that just started again may not know all others yet: nothing is asked without a connection.
+            // Not asked without a connection: a member that has just started may not know the
+            // others yet.
             let is_connected = core.links.state().current().is_some();
             let result = if is_connected { core.list_members().await.map(drop) } else { Ok(()) };
             match result {
@@ -72,7 +83,7 @@ async fn learn(learning: LearnGuard, every: Duration, mut connected: Receiver<u6
                 }
                 Err(failure) => {
                     let error = failure.to_string();
-                    // What has only to do with the connection is seen by others, and said there.
+                    // Failures of the connection are logged by those who need it.
                     let is_refusal = !matches!(failure.class, Class::Transient | Class::TimedOut | Class::Changed);
                     if is_refusal && !std::mem::replace(&mut is_logged, true) {
                         tracing::warn!(parent: None, error, "members of etcd cannot be learned; using the endpoints that were given");
@@ -83,7 +94,7 @@ async fn learn(learning: LearnGuard, every: Duration, mut connected: Receiver<u6
                 }
             }
         };
-        // A fleet that was started at once does not ask at once.
+        // ±10 %, so that a fleet that was started together does not ask together.
         let next = next.mul_f64(0.9 + 0.2 * fastrand::f64());
         let due = Instant::now() + next;
         tokio::select! {
@@ -98,7 +109,7 @@ async fn learn(learning: LearnGuard, every: Duration, mut connected: Receiver<u6
     }
 }
 
-/// However it ends, also with its runtime: the next connection begins anew.
+/// Lets the task start again however it ends, also with its runtime.
 struct LearnGuard(Weak<Core>);
 
 impl Drop for LearnGuard {
@@ -109,7 +120,7 @@ impl Drop for LearnGuard {
     }
 }
 
-/// The members that this one knows of, in agreement with a majority.
+/// Asks one member for the list, by a linearizable read.
 async fn members(link: &MemberLink) -> Result<Vec<ListedMember>, Failure> {
     link.client(); // tells that the link is used
     let Some(service) = link.service() else { return Ok(Vec::new()) };
@@ -121,19 +132,22 @@ async fn members(link: &MemberLink) -> Result<Vec<ListedMember>, Failure> {
     Ok(members.into_iter().map(|m| ListedMember { is_learner: m.is_learner, client_urls: m.client_urls }).collect())
 }
 
-/// As etcd's rpc.proto has it; etcd-client's own request is answered out of what one member happens to know.
+/// `MemberListRequest` of etcd's rpc.proto. etcd-client's own request is not linearizable: one
+/// member answers it from what it happens to know.
 #[derive(Clone, PartialEq, prost::Message)]
 struct ListRequest {
     #[prost(bool, tag = "1")]
     linearizable: bool,
 }
 
+/// `MemberListResponse`, without its header.
 #[derive(Clone, PartialEq, prost::Message)]
 struct ListResponse {
     #[prost(message, repeated, tag = "2")]
     members: Vec<Member>,
 }
 
+/// `Member`, without id, name and peer URLs.
 #[derive(Clone, PartialEq, prost::Message)]
 struct Member {
     #[prost(string, repeated, tag = "4")]
@@ -142,7 +156,7 @@ struct Member {
     is_learner: bool,
 }
 
-/// These messages on the service.
+/// The codec of these messages for tonic's client.
 #[derive(Default)]
 struct MemberListCodec;
 

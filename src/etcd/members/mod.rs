@@ -1,5 +1,8 @@
-//! Which members are known, and in which order they are tried: those that were given, those that SRV records name, and those that
-//! etcd itself names.
+//! Which members of etcd are known, and the order in which they are tried.
+//!
+//! Members come from three sources: the options (`endpoint.rs` parses them), SRV records (`srv/`),
+//! and etcd itself (`learn.rs`). [`MembersState::rebuild`] merges them into one list. This file
+//! holds the part of [`MembersState`] that is about order.
 
 pub(super) mod endpoint;
 pub(super) mod learn;
@@ -11,7 +14,7 @@ use crate::etcd::link::links::{AVOID_FOR, Member, MembersState};
 use crate::etcd::members::endpoint::Endpoint;
 
 impl MembersState {
-    /// SRV records name these members. Whether they are others than before.
+    /// Takes the members of the SRV records. Whether they differ from the last ones.
     #[cfg(feature = "srv")]
     pub(super) fn set_found(&mut self, found: Vec<Endpoint>) -> bool {
         let changed = self.found != found;
@@ -20,7 +23,7 @@ impl MembersState {
         changed
     }
 
-    /// etcd itself names these members. Whether they are others than before.
+    /// Takes the members that etcd has named. Whether they differ from the last ones.
     pub(super) fn set_learned(&mut self, learned: Vec<Endpoint>) -> bool {
         let changed = self.learned != learned;
         self.learned = learned;
@@ -28,12 +31,14 @@ impl MembersState {
         changed
     }
 
-    /// What was given, and what SRV records name: what is never forgotten for what etcd names.
+    /// The members of the options and of the SRV records. They are never forgotten for what etcd
+    /// names.
     pub(super) fn configured_and_found(&self) -> Vec<Endpoint> {
         self.configured.iter().chain(&self.found).cloned().collect()
     }
 
-    /// The members that are tried are those that are known now. Connections to others stay for what still runs over them.
+    /// Rebuilds the list of members that are tried from the three sources. A member that is in no
+    /// source any more is not tried, and its connection stays for what still runs over it.
     pub(super) fn rebuild(&mut self) {
         let mut present = Vec::new();
         for endpoint in self.configured.iter().chain(&self.found).chain(&self.learned) {
@@ -55,14 +60,15 @@ impl MembersState {
         }
     }
 
-    /// The members that are tried, beginning with the one in use; where SRV records have priorities, by these, and those that
-    /// have just failed last.
+    /// The members that are tried, in order: starting with the one in use, or by the priorities of
+    /// the SRV records. With priorities, members that failed lately come last.
     pub(super) fn order(&self) -> Vec<usize> {
         let mut order = self.order_from(self.current);
         if self.has_priorities() {
             let has_failed = |member: &Member| member.failed.is_some_and(|failed| failed.elapsed() < AVOID_FOR);
             let priority = |member: &Member| member.endpoint.as_ref().map(|endpoint| endpoint.priority);
-            // A failure may grow old meanwhile.
+            // Cached, because a failure may age while the list is sorted, and a key that changes is
+            // not allowed.
             order.sort_by_cached_key(|number| (has_failed(&self.members[*number]), priority(&self.members[*number])));
         }
         order
@@ -73,6 +79,7 @@ impl MembersState {
         self.order_from(member).into_iter().filter(|number| *number != member).collect()
     }
 
+    /// The members in their order, starting with this one.
     fn order_from(&self, member: usize) -> Vec<usize> {
         let mut order = self.present.clone();
         let begin = order.iter().position(|number| *number == member).unwrap_or(0);
@@ -85,6 +92,7 @@ impl MembersState {
         self.others(self.current).first().copied().unwrap_or(self.current)
     }
 
+    /// Whether SRV records give members different priorities.
     pub(super) fn has_priorities(&self) -> bool {
         self.found.iter().any(|endpoint| endpoint.priority != self.found[0].priority)
     }
@@ -94,17 +102,18 @@ impl MembersState {
         self.present.len()
     }
 
+    /// The endpoint of a member, for logs.
     pub(super) fn text(&self, number: usize) -> String {
         self.members[number].endpoint.as_ref().map_or_else(String::new, |known| known.text.clone())
     }
 
-    /// The member in use, as errors have it.
+    /// The endpoint of the member in use, for errors.
     pub(super) fn name(&self) -> String {
         let member = self.members.get(self.current);
         member.and_then(|member| member.endpoint.as_ref()).map_or_else(|| "etcd".into(), |known| known.text.clone())
     }
 
-    /// Why there is nothing to try.
+    /// The failure of a request while no member is known.
     pub(super) fn no_member_failure(&self) -> Failure {
         let none = || Failure::new(Class::Transient, "no member of etcd is known yet").with_fault(Fault::Connection);
         self.no_members.clone().unwrap_or_else(none)

@@ -1,4 +1,4 @@
-//! What can be refused of options, and what is made of them.
+//! The validation of [`EtcdOptions`], and what is derived from them.
 
 use std::time::Duration;
 
@@ -10,23 +10,27 @@ use crate::etcd::members::endpoint::Endpoint;
 use crate::etcd::options::EtcdOptions;
 use crate::secret;
 
-/// Every wait is bounded, whatever is asked.
+/// The longest duration of any option: every wait is bounded.
 const MAX_DURATION: Duration = Duration::from_secs(3600);
-/// etcd ends connections that are pinged more often than every 5 s.
+/// The shortest keep-alive interval. etcd closes connections that are pinged more often than every
+/// 5 s.
 const MIN_KEEP_ALIVE: Duration = Duration::from_secs(6);
-/// How often the members may be listed at most.
+/// The shortest interval of asking for members: each request is a linearizable read.
 const MIN_LEARN_INTERVAL: Duration = Duration::from_secs(1);
 
 impl EtcdOptions {
-    /// The members that were given, in the order in which they are tried.
+    /// The endpoints, in the order in which they are tried. Invalid ones are left out:
+    /// [`EtcdOptions::check`] has refused them.
     pub(crate) fn configured(&self) -> Vec<Endpoint> {
         self.endpoints.iter().filter_map(|text| Endpoint::parse(text, self.has_tls()).ok()).collect()
     }
 
+    /// Their hosts and ports.
     pub(crate) fn hosts(&self) -> Vec<Authority> {
         self.configured().into_iter().map(|endpoint| endpoint.authority).collect()
     }
 
+    /// Whether members are found by SRV records.
     #[cfg_attr(not(feature = "srv"), expect(clippy::unused_self, reason = "with the feature there may be a domain"))]
     pub(crate) fn is_srv(&self) -> bool {
         #[cfg(feature = "srv")]
@@ -35,6 +39,10 @@ impl EtcdOptions {
         false
     }
 
+    /// Validates all options.
+    ///
+    /// # Errors
+    /// The first option that is invalid: its name, its value and its bound.
     pub(crate) fn check(&self) -> Result<(), Error> {
         if self.endpoints.is_empty() && !self.is_srv() {
             return Err(Error::invalid("endpoints", "", "at least one is needed"));
@@ -78,6 +86,7 @@ impl EtcdOptions {
         Ok(())
     }
 
+    /// Validates the options of SRV records.
     #[cfg(feature = "srv")]
     fn check_srv(&self) -> Result<(), Error> {
         let Some(srv) = &self.srv else { return Ok(()) };
@@ -85,13 +94,14 @@ impl EtcdOptions {
             return Err(Error::invalid("SRV domain", secret::without_user(&srv.domain), reason));
         }
         let is_label = |name: &str| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
-        // With `_etcd-client-ssl-` before it, and at most 63 characters together.
+        // With `_etcd-client-ssl-` before it a DNS label has at most 63 characters.
         match srv.name.as_deref().filter(|name| name.is_empty() || name.len() > 46 || !is_label(name)) {
             None => Ok(()),
             Some(name) => Err(Error::invalid("SRV name", name, "it is 1 to 46 letters, digits, - or _")),
         }
     }
 
+    /// Whether an endpoint of this scheme can be used with the TLS settings and features.
     fn check_scheme(&self, secure: bool) -> Result<(), &'static str> {
         if cfg!(not(feature = "_tls")) && secure {
             return Err("https needs tonic-etcd's feature \"tls-ring\" or \"tls-aws-lc\"");
@@ -111,12 +121,13 @@ impl EtcdOptions {
         false
     }
 
-    /// TLS, where any endpoint is spoken to by it. Made once: roots may be read from the system.
+    /// The TLS settings in use; `None` where no endpoint is `https`. Built once, because roots may
+    /// be read from the system.
     #[cfg(feature = "_tls")]
     pub(crate) fn built_tls(&self) -> &Result<Option<Tls>, Invalid> {
         self.built_tls.get_or_init(|| {
             if self.is_srv() && self.tls.is_none() {
-                // Without roots no https member is looked for.
+                // Where there are no roots, no `https` member is looked up.
                 return Ok(ClientTls::default().build().ok());
             }
             if self.tls.is_none() && !self.configured().iter().any(|endpoint| endpoint.secure) {
@@ -126,7 +137,7 @@ impl EtcdOptions {
         })
     }
 
-    /// Whether members that speak TLS can be spoken to.
+    /// Whether `https` members can be used.
     #[cfg(feature = "srv")]
     #[cfg_attr(not(feature = "_tls"), expect(clippy::unused_self, reason = "with TLS there may be some"))]
     pub(crate) fn can_tls(&self) -> bool {

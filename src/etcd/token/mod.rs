@@ -1,5 +1,8 @@
-//! The token: fetched by one task for all who need it, at a rate that etcd can bear, and carried over connections and
-//! members.
+//! Authentication: one token for all connections and members.
+//!
+//! One task checks the password for all requests that wait for a token, at a rate that etcd can
+//! bear (`pacing.rs`, pure). Tokens are numbered. A request remembers the number of the token that
+//! it carried, so that a refusal is counted against that token and not against a newer one.
 
 pub(super) mod pacing;
 
@@ -16,45 +19,56 @@ use crate::etcd::link::MemberLink;
 use crate::etcd::token::pacing::{CheckOutcome, TokenPacing};
 use crate::etcd::{Client, Core, EtcdOptions, RequestLimits, Source, bounded};
 
-/// The token as requests carry it.
+/// The token in use, as a header value. Cheap to clone; clones see the same token.
 #[derive(Clone, Default)]
 pub(crate) struct Token(Arc<RwLock<Option<HeaderValue>>>);
 
 impl Token {
+    /// The header value; `None` where no token is needed.
     pub(super) fn value(&self) -> Option<HeaderValue> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Replaces the token for all later requests.
     fn set(&self, value: Option<HeaderValue>) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = value;
     }
 }
 
-/// The tokens of one resolver or registrar, one after the other.
+/// The tokens of one [`Etcd`](crate::etcd::Etcd), one after the other.
 pub(super) struct Tokens {
+    /// The user's name and password.
     user: Option<(String, String)>,
-    /// No user was given.
+    /// Whether no user was given, so that no token is ever fetched. False for a user's own client,
+    /// which may have a user.
     needs_no_token: bool,
+    /// The token in use.
     pub(super) token: Token,
+    /// The state of the check.
     state: Mutex<State>,
-    /// Counts the checks that have ended.
+    /// Counts the checks that have ended, for those who wait for one.
     ended: watch::Sender<u64>,
 }
 
+/// When a check is made, and how the last one ended.
 struct State {
+    /// Decides when a check is made.
     machine: TokenPacing,
+    /// The start of the time that the machine is given.
     epoch: Instant,
+    /// Whether a check runs.
     is_fetching: bool,
-    /// How the last check failed.
+    /// Why the last check failed.
     failure: Option<Failure>,
 }
 
 impl Tokens {
+    /// No check is made before a request needs a token.
     pub(super) fn new(source: &Source) -> Self {
         let none = |options: &EtcdOptions| options.user_and_password().is_none();
         let (user, needs_no_token, present) = match source {
             Source::Options(options) => (options.user_and_password().cloned(), none(options), none(options)),
-            // It has authenticated already, if it has a user.
+            // The client has a token already, if it has a user.
             Source::Client(_) => (None, false, true),
         };
         let machine = TokenPacing::new(present, fastrand::u64(..));
@@ -62,6 +76,7 @@ impl Tokens {
         Self { user, needs_no_token, token: Token::default(), state: Mutex::new(state), ended: watch::Sender::new(0) }
     }
 
+    /// Nothing panics while the lock is held, so that a poisoned lock still guards a valid state.
     fn state(&self) -> MutexGuard<'_, State> {
         // Nothing panics while it is held, and every state of it is whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -72,22 +87,24 @@ impl Tokens {
         self.user.is_some()
     }
 
-    /// TokenPacing was off when etcd was last asked for a token.
+    /// Whether authentication was off at the last check, so that requests carry no token although a
+    /// user was given.
     pub(super) fn is_anonymous(&self) -> bool {
         self.state().machine.is_anonymous()
     }
 
-    /// The number of the token that is being fetched.
+    /// The number that the next token will have.
     fn next(&self) -> u64 {
         self.state().machine.next()
     }
 
-    /// Whether etcd says that the token of that number has ended.
+    /// Whether the failure says that this token is not valid. Then another one is fetched.
     fn refused_as_expired(&self, number: u64, failure: &Failure) -> bool {
         failure.class == Class::Token && self.refused(number, failure)
     }
 
-    /// A token was refused: the one of that number. Whether another is worth a try.
+    /// Takes a failure of a request with this token. Whether another token may help, so that the
+    /// request is repeated.
     pub(super) fn refused(&self, number: u64, failure: &Failure) -> bool {
         if self.needs_no_token {
             return false;
@@ -103,10 +120,10 @@ impl Tokens {
 }
 
 impl Core {
-    /// The number of the token that requests carry, once there is one.
+    /// The number of the token in use, once there is one. Starts a check where none runs.
     ///
     /// # Errors
-    /// How the check that was being made, or else the next one, has failed.
+    /// How the check that was running, or the next one, failed.
     pub(super) async fn token(self: &Arc<Self>) -> Result<u64, Failure> {
         let tokens = &self.tokens;
         let (before, mut ended) = {
@@ -123,7 +140,8 @@ impl Core {
             let ended = tokens.ended.subscribe();
             let before = *ended.borrow();
             if begins {
-                // Made before the task, which a runtime that ends drops unpolled: its drop takes the lock.
+                // Made before the task. A runtime that ends drops its tasks unpolled, and the
+                // guard's `Drop` takes the lock.
                 spawn_fetch(FetchGuard(self.clone()));
             }
             (before, ended)
@@ -134,11 +152,13 @@ impl Core {
         match (state.machine.current(), &state.failure) {
             (Some(number), _) => Ok(number),
             (None, Some(failure)) => Err(failure.clone()),
-            // It was refused again in between.
+            // The new token was refused between the check and this wake-up.
             (None, None) => Err(Failure::new(Class::Token, "the new token was refused")),
         }
     }
 
+    /// Checks the password once, at the member in use, or at another one where the first is late.
+    /// Gives the token; `None` for a user's own client, which keeps it for itself.
     async fn authenticate(self: &Arc<Self>) -> Result<Option<HeaderValue>, Failure> {
         let link = self.link().await?;
         let (Source::Options(_), Some((name, password))) = (&self.links.source, &self.tokens.user) else {
@@ -148,7 +168,7 @@ impl Core {
             return refreshed.await.map_err(|failure| failure.while_doing("authenticating"));
         };
         let end = Instant::now() + self.request_timeout();
-        // Late only where nothing is heard: each check costs etcd a bcrypt.
+        // A second check only where nothing is heard: each one costs etcd a bcrypt.
         let limits =
             RequestLimits { late_after: self.request_timeout() / 2, total: self.request_timeout(), may_repeat: false };
         let check = |client: Client| {
@@ -163,9 +183,12 @@ impl Core {
         Ok(Some(token))
     }
 
-    /// Whether requests over this link may carry that token. One that was fetched over another connection is tried first, by
-    /// a read that costs etcd nothing: an etcd that was wiped or restored waits for the log entry that the token names, for as
-    /// long as the request lasts. Then another token is fetched.
+    /// Whether requests over this link may carry this token.
+    ///
+    /// A token that was fetched over another connection is first sent with a cheap serializable
+    /// read. A member that was wiped or restored waits for the log entry that the token names, for
+    /// as long as a request lasts. Where that read hangs while the connection is alive, the token
+    /// is dropped and the result is `false`: another token is fetched.
     pub(super) async fn check_token(self: &Arc<Self>, link: &MemberLink, number: u64) -> bool {
         let is_known = || self.tokens.needs_no_token || link.service().is_none() || link.has_confirmed(number);
         if is_known() {
@@ -176,7 +199,7 @@ impl Core {
             return true;
         }
         let (asked, mut kv) = (Instant::now(), link.client().kv_client());
-        // Its answer tells a connection that is dead from a token that is waited for.
+        // The answer to this PING tells a dead connection from a token that the member waits for.
         link.ping();
         let options = GetOptions::new().with_serializable().with_count_only();
         match timeout(TOKEN_CHECK_TIMEOUT + link.grace(), kv.get([0_u8], Some(options))).await {
@@ -197,15 +220,16 @@ impl Core {
     }
 }
 
-/// How long the read that tries a token may take, beside what is usual.
+/// How long that read may take, beside the link's usual latency.
 const TOKEN_CHECK_TIMEOUT: Duration = Duration::from_millis(300);
 
-/// Not async, for the sake of the compiler: a check makes requests, and requests wait for a check.
+/// Not async, for the compiler: a check makes requests, and requests wait for a check. An async fn
+/// would have an infinitely large future.
 fn spawn_fetch(ended: FetchGuard) {
     tokio::spawn(fetch(ended));
 }
 
-/// One check, as soon as it may be made.
+/// One check, as soon as the pace allows it.
 async fn fetch(ended: FetchGuard) {
     let core = &ended.0;
     let at = {
@@ -238,7 +262,7 @@ async fn fetch(ended: FetchGuard) {
     state.failure = failure;
 }
 
-/// However a check ends, also with its runtime: whoever waits for it goes on.
+/// Wakes those who wait however a check ends, also with its runtime.
 struct FetchGuard(Arc<Core>);
 
 impl Drop for FetchGuard {

@@ -1,51 +1,70 @@
-//! How often a password is checked: each check costs etcd a bcrypt. PURE: the clock and the seed are arguments.
+//! When a password is checked: each check costs etcd a bcrypt. PURE: the clock and the seed are
+//! arguments.
 //!
-//! There is one token at a time, known by its number. A check follows where there is none, or where etcd has refused the one
-//! that there is; what a role may not do is no reason for one.
+//! There is one token at a time, known by its number. A check follows where there is no token, or
+//! where etcd has refused the one in use. A missing permission is no reason for a check, except
+//! where it may mean an expired token.
+//!
+//! ```text
+//!             fetched                      refused as invalid, or denied (not fresh)
+//! no token ─────────────▶ token number n ─────────────────────────────────────────────▶ no token
+//!    └ refused: 5 s; not answered: backoff ┘
+//! ```
 
 use std::time::Duration;
 
 use crate::backoff::Backoff;
 
-/// Between two checks, the first of which failed; and in the long run between any two.
+/// The interval after a check that etcd refused, and in the long run between any two checks.
 pub(crate) const CHECK_INTERVAL: Duration = Duration::from_secs(5);
-/// So many tokens may be fetched at once before that: each change of a user or role ends all tokens.
+/// This many tokens may be fetched without that interval: each change of a user or a role
+/// invalidates all tokens of etcd.
 const BURST: u32 = 3;
-/// A refusal of a token younger than this is not the token's fault: a new one is used within moments.
+/// A token younger than this is not expired. "Denied" then means a missing permission.
 const FRESH_TOKEN: Duration = Duration::from_secs(2);
-/// How long after such a refusal none is taken for a token's fault.
+/// For this long after a fresh token was denied something, "denied" means a missing permission and
+/// no new token is fetched.
 const DENIAL_VALID: Duration = Duration::from_secs(60);
 
-/// How a check came out.
+/// The result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CheckOutcome {
+    /// etcd gave a token.
     Fetched,
-    /// TokenPacing is off: requests go without a token.
+    /// Authentication is off. Requests carry no token.
     NotNeeded,
-    /// etcd has refused the user or the password.
+    /// etcd refused the user or the password.
     Refused,
-    /// etcd was not reached, or has not answered.
+    /// etcd was not reached, or did not answer.
     Unanswered,
 }
 
+/// The state of the token and of its checks. All times are since one fixed start.
 #[derive(Debug)]
 pub(crate) struct TokenPacing {
-    /// Counts the tokens.
+    /// The number of the last token; 0 before the first.
     number: u64,
+    /// Whether that token, or no token, is to be used.
     is_present: bool,
+    /// Whether authentication was off at the last check.
     is_anonymous: bool,
+    /// When the token was fetched.
     fetched: Duration,
     /// When a fresh token was last denied something.
     denied: Option<Duration>,
+    /// When the next check may start.
     next: Duration,
-    /// Tokens that may be fetched at once, and when that was burst_counted_at.
+    /// Tokens that may be fetched without an interval.
     burst_left: u32,
+    /// When `burst_left` was last computed.
     burst_counted_at: Duration,
+    /// The intervals after checks without an answer.
     backoff: Backoff,
 }
 
 impl TokenPacing {
-    /// Where a token is present, or none is needed, no check is made before it is refused.
+    /// The start. With `is_present` no check is made before a request is refused: no token is
+    /// needed, or the client has one.
     pub(crate) fn new(is_present: bool, seed: u64) -> Self {
         Self {
             number: 0,
@@ -60,7 +79,7 @@ impl TokenPacing {
         }
     }
 
-    /// The number of the token that is to be used, if there is one.
+    /// The number of the token to use; `None` where a check is needed first.
     pub(crate) fn current(&self) -> Option<u64> {
         self.is_present.then_some(self.number)
     }
@@ -70,15 +89,17 @@ impl TokenPacing {
         self.number + 1
     }
 
+    /// Whether requests carry no token because authentication was off.
     pub(crate) fn is_anonymous(&self) -> bool {
         self.is_present && self.is_anonymous
     }
 
-    /// When the next check may be made.
+    /// When the next check may start.
     pub(crate) fn next_check(&self) -> Duration {
         self.next
     }
 
+    /// Takes the result of a check.
     pub(crate) fn on_checked(&mut self, now: Duration, outcome: CheckOutcome) {
         match outcome {
             CheckOutcome::Fetched | CheckOutcome::NotNeeded => {
@@ -97,7 +118,8 @@ impl TokenPacing {
         }
     }
 
-    /// etcd has refused the token of that number. Whether a request is worth another try with a new one.
+    /// etcd refused the token of this number as invalid. Whether the request may be repeated with a
+    /// new one, which is always so.
     pub(crate) fn on_refused(&mut self, number: u64) -> bool {
         if self.is_present && self.number == number {
             self.is_present = false;
@@ -105,7 +127,8 @@ impl TokenPacing {
         true
     }
 
-    /// Permission was denied to a request with the token of that number: some releases say so of a token that has ended.
+    /// etcd denied something to a request with this token. Whether the request may be repeated with
+    /// a new token: some releases say "denied" of an expired one.
     pub(crate) fn on_denied(&mut self, now: Duration, number: u64) -> bool {
         if self.number != number || !self.is_present {
             return true; // there is a newer one already, or soon

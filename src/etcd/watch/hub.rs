@@ -1,4 +1,8 @@
-//! The hub: the task around the machine that says which watch is on which stream.
+//! The hub: the task around the machine that assigns watches to streams.
+//!
+//! It takes inputs of users and events of streams, and carries out the actions of [`StreamPlan`].
+//! It ends when there is neither a watch nor a stream, with its runtime, or when all users are
+//! gone.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,92 +20,78 @@ use crate::etcd::watch::{Mailbox, Message, Range};
 
 /// What the hub is told.
 pub(super) enum HubInput {
-    /// This watch is wanted.
-    Open {
-        id: WatchId,
-        range: Range,
-        from: i64,
-        mailbox: Mailbox,
-    },
-    /// Nobody wants it any more.
-    Gone {
-        id: WatchId,
-    },
-    FromStream {
-        stream: StreamId,
-        news: StreamEvent,
-    },
-    /// Nobody can want a watch any more.
+    /// A user wants this watch.
+    Open { id: WatchId, range: Range, from: i64, mailbox: Mailbox },
+    /// Nobody wants this watch any more.
+    Close { id: WatchId },
+    /// A stream has something to say.
+    FromStream { stream: StreamId, event: StreamEvent },
+    /// All users are gone.
     Shutdown,
 }
 
-/// What a stream has to tell.
+/// What a stream tells the hub.
 pub(super) enum StreamEvent {
-    /// It is open, to that member, over a connection that stream_limit so many streams.
-    Opened {
-        member: usize,
-        stream_limit: Option<usize>,
-    },
-    Created {
-        id: WatchId,
-    },
-    /// Not answered; where the answers of a stream cannot be told apart, it is to get no further watch.
-    Unanswered {
-        id: WatchId,
-        is_careful: bool,
-    },
-    /// It cannot be created on this stream, and nothing is known of it.
-    Displaced {
-        id: WatchId,
-    },
-    /// The token of the stream was refused.
-    TokenRefused {
-        id: WatchId,
-        failure: Failure,
-    },
-    /// The watch is over, and its reader was told so.
-    Over {
-        id: WatchId,
-    },
-    /// Its reader was further behind than a mailbox holds.
-    Behind {
-        id: WatchId,
-        heard: Instant,
-    },
-    Ended {
-        failure: Failure,
-        heard: Instant,
-        traits: PeerTraits,
-    },
+    /// The stream runs at this member, over a connection that admits this many streams.
+    Opened { member: usize, stream_limit: Option<usize> },
+    /// etcd has created the watch.
+    Created { id: WatchId },
+    /// etcd has not created the watch in time. With `is_careful` the answers of this stream cannot
+    /// be told apart, so that it gets no further watch.
+    Unanswered { id: WatchId, is_careful: bool },
+    /// The watch cannot be created on this stream. Nothing is known about the watch itself.
+    Displaced { id: WatchId },
+    /// The token of the stream was refused when the watch was created.
+    TokenRefused { id: WatchId, failure: Failure },
+    /// The watch has ended, and its reader was told.
+    WatchEnded { id: WatchId },
+    /// The reader of the watch is further behind than a mailbox holds.
+    ReaderBehind { id: WatchId, heard: Instant },
+    /// The stream has ended, with what was learned of its peer.
+    StreamEnded { failure: Failure, heard: Instant, traits: PeerTraits },
 }
 
-/// What a stream is told.
+/// What the hub tells a stream.
 pub(super) enum StreamCommand {
+    /// Create this watch.
     Attach { id: WatchId, watch: AttachedWatch },
+    /// Cancel this watch.
     Detach { id: WatchId },
 }
 
+/// The hub's task.
 pub(super) struct WatchHub {
     core: Arc<Core>,
-    /// Where it is found.
+    /// Where users find the way to this hub.
     place: Arc<Mutex<Option<UnboundedSender<HubInput>>>>,
+    /// The way to this hub, which streams get.
     to_self: UnboundedSender<HubInput>,
+    /// The inputs of users and streams.
     inputs: UnboundedReceiver<HubInput>,
+    /// Assigns watches to streams.
     machine: StreamPlan,
+    /// The watches that users want, with the position of each.
     watches: HashMap<WatchId, AttachedWatch>,
+    /// The streams that run.
     streams: HashMap<StreamId, OpenStream>,
-    /// What is known of members.
+    /// What was learned of each member, for the next stream to it.
     traits: HashMap<usize, PeerTraits>,
+    /// The start of the time that the machine is given.
     epoch: Instant,
-    has_ended: bool,
+    /// Whether all users are gone.
+    is_shut_down: bool,
 }
 
+/// A stream that runs.
 struct OpenStream {
+    /// The way to its task. Dropping it ends the stream.
     commands: UnboundedSender<StreamCommand>,
+    /// The member that it runs at, once it is open.
     member: Option<usize>,
 }
 
 impl WatchHub {
+    /// A hub without watches and streams.
     pub(super) fn new(
         core: Arc<Core>,
         place: Arc<Mutex<Option<UnboundedSender<HubInput>>>>,
@@ -110,17 +100,17 @@ impl WatchHub {
     ) -> Self {
         let (watches, streams, traits) = (HashMap::new(), HashMap::new(), HashMap::new());
         let (machine, epoch) = (StreamPlan::default(), Instant::now());
-        Self { core, place, to_self, inputs, machine, watches, streams, traits, epoch, has_ended: false }
+        Self { core, place, to_self, inputs, machine, watches, streams, traits, epoch, is_shut_down: false }
     }
 
-    /// Goes on until there is neither a watch nor a stream.
+    /// Runs until there is neither a watch nor a stream.
     pub(super) async fn run(mut self) {
         loop {
-            // What has come is taken in before anything is done: a watch may be gone again.
+            // All inputs first: a watch may be gone again before it was opened.
             while let Ok(input) = self.inputs.try_recv() {
                 self.on(input);
             }
-            if self.has_ended {
+            if self.is_shut_down {
                 return; // its streams end with it
             }
             match self.machine.action(self.epoch.elapsed()) {
@@ -139,7 +129,8 @@ impl WatchHub {
         }
     }
 
-    /// Whether nobody has told it anything since, and nobody finds it any more.
+    /// Whether no input has arrived and no user finds this hub any more, so that it can end.
+    /// Decided under the lock of `place`, so that no input is lost in between.
     fn is_abandoned(&mut self) -> bool {
         let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
         let left = self.inputs.is_empty();
@@ -149,14 +140,15 @@ impl WatchHub {
         left
     }
 
+    /// Carries out one action.
     fn run_action(&mut self, action: Action) {
         match action {
-            Action::Open { stream, elsewhere } => {
+            Action::Open { stream, other_member } => {
                 let (commands, command_receiver) = unbounded_channel();
                 let traits = self.traits.clone();
                 let task = StreamTask::new(
                     self.core.clone(),
-                    (stream, elsewhere),
+                    (stream, other_member),
                     command_receiver,
                     self.to_self.clone(),
                     traits,
@@ -166,16 +158,18 @@ impl WatchHub {
             }
             Action::Attach { watch: id, stream } => {
                 if let (Some(watch), Some(stream)) = (self.watches.get(&id), self.streams.get(&stream)) {
-                    // A stream that has ended tells so, and then what becomes of its watches.
+                    // A stream that has ended tells so by an event, and then its watches are
+                    // handled.
                     let _ = stream.commands.send(StreamCommand::Attach { id, watch: watch.clone() });
                 }
             }
-            // Without anyone to give it commands its task ends, and the stream with it.
+            // Without the sender of its commands the task ends, and with it the stream.
             Action::Close { stream } => drop(self.streams.remove(&stream)),
             Action::Wait { .. } => {}
         }
     }
 
+    /// Takes one input.
     fn on(&mut self, input: HubInput) {
         let now = self.epoch.elapsed();
         match input {
@@ -183,19 +177,21 @@ impl WatchHub {
                 self.watches.insert(id, AttachedWatch { range, from, mailbox });
                 self.machine.add(now, id);
             }
-            HubInput::Gone { id } => {
+            HubInput::Close { id } => {
                 self.watches.remove(&id);
                 if let Some(stream) = self.machine.remove(now, id).and_then(|stream| self.streams.get(&stream)) {
                     let _ = stream.commands.send(StreamCommand::Detach { id });
                 }
             }
-            HubInput::FromStream { stream, news } => self.on_stream_event(now, stream, news),
-            HubInput::Shutdown => self.has_ended = true,
+            HubInput::FromStream { stream, event } => self.on_stream_event(now, stream, event),
+            HubInput::Shutdown => self.is_shut_down = true,
         }
     }
 
-    fn on_stream_event(&mut self, now: Duration, stream: StreamId, news: StreamEvent) {
-        match news {
+    /// Takes one event of a stream: tells the machine, and puts a message into the mailbox where
+    /// the reader must know.
+    fn on_stream_event(&mut self, now: Duration, stream: StreamId, event: StreamEvent) {
+        match event {
             StreamEvent::Opened { member, stream_limit } => {
                 self.machine.set_stream_limit(stream_limit);
                 self.streams.entry(stream).and_modify(|open| open.member = Some(member));
@@ -219,17 +215,17 @@ impl WatchHub {
                     self.watches.remove(&id);
                 }
             }
-            StreamEvent::Over { id } => {
+            StreamEvent::WatchEnded { id } => {
                 self.machine.remove(now, id);
                 self.watches.remove(&id);
             }
-            StreamEvent::Behind { id, heard } => {
+            StreamEvent::ReaderBehind { id, heard } => {
                 let failure = Failure::new(Class::Transient, "the reader of the watch is too far behind");
                 self.put(id, Message::Lost { failure, heard });
                 self.machine.remove(now, id);
                 self.watches.remove(&id);
             }
-            StreamEvent::Ended { failure, heard, traits } => {
+            StreamEvent::StreamEnded { failure, heard, traits } => {
                 if let Some(member) = self.streams.remove(&stream).and_then(|open| open.member) {
                     self.traits.insert(member, traits);
                 }
@@ -241,6 +237,7 @@ impl WatchHub {
         }
     }
 
+    /// Puts a message into the mailbox of a watch, if it is still wanted.
     fn put(&self, id: WatchId, message: Message) {
         if let Some(watch) = self.watches.get(&id) {
             watch.mailbox.put(id, message);
@@ -248,7 +245,7 @@ impl WatchHub {
     }
 }
 
-/// Where the runtime ends, those who watch on another one are told.
+/// Also runs when the runtime ends. Readers on other runtimes are told that their watches are lost.
 impl Drop for WatchHub {
     fn drop(&mut self) {
         self.inputs.close();
@@ -262,6 +259,7 @@ impl Drop for WatchHub {
     }
 }
 
+/// Waits until a time; forever where there is none.
 async fn alarm(at: Option<Instant>) {
     match at {
         Some(at) => sleep_until(at).await,

@@ -1,74 +1,85 @@
-//! Which watch is on which stream. PURE: the clock is an argument.
+//! The machine that assigns watches to streams. PURE: the clock is an argument.
 //!
-//! Watches share streams: a stream takes a number of them before another is opened, and watch streams take at most half of
-//! the streams that a connection stream_limit, so that requests and keep-alives always find room. A watch whose creation is not
-//! answered is tried on another stream, ever more slowly; what is refused, or not answered, says nothing about other watches.
+//! A stream takes [`WATCHES_PER_STREAM`] watches before another one is opened. Watch streams take
+//! at most half of the streams that a connection admits, so that requests and keep-alives always
+//! have room. A watch that etcd does not create is tried on other streams, ever more slowly. That
+//! one watch is refused, or not answered, says nothing about the others.
+//!
+//! ```text
+//! watch:   due ──▶ on a stream ──▶ created
+//!           ▲          │ unanswered (1 s, 2 s, … 60 s), displaced, token refused (once)
+//!           └──────────┘
+//! stream:  open ──▶ closed to new watches ──▶ closed when it is empty (5 s; at once where closed to new)
+//! ```
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::etcd::watch::stream::WatchId;
 
-/// Watches on a stream before another is opened.
+/// Watches on a stream before another stream is opened. 1 000 services take eight streams.
 const WATCHES_PER_STREAM: usize = 128;
-/// Watch streams where it is not known how many streams a connection stream_limit.
+/// Watch streams where it is not known how many streams the connection admits: half of the 100 that
+/// RFC 9113 recommends as a minimum.
 const DEFAULT_STREAMS: usize = 50;
-/// After a creation that was not answered, the first time; each time it is twice as long, up to the second.
+/// The delay after the first creation that was not answered, and the longest one. It doubles each
+/// time.
 const RETRY_DELAY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
-/// A stream without a watch is closed after so long.
+/// A stream without a watch is closed after this time.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Names a stream.
+/// Names a stream. Never used again by one hub.
 pub(super) type StreamId = u64;
 
 /// What to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Action {
-    /// Open a stream; at another member than the one in use, where that does not create a watch.
-    Open {
-        stream: StreamId,
-        elsewhere: bool,
-    },
-    Attach {
-        watch: WatchId,
-        stream: StreamId,
-    },
-    Close {
-        stream: StreamId,
-    },
-    /// Nothing to do before that time.
-    Wait {
-        until: Duration,
-    },
+    /// Open a stream, with `other_member` at another member than the one in use.
+    Open { stream: StreamId, other_member: bool },
+    /// Create this watch on this stream.
+    Attach { watch: WatchId, stream: StreamId },
+    /// Close this stream.
+    Close { stream: StreamId },
+    /// Nothing to do before this time.
+    Wait { until: Duration },
 }
 
+/// The machine.
 #[derive(Debug, Default)]
 pub(super) struct StreamPlan {
+    /// The watches that are wanted.
     watches: BTreeMap<WatchId, WatchPlace>,
+    /// The streams that are open.
     open: BTreeMap<StreamId, OpenStream>,
-    /// Watches without a stream, by when they are to have one.
+    /// Watches without a stream, by the time at which they get one.
     due: BTreeSet<(Duration, WatchId)>,
+    /// The id of the last stream.
     next: StreamId,
-    /// How many streams the connection stream_limit.
+    /// How many streams the connection admits, if known.
     stream_limit: Option<usize>,
-    /// StreamPlan that are to be opened or closed.
+    /// Actions that follow from an earlier one.
     actions: Vec<Action>,
 }
 
+/// The place of a watch.
 #[derive(Debug, Default)]
 struct WatchPlace {
+    /// The stream that it is on; `None` while it is due.
     stream: Option<StreamId>,
     /// The stream that did not answer its creation.
     avoids: Option<StreamId>,
     /// How often in a row its creation was not answered.
     unanswered: u32,
-    /// A new token was tried for it.
+    /// Whether it was tried again with a new token.
     is_renewed: bool,
 }
 
+/// An open stream.
 #[derive(Debug)]
 struct OpenStream {
+    /// The watches on it.
     watches: BTreeSet<WatchId>,
+    /// Whether it gets no further watch.
     is_closed_to_new: bool,
     /// When it is closed, while no watch is on it.
     idle: Duration,
@@ -80,18 +91,18 @@ impl StreamPlan {
         self.watches.is_empty() && self.open.is_empty()
     }
 
-    /// A connection stream_limit so many streams.
+    /// Takes how many streams the connection admits.
     pub(super) fn set_stream_limit(&mut self, streams: Option<usize>) {
         self.stream_limit = streams;
     }
 
-    /// This watch is wanted.
+    /// A watch is wanted.
     pub(super) fn add(&mut self, now: Duration, watch: WatchId) {
         self.watches.insert(watch, WatchPlace::default());
         self.due.insert((now, watch));
     }
 
-    /// Nobody wants this watch any more, or it has ended. The stream that it is on.
+    /// A watch is not wanted any more, or has ended. Gives the stream that it was on.
     pub(super) fn remove(&mut self, now: Duration, watch: WatchId) -> Option<StreamId> {
         self.due.retain(|(_, due)| *due != watch);
         let stream = self.watches.remove(&watch)?.stream?;
@@ -99,6 +110,7 @@ impl StreamPlan {
         Some(stream)
     }
 
+    /// Takes a watch from its stream, which is closed later if it is then empty.
     fn detach(&mut self, now: Duration, watch: WatchId, stream: StreamId) {
         if let Some(stream) = self.open.get_mut(&stream)
             && stream.watches.remove(&watch)
@@ -108,14 +120,15 @@ impl StreamPlan {
         }
     }
 
-    /// The watch exists at etcd.
+    /// etcd has created the watch.
     pub(super) fn created(&mut self, watch: WatchId) {
         if let Some(watch) = self.watches.get_mut(&watch) {
             (watch.avoids, watch.unanswered, watch.is_renewed) = (None, 0, false);
         }
     }
 
-    /// The creation was not answered in time. How long until it is tried again.
+    /// The creation was not answered in time. Gives the delay after which it is tried again, on
+    /// another stream.
     pub(super) fn unanswered(&mut self, now: Duration, watch: WatchId) -> Duration {
         let Some(known) = self.watches.get_mut(&watch).filter(|watch| watch.stream.is_some()) else {
             return Duration::ZERO;
@@ -131,7 +144,8 @@ impl StreamPlan {
         wait
     }
 
-    /// The watch cannot be created on its stream, which takes no new ones: it is tried on another.
+    /// The watch cannot be created on its stream, which gets no further watch. It is tried on
+    /// another one immediately.
     pub(super) fn displaced(&mut self, now: Duration, watch: WatchId) {
         let Some(known) = self.watches.get_mut(&watch) else { return };
         let Some(stream) = known.stream.take() else { return };
@@ -140,8 +154,8 @@ impl StreamPlan {
         self.detach(now, watch, stream);
     }
 
-    /// The creation was refused over the token of its stream, which takes no new watches from now on. Whether the watch is
-    /// tried on another stream, which is done once.
+    /// The creation was refused because of the stream's token. The stream gets no further watch.
+    /// Whether the watch is tried on another stream, which is done once.
     pub(super) fn token_refused(&mut self, now: Duration, watch: WatchId) -> bool {
         let Some(known) = self.watches.get_mut(&watch) else { return false };
         let Some(stream) = known.stream else { return false };
@@ -156,7 +170,7 @@ impl StreamPlan {
         true
     }
 
-    /// This stream is to get no new watches, and keeps those that it has.
+    /// This stream gets no further watch. It keeps those that it has.
     pub(super) fn close_to_new(&mut self, now: Duration, stream: StreamId) {
         if let Some(stream) = self.open.get_mut(&stream) {
             stream.is_closed_to_new = true;
@@ -164,7 +178,7 @@ impl StreamPlan {
         }
     }
 
-    /// The stream has ended, and with it its watches: whoever wants one asks for it anew. The watches that were on it.
+    /// The stream has ended. Gives the watches that were on it, which have ended too.
     pub(super) fn ended(&mut self, stream: StreamId) -> BTreeSet<WatchId> {
         let watches = self.open.remove(&stream).map(|stream| stream.watches).unwrap_or_default();
         self.watches.retain(|watch, _| !watches.contains(watch));
@@ -196,19 +210,21 @@ impl StreamPlan {
         Action::Wait { until }
     }
 
-    /// Puts a watch on the first stream that has room, on a new one, or on the one with the fewest watches.
+    /// Assigns a watch: to the first stream with room, or to a new stream, or to the stream with
+    /// the fewest watches where no more streams are allowed.
     fn assign(&mut self, watch: WatchId) -> Action {
         let avoids = self.watches.get(&watch).and_then(|watch| watch.avoids);
         let takes = |(id, stream): &(&StreamId, &OpenStream)| !stream.is_closed_to_new && Some(**id) != avoids;
-        // A member that does not create a watch on two streams may create it nowhere: every other time another member is tried.
-        let elsewhere =
+        // A member that does not create a watch on two streams may never do so: every second time
+        // another member is tried.
+        let other_member =
             self.watches.get(&watch).is_some_and(|watch| watch.unanswered >= 2 && watch.unanswered % 2 == 0);
-        let takes = |known: &(&StreamId, &OpenStream)| !elsewhere && takes(known);
+        let takes = |known: &(&StreamId, &OpenStream)| !other_member && takes(known);
         let with_room = self.open.iter().filter(takes).find(|(_, stream)| stream.watches.len() < WATCHES_PER_STREAM);
         let budget = self.stream_limit.map_or(DEFAULT_STREAMS, |stream_limit| (stream_limit / 2).max(1));
         let chosen = match with_room {
             Some((stream, _)) => Some(*stream),
-            None if self.open.len() < budget || elsewhere => None,
+            None if self.open.len() < budget || other_member => None,
             None => {
                 let fewest = self.open.iter().filter(takes).min_by_key(|(_, stream)| stream.watches.len());
                 let avoided = avoids.filter(|id| self.open.get(id).is_some_and(|stream| !stream.is_closed_to_new));
@@ -230,7 +246,7 @@ impl StreamPlan {
             return attach;
         }
         self.actions.push(attach);
-        Action::Open { stream, elsewhere }
+        Action::Open { stream, other_member }
     }
 }
 

@@ -87,7 +87,7 @@ fn a_stream_whose_token_has_ended_keeps_its_watches_and_takes_no_more() {
     want(&mut machine, 0..3);
     assert!(machine.token_refused(secs(0), 2), "tried on another stream");
     let moved = actions(&mut machine, secs(0));
-    assert_eq!(moved, [Action::Open { stream: 2, elsewhere: false }, Action::Attach { watch: 2, stream: 2 }]);
+    assert_eq!(moved, [Action::Open { stream: 2, other_member: false }, Action::Attach { watch: 2, stream: 2 }]);
     assert!(!machine.token_refused(secs(0), 2), "once");
     machine.remove(secs(0), 2);
     assert!(machine.open[&1].watches.contains(&0));

@@ -1,4 +1,7 @@
-//! The task of one watch stream: what the machine says goes out, what comes in goes to the mailboxes.
+//! The task of one watch stream, around the machine in `stream/`.
+//!
+//! It sends what the machine asks for, gives the machine the header of each message, and puts the
+//! message into the mailbox of its watch.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,45 +20,57 @@ use crate::etcd::watch::streams::StreamId;
 use crate::etcd::watch::transport::WatchTransport;
 use crate::etcd::watch::{Mailbox, Message, Range};
 
-/// A watch, as it stands on a stream.
+/// A watch with the position that it has reached.
 #[derive(Clone)]
 pub(super) struct AttachedWatch {
+    /// What is watched.
     pub(super) range: Range,
-    /// Where it begins; then the last revision of which it was told.
+    /// The revision at which it starts; later the last revision that its reader was told.
     pub(super) from: i64,
+    /// Where its messages go.
     pub(super) mailbox: Mailbox,
 }
 
+/// The task of one stream.
 pub(super) struct StreamTask {
     core: Arc<Core>,
+    /// The stream, as the hub names it.
     id: StreamId,
-    /// To be opened at another member than the one in use.
-    elsewhere: bool,
+    /// Whether it is opened at another member than the one in use.
+    other_member: bool,
+    /// The commands of the hub. The stream ends when the hub drops its sender.
     commands: UnboundedReceiver<StreamCommand>,
+    /// The way to the hub.
     hub: UnboundedSender<HubInput>,
+    /// What is known of each member.
     traits: HashMap<usize, PeerTraits>,
+    /// The watches on this stream.
     watches: HashMap<WatchId, AttachedWatch>,
+    /// The start of the time that the machine is given.
     epoch: Instant,
 }
 
-/// How a stream comes to its end.
+/// Why the stream ends.
 enum StreamEnd {
-    /// The hub wants it no more.
+    /// The hub does not want it any more.
     Closed,
+    /// It has failed.
     Failed(Failure),
 }
 
 impl StreamTask {
+    /// A task for a stream that is not open yet.
     pub(super) fn new(
         core: Arc<Core>,
-        (id, elsewhere): (StreamId, bool),
+        (id, other_member): (StreamId, bool),
         commands: UnboundedReceiver<StreamCommand>,
         hub: UnboundedSender<HubInput>,
         traits: HashMap<usize, PeerTraits>,
     ) -> Self {
-        Self { core, id, elsewhere, commands, hub, traits, watches: HashMap::new(), epoch: Instant::now() }
+        Self { core, id, other_member, commands, hub, traits, watches: HashMap::new(), epoch: Instant::now() }
     }
 
+    /// Opens the stream, serves it, and tells the hub how it ended.
     pub(super) async fn run(mut self) {
         let (heard, traits, failure) = match self.begin().await {
             Ok((link, token)) => {
@@ -74,12 +89,13 @@ impl StreamTask {
             Err(failure) => (self.epoch, PeerTraits::UNKNOWN, failure),
         };
         let failure = failure.while_doing("watching");
-        self.send(StreamEvent::Ended { failure, heard, traits });
+        self.send(StreamEvent::StreamEnded { failure, heard, traits });
     }
 
+    /// The link and the token for the stream.
     async fn begin(&self) -> Result<(MemberLink, u64), Failure> {
         let (link, token) = self.core.stream_link_and_token().await?;
-        if self.elsewhere
+        if self.other_member
             && let Some(other) = self.core.link_elsewhere(&link).await
         {
             let token = self.core.token_for(&other).await?;
@@ -88,11 +104,13 @@ impl StreamTask {
         Ok((link, token))
     }
 
-    fn send(&self, news: StreamEvent) {
+    /// Sends an event to the hub. Where the hub is gone, nobody needs it.
+    fn send(&self, event: StreamEvent) {
         // Where the hub is gone, nobody wants to know.
-        let _ = self.hub.send(HubInput::FromStream { stream: self.id, news });
+        let _ = self.hub.send(HubInput::FromStream { stream: self.id, event });
     }
 
+    /// Runs the stream until it ends.
     async fn serve(&mut self, machine: &mut StreamMachine, link: &MemberLink, token: u64) -> StreamEnd {
         let mut transport = WatchTransport::new(link);
         let alarm = sleep_until(self.epoch);
@@ -129,7 +147,7 @@ impl StreamTask {
                 }
             };
             let wake = self.epoch + wake.min(self.epoch.elapsed() + Duration::from_secs(3_600));
-            // Each message moves the alarm on, and none needs it: it is set anew when it has rung.
+            // Most messages only move the wake-up on. The timer is not set again before it fires.
             if alarm.deadline() > wake || alarm.is_elapsed() {
                 alarm.as_mut().reset(wake);
             }
@@ -154,13 +172,14 @@ impl StreamTask {
         }
     }
 
-    /// The connection is dead, and with it all that runs over it.
+    /// Closes the dead connection, with everything that runs over it.
     fn dead(&self, link: &MemberLink) -> Failure {
         let why = "asked for a sign of life, and nothing was heard over the connection";
         self.core.links.close(link, why);
         Failure::new(Class::TimedOut, why)
     }
 
+    /// Sends a request of the machine.
     fn send_request(&self, transport: &mut WatchTransport, request: Request) {
         transport.send(match request {
             Request::Create { watch, id } => {
@@ -176,6 +195,7 @@ impl StreamTask {
         });
     }
 
+    /// Takes one message: gives its header to the machine, and the message to its watch.
     fn on(&mut self, machine: &mut StreamMachine, message: WatchResponse, token: u64) {
         let cancellation = message.cancellation();
         let heading =
@@ -193,7 +213,7 @@ impl StreamTask {
                 if let Some(watch) = watch {
                     watch.mailbox.put(id, Message::Canceled(failure));
                 }
-                return self.send(StreamEvent::Over { id });
+                return self.send(StreamEvent::WatchEnded { id });
             }
             None if message.created => {
                 watch.mailbox.put(id, Message::Created { revision });
@@ -212,11 +232,12 @@ impl StreamTask {
         if !keeps_up {
             self.watches.remove(&id);
             machine.detach(id);
-            self.send(StreamEvent::Behind { id, heard: Instant::now() });
+            self.send(StreamEvent::ReaderBehind { id, heard: Instant::now() });
         }
     }
 }
 
+/// A request to create a watch, with progress notifications where it resumes from a revision.
 fn create(range: &Range, from: i64, id: i64) -> RequestUnion {
     RequestUnion::Create(CreateRequest {
         key: range.start.clone(),

@@ -1,4 +1,4 @@
-//! A watch stream on the service: over a connection of our own, or by the user's own client.
+//! A watch stream on the wire: over a connection of our own, or through the user's own client.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -19,19 +19,26 @@ use crate::etcd::watch::message::{CreateRequest, RequestUnion, WatchCodec, Watch
 
 /// Requests out, messages in.
 pub(super) enum WatchTransport {
+    /// Over a connection of our own.
     Own { requests: UnboundedSender<WatchRequest>, responses: Responses },
+    /// Through the user's own client.
     Client(Box<ClientTransport>),
 }
 
-/// The answer begins with the first message: until then requests go out, and this waits for it.
+/// The messages of a stream. The response begins with the first message: until then requests are
+/// sent and the response is waited for.
 pub(super) enum Responses {
+    /// The response has not begun.
     Opening(Opening<Streaming<WatchResponse>>),
+    /// The response has begun.
     Open(Box<Streaming<WatchResponse>>),
 }
 
+/// A stream that is being opened.
 type Opening<T> = Pin<Box<dyn Future<Output = Result<T, Failure>> + Send>>;
 
 impl WatchTransport {
+    /// Opens a stream over this link. Nothing is sent before the first request.
     pub(super) fn new(link: &MemberLink) -> Self {
         let client = link.client(); // also tells that the link is used
         let Some(service) = link.service() else {
@@ -43,16 +50,19 @@ impl WatchTransport {
         Self::Own { requests, responses }
     }
 
-    /// Sends a request, as soon as the connection takes it.
+    /// Sends a request as soon as the connection accepts it. Does not wait.
     pub(super) fn send(&mut self, request: RequestUnion) {
         match self {
-            // Where the stream has ended, its messages tell so.
+            // Where the stream has ended, its messages say so.
             Self::Own { requests, .. } => drop(requests.send(WatchRequest::new(request))),
             Self::Client(client) => client.outgoing.push_back(request),
         }
     }
 
-    /// The next message. Cancel safe.
+    /// The next message.
+    ///
+    /// # Cancel safety
+    /// Dropping it loses no message.
     pub(super) async fn next(&mut self) -> Result<WatchResponse, Failure> {
         match self {
             Self::Own { responses, .. } => loop {
@@ -66,35 +76,48 @@ impl WatchTransport {
     }
 }
 
+/// Opens a stream over a connection of our own.
 async fn open(
     service: link::LinkService,
     requests: UnboundedReceiverStream<WatchRequest>,
 ) -> Result<Streaming<WatchResponse>, Failure> {
     let mut client = Grpc::new(service).max_decoding_message_size(MAX_MESSAGE);
     let mut request = Request::new(requests);
-    // A member that is cut off from its cluster says so, in place of keeping silent.
+    // With this a member that is cut off from its cluster ends the stream instead of staying
+    // silent.
     request.metadata_mut().insert("hasleader", MetadataValue::from_static("true"));
     let path = PathAndQuery::from_static("/etcdserverpb.Watch/Watch");
     Ok(client.streaming(request, path, WatchCodec).await.map_err(refused)?.into_inner())
 }
 
+/// The failure of a status.
 fn refused(status: Status) -> Failure {
     etcd_client::Error::GRpcStatus(status).into()
 }
 
+/// The failure of a stream that etcd has ended without a status.
 fn ended() -> Failure {
     Failure::new(Class::Transient, "etcd ended the stream")
 }
 
-/// A stream of the user's own client, which is opened with its first watch.
+/// A stream of the user's own client. It is opened with its first watch, because etcd-client opens
+/// it so.
 pub(super) struct ClientTransport {
+    /// The user's client.
     client: Client,
+    /// Requests that were not sent yet.
     outgoing: VecDeque<RequestUnion>,
+    /// The stream that is being opened with the first request.
     opening: Option<Opening<(WatchRequestSender, WatchResponseStream)>>,
+    /// The open stream.
     open: Option<(WatchRequestSender, WatchResponseStream)>,
 }
 
 impl ClientTransport {
+    /// Sends what is outgoing and waits for the next message.
+    ///
+    /// # Cancel safety
+    /// A request leaves the queue only after it was sent.
     async fn next(&mut self) -> Result<WatchResponse, Failure> {
         loop {
             let Some((requests, responses)) = &mut self.open else {
@@ -142,6 +165,7 @@ impl ClientTransport {
     }
 }
 
+/// A creation in etcd-client's types.
 fn created(create: CreateRequest) -> (Vec<u8>, WatchOptions) {
     let options = WatchOptions::new().with_start_revision(create.start_revision).with_watch_id(create.watch_id);
     let options = if create.range_end.is_empty() { options } else { options.with_range(create.range_end) };

@@ -1,20 +1,23 @@
-//! The watch machine: keeps a snapshot true to an etcd prefix, whatever etcd and the network do. PURE.
+//! The watch machine: keeps a snapshot true to an etcd prefix, whatever etcd and the network do.
+//! PURE: the clock is an argument, the time since any fixed start, the same for every call.
 //!
-//! It has two hands: the watch in one, list_backoff in the other, so that a list that hangs holds up no event, and a watch that
-//! cannot be opened no list. [`Machine::watch`] and [`Machine::action`] say what each is to do next, [`Machine::on`] takes
-//! what came of it. The clock is an argument: the time since any fixed start, the same for every call.
+//! It drives a list and a watch independently, so that a list that hangs delays no event, and a
+//! watch that cannot be opened delays no list. [`Machine::watch`] and [`Machine::action`] say what
+//! each does next. [`Machine::on`] takes what happened.
 //!
 //! ```text
-//! list_backoff:   due ──▶ running ──▶ due again in 5–10 minutes; sooner after a break; at once where a revision is gone
+//! list:    due ──▶ running ──▶ due again in 5–10 minutes; sooner after a break; at once where a revision is gone
 //!
 //! watch:   closed ──▶ opening ──▶ open ──▶ lost, canceled ──▶ closed, from the last revision seen
 //!                        │          ▲
 //!                        └ verifying┘  created by a member that is behind: a linearizable read decides
 //! ```
-//! The watch begins at the revision of the list, and what the list holds is dropped: a watch that begins later is not asked
-//! for progress with success (etcd answers only once its revision has come to the start of each watch of a stream).
 //!
-//! What is known is never taken back by an error: only a list or a delete event removes an entry, and a list never takes back
+//! The watch starts at the revision of the list, and events that the list holds are dropped. A
+//! watch that starts later gets no progress: etcd answers a request for progress only once its
+//! revision has reached the start of every watch of the stream.
+//!
+//! An error never removes an entry: only a list or a delete event does. A list never takes back
 //! what events after its revision have said.
 
 mod vocabulary;
@@ -27,69 +30,77 @@ pub(crate) use self::vocabulary::{Action, Change, Event, FailureKind, Input, Wat
 use crate::backoff::Backoff;
 use crate::resolver::snapshot::{Snapshot, SnapshotEntry};
 
-/// For so long a list that was answered shows what etcd holds, where no watch does.
+/// While no watch is open, an answered list shows what etcd holds for this long.
 const LIST_VALID: Duration = Duration::from_secs(5);
-/// A watch that stood for so long was a good one: the next is opened at once.
+/// A watch that was open for this long was stable: the next one is opened immediately.
 const STABLE_WATCH: Duration = Duration::from_secs(5);
-/// Some etcd releases lose events around compactions: everything is read again between these two.
+/// Some releases of etcd lose events around compactions. So everything is read again after a random
+/// time between these two.
 const RELIST_INTERVAL: (Duration, Duration) = (Duration::from_secs(300), Duration::from_secs(600));
-/// After a break it is read again sooner: a wiped or restored etcd may have passed the old revision by then.
+/// After a break everything is read again after a random time between these two: an etcd that was
+/// wiped or restored may have passed the old revision by then.
 const RELIST_AFTER_BREAK: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
-/// A fleet whose sets are large takes longer to read them all again: so much for each entry.
+/// Added to that time for each entry, because a fleet takes longer to read large sets.
 const RELIST_PER_ENTRY: Duration = Duration::from_millis(3);
 
+/// The state of the list.
 #[derive(Debug)]
 enum List {
-    Due {
-        at: Duration,
-    },
-    /// Asked for when that revision was known: a list that is older is of another etcd.
-    Running {
-        floor: i64,
-    },
+    /// It starts at this time.
+    Due { at: Duration },
+    /// It was started when `floor` was the revision. A list with a lower revision is of another
+    /// etcd.
+    Running { floor: i64 },
 }
 
+/// The state of the watch.
 #[derive(Debug)]
 enum Watch {
-    Closed {
-        until: Duration,
-    },
-    /// Late: it is not created, however long it is waited for, and list_backoff alone tell what etcd holds.
-    Opening {
-        from: i64,
-        is_late: bool,
-    },
-    /// Created by a member that is behind. `asked`: the revision that was known when etcd was asked for its own.
-    Verifying {
-        asked: Option<i64>,
-    },
-    Open {
-        since: Duration,
-    },
+    /// It may be opened at this time, once `must_list` is false.
+    Closed { until: Duration },
+    /// It was asked for. With `is_late` etcd does not create it, and only lists tell what etcd
+    /// holds.
+    Opening { from: i64, is_late: bool },
+    /// It was created by a member whose revision is behind. `asked` is the known revision when etcd
+    /// was asked for its own.
+    Verifying { asked: Option<i64> },
+    /// It is open since this time.
+    Open { since: Duration },
 }
 
+/// The machine.
 #[derive(Debug)]
 pub(crate) struct Machine {
+    /// The state of the list.
     list: List,
+    /// The state of the watch.
     watch: Watch,
+    /// The instances.
     snapshot: Snapshot,
     /// Everything up to this revision is in the snapshot.
     revision: i64,
-    /// What is known cannot be watched on: a list comes first.
+    /// Whether a list is needed before a watch is opened: its revision is not known, or not valid
+    /// any more.
     must_list: bool,
-    /// Keys that events have changed since the list that is running was asked for, and when each was.
+    /// Keys that events have changed since the running list was started, with the revision of the
+    /// change.
     changed_since_request: BTreeMap<Box<[u8]>, i64>,
     /// When a list was last answered.
     listed: Option<Duration>,
+    /// When the watch was last heard.
     last_heard: Duration,
+    /// The pauses between lists, and the randomness.
     list_backoff: Backoff,
+    /// The pauses between watches.
     watch_backoff: Backoff,
-    /// The waits are for people to mend something.
+    /// Whether the last list, or watch, failed for a reason that only people can repair. A new
+    /// connection then shortens no pause.
     list_is_refused: bool,
     watch_is_refused: bool,
 }
 
 impl Machine {
+    /// Nothing is known, and a list is due.
     pub(crate) fn new(seed: u64) -> Self {
         Self {
             list: List::Due { at: Duration::ZERO },
@@ -107,10 +118,12 @@ impl Machine {
         }
     }
 
+    /// The instances.
     pub(crate) fn snapshot(&self) -> &Snapshot {
         &self.snapshot
     }
 
+    /// Whether they are what etcd holds, at this time.
     pub(crate) fn status(&self, now: Duration) -> WatchStatus {
         match (self.listed, &self.watch) {
             (None, _) => WatchStatus::Unresolved,
@@ -120,7 +133,7 @@ impl Machine {
         }
     }
 
-    /// Whether a watch stands.
+    /// Whether a watch is open.
     pub(crate) fn is_watching(&self) -> bool {
         matches!(self.watch, Watch::Open { .. })
     }
@@ -142,7 +155,7 @@ impl Machine {
         }
     }
 
-    /// What to ask for next. Not called while something asked for is on its way.
+    /// What to request next. Not called while a request runs.
     pub(crate) fn action(&mut self, now: Duration) -> Action {
         if let Watch::Verifying { asked } = &mut self.watch {
             *asked = Some(self.revision);
@@ -169,7 +182,7 @@ impl Machine {
         opens.into_iter().chain(stale).min()
     }
 
-    /// Takes what happened; whether the snapshot differs by it.
+    /// Takes what happened. Whether the snapshot has changed.
     pub(crate) fn on(&mut self, now: Duration, input: Input) -> bool {
         match input {
             Input::Listed { revision, entries } => return self.on_listed(now, revision, entries),
@@ -182,8 +195,8 @@ impl Machine {
             }
             Input::Created { revision } => {
                 if let Watch::Opening { from, .. } = self.watch {
-                    // A lower revision is a member that lags, or an etcd that was wiped or restored: a watch from the
-                    // future would be silent for ever.
+                    // The member lags, or etcd was wiped or restored. A watch from a future
+                    // revision would be silent forever.
                     if revision < from {
                         self.watch = Watch::Verifying { asked: None };
                     } else {
@@ -202,7 +215,8 @@ impl Machine {
                 self.on_message(now);
             }
             Input::Canceled(kind) => {
-                // What was refused from the beginning may be watched later from where it was to begin.
+                // A watch that was refused when it was created may be opened later at the same
+                // revision.
                 let list = kind == FailureKind::Revision || !matches!(self.watch, Watch::Opening { .. });
                 self.close(now, kind);
                 if list {
@@ -224,11 +238,13 @@ impl Machine {
         false
     }
 
+    /// Takes a list. Whether the snapshot has changed.
     fn on_listed(&mut self, now: Duration, revision: i64, mut entries: Vec<SnapshotEntry>) -> bool {
         let List::Running { floor } = self.list else { return false };
         let changed_since_request = std::mem::take(&mut self.changed_since_request);
         let changed = if revision < floor {
-            // Another etcd, or the same as it was long ago: nothing of what was known holds, and no watch from there.
+            // Another etcd, or the same one restored: nothing that was known holds, and no watch
+            // from there.
             self.revision = revision;
             self.watch = Watch::Closed { until: now };
             self.snapshot.restore(revision, entries)
@@ -256,10 +272,11 @@ impl Machine {
         changed
     }
 
+    /// Takes the failure of a list, which is due again after a pause.
     fn on_list_failed(&mut self, now: Duration, kind: FailureKind) {
         self.list_is_refused = kind == FailureKind::Permanent;
         let wait = if self.is_watching() {
-            // The watch behind it is as good as ever.
+            // The open watch keeps the snapshot true meanwhile.
             self.list_backoff.between(RELIST_AFTER_BREAK.1, RELIST_AFTER_BREAK.1 * 3)
         } else {
             self.list_backoff.fail(now, self.list_is_refused)
@@ -267,6 +284,7 @@ impl Machine {
         self.list = List::Due { at: now + wait };
     }
 
+    /// Takes the revision of the cluster, while a watch of a lagging member waits for it.
     fn on_verified(&mut self, now: Duration, revision: i64) {
         if let Watch::Verifying { asked } = self.watch {
             if revision < asked.unwrap_or_default() {
@@ -278,8 +296,9 @@ impl Machine {
         }
     }
 
+    /// Applies events. Whether the snapshot has changed.
     fn apply(&mut self, events: Vec<Event>) -> bool {
-        // One message carries whole revisions: all of a revision's events are new, or none.
+        // A message holds whole revisions, so that all events of a revision are new, or none.
         let seen = self.revision;
         let is_listing = matches!(self.list, List::Running { .. });
         let mut changed = false;
@@ -297,7 +316,7 @@ impl Machine {
         changed
     }
 
-    /// A message proves that the watch works, unless it is of an etcd whose revision is behind.
+    /// Notes that the watch was heard. A stable one resets the backoff.
     fn on_message(&mut self, now: Duration) {
         self.last_heard = now;
         if let Watch::Open { since } = self.watch
@@ -307,12 +326,13 @@ impl Machine {
         }
     }
 
+    /// The watch is open.
     fn open(&mut self, now: Duration) {
         self.last_heard = now;
         self.watch = Watch::Open { since: now };
     }
 
-    /// The watch is over: it is opened again after a wait, and everything is read again not long after.
+    /// The watch is over. It is opened again after a pause, and everything is read again soon.
     fn close(&mut self, now: Duration, kind: FailureKind) {
         if let Watch::Open { since } = self.watch
             && now >= since + STABLE_WATCH
@@ -325,7 +345,7 @@ impl Machine {
         self.relist_soon(now);
     }
 
-    /// Everything is read again before long.
+    /// Moves the next list nearer, to a random time after a break.
     fn relist_soon(&mut self, now: Duration) {
         let size = u32::try_from(self.snapshot.len()).unwrap_or(u32::MAX);
         let relist_soon = self
@@ -336,7 +356,7 @@ impl Machine {
         }
     }
 
-    /// The next watch begins at another revision than the one known, which a list tells; no sooner than it would begin.
+    /// A list is needed before the next watch, no sooner than that watch would be opened.
     fn require_list(&mut self) {
         self.must_list = true;
         if let (Watch::Closed { until }, List::Due { at }) = (&self.watch, &mut self.list) {
@@ -344,6 +364,7 @@ impl Machine {
         }
     }
 
+    /// There is a new connection: what waits for a retry happens now.
     fn on_connected(&mut self, now: Duration, is_new: bool) {
         if is_new && self.listed.is_some() {
             self.relist_soon(now);

@@ -1,4 +1,4 @@
-//! One question to DNS.
+//! One SRV lookup in DNS, by hickory-resolver.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -10,24 +10,24 @@ use hickory_resolver::{Resolver, ResolverBuilder, TokioResolver};
 
 use crate::etcd::members::srv::records::Record;
 
-/// One try of one server; the resolver's own default is 5 s.
+/// The time limit of one try at one DNS server. The default of hickory-resolver, 5 s, is longer
+/// than a request waits.
 const TRY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What DNS said.
+/// The result of a lookup.
 pub(crate) enum SrvAnswer {
-    Records {
-        records: Vec<Record>,
-        ttl: Duration,
-    },
-    /// There are no such records.
+    /// The records and the shortest TTL among them.
+    Records { records: Vec<Record>, ttl: Duration },
+    /// The name exists without SRV records, or does not exist; with the reason.
     None(String),
-    /// Nobody knows.
+    /// There was no answer; with the reason.
     Failed(String),
-    /// It was not asked.
+    /// No lookup was made.
     NotAsked,
 }
 
 impl SrvAnswer {
+    /// The TTL of an answer with records.
     pub(crate) fn ttl(&self) -> Option<Duration> {
         match self {
             Self::Records { ttl, .. } => Some(*ttl),
@@ -36,7 +36,8 @@ impl SrvAnswer {
     }
 }
 
-/// The records of that name, from these servers or from the system's, whose configuration is read each time.
+/// Looks up the SRV records of a name at these servers. Without servers the system's configuration
+/// is read, each time. Without a name nothing is asked.
 pub(crate) async fn look_up(name: Option<&str>, servers: &[SocketAddr]) -> SrvAnswer {
     let Some(name) = name else { return SrvAnswer::NotAsked };
     let name = match Name::from_ascii(name) {
@@ -55,7 +56,7 @@ pub(crate) async fn look_up(name: Option<&str>, servers: &[SocketAddr]) -> SrvAn
     };
     let (mut records, mut ttl) = (Vec::new(), u32::MAX);
     for answer in found.answers() {
-        // A name in front of it may be an alias, which ends sooner.
+        // An alias (CNAME) in front of the records may expire sooner.
         ttl = ttl.min(answer.ttl);
         if let RData::SRV(srv) = &answer.data {
             let (priority, weight, port) = (srv.priority, srv.weight, srv.port);
@@ -68,22 +69,24 @@ pub(crate) async fn look_up(name: Option<&str>, servers: &[SocketAddr]) -> SrvAn
     SrvAnswer::Records { records, ttl: Duration::from_secs(ttl.into()) }
 }
 
+/// The DNS client of these servers, or of the system's configuration.
 async fn resolver(servers: &[SocketAddr]) -> Result<TokioResolver, String> {
     let mut builder = if servers.is_empty() {
-        // It reads files.
+        // Reading the configuration reads files.
         let reading = tokio::task::spawn_blocking(TokioResolver::builder_tokio);
         reading.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?
     } else {
         builder_for(servers)
     };
     let options = builder.options_mut();
-    // They are asked for again to learn what has changed.
+    // No cache: a lookup must see what has changed.
     options.cache_size = 0;
     options.timeout = options.timeout.min(TRY_TIMEOUT);
     options.attempts = options.attempts.min(2);
     builder.build().map_err(|error| error.to_string())
 }
 
+/// The configuration of a DNS client that asks these servers, by UDP and then by TCP.
 fn builder_for(servers: &[SocketAddr]) -> ResolverBuilder<TokioRuntimeProvider> {
     let at = |mut connection: ConnectionConfig, port: u16| {
         connection.port = port;

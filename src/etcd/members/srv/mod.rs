@@ -1,4 +1,8 @@
-//! Members that SRV records name: looked up before the first connection, and again in the background.
+//! Members that SRV records name (RFC 2782), as `etcdctl --discovery-srv` finds them.
+//!
+//! `lookup.rs` asks DNS, `records.rs` (pure) orders the answer, and this file keeps the result up
+//! to date. The records are read before the first connection, then in the background: every 10 s,
+//! and sooner while no member answers.
 
 mod lookup;
 mod records;
@@ -16,46 +20,58 @@ use crate::etcd::link::links::WANTED_FOR;
 use crate::etcd::options::SrvOptions;
 use crate::etcd::{Core, Source};
 
-/// The records are read again so often, whatever their TTL.
+/// The interval between two lookups, whatever the TTL of the records: a set that was replaced must
+/// not be kept for a day.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(10);
-/// No sooner than so long after the last time, also where no member answers and the TTL is 0.
+/// The shortest interval between two lookups, also where no member answers and the TTL is 0.
 const MIN_INTERVAL: Duration = Duration::from_secs(1);
-/// How long DNS may take: less than requests wait for a connection, so that they say why there is none.
+/// How long a lookup may take. Less than a request waits for a connection, so that the request's
+/// error says why there is none.
 const LOOKUP_TIMEOUT: Duration = Duration::from_millis(4_500);
 
-/// What is known of the records.
+/// The last lookup, and what asks for the next one.
 pub(crate) struct SrvState {
+    /// The last lookup. Locked during a lookup, so that one runs at a time.
     last: Mutex<LastLookup>,
-    /// No member could be connected.
+    /// Notified when no member could be connected.
     wanted: Arc<Notify>,
+    /// The seed of the order of members with equal priority: each process has its own, and keeps
+    /// it.
     seed: u64,
 }
 
+/// The last lookup.
 #[derive(Default)]
 struct LastLookup {
+    /// When it ended.
     read: Option<Instant>,
+    /// The shortest TTL of its records; zero where it failed.
     ttl: Duration,
+    /// The last records of members without TLS.
     plain: Vec<Record>,
+    /// The last records of members with TLS.
     secure: Vec<Record>,
+    /// Whether the failure was logged.
     is_failing: bool,
 }
 
 impl LastLookup {
-    /// When they may be read again where no member answers.
+    /// When another lookup may start while no member answers.
     fn due(&self) -> Option<Instant> {
         self.read.map(|read| read + self.ttl.clamp(MIN_INTERVAL, REFRESH_INTERVAL))
     }
 }
 
 impl SrvState {
+    /// No lookup yet.
     pub(crate) fn new() -> Self {
         Self { last: Mutex::default(), wanted: Arc::default(), seed: fastrand::u64(..) }
     }
 }
 
 impl Core {
-    /// Reads the records where no member is known. Where some are, and none of them is connected, they are read again in the
-    /// background, and nobody waits for that.
+    /// Reads the records now where no member is known. Otherwise asks the background task to read
+    /// them, and does not wait.
     pub(crate) async fn find_members(self: &Arc<Self>) {
         let Source::Options(options) = &self.links.source else { return };
         let Some(srv) = &options.srv else { return };
@@ -66,7 +82,8 @@ impl Core {
         }
         let begins = !std::mem::replace(&mut self.links.state().is_finding, true);
         if begins {
-            // Made before the task, which a runtime that ends drops unpolled: its drop takes the lock.
+            // Made before the task. A runtime that ends drops its tasks unpolled, and the guard's
+            // `Drop` takes the lock.
             let finding = FindGuard(Arc::downgrade(self));
             let wanted = self.links.srv_state.wanted.clone();
             let task = tokio::spawn(refresh(finding, srv.clone(), wanted)).abort_handle();
@@ -74,7 +91,10 @@ impl Core {
         }
     }
 
-    /// Reads the records, unless that was done a moment ago; one after the other, whoever asks.
+    /// Reads the records and takes the members, unless that was done within the TTL. Callers wait
+    /// for each other.
+    ///
+    /// What cannot be read leaves the last members.
     async fn read_records(&self, srv: &SrvOptions) {
         let srv_state = &self.links.srv_state;
         let mut last = srv_state.last.lock().await;
@@ -83,7 +103,7 @@ impl Core {
         }
         let Ok(domain) = srv.domain() else { return }; // checked with the options
         let Source::Options(options) = &self.links.source else { return };
-        // Where TLS is asked for, DNS is not to lead to a member without it.
+        // DNS is not protected. Where TLS is asked for, it must not lead to a member without TLS.
         let (wants_plain, wants_secure) = (!options.has_tls(), options.can_tls());
         let (plain, secure) = (
             records::record_name(domain.as_str(), false, srv.name.as_deref()),
@@ -115,7 +135,7 @@ impl Core {
                 }
                 SrvAnswer::Failed(why) => {
                     failures.push(format!("{name}: {why}"));
-                    // What is known of the one kind stays beside what is new of the other.
+                    // The last records of this kind stay, beside new ones of the other kind.
                     found.push(known);
                 }
             }
@@ -144,7 +164,7 @@ impl Core {
         }
     }
 
-    /// The last members stay.
+    /// Logs a failed lookup once. The last members stay.
     fn records_failed(&self, last: &mut LastLookup, error: &str) {
         let count = {
             let mut state = self.links.state();
@@ -160,10 +180,11 @@ impl Core {
     }
 }
 
-/// Reads the records again while etcd is used: every 10 s, and sooner where no member answers.
+/// The background task: looks up in each interval while etcd is used, and sooner while no member
+/// answers.
 async fn refresh(finding: FindGuard, srv: SrvOptions, wanted: Arc<Notify>) {
     loop {
-        // A fleet that was started at once does not ask at once.
+        // Up to 10 % sooner, so that a fleet that was started together does not ask together.
         let next = REFRESH_INTERVAL.mul_f64(0.9 + 0.1 * fastrand::f64());
         tokio::select! {
             () = sleep(next) => {}
@@ -182,12 +203,12 @@ async fn refresh(finding: FindGuard, srv: SrvOptions, wanted: Arc<Notify>) {
         if !is_used {
             return;
         }
-        // Another may have read them meanwhile.
+        // Does nothing where another caller has read them meanwhile.
         core.read_records(&srv).await;
     }
 }
 
-/// However it ends, also with its runtime: the next search begins anew.
+/// Lets the task start again however it ends, also with its runtime.
 struct FindGuard(Weak<Core>);
 
 impl Drop for FindGuard {

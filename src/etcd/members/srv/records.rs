@@ -1,4 +1,4 @@
-//! What SRV records say, as RFC 2782 has it: which members, and in which order. PURE.
+//! The members that SRV records name, in the order of RFC 2782. PURE: the randomness is a seed.
 
 use std::collections::HashSet;
 
@@ -6,32 +6,38 @@ use crate::address::Authority;
 use crate::backoff::Random;
 use crate::etcd::members::endpoint::Endpoint;
 
-/// One record as DNS gave it.
+/// One SRV record.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Record {
+    /// The lowest priority is tried first.
     pub(crate) priority: u16,
+    /// The share among records of one priority.
     pub(crate) weight: u16,
+    /// The port of the member.
     pub(crate) port: u16,
+    /// The host name of the member.
     pub(crate) target: String,
 }
 
-/// The records' name: with a name of its own, one of several etcds in a domain.
+/// The name of the records, as etcdctl builds it. `name` is the suffix of one of several clusters
+/// in a domain.
 pub(crate) fn record_name(domain: &str, secure: bool, name: Option<&str>) -> String {
     let ssl = if secure { "-ssl" } else { "" };
     let (dash, name) = name.map_or(("", ""), |name| ("-", name));
     format!("_etcd-client{ssl}{dash}{name}._tcp.{domain}")
 }
 
-/// The members that the records name, in the order in which they are tried: by priority, and within one at random by weight. The
-/// same seed and records give the same order. A record that names no host is left out.
+/// The members that the records name, in the order in which they are tried: by priority, and within
+/// one priority at random by weight. The same seed and records give the same order. Records that
+/// name no host are left out.
 pub(crate) fn ordered_members(records: &[(Record, bool)], seed: u64) -> Vec<Endpoint> {
     let mut rest: Vec<(Endpoint, u16)> =
         records.iter().filter_map(|(record, secure)| member(record, *secure)).collect();
-    // In whatever order DNS gives them.
+    // The order of DNS is random. Within a priority, records of weight 0 come first, as RFC 2782
+    // asks.
     rest.sort_by(|(a, w), (b, v)| (a.priority, w, &a.text).cmp(&(b.priority, v, &b.text)));
     let (mut random, mut sorted, mut known) = (Random(seed), Vec::new(), HashSet::new());
     while let Some(priority) = rest.first().map(|(first, _)| first.priority) {
-        // Those of weight 0 come first.
         let same = rest.iter().take_while(|(endpoint, _)| endpoint.priority == priority).count();
         let sum: u64 = rest[..same].iter().map(|(_, weight)| u64::from(*weight)).sum();
         let (mut chosen, drawn) = (0, random.next() % (sum + 1));
@@ -48,7 +54,8 @@ pub(crate) fn ordered_members(records: &[(Record, bool)], seed: u64) -> Vec<Endp
     sorted
 }
 
-/// None of a target ".", which says that there is no such service, and none of what is no host.
+/// The endpoint and the weight of a record. `None` for the target ".", which says that there is no
+/// such service, and for what is no host name.
 fn member(record: &Record, secure: bool) -> Option<(Endpoint, u16)> {
     let host = record.target.trim_end_matches('.');
     let authority = Authority::parse(&format!("{host}:{}", record.port), None).ok()?;

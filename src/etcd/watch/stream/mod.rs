@@ -1,13 +1,21 @@
-//! One watch stream: which watch has which id, which creations are answered, and whether the stream lives. PURE.
-//!
-//! IdChoice are chosen, and never used again on the stream. They begin so high that whoever counts ids himself, as grpc-proxy does,
-//! never comes to one of them: an answer to a creation then shows whose id it bears. Where it is another's, one creation is
-//! made at a time, and none after one that was not answered. The clock is an argument: the time since any fixed start, the
+//! The machine of one watch stream: which watch has which id, which creations are answered, and
+//! whether the stream lives. PURE: the clock is an argument, the time since any fixed start, the
 //! same for every call.
 //!
-//! Any message proves the stream. After a silence it is asked for progress; where it does not answer that, as behind
-//! grpc-proxy, a second watch of a range is created and canceled, which everything that speaks etcd answers. So much as a
-//! message is enough: what is on the way is not lost.
+//! **Ids.** The machine chooses the ids of watches and never uses one again on the stream. They
+//! start so high that a peer which counts ids itself, as grpc-proxy does, never reaches them. So
+//! the answer to a creation shows whether the peer takes our ids. If it does not, one creation is
+//! made at a time, and none after one that was not answered.
+//!
+//! **Liveness.** Any message proves the stream. After [`QUIET_LIMIT`] without one, the stream is
+//! asked for progress. A peer that does not answer that, as grpc-proxy, is asked to create and
+//! cancel a second watch of a watched range, which every peer answers.
+//!
+//! ```text
+//! Heard ── 5 s quiet ──▶ Asked(Stream) ── 1.5 s ──▶ Asked(Connection) ──▶ Asked(Probe) ── 3 s in all ──▶ dead
+//!   ▲                        │                             │                    │
+//!   └──── any message ◀──────┴─────────────────────────────┴────────────────────┘
+//! ```
 
 mod vocabulary;
 
@@ -17,98 +25,125 @@ use std::time::Duration;
 pub(crate) use self::vocabulary::WatchId;
 pub(super) use self::vocabulary::{Action, MessageHeader, Recipient, Request};
 
-/// Silence after which the stream is asked for a sign of liveness, which etcd gives within milliseconds.
+/// The time without a message after which the stream is asked for progress. etcd answers within
+/// milliseconds.
 pub(super) const QUIET_LIMIT: Duration = Duration::from_secs(5);
-/// How long that sign may take before the stream is asked otherwise, and its connection as well.
+/// How long that answer may take before the connection is pinged and the stream is asked in another
+/// way.
 const SECOND_STEP_AFTER: Duration = Duration::from_millis(1_500);
-/// How long it may take at all; then the stream is taken for dead.
+/// How long any answer may take. Then the stream is dead.
 const LIVENESS_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long the creation of a watch may take.
 pub(super) const CREATION_TIMEOUT: Duration = Duration::from_secs(5);
-/// Creations that are asked for at a time.
+/// Creations that are sent and not answered at a time.
 const MAX_PENDING: usize = 64;
 
-/// The first id: who counts from 0 or 1 does not come so far.
+/// The first id. A peer that counts from 0 or 1 does not reach it.
 const FIRST_ID: i64 = 1 << 32;
 
+/// The machine.
 #[derive(Debug)]
 pub(super) struct StreamMachine {
+    /// The next id.
     next: i64,
-    /// To be created, in order.
+    /// Watches to be created, in order.
     waiting: VecDeque<WatchId>,
-    /// Asked for and not answered, in order.
+    /// Creations that were sent and not answered, in order.
     pending: VecDeque<Pending>,
+    /// Watches that exist, by their ids.
     live: BTreeMap<i64, WatchId>,
+    /// Ids to be canceled.
     cancels: VecDeque<i64>,
+    /// What is known of the peer.
     traits: PeerTraits,
+    /// The time of the last action.
     now: Duration,
+    /// When the last message arrived.
     heard: Duration,
+    /// What was asked since then.
     liveness: Liveness,
-    /// Creations were answered in a way that does not tell which.
+    /// Whether creations were answered in a way that does not tell which. The stream must be
+    /// replaced.
     is_ambiguous: bool,
 }
 
+/// A creation that was sent and not answered.
 #[derive(Clone, Copy, Debug)]
 struct Pending {
-    /// None where it is a probe, or where nobody wants the watch any more.
+    /// The watch; `None` for a probe, or for a watch that nobody wants any more.
     watch: Option<WatchId>,
+    /// The id that was chosen for it.
     id: i64,
+    /// When it was sent.
     since: Duration,
-    /// The connection was asked, to tell its death from a creation that is not answered.
+    /// Whether the connection was pinged for it, to tell a dead connection from a creation that is
+    /// not answered.
     is_late: bool,
-    /// Not answered in time. It is kept where its answer could be taken for another's.
+    /// Whether it was not answered in time. It is kept while its answer could be taken for
+    /// another's.
     is_given_up: bool,
-    /// A later creation was answered before it.
+    /// Whether a later creation was answered before it.
     is_overtaken: bool,
 }
 
-/// Whether the other side takes the ids that are chosen.
+/// Whether the peer takes the ids that are chosen here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum IdChoice {
+    /// No creation was answered yet.
     Unknown,
+    /// It takes them.
     Ours,
+    /// It chooses ids itself.
     Theirs,
 }
 
+/// Whether the stream lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Liveness {
+    /// A message has arrived, and nothing was asked since.
     Heard,
-    /// Asked for a sign of liveness, since that time.
-    Asked {
-        at: Duration,
-        step: LivenessStep,
-    },
+    /// The stream was asked for a sign of life at this time.
+    Asked { at: Duration, step: LivenessStep },
 }
 
-/// What was asked last after a silence: the stream; then its connection; then, where the stream never answered a request for
-/// progress, the stream once more by a probe.
+/// What was asked last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum LivenessStep {
+    /// The stream, for progress.
     Stream,
+    /// The connection, by a PING.
     Connection,
+    /// The stream, by the creation of a second watch.
     Probe,
 }
 
-/// What is known of the member at the other side, or of the proxy before it.
+/// What is known of the member at the other side, or of a proxy in front of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PeerTraits {
+    /// Whether it takes our ids.
     ids: IdChoice,
+    /// Whether it answers requests for progress.
     progress: ProgressSupport,
 }
 
 impl PeerTraits {
+    /// Nothing is known.
     pub(super) const UNKNOWN: Self = Self { ids: IdChoice::Unknown, progress: ProgressSupport::Unknown };
 }
 
-/// Whether requests for progress are answered.
+/// Whether the peer answers requests for progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ProgressSupport {
+    /// It was not asked yet.
     Unknown,
+    /// It answers.
     Answered,
+    /// It has answered something that was asked later, and not the request for progress.
     Never,
 }
 
 impl StreamMachine {
+    /// A stream without watches, to a peer of which this is known.
     pub(super) fn new(now: Duration, traits: PeerTraits) -> Self {
         Self {
             next: FIRST_ID,
@@ -124,11 +159,12 @@ impl StreamMachine {
         }
     }
 
-    /// When anything was last heard.
+    /// When the last message arrived.
     pub(super) fn heard(&self) -> Duration {
         self.heard
     }
 
+    /// What is known of the peer now.
     pub(super) fn traits(&self) -> PeerTraits {
         self.traits
     }
@@ -138,12 +174,12 @@ impl StreamMachine {
         self.traits.ids == IdChoice::Theirs
     }
 
-    /// This watch is to be on the stream.
+    /// A watch is to be created.
     pub(super) fn attach(&mut self, watch: WatchId) {
         self.waiting.push_back(watch);
     }
 
-    /// Nobody wants this watch any more.
+    /// Nobody wants this watch any more. It is canceled, or not created.
     pub(super) fn detach(&mut self, watch: WatchId) {
         self.waiting.retain(|waiting| *waiting != watch);
         if let Some((&id, _)) = self.live.iter().find(|(_, live)| **live == watch) {
@@ -152,7 +188,7 @@ impl StreamMachine {
         }
         if let Some(pending) = self.pending.iter_mut().find(|pending| pending.watch == Some(watch)) {
             pending.watch = None;
-            // An id that is not ours is not known yet: it is canceled once it is.
+            // An id of the peer's is not known yet: it is canceled when it is.
             if self.traits.ids != IdChoice::Theirs {
                 self.cancels.push_back(pending.id);
             }
@@ -199,7 +235,7 @@ impl StreamMachine {
         };
         let open = self.pending.iter().filter(|pending| !pending.is_given_up);
         let mut wake = open.map(next).min().unwrap_or(Duration::MAX);
-        // What is not created yet is waited for on its own account.
+        // Creations have a time limit of their own. Only watches that exist need a live stream.
         if !self.live.is_empty() {
             match self.check_liveness(now) {
                 Action::Wait { until } => wake = wake.min(until),
@@ -209,7 +245,8 @@ impl StreamMachine {
         Action::Wait { until: wake }
     }
 
-    /// A creation was not answered in time. Where ids are ours its answer is known when it comes.
+    /// A creation was not answered in time. Where ids are ours, a late answer is recognised by its
+    /// id, so that the creation can be forgotten.
     fn give_up(&mut self, now: Duration, place: usize) -> Action {
         let pending = &mut self.pending[place];
         let (watch, since, id) = (pending.watch.take(), pending.since, pending.id);
@@ -226,7 +263,7 @@ impl StreamMachine {
         }
     }
 
-    /// Whether the stream lives, where a watch is on it.
+    /// What to ask for to learn whether the stream lives. See the diagram above.
     fn check_liveness(&mut self, now: Duration) -> Action {
         let never = self.traits.progress == ProgressSupport::Never;
         match self.liveness {
@@ -249,8 +286,8 @@ impl StreamMachine {
         }
     }
 
-    /// Asks for a second watch of a range that is watched. Where one creation is made at a time and one is on its way, that
-    /// is as good.
+    /// Creates a second watch of a watched range. Not where creations are made one at a time and
+    /// one is pending: its answer proves as much.
     fn probe(&mut self, until: Duration) -> Action {
         let is_busy = self.traits.ids == IdChoice::Theirs && !self.pending.is_empty();
         let Some(&watch) = self.live.values().next().filter(|_| !is_busy) else { return Action::Wait { until } };
@@ -258,6 +295,7 @@ impl StreamMachine {
         Action::Send(Request::Probe { watch, id })
     }
 
+    /// Notes a creation that is sent now. Gives its id.
     fn add_pending(&mut self, watch: Option<WatchId>, now: Duration) -> i64 {
         let id = self.next;
         self.next += 1;
@@ -272,7 +310,7 @@ impl StreamMachine {
         id
     }
 
-    /// Takes a message; whom it is for.
+    /// Takes the header of a message. Gives the watch that the message is for.
     pub(super) fn on(&mut self, now: Duration, message: MessageHeader) -> Recipient {
         self.heard = now;
         if message.id < 0 && !message.created && !message.canceled {
@@ -281,7 +319,7 @@ impl StreamMachine {
         let liveness = std::mem::replace(&mut self.liveness, Liveness::Heard);
         let is_probed = matches!(liveness, Liveness::Asked { step: LivenessStep::Probe, .. });
         if is_probed && message.created && self.traits.progress == ProgressSupport::Unknown {
-            // What was asked later was answered, and the request for progress was not.
+            // The later question was answered, and the request for progress was not.
             self.traits.progress = ProgressSupport::Never;
         }
         if message.created || (message.canceled && self.pending.iter().any(|pending| pending.id == message.id)) {
@@ -289,26 +327,30 @@ impl StreamMachine {
         }
         let Some(&watch) = self.live.get(&message.id) else { return Recipient::Nobody };
         if message.canceled {
-            // One that was compacted keeps its id, and the whole stream from answering requests for progress.
+            // A canceled watch is canceled again: one that was compacted keeps its id at etcd, and
+            // keeps the stream from answering requests for progress.
             self.live.remove(&message.id);
             self.cancels.push_back(message.id);
         }
         Recipient::Watch(watch)
     }
 
+    /// Takes the answer to a creation: finds the pending creation that it answers.
     fn created(&mut self, message: MessageHeader) -> Recipient {
         let own = self.pending.iter().position(|pending| pending.id == message.id);
         let place = match own {
-            // Refused, without an id: etcd answers creations in their order.
+            // A refusal without an id. etcd answers creations in their order, so that it is the
+            // first one that was not overtaken.
             None if message.canceled && message.id < 0 => self.pending.iter().position(|pending| !pending.is_overtaken),
             Some(own) => {
                 self.traits.ids = IdChoice::Ours;
                 Some(own)
             }
-            // The answer to a creation that was given up.
+            // The late answer to a creation that was given up.
             None if message.id >= FIRST_ID => None,
             None => {
-                // It is no longer who it was, or is not known yet; among several it cannot be told which is answered.
+                // The peer has changed, or is not known yet. Among several pending creations the
+                // answered one cannot be told.
                 self.is_ambiguous |= self.pending.len() > 1 || self.live.contains_key(&message.id);
                 self.traits.ids = IdChoice::Theirs;
                 (!self.pending.is_empty()).then_some(0)
