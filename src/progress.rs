@@ -1,32 +1,34 @@
-//! Whether a background task runs: its runtime may be there, and driven by nobody.
+//! Whether a background task runs: its runtime may exist and be driven by nobody.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// A wait that was shorter proves nothing: a busy runtime runs each task late.
+/// A shorter wait proves nothing: a busy runtime runs each task late.
 const LEAST: Duration = Duration::from_millis(250);
 
-/// Counts the turns of a task.
+/// Counts the iterations of a task's loop.
 #[derive(Default)]
 pub(crate) struct Progress(AtomicU64);
 
 impl Progress {
-    /// The task runs.
+    /// The task is running. Called once in each iteration.
     pub(crate) fn count(&self) {
         self.0.fetch_add(1, Ordering::Release);
     }
 
-    /// To be taken before the task is woken, and compared with what is there after a wait.
+    /// The count. Read it before the task is woken, and give it to [`Progress::stall_message`]
+    /// after a wait.
     pub(crate) fn now(&self) -> u64 {
         self.0.load(Ordering::Acquire)
     }
 
-    /// What there is to say where the task, which was woken at `before`, had no turn in a wait of that length.
+    /// What to tell the user where the task was woken at the count `before` and has not run in a
+    /// wait of this length. `doing` continues "the tokio runtime …".
     pub(crate) fn stall_message(&self, before: u64, waited: Duration, doing: &str) -> Option<String> {
         (waited >= LEAST && self.now() == before).then(|| {
             format!(
                 "the tokio runtime {doing} did not run in that time: drive it (a `current_thread` runtime runs only inside \
-                 `block_on`), or do it on a runtime that is driven"
+                 `block_on`), or use a runtime that is driven"
             )
         })
     }

@@ -1,23 +1,26 @@
-//! The `host:port` part of an address. PURE.
+//! The `host:port` of an address, or the path of a Unix socket. PURE.
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::secret;
 
-/// A checked `host:port`, in lower case, IPv6 in brackets.
+/// A checked `host:port` in lower case, with an IPv6 address in brackets and in canonical form; or
+/// `unix:/path`.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Authority(Box<str>);
 
 impl Authority {
+    /// Parses a `host:port`. Without a port it gets the default port, if there is one.
+    ///
+    /// # Errors
+    /// The reason, which does not show a user or password.
     pub(crate) fn parse(text: &str, default_port: Option<u16>) -> Result<Self, String> {
-        // First: no other reason may show a part of it.
+        // Checked first, so that no other reason shows a part of a password.
         if secret::may_have_user(text) {
             return Err(secret::REASON.into());
         }
-        for (mark, reason) in
-            [(',', "one address at a time: give several as several"), ('/', "a path has no place here")]
-        {
+        for (mark, reason) in [(',', "only one address is allowed here"), ('/', "a path is not allowed here")] {
             if text.contains(mark) {
                 return Err(reason.into());
             }
@@ -50,11 +53,13 @@ impl Authority {
         Ok(Self(format!("{host}:{port}").into()))
     }
 
+    /// The text.
     pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// A socket of this host, by its absolute path: written `unix:/path`, which no `host:port` can be.
+    /// A Unix socket of this host, by its absolute path. Written `unix:/path`, which no `host:port`
+    /// can be.
     pub(super) fn unix(path: &str) -> Result<Self, String> {
         // `unix:/path` or `unix:///path`, as in gRPC.
         let path = path.strip_prefix("//").filter(|path| path.starts_with('/')).unwrap_or(path);
@@ -65,20 +70,22 @@ impl Authority {
             return Err("the path is longer than the 107 bytes of a socket's name".into());
         }
         if let Some(strange) = path.chars().find(|c| c.is_control()) {
-            return Err(format!("the character {strange:?} has no place in a path"));
+            return Err(format!("the character {strange:?} is not allowed in a path"));
         }
         Ok(Self(format!("unix:{path}").into()))
     }
 
-    /// The host alone; an IPv6 address without its brackets.
+    /// The host, with an IPv6 address without brackets.
     pub(crate) fn host(&self) -> &str {
         self.parts().0.trim_start_matches('[').trim_end_matches(']')
     }
 
+    /// The port.
     pub(crate) fn port(&self) -> u16 {
         self.parts().1.parse().unwrap_or_default() // a number since `parse`
     }
 
+    /// The text before and after the last colon.
     fn parts(&self) -> (&str, &str) {
         self.0.rsplit_once(':').unwrap_or((&self.0, "")) // the port is always there: `parse` writes it
     }
@@ -90,6 +97,11 @@ impl fmt::Debug for Authority {
     }
 }
 
+/// The host in lower case.
+///
+/// # Errors
+/// When it is neither a DNS name nor an IPv4 address. Underscores are allowed: container networks
+/// use them.
 fn check_host(host: &str) -> Result<String, String> {
     if host.is_empty() {
         return Err("no host".into());
@@ -99,7 +111,7 @@ fn check_host(host: &str) -> Result<String, String> {
     }
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if let Some(strange) = host.chars().find(|c| !allowed(*c)) {
-        return Err(format!("the character {strange:?} has no place in a host"));
+        return Err(format!("the character {strange:?} is not allowed in a host"));
     }
     if host.chars().all(|c| c.is_ascii_digit() || c == '.') && host.parse::<Ipv4Addr>().is_err() {
         return Err(format!("{host:?} is no IPv4 address"));
@@ -107,6 +119,7 @@ fn check_host(host: &str) -> Result<String, String> {
     Ok(host.to_ascii_lowercase())
 }
 
+/// A port from 1 to 65535. `u16::from_str` would take a sign.
 fn parse_port(port: &str) -> Result<u16, String> {
     let number = if port.bytes().all(|b| b.is_ascii_digit()) { port.parse().ok() } else { None };
     match number {

@@ -1,9 +1,12 @@
-//! What IP address a host is, as the system's resolver reads it. PURE.
+//! Which IP address a host is, as the system's resolver reads it. PURE.
+//!
+//! `getaddrinfo` takes more spellings than Rust's parser. A record such as `0x7f.1` must not slip
+//! past the checks of addresses that nobody may call.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// The IP address that a host is by itself, without DNS: dotted, IPv6, or one of the older spellings that `getaddrinfo` takes
-/// through `inet_aton`: one to four parts, each decimal, octal (`0…`) or hexadecimal (`0x…`), the last of which fills what is left.
+/// The IP address that a host is without DNS: dotted, IPv6, or an older spelling that `getaddrinfo`
+/// takes through `inet_aton`. An IPv4-mapped IPv6 address is the IPv4 address. `None` for a name.
 pub(crate) fn parse_ip(host: &str) -> Option<IpAddr> {
     if let Ok(ip) = host.parse::<Ipv6Addr>() {
         return Some(ip.to_ipv4_mapped().map_or(IpAddr::V6(ip), IpAddr::V4));
@@ -11,9 +14,11 @@ pub(crate) fn parse_ip(host: &str) -> Option<IpAddr> {
     inet_aton(host).map(IpAddr::V4)
 }
 
+/// An IPv4 address of one to four parts, each decimal, octal (`0…`) or hexadecimal (`0x…`). The
+/// last part fills the remaining bits.
 fn inet_aton(host: &str) -> Option<Ipv4Addr> {
     let (mut left, mut bits, mut shift) = (host, 0, 24_u32);
-    // Up to three parts of one byte, and the rest.
+    // Up to three parts of one byte each.
     while let Some((byte, rest)) = left.split_once('.') {
         let byte = parse_part(byte).filter(|byte| *byte <= 0xff)?;
         bits |= byte << shift;
@@ -21,11 +26,12 @@ fn inet_aton(host: &str) -> Option<Ipv4Addr> {
         left = rest;
     }
     let last = parse_part(left)?;
-    // What the parts before it have left: 32, 24, 16 or 8 bits.
+    // The bits that the parts before it have left: 32, 24, 16 or 8.
     let fits = shift == 24 || last < 1 << (shift + 8);
     fits.then(|| Ipv4Addr::from_bits(bits | last))
 }
 
+/// One part. `from_str_radix` alone would take a sign.
 fn parse_part(text: &str) -> Option<u32> {
     let (digits, radix) = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
         Some(digits) => (digits, 16),
@@ -36,14 +42,14 @@ fn parse_part(text: &str) -> Option<u32> {
     if digits.starts_with(['+', '-']) { None } else { u32::from_str_radix(digits, radix).ok() }
 }
 
-/// Why nobody can call a server there, if so.
+/// Why nobody can call a server at this IP address, if so.
 pub(crate) fn uncallable_reason(ip: IpAddr) -> Option<&'static str> {
     if ip.is_unspecified() {
-        Some("it means every interface, which nobody can call: on Linux it is the caller's own host")
+        Some("it means every interface, which nobody can call")
     } else if ip.is_multicast() {
-        Some("it is a multicast address, where no server can be called")
+        Some("it is a multicast address, which nobody can call")
     } else if ip == IpAddr::V4(Ipv4Addr::BROADCAST) {
-        Some("it is the broadcast address, where no server can be called")
+        Some("it is the broadcast address, which nobody can call")
     } else {
         None
     }

@@ -1,4 +1,9 @@
-//! Addresses: where a server or an etcd member listens.
+//! Addresses: where a server or a member of etcd listens.
+//!
+//! - `mod.rs`: [`Address`], which users write and records hold.
+//! - `authority.rs` (pure): its `host:port`, or the path of a Unix socket.
+//! - `ip.rs` (pure): which IP address a host is, in every spelling that `getaddrinfo` takes.
+//! - `domain.rs` (pure): a DNS domain with SRV records.
 
 mod authority;
 pub(crate) mod domain;
@@ -12,15 +17,21 @@ pub(crate) use self::authority::Authority;
 use crate::error::Error;
 use crate::secret;
 
-/// Where one server listens: `host:port`, and whether it speaks TLS.
+/// Where one server listens, and whether it uses TLS.
 ///
-/// Parsed from `10.0.0.5:50051`, `greeter.local:50051`, `[::1]:50051`, `http://10.0.0.5:8080` (the same as without)
-/// or `https://10.0.0.5:8443`; a URL without a port has its scheme's (80, 443). `unix:/run/greeter.sock` is a socket of
-/// the same host, which clients find in etcd only where [`ResolverBuilder::unix_sockets`](crate::ResolverBuilder::unix_sockets)
-/// allows it. Hosts are kept in lower case and IPv6 in its canonical form, so that equal addresses are equal values.
+/// Parsed from `10.0.0.5:50051`, `greeter.local:50051`, `[::1]:50051`, `http://10.0.0.5:8080` (the
+/// same as without the scheme) or `https://10.0.0.5:8443`. A URL without a port has the port of its
+/// scheme (80, 443). `unix:/run/greeter.sock` is a socket of the same host, which clients find in
+/// etcd only where [`ResolverBuilder::unix_sockets`](crate::ResolverBuilder::unix_sockets) allows
+/// it.
+///
+/// Hosts are stored in lower case and IPv6 addresses in canonical form, so that equal addresses are
+/// equal values.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Address {
+    /// The host and the port, or the path of a socket.
     authority: Authority,
+    /// Whether the server uses TLS.
     secure: bool,
 }
 
@@ -28,12 +39,13 @@ impl Address {
     /// Parses an address.
     ///
     /// # Errors
-    /// When the text is no address: the error shows it and says what is wrong.
+    /// When the text is no address ([`Error::is_invalid_argument`]). The error shows the text
+    /// without a user or password, and the reason.
     pub fn parse(text: &str) -> Result<Self, Error> {
         Self::read(text).map_err(|reason| Error::invalid("address", secret::without_user(text), reason))
     }
 
-    /// The same, with the bare reason: for codecs, which name the record themselves.
+    /// As [`Address::parse`], with the bare reason as the error: codecs name the record themselves.
     pub(crate) fn read(text: &str) -> Result<Self, String> {
         if let Some(path) = text.strip_prefix("unix:") {
             return Ok(Self { authority: Authority::unix(path)?, secure: false });
@@ -51,25 +63,28 @@ impl Address {
         Ok(Self { authority: Authority::parse(rest, default_port)?, secure })
     }
 
+    /// The address of parts that were parsed.
     pub(crate) fn from_parts(authority: Authority, secure: bool) -> Self {
         Self { authority, secure }
     }
 
+    /// The host and the port, or the path of a socket. Equal for `http` and `https`.
     pub(crate) fn parsed_authority(&self) -> &Authority {
         &self.authority
     }
 
-    /// `host:port`, IPv6 in brackets: what stands in `:authority`; `localhost` for a Unix socket.
+    /// `host:port`, with an IPv6 address in brackets: the value of `:authority`. `localhost` for a
+    /// Unix socket.
     pub fn authority(&self) -> &str {
         if self.unix_path().is_some() { "localhost" } else { self.authority.as_str() }
     }
 
-    /// The path, where the address is a Unix socket.
+    /// The path of a Unix socket; `None` for other addresses.
     pub fn unix_path(&self) -> Option<&str> {
         self.authority.as_str().strip_prefix("unix:")
     }
 
-    /// The host alone; an IPv6 address without its brackets; `localhost` for a Unix socket.
+    /// The host, with an IPv6 address without brackets. `localhost` for a Unix socket.
     pub fn host(&self) -> &str {
         if self.unix_path().is_some() {
             return "localhost";
@@ -82,29 +97,30 @@ impl Address {
         if self.unix_path().is_some() { 0 } else { self.authority.port() }
     }
 
-    /// Whether the address was written as `https://`.
+    /// Whether the server uses TLS: the address was written as `https://`.
     pub fn is_secure(&self) -> bool {
         self.secure
     }
 
-    /// Whether the host means "every interface" (`0.0.0.0`, `[::]`), which nobody can call.
+    /// Whether the host is `0.0.0.0` or `[::]`, which means every interface.
     pub(crate) fn is_unspecified(&self) -> bool {
         self.ip().is_some_and(|ip| ip.is_unspecified())
     }
 
-    /// Why nobody can call a server there, if so.
+    /// Why nobody can call a server at this address, if so.
     pub(crate) fn uncallable_reason(&self) -> Option<&'static str> {
         ip::uncallable_reason(self.ip()?)
     }
 
-    /// The host, where it is an IP address: in whatever spelling the system's resolver takes.
+    /// The IP address that the host is, in every spelling that the system's resolver takes; `None`
+    /// for a name.
     pub(crate) fn ip(&self) -> Option<IpAddr> {
         if self.unix_path().is_some() { None } else { ip::parse_ip(self.host()) }
     }
 }
 
 impl fmt::Display for Address {
-    /// `host:port`, with `https://` before it where the server speaks TLS; or `unix:/path`.
+    /// `host:port`, with `https://` before it where the server uses TLS; or `unix:/path`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = if self.secure { "https://" } else { "" };
         write!(f, "{scheme}{}", self.authority.as_str())
@@ -145,7 +161,7 @@ impl TryFrom<SocketAddr> for Address {
     type Error = Error;
 
     fn try_from(address: SocketAddr) -> Result<Self, Error> {
-        // Without the scope that a link-local IPv6 address may carry: no other host can use it.
+        // Without the scope of a link-local IPv6 address, which has a meaning on this host only.
         let text = match address {
             SocketAddr::V4(address) => address.to_string(),
             SocketAddr::V6(address) => format!("[{}]:{}", address.ip(), address.port()),

@@ -1,4 +1,4 @@
-//! A codec of the user's, whose panics are errors. PURE.
+//! A user's codec whose panics are errors. PURE.
 
 use std::fmt;
 
@@ -7,6 +7,8 @@ use crate::instance::Instance;
 use crate::panics::catch;
 use crate::target::Target;
 
+/// Wraps a codec and turns a panic of it into an error that says so. The resolver and the registrar
+/// wrap every codec.
 pub(crate) struct CatchPanics<C>(pub(crate) C);
 
 impl<C: Codec> Codec for CatchPanics<C> {

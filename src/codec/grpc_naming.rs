@@ -15,28 +15,33 @@ use crate::instance::Instance;
 use crate::secret;
 use crate::target::Target;
 
-/// `greeter/10.0.0.5:50051` = `{"Op":0,"Addr":"10.0.0.5:50051","Metadata":null}`: one key per address.
+/// etcd's gRPC naming, one key for each address: `greeter/10.0.0.5:50051` =
+/// `{"Op":0,"Addr":"10.0.0.5:50051","Metadata":null}`.
 ///
-/// StoredUpdate: `Metadata` is `null`, or `{"weight":…,"zone":…,"version":…,"id":…,"draining":true,"metadata":{…}}` with absent
-/// parts left out.
-/// An `https` address is written with its scheme, which Go's resolver does not understand: in a mixed fleet register
-/// `host:port` and turn TLS on at the clients.
+/// **Written**: `Metadata` is `null`, or
+/// `{"weight":…,"zone":…,"version":…,"id":…,"draining":true,"metadata":{…}}` without the parts that
+/// are not set. An `https` address is written with its scheme, which Go's resolver does not
+/// understand: in a mixed fleet register `host:port` and turn TLS on at the clients.
 ///
-/// Read, as Go's `encoding/json` reads it: field names without regard to case, of two of one name the later, unknown fields
-/// ignored, bytes that are not UTF-8 and halves of surrogate pairs as U+FFFD. Every value that Go's `endpoints.Manager` lists is
-/// read, if its `Addr` is an address; and more: what `Op` is does not matter. `Metadata` may be any JSON, also an object in a string
-/// (grpc-proxy). Of an object these members are understood, without regard to case:
+/// **Read**, as Go's `encoding/json` does: field names without regard to case; of two fields with
+/// one name the later one; unknown fields are ignored; invalid UTF-8 and lone surrogates become
+/// U+FFFD. Every value that Go's `endpoints.Manager` lists is read if its `Addr` is an address.
+/// Beyond that, `Op` is ignored.
+///
+/// `Metadata` may be any JSON, also an object inside a string (grpc-proxy). Of an object these
+/// members are understood, without regard to case:
 ///
 /// | member | as |
 /// |---|---|
-/// | `weight` | a whole number: `9`, `9.0`, `"9"`; 0 and an empty text say none, as Go writes a field that is not set |
+/// | `weight` | a whole number: `9`, `9.0`, `"9"`; 0 and an empty text mean "not set", as Go writes such a field |
 /// | `draining` | `true`, `1`, `"true"`, `"True"`, `"yes"`, `"on"`, and their opposites |
-/// | `zone`, `version`, `id` | text or a number; an empty text says none |
-/// | `metadata` | an object, whose members are the instance's metadata |
+/// | `zone`, `version`, `id` | text or a number; an empty text means "not set" |
+/// | `metadata` | an object, whose members become the instance's metadata |
 ///
-/// What else it holds is kept as metadata of that name, as text; so is a member of these whose value is none of that, which the
-/// resolver says once a service ([`Instance::misread`]). Anything else that `Metadata` may be stands in the metadata under the
-/// name `Metadata`.
+/// Other members are kept as metadata of that name, as text. So is a member of the table whose
+/// value has none of these forms, which the resolver logs once for each service
+/// ([`Instance::misread`]). A `Metadata` that is no object is kept as metadata with the name
+/// `Metadata`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct GrpcNaming;
 
@@ -82,6 +87,7 @@ impl Codec for GrpcNaming {
     }
 }
 
+/// A value as it is written: the `Update` of etcd's Go client.
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct StoredUpdate<'a> {
@@ -90,6 +96,7 @@ struct StoredUpdate<'a> {
     metadata: Option<&'a StoredMetadata<'a>>,
 }
 
+/// What an instance says of itself, as it is written. Parts that are not set are left out.
 #[derive(Serialize)]
 struct StoredMetadata<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -107,15 +114,19 @@ struct StoredMetadata<'a> {
 }
 
 impl StoredMetadata<'_> {
+    /// Whether nothing is set. `Metadata` is then `null`, as Go writes it.
     fn is_empty(&self) -> bool {
         let named = self.zone.is_some() || self.version.is_some() || self.id.is_some();
         self.weight.is_none() && !named && !self.draining && self.metadata.is_empty()
     }
 }
 
-/// What is read of a value. By hand, because Go matches field names without regard to case.
+/// What is read of a value. Deserialized by hand, because Go matches field names without regard to
+/// case.
 struct ReadUpdate<'a> {
+    /// `Addr`, if it is there.
     addr: Option<String>,
+    /// `Metadata` as it is written, if it is there.
     metadata: Option<&'a RawValue>,
 }
 
@@ -134,7 +145,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for ReadUpdate<'a> {
                 let mut update = ReadUpdate { addr: None, metadata: None };
                 while let Some(name) = map.next_key::<FieldName>()? {
                     match name {
-                        // To Go a `null` changes nothing.
+                        // In Go a `null` changes nothing.
                         FieldName::Addr => update.addr = map.next_value::<Option<String>>()?.or(update.addr),
                         FieldName::Metadata => update.metadata = Some(map.next_value()?),
                         FieldName::Other => drop(map.next_value::<IgnoredAny>()?),
@@ -148,9 +159,13 @@ impl<'de: 'a, 'a> Deserialize<'de> for ReadUpdate<'a> {
     }
 }
 
+/// The fields of a value.
 enum FieldName {
+    /// The address.
     Addr,
+    /// What the instance says of itself.
     Metadata,
+    /// Any other field, which is ignored.
     Other,
 }
 

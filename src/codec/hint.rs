@@ -1,8 +1,13 @@
-//! What a value that cannot be read looks like, for people who look for whoever wrote it. PURE.
+//! Hints for people: what an unreadable value looks like, and so who may have written it. PURE.
+//!
+//! The hints are constants that end up in [`DecodeError`](crate::codec::DecodeError). They are
+//! guesses by the first matching rule. A wrong guess misleads a reader but never makes a record
+//! readable.
 
 use crate::codec::json::{Members, matches_name, string};
 
-/// What a value looks like that is no JSON object and no address; none where the reason says it already.
+/// What a value looks like that is neither a JSON object nor an address. `None` where the reason
+/// itself says enough.
 pub(super) fn hint_for_value(value: &[u8]) -> Option<&'static str> {
     if value.starts_with(b"\xef\xbb\xbf") {
         return Some("it begins with a byte order mark, as Windows' editors write it: put it without");
@@ -29,7 +34,7 @@ pub(super) fn hint_for_value(value: &[u8]) -> Option<&'static str> {
     hint_for_text(text)
 }
 
-/// What begins like an object and is none.
+/// What a value looks like that starts as an object and is not JSON.
 fn hint_for_json(text: &str) -> Option<&'static str> {
     Some(match text {
         _ if text.contains('\0') => "it holds a null byte, as strings of C do at their end",
@@ -46,9 +51,12 @@ fn hint_for_json(text: &str) -> Option<&'static str> {
     })
 }
 
+/// The hint for placeholders such as `${HOST}` or `{{ .Host }}`.
 const UNFILLED_TEMPLATE: &str = "it looks like a template that was not filled in";
+/// The hint for the printed form of a struct, such as Go's `%v`.
 const PRINTED_STRUCT: &str = "it looks like a struct that was printed: put host:port, or JSON with \"Addr\"";
 
+/// What a text looks like that is not an address.
 fn hint_for_text(text: &str) -> Option<&'static str> {
     let has_scheme = text.split_once("://").is_some_and(|(scheme, _)| is_word(scheme));
     let is_number = text.bytes().all(|b| b.is_ascii_digit());
@@ -86,16 +94,18 @@ fn hint_for_text(text: &str) -> Option<&'static str> {
     })
 }
 
-/// Every other byte is 0.
+/// Whether every other byte is 0, as in UTF-16 of ASCII text.
 fn looks_like_utf16(value: &[u8]) -> bool {
     let zeros = |from: usize| value.iter().skip(from).step_by(2).all(|byte| *byte == 0);
     value.len() >= 4 && value.len().is_multiple_of(2) && (zeros(0) != zeros(1))
 }
 
+/// Whether the text may be the scheme of a URL.
 fn is_word(text: &str) -> bool {
     !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'))
 }
 
+/// Whether the text is padded base64 of some length.
 fn is_base64(text: &str) -> bool {
     let body = text.trim_end_matches('=');
     let padded = text.len() > body.len();
@@ -105,12 +115,12 @@ fn is_base64(text: &str) -> bool {
         && body.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/'))
 }
 
-/// A UUID, or a long row of hexadecimal digits.
+/// Whether the text is a UUID, or a long row of hexadecimal digits.
 fn is_id(text: &str) -> bool {
     text.len() >= 16 && text.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-')
 }
 
-/// What an object without `Addr` looks like.
+/// What a JSON object without `Addr` looks like, by the members that other frameworks write.
 pub(super) fn hint_for_object(text: &str) -> Option<&'static str> {
     let Members(members) = Members::of(text)?;
     let find = |name: &str| members.iter().find(|(written, _)| matches_name(written, name)).map(|(_, value)| value);
@@ -149,10 +159,11 @@ pub(super) fn hint_for_object(text: &str) -> Option<&'static str> {
     })
 }
 
-/// How others call the address.
+/// What other formats call the address.
 const OTHER_ADDRESS_FIELDS: [&str; 10] =
     ["address", "addresses", "endpoint", "host", "ip", "url", "uri", "target", "listen", "server"];
 
+/// The hint for an object whose address seems to be in this field.
 fn hint_for_field(name: &str) -> &'static str {
     match name {
         "address" | "addresses" => "its address seems to stand in \"address\", which etcd's gRPC naming calls \"Addr\"",

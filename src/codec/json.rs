@@ -1,7 +1,8 @@
 //! JSON as Go's `encoding/json` reads it. PURE.
 //!
-//! What Go reads and `serde_json` does not: strings that are not UTF-8, or hold half a surrogate pair (each such byte or half becomes
-//! U+FFFD), and values nested deeper than 128. Values are kept as they are written, so that no digit of a number is lost.
+//! Go reads more than `serde_json`: strings that are not UTF-8 or hold half a surrogate pair (each
+//! such byte or half becomes U+FFFD), and values that are nested deeper than 128 levels. Values are
+//! kept as they are written, so that no digit of a number is lost.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,17 +11,21 @@ use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-/// Go's own bound.
+/// The deepest nesting, in levels: Go's own limit.
 const MAX_DEPTH: usize = 10_000;
+/// What replaces a byte that is not UTF-8, and half a surrogate pair.
 const REPLACEMENT: &str = "\u{fffd}";
 
-/// The text of a value, ready for `serde_json`.
+/// The text of a value, prepared for `serde_json`. Borrowed where nothing is replaced.
+///
+/// # Errors
+/// When the value is nested too deeply.
 pub(super) fn text(value: &[u8]) -> Result<Cow<'_, str>, &'static str> {
     let text = match std::str::from_utf8(value) {
         Ok(text) => Cow::Borrowed(text),
         Err(_) => Cow::Owned(lossy(value)),
     };
-    // Each level takes two bytes.
+    // Each level takes two bytes, so that short values need no check.
     if text.len() > 2 * MAX_DEPTH && is_nested_deeper(&text, MAX_DEPTH) {
         return Err("it is nested deeper than 10000");
     }
@@ -30,7 +35,8 @@ pub(super) fn text(value: &[u8]) -> Result<Cow<'_, str>, &'static str> {
     })
 }
 
-/// One U+FFFD for each byte that is not UTF-8: Go does not take several together, as `String::from_utf8_lossy` does.
+/// The value as UTF-8, with one U+FFFD for each invalid byte. `String::from_utf8_lossy` replaces
+/// several bytes by one, and Go does not.
 fn lossy(value: &[u8]) -> String {
     let mut text = String::with_capacity(value.len());
     for chunk in value.utf8_chunks() {
@@ -40,14 +46,14 @@ fn lossy(value: &[u8]) -> String {
     text
 }
 
-/// The text with half pairs replaced; none where there is nothing to replace.
+/// The text with lone surrogate escapes replaced; `None` where there is none.
 fn replace_lone_surrogates(text: &str) -> Option<String> {
     let surrogate = |unit: u16| (0xd800..0xe000).contains(&unit);
     let (mut mended, mut copied, mut at) = (String::new(), 0, 0);
     while let Some(found) = text[at..].find('\\') {
         let escape = at + found;
         let Some(unit) = unit(&text[escape..]).filter(|unit| surrogate(*unit)) else {
-            // Any other escape: what it escapes is no backslash of its own.
+            // Skips the escaped character, so that `\\` does not start another escape.
             let escaped = text[escape + 1..].chars().next().map_or(0, char::len_utf8);
             at = escape + 1 + escaped;
             continue;
@@ -65,12 +71,13 @@ fn replace_lone_surrogates(text: &str) -> Option<String> {
     (copied > 0).then(|| mended + &text[copied..])
 }
 
-/// The code unit of `\uXXXX`, if the text begins with one.
+/// The UTF-16 code unit of `\uXXXX`, if the text starts with one.
 fn unit(text: &str) -> Option<u16> {
     let digits = text.strip_prefix("\\u")?.get(..4)?;
     if digits.bytes().all(|b| b.is_ascii_hexdigit()) { u16::from_str_radix(digits, 16).ok() } else { None }
 }
 
+/// Whether arrays and objects are nested deeper than this.
 fn is_nested_deeper(text: &str, than: usize) -> bool {
     let mut depth = 0_usize;
     visit_outside_strings(text, |byte| {
@@ -83,7 +90,7 @@ fn is_nested_deeper(text: &str, than: usize) -> bool {
     })
 }
 
-/// Shows each byte outside of strings until `go_on` is false; whether it came to that.
+/// Calls `go_on` for each byte outside of strings until it gives `false`. Whether it did.
 fn visit_outside_strings(text: &str, mut go_on: impl FnMut(u8) -> bool) -> bool {
     let (mut quoted, mut escaped) = (false, false);
     for byte in text.bytes() {
@@ -98,7 +105,7 @@ fn visit_outside_strings(text: &str, mut go_on: impl FnMut(u8) -> bool) -> bool 
     false
 }
 
-/// A value without the spaces between its parts.
+/// A value without white space outside of its strings.
 pub(super) fn compact(value: &str) -> String {
     let (mut quoted, mut escaped) = (false, false);
     let keep = |c: &char| {
@@ -118,7 +125,8 @@ pub(super) fn string(value: &RawValue) -> Option<String> {
     serde_json::from_str(value.get()).ok()
 }
 
-/// Whether a name is meant: without regard to case, as Go takes field names, ſ (U+017F) and the Kelvin sign (U+212A) included.
+/// Whether a field name is meant, without regard to case as in Go, which also folds ſ (U+017F) to s
+/// and the Kelvin sign (U+212A) to k. `name` is in lower case.
 pub(super) fn matches_name(written: &str, name: &str) -> bool {
     let fold = |c| match c {
         '\u{17f}' => 's',
@@ -128,10 +136,11 @@ pub(super) fn matches_name(written: &str, name: &str) -> bool {
     written.chars().map(fold).eq(name.chars())
 }
 
-/// The members of an object as they are written: in order, and those of one name each for itself.
+/// The members of an object as they are written, in order. Repeated names are all kept.
 pub(super) struct Members<'a>(pub(super) Vec<(String, &'a RawValue)>);
 
 impl<'a> Members<'a> {
+    /// The members of a text that is an object; `None` for anything else.
     pub(super) fn of(text: &'a str) -> Option<Self> {
         serde_json::from_str(text).ok()
     }

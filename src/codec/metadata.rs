@@ -1,11 +1,14 @@
-//! What the metadata of etcd's gRPC naming says of an instance, as anybody writes it. PURE.
+//! What the metadata of etcd's gRPC naming says of an instance, whoever wrote it. PURE.
+//!
+//! The rules are those of the table at [`GrpcNaming`](crate::codec::GrpcNaming). Nothing is lost:
+//! what is not understood is kept as metadata.
 
 use serde_json::value::RawValue;
 
 use crate::codec::json::{self, Members, compact, matches_name, string};
 use crate::instance::Instance;
 
-/// The instance with all that its record's metadata says.
+/// The instance with everything that the `Metadata` of its record says.
 pub(super) fn with_metadata(instance: Instance, metadata: &RawValue) -> Instance {
     match metadata.get().as_bytes().first() {
         Some(b'n') => instance,
@@ -15,7 +18,7 @@ pub(super) fn with_metadata(instance: Instance, metadata: &RawValue) -> Instance
     }
 }
 
-/// grpc-proxy writes its object into a string.
+/// Metadata that is a string: grpc-proxy writes its object into one.
 fn with_string(instance: Instance, text: String) -> Instance {
     if text.trim_start().starts_with('{')
         && let Ok(object) = json::text(text.as_bytes())
@@ -26,11 +29,13 @@ fn with_string(instance: Instance, text: String) -> Instance {
     instance.with_metadata("Metadata", text)
 }
 
+/// Metadata that is an object.
 fn with_members(instance: Instance, object: &str) -> Instance {
     let members = Members::of(object).map(|members| members.0).unwrap_or_default(); // it is an object
     members.into_iter().fold(instance, |instance, (name, value)| with_member(instance, name, value))
 }
 
+/// One member of that object. A `null` says nothing, as in Go.
 fn with_member(instance: Instance, name: String, value: &RawValue) -> Instance {
     if value.get() == "null" {
         return instance;
@@ -68,7 +73,7 @@ fn with_member(instance: Instance, name: String, value: &RawValue) -> Instance {
     }
 }
 
-/// It is kept as metadata, and said.
+/// A member whose value has no meaning there. It is kept as metadata, and the instance says so.
 fn keep_misread(instance: Instance, name: String, value: &RawValue, reason: &str) -> Instance {
     let value = text(value);
     let shown: String = value.chars().take(50).collect();
@@ -76,20 +81,21 @@ fn keep_misread(instance: Instance, name: String, value: &RawValue, reason: &str
     instance.with_metadata(name, value)
 }
 
-/// 9, 9.0, 9e0, "9" or "9.0"; an empty text says nothing, as 0 does.
+/// A weight: 9, 9.0, 9e0, "9" or "9.0". An empty text is 0, which says nothing.
 fn weight(value: &RawValue) -> Option<u32> {
     let text = text_or_number(value)?;
     let text = text.trim();
     if text.is_empty() {
         return Some(0);
     }
-    // Exact for every u32.
+    // An f64 is exact for every u32.
     let number: f64 = text.parse().ok()?;
     let is_whole = number.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&number);
     is_whole.then_some(number as u32)
 }
 
-/// true, 1, 1.0, "true", "True", "1", "yes", "on" and their opposites, as JSON, YAML, Python and Go write them.
+/// A flag as JSON, YAML, Python and Go write it: true, 1, 1.0, "true", "True", "1", "yes", "on" and
+/// their opposites.
 fn flag(value: &RawValue) -> Option<bool> {
     let text = match value.get() {
         "true" => return Some(true),
@@ -116,6 +122,7 @@ fn text_or_number(value: &RawValue) -> Option<String> {
     }
 }
 
+/// A string as it is, anything else as compact JSON.
 fn text(value: &RawValue) -> String {
     string(value).unwrap_or_else(|| compact(value.get()))
 }

@@ -1,7 +1,34 @@
-//! Stored formats: what stands in etcd, and how it is read and written.
+//! Stored formats: how instances are read from etcd's keys and values, and written to them.
 //!
-//! [`Detect`] is the default. A format of your own implements [`Codec`] and is given to `ResolverBuilder::codec` and
-//! `RegistrarBuilder::codec`.
+//! [`Detect`] is the default. It reads etcd's gRPC naming ([`GrpcNaming`]) and plain addresses
+//! ([`Plain`]), and writes gRPC naming. A format of your own implements [`Codec`] and is given to
+//! `ResolverBuilder::codec` and `RegistrarBuilder::codec`:
+//!
+//! ```
+//! use tonic_etcd::codec::{Codec, DecodeError, EncodeError, Record};
+//! use tonic_etcd::{Instance, Target};
+//!
+//! /// The address is the last part of the key, and the value is empty.
+//! #[derive(Debug)]
+//! struct InTheKey;
+//!
+//! impl Codec for InTheKey {
+//!     fn decode(&self, key: &[u8], _value: &[u8]) -> Result<Vec<Instance>, DecodeError> {
+//!         let key = std::str::from_utf8(key).map_err(|error| DecodeError::new(error.to_string()))?;
+//!         let address = key.rsplit('/').next().unwrap_or_default();
+//!         let instance = Instance::new(address).map_err(|error| DecodeError::new(error.to_string()))?;
+//!         Ok(vec![instance])
+//!     }
+//!
+//!     fn encode(&self, target: &Target, instance: &Instance) -> Result<Vec<Record>, EncodeError> {
+//!         let key = |address| format!("{}{address}", target.prefix());
+//!         Ok(instance.addresses().iter().map(|address| Record::new(key(address), "")).collect())
+//!     }
+//! }
+//!
+//! let instances = InTheKey.decode(b"greeter/10.0.0.5:50051", b"").unwrap();
+//! assert_eq!(instances[0].addresses()[0].port(), 50051);
+//! ```
 // PURE: no I/O, no clock, no logging.
 
 mod catch_panics;
@@ -21,30 +48,33 @@ pub(crate) use crate::codec::catch_panics::CatchPanics;
 pub use crate::codec::grpc_naming::GrpcNaming;
 pub use crate::codec::plain::Plain;
 
-/// One stored format: how etcd's keys and values become instances, and instances keys and values.
+/// A stored format: reads instances from records, and writes them.
 ///
-/// A codec is pure: the same record always gives the same instances. One record may give none, one or many; a record
-/// that cannot be read gives an error, which the resolver counts and reports once with the key, and never spoils
-/// the records beside it. So it is with a record on which the codec panics: it cannot be read, and an instance that it panics on is
-/// refused. With `panic = "abort"` a panic ends the process.
+/// A codec is pure: the same record always gives the same instances. One record may give none, one
+/// or many instances. A record that cannot be read is an error. The resolver counts it, logs it
+/// once with its key, and goes on with the other records.
 ///
-/// Of what it reads the resolver takes no address that nobody can call (`0.0.0.0`, `[::]`, multicast), and no Unix socket unless
-/// [`ResolverBuilder::unix_sockets`](crate::ResolverBuilder::unix_sockets) allows it: such a record counts as one that cannot be read.
+/// The same holds for a record on which the codec panics. An instance on which it panics is refused
+/// when it is registered. With `panic = "abort"` a panic ends the process.
+///
+/// The resolver accepts no address that nobody can call (`0.0.0.0`, `[::]`, multicast), and no Unix
+/// socket unless [`ResolverBuilder::unix_sockets`](crate::ResolverBuilder::unix_sockets) allows it.
+/// A record with such an address counts as unreadable.
 pub trait Codec: fmt::Debug + Send + Sync + 'static {
-    /// Reads one record. `key` is the whole etcd key, the service's name included.
+    /// Reads one record. `key` is the whole etcd key, the name of the service included.
     ///
     /// # Errors
-    /// When the record cannot be read; the reason is shown to the user beside the key.
+    /// When the record cannot be read. The reason is logged with the key.
     fn decode(&self, key: &[u8], value: &[u8]) -> Result<Vec<Instance>, DecodeError>;
 
-    /// Writes an instance: the records that stand for it under the target's prefix, at least one, no key twice.
+    /// Writes an instance: at least one record under the target's prefix, with no key twice.
     ///
     /// # Errors
-    /// When the format cannot hold what the instance says.
+    /// When the format cannot express the instance.
     fn encode(&self, target: &Target, instance: &Instance) -> Result<Vec<Record>, EncodeError>;
 }
 
-/// One key and its value, as they stand in etcd.
+/// One key and its value, as they are stored in etcd.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Record {
@@ -55,20 +85,21 @@ pub struct Record {
 }
 
 impl Record {
-    /// A record of the given key and value.
+    /// A record of this key and value.
     pub fn new(key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) -> Self {
         Self { key: key.into(), value: value.into() }
     }
 }
 
-/// Why a record could not be read.
+/// Why a record cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DecodeError {
     reason: Box<str>,
 }
 
 impl DecodeError {
-    /// An error that gives this reason, of which the first 200 characters are kept.
+    /// An error with this reason. The first 200 characters are kept, and what looks like a password
+    /// is replaced.
     pub fn new(reason: impl Into<String>) -> Self {
         // What stands in etcd may hold a password.
         let mut reason = secret::without_password(&reason.into()).into_owned();
@@ -87,14 +118,14 @@ impl fmt::Display for DecodeError {
 
 impl std::error::Error for DecodeError {}
 
-/// Why an instance cannot be written in a format.
+/// Why a format cannot express an instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EncodeError {
     reason: Box<str>,
 }
 
 impl EncodeError {
-    /// An error that gives this reason.
+    /// An error with this reason.
     pub fn new(reason: impl Into<String>) -> Self {
         Self { reason: reason.into().into_boxed_str() }
     }
@@ -108,7 +139,8 @@ impl fmt::Display for EncodeError {
 
 impl std::error::Error for EncodeError {}
 
-/// The default: reads etcd's gRPC naming and plain addresses, told apart by their first byte, and writes gRPC naming.
+/// The default format. Reads etcd's gRPC naming and plain addresses, told apart by the first byte
+/// of the value. Writes gRPC naming.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Detect;
 

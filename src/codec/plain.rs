@@ -1,11 +1,15 @@
-//! Plain addresses: the value is `host:port` or an `http(s)://` URL, as tutorials and go-kit write it. PURE.
+//! Plain addresses: the value is `host:port` or an `http(s)://` URL, as tutorials and go-kit write
+//! it. PURE.
 
 use crate::address::Address;
 use crate::codec::{Codec, DecodeError, EncodeError, Record, hint};
 use crate::instance::Instance;
 use crate::target::Target;
 
-/// `greeter/10.0.0.5:50051` = `10.0.0.5:50051`. Weight, zone, version, id, draining and metadata have no place in it.
+/// Plain addresses: `greeter/10.0.0.5:50051` = `10.0.0.5:50051`.
+///
+/// Weight, zone, version, id, draining and metadata cannot be expressed: an instance with any of
+/// them is refused by `encode`. White space around the value is ignored when it is read.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Plain;
 
@@ -15,7 +19,8 @@ impl Codec for Plain {
             Ok(text) => Address::read(text.trim()),
             Err(_) => Err("the value is not UTF-8".into()),
         };
-        // What it looks like says more than the first character that is no part of an address.
+        // What the value looks like says more than the first character that is not allowed in an
+        // address.
         let reason = |reason: String| hint::hint_for_value(value).map_or(reason, str::to_owned);
         let address = read.map_err(|why| DecodeError::new(format!("no address: {}", reason(why))))?;
         Ok(vec![Instance::at(address)])

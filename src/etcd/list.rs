@@ -64,7 +64,7 @@ impl Etcd {
                     from.push(0);
                 }
                 // Going on would never end, or would end too early.
-                _ => return Err(Failure::new(Class::Transient, "etcd says that there is more, and does not go on")),
+                _ => return Err(Failure::new(Class::Transient, "etcd announces more keys and sends none")),
             }
         }
     }
@@ -92,7 +92,7 @@ impl Etcd {
         };
         match page.await {
             Err(failure) if failure.class == Class::TimedOut => {
-                Err(Failure::new(Class::TooSlow, "the page did not come in time, although etcd answers"))
+                Err(Failure::new(Class::TooSlow, "the page was late although etcd answers other requests"))
             }
             page => page,
         }

@@ -112,7 +112,7 @@ impl EtcdPerRuntime {
         if let Some(domain) = target.domain() {
             return match self.srv_domain() {
                 Some(known) if known.is_same(domain) => Ok(()),
-                _ => refuse("this etcd was not found by the SRV records of that domain".into()),
+                _ => refuse("the members were not found by the SRV records of that domain".into()),
             };
         }
         if target.hosts().len() == 0 {
@@ -120,12 +120,10 @@ impl EtcdPerRuntime {
         }
         if let Some(domain) = self.srv_domain() {
             let name = format!("etcd-srv://{}/{}", domain.as_str(), target.name());
-            return refuse(format!(
-                "it names etcd hosts, and those of this etcd are found by SRV records: write {name:?}"
-            ));
+            return refuse(format!("it names hosts, and the members are found by SRV records: write {name:?}"));
         }
         let Some(hosts) = self.source.hosts() else {
-            return refuse("it names etcd hosts, and those of the client that was given are not known".into());
+            return refuse("it names hosts, and the hosts of a client of your own are not known".into());
         };
         match target.hosts().find(|host| !hosts.iter().any(|known| known.as_str() == *host)) {
             None => Ok(()),

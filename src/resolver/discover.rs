@@ -87,7 +87,7 @@ impl ChangeStream {
             Err(error) => {
                 // The text of a user's error is the user's code too, and may panic.
                 let error = catch(|| error.to_string()).unwrap_or_else(|panic| format!("its text panicked: {panic}"));
-                tracing::warn!(%address, error, "server left out: its address cannot be made an endpoint");
+                tracing::warn!(%address, error, "server left out: its endpoint cannot be made");
                 self.remove_emitted(key)
             }
         }

@@ -99,7 +99,7 @@ struct TaskProbe {
     /// Counts the iterations of the task.
     turns: Progress,
     /// Wakes it.
-    look: Notify,
+    wake: Notify,
 }
 
 impl WatchedService {

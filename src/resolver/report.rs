@@ -55,7 +55,7 @@ impl MembershipLog {
         }
         if step.unreadable > MAX_LOGGED_RECORDS {
             let (service, more) = (target.name(), step.unreadable - MAX_LOGGED_RECORDS);
-            tracing::warn!(parent: None, service, more, "further records skipped: they cannot be read");
+            tracing::warn!(parent: None, service, more, "more records skipped: unreadable");
         }
         self.log_nested_name(target);
         step.log_membership(target.name(), after);
@@ -75,7 +75,7 @@ impl MembershipLog {
                 service,
                 %key,
                 misread,
-                "a part of a record is not understood, and is kept as metadata; further ones of this service are not reported"
+                "record field not understood, kept as metadata; logged once for each service"
             );
         }
         if self.nested_logged || entry.instances().is_empty() || (self.own_key_seen && self.below.is_some()) {
@@ -96,7 +96,7 @@ impl MembershipLog {
                 parent: None,
                 service,
                 below,
-                "the prefix also holds keys of another name: if that is a service of its own, its servers get calls of this one"
+                "prefix also holds keys of a longer name: if that is a service, its servers get calls of this one"
             );
         }
     }
@@ -119,12 +119,12 @@ impl ChangeCounts {
         let Some(error) = entry.error() else { return };
         let key = shown_key(entry.key());
         if before.is_some_and(|before| before.error().is_some()) {
-            tracing::debug!(parent: None, service, %key, %error, "record skipped: it still cannot be read");
+            tracing::debug!(parent: None, service, %key, %error, "record skipped: still unreadable");
             return;
         }
         self.unreadable += 1;
         if self.unreadable <= MAX_LOGGED_RECORDS {
-            tracing::warn!(parent: None, service, %key, %error, "record skipped: it cannot be read");
+            tracing::warn!(parent: None, service, %key, %error, "record skipped: unreadable");
         }
     }
 
@@ -136,7 +136,7 @@ impl ChangeCounts {
             tracing::info!(parent: None, service, added, removed, changed, instances, revision, "membership changed");
         }
         if details > 0 {
-            tracing::debug!(parent: None, service, details, instances, revision, "instances say something else of themselves");
+            tracing::debug!(parent: None, service, details, instances, revision, "instance details changed");
         }
     }
 }

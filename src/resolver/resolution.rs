@@ -127,7 +127,7 @@ impl Resolution {
     pub async fn ready(&self, within: Duration) -> Result<Arc<Snapshot>, Error> {
         let (mut seen, probe) = (self.seen.clone(), &self.service.probe);
         let before = probe.turns.now();
-        probe.look.notify_one();
+        probe.wake.notify_one();
         let resolved = timeout(within, seen.wait_for(|view| view.state != ResolutionState::Unresolved)).await;
         match resolved {
             Ok(Ok(view)) => Ok(view.snapshot.clone()),

@@ -165,7 +165,7 @@ impl Task {
                     changed |= self.on(Input::Connected { is_new });
                 }
                 () = &mut alarm => {}
-                () = self.probe.look.notified() => {}
+                () = self.probe.wake.notified() => {}
             }
             self.publish(changed);
         }
@@ -260,10 +260,10 @@ impl Task {
         if self.logged_failure.is_some_and(|logged_failure| logged_failure.is_same_kind(class))
             || matches!(class, Class::Revision | Class::Changed)
         {
-            tracing::debug!(parent: None, service = self.target.name(), %error, "etcd failed");
+            tracing::debug!(parent: None, service = self.target.name(), %error, "etcd failed, retrying");
         } else {
-            let message = "etcd failed; what is known stays, and it goes on trying";
-            tracing::warn!(parent: None, service = self.target.name(), %error, "{message}");
+            let service = self.target.name();
+            tracing::warn!(parent: None, service, %error, "etcd failed, retrying; keeping the last snapshot");
             self.logged_failure = Some(class);
         }
         // A failure that repeats is published once.
@@ -299,7 +299,7 @@ impl Task {
         };
         let watching = self.machine.is_watching();
         if watching && self.logged_failure.take().is_some() {
-            tracing::info!(parent: None, service = self.target.name(), "etcd is heard again");
+            tracing::info!(parent: None, service = self.target.name(), "watch recovered");
         }
         // All is well again when a watch has just been opened, or is open and a list was answered.
         if watching && (!std::mem::replace(&mut self.was_watching, watching) || self.list_answered) {

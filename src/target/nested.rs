@@ -1,11 +1,14 @@
-//! Names that lie below other names: keys of `shop/payments` are keys of `shop` too, as etcd's Go client has it. PURE.
+//! Names below other names: keys of `shop/payments` are keys of `shop` too, as for etcd's Go
+//! client. PURE.
 
 use crate::instance::Instance;
 use crate::target::Target;
 
-/// The name below a service's own that one of its keys seems to belong to: `shop/payments` for `shop/payments/10.0.0.5:50051`;
-/// none where the key is the service's own. What the key's value says of its address tells where the name ends; without that it
-/// ends before the last slash that is no part of an address.
+/// The longer name that a key of the service seems to belong to: `shop/payments` for
+/// `shop/payments/10.0.0.5:50051`. `None` where the key is the service's own.
+///
+/// Where an address of the key's value ends the key, the name ends before it. Otherwise it ends
+/// before the last slash that is no part of an address.
 pub(crate) fn nested_name<'k>(target: &Target, key: &'k str, instances: &[Instance]) -> Option<&'k str> {
     let rest = key.strip_prefix(target.name())?.strip_prefix('/')?;
     if !rest.contains('/') {
@@ -21,12 +24,12 @@ pub(crate) fn nested_name<'k>(target: &Target, key: &'k str, instances: &[Instan
     if name.is_empty() { None } else { Some(&key[..key.len() - rest.len() + name.len()]) }
 }
 
-/// Every name above one: `a/b` and `a` of `a/b/c`.
+/// Every shorter name that this one continues: `a/b` and `a` for `a/b/c`.
 pub(crate) fn parent_names(name: &str) -> impl Iterator<Item = &str> {
     name.char_indices().rev().filter(|(at, c)| *c == '/' && *at > 0).map(|(at, _)| &name[..at])
 }
 
-/// Where the last part of a key begins, which may be a URL or the path of a Unix socket.
+/// Where the last part of a key starts, which may be a URL or the path of a Unix socket.
 fn begin_of_last(rest: &str) -> usize {
     let address = rest.find("://").or_else(|| rest.find("unix:/"));
     let before = &rest[..address.unwrap_or(rest.len())];

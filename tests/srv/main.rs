@@ -150,7 +150,7 @@ async fn what_was_found_is_kept_while_dns_fails() {
     dns.set(PLAIN, [at(&etcd)]);
     dns.mood(Mood::Well);
     etcd.kill();
-    until("well again", async || log.text().contains("read again")).await;
+    until("well again", async || log.text().contains("SRV lookup recovered")).await;
 }
 
 /// SRV: with nothing found yet, the error says what DNS said, and what is put there later is found.

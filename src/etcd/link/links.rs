@@ -321,7 +321,8 @@ impl Core {
         match failure.fault {
             Fault::Member => self.links.use_next(link),
             Fault::Late if link.silent_for(asked) >= self.request_timeout() && link.is_dead_since(asked) => {
-                let why = format!("asked, and nothing was heard for {} ms", self.request_timeout().as_millis());
+                let why =
+                    format!("nothing was received over the connection for {} ms", self.request_timeout().as_millis());
                 self.links.close(link, &why);
                 return failure.with_fault(Fault::Connection);
             }

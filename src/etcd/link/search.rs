@@ -34,7 +34,7 @@ impl Core {
                     return Ok(link);
                 }
                 if state.is_shut {
-                    return Err(Failure::new(Class::Changed, "nobody uses this etcd any more"));
+                    return Err(Failure::new(Class::Changed, "the resolver or registrar was dropped"));
                 }
                 state.last_wanted = Instant::now();
                 let begins = !std::mem::replace(&mut state.is_connecting, true);
@@ -122,7 +122,7 @@ impl Core {
             let Source::Options(options) = &core.links.source else { return };
             let connected = options.connect(number, &endpoint, core.tokens.token.clone()).await;
             if let Err(failure) = &connected {
-                tracing::debug!(parent: None, member = %endpoint.text, error = %failure, "cannot connect to etcd");
+                tracing::debug!(parent: None, member = %endpoint.text, error = %failure, "connecting to etcd failed");
             }
             let mut state = core.links.state();
             let member = &mut state.members[number];
@@ -190,7 +190,7 @@ impl Core {
                 }
             }
         }
-        let gone = || Failure::connect_failed("the connection ended as soon as it was made".into());
+        let gone = || Failure::connect_failed("the connection ended immediately".into());
         Err(last.unwrap_or_else(|| gone().at(&self.member_in_use()).while_doing("connecting to etcd")))
     }
 }

@@ -32,7 +32,7 @@ impl Endpoint {
     /// The reason, which does not show a user or a password.
     pub(crate) fn parse(text: &str, has_tls: bool) -> Result<Self, String> {
         if secret::may_have_user(text) {
-            return Err("user and password are given by `EtcdOptions::user`".into());
+            return Err("give the user and password to `EtcdOptions::user`".into());
         }
         let (secure, rest) = match text.split_once("://") {
             None => (has_tls, text),

@@ -58,7 +58,7 @@ impl Core {
         if state.set_learned(learned) {
             let members: Vec<String> = state.order().iter().map(|number| state.text(*number)).collect();
             drop(state);
-            tracing::info!(parent: None, ?members, "members of etcd learned");
+            tracing::info!(parent: None, ?members, "etcd members learned");
         }
         Ok(count)
     }
@@ -86,9 +86,9 @@ async fn learn(learning: LearnGuard, every: Duration, mut connected: Receiver<u6
                     // Failures of the connection are logged by those who need it.
                     let is_refusal = !matches!(failure.class, Class::Transient | Class::TimedOut | Class::Changed);
                     if is_refusal && !std::mem::replace(&mut is_logged, true) {
-                        tracing::warn!(parent: None, error, "members of etcd cannot be learned; using the endpoints that were given");
+                        tracing::warn!(parent: None, error, "etcd members not learned; using the given endpoints");
                     } else {
-                        tracing::debug!(parent: None, error, "members of etcd not learned");
+                        tracing::debug!(parent: None, error, "etcd members not learned, retrying");
                     }
                     if is_refusal { every } else { RETRY_DELAY.min(every) }
                 }

@@ -77,10 +77,10 @@ impl EtcdOptions {
         ] {
             let refuse = |reason| Err(Error::invalid(what, format!("{timeout:?}"), reason));
             if timeout.is_zero() {
-                return refuse("nothing can be done in no time");
+                return refuse("it must be more than 0");
             }
             if timeout > MAX_DURATION {
-                return refuse("a member that hangs would never be left: an hour is the most");
+                return refuse("it must be at most 1 h");
             }
         }
         Ok(())
@@ -173,7 +173,7 @@ mod tests {
         assert!(refusal(&EtcdOptions::new([""; 0])).contains("at least one"));
         assert!(refusal(&EtcdOptions::from(["ftp://h1"])).contains("ftp"));
         assert!(refusal(&EtcdOptions::from(["h1:x"])).contains("h1:x"));
-        assert!(refusal(&EtcdOptions::from(["http://h1:1,http://h2:2"])).contains("several"));
+        assert!(refusal(&EtcdOptions::from(["http://h1:1,http://h2:2"])).contains("only one address"));
         assert!(refusal(&EtcdOptions::from(["h1:2379/v3"])).contains("path"));
         let options = EtcdOptions::from(["h1"]);
         assert!(refusal(&options.clone().learn_members(Duration::from_millis(10))).contains("1 s"));

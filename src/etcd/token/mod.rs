@@ -178,7 +178,7 @@ impl Core {
         let checked = self.attempt(link.clone(), None, end, limits, &check);
         let (response, _) = checked.await.map_err(|(failure, _)| failure.while_doing("authenticating"))?;
         let token = HeaderValue::from_str(response.token());
-        let token = token.map_err(|_| Failure::new(Class::Permanent, "the token is no header value"))?;
+        let token = token.map_err(|_| Failure::new(Class::Permanent, "the token is not a valid header value"))?;
         link.confirm_token(self.tokens.next());
         Ok(Some(token))
     }

@@ -203,8 +203,7 @@ impl WatchHub {
                 }
                 let again = self.machine.unanswered(now, id);
                 let within = CREATION_TIMEOUT.as_millis();
-                let why =
-                    format!("the watch was not created within {within} ms; trying again in {} ms", again.as_millis());
+                let why = format!("the watch was not created within {within} ms; retrying in {} ms", again.as_millis());
                 self.put(id, Message::Late(Failure::new(Class::TimedOut, why).while_doing("watching")));
             }
             StreamEvent::Displaced { id } => self.machine.displaced(now, id),

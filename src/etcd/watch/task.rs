@@ -140,7 +140,7 @@ impl StreamTask {
                         return StreamEnd::Failed(Failure::new(Class::TimedOut, why));
                     }
                     Action::Restart => {
-                        let why = "ids of watches are not ours to choose: another stream is opened";
+                        let why = "the peer chooses the ids of watches: another stream is opened";
                         return StreamEnd::Failed(Failure::new(Class::Changed, why));
                     }
                     Action::Wait { until } => break until,
@@ -174,7 +174,7 @@ impl StreamTask {
 
     /// Closes the dead connection, with everything that runs over it.
     fn dead(&self, link: &MemberLink) -> Failure {
-        let why = "asked for a sign of life, and nothing was heard over the connection";
+        let why = "nothing was received over the connection, not even the answer to a PING";
         self.core.links.close(link, why);
         Failure::new(Class::TimedOut, why)
     }

@@ -146,20 +146,20 @@ impl Core {
         if !has_answer || named.is_empty() {
             last.ttl = Duration::ZERO;
             if has_answer {
-                failures.push("the records name no host that can be used".into());
+                failures.push("the records name no usable host".into());
             }
             return self.records_failed(&mut last, &failures.join("; "));
         }
         (last.ttl, last.plain, last.secure) = (ttl.unwrap_or_default(), plain, secure);
         if std::mem::take(&mut last.is_failing) {
-            tracing::info!(parent: None, domain = domain.as_str(), "SRV records of etcd are read again");
+            tracing::info!(parent: None, domain = domain.as_str(), "SRV lookup recovered");
         }
         let mut state = self.links.state();
         state.no_members = None;
         if state.set_found(named) {
             let members: Vec<String> = state.order().into_iter().map(|number| state.text(number)).collect();
             drop(state);
-            tracing::info!(parent: None, domain = domain.as_str(), ?members, "members of etcd found by SRV records");
+            tracing::info!(parent: None, domain = domain.as_str(), ?members, "etcd members found by SRV records");
             self.links.notify();
         }
     }
@@ -168,14 +168,14 @@ impl Core {
     fn records_failed(&self, last: &mut LastLookup, error: &str) {
         let count = {
             let mut state = self.links.state();
-            let message = format!("no SRV records of etcd: {error}");
+            let message = format!("SRV lookup failed: {error}");
             state.no_members = Some(Failure::new(Class::Transient, message).with_fault(Fault::Connection));
             state.count()
         };
         if std::mem::replace(&mut last.is_failing, true) {
-            tracing::debug!(parent: None, error, members = count, "SRV records of etcd cannot be read");
+            tracing::debug!(parent: None, error, members = count, "SRV lookup failed, retrying");
         } else {
-            tracing::warn!(parent: None, error, members = count, "SRV records of etcd cannot be read; keeping the last members");
+            tracing::warn!(parent: None, error, members = count, "SRV lookup failed, retrying; keeping the last members");
         }
     }
 }
