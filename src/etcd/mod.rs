@@ -30,6 +30,7 @@ mod link;
 mod list;
 mod members;
 mod options;
+mod prost_codec;
 mod request;
 mod runtimes;
 mod token;
@@ -170,11 +171,6 @@ impl Etcd {
     /// retry now.
     pub(crate) fn connected(&self) -> Receiver<u64> {
         self.core.links.connected.subscribe()
-    }
-
-    /// The watches of this etcd, which share streams.
-    pub(crate) fn watches(&self) -> &Arc<Watches> {
-        &self.watches
     }
 
     /// One unary request: [`Core::call_counted`] without the count.

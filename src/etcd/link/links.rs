@@ -7,7 +7,7 @@
 //! Locks: `state` is held for a few instructions only, never across an await, an event or a task's
 //! abort.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -329,5 +329,30 @@ impl Core {
             Fault::Late | Fault::Request | Fault::Connection => {}
         }
         failure
+    }
+}
+
+/// Marks a background task as ended however it ends, also with its runtime, so that it can start again.
+///
+/// Made before the task is spawned: a runtime that ends drops its tasks unpolled, and `Drop` takes the lock.
+pub(crate) struct TaskGuard {
+    /// Weak, so that the task ends with its users.
+    pub(crate) core: Weak<Core>,
+    /// The flag that says that the task runs.
+    flag: fn(&mut MembersState) -> &mut bool,
+}
+
+impl TaskGuard {
+    /// A guard of the task that this flag stands for.
+    pub(crate) fn new(core: &Arc<Core>, flag: fn(&mut MembersState) -> &mut bool) -> Self {
+        Self { core: Arc::downgrade(core), flag }
+    }
+}
+
+impl Drop for TaskGuard {
+    fn drop(&mut self) {
+        if let Some(core) = self.core.upgrade() {
+            *(self.flag)(&mut core.links.state()) = false;
+        }
     }
 }

@@ -11,14 +11,14 @@
 //!                                   └─ all failed: requests fail; the search goes on for 10 s after the last request
 //! ```
 
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::etcd::failure::{Class, Failure};
 use crate::etcd::link::MemberLink;
-use crate::etcd::link::links::{AVOID_FOR, HEDGE_DELAY, IDLE_TIMEOUT, WANTED_FOR};
+use crate::etcd::link::links::{AVOID_FOR, HEDGE_DELAY, IDLE_TIMEOUT, TaskGuard, WANTED_FOR};
 use crate::etcd::{Core, Source};
 
 impl Core {
@@ -95,7 +95,7 @@ impl Core {
             state.close_idle() && !std::mem::replace(&mut state.is_sweeping, true)
         };
         if begins {
-            tokio::spawn(sweep(SweepGuard(Arc::downgrade(self))));
+            tokio::spawn(sweep(TaskGuard::new(self, |state| &mut state.is_sweeping)));
         }
     }
 
@@ -196,23 +196,12 @@ impl Core {
 }
 
 /// Closes idle links once in a while, until only the one in use is left.
-async fn sweep(sweeping: SweepGuard) {
+async fn sweep(sweeping: TaskGuard) {
     loop {
         sleep(IDLE_TIMEOUT + Duration::from_secs(1)).await;
-        let Some(core) = sweeping.0.upgrade() else { return };
+        let Some(core) = sweeping.core.upgrade() else { return };
         if !core.links.state().close_idle() {
             return;
-        }
-    }
-}
-
-/// Lets the next sweep start however this one ends, also with its runtime.
-struct SweepGuard(Weak<Core>);
-
-impl Drop for SweepGuard {
-    fn drop(&mut self) {
-        if let Some(core) = self.0.upgrade() {
-            core.links.state().is_sweeping = false;
         }
     }
 }

@@ -4,19 +4,20 @@
 //! A background task asks with MemberList: in each interval, and after each new connection. It
 //! holds [`Core`] weakly, and ends with it.
 
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::uri::PathAndQuery;
 use tokio::sync::watch::Receiver;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tonic::client::Grpc;
-use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::{Request, Status};
 
 use crate::etcd::failure::{Class, Failure};
+use crate::etcd::link::links::TaskGuard;
 use crate::etcd::link::{self, MemberLink};
 use crate::etcd::members::endpoint::{ListedMember, usable};
+use crate::etcd::prost_codec::ProstCodec;
 use crate::etcd::{Core, Source};
 
 /// The pause after a request that was not answered. After a refusal the whole interval is waited
@@ -32,7 +33,7 @@ impl Core {
         if begins {
             // Made before the task. A runtime that ends drops its tasks unpolled, and the guard's
             // `Drop` takes the lock.
-            let learning = LearnGuard(Arc::downgrade(self));
+            let learning = TaskGuard::new(self, |state| &mut state.is_learning);
             let task = tokio::spawn(learn(learning, every, self.links.connected.subscribe())).abort_handle();
             self.links.store_task(task, |state| &mut state.learning);
         }
@@ -66,12 +67,12 @@ impl Core {
 
 /// The task: asks in each interval and after each new connection. The connection before it may have
 /// ended because its member left the cluster.
-async fn learn(learning: LearnGuard, every: Duration, mut connected: Receiver<u64>) {
+async fn learn(learning: TaskGuard, every: Duration, mut connected: Receiver<u64>) {
     let mut is_logged = false;
     loop {
         connected.borrow_and_update();
         let next = {
-            let Some(core) = learning.0.upgrade() else { return };
+            let Some(core) = learning.core.upgrade() else { return };
             // Not asked without a connection: a member that has just started may not know the
             // others yet.
             let is_connected = core.links.state().current().is_some();
@@ -109,17 +110,6 @@ async fn learn(learning: LearnGuard, every: Duration, mut connected: Receiver<u6
     }
 }
 
-/// Lets the task start again however it ends, also with its runtime.
-struct LearnGuard(Weak<Core>);
-
-impl Drop for LearnGuard {
-    fn drop(&mut self) {
-        if let Some(core) = self.0.upgrade() {
-            core.links.state().is_learning = false;
-        }
-    }
-}
-
 /// Asks one member for the list, by a linearizable read.
 async fn members(link: &MemberLink) -> Result<Vec<ListedMember>, Failure> {
     link.client(); // tells that the link is used
@@ -127,7 +117,9 @@ async fn members(link: &MemberLink) -> Result<Vec<ListedMember>, Failure> {
     let refused = |status: Status| Failure::from(etcd_client::Error::GRpcStatus(status));
     let path = PathAndQuery::from_static("/etcdserverpb.Cluster/MemberList");
     let mut client: Grpc<link::LinkService> = Grpc::new(service.clone());
-    let response = client.unary(Request::new(ListRequest { linearizable: true }), path, MemberListCodec).await;
+    let response = client
+        .unary(Request::new(ListRequest { linearizable: true }), path, ProstCodec::<_, ListResponse>::default())
+        .await;
     let members = response.map_err(refused)?.into_inner().members;
     Ok(members.into_iter().map(|m| ListedMember { is_learner: m.is_learner, client_urls: m.client_urls }).collect())
 }
@@ -154,42 +146,4 @@ struct Member {
     client_urls: Vec<String>,
     #[prost(bool, tag = "5")]
     is_learner: bool,
-}
-
-/// The codec of these messages for tonic's client.
-#[derive(Default)]
-struct MemberListCodec;
-
-impl Codec for MemberListCodec {
-    type Encode = ListRequest;
-    type Decode = ListResponse;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        Self
-    }
-
-    fn decoder(&mut self) -> Self {
-        Self
-    }
-}
-
-impl Encoder for MemberListCodec {
-    type Item = ListRequest;
-    type Error = Status;
-
-    fn encode(&mut self, item: ListRequest, to: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        prost::Message::encode(&item, to).map_err(|error| Status::internal(error.to_string()))
-    }
-}
-
-impl Decoder for MemberListCodec {
-    type Item = ListResponse;
-    type Error = Status;
-
-    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<ListResponse>, Status> {
-        let decoded = <ListResponse as prost::Message>::decode(from);
-        decoded.map(Some).map_err(|error| Status::internal(error.to_string()))
-    }
 }

@@ -53,7 +53,7 @@ pub struct EtcdOptions {
     #[cfg(feature = "srv")]
     pub(super) srv: Option<SrvOptions>,
     pub(super) learn_every: Option<Duration>,
-    user: Option<(String, String)>,
+    pub(super) user: Option<(String, String)>,
     #[cfg(feature = "_tls")]
     tls: Option<ClientTls>,
     #[cfg(feature = "_tls")]
@@ -249,11 +249,6 @@ impl EtcdOptions {
     pub fn keep_alive(mut self, interval: Duration, timeout: Duration) -> Self {
         self.keep_alive = (interval, timeout);
         self
-    }
-
-    /// The user and the password.
-    pub(super) fn user_and_password(&self) -> Option<&(String, String)> {
-        self.user.as_ref()
     }
 }
 

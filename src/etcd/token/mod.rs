@@ -65,9 +65,9 @@ struct State {
 impl Tokens {
     /// No check is made before a request needs a token.
     pub(super) fn new(source: &Source) -> Self {
-        let none = |options: &EtcdOptions| options.user_and_password().is_none();
+        let none = |options: &EtcdOptions| options.user.is_none();
         let (user, needs_no_token, present) = match source {
-            Source::Options(options) => (options.user_and_password().cloned(), none(options), none(options)),
+            Source::Options(options) => (options.user.clone(), none(options), none(options)),
             // The client has a token already, if it has a user.
             Source::Client(_) => (None, false, true),
         };

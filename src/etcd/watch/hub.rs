@@ -23,7 +23,7 @@ pub(super) enum HubInput {
     /// A user wants this watch.
     Open { id: WatchId, range: Range, from: i64, mailbox: Mailbox },
     /// Nobody wants this watch any more.
-    Close { id: WatchId },
+    Close(WatchId),
     /// A stream has something to say.
     FromStream { stream: StreamId, event: StreamEvent },
     /// All users are gone.
@@ -35,16 +35,16 @@ pub(super) enum StreamEvent {
     /// The stream runs at this member, over a connection that admits this many streams.
     Opened { member: usize, stream_limit: Option<usize> },
     /// etcd has created the watch.
-    Created { id: WatchId },
+    Created(WatchId),
     /// etcd has not created the watch in time. With `is_careful` the answers of this stream cannot
     /// be told apart, so that it gets no further watch.
     Unanswered { id: WatchId, is_careful: bool },
     /// The watch cannot be created on this stream. Nothing is known about the watch itself.
-    Displaced { id: WatchId },
+    Displaced(WatchId),
     /// The token of the stream was refused when the watch was created.
     TokenRefused { id: WatchId, failure: Failure },
     /// The watch has ended, and its reader was told.
-    WatchEnded { id: WatchId },
+    WatchEnded(WatchId),
     /// The reader of the watch is further behind than a mailbox holds.
     ReaderBehind { id: WatchId, heard: Instant },
     /// The stream has ended, with what was learned of its peer.
@@ -56,7 +56,7 @@ pub(super) enum StreamCommand {
     /// Create this watch.
     Attach { id: WatchId, watch: AttachedWatch },
     /// Cancel this watch.
-    Detach { id: WatchId },
+    Detach(WatchId),
 }
 
 /// The hub's task.
@@ -177,10 +177,10 @@ impl WatchHub {
                 self.watches.insert(id, AttachedWatch { range, from, mailbox });
                 self.machine.add(now, id);
             }
-            HubInput::Close { id } => {
+            HubInput::Close(id) => {
                 self.watches.remove(&id);
                 if let Some(stream) = self.machine.remove(now, id).and_then(|stream| self.streams.get(&stream)) {
-                    let _ = stream.commands.send(StreamCommand::Detach { id });
+                    let _ = stream.commands.send(StreamCommand::Detach(id));
                 }
             }
             HubInput::FromStream { stream, event } => self.on_stream_event(now, stream, event),
@@ -196,7 +196,7 @@ impl WatchHub {
                 self.machine.set_stream_limit(stream_limit);
                 self.streams.entry(stream).and_modify(|open| open.member = Some(member));
             }
-            StreamEvent::Created { id } => self.machine.created(id),
+            StreamEvent::Created(id) => self.machine.created(id),
             StreamEvent::Unanswered { id, is_careful } => {
                 if is_careful {
                     self.machine.close_to_new(now, stream);
@@ -206,7 +206,7 @@ impl WatchHub {
                 let why = format!("the watch was not created within {within} ms; retrying in {} ms", again.as_millis());
                 self.put(id, Message::Late(Failure::new(Class::TimedOut, why).while_doing("watching")));
             }
-            StreamEvent::Displaced { id } => self.machine.displaced(now, id),
+            StreamEvent::Displaced(id) => self.machine.displaced(now, id),
             StreamEvent::TokenRefused { id, failure } => {
                 if !self.machine.token_refused(now, id) {
                     self.put(id, Message::Canceled(failure));
@@ -214,7 +214,7 @@ impl WatchHub {
                     self.watches.remove(&id);
                 }
             }
-            StreamEvent::WatchEnded { id } => {
+            StreamEvent::WatchEnded(id) => {
                 self.machine.remove(now, id);
                 self.watches.remove(&id);
             }

@@ -5,9 +5,6 @@
 //! etcd-client's own types see the `From` below.
 
 use bytes::Bytes;
-use prost::Message as _;
-use tonic::Status;
-use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 
 use crate::etcd::failure::{Class, Failure};
 
@@ -171,42 +168,5 @@ impl From<&etcd_client::WatchResponse> for WatchResponse {
             cancel_reason: response.cancel_reason().to_owned(),
             events: response.events().iter().map(|event| RawEvent { pair: event.kv().map(pair) }).collect(),
         }
-    }
-}
-
-/// The codec of these messages for tonic's client.
-#[derive(Clone, Copy, Default)]
-pub(super) struct WatchCodec;
-
-impl Codec for WatchCodec {
-    type Encode = WatchRequest;
-    type Decode = WatchResponse;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        *self
-    }
-
-    fn decoder(&mut self) -> Self {
-        *self
-    }
-}
-
-impl Encoder for WatchCodec {
-    type Item = WatchRequest;
-    type Error = Status;
-
-    fn encode(&mut self, item: WatchRequest, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        item.encode(buffer).map_err(|error| Status::internal(error.to_string()))
-    }
-}
-
-impl Decoder for WatchCodec {
-    type Item = WatchResponse;
-    type Error = Status;
-
-    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<WatchResponse>, Status> {
-        WatchResponse::decode(buffer).map(Some).map_err(|error| Status::internal(error.to_string()))
     }
 }

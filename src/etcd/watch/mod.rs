@@ -148,7 +148,7 @@ impl Watcher {
     pub(crate) fn new(etcd: &Etcd) -> Self {
         let (to, messages) = unbounded_channel();
         let mailbox = Mailbox { to, queued: Arc::default() };
-        Self { watches: etcd.watches().clone(), mailbox, messages }
+        Self { watches: etcd.watches.clone(), mailbox, messages }
     }
 
     /// Opens a watch of the range from this revision on; from now on where it is 0. Its messages
@@ -197,6 +197,6 @@ impl Watch {
 impl Drop for Watch {
     fn drop(&mut self) {
         // Where the hub has ended, its streams have ended too.
-        let _ = self.hub.send(HubInput::Close { id: self.id });
+        let _ = self.hub.send(HubInput::Close(self.id));
     }
 }

@@ -127,9 +127,9 @@ impl StreamTask {
                         self.watches.remove(&watch);
                         self.send(StreamEvent::Unanswered { id: watch, is_careful: machine.is_careful() });
                     }
-                    Action::Displaced { watch } => {
+                    Action::Displaced(watch) => {
                         self.watches.remove(&watch);
-                        self.send(StreamEvent::Displaced { id: watch });
+                        self.send(StreamEvent::Displaced(watch));
                     }
                     Action::Dead { asked } => {
                         if link.is_dead_since(self.epoch + asked) {
@@ -161,7 +161,7 @@ impl StreamTask {
                         self.watches.insert(id, watch);
                         machine.attach(id);
                     }
-                    Some(StreamCommand::Detach { id }) => {
+                    Some(StreamCommand::Detach(id)) => {
                         self.watches.remove(&id);
                         machine.detach(id);
                     }
@@ -190,7 +190,7 @@ impl StreamTask {
                 let Some(AttachedWatch { range, from, .. }) = self.watches.get(&watch) else { return };
                 create(range, from.saturating_add(1), id)
             }
-            Request::Cancel { id } => RequestUnion::Cancel(CancelRequest { watch_id: id }),
+            Request::Cancel(id) => RequestUnion::Cancel(CancelRequest { watch_id: id }),
             Request::Progress => RequestUnion::Progress(ProgressRequest {}),
         });
     }
@@ -213,11 +213,11 @@ impl StreamTask {
                 if let Some(watch) = watch {
                     watch.mailbox.put(id, Message::Canceled(failure));
                 }
-                return self.send(StreamEvent::WatchEnded { id });
+                return self.send(StreamEvent::WatchEnded(id));
             }
             None if message.created => {
                 watch.mailbox.put(id, Message::Created { revision });
-                return self.send(StreamEvent::Created { id });
+                return self.send(StreamEvent::Created(id));
             }
             None if message.events.is_empty() => {
                 watch.from = watch.from.max(revision);

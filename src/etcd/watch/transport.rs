@@ -15,7 +15,8 @@ use tonic::{Request, Status, Streaming};
 use crate::etcd::MAX_MESSAGE;
 use crate::etcd::failure::{Class, Failure};
 use crate::etcd::link::{self, MemberLink};
-use crate::etcd::watch::message::{CreateRequest, RequestUnion, WatchCodec, WatchRequest, WatchResponse};
+use crate::etcd::prost_codec::ProstCodec;
+use crate::etcd::watch::message::{CreateRequest, RequestUnion, WatchRequest, WatchResponse};
 
 /// Requests out, messages in.
 pub(super) enum WatchTransport {
@@ -87,7 +88,7 @@ async fn open(
     // silent.
     request.metadata_mut().insert("hasleader", MetadataValue::from_static("true"));
     let path = PathAndQuery::from_static("/etcdserverpb.Watch/Watch");
-    Ok(client.streaming(request, path, WatchCodec).await.map_err(refused)?.into_inner())
+    Ok(client.streaming(request, path, ProstCodec::default()).await.map_err(refused)?.into_inner())
 }
 
 /// The failure of a status.

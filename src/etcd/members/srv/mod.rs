@@ -7,7 +7,7 @@
 mod lookup;
 mod records;
 
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Mutex, Notify};
@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use self::lookup::{SrvAnswer, look_up};
 use self::records::{Record, ordered_members};
 use crate::etcd::failure::{Class, Failure, Fault};
-use crate::etcd::link::links::WANTED_FOR;
+use crate::etcd::link::links::{TaskGuard, WANTED_FOR};
 use crate::etcd::options::SrvOptions;
 use crate::etcd::{Core, Source};
 
@@ -84,7 +84,7 @@ impl Core {
         if begins {
             // Made before the task. A runtime that ends drops its tasks unpolled, and the guard's
             // `Drop` takes the lock.
-            let finding = FindGuard(Arc::downgrade(self));
+            let finding = TaskGuard::new(self, |state| &mut state.is_finding);
             let wanted = self.links.srv_state.wanted.clone();
             let task = tokio::spawn(refresh(finding, srv.clone(), wanted)).abort_handle();
             self.links.store_task(task, |state| &mut state.finding);
@@ -182,20 +182,20 @@ impl Core {
 
 /// The background task: looks up in each interval while etcd is used, and sooner while no member
 /// answers.
-async fn refresh(finding: FindGuard, srv: SrvOptions, wanted: Arc<Notify>) {
+async fn refresh(finding: TaskGuard, srv: SrvOptions, wanted: Arc<Notify>) {
     loop {
         // Up to 10 % sooner, so that a fleet that was started together does not ask together.
         let next = REFRESH_INTERVAL.mul_f64(0.9 + 0.1 * fastrand::f64());
         tokio::select! {
             () = sleep(next) => {}
             () = wanted.notified() => {
-                let Some(core) = finding.0.upgrade() else { return };
+                let Some(core) = finding.core.upgrade() else { return };
                 let due = core.links.srv_state.last.lock().await.due();
                 drop(core);
                 sleep_until(due.unwrap_or_else(Instant::now)).await;
             }
         }
-        let Some(core) = finding.0.upgrade() else { return };
+        let Some(core) = finding.core.upgrade() else { return };
         let is_used = {
             let mut state = core.links.state();
             state.current().is_some() || state.is_connecting || state.last_wanted.elapsed() < WANTED_FOR
@@ -205,16 +205,5 @@ async fn refresh(finding: FindGuard, srv: SrvOptions, wanted: Arc<Notify>) {
         }
         // Does nothing where another caller has read them meanwhile.
         core.read_records(&srv).await;
-    }
-}
-
-/// Lets the task start again however it ends, also with its runtime.
-struct FindGuard(Weak<Core>);
-
-impl Drop for FindGuard {
-    fn drop(&mut self) {
-        if let Some(core) = self.0.upgrade() {
-            core.links.state().is_finding = false;
-        }
     }
 }

@@ -202,7 +202,7 @@ impl StreamMachine {
             return Action::Restart;
         }
         if let Some(id) = self.cancels.pop_front() {
-            return Action::Send(Request::Cancel { id });
+            return Action::Send(Request::Cancel(id));
         }
         let open = self.pending.iter().filter(|pending| !pending.is_given_up).count();
         let room = match self.traits.ids {
@@ -216,7 +216,7 @@ impl StreamMachine {
         let is_stuck =
             self.traits.ids == IdChoice::Theirs && self.pending.front().is_some_and(|first| first.is_given_up);
         if is_stuck && let Some(watch) = self.waiting.pop_front() {
-            return Action::Displaced { watch };
+            return Action::Displaced(watch);
         }
         let has_ended = |pending: &Pending| !pending.is_given_up && now >= pending.since + CREATION_TIMEOUT;
         if let Some(place) = self.pending.iter().position(has_ended) {

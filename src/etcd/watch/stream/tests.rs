@@ -66,9 +66,9 @@ fn a_creation_that_is_not_answered_holds_up_no_other() {
     assert_eq!(machine.action(ms(3_500)), Action::Ping, "its answer shows whether the connection lives");
     assert_eq!(machine.action(ms(3_501)), Action::Wait { until: ms(5_000) });
     assert_eq!(machine.action(ms(5_000)), Action::Unanswered { watch: 1, since: ms(0) });
-    assert_eq!(machine.action(ms(5_000)), Action::Send(Request::Cancel { id: id(1) }));
+    assert_eq!(machine.action(ms(5_000)), Action::Send(Request::Cancel(id(1))));
     assert_eq!(machine.on(ms(5_100), created(id(1))), Recipient::Nobody, "too late");
-    assert_eq!(sent(&mut machine, ms(5_100)), [Request::Cancel { id: id(1) }]);
+    assert_eq!(sent(&mut machine, ms(5_100)), [Request::Cancel(id(1))]);
     assert_eq!(machine.on(ms(5_100), message(id(2))), Recipient::Watch(2));
 }
 
@@ -96,7 +96,7 @@ fn where_another_id_is_answered_one_creation_is_made_at_a_time() {
     assert_eq!(machine.on(ms(602), created(2)), Recipient::Watch(3));
     assert_eq!(machine.on(ms(603), message(0)), Recipient::Watch(1));
     machine.detach(2);
-    assert_eq!(sent(&mut machine, ms(603)), [Request::Cancel { id: 1 }]);
+    assert_eq!(sent(&mut machine, ms(603)), [Request::Cancel(1)]);
     // The next stream to the same member knows it from the beginning.
     let mut next = StreamMachine::new(ms(0), machine.traits());
     (1..=3).for_each(|watch| next.attach(watch));
@@ -147,7 +147,7 @@ fn a_quiet_stream_that_answers_no_request_for_progress_is_asked_for_a_second_wat
                 (probes, next) = (probes + 1, id);
                 assert_eq!(machine.on(now, created(id)), Recipient::Nobody);
             }
-            Action::Send(Request::Cancel { id }) => assert_eq!(id, next),
+            Action::Send(Request::Cancel(id)) => assert_eq!(id, next),
             Action::Ping => {}
             Action::Wait { until } => now = until,
             other => panic!("{other:?} at {now:?}"),
@@ -207,7 +207,7 @@ fn a_compacted_watch_is_canceled_here_too() {
     let mut machine = quiet();
     let compacted = MessageHeader { id: id(1), created: false, canceled: true };
     assert_eq!(machine.on(ms(1), compacted), Recipient::Watch(1));
-    assert_eq!(sent(&mut machine, ms(1)), [Request::Cancel { id: id(1) }], "else it keeps the stream from answering");
+    assert_eq!(sent(&mut machine, ms(1)), [Request::Cancel(id(1))], "else it keeps the stream from answering");
 }
 
 #[test]
@@ -216,9 +216,9 @@ fn what_nobody_wants_any_more_is_canceled() {
     machine.detach(3);
     assert_eq!(sent(&mut machine, ms(0)).len(), 2);
     machine.detach(1);
-    assert_eq!(machine.action(ms(0)), Action::Send(Request::Cancel { id: id(1) }));
+    assert_eq!(machine.action(ms(0)), Action::Send(Request::Cancel(id(1))));
     assert_eq!(machine.on(ms(1), created(id(1))), Recipient::Nobody);
-    assert_eq!(sent(&mut machine, ms(1)), [Request::Cancel { id: id(1) }]);
+    assert_eq!(sent(&mut machine, ms(1)), [Request::Cancel(id(1))]);
 }
 
 /// An endpoint behind which grpc-proxy answers from now on: its ids are known for what they are.
@@ -246,10 +246,10 @@ fn where_ids_are_not_ours_none_is_created_after_one_that_was_not_answered() {
     assert_eq!(sent(&mut machine, ms(0)).len(), 1);
     assert_eq!(machine.action(ms(3_500)), Action::Ping);
     assert_eq!(machine.action(ms(5_000)), Action::Unanswered { watch: 1, since: ms(0) });
-    assert_eq!(machine.action(ms(5_000)), Action::Displaced { watch: 2 });
-    assert_eq!(machine.action(ms(5_000)), Action::Displaced { watch: 3 });
+    assert_eq!(machine.action(ms(5_000)), Action::Displaced(2));
+    assert_eq!(machine.action(ms(5_000)), Action::Displaced(3));
     assert_eq!(machine.on(ms(6_000), created(1)), Recipient::Nobody);
-    assert_eq!(sent(&mut machine, ms(6_000)), [Request::Cancel { id: 1 }]);
+    assert_eq!(sent(&mut machine, ms(6_000)), [Request::Cancel(1)]);
     // The same for one that nobody wants any more.
     let mut machine = StreamMachine::new(ms(0), PeerTraits { ids: IdChoice::Theirs, ..PeerTraits::UNKNOWN });
     (1..=2).for_each(|watch| machine.attach(watch));

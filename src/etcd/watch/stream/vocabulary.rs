@@ -12,7 +12,7 @@ pub(crate) enum Request {
     /// Create this watch with this id.
     Create { watch: WatchId, id: i64 },
     /// Cancel the watch of this id.
-    Cancel { id: i64 },
+    Cancel(i64),
     /// Ask for progress.
     Progress,
     /// Create a second watch of this one's range, for the sake of its answer.
@@ -30,7 +30,7 @@ pub(crate) enum Action {
     Unanswered { watch: WatchId, since: Duration },
     /// This watch cannot be created on this stream any more, because an earlier creation was not
     /// answered.
-    Displaced { watch: WatchId },
+    Displaced(WatchId),
     /// The stream is dead: it was asked at this time and has not answered.
     Dead { asked: Duration },
     /// Replace this stream: creations were answered with ids that are not ours.
