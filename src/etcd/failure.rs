@@ -1,8 +1,22 @@
 //! What the errors of etcd mean.
 //!
-//! etcd uses one status code for different things, so that its message decides first and its code
-//! second. Two questions are answered for each failure: what it asks for ([`Class`]) and what may
-//! change because of it ([`Fault`]).
+//! etcd uses one status code for different things: `Unavailable` for a lost leader and for a
+//! timeout, `InvalidArgument` for an old token and for a request that is too large. So its message
+//! decides first and its code second.
+//!
+//! Two questions are answered for each failure. [`Class`]: what does it ask for? [`Fault`]: what
+//! may change for other requests because of it? The resolver and the registrar see the class only;
+//! the fault is used within this folder.
+//!
+//! | class | resolver | registrar |
+//! |---|---|---|
+//! | `Transient`, `TimedOut` | retries with backoff | retries with backoff |
+//! | `TooSlow`, `TooLarge` | smaller pages | logs it, retries slowly |
+//! | `Token` | a new token, once | a new token, once |
+//! | `Revision` | lists again | lists again |
+//! | `LeaseNotFound` | | grants another lease |
+//! | `Denied`, `NoSpace`, `AuthenticationIsOff`, `Permanent` | logs it, retries slowly | logs it, retries slowly |
+//! | `Changed` | goes on at once | goes on at once |
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -172,13 +186,16 @@ impl fmt::Display for Failure {
 }
 
 impl Class {
-    /// Whether users see no difference between the two, so that the second is not logged again.
+    /// Whether users see no difference between the two, so that the second is not logged again. A
+    /// timeout and any other outage are the same to them.
     pub(crate) fn is_same_kind(self, other: Self) -> bool {
         let fold = |class| if class == Self::TimedOut { Self::Transient } else { class };
         fold(self) == fold(other)
     }
 }
 
+/// Every error of etcd-client. Statuses are classed by message and code, transport errors by their
+/// certificate, everything else is permanent: a wrong argument.
 impl From<EtcdError> for Failure {
     fn from(error: EtcdError) -> Self {
         let class = match &error {

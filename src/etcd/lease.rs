@@ -1,7 +1,18 @@
 //! Leases and the keys under them, for the registrar.
 //!
-//! Each operation may be repeated without harm: lease ids are chosen here, puts and deletes compare
-//! the key's revision, and a revoked lease may be revoked again.
+//! Each operation may be repeated without harm, because a request may be sent twice and an answer
+//! may be lost:
+//!
+//! | operation | why it may be repeated |
+//! |---|---|
+//! | grant | the id is chosen here; a second grant says that the lease exists |
+//! | put | the same value under the same lease; the key's revision changes, which the registrar's own watch shows |
+//! | put over a revision | compares the revision, so that the second one does nothing |
+//! | delete | compares lease and revision |
+//! | revoke, renew | a lease that does not exist is an answer |
+//!
+//! A put or a delete whose answer is lost is *in doubt*: it may still take effect. [`Put::again`]
+//! and [`Failure::in_doubt`] say so. The registrar then fences the key by another lease.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -43,6 +54,9 @@ impl Etcd {
     ///
     /// Gives the time to live that etcd granted, in seconds, which may be more than was asked for;
     /// `None` where the lease existed already.
+    ///
+    /// # Errors
+    /// How the request failed; never that the lease exists.
     pub(crate) async fn grant(&self, id: i64, seconds: i64, limits: RequestLimits) -> Result<Option<i64>, Failure> {
         let granted = self
             .call(limits, "granting a lease", |client| {
@@ -58,6 +72,9 @@ impl Etcd {
     }
 
     /// Puts a key under a lease, whatever stands there.
+    ///
+    /// # Errors
+    /// [`Class::LeaseNotFound`] where the lease has ended; otherwise how the request failed.
     pub(crate) async fn put(
         &self,
         key: &[u8],
@@ -79,6 +96,9 @@ impl Etcd {
 
     /// Puts a key under a lease if its last change is at the revision `expected`; 0 means that the
     /// key must not exist.
+    ///
+    /// # Errors
+    /// As [`Etcd::put`]. A comparison that fails is no error: see [`Put::done`].
     pub(crate) async fn put_over(
         &self,
         key: &[u8],
@@ -183,10 +203,17 @@ impl Etcd {
     ///
     /// Where the answer is late, or the stream fails, another stream is opened beside it, at
     /// another member if there is one, until one answers. The stream that answers is left in
-    /// `slot`.
+    /// `slot`; on an error the slot is empty.
     ///
     /// Gives the seconds until the lease ends. `None` where a stream was opened: etcd-client renews
     /// once while it opens a stream, and keeps the answer to itself.
+    ///
+    /// # Errors
+    /// [`Class::LeaseNotFound`] where the lease has ended; otherwise how the last try failed.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses the stream, and the next renewal opens another one. The lease may
+    /// have been renewed.
     pub(crate) async fn renew(
         &self,
         id: i64,
@@ -205,6 +232,9 @@ type Renewed = Result<(Option<i64>, KeepAlive), Failure>;
 
 impl Core {
     /// See [`Etcd::renew`]. `kept` is the stream of the last renewal.
+    ///
+    /// Two tries run at most: the renewal over `kept`, and [`Core::renew_beside`], which starts
+    /// when the first is late or has failed. The first answer counts, whichever it is.
     async fn renew(self: &Arc<Self>, id: i64, kept: Option<KeepAlive>, limits: RequestLimits) -> Renewed {
         let end = Instant::now() + limits.total;
         // Nothing would be heard over a stream whose connection has ended.
@@ -276,7 +306,7 @@ impl Core {
     }
 
     /// Opens another stream once the first one is late or has failed, and goes on until one is
-    /// open.
+    /// open: at each of the other members in turn, with a backoff between them.
     ///
     /// # Errors
     /// When another try cannot succeed.
@@ -302,6 +332,7 @@ impl Core {
                     None => self.stream_link_and_token().await?,
                 };
                 last = link.clone();
+                // The next try goes to the next member, unless this one answers.
                 self.links.mark_failed(&link);
                 let asked = Instant::now();
                 // No longer than the first stream had before it was late. Then the next member is

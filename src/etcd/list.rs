@@ -1,4 +1,15 @@
-//! Lists: a whole range at one revision, in pages.
+//! Lists and counts: a range at one revision.
+//!
+//! A list is read in pages. The first page fixes the revision, and the others are read at that
+//! revision, so that the list is consistent however long it takes. Pages adapt to what the peer can
+//! bear:
+//!
+//! | what happens | next |
+//! |---|---|
+//! | the page is too large for a message | half the keys |
+//! | the page is late and etcd answers other reads | a quarter of the keys, at least [`MIN_PAGE`] |
+//! | the revision was compacted meanwhile | the list fails, and is started again by the resolver |
+//! | the revision goes backwards | the list fails: another etcd answers |
 
 use etcd_client::{GetOptions, GetResponse, ResponseHeader};
 use tokio::time::sleep;
@@ -20,9 +31,14 @@ impl Etcd {
     /// Calls `each` with every key and value from `start` (included) to `end` (excluded), in order,
     /// as they stand at the revision that is returned.
     ///
+    /// `each` may have been called for some keys when the list fails.
+    ///
     /// # Errors
     /// The failure of a page. A revision that goes backwards between two pages means another etcd,
     /// and is [`Class::Revision`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends the list. The next one starts again.
     pub(crate) async fn list(
         &self,
         start: &[u8],
@@ -130,7 +146,8 @@ impl Etcd {
         Ok(response.await?.kvs().iter().map(|pair| pair.key().to_vec()).collect())
     }
 
-    /// The revision of the cluster, by a linearizable read of that range.
+    /// The revision of the cluster, by a linearizable read of that range. A role needs the right to
+    /// read the range.
     pub(crate) async fn revision(&self, start: &[u8], end: &[u8]) -> Result<i64, Failure> {
         self.count(start, end, self.limits()).await
     }

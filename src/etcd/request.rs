@@ -1,12 +1,20 @@
 //! Unary requests: time limits, retries, and a second try at another member.
 //!
-//! A try is *late* after its hedge delay. Where nothing was heard over its connection since it was
-//! sent, that is after 300 ms; otherwise after the limit of the caller. A late try goes on, and a
-//! second one is sent beside it. The first answer counts. So every operation given here must be
-//! idempotent.
+//! ```text
+//! 0 ms      try 1 is sent to the member in use
+//! 300 ms    nothing heard over its connection since then: PING, try 2 to another member
+//! late      something heard, but no answer: the same; without another member perhaps try 2 to the same one
+//! total     the request fails
+//! ```
 //!
-//! At most two tries run at a time. When both have failed, the whole is repeated while another try
-//! may succeed, up to [`Core::tries`] times and until the time limit ends.
+//! The first answer of any try counts, and the other one is dropped. So every operation given here
+//! must be idempotent. `late` depends on the request (half of the request timeout for reads) and on
+//! the latency of the link: on a far network 300 ms are longer.
+//!
+//! When both tries have failed, the whole is repeated while another try may succeed, up to
+//! [`Core::tries`] times and until the time limit ends. A refused token is replaced once.
+//!
+//! A failure of a try changes what later requests use: see [`Core::on_failure`].
 
 use std::future::Future;
 use std::pin::Pin;
@@ -21,7 +29,8 @@ use crate::etcd::failure::{Class, Failure};
 use crate::etcd::link::MemberLink;
 use crate::etcd::link::links::HEDGE_DELAY;
 
-/// How long a request may take.
+/// How long a request may take. The registrar derives them from the lease's time to live,
+/// everything else from the options.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RequestLimits {
     /// When a second try is made although the connection of the first one is alive.
@@ -42,13 +51,14 @@ impl RequestLimits {
     }
 }
 
-/// One try of a request at one member.
+/// One try of a request at one member. Dropping it resets its HTTP/2 stream.
 struct Attempt<'a, T> {
     link: MemberLink,
     /// The number of the token that it carries; 0 for a password check, which carries none.
     token: u64,
     /// When it was sent. What is heard over the link later proves the connection.
     asked: Instant,
+    /// The answer, once it arrives.
     answer: Pin<Box<dyn Future<Output = Result<T, Failure>> + Send + 'a>>,
 }
 
@@ -214,7 +224,7 @@ async fn answer_of<T>(attempt: Option<&mut Attempt<'_, T>>) -> (Result<T, Failur
 }
 
 /// Whether a try may have taken effect, or may still do so: it has no answer yet, or its failure
-/// does not decide that.
+/// does not decide that. Decides [`Failure::in_doubt`].
 fn is_open<T>(attempt: Option<&Attempt<'_, T>>, failed: Option<&(Failure, u64)>) -> bool {
     attempt.is_some() && failed.is_none_or(|(failure, _)| !failure.is_decided())
 }

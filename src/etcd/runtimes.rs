@@ -1,8 +1,12 @@
 //! One [`Etcd`] for each tokio runtime.
 //!
 //! Connections, password checks and watch streams are tasks, and a task runs only while its runtime
-//! is driven. So each runtime has connections, a token and streams of its own, and none waits for
-//! another one.
+//! is driven. A resolver or a registrar may be used from several runtimes, and one of them may be
+//! driven only now and then (`current_thread` inside `block_on`). So each runtime has connections,
+//! a token and streams of its own, and none waits for another one.
+//!
+//! A runtime that ends takes its tasks with it. Its entry is removed when the next runtime is
+//! added.
 
 use std::collections::HashMap;
 use std::future::pending;

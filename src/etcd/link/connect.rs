@@ -1,4 +1,11 @@
 //! From [`EtcdOptions`] to a connection to one member.
+//!
+//! The steps and their time limits: TCP and TLS share the connect timeout; the HTTP/2 SETTINGS that
+//! follow have the request timeout. Nothing is asked of etcd yet: the token is checked with the
+//! first request.
+//!
+//! Keep-alive PINGs are sent while a stream is open. They may be sent in quick succession here
+//! (`unthrottled`), because etcd permits them every 5 s.
 
 use std::sync::Arc;
 
@@ -37,8 +44,14 @@ impl EtcdOptions {
         })
     }
 
-    /// Connects: TCP, TLS, HTTP/2 SETTINGS. Estimates the round trip by half the time that this
-    /// took: connecting and the first exchange take one each.
+    /// Connects: TCP, TLS, HTTP/2 SETTINGS.
+    ///
+    /// The time that this took gives the first estimate of the latency. It is two round trips, so
+    /// half of it is one.
+    ///
+    /// # Errors
+    /// Why there is no connection. Where certificates are renewed on disk, a bad one is transient:
+    /// the next attempt may find another one.
     async fn connect_service(&self, member: usize, endpoint: &Endpoint, token: Token) -> Result<MemberLink, Failure> {
         let Endpoint { text, secure, authority, .. } = endpoint;
         let transport = self.transport(*secure)?;
@@ -65,7 +78,8 @@ impl EtcdOptions {
         MemberLink::from_connection(member, text.clone(), service, round_trip).await.map_err(Failure::from)
     }
 
-    /// Whether the next connection may have other TLS settings than this one.
+    /// Whether the next connection may have other TLS settings than this one: they are read from
+    /// files, or given by a function.
     #[cfg(feature = "_tls")]
     fn tls_changes(&self) -> bool {
         matches!(self.built_tls(), Ok(Some(tls)) if tls.changes())

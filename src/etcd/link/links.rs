@@ -1,11 +1,15 @@
 //! Which member is in use, and what is known of each member.
 //!
-//! A connection is closed on a transport error, GOAWAY, a failed PING, or when a request was sent
-//! and nothing at all was heard for the request timeout. A late request over a connection that is
-//! heard changes nothing.
+//! **When a connection is closed**: on a transport error, GOAWAY, a failed PING, or when a request
+//! was sent and nothing at all was heard for the request timeout. A late request over a connection
+//! that is heard changes nothing.
 //!
-//! Locks: `state` is held for a few instructions only, never across an await, an event or a task's
-//! abort.
+//! **When another member is used**: when the connection of the one in use has ended, when its
+//! member says that it cannot serve, or when a second try at another member was answered while the
+//! first one's connection was silent.
+//!
+//! **Locks.** `state` is held for a few instructions only: never across an await, an event, the
+//! abort of a task or the `Drop` of a guard, which takes the same lock.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -49,6 +53,9 @@ pub(crate) struct MemberLinks {
 }
 
 /// What is known of the members, and which background tasks run.
+///
+/// Invariants: `present` holds each number once; `current` is in `present`, or 0 while there is no
+/// member; numbers index `members`, which only grows.
 #[expect(clippy::struct_excessive_bools, reason = "each is of a task of its own")]
 pub(crate) struct MembersState {
     /// The number of the member in use.
@@ -93,7 +100,7 @@ pub(crate) struct MembersState {
     pub(crate) began: Instant,
 }
 
-/// One member.
+/// One member. Survives while it is in no source any more, so that numbers stay valid.
 #[derive(Default)]
 pub(crate) struct Member {
     /// Its endpoint; `None` for a user's own client.
@@ -219,7 +226,8 @@ impl MemberLinks {
         }
     }
 
-    /// Stores the handle of a task, or aborts the task where all users are gone.
+    /// Stores the handle of a task, so that [`MemberLinks::shut_down`] ends it. Aborts the task
+    /// immediately where that has happened already.
     pub(crate) fn store_task(
         &self,
         task: AbortHandle,
@@ -227,24 +235,27 @@ impl MemberLinks {
     ) {
         let mut state = self.state();
         if state.is_shut {
+            // Aborting may drop the task here and now, and its guard takes the lock.
             drop(state);
             return task.abort();
         }
         *place(&mut state) = Some(task);
     }
 
-    /// Ends all tasks: all users are gone.
+    /// Ends all tasks: all users are gone. Called by the `Drop` of the last user.
     pub(crate) fn shut_down(&self) {
         let mut state = self.state();
         state.is_shut = true;
         let mut tasks = state.members.iter_mut().filter_map(|member| member.dialing.take()).collect::<Vec<_>>();
         let MembersState { connecting, finding, learning, .. } = &mut *state;
         tasks.extend([connecting, finding, learning].into_iter().filter_map(Option::take));
+        // As above: no lock while tasks are aborted.
         drop(state);
         tasks.into_iter().for_each(|task| task.abort());
     }
 
-    /// Uses this member: it answers while the one in use does not.
+    /// Uses this member: it has answered while the connection of the one in use was silent. Not if
+    /// it has left the list or has another link meanwhile.
     pub(crate) fn switch_to(&self, link: &MemberLink) {
         let mut state = self.state();
         let is_present = state.present.contains(&link.member());
@@ -264,7 +275,8 @@ impl MemberLinks {
         self.state().members[link.member()].failed = None;
     }
 
-    /// Closes a dead connection, with all requests in flight over it, and uses the next member.
+    /// Closes a dead connection, with all requests in flight over it, and uses the next member if
+    /// this one was in use. Does not touch a newer link of the same member.
     pub(crate) fn close(&self, link: &MemberLink, why: &str) {
         link.close(why);
         let mut state = self.state();
@@ -308,8 +320,16 @@ impl MembersState {
 
 impl Core {
     /// Draws the consequences of a failure over a link, for the request that was sent at `asked`.
-    /// Gives the failure as it is then known: with the reason for which the connection was closed
-    /// here, and with its fault.
+    /// Called once for each failed try.
+    ///
+    /// | failure | consequence |
+    /// |---|---|
+    /// | the connection has ended | none here: [`MembersState::current`] finds out. The failure gets the reason for which we closed it. |
+    /// | [`Fault::Member`] | the next member is used |
+    /// | [`Fault::Late`], and nothing was heard for the request timeout, not even a PING | the connection is closed |
+    /// | anything else | none |
+    ///
+    /// Gives the failure as it is then known.
     pub(crate) fn on_failure(&self, link: &MemberLink, asked: Instant, failure: Failure) -> Failure {
         let failure = self.reclassify_denied(failure);
         if link.has_ended() {

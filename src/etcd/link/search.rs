@@ -6,7 +6,7 @@
 //! it.
 //!
 //! ```text
-//! request ─▶ link() ─▶ in use? ── yes ─▶ that link
+//! request ─▶ link() ─▶ one in use? ── yes ─▶ that link
 //!                        └─ no ─▶ search ─▶ dial member 1, after 300 ms also member 2, … ─▶ first that answers is in use
 //!                                   └─ all failed: requests fail; the search goes on for 10 s after the last request
 //! ```
@@ -22,10 +22,17 @@ use crate::etcd::link::links::{AVOID_FOR, HEDGE_DELAY, IDLE_TIMEOUT, TaskGuard, 
 use crate::etcd::{Core, Source};
 
 impl Core {
-    /// The link in use, once there is one.
+    /// The link in use, once there is one. Called for each request.
+    ///
+    /// Where none is in use, the search is started, or the running one is joined. Its task does not
+    /// belong to the request: dropping this future ends nothing.
     ///
     /// # Errors
     /// The failure of the search that was running, or of the next one, at all members.
+    /// [`Class::Changed`] when all users of this etcd are gone.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing.
     pub(crate) async fn link(self: &Arc<Self>) -> Result<MemberLink, Failure> {
         loop {
             let (rounds, mut changed) = {
@@ -67,8 +74,12 @@ impl Core {
         }
     }
 
-    /// A link to another member than this link's. Members that failed lately are left out while
-    /// others are left. `None` where no other member can be connected.
+    /// A link to another member than this link's, for a second try beside a late one. Connects
+    /// where needed.
+    ///
+    /// Members that failed within [`AVOID_FOR`] are left out. If all have, the one whose failure is
+    /// oldest is used, if it is still connected. `None` where there is no other member, or none can
+    /// be connected.
     pub(crate) async fn link_elsewhere(self: &Arc<Self>, link: &MemberLink) -> Option<MemberLink> {
         let order: Vec<usize> = {
             let state = self.links.state();
@@ -88,7 +99,8 @@ impl Core {
         found
     }
 
-    /// Starts the task that closes idle links to members that are not in use.
+    /// Starts the task that closes idle links to members that are not in use, unless it runs or
+    /// there is none to close. Called when a link was used beside the one in use.
     pub(crate) fn close_idle_later(self: &Arc<Self>) {
         let begins = {
             let mut state = self.links.state();
@@ -105,6 +117,9 @@ impl Core {
     }
 
     /// Connects to a member in a task of its own, unless it is connected or such a task runs.
+    ///
+    /// The task stores its result in the member and wakes those who wait. So an attempt that a
+    /// request has started goes on for others when the request is dropped.
     fn dial(self: &Arc<Self>, number: usize) {
         let Source::Options(_) = &self.links.source else { return };
         let mut state = self.links.state();
@@ -139,6 +154,9 @@ impl Core {
     }
 
     /// Searches all members once. The first that answers is then in use.
+    ///
+    /// # Errors
+    /// The failure of the member that failed last, or that no member is known.
     async fn search_round(self: &Arc<Self>) -> Result<(), Failure> {
         let order = self.links.state().order();
         if order.is_empty() {
@@ -150,11 +168,13 @@ impl Core {
     }
 
     /// The first of these members that answers. Each is dialed [`HEDGE_DELAY`] after the one before
-    /// it, or as soon as all before it have failed.
+    /// it, or as soon as all before it have failed. Members that were dialed go on connecting when
+    /// another one has answered.
     ///
     /// # Errors
     /// The failure of the member that failed last.
     async fn first_of(self: &Arc<Self>, order: &[usize]) -> Result<MemberLink, Failure> {
+        // Subscribed before the first attempt, so that no change is missed.
         let mut changed = self.links.changed.subscribe();
         let mut before = Vec::new();
         let mut last = None;
@@ -206,7 +226,11 @@ async fn sweep(sweeping: TaskGuard) {
     }
 }
 
-/// Searches for a member that answers, for as long as requests want one.
+/// The search: looks for a member that answers, for as long as requests want one. Ends after the
+/// first that answers, or [`WANTED_FOR`] after the last request.
+///
+/// After each round that failed, the requests that wait fail with its failure; later ones wait for
+/// the next round.
 async fn connect(connecting: ConnectGuard) {
     let core = &connecting.0;
     // Connections that end immediately after they were made are not made again without a pause.
@@ -217,6 +241,8 @@ async fn connect(connecting: ConnectGuard) {
         let result = core.search_round().await;
         if result.is_ok() {
             let core = core.clone();
+            // The flag is cleared before the connection is announced: whoever is woken by the
+            // announcement may need another search.
             drop(connecting);
             core.links.connected.send_modify(|count| *count += 1);
             core.close_idle_later();

@@ -1,8 +1,13 @@
 //! Learning the members from etcd itself, where
 //! [`EtcdOptions::learn_members`](crate::EtcdOptions::learn_members) is set.
 //!
-//! A background task asks with MemberList: in each interval, and after each new connection. It
-//! holds [`Core`] weakly, and ends with it.
+//! A background task asks with MemberList: in each interval, and after each new connection, because
+//! the one before it may have ended when its member left the cluster. The task starts with the
+//! first connection, holds [`Core`] weakly, and ends with it.
+//!
+//! What etcd names is filtered by [`usable`] and merged with the given endpoints, which are never
+//! forgotten. What is logged: other members than before at INFO; a refusal once at WARN; everything
+//! else at DEBUG.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,7 +47,7 @@ impl Core {
     /// Asks for the members once, over the link in use, and takes them. Gives their number.
     ///
     /// # Errors
-    /// How the request failed.
+    /// How the request failed. [`Class::TimedOut`] after the request timeout.
     async fn list_members(self: &Arc<Self>) -> Result<usize, Failure> {
         let (link, number) = self.link_and_token().await?;
         let asked = timeout(self.request_timeout(), members(&link)).await;
@@ -65,8 +70,7 @@ impl Core {
     }
 }
 
-/// The task: asks in each interval and after each new connection. The connection before it may have
-/// ended because its member left the cluster.
+/// The task: asks in each interval and after each new connection. Ends when all users are gone.
 async fn learn(learning: TaskGuard, every: Duration, mut connected: Receiver<u64>) {
     let mut is_logged = false;
     loop {

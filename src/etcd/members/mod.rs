@@ -1,8 +1,19 @@
 //! Which members of etcd are known, and the order in which they are tried.
 //!
-//! Members come from three sources: the options (`endpoint.rs` parses them), SRV records (`srv/`),
-//! and etcd itself (`learn.rs`). [`MembersState::rebuild`] merges them into one list. This file
-//! holds the part of [`MembersState`] that is about order.
+//! Members come from three sources:
+//!
+//! | source | file | changes |
+//! |---|---|---|
+//! | the options | `endpoint.rs` parses them | never |
+//! | SRV records | `srv/` | with each lookup |
+//! | etcd itself | `learn.rs` | with each answer |
+//!
+//! [`MembersState::rebuild`] merges them into one list: the options first, then SRV records, then
+//! what etcd named. A member that two sources name is one member. Members are identified by
+//! numbers, which stay valid when the list changes, so that links, failures and the member in use
+//! can refer to them.
+//!
+//! This file holds the part of [`MembersState`] that is about the list and its order.
 
 pub(super) mod endpoint;
 pub(super) mod learn;

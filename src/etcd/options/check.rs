@@ -1,4 +1,18 @@
 //! The validation of [`EtcdOptions`], and what is derived from them.
+//!
+//! [`EtcdOptions::check`] runs once, before anything is connected, so that the rest of `etcd/` can
+//! rely on valid options. Every refusal names the option, its value and its bound. Values are shown
+//! without a user and a password.
+//!
+//! | option | bounds |
+//! |---|---|
+//! | endpoints | at least one, each `http`, `https` or without a scheme, without a path |
+//! | connect timeout, request timeout | more than 0, at most 1 h |
+//! | keep-alive interval | 6 s to 1 h |
+//! | keep-alive timeout | more than 0, at most 1 h |
+//! | interval of learning members | 1 s to 1 h |
+//! | SRV domain | a DNS name, without scheme and port |
+//! | SRV name | 1 to 46 letters, digits, `-` or `_` |
 
 use std::time::Duration;
 
@@ -102,6 +116,10 @@ impl EtcdOptions {
     }
 
     /// Whether an endpoint of this scheme can be used with the TLS settings and features.
+    ///
+    /// # Errors
+    /// When it is `https` without a TLS feature, or `http` although TLS settings are given:
+    /// requests with a password must not leave without TLS by mistake.
     fn check_scheme(&self, secure: bool) -> Result<(), &'static str> {
         if cfg!(not(feature = "_tls")) && secure {
             return Err("https needs tonic-etcd's feature \"tls-ring\" or \"tls-aws-lc\"");
@@ -122,7 +140,7 @@ impl EtcdOptions {
     }
 
     /// The TLS settings in use; `None` where no endpoint is `https`. Built once, because roots may
-    /// be read from the system.
+    /// be read from the system, and checked before the first connection.
     #[cfg(feature = "_tls")]
     pub(crate) fn built_tls(&self) -> &Result<Option<Tls>, Invalid> {
         self.built_tls.get_or_init(|| {

@@ -3,6 +3,19 @@
 //! One task checks the password for all requests that wait for a token, at a rate that etcd can
 //! bear (`pacing.rs`, pure). Tokens are numbered. A request remembers the number of the token that
 //! it carried, so that a refusal is counted against that token and not against a newer one.
+//!
+//! ```text
+//! request ─▶ token() ── there is one ─▶ its number ─▶ check_token(link) ─▶ sent
+//!                └─ none: one check for all who wait
+//! refused ─▶ refused(number) ─▶ the next request waits for another check
+//! ```
+//!
+//! A token is carried to other connections and members. It is first checked there, because a member
+//! that was wiped or restored holds a request with an unknown token for as long as the request
+//! lasts.
+//!
+//! Without a user no token is fetched. A user's own client authenticates by itself: here it is only
+//! told to fetch another token.
 
 pub(super) mod pacing;
 
@@ -124,6 +137,9 @@ impl Core {
     ///
     /// # Errors
     /// How the check that was running, or the next one, failed.
+    ///
+    /// # Cancel safety
+    /// The check is a task of its own. Dropping the future ends nothing.
     pub(super) async fn token(self: &Arc<Self>) -> Result<u64, Failure> {
         let tokens = &self.tokens;
         let (before, mut ended) = {
@@ -229,7 +245,8 @@ fn spawn_fetch(ended: FetchGuard) {
     tokio::spawn(fetch(ended));
 }
 
-/// One check, as soon as the pace allows it.
+/// One check, as soon as the pace allows it. A member that cannot serve is left, and the check goes
+/// to the next one.
 async fn fetch(ended: FetchGuard) {
     let core = &ended.0;
     let at = {

@@ -1,8 +1,17 @@
 //! The hub: the task around the machine that assigns watches to streams.
 //!
-//! It takes inputs of users and events of streams, and carries out the actions of [`StreamPlan`].
-//! It ends when there is neither a watch nor a stream, with its runtime, or when all users are
-//! gone.
+//! There is at most one hub for each [`Etcd`](crate::etcd::Etcd). It takes inputs of users (open,
+//! close) and events of streams, and carries out the actions of [`StreamPlan`]: open a stream,
+//! attach a watch, close a stream. It keeps what is needed to place a watch again: its range, its
+//! position and its mailbox.
+//!
+//! It ends
+//! - when there is neither a watch nor a stream: the next watch starts another hub;
+//! - with its runtime: all watches are told that they are lost;
+//! - when all users are gone: its streams end with it.
+//!
+//! Channels are unbounded. They carry a few messages for each watch, and the machines bound how
+//! many watches are in motion.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -62,7 +71,7 @@ pub(super) enum StreamCommand {
 /// The hub's task.
 pub(super) struct WatchHub {
     core: Arc<Core>,
-    /// Where users find the way to this hub.
+    /// Where users find the way to this hub. Cleared by the hub when it ends by itself.
     place: Arc<Mutex<Option<UnboundedSender<HubInput>>>>,
     /// The way to this hub, which streams get.
     to_self: UnboundedSender<HubInput>,
@@ -129,8 +138,10 @@ impl WatchHub {
         }
     }
 
-    /// Whether no input has arrived and no user finds this hub any more, so that it can end.
-    /// Decided under the lock of `place`, so that no input is lost in between.
+    /// Whether the hub may end: no input has arrived and no user finds it any more.
+    ///
+    /// A user sends under the lock of `place`. So either its input is seen here, or it finds no hub
+    /// and starts another one.
     fn is_abandoned(&mut self) -> bool {
         let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
         let left = self.inputs.is_empty();
@@ -190,6 +201,9 @@ impl WatchHub {
 
     /// Takes one event of a stream: tells the machine, and puts a message into the mailbox where
     /// the reader must know.
+    ///
+    /// Events of a stream that has ended meanwhile do no harm: the machine ignores watches that it
+    /// does not know.
     fn on_stream_event(&mut self, now: Duration, stream: StreamId, event: StreamEvent) {
         match event {
             StreamEvent::Opened { member, stream_limit } => {

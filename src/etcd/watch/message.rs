@@ -1,16 +1,20 @@
-//! The messages of a watch stream, as etcd's rpc.proto defines them, without the fields that nobody
-//! reads here.
+//! The messages of a watch stream, as etcd's `rpc.proto` and `kv.proto` define them, without the
+//! fields that nobody reads here.
 //!
-//! Keys and values are slices of the message that brought them and are not copied. For
-//! etcd-client's own types see the `From` below.
+//! They are declared here, and not taken from etcd-client, because keys and values are then slices
+//! of the message that brought them: a list of events is not copied key by key. Only a user's own
+//! client takes the way through etcd-client's types, which copies.
+//!
+//! Revisions and ids are `i64`, as in etcd. A negative id stands for the whole stream.
 
 use bytes::Bytes;
 
 use crate::etcd::failure::{Class, Failure};
 
-/// A request on the stream.
+/// A request on the stream, of one of three kinds.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct WatchRequest {
+    /// The kind; always set.
     #[prost(oneof = "RequestUnion", tags = "1, 2, 3")]
     pub(super) union: Option<RequestUnion>,
 }
@@ -29,47 +33,61 @@ pub(super) enum RequestUnion {
     Progress(ProgressRequest),
 }
 
-/// Creates a watch of a range from a revision on.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct CreateRequest {
+    /// The first key.
     #[prost(bytes = "vec", tag = "1")]
     pub(super) key: Vec<u8>,
+    /// The first key after the range; empty for a single key.
     #[prost(bytes = "vec", tag = "2")]
     pub(super) range_end: Vec<u8>,
+    /// The first revision that is reported; 0 for "from now on".
     #[prost(int64, tag = "3")]
     pub(super) start_revision: i64,
+    /// Whether etcd reports progress while there are no events: every ten minutes by default.
     #[prost(bool, tag = "4")]
     pub(super) progress_notify: bool,
+    /// The id of the watch on this stream, chosen by us. A proxy may choose another one.
     #[prost(int64, tag = "7")]
     pub(super) watch_id: i64,
 }
 
-/// Cancels a watch.
+/// Cancels a watch. etcd answers with `canceled`, also for an id that it does not know.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct CancelRequest {
+    /// The id of the watch.
     #[prost(int64, tag = "1")]
     pub(super) watch_id: i64,
 }
 
-/// Asks for the progress of all watches of the stream.
+/// Asks for the progress of all watches of the stream. etcd answers once all of them have reached
+/// its revision, with the id −1. 3.4 and grpc-proxy may not answer.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct ProgressRequest {}
 
 /// A message of etcd: a creation, a cancellation, events, or progress.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct WatchResponse {
+    /// The header; always set by etcd.
     #[prost(message, optional, tag = "1")]
     pub(super) header: Option<ResponseHeader>,
+    /// The id of the watch; −1 for the stream.
     #[prost(int64, tag = "2")]
     pub(super) watch_id: i64,
+    /// Whether this answers a creation.
     #[prost(bool, tag = "3")]
     pub(super) created: bool,
+    /// Whether the watch has ended.
     #[prost(bool, tag = "4")]
     pub(super) canceled: bool,
+    /// The revision up to which etcd has compacted, where the watch has ended because of that;
+    /// otherwise 0.
     #[prost(int64, tag = "5")]
     pub(super) compact_revision: i64,
+    /// Why the watch has ended, in words.
     #[prost(string, tag = "6")]
     pub(super) cancel_reason: String,
+    /// The changes, in the order of their revisions.
     #[prost(message, repeated, tag = "11")]
     pub(super) events: Vec<RawEvent>,
 }
@@ -77,6 +95,7 @@ pub(super) struct WatchResponse {
 /// The header of a response, of which the revision is read.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct ResponseHeader {
+    /// The revision of the member that sent the message.
     #[prost(int64, tag = "3")]
     pub(super) revision: i64,
 }
@@ -84,6 +103,7 @@ pub(super) struct ResponseHeader {
 /// An event. Its type is not read: the version of a deleted key is zero (etcd's rpc.proto).
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct RawEvent {
+    /// The key, with its value for a put.
     #[prost(message, optional, tag = "2")]
     pub(super) pair: Option<KeyValue>,
 }
@@ -91,14 +111,19 @@ pub(super) struct RawEvent {
 /// The key of an event.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct KeyValue {
+    /// The key.
     #[prost(bytes = "bytes", tag = "1")]
     pub(super) key: Bytes,
+    /// The revision of the change.
     #[prost(int64, tag = "3")]
     pub(super) mod_revision: i64,
+    /// The number of puts since the key was created; 0 for a deleted key.
     #[prost(int64, tag = "4")]
     pub(super) version: i64,
+    /// The value; empty for a deleted key.
     #[prost(bytes = "bytes", tag = "5")]
     pub(super) value: Bytes,
+    /// The lease that the key is attached to; 0 for none.
     #[prost(int64, tag = "6")]
     pub(super) lease: i64,
 }

@@ -45,6 +45,9 @@ pub(super) enum Action {
 }
 
 /// The machine.
+///
+/// Invariants: a watch in `watches` is either on a stream of `open` or in `due`, never both and
+/// never neither; a stream's `watches` are exactly those whose place names it.
 #[derive(Debug, Default)]
 pub(super) struct StreamPlan {
     /// The watches that are wanted.

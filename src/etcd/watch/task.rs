@@ -1,7 +1,23 @@
 //! The task of one watch stream, around the machine in `stream/`.
 //!
-//! It sends what the machine asks for, gives the machine the header of each message, and puts the
-//! message into the mailbox of its watch.
+//! The task opens the stream, sends the requests that the machine asks for, and gives the machine
+//! the header of each message. The machine says which watch the message is for, and the task turns
+//! it into a [`Message`] for that watch's mailbox:
+//!
+//! | message of etcd | what the watch is told | what the hub is told |
+//! |---|---|---|
+//! | created | `Created` | `Created` |
+//! | canceled when it was created, because of the token | nothing yet | `TokenRefused` |
+//! | canceled otherwise | `Canceled` | `WatchEnded` |
+//! | without events | `Progress` | |
+//! | with events | `Events` | |
+//!
+//! The task ends when the hub drops the sender of its commands, when the stream fails, or when the
+//! machine says that the stream is dead. Then the hub is told by `StreamEnded`, and it tells the
+//! watches. A watch whose mailbox is full is detached: its reader resumes later.
+//!
+//! A dead stream is told from a dead connection by a PING: in the first case only the stream ends,
+//! in the second one the connection is closed, so that requests leave it too.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -172,14 +188,18 @@ impl StreamTask {
         }
     }
 
-    /// Closes the dead connection, with everything that runs over it.
+    /// Closes a dead connection, with everything that runs over it. Gives the failure of this
+    /// stream.
     fn dead(&self, link: &MemberLink) -> Failure {
         let why = "nothing was received over the connection, not even the answer to a PING";
         self.core.links.close(link, why);
         Failure::new(Class::TimedOut, why)
     }
 
-    /// Sends a request of the machine.
+    /// Sends a request of the machine. A creation of a watch that is gone is not sent: the machine
+    /// gets its `detach` next.
+    ///
+    /// A probe watches from one revision later than its watch, so that it brings no event twice.
     fn send_request(&self, transport: &mut WatchTransport, request: Request) {
         transport.send(match request {
             Request::Create { watch, id } => {
@@ -196,6 +216,9 @@ impl StreamTask {
     }
 
     /// Takes one message: gives its header to the machine, and the message to its watch.
+    ///
+    /// The position of the watch moves with what its reader was told. A watch that is placed on
+    /// another stream starts there, so that no event is missed and none is told twice.
     fn on(&mut self, machine: &mut StreamMachine, message: WatchResponse, token: u64) {
         let cancellation = message.cancellation();
         let heading =
@@ -237,7 +260,8 @@ impl StreamTask {
     }
 }
 
-/// A request to create a watch, with progress notifications where it resumes from a revision.
+/// A request to create a watch. With a start revision it asks for progress notifications, so that a
+/// watch without events can be resumed from a recent revision and not from a compacted one.
 fn create(range: &Range, from: i64, id: i64) -> RequestUnion {
     RequestUnion::Create(CreateRequest {
         key: range.start.clone(),

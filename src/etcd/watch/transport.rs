@@ -1,4 +1,11 @@
 //! A watch stream on the wire: over a connection of our own, or through the user's own client.
+//!
+//! Both variants take requests at any time and give messages one by one. They differ in how a
+//! stream starts: our own is opened at once and its response is awaited with the first message;
+//! etcd-client opens a stream together with its first watch.
+//!
+//! Sending never waits. The number of requests in the queue is bounded by the machine, which has at
+//! most 64 creations pending.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -51,10 +58,11 @@ impl WatchTransport {
         Self::Own { requests, responses }
     }
 
-    /// Sends a request as soon as the connection accepts it. Does not wait.
+    /// Sends a request as soon as the connection accepts it. Does not wait. Where the stream has
+    /// ended the request is lost, and the next message is the failure.
     pub(super) fn send(&mut self, request: RequestUnion) {
         match self {
-            // Where the stream has ended, its messages say so.
+            // The receiver is dropped with the stream. Its failure comes with the next message.
             Self::Own { requests, .. } => drop(requests.send(WatchRequest::new(request))),
             Self::Client(client) => client.outgoing.push_back(request),
         }
@@ -62,8 +70,11 @@ impl WatchTransport {
 
     /// The next message.
     ///
+    /// # Errors
+    /// The status with which the stream ended, or that it ended without one.
+    ///
     /// # Cancel safety
-    /// Dropping it loses no message.
+    /// Dropping it loses no message: the opening future and the stream are kept in `self`.
     pub(super) async fn next(&mut self) -> Result<WatchResponse, Failure> {
         match self {
             Self::Own { responses, .. } => loop {
@@ -101,8 +112,9 @@ fn ended() -> Failure {
     Failure::new(Class::Transient, "etcd ended the stream")
 }
 
-/// A stream of the user's own client. It is opened with its first watch, because etcd-client opens
-/// it so.
+/// A stream of the user's own client.
+///
+/// Its connection is not known, so that only the machine's probes find out that it is dead.
 pub(super) struct ClientTransport {
     /// The user's client.
     client: Client,

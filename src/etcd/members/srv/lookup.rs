@@ -1,4 +1,9 @@
 //! One SRV lookup in DNS, by hickory-resolver.
+//!
+//! The system's own resolver (`getaddrinfo`) cannot be asked for SRV records. hickory-resolver
+//! reads the same `resolv.conf`, tries several servers, and falls back to TCP where an answer is
+//! truncated. Its configuration is read for each lookup, because a laptop or a container may get
+//! another one while the process lives.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -37,7 +42,10 @@ impl SrvAnswer {
 }
 
 /// Looks up the SRV records of a name at these servers. Without servers the system's configuration
-/// is read, each time. Without a name nothing is asked.
+/// is used. Without a name nothing is asked.
+///
+/// Never fails: what went wrong is part of the answer, because a failed lookup keeps the last
+/// members and an empty one does not.
 pub(crate) async fn look_up(name: Option<&str>, servers: &[SocketAddr]) -> SrvAnswer {
     let Some(name) = name else { return SrvAnswer::NotAsked };
     let name = match Name::from_ascii(name) {

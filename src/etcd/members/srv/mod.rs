@@ -1,8 +1,16 @@
 //! Members that SRV records name (RFC 2782), as `etcdctl --discovery-srv` finds them.
 //!
 //! `lookup.rs` asks DNS, `records.rs` (pure) orders the answer, and this file keeps the result up
-//! to date. The records are read before the first connection, then in the background: every 10 s,
-//! and sooner while no member answers.
+//! to date.
+//!
+//! **When.** Before the first connection a request waits for the lookup. After that a background
+//! task looks up: every 10 s while etcd is used, and sooner while no member answers, but not more
+//! often than the TTL and once a second.
+//!
+//! **What a lookup changes.** Two kinds of records are looked up, with and without TLS. Records
+//! replace the last ones of their kind. An answer without records removes those of its kind while
+//! the other kind has some. A failed lookup, or one that leaves no member, changes nothing and is
+//! logged once.
 
 mod lookup;
 mod records;
@@ -164,7 +172,8 @@ impl Core {
         }
     }
 
-    /// Logs a failed lookup once. The last members stay.
+    /// Logs a failed lookup: at WARN the first time, then at DEBUG. The last members stay. Where
+    /// there are none, requests fail with this reason.
     fn records_failed(&self, last: &mut LastLookup, error: &str) {
         let count = {
             let mut state = self.links.state();

@@ -1,4 +1,7 @@
 //! The members that SRV records name, in the order of RFC 2782. PURE: the randomness is a seed.
+//!
+//! The order is stable: the same records and seed give the same order however DNS shuffles its
+//! answer. So a lookup that brings the same records changes nothing, and no connection moves.
 
 use std::collections::HashSet;
 

@@ -42,6 +42,9 @@ const MAX_PENDING: usize = 64;
 const FIRST_ID: i64 = 1 << 32;
 
 /// The machine.
+///
+/// Invariants: an id is in one of `pending`, `live` and `cancels` at most, and never again after it
+/// was canceled; `pending` is in the order in which creations were sent.
 #[derive(Debug)]
 pub(super) struct StreamMachine {
     /// The next id.
