@@ -1,4 +1,6 @@
 //! The `host:port` of an address, or the path of a Unix socket. PURE.
+//!
+//! Both are one type, because both identify a server: maps of servers are keyed by it.
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -7,11 +9,17 @@ use crate::secret;
 
 /// A checked `host:port` in lower case, with an IPv6 address in brackets and in canonical form; or
 /// `unix:/path`.
+///
+/// It is the identity of a server within a service: two addresses with one authority are one
+/// server, whether they say `http` or `https`.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Authority(Box<str>);
 
 impl Authority {
     /// Parses a `host:port`. Without a port it gets the default port, if there is one.
+    ///
+    /// Refused are several addresses, paths, IPv6 addresses without brackets, hosts that are
+    /// neither DNS names nor IP addresses, and ports outside of 1 to 65535.
     ///
     /// # Errors
     /// The reason, which does not show a user or password.
@@ -53,13 +61,16 @@ impl Authority {
         Ok(Self(format!("{host}:{port}").into()))
     }
 
-    /// The text.
+    /// The text: what is compared, shown, and used as the last part of a key.
     pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
 
     /// A Unix socket of this host, by its absolute path. Written `unix:/path`, which no `host:port`
-    /// can be.
+    /// can be. A path has at most 107 bytes: `sockaddr_un` has 108 with the zero at the end.
+    ///
+    /// # Errors
+    /// When the path is relative, too long, or has control characters.
     pub(super) fn unix(path: &str) -> Result<Self, String> {
         // `unix:/path` or `unix:///path`, as in gRPC.
         let path = path.strip_prefix("//").filter(|path| path.starts_with('/')).unwrap_or(path);
@@ -85,7 +96,7 @@ impl Authority {
         self.parts().1.parse().unwrap_or_default() // a number since `parse`
     }
 
-    /// The text before and after the last colon.
+    /// The text before and after the last colon. There is always one: `parse` writes it.
     fn parts(&self) -> (&str, &str) {
         self.0.rsplit_once(':').unwrap_or((&self.0, "")) // the port is always there: `parse` writes it
     }
@@ -97,11 +108,12 @@ impl fmt::Debug for Authority {
     }
 }
 
-/// The host in lower case.
+/// The host in lower case. A DNS name has at most 253 characters. Underscores are allowed, because
+/// container networks use them.
 ///
 /// # Errors
-/// When it is neither a DNS name nor an IPv4 address. Underscores are allowed: container networks
-/// use them.
+/// When it is neither a DNS name nor an IPv4 address. A host of digits and dots must be an IPv4
+/// address: the system's resolver would read `1.2` as `1.0.0.2`.
 fn check_host(host: &str) -> Result<String, String> {
     if host.is_empty() {
         return Err("no host".into());
@@ -119,7 +131,7 @@ fn check_host(host: &str) -> Result<String, String> {
     Ok(host.to_ascii_lowercase())
 }
 
-/// A port from 1 to 65535. `u16::from_str` would take a sign.
+/// A port from 1 to 65535, in digits only: `u16::from_str` would take a sign.
 fn parse_port(port: &str) -> Result<u16, String> {
     let number = if port.bytes().all(|b| b.is_ascii_digit()) { port.parse().ok() } else { None };
     match number {

@@ -1,4 +1,7 @@
 //! A DNS domain whose SRV records name the members of etcd. PURE.
+//!
+//! Used by targets (`etcd-srv://example.org/greeter`) and by `EtcdOptions::srv`, which must agree
+//! on what is the same domain.
 
 use std::fmt;
 
@@ -15,7 +18,7 @@ impl Domain {
     ///
     /// # Errors
     /// When the text has a scheme, a port or a user, is an IP address, or has a label that is not 1
-    /// to 63 characters long.
+    /// to 63 characters long (RFC 1035).
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         if secret::may_have_user(text) {
             return Err(secret::REASON.into());

@@ -15,7 +15,7 @@ pub(crate) fn parse_ip(host: &str) -> Option<IpAddr> {
 }
 
 /// An IPv4 address of one to four parts, each decimal, octal (`0…`) or hexadecimal (`0x…`). The
-/// last part fills the remaining bits.
+/// last part fills the remaining bits: `10.65793` is `10.1.1.1`.
 fn inet_aton(host: &str) -> Option<Ipv4Addr> {
     let (mut left, mut bits, mut shift) = (host, 0, 24_u32);
     // Up to three parts of one byte each.
@@ -42,7 +42,9 @@ fn parse_part(text: &str) -> Option<u32> {
     if digits.starts_with(['+', '-']) { None } else { u32::from_str_radix(digits, radix).ok() }
 }
 
-/// Why nobody can call a server at this IP address, if so.
+/// Why nobody can call a server at this IP address, if so. Connecting to `0.0.0.0` reaches the
+/// caller's own host on Linux, which is never what the record means. Loopback addresses are
+/// allowed: servers and clients on one host use them.
 pub(crate) fn uncallable_reason(ip: IpAddr) -> Option<&'static str> {
     if ip.is_unspecified() {
         Some("it means every interface, which nobody can call")

@@ -46,6 +46,7 @@ impl Address {
     }
 
     /// As [`Address::parse`], with the bare reason as the error: codecs name the record themselves.
+    /// Unix sockets are read too: whether they may be called is the resolver's choice.
     pub(crate) fn read(text: &str) -> Result<Self, String> {
         if let Some(path) = text.strip_prefix("unix:") {
             return Ok(Self { authority: Authority::unix(path)?, secure: false });
@@ -86,10 +87,7 @@ impl Address {
 
     /// The host, with an IPv6 address without brackets. `localhost` for a Unix socket.
     pub fn host(&self) -> &str {
-        if self.unix_path().is_some() {
-            return "localhost";
-        }
-        self.authority.host()
+        if self.unix_path().is_some() { "localhost" } else { self.authority.host() }
     }
 
     /// The port; 0 for a Unix socket, and for nothing else.
@@ -107,13 +105,15 @@ impl Address {
         self.ip().is_some_and(|ip| ip.is_unspecified())
     }
 
-    /// Why nobody can call a server at this address, if so.
+    /// Why nobody can call a server at this address, if so: it means every interface, or is a
+    /// multicast or broadcast address. The resolver refuses records with such addresses, the
+    /// registrar refuses to register them.
     pub(crate) fn uncallable_reason(&self) -> Option<&'static str> {
         ip::uncallable_reason(self.ip()?)
     }
 
     /// The IP address that the host is, in every spelling that the system's resolver takes; `None`
-    /// for a name.
+    /// for a name and for a Unix socket.
     pub(crate) fn ip(&self) -> Option<IpAddr> {
         if self.unix_path().is_some() { None } else { ip::parse_ip(self.host()) }
     }

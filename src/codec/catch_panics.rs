@@ -1,4 +1,7 @@
 //! A user's codec whose panics are errors. PURE.
+//!
+//! Codecs run in background tasks, one for each service. Without this, a codec that panics on one
+//! record would end the watch of its service.
 
 use std::fmt;
 
@@ -9,6 +12,9 @@ use crate::target::Target;
 
 /// Wraps a codec and turns a panic of it into an error that says so. The resolver and the registrar
 /// wrap every codec.
+///
+/// A panic of `decode` makes one record unreadable. A panic of `encode` refuses one instance.
+/// `Debug` is not guarded: its panic belongs to the caller.
 pub(crate) struct CatchPanics<C>(pub(crate) C);
 
 impl<C: Codec> Codec for CatchPanics<C> {

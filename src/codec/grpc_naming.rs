@@ -1,4 +1,9 @@
 //! etcd's own gRPC naming, as Go's `endpoints.Manager` and grpc-proxy write it. PURE.
+//!
+//! Reading: `json.rs` prepares the text, `ReadUpdate` takes `Addr` and `Metadata` from it,
+//! `metadata.rs` reads the metadata, and `hint.rs` explains what cannot be read. Writing:
+//! `StoredUpdate`, with the fields in the order in which Go writes them, so that equal instances
+//! give equal values.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -68,15 +73,8 @@ impl Codec for GrpcNaming {
     }
 
     fn encode(&self, target: &Target, instance: &Instance) -> Result<Vec<Record>, EncodeError> {
-        let said = StoredMetadata {
-            weight: instance.weight(),
-            zone: instance.zone(),
-            version: instance.version(),
-            id: instance.id(),
-            draining: instance.is_draining(),
-            metadata: instance.metadata(),
-        };
-        let metadata = (!said.is_empty()).then_some(&said);
+        let stored = StoredMetadata::of(instance);
+        let metadata = (!stored.is_empty()).then_some(&stored);
         let prefix = target.prefix();
         let record = |address: &Address| {
             let written = StoredUpdate { op: 0, addr: address.to_string(), metadata };
@@ -96,9 +94,10 @@ struct StoredUpdate<'a> {
     metadata: Option<&'a StoredMetadata<'a>>,
 }
 
-/// What an instance says of itself, as it is written. Parts that are not set are left out.
+/// What an instance says of itself, as it is written. Parts that are not set are left out, so that
+/// other readers see only what was said.
 #[derive(Serialize)]
-struct StoredMetadata<'a> {
+pub(super) struct StoredMetadata<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     weight: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -113,16 +112,29 @@ struct StoredMetadata<'a> {
     metadata: &'a BTreeMap<String, String>,
 }
 
-impl StoredMetadata<'_> {
-    /// Whether nothing is set. `Metadata` is then `null`, as Go writes it.
-    fn is_empty(&self) -> bool {
+impl<'a> StoredMetadata<'a> {
+    /// What this instance says of itself.
+    pub(super) fn of(instance: &'a Instance) -> Self {
+        Self {
+            weight: instance.weight(),
+            zone: instance.zone(),
+            version: instance.version(),
+            id: instance.id(),
+            draining: instance.is_draining(),
+            metadata: instance.metadata(),
+        }
+    }
+
+    /// Whether nothing is set. `Metadata` is then `null`, as Go writes it, and the instance can be
+    /// written as a plain address.
+    pub(super) fn is_empty(&self) -> bool {
         let named = self.zone.is_some() || self.version.is_some() || self.id.is_some();
         self.weight.is_none() && !named && !self.draining && self.metadata.is_empty()
     }
 }
 
 /// What is read of a value. Deserialized by hand, because Go matches field names without regard to
-/// case.
+/// case, and takes the later of two fields with one name.
 struct ReadUpdate<'a> {
     /// `Addr`, if it is there.
     addr: Option<String>,

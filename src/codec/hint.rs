@@ -1,13 +1,22 @@
 //! Hints for people: what an unreadable value looks like, and so who may have written it. PURE.
 //!
-//! The hints are constants that end up in [`DecodeError`](crate::codec::DecodeError). They are
-//! guesses by the first matching rule. A wrong guess misleads a reader but never makes a record
-//! readable.
+//! A hint ends up in the text of a [`DecodeError`](crate::codec::DecodeError), which is logged with
+//! the key. It is a guess by the first rule that matches. A wrong guess misleads a reader, but
+//! never makes a record readable, and never hides the error of the parser.
+//!
+//! | value | function |
+//! |---|---|
+//! | neither an object nor an address: encodings, compression, binary formats | [`hint_for_value`] |
+//! | text without an address: templates, quotes, XML, YAML, numbers, ids | [`hint_for_text`] |
+//! | starts as an object and is not JSON | [`hint_for_json`] |
+//! | an object without `Addr`: go-micro, Kratos, Kitex, Dubbo, Nacos, Consul, … | [`hint_for_object`] |
+//!
+//! The corpus of records (`tests/corpus`) holds an example for each hint.
 
 use crate::codec::json::{Members, matches_name, string};
 
-/// What a value looks like that is neither a JSON object nor an address. `None` where the reason
-/// itself says enough.
+/// What a value looks like that is neither a JSON object nor an address. `None` where the error of
+/// the parser says enough.
 pub(super) fn hint_for_value(value: &[u8]) -> Option<&'static str> {
     if value.starts_with(b"\xef\xbb\xbf") {
         return Some("it begins with a byte order mark, as Windows' editors write it: put it without");
@@ -105,7 +114,8 @@ fn is_word(text: &str) -> bool {
     !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'))
 }
 
-/// Whether the text is padded base64 of some length.
+/// Whether the text is padded base64 of more than eight characters. Without padding it cannot be
+/// told from a name.
 fn is_base64(text: &str) -> bool {
     let body = text.trim_end_matches('=');
     let padded = text.len() > body.len();
@@ -115,12 +125,13 @@ fn is_base64(text: &str) -> bool {
         && body.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/'))
 }
 
-/// Whether the text is a UUID, or a long row of hexadecimal digits.
+/// Whether the text is a UUID, or a long row of hexadecimal digits, as lease ids and trace ids are.
 fn is_id(text: &str) -> bool {
     text.len() >= 16 && text.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-')
 }
 
-/// What a JSON object without `Addr` looks like, by the members that other frameworks write.
+/// What a JSON object without `Addr` looks like, by the members that other frameworks write. Names
+/// are compared without regard to case. The first rule that matches counts.
 pub(super) fn hint_for_object(text: &str) -> Option<&'static str> {
     let Members(members) = Members::of(text)?;
     let find = |name: &str| members.iter().find(|(written, _)| matches_name(written, name)).map(|(_, value)| value);
@@ -163,7 +174,8 @@ pub(super) fn hint_for_object(text: &str) -> Option<&'static str> {
 const OTHER_ADDRESS_FIELDS: [&str; 10] =
     ["address", "addresses", "endpoint", "host", "ip", "url", "uri", "target", "listen", "server"];
 
-/// The hint for an object whose address seems to be in this field.
+/// The hint for an object whose address seems to be in this field. It names the field, so that its
+/// writer is found quickly.
 fn hint_for_field(name: &str) -> &'static str {
     match name {
         "address" | "addresses" => "its address seems to stand in \"address\", which etcd's gRPC naming calls \"Addr\"",

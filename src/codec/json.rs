@@ -11,15 +11,19 @@ use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-/// The deepest nesting, in levels: Go's own limit.
+/// The deepest nesting, in levels: Go's own limit, beyond which its decoder fails too.
 const MAX_DEPTH: usize = 10_000;
 /// What replaces a byte that is not UTF-8, and half a surrogate pair.
 const REPLACEMENT: &str = "\u{fffd}";
 
-/// The text of a value, prepared for `serde_json`. Borrowed where nothing is replaced.
+/// The text of a value, prepared for `serde_json`. Borrowed where nothing is replaced, as for every
+/// record that Go writes.
+///
+/// Three things are done: invalid UTF-8 is replaced, the nesting is checked, lone surrogate escapes
+/// are replaced.
 ///
 /// # Errors
-/// When the value is nested too deeply.
+/// When the value is nested more deeply than Go reads.
 pub(super) fn text(value: &[u8]) -> Result<Cow<'_, str>, &'static str> {
     let text = match std::str::from_utf8(value) {
         Ok(text) => Cow::Borrowed(text),
@@ -47,6 +51,9 @@ fn lossy(value: &[u8]) -> String {
 }
 
 /// The text with lone surrogate escapes replaced; `None` where there is none.
+///
+/// `serde_json` refuses `\ud800` without a low surrogate after it. Go reads it as U+FFFD.
+/// JavaScript and Java write such halves where they cut a text.
 fn replace_lone_surrogates(text: &str) -> Option<String> {
     let surrogate = |unit: u16| (0xd800..0xe000).contains(&unit);
     let (mut mended, mut copied, mut at) = (String::new(), 0, 0);
@@ -71,13 +78,15 @@ fn replace_lone_surrogates(text: &str) -> Option<String> {
     (copied > 0).then(|| mended + &text[copied..])
 }
 
-/// The UTF-16 code unit of `\uXXXX`, if the text starts with one.
+/// The UTF-16 code unit of `\uXXXX`, if the text starts with one. Four hexadecimal digits exactly,
+/// as JSON requires.
 fn unit(text: &str) -> Option<u16> {
     let digits = text.strip_prefix("\\u")?.get(..4)?;
     if digits.bytes().all(|b| b.is_ascii_hexdigit()) { u16::from_str_radix(digits, 16).ok() } else { None }
 }
 
-/// Whether arrays and objects are nested deeper than this.
+/// Whether arrays and objects are nested deeper than this. The parser skips values that nobody
+/// reads, so that it does not check this itself.
 fn is_nested_deeper(text: &str, than: usize) -> bool {
     let mut depth = 0_usize;
     visit_outside_strings(text, |byte| {
@@ -90,7 +99,8 @@ fn is_nested_deeper(text: &str, than: usize) -> bool {
     })
 }
 
-/// Calls `go_on` for each byte outside of strings until it gives `false`. Whether it did.
+/// Calls `go_on` for each byte outside of strings until it gives `false`. Gives whether it did.
+/// Needs no valid JSON: a quotation mark that is not closed leaves the rest a string.
 fn visit_outside_strings(text: &str, mut go_on: impl FnMut(u8) -> bool) -> bool {
     let (mut quoted, mut escaped) = (false, false);
     for byte in text.bytes() {
@@ -105,7 +115,7 @@ fn visit_outside_strings(text: &str, mut go_on: impl FnMut(u8) -> bool) -> bool 
     false
 }
 
-/// A value without white space outside of its strings.
+/// A value without white space outside of its strings, as Go's `json.Compact` gives it.
 pub(super) fn compact(value: &str) -> String {
     let (mut quoted, mut escaped) = (false, false);
     let keep = |c: &char| {
@@ -120,7 +130,7 @@ pub(super) fn compact(value: &str) -> String {
     value.chars().filter(keep).collect()
 }
 
-/// The string that a value is, if it is one.
+/// The string that a value is, if it is one, with its escapes decoded.
 pub(super) fn string(value: &RawValue) -> Option<String> {
     serde_json::from_str(value.get()).ok()
 }
@@ -136,7 +146,8 @@ pub(super) fn matches_name(written: &str, name: &str) -> bool {
     written.chars().map(fold).eq(name.chars())
 }
 
-/// The members of an object as they are written, in order. Repeated names are all kept.
+/// The members of an object as they are written, in order. Repeated names are all kept: the reader
+/// decides which one counts, as Go does with the last.
 pub(super) struct Members<'a>(pub(super) Vec<(String, &'a RawValue)>);
 
 impl<'a> Members<'a> {

@@ -1,7 +1,16 @@
 //! What the metadata of etcd's gRPC naming says of an instance, whoever wrote it. PURE.
 //!
-//! The rules are those of the table at [`GrpcNaming`](crate::codec::GrpcNaming). Nothing is lost:
-//! what is not understood is kept as metadata.
+//! The rules are those of the table at [`GrpcNaming`](crate::codec::GrpcNaming):
+//!
+//! - `null` says nothing; anything that is neither an object nor a string with an object is kept
+//!   whole.
+//! - Of an object each member is handled for itself, in order, so that of two with one name the
+//!   later one counts.
+//! - A member with a meaning (`weight`, `draining`, `zone`, `version`, `id`, `metadata`) is taken
+//!   where its value can be understood. Otherwise it is kept as metadata, and the instance says so.
+//! - Every other member is kept as metadata.
+//!
+//! So nothing that a record says is lost.
 
 use serde_json::value::RawValue;
 
@@ -18,7 +27,8 @@ pub(super) fn with_metadata(instance: Instance, metadata: &RawValue) -> Instance
     }
 }
 
-/// Metadata that is a string: grpc-proxy writes its object into one.
+/// Metadata that is a string: grpc-proxy writes its object into one. Any other text is kept as
+/// metadata with the name `Metadata`.
 fn with_string(instance: Instance, text: String) -> Instance {
     if text.trim_start().starts_with('{')
         && let Ok(object) = json::text(text.as_bytes())
@@ -29,7 +39,10 @@ fn with_string(instance: Instance, text: String) -> Instance {
     instance.with_metadata("Metadata", text)
 }
 
-/// Metadata that is an object.
+/// One member of that object. A `null` says nothing, as in Go.
+///
+/// Names are compared without regard to case, so that `Weight` of a Go struct without tags is
+/// understood too.
 fn with_members(instance: Instance, object: &str) -> Instance {
     let members = Members::of(object).map(|members| members.0).unwrap_or_default(); // it is an object
     members.into_iter().fold(instance, |instance, (name, value)| with_member(instance, name, value))
@@ -73,7 +86,8 @@ fn with_member(instance: Instance, name: String, value: &RawValue) -> Instance {
     }
 }
 
-/// A member whose value has no meaning there. It is kept as metadata, and the instance says so.
+/// A member whose value has no meaning there. It is kept as metadata, and the instance says so
+/// ([`Instance::misread`]) with the first 50 characters of the value.
 fn keep_misread(instance: Instance, name: String, value: &RawValue, reason: &str) -> Instance {
     let value = text(value);
     let shown: String = value.chars().take(50).collect();
@@ -81,7 +95,8 @@ fn keep_misread(instance: Instance, name: String, value: &RawValue, reason: &str
     instance.with_metadata(name, value)
 }
 
-/// A weight: 9, 9.0, 9e0, "9" or "9.0". An empty text is 0, which says nothing.
+/// A weight: 9, 9.0, 9e0, "9" or "9.0". An empty text is 0, which says nothing. `None` for negative
+/// numbers, fractions, and what is larger than a `u32`.
 fn weight(value: &RawValue) -> Option<u32> {
     let text = text_or_number(value)?;
     let text = text.trim();
@@ -95,7 +110,7 @@ fn weight(value: &RawValue) -> Option<u32> {
 }
 
 /// A flag as JSON, YAML, Python and Go write it: true, 1, 1.0, "true", "True", "1", "yes", "on" and
-/// their opposites.
+/// their opposites. An empty text is false, as a weight of "" is 0. `None` for anything else.
 fn flag(value: &RawValue) -> Option<bool> {
     let text = match value.get() {
         "true" => return Some(true),
@@ -113,7 +128,7 @@ fn flag(value: &RawValue) -> Option<bool> {
     }
 }
 
-/// A string, or a number as it is written.
+/// A string, or a number as it is written: a zone `7` is the text "7". `None` for anything else.
 fn text_or_number(value: &RawValue) -> Option<String> {
     match value.get().as_bytes().first() {
         Some(b'"') => string(value),

@@ -91,7 +91,9 @@ impl Record {
     }
 }
 
-/// Why a record cannot be read.
+/// Why a record cannot be read. Entries of a snapshot hold it
+/// ([`SnapshotEntry::error`](crate::SnapshotEntry::error)). Errors compare by their reason, so that
+/// a record that stays unreadable for the same reason is no change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DecodeError {
     reason: Box<str>,
@@ -118,7 +120,7 @@ impl fmt::Display for DecodeError {
 
 impl std::error::Error for DecodeError {}
 
-/// Why a format cannot express an instance.
+/// Why a format cannot express an instance. Registering the instance fails with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EncodeError {
     reason: Box<str>,

@@ -1,15 +1,22 @@
 //! Plain addresses: the value is `host:port` or an `http(s)://` URL, as tutorials and go-kit write
 //! it. PURE.
+//!
+//! This is the format that people type by hand with `etcdctl put`, so that its errors explain most.
 
 use crate::address::Address;
+use crate::codec::grpc_naming::StoredMetadata;
 use crate::codec::{Codec, DecodeError, EncodeError, Record, hint};
 use crate::instance::Instance;
 use crate::target::Target;
 
 /// Plain addresses: `greeter/10.0.0.5:50051` = `10.0.0.5:50051`.
 ///
-/// Weight, zone, version, id, draining and metadata cannot be expressed: an instance with any of
-/// them is refused by `encode`. White space around the value is ignored when it is read.
+/// The value is one address as [`Address::parse`](crate::Address::parse) reads it: `host:port`,
+/// `http://host`, `https://host`, or `unix:/path` where the resolver allows it. White space around
+/// it is ignored.
+///
+/// Weight, zone, version, id, draining and metadata cannot be expressed: `encode` refuses an
+/// instance with any of them.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Plain;
 
@@ -27,13 +34,7 @@ impl Codec for Plain {
     }
 
     fn encode(&self, target: &Target, instance: &Instance) -> Result<Vec<Record>, EncodeError> {
-        let bare = instance.weight().is_none()
-            && instance.zone().is_none()
-            && instance.version().is_none()
-            && instance.id().is_none()
-            && !instance.is_draining()
-            && instance.metadata().is_empty();
-        if !bare {
+        if !StoredMetadata::of(instance).is_empty() {
             let reason =
                 "plain addresses have no place for weight, zone, version, id, draining or metadata: use GrpcNaming";
             return Err(EncodeError::new(reason));

@@ -10,13 +10,15 @@
 //!
 //! | class | resolver | registrar |
 //! |---|---|---|
-//! | `Transient`, `TimedOut` | retries with backoff | retries with backoff |
-//! | `TooSlow`, `TooLarge` | smaller pages | logs it, retries slowly |
-//! | `Token` | a new token, once | a new token, once |
-//! | `Revision` | lists again | lists again |
-//! | `LeaseNotFound` | | grants another lease |
-//! | `Denied`, `NoSpace`, `AuthenticationIsOff`, `Permanent` | logs it, retries slowly | logs it, retries slowly |
-//! | `Changed` | goes on at once | goes on at once |
+//! | `Transient`, `TimedOut`, `LeaseExists` | retries with backoff | retries with backoff |
+//! | `TooSlow` | smaller pages | retries with backoff |
+//! | `TooLarge` | smaller pages; then logs it, retries slowly | logs it, retries slowly |
+//! | `Revision` | lists again | retries with backoff |
+//! | `LeaseNotFound` | does not occur | grants another lease |
+//! | `Token` | a new token, once; then logs it, retries slowly | the same |
+//! | `Denied` | logs it, retries slowly | puts without a comparison; then logs it, retries slowly |
+//! | `NoSpace`, `AuthenticationIsOff`, `Permanent` | logs it, retries slowly | logs it, retries slowly |
+//! | `Changed` | tries again, does not log it | the same |
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -75,6 +77,9 @@ pub(super) enum Fault {
 }
 
 /// One failure of one request: what it means, what was being done, and at which member.
+///
+/// Not a public type: [`Failure::into_error`] makes the error that users see, with the text `doing
+/// (member): message`.
 #[derive(Clone, Debug)]
 pub(crate) struct Failure {
     pub(crate) class: Class,
@@ -241,7 +246,8 @@ fn describe(status: &Status) -> String {
     text
 }
 
-/// The class of a status: by its message, then by its code.
+/// The class of a status: by its message, then by its code. A code that is not listed is permanent:
+/// etcd does not know the request, or refuses its arguments.
 fn class_of_status(status: &Status) -> Class {
     if let Some(class) = class_of_message(status.message()) {
         return class;

@@ -122,7 +122,7 @@ impl Etcd {
     }
 
     /// Reads one key by a linearizable read. Gives the revision of the cluster and the key, if it
-    /// exists.
+    /// exists. The registrar asks this where the answer to a put was lost.
     pub(crate) async fn read_key(&self, key: &[u8], limits: RequestLimits) -> Result<(i64, Option<Stored>), Failure> {
         let doing = format!("reading {}", shown_key(key));
         let answer = self
@@ -363,6 +363,9 @@ impl Core {
 
 /// Opens a keep-alive stream. etcd-client renews the lease once while it opens the stream, and does
 /// not tell the time to live that etcd answers.
+///
+/// # Errors
+/// [`Class::LeaseNotFound`] where the lease has ended; otherwise how the stream failed.
 async fn open(id: i64, link: MemberLink, token: u64) -> Result<KeepAlive, Failure> {
     // Boxed, because opening is rare and the future is large.
     let (keeper, responses) = Box::pin(link.client().lease_client().keep_alive(id)).await.map_err(Failure::from)?;

@@ -74,7 +74,8 @@ const TRIES_UNKNOWN: usize = 5;
 
 /// One etcd cluster, as a resolver or a registrar uses it from one tokio runtime. Cheap to clone.
 ///
-/// Dropping the last clone ends the background tasks and closes the connections.
+/// Dropping the last clone ends the background tasks and closes the connections: `Watches` is
+/// dropped first, ends the hub and shuts the links down.
 #[derive(Clone)]
 pub(crate) struct Etcd {
     core: Arc<Core>,
@@ -173,7 +174,8 @@ impl Etcd {
         self.core.links.connected.subscribe()
     }
 
-    /// One unary request: [`Core::call_counted`] without the count.
+    /// One unary request: [`Core::call_counted`] without the count. `doing` is the start of an
+    /// error's text, such as `listing greeter/`.
     async fn call<T, F, Fut>(&self, limits: RequestLimits, doing: &str, operation: F) -> Result<T, Failure>
     where
         F: Fn(Client) -> Fut + Sync,
@@ -221,7 +223,8 @@ impl Core {
         if failure.class == Class::Denied && self.tokens.is_anonymous() { failure.as_missing_token() } else { failure }
     }
 
-    /// What a request needs: a link, and the number of a token that this link may carry.
+    /// What a request needs: a link, and the number of a token that this link may carry. Called for
+    /// each request.
     ///
     /// # Errors
     /// How the search for a member, or the password check, failed.

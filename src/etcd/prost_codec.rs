@@ -1,7 +1,8 @@
 //! The codec of protobuf messages for tonic's client: `T` goes out, `U` comes in.
 //!
-//! etcd's own messages are declared beside their use, because etcd-client's copy keys and values, and
-//! leave out fields that are needed here.
+//! The messages of watches and of the member list are declared beside their use and not taken from
+//! etcd-client, whose types copy keys and values, or lack a field. So they need a codec of their
+//! own.
 
 use std::marker::PhantomData;
 

@@ -207,7 +207,8 @@ impl Core {
         }
     }
 
-    /// What a failed try changes for its link, and the failure with its member and token.
+    /// What a failed try changes for its link, and the failure with its member and token. Called
+    /// once for each try that fails, also for one that the time limit ends.
     fn failed<T>(&self, attempt: &Attempt<'_, T>, failure: Failure) -> (Failure, u64) {
         let failure = self.on_failure(&attempt.link, attempt.asked, failure);
         (failure.at(attempt.link.name()), attempt.token)
@@ -230,7 +231,7 @@ fn is_open<T>(attempt: Option<&Attempt<'_, T>>, failed: Option<&(Failure, u64)>)
 }
 
 /// Waits until a try is late: until `unheard` where nothing was heard over its link since it was
-/// sent, otherwise until `late`.
+/// sent, otherwise until `late`. A link that is heard is alive, and its member is only slow.
 async fn late_at(link: &MemberLink, asked: Instant, unheard: Instant, late: Instant) {
     sleep_until(unheard.min(late)).await;
     if !link.is_silent_since(asked) {

@@ -75,7 +75,8 @@ impl EtcdPerRuntime {
         self.on(&runtime).first_response().await
     }
 
-    /// The [`Etcd`] of this runtime, made where there is none.
+    /// The [`Etcd`] of this runtime, made where there is none. Two threads that make it at the same
+    /// time get the same one.
     pub(crate) fn on(&self, runtime: &Handle) -> Etcd {
         let id = runtime.id();
         if let Some(here) = self.lock().get(&id) {
@@ -107,10 +108,12 @@ impl EtcdPerRuntime {
         self.by_runtime.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Refuses a target that names the members of another etcd.
+    /// Refuses a target that names the members of another etcd. A target without hosts fits any
+    /// etcd. The hosts of SRV records are not compared, because they change: there the domain must
+    /// be the same.
     ///
     /// # Errors
-    /// When a host, or an SRV domain, of the target is not one of this etcd's.
+    /// When a host, or the domain, of the target is not one of this etcd's.
     pub(crate) fn check_hosts(&self, target: &Target) -> Result<(), Error> {
         let refuse = |reason: String| Err(Error::invalid("target", target.to_string(), reason));
         if let Some(domain) = target.domain() {

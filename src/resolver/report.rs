@@ -1,5 +1,14 @@
-//! What is logged about a service's changes: membership at INFO, unreadable records at WARN, each
-//! once.
+//! What is logged about a service's changes.
+//!
+//! | what | level | how often |
+//! |---|---|---|
+//! | members were added, removed or changed | INFO | once for each change, with counts |
+//! | other parts of instances have changed | DEBUG | once for each change |
+//! | a record has become unreadable | WARN | each, up to [`MAX_LOGGED_RECORDS`] of one change |
+//! | a field of a record was not understood | WARN | once for each service |
+//! | the prefix holds keys of a longer name | WARN | once for each service |
+//!
+//! A change is the difference of two views, so that a flood of events is logged as one change.
 
 use crate::instance::Instance;
 use crate::resolver::snapshot::{Difference, Snapshot, SnapshotEntry, diff};

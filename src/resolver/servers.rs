@@ -10,9 +10,9 @@ use crate::instance::Instance;
 use crate::resolver::snapshot::{Snapshot, diff};
 
 /// Names one server of a service to a balancer: one for each server address, however many etcd keys
-/// name it.
+/// name it, and whatever scheme they give.
 ///
-/// Opaque; shown as `host:port`.
+/// Opaque; shown as `host:port`. Ordered and hashed by that text.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ServerKey(Authority);
 
@@ -47,6 +47,9 @@ impl Named {
 }
 
 /// The servers as they were last told to a reader.
+///
+/// A server is there while at least one instance that is not draining names its address. Its scheme
+/// is `https` while at least one of them says so.
 #[derive(Default)]
 pub(crate) struct Servers {
     /// The snapshot of which the reader was told.

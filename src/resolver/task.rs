@@ -1,9 +1,19 @@
 //! The task of one service, around the watch machine.
 //!
-//! Each iteration: open or close the watch and start the request that the machine asks for; wait
-//! for a message of the watch, the answer to the request, a new connection, or the machine's timer;
-//! give it to the machine; publish the view if it has changed. One request and one watch run at a
-//! time, independently of each other.
+//! Each iteration:
+//!
+//! 1. Open or close the watch, and start the request, that the machine asks for. One request and
+//!    one watch run at a time, independently of each other.
+//! 2. Wait for a message of the watch, the answer to the request, a new connection to etcd, the
+//!    machine's timer, or a reader that checks whether the task runs.
+//! 3. Give it to the machine.
+//! 4. Publish the view where the snapshot, the state or the error has changed.
+//!
+//! What is logged: the first failure of each kind at WARN, others at DEBUG, and that the watch has
+//! recovered at INFO. Changes of the members are logged by `report.rs`.
+//!
+//! The task runs until it is dropped with the last user of the service, or until its runtime ends.
+//! Then the sender of the views is dropped, and readers see [`ResolutionState::Closed`].
 
 use std::future::{Future, pending};
 use std::pin::Pin;
@@ -176,7 +186,8 @@ impl Task {
         self.machine.on(self.epoch.elapsed(), input)
     }
 
-    /// Starts a request: a list, or a read of the cluster's revision.
+    /// Starts a request: a list, or a read of the cluster's revision. Records are read by the codec
+    /// while pages arrive, within the request's future.
     fn request(&self, action: Action) -> Request {
         let (etcd, reader) = (self.etcd.clone(), self.reader.clone());
         let (target, range) = (self.target.clone(), self.range.clone());
@@ -217,7 +228,8 @@ impl Task {
         }
     }
 
-    /// Takes a message of the watch. Those of an earlier watch are ignored.
+    /// Takes a message of the watch. Those of an earlier watch, which may still be in the mailbox,
+    /// are ignored.
     fn on_message(&mut self, (of, message): (WatchId, Message)) -> bool {
         if self.watch.as_ref().is_none_or(|watch| watch.id() != of) {
             return false;
@@ -254,6 +266,9 @@ impl Task {
     }
 
     /// Stores and logs a failure. Gives its meaning for the machine.
+    ///
+    /// Failures that ask for another way ([`Class::Revision`], [`Class::Changed`]) are not stored
+    /// and are logged at DEBUG only: nothing is wrong.
     fn on_failure(&mut self, failure: Failure) -> FailureKind {
         let class = failure.class;
         let error = failure.into_error();
@@ -289,6 +304,9 @@ impl Task {
     }
 
     /// Publishes the view where the snapshot, the state or the error has changed.
+    ///
+    /// A change of the revision alone is published with the next change: readers would wake for
+    /// nothing.
     fn publish(&mut self, changed: bool) {
         let now = self.epoch.elapsed();
         let state = match self.machine.status(now) {

@@ -29,7 +29,8 @@ pub(crate) fn parent_names(name: &str) -> impl Iterator<Item = &str> {
     name.char_indices().rev().filter(|(at, c)| *c == '/' && *at > 0).map(|(at, _)| &name[..at])
 }
 
-/// Where the last part of a key starts, which may be a URL or the path of a Unix socket.
+/// Where the last part of a key starts, which may be a URL or the path of a Unix socket: slashes
+/// within it end no name.
 fn begin_of_last(rest: &str) -> usize {
     let address = rest.find("://").or_else(|| rest.find("unix:/"));
     let before = &rest[..address.unwrap_or(rest.len())];

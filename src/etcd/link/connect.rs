@@ -94,7 +94,8 @@ impl EtcdOptions {
     /// The transport to a member, with TLS where it is `https`.
     ///
     /// # Errors
-    /// When the TLS settings cannot be used.
+    /// When the TLS settings cannot be used. The options were checked before: what is wrong has
+    /// changed since, such as a file.
     #[cfg(feature = "_tls")]
     fn transport(&self, secure: bool) -> Result<Transport, Failure> {
         match self.built_tls() {

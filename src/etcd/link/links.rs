@@ -184,7 +184,9 @@ impl MemberLinks {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How long to wait before a search starts: zero where the last connection was stable.
+    /// How long to wait before a search starts: zero where the last connection was stable,
+    /// otherwise a backoff. A peer that accepts and closes connections would otherwise be dialed in
+    /// a loop.
     pub(crate) fn search_delay(&self) -> Duration {
         let mut state = self.state();
         let now = state.began.elapsed();
@@ -212,7 +214,7 @@ impl MemberLinks {
     }
 
     /// Uses the next member: this one cannot serve now. Its connection stays for what still runs
-    /// over it.
+    /// over it, such as watches that the member still serves.
     pub(crate) fn use_next(&self, link: &MemberLink) {
         let mut state = self.state();
         // A newer connection of the same member has not failed yet: then nothing changes.
@@ -265,7 +267,7 @@ impl MemberLinks {
     }
 
     /// Marks the member as failed before a try beside another one, so that the next such try goes
-    /// to the next member.
+    /// to the next member. [`MemberLinks::clear_failed`] takes the mark away when it answers.
     pub(crate) fn mark_failed(&self, link: &MemberLink) {
         self.state().members[link.member()].failed = Some(Instant::now());
     }

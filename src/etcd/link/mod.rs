@@ -252,6 +252,9 @@ fn capped_micros(time: Duration) -> u64 {
 
 /// A connection as the channel of etcd-client. Adds the token, and waits for capacity where the
 /// member admits no further stream.
+///
+/// It is always ready: waiting happens in the request's future, which has the request's time limit,
+/// and not in `poll_ready`, which has none.
 #[derive(Clone)]
 pub(super) struct LinkService {
     /// The HTTP/2 connection.
@@ -283,6 +286,9 @@ impl Service<Request<Body>> for LinkService {
 
 impl LinkService {
     /// Sends one request and returns the head of the response with its body.
+    ///
+    /// # Errors
+    /// `UNAVAILABLE` where the connection has ended, before or after the request was sent.
     async fn exchange(self, request: Request<Body>) -> Result<Response<Body>, BoxError> {
         let (mut parts, body) = request.into_parts();
         let slot = loop {

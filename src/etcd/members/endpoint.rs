@@ -1,5 +1,8 @@
 //! The endpoint of a member of etcd: as users write it, as SRV records name it, or as etcd itself
 //! names it. PURE.
+//!
+//! Two endpoints are the same member if scheme, host and port are equal. The text is kept as it was
+//! written, because users look for it in errors and logs.
 
 use std::net::IpAddr;
 

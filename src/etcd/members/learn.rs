@@ -114,7 +114,10 @@ async fn learn(learning: TaskGuard, every: Duration, mut connected: Receiver<u64
     }
 }
 
-/// Asks one member for the list, by a linearizable read.
+/// Asks one member for the list, by a linearizable read: every member that answers knows the same
+/// list.
+///
+/// A user's own client has no service here, and its members are not learned.
 async fn members(link: &MemberLink) -> Result<Vec<ListedMember>, Failure> {
     link.client(); // tells that the link is used
     let Some(service) = link.service() else { return Ok(Vec::new()) };

@@ -50,6 +50,8 @@ impl MembersState {
 
     /// Rebuilds the list of members that are tried from the three sources. A member that is in no
     /// source any more is not tried, and its connection stays for what still runs over it.
+    ///
+    /// Where the member in use has left the list, a connected one takes its place, or the first.
     pub(super) fn rebuild(&mut self) {
         let mut present = Vec::new();
         for endpoint in self.configured.iter().chain(&self.found).chain(&self.learned) {

@@ -175,6 +175,9 @@ impl Core {
 
     /// Checks the password once, at the member in use, or at another one where the first is late.
     /// Gives the token; `None` for a user's own client, which keeps it for itself.
+    ///
+    /// # Errors
+    /// How the check failed. A token that is no valid header value is a permanent failure.
     async fn authenticate(self: &Arc<Self>) -> Result<Option<HeaderValue>, Failure> {
         let link = self.link().await?;
         let (Source::Options(_), Some((name, password))) = (&self.links.source, &self.tokens.user) else {

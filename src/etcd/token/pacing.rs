@@ -99,7 +99,13 @@ impl TokenPacing {
         self.next
     }
 
-    /// Takes the result of a check.
+    /// Takes the result of a check, and sets when the next one may start.
+    ///
+    /// | result | next check |
+    /// |---|---|
+    /// | a token, or none needed | at once while the burst lasts, otherwise after [`CHECK_INTERVAL`] |
+    /// | refused | after [`CHECK_INTERVAL`] |
+    /// | no answer | after the backoff |
     pub(crate) fn on_checked(&mut self, now: Duration, outcome: CheckOutcome) {
         match outcome {
             CheckOutcome::Fetched | CheckOutcome::NotNeeded => {

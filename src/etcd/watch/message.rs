@@ -61,7 +61,7 @@ pub(super) struct CancelRequest {
 }
 
 /// Asks for the progress of all watches of the stream. etcd answers once all of them have reached
-/// its revision, with the id −1. 3.4 and grpc-proxy may not answer.
+/// its revision, with the id −1. grpc-proxy does not answer.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct ProgressRequest {}
 

@@ -86,6 +86,9 @@ impl Watches {
     }
 
     /// Sends an input to the hub, which is started where it does not run. Gives the way to it.
+    ///
+    /// The lock is held while the input is sent, so that a hub that is about to end either sees the
+    /// input or is not found any more (`WatchHub::is_abandoned`).
     fn send(&self, mut input: HubInput) -> UnboundedSender<HubInput> {
         // Nothing panics while the lock is held, so that a poisoned lock still guards a valid
         // state.
@@ -108,7 +111,8 @@ impl Watches {
     }
 }
 
-/// Nobody can open a watch any more: the hub, its streams and the links end.
+/// The last user is gone, so that nobody can open a watch any more: the hub, its streams and the
+/// links end. Does not wait for them.
 impl Drop for Watches {
     fn drop(&mut self) {
         let hub = self.hub.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -134,8 +138,9 @@ struct Mailbox {
 }
 
 impl Mailbox {
-    /// Puts a message. Whether the reader keeps up with [`MAILBOX_LIMIT`]. A reader that is gone
-    /// keeps up.
+    /// Puts a message. Whether the reader keeps up with [`MAILBOX_LIMIT`]. The message is put in
+    /// any case: what the reader has received decides where it resumes. A reader that is gone keeps
+    /// up.
     fn put(&self, watch: WatchId, message: Message) -> bool {
         let queued = self.queued.fetch_add(1, Ordering::Relaxed);
         let _ = self.to.send((watch, message));

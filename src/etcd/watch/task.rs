@@ -86,7 +86,8 @@ impl StreamTask {
         Self { core, id, other_member, commands, hub, traits, watches: HashMap::new(), epoch: Instant::now() }
     }
 
-    /// Opens the stream, serves it, and tells the hub how it ended.
+    /// Opens the stream, serves it, and tells the hub how it ended. A stream that the hub has
+    /// closed tells nothing: the hub knows.
     pub(super) async fn run(mut self) {
         let (heard, traits, failure) = match self.begin().await {
             Ok((link, token)) => {
@@ -108,7 +109,8 @@ impl StreamTask {
         self.send(StreamEvent::StreamEnded { failure, heard, traits });
     }
 
-    /// The link and the token for the stream.
+    /// The link and the token for the stream: at the member in use, or at another one where the hub
+    /// asks for it and there is one.
     async fn begin(&self) -> Result<(MemberLink, u64), Failure> {
         let (link, token) = self.core.stream_link_and_token().await?;
         if self.other_member
@@ -126,7 +128,8 @@ impl StreamTask {
         let _ = self.hub.send(HubInput::FromStream { stream: self.id, event });
     }
 
-    /// Runs the stream until it ends.
+    /// Runs the stream until it ends: carries out all actions of the machine, then waits for a
+    /// message, a command or the machine's timer.
     async fn serve(&mut self, machine: &mut StreamMachine, link: &MemberLink, token: u64) -> StreamEnd {
         let mut transport = WatchTransport::new(link);
         let alarm = sleep_until(self.epoch);

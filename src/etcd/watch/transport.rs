@@ -88,7 +88,11 @@ impl WatchTransport {
     }
 }
 
-/// Opens a stream over a connection of our own.
+/// Opens a stream over a connection of our own. Completes with the first message of etcd, because
+/// its response headers come with it.
+///
+/// # Errors
+/// How the stream was refused.
 async fn open(
     service: link::LinkService,
     requests: UnboundedReceiverStream<WatchRequest>,
@@ -127,10 +131,12 @@ pub(super) struct ClientTransport {
 }
 
 impl ClientTransport {
-    /// Sends what is outgoing and waits for the next message.
+    /// Sends what is outgoing and waits for the next message. etcd-client's sender waits while its
+    /// queue is full, so that messages are taken meanwhile.
     ///
     /// # Cancel safety
-    /// A request leaves the queue only after it was sent.
+    /// A request leaves the queue only after it was sent. It may be sent again where the future is
+    /// dropped in between.
     async fn next(&mut self) -> Result<WatchResponse, Failure> {
         loop {
             let Some((requests, responses)) = &mut self.open else {

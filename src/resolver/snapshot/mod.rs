@@ -150,7 +150,10 @@ impl Snapshot {
     }
 
     /// Replaces all entries by a list in any order; of two entries of one key the later one counts.
-    /// `false` if nothing differs. Equal entries stay shared with what was there.
+    /// `false` if nothing differs.
+    ///
+    /// Equal entries stay shared with what was there: a list that brings nothing new copies
+    /// nothing, and later differences stay cheap.
     pub(crate) fn restore(&mut self, revision: i64, entries: Vec<SnapshotEntry>) -> bool {
         let next = Self::build(revision, entries);
         if self.chunks.is_empty() {

@@ -239,6 +239,10 @@ impl Machine {
     }
 
     /// Takes a list. Whether the snapshot has changed.
+    ///
+    /// A list may be older than events that arrived while it ran. Keys that such events have
+    /// changed keep what the events said. A list whose revision is lower than the one that was
+    /// known when it was started is of another etcd: everything is replaced.
     fn on_listed(&mut self, now: Duration, revision: i64, mut entries: Vec<SnapshotEntry>) -> bool {
         let List::Running { floor } = self.list else { return false };
         let changed_since_request = std::mem::take(&mut self.changed_since_request);
@@ -332,7 +336,8 @@ impl Machine {
         self.watch = Watch::Open { since: now };
     }
 
-    /// The watch is over. It is opened again after a pause, and everything is read again soon.
+    /// The watch is over. It is opened again after a pause, and everything is read again soon:
+    /// events may have been lost, or etcd may have been replaced.
     fn close(&mut self, now: Duration, kind: FailureKind) {
         if let Watch::Open { since } = self.watch
             && now >= since + STABLE_WATCH

@@ -77,7 +77,10 @@ pub(crate) async fn look_up(name: Option<&str>, servers: &[SocketAddr]) -> SrvAn
     SrvAnswer::Records { records, ttl: Duration::from_secs(ttl.into()) }
 }
 
-/// The DNS client of these servers, or of the system's configuration.
+/// The DNS client of these servers, or of the system's configuration. Two tries for each server.
+///
+/// # Errors
+/// When the system's configuration cannot be read.
 async fn resolver(servers: &[SocketAddr]) -> Result<TokioResolver, String> {
     let mut builder = if servers.is_empty() {
         // Reading the configuration reads files.
@@ -94,7 +97,8 @@ async fn resolver(servers: &[SocketAddr]) -> Result<TokioResolver, String> {
     builder.build().map_err(|error| error.to_string())
 }
 
-/// The configuration of a DNS client that asks these servers, by UDP and then by TCP.
+/// The configuration of a DNS client that asks these servers, by UDP and then by TCP, without
+/// search domains.
 fn builder_for(servers: &[SocketAddr]) -> ResolverBuilder<TokioRuntimeProvider> {
     let at = |mut connection: ConnectionConfig, port: u16| {
         connection.port = port;

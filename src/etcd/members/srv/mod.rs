@@ -190,7 +190,7 @@ impl Core {
 }
 
 /// The background task: looks up in each interval while etcd is used, and sooner while no member
-/// answers.
+/// answers. Ends when etcd is not used any more: the next search starts it again.
 async fn refresh(finding: TaskGuard, srv: SrvOptions, wanted: Arc<Notify>) {
     loop {
         // Up to 10 % sooner, so that a fleet that was started together does not ask together.
