@@ -56,7 +56,7 @@ impl Error {
     /// An argument was refused. `what` names the argument, `input` its value. What looks like a
     /// password in it is replaced.
     pub(crate) fn invalid(what: &'static str, input: impl Into<String>, reason: impl Into<String>) -> Self {
-        // Both are shown and logged, and what was given may hold a password.
+        // The input is shown and logged, and may hold a password.
         let input = secret::without_password(&input.into()).into_owned();
         Self::from_kind(Kind::Invalid { what, input, reason: reason.into() }, None)
     }

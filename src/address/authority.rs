@@ -93,12 +93,12 @@ impl Authority {
 
     /// The port.
     pub(crate) fn port(&self) -> u16 {
-        self.parts().1.parse().unwrap_or_default() // a number since `parse`
+        self.parts().1.parse().unwrap_or_default() // always a number: `parse` has checked it
     }
 
     /// The text before and after the last colon. There is always one: `parse` writes it.
     fn parts(&self) -> (&str, &str) {
-        self.0.rsplit_once(':').unwrap_or((&self.0, "")) // the port is always there: `parse` writes it
+        self.0.rsplit_once(':').unwrap_or((&self.0, "")) // always there: `parse` writes it
     }
 }
 

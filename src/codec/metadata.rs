@@ -44,7 +44,7 @@ fn with_string(instance: Instance, text: String) -> Instance {
 /// Names are compared without regard to case, so that `Weight` of a Go struct without tags is
 /// understood too.
 fn with_members(instance: Instance, object: &str) -> Instance {
-    let members = Members::of(object).map(|members| members.0).unwrap_or_default(); // it is an object
+    let members = Members::of(object).map(|members| members.0).unwrap_or_default(); // an object always parses
     members.into_iter().fold(instance, |instance, (name, value)| with_member(instance, name, value))
 }
 
@@ -67,7 +67,7 @@ fn with_member(instance: Instance, name: String, value: &RawValue) -> Instance {
         };
     }
     if is("metadata") && value.get().starts_with('{') {
-        let pairs = Members::of(value.get()).map(|members| members.0).unwrap_or_default(); // it is an object
+        let pairs = Members::of(value.get()).map(|members| members.0).unwrap_or_default(); // an object always parses
         return pairs.into_iter().fold(instance, |instance, (name, value)| instance.with_metadata(name, text(value)));
     }
     let named: Option<fn(Instance, String) -> Instance> = if is("zone") {

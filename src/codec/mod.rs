@@ -103,7 +103,7 @@ impl DecodeError {
     /// An error with this reason. The first 200 characters are kept, and what looks like a password
     /// is replaced.
     pub fn new(reason: impl Into<String>) -> Self {
-        // What stands in etcd may hold a password.
+        // The value may hold a password.
         let mut reason = secret::without_password(&reason.into()).into_owned();
         if let Some((end, _)) = reason.char_indices().nth(200) {
             reason.replace_range(end.., "…");

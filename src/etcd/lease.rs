@@ -320,7 +320,7 @@ impl Core {
     ) -> Result<KeepAlive, Failure> {
         tokio::select! {
             () = failed.notified() => {}
-            () = sleep_until(late) => first.ping(), // its answer tells a dead connection from a slow member
+            () = sleep_until(late) => first.ping(), // the answer tells a dead connection from a slow member
         }
         let (mut backoff, began) = (Backoff::new(fastrand::u64(..)), Instant::now());
         let mut last = first.clone();
@@ -390,7 +390,7 @@ impl KeepAlive {
     async fn renew(mut self) -> Result<(i64, Self), Failure> {
         self.keeper.keep_alive().await.map_err(Failure::from)?;
         match self.responses.message().await.map_err(Failure::from)? {
-            // An expired lease is not an error of the stream.
+            // etcd reports an expired lease as a time to live of 0, not as an error.
             Some(response) if response.ttl() <= 0 => Err(Failure::new(Class::LeaseNotFound, "the lease has expired")),
             Some(response) => Ok((response.ttl(), self)),
             None => Err(Failure::new(Class::Transient, "etcd ended the keep-alive stream")),

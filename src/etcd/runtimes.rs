@@ -98,13 +98,12 @@ impl EtcdPerRuntime {
         };
         drop(of);
         // Their connections close while no lock is held.
-        drop((ended, unused)); // with their connections
+        drop((ended, unused));
         etcd
     }
 
     /// Nothing panics while the lock is held, so that a poisoned lock still guards a valid map.
     fn lock(&self) -> MutexGuard<'_, HashMap<runtime::Id, RuntimeEtcd>> {
-        // Nothing panics while it is held.
         self.by_runtime.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

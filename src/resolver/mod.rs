@@ -245,8 +245,8 @@ impl Shared {
     /// The watched service of this target on this runtime; spawned where there is none.
     fn service(&self, target: &Target, runtime: &Handle) -> Arc<WatchedService> {
         let key = (target.clone().without_hosts(), runtime.id());
-        let mut services = self.services.lock().unwrap_or_else(PoisonError::into_inner); // nothing panics while it is held
         // Nothing panics while the lock is held.
+        let mut services = self.services.lock().unwrap_or_else(PoisonError::into_inner);
         let known = services.get(&key).and_then(Weak::upgrade);
         // A task ends only with its runtime. Then another one takes its place.
         if let Some(service) = known.as_ref().filter(|service| !service.has_ended()) {
@@ -261,7 +261,7 @@ impl Shared {
         // live as long as the process, and keep the span open in which it was made.
         let task = Task::new(self.etcds.on(runtime), self.reader.clone(), key.0, sender, service.probe.clone());
         let task = runtime.spawn(task.run()).abort_handle();
-        let _ = service.task.set(task); // it is set here alone
+        let _ = service.task.set(task); // set only here, so never an error
         service
     }
 }

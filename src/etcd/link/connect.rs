@@ -39,7 +39,7 @@ impl EtcdOptions {
         let connected = self.connect_service(member, endpoint, token).await;
         connected.map_err(|failure| {
             let failure = failure.at(&endpoint.text).while_doing("connecting to etcd");
-            // One that etcd has named may well be out of connect_service, or have another name in its certificate.
+            // An endpoint that etcd has named may be out of reach, or have another name in its certificate.
             if endpoint.is_learned { failure.as_transient() } else { failure }
         })
     }

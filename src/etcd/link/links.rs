@@ -180,7 +180,6 @@ impl MemberLinks {
 
     /// Nothing panics while the lock is held, so that a poisoned lock still guards a valid state.
     pub(crate) fn state(&self) -> MutexGuard<'_, MembersState> {
-        // Nothing panics while it is held, and every state of it is whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

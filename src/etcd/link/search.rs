@@ -57,7 +57,7 @@ impl Core {
                 waits
             };
             loop {
-                // The sender lives as long as this does.
+                // Never an error: `self` owns the sender.
                 let _ = changed.changed().await;
                 let mut state = self.links.state();
                 if let Some(link) = state.current() {
@@ -68,7 +68,7 @@ impl Core {
                     return Err(failure.unwrap_or_else(|| Failure::timed_out(self.request_timeout())));
                 }
                 if !state.is_connecting {
-                    break; // its runtime has ended: this one's takes over
+                    break; // the runtime of the search has ended: search on this one
                 }
             }
         }

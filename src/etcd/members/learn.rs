@@ -119,7 +119,7 @@ async fn learn(learning: TaskGuard, every: Duration, mut connected: Receiver<u64
 ///
 /// A user's own client has no service here, and its members are not learned.
 async fn members(link: &MemberLink) -> Result<Vec<ListedMember>, Failure> {
-    link.client(); // tells that the link is used
+    link.client(); // marks the link as used
     let Some(service) = link.service() else { return Ok(Vec::new()) };
     let refused = |status: Status| Failure::from(etcd_client::Error::GRpcStatus(status));
     let path = PathAndQuery::from_static("/etcdserverpb.Cluster/MemberList");

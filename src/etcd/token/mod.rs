@@ -91,7 +91,6 @@ impl Tokens {
 
     /// Nothing panics while the lock is held, so that a poisoned lock still guards a valid state.
     fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing panics while it is held, and every state of it is whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -162,7 +161,7 @@ impl Core {
             }
             (before, ended)
         };
-        // The sender lives as long as this does.
+        // Never an error: `self` owns the sender.
         let _ = ended.wait_for(|checks| *checks != before).await;
         let state = tokens.state();
         match (state.machine.current(), &state.failure) {

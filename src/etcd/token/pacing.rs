@@ -137,7 +137,7 @@ impl TokenPacing {
     /// a new token: some releases say "denied" of an expired one.
     pub(crate) fn on_denied(&mut self, now: Duration, number: u64) -> bool {
         if self.number != number || !self.is_present {
-            return true; // there is a newer one already, or soon
+            return true; // a newer one is there already, or is being fetched
         }
         if now.saturating_sub(self.fetched) < FRESH_TOKEN && number > 0 {
             self.denied = Some(now);

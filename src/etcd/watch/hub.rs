@@ -120,7 +120,7 @@ impl WatchHub {
                 self.on(input);
             }
             if self.is_shut_down {
-                return; // its streams end with it
+                return; // the streams end with their commands
             }
             match self.machine.action(self.epoch.elapsed()) {
                 Action::Wait { until } => {

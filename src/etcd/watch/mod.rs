@@ -174,7 +174,7 @@ impl Watcher {
                 self.mailbox.queued.fetch_sub(1, Ordering::Relaxed);
                 message
             }
-            None => std::future::pending().await, // it holds a sender itself
+            None => std::future::pending().await, // never: `self` owns a sender
         }
     }
 

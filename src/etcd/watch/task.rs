@@ -124,7 +124,6 @@ impl StreamTask {
 
     /// Sends an event to the hub. Where the hub is gone, nobody needs it.
     fn send(&self, event: StreamEvent) {
-        // Where the hub is gone, nobody wants to know.
         let _ = self.hub.send(HubInput::FromStream { stream: self.id, event });
     }
 
@@ -270,7 +269,6 @@ fn create(range: &Range, from: i64, id: i64) -> RequestUnion {
         key: range.start.clone(),
         range_end: range.end.clone(),
         start_revision: from,
-        // Bookmarks, for those who go on from a revision.
         progress_notify: from > 0,
         watch_id: id,
     })

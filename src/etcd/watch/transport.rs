@@ -48,7 +48,7 @@ type Opening<T> = Pin<Box<dyn Future<Output = Result<T, Failure>> + Send>>;
 impl WatchTransport {
     /// Opens a stream over this link. Nothing is sent before the first request.
     pub(super) fn new(link: &MemberLink) -> Self {
-        let client = link.client(); // also tells that the link is used
+        let client = link.client(); // marks the link as used
         let Some(service) = link.service() else {
             let (outgoing, opening, open) = (VecDeque::new(), None, None);
             return Self::Client(Box::new(ClientTransport { client, outgoing, opening, open }));

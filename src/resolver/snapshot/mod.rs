@@ -178,7 +178,7 @@ impl Snapshot {
         if !entries.is_sorted_by(|a, b| a.key < b.key) {
             // A stable sort keeps the later of two equal keys later. Reversed, it is the one that
             // `dedup_by` keeps.
-            entries.sort_by(|a, b| a.key.cmp(&b.key)); // stable: the later of two equals stays the later
+            entries.sort_by(|a, b| a.key.cmp(&b.key));
             entries.reverse();
             entries.dedup_by(|a, b| a.key == b.key);
             entries.reverse();

@@ -109,7 +109,7 @@ impl Core {
         if last.due().is_some_and(|due| due > Instant::now()) {
             return;
         }
-        let Ok(domain) = srv.domain() else { return }; // checked with the options
+        let Ok(domain) = srv.domain() else { return }; // validated with the options
         let Source::Options(options) = &self.links.source else { return };
         // DNS is not protected. Where TLS is asked for, it must not lead to a member without TLS.
         let (wants_plain, wants_secure) = (!options.has_tls(), options.can_tls());
