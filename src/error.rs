@@ -50,6 +50,8 @@ enum Kind {
     Server,
     /// There is no tokio runtime.
     NoRuntime { what: &'static str },
+    /// The tokio runtime has no timers.
+    NoTimers { what: &'static str },
 }
 
 impl Error {
@@ -79,7 +81,9 @@ impl Error {
     /// Another instance holds the key, under this lease (0 for none), with this id if it has one.
     pub(crate) fn conflict(key: &[u8], lease: i64, id: Option<&str>) -> Self {
         let key = secret::shown_key(key);
-        Self::from_kind(Kind::Conflict { key, lease, id: id.map(str::to_owned) }, None)
+        // The id is from another's record, and may hold a password.
+        let id = id.map(|id| secret::without_password(id).into_owned());
+        Self::from_kind(Kind::Conflict { key, lease, id }, None)
     }
 
     /// A registration was lost.
@@ -125,6 +129,11 @@ impl Error {
     /// There is no tokio runtime.
     pub(crate) fn no_runtime(what: &'static str) -> Self {
         Self::from_kind(Kind::NoRuntime { what }, None)
+    }
+
+    /// The tokio runtime has no timers.
+    pub(crate) fn no_timers(what: &'static str) -> Self {
+        Self::from_kind(Kind::NoTimers { what }, None)
     }
 
     /// Puts the parts together.
@@ -201,6 +210,9 @@ impl fmt::Display for Error {
             Kind::Check { what } => write!(f, "the {what} failed"),
             Kind::Server => write!(f, "the server ended by itself"),
             Kind::NoRuntime { what } => write!(f, "{what} needs a running tokio runtime: call it inside one"),
+            Kind::NoTimers { what } => {
+                write!(f, "{what} needs a tokio runtime with timers: enable_time, or enable_all")
+            }
         }
     }
 }

@@ -3,8 +3,9 @@
 //! # Health and reflection
 //!
 //! Both are services like any other. With the feature `tonic-health`, [`Serve::health`](crate::Serve) lets the reporter decide
-//! whether the server is in the directory. Who watches the health service is told `NOT_SERVING` before GOAWAY comes. A watch and a
-//! reflection stream are calls in flight, and keep the drain until their clients end them.
+//! whether the server is in the directory. Who watches the server as a whole, or a name that was given by
+//! [`Serve::health_name`](crate::Serve), is told `NOT_SERVING` before GOAWAY comes. The reporter does not say which other names it
+//! knows: those stay as they are. A watch and a reflection stream are calls in flight, and keep the drain until their clients end them.
 //!
 //! ```no_run
 //! # #[cfg(feature = "tonic-health")]

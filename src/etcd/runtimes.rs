@@ -23,6 +23,7 @@ use crate::etcd::Client;
 use crate::etcd::options::EtcdOptions;
 use crate::etcd::{Etcd, Source};
 use crate::target::Target;
+use crate::timers;
 
 /// The etcd of one resolver or registrar, on all runtimes that use it.
 pub(crate) struct EtcdPerRuntime {
@@ -71,7 +72,7 @@ impl EtcdPerRuntime {
     /// Connects on the calling runtime and waits for the first response of etcd. See
     /// [`Etcd::first_response`].
     pub(crate) async fn connect(&self) -> Result<(), Error> {
-        let runtime = Handle::try_current().map_err(|_| Error::no_runtime("connecting to etcd"))?;
+        let runtime = timers::runtime("connecting to etcd")?;
         self.on(&runtime).first_response().await
     }
 

@@ -16,7 +16,6 @@ use tokio::time::Instant;
 pub(crate) use self::gates::Gate;
 pub use self::handle::builder::{RegistrarBuilder, RegistrationBuilder};
 pub use self::handle::health::RegistrarHealth;
-pub(crate) use self::handle::readiness::Tried;
 pub use self::handle::registration::Registration;
 pub use self::handle::state::{RegistrationState, RegistrationStates};
 pub use self::lease::Conflict;
@@ -98,7 +97,7 @@ impl Registrar {
     /// # Errors
     /// When the target or the instance is refused: addresses that nobody can call (`0.0.0.0`, `[::]`, multicast), an instance
     /// that the codec refuses or panics on, records larger than etcd takes, keys that this registrar has registered already; after
-    /// [`Registrar::close`] ([`Error::is_closed`]). Never because etcd is away.
+    /// [`Registrar::close`] ([`Error::is_closed`]); outside of a tokio runtime with timers. Never because etcd is away.
     pub async fn register<T>(&self, target: T, instance: Instance) -> Result<Registration, Error>
     where
         T: TryInto<Target>,
@@ -161,8 +160,9 @@ impl Registrar {
                 "it is a name below the service's prefix, without a slash at its ends or control characters",
             );
         }
-        let key = format!("{}{name}", target.prefix());
-        Ok(vec![Arc::new(Record::new(key, record.value.clone()))])
+        let record = Record::new(format!("{}{name}", target.prefix()), record.value.clone());
+        check_size(&record)?;
+        Ok(vec![Arc::new(record)])
     }
 
     fn records(&self, target: &Target, instance: &Instance) -> Result<Vec<Arc<Record>>, Error> {
@@ -189,15 +189,25 @@ impl Registrar {
                 let reason = format!("the codec wrote it outside of {:?}", target.prefix());
                 return Err(Error::invalid("key", key, reason));
             }
-            // A put names its key twice: it asks how that stands.
-            let size = 2 * record.key.len() + record.value.len();
-            if size > MAX_RECORD {
-                let reason = format!("the key, twice, and the value have {size} bytes, and etcd takes {MAX_RECORD}");
-                return Err(Error::invalid("record", key.chars().take(100).collect::<String>(), reason));
-            }
+            check_size(record)?;
         }
         Ok(records.into_iter().map(Arc::new).collect())
     }
+}
+
+/// Refuses a record that etcd does not take, or would not give back.
+fn check_size(record: &Record) -> Result<(), Error> {
+    // A put names its key twice, because it asks how that stands, and a delete three times.
+    let (put, delete) = (2 * record.key.len() + record.value.len(), 3 * record.key.len());
+    let reason = if put > MAX_RECORD {
+        format!("the key, twice, and the value have {put} bytes, and etcd takes {MAX_RECORD}")
+    } else if delete > MAX_RECORD {
+        format!("the key, three times, has {delete} bytes, and etcd takes {MAX_RECORD}")
+    } else {
+        return Ok(());
+    };
+    let key: String = String::from_utf8_lossy(&record.key).chars().take(100).collect();
+    Err(Error::invalid("record", key, reason))
 }
 
 impl fmt::Debug for Registrar {

@@ -20,6 +20,7 @@ use crate::registrar::lease::Id;
 use crate::registrar::task::Task;
 use crate::registrar::task::neighbours::Neighbours;
 use crate::registrar::wanted::{Publication, Wanted};
+use crate::secret::shown_key;
 
 pub(super) struct Shared {
     pub(super) etcds: EtcdPerRuntime,
@@ -47,10 +48,17 @@ pub(super) struct State {
     pub(super) has_task: bool,
     /// The runtime of the last task ended before what was wanted did.
     pub(super) ended: bool,
-    /// Keys that it left in etcd then, until the lease ends.
-    pub(super) left_behind: Vec<String>,
+    /// Keys that such a task left in etcd.
+    pub(super) left_behind: Vec<LeftBehind>,
     /// Nothing is registered any more.
     pub(super) closed: bool,
+}
+
+/// A key that nobody looks after any more, and that is not wanted again.
+pub(super) struct LeftBehind {
+    pub(super) key: Vec<u8>,
+    /// When its lease ends, by our clock; none where that is too far away to be told.
+    pub(super) until: Option<Instant>,
 }
 
 /// Other records that are wanted of a registration.
@@ -88,7 +96,9 @@ impl Shared {
         }
         state.check_keys(&BTreeSet::new(), wanted.iter().map(|wanted| (wanted.target.name(), &*wanted.records)))?;
         state.ended = false;
-        state.left_behind.clear();
+        let is_anew =
+            |key: &[u8]| wanted.iter().flat_map(|wanted| &wanted.records).any(|record| record.key.as_slice() == key);
+        state.left_behind.retain(|left| !is_anew(&left.key));
         let enter = |wanted| {
             state.next += 1;
             let id = state.next;
@@ -173,18 +183,21 @@ impl State {
         but: &BTreeSet<Id>,
         wanted: impl Iterator<Item = (&'a str, &'a [Arc<Record>])>,
     ) -> Result<(), Error> {
-        let others = self.wanted.iter().filter(|(id, other)| !other.leaving && !but.contains(id));
-        let mut known: BTreeSet<&[u8]> =
-            others.flat_map(|(_, other)| &other.records).map(|record| &*record.key).collect();
+        let refuse = |service: &str, key: &[u8]| {
+            let reason = "this registrar has it registered already";
+            Err(Error::invalid("key", shown_key(key), reason).for_service(service))
+        };
+        let mut new: BTreeMap<&[u8], &str> = BTreeMap::new();
         for (service, records) in wanted {
             for record in records {
-                if !known.insert(&record.key) {
-                    let reason = "this registrar has it registered already";
-                    let error = Error::invalid("key", String::from_utf8_lossy(&record.key), reason);
-                    return Err(error.for_service(service));
+                if new.insert(&record.key, service).is_some() {
+                    return refuse(service, &record.key);
                 }
             }
         }
-        Ok(())
+        // The others are many, and those that are new are few.
+        let others = self.wanted.iter().filter(|(id, other)| !other.leaving && !but.contains(id));
+        let known = others.flat_map(|(_, other)| &other.records).find_map(|record| new.get_key_value(&*record.key));
+        known.map_or(Ok(()), |(key, service)| refuse(service, key))
     }
 }

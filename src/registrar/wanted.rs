@@ -6,7 +6,7 @@ use tokio::sync::watch;
 
 use crate::codec::Record;
 use crate::registrar::gates::Gates;
-use crate::registrar::handle::readiness::Tried;
+use crate::registrar::handle::readiness::Known;
 use crate::registrar::handle::state::{Published, RegistrationState};
 use crate::registrar::lease::{self, Conflict};
 use crate::secret::shown_key;
@@ -23,7 +23,7 @@ pub(super) struct Wanted {
     pub(super) gates: Gates,
     /// Counts the changes of what is wanted.
     pub(super) version: u64,
-    pub(super) tried: Tried,
+    pub(super) known: Known,
     now: Published,
     show: watch::Sender<Published>,
 }
@@ -57,8 +57,8 @@ impl Wanted {
     ) -> Self {
         let now = Published::first();
         let show = watch::Sender::new(now.clone());
-        let (leaving, version, tried) = (false, 0, Tried::default());
-        Self { target, records, conflict, id, leaving, gates, version, tried, now, show }
+        let (leaving, version, known) = (false, 0, Known::default());
+        Self { target, records, conflict, id, leaving, gates, version, known, now, show }
     }
 
     /// Where its handle looks.
@@ -79,8 +79,18 @@ impl Wanted {
     /// It is wanted otherwise: whoever waits from here on waits for that.
     pub(super) fn changed(&mut self) -> Option<Publication> {
         self.version += 1;
-        let stands = matches!(self.state(), RegistrationState::Registered | RegistrationState::Renewing { .. });
-        stands.then(|| self.show(RegistrationState::Updating { why: None }))
+        match self.state() {
+            RegistrationState::Registered | RegistrationState::Renewing { .. } => {
+                Some(self.show(RegistrationState::Updating { why: None }))
+            }
+            // Its keys may be others now, and free.
+            RegistrationState::Held { .. } => Some(self.show(RegistrationState::Registering { why: None })),
+            // It may come to be in etcd from here on, also where it is to be out again at once.
+            RegistrationState::Paused { .. } if self.gates.are_open() => {
+                Some(self.show(RegistrationState::Registering { why: None }))
+            }
+            _ => None,
+        }
     }
 
     /// Under which keys it stands, for people.
@@ -100,7 +110,9 @@ impl Wanted {
 
 #[cfg(test)]
 mod tests {
+    use super::super::gates::Gate;
     use super::*;
+    use crate::error::Error;
 
     /// F15: what was found out under the lock earlier is told later without it, and must not cover what is newer.
     #[test]
@@ -113,5 +125,24 @@ mod tests {
         updating.send();
         registered.send();
         assert!(matches!(seen.borrow().state, RegistrationState::Updating { .. }));
+    }
+
+    /// A resume that is taken back at once may have been heard in between: it is out only once that is found out anew.
+    #[test]
+    fn what_is_resumed_is_not_known_to_be_out() {
+        let target = "s".parse::<Target>().unwrap();
+        let mut wanted = Wanted::new((target, Vec::new(), None), Conflict::TakeOver, Gates::default());
+        let why = || Error::paused("it is paused by hand".into());
+        for gate in [Gate::Manual, Gate::Health] {
+            wanted.gates.set(gate, false);
+        }
+        wanted.show(RegistrationState::Paused { why: why() }).send();
+        wanted.gates.set(Gate::Health, true);
+        assert!(wanted.changed().is_none(), "it is paused by hand all the same");
+        for open in [true, false] {
+            wanted.gates.set(Gate::Manual, open);
+            wanted.changed().into_iter().for_each(Publication::send);
+            assert!(matches!(wanted.state(), RegistrationState::Registering { .. }));
+        }
     }
 }

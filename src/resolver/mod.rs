@@ -56,6 +56,7 @@ use crate::etcd::EtcdClient;
 use crate::etcd::{EtcdOptions, EtcdPerRuntime};
 use crate::progress::Progress;
 use crate::target::Target;
+use crate::timers;
 
 /// Resolves services of one etcd. Cheap to clone; clones share their watches.
 ///
@@ -213,8 +214,8 @@ impl Resolver {
     ///
     /// # Errors
     /// When the target is invalid, or names hosts that are not this resolver's
-    /// ([`Error::is_invalid_argument`]), and outside a tokio runtime. An etcd that is away is no
-    /// error.
+    /// ([`Error::is_invalid_argument`]), and outside a tokio runtime with timers. An etcd that is
+    /// away is no error.
     pub fn resolve<T>(&self, target: T) -> Result<Resolution, Error>
     where
         T: TryInto<Target>,
@@ -222,7 +223,7 @@ impl Resolver {
     {
         let target = target.try_into()?;
         self.shared.etcds.check_hosts(&target)?;
-        let runtime = Handle::try_current().map_err(|_| Error::no_runtime("resolving"))?;
+        let runtime = timers::runtime("resolving")?;
         let service = self.shared.service(&target, &runtime);
         Ok(Resolution::new(target, service, self.shared.configure.clone()))
     }

@@ -73,6 +73,10 @@ struct Inner {
     instance: Option<Instance>,
     /// What is to be changed of it until then.
     changes: Vec<Change>,
+    /// It leaves, and is marked so: that stays, whatever is changed.
+    draining: bool,
+    /// Why it leaves, where it was not asked to.
+    failed: Option<Error>,
     stopped: bool,
 }
 
@@ -138,7 +142,7 @@ impl ServeControl {
         let come = timeout(within, steps.wait_for(|steps| !matches!(last(steps), ServeState::Starting { .. }))).await;
         match come.map(|steps| steps.map(|steps| last(&steps))) {
             Ok(Ok(ServeState::Serving)) => {}
-            Ok(state) => return Err(closed(state.ok())),
+            Ok(state) => return Err(self.closed(state.ok())),
             Err(_) => {
                 let why = match self.state() {
                     ServeState::Starting { why } => why,
@@ -158,9 +162,23 @@ impl ServeControl {
             biased;
             stand = stand => stand,
             left = steps.wait_for(|steps| !matches!(last(steps), ServeState::Serving)) => {
-                Err(closed(left.ok().map(|steps| last(&steps))))
+                Err(self.closed(left.ok().map(|steps| last(&steps))))
             }
         }
+    }
+
+    /// What is said of one that does not serve any more.
+    fn closed(&self, state: Option<ServeState>) -> Error {
+        let why = match state {
+            Some(ServeState::Stopped { why }) => why,
+            _ => self.inner().failed.clone(),
+        };
+        why.unwrap_or_else(|| Error::closed("the server"))
+    }
+
+    /// It leaves because of that.
+    pub(super) fn fail(&self, error: &Error) {
+        self.inner().failed = Some(error.clone());
     }
 
     /// Takes it out of etcd until [`ServeControl::resume`]; it serves on, and keeps its lease. Also before it is ready.
@@ -184,7 +202,8 @@ impl ServeControl {
 
     /// Changes what the instance says of itself, in place and under the same lease: `|instance| instance.with_weight(3)`.
     /// Before it is ready the change is kept until then. Updates wait for each other: `change` itself must not update by this
-    /// handle, and an update within another is refused.
+    /// handle, and an update within another is refused. One that leaves marked ([`Departure::MarkDraining`](super::Departure)) keeps
+    /// the mark, whatever is changed.
     ///
     /// All services change, or none where the change is refused. What etcd refuses then is the matter of each service:
     /// [`ServeControl::registrations`] and the error of [`ServeControl::ready`] say of which.
@@ -228,7 +247,11 @@ impl ServeControl {
 
     /// All registrations say that from now on, or none.
     fn become_instance(&self, _updating: &UpdateGuard<'_>, instance: Instance) -> Result<Vec<Publication>, Error> {
-        let planned: Vec<_> = self.inner().registrations.iter().map(Registration::planned).collect();
+        let (planned, draining): (Vec<_>, _) = {
+            let inner = self.inner();
+            (inner.registrations.iter().map(Registration::planned).collect(), inner.draining)
+        };
+        let instance = if draining { instance.with_draining(true) } else { instance };
         // The codec is the user's: no lock is held.
         let changes = planned.into_iter().map(|planned| planned.change_to(instance.clone()));
         let changes = changes.collect::<Result<Vec<_>, _>>()?;
@@ -239,6 +262,24 @@ impl ServeControl {
         let publications = Registration::change_all(&mut inner.registrations, &changes)?;
         inner.instance = Some(instance);
         Ok(publications)
+    }
+
+    /// Marks it as one that leaves, for good. An update that is under way comes first: its code is the user's, and may hang.
+    pub(super) async fn mark(&self, within: Duration) -> Result<(), Error> {
+        self.inner().draining = true;
+        let Ok(updating) = timeout(within, self.shared.updates.wait()).await else {
+            return Err(Error::timeout_because("marking", within, "an update is still under way".into()));
+        };
+        let Some(instance) = self.instance() else { return Err(Error::closed("the server")) };
+        let publications = self.become_instance(&updating, instance)?;
+        drop(updating);
+        publications.into_iter().for_each(Publication::send);
+        Ok(())
+    }
+
+    /// A turn to update, for who may not block.
+    pub(super) async fn updating(&self) -> UpdateGuard<'_> {
+        self.shared.updates.wait().await
     }
 
     fn lock_updates(&self) -> Result<UpdateGuard<'_>, Error> {
@@ -294,8 +335,7 @@ impl ServeControl {
     }
 
     /// Takes over what is registered, each for another service; what was asked for meanwhile is done now.
-    pub(super) fn hold(&self, registrations: Vec<Registration>) -> Result<(), Error> {
-        let updating = self.lock_updates()?;
+    pub(super) fn hold(&self, updating: UpdateGuard<'_>, registrations: Vec<Registration>) {
         let registered = registrations.first().map(|registration| registration.instance().clone());
         let (mut publications, instance) = {
             let mut inner = self.inner();
@@ -316,7 +356,6 @@ impl ServeControl {
         }
         drop(updating);
         publications.into_iter().for_each(Publication::send);
-        Ok(())
     }
 
     /// Gives back what is registered: nothing is changed of it any more.
@@ -351,14 +390,6 @@ impl fmt::Debug for ServeControl {
 /// How far one has come that has made these steps.
 fn last(steps: &[ServeState]) -> ServeState {
     steps.last().cloned().unwrap_or(ServeState::Starting { why: None })
-}
-
-/// What is said of one that does not serve any more.
-fn closed(state: Option<ServeState>) -> Error {
-    match state {
-        Some(ServeState::Stopped { why: Some(why) }) => why,
-        _ => Error::closed("the server"),
-    }
 }
 
 /// Deregisters in the background, and shows that it has ended.

@@ -12,7 +12,7 @@ use crate::address::Address;
 use crate::backoff::Backoff;
 use crate::error::Error;
 use crate::instance::Instance;
-use crate::registrar::{Conflict, Gate, Registrar, Registration, Tried};
+use crate::registrar::{Conflict, Gate, Registrar, Registration};
 use crate::serve::advertise::Plan;
 use crate::serve::advertise::route::{self, RouteError};
 use crate::serve::connections::sockets::Sockets;
@@ -94,12 +94,17 @@ impl Lifecycle {
                 // It answers nobody any more: there is nothing to wait for but etcd.
                 tracing::warn!(error = ended.as_ref().err().map(tracing::field::display), "the server ended by itself");
                 stop.now();
+                let ended = ended.map_err(Error::server);
+                ended.as_ref().err().into_iter().for_each(|error| self.control.fail(error));
                 self.control.show(ServeState::Leaving);
                 drop(self.deregister().await);
-                return ended.map_err(Error::server);
+                return ended;
             }
             End::Asked => Ok(()),
-            End::Refused(error) => Err(error),
+            End::Refused(error) => {
+                self.control.fail(&error);
+                Err(error)
+            }
         };
         let stopped = self.stop(server, sockets, stop).await;
         refused.and(stopped)
@@ -136,6 +141,8 @@ impl Lifecycle {
             }
             registrations.push(registration);
         }
+        // From here to where they are held nothing is waited for: who stops meanwhile would not find them.
+        let updating = self.control.updating().await;
         // All or none: what is refused is refused before the first of them is taken on.
         let registrations = self.registrar.register_all(registrations)?;
         #[cfg(feature = "tonic-health")]
@@ -147,7 +154,7 @@ impl Lifecycle {
                 followers.spawn(followed.follow(move |serves| switch.set(gate, serves)));
             }
         }
-        self.control.hold(registrations)?;
+        self.control.hold(updating, registrations);
         let switches = self.control.with_registrations(|all| all.iter().map(Registration::switch).collect::<Vec<_>>());
         self.control.show(ServeState::Serving);
         tracing::info!(instance = ?instance.addresses(), "ready: registering");
@@ -162,7 +169,12 @@ impl Lifecycle {
         loop {
             let etcd = self.registrar.etcd_hosts().await;
             match route::addresses(&self.plan, etcd.as_deref()).await {
-                Ok(addresses) => return Ok(addresses),
+                Ok(addresses) => {
+                    if is_told {
+                        self.control.show(ServeState::Starting { why: None });
+                    }
+                    return Ok(addresses);
+                }
                 Err(RouteError::Refused(error)) => return Err(error),
                 Err(RouteError::NotYet(error)) => {
                     if std::mem::replace(&mut is_told, true) {
@@ -237,19 +249,20 @@ impl Lifecycle {
 
     async fn leave(&self) -> Result<(), Error> {
         self.control.show(ServeState::Leaving);
+        let known: Vec<_> =
+            self.control.with_registrations(|registrations| registrations.iter().map(Registration::known).collect());
         let marked = match self.departure {
             Departure::Deregister => false,
             Departure::MarkDraining => self.mark().await,
         };
-        let tried: Vec<_> =
-            self.control.with_registrations(|registrations| registrations.iter().map(Registration::tried).collect());
         if marked {
             sleep(self.propagation).await;
         }
         let left = self.deregister().await;
-        // What was never on its way to etcd no client knows, and from what could not leave none turns away.
-        if !marked && left.is_ok() && tried.iter().any(Tried::is_set) {
-            sleep(self.propagation).await;
+        // What was never on its way to etcd, or left it before, no client knows; and from what could not leave none turns away.
+        let wait = known.iter().map(|known| known.until_forgotten(self.propagation)).max().unwrap_or_default();
+        if !marked && left.is_ok() && !wait.is_zero() {
+            sleep(wait).await;
         }
         #[cfg(feature = "tonic-health")]
         if let Some(reporter) = &self.health {
@@ -285,14 +298,19 @@ impl Lifecycle {
         done
     }
 
-    /// Marks everything as leaving; whether that was done.
+    /// Marks everything as leaving; whether clients see that of all that they may know.
     async fn mark(&self) -> bool {
-        let marked = self.control.update(|instance| instance.with_draining(true));
-        let waits = self.control.with_registrations(|registrations| {
-            let there = registrations.iter().filter(|registration| registration.is_registered());
-            there.map(Registration::readiness).collect::<Vec<_>>()
+        let began = Instant::now();
+        let (waits, unseen) = self.control.with_registrations(|registrations| {
+            let (there, elsewhere): (Vec<_>, Vec<_>) =
+                registrations.iter().partition(|registration| registration.is_registered());
+            let unseen = elsewhere.iter().any(|registration| registration.known().may_be());
+            (there.into_iter().map(Registration::readiness).collect::<Vec<_>>(), unseen)
         });
-        let (began, mut done) = (Instant::now(), marked);
+        if waits.is_empty() {
+            return false;
+        }
+        let mut done = self.control.mark(self.deregister_within()).await;
         for readiness in waits {
             let left = self.deregister_within().saturating_sub(began.elapsed());
             if done.is_ok() {
@@ -302,7 +320,7 @@ impl Lifecycle {
         if let Err(error) = &done {
             tracing::warn!(?error, "not marked as draining: it leaves without");
         }
-        done.is_ok()
+        done.is_ok() && !unseen
     }
 }
 

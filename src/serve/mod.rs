@@ -40,6 +40,7 @@ use crate::error::Error;
 use crate::registrar::{Conflict, Registrar};
 use crate::secret;
 use crate::target::Target;
+use crate::timers;
 
 /// See [`Serve::deregister_within`].
 const DEREGISTER: Duration = Duration::from_secs(5);
@@ -179,9 +180,10 @@ impl Serve {
     /// `TcpIncoming`.
     ///
     /// # Errors
-    /// Before it serves: when a target or an address is refused. Later, and then it has left and stopped: when the instance
-    /// is refused or no address could be registered ([`Error::is_invalid_argument`]), or when tonic's server ended by itself
-    /// ([`Error::is_server`]). Never because etcd is away.
+    /// Before it serves: when a target or an address is refused, or the runtime has no timers. Later, and then it has left and stopped:
+    /// when the instance is refused or no address could be registered ([`Error::is_invalid_argument`]), when the registrar was closed
+    /// before it was ready ([`Error::is_closed`]), or when tonic's server ended by itself ([`Error::is_server`]). Never because etcd is
+    /// away.
     ///
     /// # Panics
     /// As far as the router does, or what [`Serve::describe`] was given: all connections are closed, and it deregisters in the
@@ -264,7 +266,7 @@ impl Serve {
         // Held to the end, so that the handle tells of it however that comes.
         let stopped_at_drop = self.stopped.take();
         let calls = self.calls.clone();
-        let life = listening.bound.and_then(|bound| self.check(&bound));
+        let life = timers::runtime("serving").and(listening.bound).and_then(|bound| self.check(&bound));
         let result = match life {
             Ok(life) => {
                 let (sockets, incoming) = connections::socket::wrap(incoming, calls);

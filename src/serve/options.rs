@@ -104,8 +104,9 @@ impl Serve {
 
     /// The reporter of the server's health service decides: while it says of the whole server (the empty name) that it does
     /// not serve, none of the services is in the directory; [`Serve::health_name`] and [`Serve::health_of`] let it decide
-    /// over one. A service that turns `NOT_SERVING` leaves, and returns with `SERVING`. At shutdown the reporter is told
-    /// that nothing serves, once the clients have left.
+    /// over one. A service that turns `NOT_SERVING` leaves, and returns with `SERVING`. At shutdown the reporter is told,
+    /// once the clients have left, that the server does not serve, and none of the names that were given by [`Serve::health_name`] and
+    /// [`Serve::health_of`]. It does not say which other names it knows: those stay as they are.
     #[cfg(feature = "tonic-health")]
     #[cfg_attr(docsrs, doc(cfg(feature = "tonic-health")))]
     pub fn health(mut self, reporter: &tonic_health::server::HealthReporter) -> Self {
@@ -149,7 +150,7 @@ impl Serve {
 
     /// How long clients get to see that it has left, before it stops; 1 s by default: etcd tells them within milliseconds,
     /// and the rest is for those that are slow or far away. There is no such wait where it was not in the directory, or could
-    /// not be taken out of it.
+    /// not be taken out of it; where it left before, as by a pause, the time since then counts.
     pub fn propagation(mut self, wait: Duration) -> Self {
         self.propagation = wait;
         self

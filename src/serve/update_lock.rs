@@ -1,13 +1,18 @@
 //! A lock for updates in which code of users runs: one update after the other, and none within another.
 
+use std::pin::pin;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
+
+use tokio::sync::Notify;
 
 #[derive(Default)]
 pub(super) struct UpdateLock {
     /// The thread that updates.
     holder: Mutex<Option<ThreadId>>,
     free: Condvar,
+    /// The same for who waits without a thread.
+    told: Notify,
 }
 
 /// Ends when it is dropped.
@@ -28,6 +33,27 @@ impl UpdateLock {
         Some(UpdateGuard(self))
     }
 
+    /// Waits until nobody updates. The guard is to go before the next wait: it is its thread's.
+    pub(super) async fn wait(&self) -> UpdateGuard<'_> {
+        loop {
+            let mut told = pin!(self.told.notified());
+            told.as_mut().enable();
+            if let Some(guard) = self.try_lock() {
+                return guard;
+            }
+            told.await;
+        }
+    }
+
+    fn try_lock(&self) -> Option<UpdateGuard<'_>> {
+        let mut holder = self.holder();
+        if holder.is_some() {
+            return None;
+        }
+        *holder = Some(thread::current().id());
+        Some(UpdateGuard(self))
+    }
+
     fn holder(&self) -> MutexGuard<'_, Option<ThreadId>> {
         // Nothing panics while it is held.
         self.holder.lock().unwrap_or_else(PoisonError::into_inner)
@@ -38,6 +64,7 @@ impl Drop for UpdateGuard<'_> {
     fn drop(&mut self) {
         *self.0.holder() = None;
         self.0.free.notify_one();
+        self.0.told.notify_waiters();
     }
 }
 
@@ -55,6 +82,23 @@ mod tests {
             drop(first);
             assert!(second.join().unwrap());
         });
+        assert!(updates.lock().is_some());
+    }
+
+    #[tokio::test]
+    async fn who_waits_without_a_thread_is_told() {
+        let updates = UpdateLock::default();
+        let first = updates.lock();
+        let mut second = pin!(updates.wait());
+        tokio::select! {
+            biased;
+            _ = &mut second => panic!("there is one already"),
+            () = std::future::ready(()) => {}
+        }
+        drop(first);
+        let second = second.await;
+        assert!(updates.try_lock().is_none());
+        drop(second);
         assert!(updates.lock().is_some());
     }
 }

@@ -290,3 +290,19 @@ async fn the_largest_record_that_is_taken_is_one_that_etcd_takes() {
     let registration = registered(&registrar, "s", fits(most)).await;
     registration.deregister().await.unwrap();
 }
+
+/// A delete names its key more often than a put does.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_is_taken_can_be_deleted_however_long_it_is() {
+    let world = World::start().await;
+    let registrar = registrar(&world);
+    let stays = registered(&registrar, "s", at("h:1")).await;
+    let error = registrar.register("x".repeat(524_120), at("h:1")).await.unwrap_err();
+    assert!(error.is_invalid_argument() && error.to_string().contains("three times"), "{error}");
+    let chosen = registrar.registration("s", at("h:2")).key("x".repeat(2_000_000)).register().await;
+    let error = chosen.unwrap_err();
+    assert!(error.is_invalid_argument() && error.to_string().len() < 400, "{error}");
+    let long = registered(&registrar, &"x".repeat(524_100), at("h:1")).await;
+    long.deregister().await.unwrap();
+    assert!(world.contents("x").await.is_empty() && stays.is_registered());
+}

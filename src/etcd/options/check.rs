@@ -21,6 +21,8 @@ use crate::address::Authority;
 use crate::connection::{ClientTls, Invalid, Tls};
 use crate::error::Error;
 use crate::etcd::members::endpoint::Endpoint;
+#[cfg(feature = "srv")]
+use crate::etcd::members::srv::longest_name;
 use crate::etcd::options::EtcdOptions;
 use crate::secret;
 
@@ -29,6 +31,9 @@ const MAX_DURATION: Duration = Duration::from_secs(3600);
 /// The shortest keep-alive interval. etcd closes connections that are pinged more often than every
 /// 5 s.
 const MIN_KEEP_ALIVE: Duration = Duration::from_secs(6);
+/// The most characters of a DNS name, without a dot at its end.
+#[cfg(feature = "srv")]
+const MAX_NAME: usize = 253;
 /// The shortest interval of asking for members: each request is a linearizable read.
 const MIN_LEARN_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -104,15 +109,22 @@ impl EtcdOptions {
     #[cfg(feature = "srv")]
     fn check_srv(&self) -> Result<(), Error> {
         let Some(srv) = &self.srv else { return Ok(()) };
-        if let Err(reason) = srv.domain() {
-            return Err(Error::invalid("SRV domain", secret::without_user(&srv.domain), reason));
-        }
+        let refuse = |reason| Err(Error::invalid("SRV domain", secret::without_user(&srv.domain), reason));
+        let domain = match srv.domain() {
+            Ok(domain) => domain,
+            Err(reason) => return refuse(reason),
+        };
         let is_label = |name: &str| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
         // With `_etcd-client-ssl-` before it a DNS label has at most 63 characters.
-        match srv.name.as_deref().filter(|name| name.is_empty() || name.len() > 46 || !is_label(name)) {
-            None => Ok(()),
-            Some(name) => Err(Error::invalid("SRV name", name, "it is 1 to 46 letters, digits, - or _")),
+        if let Some(name) = srv.name.as_deref().filter(|name| name.is_empty() || name.len() > 46 || !is_label(name)) {
+            return Err(Error::invalid("SRV name", name, "it is 1 to 46 letters, digits, - or _"));
         }
+        let asked = longest_name(&domain, srv.name.as_deref());
+        if asked.trim_end_matches('.').len() > MAX_NAME {
+            let reason = format!("{asked:?} is longer than the {MAX_NAME} characters of a DNS name");
+            return refuse(reason);
+        }
+        Ok(())
     }
 
     /// Whether an endpoint of this scheme can be used with the TLS settings and features.
@@ -177,7 +189,7 @@ mod tests {
 
     #[test]
     fn takes_endpoints_as_people_write_them() {
-        let options = EtcdOptions::from(["http://h1:2379", "H2", "[::1]:1/"]);
+        let options = EtcdOptions::from(["HTTP://h1:2379", "H2", "[::1]:1/"]);
         options.check().unwrap();
         assert!(options.configured().iter().all(|endpoint| !endpoint.secure));
         assert_eq!(
@@ -226,6 +238,7 @@ mod tests {
             EtcdOptions::srv("root:secret@example.org"),
             EtcdOptions::srv("example.org:53"),
             EtcdOptions::srv(""),
+            EtcdOptions::srv([&"a".repeat(60); 4].map(String::as_str).join(".")),
             EtcdOptions::srv("example.org").srv_name("a.b"),
             EtcdOptions::srv("example.org").srv_name(""),
         ] {

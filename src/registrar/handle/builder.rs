@@ -4,8 +4,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::runtime::Handle;
-
 use crate::codec::{CatchPanics, Codec, Detect};
 use crate::error::Error;
 #[cfg(feature = "unstable-etcd-client")]
@@ -17,6 +15,7 @@ use crate::registrar::wanted::Wanted;
 use crate::registrar::{Conflict, Registrar, Registration, Shared, TTL};
 use crate::secret;
 use crate::target::Target;
+use crate::timers;
 
 /// etcd's own bound.
 const MAX_TTL: Duration = Duration::from_secs(9_000_000_000);
@@ -165,8 +164,8 @@ impl Registrar {
             builder.wanted().map_err(|error| error.for_service(&named))
         };
         let wanted = builders.iter().map(wanted).collect::<Result<Vec<_>, _>>()?;
-        let runtime = Handle::try_current().map_err(|_| Error::no_runtime("registering"))?;
-        let seen = |wanted: &Wanted| (wanted.target.clone(), (wanted.seen(), wanted.tried.clone()));
+        let runtime = timers::runtime("registering")?;
+        let seen = |wanted: &Wanted| (wanted.target.clone(), (wanted.seen(), wanted.known.clone()));
         let seen: Vec<_> = wanted.iter().map(seen).collect();
         let ids = Shared::want(&self.shared, wanted, &runtime)?;
         for (builder, (target, (seen, _))) in builders.iter().zip(&seen) {

@@ -4,11 +4,12 @@ use std::pin::pin;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::error::Error;
 use crate::registrar::Registrar;
 use crate::registrar::shared::Shared;
+use crate::secret::shown_key;
 
 /// Keys that an error names one by one.
 const NAMED: usize = 10;
@@ -26,8 +27,8 @@ impl Registrar {
     /// # Errors
     /// [`Error::is_timeout`] when something has not left in time, as when etcd is away: its source names the keys. They go on
     /// being tried while the runtime lives, and then go with the lease, which nobody renews any more.
-    /// [`Error::is_closed`] when the runtime that looked after the registrations ended before with keys in etcd: its source names
-    /// them. Outside of a tokio runtime, where nothing can be waited for.
+    /// [`Error::is_closed`] when a runtime that looked after registrations ended before with keys in etcd, whose lease lives and which
+    /// were not registered again since: its source names them. Outside of a tokio runtime, where nothing can be waited for.
     ///
     /// # Cancel safety
     /// Once it was polled, dropping it only ends the waiting.
@@ -39,7 +40,9 @@ impl Registrar {
         let left = timeout(within, self.shared.all_left()).await;
         let state = self.shared.state();
         if left.is_ok() || !state.has_task {
-            let left_behind = state.left_behind.clone();
+            let stays = |until: Option<Instant>| until.is_none_or(|until| Instant::now() < until);
+            let left_behind = state.left_behind.iter().filter(|left| stays(left.until));
+            let left_behind: Vec<String> = left_behind.map(|left| shown_key(&left.key)).collect();
             drop(state);
             return if left_behind.is_empty() {
                 Ok(())

@@ -1,28 +1,61 @@
 //! Waiting for how a registration stands, by whoever does not hold it.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::error::Error;
 use crate::registrar::handle::state::Published;
 use crate::registrar::{Registrar, RegistrationState};
 use crate::target::Target;
 
-/// Whether anything was ever on its way to etcd. It is set before anything is.
+/// Whether clients may know a registration.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Tried(Arc<AtomicBool>);
+pub(crate) struct Known(Arc<Mutex<Sight>>);
 
-impl Tried {
-    pub(crate) fn set(&self) {
-        self.0.store(true, Ordering::Release);
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Sight {
+    /// Nothing of it was ever on its way to etcd.
+    #[default]
+    Never,
+    MayBe,
+    /// It is out of etcd for good since then.
+    Out(Instant),
+}
+
+impl Known {
+    /// Something of it is about to be on its way to etcd.
+    pub(crate) fn begin(&self) {
+        *self.sight() = Sight::MayBe;
     }
 
-    pub(crate) fn is_set(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+    /// It is out of etcd for good.
+    pub(crate) fn end(&self) {
+        let mut sight = self.sight();
+        if *sight == Sight::MayBe {
+            *sight = Sight::Out(Instant::now());
+        }
+    }
+
+    /// Whether it may be in etcd.
+    pub(crate) fn may_be(&self) -> bool {
+        *self.sight() == Sight::MayBe
+    }
+
+    /// How long it takes until all clients have forgotten it, where they need so long to see it go, and nothing of it is in etcd now.
+    pub(crate) fn until_forgotten(&self, propagation: Duration) -> Duration {
+        match *self.sight() {
+            Sight::Never => Duration::ZERO,
+            Sight::MayBe => propagation,
+            Sight::Out(since) => propagation.saturating_sub(since.elapsed()),
+        }
+    }
+
+    fn sight(&self) -> MutexGuard<'_, Sight> {
+        // Nothing panics while it is held.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -79,5 +112,31 @@ impl Readiness {
                 Err(Error::timeout(doing, within, why))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn clients_forget_what_has_left() {
+        let (known, second) = (Known::default(), Duration::from_secs(1));
+        known.end();
+        assert!(!known.may_be() && known.until_forgotten(second).is_zero(), "it was never there");
+        known.begin();
+        assert!(known.may_be());
+        assert_eq!(known.until_forgotten(second), second);
+        known.end();
+        advance(second / 4).await;
+        known.end();
+        assert!(!known.may_be());
+        assert_eq!(known.until_forgotten(second), second * 3 / 4);
+        advance(second).await;
+        assert!(known.until_forgotten(second).is_zero());
+        known.begin();
+        assert_eq!(known.until_forgotten(second), second);
     }
 }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use crate::error::Error;
 use crate::instance::Instance;
 use crate::registrar::gates::{Gate, Switch};
-use crate::registrar::handle::readiness::{Readiness, Tried};
+use crate::registrar::handle::readiness::{Known, Readiness};
 use crate::registrar::handle::state::Published;
 use crate::registrar::lease::Id;
 use crate::registrar::shared::Change;
@@ -34,7 +34,7 @@ pub struct Registration {
     /// The key's name, where it was chosen.
     key: Option<String>,
     seen: watch::Receiver<Published>,
-    tried: Tried,
+    known: Known,
 }
 
 impl Registration {
@@ -42,9 +42,9 @@ impl Registration {
         registrar: Registrar,
         id: Id,
         (target, instance, key): (Target, Instance, Option<String>),
-        (seen, tried): (watch::Receiver<Published>, Tried),
+        (seen, known): (watch::Receiver<Published>, Known),
     ) -> Self {
-        Self { registrar, id, target, instance, key, seen, tried }
+        Self { registrar, id, target, instance, key, seen, known }
     }
 
     /// The service.
@@ -189,7 +189,8 @@ impl Registration {
     ///
     /// Where a put of it had no answer, it may still arrive, and only the end of its lease excludes that. The registrar then puts
     /// its other registrations under another lease, which they stand under without a gap, and revokes the first: this is waited
-    /// for. Where etcd grants no other lease, as while it is full, the key is deleted, this returns, and the lease is left later.
+    /// for. So it is where the role may not delete the key any more; where etcd does not let it revoke the lease either, the key goes
+    /// when that ends, within two of its lives. Where etcd grants no other lease, as while it is full, the key is deleted, this returns, and the lease is left later.
     ///
     /// # Errors
     /// When it takes longer, as when etcd is away. It goes on being tried until etcd answers; the last registration of a
@@ -219,9 +220,9 @@ impl Registration {
         self.readiness().wait_longer(closed, left, within, "deregistering").await.map(drop)
     }
 
-    /// Whether anything of it was ever on its way to etcd: clients may know it then.
-    pub(crate) fn tried(&self) -> Tried {
-        self.tried.clone()
+    /// Whether clients may know it.
+    pub(crate) fn known(&self) -> Known {
+        self.known.clone()
     }
 
     /// Begins to leave; it is not waited for.

@@ -2,7 +2,8 @@
 //!
 //! A put that was given up may be done at any later time, also after its registration has left, and no compare and no waiting
 //! excludes that. Where it happens, the lease is left: another one is asked for, everything else that stands is put under that,
-//! and then the first is revoked. Where nothing else stands under it, it is revoked at once.
+//! and then the first is revoked. Where nothing else stands under it, it is revoked at once. A lease is left in the same way where a
+//! key stands under it that may not be written any more: etcd 3.7 does not renew it, and the key cannot be deleted.
 //!
 //! ```text
 //!   current ── a put of what left may still be done ──▶ retired ── nothing that is wanted is under it ──▶ dying ──▶ revoked
@@ -79,6 +80,7 @@ impl Machine {
                     strays.push(slot);
                 }
             }
+            registration.completes();
         }
         strays.into_iter().for_each(|slot| self.stray(slot));
     }

@@ -25,6 +25,8 @@ impl Machine {
             Input::Renewed { id, asked, seconds } => self.tenure.renewed(id, asked, seconds),
             Input::RenewalFailed { id, trouble: FailureKind::LeaseGone } => self.lease_gone(id),
             Input::RenewalFailed { id, trouble } => self.tenure.renewal_failed(now, id, trouble),
+            // Whatever else stands under it stands under another one before it ends.
+            Input::LeaseRefused { id } => self.tenure.refused(id),
             Input::Put { revision, again } => self.put(now, action, revision, again),
             Input::Conflict { again } => self.conflict(action, again),
             Input::Done => self.done(action),
@@ -57,6 +59,7 @@ impl Machine {
     fn updated(&mut self, id: Id, wanted: Wanted) {
         if let Some(registration) = self.registrations.get_mut(&id).filter(|registration| !registration.leaving) {
             registration.update(wanted);
+            registration.completes();
             if registration.paused {
                 // One attempt at once, whatever failed before.
                 self.blocked = Duration::ZERO;
@@ -180,6 +183,7 @@ impl Machine {
             let key = key.to_vec();
             registration.loss = if deleted { Loss::Deleted(key) } else { Loss::Overwritten(key) };
         }
+        registration.completes();
         if looked && goes_out && registration.is_out(false) {
             registration.was_complete &= !registration.paused;
         }
@@ -305,6 +309,10 @@ impl Machine {
             self.slot_of(action).into_iter().for_each(KeyState::is_refused_a_look);
         }
         let Some(registration) = self.registrations.get_mut(&of) else { return };
+        if let (Action::Delete { lease, .. }, false) = (action, registration.is_wanted()) {
+            // It goes with its lease, which all others leave.
+            self.tenure.taint(*lease);
+        }
         // What may not be looked at goes out without, at once the first time.
         let is_urgent = !registration.is_wanted() && matches!(action, Action::Look { .. });
         registration.blocked = now + registration.backoff.fail(now, !is_urgent);

@@ -135,8 +135,9 @@ impl Machine {
         if registration.leaving {
             return if registration.was_complete { RegistrationStatus::Updating } else { RegistrationStatus::Pending };
         }
+        let hold = self.tenure.hold(now, |lease| registration.may_be_under(lease));
         if registration.paused {
-            return match self.tenure.hold(now) {
+            return match hold {
                 _ if registration.is_out(!self.move_is_refused) => RegistrationStatus::Paused,
                 Some(LeaseHealth::Ended) => RegistrationStatus::Lost,
                 _ => RegistrationStatus::Updating,
@@ -145,7 +146,7 @@ impl Machine {
         if registration.held_by().is_some() {
             return RegistrationStatus::Held;
         }
-        match self.tenure.hold(now) {
+        match hold {
             Some(LeaseHealth::Ended) if registration.is_partly_there() => RegistrationStatus::Lost,
             Some(_) if registration.is_there() && !registration.is_in() => RegistrationStatus::Updating,
             Some(LeaseHealth::Late) if registration.is_there() => RegistrationStatus::Renewing,

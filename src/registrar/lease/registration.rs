@@ -71,9 +71,19 @@ impl Registration {
         self.slots.iter().all(|slot| slot.place == KeyStatus::In && !slot.obsolete)
     }
 
+    /// What stands was wanted: from here on it is changed, and not tried for the first time.
+    pub(super) fn completes(&mut self) {
+        self.was_complete |= self.is_wanted() && self.is_in();
+    }
+
     /// In etcd, the latest change of it perhaps not yet.
     pub(super) fn is_there(&self) -> bool {
         self.slots.iter().all(|slot| slot.obsolete || slot.is_there())
+    }
+
+    /// Something of it may stand under that lease.
+    pub(super) fn may_be_under(&self, lease: i64) -> bool {
+        self.slots.iter().any(|slot| slot.may_be_under(lease))
     }
 
     /// Something of it is in etcd, wanted or not.

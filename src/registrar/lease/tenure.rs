@@ -32,9 +32,13 @@ struct Held {
     life_is_told: bool,
     renew_at: Duration,
     ends: Duration,
+    /// When it ends at the latest: renewals that had no answer may have been done.
+    may_last: Duration,
     late: bool,
-    /// A put of a key that nobody wants any more may still be done under it.
+    /// It is to be left for another, whatever stands under it.
     tainted: bool,
+    /// etcd does not renew it any more.
+    refused: bool,
     /// Nothing that is wanted stands under it: it is being revoked, and renewed no more.
     dying: bool,
     revoke_at: Duration,
@@ -135,14 +139,14 @@ impl LeaseState {
         dying.map(|held| (held.id, held.revoke_at)).min_by_key(|(_, at)| *at)
     }
 
-    /// How the leases stand: the worst of them.
-    pub(super) fn hold(&self, now: Duration) -> Option<LeaseHealth> {
+    /// How the leases stand that something is under: the worst of them; of all, where it is under none.
+    pub(super) fn hold(&self, now: Duration, is_under: impl Fn(i64) -> bool) -> Option<LeaseHealth> {
         let hold = |held: &Held| match held.late {
             true if now >= held.ends => LeaseHealth::Ended,
             true => LeaseHealth::Late,
             false => LeaseHealth::Sure,
         };
-        self.kept().map(hold).max()
+        self.kept().filter(|held| is_under(held.id)).map(hold).max().or_else(|| self.kept().map(hold).max())
     }
 
     /// Leases of ours that are gone, as far as they are remembered.
@@ -156,9 +160,10 @@ impl LeaseState {
         self.all().map(|held| held.life / 6).min()
     }
 
-    /// When the first of the leases ends, by our clock.
+    /// When the first of the leases ends, by our clock. One that is not renewed any more ends with what may not stand under another.
     pub(super) fn lease_ends(&self) -> Option<Duration> {
-        self.kept().map(|held| held.ends).min()
+        let first = self.kept().filter(|held| !held.refused).map(|held| held.ends).min();
+        first.or_else(|| self.kept().map(|held| held.ends).min())
     }
 
     /// When a lease whose renewal is late ends, by our clock.
@@ -168,7 +173,7 @@ impl LeaseState {
 
     /// Whether a lease has had a second life since nobody renews it, as an election may give it.
     pub(super) fn is_long_over(&self, id: i64, now: Duration) -> bool {
-        self.all().any(|held| held.id == id && now >= held.ends + held.life)
+        self.all().any(|held| held.id == id && now >= held.may_last + held.life)
     }
 
     /// What the leases need, but for those whose renewals are on their way.
@@ -198,8 +203,10 @@ impl LeaseState {
                 life_is_told: granted.is_some(),
                 renew_at,
                 ends: asked + life,
+                may_last: asked + life,
                 late: false,
                 tainted: false,
+                refused: false,
                 dying: false,
                 revoke_at: Duration::ZERO,
             });
@@ -215,7 +222,8 @@ impl LeaseState {
         let renew_at = if life_is_told { self.next(asked, life) } else { asked };
         if let Some(held) = self.held(renewed) {
             (held.life, held.life_is_told, held.renew_at) = (life, life_is_told, renew_at);
-            (held.ends, held.late) = (asked + life, false);
+            (held.ends, held.late, held.refused) = (asked + life, false, false);
+            held.may_last = held.may_last.max(held.ends);
         }
         self.renewals.reset();
     }
@@ -231,6 +239,9 @@ impl LeaseState {
         if let Some(held) = self.held(failed) {
             // However slow, often enough that a short lease is not lost to the waiting.
             (held.renew_at, held.late) = (now + wait.min(held.life / 6), true);
+            if trouble.leaves_doubt() {
+                held.may_last = now + held.life;
+            }
         }
     }
 
@@ -241,9 +252,15 @@ impl LeaseState {
         }
     }
 
-    /// A put of a key that nobody wants any more may still be done under it, and nobody else remembers.
+    /// It is to be left for another: a put of a key that nobody wants any more may still be done under it, and nobody else
+    /// remembers; or a key stands under it that may not be deleted any more.
     pub(super) fn taint(&mut self, id: i64) {
         self.held(id).into_iter().for_each(|held| held.tainted = true);
+    }
+
+    /// etcd does not renew it any more: it is to be left.
+    pub(super) fn refused(&mut self, id: i64) {
+        self.held(id).into_iter().for_each(|held| (held.tainted, held.refused) = (true, true));
     }
 
     pub(super) fn is_tainted(&self, id: i64) -> bool {

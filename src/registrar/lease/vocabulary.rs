@@ -134,6 +134,10 @@ pub(crate) enum Input {
         id: i64,
         trouble: FailureKind,
     },
+    /// etcd does not renew the lease, because a key stands under it that the role may not write any more.
+    LeaseRefused {
+        id: i64,
+    },
     /// The put was done, at that revision.
     Put {
         revision: i64,

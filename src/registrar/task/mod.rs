@@ -21,10 +21,10 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use crate::error::Error;
-use crate::etcd::{Etcd, Failure, KeepAlive};
+use crate::etcd::{Class, Etcd, Failure, KeepAlive};
 use crate::registrar::RegistrationState;
 use crate::registrar::lease::{Action, Id, Input, Machine, RegistrationStatus, Renewal, Worth};
-use crate::registrar::shared::Shared;
+use crate::registrar::shared::{LeftBehind, Shared};
 use crate::registrar::task::answers::{RequestHealth, RequestKind, whose};
 use crate::registrar::task::request::{carry_out, seen};
 use crate::registrar::task::shown::{News, StatePublisher};
@@ -292,15 +292,19 @@ impl Task {
                 }
             }
             Err(failure) => {
+                let is_refused = failure.class == Class::Denied;
                 let trouble = self.answers.failed(RequestKind::Renewal, None, failure, true);
                 self.machine.on(self.now(), &idle, Input::RenewalFailed { id, trouble });
+                if is_refused {
+                    self.machine.on(self.now(), &idle, Input::LeaseRefused { id });
+                }
             }
         }
     }
 
     fn request(&self, action: &Action) -> Request<Result<Input, Failure>> {
         if let Action::Put { of, .. } = action {
-            self.shared.state().wanted.get(of).into_iter().for_each(|wanted| wanted.tried.set());
+            self.shared.state().wanted.get(of).into_iter().for_each(|wanted| wanted.known.begin());
         }
         let etcd = self.etcd.clone();
         let mut patience = self.answers.patience(RequestKind::Work, self.machine.patience());
@@ -343,6 +347,9 @@ impl Drop for Task {
         }
         let lease = self.machine.any_lease();
         let mut state = self.shared.state();
+        let now = Instant::now();
+        let until =
+            state.lease_ends.or_else(|| now.checked_add(Duration::from_secs(self.shared.seconds.cast_unsigned())));
         (state.lease, state.lease_ends) = (None, None);
         (state.has_task, state.ended) = (false, true);
         let mut wanted = std::mem::take(&mut state.wanted);
@@ -352,10 +359,14 @@ impl Drop for Task {
                 RegistrationState::Closed | RegistrationState::Paused { .. } | RegistrationState::Held { .. }
             )
         };
-        let stays = |wanted: &&Wanted| wanted.tried.is_set() && !is_out(wanted.state());
-        let keys: Vec<String> = wanted.values().filter(stays).flat_map(Wanted::keys).collect();
-        let count = keys.len();
-        state.left_behind = if lease.is_some() { keys } else { Vec::new() };
+        let stays = |wanted: &&Wanted| wanted.known.may_be() && !is_out(wanted.state());
+        let records = wanted.values().filter(stays).flat_map(|wanted| &wanted.records);
+        let left: Vec<LeftBehind> = records.map(|record| LeftBehind { key: record.key.clone(), until }).collect();
+        let count = left.len();
+        state.left_behind.retain(|left| left.until.is_none_or(|until| now < until));
+        if lease.is_some() {
+            state.left_behind.extend(left);
+        }
         drop(state);
         // One that is being revoked may be gone; where nothing was to stand under it, there is nothing to say.
         if let Some(lease) = lease.filter(|_| count > 0) {

@@ -34,28 +34,15 @@ impl Neighbours {
         runtime: &Handle,
         etcd: Etcd,
         (target, key): (&Target, Option<&str>),
-        mut seen: watch::Receiver<Published>,
+        seen: watch::Receiver<Published>,
     ) {
         let below = key.is_none_or(|key| !key.contains('/'));
         let target = target.clone().without_hosts();
         if self.known(|known| !known.looked.insert(target.clone())) {
             return;
         }
-        let this = self.clone();
-        let look = async move {
-            let stands = seen.wait_for(|published| published.state.is_in_etcd()).await.is_ok();
-            drop(seen);
-            let looked = if stands { this.look_around(&etcd, &target, below).await } else { Ok(()) };
-            if !stands || looked.is_err() {
-                this.known(|known| known.looked.remove(&target)); // the next one looks
-            }
-            if let Err(failure) = looked {
-                let error = failure.into_error();
-                let service = target.name();
-                tracing::debug!(parent: None, service, %error, "nobody knows whether other names lie above or below this one");
-            }
-        };
-        runtime.spawn(look);
+        let look = Look { of: self.clone(), target, is_done: false };
+        runtime.spawn(look.make(etcd, seen, below));
     }
 
     async fn look_around(&self, etcd: &Etcd, target: &Target, below: bool) -> Result<(), Failure> {
@@ -92,6 +79,37 @@ impl Neighbours {
     fn known<T>(&self, of: impl FnOnce(&mut Known) -> T) -> T {
         // Nothing panics while it is held.
         of(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// One that has begun. However it ends, also with its runtime: where it came to nothing, the next one looks.
+struct Look {
+    of: Neighbours,
+    target: Target,
+    is_done: bool,
+}
+
+impl Look {
+    async fn make(mut self, etcd: Etcd, mut seen: watch::Receiver<Published>, below: bool) {
+        if seen.wait_for(|published| published.state.is_in_etcd()).await.is_err() {
+            return;
+        }
+        drop(seen);
+        match self.of.look_around(&etcd, &self.target, below).await {
+            Ok(()) => self.is_done = true,
+            Err(failure) => {
+                let (service, error) = (self.target.name(), failure.into_error());
+                tracing::debug!(parent: None, service, %error, "nobody knows whether other names lie above or below this one");
+            }
+        }
+    }
+}
+
+impl Drop for Look {
+    fn drop(&mut self) {
+        if !self.is_done {
+            self.of.known(|known| known.looked.remove(&self.target));
+        }
     }
 }
 

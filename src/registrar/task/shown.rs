@@ -65,6 +65,9 @@ impl StatePublisher {
         if !is_new && is_known {
             return None;
         }
+        if standing == RegistrationStatus::Paused {
+            wanted.known.end();
+        }
         self.registrations.insert(id, One { standing, version: wanted.version, error: error.cloned() });
         let why = match standing {
             RegistrationStatus::Held => machine.held_by(id).map(|(key, lease, id)| Error::conflict(key, lease, id)),

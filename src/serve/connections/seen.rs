@@ -17,7 +17,7 @@ pub(crate) struct Seen {
     handed: AtomicBool,
     /// Over TLS: the server has sent HTTP/2's first SETTINGS, and nothing since.
     greeted: AtomicBool,
-    /// How often it was written to.
+    /// Over TLS: how often it was written to.
     wrote: AtomicUsize,
     /// Over TLS: how often it was read from.
     heard: AtomicUsize,
@@ -70,8 +70,8 @@ impl Seen {
         self.tls.load(Ordering::Acquire)
     }
 
-    /// How often calls have begun and ended, and how often something was written: the end of an answer may be on its way although its
-    /// call has ended.
+    /// How often calls have begun and ended, and over TLS how often something was written: the end of an answer may be on its way
+    /// although its call has ended.
     pub(crate) fn changes(&self) -> usize {
         let counted = self.counted.as_ref().map_or(0, |count| count.changes());
         self.calls.changes().wrapping_add(counted).wrapping_add(self.wrote.load(Ordering::Acquire))

@@ -11,7 +11,7 @@ use crate::serve::connections::calls::{Calls, Pair};
 use crate::serve::connections::seen::Seen;
 use crate::serve::connections::socket::{Accepting, Socket};
 
-/// How long a connection without a call in flight is kept after GOAWAY, after its last call, or after what was last written to it. Its client may have sent
+/// How long a connection without a call in flight is kept after GOAWAY, after its last call, or over TLS after what was last written to it. Its client may have sent
 /// a call before it saw GOAWAY, and takes one round trip to answer the PING that comes with it: then it ends by itself.
 const GRACE: Duration = Duration::from_millis(750);
 /// How often they are looked through.

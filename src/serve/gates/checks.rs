@@ -69,6 +69,9 @@ impl Checked {
             self.control.show(ServeState::Starting { why: Some(error) });
             sleep(backoff.fail(began.elapsed(), false)).await;
         }
+        if failures > 0 {
+            self.control.show(ServeState::Starting { why: None });
+        }
     }
 
     /// Asks again and again, and tells each answer.

@@ -23,6 +23,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use self::lookup::{SrvAnswer, look_up};
 use self::records::{Record, ordered_members};
+use crate::address::domain::Domain;
 use crate::etcd::failure::{Class, Failure, Fault};
 use crate::etcd::link::links::{TaskGuard, WANTED_FOR};
 use crate::etcd::options::SrvOptions;
@@ -36,6 +37,11 @@ const MIN_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a lookup may take. Less than a request waits for a connection, so that the request's
 /// error says why there is none.
 const LOOKUP_TIMEOUT: Duration = Duration::from_millis(4_500);
+
+/// The longest name that is looked up, for its validation.
+pub(crate) fn longest_name(domain: &Domain, name: Option<&str>) -> String {
+    records::record_name(domain.as_str(), true, name)
+}
 
 /// The last lookup, and what asks for the next one.
 pub(crate) struct SrvState {
