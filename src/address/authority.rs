@@ -86,12 +86,13 @@ impl Authority {
         Ok(Self(format!("unix:{path}").into()))
     }
 
-    /// The host, with an IPv6 address without brackets.
+    /// The host, with an IPv6 address without brackets. Not called for a Unix socket, which has
+    /// none.
     pub(crate) fn host(&self) -> &str {
         self.parts().0.trim_start_matches('[').trim_end_matches(']')
     }
 
-    /// The port.
+    /// The port. Not called for a Unix socket, which has none.
     pub(crate) fn port(&self) -> u16 {
         self.parts().1.parse().unwrap_or_default() // always a number: `parse` has checked it
     }

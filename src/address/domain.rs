@@ -8,8 +8,8 @@ use std::fmt;
 use crate::address::Authority;
 use crate::secret;
 
-/// A checked domain name in lower case. With a dot at its end it is not searched in the search
-/// domains of the system.
+/// A checked domain name in lower case. With a dot at its end it is absolute: it is not searched in
+/// the search domains of the system.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Domain(Box<str>);
 

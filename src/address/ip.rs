@@ -31,7 +31,8 @@ fn inet_aton(host: &str) -> Option<Ipv4Addr> {
     fits.then(|| Ipv4Addr::from_bits(bits | last))
 }
 
-/// One part. `from_str_radix` alone would take a sign.
+/// One part: `0x` and hexadecimal digits, `0` and octal digits, or decimal digits. `from_str_radix`
+/// alone would take a sign.
 fn parse_part(text: &str) -> Option<u32> {
     let (digits, radix) = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
         Some(digits) => (digits, 16),

@@ -64,7 +64,8 @@ impl Address {
         Ok(Self { authority: Authority::parse(rest, default_port)?, secure })
     }
 
-    /// The address of parts that were parsed.
+    /// The address of parts that were parsed. No check is needed: every authority goes with either
+    /// scheme.
     pub(crate) fn from_parts(authority: Authority, secure: bool) -> Self {
         Self { authority, secure }
     }

@@ -85,7 +85,8 @@ impl Codec for GrpcNaming {
     }
 }
 
-/// A value as it is written: the `Update` of etcd's Go client.
+/// A value as it is written: the `Update` of etcd's Go client, with its fields in the same order.
+/// `Op` is always 0, which means "add".
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct StoredUpdate<'a> {

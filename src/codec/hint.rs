@@ -109,7 +109,7 @@ fn looks_like_utf16(value: &[u8]) -> bool {
     value.len() >= 4 && value.len().is_multiple_of(2) && (zeros(0) != zeros(1))
 }
 
-/// Whether the text may be the scheme of a URL.
+/// Whether the text may be the scheme of a URL: ASCII letters, digits, `+`, `-` and `.`.
 fn is_word(text: &str) -> bool {
     !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'))
 }

@@ -151,7 +151,8 @@ pub(super) fn matches_name(written: &str, name: &str) -> bool {
 pub(super) struct Members<'a>(pub(super) Vec<(String, &'a RawValue)>);
 
 impl<'a> Members<'a> {
-    /// The members of a text that is an object; `None` for anything else.
+    /// The members of a text that is an object; `None` for anything else. Borrows the values, which
+    /// are parsed only where they are read.
     pub(super) fn of(text: &'a str) -> Option<Self> {
         serde_json::from_str(text).ok()
     }

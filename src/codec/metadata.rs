@@ -40,10 +40,8 @@ fn with_string(instance: Instance, text: String) -> Instance {
     instance.with_metadata("Metadata", text)
 }
 
-/// One member of that object. A `null` says nothing, as in Go.
-///
-/// Names are compared without regard to case, so that `Weight` of a Go struct without tags is
-/// understood too.
+/// Metadata that is an object: each of its members, in order. The text has been parsed once
+/// already, so that it cannot fail here.
 fn with_members(instance: Instance, object: &str) -> Instance {
     let members = Members::of(object).map(|members| members.0).unwrap_or_default(); // an object always parses
     members.into_iter().fold(instance, |instance, (name, value)| with_member(instance, name, value))
@@ -91,7 +89,8 @@ fn with_member(instance: Instance, name: String, value: &RawValue) -> Instance {
 /// ([`Instance::misread`]) with the first 50 characters of the value.
 fn keep_misread(instance: Instance, name: String, value: &RawValue, reason: &str) -> Instance {
     let value = text(value);
-    // All of it first: what is cut off may be what shows a password for one.
+    // The password is removed from the whole value first: without the rest it may not be
+    // recognised.
     let shown: String = secret::without_password(&value).chars().take(50).collect();
     let instance = instance.with_misread(format!("{name:?} is {shown:?}: {reason}"));
     instance.with_metadata(name, value)

@@ -63,11 +63,17 @@ pub use crate::codec::plain::Plain;
 pub trait Codec: fmt::Debug + Send + Sync + 'static {
     /// Reads one record. `key` is the whole etcd key, the name of the service included.
     ///
+    /// Called in a background task for each record of a list and for each event, so that it must
+    /// not block. The same record may be read again.
+    ///
     /// # Errors
     /// When the record cannot be read. The reason is logged with the key.
     fn decode(&self, key: &[u8], value: &[u8]) -> Result<Vec<Instance>, DecodeError>;
 
     /// Writes an instance: at least one record under the target's prefix, with no key twice.
+    ///
+    /// Called when an instance is registered or updated, in the task of the caller. Equal instances
+    /// must give equal records: a registrar compares them with what etcd holds.
     ///
     /// # Errors
     /// When the format cannot express the instance.

@@ -13,10 +13,10 @@ use crate::target::Target;
 ///
 /// The value is one address as [`Address::parse`](crate::Address::parse) reads it: `host:port`,
 /// `http://host`, `https://host`, or `unix:/path` where the resolver allows it. White space around
-/// it is ignored.
+/// it is ignored. The key is not read: any key below the prefix will do.
 ///
 /// Weight, zone, version, id, draining and metadata cannot be expressed: `encode` refuses an
-/// instance with any of them.
+/// instance with any of them. It writes one key for each address.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Plain;
 

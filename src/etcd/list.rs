@@ -115,7 +115,8 @@ impl Etcd {
         }
     }
 
-    /// One page of at most `limit` keys at the revision `at`; 0 means the latest.
+    /// One page of at most `limit` keys at the revision `at`; 0 means the latest. The members of a
+    /// cluster may all answer it.
     async fn page(
         &self,
         from: &[u8],

@@ -195,7 +195,8 @@ impl Core {
         }
     }
 
-    /// How long connecting may take. Zero for a user's own client, which connects by itself.
+    /// How long connecting may take. Zero for a user's own client, which connects by itself: what
+    /// it waits for is then part of the request.
     fn connect_timeout(&self) -> Duration {
         match &self.links.source {
             Source::Options(options) => options.connect_timeout,
@@ -208,7 +209,8 @@ impl Core {
         self.connect_timeout() + self.request_timeout()
     }
 
-    /// How many tries a request gets: two for each member, and no more than [`TRIES_UNKNOWN`].
+    /// How many tries a request gets: two for each member, because the first search may find a
+    /// member that fails at once, and no more than [`TRIES_UNKNOWN`].
     fn tries(&self) -> usize {
         match &self.links.source {
             Source::Options(_) => (2 * self.links.state().count()).clamp(1, TRIES_UNKNOWN),

@@ -170,7 +170,8 @@ impl MemberLink {
         &self.0.token_check
     }
 
-    /// Whether the connection has ended. Never true for a user's own client.
+    /// Whether the connection has ended. Never true for a user's own client, which reconnects by
+    /// itself.
     pub(super) fn has_ended(&self) -> bool {
         self.connection().is_some_and(Connection::is_over)
     }
@@ -186,7 +187,8 @@ impl MemberLink {
         self.connection().is_some_and(|connection| connection.in_flight() == 0) && used.elapsed() > long
     }
 
-    /// When anything was last received over the connection; `None` for a user's own client.
+    /// When anything was last received over the connection, of any stream; `None` for a user's own
+    /// client.
     pub(super) fn heard(&self) -> Option<Instant> {
         self.connection().map(Connection::heard)
     }

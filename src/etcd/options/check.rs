@@ -105,7 +105,8 @@ impl EtcdOptions {
         Ok(())
     }
 
-    /// Validates the options of SRV records.
+    /// Validates the options of SRV records: the domain, the suffix, and the length of the names
+    /// that they give together.
     #[cfg(feature = "srv")]
     fn check_srv(&self) -> Result<(), Error> {
         let Some(srv) = &self.srv else { return Ok(()) };
@@ -238,6 +239,8 @@ mod tests {
             EtcdOptions::srv("root:secret@example.org"),
             EtcdOptions::srv("example.org:53"),
             EtcdOptions::srv(""),
+            EtcdOptions::from(["h1"]).srv_name("blue"),
+            EtcdOptions::from(["h1"]).srv_servers([([127, 0, 0, 1], 53).into()]),
             EtcdOptions::srv([&"a".repeat(60); 4].map(String::as_str).join(".")),
             EtcdOptions::srv("example.org").srv_name("a.b"),
             EtcdOptions::srv("example.org").srv_name(""),

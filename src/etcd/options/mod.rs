@@ -65,7 +65,7 @@ pub struct EtcdOptions {
 
 /// The SRV records that name the members.
 #[cfg(feature = "srv")]
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct SrvOptions {
     /// The domain, as the user wrote it.
     domain: String,
@@ -79,6 +79,9 @@ pub(super) struct SrvOptions {
 impl SrvOptions {
     /// The parsed domain, or why it is no domain.
     pub(super) fn domain(&self) -> Result<Domain, String> {
+        if self.domain.is_empty() {
+            return Err("it is empty: give the domain to `EtcdOptions::srv`".into());
+        }
         Domain::parse(&self.domain)
     }
 }
@@ -151,25 +154,21 @@ impl EtcdOptions {
 
     /// The name of one of several clusters in a domain, as `etcdctl --discovery-srv-name`: with
     /// `blue` the records are `_etcd-client-ssl-blue._tcp.DOMAIN` and
-    /// `_etcd-client-blue._tcp.DOMAIN`. 1 to 46 letters, digits, `-` or `_`. None by default. Has
-    /// no effect without [`EtcdOptions::srv`].
+    /// `_etcd-client-blue._tcp.DOMAIN`. 1 to 46 letters, digits, `-` or `_`. None by default.
+    /// Refused without [`EtcdOptions::srv`].
     #[cfg(feature = "srv")]
     #[cfg_attr(docsrs, doc(cfg(feature = "srv")))]
     pub fn srv_name(mut self, name: impl Into<String>) -> Self {
-        if let Some(srv) = &mut self.srv {
-            srv.name = Some(name.into());
-        }
+        self.srv.get_or_insert_default().name = Some(name.into());
         self
     }
 
     /// The DNS servers that are asked for SRV records; the system's by default. With servers of
-    /// your own, search domains are not used. Has no effect without [`EtcdOptions::srv`].
+    /// your own, search domains are not used. Refused without [`EtcdOptions::srv`].
     #[cfg(feature = "srv")]
     #[cfg_attr(docsrs, doc(cfg(feature = "srv")))]
     pub fn srv_servers(mut self, servers: impl IntoIterator<Item = std::net::SocketAddr>) -> Self {
-        if let Some(srv) = &mut self.srv {
-            srv.servers = servers.into_iter().collect();
-        }
+        self.srv.get_or_insert_default().servers = servers.into_iter().collect();
         self
     }
 

@@ -116,7 +116,7 @@ impl Tokens {
     }
 
     /// Takes a failure of a request with this token. Whether another token may help, so that the
-    /// request is repeated.
+    /// request is repeated. Always `false` where no user was given.
     pub(super) fn refused(&self, number: u64, failure: &Failure) -> bool {
         if self.needs_no_token {
             return false;

@@ -250,7 +250,8 @@ impl WatchHub {
         }
     }
 
-    /// Puts a message into the mailbox of a watch, if it is still wanted.
+    /// Puts a message into the mailbox of a watch, if it is still wanted. That its reader is behind
+    /// is noticed by the stream's task, not here: the hub's messages are few.
     fn put(&self, id: WatchId, message: Message) {
         if let Some(watch) = self.watches.get(&id) {
             watch.mailbox.put(id, message);

@@ -38,7 +38,8 @@ const MIN_INTERVAL: Duration = Duration::from_secs(1);
 /// error says why there is none.
 const LOOKUP_TIMEOUT: Duration = Duration::from_millis(4_500);
 
-/// The longest name that is looked up, for its validation.
+/// The longest name that is looked up: the one of members with TLS. For the validation of the
+/// options, because DNS names have at most 253 characters.
 pub(crate) fn longest_name(domain: &Domain, name: Option<&str>) -> String {
     records::record_name(domain.as_str(), true, name)
 }

@@ -249,7 +249,8 @@ impl StreamMachine {
     }
 
     /// A creation was not answered in time. Where ids are ours, a late answer is recognised by its
-    /// id, so that the creation can be forgotten.
+    /// id, so that the creation can be forgotten. Otherwise it is kept, because the next answer may
+    /// be its.
     fn give_up(&mut self, now: Duration, place: usize) -> Action {
         let pending = &mut self.pending[place];
         let (watch, since, id) = (pending.watch.take(), pending.since, pending.id);
