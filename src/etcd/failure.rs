@@ -155,7 +155,7 @@ impl Failure {
 
     /// The same failure as one that may pass without anybody's help, such as that of a certificate
     /// that is renewed on disk.
-    pub(super) fn as_transient(self) -> Self {
+    pub(super) fn into_transient(self) -> Self {
         let is_final = matches!(self.class, Class::Permanent | Class::Token | Class::Denied);
         let class = if is_final { Class::Transient } else { self.class };
         Self { class, ..self }
@@ -173,7 +173,7 @@ impl Failure {
 
     /// The same failure as one of a missing token: a request without a user was refused, and one
     /// with the user may not be.
-    pub(crate) fn as_missing_token(self) -> Self {
+    pub(crate) fn into_missing_token(self) -> Self {
         Self { class: Class::Token, ..self }
     }
 

@@ -222,7 +222,11 @@ impl Core {
     /// although a user was given: authentication was off when the token was asked for and is on
     /// now.
     fn reclassify_denied(&self, failure: Failure) -> Failure {
-        if failure.class == Class::Denied && self.tokens.is_anonymous() { failure.as_missing_token() } else { failure }
+        if failure.class == Class::Denied && self.tokens.is_anonymous() {
+            failure.into_missing_token()
+        } else {
+            failure
+        }
     }
 
     /// What a request needs: a link, and the number of a token that this link may carry. Called for

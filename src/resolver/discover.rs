@@ -74,7 +74,7 @@ impl ChangeStream {
     }
 
     /// The change for the reader; `None` where there is nothing to tell.
-    fn to_endpoint_change(&mut self, change: Change<ServerKey, Address>) -> Option<Change<ServerKey, Endpoint>> {
+    fn endpoint_change(&mut self, change: Change<ServerKey, Address>) -> Option<Change<ServerKey, Endpoint>> {
         let (key, address) = match change {
             Change::Remove(key) => return self.remove_emitted(key),
             Change::Insert(key, address) => (key, address),
@@ -130,7 +130,7 @@ impl Stream for ChangeStream {
         let this = self.get_mut();
         loop {
             while let Some(change) = this.pending.pop_front() {
-                if let Some(change) = this.to_endpoint_change(change) {
+                if let Some(change) = this.endpoint_change(change) {
                     return Poll::Ready(Some(Ok(change)));
                 }
             }

@@ -40,7 +40,7 @@ impl EtcdOptions {
         connected.map_err(|failure| {
             let failure = failure.at(&endpoint.text).while_doing("connecting to etcd");
             // An endpoint that etcd has named may be out of reach, or have another name in its certificate.
-            if endpoint.is_learned { failure.as_transient() } else { failure }
+            if endpoint.is_learned { failure.into_transient() } else { failure }
         })
     }
 
@@ -68,7 +68,7 @@ impl EtcdOptions {
         let connection = connection.map_err(|failure| {
             let failure = Failure::connect_failed(failure.to_string());
             // The next attempt may find another certificate on disk.
-            if self.tls_changes() { failure.as_transient() } else { failure }
+            if self.tls_changes() { failure.into_transient() } else { failure }
         })?;
         let round_trip = began.elapsed() / 2;
         let scheme = if *secure { Scheme::HTTPS } else { Scheme::HTTP };

@@ -218,7 +218,7 @@ impl MemberLink {
         unanswered.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
-    /// How many concurrent streams the member admits (SETTINGS_MAX_CONCURRENT_STREAMS), where that
+    /// How many concurrent streams the member admits (`SETTINGS_MAX_CONCURRENT_STREAMS`), where that
     /// is known.
     pub(super) fn stream_limit(&self) -> Option<usize> {
         self.connection().map(Connection::stream_limit)

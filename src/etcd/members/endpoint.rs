@@ -68,7 +68,7 @@ impl Endpoint {
     }
 }
 
-/// A member as etcd's MemberList describes it.
+/// A member as etcd's `MemberList` describes it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ListedMember {
     /// Whether it is a learner, which refuses most requests.

@@ -1,7 +1,7 @@
 //! Learning the members from etcd itself, where
 //! [`EtcdOptions::learn_members`](crate::EtcdOptions::learn_members) is set.
 //!
-//! A background task asks with MemberList: in each interval, and after each new connection, because
+//! A background task asks with `MemberList`: in each interval, and after each new connection, because
 //! the one before it may have ended when its member left the cluster. The task starts with the
 //! first connection, holds [`Core`] weakly, and ends with it.
 //!
@@ -55,7 +55,7 @@ impl Core {
         let listed = listed.map_err(|failure| {
             let failure = failure.at(link.name()).while_doing("listing the members of etcd");
             // An expired token is replaced, so that the next request may succeed.
-            if self.tokens.refused(number, &failure) { failure.as_transient() } else { failure }
+            if self.tokens.refused(number, &failure) { failure.into_transient() } else { failure }
         })?;
         let mut state = self.links.state();
         let Some(from) = state.members[link.member()].endpoint.clone() else { return Ok(0) };

@@ -200,7 +200,7 @@ async fn metadata_that_changes_all_the_time_is_told_at_debug() {
         "{}",
         log.text()
     );
-    assert!(log.count_at(Level::DEBUG, "something else of themselves") >= 5, "{}", log.text());
+    assert!(log.count_at(Level::DEBUG, "instance details changed") >= 5, "{}", log.text());
     for (next, more) in (6..).zip([r#","weight":3"#, r#","weight":3,"zone":"a""#, r#","zone":"a","draining":true"#]) {
         let before = log.count_at(Level::INFO, "membership changed");
         put(next, more).await;
