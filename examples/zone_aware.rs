@@ -73,7 +73,7 @@ impl Picker for ZoneAwarePicker {
 async fn main() -> Result<(), Box<dyn Error>> {
     tracing_subscriber::fmt().with_writer(std::io::stderr).init();
     let options = Options::parse();
-    let resolution = Resolver::connect(options.etcd).await?.resolve(&*options.service).await?;
+    let resolution = Resolver::connect_lazy(options.etcd)?.resolve(&*options.service)?;
     let policy = ZoneAware { zone: options.zone, busy: 32 };
     let channel = BalancedChannel::builder().policy(policy).build(&resolution)?;
     let mut greeter = GreeterClient::new(channel.clone());

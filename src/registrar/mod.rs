@@ -22,9 +22,13 @@ pub use self::lease::Conflict;
 use self::shared::Shared;
 pub(crate) use self::wanted::Publication;
 use crate::address::{Address, Authority};
-use crate::codec::{Caught, Codec, Detect, Record};
+#[cfg(feature = "unstable-etcd-client")]
+use crate::codec::{CatchPanics, Detect};
+use crate::codec::{Codec, Record};
 use crate::error::Error;
-use crate::etcd::{Client as EtcdClient, EtcdOptions, Etcds};
+#[cfg(feature = "unstable-etcd-client")]
+use crate::etcd::EtcdClient;
+use crate::etcd::{EtcdOptions, EtcdPerRuntime};
 use crate::instance::Instance;
 use crate::target::Target;
 
@@ -42,30 +46,45 @@ pub struct Registrar {
 }
 
 impl Registrar {
-    /// A registrar in the etcd at these endpoints, with every option at its default.
+    /// Connects to etcd and waits for its first response, with every other option at its default.
     ///
-    /// Does not wait for etcd, and does not fail when it is away: what is registered goes on trying in the background.
-    /// [`Registration::ready`] is for those who want to fail early.
+    /// What the first response is, how long it may take and what fails is the same as for
+    /// [`Resolver::connect`](crate::Resolver::connect): no longer than the connect timeout and the request timeout together, 7 s by
+    /// default. Use [`Registrar::connect_lazy`] in a server that must start while etcd is away.
     ///
     /// # Errors
-    /// When an endpoint or option is refused.
-    #[expect(clippy::unused_async, reason = "connecting may come to need the runtime; callers are async anyway")]
+    /// As [`Resolver::connect`](crate::Resolver::connect).
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the connection. Nothing is left behind.
     pub async fn connect(etcd: impl Into<EtcdOptions>) -> Result<Self, Error> {
-        Self::builder(etcd).build()
+        Self::builder(etcd).connect().await
+    }
+
+    /// A registrar in the etcd at these endpoints, with every other option at its default. Returns immediately.
+    ///
+    /// The first registration connects to etcd in the background and retries until it succeeds.
+    ///
+    /// # Errors
+    /// When an endpoint or an option is invalid ([`Error::is_invalid_argument`]). An etcd that is away is no error.
+    pub fn connect_lazy(etcd: impl Into<EtcdOptions>) -> Result<Self, Error> {
+        Self::builder(etcd).connect_lazy()
     }
 
     /// A registrar over a client of your own, whose options are then yours; requests to a dead one of several endpoints
     /// are tried up to five times.
+    #[cfg(feature = "unstable-etcd-client")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "unstable-etcd-client")))]
     pub fn new(client: EtcdClient) -> Self {
-        Self::over(Etcds::from_client(client), Arc::new(Caught(Detect)), TTL.as_secs().cast_signed())
+        Self::over(EtcdPerRuntime::from_client(client), Arc::new(CatchPanics(Detect)), TTL.as_secs().cast_signed())
     }
 
     /// A registrar with options of its own.
     pub fn builder(etcd: impl Into<EtcdOptions>) -> RegistrarBuilder {
-        RegistrarBuilder::over(Etcds::new(etcd.into()))
+        RegistrarBuilder::over(EtcdPerRuntime::new(etcd.into()))
     }
 
-    fn over(etcds: Etcds, codec: Arc<dyn Codec>, seconds: i64) -> Self {
+    fn over(etcds: EtcdPerRuntime, codec: Arc<dyn Codec>, seconds: i64) -> Self {
         Self { shared: Arc::new(Shared::new(etcds, codec, seconds)) }
     }
 
@@ -147,7 +166,7 @@ impl Registrar {
     }
 
     fn records(&self, target: &Target, instance: &Instance) -> Result<Vec<Arc<Record>>, Error> {
-        let uncallable = |address: &Address| address.uncallable().map(|reason| (address.to_string(), reason));
+        let uncallable = |address: &Address| address.uncallable_reason().map(|reason| (address.to_string(), reason));
         if let Some((address, reason)) = instance.addresses().iter().find_map(uncallable) {
             return Err(Error::invalid(
                 "address",

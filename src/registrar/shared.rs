@@ -12,25 +12,25 @@ use tokio::time::Instant;
 
 use crate::codec::{Codec, Record};
 use crate::error::Error;
-use crate::etcd::Etcds;
+use crate::etcd::EtcdPerRuntime;
 use crate::instance::Instance;
+use crate::progress::Progress;
 use crate::registrar::gates::Gate;
 use crate::registrar::lease::Id;
 use crate::registrar::task::Task;
 use crate::registrar::task::neighbours::Neighbours;
 use crate::registrar::wanted::{Publication, Wanted};
 use crate::secret::shown_key;
-use crate::turns::Turns;
 
 pub(super) struct Shared {
-    pub(super) etcds: Etcds,
+    pub(super) etcds: EtcdPerRuntime,
     pub(super) codec: Arc<dyn Codec>,
     pub(super) seconds: i64,
     pub(super) neighbours: Neighbours,
     state: Mutex<State>,
     pub(super) changed: Notify,
     /// Those of the task.
-    pub(super) turns: Turns,
+    pub(super) turns: Progress,
     /// Told when a registration has left, and when the task has ended.
     pub(super) left: Notify,
 }
@@ -69,8 +69,8 @@ pub(crate) struct Change {
 }
 
 impl Shared {
-    pub(super) fn new(etcds: Etcds, codec: Arc<dyn Codec>, seconds: i64) -> Self {
-        let (state, turns) = (Mutex::default(), Turns::default());
+    pub(super) fn new(etcds: EtcdPerRuntime, codec: Arc<dyn Codec>, seconds: i64) -> Self {
+        let (state, turns) = (Mutex::default(), Progress::default());
         Self {
             etcds,
             codec,
@@ -185,7 +185,7 @@ impl State {
     ) -> Result<(), Error> {
         let refuse = |service: &str, key: &[u8]| {
             let reason = "this registrar has it registered already";
-            Err(Error::invalid("key", shown_key(key), reason).of_service(service))
+            Err(Error::invalid("key", shown_key(key), reason).for_service(service))
         };
         let mut new: BTreeMap<&[u8], &str> = BTreeMap::new();
         for (service, records) in wanted {

@@ -8,9 +8,10 @@ use crate::address::{Address, Authority};
 use crate::address_index::{AddressChange, AddressIndex};
 use crate::resolver::snapshot::{Snapshot, diff};
 
-/// Names one server of a service to a balancer: one per server address, however many etcd keys name it.
+/// Names one server of a service to a balancer: one for each server address, however many etcd keys
+/// name it, and whatever scheme they give.
 ///
-/// Opaque; shown as `host:port`.
+/// Opaque; shown as `host:port`. Ordered and hashed by that text.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ServerKey(Authority);
 
@@ -26,16 +27,21 @@ impl fmt::Debug for ServerKey {
     }
 }
 
-/// The servers that a reader of changes was last told of.
+/// The servers as they were last told to a reader.
+///
+/// A server is there while at least one instance that is not draining names its address. Its scheme
+/// is `https` while at least one of them says so.
 #[derive(Default)]
 pub(crate) struct Servers {
+    /// The snapshot of which the reader was told.
     snapshot: Snapshot,
+    /// The addresses that it names.
     index: AddressIndex<(), ()>,
 }
 
 impl Servers {
-    /// The changes that bring a reader to this snapshot: inserts first, so that a set that is replaced is never empty in between, and
-    /// nothing for an address that stayed equal.
+    /// The changes that lead a reader from the last snapshot to this one. Inserts come first, so
+    /// that a set that is replaced is never empty. Nothing for an address that stayed equal.
     pub(crate) fn advance(&mut self, snapshot: &Snapshot) -> Vec<Change<ServerKey, Address>> {
         for change in diff(&self.snapshot, snapshot) {
             let before = change.before.iter().flat_map(|entry| entry.instances());
@@ -66,13 +72,13 @@ mod tests {
     use super::*;
     use crate::codec::DecodeError;
     use crate::instance::Instance;
-    use crate::resolver::snapshot::Entry;
+    use crate::resolver::snapshot::SnapshotEntry;
     use proptest::prelude::*;
 
     /// Key, and the addresses that it names; none is an unreadable record.
     type Record = (u8, Vec<(u8, bool)>);
 
-    fn entry((key, addresses): &Record) -> Entry {
+    fn entry((key, addresses): &Record) -> SnapshotEntry {
         let instance = |(port, secure): &(u8, bool)| {
             let scheme = if *secure { "https://" } else { "" };
             Instance::new(format!("{scheme}h:{}", u16::from(*port) + 1)).unwrap()
@@ -81,7 +87,7 @@ mod tests {
             [] => Err(DecodeError::new("bad")),
             addresses => Ok(addresses.iter().map(instance).collect()),
         };
-        Entry::new(&[*key], read)
+        SnapshotEntry::new(&[*key], read)
     }
 
     fn records() -> impl Strategy<Value = Vec<Record>> {
@@ -129,7 +135,7 @@ mod tests {
     fn says_nothing_when_only_weight_or_metadata_changes() {
         let (mut servers, mut snapshot) = (Servers::default(), Snapshot::default());
         let put = |snapshot: &mut Snapshot, key: &[u8], weight| {
-            snapshot.put(Entry::new(key, Ok(vec![Instance::new("h:1").unwrap().with_foreign_weight(weight)])))
+            snapshot.put(SnapshotEntry::new(key, Ok(vec![Instance::new("h:1").unwrap().with_stored_weight(weight)])))
         };
         put(&mut snapshot, b"a", 1);
         assert_eq!(servers.advance(&snapshot).len(), 1);

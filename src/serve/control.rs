@@ -268,7 +268,7 @@ impl ServeControl {
     pub(super) async fn mark(&self, within: Duration) -> Result<(), Error> {
         self.inner().draining = true;
         let Ok(updating) = timeout(within, self.shared.updates.wait()).await else {
-            return Err(Error::timeout_saying("marking", within, "an update is still under way".into()));
+            return Err(Error::timeout_because("marking", within, "an update is still under way".into()));
         };
         let Some(instance) = self.instance() else { return Err(Error::closed("the server")) };
         let publications = self.become_instance(&updating, instance)?;

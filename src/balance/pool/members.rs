@@ -77,7 +77,7 @@ mod tests {
     fn two_keys_with_one_address_are_one_server() {
         let mut members = Members::new();
         members.apply(Change::Insert("a", instance("h:1")));
-        members.apply(Change::Insert("b", instance("https://h:1").with_foreign_weight(3)));
+        members.apply(Change::Insert("b", instance("https://h:1").with_stored_weight(3)));
         assert_eq!(changes(&mut members), ["https://h:1 Some(3)"]);
         members.apply(Change::Remove("b"));
         assert_eq!(changes(&mut members), ["h:1 None"]);
@@ -93,8 +93,8 @@ mod tests {
         let mut members = Members::new();
         members.apply(Change::Insert("a", instance("h:1").with_draining(true)));
         assert!(changes(&mut members).is_empty());
-        members.apply(Change::Insert("b", instance("h:1").with_foreign_weight(3)));
-        members.apply(Change::Insert("a", instance("h:1").with_draining(true).with_foreign_weight(5)));
+        members.apply(Change::Insert("b", instance("h:1").with_stored_weight(3)));
+        members.apply(Change::Insert("a", instance("h:1").with_draining(true).with_stored_weight(5)));
         assert_eq!((changes(&mut members), members.draining()), (vec!["h:1 Some(3)".to_owned()], 1));
         members.apply(Change::Insert("b", instance("h:1").with_draining(true)));
         assert_eq!((changes(&mut members), members.draining()), (vec!["-h:1".to_owned()], 2));

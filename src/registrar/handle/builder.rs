@@ -4,9 +4,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::codec::{Caught, Codec, Detect};
+use crate::codec::{CatchPanics, Codec, Detect};
 use crate::error::Error;
-use crate::etcd::{Client as EtcdClient, Etcds};
+#[cfg(feature = "unstable-etcd-client")]
+use crate::etcd::EtcdClient;
+use crate::etcd::EtcdPerRuntime;
 use crate::instance::Instance;
 use crate::registrar::gates::{Gate, Gates};
 use crate::registrar::wanted::Wanted;
@@ -21,19 +23,21 @@ const MAX_TTL: Duration = Duration::from_secs(9_000_000_000);
 /// Builds a [`Registrar`] with a time to live or a stored format of its own.
 #[must_use]
 pub struct RegistrarBuilder {
-    etcds: Result<Etcds, Error>,
+    etcds: Result<EtcdPerRuntime, Error>,
     codec: Arc<dyn Codec>,
     ttl: Duration,
 }
 
 impl RegistrarBuilder {
-    pub(crate) fn over(etcds: Result<Etcds, Error>) -> Self {
-        Self { etcds, codec: Arc::new(Caught(Detect)), ttl: TTL }
+    pub(crate) fn over(etcds: Result<EtcdPerRuntime, Error>) -> Self {
+        Self { etcds, codec: Arc::new(CatchPanics(Detect)), ttl: TTL }
     }
 
     /// A builder over a client of your own: see [`Registrar::new`].
+    #[cfg(feature = "unstable-etcd-client")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "unstable-etcd-client")))]
     pub fn from_client(client: EtcdClient) -> Self {
-        Self::over(Ok(Etcds::from_client(client)))
+        Self::over(Ok(EtcdPerRuntime::from_client(client)))
     }
 
     /// How long the lease lives without a renewal, in whole seconds (rounded up); 15 s by default. It is renewed when a
@@ -47,15 +51,28 @@ impl RegistrarBuilder {
 
     /// The stored format to write; by default etcd's gRPC naming, which Go's official resolver reads.
     pub fn codec(mut self, codec: impl Codec) -> Self {
-        self.codec = Arc::new(Caught(codec));
+        self.codec = Arc::new(CatchPanics(codec));
         self
     }
 
-    /// The registrar.
+    /// Connects to etcd and waits for its first response: see [`Registrar::connect`].
     ///
     /// # Errors
-    /// When an endpoint or option is refused, a time to live of zero among them.
-    pub fn build(self) -> Result<Registrar, Error> {
+    /// As [`Registrar::connect`] and [`RegistrarBuilder::connect_lazy`].
+    ///
+    /// # Cancel safety
+    /// As [`Registrar::connect`].
+    pub async fn connect(self) -> Result<Registrar, Error> {
+        let registrar = self.connect_lazy()?;
+        registrar.shared.etcds.connect().await?;
+        Ok(registrar)
+    }
+
+    /// The registrar, which connects in the background: see [`Registrar::connect_lazy`].
+    ///
+    /// # Errors
+    /// When an endpoint or an option is invalid, a time to live of zero among them.
+    pub fn connect_lazy(self) -> Result<Registrar, Error> {
         let refuse = |reason| Err(Error::invalid("time to live", format!("{:?}", self.ttl), reason));
         if self.ttl.is_zero() {
             return refuse("a lease must live; the default is 15 s");
@@ -144,7 +161,7 @@ impl Registrar {
     pub(crate) fn register_all(&self, builders: Vec<RegistrationBuilder>) -> Result<Vec<Registration>, Error> {
         let wanted = |builder: &RegistrationBuilder| {
             let named = builder.target.as_ref().map(|target| target.name().to_owned()).unwrap_or_default();
-            builder.wanted().map_err(|error| error.of_service(&named))
+            builder.wanted().map_err(|error| error.for_service(&named))
         };
         let wanted = builders.iter().map(wanted).collect::<Result<Vec<_>, _>>()?;
         let runtime = timers::runtime("registering")?;

@@ -246,7 +246,7 @@ impl Planned {
     /// As those of [`Registrar::register`]; they name the service.
     pub(crate) fn change_to(self, instance: Instance) -> Result<Change, Error> {
         let records = self.registrar.named_records(&self.target, &instance, self.key.as_deref());
-        let records = records.map_err(|error| error.of_service(self.target.name()))?;
+        let records = records.map_err(|error| error.for_service(self.target.name()))?;
         Ok(Change { id: self.id, instance, records })
     }
 }

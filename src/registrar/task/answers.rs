@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::error::Error;
-use crate::etcd::{Class, Failure, Patience};
+use crate::etcd::{Class, Failure, RequestLimits};
 use crate::registrar::lease::{Action, FailureKind, Id};
 
 /// How long the first try of a request may take before another member is asked beside it: etcd loses what is asked of it around an
@@ -64,9 +64,13 @@ impl RequestHealth {
 
     /// How long a request may take: what it may take at all, or what the lease has time for. When another member is asked
     /// beside the first is later with each request that had no answer.
-    pub(crate) fn patience(&self, hand: RequestKind, patience: Option<Duration>) -> Patience {
+    pub(crate) fn patience(&self, hand: RequestKind, patience: Option<Duration>) -> RequestLimits {
         let total = patience.map_or(self.most, |patience| patience.min(self.most));
-        Patience { late: TRY.saturating_mul(1 << self.failures[hand as usize].min(8)), total, again: true }
+        RequestLimits {
+            late_after: TRY.saturating_mul(1 << self.failures[hand as usize].min(8)),
+            total,
+            may_repeat: true,
+        }
     }
 
     /// `of` is whose request it was, where it was of one registration; `put` where it has put a key.
@@ -112,7 +116,7 @@ impl RequestHealth {
         }
         let before = own.map_or_else(|| self.errors[hand as usize].take(), |own| self.refused.remove(&own));
         // Each kind of failure is told once in an outage or of a registration, and the last failure is what there is to be said of it.
-        let is_known = before.as_ref().is_some_and(|known| known.class.is_like(class));
+        let is_known = before.as_ref().is_some_and(|known| known.class.is_same_kind(class));
         if is_known || (own.is_some() && self.refused.len() >= TOLD) {
             tracing::debug!(parent: None, %error, "etcd failed again");
         } else {

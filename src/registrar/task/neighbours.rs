@@ -8,10 +8,10 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use crate::etcd::{Etcd, Failure};
-use crate::nested::{above, nested};
 use crate::registrar::handle::state::Published;
 use crate::secret;
 use crate::target::Target;
+use crate::target::nested::{nested_name, parent_names};
 
 /// Keys that are looked at in each range.
 const KEYS: i64 = 100;
@@ -46,10 +46,10 @@ impl Neighbours {
     }
 
     async fn look_around(&self, etcd: &Etcd, target: &Target, below: bool) -> Result<(), Failure> {
-        for upper in above(target.name()) {
+        for upper in parent_names(target.name()) {
             let Ok(upper) = Target::parse(upper) else { continue };
             let keys = keys(etcd, &upper, "").await?;
-            if keys.iter().any(|key| nested(&upper, key, &[]).is_none()) {
+            if keys.iter().any(|key| nested_name(&upper, key, &[]).is_none()) {
                 self.warn(upper.name(), target.name());
             }
         }
@@ -58,7 +58,7 @@ impl Neighbours {
         }
         // Most keys of the service's own begin with a digit: those that do not come after a colon.
         let keys = keys(etcd, target, ":").await?;
-        if let Some(lower) = keys.iter().find_map(|key| nested(target, key, &[])) {
+        if let Some(lower) = keys.iter().find_map(|key| nested_name(target, key, &[])) {
             self.warn(target.name(), lower);
         }
         Ok(())

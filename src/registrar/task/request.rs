@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::codec::Codec;
-use crate::etcd::{Class, Etcd, Failure, Patience, Put, Stored};
+use crate::etcd::{Class, Etcd, Failure, Put, RequestLimits, Stored};
 use crate::registrar::lease::{Action, Found, Input};
 
 /// Asks etcd for what the machine says.
@@ -12,7 +12,7 @@ pub(crate) async fn carry_out(
     codec: &dyn Codec,
     action: &Action,
     asked: Duration,
-    patience: Patience,
+    patience: RequestLimits,
 ) -> Result<Input, Failure> {
     match action {
         Action::Grant { id, seconds } => {
@@ -43,7 +43,7 @@ pub(crate) async fn carry_out(
             });
         }
         Action::Look { record, .. } => {
-            let (revision, stored) = etcd.look(&record.key, patience).await?;
+            let (revision, stored) = etcd.read_key(&record.key, patience).await?;
             return Ok(seen(codec, record.key.clone(), revision, stored));
         }
         Action::Delete { record, lease, expected, .. } => {

@@ -70,7 +70,7 @@ impl StatePublisher {
         }
         self.registrations.insert(id, One { standing, version: wanted.version, error: error.cloned() });
         let why = match standing {
-            RegistrationStatus::Held => machine.held_by(id).map(|(key, lease, id)| Error::held(key, lease, id)),
+            RegistrationStatus::Held => machine.held_by(id).map(|(key, lease, id)| Error::conflict(key, lease, id)),
             RegistrationStatus::Paused => Some(Error::paused(wanted.gates.why())),
             RegistrationStatus::Lost => error.cloned().or_else(|| machine.loss(id).map(lost)),
             _ => error.cloned(),
@@ -97,7 +97,7 @@ impl StatePublisher {
 
 fn same(one: Option<&Error>, other: Option<&Error>) -> bool {
     match (one, other) {
-        (Some(one), Some(other)) => one.is(other),
+        (Some(one), Some(other)) => one.is_same(other),
         (one, other) => one.is_none() && other.is_none(),
     }
 }

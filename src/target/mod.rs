@@ -1,4 +1,6 @@
-//! Targets: the name of a service, parsed from what users write.
+//! Targets: the name of a service, and optionally the etcd that it is in, as users write it.
+
+pub(crate) mod nested;
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,19 +8,23 @@ use std::str::FromStr;
 use percent_encoding::percent_decode_str;
 
 use crate::address::Authority;
-use crate::domain::Domain;
+use crate::address::domain::Domain;
 use crate::error::Error;
 use crate::secret;
 
-/// The port of an etcd host that names none: etcd's own default for clients.
+/// The port of an etcd host that names none: etcd's default for clients.
 const ETCD_PORT: u16 = 2379;
 
-/// Which service: `etcd:///greeter` or bare `greeter`. A target may also name the etcd that it is meant for: by its hosts,
-/// `etcd://h1:2379,h2:2379/greeter`, or with the feature `srv` by the domain whose SRV records name them,
-/// `etcd-srv://example.org/greeter`. A resolver of another etcd then refuses it. It never makes a connection of its own:
-/// [`EtcdOptions::of_target`](crate::EtcdOptions::of_target) says how the etcd that it names is reached.
+/// The name of a service: `greeter` or `etcd:///greeter`.
 ///
-/// The name is read as etcd's Go resolver reads it, so one string works in every language:
+/// A target may also name the etcd that it is meant for: by its hosts,
+/// `etcd://h1:2379,h2:2379/greeter`, or with the feature `srv` by the domain whose SRV records name
+/// them, `etcd-srv://example.org/greeter`. A resolver or registrar of another etcd then refuses it.
+/// A target never makes a connection of its own.
+/// [`EtcdOptions::from_target`](crate::EtcdOptions::from_target) gives the options of the etcd that
+/// it names.
+///
+/// The name is read as etcd's Go resolver reads it, so that one text works in every language:
 ///
 /// | written | name | prefix in etcd |
 /// |---|---|---|
@@ -26,23 +32,29 @@ const ETCD_PORT: u16 = 2379;
 /// | `team/greeter`, `etcd:///team/greeter` | `team/greeter` | `team/greeter/` |
 /// | `/web`, `etcd:////web` | `/web` | `/web/` |
 ///
-/// The prefix always ends in `/`, so `/web` never takes `/website/1` for its own. In the URL form percent escapes
-/// are decoded and hosts without a port get etcd's 2379; the bare form is taken as it stands.
+/// The prefix always ends in `/`, so that `/web` does not include `/website/1`. In the URL form
+/// percent escapes are decoded and hosts without a port get 2379. The bare form is taken as it is.
 ///
-/// Names may lie below each other: keys of `shop/payments` are keys of `shop` too, as etcd's Go client has it, so that clients of
-/// `shop` also call the servers of `shop/payments`. Choose names of which none continues another after a slash. The resolver of the
-/// upper name warns once where it sees both. So does the registrar that registers either of them and sees the other: it looks once a
+/// **Names below other names.** Keys of `shop/payments` are keys of `shop` too, as for etcd's Go
+/// client, so that clients of `shop` also call the servers of `shop/payments`. Choose names of
+/// which none continues another one after a slash. A resolver of the shorter name warns once when
+/// it sees both. So does a registrar that registers one and sees the other: it looks once for each
 /// service, at the first hundred keys above and below that its role may read.
 ///
-/// Parsing refuses empty names and segments (`team//greeter`, `greeter/`), control characters, schemes other than
-/// `etcd` and `etcd-srv`, queries and fragments, IPv6 hosts without brackets, and what may be a user and a password: an `@` in a
-/// target that names hosts, and `user:password@` at the beginning of a name. In a name of the URL form it is written `%40`. Errors do
-/// not show it.
+/// **Refused** are empty names and segments (`team//greeter`, `greeter/`), control characters,
+/// schemes other than `etcd` and `etcd-srv`, queries and fragments, IPv6 hosts without brackets,
+/// and everything that may be a user and a password: an `@` in a target that names hosts, and
+/// `user:password@` at the start of a name. In a name of the URL form write `%40`. Errors do not
+/// show it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Target {
+    /// The name, without a slash at its end.
     name: String,
+    /// The hosts of the etcd, if it is named by them.
     hosts: Vec<Authority>,
+    /// The domain of the etcd, if it is named by one.
     srv: Option<Domain>,
+    /// Whether the key that is the name itself is read.
     name_key: bool,
 }
 
@@ -50,14 +62,13 @@ impl Target {
     /// Parses a target.
     ///
     /// # Errors
-    /// When the text is not a target: the error shows it and says what is wrong.
+    /// When the text is no target ([`Error::is_invalid_argument`]). The error shows the text
+    /// without a user or password, and the reason.
     pub fn parse(text: &str) -> Result<Self, Error> {
         let refuse = |reason: String| Error::invalid("target", secret::without_user(text), reason);
-        // First: no other reason may show a part of it.
+        // Checked first, so that no other reason shows a part of a password.
         if has_user(text) {
-            return Err(refuse(
-                "a user and password do not belong into a target: give them to the resolver's options".into(),
-            ));
+            return Err(refuse("a target holds no user and password: set them in the resolver's options".into()));
         }
         let mut srv = None;
         let (hosts, name) = match text.split_once("://") {
@@ -92,46 +103,49 @@ impl Target {
         Ok(Self { name, hosts, srv, name_key: false })
     }
 
-    /// Also reads the key that *is* the name (`/web` = `192.168.1.51:8000`), as many tutorials put it; off by default.
+    /// Whether the key that *is* the name is read too (`/web` = `192.168.1.51:8000`), as many
+    /// tutorials write it. False by default.
     ///
-    /// One watch over `/web` up to `/web0` then serves both; what lies between and belongs to others (`/web-2`,
-    /// `/web.old`) is left out. A role must be allowed to read that whole range.
+    /// One watch from `/web` to `/web0` then serves both. Keys between them that belong to others
+    /// (`/web-2`, `/web.old`) are left out. The role must be allowed to read that whole range.
     #[must_use]
     pub fn with_name_key(mut self, read: bool) -> Self {
         self.name_key = read;
         self
     }
 
-    /// The service's name, without a trailing slash.
+    /// The name of the service, without a slash at its end.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// What every key of the service starts with: the name and a slash.
+    /// The prefix of the service's keys: its name and a slash.
     pub fn prefix(&self) -> String {
         format!("{}/", self.name)
     }
 
-    /// The etcd hosts that the target names, as `host:port`; none in the bare form and in `etcd:///`.
+    /// The etcd hosts that the target names, as `host:port`. None in the bare form and in
+    /// `etcd:///`.
     pub fn hosts(&self) -> impl ExactSizeIterator<Item = &str> {
         self.hosts.iter().map(Authority::as_str)
     }
 
-    /// The domain whose SRV records name the hosts; none but in `etcd-srv://`.
+    /// The domain whose SRV records name the members; only of `etcd-srv://`.
     pub fn srv_domain(&self) -> Option<&str> {
         self.srv.as_ref().map(Domain::as_str)
     }
 
+    /// The same, parsed.
     pub(crate) fn domain(&self) -> Option<&Domain> {
         self.srv.as_ref()
     }
 
-    /// The service alone, in whatever etcd.
+    /// The service alone, in whatever etcd. Targets of one service are equal then.
     pub(crate) fn without_hosts(self) -> Self {
         Self { hosts: Vec::new(), srv: None, ..self }
     }
 
-    /// First key of the range to read, and the first key after it.
+    /// The range of keys to read: the first key, and the first key after the range.
     pub(crate) fn range(&self) -> (Vec<u8>, Vec<u8>) {
         let start = if self.name_key { self.name.clone() } else { self.prefix() };
         // '0' is the byte after '/'.
@@ -148,7 +162,8 @@ impl Target {
     }
 }
 
-/// Whether a user and a password may stand in it. In a name an `@` is one, unless a `:` comes before it.
+/// Whether the text may hold a user and a password. An `@` in a bare name is allowed, unless a `:`
+/// comes before it.
 fn has_user(text: &str) -> bool {
     let (names_hosts, rest) = match text.split_once("://") {
         Some((scheme, _)) if secret::may_have_user(scheme) => return true,
@@ -160,12 +175,13 @@ fn has_user(text: &str) -> bool {
         return rest.contains('@') || secret::may_have_user(authority);
     }
     if text.contains("://") {
-        // Escapes are how a name says that it means them.
+        // In a name of the URL form an `@` that is escaped is meant.
         return rest.rfind('@').is_some_and(|at| rest[..at].contains(':'));
     }
     secret::has_password(rest)
 }
 
+/// The hosts between commas; none in `etcd:///`.
 fn parse_hosts(authority: &str) -> Result<Vec<Authority>, String> {
     if authority.is_empty() {
         return Ok(Vec::new());
@@ -177,32 +193,36 @@ fn parse_hosts(authority: &str) -> Result<Vec<Authority>, String> {
     authority.split(',').map(host).collect()
 }
 
-/// The path of the URL form, which like in etcd's Go resolver has lost one leading slash already.
+/// The name of the URL form, whose first slash was removed as etcd's Go resolver does.
+///
+/// # Errors
+/// When it has a query, a fragment or an invalid escape.
 fn decode(path: &str) -> Result<String, String> {
     if let Some(mark) = path.find(['?', '#']) {
         let mark = &path[mark..=mark];
-        return Err(format!(
-            "{mark:?} has no meaning here: as a part of the name it is written %{:02X}",
-            mark.as_bytes()[0]
-        ));
+        return Err(format!("{mark:?} is not allowed here: in a name write it as %{:02X}", mark.as_bytes()[0]));
     }
     let escapes_hold =
         path.split('%').skip(1).all(|rest| rest.len() >= 2 && rest.as_bytes()[..2].iter().all(u8::is_ascii_hexdigit));
     if !escapes_hold {
-        return Err("a % that two hexadecimal digits do not follow: a plain % is written %25".into());
+        return Err("a % must be followed by two hexadecimal digits: write a plain % as %25".into());
     }
-    let name = percent_decode_str(path).decode_utf8().map_err(|_| "the escapes do not give UTF-8".to_owned())?;
+    let name = percent_decode_str(path).decode_utf8().map_err(|_| "the escapes are not UTF-8".to_owned())?;
     Ok(name.into_owned())
 }
 
+/// Checks a name.
+///
+/// # Errors
+/// When it is empty, has an empty segment or ends in a slash, or holds a control character.
 fn check_name(name: &str) -> Result<(), String> {
-    // One leading slash is a part of many names; any other empty segment is a slip.
+    // One slash at the start is part of many names. Any other empty segment is a mistake.
     let segments = name.strip_prefix('/').unwrap_or(name);
     if segments.is_empty() {
         return Err("the name is empty".into());
     }
     if segments.ends_with('/') {
-        return Err("the name ends in a slash: the prefix gets its slash by itself".into());
+        return Err("the name ends in a slash: leave it out, the prefix adds it".into());
     }
     if segments.split('/').any(str::is_empty) {
         return Err("the name has an empty segment (two slashes in a row)".into());
@@ -214,10 +234,10 @@ fn check_name(name: &str) -> Result<(), String> {
 }
 
 impl fmt::Display for Target {
-    /// The bare name, or the URL form where hosts or a domain are named.
+    /// The bare name where it parses as itself, otherwise the URL form.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let is_bare = self.hosts.is_empty() && self.srv.is_none();
-        // A bare name that begins like a URL would be read as one.
+        // A bare name that starts like a URL would be parsed as one.
         if is_bare && Self::parse(&self.name).is_ok_and(|bare| bare.name == self.name) {
             return f.write_str(&self.name);
         }

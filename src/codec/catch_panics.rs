@@ -1,4 +1,7 @@
-//! A codec of the user's, whose panics are errors. PURE.
+//! A user's codec whose panics are errors. PURE.
+//!
+//! Codecs run in background tasks, one for each service. Without this, a codec that panics on one
+//! record would end the watch of its service.
 
 use std::fmt;
 
@@ -7,9 +10,14 @@ use crate::instance::Instance;
 use crate::panics::catch;
 use crate::target::Target;
 
-pub(crate) struct Caught<C>(pub(crate) C);
+/// Wraps a codec and turns a panic of it into an error that says so. The resolver and the registrar
+/// wrap every codec.
+///
+/// A panic of `decode` makes one record unreadable. A panic of `encode` refuses one instance.
+/// `Debug` is not guarded: its panic belongs to the caller.
+pub(crate) struct CatchPanics<C>(pub(crate) C);
 
-impl<C: Codec> Codec for Caught<C> {
+impl<C: Codec> Codec for CatchPanics<C> {
     fn decode(&self, key: &[u8], value: &[u8]) -> Result<Vec<Instance>, DecodeError> {
         catch(|| self.0.decode(key, value))
             .unwrap_or_else(|panic| Err(DecodeError::new(format!("the codec panicked: {panic}"))))
@@ -21,7 +29,7 @@ impl<C: Codec> Codec for Caught<C> {
     }
 }
 
-impl<C: fmt::Debug> fmt::Debug for Caught<C> {
+impl<C: fmt::Debug> fmt::Debug for CatchPanics<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
@@ -47,10 +55,10 @@ mod tests {
     /// F14: the reason says that the codec panicked, and what it said.
     #[test]
     fn panics_are_reasons() {
-        let error = Caught(Panics).decode(b"k", b"v").unwrap_err();
+        let error = CatchPanics(Panics).decode(b"k", b"v").unwrap_err();
         assert_eq!(error.to_string(), "the codec panicked: no luck");
         let (target, instance) = (Target::parse("s").unwrap(), Instance::new("h:1").unwrap());
-        let error = Caught(Panics).encode(&target, &instance).unwrap_err();
+        let error = CatchPanics(Panics).encode(&target, &instance).unwrap_err();
         assert_eq!(error.to_string(), "the codec panicked: no text");
     }
 }

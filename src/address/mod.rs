@@ -1,132 +1,37 @@
-//! Addresses: where a server or an etcd member listens.
+//! Addresses: where a server or a member of etcd listens.
+//!
+//! - `mod.rs`: [`Address`], which users write and records hold.
+//! - `authority.rs` (pure): its `host:port`, or the path of a Unix socket.
+//! - `ip.rs` (pure): which IP address a host is, in every spelling that `getaddrinfo` takes.
+//! - `domain.rs` (pure): a DNS domain with SRV records.
+
+mod authority;
+pub(crate) mod domain;
+pub(crate) mod ip;
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
+pub(crate) use self::authority::Authority;
 use crate::error::Error;
-use crate::inet;
 use crate::secret;
 
-/// A checked `host:port`, in lower case, IPv6 in brackets.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct Authority(Box<str>);
-
-impl Authority {
-    pub(crate) fn parse(text: &str, default_port: Option<u16>) -> Result<Self, String> {
-        // First: no other reason may show a part of it.
-        if secret::may_have_user(text) {
-            return Err(secret::REASON.into());
-        }
-        for (mark, reason) in
-            [(',', "one address at a time: give several as several"), ('/', "a path has no place here")]
-        {
-            if text.contains(mark) {
-                return Err(reason.into());
-            }
-        }
-        let (host, port) = if text.starts_with('[') {
-            let end = text.find(']').ok_or("the bracket is not closed")?;
-            let address: Ipv6Addr =
-                text[1..end].parse().map_err(|_| format!("{:?} is no IPv6 address", &text[1..end]))?;
-            let rest = &text[end + 1..];
-            let port = rest.strip_prefix(':');
-            if port.is_none() && !rest.is_empty() {
-                return Err(format!("{rest:?} after the bracket is no port"));
-            }
-            (format!("[{address}]"), port)
-        } else {
-            let (host, port) = match text.rsplit_once(':') {
-                Some((host, _)) if host.contains(':') => {
-                    return Err("an IPv6 address stands in brackets: [::1]:50051".into());
-                }
-                Some((host, port)) => (host, Some(port)),
-                None => (text, None),
-            };
-            (check_host(host)?, port)
-        };
-        let port = match (port, default_port) {
-            (Some(port), _) => parse_port(port)?,
-            (None, Some(port)) => port,
-            (None, None) => return Err(format!("no port: write \"{host}:PORT\"")),
-        };
-        Ok(Self(format!("{host}:{port}").into()))
-    }
-
-    pub(crate) fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// A socket of this host, by its absolute path: written `unix:/path`, which no `host:port` can be.
-    fn unix(path: &str) -> Result<Self, String> {
-        // `unix:/path` or `unix:///path`, as in gRPC.
-        let path = path.strip_prefix("//").filter(|path| path.starts_with('/')).unwrap_or(path);
-        if !path.starts_with('/') || path.starts_with("//") || path.len() < 2 || path.ends_with('/') {
-            return Err("a Unix socket is an absolute path: unix:/run/greeter.sock".into());
-        }
-        if path.len() > 107 {
-            return Err("the path is longer than the 107 bytes of a socket's name".into());
-        }
-        if let Some(strange) = path.chars().find(|c| c.is_control()) {
-            return Err(format!("the character {strange:?} has no place in a path"));
-        }
-        Ok(Self(format!("unix:{path}").into()))
-    }
-
-    /// The host alone; an IPv6 address without its brackets.
-    pub(crate) fn host(&self) -> &str {
-        self.parts().0.trim_start_matches('[').trim_end_matches(']')
-    }
-
-    pub(crate) fn port(&self) -> u16 {
-        self.parts().1.parse().unwrap_or_default() // a number since `parse`
-    }
-
-    fn parts(&self) -> (&str, &str) {
-        self.0.rsplit_once(':').unwrap_or((&self.0, "")) // the port is always there: `parse` writes it
-    }
-}
-
-impl fmt::Debug for Authority {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-fn check_host(host: &str) -> Result<String, String> {
-    if host.is_empty() {
-        return Err("no host".into());
-    }
-    if host.len() > 253 {
-        return Err("the host is longer than the 253 characters of a DNS name".into());
-    }
-    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    if let Some(strange) = host.chars().find(|c| !allowed(*c)) {
-        return Err(format!("the character {strange:?} has no place in a host"));
-    }
-    if host.chars().all(|c| c.is_ascii_digit() || c == '.') && host.parse::<Ipv4Addr>().is_err() {
-        return Err(format!("{host:?} is no IPv4 address"));
-    }
-    Ok(host.to_ascii_lowercase())
-}
-
-fn parse_port(port: &str) -> Result<u16, String> {
-    let number = if port.bytes().all(|b| b.is_ascii_digit()) { port.parse().ok() } else { None };
-    match number {
-        Some(0) | None => Err(format!("the port {port:?} is not a number from 1 to 65535")),
-        Some(number) => Ok(number),
-    }
-}
-
-/// Where one server listens: `host:port`, and whether it speaks TLS.
+/// Where one server listens, and whether it uses TLS.
 ///
-/// Parsed from `10.0.0.5:50051`, `greeter.local:50051`, `[::1]:50051`, `http://10.0.0.5:8080` (the same as without)
-/// or `https://10.0.0.5:8443`; a URL without a port has its scheme's (80, 443). `unix:/run/greeter.sock` is a socket of
-/// the same host, which clients find in etcd only where [`ResolverBuilder::unix_sockets`](crate::ResolverBuilder::unix_sockets)
-/// allows it. Hosts are kept in lower case and IPv6 in its canonical form, so that equal addresses are equal values.
+/// Parsed from `10.0.0.5:50051`, `greeter.local:50051`, `[::1]:50051`, `http://10.0.0.5:8080` (the
+/// same as without the scheme) or `https://10.0.0.5:8443`. A URL without a port has the port of its
+/// scheme (80, 443). `unix:/run/greeter.sock` is a socket of the same host, which clients find in
+/// etcd only where [`ResolverBuilder::unix_sockets`](crate::ResolverBuilder::unix_sockets) allows
+/// it.
+///
+/// Hosts are stored in lower case and IPv6 addresses in canonical form, so that equal addresses are
+/// equal values.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Address {
+    /// The host and the port, or the path of a socket.
     authority: Authority,
+    /// Whether the server uses TLS.
     secure: bool,
 }
 
@@ -134,12 +39,14 @@ impl Address {
     /// Parses an address.
     ///
     /// # Errors
-    /// When the text is no address: the error shows it and says what is wrong.
+    /// When the text is no address ([`Error::is_invalid_argument`]). The error shows the text
+    /// without a user or password, and the reason.
     pub fn parse(text: &str) -> Result<Self, Error> {
         Self::read(text).map_err(|reason| Error::invalid("address", secret::without_user(text), reason))
     }
 
-    /// The same, with the bare reason: for codecs, which name the record themselves.
+    /// As [`Address::parse`], with the bare reason as the error: codecs name the record themselves.
+    /// Unix sockets are read too: whether they may be called is the resolver's choice.
     pub(crate) fn read(text: &str) -> Result<Self, String> {
         if let Some(path) = text.strip_prefix("unix:") {
             return Ok(Self { authority: Authority::unix(path)?, secure: false });
@@ -157,30 +64,31 @@ impl Address {
         Ok(Self { authority: Authority::parse(rest, default_port)?, secure })
     }
 
+    /// The address of parts that were parsed. No check is needed: every authority goes with either
+    /// scheme.
     pub(crate) fn from_parts(authority: Authority, secure: bool) -> Self {
         Self { authority, secure }
     }
 
+    /// The host and the port, or the path of a socket. Equal for `http` and `https`.
     pub(crate) fn parsed_authority(&self) -> &Authority {
         &self.authority
     }
 
-    /// `host:port`, IPv6 in brackets: what stands in `:authority`; `localhost` for a Unix socket.
+    /// `host:port`, with an IPv6 address in brackets: the value of `:authority`. `localhost` for a
+    /// Unix socket.
     pub fn authority(&self) -> &str {
         if self.unix_path().is_some() { "localhost" } else { self.authority.as_str() }
     }
 
-    /// The path, where the address is a Unix socket.
+    /// The path of a Unix socket; `None` for other addresses.
     pub fn unix_path(&self) -> Option<&str> {
         self.authority.as_str().strip_prefix("unix:")
     }
 
-    /// The host alone; an IPv6 address without its brackets; `localhost` for a Unix socket.
+    /// The host, with an IPv6 address without brackets. `localhost` for a Unix socket.
     pub fn host(&self) -> &str {
-        if self.unix_path().is_some() {
-            return "localhost";
-        }
-        self.authority.host()
+        if self.unix_path().is_some() { "localhost" } else { self.authority.host() }
     }
 
     /// The port; 0 for a Unix socket, and for nothing else.
@@ -188,29 +96,32 @@ impl Address {
         if self.unix_path().is_some() { 0 } else { self.authority.port() }
     }
 
-    /// Whether the address was written as `https://`.
+    /// Whether the server uses TLS: the address was written as `https://`.
     pub fn is_secure(&self) -> bool {
         self.secure
     }
 
-    /// Whether the host means "every interface" (`0.0.0.0`, `[::]`), which nobody can call.
+    /// Whether the host is `0.0.0.0` or `[::]`, which means every interface.
     pub(crate) fn is_unspecified(&self) -> bool {
         self.ip().is_some_and(|ip| ip.is_unspecified())
     }
 
-    /// Why nobody can call a server there, if so.
-    pub(crate) fn uncallable(&self) -> Option<&'static str> {
-        inet::uncallable(self.ip()?)
+    /// Why nobody can call a server at this address, if so: it means every interface, or is a
+    /// multicast or broadcast address. The resolver refuses records with such addresses, the
+    /// registrar refuses to register them.
+    pub(crate) fn uncallable_reason(&self) -> Option<&'static str> {
+        ip::uncallable_reason(self.ip()?)
     }
 
-    /// The host, where it is an IP address: in whatever spelling the system's resolver takes.
+    /// The IP address that the host is, in every spelling that the system's resolver takes; `None`
+    /// for a name and for a Unix socket.
     pub(crate) fn ip(&self) -> Option<IpAddr> {
-        if self.unix_path().is_some() { None } else { inet::ip(self.host()) }
+        if self.unix_path().is_some() { None } else { ip::parse_ip(self.host()) }
     }
 }
 
 impl fmt::Display for Address {
-    /// `host:port`, with `https://` before it where the server speaks TLS; or `unix:/path`.
+    /// `host:port`, with `https://` before it where the server uses TLS; or `unix:/path`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = if self.secure { "https://" } else { "" };
         write!(f, "{scheme}{}", self.authority.as_str())
@@ -251,7 +162,7 @@ impl TryFrom<SocketAddr> for Address {
     type Error = Error;
 
     fn try_from(address: SocketAddr) -> Result<Self, Error> {
-        // Without the scope that a link-local IPv6 address may carry: no other host can use it.
+        // Without the scope of a link-local IPv6 address, which has a meaning on this host only.
         let text = match address {
             SocketAddr::V4(address) => address.to_string(),
             SocketAddr::V6(address) => format!("[{}]:{}", address.ip(), address.port()),

@@ -1,12 +1,15 @@
-//! Names that lie below other names: keys of `shop/payments` are keys of `shop` too, as etcd's Go client has it. PURE.
+//! Names below other names: keys of `shop/payments` are keys of `shop` too, as for etcd's Go
+//! client. PURE.
 
 use crate::instance::Instance;
 use crate::target::Target;
 
-/// The name below a service's own that one of its keys seems to belong to: `shop/payments` for `shop/payments/10.0.0.5:50051`;
-/// none where the key is the service's own. What the key's value says of its address tells where the name ends; without that it
-/// ends before the last slash that is no part of an address.
-pub(crate) fn nested<'k>(target: &Target, key: &'k str, instances: &[Instance]) -> Option<&'k str> {
+/// The longer name that a key of the service seems to belong to: `shop/payments` for
+/// `shop/payments/10.0.0.5:50051`. `None` where the key is the service's own.
+///
+/// Where an address of the key's value ends the key, the name ends before it. Otherwise it ends
+/// before the last slash that is no part of an address.
+pub(crate) fn nested_name<'k>(target: &Target, key: &'k str, instances: &[Instance]) -> Option<&'k str> {
     let rest = key.strip_prefix(target.name())?.strip_prefix('/')?;
     if !rest.contains('/') {
         return None;
@@ -21,12 +24,13 @@ pub(crate) fn nested<'k>(target: &Target, key: &'k str, instances: &[Instance]) 
     if name.is_empty() { None } else { Some(&key[..key.len() - rest.len() + name.len()]) }
 }
 
-/// Every name above one: `a/b` and `a` of `a/b/c`.
-pub(crate) fn above(name: &str) -> impl Iterator<Item = &str> {
+/// Every shorter name that this one continues: `a/b` and `a` for `a/b/c`.
+pub(crate) fn parent_names(name: &str) -> impl Iterator<Item = &str> {
     name.char_indices().rev().filter(|(at, c)| *c == '/' && *at > 0).map(|(at, _)| &name[..at])
 }
 
-/// Where the last part of a key begins, which may be a URL or the path of a Unix socket.
+/// Where the last part of a key starts, which may be a URL or the path of a Unix socket: slashes
+/// within it end no name.
 fn begin_of_last(rest: &str) -> usize {
     let address = rest.find("://").or_else(|| rest.find("unix:/"));
     let before = &rest[..address.unwrap_or(rest.len())];
@@ -63,14 +67,14 @@ mod tests {
             ("shop", None, None),
         ] {
             let instances: Vec<_> = address.map(|address| Instance::new(address).unwrap()).into_iter().collect();
-            assert_eq!(nested(&shop, key, &instances), expected, "{key} {address:?}");
+            assert_eq!(nested_name(&shop, key, &instances), expected, "{key} {address:?}");
         }
     }
 
     #[test]
     fn knows_the_names_above() {
-        assert_eq!(above("a/b/c").collect::<Vec<_>>(), ["a/b", "a"]);
-        assert_eq!(above("/web/x").collect::<Vec<_>>(), ["/web"]);
-        assert_eq!(above("/web").count() + above("web").count(), 0);
+        assert_eq!(parent_names("a/b/c").collect::<Vec<_>>(), ["a/b", "a"]);
+        assert_eq!(parent_names("/web/x").collect::<Vec<_>>(), ["/web"]);
+        assert_eq!(parent_names("/web").count() + parent_names("web").count(), 0);
     }
 }

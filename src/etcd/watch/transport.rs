@@ -1,4 +1,11 @@
-//! A watch stream on the wire: over a connection of our own, or by the user's own client.
+//! A watch stream on the wire: over a connection of our own, or through the user's own client.
+//!
+//! Both variants take requests at any time and give messages one by one. They differ in how a
+//! stream starts: our own is opened at once and its response is awaited with the first message;
+//! etcd-client opens a stream together with its first watch.
+//!
+//! Sending never waits. The number of requests in the queue is bounded by the machine, which has at
+//! most 64 creations pending.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -14,45 +21,60 @@ use tonic::{Request, Status, Streaming};
 
 use crate::etcd::MAX_MESSAGE;
 use crate::etcd::failure::{Class, Failure};
-use crate::etcd::link::{self, Link};
-use crate::etcd::watch::message::{CreateRequest, RequestUnion, WatchRequest, WatchResponse, Wire};
+use crate::etcd::link::{self, MemberLink};
+use crate::etcd::prost_codec::ProstCodec;
+use crate::etcd::watch::message::{CreateRequest, RequestUnion, WatchRequest, WatchResponse};
 
 /// Requests out, messages in.
-pub(super) enum Speech {
+pub(super) enum WatchTransport {
+    /// Over a connection of our own.
     Own { requests: UnboundedSender<WatchRequest>, responses: Responses },
-    Client(Box<ClientSpeech>),
+    /// Through the user's own client.
+    Client(Box<ClientTransport>),
 }
 
-/// The answer begins with the first message: until then requests go out, and this waits for it.
+/// The messages of a stream. The response begins with the first message: until then requests are
+/// sent and the response is waited for.
 pub(super) enum Responses {
+    /// The response has not begun.
     Opening(Opening<Streaming<WatchResponse>>),
+    /// The response has begun.
     Open(Box<Streaming<WatchResponse>>),
 }
 
+/// A stream that is being opened.
 type Opening<T> = Pin<Box<dyn Future<Output = Result<T, Failure>> + Send>>;
 
-impl Speech {
-    pub(super) fn new(link: &Link) -> Self {
-        let client = link.client(); // also tells that the link is used
-        let Some(wire) = link.wire() else {
+impl WatchTransport {
+    /// Opens a stream over this link. Nothing is sent before the first request.
+    pub(super) fn new(link: &MemberLink) -> Self {
+        let client = link.client(); // marks the link as used
+        let Some(service) = link.service() else {
             let (outgoing, opening, open) = (VecDeque::new(), None, None);
-            return Self::Client(Box::new(ClientSpeech { client, outgoing, opening, open }));
+            return Self::Client(Box::new(ClientTransport { client, outgoing, opening, open }));
         };
         let (requests, outgoing) = unbounded_channel();
-        let responses = Responses::Opening(Box::pin(open(wire.clone(), UnboundedReceiverStream::new(outgoing))));
+        let responses = Responses::Opening(Box::pin(open(service.clone(), UnboundedReceiverStream::new(outgoing))));
         Self::Own { requests, responses }
     }
 
-    /// Sends a request, as soon as the connection takes it.
+    /// Sends a request as soon as the connection accepts it. Does not wait. Where the stream has
+    /// ended the request is lost, and the next message is the failure.
     pub(super) fn send(&mut self, request: RequestUnion) {
         match self {
-            // Where the stream has ended, its messages tell so.
+            // The receiver is dropped with the stream. Its failure comes with the next message.
             Self::Own { requests, .. } => drop(requests.send(WatchRequest::new(request))),
             Self::Client(client) => client.outgoing.push_back(request),
         }
     }
 
-    /// The next message. Cancel safe.
+    /// The next message.
+    ///
+    /// # Errors
+    /// The status with which the stream ended, or that it ended without one.
+    ///
+    /// # Cancel safety
+    /// Dropping it loses no message: the opening future and the stream are kept in `self`.
     pub(super) async fn next(&mut self) -> Result<WatchResponse, Failure> {
         match self {
             Self::Own { responses, .. } => loop {
@@ -66,35 +88,55 @@ impl Speech {
     }
 }
 
+/// Opens a stream over a connection of our own. Completes with the first message of etcd, because
+/// its response headers come with it.
+///
+/// # Errors
+/// How the stream was refused.
 async fn open(
-    wire: link::Wire,
+    service: link::LinkService,
     requests: UnboundedReceiverStream<WatchRequest>,
 ) -> Result<Streaming<WatchResponse>, Failure> {
-    let mut client = Grpc::new(wire).max_decoding_message_size(MAX_MESSAGE);
+    let mut client = Grpc::new(service).max_decoding_message_size(MAX_MESSAGE);
     let mut request = Request::new(requests);
-    // A member that is cut off from its cluster says so, in place of keeping silent.
+    // With this a member that is cut off from its cluster ends the stream instead of staying
+    // silent.
     request.metadata_mut().insert("hasleader", MetadataValue::from_static("true"));
     let path = PathAndQuery::from_static("/etcdserverpb.Watch/Watch");
-    Ok(client.streaming(request, path, Wire).await.map_err(refused)?.into_inner())
+    Ok(client.streaming(request, path, ProstCodec::default()).await.map_err(refused)?.into_inner())
 }
 
+/// The failure of a status.
 fn refused(status: Status) -> Failure {
     etcd_client::Error::GRpcStatus(status).into()
 }
 
+/// The failure of a stream that etcd has ended without a status.
 fn ended() -> Failure {
     Failure::new(Class::Transient, "etcd ended the stream")
 }
 
-/// A stream of the user's own client, which is opened with its first watch.
-pub(super) struct ClientSpeech {
+/// A stream of the user's own client.
+///
+/// Its connection is not known, so that only the machine's probes find out that it is dead.
+pub(super) struct ClientTransport {
+    /// The user's client.
     client: Client,
+    /// Requests that were not sent yet.
     outgoing: VecDeque<RequestUnion>,
+    /// The stream that is being opened with the first request.
     opening: Option<Opening<(WatchRequestSender, WatchResponseStream)>>,
+    /// The open stream.
     open: Option<(WatchRequestSender, WatchResponseStream)>,
 }
 
-impl ClientSpeech {
+impl ClientTransport {
+    /// Sends what is outgoing and waits for the next message. etcd-client's sender waits while its
+    /// queue is full, so that messages are taken meanwhile.
+    ///
+    /// # Cancel safety
+    /// A request leaves the queue only after it was sent. It may be sent again where the future is
+    /// dropped in between.
     async fn next(&mut self) -> Result<WatchResponse, Failure> {
         loop {
             let Some((requests, responses)) = &mut self.open else {
@@ -142,6 +184,7 @@ impl ClientSpeech {
     }
 }
 
+/// A creation in etcd-client's types.
 fn created(create: CreateRequest) -> (Vec<u8>, WatchOptions) {
     let options = WatchOptions::new().with_start_revision(create.start_revision).with_watch_id(create.watch_id);
     let options = if create.range_end.is_empty() { options } else { options.with_range(create.range_end) };

@@ -1,32 +1,39 @@
-//! What IP address a host is, as the system's resolver reads it. PURE.
+//! Which IP address a host is, as the system's resolver reads it. PURE.
+//!
+//! `getaddrinfo` takes more spellings than Rust's parser. A record such as `0x7f.1` must not slip
+//! past the checks of addresses that nobody may call.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// The IP address that a host is by itself, without DNS: dotted, IPv6, or one of the older spellings that `getaddrinfo` takes
-/// through `inet_aton`: one to four parts, each decimal, octal (`0…`) or hexadecimal (`0x…`), the last of which fills what is left.
-pub(crate) fn ip(host: &str) -> Option<IpAddr> {
+/// The IP address that a host is without DNS: dotted, IPv6, or an older spelling that `getaddrinfo`
+/// takes through `inet_aton`. An IPv4-mapped IPv6 address is the IPv4 address. `None` for a name.
+pub(crate) fn parse_ip(host: &str) -> Option<IpAddr> {
     if let Ok(ip) = host.parse::<Ipv6Addr>() {
         return Some(ip.to_ipv4_mapped().map_or(IpAddr::V6(ip), IpAddr::V4));
     }
     inet_aton(host).map(IpAddr::V4)
 }
 
+/// An IPv4 address of one to four parts, each decimal, octal (`0…`) or hexadecimal (`0x…`). The
+/// last part fills the remaining bits: `10.65793` is `10.1.1.1`.
 fn inet_aton(host: &str) -> Option<Ipv4Addr> {
     let (mut left, mut bits, mut shift) = (host, 0, 24_u32);
-    // Up to three parts of one byte, and the rest.
+    // Up to three parts of one byte each.
     while let Some((byte, rest)) = left.split_once('.') {
-        let byte = part(byte).filter(|byte| *byte <= 0xff)?;
+        let byte = parse_part(byte).filter(|byte| *byte <= 0xff)?;
         bits |= byte << shift;
         shift = shift.checked_sub(8)?;
         left = rest;
     }
-    let last = part(left)?;
-    // What the parts before it have left: 32, 24, 16 or 8 bits.
+    let last = parse_part(left)?;
+    // The bits that the parts before it have left: 32, 24, 16 or 8.
     let fits = shift == 24 || last < 1 << (shift + 8);
     fits.then(|| Ipv4Addr::from_bits(bits | last))
 }
 
-fn part(text: &str) -> Option<u32> {
+/// One part: `0x` and hexadecimal digits, `0` and octal digits, or decimal digits. `from_str_radix`
+/// alone would take a sign.
+fn parse_part(text: &str) -> Option<u32> {
     let (digits, radix) = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
         Some(digits) => (digits, 16),
         None if text.len() > 1 && text.starts_with('0') => (&text[1..], 8),
@@ -36,14 +43,16 @@ fn part(text: &str) -> Option<u32> {
     if digits.starts_with(['+', '-']) { None } else { u32::from_str_radix(digits, radix).ok() }
 }
 
-/// Why nobody can call a server there, if so.
-pub(crate) fn uncallable(ip: IpAddr) -> Option<&'static str> {
+/// Why nobody can call a server at this IP address, if so. Connecting to `0.0.0.0` reaches the
+/// caller's own host on Linux, which is never what the record means. Loopback addresses are
+/// allowed: servers and clients on one host use them.
+pub(crate) fn uncallable_reason(ip: IpAddr) -> Option<&'static str> {
     if ip.is_unspecified() {
-        Some("it means every interface, which nobody can call: on Linux it is the caller's own host")
+        Some("it means every interface, which nobody can call")
     } else if ip.is_multicast() {
-        Some("it is a multicast address, where no server can be called")
+        Some("it is a multicast address, which nobody can call")
     } else if ip == IpAddr::V4(Ipv4Addr::BROADCAST) {
-        Some("it is the broadcast address, where no server can be called")
+        Some("it is the broadcast address, which nobody can call")
     } else {
         None
     }
@@ -83,7 +92,7 @@ mod tests {
             ("::ffff:224.0.0.1", "224.0.0.1"),
             ("ff02::1", "ff02::1"),
         ] {
-            assert_eq!(ip(host), Some(expected.parse().unwrap()), "{host}");
+            assert_eq!(parse_ip(host), Some(expected.parse().unwrap()), "{host}");
         }
         for host in [
             "",
@@ -107,7 +116,7 @@ mod tests {
             "0xgreeter",
             "localhost",
         ] {
-            assert_eq!(ip(host), None, "{host:?}");
+            assert_eq!(parse_ip(host), None, "{host:?}");
         }
     }
 
@@ -120,7 +129,7 @@ mod tests {
             ["0", "00", "0x0", "0.0", "000.0.0.0", "127.1", "0x7f.1", "0177.0.0.1", "10.65793", "0xe0.1", "4294967295"]
         {
             let system: Vec<_> = (host, 1).to_socket_addrs().unwrap().map(|address| address.ip()).collect();
-            assert_eq!(ip(host), system.first().copied(), "{host}");
+            assert_eq!(parse_ip(host), system.first().copied(), "{host}");
         }
     }
 
@@ -139,7 +148,7 @@ mod tests {
             ("10.0.0.5", None),
             ("fe80::1", None),
         ] {
-            let reason = uncallable(ip(host).unwrap());
+            let reason = uncallable_reason(parse_ip(host).unwrap());
             assert_eq!(reason.is_some(), said.is_some(), "{host}");
             assert!(reason.unwrap_or_default().contains(said.unwrap_or_default()), "{host}: {reason:?}");
         }
