@@ -1,4 +1,4 @@
-//! Which server addresses a set of instances names, counted over whoever names them. PURE.
+//! The server addresses that a set of instances names, each with its claims. PURE.
 //!
 //! The resolver tells tower's balancers of addresses with it, and the balanced channel keeps one
 //! subchannel for each. Both want one server for one address, however many instances name it, and
@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use crate::address::{Address, Authority};
 use crate::instance::Instance;
 
-/// The addresses that instances claim. `K` says whose claim one is, `V` is what is kept of the
+/// The addresses that instances claim. `K` is the owner of a claim, `V` is kept of the
 /// instance; both may be `()`, where a count is all that is needed.
 pub(crate) struct AddressIndex<K, V> {
     claims: BTreeMap<Authority, Vec<Claim<K, V>>>,

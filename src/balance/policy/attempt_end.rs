@@ -1,4 +1,4 @@
-//! What a picker is told when an attempt has ended.
+//! The end of an attempt, as a picker gets it.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What a picker is given: one attempt of a call.
+//! One attempt of a call, as a picker gets it.
 
 use std::fmt;
 

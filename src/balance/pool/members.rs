@@ -1,4 +1,4 @@
-//! The instances that a source of servers has told of, and the addresses that they name. PURE.
+//! The instances of a source of servers, and the addresses that they name. PURE.
 
 use std::collections::HashMap;
 use std::hash::Hash;

@@ -8,7 +8,7 @@
 //!                 ready.rs: Published (servers, picker) for calls · ChannelStatus for those who wait · the queue's turns
 //! ```
 //!
-//! The task alone decides who is ready, so nothing here is locked; what it publishes is immutable.
+//! The task alone decides who is ready, so nothing here is locked. Everything it publishes is immutable.
 
 mod members;
 pub(super) mod ready;
@@ -42,7 +42,7 @@ use crate::connection::{Destination, PeerAddress};
 use crate::instance::Instance;
 use crate::panics::catch;
 
-/// What a source of servers tells the pool.
+/// A message from a source of servers to the pool.
 pub(crate) struct Update<K> {
     /// Applied in this order. A source that starts anew need not repeat itself: equal instances
     /// change nothing.
@@ -144,7 +144,7 @@ struct Pool {
     /// One for each address of an instance that is not draining, connected or not. In the order in
     /// which calls and statuses list them.
     entries: BTreeMap<Authority, PoolEntry>,
-    /// The last that the source has told of itself.
+    /// The last state of the source.
     directory: Arc<DirectoryStatus>,
     /// How many instances are draining; they have no entry.
     draining: usize,
@@ -163,7 +163,7 @@ struct Pool {
 /// One address of the set. Dropped, it ends its supervisor and shuts down its subchannel: calls in
 /// flight finish over the connection, which closes then.
 struct PoolEntry {
-    /// Shared with the supervisor, the calls, and what is published.
+    /// Shared with the supervisor, with calls and with statuses.
     subchannel: Arc<Subchannel>,
     /// The instance that was put last of those that name the address.
     instance: Arc<Instance>,
@@ -218,7 +218,7 @@ impl Pool {
 
     /// Adds, changes or removes the entry of one address. An address that changes between TLS and
     /// plain text is another server: its entry is replaced. Another instance for the same address
-    /// keeps the connection, and shows in what is published next.
+    /// keeps the connection, and is published with the next set.
     fn apply_address(&mut self, change: AddressChange<Arc<Instance>>) {
         let service = &*self.directory.service;
         match change {
@@ -300,7 +300,7 @@ impl Pool {
             ConnectivityState::TransientFailure
         };
         self.last_published = Instant::now();
-        // In this order: whoever is woken finds the servers that it was woken for.
+        // In this order, so that a call that is woken finds the servers that it was woken for.
         self.publish_servers(servers);
         self.publish_status(status);
     }

@@ -28,7 +28,7 @@ const RETRY: Duration = Duration::from_millis(100);
 pub(crate) struct DiscoverySource<D> {
     /// Polled until it ends or panics.
     discover: Pin<Box<D>>,
-    /// As the pool was last told.
+    /// The state that the pool got last.
     directory: DirectoryStatus,
     /// After an error.
     pause: Option<Pin<Box<Sleep>>>,

@@ -1,8 +1,8 @@
 //! Permits for attempts to connect, given in the order of [`ConnectOrder`].
 //!
 //! Each supervisor asks for a permit, connects while it holds one, and gives up the attempt when it
-//! is revoked. There is no task of its own: whoever changes the order wakes those that it concerns,
-//! and the first that waits also wakes itself when the order says so.
+//! is revoked. There is no task of its own: each change of the order wakes the attempts that it
+//! concerns, and the first that waits also wakes itself when the order says so.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

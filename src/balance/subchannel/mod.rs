@@ -46,8 +46,8 @@ pub enum ServerState {
 /// The channel's side of one server: its connection, its state, and what its calls have come to.
 ///
 /// The pool makes one for each address, and a [`supervisor`] keeps it connected. Calls, statuses
-/// and pickers share it, and may keep it for longer than the pool does: what is removed from the
-/// pool is shut down, so that it holds no connection open.
+/// and pickers share it, and may keep it for longer than the pool does: a subchannel that is
+/// removed from the pool is shut down, so that it holds no connection open.
 pub(crate) struct Subchannel {
     address: Address,
     /// Where the clock of all subchannels of the channel begins.

@@ -146,7 +146,7 @@ impl Supervisor {
         let at = Instant::now() + next.delay.saturating_sub(began.elapsed());
         sleep_until(at).await;
         if at.elapsed() >= LATE {
-            // The runtime stood still: what is known of the server is old.
+            // The runtime stood still, so the last failure may be old: let calls wait for this attempt.
             self.subchannel.set_state(SubchannelState::Connecting, None);
             self.context.changed.notify_one();
         }

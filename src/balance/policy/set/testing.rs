@@ -37,7 +37,7 @@ pub fn attempt_end(
     AttemptEnd { server, result, time_to_head, time_to_end }
 }
 
-/// A server of a test's set: idle, and of unknown latency, unless it is told otherwise.
+/// A server of a test's set: idle and of unknown latency, unless the test sets other numbers.
 #[derive(Clone, Debug)]
 #[must_use = "a server does nothing unless a set is built with it"]
 pub struct TestServer {
@@ -105,8 +105,8 @@ impl ServerMetrics for TestServer {
     }
 }
 
-/// The first attempt of a call without metadata, at which every server is available, unless it is
-/// told otherwise.
+/// The first attempt of a call without metadata, at which every server is available, unless the
+/// test sets it otherwise.
 #[derive(Clone, Debug)]
 #[must_use = "a call does nothing unless a picker is asked with it"]
 pub struct TestCall {

@@ -101,7 +101,7 @@ impl Latency {
     }
 }
 
-/// What is left of 1 after `elapsed`, where 1/e is left after `time`; both in nanoseconds.
+/// The weight of an observation after `elapsed`, which falls to 1/e in `time`; both in nanoseconds.
 fn decay(elapsed: u64, time: f64) -> f64 {
     let part = elapsed as f64 / time;
     // Between the calls of a busy server little time passes, and there the series is exact to 1e-9.

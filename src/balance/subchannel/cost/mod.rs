@@ -118,7 +118,7 @@ impl Cost {
             (None, None) => (Duration::ZERO, PENALTY_FACTOR),
         };
         let further = |time: Duration| time.saturating_mul(factor - 1);
-        // What this call would have taken with OK: its server's own OK calls tell that best.
+        // The time that this call would have taken with OK: its server's own OK calls are the best estimate.
         let own = self.recent().ok_duration().unwrap_or(as_ok).min(MAX_PENALTY);
         let min_until = now + own.saturating_sub(took);
         let until = min_until + further(took.max(as_ok)).min(further(as_ok).max(MAX_PENALTY)).min(MAX_LONG_PENALTY);

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::balance::subchannel::cost::{Cost, time_of};
 
-/// What was counted this many seconds ago weighs 1/e of what is counted now.
+/// A call that was counted this many seconds ago weighs 1/e of one that is counted now.
 const FADE_SECONDS: f64 = 2.0;
 /// The minimum time between two recounts. For a thousand servers one takes some ten microseconds.
 const RECOUNT_INTERVAL: Duration = Duration::from_millis(10);
