@@ -154,7 +154,7 @@ pub use etcd::Client as EtcdClient;
 pub use etcd::EtcdOptions;
 pub use instance::Instance;
 pub use registrar::{
-    Conflict, Registrar, RegistrarBuilder, RegistrarHealth, Registration, RegistrationBuilder, RegistrationState,
+    Conflict, Registrar, RegistrarBuilder, RegistrarHealth, Registration, RegistrationOptions, RegistrationState,
     RegistrationStates,
 };
 pub use resolver::{Discover, Entry, Resolution, Resolver, ResolverBuilder, ServerKey, Snapshot, State};

@@ -1,8 +1,10 @@
-//! A lock for updates in which code of users runs: one update after the other, and none within another.
+//! A lock for updates in which user code runs: one update after the other, and none within another.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
 
+/// Orders updates. Unlike a [`Mutex`], it notices that the same thread locks it twice, as when the user's change of an
+/// instance updates the same server.
 #[derive(Default)]
 pub(super) struct UpdateLock {
     /// The thread that updates.
@@ -10,24 +12,25 @@ pub(super) struct UpdateLock {
     free: Condvar,
 }
 
-/// Ends when it is dropped.
+/// An update in progress. It ends when the guard is dropped.
 pub(super) struct UpdateGuard<'a>(&'a UpdateLock);
 
 impl UpdateLock {
-    /// Waits until no other thread updates; none where this thread does, which would wait for itself.
+    /// Waits until no other thread updates. Returns `None` if this thread does, which would wait for itself.
     pub(super) fn lock(&self) -> Option<UpdateGuard<'_>> {
-        let me = thread::current().id();
+        let this = thread::current().id();
         let mut holder = self.holder();
-        while let Some(other) = *holder {
-            if other == me {
+        while let Some(thread) = *holder {
+            if thread == this {
                 return None;
             }
             holder = self.free.wait(holder).unwrap_or_else(PoisonError::into_inner);
         }
-        *holder = Some(me);
+        *holder = Some(this);
         Some(UpdateGuard(self))
     }
 
+    /// Locks the field for a moment, never for the length of an update.
     fn holder(&self) -> MutexGuard<'_, Option<ThreadId>> {
         // Nothing panics while it is held.
         self.holder.lock().unwrap_or_else(PoisonError::into_inner)

@@ -36,7 +36,7 @@ async fn records_of_every_interface_are_not_called() {
 async fn addresses_that_nobody_can_call_are_not_registered() {
     let world = World::start().await;
     let registrar = Registrar::connect([world.etcd.endpoint()]).await.unwrap();
-    let mut good = registrar.register("s", Instance::new("127.0.0.1:1").unwrap()).await.unwrap();
+    let mut good = registrar.register("s", Instance::new("127.0.0.1:1").unwrap()).unwrap();
     for address in [
         "0.0.0.0:50051",
         "https://[::]:1",
@@ -46,7 +46,7 @@ async fn addresses_that_nobody_can_call_are_not_registered() {
         "[ff02::1]:1",
         "255.255.255.255:1",
     ] {
-        let error = registrar.register("s", Instance::new(address).unwrap()).await.unwrap_err();
+        let error = registrar.register("s", Instance::new(address).unwrap()).unwrap_err();
         assert!(error.is_invalid_argument() && error.to_string().contains("that clients reach"), "{error}");
         assert!(good.update(|instance| instance.with_address(address)).is_err(), "{address}");
     }
@@ -59,7 +59,7 @@ async fn addresses_that_nobody_can_call_are_not_registered() {
 async fn a_weight_of_zero_is_refused_and_a_foreign_one_says_nothing() {
     let world = World::start().await;
     let registrar = Registrar::connect([world.etcd.endpoint()]).await.unwrap();
-    let mut registration = registrar.register("s", Instance::new("h:1").unwrap()).await.unwrap();
+    let mut registration = registrar.register("s", Instance::new("h:1").unwrap()).unwrap();
     let error = registration.update(|instance| instance.with_weight(0)).unwrap_err();
     assert!(error.is_invalid_argument() && error.to_string().contains("with_draining(true)"), "{error}");
     registration.update(|instance| instance.with_weight(3)).unwrap();
@@ -95,7 +95,7 @@ async fn a_resolver_that_sees_a_name_below_its_own_says_so_once() {
 /// F67: a registrar says it too, whichever of the two names comes first, and once.
 #[tokio::test]
 async fn a_registrar_of_a_name_above_or_below_another_says_so_once() {
-    const WARNING: &str = "one below the other";
+    const WARNING: &str = "service name is nested in another";
     for names in [["shop", "shop/payments"], ["shop/payments", "shop"]] {
         let world = World::start().await;
         let at = |address: &str| Instance::new(address).unwrap();
@@ -105,8 +105,8 @@ async fn a_registrar_of_a_name_above_or_below_another_says_so_once() {
         let registrar = Registrar::connect([world.etcd.endpoint()]).await.unwrap();
         let mut others = Vec::new();
         for port in 1..=3 {
-            others.push(registrar.register(names[1], at(&format!("10.0.0.6:{port}"))).await.unwrap());
-            others.push(registrar.register("shopping", at(&format!("10.0.0.7:{port}"))).await.unwrap());
+            others.push(registrar.register(names[1], at(&format!("10.0.0.6:{port}"))).unwrap());
+            others.push(registrar.register("shopping", at(&format!("10.0.0.7:{port}"))).unwrap());
         }
         for other in &others {
             other.ready(PATIENCE).await.unwrap();
@@ -114,7 +114,7 @@ async fn a_registrar_of_a_name_above_or_below_another_says_so_once() {
         until("the warning", async || (log.count_at(Level::WARN, WARNING) > 0).then_some(())).await;
         assert_eq!(log.count_at(Level::WARN, "upper=\"shop\" lower=\"shop/payments\""), 1, "{}", log.text());
         // Whatever else is looked for has been.
-        others.push(registrar.register("last", at("10.0.0.8:1")).await.unwrap());
+        others.push(registrar.register("last", at("10.0.0.8:1")).unwrap());
         others.last().unwrap().ready(PATIENCE).await.unwrap();
         assert_eq!(log.count_at(Level::WARN, WARNING), 1, "{}", log.text());
     }
@@ -128,10 +128,9 @@ async fn a_registrar_that_may_not_look_registers_all_the_same() {
     let _root = world.protect("shop/payments/").await;
     let options = tonic_etcd::EtcdOptions::new([world.etcd.endpoint()]).user("user", "userpw");
     let registrar = Registrar::connect(options).await.unwrap();
-    let registration = registrar.register("shop/payments", Instance::new("10.0.0.5:1").unwrap()).await.unwrap();
+    let registration = registrar.register("shop/payments", Instance::new("10.0.0.5:1").unwrap()).unwrap();
     registration.ready(PATIENCE).await.unwrap();
-    until("the look", async || (log.count_at(Level::DEBUG, "nobody knows whether other names") > 0).then_some(()))
-        .await;
+    until("the look", async || (log.count_at(Level::DEBUG, "check for nested names failed") > 0).then_some(())).await;
     assert_eq!(log.count_at(Level::WARN, ""), 0, "{}", log.text());
 }
 

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use etcd_client::Client;
 use test_support::{Etcd, Log};
 use tonic_etcd::codec::{Codec, Detect, GrpcNaming, Plain};
-use tonic_etcd::{Address, BalancedChannel, EtcdOptions, Instance, Registrar, Resolver, Target};
+use tonic_etcd::{Address, BalancedChannel, EtcdOptions, Instance, Registrar, RegistrationOptions, Resolver, Target};
 use tower::discover::Change;
 
 use crate::support::{PATIENCE, naming, resolved};
@@ -44,8 +44,7 @@ async fn no_error_and_no_debug_shows_a_password() {
         {
             error("target", Target::parse(&target).unwrap_err());
             error("resolver", resolver.resolve(&*target).await.unwrap_err());
-            error("registrar", registrar.register(&*target, Instance::new("h:1").unwrap()).await.unwrap_err());
-            debug.push(format!("{:?}", registrar.registration(&*target, Instance::new("h:1").unwrap())));
+            error("registrar", registrar.register(&*target, Instance::new("h:1").unwrap()).unwrap_err());
             debug.push(format!("{:?}", registrar.service(&*target)));
         }
         let options = EtcdOptions::from([text]);
@@ -62,8 +61,7 @@ async fn no_error_and_no_debug_shows_a_password() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let router = tonic::transport::Server::builder().add_routes(tonic::service::Routes::default());
         error("serve", service.serve(router, listener, std::future::ready(())).await.unwrap_err());
-        let key = registrar.registration("s", Instance::new("h:1").unwrap()).key(text);
-        debug.push(format!("{key:?}"));
+        debug.push(format!("{:?}", RegistrationOptions::new().key(text)));
         for codec in [&Detect as &dyn Codec, &GrpcNaming, &Plain] {
             for value in values(text) {
                 if let Err(error) = codec.decode(text.as_bytes(), value.as_bytes()) {

@@ -1,0 +1,104 @@
+//! Warns once if etcd has keys of a name above or below the registered one, such as `shop` and `shop/payments`: clients of
+//! the upper name call the servers of the lower name too (see [`Target`]).
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+use crate::etcd::{Etcd, Failure};
+use crate::nested::{above, nested};
+use crate::registrar::handle::state::Published;
+use crate::secret;
+use crate::target::Target;
+
+/// How many keys are read of each range: enough to see a nested name, cheap for etcd.
+const KEYS: i64 = 100;
+
+/// Checks each service of a registrar once.
+#[derive(Clone, Default)]
+pub(super) struct NestedNames(Arc<Mutex<Checked>>);
+
+/// What was checked and warned of. Targets are kept without their hosts: all hosts of a registrar
+/// name one etcd.
+#[derive(Default)]
+struct Checked {
+    targets: BTreeSet<Target>,
+    /// Pairs of an upper and a lower name.
+    warned: BTreeSet<(String, String)>,
+}
+
+impl NestedNames {
+    /// Checks in the background, once the first registration of the service is in etcd. A failed check is left to the next
+    /// registration. `key` is the chosen key: if it has a slash, keys of nested names cannot be told from the service's own.
+    pub(super) fn check(
+        &self,
+        runtime: &Handle,
+        etcd: Etcd,
+        target: &Target,
+        key: Option<&str>,
+        mut states: watch::Receiver<Published>,
+    ) {
+        let checks_below = key.is_none_or(|key| !key.contains('/'));
+        let target = target.clone().without_hosts();
+        if self.locked(|checked| !checked.targets.insert(target.clone())) {
+            return;
+        }
+        let this = self.clone();
+        runtime.spawn(async move {
+            let is_registered = states.wait_for(|published| published.state.is_in_etcd()).await.is_ok();
+            drop(states);
+            let result = if is_registered { this.read_names(&etcd, &target, checks_below).await } else { Ok(()) };
+            if !is_registered || result.is_err() {
+                this.locked(|checked| checked.targets.remove(&target));
+            }
+            if let Err(failure) = result {
+                let (service, error) = (target.name(), failure.into_error());
+                tracing::debug!(parent: None, service, %error, "check for nested names failed");
+            }
+        });
+    }
+
+    /// Reads a few keys of each upper name and of the names below, and warns of each pair that has
+    /// keys.
+    async fn read_names(&self, etcd: &Etcd, target: &Target, checks_below: bool) -> Result<(), Failure> {
+        for upper in above(target.name()) {
+            let Ok(upper) = Target::parse(upper) else { continue };
+            let keys = keys(etcd, &upper, "").await?;
+            if keys.iter().any(|key| nested(&upper, key, &[]).is_none()) {
+                self.warn(upper.name(), target.name());
+            }
+        }
+        if !checks_below {
+            return Ok(());
+        }
+        // Most of the service's own keys begin with a digit, and names with a letter, which sorts behind ':'.
+        let keys = keys(etcd, target, ":").await?;
+        if let Some(lower) = keys.iter().find_map(|key| nested(target, key, &[])) {
+            self.warn(target.name(), lower);
+        }
+        Ok(())
+    }
+
+    /// Warns of a pair once in the life of the registrar.
+    fn warn(&self, upper: &str, lower: &str) {
+        if self.locked(|checked| checked.warned.insert((upper.to_owned(), lower.to_owned()))) {
+            let lower = &*secret::without_password(lower);
+            tracing::warn!(parent: None, upper, lower, "service name is nested in another, whose clients call both");
+        }
+    }
+
+    /// Runs `of` under the lock. It must not log or wait.
+    fn locked<T>(&self, of: impl FnOnce(&mut Checked) -> T) -> T {
+        // Nothing panics while it is held.
+        of(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Some of the service's keys, from the given one on.
+async fn keys(etcd: &Etcd, target: &Target, from: &str) -> Result<Vec<String>, Failure> {
+    let (_, end) = target.range();
+    let keys = etcd.keys(format!("{}{from}", target.prefix()).as_bytes(), &end, KEYS).await?;
+    Ok(keys.into_iter().filter_map(|key| String::from_utf8(key).ok()).collect())
+}
