@@ -1,7 +1,4 @@
-//! A client that greets all live servers of a service, and shows which of them answered.
-//!
-//! `cargo xtask example greeter_client -- --etcd http://127.0.0.1:2379 --rate 10 --count 100`
-#![allow(clippy::doc_markdown)] // the options' doc comments are read in a terminal
+//! A client that calls all live servers of a service and prints which of them answered.
 
 use std::error::Error;
 use std::pin::pin;
@@ -11,73 +8,53 @@ use clap::Parser;
 use greeter_proto::HelloRequest;
 use greeter_proto::greeter_client::GreeterClient;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{MissedTickBehavior, interval};
-use tonic::{Request, Response};
+use tokio::time::interval;
 use tonic_etcd::{BalancedChannel, Resolver, RetryPolicy, ServedBy};
 
-/// A client that greets all live servers of a service. RUST_LOG=info shows what it sees.
 #[derive(Parser)]
 struct Options {
-    /// etcd's endpoints, separated by commas.
+    /// The endpoints of etcd, separated by commas
     #[arg(long, value_delimiter = ',', default_value = "http://127.0.0.1:2379")]
     etcd: Vec<String>,
-    /// The service's name in etcd.
+    /// The name of the service in etcd
     #[arg(long, default_value = "greeter")]
     service: String,
-    /// Whom to greet.
-    #[arg(long, default_value = "world")]
-    name: String,
-    /// Calls per second.
-    #[arg(long, default_value_t = 1.0, value_parser = rate)]
-    rate: f64,
-    /// How many calls to make; without it, until it is told to stop.
+    /// Calls per second
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    rate: u32,
+    /// The number of calls to make; without it, the client runs until it is stopped
     #[arg(long)]
     count: Option<u64>,
-    /// How long a call may take, in seconds.
+    /// The deadline of each call, in seconds
     #[arg(long, default_value_t = 5)]
     timeout: u64,
 }
 
-fn rate(text: &str) -> Result<f64, String> {
-    match text.parse() {
-        Ok(rate) if (0.001..=1_000_000.0).contains(&rate) => Ok(rate),
-        _ => Err("a number from 0.001 to 1000000".into()),
-    }
-}
-
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter()).init();
+    tracing_subscriber::fmt().with_writer(std::io::stderr).init(); // warnings of the channel
     let options = Options::parse();
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    let mut stop = pin!(async {
-        tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
-    });
 
-    let resolver = Resolver::connect(options.etcd).await?;
-    let resolution = resolver.resolve(&*options.service).await?;
-    // Greeting twice does no harm: a call whose server dies half-way may be made again on another.
-    let retry = RetryPolicy::new().repeatable("/helloworld.Greeter/SayHello");
-    let mut greeter = GreeterClient::new(BalancedChannel::builder().retry(retry).build(&resolution)?);
+    let resolver = Resolver::connect_lazy(options.etcd)?;
+    let channel = BalancedChannel::builder()
+        .timeout(Duration::from_secs(options.timeout)) // waiting for a server, all attempts, the whole response
+        .retry(RetryPolicy::new().repeatable("/helloworld.Greeter/SayHello")) // greeting twice does no harm
+        .build(&resolver.resolve(&*options.service)?)?;
+    let mut greeter = GreeterClient::new(channel);
 
     let (mut calls, mut failed) = (0, 0);
-    let mut ticks = interval(Duration::from_secs_f64(1.0 / options.rate));
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut ticks, mut stop) = (interval(Duration::from_secs(1) / options.rate), pin!(shutdown()?));
     while options.count.is_none_or(|count| calls < count) {
         tokio::select! {
             _ = ticks.tick() => {}
             () = &mut stop => break,
         }
-        // Covers everything: waiting for a server, all attempts, and what the server is told.
-        let mut request = Request::new(HelloRequest { name: options.name.clone() });
-        request.set_timeout(Duration::from_secs(options.timeout));
-        let answer = tokio::select! {
-            answer = greeter.say_hello(request) => answer,
-            () = &mut stop => break,
-        };
         calls += 1;
-        match answer {
-            Ok(response) => println!("ok {} {}", served_by(&response), response.get_ref().message),
+        match greeter.say_hello(HelloRequest { name: "world".into() }).await {
+            Ok(response) => {
+                let server = response.extensions().get::<ServedBy>().map(|server| server.address().to_string());
+                println!("ok {} {}", server.unwrap_or_default(), response.get_ref().message);
+            }
             Err(status) => {
                 failed += 1;
                 println!("failed {:?}: {}", status.code(), status.message());
@@ -88,10 +65,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn served_by<T>(response: &Response<T>) -> String {
-    response.extensions().get::<ServedBy>().map_or_else(|| "unknown".into(), |server| server.address().to_string())
-}
-
-fn filter() -> tracing_subscriber::EnvFilter {
-    tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into())
+/// Completes at SIGINT or SIGTERM.
+fn shutdown() -> std::io::Result<impl Future<Output = ()>> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    Ok(async move {
+        tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+    })
 }

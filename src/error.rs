@@ -35,6 +35,7 @@ enum Kind {
     Check { what: &'static str },
     Server,
     NoRuntime { what: &'static str },
+    NoTimers { what: &'static str },
 }
 
 impl Error {
@@ -59,7 +60,9 @@ impl Error {
 
     pub(crate) fn held(key: &[u8], lease: i64, id: Option<&str>) -> Self {
         let key = secret::shown_key(key);
-        Self::from_kind(Kind::Held { key, lease, id: id.map(str::to_owned) }, None)
+        // Another's record says what it likes.
+        let id = id.map(|id| secret::without_password(id).into_owned());
+        Self::from_kind(Kind::Held { key, lease, id }, None)
     }
 
     pub(crate) fn lost(what: &str) -> Self {
@@ -100,6 +103,10 @@ impl Error {
 
     pub(crate) fn no_runtime(what: &'static str) -> Self {
         Self::from_kind(Kind::NoRuntime { what }, None)
+    }
+
+    pub(crate) fn no_timers(what: &'static str) -> Self {
+        Self::from_kind(Kind::NoTimers { what }, None)
     }
 
     fn from_kind(kind: Kind, source: Option<BoxError>) -> Self {
@@ -169,6 +176,9 @@ impl fmt::Display for Error {
             Kind::Check { what } => write!(f, "the {what} failed"),
             Kind::Server => write!(f, "the server ended by itself"),
             Kind::NoRuntime { what } => write!(f, "{what} needs a running tokio runtime: call it inside one"),
+            Kind::NoTimers { what } => {
+                write!(f, "{what} needs a tokio runtime with timers: enable_time, or enable_all")
+            }
         }
     }
 }

@@ -1,21 +1,50 @@
-//! etcd as the directory of a [tonic](https://docs.rs/tonic) fleet.
+//! Service discovery, load balancing and registration for [tonic](https://docs.rs/tonic), with etcd as the directory.
 //!
-//! - **Clients** turn a service's name into its live servers: [`Resolver`] watches the service's prefix in etcd, and
-//!   [`BalancedChannel`] calls the servers that it finds: only those that are connected, the less busy ones first, and another
-//!   one where a server has not processed a call. [`Resolution`] also gives the current [`Snapshot`], a stream of changes for any
-//!   tower balancer ([`Resolution::discover`]), and tonic's own balanced channel ([`Resolution::balance_channel`]).
-//! - **Servers** register themselves: [`Registrar`] puts an [`Instance`] under a lease, and keeps it there for as long as
-//!   its [`Registration`] is held; [`Serve`] is the whole life of a tonic server around that.
+//! - A **client** resolves the name of a service to its live servers. [`Resolver`] watches the prefix of the service in etcd.
+//!   [`BalancedChannel`] connects to each server it finds, and sends each call to a connected one.
+//! - A **server** registers itself. [`Registrar`] puts an [`Instance`] into etcd under a lease and keeps it there while the
+//!   [`Registration`] is held. [`Serve`] runs a tonic server around that: it serves, registers, deregisters, drains and stops.
 //!
 //! # A client
 //!
 //! ```no_run
 //! # use greeter_proto::{HelloRequest, greeter_client::GreeterClient};
 //! # async fn client() -> Result<(), Box<dyn std::error::Error>> {
-//! let resolver = tonic_etcd::Resolver::connect(["http://127.0.0.1:2379"]).await?;
-//! let mut greeter = GreeterClient::new(resolver.channel("greeter").await?);
+//! let resolver = tonic_etcd::Resolver::connect_lazy(["http://127.0.0.1:2379"])?;
+//! let mut greeter = GreeterClient::new(resolver.channel("greeter")?);
 //! greeter.say_hello(HelloRequest { name: "world".into() }).await?;
 //! # Ok(())
+//! # }
+//! ```
+//!
+//! [`BalancedChannel::builder`] sets deadlines, retries, TLS, the load balancing [`Policy`] and more. The documentation of
+//! [`BalancedChannel`] says what happens to a call in each situation.
+//!
+//! [`EtcdOptions`] names several members of etcd, a user, TLS and timeouts:
+//!
+//! ```no_run
+//! # fn connect() -> Result<(), tonic_etcd::Error> {
+//! use tonic_etcd::{EtcdOptions, Resolver};
+//!
+//! let etcd = EtcdOptions::new(["http://10.0.0.1:2379", "http://10.0.0.2:2379", "http://10.0.0.3:2379"])
+//!     .user("reader", "its password");
+//! let resolver = Resolver::connect_lazy(etcd)?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`Resolver::resolve`] gives the [`Resolution`] of a service: the present [`Snapshot`], its state and its last error, a stream of
+//! changes for any tower balancer ([`Resolution::discover`]), and tonic's own balanced channel
+//! ([`Resolution::balance_channel`]).
+//!
+//! ```no_run
+//! # async fn show(resolver: tonic_etcd::Resolver) -> Result<(), Box<dyn std::error::Error>> {
+//! let mut greeters = resolver.resolve("greeter")?;
+//! let mut snapshot = greeters.ready(std::time::Duration::from_secs(5)).await?;
+//! loop {
+//!     println!("{:?}: {:?}", greeters.state(), snapshot.instances().collect::<Vec<_>>());
+//!     snapshot = greeters.changed().await?;
+//! }
 //! # }
 //! ```
 //!
@@ -27,95 +56,160 @@
 //! let listener = tokio::net::TcpListener::bind("0.0.0.0:50051").await?;
 //! let router = tonic::transport::Server::builder().add_service(GreeterServer::new(greeter));
 //! let shutdown = async { tokio::signal::ctrl_c().await.unwrap_or_default() };
-//! let registrar = tonic_etcd::Registrar::connect(["http://127.0.0.1:2379"]).await?;
+//! let registrar = tonic_etcd::Registrar::connect_lazy(["http://127.0.0.1:2379"])?;
 //! registrar.service("greeter").serve(router, listener, shutdown).await?;
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! [`Serve`] registers when the server is ready, takes it out of the directory before it stops, and ends in time. [`serving`] shows it
-//! beside health, reflection, axum, tonic-web, TLS, several listeners, systemd and signals. Where a
-//! server has a life of its own, [`Registrar::register`] is the part about etcd: listen before you register, and deregister
-//! before you stop. Keep the registration in a variable with a name: one that is dropped deregisters. That happens in the
-//! background, and only while the tokio runtime lives: before `main` returns, wait for [`Registration::deregister`] or, for all
-//! registrations at once, for [`Registrar::close`].
+//! [`Serve`] registers the server once it accepts connections. At shutdown it deregisters first, waits until clients have seen
+//! that, and then finishes the calls in flight. The page [`serving`] shows it beside health checks, reflection, axum, tonic-web,
+//! TLS, several listeners, systemd and signals.
 //!
-//! Keys carry who has put them: the lease, and the instance's id where it has one. [`Conflict`] says what is done where
-//! another instance holds a key.
+//! Where a server has a life of its own, use [`Registrar::register`]. Keep this order: listen, register, …, deregister, wait a
+//! second, stop. Keep the [`Registration`] in a variable with a name, because a registration that is dropped deregisters. Before
+//! `main` returns, wait for [`Registration::deregister`], or for [`Registrar::close`], which ends all registrations. A
+//! registration that is still there when the runtime ends stays in etcd until its lease ends (15 s by default), and clients call
+//! the server until then.
 //!
-//! # When etcd is away
+//! ## The address that is registered
 //!
-//! Nothing here fails because etcd is away. [`Resolver::connect`], [`Resolver::resolve`], [`Registrar::connect`] and
-//! [`Registrar::register`] fail for bad arguments alone, and go on in the background; [`Resolution::ready`] and
-//! [`Registration::ready`] are for those who want to fail early. What was resolved stays: [`State`] tells what is
-//! current from what is stale, confirmed empty or not yet resolved, and [`Resolution::last_error`] says why. Retries begin
-//! at once, then wait 100 ms to 0.8 s for the first minute of an outage and up to 5 s after it, always with jitter.
+//! The first of these that applies:
 //!
-//! # When a server is away
+//! 1. the address given to [`Serve::advertise`];
+//! 2. the environment variable `TONIC_ETCD_ADVERTISE`: `host` or `host:port`, several separated by commas;
+//! 3. the address that the server listens on, if it is a single one that other hosts can reach;
+//! 4. where the server listens on all interfaces, `POD_IP`: of several addresses the first whose family is listened on;
+//! 5. else the address of the interface that reaches etcd.
 //!
-//! [`BalancedChannel`] never picks a server that is not connected. A call that no server can have processed goes to
-//! another one by itself. One that may have been processed fails with `UNAVAILABLE`, and [`CallError`] names the server, unless
-//! [`RetryPolicy`] says that its method may be repeated. A server that fails its calls, or holds them until their callers give up,
-//! gets few further ones ([`Policy::LeastRequest`]); [`Ejection`], where it is set, leaves it out. A frozen server holds its calls
-//! until [`KeepAlive`] finds it out, its lease ends, or their deadlines do. [`BalancedChannel::servers`] shows what is known of each
-//! server.
+//! A loopback address or a Unix socket is registered only where etcd is on the same host, or where it is given explicitly.
 //!
-//! Give calls a deadline ([`tonic::Request::set_timeout`] or [`BalancedChannelBuilder::timeout`]): it covers waiting, attempts and
-//! streamed answers. [`BalancedChannelBuilder::method_timeout`] and [`CallTimeout`] exempt long streams.
+//! ## Who owns a key
+//!
+//! Each key carries the lease of its registrar, and the id of its instance where it has one. [`Conflict`] decides what happens where
+//! another instance holds a key. By default the last registration wins, so that a server that crashed is back at once. A key is
+//! not a lock: a server that is cut off from etcd believes that it is registered until its lease would have ended.
+//!
+//! # When etcd is unavailable
+//!
+//! [`Resolver::connect_lazy`], [`Resolver::resolve`], [`Registrar::connect_lazy`] and [`Registrar::register`] return immediately.
+//! They fail for invalid arguments only, and connect in the background until it succeeds. [`Resolver::connect`],
+//! [`Registrar::connect`], [`Resolution::ready`] and [`Registration::ready`] wait, for programs that want to fail early.
+//!
+//! The last snapshot stays in use while etcd is unavailable. [`ResolutionState`] tells whether it is current or stale, whether
+//! etcd has confirmed that there are no servers, or whether etcd has not answered yet. [`Resolution::last_error`] gives the reason.
+//!
+//! The first retry follows immediately. Later ones wait 100 ms to 0.8 s during the first minute of an outage and up to 5 s after
+//! it, always with jitter.
+//!
+//! | event | what happens |
+//! |---|---|
+//! | a watch breaks | It is resumed at the revision after the last event. |
+//! | etcd has compacted that revision, was wiped, or was restored from a snapshot | The prefix is listed again, and the differences are reported as changes. |
+//! | a watch is silent for 5 s | etcd is asked for a progress notification; a watch stream that does not answer within 3 s is replaced. |
+//! | a member of etcd is down, frozen or a learner | Requests go to another member. |
+//! | one request is slow | Nothing else is affected: no connection, lease or watch ends because of it. |
+//! | a lease is lost | The registrar grants another one and puts its keys again, for as long as that takes. |
+//! | a key is deleted or overwritten by hand | The registrar puts it again, immediately where its role may watch the key. |
+//! | a put arrives late, after its registration has left | Its lease has been revoked, so it is refused. |
+//!
+//! # When a server is unavailable
+//!
+//! | event | what happens |
+//! |---|---|
+//! | a server is not connected | It is not picked. |
+//! | a server provably did not process a call (refused stream, GOAWAY, connect error) | The call goes to another server, always. |
+//! | a connection is lost while a call is in flight | The call fails with `UNAVAILABLE`, unless [`RetryPolicy`] declares its method repeatable. [`CallError`] names the server. |
+//! | a server fails its calls, or holds them until the callers give up | It gets fewer calls under `LeastRequest` and `PeakEwma`. [`OutlierDetection`] takes it out entirely, where it is set. |
+//! | a server is frozen | It keeps the calls it has until [`KeepAlive`] detects it (20 s + 10 s by default), its lease ends, or the deadlines pass. |
+//! | a server deregisters | It gets no new calls. Calls in flight go on to their end. |
+//!
+//! [`BalancedChannel::servers`] shows the state of each server.
+//!
+//! Give each call a deadline ([`tonic::Request::set_timeout`] or [`BalancedChannelBuilder::timeout`]). Without one, a call waits
+//! without limit for a server that has accepted it and does not answer. The deadline covers waiting, attempts and streamed
+//! responses; [`BalancedChannelBuilder::method_timeout`] and [`CallTimeout`] exempt long streams.
+//!
+//! # What is stored in etcd
+//!
+//! By default etcd's own gRPC naming, which etcd's Go client reads and writes: one key for each server address, below the name of
+//! the service: `greeter/10.0.0.5:50051` = `{"Op":0,"Addr":"10.0.0.5:50051","Metadata":null}`. Plain values (`host:port`,
+//! `http://host:port`, `https://host:port`) are read too. The module [`codec`] has the formats, and takes one of your own. [`Target`]
+//! says how services are named; targets are read as Go reads them.
+//!
+//! A record that cannot be read, or whose address cannot be called (`0.0.0.0`, multicast), is reported once and left out. The
+//! other records are not affected. Unix sockets out of etcd are called only where [`ResolverBuilder::unix_sockets`] allows it.
+//!
+//! Weights and flags are read in any case and form (`"Weight":9`, `"9"`, `9.0`). A weight of 0 means "not set", because Go writes it
+//! for a field that is not set. A server that is to get no new calls sets `draining`. A server without a weight counts as the mean of
+//! the others (gRFC A58).
+//!
+//! Keys of `shop/payments` belong to `shop` too, as in Go: a client of `shop` calls the servers of both. Both sides log a warning.
+//!
+//! A Go client of a service whose name has a slash must set its authority (`grpc.WithAuthority("greeter")`): it sends the name with
+//! its slashes escaped, and tonic servers refuse that with `PROTOCOL_ERROR`.
+//!
+//! Where etcd's authentication is on, a resolver needs the role `read` on the prefix with its slash (`greeter/`), and a registrar
+//! `readwrite`. With `write` alone a registrar works too, but it cannot see whether another registrar has put its key: where it
+//! deregisters, it deletes the key in any case.
+//!
+//! # Certificates that are renewed
+//!
+//! `ClientTls` takes paths or a function, for etcd and for servers alike. Each new connection uses the certificates that are there
+//! then; open connections stay. Where files cannot be read, or do not belong together, the last good ones stay in use, and a
+//! warning is logged once. A Kubernetes secret that is mounted as a volume (not with `subPath`) needs nothing else. While
+//! authorities change, trust both: first the roots of both everywhere, then the new certificates, then the new root alone.
+//!
+//! # Members of etcd that change
+//!
+//! `EtcdOptions::srv` and `etcd-srv://` targets (feature `srv`) find the members by DNS SRV records, as `etcdctl --discovery-srv` does.
+//! [`EtcdOptions::learn_members`] asks etcd for its members and uses them beside the given endpoints, so that a cluster in which
+//! every member is replaced is not lost.
 //!
 //! # Without etcd
 //!
-//! [`BalancedChannelBuilder::discover`] makes the same channel of any `tower::discover` stream of instances.
+//! [`BalancedChannelBuilder::build_with_discovery`] makes the same channel from any `tower::discover` stream of instances.
 //!
-//! # What it logs
+//! # Logging
 //!
-//! Everything worth knowing goes to [`tracing`](https://docs.rs/tracing): membership changes at INFO, what fails at WARN, once
-//! for each kind of failure. A program sees it with a subscriber, such as `tracing_subscriber::fmt::init()`, which may use any
-//! handle of this crate while it is told an event.
+//! The crate logs with [`tracing`](https://docs.rs/tracing). Without a subscriber, such as `tracing_subscriber::fmt::init()`, nobody
+//! sees its warnings. Membership changes are INFO and failures WARN, each kind of failure once. The page [`log_messages`] lists
+//! them, with what to do. A subscriber may use any handle of this crate while it handles an event.
 //!
-//! There are no spans. What goes on in the background outlives the call that began it: its events have no parent, whatever span it
-//! was begun in, and the service as a field. Those of a call stand in the caller's span.
+//! There are no spans. Events of background work have no parent span and carry the service as a field. Events of a call belong to
+//! the span of its caller.
 //!
 //! # Runtimes
 //!
-//! A tokio runtime does its work only while it is driven; one with `current_thread` is driven inside `block_on` alone. What is
-//! resolved on a runtime is watched on it, and a resolver that is used from several runtimes has watches, a connection and a token
-//! on each. A registrar does its work on the runtime that registered first, and on the next one once that has ended.
-//! Where a runtime does not run, [`Resolution::ready`] and [`Registration::ready`] say so. A client of your own
-//! ([`Resolver::new`]) stays on the runtime on which it was made.
+//! A tokio runtime works only while it is driven. A `current_thread` runtime is driven inside `block_on` alone. A resolver that is
+//! used from several runtimes has its own watches, connection and token on each. A registrar works on the runtime that registered
+//! first, and on the next one once that has ended. [`Resolution::ready`] and [`Registration::ready`] return an error where the
+//! runtime is not driven.
 //!
-//! # What stands in etcd
+//! # Panics in user code
 //!
-//! By default etcd's own gRPC naming, one key per server address under `NAME/`, which etcd's Go client reads and writes
-//! too; plain `host:port` values are read as well. [`codec`] is where formats are, and where yours can be.
-//! [`Target`] says how names are written.
-//!
-//! A record that nobody can read or call costs nobody else anything: it is reported once, and left out. That is so with addresses
-//! such as `0.0.0.0` and multicast, and with Unix sockets unless [`ResolverBuilder::unix_sockets`] allows them.
-//!
-//! # Code of yours that panics
-//!
-//! A panic in a codec, a configuration of endpoints, a discovery, a connector or a verifier of certificates costs the record, the
-//! server, or the attempt to connect that it was run for; everything else goes on, and a warning or an error says so. One in a
-//! [`Picker`] or in a function that changes an instance is its caller's. With `panic = "abort"` any of them ends the process.
+//! A panic in a codec, an endpoint configuration, a discovery stream, a connector or a certificate verifier affects only the
+//! record, the server or the connection attempt that it ran for; an event is logged. A panic in a [`policy::Picker`] or in a function
+//! that changes an instance reaches its caller. With `panic = "abort"` each of them ends the process.
 //!
 //! # Building
 //!
-//! The build of `etcd-client` runs `protoc` and needs the well-known protos: on Debian and Ubuntu
-//! `apt install protobuf-compiler libprotobuf-dev`, with Homebrew `brew install protobuf`; the environment variable
-//! `PROTOC` names one that is not on `PATH`.
+//! The build of `etcd-client` runs `protoc` and needs its well-known protos: on Debian and Ubuntu
+//! `apt install protobuf-compiler libprotobuf-dev`, with Homebrew `brew install protobuf`. The environment variable `PROTOC` names
+//! one that is not on `PATH`.
 //!
 //! # Features
 //!
 //! | feature | |
 //! |---|---|
-//! | `tls-ring`, `tls-aws-lc` | TLS to etcd and to servers, with that cryptography |
+//! | `tls-ring`, `tls-aws-lc` | TLS to etcd and to servers, with one of the two cryptography providers |
 //! | `tls-native-roots`, `tls-webpki-roots` | root certificates, beside one of those |
 //! | `tonic-health` | `Serve::health`: the server's health service decides whether it is in the directory |
-//! | `srv` | `EtcdOptions::srv` and `etcd-srv://` targets: the members of etcd are found by DNS SRV records |
+//! | `srv` | `EtcdOptions::srv` and `etcd-srv://` targets: DNS SRV records name the members of etcd |
+//! | `unstable-etcd-client` | `Resolver::new` and others take an `etcd_client::Client`. Exempt from semantic versioning: etcd-client changes its API often |
 //!
-//! None is on by default: `https` endpoints are then refused, and `https` servers are not called. With one of them
-//! `BalancedChannelBuilder::tls` says how servers are verified, and `ClientTls` how certificates are given that are renewed.
+//! No feature is on by default. Without a TLS feature, `https` endpoints of etcd are refused and `https` servers are not called. A
+//! feature adds to the API and changes nothing else.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod address;
@@ -128,6 +222,7 @@ mod error;
 mod etcd;
 mod inet;
 mod instance;
+pub mod log_messages;
 mod nested;
 mod panics;
 mod registrar;
@@ -136,6 +231,7 @@ mod secret;
 mod serve;
 pub mod serving;
 mod target;
+mod timers;
 mod turns;
 
 pub use address::Address;

@@ -4,8 +4,10 @@
 //! # Health and reflection
 //!
 //! Both are services like any other. With the feature `tonic-health`, [`Serve::health`](crate::Serve) lets the reporter
-//! decide whether the server is in the directory. At shutdown, clients that watch the health service are told `NOT_SERVING`
-//! before GOAWAY is sent. A health watch and a reflection stream are calls in flight: the drain waits for their clients.
+//! decide whether the server is in the directory. At shutdown, clients that watch the whole server, or a name of
+//! [`Serve::health_name`](crate::Serve), are told `NOT_SERVING` before GOAWAY is sent. The reporter does not tell which other
+//! names it knows: those stay as they are. A health watch and a reflection stream are calls in flight: the drain waits for their
+//! clients.
 //!
 //! ```no_run
 //! # #[cfg(feature = "tonic-health")]

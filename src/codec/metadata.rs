@@ -4,6 +4,7 @@ use serde_json::value::RawValue;
 
 use crate::codec::json::{self, Members, compact, is_name, string};
 use crate::instance::Instance;
+use crate::secret;
 
 /// The instance with all that its record's metadata says.
 pub(super) fn with_metadata(instance: Instance, metadata: &RawValue) -> Instance {
@@ -71,7 +72,8 @@ fn with_member(instance: Instance, name: String, value: &RawValue) -> Instance {
 /// It is kept as metadata, and said.
 fn misread(instance: Instance, name: String, value: &RawValue, reason: &str) -> Instance {
     let value = text(value);
-    let shown: String = value.chars().take(50).collect();
+    // All of it first: what is cut off may be what shows a password for one.
+    let shown: String = secret::without_password(&value).chars().take(50).collect();
     let instance = instance.with_misread(format!("{name:?} is {shown:?}: {reason}"));
     instance.with_metadata(name, value)
 }

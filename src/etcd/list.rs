@@ -7,6 +7,7 @@ use tokio::time::sleep;
 
 use crate::etcd::failure::{Class, Failure};
 use crate::etcd::{Etcd, MAX_MESSAGE, Patience};
+use crate::secret::shown_key;
 
 /// Keys in a page. Large, because etcd walks its whole index for each page; a page too large for a message is halved.
 const PAGE: i64 = 10_000;
@@ -99,7 +100,7 @@ impl Etcd {
         limit: i64,
         patience: Patience,
     ) -> Result<GetResponse, Failure> {
-        let doing = format!("listing {}", String::from_utf8_lossy(from));
+        let doing = format!("listing {}", shown_key(from));
         let options = GetOptions::new().with_range(end).with_revision(at).with_limit(limit);
         self.call(patience, &doing, |client| {
             let mut kv = client.kv_client().max_decoding_message_size(MAX_MESSAGE);
@@ -113,7 +114,7 @@ impl Etcd {
     pub(crate) async fn keys(&self, start: &[u8], end: &[u8], limit: i64) -> Result<Vec<Vec<u8>>, Failure> {
         let options = GetOptions::new().with_range(end).with_limit(limit).with_keys_only().with_serializable();
         let patience = Patience { late: self.core.longest(), ..self.patience() };
-        let doing = format!("looking at {}", String::from_utf8_lossy(start));
+        let doing = format!("looking at {}", shown_key(start));
         let response = self.call(patience, &doing, |client| {
             let (mut kv, start, options) = (client.kv_client(), start.to_vec(), options.clone());
             async move { kv.get(start, Some(options)).await }

@@ -1,9 +1,10 @@
 //! One registration as handles and task share it: the desired state, and the published one.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::codec::Record;
 use crate::registrar::handle::state::{Published, RegistrationState};
@@ -23,26 +24,58 @@ pub(super) struct Entry {
     pub(super) pauses: PauseReasons,
     /// Counts the changes of the desired state, so that the task sees which of them the machine knows.
     pub(super) version: u64,
-    pub(super) put_started: PutStarted,
+    pub(super) visibility: Visibility,
     published: Published,
     sender: watch::Sender<Published>,
 }
 
-/// Whether any put of a registration was ever sent. Set before the first one is, so that a server that leaves knows
-/// whether clients may have seen it.
+/// Whether clients may know a registration. Shared with its handle, because the entry is gone once it has left.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct PutStarted(Arc<AtomicBool>);
+pub(crate) struct Visibility(Arc<Mutex<Visible>>);
 
-impl PutStarted {
+/// Since when clients may see the registration, or see it no longer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Visible {
+    /// No put of it was ever sent.
+    #[default]
+    Never,
+    /// It may be in etcd.
+    Maybe,
+    /// It is out of etcd for good since then.
+    Until(Instant),
+}
+
+impl Visibility {
     /// Called by the task right before it sends a put.
-    pub(super) fn set(&self) {
-        self.0.store(true, Ordering::Release);
+    pub(super) fn begin(&self) {
+        *self.locked() = Visible::Maybe;
     }
 
-    /// Whether clients may know the instance. False means that no put was ever sent, so nobody has
-    /// to be given time to see that it left.
-    pub(crate) fn is_set(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+    /// Called when the registration is out of etcd for good.
+    pub(super) fn end(&self) {
+        let mut visible = self.locked();
+        if *visible == Visible::Maybe {
+            *visible = Visible::Until(Instant::now());
+        }
+    }
+
+    /// Whether it may be in etcd.
+    pub(crate) fn may_be_visible(&self) -> bool {
+        *self.locked() == Visible::Maybe
+    }
+
+    /// How long it takes until all clients have seen it go, if they need `propagation` for that and it is out of etcd now.
+    pub(crate) fn until_forgotten(&self, propagation: Duration) -> Duration {
+        match *self.locked() {
+            Visible::Never => Duration::ZERO,
+            Visible::Maybe => propagation,
+            Visible::Until(since) => propagation.saturating_sub(since.elapsed()),
+        }
+    }
+
+    fn locked(&self) -> MutexGuard<'_, Visible> {
+        // Nothing panics while it is held.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -85,7 +118,7 @@ impl Entry {
             leaving: false,
             pauses,
             version: 0,
-            put_started: PutStarted::default(),
+            visibility: Visibility::default(),
             sender: watch::Sender::new(published.clone()),
             published,
         }
@@ -109,11 +142,21 @@ impl Entry {
         Publication { sender: self.sender.clone(), published: self.published.clone() }
     }
 
-    /// The desired state has changed. A registration that was as desired is updating from now on, so that whoever waits for
-    /// it waits for this change.
+    /// The desired state has changed. The published state changes with it, so that whoever waits from here on waits for this
+    /// change.
     pub(super) fn mark_changed(&mut self) -> Option<Publication> {
         self.version += 1;
-        self.state().is_as_desired().then(|| self.set_state(RegistrationState::Updating { why: None }))
+        let state = match self.state() {
+            RegistrationState::Registered | RegistrationState::Renewing { .. } => {
+                RegistrationState::Updating { why: None }
+            }
+            // It may have other keys now, which are free.
+            RegistrationState::Held { .. } => RegistrationState::Registering { why: None },
+            // It may come into etcd from here on, even if it is paused again at once.
+            RegistrationState::Paused { .. } if self.pauses.is_empty() => RegistrationState::Registering { why: None },
+            _ => return None,
+        };
+        Some(self.set_state(state))
     }
 
     /// Its keys, as they may be shown.
@@ -134,7 +177,11 @@ impl Entry {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::advance;
+
     use super::*;
+    use crate::error::Error;
+    use crate::registrar::pause::PauseReason;
 
     /// F15: what was found out under the lock earlier is told later without it, and must not cover what is newer.
     #[test]
@@ -147,5 +194,43 @@ mod tests {
         updating.send();
         registered.send();
         assert!(matches!(seen.borrow().state, RegistrationState::Updating { .. }));
+    }
+
+    /// A resume that is taken back at once may have been heard in between: it is out only once that is found out anew.
+    #[test]
+    fn what_is_resumed_is_not_known_to_be_out() {
+        let target = "s".parse::<Target>().unwrap();
+        let mut entry = Entry::new(target, Vec::new(), None, Conflict::TakeOver, PauseReasons::default());
+        let why = || Error::paused("it is paused by hand".into());
+        for reason in [PauseReason::Manual, PauseReason::ServiceHealth] {
+            entry.pauses.set(reason, true);
+        }
+        entry.set_state(RegistrationState::Paused { why: why() }).send();
+        entry.pauses.set(PauseReason::ServiceHealth, false);
+        assert!(entry.mark_changed().is_none(), "it is paused by hand all the same");
+        for paused in [false, true] {
+            entry.pauses.set(PauseReason::Manual, paused);
+            entry.mark_changed().into_iter().for_each(Publication::send);
+            assert!(matches!(entry.state(), RegistrationState::Registering { .. }));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn clients_forget_what_has_left() {
+        let (visibility, second) = (Visibility::default(), Duration::from_secs(1));
+        visibility.end();
+        assert!(!visibility.may_be_visible() && visibility.until_forgotten(second).is_zero(), "it was never there");
+        visibility.begin();
+        assert!(visibility.may_be_visible());
+        assert_eq!(visibility.until_forgotten(second), second);
+        visibility.end();
+        advance(second / 4).await;
+        visibility.end();
+        assert!(!visibility.may_be_visible());
+        assert_eq!(visibility.until_forgotten(second), second * 3 / 4);
+        advance(second).await;
+        assert!(visibility.until_forgotten(second).is_zero());
+        visibility.begin();
+        assert_eq!(visibility.until_forgotten(second), second);
     }
 }

@@ -49,7 +49,7 @@ mod records;
 mod shared;
 mod task;
 
-pub(crate) use self::entry::{Publication, PutStarted};
+pub(crate) use self::entry::Publication;
 pub use self::handle::builder::RegistrarBuilder;
 pub use self::handle::health::RegistrarHealth;
 pub use self::handle::options::RegistrationOptions;

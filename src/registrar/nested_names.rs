@@ -38,26 +38,15 @@ impl NestedNames {
         etcd: Etcd,
         target: &Target,
         key: Option<&str>,
-        mut states: watch::Receiver<Published>,
+        states: watch::Receiver<Published>,
     ) {
         let checks_below = key.is_none_or(|key| !key.contains('/'));
         let target = target.clone().without_hosts();
         if self.locked(|checked| !checked.targets.insert(target.clone())) {
             return;
         }
-        let this = self.clone();
-        runtime.spawn(async move {
-            let is_registered = states.wait_for(|published| published.state.is_in_etcd()).await.is_ok();
-            drop(states);
-            let result = if is_registered { this.read_names(&etcd, &target, checks_below).await } else { Ok(()) };
-            if !is_registered || result.is_err() {
-                this.locked(|checked| checked.targets.remove(&target));
-            }
-            if let Err(failure) = result {
-                let (service, error) = (target.name(), failure.into_error());
-                tracing::debug!(parent: None, service, %error, "check for nested names failed");
-            }
-        });
+        let check = Check { names: self.clone(), target, succeeded: false };
+        runtime.spawn(check.run(etcd, states, checks_below));
     }
 
     /// Reads a few keys of each upper name and of the names below, and warns of each pair that has
@@ -93,6 +82,38 @@ impl NestedNames {
     fn locked<T>(&self, of: impl FnOnce(&mut Checked) -> T) -> T {
         // Nothing panics while it is held.
         of(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// A check in progress. Unless it succeeds, the next registration of the service checks again, also if the runtime of this
+/// one ends first: so that is done when it is dropped.
+struct Check {
+    names: NestedNames,
+    target: Target,
+    succeeded: bool,
+}
+
+impl Check {
+    async fn run(mut self, etcd: Etcd, mut states: watch::Receiver<Published>, checks_below: bool) {
+        if states.wait_for(|published| published.state.is_in_etcd()).await.is_err() {
+            return;
+        }
+        drop(states);
+        match self.names.read_names(&etcd, &self.target, checks_below).await {
+            Ok(()) => self.succeeded = true,
+            Err(failure) => {
+                let (service, error) = (self.target.name(), failure.into_error());
+                tracing::debug!(parent: None, service, %error, "check for nested names failed");
+            }
+        }
+    }
+}
+
+impl Drop for Check {
+    fn drop(&mut self) {
+        if !self.succeeded {
+            self.names.locked(|checked| checked.targets.remove(&self.target));
+        }
     }
 }
 

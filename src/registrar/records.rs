@@ -29,8 +29,9 @@ pub(super) fn records(
             "it must be a name below the service's prefix, without a slash at its ends or control characters",
         );
     }
-    let key = format!("{}{name}", target.prefix());
-    Ok(vec![Arc::new(Record::new(key, record.value.clone()))])
+    let record = Record::new(format!("{}{name}", target.prefix()), record.value.clone());
+    check_size(&record)?;
+    Ok(vec![Arc::new(record)])
 }
 
 /// Runs the codec, which is user code and may panic ([`Caught`](crate::codec::Caught) turns that
@@ -56,12 +57,22 @@ fn encode(codec: &dyn Codec, target: &Target, instance: &Instance) -> Result<Vec
             let reason = format!("the codec wrote it outside of {:?}", target.prefix());
             return Err(Error::invalid("key", key, reason));
         }
-        // A put names its key twice: it compares the key's revision.
-        let size = 2 * record.key.len() + record.value.len();
-        if size > MAX_RECORD {
-            let reason = format!("the key, twice, and the value have {size} bytes, and etcd takes {MAX_RECORD}");
-            return Err(Error::invalid("record", key.chars().take(100).collect::<String>(), reason));
-        }
+        check_size(record)?;
     }
     Ok(records)
+}
+
+/// Refuses a record that etcd would not take, or whose key it would not delete.
+fn check_size(record: &Record) -> Result<(), Error> {
+    // A put names its key twice, because it compares the key's revision, and a delete three times.
+    let (put, delete) = (2 * record.key.len() + record.value.len(), 3 * record.key.len());
+    let reason = if put > MAX_RECORD {
+        format!("the key, twice, and the value have {put} bytes, and etcd takes {MAX_RECORD}")
+    } else if delete > MAX_RECORD {
+        format!("the key, three times, has {delete} bytes, and etcd takes {MAX_RECORD}")
+    } else {
+        return Ok(());
+    };
+    let key: String = String::from_utf8_lossy(&record.key).chars().take(100).collect();
+    Err(Error::invalid("record", key, reason))
 }

@@ -17,6 +17,7 @@ use crate::registrar::entry::{Entry, Publication};
 use crate::registrar::lease::Id;
 use crate::registrar::nested_names::NestedNames;
 use crate::registrar::pause::PauseReason;
+use crate::secret::shown_key;
 use crate::turns::Turns;
 
 /// The shared part of a registrar.
@@ -53,10 +54,17 @@ pub(super) struct State {
     pub(super) has_task: bool,
     /// The runtime of the last task ended before its registrations had left.
     pub(super) abandoned: bool,
-    /// The keys that it left in etcd then, until the lease ends.
-    pub(super) abandoned_keys: Vec<String>,
+    /// The keys that such tasks have left in etcd.
+    pub(super) abandoned_keys: Vec<AbandonedKey>,
     /// New registrations are refused.
     pub(super) closed: bool,
+}
+
+/// A key that a task has left in etcd when its runtime ended, and that was not registered again since.
+pub(super) struct AbandonedKey {
+    pub(super) key: Vec<u8>,
+    /// When its lease expires, by our clock; `None` if that is too far away for the clock.
+    pub(super) until: Option<Instant>,
 }
 
 /// Other records of a registration, made from another instance.
@@ -95,7 +103,9 @@ impl Shared {
         }
         state.check_keys(&BTreeSet::new(), entries.iter().map(|entry| (entry.target.name(), &*entry.records)))?;
         state.abandoned = false;
-        state.abandoned_keys.clear();
+        let is_new =
+            |key: &[u8]| entries.iter().flat_map(|entry| &entry.records).any(|record| record.key.as_slice() == key);
+        state.abandoned_keys.retain(|abandoned| !is_new(&abandoned.key));
         let insert = |entry| {
             state.last_id += 1;
             let id = state.last_id;
@@ -172,19 +182,22 @@ impl State {
         updated: &BTreeSet<Id>,
         new: impl Iterator<Item = (&'a str, &'a [Arc<Record>])>,
     ) -> Result<(), Error> {
-        let others = self.entries.iter().filter(|(id, entry)| !entry.leaving && !updated.contains(id));
-        let mut known: BTreeSet<&[u8]> =
-            others.flat_map(|(_, entry)| &entry.records).map(|record| &*record.key).collect();
+        let refuse = |service: &str, key: &[u8]| {
+            let reason = "this registrar has it registered already";
+            Err(Error::invalid("key", shown_key(key), reason).of_service(service))
+        };
+        let mut new_keys: BTreeMap<&[u8], &str> = BTreeMap::new();
         for (service, records) in new {
             for record in records {
-                if !known.insert(&record.key) {
-                    let reason = "this registrar has it registered already";
-                    let error = Error::invalid("key", String::from_utf8_lossy(&record.key), reason);
-                    return Err(error.of_service(service));
+                if new_keys.insert(&record.key, service).is_some() {
+                    return refuse(service, &record.key);
                 }
             }
         }
-        Ok(())
+        // The new keys are in the map, because they are few and the others may be many.
+        let others = self.entries.iter().filter(|(id, entry)| !entry.leaving && !updated.contains(id));
+        let known = others.flat_map(|(_, entry)| &entry.records).find_map(|record| new_keys.get_key_value(&*record.key));
+        known.map_or(Ok(()), |(key, service)| refuse(service, key))
     }
 }
 

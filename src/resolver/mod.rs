@@ -33,6 +33,7 @@ use crate::codec::{Caught, Codec};
 use crate::error::{BoxError, Error};
 use crate::etcd::{Client as EtcdClient, EtcdOptions, Etcds};
 use crate::target::Target;
+use crate::timers;
 use crate::turns::Turns;
 
 /// Resolves services of one etcd. Cheap to clone; clones share their watches.
@@ -138,7 +139,8 @@ impl Resolver {
     /// within 8 s of waking.
     ///
     /// # Errors
-    /// When the target is refused, or names hosts that are not this resolver's. Never because etcd is away.
+    /// When the target is refused, or names hosts that are not this resolver's; outside of a tokio runtime with timers. Never because
+    /// etcd is away.
     #[expect(clippy::unused_async, reason = "the task needs a runtime, and an async caller has one")]
     pub async fn resolve<T>(&self, target: T) -> Result<Resolution, Error>
     where
@@ -147,7 +149,7 @@ impl Resolver {
     {
         let target = target.try_into()?;
         self.shared.etcds.check_hosts(&target)?;
-        let runtime = Handle::try_current().map_err(|_| Error::no_runtime("resolving"))?;
+        let runtime = timers::runtime("resolving")?;
         let service = self.shared.service(&target, &runtime);
         Ok(Resolution::new(target, service, self.shared.configure.clone()))
     }

@@ -44,6 +44,10 @@ struct Inner {
     instance: Option<Instance>,
     /// The changes of the instance until then.
     changes: Vec<Box<dyn FnOnce(Instance) -> Result<Instance, Error> + Send>>,
+    /// The server leaves with a mark: it stays, whatever else is changed.
+    draining: bool,
+    /// Why the server leaves, if nobody has stopped it.
+    failed: Option<Error>,
     /// The registrations were taken out. Updates are refused from here on.
     stopped: bool,
 }
@@ -110,7 +114,7 @@ impl ServeControl {
         let started = steps.wait_for(|steps| !matches!(last(steps), ServeState::Starting { .. }));
         match timeout(within, started).await.map(|steps| steps.map(|steps| last(&steps))) {
             Ok(Ok(ServeState::Serving)) => {}
-            Ok(state) => return Err(ended_error(state.ok())),
+            Ok(state) => return Err(self.ended_error(state.ok())),
             Err(_) => {
                 let why = match self.state() {
                     ServeState::Starting { why } => why,
@@ -130,9 +134,23 @@ impl ServeControl {
             biased;
             registered = registered => registered,
             left = steps.wait_for(|steps| !matches!(last(steps), ServeState::Serving)) => {
-                Err(ended_error(left.ok().map(|steps| last(&steps))))
+                Err(self.ended_error(left.ok().map(|steps| last(&steps))))
             }
         }
+    }
+
+    /// The error of waiting for a server that no longer serves.
+    fn ended_error(&self, state: Option<ServeState>) -> Error {
+        let why = match state {
+            Some(ServeState::Stopped { why }) => why,
+            _ => self.inner().failed.clone(),
+        };
+        why.unwrap_or_else(|| Error::closed("the server"))
+    }
+
+    /// The server leaves because of this error.
+    pub(super) fn set_failed(&self, error: &Error) {
+        self.inner().failed = Some(error.clone());
     }
 
     /// Takes the server out of etcd until [`ServeControl::resume`]. It goes on serving and keeps its lease. Works before the
@@ -160,6 +178,8 @@ impl ServeControl {
     ///
     /// All services change, or none if the change is refused. Before the server is ready, the change is kept until then.
     /// Updates wait for each other; `change` itself must not update by this handle, and an update within another is refused.
+    /// A server that leaves with a mark ([`Departure::MarkDraining`](crate::Departure::MarkDraining)) keeps the mark.
+    ///
     /// What etcd refuses later concerns each service by itself: [`ServeControl::registrations`] and the error of
     /// [`ServeControl::ready`] say which.
     ///
@@ -207,7 +227,11 @@ impl ServeControl {
 
     /// Updates all registrations, or none. The guard shows that no other update runs.
     fn set_instance(&self, _updating: &UpdateGuard<'_>, instance: Instance) -> Result<Vec<Publication>, Error> {
-        let plans: Vec<_> = self.inner().registrations.iter().map(Registration::update_plan).collect();
+        let (plans, draining): (Vec<_>, _) = {
+            let inner = self.inner();
+            (inner.registrations.iter().map(Registration::update_plan).collect(), inner.draining)
+        };
+        let instance = if draining { instance.with_draining(true) } else { instance };
         // Without the lock: the codec is user code.
         let updates = plans.into_iter().map(|plan| plan.apply(instance.clone())).collect::<Result<Vec<_>, _>>()?;
         let mut inner = self.inner();
@@ -217,6 +241,24 @@ impl ServeControl {
         let publications = Registration::update_all(&mut inner.registrations, &updates)?;
         inner.instance = Some(instance);
         Ok(publications)
+    }
+
+    /// Marks the instance as draining, for good. Waits up to `within` for an update in progress, whose user code may hang.
+    pub(super) async fn mark_draining(&self, within: Duration) -> Result<(), Error> {
+        self.inner().draining = true;
+        let Ok(updating) = timeout(within, self.begin_update()).await else {
+            return Err(Error::timeout_saying("marking", within, "an update is still in progress".into()));
+        };
+        let Some(instance) = self.instance() else { return Err(Error::closed("the server")) };
+        let publications = self.set_instance(&updating, instance)?;
+        drop(updating);
+        publications.into_iter().for_each(Publication::send);
+        Ok(())
+    }
+
+    /// Begins an update without blocking the thread.
+    pub(super) async fn begin_update(&self) -> UpdateGuard<'_> {
+        self.shared.updates.lock_async().await
     }
 
     /// Begins an update, after the one that is in progress. Refuses an update within another.
@@ -276,8 +318,7 @@ impl ServeControl {
 
     /// Takes over the registrations, one for each service. Applies a pause or an update that came between
     /// [`ServeControl::apply_changes`] and this.
-    pub(super) fn set_registrations(&self, registrations: Vec<Registration>) -> Result<(), Error> {
-        let updating = self.lock_updates()?;
+    pub(super) fn set_registrations(&self, updating: UpdateGuard<'_>, registrations: Vec<Registration>) {
         let registered = registrations.first().map(|registration| registration.instance().clone());
         let (mut publications, instance) = {
             let mut inner = self.inner();
@@ -297,7 +338,6 @@ impl ServeControl {
         }
         drop(updating);
         publications.into_iter().for_each(Publication::send);
-        Ok(())
     }
 
     /// Takes the registrations out. Updates are refused from here on.
@@ -333,14 +373,6 @@ impl fmt::Debug for ServeControl {
 /// The state after these steps.
 fn last(steps: &[ServeState]) -> ServeState {
     steps.last().cloned().unwrap_or(ServeState::Starting { why: None })
-}
-
-/// The error of waiting for a server that no longer serves.
-fn ended_error(state: Option<ServeState>) -> Error {
-    match state {
-        Some(ServeState::Stopped { why: Some(why) }) => why,
-        _ => Error::closed("the server"),
-    }
 }
 
 /// Shows that the server has ended when it is dropped, and deregisters what is left in the background. So the handles show

@@ -13,7 +13,7 @@ use crate::address::Address;
 use crate::backoff::Backoff;
 use crate::error::Error;
 use crate::instance::Instance;
-use crate::registrar::{PauseReason, PutStarted, Registration};
+use crate::registrar::{PauseReason, Registration};
 use crate::serve::advertise::plan::AddressPlan;
 use crate::serve::advertise::route::{self, RouteError};
 use crate::serve::connections::registry::OpenConnections;
@@ -102,13 +102,18 @@ impl Lifecycle<'_> {
             Exit::Server(ended) => {
                 tracing::warn!(error = ended.as_ref().err().map(tracing::field::display), "server ended by itself");
                 stop.send();
+                let ended = ended.map_err(Error::server);
+                ended.as_ref().err().into_iter().for_each(|error| self.options.control.set_failed(error));
                 self.options.control.set_state(ServeState::Leaving);
                 // No propagation and no drain: it answers nobody any more.
                 drop(self.deregister().await);
-                return ended.map_err(Error::server);
+                return ended;
             }
             Exit::Requested => Ok(()),
-            Exit::Refused(error) => Err(error),
+            Exit::Refused(error) => {
+                self.options.control.set_failed(&error);
+                Err(error)
+            }
         };
         let stopped = self.stop(server, connections, stop).await;
         result.and(stopped)
@@ -142,6 +147,8 @@ impl Lifecycle<'_> {
             };
             registrations.push((service.target.clone(), instance.clone(), options));
         }
+        // No await from here until the control has the registrations: a stop in between would not find them.
+        let updating = control.begin_update().await;
         let registrations = self.options.registrar.register_all(registrations)?;
         // Ends the followers with this future.
         #[cfg(feature = "tonic-health")]
@@ -154,7 +161,7 @@ impl Lifecycle<'_> {
             }
         }
         let pauses: Vec<_> = registrations.iter().map(Registration::pause_handle).collect();
-        control.set_registrations(registrations)?;
+        control.set_registrations(updating, registrations);
         control.set_state(ServeState::Serving);
         tracing::info!(instance = ?instance.addresses(), "server ready, registering");
         let Some((every, healthy)) = &self.options.healthy else { std::future::pending().await };
@@ -170,7 +177,12 @@ impl Lifecycle<'_> {
         loop {
             let etcd = self.options.registrar.etcd_hosts().await;
             match route::addresses(&self.plan, etcd.as_deref()).await {
-                Ok(addresses) => return Ok(addresses),
+                Ok(addresses) => {
+                    if warned {
+                        self.options.control.set_state(ServeState::Starting { why: None });
+                    }
+                    return Ok(addresses);
+                }
                 Err(RouteError::Refused(error)) => return Err(error),
                 Err(RouteError::NotYet(error)) => {
                     let wait = backoff.fail(began.elapsed(), false);
@@ -246,19 +258,21 @@ impl Lifecycle<'_> {
     async fn leave(&self) -> Result<(), Error> {
         let options = self.options;
         options.control.set_state(ServeState::Leaving);
+        let visibilities: Vec<_> =
+            options.control.with_registrations(|all| all.iter().map(Registration::visibility).collect());
         let marked = match options.departure {
             Departure::Deregister => false,
             Departure::MarkDraining => self.mark_draining().await,
         };
-        let put_started: Vec<_> =
-            options.control.with_registrations(|all| all.iter().map(Registration::put_started).collect());
         if marked {
             sleep(options.propagation).await;
         }
         let left = self.deregister().await;
-        // Without a put no client knows the server; if it could not leave, no client turns away.
-        if !marked && left.is_ok() && put_started.iter().any(PutStarted::is_set) {
-            sleep(options.propagation).await;
+        // If it was never in etcd or left before, no client knows it; if it could not leave, no client turns away.
+        let waits = visibilities.iter().map(|visibility| visibility.until_forgotten(options.propagation));
+        let wait = waits.max().unwrap_or_default();
+        if !marked && left.is_ok() && !wait.is_zero() {
+            sleep(wait).await;
         }
         #[cfg(feature = "tonic-health")]
         if let Some(reporter) = &options.health {
@@ -294,15 +308,19 @@ impl Lifecycle<'_> {
         result
     }
 
-    /// Marks all services as draining. Whether etcd has the marks.
+    /// Marks all services as draining. Whether clients see the mark of every service that they may know.
     async fn mark_draining(&self) -> bool {
-        let control = &self.options.control;
-        let mut marked = control.update(|instance| instance.with_draining(true));
-        let waiters = control.with_registrations(|registrations| {
-            let registered = registrations.iter().filter(|registration| registration.is_registered());
-            registered.map(Registration::waiter).collect::<Vec<_>>()
+        let (control, began) = (&self.options.control, Instant::now());
+        let (waiters, unmarked) = control.with_registrations(|registrations| {
+            let (registered, others): (Vec<_>, Vec<_>) =
+                registrations.iter().partition(|registration| registration.is_registered());
+            let unmarked = others.iter().any(|registration| registration.visibility().may_be_visible());
+            (registered.into_iter().map(Registration::waiter).collect::<Vec<_>>(), unmarked)
         });
-        let began = Instant::now();
+        if waiters.is_empty() {
+            return false;
+        }
+        let mut marked = control.mark_draining(self.deregister_within()).await;
         for waiter in waiters {
             let left = self.deregister_within().saturating_sub(began.elapsed());
             if marked.is_ok() {
@@ -312,7 +330,7 @@ impl Lifecycle<'_> {
         if let Err(error) = &marked {
             tracing::warn!(?error, "draining mark failed, leaving without it");
         }
-        marked.is_ok()
+        marked.is_ok() && !unmarked
     }
 }
 

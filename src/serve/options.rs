@@ -238,8 +238,11 @@ impl Serve {
     ///
     /// While the whole server (the empty name) does not serve, none of its services is in the directory.
     /// [`Serve::health_name`] and [`Serve::health_of`] let a name decide over one service. A service that turns
-    /// `NOT_SERVING` leaves, and returns with `SERVING`. At shutdown the reporter is told that nothing serves, once clients
-    /// have seen that the server left.
+    /// `NOT_SERVING` leaves, and returns with `SERVING`.
+    ///
+    /// At shutdown, once clients have seen that the server left, the reporter is told that the whole server does not serve,
+    /// and none of the names of [`Serve::health_name`] and [`Serve::health_of`]. It does not tell which other names it knows:
+    /// those stay as they are.
     #[cfg(feature = "tonic-health")]
     #[cfg_attr(docsrs, doc(cfg(feature = "tonic-health")))]
     pub fn health(mut self, reporter: &tonic_health::server::HealthReporter) -> Self {
@@ -285,7 +288,7 @@ impl Serve {
 
     /// How long the server goes on after it left the directory, so that clients see that before it stops. 1 s by default:
     /// etcd tells them within milliseconds, and the rest is for slow and distant ones. The server does not wait if it was not
-    /// in the directory, or could not be taken out of it.
+    /// in the directory, or could not be taken out of it. If it left before, as by a pause, the time since then counts.
     pub fn propagation(mut self, wait: Duration) -> Self {
         self.propagation = wait;
         self

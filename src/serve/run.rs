@@ -24,6 +24,7 @@ use crate::serve::connections::listener::Listener;
 use crate::serve::connections::socket_file::SocketFile;
 use crate::serve::lifecycle::{Lifecycle, ServedService, StopSignal};
 use crate::serve::options::{Serve, ServiceOptions};
+use crate::timers;
 
 /// The shortest wait between two health checks. See [`Serve::healthy_when`].
 const MIN_CHECK_INTERVAL: Duration = Duration::from_millis(10);
@@ -43,9 +44,11 @@ impl Serve {
     /// `TcpIncoming`.
     ///
     /// # Errors
-    /// - Before it serves: a target, an address or another setting is refused ([`Error::is_invalid_argument`]).
+    /// - Before it serves: a target, an address or another setting is refused ([`Error::is_invalid_argument`]), or the
+    ///   runtime has no timers.
     /// - After it has left and stopped: the instance was refused or no address can be registered
-    ///   ([`Error::is_invalid_argument`]), or tonic's server ended by itself ([`Error::is_server`]).
+    ///   ([`Error::is_invalid_argument`]), the registrar was closed before the server was ready ([`Error::is_closed`]), or
+    ///   tonic's server ended by itself ([`Error::is_server`]).
     ///
     /// It never fails because etcd is unavailable.
     ///
@@ -131,7 +134,8 @@ impl Serve {
     where
         F: Future<Output = Result<(), ServerError>>,
     {
-        let result = match info.address.and_then(|address| self.check(&address)) {
+        let checked = timers::runtime("serving").and(info.address).and_then(|address| self.check(&address));
+        let result = match checked {
             Ok((plan, services)) => {
                 let (connections, incoming) = incoming::wrap(incoming, self.calls.clone());
                 let (sender, stopped) = oneshot::channel();

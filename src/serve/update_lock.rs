@@ -1,7 +1,10 @@
 //! A lock for updates in which user code runs: one update after the other, and none within another.
 
+use std::pin::pin;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
+
+use tokio::sync::Notify;
 
 /// Orders updates. Unlike a [`Mutex`], it notices that the same thread locks it twice, as when the user's change of an
 /// instance updates the same server.
@@ -9,7 +12,10 @@ use std::thread::{self, ThreadId};
 pub(super) struct UpdateLock {
     /// The thread that updates.
     holder: Mutex<Option<ThreadId>>,
+    /// Wakes threads that wait.
     free: Condvar,
+    /// Wakes tasks that wait.
+    notify: Notify,
 }
 
 /// An update in progress. It ends when the guard is dropped.
@@ -30,6 +36,29 @@ impl UpdateLock {
         Some(UpdateGuard(self))
     }
 
+    /// Waits until nobody updates, without blocking the thread. The guard must be dropped before the next await, because it
+    /// belongs to its thread.
+    pub(super) async fn lock_async(&self) -> UpdateGuard<'_> {
+        loop {
+            // Enabled before the attempt: a release between the two would be missed otherwise.
+            let mut released = pin!(self.notify.notified());
+            released.as_mut().enable();
+            if let Some(guard) = self.try_lock() {
+                return guard;
+            }
+            released.await;
+        }
+    }
+
+    fn try_lock(&self) -> Option<UpdateGuard<'_>> {
+        let mut holder = self.holder();
+        if holder.is_some() {
+            return None;
+        }
+        *holder = Some(thread::current().id());
+        Some(UpdateGuard(self))
+    }
+
     /// Locks the field for a moment, never for the length of an update.
     fn holder(&self) -> MutexGuard<'_, Option<ThreadId>> {
         // Nothing panics while it is held.
@@ -41,6 +70,7 @@ impl Drop for UpdateGuard<'_> {
     fn drop(&mut self) {
         *self.0.holder() = None;
         self.0.free.notify_one();
+        self.0.notify.notify_waiters();
     }
 }
 
@@ -58,6 +88,23 @@ mod tests {
             drop(first);
             assert!(second.join().unwrap());
         });
+        assert!(updates.lock().is_some());
+    }
+
+    #[tokio::test]
+    async fn who_waits_without_a_thread_is_told() {
+        let updates = UpdateLock::default();
+        let first = updates.lock();
+        let mut second = pin!(updates.lock_async());
+        tokio::select! {
+            biased;
+            _ = &mut second => panic!("there is one already"),
+            () = std::future::ready(()) => {}
+        }
+        drop(first);
+        let second = second.await;
+        assert!(updates.try_lock().is_none());
+        drop(second);
         assert!(updates.lock().is_some());
     }
 }

@@ -12,6 +12,7 @@ mod ownership;
 mod random;
 mod registrar;
 mod resolver;
+mod rights;
 mod serve;
 mod support;
 mod trouble;

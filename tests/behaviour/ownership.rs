@@ -400,3 +400,49 @@ async fn nothing_is_lost_by_a_pause_or_an_update_and_whoever_waits_waits_for_it(
         assert!(!matches!(state, RegistrationState::Lost { .. }), "{state:?}");
     }
 }
+
+/// Whoever waits after an update waits for what it gives, and is not told who has the key that was given up.
+#[tokio::test]
+async fn an_update_away_from_a_key_that_another_holds_is_waited_for() {
+    let world = World::start().await;
+    let _holder = registered(&registrar(&world), at("h:1")).await;
+    let waiting = registrar(&world).register_with("s", at("h:1"), RegistrationOptions::new().conflict(Conflict::Refuse));
+    let mut waiting = waiting.unwrap();
+    held(&waiting).await;
+    waiting.update(|_| Instance::new("h:2")).unwrap();
+    waiting.ready(PATIENCE).await.unwrap();
+    assert!(world.contents("s/").await.contains_key("s/h:2"));
+    waiting.update(|_| Instance::new("h:1")).unwrap();
+    assert!(waiting.ready(PATIENCE).await.unwrap_err().is_conflict());
+    assert!(world.contents("s/").await.contains_key("s/h:2"), "it stays until what is wanted in its stead stands");
+}
+
+/// What is out, as `paused` says, stays out: also after a resume that was taken back at once. The registrar has much to show, so
+/// that it often hears the one and shows the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_resumed_and_paused_at_once_is_out_for_good() {
+    let world = World::start().await;
+    let registrar = registrar(&world);
+    let mut others = Vec::new();
+    for port in 2..300 {
+        others.push(registrar.register("s", at(&format!("h:{port}"))).unwrap());
+    }
+    let one = registrar.register_with("one", at("h:1"), RegistrationOptions::new().paused(true)).unwrap();
+    for other in &others {
+        other.ready(PATIENCE).await.unwrap();
+    }
+    for round in 0..200_u32 {
+        one.paused(PATIENCE).await.unwrap();
+        one.resume();
+        let (began, spin) = (tokio::time::Instant::now(), Duration::from_micros(7) * (round * 13 % 285));
+        while began.elapsed() < spin {
+            std::hint::spin_loop();
+        }
+        one.pause();
+        one.paused(PATIENCE).await.unwrap();
+        let before = world.revision().await;
+        assert!(world.lease_of("one/h:1").await.is_none(), "round {round}");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert_eq!(world.revision().await, before, "round {round}");
+    }
+}

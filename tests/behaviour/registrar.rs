@@ -5,7 +5,7 @@ use std::time::Duration;
 use etcd_client::PutOptions;
 use test_support::{Etcd, Proxy};
 use tokio::time::timeout;
-use tonic_etcd::{Instance, Registrar, Registration, RegistrationState};
+use tonic_etcd::{Instance, Registrar, Registration, RegistrationOptions, RegistrationState};
 
 use crate::support::{PATIENCE, World, naming, until};
 
@@ -281,4 +281,20 @@ async fn the_largest_record_that_is_taken_is_one_that_etcd_takes() {
     assert!(registrar.register("s", fits(most + 1)).unwrap_err().is_invalid_argument());
     let registration = registered(&registrar, "s", fits(most)).await;
     registration.deregister().await.unwrap();
+}
+
+/// A delete names its key more often than a put does.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_is_taken_can_be_deleted_however_long_it_is() {
+    let world = World::start().await;
+    let registrar = registrar(&world);
+    let stays = registered(&registrar, "s", at("h:1")).await;
+    let error = registrar.register("x".repeat(524_120), at("h:1")).unwrap_err();
+    assert!(error.is_invalid_argument() && error.to_string().contains("three times"), "{error}");
+    let chosen = registrar.register_with("s", at("h:2"), RegistrationOptions::new().key("x".repeat(2_000_000)));
+    let error = chosen.unwrap_err();
+    assert!(error.is_invalid_argument() && error.to_string().len() < 400, "{error}");
+    let long = registered(&registrar, &"x".repeat(524_100), at("h:1")).await;
+    long.deregister().await.unwrap();
+    assert!(world.contents("x").await.is_empty() && stays.is_registered());
 }

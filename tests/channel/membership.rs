@@ -1,14 +1,16 @@
 //! Servers that come, leave, and are named anew.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use tokio::sync::Notify;
 use tokio_stream::StreamExt;
 use tonic_etcd::{Connectivity, Instance, ServerState};
+use tower::discover::Change;
 
 use crate::peer::{Peer, Script};
-use crate::support::{builder, changing, greeted_by, ready, states, until};
+use crate::support::{PATIENCE, builder, changing, greet, greeted_by, ready, states, until};
 
 #[tokio::test]
 async fn two_keys_with_one_address_are_one_connection_and_a_new_weight_keeps_it() {
@@ -106,4 +108,22 @@ async fn states_are_told() {
     drop(channel);
     while connectivity.next().await.is_some() {}
     assert_eq!(peer.seen.connections.load(Ordering::SeqCst), 1);
+}
+
+/// A discovery that always has something to say leaves the runtime's only thread to others, and its servers are used.
+#[test]
+fn a_discovery_that_never_rests_leaves_others_their_turns() {
+    let (tell, told) = std::sync::mpsc::channel();
+    // It is left behind where the test fails.
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let peer = Peer::start(Script::Greet).await;
+            let instance = Instance::new(peer.address).unwrap();
+            let storm = std::iter::repeat_with(move || Ok::<_, Infallible>(Change::Insert(1, instance.clone())));
+            let channel = builder().discover("greeter", tokio_stream::iter(storm)).unwrap();
+            drop(tell.send(greet(&channel).await.map(drop)));
+        });
+    });
+    told.recv_timeout(PATIENCE).unwrap().unwrap();
 }

@@ -7,7 +7,7 @@ use tonic::Status;
 use tonic_etcd::{Resolution, State};
 
 use crate::server::{Fake, Reply, Store};
-use crate::support::{SLOW, gap, resolve, servers_are, starts, watching};
+use crate::support::{SLOW, gap, resolve, servers_are, starts, until, watching};
 
 /// A page of two, whatever was asked for.
 fn page(store: &Store, request: &PbRangeRequest) -> Reply<PbRangeResponse> {
@@ -148,4 +148,27 @@ async fn a_page_too_large_for_a_message_is_made_smaller() {
         assert_eq!(revisions, [0, 19, 19]);
     });
     assert_eq!(starts(&fake, 1).await, [19]);
+}
+
+/// F18: a list that fails at its second page names no password, which a key may hold.
+#[tokio::test]
+async fn a_page_that_fails_names_no_password() {
+    let fake = Fake::start().await;
+    fake.store(|store| {
+        store.put("s/1", "h:1");
+        store.put("s/http://root:secret@h:2", "h:2");
+        store.put("s/x", "h:3");
+    });
+    fake.rpcs(|rpcs| {
+        rpcs.range.rule(|store, request| {
+            if continues(request) {
+                return Reply::Fail(Status::permission_denied("etcdserver: permission denied"));
+            }
+            page(store, request)
+        });
+    });
+    let resolution = resolve(&fake).await;
+    until("an error", || resolution.last_error().is_some()).await;
+    let error = format!("{:?}", resolution.last_error());
+    assert!(error.contains("listing") && !error.contains("secret"), "{error}");
 }

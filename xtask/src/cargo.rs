@@ -10,7 +10,7 @@ use crate::tools::{Tools, on_path};
 use crate::workspace::Workspace;
 
 /// What the tests of features need, all at once: one build for all of them.
-const FEATURES: &str = "tls-ring,tls-webpki-roots,tonic-health,srv";
+pub(crate) const FEATURES: &str = "tls-ring,tls-webpki-roots,tonic-health,srv";
 
 pub(crate) fn test(
     workspace: &Workspace,

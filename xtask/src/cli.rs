@@ -117,6 +117,21 @@ pub(crate) enum Command {
         #[arg(last = true)]
         args: Vec<OsString>,
     },
+    /// Pack the crate, and use the package as README says: a project of one's own beside it, built and run
+    ///
+    /// Unpacks what `cargo package` makes, writes the files that README.md shows, builds them against it, and runs the
+    /// server and the client with a real etcd. Everything lies in target/package.
+    Package {
+        #[command(flatten)]
+        etcd: EtcdArgs,
+    },
+    /// Hold the public API against the list of other crates whose types may stand in it
+    ///
+    /// Builds cargo-check-external-types into target/tools on first use. It reads one format of rustdoc's JSON, that of
+    /// Rust 1.95; where rustdoc writes another, this fails unless CI_SKIP_EXTERNAL_TYPES is set.
+    ExternalTypes,
+    /// Hold the locked dependencies against the oldest Rust that is promised, and check with it where it is installed
+    Msrv,
     /// Print PROTOC and ETCD_BIN for a shell: eval "$(cargo xtask env)"
     ///
     /// After that, plain cargo commands (`cargo test`, `cargo clippy`, an editor started from that shell) find

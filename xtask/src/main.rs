@@ -9,7 +9,10 @@ mod chaos;
 mod cli;
 mod demo;
 mod error;
+mod external_types;
 mod interrupt;
+mod msrv;
+mod package;
 mod serve;
 mod tools;
 mod workspace;
@@ -52,6 +55,9 @@ fn run(command: Command) -> Result<ExitCode> {
             cargo::example(&workspace, &Tools::get(&workspace, etcd.etcd)?, &name, release, &args)
         }
         Command::Etcd { etcd, port } => serve::run(&tools::etcd::get(&workspace, etcd.etcd)?, port),
+        Command::Package { etcd } => package::run(&workspace, &Tools::get(&workspace, etcd.etcd)?),
+        Command::ExternalTypes => external_types::run(&workspace, &Tools::get(&workspace, None)?),
+        Command::Msrv => msrv::run(&workspace, &Tools::get(&workspace, None)?),
         Command::Env { etcd } => env(&Tools::get(&workspace, etcd.etcd)?),
     }
 }

@@ -35,6 +35,30 @@ impl Workspace {
         Ok(Self { root: path("workspace_root")?, target: path("target_directory")? })
     }
 
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// What cargo says of all locked packages.
+    pub(crate) fn metadata(&self) -> Result<serde_json::Value> {
+        let mut command = self.cargo("metadata");
+        let output = on("running cargo metadata", command.args(["--locked", "--format-version=1"]).output())?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            return Err(Error::new(format!("cargo metadata failed: {}", said.trim())));
+        }
+        on("reading what cargo metadata says", serde_json::from_slice(&output.stdout))
+    }
+
+    /// The version of a package of this workspace.
+    pub(crate) fn version(&self, package: &str) -> Result<String> {
+        let metadata = self.metadata()?;
+        let packages = metadata["packages"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let found = packages.iter().find(|known| known["name"] == package && known["source"].is_null());
+        let version = found.and_then(|package| package["version"].as_str()).map(str::to_owned);
+        version.ok_or_else(|| Error::new(format!("cargo metadata says nothing of the package {package}")))
+    }
+
     pub(crate) fn target(&self) -> &Path {
         &self.target
     }

@@ -215,10 +215,7 @@ impl BalancedChannelBuilder {
         K: Hash + Eq + Clone + Send + 'static,
         S: Stream<Item = Update<K>> + Send + 'static,
     {
-        let runtime = tokio::runtime::Handle::try_current().map_err(|_| Error::no_runtime("a balanced channel"))?;
-        if crate::balance::runtime::timer(tokio::time::Instant::now()).is_err() {
-            return Err(Error::no_runtime("a balanced channel, which needs timers too (enable_time, or enable_all),"));
-        }
+        let runtime = crate::timers::runtime("a balanced channel")?;
         let within = |what, value: u32, range: std::ops::RangeInclusive<u32>| {
             let reason = || format!("it must be from {} to {}", range.start(), range.end());
             if range.contains(&value) { Ok(()) } else { Err(Error::invalid(what, value.to_string(), reason())) }

@@ -14,7 +14,8 @@ use std::task::Poll;
 use std::time::Duration;
 
 use http::uri::Scheme;
-use tokio::task::AbortHandle;
+use tokio::task::coop::consume_budget;
+use tokio::task::{AbortHandle, yield_now};
 use tokio::time::{Instant, sleep_until};
 use tokio_stream::Stream;
 use tower::discover::Change;
@@ -56,15 +57,20 @@ where
     let mut open = true;
     loop {
         let judgement = pool.judge.as_ref().map(|judge| pool.began + judge.next());
+        let mut is_full = false;
         tokio::select! {
             update = next(source.as_mut()), if open => match update {
                 None => open = false, // the last set stays
                 Some(update) => {
                     pool.take(update, &mut roster);
-                    for _ in 0..AT_ONCE {
-                        let Some(more) = at_once(source.as_mut()).await else { break };
+                    let mut taken = 0;
+                    while taken < AT_ONCE
+                        && let Some(more) = at_once(source.as_mut()).await
+                    {
                         pool.take(more, &mut roster);
+                        taken += 1;
                     }
+                    is_full = taken == AT_ONCE;
                     for entry in roster.changed() {
                         pool.enter(entry);
                     }
@@ -78,6 +84,11 @@ where
         }
         pool.judge();
         pool.publish();
+        // A source that always has something to say leaves others their turns.
+        if is_full {
+            yield_now().await;
+        }
+        consume_budget().await;
     }
 }
 

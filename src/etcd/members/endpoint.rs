@@ -27,15 +27,19 @@ impl Endpoint {
         if secret::may_have_user(text) {
             return Err("user and password are given by `EtcdOptions::user`".into());
         }
-        let (secure, rest) = match text.split_once("://") {
-            None => (has_tls, text),
-            Some(("http", rest)) => (false, rest),
-            Some(("https", rest)) => (true, rest),
-            Some(("etcd", _)) => return Err("etcd:// is for targets; an endpoint says http or https".into()),
-            Some(("etcd-srv", _)) => {
+        let (scheme, rest) = match text.split_once("://") {
+            None => (None, text),
+            Some((scheme, rest)) => (Some(scheme.to_ascii_lowercase()), rest),
+        };
+        let secure = match scheme.as_deref() {
+            None => has_tls,
+            Some("http") => false,
+            Some("https") => true,
+            Some("etcd") => return Err("etcd:// is for targets; an endpoint says http or https".into()),
+            Some("etcd-srv") => {
                 return Err("etcd-srv:// is for targets; `EtcdOptions::srv` finds members by SRV records".into());
             }
-            Some((scheme, _)) => return Err(format!("the scheme {scheme:?} is neither http nor https")),
+            Some(scheme) => return Err(format!("the scheme {scheme:?} is neither http nor https")),
         };
         let authority = Authority::parse(rest.strip_suffix('/').unwrap_or(rest), Some(ETCD_PORT))?;
         Ok(Self { text: text.to_owned(), secure, authority, priority: 0, is_learned: false })

@@ -7,6 +7,8 @@ use crate::address::Authority;
 use crate::connection::{ClientTls, Invalid, Tls};
 use crate::error::Error;
 use crate::etcd::members::endpoint::Endpoint;
+#[cfg(feature = "srv")]
+use crate::etcd::members::srv::longest_name;
 use crate::etcd::options::EtcdOptions;
 use crate::secret;
 
@@ -14,6 +16,9 @@ use crate::secret;
 const LONGEST: Duration = Duration::from_secs(3600);
 /// etcd ends connections that are pinged more often than every 5 s.
 const KEEP_ALIVE_LEAST: Duration = Duration::from_secs(6);
+/// Characters of a DNS name, without a dot at its end.
+#[cfg(feature = "srv")]
+const LONGEST_NAME: usize = 253;
 /// How often the members may be listed at most.
 const LEARN_LEAST: Duration = Duration::from_secs(1);
 
@@ -81,15 +86,22 @@ impl EtcdOptions {
     #[cfg(feature = "srv")]
     fn check_srv(&self) -> Result<(), Error> {
         let Some(srv) = &self.srv else { return Ok(()) };
-        if let Err(reason) = srv.domain() {
-            return Err(Error::invalid("SRV domain", secret::without_user(&srv.domain), reason));
-        }
+        let refuse = |reason| Err(Error::invalid("SRV domain", secret::without_user(&srv.domain), reason));
+        let domain = match srv.domain() {
+            Ok(domain) => domain,
+            Err(reason) => return refuse(reason),
+        };
         let is_label = |name: &str| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
         // With `_etcd-client-ssl-` before it, and at most 63 characters together.
-        match srv.name.as_deref().filter(|name| name.is_empty() || name.len() > 46 || !is_label(name)) {
-            None => Ok(()),
-            Some(name) => Err(Error::invalid("SRV name", name, "it is 1 to 46 letters, digits, - or _")),
+        if let Some(name) = srv.name.as_deref().filter(|name| name.is_empty() || name.len() > 46 || !is_label(name)) {
+            return Err(Error::invalid("SRV name", name, "it is 1 to 46 letters, digits, - or _"));
         }
+        let asked = longest_name(&domain, srv.name.as_deref());
+        if asked.trim_end_matches('.').len() > LONGEST_NAME {
+            let reason = format!("{asked:?} is longer than the {LONGEST_NAME} characters of a DNS name");
+            return refuse(reason);
+        }
+        Ok(())
     }
 
     fn check_scheme(&self, secure: bool) -> Result<(), &'static str> {
@@ -148,7 +160,7 @@ mod tests {
 
     #[test]
     fn takes_endpoints_as_people_write_them() {
-        let options = EtcdOptions::from(["http://h1:2379", "H2", "[::1]:1/"]);
+        let options = EtcdOptions::from(["HTTP://h1:2379", "H2", "[::1]:1/"]);
         options.check().unwrap();
         assert!(options.configured().iter().all(|endpoint| !endpoint.secure));
         assert_eq!(
@@ -197,6 +209,7 @@ mod tests {
             EtcdOptions::srv("root:secret@example.org"),
             EtcdOptions::srv("example.org:53"),
             EtcdOptions::srv(""),
+            EtcdOptions::srv([&"a".repeat(60); 4].map(String::as_str).join(".")),
             EtcdOptions::srv("example.org").srv_name("a.b"),
             EtcdOptions::srv("example.org").srv_name(""),
         ] {

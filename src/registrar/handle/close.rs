@@ -4,11 +4,12 @@ use std::pin::pin;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::error::Error;
 use crate::registrar::handle::registrar::Registrar;
 use crate::registrar::shared::Shared;
+use crate::secret::shown_key;
 
 /// How many keys an error names: enough to see what they are, short enough for a log line.
 const NAMED_KEYS: usize = 10;
@@ -27,8 +28,8 @@ impl Registrar {
     /// # Errors
     /// - Something has not left in time ([`Error::is_timeout`]), as when etcd is unavailable. The source names the keys.
     ///   Their removal is retried while the runtime lives; then they go with the lease, which is no longer renewed.
-    /// - The runtime that maintained the registrations has ended with keys in etcd ([`Error::is_closed`]). The source names
-    ///   them.
+    /// - A runtime that maintained registrations has ended with keys in etcd, whose lease has not ended and which were not
+    ///   registered again since ([`Error::is_closed`]). The source names them.
     /// - There is no tokio runtime, so nothing can be waited for.
     ///
     /// # Cancel safety
@@ -41,7 +42,9 @@ impl Registrar {
         let left = timeout(within, self.shared.task_ended()).await;
         let state = self.shared.state();
         if left.is_ok() || !state.has_task {
-            let abandoned = state.abandoned_keys.clone();
+            let is_live = |until: Option<Instant>| until.is_none_or(|until| Instant::now() < until);
+            let abandoned = state.abandoned_keys.iter().filter(|abandoned| is_live(abandoned.until));
+            let abandoned: Vec<String> = abandoned.map(|abandoned| shown_key(&abandoned.key)).collect();
             drop(state);
             if abandoned.is_empty() {
                 return Ok(());

@@ -17,6 +17,7 @@ use crate::registrar::records::records;
 use crate::registrar::shared::Shared;
 use crate::registrar::task::Task;
 use crate::target::Target;
+use crate::timers;
 
 /// Registers instances in one etcd, all under one lease. Cheap to clone; clones share the lease.
 ///
@@ -42,7 +43,7 @@ impl Registrar {
     ///   that the codec refuses or panics on, records larger than etcd takes, keys that this registrar has registered
     ///   already ([`Error::is_invalid_argument`]).
     /// - [`Registrar::close`] was called ([`Error::is_closed`]).
-    /// - There is no tokio runtime.
+    /// - There is no tokio runtime, or it has no timers.
     ///
     /// It never fails because etcd is unavailable.
     pub fn register<T>(&self, target: T, instance: Instance) -> Result<Registration, Error>
@@ -93,8 +94,8 @@ impl Registrar {
             entry.map_err(|error| error.of_service(target.name()))
         };
         let entries = all.iter().map(entry).collect::<Result<Vec<_>, _>>()?;
-        let runtime = Handle::try_current().map_err(|_| Error::no_runtime("registering"))?;
-        let shown: Vec<_> = entries.iter().map(|entry| (entry.subscribe(), entry.put_started.clone())).collect();
+        let runtime = timers::runtime("registering")?;
+        let shown: Vec<_> = entries.iter().map(|entry| (entry.subscribe(), entry.visibility.clone())).collect();
         let (ids, starts_task) = self.shared.add(entries)?;
         if starts_task {
             // Not under the lock: a runtime that is shutting down drops the task at once, and `Task::drop` takes the lock.
@@ -102,11 +103,11 @@ impl Registrar {
             runtime.spawn(Task::new(self.shared.clone(), self.shared.etcds.on(&runtime)).run());
         }
         self.shared.changed.notify_one();
-        let registration = |(((target, instance, options), id), (states, put_started))| {
+        let registration = |(((target, instance, options), id), (states, visibility))| {
             let RegistrationOptions { key, .. } = options;
             let etcd = self.shared.etcds.on(&runtime);
             self.shared.nested_names.check(&runtime, etcd, &target, key.as_deref(), Clone::clone(&states));
-            Registration { shared: self.shared.clone(), id, target, instance, key, states, put_started }
+            Registration { shared: self.shared.clone(), id, target, instance, key, states, visibility }
         };
         Ok(all.into_iter().zip(ids).zip(shown).map(registration).collect())
     }

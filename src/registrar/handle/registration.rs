@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::error::Error;
 use crate::instance::Instance;
-use crate::registrar::entry::{Publication, PutStarted};
+use crate::registrar::entry::{Publication, Visibility};
 use crate::registrar::handle::state::{Published, RegistrationState, RegistrationStates};
 use crate::registrar::handle::waiter::StateWaiter;
 use crate::registrar::lease::Id;
@@ -38,7 +38,7 @@ pub struct Registration {
     /// The name of the key, if it was chosen.
     pub(super) key: Option<String>,
     pub(super) states: watch::Receiver<Published>,
-    pub(super) put_started: PutStarted,
+    pub(super) visibility: Visibility,
 }
 
 impl Registration {
@@ -195,8 +195,10 @@ impl Registration {
     /// not in etcd any more, that happens in the background.
     ///
     /// A put that etcd has not answered may still arrive, and only the end of its lease excludes that. The registrar then
-    /// puts its other registrations under another lease, without a gap, and revokes the first; this waits for it. If etcd
-    /// grants no other lease, as while it is full, the key is deleted, this returns, and the lease is replaced later.
+    /// puts its other registrations under another lease, without a gap, and revokes the first; this waits for it. The same
+    /// happens if the role may not delete the key any more; if it may not revoke the lease either, the key goes when the lease
+    /// ends, within twice its time to live. If etcd grants no other lease, as while it is full, the key is deleted, this
+    /// returns, and the lease is replaced later.
     ///
     /// # Errors
     /// It takes longer ([`Error::is_timeout`]), as when etcd is unavailable. The removal is retried until etcd answers. The
@@ -227,9 +229,9 @@ impl Registration {
         self.waiter().wait_for(is_closed, left, within, "deregistering").await.map(drop)
     }
 
-    /// Whether clients may have seen it.
-    pub(crate) fn put_started(&self) -> PutStarted {
-        self.put_started.clone()
+    /// Whether clients may know it.
+    pub(crate) fn visibility(&self) -> Visibility {
+        self.visibility.clone()
     }
 
     /// Begins to deregister without waiting.

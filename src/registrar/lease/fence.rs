@@ -5,8 +5,11 @@
 //! pauses) while a put of it may be late, the lease is replaced: another lease is granted, the keys of all other
 //! registrations are put under it, and then the first lease is revoked. A lease that no other key needs is revoked at once.
 //!
+//! A lease is also replaced if it holds a key that the role may not write any more: etcd 3.7 does not renew it, and the key
+//! cannot be deleted, so it must end with the lease.
+//!
 //! ```text
-//!   current ── a late put of an undesired key ──▶ retired ── no desired key under it ──▶ released ──▶ revoked
+//!   current ── a late put, or a refused key ─────▶ retired ── no desired key under it ──▶ released ──▶ revoked
 //!      ▲                                            │         (renewed until then)    (may end at any time)
 //!      └────────── etcd grants no other lease ──────┘
 //! ```
@@ -27,7 +30,7 @@ impl Machine {
             let retires = if self.has_registrations() {
                 // One move at a time, unless no key has to move.
                 let may_move = now >= self.move_not_before && self.leases.retired().next().is_none();
-                self.has_late_puts(id) && (may_move || !self.is_needed(id))
+                self.must_end(id) && (may_move || !self.is_needed(id))
             } else {
                 true
             };
@@ -41,15 +44,15 @@ impl Machine {
 
     /// When the current lease may be retired, if it has to be and a refusal delays it.
     pub(super) fn next_move(&self, now: Duration) -> Option<Duration> {
-        let waits = self.leases.current().is_some_and(|id| self.has_late_puts(id));
+        let waits = self.leases.current().is_some_and(|id| self.must_end(id));
         (waits && now < self.move_not_before).then_some(self.move_not_before)
     }
 
-    /// Whether a late put of an undesired key may arrive under the lease.
-    fn has_late_puts(&self, lease: i64) -> bool {
+    /// Whether only the end of the lease settles something: a late put of an undesired key, or a refused key.
+    fn must_end(&self, lease: i64) -> bool {
         let undesired = self.registrations.values().filter(|registration| !registration.is_desired());
         let mut keys = undesired.flat_map(|registration| &registration.keys);
-        self.leases.has_late_put(lease) || keys.any(|key| key.late_puts.contains(&lease))
+        self.leases.must_end(lease) || keys.any(|key| key.late_puts.contains(&lease))
     }
 
     /// Whether a desired key may be under the lease.
@@ -73,11 +76,12 @@ impl Machine {
             };
             for key in registration.keys.extract_if(.., is_forgotten) {
                 if leaving {
-                    key.late_puts.iter().for_each(|lease| self.leases.add_late_put(*lease));
+                    key.late_puts.iter().for_each(|lease| self.leases.set_must_end(*lease));
                 } else if !key.late_puts.is_empty() {
                     orphans.push(key);
                 }
             }
+            registration.update_was_complete();
         }
         orphans.into_iter().for_each(|key| self.add_orphan(key));
     }

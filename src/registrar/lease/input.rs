@@ -27,6 +27,8 @@ impl Machine {
             Input::Renewed { lease, asked, seconds } => self.leases.renewed(lease, asked, seconds),
             Input::RenewalFailed { lease, failure: FailureKind::LeaseGone } => self.lease_ended(lease),
             Input::RenewalFailed { lease, failure } => self.leases.renewal_failed(now, lease, failure),
+            // The other keys move to another lease before this one ends.
+            Input::LeaseRefused { lease } => self.leases.renewal_refused(lease),
             Input::Put { revision, retried } => self.put_applied(now, action, revision, retried),
             Input::PutMismatch { retried } => self.put_mismatch(action, retried),
             Input::Removed => self.removed(action),
@@ -68,6 +70,7 @@ impl Machine {
             return;
         };
         registration.update(desired);
+        registration.update_was_complete();
         if registration.paused {
             // One attempt to remove it starts at once, whatever failed before.
             self.blocked_until = Duration::ZERO;
@@ -178,6 +181,7 @@ impl Machine {
             let key = key.to_vec();
             registration.loss = if deleted { Loss::Deleted(key) } else { Loss::Overwritten(key) };
         }
+        registration.update_was_complete();
         if is_read && is_unwanted && registration.is_absent(false) {
             registration.was_complete &= !registration.paused;
         }
@@ -223,7 +227,7 @@ impl Machine {
         let Some(key) = self.key_of(action) else {
             // Nobody desires the key any more.
             if is_live {
-                self.leases.add_late_put(*lease);
+                self.leases.set_must_end(*lease);
                 let value = record.value.clone();
                 self.add_orphan(KeyState::orphan(&record.key, KeyValue { lease: *lease, revision, value, id: None }));
             }
@@ -311,6 +315,10 @@ impl Machine {
             self.key_of(action).into_iter().for_each(KeyState::read_refused);
         }
         let Some(registration) = self.registrations.get_mut(&id) else { return };
+        if let (Action::Delete { lease, .. }, false) = (action, registration.is_desired()) {
+            // The key ends with its lease, which the other keys leave.
+            self.leases.set_must_end(*lease);
+        }
         // If the read came before a delete, the delete is sent without it: at once the first time.
         let is_urgent = is_read && !registration.is_desired();
         registration.blocked_until = now + registration.backoff.fail(now, !is_urgent);
@@ -338,7 +346,7 @@ impl Machine {
                 key.delete_unknown(*expected);
             }
         } else {
-            late_put.into_iter().for_each(|lease| self.leases.add_late_put(lease));
+            late_put.into_iter().for_each(|lease| self.leases.set_must_end(lease));
         }
     }
 

@@ -43,10 +43,14 @@ struct Lease {
     renew_at: Duration,
     /// When it expires unless it is renewed, by our clock.
     expires_at: Duration,
+    /// When it expires at the latest: a renewal without an answer may have been applied.
+    expires_at_most: Duration,
     /// The last renewal failed.
     overdue: bool,
-    /// A put of a key that nobody desires may still arrive under it, and no key state remembers that.
-    late_put: bool,
+    /// Only its end settles something, so its keys move to another lease: see [`Leases::set_must_end`].
+    must_end: bool,
+    /// etcd does not renew it any more.
+    refused: bool,
     /// No desired key needs it: it is being revoked and not renewed.
     released: bool,
     /// When the next attempt to revoke it may start.
@@ -157,14 +161,16 @@ impl Leases {
         released.map(|lease| (lease.id, lease.revoke_at)).min_by_key(|(_, at)| *at)
     }
 
-    /// The health of the leases in use: the worst of them, since a registration may have keys under each.
-    pub(super) fn health(&self, now: Duration) -> Option<LeaseHealth> {
+    /// The health of the leases that a registration may be under: the worst of them, or of all leases in use if it is
+    /// under none.
+    pub(super) fn health(&self, now: Duration, is_under: impl Fn(i64) -> bool) -> Option<LeaseHealth> {
         let health = |lease: &Lease| match lease.overdue {
             true if now >= lease.expires_at => LeaseHealth::Expired,
             true => LeaseHealth::Overdue,
             false => LeaseHealth::Renewed,
         };
-        self.in_use().map(health).max()
+        let own = self.in_use().filter(|lease| is_under(lease.id)).map(health).max();
+        own.or_else(|| self.in_use().map(health).max())
     }
 
     /// The ids of leases that have ended, as far as they are remembered.
@@ -178,9 +184,11 @@ impl Leases {
         self.all().map(|lease| lease.ttl / 6).min()
     }
 
-    /// When the first lease in use expires, by our clock.
+    /// When the first lease in use expires, by our clock. A lease that etcd refuses to renew counts only if there is no
+    /// other: it ends with the keys that may not move.
     pub(super) fn first_expiry(&self) -> Option<Duration> {
-        self.in_use().map(|lease| lease.expires_at).min()
+        let renewed = self.in_use().filter(|lease| !lease.refused).map(|lease| lease.expires_at).min();
+        renewed.or_else(|| self.in_use().map(|lease| lease.expires_at).min())
     }
 
     /// When the first overdue lease expires, by our clock, if that is in the future.
@@ -188,10 +196,10 @@ impl Leases {
         self.in_use().filter(|lease| lease.overdue && now < lease.expires_at).map(|lease| lease.expires_at).min()
     }
 
-    /// Whether a lease must have ended although etcd has not said so: two times to live after the last renewal, because a
-    /// new etcd leader extends each lease once.
+    /// Whether a lease must have ended although etcd has not said so: two times to live after the last renewal that may have
+    /// been applied, because a new etcd leader extends each lease once.
     pub(super) fn has_surely_expired(&self, id: i64, now: Duration) -> bool {
-        self.all().any(|lease| lease.id == id && now >= lease.expires_at + lease.ttl)
+        self.all().any(|lease| lease.id == id && now >= lease.expires_at_most + lease.ttl)
     }
 
     /// The next renewal, without the leases whose renewals are in flight.
@@ -221,8 +229,10 @@ impl Leases {
             ttl_confirmed: seconds.is_some(),
             renew_at,
             expires_at: asked + ttl,
+            expires_at_most: asked + ttl,
             overdue: false,
-            late_put: false,
+            must_end: false,
+            refused: false,
             released: false,
             revoke_at: Duration::ZERO,
         });
@@ -237,7 +247,8 @@ impl Leases {
         let renew_at = if ttl_confirmed { self.next_renewal(asked, ttl) } else { asked };
         if let Some(lease) = self.get_mut(id) {
             (lease.ttl, lease.ttl_confirmed, lease.renew_at) = (ttl, ttl_confirmed, renew_at);
-            (lease.expires_at, lease.overdue) = (asked + ttl, false);
+            (lease.expires_at, lease.overdue, lease.refused) = (asked + ttl, false, false);
+            lease.expires_at_most = lease.expires_at_most.max(lease.expires_at);
         }
         self.renewals.reset();
     }
@@ -253,6 +264,9 @@ impl Leases {
         if let Some(lease) = self.get_mut(id) {
             // A sixth at most: the backoff must not cost a short lease its remaining attempts.
             (lease.renew_at, lease.overdue) = (now + wait.min(lease.ttl / 6), true);
+            if failure.may_be_applied() {
+                lease.expires_at_most = now + lease.ttl;
+            }
         }
     }
 
@@ -263,15 +277,20 @@ impl Leases {
         }
     }
 
-    /// A put of a key that nobody desires may still arrive under the lease, and only the lease remembers it.
-    pub(super) fn add_late_put(&mut self, id: i64) {
-        self.get_mut(id).into_iter().for_each(|lease| lease.late_put = true);
+    /// Only the end of the lease settles something, so all other keys move to another lease: a put of a key that nobody
+    /// desires may still arrive under it and no key remembers that, or it holds a key that may not be deleted any more.
+    pub(super) fn set_must_end(&mut self, id: i64) {
+        self.get_mut(id).into_iter().for_each(|lease| lease.must_end = true);
     }
 
-    /// Whether [`Leases::add_late_put`] was called for the lease. Only the end of the lease takes
-    /// that back.
-    pub(super) fn has_late_put(&self, id: i64) -> bool {
-        self.all().any(|lease| lease.id == id && lease.late_put)
+    /// etcd refuses to renew the lease: all keys that may move do so before it ends.
+    pub(super) fn renewal_refused(&mut self, id: i64) {
+        self.get_mut(id).into_iter().for_each(|lease| (lease.must_end, lease.refused) = (true, true));
+    }
+
+    /// Whether [`Leases::set_must_end`] was called for the lease. Nothing takes that back.
+    pub(super) fn must_end(&self, id: i64) -> bool {
+        self.all().any(|lease| lease.id == id && lease.must_end)
     }
 
     /// The current lease is to be replaced by another one.

@@ -127,7 +127,7 @@ impl Machine {
         if registration.leaving {
             return if registration.was_complete { RegistrationStatus::Updating } else { RegistrationStatus::Pending };
         }
-        let health = self.leases.health(now);
+        let health = self.leases.health(now, |lease| registration.may_be_under(lease));
         if registration.paused {
             return match health {
                 _ if registration.is_absent(!self.move_refused) => RegistrationStatus::Paused,

@@ -86,6 +86,16 @@ impl TrackedRegistration {
         self.keys.iter().all(|key| key.status == KeyStatus::Present && !key.obsolete)
     }
 
+    /// Notes that all keys are present while they are desired: from here on the status is `Updating`, not `Pending`.
+    pub(super) fn update_was_complete(&mut self) {
+        self.was_complete |= self.is_desired() && self.is_complete();
+    }
+
+    /// Whether any of its keys may be under the lease.
+    pub(super) fn may_be_under(&self, lease: i64) -> bool {
+        self.keys.iter().any(|key| key.may_be_under(lease))
+    }
+
     /// Whether every desired key is in etcd, perhaps with an earlier value.
     pub(super) fn exists(&self) -> bool {
         self.keys.iter().all(|key| key.obsolete || key.exists())

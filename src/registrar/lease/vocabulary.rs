@@ -129,6 +129,10 @@ pub(crate) enum Input {
         lease: i64,
         failure: FailureKind,
     },
+    /// etcd does not renew the lease, because it holds a key that the role may not write any more.
+    LeaseRefused {
+        lease: i64,
+    },
     /// The put was applied at this revision.
     Put {
         revision: i64,

@@ -29,11 +29,11 @@ use self::health::{RequestHealth, RequestKind, registration_of};
 use self::publisher::{StateChange, StatePublisher};
 use self::watcher::{KeyWatcher, sleep_until_some};
 use crate::error::Error;
-use crate::etcd::{Etcd, Failure, KeepAlive};
+use crate::etcd::{Class, Etcd, Failure, KeepAlive};
 use crate::registrar::entry::Entry;
 use crate::registrar::handle::state::RegistrationState;
 use crate::registrar::lease::{Action, Id, Input, Machine, RegistrationStatus, Relevance, Renewal};
-use crate::registrar::shared::Shared;
+use crate::registrar::shared::{AbandonedKey, Shared};
 
 /// How long a delete or a revocation may take before another member is asked: somebody waits for it, and deregistering has
 /// 5 s by default, so two members are tried within them.
@@ -305,8 +305,12 @@ impl Task {
                 }
             }
             Err(failure) => {
+                let is_refused = failure.class == Class::Denied;
                 let failure = self.health.failed(RequestKind::Renewal, None, failure, true);
                 self.input(Input::RenewalFailed { lease, failure });
+                if is_refused {
+                    self.input(Input::LeaseRefused { lease });
+                }
             }
         }
     }
@@ -314,7 +318,7 @@ impl Task {
     /// Sends a request of the machine.
     fn request(&self, action: Action) -> InFlight<SentAction, Result<Input, Failure>> {
         if let Action::Put { id, .. } = &action {
-            self.shared.state().entries.get(id).into_iter().for_each(|entry| entry.put_started.set());
+            self.shared.state().entries.get(id).into_iter().for_each(|entry| entry.visibility.begin());
         }
         let mut timeouts = self.health.timeouts(RequestKind::Work, self.machine.request_timeout());
         if let Action::Delete { .. } | Action::Revoke { .. } = action {
@@ -360,6 +364,9 @@ impl Drop for Task {
         }
         let lease = self.machine.any_lease();
         let mut state = self.shared.state();
+        let now = Instant::now();
+        let ttl = Duration::from_secs(self.shared.ttl_seconds.cast_unsigned());
+        let until = state.lease_expires_at.or_else(|| now.checked_add(ttl));
         (state.lease, state.lease_expires_at) = (None, None);
         (state.has_task, state.abandoned) = (false, true);
         let mut entries = std::mem::take(&mut state.entries);
@@ -369,10 +376,14 @@ impl Drop for Task {
                 RegistrationState::Closed | RegistrationState::Paused { .. } | RegistrationState::Held { .. }
             )
         };
-        let stays = |entry: &&Entry| entry.put_started.is_set() && !is_out(entry.state());
-        let keys: Vec<String> = entries.values().filter(stays).flat_map(Entry::shown_keys).collect();
+        let stays = |entry: &&Entry| entry.visibility.may_be_visible() && !is_out(entry.state());
+        let records = entries.values().filter(stays).flat_map(|entry| &entry.records);
+        let keys: Vec<_> = records.map(|record| AbandonedKey { key: record.key.clone(), until }).collect();
         let count = keys.len();
-        state.abandoned_keys = if lease.is_some() { keys } else { Vec::new() };
+        state.abandoned_keys.retain(|abandoned| abandoned.until.is_none_or(|until| now < until));
+        if lease.is_some() {
+            state.abandoned_keys.extend(keys);
+        }
         drop(state);
         // A lease without keys needs no warning: it may be one that is being revoked.
         if let Some(lease) = lease.filter(|_| count > 0) {

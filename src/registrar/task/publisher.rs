@@ -67,6 +67,9 @@ impl StatePublisher {
         if !is_new_status && is_known {
             return None;
         }
+        if status == RegistrationStatus::Paused {
+            entry.visibility.end();
+        }
         self.registrations.insert(id, LastPublished { status, version: entry.version, error: error.cloned() });
         let why = match status {
             RegistrationStatus::Held => machine.holder(id).map(|(key, lease, id)| Error::held(key, lease, id)),

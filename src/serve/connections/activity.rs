@@ -17,6 +17,7 @@ pub(super) struct ConnectionActivity {
     handed_over: AtomicBool,
     /// Over TLS: the server has sent HTTP/2's first SETTINGS and nothing since, so the client has not spoken.
     only_settings_sent: AtomicBool,
+    /// Counted over TLS only.
     writes: AtomicUsize,
     /// Counted over TLS only.
     reads: AtomicUsize,
@@ -58,7 +59,7 @@ impl ConnectionActivity {
         self.reads.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Called with each write, over TLS or not.
+    /// Called over TLS with each write.
     pub(super) fn count_write(&self) {
         self.writes.fetch_add(1, Ordering::AcqRel);
     }
@@ -78,7 +79,8 @@ impl ConnectionActivity {
         self.tls.load(Ordering::Acquire)
     }
 
-    /// Counts the calls that began or ended, and the writes: the end of a response may be on its way after its call ended.
+    /// Counts the calls that began or ended, and over TLS the writes: the end of a response may be on its way after its call
+    /// has ended.
     pub(super) fn changes(&self) -> usize {
         let counted = self.counted.as_ref().map_or(0, |count| count.changes());
         self.calls.changes().wrapping_add(counted).wrapping_add(self.writes.load(Ordering::Acquire))

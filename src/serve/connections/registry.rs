@@ -11,7 +11,8 @@ use crate::serve::connections::activity::ConnectionActivity;
 use crate::serve::connections::calls::{CallCounter, SocketPair};
 use crate::serve::connections::socket::Socket;
 
-/// How long a connection without a call in flight stays open after GOAWAY, its last call, or its last write.
+/// How long a connection without a call in flight stays open after GOAWAY, its last call, or over TLS its last
+/// write.
 ///
 /// Its client may have sent a call before it saw GOAWAY, and takes one round trip to answer the PING that comes with it;
 /// then the connection ends by itself. 0.75 s is more than any round trip between hosts, and keeps a stop under a second.

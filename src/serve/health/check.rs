@@ -62,6 +62,9 @@ pub(crate) async fn pass(control: &ServeControl, what: &'static str, check: &Che
         control.set_state(ServeState::Starting { why: Some(error) });
         sleep(wait).await;
     }
+    if warned {
+        control.set_state(ServeState::Starting { why: None });
+    }
 }
 
 /// Runs a check for ever, with a wait of `every` before each run, and reports each result.

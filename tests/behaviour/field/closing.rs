@@ -138,3 +138,41 @@ async fn ten_elsewhere(registrar: &Registrar) -> Vec<Registration> {
     registration.ready(PATIENCE).await.unwrap();
     vec![registration]
 }
+
+/// F64: what was registered on another runtime since covers no key that was left behind, unless it has that key.
+#[test]
+fn what_a_runtime_has_left_behind_is_said_also_after_another_one_was_used() {
+    let outside = Runtime::new().unwrap();
+    let world = outside.block_on(World::start());
+    let registrar = registrar(world.etcd.endpoint());
+    let main = Builder::new_current_thread().enable_all().build().unwrap();
+    let left = main.block_on(ten(&registrar));
+    drop(main);
+    outside.block_on(async {
+        let again = registrar.register("a", Instance::new("h:2").unwrap()).unwrap();
+        again.ready(PATIENCE).await.unwrap();
+        let error = registrar.close(PATIENCE).await.unwrap_err();
+        assert!(error.is_closed(), "{error:?}");
+        let said = format!("{error:?}");
+        assert!(said.contains("\"a/h:4\"") && !said.contains("\"a/h:2\""), "{said}");
+        let contents = world.contents("a/").await;
+        assert!(contents.contains_key("a/h:4") && !contents.contains_key("a/h:2"), "{contents:?}");
+    });
+    drop(left);
+}
+
+/// F64: they are gone with their lease, and then there is nothing to say.
+#[test]
+fn what_a_runtime_has_left_behind_is_not_said_for_ever() {
+    let outside = Runtime::new().unwrap();
+    let world = outside.block_on(World::start());
+    let registrar = Registrar::builder([world.etcd.endpoint()]).ttl(Duration::from_secs(2)).build().unwrap();
+    let main = Builder::new_current_thread().enable_all().build().unwrap();
+    let left = main.block_on(ten(&registrar));
+    drop(main);
+    outside.block_on(async {
+        until("the lease to end", async || world.contents("a/").await.is_empty().then_some(())).await;
+        until("nothing to say", async || registrar.close(PATIENCE).await.ok()).await;
+    });
+    drop(left);
+}

@@ -1,7 +1,8 @@
 //! What a record may say: addresses, weights, names below each other, and what is logged of it.
 
 use test_support::Log;
-use tonic_etcd::{Instance, Registrar, Resolver};
+use tokio::runtime::Builder;
+use tonic_etcd::{Instance, Registrar, RegistrationOptions, Resolver};
 use tracing::Level;
 
 use crate::support::{PATIENCE, World, naming, resolved, servers_are, until};
@@ -209,4 +210,27 @@ async fn metadata_that_changes_all_the_time_is_told_at_debug() {
     world.put("s/2", "h:2").await;
     servers_are(&resolution, &["h:1", "h:2"]).await;
     assert_eq!(log.count_at(Level::INFO, "membership changed"), before + 1, "{}", log.text());
+}
+
+/// F67: a look that ended with its runtime is made by the next one.
+#[test]
+fn a_registrar_looks_again_where_its_runtime_ended_before_it_could() {
+    const WARNING: &str = "service name is nested in another";
+    let (log, _guard) = Log::begin();
+    let [first, second] = [(), ()].map(|()| Builder::new_current_thread().enable_all().build().unwrap());
+    let world = second.block_on(World::start());
+    second.block_on(world.put("shop/10.0.0.5:1", &naming("10.0.0.5:1")));
+    let registrar = second.block_on(Registrar::connect([world.etcd.endpoint()])).unwrap();
+    let at = |address: &str| Instance::new(address).unwrap();
+    let ended = first.block_on(async {
+        let paused = registrar.register_with("shop/payments", at("10.0.0.6:1"), RegistrationOptions::new().paused(true)).unwrap();
+        paused.paused(PATIENCE).await.unwrap();
+        paused
+    });
+    drop((first, ended));
+    second.block_on(async {
+        let next = registrar.register("shop/payments", at("10.0.0.6:2")).unwrap();
+        next.ready(PATIENCE).await.unwrap();
+        until("the warning", async || (log.count_at(Level::WARN, WARNING) > 0).then_some(())).await;
+    });
 }

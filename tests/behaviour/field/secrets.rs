@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use etcd_client::Client;
 use test_support::{Etcd, Log};
 use tonic_etcd::codec::{Codec, Detect, GrpcNaming, Plain};
-use tonic_etcd::{Address, BalancedChannel, EtcdOptions, Instance, Registrar, RegistrationOptions, Resolver, Target};
+use tonic_etcd::{Address, BalancedChannel, Conflict, EtcdOptions, Instance, Registrar, RegistrationOptions, Resolver, Target};
 use tower::discover::Change;
 
 use crate::support::{PATIENCE, naming, resolved};
@@ -113,4 +113,43 @@ async fn records_with_a_password_are_left_out_and_not_shown() {
     for text in [format!("{snapshot:?}"), format!("{resolution:?}"), entries.join(" "), log.text()] {
         assert!(!text.contains("secret"), "{text}");
     }
+}
+
+/// F18: nor does the warning of a part of a record that is not understood.
+#[tokio::test]
+async fn what_is_not_understood_of_a_record_shows_no_password() {
+    let (log, _guard) = Log::begin();
+    let etcd = Etcd::start();
+    let admin = Client::connect([etcd.endpoint()], None).await.unwrap();
+    let resolver = Resolver::connect([etcd.endpoint()]).await.unwrap();
+    let cut_off = format!("http://root:secret{}@h:2379", "x".repeat(100));
+    let texts = TEXTS.iter().map(|text| (*text).to_owned()).chain([cut_off]);
+    for (number, text) in texts.enumerate() {
+        let value = format!(r#"{{"Op":0,"Addr":"h:1","Metadata":{{"weight":"{text}"}}}}"#);
+        admin.kv_client().put(format!("{number}/h:1"), value, None).await.unwrap();
+        let resolution = resolver.resolve(number.to_string()).await.unwrap();
+        resolved(&resolution, "one", |snapshot| snapshot.len() == 1).await;
+        assert!(log.warned("is not understood") > number, "{}", log.text());
+    }
+    // Metadata are the user's, and are shown by who asks for them.
+    let misread = log.text().lines().filter(|line| line.contains("is not understood")).collect::<Vec<_>>().join("\n");
+    assert!(!misread.contains("secret"), "{misread}");
+}
+
+/// F18: nor does the error that names who holds a key.
+#[tokio::test]
+async fn who_holds_a_key_shows_no_password() {
+    let (log, _guard) = Log::begin();
+    let etcd = Etcd::start();
+    let admin = Client::connect([etcd.endpoint()], None).await.unwrap();
+    let value = r#"{"Addr":"h:1","Metadata":{"id":"http://root:secret@pod-1"}}"#;
+    admin.kv_client().put("s/h:1", value, None).await.unwrap();
+    let registrar = Registrar::connect([etcd.endpoint()]).await.unwrap();
+    let options = RegistrationOptions::new().conflict(Conflict::Refuse);
+    let registration = registrar.register_with("s", Instance::new("h:1").unwrap(), options).unwrap();
+    let error = registration.ready(PATIENCE).await.unwrap_err();
+    for text in [format!("{error} {error:?}"), format!("{registration:?}"), log.text()] {
+        assert!(!text.contains("secret"), "{text}");
+    }
+    assert!(error.is_conflict() && error.to_string().contains("pod-1"), "{error}");
 }

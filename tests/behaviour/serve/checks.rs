@@ -144,3 +144,27 @@ async fn a_check_that_panics_has_failed() {
     served.control.stop();
     served.end().await.unwrap();
 }
+
+/// What has passed is no reason any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_reason_goes_with_its_check() {
+    let world = World::start().await;
+    let (asked, healthy) = (AtomicUsize::new(0), Arc::new(AtomicUsize::new(0)));
+    let begun = healthy.clone();
+    let served = Served::start(&registrar(&world), |serve| {
+        let ready = move || {
+            let is_first = asked.fetch_add(1, Ordering::SeqCst) == 0;
+            async move { if is_first { Err("cold cache") } else { Ok(()) } }
+        };
+        serve.ready_when(ready).healthy_when(Duration::from_secs(1), move || {
+            begun.fetch_add(1, Ordering::SeqCst);
+            std::future::pending::<Result<(), Error>>()
+        })
+    })
+    .await;
+    until("the health check", async || (healthy.load(Ordering::SeqCst) > 0).then_some(())).await;
+    let error = served.control.ready(Duration::from_millis(1)).await.unwrap_err();
+    assert!(error.is_timeout() && !format!("{error:?}").contains("cold cache"), "{error:?}");
+    served.control.stop();
+    served.end().await.unwrap();
+}

@@ -1,10 +1,12 @@
 //! Out of the directory first, then out of the clients' hands, then gone.
 
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::time::Duration;
 
-use tokio::time::Instant;
-use tonic_etcd::{Departure, EtcdOptions, Registrar, ServeState};
+use tokio::time::{Instant, sleep};
+use tonic_etcd::{Departure, EtcdOptions, Instance, Registrar, RegistrationState, ServeState};
 
 use super::{Served, gone, greet, registrar, waiting};
 use crate::support::{PATIENCE, World, resolved, until};
@@ -93,6 +95,39 @@ async fn one_that_was_never_in_etcd_stops_at_once() {
     assert!(began.elapsed() < PATIENCE, "no client can know it");
 }
 
+/// Where nothing was ever put there is nothing to mark, and no client to wait for.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_was_never_ready_is_not_marked_and_stops_at_once() {
+    let world = World::start().await;
+    let mut served = Served::start(&registrar(&world), |serve| {
+        let never = || async { Err::<(), _>("cold cache") };
+        serve.departure(Departure::MarkDraining).propagation(PATIENCE * 10).ready_when(never)
+    })
+    .await;
+    served.reaches("the reason", |state| matches!(state, ServeState::Starting { why: Some(_), .. })).await;
+    served.stop();
+    served.end().await.unwrap();
+}
+
+/// Clients have forgotten one that has been out of the directory for long enough.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_is_paused_for_long_stops_at_once() {
+    let world = World::start().await;
+    let wait = Duration::from_secs(6);
+    for (departure, key) in [(Departure::Deregister, "a"), (Departure::MarkDraining, "b")] {
+        let served =
+            Served::ready(&registrar(&world), |serve| serve.departure(departure).propagation(wait).key(key)).await;
+        served.control.pause();
+        let is_out = || matches!(served.control.registrations()[0].1, RegistrationState::Paused { .. });
+        until("it to be out", async || is_out().then_some(())).await;
+        sleep(wait).await;
+        let began = Instant::now();
+        served.control.stop();
+        served.end().await.unwrap();
+        assert!(began.elapsed() < wait, "{departure:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn it_can_be_marked_before_it_goes() {
     let world = World::start().await;
@@ -109,6 +144,52 @@ async fn it_can_be_marked_before_it_goes() {
     assert!(matches!(served.control.state(), ServeState::Leaving), "it serves meanwhile");
     served.end().await.unwrap();
     assert!(world.contents("").await.is_empty());
+}
+
+/// Whatever is said of the instance meanwhile, it leaves.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_mark_stays_when_the_instance_is_changed() {
+    let world = World::start().await;
+    let mut served =
+        Served::ready(&registrar(&world), |serve| serve.departure(Departure::MarkDraining).propagation(PATIENCE * 10))
+            .await;
+    let resolution = world.resolver().await.resolve("s").await.unwrap();
+    served.stop();
+    resolved(&resolution, "the mark", |set| set.instances().any(Instance::is_draining)).await;
+    let address = served.address;
+    served.control.update(move |_| Instance::new(address).and_then(|instance| instance.with_weight(7))).unwrap();
+    resolved(&resolution, "the change", |set| set.instances().any(|it| it.weight() == Some(7))).await;
+    assert!(resolution.snapshot().instances().all(Instance::is_draining));
+    served.task.abort();
+}
+
+/// An update is the user's code, and may hang: the server goes on with its calls, and leaves unmarked.
+#[tokio::test]
+async fn an_update_that_hangs_holds_up_no_call_and_no_end() {
+    let world = World::start().await;
+    let limit = Duration::from_secs(4);
+    let mut served = Served::ready(&registrar(&world), |serve| {
+        serve.departure(Departure::MarkDraining).propagation(Duration::ZERO).deregister_within(limit)
+    })
+    .await;
+    let ((begun, has_begun), (end, ends)) = (mpsc::channel(), mpsc::channel::<()>());
+    let control = served.control.clone();
+    let update = std::thread::spawn(move || {
+        control.update(move |instance| {
+            begun.send(()).unwrap();
+            assert!(ends.recv_timeout(PATIENCE * 10).is_err(), "nothing is sent");
+            instance
+        })
+    });
+    has_begun.recv().unwrap();
+    let call = waiting(&served).await;
+    served.stop();
+    served.reaches("draining", |state| matches!(state, ServeState::Draining { why: None, .. })).await;
+    served.me.answers.add_permits(1);
+    assert_eq!(call.await.unwrap().unwrap(), "at last");
+    served.end().await.unwrap();
+    drop(end);
+    assert!(update.join().unwrap().unwrap_err().is_closed());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -188,4 +269,29 @@ async fn the_handle_tells_what_serving_failed_with() {
     let control = served.control.clone();
     assert!(served.end().await.unwrap_err().is_invalid_argument());
     assert!(matches!(control.state(), ServeState::Stopped { why: Some(_), .. }));
+}
+
+/// Also to who waits while it leaves and answers what it has.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_handle_tells_why_it_leaves() {
+    let world = World::start().await;
+    let ready = Arc::new(AtomicBool::new(false));
+    let is_ready = ready.clone();
+    let served = Served::start(&registrar(&world), |serve| {
+        serve.describe(|instance| instance.with_weight(0)).ready_when(move || {
+            let ready = is_ready.load(Ordering::SeqCst);
+            async move { if ready { Ok(()) } else { Err("cold cache") } }
+        })
+    })
+    .await;
+    let call = waiting(&served).await;
+    ready.store(true, Ordering::SeqCst);
+    for _ in 0..2 {
+        let error = served.control.ready(PATIENCE).await.unwrap_err();
+        assert!(error.is_invalid_argument() && error.to_string().contains("weight"), "{error}");
+    }
+    assert!(!matches!(served.control.state(), ServeState::Stopped { .. }), "the call keeps it");
+    served.me.answers.add_permits(1);
+    assert_eq!(call.await.unwrap().unwrap(), "at last");
+    assert!(served.end().await.unwrap_err().is_invalid_argument());
 }

@@ -10,11 +10,12 @@ use greeter_proto::greeter_client::GreeterClient;
 use greeter_proto::greeter_server::GreeterServer;
 use test_support::Etcd;
 use tokio::io::{DuplexStream, duplex};
+use tokio::net::TcpListener;
 use tokio::sync::mpsc::unbounded_channel;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::transport::Server;
-use tonic_etcd::{BalancedChannel, Conflict, Registrar, RegistrationOptions, RegistrationState, Serve, ServeState};
+use tonic_etcd::{BalancedChannel, Conflict, Instance, Registrar, RegistrationOptions, RegistrationState, Resolver, Serve, ServeState};
 use tower::service_fn;
 
 use super::{Me, Served, gone, greet, registrar, there};
@@ -250,4 +251,23 @@ async fn a_stream_that_ends_is_a_signal_to_leave() {
     me.answers.add_permits(1);
     assert_eq!(call.await.unwrap().unwrap().into_inner().message, "at last");
     task.await.unwrap().unwrap();
+}
+
+/// What needs timers says so at once where there are none.
+#[test]
+fn a_runtime_without_timers_is_refused() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
+    runtime.block_on(async {
+        let endpoint = "http://127.0.0.1:1";
+        let registrar = Registrar::connect([endpoint]).await.unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let router = Server::builder().add_service(GreeterServer::new(Me::default()));
+        let registered = registrar.register("s", Instance::new("10.0.0.1:1").unwrap()).map(drop);
+        let served = registrar.service("s").serve(router, listener, pending()).await;
+        let resolved = Resolver::connect([endpoint]).await.unwrap().resolve("s").await.map(drop);
+        for result in [registered, served, resolved] {
+            let error = result.unwrap_err().to_string();
+            assert!(error.contains("needs a tokio runtime with timers"), "{error}");
+        }
+    });
 }

@@ -15,7 +15,7 @@ use test_support::Proxy;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::unbounded_channel;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::transport::{Channel, Server};
 use tonic::{Request, Response, Status, Streaming};
@@ -28,6 +28,7 @@ use crate::support::{PATIENCE, World, until};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
+const PING: &[u8] = &[0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
 /// The beginning of a HEADERS frame that is to have 16 bytes.
 const HALF_HEADERS: &[u8] = &[0, 0, 16, 1, 4, 0, 0, 0, 1, 0x82, 0x86];
 /// A whole HEADERS frame whose head goes on in a further one.
@@ -117,6 +118,29 @@ async fn who_has_no_call_in_flight_is_not_waited_for() {
     for stream in &mut streams {
         closed(stream).await;
     }
+}
+
+/// A client that pings all the time, and answers no PING, has no call either.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_only_pings_is_not_waited_for() {
+    let world = World::start().await;
+    let serve = |serve: Serve| serve.propagation(Duration::ZERO).drain(PATIENCE * 2);
+    let served = Served::ready(&registrar(&world), serve).await;
+    let mut stream = said(served.address, &[PREFACE, SETTINGS, PING]).await;
+    let pings = tokio::spawn(async move {
+        let mut read = [0; 1024];
+        while stream.write_all(PING).await.is_ok() {
+            match timeout(Duration::from_millis(50), stream.read(&mut read)).await {
+                Ok(Ok(0) | Err(_)) => return,
+                Ok(Ok(_)) => sleep(Duration::from_millis(50)).await,
+                Err(_) => {}
+            }
+        }
+    });
+    greet(&mut served.client().await, "you").await.unwrap();
+    let took = ends(served).await;
+    assert!(took < SOON, "{took:?}");
+    timeout(PATIENCE, pings).await.expect("closed in time").unwrap();
 }
 
 /// F71: half a request of HTTP/1.1, a connection that waits for the next one, and half of that one are not waited for.

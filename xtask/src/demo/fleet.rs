@@ -83,8 +83,8 @@ impl Fleet {
         let process = Process::spawn(self.example("greeter_server").args(["--listen", "127.0.0.1:0"]))?;
         let line = process.wait_line(|line| line.starts_with("listening on "), self.patience())?;
         let address = output::listening(&line).ok_or_else(|| malformed("greeter_server", &line))?;
-        let registered = format!("registered greeter/{address}, lease ");
-        process.wait_line(|line| line.starts_with(&registered), self.patience())?;
+        let registered = format!("registered greeter/{address}");
+        process.wait_line(|line| line == registered, self.patience())?;
         let recent = VecDeque::from([(Instant::now(), 0)]);
         self.servers.push(Server { address, state: State::Serving, calls: 0, recent, process, asked_to_leave: None });
         Ok(address)

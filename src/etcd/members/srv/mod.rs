@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use self::lookup::{Answer, look_up};
 use self::records::{Record, members};
+use crate::domain::Domain;
 use crate::etcd::failure::{Class, Failure, Fault};
 use crate::etcd::link::links::WANTED;
 use crate::etcd::options::Srv;
@@ -22,6 +23,11 @@ const EVERY: Duration = Duration::from_secs(10);
 const LEAST: Duration = Duration::from_secs(1);
 /// How long DNS may take: less than requests wait for a connection, so that they say why there is none.
 const LIMIT: Duration = Duration::from_millis(4_500);
+
+/// The longest name that is asked for.
+pub(crate) fn longest_name(domain: &Domain, name: Option<&str>) -> String {
+    records::name(domain.as_str(), true, name)
+}
 
 /// What is known of the records.
 pub(crate) struct Finder {

@@ -3,6 +3,7 @@
 mod etcd;
 mod late;
 mod many;
+mod refused;
 mod unwatchable;
 mod world;
 
@@ -219,6 +220,24 @@ fn a_revocation_that_cannot_be_done_is_over_when_the_lease_ends() {
         assert!(world.now < end);
         world.work(Some(&Fate::Fail(FailureKind::Transient)));
     }
+}
+
+/// Renewals that had no answer may have been done: it lives for longer than is known.
+#[test]
+fn a_lease_whose_last_renewals_had_no_answer_is_not_forgotten_while_it_may_live() {
+    let mut world = registered();
+    let lease = world.machine.lease().expect("a lease");
+    for _ in 0..2 {
+        world.now += secs(14);
+        assert_eq!(world.machine.renewal(world.now, &[]), Renewal::Now { lease });
+        world.renew(lease, Some(&Fate::LoseAnswer));
+    }
+    world.suffer(&Fate::Leave(1));
+    while !world.machine.is_idle() {
+        world.work(Some(&Fate::Fail(FailureKind::Transient)));
+    }
+    world.etcd.expire(world.now);
+    assert!(world.etcd.leases.is_empty(), "{:?}", world.etcd);
 }
 
 fn wanted_at(key: u8, conflict: Conflict) -> Desired {

@@ -1,0 +1,51 @@
+//! The published package as its users get it: packed, unpacked, and used by the project that README describes.
+
+mod project;
+mod readme;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use crate::cargo;
+use crate::error::{Error, Result, on};
+use crate::tools::Tools;
+use crate::workspace::Workspace;
+
+/// Packs the crate, unpacks it, writes README's project beside it, builds that, and runs its server and its client.
+pub(crate) fn run(workspace: &Workspace, tools: &Tools) -> Result<ExitCode> {
+    let place = workspace.target().join("package/check");
+    if place.is_dir() {
+        on(format!("removing {}", place.display()), std::fs::remove_dir_all(&place))?;
+    }
+    on(format!("making {}", place.display()), std::fs::create_dir_all(&place))?;
+
+    println!("packing tonic-etcd");
+    let mut command = workspace.cargo("package");
+    // What would be verified is built below, by a project that uses it.
+    command.args(["--package", "tonic-etcd", "--locked", "--allow-dirty", "--no-verify", "--quiet"]);
+    if cargo::run(&mut command, tools)? != ExitCode::SUCCESS {
+        return Err(Error::new("cargo package failed: see what it says above"));
+    }
+    let package = unpack(workspace, &place)?;
+
+    println!("building the project of README.md against {}", workspace.show(&package));
+    let project = project::write(workspace, &place.join("greeter"), &package)?;
+    project.build(workspace, tools)?;
+    println!("running its server and its client");
+    project.run(workspace, tools)?;
+    println!("package: the project of README.md builds and runs with {}", workspace.show(&package));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Gives the folder of the unpacked package.
+fn unpack(workspace: &Workspace, place: &Path) -> Result<PathBuf> {
+    let name = format!("tonic-etcd-{}", workspace.version("tonic-etcd")?);
+    let archive = workspace.target().join("package").join(format!("{name}.crate"));
+    let mut command = std::process::Command::new("tar");
+    command.arg("-xzf").arg(&archive).arg("-C").arg(place);
+    let status = on("running tar (install tar and gzip)", command.status())?;
+    if !status.success() {
+        return Err(Error::new(format!("tar could not unpack {}", archive.display())));
+    }
+    Ok(place.join(name))
+}
