@@ -196,7 +196,8 @@ impl State {
         }
         // The new keys are in the map, because they are few and the others may be many.
         let others = self.entries.iter().filter(|(id, entry)| !entry.leaving && !updated.contains(id));
-        let known = others.flat_map(|(_, entry)| &entry.records).find_map(|record| new_keys.get_key_value(&*record.key));
+        let known =
+            others.flat_map(|(_, entry)| &entry.records).find_map(|record| new_keys.get_key_value(&*record.key));
         known.map_or(Ok(()), |(key, service)| refuse(service, key))
     }
 }

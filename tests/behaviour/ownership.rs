@@ -406,7 +406,8 @@ async fn nothing_is_lost_by_a_pause_or_an_update_and_whoever_waits_waits_for_it(
 async fn an_update_away_from_a_key_that_another_holds_is_waited_for() {
     let world = World::start().await;
     let _holder = registered(&registrar(&world), at("h:1")).await;
-    let waiting = registrar(&world).register_with("s", at("h:1"), RegistrationOptions::new().conflict(Conflict::Refuse));
+    let waiting =
+        registrar(&world).register_with("s", at("h:1"), RegistrationOptions::new().conflict(Conflict::Refuse));
     let mut waiting = waiting.unwrap();
     held(&waiting).await;
     waiting.update(|_| Instance::new("h:2")).unwrap();

@@ -223,7 +223,9 @@ fn a_registrar_looks_again_where_its_runtime_ended_before_it_could() {
     let registrar = second.block_on(Registrar::connect([world.etcd.endpoint()])).unwrap();
     let at = |address: &str| Instance::new(address).unwrap();
     let ended = first.block_on(async {
-        let paused = registrar.register_with("shop/payments", at("10.0.0.6:1"), RegistrationOptions::new().paused(true)).unwrap();
+        let paused = registrar
+            .register_with("shop/payments", at("10.0.0.6:1"), RegistrationOptions::new().paused(true))
+            .unwrap();
         paused.paused(PATIENCE).await.unwrap();
         paused
     });

@@ -5,7 +5,9 @@ use std::convert::Infallible;
 use etcd_client::Client;
 use test_support::{Etcd, Log};
 use tonic_etcd::codec::{Codec, Detect, GrpcNaming, Plain};
-use tonic_etcd::{Address, BalancedChannel, Conflict, EtcdOptions, Instance, Registrar, RegistrationOptions, Resolver, Target};
+use tonic_etcd::{
+    Address, BalancedChannel, Conflict, EtcdOptions, Instance, Registrar, RegistrationOptions, Resolver, Target,
+};
 use tower::discover::Change;
 
 use crate::support::{PATIENCE, naming, resolved};

@@ -15,7 +15,9 @@ use tokio::sync::mpsc::unbounded_channel;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::transport::Server;
-use tonic_etcd::{BalancedChannel, Conflict, Instance, Registrar, RegistrationOptions, RegistrationState, Resolver, Serve, ServeState};
+use tonic_etcd::{
+    BalancedChannel, Conflict, Instance, Registrar, RegistrationOptions, RegistrationState, Resolver, Serve, ServeState,
+};
 use tower::service_fn;
 
 use super::{Me, Served, gone, greet, registrar, there};

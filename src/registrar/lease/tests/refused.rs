@@ -58,9 +58,7 @@ fn what_is_under_a_lease_that_is_not_renewed_any_more_stands_under_another_befor
 fn what_may_not_be_deleted_leaves_with_its_lease() {
     let (mut world, lease) = two();
     world.suffer(&Fate::Leave(1));
-    goes_on(&mut world, lease, "it has left", |world| {
-        world.machine.status(world.now, 1) == RegistrationStatus::Closed
-    });
+    goes_on(&mut world, lease, "it has left", |world| world.machine.status(world.now, 1) == RegistrationStatus::Closed);
     assert!(is_ours(&world, 2) && !world.etcd.keys.contains_key(&vec![1]));
 }
 
