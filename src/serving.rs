@@ -1,13 +1,14 @@
-//! How to use [`Serve`](crate::Serve) with health, reflection, axum, tonic-web, TLS, several listeners, systemd and signals, and
-//! what it waits for at the end.
+//! How to use [`Serve`](crate::Serve) with health, reflection, axum, tonic-web, TLS, several
+//! listeners, systemd and signals, and what it waits for at the end.
 //!
 //! # Health and reflection
 //!
-//! Both are services like any other. With the feature `tonic-health`, [`Serve::health`](crate::Serve) lets the reporter
-//! decide whether the server is in the directory. At shutdown, clients that watch the whole server, or a name of
-//! [`Serve::health_name`](crate::Serve), are told `NOT_SERVING` before GOAWAY is sent. The reporter does not tell which other
-//! names it knows: those stay as they are. A health watch and a reflection stream are calls in flight: the drain waits for their
-//! clients.
+//! Both are services like any other. With the feature `tonic-health`,
+//! [`Serve::health`](crate::Serve) lets the reporter decide whether the server is in the directory.
+//! At shutdown, clients that watch the whole server, or a name of
+//! [`Serve::health_name`](crate::Serve), are told `NOT_SERVING` before GOAWAY is sent. The reporter
+//! does not tell which other names it knows: those stay as they are. A health watch and a
+//! reflection stream are calls in flight: the drain waits for their clients.
 //!
 //! ```no_run
 //! # #[cfg(feature = "tonic-health")]
@@ -32,8 +33,9 @@
 //!
 //! # Your own routes
 //!
-//! tonic's `Routes` are an axum router, so routes for probes or metrics can be added. `accept_http1` accepts clients that
-//! speak HTTP/1.1. [`ServeControl::is_ready`](crate::ServeControl::is_ready) is the flag for a readiness probe.
+//! tonic's `Routes` are an axum router, so routes for probes or metrics can be added.
+//! `accept_http1` accepts clients that speak HTTP/1.1.
+//! [`ServeControl::is_ready`](crate::ServeControl::is_ready) is the flag for a readiness probe.
 //!
 //! ```no_run
 //! # async fn serve(
@@ -74,10 +76,10 @@
 //!
 //! # Several services, several listeners
 //!
-//! [`Serve::service`](crate::Serve::service) adds another service of the same server. Each listener needs a
-//! [`Serve`](crate::Serve) of its own; all of one [`Registrar`](crate::Registrar) share its lease. Only clients on this host
-//! can reach a Unix socket, and they call it only if [`ResolverBuilder::unix_sockets`](crate::ResolverBuilder::unix_sockets)
-//! allows it.
+//! [`Serve::service`](crate::Serve::service) adds another service of the same server. Each listener
+//! needs a [`Serve`](crate::Serve) of its own; all of one [`Registrar`](crate::Registrar) share its
+//! lease. Only clients on this host can reach a Unix socket, and they call it only if
+//! [`ResolverBuilder::unix_sockets`](crate::ResolverBuilder::unix_sockets) allows it.
 //!
 //! ```no_run
 //! # #[cfg(unix)]
@@ -107,8 +109,9 @@
 //!
 //! # TLS and certificates of clients
 //!
-//! TLS is set on the router; [`Serve::https`](crate::Serve::https) makes clients use it. Under tonic's TLS,
-//! [`Serve::count_calls`](crate::Serve::count_calls) keeps clients that are gone from delaying the end.
+//! TLS is set on the router; [`Serve::https`](crate::Serve::https) makes clients use it. Under
+//! tonic's TLS, [`Serve::count_calls`](crate::Serve::count_calls) keeps clients that are gone from
+//! delaying the end.
 //!
 //! ```no_run
 //! # #[cfg(feature = "_tls")]
@@ -135,10 +138,11 @@
 //!
 //! # systemd
 //!
-//! With socket activation, systemd listens and passes the listener, so that connections wait while the server restarts. The
-//! crate `listenfd` receives it without unsafe code of yours. `examples/systemd.rs` is a whole server, for TCP and Unix
-//! sockets. The address to register is found as for any listener. systemd's `[::]` accepts IPv4 too unless
-//! `BindIPv6Only=ipv6-only` is set.
+//! With socket activation, systemd listens and passes the listener, so that connections wait while
+//! the server restarts. The crate `listenfd` receives it without unsafe code of yours.
+//! `examples/systemd.rs` is a whole server, for TCP and Unix sockets. The address to register is
+//! found as for any listener. systemd's `[::]` accepts IPv4 too unless `BindIPv6Only=ipv6-only` is
+//! set.
 //!
 //! ```no_run
 //! # async fn serve(
@@ -158,8 +162,8 @@
 //!
 //! # Two signals
 //!
-//! The first signal drains. At the second one the future is dropped: all connections are closed at once, and what is still
-//! registered is deregistered in the background, while the runtime lives.
+//! The first signal drains. At the second one the future is dropped: all connections are closed at
+//! once, and what is still registered is deregistered in the background, while the runtime lives.
 //!
 //! ```no_run
 //! # #[cfg(unix)]
@@ -188,10 +192,14 @@
 //!
 //! # What is waited for at the end
 //!
-//! - A connection with a call in flight is kept for up to [`Serve::drain`](crate::Serve::drain). A call is in flight from its
-//!   complete head to the end of its response. A stream is a call in flight.
-//! - A connection without a call ends by itself when its client has answered the PING that comes with GOAWAY. If it does not, it
-//!   is closed after 0.75 s: a client that never spoke, is in its TLS handshake, has sent half of a request, or is gone.
-//! - Under tonic's own TLS, calls are known only with [`Serve::count_calls`](crate::Serve::count_calls). Without it, a client
-//!   that is gone is waited for.
-//! - A client whose round trip is longer than 0.75 s may lose a call that it sent before it saw GOAWAY.
+//! - A connection with a call in flight is kept for up to [`Serve::drain`](crate::Serve::drain). A
+//!   call is in flight from its complete head to the end of its response. A stream is a call in
+//!   flight.
+//! - A connection without a call ends by itself when its client has answered the PING that comes
+//!   with GOAWAY. If it does not, it is closed after 0.75 s: a client that never spoke, is in its
+//!   TLS handshake, has sent half of a request, or is gone.
+//! - Under tonic's own TLS, calls are known only with
+//!   [`Serve::count_calls`](crate::Serve::count_calls). Without it, a client that is gone is waited
+//!   for.
+//! - A client whose round trip is longer than 0.75 s may lose a call that it sent before it saw
+//!   GOAWAY.

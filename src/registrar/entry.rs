@@ -15,21 +15,28 @@ use crate::target::Target;
 
 /// One registration. Handles change what is desired; the task reads that and sets the state.
 pub(super) struct Entry {
+    /// The service.
     pub(super) target: Target,
+    /// The desired records.
     pub(super) records: Vec<Arc<Record>>,
+    /// The rule for keys that another instance holds.
     pub(super) conflict: Conflict,
     /// The id of the instance.
     pub(super) instance_id: Option<Box<str>>,
     pub(super) leaving: bool,
+    /// Why it is to be out of etcd, if it is.
     pub(super) pauses: PauseReasons,
-    /// Counts the changes of the desired state, so that the task sees which of them the machine knows.
+    /// Counts the changes of the desired state, so that the task sees which of them the machine
+    /// knows.
     pub(super) version: u64,
+    /// Whether clients may know it.
     pub(super) visibility: Visibility,
     published: Published,
     sender: watch::Sender<Published>,
 }
 
-/// Whether clients may know a registration. Shared with its handle, because the entry is gone once it has left.
+/// Whether clients may know a registration. Shared with its handle, because the entry is gone once
+/// it has left.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Visibility(Arc<Mutex<Visible>>);
 
@@ -64,7 +71,8 @@ impl Visibility {
         *self.locked() == Visible::Maybe
     }
 
-    /// How long it takes until all clients have seen it go, if they need `propagation` for that and it is out of etcd now.
+    /// How long it takes until all clients have seen it go, if they need `propagation` for that and
+    /// it is out of etcd now.
     pub(crate) fn until_forgotten(&self, propagation: Duration) -> Duration {
         match *self.locked() {
             Visible::Never => Duration::ZERO,
@@ -79,7 +87,8 @@ impl Visibility {
     }
 }
 
-/// A new state that is sent to the handles once no lock is held: a woken task may use any handle at once.
+/// A new state that is sent to the handles once no lock is held: a woken task may use any handle at
+/// once.
 #[must_use = "the state is not published before `send`"]
 pub(crate) struct Publication {
     sender: watch::Sender<Published>,
@@ -142,8 +151,8 @@ impl Entry {
         Publication { sender: self.sender.clone(), published: self.published.clone() }
     }
 
-    /// The desired state has changed. The published state changes with it, so that whoever waits from here on waits for this
-    /// change.
+    /// The desired state has changed. The published state changes with it, so that whoever waits
+    /// from here on waits for this change.
     pub(super) fn mark_changed(&mut self) -> Option<Publication> {
         self.version += 1;
         let state = match self.state() {
@@ -183,7 +192,8 @@ mod tests {
     use crate::error::Error;
     use crate::registrar::pause::PauseReason;
 
-    /// F15: what was found out under the lock earlier is told later without it, and must not cover what is newer.
+    /// F15: what was found out under the lock earlier is told later without it, and must not cover
+    /// what is newer.
     #[test]
     fn an_older_publication_covers_no_newer_one() {
         let target = "s".parse::<Target>().unwrap();
@@ -196,7 +206,8 @@ mod tests {
         assert!(matches!(seen.borrow().state, RegistrationState::Updating { .. }));
     }
 
-    /// A resume that is taken back at once may have been heard in between: it is out only once that is found out anew.
+    /// A resume that is taken back at once may have been heard in between: it is out only once that
+    /// is found out anew.
     #[test]
     fn what_is_resumed_is_not_known_to_be_out() {
         let target = "s".parse::<Target>().unwrap();

@@ -9,8 +9,9 @@
 //!                                                                └── requests, renewals, watches ──▶ etcd/
 //! ```
 //!
-//! Handles write the desired state and wake the task; the task reads it, tells the machine, sends what the machine asks
-//! for, and publishes the state of each registration. No queue is between them: the task always reads the latest.
+//! Handles write the desired state and wake the task; the task reads it, tells the machine, sends
+//! what the machine asks for, and publishes the state of each registration. No queue is between
+//! them: the task always reads the latest.
 //!
 //! # Files
 //!
@@ -34,9 +35,10 @@
 //!                              Closed  Abandoned ── next registration ──▶ Running
 //! ```
 //!
-//! *Idle*: no task and no lease. *Running*: a task on the runtime of the first registration works for all of them.
-//! *Closed*: everything leaves, and new registrations are refused. *Abandoned*: nobody renews the lease, so its keys stay in
-//! etcd until it ends; [`RegistrarHealth::is_live`] is false.
+//! *Idle*: no task and no lease. *Running*: a task on the runtime of the first registration works
+//! for all of them. *Closed*: everything leaves, and new registrations are refused. *Abandoned*:
+//! nobody renews the lease, so its keys stay in etcd until it ends; [`RegistrarHealth::is_live`] is
+//! false.
 //!
 //! The states of one registration are those of [`RegistrationState`].
 

@@ -1,5 +1,6 @@
-//! Warns once if etcd has keys of a name above or below the registered one, such as `shop` and `shop/payments`: clients of
-//! the upper name call the servers of the lower name too (see [`Target`]).
+//! Warns once if etcd has keys of a name above or below the registered one, such as `shop` and
+//! `shop/payments`: clients of the upper name call the servers of the lower name too (see
+//! [`Target`]).
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,7 +17,8 @@ use crate::target::Target;
 /// How many keys are read of each range: enough to see a nested name, cheap for etcd.
 const KEYS: i64 = 100;
 
-/// Checks each service of a registrar once.
+/// Checks each service of a registrar once. Nothing waits for a check, and its failure changes
+/// nothing: a role may not be allowed to read what is above or below its own prefix.
 #[derive(Clone, Default)]
 pub(super) struct NestedNames(Arc<Mutex<Checked>>);
 
@@ -30,8 +32,9 @@ struct Checked {
 }
 
 impl NestedNames {
-    /// Checks in the background, once the first registration of the service is in etcd. A failed check is left to the next
-    /// registration. `key` is the chosen key: if it has a slash, keys of nested names cannot be told from the service's own.
+    /// Checks in the background, once the first registration of the service is in etcd. A failed
+    /// check is left to the next registration. `key` is the chosen key: if it has a slash, keys of
+    /// nested names cannot be told from the service's own.
     pub(super) fn check(
         &self,
         runtime: &Handle,
@@ -85,8 +88,8 @@ impl NestedNames {
     }
 }
 
-/// A check in progress. Unless it succeeds, the next registration of the service checks again, also if the runtime of this
-/// one ends first: so that is done when it is dropped.
+/// A check in progress. Unless it succeeds, the next registration of the service checks again, also
+/// if the runtime of this one ends first: so that is done when it is dropped.
 struct Check {
     names: NestedNames,
     target: Target,

@@ -8,7 +8,8 @@ pub(crate) enum PauseReason {
     /// The health service says that the whole server does not serve.
     #[cfg(feature = "tonic-health")]
     ServerHealth,
-    /// The health service, or [`Registration::set_serving`](crate::registrar::Registration::set_serving), says that the
+    /// The health service, or
+    /// [`Registration::set_serving`](crate::registrar::Registration::set_serving), says that the
     /// service does not serve.
     ServiceHealth,
     /// The health check that [`Serve::healthy_when`](crate::Serve::healthy_when) asks fails.
@@ -30,7 +31,8 @@ impl PauseReasons {
         self.bits != before
     }
 
-    /// The reasons as a text for [`RegistrationState::Paused`](crate::registrar::RegistrationState::Paused).
+    /// The reasons as a text for
+    /// [`RegistrationState::Paused`](crate::registrar::RegistrationState::Paused).
     pub(super) fn describe(self) -> String {
         let texts = [
             (PauseReason::Manual, "it is paused by hand"),

@@ -8,10 +8,12 @@ use crate::error::Error;
 use crate::instance::Instance;
 use crate::target::Target;
 
-/// The largest record. etcd takes requests of 1.5 MiB by default; 512 bytes are left for the rest of the request.
+/// The largest record. etcd takes requests of 1.5 MiB by default; 512 bytes are left for the rest
+/// of the request.
 const MAX_RECORD: usize = 1536 * 1024 - 512;
 
-/// The records of an instance. `key` is the chosen name of its only key, below the service's prefix.
+/// The records of an instance. `key` is the chosen name of its only key, below the service's
+/// prefix.
 pub(super) fn records(
     codec: &dyn Codec,
     target: &Target,

@@ -1,7 +1,8 @@
 //! What the handles of a registrar and its task share.
 //!
-//! One lock guards the entries of all registrations. No event is logged, no handle is woken and no user code runs while it
-//! is held: such code may use any handle. What is decided under the lock is returned as a [`Publication`] and sent after it.
+//! One lock guards the entries of all registrations. No event is logged, no handle is woken and no
+//! user code runs while it is held: such code may use any handle. What is decided under the lock is
+//! returned as a [`Publication`] and sent after it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,18 +23,22 @@ use crate::turns::Turns;
 
 /// The shared part of a registrar.
 pub(super) struct Shared {
+    /// The connections to etcd, one set for each runtime.
     pub(super) etcds: Etcds,
     /// User code: it runs without the lock.
     pub(super) codec: Arc<dyn Codec>,
     /// The requested time to live of the lease.
     pub(super) ttl_seconds: i64,
+    /// Warns of names above and below the registered ones.
     pub(super) nested_names: NestedNames,
+    /// See the docs of the module for what may happen while it is locked.
     state: Mutex<State>,
     /// Wakes the task: an entry has changed.
     pub(super) changed: Notify,
     /// Whether the task's runtime runs.
     pub(super) turns: Turns,
-    /// Wakes [`Registrar::close`](crate::registrar::Registrar::close): a registration has left, or the task has ended.
+    /// Wakes [`Registrar::close`](crate::registrar::Registrar::close): a registration has left, or
+    /// the task has ended.
     pub(super) left: Notify,
 }
 
@@ -60,7 +65,8 @@ pub(super) struct State {
     pub(super) closed: bool,
 }
 
-/// A key that a task has left in etcd when its runtime ended, and that was not registered again since.
+/// A key that a task has left in etcd when its runtime ended, and that was not registered again
+/// since.
 pub(super) struct AbandonedKey {
     pub(super) key: Vec<u8>,
     /// When its lease expires, by our clock; `None` if that is too far away for the clock.
@@ -70,6 +76,7 @@ pub(super) struct AbandonedKey {
 /// Other records of a registration, made from another instance.
 pub(crate) struct RegistrationUpdate {
     pub(super) id: Id,
+    /// Kept by the handle once the update is applied.
     pub(super) instance: Instance,
     pub(super) records: Vec<Arc<Record>>,
 }
@@ -159,8 +166,8 @@ impl Shared {
         self.changed.notify_one();
     }
 
-    /// Ends the task if there is no entry. Decided under the lock, so that a registration that comes at the same time either
-    /// is seen here or starts another task.
+    /// Ends the task if there is no entry. Decided under the lock, so that a registration that
+    /// comes at the same time either is seen here or starts another task.
     pub(super) fn end_task_if_empty(&self) -> bool {
         let mut state = self.state();
         if !state.entries.is_empty() {
@@ -175,8 +182,8 @@ impl Shared {
 }
 
 impl State {
-    /// Refuses keys that a registration of this registrar has already. `updated` are the registrations that change, whose
-    /// present keys do not count.
+    /// Refuses keys that a registration of this registrar has already. `updated` are the
+    /// registrations that change, whose present keys do not count.
     fn check_keys<'a>(
         &self,
         updated: &BTreeSet<Id>,
@@ -202,7 +209,8 @@ impl State {
     }
 }
 
-/// Pauses a registration for one reason or another, without holding its handle. Has no effect once the registration leaves.
+/// Pauses a registration for one reason or another, without holding its handle. Has no effect once
+/// the registration leaves.
 #[derive(Clone)]
 pub(crate) struct PauseHandle {
     pub(super) shared: Arc<Shared>,

@@ -1,4 +1,8 @@
 //! The handle to a served server.
+//!
+//! It is shared by the user, who may use it from any thread, and by the lifecycle. Changes of the
+//! instance are kept until the server knows its address; then they are applied in order, and later
+//! ones go to the registrations at once.
 
 use std::fmt;
 use std::mem::discriminant;
@@ -16,8 +20,22 @@ use crate::serve::state::{ServeState, ServeStates};
 use crate::serve::update_lock::{UpdateGuard, UpdateLock};
 use crate::target::Target;
 
-/// A handle to a server of [`Serve`](crate::Serve): watches it, pauses it, changes its instance, and stops it. Cheap to
-/// clone. It keeps nothing alive.
+/// A handle to a server of [`Serve`](crate::Serve): watches it, pauses it, changes its instance,
+/// and stops it. Cheap to clone. It keeps nothing alive.
+///
+/// ```no_run
+/// # async fn control(registrar: tonic_etcd::Registrar, router: tonic::transport::server::Router) -> Result<(), tonic_etcd::Error> {
+/// # let listener = tokio::net::TcpListener::bind("0.0.0.0:50051").await.unwrap();
+/// let serve = registrar.service("greeter");
+/// let control = serve.control();
+/// tokio::spawn(async move {
+///     // An operator lowers the weight, and later stops the server.
+///     drop(control.update(|instance| instance.with_weight(1)));
+///     control.stop();
+/// });
+/// serve.serve(router, listener, std::future::pending()).await
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct ServeControl {
     shared: Arc<Shared>,
@@ -25,13 +43,16 @@ pub struct ServeControl {
 
 /// What the handles and the server share.
 ///
-/// `inner` is locked for a moment at a time: no user code runs and no task is woken while it is held. An update of the
-/// instance runs user code in several steps, so `updates` orders whole updates.
+/// `inner` is locked for a moment at a time: no user code runs and no task is woken while it is
+/// held. An update of the instance runs user code in several steps, so `updates` orders whole
+/// updates.
 struct Shared {
     /// The steps so far, each with its last reason. The last element is the present state.
     steps: watch::Sender<Vec<ServeState>>,
     stop: watch::Sender<bool>,
+    /// Held for a whole update, while user code runs.
     updates: UpdateLock,
+    /// Held for a moment at a time.
     inner: Mutex<Inner>,
 }
 
@@ -39,6 +60,7 @@ struct Shared {
 #[derive(Default)]
 struct Inner {
     paused: bool,
+    /// One for each service, while the server is registered.
     registrations: Vec<Registration>,
     /// The registered instance, once the server is ready.
     instance: Option<Instance>,
@@ -72,8 +94,9 @@ impl ServeControl {
         last(&self.shared.steps.borrow())
     }
 
-    /// A `tokio_stream::Stream` of the states: the present one first, then each step. A slow reader skips no step; if the
-    /// reason of a step changes, it gets the latest. [`ServeState::Stopped`] is the last.
+    /// A `tokio_stream::Stream` of the states: the present one first, then each step. A slow reader
+    /// skips no step; if the reason of a step changes, it gets the latest. [`ServeState::Stopped`]
+    /// is the last.
     pub fn states(&self) -> ServeStates {
         ServeStates::new(self.shared.steps.subscribe())
     }
@@ -89,11 +112,12 @@ impl ServeControl {
         self.inner().instance.clone()
     }
 
-    /// Whether the server serves and each of its services is in etcd, as far as is known: the flag for a readiness probe. A
-    /// server that is paused, does not serve, or waits for a key that another instance holds is not ready.
+    /// Whether the server serves and each of its services is in etcd, as far as is known: the flag
+    /// for a readiness probe. A server that is paused, does not serve, or waits for a key that
+    /// another instance holds is not ready.
     ///
-    /// [`RegistrarHealth::is_live`](crate::RegistrarHealth::is_live) is the flag for a liveness probe: a server must not be
-    /// restarted because etcd is unavailable.
+    /// [`RegistrarHealth::is_live`](crate::RegistrarHealth::is_live) is the flag for a liveness
+    /// probe: a server must not be restarted because etcd is unavailable.
     pub fn is_ready(&self) -> bool {
         let serves = matches!(self.state(), ServeState::Serving);
         serves && self.inner().registrations.iter().all(Registration::is_registered)
@@ -153,8 +177,8 @@ impl ServeControl {
         self.inner().failed = Some(error.clone());
     }
 
-    /// Takes the server out of etcd until [`ServeControl::resume`]. It goes on serving and keeps its lease. Works before the
-    /// server is ready too.
+    /// Takes the server out of etcd until [`ServeControl::resume`]. It goes on serving and keeps
+    /// its lease. Works before the server is ready too.
     pub fn pause(&self) {
         self.set_paused(true);
     }
@@ -176,19 +200,21 @@ impl ServeControl {
 
     /// Changes the instance in place, under the same lease: `|instance| instance.with_weight(3)`.
     ///
-    /// All services change, or none if the change is refused. Before the server is ready, the change is kept until then.
-    /// Updates wait for each other; `change` itself must not update by this handle, and an update within another is refused.
-    /// A server that leaves with a mark ([`Departure::MarkDraining`](crate::Departure::MarkDraining)) keeps the mark.
+    /// All services change, or none if the change is refused. Before the server is ready, the
+    /// change is kept until then. Updates wait for each other; `change` itself must not update by
+    /// this handle, and an update within another is refused. A server that leaves with a mark
+    /// ([`Departure::MarkDraining`](crate::Departure::MarkDraining)) keeps the mark.
     ///
-    /// What etcd refuses later concerns each service by itself: [`ServeControl::registrations`] and the error of
-    /// [`ServeControl::ready`] say which.
+    /// What etcd refuses later concerns each service by itself: [`ServeControl::registrations`] and
+    /// the error of [`ServeControl::ready`] say which.
     ///
     /// # Errors
-    /// `change` returns an error, its result is refused as by [`Registration::update`], or the server has left. The error
-    /// names the service.
+    /// `change` returns an error, its result is refused as by [`Registration::update`], or the
+    /// server has left. The error names the service.
     ///
-    /// A kept change that returns an error or panics is logged as a warning and left out. If its result is refused when it is
-    /// registered, as by the codec, [`Serve::serve`](crate::Serve::serve) ends with that error.
+    /// A kept change that returns an error or panics is logged as a warning and left out. If its
+    /// result is refused when it is registered, as by the codec,
+    /// [`Serve::serve`](crate::Serve::serve) ends with that error.
     ///
     /// # Panics
     /// If `change` does while the server is ready. The instance is then unchanged.
@@ -243,7 +269,8 @@ impl ServeControl {
         Ok(publications)
     }
 
-    /// Marks the instance as draining, for good. Waits up to `within` for an update in progress, whose user code may hang.
+    /// Marks the instance as draining, for good. Waits up to `within` for an update in progress,
+    /// whose user code may hang.
     pub(super) async fn mark_draining(&self, within: Duration) -> Result<(), Error> {
         self.inner().draining = true;
         let Ok(updating) = timeout(within, self.begin_update()).await else {
@@ -296,7 +323,8 @@ impl ServeControl {
         });
     }
 
-    /// Applies the kept changes to the instance. Changes that come meanwhile are applied too: afterwards none is kept.
+    /// Applies the kept changes to the instance. Changes that come meanwhile are applied too:
+    /// afterwards none is kept.
     pub(super) fn apply_changes(&self, mut instance: Instance) -> Result<Instance, Error> {
         loop {
             let changes = {
@@ -316,8 +344,8 @@ impl ServeControl {
         self.inner().paused
     }
 
-    /// Takes over the registrations, one for each service. Applies a pause or an update that came between
-    /// [`ServeControl::apply_changes`] and this.
+    /// Takes over the registrations, one for each service. Applies a pause or an update that came
+    /// between [`ServeControl::apply_changes`] and this.
     pub(super) fn set_registrations(&self, updating: UpdateGuard<'_>, registrations: Vec<Registration>) {
         let registered = registrations.first().map(|registration| registration.instance().clone());
         let (mut publications, instance) = {
@@ -375,10 +403,13 @@ fn last(steps: &[ServeState]) -> ServeState {
     steps.last().cloned().unwrap_or(ServeState::Starting { why: None })
 }
 
-/// Shows that the server has ended when it is dropped, and deregisters what is left in the background. So the handles show
-/// the end also if the future of [`Serve::serve`](crate::Serve::serve) is dropped or panics.
+/// Shows that the server has ended when it is dropped, and deregisters what is left in the
+/// background. So the handles show the end also if the future of
+/// [`Serve::serve`](crate::Serve::serve) is dropped or panics.
 pub(super) struct StoppedAtDrop {
+    /// The handle whose server ends.
     control: ServeControl,
+    /// What serving failed with.
     why: Option<Error>,
 }
 

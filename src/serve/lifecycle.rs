@@ -1,4 +1,9 @@
-//! The life of a server, from its first connection to its last. The docs of [`serve`](crate::serve) draw its states.
+//! The life of a server, from its first connection to its last.
+//!
+//! The order of leaving matters. The key goes first, so that clients turn away while every call is
+//! still answered. The health service says `NOT_SERVING` next, for clients that watch it instead of
+//! etcd. GOAWAY comes last: a client that sees it opens no more streams, and those in flight end in
+//! order. The docs of [`serve`](crate::serve) draw its states.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -31,8 +36,11 @@ const FINISH: Duration = Duration::from_secs(1);
 
 /// A server that serves: its options, and what was derived from them.
 pub(super) struct Lifecycle<'a> {
+    /// What the user has set.
     pub(super) options: &'a Serve,
+    /// The services, with checked targets.
     pub(super) services: Vec<ServedService>,
+    /// How the addresses to register are found.
     pub(super) plan: AddressPlan,
 }
 
@@ -45,7 +53,9 @@ pub(super) struct ServedService {
 
 /// Makes tonic's server close its listener and send GOAWAY.
 pub(super) struct StopSignal {
+    /// Dropping it begins tonic's graceful shutdown.
     pub(super) sender: oneshot::Sender<()>,
+    /// The file of a Unix socket, which is removed before the listener is closed.
     #[cfg(unix)]
     pub(super) file: Option<SocketFile>,
 }
@@ -119,7 +129,8 @@ impl Lifecycle<'_> {
         result.and(stopped)
     }
 
-    /// Registers the server once it is ready, and checks its health. Ends only with what refuses the registration.
+    /// Registers the server once it is ready, and checks its health. Ends only with what refuses
+    /// the registration.
     async fn serve_registered(&self, connections: &OpenConnections) -> Result<Infallible, Error> {
         let control = &self.options.control;
         connections.accepting().await;
@@ -171,7 +182,8 @@ impl Lifecycle<'_> {
         Ok(check::repeat(*every, healthy, report).await)
     }
 
-    /// The addresses to register. Retries while they are unknown, as before DNS or a network interface is up.
+    /// The addresses to register. Retries while they are unknown, as before DNS or a network
+    /// interface is up.
     async fn addresses(&self) -> Result<Vec<Address>, Error> {
         let (mut backoff, began, mut warned) = (Backoff::new(fastrand::u64(..)), Instant::now(), false);
         loop {
@@ -207,7 +219,8 @@ impl Lifecycle<'_> {
         self.options.control.apply_changes(instance)
     }
 
-    /// Leaves the directory, answers the calls in flight, and stops. Each step has its limit; the server serves meanwhile.
+    /// Leaves the directory, answers the calls in flight, and stops. Each step has its limit; the
+    /// server serves meanwhile.
     async fn stop(
         &self,
         mut server: Pin<&mut impl Future<Output = Result<(), ServerError>>>,
@@ -308,7 +321,8 @@ impl Lifecycle<'_> {
         result
     }
 
-    /// Marks all services as draining. Whether clients see the mark of every service that they may know.
+    /// Marks all services as draining. Whether clients see the mark of every service that they may
+    /// know.
     async fn mark_draining(&self) -> bool {
         let (control, began) = (&self.options.control, Instant::now());
         let (waiters, unmarked) = control.with_registrations(|registrations| {
@@ -336,7 +350,8 @@ impl Lifecycle<'_> {
 
 #[cfg(feature = "tonic-health")]
 impl ServedService {
-    /// The names of the health service that decide over this service: the whole server, and its own.
+    /// The names of the health service that decide over this service: the whole server, and its
+    /// own.
     fn followed_names(
         &self,
         reporter: Option<&tonic_health::server::HealthReporter>,

@@ -5,7 +5,8 @@
 //! - `options`: [`Serve`]: what users set, each with its default and the reason for it.
 //! - `run`: [`Serve::serve`]: checks the options and starts the lifecycle.
 //! - `lifecycle`: the steps below.
-//! - `control`: [`ServeControl`]: the handle to a served server; `state`: [`ServeState`] and its stream.
+//! - `control`: [`ServeControl`]: the handle to a served server; `state`: [`ServeState`] and its
+//!   stream.
 //! - `update_lock`: orders updates in which user code runs.
 //! - `advertise/`: which address is registered.
 //! - `health/`: checks and health services, which decide whether the server is in the directory.
@@ -21,7 +22,27 @@
 //!      └── refused ──────────────┴── tonic's server ended ┘─────────────────────────────────────┘
 //! ```
 //!
-//! The server accepts calls from `Starting` to `Leaving`. Each step has a limit, and none needs etcd.
+//! The server accepts calls from `Starting` to `Leaving`. Each step has a limit, and none needs
+//! etcd:
+//!
+//! | step | at most | set by |
+//! |---|---|---|
+//! | one check | 5 s, then it is repeated | |
+//! | mark, and deregister | 5 s together | [`Serve::deregister_within`] |
+//! | clients see that it left | 1 s | [`Serve::propagation`] |
+//! | calls in flight | 20 s | [`Serve::drain`] |
+//! | connections without a call | 0.75 s, within the drain | |
+//! | tonic notices closed connections | 1 s | |
+//!
+//! # Who runs what
+//!
+//! All of it runs in the future of [`Serve::serve`], so dropping that future ends everything. Two
+//! things live longer: tonic's tasks, one for each connection, which end because their sockets fail
+//! once the registry is dropped; and the registrar's task, which removes the keys in the
+//! background.
+//!
+//! [`ServeControl`] may be used from any thread and from within any log event. It never holds a
+//! lock while user code runs: see `control`.
 
 mod advertise;
 mod connections;

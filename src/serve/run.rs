@@ -1,4 +1,8 @@
 //! Serving: checks the options, wraps what is accepted, and starts the lifecycle.
+//!
+//! tonic's server is a future of its own, made by [`Router::serve_with_incoming_shutdown`]. The
+//! lifecycle polls it beside everything else, and ends it by dropping a sender. Two public
+//! functions differ only in what is known of the listener.
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -31,34 +35,38 @@ const MIN_CHECK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// What is known of the listener, asked before tonic takes it over.
 struct ListenerInfo {
+    /// Where it listens, or why it does not tell.
     address: Result<BoundAddress, Error>,
+    /// The file of a Unix socket that this process has bound.
     #[cfg(unix)]
     file: Option<SocketFile>,
 }
 
 impl Serve {
-    /// Serves until `shutdown` completes, [`ServeControl::stop`](crate::ServeControl::stop) is called, or nothing more can
-    /// be accepted. Then leaves the directory and stops.
+    /// Serves until `shutdown` completes, [`ServeControl::stop`](crate::ServeControl::stop) is
+    /// called, or nothing more can be accepted. Then leaves the directory and stops.
     ///
-    /// Takes a router with any layers and TLS. `listener` is a tokio `TcpListener` or `UnixListener`, or tonic's
-    /// `TcpIncoming`.
+    /// Takes a router with any layers and TLS. `listener` is a tokio `TcpListener` or
+    /// `UnixListener`, or tonic's `TcpIncoming`.
     ///
     /// # Errors
-    /// - Before it serves: a target, an address or another setting is refused ([`Error::is_invalid_argument`]), or the
-    ///   runtime has no timers.
+    /// - Before it serves: a target, an address or another setting is refused
+    ///   ([`Error::is_invalid_argument`]), or the runtime has no timers.
     /// - After it has left and stopped: the instance was refused or no address can be registered
-    ///   ([`Error::is_invalid_argument`]), the registrar was closed before the server was ready ([`Error::is_closed`]), or
-    ///   tonic's server ended by itself ([`Error::is_server`]).
+    ///   ([`Error::is_invalid_argument`]), the registrar was closed before the server was ready
+    ///   ([`Error::is_closed`]), or tonic's server ended by itself ([`Error::is_server`]).
     ///
     /// It never fails because etcd is unavailable.
     ///
     /// # Panics
-    /// If the router does, or the function that [`Serve::describe`] was given. Then all connections are closed, and the
-    /// server is deregistered in the background. A check that panics has failed.
+    /// If the router does, or the function that [`Serve::describe`] was given. Then all connections
+    /// are closed, and the server is deregistered in the background. A check that panics has
+    /// failed.
     ///
     /// # Cancel safety
-    /// Dropping the future closes all connections at once and deregisters the server in the background: the way to end at a
-    /// second signal. The file of a Unix socket then stays, as tokio leaves it.
+    /// Dropping the future closes all connections at once and deregisters the server in the
+    /// background: the way to end at a second signal. The file of a Unix socket then stays, as
+    /// tokio leaves it.
     pub async fn serve<L, ResBody>(
         self,
         router: Router<L>,
@@ -85,8 +93,9 @@ impl Serve {
 
     /// Serves any stream of connections, as [`Serve::serve`] serves a listener.
     ///
-    /// Nothing is known of where the stream accepts: [`Serve::advertise`] or the environment must give host and port.
-    /// [`Serve::nodelay`] has no effect, and the file of a Unix socket is not removed.
+    /// Nothing is known of where the stream accepts: [`Serve::advertise`] or the environment must
+    /// give host and port. [`Serve::nodelay`] has no effect, and the file of a Unix socket is not
+    /// removed.
     ///
     /// # Errors
     /// As [`Serve::serve`].
@@ -157,7 +166,8 @@ impl Serve {
         self.stopped.with(result)
     }
 
-    /// Refuses what can be refused before anything is served. Returns how addresses are found, and the services.
+    /// Refuses what can be refused before anything is served. Returns how addresses are found, and
+    /// the services.
     fn check(&self, address: &BoundAddress) -> Result<(AddressPlan, Vec<ServedService>), Error> {
         if let Some((every, _)) = self.healthy.as_ref().filter(|(every, _)| *every < MIN_CHECK_INTERVAL) {
             let reason = format!("the shortest one is {MIN_CHECK_INTERVAL:?}: each check costs something");

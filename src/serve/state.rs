@@ -12,17 +12,23 @@ use tokio_stream::wrappers::WatchStream;
 use crate::error::Error;
 
 /// The state of a server. It goes from each of these to the next, and may skip some.
+///
+/// | state | accepts calls | in the directory | |---|---|---| | `Starting` | yes | no | | `Serving`
+/// | yes | yes, as far as etcd and the checks allow | | `Leaving` | yes | leaves | | `Draining` |
+/// no, answers those in flight | no | | `Stopped` | no | no |
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum ServeState {
-    /// Not ready, and therefore not registered. It serves nevertheless, from when it is first polled.
+    /// Not ready, and therefore not registered. It serves nevertheless, from when it is first
+    /// polled.
     #[non_exhaustive]
     Starting {
         /// What it waits for: a check that failed, or an address that is not known yet.
         why: Option<Error>,
     },
     /// Serves and is registered, as far as etcd and the checks allow.
-    /// [`ServeControl::registrations`](crate::ServeControl::registrations) has the state of each registration.
+    /// [`ServeControl::registrations`](crate::ServeControl::registrations) has the state of each
+    /// registration.
     Serving,
     /// Serves, and leaves the directory.
     Leaving,

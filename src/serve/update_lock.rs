@@ -6,8 +6,9 @@ use std::thread::{self, ThreadId};
 
 use tokio::sync::Notify;
 
-/// Orders updates. Unlike a [`Mutex`], it notices that the same thread locks it twice, as when the user's change of an
-/// instance updates the same server.
+/// Orders updates: of two, the later one sees what the earlier one has changed. Unlike a [`Mutex`],
+/// it notices that the same thread locks it twice, as when the user's change of an instance updates
+/// the same server.
 #[derive(Default)]
 pub(super) struct UpdateLock {
     /// The thread that updates.
@@ -22,7 +23,8 @@ pub(super) struct UpdateLock {
 pub(super) struct UpdateGuard<'a>(&'a UpdateLock);
 
 impl UpdateLock {
-    /// Waits until no other thread updates. Returns `None` if this thread does, which would wait for itself.
+    /// Waits until no other thread updates. Returns `None` if this thread does, which would wait
+    /// for itself.
     pub(super) fn lock(&self) -> Option<UpdateGuard<'_>> {
         let this = thread::current().id();
         let mut holder = self.holder();
@@ -36,8 +38,8 @@ impl UpdateLock {
         Some(UpdateGuard(self))
     }
 
-    /// Waits until nobody updates, without blocking the thread. The guard must be dropped before the next await, because it
-    /// belongs to its thread.
+    /// Waits until nobody updates, without blocking the thread. The guard must be dropped before
+    /// the next await, because it belongs to its thread.
     pub(super) async fn lock_async(&self) -> UpdateGuard<'_> {
         loop {
             // Enabled before the attempt: a release between the two would be missed otherwise.

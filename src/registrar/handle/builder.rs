@@ -18,16 +18,19 @@ const MAX_TTL: Duration = Duration::from_secs(9_000_000_000);
 /// Builds a [`Registrar`] with another time to live or another stored format.
 #[must_use]
 pub struct RegistrarBuilder {
+    /// The connections to etcd, or why the endpoints or options were refused.
     etcds: Result<Etcds, Error>,
+    /// The stored format, wrapped so that its panics become errors.
     codec: Arc<dyn Codec>,
+    /// As it was given; checked and rounded up by [`RegistrarBuilder::build`].
     ttl: Duration,
 }
 
 impl Registrar {
     /// A registrar in the etcd at these endpoints, with the defaults of [`RegistrarBuilder`].
     ///
-    /// Does not wait for etcd, and does not fail when it is unavailable: registrations are retried in the background.
-    /// [`Registration::ready`](crate::Registration::ready) waits for one.
+    /// Does not wait for etcd, and does not fail when it is unavailable: registrations are retried
+    /// in the background. [`Registration::ready`](crate::Registration::ready) waits for one.
     ///
     /// # Errors
     /// An endpoint or an option is refused.
@@ -36,8 +39,8 @@ impl Registrar {
         Self::builder(etcd).build()
     }
 
-    /// A registrar over a client of your own, whose options apply. A request to one of several endpoints that is dead is
-    /// tried up to five times.
+    /// A registrar over a client of your own, whose options apply. A request to one of several
+    /// endpoints that is dead is tried up to five times.
     pub fn new(client: EtcdClient) -> Self {
         Self::over(Etcds::from_client(client), Arc::new(Caught(Detect)), TTL.as_secs().cast_signed())
     }
@@ -67,10 +70,11 @@ impl RegistrarBuilder {
 
     /// Sets the time to live of the lease, in whole seconds (rounded up). 15 s by default.
     ///
-    /// The lease is renewed after 0.33 to 0.4 of that time, and each attempt may take a sixth of it. So the default lets two
-    /// renewals fail and outlasts an election of etcd, and a server that is killed is gone after 15 s at the latest. etcd
-    /// may grant more than is requested; what it grants holds. A machine that was suspended for longer is registered again
-    /// within a third of that time.
+    /// The lease is renewed after 0.33 to 0.4 of that time, and each attempt may take a sixth of
+    /// it. So the default lets two renewals fail and outlasts an election of etcd, and a server
+    /// that is killed is gone after 15 s at the latest. etcd may grant more than is requested; what
+    /// it grants holds. A machine that was suspended for longer is registered again within a third
+    /// of that time.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = ttl;
         self
@@ -85,7 +89,8 @@ impl RegistrarBuilder {
     /// Builds the registrar.
     ///
     /// # Errors
-    /// An endpoint or an option is refused, or the time to live is zero or longer than etcd grants (9 000 000 000 s).
+    /// An endpoint or an option is refused, or the time to live is zero or longer than etcd grants
+    /// (9 000 000 000 s).
     pub fn build(self) -> Result<Registrar, Error> {
         let refuse = |reason| Err(Error::invalid("time to live", format!("{:?}", self.ttl), reason));
         if self.ttl.is_zero() {

@@ -15,21 +15,25 @@ use crate::secret::shown_key;
 const NAMED_KEYS: usize = 10;
 
 impl Registrar {
-    /// Takes all registrations out of etcd, and waits for that up to `within`. The last thing to do before the runtime ends:
-    /// a registration that is left when `main` returns stays in etcd until its lease ends (15 s by default), and clients
-    /// call it until then.
+    /// Takes all registrations out of etcd, and waits for that up to `within`. The last thing to do
+    /// before the runtime ends: a registration that is left when `main` returns stays in etcd until
+    /// its lease ends (15 s by default), and clients call it until then.
     ///
-    /// Closes all clones, for good: later registrations are refused. All registrations leave together, with their lease.
-    /// Each handle shows [`RegistrationState::Closed`](crate::RegistrationState::Closed) once its own has left. Calling it
-    /// again waits for what has not left yet.
+    /// Closes all clones, for good: later registrations are refused. All registrations leave
+    /// together, with their lease. Each handle shows
+    /// [`RegistrationState::Closed`](crate::RegistrationState::Closed) once its own has left.
+    /// Calling it again waits for what has not left yet.
     ///
-    /// Registrations of [`Serve`](crate::Serve) leave as well, while their servers go on serving: let those end first.
+    /// Registrations of [`Serve`](crate::Serve) leave as well, while their servers go on serving:
+    /// let those end first.
     ///
     /// # Errors
-    /// - Something has not left in time ([`Error::is_timeout`]), as when etcd is unavailable. The source names the keys.
-    ///   Their removal is retried while the runtime lives; then they go with the lease, which is no longer renewed.
-    /// - A runtime that maintained registrations has ended with keys in etcd, whose lease has not ended and which were not
-    ///   registered again since ([`Error::is_closed`]). The source names them.
+    /// - Something has not left in time ([`Error::is_timeout`]), as when etcd is unavailable. The
+    ///   source names the keys. Their removal is retried while the runtime lives; then they go with
+    ///   the lease, which is no longer renewed.
+    /// - A runtime that maintained registrations has ended with keys in etcd, whose lease has not
+    ///   ended and which were not registered again since ([`Error::is_closed`]). The source names
+    ///   them.
     /// - There is no tokio runtime, so nothing can be waited for.
     ///
     /// # Cancel safety

@@ -6,30 +6,46 @@ use crate::registrar::handle::state::RegistrationState;
 /// The health of all registrations of a [`Registrar`](crate::Registrar), at one moment. From
 /// [`Registrar::health`](crate::Registrar::health).
 ///
-/// [`RegistrarHealth::is_ready`] is the flag for a readiness probe. [`RegistrarHealth::is_live`] is the flag for a liveness
-/// probe: a server must not be restarted because etcd is unavailable.
+/// [`RegistrarHealth::is_ready`] is the flag for a readiness probe. [`RegistrarHealth::is_live`] is
+/// the flag for a liveness probe: a server must not be restarted because etcd is unavailable.
+///
+/// ```no_run
+/// # fn probes(registrar: tonic_etcd::Registrar) {
+/// let health = registrar.health();
+/// let ready = if health.is_ready() { 200 } else { 503 };
+/// let live = if health.is_live() { 200 } else { 500 };
+/// if let Some(error) = health.last_error() {
+///     println!("{} registrations are missing: {error}", health.missing());
+/// }
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct RegistrarHealth {
+    /// The runtime that maintains the registrations has not ended.
     live: bool,
+    /// Registrations that are neither in etcd nor paused.
     missing: usize,
+    /// The error of the first registration that is not paused and has one.
     error: Option<Error>,
 }
 
 impl RegistrarHealth {
-    /// If the lease has expired by our clock, nothing counts as registered, also while nobody drives the runtime that would
-    /// update the states.
+    /// If the lease has expired by our clock, nothing counts as registered, also while nobody
+    /// drives the runtime that would update the states.
     pub(super) fn new(live: bool, lease_is_expired: bool, states: &[RegistrationState]) -> Self {
         let unpaused = || states.iter().filter(|state| !matches!(state, RegistrationState::Paused { .. }));
         let missing = unpaused().filter(|state| lease_is_expired || !state.is_in_etcd()).count();
         Self { live, missing, error: unpaused().find_map(RegistrationState::why).cloned() }
     }
 
-    /// Whether every registration that is to be in etcd is there, as far as is known. True if nothing is registered.
+    /// Whether every registration that is to be in etcd is there, as far as is known. True if
+    /// nothing is registered.
     pub fn is_ready(&self) -> bool {
         self.live && self.missing == 0
     }
 
-    /// Whether the registrations are maintained. False only after the runtime that did so has ended.
+    /// Whether the registrations are maintained. False only after the runtime that did so has
+    /// ended.
     pub fn is_live(&self) -> bool {
         self.live
     }

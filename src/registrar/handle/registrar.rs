@@ -21,27 +21,55 @@ use crate::timers;
 
 /// Registers instances in one etcd, all under one lease. Cheap to clone; clones share the lease.
 ///
-/// Before `main` returns, wait for [`Registrar::close`]: registrations leave etcd only while the tokio runtime lives.
+/// Before `main` returns, wait for [`Registrar::close`]: registrations leave etcd only while the
+/// tokio runtime lives.
+///
+/// ```no_run
+/// # async fn register() -> Result<(), tonic_etcd::Error> {
+/// use std::time::Duration;
+///
+/// use tonic_etcd::{Instance, Registrar};
+///
+/// let registrar = Registrar::connect(["http://127.0.0.1:2379"]).await?; let registration =
+/// registrar.register("greeter", Instance::new("10.0.0.5:50051")?.with_zone("a"))?;
+/// registration.ready(Duration::from_secs(5)).await?; // … serve …
+/// registration.deregister().await?; registrar.close(Duration::from_secs(5)).await?; # Ok(()) # }
+/// ```
+///
+/// # The lease
+///
+/// All registrations of a registrar and of its clones share one lease, so a process is renewed by
+/// one request every few seconds, however many services it has. If etcd loses the lease, as after
+/// an outage that outlasts it, another one is granted and everything is put again. The lease is
+/// revoked with the last registration, and granted again with the next one.
+///
+/// # Keys that others change
+///
+/// The registrar watches its own keys. A key that is deleted or overwritten by hand is put again at
+/// once, and once a second if that happens again and again. A key that another instance has put is
+/// treated as [`Conflict`](crate::Conflict) says. If the role may not watch the key, it is put
+/// again about once a minute.
 #[derive(Clone)]
 pub struct Registrar {
     pub(super) shared: Arc<Shared>,
 }
 
 impl Registrar {
-    /// Registers an instance of a service with the default [`RegistrationOptions`], and keeps it registered until the
-    /// returned handle is deregistered or dropped.
+    /// Registers an instance of a service with the default [`RegistrationOptions`], and keeps it
+    /// registered until the returned handle is deregistered or dropped.
     ///
-    /// Returns immediately. The registration is made in the background and retried until it succeeds;
-    /// [`Registration::ready`] waits for it.
+    /// Returns immediately. The registration is made in the background and retried until it
+    /// succeeds; [`Registration::ready`] waits for it.
     ///
-    /// Needs a tokio runtime with its timer enabled. The registrar works on the runtime of its first registration for as long
-    /// as anything is registered, also for registrations that are made on other runtimes meanwhile. If that runtime is not
-    /// driven, [`Registration::ready`] says so.
+    /// Needs a tokio runtime with its timer enabled. The registrar works on the runtime of its
+    /// first registration for as long as anything is registered, also for registrations that are
+    /// made on other runtimes meanwhile. If that runtime is not driven, [`Registration::ready`]
+    /// says so.
     ///
     /// # Errors
-    /// - The target or the instance is refused: addresses that nobody can call (`0.0.0.0`, `[::]`, multicast), an instance
-    ///   that the codec refuses or panics on, records larger than etcd takes, keys that this registrar has registered
-    ///   already ([`Error::is_invalid_argument`]).
+    /// - The target or the instance is refused: addresses that nobody can call (`0.0.0.0`, `[::]`,
+    ///   multicast), an instance that the codec refuses or panics on, records larger than etcd
+    ///   takes, keys that this registrar has registered already ([`Error::is_invalid_argument`]).
     /// - [`Registrar::close`] was called ([`Error::is_closed`]).
     /// - There is no tokio runtime, or it has no timers.
     ///
@@ -54,8 +82,8 @@ impl Registrar {
         self.register_with(target, instance, RegistrationOptions::new())
     }
 
-    /// Registers an instance as [`Registrar::register`] does, with options: another key, what happens if another instance
-    /// holds it, a pause at first.
+    /// Registers an instance as [`Registrar::register`] does, with options: another key, what
+    /// happens if another instance holds it, a pause at first.
     ///
     /// ```no_run
     /// # fn register(registrar: tonic_etcd::Registrar) -> Result<(), tonic_etcd::Error> {
@@ -84,7 +112,8 @@ impl Registrar {
         registrations.pop().ok_or_else(|| Error::closed("the registrar"))
     }
 
-    /// Registers all of them, or none: everything that can be refused is refused before the first is added.
+    /// Registers all of them, or none: everything that can be refused is refused before the first
+    /// is added.
     pub(crate) fn register_all(
         &self,
         all: Vec<(Target, Instance, RegistrationOptions)>,
@@ -120,8 +149,8 @@ impl Registrar {
         Ok(Entry::new(target.clone(), records, id, options.conflict, options.pauses))
     }
 
-    /// The id of the lease that the registrations are under, or `None` while there is none. `etcdctl` shows it in
-    /// hexadecimal.
+    /// The id of the lease that the registrations are under, or `None` while there is none.
+    /// `etcdctl` shows it in hexadecimal.
     pub fn lease_id(&self) -> Option<i64> {
         self.shared.state().lease
     }

@@ -23,21 +23,34 @@ const DEREGISTER: Duration = Duration::from_secs(5);
 
 /// One registered instance.
 ///
-/// Dropping it deregisters the instance in the background, which works only while its tokio runtime lives. Before `main`
-/// returns, wait for [`Registration::deregister`], or for [`Registrar::close`](crate::Registrar::close), which is for all
-/// registrations at once. Otherwise the key stays in etcd until the lease ends, and a warning says so.
+/// Dropping it deregisters the instance in the background, which works only while its tokio runtime
+/// lives. Before `main` returns, wait for [`Registration::deregister`], or for
+/// [`Registrar::close`](crate::Registrar::close), which is for all registrations at once. Otherwise
+/// the key stays in etcd until the lease ends, and a warning says so.
 ///
-/// If another instance has put the key since, its key stays. That takes a role that may read the key: a role that may only
-/// write deletes the key, whoever has put it.
+/// If another instance has put the key since, its key stays. That takes a role that may read the
+/// key: a role that may only write deletes the key, whoever has put it.
+///
+/// ```no_run
+/// # async fn change(mut registration: tonic_etcd::Registration) -> Result<(), tonic_etcd::Error> {
+/// use std::time::Duration;
+///
+/// // Half of the calls go elsewhere from now on. registration.update(|instance|
+/// instance.with_weight(1))?; // Nothing is called here until the cache is warm again.
+/// registration.pause(); registration.paused(Duration::from_secs(5)).await?; registration.resume();
+/// registration.ready(Duration::from_secs(5)).await?; # Ok(()) # } ```
 #[must_use = "dropping a registration deregisters it in the background, while the runtime lives"]
 pub struct Registration {
     pub(super) shared: Arc<Shared>,
     pub(super) id: Id,
+    /// The service.
     pub(super) target: Target,
     pub(super) instance: Instance,
     /// The name of the key, if it was chosen.
     pub(super) key: Option<String>,
+    /// The published states. `changed` marks them as seen, which `ready` and the like do not.
     pub(super) states: watch::Receiver<Published>,
+    /// Set by the task, read by a server that leaves.
     pub(super) visibility: Visibility,
 }
 
@@ -57,27 +70,30 @@ impl Registration {
         self.states.borrow().state.clone()
     }
 
-    /// Whether the instance is in etcd, as far as is known: etcd has acknowledged it, and by our clock the lease has not
-    /// expired. This is no lock: another instance may have put the key since.
+    /// Whether the instance is in etcd, as far as is known: etcd has acknowledged it, and by our
+    /// clock the lease has not expired. This is no lock: another instance may have put the key
+    /// since.
     pub fn is_registered(&self) -> bool {
         let is_live = self.shared.state().lease_expires_at.is_some_and(|at| Instant::now() < at);
         is_live && self.states.borrow().state.is_in_etcd()
     }
 
-    /// The id of the registrar's lease, or `None` while there is none. `etcdctl` shows it in hexadecimal. It may change
-    /// without a loss: see [`Registration::deregister`].
+    /// The id of the registrar's lease, or `None` while there is none. `etcdctl` shows it in
+    /// hexadecimal. It may change without a loss: see [`Registration::deregister`].
     pub fn lease_id(&self) -> Option<i64> {
         self.shared.state().lease
     }
 
     /// Changes the instance in place: `|instance| instance.with_weight(3)`.
     ///
-    /// Returns immediately; [`Registration::ready`] waits until etcd has the change. Weight, zone, version and metadata
-    /// change under the same key and lease. If addresses change, the new keys are put before the old ones are deleted.
+    /// Returns immediately; [`Registration::ready`] waits until etcd has the change. Weight, zone,
+    /// version and metadata change under the same key and lease. If addresses change, the new keys
+    /// are put before the old ones are deleted.
     ///
     /// # Errors
-    /// `change` returns an error, its result is refused as by [`Registrar::register`](crate::Registrar::register), or the
-    /// registration is no longer maintained ([`Error::is_closed`]). The registration is then unchanged.
+    /// `change` returns an error, its result is refused as by
+    /// [`Registrar::register`](crate::Registrar::register), or the registration is no longer
+    /// maintained ([`Error::is_closed`]). The registration is then unchanged.
     ///
     /// # Panics
     /// If `change` does. The registration is then unchanged.
@@ -94,13 +110,15 @@ impl Registration {
         Ok(())
     }
 
-    /// What an update needs, for callers that must not hold the registration while the codec (user code) runs.
+    /// What an update needs, for callers that must not hold the registration while the codec (user
+    /// code) runs.
     pub(crate) fn update_plan(&self) -> UpdatePlan {
         let (target, key) = (self.target.clone(), self.key.clone());
         UpdatePlan { shared: self.shared.clone(), id: self.id, target, key }
     }
 
-    /// Applies updates of several registrations of one registrar: all, or none. The caller sends the publications.
+    /// Applies updates of several registrations of one registrar: all, or none. The caller sends
+    /// the publications.
     pub(crate) fn update_all(all: &mut [Self], updates: &[RegistrationUpdate]) -> Result<Vec<Publication>, Error> {
         let Some(first) = all.first() else { return Ok(Vec::new()) };
         let publications = first.shared.update(updates)?;
@@ -112,7 +130,8 @@ impl Registration {
         Ok(publications)
     }
 
-    /// Takes the instance out of etcd until [`Registration::resume`]. The lease is kept for its return.
+    /// Takes the instance out of etcd until [`Registration::resume`]. The lease is kept for its
+    /// return.
     ///
     /// Returns immediately; [`Registration::paused`] waits until the key is gone for good, as
     /// [`Registration::deregister`] does.
@@ -125,8 +144,8 @@ impl Registration {
         self.pause_handle().set(PauseReason::Manual, false);
     }
 
-    /// Tells whether the server serves, as its health check says. True at first. The instance is in etcd only while the
-    /// server serves and the registration is not paused.
+    /// Tells whether the server serves, as its health check says. True at first. The instance is in
+    /// etcd only while the server serves and the registration is not paused.
     pub fn set_serving(&self, serves: bool) {
         self.pause_handle().set(PauseReason::ServiceHealth, !serves);
     }
@@ -136,14 +155,15 @@ impl Registration {
         PauseHandle { shared: self.shared.clone(), id: self.id }
     }
 
-    /// A `tokio_stream::Stream` of the states: the present one first, then each change. A slow reader skips to the latest.
-    /// The stream does not keep the registration alive, and ends with it.
+    /// A `tokio_stream::Stream` of the states: the present one first, then each change. A slow
+    /// reader skips to the latest. The stream does not keep the registration alive, and ends with
+    /// it.
     pub fn states(&self) -> RegistrationStates {
         RegistrationStates::new(self.states.clone())
     }
 
-    /// Waits until the state differs from when this was last called, and returns it. States that pass quickly may be
-    /// skipped; the latest never is.
+    /// Waits until the state differs from when this was last called, and returns it. States that
+    /// pass quickly may be skipped; the latest never is.
     ///
     /// # Errors
     /// The registrar's runtime has ended.
@@ -158,8 +178,8 @@ impl Registration {
     /// Waits until the instance is in etcd as desired.
     ///
     /// # Errors
-    /// - It takes longer than `within` ([`Error::is_timeout`]). The source is the last error, or that the runtime on which
-    ///   the registrar first registered did not run in that time.
+    /// - It takes longer than `within` ([`Error::is_timeout`]). The source is the last error, or
+    ///   that the runtime on which the registrar first registered did not run in that time.
     /// - Another instance holds the key ([`Error::is_conflict`]).
     ///
     /// The registration is retried all the same.
@@ -170,11 +190,12 @@ impl Registration {
         self.waiter().wait_ready(within).await
     }
 
-    /// Waits until the instance is out of etcd, after [`Registration::pause`] or [`Registration::set_serving`].
+    /// Waits until the instance is out of etcd, after [`Registration::pause`] or
+    /// [`Registration::set_serving`].
     ///
     /// # Errors
-    /// It takes longer than `within` ([`Error::is_timeout`]), because etcd is unavailable or nothing has paused the
-    /// registration. The removal is retried all the same.
+    /// It takes longer than `within` ([`Error::is_timeout`]), because etcd is unavailable or
+    /// nothing has paused the registration. The removal is retried all the same.
     ///
     /// # Cancel safety
     /// Cancel safe: dropping the future only ends the waiting.
@@ -188,22 +209,23 @@ impl Registration {
         StateWaiter { shared: self.shared.clone(), target: self.target.clone(), states: self.states.clone() }
     }
 
-    /// Takes the instance out of etcd, and waits up to 5 s until that is done: longer than an election of etcd takes.
-    /// Returns at once if it was never in etcd.
+    /// Takes the instance out of etcd, and waits up to 5 s until that is done: longer than an
+    /// election of etcd takes. Returns at once if it was never in etcd.
     ///
-    /// One of several registrations is deleted alone. With the last one the registrar's lease is revoked; if its key was
-    /// not in etcd any more, that happens in the background.
+    /// One of several registrations is deleted alone. With the last one the registrar's lease is
+    /// revoked; if its key was not in etcd any more, that happens in the background.
     ///
-    /// A put that etcd has not answered may still arrive, and only the end of its lease excludes that. The registrar then
-    /// puts its other registrations under another lease, without a gap, and revokes the first; this waits for it. The same
-    /// happens if the role may not delete the key any more; if it may not revoke the lease either, the key goes when the lease
-    /// ends, within twice its time to live. If etcd grants no other lease, as while it is full, the key is deleted, this
-    /// returns, and the lease is replaced later.
+    /// A put that etcd has not answered may still arrive, and only the end of its lease excludes
+    /// that. The registrar then puts its other registrations under another lease, without a gap,
+    /// and revokes the first; this waits for it. The same happens if the role may not delete the
+    /// key any more; if it may not revoke the lease either, the key goes when the lease ends,
+    /// within twice its time to live. If etcd grants no other lease, as while it is full, the key
+    /// is deleted, this returns, and the lease is replaced later.
     ///
     /// # Errors
-    /// It takes longer ([`Error::is_timeout`]), as when etcd is unavailable. The removal is retried until etcd answers. The
-    /// last registration of a registrar is then gone with its lease, which is no longer renewed, within twice its time to
-    /// live.
+    /// It takes longer ([`Error::is_timeout`]), as when etcd is unavailable. The removal is retried
+    /// until etcd answers. The last registration of a registrar is then gone with its lease, which
+    /// is no longer renewed, within twice its time to live.
     ///
     /// # Cancel safety
     /// Once it was polled, dropping the future only ends the waiting.
@@ -243,13 +265,15 @@ impl Registration {
 /// What an update of a registration needs. See [`Registration::update_plan`].
 pub(crate) struct UpdatePlan {
     shared: Arc<Shared>,
+    /// Its id in the registrar's shared state.
     id: Id,
     target: Target,
     key: Option<String>,
 }
 
 impl UpdatePlan {
-    /// Makes the records of another instance. Runs the codec, which is user code: no lock may be held.
+    /// Makes the records of another instance. Runs the codec, which is user code: no lock may be
+    /// held.
     ///
     /// # Errors
     /// As [`Registrar::register`](crate::Registrar::register); they name the service.

@@ -13,9 +13,19 @@ use crate::registrar::lease::RegistrationStatus;
 
 /// The state of a registration.
 ///
-/// "In etcd" means that etcd has acknowledged the keys and that their lease has not ended. A key that somebody else deletes
-/// or overwrites is put again: at once if the role may watch it, otherwise within a minute, without a change of state. If
-/// that happens again and again, the key is put once a second.
+/// "In etcd" means that etcd has acknowledged the keys and that their lease has not ended. A key
+/// that somebody else deletes or overwrites is put again: at once if the role may watch it,
+/// otherwise within a minute, without a change of state. If that happens again and again, the key
+/// is put once a second.
+///
+/// | state | in etcd | what the registrar does | |---|---|---| | `Registering` | no | puts the
+/// keys, with retries | | `Registered` | yes | renews the lease and watches the keys | | `Updating`
+/// | yes, the former version | puts the new version, or deletes the keys for a pause | | `Renewing`
+/// | yes | renews the lease again, sooner | | `Lost` | no, or not for sure | puts the keys again,
+/// under a new lease if the old one has ended | | `Held` | another instance's key is | waits until
+/// the key is free | | `Paused` | no | keeps the lease | | `Closed` | no | nothing |
+///
+/// [`RegistrationState::why`] has the error or the reason of a state.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum RegistrationState {
@@ -33,21 +43,22 @@ pub enum RegistrationState {
         /// The last error, if there was one.
         why: Option<Error>,
     },
-    /// In etcd, but the last renewal of the lease failed. Retried: then `Registered`, or `Lost` once the lease may have
-    /// ended.
+    /// In etcd, but the last renewal of the lease failed. Retried: then `Registered`, or `Lost`
+    /// once the lease may have ended.
     #[non_exhaustive]
     Renewing {
         /// Why the renewal failed.
         why: Error,
     },
-    /// No longer in etcd, or not renewed for as long as the lease lives. Registered again, unless the runtime that
-    /// maintained it has ended.
+    /// No longer in etcd, or not renewed for as long as the lease lives. Registered again, unless
+    /// the runtime that maintained it has ended.
     #[non_exhaustive]
     Lost {
         /// What happened.
         why: Error,
     },
-    /// Another instance holds the key: see [`Conflict`](crate::Conflict). Registered once the key is free.
+    /// Another instance holds the key: see [`Conflict`](crate::Conflict). Registered once the key
+    /// is free.
     #[non_exhaustive]
     Held {
         /// Which instance holds it.
@@ -79,7 +90,8 @@ impl RegistrationState {
         }
     }
 
-    /// Whether the instance is in etcd, as far as is known: registered, and perhaps being updated or renewed.
+    /// Whether the instance is in etcd, as far as is known: registered, and perhaps being updated
+    /// or renewed.
     pub fn is_in_etcd(&self) -> bool {
         self.is_as_desired() || matches!(self, Self::Updating { .. })
     }

@@ -11,11 +11,13 @@ use crate::registrar::handle::state::{Published, RegistrationState};
 use crate::registrar::shared::Shared;
 use crate::target::Target;
 
-/// Waits for a state of one registration. Made by [`Registration`](crate::Registration), for itself and for
-/// [`ServeControl`](crate::ServeControl), which must not hold its lock while it waits.
+/// Waits for a state of one registration. Made by [`Registration`](crate::Registration), for itself
+/// and for [`ServeControl`](crate::ServeControl), which must not hold its lock while it waits.
 pub(crate) struct StateWaiter {
     pub(super) shared: Arc<Shared>,
     pub(super) target: Target,
+    /// A receiver of its own, so that a wait does not mark states as seen for
+    /// [`Registration::changed`](crate::Registration::changed).
     pub(super) states: watch::Receiver<Published>,
 }
 
@@ -30,8 +32,8 @@ impl StateWaiter {
         }
     }
 
-    /// Waits up to `left` for a state. `within` is the whole time that the caller was given, and `doing` what it waits for:
-    /// the error names both.
+    /// Waits up to `left` for a state. `within` is the whole time that the caller was given, and
+    /// `doing` what it waits for: the error names both.
     pub(super) async fn wait_for(
         mut self,
         mut condition: impl FnMut(&RegistrationState) -> bool,

@@ -1,12 +1,13 @@
 //! The fence against late puts: the end of a lease. PURE.
 //!
-//! A put without an answer is a *late put*: etcd may apply it at any later time, also after its registration has left. No
-//! comparison and no waiting excludes that; etcd refuses it only once its lease has ended. So when a registration leaves (or
-//! pauses) while a put of it may be late, the lease is replaced: another lease is granted, the keys of all other
-//! registrations are put under it, and then the first lease is revoked. A lease that no other key needs is revoked at once.
+//! A put without an answer is a *late put*: etcd may apply it at any later time, also after its
+//! registration has left. No comparison and no waiting excludes that; etcd refuses it only once its
+//! lease has ended. So when a registration leaves (or pauses) while a put of it may be late, the
+//! lease is replaced: another lease is granted, the keys of all other registrations are put under
+//! it, and then the first lease is revoked. A lease that no other key needs is revoked at once.
 //!
-//! A lease is also replaced if it holds a key that the role may not write any more: etcd 3.7 does not renew it, and the key
-//! cannot be deleted, so it must end with the lease.
+//! A lease is also replaced if it holds a key that the role may not write any more: etcd 3.7 does
+//! not renew it, and the key cannot be deleted, so it must end with the lease.
 //!
 //! ```text
 //!   current ── a late put, or a refused key ─────▶ retired ── no desired key under it ──▶ released ──▶ revoked
@@ -22,8 +23,8 @@ use crate::registrar::lease::machine::Machine;
 use crate::registrar::lease::vocabulary::Loss;
 
 impl Machine {
-    /// Retires and releases leases as described above, and forgets keys that are gone. Runs before each action and after
-    /// each input.
+    /// Retires and releases leases as described above, and forgets keys that are gone. Runs before
+    /// each action and after each input.
     pub(super) fn fence(&mut self, now: Duration) {
         self.forget_absent_keys();
         if let LeasePhase::Held { id } = self.leases.phase() {
@@ -48,7 +49,8 @@ impl Machine {
         (waits && now < self.move_not_before).then_some(self.move_not_before)
     }
 
-    /// Whether only the end of the lease settles something: a late put of an undesired key, or a refused key.
+    /// Whether only the end of the lease settles something: a late put of an undesired key, or a
+    /// refused key.
     fn must_end(&self, lease: i64) -> bool {
         let undesired = self.registrations.values().filter(|registration| !registration.is_desired());
         let mut keys = undesired.flat_map(|registration| &registration.keys);
@@ -61,8 +63,9 @@ impl Machine {
         desired.flat_map(|registration| &registration.keys).any(|key| key.may_be_under(lease))
     }
 
-    /// Forgets keys that are neither present nor desired. A key with a late put is remembered by a registration that is
-    /// leaving; if etcd grants no other lease, only the lease remembers it, so that leaving can complete.
+    /// Forgets keys that are neither present nor desired. A key with a late put is remembered by a
+    /// registration that is leaving; if etcd grants no other lease, only the lease remembers it, so
+    /// that leaving can complete.
     fn forget_absent_keys(&mut self) {
         let mut orphans = Vec::new();
         for registration in self.registrations.values_mut() {
@@ -86,7 +89,8 @@ impl Machine {
         orphans.into_iter().for_each(|key| self.add_orphan(key));
     }
 
-    /// etcd refused another lease or a put under it: the lease that was to be replaced is used until the next attempt.
+    /// etcd refused another lease or a put under it: the lease that was to be replaced is used
+    /// until the next attempt.
     pub(super) fn refuse_move(&mut self, now: Duration) {
         self.move_refused = true;
         self.move_not_before = now + self.backoff.fail(now, true);

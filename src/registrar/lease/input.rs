@@ -9,7 +9,8 @@ use crate::registrar::lease::registration::TrackedRegistration;
 use crate::registrar::lease::vocabulary::{Action, Conflict, Desired, FailureKind, Id, Input, KeyValue, Loss};
 
 impl Machine {
-    /// Applies an input. `action` is the request that it answers, or [`Action::Wait`] if it answers none.
+    /// Applies an input. `action` is the request that it answers, or [`Action::Wait`] if it answers
+    /// none.
     pub(crate) fn on(&mut self, now: Duration, action: &Action, input: Input) {
         let began = self.pending.end(action).unwrap_or(now);
         self.apply(now, action, began, input);
@@ -83,8 +84,8 @@ impl Machine {
         self.hand_over_keys(id);
     }
 
-    /// Gives a registration the state of keys that it desires and that another registration no longer does: such a key
-    /// stays in etcd and is put again. So each key has one owner.
+    /// Gives a registration the state of keys that it desires and that another registration no
+    /// longer does: such a key stays in etcd and is put again. So each key has one owner.
     fn adopt_keys(&mut self, id: Id) {
         self.keys_version += 1;
         let Some(registration) = self.registrations.get(&id) else { return };
@@ -104,8 +105,8 @@ impl Machine {
         }
     }
 
-    /// Gives the keys that a registration no longer desires to registrations that do. Those may have been added earlier:
-    /// the order in which a key is given up and taken must not matter.
+    /// Gives the keys that a registration no longer desires to registrations that do. Those may
+    /// have been added earlier: the order in which a key is given up and taken must not matter.
     fn hand_over_keys(&mut self, id: Id) {
         let Some(registration) = self.registrations.get(&id) else { return };
         let given_up = registration.keys.iter().filter(|key| registration.leaving || key.obsolete);
@@ -148,7 +149,8 @@ impl Machine {
         self.schedule_refresh(now);
     }
 
-    /// Until the watch is created, no event tells what becomes of this key: it is refreshed like one that is denied.
+    /// Until the watch is created, no event tells what becomes of this key: it is refreshed like
+    /// one that is denied.
     fn watch_delayed(&mut self, now: Duration, key: Vec<u8>) {
         if self.keys_named(&key).next().is_some() {
             let known: BTreeSet<_> = self.watchable_keys().map(|(key, _)| key.to_vec()).collect();
@@ -269,7 +271,8 @@ impl Machine {
 
     /// A request has failed: what becomes of its key, what is tried next, and who waits for it.
     ///
-    /// - A failure that needs an operator delays the grant, the revocation, or the registration that it concerns.
+    /// - A failure that needs an operator delays the grant, the revocation, or the registration
+    ///   that it concerns.
     /// - A lost lease is replaced at once the first time.
     /// - Any other failure is one of etcd as a whole, and delays all requests but renewals.
     fn failed(&mut self, now: Duration, action: &Action, began: Duration, failure: FailureKind) {
@@ -333,7 +336,8 @@ impl Machine {
         self.blocked_until = self.blocked_until.min(now);
     }
 
-    /// The outcome of a request is unknown. A put becomes a late put: it may be applied while its lease lives.
+    /// The outcome of a request is unknown. A put becomes a late put: it may be applied while its
+    /// lease lives.
     fn outcome_unknown(&mut self, action: &Action) {
         let late_put = match action {
             Action::Put { lease, .. } if self.leases.is_live(*lease) => Some(*lease),

@@ -1,6 +1,7 @@
 //! The leases of one registrar and when each is renewed. PURE.
 //!
-//! Usually there is one: the current lease. While keys move to a new lease there are two or more, see `fence`.
+//! Usually there is one: the current lease. While keys move to a new lease there are two or more,
+//! see `fence`.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -8,13 +9,15 @@ use std::time::Duration;
 use crate::backoff::Backoff;
 use crate::registrar::lease::vocabulary::{FailureKind, Renewal};
 
-/// How many ended leases are remembered. An etcd that is restored from a snapshot may bring one of them back, and its keys
-/// must then count as ours. 256 covers a day in which the lease is lost every five minutes.
+/// How many ended leases are remembered. An etcd that is restored from a snapshot may bring one of
+/// them back, and its keys must then count as ours. 256 covers a day in which the lease is lost
+/// every six minutes.
 const FORMER: usize = 256;
 
 /// The leases that etcd may hold for this registrar.
 ///
-/// Invariants: at most one lease is current; a lease is in `current` or in `retired`, never in both; ids are never reused.
+/// Invariants: at most one lease is current; a lease is in `current` or in `retired`, never in
+/// both; ids are never reused.
 #[derive(Debug)]
 pub(super) struct Leases {
     /// The requested time to live.
@@ -47,7 +50,8 @@ struct Lease {
     expires_at_most: Duration,
     /// The last renewal failed.
     overdue: bool,
-    /// Only its end settles something, so its keys move to another lease: see [`Leases::set_must_end`].
+    /// Only its end settles something, so its keys move to another lease: see
+    /// [`Leases::set_must_end`].
     must_end: bool,
     /// etcd does not renew it any more.
     refused: bool,
@@ -110,7 +114,8 @@ impl Leases {
         self.current.as_ref().map(|lease| lease.id)
     }
 
-    /// The id that users are shown: the current lease, or else the one that the keys are still under.
+    /// The id that users are shown: the current lease, or else the one that the keys are still
+    /// under.
     pub(super) fn in_use_id(&self) -> Option<i64> {
         self.in_use().next().map(|lease| lease.id)
     }
@@ -161,8 +166,8 @@ impl Leases {
         released.map(|lease| (lease.id, lease.revoke_at)).min_by_key(|(_, at)| *at)
     }
 
-    /// The health of the leases that a registration may be under: the worst of them, or of all leases in use if it is
-    /// under none.
+    /// The health of the leases that a registration may be under: the worst of them, or of all
+    /// leases in use if it is under none.
     pub(super) fn health(&self, now: Duration, is_under: impl Fn(i64) -> bool) -> Option<LeaseHealth> {
         let health = |lease: &Lease| match lease.overdue {
             true if now >= lease.expires_at => LeaseHealth::Expired,
@@ -178,14 +183,15 @@ impl Leases {
         &self.former
     }
 
-    /// How long a request may take while a lease is held: a sixth of the time to live. A renewal is due after 0.33 to 0.4
-    /// of it, so that two renewals may time out (0.4 + 2 × 0.17) before the lease expires.
+    /// How long a request may take while a lease is held: a sixth of the time to live. A renewal is
+    /// due after 0.33 to 0.4 of it, so that two renewals may time out (0.4 + 2 × 0.17) before the
+    /// lease expires.
     pub(super) fn request_timeout(&self) -> Option<Duration> {
         self.all().map(|lease| lease.ttl / 6).min()
     }
 
-    /// When the first lease in use expires, by our clock. A lease that etcd refuses to renew counts only if there is no
-    /// other: it ends with the keys that may not move.
+    /// When the first lease in use expires, by our clock. A lease that etcd refuses to renew counts
+    /// only if there is no other: it ends with the keys that may not move.
     pub(super) fn first_expiry(&self) -> Option<Duration> {
         let renewed = self.in_use().filter(|lease| !lease.refused).map(|lease| lease.expires_at).min();
         renewed.or_else(|| self.in_use().map(|lease| lease.expires_at).min())
@@ -196,8 +202,8 @@ impl Leases {
         self.in_use().filter(|lease| lease.overdue && now < lease.expires_at).map(|lease| lease.expires_at).min()
     }
 
-    /// Whether a lease must have ended although etcd has not said so: two times to live after the last renewal that may have
-    /// been applied, because a new etcd leader extends each lease once.
+    /// Whether a lease must have ended although etcd has not said so: two times to live after the
+    /// last renewal that may have been applied, because a new etcd leader extends each lease once.
     pub(super) fn has_surely_expired(&self, id: i64, now: Duration) -> bool {
         self.all().any(|lease| lease.id == id && now >= lease.expires_at_most + lease.ttl)
     }
@@ -217,7 +223,8 @@ impl Leases {
         self.granting = Some(id);
     }
 
-    /// The requested lease exists. `seconds` is its time to live, or `None` if it existed before the request.
+    /// The requested lease exists. `seconds` is its time to live, or `None` if it existed before
+    /// the request.
     pub(super) fn granted(&mut self, asked: Duration, seconds: Option<i64>) {
         let (None, Some(id)) = (&self.current, self.granting.take()) else { return };
         let ttl = ttl(seconds.unwrap_or(self.seconds));
@@ -239,7 +246,8 @@ impl Leases {
         self.renewals.reset();
     }
 
-    /// The lease was renewed. Its time to live counts from when the renewal was sent, which is never too late.
+    /// The lease was renewed. Its time to live counts from when the renewal was sent, which is
+    /// never too late.
     pub(super) fn renewed(&mut self, id: i64, asked: Duration, seconds: Option<i64>) {
         let Some((before, confirmed)) = self.get_mut(id).map(|lease| (lease.ttl, lease.ttl_confirmed)) else { return };
         let ttl = seconds.map_or(before, ttl);
@@ -277,8 +285,9 @@ impl Leases {
         }
     }
 
-    /// Only the end of the lease settles something, so all other keys move to another lease: a put of a key that nobody
-    /// desires may still arrive under it and no key remembers that, or it holds a key that may not be deleted any more.
+    /// Only the end of the lease settles something, so all other keys move to another lease: a put
+    /// of a key that nobody desires may still arrive under it and no key remembers that, or it
+    /// holds a key that may not be deleted any more.
     pub(super) fn set_must_end(&mut self, id: i64) {
         self.get_mut(id).into_iter().for_each(|lease| lease.must_end = true);
     }
@@ -298,7 +307,8 @@ impl Leases {
         self.retired.extend(self.current.take());
     }
 
-    /// etcd grants no other lease: the last retired one becomes current again. Whether there is a current lease now.
+    /// etcd grants no other lease: the last retired one becomes current again. Whether there is a
+    /// current lease now.
     pub(super) fn reinstate(&mut self) -> bool {
         if let Some(last) = self.retired.iter().rposition(|lease| !lease.released)
             && self.current.is_none()
@@ -309,7 +319,8 @@ impl Leases {
         self.current.is_some()
     }
 
-    /// No desired key needs the retired lease: it is to be revoked, and may end at any time from here on.
+    /// No desired key needs the retired lease: it is to be revoked, and may end at any time from
+    /// here on.
     pub(super) fn release(&mut self, id: i64) {
         self.retired.iter_mut().filter(|lease| lease.id == id).for_each(|lease| lease.released = true);
     }
@@ -335,7 +346,8 @@ impl Leases {
     }
 }
 
-/// The time to live that etcd reports. 9 000 000 000 s is etcd's own limit; the clamp keeps sums within [`Duration`].
+/// The time to live that etcd reports. 9 000 000 000 s is etcd's own limit; the clamp keeps sums
+/// within [`Duration`].
 fn ttl(seconds: i64) -> Duration {
     Duration::from_secs(seconds.clamp(1, 9_000_000_000).cast_unsigned())
 }

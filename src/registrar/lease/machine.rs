@@ -12,32 +12,40 @@ use crate::registrar::lease::vocabulary::{
     Action, Conflict, Desired, Id, Loss, RegistrationStatus, Relevance, Renewal,
 };
 
-/// How often a key that cannot be watched is put again: rarely enough for a large fleet, often enough that a deleted key is
-/// back within a minute.
+/// How often a key that cannot be watched is put again: rarely enough for a large fleet, often
+/// enough that a deleted key is back within a minute.
 const REFRESH: (Duration, Duration) = (Duration::from_secs(40), Duration::from_secs(60));
 /// How often a watched key is read: some etcd releases lose watch events around compactions.
 const RECHECK: (Duration, Duration) = (Duration::from_secs(300), Duration::from_secs(600));
 /// The first id of an orphan. Registrations count from 1 and never come this far.
 const FIRST_ORPHAN: Id = Id::MAX / 2;
 
-/// Keeps the records of all registrations in etcd under one lease. The module's docs draw its states.
+/// Keeps the records of all registrations in etcd under one lease. The module's docs draw its
+/// states.
 ///
-/// The task calls [`Machine::renewal`] and [`Machine::action`] until both have nothing to do, sends what they return, and
-/// passes each result to [`Machine::on`].
+/// The task calls [`Machine::renewal`] and [`Machine::action`] until both have nothing to do, sends
+/// what they return, and passes each result to [`Machine::on`].
 #[derive(Debug)]
 pub(crate) struct Machine {
+    /// The leases and when they are renewed.
     pub(super) leases: Leases,
+    /// All registrations that have keys or stay, and the orphans. Ordered, so that histories
+    /// repeat.
     pub(super) registrations: BTreeMap<Id, TrackedRegistration>,
+    /// The requests that were returned and not answered.
     pub(super) pending: PendingRequests,
     /// Delays requests after an outage of etcd. Successful puts and deletes reset it.
     pub(super) backoff: Backoff,
-    /// No request starts before this time, because etcd failed. Renewals have a backoff of their own.
+    /// No request starts before this time, because etcd failed. Renewals have a backoff of their
+    /// own.
     pub(super) blocked_until: Duration,
-    /// When the last outage was counted. Failures of requests that began earlier belong to the same outage.
+    /// When the last outage was counted. Failures of requests that began earlier belong to the same
+    /// outage.
     pub(super) failed_at: Duration,
     /// No grant starts before this time, because etcd refused one.
     pub(super) grant_not_before: Duration,
-    /// The current lease is not retired before this time, because etcd refused another lease or a put under it.
+    /// The current lease is not retired before this time, because etcd refused another lease or a
+    /// put under it.
     pub(super) move_not_before: Duration,
     /// The last attempt to move the keys to another lease was refused.
     pub(super) move_refused: bool,
@@ -154,7 +162,8 @@ impl Machine {
         self.registrations.get(&id).map(|registration| &registration.loss)
     }
 
-    /// The other instance that holds a key of this registration: the key, its lease, and the instance's id.
+    /// The other instance that holds a key of this registration: the key, its lease, and the
+    /// instance's id.
     pub(crate) fn holder(&self, id: Id) -> Option<(&[u8], i64, Option<&str>)> {
         self.registrations.get(&id)?.holder()
     }
@@ -181,7 +190,8 @@ impl Machine {
         if self.has_registrations() { self.leases.renewal(now, in_flight) } else { Renewal::None }
     }
 
-    /// The next request, which counts as in flight from here on. Called until it returns [`Action::Wait`].
+    /// The next request, which counts as in flight from here on. Called until it returns
+    /// [`Action::Wait`].
     pub(crate) fn action(&mut self, now: Duration) -> Action {
         self.fence(now);
         let (action, removes) = self.next_action(now);
@@ -190,7 +200,8 @@ impl Machine {
         action
     }
 
-    /// The next request, and whether it takes a key out of etcd. Leases come first, because keys need one.
+    /// The next request, and whether it takes a key out of etcd. Leases come first, because keys
+    /// need one.
     fn next_action(&mut self, now: Duration) -> (Action, bool) {
         if now < self.blocked_until {
             return (Action::Wait { until: Some(self.blocked_until) }, false);
@@ -214,7 +225,8 @@ impl Machine {
         self.next_key_action(now, wake)
     }
 
-    /// Requests a lease. A repeated request uses the same id, so that a lost answer leaves no lease behind.
+    /// Requests a lease. A repeated request uses the same id, so that a lost answer leaves no lease
+    /// behind.
     fn grant(&mut self) -> Action {
         let id = match self.leases.phase() {
             LeasePhase::Granting { id } => id,

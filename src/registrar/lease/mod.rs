@@ -1,7 +1,8 @@
 //! The lease machine: keeps keys in etcd under one lease for as long as they are desired.
 //!
-//! Every file here is PURE: no async, no clock, no I/O. The clock is an argument (the time since any fixed start, the same
-//! for every call) and randomness is a seed, so the property tests replay any history.
+//! Every file here is PURE: no async, no clock, no I/O. The clock is an argument (the time since
+//! any fixed start, the same for every call) and randomness is a seed, so the property tests replay
+//! any history.
 //!
 //! # How data flows
 //!
@@ -14,7 +15,8 @@
 //!
 //! # Files
 //!
-//! - `vocabulary`: what the machine and its task exchange: [`Action`], [`Input`], [`RegistrationStatus`].
+//! - `vocabulary`: what the machine and its task exchange: [`Action`], [`Input`],
+//!   [`RegistrationStatus`].
 //! - `machine`: [`Machine`], and what it decides to do next.
 //! - `input`: what each [`Input`] changes.
 //! - `fence`: how a lease is left when a late put could still arrive under it.
@@ -33,12 +35,13 @@
 //!                          └── still desired ─┴──── etcd says that it is gone ────────┴───────────────────┘
 //! ```
 //!
-//! A lease is *current* while puts use it. It is *retired* when another lease replaces it: keys move to the new lease and
-//! the old one is still renewed. It is *released* once no desired key needs it: it is revoked and no longer renewed. When
-//! the last registration leaves, the current lease is retired and released at once.
+//! A lease is *current* while puts use it. It is *retired* when another lease replaces it: keys
+//! move to the new lease and the old one is still renewed. It is *released* once no desired key
+//! needs it: it is revoked and no longer renewed. When the last registration leaves, the current
+//! lease is retired and released at once.
 //!
-//! A lease ends only when etcd says so. A failed renewal, or our own clock, never gives up a lease: it is renewed until
-//! etcd answers that it does not exist.
+//! A lease ends only when etcd says so. A failed renewal, or our own clock, never gives up a lease:
+//! it is renewed until etcd answers that it does not exist.
 //!
 //! # States of a key
 //!
@@ -63,6 +66,24 @@
 //!      renewal    ▼    │ renewed          Held, Paused: from any of these, and back
 //!      failed   Renewing ──▶ Lost         Closed: after it left
 //! ```
+
+//!
+//! # Invariants
+//!
+//! - One request for a key is in flight at a time, and 24 of each kind in all.
+//! - Each key has one owner: a registration that stays, or one that leaves, or an orphan.
+//! - A key is put only under the current lease, and deleted only while it carries a lease of ours.
+//! - What may be in etcd is never forgotten before it is known to be gone, or before its lease is.
+//! - A registration is closed only once no late put can bring back a key of it. (While etcd grants
+//!   no other lease, the lease alone remembers the put.)
+//! - An update never takes a server out of etcd: new keys are put before old ones are deleted.
+//!
+//! # Which of two answers is later
+//!
+//! etcd orders everything by revision, so the machine compares revisions, never times. An event
+//! that comes while a put or a read is in flight may be earlier or later than that: it is kept
+//! until the answer tells. A new watch may be of an etcd that was restored from a snapshot, whose
+//! revisions are lower; so a new watch forgets the known revision, and the key is read again.
 
 mod fence;
 mod input;

@@ -7,11 +7,13 @@ use crate::registrar::lease::vocabulary::Action;
 
 /// How many keys are put or read at a time, and how many are removed beside them.
 ///
-/// One at a time, 200 registrations take 200 round trips; 24 at a time take 9. Each key has its own request instead of a
-/// place in one transaction, so that a key that is refused or not as expected does not fail the others.
+/// One at a time, 200 registrations take 200 round trips; 24 at a time take 9. Each key has its own
+/// request instead of a place in one transaction, so that a key that is refused or not as expected
+/// does not fail the others.
 const MAX_PENDING: usize = 24;
 
-/// The requests in flight. The machine adds each action that it gives out and removes it with the answer.
+/// The requests in flight. The machine adds each action that it gives out and removes it with the
+/// answer.
 #[derive(Debug, Default)]
 pub(super) struct PendingRequests {
     /// The puts, reads and deletes in flight, by key.
@@ -27,6 +29,7 @@ pub(super) struct PendingRequests {
 /// A request for one key.
 #[derive(Debug)]
 struct PendingRequest {
+    /// When the request was sent.
     began: Duration,
     /// It is part of taking the key out of etcd.
     removes: bool,
@@ -74,7 +77,8 @@ impl PendingRequests {
         }
     }
 
-    /// The request has ended. Returns when it began, or `None` for an action that was not in flight.
+    /// The request has ended. Returns when it began, or `None` for an action that was not in
+    /// flight.
     pub(super) fn end(&mut self, action: &Action) -> Option<Duration> {
         match action {
             Action::Grant { .. } => self.grant.take(),

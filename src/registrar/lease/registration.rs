@@ -8,14 +8,17 @@ use crate::registrar::lease::leases::Leases;
 use crate::registrar::lease::pending::PendingRequests;
 use crate::registrar::lease::vocabulary::{Conflict, Desired, Loss};
 
-/// The long-term rate of repairs: one in this time. A key that somebody deletes again and again is not fought over.
+/// The long-term rate of repairs: one in this time. A key that somebody deletes again and again is
+/// not fought over.
 const REPAIR: Duration = Duration::from_secs(1);
 /// How many repairs may happen at once before that.
 const REPAIR_BURST: u32 = 5;
 
-/// What the machine knows of one registration, or of an orphan (a key that no registration desires).
+/// What the machine knows of one registration, or of an orphan (a key that no registration
+/// desires).
 ///
-/// Invariant: its keys are distinct (the registrar refuses others), and no other registration that stays has one of them.
+/// Invariant: its keys are distinct (the registrar refuses others), and no other registration that
+/// stays has one of them.
 #[derive(Debug)]
 pub(super) struct TrackedRegistration {
     /// The desired keys, and the obsolete ones that are or may be in etcd.
@@ -34,6 +37,7 @@ pub(super) struct TrackedRegistration {
     pub(super) loss: Loss,
     /// Delays this registration alone, after failures that need an operator.
     pub(super) backoff: Backoff,
+    /// No request for it starts before this time.
     pub(super) blocked_until: Duration,
     /// Repairs that may happen now, as time ([`REPAIR`] each), and when that was computed.
     repair_budget: Duration,
@@ -86,7 +90,8 @@ impl TrackedRegistration {
         self.keys.iter().all(|key| key.status == KeyStatus::Present && !key.obsolete)
     }
 
-    /// Notes that all keys are present while they are desired: from here on the status is `Updating`, not `Pending`.
+    /// Notes that all keys are present while they are desired: from here on the status is
+    /// `Updating`, not `Pending`.
     pub(super) fn update_was_complete(&mut self) {
         self.was_complete |= self.is_desired() && self.is_complete();
     }
@@ -191,7 +196,8 @@ impl TrackedRegistration {
         self.blocked_until = Duration::ZERO;
     }
 
-    /// A key was changed by somebody else and is put again: at once while the budget lasts, later otherwise.
+    /// A key was changed by somebody else and is put again: at once while the budget lasts, later
+    /// otherwise.
     pub(super) fn repair(&mut self, now: Duration) {
         let since = now.saturating_sub(self.budget_at);
         (self.repair_budget, self.budget_at) = ((self.repair_budget + since).min(REPAIR * REPAIR_BURST), now);

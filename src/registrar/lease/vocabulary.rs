@@ -5,29 +5,41 @@ use std::time::Duration;
 
 use crate::codec::Record;
 
-/// Names a registration of one machine. The registrar counts from 1; orphaned keys begin at [`Id::MAX`] / 2.
+/// Names a registration of one machine. The registrar counts from 1; orphaned keys begin at
+/// [`Id::MAX`] / 2.
 pub(crate) type Id = u64;
 
 /// What a registration does when another instance holds its key.
 ///
-/// The owner of a key is known by the lease that the key carries, and by the instance's id if it has one
-/// ([`Instance::with_id`](crate::Instance::with_id)).
+/// The owner of a key is known by the lease that the key carries, and by the instance's id if it
+/// has one ([`Instance::with_id`](crate::Instance::with_id)).
+///
+/// | who has the key | `TakeOver` | `Refuse` | `UniqueKey` | |---|---|---|---| | nobody | puts it |
+/// puts it | puts it | | our own lease, now or before | puts it again | puts it again | puts it
+/// again | | an instance with our id, before us | overwrites it | overwrites it | overwrites it | |
+/// another instance, before us | overwrites it | waits | takes another key | | another instance,
+/// after us | waits | waits | takes another key | | nobody's lease (put by hand), before us |
+/// overwrites it | waits | takes another key | | nobody's lease (put by hand), after us | puts it
+/// again | puts it again | puts it again |
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Conflict {
-    /// Overwrites the key. This is the default, because a key usually is an address: a server that crashed and starts
-    /// again at its address must not wait until its former lease has ended. The last instance that registers has the key;
-    /// the other one waits until the key is free.
+    /// Overwrites the key. This is the default, because a key usually is an address: a server that
+    /// crashed and starts again at its address must not wait until its former lease has ended. The
+    /// last instance that registers has the key; the other one waits until the key is free.
     #[default]
     TakeOver,
-    /// Waits until the key is free, or until an instance with the same id holds it. Meant for chosen keys
-    /// ([`RegistrationOptions::key`](crate::RegistrationOptions::key)) that one instance at a time may hold.
+    /// Waits until the key is free, or until an instance with the same id holds it. Meant for
+    /// chosen keys ([`RegistrationOptions::key`](crate::RegistrationOptions::key)) that one
+    /// instance at a time may hold.
     Refuse,
     /// Takes another key: the same one followed by `/` and the instance's id, or by a random id.
     UniqueKey,
 }
 
-/// A request that the task sends to etcd next.
+/// A request that the task sends to etcd next. From when it is returned until its answer comes to
+/// [`Machine::on`](super::Machine::on), it counts as in flight: no other request for the same key
+/// is returned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     /// Grant a lease with this id. Repeated with the same id until etcd has it.
@@ -37,13 +49,15 @@ pub(crate) enum Action {
         id: Id,
         record: Arc<Record>,
         lease: i64,
-        /// The modification revision that the key must still have; 0 means that it must not exist. `None` means that the
-        /// role cannot read the key, so the put is unconditional.
+        /// The modification revision that the key must still have; 0 means that it must not exist.
+        /// `None` means that the role cannot read the key, so the put is unconditional.
         expected: Option<i64>,
-        /// Whether the put may become unconditional if the role turns out not to be allowed to read.
+        /// Whether the put may become unconditional if the role turns out not to be allowed to
+        /// read.
         overwrites: bool,
     },
-    /// Delete the record's key if it still carries the lease and the expected modification revision.
+    /// Delete the record's key if it still carries the lease and the expected modification
+    /// revision.
     Delete { id: Id, record: Arc<Record>, lease: i64, expected: i64 },
     /// Read the record's key.
     Read { id: Id, record: Arc<Record> },
@@ -53,12 +67,14 @@ pub(crate) enum Action {
     Wait { until: Option<Duration> },
 }
 
-/// How much the answer to a request in flight still matters. Computed by [`Machine::relevance`](super::Machine::relevance).
+/// How much the answer to a request in flight still matters. Computed by
+/// [`Machine::relevance`](super::Machine::relevance).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Relevance {
     /// The task waits for the answer.
     Full,
-    /// The task waits briefly: the effect must be undone, which is simpler when the answer is known.
+    /// The task waits briefly: the effect must be undone, which is simpler when the answer is
+    /// known.
     Brief,
     /// The task drops the request now.
     None,
@@ -79,19 +95,25 @@ pub(crate) enum Renewal {
 /// The desired state of a registration.
 #[derive(Clone, Debug)]
 pub(crate) struct Desired {
+    /// One for each key. Keys are distinct.
     pub(crate) records: Vec<Arc<Record>>,
+    /// The rule for keys that another instance holds. An update does not change it.
     pub(crate) conflict: Conflict,
     /// The id of the instance, not of the registration.
     pub(crate) id: Option<Box<str>>,
+    /// The keys are not to be in etcd at present; the lease is kept.
     pub(crate) paused: bool,
 }
 
 /// A key as etcd stores it (the parts of etcd's `KeyValue` that decide who owns it).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct KeyValue {
+    /// The lease that the key carries; 0 if it carries none, as a key that was put by hand.
     pub(crate) lease: i64,
     /// The modification revision.
     pub(crate) revision: i64,
+    /// Compared with the desired value byte by byte: a key with our lease and another value is put
+    /// again.
     pub(crate) value: Vec<u8>,
     /// The id of the instance that the value holds.
     pub(crate) id: Option<Box<str>>,
@@ -101,42 +123,27 @@ pub(crate) struct KeyValue {
 #[derive(Clone, Debug)]
 pub(crate) enum Input {
     /// A new registration.
-    Added {
-        id: Id,
-        desired: Desired,
-    },
+    Added { id: Id, desired: Desired },
     /// A registration has another desired state.
-    Updated {
-        id: Id,
-        desired: Desired,
-    },
+    Updated { id: Id, desired: Desired },
     /// A registration leaves: its keys must go.
-    Leaving {
-        id: Id,
-    },
-    /// The lease was granted. `seconds` is the granted time to live; `None` if the lease existed already.
-    Granted {
-        asked: Duration,
-        seconds: Option<i64>,
-    },
-    /// The lease was renewed. `seconds` is its time to live; `None` if etcd has only opened the stream.
-    Renewed {
-        lease: i64,
-        asked: Duration,
-        seconds: Option<i64>,
-    },
-    RenewalFailed {
-        lease: i64,
-        failure: FailureKind,
-    },
+    Leaving { id: Id },
+    /// The lease was granted. `seconds` is the granted time to live; `None` if the lease existed
+    /// already.
+    Granted { asked: Duration, seconds: Option<i64> },
+    /// The lease was renewed. `seconds` is its time to live; `None` if etcd has only opened the
+    /// stream.
+    Renewed { lease: i64, asked: Duration, seconds: Option<i64> },
+    /// The renewal failed. With [`FailureKind::LeaseGone`] the lease has ended; otherwise etcd may
+    /// still hold it, and the renewal is sent again.
+    RenewalFailed { lease: i64, failure: FailureKind },
     /// etcd does not renew the lease, because it holds a key that the role may not write any more.
-    LeaseRefused {
-        lease: i64,
-    },
+    LeaseRefused { lease: i64 },
     /// The put was applied at this revision.
     Put {
         revision: i64,
-        /// The request was sent more than once, so a second put may have been applied too, or may still be.
+        /// The request was sent more than once, so a second put may have been applied too, or may
+        /// still be.
         retried: bool,
     },
     /// The put was not applied, because the key was not as expected.
@@ -152,32 +159,20 @@ pub(crate) enum Input {
     Failed(FailureKind),
     /// The task dropped the request; its outcome is unknown.
     Abandoned,
-    /// The key is watched from now on. `new_watch` is false if an existing watch now serves another registration; such a
-    /// watch may still deliver earlier events.
-    Watched {
-        key: Vec<u8>,
-        new_watch: bool,
-    },
+    /// The key is watched from now on. `new_watch` is false if an existing watch now serves another
+    /// registration; such a watch may still deliver earlier events.
+    Watched { key: Vec<u8>, new_watch: bool },
     /// The role may not watch the key.
-    WatchDenied {
-        key: Vec<u8>,
-    },
+    WatchDenied { key: Vec<u8> },
     /// etcd has not created the watch in time. The watcher keeps trying.
-    WatchDelayed {
-        key: Vec<u8>,
-    },
+    WatchDelayed { key: Vec<u8> },
     /// The watch of the key has ended.
-    WatchLost {
-        key: Vec<u8>,
-    },
+    WatchLost { key: Vec<u8> },
     /// A connection to etcd was established: waits for retries end.
     Connected,
-    /// The state of a key at a revision, from a read (if the action was [`Action::Read`]) or from the watch.
-    Observed {
-        key: Vec<u8>,
-        revision: i64,
-        found: Option<KeyValue>,
-    },
+    /// The state of a key at a revision, from a read (if the action was [`Action::Read`]) or from
+    /// the watch.
+    Observed { key: Vec<u8>, revision: i64, found: Option<KeyValue> },
 }
 
 /// The kinds of failure that lead to different actions.
@@ -219,7 +214,8 @@ pub(crate) enum Loss {
     Overwritten(Vec<u8>),
 }
 
-/// The status of a registration. The public form is [`RegistrationState`](crate::RegistrationState).
+/// The status of a registration. The public form is
+/// [`RegistrationState`](crate::RegistrationState).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RegistrationStatus {
     /// Not in etcd yet.

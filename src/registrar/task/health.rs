@@ -1,4 +1,5 @@
-//! How etcd answers the registrar's two kinds of request: their timeouts, their last errors, and what is logged of them.
+//! How etcd answers the registrar's two kinds of request: their timeouts, their last errors, and
+//! what is logged of them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,11 +8,13 @@ use crate::error::Error;
 use crate::etcd::{Class, Failure, Patience};
 use crate::registrar::lease::{Action, FailureKind, Id};
 
-/// How long the first attempt of a request may take before another member is asked too. etcd loses requests around an
-/// election and says so only after seconds. Each request may be repeated, so asking twice does no harm.
+/// How long the first attempt of a request may take before another member is asked too. etcd loses
+/// requests around an election and says so only after seconds. Each request may be repeated, so
+/// asking twice does no harm.
 const FIRST_ATTEMPT: Duration = Duration::from_millis(500);
 
-/// How many registrations that are refused at the same time are logged as warnings: a fleet of them has one cause.
+/// How many registrations that are refused at the same time are logged as warnings: a fleet of them
+/// has one cause.
 const MAX_WARNED: usize = 10;
 
 /// The kinds of request. Each has its own errors, since one may fail while the other succeeds.
@@ -19,6 +22,7 @@ const MAX_WARNED: usize = 10;
 pub(super) enum RequestKind {
     /// Everything but renewals.
     Work,
+    /// The keep-alive requests of leases.
     Renewal,
 }
 
@@ -38,6 +42,7 @@ pub(super) struct RequestHealth {
 
 /// A failure that no success has cleared yet.
 struct KnownFailure {
+    /// Its class. A failure of a like class is not logged as a warning again.
     class: Class,
     error: Error,
     /// Its place in the order of all failures.
@@ -64,8 +69,9 @@ impl RequestHealth {
         self.refused.remove(&id);
     }
 
-    /// The timeouts of a request: `limit` is what the lease leaves time for. After each request without an answer another
-    /// member is asked later, so that an overloaded etcd is not asked twice for everything.
+    /// The timeouts of a request: `limit` is what the lease leaves time for. After each request
+    /// without an answer another member is asked later, so that an overloaded etcd is not asked
+    /// twice for everything.
     pub(super) fn timeouts(&self, kind: RequestKind, limit: Option<Duration>) -> Patience {
         let total = limit.map_or(self.max_timeout, |limit| limit.min(self.max_timeout));
         let late = FIRST_ATTEMPT.saturating_mul(1 << self.unanswered[kind as usize].min(8));
@@ -85,14 +91,24 @@ impl RequestHealth {
         self.errors[RequestKind::Renewal as usize] = None;
     }
 
-    /// Clears the error of a kind. Only a put proves that etcd is no longer full: it answers everything else all the while.
+    /// Clears the error of a kind. Only a put proves that etcd is no longer full: it answers
+    /// everything else all the while.
     fn clear(&mut self, kind: RequestKind, is_put: bool) {
         let error = &mut self.errors[kind as usize];
         *error = error.take().filter(|known| known.class == Class::NoSpace && !is_put);
     }
 
-    /// A request has failed: logs that, and returns what it means to the machine. `id` is its registration, if it is of one.
-    /// `counts` is false if another request that was in flight beside it has failed already.
+    /// A request has failed: logs that, and returns what it means to the machine. `id` is its
+    /// registration, if it is of one. `counts` is false if another request that was in flight
+    /// beside it has failed already.
+    ///
+    /// | failure | recorded as | meaning | |---|---|---| | permission, malformed, too large, of one
+    /// registration | that registration's error | `Permanent` | | token, quota, authentication off
+    /// | etcd's error | `Permanent` | | connection, timeout, changed member, other | etcd's error |
+    /// `Transient`, or `NotApplied` if etcd cannot have applied it | | unknown lease | etcd's error
+    /// | `LeaseGone` |
+    ///
+    /// A permanent failure of a request whose earlier attempt had no answer is `PermanentInDoubt`.
     pub(super) fn failed(&mut self, kind: RequestKind, id: Option<Id>, failure: Failure, counts: bool) -> FailureKind {
         let (class, in_doubt) = (failure.class, failure.in_doubt);
         let unanswered = &mut self.unanswered[kind as usize];
@@ -171,8 +187,9 @@ pub(super) fn registration_of(action: &Action) -> Option<Id> {
 mod tests {
     use super::*;
 
-    /// F13: the last error of whichever hand, none once all is well; what is refused of one registration is said of that one, and
-    /// neither covered nor cleared by what goes well for others (F16).
+    /// F13: the last error of whichever hand, none once all is well; what is refused of one
+    /// registration is said of that one, and neither covered nor cleared by what goes well for
+    /// others (F16).
     #[test]
     fn what_is_said_is_the_last_error_and_a_refusal_is_of_one_registration() {
         let mut health = RequestHealth::new(Duration::from_secs(5));

@@ -1,13 +1,28 @@
-//! The task around the lease machine: it sends what the machine asks for and tells it what came of it, for as long as
-//! anything is registered.
+//! The task around the lease machine: it sends what the machine asks for and tells it what came of
+//! it, for as long as anything is registered.
 //!
 //! - `health`: timeouts, last errors, and the log of failures.
 //! - `request`: one request to etcd.
 //! - `watcher`: the watches of the registrar's own keys.
 //! - `publisher`: publishes and logs the states of registrations.
 //!
-//! Renewals are apart from all other requests, so that a slow request never delays one. Several requests are in flight at a
-//! time; the machine decides how many.
+//! # The loop
+//!
+//! ```text
+//!   send what handles desire ─▶ drop irrelevant requests ─▶ publish states ─▶ update the watched keys
+//!        ▲                                                                          │
+//!        │                                                             nothing left │──▶ end
+//!        └── wait for: a handle, a time, a watch, a connection, an answer ◀── start renewals, requests
+//! ```
+//!
+//! States are published before requests are started: a handle sees `Updating` before etcd can have
+//! the update. The machine is told everything before it is asked, so one round starts all requests
+//! that are possible.
+//!
+//! # Renewals
+//!
+//! Renewals are apart from all other requests, so that a slow request never delays one. Several
+//! requests are in flight at a time; the machine decides how many.
 
 mod health;
 mod publisher;
@@ -35,40 +50,46 @@ use crate::registrar::handle::state::RegistrationState;
 use crate::registrar::lease::{Action, Id, Input, Machine, RegistrationStatus, Relevance, Renewal};
 use crate::registrar::shared::{AbandonedKey, Shared};
 
-/// How long a delete or a revocation may take before another member is asked: somebody waits for it, and deregistering has
-/// 5 s by default, so two members are tried within them.
+/// How long a delete or a revocation may take before another member is asked: somebody waits for
+/// it, and deregistering has 5 s by default, so two members are tried within them.
 const REMOVAL: Duration = Duration::from_secs(2);
 
 /// How many inputs the watcher may be ahead of the task.
 const MAX_WATCH_INPUTS: usize = 64;
 
-/// How long a put of a registration that leaves is still waited for. A put that is dropped may still arrive, which costs a
-/// change of lease; most answers come sooner than this.
+/// How long a put of a registration that leaves is still waited for. A put that is dropped may
+/// still arrive, which costs a change of lease; most answers come sooner than this.
 const GRACE: Duration = Duration::from_millis(250);
 
 /// An action that answers nothing: the action of inputs that no request has caused.
 const NO_ACTION: Action = Action::Wait { until: None };
 
-/// The task of one registrar. It starts with the first registration, and ends once all have left and the lease is revoked.
+/// The task of one registrar. It starts with the first registration, and ends once all have left
+/// and the lease is revoked.
 pub(super) struct Task {
     shared: Arc<Shared>,
     etcd: Etcd,
+    /// Decides everything; the task only carries it out.
     machine: Machine,
     /// The keep-alive stream of each lease, between two renewals.
     streams: BTreeMap<i64, KeepAlive>,
     /// The zero of the machine's clock.
     epoch: Instant,
+    /// Timeouts and last errors.
     health: RequestHealth,
-    /// When the last outage was counted. Failures of requests that began earlier belong to the same outage.
+    /// When the last outage was counted. Failures of requests that began earlier belong to the same
+    /// outage.
     failed_at: Duration,
     /// What the machine was last sent of each registration.
     sent: BTreeMap<Id, LastSent>,
     publisher: StatePublisher,
     /// Aborts the watcher's task when this one is dropped.
     _watcher: JoinSet<()>,
+    /// The keys to watch. The watcher reads the latest.
     keys: watch::Sender<Arc<BTreeMap<Vec<u8>, Id>>>,
     /// The version of the machine's keys that the watcher was sent.
     keys_version: u64,
+    /// What the watcher has seen.
     watch_inputs: mpsc::Receiver<Input>,
     /// It ended because nothing is registered. Entries that come later belong to the next task.
     finished: bool,
@@ -92,12 +113,15 @@ impl LastSent {
 struct InFlight<C, T> {
     /// Given back with the result.
     context: C,
+    /// The request itself. Dropping it abandons the request; etcd may have received it.
     future: Pin<Box<dyn Future<Output = T> + Send>>,
 }
 
 /// A request that the machine asked for.
 struct SentAction {
+    /// Passed to [`Machine::on`] with the result.
     action: Action,
+    /// When it was sent, on the machine's clock.
     began: Duration,
     /// When it is dropped, if its answer is worth only a short wait.
     drop_at: Option<Duration>,
@@ -204,7 +228,8 @@ impl Task {
         self.machine.on(self.now(), &NO_ACTION, input);
     }
 
-    /// Drops the requests whose answers no longer matter. Returns when the next one is to be dropped.
+    /// Drops the requests whose answers no longer matter. Returns when the next one is to be
+    /// dropped.
     fn drop_irrelevant(
         &mut self,
         requests: &mut Vec<InFlight<SentAction, Result<Input, Failure>>>,
@@ -406,7 +431,8 @@ fn earlier(wake: Option<Duration>, other: Duration) -> Duration {
     wake.map_or(other, |wake| wake.min(other))
 }
 
-/// Waits until at least one request has ended, and takes all that have. Never ends if there is none.
+/// Waits until at least one request has ended, and takes all that have. Never ends if there is
+/// none.
 async fn ended<C, T>(requests: &mut Vec<InFlight<C, T>>) -> Vec<(C, T)> {
     poll_fn(|cx| {
         let mut done = Vec::new();

@@ -1,5 +1,5 @@
-//! Publishes the states of registrations to their handles and logs them: each change once, after the lock under which it was
-//! found out.
+//! Publishes the states of registrations to their handles and logs them: each change once, after
+//! the lock under which it was found out.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,6 +12,7 @@ use crate::registrar::lease::{Id, Loss, Machine, RegistrationStatus};
 /// What was last published of each registration.
 #[derive(Default)]
 pub(super) struct StatePublisher {
+    /// By registration. An entry goes once `Closed` was published.
     registrations: BTreeMap<Id, LastPublished>,
 }
 
@@ -26,6 +27,7 @@ struct LastPublished {
 /// A change of state: a log event, and what the handle is sent.
 #[must_use = "nothing is logged or sent before `publish`"]
 pub(super) struct StateChange {
+    /// `None` for changes that are not logged.
     event: Option<LogEvent>,
     publication: Publication,
 }
@@ -42,13 +44,14 @@ impl StateChange {
 struct LogEvent {
     status: RegistrationStatus,
     service: String,
+    /// In hexadecimal, as `etcdctl` prints it.
     lease: Option<String>,
     error: Option<String>,
 }
 
 impl StatePublisher {
-    /// Computes the state of a registration. Returns `None` if nothing has changed since the last one. `error` is the last
-    /// error that concerns it.
+    /// Computes the state of a registration. Returns `None` if nothing has changed since the last
+    /// one. `error` is the last error that concerns it.
     pub(super) fn update(
         &mut self,
         id: Id,

@@ -59,7 +59,8 @@ pub(super) async fn send(
     })
 }
 
-/// The state of a key as the machine takes it. Runs the codec, which is user code, to learn the instance's id.
+/// The state of a key as the machine takes it. Runs the codec, which is user code, to learn the
+/// instance's id.
 pub(super) fn observed(codec: &dyn Codec, key: Vec<u8>, revision: i64, stored: Option<Stored>) -> Input {
     let found = stored.map(|Stored { lease, revision, value }| {
         let instances = codec.decode(&key, &value).unwrap_or_default();

@@ -1,8 +1,10 @@
-//! Watches the registrar's own keys: a task beside the registrar's, which tells it what becomes of them.
+//! Watches the registrar's own keys: a task beside the registrar's, which tells it what becomes of
+//! them.
 //!
-//! Each key has a watch of its own, from the present revision on, and the machine reads the key afterwards: nothing is missed,
-//! and no past revision (which may be compacted) is needed. The watches share streams. A key that is no longer desired stays
-//! watched for a while, because a late put of it may still arrive.
+//! Each key has a watch of its own, from the present revision on, and the machine reads the key
+//! afterwards: nothing is missed, and no past revision (which may be compacted) is needed. The
+//! watches share streams. A key that is no longer desired stays watched for a while, because a late
+//! put of it may still arrive.
 //!
 //! ```text
 //!   desired ──▶ opening ──▶ created ──▶ ended ──▶ opening, after a backoff or with the next connection
@@ -56,7 +58,9 @@ pub(super) struct KeyWatcher {
 /// The watch of a key. It has none after one has ended, until the next is opened.
 #[derive(Default)]
 struct WatchedKey {
+    /// Dropping it ends the watch at etcd.
     watch: Option<Watch>,
+    /// When etcd confirmed it.
     created: Option<Instant>,
 }
 

@@ -1,4 +1,9 @@
-//! How the addresses to register are found: from the settings, the environment, and what is listened on. PURE.
+//! How the addresses to register are found: from the settings, the environment, and what is
+//! listened on. PURE.
+//!
+//! A wrong address is worse than none: clients would call another server, or wait for one that is
+//! not there. So an address that other hosts cannot reach is refused, unless it was set by hand or
+//! etcd is on the same host, where the clients of a developer are.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -6,11 +11,11 @@ use crate::address::{Address, Authority};
 use crate::error::Error;
 use crate::secret;
 
-/// The environment variable with the addresses that clients reach, separated by commas: `10.0.0.5:30001`, or a host alone,
-/// which gets the port that is listened on.
+/// The environment variable with the addresses that clients reach, separated by commas:
+/// `10.0.0.5:30001`, or a host alone, which gets the port that is listened on.
 pub(super) const ADVERTISE: &str = "TONIC_ETCD_ADVERTISE";
-/// The environment variable with the pod's address, as Kubernetes' documentation names it where it shows the downward API;
-/// or with all of them (`status.podIPs`).
+/// The environment variable with the pod's address, as Kubernetes' documentation names it where it
+/// shows the downward API; or with all of them (`status.podIPs`).
 pub(super) const POD_IP: &str = "POD_IP";
 
 /// What errors call an address that was set with `Serve::advertise`.
@@ -30,7 +35,9 @@ pub enum BoundAddress {
 /// The environment variables that matter.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Environment {
+    /// The value of [`ADVERTISE`].
     pub(super) advertise: Option<String>,
+    /// The value of [`POD_IP`].
     pub(super) pod_ip: Option<String>,
 }
 
@@ -48,7 +55,9 @@ pub(crate) enum AddressPlan {
 /// The address families of the clients that a listener serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AddressFamily {
+    /// IPv4 only.
     V4,
+    /// IPv6 only.
     V6,
     /// Both, as `[::]` does unless `IPV6_V6ONLY` is set.
     Any,
@@ -77,7 +86,9 @@ impl AddressFamily {
 /// Whether an etcd member is on this host, as far as its name tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Locality {
+    /// It is a loopback address or a name of this host.
     Local,
+    /// It is an address that is not loopback.
     Remote,
     /// Only DNS can tell.
     Unknown,
@@ -96,7 +107,8 @@ pub(super) fn locality(etcd: &Authority) -> Locality {
     }
 }
 
-/// Whether other hosts may reach the address. A link-local address does not say which link it is of.
+/// Whether other hosts may reach the address. A link-local address does not say which link it is
+/// of.
 pub(super) fn is_routable(ip: IpAddr) -> bool {
     let ip = ip.to_canonical();
     let is_link_local = match ip {
@@ -116,7 +128,14 @@ fn hint() -> String {
     format!("set the address that clients reach with `Serve::advertise` or {ADVERTISE}")
 }
 
-/// Decides how the addresses are found: the settings (`configured`) come first, then the environment, then the listener.
+/// Decides how the addresses are found. The first that applies:
+///
+/// | source | addresses | |---|---| | `Serve::advertise` (`configured`) | these, with the port of
+/// the listener if they have none | | `TONIC_ETCD_ADVERTISE` | these, likewise | | a Unix socket |
+/// its path, if etcd is on this host | | every interface, `POD_IP` set | the first of an address
+/// family that is listened on | | every interface | that of the interface that reaches etcd | | a
+/// loopback address | itself, if etcd is on this host | | a link-local address, or none | refused |
+/// | any other address | itself |
 pub(crate) fn plan(
     configured: &[String],
     environment: &Environment,
@@ -166,7 +185,8 @@ pub(crate) fn plan(
     }
 }
 
-/// The elements of an environment variable, separated by commas; IP addresses also by blanks, as `hostname -I` prints them.
+/// The elements of an environment variable, separated by commas; IP addresses also by blanks, as
+/// `hostname -I` prints them.
 fn split_list(text: Option<&str>) -> Vec<&str> {
     let pieces = text.into_iter().flat_map(|text| text.split(',')).map(str::trim).filter(|piece| !piece.is_empty());
     let are_ips = |piece: &str| piece.split_whitespace().all(|word| word.parse::<IpAddr>().is_ok());
@@ -181,7 +201,8 @@ fn split_list(text: Option<&str>) -> Vec<&str> {
     list
 }
 
-/// The addresses that reach the listener only if something forwards them: its port, but another address family.
+/// The addresses that reach the listener only if something forwards them: its port, but another
+/// address family.
 pub(crate) fn of_other_family<'a>(addresses: &'a [Address], bound: &BoundAddress) -> Vec<&'a Address> {
     let BoundAddress::Tcp(bound, family) = bound else { return Vec::new() };
     let has_port = |address: &Address| address.parsed_authority().port() == bound.port();
@@ -194,7 +215,8 @@ pub(super) fn socket_address(address: SocketAddr, https: bool) -> Result<Address
     with_scheme(Address::try_from(address)?, https).map_err(|reason| refused(address.to_string(), reason))
 }
 
-/// Parses an address, which may lack the port that is listened on. `what` is where it stands, for the error.
+/// Parses an address, which may lack the port that is listened on. `what` is where it stands, for
+/// the error.
 fn parse(what: &'static str, text: &str, port: Option<u16>, https: bool) -> Result<Address, Error> {
     let refuse = |reason: String| Error::invalid(what, secret::without_user(text), reason);
     let address = match (text.parse::<IpAddr>(), port) {
@@ -302,7 +324,8 @@ mod tests {
         );
     }
 
-    /// F22: what `POD_IP` says is registered where the listener answers on it, and refused where it does not.
+    /// F22: what `POD_IP` says is registered where the listener answers on it, and refused where it
+    /// does not.
     #[test]
     fn a_pod_is_reached_by_the_family_that_is_listened_on() {
         let (v4, both) = (tcp("0.0.0.0:7"), tcp("[::]:7"));

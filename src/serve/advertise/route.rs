@@ -1,4 +1,5 @@
-//! The addresses that only the network tells: the interface that reaches etcd, and whether etcd is on this host.
+//! The addresses that only the network tells: the interface that reaches etcd, and whether etcd is
+//! on this host.
 
 use std::env;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -40,7 +41,8 @@ pub(crate) fn environment() -> Environment {
     Environment { advertise: env::var(ADVERTISE).ok(), pod_ip: env::var(POD_IP).ok() }
 }
 
-/// The addresses to register. `etcd` are the members of etcd, or `None` if only a client of the user's knows them.
+/// The addresses to register. `etcd` are the members of etcd, or `None` if only a client of the
+/// user's knows them.
 pub(crate) async fn addresses(plan: &AddressPlan, etcd: Option<&[Authority]>) -> Result<Vec<Address>, RouteError> {
     match plan {
         AddressPlan::Known(addresses) => Ok(addresses.clone()),
@@ -52,7 +54,8 @@ pub(crate) async fn addresses(plan: &AddressPlan, etcd: Option<&[Authority]>) ->
     }
 }
 
-/// Accepts an address that only this host reaches if every member of etcd is on this host: then so are the clients.
+/// Accepts an address that only this host reaches if every member of etcd is on this host: then so
+/// are the clients.
 async fn check_local(address: &Address, etcd: Option<&[Authority]>) -> Result<(), RouteError> {
     let refuse = |reason: String| Err(refused(address.to_string(), reason).into());
     let Some(etcd) = etcd else {
@@ -81,8 +84,8 @@ async fn check_local(address: &Address, etcd: Option<&[Authority]>) -> Result<()
     unknown.map_or(Ok(()), Err)
 }
 
-/// The address of the interface that reaches a member of etcd. A routable one of any member is taken at once; a loopback one
-/// only if no member is left that could give another.
+/// The address of the interface that reaches a member of etcd. A routable one of any member is
+/// taken at once; a loopback one only if no member is left that could give another.
 async fn interface(port: u16, family: AddressFamily, etcd: Option<&[Authority]>) -> Result<IpAddr, RouteError> {
     let (every, loopback): (IpAddr, IpAddr) = match family {
         AddressFamily::V4 => (Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::LOCALHOST.into()),
@@ -134,7 +137,8 @@ async fn interface(port: u16, family: AddressFamily, etcd: Option<&[Authority]>)
     }
 }
 
-/// The source address that the system chooses for a destination. Connecting a UDP socket sends nothing.
+/// The source address that the system chooses for a destination. Connecting a UDP socket sends
+/// nothing.
 fn source(destination: SocketAddr) -> std::io::Result<IpAddr> {
     let any: IpAddr = if destination.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, 0))?;

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::serve::connections::calls::CallCount;
 use crate::serve::connections::wire::InFlightCalls;
 
-/// The activity of one connection. Hyper's task writes it, the lifecycle reads it; atomics, because each fact stands alone.
+/// The activity of one connection. Hyper's task writes it, the lifecycle reads it; atomics, because
+/// each fact stands alone.
 #[derive(Debug, Default)]
 pub(super) struct ConnectionActivity {
     /// The calls in flight, by the connection's bytes. Zero over TLS.
@@ -15,7 +16,8 @@ pub(super) struct ConnectionActivity {
     tls: AtomicBool,
     /// tonic has handed it to hyper. A TLS connection is through its handshake then.
     handed_over: AtomicBool,
-    /// Over TLS: the server has sent HTTP/2's first SETTINGS and nothing since, so the client has not spoken.
+    /// Over TLS: the server has sent HTTP/2's first SETTINGS and nothing since, so the client has
+    /// not spoken.
     only_settings_sent: AtomicBool,
     /// Counted over TLS only.
     writes: AtomicUsize,
@@ -79,15 +81,15 @@ impl ConnectionActivity {
         self.tls.load(Ordering::Acquire)
     }
 
-    /// Counts the calls that began or ended, and over TLS the writes: the end of a response may be on its way after its call
-    /// has ended.
+    /// Counts the calls that began or ended, and over TLS the writes: the end of a response may be
+    /// on its way after its call has ended.
     pub(super) fn changes(&self) -> usize {
         let counted = self.counted.as_ref().map_or(0, |count| count.changes());
         self.calls.changes().wrapping_add(counted).wrapping_add(self.writes.load(Ordering::Acquire))
     }
 
-    /// Whether it has no call in flight, as far as that is known. `reads_before` is [`ConnectionActivity::reads`] before
-    /// GOAWAY.
+    /// Whether it has no call in flight, as far as that is known. `reads_before` is
+    /// [`ConnectionActivity::reads`] before GOAWAY.
     pub(super) fn is_idle(&self, reads_before: usize) -> bool {
         if !self.is_tls() {
             return self.calls.in_flight() == 0;

@@ -1,4 +1,5 @@
-//! The layer that counts calls around the router: over TLS the bytes of a connection do not show them.
+//! The layer that counts calls around the router: over TLS the bytes of a connection do not show
+//! them.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -16,7 +17,9 @@ use tower::{Layer, Service};
 /// The two addresses of a TCP connection. They identify it: no two open connections have the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct SocketPair {
+    /// The server's end.
     local: SocketAddr,
+    /// The client's end.
     remote: SocketAddr,
 }
 
@@ -27,8 +30,8 @@ impl SocketPair {
     }
 }
 
-/// A layer that counts each call of a server, from its head to the end of its response body. Made by
-/// [`Serve::count_calls`](crate::serve::Serve::count_calls).
+/// A layer that counts each call of a server, from its head to the end of its response body. Made
+/// by [`Serve::count_calls`](crate::serve::Serve::count_calls).
 #[derive(Clone, Debug)]
 pub struct CountCalls {
     counter: Arc<CallCounter>,
@@ -37,7 +40,9 @@ pub struct CountCalls {
 /// The calls in flight of one server, if the layer is used.
 #[derive(Debug, Default)]
 pub(crate) struct CallCounter {
+    /// The layer was made, so new connections are counted.
     used: AtomicBool,
+    /// The open TCP connections whose calls are counted.
     connections: Mutex<HashMap<SocketPair, Arc<CallCount>>>,
     /// The calls of connections that do not tell their addresses.
     others: Arc<CallCount>,
@@ -46,6 +51,7 @@ pub(crate) struct CallCounter {
 /// The calls in flight of one connection, and how many calls have begun or ended.
 #[derive(Debug, Default)]
 pub(super) struct CallCount {
+    /// The calls in flight.
     in_flight: AtomicUsize,
     /// Shows that something has happened between two looks, also if the number is the same again.
     changes: AtomicUsize,

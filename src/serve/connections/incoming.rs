@@ -1,4 +1,5 @@
-//! The accept loop: wraps each connection, waits out errors, and tells when nothing more can be accepted.
+//! The accept loop: wraps each connection, waits out errors, and tells when nothing more can be
+//! accepted.
 
 use std::any::Any;
 use std::convert::Infallible;
@@ -19,8 +20,8 @@ use crate::serve::connections::calls::{CallCounter, SocketPair};
 use crate::serve::connections::registry::{AcceptState, OpenConnections, Registry};
 use crate::serve::connections::socket::Socket;
 
-/// How long nothing is accepted after an error that does not concern one connection, such as too many open files. tonic
-/// would try again without a pause.
+/// How long nothing is accepted after an error that does not concern one connection, such as too
+/// many open files. tonic would try again without a pause.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Wraps the accepted connections: a stream for tonic, and a handle that counts and closes them.
@@ -33,12 +34,16 @@ pub(crate) fn wrap<I>(incoming: I, calls: Arc<CallCounter>) -> (OpenConnections,
 
 /// The wrapped connections.
 ///
-/// It returns no errors and has no end: tonic would leave without draining. Errors are waited out here, and the end is told
-/// to [`OpenConnections`].
+/// It returns no errors and has no end: tonic would leave without draining. Errors are waited out
+/// here, and the end is told to [`OpenConnections`].
 pub(crate) struct Incoming<I> {
+    /// What accepts.
     stream: Pin<Box<I>>,
+    /// Remembers what was accepted.
     registry: Arc<Registry>,
+    /// Tells the lifecycle how far the accept loop has come.
     accept_state: watch::Sender<AcceptState>,
+    /// Runs after an error that concerns more than one connection.
     pause: Option<Pin<Box<Sleep>>>,
     /// An error was logged since the last connection.
     failing: bool,

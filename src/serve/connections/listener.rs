@@ -16,29 +16,29 @@ use crate::serve::advertise::plan::{AddressFamily, BoundAddress};
 #[cfg(unix)]
 use crate::serve::connections::socket_file::SocketFile;
 
-/// What [`Serve::serve`](crate::serve::Serve::serve) listens on: tokio's `TcpListener` and `UnixListener`, and tonic's
-/// `TcpIncoming`. Any other stream of connections goes to
+/// What [`Serve::serve`](crate::serve::Serve::serve) listens on: tokio's `TcpListener` and
+/// `UnixListener`, and tonic's `TcpIncoming`. Any other stream of connections goes to
 /// [`Serve::serve_with_incoming`](crate::serve::Serve::serve_with_incoming).
 ///
 /// Sealed: it cannot be implemented elsewhere.
 ///
 /// # The file of a Unix socket
 ///
-/// [`Serve::serve`](crate::serve::Serve::serve) removes the file before it closes the listener, also if serving fails, so
-/// that a server that stops and starts again can bind the same path. The file that is at the path when serving begins counts
-/// as the listener's own. These stay:
+/// [`Serve::serve`](crate::serve::Serve::serve) removes the file before it closes the listener,
+/// also if serving fails, so that a server that stops and starts again can bind the same path. The
+/// file that is at the path when serving begins counts as the listener's own. These stay:
 ///
 /// - The file of a socket that was bound at the path meanwhile.
-/// - The file of a listener that this process was given, as by systemd. On Linux the system says which process listens;
-///   elsewhere a listener counts as given if `LISTEN_FDS` is set.
+/// - The file of a listener that this process was given, as by systemd. On Linux the system says
+///   which process listens; elsewhere a listener counts as given if `LISTEN_FDS` is set.
 ///
 /// A server that is killed, or whose future is dropped, leaves its file: remove it before you bind.
 ///
 /// # A listener on `[::]`
 ///
-/// It accepts IPv4 too unless `IPV6_V6ONLY` is set. A `TcpListener` is asked for that option. A `TcpIncoming` cannot be
-/// asked: it counts as accepting both families if the same port is not free for IPv4. If another listener has that port, use
-/// a `TcpListener`.
+/// It accepts IPv4 too unless `IPV6_V6ONLY` is set. A `TcpListener` is asked for that option. A
+/// `TcpIncoming` cannot be asked: it counts as accepting both families if the same port is not free
+/// for IPv4. If another listener has that port, use a `TcpListener`.
 pub trait Listener: sealed::Sealed {
     /// A connection.
     type Io: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static;
@@ -78,8 +78,8 @@ fn tcp_address(
     Ok(BoundAddress::Tcp(SocketAddr::new(address.ip().to_canonical(), address.port()), family))
 }
 
-/// Whether a listener on `[::]` that cannot be asked leaves IPv4 to others: then another socket can bind the same port there.
-/// Nothing listens on that socket.
+/// Whether a listener on `[::]` that cannot be asked leaves IPv4 to others: then another socket can
+/// bind the same port there. Nothing listens on that socket.
 fn leaves_ipv4_free(address: SocketAddr) -> bool {
     let bind = || {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;

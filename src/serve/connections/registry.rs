@@ -11,11 +11,12 @@ use crate::serve::connections::activity::ConnectionActivity;
 use crate::serve::connections::calls::{CallCounter, SocketPair};
 use crate::serve::connections::socket::Socket;
 
-/// How long a connection without a call in flight stays open after GOAWAY, its last call, or over TLS its last
-/// write.
+/// How long a connection without a call in flight stays open after GOAWAY, its last call, or over
+/// TLS its last write.
 ///
-/// Its client may have sent a call before it saw GOAWAY, and takes one round trip to answer the PING that comes with it;
-/// then the connection ends by itself. 0.75 s is more than any round trip between hosts, and keeps a stop under a second.
+/// Its client may have sent a call before it saw GOAWAY, and takes one round trip to answer the
+/// PING that comes with it; then the connection ends by itself. 0.75 s is more than any round trip
+/// between hosts, and keeps a stop under a second.
 const GRACE: Duration = Duration::from_millis(750);
 /// How often the connections are looked through.
 const INTERVAL: Duration = Duration::from_millis(50);
@@ -40,6 +41,7 @@ pub(crate) struct OpenConnections {
 pub(super) struct Registry {
     /// `None` once all connections are closed: later ones are closed when they are accepted.
     handles: Mutex<Option<Handles>>,
+    /// Counts calls around the router, if the layer is used.
     calls: Arc<CallCounter>,
 }
 
@@ -48,25 +50,30 @@ pub(super) struct Registry {
 #[derive(Default)]
 struct Handles {
     all: Vec<Handle>,
-    /// At this length, those that have ended are removed. It doubles with the open ones, so adding takes constant time.
+    /// At this length, those that have ended are removed. It doubles with the open ones, so adding
+    /// takes constant time.
     clean_up_at: usize,
 }
 
 /// Closes a connection when it is dropped.
 struct Handle {
+    /// Closes the connection when it is dropped; it is closed itself once the connection has ended.
     socket: oneshot::Sender<Infallible>,
+    /// What the connection reports.
     activity: Arc<ConnectionActivity>,
     /// Its reads before GOAWAY.
     reads_before: usize,
+    /// Since when it is idle, if it is.
     idle: Option<Idle>,
 }
 
 /// A connection that has had no call in flight for some time.
 struct Idle {
-    /// For how long, as far as the runtime ran: at most two intervals count between two looks. While the runtime stood still,
-    /// what the client sent was not read.
+    /// For how long, as far as the runtime ran: at most two intervals count between two looks.
+    /// While the runtime stood still, what the client sent was not read.
     time: Duration,
     looked_at: Instant,
+    /// The changes at the last look: any later one starts the time again.
     changes: usize,
 }
 
@@ -172,14 +179,16 @@ impl OpenConnections {
         }
     }
 
-    /// To be called before GOAWAY is sent: remembers the reads of each connection, so that a client that answers is seen.
+    /// To be called before GOAWAY is sent: remembers the reads of each connection, so that a client
+    /// that answers is seen.
     pub(crate) fn before_goaway(&self) {
         for handle in self.registry.lock().iter_mut().flat_map(|handles| &mut handles.all) {
             handle.reads_before = handle.activity.reads();
         }
     }
 
-    /// After GOAWAY: closes connections that have no call in flight and do not end by themselves. Never ends.
+    /// After GOAWAY: closes connections that have no call in flight and do not end by themselves.
+    /// Never ends.
     pub(crate) async fn close_idle(&self) -> Infallible {
         loop {
             let (now, mut closed) = (Instant::now(), 0_usize);

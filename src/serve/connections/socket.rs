@@ -1,4 +1,5 @@
-//! An accepted connection, wrapped: tonic's tasks outlive its server's future, so only the socket can end them.
+//! An accepted connection, wrapped: tonic's tasks outlive its server's future, so only the socket
+//! can end them.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -15,11 +16,13 @@ use crate::serve::connections::activity::ConnectionActivity;
 use crate::serve::connections::calls::CountedConnection;
 use crate::serve::connections::wire::{InFlightCalls, Traffic};
 
-/// A connection that records its activity, and fails all reads and writes once the registry closes it.
+/// A connection that records its activity, and fails all reads and writes once the registry closes
+/// it.
 pub(crate) struct Socket<IO> {
     io: IO,
     /// Ends when the registry drops its handle; `None` after that.
     closed: Option<oneshot::Receiver<Infallible>>,
+    /// Reads the calls from the bytes.
     traffic: Traffic,
     /// Over TLS: what hyper did first, once the connection was handed to it.
     first: Option<FirstOperation>,
@@ -88,7 +91,8 @@ impl<IO> Socket<IO> {
         self.activity.set_in_flight(self.traffic.in_flight());
     }
 
-    /// Over TLS: a server that has sent SETTINGS first writes again only after the client has spoken, or with GOAWAY.
+    /// Over TLS: a server that has sent SETTINGS first writes again only after the client has
+    /// spoken, or with GOAWAY.
     fn on_operation(&mut self, operation: FirstOperation) {
         if !self.is_tls() || !self.activity.is_handed_over() {
             return;

@@ -8,10 +8,12 @@ use std::path::{Path, PathBuf};
 
 use tokio::net::{UnixListener, UnixStream};
 
-/// The file of a Unix socket that this process has bound. Public only because the sealed [`Listener`] trait names it.
+/// The file of a Unix socket that this process has bound. Public only because the sealed
+/// [`Listener`] trait names it.
 ///
 /// [`Listener`]: crate::Listener
 pub struct SocketFile {
+    /// Absolute, so that a change of the working directory does no harm.
     path: PathBuf,
     /// Device and inode number. No other file gets them while the socket is open.
     id: (u64, u64),
@@ -26,8 +28,8 @@ impl SocketFile {
         is_ours(listener).then_some(Self { path, id })
     }
 
-    /// Removes the file, unless another one is at the path by now. To be called while the listener is open, which keeps the
-    /// inode number from being used again.
+    /// Removes the file, unless another one is at the path by now. To be called while the listener
+    /// is open, which keeps the inode number from being used again.
     pub(crate) fn remove(self) {
         if id(&self.path) != Some(self.id) {
             return;
@@ -54,7 +56,8 @@ fn is_ours(listener: &UnixListener) -> bool {
     }
 }
 
-/// The process that listens: Linux returns it as the peer of a listening socket (`unix(7)`, `SO_PEERCRED`).
+/// The process that listens: Linux returns it as the peer of a listening socket (`unix(7)`,
+/// `SO_PEERCRED`).
 fn listening_process(listener: &UnixListener) -> io::Result<Option<i32>> {
     let socket = std::os::unix::net::UnixStream::from(listener.as_fd().try_clone_to_owned()?);
     Ok(UnixStream::from_std(socket)?.peer_cred()?.pid())

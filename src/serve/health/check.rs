@@ -1,4 +1,8 @@
 //! Checks of the user's: whether a server may be registered, and whether it may stay.
+//!
+//! A check is user code. It runs in the future of [`Serve::serve`](crate::Serve::serve), beside the
+//! server: a check that blocks the thread delays the accept loop. A check that hangs is dropped
+//! after 5 s, and one that panics has failed.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -14,8 +18,8 @@ use crate::panics::caught;
 use crate::serve::control::ServeControl;
 use crate::serve::state::ServeState;
 
-/// How long a check may take. A longer one has failed: 5 s is more than a healthy dependency needs, and soon enough for the
-/// server to leave before its callers' deadlines.
+/// How long a check may take. A longer one has failed: 5 s is more than a healthy dependency needs,
+/// and soon enough for the server to leave before its callers' deadlines.
 const LIMIT: Duration = Duration::from_secs(5);
 
 /// The future of one run.

@@ -1,4 +1,9 @@
 //! The server's gRPC health service, followed within the process.
+//!
+//! `tonic_health`'s reporter can be written but not read, so a health service of our own is made
+//! from it and asked as a client would ask it, without a connection. Its `Watch` ends with
+//! `NOT_FOUND` for a name that the reporter was told nothing of, so such a name is asked again and
+//! again.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -12,14 +17,17 @@ use tonic_health::pb::health_check_response::ServingStatus as WireStatus;
 use tonic_health::pb::health_server::Health as _;
 use tonic_health::server::{HealthReporter, HealthService};
 
-/// How often a name that the reporter was told nothing of is looked up again: the reporter does not announce new names.
+/// How often a name that the reporter was told nothing of is looked up again: the reporter does not
+/// announce new names.
 const LOOK_UP_AGAIN: Duration = Duration::from_millis(100);
 /// The name of the whole server, in gRPC's health checking protocol.
 pub(crate) const SERVER: &str = "";
 
 /// One name of the health service.
 pub(crate) struct FollowedName {
+    /// Reads the reporter as a client of the health service would.
     service: HealthService,
+    /// As gRPC's health protocol names it; empty for the whole server.
     name: String,
 }
 
@@ -33,7 +41,8 @@ impl FollowedName {
         Request::new(HealthCheckRequest { service: self.name.clone() })
     }
 
-    /// Whether a name that the reporter was told nothing of counts as serving: only the whole server does.
+    /// Whether a name that the reporter was told nothing of counts as serving: only the whole
+    /// server does.
     fn serves_if_unknown(&self) -> bool {
         self.name == SERVER
     }

@@ -91,7 +91,7 @@ fn a_registration_is_asked_from_each_event() {
             };
             registration.ready(PATIENCE).await.unwrap();
             world.etcd.kill();
-            said("etcd failed").await;
+            said("registrar request failed").await;
             world.etcd.wipe();
             world.etcd.start_again();
             there(&world).await;

@@ -1,4 +1,5 @@
-//! What changes when a key is read or a watch event comes: who owns it, and whether it must be put again. PURE.
+//! What changes when a key is read or a watch event comes: who owns it, and whether it must be put
+//! again. PURE.
 
 use std::sync::Arc;
 
@@ -10,12 +11,16 @@ use crate::registrar::lease::vocabulary::{Conflict, KeyValue};
 /// The circumstances of an observation: when, by what, and for which registration.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Observation<'a> {
+    /// The revision of the read or of the event. Older ones than the known revision are ignored.
     pub(crate) revision: i64,
     /// It is the answer to a read, not a watch event.
     pub(crate) is_read: bool,
+    /// Which leases are ours, or were.
     pub(crate) leases: &'a Leases,
     /// The registration is paused or leaving.
     pub(crate) is_unwanted: bool,
+    /// The rule for a key of another instance. A leaving registration takes over, so that only its
+    /// own keys are removed.
     pub(crate) conflict: Conflict,
     /// The id of the registration's instance.
     pub(crate) id: Option<&'a str>,
@@ -30,12 +35,14 @@ pub(crate) enum Reaction {
     None,
     /// It puts the key again, within its budget for repairs.
     Repair,
-    /// Another instance holds the key, and this one has taken a unique key instead. Late puts may arrive at the `old` one.
+    /// Another instance holds the key, and this one has taken a unique key instead. Late puts may
+    /// arrive at the `old` one.
     KeyChanged { old: Box<KeyState> },
 }
 
 impl KeyState {
-    /// Takes in the state of the key at a revision. Ignores what an earlier answer or event has outdated.
+    /// Takes in the state of the key at a revision. Ignores what an earlier answer or event has
+    /// outdated.
     pub(crate) fn observe(&mut self, observation: Observation<'_>, found: Option<KeyValue>) -> Reaction {
         if observation.is_read {
             self.answered();
@@ -54,13 +61,23 @@ impl KeyState {
         self.classify(observation, found)
     }
 
-    /// Whether the status is so unsure that an event does not settle it: the event may be older than a late put.
+    /// Whether the status is so unsure that an event does not settle it: the event may be older
+    /// than a late put.
     fn is_unsettled(&self) -> bool {
         matches!(self.status, KeyStatus::Unconfirmed | KeyStatus::Unknown)
             || (self.status == KeyStatus::Outdated && self.uncertain)
     }
 
-    /// Decides whose key it is, and sets the status.
+    /// Decides whose key it is, and sets the status. The first that applies:
+    ///
+    /// 1. The key is absent: it is put again if it is desired.
+    /// 2. It carries a live lease of ours: it is present, or outdated if the value differs or a
+    ///    late delete may still remove it.
+    /// 3. It may be overwritten: it was put by hand, has our id after a mismatch (our former
+    ///    process), is older than our own put (a restored etcd), carries a former lease of ours, or
+    ///    is being taken over.
+    /// 4. The rule is `UniqueKey`: another key is used from here on.
+    /// 5. Another instance holds it.
     fn classify(&mut self, observation: Observation<'_>, found: Option<KeyValue>) -> Reaction {
         let existed = self.exists();
         // A put in flight compares `expected`: it can still be applied only while the key has that revision.

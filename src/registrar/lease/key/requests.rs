@@ -70,7 +70,8 @@ impl KeyState {
         self.late_puts.insert(lease);
     }
 
-    /// A delete at the revision ended without a known outcome: it may have been applied, or may still be.
+    /// A delete at the revision ended without a known outcome: it may have been applied, or may
+    /// still be.
     pub(crate) fn delete_unknown(&mut self, expected: i64) {
         self.late_delete = self.late_delete.max(expected);
         if self.may_exist() {
@@ -99,7 +100,8 @@ impl KeyState {
         self.deferred.take().filter(|(deferred, _)| *deferred > revision)
     }
 
-    /// The request in flight has an answer. If it began under the present watch, it shows what happened before the watch.
+    /// The request in flight has an answer. If it began under the present watch, it shows what
+    /// happened before the watch.
     pub(super) fn answered(&mut self) {
         let watch = self.request.take().map_or(WatchState::None, |request| request.watch);
         if watch != WatchState::None && self.watch == WatchState::Unread {

@@ -8,16 +8,19 @@ use crate::registrar::lease::vocabulary::KeyValue;
 
 /// A desired record and what is known of its key in etcd.
 ///
-/// Two facts are kept apart: `status` is the last known state, and `late_puts` is what may still change it without being
-/// asked. Only the end of a lease removes the lease from `late_puts`.
+/// Two facts are kept apart: `status` is the last known state, and `late_puts` is what may still
+/// change it without being asked. Only the end of a lease removes the lease from `late_puts`.
 #[derive(Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "independent facts about one key")]
 pub(crate) struct KeyState {
+    /// The key and the desired value.
     pub(crate) record: Arc<Record>,
+    /// The last known state of the key.
     pub(crate) status: KeyStatus,
     /// The registration no longer desires it. It goes once its replacement exists.
     pub(crate) obsolete: bool,
-    /// It is due to be put again although it seems present, or read again if another holds it: no watch reports changes.
+    /// It is due to be put again although it seems present, or read again if another holds it: no
+    /// watch reports changes.
     pub(super) refresh_due: bool,
     /// The lease that it is under, or was last put under.
     pub(crate) lease: i64,
@@ -25,11 +28,13 @@ pub(crate) struct KeyState {
     pub(super) tried_leases: BTreeSet<i64>,
     /// Leases under which a late put of it may still be applied.
     pub(crate) late_puts: BTreeSet<i64>,
-    /// A delete without an answer may still remove what was put up to this revision, and nothing later.
+    /// A delete without an answer may still remove what was put up to this revision, and nothing
+    /// later.
     pub(super) late_delete: i64,
     /// The outcome of the last put or delete is unknown.
     pub(super) uncertain: bool,
-    /// It is being put where it was not present, so it may overwrite another instance's key if the conflict rule allows.
+    /// It is being put where it was not present, so it may overwrite another instance's key if the
+    /// conflict rule allows.
     pub(super) claiming: bool,
     /// The role may not read it.
     pub(super) unreadable: bool,
@@ -44,13 +49,16 @@ pub(crate) struct KeyState {
     pub(super) known_revision: i64,
     /// The revision of our own last put.
     pub(super) put_revision: i64,
-    /// The last event that came while a request was in flight: only the answer tells which of the two is later.
+    /// The last event that came while a request was in flight: only the answer tells which of the
+    /// two is later.
     pub(super) deferred: Option<(i64, Option<KeyValue>)>,
-    /// The modification revision that the next put or delete compares with; 0 if the key must not exist.
+    /// The modification revision that the next put or delete compares with; 0 if the key must not
+    /// exist.
     pub(crate) expected: i64,
 }
 
-/// The last known state of a key. The docs of [`lease`](crate::registrar::lease) draw the transitions.
+/// The last known state of a key. The docs of [`lease`](crate::registrar::lease) draw the
+/// transitions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum KeyStatus {
     /// Not under a lease of ours.
@@ -59,7 +67,8 @@ pub(crate) enum KeyStatus {
     Unconfirmed,
     /// A comparison failed: the key must be read.
     Unknown,
-    /// Under a lease of ours, but it must be put again: another value is desired, or a late delete may remove it.
+    /// Under a lease of ours, but it must be put again: another value is desired, or a late delete
+    /// may remove it.
     Outdated,
     /// Under a lease of ours, with the desired value.
     Present,
@@ -81,8 +90,10 @@ pub(super) enum WatchState {
 /// A put or read in flight.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SentRequest {
+    /// What the request does.
     pub(super) kind: RequestKind,
-    /// The watch when the request began. An answer counts as the first read of the key only under the same watch.
+    /// The watch when the request began. An answer counts as the first read of the key only under
+    /// the same watch.
     pub(super) watch: WatchState,
     /// The request does a refresh, which is due again if the request fails.
     pub(super) refresh: bool,
@@ -94,7 +105,10 @@ pub(super) struct SentRequest {
 pub(super) enum RequestKind {
     /// The first put: if it is refused, the key is certainly absent.
     FirstPut,
+    /// A put of a key that may be present.
     Put,
+    /// A read. Unlike a put it changes nothing, so an event that comes meanwhile is taken in at
+    /// once if the key exists.
     Read,
 }
 
@@ -161,7 +175,8 @@ impl KeyState {
         is_released(self.lease) && self.tried_leases.iter().all(|lease| is_released(*lease))
     }
 
-    /// Whether it must be read before it is deleted: a delete compares the revision, which is unknown here.
+    /// Whether it must be read before it is deleted: a delete compares the revision, which is
+    /// unknown here.
     pub(crate) fn must_be_read_first(&self) -> bool {
         matches!(self.status, KeyStatus::Unconfirmed | KeyStatus::Unknown) && !self.unreadable
     }
@@ -194,7 +209,8 @@ impl KeyState {
         (self.watch == WatchState::Unread || (self.refresh_due && held)) && self.request.is_none()
     }
 
-    /// A watch of it began. A new watch may be of a restored etcd whose revisions are lower, so none is known any more.
+    /// A watch of it began. A new watch may be of a restored etcd whose revisions are lower, so
+    /// none is known any more.
     pub(crate) fn watched(&mut self, new_watch: bool) {
         self.set_watch(WatchState::Unread);
         (self.refresh_due, self.unreadable) = (false, false);
@@ -209,7 +225,8 @@ impl KeyState {
         self.set_watch(WatchState::None);
     }
 
-    /// The request in flight began under another watch, so its answer does not count as a read under the new one.
+    /// The request in flight began under another watch, so its answer does not count as a read
+    /// under the new one.
     fn set_watch(&mut self, watch: WatchState) {
         (self.watch, self.deferred) = (watch, None);
         self.request = self.request.map(|request| SentRequest { watch: WatchState::None, ..request });
@@ -227,7 +244,8 @@ impl KeyState {
         }
     }
 
-    /// Takes over the state of the same key of another registration. It may exist, and late puts of it may arrive.
+    /// Takes over the state of the same key of another registration. It may exist, and late puts of
+    /// it may arrive.
     pub(crate) fn inherit(&mut self, old: Self) {
         self.status = if old.may_exist() { KeyStatus::Unconfirmed } else { KeyStatus::Absent };
         (self.lease, self.expected, self.late_delete) = (old.lease, old.expected, old.late_delete);
@@ -235,8 +253,8 @@ impl KeyState {
         (self.unreadable, self.claiming) = (old.unreadable, true);
     }
 
-    /// It is desired again after it was to be removed: it is put again if its lease will end, or a delete may still
-    /// remove it.
+    /// It is desired again after it was to be removed: it is put again if its lease will end, or a
+    /// delete may still remove it.
     pub(crate) fn keep(&mut self, is_being_deleted: bool, is_released: impl Fn(i64) -> bool) {
         if self.exists() && is_released(self.lease) {
             self.status = KeyStatus::Absent;

@@ -15,7 +15,8 @@ pub(super) struct Frame {
     pub(super) payload_start: u32,
 }
 
-/// Reads the frames of one direction, however the bytes are cut. Keeps 13 bytes, whatever the size of a frame.
+/// Reads the frames of one direction, however the bytes are cut. Keeps 13 bytes, whatever the size
+/// of a frame.
 #[derive(Default)]
 pub(super) struct FrameReader {
     /// The header and the first four bytes of the payload.

@@ -1,4 +1,9 @@
-//! The calls in flight on a connection, read from its bytes: HTTP/2 and HTTP/1.1. Over TLS they cannot be read. PURE.
+//! The calls in flight on a connection, read from its bytes: HTTP/2 and HTTP/1.1. Over TLS they
+//! cannot be read. PURE.
+//!
+//! The reader keeps a few bytes of each frame and a set of open streams, and never copies a
+//! payload. It only observes: an error in it cannot break a connection, it can at worst keep one
+//! for the whole drain or close one that looks idle.
 //!
 //! - this file: which protocol the client speaks, and the head of an HTTP/1.1 request.
 //! - `frames`: HTTP/2 frames of one direction.
@@ -15,7 +20,8 @@ const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// The first byte of TLS: a handshake record (RFC 8446, 5.1). No HTTP method begins with it.
 const TLS_HANDSHAKE: u8 = 22;
 
-/// How many calls are in flight on a connection. A call counts from its complete head to the end of its response.
+/// How many calls are in flight on a connection. A call counts from its complete head to the end of
+/// its response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum InFlightCalls {
     Known(usize),
@@ -23,11 +29,15 @@ pub(super) enum InFlightCalls {
     Unknown,
 }
 
-/// Reads the traffic of a server's connection. It never fails: bytes of no known protocol count as HTTP/1.1.
+/// Reads the traffic of a server's connection. It never fails: bytes of no known protocol count as
+/// HTTP/1.1.
 #[derive(Default)]
 pub(super) struct Traffic {
+    /// Known after the first bytes of the client.
     protocol: Protocol,
+    /// Reads the client's frames.
     received: FrameReader,
+    /// Reads the server's frames.
     sent: FrameReader,
     streams: OpenStreams,
 }
@@ -36,8 +46,10 @@ pub(super) struct Traffic {
 enum Protocol {
     /// This many bytes of HTTP/2's preface were received, and nothing else.
     Preface(usize),
+    /// The preface is complete.
     Http2,
     Http1(Http1Head),
+    /// The first byte was that of a TLS handshake.
     Tls,
 }
 
@@ -93,7 +105,8 @@ impl Traffic {
     }
 }
 
-/// The head of the first HTTP/1.1 request: it ends with an empty line. Empty lines before it are skipped (RFC 9112, 2.2).
+/// The head of the first HTTP/1.1 request: it ends with an empty line. Empty lines before it are
+/// skipped (RFC 9112, 2.2).
 #[derive(Default)]
 struct Http1Head {
     /// A line that is not empty has ended.

@@ -1,4 +1,5 @@
-//! The open streams of an HTTP/2 connection (RFC 9113, 5.1): those that the client has opened and that have not ended. PURE.
+//! The open streams of an HTTP/2 connection (RFC 9113, 5.1): those that the client has opened and
+//! that have not ended. PURE.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +14,8 @@ pub(super) const CONTINUATION: u8 = 9;
 pub(super) const END_STREAM: u8 = 1;
 pub(super) const END_HEADERS: u8 = 4;
 
-/// The open streams. A stream is open from the end of its request headers to the end of its response, or to a reset.
+/// The open streams. A stream is open from the end of its request headers to the end of its
+/// response, or to a reset.
 pub(super) struct OpenStreams {
     open: BTreeSet<u32>,
     /// The highest identifier that was ever opened: a client opens each once, in ascending order.
