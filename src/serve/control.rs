@@ -65,7 +65,7 @@ struct Inner {
     /// The registered instance, once the server is ready.
     instance: Option<Instance>,
     /// The changes of the instance until then.
-    changes: Vec<Box<dyn FnOnce(Instance) -> Result<Instance, Error> + Send>>,
+    changes: Vec<InstanceChange>,
     /// The server leaves with a mark: it stays, whatever else is changed.
     draining: bool,
     /// Why the server leaves, if nobody has stopped it.
@@ -73,6 +73,9 @@ struct Inner {
     /// The registrations were taken out. Updates are refused from here on.
     stopped: bool,
 }
+
+/// A change of the instance that is kept until the server is ready. Its error ends the server.
+type InstanceChange = Box<dyn FnOnce(Instance) -> Result<Instance, Error> + Send>;
 
 impl Inner {
     /// Pauses or resumes all registrations.

@@ -30,10 +30,15 @@ use crate::timers;
 ///
 /// use tonic_etcd::{Instance, Registrar};
 ///
-/// let registrar = Registrar::connect(["http://127.0.0.1:2379"]).await?; let registration =
-/// registrar.register("greeter", Instance::new("10.0.0.5:50051")?.with_zone("a"))?;
-/// registration.ready(Duration::from_secs(5)).await?; // … serve …
-/// registration.deregister().await?; registrar.close(Duration::from_secs(5)).await?; # Ok(()) # }
+/// let registrar = Registrar::connect(["http://127.0.0.1:2379"]).await?;
+/// let instance = Instance::new("10.0.0.5:50051")?.with_zone("a");
+/// let registration = registrar.register("greeter", instance)?;
+/// registration.ready(Duration::from_secs(5)).await?;
+/// // … serve …
+/// registration.deregister().await?;
+/// registrar.close(Duration::from_secs(5)).await?;
+/// # Ok(())
+/// # }
 /// ```
 ///
 /// # The lease

@@ -35,10 +35,16 @@ const DEREGISTER: Duration = Duration::from_secs(5);
 /// # async fn change(mut registration: tonic_etcd::Registration) -> Result<(), tonic_etcd::Error> {
 /// use std::time::Duration;
 ///
-/// // Half of the calls go elsewhere from now on. registration.update(|instance|
-/// instance.with_weight(1))?; // Nothing is called here until the cache is warm again.
-/// registration.pause(); registration.paused(Duration::from_secs(5)).await?; registration.resume();
-/// registration.ready(Duration::from_secs(5)).await?; # Ok(()) # } ```
+/// // A third of the calls of a server with weight 3 from now on.
+/// registration.update(|instance| instance.with_weight(1))?;
+/// // Nothing is called here until the cache is warm again.
+/// registration.pause();
+/// registration.paused(Duration::from_secs(5)).await?;
+/// registration.resume();
+/// registration.ready(Duration::from_secs(5)).await?;
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "dropping a registration deregisters it in the background, while the runtime lives"]
 pub struct Registration {
     pub(super) shared: Arc<Shared>,

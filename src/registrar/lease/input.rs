@@ -111,9 +111,9 @@ impl Machine {
         let Some(registration) = self.registrations.get(&id) else { return };
         let given_up = registration.keys.iter().filter(|key| registration.leaving || key.obsolete);
         let given_up: BTreeSet<_> = given_up.map(|key| key.record.key.as_slice()).collect();
-        let takes = |key: &KeyState| !key.obsolete && given_up.contains(key.record.key.as_slice());
+        let desires = |key: &KeyState| !key.obsolete && given_up.contains(key.record.key.as_slice());
         let others = self.registrations.iter().filter(|(other, registration)| **other != id && !registration.leaving);
-        let takers: Vec<Id> = others.filter(|(_, other)| other.keys.iter().any(takes)).map(|(id, _)| *id).collect();
+        let takers: Vec<Id> = others.filter(|(_, other)| other.keys.iter().any(desires)).map(|(id, _)| *id).collect();
         takers.into_iter().for_each(|id| self.adopt_keys(id));
     }
 

@@ -46,10 +46,8 @@ pub(super) async fn send(
             observed(codec, record.key.clone(), revision, stored)
         }
         Action::Delete { record, lease, expected, .. } => {
-            match etcd.delete(&record.key, *lease, *expected, timeouts).await? {
-                true => Input::Removed,
-                false => Input::DeleteMismatch,
-            }
+            let is_deleted = etcd.delete(&record.key, *lease, *expected, timeouts).await?;
+            if is_deleted { Input::Removed } else { Input::DeleteMismatch }
         }
         Action::Revoke { lease } => {
             etcd.revoke(*lease, timeouts).await?;

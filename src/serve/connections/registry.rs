@@ -194,9 +194,9 @@ impl OpenConnections {
             let (now, mut closed) = (Instant::now(), 0_usize);
             if let Some(handles) = &mut *self.registry.lock() {
                 handles.all.retain_mut(|handle| {
-                    let closes = !handle.socket.is_closed() && handle.is_over(now);
-                    closed += usize::from(closes);
-                    !closes
+                    let is_over = !handle.socket.is_closed() && handle.is_over(now);
+                    closed += usize::from(is_over);
+                    !is_over
                 });
             }
             if closed > 0 {
