@@ -151,8 +151,8 @@ impl Entry {
         Publication { sender: self.sender.clone(), published: self.published.clone() }
     }
 
-    /// The desired state has changed. The published state changes with it, so that whoever waits
-    /// from here on waits for this change.
+    /// The desired state has changed. The published state changes with it, so that a wait that
+    /// begins now waits for this change.
     pub(super) fn mark_changed(&mut self) -> Option<Publication> {
         self.version += 1;
         let state = match self.state() {

@@ -13,9 +13,13 @@ use crate::error::Error;
 
 /// The state of a server. It goes from each of these to the next, and may skip some.
 ///
-/// | state | accepts calls | in the directory | |---|---|---| | `Starting` | yes | no | | `Serving`
-/// | yes | yes, as far as etcd and the checks allow | | `Leaving` | yes | leaves | | `Draining` |
-/// no, answers those in flight | no | | `Stopped` | no | no |
+/// | state | accepts calls | in the directory |
+/// |---|---|---|
+/// | `Starting` | yes | no |
+/// | `Serving` | yes | yes, as far as etcd and the checks allow |
+/// | `Leaving` | yes | leaves |
+/// | `Draining` | no, answers those in flight | no |
+/// | `Stopped` | no | no |
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum ServeState {

@@ -29,7 +29,7 @@ const DEREGISTER: Duration = Duration::from_secs(5);
 /// the key stays in etcd until the lease ends, and a warning says so.
 ///
 /// If another instance has put the key since, its key stays. That takes a role that may read the
-/// key: a role that may only write deletes the key, whoever has put it.
+/// key: a role that may only write deletes the key, also if another instance has put it.
 ///
 /// ```no_run
 /// # async fn change(mut registration: tonic_etcd::Registration) -> Result<(), tonic_etcd::Error> {

@@ -18,12 +18,16 @@ use crate::registrar::lease::RegistrationStatus;
 /// otherwise within a minute, without a change of state. If that happens again and again, the key
 /// is put once a second.
 ///
-/// | state | in etcd | what the registrar does | |---|---|---| | `Registering` | no | puts the
-/// keys, with retries | | `Registered` | yes | renews the lease and watches the keys | | `Updating`
-/// | yes, the former version | puts the new version, or deletes the keys for a pause | | `Renewing`
-/// | yes | renews the lease again, sooner | | `Lost` | no, or not for sure | puts the keys again,
-/// under a new lease if the old one has ended | | `Held` | another instance's key is | waits until
-/// the key is free | | `Paused` | no | keeps the lease | | `Closed` | no | nothing |
+/// | state | in etcd | what the registrar does |
+/// |---|---|---|
+/// | `Registering` | no | puts the keys, with retries |
+/// | `Registered` | yes | renews the lease and watches the keys |
+/// | `Updating` | yes, the former version | puts the new version, or deletes the keys for a pause |
+/// | `Renewing` | yes | renews the lease again, sooner |
+/// | `Lost` | no, or not for sure | puts the keys again, under a new lease if the old one has ended |
+/// | `Held` | another instance's key is | waits until the key is free |
+/// | `Paused` | no | keeps the lease |
+/// | `Closed` | no | nothing |
 ///
 /// [`RegistrationState::why`] has the error or the reason of a state.
 #[derive(Clone, Debug)]

@@ -269,7 +269,7 @@ impl Machine {
         }
     }
 
-    /// A request has failed: what becomes of its key, what is tried next, and who waits for it.
+    /// A request has failed. Sets what is known of its key, and what is delayed:
     ///
     /// - A failure that needs an operator delays the grant, the revocation, or the registration
     ///   that it concerns.

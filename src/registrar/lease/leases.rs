@@ -38,7 +38,7 @@ pub(super) struct Leases {
 #[expect(clippy::struct_excessive_bools, reason = "independent facts about one lease")]
 struct Lease {
     id: i64,
-    /// The time to live that etcd granted, or the requested one until it has told.
+    /// The time to live that etcd granted, or the requested one until etcd has confirmed it.
     ttl: Duration,
     /// etcd has confirmed `ttl`; otherwise it is what was requested.
     ttl_confirmed: bool,

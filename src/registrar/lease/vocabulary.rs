@@ -14,13 +14,15 @@ pub(crate) type Id = u64;
 /// The owner of a key is known by the lease that the key carries, and by the instance's id if it
 /// has one ([`Instance::with_id`](crate::Instance::with_id)).
 ///
-/// | who has the key | `TakeOver` | `Refuse` | `UniqueKey` | |---|---|---|---| | nobody | puts it |
-/// puts it | puts it | | our own lease, now or before | puts it again | puts it again | puts it
-/// again | | an instance with our id, before us | overwrites it | overwrites it | overwrites it | |
-/// another instance, before us | overwrites it | waits | takes another key | | another instance,
-/// after us | waits | waits | takes another key | | nobody's lease (put by hand), before us |
-/// overwrites it | waits | takes another key | | nobody's lease (put by hand), after us | puts it
-/// again | puts it again | puts it again |
+/// | who has the key | `TakeOver` | `Refuse` | `UniqueKey` |
+/// |---|---|---|---|
+/// | nobody | puts it | puts it | puts it |
+/// | our own lease, now or before | puts it again | puts it again | puts it again |
+/// | an instance with our id, before us | overwrites it | overwrites it | overwrites it |
+/// | another instance, before us | overwrites it | waits | takes another key |
+/// | another instance, after us | waits | waits | takes another key |
+/// | nobody's lease (put by hand), before us | overwrites it | waits | takes another key |
+/// | nobody's lease (put by hand), after us | puts it again | puts it again | puts it again |
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Conflict {

@@ -102,11 +102,12 @@ impl RequestHealth {
     /// registration, if it is of one. `counts` is false if another request that was in flight
     /// beside it has failed already.
     ///
-    /// | failure | recorded as | meaning | |---|---|---| | permission, malformed, too large, of one
-    /// registration | that registration's error | `Permanent` | | token, quota, authentication off
-    /// | etcd's error | `Permanent` | | connection, timeout, changed member, other | etcd's error |
-    /// `Transient`, or `NotApplied` if etcd cannot have applied it | | unknown lease | etcd's error
-    /// | `LeaseGone` |
+    /// | failure | recorded as | meaning |
+    /// |---|---|---|
+    /// | permission, malformed, too large, of one registration | that registration's error | `Permanent` |
+    /// | token, quota, authentication off | etcd's error | `Permanent` |
+    /// | connection, timeout, changed member, other | etcd's error | `Transient`, or `NotApplied` if etcd cannot have applied it |
+    /// | unknown lease | etcd's error | `LeaseGone` |
     ///
     /// A permanent failure of a request whose earlier attempt had no answer is `PermanentInDoubt`.
     pub(super) fn failed(&mut self, kind: RequestKind, id: Option<Id>, failure: Failure, counts: bool) -> FailureKind {

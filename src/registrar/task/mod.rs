@@ -131,7 +131,7 @@ struct SentAction {
 struct Renewed {
     /// When the renewal was sent. The time to live counts from here.
     asked: Duration,
-    /// The time to live in seconds, if etcd has told it.
+    /// The time to live in seconds, if the response has it.
     result: Result<Option<i64>, Failure>,
     /// The stream for the next renewal.
     stream: Option<KeepAlive>,

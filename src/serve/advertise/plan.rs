@@ -130,11 +130,15 @@ fn hint() -> String {
 
 /// Decides how the addresses are found. The first that applies:
 ///
-/// | source | addresses | |---|---| | `Serve::advertise` (`configured`) | these, with the port of
-/// the listener if they have none | | `TONIC_ETCD_ADVERTISE` | these, likewise | | a Unix socket |
-/// its path, if etcd is on this host | | every interface, `POD_IP` set | the first of an address
-/// family that is listened on | | every interface | that of the interface that reaches etcd | | a
-/// loopback address | itself, if etcd is on this host | | a link-local address, or none | refused |
+/// | source | addresses |
+/// |---|---|
+/// | `Serve::advertise` (`configured`) | these, with the port of the listener if they have none |
+/// | `TONIC_ETCD_ADVERTISE` | these, likewise |
+/// | a Unix socket | its path, if etcd is on this host |
+/// | every interface, `POD_IP` set | the first of an address family that is listened on |
+/// | every interface | that of the interface that reaches etcd |
+/// | a loopback address | itself, if etcd is on this host |
+/// | a link-local address, or none | refused |
 /// | any other address | itself |
 pub(crate) fn plan(
     configured: &[String],
@@ -215,7 +219,7 @@ pub(super) fn socket_address(address: SocketAddr, https: bool) -> Result<Address
     with_scheme(Address::try_from(address)?, https).map_err(|reason| refused(address.to_string(), reason))
 }
 
-/// Parses an address, which may lack the port that is listened on. `what` is where it stands, for
+/// Parses an address, which may lack the port that is listened on. `what` is where it is set, for
 /// the error.
 fn parse(what: &'static str, text: &str, port: Option<u16>, https: bool) -> Result<Address, Error> {
     let refuse = |reason: String| Error::invalid(what, secret::without_user(text), reason);

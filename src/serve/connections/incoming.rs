@@ -35,7 +35,7 @@ pub(crate) fn wrap<I>(incoming: I, calls: Arc<CallCounter>) -> (OpenConnections,
 /// The wrapped connections.
 ///
 /// It returns no errors and has no end: tonic would leave without draining. Errors are waited out
-/// here, and the end is told to [`OpenConnections`].
+/// here, and [`OpenConnections`] is told of the end.
 pub(crate) struct Incoming<I> {
     /// What accepts.
     stream: Pin<Box<I>>,
