@@ -62,7 +62,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     // Registered from here on, for as long as the handle is held, and the runtime lives.
     let registrar = Registrar::connect_lazy(options.etcd)?;
-    let _registration = registrar.register(&*options.service, Instance::new(address)?).await?;
+    let _registration = registrar.register(&*options.service, Instance::new(address)?)?;
     println!("listening on {address}, and registering as {}", options.service);
     let died = tokio::select! {
         signal = tokio::signal::ctrl_c() => { signal?; None }

@@ -251,7 +251,7 @@ pub use etcd::EtcdClient;
 pub use etcd::EtcdOptions;
 pub use instance::Instance;
 pub use registrar::{
-    Conflict, Registrar, RegistrarBuilder, RegistrarHealth, Registration, RegistrationBuilder, RegistrationState,
+    Conflict, Registrar, RegistrarBuilder, RegistrarHealth, Registration, RegistrationOptions, RegistrationState,
     RegistrationStates,
 };
 pub use resolver::{

@@ -1,11 +1,14 @@
-//! [`Serve`](crate::Serve) beside what people put beside it: how each is done.
+//! How to use [`Serve`](crate::Serve) with health, reflection, axum, tonic-web, TLS, several
+//! listeners, systemd and signals, and what it waits for at the end.
 //!
 //! # Health and reflection
 //!
-//! Both are services like any other. With the feature `tonic-health`, [`Serve::health`](crate::Serve) lets the reporter decide
-//! whether the server is in the directory. Who watches the server as a whole, or a name that was given by
-//! [`Serve::health_name`](crate::Serve), is told `NOT_SERVING` before GOAWAY comes. The reporter does not say which other names it
-//! knows: those stay as they are. A watch and a reflection stream are calls in flight, and keep the drain until their clients end them.
+//! Both are services like any other. With the feature `tonic-health`,
+//! [`Serve::health`](crate::Serve) lets the reporter decide whether the server is in the directory.
+//! At shutdown, clients that watch the whole server, or a name of
+//! [`Serve::health_name`](crate::Serve), are told `NOT_SERVING` before GOAWAY is sent. The reporter
+//! does not tell which other names it knows: those stay as they are. A health watch and a
+//! reflection stream are calls in flight: the drain waits for their clients.
 //!
 //! ```no_run
 //! # #[cfg(feature = "tonic-health")]
@@ -28,11 +31,11 @@
 //! # }
 //! ```
 //!
-//! # Routes of one's own
+//! # Your own routes
 //!
-//! tonic's `Routes` are an axum router. One with routes for probes or metrics beside them is served as well;
-//! `accept_http1` lets clients that speak HTTP/1.1 in. [`ServeControl::is_ready`](crate::ServeControl::is_ready) is the flag for a
-//! readiness probe.
+//! tonic's `Routes` are an axum router, so routes for probes or metrics can be added.
+//! `accept_http1` accepts clients that speak HTTP/1.1.
+//! [`ServeControl::is_ready`](crate::ServeControl::is_ready) is the flag for a readiness probe.
 //!
 //! ```no_run
 //! # async fn serve(
@@ -56,6 +59,8 @@
 //!
 //! # Browsers
 //!
+//! gRPC-Web needs HTTP/1.1 and tonic-web's layer.
+//!
 //! ```no_run
 //! # async fn serve(
 //! #     registrar: tonic_etcd::Registrar, greeter: impl greeter_proto::greeter_server::Greeter, listener: tokio::net::TcpListener,
@@ -71,9 +76,9 @@
 //!
 //! # Several services, several listeners
 //!
-//! [`Serve::service`](crate::Serve::service) names a further service of the same server. A listener takes a
-//! [`Serve`](crate::Serve) of its own; all of one [`Registrar`](crate::Registrar) share its lease. Clients of this host can reach
-//! a Unix socket, others cannot, and they call one only where
+//! [`Serve::service`](crate::Serve::service) adds another service of the same server. Each listener
+//! needs a [`Serve`](crate::Serve) of its own; all of one [`Registrar`](crate::Registrar) share its
+//! lease. Only clients on this host can reach a Unix socket, and they call it only if
 //! [`ResolverBuilder::unix_sockets`](crate::ResolverBuilder::unix_sockets) allows it.
 //!
 //! ```no_run
@@ -100,12 +105,13 @@
 //! # }
 //! ```
 //!
-//! The file of a Unix socket goes with its server: [`Listener`](crate::Listener) says when.
+//! The file of a Unix socket is removed with its server: [`Listener`](crate::Listener) says when.
 //!
 //! # TLS and certificates of clients
 //!
-//! TLS is the router's matter; [`Serve::https`](crate::Serve::https) makes clients use it. Under tonic's TLS
-//! [`Serve::count_calls`](crate::Serve::count_calls) keeps clients that are gone from holding up the end.
+//! TLS is set on the router; [`Serve::https`](crate::Serve::https) makes clients use it. Under
+//! tonic's TLS, [`Serve::count_calls`](crate::Serve::count_calls) keeps clients that are gone from
+//! delaying the end.
 //!
 //! ```no_run
 //! # #[cfg(feature = "_tls")]
@@ -120,7 +126,7 @@
 //! let read = |path| std::fs::read_to_string(path);
 //! let tls = ServerTlsConfig::new()
 //!     .identity(Identity::from_pem(read("server.pem")?, read("server.key")?))
-//!     .client_ca_root(Certificate::from_pem(read("clients.pem")?)); // whoever shows none of these is refused
+//!     .client_ca_root(Certificate::from_pem(read("clients.pem")?)); // clients without such a certificate are refused
 //! let serve = registrar.service("greeter").https().advertise("greeter.example.org");
 //! let mut server = Server::builder().tls_config(tls)?.layer(serve.count_calls());
 //! serve.serve(server.add_service(GreeterServer::new(greeter)), listener, shutdown).await?;
@@ -128,13 +134,15 @@
 //! # }
 //! ```
 //!
-//! Clients show their certificate by `ClientTls::identity`, in `BalancedChannelBuilder::tls`.
+//! Clients set their certificate with `ClientTls::identity`, in `BalancedChannelBuilder::tls`.
 //!
 //! # systemd
 //!
-//! With socket activation systemd listens, and passes the listener: connections wait while the server restarts. The crate `listenfd`
-//! takes it without unsafe code of one's own. `examples/systemd.rs` is the whole of it, for TCP and Unix sockets. The address is found
-//! as with a listener of one's own; systemd's `[::]` takes IPv4 too unless `BindIPv6Only=ipv6-only` says otherwise.
+//! With socket activation, systemd listens and passes the listener, so that connections wait while
+//! the server restarts. The crate `listenfd` receives it without unsafe code of yours.
+//! `examples/systemd.rs` is a whole server, for TCP and Unix sockets. The address to register is
+//! found as for any listener. systemd's `[::]` accepts IPv4 too unless `BindIPv6Only=ipv6-only` is
+//! set.
 //!
 //! ```no_run
 //! # async fn serve(
@@ -154,8 +162,8 @@
 //!
 //! # Two signals
 //!
-//! The first one drains. At a second one the future is dropped: all connections are closed at once, and what is still registered
-//! is deregistered in the background, for as long as the runtime lives.
+//! The first signal drains. At the second one the future is dropped: all connections are closed at
+//! once, and what is still registered is deregistered in the background, while the runtime lives.
 //!
 //! ```no_run
 //! # #[cfg(unix)]
@@ -184,9 +192,14 @@
 //!
 //! # What is waited for at the end
 //!
-//! A call in flight, from its complete head to the end of its answer, keeps its connection for as long as
-//! [`Serve::drain`](crate::Serve::drain) allows. A connection without one ends by itself when its client has answered the PING that
-//! comes with GOAWAY, and is closed after 0.75 s where it does not: one that never spoke, is in its TLS handshake, has sent half of a
-//! request, or whose client is gone. A stream is a call in flight. Under tonic's own TLS the calls are known only by
-//! [`Serve::count_calls`](crate::Serve::count_calls); without it a client that is gone is waited for. What a client that is further
-//! than 0.75 s away sent before it saw GOAWAY is lost with its connection.
+//! - A connection with a call in flight is kept for up to [`Serve::drain`](crate::Serve::drain). A
+//!   call is in flight from its complete head to the end of its response. A stream is a call in
+//!   flight.
+//! - A connection without a call ends by itself when its client has answered the PING that comes
+//!   with GOAWAY. If it does not, it is closed after 0.75 s: a client that never spoke, is in its
+//!   TLS handshake, has sent half of a request, or is gone.
+//! - Under tonic's own TLS, calls are known only with
+//!   [`Serve::count_calls`](crate::Serve::count_calls). Without it, a client that is gone is waited
+//!   for.
+//! - A client whose round trip is longer than 0.75 s may lose a call that it sent before it saw
+//!   GOAWAY.

@@ -40,7 +40,7 @@ pub(crate) async fn run(args: Vec<String>) -> Result<(), Box<dyn Error>> {
         let builder = RegistrarBuilder::from_client(client.clone());
         let registrar = builder.ttl(Duration::from_secs(options.ttl)).connect_lazy()?;
         for port in 1..=options.registrations {
-            registrations.push(registrar.register("many", Instance::new(format!("h{number}:{port}"))?).await?);
+            registrations.push(registrar.register("many", Instance::new(format!("h{number}:{port}"))?)?);
         }
     }
     for registration in &registrations {

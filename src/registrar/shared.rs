@@ -1,12 +1,12 @@
-//! What a registrar's handles and its task share.
+//! What the handles of a registrar and its task share.
 //!
-//! Whoever is woken, and whoever hears an event, may use any handle: neither happens while the lock is held. What is found out
-//! under it is told by a [`Publication`] after it.
+//! One lock guards the entries of all registrations. No event is logged, no handle is woken and no
+//! user code runs while it is held: such code may use any handle. What is decided under the lock is
+//! returned as a [`Publication`] and sent after it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -15,189 +15,216 @@ use crate::error::Error;
 use crate::etcd::EtcdPerRuntime;
 use crate::instance::Instance;
 use crate::progress::Progress;
-use crate::registrar::gates::Gate;
+use crate::registrar::entry::{Entry, Publication};
 use crate::registrar::lease::Id;
-use crate::registrar::task::Task;
-use crate::registrar::task::neighbours::Neighbours;
-use crate::registrar::wanted::{Publication, Wanted};
+use crate::registrar::nested_names::NestedNames;
+use crate::registrar::pause::PauseReason;
 use crate::secret::shown_key;
 
+/// The shared part of a registrar.
 pub(super) struct Shared {
+    /// The connections to etcd, one set for each runtime.
     pub(super) etcds: EtcdPerRuntime,
+    /// User code: it runs without the lock.
     pub(super) codec: Arc<dyn Codec>,
-    pub(super) seconds: i64,
-    pub(super) neighbours: Neighbours,
+    /// The requested time to live of the lease.
+    pub(super) ttl_seconds: i64,
+    /// Warns of names above and below the registered ones.
+    pub(super) nested_names: NestedNames,
+    /// See the docs of the module for what may happen while it is locked.
     state: Mutex<State>,
+    /// Wakes the task: an entry has changed.
     pub(super) changed: Notify,
-    /// Those of the task.
-    pub(super) turns: Progress,
-    /// Told when a registration has left, and when the task has ended.
+    /// Whether the task's runtime runs.
+    pub(super) progress: Progress,
+    /// Wakes [`Registrar::close`](crate::registrar::Registrar::close): a registration has left, or
+    /// the task has ended.
     pub(super) left: Notify,
 }
 
+/// The part behind the lock.
 #[derive(Default)]
 pub(super) struct State {
-    next: Id,
-    pub(super) wanted: BTreeMap<Id, Wanted>,
+    /// The id of the last registration. Ids are never reused.
+    last_id: Id,
+    /// All registrations that have not left, in the order of their ids.
+    pub(super) entries: BTreeMap<Id, Entry>,
+    /// The lease that the task has published.
     pub(super) lease: Option<i64>,
-    /// When it ends, by our clock.
-    pub(super) lease_ends: Option<Instant>,
-    /// What last went wrong with etcd.
-    pub(super) error: Option<Error>,
-    /// A task does what is wanted.
+    /// When the lease expires, by our clock.
+    pub(super) lease_expires_at: Option<Instant>,
+    /// The last error of etcd since it last answered.
+    pub(super) last_error: Option<Error>,
+    /// A task runs, or is being started by the caller of [`Shared::add`].
     pub(super) has_task: bool,
-    /// The runtime of the last task ended before what was wanted did.
-    pub(super) ended: bool,
-    /// Keys that such a task left in etcd.
-    pub(super) left_behind: Vec<LeftBehind>,
-    /// Nothing is registered any more.
+    /// The runtime of the last task ended before its registrations had left.
+    pub(super) abandoned: bool,
+    /// The keys that such tasks have left in etcd.
+    pub(super) abandoned_keys: Vec<AbandonedKey>,
+    /// New registrations are refused.
     pub(super) closed: bool,
 }
 
-/// A key that nobody looks after any more, and that is not wanted again.
-pub(super) struct LeftBehind {
+/// A key that a task has left in etcd when its runtime ended, and that was not registered again
+/// since.
+pub(super) struct AbandonedKey {
     pub(super) key: Vec<u8>,
-    /// When its lease ends, by our clock; none where that is too far away to be told.
+    /// When its lease expires, by our clock; `None` if that is too far away for the clock.
     pub(super) until: Option<Instant>,
 }
 
-/// Other records that are wanted of a registration.
-pub(crate) struct Change {
+/// Other records of a registration, made from another instance.
+pub(crate) struct RegistrationUpdate {
     pub(super) id: Id,
+    /// Kept by the handle once the update is applied.
     pub(super) instance: Instance,
     pub(super) records: Vec<Arc<Record>>,
 }
 
 impl Shared {
-    pub(super) fn new(etcds: EtcdPerRuntime, codec: Arc<dyn Codec>, seconds: i64) -> Self {
-        let (state, turns) = (Mutex::default(), Progress::default());
+    pub(super) fn new(etcds: EtcdPerRuntime, codec: Arc<dyn Codec>, ttl_seconds: i64) -> Self {
         Self {
             etcds,
             codec,
-            seconds,
-            neighbours: Neighbours::default(),
-            state,
+            ttl_seconds,
+            nested_names: NestedNames::default(),
+            state: Mutex::default(),
             changed: Notify::new(),
-            turns,
+            progress: Progress::default(),
             left: Notify::new(),
         }
     }
 
+    /// Locks the state. Not to be held across an await, a log event, a send to a handle or user
+    /// code.
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         // Nothing panics while it is held, and every state of it is whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes on what is wanted: all of it, or nothing.
-    pub(super) fn want(self: &Arc<Self>, wanted: Vec<Wanted>, runtime: &Handle) -> Result<Vec<Id>, Error> {
+    /// Adds all entries, or none. Returns their ids, and whether the caller must start the task.
+    pub(super) fn add(&self, entries: Vec<Entry>) -> Result<(Vec<Id>, bool), Error> {
         let mut state = self.state();
         if state.closed {
             return Err(Error::closed("the registrar"));
         }
-        state.check_keys(&BTreeSet::new(), wanted.iter().map(|wanted| (wanted.target.name(), &*wanted.records)))?;
-        state.ended = false;
-        let is_anew =
-            |key: &[u8]| wanted.iter().flat_map(|wanted| &wanted.records).any(|record| record.key.as_slice() == key);
-        state.left_behind.retain(|left| !is_anew(&left.key));
-        let enter = |wanted| {
-            state.next += 1;
-            let id = state.next;
-            state.wanted.insert(id, wanted);
+        state.check_keys(&BTreeSet::new(), entries.iter().map(|entry| (entry.target.name(), &*entry.records)))?;
+        state.abandoned = false;
+        let is_new =
+            |key: &[u8]| entries.iter().flat_map(|entry| &entry.records).any(|record| record.key.as_slice() == key);
+        state.abandoned_keys.retain(|abandoned| !is_new(&abandoned.key));
+        let insert = |entry| {
+            state.last_id += 1;
+            let id = state.last_id;
+            state.entries.insert(id, entry);
             id
         };
-        let ids = wanted.into_iter().map(enter).collect();
-        let has_task = std::mem::replace(&mut state.has_task, true);
-        // A runtime that is shutting down drops the task at once, which takes the same lock.
-        drop(state);
-        if !has_task {
-            // No span: it would live as long as the process, and keep whatever span it was made in open.
-            let task = Task::new(self.clone(), self.etcds.on(runtime));
-            runtime.spawn(task.run());
-        }
-        self.changed.notify_one();
-        Ok(ids)
+        let ids = entries.into_iter().map(insert).collect();
+        Ok((ids, !std::mem::replace(&mut state.has_task, true)))
     }
 
-    /// Opens or closes a gate of a registration, unless that is leaving. Nobody is told before the publication is sent.
-    pub(super) fn set_gate(&self, id: Id, gate: Gate, open: bool) -> Option<Publication> {
+    /// Sets or clears a reason to pause, unless the registration is leaving.
+    pub(super) fn set_pause(&self, id: Id, reason: PauseReason, paused: bool) -> Option<Publication> {
         let mut state = self.state();
-        let wanted = state.wanted.get_mut(&id).filter(|wanted| !wanted.leaving)?;
-        if !wanted.gates.set(gate, open) {
+        let entry = state.entries.get_mut(&id).filter(|entry| !entry.leaving)?;
+        if !entry.pauses.set(reason, paused) {
             return None;
         }
-        let publication = wanted.changed();
+        let publication = entry.mark_changed();
         drop(state);
         self.changed.notify_one();
         publication
     }
 
-    /// Other records are wanted: all of them, or nothing changes. Nobody is told before the publications are sent.
-    pub(super) fn update(&self, changes: &[Change]) -> Result<Vec<Publication>, Error> {
+    /// Applies all updates, or none.
+    pub(super) fn update(&self, updates: &[RegistrationUpdate]) -> Result<Vec<Publication>, Error> {
         let mut state = self.state();
-        let stays = |id: &Id| state.wanted.get(id).is_some_and(|wanted| !wanted.leaving);
-        if !changes.iter().all(|change| stays(&change.id)) {
+        let stays = |id: &Id| state.entries.get(id).is_some_and(|entry| !entry.leaving);
+        if !updates.iter().all(|update| stays(&update.id)) {
             return Err(Error::closed("the registration"));
         }
-        let ids = changes.iter().map(|change| change.id).collect();
-        let name = |id: &Id| state.wanted.get(id).map_or("", |wanted| wanted.target.name());
-        state.check_keys(&ids, changes.iter().map(|change| (name(&change.id), &*change.records)))?;
+        let ids = updates.iter().map(|update| update.id).collect();
+        let name = |id: &Id| state.entries.get(id).map_or("", |entry| entry.target.name());
+        state.check_keys(&ids, updates.iter().map(|update| (name(&update.id), &*update.records)))?;
         let mut publications = Vec::new();
-        for Change { id, instance, records } in changes {
-            let Some(wanted) = state.wanted.get_mut(id) else { continue };
-            wanted.id = instance.id().map(Into::into);
-            wanted.records.clone_from(records);
-            publications.extend(wanted.changed());
+        for RegistrationUpdate { id, instance, records } in updates {
+            let Some(entry) = state.entries.get_mut(id) else { continue };
+            entry.instance_id = instance.id().map(Into::into);
+            entry.records.clone_from(records);
+            publications.extend(entry.mark_changed());
         }
         drop(state);
         self.changed.notify_one();
         Ok(publications)
     }
 
+    /// The registration leaves. Nobody waits for it here.
     pub(super) fn leave(&self, id: Id) {
-        if let Some(wanted) = self.state().wanted.get_mut(&id) {
-            wanted.leaving = true;
+        if let Some(entry) = self.state().entries.get_mut(&id) {
+            entry.leaving = true;
         }
         self.changed.notify_one();
     }
 
-    /// The task ends if nothing is wanted; the next registration starts another.
-    pub(super) fn rest(&self) -> bool {
+    /// Ends the task if there is no entry. Decided under the lock, so that a registration that
+    /// comes at the same time either is seen here or starts another task.
+    pub(super) fn end_task_if_empty(&self) -> bool {
         let mut state = self.state();
-        let rests = state.wanted.is_empty();
-        if rests {
-            state.has_task = false;
-            (state.lease, state.lease_ends) = (None, None);
+        if !state.entries.is_empty() {
+            return false;
         }
+        state.has_task = false;
+        (state.lease, state.lease_expires_at) = (None, None);
         drop(state);
-        if rests {
-            self.left.notify_waiters();
-        }
-        rests
+        self.left.notify_waiters();
+        true
     }
 }
 
 impl State {
-    /// Each key is registered once. `but` are those whose keys are about to change.
+    /// Refuses keys that a registration of this registrar has already. `updated` are the
+    /// registrations that change, whose present keys do not count.
     fn check_keys<'a>(
         &self,
-        but: &BTreeSet<Id>,
-        wanted: impl Iterator<Item = (&'a str, &'a [Arc<Record>])>,
+        updated: &BTreeSet<Id>,
+        new: impl Iterator<Item = (&'a str, &'a [Arc<Record>])>,
     ) -> Result<(), Error> {
         let refuse = |service: &str, key: &[u8]| {
             let reason = "this registrar has it registered already";
             Err(Error::invalid("key", shown_key(key), reason).for_service(service))
         };
-        let mut new: BTreeMap<&[u8], &str> = BTreeMap::new();
-        for (service, records) in wanted {
+        let mut new_keys: BTreeMap<&[u8], &str> = BTreeMap::new();
+        for (service, records) in new {
             for record in records {
-                if new.insert(&record.key, service).is_some() {
+                if new_keys.insert(&record.key, service).is_some() {
                     return refuse(service, &record.key);
                 }
             }
         }
-        // The others are many, and those that are new are few.
-        let others = self.wanted.iter().filter(|(id, other)| !other.leaving && !but.contains(id));
-        let known = others.flat_map(|(_, other)| &other.records).find_map(|record| new.get_key_value(&*record.key));
+        // The new keys are in the map, because they are few and the others may be many.
+        let others = self.entries.iter().filter(|(id, entry)| !entry.leaving && !updated.contains(id));
+        let known =
+            others.flat_map(|(_, entry)| &entry.records).find_map(|record| new_keys.get_key_value(&*record.key));
         known.map_or(Ok(()), |(key, service)| refuse(service, key))
+    }
+}
+
+/// Pauses a registration for one reason or another, without holding its handle. Has no effect once
+/// the registration leaves.
+#[derive(Clone)]
+pub(crate) struct PauseHandle {
+    pub(super) shared: Arc<Shared>,
+    pub(super) id: Id,
+}
+
+impl PauseHandle {
+    /// Sets or clears the reason, and publishes the new state.
+    pub(crate) fn set(&self, reason: PauseReason, paused: bool) {
+        self.set_unpublished(reason, paused).into_iter().for_each(Publication::send);
+    }
+
+    /// The same for callers that hold a lock: they send the publication after it.
+    pub(crate) fn set_unpublished(&self, reason: PauseReason, paused: bool) -> Option<Publication> {
+        self.shared.set_pause(self.id, reason, paused)
     }
 }

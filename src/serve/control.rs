@@ -1,92 +1,88 @@
-//! A handle to a server that is served.
+//! The handle to a served server.
+//!
+//! It is shared by the user, who may use it from any thread, and by the lifecycle. Changes of the
+//! instance are kept until the server knows its address; then they are applied in order, and later
+//! ones go to the registrations at once.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::mem::discriminant;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
-use tokio_stream::Stream;
-use tokio_stream::wrappers::WatchStream;
 
 use crate::error::Error;
 use crate::instance::Instance;
 use crate::panics::catch;
-use crate::registrar::{Gate, Publication, Registration, RegistrationState};
+use crate::registrar::{PauseReason, Publication, Registration, RegistrationState};
+use crate::serve::state::{ServeState, ServeStates};
 use crate::serve::update_lock::{UpdateGuard, UpdateLock};
 use crate::target::Target;
 
-/// How far a server has come: it goes from each of these to the next.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum ServeState {
-    /// Not ready, and therefore not yet given to the registrar. It serves nevertheless, from when it is first polled.
-    #[non_exhaustive]
-    Starting {
-        /// What it waits for, once that has failed: a check, or an address that is not known yet.
-        why: Option<Error>,
-    },
-    /// It serves and is registered, as far as etcd and the checks let it: [`ServeControl::registrations`] tells how each
-    /// registration stands.
-    Serving,
-    /// It serves still, and takes itself out of the clients' hands.
-    Leaving,
-    /// It takes no more calls, and answers those that it has.
-    #[non_exhaustive]
-    Draining {
-        /// What kept it from leaving the directory: it is gone from there when its lease ends.
-        why: Option<Error>,
-    },
-    /// It has ended.
-    #[non_exhaustive]
-    Stopped {
-        /// What serving failed with.
-        why: Option<Error>,
-    },
-}
-
-/// A handle to a server that is served by [`Serve`](crate::serve::Serve): it watches it, pauses it, changes what it says of
-/// itself, and stops it. Cheap to clone; it keeps nothing alive.
+/// A handle to a server of [`Serve`](crate::Serve): watches it, pauses it, changes its instance,
+/// and stops it. Cheap to clone. It keeps nothing alive.
+///
+/// ```no_run
+/// # async fn control(registrar: tonic_etcd::Registrar, router: tonic::transport::server::Router) -> Result<(), tonic_etcd::Error> {
+/// # let listener = tokio::net::TcpListener::bind("0.0.0.0:50051").await.unwrap();
+/// let serve = registrar.service("greeter");
+/// let control = serve.control();
+/// tokio::spawn(async move {
+///     // An operator lowers the weight, and later stops the server.
+///     drop(control.update(|instance| instance.with_weight(1)));
+///     control.stop();
+/// });
+/// serve.serve(router, listener, std::future::pending()).await
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct ServeControl {
     shared: Arc<Shared>,
 }
 
+/// What the handles and the server share.
+///
+/// `inner` is locked for a moment at a time: no user code runs and no task is woken while it is
+/// held. An update of the instance runs user code in several steps, so `updates` orders whole
+/// updates.
 struct Shared {
-    /// The steps so far, each as it was last: the last one is how far it has come.
+    /// The steps so far, each with its last reason. The last element is the present state.
     steps: watch::Sender<Vec<ServeState>>,
     stop: watch::Sender<bool>,
-    /// Changes of the instance are made one after the other. The user's code runs in a turn, and never under the lock.
+    /// Held for a whole update, while user code runs.
     updates: UpdateLock,
+    /// Held for a moment at a time.
     inner: Mutex<Inner>,
 }
 
+/// What the handles change, behind the lock.
 #[derive(Default)]
 struct Inner {
     paused: bool,
+    /// One for each service, while the server is registered.
     registrations: Vec<Registration>,
-    /// What they say, once they are registered.
+    /// The registered instance, once the server is ready.
     instance: Option<Instance>,
-    /// What is to be changed of it until then.
-    changes: Vec<Change>,
-    /// It leaves, and is marked so: that stays, whatever is changed.
+    /// The changes of the instance until then.
+    changes: Vec<InstanceChange>,
+    /// The server leaves with a mark: it stays, whatever else is changed.
     draining: bool,
-    /// Why it leaves, where it was not asked to.
+    /// Why the server leaves, if nobody has stopped it.
     failed: Option<Error>,
+    /// The registrations were taken out. Updates are refused from here on.
     stopped: bool,
 }
 
-type Change = Box<dyn FnOnce(Instance) -> Result<Instance, Error> + Send>;
+/// A change of the instance that is kept until the server is ready. Its error ends the server.
+type InstanceChange = Box<dyn FnOnce(Instance) -> Result<Instance, Error> + Send>;
 
 impl Inner {
-    /// All registrations are paused, or none is.
-    fn gate(&self) -> Vec<Publication> {
-        let turn = |registration: &Registration| registration.switch().turn(Gate::Manual, !self.paused);
-        self.registrations.iter().filter_map(turn).collect()
+    /// Pauses or resumes all registrations.
+    fn apply_pause(&self) -> Vec<Publication> {
+        let set =
+            |registration: &Registration| registration.pause_handle().set_unpublished(PauseReason::Manual, self.paused);
+        self.registrations.iter().filter_map(set).collect()
     }
 }
 
@@ -96,53 +92,56 @@ impl ServeControl {
         Self { shared: Arc::new(Shared { steps, stop, updates: UpdateLock::default(), inner: Mutex::default() }) }
     }
 
-    /// How far it has come.
+    /// The present state.
     pub fn state(&self) -> ServeState {
         last(&self.shared.steps.borrow())
     }
 
-    /// A `tokio_stream::Stream` of how far it has come, now and with each step. However slowly it is read, it skips no step;
-    /// of a step whose reason changes, it gives the latest. [`ServeState::Stopped`] is the last.
+    /// A `tokio_stream::Stream` of the states: the present one first, then each step. A slow reader
+    /// skips no step; if the reason of a step changes, it gets the latest. [`ServeState::Stopped`]
+    /// is the last.
     pub fn states(&self) -> ServeStates {
-        let updates = self.shared.steps.subscribe();
-        let told = updates.borrow().len().saturating_sub(1);
-        ServeStates { updates: WatchStream::new(updates), told, steps: VecDeque::new(), stopped: false }
+        ServeStates::new(self.shared.steps.subscribe())
     }
 
-    /// How each registration stands; none before it is ready, and none once it has left.
+    /// The state of each registration. Empty before the server is ready and after it has left.
     pub fn registrations(&self) -> Vec<(Target, RegistrationState)> {
         let inner = self.inner();
         inner.registrations.iter().map(|registration| (registration.target().clone(), registration.state())).collect()
     }
 
-    /// What is registered, once it is ready.
+    /// The registered instance, once the server is ready.
     pub fn instance(&self) -> Option<Instance> {
         self.inner().instance.clone()
     }
 
-    /// Whether it serves and each service is in etcd, as far as is known: the flag for a readiness probe. One that is paused, does
-    /// not serve, or waits for a key that another holds is not ready. [`Registrar::health`](crate::Registrar::health) has the
-    /// flag for a liveness probe: a server must not be restarted because etcd is away.
+    /// Whether the server serves and each of its services is in etcd, as far as is known: the flag
+    /// for a readiness probe. A server that is paused, does not serve, or waits for a key that
+    /// another instance holds is not ready.
+    ///
+    /// [`RegistrarHealth::is_live`](crate::RegistrarHealth::is_live) is the flag for a liveness
+    /// probe: a server must not be restarted because etcd is unavailable.
     pub fn is_ready(&self) -> bool {
         let serves = matches!(self.state(), ServeState::Serving);
         serves && self.inner().registrations.iter().all(Registration::is_registered)
     }
 
-    /// Waits until it serves and each service stands in etcd.
+    /// Waits until the server serves and each of its services is in etcd.
     ///
     /// # Errors
-    /// When that takes longer than `within`, another instance holds a key ([`Error::is_conflict`]), or the server leaves or
-    /// has ended: what it failed with, or [`Error::is_closed`].
+    /// - It takes longer than `within` ([`Error::is_timeout`]).
+    /// - Another instance holds a key ([`Error::is_conflict`]).
+    /// - The server leaves or has ended: the error it ended with, or [`Error::is_closed`].
     ///
     /// # Cancel safety
-    /// Dropping it loses nothing.
+    /// Cancel safe: dropping the future only ends the waiting.
     pub async fn ready(&self, within: Duration) -> Result<(), Error> {
         let began = Instant::now();
         let mut steps = self.shared.steps.subscribe();
-        let come = timeout(within, steps.wait_for(|steps| !matches!(last(steps), ServeState::Starting { .. }))).await;
-        match come.map(|steps| steps.map(|steps| last(&steps))) {
+        let started = steps.wait_for(|steps| !matches!(last(steps), ServeState::Starting { .. }));
+        match timeout(within, started).await.map(|steps| steps.map(|steps| last(&steps))) {
             Ok(Ok(ServeState::Serving)) => {}
-            Ok(state) => return Err(self.closed(state.ok())),
+            Ok(state) => return Err(self.ended_error(state.ok())),
             Err(_) => {
                 let why = match self.state() {
                     ServeState::Starting { why } => why,
@@ -151,24 +150,24 @@ impl ServeControl {
                 return Err(Error::timeout("serving", within, why));
             }
         }
-        let waits: Vec<_> = self.inner().registrations.iter().map(Registration::readiness).collect();
-        let stand = async {
-            for readiness in waits {
-                readiness.wait(within.saturating_sub(began.elapsed())).await?;
+        let waiters: Vec<_> = self.inner().registrations.iter().map(Registration::waiter).collect();
+        let registered = async {
+            for waiter in waiters {
+                waiter.wait_ready(within.saturating_sub(began.elapsed())).await?;
             }
             Ok(())
         };
         tokio::select! {
             biased;
-            stand = stand => stand,
+            registered = registered => registered,
             left = steps.wait_for(|steps| !matches!(last(steps), ServeState::Serving)) => {
-                Err(self.closed(left.ok().map(|steps| last(&steps))))
+                Err(self.ended_error(left.ok().map(|steps| last(&steps))))
             }
         }
     }
 
-    /// What is said of one that does not serve any more.
-    fn closed(&self, state: Option<ServeState>) -> Error {
+    /// The error of waiting for a server that no longer serves.
+    fn ended_error(&self, state: Option<ServeState>) -> Error {
         let why = match state {
             Some(ServeState::Stopped { why }) => why,
             _ => self.inner().failed.clone(),
@@ -176,12 +175,13 @@ impl ServeControl {
         why.unwrap_or_else(|| Error::closed("the server"))
     }
 
-    /// It leaves because of that.
-    pub(super) fn fail(&self, error: &Error) {
+    /// The server leaves because of this error.
+    pub(super) fn set_failed(&self, error: &Error) {
         self.inner().failed = Some(error.clone());
     }
 
-    /// Takes it out of etcd until [`ServeControl::resume`]; it serves on, and keeps its lease. Also before it is ready.
+    /// Takes the server out of etcd until [`ServeControl::resume`]. It goes on serving and keeps
+    /// its lease. Works before the server is ready too.
     pub fn pause(&self) {
         self.set_paused(true);
     }
@@ -191,27 +191,36 @@ impl ServeControl {
         self.set_paused(false);
     }
 
+    /// Works in every state: registrations that come later take the pause from `inner.paused`.
     fn set_paused(&self, paused: bool) {
         let publications = {
             let mut inner = self.inner();
             inner.paused = paused;
-            inner.gate()
+            inner.apply_pause()
         };
         publications.into_iter().for_each(Publication::send);
     }
 
-    /// Changes what the instance says of itself, in place and under the same lease: `|instance| instance.with_weight(3)`.
-    /// Before it is ready the change is kept until then. Updates wait for each other: `change` itself must not update by this
-    /// handle, and an update within another is refused. One that leaves marked ([`Departure::MarkDraining`](super::Departure)) keeps
-    /// the mark, whatever is changed.
+    /// Changes the instance in place, under the same lease: `|instance| instance.with_weight(3)`.
     ///
-    /// All services change, or none where the change is refused. What etcd refuses then is the matter of each service:
-    /// [`ServeControl::registrations`] and the error of [`ServeControl::ready`] say of which.
+    /// All services change, or none if the change is refused. Before the server is ready, the
+    /// change is kept until then. Updates wait for each other; `change` itself must not update by
+    /// this handle, and an update within another is refused. A server that leaves with a mark
+    /// ([`Departure::MarkDraining`](crate::Departure::MarkDraining)) keeps the mark.
+    ///
+    /// What etcd refuses later concerns each service by itself: [`ServeControl::registrations`] and
+    /// the error of [`ServeControl::ready`] say which.
     ///
     /// # Errors
-    /// When `change` gives an error, when what comes of it is refused, as by [`Registration::update`], or when the server has left.
-    /// The error names the service. A change that was kept, and gives an error or panics, is logged as a warning and left out. Where what
-    /// comes of it is refused when it is registered, as by the codec, [`Serve::serve`](crate::serve::Serve::serve) ends with that.
+    /// `change` returns an error, its result is refused as by [`Registration::update`], or the
+    /// server has left. The error names the service.
+    ///
+    /// A kept change that returns an error or panics is logged as a warning and left out. If its
+    /// result is refused when it is registered, as by the codec,
+    /// [`Serve::serve`](crate::Serve::serve) ends with that error.
+    ///
+    /// # Panics
+    /// If `change` does while the server is ready. The instance is then unchanged.
     pub fn update<R>(&self, change: impl FnOnce(Instance) -> R + Send + 'static) -> Result<(), Error>
     where
         R: TryInto<Instance>,
@@ -225,74 +234,75 @@ impl ServeControl {
             }
             let Some(instance) = inner.instance.clone() else {
                 inner.changes.push(Box::new(|instance| {
-                    // Whoever has asked for it was told that it is kept: its panic is nobody's.
+                    // The caller was told that the change is kept, so nobody is left to return the error to.
                     let changed = catch(|| change(instance.clone()).try_into().map_err(Error::from));
-                    let why = match changed {
+                    let error = match changed {
                         Ok(Ok(changed)) => return Ok(changed),
                         Ok(Err(error)) => error.to_string(),
                         Err(panic) => format!("it panicked: {panic}"),
                     };
-                    tracing::warn!(error = why, "a change of the instance is refused, and left out");
+                    tracing::warn!(error, "instance change refused, leaving it out");
                     Ok(instance)
                 }));
                 return Ok(());
             };
             instance
         };
-        let publications = self.become_instance(&updating, change(instance).try_into()?)?;
+        let publications = self.set_instance(&updating, change(instance).try_into()?)?;
         drop(updating);
         publications.into_iter().for_each(Publication::send);
         Ok(())
     }
 
-    /// All registrations say that from now on, or none.
-    fn become_instance(&self, _updating: &UpdateGuard<'_>, instance: Instance) -> Result<Vec<Publication>, Error> {
-        let (planned, draining): (Vec<_>, _) = {
+    /// Updates all registrations, or none. The guard shows that no other update runs.
+    fn set_instance(&self, _updating: &UpdateGuard<'_>, instance: Instance) -> Result<Vec<Publication>, Error> {
+        let (plans, draining): (Vec<_>, _) = {
             let inner = self.inner();
-            (inner.registrations.iter().map(Registration::planned).collect(), inner.draining)
+            (inner.registrations.iter().map(Registration::update_plan).collect(), inner.draining)
         };
         let instance = if draining { instance.with_draining(true) } else { instance };
-        // The codec is the user's: no lock is held.
-        let changes = planned.into_iter().map(|planned| planned.change_to(instance.clone()));
-        let changes = changes.collect::<Result<Vec<_>, _>>()?;
+        // Without the lock: the codec is user code.
+        let updates = plans.into_iter().map(|plan| plan.apply(instance.clone())).collect::<Result<Vec<_>, _>>()?;
         let mut inner = self.inner();
         if inner.stopped {
             return Err(Error::closed("the server"));
         }
-        let publications = Registration::change_all(&mut inner.registrations, &changes)?;
+        let publications = Registration::update_all(&mut inner.registrations, &updates)?;
         inner.instance = Some(instance);
         Ok(publications)
     }
 
-    /// Marks it as one that leaves, for good. An update that is under way comes first: its code is the user's, and may hang.
-    pub(super) async fn mark(&self, within: Duration) -> Result<(), Error> {
+    /// Marks the instance as draining, for good. Waits up to `within` for an update in progress,
+    /// whose user code may hang.
+    pub(super) async fn mark_draining(&self, within: Duration) -> Result<(), Error> {
         self.inner().draining = true;
-        let Ok(updating) = timeout(within, self.shared.updates.wait()).await else {
-            return Err(Error::timeout_because("marking", within, "an update is still under way".into()));
+        let Ok(updating) = timeout(within, self.begin_update()).await else {
+            return Err(Error::timeout_because("marking", within, "an update is still in progress".into()));
         };
         let Some(instance) = self.instance() else { return Err(Error::closed("the server")) };
-        let publications = self.become_instance(&updating, instance)?;
+        let publications = self.set_instance(&updating, instance)?;
         drop(updating);
         publications.into_iter().for_each(Publication::send);
         Ok(())
     }
 
-    /// A turn to update, for who may not block.
-    pub(super) async fn updating(&self) -> UpdateGuard<'_> {
-        self.shared.updates.wait().await
+    /// Begins an update without blocking the thread.
+    pub(super) async fn begin_update(&self) -> UpdateGuard<'_> {
+        self.shared.updates.lock_async().await
     }
 
+    /// Begins an update, after the one that is in progress. Refuses an update within another.
     fn lock_updates(&self) -> Result<UpdateGuard<'_>, Error> {
-        let within = || Error::invalid("update", "", "it is made within another update of the same server");
-        self.shared.updates.lock().ok_or_else(within)
+        let nested = || Error::invalid("update", "", "it is made within another update of the same server");
+        self.shared.updates.lock().ok_or_else(nested)
     }
 
-    /// Asks it to leave and to stop, as the shutdown signal does.
+    /// Makes the server leave and stop, as its shutdown signal does.
     pub fn stop(&self) {
         self.shared.stop.send_replace(true);
     }
 
-    /// Before it is ready: what the instance says of itself.
+    /// Keeps a change of the instance until the server is ready. Its error ends the server.
     pub(super) fn describe<R>(&self, describe: impl FnOnce(Instance) -> R + Send + 'static)
     where
         R: TryInto<Instance>,
@@ -301,22 +311,24 @@ impl ServeControl {
         self.inner().changes.push(Box::new(|instance| Ok(describe(instance).try_into()?)));
     }
 
-    pub(super) async fn asked_to_stop(&self) {
-        // The sender lives as long as `self`.
+    /// Waits for [`ServeControl::stop`].
+    pub(super) async fn stop_requested(&self) {
+        // `self` keeps the sender alive, so the wait ends only with the request.
         drop(self.shared.stop.subscribe().wait_for(|stop| *stop).await);
     }
 
-    pub(super) fn show(&self, state: ServeState) {
-        let mut before = None; // dropped after the lock: an error may hold what is the user's
+    /// Adds a step, or gives the present one another reason.
+    pub(super) fn set_state(&self, state: ServeState) {
+        let mut before = None; // dropped after the lock: its error may hold a user's value
         self.shared.steps.send_modify(|steps| {
-            // Each step is kept once.
             before = steps.pop_if(|last| discriminant(last) == discriminant(&state));
             steps.push(state);
         });
     }
 
-    /// The instance with all that was changed of it so far.
-    pub(super) fn changed(&self, mut instance: Instance) -> Result<Instance, Error> {
+    /// Applies the kept changes to the instance. Changes that come meanwhile are applied too:
+    /// afterwards none is kept.
+    pub(super) fn apply_changes(&self, mut instance: Instance) -> Result<Instance, Error> {
         loop {
             let changes = {
                 let mut inner = self.inner();
@@ -330,26 +342,27 @@ impl ServeControl {
         }
     }
 
+    /// Whether registrations begin paused.
     pub(super) fn is_paused(&self) -> bool {
         self.inner().paused
     }
 
-    /// Takes over what is registered, each for another service; what was asked for meanwhile is done now.
-    pub(super) fn hold(&self, updating: UpdateGuard<'_>, registrations: Vec<Registration>) {
+    /// Takes over the registrations, one for each service. Applies a pause or an update that came
+    /// between [`ServeControl::apply_changes`] and this.
+    pub(super) fn set_registrations(&self, updating: UpdateGuard<'_>, registrations: Vec<Registration>) {
         let registered = registrations.first().map(|registration| registration.instance().clone());
         let (mut publications, instance) = {
             let mut inner = self.inner();
             inner.registrations = registrations;
-            (inner.gate(), inner.instance.clone())
+            (inner.apply_pause(), inner.instance.clone())
         };
-        if let Some(instance) =
-            instance.filter(|instance| registered.as_ref().is_some_and(|registered| registered != instance))
-        {
-            match self.become_instance(&updating, instance) {
-                Ok(changed) => publications.extend(changed),
-                // It was asked for a moment ago, when nothing could be said of it.
+        let is_new = |instance: &Instance| registered.as_ref().is_some_and(|registered| registered != instance);
+        if let Some(instance) = instance.filter(is_new) {
+            match self.set_instance(&updating, instance) {
+                Ok(updates) => publications.extend(updates),
+                // Its caller has gone: when it was made, nothing was registered that could have refused it.
                 Err(error) => {
-                    tracing::warn!(%error, "a change of the instance is refused, and left out");
+                    tracing::warn!(%error, "instance change refused, leaving it out");
                     self.inner().instance = registered;
                 }
             }
@@ -358,25 +371,26 @@ impl ServeControl {
         publications.into_iter().for_each(Publication::send);
     }
 
-    /// Gives back what is registered: nothing is changed of it any more.
-    pub(super) fn release(&self) -> Vec<Registration> {
+    /// Takes the registrations out. Updates are refused from here on.
+    pub(super) fn take_registrations(&self) -> Vec<Registration> {
         let mut inner = self.inner();
         inner.stopped = true;
         std::mem::take(&mut inner.registrations)
     }
 
-    /// Does something with what is registered.
-    pub(super) fn with_registrations<T>(&self, of: impl FnOnce(&mut [Registration]) -> T) -> T {
-        of(&mut self.inner().registrations)
+    /// Reads something of the registrations, under the lock.
+    pub(super) fn with_registrations<T>(&self, read: impl FnOnce(&[Registration]) -> T) -> T {
+        read(&self.inner().registrations)
     }
 
-    /// Whatever becomes of the server, this is its end.
+    /// The guard that shows the end of the server.
     pub(super) fn stopped_at_drop(&self) -> StoppedAtDrop {
         StoppedAtDrop { control: self.clone(), why: None }
     }
 
+    /// Locks the inner state. Not to be held while user code runs or a task is woken.
     fn inner(&self) -> MutexGuard<'_, Inner> {
-        // A change of the user's may panic while it is held; every state of it is whole.
+        // Nothing panics while it is held, and every state of it is whole.
         self.shared.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -387,19 +401,23 @@ impl fmt::Debug for ServeControl {
     }
 }
 
-/// How far one has come that has made these steps.
+/// The state after these steps.
 fn last(steps: &[ServeState]) -> ServeState {
     steps.last().cloned().unwrap_or(ServeState::Starting { why: None })
 }
 
-/// Deregisters in the background, and shows that it has ended.
+/// Shows that the server has ended when it is dropped, and deregisters what is left in the
+/// background. So the handles show the end also if the future of
+/// [`Serve::serve`](crate::Serve::serve) is dropped or panics.
 pub(super) struct StoppedAtDrop {
+    /// The handle whose server ends.
     control: ServeControl,
+    /// What serving failed with.
     why: Option<Error>,
 }
 
 impl StoppedAtDrop {
-    /// What serving has come to.
+    /// Shows the end with this result.
     pub(super) fn with(mut self, result: Result<(), Error>) -> Result<(), Error> {
         self.why = result.as_ref().err().cloned();
         result
@@ -408,44 +426,7 @@ impl StoppedAtDrop {
 
 impl Drop for StoppedAtDrop {
     fn drop(&mut self) {
-        drop(self.control.release());
-        self.control.show(ServeState::Stopped { why: self.why.take() });
-    }
-}
-
-/// The steps of [`ServeState`], beginning with how far it has come now.
-#[must_use = "a stream does nothing unless it is polled"]
-pub struct ServeStates {
-    updates: WatchStream<Vec<ServeState>>,
-    /// So many steps were told, and these are to be told next.
-    told: usize,
-    steps: VecDeque<ServeState>,
-    stopped: bool,
-}
-
-impl Stream for ServeStates {
-    type Item = ServeState;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<ServeState>> {
-        loop {
-            if let Some(step) = self.steps.pop_front() {
-                self.stopped = matches!(step, ServeState::Stopped { .. });
-                return Poll::Ready(Some(step));
-            }
-            if self.stopped {
-                return Poll::Ready(None);
-            }
-            let Some(mut steps) = ready!(Pin::new(&mut self.updates).poll_next(cx)) else { return Poll::Ready(None) };
-            // Where there is no step further, the last one has another reason.
-            let from = self.told.min(steps.len().saturating_sub(1));
-            self.told = steps.len();
-            self.steps.extend(steps.drain(from..));
-        }
-    }
-}
-
-impl fmt::Debug for ServeStates {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ServeStates").finish_non_exhaustive()
+        drop(self.control.take_registrations());
+        self.control.set_state(ServeState::Stopped { why: self.why.take() });
     }
 }

@@ -1,10 +1,16 @@
-//! A server's life: ready, registered, checked; then out of the directory, out of the clients' hands, and out.
+//! The life of a server, from its first connection to its last.
+//!
+//! The order of leaving matters. The key goes first, so that clients turn away while every call is
+//! still answered. The health service says `NOT_SERVING` next, for clients that watch it instead of
+//! etcd. GOAWAY comes last: a client that sees it opens no more streams, and those in flight end in
+//! order. The docs of [`serve`](crate::serve) draw its states.
 
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::time::Duration;
 
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::transport::Error as ServerError;
 
@@ -12,197 +18,214 @@ use crate::address::Address;
 use crate::backoff::Backoff;
 use crate::error::Error;
 use crate::instance::Instance;
-use crate::registrar::{Conflict, Gate, Registrar, Registration};
-use crate::serve::advertise::Plan;
+use crate::registrar::{PauseReason, Registration};
+use crate::serve::advertise::plan::AddressPlan;
 use crate::serve::advertise::route::{self, RouteError};
-use crate::serve::connections::sockets::Sockets;
-use crate::serve::control::{ServeControl, ServeState};
-use crate::serve::gates::checks::{Check, Checked};
+use crate::serve::connections::registry::OpenConnections;
+#[cfg(unix)]
+use crate::serve::connections::socket_file::SocketFile;
+use crate::serve::health::check;
 #[cfg(feature = "tonic-health")]
-use crate::serve::gates::health::{self, Followed};
-use crate::serve::{Departure, Stop};
+use crate::serve::health::reporter::{self, FollowedName};
+use crate::serve::options::{Departure, Serve};
+use crate::serve::state::ServeState;
 use crate::target::Target;
 
-/// How long tonic's server may take to see that all of its connections have ended.
-const END: Duration = Duration::from_secs(1);
+/// How long tonic's server may take to notice that all of its connections were closed.
+const FINISH: Duration = Duration::from_secs(1);
 
-/// All that was said, and what follows from it.
-pub(super) struct Lifecycle {
-    pub(super) registrar: Registrar,
-    pub(super) services: Vec<Service>,
-    pub(super) plan: Plan,
-    pub(super) key: Option<String>,
-    pub(super) conflict: Conflict,
-    pub(super) ready: Option<Check>,
-    pub(super) healthy: Option<(Duration, Check)>,
-    #[cfg(feature = "tonic-health")]
-    pub(super) health: Option<tonic_health::server::HealthReporter>,
-    pub(super) departure: Departure,
-    pub(super) deregister_within: Duration,
-    pub(super) propagation: Duration,
-    pub(super) drain: Duration,
-    pub(super) control: ServeControl,
+/// A server that serves: its options, and what was derived from them.
+pub(super) struct Lifecycle<'a> {
+    /// What the user has set.
+    pub(super) options: &'a Serve,
+    /// The services, with checked targets.
+    pub(super) services: Vec<ServedService>,
+    /// How the addresses to register are found.
+    pub(super) plan: AddressPlan,
 }
 
-/// A service of the server's.
-pub(super) struct Service {
+/// A service whose target was checked.
+pub(super) struct ServedService {
     pub(super) target: Target,
-    /// The name by which gRPC's health service knows it, where it has one of its own.
     #[cfg(feature = "tonic-health")]
-    pub(super) health: Option<String>,
+    pub(super) health_name: Option<String>,
 }
 
-/// How serving came to its end.
-enum End {
-    /// The server ended by itself.
+/// Makes tonic's server close its listener and send GOAWAY.
+pub(super) struct StopSignal {
+    /// Dropping it begins tonic's graceful shutdown.
+    pub(super) sender: oneshot::Sender<()>,
+    /// The file of a Unix socket, which is removed before the listener is closed.
+    #[cfg(unix)]
+    pub(super) file: Option<SocketFile>,
+}
+
+impl StopSignal {
+    /// Closes the listener, and makes tonic send GOAWAY on every connection.
+    fn send(self) {
+        // The file first: while the listener is open, no other file can have its inode number, so the check is exact.
+        #[cfg(unix)]
+        self.file.into_iter().for_each(SocketFile::remove);
+        drop(self.sender);
+    }
+}
+
+/// Why a server leaves.
+enum Exit {
+    /// tonic's server ended by itself.
     Server(Result<(), ServerError>),
-    Asked,
-    /// It cannot be registered.
+    /// The signal came, or nothing more can be accepted.
+    Requested,
+    /// The server cannot be registered.
     Refused(Error),
 }
 
-impl Lifecycle {
-    /// From the first connection to the last.
+impl Lifecycle<'_> {
+    /// Runs from the first connection to the last.
     pub(super) async fn run(
         self,
         server: impl Future<Output = Result<(), ServerError>>,
-        sockets: Sockets,
-        stop: Stop,
+        connections: OpenConnections,
+        stop: StopSignal,
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), Error> {
         let mut server = pin!(server);
-        let end = {
-            let asked = async {
+        let exit = {
+            let requested = async {
                 tokio::select! {
                     () = shutdown => {}
-                    () = self.control.asked_to_stop() => {}
-                    () = sockets.exhausted() => {}
+                    () = self.options.control.stop_requested() => {}
+                    () = connections.exhausted() => {}
                 }
             };
             tokio::select! {
                 biased;
-                ended = &mut server => End::Server(ended),
-                () = asked => End::Asked,
-                refused = self.live(&sockets) => match refused {
+                ended = &mut server => Exit::Server(ended),
+                () = requested => Exit::Requested,
+                refused = self.serve_registered(&connections) => match refused {
                     Ok(never) => match never {},
-                    Err(error) => End::Refused(error),
+                    Err(error) => Exit::Refused(error),
                 },
             }
         };
-        let refused = match end {
-            End::Server(ended) => {
-                // It answers nobody any more: there is nothing to wait for but etcd.
-                tracing::warn!(error = ended.as_ref().err().map(tracing::field::display), "the server ended by itself");
-                stop.now();
+        let result = match exit {
+            Exit::Server(ended) => {
+                tracing::warn!(error = ended.as_ref().err().map(tracing::field::display), "server ended by itself");
+                stop.send();
                 let ended = ended.map_err(Error::server);
-                ended.as_ref().err().into_iter().for_each(|error| self.control.fail(error));
-                self.control.show(ServeState::Leaving);
+                ended.as_ref().err().into_iter().for_each(|error| self.options.control.set_failed(error));
+                self.options.control.set_state(ServeState::Leaving);
+                // No propagation and no drain: it answers nobody any more.
                 drop(self.deregister().await);
                 return ended;
             }
-            End::Asked => Ok(()),
-            End::Refused(error) => {
-                self.control.fail(&error);
+            Exit::Requested => Ok(()),
+            Exit::Refused(error) => {
+                self.options.control.set_failed(&error);
                 Err(error)
             }
         };
-        let stopped = self.stop(server, sockets, stop).await;
-        refused.and(stopped)
+        let stopped = self.stop(server, connections, stop).await;
+        result.and(stopped)
     }
 
-    /// Serves and is registered, until it cannot be.
-    async fn live(&self, sockets: &Sockets) -> Result<Infallible, Error> {
-        sockets.accepting().await;
+    /// Registers the server once it is ready, and checks its health. Ends only with what refuses
+    /// the registration.
+    async fn serve_registered(&self, connections: &OpenConnections) -> Result<Infallible, Error> {
+        let control = &self.options.control;
+        connections.accepting().await;
         let addresses = self.addresses().await?;
-        let check = Checked::new(self.control.clone());
-        if let Some(ready) = &self.ready {
-            check.pass("readiness check", ready).await;
+        if let Some(ready) = &self.options.ready {
+            check::pass(control, "readiness check", ready).await;
         }
-        if let Some((_, healthy)) = &self.healthy {
-            check.pass("health check", healthy).await;
+        if let Some((_, healthy)) = &self.options.healthy {
+            check::pass(control, "health check", healthy).await;
         }
         let instance = self.instance(addresses)?;
         let mut registrations = Vec::new();
         #[cfg(feature = "tonic-health")]
-        let mut all_followed = Vec::new();
+        let mut followed = Vec::new();
         for service in &self.services {
-            let mut registration = self.registrar.registration(service.target.clone(), instance.clone());
-            registration = registration.conflict(self.conflict).gate(Gate::Manual, !self.control.is_paused());
-            if let Some(key) = &self.key {
-                registration = registration.key(key);
-            }
+            let options = self.options.registration.clone().paused(control.is_paused());
             #[cfg(feature = "tonic-health")]
-            {
-                let followed = service.followed(self.health.as_ref());
-                for (gate, followed) in &followed {
-                    registration = registration.gate(*gate, followed.serves().await);
+            let options = {
+                let (names, mut options) = (service.followed_names(self.options.health.as_ref()), options);
+                for (reason, name) in &names {
+                    options = options.pause_reason(*reason, !name.serves().await);
                 }
-                all_followed.push(followed);
-            }
-            registrations.push(registration);
+                followed.push(names);
+                options
+            };
+            registrations.push((service.target.clone(), instance.clone(), options));
         }
-        // From here to where they are held nothing is waited for: who stops meanwhile would not find them.
-        let updating = self.control.updating().await;
-        // All or none: what is refused is refused before the first of them is taken on.
-        let registrations = self.registrar.register_all(registrations)?;
+        // No await from here until the control has the registrations: a stop in between would not find them.
+        let updating = control.begin_update().await;
+        let registrations = self.options.registrar.register_all(registrations)?;
+        // Ends the followers with this future.
         #[cfg(feature = "tonic-health")]
         let mut followers = tokio::task::JoinSet::new();
         #[cfg(feature = "tonic-health")]
-        for (registration, followed) in registrations.iter().zip(all_followed) {
-            for (gate, followed) in followed {
-                let switch = registration.switch();
-                followers.spawn(followed.follow(move |serves| switch.set(gate, serves)));
+        for (registration, names) in registrations.iter().zip(followed) {
+            for (reason, name) in names {
+                let pause = registration.pause_handle();
+                followers.spawn(name.follow(move |serves| pause.set(reason, !serves)));
             }
         }
-        self.control.hold(updating, registrations);
-        let switches = self.control.with_registrations(|all| all.iter().map(Registration::switch).collect::<Vec<_>>());
-        self.control.show(ServeState::Serving);
-        tracing::info!(instance = ?instance.addresses(), "ready: registering");
-        let Some((every, healthy)) = &self.healthy else { std::future::pending().await };
-        let tell = |passes| switches.iter().for_each(|switch| switch.set(Gate::Check, passes));
-        Ok(check.watch(*every, healthy, tell).await)
+        let pauses: Vec<_> = registrations.iter().map(Registration::pause_handle).collect();
+        control.set_registrations(updating, registrations);
+        control.set_state(ServeState::Serving);
+        tracing::info!(instance = ?instance.addresses(), "server ready, registering");
+        let Some((every, healthy)) = &self.options.healthy else { std::future::pending().await };
+        let report = |passes: bool| {
+            pauses.iter().for_each(|pause| pause.set(PauseReason::HealthCheck, !passes));
+        };
+        Ok(check::repeat(*every, healthy, report).await)
     }
 
-    /// Where clients reach it. What is not known yet may come to be.
+    /// The addresses to register. Retries while they are unknown, as before DNS or a network
+    /// interface is up.
     async fn addresses(&self) -> Result<Vec<Address>, Error> {
-        let (mut backoff, began, mut is_told) = (Backoff::new(fastrand::u64(..)), Instant::now(), false);
+        let (mut backoff, began, mut warned) = (Backoff::new(fastrand::u64(..)), Instant::now(), false);
         loop {
-            let etcd = self.registrar.etcd_hosts().await;
+            let etcd = self.options.registrar.etcd_hosts().await;
             match route::addresses(&self.plan, etcd.as_deref()).await {
                 Ok(addresses) => {
-                    if is_told {
-                        self.control.show(ServeState::Starting { why: None });
+                    if warned {
+                        self.options.control.set_state(ServeState::Starting { why: None });
                     }
                     return Ok(addresses);
                 }
                 Err(RouteError::Refused(error)) => return Err(error),
                 Err(RouteError::NotYet(error)) => {
-                    if std::mem::replace(&mut is_told, true) {
-                        tracing::debug!(%error, "still no address to register");
+                    let wait = backoff.fail(began.elapsed(), false);
+                    let retry_in_ms = wait.as_millis();
+                    if std::mem::replace(&mut warned, true) {
+                        tracing::debug!(%error, retry_in_ms, "address to register still unknown");
                     } else {
-                        tracing::warn!(%error, "no address to register yet");
+                        tracing::warn!(%error, retry_in_ms, "address to register unknown, retrying");
                     }
-                    self.control.show(ServeState::Starting { why: Some(error) });
-                    sleep(backoff.fail(began.elapsed(), false)).await;
+                    self.options.control.set_state(ServeState::Starting { why: Some(error) });
+                    sleep(wait).await;
                 }
             }
         }
     }
 
+    /// The instance at these addresses, with what [`Serve::describe`] and updates made of it.
     fn instance(&self, addresses: Vec<Address>) -> Result<Instance, Error> {
         let mut addresses = addresses.into_iter();
         let first = addresses.next().ok_or_else(|| Error::invalid("address to advertise", "", "there is none"))?;
         let instance = addresses.try_fold(Instance::at(first), Instance::with_address)?;
-        self.control.changed(instance)
+        self.options.control.apply_changes(instance)
     }
 
-    /// Leaves the directory and the clients' hands, answers what is on its way, and stops. Each step has its limit, and the
-    /// server goes on meanwhile.
+    /// Leaves the directory, answers the calls in flight, and stops. Each step has its limit; the
+    /// server serves meanwhile.
     async fn stop(
         &self,
         mut server: Pin<&mut impl Future<Output = Result<(), ServerError>>>,
-        sockets: Sockets,
-        stop: Stop,
+        connections: OpenConnections,
+        stop: StopSignal,
     ) -> Result<(), Error> {
         let mut leaving = pin!(self.leave());
         tokio::select! {
@@ -211,126 +234,131 @@ impl Lifecycle {
                 drop(leaving.await);
                 return ended.map_err(Error::server);
             }
-            left = &mut leaving => self.control.show(ServeState::Draining { why: left.err() }),
+            left = &mut leaving => self.options.control.set_state(ServeState::Draining { why: left.err() }),
         }
-        tracing::info!(connections = sockets.count(), "stopping: no more calls");
-        sockets.before_goaway();
-        stop.now();
+        tracing::info!(connections = connections.count(), "server draining, no more calls accepted");
+        connections.before_goaway();
+        stop.send();
         let drained = async {
             tokio::select! {
                 biased;
                 ended = &mut server => ended,
-                never = sockets.end_idle() => match never {},
+                never = connections.close_idle() => match never {},
             }
         };
-        let ended = if let Ok(ended) = timeout(self.drain, drained).await {
+        let ended = if let Ok(ended) = timeout(self.options.drain, drained).await {
             ended
         } else {
-            let (connections, uncounted, drain_ms) = (sockets.count(), sockets.uncounted(), self.drain.as_millis());
-            if uncounted == 0 || uncounted < connections {
-                tracing::warn!(
-                    connections,
-                    drain_ms,
-                    "calls were still on their way at the end of the drain: their connections are closed"
-                );
+            let (count, uncounted) = (connections.count(), connections.uncounted());
+            let drain_ms = self.options.drain.as_millis();
+            if uncounted == 0 || uncounted < count {
+                tracing::warn!(connections = count, drain_ms, "drain ended with calls in flight, closing connections");
             } else {
                 tracing::warn!(
-                    connections,
+                    connections = count,
                     drain_ms,
-                    "closed TLS connections at the end of the drain; `Serve::count_calls` tells which have calls on their way"
+                    "drain ended, closing TLS connections of uncounted calls"
                 );
             }
-            drop(sockets);
-            timeout(END, server).await.unwrap_or(Ok(()))
+            drop(connections);
+            timeout(FINISH, server).await.unwrap_or(Ok(()))
         };
-        tracing::info!("stopped");
+        tracing::info!("server stopped");
         ended.map_err(Error::server)
     }
 
+    /// Takes the server out of the directory and waits until clients have seen that.
     async fn leave(&self) -> Result<(), Error> {
-        self.control.show(ServeState::Leaving);
-        let known: Vec<_> =
-            self.control.with_registrations(|registrations| registrations.iter().map(Registration::known).collect());
-        let marked = match self.departure {
+        let options = self.options;
+        options.control.set_state(ServeState::Leaving);
+        let visibilities: Vec<_> =
+            options.control.with_registrations(|all| all.iter().map(Registration::visibility).collect());
+        let marked = match options.departure {
             Departure::Deregister => false,
-            Departure::MarkDraining => self.mark().await,
+            Departure::MarkDraining => self.mark_draining().await,
         };
         if marked {
-            sleep(self.propagation).await;
+            sleep(options.propagation).await;
         }
         let left = self.deregister().await;
-        // What was never on its way to etcd, or left it before, no client knows; and from what could not leave none turns away.
-        let wait = known.iter().map(|known| known.until_forgotten(self.propagation)).max().unwrap_or_default();
+        // If it was never in etcd or left before, no client knows it; if it could not leave, no client turns away.
+        let waits = visibilities.iter().map(|visibility| visibility.until_forgotten(options.propagation));
+        let wait = waits.max().unwrap_or_default();
         if !marked && left.is_ok() && !wait.is_zero() {
             sleep(wait).await;
         }
         #[cfg(feature = "tonic-health")]
-        if let Some(reporter) = &self.health {
-            let names = self.services.iter().filter_map(|service| service.health.as_deref());
-            health::say_not_serving(reporter, names).await;
+        if let Some(reporter) = &options.health {
+            let names = self.services.iter().filter_map(|service| service.health_name.as_deref());
+            reporter::set_not_serving(reporter, names).await;
         }
         left
     }
 
-    /// How long deregistering may take. A mark before it takes half of that at most.
+    /// How long deregistering may take. With a mark, each of the two steps has half of the time.
     fn deregister_within(&self) -> Duration {
-        match self.departure {
-            Departure::Deregister => self.deregister_within,
-            Departure::MarkDraining => self.deregister_within / 2,
+        match self.options.departure {
+            Departure::Deregister => self.options.deregister_within,
+            Departure::MarkDraining => self.options.deregister_within / 2,
         }
     }
 
-    /// Takes everything out of etcd.
+    /// Deregisters all services within one limit.
     async fn deregister(&self) -> Result<(), Error> {
-        let registrations = self.control.release();
+        let registrations = self.options.control.take_registrations();
         let (began, limit) = (Instant::now(), self.deregister_within());
-        // All at once, so that the lease goes with all of them.
+        // All leave before the first is waited for, so that the lease is revoked with all of them.
         registrations.iter().for_each(Registration::leave);
-        let mut done = Ok(());
+        let mut result = Ok(());
         for registration in registrations {
             let service = registration.target().name().to_owned();
-            let left = registration.left(limit.saturating_sub(began.elapsed()), limit).await;
-            if let Err(error) = &left {
-                tracing::warn!(service, ?error, "not deregistered: it is gone when its lease ends");
+            let closed = registration.wait_closed(limit.saturating_sub(began.elapsed()), limit).await;
+            if let Err(error) = &closed {
+                tracing::warn!(service, ?error, "deregistration failed, the key stays until its lease ends");
             }
-            done = done.and(left);
+            result = result.and(closed);
         }
-        done
+        result
     }
 
-    /// Marks everything as leaving; whether clients see that of all that they may know.
-    async fn mark(&self) -> bool {
-        let began = Instant::now();
-        let (waits, unseen) = self.control.with_registrations(|registrations| {
-            let (there, elsewhere): (Vec<_>, Vec<_>) =
+    /// Marks all services as draining. Whether clients see the mark of every service that they may
+    /// know.
+    async fn mark_draining(&self) -> bool {
+        let (control, began) = (&self.options.control, Instant::now());
+        let (waiters, unmarked) = control.with_registrations(|registrations| {
+            let (registered, others): (Vec<_>, Vec<_>) =
                 registrations.iter().partition(|registration| registration.is_registered());
-            let unseen = elsewhere.iter().any(|registration| registration.known().may_be());
-            (there.into_iter().map(Registration::readiness).collect::<Vec<_>>(), unseen)
+            let unmarked = others.iter().any(|registration| registration.visibility().may_be_visible());
+            (registered.into_iter().map(Registration::waiter).collect::<Vec<_>>(), unmarked)
         });
-        if waits.is_empty() {
+        if waiters.is_empty() {
             return false;
         }
-        let mut done = self.control.mark(self.deregister_within()).await;
-        for readiness in waits {
+        let mut marked = control.mark_draining(self.deregister_within()).await;
+        for waiter in waiters {
             let left = self.deregister_within().saturating_sub(began.elapsed());
-            if done.is_ok() {
-                done = readiness.wait(left).await;
+            if marked.is_ok() {
+                marked = waiter.wait_ready(left).await;
             }
         }
-        if let Err(error) = &done {
-            tracing::warn!(?error, "not marked as draining: it leaves without");
+        if let Err(error) = &marked {
+            tracing::warn!(?error, "draining mark failed, leaving without it");
         }
-        done.is_ok() && !unseen
+        marked.is_ok() && !unmarked
     }
 }
 
 #[cfg(feature = "tonic-health")]
-impl Service {
-    /// What decides over it: the server as a whole, and the service itself.
-    fn followed(&self, reporter: Option<&tonic_health::server::HealthReporter>) -> Vec<(Gate, Followed)> {
+impl ServedService {
+    /// The names of the health service that decide over this service: the whole server, and its
+    /// own.
+    fn followed_names(
+        &self,
+        reporter: Option<&tonic_health::server::HealthReporter>,
+    ) -> Vec<(PauseReason, FollowedName)> {
         let Some(reporter) = reporter else { return Vec::new() };
-        let server = (Gate::Server, Followed::new(reporter, health::SERVER));
-        let own = self.health.iter().map(|name| (Gate::Health, Followed::new(reporter, name)));
+        let server = (PauseReason::ServerHealth, FollowedName::new(reporter, reporter::SERVER));
+        let own = self.health_name.iter().map(|name| (PauseReason::ServiceHealth, FollowedName::new(reporter, name)));
         std::iter::once(server).chain(own).collect()
     }
 }

@@ -1,4 +1,4 @@
-//! A lock for updates in which code of users runs: one update after the other, and none within another.
+//! A lock for updates in which user code runs: one update after the other, and none within another.
 
 use std::pin::pin;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -6,42 +6,49 @@ use std::thread::{self, ThreadId};
 
 use tokio::sync::Notify;
 
+/// Orders updates: of two, the later one sees what the earlier one has changed. Unlike a [`Mutex`],
+/// it notices that the same thread locks it twice, as when the user's change of an instance updates
+/// the same server.
 #[derive(Default)]
 pub(super) struct UpdateLock {
     /// The thread that updates.
     holder: Mutex<Option<ThreadId>>,
+    /// Wakes threads that wait.
     free: Condvar,
-    /// The same for who waits without a thread.
-    told: Notify,
+    /// Wakes tasks that wait.
+    notify: Notify,
 }
 
-/// Ends when it is dropped.
+/// An update in progress. It ends when the guard is dropped.
 pub(super) struct UpdateGuard<'a>(&'a UpdateLock);
 
 impl UpdateLock {
-    /// Waits until no other thread updates; none where this thread does, which would wait for itself.
+    /// Waits until no other thread updates. Returns `None` if this thread does, which would wait
+    /// for itself.
     pub(super) fn lock(&self) -> Option<UpdateGuard<'_>> {
-        let me = thread::current().id();
+        let this = thread::current().id();
         let mut holder = self.holder();
-        while let Some(other) = *holder {
-            if other == me {
+        while let Some(thread) = *holder {
+            if thread == this {
                 return None;
             }
             holder = self.free.wait(holder).unwrap_or_else(PoisonError::into_inner);
         }
-        *holder = Some(me);
+        *holder = Some(this);
         Some(UpdateGuard(self))
     }
 
-    /// Waits until nobody updates. The guard is to go before the next wait: it is its thread's.
-    pub(super) async fn wait(&self) -> UpdateGuard<'_> {
+    /// Waits until nobody updates, without blocking the thread. The guard must be dropped before
+    /// the next await, because it belongs to its thread.
+    pub(super) async fn lock_async(&self) -> UpdateGuard<'_> {
         loop {
-            let mut told = pin!(self.told.notified());
-            told.as_mut().enable();
+            // Enabled before the attempt: a release between the two would be missed otherwise.
+            let mut released = pin!(self.notify.notified());
+            released.as_mut().enable();
             if let Some(guard) = self.try_lock() {
                 return guard;
             }
-            told.await;
+            released.await;
         }
     }
 
@@ -54,6 +61,7 @@ impl UpdateLock {
         Some(UpdateGuard(self))
     }
 
+    /// Locks the field for a moment, never for the length of an update.
     fn holder(&self) -> MutexGuard<'_, Option<ThreadId>> {
         // Nothing panics while it is held.
         self.holder.lock().unwrap_or_else(PoisonError::into_inner)
@@ -64,7 +72,7 @@ impl Drop for UpdateGuard<'_> {
     fn drop(&mut self) {
         *self.0.holder() = None;
         self.0.free.notify_one();
-        self.0.told.notify_waiters();
+        self.0.notify.notify_waiters();
     }
 }
 
@@ -89,7 +97,7 @@ mod tests {
     async fn who_waits_without_a_thread_is_told() {
         let updates = UpdateLock::default();
         let first = updates.lock();
-        let mut second = pin!(updates.wait());
+        let mut second = pin!(updates.lock_async());
         tokio::select! {
             biased;
             _ = &mut second => panic!("there is one already"),

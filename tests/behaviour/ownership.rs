@@ -5,7 +5,7 @@ use std::time::Duration;
 use etcd_client::{EventType, LeaseGrantOptions, PutOptions, WatchOptions};
 use tokio::time::timeout;
 use tokio_stream::StreamExt;
-use tonic_etcd::{Conflict, EtcdOptions, Instance, Registrar, Registration, RegistrationState};
+use tonic_etcd::{Conflict, EtcdOptions, Instance, Registrar, Registration, RegistrationOptions, RegistrationState};
 
 use crate::support::{PATIENCE, World, naming, resolved, servers_are, until};
 
@@ -20,7 +20,7 @@ fn at(address: &str) -> Instance {
 }
 
 async fn registered(registrar: &Registrar, instance: Instance) -> Registration {
-    let registration = registrar.register("s", instance).await.unwrap();
+    let registration = registrar.register("s", instance).unwrap();
     registration.ready(PATIENCE).await.unwrap();
     registration
 }
@@ -132,8 +132,8 @@ fn a_server_that_crashed_takes_its_key_over_at_once() {
 async fn a_chosen_key_can_be_refused_to_others_until_it_is_free() {
     let world = World::start().await;
     let register = async |address: &str, id: &str| {
-        let registration = registrar(&world).registration("s", at(address).with_id(id));
-        registration.key("primary").conflict(Conflict::Refuse).register().await.unwrap()
+        let options = RegistrationOptions::new().key("primary").conflict(Conflict::Refuse);
+        registrar(&world).register_with("s", at(address).with_id(id), options).unwrap()
     };
     let first = register("h:1", "a").await;
     first.ready(PATIENCE).await.unwrap();
@@ -163,8 +163,8 @@ async fn a_chosen_key_can_be_refused_to_others_until_it_is_free() {
 async fn a_key_put_by_hand_is_refused_too_and_taken_when_it_is_deleted() {
     let world = World::start().await;
     world.put("s/primary", &naming("h:9")).await;
-    let registration = registrar(&world).registration("s", at("h:1")).key("primary").conflict(Conflict::Refuse);
-    let registration = registration.register().await.unwrap();
+    let options = RegistrationOptions::new().key("primary").conflict(Conflict::Refuse);
+    let registration = registrar(&world).register_with("s", at("h:1"), options).unwrap();
     let error = registration.ready(PATIENCE).await.unwrap_err();
     assert!(error.is_conflict() && error.to_string().contains("without a lease"), "{error}");
     world.delete("s/primary").await;
@@ -176,8 +176,8 @@ async fn a_key_can_be_made_unique() {
     let world = World::start().await;
     let register = async |id: Option<&str>| {
         let instance = id.into_iter().fold(at("h:1"), Instance::with_id);
-        let registration = registrar(&world).registration("s", instance).conflict(Conflict::UniqueKey);
-        let registration = registration.register().await.unwrap();
+        let options = RegistrationOptions::new().conflict(Conflict::UniqueKey);
+        let registration = registrar(&world).register_with("s", instance, options).unwrap();
         registration.ready(PATIENCE).await.unwrap();
         registration
     };
@@ -201,11 +201,11 @@ async fn chosen_keys_that_cannot_be_are_refused() {
     let world = World::start().await;
     let registrar = registrar(&world);
     for name in ["", "/a", "a/", "a\nb"] {
-        let error = registrar.registration("s", at("h:1")).key(name).register().await.unwrap_err();
+        let error = registrar.register_with("s", at("h:1"), RegistrationOptions::new().key(name)).unwrap_err();
         assert!(error.is_invalid_argument() && error.to_string().contains("key"), "{error}");
     }
     let several = at("h:1").with_address("h:2").unwrap();
-    let error = registrar.registration("s", several).key("a").register().await.unwrap_err();
+    let error = registrar.register_with("s", several, RegistrationOptions::new().key("a")).unwrap_err();
     assert!(error.to_string().contains("several"), "{error}");
 }
 
@@ -270,7 +270,7 @@ async fn an_update_while_etcd_is_away_stands_when_it_is_back() {
 async fn a_pause_takes_it_out_and_keeps_the_lease() {
     let world = World::start().await;
     let registrar = registrar(&world);
-    let registration = registrar.registration("s", at("h:1")).paused().register().await.unwrap();
+    let registration = registrar.register_with("s", at("h:1"), RegistrationOptions::new().paused(true)).unwrap();
     let mut states = registration.states();
     until("paused", async || matches!(registration.state(), RegistrationState::Paused { .. }).then_some(())).await;
     assert!(world.contents("s/").await.is_empty());
@@ -369,7 +369,7 @@ async fn what_is_denied_leaves_at_once_and_holds_up_no_other() {
     let options = EtcdOptions::from([world.etcd.endpoint()]).user("user", "userpw");
     let registrar = Registrar::builder(options).ttl(TTL).connect_lazy().unwrap();
     let stays = registered(&registrar, at("h:1")).await;
-    let denied = registrar.register("elsewhere", at("h:1")).await.unwrap();
+    let denied = registrar.register("elsewhere", at("h:1")).unwrap();
     let said = async || denied.state().why().is_some_and(tonic_etcd::Error::is_permission_denied).then_some(());
     until("permission denied", said).await;
     denied.deregister().await.unwrap();
@@ -406,7 +406,8 @@ async fn nothing_is_lost_by_a_pause_or_an_update_and_whoever_waits_waits_for_it(
 async fn an_update_away_from_a_key_that_another_holds_is_waited_for() {
     let world = World::start().await;
     let _holder = registered(&registrar(&world), at("h:1")).await;
-    let waiting = registrar(&world).registration("s", at("h:1")).conflict(Conflict::Refuse).register().await;
+    let waiting =
+        registrar(&world).register_with("s", at("h:1"), RegistrationOptions::new().conflict(Conflict::Refuse));
     let mut waiting = waiting.unwrap();
     held(&waiting).await;
     waiting.update(|_| Instance::new("h:2")).unwrap();
@@ -425,9 +426,9 @@ async fn what_was_resumed_and_paused_at_once_is_out_for_good() {
     let registrar = registrar(&world);
     let mut others = Vec::new();
     for port in 2..300 {
-        others.push(registrar.register("s", at(&format!("h:{port}"))).await.unwrap());
+        others.push(registrar.register("s", at(&format!("h:{port}"))).unwrap());
     }
-    let one = registrar.registration("one", at("h:1")).paused().register().await.unwrap();
+    let one = registrar.register_with("one", at("h:1"), RegistrationOptions::new().paused(true)).unwrap();
     for other in &others {
         other.ready(PATIENCE).await.unwrap();
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use etcd_client::PutOptions;
 use test_support::{Etcd, Proxy};
 use tokio::time::timeout;
-use tonic_etcd::{Instance, Registrar, Registration, RegistrationState};
+use tonic_etcd::{Instance, Registrar, Registration, RegistrationOptions, RegistrationState};
 
 use crate::support::{PATIENCE, World, naming, until};
 
@@ -20,7 +20,7 @@ fn at(address: &str) -> Instance {
 }
 
 async fn registered(registrar: &Registrar, service: &str, instance: Instance) -> Registration {
-    let registration = registrar.register(service, instance).await.unwrap();
+    let registration = registrar.register(service, instance).unwrap();
     registration.ready(PATIENCE).await.unwrap();
     registration
 }
@@ -92,7 +92,7 @@ async fn leaving_at_any_moment_leaves_nothing_behind() {
     let registrar = registrar(&world);
     let _stays = registered(&registrar, "s", at("h:1")).await;
     for round in 0..40 {
-        let leaves = registrar.register("s", at(&format!("h:{}", 100 + round))).await.unwrap();
+        let leaves = registrar.register("s", at(&format!("h:{}", 100 + round))).unwrap();
         // From before it is tried to after it stands.
         tokio::time::sleep(Duration::from_micros(100 * round)).await;
         leaves.deregister().await.unwrap();
@@ -133,15 +133,7 @@ fn registering_on_a_runtime_that_has_ended_is_told() {
     drop(runtime);
     let entered = handle.enter();
     let outside = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let mut registration = {
-        let future = registrar.register("s", at("h:1"));
-        let mut future = std::pin::pin!(future);
-        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
-        match future.as_mut().poll(&mut cx) {
-            std::task::Poll::Ready(registration) => registration.unwrap(),
-            std::task::Poll::Pending => panic!("registering waits for nothing"),
-        }
-    };
+    let mut registration = registrar.register("s", at("h:1")).unwrap();
     assert!(matches!(registration.state(), RegistrationState::Lost { .. }));
     drop(entered);
     outside.block_on(async { while registration.changed().await.is_ok() {} });
@@ -171,7 +163,7 @@ async fn leaving_never_touches_what_another_has_put() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lease_revoked_by_hand_is_granted_again() {
     let world = World::start().await;
-    let mut registration = registrar(&world).register("s", at("h:1")).await.unwrap();
+    let mut registration = registrar(&world).register("s", at("h:1")).unwrap();
     registration.ready(PATIENCE).await.unwrap();
     registration.changed().await.unwrap();
     let lease = registration.lease_id().unwrap();
@@ -214,7 +206,7 @@ async fn an_outage_longer_than_the_lease_is_mended() {
     let world = World::start().await;
     let proxy = Proxy::to(world.etcd.address());
     let registrar = Registrar::builder([proxy.endpoint()]).ttl(TTL).connect_lazy().unwrap();
-    let mut registration = registrar.register("s", at("h:1")).await.unwrap();
+    let mut registration = registrar.register("s", at("h:1")).unwrap();
     registration.ready(PATIENCE).await.unwrap();
     proxy.stall();
     gone(&world, "s/h:1").await;
@@ -232,7 +224,7 @@ async fn registering_begins_and_ends_while_etcd_is_away() {
     let etcd = Etcd::start();
     etcd.kill();
     let registrar = Registrar::builder([etcd.endpoint()]).ttl(TTL).connect_lazy().unwrap();
-    let registration = registrar.register("s", at("h:1")).await.unwrap();
+    let registration = registrar.register("s", at("h:1")).unwrap();
     let error = registration.ready(Duration::from_millis(300)).await.unwrap_err();
     assert!(error.is_timeout());
     assert!(std::error::Error::source(&error).is_some(), "{error:?}");
@@ -242,14 +234,14 @@ async fn registering_begins_and_ends_while_etcd_is_away() {
 
     // A lease that would live longer than deregistering is waited for.
     let patient = Registrar::connect_lazy([etcd.endpoint()]).unwrap();
-    let registration = patient.register("s", at("h:3")).await.unwrap();
+    let registration = patient.register("s", at("h:3")).unwrap();
     registration.ready(PATIENCE).await.unwrap();
     etcd.kill();
     let error = registration.deregister().await.unwrap_err();
     assert!(error.is_timeout(), "{error}");
     // What never came to etcd leaves without it.
     let never = Registrar::connect_lazy([etcd.endpoint()]).unwrap();
-    never.register("s", at("h:2")).await.unwrap().deregister().await.unwrap();
+    never.register("s", at("h:2")).unwrap().deregister().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -262,19 +254,19 @@ async fn what_cannot_be_registered_is_refused_with_the_reason() {
         ("s/", "h:1", "ends in a slash"),
         ("", "h:1", "empty"),
     ] {
-        let error = registrar.register(service, at(address)).await.unwrap_err();
+        let error = registrar.register(service, at(address)).unwrap_err();
         assert!(error.is_invalid_argument() && error.to_string().contains(reason), "{error}");
     }
     assert!(Instance::new("h:0").unwrap_err().to_string().contains("port"));
     let twice = at("h:1").with_address("https://h:1").unwrap_err();
     assert!(twice.is_invalid_argument(), "{twice}");
     let large = at("h:1").with_metadata("note", "x".repeat(2 << 20));
-    assert!(registrar.register("s", large).await.unwrap_err().to_string().contains("etcd takes"));
+    assert!(registrar.register("s", large).unwrap_err().to_string().contains("etcd takes"));
     for ttl in [Duration::ZERO, Duration::from_secs(10_000_000_000)] {
         assert!(Registrar::builder([world.etcd.endpoint()]).ttl(ttl).connect_lazy().unwrap_err().is_invalid_argument());
     }
     let _held = registered(&registrar, "s", at("h:1")).await;
-    let error = registrar.register("s", at("h:1")).await.unwrap_err();
+    let error = registrar.register("s", at("h:1")).unwrap_err();
     assert!(error.to_string().contains("already") && error.to_string().contains("s/h:1"), "{error}");
     assert_eq!(world.contents("").await.len(), 1);
 }
@@ -286,7 +278,7 @@ async fn the_largest_record_that_is_taken_is_one_that_etcd_takes() {
     let fits = |size: usize| at("h:1").with_metadata("note", "x".repeat(size));
     let overhead = r#"s/h:1s/h:1{"Op":0,"Addr":"h:1","Metadata":{"metadata":{"note":""}}}"#.len();
     let most = 1536 * 1024 - 512 - overhead;
-    assert!(registrar.register("s", fits(most + 1)).await.unwrap_err().is_invalid_argument());
+    assert!(registrar.register("s", fits(most + 1)).unwrap_err().is_invalid_argument());
     let registration = registered(&registrar, "s", fits(most)).await;
     registration.deregister().await.unwrap();
 }
@@ -297,9 +289,9 @@ async fn a_key_that_is_taken_can_be_deleted_however_long_it_is() {
     let world = World::start().await;
     let registrar = registrar(&world);
     let stays = registered(&registrar, "s", at("h:1")).await;
-    let error = registrar.register("x".repeat(524_120), at("h:1")).await.unwrap_err();
+    let error = registrar.register("x".repeat(524_120), at("h:1")).unwrap_err();
     assert!(error.is_invalid_argument() && error.to_string().contains("three times"), "{error}");
-    let chosen = registrar.registration("s", at("h:2")).key("x".repeat(2_000_000)).register().await;
+    let chosen = registrar.register_with("s", at("h:2"), RegistrationOptions::new().key("x".repeat(2_000_000)));
     let error = chosen.unwrap_err();
     assert!(error.is_invalid_argument() && error.to_string().len() < 400, "{error}");
     let long = registered(&registrar, &"x".repeat(524_100), at("h:1")).await;

@@ -21,7 +21,7 @@ fn registrar(world: &World) -> Registrar {
 }
 
 async fn registered(registrar: &Registrar, address: &str) -> Registration {
-    let registration = registrar.register("s", at(address)).await.unwrap();
+    let registration = registrar.register("s", at(address)).unwrap();
     registration.ready(PATIENCE).await.unwrap();
     registration
 }
@@ -92,7 +92,7 @@ async fn what_stands_is_updated_also_where_a_key_is_refused() {
     let root = world.protect("s/h:1").await;
     let registrar = registrar(&world);
     let both = at("h:1").with_address("h:2").unwrap();
-    let mut registration = registrar.register("s", both).await.unwrap();
+    let mut registration = registrar.register("s", both).unwrap();
     let refused =
         async || registration.state().why().is_some_and(tonic_etcd::Error::is_permission_denied).then_some(());
     until("refused", refused).await;

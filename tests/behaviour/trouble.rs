@@ -142,7 +142,7 @@ async fn a_dead_member_is_nobodys_trouble() {
     for port in 1..=20 {
         let registrar = Registrar::builder(options.clone()).connect_lazy().unwrap();
         let instance = Instance::new(format!("h:{port}")).unwrap();
-        registrations.push(registrar.register("s", instance).await.unwrap());
+        registrations.push(registrar.register("s", instance).unwrap());
     }
     for _ in 0..20 {
         let resolution = Resolver::builder(options.clone()).connect_lazy().unwrap().resolve("s").unwrap();
@@ -177,7 +177,7 @@ async fn a_member_that_hangs_is_left_also_with_a_user() {
         let options = EtcdOptions::from([stalled.endpoint(), etcd.endpoint()]).user("root", "rootpw");
         let registrar = Registrar::builder(options).ttl(Duration::from_secs(9)).connect_lazy().unwrap();
         let instance = Instance::new(format!("h:{port}")).unwrap();
-        registrations.push(registrar.register("s", instance).await.unwrap());
+        registrations.push(registrar.register("s", instance).unwrap());
     }
     for registration in registrations {
         registration.ready(PATIENCE).await.unwrap();
@@ -206,7 +206,7 @@ fn a_runtime_that_ends_is_told() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let (registration, resolution) = runtime.block_on(async {
         let registrar = Registrar::connect_lazy([etcd.endpoint()]).unwrap();
-        let registration = registrar.register("s", Instance::new("h:1").unwrap()).await.unwrap();
+        let registration = registrar.register("s", Instance::new("h:1").unwrap()).unwrap();
         registration.ready(PATIENCE).await.unwrap();
         let resolution = Resolver::connect_lazy([etcd.endpoint()]).unwrap().resolve("s").unwrap();
         servers_are(&resolution, &["h:1"]).await;
@@ -301,13 +301,13 @@ async fn authentication_that_is_turned_on_later_is_no_trouble() {
     let world = World::start().await;
     let options = EtcdOptions::from([world.etcd.endpoint()]).user("user", "userpw");
     let registrar = Registrar::builder(options.clone()).ttl(Duration::from_secs(30)).connect_lazy().unwrap();
-    let first = registrar.register("s", Instance::new("h:1").unwrap()).await.unwrap();
+    let first = registrar.register("s", Instance::new("h:1").unwrap()).unwrap();
     first.ready(PATIENCE).await.unwrap();
     let resolution = Resolver::builder(options).connect_lazy().unwrap().resolve("s").unwrap();
     servers_are(&resolution, &["h:1"]).await;
     let root = world.protect("s/").await;
     // Its watch joins a stream that began without a user.
-    let second = registrar.register("s", Instance::new("h:2").unwrap()).await.unwrap();
+    let second = registrar.register("s", Instance::new("h:2").unwrap()).unwrap();
     second.ready(PATIENCE).await.unwrap();
     servers_are(&resolution, &["h:1", "h:2"]).await;
     let mut changes = root.watch_client().watch("s/", Some(WatchOptions::new().with_prefix())).await.unwrap();
@@ -334,8 +334,8 @@ async fn a_registrar_needs_no_more_than_to_write() {
     let admin = root(&etcd).await;
     let writer = EtcdOptions::from([etcd.endpoint()]).user("writer", "writerpw");
     let registrar = Registrar::builder(writer).ttl(Duration::from_secs(2)).connect_lazy().unwrap();
-    let first = registrar.register("s", Instance::new("h:1").unwrap()).await.unwrap();
-    let second = registrar.register("s", Instance::new("h:2").unwrap()).await.unwrap();
+    let first = registrar.register("s", Instance::new("h:1").unwrap()).unwrap();
+    let second = registrar.register("s", Instance::new("h:2").unwrap()).unwrap();
     first.ready(PATIENCE).await.unwrap();
     second.ready(PATIENCE).await.unwrap();
     first.deregister().await.unwrap();
@@ -348,7 +348,7 @@ async fn a_registrar_needs_no_more_than_to_write() {
     second.deregister().await.unwrap();
     assert!(root(&etcd).await.kv_client().get("s/h:2", None).await.unwrap().kvs().is_empty());
 
-    let forbidden = registrar.register("elsewhere", Instance::new("h:1").unwrap()).await.unwrap();
+    let forbidden = registrar.register("elsewhere", Instance::new("h:1").unwrap()).unwrap();
     let denied = async || match forbidden.state() {
         RegistrationState::Registering { why: Some(why), .. } => why.is_permission_denied().then_some(()),
         _ => None,

@@ -8,11 +8,11 @@ use crate::support::{PATIENCE, TTL, servers_are, until};
 async fn a_registrar_works_with(streams: u32) {
     let fake = Fake::start_with(Some(streams)).await;
     let registrar = Registrar::builder([fake.endpoint()]).ttl(TTL).connect_lazy().unwrap();
-    let first = registrar.register("s", Instance::new("h:1").unwrap()).await.unwrap();
+    let first = registrar.register("s", Instance::new("h:1").unwrap()).unwrap();
     first.ready(PATIENCE).await.unwrap();
     let lease = first.lease_id();
     until("renewals", || fake.rpcs(|rpcs| rpcs.renew.seen.len() >= 2)).await;
-    let second = registrar.register("s", Instance::new("h:2").unwrap()).await.unwrap();
+    let second = registrar.register("s", Instance::new("h:2").unwrap()).unwrap();
     second.ready(PATIENCE).await.unwrap();
     assert_eq!(first.lease_id(), lease);
     second.deregister().await.unwrap();

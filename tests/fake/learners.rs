@@ -22,7 +22,7 @@ async fn one_of_two_is_a_learner(words: fn() -> Status) {
         resolution.ready(SLOW).await.unwrap();
         resolutions.push(resolution);
         let registrar = Registrar::builder(options.clone()).connect_lazy().unwrap();
-        let registration = registrar.register("r", Instance::new(format!("h:{port}")).unwrap()).await.unwrap();
+        let registration = registrar.register("r", Instance::new(format!("h:{port}")).unwrap()).unwrap();
         registration.ready(SLOW).await.unwrap();
         registrations.push(registration);
     }
@@ -54,7 +54,7 @@ async fn where_all_are_learners_that_is_said() {
         let options = EtcdOptions::from([fake.endpoint()]);
         let resolution = Resolver::builder(options.clone()).connect_lazy().unwrap().resolve("s").unwrap();
         let registrar = Registrar::builder(options).connect_lazy().unwrap();
-        let registration = registrar.register("s", Instance::new("h:9").unwrap()).await.unwrap();
+        let registration = registrar.register("s", Instance::new("h:9").unwrap()).unwrap();
         let said = |text: Option<String>| text.is_some_and(|text| text.contains("not supported for learner"));
         until("said", || said(resolution.last_error().map(|error| error.to_string()))).await;
         until("said", || said(registrar.health().last_error().map(ToString::to_string))).await;

@@ -97,7 +97,7 @@ async fn a_refused_put_holds_up_no_other() {
         });
     });
     let registrar = registrar(&fake);
-    let forbidden = registrar.register("forbidden", Instance::new("h:1").unwrap()).await.unwrap();
+    let forbidden = registrar.register("forbidden", Instance::new("h:1").unwrap()).unwrap();
     until("a try", || fake.rpcs(|rpcs| !rpcs.put.seen.is_empty())).await;
     let allowed = registered(&registrar, "h:1").await;
     assert!(allowed.is_registered() && !forbidden.is_registered());

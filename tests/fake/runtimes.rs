@@ -147,8 +147,8 @@ fn a_registration_says_that_the_runtime_of_the_first_is_not_driven() {
     let fake = second.block_on(Fake::start());
     let registrar = Registrar::builder([fake.endpoint()]).connect_lazy().unwrap();
     let at = |port: u16| Instance::new(format!("h:{port}")).unwrap();
-    let one = first.block_on(registrar.register("s", at(1))).unwrap();
-    let two = second.block_on(registrar.register("s", at(2))).unwrap();
+    let one = first.block_on(async { registrar.register("s", at(1)) }).unwrap();
+    let two = second.block_on(async { registrar.register("s", at(2)) }).unwrap();
     let wait = Duration::from_millis(300);
     let error = second.block_on(two.ready(wait)).unwrap_err();
     assert!(error.is_timeout() && format!("{error:?}").contains("did not run"), "{error:?}");
@@ -163,9 +163,9 @@ fn a_registration_says_that_the_runtime_of_the_first_is_not_driven() {
     first.block_on(registrar.close(PATIENCE)).unwrap();
     // The next one is another's.
     let registrar = Registrar::builder([fake.endpoint()]).connect_lazy().unwrap();
-    let three = first.block_on(registrar.register("s", at(3))).unwrap();
+    let three = first.block_on(async { registrar.register("s", at(3)) }).unwrap();
     drop(first);
-    let four = second.block_on(registrar.register("s", at(4))).unwrap();
+    let four = second.block_on(async { registrar.register("s", at(4)) }).unwrap();
     second.block_on(four.ready(PATIENCE)).unwrap();
     assert!(matches!(three.state(), RegistrationState::Lost { .. }), "{:?}", three.state());
 }

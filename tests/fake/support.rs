@@ -44,7 +44,7 @@ pub(crate) fn registrar(fake: &Fake) -> Registrar {
 }
 
 pub(crate) async fn register(registrar: &Registrar, address: &str) -> Registration {
-    registrar.register("s", Instance::new(address).unwrap()).await.unwrap()
+    registrar.register("s", Instance::new(address).unwrap()).unwrap()
 }
 
 pub(crate) async fn registered(registrar: &Registrar, address: &str) -> Registration {

@@ -69,7 +69,7 @@ async fn members_are_found_as_etcdctl_finds_them() {
     let by_target = resolve(EtcdOptions::from_target(&target).unwrap().srv_servers([dns.address])).await;
     by_target.ready(PATIENCE).await.unwrap();
     let registrar = Registrar::connect_lazy(options(&dns)).unwrap();
-    let registration = registrar.register("s", Instance::new("h:2").unwrap()).await.unwrap();
+    let registration = registrar.register("s", Instance::new("h:2").unwrap()).unwrap();
     registration.ready(PATIENCE).await.unwrap();
     registration.deregister().await.unwrap();
     // A server on the loopback may be registered where the members that are found are on this host, too.
@@ -108,7 +108,7 @@ async fn records_are_read_every_ten_seconds_while_etcd_answers() {
     let registrar = Registrar::connect_lazy(options(&dns)).unwrap();
     let began = Instant::now();
     for port in 1..=20 {
-        let registration = registrar.register("s", Instance::new(format!("h:{port}")).unwrap()).await.unwrap();
+        let registration = registrar.register("s", Instance::new(format!("h:{port}")).unwrap()).unwrap();
         registration.ready(PATIENCE).await.unwrap();
         registration.deregister().await.unwrap();
     }

@@ -86,7 +86,7 @@ async fn an_etcd_of_a_trusted_authority_is_used() {
     let authority = Authority::new();
     let options = EtcdOptions::from([authority.guard(&etcd).await]).tls(authority.trusted());
     let registrar = Registrar::builder(options.clone()).connect_lazy().unwrap();
-    let registration = registrar.register("s", Instance::new("h:1").unwrap()).await.unwrap();
+    let registration = registrar.register("s", Instance::new("h:1").unwrap()).unwrap();
     registration.ready(PATIENCE).await.unwrap();
     let resolution = Resolver::builder(options).connect_lazy().unwrap().resolve("s").unwrap();
     assert_eq!(resolution.ready(PATIENCE).await.unwrap().len(), 1);
@@ -117,7 +117,7 @@ async fn one_member_whose_certificate_does_not_hold_is_nobodys_trouble() {
     for port in 1..=6 {
         let options = EtcdOptions::from(endpoints.clone()).tls(authority.trusted());
         let registrar = Registrar::builder(options.clone()).connect_lazy().unwrap();
-        let registration = registrar.register("s", Instance::new(format!("h:{port}")).unwrap()).await.unwrap();
+        let registration = registrar.register("s", Instance::new(format!("h:{port}")).unwrap()).unwrap();
         registration.ready(PATIENCE).await.unwrap();
         let resolution = Resolver::builder(options).connect_lazy().unwrap().resolve("s").unwrap();
         assert_eq!(resolution.ready(PATIENCE).await.unwrap().len(), 1);

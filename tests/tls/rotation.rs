@@ -116,7 +116,7 @@ async fn no_lease_is_lost_and_no_call_fails_while_all_certificates_are_renewed()
     let (clients, client) = (Files::new(&old.0.pem(), &old.pair()), old.pair());
     let options = EtcdOptions::from([etcd.tls_endpoint()]).tls(clients.tls());
     let registrar = Registrar::builder(options.clone()).ttl(Duration::from_secs(10)).connect_lazy().unwrap();
-    let kept = registrar.register("kept", Instance::new("h:1").unwrap()).await.unwrap();
+    let kept = registrar.register("kept", Instance::new("h:1").unwrap()).unwrap();
     kept.ready(PATIENCE).await.unwrap();
     let lease = kept.lease_id();
     assert!(lease.is_some());

@@ -1,4 +1,4 @@
-//! Builders: of a registrar, and of one registration.
+//! Builds a registrar.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,28 +8,73 @@ use crate::codec::{CatchPanics, Codec, Detect};
 use crate::error::Error;
 #[cfg(feature = "unstable-etcd-client")]
 use crate::etcd::EtcdClient;
-use crate::etcd::EtcdPerRuntime;
-use crate::instance::Instance;
-use crate::registrar::gates::{Gate, Gates};
-use crate::registrar::wanted::Wanted;
-use crate::registrar::{Conflict, Registrar, Registration, Shared, TTL};
-use crate::secret;
-use crate::target::Target;
-use crate::timers;
+use crate::etcd::{EtcdOptions, EtcdPerRuntime};
+use crate::registrar::handle::registrar::Registrar;
+use crate::registrar::shared::Shared;
 
-/// etcd's own bound.
+/// The default time to live of the lease. [`RegistrarBuilder::ttl`] gives the reason.
+const TTL: Duration = Duration::from_secs(15);
+/// etcd's own limit (`MaxLeaseTTL`).
 const MAX_TTL: Duration = Duration::from_secs(9_000_000_000);
 
-/// Builds a [`Registrar`] with a time to live or a stored format of its own.
+/// Builds a [`Registrar`] with another time to live or another stored format.
 #[must_use]
 pub struct RegistrarBuilder {
+    /// The connections to etcd, or why the endpoints or options were refused.
     etcds: Result<EtcdPerRuntime, Error>,
+    /// The stored format, wrapped so that its panics become errors.
     codec: Arc<dyn Codec>,
+    /// As it was given; checked and rounded up by [`RegistrarBuilder::connect_lazy`].
     ttl: Duration,
 }
 
+impl Registrar {
+    /// Connects to etcd and waits for its first response, with the defaults of [`RegistrarBuilder`].
+    ///
+    /// A program that is to start while etcd is unavailable uses [`Registrar::connect_lazy`].
+    ///
+    /// # Errors
+    /// An endpoint or an option is refused. Or no member of etcd has answered within the connect timeout plus the
+    /// request timeout ([`EtcdOptions`]; 7 s by default): the error says why.
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops the registrar. Nothing is registered yet.
+    pub async fn connect(etcd: impl Into<EtcdOptions>) -> Result<Self, Error> {
+        Self::builder(etcd).connect().await
+    }
+
+    /// Returns a registrar immediately, with the defaults of [`RegistrarBuilder`]. It connects to etcd in the background and
+    /// retries until it succeeds. [`Registration::ready`](crate::Registration::ready) waits for a registration.
+    ///
+    /// # Errors
+    /// An endpoint or an option is refused.
+    pub fn connect_lazy(etcd: impl Into<EtcdOptions>) -> Result<Self, Error> {
+        Self::builder(etcd).connect_lazy()
+    }
+
+    /// A registrar over a client of your own, whose options apply. A request to one of several
+    /// endpoints that is dead is tried up to five times.
+    #[cfg(feature = "unstable-etcd-client")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "unstable-etcd-client")))]
+    pub fn new(client: EtcdClient) -> Self {
+        Self::over(EtcdPerRuntime::from_client(client), Arc::new(CatchPanics(Detect)), TTL.as_secs().cast_signed())
+    }
+
+    /// A builder of a registrar in the etcd at these endpoints.
+    pub fn builder(etcd: impl Into<EtcdOptions>) -> RegistrarBuilder {
+        RegistrarBuilder::over(EtcdPerRuntime::new(etcd.into()))
+    }
+
+    /// A registrar over these connections, with what the builder has checked.
+    fn over(etcds: EtcdPerRuntime, codec: Arc<dyn Codec>, ttl_seconds: i64) -> Self {
+        Self { shared: Arc::new(Shared::new(etcds, codec, ttl_seconds)) }
+    }
+}
+
 impl RegistrarBuilder {
-    pub(crate) fn over(etcds: Result<EtcdPerRuntime, Error>) -> Self {
+    /// A builder with the defaults. Refused endpoints are kept until [`RegistrarBuilder::connect_lazy`]
+    /// returns their error.
+    fn over(etcds: Result<EtcdPerRuntime, Error>) -> Self {
         Self { etcds, codec: Arc::new(CatchPanics(Detect)), ttl: TTL }
     }
 
@@ -40,16 +85,19 @@ impl RegistrarBuilder {
         Self::over(Ok(EtcdPerRuntime::from_client(client)))
     }
 
-    /// How long the lease lives without a renewal, in whole seconds (rounded up); 15 s by default. It is renewed when a
-    /// third of that is over, or a little later by chance, and each try may take a sixth: the default lets two renewals fail,
-    /// and outlives an election, before anything is lost, and a server that is killed is gone after 15 s at the latest. etcd may grant more than is
-    /// asked; what it grants holds. A machine that was suspended for longer is registered again within a third of it.
+    /// Sets the time to live of the lease, in whole seconds (rounded up). 15 s by default.
+    ///
+    /// The lease is renewed after 0.33 to 0.4 of that time, and each attempt may take a sixth of
+    /// it. So the default lets two renewals fail and outlasts an election of etcd, and a server
+    /// that is killed is gone after 15 s at the latest. etcd may grant more than is requested; what
+    /// it grants holds. A machine that was suspended for longer is registered again within a third
+    /// of that time.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = ttl;
         self
     }
 
-    /// The stored format to write; by default etcd's gRPC naming, which Go's official resolver reads.
+    /// Sets the stored format. By default etcd's gRPC naming, which Go's official resolver reads.
     pub fn codec(mut self, codec: impl Codec) -> Self {
         self.codec = Arc::new(CatchPanics(codec));
         self
@@ -68,10 +116,11 @@ impl RegistrarBuilder {
         Ok(registrar)
     }
 
-    /// The registrar, which connects in the background: see [`Registrar::connect_lazy`].
+    /// Returns the registrar, which connects in the background: see [`Registrar::connect_lazy`].
     ///
     /// # Errors
-    /// When an endpoint or an option is invalid, a time to live of zero among them.
+    /// An endpoint or an option is refused, or the time to live is zero or longer than etcd grants
+    /// (9 000 000 000 s).
     pub fn connect_lazy(self) -> Result<Registrar, Error> {
         let refuse = |reason| Err(Error::invalid("time to live", format!("{:?}", self.ttl), reason));
         if self.ttl.is_zero() {
@@ -88,104 +137,5 @@ impl RegistrarBuilder {
 impl fmt::Debug for RegistrarBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RegistrarBuilder").field("codec", &self.codec).field("ttl", &self.ttl).finish_non_exhaustive()
-    }
-}
-
-/// Builds a [`Registration`]: see [`Registrar::registration`].
-#[must_use = "nothing is registered before `register`"]
-pub struct RegistrationBuilder {
-    registrar: Registrar,
-    target: Result<Target, Error>,
-    instance: Instance,
-    key: Option<String>,
-    conflict: Conflict,
-    gates: Gates,
-}
-
-impl RegistrationBuilder {
-    pub(crate) fn new(registrar: Registrar, target: Result<Target, Error>, instance: Instance) -> Self {
-        Self { registrar, target, instance, key: None, conflict: Conflict::default(), gates: Gates::default() }
-    }
-
-    /// The key's name below the service's prefix, where it is not to be the address: `primary` for `greeter/primary`. For
-    /// instances with one address; readers of etcd's gRPC naming take any key below the prefix. One with a slash looks like a key of
-    /// another name below the service's (see [`Target`]).
-    pub fn key(mut self, name: impl Into<String>) -> Self {
-        self.key = Some(name.into());
-        self
-    }
-
-    /// What is done where another has put the key; [`Conflict::TakeOver`] by default. The others compare before they put,
-    /// which takes a role that may read the key.
-    pub fn conflict(mut self, conflict: Conflict) -> Self {
-        self.conflict = conflict;
-        self
-    }
-
-    /// Begins paused: it comes into etcd with [`Registration::resume`].
-    pub fn paused(self) -> Self {
-        self.gate(Gate::Manual, false)
-    }
-
-    /// How a gate stands at first.
-    pub(crate) fn gate(mut self, gate: Gate, open: bool) -> Self {
-        self.gates.set(gate, open);
-        self
-    }
-
-    /// Registers, and keeps registered until the handle is deregistered or dropped.
-    ///
-    /// # Errors
-    /// As those of [`Registrar::register`], and when the key is refused.
-    #[expect(clippy::unused_async, reason = "the task needs a runtime, and an async caller has one")]
-    pub async fn register(self) -> Result<Registration, Error> {
-        let registrar = self.registrar.clone();
-        let mut registrations = registrar.register_all(vec![self])?;
-        // As many as there were builders.
-        registrations.pop().ok_or_else(|| Error::closed("the registrar"))
-    }
-
-    /// What stands in etcd then.
-    fn wanted(&self) -> Result<Wanted, Error> {
-        let target = self.target.clone()?;
-        self.registrar.check_target(&target)?;
-        let records = self.registrar.named_records(&target, &self.instance, self.key.as_deref())?;
-        let id = self.instance.id().map(Into::into);
-        Ok(Wanted::new((target, records, id), self.conflict, self.gates))
-    }
-}
-
-impl Registrar {
-    /// Registers all of them, or none: what can be refused is refused before the first one is taken on. They are this
-    /// registrar's.
-    pub(crate) fn register_all(&self, builders: Vec<RegistrationBuilder>) -> Result<Vec<Registration>, Error> {
-        let wanted = |builder: &RegistrationBuilder| {
-            let named = builder.target.as_ref().map(|target| target.name().to_owned()).unwrap_or_default();
-            builder.wanted().map_err(|error| error.for_service(&named))
-        };
-        let wanted = builders.iter().map(wanted).collect::<Result<Vec<_>, _>>()?;
-        let runtime = timers::runtime("registering")?;
-        let seen = |wanted: &Wanted| (wanted.target.clone(), (wanted.seen(), wanted.known.clone()));
-        let seen: Vec<_> = wanted.iter().map(seen).collect();
-        let ids = Shared::want(&self.shared, wanted, &runtime)?;
-        for (builder, (target, (seen, _))) in builders.iter().zip(&seen) {
-            let etcd = self.shared.etcds.on(&runtime);
-            self.shared.neighbours.look(&runtime, etcd, (target, builder.key.as_deref()), seen.clone());
-        }
-        let registration = |((builder, id), (target, seen)): ((RegistrationBuilder, _), (Target, _))| {
-            Registration::new(builder.registrar, id, (target, builder.instance, builder.key), seen)
-        };
-        Ok(builders.into_iter().zip(ids).zip(seen).map(registration).collect())
-    }
-}
-
-impl fmt::Debug for RegistrationBuilder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RegistrationBuilder")
-            .field("target", &self.target.as_ref().map(ToString::to_string))
-            .field("instance", &self.instance)
-            .field("key", &self.key.as_deref().map(secret::without_password))
-            .field("conflict", &self.conflict)
-            .finish_non_exhaustive()
     }
 }

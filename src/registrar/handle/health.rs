@@ -1,37 +1,51 @@
-//! How a registrar's registrations stand together.
+//! All registrations of a registrar together.
 
 use crate::error::Error;
-use crate::registrar::RegistrationState;
+use crate::registrar::handle::state::RegistrationState;
 
-/// How all registrations of a [`Registrar`](crate::registrar::Registrar) stand together, at one moment.
+/// The health of all registrations of a [`Registrar`](crate::Registrar), at one moment. From
+/// [`Registrar::health`](crate::Registrar::health).
 ///
-/// For a readiness probe [`RegistrarHealth::is_ready`] is the flag, for a liveness probe [`RegistrarHealth::is_live`]: a
-/// server must not be restarted because etcd is away.
+/// [`RegistrarHealth::is_ready`] is the flag for a readiness probe. [`RegistrarHealth::is_live`] is
+/// the flag for a liveness probe: a server must not be restarted because etcd is unavailable.
+///
+/// ```no_run
+/// # fn probes(registrar: tonic_etcd::Registrar) {
+/// let health = registrar.health();
+/// let ready = if health.is_ready() { 200 } else { 503 };
+/// let live = if health.is_live() { 200 } else { 500 };
+/// if let Some(error) = health.last_error() {
+///     println!("{} registrations are missing: {error}", health.missing());
+/// }
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct RegistrarHealth {
+    /// The runtime that maintains the registrations has not ended.
     live: bool,
+    /// Registrations that are neither in etcd nor paused.
     missing: usize,
+    /// The error of the first registration that is not paused and has one.
     error: Option<Error>,
 }
 
 impl RegistrarHealth {
-    /// Where the lease is over by our clock nothing stands, also where nobody drives the runtime that would find out.
-    pub(crate) fn new(live: bool, lease_is_over: bool, states: &[RegistrationState]) -> Self {
-        let is_there = |state: &RegistrationState| state.is_in_etcd() && !lease_is_over;
-        let is_missing =
-            |state: &&RegistrationState| !is_there(state) && !matches!(state, RegistrationState::Paused { .. });
-        let missing = states.iter().filter(is_missing).count();
-        let well = |state: &&RegistrationState| matches!(state, RegistrationState::Paused { .. });
-        let wrong = states.iter().filter(|state| !well(state)).find_map(RegistrationState::why);
-        Self { live, missing, error: wrong.cloned() }
+    /// If the lease has expired by our clock, nothing counts as registered, also while nobody
+    /// drives the runtime that would update the states.
+    pub(super) fn new(live: bool, lease_is_expired: bool, states: &[RegistrationState]) -> Self {
+        let unpaused = || states.iter().filter(|state| !matches!(state, RegistrationState::Paused { .. }));
+        let missing = unpaused().filter(|state| lease_is_expired || !state.is_in_etcd()).count();
+        Self { live, missing, error: unpaused().find_map(RegistrationState::why).cloned() }
     }
 
-    /// Whether everything that is to be in etcd is there, as far as is known; so where nothing is registered.
+    /// Whether every registration that is to be in etcd is there, as far as is known. True if
+    /// nothing is registered.
     pub fn is_ready(&self) -> bool {
         self.live && self.missing == 0
     }
 
-    /// Whether what was registered is still being looked after: false only after the runtime that did so has ended.
+    /// Whether the registrations are maintained. False only after the runtime that did so has
+    /// ended.
     pub fn is_live(&self) -> bool {
         self.live
     }
@@ -41,7 +55,7 @@ impl RegistrarHealth {
         self.missing
     }
 
-    /// What last went wrong with the first of those that do not stand as they should; none while all is well.
+    /// The last error of the first registration that is not as desired. `None` while all are.
     pub fn last_error(&self) -> Option<&Error> {
         self.error.as_ref()
     }

@@ -1,6 +1,7 @@
-//! One registration: what its user holds.
+//! The handle of one registration.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -8,246 +9,284 @@ use tokio::time::Instant;
 
 use crate::error::Error;
 use crate::instance::Instance;
-use crate::registrar::gates::{Gate, Switch};
-use crate::registrar::handle::readiness::{Known, Readiness};
-use crate::registrar::handle::state::Published;
+use crate::registrar::entry::{Publication, Visibility};
+use crate::registrar::handle::state::{Published, RegistrationState, RegistrationStates};
+use crate::registrar::handle::waiter::StateWaiter;
 use crate::registrar::lease::Id;
-use crate::registrar::shared::Change;
-use crate::registrar::{Publication, Registrar, RegistrationState, RegistrationStates};
+use crate::registrar::pause::PauseReason;
+use crate::registrar::records::records;
+use crate::registrar::shared::{PauseHandle, RegistrationUpdate, Shared};
 use crate::target::Target;
 
-/// How long [`Registration::deregister`] waits.
+/// How long [`Registration::deregister`] waits: longer than an election of etcd takes.
 const DEREGISTER: Duration = Duration::from_secs(5);
 
-/// One registered instance. Dropping it deregisters in the background, which works only while its tokio runtime lives. Before
-/// `main` returns, wait for [`Registration::deregister`], or for [`Registrar::close`], which is for all registrations at once:
-/// otherwise the key stays in etcd until the lease ends, and a warning says so.
+/// One registered instance.
 ///
-/// What another has put at its keys since stays, which takes a role that may read them: with one that may only write, the
-/// key goes whoever has put it.
+/// Dropping it deregisters the instance in the background, which works only while its tokio runtime
+/// lives. Before `main` returns, wait for [`Registration::deregister`], or for
+/// [`Registrar::close`](crate::Registrar::close), which is for all registrations at once. Otherwise
+/// the key stays in etcd until the lease ends, and a warning says so.
+///
+/// If another instance has put the key since, its key stays. That takes a role that may read the
+/// key: a role that may only write deletes the key, also if another instance has put it.
+///
+/// ```no_run
+/// # async fn change(mut registration: tonic_etcd::Registration) -> Result<(), tonic_etcd::Error> {
+/// use std::time::Duration;
+///
+/// // A third of the calls of a server with weight 3 from now on.
+/// registration.update(|instance| instance.with_weight(1))?;
+/// // Nothing is called here until the cache is warm again.
+/// registration.pause();
+/// registration.paused(Duration::from_secs(5)).await?;
+/// registration.resume();
+/// registration.ready(Duration::from_secs(5)).await?;
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "dropping a registration deregisters it in the background, while the runtime lives"]
 pub struct Registration {
-    registrar: Registrar,
-    id: Id,
-    target: Target,
-    instance: Instance,
-    /// The key's name, where it was chosen.
-    key: Option<String>,
-    seen: watch::Receiver<Published>,
-    known: Known,
+    pub(super) shared: Arc<Shared>,
+    pub(super) id: Id,
+    /// The service.
+    pub(super) target: Target,
+    pub(super) instance: Instance,
+    /// The name of the key, if it was chosen.
+    pub(super) key: Option<String>,
+    /// The published states. `changed` marks them as seen, which `ready` and the like do not.
+    pub(super) states: watch::Receiver<Published>,
+    /// Set by the task, read by a server that leaves.
+    pub(super) visibility: Visibility,
 }
 
 impl Registration {
-    pub(crate) fn new(
-        registrar: Registrar,
-        id: Id,
-        (target, instance, key): (Target, Instance, Option<String>),
-        (seen, known): (watch::Receiver<Published>, Known),
-    ) -> Self {
-        Self { registrar, id, target, instance, key, seen, known }
-    }
-
     /// The service.
     pub fn target(&self) -> &Target {
         &self.target
     }
 
-    /// What is registered.
+    /// The registered instance.
     pub fn instance(&self) -> &Instance {
         &self.instance
     }
 
-    /// How it stands now.
+    /// The present state.
     pub fn state(&self) -> RegistrationState {
-        self.seen.borrow().state.clone()
+        self.states.borrow().state.clone()
     }
 
-    /// Whether it stands in etcd, as far as is known: etcd has said so, and by our clock the lease lives. That is no lock: another
-    /// may have the key since.
+    /// Whether the instance is in etcd, as far as is known: etcd has acknowledged it, and by our
+    /// clock the lease has not expired. This is no lock: another instance may have put the key
+    /// since.
     pub fn is_registered(&self) -> bool {
-        let lives = self.registrar.shared.state().lease_ends.is_some_and(|ends| Instant::now() < ends);
-        lives && self.seen.borrow().state.is_in_etcd()
+        let is_live = self.shared.state().lease_expires_at.is_some_and(|at| Instant::now() < at);
+        is_live && self.states.borrow().state.is_in_etcd()
     }
 
-    /// The registrar's lease, under which it stands once it is registered; none while there is none. etcdctl shows it in
+    /// The id of the registrar's lease, or `None` while there is none. `etcdctl` shows it in
     /// hexadecimal. It may change without a loss: see [`Registration::deregister`].
     pub fn lease_id(&self) -> Option<i64> {
-        self.registrar.lease_id()
+        self.shared.state().lease
     }
 
-    /// Changes the instance in place: `|instance| instance.with_weight(3)`. Weight, zone, version and metadata change under the
-    /// same key and lease; of other addresses the new ones come before the old ones go. [`Registration::ready`] waits until
-    /// it is done.
+    /// Changes the instance in place: `|instance| instance.with_weight(3)`.
+    ///
+    /// Returns immediately; [`Registration::ready`] waits until etcd has the change. Weight, zone,
+    /// version and metadata change under the same key and lease. If addresses change, the new keys
+    /// are put before the old ones are deleted.
     ///
     /// # Errors
-    /// When `change` gives an error, when what comes of it is refused, as by [`Registrar::register`], or when nothing looks after
-    /// the registration any more: it stays as it was.
+    /// `change` returns an error, its result is refused as by
+    /// [`Registrar::register`](crate::Registrar::register), or the registration is no longer
+    /// maintained ([`Error::is_closed`]). The registration is then unchanged.
+    ///
+    /// # Panics
+    /// If `change` does. The registration is then unchanged.
     pub fn update<R>(&mut self, change: impl FnOnce(Instance) -> R) -> Result<(), Error>
     where
         R: TryInto<Instance>,
         Error: From<R::Error>,
     {
         let instance = change(self.instance.clone()).try_into()?;
-        let change = self.planned().change_to(instance)?;
-        let publications = self.registrar.shared.update(std::slice::from_ref(&change))?;
+        let update = self.update_plan().apply(instance)?;
+        let publications = self.shared.update(std::slice::from_ref(&update))?;
         publications.into_iter().for_each(Publication::send);
-        self.instance = change.instance;
+        self.instance = update.instance;
         Ok(())
     }
 
-    /// What it takes to change it, for who cannot hold the registration meanwhile: the codec is the user's.
-    pub(crate) fn planned(&self) -> Planned {
-        Planned { registrar: self.registrar.clone(), id: self.id, target: self.target.clone(), key: self.key.clone() }
+    /// What an update needs, for callers that must not hold the registration while the codec (user
+    /// code) runs.
+    pub(crate) fn update_plan(&self) -> UpdatePlan {
+        let (target, key) = (self.target.clone(), self.key.clone());
+        UpdatePlan { shared: self.shared.clone(), id: self.id, target, key }
     }
 
-    /// Changes several registrations of one registrar, or none: what can be refused is refused before the first change.
-    /// Nobody is told before the publications are sent.
-    pub(crate) fn change_all(all: &mut [Self], changes: &[Change]) -> Result<Vec<Publication>, Error> {
+    /// Applies updates of several registrations of one registrar: all, or none. The caller sends
+    /// the publications.
+    pub(crate) fn update_all(all: &mut [Self], updates: &[RegistrationUpdate]) -> Result<Vec<Publication>, Error> {
         let Some(first) = all.first() else { return Ok(Vec::new()) };
-        let publications = first.registrar.shared.update(changes)?;
+        let publications = first.shared.update(updates)?;
         for registration in all {
-            let change = changes.iter().find(|change| change.id == registration.id);
-            change.into_iter().for_each(|change| registration.instance.clone_from(&change.instance));
+            if let Some(update) = updates.iter().find(|update| update.id == registration.id) {
+                registration.instance.clone_from(&update.instance);
+            }
         }
         Ok(publications)
     }
 
-    /// Takes the instance out of etcd until [`Registration::resume`], and keeps a lease for its return.
-    /// [`Registration::paused`] waits until it is out: for good, as with [`Registration::deregister`].
+    /// Takes the instance out of etcd until [`Registration::resume`]. The lease is kept for its
+    /// return.
+    ///
+    /// Returns immediately; [`Registration::paused`] waits until the key is gone for good, as
+    /// [`Registration::deregister`] does.
     pub fn pause(&self) {
-        self.switch().set(Gate::Manual, false);
+        self.pause_handle().set(PauseReason::Manual, true);
     }
 
     /// Ends a [`Registration::pause`].
     pub fn resume(&self) {
-        self.switch().set(Gate::Manual, true);
+        self.pause_handle().set(PauseReason::Manual, false);
     }
 
-    /// Whether the server serves, as its health check says: it is in etcd only while it does, and is not paused. So
-    /// assumed at first.
+    /// Tells whether the server serves, as its health check says. True at first. The instance is in
+    /// etcd only while the server serves and the registration is not paused.
     pub fn set_serving(&self, serves: bool) {
-        self.switch().set(Gate::Health, serves);
+        self.pause_handle().set(PauseReason::ServiceHealth, !serves);
     }
 
-    pub(crate) fn switch(&self) -> Switch {
-        Switch { shared: self.registrar.shared.clone(), id: self.id }
+    /// Pauses the registration without holding it: for tasks that follow a health service.
+    pub(crate) fn pause_handle(&self) -> PauseHandle {
+        PauseHandle { shared: self.shared.clone(), id: self.id }
     }
 
-    /// A `tokio_stream::Stream` of how it stands, now and with each change; the latest, for who is slow to read it. It does
-    /// not keep the registration alive, and ends with it.
+    /// A `tokio_stream::Stream` of the states: the present one first, then each change. A slow
+    /// reader skips to the latest. The stream does not keep the registration alive, and ends with
+    /// it.
     pub fn states(&self) -> RegistrationStates {
-        RegistrationStates::new(self.seen.clone())
+        RegistrationStates::new(self.states.clone())
     }
 
-    /// Waits until it stands differently than when this was last called, and gives how. States that pass quickly may be
-    /// skipped; the latest never is.
+    /// Waits until the state differs from when this was last called, and returns it. States that
+    /// pass quickly may be skipped; the latest never is.
     ///
     /// # Errors
-    /// When the registrar's runtime has ended.
+    /// The registrar's runtime has ended.
     ///
     /// # Cancel safety
-    /// A call that is dropped loses nothing.
+    /// Cancel safe: no change is lost.
     pub async fn changed(&mut self) -> Result<RegistrationState, Error> {
-        self.seen.changed().await.map_err(|_| Error::closed("the registration"))?;
-        Ok(self.seen.borrow_and_update().state.clone())
+        self.states.changed().await.map_err(|_| Error::closed("the registration"))?;
+        Ok(self.states.borrow_and_update().state.clone())
     }
 
-    /// Waits until it stands in etcd as is wanted.
+    /// Waits until the instance is in etcd as desired.
     ///
     /// # Errors
-    /// When that takes longer than `within`: the source is what last went wrong, or that the runtime on which the registrar
-    /// registered first did not run in that time. When another holds the key ([`Error::is_conflict`]). It goes on being tried
-    /// all the same.
+    /// - It takes longer than `within` ([`Error::is_timeout`]). The source is the last error, or
+    ///   that the runtime on which the registrar first registered did not run in that time.
+    /// - Another instance holds the key ([`Error::is_conflict`]).
+    ///
+    /// The registration is retried all the same.
     ///
     /// # Cancel safety
-    /// Dropping it loses nothing.
+    /// Cancel safe: dropping the future only ends the waiting.
     pub async fn ready(&self, within: Duration) -> Result<(), Error> {
-        self.readiness().wait(within).await
+        self.waiter().wait_ready(within).await
     }
 
-    /// Waits until it is out of etcd, as [`Registration::pause`] and [`Registration::set_serving`] ask.
+    /// Waits until the instance is out of etcd, after [`Registration::pause`] or
+    /// [`Registration::set_serving`].
     ///
     /// # Errors
-    /// When that takes longer than `within`, as where etcd is away or nobody asked for it. It goes on being tried all the same.
+    /// It takes longer than `within` ([`Error::is_timeout`]), because etcd is unavailable or
+    /// nothing has paused the registration. The removal is retried all the same.
     ///
     /// # Cancel safety
-    /// Dropping it loses nothing.
+    /// Cancel safe: dropping the future only ends the waiting.
     pub async fn paused(&self, within: Duration) -> Result<(), Error> {
-        let is_out = |state: &RegistrationState| matches!(state, RegistrationState::Paused { .. });
-        self.readiness().wait_for(is_out, within, "pausing").await.map(drop)
+        let is_paused = |state: &RegistrationState| matches!(state, RegistrationState::Paused { .. });
+        self.waiter().wait_for(is_paused, within, within, "pausing").await.map(drop)
     }
 
-    /// [`Registration::ready`] for who cannot hold the registration meanwhile.
-    pub(crate) fn readiness(&self) -> Readiness {
-        Readiness { registrar: self.registrar.clone(), target: self.target.clone(), seen: self.seen.clone() }
+    /// Waits for a state without holding the registration.
+    pub(crate) fn waiter(&self) -> StateWaiter {
+        StateWaiter { shared: self.shared.clone(), target: self.target.clone(), states: self.states.clone() }
     }
 
-    /// Takes the instance out of etcd, and waits up to 5 s until that is done; at once where it never came to be there.
+    /// Takes the instance out of etcd, and waits up to 5 s until that is done: longer than an
+    /// election of etcd takes. Returns at once if it was never in etcd.
     ///
-    /// One of several registrations leaves alone; with the last one of a registrar its lease is revoked, in the
-    /// background where that one was not in etcd any more.
+    /// One of several registrations is deleted alone. With the last one the registrar's lease is
+    /// revoked; if its key was not in etcd any more, that happens in the background.
     ///
-    /// Where a put of it had no answer, it may still arrive, and only the end of its lease excludes that. The registrar then puts
-    /// its other registrations under another lease, which they stand under without a gap, and revokes the first: this is waited
-    /// for. So it is where the role may not delete the key any more; where etcd does not let it revoke the lease either, the key goes
-    /// when that ends, within two of its lives. Where etcd grants no other lease, as while it is full, the key is deleted, this returns, and the lease is left later.
+    /// A put that etcd has not answered may still arrive, and only the end of its lease excludes
+    /// that. The registrar then puts its other registrations under another lease, without a gap,
+    /// and revokes the first; this waits for it. The same happens if the role may not delete the
+    /// key any more; if it may not revoke the lease either, the key goes when the lease ends,
+    /// within twice its time to live. If etcd grants no other lease, as while it is full, the key
+    /// is deleted, this returns, and the lease is replaced later.
     ///
     /// # Errors
-    /// When it takes longer, as when etcd is away. It goes on being tried until etcd answers; the last registration of a
-    /// registrar is then gone with its lease, which nobody renews any more, within two of its lives.
+    /// It takes longer ([`Error::is_timeout`]), as when etcd is unavailable. The removal is retried
+    /// until etcd answers. The last registration of a registrar is then gone with its lease, which
+    /// is no longer renewed, within twice its time to live.
     ///
     /// # Cancel safety
-    /// Once it was polled, dropping it only ends the waiting.
+    /// Once it was polled, dropping the future only ends the waiting.
     pub async fn deregister(self) -> Result<(), Error> {
         self.deregister_within(DEREGISTER).await
     }
 
-    /// The same, and waits for as long as is said.
+    /// Deregisters as [`Registration::deregister`] does, and waits up to `within`.
     ///
     /// # Errors
-    /// As those of [`Registration::deregister`].
+    /// As [`Registration::deregister`].
     ///
     /// # Cancel safety
-    /// As that of [`Registration::deregister`].
+    /// As [`Registration::deregister`].
     pub async fn deregister_within(self, within: Duration) -> Result<(), Error> {
-        self.left(within, within).await
+        self.wait_closed(within, within).await
     }
 
-    /// The same where only so much is left of the time that was given.
-    pub(crate) async fn left(self, left: Duration, within: Duration) -> Result<(), Error> {
+    /// Deregisters, and waits up to `left`, which remains of `within`.
+    pub(crate) async fn wait_closed(self, left: Duration, within: Duration) -> Result<(), Error> {
         self.leave();
-        let closed = |state: &RegistrationState| matches!(state, RegistrationState::Closed);
-        self.readiness().wait_longer(closed, left, within, "deregistering").await.map(drop)
+        let is_closed = |state: &RegistrationState| matches!(state, RegistrationState::Closed);
+        self.waiter().wait_for(is_closed, left, within, "deregistering").await.map(drop)
     }
 
     /// Whether clients may know it.
-    pub(crate) fn known(&self) -> Known {
-        self.known.clone()
+    pub(crate) fn visibility(&self) -> Visibility {
+        self.visibility.clone()
     }
 
-    /// Begins to leave; it is not waited for.
+    /// Begins to deregister without waiting.
     pub(crate) fn leave(&self) {
-        self.registrar.shared.leave(self.id);
+        self.shared.leave(self.id);
     }
 }
 
-/// See [`Registration::planned`].
-pub(crate) struct Planned {
-    registrar: Registrar,
+/// What an update of a registration needs. See [`Registration::update_plan`].
+pub(crate) struct UpdatePlan {
+    shared: Arc<Shared>,
+    /// Its id in the registrar's shared state.
     id: Id,
     target: Target,
     key: Option<String>,
 }
 
-impl Planned {
-    /// What stands in etcd then.
+impl UpdatePlan {
+    /// Makes the records of another instance. Runs the codec, which is user code: no lock may be
+    /// held.
     ///
     /// # Errors
-    /// As those of [`Registrar::register`]; they name the service.
-    pub(crate) fn change_to(self, instance: Instance) -> Result<Change, Error> {
-        let records = self.registrar.named_records(&self.target, &instance, self.key.as_deref());
+    /// As [`Registrar::register`](crate::Registrar::register); they name the service.
+    pub(crate) fn apply(self, instance: Instance) -> Result<RegistrationUpdate, Error> {
+        let records = records(&*self.shared.codec, &self.target, &instance, self.key.as_deref());
         let records = records.map_err(|error| error.for_service(self.target.name()))?;
-        Ok(Change { id: self.id, instance, records })
+        Ok(RegistrationUpdate { id: self.id, instance, records })
     }
 }
 

@@ -1,4 +1,4 @@
-//! How a registration stands, as its user sees it.
+//! The state of a registration, as its user sees it.
 
 use std::fmt;
 use std::pin::Pin;
@@ -11,61 +11,78 @@ use tokio_stream::wrappers::WatchStream;
 use crate::error::Error;
 use crate::registrar::lease::RegistrationStatus;
 
-/// How a registration stands.
+/// The state of a registration.
 ///
-/// "In etcd" is what etcd has acknowledged and the lease still holds. A key that is deleted or overwritten by hand is put
-/// again at once, where the role may watch it, and otherwise within a minute, unseen; where that is undone again and again,
-/// once in a second.
+/// "In etcd" means that etcd has acknowledged the keys and that their lease has not ended. A key
+/// that somebody else deletes or overwrites is put again: at once if the role may watch it,
+/// otherwise within a minute, without a change of state. If that happens again and again, the key
+/// is put once a second.
+///
+/// | state | in etcd | what the registrar does |
+/// |---|---|---|
+/// | `Registering` | no | puts the keys, with retries |
+/// | `Registered` | yes | renews the lease and watches the keys |
+/// | `Updating` | yes, the former version | puts the new version, or deletes the keys for a pause |
+/// | `Renewing` | yes | renews the lease again, sooner |
+/// | `Lost` | no, or not for sure | puts the keys again, under a new lease if the old one has ended |
+/// | `Held` | another instance's key is | waits until the key is free |
+/// | `Paused` | no | keeps the lease |
+/// | `Closed` | no | nothing |
+///
+/// [`RegistrationState::why`] has the error or the reason of a state.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum RegistrationState {
-    /// Never yet in etcd: it is being tried.
+    /// Not in etcd yet. Retried until it is: then `Registered`, or `Held`.
     #[non_exhaustive]
     Registering {
-        /// What went wrong so far.
+        /// The last error, if there was one.
         why: Option<Error>,
     },
-    /// In etcd.
+    /// In etcd as desired.
     Registered,
-    /// In etcd, and not yet as it was changed last: updated, or paused.
+    /// In etcd, but not with the last change (an update or a pause). Then `Registered` or `Paused`.
     #[non_exhaustive]
     Updating {
-        /// What went wrong with it so far.
+        /// The last error, if there was one.
         why: Option<Error>,
     },
-    /// In etcd, and the last renewal of the lease failed: it is being tried again.
+    /// In etcd, but the last renewal of the lease failed. Retried: then `Registered`, or `Lost`
+    /// once the lease may have ended.
     #[non_exhaustive]
     Renewing {
-        /// What went wrong.
+        /// Why the renewal failed.
         why: Error,
     },
-    /// No longer in etcd, or not renewed for as long as the lease lives: it is being registered again, unless the runtime
-    /// that did so has ended.
+    /// No longer in etcd, or not renewed for as long as the lease lives. Registered again, unless
+    /// the runtime that maintained it has ended.
     #[non_exhaustive]
     Lost {
-        /// What went wrong.
+        /// What happened.
         why: Error,
     },
-    /// Another instance has put the key: see [`Conflict`](crate::Conflict). It is registered when the key is free.
+    /// Another instance holds the key: see [`Conflict`](crate::Conflict). Registered once the key
+    /// is free.
     #[non_exhaustive]
     Held {
-        /// Which instance.
+        /// Which instance holds it.
         why: Error,
     },
-    /// Not in etcd for as long as it is paused, or does not serve.
+    /// Not in etcd, because it is paused or does not serve.
     #[non_exhaustive]
     Paused {
-        /// What keeps it out.
+        /// The reasons.
         why: Error,
     },
-    /// Deregistered.
+    /// Deregistered. The last state.
     Closed,
 }
 
 impl RegistrationState {
-    pub(crate) fn new(standing: RegistrationStatus, why: Option<Error>) -> Self {
+    /// The state for a status of the machine. `why` is present for each status that needs one.
+    pub(crate) fn new(status: RegistrationStatus, why: Option<Error>) -> Self {
         let known = |why: Option<Error>| why.unwrap_or_else(|| Error::closed("the lease"));
-        match standing {
+        match status {
             RegistrationStatus::Pending => Self::Registering { why },
             RegistrationStatus::Registered => Self::Registered,
             RegistrationStatus::Updating => Self::Updating { why },
@@ -77,12 +94,13 @@ impl RegistrationState {
         }
     }
 
-    /// Whether it stands in etcd, as far as is known: registered, and perhaps being updated or late with a renewal.
+    /// Whether the instance is in etcd, as far as is known: registered, and perhaps being updated
+    /// or renewed.
     pub fn is_in_etcd(&self) -> bool {
-        self.is_as_wanted() || matches!(self, Self::Updating { .. })
+        self.is_as_desired() || matches!(self, Self::Updating { .. })
     }
 
-    /// What is wrong, where something is, or what keeps it out.
+    /// The error of the state, or what keeps the instance out of etcd.
     pub fn why(&self) -> Option<&Error> {
         match self {
             Self::Registering { why } | Self::Updating { why } => why.as_ref(),
@@ -91,12 +109,13 @@ impl RegistrationState {
         }
     }
 
-    pub(crate) fn is_as_wanted(&self) -> bool {
+    /// Whether etcd has the desired records.
+    pub(crate) fn is_as_desired(&self) -> bool {
         matches!(self, Self::Registered | Self::Renewing { .. })
     }
 }
 
-/// How a registration stands, numbered, so that what is older never covers what is newer.
+/// A state with a number, so that an older publication never replaces a newer one.
 #[derive(Clone, Debug)]
 pub(crate) struct Published {
     pub(crate) number: u64,
@@ -104,20 +123,22 @@ pub(crate) struct Published {
 }
 
 impl Published {
+    /// The state before anything is known.
     pub(crate) fn first() -> Self {
         Self { number: 0, state: RegistrationState::Registering { why: None } }
     }
 }
 
-/// The changes of [`RegistrationState`], beginning with how it stands now.
+/// A stream of [`RegistrationState`]: the present one first, then each change. From
+/// [`Registration::states`](crate::Registration::states).
 #[must_use = "a stream does nothing unless it is polled"]
 pub struct RegistrationStates {
     updates: WatchStream<Published>,
 }
 
 impl RegistrationStates {
-    pub(crate) fn new(seen: watch::Receiver<Published>) -> Self {
-        Self { updates: WatchStream::new(seen) }
+    pub(super) fn new(states: watch::Receiver<Published>) -> Self {
+        Self { updates: WatchStream::new(states) }
     }
 }
 

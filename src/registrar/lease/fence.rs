@@ -1,121 +1,117 @@
-//! The fence against late puts: only the end of a lease. PURE.
+//! The fence against late puts: the end of a lease. PURE.
 //!
-//! A put that was given up may be done at any later time, also after its registration has left, and no compare and no waiting
-//! excludes that. Where it happens, the lease is left: another one is asked for, everything else that stands is put under that,
-//! and then the first is revoked. Where nothing else stands under it, it is revoked at once. A lease is left in the same way where a
-//! key stands under it that may not be written any more: etcd 3.7 does not renew it, and the key cannot be deleted.
+//! A put without an answer is a *late put*: etcd may apply it at any later time, also after its
+//! registration has left. No comparison and no waiting excludes that; etcd refuses it only once its
+//! lease has ended. So when a registration leaves (or pauses) while a put of it may be late, the
+//! lease is replaced: another lease is granted, the keys of all other registrations are put under
+//! it, and then the first lease is revoked. A lease that no other key needs is revoked at once.
+//!
+//! A lease is also replaced if it holds a key that the role may not write any more: etcd 3.7 does
+//! not renew it, and the key cannot be deleted, so it must end with the lease.
 //!
 //! ```text
-//!   current ── a put of what left may still be done ──▶ retired ── nothing that is wanted is under it ──▶ dying ──▶ revoked
-//!      ▲                                                   │        (renewed until then)       (may end at any time)
-//!      └──────────────── etcd grants no other ─────────────┘
+//!   current ── a late put, or a refused key ─────▶ retired ── no desired key under it ──▶ released ──▶ revoked
+//!      ▲                                            │         (renewed until then)    (may end at any time)
+//!      └────────── etcd grants no other lease ──────┘
 //! ```
 
 use std::time::Duration;
 
-use crate::registrar::lease::Machine;
-use crate::registrar::lease::registration::Registration;
-use crate::registrar::lease::slot::KeyState;
-use crate::registrar::lease::tenure::LeasePhase;
-use crate::registrar::lease::vocabulary::{Conflict, Wanted};
+use crate::registrar::lease::key::KeyState;
+use crate::registrar::lease::leases::LeasePhase;
+use crate::registrar::lease::machine::Machine;
+use crate::registrar::lease::vocabulary::Loss;
 
 impl Machine {
-    /// Which leases are left, and which registrations are gone for good.
+    /// Retires and releases leases as described above, and forgets keys that are gone. Runs before
+    /// each action and after each input.
     pub(super) fn fence(&mut self, now: Duration) {
-        self.tidy();
-        if let LeasePhase::Held { id } = self.tenure.stage() {
-            let is_left = if self.is_wanted() {
-                let moves = now >= self.move_at && self.tenure.retired().next().is_none();
-                self.may_come_back(id) && (moves || !self.keeps(id))
+        self.forget_absent_keys();
+        if let LeasePhase::Held { id } = self.leases.phase() {
+            let retires = if self.has_registrations() {
+                // One move at a time, unless no key has to move.
+                let may_move = now >= self.move_not_before && self.leases.retired().next().is_none();
+                self.must_end(id) && (may_move || !self.is_needed(id))
             } else {
                 true
             };
-            if is_left {
-                self.tenure.retire();
+            if retires {
+                self.leases.retire();
             }
         }
-        // From here on such a lease may end at any time.
-        let empty: Vec<i64> = self.tenure.retired().filter(|id| !self.keeps(*id)).collect();
-        for id in empty {
-            self.tenure.give_up(id);
-        }
+        let unneeded: Vec<i64> = self.leases.retired().filter(|id| !self.is_needed(*id)).collect();
+        unneeded.into_iter().for_each(|id| self.leases.release(id));
     }
 
-    /// When a lease that is to be left may be.
-    pub(super) fn moves_at(&self, now: Duration) -> Option<Duration> {
-        let waits = self.tenure.current().is_some_and(|id| self.may_come_back(id));
-        (waits && now < self.move_at).then_some(self.move_at)
+    /// When the current lease may be retired, if it has to be and a refusal delays it.
+    pub(super) fn next_move(&self, now: Duration) -> Option<Duration> {
+        let waits = self.leases.current().is_some_and(|id| self.must_end(id));
+        (waits && now < self.move_not_before).then_some(self.move_not_before)
     }
 
-    /// Whether a key that nobody wants may still be put under that lease.
-    fn may_come_back(&self, lease: i64) -> bool {
-        let unwanted = self.registrations.values().filter(|registration| !registration.is_wanted());
-        let mut slots = unwanted.flat_map(|registration| &registration.slots);
-        self.tenure.is_tainted(lease) || slots.any(|slot| slot.late.contains(&lease))
+    /// Whether only the end of the lease settles something: a late put of an undesired key, or a
+    /// refused key.
+    fn must_end(&self, lease: i64) -> bool {
+        let undesired = self.registrations.values().filter(|registration| !registration.is_desired());
+        let mut keys = undesired.flat_map(|registration| &registration.keys);
+        self.leases.must_end(lease) || keys.any(|key| key.late_puts.contains(&lease))
     }
 
-    /// Whether anything that is wanted may stand under that lease.
-    fn keeps(&self, lease: i64) -> bool {
-        let wanted = self.registrations.values().filter(|registration| registration.is_wanted());
-        wanted.flat_map(|registration| &registration.slots).any(|slot| slot.may_be_under(lease))
+    /// Whether a desired key may be under the lease.
+    fn is_needed(&self, lease: i64) -> bool {
+        let desired = self.registrations.values().filter(|registration| registration.is_desired());
+        desired.flat_map(|registration| &registration.keys).any(|key| key.may_be_under(lease))
     }
 
-    /// Forgets the keys that do not stand and are not wanted. Those that may still be put are remembered: by a registration that
-    /// is leaving, or where no other lease is to be had, by the lease alone.
-    fn tidy(&mut self) {
-        let mut strays = Vec::new();
+    /// Forgets keys that are neither present nor desired. A key with a late put is remembered by a
+    /// registration that is leaving; if etcd grants no other lease, only the lease remembers it, so
+    /// that leaving can complete.
+    fn forget_absent_keys(&mut self) {
+        let mut orphans = Vec::new();
         for registration in self.registrations.values_mut() {
-            let (leaving, given_up) = (registration.leaving, self.move_is_refused);
-            if !leaving && !registration.slots.iter().any(|slot| slot.obsolete) {
+            let (leaving, move_refused) = (registration.leaving, self.move_refused);
+            if !leaving && !registration.keys.iter().any(|key| key.obsolete) {
                 continue;
             }
-            let goes = |slot: &mut KeyState| {
-                let is_out = !slot.may_be_there() && (leaving || slot.obsolete);
-                is_out && (!leaving || given_up || slot.late.is_empty())
+            let is_forgotten = |key: &mut KeyState| {
+                let is_absent = !key.may_exist() && (leaving || key.obsolete);
+                is_absent && (!leaving || move_refused || key.late_puts.is_empty())
             };
-            for slot in registration.slots.extract_if(.., goes) {
+            for key in registration.keys.extract_if(.., is_forgotten) {
                 if leaving {
-                    slot.late.iter().for_each(|lease| self.tenure.taint(*lease));
-                } else if !slot.late.is_empty() {
-                    strays.push(slot);
+                    key.late_puts.iter().for_each(|lease| self.leases.set_must_end(*lease));
+                } else if !key.late_puts.is_empty() {
+                    orphans.push(key);
                 }
             }
-            registration.completes();
+            registration.update_was_complete();
         }
-        strays.into_iter().for_each(|slot| self.stray(slot));
+        orphans.into_iter().for_each(|key| self.add_orphan(key));
     }
 
-    /// A key that nobody wants: it goes if it carries a lease of ours.
-    pub(super) fn stray(&mut self, slot: KeyState) {
-        self.strays += 1;
-        let wanted = Wanted { records: Vec::new(), conflict: Conflict::TakeOver, id: None, paused: false };
-        let mut stray = Registration::new(wanted, vec![slot], self.backoff.random());
-        stray.leaving = true;
-        self.registrations.insert(self.strays, stray);
-    }
-
-    /// No other lease is to be had, or a key may not be put under it: what was left is used until that may be tried again.
+    /// etcd refused another lease or a put under it: the lease that was to be replaced is used
+    /// until the next attempt.
     pub(super) fn refuse_move(&mut self, now: Duration) {
-        self.move_is_refused = true;
-        self.move_at = now + self.backoff.fail(now, true);
+        self.move_refused = true;
+        self.move_not_before = now + self.backoff.fail(now, true);
     }
 
-    /// A lease is gone, and with it what stood under it, and whatever was on its way there.
-    pub(super) fn lease_gone(&mut self, gone: i64) {
-        if !self.tenure.gone(gone) {
+    /// A lease has ended: its keys are gone, and late puts under it will be refused.
+    pub(super) fn lease_ended(&mut self, ended: i64) {
+        if !self.leases.remove(ended) {
             return;
         }
-        self.move_is_refused = false;
+        self.move_refused = false;
         for registration in self.registrations.values_mut() {
-            let stood = registration.is_partly_there();
-            registration.slots.iter_mut().for_each(|slot| slot.lease_gone(gone, |id| self.tenure.is_live(id)));
-            if !registration.is_wanted() {
-                registration.slots.iter_mut().filter(|slot| !slot.concerns_etcd()).for_each(KeyState::left);
+            let existed = registration.partly_exists();
+            registration.keys.iter_mut().for_each(|key| key.lease_ended(ended, |id| self.leases.is_live(id)));
+            if !registration.is_desired() {
+                registration.keys.iter_mut().filter(|key| !key.may_ever_exist()).for_each(KeyState::removed);
                 registration.was_complete &= !registration.paused;
-            } else if stood && registration.is_lost() {
-                registration.loss = crate::registrar::lease::Loss::Lease;
+            } else if existed && registration.is_lost() {
+                registration.loss = Loss::Lease;
             }
-            registration.slots.retain(|slot| !slot.obsolete || slot.concerns_etcd());
+            registration.keys.retain(|key| !key.obsolete || key.may_ever_exist());
         }
     }
 }

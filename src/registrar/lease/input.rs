@@ -1,370 +1,379 @@
-//! The lease machine's other door: what happened, and what it means. PURE.
+//! The inputs of the lease machine: what each one changes. PURE.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::registrar::lease::registration::Registration;
-use crate::registrar::lease::slot::{KeyState, KeyStatus, Seen, Verdict};
-use crate::registrar::lease::vocabulary::{Action, Conflict, FailureKind, Found, Input, Loss, Wanted};
-use crate::registrar::lease::{Id, Machine, RECHECK, SWEEP};
+use crate::registrar::lease::key::{KeyState, KeyStatus, Observation, Reaction};
+use crate::registrar::lease::machine::Machine;
+use crate::registrar::lease::registration::TrackedRegistration;
+use crate::registrar::lease::vocabulary::{Action, Conflict, Desired, FailureKind, Id, Input, KeyValue, Loss};
 
 impl Machine {
-    /// Takes what happened; `action` is what it happened to.
+    /// Applies an input. `action` is the request that it answers, or [`Action::Wait`] if it answers
+    /// none.
     pub(crate) fn on(&mut self, now: Duration, action: &Action, input: Input) {
-        let began = self.flights.end(action);
-        self.take(now, action, began.unwrap_or(now), input);
+        let began = self.pending.end(action).unwrap_or(now);
+        self.apply(now, action, began, input);
         self.fence(now);
     }
 
-    fn take(&mut self, now: Duration, action: &Action, began: Duration, input: Input) {
+    /// Dispatches the input. `began` is when the request was sent; failures of one outage are told
+    /// from later ones by it.
+    fn apply(&mut self, now: Duration, action: &Action, began: Duration, input: Input) {
         match input {
-            Input::Wanted { id, wanted } => self.wanted(id, wanted),
-            Input::Updated { id, wanted } => self.updated(id, wanted),
+            Input::Added { id, desired } => self.added(id, desired),
+            Input::Updated { id, desired } => self.updated(id, desired),
             Input::Leaving { id } => self.leaving(id),
-            Input::Granted { asked, seconds } => self.tenure.granted(asked, seconds),
-            Input::Renewed { id, asked, seconds } => self.tenure.renewed(id, asked, seconds),
-            Input::RenewalFailed { id, trouble: FailureKind::LeaseGone } => self.lease_gone(id),
-            Input::RenewalFailed { id, trouble } => self.tenure.renewal_failed(now, id, trouble),
-            // Whatever else stands under it stands under another one before it ends.
-            Input::LeaseRefused { id } => self.tenure.refused(id),
-            Input::Put { revision, again } => self.put(now, action, revision, again),
-            Input::Conflict { again } => self.conflict(action, again),
-            Input::Done => self.done(action),
-            Input::Failed(trouble) => self.failed(now, action, began, trouble),
-            Input::NotThere => self.slot_of(action).into_iter().for_each(KeyState::differs),
-            Input::BrokenOff => self.doubt(action),
-            Input::Watched { key, anew } => {
-                self.reachable(now);
-                self.late.remove(&key);
-                self.slots_of(&key).for_each(|slot| slot.watched(anew));
-                self.recheck_later(now);
+            Input::Granted { asked, seconds } => self.leases.granted(asked, seconds),
+            Input::Renewed { lease, asked, seconds } => self.leases.renewed(lease, asked, seconds),
+            Input::RenewalFailed { lease, failure: FailureKind::LeaseGone } => self.lease_ended(lease),
+            Input::RenewalFailed { lease, failure } => self.leases.renewal_failed(now, lease, failure),
+            // The other keys move to another lease before this one ends.
+            Input::LeaseRefused { lease } => self.leases.renewal_refused(lease),
+            Input::Put { revision, retried } => self.put_applied(now, action, revision, retried),
+            Input::PutMismatch { retried } => self.put_mismatch(action, retried),
+            Input::Removed => self.removed(action),
+            Input::DeleteMismatch => self.key_of(action).into_iter().for_each(KeyState::mismatch),
+            Input::Failed(failure) => self.failed(now, action, began, failure),
+            Input::Abandoned => self.outcome_unknown(action),
+            Input::Watched { key, new_watch } => {
+                self.connected(now);
+                self.watch_delayed.remove(&key);
+                self.keys_named(&key).for_each(|state| state.watched(new_watch));
+                self.schedule_recheck(now);
             }
-            Input::Unwatchable { key } => self.not_watchable(now, key),
-            Input::WatchIsLate { key } => self.watch_is_late(now, key),
-            Input::Unwatched { key } => self.unwatched(&key),
-            Input::Reachable => self.reachable(now),
-            Input::Seen { key, revision, found } => {
-                self.seen(now, &key, revision, matches!(action, Action::Look { .. }), found);
+            Input::WatchDenied { key } => self.watch_denied(now, key),
+            Input::WatchDelayed { key } => self.watch_delayed(now, key),
+            Input::WatchLost { key } => {
+                let keys = self.registrations.values_mut().flat_map(|registration| &mut registration.keys);
+                keys.filter(|state| state.record.key == key).for_each(KeyState::watch_lost);
+            }
+            Input::Connected => self.connected(now),
+            Input::Observed { key, revision, found } => {
+                self.observed(now, &key, revision, matches!(action, Action::Read { .. }), found);
             }
         }
     }
 
-    fn wanted(&mut self, id: Id, wanted: Wanted) {
-        let slots = wanted.records.iter().cloned().map(KeyState::new).collect();
-        let registration = Registration::new(wanted, slots, self.backoff.random());
+    /// Adds a registration. Its keys may be in etcd already, under a registration that leaves or
+    /// has moved: then it adopts them.
+    fn added(&mut self, id: Id, desired: Desired) {
+        let keys = desired.records.iter().cloned().map(KeyState::new).collect();
+        let registration = TrackedRegistration::new(desired, keys, self.backoff.random());
         self.registrations.insert(id, registration);
-        self.adopt(id);
+        self.adopt_keys(id);
     }
 
-    fn updated(&mut self, id: Id, wanted: Wanted) {
-        if let Some(registration) = self.registrations.get_mut(&id).filter(|registration| !registration.leaving) {
-            registration.update(wanted);
-            registration.completes();
-            if registration.paused {
-                // One attempt at once, whatever failed before.
-                self.blocked = Duration::ZERO;
-            } else {
-                for slot in &mut registration.slots {
-                    slot.stays(self.flights.goes_out(&slot.record.key), |lease| self.tenure.is_dying(lease));
-                }
+    /// Applies another desired state. Keys that it no longer names stay until their replacements
+    /// exist, and may be adopted by another registration.
+    fn updated(&mut self, id: Id, desired: Desired) {
+        let Some(registration) = self.registrations.get_mut(&id).filter(|registration| !registration.leaving) else {
+            return;
+        };
+        registration.update(desired);
+        registration.update_was_complete();
+        if registration.paused {
+            // One attempt to remove it starts at once, whatever failed before.
+            self.blocked_until = Duration::ZERO;
+        } else {
+            for key in &mut registration.keys {
+                key.keep(self.pending.removes(&key.record.key), |lease| self.leases.is_released(lease));
             }
-            self.adopt(id);
-            self.hand_over(id);
         }
+        self.adopt_keys(id);
+        self.hand_over_keys(id);
     }
 
-    /// The keys of a registration have changed: one that is leaving elsewhere, or that another registration has given up for other
-    /// keys, stays where it is, and is written anew. So each key is of one registration.
-    fn adopt(&mut self, id: Id) {
-        self.keys += 1;
+    /// Gives a registration the state of keys that it desires and that another registration no
+    /// longer does: such a key stays in etcd and is put again. So each key has one owner.
+    fn adopt_keys(&mut self, id: Id) {
+        self.keys_version += 1;
         let Some(registration) = self.registrations.get(&id) else { return };
-        let new = registration.slots.iter().filter(|slot| slot.place == KeyStatus::Out && !slot.obsolete);
-        let new: BTreeSet<_> = new.map(|slot| slot.record.key.clone()).collect();
-        let mut left = Vec::new();
+        let new = registration.keys.iter().filter(|key| key.status == KeyStatus::Absent && !key.obsolete);
+        let new: BTreeSet<_> = new.map(|key| key.record.key.clone()).collect();
+        let mut adopted = Vec::new();
         for (_, other) in self.registrations.iter_mut().filter(|(other, _)| **other != id) {
             let leaving = other.leaving;
-            let goes = |slot: &mut KeyState| (leaving || slot.obsolete) && new.contains(&slot.record.key);
-            left.extend(other.slots.extract_if(.., goes));
+            let is_adopted = |key: &mut KeyState| (leaving || key.obsolete) && new.contains(&key.record.key);
+            adopted.extend(other.keys.extract_if(.., is_adopted));
         }
-        if let Some(registration) = self.registrations.get_mut(&id) {
-            for left in left {
-                let place = registration.slots.iter().position(|slot| slot.record.key == left.record.key);
-                if let Some(slot) = place.and_then(|place| registration.slots.get_mut(place)) {
-                    slot.succeed(left);
-                }
+        let Some(registration) = self.registrations.get_mut(&id) else { return };
+        for old in adopted {
+            if let Some(key) = registration.keys.iter_mut().find(|key| key.record.key == old.record.key) {
+                key.inherit(old);
             }
         }
     }
 
-    /// Gives what a registration has given up to those that want it. They may have been heard of before.
-    fn hand_over(&mut self, id: Id) {
+    /// Gives the keys that a registration no longer desires to registrations that do. Those may
+    /// have been added earlier: the order in which a key is given up and taken must not matter.
+    fn hand_over_keys(&mut self, id: Id) {
         let Some(registration) = self.registrations.get(&id) else { return };
-        let given_up = registration.slots.iter().filter(|slot| registration.leaving || slot.obsolete);
-        let given_up: BTreeSet<_> = given_up.map(|slot| slot.record.key.as_slice()).collect();
-        let wants = |slot: &KeyState| !slot.obsolete && given_up.contains(slot.record.key.as_slice());
+        let given_up = registration.keys.iter().filter(|key| registration.leaving || key.obsolete);
+        let given_up: BTreeSet<_> = given_up.map(|key| key.record.key.as_slice()).collect();
+        let desires = |key: &KeyState| !key.obsolete && given_up.contains(key.record.key.as_slice());
         let others = self.registrations.iter().filter(|(other, registration)| **other != id && !registration.leaving);
-        let heirs: Vec<Id> = others.filter(|(_, other)| other.slots.iter().any(wants)).map(|(heir, _)| *heir).collect();
-        heirs.into_iter().for_each(|heir| self.adopt(heir));
+        let takers: Vec<Id> = others.filter(|(_, other)| other.keys.iter().any(desires)).map(|(id, _)| *id).collect();
+        takers.into_iter().for_each(|id| self.adopt_keys(id));
     }
 
+    /// Marks a registration as leaving. The next actions remove its keys, at once and before
+    /// anything else.
     fn leaving(&mut self, id: Id) {
-        let held = !self.tenure.is_none();
-        if let Some(registration) = self.registrations.get_mut(&id) {
-            registration.leaving = true;
-            registration.blocked = Duration::ZERO;
-            // What was never tried under a lease that lives is not there, and what another has put is not ours.
-            registration.slots.retain(|slot| held && slot.concerns_etcd());
-            // What follows is one attempt at once, whatever failed before.
-            self.blocked = Duration::ZERO;
-            self.keys += 1;
-            self.hand_over(id);
+        let has_lease = !self.leases.is_empty();
+        let Some(registration) = self.registrations.get_mut(&id) else { return };
+        registration.leaving = true;
+        registration.blocked_until = Duration::ZERO;
+        // A key that was never put under a live lease is not in etcd, and one that another instance holds is not ours.
+        registration.keys.retain(|key| has_lease && key.may_ever_exist());
+        // One attempt to remove it starts at once, whatever failed before.
+        self.blocked_until = Duration::ZERO;
+        self.keys_version += 1;
+        self.hand_over_keys(id);
+    }
+
+    /// The states of a key in registrations that stay: one at most, by the invariant of ownership.
+    fn keys_named<'a>(&'a mut self, key: &'a [u8]) -> impl Iterator<Item = &'a mut KeyState> {
+        let staying = self.registrations.values_mut().filter(|registration| !registration.leaving);
+        staying.flat_map(|registration| &mut registration.keys).filter(move |state| state.record.key == key)
+    }
+
+    /// The role may not watch the key. It is refreshed instead, and the watch is tried again with
+    /// each refresh. Keys of registrations that have left are forgotten here, so the set stays
+    /// bounded.
+    fn watch_denied(&mut self, now: Duration, key: Vec<u8>) {
+        self.watch_denied.insert(key);
+        let known = self.watchable_keys().map(|(key, _)| key).filter(|key| self.watch_denied.contains(*key));
+        self.watch_denied = known.map(<[u8]>::to_vec).collect();
+        self.keys_version += 1;
+        self.schedule_refresh(now);
+    }
+
+    /// Until the watch is created, no event tells what becomes of this key: it is refreshed like
+    /// one that is denied.
+    fn watch_delayed(&mut self, now: Duration, key: Vec<u8>) {
+        if self.keys_named(&key).next().is_some() {
+            let known: BTreeSet<_> = self.watchable_keys().map(|(key, _)| key.to_vec()).collect();
+            self.watch_delayed.retain(|key| known.contains(key));
+            self.watch_delayed.insert(key);
+            self.schedule_refresh(now);
         }
     }
 
-    fn slots_of<'a>(&'a mut self, key: &'a [u8]) -> impl Iterator<Item = &'a mut KeyState> {
-        let wanted = self.registrations.values_mut().filter(|registration| !registration.leaving);
-        wanted.flat_map(|registration| &mut registration.slots).filter(move |slot| slot.record.key == key)
-    }
-
-    fn not_watchable(&mut self, now: Duration, key: Vec<u8>) {
-        self.unwatchable.insert(key);
-        let known = self.watchable().map(|(key, _)| key).filter(|key| self.unwatchable.contains(*key));
-        self.unwatchable = known.map(<[u8]>::to_vec).collect();
-        self.keys += 1;
-        self.sweep_later(now);
-    }
-
-    /// Until it is watched after all, nobody tells what becomes of this key.
-    fn watch_is_late(&mut self, now: Duration, key: Vec<u8>) {
-        if self.slots_of(&key).next().is_some() {
-            let known: BTreeSet<_> = self.watchable().map(|(key, _)| key.to_vec()).collect();
-            self.late.retain(|key| known.contains(key));
-            self.late.insert(key);
-            self.sweep_later(now);
-        }
-    }
-
-    fn sweep_later(&mut self, now: Duration) {
-        if self.sweep_at == Duration::MAX {
-            self.sweep_at = now + self.backoff.between(SWEEP.0, SWEEP.1);
-        }
-    }
-
-    fn recheck_later(&mut self, now: Duration) {
-        if self.recheck_at == Duration::MAX {
-            self.recheck_at = now + self.backoff.between(RECHECK.0, RECHECK.1);
-        }
-    }
-
-    fn unwatched(&mut self, key: &[u8]) {
-        let slots = self.registrations.values_mut().flat_map(|registration| &mut registration.slots);
-        slots.filter(|slot| slot.record.key == key).for_each(KeyState::unwatched);
-    }
-
-    fn seen(&mut self, now: Duration, key: &[u8], revision: i64, looked: bool, found: Option<Found>) {
-        let tenure = &self.tenure;
-        let having = self.registrations.iter_mut().filter(|(_, registration)| registration.has(key));
-        let Some((&of, registration)) = having.min_by_key(|(_, registration)| registration.leaving) else {
-            // A put that was given up long ago may arrive after all: nobody wants it any more.
-            if let Some(found) = found.filter(|found| tenure.is_live(found.lease)) {
-                self.stray(KeyState::found(key, found));
+    /// A key was read or a watch event came.
+    fn observed(&mut self, now: Duration, key: &[u8], revision: i64, is_read: bool, found: Option<KeyValue>) {
+        let leases = &self.leases;
+        let owners = self.registrations.iter_mut().filter(|(_, registration)| registration.has_key(key));
+        let Some((&owner, registration)) = owners.min_by_key(|(_, registration)| registration.leaving) else {
+            // A late put of a forgotten key has arrived.
+            if let Some(found) = found.filter(|found| leases.is_live(found.lease)) {
+                self.add_orphan(KeyState::orphan(key, found));
             }
             return;
         };
-        let (goes_out, leaving, id) = (!registration.is_wanted(), registration.leaving, registration.id.clone());
+        let (is_unwanted, leaving, id) = (!registration.is_desired(), registration.leaving, registration.id.clone());
         let conflict = if leaving { Conflict::TakeOver } else { registration.conflict };
-        let Some(slot) = registration.slot(key) else { return };
-        let suffix = id.as_deref().unwrap_or(&self.suffix);
-        let seen = Seen { revision, looked, tenure, goes_out, conflict, id: id.as_deref(), suffix };
-        let (stood, deleted) = (slot.is_there(), found.is_none());
-        let verdict = slot.see(seen, found);
-        let later = looked.then(|| slot.later(revision)).flatten();
-        if stood && slot.is_lost() {
+        let Some(state) = registration.key_mut(key) else { return };
+        let suffix = id.as_deref().unwrap_or(&self.unique_suffix);
+        let observation = Observation { revision, is_read, leases, is_unwanted, conflict, id: id.as_deref(), suffix };
+        let (existed, deleted) = (state.exists(), found.is_none());
+        let reaction = state.observe(observation, found);
+        let deferred = is_read.then(|| state.take_deferred(revision)).flatten();
+        if existed && state.is_lost() {
             let key = key.to_vec();
             registration.loss = if deleted { Loss::Deleted(key) } else { Loss::Overwritten(key) };
         }
-        registration.completes();
-        if looked && goes_out && registration.is_out(false) {
+        registration.update_was_complete();
+        if is_read && is_unwanted && registration.is_absent(false) {
             registration.was_complete &= !registration.paused;
         }
-        match verdict {
-            Verdict::Repair if !goes_out => registration.repair(now),
-            Verdict::Moved { left } => {
-                if !left.late.is_empty() {
-                    self.stray(*left);
+        match reaction {
+            Reaction::Repair if !is_unwanted => registration.repair(now),
+            Reaction::KeyChanged { old } => {
+                if !old.late_puts.is_empty() {
+                    self.add_orphan(*old);
                 }
-                self.adopt(of);
+                self.adopt_keys(owner);
             }
-            Verdict::Repair | Verdict::Fine => {}
+            Reaction::Repair | Reaction::None => {}
         }
-        if let Some((revision, found)) = later {
-            self.seen(now, key, revision, false, found);
+        if let Some((revision, found)) = deferred {
+            self.observed(now, key, revision, false, found);
         }
     }
 
-    /// The delete or revocation is done.
-    fn done(&mut self, action: &Action) {
+    /// A delete or a revocation was applied.
+    fn removed(&mut self, action: &Action) {
         match action {
-            Action::Delete { expected, .. } => {
+            Action::Delete { id, expected, .. } => {
                 self.backoff.reset();
-                // Where it was seen to stand again since, that is another put.
-                if let Some(slot) = self.slot_of(action).filter(|slot| slot.expected == *expected) {
-                    slot.left();
-                    let Action::Delete { of, .. } = action else { return };
-                    if let Some(registration) = self.registrations.get_mut(of) {
+                // If the watch has shown a later revision since, a later put made it.
+                if let Some(key) = self.key_of(action).filter(|key| key.expected == *expected) {
+                    key.removed();
+                    if let Some(registration) = self.registrations.get_mut(id) {
                         registration.was_complete &= !registration.paused;
                     }
                 }
             }
-            Action::Revoke { id } => self.lease_gone(*id),
-            Action::Put { .. } | Action::Look { .. } | Action::Grant { .. } | Action::Wait { .. } => {}
+            Action::Revoke { lease } => self.lease_ended(*lease),
+            Action::Put { .. } | Action::Read { .. } | Action::Grant { .. } | Action::Wait { .. } => {}
         }
     }
 
-    fn put(&mut self, now: Duration, action: &Action, revision: i64, again: bool) {
-        let Action::Put { of, record, lease, .. } = action else { return };
-        let is_live = self.tenure.is_live(*lease);
-        let Some(slot) = self.slot_of(action) else {
-            // Nobody wants it any more.
+    /// etcd has applied a put. If the key has no owner any more, it becomes an orphan, which is
+    /// removed. If the task had sent the put twice, the second one may still arrive, so it counts
+    /// as late.
+    fn put_applied(&mut self, now: Duration, action: &Action, revision: i64, retried: bool) {
+        let Action::Put { id, record, lease, .. } = action else { return };
+        let is_live = self.leases.is_live(*lease);
+        let Some(key) = self.key_of(action) else {
+            // Nobody desires the key any more.
             if is_live {
-                self.tenure.taint(*lease);
+                self.leases.set_must_end(*lease);
                 let value = record.value.clone();
-                self.stray(KeyState::found(&record.key, Found { lease: *lease, revision, value, id: None }));
+                self.add_orphan(KeyState::orphan(&record.key, KeyValue { lease: *lease, revision, value, id: None }));
             }
             return;
         };
-        // Under a lease that went in the meantime it is gone again.
+        // If the lease has ended meanwhile, so has the key.
         if !is_live {
-            return slot.end();
+            return key.outcome_unknown();
         }
-        let later = slot.put(record, *lease, revision);
-        if again {
-            slot.give_up(*lease);
+        let deferred = key.put_applied(record, *lease, revision);
+        if retried {
+            key.add_late_put(*lease);
         }
         self.backoff.reset();
-        if let Some(registration) = self.registrations.get_mut(of) {
-            registration.was_complete |= registration.is_in();
+        if let Some(registration) = self.registrations.get_mut(id) {
+            registration.was_complete |= registration.is_complete();
             registration.backoff.reset();
         }
-        if let Some((revision, found)) = later {
-            self.seen(now, &record.key, revision, false, found);
+        if let Some((revision, found)) = deferred {
+            self.observed(now, &record.key, revision, false, found);
         }
     }
 
-    /// Something else stands at the key: what, is to be looked at.
-    fn conflict(&mut self, action: &Action, again: bool) {
-        if again {
-            self.doubt(action);
+    /// The key was not as the put expected it: it has to be read.
+    fn put_mismatch(&mut self, action: &Action, retried: bool) {
+        if retried {
+            self.outcome_unknown(action);
         }
-        // Under a lease that went in the meantime nothing stands.
-        let is_live = matches!(action, Action::Put { lease, .. } if self.tenure.is_live(*lease));
-        if let Some(slot) = self.slot_of(action) {
-            if is_live || slot.may_be_there() {
-                slot.differs();
+        // Under a lease that has ended there is nothing to read.
+        let is_live = matches!(action, Action::Put { lease, .. } if self.leases.is_live(*lease));
+        if let Some(key) = self.key_of(action) {
+            if is_live || key.may_exist() {
+                key.mismatch();
             } else {
-                slot.end();
+                key.outcome_unknown();
             }
         }
     }
 
-    fn failed(&mut self, now: Duration, action: &Action, began: Duration, trouble: FailureKind) {
-        if trouble.leaves_doubt() {
-            self.doubt(action);
+    /// A request has failed. Sets what is known of its key, and what is delayed:
+    ///
+    /// - A failure that needs an operator delays the grant, the revocation, or the registration
+    ///   that it concerns.
+    /// - A lost lease is replaced at once the first time.
+    /// - Any other failure is one of etcd as a whole, and delays all requests but renewals.
+    fn failed(&mut self, now: Duration, action: &Action, began: Duration, failure: FailureKind) {
+        if failure.may_be_applied() {
+            self.outcome_unknown(action);
         } else {
-            self.slot_of(action).into_iter().for_each(KeyState::refused);
+            self.key_of(action).into_iter().for_each(KeyState::refused);
         }
         match action {
-            Action::Grant { .. } if trouble.is_permanent() => {
-                if self.tenure.reinstate() {
+            Action::Grant { .. } if failure.is_permanent() => {
+                if self.leases.reinstate() {
                     self.refuse_move(now);
                 } else {
-                    self.grant_at = now + self.backoff.fail(now, true);
+                    self.grant_not_before = now + self.backoff.fail(now, true);
                 }
                 return;
             }
-            // Nobody renews it any more: it ends by itself, also where an election has given it a second life.
-            Action::Revoke { id } if self.tenure.is_long_over(*id, now) => return self.lease_gone(*id),
-            Action::Revoke { id } if trouble.is_permanent() => {
-                return self.tenure.revoke_later(*id, now + self.backoff.fail(now, true));
+            // It is not renewed, so it has ended even if etcd cannot confirm the revocation.
+            Action::Revoke { lease } if self.leases.has_surely_expired(*lease, now) => return self.lease_ended(*lease),
+            Action::Revoke { lease } if failure.is_permanent() => {
+                return self.leases.revoke_later(*lease, now + self.backoff.fail(now, true));
             }
-            // Granted anew at once the first time, and not again and again at an etcd that forgets what it grants.
-            Action::Put { lease, .. } | Action::Delete { lease, .. } if trouble == FailureKind::LeaseGone => {
-                self.lease_gone(*lease);
+            // The backoff below lets the first grant start at once, and slows down an etcd that forgets each lease.
+            Action::Put { lease, .. } | Action::Delete { lease, .. } if failure == FailureKind::LeaseGone => {
+                self.lease_ended(*lease);
             }
-            Action::Put { of, .. } | Action::Delete { of, .. } | Action::Look { of, .. } if trouble.is_permanent() => {
-                return self.forbidden(now, *of, action);
+            Action::Put { id, .. } | Action::Delete { id, .. } | Action::Read { id, .. } if failure.is_permanent() => {
+                return self.key_refused(now, *id, action);
             }
             _ => {}
         }
-        // Those that were on their way beside it have met the same.
+        // Requests that were in flight together count as one failure.
         if began >= self.failed_at {
             self.failed_at = now;
-            self.blocked = now + self.backoff.fail(now, false);
+            self.blocked_until = now + self.backoff.fail(now, false);
         }
     }
 
-    /// What only people can mend holds up this registration and no other.
-    fn forbidden(&mut self, now: Duration, of: Id, action: &Action) {
-        if let Action::Look { .. } = action {
-            self.slot_of(action).into_iter().for_each(KeyState::is_refused_a_look);
+    /// A failure that needs an operator delays this registration and no other.
+    fn key_refused(&mut self, now: Duration, id: Id, action: &Action) {
+        let is_read = matches!(action, Action::Read { .. });
+        if is_read {
+            self.key_of(action).into_iter().for_each(KeyState::read_refused);
         }
-        let Some(registration) = self.registrations.get_mut(&of) else { return };
-        if let (Action::Delete { lease, .. }, false) = (action, registration.is_wanted()) {
-            // It goes with its lease, which all others leave.
-            self.tenure.taint(*lease);
+        let Some(registration) = self.registrations.get_mut(&id) else { return };
+        if let (Action::Delete { lease, .. }, false) = (action, registration.is_desired()) {
+            // The key ends with its lease, which the other keys leave.
+            self.leases.set_must_end(*lease);
         }
-        // What may not be looked at goes out without, at once the first time.
-        let is_urgent = !registration.is_wanted() && matches!(action, Action::Look { .. });
-        registration.blocked = now + registration.backoff.fail(now, !is_urgent);
-        if matches!(action, Action::Put { .. }) && self.tenure.retired().next().is_some() {
+        // If the read came before a delete, the delete is sent without it: at once the first time.
+        let is_urgent = is_read && !registration.is_desired();
+        registration.blocked_until = now + registration.backoff.fail(now, !is_urgent);
+        if matches!(action, Action::Put { .. }) && self.leases.retired().next().is_some() {
             self.refuse_move(now);
         }
     }
 
-    /// etcd answers again: what failed on the way to it is not waited for any longer.
-    fn reachable(&mut self, now: Duration) {
-        self.tenure.reachable(now);
-        self.blocked = self.blocked.min(now);
+    /// etcd answers again: retries of requests that failed on the way start now.
+    fn connected(&mut self, now: Duration) {
+        self.leases.connected(now);
+        self.blocked_until = self.blocked_until.min(now);
     }
 
-    /// A request whose outcome nobody knows: a put may be done at any later time, while its lease lives.
-    fn doubt(&mut self, action: &Action) {
-        let late = match action {
-            Action::Put { lease, .. } if self.tenure.is_live(*lease) => Some(*lease),
+    /// The outcome of a request is unknown. A put becomes a late put: it may be applied while its
+    /// lease lives.
+    fn outcome_unknown(&mut self, action: &Action) {
+        let late_put = match action {
+            Action::Put { lease, .. } if self.leases.is_live(*lease) => Some(*lease),
             _ => None,
         };
-        if let Some(slot) = self.slot_of(action) {
-            slot.end();
-            late.into_iter().for_each(|lease| slot.give_up(lease));
+        if let Some(key) = self.key_of(action) {
+            key.outcome_unknown();
+            late_put.into_iter().for_each(|lease| key.add_late_put(lease));
             if let Action::Delete { expected, .. } = action {
-                slot.doubt(*expected);
+                key.delete_unknown(*expected);
             }
         } else {
-            late.into_iter().for_each(|lease| self.tenure.taint(lease));
+            late_put.into_iter().for_each(|lease| self.leases.set_must_end(lease));
         }
     }
 
-    /// A request that is on its way.
-    pub(super) fn tried(&mut self, action: &Action) {
-        match (self.slot_of(action), action) {
-            (Some(slot), Action::Put { lease, .. }) => slot.begin_put(*lease),
-            (Some(slot), Action::Look { .. }) => slot.begin_look(),
+    /// A request is sent.
+    pub(super) fn begin(&mut self, action: &Action) {
+        match (self.key_of(action), action) {
+            (Some(key), Action::Put { lease, .. }) => key.begin_put(*lease),
+            (Some(key), Action::Read { .. }) => key.begin_read(),
             _ => {}
         }
     }
 
-    /// What the action is for: also where another registration has the key since.
-    fn slot_of(&mut self, action: &Action) -> Option<&mut KeyState> {
-        let (Action::Put { of, record, .. } | Action::Delete { of, record, .. } | Action::Look { of, record }) = action
+    /// The key that a request is for, also if another registration has adopted it since.
+    fn key_of(&mut self, action: &Action) -> Option<&mut KeyState> {
+        let (Action::Put { id, record, .. } | Action::Delete { id, record, .. } | Action::Read { id, record }) = action
         else {
             return None;
         };
-        let key = &record.key;
-        let has = |registration: &Registration| registration.has(key);
-        let of = match self.registrations.get(of) {
-            Some(registration) if has(registration) => *of,
-            _ => *self.registrations.iter().find(|(_, registration)| has(registration))?.0,
+        let has_key = |registration: &TrackedRegistration| registration.has_key(&record.key);
+        let owner = match self.registrations.get(id) {
+            Some(registration) if has_key(registration) => *id,
+            _ => *self.registrations.iter().find(|(_, registration)| has_key(registration))?.0,
         };
-        self.registrations.get_mut(&of)?.slot(key)
+        self.registrations.get_mut(&owner)?.key_mut(&record.key)
     }
 }

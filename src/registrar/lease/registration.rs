@@ -1,189 +1,212 @@
-//! One registration of the lease machine: its records, and what is to be done for it next. PURE.
+//! One registration of the lease machine: its keys, and the next request for them. PURE.
 
 use std::time::Duration;
 
 use crate::backoff::Backoff;
-use crate::registrar::lease::flights::Flights;
-use crate::registrar::lease::slot::{KeyState, KeyStatus};
-use crate::registrar::lease::tenure::LeaseState;
-use crate::registrar::lease::vocabulary::{Conflict, Loss, Wanted};
+use crate::registrar::lease::key::{KeyState, KeyStatus};
+use crate::registrar::lease::leases::Leases;
+use crate::registrar::lease::pending::PendingRequests;
+use crate::registrar::lease::vocabulary::{Conflict, Desired, Loss};
 
-/// One repair in so long, in the long run: what is undone again and again is not fought over.
+/// The long-term rate of repairs: one in this time. A key that somebody deletes again and again is
+/// not fought over.
 const REPAIR: Duration = Duration::from_secs(1);
-/// So many are made at once before that.
-const REPAIRS: u32 = 5;
+/// How many repairs may happen at once before that.
+const REPAIR_BURST: u32 = 5;
 
+/// What the machine knows of one registration, or of an orphan (a key that no registration
+/// desires).
+///
+/// Invariant: its keys are distinct (the registrar refuses others), and no other registration that
+/// stays has one of them.
 #[derive(Debug)]
-pub(super) struct Registration {
-    pub(super) slots: Vec<KeyState>,
+pub(super) struct TrackedRegistration {
+    /// The desired keys, and the obsolete ones that are or may be in etcd.
+    pub(super) keys: Vec<KeyState>,
+    /// It leaves for good: its keys are removed, and it is forgotten after the last one.
     pub(super) leaving: bool,
+    /// Its keys are removed, and put again when the pause ends. It keeps the lease alive.
     pub(super) paused: bool,
+    /// The rule for keys that another instance holds.
     pub(super) conflict: Conflict,
+    /// The id of the instance.
     pub(super) id: Option<Box<str>>,
-    /// All of it stood, since it was last wanted out of etcd.
+    /// All its keys were present at some time since they were last undesired.
     pub(super) was_complete: bool,
-    /// Why it is lost, where it is.
+    /// The last reason why a key was lost. Meaningful while the status is `Lost`.
     pub(super) loss: Loss,
-    /// What only people can mend holds up this registration and no other.
+    /// Delays this registration alone, after failures that need an operator.
     pub(super) backoff: Backoff,
-    pub(super) blocked: Duration,
-    /// What is saved up for repairs, and when that was reckoned.
-    saved: Duration,
-    reckoned: Duration,
+    /// No request for it starts before this time.
+    pub(super) blocked_until: Duration,
+    /// Repairs that may happen now, as time ([`REPAIR`] each), and when that was computed.
+    repair_budget: Duration,
+    budget_at: Duration,
 }
 
-/// What is to be done, the most urgent first.
+/// The kinds of request for a key, the most urgent first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Urgency {
+pub(super) enum Priority {
+    /// Remove a key of a registration that is leaving.
     Leave,
+    /// Remove a key of a paused registration.
     Pause,
+    /// Put a desired key.
     Put,
-    Look,
-    Tidy,
-    Check,
+    /// Read a key after a mismatch.
+    Read,
+    /// Remove an obsolete key.
+    CleanUp,
+    /// Read a key whose earlier events were not seen.
+    Recheck,
 }
 
-impl Urgency {
-    /// Whether something is to go.
-    pub(super) fn goes_out(self) -> bool {
-        matches!(self, Self::Leave | Self::Pause | Self::Tidy)
+impl Priority {
+    /// Whether the request takes a key out of etcd.
+    pub(super) fn removes(self) -> bool {
+        matches!(self, Self::Leave | Self::Pause | Self::CleanUp)
     }
 }
 
-impl Registration {
-    pub(super) fn new(wanted: Wanted, slots: Vec<KeyState>, seed: u64) -> Self {
+impl TrackedRegistration {
+    pub(super) fn new(desired: Desired, keys: Vec<KeyState>, seed: u64) -> Self {
         Self {
-            slots,
+            keys,
             leaving: false,
-            paused: wanted.paused,
-            conflict: wanted.conflict,
-            id: wanted.id,
+            paused: desired.paused,
+            conflict: desired.conflict,
+            id: desired.id,
             was_complete: false,
             loss: Loss::Lease,
             backoff: Backoff::new(seed),
-            blocked: Duration::ZERO,
-            saved: REPAIR * REPAIRS,
-            reckoned: Duration::ZERO,
+            blocked_until: Duration::ZERO,
+            repair_budget: REPAIR * REPAIR_BURST,
+            budget_at: Duration::ZERO,
         }
     }
 
-    pub(super) fn is_in(&self) -> bool {
-        self.slots.iter().all(|slot| slot.place == KeyStatus::In && !slot.obsolete)
+    /// Whether etcd holds exactly what is desired.
+    pub(super) fn is_complete(&self) -> bool {
+        self.keys.iter().all(|key| key.status == KeyStatus::Present && !key.obsolete)
     }
 
-    /// What stands was wanted: from here on it is changed, and not tried for the first time.
-    pub(super) fn completes(&mut self) {
-        self.was_complete |= self.is_wanted() && self.is_in();
+    /// Notes that all keys are present while they are desired: from here on the status is
+    /// `Updating`, not `Pending`.
+    pub(super) fn update_was_complete(&mut self) {
+        self.was_complete |= self.is_desired() && self.is_complete();
     }
 
-    /// In etcd, the latest change of it perhaps not yet.
-    pub(super) fn is_there(&self) -> bool {
-        self.slots.iter().all(|slot| slot.obsolete || slot.is_there())
-    }
-
-    /// Something of it may stand under that lease.
+    /// Whether any of its keys may be under the lease.
     pub(super) fn may_be_under(&self, lease: i64) -> bool {
-        self.slots.iter().any(|slot| slot.may_be_under(lease))
+        self.keys.iter().any(|key| key.may_be_under(lease))
     }
 
-    /// Something of it is in etcd, wanted or not.
-    pub(super) fn is_partly_there(&self) -> bool {
-        self.slots.iter().any(KeyState::is_there)
+    /// Whether every desired key is in etcd, perhaps with an earlier value.
+    pub(super) fn exists(&self) -> bool {
+        self.keys.iter().all(|key| key.obsolete || key.exists())
     }
 
-    /// Something of it stood, and does not any more.
+    /// Whether any key is in etcd, desired or not.
+    pub(super) fn partly_exists(&self) -> bool {
+        self.keys.iter().any(KeyState::exists)
+    }
+
+    /// Whether a desired key was in etcd and is no longer.
     pub(super) fn is_lost(&self) -> bool {
-        self.slots.iter().any(|slot| !slot.obsolete && slot.is_lost())
+        self.keys.iter().any(|key| !key.obsolete && key.is_lost())
     }
 
-    /// Whether it is to stand in etcd.
-    pub(super) fn is_wanted(&self) -> bool {
+    /// Whether its keys are to be in etcd.
+    pub(super) fn is_desired(&self) -> bool {
         !self.leaving && !self.paused
     }
 
-    /// Nothing of it stands, and where `for_good` is asked for, nothing of it can come to.
-    pub(super) fn is_out(&self, for_good: bool) -> bool {
-        !self.slots.iter().any(|slot| slot.may_be_there() || (for_good && !slot.late.is_empty()))
+    /// Whether no key is in etcd. With `for_good`, also whether no late put can bring one back.
+    pub(super) fn is_absent(&self, for_good: bool) -> bool {
+        !self.keys.iter().any(|key| key.may_exist() || (for_good && !key.late_puts.is_empty()))
     }
 
+    /// Whether it has left and nothing of it is or may be in etcd.
     pub(super) fn is_closed(&self) -> bool {
-        self.leaving && self.slots.is_empty()
+        self.leaving && self.keys.is_empty()
     }
 
-    /// Who holds a key of it.
-    pub(super) fn held_by(&self) -> Option<(&[u8], i64, Option<&str>)> {
-        self.slots.iter().find_map(|slot| match &slot.place {
-            KeyStatus::Theirs { lease, id } => Some((slot.record.key.as_slice(), *lease, id.as_deref())),
+    /// The first key that another instance holds, with its lease and the instance's id.
+    pub(super) fn holder(&self) -> Option<(&[u8], i64, Option<&str>)> {
+        self.keys.iter().find_map(|key| match &key.status {
+            KeyStatus::HeldByOther { lease, id } => Some((key.record.key.as_slice(), *lease, id.as_deref())),
             _ => None,
         })
     }
 
-    /// What is to be done next, and on which record, beside what is on its way.
-    pub(super) fn next(&self, tenure: &LeaseState, flights: &Flights) -> Option<(Urgency, &KeyState)> {
-        let first = |urgency: Urgency, is: &dyn Fn(&KeyState) -> bool| {
-            if !flights.has_room(urgency.goes_out()) {
+    /// The next request and its key, without the keys that have a request in flight.
+    pub(super) fn next(&self, leases: &Leases, pending: &PendingRequests) -> Option<(Priority, &KeyState)> {
+        let first = |priority: Priority, is_due: &dyn Fn(&KeyState) -> bool| {
+            if !pending.has_capacity(priority.removes()) {
                 return None;
             }
-            let free = |slot: &&KeyState| is(slot) && !flights.is_busy(&slot.record.key);
-            self.slots.iter().find(free).map(|slot| (urgency, slot))
+            let is_next = |key: &&KeyState| is_due(key) && !pending.has_key(&key.record.key);
+            self.keys.iter().find(is_next).map(|key| (priority, key))
         };
-        // What goes with a lease that is being revoked needs no more.
-        let to_go = |slot: &KeyState| slot.may_be_there() && !slot.goes_with(|lease| tenure.is_dying(lease));
+        // A key that ends with a released lease needs no request of its own.
+        let must_go = |key: &KeyState| key.may_exist() && !key.ends_with(|lease| leases.is_released(lease));
         if self.leaving {
-            return first(Urgency::Leave, &to_go);
+            return first(Priority::Leave, &must_go);
         }
         if self.paused {
-            return first(Urgency::Pause, &to_go);
+            return first(Priority::Pause, &must_go);
         }
-        let is_there = self.is_there();
-        let to_put = |slot: &KeyState| {
-            tenure.current().is_some_and(|lease| slot.needs_put(lease)) && !(slot.obsolete && is_there)
-        };
-        first(Urgency::Put, &to_put)
-            .or_else(|| first(Urgency::Look, &|slot| slot.place == KeyStatus::Unknown))
-            // What is no longer wanted goes once what is wanted in its stead stands, and not where another holds that.
-            .or_else(|| is_there.then(|| first(Urgency::Tidy, &|slot| slot.obsolete && to_go(slot))).flatten())
-            .or_else(|| first(Urgency::Check, &KeyState::needs_look))
+        let exists = self.exists();
+        let needs_put =
+            |key: &KeyState| leases.current().is_some_and(|lease| key.needs_put(lease)) && !(key.obsolete && exists);
+        // An obsolete key goes only once its replacement exists: a server is never out of etcd for an update.
+        let clean_up = || exists.then(|| first(Priority::CleanUp, &|key| key.obsolete && must_go(key))).flatten();
+        first(Priority::Put, &needs_put)
+            .or_else(|| first(Priority::Read, &|key| key.status == KeyStatus::Unknown))
+            .or_else(clean_up)
+            .or_else(|| first(Priority::Recheck, &KeyState::needs_read))
     }
 
-    /// Keys are unique within a registration: the registrar refuses others.
-    pub(super) fn slot(&mut self, key: &[u8]) -> Option<&mut KeyState> {
-        self.slots.iter_mut().find(|slot| slot.record.key == key)
+    /// The state of one of its keys.
+    pub(super) fn key_mut(&mut self, key: &[u8]) -> Option<&mut KeyState> {
+        self.keys.iter_mut().find(|state| state.record.key == key)
     }
 
-    pub(super) fn has(&self, key: &[u8]) -> bool {
-        self.slots.iter().any(|slot| slot.record.key == key)
+    /// Whether the key is one of its own, obsolete or not.
+    pub(super) fn has_key(&self, key: &[u8]) -> bool {
+        self.keys.iter().any(|state| state.record.key == key)
     }
 
-    /// Whether that key of it may stand.
-    pub(super) fn may_stand(&self, key: &[u8]) -> bool {
-        self.slots.iter().any(|slot| slot.record.key == key && slot.may_be_there())
+    /// Whether this key of it may be in etcd.
+    pub(super) fn may_exist(&self, key: &[u8]) -> bool {
+        self.keys.iter().any(|state| state.record.key == key && state.may_exist())
     }
 
-    /// This is wanted from now on; what is no longer wanted goes after it stands.
-    pub(super) fn update(&mut self, Wanted { records, id, paused, .. }: Wanted) {
+    /// Applies another desired state. Keys that it no longer names become obsolete.
+    pub(super) fn update(&mut self, Desired { records, id, paused, .. }: Desired) {
         (self.id, self.paused) = (id, paused);
-        self.slots.iter_mut().for_each(|slot| slot.obsolete = true);
+        self.keys.iter_mut().for_each(|key| key.obsolete = true);
         for record in records {
-            match self.slots.iter_mut().find(|slot| slot.is_of(&record.key)) {
-                Some(slot) => slot.update(&record.value),
-                None => self.slots.push(KeyState::new(record)),
+            match self.keys.iter_mut().find(|key| key.is_for(&record.key)) {
+                Some(key) => key.update(&record.value),
+                None => self.keys.push(KeyState::new(record)),
             }
         }
-        self.slots.retain(|slot| !slot.obsolete || slot.concerns_etcd());
-        self.blocked = Duration::ZERO;
+        self.keys.retain(|key| !key.obsolete || key.may_ever_exist());
+        self.blocked_until = Duration::ZERO;
     }
 
-    /// A key is not as it should be: when it is put again.
+    /// A key was changed by somebody else and is put again: at once while the budget lasts, later
+    /// otherwise.
     pub(super) fn repair(&mut self, now: Duration) {
-        let since = now.saturating_sub(self.reckoned);
-        (self.saved, self.reckoned) = ((self.saved + since).min(REPAIR * REPAIRS), now);
-        if let Some(left) = self.saved.checked_sub(REPAIR) {
-            self.saved = left;
+        let since = now.saturating_sub(self.budget_at);
+        (self.repair_budget, self.budget_at) = ((self.repair_budget + since).min(REPAIR * REPAIR_BURST), now);
+        if let Some(left) = self.repair_budget.checked_sub(REPAIR) {
+            self.repair_budget = left;
         } else {
-            let at = now + REPAIR.saturating_sub(self.saved);
-            self.blocked = self.blocked.max(at);
-            (self.saved, self.reckoned) = (Duration::ZERO, at);
+            let at = now + REPAIR.saturating_sub(self.repair_budget);
+            self.blocked_until = self.blocked_until.max(at);
+            (self.repair_budget, self.budget_at) = (Duration::ZERO, at);
         }
     }
 }

@@ -4,247 +4,243 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::codec::Record;
-use crate::registrar::lease::Id;
 
-/// What is done where another has put a key that is to be registered.
+/// Names a registration of one machine. The registrar counts from 1; orphaned keys begin at
+/// [`Id::MAX`] / 2.
+pub(crate) type Id = u64;
+
+/// What a registration does when another instance holds its key.
 ///
-/// A key is known by the lease that it carries, and by the instance's id where that has one
-/// ([`Instance::with_id`](crate::Instance::with_id)).
+/// The owner of a key is known by the lease that the key carries, and by the instance's id if it
+/// has one ([`Instance::with_id`](crate::Instance::with_id)).
+///
+/// | who has the key | `TakeOver` | `Refuse` | `UniqueKey` |
+/// |---|---|---|---|
+/// | nobody | puts it | puts it | puts it |
+/// | our own lease, now or before | puts it again | puts it again | puts it again |
+/// | an instance with our id, before us | overwrites it | overwrites it | overwrites it |
+/// | another instance, before us | overwrites it | waits | takes another key |
+/// | another instance, after us | waits | waits | takes another key |
+/// | nobody's lease (put by hand), before us | overwrites it | waits | takes another key |
+/// | nobody's lease (put by hand), after us | puts it again | puts it again | puts it again |
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Conflict {
-    /// Overwrites it: the default, because a key is an address as a rule, and a server that crashed and starts again at
-    /// its address must not wait until the lease of its former life has ended. Whoever registers last has the key; the
-    /// other waits until it is free.
+    /// Overwrites the key. This is the default, because a key usually is an address: a server that
+    /// crashed and starts again at its address must not wait until its former lease has ended. The
+    /// last instance that registers has the key; the other one waits until the key is free.
     #[default]
     TakeOver,
-    /// Waits until it is free, or held by an instance of the same id. For keys that are chosen
-    /// ([`RegistrationBuilder::key`](crate::RegistrationBuilder::key)), and meant for one at a time.
+    /// Waits until the key is free, or until an instance with the same id holds it. Meant for
+    /// chosen keys ([`RegistrationOptions::key`](crate::RegistrationOptions::key)) that one
+    /// instance at a time may hold.
     Refuse,
-    /// Takes another key: the same with `/` and the instance's id, or a random one, after it.
+    /// Takes another key: the same one followed by `/` and the instance's id, or by a random id.
     UniqueKey,
 }
 
-/// What to do next.
+/// A request that the task sends to etcd next. From when it is returned until its answer comes to
+/// [`Machine::on`](super::Machine::on), it counts as in flight: no other request for the same key
+/// is returned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
-    Grant {
-        id: i64,
-        seconds: i64,
-    },
+    /// Grant a lease with this id. Repeated with the same id until etcd has it.
+    Grant { lease: i64, seconds: i64 },
+    /// Put a record of the registration `id` under the lease.
     Put {
-        of: Id,
+        id: Id,
         record: Arc<Record>,
         lease: i64,
-        /// Only while the key was last changed at this revision; 0 while it is not there. None where the role may not read: nothing
-        /// can be asked of the key then.
+        /// The modification revision that the key must still have; 0 means that it must not exist.
+        /// `None` means that the role cannot read the key, so the put is unconditional.
         expected: Option<i64>,
-        /// Whatever stands there, where it turns out that the role may not read.
+        /// Whether the put may become unconditional if the role turns out not to be allowed to
+        /// read.
         overwrites: bool,
     },
-    /// Delete the record's key while it carries that lease and was last changed at that revision.
-    Delete {
-        of: Id,
-        record: Arc<Record>,
-        lease: i64,
-        expected: i64,
-    },
+    /// Delete the record's key if it still carries the lease and the expected modification
+    /// revision.
+    Delete { id: Id, record: Arc<Record>, lease: i64, expected: i64 },
     /// Read the record's key.
-    Look {
-        of: Id,
-        record: Arc<Record>,
-    },
-    Revoke {
-        id: i64,
-    },
-    /// Nothing to do before that time; without one, before something is wanted.
-    Wait {
-        until: Option<Duration>,
-    },
+    Read { id: Id, record: Arc<Record> },
+    /// Revoke the lease.
+    Revoke { lease: i64 },
+    /// Nothing to do before this time, or before the next input if there is no time.
+    Wait { until: Option<Duration> },
 }
 
-/// What a request that is on its way is still worth.
+/// How much the answer to a request in flight still matters. Computed by
+/// [`Machine::relevance`](super::Machine::relevance).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Worth {
-    /// Its answer is waited for.
-    All,
-    /// A short wait: what it does is to be undone, and that is easier where its answer is known.
-    Little,
-    Nothing,
+pub(crate) enum Relevance {
+    /// The task waits for the answer.
+    Full,
+    /// The task waits briefly: the effect must be undone, which is simpler when the answer is
+    /// known.
+    Brief,
+    /// The task drops the request now.
+    None,
 }
 
-/// What the leases need.
+/// When the next lease must be renewed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Renewal {
     None,
+    /// The next renewal is due at this time.
     At(Duration),
-    Now { id: i64 },
+    /// This lease is due. The task sends the renewal and names the lease in the next call.
+    Now {
+        lease: i64,
+    },
 }
 
-/// A registration as it is wanted.
+/// The desired state of a registration.
 #[derive(Clone, Debug)]
-pub(crate) struct Wanted {
+pub(crate) struct Desired {
+    /// One for each key. Keys are distinct.
     pub(crate) records: Vec<Arc<Record>>,
+    /// The rule for keys that another instance holds. An update does not change it.
     pub(crate) conflict: Conflict,
-    /// The instance's.
+    /// The id of the instance, not of the registration.
     pub(crate) id: Option<Box<str>>,
+    /// The keys are not to be in etcd at present; the lease is kept.
     pub(crate) paused: bool,
 }
 
-/// What stands at a key.
+/// A key as etcd stores it (the parts of etcd's `KeyValue` that decide who owns it).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Found {
+pub(crate) struct KeyValue {
+    /// The lease that the key carries; 0 if it carries none, as a key that was put by hand.
     pub(crate) lease: i64,
-    /// When it was put.
+    /// The modification revision.
     pub(crate) revision: i64,
+    /// Compared with the desired value byte by byte: a key with our lease and another value is put
+    /// again.
     pub(crate) value: Vec<u8>,
-    /// That of the instance in it.
+    /// The id of the instance that the value holds.
     pub(crate) id: Option<Box<str>>,
 }
 
-/// What happened.
+/// What happened: a changed desire, an answer of etcd, or news of a watch.
 #[derive(Clone, Debug)]
 pub(crate) enum Input {
-    /// This is wanted from now on.
-    Wanted {
-        id: Id,
-        wanted: Wanted,
-    },
-    /// The registration is to be so from now on.
-    Updated {
-        id: Id,
-        wanted: Wanted,
-    },
-    /// This registration's records are to go.
-    Leaving {
-        id: Id,
-    },
-    /// The lease was asked for at that time, for so many seconds; none if it was there already.
-    Granted {
-        asked: Duration,
-        seconds: Option<i64>,
-    },
-    /// The lease was renewed at that time, for so many seconds; none where etcd did not say for how many.
-    Renewed {
-        id: i64,
-        asked: Duration,
-        seconds: Option<i64>,
-    },
-    RenewalFailed {
-        id: i64,
-        trouble: FailureKind,
-    },
-    /// etcd does not renew the lease, because a key stands under it that the role may not write any more.
-    LeaseRefused {
-        id: i64,
-    },
-    /// The put was done, at that revision.
+    /// A new registration.
+    Added { id: Id, desired: Desired },
+    /// A registration has another desired state.
+    Updated { id: Id, desired: Desired },
+    /// A registration leaves: its keys must go.
+    Leaving { id: Id },
+    /// The lease was granted. `seconds` is the granted time to live; `None` if the lease existed
+    /// already.
+    Granted { asked: Duration, seconds: Option<i64> },
+    /// The lease was renewed. `seconds` is its time to live; `None` if etcd has only opened the
+    /// stream.
+    Renewed { lease: i64, asked: Duration, seconds: Option<i64> },
+    /// The renewal failed. With [`FailureKind::LeaseGone`] the lease has ended; otherwise etcd may
+    /// still hold it, and the renewal is sent again.
+    RenewalFailed { lease: i64, failure: FailureKind },
+    /// etcd does not renew the lease, because it holds a key that the role may not write any more.
+    LeaseRefused { lease: i64 },
+    /// The put was applied at this revision.
     Put {
         revision: i64,
-        /// It was asked for more than once: another of these puts may have been done, or may still be.
-        again: bool,
+        /// The request was sent more than once, so a second put may have been applied too, or may
+        /// still be.
+        retried: bool,
     },
-    /// The key was not as the put expected it.
-    Conflict {
+    /// The put was not applied, because the key was not as expected.
+    PutMismatch {
         /// As for [`Input::Put`].
-        again: bool,
+        retried: bool,
     },
-    /// The delete or revocation was done: what was to go does not stand any more.
-    Done,
-    /// The key that was to be deleted is not as it was expected to be.
-    NotThere,
-    /// The action failed.
+    /// The delete or the revocation was applied.
+    Removed,
+    /// The delete was not applied, because the key was not as expected.
+    DeleteMismatch,
+    /// The request failed.
     Failed(FailureKind),
-    /// The action was broken off: nobody knows whether it was done.
-    BrokenOff,
-    /// Every change of this key is told from now on: by a new watch, or by one that told of it before, and may yet tell what was
-    /// before.
-    Watched {
-        key: Vec<u8>,
-        anew: bool,
-    },
-    /// This key may not be watched.
-    Unwatchable {
-        key: Vec<u8>,
-    },
-    /// The watch of this key was not created in time; it is tried again.
-    WatchIsLate {
-        key: Vec<u8>,
-    },
-    /// No change of this key is told any more.
-    Unwatched {
-        key: Vec<u8>,
-    },
-    /// There is a new connection to etcd: not a moment to wait.
-    Reachable,
-    /// How a key stood at a revision.
-    Seen {
-        key: Vec<u8>,
-        revision: i64,
-        found: Option<Found>,
-    },
+    /// The task dropped the request; its outcome is unknown.
+    Abandoned,
+    /// The key is watched from now on. `new_watch` is false if an existing watch now serves another
+    /// registration; such a watch may still deliver earlier events.
+    Watched { key: Vec<u8>, new_watch: bool },
+    /// The role may not watch the key.
+    WatchDenied { key: Vec<u8> },
+    /// etcd has not created the watch in time. The watcher keeps trying.
+    WatchDelayed { key: Vec<u8> },
+    /// The watch of the key has ended.
+    WatchLost { key: Vec<u8> },
+    /// A connection to etcd was established: waits for retries end.
+    Connected,
+    /// The state of a key at a revision, from a read (if the action was [`Action::Read`]) or from
+    /// the watch.
+    Observed { key: Vec<u8>, revision: i64, found: Option<KeyValue> },
 }
 
-/// What kind of failure, as far as it decides what to do next.
+/// The kinds of failure that lead to different actions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FailureKind {
-    /// It may have been done, or may still be.
+    /// Temporary. The request may have been applied, or may still be.
     Transient,
-    /// The same, and it was not done, for certain.
-    NotDone,
-    /// Only people can mend it; what is not concerned goes on. It was not done.
+    /// Temporary. The request was certainly not applied.
+    NotApplied,
+    /// Needs an operator (permission, size, quota). Other keys go on. The request was not applied.
     Permanent,
-    /// The same, and an earlier try of it may have been done, or may still be.
+    /// Needs an operator, and an earlier attempt may have been applied, or may still be.
     PermanentInDoubt,
+    /// etcd does not know the lease.
     LeaseGone,
 }
 
 impl FailureKind {
+    /// Whether a retry makes sense only after an operator has acted. Such requests are retried
+    /// every few seconds.
     pub(super) fn is_permanent(self) -> bool {
         matches!(self, Self::Permanent | Self::PermanentInDoubt)
     }
 
-    /// Whether it may have been done, or may still be.
-    pub(super) fn leaves_doubt(self) -> bool {
+    /// Whether the request may have been applied, or may still be.
+    pub(super) fn may_be_applied(self) -> bool {
         matches!(self, Self::Transient | Self::PermanentInDoubt)
     }
 }
 
-/// Why what stood in etcd does not any more.
+/// Why a key that was present is no longer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Loss {
-    /// With the lease.
+    /// Its lease ended.
     Lease,
-    /// This key was deleted.
+    /// Somebody deleted this key.
     Deleted(Vec<u8>),
-    /// This key was overwritten.
+    /// Somebody overwrote this key.
     Overwritten(Vec<u8>),
 }
 
-/// How a registration stands.
+/// The status of a registration. The public form is
+/// [`RegistrationState`](crate::RegistrationState).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RegistrationStatus {
-    /// Never yet in etcd.
+    /// Not in etcd yet.
     Pending,
-    /// In etcd.
+    /// In etcd as desired.
     Registered,
-    /// In etcd, the latest change of it not yet.
+    /// In etcd, but not with the latest change.
     Updating,
-    /// In etcd, and the last renewal failed.
+    /// In etcd, but the last renewal failed.
     Renewing,
-    /// Was in etcd, and is gone or may be.
+    /// Was in etcd, and is gone or may be gone.
     Lost,
-    /// Another has the key.
+    /// Another instance holds a key.
     Held,
-    /// Not in etcd, as wanted.
+    /// Out of etcd, as desired.
     Paused,
-    /// Gone for good, as wanted.
+    /// Left for good.
     Closed,
 }
 
 impl RegistrationStatus {
-    /// What went wrong before does not matter any more.
-    pub(crate) fn is_well(self) -> bool {
+    /// Whether the registration is as desired, so that earlier errors no longer matter.
+    pub(crate) fn is_settled(self) -> bool {
         matches!(self, Self::Registered | Self::Paused | Self::Closed)
     }
 }

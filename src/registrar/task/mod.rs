@@ -1,16 +1,36 @@
-//! The task around the lease machine: what it says → await → what came of it, for as long as anything is wanted.
+//! The task around the lease machine: it sends what the machine asks for and tells it what came of
+//! it, for as long as anything is registered.
 //!
-//! Renewals of leases are apart from everything else, so that a slow request never makes one late. Several requests are on
-//! their way at a time: how many is the machine's to say.
+//! - `health`: timeouts, last errors, and the log of failures.
+//! - `request`: one request to etcd.
+//! - `watcher`: the watches of the registrar's own keys.
+//! - `publisher`: publishes and logs the states of registrations.
+//!
+//! # The loop
+//!
+//! ```text
+//!   send what handles desire ─▶ drop irrelevant requests ─▶ publish states ─▶ update the watched keys
+//!        ▲                                                                          │
+//!        │                                                             nothing left │──▶ end
+//!        └── wait for: a handle, a time, a watch, a connection, an answer ◀── start renewals, requests
+//! ```
+//!
+//! States are published before requests are started: a handle sees `Updating` before etcd can have
+//! the update. The machine is told everything before it is asked, so one round starts all requests
+//! that are possible.
+//!
+//! # Renewals
+//!
+//! Renewals are apart from all other requests, so that a slow request never delays one. Several
+//! requests are in flight at a time; the machine decides how many.
 
-pub(super) mod answers;
-pub(super) mod neighbours;
-pub(super) mod request;
-pub(super) mod shown;
-pub(super) mod watcher;
+mod health;
+mod publisher;
+mod request;
+mod watcher;
 
 use std::collections::BTreeMap;
-use std::future::{Future, pending, poll_fn};
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -18,45 +38,64 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
+use self::health::{RequestHealth, RequestKind, registration_of};
+use self::publisher::{StateChange, StatePublisher};
+use self::watcher::{KeyWatcher, sleep_until_some};
 use crate::error::Error;
 use crate::etcd::{Class, Etcd, Failure, KeepAlive};
-use crate::registrar::RegistrationState;
-use crate::registrar::lease::{Action, Id, Input, Machine, RegistrationStatus, Renewal, Worth};
-use crate::registrar::shared::{LeftBehind, Shared};
-use crate::registrar::task::answers::{RequestHealth, RequestKind, whose};
-use crate::registrar::task::request::{carry_out, seen};
-use crate::registrar::task::shown::{News, StatePublisher};
-use crate::registrar::task::watcher::{Keys, Said, Watcher};
-use crate::registrar::wanted::Wanted;
+use crate::registrar::entry::Entry;
+use crate::registrar::handle::state::RegistrationState;
+use crate::registrar::lease::{Action, Id, Input, Machine, RegistrationStatus, Relevance, Renewal};
+use crate::registrar::shared::{AbandonedKey, Shared};
 
-/// What leaves is waited for: it is tried at a second member within the time that deregistering has.
-const LEAVING: Duration = Duration::from_secs(2);
+/// How long a delete or a revocation may take before another member is asked: somebody waits for
+/// it, and deregistering has 5 s by default, so two members are tried within them.
+const REMOVAL: Duration = Duration::from_secs(2);
 
+/// How many inputs the watcher may be ahead of the task.
+const MAX_WATCH_INPUTS: usize = 64;
+
+/// How long a put of a registration that leaves is still waited for. A put that is dropped may
+/// still arrive, which costs a change of lease; most answers come sooner than this.
+const GRACE: Duration = Duration::from_millis(250);
+
+/// An action that answers nothing: the action of inputs that no request has caused.
+const NO_ACTION: Action = Action::Wait { until: None };
+
+/// The task of one registrar. It starts with the first registration, and ends once all have left
+/// and the lease is revoked.
 pub(super) struct Task {
     shared: Arc<Shared>,
     etcd: Etcd,
+    /// Decides everything; the task only carries it out.
     machine: Machine,
-    /// The stream that each lease is renewed over, between two renewals.
+    /// The keep-alive stream of each lease, between two renewals.
     streams: BTreeMap<i64, KeepAlive>,
+    /// The zero of the machine's clock.
     epoch: Instant,
-    answers: RequestHealth,
-    /// When a request last failed that had begun since the one before did.
+    /// Timeouts and last errors.
+    health: RequestHealth,
+    /// When the last outage was counted. Failures of requests that began earlier belong to the same
+    /// outage.
     failed_at: Duration,
-    /// What the machine was told of each registration.
-    told: BTreeMap<Id, LastSent>,
-    shown: StatePublisher,
-    /// The watch of the own keys, and what it has to tell.
+    /// What the machine was last sent of each registration.
+    sent: BTreeMap<Id, LastSent>,
+    publisher: StatePublisher,
+    /// Aborts the watcher's task when this one is dropped.
     _watcher: JoinSet<()>,
-    keys: watch::Sender<Keys>,
-    said: mpsc::Receiver<Said>,
+    /// The keys to watch. The watcher reads the latest.
+    keys: watch::Sender<Arc<BTreeMap<Vec<u8>, Id>>>,
+    /// The version of the machine's keys that the watcher was sent.
     keys_version: u64,
-    /// It ended because nothing is wanted: what is wanted since is another's.
-    rested: bool,
+    /// What the watcher has seen.
+    watch_inputs: mpsc::Receiver<Input>,
+    /// It ended because nothing is registered. Entries that come later belong to the next task.
+    finished: bool,
 }
 
-/// What the machine was told of a registration.
+/// What the machine was last sent of a registration.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct LastSent {
     leaving: bool,
@@ -64,275 +103,278 @@ struct LastSent {
 }
 
 impl LastSent {
-    fn of(wanted: &Wanted) -> Self {
-        Self { leaving: wanted.leaving, version: wanted.version }
+    /// What the machine knows after it was sent this entry.
+    fn of(entry: &Entry) -> Self {
+        Self { leaving: entry.leaving, version: entry.version }
     }
 }
 
-/// What the watch may be ahead by.
-const SAID: usize = 64;
-
-/// How long the answer to a put is waited for when its registration leaves: a put that is broken off may still arrive, and
-/// then has to be looked for.
-const GRACE: Duration = Duration::from_millis(250);
-
-/// A request on its way.
-type Request<T> = Pin<Box<dyn Future<Output = T> + Send>>;
-
-/// One that the machine asked for.
-struct Flight {
-    action: Action,
-    began: Duration,
-    request: Request<Result<Input, Failure>>,
-    /// When it is given up, where its answer is worth a short wait alone.
-    grace: Option<Duration>,
+/// A request in flight, with what the task needs when it ends.
+struct InFlight<C, T> {
+    /// Given back with the result.
+    context: C,
+    /// The request itself. Dropping it abandons the request; etcd may have received it.
+    future: Pin<Box<dyn Future<Output = T> + Send>>,
 }
 
-/// What a renewal gives: the seconds until the lease ends, if they were told, and the stream to renew it over the next time.
-type Renewed = (i64, Duration, Result<Option<i64>, Failure>, Option<KeepAlive>);
+/// A request that the machine asked for.
+struct SentAction {
+    /// Passed to [`Machine::on`] with the result.
+    action: Action,
+    /// When it was sent, on the machine's clock.
+    began: Duration,
+    /// When it is dropped, if its answer is worth only a short wait.
+    drop_at: Option<Duration>,
+}
+
+/// The end of a renewal.
+struct Renewed {
+    /// When the renewal was sent. The time to live counts from here.
+    asked: Duration,
+    /// The time to live in seconds, if the response has it.
+    result: Result<Option<i64>, Failure>,
+    /// The stream for the next renewal.
+    stream: Option<KeepAlive>,
+}
 
 impl Task {
     pub(super) fn new(shared: Arc<Shared>, etcd: Etcd) -> Self {
-        let machine = Machine::new(shared.seconds, fastrand::u64(..));
-        let (keys, of_keys) = watch::channel(Keys::default());
-        let (say, said) = mpsc::channel(SAID);
+        let machine = Machine::new(shared.ttl_seconds, fastrand::u64(..));
+        let (keys, watched_keys) = watch::channel(Arc::default());
+        let (inputs, watch_inputs) = mpsc::channel(MAX_WATCH_INPUTS);
         let mut watcher = JoinSet::new();
-        let answers = RequestHealth::new(etcd.request_timeout());
-        watcher.spawn(Watcher::new(&etcd, of_keys, say).run());
+        let health = RequestHealth::new(etcd.request_timeout());
+        watcher.spawn(KeyWatcher::new(&etcd, shared.codec.clone(), watched_keys, inputs).run());
         Self {
             shared,
             etcd,
             machine,
             streams: BTreeMap::new(),
             epoch: Instant::now(),
-            answers,
+            health,
             failed_at: Duration::ZERO,
-            told: BTreeMap::new(),
-            shown: StatePublisher::default(),
+            sent: BTreeMap::new(),
+            publisher: StatePublisher::default(),
             _watcher: watcher,
             keys,
-            said,
             keys_version: 0,
-            rested: false,
+            watch_inputs,
+            finished: false,
         }
     }
 
-    /// Goes on until nothing is wanted any more.
+    /// Runs until nothing is registered and the lease is revoked.
     pub(super) async fn run(mut self) {
-        let mut renewals: Vec<(i64, Request<Renewed>)> = Vec::new();
-        let mut work: Vec<Flight> = Vec::new();
+        let mut renewals: Vec<InFlight<i64, Renewed>> = Vec::new();
+        let mut requests: Vec<InFlight<SentAction, Result<Input, Failure>>> = Vec::new();
         let mut connected = self.etcd.connected();
         loop {
-            self.shared.turns.count();
-            self.hear();
-            let grace = self.give_up(&mut work);
-            self.show();
+            self.shared.progress.count();
+            self.send_desired();
+            let next_drop = self.drop_irrelevant(&mut requests);
+            self.publish_states();
             self.streams.retain(|id, _| self.machine.renews(*id));
             if self.machine.keys_version() != self.keys_version {
                 self.keys_version = self.machine.keys_version();
                 self.keys.send_replace(Arc::new(self.machine.keys()));
             }
-            if work.is_empty() && self.machine.is_idle() && self.shared.rest() {
-                self.rested = true;
+            if requests.is_empty() && self.machine.is_idle() && self.shared.end_task_if_empty() {
+                self.finished = true;
                 return;
             }
-            let mut wake = self.machine.ends(self.now()).into_iter().chain(grace).min();
+            let mut wake = self.machine.overdue_expiry(self.now()).into_iter().chain(next_drop).min();
             loop {
-                let under_way: Vec<i64> = renewals.iter().map(|(id, _)| *id).collect();
-                match self.machine.renewal(self.now(), &under_way) {
-                    Renewal::Now { id } => renewals.push((id, self.renew(id))),
+                let in_flight: Vec<i64> = renewals.iter().map(|renewal| renewal.context).collect();
+                match self.machine.renewal(self.now(), &in_flight) {
+                    Renewal::Now { lease } => renewals.push(self.renew(lease)),
                     Renewal::At(at) => break wake = Some(earlier(wake, at)),
                     Renewal::None => break,
                 }
             }
             loop {
-                let now = self.now();
-                match self.machine.action(now) {
+                match self.machine.action(self.now()) {
                     Action::Wait { until } => break wake = until.map(|until| earlier(wake, until)).or(wake),
-                    action => {
-                        let request = self.request(&action);
-                        work.push(Flight { action, began: now, request, grace: None });
-                    }
+                    action => requests.push(self.request(action)),
                 }
             }
             tokio::select! {
                 () = self.shared.changed.notified() => {}
-                () = alarm(wake.map(|wake| self.epoch + wake)) => {}
-                Some(said) = self.said.recv() => {
-                    self.heard(said);
-                    // What else has been said, at once: a look at all registrations follows.
-                    while let Ok(said) = self.said.try_recv() {
-                        self.heard(said);
+                () = sleep_until_some(wake.map(|wake| self.epoch + wake)) => {}
+                Some(input) = self.watch_inputs.recv() => {
+                    self.input(input);
+                    // All that have come, before the loop goes over all registrations again.
+                    while let Ok(input) = self.watch_inputs.try_recv() {
+                        self.input(input);
                     }
                 }
-                _ = connected.changed() => {
-                    let now = self.now();
-                    self.machine.on(now, &Action::Wait { until: None }, Input::Reachable);
+                _ = connected.changed() => self.input(Input::Connected),
+                done = ended(&mut renewals) => {
+                    done.into_iter().for_each(|(lease, renewed)| self.on_renewed(lease, renewed));
                 }
-                done = ended(&mut renewals, |(_, request)| request) => {
-                    done.into_iter().for_each(|(_, renewed)| self.renewed(renewed));
-                }
-                done = ended(&mut work, |flight| &mut flight.request) => {
-                    done.into_iter().for_each(|(flight, done)| self.done(&flight.action, flight.began, done));
+                done = ended(&mut requests) => {
+                    done.into_iter().for_each(|(sent, result)| self.on_response(&sent, result));
                 }
             }
         }
     }
 
-    /// Gives up the requests that are worth nothing any more. When the next one will be.
-    fn give_up(&mut self, work: &mut Vec<Flight>) -> Option<Duration> {
+    /// The time on the machine's clock.
+    fn now(&self) -> Duration {
+        self.epoch.elapsed()
+    }
+
+    /// Tells the machine something that no request has caused.
+    fn input(&mut self, input: Input) {
+        self.machine.on(self.now(), &NO_ACTION, input);
+    }
+
+    /// Drops the requests whose answers no longer matter. Returns when the next one is to be
+    /// dropped.
+    fn drop_irrelevant(
+        &mut self,
+        requests: &mut Vec<InFlight<SentAction, Result<Input, Failure>>>,
+    ) -> Option<Duration> {
         let now = self.now();
         let mut next = None;
-        work.retain_mut(|flight| {
-            flight.grace = match self.machine.worth(&flight.action) {
-                Worth::All => None,
-                Worth::Little => Some(flight.grace.unwrap_or(now + GRACE)),
-                Worth::Nothing => Some(now),
+        requests.retain_mut(|InFlight { context, .. }| {
+            context.drop_at = match self.machine.relevance(&context.action) {
+                Relevance::Full => None,
+                Relevance::Brief => Some(context.drop_at.unwrap_or(now + GRACE)),
+                Relevance::None => Some(now),
             };
-            let Some(grace) = flight.grace else { return true };
-            if now < grace {
-                next = Some(earlier(next, grace));
+            let Some(at) = context.drop_at else { return true };
+            if now < at {
+                next = Some(earlier(next, at));
                 return true;
             }
-            self.machine.on(now, &flight.action, Input::BrokenOff);
+            self.machine.on(now, &context.action, Input::Abandoned);
             false
         });
         next
     }
 
-    fn now(&self) -> Duration {
-        self.epoch.elapsed()
-    }
-
-    /// Tells the machine what the handles want.
-    fn hear(&mut self) {
+    /// Tells the machine what the handles desire.
+    fn send_desired(&mut self) {
         let now = self.now();
-        let idle = Action::Wait { until: None };
-        for (&id, wanted) in &self.shared.state().wanted {
-            let told = LastSent::of(wanted);
-            let before = self.told.insert(id, told);
+        for (&id, entry) in &self.shared.state().entries {
+            let sent = LastSent::of(entry);
+            let before = self.sent.insert(id, sent);
             match before {
-                None => self.machine.on(now, &idle, Input::Wanted { id, wanted: wanted.for_machine() }),
-                Some(before) if before.version != told.version => {
-                    self.answers.forget(id);
-                    self.machine.on(now, &idle, Input::Updated { id, wanted: wanted.for_machine() });
+                None => self.machine.on(now, &NO_ACTION, Input::Added { id, desired: entry.desired() }),
+                Some(before) if before.version != sent.version => {
+                    self.health.forget(id);
+                    self.machine.on(now, &NO_ACTION, Input::Updated { id, desired: entry.desired() });
                 }
                 Some(_) => {}
             }
-            if told.leaving && before.is_none_or(|before| !before.leaving) {
-                self.machine.on(now, &idle, Input::Leaving { id });
+            if sent.leaving && before.is_none_or(|before| !before.leaving) {
+                self.machine.on(now, &NO_ACTION, Input::Leaving { id });
             }
         }
     }
 
-    /// Tells the machine what the watch of the own keys has said.
-    fn heard(&mut self, said: Said) {
-        let input = match said {
-            Said::Watched { key, anew } => Input::Watched { key, anew },
-            Said::Unwatchable { key } => Input::Unwatchable { key },
-            Said::Late { key } => Input::WatchIsLate { key },
-            Said::Unwatched { key } => Input::Unwatched { key },
-            Said::Seen { key, revision, stored } => seen(&*self.shared.codec, key, revision, stored),
-        };
-        self.machine.on(self.now(), &Action::Wait { until: None }, input);
-    }
-
-    /// Shows every handle how its registration stands, and forgets those that are closed. What is told is told after the lock:
-    /// whoever hears it may use any handle.
-    fn show(&mut self) {
+    /// Publishes the states that have changed, and removes the entries of closed registrations.
+    fn publish_states(&mut self) {
         let now = self.now();
         let mut state = self.shared.state();
         state.lease = self.machine.lease();
-        state.lease_ends = self.machine.lease_ends().and_then(|ends| self.epoch.checked_add(ends));
-        state.error = self.answers.why();
-        let mut news = Vec::new();
-        for (id, wanted) in &mut state.wanted {
-            // What is wanted since the machine was told is not known to it: it comes with the next round.
-            if self.told.get(id) == Some(&LastSent::of(wanted)) {
-                let why = self.answers.why_of(*id);
-                news.extend(self.shown.show(*id, wanted, &self.machine, now, why.as_ref()));
+        state.lease_expires_at = self.machine.lease_expiry().and_then(|at| self.epoch.checked_add(at));
+        state.last_error = self.health.last_error();
+        let mut changes = Vec::new();
+        for (id, entry) in &mut state.entries {
+            // An entry that has changed since `send_desired` is unknown to the machine: its state comes with the next round.
+            if self.sent.get(id) == Some(&LastSent::of(entry)) {
+                let error = self.health.last_error_of(*id);
+                changes.extend(self.publisher.update(*id, entry, &self.machine, now, error.as_ref()));
             }
         }
-        let ids: Vec<Id> = state.wanted.keys().copied().filter(|id| self.shown.forget_closed(*id)).collect();
-        let closed: Vec<Wanted> = ids.iter().filter_map(|id| state.wanted.remove(id)).collect();
+        let ids: Vec<Id> = state.entries.keys().copied().filter(|id| self.publisher.forget_closed(*id)).collect();
+        let closed: Vec<Entry> = ids.iter().filter_map(|id| state.entries.remove(id)).collect();
         drop(state);
         for id in &ids {
-            self.told.remove(id);
-            self.answers.forget(*id);
+            self.sent.remove(id);
+            self.health.forget(*id);
         }
-        news.into_iter().for_each(News::tell);
+        changes.into_iter().for_each(StateChange::publish);
         if !closed.is_empty() {
             self.shared.left.notify_waiters();
         }
+        // `closed` is dropped here, after its last state was sent: its senders end the handles' streams.
     }
 
-    fn renew(&mut self, id: i64) -> Request<Renewed> {
+    /// Sends a renewal. It takes the lease's stream with it and gives it back at its end: a stream
+    /// with a renewal in flight cannot be used by another one.
+    fn renew(&mut self, lease: i64) -> InFlight<i64, Renewed> {
         let etcd = self.etcd.clone();
-        let patience = self.answers.patience(RequestKind::Renewal, self.machine.patience());
+        let timeouts = self.health.timeouts(RequestKind::Renewal, self.machine.request_timeout());
         let asked = self.now();
-        let mut stream = self.streams.remove(&id);
-        Box::pin(async move {
-            let renewed = etcd.renew(id, &mut stream, patience).await;
-            (id, asked, renewed, stream)
-        })
+        let mut stream = self.streams.remove(&lease);
+        let future = async move {
+            let result = etcd.renew(lease, &mut stream, timeouts).await;
+            Renewed { asked, result, stream }
+        };
+        InFlight { context: lease, future: Box::pin(future) }
     }
 
-    fn renewed(&mut self, (id, asked, result, stream): Renewed) {
-        if let Some(stream) = stream.filter(|_| self.machine.renews(id)) {
-            self.streams.insert(id, stream);
+    /// Tells the machine the end of a renewal, and keeps the stream if the lease is still renewed.
+    fn on_renewed(&mut self, lease: i64, Renewed { asked, result, stream }: Renewed) {
+        if let Some(stream) = stream.filter(|_| self.machine.renews(lease)) {
+            self.streams.insert(lease, stream);
         }
-        let idle = Action::Wait { until: None };
         match result {
             Ok(seconds) => {
-                let now = self.now();
-                self.machine.on(now, &idle, Input::Renewed { id, asked, seconds });
-                // While another lease is late, what is wrong with it is still to be said.
-                if self.machine.ends(now).is_none() {
-                    self.answers.went_well(RequestKind::Renewal, None, false);
+                self.input(Input::Renewed { lease, asked, seconds });
+                // While another lease is overdue, its error stays.
+                if self.machine.overdue_expiry(self.now()).is_none() {
+                    self.health.succeeded(RequestKind::Renewal, None, false);
                 }
             }
             Err(failure) => {
                 let is_refused = failure.class == Class::Denied;
-                let trouble = self.answers.failed(RequestKind::Renewal, None, failure, true);
-                self.machine.on(self.now(), &idle, Input::RenewalFailed { id, trouble });
+                let failure = self.health.failed(RequestKind::Renewal, None, failure, true);
+                self.input(Input::RenewalFailed { lease, failure });
                 if is_refused {
-                    self.machine.on(self.now(), &idle, Input::LeaseRefused { id });
+                    self.input(Input::LeaseRefused { lease });
                 }
             }
         }
     }
 
-    fn request(&self, action: &Action) -> Request<Result<Input, Failure>> {
-        if let Action::Put { of, .. } = action {
-            self.shared.state().wanted.get(of).into_iter().for_each(|wanted| wanted.known.begin());
+    /// Sends a request of the machine.
+    fn request(&self, action: Action) -> InFlight<SentAction, Result<Input, Failure>> {
+        if let Action::Put { id, .. } = &action {
+            self.shared.state().entries.get(id).into_iter().for_each(|entry| entry.visibility.begin());
         }
-        let etcd = self.etcd.clone();
-        let mut patience = self.answers.patience(RequestKind::Work, self.machine.patience());
+        let mut timeouts = self.health.timeouts(RequestKind::Work, self.machine.request_timeout());
         if let Action::Delete { .. } | Action::Revoke { .. } = action {
-            patience.total = patience.total.min(LEAVING);
+            timeouts.total = timeouts.total.min(REMOVAL);
         }
-        let asked = self.now();
-        let (action, codec) = (action.clone(), self.shared.codec.clone());
-        Box::pin(async move { carry_out(&etcd, &*codec, &action, asked, patience).await })
+        let began = self.now();
+        let (etcd, codec, sent) = (self.etcd.clone(), self.shared.codec.clone(), action.clone());
+        let future = async move { request::send(&etcd, &*codec, &sent, began, timeouts).await };
+        InFlight { context: SentAction { action, began, drop_at: None }, future: Box::pin(future) }
     }
 
-    fn done(&mut self, action: &Action, began: Duration, result: Result<Input, Failure>) {
+    /// Tells the machine the end of a request, after the health: the states that follow show the
+    /// last error.
+    fn on_response(&mut self, SentAction { action, began, .. }: &SentAction, result: Result<Input, Failure>) {
+        let id = registration_of(action);
         let input = match result {
+            Ok(input @ Input::Granted { .. }) => {
+                self.health.granted();
+                input
+            }
             Ok(input) => {
-                if matches!(input, Input::Granted { .. }) {
-                    self.answers.granted();
-                } else {
-                    self.answers.went_well(RequestKind::Work, whose(action), matches!(action, Action::Put { .. }));
-                }
+                self.health.succeeded(RequestKind::Work, id, matches!(action, Action::Put { .. }));
                 input
             }
             Err(failure) => {
-                // Those that were on their way beside one that failed count once.
-                let counts = began >= self.failed_at;
+                // Requests that were in flight together count as one failure.
+                let counts = *began >= self.failed_at;
                 if counts {
                     self.failed_at = self.now();
                 }
-                Input::Failed(self.answers.failed(RequestKind::Work, whose(action), failure, counts))
+                Input::Failed(self.health.failed(RequestKind::Work, id, failure, counts))
             }
         };
         self.machine.on(self.now(), action, input);
@@ -340,67 +382,64 @@ impl Task {
 }
 
 impl Drop for Task {
-    /// Where the runtime ends first, nobody keeps the lease any more.
+    /// If the runtime ends first, nobody renews the lease any more: the registrar is abandoned.
     fn drop(&mut self) {
-        if self.rested {
+        if self.finished {
             return;
         }
         let lease = self.machine.any_lease();
         let mut state = self.shared.state();
         let now = Instant::now();
-        let until =
-            state.lease_ends.or_else(|| now.checked_add(Duration::from_secs(self.shared.seconds.cast_unsigned())));
-        (state.lease, state.lease_ends) = (None, None);
-        (state.has_task, state.ended) = (false, true);
-        let mut wanted = std::mem::take(&mut state.wanted);
+        let ttl = Duration::from_secs(self.shared.ttl_seconds.cast_unsigned());
+        let until = state.lease_expires_at.or_else(|| now.checked_add(ttl));
+        (state.lease, state.lease_expires_at) = (None, None);
+        (state.has_task, state.abandoned) = (false, true);
+        let mut entries = std::mem::take(&mut state.entries);
         let is_out = |state: &RegistrationState| {
             matches!(
                 state,
                 RegistrationState::Closed | RegistrationState::Paused { .. } | RegistrationState::Held { .. }
             )
         };
-        let stays = |wanted: &&Wanted| wanted.known.may_be() && !is_out(wanted.state());
-        let records = wanted.values().filter(stays).flat_map(|wanted| &wanted.records);
-        let left: Vec<LeftBehind> = records.map(|record| LeftBehind { key: record.key.clone(), until }).collect();
-        let count = left.len();
-        state.left_behind.retain(|left| left.until.is_none_or(|until| now < until));
+        let stays = |entry: &&Entry| entry.visibility.may_be_visible() && !is_out(entry.state());
+        let records = entries.values().filter(stays).flat_map(|entry| &entry.records);
+        let keys: Vec<_> = records.map(|record| AbandonedKey { key: record.key.clone(), until }).collect();
+        let count = keys.len();
+        state.abandoned_keys.retain(|abandoned| abandoned.until.is_none_or(|until| now < until));
         if lease.is_some() {
-            state.left_behind.extend(left);
+            state.abandoned_keys.extend(keys);
         }
         drop(state);
-        // One that is being revoked may be gone; where nothing was to stand under it, there is nothing to say.
+        // A lease without keys needs no warning: it may be one that is being revoked.
         if let Some(lease) = lease.filter(|_| count > 0) {
-            let (lease, ttl_s) = (format!("{lease:x}"), self.shared.seconds);
-            let message = "the runtime ended while a lease was held: its keys stay in etcd until it ends; \
-                           wait for `Registrar::close` before";
-            tracing::warn!(parent: None, lease, keys = count, ttl_s, "{message}");
+            let (lease, ttl_s) = (format!("{lease:x}"), self.shared.ttl_seconds);
+            tracing::warn!(
+                parent: None, lease, keys = count, ttl_s,
+                "runtime ended while a lease was held, its keys stay until the lease ends"
+            );
         }
-        for wanted in wanted.values_mut() {
+        for entry in entries.values_mut() {
             let why = Some(Error::closed("the registrar's runtime"));
-            wanted.show(RegistrationState::new(RegistrationStatus::Lost, why)).send();
+            entry.set_state(RegistrationState::new(RegistrationStatus::Lost, why)).send();
         }
         self.shared.left.notify_waiters();
     }
 }
 
+/// The earlier of two times, of which the first may be absent.
 fn earlier(wake: Option<Duration>, other: Duration) -> Duration {
     wake.map_or(other, |wake| wake.min(other))
 }
 
-async fn alarm(at: Option<Instant>) {
-    match at {
-        Some(at) => sleep_until(at).await,
-        None => pending().await,
-    }
-}
-
-/// Those of the requests that are done, with what came of each: at least one, or never.
-async fn ended<F, T>(flights: &mut Vec<F>, request: impl Fn(&mut F) -> &mut Request<T>) -> Vec<(F, T)> {
+/// Waits until at least one request has ended, and takes all that have. Never ends if there is
+/// none.
+async fn ended<C, T>(requests: &mut Vec<InFlight<C, T>>) -> Vec<(C, T)> {
     poll_fn(|cx| {
         let mut done = Vec::new();
-        for place in (0..flights.len()).rev() {
-            if let Poll::Ready(result) = request(&mut flights[place]).as_mut().poll(cx) {
-                done.push((flights.swap_remove(place), result));
+        // Backwards, because `swap_remove` moves the last one, which was polled already.
+        for index in (0..requests.len()).rev() {
+            if let Poll::Ready(result) = requests[index].future.as_mut().poll(cx) {
+                done.push((requests.swap_remove(index).context, result));
             }
         }
         if done.is_empty() { Poll::Pending } else { Poll::Ready(done) }

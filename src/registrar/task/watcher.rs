@@ -1,8 +1,17 @@
-//! The watch of a registrar's own keys: a task beside the registrar's, which tells it what becomes of them.
+//! Watches the registrar's own keys: a task beside the registrar's, which tells it what becomes of
+//! them.
 //!
-//! Each key has a watch of its own, from now on, and is read afterwards, so that nothing is missed and no revision of the past
-//! is needed; the watches share streams. A key that is no longer wanted stays watched for a while: a put that was given up may
-//! still arrive.
+//! Each key has a watch of its own, from the present revision on, and the machine reads the key
+//! afterwards: nothing is missed, and no past revision (which may be compacted) is needed. The
+//! watches share streams. A key that is no longer desired stays watched for a while, because a late
+//! put of it may still arrive.
+//!
+//! ```text
+//!   desired ──▶ opening ──▶ created ──▶ ended ──▶ opening, after a backoff or with the next connection
+//!                  │                      ▲
+//!                  ├── not in time: Input::WatchDelayed (the stream keeps trying)
+//!                  └── denied: Input::WatchDenied; opened again when the machine names the key again
+//! ```
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -12,125 +21,111 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
 use crate::backoff::Backoff;
-use crate::etcd::{Class, Etcd, Event, Failure, Message, Range, Stored, Watch, WatchId, Watcher as Mailbox};
-use crate::registrar::lease::Id;
+use crate::codec::Codec;
+use crate::etcd::{Class, Etcd, Event, Failure, Message, Range, Stored, Watch, WatchId, Watcher};
+use crate::registrar::lease::{Id, Input};
+use crate::registrar::task::request::observed;
 use crate::secret::shown_key;
 
-/// A watch that stood for so long was a good one: the next is opened at once.
+/// A watch that lasted so long was a good one: the next one is opened without a backoff.
 const GOOD: Duration = Duration::from_secs(5);
-/// Keys that are no longer wanted and stay watched.
+/// How many keys that are no longer desired stay watched, beyond the number of desired keys.
 const FORMER: usize = 64;
 
-/// The keys that are to be watched, and for which registration each.
-pub(crate) type Keys = Arc<BTreeMap<Vec<u8>, Id>>;
-
-/// What the watch has to tell.
-pub(crate) enum Said {
-    Watched {
-        key: Vec<u8>,
-        anew: bool,
-    },
-    Unwatchable {
-        key: Vec<u8>,
-    },
-    /// Its watch was not created in time; it is tried again in the background.
-    Late {
-        key: Vec<u8>,
-    },
-    Unwatched {
-        key: Vec<u8>,
-    },
-    Seen {
-        key: Vec<u8>,
-        revision: i64,
-        stored: Option<Stored>,
-    },
-}
-
-pub(crate) struct Watcher {
-    keys: watch::Receiver<Keys>,
-    to: mpsc::Sender<Said>,
-    mailbox: Mailbox,
-    watched: BTreeMap<Vec<u8>, Watched>,
+/// Watches the keys that the machine names, and sends what happens as inputs of the machine.
+pub(super) struct KeyWatcher {
+    codec: Arc<dyn Codec>,
+    /// The keys to watch, each with its registration.
+    keys: watch::Receiver<Arc<BTreeMap<Vec<u8>, Id>>>,
+    inputs: mpsc::Sender<Input>,
+    watcher: Watcher,
+    watched: BTreeMap<Vec<u8>, WatchedKey>,
     ids: HashMap<WatchId, Vec<u8>>,
-    /// Keys that are no longer wanted, the oldest first.
+    /// Keys that are no longer desired, the oldest first.
     former: VecDeque<Vec<u8>>,
     backoff: Backoff,
     epoch: Instant,
-    /// There is a new connection to etcd.
+    /// Changes with each new connection to etcd.
     connected: watch::Receiver<u64>,
-    /// When watches that have ended are opened again.
-    again: Option<Instant>,
-    /// That time is for people to mend something.
+    /// When the watches that have ended are opened again.
+    reopen_at: Option<Instant>,
+    /// An operator must act first, so a new connection does not shorten the wait.
     refused: bool,
-    /// That a key may not be watched was said.
-    denied: bool,
+    /// A denied watch was logged as a warning.
+    warned: bool,
 }
 
-/// The watch of a key; none between the end of one and the next.
+/// The watch of a key. It has none after one has ended, until the next is opened.
 #[derive(Default)]
-struct Watched {
+struct WatchedKey {
+    /// Dropping it ends the watch at etcd.
     watch: Option<Watch>,
+    /// When etcd confirmed it.
     created: Option<Instant>,
 }
 
-/// Nobody listens any more.
-struct Gone;
+/// The registrar's task has ended.
+struct ReceiverGone;
 
-impl Watcher {
-    pub(crate) fn new(etcd: &Etcd, keys: watch::Receiver<Keys>, to: mpsc::Sender<Said>) -> Self {
-        let (mailbox, connected) = (Mailbox::new(etcd), etcd.connected());
+impl KeyWatcher {
+    pub(super) fn new(
+        etcd: &Etcd,
+        codec: Arc<dyn Codec>,
+        keys: watch::Receiver<Arc<BTreeMap<Vec<u8>, Id>>>,
+        inputs: mpsc::Sender<Input>,
+    ) -> Self {
         Self {
+            codec,
             keys,
-            to,
-            mailbox,
+            inputs,
+            watcher: Watcher::new(etcd),
             watched: BTreeMap::new(),
             ids: HashMap::new(),
             former: VecDeque::new(),
             backoff: Backoff::new(fastrand::u64(..)),
             epoch: Instant::now(),
-            connected,
-            again: None,
+            connected: etcd.connected(),
+            reopen_at: None,
             refused: false,
-            denied: false,
+            warned: false,
         }
     }
 
-    /// Goes on until nobody listens.
-    pub(crate) async fn run(mut self) {
+    /// Runs until the registrar's task ends.
+    pub(super) async fn run(mut self) {
         self.keys.mark_changed();
-        let mut before = Keys::default();
+        let mut before = Arc::default();
         loop {
-            let told = tokio::select! {
+            let sent = tokio::select! {
                 changed = self.keys.changed() => match changed {
                     Ok(()) => self.follow(&mut before).await,
-                    Err(_) => Err(Gone),
+                    Err(_) => Err(ReceiverGone),
                 },
-                (id, message) = self.mailbox.next() => self.hear(id, message).await,
-                _ = self.connected.changed(), if self.again.is_some() && !self.refused => {
-                    self.open_again();
+                (id, message) = self.watcher.next() => self.on_message(id, message).await,
+                _ = self.connected.changed(), if self.reopen_at.is_some() && !self.refused => {
+                    self.reopen();
                     Ok(())
                 }
-                () = alarm(self.again) => {
-                    self.open_again();
+                () = sleep_until_some(self.reopen_at) => {
+                    self.reopen();
                     Ok(())
                 }
             };
-            if told.is_err() {
+            if sent.is_err() {
                 return;
             }
         }
     }
 
-    /// Other keys are wanted.
-    async fn follow(&mut self, before: &mut Keys) -> Result<(), Gone> {
+    /// Opens watches for new keys, and drops those of keys that have not been desired for long.
+    async fn follow(&mut self, before: &mut Arc<BTreeMap<Vec<u8>, Id>>) -> Result<(), ReceiverGone> {
         let keys = self.keys.borrow_and_update().clone();
-        for (key, of) in keys.iter() {
+        for (key, id) in keys.iter() {
             match self.watched.get(key) {
                 None => self.open(key),
-                // What another registration wants now is watched already.
-                Some(watched) if watched.created.is_some() && before.get(key) != Some(of) => {
-                    self.say(Said::Watched { key: key.clone(), anew: false }).await?;
+                // Watched already, for another registration.
+                Some(watched) if watched.created.is_some() && before.get(key) != Some(id) => {
+                    self.send(Input::Watched { key: key.clone(), new_watch: false }).await?;
                 }
                 Some(_) => {}
             }
@@ -148,63 +143,65 @@ impl Watcher {
         Ok(())
     }
 
+    /// Opens a watch of one key, from the present revision on (0 in etcd's protocol).
     fn open(&mut self, key: &[u8]) {
-        let watch = self.mailbox.open(Range { start: key.to_vec(), end: Vec::new() }, 0);
+        let watch = self.watcher.open(Range { start: key.to_vec(), end: Vec::new() }, 0);
         self.ids.insert(watch.id(), key.to_vec());
-        self.watched.insert(key.to_vec(), Watched { watch: Some(watch), created: None });
+        self.watched.insert(key.to_vec(), WatchedKey { watch: Some(watch), created: None });
     }
 
-    fn open_again(&mut self) {
-        self.again = None;
+    /// Opens the watches that have ended.
+    fn reopen(&mut self) {
+        self.reopen_at = None;
         let ended = self.watched.iter().filter(|(_, watched)| watched.watch.is_none());
         let ended: Vec<_> = ended.map(|(key, _)| key.clone()).collect();
         ended.iter().for_each(|key| self.open(key));
     }
 
-    async fn hear(&mut self, id: WatchId, message: Message) -> Result<(), Gone> {
+    /// A message of one watch. Messages of watches that were dropped meanwhile are ignored.
+    async fn on_message(&mut self, id: WatchId, message: Message) -> Result<(), ReceiverGone> {
         let Some(key) = self.ids.get(&id).cloned() else { return Ok(()) };
         match message {
             Message::Created { .. } => {
                 self.watched.entry(key.clone()).or_default().created = Some(Instant::now());
-                self.say(Said::Watched { key, anew: true }).await
+                self.send(Input::Watched { key, new_watch: true }).await
             }
             Message::Events(events) => {
                 for Event { revision, key, lease, value } in events {
                     let stored = value.map(|value| Stored { lease, revision, value: value.into() });
-                    self.say(Said::Seen { key: key.into(), revision, stored }).await?;
+                    self.send(observed(&*self.codec, key.into(), revision, stored)).await?;
                 }
                 Ok(())
             }
             Message::Progress { .. } => Ok(()),
             Message::Late(failure) => {
-                let shown = shown_key(&key);
-                tracing::debug!(parent: None, key = %shown, error = %failure.into_error(), "the watch of an own key is late");
-                self.say(Said::Late { key }).await
+                let (shown, error) = (shown_key(&key), failure.into_error());
+                tracing::debug!(parent: None, key = %shown, %error, "key watch delayed, retrying");
+                self.send(Input::WatchDelayed { key }).await
             }
-            Message::Canceled(failure) if failure.class == Class::Denied => self.forbidden(id, key, failure).await,
+            Message::Canceled(failure) if failure.class == Class::Denied => self.denied(id, key, failure).await,
             Message::Canceled(failure) | Message::Lost { failure, .. } => self.ended(id, key, failure).await,
         }
     }
 
-    /// A key may not be watched: when that is tried again is the registrar's to say.
-    async fn forbidden(&mut self, id: WatchId, key: Vec<u8>, failure: Failure) -> Result<(), Gone> {
+    /// The role may not watch the key. The machine decides when that is tried again.
+    async fn denied(&mut self, id: WatchId, key: Vec<u8>, failure: Failure) -> Result<(), ReceiverGone> {
         self.ids.remove(&id);
         self.watched.remove(&key);
         let (shown, error) = (shown_key(&key), failure.into_error());
-        if std::mem::replace(&mut self.denied, true) {
-            tracing::debug!(parent: None, key = %shown, %error, "this key may not be watched either");
+        if std::mem::replace(&mut self.warned, true) {
+            tracing::debug!(parent: None, key = %shown, %error, "key watch denied too");
         } else {
-            let instead = "a key may not be watched: it is put again about once in a minute instead";
-            tracing::warn!(parent: None, key = %shown, %error, "{instead}");
+            tracing::warn!(parent: None, key = %shown, %error, "key watch denied, putting the key once a minute instead");
         }
-        self.say(Said::Unwatchable { key }).await
+        self.send(Input::WatchDenied { key }).await
     }
 
-    /// A watch has ended: all that have are opened again together.
-    async fn ended(&mut self, id: WatchId, key: Vec<u8>, failure: Failure) -> Result<(), Gone> {
+    /// A watch has ended. All that have are opened again together.
+    async fn ended(&mut self, id: WatchId, key: Vec<u8>, failure: Failure) -> Result<(), ReceiverGone> {
         self.ids.remove(&id);
-        let ended = self.watched.insert(key.clone(), Watched::default());
-        if self.again.is_none() {
+        let ended = self.watched.insert(key.clone(), WatchedKey::default());
+        if self.reopen_at.is_none() {
             self.connected.mark_unchanged();
             if ended.and_then(|ended| ended.created).is_some_and(|created| created.elapsed() >= GOOD) {
                 self.backoff.reset();
@@ -212,18 +209,21 @@ impl Watcher {
             self.refused =
                 !matches!(failure.class, Class::Transient | Class::Changed | Class::TimedOut | Class::Revision);
             let wait = self.backoff.fail(self.epoch.elapsed(), self.refused);
-            self.again = Some(Instant::now() + wait);
+            self.reopen_at = Some(Instant::now() + wait);
         }
-        tracing::debug!(parent: None, error = %failure.into_error(), "the watch of an own key has ended");
-        self.say(Said::Unwatched { key }).await
+        tracing::debug!(parent: None, key = %shown_key(&key), error = %failure.into_error(), "key watch ended, retrying");
+        self.send(Input::WatchLost { key }).await
     }
 
-    async fn say(&self, said: Said) -> Result<(), Gone> {
-        self.to.send(said).await.map_err(|_| Gone)
+    /// Waits while the task is [`MAX_WATCH_INPUTS`](super::MAX_WATCH_INPUTS) inputs behind. The
+    /// streams buffer meanwhile.
+    async fn send(&self, input: Input) -> Result<(), ReceiverGone> {
+        self.inputs.send(input).await.map_err(|_| ReceiverGone)
     }
 }
 
-async fn alarm(at: Option<Instant>) {
+/// Sleeps until the time, or forever if there is none.
+pub(super) async fn sleep_until_some(at: Option<Instant>) {
     match at {
         Some(at) => sleep_until(at).await,
         None => std::future::pending().await,

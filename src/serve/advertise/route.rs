@@ -1,4 +1,5 @@
-//! The address of the interface that reaches etcd, and whether etcd is on this host.
+//! The addresses that only the network tells: the interface that reaches etcd, and whether etcd is
+//! on this host.
 
 use std::env;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -9,60 +10,65 @@ use tokio::time::timeout;
 
 use crate::address::{Address, Authority};
 use crate::error::Error;
-use crate::serve::advertise::{
-    ADVERTISE, Environment, Family, Locality, POD_IP, Plan, at, is_routable, locality, refused,
+use crate::serve::advertise::plan::{
+    ADVERTISE, AddressFamily, AddressPlan, Environment, Locality, POD_IP, is_routable, locality, refused,
+    socket_address,
 };
 
-/// How long DNS may take; then it is asked again.
+/// How long a DNS lookup may take before it is repeated: resolvers usually give up after 5 s.
 const LOOKUP: Duration = Duration::from_secs(5);
 
-/// SRV records are to name the members of etcd, and have not done so yet.
-const NO_MEMBER: &str = "where etcd is, is not known yet";
+/// The reason while DNS SRV records have not named a member of etcd.
+const NO_MEMBER: &str = "the address of etcd is not known yet";
 
 /// Why there is no address.
 pub(crate) enum RouteError {
-    /// Only people can mend it.
+    /// Another setting is needed.
     Refused(Error),
-    /// There may be one later: DNS or the network is not there yet.
+    /// DNS or the network may give one later.
     NotYet(Error),
 }
 
 impl From<Error> for RouteError {
+    /// An address or a setting that is refused stays so.
     fn from(error: Error) -> Self {
         Self::Refused(error)
     }
 }
 
+/// Reads the environment once, when serving begins.
 pub(crate) fn environment() -> Environment {
     Environment { advertise: env::var(ADVERTISE).ok(), pod_ip: env::var(POD_IP).ok() }
 }
 
-/// The addresses to register. `etcd` is where etcd is, unless only a client of the user's knows.
-pub(crate) async fn addresses(plan: &Plan, etcd: Option<&[Authority]>) -> Result<Vec<Address>, RouteError> {
+/// The addresses to register. `etcd` are the members of etcd, or `None` if only a client of the
+/// user's knows them.
+pub(crate) async fn addresses(plan: &AddressPlan, etcd: Option<&[Authority]>) -> Result<Vec<Address>, RouteError> {
     match plan {
-        Plan::Known(addresses) => Ok(addresses.clone()),
-        Plan::Local(address) => local(address, etcd).await.map(|()| vec![address.clone()]),
-        Plan::Route { port, family, https } => {
+        AddressPlan::Known(addresses) => Ok(addresses.clone()),
+        AddressPlan::Local(address) => check_local(address, etcd).await.map(|()| vec![address.clone()]),
+        AddressPlan::Route { port, family, https } => {
             let ip = interface(*port, *family, etcd).await?;
-            Ok(vec![at(SocketAddr::new(ip, *port), *https)?])
+            Ok(vec![socket_address(SocketAddr::new(ip, *port), *https)?])
         }
     }
 }
 
-/// An address that only this host reaches will do, if all of etcd is on this host.
-async fn local(address: &Address, etcd: Option<&[Authority]>) -> Result<(), RouteError> {
+/// Accepts an address that only this host reaches if every member of etcd is on this host: then so
+/// are the clients.
+async fn check_local(address: &Address, etcd: Option<&[Authority]>) -> Result<(), RouteError> {
     let refuse = |reason: String| Err(refused(address.to_string(), reason).into());
     let Some(etcd) = etcd else {
-        return refuse("only this host reaches it, and where etcd is only the client that was given knows".into());
+        return refuse("only this host reaches it, and the given client does not tell where etcd is".into());
     };
     if etcd.is_empty() {
         return Err(RouteError::NotYet(refused(address.to_string(), NO_MEMBER)));
     }
     let mut unknown = None;
     for member in etcd {
-        let is_here = match locality(member) {
-            Locality::Here => true,
-            Locality::Elsewhere => false,
+        let is_local = match locality(member) {
+            Locality::Local => true,
+            Locality::Remote => false,
             Locality::Unknown => match lookup(member).await {
                 Ok(addresses) => addresses.iter().all(|address| address.ip().to_canonical().is_loopback()),
                 Err(reason) => {
@@ -71,83 +77,85 @@ async fn local(address: &Address, etcd: Option<&[Authority]>) -> Result<(), Rout
                 }
             },
         };
-        if !is_here {
+        if !is_local {
             return refuse(format!("only this host reaches it, and etcd ({}) is on another", member.as_str()));
         }
     }
     unknown.map_or(Ok(()), Err)
 }
 
-async fn interface(port: u16, family: Family, etcd: Option<&[Authority]>) -> Result<IpAddr, RouteError> {
-    let (every, own): (IpAddr, IpAddr) = match family {
-        Family::V4 => (Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::LOCALHOST.into()),
-        Family::V6 => (Ipv6Addr::UNSPECIFIED.into(), Ipv6Addr::LOCALHOST.into()),
-        Family::Any => (Ipv6Addr::UNSPECIFIED.into(), Ipv4Addr::LOCALHOST.into()),
+/// The address of the interface that reaches a member of etcd. A routable one of any member is
+/// taken at once; a loopback one only if no member is left that could give another.
+async fn interface(port: u16, family: AddressFamily, etcd: Option<&[Authority]>) -> Result<IpAddr, RouteError> {
+    let (every, loopback): (IpAddr, IpAddr) = match family {
+        AddressFamily::V4 => (Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::LOCALHOST.into()),
+        AddressFamily::V6 => (Ipv6Addr::UNSPECIFIED.into(), Ipv6Addr::LOCALHOST.into()),
+        AddressFamily::Any => (Ipv6Addr::UNSPECIFIED.into(), Ipv4Addr::LOCALHOST.into()),
     };
-    let every = SocketAddr::new(every, port);
+    let every = SocketAddr::new(every, port).to_string();
     let Some(etcd) = etcd else {
-        let reason =
-            "every interface is listened on, and which of them reaches etcd only the client that was given knows";
-        return Err(refused(every.to_string(), reason).into());
+        let reason = "every interface is listened on, and the given client does not tell which of them reaches etcd";
+        return Err(refused(every, reason).into());
     };
     if etcd.is_empty() {
-        return Err(RouteError::NotYet(refused(every.to_string(), NO_MEMBER)));
+        return Err(RouteError::NotYet(refused(every, NO_MEMBER)));
     }
     let (mut local, mut unreachable) = (None, None);
     for member in etcd {
-        let name = member.host().parse::<IpAddr>().is_err();
+        let is_name = member.host().parse::<IpAddr>().is_err();
         let known = match locality(member) {
-            Locality::Here if name => Ok(vec![(own, member.port()).into()]),
+            Locality::Local if is_name => Ok(vec![(loopback, member.port()).into()]),
             _ => lookup(member).await,
         };
         let known: Vec<SocketAddr> = known.unwrap_or_else(|reason| {
             unreachable = Some(reason);
             Vec::new()
         });
-        for address in known.into_iter().filter(|address| family.has(address.ip().to_canonical())) {
+        for address in known.into_iter().filter(|address| family.contains(address.ip().to_canonical())) {
             match source(address) {
                 Ok(ip) if is_routable(ip) => return Ok(ip.to_canonical()),
                 Ok(ip) if ip.to_canonical().is_loopback() => local = Some(ip.to_canonical()),
                 Ok(_) => {}
-                Err(error) => unreachable = Some(format!("no way to {}: {error}", member.as_str())),
+                Err(error) => unreachable = Some(format!("no route to {}: {error}", member.as_str())),
             }
         }
     }
     match (local, unreachable) {
         (Some(ip), None) => {
-            tracing::warn!(%ip, "every interface is listened on, and etcd is on this host: other hosts do not reach what is registered");
+            tracing::warn!(%ip, "advertised address is loopback because etcd is on this host, other hosts cannot reach it");
             Ok(ip)
         }
-        // Of the rest of etcd the way may come.
+        // A route to the other members may come.
         (_, Some(reason)) => {
             let reason = format!("every interface is listened on, and none reaches etcd yet ({reason})");
-            Err(RouteError::NotYet(refused(every.to_string(), reason)))
+            Err(RouteError::NotYet(refused(every, reason)))
         }
         (None, None) => {
             let reason = "no interface reaches etcd by the address family that is listened on";
-            Err(refused(every.to_string(), reason).into())
+            Err(refused(every, reason).into())
         }
     }
 }
 
-/// The system's choice for who wants to reach that address. Nothing is sent.
-fn source(to: SocketAddr) -> std::io::Result<IpAddr> {
-    let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+/// The source address that the system chooses for a destination. Connecting a UDP socket sends
+/// nothing.
+fn source(destination: SocketAddr) -> std::io::Result<IpAddr> {
+    let any: IpAddr = if destination.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, 0))?;
-    socket.connect(to)?;
+    socket.connect(destination)?;
     Ok(socket.local_addr()?.ip())
 }
 
 /// The addresses of a member, or why they are not known.
 async fn lookup(member: &Authority) -> Result<Vec<SocketAddr>, String> {
-    let looked_up = async { lookup_host(member.as_str()).await.map(Iterator::collect::<Vec<_>>) };
-    let reason = match timeout(LOOKUP, looked_up).await {
+    let lookup = async { lookup_host(member.as_str()).await.map(Iterator::collect::<Vec<_>>) };
+    let reason = match timeout(LOOKUP, lookup).await {
         Ok(Ok(addresses)) if !addresses.is_empty() => return Ok(addresses),
-        Ok(Ok(_)) => "DNS knows no address of it".to_owned(),
+        Ok(Ok(_)) => "DNS has no address of it".to_owned(),
         Ok(Err(error)) => error.to_string(),
-        Err(_) => format!("DNS gave no answer within {} s", LOOKUP.as_secs()),
+        Err(_) => format!("DNS did not answer within {} s", LOOKUP.as_secs()),
     };
-    Err(format!("where etcd is ({}) is not known: {reason}", member.as_str()))
+    Err(format!("the address of etcd ({}) is not known: {reason}", member.as_str()))
 }
 
 #[cfg(test)]
@@ -158,7 +166,7 @@ mod tests {
         hosts.iter().map(|host| Authority::parse(host, Some(2379)).unwrap()).collect()
     }
 
-    async fn found(plan: &Plan, hosts: Option<&[&str]>) -> Result<String, (bool, String)> {
+    async fn found(plan: &AddressPlan, hosts: Option<&[&str]>) -> Result<String, (bool, String)> {
         let hosts = hosts.map(etcd);
         match addresses(plan, hosts.as_deref()).await {
             Ok(addresses) => Ok(addresses[0].to_string()),
@@ -169,7 +177,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_local_address_is_for_a_local_etcd() {
-        let plan = Plan::Local(Address::parse("127.0.0.1:7").unwrap());
+        let plan = AddressPlan::Local(Address::parse("127.0.0.1:7").unwrap());
         assert_eq!(found(&plan, Some(&["localhost", "[::1]"])).await.unwrap(), "127.0.0.1:7");
         for hosts in [Some(&["localhost", "10.0.0.1"][..]), None] {
             let (refused, error) = found(&plan, hosts).await.unwrap_err();
@@ -186,25 +194,28 @@ mod tests {
 
     #[tokio::test]
     async fn every_interface_becomes_the_one_that_reaches_etcd() {
-        let route = |family| Plan::Route { port: 7, family, https: false };
-        assert_eq!(found(&route(Family::V4), Some(&["127.0.0.1"])).await.unwrap(), "127.0.0.1:7");
-        assert_eq!(found(&route(Family::Any), Some(&["localhost"])).await.unwrap(), "127.0.0.1:7");
-        assert_eq!(found(&route(Family::V6), Some(&["localhost"])).await.map_err(|(refused, _)| refused), local_v6());
-        let (refused, error) = found(&route(Family::V6), Some(&["127.0.0.1"])).await.unwrap_err();
+        let route = |family| AddressPlan::Route { port: 7, family, https: false };
+        assert_eq!(found(&route(AddressFamily::V4), Some(&["127.0.0.1"])).await.unwrap(), "127.0.0.1:7");
+        assert_eq!(found(&route(AddressFamily::Any), Some(&["localhost"])).await.unwrap(), "127.0.0.1:7");
+        assert_eq!(
+            found(&route(AddressFamily::V6), Some(&["localhost"])).await.map_err(|(refused, _)| refused),
+            local_v6()
+        );
+        let (refused, error) = found(&route(AddressFamily::V6), Some(&["127.0.0.1"])).await.unwrap_err();
         assert!(refused && error.contains("family"), "{error}");
-        let (refused, error) = found(&route(Family::V4), Some(&["[::1]"])).await.unwrap_err();
+        let (refused, error) = found(&route(AddressFamily::V4), Some(&["[::1]"])).await.unwrap_err();
         assert!(refused && error.contains("family"), "{error}");
-        assert!(found(&route(Family::Any), None).await.unwrap_err().0);
-        let (refused, error) = found(&route(Family::Any), Some(&["no-such-host.invalid"])).await.unwrap_err();
+        assert!(found(&route(AddressFamily::Any), None).await.unwrap_err().0);
+        let (refused, error) = found(&route(AddressFamily::Any), Some(&["no-such-host.invalid"])).await.unwrap_err();
         assert!(!refused && error.contains("not known"), "{error}");
         // One that can be found is enough, wherever it stands.
         for hosts in [["127.0.0.1", "no-such-host.invalid"], ["no-such-host.invalid", "127.0.0.1"]] {
-            assert!(!found(&route(Family::V4), Some(&hosts)).await.unwrap_err().0, "the other may be elsewhere");
+            assert!(!found(&route(AddressFamily::V4), Some(&hosts)).await.unwrap_err().0, "the other may be elsewhere");
         }
         // Nothing is sent: any address that there is a way to will do.
-        if let Ok(address) = found(&route(Family::V4), Some(&["192.0.2.1"])).await {
+        if let Ok(address) = found(&route(AddressFamily::V4), Some(&["192.0.2.1"])).await {
             for hosts in [["192.0.2.1", "no-such-host.invalid"], ["no-such-host.invalid", "192.0.2.1"]] {
-                assert_eq!(found(&route(Family::V4), Some(&hosts)).await.unwrap(), address);
+                assert_eq!(found(&route(AddressFamily::V4), Some(&hosts)).await.unwrap(), address);
             }
         }
     }

@@ -1,4 +1,5 @@
-//! Calls, counted around the router: what the bytes of TLS do not tell.
+//! The layer that counts calls around the router: over TLS the bytes of a connection do not show
+//! them.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -13,127 +14,143 @@ use http_body::{Body, Frame, SizeHint};
 use tonic::transport::server::TcpConnectInfo;
 use tower::{Layer, Service};
 
-/// The two ends of a TCP connection: no two that are open have the same.
+/// The two addresses of a TCP connection. They identify it: no two open connections have the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Pair {
+pub(super) struct SocketPair {
+    /// The server's end.
     local: SocketAddr,
+    /// The client's end.
     remote: SocketAddr,
 }
 
-impl Pair {
-    pub(crate) fn of(info: &TcpConnectInfo) -> Option<Self> {
+impl SocketPair {
+    /// The pair, if tonic knows both addresses.
+    pub(super) fn of(info: &TcpConnectInfo) -> Option<Self> {
         Some(Self { local: info.local_addr?, remote: info.remote_addr? })
     }
 }
 
-/// A layer that tells [`Serve`](crate::serve::Serve) of each call, from its head to the end of its answer: made by
-/// [`Serve::count_calls`](crate::serve::Serve::count_calls).
+/// A layer that counts each call of a server, from its head to the end of its response body. Made
+/// by [`Serve::count_calls`](crate::serve::Serve::count_calls).
 #[derive(Clone, Debug)]
 pub struct CountCalls {
-    calls: Arc<Calls>,
+    counter: Arc<CallCounter>,
 }
 
-/// The calls in flight, where they are counted.
+/// The calls in flight of one server, if the layer is used.
 #[derive(Debug, Default)]
-pub(crate) struct Calls {
-    counted: AtomicBool,
-    connections: Mutex<HashMap<Pair, Arc<Count>>>,
-    /// Those of connections whose ends are not known.
-    others: Arc<Count>,
+pub(crate) struct CallCounter {
+    /// The layer was made, so new connections are counted.
+    used: AtomicBool,
+    /// The open TCP connections whose calls are counted.
+    connections: Mutex<HashMap<SocketPair, Arc<CallCount>>>,
+    /// The calls of connections that do not tell their addresses.
+    others: Arc<CallCount>,
 }
 
-/// Calls in flight, and how many have begun or ended.
+/// The calls in flight of one connection, and how many calls have begun or ended.
 #[derive(Debug, Default)]
-pub(crate) struct Count {
-    now: AtomicUsize,
+pub(super) struct CallCount {
+    /// The calls in flight.
+    in_flight: AtomicUsize,
+    /// Shows that something has happened between two looks, also if the number is the same again.
     changes: AtomicUsize,
 }
 
-impl Count {
-    pub(crate) fn now(&self) -> usize {
-        self.now.load(Ordering::Acquire)
+impl CallCount {
+    /// The calls in flight now.
+    pub(super) fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Acquire)
     }
 
-    pub(crate) fn changes(&self) -> usize {
+    /// How many calls have begun or ended since the connection was accepted.
+    pub(super) fn changes(&self) -> usize {
         self.changes.load(Ordering::Acquire)
     }
 
-    pub(crate) fn set(&self, now: usize) {
-        if self.now.swap(now, Ordering::AcqRel) != now {
+    /// Sets the calls in flight, for connections whose bytes tell.
+    pub(super) fn set(&self, in_flight: usize) {
+        if self.in_flight.swap(in_flight, Ordering::AcqRel) != in_flight {
             self.changes.fetch_add(1, Ordering::AcqRel);
         }
     }
 
-    fn begin(self: &Arc<Self>) -> InFlight {
-        self.now.fetch_add(1, Ordering::AcqRel);
+    /// Counts a call until the guard is dropped.
+    fn begin(self: &Arc<Self>) -> CallGuard {
+        self.in_flight.fetch_add(1, Ordering::AcqRel);
         self.changes.fetch_add(1, Ordering::AcqRel);
-        InFlight(self.clone())
+        CallGuard(self.clone())
     }
 }
 
-/// A call in flight, until it is dropped.
-pub(crate) struct InFlight(Arc<Count>);
+/// Counts a call as in flight until it is dropped.
+pub(super) struct CallGuard(Arc<CallCount>);
 
-impl Drop for InFlight {
+impl Drop for CallGuard {
     fn drop(&mut self) {
-        self.0.now.fetch_sub(1, Ordering::AcqRel);
+        self.0.in_flight.fetch_sub(1, Ordering::AcqRel);
         self.0.changes.fetch_add(1, Ordering::AcqRel);
     }
 }
 
-impl Calls {
+impl CallCounter {
+    /// Makes the layer. From here on new connections are counted, so it must be made before the
+    /// server accepts.
     pub(crate) fn layer(self: &Arc<Self>) -> CountCalls {
-        self.counted.store(true, Ordering::Release);
-        CountCalls { calls: self.clone() }
+        self.used.store(true, Ordering::Release);
+        CountCalls { counter: self.clone() }
     }
 
-    /// Whether they are counted.
-    pub(crate) fn are_counted(&self) -> bool {
-        self.counted.load(Ordering::Acquire)
+    /// Whether the layer was made.
+    pub(super) fn is_used(&self) -> bool {
+        self.used.load(Ordering::Acquire)
     }
 
-    /// Where the calls of a new connection are counted.
-    pub(crate) fn connect(self: &Arc<Self>, pair: Option<Pair>) -> Connected {
+    /// Begins to count the calls of a new connection.
+    pub(super) fn add_connection(self: &Arc<Self>, pair: Option<SocketPair>) -> CountedConnection {
         let count = pair.map_or_else(
             || self.others.clone(),
             |pair| {
-                let count = Arc::new(Count::default());
+                let count = Arc::new(CallCount::default());
                 self.connections().insert(pair, count.clone());
                 count
             },
         );
-        Connected { calls: self.clone(), pair, count }
+        CountedConnection { counter: self.clone(), pair, count }
     }
 
-    pub(crate) fn begin(&self, pair: Option<Pair>) -> InFlight {
+    /// Counts a call of the connection with these addresses, or of the others if it is not known.
+    pub(super) fn begin(&self, pair: Option<SocketPair>) -> CallGuard {
         let count = pair.and_then(|pair| self.connections().get(&pair).cloned());
         count.as_ref().unwrap_or(&self.others).begin()
     }
 
-    fn connections(&self) -> MutexGuard<'_, HashMap<Pair, Arc<Count>>> {
+    /// Locks the map for a moment.
+    fn connections(&self) -> MutexGuard<'_, HashMap<SocketPair, Arc<CallCount>>> {
         // Nothing panics while it is held.
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A connection whose calls are counted, until it is dropped.
-pub(crate) struct Connected {
-    calls: Arc<Calls>,
-    pair: Option<Pair>,
-    count: Arc<Count>,
+/// A connection whose calls are counted until it is dropped.
+pub(super) struct CountedConnection {
+    counter: Arc<CallCounter>,
+    pair: Option<SocketPair>,
+    count: Arc<CallCount>,
 }
 
-impl Connected {
-    pub(crate) fn count(&self) -> &Arc<Count> {
+impl CountedConnection {
+    /// The counter of its calls.
+    pub(super) fn count(&self) -> &Arc<CallCount> {
         &self.count
     }
 }
 
-impl Drop for Connected {
+impl Drop for CountedConnection {
     fn drop(&mut self) {
         let Some(pair) = self.pair else { return };
-        let mut connections = self.calls.connections();
-        // The ends may have been taken by a new connection meanwhile.
+        let mut connections = self.counter.connections();
+        // A new connection may have the same addresses by now: hyper drops the socket after the system has closed it.
         if connections.get(&pair).is_some_and(|count| Arc::ptr_eq(count, &self.count)) {
             connections.remove(&pair);
         }
@@ -141,21 +158,21 @@ impl Drop for Connected {
 }
 
 impl<S> Layer<S> for CountCalls {
-    type Service = Counted<S>;
+    type Service = CountedService<S>;
 
-    fn layer(&self, inner: S) -> Counted<S> {
-        Counted { inner, calls: self.calls.clone() }
+    fn layer(&self, inner: S) -> CountedService<S> {
+        CountedService { inner, counter: self.counter.clone() }
     }
 }
 
-/// A service whose calls are counted.
+/// A service whose calls are counted. Made by [`CountCalls`].
 #[derive(Clone, Debug)]
-pub struct Counted<S> {
+pub struct CountedService<S> {
     inner: S,
-    calls: Arc<Calls>,
+    counter: Arc<CallCounter>,
 }
 
-impl<S, B, R> Service<Request<B>> for Counted<S>
+impl<S, B, R> Service<Request<B>> for CountedService<S>
 where
     S: Service<Request<B>, Response = Response<R>>,
     S::Future: Send + 'static,
@@ -169,19 +186,19 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let in_flight = self.calls.begin(request.extensions().get().and_then(Pair::of));
+        let guard = self.counter.begin(request.extensions().get().and_then(SocketPair::of));
         let response = self.inner.call(request);
         Box::pin(async move {
             let response = response.await?;
-            Ok(response.map(|body| CountedBody { body: Box::pin(body), _in_flight: in_flight }))
+            Ok(response.map(|body| CountedBody { body: Box::pin(body), _guard: guard }))
         })
     }
 }
 
-/// An answer's body; its call ends with it.
+/// A response body. Its call is in flight until it is dropped.
 pub struct CountedBody<B> {
     body: Pin<Box<B>>,
-    _in_flight: InFlight,
+    _guard: CallGuard,
 }
 
 impl<B: Body> Body for CountedBody<B> {
@@ -209,9 +226,9 @@ mod tests {
 
     use super::*;
 
-    fn request(pair: Option<Pair>) -> Request<()> {
+    fn request(pair: Option<SocketPair>) -> Request<()> {
         let mut request = Request::new(());
-        if let Some(Pair { local, remote }) = pair {
+        if let Some(SocketPair { local, remote }) = pair {
             let info = TcpConnectInfo { local_addr: Some(local), remote_addr: Some(remote) };
             request.extensions_mut().insert(info);
         }
@@ -221,14 +238,15 @@ mod tests {
     /// F23: a call belongs to its connection until its answer's body is gone.
     #[tokio::test]
     async fn calls_are_counted_where_they_belong() {
-        let calls = Arc::<Calls>::default();
-        assert!(!calls.are_counted());
+        let calls = Arc::<CallCounter>::default();
+        assert!(!calls.is_used());
         let answer = service_fn(|_| async { Ok::<_, Infallible>(Response::new(tonic::body::Body::empty())) });
         let service = calls.layer().layer(answer);
-        assert!(calls.are_counted());
-        let at = |port| Pair { local: ([127, 0, 0, 1], 1).into(), remote: ([127, 0, 0, 1], port).into() };
-        let (one, other, unknown) = (calls.connect(Some(at(2))), calls.connect(Some(at(3))), calls.connect(None));
-        let counts = || [one.count().now(), other.count().now(), unknown.count().now()];
+        assert!(calls.is_used());
+        let at = |port| SocketPair { local: ([127, 0, 0, 1], 1).into(), remote: ([127, 0, 0, 1], port).into() };
+        let (one, other, unknown) =
+            (calls.add_connection(Some(at(2))), calls.add_connection(Some(at(3))), calls.add_connection(None));
+        let counts = || [one.count().in_flight(), other.count().in_flight(), unknown.count().in_flight()];
         let answers = [
             service.clone().oneshot(request(Some(at(2)))).await.unwrap(),
             service.clone().oneshot(request(Some(at(2)))).await.unwrap(),
@@ -243,7 +261,7 @@ mod tests {
         // One that is dropped before it is answered.
         drop(service.oneshot(request(Some(at(3)))));
         assert_eq!(counts(), [0, 0, 0]);
-        let again = calls.connect(Some(at(2)));
+        let again = calls.add_connection(Some(at(2)));
         drop(one);
         drop(calls.begin(Some(at(2))));
         assert_eq!(again.count().changes(), 2, "the new one stands");

@@ -1,4 +1,4 @@
-//! What is listened on.
+//! The listeners that a server can be served on.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -12,30 +12,37 @@ use tokio_stream::Stream;
 use tonic::transport::server::{Connected, TcpIncoming};
 
 use crate::error::Error;
-use crate::serve::advertise::{Bound, Family};
+use crate::serve::advertise::plan::{AddressFamily, BoundAddress};
 #[cfg(unix)]
 use crate::serve::connections::socket_file::SocketFile;
 
-/// What [`Serve::serve`](crate::serve::Serve::serve) listens on: tokio's `TcpListener` and `UnixListener`, and tonic's
-/// `TcpIncoming`. Any other stream of connections goes to
+/// What [`Serve::serve`](crate::serve::Serve::serve) listens on: tokio's `TcpListener` and
+/// `UnixListener`, and tonic's `TcpIncoming`. Any other stream of connections goes to
 /// [`Serve::serve_with_incoming`](crate::serve::Serve::serve_with_incoming).
+///
+/// Sealed: it cannot be implemented elsewhere.
 ///
 /// # The file of a Unix socket
 ///
-/// [`Serve::serve`](crate::serve::Serve::serve) removes it before it stops to listen, so that a server that stops and starts again can bind the
-/// same path; also where it fails. The file of another socket stays: one that was bound at this path meanwhile, or whose
-/// listener this process was given, as systemd does it (who listens is what Linux says; elsewhere, whether `LISTEN_FDS` is set).
-/// What stands at the path when serving begins is taken for the listener's own. A server that is killed, or whose future is dropped,
-/// leaves its file: remove it before you bind.
+/// [`Serve::serve`](crate::serve::Serve::serve) removes the file before it closes the listener,
+/// also if serving fails, so that a server that stops and starts again can bind the same path. The
+/// file that is at the path when serving begins counts as the listener's own. These stay:
+///
+/// - The file of a socket that was bound at the path meanwhile.
+/// - The file of a listener that this process was given, as by systemd. On Linux the system says
+///   which process listens; elsewhere a listener counts as given if `LISTEN_FDS` is set.
+///
+/// A server that is killed, or whose future is dropped, leaves its file: remove it before you bind.
 ///
 /// # A listener on `[::]`
 ///
-/// It takes IPv4 too unless `IPV6_V6ONLY` is set, which a `TcpListener` is asked for. A `TcpIncoming` cannot be asked: it is taken for one
-/// that takes both where the same port cannot be had for IPv4. Where another listener has that port, hand over a `TcpListener`.
+/// It accepts IPv4 too unless `IPV6_V6ONLY` is set. A `TcpListener` is asked for that option. A
+/// `TcpIncoming` cannot be asked: it counts as accepting both families if the same port is not free
+/// for IPv4. If another listener has that port, use a `TcpListener`.
 pub trait Listener: sealed::Sealed {
     /// A connection.
     type Io: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static;
-    /// The connections as they come.
+    /// The accepted connections.
     type Incoming: Stream<Item = io::Result<Self::Io>>;
 
     #[doc(hidden)]
@@ -43,13 +50,13 @@ pub trait Listener: sealed::Sealed {
 }
 
 mod sealed {
-    use super::{Bound, Error};
+    use super::{BoundAddress, Error};
 
     pub trait Sealed {
         /// Where it listens.
-        fn bound(&self) -> Result<Bound, Error>;
+        fn address(&self) -> Result<BoundAddress, Error>;
 
-        /// The file that goes with it.
+        /// The file that is removed with it.
         #[cfg(unix)]
         fn file(&self) -> Option<super::SocketFile> {
             None
@@ -57,19 +64,23 @@ mod sealed {
     }
 }
 
-fn tcp(bound: io::Result<SocketAddr>, only_v6: impl FnOnce(SocketAddr) -> bool) -> Result<Bound, Error> {
-    let address = bound.map_err(|error| unknown(&error))?;
+/// The address and family of a TCP listener. `is_v6_only` is asked only of a listener on `[::]`.
+fn tcp_address(
+    bound: io::Result<SocketAddr>,
+    is_v6_only: impl FnOnce(SocketAddr) -> bool,
+) -> Result<BoundAddress, Error> {
+    let address = bound.map_err(|error| unknown_address(&error))?;
     let family = match address {
-        _ if address.ip().to_canonical().is_ipv4() => Family::V4,
-        _ if address.ip().is_unspecified() && !only_v6(address) => Family::Any,
-        _ => Family::V6,
+        _ if address.ip().to_canonical().is_ipv4() => AddressFamily::V4,
+        _ if address.ip().is_unspecified() && !is_v6_only(address) => AddressFamily::Any,
+        _ => AddressFamily::V6,
     };
-    Ok(Bound::Tcp(SocketAddr::new(address.ip().to_canonical(), address.port()), family))
+    Ok(BoundAddress::Tcp(SocketAddr::new(address.ip().to_canonical(), address.port()), family))
 }
 
-/// Whether a listener on `[::]` that cannot be asked leaves IPv4 to others: then another socket can have the same port there.
-/// Nothing listens on that one.
-fn leaves_v4(address: SocketAddr) -> bool {
+/// Whether a listener on `[::]` that cannot be asked leaves IPv4 to others: then another socket can
+/// bind the same port there. Nothing listens on that socket.
+fn leaves_ipv4_free(address: SocketAddr) -> bool {
     let bind = || {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
         socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port())).into())
@@ -77,13 +88,14 @@ fn leaves_v4(address: SocketAddr) -> bool {
     bind().is_ok()
 }
 
-fn unknown(error: &io::Error) -> Error {
-    Error::invalid("listener", "", format!("it does not say where it listens: {error}"))
+/// The error of a listener without an address.
+fn unknown_address(error: &io::Error) -> Error {
+    Error::invalid("listener", "", format!("it does not tell where it listens: {error}"))
 }
 
 impl sealed::Sealed for TcpListener {
-    fn bound(&self) -> Result<Bound, Error> {
-        tcp(self.local_addr(), |_| SockRef::from(self).only_v6().unwrap_or(false))
+    fn address(&self) -> Result<BoundAddress, Error> {
+        tcp_address(self.local_addr(), |_| SockRef::from(self).only_v6().unwrap_or(false))
     }
 }
 
@@ -97,8 +109,8 @@ impl Listener for TcpListener {
 }
 
 impl sealed::Sealed for TcpIncoming {
-    fn bound(&self) -> Result<Bound, Error> {
-        tcp(self.local_addr(), leaves_v4)
+    fn address(&self) -> Result<BoundAddress, Error> {
+        tcp_address(self.local_addr(), leaves_ipv4_free)
     }
 }
 
@@ -113,13 +125,13 @@ impl Listener for TcpIncoming {
 
 #[cfg(unix)]
 impl sealed::Sealed for UnixListener {
-    fn bound(&self) -> Result<Bound, Error> {
-        let address = self.local_addr().map_err(|error| unknown(&error))?;
-        // A socket without a name, or with an abstract one, is known to nobody.
-        let Some(path) = address.as_pathname() else { return Ok(Bound::Unknown) };
-        let path = std::path::absolute(path).map_err(|error| unknown(&error))?;
-        path.to_str().map(|path| Bound::Unix(path.to_owned())).ok_or_else(|| {
-            Error::invalid("listener", path.to_string_lossy(), "its path is no UTF-8, which a record in etcd is")
+    fn address(&self) -> Result<BoundAddress, Error> {
+        let address = self.local_addr().map_err(|error| unknown_address(&error))?;
+        // A socket without a name, or with an abstract one, has no path that clients could use.
+        let Some(path) = address.as_pathname() else { return Ok(BoundAddress::Unknown) };
+        let path = std::path::absolute(path).map_err(|error| unknown_address(&error))?;
+        path.to_str().map(|path| BoundAddress::Unix(path.to_owned())).ok_or_else(|| {
+            Error::invalid("listener", path.to_string_lossy(), "its path is not UTF-8, as a record in etcd must be")
         })
     }
 
@@ -149,9 +161,9 @@ mod tests {
     async fn what_is_accepted_has_the_option_that_was_asked_for() {
         for nodelay in [true, false] {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let Bound::Tcp(address, _) = listener.bound().unwrap() else { panic!("it is TCP") };
+            let BoundAddress::Tcp(address, _) = listener.address().unwrap() else { panic!("it is TCP") };
             let mut incoming = listener.incoming(nodelay);
-            assert!(matches!(incoming.bound().unwrap(), Bound::Tcp(bound, _) if bound == address));
+            assert!(matches!(incoming.address().unwrap(), BoundAddress::Tcp(bound, _) if bound == address));
             let _client = TcpStream::connect(address).await.unwrap();
             let accepted = incoming.next().await.unwrap().unwrap();
             assert_eq!(accepted.nodelay().unwrap(), nodelay);
@@ -172,19 +184,20 @@ mod tests {
             TcpListener::from_std(socket.into()).ok()
         };
         for (address, only_v6, expected) in [
-            ("0.0.0.0:0", false, Family::V4),
-            ("127.0.0.1:0", false, Family::V4),
-            ("[::]:0", false, Family::Any),
-            ("[::]:0", true, Family::V6),
-            ("[::1]:0", false, Family::V6),
-            ("[::ffff:0.0.0.0]:0", false, Family::V4),
+            ("0.0.0.0:0", false, AddressFamily::V4),
+            ("127.0.0.1:0", false, AddressFamily::V4),
+            ("[::]:0", false, AddressFamily::Any),
+            ("[::]:0", true, AddressFamily::V6),
+            ("[::1]:0", false, AddressFamily::V6),
+            ("[::ffff:0.0.0.0]:0", false, AddressFamily::V4),
         ] {
             // Where there is no IPv6 there is nothing to tell.
             let Some(listener) = listen(address, only_v6) else { continue };
-            let family = |bound: Bound| if let Bound::Tcp(_, family) = bound { Some(family) } else { None };
-            assert_eq!(family(listener.bound().unwrap()), Some(expected), "{address}, {only_v6}");
+            let family =
+                |bound: BoundAddress| if let BoundAddress::Tcp(_, family) = bound { Some(family) } else { None };
+            assert_eq!(family(listener.address().unwrap()), Some(expected), "{address}, {only_v6}");
             let incoming = TcpIncoming::from(listener);
-            assert_eq!(family(incoming.bound().unwrap()), Some(expected), "{address}, {only_v6}: tonic's");
+            assert_eq!(family(incoming.address().unwrap()), Some(expected), "{address}, {only_v6}: tonic's");
         }
     }
 
@@ -194,6 +207,6 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("s.sock");
         let listener = UnixListener::bind(&path).unwrap();
-        assert!(matches!(listener.bound().unwrap(), Bound::Unix(bound) if *bound == *path.to_str().unwrap()));
+        assert!(matches!(listener.address().unwrap(), BoundAddress::Unix(bound) if *bound == *path.to_str().unwrap()));
     }
 }

@@ -17,7 +17,7 @@ async fn ten(registrar: &Registrar) -> Vec<Registration> {
     let mut registrations = Vec::new();
     for port in 1..=10 {
         let service = ["a", "b"][port % 2];
-        registrations.push(registrar.register(service, Instance::new(format!("h:{port}")).unwrap()).await.unwrap());
+        registrations.push(registrar.register(service, Instance::new(format!("h:{port}")).unwrap()).unwrap());
     }
     for registration in &registrations {
         registration.ready(PATIENCE).await.unwrap();
@@ -38,7 +38,7 @@ async fn a_registrar_that_is_closed_leaves_nothing() {
     assert!(world.leases().await.is_empty());
     assert!(registrations.iter().all(|registration| matches!(registration.state(), RegistrationState::Closed)));
     assert!(registrar.lease_id().is_none() && registrar.health().is_live());
-    let refused = clone.register("a", Instance::new("h:1").unwrap()).await.unwrap_err();
+    let refused = clone.register("a", Instance::new("h:1").unwrap()).unwrap_err();
     assert!(refused.is_closed(), "{refused:?}");
     clone.close(Duration::ZERO).await.unwrap();
     registrations.pop().unwrap().deregister().await.unwrap();
@@ -56,7 +56,7 @@ async fn closing_while_etcd_is_away_says_what_stays() {
     proxy.refuse();
     proxy.cut();
     assert!(timeout(Duration::from_millis(50), registrar.close(PATIENCE)).await.is_err());
-    assert!(registrar.register("a", Instance::new("h:11").unwrap()).await.unwrap_err().is_closed());
+    assert!(registrar.register("a", Instance::new("h:11").unwrap()).unwrap_err().is_closed());
     let said = until("an error", async || {
         let late = registrar.close(Duration::from_millis(500)).await.unwrap_err();
         assert!(late.is_timeout(), "{late:?}");
@@ -89,7 +89,7 @@ fn a_runtime_that_ends_while_a_lease_is_revoked_says_so() {
         until("the lease is left", async || registrar.lease_id().is_none().then_some(())).await;
     });
     drop(main);
-    assert_eq!(log.warned("the runtime ended while a lease was held"), 1, "{}", log.text());
+    assert_eq!(log.warned("runtime ended while a lease was held"), 1, "{}", log.text());
     let error = outside.block_on(registrar.close(PATIENCE)).unwrap_err();
     assert!(error.is_closed() && format!("{error:?}").contains("\"a/h:2\""), "{error:?}");
 }
@@ -105,7 +105,7 @@ fn a_runtime_that_ends_first_leaves_keys_and_says_so() {
     let registrations = main.block_on(ten(&registrar));
     drop(registrations); // in the background, which ends here
     drop(main);
-    assert_eq!(log.warned("the runtime ended while a lease was held"), 1, "{}", log.text());
+    assert_eq!(log.warned("runtime ended while a lease was held"), 1, "{}", log.text());
     assert!(log.text().contains("keys=10"), "{}", log.text());
     outside.block_on(async {
         assert_eq!(world.contents("a/").await.len(), 5);
@@ -117,12 +117,12 @@ fn a_runtime_that_ends_first_leaves_keys_and_says_so() {
         quiet.close(PATIENCE).await.unwrap();
         until("closed", async || matches!(kept[0].state(), RegistrationState::Closed).then_some(())).await;
     });
-    assert_eq!(log.warned("the runtime ended"), 1, "{}", log.text());
+    assert_eq!(log.warned("runtime ended"), 1, "{}", log.text());
     // The other flavour, whose workers log elsewhere.
     let main = Runtime::new().unwrap();
     let registrar = self::registrar(world.etcd.endpoint());
     let held = main.block_on(async {
-        let registration = registrar.register("d", Instance::new("h:1").unwrap()).await.unwrap();
+        let registration = registrar.register("d", Instance::new("h:1").unwrap()).unwrap();
         registration.ready(PATIENCE).await.unwrap();
         registration
     });
@@ -134,7 +134,7 @@ fn a_runtime_that_ends_first_leaves_keys_and_says_so() {
 }
 
 async fn ten_elsewhere(registrar: &Registrar) -> Vec<Registration> {
-    let registration = registrar.register("c", Instance::new("h:1").unwrap()).await.unwrap();
+    let registration = registrar.register("c", Instance::new("h:1").unwrap()).unwrap();
     registration.ready(PATIENCE).await.unwrap();
     vec![registration]
 }
@@ -149,7 +149,7 @@ fn what_a_runtime_has_left_behind_is_said_also_after_another_one_was_used() {
     let left = main.block_on(ten(&registrar));
     drop(main);
     outside.block_on(async {
-        let again = registrar.register("a", Instance::new("h:2").unwrap()).await.unwrap();
+        let again = registrar.register("a", Instance::new("h:2").unwrap()).unwrap();
         again.ready(PATIENCE).await.unwrap();
         let error = registrar.close(PATIENCE).await.unwrap_err();
         assert!(error.is_closed(), "{error:?}");

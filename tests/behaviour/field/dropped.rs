@@ -57,7 +57,7 @@ async fn a_registrar_names_the_member_that_says_nothing() {
     let mute = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", mute.local_addr().unwrap());
     let registrar = Registrar::connect_lazy([endpoint.clone()]).unwrap();
-    let registration = registrar.register("s", Instance::new("h:1").unwrap()).await.unwrap();
+    let registration = registrar.register("s", Instance::new("h:1").unwrap()).unwrap();
     let error = registration.ready(Duration::from_secs(8)).await.unwrap_err();
     let source = error.source().map(ToString::to_string).unwrap_or_default();
     assert!(source.contains(&endpoint), "{error:?}");

@@ -20,7 +20,7 @@ async fn who_wants_out_of_a_full_etcd_is_out() {
     let registrar = Registrar::builder([etcd.endpoint()]).ttl(TTL).connect_lazy().unwrap();
     let mut registrations = Vec::new();
     for port in 1..=4 {
-        registrations.push(registrar.register("s", Instance::new(format!("h:{port}")).unwrap()).await.unwrap());
+        registrations.push(registrar.register("s", Instance::new(format!("h:{port}")).unwrap()).unwrap());
     }
     for registration in &registrations {
         registration.ready(PATIENCE).await.unwrap();

@@ -22,11 +22,11 @@ async fn puts_are_held() {
     let proxy = FrameProxy::to(world.etcd.address());
     let options = EtcdOptions::from([proxy.endpoint()]).request_timeout(SHORT);
     let registrar = Registrar::builder(options).connect_lazy().unwrap();
-    let first = registrar.register("s", Instance::new("h:1").unwrap()).await.unwrap();
+    let first = registrar.register("s", Instance::new("h:1").unwrap()).unwrap();
     first.ready(PATIENCE).await.unwrap();
     proxy.rule(Rule::hold().method("Put"));
     proxy.rule(Rule::hold().method("Txn"));
-    let _second = registrar.register("s", Instance::new("h:2").unwrap()).await.unwrap();
+    let _second = registrar.register("s", Instance::new("h:2").unwrap()).unwrap();
     sleep(LONG).await;
     assert_eq!(proxy.connections(), 1);
 }
@@ -64,7 +64,7 @@ async fn watches_are_not_answered() {
 async fn what_is_said_of_a_frozen_etcd_is_that_it_was_not_heard() {
     let world = World::start().await;
     let registrar = Registrar::builder([world.etcd.endpoint()]).ttl(Duration::from_secs(9)).connect_lazy().unwrap();
-    let registration = registrar.register("s", Instance::new("h:1").unwrap()).await.unwrap();
+    let registration = registrar.register("s", Instance::new("h:1").unwrap()).unwrap();
     registration.ready(PATIENCE).await.unwrap();
     let resolution = world.resolver().await.resolve("s").unwrap();
     resolution.ready(PATIENCE).await.unwrap();

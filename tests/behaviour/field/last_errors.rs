@@ -19,7 +19,7 @@ async fn what_is_said_of_an_outage_is_its_last_error() {
     let options = || EtcdOptions::from([proxy.endpoint()]).connect_timeout(short).request_timeout(short);
     let resolution = Resolver::builder(options()).connect_lazy().unwrap().resolve("s").unwrap();
     let registrar = Registrar::builder(options()).connect_lazy().unwrap();
-    let registration = registrar.register("s", Instance::new("h:1").unwrap()).await.unwrap();
+    let registration = registrar.register("s", Instance::new("h:1").unwrap()).unwrap();
     let said = async || {
         let wait = Duration::from_millis(1);
         let (resolved, registered) = (resolution.ready(wait).await.err(), registration.ready(wait).await.err());

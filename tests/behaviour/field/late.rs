@@ -21,7 +21,7 @@ fn at(address: &str) -> Instance {
 async fn held(registrar: &Registrar, proxy: &FrameProxy) -> Registration {
     proxy.rule(Rule::delay(HELD).requests().containing("\"Addr\":\"late:1\""));
     let before = proxy.streams("Txn");
-    let late = registrar.register("s", at("late:1")).await.unwrap();
+    let late = registrar.register("s", at("late:1")).unwrap();
     until("the put is on its way", async || (proxy.streams("Txn") > before).then_some(())).await;
     // Its head has been seen; its message follows at once.
     sleep(Duration::from_millis(50)).await;
@@ -42,7 +42,7 @@ async fn nothing_comes_of_it(leave: impl AsyncFnOnce(Registration) -> Option<Reg
     let registrar = Registrar::connect_lazy([proxy.endpoint()]).unwrap();
     let mut others = Vec::new();
     for address in ["h:1", "h:2"] {
-        others.push(registrar.register("s", at(address)).await.unwrap());
+        others.push(registrar.register("s", at(address)).unwrap());
     }
     for other in &others {
         other.ready(PATIENCE).await.unwrap();
@@ -111,7 +111,7 @@ async fn leases_that_are_left_leave_no_streams() {
     let world = World::start().await;
     let proxy = FrameProxy::to(world.etcd.address());
     let registrar = Registrar::builder([proxy.endpoint()]).ttl(Duration::from_secs(3)).connect_lazy().unwrap();
-    let other = registrar.register("s", at("h:1")).await.unwrap();
+    let other = registrar.register("s", at("h:1")).unwrap();
     other.ready(PATIENCE).await.unwrap();
     for _ in 0..3 {
         let (lease, opened) = (registrar.lease_id(), proxy.streams("LeaseKeepAlive"));

@@ -83,7 +83,7 @@ fn a_registration_is_asked_from_each_event() {
         Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
             let world = World::start().await;
             let registrar = registrar(&world);
-            let registration = Arc::new(registrar.register("s", Instance::new("h:1").unwrap()).await.unwrap());
+            let registration = Arc::new(registrar.register("s", Instance::new("h:1").unwrap()).unwrap());
             listener.registrations.lock().unwrap().push(registration.clone());
             let said = async |what: &str| {
                 let is_said = || listener.events.lock().unwrap().iter().any(|event| event.contains(what));
@@ -91,7 +91,7 @@ fn a_registration_is_asked_from_each_event() {
             };
             registration.ready(PATIENCE).await.unwrap();
             world.etcd.kill();
-            said("etcd failed").await;
+            said("registrar request failed").await;
             world.etcd.wipe();
             world.etcd.start_again();
             there(&world).await;
@@ -130,7 +130,7 @@ fn a_waker_asks_the_registrar() {
         let (asks, _world, registration, mut states) = runtime.block_on(async {
             let world = World::start().await;
             let registrar = registrar(&world);
-            let registration = registrar.register("s", Instance::new("h:1").unwrap()).await.unwrap();
+            let registration = registrar.register("s", Instance::new("h:1").unwrap()).unwrap();
             let asks = Arc::new(Asks(registrar, AtomicUsize::new(0)));
             let mut states = Box::pin(registration.states());
             let waker = Waker::from(asks.clone());

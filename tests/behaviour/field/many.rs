@@ -15,10 +15,10 @@ async fn two_hundred_registrations_are_put_many_at_a_time() {
     let options = EtcdOptions::from([proxy.endpoint()]).user("user", "userpw");
     let registrar = Registrar::builder(options).connect_lazy().unwrap();
     proxy.rule(Rule::hold().responses().method("Txn"));
-    let refused = registrar.register("forbidden", Instance::new("h:1").unwrap()).await.unwrap();
+    let refused = registrar.register("forbidden", Instance::new("h:1").unwrap()).unwrap();
     let mut registrations = Vec::new();
     for port in 1..200 {
-        registrations.push(registrar.register("s", Instance::new(format!("h:{port}")).unwrap()).await.unwrap());
+        registrations.push(registrar.register("s", Instance::new(format!("h:{port}")).unwrap()).unwrap());
     }
     // They are put, and nobody has heard so yet.
     until("two dozen at a time", async || (proxy.open_streams("Txn") >= 24).then_some(())).await;

@@ -26,7 +26,7 @@ async fn a_member_that_is_frozen_from_the_start_costs_nobody_more_than_a_moment(
     let mut registrations = Vec::new();
     for port in 1..=12 {
         let registrar = Registrar::builder(options.clone()).connect_lazy().unwrap();
-        registrations.push(registrar.register("s", Instance::new(format!("h:{port}")).unwrap()).await.unwrap());
+        registrations.push(registrar.register("s", Instance::new(format!("h:{port}")).unwrap()).unwrap());
     }
     for registration in &registrations {
         registration.ready(SOON).await.unwrap();

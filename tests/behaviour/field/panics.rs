@@ -68,15 +68,15 @@ async fn a_registration_whose_record_cannot_be_made_is_refused() {
     let world = World::start().await;
     let registrar = Registrar::builder([world.etcd.endpoint()]).codec(Panics).connect_lazy().unwrap();
     let at = |address: &str| Instance::new(address).unwrap();
-    let mut first = registrar.register("s", at("h:1")).await.unwrap();
+    let mut first = registrar.register("s", at("h:1")).unwrap();
     first.ready(PATIENCE).await.unwrap();
     let lease = first.lease_id();
-    let refused = registrar.register("s", at("h:2").with_metadata("bang", "")).await.unwrap_err();
+    let refused = registrar.register("s", at("h:2").with_metadata("bang", "")).unwrap_err();
     assert!(refused.is_invalid_argument(), "{refused}");
     assert!(refused.to_string().contains("the codec panicked: bang of [h:2]"), "{refused}");
     let refused = first.update(|instance| instance.with_metadata("bang", "")).unwrap_err();
     assert!(refused.to_string().contains("the codec panicked"), "{refused}");
-    let other = registrar.register("s", at("h:2")).await.unwrap();
+    let other = registrar.register("s", at("h:2")).unwrap();
     other.ready(PATIENCE).await.unwrap();
     world.put("s/h:1", "bang").await;
     until("the key to be repaired", async || {

@@ -2,7 +2,7 @@
 
 use test_support::Log;
 use tokio::runtime::Builder;
-use tonic_etcd::{Instance, Registrar, Resolver};
+use tonic_etcd::{Instance, Registrar, RegistrationOptions, Resolver};
 use tracing::Level;
 
 use crate::support::{PATIENCE, World, naming, resolved, servers_are, until};
@@ -37,7 +37,7 @@ async fn records_of_every_interface_are_not_called() {
 async fn addresses_that_nobody_can_call_are_not_registered() {
     let world = World::start().await;
     let registrar = Registrar::connect_lazy([world.etcd.endpoint()]).unwrap();
-    let mut good = registrar.register("s", Instance::new("127.0.0.1:1").unwrap()).await.unwrap();
+    let mut good = registrar.register("s", Instance::new("127.0.0.1:1").unwrap()).unwrap();
     for address in [
         "0.0.0.0:50051",
         "https://[::]:1",
@@ -47,7 +47,7 @@ async fn addresses_that_nobody_can_call_are_not_registered() {
         "[ff02::1]:1",
         "255.255.255.255:1",
     ] {
-        let error = registrar.register("s", Instance::new(address).unwrap()).await.unwrap_err();
+        let error = registrar.register("s", Instance::new(address).unwrap()).unwrap_err();
         assert!(error.is_invalid_argument() && error.to_string().contains("that clients reach"), "{error}");
         assert!(good.update(|instance| instance.with_address(address)).is_err(), "{address}");
     }
@@ -60,7 +60,7 @@ async fn addresses_that_nobody_can_call_are_not_registered() {
 async fn a_weight_of_zero_is_refused_and_a_foreign_one_says_nothing() {
     let world = World::start().await;
     let registrar = Registrar::connect_lazy([world.etcd.endpoint()]).unwrap();
-    let mut registration = registrar.register("s", Instance::new("h:1").unwrap()).await.unwrap();
+    let mut registration = registrar.register("s", Instance::new("h:1").unwrap()).unwrap();
     let error = registration.update(|instance| instance.with_weight(0)).unwrap_err();
     assert!(error.is_invalid_argument() && error.to_string().contains("with_draining(true)"), "{error}");
     registration.update(|instance| instance.with_weight(3)).unwrap();
@@ -96,7 +96,7 @@ async fn a_resolver_that_sees_a_name_below_its_own_says_so_once() {
 /// F67: a registrar says it too, whichever of the two names comes first, and once.
 #[tokio::test]
 async fn a_registrar_of_a_name_above_or_below_another_says_so_once() {
-    const WARNING: &str = "one below the other";
+    const WARNING: &str = "service name is nested in another";
     for names in [["shop", "shop/payments"], ["shop/payments", "shop"]] {
         let world = World::start().await;
         let at = |address: &str| Instance::new(address).unwrap();
@@ -106,8 +106,8 @@ async fn a_registrar_of_a_name_above_or_below_another_says_so_once() {
         let registrar = Registrar::connect_lazy([world.etcd.endpoint()]).unwrap();
         let mut others = Vec::new();
         for port in 1..=3 {
-            others.push(registrar.register(names[1], at(&format!("10.0.0.6:{port}"))).await.unwrap());
-            others.push(registrar.register("shopping", at(&format!("10.0.0.7:{port}"))).await.unwrap());
+            others.push(registrar.register(names[1], at(&format!("10.0.0.6:{port}"))).unwrap());
+            others.push(registrar.register("shopping", at(&format!("10.0.0.7:{port}"))).unwrap());
         }
         for other in &others {
             other.ready(PATIENCE).await.unwrap();
@@ -115,7 +115,7 @@ async fn a_registrar_of_a_name_above_or_below_another_says_so_once() {
         until("the warning", async || (log.count_at(Level::WARN, WARNING) > 0).then_some(())).await;
         assert_eq!(log.count_at(Level::WARN, "upper=\"shop\" lower=\"shop/payments\""), 1, "{}", log.text());
         // Whatever else is looked for has been.
-        others.push(registrar.register("last", at("10.0.0.8:1")).await.unwrap());
+        others.push(registrar.register("last", at("10.0.0.8:1")).unwrap());
         others.last().unwrap().ready(PATIENCE).await.unwrap();
         assert_eq!(log.count_at(Level::WARN, WARNING), 1, "{}", log.text());
     }
@@ -129,10 +129,9 @@ async fn a_registrar_that_may_not_look_registers_all_the_same() {
     let _root = world.protect("shop/payments/").await;
     let options = tonic_etcd::EtcdOptions::new([world.etcd.endpoint()]).user("user", "userpw");
     let registrar = Registrar::connect_lazy(options).unwrap();
-    let registration = registrar.register("shop/payments", Instance::new("10.0.0.5:1").unwrap()).await.unwrap();
+    let registration = registrar.register("shop/payments", Instance::new("10.0.0.5:1").unwrap()).unwrap();
     registration.ready(PATIENCE).await.unwrap();
-    until("the look", async || (log.count_at(Level::DEBUG, "nobody knows whether other names") > 0).then_some(()))
-        .await;
+    until("the look", async || (log.count_at(Level::DEBUG, "check for nested names failed") > 0).then_some(())).await;
     assert_eq!(log.count_at(Level::WARN, ""), 0, "{}", log.text());
 }
 
@@ -216,7 +215,7 @@ async fn metadata_that_changes_all_the_time_is_told_at_debug() {
 /// F67: a look that ended with its runtime is made by the next one.
 #[test]
 fn a_registrar_looks_again_where_its_runtime_ended_before_it_could() {
-    const WARNING: &str = "one below the other";
+    const WARNING: &str = "service name is nested in another";
     let (log, _guard) = Log::begin();
     let [first, second] = [(), ()].map(|()| Builder::new_current_thread().enable_all().build().unwrap());
     let world = second.block_on(World::start());
@@ -224,13 +223,15 @@ fn a_registrar_looks_again_where_its_runtime_ended_before_it_could() {
     let registrar = Registrar::connect_lazy([world.etcd.endpoint()]).unwrap();
     let at = |address: &str| Instance::new(address).unwrap();
     let ended = first.block_on(async {
-        let paused = registrar.registration("shop/payments", at("10.0.0.6:1")).paused().register().await.unwrap();
+        let paused = registrar
+            .register_with("shop/payments", at("10.0.0.6:1"), RegistrationOptions::new().paused(true))
+            .unwrap();
         paused.paused(PATIENCE).await.unwrap();
         paused
     });
     drop((first, ended));
     second.block_on(async {
-        let next = registrar.register("shop/payments", at("10.0.0.6:2")).await.unwrap();
+        let next = registrar.register("shop/payments", at("10.0.0.6:2")).unwrap();
         next.ready(PATIENCE).await.unwrap();
         until("the warning", async || (log.count_at(Level::WARN, WARNING) > 0).then_some(())).await;
     });

@@ -52,7 +52,7 @@ async fn a_cluster_of_which_every_member_is_replaced_is_not_lost() {
     let cluster = spawn_blocking(|| Cluster::start(3)).await.unwrap();
     let options = EtcdOptions::new(cluster.endpoints()).learn_members(Duration::from_secs(1));
     let registrar = Registrar::builder(options.clone()).ttl(Duration::from_secs(10)).connect_lazy().unwrap();
-    let registration = registrar.register("s", Instance::new("h:1").unwrap()).await.unwrap();
+    let registration = registrar.register("s", Instance::new("h:1").unwrap()).unwrap();
     registration.ready(PATIENCE).await.unwrap();
     let lease = registration.lease_id();
     let resolution = Resolver::builder(options).connect_lazy().unwrap().resolve("s").unwrap();
@@ -73,7 +73,7 @@ async fn a_cluster_of_which_every_member_is_replaced_is_not_lost() {
     let key = format!("s/{}", "h:2");
     until("a put", async || admin.kv_client().put(&*key, naming("h:2"), None).await.ok()).await;
     servers_are(&resolution, &["h:1", "h:2"]).await;
-    let further = registrar.register("s", Instance::new("h:3").unwrap()).await.unwrap();
+    let further = registrar.register("s", Instance::new("h:3").unwrap()).unwrap();
     further.ready(PATIENCE).await.unwrap();
     servers_are(&resolution, &["h:1", "h:2", "h:3"]).await;
     assert_eq!(registration.lease_id(), lease);
@@ -95,7 +95,7 @@ async fn who_learns_no_members_goes_on_with_those_that_were_given() {
     auth.user_grant_role("user", "role").await.unwrap();
     let options = EtcdOptions::from([etcd.endpoint()]).user("user", "userpw").learn_members(Duration::from_secs(1));
     let registrar = Registrar::builder(options).connect_lazy().unwrap();
-    let registration = registrar.register("s", Instance::new("h:1").unwrap()).await.unwrap();
+    let registration = registrar.register("s", Instance::new("h:1").unwrap()).unwrap();
     registration.ready(PATIENCE).await.unwrap();
     until("the members were listed three times", async || (calls(&etcd, "MemberList") >= 3).then_some(())).await;
     eprintln!("{} refusals were said", log.warned("cannot be learned"));

@@ -5,7 +5,9 @@ use std::convert::Infallible;
 use etcd_client::Client;
 use test_support::{Etcd, Log};
 use tonic_etcd::codec::{Codec, Detect, GrpcNaming, Plain};
-use tonic_etcd::{Address, BalancedChannel, Conflict, EtcdOptions, Instance, Registrar, Resolver, Target};
+use tonic_etcd::{
+    Address, BalancedChannel, Conflict, EtcdOptions, Instance, Registrar, RegistrationOptions, Resolver, Target,
+};
 use tower::discover::Change;
 
 use crate::support::{PATIENCE, naming, resolved};
@@ -44,8 +46,7 @@ async fn no_error_and_no_debug_shows_a_password() {
         {
             error("target", Target::parse(&target).unwrap_err());
             error("resolver", resolver.resolve(&*target).unwrap_err());
-            error("registrar", registrar.register(&*target, Instance::new("h:1").unwrap()).await.unwrap_err());
-            debug.push(format!("{:?}", registrar.registration(&*target, Instance::new("h:1").unwrap())));
+            error("registrar", registrar.register(&*target, Instance::new("h:1").unwrap()).unwrap_err());
             debug.push(format!("{:?}", registrar.service(&*target)));
         }
         let options = EtcdOptions::from([text]);
@@ -62,8 +63,7 @@ async fn no_error_and_no_debug_shows_a_password() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let router = tonic::transport::Server::builder().add_routes(tonic::service::Routes::default());
         error("serve", service.serve(router, listener, std::future::ready(())).await.unwrap_err());
-        let key = registrar.registration("s", Instance::new("h:1").unwrap()).key(text);
-        debug.push(format!("{key:?}"));
+        debug.push(format!("{:?}", RegistrationOptions::new().key(text)));
         for codec in [&Detect as &dyn Codec, &GrpcNaming, &Plain] {
             for value in values(text) {
                 if let Err(error) = codec.decode(text.as_bytes(), value.as_bytes()) {
@@ -147,8 +147,8 @@ async fn who_holds_a_key_shows_no_password() {
     let value = r#"{"Addr":"h:1","Metadata":{"id":"http://root:secret@pod-1"}}"#;
     admin.kv_client().put("s/h:1", value, None).await.unwrap();
     let registrar = Registrar::connect_lazy([etcd.endpoint()]).unwrap();
-    let registration = registrar.registration("s", Instance::new("h:1").unwrap()).conflict(Conflict::Refuse);
-    let registration = registration.register().await.unwrap();
+    let options = RegistrationOptions::new().conflict(Conflict::Refuse);
+    let registration = registrar.register_with("s", Instance::new("h:1").unwrap(), options).unwrap();
     let error = registration.ready(PATIENCE).await.unwrap_err();
     for text in [format!("{error} {error:?}"), format!("{registration:?}"), log.text()] {
         assert!(!text.contains("secret"), "{text}");

@@ -65,7 +65,7 @@ fn of_three(registrar: &Registrar) -> (Serve, ServeControl) {
 async fn an_update_that_is_refused_for_one_service_changes_none() {
     let world = World::start().await;
     let registrar = Registrar::builder([world.etcd.endpoint()]).codec(Picky).connect_lazy().unwrap();
-    let other = registrar.register("b", Instance::new("h:7").unwrap()).await.unwrap();
+    let other = registrar.register("b", Instance::new("h:7").unwrap()).unwrap();
     let (serve, control) = of_three(&registrar);
     let served = tokio::spawn(serve.serve(router(), listener().await, std::future::pending()));
     control.ready(PATIENCE).await.unwrap();
@@ -108,7 +108,7 @@ async fn what_is_refused_before_it_serves_registers_nothing() {
     // A key that this registrar has registered already.
     let listener = listener().await;
     let address = listener.local_addr().unwrap();
-    let other = registrar.register("c", Instance::new(address).unwrap()).await.unwrap();
+    let other = registrar.register("c", Instance::new(address).unwrap()).unwrap();
     other.ready(PATIENCE).await.unwrap();
     let before = world.revision().await;
     let (serve, _control) = of_three(&registrar);

@@ -119,7 +119,7 @@ async fn make(etcd: &Proxy, name: &str) -> Made {
     let channel = resolution.channel().unwrap();
     let tonics = resolution.balance_channel().unwrap();
     let registrar = Registrar::builder([etcd.endpoint()]).ttl(Duration::from_secs(3)).connect_lazy().unwrap();
-    let registration = registrar.register("t", Instance::new(name).unwrap()).await.unwrap();
+    let registration = registrar.register("t", Instance::new(name).unwrap()).unwrap();
     registration.ready(PATIENCE).await.unwrap();
     channel.wait_until_ready(PATIENCE).await.unwrap();
     greet(&channel).await.unwrap();

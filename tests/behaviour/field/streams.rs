@@ -17,7 +17,7 @@ async fn a_watch_that_is_not_answered_touches_nothing_else() {
     let registrar = Registrar::builder([proxy.endpoint()]).ttl(Duration::from_secs(4)).connect_lazy().unwrap();
     let mut registrations = Vec::new();
     for port in [99, 1, 2, 3] {
-        registrations.push(registrar.register("s", Instance::new(format!("h:{port}")).unwrap()).await.unwrap());
+        registrations.push(registrar.register("s", Instance::new(format!("h:{port}")).unwrap()).unwrap());
     }
     for registration in &registrations {
         registration.ready(PATIENCE).await.unwrap();

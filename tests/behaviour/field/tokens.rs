@@ -25,7 +25,7 @@ async fn a_wrong_password_is_checked_once_in_five_seconds() {
         resolutions.push(resolver.resolve(format!("s{service}")).unwrap());
     }
     let registrar = Registrar::builder(wrong).connect_lazy().unwrap();
-    let registration = registrar.register("s0", Instance::new("h:1").unwrap()).await.unwrap();
+    let registration = registrar.register("s0", Instance::new("h:1").unwrap()).unwrap();
     for resolution in &resolutions {
         let said = async || resolution.last_error().filter(|error| error.to_string().contains("authentication failed"));
         until("what is wrong", said).await;
@@ -54,7 +54,7 @@ async fn an_etcd_that_is_far_away_is_asked_for_each_thing_once() {
     let proxy = FrameProxy::to(etcd.address());
     proxy.rule(Rule::delay(Duration::from_millis(500)));
     let registrar = Registrar::builder(as_root([proxy.endpoint()])).connect_lazy().unwrap();
-    let registration = registrar.register("s", Instance::new("h:1").unwrap()).await.unwrap();
+    let registration = registrar.register("s", Instance::new("h:1").unwrap()).unwrap();
     registration.ready(Duration::from_secs(8)).await.unwrap();
     let lease = registration.lease_id();
     let resolver = Resolver::builder(as_root([proxy.endpoint()])).connect_lazy().unwrap();
@@ -79,7 +79,7 @@ async fn a_token_of_an_etcd_that_was_wiped_is_not_waited_for() {
     let etcd = Etcd::builder().arg("--bcrypt-cost=4").start();
     drop(protect(&etcd).await);
     let registrar = Registrar::builder(as_root([etcd.endpoint()])).ttl(Duration::from_secs(5)).connect_lazy().unwrap();
-    let registration = registrar.register("s", Instance::new("h:1").unwrap()).await.unwrap();
+    let registration = registrar.register("s", Instance::new("h:1").unwrap()).unwrap();
     registration.ready(PATIENCE).await.unwrap();
     let resolution = Resolver::builder(as_root([etcd.endpoint()])).connect_lazy().unwrap().resolve("s").unwrap();
     servers_are(&resolution, &["h:1"]).await;

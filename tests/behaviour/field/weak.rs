@@ -68,7 +68,7 @@ async fn a_member_that_greeted_and_went_is_found_again_when_it_is_well() {
         resolutions.push(resolver.resolve(format!("s{number}")).unwrap());
     }
     let registrar = Registrar::connect_lazy([weak.endpoint.clone()]).unwrap();
-    let registration = registrar.register("s", Instance::new("h:2").unwrap()).await.unwrap();
+    let registration = registrar.register("s", Instance::new("h:2").unwrap()).unwrap();
     // Each of the two has come to know it.
     until("forty connections", async || (weak.connections() >= 40).then_some(())).await;
     weak.is_well.store(true, Ordering::Relaxed);

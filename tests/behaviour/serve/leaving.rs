@@ -6,7 +6,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
-use tonic_etcd::{Departure, EtcdOptions, Instance, Registrar, RegistrationState, ServeState};
+use tonic_etcd::{Departure, EtcdOptions, Instance, Registrar, RegistrationOptions, RegistrationState, ServeState};
 
 use super::{Served, gone, greet, registrar, waiting};
 use crate::support::{PATIENCE, World, resolved, until};
@@ -115,8 +115,10 @@ async fn one_that_is_paused_for_long_stops_at_once() {
     let world = World::start().await;
     let wait = Duration::from_secs(6);
     for (departure, key) in [(Departure::Deregister, "a"), (Departure::MarkDraining, "b")] {
-        let served =
-            Served::ready(&registrar(&world), |serve| serve.departure(departure).propagation(wait).key(key)).await;
+        let served = Served::ready(&registrar(&world), |serve| {
+            serve.departure(departure).propagation(wait).registration(RegistrationOptions::new().key(key))
+        })
+        .await;
         served.control.pause();
         let is_out = || matches!(served.control.registrations()[0].1, RegistrationState::Paused { .. });
         until("it to be out", async || is_out().then_some(())).await;

@@ -15,7 +15,9 @@ use tokio::sync::mpsc::unbounded_channel;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::transport::Server;
-use tonic_etcd::{BalancedChannel, Conflict, Instance, Registrar, RegistrationState, Resolver, Serve, ServeState};
+use tonic_etcd::{
+    BalancedChannel, Conflict, Instance, Registrar, RegistrationOptions, RegistrationState, Resolver, Serve, ServeState,
+};
 use tower::service_fn;
 
 use super::{Me, Served, gone, greet, registrar, there};
@@ -145,7 +147,11 @@ async fn it_can_be_paused_at_any_time() {
 async fn a_key_of_its_own_is_refused_to_others() {
     let world = World::start().await;
     let (first, second) = (registrar(&world), registrar(&world));
-    let primary = |serve: Serve| serve.key("primary").conflict(Conflict::Refuse).propagation(Duration::ZERO);
+    let primary = |serve: Serve| {
+        serve
+            .registration(RegistrationOptions::new().key("primary").conflict(Conflict::Refuse))
+            .propagation(Duration::ZERO)
+    };
     let holder = Served::ready(&first, primary).await;
     let waits = Served::start(&second, primary).await;
     assert!(waits.control.ready(PATIENCE).await.unwrap_err().is_conflict());
@@ -201,7 +207,14 @@ async fn what_cannot_be_served_is_refused_with_the_reason() {
         (refuse(|serve| serve.describe(|instance| instance.with_weight(0))).await, "with_draining(true)"),
         // F21: nobody can call it.
         (refuse(|serve| serve.advertise("224.0.0.1:1")).await, "multicast"),
-        (refuse(|serve| serve.key("/a")).await, "key"),
+        (refuse(|serve| serve.registration(RegistrationOptions::new().key("/a"))).await, "key"),
+        (
+            refuse(|serve| {
+                serve.healthy_when(Duration::from_millis(9), async || Ok::<_, std::convert::Infallible>(()))
+            })
+            .await,
+            "10ms",
+        ),
     ] {
         assert!(error.is_invalid_argument() && error.to_string().contains(reason), "{error}");
     }
@@ -251,7 +264,7 @@ fn a_runtime_without_timers_is_refused() {
         let registrar = Registrar::connect_lazy([endpoint]).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let router = Server::builder().add_service(GreeterServer::new(Me::default()));
-        let registered = registrar.register("s", Instance::new("10.0.0.1:1").unwrap()).await.map(drop);
+        let registered = registrar.register("s", Instance::new("10.0.0.1:1").unwrap()).map(drop);
         let served = registrar.service("s").serve(router, listener, pending()).await;
         let resolved = Resolver::connect_lazy([endpoint]).unwrap().resolve("s").map(drop);
         for result in [registered, served, resolved] {

@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::transport::{Channel, Server};
 use tonic::{Request, Response, Status, Streaming};
-use tonic_etcd::{BalancedChannel, Registrar, Serve, ServeState};
+use tonic_etcd::{BalancedChannel, Registrar, RegistrationOptions, Serve, ServeState};
 use tonic_web::GrpcWebLayer;
 use tower::service_fn;
 
@@ -186,9 +186,10 @@ async fn a_call_in_flight_keeps_the_whole_drain() {
             (me, took)
         },
         async {
-            let served =
-                with_http1(&registrar(&world), |serve| serve.key("http1").propagation(Duration::ZERO).drain(drain))
-                    .await;
+            let served = with_http1(&registrar(&world), |serve| {
+                serve.registration(RegistrationOptions::new().key("http1")).propagation(Duration::ZERO).drain(drain)
+            })
+            .await;
             // Its head counts, not what follows.
             let whole = http1("wait");
             let _stream = said(served.address, &[&whole[..whole.len() - 1]]).await;

@@ -113,7 +113,7 @@ async fn one_of_four(etcd: &Etcd, deed: Deed, findings: &mut Findings) -> Result
 }
 
 async fn registered(registrar: &Registrar, address: &str) -> Result<Registration> {
-    let registration = registrar.register("kept", Instance::new(address)?).await?;
+    let registration = registrar.register("kept", Instance::new(address)?)?;
     registration.ready(PATIENCE).await?;
     Ok(registration)
 }

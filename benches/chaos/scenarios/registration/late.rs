@@ -38,7 +38,7 @@ pub(in crate::scenarios) fn run(world: &World, findings: &mut Findings) -> Resul
         let registrar = Registrar::connect_lazy([proxy.endpoint()])?;
         let mut others = Vec::new();
         for address in OTHERS {
-            let other = registrar.register("kept", Instance::new(address)?).await?;
+            let other = registrar.register("kept", Instance::new(address)?)?;
             other.ready(PATIENCE).await?;
             others.push(other);
         }
@@ -55,7 +55,7 @@ pub(in crate::scenarios) fn run(world: &World, findings: &mut Findings) -> Resul
             for number in numbers {
                 let address = format!("late:{}", 1_000 + number);
                 proxy.rule(Rule::delay(held(number)).requests().containing(format!("\"Addr\":\"{address}\"")));
-                registrations.push((address.clone(), registrar.register("kept", Instance::new(address)?).await?));
+                registrations.push((address.clone(), registrar.register("kept", Instance::new(address)?)?));
             }
             // Until the puts are on their way.
             sleep(Duration::from_millis(80)).await;

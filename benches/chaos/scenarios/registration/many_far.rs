@@ -46,7 +46,7 @@ async fn beside_one_that_is_refused(findings: &mut Findings) -> Result<()> {
     let proxy = far(&etcd);
     let options = EtcdOptions::from([proxy.endpoint()]).user(WRITER.0, WRITER.1);
     let registrar = Registrar::builder(options).connect_lazy()?;
-    let refused = registrar.register("forbidden", Instance::new("h:1")?).await?;
+    let refused = registrar.register("forbidden", Instance::new("h:1")?)?;
     let (registrations, took) = registered(&registrar, REGISTRATIONS - 1).await?;
     findings.ours("registered beside one that is refused within", ms(took), "ms", BAR);
     let expected = Bar::Equal(REGISTRATIONS as f64 - 1.0);
@@ -72,7 +72,7 @@ fn far(etcd: &Etcd) -> FrameProxy {
 async fn registered(registrar: &Registrar, count: usize) -> Result<(Vec<Registration>, Duration)> {
     let (began, mut registrations) = (Instant::now(), Vec::new());
     for number in 0..count {
-        registrations.push(registrar.register("many", Instance::new(format!("h:{}", 1 + number))?).await?);
+        registrations.push(registrar.register("many", Instance::new(format!("h:{}", 1 + number))?)?);
     }
     for registration in &registrations {
         registration.ready(PATIENCE).await?;

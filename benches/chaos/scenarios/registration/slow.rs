@@ -38,7 +38,7 @@ async fn commits_stall(cluster: &Cluster, with_user: bool, findings: &mut Findin
     let first = registered(&registrar, 1).await?;
     let followers: Vec<_> = (0..3).filter(|member| *member != leader).map(|member| cluster.member(member)).collect();
     followers.iter().for_each(|member| member.freeze());
-    let second = registrar.register("kept", instance(2)?).await?;
+    let second = registrar.register("kept", instance(2)?)?;
     let gaps = stands(&client, &first, HELD).await?;
     followers.iter().for_each(|member| member.thaw());
     second.ready(PATIENCE).await?;
@@ -62,7 +62,7 @@ pub(in crate::scenarios) fn held(world: &World, findings: &mut Findings) -> Resu
         proxy.rule(Rule::hold().method("Put"));
         proxy.rule(Rule::hold().method("Txn"));
         proxy.rule(Rule::hold().method("Authenticate"));
-        let second = registrar.register("kept", instance(2)?).await?;
+        let second = registrar.register("kept", instance(2)?)?;
         let gaps = stands(&client, &first, HELD).await?;
         proxy.clear();
         second.ready(PATIENCE).await?;
@@ -82,7 +82,7 @@ pub(in crate::scenarios) fn unanswered(world: &World, findings: &mut Findings) -
         let proxy = FrameProxy::to(etcd.address());
         proxy.rule(Rule::drop_all().method("Watch").requests().containing("kept/h:99"));
         let registrar = registrar(&proxy.endpoint(), false, Duration::from_secs(5))?;
-        let mute = registrar.register("kept", instance(99)?).await?;
+        let mute = registrar.register("kept", instance(99)?)?;
         let mut slowest = Duration::ZERO;
         let first = registered(&registrar, 1).await?;
         mute.ready(PATIENCE).await?;
@@ -119,7 +119,7 @@ fn instance(port: usize) -> Result<Instance> {
 }
 
 async fn registered(registrar: &Registrar, port: usize) -> Result<Registration> {
-    let registration = registrar.register("kept", instance(port)?).await?;
+    let registration = registrar.register("kept", instance(port)?)?;
     registration.ready(PATIENCE).await?;
     Ok(registration)
 }

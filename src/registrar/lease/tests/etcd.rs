@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::registrar::lease::tests::world::{TTL, secs};
-use crate::registrar::lease::{Action, FailureKind, Found, Input};
+use crate::registrar::lease::{Action, FailureKind, Input, KeyValue};
 
 /// An etcd with leases, keys that may belong to others, and a history.
 #[derive(Debug, Default)]
 pub(super) struct Etcd {
     pub(super) leases: BTreeMap<i64, Duration>,
-    pub(super) keys: BTreeMap<Vec<u8>, Found>,
+    pub(super) keys: BTreeMap<Vec<u8>, KeyValue>,
     pub(super) revision: i64,
-    pub(super) events: Vec<(Vec<u8>, i64, Option<Found>)>,
+    pub(super) events: Vec<(Vec<u8>, i64, Option<KeyValue>)>,
     pub(super) renewals: u32,
 }
 
@@ -34,7 +34,7 @@ impl Etcd {
 
     pub(super) fn put(&mut self, key: &[u8], value: &[u8], lease: i64) -> i64 {
         self.revision += 1;
-        let found = Found { lease, revision: self.revision, value: value.to_vec(), id: None };
+        let found = KeyValue { lease, revision: self.revision, value: value.to_vec(), id: None };
         self.keys.insert(key.to_vec(), found.clone());
         self.events.push((key.to_vec(), self.revision, Some(found)));
         self.revision
@@ -52,44 +52,44 @@ impl Etcd {
         match self.leases.get_mut(&id) {
             Some(ends) => {
                 *ends = now + secs(TTL.cast_unsigned());
-                Input::Renewed { id, asked: now, seconds: Some(TTL) }
+                Input::Renewed { lease: id, asked: now, seconds: Some(TTL) }
             }
-            None => Input::RenewalFailed { id, trouble: FailureKind::LeaseGone },
+            None => Input::RenewalFailed { lease: id, failure: FailureKind::LeaseGone },
         }
     }
 
     pub(super) fn serve(&mut self, now: Duration, action: &Action) -> Input {
         match action {
-            Action::Grant { id, seconds } => match self.leases.insert(*id, now + secs(*seconds as u64)) {
+            Action::Grant { lease: id, seconds } => match self.leases.insert(*id, now + secs(*seconds as u64)) {
                 Some(_) => Input::Granted { asked: now, seconds: None },
                 None => Input::Granted { asked: now, seconds: Some(*seconds) },
             },
             Action::Put { record, lease, expected, .. } => {
                 let there = self.keys.get(&record.key).map_or(0, |found| found.revision);
                 if expected.is_some_and(|expected| expected != there) {
-                    return Input::Conflict { again: false };
+                    return Input::PutMismatch { retried: false };
                 }
                 if !self.leases.contains_key(lease) {
                     return Input::Failed(FailureKind::LeaseGone);
                 }
-                Input::Put { revision: self.put(&record.key, &record.value, *lease), again: false }
+                Input::Put { revision: self.put(&record.key, &record.value, *lease), retried: false }
             }
             Action::Delete { record, lease, expected, .. } => {
-                let as_expected = |found: &Found| found.lease == *lease && found.revision == *expected;
+                let as_expected = |found: &KeyValue| found.lease == *lease && found.revision == *expected;
                 if !self.keys.get(&record.key).is_some_and(as_expected) {
-                    return Input::NotThere;
+                    return Input::DeleteMismatch;
                 }
                 self.delete(&record.key);
-                Input::Done
+                Input::Removed
             }
-            Action::Look { record, .. } => Input::Seen {
+            Action::Read { record, .. } => Input::Observed {
                 key: record.key.clone(),
                 revision: self.revision,
                 found: self.keys.get(&record.key).cloned(),
             },
-            Action::Revoke { id } => {
+            Action::Revoke { lease: id } => {
                 self.revoke(*id);
-                Input::Done
+                Input::Removed
             }
             Action::Wait { .. } => unreachable!("waiting is not served"),
         }

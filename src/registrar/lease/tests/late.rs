@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use crate::registrar::lease::tests::etcd::THEIRS;
 use crate::registrar::lease::tests::world::{Fate, TTL, World, fate, secs};
 use crate::registrar::lease::tests::{
-    Action, Conflict, FailureKind, Input, RegistrationStatus, Worth, is_ours, registered, until, wanted_at,
+    Action, Conflict, FailureKind, Input, RegistrationStatus, Relevance, is_ours, registered, until, wanted_at,
 };
 
 /// Everything that happens on the way to etcd and on the way back, at any time; nobody else touches keys or leases.
@@ -56,14 +56,14 @@ impl Promises {
 
     fn check(&mut self, world: &World) {
         for (key, wish) in &world.wanted {
-            match world.machine.standing(world.now, wish.id) {
+            match world.machine.status(world.now, wish.id) {
                 RegistrationStatus::Registered if !wish.paused => drop(self.stood.insert(*key)),
                 RegistrationStatus::Paused if wish.paused => drop(self.out.insert(*key)),
                 _ => {}
             }
         }
         self.leaving.retain(|(id, key)| {
-            let closed = world.machine.standing(world.now, *id) == RegistrationStatus::Closed;
+            let closed = world.machine.status(world.now, *id) == RegistrationStatus::Closed;
             closed.then(|| self.out.insert(*key)).is_none()
         });
         let ours = world.ours();
@@ -137,8 +137,8 @@ fn with_a_put(changes: bool) -> (World, Action) {
 fn given_up(world: &mut World, put: &Action, leaves: impl Fn(&mut World)) {
     let lease = world.machine.lease().expect("a lease");
     leaves(world);
-    assert_eq!(world.machine.worth(put), Worth::Little);
-    world.machine.on(world.now, put, Input::BrokenOff);
+    assert_eq!(world.machine.relevance(put), Relevance::Brief);
+    world.machine.on(world.now, put, Input::Abandoned);
     let end = world.now + secs(1);
     while world.etcd.leases.contains_key(&lease) {
         assert!(world.now < end, "{:?}", world.machine);
@@ -147,7 +147,7 @@ fn given_up(world: &mut World, put: &Action, leaves: impl Fn(&mut World)) {
         world.work(None);
     }
     assert!(
-        matches!(world.etcd.serve(world.now, put), Input::Failed(_) | Input::Conflict { .. }),
+        matches!(world.etcd.serve(world.now, put), Input::Failed(_) | Input::PutMismatch { .. }),
         "nothing comes of it"
     );
     world.settle();
@@ -168,7 +168,7 @@ fn what_stays_is_put_under_another_lease() {
     let (mut world, put) = with_a_put(false);
     let id = world.wanted.remove(&3).expect("the third").id;
     world.machine.on(world.now, &put, Input::Failed(FailureKind::Transient));
-    world.tell(Input::Updated { id, wanted: wanted_at(4, Conflict::TakeOver) });
+    world.tell(Input::Updated { id, desired: wanted_at(4, Conflict::TakeOver) });
     let lease = world.machine.lease().expect("a lease");
     until(&mut world, "the first lease to end", |world| !world.etcd.leases.contains_key(&lease));
     world.etcd.serve(world.now, &put);
@@ -183,12 +183,12 @@ fn the_only_one_is_out_with_its_lease() {
     world.work(None);
     let put = world.begin().expect("a put");
     world.suffer(&Fate::Leave(1));
-    world.machine.on(world.now, &put, Input::BrokenOff);
+    world.machine.on(world.now, &put, Input::Abandoned);
     let revoke = world.begin().expect("a revocation");
     assert!(matches!(revoke, Action::Revoke { .. }), "{revoke:?}");
     let done = world.etcd.serve(world.now, &revoke);
     world.machine.on(world.now, &revoke, done);
-    assert_eq!(world.machine.standing(world.now, 1), RegistrationStatus::Closed);
+    assert_eq!(world.machine.status(world.now, 1), RegistrationStatus::Closed);
 }
 
 /// F7: twenty leave at once, the puts of all of them held: one move serves all.
@@ -210,7 +210,7 @@ fn twenty_that_leave_at_once_cost_one_move() {
     for key in 10..30 {
         world.suffer(&Fate::Leave(key));
     }
-    puts.iter().for_each(|put| world.machine.on(world.now, put, Input::BrokenOff));
+    puts.iter().for_each(|put| world.machine.on(world.now, put, Input::Abandoned));
     let mut grants = 0;
     let end = world.now + secs(5);
     while !world.is_right() || !is_clean(&world) {
@@ -233,7 +233,7 @@ fn what_wants_out_is_out_where_no_other_lease_is_to_be_had() {
         let (mut world, put) = with_a_put(true);
         let (id, lease) = (world.wanted[&3].id, world.machine.lease().expect("a lease"));
         world.suffer(&if pauses { Fate::Pause(3, true) } else { Fate::Leave(3) });
-        world.machine.on(world.now, &put, Input::BrokenOff);
+        world.machine.on(world.now, &put, Input::Abandoned);
         let end = world.now + secs(20);
         while world.now < end {
             world.catch_up();
@@ -248,12 +248,12 @@ fn what_wants_out_is_out_where_no_other_lease_is_to_be_had() {
                 }
                 None => {}
             }
-            if let crate::registrar::lease::tests::Renewal::Now { id } = world.machine.renewal(world.now, &[]) {
+            if let crate::registrar::lease::tests::Renewal::Now { lease: id } = world.machine.renewal(world.now, &[]) {
                 world.renew(id, None);
             }
         }
         let out = if pauses { RegistrationStatus::Paused } else { RegistrationStatus::Closed };
-        assert_eq!(world.machine.standing(world.now, id), out);
+        assert_eq!(world.machine.status(world.now, id), out);
         assert!(!world.etcd.keys.contains_key(&vec![3]) && world.etcd.leases.contains_key(&lease));
         // What was held arrives where there is room: it goes again, and the lease is left.
         world.etcd.serve(world.now, &put);
@@ -270,7 +270,7 @@ fn a_lease_that_ends_on_the_way_costs_no_more_than_itself() {
         let (mut world, put) = with_a_put(false);
         let first = world.machine.lease().expect("a lease");
         world.suffer(&Fate::Leave(3));
-        world.machine.on(world.now, &put, Input::BrokenOff);
+        world.machine.on(world.now, &put, Input::Abandoned);
         // Granted, and one of the two keys put.
         until(&mut world, "a key under the other lease", |world| {
             world.etcd.keys.values().any(|found| found.lease != first && found.lease != 0)
@@ -288,10 +288,10 @@ fn a_lease_that_ends_on_the_way_costs_no_more_than_itself() {
 fn a_key_that_another_took_on_the_way_is_left_to_it() {
     let (mut world, put) = with_a_put(false);
     world.suffer(&Fate::Leave(3));
-    world.machine.on(world.now, &put, Input::BrokenOff);
+    world.machine.on(world.now, &put, Input::Abandoned);
     // Nobody has told of it yet.
     world.etcd.put(&[2], b"x", THEIRS);
     world.etcd.events.clear();
-    until(&mut world, "left to it", |world| world.machine.standing(world.now, 2) == RegistrationStatus::Held);
+    until(&mut world, "left to it", |world| world.machine.status(world.now, 2) == RegistrationStatus::Held);
     assert_eq!(world.etcd.keys[&vec![2]].lease, THEIRS);
 }

@@ -20,7 +20,7 @@ fn many_are_put_at_a_time_and_one_that_is_refused_holds_up_none() {
         rounds += 1;
         for put in puts {
             assert!(matches!(put, Action::Put { .. }), "{put:?}");
-            let refused = matches!(put, Action::Put { of: 7, .. });
+            let refused = matches!(put, Action::Put { id: 7, .. });
             let input = if refused { Input::Failed(FailureKind::Permanent) } else { world.etcd.serve(world.now, &put) };
             world.machine.on(world.now, &put, input);
         }
@@ -28,7 +28,7 @@ fn many_are_put_at_a_time_and_one_that_is_refused_holds_up_none() {
     assert_eq!(rounds, 200_usize.div_ceil(24));
     for id in 1..=200 {
         let wanted = if id == 7 { RegistrationStatus::Pending } else { RegistrationStatus::Registered };
-        assert_eq!(world.machine.standing(world.now, id), wanted, "{id}");
+        assert_eq!(world.machine.status(world.now, id), wanted, "{id}");
     }
 }
 
@@ -59,5 +59,5 @@ fn what_leaves_passes_what_is_held() {
     let held: Vec<_> = std::iter::from_fn(|| world.begin()).collect();
     assert_eq!(held.len(), 24);
     world.suffer(&Fate::Leave(1));
-    assert!(matches!(world.begin(), Some(Action::Delete { of: 1, .. })));
+    assert!(matches!(world.begin(), Some(Action::Delete { id: 1, .. })));
 }

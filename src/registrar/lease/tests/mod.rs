@@ -7,6 +7,8 @@ mod refused;
 mod unwatchable;
 mod world;
 
+use std::time::Duration;
+
 use proptest::prelude::*;
 
 use self::etcd::THEIRS;
@@ -36,13 +38,13 @@ proptest! {
             if let Renewal::At(at) = world.machine.renewal(world.now, &[]) {
                 world.now = at;
             }
-            let Renewal::Now { id } = world.machine.renewal(world.now, &[]) else { panic!("it is due") };
+            let Renewal::Now { lease: id } = world.machine.renewal(world.now, &[]) else { panic!("it is due") };
             world.etcd.expire(world.now);
-            let patience = world.machine.patience().unwrap();
+            let patience = world.machine.request_timeout().unwrap();
             if fails && failed < 2 {
                 failed += 1;
                 world.now += patience;
-                world.tell(Input::RenewalFailed { id, trouble: FailureKind::Transient });
+                world.tell(Input::RenewalFailed { lease: id, failure: FailureKind::Transient });
             } else {
                 failed = 0;
                 let answer = world.etcd.renew(world.now, id);
@@ -63,7 +65,7 @@ proptest! {
         let (before, began) = (world.etcd.renewals, world.now);
         while world.now < secs(minutes * 60) {
             world.work(None);
-            prop_assert_eq!(world.machine.standing(world.now, 1), RegistrationStatus::Registered);
+            prop_assert_eq!(world.machine.status(world.now, 1), RegistrationStatus::Registered);
         }
         prop_assert_eq!(world.machine.lease(), lease);
         let thirds = world.now.saturating_sub(began).as_secs_f64() * 3.0 / TTL as f64;
@@ -99,14 +101,14 @@ fn a_lease_whose_life_nobody_told_is_asked_for_it() {
     let mut world = World::new(3);
     world.suffer(&Fate::Want(1, 1, Conflict::TakeOver));
     let grant = world.machine.action(world.now);
-    let Action::Grant { id, .. } = grant else { panic!("{grant:?}") };
+    let Action::Grant { lease: id, .. } = grant else { panic!("{grant:?}") };
     world.machine.on(world.now, &grant, Input::Granted { asked: world.now, seconds: None });
-    assert_eq!(world.machine.renewal(world.now, &[]), Renewal::Now { id });
-    world.tell(Input::Renewed { id, asked: world.now, seconds: None });
-    assert_eq!(world.machine.renewal(world.now, &[]), Renewal::Now { id }, "opening the stream tells nothing");
-    world.tell(Input::Renewed { id, asked: world.now, seconds: Some(60) });
+    assert_eq!(world.machine.renewal(world.now, &[]), Renewal::Now { lease: id });
+    world.tell(Input::Renewed { lease: id, asked: world.now, seconds: None });
+    assert_eq!(world.machine.renewal(world.now, &[]), Renewal::Now { lease: id }, "opening the stream tells nothing");
+    world.tell(Input::Renewed { lease: id, asked: world.now, seconds: Some(60) });
     assert!(matches!(world.machine.renewal(world.now + secs(19), &[]), Renewal::At(_)));
-    assert_eq!(world.machine.renewal(world.now + secs(24), &[]), Renewal::Now { id });
+    assert_eq!(world.machine.renewal(world.now + secs(24), &[]), Renewal::Now { lease: id });
 }
 
 /// The key stands under a lease that lives again, as of an early revision, until the machine puts it anew.
@@ -121,7 +123,7 @@ fn restored(world: &mut World, lease: i64) {
     while !is_ours(world, 1) {
         assert!(world.now < end, "{:?}", world.machine);
         world.watch();
-        if let Renewal::Now { id } = world.machine.renewal(world.now, &[]) {
+        if let Renewal::Now { lease: id } = world.machine.renewal(world.now, &[]) {
             world.renew(id, None);
         }
         let action = world.machine.action(world.now);
@@ -160,15 +162,17 @@ fn tells_late_from_lost_and_keeps_the_lease_through_both() {
     let mut world = registered();
     let lease = world.machine.lease();
     world.now += secs(5);
-    let Renewal::Now { id } = world.machine.renewal(world.now, &[]) else { panic!() };
-    world.tell(Input::RenewalFailed { id, trouble: FailureKind::Transient });
-    assert_eq!(world.machine.standing(world.now, 1), RegistrationStatus::Renewing);
+    let Renewal::Now { lease: id } = world.machine.renewal(world.now, &[]) else { panic!() };
+    world.tell(Input::RenewalFailed { lease: id, failure: FailureKind::Transient });
+    assert_eq!(world.machine.status(world.now, 1), RegistrationStatus::Renewing);
     world.now += secs(11);
-    assert_eq!(world.machine.standing(world.now, 1), RegistrationStatus::Lost);
-    let Renewal::Now { id } = world.machine.renewal(world.now, &[]) else { panic!("renews what etcd may still hold") };
+    assert_eq!(world.machine.status(world.now, 1), RegistrationStatus::Lost);
+    let Renewal::Now { lease: id } = world.machine.renewal(world.now, &[]) else {
+        panic!("renews what etcd may still hold")
+    };
     assert_eq!(Some(id), lease);
-    world.tell(Input::Renewed { id, asked: world.now, seconds: Some(TTL) });
-    assert_eq!(world.machine.standing(world.now, 1), RegistrationStatus::Registered);
+    world.tell(Input::Renewed { lease: id, asked: world.now, seconds: Some(TTL) });
+    assert_eq!(world.machine.status(world.now, 1), RegistrationStatus::Registered);
 }
 
 #[test]
@@ -178,11 +182,11 @@ fn one_record_that_is_refused_holds_up_no_other() {
     world.suffer(&Fate::Want(2, 2, Conflict::TakeOver));
     world.work(None);
     let action = world.machine.action(world.now);
-    assert!(matches!(action, Action::Put { of: 1, .. }));
+    assert!(matches!(action, Action::Put { id: 1, .. }));
     world.machine.on(world.now, &action, Input::Failed(FailureKind::Permanent));
     world.work(None);
-    assert_eq!(world.machine.standing(world.now, 2), RegistrationStatus::Registered);
-    assert_eq!(world.machine.standing(world.now, 1), RegistrationStatus::Pending);
+    assert_eq!(world.machine.status(world.now, 2), RegistrationStatus::Registered);
+    assert_eq!(world.machine.status(world.now, 1), RegistrationStatus::Pending);
 }
 
 /// The next request, which is on its way then.
@@ -199,7 +203,7 @@ fn one_of_several_leaves_by_delete_and_the_last_by_revocation() {
     world.settle();
     world.suffer(&Fate::Leave(1));
     let leaves = begun(&mut world);
-    assert!(matches!(leaves, Action::Delete { of: 1, .. }), "{leaves:?}");
+    assert!(matches!(leaves, Action::Delete { id: 1, .. }), "{leaves:?}");
     world.settle();
     world.suffer(&Fate::Leave(2));
     let leaves = begun(&mut world);
@@ -225,7 +229,7 @@ fn a_lease_whose_last_renewals_had_no_answer_is_not_forgotten_while_it_may_live(
     let lease = world.machine.lease().expect("a lease");
     for _ in 0..2 {
         world.now += secs(14);
-        assert_eq!(world.machine.renewal(world.now, &[]), Renewal::Now { id: lease });
+        assert_eq!(world.machine.renewal(world.now, &[]), Renewal::Now { lease });
         world.renew(lease, Some(&Fate::LoseAnswer));
     }
     world.suffer(&Fate::Leave(1));
@@ -236,8 +240,8 @@ fn a_lease_whose_last_renewals_had_no_answer_is_not_forgotten_while_it_may_live(
     assert!(world.etcd.leases.is_empty(), "{:?}", world.etcd);
 }
 
-fn wanted_at(key: u8, conflict: Conflict) -> Wanted {
-    Wanted { records: vec![record(key, 1)], conflict, id: None, paused: false }
+fn wanted_at(key: u8, conflict: Conflict) -> Desired {
+    Desired { records: vec![record(key, 1)], conflict, id: None, paused: false }
 }
 
 /// Watches and works until the condition holds.
@@ -262,20 +266,20 @@ fn a_key_given_up_may_be_another_registrations_at_once() {
         (1 + (bits & 1), bits & 2 != 0, given_up, taken)
     }) {
         let mut world = World::new(3);
-        world.tell(Input::Wanted { id: given_up, wanted: wanted_at(50, Conflict::TakeOver) });
-        world.tell(Input::Wanted { id: taken, wanted: wanted_at(52, Conflict::TakeOver) });
+        world.tell(Input::Added { id: given_up, desired: wanted_at(50, Conflict::TakeOver) });
+        world.tell(Input::Added { id: taken, desired: wanted_at(52, Conflict::TakeOver) });
         until(&mut world, "both", |world| is_ours(world, 50) && is_ours(world, 52));
         let mut other = wanted_at(50, Conflict::TakeOver);
         other.records = vec![record(50, value)];
         let gives_up = if leaves {
             Input::Leaving { id: given_up }
         } else {
-            Input::Updated { id: given_up, wanted: wanted_at(51, Conflict::TakeOver) }
+            Input::Updated { id: given_up, desired: wanted_at(51, Conflict::TakeOver) }
         };
-        let takes = Input::Updated { id: taken, wanted: other };
+        let takes = Input::Updated { id: taken, desired: other };
         let in_order = if given_up < taken { [gives_up, takes] } else { [takes, gives_up] };
         in_order.into_iter().for_each(|input| world.tell(input));
-        let standing = |world: &World, id| world.machine.standing(world.now, id);
+        let standing = |world: &World, id| world.machine.status(world.now, id);
         let (gone, there) = if leaves { (RegistrationStatus::Closed, 1) } else { (RegistrationStatus::Registered, 2) };
         until(&mut world, "the key has its owner", |world| {
             standing(world, taken) == RegistrationStatus::Registered
@@ -291,32 +295,32 @@ fn a_key_given_up_may_be_another_registrations_at_once() {
 #[test]
 fn an_update_to_a_key_that_is_leaving_elsewhere_takes_it_over() {
     let mut world = World::new(3);
-    world.tell(Input::Wanted { id: 1, wanted: wanted_at(50, Conflict::TakeOver) });
+    world.tell(Input::Added { id: 1, desired: wanted_at(50, Conflict::TakeOver) });
     until(&mut world, "the first", |world| is_ours(world, 50));
-    world.tell(Input::Wanted { id: 2, wanted: wanted_at(60, Conflict::TakeOver) });
+    world.tell(Input::Added { id: 2, desired: wanted_at(60, Conflict::TakeOver) });
     world.watch();
     let put = world.machine.action(world.now);
-    assert!(matches!(put, Action::Put { of: 2, .. }), "{put:?}");
+    assert!(matches!(put, Action::Put { id: 2, .. }), "{put:?}");
     world.machine.on(world.now, &put, Input::Failed(FailureKind::Transient));
     world.tell(Input::Leaving { id: 2 });
-    world.tell(Input::Updated { id: 1, wanted: wanted_at(60, Conflict::TakeOver) });
+    world.tell(Input::Updated { id: 1, desired: wanted_at(60, Conflict::TakeOver) });
     until(&mut world, "the new key alone", |world| is_ours(world, 60) && !is_ours(world, 50));
     for _ in 0..20 {
         world.watch();
         world.work(None);
     }
     assert!(is_ours(&world, 60), "nobody deletes it");
-    assert_eq!(world.machine.standing(world.now, 1), RegistrationStatus::Registered);
+    assert_eq!(world.machine.status(world.now, 1), RegistrationStatus::Registered);
 }
 
 #[test]
 fn an_update_to_a_key_that_another_holds_keeps_the_old_one() {
     let mut world = World::new(3);
-    world.tell(Input::Wanted { id: 1, wanted: wanted_at(50, Conflict::Refuse) });
+    world.tell(Input::Added { id: 1, desired: wanted_at(50, Conflict::Refuse) });
     until(&mut world, "the old one", |world| is_ours(world, 50));
     world.etcd.put(&[51], b"x", THEIRS);
-    world.tell(Input::Updated { id: 1, wanted: wanted_at(51, Conflict::Refuse) });
-    until(&mut world, "held", |world| world.machine.standing(world.now, 1) == RegistrationStatus::Held);
+    world.tell(Input::Updated { id: 1, desired: wanted_at(51, Conflict::Refuse) });
+    until(&mut world, "held", |world| world.machine.status(world.now, 1) == RegistrationStatus::Held);
     for _ in 0..20 {
         world.watch();
         world.work(None);
@@ -332,19 +336,19 @@ fn a_resumed_one_is_not_lost_and_neither_is_one_that_gets_a_further_address() {
     world.suffer(&Fate::Pause(1, true));
     world.settle();
     world.suffer(&Fate::Pause(1, false));
-    assert_eq!(world.machine.standing(world.now, 1), RegistrationStatus::Pending);
+    assert_eq!(world.machine.status(world.now, 1), RegistrationStatus::Pending);
     world.settle();
     let records = vec![record(1, 1), record(2, 1)];
-    let wanted = Wanted { records, ..wanted_at(1, Conflict::TakeOver) };
-    world.tell(Input::Updated { id: 1, wanted });
-    assert_eq!(world.machine.standing(world.now, 1), RegistrationStatus::Updating);
+    let wanted = Desired { records, ..wanted_at(1, Conflict::TakeOver) };
+    world.tell(Input::Updated { id: 1, desired: wanted });
+    assert_eq!(world.machine.status(world.now, 1), RegistrationStatus::Updating);
     until(&mut world, "both", |world| is_ours(world, 1) && is_ours(world, 2));
     world.etcd.delete(&[1]);
     world.watch();
     while !world.etcd.events.is_empty() {
         world.watch();
     }
-    assert_eq!(world.machine.standing(world.now, 1), RegistrationStatus::Lost);
+    assert_eq!(world.machine.status(world.now, 1), RegistrationStatus::Lost);
     assert_eq!(world.machine.loss(1), Some(&Loss::Deleted(vec![1])));
 }
 
@@ -353,16 +357,16 @@ fn what_was_refused_was_not_done_and_leaves_at_once() {
     let mut world = registered();
     world.suffer(&Fate::Want(2, 1, Conflict::TakeOver));
     let put = world.machine.action(world.now);
-    assert!(matches!(put, Action::Put { of: 2, .. }));
+    assert!(matches!(put, Action::Put { id: 2, .. }));
     world.machine.on(world.now, &put, Input::Failed(FailureKind::Permanent));
     world.suffer(&Fate::Leave(2));
-    assert_eq!(world.machine.standing(world.now, 2), RegistrationStatus::Closed);
+    assert_eq!(world.machine.status(world.now, 2), RegistrationStatus::Closed);
     // Also where it leaves while it is being refused.
     world.suffer(&Fate::Want(3, 1, Conflict::TakeOver));
     let put = world.machine.action(world.now);
     world.suffer(&Fate::Leave(3));
     world.machine.on(world.now, &put, Input::Failed(FailureKind::Permanent));
-    assert_eq!(world.machine.standing(world.now, 3), RegistrationStatus::Closed);
+    assert_eq!(world.machine.status(world.now, 3), RegistrationStatus::Closed);
 }
 
 #[test]

@@ -9,14 +9,14 @@ fn unwatched(conflict: Conflict) -> World {
     let mut world = World::new(3);
     world.suffer(&Fate::Want(1, 1, conflict));
     world.work(None);
-    world.tell(Input::Unwatchable { key: vec![1] });
+    world.tell(Input::WatchDenied { key: vec![1] });
     world
 }
 
 /// No watch is permitted.
 fn deny(world: &mut World) {
     for key in world.machine.keys().into_keys() {
-        world.tell(Input::Unwatchable { key });
+        world.tell(Input::WatchDenied { key });
     }
 }
 
@@ -58,8 +58,8 @@ fn a_key_that_may_not_be_watched_is_left_to_others_and_taken_when_it_is_free() {
     let mut world = unwatched(Conflict::Refuse);
     works_until(&mut world, 1, |world| is_ours(world, 1));
     world.etcd.put(&[1], b"x", THEIRS);
-    works_until(&mut world, 61, |world| world.machine.standing(world.now, 1) == RegistrationStatus::Held);
-    assert_eq!(world.etcd.keys[&vec![1]].lease, THEIRS, "a sweep compares as any other put does");
+    works_until(&mut world, 61, |world| world.machine.status(world.now, 1) == RegistrationStatus::Held);
+    assert_eq!(world.etcd.keys[&vec![1]].lease, THEIRS, "a refresh compares as any other put does");
     world.etcd.delete(&[1]);
     works_until(&mut world, 61, |world| is_ours(world, 1));
 }
@@ -81,10 +81,10 @@ fn what_may_not_be_watched_is_tried_again_and_forgotten_with_its_registration() 
     assert!(world.machine.keys().is_empty());
     for key in 2..100 {
         world.suffer(&Fate::Want(key, 1, Conflict::TakeOver));
-        world.tell(Input::Unwatchable { key: vec![key] });
+        world.tell(Input::WatchDenied { key: vec![key] });
         world.suffer(&Fate::Leave(key));
     }
-    assert!(world.machine.unwatchable.len() <= 2, "{:?}", world.machine.unwatchable);
+    assert!(world.machine.watch_denied.len() <= 2, "{:?}", world.machine.watch_denied);
     let end = world.now + secs(61);
     while !world.machine.keys().contains_key(&vec![1]) {
         assert!(world.now < end, "a role may have been granted more since");

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use crate::codec::Record;
 use crate::registrar::lease::tests::etcd::{Etcd, THEIRS};
 use crate::registrar::lease::{
-    Action, Conflict, FailureKind, Found, Id, Input, Machine, RegistrationStatus, Renewal, Wanted, Worth,
+    Action, Conflict, Desired, FailureKind, Id, Input, KeyValue, Machine, RegistrationStatus, Relevance, Renewal,
 };
 
 pub(super) const fn secs(secs: u64) -> Duration {
@@ -87,9 +87,9 @@ pub(super) struct Wish {
 }
 
 impl Wish {
-    pub(super) fn wanted(&self, key: u8) -> Wanted {
+    pub(super) fn wanted(&self, key: u8) -> Desired {
         let records = vec![record(key, self.value)];
-        Wanted { records, conflict: self.conflict, id: None, paused: self.paused }
+        Desired { records, conflict: self.conflict, id: None, paused: self.paused }
     }
 }
 
@@ -132,14 +132,14 @@ impl World {
                 self.etcd.events.retain(|(other, ..)| *other != key);
             }
             if before != Some(id) {
-                let input = Input::Watched { key, anew: before.is_none() };
+                let input = Input::Watched { key, new_watch: before.is_none() };
                 self.machine.on(self.now, &Action::Wait { until: None }, input);
             }
         }
         if !self.etcd.events.is_empty() {
             let (key, revision, found) = self.etcd.events.remove(0);
             if self.stream.as_ref().is_some_and(|stream| stream.contains_key(&key)) {
-                self.tell(Input::Seen { key, revision, found });
+                self.tell(Input::Observed { key, revision, found });
             }
         }
     }
@@ -155,7 +155,7 @@ impl World {
     pub(super) fn work(&mut self, fate: Option<&Fate>) {
         self.now += Duration::from_millis(1);
         self.etcd.expire(self.now);
-        if let Renewal::Now { id } = self.machine.renewal(self.now, &[]) {
+        if let Renewal::Now { lease: id } = self.machine.renewal(self.now, &[]) {
             return self.renew(id, fate);
         }
         let (action, said) = if self.flying.is_empty() {
@@ -194,21 +194,22 @@ impl World {
             self.now = self.now.max(next.min(self.now + secs(1)));
             return None;
         }
-        if let Action::Grant { id, .. } = action {
+        if let Action::Grant { lease: id, .. } = action {
             assert!(id > 0, "etcd takes positive ids");
             let mut others = self.etcd.leases.keys().filter(|known| **known != id);
-            let is_forgotten = others.any(|id| !self.machine.tenure.is_live(*id));
+            let is_forgotten = others.any(|id| !self.machine.leases.is_live(*id));
             assert!(!is_forgotten, "a lease that lives is never forgotten: {:?}", self.machine);
         }
         Some(action)
     }
 
     pub(super) fn break_off(&mut self) {
-        let Some(place) = self.flying.iter().position(|(action, _)| self.machine.worth(action) != Worth::All) else {
+        let Some(place) = self.flying.iter().position(|(action, _)| self.machine.relevance(action) != Relevance::Full)
+        else {
             return;
         };
         let (action, said) = self.flying.remove(place);
-        self.machine.on(self.now, &action, Input::BrokenOff);
+        self.machine.on(self.now, &action, Input::Abandoned);
         if said.is_none() && !matches!(action, Action::Grant { .. }) {
             self.given_up.push(action);
         }
@@ -229,10 +230,10 @@ impl World {
 
     pub(super) fn renew(&mut self, id: i64, fate: Option<&Fate>) {
         let input = match fate {
-            Some(Fate::Fail(trouble)) => Input::RenewalFailed { id, trouble: *trouble },
+            Some(Fate::Fail(trouble)) => Input::RenewalFailed { lease: id, failure: *trouble },
             Some(Fate::LoseAnswer) => {
                 self.etcd.renew(self.now, id);
-                Input::RenewalFailed { id, trouble: FailureKind::Transient }
+                Input::RenewalFailed { lease: id, failure: FailureKind::Transient }
             }
             _ => self.etcd.renew(self.now, id),
         };
@@ -243,7 +244,7 @@ impl World {
         if !self.wanted.contains_key(&key) {
             self.next += 1;
             let wish = Wish { id: self.next, value, conflict, paused: false };
-            self.tell(Input::Wanted { id: wish.id, wanted: wish.wanted(key) });
+            self.tell(Input::Added { id: wish.id, desired: wish.wanted(key) });
             self.wanted.insert(key, wish);
         }
     }
@@ -252,7 +253,7 @@ impl World {
         if let Some(wish) = self.wanted.get_mut(&key) {
             change(wish);
             let (id, wanted) = (wish.id, wish.wanted(key));
-            self.tell(Input::Updated { id, wanted });
+            self.tell(Input::Updated { id, desired: wanted });
         }
     }
 
@@ -274,7 +275,7 @@ impl World {
             Fate::Put(key, lease) => drop(self.etcd.put(&[*key], b"another", *lease)),
             Fate::Break => {
                 for key in self.stream.take().unwrap_or_default().into_keys() {
-                    self.tell(Input::Unwatched { key });
+                    self.tell(Input::WatchLost { key });
                 }
             }
             Fate::Tell => self.watch(),
@@ -300,7 +301,7 @@ impl World {
     pub(super) fn is_right(&self) -> bool {
         let ours = self.ours();
         let right = |(key, wish): (&u8, &Wish)| {
-            let standing = self.machine.standing(self.now, wish.id);
+            let standing = self.machine.status(self.now, wish.id);
             let mut own = ours.iter().filter(|(stored, _)| stored[0] == *key).map(|(_, value)| *value);
             if wish.paused {
                 standing == RegistrationStatus::Paused && own.next().is_none()
@@ -314,7 +315,7 @@ impl World {
     pub(super) fn settle(&mut self) {
         self.all_arrive();
         // Others go in the end, those by hand too where they are respected; a key of ours may then be taken.
-        let theirs = |(_, found): &(&Vec<u8>, &Found)| found.lease == THEIRS;
+        let theirs = |(_, found): &(&Vec<u8>, &KeyValue)| found.lease == THEIRS;
         let theirs: Vec<_> = self.etcd.keys.iter().filter(theirs).map(|(key, _)| key.clone()).collect();
         theirs.iter().for_each(|key| self.etcd.delete(key));
         for (key, _) in self.wanted.clone().iter().filter(|(_, wish)| wish.conflict != Conflict::TakeOver) {

@@ -1,54 +1,58 @@
-//! HTTP/2's frames (RFC 9113, 4.1) as they go by, in one direction. PURE.
+//! Reads HTTP/2 frames (RFC 9113, 4.1) of one direction, without their payloads. PURE.
 
-/// The length of a frame's head.
-const HEAD: usize = 9;
-/// A stream's number has 31 bits.
-pub(crate) const STREAM: u32 = u32::MAX >> 1;
+/// The length of a frame header.
+const HEADER: usize = 9;
+/// A stream identifier has 31 bits; the highest bit is reserved.
+pub(super) const STREAM_ID: u32 = u32::MAX >> 1;
 
-/// A frame whose last byte went by.
+/// A frame whose last byte was read.
 #[derive(Clone, Copy)]
-pub(crate) struct Frame {
-    pub(crate) kind: u8,
-    pub(crate) flags: u8,
-    pub(crate) stream: u32,
-    /// The first four bytes of what it carries.
-    pub(crate) first: u32,
+pub(super) struct Frame {
+    pub(super) kind: u8,
+    pub(super) flags: u8,
+    pub(super) stream: u32,
+    /// The first four bytes of the payload: for GOAWAY the last stream identifier.
+    pub(super) payload_start: u32,
 }
 
-/// The frames of one direction.
+/// Reads the frames of one direction, however the bytes are cut. Keeps 13 bytes, whatever the size
+/// of a frame.
 #[derive(Default)]
-pub(crate) struct Frames {
-    /// The head, and as much of what follows as is of use.
-    kept: [u8; HEAD + 4],
-    /// How much of the frame has gone by, its head included.
-    past: usize,
+pub(super) struct FrameReader {
+    /// The header and the first four bytes of the payload.
+    start: [u8; HEADER + 4],
+    /// How many bytes of the frame were read, with its header.
+    read: usize,
 }
 
-impl Frames {
-    pub(crate) fn read(&mut self, mut bytes: &[u8], mut each: impl FnMut(Frame)) {
+impl FrameReader {
+    /// Reads the next bytes, and calls `each` with every frame that ends within them.
+    pub(super) fn feed(&mut self, mut bytes: &[u8], mut each: impl FnMut(Frame)) {
         while !bytes.is_empty() {
-            let end = if self.past < HEAD { HEAD } else { HEAD + self.length() };
-            let (now, rest) = bytes.split_at(bytes.len().min(end - self.past));
-            for (kept, byte) in self.kept.iter_mut().skip(self.past).zip(now) {
-                *kept = *byte;
+            let end = if self.read < HEADER { HEADER } else { HEADER + self.length() };
+            let (piece, rest) = bytes.split_at(bytes.len().min(end - self.read));
+            for (start, byte) in self.start.iter_mut().skip(self.read).zip(piece) {
+                *start = *byte;
             }
-            self.past += now.len();
+            self.read += piece.len();
             bytes = rest;
-            if self.past >= HEAD && self.past == HEAD + self.length() {
+            if self.read >= HEADER && self.read == HEADER + self.length() {
                 each(self.frame());
                 *self = Self::default();
             }
         }
     }
 
+    /// The length of the payload.
     fn length(&self) -> usize {
-        let [a, b, c, ..] = self.kept;
+        let [a, b, c, ..] = self.start;
         u32::from_be_bytes([0, a, b, c]) as usize
     }
 
+    /// The frame that was read whole.
     fn frame(&self) -> Frame {
-        let [_, _, _, kind, flags, s0, s1, s2, s3, f0, f1, f2, f3] = self.kept;
-        let stream = u32::from_be_bytes([s0, s1, s2, s3]) & STREAM;
-        Frame { kind, flags, stream, first: u32::from_be_bytes([f0, f1, f2, f3]) }
+        let [_, _, _, kind, flags, s0, s1, s2, s3, f0, f1, f2, f3] = self.start;
+        let stream = u32::from_be_bytes([s0, s1, s2, s3]) & STREAM_ID;
+        Frame { kind, flags, stream, payload_start: u32::from_be_bytes([f0, f1, f2, f3]) }
     }
 }

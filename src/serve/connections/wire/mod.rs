@@ -1,119 +1,135 @@
-//! What the bytes of a connection tell of its calls, in HTTP/2 and HTTP/1.1; under TLS they tell nothing. PURE.
+//! The calls in flight on a connection, read from its bytes: HTTP/2 and HTTP/1.1. Over TLS they
+//! cannot be read. PURE.
+//!
+//! The reader keeps a few bytes of each frame and a set of open streams, and never copies a
+//! payload. It only observes: an error in it cannot break a connection, it can at worst keep one
+//! for the whole drain or close one that looks idle.
+//!
+//! - this file: which protocol the client speaks, and the head of an HTTP/1.1 request.
+//! - `frames`: HTTP/2 frames of one direction.
+//! - `streams`: HTTP/2 streams that are open.
 
 mod frames;
 mod streams;
 
-use self::frames::Frames;
-use self::streams::Streams;
+use self::frames::FrameReader;
+use self::streams::OpenStreams;
 
+/// What an HTTP/2 client sends first (RFC 9113, 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// The first byte of TLS: a record of the handshake (RFC 8446, 5.1). No method of HTTP begins with it.
-const TLS: u8 = 22;
+/// The first byte of TLS: a handshake record (RFC 8446, 5.1). No HTTP method begins with it.
+const TLS_HANDSHAKE: u8 = 22;
 
-/// How many calls are in flight on a connection. A call counts from its complete head to the end of its answer.
+/// How many calls are in flight on a connection. A call counts from its complete head to the end of
+/// its response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum InFlight {
-    Calls(usize),
-    /// It speaks TLS.
+pub(super) enum InFlightCalls {
+    Known(usize),
+    /// The connection speaks TLS.
     Unknown,
 }
 
-/// A connection of a server, as its bytes go by.
+/// Reads the traffic of a server's connection. It never fails: bytes of no known protocol count as
+/// HTTP/1.1.
 #[derive(Default)]
-pub(crate) struct Wire {
-    speech: Speech,
-    received: Frames,
-    sent: Frames,
-    streams: Streams,
+pub(super) struct Traffic {
+    /// Known after the first bytes of the client.
+    protocol: Protocol,
+    /// Reads the client's frames.
+    received: FrameReader,
+    /// Reads the server's frames.
+    sent: FrameReader,
+    streams: OpenStreams,
 }
 
-/// What the client speaks, as far as it has said.
-enum Speech {
-    /// So many bytes of HTTP/2's preface, and nothing else.
+/// The protocol of the client, as far as its bytes tell.
+enum Protocol {
+    /// This many bytes of HTTP/2's preface were received, and nothing else.
     Preface(usize),
+    /// The preface is complete.
     Http2,
-    Http1(Head),
+    Http1(Http1Head),
+    /// The first byte was that of a TLS handshake.
     Tls,
 }
 
-impl Default for Speech {
+impl Default for Protocol {
     fn default() -> Self {
         Self::Preface(0)
     }
 }
 
-impl Wire {
-    /// What the client has sent.
-    pub(crate) fn received(&mut self, bytes: &[u8]) {
+impl Traffic {
+    /// The client has sent these bytes.
+    pub(super) fn received(&mut self, bytes: &[u8]) {
         let Some(first) = bytes.first() else { return };
-        match &mut self.speech {
-            Speech::Preface(0) if *first == TLS => self.speech = Speech::Tls,
-            Speech::Preface(known) => {
-                let (begun, missing) = PREFACE.split_at(*known);
-                let (now, rest) = bytes.split_at(bytes.len().min(missing.len()));
-                if !missing.starts_with(now) {
-                    let mut head = Head::default();
-                    head.read(begun);
+        match &mut self.protocol {
+            Protocol::Preface(0) if *first == TLS_HANDSHAKE => self.protocol = Protocol::Tls,
+            Protocol::Preface(known) => {
+                let (received, missing) = PREFACE.split_at(*known);
+                let (piece, rest) = bytes.split_at(bytes.len().min(missing.len()));
+                if !missing.starts_with(piece) {
+                    let mut head = Http1Head::default();
+                    head.read(received);
                     head.read(bytes);
-                    self.speech = Speech::Http1(head);
-                } else if now.len() < missing.len() {
-                    *known += now.len();
+                    self.protocol = Protocol::Http1(head);
+                } else if piece.len() < missing.len() {
+                    *known += piece.len();
                 } else {
-                    self.speech = Speech::Http2;
+                    self.protocol = Protocol::Http2;
                     self.received(rest);
                 }
             }
-            Speech::Http2 => self.received.read(bytes, |frame| self.streams.received(frame)),
-            Speech::Http1(head) => head.read(bytes),
-            Speech::Tls => {}
+            Protocol::Http2 => self.received.feed(bytes, |frame| self.streams.received(frame)),
+            Protocol::Http1(head) => head.read(bytes),
+            Protocol::Tls => {}
         }
     }
 
-    /// What the server has sent. In HTTP/2 it may speak first.
-    pub(crate) fn sent(&mut self, bytes: &[u8]) {
-        if matches!(self.speech, Speech::Preface(_) | Speech::Http2) {
-            self.sent.read(bytes, |frame| self.streams.sent(frame));
+    /// The server has sent these bytes. In HTTP/2 it may speak first.
+    pub(super) fn sent(&mut self, bytes: &[u8]) {
+        if matches!(self.protocol, Protocol::Preface(_) | Protocol::Http2) {
+            self.sent.feed(bytes, |frame| self.streams.sent(frame));
         }
     }
 
-    pub(crate) fn in_flight(&self) -> InFlight {
-        InFlight::Calls(match &self.speech {
-            Speech::Tls => return InFlight::Unknown,
-            // hyper ends one that is to stop once it has answered, and at once where it waits for a further request: only
-            // the first request can be one that never becomes whole.
-            Speech::Http1(head) => usize::from(head.is_complete()),
-            Speech::Preface(_) | Speech::Http2 => self.streams.open(),
+    /// The calls in flight after the bytes that were read so far.
+    pub(super) fn in_flight(&self) -> InFlightCalls {
+        InFlightCalls::Known(match &self.protocol {
+            Protocol::Tls => return InFlightCalls::Unknown,
+            // At shutdown hyper closes the connection after the present response, and at once if it waits for another
+            // request. So only the head of the first request can stay incomplete.
+            Protocol::Http1(head) => usize::from(head.complete),
+            Protocol::Preface(_) | Protocol::Http2 => self.streams.count(),
         })
     }
 }
 
-/// The head of HTTP/1.1's first request: it ends with an empty line.
+/// The head of the first HTTP/1.1 request: it ends with an empty line. Empty lines before it are
+/// skipped (RFC 9112, 2.2).
 #[derive(Default)]
-struct Head {
-    /// A line with something in it has ended.
+struct Http1Head {
+    /// A line that is not empty has ended.
     begun: bool,
-    /// There is something in this line.
-    filled: bool,
+    /// The present line is not empty.
+    line_has_bytes: bool,
     complete: bool,
 }
 
-impl Head {
+impl Http1Head {
+    /// Reads the next bytes. After the head it ignores all: only the first request matters.
     fn read(&mut self, bytes: &[u8]) {
         for byte in bytes {
             match byte {
                 _ if self.complete => return,
                 b'\n' => {
-                    self.complete = self.begun && !self.filled;
-                    self.begun |= std::mem::take(&mut self.filled);
+                    self.complete = self.begun && !self.line_has_bytes;
+                    self.begun |= std::mem::take(&mut self.line_has_bytes);
                 }
                 b'\r' => {}
-                _ => self.filled = true,
+                _ => self.line_has_bytes = true,
             }
         }
-    }
-
-    fn is_complete(&self) -> bool {
-        self.complete
     }
 }
 
@@ -132,24 +148,24 @@ mod tests {
         frame
     }
 
-    fn begun(client: &[u8]) -> Wire {
-        let mut wire = Wire::default();
+    fn begun(client: &[u8]) -> Traffic {
+        let mut wire = Traffic::default();
         wire.received(PREFACE);
         wire.received(client);
         wire
     }
 
-    fn calls(wire: &Wire) -> usize {
+    fn calls(wire: &Traffic) -> usize {
         match wire.in_flight() {
-            InFlight::Calls(calls) => calls,
-            InFlight::Unknown => panic!("it can be told"),
+            InFlightCalls::Known(calls) => calls,
+            InFlightCalls::Unknown => panic!("it can be told"),
         }
     }
 
     /// F23: who never spoke, or said half of something, has no call in flight.
     #[test]
     fn a_call_counts_from_its_complete_head() {
-        let mut wire = Wire::default();
+        let mut wire = Traffic::default();
         wire.sent(&frame(4, 0, 0, &[0; 6]));
         assert_eq!(calls(&wire), 0);
         wire.received(&PREFACE[..20]);
@@ -213,7 +229,7 @@ mod tests {
             (b"GET", 0),
         ] {
             for cut in 0..=bytes.len() {
-                let mut wire = Wire::default();
+                let mut wire = Traffic::default();
                 wire.received(&bytes[..cut]);
                 wire.received(&bytes[cut..]);
                 wire.sent(b"HTTP/1.1 200 OK\r\n\r\n");
@@ -224,10 +240,10 @@ mod tests {
 
     #[test]
     fn tls_tells_nothing() {
-        let mut wire = Wire::default();
+        let mut wire = Traffic::default();
         wire.received(&[22, 3, 1, 0, 4]);
         wire.sent(&[22, 3, 3, 0, 4]);
-        assert_eq!(wire.in_flight(), InFlight::Unknown);
+        assert_eq!(wire.in_flight(), InFlightCalls::Unknown);
     }
 
     proptest! {
@@ -241,7 +257,7 @@ mod tests {
             let (mut whole, mut cut) = (begun(&[]), begun(&[]));
             for (kind, flags, stream, payload, client) in &frames {
                 let bytes = frame(*kind, *flags, *stream, payload);
-                let way = if *client { Wire::received } else { Wire::sent };
+                let way = if *client { Traffic::received } else { Traffic::sent };
                 way(&mut whole, &bytes);
                 let (mut rest, mut sizes) = (&bytes[..], cuts.iter().cycle());
                 while !rest.is_empty() {
@@ -251,7 +267,7 @@ mod tests {
                 }
                 prop_assert_eq!(whole.in_flight(), cut.in_flight());
             }
-            let mut wire = Wire::default();
+            let mut wire = Traffic::default();
             wire.received(&noise);
             wire.sent(&noise);
             wire.in_flight();

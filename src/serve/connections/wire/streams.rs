@@ -1,43 +1,47 @@
-//! The streams of an HTTP/2 connection that clients have opened and that have not ended (RFC 9113, 5.1). PURE.
+//! The open streams of an HTTP/2 connection (RFC 9113, 5.1): those that the client has opened and
+//! that have not ended. PURE.
 
 use std::collections::BTreeSet;
 
-use crate::serve::connections::wire::frames::{Frame, STREAM};
+use crate::serve::connections::wire::frames::{Frame, STREAM_ID};
 
-pub(crate) const DATA: u8 = 0;
-pub(crate) const HEADERS: u8 = 1;
-pub(crate) const RST_STREAM: u8 = 3;
-pub(crate) const GOAWAY: u8 = 7;
-pub(crate) const CONTINUATION: u8 = 9;
-pub(crate) const END_STREAM: u8 = 1;
-pub(crate) const END_HEADERS: u8 = 4;
+// Frame types and flags (RFC 9113, 6).
+pub(super) const DATA: u8 = 0;
+pub(super) const HEADERS: u8 = 1;
+pub(super) const RST_STREAM: u8 = 3;
+pub(super) const GOAWAY: u8 = 7;
+pub(super) const CONTINUATION: u8 = 9;
+pub(super) const END_STREAM: u8 = 1;
+pub(super) const END_HEADERS: u8 = 4;
 
-/// The streams of a connection.
-pub(crate) struct Streams {
+/// The open streams. A stream is open from the end of its request headers to the end of its
+/// response, or to a reset.
+pub(super) struct OpenStreams {
     open: BTreeSet<u32>,
-    /// The highest that was ever opened: the client opens each one once, in order.
+    /// The highest identifier that was ever opened: a client opens each once, in ascending order.
     highest: u32,
-    /// The last one that the server takes, as it says in GOAWAY.
-    limit: u32,
-    /// Its head goes on in further frames.
+    /// The last identifier that the server processes, from its GOAWAY.
+    last_processed: u32,
+    /// The stream whose request headers continue in CONTINUATION frames.
     opening: Option<u32>,
-    /// It ends with trailers that go on in further frames.
+    /// The stream whose trailers continue in CONTINUATION frames.
     ending: Option<u32>,
 }
 
-impl Default for Streams {
+impl Default for OpenStreams {
     fn default() -> Self {
-        Self { open: BTreeSet::new(), highest: 0, limit: STREAM, opening: None, ending: None }
+        Self { open: BTreeSet::new(), highest: 0, last_processed: STREAM_ID, opening: None, ending: None }
     }
 }
 
-impl Streams {
-    /// How many are open.
-    pub(crate) fn open(&self) -> usize {
+impl OpenStreams {
+    /// How many streams are open.
+    pub(super) fn count(&self) -> usize {
         self.open.len()
     }
 
-    pub(crate) fn received(&mut self, frame: Frame) {
+    /// A frame of the client.
+    pub(super) fn received(&mut self, frame: Frame) {
         let last = frame.flags & END_HEADERS != 0;
         match frame.kind {
             HEADERS if last => self.begin(frame.stream),
@@ -48,7 +52,8 @@ impl Streams {
         }
     }
 
-    pub(crate) fn sent(&mut self, frame: Frame) {
+    /// A frame of the server.
+    pub(super) fn sent(&mut self, frame: Frame) {
         let (last, ends) = (frame.flags & END_HEADERS != 0, frame.flags & END_STREAM != 0);
         match frame.kind {
             DATA if ends => self.end(frame.stream),
@@ -57,21 +62,23 @@ impl Streams {
             CONTINUATION if last && self.ending.take() == Some(frame.stream) => self.end(frame.stream),
             RST_STREAM => self.end(frame.stream),
             GOAWAY => {
-                self.limit = frame.first & STREAM;
-                self.open.split_off(&self.limit.saturating_add(1));
+                self.last_processed = frame.payload_start & STREAM_ID;
+                self.open.split_off(&self.last_processed.saturating_add(1));
             }
             _ => {}
         }
     }
 
+    /// The request headers of a stream are complete.
     fn begin(&mut self, stream: u32) {
-        // Trailers have a head too, of a stream that was opened before.
-        if stream > self.highest && stream <= self.limit {
+        // HEADERS of a stream that was opened before are trailers.
+        if stream > self.highest && stream <= self.last_processed {
             self.highest = stream;
             self.open.insert(stream);
         }
     }
 
+    /// The response of a stream is complete, or either side has reset it.
     fn end(&mut self, stream: u32) {
         self.open.remove(&stream);
     }
