@@ -213,6 +213,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod address;
+mod address_index;
 mod backoff;
 mod balance;
 pub mod codec;
@@ -232,15 +233,16 @@ mod target;
 mod timers;
 
 pub use address::Address;
+pub use balance::policy;
+pub use balance::policy::{Policy, testing};
 pub use balance::{
-    BalancedChannel, BalancedChannelBuilder, Call, CallError, CallTimeout, Connectivity, ConnectivityStream, Ejection,
-    Picker, Policy, ReadyServer, ResponseBody, ResponseFuture, RetryPolicy, ServedBy, ServerState, ServerStatus,
-    WaitForReady,
+    BalancedChannel, BalancedChannelBuilder, CallError, CallTimeout, ConnectivityState, ConnectivityStates,
+    OutlierDetection, ResponseBody, ResponseFuture, RetryPolicy, ServedBy, ServerState, ServerStatus, WaitForReady,
 };
 #[cfg(feature = "_tls")]
 #[cfg_attr(docsrs, doc(cfg(any(feature = "tls-ring", feature = "tls-aws-lc"))))]
 pub use connection::ClientTls;
-pub use connection::KeepAlive;
+pub use connection::{ConnectorIo, KeepAlive};
 pub use error::Error;
 /// `etcd_client::Client`, of the release that this crate works with. Exempt from semver: its crate breaks its API often.
 #[cfg(feature = "unstable-etcd-client")]
@@ -257,6 +259,10 @@ pub use resolver::{
 };
 pub use serve::{CountCalls, Departure, Listener, Serve, ServeControl, ServeState, ServeStates};
 pub use target::Target;
+/// rustls, in the release that [`ClientTls`] takes configurations of.
+#[cfg(feature = "_tls")]
+#[cfg_attr(docsrs, doc(cfg(any(feature = "tls-ring", feature = "tls-aws-lc"))))]
+pub use tokio_rustls::rustls;
 
 /// The README's code, compiled with the tests.
 #[cfg(doctest)]

@@ -3,11 +3,11 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// As [`catch`], for a future.
-pub(crate) use crate::connection::caught;
-use crate::connection::panic_text;
+pub(crate) use crate::connection::catch_panic;
+use crate::connection::panic_message;
 
 /// Runs code of a user. Its panic is the error, with the text of the panic. With `panic = "abort"`
 /// the process ends instead.
 pub(crate) fn catch<T>(run: impl FnOnce() -> T) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(run)).map_err(panic_text)
+    catch_unwind(AssertUnwindSafe(run)).map_err(panic_message)
 }

@@ -8,7 +8,7 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::WatchStream;
 use tower::discover::Change;
 
-use crate::balance::{BalancedChannel, BalancedChannelBuilder, Directory, Update};
+use crate::balance::{BalancedChannel, BalancedChannelBuilder, DirectoryStatus, Update};
 use crate::error::Error;
 use crate::resolver::snapshot::{Snapshot, SnapshotEntry, diff};
 use crate::resolver::task::View;
@@ -65,7 +65,7 @@ struct ChannelUpdates {
     /// The snapshot of the last update.
     seen: Arc<Snapshot>,
     /// What the channel says of the directory in its errors.
-    directory: Directory,
+    directory: DirectoryStatus,
     /// Keeps the watch alive.
     _service: Arc<WatchedService>,
 }
@@ -74,7 +74,7 @@ impl ChannelUpdates {
     /// Updates that start with the present view.
     fn new(target: &Target, service: Arc<WatchedService>) -> Self {
         let updates = WatchStream::new(service.view());
-        let directory = Directory::new(target.name(), Some(target.prefix()));
+        let directory = DirectoryStatus::new(target.name(), Some(target.prefix()));
         Self { updates, seen: Arc::default(), directory, _service: service }
     }
 
@@ -103,7 +103,7 @@ impl ChannelUpdates {
         self.directory.unreadable = self.seen.unreadable();
         self.directory.first_unreadable = first_unreadable(&self.seen);
         self.directory.revision = known.then(|| self.seen.revision());
-        (self.directory.known, self.directory.trouble) = (known, trouble);
+        (self.directory.resolved, self.directory.error) = (known, trouble);
         Update { changes, directory: Some(self.directory.clone()) }
     }
 }

@@ -1,18 +1,16 @@
-//! Which server addresses a service has, counted over the etcd keys that name them. PURE.
+//! The changes of a service's server addresses, for tower's balancers. PURE.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use tower::discover::Change;
 
 use crate::address::{Address, Authority};
-use crate::instance::Instance;
+use crate::address_index::{AddressChange, AddressIndex};
 use crate::resolver::snapshot::{Snapshot, diff};
 
-/// Names one server of a service to a balancer: one for each server address, however many etcd keys
-/// name it, and whatever scheme they give.
+/// Names one server of a service to a balancer: one per server address, however many etcd keys name it.
 ///
-/// Opaque; shown as `host:port`. Ordered and hashed by that text.
+/// Opaque; shown as `host:port`.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ServerKey(Authority);
 
@@ -28,70 +26,32 @@ impl fmt::Debug for ServerKey {
     }
 }
 
-/// How many instances name an address, by scheme.
-#[derive(Clone, Copy, Default)]
-struct Named {
-    plain: usize,
-    secure: usize,
-}
-
-impl Named {
-    /// Whether the server speaks TLS; `None` where nobody names it. One instance that says `https`
-    /// outweighs all that do not.
-    fn secure(self) -> Option<bool> {
-        match self {
-            Named { plain: 0, secure: 0 } => None,
-            Named { secure, .. } => Some(secure > 0),
-        }
-    }
-}
-
-/// The servers as they were last told to a reader.
-///
-/// A server is there while at least one instance that is not draining names its address. Its scheme
-/// is `https` while at least one of them says so.
+/// The servers that a reader of changes was last told of.
 #[derive(Default)]
 pub(crate) struct Servers {
-    /// The snapshot of which the reader was told.
-    seen: Snapshot,
-    /// How often each address is named in it.
-    named: BTreeMap<ServerKey, Named>,
+    snapshot: Snapshot,
+    index: AddressIndex<(), ()>,
 }
 
 impl Servers {
-    /// The changes that lead a reader from the last snapshot to this one. Inserts come first, so
-    /// that a set that is replaced is never empty. Nothing for what stayed equal.
+    /// The changes that bring a reader to this snapshot: inserts first, so that a set that is replaced is never empty in between, and
+    /// nothing for an address that stayed equal.
     pub(crate) fn advance(&mut self, snapshot: &Snapshot) -> Vec<Change<ServerKey, Address>> {
-        let mut touched: BTreeMap<ServerKey, Option<bool>> = BTreeMap::new();
-        for change in diff(&self.seen, snapshot) {
-            for (entry, added) in [(&change.before, false), (&change.after, true)] {
-                // An instance that is draining takes no new calls.
-                let instances = entry.iter().flat_map(|entry| entry.instances()).filter(|one| !one.is_draining());
-                for address in instances.flat_map(Instance::addresses) {
-                    let key = ServerKey(address.parsed_authority().clone());
-                    let named = self.named.entry(key.clone()).or_default();
-                    touched.entry(key).or_insert_with(|| named.secure());
-                    let count = if address.is_secure() { &mut named.secure } else { &mut named.plain };
-                    *count = if added { *count + 1 } else { count.saturating_sub(1) };
-                }
-            }
+        for change in diff(&self.snapshot, snapshot) {
+            let before = change.before.iter().flat_map(|entry| entry.instances());
+            before.for_each(|instance| self.index.remove(&(), instance));
+            let after = change.after.iter().flat_map(|entry| entry.instances());
+            after.for_each(|instance| self.index.insert(&(), instance, &()));
         }
-        self.seen = snapshot.clone();
+        self.snapshot = snapshot.clone();
         let (mut changes, mut removes) = (Vec::new(), Vec::new());
-        for (key, before) in touched {
-            let after = self.named.get(&key).and_then(|named| named.secure());
-            match after {
-                None => {
-                    self.named.remove(&key);
-                    if before.is_some() {
-                        removes.push(Change::Remove(key));
-                    }
+        for change in self.index.take_changes() {
+            match change {
+                AddressChange::Present { address, is_new: true, .. } => {
+                    changes.push(Change::Insert(ServerKey(address.parsed_authority().clone()), address));
                 }
-                Some(secure) if before != after => {
-                    let address = Address::from_parts(key.0.clone(), secure);
-                    changes.push(Change::Insert(key, address));
-                }
-                Some(_) => {}
+                AddressChange::Present { .. } => {}
+                AddressChange::Gone(authority) => removes.push(Change::Remove(ServerKey(authority))),
             }
         }
         changes.append(&mut removes);
@@ -101,6 +61,8 @@ impl Servers {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::codec::DecodeError;
     use crate::instance::Instance;

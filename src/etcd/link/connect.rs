@@ -13,7 +13,7 @@ use http::uri::Scheme;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::connection::{self, Destination, KeepAlive, Place, Transport};
+use crate::connection::{self, Destination, KeepAlive, PeerAddress, Transport};
 use crate::etcd::failure::{Class, Failure};
 use crate::etcd::link::{LinkService, MemberLink};
 use crate::etcd::members::endpoint::Endpoint;
@@ -55,7 +55,7 @@ impl EtcdOptions {
     async fn connect_service(&self, member: usize, endpoint: &Endpoint, token: Token) -> Result<MemberLink, Failure> {
         let Endpoint { text, secure, authority, .. } = endpoint;
         let transport = self.transport(*secure)?;
-        let place = Place::Host(authority.host().to_owned(), authority.port());
+        let address = PeerAddress::Tcp(authority.host().to_owned(), authority.port());
         let options = connection::Options {
             connect_timeout: self.connect_timeout,
             settings_timeout: Some(self.request_timeout),
@@ -64,7 +64,7 @@ impl EtcdOptions {
             ..connection::Options::default()
         };
         let (room, began) = (Arc::<Notify>::default(), Instant::now());
-        let connection = transport.connect(&Destination { place, secure: *secure }, &options, room.clone()).await;
+        let connection = transport.connect(&Destination { address, secure: *secure }, &options, room.clone()).await;
         let connection = connection.map_err(|failure| {
             let failure = Failure::connect_failed(failure.to_string());
             // The next attempt may find another certificate on disk.
@@ -100,7 +100,7 @@ impl EtcdOptions {
     fn transport(&self, secure: bool) -> Result<Transport, Failure> {
         match self.built_tls() {
             Ok(tls) => Ok(Transport { connector: None, tls: tls.clone().filter(|_| secure) }),
-            Err((what, why)) => Err(Failure::new(Class::Permanent, format!("{what}: {why}"))),
+            Err(invalid) => Err(Failure::new(Class::Permanent, invalid.to_string())),
         }
     }
 

@@ -31,7 +31,7 @@ use tonic::body::Body;
 use tower::Service;
 use tower::util::BoxCloneSyncService;
 
-use crate::connection::{Connection, ConnectionState};
+use crate::connection::{CloseKind, Connection, ConnectionState};
 use crate::error::BoxError;
 use crate::etcd::token::Token;
 
@@ -173,7 +173,7 @@ impl MemberLink {
     /// Whether the connection has ended. Never true for a user's own client, which reconnects by
     /// itself.
     pub(super) fn has_ended(&self) -> bool {
-        self.connection().is_some_and(Connection::is_over)
+        self.connection().is_some_and(Connection::is_closing)
     }
 
     /// The HTTP/2 connection, if it is our own.
@@ -190,7 +190,7 @@ impl MemberLink {
     /// When anything was last received over the connection, of any stream; `None` for a user's own
     /// client.
     pub(super) fn heard(&self) -> Option<Instant> {
-        self.connection().map(Connection::heard)
+        self.connection().map(Connection::last_read)
     }
 
     /// Whether nothing was received since a request was sent at that time.
@@ -203,8 +203,8 @@ impl MemberLink {
     /// sent, a silent member counts as slow.
     pub(super) fn is_dead_since(&self, asked: Instant) -> bool {
         let is_unanswered = |connection: &Connection| {
-            let heard = connection.heard();
-            connection.pinged().is_some_and(|pinged| heard < pinged && pinged.elapsed() >= PING_TIMEOUT)
+            let heard = connection.last_read();
+            connection.last_ping().is_some_and(|pinged| heard < pinged && pinged.elapsed() >= PING_TIMEOUT)
         };
         self.is_silent_since(asked) && self.connection().is_some_and(is_unanswered)
     }
@@ -233,8 +233,8 @@ impl MemberLink {
     /// [`MemberLink::close`].
     pub(super) fn close_reason(&self) -> Option<String> {
         let closed = self.0.closed.get().cloned();
-        closed.or_else(|| match &*self.connection()?.stages().borrow() {
-            ConnectionState::Closed(end) if end.silent => Some(end.why.clone()),
+        closed.or_else(|| match &*self.connection()?.states().borrow() {
+            ConnectionState::Closed(reason) if reason.kind == CloseKind::Unresponsive => Some(reason.to_string()),
             _ => None,
         })
     }
@@ -299,20 +299,13 @@ impl LinkService {
             if let Some(slot) = self.connection.reserve() {
                 break slot;
             }
-            let mut stages = self.connection.stages();
             tokio::select! {
                 () = room => {}
-                over = stages.wait_for(|stage| matches!(stage, ConnectionState::Draining(_) | ConnectionState::Closed(_))) => {
-                    let why = match over.as_deref() {
-                        Ok(ConnectionState::Draining(end) | ConnectionState::Closed(end)) => end.why.clone(),
-                        _ => "the connection has ended".to_owned(),
-                    };
-                    return Err(unavailable(why));
-                }
+                reason = self.connection.closing() => return Err(unavailable(reason.to_string())),
             }
         };
         // A notification wakes one waiter only. The one that finds more capacity wakes the next.
-        if self.connection.has_room() {
+        if self.connection.has_capacity() {
             self.room.notify_one();
         }
         let path = parts.uri.into_parts().path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/"));
@@ -335,7 +328,7 @@ impl LinkService {
             .await
             .map_err(|failure| unavailable(failure.to_string()))?;
         let (head, stream) = response.into_parts();
-        let (answer, _) = exchange.answer(stream, |_| {});
+        let (answer, _) = exchange.into_response_body(stream, |_| {});
         Ok(Response::from_parts(head, Body::new(answer)))
     }
 }

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use crate::address::Authority;
 #[cfg(feature = "_tls")]
-use crate::connection::{ClientTls, Invalid, Tls};
+use crate::connection::{ClientTls, InvalidTls, Tls};
 use crate::error::Error;
 use crate::etcd::members::endpoint::Endpoint;
 #[cfg(feature = "srv")]
@@ -81,8 +81,8 @@ impl EtcdOptions {
             ));
         }
         #[cfg(feature = "_tls")]
-        if let Err((what, why)) = self.built_tls() {
-            return Err(Error::invalid("TLS settings", what, why));
+        if let Err(invalid) = self.built_tls() {
+            return Err(Error::invalid("TLS settings", &invalid.setting, &invalid.reason));
         }
         if self.keep_alive.0 < MIN_KEEP_ALIVE {
             let reason = "etcd ends connections that are pinged more often than every 5 s: 6 s is the least";
@@ -155,7 +155,7 @@ impl EtcdOptions {
     /// The TLS settings in use; `None` where no endpoint is `https`. Built once, because roots may
     /// be read from the system, and checked before the first connection.
     #[cfg(feature = "_tls")]
-    pub(crate) fn built_tls(&self) -> &Result<Option<Tls>, Invalid> {
+    pub(crate) fn built_tls(&self) -> &Result<Option<Tls>, InvalidTls> {
         self.built_tls.get_or_init(|| {
             if self.is_srv() && self.tls.is_none() {
                 // Where there are no roots, no `https` member is looked up.

@@ -10,7 +10,7 @@ use std::time::Duration;
 #[cfg(feature = "srv")]
 use crate::address::domain::Domain;
 #[cfg(feature = "_tls")]
-use crate::connection::{ClientTls, Invalid, Tls};
+use crate::connection::{ClientTls, InvalidTls, Tls};
 use crate::error::Error;
 use crate::secret;
 use crate::target::Target;
@@ -57,7 +57,7 @@ pub struct EtcdOptions {
     #[cfg(feature = "_tls")]
     tls: Option<ClientTls>,
     #[cfg(feature = "_tls")]
-    built_tls: OnceLock<Result<Option<Tls>, Invalid>>,
+    built_tls: OnceLock<Result<Option<Tls>, InvalidTls>>,
     pub(super) connect_timeout: Duration,
     pub(super) request_timeout: Duration,
     pub(super) keep_alive: (Duration, Duration),

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::backoff::Backoff;
 use crate::error::{BoxError, Error};
-use crate::panics::caught;
+use crate::panics::catch_panic;
 use crate::serve::control::{ServeControl, ServeState};
 
 /// How long a check may take: longer has failed.
@@ -37,7 +37,7 @@ impl Check {
 
     /// One that panics has failed.
     async fn ask(&self, what: &'static str) -> Result<(), Error> {
-        match timeout(LIMIT, caught(async { (self.0)().await })).await {
+        match timeout(LIMIT, catch_panic(async { (self.0)().await })).await {
             Ok(Ok(answer)) => answer.map_err(|error| Error::check(what, error)),
             Ok(Err(text)) => Err(Error::check(what, format!("it panicked: {text}").into())),
             Err(_) => Err(Error::timeout(format!("the {what}"), LIMIT, None)),

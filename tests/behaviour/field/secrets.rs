@@ -56,7 +56,7 @@ async fn no_error_and_no_debug_shows_a_password() {
         let none = tokio_stream::iter(Vec::<Result<Change<(), Instance>, Infallible>>::new());
         let builder = BalancedChannel::builder().authority(text);
         debug.push(format!("{builder:?}"));
-        error("channel", builder.discover("s", none).unwrap_err());
+        error("channel", builder.build_with_discovery("s", none).unwrap_err());
         let service = registrar.service("s").advertise(text);
         debug.push(format!("{service:?}"));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

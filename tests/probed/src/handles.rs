@@ -80,7 +80,7 @@ impl Probe for Resolved {
         drop(format!("{discover:?}"));
         for channel in all(channels) {
             drop(format!("{channel:?} {:?}", channel.servers()));
-            look(channel.connectivity());
+            look(channel.states());
         }
     }
 }

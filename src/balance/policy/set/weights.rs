@@ -1,14 +1,17 @@
-//! The weights that servers have beside each other, where some say one and some do not. PURE.
+//! The effective weights of servers, where some instances say a weight and some do not. PURE.
 
-/// Turns what servers say into weights: who says none counts as the mean of those who do (gRFC A58). Where some say one and some do
-/// not, all are multiplied by the number of those who do, so that the mean is a whole number.
+/// Turns the weights that instances say into effective ones: an instance that says none counts as
+/// the mean of those that do (gRFC A58). Where only some say one, all weights are multiplied by the
+/// number of those, so that the mean is a whole number.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Weights {
-    times: u64,
+    factor: u64,
+    /// The effective weight of an instance that says none.
     unsaid: u64,
 }
 
 impl Weights {
+    /// Adds up the weights of all instances of a set; `None` is an instance that says none.
     pub(crate) fn of(said: impl Iterator<Item = Option<u32>>) -> Self {
         let (mut sum, mut count, mut any_unsaid) = (0_u64, 0_u64, false);
         for weight in said {
@@ -18,14 +21,14 @@ impl Weights {
             }
         }
         match (count, any_unsaid) {
-            (0, _) | (_, false) => Self { times: 1, unsaid: 1 },
-            _ => Self { times: count, unsaid: sum },
+            (0, _) | (_, false) => Self { factor: 1, unsaid: 1 },
+            _ => Self { factor: count, unsaid: sum },
         }
     }
 
-    /// At least 1.
-    pub(crate) fn weight(self, said: Option<u32>) -> u64 {
-        said.map_or(self.unsaid, |weight| u64::from(weight.max(1)) * self.times)
+    /// The effective weight of an instance that says this; at least 1.
+    pub(crate) fn effective(self, said: Option<u32>) -> u64 {
+        said.map_or(self.unsaid, |weight| u64::from(weight.max(1)) * self.factor)
     }
 }
 
@@ -35,7 +38,7 @@ mod tests {
 
     fn weights(said: &[Option<u32>]) -> Vec<u64> {
         let weights = Weights::of(said.iter().copied());
-        said.iter().map(|said| weights.weight(*said)).collect()
+        said.iter().map(|said| weights.effective(*said)).collect()
     }
 
     /// F24: who says no weight counts as the mean of those who do.
