@@ -25,8 +25,8 @@ use crate::balance::shared::ChannelHandle;
 /// # use greeter_proto::{HelloRequest, greeter_client::GreeterClient};
 /// # use tonic_etcd::{BalancedChannel, Resolver, RetryPolicy};
 /// # async fn client() -> Result<(), Box<dyn std::error::Error>> {
-/// let resolver = Resolver::connect(["http://127.0.0.1:2379"]).await?;
-/// let greeters = resolver.resolve("greeter").await?;
+/// let resolver = Resolver::connect_lazy(["http://127.0.0.1:2379"])?;
+/// let greeters = resolver.resolve("greeter")?;
 /// let channel = BalancedChannel::builder()
 ///     .timeout(std::time::Duration::from_secs(5))
 ///     .retry(RetryPolicy::new().repeatable("/helloworld.Greeter/SayHello"))

@@ -8,10 +8,9 @@ use crate::address::{Address, Authority};
 use crate::address_index::{AddressChange, AddressIndex};
 use crate::resolver::snapshot::{Snapshot, diff};
 
-/// Names one server of a service to a balancer: one for each server address, however many etcd keys
-/// name it, and whatever scheme they give.
+/// Names one server of a service to a balancer: one per server address, however many etcd keys name it.
 ///
-/// Opaque; shown as `host:port`. Ordered and hashed by that text.
+/// Opaque; shown as `host:port`.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ServerKey(Authority);
 
