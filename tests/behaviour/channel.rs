@@ -35,7 +35,7 @@ async fn greet(channel: &BalancedChannel) -> Result<String, Status> {
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_go_where_etcd_says() {
     let world = World::start().await;
-    let channel = world.resolver().await.channel("greeter").unwrap();
+    let channel = world.resolver().channel("greeter").unwrap();
     let status = until("word of an empty set", async || greet(&channel).await.err()).await;
     assert_eq!(status.code(), Code::Unavailable);
     assert!(
@@ -68,7 +68,7 @@ async fn calls_go_where_etcd_says() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_waits_for_ready_gets_the_first_server() {
     let world = World::start().await;
-    let channel = world.resolver().await.channel("greeter").unwrap();
+    let channel = world.resolver().channel("greeter").unwrap();
     until("word of an empty set", async || greet(&channel).await.err()).await;
     let mut request = Request::new(HelloRequest { name: "world".into() });
     request.extensions_mut().insert(WaitForReady(true));
@@ -83,7 +83,7 @@ async fn calls_go_on_while_etcd_is_away_and_say_so_where_they_cannot() {
     let world = World::start().await;
     let address = server();
     world.put("greeter/one", &naming(&address)).await;
-    let channel = world.resolver().await.channel("greeter").unwrap();
+    let channel = world.resolver().channel("greeter").unwrap();
     assert_eq!(greet(&channel).await.unwrap(), address);
     let endpoint = world.etcd.endpoint();
     world.etcd.kill();

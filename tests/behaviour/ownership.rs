@@ -333,7 +333,7 @@ async fn what_is_draining_is_seen_and_not_called() {
     let registrar = registrar(&world);
     let mut registration = registered(&registrar, at("h:1")).await;
     let _stays = registered(&registrar, at("h:2")).await;
-    let resolver = world.resolver().await;
+    let resolver = world.resolver();
     let resolution = resolver.resolve("s").unwrap();
     servers_are(&resolution, &["h:1", "h:2"]).await;
     let channel = resolution.channel().unwrap();

@@ -110,7 +110,7 @@ async fn poll_once<T>(future: impl Future<Output = T>) -> Poll<T> {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_thousand_random_changes_leave_all_agreed() {
     let world = World::start().await;
-    let resolution = world.resolver().await.resolve("chaos").unwrap();
+    let resolution = world.resolver().resolve("chaos").unwrap();
     let follower = tokio::spawn(follow(resolution.clone()));
     let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok());
     let mut random = Random(seed.unwrap_or_else(|| std::process::id().into()));

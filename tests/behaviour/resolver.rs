@@ -23,7 +23,7 @@ async fn next(discover: &mut ChangeStream) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_put_by_hand_appears_and_what_is_deleted_goes() {
     let world = World::start().await;
-    let resolution = world.resolver().await.resolve("greeter").unwrap();
+    let resolution = world.resolver().resolve("greeter").unwrap();
     let snapshot = resolution.ready(PATIENCE).await.unwrap();
     assert!(snapshot.is_empty());
     assert_eq!(resolution.state(), ResolutionState::ConfirmedEmpty);
@@ -57,7 +57,7 @@ async fn one_bad_record_is_counted_and_spoils_no_other() {
         world.put(key, value).await;
     }
     world.admin.kv_client().put("s/5", vec![0xff, 0xfe], None).await.unwrap();
-    let resolution = world.resolver().await.resolve("s").unwrap();
+    let resolution = world.resolver().resolve("s").unwrap();
     servers_are(&resolution, &["10.0.0.1:1", "h:4"]).await;
     assert_eq!(resolution.snapshot().unreadable(), 3);
     assert!(resolution.snapshot().get(b"s/2").unwrap().error().is_some());
@@ -77,7 +77,7 @@ async fn names_that_begin_alike_stay_apart() {
     for (port, key) in (1..).zip(keys) {
         world.put(key, &format!("h:{port}")).await;
     }
-    let resolver = world.resolver().await;
+    let resolver = world.resolver();
     let web = Target::parse("/web").unwrap();
     let plain = resolver.resolve(&web).unwrap();
     let named = resolver.resolve(web.with_name_key(true)).unwrap();
@@ -118,7 +118,7 @@ async fn twenty_thousand_instances_resolve() {
         });
         world.admin.kv_client().txn(etcd_client::Txn::new().and_then(puts.collect::<Vec<_>>())).await.unwrap();
     }
-    let resolution = world.resolver().await.resolve("big").unwrap();
+    let resolution = world.resolver().resolve("big").unwrap();
     let snapshot = resolution.ready(PATIENCE).await.unwrap();
     assert_eq!((snapshot.len(), snapshot.unreadable()), (20_000, 0));
     assert_eq!(addresses(&snapshot).len(), 20_000);
@@ -135,7 +135,7 @@ async fn messages_larger_than_grpcs_limit_come_through() {
         world.put(&format!("heavy/{i}"), &value(i)).await;
     }
     // Six mebibytes in one list.
-    let resolution = world.resolver().await.resolve("heavy").unwrap();
+    let resolution = world.resolver().resolve("heavy").unwrap();
     resolved(&resolution, "the list", |snapshot| snapshot.len() == 6).await;
     // And in one transaction: one message of the watch. etcd takes 1.5 MiB a request, so its keys are deleted and put
     // while nobody watches, and come together when the watch resumes.
@@ -156,7 +156,7 @@ async fn messages_larger_than_grpcs_limit_come_through() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_that_sleeps_through_a_thousand_changes_ends_right() {
     let world = World::start().await;
-    let mut resolution = world.resolver().await.resolve("busy").unwrap();
+    let mut resolution = world.resolver().resolve("busy").unwrap();
     resolution.ready(PATIENCE).await.unwrap();
     let mut discover = resolution.discover();
     for i in 0..1_000 {
@@ -183,7 +183,7 @@ async fn a_reader_that_sleeps_through_a_thousand_changes_ends_right() {
 #[tokio::test(flavor = "multi_thread")]
 async fn all_users_of_a_service_share_one_watch_that_ends_with_the_last() {
     let world = World::start().await;
-    let resolver = world.resolver().await;
+    let resolver = world.resolver();
     let mut users = Vec::new();
     for _ in 0..50 {
         users.push(resolver.resolve("shared").unwrap());
@@ -209,7 +209,7 @@ async fn all_users_of_a_service_share_one_watch_that_ends_with_the_last() {
 #[tokio::test(flavor = "multi_thread")]
 async fn targets_of_another_etcd_are_refused() {
     let world = World::start().await;
-    let resolver = world.resolver().await;
+    let resolver = world.resolver();
     let address = world.etcd.address();
     resolver.resolve(format!("etcd://{address}/greeter")).unwrap();
     let error = resolver.resolve("etcd://elsewhere:2379/greeter").unwrap_err();

@@ -39,7 +39,7 @@ impl World {
         until("root", async || Client::connect([self.etcd.endpoint()], Some(options.clone())).await.ok()).await
     }
 
-    pub(crate) async fn resolver(&self) -> Resolver {
+    pub(crate) fn resolver(&self) -> Resolver {
         Resolver::connect_lazy([self.etcd.endpoint()]).unwrap()
     }
 

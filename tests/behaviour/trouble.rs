@@ -90,7 +90,7 @@ async fn an_etcd_that_was_wiped_is_believed() {
     for port in 1..=9 {
         world.put(&format!("s/{port}"), &format!("h:{port}")).await;
     }
-    let resolution = world.resolver().await.resolve("s").unwrap();
+    let resolution = world.resolver().resolve("s").unwrap();
     resolved(&resolution, "nine", |snapshot| snapshot.len() == 9).await;
     world.etcd.kill();
     world.etcd.wipe();

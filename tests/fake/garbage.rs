@@ -116,7 +116,7 @@ async fn a_list_of_a_weird_revision_is_made_good() {
                 Reply::Say(response)
             });
         });
-        let resolution = resolve(&fake).await;
+        let resolution = resolve(&fake);
         servers_are(&resolution, &["h:1"]).await;
         starts(&fake, 1).await;
         comes_right(&fake, &resolution).await;
@@ -170,7 +170,7 @@ async fn a_token_that_cannot_be_one_is_said_and_asked_for_again() {
     let _logging = logging();
     let fake = one().await;
     fake.rpcs(|rpcs| rpcs.authenticate.rule(|_, _| Reply::Say("no\ntoken".into())));
-    let resolution = resolve_with(EtcdOptions::from([fake.endpoint()]).user("reader", "readerpw")).await;
+    let resolution = resolve_with(EtcdOptions::from([fake.endpoint()]).user("reader", "readerpw"));
     until("what went wrong", || {
         resolution.last_error().is_some_and(|error| error.to_string().contains("is not a valid header value"))
     })

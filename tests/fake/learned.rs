@@ -15,7 +15,7 @@ async fn a_refusal_to_list_members_is_said_once() {
     let fake = Fake::start().await;
     fake.store(|store| store.put("s/1", "h:1"));
     let options = EtcdOptions::from([fake.endpoint()]).learn_members(Duration::from_secs(1));
-    let resolution = resolve_with(options).await;
+    let resolution = resolve_with(options);
     resolution.ready(PATIENCE).await.unwrap();
     until("three tries", || log.count("not learned") >= 3).await;
     assert_eq!(log.warned("members not learned; using the given endpoints"), 1);

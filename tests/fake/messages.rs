@@ -55,7 +55,7 @@ async fn a_list_without_a_header_ends_right() {
             Err(status) => Reply::Fail(status),
         });
     });
-    let resolution = resolve(&fake).await;
+    let resolution = resolve(&fake);
     servers_are(&resolution, &["h:1"]).await;
     fake.store(|store| store.delete(b"s/1"));
     servers_are(&resolution, &[]).await;

@@ -66,7 +66,7 @@ async fn a_revision_compacted_between_two_pages_is_listed_again() {
             page(store, request)
         });
     });
-    let resolution = resolve(&fake).await;
+    let resolution = resolve(&fake);
     glimpses.of(&resolution);
     servers_are(&resolution, &["h:2", "h:3", "h:4", "h:5", "h:6"]).await;
 
@@ -139,7 +139,7 @@ async fn a_page_too_large_for_a_message_is_made_smaller() {
             }
         });
     });
-    let resolution = resolve(&fake).await;
+    let resolution = resolve(&fake);
     servers_are(&resolution, &["h:100", "h:2", "h:3", "h:4", "h:5"]).await;
     fake.rpcs(|rpcs| {
         let limits: Vec<_> = rpcs.range.requests().map(|request| request.limit).collect();
@@ -167,7 +167,7 @@ async fn a_page_that_fails_names_no_password() {
             page(store, request)
         });
     });
-    let resolution = resolve(&fake).await;
+    let resolution = resolve(&fake);
     until("an error", || resolution.last_error().is_some()).await;
     let error = format!("{:?}", resolution.last_error());
     assert!(error.contains("listing") && !error.contains("secret"), "{error}");

@@ -58,7 +58,7 @@ async fn a_member_that_checks_no_passwords_is_passed_over() {
             rpcs.authenticate.rule(rule);
         });
     }
-    let resolution = resolve_with(options(&fakes).user("reader", "readerpw")).await;
+    let resolution = resolve_with(options(&fakes).user("reader", "readerpw"));
     resolution.ready(PATIENCE).await.unwrap();
 }
 
@@ -70,7 +70,7 @@ async fn a_member_that_creates_no_watches_is_passed_over() {
             rpcs.watch.rule(move |_, _| if mute.is(number, 1) { Reply::Never } else { Reply::Honest });
         });
     }
-    let resolution = resolve_with(options(&fakes)).await;
+    let resolution = resolve_with(options(&fakes));
     resolution.ready(PATIENCE).await.unwrap();
     until("a watch at the other", || fakes.iter().all(|fake| fake.rpcs(|rpcs| !rpcs.watch.seen.is_empty()))).await;
 }

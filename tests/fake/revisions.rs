@@ -32,7 +32,7 @@ async fn a_start_compacted_between_list_and_watch_is_listed_again() {
             Reply::Honest
         });
     });
-    let resolution = resolve(&fake).await;
+    let resolution = resolve(&fake);
     servers_are(&resolution, &["h:2"]).await;
     assert_eq!(starts(&fake, 2).await, [2, 4]);
     assert_eq!(fake.rpcs(|rpcs| rpcs.lists()), 2);
@@ -55,7 +55,7 @@ async fn compaction_is_believed_however_little_is_said_of_it() {
             Reply::Say(vec![if rounds == 1 { message } else { uncanceled(message) }])
         });
     });
-    let resolution = resolve(&fake).await;
+    let resolution = resolve(&fake);
     servers_are(&resolution, &["h:1", "h:22"]).await;
     assert_eq!(starts(&fake, 3).await, [2, 3, 4]);
     assert_eq!(fake.rpcs(|rpcs| rpcs.lists()), 3);
@@ -117,7 +117,7 @@ async fn an_etcd_restored_between_list_and_watch_is_believed() {
             Reply::Honest
         });
     });
-    let resolution = resolve(&fake).await;
+    let resolution = resolve(&fake);
     servers_are(&resolution, &["h:20"]).await;
     assert_eq!(starts(&fake, 2).await, [10, 2]);
     assert_eq!(fake.rpcs(|rpcs| (rpcs.lists(), rpcs.verifications())), (2, 1));

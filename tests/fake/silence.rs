@@ -65,7 +65,7 @@ async fn a_service_that_cannot_be_watched_is_listed() {
     let fake = Fake::start().await;
     fake.store(|store| store.put("s/1", "h:1"));
     fake.rpcs(|rpcs| rpcs.watch.rule(|_, _| Reply::Never));
-    let resolution = resolve(&fake).await;
+    let resolution = resolve(&fake);
     servers_are(&resolution, &["h:1"]).await;
     fake.store(|store| {
         store.delete(b"s/1");
@@ -78,7 +78,7 @@ async fn a_watch_that_is_never_created_is_opened_again() {
     let fake = Fake::start().await;
     fake.store(|store| store.put("s/1", "h:1"));
     fake.rpcs(|rpcs| rpcs.watch.first(1, |_, _| Reply::Never));
-    let resolution = resolve(&fake).await;
+    let resolution = resolve(&fake);
     assert_eq!(starts(&fake, 2).await, [2, 2]);
     fake.store(|store| store.put("s/2", "h:2"));
     servers_are(&resolution, &["h:1", "h:2"]).await;

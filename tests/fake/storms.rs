@@ -41,7 +41,7 @@ async fn of_a_service() {
             Reply::Say(vec![created(at), told, canceled(at)])
         });
     });
-    let _resolution = resolve(&fake).await;
+    let _resolution = resolve(&fake);
     sleep(LONG).await;
     let (watches, lists) = fake.rpcs(|rpcs| (rpcs.watch.seen.len(), rpcs.lists()));
     assert!(watches < MOST && lists < MOST, "{watches} creations and {lists} lists");

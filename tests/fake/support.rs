@@ -17,17 +17,17 @@ pub(crate) const SLOW: Duration = Duration::from_secs(2);
 /// How long leases live: three seconds, so that they are renewed every second.
 pub(crate) const TTL: Duration = Duration::from_secs(3);
 
-pub(crate) async fn resolve(fake: &Fake) -> Resolution {
-    resolve_with(EtcdOptions::from([fake.endpoint()])).await
+pub(crate) fn resolve(fake: &Fake) -> Resolution {
+    resolve_with(EtcdOptions::from([fake.endpoint()]))
 }
 
-pub(crate) async fn resolve_with(options: EtcdOptions) -> Resolution {
+pub(crate) fn resolve_with(options: EtcdOptions) -> Resolution {
     Resolver::connect_lazy(options).unwrap().resolve("s").unwrap()
 }
 
 /// Resolves, and waits until the watch is open.
 pub(crate) async fn watching(fake: &Fake) -> Resolution {
-    let resolution = resolve(fake).await;
+    let resolution = resolve(fake);
     resolution.ready(PATIENCE).await.unwrap();
     starts(fake, 1).await;
     resolution

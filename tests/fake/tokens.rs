@@ -11,8 +11,8 @@ use crate::support::{SLOW, gap, resolve_with, servers_are, starts, until};
 /// A token that is younger is not to blame for what is denied.
 const FRESH: Duration = Duration::from_secs(2);
 
-async fn resolve_as_user(fake: &Fake) -> Resolution {
-    resolve_with(EtcdOptions::from([fake.endpoint()]).user("reader", "readerpw")).await
+fn resolve_as_user(fake: &Fake) -> Resolution {
+    resolve_with(EtcdOptions::from([fake.endpoint()]).user("reader", "readerpw"))
 }
 
 fn tokens(fake: &Fake) -> Vec<Option<String>> {
@@ -28,7 +28,7 @@ async fn refused_twice(reason: &'static str) -> (Fake, Error) {
     let fake = Fake::start().await;
     fake.store(|store| store.put("s/1", "h:1"));
     fake.rpcs(|rpcs| rpcs.watch.first(2, |store, _| Reply::Say(vec![refused(store.revision(), reason)])));
-    let resolution = resolve_as_user(&fake).await;
+    let resolution = resolve_as_user(&fake);
     starts(&fake, 2).await;
     servers_are(&resolution, &["h:1"]).await;
     until("what went wrong", || resolution.last_error().is_some()).await;
@@ -71,7 +71,7 @@ async fn what_is_denied_with_a_fresh_token_is_tried_slowly_with_the_same() {
 async fn what_is_denied_with_an_old_token_goes_on_at_once_with_a_new_one() {
     let fake = Fake::start().await;
     fake.store(|store| store.put("s/1", "h:1"));
-    let resolution = resolve_as_user(&fake).await;
+    let resolution = resolve_as_user(&fake);
     starts(&fake, 1).await;
     until("an old token", || fake.rpcs(|rpcs| rpcs.authenticate.seen[0].at.elapsed() > FRESH)).await;
     fake.rpcs(|rpcs| {

@@ -22,7 +22,7 @@ fn at(etcd: &Etcd) -> Srv {
     (0, 0, etcd.address().port(), "localhost.")
 }
 
-async fn resolve(options: EtcdOptions) -> Resolution {
+fn resolve(options: EtcdOptions) -> Resolution {
     Resolver::connect_lazy(options).unwrap().resolve("s").unwrap()
 }
 
@@ -63,10 +63,10 @@ async fn members_are_found_as_etcdctl_finds_them() {
     }
     let other = Resolver::connect_lazy([etcd.endpoint()]).unwrap();
     assert!(other.resolve("etcd-srv://example.org/s").unwrap_err().is_invalid_argument());
-    let named = resolve(options(&dns).srv_name("blue")).await;
+    let named = resolve(options(&dns).srv_name("blue"));
     named.ready(PATIENCE).await.unwrap();
     let target = Target::parse("etcd-srv://example.org/s").unwrap();
-    let by_target = resolve(EtcdOptions::from_target(&target).unwrap().srv_servers([dns.address])).await;
+    let by_target = resolve(EtcdOptions::from_target(&target).unwrap().srv_servers([dns.address]));
     by_target.ready(PATIENCE).await.unwrap();
     let registrar = Registrar::connect_lazy(options(&dns)).unwrap();
     let registration = registrar.register("s", Instance::new("h:2").unwrap()).unwrap();
@@ -90,7 +90,7 @@ async fn a_set_that_is_dead_is_not_kept_for_its_ttl() {
     put(&first, "h:1").await;
     put(&second, "h:2").await;
     dns.set(PLAIN, [at(&first)]);
-    let resolution = resolve(options(&dns)).await;
+    let resolution = resolve(options(&dns));
     resolution.ready(PATIENCE).await.unwrap();
     dns.set(PLAIN, [at(&second)]);
     first.kill();
@@ -131,7 +131,7 @@ async fn what_was_found_is_kept_while_dns_fails() {
     let (dns, etcd) = (Answerer::start().await, Etcd::start());
     dns.state().ttl = 1;
     dns.set(PLAIN, [at(&etcd)]);
-    let resolution = resolve(options(&dns)).await;
+    let resolution = resolve(options(&dns));
     resolution.ready(PATIENCE).await.unwrap();
     for (number, mood) in [None, Some(Mood::Failing), Some(Mood::Garbage), Some(Mood::Silent)].into_iter().enumerate() {
         // With none, there is no such name (NXDOMAIN).
@@ -166,7 +166,7 @@ async fn what_dns_says_is_in_the_error() {
         let (dns, etcd) = (Answerer::start().await, Etcd::start());
         dns.set(PLAIN, records);
         dns.mood(mood);
-        let resolution = resolve(options(&dns)).await;
+        let resolution = resolve(options(&dns));
         says(&resolution, said).await;
         let error = format!("{:?}", resolution.last_error());
         assert!(!error.contains("secret"), "{error}");
@@ -182,7 +182,7 @@ async fn a_name_that_resolves_to_nothing_is_nobodys_trouble() {
     let (dns, etcd) = (Answerer::start().await, Etcd::start());
     dns.set(PLAIN, [(0, 0, 1, "nobody.invalid."), at(&etcd)]);
     for _ in 0..4 {
-        resolve(options(&dns)).await.ready(PATIENCE).await.unwrap();
+        resolve(options(&dns)).ready(PATIENCE).await.unwrap();
     }
 }
 
@@ -193,7 +193,7 @@ async fn truncated_answers_are_asked_for_over_tcp() {
     dns.mood(Mood::Truncated);
     let many = (1..=60).map(|port| (9, 0, port, "a-long-name-of-a-member-that-is-not-there.invalid."));
     dns.set(PLAIN, many.chain([at(&etcd)]));
-    resolve(options(&dns)).await.ready(PATIENCE).await.unwrap();
+    resolve(options(&dns)).ready(PATIENCE).await.unwrap();
     assert!(dns.state().asked.iter().any(|name| name.starts_with("tcp ")), "{:?}", dns.state().asked);
 }
 
@@ -205,7 +205,7 @@ async fn the_lowest_priority_comes_first() {
     dns.set(PLAIN, (0..3).map(record));
     let mut resolutions = Vec::new();
     for _ in 0..12 {
-        let resolution = resolve(options(&dns)).await;
+        let resolution = resolve(options(&dns));
         resolution.ready(PATIENCE).await.unwrap();
         resolutions.push(resolution);
     }
@@ -229,7 +229,7 @@ async fn the_lowest_priority_comes_first() {
 async fn with_tls_settings_nobody_is_spoken_to_without() {
     let (dns, etcd) = (Answerer::start().await, Etcd::start());
     dns.set(PLAIN, [at(&etcd)]);
-    let resolution = resolve(options(&dns).tls(tonic_etcd::ClientTls::new())).await;
+    let resolution = resolve(options(&dns).tls(tonic_etcd::ClientTls::new()));
     says(&resolution, "NXDOMAIN").await;
     assert!(dns.state().asked.iter().all(|name| name == SECURE), "{:?}", dns.state().asked);
     dns.set(SECURE, [at(&etcd)]);

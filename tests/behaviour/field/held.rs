@@ -66,7 +66,7 @@ async fn what_is_said_of_a_frozen_etcd_is_that_it_was_not_heard() {
     let registrar = Registrar::builder([world.etcd.endpoint()]).ttl(Duration::from_secs(9)).connect_lazy().unwrap();
     let registration = registrar.register("s", Instance::new("h:1").unwrap()).unwrap();
     registration.ready(PATIENCE).await.unwrap();
-    let resolution = world.resolver().await.resolve("s").unwrap();
+    let resolution = world.resolver().resolve("s").unwrap();
     resolution.ready(PATIENCE).await.unwrap();
     world.etcd.freeze();
     let why = async || registration.state().why().map(ToString::to_string);

@@ -20,7 +20,7 @@ async fn records_of_every_interface_are_not_called() {
     world.put("s/unix", "unix:/run/docker.sock").await;
     world.put("s/v4", "127.0.0.1:1").await;
     world.put("s/v6", &naming("[::1]:1")).await;
-    let resolution = world.resolver().await.resolve("s").unwrap();
+    let resolution = world.resolver().resolve("s").unwrap();
     servers_are(&resolution, &["127.0.0.1:1", "[::1]:1"]).await;
     let snapshot = resolution.snapshot();
     assert_eq!(snapshot.unreadable(), 2 * refused.len() + 1);
@@ -66,7 +66,7 @@ async fn a_weight_of_zero_is_refused_and_a_foreign_one_says_nothing() {
     registration.update(|instance| instance.with_weight(3)).unwrap();
     registration.ready(PATIENCE).await.unwrap();
     world.put("s/h:2", r#"{"Op":0,"Addr":"h:2","Metadata":{"Weight":0}}"#).await;
-    let resolution = world.resolver().await.resolve("s").unwrap();
+    let resolution = world.resolver().resolve("s").unwrap();
     resolved(&resolution, "both", |snapshot| snapshot.len() == 2).await;
     let weights: Vec<_> = resolution.snapshot().instances().map(Instance::weight).collect();
     assert_eq!(weights, [Some(3), None]);
@@ -78,7 +78,7 @@ async fn a_resolver_that_sees_a_name_below_its_own_says_so_once() {
     const WARNING: &str = "prefix also holds keys of a longer name";
     let world = World::start().await;
     let (log, _guard) = Log::begin();
-    let resolver = world.resolver().await;
+    let resolver = world.resolver();
     world.put("shopping/h:9", &naming("h:9")).await;
     world.put("shop/payments/h:1", &naming("h:1")).await;
     let (shop, payments) = (resolver.resolve("shop").unwrap(), resolver.resolve("shop/payments").unwrap());
@@ -149,7 +149,7 @@ async fn what_is_not_understood_is_said_once_a_service() {
             world.put(&format!("{service}/{port}"), &value).await;
         }
     }
-    let resolver = world.resolver().await;
+    let resolver = world.resolver();
     let understood = resolver.resolve("a").unwrap();
     resolved(&understood, "weights", |snapshot| {
         snapshot.instances().filter(|one| one.weight() == Some(9)).count() == 3
@@ -176,7 +176,7 @@ async fn metadata_that_changes_all_the_time_is_told_at_debug() {
     };
     put(0, "").await;
     world.put("s/2", r#"{"Addr":"now=0"}"#).await;
-    let resolution = world.resolver().await.resolve("s").unwrap();
+    let resolution = world.resolver().resolve("s").unwrap();
     let now = async |now: usize| {
         let is = |one: &Instance| one.metadata()["now"] == now.to_string();
         resolved(&resolution, "now", |snapshot| snapshot.len() == 1 && snapshot.instances().all(is)).await;

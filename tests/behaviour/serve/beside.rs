@@ -52,7 +52,7 @@ async fn an_axum_router_of_ones_own() {
     until("not ready", unready).await;
     control.resume();
     control.ready(PATIENCE).await.unwrap();
-    let channel = world.resolver().await.channel("s").unwrap();
+    let channel = world.resolver().channel("s").unwrap();
     assert_eq!(GreeterClient::new(channel).say_hello(hello()).await.unwrap().into_inner().message, "Hello you");
     control.stop();
     task.await.unwrap().unwrap();
@@ -81,7 +81,7 @@ async fn browsers_by_tonic_web() {
     assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("Hello you"), "{answer}");
     assert!(answer.contains("grpc-status:0"), "{answer}");
     // gRPC's own clients call the same server.
-    let channel = world.resolver().await.channel("s").unwrap();
+    let channel = world.resolver().channel("s").unwrap();
     assert_eq!(GreeterClient::new(channel).say_hello(hello()).await.unwrap().into_inner().message, "Hello you");
     control.stop();
     task.await.unwrap().unwrap();

@@ -137,7 +137,7 @@ async fn it_can_be_marked_before_it_goes() {
         serve.departure(Departure::MarkDraining).propagation(Duration::from_millis(500))
     })
     .await;
-    let resolution = world.resolver().await.resolve("s").unwrap();
+    let resolution = world.resolver().resolve("s").unwrap();
     let channel = resolution.channel().unwrap();
     channel.wait_until_ready(PATIENCE).await.unwrap();
     served.stop();
@@ -155,7 +155,7 @@ async fn the_mark_stays_when_the_instance_is_changed() {
     let mut served =
         Served::ready(&registrar(&world), |serve| serve.departure(Departure::MarkDraining).propagation(PATIENCE * 10))
             .await;
-    let resolution = world.resolver().await.resolve("s").unwrap();
+    let resolution = world.resolver().resolve("s").unwrap();
     served.stop();
     resolved(&resolution, "the mark", |set| set.instances().any(Instance::is_draining)).await;
     let address = served.address;

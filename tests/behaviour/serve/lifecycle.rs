@@ -35,7 +35,7 @@ async fn it_is_found_while_it_serves_and_not_after() {
     let [(target, state)] = &served.control.registrations()[..] else { panic!("one service") };
     assert_eq!((target.name(), state.is_in_etcd()), ("s", true));
     assert_eq!(served.control.instance().unwrap().addresses()[0].to_string(), served.address.to_string());
-    let channel = world.resolver().await.channel("s").unwrap();
+    let channel = world.resolver().channel("s").unwrap();
     let mut client = GreeterClient::new(channel);
     let answer = client.say_hello(HelloRequest { name: "you".into() }).await.unwrap();
     assert_eq!(answer.into_inner().message, "Hello you");
@@ -244,7 +244,7 @@ async fn a_stream_that_ends_is_a_signal_to_leave() {
         let dialled = listeners.lock().unwrap().as_ref().and_then(|listener| listener.send(Ok(theirs)).ok());
         async move { dialled.map(|()| ours).ok_or(std::io::Error::other("nobody listens")) }
     });
-    let resolution = world.resolver().await.resolve("s").unwrap();
+    let resolution = world.resolver().resolve("s").unwrap();
     let mut client = GreeterClient::new(BalancedChannel::builder().connector(connector).build(&resolution).unwrap());
     let call = tokio::spawn(async move { client.say_hello(HelloRequest { name: "wait".into() }).await });
     until("the call", async || (me.begun.load(Ordering::SeqCst) == 1).then_some(())).await;

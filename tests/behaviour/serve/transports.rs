@@ -57,7 +57,7 @@ async fn any_router_with_any_layers_on_tonics_own_listener() {
     let control = serve.control();
     let task = tokio::spawn(serve.serve(router, incoming, std::future::pending()));
     control.ready(PATIENCE).await.unwrap();
-    let mut client = GreeterClient::new(world.resolver().await.channel("s").unwrap());
+    let mut client = GreeterClient::new(world.resolver().channel("s").unwrap());
     let mut request = Request::new(HelloRequest { name: "you".into() });
     request.metadata_mut().insert("let-me-in", "please".parse().unwrap());
     assert_eq!(client.say_hello(request).await.unwrap().into_inner().message, "Hello you");
