@@ -112,8 +112,8 @@ async fn raw_watch(etcd: &Etcd) -> Seen {
 }
 
 async fn our_watch(etcd: &Etcd) -> Seen {
-    let resolver = Resolver::connect([etcd.endpoint()]).await.expect("a resolver");
-    let resolution = resolver.resolve("bench").await.expect("a resolution");
+    let resolver = Resolver::connect_lazy([etcd.endpoint()]).expect("a resolver");
+    let resolution = resolver.resolve("bench").expect("a resolution");
     resolution.ready(PATIENCE).await.expect("resolved");
     let (tell, seen) = mpsc::unbounded_channel();
     let mut discover = resolution.discover();
@@ -140,9 +140,9 @@ async fn lists(etcd: &Etcd, report: &mut Report) {
         let txn = Txn::new().and_then(chunk.iter().map(put).collect::<Vec<_>>());
         client.kv_client().txn(txn).await.expect("puts");
     }
-    let resolver = Resolver::connect([etcd.endpoint()]).await.expect("a resolver");
+    let resolver = Resolver::connect_lazy([etcd.endpoint()]).expect("a resolver");
     // Both connections are warm.
-    let kept = resolver.resolve("warm").await.expect("a resolution");
+    let kept = resolver.resolve("warm").expect("a resolution");
     kept.ready(PATIENCE).await.expect("resolved");
     let (mut ratios, mut floor, mut ours) = (vec![], vec![], vec![]);
     for run in 0..=RUNS {
@@ -176,7 +176,7 @@ async fn raw_list(client: &Client) -> f64 {
 
 async fn our_list(resolver: &Resolver) -> f64 {
     let began = Instant::now();
-    let resolution = resolver.resolve("list").await.expect("a resolution");
+    let resolution = resolver.resolve("list").expect("a resolution");
     let snapshot = resolution.ready(PATIENCE).await.expect("resolved");
     let elapsed = began.elapsed();
     assert_eq!(snapshot.len(), INSTANCES);
@@ -186,10 +186,10 @@ async fn our_list(resolver: &Resolver) -> f64 {
 /// Many resolutions of one service, alone in an etcd.
 async fn sharing(report: &mut Report) {
     let etcd = Etcd::start();
-    let resolver = Resolver::connect([etcd.endpoint()]).await.expect("a resolver");
+    let resolver = Resolver::connect_lazy([etcd.endpoint()]).expect("a resolver");
     let mut resolutions = Vec::new();
     for _ in 0..RESOLUTIONS {
-        resolutions.push(resolver.resolve("shared").await.expect("a resolution"));
+        resolutions.push(resolver.resolve("shared").expect("a resolution"));
     }
     for resolution in &resolutions {
         resolution.ready(PATIENCE).await.expect("resolved");

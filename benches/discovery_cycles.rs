@@ -47,8 +47,8 @@ async fn main() -> ExitCode {
     }
     // Frees are counted of what was allocated under it alone: everything that is ours begins after it.
     let _profiler = dhat::Profiler::builder().testing().trim_backtraces(Some(2)).build();
-    let resolver = Resolver::connect([etcd.endpoint()]).await.expect("a resolver");
-    let kept = resolver.resolve("cycles0").await.expect("a resolution");
+    let resolver = Resolver::connect_lazy([etcd.endpoint()]).expect("a resolver");
+    let kept = resolver.resolve("cycles0").expect("a resolution");
     kept.ready(PATIENCE).await.expect("resolved");
     cycles(&resolver, WARM_UP, 2 * AT_ONCE).await;
     let before = least(&etcd, &resolver, None).await;
@@ -90,7 +90,7 @@ async fn cycles(resolver: &Resolver, count: usize, at_once: usize) {
 }
 
 async fn cycle(resolver: Resolver, number: usize) {
-    let resolution = resolver.resolve(format!("cycles{}", number % SERVICES)).await.expect("a resolution");
+    let resolution = resolver.resolve(format!("cycles{}", number % SERVICES)).expect("a resolution");
     match number % 7 {
         // Dropped before anything was asked.
         0 => {}

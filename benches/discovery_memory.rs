@@ -18,13 +18,13 @@ const PATIENCE: Duration = Duration::from_secs(60);
 async fn main() -> ExitCode {
     let etcd = Etcd::start();
     let stored = fill(&etcd).await;
-    let resolver = Resolver::connect([etcd.endpoint()]).await.expect("a resolver");
+    let resolver = Resolver::connect_lazy([etcd.endpoint()]).expect("a resolver");
     // Connections, buffers and the first watch are not the instances'.
-    let warm = resolver.resolve("warm").await.expect("a resolution");
+    let warm = resolver.resolve("warm").expect("a resolution");
     warm.ready(PATIENCE).await.expect("resolved");
 
     let _profiler = dhat::Profiler::builder().testing().build();
-    let resolution = resolver.resolve("memory").await.expect("a resolution");
+    let resolution = resolver.resolve("memory").expect("a resolution");
     assert_eq!(resolution.ready(PATIENCE).await.expect("resolved").len(), INSTANCES);
     settled().await;
     let held = dhat::HeapStats::get().curr_bytes;

@@ -61,7 +61,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut server = tokio::spawn(server.serve_with_incoming_shutdown(incoming, async { drop(stopped.await) }));
 
     // Registered from here on, for as long as the handle is held, and the runtime lives.
-    let registrar = Registrar::connect(options.etcd).await?;
+    let registrar = Registrar::connect_lazy(options.etcd)?;
     let _registration = registrar.register(&*options.service, Instance::new(address)?)?;
     println!("listening on {address}, and registering as {}", options.service);
     let died = tokio::select! {

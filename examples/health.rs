@@ -50,7 +50,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     reporter.set_serving::<GreeterServer<Me>>().await;
     tokio::spawn(turn_over(reporter.clone()));
     let router = Server::builder().add_service(health).add_service(GreeterServer::new(Me));
-    let registrar = Registrar::connect(options.etcd).await?;
+    let registrar = Registrar::connect_lazy(options.etcd)?;
     registrar
         .service(&*options.service)
         .health(&reporter)

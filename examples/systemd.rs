@@ -49,7 +49,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(log).init();
     let options = Options::parse();
     let terminate = signal(SignalKind::terminate())?;
-    let registrar = Registrar::connect(options.etcd).await?;
+    let registrar = Registrar::connect_lazy(options.etcd)?;
 
     // One `Serve` for each listener; what they register shares the registrar's lease.
     let (mut passed, mut servers, mut controls) = (ListenFd::from_env(), JoinSet::new(), Vec::new());

@@ -6,7 +6,7 @@
 use std::error::Error;
 
 use clap::Parser;
-use tonic_etcd::{Instance, Resolver, State, Target};
+use tonic_etcd::{Instance, ResolutionState, Resolver, Target};
 
 /// Shows what a service resolves to, and every change of it.
 #[derive(Parser)]
@@ -27,13 +27,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter()).init();
     let options = Options::parse();
     let target = Target::parse(&options.service)?.with_name_key(options.name_key);
-    let mut resolution = Resolver::connect(options.etcd).await?.resolve(target).await?;
+    let mut resolution = Resolver::connect_lazy(options.etcd)?.resolve(target)?;
     loop {
         let snapshot = resolution.changed().await?;
         let state = match resolution.state() {
-            State::Stale { .. } => "stale",
-            State::ConfirmedEmpty => "empty",
-            State::Current => "current",
+            ResolutionState::Stale { .. } => "stale",
+            ResolutionState::ConfirmedEmpty => "empty",
+            ResolutionState::Current => "current",
             _ => "unresolved",
         };
         let addresses = snapshot.instances().flat_map(Instance::addresses);

@@ -4,6 +4,7 @@
 #![allow(clippy::doc_markdown)] // the options' doc comments are read in a terminal
 
 use std::error::Error;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -11,7 +12,8 @@ use clap::Parser;
 use greeter_proto::HelloRequest;
 use greeter_proto::greeter_client::GreeterClient;
 use tonic::Request;
-use tonic_etcd::{BalancedChannel, Call, Picker, Policy, ReadyServer, Resolver, ServedBy};
+use tonic_etcd::policy::{Call, Pick, Picker, ReadySet};
+use tonic_etcd::{BalancedChannel, Policy, Resolver, ServedBy};
 
 /// Greets the servers of a zone, and those of others when they are busy.
 #[derive(Parser)]
@@ -30,25 +32,40 @@ struct Options {
     count: usize,
 }
 
-/// Least loaded of the own zone, unless each of them has more calls in flight than `busy`.
+/// The least loaded server of the own zone, unless each of them has more calls in flight than `busy`.
+#[derive(Debug)]
 struct ZoneAware {
     zone: String,
+    busy: u64,
+}
+
+/// Picks from one set of servers.
+struct ZoneAwarePicker {
+    set: ReadySet,
+    /// The indexes of the servers in the own zone.
+    near: Vec<usize>,
     busy: u64,
     /// Where to begin, so that servers with equal load take turns.
     next: AtomicUsize,
 }
 
-impl Picker for ZoneAware {
-    fn pick(&self, _: &Call<'_>, servers: &[ReadyServer]) -> usize {
+impl Policy for ZoneAware {
+    fn picker(&self, set: &ReadySet) -> Arc<dyn Picker> {
+        let is_near = |server: &usize| set.servers()[*server].instance().zone() == Some(&self.zone);
+        let near = (0..set.len()).filter(is_near).collect();
+        Arc::new(ZoneAwarePicker { set: set.clone(), near, busy: self.busy, next: AtomicUsize::new(0) })
+    }
+}
+
+impl Picker for ZoneAwarePicker {
+    fn pick(&self, call: &Call<'_>) -> Pick {
+        let load = |server: usize| self.set.servers()[server].load();
         let start = self.next.fetch_add(1, Ordering::Relaxed);
-        let least = |own_zone_alone: bool| {
-            (0..servers.len())
-                .map(|index| (start.wrapping_add(index)) % servers.len())
-                .filter(|index| !own_zone_alone || servers[*index].instance().zone() == Some(&self.zone))
-                .min_by_key(|index| servers[*index].load())
-        };
-        let near = least(true).filter(|index| servers[*index].load() <= self.busy);
-        near.or_else(|| least(false)).unwrap_or(0)
+        let in_turn = |count: usize| (0..count).map(move |step| start.wrapping_add(step) % count);
+        let near = in_turn(self.near.len()).map(|at| self.near[at]).filter(|server| call.is_available(*server));
+        let near = near.min_by_key(|server| load(*server)).filter(|server| load(*server) <= self.busy);
+        let any = || in_turn(self.set.len()).min_by_key(|server| load(*server));
+        near.or_else(any).map_or(Pick::Wait, Pick::Server)
     }
 }
 
@@ -56,9 +73,9 @@ impl Picker for ZoneAware {
 async fn main() -> Result<(), Box<dyn Error>> {
     tracing_subscriber::fmt().with_writer(std::io::stderr).init();
     let options = Options::parse();
-    let resolution = Resolver::connect(options.etcd).await?.resolve(&*options.service).await?;
-    let policy = ZoneAware { zone: options.zone, busy: 32, next: AtomicUsize::new(0) };
-    let channel = BalancedChannel::builder().policy(Policy::custom(policy)).build(&resolution)?;
+    let resolution = Resolver::connect_lazy(options.etcd)?.resolve(&*options.service)?;
+    let policy = ZoneAware { zone: options.zone, busy: 32 };
+    let channel = BalancedChannel::builder().policy(policy).build(&resolution)?;
     let mut greeter = GreeterClient::new(channel.clone());
     for _ in 0..options.count {
         let mut request = Request::new(HelloRequest { name: "neighbour".into() });
@@ -77,4 +94,26 @@ async fn main() -> Result<(), Box<dyn Error>> {
         );
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tonic_etcd::Instance;
+    use tonic_etcd::testing::{TestCall, TestServer, ready_set};
+
+    #[test]
+    fn the_own_zone_is_first_until_it_is_busy() {
+        let server = |zone, load| TestServer::new(Instance::new("h:1").unwrap().with_zone(zone)).with_load(load);
+        let policy = ZoneAware { zone: "near".into(), busy: 32 };
+        let picked =
+            |servers: [TestServer; 3], call: TestCall| match policy.picker(&ready_set(servers)).pick(&call.call()) {
+                Pick::Server(server) => server,
+                other => panic!("{other:?}"),
+            };
+        let call = || TestCall::new("/helloworld.Greeter/SayHello");
+        assert_eq!(picked([server("far", 0), server("near", 32), server("near", 33)], call()), 1);
+        assert_eq!(picked([server("far", 0), server("near", 33), server("near", 33)], call()), 0);
+        assert_eq!(picked([server("far", 9), server("near", 1), server("near", 2)], call().without_server(1)), 2);
+    }
 }

@@ -1,31 +1,41 @@
-//! How long to wait before trying again. PURE: the clock and the seed are arguments.
+//! The pauses between retries of what is asked of etcd. PURE: the clock and the seed are arguments.
 
 use std::time::Duration;
 
-/// After the first failure, which is answered at once: most breaks are over before anyone could wait.
+/// The pause after the second failure. There is none after the first one: most breaks are over
+/// before anyone could wait.
 const FIRST: Duration = Duration::from_millis(100);
-/// Longest wait while the outage is young, so that recovery is seen within a second.
+/// The longest pause while an outage is young, so that recovery is seen within a second.
 const SOON: Duration = Duration::from_millis(800);
-/// Longest wait once it is old, and at once for errors that only people can mend.
+/// The longest pause once an outage is old, and the pause after an error that only people can
+/// repair.
 const SLOW: Duration = Duration::from_secs(5);
-/// When an outage is old.
+/// An outage is young for this long.
 const YOUNG: Duration = Duration::from_secs(60);
 
-/// 0 → 100 ms → … → 0.8 s for the first minute of an outage, then up to 5 s. The jitter takes up to half of each wait
-/// away and never adds to it. `now` is the time since any fixed start, the same for every call.
+/// Pauses of 0, 100 ms, 200 ms, … 0.8 s for the first minute of an outage, then up to 5 s. Jitter
+/// takes away up to half of each pause and never adds to it. `now` is the time since any fixed
+/// start, the same for every call.
+///
+/// Calls to servers have their own backoffs, with other growth and other caps, which users set.
 #[derive(Debug)]
 pub(crate) struct Backoff {
+    /// The failures since the last success.
     failures: u32,
+    /// When the outage began.
     since: Duration,
-    state: u64,
+    /// The jitter.
+    random: Random,
 }
 
 impl Backoff {
+    /// No failure yet.
     pub(crate) fn new(seed: u64) -> Self {
-        Self { failures: 0, since: Duration::ZERO, state: seed }
+        Self { failures: 0, since: Duration::ZERO, random: Random(seed) }
     }
 
-    /// Something failed: how long to wait. `permanent` errors go straight to the slow end.
+    /// Takes a failure. Gives the pause before the next try. With `permanent` only people can
+    /// repair it, and the pause is the longest.
     pub(crate) fn fail(&mut self, now: Duration, permanent: bool) -> Duration {
         if self.failures == 0 {
             self.since = now;
@@ -41,7 +51,7 @@ impl Backoff {
         self.between(wait / 2, wait)
     }
 
-    /// It works again: the next failure begins a new outage.
+    /// Takes a success: the next failure begins a new outage.
     pub(crate) fn reset(&mut self) {
         self.failures = 0;
     }
@@ -52,10 +62,21 @@ impl Backoff {
         low + high.saturating_sub(low).mul_f64(share)
     }
 
-    /// A random number (`SplitMix64`).
+    /// A random number.
     pub(crate) fn random(&mut self) -> u64 {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.state;
+        self.random.next()
+    }
+}
+
+/// Random numbers of a seed (`SplitMix64`), for pure code.
+#[derive(Debug)]
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    /// The next number.
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)

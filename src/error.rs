@@ -1,4 +1,4 @@
-//! The crate's error: what failed, on what, and what to do.
+//! [`Error`]: what failed, on what, and what to do.
 
 use std::convert::Infallible;
 use std::error::Error as StdError;
@@ -8,12 +8,16 @@ use std::time::Duration;
 
 use crate::secret;
 
+/// An error of any type, as users' code gives it.
 pub(crate) type BoxError = Box<dyn StdError + Send + Sync>;
 
-/// What went wrong, on what, and what to do about it.
+/// What failed, on what, and what to do about it.
 ///
-/// Cheap to clone, so that a state can carry the last one. `Display` does not repeat the source, which for a wait that ran
-/// out is what went wrong in the meantime: `Debug` shows the whole chain in a line.
+/// Cheap to clone, so that a state can hold the last one. `Display` does not repeat the source.
+/// `Debug` shows the whole chain of sources in one line. The source of a wait that ran out is what
+/// failed meanwhile.
+///
+/// The `is_…` methods tell kinds of errors apart. An error may be of none of these kinds.
 #[derive(Clone)]
 pub struct Error {
     inner: Arc<Inner>,
@@ -24,66 +28,86 @@ struct Inner {
     source: Option<BoxError>,
 }
 
+/// What failed. The fields are the data of the text.
 enum Kind {
+    /// An argument was refused.
     Invalid { what: &'static str, input: String, reason: String },
+    /// A bounded wait ran out.
     Timeout { what: String, after: Duration },
+    /// A request to etcd failed.
     Etcd { doing: String, message: String, denied: bool },
-    Held { key: String, lease: i64, id: Option<String> },
+    /// Another instance holds the key.
+    Conflict { key: String, lease: i64, id: Option<String> },
+    /// The background task has ended.
     Closed { what: &'static str },
+    /// A registration was lost.
     Lost { what: String },
+    /// A registration is paused.
     Paused { why: String },
+    /// A check of the user's failed.
     Check { what: &'static str },
+    /// The server ended by itself.
     Server,
+    /// There is no tokio runtime.
     NoRuntime { what: &'static str },
+    /// The tokio runtime has no timers.
     NoTimers { what: &'static str },
 }
 
 impl Error {
+    /// An argument was refused. `what` names the argument, `input` its value. What looks like a
+    /// password in it is replaced.
     pub(crate) fn invalid(what: &'static str, input: impl Into<String>, reason: impl Into<String>) -> Self {
-        // Both are shown and logged, and what was given may hold a password.
+        // The input is shown and logged, and may hold a password.
         let input = secret::without_password(&input.into()).into_owned();
         Self::from_kind(Kind::Invalid { what, input, reason: reason.into() }, None)
     }
 
+    /// A bounded wait ran out. `last` is the last failure meanwhile.
     pub(crate) fn timeout(what: impl Into<String>, after: Duration, last: Option<Error>) -> Self {
         Self::from_kind(Kind::Timeout { what: what.into(), after }, last.map(Into::into))
     }
 
-    /// The same, with what there is to say of it.
-    pub(crate) fn timeout_saying(what: impl Into<String>, after: Duration, why: String) -> Self {
+    /// A bounded wait ran out, for this reason.
+    pub(crate) fn timeout_because(what: impl Into<String>, after: Duration, why: String) -> Self {
         Self::from_kind(Kind::Timeout { what: what.into(), after }, Some(why.into()))
     }
 
+    /// A request to etcd failed.
     pub(crate) fn etcd(doing: String, message: String, denied: bool) -> Self {
         Self::from_kind(Kind::Etcd { doing, message, denied }, None)
     }
 
-    pub(crate) fn held(key: &[u8], lease: i64, id: Option<&str>) -> Self {
+    /// Another instance holds the key, under this lease (0 for none), with this id if it has one.
+    pub(crate) fn conflict(key: &[u8], lease: i64, id: Option<&str>) -> Self {
         let key = secret::shown_key(key);
-        // Another's record says what it likes.
+        // The id is from another's record, and may hold a password.
         let id = id.map(|id| secret::without_password(id).into_owned());
-        Self::from_kind(Kind::Held { key, lease, id }, None)
+        Self::from_kind(Kind::Conflict { key, lease, id }, None)
     }
 
+    /// A registration was lost.
     pub(crate) fn lost(what: &str) -> Self {
         Self::from_kind(Kind::Lost { what: secret::without_password(what).into_owned() }, None)
     }
 
+    /// A registration is paused, for this reason.
     pub(crate) fn paused(why: String) -> Self {
         Self::from_kind(Kind::Paused { why }, None)
     }
 
+    /// The background task has ended.
     pub(crate) fn closed(what: &'static str) -> Self {
         Self::from_kind(Kind::Closed { what }, None)
     }
 
-    /// The same, with what there is to say of it.
+    /// The background task has ended, for this reason.
     pub(crate) fn closed_because(what: &'static str, why: String) -> Self {
         Self::from_kind(Kind::Closed { what }, Some(why.into()))
     }
 
-    /// Says for which of several services an argument was refused.
-    pub(crate) fn of_service(self, service: &str) -> Self {
+    /// The same error with the name of the service, for an argument that several services have.
+    pub(crate) fn for_service(self, service: &str) -> Self {
         match &self.inner.kind {
             Kind::Invalid { what, input, reason } if !service.is_empty() => {
                 Self::invalid(what, input.clone(), format!("{reason} (service {service:?})"))
@@ -92,63 +116,71 @@ impl Error {
         }
     }
 
-    /// A check of the user's said so.
+    /// A check of the user's gave this error.
     pub(crate) fn check(what: &'static str, said: BoxError) -> Self {
         Self::from_kind(Kind::Check { what }, Some(said))
     }
 
+    /// The server ended by itself.
     pub(crate) fn server(ended: impl Into<BoxError>) -> Self {
         Self::from_kind(Kind::Server, Some(ended.into()))
     }
 
+    /// There is no tokio runtime.
     pub(crate) fn no_runtime(what: &'static str) -> Self {
         Self::from_kind(Kind::NoRuntime { what }, None)
     }
 
+    /// The tokio runtime has no timers.
     pub(crate) fn no_timers(what: &'static str) -> Self {
         Self::from_kind(Kind::NoTimers { what }, None)
     }
 
+    /// Puts the parts together.
     fn from_kind(kind: Kind, source: Option<BoxError>) -> Self {
         Self { inner: Arc::new(Inner { kind, source }) }
     }
 
     /// Whether it is the same error, not only an equal one.
-    pub(crate) fn is(&self, other: &Self) -> bool {
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.inner, &other.inner)
     }
 
-    /// An argument was refused: a target, an address, a lifetime, an option. Trying again will not help.
+    /// An argument was refused: a target, an address, a time to live, an option. Trying again does
+    /// not help.
     pub fn is_invalid_argument(&self) -> bool {
         matches!(self.inner.kind, Kind::Invalid { .. })
     }
 
-    /// A bounded wait ran out. The work goes on in the background; its last error, if any, is the source.
+    /// A bounded wait ran out. The source, if there is one, is the last failure meanwhile. Where
+    /// the wait belongs to a handle, such as `Resolution::ready`, the work goes on in the
+    /// background.
     pub fn is_timeout(&self) -> bool {
         matches!(self.inner.kind, Kind::Timeout { .. })
     }
 
-    /// etcd refused the user or the role: what it said is in the text.
+    /// etcd denied permission to the user. The text holds what etcd said.
     pub fn is_permission_denied(&self) -> bool {
         matches!(self.inner.kind, Kind::Etcd { denied: true, .. })
     }
 
-    /// Another instance holds the key that is to be registered: the text says which. The key is taken when it is free.
+    /// Another instance holds the key that is to be registered. The text names the key, its lease
+    /// and the instance's id. The key is registered when it is free.
     pub fn is_conflict(&self) -> bool {
-        matches!(self.inner.kind, Kind::Held { .. })
+        matches!(self.inner.kind, Kind::Conflict { .. })
     }
 
-    /// It is not in etcd because it is not to be: it is paused, or does not serve. The text says why.
+    /// The instance is kept out of etcd: it is paused, or does not serve. The text says why.
     pub fn is_paused(&self) -> bool {
         matches!(self.inner.kind, Kind::Paused { .. })
     }
 
-    /// The server ended by itself: the source is what tonic said.
+    /// The server ended by itself. The source is the error of tonic.
     pub fn is_server(&self) -> bool {
         matches!(self.inner.kind, Kind::Server)
     }
 
-    /// The background task has ended, because it was closed or because its runtime was shut down.
+    /// The background task has ended: it was closed, or its runtime was shut down.
     pub fn is_closed(&self) -> bool {
         matches!(self.inner.kind, Kind::Closed { .. })
     }
@@ -160,18 +192,20 @@ impl fmt::Display for Error {
             Kind::Invalid { what, input, reason } => write!(f, "invalid {what} {input:?}: {reason}"),
             Kind::Timeout { what, after } => write!(f, "{what}: not within {} ms", after.as_millis()),
             Kind::Etcd { doing, message, .. } => write!(f, "{doing}: {message}"),
-            Kind::Held { key, lease, id } => {
+            Kind::Conflict { key, lease, id } => {
                 write!(f, "the key {key:?} is held by another instance")?;
                 if let Some(id) = id {
                     write!(f, ", {id:?}")?;
                 }
                 match lease {
-                    0 => write!(f, ", without a lease: nothing but a deletion frees it"),
-                    lease => write!(f, " (lease {lease:x}): it is taken when that ends or leaves"),
+                    0 => write!(f, ", without a lease: only a deletion frees it"),
+                    lease => {
+                        write!(f, " (lease {lease:x}): it is registered when that lease ends or its holder leaves")
+                    }
                 }
             }
             Kind::Lost { what } => f.write_str(what),
-            Kind::Paused { why } => write!(f, "it is not to be in etcd: {why}"),
+            Kind::Paused { why } => write!(f, "it is kept out of etcd: {why}"),
             Kind::Closed { what } => write!(f, "{what} is closed"),
             Kind::Check { what } => write!(f, "the {what} failed"),
             Kind::Server => write!(f, "the server ended by itself"),

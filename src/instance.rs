@@ -1,4 +1,4 @@
-//! Instances: one registered server, its addresses and what it says of itself.
+//! [`Instance`]: one registered server.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -11,21 +11,29 @@ use crate::error::Error;
 /// Each address is one server to a balancer. Instances compare by value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Instance {
+    /// Where it listens; never empty.
     addresses: Vec<Address>,
+    /// Its weight, if set.
     weight: Option<NonZeroU32>,
+    /// Its zone, if set.
     zone: Option<Box<str>>,
+    /// Its version, if set.
     version: Option<Box<str>>,
+    /// Its id, if set.
     id: Option<Box<str>>,
+    /// Whether it is leaving.
     draining: bool,
+    /// Everything else.
     metadata: BTreeMap<String, String>,
+    /// The first part of its record that was not understood.
     misread: Option<Box<str>>,
 }
 
 impl Instance {
-    /// An instance with one address, and nothing said beyond it.
+    /// An instance with one address and nothing else set.
     ///
     /// # Errors
-    /// When the address cannot be parsed.
+    /// When the address cannot be parsed ([`Error::is_invalid_argument`]).
     pub fn new<A>(address: A) -> Result<Self, Error>
     where
         A: TryInto<Address>,
@@ -34,7 +42,7 @@ impl Instance {
         Ok(Self::at(address.try_into()?))
     }
 
-    /// An instance at an address that is parsed already.
+    /// An instance at a parsed address.
     pub(crate) fn at(address: Address) -> Self {
         Self {
             addresses: vec![address],
@@ -48,10 +56,12 @@ impl Instance {
         }
     }
 
-    /// Adds a further address of the same server process; one that is there already is not added twice.
+    /// Adds another address of the same server process. An address that is there already is not
+    /// added twice.
     ///
     /// # Errors
-    /// When the address cannot be parsed, or is there already as the other of `http` and `https`.
+    /// When the address cannot be parsed, or is there already with the other one of `http` and
+    /// `https`.
     pub fn with_address<A>(mut self, address: A) -> Result<Self, Error>
     where
         A: TryInto<Address>,
@@ -61,7 +71,7 @@ impl Instance {
         match self.addresses.iter().find(|known| known.parsed_authority() == address.parsed_authority()) {
             Some(known) if *known == address => {}
             Some(known) => {
-                let reason = format!("{known} is one of the instance's addresses already");
+                let reason = format!("{known} is already an address of the instance");
                 return Err(Error::invalid("address", address.to_string(), reason));
             }
             None => self.addresses.push(address),
@@ -69,68 +79,72 @@ impl Instance {
         Ok(self)
     }
 
-    /// Sets the weight, relative to the service's other instances: 9 gets nine times the calls of 1.
-    /// [`BalancedChannel`](crate::BalancedChannel) shares calls out by it; tonic's balanced channel takes no notice of it. An instance
-    /// that says none counts as the mean of those that do (as in gRFC A58).
+    /// Sets the weight, relative to the other instances of the service: 9 gets nine times the calls
+    /// of 1. Not set by default.
+    ///
+    /// [`BalancedChannel`](crate::BalancedChannel) distributes calls by it. tonic's balanced
+    /// channel ignores it. An instance without a weight counts as the mean of those with one (as in
+    /// gRFC A58).
     ///
     /// # Errors
-    /// When it is 0: many systems write that for "not said", so that it cannot mean "no calls".
-    /// [`Instance::with_draining`] says that.
+    /// When the weight is 0, which other systems write for "not set". For an instance that gets no
+    /// new calls use [`Instance::with_draining`].
     pub fn with_weight(self, weight: u32) -> Result<Self, Error> {
         if weight == 0 {
-            let reason = "0 stands for \"not said\" in other systems: leave the weight out, or, where it is to get no new calls, \
-                          say with_draining(true)";
+            let reason = "other systems write 0 for \"not set\": leave the weight out, or use with_draining(true) for no new calls";
             return Err(Error::invalid("weight", "0", reason));
         }
-        Ok(self.with_foreign_weight(weight))
+        Ok(self.with_stored_weight(weight))
     }
 
-    /// The weight of a record that another has written: there 0 means "not said".
-    pub(crate) fn with_foreign_weight(mut self, weight: u32) -> Self {
+    /// Sets the weight of a record, where 0 means "not set".
+    pub(crate) fn with_stored_weight(mut self, weight: u32) -> Self {
         self.weight = NonZeroU32::new(weight);
         self
     }
 
-    /// Sets the zone (data centre, rack) that the server stands in; an empty text says none.
+    /// Sets the zone (data centre, rack) of the server. An empty text means "not set", the default.
     #[must_use]
     pub fn with_zone(mut self, zone: impl Into<String>) -> Self {
-        self.zone = said(zone);
+        self.zone = non_empty(zone);
         self
     }
 
-    /// Sets the version of what the server runs; an empty text says none.
+    /// Sets the version of what the server runs. An empty text means "not set", the default.
     #[must_use]
     pub fn with_version(mut self, version: impl Into<String>) -> Self {
-        self.version = said(version);
+        self.version = non_empty(version);
         self
     }
 
-    /// Sets the instance's id: a name that the same instance has again after a restart (a pod's, a host's), and no other one
-    /// has; an empty text says none. A registrar knows by it whose a key is, beside by the lease: see
-    /// [`Conflict`](crate::Conflict).
+    /// Sets the id: a name that this instance has again after a restart (a pod's, a host's) and no
+    /// other instance has. An empty text means "not set", the default. A registrar uses it, beside
+    /// the lease, to tell whose a key is: see [`Conflict`](crate::Conflict).
     #[must_use]
     pub fn with_id(mut self, id: impl Into<String>) -> Self {
-        self.id = said(id);
+        self.id = non_empty(id);
         self
     }
 
-    /// Marks the instance as one that is leaving: it stays in every [`Snapshot`](crate::Snapshot), and
-    /// [`BalancedChannel`](crate::BalancedChannel) and [`Resolution::discover`](crate::Resolution::discover) give it no new
-    /// calls. Clients of other kinds do not know the mark, and go on calling it.
+    /// Whether the instance is leaving; false by default. It then stays in every
+    /// [`Snapshot`](crate::Snapshot), and [`BalancedChannel`](crate::BalancedChannel) and
+    /// [`Resolution::discover`](crate::Resolution::discover) give it no new calls. Other clients do
+    /// not know the mark and go on calling it.
     #[must_use]
     pub fn with_draining(mut self, draining: bool) -> Self {
         self.draining = draining;
         self
     }
 
-    /// Adds one pair of metadata; a later value of the same name replaces the earlier.
+    /// Adds one pair of metadata. A later value of the same name replaces the earlier one.
     #[must_use]
     pub fn with_metadata(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.metadata.insert(name.into(), value.into());
         self
     }
 
-    /// For codecs: a part of the record that was not understood, and why; the first one is kept. The resolver says it once a service.
+    /// For codecs: a part of the record that was not understood, and why. The first one is kept.
+    /// The resolver logs it once for each service.
     #[must_use]
     pub fn with_misread(mut self, what: impl Into<String>) -> Self {
         self.misread.get_or_insert_with(|| what.into().into_boxed_str());
@@ -142,48 +156,50 @@ impl Instance {
         &self.addresses
     }
 
-    /// The weight, if the server says one; never 0.
+    /// The weight, if set; never 0.
     pub fn weight(&self) -> Option<u32> {
         self.weight.map(NonZeroU32::get)
     }
 
-    /// The zone, if the server says one.
+    /// The zone, if set.
     pub fn zone(&self) -> Option<&str> {
         self.zone.as_deref()
     }
 
-    /// The version, if the server says one.
+    /// The version, if set.
     pub fn version(&self) -> Option<&str> {
         self.version.as_deref()
     }
 
-    /// The instance's id, if it has one.
+    /// The id, if set.
     pub fn id(&self) -> Option<&str> {
         self.id.as_deref()
     }
 
-    /// Whether it is leaving, and is to get no new calls.
+    /// Whether it is leaving and gets no new calls.
     pub fn is_draining(&self) -> bool {
         self.draining
     }
 
-    /// What else the server says of itself.
+    /// Everything else that the server says of itself.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.metadata
     }
 
-    /// What the instance's record says and was not understood, if anything.
+    /// The part of its record that was not understood, if any.
     pub fn misread(&self) -> Option<&str> {
         self.misread.as_deref()
     }
 }
 
-fn said(text: impl Into<String>) -> Option<Box<str>> {
+/// The text, unless it is empty.
+fn non_empty(text: impl Into<String>) -> Option<Box<str>> {
     Some(text.into().into_boxed_str()).filter(|text| !text.is_empty())
 }
 
-/// For functions that change an instance, as [`Registration::update`](crate::Registration::update) takes them: they may give the
-/// instance, or what [`Instance::with_weight`] and [`Instance::with_address`] give.
+/// For functions that change an instance, as [`Registration::update`](crate::Registration::update)
+/// takes them. They may return the instance, or the result of [`Instance::with_weight`] and
+/// [`Instance::with_address`].
 impl TryFrom<Result<Instance, Error>> for Instance {
     type Error = Error;
 

@@ -213,18 +213,17 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod address;
+mod address_index;
 mod backoff;
 mod balance;
 pub mod codec;
 mod connection;
-mod domain;
 mod error;
 mod etcd;
-mod inet;
 mod instance;
 pub mod log_messages;
-mod nested;
 mod panics;
+mod progress;
 mod registrar;
 mod resolver;
 mod secret;
@@ -232,30 +231,38 @@ mod serve;
 pub mod serving;
 mod target;
 mod timers;
-mod turns;
 
 pub use address::Address;
+pub use balance::policy;
+pub use balance::policy::{Policy, testing};
 pub use balance::{
-    BalancedChannel, BalancedChannelBuilder, Call, CallError, CallTimeout, Connectivity, ConnectivityStream, Ejection,
-    Picker, Policy, ReadyServer, ResponseBody, ResponseFuture, RetryPolicy, ServedBy, ServerState, ServerStatus,
-    WaitForReady,
+    BalancedChannel, BalancedChannelBuilder, CallError, CallTimeout, ConnectivityState, ConnectivityStates,
+    OutlierDetection, ResponseBody, ResponseFuture, RetryPolicy, ServedBy, ServerState, ServerStatus, WaitForReady,
 };
 #[cfg(feature = "_tls")]
 #[cfg_attr(docsrs, doc(cfg(any(feature = "tls-ring", feature = "tls-aws-lc"))))]
 pub use connection::ClientTls;
-pub use connection::KeepAlive;
+pub use connection::{ConnectorIo, KeepAlive};
 pub use error::Error;
-/// `etcd_client::Client`, of the release that this crate works with.
-pub use etcd::Client as EtcdClient;
+/// `etcd_client::Client`, of the release that this crate works with. Exempt from semver: its crate breaks its API often.
+#[cfg(feature = "unstable-etcd-client")]
+#[cfg_attr(docsrs, doc(cfg(feature = "unstable-etcd-client")))]
+pub use etcd::EtcdClient;
 pub use etcd::EtcdOptions;
 pub use instance::Instance;
 pub use registrar::{
     Conflict, Registrar, RegistrarBuilder, RegistrarHealth, Registration, RegistrationOptions, RegistrationState,
     RegistrationStates,
 };
-pub use resolver::{Discover, Entry, Resolution, Resolver, ResolverBuilder, ServerKey, Snapshot, State};
+pub use resolver::{
+    ChangeStream, Resolution, ResolutionState, Resolver, ResolverBuilder, ServerKey, Snapshot, SnapshotEntry,
+};
 pub use serve::{CountCalls, Departure, Listener, Serve, ServeControl, ServeState, ServeStates};
 pub use target::Target;
+/// rustls, in the release that [`ClientTls`] takes configurations of.
+#[cfg(feature = "_tls")]
+#[cfg_attr(docsrs, doc(cfg(any(feature = "tls-ring", feature = "tls-aws-lc"))))]
+pub use tokio_rustls::rustls;
 
 /// The README's code, compiled with the tests.
 #[cfg(doctest)]

@@ -1,12 +1,13 @@
-//! User code that panics: whoever runs it goes on.
+//! Code of users that panics: the background task that runs it goes on.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// The same for a future.
-pub(crate) use crate::connection::caught;
-use crate::connection::panic_text;
+/// As [`catch`], for a future.
+pub(crate) use crate::connection::catch_panic;
+use crate::connection::panic_message;
 
-/// Runs user code; its panic is the error, with the text of the panic. With `panic = "abort"` the process ends instead.
+/// Runs code of a user. Its panic is the error, with the text of the panic. With `panic = "abort"`
+/// the process ends instead.
 pub(crate) fn catch<T>(run: impl FnOnce() -> T) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(run)).map_err(panic_text)
+    catch_unwind(AssertUnwindSafe(run)).map_err(panic_message)
 }

@@ -1,55 +1,57 @@
-//! PURE: texts that may hold a user and a password, as they may be shown.
+//! Texts that may hold a user and a password, as they may be shown. PURE.
 //!
-//! Nothing here takes a user and a password in a text: they are refused wherever an address, an endpoint or a target is read.
-//! What is refused is shown in the error, and it must not be the password that is shown.
+//! No text takes a user and a password here: they are refused wherever an address, an endpoint or a
+//! target is parsed. The error shows what was refused, and must not show the password.
 
 use std::borrow::Cow;
 
-/// What stands where a user and a password stood.
+/// What replaces a user and a password.
 const MARK: &str = "…";
 
-/// What is said of a text that holds a user.
-pub(crate) const REASON: &str = "a user and password have no place here";
+/// The reason for refusing a text with a user.
+pub(crate) const REASON: &str = "a user and password are not allowed here";
 
-/// Whether a user may stand before a host in this text: it has an `@`, perhaps percent-encoded.
+/// Whether a user may stand before a host: the text has an `@`, possibly percent-encoded.
 pub(crate) fn may_have_user(text: &str) -> bool {
     last_at(text).is_some()
 }
 
-/// The text of an address, endpoint or target without its user and password: without what stands between the scheme, if there
-/// is one, and the last `@`, which may be percent-encoded.
+/// An address, endpoint or target without its user and password: without everything between the
+/// scheme, if there is one, and the last `@`.
 pub(crate) fn without_user(text: &str) -> Cow<'_, str> {
     let Some(at) = last_at(text) else { return Cow::Borrowed(text) };
     let begin = after_scheme(&text[..at]).unwrap_or(0);
     Cow::Owned(format!("{}{MARK}{}", &text[..begin], &text[at..]))
 }
 
-/// The same for a text in which an `@` may mean something else, such as a key or a sentence: without `user:password` before an
-/// `@`, without what stands between a scheme and an `@`, and without what stands between a quotation mark and an `@`.
+/// A text in which an `@` may mean something else, such as a key or a sentence: without
+/// `user:password` before an `@`, without what is between a scheme and an `@`, and without what is
+/// between a quotation mark and an `@`.
 pub(crate) fn without_password(text: &str) -> Cow<'_, str> {
     let Some(at) = last_at(text) else { return Cow::Borrowed(text) };
     let before = &text[..at];
     let begin = match (before.find('"'), after_scheme(before), first_colon(before)) {
         (Some(quote), ..) => quote + 1 + after_scheme(&before[quote + 1..]).unwrap_or(0),
         (None, Some(begin), _) => begin,
-        // Not behind what may be a part of the password.
+        // Not after a mark that may be part of the password.
         (None, None, Some(colon)) => before[..colon].rfind(['/', ' ']).map_or(0, |mark| mark + 1),
         (None, None, None) => return Cow::Borrowed(text),
     };
     Cow::Owned(format!("{}{MARK}{}", &text[..begin], &text[at..]))
 }
 
-/// A key of etcd's, as it may be shown.
+/// An etcd key as it may be shown.
 pub(crate) fn shown_key(key: &[u8]) -> String {
     without_password(&String::from_utf8_lossy(key)).into_owned()
 }
 
-/// Whether `user:password` may stand before an `@` in this text; both marks may be percent-encoded.
+/// Whether `user:password` may stand before an `@`. Both marks may be percent-encoded.
 pub(crate) fn has_password(text: &str) -> bool {
     last_at(text).is_some_and(|at| first_colon(&text[..at]).is_some())
 }
 
-/// Where the last `@` begins, also written as `%40`, or as that with its `%` written as `%25`, and so on.
+/// Where the last `@` starts, also written as `%40`, or as that with its `%` written as `%25`, and
+/// so on.
 fn last_at(text: &str) -> Option<usize> {
     let encoded = text.rmatch_indices("40").find_map(|(end, _)| {
         let mut begin = end;
@@ -61,7 +63,7 @@ fn last_at(text: &str) -> Option<usize> {
     text.rfind('@').max(encoded)
 }
 
-/// Where what follows a scheme begins, unless what looks like one may be a part of a password.
+/// Where the text after a scheme starts, unless the scheme may be part of a password.
 fn after_scheme(text: &str) -> Option<usize> {
     let mark = text.find("://")?;
     let before = &text[..mark];
@@ -72,7 +74,7 @@ fn after_scheme(text: &str) -> Option<usize> {
     (is_scheme && !may_be_user).then_some(mark + 3)
 }
 
-/// Where the first `:` begins, also written as `%3A`.
+/// Where the first `:` starts, also written as `%3A`.
 fn first_colon(text: &str) -> Option<usize> {
     let encoded = text.find("%3A").into_iter().chain(text.find("%3a")).min();
     text.find(':').into_iter().chain(encoded).min()

@@ -1,4 +1,5 @@
-//! Whether a runtime has timers: looked for, so that their absence is an error and no panic.
+//! Whether the runtime has timers. Looked for first, so that their absence is an error and not a
+//! panic of tokio.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -7,10 +8,11 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::error::Error;
 
-/// The runtime, which has timers.
+/// The calling tokio runtime, which has timers. `what` starts the text of the error, such as
+/// `resolving`.
 ///
 /// # Errors
-/// Where there is none, or its timers are off.
+/// When there is no runtime, or its timers are off.
 pub(crate) fn runtime(what: &'static str) -> Result<Handle, Error> {
     let runtime = Handle::try_current().map_err(|_| Error::no_runtime(what))?;
     match catch_unwind(AssertUnwindSafe(|| drop(sleep_until(Instant::now())))) {

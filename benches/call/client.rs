@@ -34,7 +34,7 @@ fn ours(servers: &[String]) -> BalancedChannel {
         Ok::<_, Infallible>(Change::Insert(address.clone(), instance))
     };
     let changes: Vec<_> = servers.iter().map(insert).collect();
-    BalancedChannel::builder().discover("greeter", tokio_stream::iter(changes)).expect("a runtime")
+    BalancedChannel::builder().build_with_discovery("greeter", tokio_stream::iter(changes)).expect("a runtime")
 }
 
 async fn measure<C: Channel>(channel: C, job: &Job) -> Figures {

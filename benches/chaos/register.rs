@@ -38,7 +38,7 @@ pub(crate) async fn run(args: Vec<String>) -> Result<(), Box<dyn Error>> {
             None => client.insert(Client::connect([&options.etcd], None).await?),
         };
         let builder = RegistrarBuilder::from_client(client.clone());
-        let registrar = builder.ttl(Duration::from_secs(options.ttl)).build()?;
+        let registrar = builder.ttl(Duration::from_secs(options.ttl)).connect_lazy()?;
         for port in 1..=options.registrations {
             registrations.push(registrar.register("many", Instance::new(format!("h{number}:{port}"))?)?);
         }

@@ -89,7 +89,7 @@ pub(crate) async fn run(args: Vec<String>) -> Result<(), Box<dyn Error>> {
     if let Some((name, password)) = options.user.as_deref().and_then(|user| user.split_once(':')) {
         etcd = etcd.user(name, password);
     }
-    let registrar = Registrar::builder(etcd).ttl(Duration::from_secs(options.ttl)).build()?;
+    let registrar = Registrar::builder(etcd).ttl(Duration::from_secs(options.ttl)).connect_lazy()?;
     let first = Listening::start(&options, &registrar, options.listen, None).await?;
     let (name, any) = (first.address, SocketAddr::new(options.listen.ip(), 0));
     println!("listening {name}");

@@ -1,138 +1,129 @@
-//! What a channel knows as a whole: whether calls can be made, may wait, or must fail, and what to say of it.
+//! The state of a channel as a whole, and the text that explains it.
 
-use std::fmt::Write;
+use std::fmt::{self, Write};
 use std::sync::Arc;
 
 use crate::address::Address;
 use crate::balance::status;
 
-/// How a channel is as a whole, in gRPC's words.
+/// The state of a channel as a whole, in the words of gRPC's connectivity semantics.
+///
+/// Unlike gRPC's there is no `IDLE`: a channel connects to all of its servers in the background and keeps them connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Connectivity {
-    /// The servers are being looked up, or connected to for the first time or again after a connection that was well: calls wait.
+pub enum ConnectivityState {
+    /// The servers are not resolved yet, or a server is being connected for the first time or again after a good connection.
+    /// Calls wait.
     Connecting,
-    /// A server is connected, ejected or not.
+    /// At least one server is connected, ejected or not. Calls are sent.
     Ready,
-    /// No server is known, or each known one failed to be connected: calls fail at once unless they wait for ready.
+    /// No server is registered, or no registered server could be connected. Calls fail at once unless they wait for ready. The
+    /// channel goes on trying.
     TransientFailure,
-    /// The last clone was dropped, or the runtime that the channel worked on has ended. Nothing follows.
+    /// The last clone was dropped, or the runtime on which the channel was built has ended. This state is final.
     Shutdown,
 }
 
-/// What the source of the servers says of itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Directory {
-    /// What is looked for, and where, for people.
+/// The state of the source of the servers (a resolution in etcd, or a discovery), for texts and for the channel's own state.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct DirectoryStatus {
+    /// The name of the service.
     pub(crate) service: Arc<str>,
-    pub(crate) place: Option<Arc<str>>,
+    /// The prefix of its keys; `None` where the source is not etcd.
+    pub(crate) prefix: Option<Arc<str>>,
+    /// The revision of the snapshot that the servers come from.
     pub(crate) revision: Option<i64>,
-    /// Whether it has ever answered.
-    pub(crate) known: bool,
-    /// Records that nobody can read, and what is wrong with the first of them.
+    /// Whether the source has given a first answer. Until then calls wait.
+    pub(crate) resolved: bool,
+    /// The number of records that cannot be read.
     pub(crate) unreadable: usize,
+    /// The key of the first of them, and what is wrong with it.
     pub(crate) first_unreadable: Option<Arc<str>>,
-    /// What is wrong with it now.
-    pub(crate) trouble: Option<Arc<str>>,
+    /// The present error of the source. The servers that it gave before stay.
+    pub(crate) error: Option<Arc<str>>,
 }
 
-impl Directory {
-    /// Of which nothing is known yet.
-    pub(crate) fn new(service: &str, place: Option<String>) -> Self {
-        Self {
-            service: service.into(),
-            place: place.map(Into::into),
-            revision: None,
-            known: false,
-            unreadable: 0,
-            first_unreadable: None,
-            trouble: None,
-        }
+impl DirectoryStatus {
+    /// Makes the status of a source that has not answered yet.
+    pub(crate) fn new(service: &str, prefix: Option<String>) -> Self {
+        Self { service: service.into(), prefix: prefix.map(Into::into), ..Self::default() }
     }
 }
 
+/// One published state of a channel. The pool makes a new one whenever a server or the directory has changed.
 #[derive(Clone, Debug)]
 pub(crate) struct ChannelStatus {
-    pub(crate) directory: Arc<Directory>,
-    pub(crate) connectivity: Connectivity,
+    pub(crate) directory: Arc<DirectoryStatus>,
+    pub(crate) state: ConnectivityState,
     pub(crate) ready: usize,
     pub(crate) ejected: usize,
     pub(crate) connecting: usize,
     pub(crate) failing: usize,
-    /// Instances that take no new calls, and are not among the servers.
+    /// The number of instances that take no new calls. They are not connected and not in the other counts.
     pub(crate) draining: usize,
-    /// One more with each that is published.
-    pub(crate) number: u64,
+    /// Grows by one with each status that is published.
+    pub(crate) version: u64,
 }
 
 impl ChannelStatus {
-    pub(crate) fn new(directory: Arc<Directory>) -> Self {
-        Self {
-            directory,
-            connectivity: Connectivity::Connecting,
-            ready: 0,
-            ejected: 0,
-            connecting: 0,
-            failing: 0,
-            draining: 0,
-            number: 0,
+    pub(crate) fn new(directory: Arc<DirectoryStatus>) -> Self {
+        let state = ConnectivityState::Connecting;
+        Self { directory, state, ready: 0, ejected: 0, connecting: 0, failing: 0, draining: 0, version: 0 }
+    }
+
+    /// Whether a call that finds no server fails now instead of waiting.
+    pub(crate) fn fails_calls(&self, wait_for_ready: bool) -> bool {
+        match self.state {
+            ConnectivityState::TransientFailure => !wait_for_ready,
+            ConnectivityState::Shutdown => true,
+            ConnectivityState::Connecting | ConnectivityState::Ready => false,
         }
     }
 
-    /// Whether a call that finds no server now waits in vain.
-    pub(crate) fn is_in_vain(&self, for_ready: bool) -> bool {
-        match self.connectivity {
-            Connectivity::TransientFailure => !for_ready,
-            Connectivity::Shutdown => true,
-            Connectivity::Connecting | Connectivity::Ready => false,
-        }
-    }
-
-    /// Why there is no server, in a sentence, with what last went wrong with one; with addresses or without.
+    /// Explains in one sentence why no server takes a call: the directory's state, the servers' states, and the last error.
     pub(crate) fn explain(&self, last_error: Option<&(Address, String)>, addresses: bool) -> String {
         let directory = &*self.directory;
-        if self.connectivity == Connectivity::Shutdown {
-            return format!("the runtime that the channel to {:?} worked on has ended", &*directory.service);
+        if self.state == ConnectivityState::Shutdown {
+            return format!("the runtime of the channel to {:?} has ended", &*directory.service);
         }
         let mut text = format!("no server of {:?}", &*directory.service);
+        let mut push = |part: fmt::Arguments<'_>| {
+            let _ = text.write_fmt(part); // writing to a String does not fail
+        };
         let known = self.ready + self.ejected + self.connecting + self.failing;
-        let reason = match (directory.known, known) {
-            (false, _) => ": not resolved yet".to_owned(),
-            (true, 0) if self.draining > 0 => format!(": {} registered, all draining", self.draining),
-            (true, 0) if directory.unreadable > 0 => ": of its records none can be read".to_owned(),
-            (true, 0) => ": none is registered".to_owned(),
-            (true, _) => " takes calls".to_owned(),
-        };
-        text.push_str(&reason);
-        let mut say = |part: std::fmt::Arguments<'_>| {
-            let _ = text.write_fmt(part); // a String takes all
-        };
-        match (&directory.place, directory.revision) {
-            (Some(place), Some(revision)) => say(format_args!(" (prefix {place:?}, revision {revision})")),
-            (Some(place), None) => say(format_args!(" (prefix {place:?})")),
+        match (directory.resolved, known) {
+            (false, _) => push(format_args!(": not resolved yet")),
+            (true, 0) if self.draining > 0 => push(format_args!(": {} registered, all draining", self.draining)),
+            (true, 0) if directory.unreadable > 0 => push(format_args!(": none of its records can be read")),
+            (true, 0) => push(format_args!(": none is registered")),
+            (true, _) => push(format_args!(" takes calls")),
+        }
+        match (&directory.prefix, directory.revision) {
+            (Some(prefix), Some(revision)) => push(format_args!(" (prefix {prefix:?}, revision {revision})")),
+            (Some(prefix), None) => push(format_args!(" (prefix {prefix:?})")),
             (None, _) => {}
         }
         if known > 0 {
-            say(format_args!(
+            push(format_args!(
                 ": {known} known, {} ready, {} ejected, {} connecting, {} failing",
                 self.ready, self.ejected, self.connecting, self.failing
             ));
         }
         if let Some(first) = &directory.first_unreadable {
-            say(format_args!("; {} unreadable", directory.unreadable));
+            push(format_args!("; {} unreadable", directory.unreadable));
             if addresses {
-                say(format_args!(", {first}")); // its key is mostly an address
+                push(format_args!(", {first}")); // its key is mostly an address
             }
         }
-        if let Some((address, error)) = last_error {
-            if addresses {
-                say(format_args!("; last error: {address}: {error}"));
-            } else {
-                say(format_args!("; last error: {}", status::without_address(error, address)));
+        match last_error {
+            Some((address, error)) if addresses => push(format_args!("; last error: {address}: {error}")),
+            Some((address, error)) => {
+                push(format_args!("; last error: {}", status::without_address(error, address)));
             }
+            None => {}
         }
-        if let Some(trouble) = &directory.trouble {
-            say(format_args!("; the directory: {trouble}"));
+        if let Some(error) = &directory.error {
+            push(format_args!("; the directory: {error}"));
         }
         text
     }

@@ -1,5 +1,6 @@
-//! Seeing inside a channel: its servers, and how it is as a whole.
+//! What users can see of a running channel: its servers, and its state as a whole.
 
+use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -9,90 +10,107 @@ use tokio::time::timeout;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::WatchStream;
 
+use crate::balance::channel::BalancedChannel;
+use crate::balance::connectivity::{ChannelStatus, ConnectivityState};
+use crate::balance::subchannel::{ServerState, ServerStatus, Subchannel, SubchannelState};
 use crate::error::Error;
 
-use crate::balance::BalancedChannel;
-use crate::balance::connectivity::{ChannelStatus, Connectivity};
-use crate::balance::subchannel::supervisor::Link;
-use crate::balance::subchannel::{LinkState, Server, ServerState, ServerStatus};
-
 impl BalancedChannel {
-    /// Each server as it is now, in the order of their addresses.
+    /// Returns the present status of each server, in the order of their addresses. Servers that drain are not among them.
+    ///
+    /// The counters are read one after the other while calls go on: they need not agree to the last call.
+    ///
+    /// ```
+    /// # fn print(channel: &tonic_etcd::BalancedChannel) {
+    /// for server in channel.servers() {
+    ///     let (address, state, age) = (server.address(), server.state(), server.state_age());
+    ///     println!("{address} {state:?} for {age:?}, {} calls in flight", server.in_flight());
+    /// }
+    /// # }
+    /// ```
     pub fn servers(&self) -> Vec<ServerStatus> {
-        let inner = &self.0.inner;
-        let lanes = inner.lanes.load();
-        let status = |(server, connected): &(Arc<Server>, Arc<Link>)| {
-            let link = server.link();
-            let state = match link.state {
-                LinkState::Connecting => ServerState::Connecting,
-                LinkState::Failing => ServerState::TransientFailure,
-                LinkState::Ready if server.is_ejected() => ServerState::Ejected,
-                LinkState::Ready => ServerState::Ready,
+        let status = |subchannel: &Arc<Subchannel>| {
+            let status = subchannel.status();
+            let state = match status.state {
+                SubchannelState::Connecting => ServerState::Connecting,
+                SubchannelState::TransientFailure => ServerState::TransientFailure,
+                SubchannelState::Ready(_) if subchannel.is_ejected() => ServerState::Ejected,
+                SubchannelState::Ready(_) => ServerState::Ready,
+                SubchannelState::Shutdown => return None, // removed a moment ago
             };
-            let in_flight = connected.in_flight();
-            let (calls, failures) = server.counted();
-            ServerStatus {
-                address: server.address().clone(),
+            let (calls, failures) = subchannel.calls();
+            Some(ServerStatus {
+                address: subchannel.address().clone(),
                 state,
-                since: link.since,
-                in_flight,
-                latency: server.cost.average(),
+                state_age: status.since.elapsed(),
+                in_flight: subchannel.in_flight(),
+                latency: subchannel.cost.latency(),
                 calls,
                 failures,
-                last_error: link.error,
-            }
+                last_error: status.last_error,
+            })
         };
-        lanes.iter().map(status).collect()
+        self.0.shared.subchannels.load().iter().filter_map(status).collect()
     }
 
-    /// Waits until a server is connected. (`tower::ServiceExt::ready` returns at once: it asks whether the channel takes a call,
-    /// and it always does.)
+    /// Returns the present state of the channel as a whole.
+    pub fn state(&self) -> ConnectivityState {
+        self.0.shared.status.borrow().state
+    }
+
+    /// Returns a `tokio_stream::Stream` of the channel's state: the present one first, then each change.
+    ///
+    /// A reader that is slow skips to the latest state. The stream does not keep the channel alive: it ends after
+    /// [`ConnectivityState::Shutdown`].
+    pub fn states(&self) -> ConnectivityStates {
+        ConnectivityStates { statuses: WatchStream::new(self.0.shared.status.subscribe()), last: None }
+    }
+
+    /// Waits until a server is connected, at most for `within`.
+    ///
+    /// Calls need not be preceded by it: they wait by themselves. It serves programs that do not want to start without a server.
+    /// (`tower::ServiceExt::ready` returns at once: the channel takes calls in every state.)
     ///
     /// # Errors
-    /// When that takes longer than `within`: the error says how the servers are, with their addresses. The channel goes on all the
-    /// same.
+    /// A timeout ([`Error::is_timeout`]) whose source lists the servers' states, with their addresses; the channel goes on
+    /// connecting. An error that [is closed](Error::is_closed) when the runtime of the channel has ended.
     ///
     /// # Cancel safety
-    /// Dropping it loses nothing.
+    /// Dropping the future loses nothing.
     pub async fn wait_until_ready(&self, within: Duration) -> Result<(), Error> {
-        let mut outlook = self.0.inner.outlook.subscribe();
-        let ready = |outlook: &ChannelStatus| outlook.connectivity == Connectivity::Ready;
-        match timeout(within, outlook.wait_for(ready)).await {
+        let mut statuses = self.0.shared.status.subscribe();
+        let is_ready = |status: &ChannelStatus| status.state == ConnectivityState::Ready;
+        match timeout(within, statuses.wait_for(is_ready)).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(_)) => Err(Error::closed("the channel")),
-            Err(_) => Err(Error::timeout_saying("connecting", within, self.0.inner.explain())),
+            Err(_) => Err(Error::timeout_because("connecting", within, self.0.shared.explain_unavailable())),
         }
     }
-
-    /// A `tokio_stream::Stream` of how the channel is as a whole, now and with each change. Whoever is slow to read it gets the
-    /// latest. It does not keep the channel alive: after [`Connectivity::Shutdown`] it ends.
-    pub fn connectivity(&self) -> ConnectivityStream {
-        ConnectivityStream { updates: WatchStream::new(self.0.inner.outlook.subscribe()), last: None }
-    }
 }
 
-/// The changes of [`Connectivity`], beginning with what it is now.
+/// The stream of a channel's states that [`BalancedChannel::states`] returns.
 #[must_use = "a stream does nothing unless it is polled"]
-pub struct ConnectivityStream {
-    updates: WatchStream<ChannelStatus>,
-    last: Option<Connectivity>,
+pub struct ConnectivityStates {
+    statuses: WatchStream<ChannelStatus>,
+    /// The state that was given last: most statuses differ in their counts alone.
+    last: Option<ConnectivityState>,
 }
 
-impl Stream for ConnectivityStream {
-    type Item = Connectivity;
+impl Stream for ConnectivityStates {
+    type Item = ConnectivityState;
 
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Connectivity>> {
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<ConnectivityState>> {
         loop {
-            let Some(outlook) = ready!(Pin::new(&mut self.updates).poll_next(cx)) else { return Poll::Ready(None) };
-            if self.last.replace(outlook.connectivity) != Some(outlook.connectivity) {
+            let Some(status) = ready!(Pin::new(&mut self.statuses).poll_next(cx)) else { return Poll::Ready(None) };
+            if self.last.replace(status.state) != Some(status.state) {
                 return Poll::Ready(self.last);
             }
         }
     }
 }
 
-impl std::fmt::Debug for ConnectivityStream {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ConnectivityStream").field("last", &self.last).finish_non_exhaustive()
+impl fmt::Debug for ConnectivityStates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConnectivityStates").field("last", &self.last).finish_non_exhaustive()
     }
 }

@@ -1,4 +1,9 @@
 //! etcd's own gRPC naming, as Go's `endpoints.Manager` and grpc-proxy write it. PURE.
+//!
+//! Reading: `json.rs` prepares the text, `ReadUpdate` takes `Addr` and `Metadata` from it,
+//! `metadata.rs` reads the metadata, and `hint.rs` explains what cannot be read. Writing:
+//! `StoredUpdate`, with the fields in the order in which Go writes them, so that equal instances
+//! give equal values.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,35 +13,40 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
 use crate::address::Address;
-use crate::codec::json::is_name;
+use crate::codec::json::matches_name;
 use crate::codec::metadata::with_metadata;
 use crate::codec::{Codec, DecodeError, EncodeError, Record, hint, json};
 use crate::instance::Instance;
 use crate::secret;
 use crate::target::Target;
 
-/// `greeter/10.0.0.5:50051` = `{"Op":0,"Addr":"10.0.0.5:50051","Metadata":null}`: one key per address.
+/// etcd's gRPC naming, one key for each address: `greeter/10.0.0.5:50051` =
+/// `{"Op":0,"Addr":"10.0.0.5:50051","Metadata":null}`.
 ///
-/// Written: `Metadata` is `null`, or `{"weight":…,"zone":…,"version":…,"id":…,"draining":true,"metadata":{…}}` with absent
-/// parts left out.
-/// An `https` address is written with its scheme, which Go's resolver does not understand: in a mixed fleet register
-/// `host:port` and turn TLS on at the clients.
+/// **Written**: `Metadata` is `null`, or
+/// `{"weight":…,"zone":…,"version":…,"id":…,"draining":true,"metadata":{…}}` without the parts that
+/// are not set. An `https` address is written with its scheme, which Go's resolver does not
+/// understand: in a mixed fleet register `host:port` and turn TLS on at the clients.
 ///
-/// Read, as Go's `encoding/json` reads it: field names without regard to case, of two of one name the later, unknown fields
-/// ignored, bytes that are not UTF-8 and halves of surrogate pairs as U+FFFD. Every value that Go's `endpoints.Manager` lists is
-/// read, if its `Addr` is an address; and more: what `Op` is does not matter. `Metadata` may be any JSON, also an object in a string
-/// (grpc-proxy). Of an object these members are understood, without regard to case:
+/// **Read**, as Go's `encoding/json` does: field names without regard to case; of two fields with
+/// one name the later one; unknown fields are ignored; invalid UTF-8 and lone surrogates become
+/// U+FFFD. Every value that Go's `endpoints.Manager` lists is read if its `Addr` is an address.
+/// Beyond that, `Op` is ignored.
+///
+/// `Metadata` may be any JSON, also an object inside a string (grpc-proxy). Of an object these
+/// members are understood, without regard to case:
 ///
 /// | member | as |
 /// |---|---|
-/// | `weight` | a whole number: `9`, `9.0`, `"9"`; 0 and an empty text say none, as Go writes a field that is not set |
+/// | `weight` | a whole number: `9`, `9.0`, `"9"`; 0 and an empty text mean "not set", as Go writes such a field |
 /// | `draining` | `true`, `1`, `"true"`, `"True"`, `"yes"`, `"on"`, and their opposites |
-/// | `zone`, `version`, `id` | text or a number; an empty text says none |
-/// | `metadata` | an object, whose members are the instance's metadata |
+/// | `zone`, `version`, `id` | text or a number; an empty text means "not set" |
+/// | `metadata` | an object, whose members become the instance's metadata |
 ///
-/// What else it holds is kept as metadata of that name, as text; so is a member of these whose value is none of that, which the
-/// resolver says once a service ([`Instance::misread`]). Anything else that `Metadata` may be stands in the metadata under the
-/// name `Metadata`.
+/// Other members are kept as metadata of that name, as text. So is a member of the table whose
+/// value has none of these forms, which the resolver logs once for each service
+/// ([`Instance::misread`]). A `Metadata` that is no object is kept as metadata with the name
+/// `Metadata`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct GrpcNaming;
 
@@ -44,12 +54,13 @@ impl Codec for GrpcNaming {
     fn decode(&self, _key: &[u8], value: &[u8]) -> Result<Vec<Instance>, DecodeError> {
         let refuse = |reason: String| DecodeError::new(format!("no gRPC naming: {reason}"));
         let text = json::text(value).map_err(|reason| refuse(reason.to_owned()))?;
-        let update: Update<'_> = serde_json::from_str(&text).map_err(|error| match hint::of_value(value) {
-            Some(hint) => refuse(format!("{hint} ({error})")),
-            None => refuse(error.to_string()),
-        })?;
+        let update: ReadUpdate<'_> =
+            serde_json::from_str(&text).map_err(|error| match hint::hint_for_value(value) {
+                Some(hint) => refuse(format!("{hint} ({error})")),
+                None => refuse(error.to_string()),
+            })?;
         let Some(written) = update.addr else {
-            let hint = hint::of_object(&text).map(|hint| format!("; {hint}")).unwrap_or_default();
+            let hint = hint::hint_for_object(&text).map(|hint| format!("; {hint}")).unwrap_or_default();
             return Err(refuse(format!("\"Addr\" is missing{hint}")));
         };
         let address = Address::read(&written).map_err(|reason| {
@@ -62,18 +73,11 @@ impl Codec for GrpcNaming {
     }
 
     fn encode(&self, target: &Target, instance: &Instance) -> Result<Vec<Record>, EncodeError> {
-        let said = Said {
-            weight: instance.weight(),
-            zone: instance.zone(),
-            version: instance.version(),
-            id: instance.id(),
-            draining: instance.is_draining(),
-            metadata: instance.metadata(),
-        };
-        let metadata = (!said.is_empty()).then_some(&said);
+        let stored = StoredMetadata::of(instance);
+        let metadata = (!stored.is_empty()).then_some(&stored);
         let prefix = target.prefix();
         let record = |address: &Address| {
-            let written = Written { op: 0, addr: address.to_string(), metadata };
+            let written = StoredUpdate { op: 0, addr: address.to_string(), metadata };
             let value = serde_json::to_vec(&written).map_err(|error| EncodeError::new(error.to_string()))?;
             Ok(Record::new(format!("{prefix}{}", address.parsed_authority().as_str()), value))
         };
@@ -81,16 +85,20 @@ impl Codec for GrpcNaming {
     }
 }
 
+/// A value as it is written: the `Update` of etcd's Go client, with its fields in the same order.
+/// `Op` is always 0, which means "add".
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct Written<'a> {
+struct StoredUpdate<'a> {
     op: u8,
     addr: String,
-    metadata: Option<&'a Said<'a>>,
+    metadata: Option<&'a StoredMetadata<'a>>,
 }
 
+/// What an instance says of itself, as it is written. Parts that are not set are left out, so that
+/// other readers see only what was said.
 #[derive(Serialize)]
-struct Said<'a> {
+pub(super) struct StoredMetadata<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     weight: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -105,38 +113,55 @@ struct Said<'a> {
     metadata: &'a BTreeMap<String, String>,
 }
 
-impl Said<'_> {
-    fn is_empty(&self) -> bool {
+impl<'a> StoredMetadata<'a> {
+    /// What this instance says of itself.
+    pub(super) fn of(instance: &'a Instance) -> Self {
+        Self {
+            weight: instance.weight(),
+            zone: instance.zone(),
+            version: instance.version(),
+            id: instance.id(),
+            draining: instance.is_draining(),
+            metadata: instance.metadata(),
+        }
+    }
+
+    /// Whether nothing is set. `Metadata` is then `null`, as Go writes it, and the instance can be
+    /// written as a plain address.
+    pub(super) fn is_empty(&self) -> bool {
         let named = self.zone.is_some() || self.version.is_some() || self.id.is_some();
         self.weight.is_none() && !named && !self.draining && self.metadata.is_empty()
     }
 }
 
-/// What is read of a value. By hand, because Go matches field names without regard to case.
-struct Update<'a> {
+/// What is read of a value. Deserialized by hand, because Go matches field names without regard to
+/// case, and takes the later of two fields with one name.
+struct ReadUpdate<'a> {
+    /// `Addr`, if it is there.
     addr: Option<String>,
+    /// `Metadata` as it is written, if it is there.
     metadata: Option<&'a RawValue>,
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for Update<'a> {
+impl<'de: 'a, 'a> Deserialize<'de> for ReadUpdate<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Fields;
 
         impl<'de> Visitor<'de> for Fields {
-            type Value = Update<'de>;
+            type Value = ReadUpdate<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object with \"Addr\"")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Update<'de>, A::Error> {
-                let mut update = Update { addr: None, metadata: None };
-                while let Some(name) = map.next_key::<Name>()? {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<ReadUpdate<'de>, A::Error> {
+                let mut update = ReadUpdate { addr: None, metadata: None };
+                while let Some(name) = map.next_key::<FieldName>()? {
                     match name {
-                        // To Go a `null` changes nothing.
-                        Name::Addr => update.addr = map.next_value::<Option<String>>()?.or(update.addr),
-                        Name::Metadata => update.metadata = Some(map.next_value()?),
-                        Name::Other => drop(map.next_value::<IgnoredAny>()?),
+                        // In Go a `null` changes nothing.
+                        FieldName::Addr => update.addr = map.next_value::<Option<String>>()?.or(update.addr),
+                        FieldName::Metadata => update.metadata = Some(map.next_value()?),
+                        FieldName::Other => drop(map.next_value::<IgnoredAny>()?),
                     }
                 }
                 Ok(update)
@@ -147,28 +172,32 @@ impl<'de: 'a, 'a> Deserialize<'de> for Update<'a> {
     }
 }
 
-enum Name {
+/// The fields of a value.
+enum FieldName {
+    /// The address.
     Addr,
+    /// What the instance says of itself.
     Metadata,
+    /// Any other field, which is ignored.
     Other,
 }
 
-impl<'de> Deserialize<'de> for Name {
+impl<'de> Deserialize<'de> for FieldName {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct AnyCase;
 
         impl Visitor<'_> for AnyCase {
-            type Value = Name;
+            type Value = FieldName;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a field's name")
             }
 
-            fn visit_str<E: de::Error>(self, name: &str) -> Result<Name, E> {
+            fn visit_str<E: de::Error>(self, name: &str) -> Result<FieldName, E> {
                 Ok(match name {
-                    _ if is_name(name, "addr") => Name::Addr,
-                    _ if is_name(name, "metadata") => Name::Metadata,
-                    _ => Name::Other,
+                    _ if matches_name(name, "addr") => FieldName::Addr,
+                    _ if matches_name(name, "metadata") => FieldName::Metadata,
+                    _ => FieldName::Other,
                 })
             }
         }
@@ -255,13 +284,13 @@ mod tests {
             (
                 r#"{"weight":10,"zone":"a","version":"v1","metadata":{"k":"v","n":1}}"#,
                 at("h:1")
-                    .with_foreign_weight(10)
+                    .with_stored_weight(10)
                     .with_zone("a")
                     .with_version("v1")
                     .with_metadata("k", "v")
                     .with_metadata("n", "1"),
             ),
-            (r#"{"weight":"10"}"#, at("h:1").with_foreign_weight(10)),
+            (r#"{"weight":"10"}"#, at("h:1").with_stored_weight(10)),
             (r#"{"weight":0}"#, at("h:1")),
             (
                 r#"{"weight":-1,"zone":7}"#,
@@ -320,7 +349,7 @@ mod tests {
             let instance = zone.into_iter().fold(instance, Instance::with_zone);
             let instance = version.into_iter().fold(instance, Instance::with_version);
             let instance = id.into_iter().fold(instance, Instance::with_id).with_draining(draining);
-            weight.into_iter().fold(instance, Instance::with_foreign_weight)
+            weight.into_iter().fold(instance, Instance::with_stored_weight)
         }
     }
 

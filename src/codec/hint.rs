@@ -1,20 +1,34 @@
-//! What a value that cannot be read looks like, for people who look for whoever wrote it. PURE.
+//! Hints for people: what an unreadable value looks like, and so who may have written it. PURE.
+//!
+//! A hint ends up in the text of a [`DecodeError`](crate::codec::DecodeError), which is logged with
+//! the key. It is a guess by the first rule that matches. A wrong guess misleads a reader, but
+//! never makes a record readable, and never hides the error of the parser.
+//!
+//! | value | function |
+//! |---|---|
+//! | neither an object nor an address: encodings, compression, binary formats | [`hint_for_value`] |
+//! | text without an address: templates, quotes, XML, YAML, numbers, ids | [`hint_for_text`] |
+//! | starts as an object and is not JSON | [`hint_for_json`] |
+//! | an object without `Addr`: go-micro, Kratos, Kitex, Dubbo, Nacos, Consul, … | [`hint_for_object`] |
+//!
+//! The corpus of records (`tests/corpus`) holds an example for each hint.
 
-use crate::codec::json::{Members, is_name, string};
+use crate::codec::json::{Members, matches_name, string};
 
-/// What a value looks like that is no JSON object and no address; none where the reason says it already.
-pub(super) fn of_value(value: &[u8]) -> Option<&'static str> {
+/// What a value looks like that is neither a JSON object nor an address. `None` where the error of
+/// the parser says enough.
+pub(super) fn hint_for_value(value: &[u8]) -> Option<&'static str> {
     if value.starts_with(b"\xef\xbb\xbf") {
         return Some("it begins with a byte order mark, as Windows' editors write it: put it without");
     }
-    if value.starts_with(b"\xff\xfe") || value.starts_with(b"\xfe\xff") || is_wide(value) {
+    if value.starts_with(b"\xff\xfe") || value.starts_with(b"\xfe\xff") || looks_like_utf16(value) {
         return Some("it looks like UTF-16: put it as UTF-8");
     }
     if value.starts_with(b"\x1f\x8b") {
         return Some("it looks compressed (gzip)");
     }
     if value.trim_ascii_start().first() == Some(&b'{') {
-        return of_json(&String::from_utf8_lossy(value));
+        return hint_for_json(&String::from_utf8_lossy(value));
     }
     let Ok(text) = std::str::from_utf8(value) else {
         return Some("it is not UTF-8, and looks like a binary format such as protobuf");
@@ -26,14 +40,14 @@ pub(super) fn of_value(value: &[u8]) -> Option<&'static str> {
     if text.contains(|c: char| c.is_control() && !c.is_whitespace()) {
         return Some("it has control characters, and looks like a binary format such as protobuf");
     }
-    of_text(text)
+    hint_for_text(text)
 }
 
-/// What begins like an object and is none.
-fn of_json(text: &str) -> Option<&'static str> {
+/// What a value looks like that starts as an object and is not JSON.
+fn hint_for_json(text: &str) -> Option<&'static str> {
     Some(match text {
         _ if text.contains('\0') => "it holds a null byte, as strings of C do at their end",
-        _ if text.contains("{{") => TEMPLATE,
+        _ if text.contains("{{") => UNFILLED_TEMPLATE,
         _ if text.contains('\'') && !text.contains('"') => "it looks like a Python dictionary: JSON has double quotes",
         _ if text.contains('"') && (text.contains("NaN") || text.contains("Infinity")) => {
             "JSON has no NaN and no Infinity"
@@ -42,19 +56,22 @@ fn of_json(text: &str) -> Option<&'static str> {
         _ if text.to_ascii_lowercase().contains("addr") => {
             "its double quotes are missing: a shell takes them away unless all of it stands in single quotes"
         }
-        _ => PRINTED,
+        _ => PRINTED_STRUCT,
     })
 }
 
-const TEMPLATE: &str = "it looks like a template that was not filled in";
-const PRINTED: &str = "it looks like a struct that was printed: put host:port, or JSON with \"Addr\"";
+/// The hint for placeholders such as `${HOST}` or `{{ .Host }}`.
+const UNFILLED_TEMPLATE: &str = "it looks like a template that was not filled in";
+/// The hint for the printed form of a struct, such as Go's `%v`.
+const PRINTED_STRUCT: &str = "it looks like a struct that was printed: put host:port, or JSON with \"Addr\"";
 
-fn of_text(text: &str) -> Option<&'static str> {
+/// What a text looks like that is not an address.
+fn hint_for_text(text: &str) -> Option<&'static str> {
     let has_scheme = text.split_once("://").is_some_and(|(scheme, _)| is_word(scheme));
     let is_number = text.bytes().all(|b| b.is_ascii_digit());
     Some(match text.as_bytes()[0] {
         b'<' => "it looks like XML",
-        _ if text.contains("${") || text.contains("$(") || text.contains("{{") => TEMPLATE,
+        _ if text.contains("${") || text.contains("$(") || text.contains("{{") => UNFILLED_TEMPLATE,
         _ if text.starts_with("[object ") => "it looks like an object that JavaScript made a text of: put JSON",
         b'[' if text.ends_with(']') && !text.contains("]:") => {
             "it is a list: put each server at a key of its own, as an object or as host:port"
@@ -75,7 +92,7 @@ fn of_text(text: &str) -> Option<&'static str> {
         _ if text.contains('\n') => {
             "it has several lines: put each server at a key of its own, as host:port or JSON with \"Addr\""
         }
-        _ if text.ends_with('}') || (text.ends_with(']') && text.contains('[')) => PRINTED,
+        _ if text.ends_with('}') || (text.ends_with(']') && text.contains('[')) => PRINTED_STRUCT,
         _ if text.contains(": ") => "it looks like YAML or a configuration file: put host:port, or JSON with \"Addr\"",
         _ if text.contains('=') && !text.ends_with('=') => {
             "it looks like key=value: put host:port, or JSON with \"Addr\""
@@ -86,16 +103,19 @@ fn of_text(text: &str) -> Option<&'static str> {
     })
 }
 
-/// Every other byte is 0.
-fn is_wide(value: &[u8]) -> bool {
+/// Whether every other byte is 0, as in UTF-16 of ASCII text.
+fn looks_like_utf16(value: &[u8]) -> bool {
     let zeros = |from: usize| value.iter().skip(from).step_by(2).all(|byte| *byte == 0);
     value.len() >= 4 && value.len().is_multiple_of(2) && (zeros(0) != zeros(1))
 }
 
+/// Whether the text may be the scheme of a URL: ASCII letters, digits, `+`, `-` and `.`.
 fn is_word(text: &str) -> bool {
     !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'))
 }
 
+/// Whether the text is padded base64 of more than eight characters. Without padding it cannot be
+/// told from a name.
 fn is_base64(text: &str) -> bool {
     let body = text.trim_end_matches('=');
     let padded = text.len() > body.len();
@@ -105,15 +125,16 @@ fn is_base64(text: &str) -> bool {
         && body.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/'))
 }
 
-/// A UUID, or a long row of hexadecimal digits.
+/// Whether the text is a UUID, or a long row of hexadecimal digits, as lease ids and trace ids are.
 fn is_id(text: &str) -> bool {
     text.len() >= 16 && text.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-')
 }
 
-/// What an object without `Addr` looks like.
-pub(super) fn of_object(text: &str) -> Option<&'static str> {
+/// What a JSON object without `Addr` looks like, by the members that other frameworks write. Names
+/// are compared without regard to case. The first rule that matches counts.
+pub(super) fn hint_for_object(text: &str) -> Option<&'static str> {
     let Members(members) = Members::of(text)?;
-    let find = |name: &str| members.iter().find(|(written, _)| is_name(written, name)).map(|(_, value)| value);
+    let find = |name: &str| members.iter().find(|(written, _)| matches_name(written, name)).map(|(_, value)| value);
     let has = |names: &[&str]| names.iter().all(|name| find(name).is_some());
     let begins = |name: &str, byte: u8| find(name).is_some_and(|value| value.get().as_bytes().first() == Some(&byte));
     Some(if members.is_empty() {
@@ -142,18 +163,20 @@ pub(super) fn of_object(text: &str) -> Option<&'static str> {
         "it looks like GoFrame's format, whose addresses stand in the key: it takes a codec of its own"
     } else if has(&["host", "port"]) || has(&["ip", "port"]) || has(&["servicehost", "serviceport"]) {
         "host and port stand apart in it, where etcd's gRPC naming has both in \"Addr\""
-    } else if let Some(name) = OTHERWISE.iter().find(|name| find(name).is_some()) {
-        name_of(name)
+    } else if let Some(name) = OTHER_ADDRESS_FIELDS.iter().find(|name| find(name).is_some()) {
+        hint_for_field(name)
     } else {
         return None;
     })
 }
 
-/// How others call the address.
-const OTHERWISE: [&str; 10] =
+/// What other formats call the address.
+const OTHER_ADDRESS_FIELDS: [&str; 10] =
     ["address", "addresses", "endpoint", "host", "ip", "url", "uri", "target", "listen", "server"];
 
-fn name_of(name: &str) -> &'static str {
+/// The hint for an object whose address seems to be in this field. It names the field, so that its
+/// writer is found quickly.
+fn hint_for_field(name: &str) -> &'static str {
     match name {
         "address" | "addresses" => "its address seems to stand in \"address\", which etcd's gRPC naming calls \"Addr\"",
         "host" => {

@@ -1,7 +1,8 @@
 //! JSON as Go's `encoding/json` reads it. PURE.
 //!
-//! What Go reads and `serde_json` does not: strings that are not UTF-8, or hold half a surrogate pair (each such byte or half becomes
-//! U+FFFD), and values nested deeper than 128. Values are kept as they are written, so that no digit of a number is lost.
+//! Go reads more than `serde_json`: strings that are not UTF-8 or hold half a surrogate pair (each
+//! such byte or half becomes U+FFFD), and values that are nested deeper than 128 levels. Values are
+//! kept as they are written, so that no digit of a number is lost.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,27 +11,36 @@ use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-/// Go's own bound.
+/// The deepest nesting, in levels: Go's own limit, beyond which its decoder fails too.
 const MAX_DEPTH: usize = 10_000;
+/// What replaces a byte that is not UTF-8, and half a surrogate pair.
 const REPLACEMENT: &str = "\u{fffd}";
 
-/// The text of a value, ready for `serde_json`.
+/// The text of a value, prepared for `serde_json`. Borrowed where nothing is replaced, as for every
+/// record that Go writes.
+///
+/// Three things are done: invalid UTF-8 is replaced, the nesting is checked, lone surrogate escapes
+/// are replaced.
+///
+/// # Errors
+/// When the value is nested more deeply than Go reads.
 pub(super) fn text(value: &[u8]) -> Result<Cow<'_, str>, &'static str> {
     let text = match std::str::from_utf8(value) {
         Ok(text) => Cow::Borrowed(text),
         Err(_) => Cow::Owned(lossy(value)),
     };
-    // Each level takes two bytes.
-    if text.len() > 2 * MAX_DEPTH && is_deeper(&text, MAX_DEPTH) {
+    // Each level takes two bytes, so that short values need no check.
+    if text.len() > 2 * MAX_DEPTH && is_nested_deeper(&text, MAX_DEPTH) {
         return Err("it is nested deeper than 10000");
     }
-    Ok(match with_whole_surrogates(&text) {
+    Ok(match replace_lone_surrogates(&text) {
         Some(mended) => Cow::Owned(mended),
         None => text,
     })
 }
 
-/// One U+FFFD for each byte that is not UTF-8: Go does not take several together, as `String::from_utf8_lossy` does.
+/// The value as UTF-8, with one U+FFFD for each invalid byte. `String::from_utf8_lossy` replaces
+/// several bytes by one, and Go does not.
 fn lossy(value: &[u8]) -> String {
     let mut text = String::with_capacity(value.len());
     for chunk in value.utf8_chunks() {
@@ -40,14 +50,17 @@ fn lossy(value: &[u8]) -> String {
     text
 }
 
-/// The text with half pairs replaced; none where there is nothing to replace.
-fn with_whole_surrogates(text: &str) -> Option<String> {
+/// The text with lone surrogate escapes replaced; `None` where there is none.
+///
+/// `serde_json` refuses `\ud800` without a low surrogate after it. Go reads it as U+FFFD.
+/// JavaScript and Java write such halves where they cut a text.
+fn replace_lone_surrogates(text: &str) -> Option<String> {
     let surrogate = |unit: u16| (0xd800..0xe000).contains(&unit);
     let (mut mended, mut copied, mut at) = (String::new(), 0, 0);
     while let Some(found) = text[at..].find('\\') {
         let escape = at + found;
         let Some(unit) = unit(&text[escape..]).filter(|unit| surrogate(*unit)) else {
-            // Any other escape: what it escapes is no backslash of its own.
+            // Skips the escaped character, so that `\\` does not start another escape.
             let escaped = text[escape + 1..].chars().next().map_or(0, char::len_utf8);
             at = escape + 1 + escaped;
             continue;
@@ -65,15 +78,18 @@ fn with_whole_surrogates(text: &str) -> Option<String> {
     (copied > 0).then(|| mended + &text[copied..])
 }
 
-/// The code unit of `\uXXXX`, if the text begins with one.
+/// The UTF-16 code unit of `\uXXXX`, if the text starts with one. Four hexadecimal digits exactly,
+/// as JSON requires.
 fn unit(text: &str) -> Option<u16> {
     let digits = text.strip_prefix("\\u")?.get(..4)?;
     if digits.bytes().all(|b| b.is_ascii_hexdigit()) { u16::from_str_radix(digits, 16).ok() } else { None }
 }
 
-fn is_deeper(text: &str, than: usize) -> bool {
+/// Whether arrays and objects are nested deeper than this. The parser skips values that nobody
+/// reads, so that it does not check this itself.
+fn is_nested_deeper(text: &str, than: usize) -> bool {
     let mut depth = 0_usize;
-    outside_of_strings(text, |byte| {
+    visit_outside_strings(text, |byte| {
         match byte {
             b'[' | b'{' => depth += 1,
             b']' | b'}' => depth = depth.saturating_sub(1),
@@ -83,8 +99,9 @@ fn is_deeper(text: &str, than: usize) -> bool {
     })
 }
 
-/// Shows each byte outside of strings until `go_on` is false; whether it came to that.
-fn outside_of_strings(text: &str, mut go_on: impl FnMut(u8) -> bool) -> bool {
+/// Calls `go_on` for each byte outside of strings until it gives `false`. Gives whether it did.
+/// Needs no valid JSON: a quotation mark that is not closed leaves the rest a string.
+fn visit_outside_strings(text: &str, mut go_on: impl FnMut(u8) -> bool) -> bool {
     let (mut quoted, mut escaped) = (false, false);
     for byte in text.bytes() {
         match byte {
@@ -98,7 +115,7 @@ fn outside_of_strings(text: &str, mut go_on: impl FnMut(u8) -> bool) -> bool {
     false
 }
 
-/// A value without the spaces between its parts.
+/// A value without white space outside of its strings, as Go's `json.Compact` gives it.
 pub(super) fn compact(value: &str) -> String {
     let (mut quoted, mut escaped) = (false, false);
     let keep = |c: &char| {
@@ -113,13 +130,14 @@ pub(super) fn compact(value: &str) -> String {
     value.chars().filter(keep).collect()
 }
 
-/// The string that a value is, if it is one.
+/// The string that a value is, if it is one, with its escapes decoded.
 pub(super) fn string(value: &RawValue) -> Option<String> {
     serde_json::from_str(value.get()).ok()
 }
 
-/// Whether a name is meant: without regard to case, as Go takes field names, ſ (U+017F) and the Kelvin sign (U+212A) included.
-pub(super) fn is_name(written: &str, name: &str) -> bool {
+/// Whether a field name is meant, without regard to case as in Go, which also folds ſ (U+017F) to s
+/// and the Kelvin sign (U+212A) to k. `name` is in lower case.
+pub(super) fn matches_name(written: &str, name: &str) -> bool {
     let fold = |c| match c {
         '\u{17f}' => 's',
         '\u{212a}' => 'k',
@@ -128,10 +146,13 @@ pub(super) fn is_name(written: &str, name: &str) -> bool {
     written.chars().map(fold).eq(name.chars())
 }
 
-/// The members of an object as they are written: in order, and those of one name each for itself.
+/// The members of an object as they are written, in order. Repeated names are all kept: the reader
+/// decides which one counts, as Go does with the last.
 pub(super) struct Members<'a>(pub(super) Vec<(String, &'a RawValue)>);
 
 impl<'a> Members<'a> {
+    /// The members of a text that is an object; `None` for anything else. Borrows the values, which
+    /// are parsed only where they are read.
     pub(super) fn of(text: &'a str) -> Option<Self> {
         serde_json::from_str(text).ok()
     }
@@ -203,9 +224,13 @@ mod tests {
     #[test]
     fn folds_names_as_go_does() {
         for written in ["version", "Version", "VERSION", "ver\u{17f}ion", "VER\u{17f}ION"] {
-            assert!(is_name(written, "version"), "{written}");
+            assert!(matches_name(written, "version"), "{written}");
         }
-        assert!(is_name("\u{212a}ind", "kind") && !is_name("wéight", "weight") && !is_name("weights", "weight"));
+        assert!(
+            matches_name("\u{212a}ind", "kind")
+                && !matches_name("wéight", "weight")
+                && !matches_name("weights", "weight")
+        );
     }
 
     proptest! {

@@ -1,12 +1,24 @@
-//! What the metadata of etcd's gRPC naming says of an instance, as anybody writes it. PURE.
+//! What the metadata of etcd's gRPC naming says of an instance, whoever wrote it. PURE.
+//!
+//! The rules are those of the table at [`GrpcNaming`](crate::codec::GrpcNaming):
+//!
+//! - `null` says nothing; anything that is neither an object nor a string with an object is kept
+//!   whole.
+//! - Of an object each member is handled for itself, in order, so that of two with one name the
+//!   later one counts.
+//! - A member with a meaning (`weight`, `draining`, `zone`, `version`, `id`, `metadata`) is taken
+//!   where its value can be understood. Otherwise it is kept as metadata, and the instance says so.
+//! - Every other member is kept as metadata.
+//!
+//! So nothing that a record says is lost.
 
 use serde_json::value::RawValue;
 
-use crate::codec::json::{self, Members, compact, is_name, string};
+use crate::codec::json::{self, Members, compact, matches_name, string};
 use crate::instance::Instance;
 use crate::secret;
 
-/// The instance with all that its record's metadata says.
+/// The instance with everything that the `Metadata` of its record says.
 pub(super) fn with_metadata(instance: Instance, metadata: &RawValue) -> Instance {
     match metadata.get().as_bytes().first() {
         Some(b'n') => instance,
@@ -16,7 +28,8 @@ pub(super) fn with_metadata(instance: Instance, metadata: &RawValue) -> Instance
     }
 }
 
-/// grpc-proxy writes its object into a string.
+/// Metadata that is a string: grpc-proxy writes its object into one. Any other text is kept as
+/// metadata with the name `Metadata`.
 fn with_string(instance: Instance, text: String) -> Instance {
     if text.trim_start().starts_with('{')
         && let Ok(object) = json::text(text.as_bytes())
@@ -27,30 +40,33 @@ fn with_string(instance: Instance, text: String) -> Instance {
     instance.with_metadata("Metadata", text)
 }
 
+/// Metadata that is an object: each of its members, in order. The text has been parsed once
+/// already, so that it cannot fail here.
 fn with_members(instance: Instance, object: &str) -> Instance {
-    let members = Members::of(object).map(|members| members.0).unwrap_or_default(); // it is an object
+    let members = Members::of(object).map(|members| members.0).unwrap_or_default(); // an object always parses
     members.into_iter().fold(instance, |instance, (name, value)| with_member(instance, name, value))
 }
 
+/// One member of that object. A `null` says nothing, as in Go.
 fn with_member(instance: Instance, name: String, value: &RawValue) -> Instance {
     if value.get() == "null" {
         return instance;
     }
-    let is = |meant| is_name(&name, meant);
+    let is = |meant| matches_name(&name, meant);
     if is("weight") {
         return match weight(value) {
-            Some(weight) => instance.with_foreign_weight(weight),
-            None => misread(instance, name, value, "no whole number from 0 to 4294967295"),
+            Some(weight) => instance.with_stored_weight(weight),
+            None => keep_misread(instance, name, value, "no whole number from 0 to 4294967295"),
         };
     }
     if is("draining") {
         return match flag(value) {
             Some(draining) => instance.with_draining(draining),
-            None => misread(instance, name, value, "neither true nor false"),
+            None => keep_misread(instance, name, value, "neither true nor false"),
         };
     }
     if is("metadata") && value.get().starts_with('{') {
-        let pairs = Members::of(value.get()).map(|members| members.0).unwrap_or_default(); // it is an object
+        let pairs = Members::of(value.get()).map(|members| members.0).unwrap_or_default(); // an object always parses
         return pairs.into_iter().fold(instance, |instance, (name, value)| instance.with_metadata(name, text(value)));
     }
     let named: Option<fn(Instance, String) -> Instance> = if is("zone") {
@@ -62,41 +78,45 @@ fn with_member(instance: Instance, name: String, value: &RawValue) -> Instance {
     } else {
         None
     };
-    match (named, scalar(value)) {
+    match (named, text_or_number(value)) {
         (Some(with), Some(text)) => with(instance, text),
-        (Some(_), None) => misread(instance, name, value, "neither text nor a number"),
+        (Some(_), None) => keep_misread(instance, name, value, "neither text nor a number"),
         (None, _) => instance.with_metadata(name, text(value)),
     }
 }
 
-/// It is kept as metadata, and said.
-fn misread(instance: Instance, name: String, value: &RawValue, reason: &str) -> Instance {
+/// A member whose value has no meaning there. It is kept as metadata, and the instance says so
+/// ([`Instance::misread`]) with the first 50 characters of the value.
+fn keep_misread(instance: Instance, name: String, value: &RawValue, reason: &str) -> Instance {
     let value = text(value);
-    // All of it first: what is cut off may be what shows a password for one.
+    // The password is removed from the whole value first: without the rest it may not be
+    // recognised.
     let shown: String = secret::without_password(&value).chars().take(50).collect();
     let instance = instance.with_misread(format!("{name:?} is {shown:?}: {reason}"));
     instance.with_metadata(name, value)
 }
 
-/// 9, 9.0, 9e0, "9" or "9.0"; an empty text says nothing, as 0 does.
+/// A weight: 9, 9.0, 9e0, "9" or "9.0". An empty text is 0, which says nothing. `None` for negative
+/// numbers, fractions, and what is larger than a `u32`.
 fn weight(value: &RawValue) -> Option<u32> {
-    let text = scalar(value)?;
+    let text = text_or_number(value)?;
     let text = text.trim();
     if text.is_empty() {
         return Some(0);
     }
-    // Exact for every u32.
+    // An f64 is exact for every u32.
     let number: f64 = text.parse().ok()?;
     let is_whole = number.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&number);
     is_whole.then_some(number as u32)
 }
 
-/// true, 1, 1.0, "true", "True", "1", "yes", "on" and their opposites, as JSON, YAML, Python and Go write them.
+/// A flag as JSON, YAML, Python and Go write it: true, 1, 1.0, "true", "True", "1", "yes", "on" and
+/// their opposites. An empty text is false, as a weight of "" is 0. `None` for anything else.
 fn flag(value: &RawValue) -> Option<bool> {
     let text = match value.get() {
         "true" => return Some(true),
         "false" => return Some(false),
-        _ => scalar(value)?,
+        _ => text_or_number(value)?,
     };
     match text.trim().to_ascii_lowercase().as_str() {
         "true" | "t" | "yes" | "y" | "on" => Some(true),
@@ -109,8 +129,8 @@ fn flag(value: &RawValue) -> Option<bool> {
     }
 }
 
-/// A string, or a number as it is written.
-fn scalar(value: &RawValue) -> Option<String> {
+/// A string, or a number as it is written: a zone `7` is the text "7". `None` for anything else.
+fn text_or_number(value: &RawValue) -> Option<String> {
     match value.get().as_bytes().first() {
         Some(b'"') => string(value),
         Some(b'-' | b'0'..=b'9') => Some(value.get().to_owned()),
@@ -118,6 +138,7 @@ fn scalar(value: &RawValue) -> Option<String> {
     }
 }
 
+/// A string as it is, anything else as compact JSON.
 fn text(value: &RawValue) -> String {
     string(value).unwrap_or_else(|| compact(value.get()))
 }

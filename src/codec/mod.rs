@@ -1,10 +1,37 @@
-//! Stored formats: what stands in etcd, and how it is read and written.
+//! Stored formats: how instances are read from etcd's keys and values, and written to them.
 //!
-//! [`Detect`] is the default. A format of your own implements [`Codec`] and is given to `ResolverBuilder::codec` and
-//! `RegistrarBuilder::codec`.
+//! [`Detect`] is the default. It reads etcd's gRPC naming ([`GrpcNaming`]) and plain addresses
+//! ([`Plain`]), and writes gRPC naming. A format of your own implements [`Codec`] and is given to
+//! `ResolverBuilder::codec` and `RegistrarBuilder::codec`:
+//!
+//! ```
+//! use tonic_etcd::codec::{Codec, DecodeError, EncodeError, Record};
+//! use tonic_etcd::{Instance, Target};
+//!
+//! /// The address is the last part of the key, and the value is empty.
+//! #[derive(Debug)]
+//! struct InTheKey;
+//!
+//! impl Codec for InTheKey {
+//!     fn decode(&self, key: &[u8], _value: &[u8]) -> Result<Vec<Instance>, DecodeError> {
+//!         let key = std::str::from_utf8(key).map_err(|error| DecodeError::new(error.to_string()))?;
+//!         let address = key.rsplit('/').next().unwrap_or_default();
+//!         let instance = Instance::new(address).map_err(|error| DecodeError::new(error.to_string()))?;
+//!         Ok(vec![instance])
+//!     }
+//!
+//!     fn encode(&self, target: &Target, instance: &Instance) -> Result<Vec<Record>, EncodeError> {
+//!         let key = |address| format!("{}{address}", target.prefix());
+//!         Ok(instance.addresses().iter().map(|address| Record::new(key(address), "")).collect())
+//!     }
+//! }
+//!
+//! let instances = InTheKey.decode(b"greeter/10.0.0.5:50051", b"").unwrap();
+//! assert_eq!(instances[0].addresses()[0].port(), 50051);
+//! ```
 // PURE: no I/O, no clock, no logging.
 
-mod caught;
+mod catch_panics;
 mod grpc_naming;
 mod hint;
 mod json;
@@ -17,34 +44,43 @@ use crate::instance::Instance;
 use crate::secret;
 use crate::target::Target;
 
-pub(crate) use crate::codec::caught::Caught;
+pub(crate) use crate::codec::catch_panics::CatchPanics;
 pub use crate::codec::grpc_naming::GrpcNaming;
 pub use crate::codec::plain::Plain;
 
-/// One stored format: how etcd's keys and values become instances, and instances keys and values.
+/// A stored format: reads instances from records, and writes them.
 ///
-/// A codec is pure: the same record always gives the same instances. One record may give none, one or many; a record
-/// that cannot be read gives an error, which the resolver counts and reports once with the key, and never spoils
-/// the records beside it. So it is with a record on which the codec panics: it cannot be read, and an instance that it panics on is
-/// refused. With `panic = "abort"` a panic ends the process.
+/// A codec is pure: the same record always gives the same instances. One record may give none, one
+/// or many instances. A record that cannot be read is an error. The resolver counts it, logs it
+/// once with its key, and goes on with the other records.
 ///
-/// Of what it reads the resolver takes no address that nobody can call (`0.0.0.0`, `[::]`, multicast), and no Unix socket unless
-/// [`ResolverBuilder::unix_sockets`](crate::ResolverBuilder::unix_sockets) allows it: such a record counts as one that cannot be read.
+/// The same holds for a record on which the codec panics. An instance on which it panics is refused
+/// when it is registered. With `panic = "abort"` a panic ends the process.
+///
+/// The resolver accepts no address that nobody can call (`0.0.0.0`, `[::]`, multicast), and no Unix
+/// socket unless [`ResolverBuilder::unix_sockets`](crate::ResolverBuilder::unix_sockets) allows it.
+/// A record with such an address counts as unreadable.
 pub trait Codec: fmt::Debug + Send + Sync + 'static {
-    /// Reads one record. `key` is the whole etcd key, the service's name included.
+    /// Reads one record. `key` is the whole etcd key, the name of the service included.
+    ///
+    /// Called in a background task for each record of a list and for each event, so that it must
+    /// not block. The same record may be read again.
     ///
     /// # Errors
-    /// When the record cannot be read; the reason is shown to the user beside the key.
+    /// When the record cannot be read. The reason is logged with the key.
     fn decode(&self, key: &[u8], value: &[u8]) -> Result<Vec<Instance>, DecodeError>;
 
-    /// Writes an instance: the records that stand for it under the target's prefix, at least one, no key twice.
+    /// Writes an instance: at least one record under the target's prefix, with no key twice.
+    ///
+    /// Called when an instance is registered or updated, in the task of the caller. Equal instances
+    /// must give equal records: a registrar compares them with what etcd holds.
     ///
     /// # Errors
-    /// When the format cannot hold what the instance says.
+    /// When the format cannot express the instance.
     fn encode(&self, target: &Target, instance: &Instance) -> Result<Vec<Record>, EncodeError>;
 }
 
-/// One key and its value, as they stand in etcd.
+/// One key and its value, as they are stored in etcd.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Record {
@@ -55,22 +91,25 @@ pub struct Record {
 }
 
 impl Record {
-    /// A record of the given key and value.
+    /// A record of this key and value.
     pub fn new(key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) -> Self {
         Self { key: key.into(), value: value.into() }
     }
 }
 
-/// Why a record could not be read.
+/// Why a record cannot be read. Entries of a snapshot hold it
+/// ([`SnapshotEntry::error`](crate::SnapshotEntry::error)). Errors compare by their reason, so that
+/// a record that stays unreadable for the same reason is no change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DecodeError {
     reason: Box<str>,
 }
 
 impl DecodeError {
-    /// An error that gives this reason, of which the first 200 characters are kept.
+    /// An error with this reason. The first 200 characters are kept, and what looks like a password
+    /// is replaced.
     pub fn new(reason: impl Into<String>) -> Self {
-        // What stands in etcd may hold a password.
+        // The value may hold a password.
         let mut reason = secret::without_password(&reason.into()).into_owned();
         if let Some((end, _)) = reason.char_indices().nth(200) {
             reason.replace_range(end.., "…");
@@ -87,14 +126,14 @@ impl fmt::Display for DecodeError {
 
 impl std::error::Error for DecodeError {}
 
-/// Why an instance cannot be written in a format.
+/// Why a format cannot express an instance. Registering the instance fails with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EncodeError {
     reason: Box<str>,
 }
 
 impl EncodeError {
-    /// An error that gives this reason.
+    /// An error with this reason.
     pub fn new(reason: impl Into<String>) -> Self {
         Self { reason: reason.into().into_boxed_str() }
     }
@@ -108,7 +147,8 @@ impl fmt::Display for EncodeError {
 
 impl std::error::Error for EncodeError {}
 
-/// The default: reads etcd's gRPC naming and plain addresses, told apart by their first byte, and writes gRPC naming.
+/// The default format. Reads etcd's gRPC naming and plain addresses, told apart by the first byte
+/// of the value. Writes gRPC naming.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Detect;
 

@@ -1,11 +1,22 @@
-//! Plain addresses: the value is `host:port` or an `http(s)://` URL, as tutorials and go-kit write it. PURE.
+//! Plain addresses: the value is `host:port` or an `http(s)://` URL, as tutorials and go-kit write
+//! it. PURE.
+//!
+//! This is the format that people type by hand with `etcdctl put`, so that its errors explain most.
 
 use crate::address::Address;
+use crate::codec::grpc_naming::StoredMetadata;
 use crate::codec::{Codec, DecodeError, EncodeError, Record, hint};
 use crate::instance::Instance;
 use crate::target::Target;
 
-/// `greeter/10.0.0.5:50051` = `10.0.0.5:50051`. Weight, zone, version, id, draining and metadata have no place in it.
+/// Plain addresses: `greeter/10.0.0.5:50051` = `10.0.0.5:50051`.
+///
+/// The value is one address as [`Address::parse`](crate::Address::parse) reads it: `host:port`,
+/// `http://host`, `https://host`, or `unix:/path` where the resolver allows it. White space around
+/// it is ignored. The key is not read: any key below the prefix will do.
+///
+/// Weight, zone, version, id, draining and metadata cannot be expressed: `encode` refuses an
+/// instance with any of them. It writes one key for each address.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Plain;
 
@@ -15,20 +26,15 @@ impl Codec for Plain {
             Ok(text) => Address::read(text.trim()),
             Err(_) => Err("the value is not UTF-8".into()),
         };
-        // What it looks like says more than the first character that is no part of an address.
-        let reason = |reason: String| hint::of_value(value).map_or(reason, str::to_owned);
+        // What the value looks like says more than the first character that is not allowed in an
+        // address.
+        let reason = |reason: String| hint::hint_for_value(value).map_or(reason, str::to_owned);
         let address = read.map_err(|why| DecodeError::new(format!("no address: {}", reason(why))))?;
         Ok(vec![Instance::at(address)])
     }
 
     fn encode(&self, target: &Target, instance: &Instance) -> Result<Vec<Record>, EncodeError> {
-        let bare = instance.weight().is_none()
-            && instance.zone().is_none()
-            && instance.version().is_none()
-            && instance.id().is_none()
-            && !instance.is_draining()
-            && instance.metadata().is_empty();
-        if !bare {
+        if !StoredMetadata::of(instance).is_empty() {
             let reason =
                 "plain addresses have no place for weight, zone, version, id, draining or metadata: use GrpcNaming";
             return Err(EncodeError::new(reason));

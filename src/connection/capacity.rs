@@ -1,18 +1,133 @@
-//! Whom a connection tells of free slots.
+//! Counts the streams of a connection against the limit of its server.
+//!
+//! [`StreamCapacity`] is what a call reads before it is sent: two atomics, no lock. It says both
+//! how many streams may still be opened and whether the connection is closing, so that a call needs
+//! to look at nothing else.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 
-/// Where those wait who found each connection at its limit of concurrent streams.
+/// Notified when streams become available. The caller of a connection implements it to wake calls
+/// that wait for a stream.
 pub(crate) trait CapacityListener: Send + Sync {
-    /// So many slots have become free. Called for each exchange that ends, so it has to be cheap where nobody waits. The slots
-    /// are free before this is called: with sequentially consistent operations on both sides, whoever begins to wait and
-    /// then looks either finds the slot or is found here.
-    fn freed(&self, slots: usize);
+    /// `streams` more streams are available. Called at the end of each exchange, so it must be
+    /// cheap when nothing waits.
+    ///
+    /// The streams are available before this call. Both sides use sequentially consistent
+    /// operations: a task that registers itself and then checks the capacity either sees the free
+    /// stream or is seen by this call.
+    fn freed(&self, streams: usize);
 }
 
-/// Wakes one, who has to look for more and to wake the next.
+/// Wakes one task. That task has to check for more capacity and to wake the next.
 impl CapacityListener for Notify {
     fn freed(&self, _: usize) {
         self.notify_one();
+    }
+}
+
+/// The highest bit of `in_flight`: no stream may be opened any more. It makes every count larger
+/// than any limit.
+const CLOSED: usize = 1 << (usize::BITS - 1);
+
+/// The number of streams in flight, and the number that the server accepts.
+///
+/// The operations on each atomic are ordered by themselves. Between the two, only
+/// [`StreamCapacity::release`] and [`StreamCapacity::set_limit`] need an order, with a task that is
+/// about to wait: see [`CapacityListener::freed`]. A caller that reads an old limit opens one
+/// stream too many at worst, which h2 queues.
+///
+/// - `limit` is written by the driver alone. It is 0 until the server's SETTINGS have come and
+///   while the connection is idle.
+/// - `in_flight` is changed by callers. Once it has the bit [`CLOSED`] it keeps it: a closing
+///   connection never opens again.
+#[derive(Default)]
+pub(super) struct StreamCapacity {
+    limit: AtomicUsize,
+    in_flight: AtomicUsize,
+}
+
+impl StreamCapacity {
+    /// Takes one stream, if one is available. Each success needs one [`StreamCapacity::release`].
+    pub(super) fn reserve(&self) -> bool {
+        let limit = self.limit();
+        let reserve = |count: usize| (count < limit).then_some(count + 1);
+        self.in_flight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, reserve).is_ok()
+    }
+
+    /// Gives one stream back. Returns whether another can be opened for it: not while more are open
+    /// than the server accepts, which may have lowered its limit, and not on a closing connection.
+    pub(super) fn release(&self) -> bool {
+        // Sequentially consistent with the check of a task that begins to wait, see
+        // `CapacityListener::freed`.
+        let before = self.in_flight.fetch_sub(1, Ordering::SeqCst);
+        before <= self.limit()
+    }
+
+    /// Sets the number of streams that the server accepts. Returns how many became available, or
+    /// `None` if nothing changed.
+    pub(super) fn set_limit(&self, limit: usize) -> Option<usize> {
+        // h2 says `usize::MAX` for "no limit", which would admit streams on a closing connection.
+        let limit = limit.min(CLOSED - 1);
+        if limit == self.limit() {
+            return None;
+        }
+        let before = self.limit.swap(limit, Ordering::SeqCst);
+        Some(limit.saturating_sub(before.max(self.in_flight.load(Ordering::Relaxed))))
+    }
+
+    /// The number of streams that the server accepts at once.
+    pub(super) fn limit(&self) -> usize {
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    /// The number of streams that can be opened now.
+    pub(super) fn available(&self) -> usize {
+        self.limit().saturating_sub(self.in_flight.load(Ordering::Relaxed))
+    }
+
+    /// The number of streams that are open or reserved.
+    pub(super) fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed) & !CLOSED
+    }
+
+    /// Accepts no further stream, for good. Streams in flight are not touched.
+    pub(super) fn close(&self) {
+        self.in_flight.fetch_or(CLOSED, Ordering::AcqRel);
+    }
+
+    /// Whether [`StreamCapacity::close`] was called.
+    pub(super) fn is_closed(&self) -> bool {
+        self.in_flight.load(Ordering::Acquire) & CLOSED != 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn streams_are_counted_against_the_limit() {
+        let capacity = StreamCapacity::default();
+        assert!(!capacity.reserve());
+        assert_eq!((capacity.set_limit(2), capacity.set_limit(2)), (Some(2), None));
+        assert!(capacity.reserve() && capacity.reserve() && !capacity.reserve());
+        assert_eq!((capacity.in_flight(), capacity.available(), capacity.set_limit(1)), (2, 0, Some(0)));
+        assert!(!capacity.release(), "one is still open, and one is the limit");
+        assert!(capacity.release());
+    }
+
+    #[test]
+    fn a_closed_connection_opens_no_stream_whatever_its_limit() {
+        let capacity = StreamCapacity::default();
+        capacity.set_limit(usize::MAX);
+        assert!(capacity.reserve());
+        capacity.close();
+        assert!(capacity.is_closed() && !capacity.reserve() && capacity.available() == 0);
+        assert_eq!(capacity.set_limit(5), Some(0));
+        assert_eq!(capacity.in_flight(), 1);
+        assert!(!capacity.release());
+        assert_eq!(capacity.in_flight(), 0);
     }
 }

@@ -1,72 +1,94 @@
 //! Why an exchange failed, and whether the server can have processed it.
 //!
-//! What proves that a call was never processed, in h2 0.4.20:
-//! - `SendRequest::poll_ready` and `send_request` fail: nothing was written (`proto/streams/streams.rs`, `send_request`
-//!   returns before a frame is queued);
-//! - the stream ends with a GOAWAY error from the remote: its id lies beyond the last one that the server says it
-//!   processed (`recv_go_away` ends those streams alone with it);
+//! Three things prove that a server has not processed a call, in h2 0.4.20:
+//! - `SendRequest::poll_ready` or `send_request` fails: nothing was written
+//!   (`proto/streams/streams.rs`, `send_request` returns before a frame is queued);
+//! - the stream ends with a GOAWAY error from the remote: its id is above the last one that the
+//!   server says it processed (`recv_go_away` ends only those streams with it);
 //! - the stream is reset with `REFUSED_STREAM` (RFC 9113, 8.7).
 //!
-//! `proof.rs` and its parts hold each of these against h2's own server.
+//! The tests in `proof` hold each of them against h2's own server. `balance` decides by the
+//! [`FailureKind`] whether a call goes to another server.
 
 use std::error::Error;
 use std::fmt;
 
-use crate::connection::CloseReason;
+use crate::connection::state::{CloseReason, is_too_many_pings};
 
-type BoxError = Box<dyn Error + Send + Sync>;
+/// The error of a request's body.
+pub(super) type BoxError = Box<dyn Error + Send + Sync>;
 
-/// Why an exchange failed.
+/// Why an exchange failed. Its `Display` is the text for the caller's status, without the server's
+/// address.
 #[derive(Debug)]
 pub(crate) struct Failure {
-    pub(crate) kind: Kind,
+    pub(crate) kind: FailureKind,
     message: String,
-    /// What the request's own body said.
+    /// The error of the request's own body; set for [`FailureKind::RequestBody`] alone.
     source: Option<BoxError>,
 }
 
-/// What a failure means for the call.
+/// What a failure says about the call: may it be sent again, and who is at fault?
+///
+/// "Not processed" calls may go to another server always (gRPC's transparent retry). Calls that
+/// "may have been processed" may be sent again only where the user has declared that harmless.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// Not a byte of the call has left.
+pub(crate) enum FailureKind {
+    /// Not processed: no byte of the request was written.
     NotSent,
-    /// It was sent, and the server has not processed it.
+    /// Not processed: the server refused the stream, or announced with a GOAWAY that it does not
+    /// process it.
     Refused,
-    /// The same, and the server has ended the connection over an error: it may be this very call that it cannot take.
-    Suspected(h2::Reason),
-    /// The server ended the stream with this HTTP/2 error code.
+    /// Not processed: the server sent a GOAWAY with this error code. This call may be what the
+    /// server cannot take.
+    GoAwayError(h2::Reason),
+    /// The server reset the stream with this error code. The call may have been processed.
     Reset(h2::Reason),
-    /// The answer's headers are larger than HTTP/2 takes here.
+    /// The response's headers or trailers are larger than h2 accepts. The server has processed the
+    /// call.
     TooLarge,
-    /// The connection ended over such headers of another exchange; nobody knows what the server has done.
-    Overrun,
-    /// The connection broke; nobody knows what the server has done.
+    /// The connection ended because of such headers on another stream. The call may have been
+    /// processed.
+    HeadersOverflow,
+    /// The connection ended. The call may have been processed.
     Lost,
-    /// This side has ended the connection over what the server sent; nobody knows what the server has done.
-    Violation(h2::Reason),
-    /// The request's own body failed.
-    Body,
-    /// The request's own body panicked.
-    Panicked,
-    /// What was asked cannot be sent by anyone: a header that HTTP/2 forbids.
-    Unsendable,
+    /// This side closed the connection because of what the server sent, with this error code. The
+    /// call may have been processed.
+    LocalGoAway(h2::Reason),
+    /// The request's body returned an error.
+    RequestBody,
+    /// The request's body panicked.
+    RequestBodyPanic,
+    /// No connection can send the request: it has a header that HTTP/2 forbids.
+    InvalidRequest,
 }
 
 impl Failure {
-    pub(crate) fn new(kind: Kind, message: impl Into<String>) -> Self {
+    /// A failure without a source.
+    pub(crate) fn new(kind: FailureKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into(), source: None }
     }
 
-    pub(crate) fn of_body(source: BoxError) -> Self {
-        Self { kind: Kind::Body, message: source.to_string(), source: Some(source) }
+    /// The request was not sent: connecting failed.
+    pub(super) fn not_connected(message: impl Into<String>) -> Self {
+        Self::new(FailureKind::NotSent, message)
     }
 
-    /// Whether it is the request itself that failed, and nobody else.
-    pub(crate) fn is_of_body(&self) -> bool {
-        matches!(self.kind, Kind::Body | Kind::Panicked | Kind::Unsendable)
+    /// The request's body returned this error.
+    pub(super) fn of_request_body(source: BoxError) -> Self {
+        Self { kind: FailureKind::RequestBody, message: source.to_string(), source: Some(source) }
     }
 
-    /// What the request's own body said, where that is why.
+    /// Whether the request itself failed. Neither the server nor the connection is at fault then.
+    pub(crate) fn is_of_request(&self) -> bool {
+        use FailureKind::{InvalidRequest, RequestBody, RequestBodyPanic};
+        matches!(self.kind, RequestBody | RequestBodyPanic | InvalidRequest)
+    }
+
+    /// The error of the request's body.
+    ///
+    /// # Errors
+    /// The failure itself, if it has another cause.
     pub(crate) fn into_source(self) -> Result<BoxError, Self> {
         match self.source {
             Some(source) => Ok(source),
@@ -74,47 +96,47 @@ impl Failure {
         }
     }
 
-    /// From `poll_ready` and `send_request`.
-    pub(crate) fn not_sent(error: &h2::Error) -> Self {
-        // Errors of the connection and none of the caller's carry one of these.
-        let connection = error.is_go_away() || error.is_io() || error.is_reset() || error.reason().is_some();
-        let kind = if connection { Kind::NotSent } else { Kind::Unsendable };
+    /// From an error of `SendRequest::poll_ready` or `send_request`.
+    pub(super) fn of_send_request(error: &h2::Error) -> Self {
+        // h2's errors about the connection are of one of these kinds, and none about the request
+        // itself is.
+        let is_of_connection = error.is_go_away() || error.is_io() || error.is_reset() || error.reason().is_some();
+        let kind = if is_of_connection { FailureKind::NotSent } else { FailureKind::InvalidRequest };
         Self::new(kind, error.to_string())
     }
 
-    /// From a stream that was opened and has no answer. `ended` is how its connection was ended by then.
-    pub(super) fn of_stream(error: &h2::Error, ended: Option<CloseReason>) -> Self {
+    /// From the error of a stream that has no response yet. `closed` is why its connection is
+    /// closing, if it is.
+    pub(super) fn before_response(error: &h2::Error, closed: Option<CloseReason>) -> Self {
         let kind = match error.reason() {
             Some(reason) if error.is_go_away() && error.is_remote() => {
-                let nobodys_fault = reason == h2::Reason::NO_ERROR || is_of_pings(error);
-                if nobodys_fault { Kind::Refused } else { Kind::Suspected(reason) }
+                // An orderly shutdown, or keep-alive's fault: this call is not what the server
+                // complains of.
+                let is_of_others = reason == h2::Reason::NO_ERROR || is_too_many_pings(error);
+                if is_of_others { FailureKind::Refused } else { FailureKind::GoAwayError(reason) }
             }
-            Some(h2::Reason::REFUSED_STREAM) if error.is_reset() && error.is_remote() => Kind::Refused,
-            _ => return Self::of_answer(error, ended),
+            Some(h2::Reason::REFUSED_STREAM) if error.is_reset() && error.is_remote() => FailureKind::Refused,
+            _ => return Self::in_response(error, closed),
         };
         Self::new(kind, error.to_string())
     }
 
-    /// From a stream that has an answer: the server has processed it, whatever it says later.
-    pub(super) fn of_answer(error: &h2::Error, ended: Option<CloseReason>) -> Self {
+    /// From the error of a stream that has a response. The server has processed the call, whatever
+    /// it says later.
+    pub(super) fn in_response(error: &h2::Error, closed: Option<CloseReason>) -> Self {
         let kind = match error.reason() {
-            Some(reason) if error.is_reset() => Kind::Reset(reason),
-            Some(reason) if error.is_go_away() && error.is_library() => Kind::Violation(reason),
-            _ => Kind::Lost,
+            Some(reason) if error.is_reset() => FailureKind::Reset(reason),
+            Some(reason) if error.is_go_away() && error.is_library() => FailureKind::LocalGoAway(reason),
+            _ => FailureKind::Lost,
         };
-        match ended {
-            // An error of the socket says less than what the server said before.
-            Some(end) if end.goaway && error.is_io() => {
-                Self::new(kind, format!("{error}, after a GOAWAY: {}", end.why))
+        match closed {
+            // "broken pipe" says less than the GOAWAY before it.
+            Some(reason) if reason.is_goaway() && error.is_io() => {
+                Self::new(kind, format!("{error}, after a GOAWAY: {reason}"))
             }
             _ => Self::new(kind, error.to_string()),
         }
     }
-}
-
-/// GOAWAY over keep-alive, as gRFC A8 has it. h2 shows what a GOAWAY adds in words alone.
-pub(super) fn is_of_pings(error: &h2::Error) -> bool {
-    error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM) && error.to_string().contains("too_many_pings")
 }
 
 impl fmt::Display for Failure {

@@ -1,168 +1,90 @@
-//! One server's HTTP/2 connection, straight on h2: made, driven, watched for silence, and used for exchanges.
+//! One server's HTTP/2 connection, directly on h2: how it is made, driven, checked for silence, and
+//! used for calls.
 //!
-//! Knows http, h2, tokio and rustls, and nobody of ours. A unary exchange needs no queue, no oneshot and no task of its
-//! own: the caller's task writes the request into h2 and reads the answer out of it.
+//! This folder knows http, h2, tokio and rustls, and nothing else of this crate. It alone names
+//! h2's connections and streams. A unary call needs no queue, no channel and no task of its own:
+//! the caller's task writes the request into h2 and reads the response out of it.
+//!
+//! # The way of a connection
+//! 1. [`connect`] makes a socket (TCP, Unix, or a connector of the user's), does the TLS handshake
+//!    over it, exchanges SETTINGS, and returns a [`Connection`].
+//! 2. [`driver`] is the task of the connection. It polls h2, copies the server's stream limit to
+//!    where calls read it, and sends PINGs: for keep-alive, on request, and to probe a connection
+//!    that was idle.
+//! 3. [`handle`] is the [`Connection`] that callers hold. [`shared`] is what handles, exchanges and
+//!    the driver share: the [`StreamCapacity`](capacity::StreamCapacity) and the
+//!    [`ConnectionState`] ([`state`]).
+//! 4. [`exchange`] is one request and its response on a stream, in the caller's task.
+//! 5. [`resets`] takes over streams of calls that were cancelled before a response, and resets them
+//!    at a pace that servers accept.
+//!
+//! [`failure`] says why an exchange failed and whether the server can have processed it;
+//! [`options`] holds the settings.
+//!
+//! ```text
+//!  balance, etcd ──▶ Connection ──reserve──▶ StreamPermit ──exchange──▶ Exchange ──head──▶ RecvBody
+//!                        │                        │                       │ dropped before the head
+//!                        │ commands               │ capacity              ▼
+//!                        ▼                        ▼                 CancelledStreams
+//!                     Driver ──polls──▶ h2 ──▶ Shared ◀───────────────────┘ resets, paced
+//!                        │               │
+//!                     Timers        ReadTrackingIo ──▶ TLS ──▶ TCP, Unix socket, connector
+//! ```
+//!
+//! # Tasks
+//! The driver is the only task of a connection. One more runs for each request whose body has not
+//! ended when its response begins. Whoever drops the last [`Connection`] lets the driver close it;
+//! a driver that is dropped closes the connection.
+//!
+//! # Locks
+//! A call takes h2's lock of the connection, as every user of h2 does, and none of this crate's:
+//! the capacity, the flags for keep-alive and the times of reads are atomics. The mutexes here are
+//! for rare things: cancelled streams, commands, large headers, the failure of a request's body.
+//! None of them is held while a task is woken, or while a stream, a waker or a value of the user's
+//! is dropped, because those may run other code.
+//!
+//! # What is relied on of h2
+//! Three things beyond its documented API, each with tests in `proof` against h2's own server and
+//! frames written by hand:
+//! - which errors prove that a call was not processed ([`failure`]);
+//! - that its server accepts streams in the order of their ids, and how many resets it tolerates
+//!   before it does ([`resets::pacer`]);
+//! - when it refuses or cuts large headers ([`exchange::header_sizes`]).
+//!
+//! `.ci/run` runs these tests with the newest h2 too.
 
 mod capacity;
 mod connect;
 mod driver;
 mod exchange;
 mod failure;
+mod handle;
 mod options;
 mod resets;
 mod shared;
-
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
-
-use bytes::Bytes;
-use h2::client::SendRequest;
-use tokio::sync::watch;
-use tokio::time::Instant;
+mod state;
 
 pub(crate) use crate::connection::capacity::CapacityListener;
-#[cfg(feature = "_tls")]
-pub(crate) use crate::connection::connect::Tls;
-pub(crate) use crate::connection::connect::panics::{caught, text as panic_text};
+pub(crate) use crate::connection::connect::Transport;
+pub(crate) use crate::connection::connect::connector::Connector;
+pub use crate::connection::connect::connector::ConnectorIo;
+pub(crate) use crate::connection::connect::destination::{Destination, PeerAddress};
+pub(crate) use crate::connection::connect::panics::{catch_panic, panic_message};
 #[cfg(feature = "_tls")]
 pub use crate::connection::connect::tls::ClientTls;
 #[cfg(feature = "_tls")]
-pub(crate) use crate::connection::connect::tls::Invalid;
-pub(crate) use crate::connection::connect::{Connector, Destination, Io, Place, Transport};
+pub(crate) use crate::connection::connect::tls::{Tls, config::InvalidTls};
 pub(crate) use crate::connection::exchange::Exchange;
-pub(crate) use crate::connection::exchange::excerpt::read_some;
-pub(crate) use crate::connection::exchange::header_limits::RequestLimit;
+pub(crate) use crate::connection::exchange::excerpt::read_prefix;
+pub(crate) use crate::connection::exchange::header_sizes::RequestLimit;
 pub(crate) use crate::connection::exchange::recv_body::RecvBody;
-pub(crate) use crate::connection::failure::{Failure, Kind};
+pub(crate) use crate::connection::failure::{Failure, FailureKind};
+pub(crate) use crate::connection::handle::Connection;
 pub use crate::connection::options::KeepAlive;
 pub(crate) use crate::connection::options::{Options, TcpKeepalive};
-use crate::connection::shared::Shared;
-pub(crate) use crate::connection::shared::{CloseReason, ConnectionState, StreamPermit};
-pub(crate) use h2::Reason;
-/// What is still to come of an answer whose head is there.
-pub(crate) use h2::RecvStream as Incoming;
-
-use self::driver::commands::{Command, CommandSender};
-use self::driver::read_tracking::LastRead;
-
-/// A connection that the server has accepted. Cheap to clone; it closes when the last clone is gone and the last exchange
-/// has ended, or when the server wants it to.
-#[derive(Clone)]
-pub(crate) struct Connection(Arc<Handle>);
-
-struct Handle {
-    send: SendRequest<Bytes>,
-    shared: Arc<Shared>,
-    last_read: Arc<LastRead>,
-    /// After so many the connection takes no more exchanges.
-    most_exchanges: u32,
-    /// Dropped after `send`, so that h2 sees the last `SendRequest` go before the driver is told that nobody holds the
-    /// connection.
-    commands: CommandSender,
-}
-
-impl Connection {
-    /// Takes a place for one exchange, if the server takes a further one now.
-    pub(crate) fn reserve(&self) -> Option<StreamPermit> {
-        if self.is_over() {
-            return None;
-        }
-        let shared = &self.0.shared;
-        let limit = shared.limit.load(Ordering::Relaxed);
-        let further = |count: usize| (count < limit).then_some(count + 1);
-        let reserved = shared.in_flight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, further);
-        if reserved.is_err() {
-            return None;
-        }
-        shared.used.store(true, Ordering::Relaxed);
-        Some(StreamPermit(shared.clone()))
-    }
-
-    /// Whether the two are one.
-    pub(crate) fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
-    }
-
-    /// Whether a further exchange would be taken at once.
-    pub(crate) fn has_room(&self) -> bool {
-        self.in_flight() < self.0.shared.limit.load(Ordering::Relaxed) && !self.is_over()
-    }
-
-    /// How many further exchanges would be taken at once.
-    pub(crate) fn free_slots(&self) -> usize {
-        if self.is_over() { 0 } else { self.stream_limit().saturating_sub(self.in_flight()) }
-    }
-
-    /// Exchanges from their start to the end of their answers.
-    pub(crate) fn in_flight(&self) -> usize {
-        self.0.shared.in_flight.load(Ordering::Relaxed)
-    }
-
-    /// Whether the server takes no more exchanges.
-    pub(crate) fn is_over(&self) -> bool {
-        self.0.shared.over.load(Ordering::Acquire)
-    }
-
-    /// When anything was last read from the server.
-    pub(crate) fn heard(&self) -> Instant {
-        self.0.last_read.at()
-    }
-
-    /// How many exchanges the server takes at once, as its SETTINGS say; a very large number where they do not.
-    pub(crate) fn stream_limit(&self) -> usize {
-        self.0.shared.limit.load(Ordering::Relaxed)
-    }
-
-    /// How many bytes of headers the server takes with a request.
-    pub(crate) fn request_limit(&self) -> RequestLimit {
-        self.0.shared.headers.request_limit()
-    }
-
-    /// When a PING was last sent.
-    pub(crate) fn pinged(&self) -> Option<Instant> {
-        self.0.last_read.pinged()
-    }
-
-    /// Sends a PING soon, whose answer shows in [`Connection::heard`]; none where keep-alive is off, and none where one was
-    /// sent less than 5.5 s ago, because servers end connections that are pinged more often than every 5 s (etcd's default).
-    pub(crate) fn ping(&self) {
-        self.0.commands.send(Command::Ping);
-    }
-
-    /// Takes no more exchanges, before h2 refuses them: those in flight may finish.
-    fn retire(&self) {
-        self.0.shared.over.store(true, Ordering::Release);
-        self.0.shared.stage.send_if_modified(|stage| {
-            let ready = *stage == ConnectionState::Ready;
-            if ready {
-                *stage = ConnectionState::Draining(CloseReason::because("its stream ids are nearly used up"));
-            }
-            ready
-        });
-    }
-
-    /// Lets a connection that was silent for long, and takes no exchange for that, find out whether it is alive; whether it
-    /// was this that began it. Costs a look where there is nothing to find out.
-    pub(crate) fn prove(&self) -> bool {
-        let unproven = &self.0.shared.unproven;
-        let begins = unproven.load(Ordering::Relaxed) && unproven.swap(false, Ordering::Relaxed);
-        if begins {
-            self.0.commands.send(Command::Prove);
-        }
-        begins
-    }
-
-    /// Closes the connection at once: its exchanges fail.
-    pub(crate) fn close(&self, why: impl Into<String>) {
-        self.0.shared.over.store(true, Ordering::Release);
-        self.0.commands.send(Command::Close(why.into()));
-    }
-
-    /// The stages of the connection, the present one first.
-    pub(crate) fn stages(&self) -> watch::Receiver<ConnectionState> {
-        self.0.shared.stage.subscribe()
-    }
-}
+pub(crate) use crate::connection::shared::{ConnectionLoad, StreamPermit};
+pub(crate) use crate::connection::state::{CloseKind, ConnectionState};
+pub(crate) use h2::{Reason, RecvStream};
 
 #[cfg(test)]
 mod proof;

@@ -1,73 +1,88 @@
-//! How connections are made and kept, each option with its default and reason.
+//! The settings of a connection, each with its default and the reason for it. `balance` and `etcd`
+//! check them.
 
 use std::time::Duration;
 
-/// Settings of every connection of a channel.
+/// A day: the maximum of every time that can be set. tokio's timers and `Instant`s bear no infinite
+/// times.
+const MAX_TIME: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The settings of all connections of a channel.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
-    /// From the first packet to the server's SETTINGS. 5 s: a frozen process still accepts connections.
+    /// From the resolution of the name to the server's SETTINGS. 5 s: a frozen process still
+    /// accepts connections.
     pub(crate) connect_timeout: Duration,
-    /// For the server's SETTINGS alone, once it has accepted; without it they too must come within the connect timeout.
+    /// The part of it for SETTINGS, after the server has accepted, on top of `connect_timeout`.
+    /// `None`: they must come within `connect_timeout` too.
     pub(crate) settings_timeout: Option<Duration>,
-    /// 2 MiB, as hyper's client and so tonic's channel has it.
+    /// Bytes of one response that may be unread. 2 MiB, as in hyper's client and so in tonic's
+    /// channel.
     pub(crate) stream_window: u32,
-    /// 2^31 - 1 bytes, all that HTTP/2 allows: what one answer leaves unread must not stop the others.
+    /// Bytes of all responses that may be unread. 2^31 - 1, the maximum of HTTP/2: an unread
+    /// response must not stop the others.
     pub(crate) connection_window: u32,
-    /// 16 KiB, likewise.
+    /// Bytes. 16 KiB, as in hyper's client.
     pub(crate) max_frame_size: u32,
-    /// 1 MiB, for the headers of an answer, and for its trailers: below it error texts and details are let through, and one
-    /// answer costs little memory. h2 is given more, see `headers.rs`.
+    /// Bytes of a response's headers, and of its trailers. 1 MiB: error texts and details pass, and
+    /// a response costs little memory. h2 is given a larger limit, see
+    /// [`header_sizes`](crate::connection::exchange::header_sizes).
     pub(crate) max_header_list_size: u32,
-    /// 1 MiB, for the headers of a request to a server whose SETTINGS do not say what it takes. tonic's and Java's say so (16
-    /// and 8 KiB by default); Go's, which do not unless it is set, take 16 MiB.
+    /// Bytes of a request's headers, for servers whose SETTINGS do not say what they accept. 1 MiB.
+    /// tonic's and Java's servers say it (16 and 8 KiB by default). Go's do not unless it is set,
+    /// and accept 16 MiB.
     pub(crate) max_request_header_list_size: u32,
-    /// On, as with tonic: calls are small and wait for each other.
+    /// On, as in tonic: calls are small and wait for each other.
     pub(crate) tcp_nodelay: bool,
-    /// TCP's own probes; off, as with tonic: HTTP/2's are better.
+    /// TCP's own probes. Off, as in tonic: HTTP/2 keep-alive sees more.
     pub(crate) tcp_keepalive: Option<TcpKeepalive>,
-    /// How long what was sent may stay unacknowledged (gRFC A18); the system's own limit by default.
+    /// How long sent data may stay unacknowledged (gRFC A18). `None`: the limit of the system.
     pub(crate) tcp_user_timeout: Option<Duration>,
     pub(crate) keep_alive: Option<KeepAlive>,
-    /// A connection is replaced after so many exchanges. 2^30 - 2^16: it has ids for 2^30 (RFC 9113, 5.1.1), and 65 536 calls may be
-    /// about to begin meanwhile.
-    pub(crate) most_exchanges: u32,
-    /// Keep-alive pings also where no call waits; off, because many servers end connections over that.
+    /// The connection drains after so many exchanges. 2^30 - 2^16: HTTP/2 has ids for 2^30 (RFC
+    /// 9113, 5.1.1), and 65 536 calls may be about to begin at that time.
+    pub(crate) max_exchanges: u32,
+    /// Keep-alive PINGs also while no call waits. Off, because many servers close connections for
+    /// that.
     pub(crate) keep_alive_while_idle: bool,
-    /// After so much silence a connection takes no exchange until a PING is answered; never by default.
+    /// After so much silence the connection opens no stream until a PING is answered. `None`:
+    /// never.
     pub(crate) idle_timeout: Option<Duration>,
 }
 
-/// TCP's own keep-alive.
+/// TCP's own keep-alive, see `SO_KEEPALIVE`. Linux takes whole seconds.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TcpKeepalive {
+    /// The silence before the first probe.
     pub(crate) time: Duration,
+    /// The time between probes.
     pub(crate) interval: Duration,
+    /// The number of unanswered probes that end the connection.
     pub(crate) retries: u32,
 }
 
-impl TcpKeepalive {
-    /// Within what Linux takes: seconds as far as 32 767, retries as far as 127.
-    pub(crate) fn new(time: Duration, interval: Duration, retries: u32) -> Self {
-        let whole = |time: Duration| Duration::from_secs(time.as_secs().clamp(1, 32_767));
-        Self { time: whole(time), interval: whole(interval), retries: retries.clamp(1, 127) }
-    }
-}
-
-/// HTTP/2 keep-alive: how a server that has gone silent is found out.
+/// HTTP/2 keep-alive: finds out servers that no longer respond.
 ///
-/// A PING is sent when calls are in flight, or were since the last look, and nothing at all has come from the server for
-/// `interval`. The connection is taken for dead when still nothing has come `timeout` after the PING was written: its calls fail,
-/// and it is made anew. Where the PING cannot be written, or the program itself stood still meanwhile, `timeout` counts once more:
-/// a silent server is found out within `interval` and twice `timeout`. An idle connection is left alone, unless
-/// [`BalancedChannelBuilder::keep_alive_while_idle`](crate::BalancedChannelBuilder::keep_alive_while_idle) is set.
+/// A PING is sent when nothing was read from the server for the interval, and calls are in flight
+/// or were begun meanwhile. When still nothing was read for the timeout after the PING was written,
+/// the connection is closed: its calls fail, and a new connection is made. If the PING cannot be
+/// written, or the program itself stood still, the timeout counts once more. So a server that stops
+/// to respond is found out within the interval and twice the timeout. A connection without calls is
+/// left alone, unless
+/// [`BalancedChannelBuilder::keep_alive_while_idle`](crate::BalancedChannelBuilder::keep_alive_while_idle)
+/// is set.
 ///
-/// That is safe with servers that count pings, as Go's, Java's and C++'s do by default. They end the connection over the third one
-/// too many; too many are those that come sooner than five minutes after the one before (two hours without calls), and each answer
-/// of theirs forgives all. So while no answer makes progress only two are sent, and then one in five minutes. On a connection
-/// whose calls have all been quiet for longer than that (idle streams of a server) a freeze is found out within five minutes and
-/// `timeout`, unless [`KeepAlive::unthrottled`] is set; where the server is registered under a lease, that mostly ends before. A
-/// server that complains all the same (GOAWAY with `ENHANCE_YOUR_CALM` and `too_many_pings`) is pinged half as often from then on,
-/// as gRFC A8 asks.
+/// # Servers that count PINGs
+/// Go, Java and C++ servers close connections that are pinged too often. By default they tolerate a
+/// few PINGs that come less than five minutes after the one before (two hours without calls), and
+/// every response resets their count. Therefore only two PINGs are sent while no response
+/// progresses, and then one in five minutes. This has a price for streams that stay silent for
+/// longer than that: a server that freezes then is found out within five minutes and the timeout,
+/// unless [`KeepAlive::unthrottled`] is set. If the server is registered under a lease, the lease
+/// mostly ends before.
+///
+/// If a server complains all the same (GOAWAY with `ENHANCE_YOUR_CALM` and `too_many_pings`), the
+/// interval for that server doubles, as gRFC A8 asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeepAlive {
     pub(crate) interval: Duration,
@@ -76,29 +91,31 @@ pub struct KeepAlive {
 }
 
 impl KeepAlive {
-    /// A PING after `interval` of silence, and `timeout` for its answer. For each of them, values below 10 ms count as 10 ms, and
-    /// those above a day as a day.
+    /// Sends a PING after `interval` of silence, and closes the connection `timeout` later.
+    ///
+    /// Each is from 10 ms to 24 h. Others are an error of the builder's `build`.
     pub fn new(interval: Duration, timeout: Duration) -> Self {
-        let (least, most) = (Duration::from_millis(10), Duration::from_secs(24 * 60 * 60));
-        Self { interval: interval.clamp(least, most), timeout: timeout.clamp(least, most), unthrottled: false }
+        Self { interval, timeout, unthrottled: false }
     }
 
-    /// Pings at each interval of silence, however long no answer comes: for servers that permit it (in Go,
-    /// `keepalive.EnforcementPolicy` with a `MinTime` below the interval; tonic's always do).
+    /// Sends a PING at every interval of silence, without a limit. For servers that permit it: in
+    /// Go, `keepalive.EnforcementPolicy` with a `MinTime` below the interval; tonic's servers
+    /// always do.
     #[must_use]
     pub fn unthrottled(mut self) -> Self {
         self.unthrottled = true;
         self
     }
 
-    /// Half as often.
-    pub(crate) fn doubled(self) -> Self {
-        Self { unthrottled: self.unthrottled, ..Self::new(self.interval.saturating_mul(2), self.timeout) }
+    /// Twice the interval, and a day at most. For servers that have complained of PINGs.
+    pub(crate) fn with_doubled_interval(self) -> Self {
+        Self { interval: self.interval.saturating_mul(2).min(MAX_TIME), ..self }
     }
 }
 
 impl Default for KeepAlive {
-    /// 20 s and 10 s: a server that freezes in the middle of its answers is found out within half a minute.
+    /// An interval of 20 s and a timeout of 10 s: a server that freezes within a response is found
+    /// out in half a minute.
     fn default() -> Self {
         Self::new(Duration::from_secs(20), Duration::from_secs(10))
     }
@@ -118,7 +135,7 @@ impl Default for Options {
             tcp_keepalive: None,
             tcp_user_timeout: None,
             keep_alive: Some(KeepAlive::default()),
-            most_exchanges: (1 << 30) - (1 << 16),
+            max_exchanges: (1 << 30) - (1 << 16),
             keep_alive_while_idle: false,
             idle_timeout: None,
         }

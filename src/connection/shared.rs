@@ -1,109 +1,164 @@
-//! What a connection's driver and those who use the connection share.
+//! What a connection's driver shares with its handles and its exchanges.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use h2::StreamId;
 use tokio::sync::watch;
 
-use crate::connection::capacity::CapacityListener;
-use crate::connection::exchange::header_limits::HeaderSizes;
-use crate::connection::resets::cancelled::CancelledStreams;
+use crate::connection::capacity::{CapacityListener, StreamCapacity};
+use crate::connection::exchange::header_sizes::HeaderSizes;
+use crate::connection::failure::Failure;
+use crate::connection::resets::order::StreamCounter;
+use crate::connection::state::{CloseReason, ConnectionState};
 
-/// What the driver tells, and what it needs to know.
+/// The shared part of one connection. All transitions of [`ConnectionState`] are methods of it.
+///
+/// Invariant: `capacity` is closed before `state` becomes `Draining` or `Closed`. So a task that is
+/// told of the end never reserves a stream after it.
 pub(super) struct Shared {
-    /// How many exchanges the server takes at once: copied here after each poll, so that nobody else takes h2's lock. 0
-    /// while the connection is unproven, so that picks need to look at nothing else.
-    pub(super) limit: AtomicUsize,
-    /// It was silent for long, and nobody has wanted it since.
-    pub(super) unproven: AtomicBool,
-    pub(super) in_flight: AtomicUsize,
-    /// An exchange has begun since keep-alive last looked.
-    pub(super) used: AtomicBool,
-    /// An answer has come on since keep-alive last pinged.
-    pub(super) progress: AtomicBool,
-    /// The server will take no more exchanges, or the connection is gone.
-    pub(super) over: AtomicBool,
-    pub(super) cancelled: CancelledStreams,
-    pub(super) stage: watch::Sender<ConnectionState>,
+    pub(super) capacity: StreamCapacity,
+    pub(super) state: watch::Sender<ConnectionState>,
+    /// A response has progressed since keep-alive last allowed a PING: servers that count PINGs
+    /// have then forgiven them.
+    pub(super) has_progress: AtomicBool,
+    /// For the pace of resets, and for keep-alive: whether any stream was opened since its last
+    /// check.
+    pub(super) streams: StreamCounter,
     pub(super) headers: Arc<HeaderSizes>,
-    /// Where those wait who found no room.
-    pub(super) room: Arc<dyn CapacityListener>,
+    /// Wakes calls that wait for a stream.
+    capacity_listener: Arc<dyn CapacityListener>,
 }
 
-/// How far a connection has come.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum ConnectionState {
-    /// The server's SETTINGS have not come: whoever accepted may be frozen.
-    Greeting,
-    Ready,
-    /// The server takes no more exchanges; those in flight may finish.
-    Draining(CloseReason),
-    Closed(CloseReason),
+/// The load of a connection, without the connection: it keeps nothing open.
+pub(crate) struct ConnectionLoad(pub(super) Arc<Shared>);
+
+impl ConnectionLoad {
+    /// The number of exchanges between their start and the end of their responses.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.0.capacity.in_flight()
+    }
 }
 
-/// Why a connection is over.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct CloseReason {
-    pub(crate) why: String,
-    /// The server complained of too many pings.
-    pub(crate) too_many_pings: bool,
-    /// Keep-alive took the server for dead.
-    pub(crate) silent: bool,
-    /// The server has said GOAWAY.
-    pub(crate) goaway: bool,
-}
-
-/// A place among the exchanges that the server takes at once, held until the answer has ended.
+/// One stream that the server accepts. A call gets it by
+/// [`reserve`](crate::connection::Connection::reserve) before it sends anything; the exchange, the
+/// response's body, or the list of cancelled streams holds it then. Held from before the request is
+/// sent until the response has ended, so that a server's load counts to the end of the response.
 pub(crate) struct StreamPermit(pub(super) Arc<Shared>);
 
 impl Shared {
-    pub(super) fn new(
-        stage: watch::Sender<ConnectionState>,
-        headers: Arc<HeaderSizes>,
-        room: Arc<dyn CapacityListener>,
-    ) -> Self {
+    /// A connection whose handshake has begun.
+    pub(super) fn new(headers: Arc<HeaderSizes>, capacity_listener: Arc<dyn CapacityListener>) -> Self {
         Self {
-            limit: AtomicUsize::new(0),
-            unproven: AtomicBool::new(false),
-            in_flight: AtomicUsize::new(0),
-            used: AtomicBool::new(false),
-            progress: AtomicBool::new(false),
-            over: AtomicBool::new(false),
-            cancelled: CancelledStreams::new(),
-            stage,
+            capacity: StreamCapacity::default(),
+            state: watch::Sender::new(ConnectionState::Handshaking),
+            has_progress: AtomicBool::new(false),
+            streams: StreamCounter::default(),
             headers,
-            room,
+            capacity_listener,
         }
     }
 
-    /// Whether anyone waits for the server, or did since this was last asked.
-    pub(super) fn is_waited_for(&self) -> bool {
-        let used = self.used.swap(false, Ordering::Relaxed);
-        used || self.in_flight.load(Ordering::Relaxed) > 0
+    /// Why the connection is `Draining` or `Closed`, if it is.
+    pub(super) fn close_reason(&self) -> Option<CloseReason> {
+        self.state.borrow().close_reason().cloned()
+    }
+
+    /// Sets the number of streams that the server accepts; 0 while the connection is idle. The
+    /// first one above 0 makes the connection ready. Costs two loads if nothing has changed: the
+    /// driver calls it after each poll.
+    pub(super) fn set_stream_limit(&self, limit: usize) {
+        let Some(freed) = self.capacity.set_limit(limit) else { return };
+        if limit > 0 {
+            self.transition(|state| {
+                use ConnectionState::{Handshaking, Idle, Probing, Ready};
+                matches!(state, Handshaking | Idle | Probing).then_some(Ready)
+            });
+        }
+        if freed > 0 {
+            self.capacity_listener.freed(freed);
+        }
+    }
+
+    /// Nothing was read for the idle timeout: no stream is opened until something is.
+    pub(super) fn become_idle(&self) {
+        self.transition(|state| matches!(state, ConnectionState::Ready).then_some(ConnectionState::Idle));
+        // After the state: a call that finds no capacity has to find an idle connection that it can
+        // probe.
+        self.set_stream_limit(0);
+    }
+
+    /// A call wants the idle connection. Returns whether this call was the first, so that one PING
+    /// is sent for all of them.
+    pub(super) fn begin_probe(&self) -> bool {
+        // The state is locked only where the limit is 0: calls that merely find a busy connection
+        // pay one load.
+        self.capacity.limit() == 0
+            && self.transition(|state| matches!(state, ConnectionState::Idle).then_some(ConnectionState::Probing))
+    }
+
+    /// Opens no more streams. A reason that is known stays, unless the new one is the server's
+    /// GOAWAY, which says more than what this side has decided before.
+    pub(super) fn drain(&self, reason: CloseReason) {
+        self.capacity.close();
+        self.transition(|state| match state {
+            ConnectionState::Closed(_) => None,
+            ConnectionState::Draining(known) if known.is_goaway() || !reason.is_goaway() => None,
+            _ => Some(ConnectionState::Draining(reason)),
+        });
+    }
+
+    /// The connection has ended. All its streams fail.
+    pub(super) fn close(&self, reason: CloseReason) {
+        self.capacity.close();
+        self.state.send_replace(ConnectionState::Closed(reason));
+    }
+
+    /// Changes the state to what `next` returns. Returns whether it did. Receivers are woken after
+    /// the lock is released.
+    fn transition(&self, next: impl FnOnce(&ConnectionState) -> Option<ConnectionState>) -> bool {
+        self.state.send_if_modified(|state| match next(state) {
+            Some(next) => {
+                *state = next;
+                true
+            }
+            None => false,
+        })
     }
 }
 
 impl StreamPermit {
-    /// How the connection was ended, if it was.
-    pub(super) fn ended(&self) -> Option<CloseReason> {
-        match &*self.0.stage.borrow() {
-            ConnectionState::Draining(end) | ConnectionState::Closed(end) => Some(end.clone()),
-            ConnectionState::Greeting | ConnectionState::Ready => None,
-        }
+    /// Takes a stream, if the server accepts one more now.
+    pub(super) fn reserve(shared: &Arc<Shared>) -> Option<Self> {
+        shared.capacity.reserve().then(|| Self(shared.clone()))
     }
 
-    /// The answer has come on.
-    pub(super) fn progress(&self) {
-        self.0.progress.store(true, Ordering::Relaxed);
+    /// The response has progressed.
+    pub(super) fn record_progress(&self) {
+        self.0.has_progress.store(true, Ordering::Relaxed);
+    }
+
+    /// Why this stream failed: because of large headers, or as `failure` reads h2's error.
+    pub(super) fn failure(
+        &self,
+        stream: StreamId,
+        error: &h2::Error,
+        failure: impl FnOnce(&h2::Error, Option<CloseReason>) -> Failure,
+    ) -> Failure {
+        let too_large = self.0.headers.failure(stream, error);
+        too_large.unwrap_or_else(|| failure(error, self.0.close_reason()))
+    }
+
+    /// What is known of headers on the connection.
+    pub(super) fn headers(&self) -> &HeaderSizes {
+        &self.0.headers
     }
 }
 
 impl Drop for StreamPermit {
     fn drop(&mut self) {
-        // In one order with the look of whoever begins to wait, see `CapacityListener::freed`.
-        let before = self.0.in_flight.fetch_sub(1, Ordering::SeqCst);
-        if before <= self.0.limit.load(Ordering::Relaxed) && !self.0.over.load(Ordering::Relaxed) {
-            self.0.room.freed(1);
+        if self.0.capacity.release() {
+            self.0.capacity_listener.freed(1);
         }
     }
 }

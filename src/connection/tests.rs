@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -57,7 +58,7 @@ async fn pair(options: &Options, builder: &server::Builder) -> (Connection, Serv
         server
     };
     let (connection, server) = tokio::join!(
-        Connection::greet(ours, options, options.connect_timeout, Arc::<tokio::sync::Notify>::default()),
+        Connection::handshake(ours, options, options.connect_timeout, Arc::<tokio::sync::Notify>::default()),
         serve
     );
     (connection.unwrap(), server)
@@ -82,7 +83,7 @@ fn exchange(connection: &Connection, body: Fed) -> impl Future<Output = Result<R
     let mut exchange = connection.exchange(slot, head(), body).unwrap_or_else(|(failure, _)| panic!("{failure}"));
     async move {
         let (parts, stream) = std::future::poll_fn(|cx| exchange.poll_head(cx)).await?.into_parts();
-        Ok(Response::from_parts(parts, exchange.answer(stream, |_| {}).0))
+        Ok(Response::from_parts(parts, exchange.into_response_body(stream, |_| {}).0))
     }
 }
 
@@ -165,11 +166,11 @@ async fn answers_may_come_before_the_request_has_ended() {
 async fn whoever_accepts_and_says_nothing_is_never_ready() {
     let (ours, _theirs) = duplex(1 << 16);
     let failure =
-        Connection::greet(ours, &Options::default(), Duration::from_secs(5), Arc::<tokio::sync::Notify>::default())
+        Connection::handshake(ours, &Options::default(), Duration::from_secs(5), Arc::<tokio::sync::Notify>::default())
             .await
             .err()
             .unwrap();
-    assert_eq!(failure.kind, Kind::NotSent);
+    assert_eq!(failure.kind, FailureKind::NotSent);
     assert!(failure.to_string().contains("SETTINGS"), "{failure}");
 }
 
@@ -177,10 +178,10 @@ async fn whoever_accepts_and_says_nothing_is_never_ready() {
 async fn the_servers_limit_is_known() {
     let (connection, peer) = pair(&Options::default(), server().max_concurrent_streams(1)).await;
     serve(peer, echo);
-    assert!(connection.has_room());
+    assert!(connection.has_capacity());
     let (_feed, body) = fed();
     let _exchange = exchange(&connection, body);
-    assert!(!connection.has_room());
+    assert!(!connection.has_capacity());
 }
 
 #[tokio::test]
@@ -214,27 +215,27 @@ async fn a_reset_by_the_server_ends_the_request() {
     serve(peer, |_request, mut respond| async move { respond.send_reset(Reason::REFUSED_STREAM) });
     let (feed, body) = fed();
     let failure = exchange(&connection, body).await.err().expect("a reset");
-    assert_eq!(failure.kind, Kind::Refused);
+    assert_eq!(failure.kind, FailureKind::Refused);
     feed.closed().await;
 }
 
 #[tokio::test]
 async fn a_goaway_tells_what_was_never_processed() {
     let (connection, mut peer) = pair(&Options::default(), &server()).await;
-    let mut stages = connection.stages();
+    let mut states = connection.states();
     let (_feed, body) = fed();
     let first = exchange(&connection, body);
     let first = tokio::spawn(first);
     let (_request, mut respond) = peer.accept().await.unwrap().unwrap();
     peer.abrupt_shutdown(Reason::NO_ERROR);
     let drive = tokio::spawn(async move { while peer.accept().await.is_some() {} });
-    stages.wait_for(|stage| matches!(stage, ConnectionState::Draining(_) | ConnectionState::Closed(_))).await.unwrap();
-    assert!(connection.is_over());
+    states.wait_for(|state| matches!(state, ConnectionState::Draining(_) | ConnectionState::Closed(_))).await.unwrap();
+    assert!(connection.is_closing());
     assert!(connection.reserve().is_none());
     let unlucky = StreamPermit(connection.0.shared.clone());
     let (failure, _body) =
         connection.exchange(unlucky, head(), whole(b"late")).err().expect("refused before it is sent");
-    assert_eq!(failure.kind, Kind::NotSent);
+    assert_eq!(failure.kind, FailureKind::NotSent);
     drop(respond.send_response(Response::new(()), true));
     drop(first.await);
     drive.await.unwrap();
@@ -245,13 +246,16 @@ async fn silence_with_calls_in_flight_is_found_out_and_without_is_not() {
     let keep_alive = KeepAlive::new(Duration::from_millis(500), Duration::from_millis(500));
     let options = Options { keep_alive: Some(keep_alive), ..Options::default() };
     let (connection, _frozen) = pair(&options, &server()).await;
-    let mut stages = connection.stages();
+    let mut states = connection.states();
     tokio::time::sleep(Duration::from_secs(60)).await;
-    assert_eq!(*stages.borrow_and_update(), ConnectionState::Ready, "an idle connection is left alone");
+    assert_eq!(*states.borrow_and_update(), ConnectionState::Ready, "an idle connection is left alone");
     let exchange = exchange(&connection, whole(b"hello"));
     let failure = exchange.await.err().expect("nobody answers");
-    assert_eq!(failure.kind, Kind::Lost);
-    assert!(matches!(&*stages.borrow(), ConnectionState::Closed(end) if end.why.contains("keep-alive")), "{stages:?}");
+    assert_eq!(failure.kind, FailureKind::Lost);
+    assert!(
+        matches!(&*states.borrow(), ConnectionState::Closed(end) if end.to_string().contains("keep-alive")),
+        "{states:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -269,7 +273,7 @@ async fn silence_is_counted_from_the_last_sign_of_life() {
     let (answer, _frozen) = tokio::join!(exchange(&connection, whole(b"hello")), answers);
     let frozen = tokio::time::Instant::now();
     let failure = collect(answer.unwrap().into_body()).await.unwrap_err();
-    assert_eq!(failure.kind, Kind::Lost);
+    assert_eq!(failure.kind, FailureKind::Lost);
     assert!(frozen.elapsed() <= keep_alive.interval + keep_alive.timeout, "{:?}", frozen.elapsed());
 }
 

@@ -1,4 +1,24 @@
-//! What etcd's errors mean: by message as well as by code, because etcd uses one code for different things.
+//! What the errors of etcd mean.
+//!
+//! etcd uses one status code for different things: `Unavailable` for a lost leader and for a
+//! timeout, `InvalidArgument` for an old token and for a request that is too large. So its message
+//! decides first and its code second.
+//!
+//! Two questions are answered for each failure. [`Class`]: what does it ask for? [`Fault`]: what
+//! may change for other requests because of it? The resolver and the registrar see the class only;
+//! the fault is used within this folder.
+//!
+//! | class | resolver | registrar |
+//! |---|---|---|
+//! | `Transient`, `TimedOut`, `LeaseExists` | retries with backoff | retries with backoff |
+//! | `TooSlow` | smaller pages | retries with backoff |
+//! | `TooLarge` | smaller pages; then logs it, retries slowly | logs it, retries slowly |
+//! | `Revision` | lists again | retries with backoff |
+//! | `LeaseNotFound` | does not occur | grants another lease |
+//! | `Token` | a new token, once; then logs it, retries slowly | the same |
+//! | `Denied` | logs it, retries slowly | puts without a comparison; then logs it, retries slowly |
+//! | `NoSpace`, `AuthenticationIsOff`, `Permanent` | logs it, retries slowly | logs it, retries slowly |
+//! | `Changed` | tries again, does not log it | the same |
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -12,89 +32,102 @@ use crate::error::Error;
 /// What a failure asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Class {
-    /// Try again.
+    /// Try again later.
     Transient,
-    /// The same, and the request may have been too large for the time it had.
+    /// As `Transient`. The request may also have been too large for the time it had.
     TimedOut,
-    /// Nothing failed: it is done in another way.
+    /// Nothing failed. The same thing is done in another way, so users are not told.
     Changed,
-    /// etcd answers, and has not answered this in time: ask for less.
+    /// etcd answers other requests but not this one in time: ask for less.
     TooSlow,
-    /// A new token, then once more.
+    /// The token is not valid: fetch another one and repeat the request once.
     Token,
-    /// etcd says that this may not be done; an expired token of etcd 3.5 says so too.
+    /// The role does not permit this. etcd 3.5 also says so of an expired token.
     Denied,
-    /// The revision was compacted, or is not yet there: read everything again.
+    /// The revision was compacted, or is in the future: read everything again.
     Revision,
-    /// The lease is gone: grant another.
+    /// The lease does not exist any more: grant another one.
     LeaseNotFound,
-    /// The lease was granted before: by ourselves, in a try whose answer was lost.
+    /// The lease exists already: an earlier try, whose answer was lost, has granted it.
     LeaseExists,
-    /// The message is larger than one side takes: ask for less; what cannot be less cannot be had.
+    /// The message is larger than one side accepts: ask for less. A single key that is too large
+    /// cannot be read.
     TooLarge,
-    /// etcd is full: it takes no more, until people make room.
+    /// The database of etcd is full. It accepts no puts until an operator makes room.
     NoSpace,
-    /// A user is given and not needed.
+    /// A user was given, and authentication is off.
     AuthenticationIsOff,
-    /// Say it loudly and retry slowly: only people can mend it.
+    /// Only people can repair this: log it and retry slowly.
     Permanent,
 }
 
-/// Whose fault a failure is: what may change because of it.
+/// Whose fault a failure is. It decides what changes for other requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
-    /// The request's own: nothing changes.
+    /// The request's own: nothing else changes, and no other member is tried.
     Request,
-    /// Late or lost on its way: it is tried again, elsewhere if need be, and nothing else changes.
+    /// The answer was late or lost on its way. The request is tried again, at another member if
+    /// there is one. Nothing else changes.
     Late,
-    /// This member cannot serve now: the next one is used, and the connection stays for what still runs over it.
+    /// This member cannot serve now. The next one is used, and the connection stays for what still
+    /// runs over it.
     Member,
-    /// The connection has ended.
+    /// The connection has ended or was never made.
     Connection,
 }
 
-/// One failure of one request, and what was being done.
+/// One failure of one request: what it means, what was being done, and at which member.
+///
+/// Not a public type: [`Failure::into_error`] makes the error that users see, with the text `doing
+/// (member): message`.
 #[derive(Clone, Debug)]
 pub(crate) struct Failure {
     pub(crate) class: Class,
     pub(super) fault: Fault,
-    /// A try of the request may have been done, or may still be.
+    /// Whether a try of the request may have taken effect, or may still do so.
     pub(crate) in_doubt: bool,
+    /// What etcd or the connection said.
     message: String,
+    /// What was being done, such as `listing greeter/`; empty until it is known.
     doing: String,
+    /// The endpoint of the member; empty until it is known.
     member: String,
 }
 
 impl Failure {
+    /// A failure of this class. The fault follows from the class and the message.
     pub(crate) fn new(class: Class, message: impl Into<String>) -> Self {
         let message = message.into();
         let fault = match class {
-            Class::Transient if is_of_the_member(&message) => Fault::Member,
+            Class::Transient if is_member_failure(&message) => Fault::Member,
             Class::Transient | Class::TimedOut => Fault::Late,
             _ => Fault::Request,
         };
         Self { class, fault, in_doubt: false, message, doing: String::new(), member: String::new() }
     }
 
+    /// There was no answer in this time.
     pub(crate) fn timed_out(after: Duration) -> Self {
         Self::new(Class::TimedOut, format!("no answer within {} ms", after.as_millis()))
     }
 
-    /// There is no connection to the member.
-    pub(super) fn unconnected(message: String) -> Self {
-        // As `connection` words what TLS says; a host may be called anything.
-        let is_permanent = message.starts_with("TLS: ") && is_of_a_certificate(&message);
+    /// There is no connection to the member. A bad certificate is permanent, everything else is
+    /// transient.
+    pub(super) fn connect_failed(message: String) -> Self {
+        // The prefix is how `connection` words a TLS failure. Without it a host named "certificate"
+        // would match.
+        let is_permanent = message.starts_with("TLS: ") && mentions_certificate(&message);
         let class = if is_permanent { Class::Permanent } else { Class::Transient };
         Self::new(class, message).with_fault(Fault::Connection)
     }
 
-    /// A reason that etcd gives in words alone, as in a canceled watch.
+    /// A failure that etcd describes by words alone, as in a canceled watch.
     pub(crate) fn from_reason(reason: &str) -> Self {
         let class = class_of_message(reason).unwrap_or(Class::Transient);
         Self::new(class, if reason.is_empty() { "etcd gave no reason" } else { reason })
     }
 
-    /// What was being done, unless that is known more closely.
+    /// Says what was being done, unless that is known already: the innermost caller knows best.
     pub(crate) fn while_doing(mut self, doing: &str) -> Self {
         if self.doing.is_empty() {
             doing.clone_into(&mut self.doing);
@@ -102,7 +135,7 @@ impl Failure {
         self
     }
 
-    /// At which member, unless that is known.
+    /// Says at which member, unless that is known already.
     pub(super) fn at(mut self, member: &str) -> Self {
         if self.member.is_empty() {
             member.clone_into(&mut self.member);
@@ -110,38 +143,41 @@ impl Failure {
         self
     }
 
+    /// The same failure with another fault.
     pub(super) fn with_fault(self, fault: Fault) -> Self {
         Self { fault, ..self }
     }
 
-    /// Whether it may go well at another try, or at another member.
+    /// Whether another try, or another member, may succeed.
     pub(super) fn is_worth_a_retry(&self) -> bool {
         self.fault != Fault::Request
     }
 
-    /// The same, where another attempt may well go better although nobody mends anything.
-    pub(super) fn that_may_pass(self) -> Self {
+    /// The same failure as one that may pass without anybody's help, such as that of a certificate
+    /// that is renewed on disk.
+    pub(super) fn into_transient(self) -> Self {
         let is_final = matches!(self.class, Class::Permanent | Class::Token | Class::Denied);
         let class = if is_final { Class::Transient } else { self.class };
         Self { class, ..self }
     }
 
-    /// A try of the request may have been done, or may still be.
+    /// The same failure with or without doubt whether a try has taken effect.
     pub(crate) fn with_doubt(self, in_doubt: bool) -> Self {
         Self { in_doubt, ..self }
     }
 
-    /// Whether etcd has refused the request: what was asked for was not done by it.
+    /// Whether etcd has refused the request, so that it certainly has not taken effect.
     pub(super) fn is_decided(&self) -> bool {
         !matches!(self.class, Class::Transient | Class::TimedOut | Class::TooSlow)
     }
 
-    /// A client without a user was refused: another one may be made with it.
-    pub(crate) fn for_want_of_a_user(self) -> Self {
+    /// The same failure as one of a missing token: a request without a user was refused, and one
+    /// with the user may not be.
+    pub(crate) fn into_missing_token(self) -> Self {
         Self { class: Class::Token, ..self }
     }
 
-    /// The same for the user.
+    /// The error that users see.
     pub(crate) fn into_error(self) -> Error {
         let doing = if self.member.is_empty() { self.doing } else { format!("{} ({})", self.doing, self.member) };
         Error::etcd(doing, self.message, self.class == Class::Denied)
@@ -155,18 +191,21 @@ impl fmt::Display for Failure {
 }
 
 impl Class {
-    /// Whether a user sees no difference.
-    pub(crate) fn is_like(self, other: Self) -> bool {
+    /// Whether users see no difference between the two, so that the second is not logged again. A
+    /// timeout and any other outage are the same to them.
+    pub(crate) fn is_same_kind(self, other: Self) -> bool {
         let fold = |class| if class == Self::TimedOut { Self::Transient } else { class };
         fold(self) == fold(other)
     }
 }
 
+/// Every error of etcd-client. Statuses are classed by message and code, transport errors by their
+/// certificate, everything else is permanent: a wrong argument.
 impl From<EtcdError> for Failure {
     fn from(error: EtcdError) -> Self {
         let class = match &error {
             EtcdError::GRpcStatus(status) => class_of_status(status),
-            EtcdError::TransportError(error) if is_certificate(error) => Class::Permanent,
+            EtcdError::TransportError(error) if is_certificate_failure(error) => Class::Permanent,
             EtcdError::LeaseKeepAliveError(message) => class_of_message(message).unwrap_or(Class::Transient),
             EtcdError::TransportError(_) | EtcdError::IoError(_) | EtcdError::WatchError(_) => Class::Transient,
             _ => Class::Permanent,
@@ -177,13 +216,13 @@ impl From<EtcdError> for Failure {
         };
         let failure = Self::new(class, message);
         match &error {
-            // A member whose certificate does not hold, or that is no etcd, says nothing of the others.
+            // A bad certificate, or a peer that is no etcd, says nothing about the other members.
             EtcdError::TransportError(_) => failure.with_fault(Fault::Member),
-            EtcdError::GRpcStatus(status) if status.source().is_some_and(is_certificate) => {
+            EtcdError::GRpcStatus(status) if status.source().is_some_and(is_certificate_failure) => {
                 failure.with_fault(Fault::Member)
             }
             EtcdError::GRpcStatus(status) if status.code() == Code::Unimplemented => failure.with_fault(Fault::Member),
-            // Asking another member at once would only add to the load.
+            // Asking another member immediately would only add load.
             EtcdError::GRpcStatus(status) if status.code() == Code::ResourceExhausted => {
                 failure.with_fault(Fault::Request)
             }
@@ -192,7 +231,8 @@ impl From<EtcdError> for Failure {
     }
 }
 
-/// What etcd said, or where it is transport's own failure, what lies under it.
+/// The text of a status: its code, its message, and the chain of sources where the transport itself
+/// failed.
 fn describe(status: &Status) -> String {
     let mut text = format!("{:?}: {}", status.code(), status.message());
     let mut source = status.source();
@@ -206,6 +246,8 @@ fn describe(status: &Status) -> String {
     text
 }
 
+/// The class of a status: by its message, then by its code. A code that is not listed is permanent:
+/// etcd does not know the request, or refuses its arguments.
 fn class_of_status(status: &Status) -> Class {
     if let Some(class) = class_of_message(status.message()) {
         return class;
@@ -214,7 +256,7 @@ fn class_of_status(status: &Status) -> Class {
         Code::Unauthenticated => Class::Token,
         Code::PermissionDenied => Class::Denied,
         Code::Unavailable | Code::Cancelled | Code::Unknown | Code::Internal
-            if status.source().is_some_and(is_certificate) =>
+            if status.source().is_some_and(is_certificate_failure) =>
         {
             Class::Permanent
         }
@@ -229,9 +271,10 @@ fn class_of_status(status: &Status) -> Class {
     }
 }
 
-/// What a member says that cannot serve, although another may: it has lost its leader, is a learner, or is going away.
-/// What it says of its cluster (a request that timed out, a leader that changed) is not of this kind.
-fn is_of_the_member(message: &str) -> bool {
+/// Whether the message says that this member alone cannot serve: it has no leader, is a learner, or
+/// is stopping. What a member says of its cluster, such as a request that timed out or a leader
+/// that changed, is not of this kind.
+fn is_member_failure(message: &str) -> bool {
     const WORDS: [&str; 7] = [
         "no leader",
         "not supported for learner",
@@ -244,6 +287,8 @@ fn is_of_the_member(message: &str) -> bool {
     WORDS.iter().any(|part| message.contains(part))
 }
 
+/// The class of a message, by parts of it. The texts are those of etcd's `api/v3rpc/rpctypes` and
+/// `server/auth`, and of tonic and grpc-go for sizes.
 fn class_of_message(message: &str) -> Option<Class> {
     const MEANINGS: [(&str, Class); 20] = [
         ("not supported for learner", Class::Transient),
@@ -270,11 +315,11 @@ fn class_of_message(message: &str) -> Option<Class> {
     MEANINGS.iter().find(|(part, _)| message.contains(part)).map(|(_, class)| *class)
 }
 
-/// A certificate that does not hold will not hold the next time. rustls says so in words.
-fn is_certificate(error: &(dyn StdError + 'static)) -> bool {
+/// Whether an error, or one of its sources, is about a certificate. rustls says so in words only.
+fn is_certificate_failure(error: &(dyn StdError + 'static)) -> bool {
     let mut error = Some(error);
     while let Some(current) = error {
-        if is_of_a_certificate(&current.to_string()) {
+        if mentions_certificate(&current.to_string()) {
             return true;
         }
         error = current.source();
@@ -282,7 +327,8 @@ fn is_certificate(error: &(dyn StdError + 'static)) -> bool {
     false
 }
 
-fn is_of_a_certificate(text: &str) -> bool {
+/// Whether the text is rustls' about a certificate, or an alert of the peer, which refuses ours.
+fn mentions_certificate(text: &str) -> bool {
     text.contains("certificate") || text.contains("received fatal alert")
 }
 

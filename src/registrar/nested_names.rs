@@ -9,10 +9,10 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use crate::etcd::{Etcd, Failure};
-use crate::nested::{above, nested};
 use crate::registrar::handle::state::Published;
 use crate::secret;
 use crate::target::Target;
+use crate::target::nested::{nested_name, parent_names};
 
 /// How many keys are read of each range: enough to see a nested name, cheap for etcd.
 const KEYS: i64 = 100;
@@ -55,10 +55,10 @@ impl NestedNames {
     /// Reads a few keys of each upper name and of the names below, and warns of each pair that has
     /// keys.
     async fn read_names(&self, etcd: &Etcd, target: &Target, checks_below: bool) -> Result<(), Failure> {
-        for upper in above(target.name()) {
+        for upper in parent_names(target.name()) {
             let Ok(upper) = Target::parse(upper) else { continue };
             let keys = keys(etcd, &upper, "").await?;
-            if keys.iter().any(|key| nested(&upper, key, &[]).is_none()) {
+            if keys.iter().any(|key| nested_name(&upper, key, &[]).is_none()) {
                 self.warn(upper.name(), target.name());
             }
         }
@@ -67,7 +67,7 @@ impl NestedNames {
         }
         // Most of the service's own keys begin with a digit, and names with a letter, which sorts behind ':'.
         let keys = keys(etcd, target, ":").await?;
-        if let Some(lower) = keys.iter().find_map(|key| nested(target, key, &[])) {
+        if let Some(lower) = keys.iter().find_map(|key| nested_name(target, key, &[])) {
             self.warn(target.name(), lower);
         }
         Ok(())

@@ -36,11 +36,11 @@ pub(super) fn records(
     Ok(vec![Arc::new(record)])
 }
 
-/// Runs the codec, which is user code and may panic ([`Caught`](crate::codec::Caught) turns that
+/// Runs the codec, which is user code and may panic ([`CatchPanics`](crate::codec::CatchPanics) turns that
 /// into an error), and checks what it wrote: at least one record, each under the service's prefix,
 /// no key twice, none too large.
 fn encode(codec: &dyn Codec, target: &Target, instance: &Instance) -> Result<Vec<Record>, Error> {
-    let uncallable = |address: &Address| address.uncallable().map(|reason| (address.to_string(), reason));
+    let uncallable = |address: &Address| address.uncallable_reason().map(|reason| (address.to_string(), reason));
     if let Some((address, reason)) = instance.addresses().iter().find_map(uncallable) {
         let reason = format!("{reason}: register the address that clients reach");
         return Err(Error::invalid("address", address, reason));

@@ -12,19 +12,19 @@ use tokio::time::Instant;
 
 use crate::codec::{Codec, Record};
 use crate::error::Error;
-use crate::etcd::Etcds;
+use crate::etcd::EtcdPerRuntime;
 use crate::instance::Instance;
+use crate::progress::Progress;
 use crate::registrar::entry::{Entry, Publication};
 use crate::registrar::lease::Id;
 use crate::registrar::nested_names::NestedNames;
 use crate::registrar::pause::PauseReason;
 use crate::secret::shown_key;
-use crate::turns::Turns;
 
 /// The shared part of a registrar.
 pub(super) struct Shared {
     /// The connections to etcd, one set for each runtime.
-    pub(super) etcds: Etcds,
+    pub(super) etcds: EtcdPerRuntime,
     /// User code: it runs without the lock.
     pub(super) codec: Arc<dyn Codec>,
     /// The requested time to live of the lease.
@@ -36,7 +36,7 @@ pub(super) struct Shared {
     /// Wakes the task: an entry has changed.
     pub(super) changed: Notify,
     /// Whether the task's runtime runs.
-    pub(super) turns: Turns,
+    pub(super) turns: Progress,
     /// Wakes [`Registrar::close`](crate::registrar::Registrar::close): a registration has left, or
     /// the task has ended.
     pub(super) left: Notify,
@@ -82,7 +82,7 @@ pub(crate) struct RegistrationUpdate {
 }
 
 impl Shared {
-    pub(super) fn new(etcds: Etcds, codec: Arc<dyn Codec>, ttl_seconds: i64) -> Self {
+    pub(super) fn new(etcds: EtcdPerRuntime, codec: Arc<dyn Codec>, ttl_seconds: i64) -> Self {
         Self {
             etcds,
             codec,
@@ -90,7 +90,7 @@ impl Shared {
             nested_names: NestedNames::default(),
             state: Mutex::default(),
             changed: Notify::new(),
-            turns: Turns::default(),
+            turns: Progress::default(),
             left: Notify::new(),
         }
     }
@@ -191,7 +191,7 @@ impl State {
     ) -> Result<(), Error> {
         let refuse = |service: &str, key: &[u8]| {
             let reason = "this registrar has it registered already";
-            Err(Error::invalid("key", shown_key(key), reason).of_service(service))
+            Err(Error::invalid("key", shown_key(key), reason).for_service(service))
         };
         let mut new_keys: BTreeMap<&[u8], &str> = BTreeMap::new();
         for (service, records) in new {

@@ -1,4 +1,4 @@
-//! The way from a resolution to a balanced channel.
+//! From a resolution to a [`BalancedChannel`].
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -8,20 +8,21 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::WatchStream;
 use tower::discover::Change;
 
-use crate::balance::{BalancedChannel, BalancedChannelBuilder, Directory, Update};
+use crate::balance::{BalancedChannel, BalancedChannelBuilder, DirectoryStatus, Update};
 use crate::error::Error;
-use crate::resolver::snapshot::{Snapshot, diff};
+use crate::resolver::snapshot::{Snapshot, SnapshotEntry, diff};
 use crate::resolver::task::View;
-use crate::resolver::{Resolution, Resolver, Service, State};
+use crate::resolver::{Resolution, ResolutionState, Resolver, WatchedService};
 use crate::target::Target;
 
-/// One instance of one etcd key.
+/// Names one instance: the etcd key and the position in its record.
 type Key = (Box<[u8]>, usize);
 
 impl Resolution {
-    /// The recommended channel over the servers, with all its defaults: [`BalancedChannel`].
+    /// The recommended channel over the servers, with its default settings.
     ///
-    /// The channel keeps the resolution alive and ends with its last clone.
+    /// The channel keeps the resolution alive until its last clone is dropped. Use
+    /// [`BalancedChannel::builder`] for other settings.
     ///
     /// # Errors
     /// Outside a tokio runtime.
@@ -31,16 +32,17 @@ impl Resolution {
 }
 
 impl Resolver {
-    /// Resolves a service and gives the recommended channel over its servers: the short way to [`Resolution::channel`].
+    /// Resolves a service and returns the recommended channel over its servers: short for
+    /// [`Resolver::resolve`] and [`Resolution::channel`]. Returns immediately.
     ///
     /// # Errors
-    /// When the target cannot be parsed, and outside a tokio runtime. That etcd is away is no error: calls wait.
-    pub async fn channel<T>(&self, target: T) -> Result<BalancedChannel, Error>
+    /// As [`Resolver::resolve`]. An etcd that is away is no error: calls wait.
+    pub fn channel<T>(&self, target: T) -> Result<BalancedChannel, Error>
     where
         T: TryInto<Target>,
         Error: From<T::Error>,
     {
-        self.resolve(target).await?.channel()
+        self.resolve(target)?.channel()
     }
 }
 
@@ -48,34 +50,39 @@ impl BalancedChannelBuilder {
     /// A channel over the servers of a resolution, which it keeps alive.
     ///
     /// # Errors
-    /// As those of [`BalancedChannelBuilder::discover`].
+    /// As those of [`BalancedChannelBuilder::build_with_discovery`].
     pub fn build(self, resolution: &Resolution) -> Result<BalancedChannel, Error> {
-        let feed = Feed::new(resolution.target(), resolution.service.clone());
+        let feed = ChannelUpdates::new(resolution.target(), resolution.service.clone());
         self.start(feed.directory.clone(), feed)
     }
 }
 
-/// The servers of a service as updates: the difference of each view to the one before.
-struct Feed {
+/// The views of a service as updates for the channel: the difference of each view to the one
+/// before.
+struct ChannelUpdates {
+    /// The views.
     updates: WatchStream<View>,
+    /// The snapshot of the last update.
     seen: Arc<Snapshot>,
-    directory: Directory,
-    /// Keeps the watch going.
-    _service: Arc<Service>,
+    /// What the channel says of the directory in its errors.
+    directory: DirectoryStatus,
+    /// Keeps the watch alive.
+    _service: Arc<WatchedService>,
 }
 
-impl Feed {
-    fn new(target: &Target, service: Arc<Service>) -> Self {
+impl ChannelUpdates {
+    /// Updates that start with the present view.
+    fn new(target: &Target, service: Arc<WatchedService>) -> Self {
         let updates = WatchStream::new(service.view());
-        let directory = Directory::new(target.name(), Some(target.prefix()));
+        let directory = DirectoryStatus::new(target.name(), Some(target.prefix()));
         Self { updates, seen: Arc::default(), directory, _service: service }
     }
 
+    /// The update that leads from the last view to this one.
     fn update(&mut self, view: View) -> Update<Key> {
         let mut changes = Vec::new();
         for difference in diff(&self.seen, &view.snapshot) {
-            let count =
-                |entry: &Option<Arc<crate::resolver::Entry>>| entry.as_ref().map_or(0, |entry| entry.instances().len());
+            let count = |entry: &Option<Arc<SnapshotEntry>>| entry.as_ref().map_or(0, |entry| entry.instances().len());
             let (before, after) = (count(&difference.before), count(&difference.after));
             if let Some(entry) = &difference.after {
                 let keyed = entry.instances().iter().cloned().enumerate();
@@ -86,31 +93,33 @@ impl Feed {
             }
         }
         self.seen = view.snapshot;
-        let known = view.state != State::Unresolved;
+        let known = view.state != ResolutionState::Unresolved;
         let trouble = match view.state {
-            State::Unresolved | State::Stale { .. } => view.error.map(|error| format!("{error:?}").into()),
+            ResolutionState::Unresolved | ResolutionState::Stale { .. } => {
+                view.error.map(|error| format!("{error:?}").into())
+            }
             _ => None,
         };
         self.directory.unreadable = self.seen.unreadable();
         self.directory.first_unreadable = first_unreadable(&self.seen);
         self.directory.revision = known.then(|| self.seen.revision());
-        (self.directory.known, self.directory.trouble) = (known, trouble);
+        (self.directory.resolved, self.directory.error) = (known, trouble);
         Update { changes, directory: Some(self.directory.clone()) }
     }
 }
 
-/// For people: the key, and what is wrong with what stands there.
+/// The first key that cannot be read and the reason, for errors of the channel.
 fn first_unreadable(snapshot: &Snapshot) -> Option<Arc<str>> {
     if snapshot.unreadable() == 0 {
         return None;
     }
-    let wrong = |entry: &crate::resolver::Entry| {
+    let wrong = |entry: &SnapshotEntry| {
         entry.error().map(|error| format!("{}: {error}", crate::secret::shown_key(entry.key())).into())
     };
     snapshot.entries().find_map(wrong)
 }
 
-impl Stream for Feed {
+impl Stream for ChannelUpdates {
     type Item = Update<Key>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Update<Key>>> {

@@ -1,4 +1,5 @@
-//! The change stream: what tower's balancers take, made from snapshots.
+//! [`ChangeStream`]: changes for tower's balancers, made from snapshots; and tonic's own balanced
+//! channel.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::convert::Infallible;
@@ -16,38 +17,51 @@ use crate::error::{BoxError, Error};
 use crate::panics::catch;
 use crate::resolver::servers::{ServerKey, Servers};
 use crate::resolver::task::View;
-use crate::resolver::{Resolution, Service};
+use crate::resolver::{Resolution, WatchedService};
 
-/// Makes the endpoint of an address what the user wants it to be.
+/// The user's function that configures the endpoint of an address.
 pub(super) type Configure = Arc<dyn Fn(&Address, Endpoint) -> Result<Endpoint, BoxError> + Send + Sync>;
 
-/// How many changes may lie between us and tonic's balancer; it takes them all at each call.
+/// Changes that wait for tonic's balancer, which takes all of them at each call.
 const CAPACITY: usize = 1024;
 
-/// The live servers of a service, as changes to a set: a stream of `tower::discover::Change` that any balancer takes.
+/// The servers of a service as a stream of `tower::discover::Change`, which any tower balancer
+/// takes.
 ///
-/// Each server address is inserted when the first etcd key names it and removed when the last one is gone; it is inserted
-/// a second time only when its endpoint differs, which is when it changes between `http` and `https`. In one
-/// step of the service inserts come before removes; the one remove that may come among them is of a server whose new
-/// endpoint cannot be made. A reader that sleeps skips to the latest state and misses no
-/// server. Never fails: tower's `Balance` would end for good on an error. An address that cannot be made an endpoint,
-/// as where the configuration fails or panics, is left out and reported as a `tracing` warning.
+/// - A server address is inserted when the first etcd key names it, and removed when the last such
+///   key is gone. It is inserted again only when its endpoint differs: when it changes between
+///   `http` and `https`.
+/// - Within one change of the service inserts come before removes, so that a set that is replaced
+///   is never empty. One remove may come among them: that of a server whose new endpoint cannot be
+///   made.
+/// - A reader that is slow skips to the latest state and misses no server.
+/// - It never fails: tower's `Balance` would end for good on an error. An address of which no
+///   endpoint can be made, also because the configuration fails or panics, is left out and logged
+///   at WARN.
 ///
-/// Ends only with the runtime that the resolver works on.
+/// It ends when the runtime of the watch ends.
+///
+/// # Cancel safety
+/// Dropping a pending `next` loses no change.
 #[must_use = "a stream does nothing unless it is polled"]
-pub struct Discover {
+pub struct ChangeStream {
+    /// The views of the service.
     updates: WatchStream<View>,
+    /// The servers of the last view.
     servers: Servers,
-    /// What the reader was told of and not told to remove.
+    /// The servers that the reader has: inserted and not removed.
     emitted: BTreeSet<ServerKey>,
+    /// Changes that the reader has not taken.
     pending: VecDeque<Change<ServerKey, Address>>,
+    /// The user's function.
     configure: Option<Configure>,
-    /// Keeps the watch going.
-    _service: Arc<Service>,
+    /// Keeps the watch alive.
+    _service: Arc<WatchedService>,
 }
 
-impl Discover {
-    pub(super) fn new(service: Arc<Service>, configure: Option<Configure>) -> Self {
+impl ChangeStream {
+    /// A stream that starts with the present servers.
+    pub(super) fn new(service: Arc<WatchedService>, configure: Option<Configure>) -> Self {
         let updates = WatchStream::new(service.view());
         Self {
             updates,
@@ -59,10 +73,10 @@ impl Discover {
         }
     }
 
-    /// The change for the reader, if there is one to be told.
-    fn offer(&mut self, change: Change<ServerKey, Address>) -> Option<Change<ServerKey, Endpoint>> {
+    /// The change for the reader; `None` where there is nothing to tell.
+    fn endpoint_change(&mut self, change: Change<ServerKey, Address>) -> Option<Change<ServerKey, Endpoint>> {
         let (key, address) = match change {
-            Change::Remove(key) => return self.withdraw(key),
+            Change::Remove(key) => return self.remove_emitted(key),
             Change::Insert(key, address) => (key, address),
         };
         match self.endpoint(&address) {
@@ -71,18 +85,23 @@ impl Discover {
                 Some(Change::Insert(key, endpoint))
             }
             Err(error) => {
-                // What an error of the user's says is the user's code, too.
+                // The text of a user's error is the user's code too, and may panic.
                 let error = catch(|| error.to_string()).unwrap_or_else(|panic| format!("its text panicked: {panic}"));
-                tracing::warn!(%address, error, "server left out: its address cannot be made an endpoint");
-                self.withdraw(key)
+                tracing::warn!(%address, error, "server left out: its endpoint cannot be made");
+                self.remove_emitted(key)
             }
         }
     }
 
-    fn withdraw(&mut self, key: ServerKey) -> Option<Change<ServerKey, Endpoint>> {
+    /// The remove of a server, if the reader has it.
+    fn remove_emitted(&mut self, key: ServerKey) -> Option<Change<ServerKey, Endpoint>> {
         self.emitted.remove(&key).then_some(Change::Remove(key))
     }
 
+    /// The endpoint of an address, configured by the user's function.
+    ///
+    /// # Errors
+    /// When the address is `https` without a TLS feature, or the function fails or panics.
     fn endpoint(&self, address: &Address) -> Result<Endpoint, BoxError> {
         if address.is_secure() && cfg!(not(feature = "_tls")) {
             return Err("https needs tonic-etcd's feature \"tls-ring\" or \"tls-aws-lc\", and roots to trust".into());
@@ -104,14 +123,14 @@ impl Discover {
     }
 }
 
-impl Stream for Discover {
+impl Stream for ChangeStream {
     type Item = Result<Change<ServerKey, Endpoint>, Infallible>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
         loop {
             while let Some(change) = this.pending.pop_front() {
-                if let Some(change) = this.offer(change) {
+                if let Some(change) = this.endpoint_change(change) {
                     return Poll::Ready(Some(Ok(change)));
                 }
             }
@@ -123,23 +142,24 @@ impl Stream for Discover {
     }
 }
 
-impl std::fmt::Debug for Discover {
+impl std::fmt::Debug for ChangeStream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Discover").finish_non_exhaustive()
+        f.debug_struct("ChangeStream").finish_non_exhaustive()
     }
 }
 
 impl Resolution {
-    /// The servers as a stream of changes, beginning with those that are known now.
-    pub fn discover(&self) -> Discover {
-        Discover::new(self.service.clone(), self.configure.clone())
+    /// The servers as a stream of changes, starting with those that are known now.
+    pub fn discover(&self) -> ChangeStream {
+        ChangeStream::new(self.service.clone(), self.configure.clone())
     }
 
-    /// tonic's own balanced channel over the servers, for those who need the concrete `tonic::transport::Channel`;
-    /// [`Resolution::channel`] is the recommended one.
+    /// tonic's own balanced channel over the servers, for those who need the concrete
+    /// `tonic::transport::Channel`. [`Resolution::channel`] is recommended.
     ///
-    /// The channel keeps the resolution alive and ends with its last clone. It is tonic's, with tonic's ways: it picks at
-    /// random, keeps a dead server in rotation until etcd drops it, and waits without end while the set is empty.
+    /// The channel keeps the resolution alive until its last clone is dropped. It behaves as
+    /// tonic's does: it picks at random, keeps a dead server until etcd drops it, and waits without
+    /// limit while there is no server.
     ///
     /// # Errors
     /// Outside a tokio runtime.
@@ -153,8 +173,8 @@ impl Resolution {
 
 type Changes = tokio::sync::mpsc::Sender<tonic::transport::channel::Change<ServerKey, Endpoint>>;
 
-/// Feeds the channel for as long as anyone holds it.
-async fn feed(mut discover: Discover, changes: Changes) {
+/// Feeds the channel while anyone holds it.
+async fn feed(mut discover: ChangeStream, changes: Changes) {
     loop {
         let change = tokio::select! {
             () = changes.closed() => return,

@@ -1,4 +1,24 @@
-//! The resolver: watches prefixes, each once, and gives everyone the live snapshot and its changes.
+//! The resolver: watches the prefix of each service once, and gives every user the live snapshot
+//! and its changes.
+//!
+//! - `mod.rs`: [`Resolver`] and its builder; which service is watched on which runtime.
+//! - `resolution.rs`: [`Resolution`], what users hold of one service.
+//! - `task.rs`: the task of one service. It drives the machine in `watch/` (pure), publishes a
+//!   `View` in a tokio watch channel, and logs.
+//! - `snapshot/` (pure): [`Snapshot`], and the difference of two.
+//! - `record.rs` (pure): what a codec makes of a record, and which addresses may be called.
+//! - `report.rs`: what is logged about changes of a service.
+//! - `discover.rs`, `servers.rs` (pure): [`ChangeStream`], changes for tower's balancers, and
+//!   tonic's own balanced channel.
+//! - `channel.rs`: the way to the [`BalancedChannel`](crate::BalancedChannel).
+//!
+//! ```text
+//! etcd ─▶ task.rs ◀─▶ watch/ ─▶ View ─▶ Resolution ─▶ snapshot, state, error
+//!                                  ├───▶ ChangeStream ─▶ tonic's balanced channel
+//!                                  └───▶ ChannelUpdates ─▶ BalancedChannel
+//! ```
+//!
+//! Readers see the latest view and skip those in between. An error never removes an instance.
 
 mod channel;
 mod discover;
@@ -20,129 +40,183 @@ use tokio::sync::watch::Receiver;
 use tokio::task::AbortHandle;
 use tonic::transport::{Channel, Endpoint};
 
-pub use crate::resolver::discover::Discover;
-pub use crate::resolver::resolution::{Resolution, State};
+pub use crate::resolver::discover::ChangeStream;
+pub use crate::resolver::resolution::{Resolution, ResolutionState};
 pub use crate::resolver::servers::ServerKey;
-pub use crate::resolver::snapshot::{Entry, Snapshot};
+pub use crate::resolver::snapshot::{Snapshot, SnapshotEntry};
 
 use self::discover::Configure;
-use self::record::Reader;
+use self::record::RecordReader;
 use self::task::{Task, View};
 use crate::address::Address;
-use crate::codec::{Caught, Codec};
+use crate::codec::{CatchPanics, Codec};
 use crate::error::{BoxError, Error};
-use crate::etcd::{Client as EtcdClient, EtcdOptions, Etcds};
+#[cfg(feature = "unstable-etcd-client")]
+use crate::etcd::EtcdClient;
+use crate::etcd::{EtcdOptions, EtcdPerRuntime};
+use crate::progress::Progress;
 use crate::target::Target;
 use crate::timers;
-use crate::turns::Turns;
 
 /// Resolves services of one etcd. Cheap to clone; clones share their watches.
 ///
-/// However many users a service has in a process, etcd sees one watch of it per resolver; it ends when the last
-/// user of it goes. All watches of a resolver share one connection and a few streams: 1 000 services take eight.
+/// However many users a service has in a process, etcd serves one watch of it for each resolver and
+/// runtime. The watch ends with its last user. All watches of a resolver share one connection and a
+/// few streams: 1 000 services take eight.
 ///
-/// A resolver that is used from several tokio runtimes has a watch, a connection and a token on each of them, so that none
-/// waits for what another one does, or does not do because nobody drives it.
+/// A resolver that is used from several tokio runtimes has watches, a connection and a token on
+/// each of them. So none waits for another one that nobody drives.
 #[derive(Clone)]
 pub struct Resolver {
     shared: Arc<Shared>,
 }
 
+/// What the clones of a resolver share.
 struct Shared {
-    etcds: Etcds,
-    reader: Reader,
+    /// The etcd, on each runtime.
+    etcds: EtcdPerRuntime,
+    /// How records are read.
+    reader: RecordReader,
+    /// How tonic endpoints are configured.
     configure: Option<Configure>,
-    services: Mutex<HashMap<(Target, runtime::Id), Weak<Service>>>,
+    /// The services that are watched. Entries without users are removed when another service is
+    /// added.
+    services: Mutex<HashMap<(Target, runtime::Id), Weak<WatchedService>>>,
 }
 
-/// One watched service, on one runtime.
-struct Service {
+/// One service that is watched on one runtime. Dropping it ends the watch.
+struct WatchedService {
+    /// The latest view of the service.
     view: Receiver<View>,
-    pulse: Arc<Pulse>,
-    /// None until it is spawned.
+    /// Tells whether the task runs.
+    probe: Arc<TaskProbe>,
+    /// The handle of the task; unset until it is spawned.
     task: OnceLock<AbortHandle>,
 }
 
-/// Tells whether the task of a service runs.
+/// Tells whether the task of a service runs: its runtime may exist and not be driven.
 #[derive(Default)]
-struct Pulse {
-    turns: Turns,
+struct TaskProbe {
+    /// Counts the iterations of the task.
+    turns: Progress,
     /// Wakes it.
-    look: Notify,
+    wake: Notify,
 }
 
-impl Service {
+impl WatchedService {
+    /// A receiver of the latest view.
     fn view(&self) -> Receiver<View> {
         self.view.clone()
     }
 
+    /// Whether the task has ended, which it does only with its runtime.
     fn has_ended(&self) -> bool {
         self.task.get().is_some_and(AbortHandle::is_finished)
     }
 }
 
-impl Drop for Service {
+impl Drop for WatchedService {
     fn drop(&mut self) {
         self.task.get().into_iter().for_each(AbortHandle::abort);
     }
 }
 
-/// Builds a [`Resolver`] with a stored format or endpoint settings of its own.
+/// Builds a [`Resolver`] with options beyond those of etcd.
+///
+/// Finish with [`ResolverBuilder::connect`], which waits for etcd, or with
+/// [`ResolverBuilder::connect_lazy`], which does not.
 #[must_use]
 pub struct ResolverBuilder {
-    etcds: Result<Etcds, Error>,
-    reader: Reader,
+    etcds: Result<EtcdPerRuntime, Error>,
+    reader: RecordReader,
     configure: Option<Configure>,
 }
 
 impl Resolver {
-    /// A resolver of the etcd at these endpoints, with every option at its default.
+    /// Connects to etcd and waits for its first response, with every option of the resolver at its
+    /// default.
     ///
-    /// Does not wait for etcd, and does not fail when it is away: what is resolved goes on trying in the background.
-    /// [`Resolution::ready`] is for those who want to fail early.
+    /// The first response is the one to the user's password where [`EtcdOptions::user`] gives one,
+    /// otherwise the one to a read of one key. A role that may not read that key is no failure:
+    /// etcd has answered. Every member is tried, as for any request.
+    ///
+    /// Takes at most the connect timeout and the request timeout together, 7 s by default, and
+    /// fails earlier where every member has refused. It does not retry: use
+    /// [`Resolver::connect_lazy`] in a program that must start while etcd is away. The connection
+    /// belongs to the calling tokio runtime.
     ///
     /// # Errors
-    /// When an endpoint or option is refused.
-    #[expect(clippy::unused_async, reason = "connecting may come to need the runtime; callers are async anyway")]
-    pub async fn connect(etcd: impl Into<EtcdOptions>) -> Result<Self, Error> {
-        Self::builder(etcd).build()
-    }
-
-    /// A resolver over a client of your own, whose options are then yours. What they should hold:
-    /// - `require_leader`: otherwise a member that is cut off from its cluster serves old data without a word;
-    /// - HTTP/2 keep-alive of 10 s and 5 s: otherwise a dead connection is found out only by the probes of each watch;
-    /// - one endpoint: of several, etcd-client gives a dead one its share of the requests, which are then tried again, five
-    ///   times at most.
+    /// - An endpoint or an option is invalid ([`Error::is_invalid_argument`]).
+    /// - etcd has not answered in time ([`Error::is_timeout`]; the source says why).
+    /// - No member can be reached, or etcd refuses the user. The text names the member and the
+    ///   reason.
+    /// - It is called outside a tokio runtime.
     ///
-    /// What is known of a connection of our own is not known of such a client's: a request that hangs is only given up at its
-    /// timeout, and a user's token is fetched by the client itself.
+    /// # Cancel safety
+    /// Dropping the future closes the connection. Nothing is left behind.
+    pub async fn connect(etcd: impl Into<EtcdOptions>) -> Result<Self, Error> {
+        Self::builder(etcd).connect().await
+    }
+
+    /// A resolver of the etcd at these endpoints, with every option of the resolver at its default.
+    /// Returns immediately.
+    ///
+    /// The first [`Resolver::resolve`] connects to etcd in the background and retries until it
+    /// succeeds. [`Resolution::ready`] waits for that, with a time limit.
+    ///
+    /// # Errors
+    /// When an endpoint or an option is invalid ([`Error::is_invalid_argument`]). An etcd that is
+    /// away is no error.
+    pub fn connect_lazy(etcd: impl Into<EtcdOptions>) -> Result<Self, Error> {
+        Self::builder(etcd).connect_lazy()
+    }
+
+    /// A resolver over your own `etcd_client::Client`.
+    ///
+    /// **Exempt from semver**, as all of the feature `unstable-etcd-client`: its type changes with
+    /// the releases of etcd-client.
+    ///
+    /// The options of the client are yours. It should have:
+    /// - `require_leader`: without it, a member that is cut off from its cluster serves old data
+    ///   and does not say so;
+    /// - HTTP/2 keep-alive of 10 s and 5 s: without it, only the probes of each watch find a dead
+    ///   connection;
+    /// - one endpoint: of several, etcd-client sends a dead one its share of the requests, which
+    ///   are then tried again, five times at most.
+    ///
+    /// The connections of such a client are not observed. So a request that hangs fails only after
+    /// its timeout, and the client fetches a user's token itself.
+    #[cfg(feature = "unstable-etcd-client")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "unstable-etcd-client")))]
     pub fn new(client: EtcdClient) -> Self {
-        Self::over(Etcds::from_client(client), Reader::default(), None)
+        Self::over(EtcdPerRuntime::from_client(client), RecordReader::default(), None)
     }
 
-    /// A resolver with options of its own.
+    /// A builder, for options beyond those of etcd.
     pub fn builder(etcd: impl Into<EtcdOptions>) -> ResolverBuilder {
-        ResolverBuilder::over(Etcds::new(etcd.into()))
+        ResolverBuilder::over(EtcdPerRuntime::new(etcd.into()))
     }
 
-    fn over(etcds: Etcds, reader: Reader, configure: Option<Configure>) -> Self {
+    /// A resolver that watches nothing yet.
+    fn over(etcds: EtcdPerRuntime, reader: RecordReader, configure: Option<Configure>) -> Self {
         Self { shared: Arc::new(Shared { etcds, reader, configure, services: Mutex::default() }) }
     }
 
-    /// A service's live snapshot, kept true in the background from now on; shared with everyone who resolves the same.
+    /// The live snapshot of a service, kept up to date in the background from now on. Shared with
+    /// everyone who resolves the same service.
     ///
-    /// Returns at once: the snapshot is empty, and the state [`State::Unresolved`], until etcd was heard, which
-    /// [`Resolution::ready`] waits for.
+    /// Returns immediately. The snapshot is empty and the state is [`ResolutionState::Unresolved`]
+    /// until etcd has answered, which [`Resolution::ready`] waits for.
     ///
-    /// Needs a runtime with its timer enabled, on which the watch lives: what is resolved on one runtime and read on another
-    /// changes only while the first one is driven. A machine that was suspended sees what it missed
-    /// within 8 s of waking.
+    /// Needs a tokio runtime with its timer enabled. The watch runs on that runtime: what is
+    /// resolved on one runtime and read on another changes only while the first one is driven. A
+    /// machine that was suspended sees what it missed within 8 s of waking.
     ///
     /// # Errors
-    /// When the target is refused, or names hosts that are not this resolver's; outside of a tokio runtime with timers. Never because
-    /// etcd is away.
-    #[expect(clippy::unused_async, reason = "the task needs a runtime, and an async caller has one")]
-    pub async fn resolve<T>(&self, target: T) -> Result<Resolution, Error>
+    /// When the target is invalid, or names hosts that are not this resolver's
+    /// ([`Error::is_invalid_argument`]), and outside a tokio runtime with timers. An etcd that is
+    /// away is no error.
+    pub fn resolve<T>(&self, target: T) -> Result<Resolution, Error>
     where
         T: TryInto<Target>,
         Error: From<T::Error>,
@@ -154,70 +228,80 @@ impl Resolver {
         Ok(Resolution::new(target, service, self.shared.configure.clone()))
     }
 
-    /// tonic's own balanced channel over a service: see [`Resolution::balance_channel`]. Its calls wait without end while no
-    /// server is known: bound them, with `tokio::time::timeout`.
+    /// tonic's own balanced channel over a service: see [`Resolution::balance_channel`]. Its calls
+    /// wait without limit while no server is known: bound them with `tokio::time::timeout`.
     ///
     /// # Errors
     /// As [`Resolver::resolve`].
-    pub async fn balance_channel<T>(&self, target: T) -> Result<Channel, Error>
+    pub fn balance_channel<T>(&self, target: T) -> Result<Channel, Error>
     where
         T: TryInto<Target>,
         Error: From<T::Error>,
     {
-        self.resolve(target).await?.balance_channel()
+        self.resolve(target)?.balance_channel()
     }
 }
 
 impl Shared {
-    fn service(&self, target: &Target, runtime: &Handle) -> Arc<Service> {
+    /// The watched service of this target on this runtime; spawned where there is none.
+    fn service(&self, target: &Target, runtime: &Handle) -> Arc<WatchedService> {
         let key = (target.clone().without_hosts(), runtime.id());
-        let mut services = self.services.lock().unwrap_or_else(PoisonError::into_inner); // nothing panics while it is held
+        // Nothing panics while the lock is held.
+        let mut services = self.services.lock().unwrap_or_else(PoisonError::into_inner);
         let known = services.get(&key).and_then(Weak::upgrade);
-        // A task that has ended went with its runtime: another takes its place.
+        // A task ends only with its runtime. Then another one takes its place.
         if let Some(service) = known.as_ref().filter(|service| !service.has_ended()) {
             return service.clone();
         }
         services.retain(|_, service| service.strong_count() > 0);
         let (sender, view) = tokio::sync::watch::channel(View::unresolved());
-        let service = Arc::new(Service { view, pulse: Arc::default(), task: OnceLock::new() });
+        let service = Arc::new(WatchedService { view, probe: Arc::default(), task: OnceLock::new() });
         services.insert(key.clone(), Arc::downgrade(&service));
         drop(services);
-        // Outside of the lock, as whatever may run code of others. Without a span: it would live as long as the process, and
-        // keep whatever span it was made in open.
-        let task = Task::new(self.etcds.on(runtime), self.reader.clone(), key.0, sender, service.pulse.clone());
+        // Outside of the lock, as everything that may run foreign code. Without a span: it would
+        // live as long as the process, and keep the span open in which it was made.
+        let task = Task::new(self.etcds.on(runtime), self.reader.clone(), key.0, sender, service.probe.clone());
         let task = runtime.spawn(task.run()).abort_handle();
-        let _ = service.task.set(task); // it is set here alone
+        let _ = service.task.set(task); // set only here, so never an error
         service
     }
 }
 
 impl ResolverBuilder {
-    fn over(etcds: Result<Etcds, Error>) -> Self {
-        Self { etcds, reader: Reader::default(), configure: None }
+    /// A builder with every option at its default.
+    fn over(etcds: Result<EtcdPerRuntime, Error>) -> Self {
+        Self { etcds, reader: RecordReader::default(), configure: None }
     }
 
-    /// A builder over a client of your own: see [`Resolver::new`].
+    /// A builder over your own client: see [`Resolver::new`]. Exempt from semver.
+    #[cfg(feature = "unstable-etcd-client")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "unstable-etcd-client")))]
     pub fn from_client(client: EtcdClient) -> Self {
-        Self::over(Ok(Etcds::from_client(client)))
+        Self::over(Ok(EtcdPerRuntime::from_client(client)))
     }
 
-    /// The stored format to read; by default [`Detect`](crate::codec::Detect), which reads etcd's gRPC naming and plain addresses.
+    /// The stored format to read. By default [`Detect`](crate::codec::Detect), which reads etcd's
+    /// gRPC naming and plain addresses.
     pub fn codec(mut self, codec: impl Codec) -> Self {
-        self.reader.codec = Arc::new(Caught(codec));
+        self.reader.codec = Arc::new(CatchPanics(codec));
         self
     }
 
-    /// Whether records may name Unix sockets (`unix:/run/greeter.sock`); false by default, because whoever may write into etcd
-    /// could send this process's calls to any socket of its host. Without it such a record counts as one that cannot be read.
+    /// Whether records may name Unix sockets (`unix:/run/greeter.sock`). False by default: whoever
+    /// may write into etcd could otherwise send this process's calls to any socket of its host.
+    /// While it is false such a record counts as unreadable.
     pub fn unix_sockets(mut self, allow: bool) -> Self {
         self.reader.unix_sockets = allow;
         self
     }
 
-    /// Configures each server's `tonic::transport::Endpoint` (TLS, timeouts) before [`Resolution::discover`] and
-    /// [`Resolution::balance_channel`] give it out. A server for which this fails or panics is left out, with a warning.
+    /// Configures the `tonic::transport::Endpoint` of each server (TLS, timeouts) before
+    /// [`Resolution::discover`] and [`Resolution::balance_channel`] give it out. A server for which
+    /// this fails or panics is left out and logged at WARN.
     ///
-    /// TLS is then yours for `https` addresses, too; without this they get the enabled root certificates.
+    /// TLS of `https` addresses is then yours too. Without this function they use the root
+    /// certificates of the enabled features. [`BalancedChannel`](crate::BalancedChannel) does not
+    /// use it.
     pub fn configure_endpoint<E: Into<BoxError>>(
         mut self,
         configure: impl Fn(&Address, Endpoint) -> Result<Endpoint, E> + Send + Sync + 'static,
@@ -226,11 +310,24 @@ impl ResolverBuilder {
         self
     }
 
-    /// The resolver.
+    /// Connects to etcd and waits for its first response: see [`Resolver::connect`].
     ///
     /// # Errors
-    /// When an endpoint or option is refused.
-    pub fn build(self) -> Result<Resolver, Error> {
+    /// As [`Resolver::connect`].
+    ///
+    /// # Cancel safety
+    /// As [`Resolver::connect`].
+    pub async fn connect(self) -> Result<Resolver, Error> {
+        let resolver = self.connect_lazy()?;
+        resolver.shared.etcds.connect().await?;
+        Ok(resolver)
+    }
+
+    /// The resolver, which connects in the background: see [`Resolver::connect_lazy`].
+    ///
+    /// # Errors
+    /// When an endpoint or an option is invalid ([`Error::is_invalid_argument`]).
+    pub fn connect_lazy(self) -> Result<Resolver, Error> {
         Ok(Resolver::over(self.etcds?, self.reader, self.configure))
     }
 }

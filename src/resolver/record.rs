@@ -1,37 +1,41 @@
-//! One record of etcd as an entry of the snapshot: what the codec makes of it, and what of that may be called. PURE.
+//! From a record of etcd to an entry of the snapshot: the codec reads it, and addresses that must
+//! not be called are refused. PURE.
 
 use std::sync::Arc;
 
 use crate::address::Address;
-use crate::codec::{Caught, Codec, DecodeError, Detect};
+use crate::codec::{CatchPanics, Codec, DecodeError, Detect};
 use crate::instance::Instance;
-use crate::resolver::snapshot::Entry;
+use crate::resolver::snapshot::SnapshotEntry;
 use crate::target::Target;
 
 /// How the records of all services of a resolver are read.
 #[derive(Clone)]
-pub(super) struct Reader {
+pub(super) struct RecordReader {
+    /// The stored format.
     pub(super) codec: Arc<dyn Codec>,
-    /// Unix sockets may be called: paths of this host, named by whoever may write into etcd.
+    /// Whether records may name Unix sockets. They are paths of this host, named by whoever may
+    /// write into etcd.
     pub(super) unix_sockets: bool,
 }
 
-impl Default for Reader {
+impl Default for RecordReader {
     fn default() -> Self {
-        Self { codec: Arc::new(Caught(Detect)), unix_sockets: false }
+        Self { codec: Arc::new(CatchPanics(Detect)), unix_sockets: false }
     }
 }
 
-impl Reader {
-    /// The entry of a key, if it is the service's own.
-    pub(super) fn read(&self, target: &Target, key: &[u8], value: &[u8]) -> Option<Entry> {
+impl RecordReader {
+    /// The entry of a key; `None` for a key that is not the service's own.
+    pub(super) fn read(&self, target: &Target, key: &[u8], value: &[u8]) -> Option<SnapshotEntry> {
         target.owns(key).then(|| {
             let read = self.codec.decode(key, value);
-            Entry::new(key, read.and_then(|instances| self.check(instances)))
+            SnapshotEntry::new(key, read.and_then(|instances| self.check(instances)))
         })
     }
 
-    /// One address that must not be called makes the record one that cannot be read: whoever wrote it meant something else.
+    /// Refuses a record with an address that must not be called. One such address makes the whole
+    /// record unreadable, because its writer meant something else.
     fn check(&self, instances: Vec<Instance>) -> Result<Vec<Instance>, DecodeError> {
         let refused = instances.iter().flat_map(Instance::addresses).find_map(|address| {
             let reason = self.refusal(address)?;
@@ -40,11 +44,12 @@ impl Reader {
         refused.map_or(Ok(instances), Err)
     }
 
+    /// Why an address must not be called, if so.
     fn refusal(&self, address: &Address) -> Option<&'static str> {
         if address.unix_path().is_some() && !self.unix_sockets {
             return Some("Unix sockets are not allowed here, see ResolverBuilder::unix_sockets");
         }
-        address.uncallable()
+        address.uncallable_reason()
     }
 }
 
@@ -52,8 +57,8 @@ impl Reader {
 mod tests {
     use super::*;
 
-    fn read(value: &str, unix_sockets: bool) -> Entry {
-        let reader = Reader { codec: Arc::new(Detect), unix_sockets };
+    fn read(value: &str, unix_sockets: bool) -> SnapshotEntry {
+        let reader = RecordReader { codec: Arc::new(Detect), unix_sockets };
         reader.read(&Target::parse("s").unwrap(), b"s/x", value.as_bytes()).unwrap()
     }
 

@@ -1,63 +1,82 @@
-//! What is said of a service's changes: membership at INFO, what is wrong with records at WARN, each once.
+//! What is logged about a service's changes.
+//!
+//! | what | level | how often |
+//! |---|---|---|
+//! | members were added, removed or changed | INFO | once for each change, with counts |
+//! | other parts of instances have changed | DEBUG | once for each change |
+//! | a record has become unreadable | WARN | each, up to [`MAX_LOGGED_RECORDS`] of one change |
+//! | a field of a record was not understood | WARN | once for each service |
+//! | the prefix holds keys of a longer name | WARN | once for each service |
+//!
+//! A change is the difference of two views, so that a flood of events is logged as one change.
 
 use crate::instance::Instance;
-use crate::nested::nested;
-use crate::resolver::snapshot::{Difference, Entry, Snapshot, diff};
+use crate::resolver::snapshot::{Difference, Snapshot, SnapshotEntry, diff};
 use crate::secret::{self, shown_key};
 use crate::target::Target;
+use crate::target::nested::nested_name;
 
-/// Records that cannot be read, of one step of the service, that are reported one by one.
-const SHOWN: usize = 10;
+/// Unreadable records of one change that are logged one by one. The rest are counted.
+const MAX_LOGGED_RECORDS: usize = 10;
 
-/// What was said of a service so far.
+/// What was logged of a service so far.
 #[derive(Default)]
-pub(super) struct Report {
-    misread: bool,
-    /// A key of the service's own was seen, and one of a name below it.
-    own: bool,
+pub(super) struct MembershipLog {
+    /// Whether a part of a record that was not understood was logged.
+    misread_logged: bool,
+    /// Whether a key of the service's own was seen.
+    own_key_seen: bool,
+    /// A name below the service's name, if a key of one was seen.
     below: Option<String>,
-    nested: bool,
+    /// Whether both were logged.
+    nested_logged: bool,
 }
 
-/// What has become of the records of one step.
+/// How many records of one change did what.
 #[derive(Default)]
-struct Step {
+struct ChangeCounts {
+    /// New keys.
     added: usize,
+    /// Keys that are gone.
     removed: usize,
+    /// Keys whose change matters to calls: addresses, weight, zone, draining, readability.
     changed: usize,
-    /// What concerns no call: metadata, version, id.
+    /// Keys whose change matters to no call: metadata, version, id.
     details: usize,
+    /// Keys that have become unreadable.
     unreadable: usize,
 }
 
-impl Report {
+impl MembershipLog {
+    /// Logs the difference of two snapshots.
     pub(super) fn step(&mut self, target: &Target, before: &Snapshot, after: &Snapshot) {
-        // Nobody listens.
+        // Nobody listens, so the difference is not computed.
         if !tracing::enabled!(tracing::Level::WARN) {
             return;
         }
-        let mut step = Step::default();
+        let mut step = ChangeCounts::default();
         for difference in diff(before, after) {
             step.count(&difference);
             if let Some(entry) = &difference.after {
-                step.warn(target.name(), entry, difference.before.as_deref());
-                self.look(target, entry);
+                step.log_unreadable(target.name(), entry, difference.before.as_deref());
+                self.check_entry(target, entry);
             }
         }
-        if step.unreadable > SHOWN {
-            let (service, more) = (target.name(), step.unreadable - SHOWN);
-            tracing::warn!(parent: None, service, more, "further records skipped: they cannot be read");
+        if step.unreadable > MAX_LOGGED_RECORDS {
+            let (service, more) = (target.name(), step.unreadable - MAX_LOGGED_RECORDS);
+            tracing::warn!(parent: None, service, more, "more records skipped: unreadable");
         }
-        self.warn_of_nested(target);
-        step.tell(target.name(), after);
+        self.log_nested_name(target);
+        step.log_membership(target.name(), after);
     }
 
-    /// What is odd about a record that can be read, for the first of a service.
-    fn look(&mut self, target: &Target, entry: &Entry) {
-        if !self.misread
+    /// Logs a misread part of the first such record, and looks for keys of a name below the
+    /// service's.
+    fn check_entry(&mut self, target: &Target, entry: &SnapshotEntry) {
+        if !self.misread_logged
             && let Some(misread) = entry.instances().iter().find_map(Instance::misread)
         {
-            self.misread = true;
+            self.misread_logged = true;
             let key = shown_key(entry.key());
             let service = target.name();
             tracing::warn!(
@@ -65,33 +84,35 @@ impl Report {
                 service,
                 %key,
                 misread,
-                "a part of a record is not understood, and is kept as metadata; further ones of this service are not reported"
+                "record field not understood, kept as metadata; logged once for each service"
             );
         }
-        if self.nested || entry.instances().is_empty() || (self.own && self.below.is_some()) {
+        if self.nested_logged || entry.instances().is_empty() || (self.own_key_seen && self.below.is_some()) {
             return;
         }
-        match std::str::from_utf8(entry.key()).ok().and_then(|key| nested(target, key, entry.instances())) {
+        match std::str::from_utf8(entry.key()).ok().and_then(|key| nested_name(target, key, entry.instances())) {
             Some(name) => self.below = Some(secret::without_password(name).into_owned()),
-            None => self.own = true,
+            None => self.own_key_seen = true,
         }
     }
 
-    fn warn_of_nested(&mut self, target: &Target) {
-        if let (false, true, Some(below)) = (self.nested, self.own, self.below.as_deref()) {
-            self.nested = true;
+    /// Logs once that the prefix holds keys of the service and of a name below it.
+    fn log_nested_name(&mut self, target: &Target) {
+        if let (false, true, Some(below)) = (self.nested_logged, self.own_key_seen, self.below.as_deref()) {
+            self.nested_logged = true;
             let service = target.name();
             tracing::warn!(
                 parent: None,
                 service,
                 below,
-                "the prefix also holds keys of another name: if that is a service of its own, its servers get calls of this one"
+                "prefix also holds keys of a longer name: if that is a service, its servers get calls of this one"
             );
         }
     }
 }
 
-impl Step {
+impl ChangeCounts {
+    /// Counts one difference.
     fn count(&mut self, difference: &Difference) {
         match (&difference.before, &difference.after) {
             (None, Some(_)) => self.added += 1,
@@ -101,37 +122,40 @@ impl Step {
         }
     }
 
-    fn warn(&mut self, service: &str, entry: &Entry, before: Option<&Entry>) {
+    /// Logs a record that has become unreadable: at WARN, and at DEBUG where it was unreadable
+    /// before.
+    fn log_unreadable(&mut self, service: &str, entry: &SnapshotEntry, before: Option<&SnapshotEntry>) {
         let Some(error) = entry.error() else { return };
         let key = shown_key(entry.key());
         if before.is_some_and(|before| before.error().is_some()) {
-            tracing::debug!(parent: None, service, %key, %error, "record skipped: it still cannot be read");
+            tracing::debug!(parent: None, service, %key, %error, "record skipped: still unreadable");
             return;
         }
         self.unreadable += 1;
-        if self.unreadable <= SHOWN {
-            tracing::warn!(parent: None, service, %key, %error, "record skipped: it cannot be read");
+        if self.unreadable <= MAX_LOGGED_RECORDS {
+            tracing::warn!(parent: None, service, %key, %error, "record skipped: unreadable");
         }
     }
 
-    fn tell(&self, service: &str, after: &Snapshot) {
+    /// Logs the counts.
+    fn log_membership(&self, service: &str, after: &Snapshot) {
         let Self { added, removed, changed, details, .. } = *self;
         let (instances, revision) = (after.len(), after.revision());
         if added + removed + changed > 0 {
             tracing::info!(parent: None, service, added, removed, changed, instances, revision, "membership changed");
         }
         if details > 0 {
-            tracing::debug!(parent: None, service, details, instances, revision, "instances say something else of themselves");
+            tracing::debug!(parent: None, service, details, instances, revision, "instance details changed");
         }
     }
 }
 
-/// Whether a change may send calls elsewhere: of addresses, weight, zone, draining, or of whether it can be read.
-fn concerns_calls(before: &Entry, after: &Entry) -> bool {
-    let said = |entry: &Entry| {
+/// Whether a change of a record may send calls elsewhere.
+fn concerns_calls(before: &SnapshotEntry, after: &SnapshotEntry) -> bool {
+    let relevant = |entry: &SnapshotEntry| {
         let part =
             |one: &Instance| (one.addresses().to_vec(), one.weight(), one.zone().map(str::to_owned), one.is_draining());
         (entry.error().is_some(), entry.instances().iter().map(part).collect::<Vec<_>>())
     };
-    said(before) != said(after)
+    relevant(before) != relevant(after)
 }

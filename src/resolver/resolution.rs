@@ -1,4 +1,4 @@
-//! A resolution: one service, live, as its users hold it.
+//! [`Resolution`]: one service, live, as its users hold it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,17 +8,17 @@ use tokio::sync::watch::Receiver;
 use tokio::time::{Instant, timeout};
 
 use crate::error::Error;
-use crate::resolver::Service;
+use crate::resolver::WatchedService;
 use crate::resolver::discover::Configure;
 use crate::resolver::snapshot::Snapshot;
 use crate::resolver::task::View;
 use crate::target::Target;
 
-/// One service, live.
+/// One service, live: its latest snapshot, its state, and the way to its changes.
 ///
 /// ```no_run
 /// # async fn show(resolver: tonic_etcd::Resolver) -> Result<(), Box<dyn std::error::Error>> {
-/// let mut resolution = resolver.resolve("greeter").await?;
+/// let mut resolution = resolver.resolve("greeter")?;
 /// let mut snapshot = resolution.ready(std::time::Duration::from_secs(5)).await?;
 /// loop {
 ///     for instance in snapshot.instances() {
@@ -29,30 +29,40 @@ use crate::target::Target;
 /// # }
 /// ```
 ///
-/// Cheap to clone; the watch ends when the last clone, stream and channel made of it are gone.
+/// Cheap to clone. The watch ends when the last clone, stream and channel made of it are dropped.
 #[derive(Clone)]
 pub struct Resolution {
+    /// The service, as it was asked for.
     target: Target,
-    pub(super) service: Arc<Service>,
+    /// The watched service, kept alive.
+    pub(super) service: Arc<WatchedService>,
+    /// The view, and which one this handle has seen.
     seen: Receiver<View>,
+    /// How tonic endpoints are configured.
     pub(super) configure: Option<Configure>,
 }
 
-/// What is known of a service.
+/// The state of a resolution: whether the snapshot is what etcd holds.
+///
+/// ```text
+/// Unresolved ──▶ Current ◀──▶ Stale
+///                  ▲  │         │
+///                  │  ▼         │
+///             ConfirmedEmpty ◀──┘        any of them ──▶ Closed (with its runtime)
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum State {
-    /// etcd has not been heard yet: nobody knows whether there is any instance.
+pub enum ResolutionState {
+    /// etcd has not answered yet. It is not known whether there are instances.
     Unresolved,
-    /// The snapshot is what etcd holds, and there are instances in it: a watch shows each change, or a list was answered less
-    /// than 5 s ago.
+    /// The snapshot is what etcd holds, and it has instances. A watch reports changes, or a list
+    /// was answered less than 5 s ago.
     Current,
-    /// etcd was heard, and holds no instance of the service, or none that can be read.
+    /// As `Current`, and there are no instances, or none that can be read.
     ConfirmedEmpty,
-    /// The runtime that kept it true has ended: what was known stays, and resolving again begins anew.
+    /// The runtime of the watch has ended. The last snapshot stays. Resolve again for a new watch.
     Closed,
-    /// No watch shows the changes of the service; etcd was last heard then. What was known stays in the snapshot, and it goes
-    /// on trying.
+    /// No watch reports changes. The last snapshot stays, and the resolver retries.
     #[non_exhaustive]
     Stale {
         /// When etcd was last heard.
@@ -61,67 +71,71 @@ pub enum State {
 }
 
 impl Resolution {
-    pub(super) fn new(target: Target, service: Arc<Service>, configure: Option<Configure>) -> Self {
+    /// A handle that has seen no view.
+    pub(super) fn new(target: Target, service: Arc<WatchedService>, configure: Option<Configure>) -> Self {
         let seen = service.view();
         Self { target, service, seen, configure }
     }
 
-    /// The service.
+    /// The service, as it was asked for.
     pub fn target(&self) -> &Target {
         &self.target
     }
 
-    /// The latest snapshot; empty before the first.
+    /// The latest snapshot; empty before the first response of etcd.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.seen.borrow().snapshot.clone()
     }
 
-    /// What is known of the service now.
-    pub fn state(&self) -> State {
+    /// The present state.
+    pub fn state(&self) -> ResolutionState {
         if self.seen.has_changed().is_err() {
-            return State::Closed;
+            return ResolutionState::Closed;
         }
         self.seen.borrow().state
     }
 
-    /// What last went wrong with etcd; none while all is well: a watch stands, and the last list was answered.
+    /// The last failure of etcd. `None` while all is well: a watch is open, and the last list was
+    /// answered.
     pub fn last_error(&self) -> Option<Error> {
         self.seen.borrow().error.clone()
     }
 
-    /// Waits for a change of the snapshot, the state or the error that this handle has not seen yet, and gives the
-    /// snapshot. The first call returns at once if anything is known. However long a reader sleeps, it gets the latest.
+    /// Waits for a change of the snapshot, the state or the error that this handle has not seen,
+    /// and returns the snapshot. The first call returns immediately if etcd has answered. A reader
+    /// that is slow skips to the latest.
     ///
     /// # Errors
-    /// When the resolver's runtime has ended.
+    /// When the runtime of the watch has ended ([`Error::is_closed`]).
     ///
     /// # Cancel safety
-    /// A call that is dropped loses nothing: the next one sees the change.
+    /// Dropping the future loses nothing: the next call sees the change.
     pub async fn changed(&mut self) -> Result<Arc<Snapshot>, Error> {
         self.seen.changed().await.map_err(|_| Error::closed("the resolution"))?;
         Ok(self.seen.borrow_and_update().snapshot.clone())
     }
 
-    /// Waits until etcd was heard for the first time, and gives the snapshot, which may be empty.
+    /// Waits for the first response of etcd and returns the snapshot, which may be empty.
     ///
     /// # Errors
-    /// When that takes longer than `within`; the source is what last went wrong, or that the runtime on which it was resolved
-    /// did not run in that time. The resolution goes on all the same.
+    /// - Nothing within `within` ([`Error::is_timeout`]). The source is the last failure, or says
+    ///   that the runtime of the watch is not driven. The resolution goes on.
+    /// - The runtime of the watch has ended ([`Error::is_closed`]).
     ///
     /// # Cancel safety
-    /// Dropping it loses nothing.
+    /// Dropping the future loses nothing.
     pub async fn ready(&self, within: Duration) -> Result<Arc<Snapshot>, Error> {
-        let (mut seen, pulse) = (self.seen.clone(), &self.service.pulse);
-        let before = pulse.turns.now();
-        pulse.look.notify_one();
-        let resolved = timeout(within, seen.wait_for(|view| view.state != State::Unresolved)).await;
+        let (mut seen, probe) = (self.seen.clone(), &self.service.probe);
+        let before = probe.turns.now();
+        probe.wake.notify_one();
+        let resolved = timeout(within, seen.wait_for(|view| view.state != ResolutionState::Unresolved)).await;
         match resolved {
             Ok(Ok(view)) => Ok(view.snapshot.clone()),
             Ok(Err(_)) => Err(Error::closed("the resolution")),
             Err(_) => {
                 let doing = format!("resolving {}", self.target);
-                Err(match pulse.turns.stood_still(before, within, "on which it was resolved") {
-                    Some(still) => Error::timeout_saying(doing, within, still),
+                Err(match probe.turns.stall_message(before, within, "on which it was resolved") {
+                    Some(still) => Error::timeout_because(doing, within, still),
                     None => Error::timeout(doing, within, self.last_error()),
                 })
             }
@@ -131,7 +145,7 @@ impl Resolution {
 
 impl fmt::Debug for Resolution {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Not while it is written: nobody knows what the writer does.
+        // Not borrowed while the formatter runs: it is foreign code.
         let (state, instances) = {
             let view = self.seen.borrow();
             (view.state, view.snapshot.len())

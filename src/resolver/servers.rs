@@ -1,17 +1,17 @@
-//! Which server addresses a service has, counted over the etcd keys that name them. PURE.
+//! The changes of a service's server addresses, for tower's balancers. PURE.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use tower::discover::Change;
 
 use crate::address::{Address, Authority};
-use crate::instance::Instance;
+use crate::address_index::{AddressChange, AddressIndex};
 use crate::resolver::snapshot::{Snapshot, diff};
 
-/// Names one server of a service to a balancer: one per server address, however many etcd keys name it.
+/// Names one server of a service to a balancer: one for each server address, however many etcd keys
+/// name it, and whatever scheme they give.
 ///
-/// Opaque; shown as `host:port`.
+/// Opaque; shown as `host:port`. Ordered and hashed by that text.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ServerKey(Authority);
 
@@ -27,64 +27,37 @@ impl fmt::Debug for ServerKey {
     }
 }
 
-/// How many instances name an address, by how they write it.
-#[derive(Clone, Copy, Default)]
-struct Named {
-    plain: usize,
-    secure: usize,
-}
-
-impl Named {
-    /// Whether the server speaks TLS, if anyone names it: one that says so outweighs all that do not.
-    fn secure(self) -> Option<bool> {
-        match self {
-            Named { plain: 0, secure: 0 } => None,
-            Named { secure, .. } => Some(secure > 0),
-        }
-    }
-}
-
 /// The servers as they were last told to a reader.
+///
+/// A server is there while at least one instance that is not draining names its address. Its scheme
+/// is `https` while at least one of them says so.
 #[derive(Default)]
 pub(crate) struct Servers {
-    seen: Snapshot,
-    named: BTreeMap<ServerKey, Named>,
+    /// The snapshot of which the reader was told.
+    snapshot: Snapshot,
+    /// The addresses that it names.
+    index: AddressIndex<(), ()>,
 }
 
 impl Servers {
-    /// What to tell a reader who is to know this snapshot: inserts first, so that a set that is replaced is never empty
-    /// in between; nothing for what stayed equal.
+    /// The changes that lead a reader from the last snapshot to this one. Inserts come first, so
+    /// that a set that is replaced is never empty. Nothing for an address that stayed equal.
     pub(crate) fn advance(&mut self, snapshot: &Snapshot) -> Vec<Change<ServerKey, Address>> {
-        let mut touched: BTreeMap<ServerKey, Option<bool>> = BTreeMap::new();
-        for change in diff(&self.seen, snapshot) {
-            for (entry, added) in [(&change.before, false), (&change.after, true)] {
-                // What is draining takes no new calls.
-                let instances = entry.iter().flat_map(|entry| entry.instances()).filter(|one| !one.is_draining());
-                for address in instances.flat_map(Instance::addresses) {
-                    let key = ServerKey(address.parsed_authority().clone());
-                    let named = self.named.entry(key.clone()).or_default();
-                    touched.entry(key).or_insert_with(|| named.secure());
-                    let count = if address.is_secure() { &mut named.secure } else { &mut named.plain };
-                    *count = if added { *count + 1 } else { count.saturating_sub(1) };
-                }
-            }
+        for change in diff(&self.snapshot, snapshot) {
+            let before = change.before.iter().flat_map(|entry| entry.instances());
+            before.for_each(|instance| self.index.remove(&(), instance));
+            let after = change.after.iter().flat_map(|entry| entry.instances());
+            after.for_each(|instance| self.index.insert(&(), instance, &()));
         }
-        self.seen = snapshot.clone();
+        self.snapshot = snapshot.clone();
         let (mut changes, mut removes) = (Vec::new(), Vec::new());
-        for (key, before) in touched {
-            let after = self.named.get(&key).and_then(|named| named.secure());
-            match after {
-                None => {
-                    self.named.remove(&key);
-                    if before.is_some() {
-                        removes.push(Change::Remove(key));
-                    }
+        for change in self.index.take_changes() {
+            match change {
+                AddressChange::Present { address, is_new: true, .. } => {
+                    changes.push(Change::Insert(ServerKey(address.parsed_authority().clone()), address));
                 }
-                Some(secure) if before != after => {
-                    let address = Address::from_parts(key.0.clone(), secure);
-                    changes.push(Change::Insert(key, address));
-                }
-                Some(_) => {}
+                AddressChange::Present { .. } => {}
+                AddressChange::Gone(authority) => removes.push(Change::Remove(ServerKey(authority))),
             }
         }
         changes.append(&mut removes);
@@ -94,16 +67,18 @@ impl Servers {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::codec::DecodeError;
     use crate::instance::Instance;
-    use crate::resolver::snapshot::Entry;
+    use crate::resolver::snapshot::SnapshotEntry;
     use proptest::prelude::*;
 
     /// Key, and the addresses that it names; none is an unreadable record.
     type Record = (u8, Vec<(u8, bool)>);
 
-    fn entry((key, addresses): &Record) -> Entry {
+    fn entry((key, addresses): &Record) -> SnapshotEntry {
         let instance = |(port, secure): &(u8, bool)| {
             let scheme = if *secure { "https://" } else { "" };
             Instance::new(format!("{scheme}h:{}", u16::from(*port) + 1)).unwrap()
@@ -112,7 +87,7 @@ mod tests {
             [] => Err(DecodeError::new("bad")),
             addresses => Ok(addresses.iter().map(instance).collect()),
         };
-        Entry::new(&[*key], read)
+        SnapshotEntry::new(&[*key], read)
     }
 
     fn records() -> impl Strategy<Value = Vec<Record>> {
@@ -160,7 +135,7 @@ mod tests {
     fn says_nothing_when_only_weight_or_metadata_changes() {
         let (mut servers, mut snapshot) = (Servers::default(), Snapshot::default());
         let put = |snapshot: &mut Snapshot, key: &[u8], weight| {
-            snapshot.put(Entry::new(key, Ok(vec![Instance::new("h:1").unwrap().with_foreign_weight(weight)])))
+            snapshot.put(SnapshotEntry::new(key, Ok(vec![Instance::new("h:1").unwrap().with_stored_weight(weight)])))
         };
         put(&mut snapshot, b"a", 1);
         assert_eq!(servers.advance(&snapshot).len(), 1);

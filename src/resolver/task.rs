@@ -1,5 +1,19 @@
-//! The task around the watch machine: action → await → input, with a hand for the watch and one for what is asked, and the
-//! view that everyone reads.
+//! The task of one service, around the watch machine.
+//!
+//! Each iteration:
+//!
+//! 1. Open or close the watch, and start the request, that the machine asks for. One request and
+//!    one watch run at a time, independently of each other.
+//! 2. Wait for a message of the watch, the answer to the request, a new connection to etcd, the
+//!    machine's timer, or a reader that checks whether the task runs.
+//! 3. Give it to the machine.
+//! 4. Publish the view where the snapshot, the state or the error has changed.
+//!
+//! What is logged: the first failure of each kind at WARN, others at DEBUG, and that the watch has
+//! recovered at INFO. Changes of the members are logged by `report.rs`.
+//!
+//! The task runs until it is dropped with the last user of the service, or until its runtime ends.
+//! Then the sender of the views is dropped, and readers see [`ResolutionState::Closed`].
 
 use std::future::{Future, pending};
 use std::pin::Pin;
@@ -11,67 +25,88 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::error::Error;
 use crate::etcd::{Class, Etcd, Failure, Message, Range, Watch, WatchId, Watcher};
-use crate::resolver::record::Reader;
-use crate::resolver::report::Report;
+use crate::resolver::record::RecordReader;
+use crate::resolver::report::MembershipLog;
 use crate::resolver::snapshot::Snapshot;
 use crate::resolver::watch::{Action, Change, Event, FailureKind, Input, Machine, WatchStatus};
-use crate::resolver::{Pulse, State};
+use crate::resolver::{ResolutionState, TaskProbe};
 use crate::target::Target;
 
-/// No alarm is set for later than this.
-const LONGEST: Duration = Duration::from_secs(3_600);
+/// The longest sleep. A machine without anything to do asks for a sleep that no timer can
+/// represent.
+const MAX_SLEEP: Duration = Duration::from_secs(3_600);
 
-/// What is known of a service: the latest, for any number of readers.
+/// What is known of a service at one moment. Any number of readers see the latest one.
 #[derive(Clone)]
 pub(super) struct View {
+    /// The instances.
     pub(super) snapshot: Arc<Snapshot>,
-    pub(super) state: State,
+    /// Whether they are what etcd holds.
+    pub(super) state: ResolutionState,
+    /// The last failure, while something is wrong.
     pub(super) error: Option<Error>,
 }
 
 impl View {
+    /// The view before the first response of etcd.
     pub(super) fn unresolved() -> Self {
-        Self { snapshot: Arc::default(), state: State::Unresolved, error: None }
+        Self { snapshot: Arc::default(), state: ResolutionState::Unresolved, error: None }
     }
 }
 
+/// The task of one service.
 pub(super) struct Task {
+    /// The etcd of the task's runtime.
     etcd: Etcd,
-    reader: Reader,
-    report: Report,
+    /// How records are read.
+    reader: RecordReader,
+    /// What was logged of the service.
+    report: MembershipLog,
+    /// The service.
     target: Target,
+    /// Its keys.
     range: Range,
+    /// What to do, and the snapshot.
     machine: Machine,
+    /// Opens the watch and receives its messages.
     watcher: Watcher,
+    /// The open watch. Messages of others are ignored.
     watch: Option<Watch>,
+    /// The start of the time that the machine is given.
     epoch: Instant,
+    /// The last failure, while something is wrong.
     error: Option<Error>,
-    /// What kind of failure was reported since all was well.
-    reported: Option<Class>,
-    /// As it was when the last error was looked at.
+    /// The kind of the failure that was logged since all was well.
+    logged_failure: Option<Class>,
+    /// Whether a watch was open when the view was last published.
     was_watching: bool,
-    /// A list was answered since then.
-    was_listed: bool,
-    /// Counts the connections to etcd; as it was when a list last came.
+    /// Whether a list was answered since then.
+    list_answered: bool,
+    /// Counts the connections that came into use.
     connected: watch::Receiver<u64>,
-    listed_over: u64,
+    /// That count when a list was last answered.
+    listed_on: u64,
+    /// Where views are published.
     views: watch::Sender<View>,
-    pulse: Arc<Pulse>,
+    /// Tells others that the task runs.
+    probe: Arc<TaskProbe>,
 }
 
-/// A request on its way.
+/// A request that was sent, and the action that asked for it.
 type Request = Pin<Box<dyn Future<Output = (Action, Result<Input, Failure>)> + Send>>;
 
-/// Messages that are taken in before what they amount to is shown.
-const AT_ONCE: usize = 256;
+/// Messages of the watch that are taken before a view is published, so that a flood of events costs
+/// few snapshots.
+const MESSAGE_BATCH: usize = 256;
 
 impl Task {
+    /// A task that has asked for nothing yet.
     pub(super) fn new(
         etcd: Etcd,
-        reader: Reader,
+        reader: RecordReader,
         target: Target,
         views: watch::Sender<View>,
-        pulse: Arc<Pulse>,
+        probe: Arc<TaskProbe>,
     ) -> Self {
         let (start, end) = target.range();
         let machine = Machine::new(fastrand::u64(..));
@@ -79,7 +114,7 @@ impl Task {
         Self {
             etcd,
             reader,
-            report: Report::default(),
+            report: MembershipLog::default(),
             target,
             range: Range { start, end },
             machine,
@@ -87,23 +122,23 @@ impl Task {
             watch: None,
             epoch: Instant::now(),
             error: None,
-            reported: None,
+            logged_failure: None,
             was_watching: false,
-            was_listed: false,
+            list_answered: false,
             connected,
-            listed_over: 0,
+            listed_on: 0,
             views,
-            pulse,
+            probe,
         }
     }
 
-    /// Goes on until it is dropped.
+    /// Runs until it is dropped or its runtime ends.
     pub(super) async fn run(mut self) {
         let mut request: Option<Request> = None;
         let alarm = sleep_until(self.epoch);
         tokio::pin!(alarm);
         loop {
-            self.pulse.turns.count();
+            self.probe.turns.count();
             let now = self.epoch.elapsed();
             if let Some(from) = self.machine.watch(now) {
                 self.watch = Some(self.watcher.open(self.range.clone(), from));
@@ -117,39 +152,42 @@ impl Task {
                     action => request = Some(self.request(action)),
                 }
             }
-            // Each message moves the alarm on, and none needs it: it is set anew when it has rung.
-            let wake = self.epoch + wake.unwrap_or(Duration::MAX).min(now + LONGEST);
+            // Most messages only move the wake-up on. The timer is not set again before it fires.
+            let wake = self.epoch + wake.unwrap_or(Duration::MAX).min(now + MAX_SLEEP);
             if alarm.deadline() > wake || alarm.is_elapsed() {
                 alarm.as_mut().reset(wake);
             }
             let mut changed = false;
             tokio::select! {
                 message = self.watcher.next() => {
-                    changed |= self.heard(message);
-                    for _ in 1..AT_ONCE {
+                    changed |= self.on_message(message);
+                    for _ in 1..MESSAGE_BATCH {
                         let Some(message) = self.watcher.try_next() else { break };
-                        changed |= self.heard(message);
+                        changed |= self.on_message(message);
                     }
                 }
-                (action, result) = answer(request.as_mut()) => {
+                (action, result) = response_of(request.as_mut()) => {
                     request = None;
-                    changed |= self.done(action, result);
+                    changed |= self.on_response(action, result);
                 }
                 _ = self.connected.changed() => {
-                    let anew = *self.connected.borrow_and_update() > self.listed_over;
-                    changed |= self.on(Input::Reachable { anew });
+                    let is_new = *self.connected.borrow_and_update() > self.listed_on;
+                    changed |= self.on(Input::Connected { is_new });
                 }
                 () = &mut alarm => {}
-                () = self.pulse.look.notified() => {}
+                () = self.probe.wake.notified() => {}
             }
             self.publish(changed);
         }
     }
 
+    /// Gives an input to the machine. Whether the snapshot has changed.
     fn on(&mut self, input: Input) -> bool {
         self.machine.on(self.epoch.elapsed(), input)
     }
 
+    /// Starts a request: a list, or a read of the cluster's revision. Records are read by the codec
+    /// while pages arrive, within the request's future.
     fn request(&self, action: Action) -> Request {
         let (etcd, reader) = (self.etcd.clone(), self.reader.clone());
         let (target, range) = (self.target.clone(), self.range.clone());
@@ -172,25 +210,27 @@ impl Task {
         })
     }
 
-    fn done(&mut self, action: Action, result: Result<Input, Failure>) -> bool {
+    /// Takes the answer to a request.
+    fn on_response(&mut self, action: Action, result: Result<Input, Failure>) -> bool {
         match result {
             Ok(input) => {
-                self.listed_over = *self.connected.borrow();
-                self.was_listed = true;
+                self.listed_on = *self.connected.borrow();
+                self.list_answered = true;
                 self.on(input)
             }
             Err(failure) => {
-                let trouble = self.failed(failure);
+                let kind = self.on_failure(failure);
                 self.on(match action {
-                    Action::List => Input::ListFailed(trouble),
-                    Action::Verify | Action::Wait { .. } => Input::VerifyFailed(trouble),
+                    Action::List => Input::ListFailed(kind),
+                    Action::Verify | Action::Wait { .. } => Input::VerifyFailed(kind),
                 })
             }
         }
     }
 
-    /// A message of the watch, or of one that was given up.
-    fn heard(&mut self, (of, message): (WatchId, Message)) -> bool {
+    /// Takes a message of the watch. Those of an earlier watch, which may still be in the mailbox,
+    /// are ignored.
+    fn on_message(&mut self, (of, message): (WatchId, Message)) -> bool {
         if self.watch.as_ref().is_none_or(|watch| watch.id() != of) {
             return false;
         }
@@ -209,36 +249,39 @@ impl Task {
                 self.on(Input::Events(events))
             }
             Message::Late(failure) => {
-                self.failed(failure);
+                self.on_failure(failure);
                 self.on(Input::Late)
             }
             Message::Canceled(failure) => {
                 self.watch = None;
-                let trouble = self.failed(failure);
-                self.on(Input::Canceled(trouble))
+                let kind = self.on_failure(failure);
+                self.on(Input::Canceled(kind))
             }
             Message::Lost { failure, heard } => {
                 self.watch = None;
-                let trouble = self.failed(failure);
-                self.on(Input::Lost { trouble, heard: heard.saturating_duration_since(self.epoch) })
+                let kind = self.on_failure(failure);
+                self.on(Input::Lost { kind, last_heard: heard.saturating_duration_since(self.epoch) })
             }
         }
     }
 
-    /// Remembers and reports a failure; what it means to the machine.
-    fn failed(&mut self, failure: Failure) -> FailureKind {
+    /// Stores and logs a failure. Gives its meaning for the machine.
+    ///
+    /// Failures that ask for another way ([`Class::Revision`], [`Class::Changed`]) are not stored
+    /// and are logged at DEBUG only: nothing is wrong.
+    fn on_failure(&mut self, failure: Failure) -> FailureKind {
         let class = failure.class;
         let error = failure.into_error();
-        if self.reported.is_some_and(|reported| reported.is_like(class))
+        if self.logged_failure.is_some_and(|logged_failure| logged_failure.is_same_kind(class))
             || matches!(class, Class::Revision | Class::Changed)
         {
-            tracing::debug!(parent: None, service = self.target.name(), %error, "etcd failed");
+            tracing::debug!(parent: None, service = self.target.name(), %error, "etcd failed, retrying");
         } else {
-            let message = "etcd failed; what is known stays, and it goes on trying";
-            tracing::warn!(parent: None, service = self.target.name(), %error, "{message}");
-            self.reported = Some(class);
+            let service = self.target.name();
+            tracing::warn!(parent: None, service, %error, "etcd failed, retrying; keeping the last snapshot");
+            self.logged_failure = Some(class);
         }
-        // One that repeats is told once.
+        // A failure that repeats is published once.
         let is_same = |known: &Error| known.to_string() == error.to_string();
         if !matches!(class, Class::Revision | Class::Changed) && !self.error.as_ref().is_some_and(is_same) {
             self.error = Some(error);
@@ -260,27 +303,31 @@ impl Task {
         }
     }
 
+    /// Publishes the view where the snapshot, the state or the error has changed.
+    ///
+    /// A change of the revision alone is published with the next change: readers would wake for
+    /// nothing.
     fn publish(&mut self, changed: bool) {
         let now = self.epoch.elapsed();
-        let state = match self.machine.standing(now) {
-            WatchStatus::Unresolved => State::Unresolved,
-            WatchStatus::Current if self.machine.snapshot().is_empty() => State::ConfirmedEmpty,
-            WatchStatus::Current => State::Current,
-            WatchStatus::Stale { since } => State::Stale { since: self.epoch + since },
+        let state = match self.machine.status(now) {
+            WatchStatus::Unresolved => ResolutionState::Unresolved,
+            WatchStatus::Current if self.machine.snapshot().is_empty() => ResolutionState::ConfirmedEmpty,
+            WatchStatus::Current => ResolutionState::Current,
+            WatchStatus::Stale { since } => ResolutionState::Stale { since: self.epoch + since },
         };
         let watching = self.machine.is_watching();
-        if watching && self.reported.take().is_some() {
-            tracing::info!(parent: None, service = self.target.name(), "etcd is heard again");
+        if watching && self.logged_failure.take().is_some() {
+            tracing::info!(parent: None, service = self.target.name(), "watch recovered");
         }
-        // All is well again: a watch has come to stand, or stands and a list was answered.
-        if watching && (!std::mem::replace(&mut self.was_watching, watching) || self.was_listed) {
+        // All is well again when a watch has just been opened, or is open and a list was answered.
+        if watching && (!std::mem::replace(&mut self.was_watching, watching) || self.list_answered) {
             self.error = None;
         }
-        (self.was_watching, self.was_listed) = (watching, false);
+        (self.was_watching, self.list_answered) = (watching, false);
         let told = {
             let before = self.views.borrow();
             let told = match (&before.error, &self.error) {
-                (Some(before), Some(now)) => before.is(now),
+                (Some(before), Some(now)) => before.is_same(now),
                 (before, now) => before.is_none() == now.is_none(),
             };
             told && state == before.state
@@ -298,8 +345,8 @@ impl Task {
     }
 }
 
-/// The answer to what was asked; never, where nothing was.
-async fn answer(request: Option<&mut Request>) -> (Action, Result<Input, Failure>) {
+/// The answer to the request; never, where there is none.
+async fn response_of(request: Option<&mut Request>) -> (Action, Result<Input, Failure>) {
     match request {
         Some(request) => request.await,
         None => pending().await,

@@ -277,7 +277,7 @@ impl ServeControl {
     pub(super) async fn mark_draining(&self, within: Duration) -> Result<(), Error> {
         self.inner().draining = true;
         let Ok(updating) = timeout(within, self.begin_update()).await else {
-            return Err(Error::timeout_saying("marking", within, "an update is still in progress".into()));
+            return Err(Error::timeout_because("marking", within, "an update is still in progress".into()));
         };
         let Some(instance) = self.instance() else { return Err(Error::closed("the server")) };
         let publications = self.set_instance(&updating, instance)?;

@@ -35,7 +35,7 @@ async fn greet(channel: &BalancedChannel) -> Result<String, Status> {
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_go_where_etcd_says() {
     let world = World::start().await;
-    let channel = world.resolver().await.channel("greeter").await.unwrap();
+    let channel = world.resolver().await.channel("greeter").unwrap();
     let status = until("word of an empty set", async || greet(&channel).await.err()).await;
     assert_eq!(status.code(), Code::Unavailable);
     assert!(
@@ -68,7 +68,7 @@ async fn calls_go_where_etcd_says() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_waits_for_ready_gets_the_first_server() {
     let world = World::start().await;
-    let channel = world.resolver().await.channel("greeter").await.unwrap();
+    let channel = world.resolver().await.channel("greeter").unwrap();
     until("word of an empty set", async || greet(&channel).await.err()).await;
     let mut request = Request::new(HelloRequest { name: "world".into() });
     request.extensions_mut().insert(WaitForReady(true));
@@ -83,14 +83,14 @@ async fn calls_go_on_while_etcd_is_away_and_say_so_where_they_cannot() {
     let world = World::start().await;
     let address = server();
     world.put("greeter/one", &naming(&address)).await;
-    let channel = world.resolver().await.channel("greeter").await.unwrap();
+    let channel = world.resolver().await.channel("greeter").unwrap();
     assert_eq!(greet(&channel).await.unwrap(), address);
     let endpoint = world.etcd.endpoint();
     world.etcd.kill();
     for _ in 0..20 {
         assert_eq!(greet(&channel).await.unwrap(), address);
     }
-    let resolution = Resolver::connect([endpoint.clone()]).await.unwrap().resolve("greeter").await.unwrap();
+    let resolution = Resolver::connect_lazy([endpoint.clone()]).unwrap().resolve("greeter").unwrap();
     until("etcd to be missed", async || resolution.last_error()).await;
     let limit = std::time::Duration::from_millis(100);
     let channel = BalancedChannel::builder().wait_limit(limit).build(&resolution).unwrap();

@@ -4,6 +4,7 @@
 extern crate probed as tonic_etcd;
 
 mod channel;
+mod connect;
 #[path = "../corpus/mod.rs"]
 mod corpus;
 mod field;

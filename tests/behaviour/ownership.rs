@@ -12,7 +12,7 @@ use crate::support::{PATIENCE, World, naming, resolved, servers_are, until};
 const TTL: Duration = Duration::from_secs(4);
 
 fn registrar(world: &World) -> Registrar {
-    Registrar::builder([world.etcd.endpoint()]).ttl(TTL).build().unwrap()
+    Registrar::builder([world.etcd.endpoint()]).ttl(TTL).connect_lazy().unwrap()
 }
 
 fn at(address: &str) -> Instance {
@@ -57,7 +57,7 @@ async fn a_key_deleted_or_overwritten_by_hand_is_put_again() {
 async fn a_key_deleted_while_nobody_watches_is_put_again() {
     let world = World::start().await;
     let proxy = test_support::Proxy::to(world.etcd.address());
-    let registrar = Registrar::builder([proxy.endpoint()]).ttl(Duration::from_secs(60)).build().unwrap();
+    let registrar = Registrar::builder([proxy.endpoint()]).ttl(Duration::from_secs(60)).connect_lazy().unwrap();
     let registration = registered(&registrar, at("h:1")).await;
     let lease = registration.lease_id();
     proxy.refuse();
@@ -253,7 +253,7 @@ async fn what_an_instance_says_changes_in_place() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_update_while_etcd_is_away_stands_when_it_is_back() {
     let world = World::start().await;
-    let registrar = Registrar::builder([world.etcd.endpoint()]).ttl(Duration::from_secs(60)).build().unwrap();
+    let registrar = Registrar::builder([world.etcd.endpoint()]).ttl(Duration::from_secs(60)).connect_lazy().unwrap();
     let mut registration = registered(&registrar, at("h:1")).await;
     let lease = registration.lease_id();
     world.etcd.kill();
@@ -334,7 +334,7 @@ async fn what_is_draining_is_seen_and_not_called() {
     let mut registration = registered(&registrar, at("h:1")).await;
     let _stays = registered(&registrar, at("h:2")).await;
     let resolver = world.resolver().await;
-    let resolution = resolver.resolve("s").await.unwrap();
+    let resolution = resolver.resolve("s").unwrap();
     servers_are(&resolution, &["h:1", "h:2"]).await;
     let channel = resolution.channel().unwrap();
     let known = || channel.servers().len();
@@ -367,7 +367,7 @@ async fn what_is_denied_leaves_at_once_and_holds_up_no_other() {
     let world = World::start().await;
     let admin = world.protect("s/").await;
     let options = EtcdOptions::from([world.etcd.endpoint()]).user("user", "userpw");
-    let registrar = Registrar::builder(options).ttl(TTL).build().unwrap();
+    let registrar = Registrar::builder(options).ttl(TTL).connect_lazy().unwrap();
     let stays = registered(&registrar, at("h:1")).await;
     let denied = registrar.register("elsewhere", at("h:1")).unwrap();
     let said = async || denied.state().why().is_some_and(tonic_etcd::Error::is_permission_denied).then_some(());

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use tokio_stream::StreamExt;
 use tonic::transport::Endpoint;
 use tonic_etcd::codec::{Codec as _, Detect};
-use tonic_etcd::{Entry, Resolution, ServerKey, Snapshot};
+use tonic_etcd::{Resolution, ServerKey, Snapshot, SnapshotEntry};
 use tower::discover::Change;
 
 use crate::support::{PATIENCE, World, resolved, until};
@@ -71,7 +71,7 @@ async fn truth(world: &World) -> BTreeMap<Vec<u8>, Vec<tonic_etcd::Instance>> {
 }
 
 fn seen(snapshot: &Snapshot) -> BTreeMap<Vec<u8>, Vec<tonic_etcd::Instance>> {
-    snapshot.entries().map(|entry: &Entry| (entry.key().to_vec(), entry.instances().to_vec())).collect()
+    snapshot.entries().map(|entry: &SnapshotEntry| (entry.key().to_vec(), entry.instances().to_vec())).collect()
 }
 
 /// Follows the change stream from the beginning until the server `done:1` is in it, and tells what it ends with.
@@ -110,7 +110,7 @@ async fn poll_once<T>(future: impl Future<Output = T>) -> Poll<T> {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_thousand_random_changes_leave_all_agreed() {
     let world = World::start().await;
-    let resolution = world.resolver().await.resolve("chaos").await.unwrap();
+    let resolution = world.resolver().await.resolve("chaos").unwrap();
     let follower = tokio::spawn(follow(resolution.clone()));
     let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok());
     let mut random = Random(seed.unwrap_or_else(|| std::process::id().into()));

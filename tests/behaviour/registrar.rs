@@ -12,7 +12,7 @@ use crate::support::{PATIENCE, World, naming, until};
 const TTL: Duration = Duration::from_secs(3);
 
 fn registrar(world: &World) -> Registrar {
-    Registrar::builder([world.etcd.endpoint()]).ttl(TTL).build().unwrap()
+    Registrar::builder([world.etcd.endpoint()]).ttl(TTL).connect_lazy().unwrap()
 }
 
 fn at(address: &str) -> Instance {
@@ -128,7 +128,7 @@ async fn registering_at_any_moment_is_heard() {
 #[test]
 fn registering_on_a_runtime_that_has_ended_is_told() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let registrar = runtime.block_on(Registrar::connect(["http://127.0.0.1:1"])).unwrap();
+    let registrar = Registrar::connect_lazy(["http://127.0.0.1:1"]).unwrap();
     let handle = runtime.handle().clone();
     drop(runtime);
     let entered = handle.enter();
@@ -205,7 +205,7 @@ async fn an_etcd_that_restarts_or_is_wiped_gets_it_again() {
 async fn an_outage_longer_than_the_lease_is_mended() {
     let world = World::start().await;
     let proxy = Proxy::to(world.etcd.address());
-    let registrar = Registrar::builder([proxy.endpoint()]).ttl(TTL).build().unwrap();
+    let registrar = Registrar::builder([proxy.endpoint()]).ttl(TTL).connect_lazy().unwrap();
     let mut registration = registrar.register("s", at("h:1")).unwrap();
     registration.ready(PATIENCE).await.unwrap();
     proxy.stall();
@@ -223,7 +223,7 @@ async fn an_outage_longer_than_the_lease_is_mended() {
 async fn registering_begins_and_ends_while_etcd_is_away() {
     let etcd = Etcd::start();
     etcd.kill();
-    let registrar = Registrar::builder([etcd.endpoint()]).ttl(TTL).build().unwrap();
+    let registrar = Registrar::builder([etcd.endpoint()]).ttl(TTL).connect_lazy().unwrap();
     let registration = registrar.register("s", at("h:1")).unwrap();
     let error = registration.ready(Duration::from_millis(300)).await.unwrap_err();
     assert!(error.is_timeout());
@@ -233,14 +233,14 @@ async fn registering_begins_and_ends_while_etcd_is_away() {
     registration.ready(PATIENCE).await.unwrap();
 
     // A lease that would live longer than deregistering is waited for.
-    let patient = Registrar::connect([etcd.endpoint()]).await.unwrap();
+    let patient = Registrar::connect_lazy([etcd.endpoint()]).unwrap();
     let registration = patient.register("s", at("h:3")).unwrap();
     registration.ready(PATIENCE).await.unwrap();
     etcd.kill();
     let error = registration.deregister().await.unwrap_err();
     assert!(error.is_timeout(), "{error}");
     // What never came to etcd leaves without it.
-    let never = Registrar::connect([etcd.endpoint()]).await.unwrap();
+    let never = Registrar::connect_lazy([etcd.endpoint()]).unwrap();
     never.register("s", at("h:2")).unwrap().deregister().await.unwrap();
 }
 
@@ -263,7 +263,7 @@ async fn what_cannot_be_registered_is_refused_with_the_reason() {
     let large = at("h:1").with_metadata("note", "x".repeat(2 << 20));
     assert!(registrar.register("s", large).unwrap_err().to_string().contains("etcd takes"));
     for ttl in [Duration::ZERO, Duration::from_secs(10_000_000_000)] {
-        assert!(Registrar::builder([world.etcd.endpoint()]).ttl(ttl).build().unwrap_err().is_invalid_argument());
+        assert!(Registrar::builder([world.etcd.endpoint()]).ttl(ttl).connect_lazy().unwrap_err().is_invalid_argument());
     }
     let _held = registered(&registrar, "s", at("h:1")).await;
     let error = registrar.register("s", at("h:1")).unwrap_err();

@@ -6,13 +6,13 @@ use std::time::Duration;
 use test_support::Etcd;
 use tokio::time::timeout;
 use tokio_stream::StreamExt;
-use tonic_etcd::{Discover, Resolver, State, Target};
+use tonic_etcd::{ChangeStream, ResolutionState, Resolver, Target};
 use tower::discover::Change;
 
 use crate::support::{PATIENCE, World, addresses, naming, resolved, servers_are, until};
 
 /// The next change, in words.
-async fn next(discover: &mut Discover) -> String {
+async fn next(discover: &mut ChangeStream) -> String {
     match timeout(PATIENCE, discover.next()).await.expect("a change in time") {
         Some(Ok(Change::Insert(key, endpoint))) => format!("+{key} {}", endpoint.uri()),
         Some(Ok(Change::Remove(key))) => format!("-{key}"),
@@ -23,15 +23,15 @@ async fn next(discover: &mut Discover) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_put_by_hand_appears_and_what_is_deleted_goes() {
     let world = World::start().await;
-    let resolution = world.resolver().await.resolve("greeter").await.unwrap();
+    let resolution = world.resolver().await.resolve("greeter").unwrap();
     let snapshot = resolution.ready(PATIENCE).await.unwrap();
     assert!(snapshot.is_empty());
-    assert_eq!(resolution.state(), State::ConfirmedEmpty);
+    assert_eq!(resolution.state(), ResolutionState::ConfirmedEmpty);
     let mut discover = resolution.discover();
 
     world.put("greeter/a", &naming("10.0.0.1:1")).await;
     assert_eq!(next(&mut discover).await, "+10.0.0.1:1 http://10.0.0.1:1/");
-    assert_eq!(resolution.state(), State::Current);
+    assert_eq!(resolution.state(), ResolutionState::Current);
     world.put("greeter/b", "10.0.0.2:2").await;
     assert_eq!(next(&mut discover).await, "+10.0.0.2:2 http://10.0.0.2:2/");
     world.put("greeter/deep/er", "http://10.0.0.3:3").await;
@@ -57,7 +57,7 @@ async fn one_bad_record_is_counted_and_spoils_no_other() {
         world.put(key, value).await;
     }
     world.admin.kv_client().put("s/5", vec![0xff, 0xfe], None).await.unwrap();
-    let resolution = world.resolver().await.resolve("s").await.unwrap();
+    let resolution = world.resolver().await.resolve("s").unwrap();
     servers_are(&resolution, &["10.0.0.1:1", "h:4"]).await;
     assert_eq!(resolution.snapshot().unreadable(), 3);
     assert!(resolution.snapshot().get(b"s/2").unwrap().error().is_some());
@@ -79,9 +79,9 @@ async fn names_that_begin_alike_stay_apart() {
     }
     let resolver = world.resolver().await;
     let web = Target::parse("/web").unwrap();
-    let plain = resolver.resolve(&web).await.unwrap();
-    let named = resolver.resolve(web.with_name_key(true)).await.unwrap();
-    let site = resolver.resolve("etcd:////website").await.unwrap();
+    let plain = resolver.resolve(&web).unwrap();
+    let named = resolver.resolve(web.with_name_key(true)).unwrap();
+    let site = resolver.resolve("etcd:////website").unwrap();
     servers_are(&plain, &["h:2"]).await;
     servers_are(&named, &["h:1", "h:2"]).await;
     servers_are(&site, &["h:6"]).await;
@@ -118,7 +118,7 @@ async fn twenty_thousand_instances_resolve() {
         });
         world.admin.kv_client().txn(etcd_client::Txn::new().and_then(puts.collect::<Vec<_>>())).await.unwrap();
     }
-    let resolution = world.resolver().await.resolve("big").await.unwrap();
+    let resolution = world.resolver().await.resolve("big").unwrap();
     let snapshot = resolution.ready(PATIENCE).await.unwrap();
     assert_eq!((snapshot.len(), snapshot.unreadable()), (20_000, 0));
     assert_eq!(addresses(&snapshot).len(), 20_000);
@@ -135,7 +135,7 @@ async fn messages_larger_than_grpcs_limit_come_through() {
         world.put(&format!("heavy/{i}"), &value(i)).await;
     }
     // Six mebibytes in one list.
-    let resolution = world.resolver().await.resolve("heavy").await.unwrap();
+    let resolution = world.resolver().await.resolve("heavy").unwrap();
     resolved(&resolution, "the list", |snapshot| snapshot.len() == 6).await;
     // And in one transaction: one message of the watch. etcd takes 1.5 MiB a request, so its keys are deleted and put
     // while nobody watches, and come together when the watch resumes.
@@ -143,7 +143,7 @@ async fn messages_larger_than_grpcs_limit_come_through() {
     resolved(&resolution, "nothing", tonic_etcd::Snapshot::is_empty).await;
     drop(resolution);
     let proxy = test_support::Proxy::to(world.etcd.address());
-    let resolution = Resolver::connect([proxy.endpoint()]).await.unwrap().resolve("heavy").await.unwrap();
+    let resolution = Resolver::connect_lazy([proxy.endpoint()]).unwrap().resolve("heavy").unwrap();
     resolution.ready(PATIENCE).await.unwrap();
     proxy.refuse();
     for i in 1..=6 {
@@ -156,7 +156,7 @@ async fn messages_larger_than_grpcs_limit_come_through() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_that_sleeps_through_a_thousand_changes_ends_right() {
     let world = World::start().await;
-    let mut resolution = world.resolver().await.resolve("busy").await.unwrap();
+    let mut resolution = world.resolver().await.resolve("busy").unwrap();
     resolution.ready(PATIENCE).await.unwrap();
     let mut discover = resolution.discover();
     for i in 0..1_000 {
@@ -186,8 +186,8 @@ async fn all_users_of_a_service_share_one_watch_that_ends_with_the_last() {
     let resolver = world.resolver().await;
     let mut users = Vec::new();
     for _ in 0..50 {
-        users.push(resolver.resolve("shared").await.unwrap());
-        users.push(resolver.clone().resolve("etcd:///shared").await.unwrap());
+        users.push(resolver.resolve("shared").unwrap());
+        users.push(resolver.clone().resolve("etcd:///shared").unwrap());
     }
     for user in &users {
         user.ready(PATIENCE).await.unwrap();
@@ -202,7 +202,7 @@ async fn all_users_of_a_service_share_one_watch_that_ends_with_the_last() {
     drop(stream);
     until("no watch", async || (world.watches() == 0).then_some(())).await;
     // And it can begin anew.
-    let again = resolver.resolve("shared").await.unwrap();
+    let again = resolver.resolve("shared").unwrap();
     servers_are(&again, &["h:1"]).await;
 }
 
@@ -211,31 +211,31 @@ async fn targets_of_another_etcd_are_refused() {
     let world = World::start().await;
     let resolver = world.resolver().await;
     let address = world.etcd.address();
-    resolver.resolve(format!("etcd://{address}/greeter")).await.unwrap();
-    let error = resolver.resolve("etcd://elsewhere:2379/greeter").await.unwrap_err();
+    resolver.resolve(format!("etcd://{address}/greeter")).unwrap();
+    let error = resolver.resolve("etcd://elsewhere:2379/greeter").unwrap_err();
     assert!(error.is_invalid_argument() && error.to_string().contains("elsewhere:2379"), "{error}");
-    let error = resolver.resolve("http://elsewhere/greeter").await.unwrap_err();
+    let error = resolver.resolve("http://elsewhere/greeter").unwrap_err();
     assert!(error.is_invalid_argument(), "{error}");
 
     let own = Resolver::new(world.admin.clone());
-    assert!(own.resolve(format!("etcd://{address}/greeter")).await.unwrap_err().is_invalid_argument());
+    assert!(own.resolve(format!("etcd://{address}/greeter")).unwrap_err().is_invalid_argument());
     world.put("greeter/1", "h:1").await;
-    servers_are(&own.resolve("greeter").await.unwrap(), &["h:1"]).await;
+    servers_are(&own.resolve("greeter").unwrap(), &["h:1"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn resolving_begins_while_etcd_is_away() {
     let etcd = Etcd::start();
     etcd.kill();
-    let resolution = Resolver::connect([etcd.endpoint()]).await.unwrap().resolve("greeter").await.unwrap();
+    let resolution = Resolver::connect_lazy([etcd.endpoint()]).unwrap().resolve("greeter").unwrap();
     let error = resolution.ready(Duration::from_millis(300)).await.unwrap_err();
     assert!(error.is_timeout(), "{error}");
     let source = std::error::Error::source(&error).expect("what went wrong").to_string();
     assert!(source.contains(&etcd.endpoint()), "{source}");
-    assert_eq!(resolution.state(), State::Unresolved);
+    assert_eq!(resolution.state(), ResolutionState::Unresolved);
     etcd.start_again();
     resolution.ready(PATIENCE).await.unwrap();
-    assert_eq!(resolution.state(), State::ConfirmedEmpty);
+    assert_eq!(resolution.state(), ResolutionState::ConfirmedEmpty);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -250,9 +250,9 @@ async fn the_user_makes_each_endpoint_or_leaves_a_server_out() {
             2 => Err("not this one"),
             _ => Ok(endpoint.user_agent("mine").unwrap()),
         })
-        .build()
+        .connect_lazy()
         .unwrap();
-    let resolution = resolver.resolve("s").await.unwrap();
+    let resolution = resolver.resolve("s").unwrap();
     resolution.ready(PATIENCE).await.unwrap();
     let mut discover = resolution.discover();
     assert_eq!(next(&mut discover).await, "+h:1 http://h:1/");

@@ -17,7 +17,7 @@ fn at(address: &str) -> Instance {
 
 fn registrar(world: &World) -> Registrar {
     let options = EtcdOptions::new([world.etcd.endpoint()]).user("user", "userpw");
-    Registrar::builder(options).ttl(TTL).build().unwrap()
+    Registrar::builder(options).ttl(TTL).connect_lazy().unwrap()
 }
 
 async fn registered(registrar: &Registrar, address: &str) -> Registration {

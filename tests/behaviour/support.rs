@@ -40,7 +40,7 @@ impl World {
     }
 
     pub(crate) async fn resolver(&self) -> Resolver {
-        Resolver::connect([self.etcd.endpoint()]).await.unwrap()
+        Resolver::connect_lazy([self.etcd.endpoint()]).unwrap()
     }
 
     pub(crate) async fn put(&self, key: &str, value: &str) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use etcd_client::{Client, ConnectOptions, Permission, WatchOptions};
 use test_support::{Cluster, Etcd, Process, Proxy, Signal, example_bin};
 use tokio::time::{Instant, timeout};
-use tonic_etcd::{EtcdOptions, Instance, Registrar, RegistrationState, Resolver, State};
+use tonic_etcd::{EtcdOptions, Instance, Registrar, RegistrationState, ResolutionState, Resolver};
 
 use crate::support::{PATIENCE, World, naming, resolved, servers_are, until};
 
@@ -17,13 +17,13 @@ async fn etcd_killed_for_three_seconds_removes_nothing() {
     for port in 1..=3 {
         world.put(&format!("s/{port}"), &format!("h:{port}")).await;
     }
-    let mut resolution = Resolver::connect([proxy.endpoint()]).await.unwrap().resolve("s").await.unwrap();
+    let mut resolution = Resolver::connect_lazy([proxy.endpoint()]).unwrap().resolve("s").unwrap();
     servers_are(&resolution, &["h:1", "h:2", "h:3"]).await;
     resolution.changed().await.unwrap();
 
     world.etcd.kill();
     let end = Instant::now() + Duration::from_secs(3);
-    until("stale", async || matches!(resolution.state(), State::Stale { .. }).then_some(())).await;
+    until("stale", async || matches!(resolution.state(), ResolutionState::Stale { .. }).then_some(())).await;
     while let Ok(snapshot) = tokio::time::timeout_at(end, resolution.changed()).await {
         assert_eq!(snapshot.unwrap().len(), 3, "an error never shrinks the set");
     }
@@ -36,7 +36,7 @@ async fn etcd_killed_for_three_seconds_removes_nothing() {
     assert_eq!(resolution.snapshot().len(), 3);
     proxy.resume();
     servers_are(&resolution, &["h:1", "h:3", "h:4"]).await;
-    assert_eq!(resolution.state(), State::Current);
+    assert_eq!(resolution.state(), ResolutionState::Current);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -72,7 +72,7 @@ async fn a_compaction_while_cut_off_is_relisted() {
     let world = World::start().await;
     let proxy = Proxy::to(world.etcd.address());
     world.put("s/1", "h:1").await;
-    let resolution = Resolver::connect([proxy.endpoint()]).await.unwrap().resolve("s").await.unwrap();
+    let resolution = Resolver::connect_lazy([proxy.endpoint()]).unwrap().resolve("s").unwrap();
     servers_are(&resolution, &["h:1"]).await;
     proxy.refuse();
     world.delete("s/1").await;
@@ -90,19 +90,19 @@ async fn an_etcd_that_was_wiped_is_believed() {
     for port in 1..=9 {
         world.put(&format!("s/{port}"), &format!("h:{port}")).await;
     }
-    let resolution = world.resolver().await.resolve("s").await.unwrap();
+    let resolution = world.resolver().await.resolve("s").unwrap();
     resolved(&resolution, "nine", |snapshot| snapshot.len() == 9).await;
     world.etcd.kill();
     world.etcd.wipe();
     world.etcd.start_again();
     servers_are(&resolution, &[]).await;
-    assert_eq!(resolution.state(), State::ConfirmedEmpty);
+    assert_eq!(resolution.state(), ResolutionState::ConfirmedEmpty);
     world.put("s/1", "h:10").await;
     servers_are(&resolution, &["h:10"]).await;
 
     // Wiped again, and past the old revision before we see it.
     let proxy = Proxy::to(world.etcd.address());
-    let resolution = Resolver::connect([proxy.endpoint()]).await.unwrap().resolve("s").await.unwrap();
+    let resolution = Resolver::connect_lazy([proxy.endpoint()]).unwrap().resolve("s").unwrap();
     servers_are(&resolution, &["h:10"]).await;
     proxy.refuse();
     world.etcd.kill();
@@ -120,12 +120,12 @@ async fn silence_is_found_out() {
     let world = World::start().await;
     let proxy = Proxy::to(world.etcd.address());
     world.put("s/1", "h:1").await;
-    let resolution = Resolver::connect([proxy.endpoint()]).await.unwrap().resolve("s").await.unwrap();
+    let resolution = Resolver::connect_lazy([proxy.endpoint()]).unwrap().resolve("s").unwrap();
     servers_are(&resolution, &["h:1"]).await;
     // Every byte is held back, and no connection closes.
     proxy.stall();
     world.put("s/2", "h:2").await;
-    until("stale", async || matches!(resolution.state(), State::Stale { .. }).then_some(())).await;
+    until("stale", async || matches!(resolution.state(), ResolutionState::Stale { .. }).then_some(())).await;
     assert_eq!(resolution.snapshot().len(), 1);
     proxy.resume();
     servers_are(&resolution, &["h:1", "h:2"]).await;
@@ -136,19 +136,19 @@ async fn a_dead_member_is_nobodys_trouble() {
     let cluster = Cluster::start(3);
     let options = EtcdOptions::new(cluster.endpoints());
     cluster.member(1).kill();
-    let resolver = Resolver::builder(options.clone()).build().unwrap();
+    let resolver = Resolver::builder(options.clone()).connect_lazy().unwrap();
     // Each begins at a member of its own choice, so that some begin at the dead one.
     let mut registrations = Vec::new();
     for port in 1..=20 {
-        let registrar = Registrar::builder(options.clone()).build().unwrap();
+        let registrar = Registrar::builder(options.clone()).connect_lazy().unwrap();
         let instance = Instance::new(format!("h:{port}")).unwrap();
         registrations.push(registrar.register("s", instance).unwrap());
     }
     for _ in 0..20 {
-        let resolution = Resolver::builder(options.clone()).build().unwrap().resolve("s").await.unwrap();
+        let resolution = Resolver::builder(options.clone()).connect_lazy().unwrap().resolve("s").unwrap();
         resolved(&resolution, "all twenty", |snapshot| snapshot.len() == 20).await;
     }
-    let resolution = resolver.resolve("s").await.unwrap();
+    let resolution = resolver.resolve("s").unwrap();
     resolved(&resolution, "all twenty", |snapshot| snapshot.len() == 20).await;
 
     // The member that serves us dies too, once the other is back.
@@ -175,7 +175,7 @@ async fn a_member_that_hangs_is_left_also_with_a_user() {
     let mut registrations = Vec::new();
     for port in 1..=6 {
         let options = EtcdOptions::from([stalled.endpoint(), etcd.endpoint()]).user("root", "rootpw");
-        let registrar = Registrar::builder(options).ttl(Duration::from_secs(9)).build().unwrap();
+        let registrar = Registrar::builder(options).ttl(Duration::from_secs(9)).connect_lazy().unwrap();
         let instance = Instance::new(format!("h:{port}")).unwrap();
         registrations.push(registrar.register("s", instance).unwrap());
     }
@@ -189,10 +189,10 @@ async fn a_hundred_services_are_watched_over_one_connection() {
     let etcd = guarded().await;
     let proxy = Proxy::to(etcd.address());
     let options = EtcdOptions::from([proxy.endpoint()]).user("root", "rootpw");
-    let resolver = Resolver::builder(options).build().unwrap();
+    let resolver = Resolver::builder(options).connect_lazy().unwrap();
     let mut resolutions = Vec::new();
     for service in 0..100 {
-        resolutions.push(resolver.resolve(format!("s/{service}")).await.unwrap());
+        resolutions.push(resolver.resolve(format!("s/{service}")).unwrap());
     }
     for resolution in &resolutions {
         resolution.ready(PATIENCE).await.unwrap();
@@ -205,15 +205,15 @@ fn a_runtime_that_ends_is_told() {
     let etcd = Etcd::start();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let (registration, resolution) = runtime.block_on(async {
-        let registrar = Registrar::connect([etcd.endpoint()]).await.unwrap();
+        let registrar = Registrar::connect_lazy([etcd.endpoint()]).unwrap();
         let registration = registrar.register("s", Instance::new("h:1").unwrap()).unwrap();
         registration.ready(PATIENCE).await.unwrap();
-        let resolution = Resolver::connect([etcd.endpoint()]).await.unwrap().resolve("s").await.unwrap();
+        let resolution = Resolver::connect_lazy([etcd.endpoint()]).unwrap().resolve("s").unwrap();
         servers_are(&resolution, &["h:1"]).await;
         (registration, resolution)
     });
     drop(runtime);
-    assert_eq!(resolution.state(), State::Closed);
+    assert_eq!(resolution.state(), ResolutionState::Closed);
     assert_eq!(resolution.snapshot().len(), 1);
     assert!(!registration.is_registered());
     let other = tokio::runtime::Runtime::new().unwrap();
@@ -258,8 +258,8 @@ async fn tokens_that_end_are_renewed() {
     };
     put("s/1", "h:1").await;
     let reader = EtcdOptions::from([etcd.endpoint()]).user("reader", "readerpw");
-    let resolver = Resolver::builder(reader).build().unwrap();
-    let resolution = resolver.resolve("s").await.unwrap();
+    let resolver = Resolver::builder(reader).connect_lazy().unwrap();
+    let resolution = resolver.resolve("s").unwrap();
     servers_are(&resolution, &["h:1"]).await;
     // A restart forgets all tokens.
     etcd.kill();
@@ -268,13 +268,13 @@ async fn tokens_that_end_are_renewed() {
     servers_are(&resolution, &["h:1", "h:2"]).await;
     // Any edit of users makes every token old.
     root(&etcd).await.auth_client().user_add("another", "pw", None).await.unwrap();
-    let other = resolver.resolve("s/deeper").await.unwrap();
+    let other = resolver.resolve("s/deeper").unwrap();
     other.ready(PATIENCE).await.unwrap();
     put("s/3", "h:3").await;
     servers_are(&resolution, &["h:1", "h:2", "h:3"]).await;
 
     // What the role does not allow is said, and nothing else is harmed.
-    let refused = resolver.resolve("forbidden").await.unwrap();
+    let refused = resolver.resolve("forbidden").unwrap();
     let denied = async || refused.last_error().filter(tonic_etcd::Error::is_permission_denied);
     until("permission denied", denied).await;
     assert!(refused.ready(Duration::from_millis(1)).await.unwrap_err().is_timeout());
@@ -285,14 +285,14 @@ async fn tokens_that_end_are_renewed() {
 async fn a_wrong_password_is_said_and_a_needless_user_is_not_an_error() {
     let etcd = guarded().await;
     let wrong = EtcdOptions::from([etcd.endpoint()]).user("reader", "wrong");
-    let resolution = Resolver::builder(wrong).build().unwrap().resolve("s").await.unwrap();
+    let resolution = Resolver::builder(wrong).connect_lazy().unwrap().resolve("s").unwrap();
     let said = async || resolution.last_error().filter(|error| error.to_string().contains("authentication failed"));
     until("what is wrong", said).await;
 
     let world = World::start().await;
     world.put("s/1", &naming("h:1")).await;
     let needless = EtcdOptions::from([world.etcd.endpoint()]).user("reader", "readerpw");
-    let resolution = Resolver::builder(needless).build().unwrap().resolve("s").await.unwrap();
+    let resolution = Resolver::builder(needless).connect_lazy().unwrap().resolve("s").unwrap();
     servers_are(&resolution, &["h:1"]).await;
 }
 
@@ -300,10 +300,10 @@ async fn a_wrong_password_is_said_and_a_needless_user_is_not_an_error() {
 async fn authentication_that_is_turned_on_later_is_no_trouble() {
     let world = World::start().await;
     let options = EtcdOptions::from([world.etcd.endpoint()]).user("user", "userpw");
-    let registrar = Registrar::builder(options.clone()).ttl(Duration::from_secs(30)).build().unwrap();
+    let registrar = Registrar::builder(options.clone()).ttl(Duration::from_secs(30)).connect_lazy().unwrap();
     let first = registrar.register("s", Instance::new("h:1").unwrap()).unwrap();
     first.ready(PATIENCE).await.unwrap();
-    let resolution = Resolver::builder(options).build().unwrap().resolve("s").await.unwrap();
+    let resolution = Resolver::builder(options).connect_lazy().unwrap().resolve("s").unwrap();
     servers_are(&resolution, &["h:1"]).await;
     let root = world.protect("s/").await;
     // Its watch joins a stream that began without a user.
@@ -333,7 +333,7 @@ async fn a_registrar_needs_no_more_than_to_write() {
     let etcd = guarded().await;
     let admin = root(&etcd).await;
     let writer = EtcdOptions::from([etcd.endpoint()]).user("writer", "writerpw");
-    let registrar = Registrar::builder(writer).ttl(Duration::from_secs(2)).build().unwrap();
+    let registrar = Registrar::builder(writer).ttl(Duration::from_secs(2)).connect_lazy().unwrap();
     let first = registrar.register("s", Instance::new("h:1").unwrap()).unwrap();
     let second = registrar.register("s", Instance::new("h:2").unwrap()).unwrap();
     first.ready(PATIENCE).await.unwrap();

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use tokio::sync::Notify;
 use tokio_stream::StreamExt;
-use tonic_etcd::{Connectivity, Instance, ServerState};
+use tonic_etcd::{ConnectivityState, Instance, ServerState};
 use tower::discover::Change;
 
 use crate::peer::{Peer, Script};
@@ -91,20 +91,20 @@ async fn a_server_that_comes_back_takes_calls_again() {
 #[tokio::test]
 async fn states_are_told() {
     let (channel, set) = changing(builder());
-    let mut connectivity = channel.connectivity();
-    assert_eq!(connectivity.next().await, Some(Connectivity::Connecting));
+    let mut connectivity = channel.states();
+    assert_eq!(connectivity.next().await, Some(ConnectivityState::Connecting));
     let peer = Peer::start(Script::Greet).await;
     let error = channel.wait_until_ready(std::time::Duration::from_millis(10)).await.unwrap_err();
     assert!(error.is_timeout() && format!("{error:?}").contains("not resolved yet"), "{error:?}");
     set.add(peer.address);
     channel.wait_until_ready(crate::support::PATIENCE).await.unwrap();
-    assert_eq!(connectivity.next().await, Some(Connectivity::Ready));
+    assert_eq!(connectivity.next().await, Some(ConnectivityState::Ready));
     greeted_by(&channel).await;
     let servers = channel.servers();
     assert_eq!((servers.len(), servers[0].calls(), servers[0].failures()), (1, 1, 0));
     assert!(servers[0].latency().is_some() && servers[0].last_error().is_none());
     set.remove(&peer.address);
-    assert_eq!(connectivity.next().await, Some(Connectivity::TransientFailure));
+    assert_eq!(connectivity.next().await, Some(ConnectivityState::TransientFailure));
     drop(channel);
     while connectivity.next().await.is_some() {}
     assert_eq!(peer.seen.connections.load(Ordering::SeqCst), 1);
@@ -121,7 +121,7 @@ fn a_discovery_that_never_rests_leaves_others_their_turns() {
             let peer = Peer::start(Script::Greet).await;
             let instance = Instance::new(peer.address).unwrap();
             let storm = std::iter::repeat_with(move || Ok::<_, Infallible>(Change::Insert(1, instance.clone())));
-            let channel = builder().discover("greeter", tokio_stream::iter(storm)).unwrap();
+            let channel = builder().build_with_discovery("greeter", tokio_stream::iter(storm)).unwrap();
             drop(tell.send(greet(&channel).await.map(drop)));
         });
     });

@@ -1,9 +1,14 @@
 //! Who is picked, and who is left out.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tonic_etcd::{BalancedChannel, Call, Ejection, Instance, Picker, Policy, ReadyServer, ServerState};
+use tonic_etcd::policy::{
+    AttemptEnd, AttemptResult, Call, PeakEwma, Pick, PickFirst, PickNotifier, Picker, ReadySet, RoundRobin,
+};
+use tonic_etcd::{BalancedChannel, Instance, OutlierDetection, Policy, ServedBy, ServerState, WaitForReady};
 
 use crate::peer::{Peer, Script};
 use crate::support::{builder, changing, greet, greeted_by, over, ready, states, until};
@@ -35,7 +40,7 @@ async fn calls_spread_over_all_servers_and_are_counted() {
 #[tokio::test]
 async fn round_robin_goes_round() {
     let peers = three().await;
-    let channel = over(builder().policy(Policy::RoundRobin), peers.iter().map(|peer| &peer.address));
+    let channel = over(builder().policy(RoundRobin::new()), peers.iter().map(|peer| &peer.address));
     ready(&channel, 3).await;
     assert!(spread(&channel, 30).await.values().all(|calls| *calls == 10));
 }
@@ -43,7 +48,7 @@ async fn round_robin_goes_round() {
 #[tokio::test]
 async fn pick_first_stays_with_one_and_goes_on_with_the_next() {
     let mut peers = Vec::from(three().await);
-    let channel = over(builder().policy(Policy::PickFirst), peers.iter().map(|peer| &peer.address));
+    let channel = over(builder().policy(PickFirst::new()), peers.iter().map(|peer| &peer.address));
     ready(&channel, 3).await;
     for left in [2, 1] {
         let first = greeted_by(&channel).await;
@@ -71,33 +76,140 @@ async fn weights_share_out_idle_calls() {
 #[tokio::test]
 async fn peak_ewma_reaches_all_servers() {
     let peers = three().await;
-    let channel = over(builder().policy(Policy::PeakEwma), peers.iter().map(|peer| &peer.address));
+    let channel = over(builder().policy(PeakEwma::new()), peers.iter().map(|peer| &peer.address));
     ready(&channel, 3).await;
     assert_eq!(spread(&channel, 300).await.len(), 3);
 }
 
-/// By the last letter of the method, and once beyond the end.
-struct Mine;
+/// What a policy of one's own was told.
+#[derive(Clone, Debug, Default)]
+struct Mine {
+    sets: Arc<AtomicUsize>,
+    ends: Arc<Mutex<Vec<(String, AttemptResult, bool)>>>,
+    /// Calls marked `x-wait` wait until then.
+    open: Arc<AtomicBool>,
+    notifier: Arc<Mutex<Option<PickNotifier>>>,
+}
 
-impl Picker for Mine {
-    fn pick(&self, call: &Call<'_>, servers: &[ReadyServer]) -> usize {
-        assert_eq!(call.path(), crate::support::SAY_HELLO);
-        assert!(call.headers().contains_key("user-agent") && servers.iter().all(ReadyServer::has_room));
-        if call.headers().contains_key("x-beyond") { usize::MAX } else { 1 }
+struct MinePicker {
+    mine: Mine,
+    set: ReadySet,
+}
+
+impl Policy for Mine {
+    fn picker(&self, set: &ReadySet) -> Arc<dyn Picker> {
+        self.sets.fetch_add(1, Ordering::SeqCst);
+        *self.notifier.lock().unwrap() = Some(set.notifier().clone());
+        Arc::new(MinePicker { mine: self.clone(), set: set.clone() })
     }
 }
 
+/// A mark in the extensions of a request.
+#[derive(Clone)]
+struct Marked;
+
+impl Picker for MinePicker {
+    fn pick(&self, call: &Call<'_>) -> Pick {
+        assert_eq!((call.path(), call.attempt()), (crate::support::SAY_HELLO, 1));
+        assert!(
+            call.headers().contains_key("user-agent") && (0..self.set.len()).all(|server| call.is_available(server))
+        );
+        if call.headers().contains_key("x-fail") {
+            return Pick::Fail(tonic::Status::failed_precondition("not today"));
+        }
+        if call.headers().contains_key("x-wait") && !self.mine.open.load(Ordering::SeqCst) {
+            return Pick::Wait;
+        }
+        match call.extensions().get::<Marked>() {
+            Some(_) => Pick::Server(usize::MAX),
+            None => Pick::Server(1.min(self.set.len() - 1)),
+        }
+    }
+
+    fn ended(&self, end: &AttemptEnd<'_>) {
+        assert!(end.time_to_head().is_none_or(|head| head <= end.time_to_end()));
+        let end = (end.server().address().to_string(), end.result(), end.time_to_head().is_some());
+        self.mine.ends.lock().unwrap().push(end);
+    }
+}
+
+async fn greet_marked(channel: &BalancedChannel, header: &'static str) -> Result<String, tonic::Status> {
+    let mut request = tonic::Request::new(greeter_proto::HelloRequest { name: "world".into() });
+    request.metadata_mut().insert(header, "1".parse().unwrap());
+    if header == "x-beyond" {
+        request.extensions_mut().insert(Marked);
+    }
+    let answer = greeter_proto::greeter_client::GreeterClient::new(channel.clone()).say_hello(request).await?;
+    Ok(answer.extensions().get::<ServedBy>().unwrap().address().to_string())
+}
+
 #[tokio::test]
-async fn a_policy_of_ones_own_is_asked() {
+async fn a_policy_of_ones_own_is_asked_and_told() {
     let mut peers = Vec::from(three().await);
     peers.sort_by_key(|peer| peer.address.to_string());
-    let channel = over(builder().policy(Policy::custom(Mine)), peers.iter().map(|peer| &peer.address));
+    let mine = Mine::default();
+    let (channel, set) = changing(builder().policy(mine.clone()));
+    peers.iter().for_each(|peer| set.add(peer.address));
     ready(&channel, 3).await;
-    assert_eq!(greeted_by(&channel).await, peers[1].address.to_string());
-    let mut request = tonic::Request::new(greeter_proto::HelloRequest { name: "world".into() });
-    request.metadata_mut().insert("x-beyond", "1".parse().unwrap());
-    greeter_proto::greeter_client::GreeterClient::new(channel).say_hello(request).await.unwrap();
-    assert_eq!(peers[2].seen.calls(), 1);
+    let second = peers[1].address.to_string();
+    assert_eq!(greeted_by(&channel).await, second);
+    assert_eq!(greet_marked(&channel, "x-beyond").await.unwrap(), peers[2].address.to_string());
+    let status = greet_marked(&channel, "x-fail").await.unwrap_err();
+    assert_eq!((status.code(), status.message()), (tonic::Code::FailedPrecondition, "not today"));
+    let ok = AttemptResult::Status(tonic::Code::Ok);
+    let ends = [(second, ok, true), (peers[2].address.to_string(), ok, true)];
+    assert_eq!(*mine.ends.lock().unwrap(), ends);
+    // Calls ask for no new picker, and neither does a change of load; a weight does.
+    let sets = mine.sets.load(Ordering::SeqCst);
+    assert!((1..=3).contains(&sets), "{sets}");
+    let weighty = Instance::new(peers[0].address).unwrap().with_weight(3).unwrap();
+    set.put(&peers[0].address.to_string(), weighty);
+    until("a picker for the new weight", || mine.sets.load(Ordering::SeqCst) == sets + 1).await;
+}
+
+#[tokio::test]
+async fn a_dropped_call_is_told_as_dropped() {
+    let peer = Peer::start(Script::Silence).await;
+    let mine = Mine::default();
+    let channel = over(builder().policy(mine.clone()), [&peer.address]);
+    ready(&channel, 1).await;
+    let call = tokio::spawn(async move { greet(&channel).await });
+    until("the call to arrive", || peer.seen.calls() == 1).await;
+    call.abort();
+    until("its end", || !mine.ends.lock().unwrap().is_empty()).await;
+    assert_eq!(*mine.ends.lock().unwrap(), [(peer.address.to_string(), AttemptResult::Dropped, false)]);
+}
+
+#[tokio::test]
+async fn calls_wait_for_the_policy_until_it_notifies_or_the_set_changes() {
+    let peers = three().await;
+    let mine = Mine::default();
+    let (channel, set) = changing(builder().policy(mine.clone()).wait_limit(Duration::from_millis(200)));
+    set.add(peers[0].address);
+    ready(&channel, 1).await;
+    let status = greet_marked(&channel, "x-wait").await.unwrap_err();
+    assert_eq!(status.code(), tonic::Code::Unavailable);
+    assert!(status.message().contains("the policy picked none"), "{status:?}");
+    let waiting = |for_ready: bool| {
+        let mut request = tonic::Request::new(greeter_proto::HelloRequest { name: "world".into() });
+        request.metadata_mut().insert("x-wait", "1".parse().unwrap());
+        request.extensions_mut().insert(WaitForReady(for_ready));
+        let channel = channel.clone();
+        tokio::spawn(async move { greeter_proto::greeter_client::GreeterClient::new(channel).say_hello(request).await })
+    };
+    let first = waiting(true);
+    // It keeps nobody waiting, whether it has begun to wait or not.
+    greet(&channel).await.unwrap();
+    tokio::task::yield_now().await;
+    mine.open.store(true, Ordering::SeqCst);
+    mine.notifier.lock().unwrap().as_ref().unwrap().notify();
+    first.await.unwrap().unwrap();
+    mine.open.store(false, Ordering::SeqCst);
+    let second = waiting(true);
+    greet(&channel).await.unwrap();
+    mine.open.store(true, Ordering::SeqCst);
+    set.add(peers[1].address); // a new set, without a notice
+    second.await.unwrap().unwrap();
 }
 
 #[tokio::test]
@@ -116,8 +228,9 @@ async fn a_server_that_fails_at_once_does_not_draw_the_calls() {
 async fn an_outlier_is_ejected_and_comes_back() {
     let (failing, good) = (Peer::start(Script::Status(14, vec![])).await, Peer::start(Script::Greet).await);
     let second = Duration::from_secs(1);
-    let ejection = Ejection::default().times(second, second);
-    let channel = over(builder().ejection(ejection).policy(Policy::RoundRobin), [&failing.address, &good.address]);
+    let detection = OutlierDetection::default().ejection_time(second, second);
+    let channel =
+        over(builder().outlier_detection(detection).policy(RoundRobin::new()), [&failing.address, &good.address]);
     ready(&channel, 2).await;
     let state = || states(&channel)[&failing.address.to_string()];
     while state() != ServerState::Ejected {

@@ -1,12 +1,14 @@
 //! Calls that go to another server: always when nobody has processed them, else only where that is declared harmless.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use greeter_proto::HelloRequest;
 use greeter_proto::greeter_client::GreeterClient;
 use tonic::Code;
-use tonic_etcd::{Call, Picker, Policy, ReadyServer, RetryPolicy};
+use tonic_etcd::policy::{Call, Pick, Picker, ReadySet};
+use tonic_etcd::{Policy, RetryPolicy};
 
 use crate::peer::{Part, Peer, Script};
 use crate::raw::goaway_at_first_call;
@@ -23,16 +25,23 @@ async fn pair(script: Script) -> (Peer, Peer) {
 }
 
 /// The first in the order of addresses.
+#[derive(Debug)]
 struct Lowest;
 
+impl Policy for Lowest {
+    fn picker(&self, _: &ReadySet) -> Arc<dyn Picker> {
+        Arc::new(Self)
+    }
+}
+
 impl Picker for Lowest {
-    fn pick(&self, _: &Call<'_>, _: &[ReadyServer]) -> usize {
-        0
+    fn pick(&self, _: &Call<'_>) -> Pick {
+        Pick::Server(0)
     }
 }
 
 fn first(builder: tonic_etcd::BalancedChannelBuilder) -> tonic_etcd::BalancedChannelBuilder {
-    builder.policy(Policy::custom(Lowest))
+    builder.policy(Lowest)
 }
 
 #[tokio::test]
@@ -155,7 +164,7 @@ async fn other_failures_of_declared_calls_are_repeated_by_code_and_pushback() {
 #[tokio::test]
 async fn attempts_end() {
     let failing = [Peer::start(Script::Status(14, vec![])).await, Peer::start(Script::Status(14, vec![])).await];
-    let retry = RetryPolicy::new().repeatable(SAY_HELLO).attempts(3).backoff(Duration::ZERO, Duration::ZERO);
+    let retry = RetryPolicy::new().repeatable(SAY_HELLO).max_attempts(3).backoff(Duration::ZERO, Duration::ZERO);
     let channel = over(builder().retry(retry), failing.iter().map(|peer| &peer.address));
     ready(&channel, 2).await;
     assert_eq!(greet(&channel).await.unwrap_err().message(), "as told");

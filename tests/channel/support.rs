@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use greeter_proto::greeter_client::GreeterClient;
@@ -11,13 +12,20 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{Response, Status};
-use tonic_etcd::{BalancedChannel, BalancedChannelBuilder, CallError, Instance, RetryPolicy, ServedBy, ServerState};
+use tonic_etcd::{
+    BalancedChannel, BalancedChannelBuilder, CallError, Instance, Policy, RetryPolicy, ServedBy, ServerState,
+};
 use tower::discover::Change;
 
 /// How long a condition may take before the test fails: far longer than it ever should.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) const SAY_HELLO: &str = "/helloworld.Greeter/SayHello";
+
+/// Any policy, where several are tried.
+pub(crate) fn shared(policy: impl Policy) -> Arc<dyn Policy> {
+    Arc::new(policy)
+}
 
 /// A set of servers that the test changes while the channel runs.
 pub(crate) struct Set(mpsc::UnboundedSender<Result<Change<String, Instance>, Infallible>>);
@@ -39,7 +47,7 @@ impl Set {
 /// A channel over a set that is empty and may change.
 pub(crate) fn changing(builder: BalancedChannelBuilder) -> (BalancedChannel, Set) {
     let (set, changes) = mpsc::unbounded_channel();
-    (builder.discover("greeter", UnboundedReceiverStream::new(changes)).unwrap(), Set(set))
+    (builder.build_with_discovery("greeter", UnboundedReceiverStream::new(changes)).unwrap(), Set(set))
 }
 
 /// A channel over these servers.
@@ -49,7 +57,7 @@ pub(crate) fn over<'a>(
 ) -> BalancedChannel {
     let insert = |address: &SocketAddr| Ok::<_, Infallible>(Change::Insert(*address, Instance::new(*address).unwrap()));
     let changes: Vec<_> = addresses.into_iter().map(insert).collect();
-    builder.discover("greeter", tokio_stream::iter(changes)).unwrap()
+    builder.build_with_discovery("greeter", tokio_stream::iter(changes)).unwrap()
 }
 
 pub(crate) fn builder() -> BalancedChannelBuilder {

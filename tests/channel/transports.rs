@@ -3,12 +3,16 @@
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::io::DuplexStream;
-use tokio::net::UnixListener;
+use hyper_util::rt::TokioIo;
+use hyper_util::rt::tokio::WithHyperIo;
+use tokio::io::{AsyncRead, DuplexStream};
+use tokio::net::{TcpStream, UnixListener};
 use tonic::Code;
-use tonic_etcd::{BalancedChannel, Instance, RetryPolicy};
-use tower::discover::Change;
+use tonic::transport::{Endpoint, Uri};
+use tonic_etcd::{BalancedChannel, BalancedChannelBuilder, Instance, KeepAlive, RetryPolicy};
+use tower::discover::{Change, Discover};
 
 use crate::peer::{Peer, Script, speak};
 use crate::support::{builder, changing, greet, greeted_by, over, server_of, told};
@@ -63,6 +67,29 @@ async fn a_connector_of_ones_own_is_asked_for_each_server() {
     assert!(heads[0].headers["user-agent"].to_str().unwrap().starts_with("tonic-etcd/"));
 }
 
+/// A connector whose IO has tokio's traits, and one as tonic's users write it: with hyper's.
+#[tokio::test]
+async fn connectors_return_hypers_io_or_tokios() {
+    async fn tcp(uri: Uri) -> io::Result<TcpStream> {
+        TcpStream::connect(uri.authority().unwrap().as_str()).await
+    }
+    let hyper = || tower::service_fn(|uri: Uri| async { tcp(uri).await.map(TokioIo::new) });
+    let tokio = || tower::service_fn(tcp);
+    let both = || tower::service_fn(|uri: Uri| async { tcp(uri).await.map(WithHyperIo::new) });
+    let builders: [&dyn Fn() -> _; 3] = [&|| builder().connector(hyper()), &|| builder().connector(tokio()), &|| {
+        builder().connector::<_, dyn AsyncRead>(both())
+    }];
+    for builder in builders {
+        let peer = Peer::start(Script::Greet).await;
+        let channel = over(builder(), [&peer.address]);
+        assert_eq!(greeted_by(&channel).await, peer.address.to_string());
+    }
+    // The same one fits tonic.
+    let peer = Peer::start(Script::Greet).await;
+    let endpoint = Endpoint::from_shared(format!("http://{}", peer.address)).unwrap();
+    endpoint.connect_with_connector(hyper()).await.unwrap();
+}
+
 #[tokio::test]
 async fn https_without_tls_is_refused_and_never_called_in_plain_text() {
     let peer = Peer::start(Script::Greet).await;
@@ -74,9 +101,40 @@ async fn https_without_tls_is_refused_and_never_called_in_plain_text() {
     assert_eq!(peer.seen.connections(), 0);
 }
 
+const SECOND: Duration = Duration::from_secs(1);
+
+fn empty() -> impl Discover<Key = u8, Service = Instance, Error = Infallible> + Send + 'static {
+    tokio_stream::iter(Vec::<Result<Change<u8, Instance>, Infallible>>::new())
+}
+
+fn assert_refused(builder: BalancedChannelBuilder, what: &str) {
+    let error = builder.build_with_discovery("greeter", empty()).unwrap_err();
+    assert!(error.is_invalid_argument() && error.to_string().contains(what), "{error}");
+}
+
+#[tokio::test]
+async fn times_and_counts_outside_of_their_ranges_are_refused() {
+    for (builder, what) in [
+        (builder().connect_timeout(Duration::ZERO), "connect timeout"),
+        (builder().connect_timeout(Duration::MAX), "connect timeout"),
+        (builder().idle_timeout(Duration::from_millis(9)), "idle timeout \"9ms\": it must be from 10ms to 86400s"),
+        (builder().tcp_user_timeout(Duration::ZERO), "TCP user timeout"),
+        (builder().tcp_keepalive(Duration::ZERO, SECOND, 1), "TCP keep-alive time"),
+        (builder().tcp_keepalive(SECOND, Duration::MAX, 1), "TCP keep-alive interval"),
+        (builder().tcp_keepalive(SECOND, SECOND, 0), "TCP keep-alive retries"),
+        (builder().tcp_keepalive(SECOND, SECOND * 3 / 2, 3), "interval \"1.5s\": it must be whole seconds"),
+        (builder().keep_alive(KeepAlive::new(Duration::from_millis(9), SECOND)), "keep-alive interval \"9ms\""),
+        (builder().keep_alive(KeepAlive::new(SECOND, Duration::MAX)), "keep-alive timeout"),
+        (builder().retry(RetryPolicy::new().max_attempts(0)), "max_attempts"),
+        (builder().retry(RetryPolicy::new().budget(1, f64::NAN)), "budget ratio"),
+        (builder().retry(RetryPolicy::new().budget(1, -0.1)), "budget ratio"),
+    ] {
+        assert_refused(builder, what);
+    }
+}
+
 #[tokio::test]
 async fn settings_that_http2_forbids_are_refused() {
-    let empty = || tokio_stream::iter(Vec::<Result<Change<u8, Instance>, Infallible>>::new());
     for (builder, what) in [
         (builder().stream_window(0), "stream window"),
         (builder().stream_window(u32::MAX), "stream window"),
@@ -91,10 +149,10 @@ async fn settings_that_http2_forbids_are_refused() {
         (builder().authority("not an authority"), "authority"),
         (builder().user_agent("new\nline"), "user agent"),
     ] {
-        let error = builder.discover("greeter", empty()).unwrap_err();
-        assert!(error.is_invalid_argument() && error.to_string().contains(what), "{error}");
+        assert_refused(builder, what);
     }
-    let outside = std::thread::spawn(move || BalancedChannel::builder().discover("greeter", empty()).unwrap_err());
+    let outside =
+        std::thread::spawn(move || BalancedChannel::builder().build_with_discovery("greeter", empty()).unwrap_err());
     assert!(outside.join().unwrap().to_string().contains("runtime"));
 }
 

@@ -8,7 +8,7 @@ use greeter_proto::greeter_client::GreeterClient;
 use tokio::net::TcpListener;
 use tokio_stream::StreamExt;
 use tonic::{Code, Request};
-use tonic_etcd::{Connectivity, WaitForReady};
+use tonic_etcd::{ConnectivityState, WaitForReady};
 
 use crate::peer::{Peer, Script};
 use crate::support::{PATIENCE, builder, changing, greet, greeted_by, over, server_of, told, until};
@@ -43,8 +43,8 @@ async fn an_empty_set_fails_at_once_unless_the_call_waits_for_ready() {
 async fn servers_that_cannot_be_connected_fail_calls_at_once_and_say_why() {
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let channel = over(builder(), [&closed]);
-    let mut connectivity = channel.connectivity();
-    while connectivity.next().await != Some(Connectivity::TransientFailure) {}
+    let mut connectivity = channel.states();
+    while connectivity.next().await != Some(ConnectivityState::TransientFailure) {}
     let status = greet(&channel).await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable);
     for part in ["\"greeter\"", "1 known, 0 ready", "1 failing", "refused"] {
@@ -118,8 +118,9 @@ fn calls_fail_when_the_runtime_of_the_channel_has_ended() {
     let channel = first.block_on(async { over(builder().wait_for_ready(true), [&peer.address]) });
     second.block_on(async {
         greeted_by(&channel).await;
-        let mut connectivity = channel.connectivity();
-        let waiting = tokio::spawn(async move { while connectivity.next().await != Some(Connectivity::Shutdown) {} });
+        let mut connectivity = channel.states();
+        let waiting =
+            tokio::spawn(async move { while connectivity.next().await != Some(ConnectivityState::Shutdown) {} });
         first.shutdown_background();
         tokio::time::timeout(PATIENCE, waiting).await.unwrap().unwrap();
         let status = greet(&channel).await.unwrap_err();

@@ -8,7 +8,7 @@ use crate::cases::fixed;
 use crate::server::Fleet;
 
 fn built(builder: BalancedChannelBuilder, fleet: &Fleet) -> BalancedChannel {
-    builder.discover("grpc.testing", fixed(fleet.addresses())).unwrap()
+    builder.build_with_discovery("grpc.testing", fixed(fleet.addresses())).unwrap()
 }
 
 /// As it is by default.

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
-use tonic_etcd::{Entry, Instance};
+use tonic_etcd::{Instance, SnapshotEntry};
 
 /// Under which all of them stand in one etcd.
 pub(crate) const SERVICE: &str = "corpus";
@@ -63,7 +63,7 @@ pub(crate) fn listed_by_go() -> BTreeMap<String, Listed> {
 }
 
 /// What this crate makes of a record, in a line.
-pub(crate) fn shown(entry: &Entry) -> String {
+pub(crate) fn shown(entry: &SnapshotEntry) -> String {
     match entry.error() {
         Some(error) => format!("unreadable: {error}"),
         None => entry.instances().iter().map(instance).collect::<Vec<_>>().join("; "),

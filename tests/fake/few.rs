@@ -7,7 +7,7 @@ use crate::support::{PATIENCE, TTL, servers_are, until};
 
 async fn a_registrar_works_with(streams: u32) {
     let fake = Fake::start_with(Some(streams)).await;
-    let registrar = Registrar::builder([fake.endpoint()]).ttl(TTL).build().unwrap();
+    let registrar = Registrar::builder([fake.endpoint()]).ttl(TTL).connect_lazy().unwrap();
     let first = registrar.register("s", Instance::new("h:1").unwrap()).unwrap();
     first.ready(PATIENCE).await.unwrap();
     let lease = first.lease_id();
@@ -21,11 +21,11 @@ async fn a_registrar_works_with(streams: u32) {
 
 async fn a_resolver_works_with(streams: u32) {
     let fake = Fake::start_with(Some(streams)).await;
-    let resolver = Resolver::connect([fake.endpoint()]).await.unwrap();
-    let first = resolver.resolve("a").await.unwrap();
+    let resolver = Resolver::connect_lazy([fake.endpoint()]).unwrap();
+    let first = resolver.resolve("a").unwrap();
     first.ready(PATIENCE).await.unwrap();
     until("a watch", || fake.rpcs(|rpcs| !rpcs.watch.seen.is_empty())).await;
-    let second = resolver.resolve("b").await.unwrap();
+    let second = resolver.resolve("b").unwrap();
     second.ready(PATIENCE).await.unwrap();
     fake.store(|store| {
         store.put("a/1", "h:1");

@@ -172,7 +172,7 @@ async fn a_token_that_cannot_be_one_is_said_and_asked_for_again() {
     fake.rpcs(|rpcs| rpcs.authenticate.rule(|_, _| Reply::Say("no\ntoken".into())));
     let resolution = resolve_with(EtcdOptions::from([fake.endpoint()]).user("reader", "readerpw")).await;
     until("what went wrong", || {
-        resolution.last_error().is_some_and(|error| error.to_string().contains("is no header value"))
+        resolution.last_error().is_some_and(|error| error.to_string().contains("is not a valid header value"))
     })
     .await;
     fake.rpcs(|rpcs| rpcs.authenticate.honest());

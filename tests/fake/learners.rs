@@ -17,11 +17,11 @@ async fn one_of_two_is_a_learner(words: fn() -> Status) {
     let options = EtcdOptions::from([first.endpoint(), second.endpoint()]);
     let (mut resolutions, mut registrations) = (Vec::new(), Vec::new());
     for port in 1..=12 {
-        let resolver = Resolver::builder(options.clone()).build().unwrap();
-        let resolution = resolver.resolve("s").await.unwrap();
+        let resolver = Resolver::builder(options.clone()).connect_lazy().unwrap();
+        let resolution = resolver.resolve("s").unwrap();
         resolution.ready(SLOW).await.unwrap();
         resolutions.push(resolution);
-        let registrar = Registrar::builder(options.clone()).build().unwrap();
+        let registrar = Registrar::builder(options.clone()).connect_lazy().unwrap();
         let registration = registrar.register("r", Instance::new(format!("h:{port}")).unwrap()).unwrap();
         registration.ready(SLOW).await.unwrap();
         registrations.push(registration);
@@ -52,8 +52,8 @@ async fn where_all_are_learners_that_is_said() {
         fake.store(|store| store.put("s/1", "h:1"));
         fake.learner(Some(words));
         let options = EtcdOptions::from([fake.endpoint()]);
-        let resolution = Resolver::builder(options.clone()).build().unwrap().resolve("s").await.unwrap();
-        let registrar = Registrar::builder(options).build().unwrap();
+        let resolution = Resolver::builder(options.clone()).connect_lazy().unwrap().resolve("s").unwrap();
+        let registrar = Registrar::builder(options).connect_lazy().unwrap();
         let registration = registrar.register("s", Instance::new("h:9").unwrap()).unwrap();
         let said = |text: Option<String>| text.is_some_and(|text| text.contains("not supported for learner"));
         until("said", || said(resolution.last_error().map(|error| error.to_string()))).await;

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use etcd_client::proto::{PbRangeRequest, PbRangeResponse};
 use tonic::Status;
-use tonic_etcd::{Resolution, State};
+use tonic_etcd::{Resolution, ResolutionState};
 
 use crate::server::{Fake, Reply, Store};
 use crate::support::{SLOW, gap, resolve, servers_are, starts, until, watching};
@@ -32,7 +32,7 @@ fn fill(store: &mut Store) {
 #[derive(Clone, Default)]
 struct Glimpses {
     resolution: Arc<Mutex<Option<Resolution>>>,
-    seen: Arc<Mutex<Vec<(State, usize)>>>,
+    seen: Arc<Mutex<Vec<(ResolutionState, usize)>>>,
 }
 
 impl Glimpses {
@@ -71,7 +71,7 @@ async fn a_revision_compacted_between_two_pages_is_listed_again() {
     servers_are(&resolution, &["h:2", "h:3", "h:4", "h:5", "h:6"]).await;
 
     let seen = glimpses.seen.lock().unwrap().clone();
-    assert_eq!(seen, [(State::Unresolved, 0); 5], "half a list is not shown");
+    assert_eq!(seen, [(ResolutionState::Unresolved, 0); 5], "half a list is not shown");
     fake.rpcs(|rpcs| {
         let pages: Vec<_> = rpcs.range.requests().map(|request| (request.revision, request.limit)).collect();
         let whole = 10_000;
@@ -118,7 +118,7 @@ async fn half_a_list_takes_nothing_from_what_is_known() {
     fake.cut();
     servers_are(&resolution, &["h:1", "h:3", "h:5", "h:6"]).await;
     let seen = glimpses.seen.lock().unwrap().clone();
-    assert!(seen.iter().all(|(state, known)| *known == 5 && *state != State::Unresolved), "{seen:?}");
+    assert!(seen.iter().all(|(state, known)| *known == 5 && *state != ResolutionState::Unresolved), "{seen:?}");
     assert_eq!(fake.rpcs(|rpcs| rpcs.lists()), 1 + 3, "the last failure was of one page alone");
 }
 

@@ -1,17 +1,17 @@
 //! Ids of watches that are not the client's to choose, as behind etcd's grpc-proxy.
 
 use etcd_client::proto::PbWatchResponse;
-use tonic_etcd::{Resolution, Resolver, State};
+use tonic_etcd::{Resolution, ResolutionState, Resolver};
 
 use crate::server::message::created;
 use crate::server::{Fake, Reply};
 use crate::support::{PATIENCE, servers_are, until};
 
 async fn services(fake: &Fake, names: &[&str]) -> (Resolver, Vec<Resolution>) {
-    let resolver = Resolver::connect([fake.endpoint()]).await.unwrap();
+    let resolver = Resolver::connect_lazy([fake.endpoint()]).unwrap();
     let mut all = Vec::new();
     for name in names {
-        let resolution = resolver.resolve(*name).await.unwrap();
+        let resolution = resolver.resolve(*name).unwrap();
         resolution.ready(PATIENCE).await.unwrap();
         all.push(resolution);
     }
@@ -34,7 +34,7 @@ async fn a_member_that_becomes_a_grpc_proxy_is_watched_rightly() {
     fake.rpcs(|rpcs| {
         rpcs.watch.rule(|_, watched| if watched.key == b"mute/" { Reply::Never } else { Reply::Honest });
     });
-    let mute = resolver.resolve("mute").await.unwrap();
+    let mute = resolver.resolve("mute").unwrap();
     until("a late watch", || mute.last_error().is_some()).await;
     fake.as_grpc_proxy();
     fake.cut();
@@ -68,13 +68,13 @@ async fn a_late_answer_of_a_grpc_proxy_is_not_taken_for_anothers() {
             _ => Reply::Honest,
         });
     });
-    let b = resolver.resolve("b").await.unwrap();
-    let c = resolver.resolve("c").await.unwrap();
+    let b = resolver.resolve("b").unwrap();
+    let c = resolver.resolve("c").unwrap();
     until("b again", || creations(&fake, "b/") >= 2).await;
     for (name, resolution) in [("b", &b), ("c", &c)] {
         fake.store(|store| store.put(format!("{name}/1"), "h:1"));
         servers_are(resolution, &["h:1"]).await;
-        assert_eq!(resolution.state(), State::Current);
+        assert_eq!(resolution.state(), ResolutionState::Current);
     }
     assert!(!fake.rpcs(|rpcs| rpcs.cancels.contains(&(1, 2))), "the watch of c was canceled for that of b");
 }

@@ -88,7 +88,7 @@ async fn a_third_member_renews_where_two_do_not() {
             });
         });
     }
-    let registrar = Registrar::builder(options(&fakes)).ttl(TTL).build().unwrap();
+    let registrar = Registrar::builder(options(&fakes)).ttl(TTL).connect_lazy().unwrap();
     let _registration = registered(&registrar, "h:1").await;
     until("a renewal at the third", || fakes.iter().all(|fake| fake.rpcs(|rpcs| !rpcs.renew.seen.is_empty()))).await;
 }
@@ -102,7 +102,7 @@ async fn renewals_that_fail_are_no_storm() {
 async fn fail_over(streams: Option<u32>) {
     let fake = Fake::start_with(streams).await;
     fake.rpcs(|rpcs| rpcs.renew.rule(|_, _| Reply::Fail(Status::unavailable("etcdserver: no leader"))));
-    let registrar = Registrar::builder([fake.endpoint()]).ttl(Duration::from_secs(60)).build().unwrap();
+    let registrar = Registrar::builder([fake.endpoint()]).ttl(Duration::from_secs(60)).connect_lazy().unwrap();
     let _registration = registered(&registrar, "h:1").await;
     until("the first", || fake.rpcs(|rpcs| !rpcs.renew.seen.is_empty())).await;
     sleep(Duration::from_secs(10)).await;

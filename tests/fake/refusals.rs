@@ -50,7 +50,7 @@ async fn a_full_database_costs_nobody_a_lease() {
 async fn one_of_several_leaves_although_its_role_may_not_read() {
     let fake = Fake::start().await;
     let writer = EtcdOptions::from([fake.endpoint()]).user("writer", "writerpw");
-    let registrar = Registrar::builder(writer).ttl(TTL).build().unwrap();
+    let registrar = Registrar::builder(writer).ttl(TTL).connect_lazy().unwrap();
     let stays = registered(&registrar, "h:1").await;
     let leaves = registered(&registrar, "h:2").await;
     fake.rpcs(|rpcs| rpcs.txn.rule(|_, _| Reply::Fail(Status::permission_denied("etcdserver: permission denied"))));

@@ -31,9 +31,9 @@ fn a_runtime_that_ends_while_it_connects_holds_up_no_other() {
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     let first = Builder::new_current_thread().enable_all().build().unwrap();
     let second = Runtime::new().unwrap();
-    let resolver = first.block_on(Resolver::connect([endpoint])).unwrap();
+    let resolver = Resolver::connect_lazy([endpoint]).unwrap();
     let kept = first.block_on(async {
-        let kept = resolver.resolve("a").await.unwrap();
+        let kept = resolver.resolve("a").unwrap();
         tokio::spawn(async {
             let _slow = Slow;
             std::future::pending::<()>().await;
@@ -43,7 +43,7 @@ fn a_runtime_that_ends_while_it_connects_holds_up_no_other() {
     });
     // Those of the second runtime wait for the search of the first.
     let _waits = second.block_on(async {
-        let waits = resolver.resolve("b").await.unwrap();
+        let waits = resolver.resolve("b").unwrap();
         sleep(Duration::from_millis(100)).await;
         waits
     });
@@ -71,9 +71,9 @@ fn a_runtime_that_ends_at_once_holds_up_no_other() {
         let first = Builder::new_current_thread().event_interval(1).enable_all().build().unwrap();
         let options = EtcdOptions::from([fake.endpoint()]);
         let options = if turns % 2 == 0 { options } else { options.user("reader", "readerpw") };
-        let resolver = first.block_on(Resolver::connect(options)).unwrap();
+        let resolver = Resolver::connect_lazy(options).unwrap();
         let kept = first.block_on(async {
-            let kept = resolver.resolve("a").await.unwrap();
+            let kept = resolver.resolve("a").unwrap();
             for _ in 0..turns / 2 {
                 yield_now().await;
             }
@@ -81,7 +81,7 @@ fn a_runtime_that_ends_at_once_holds_up_no_other() {
         });
         drop(first);
         drop(kept);
-        waits.push(second.spawn(async move { resolver.resolve("b").await.unwrap().ready(PATIENCE).await }));
+        waits.push(second.spawn(async move { resolver.resolve("b").unwrap().ready(PATIENCE).await }));
     }
     for (number, wait) in waits.into_iter().enumerate() {
         second.block_on(wait).unwrap().unwrap_or_else(|error| panic!("{number}: {error:?}"));
@@ -106,15 +106,15 @@ fn a_runtime_that_is_not_driven_holds_up_no_resolve_on_another() {
         let first = undriven();
         let options = EtcdOptions::from([fake.endpoint()]);
         let options = if with_user { options.user("reader", "readerpw") } else { options };
-        let resolver = first.block_on(Resolver::connect(options)).unwrap();
+        let resolver = Resolver::connect_lazy(options).unwrap();
         let resolution = first.block_on(async {
-            let resolution = resolver.resolve("a").await.unwrap();
+            let resolution = resolver.resolve("a").unwrap();
             for _ in 0..turns {
                 yield_now().await;
             }
             resolution
         });
-        let ready = second.block_on(async { resolver.resolve("a").await.unwrap().ready(PATIENCE).await });
+        let ready = second.block_on(async { resolver.resolve("a").unwrap().ready(PATIENCE).await });
         ready.unwrap_or_else(|error| panic!("{turns} turns, with a user: {with_user}: {error:?}"));
         kept.push((first, resolution, resolver));
     }
@@ -125,16 +125,16 @@ fn a_runtime_that_is_not_driven_holds_up_no_resolve_on_another() {
 fn a_resolution_says_that_its_runtime_is_not_driven() {
     let (first, second) = (undriven(), Runtime::new().unwrap());
     let fake = second.block_on(Fake::start());
-    let resolver = first.block_on(Resolver::connect([fake.endpoint()])).unwrap();
-    let resolution = first.block_on(resolver.resolve("a")).unwrap();
+    let resolver = Resolver::connect_lazy([fake.endpoint()]).unwrap();
+    let resolution = first.block_on(async { resolver.resolve("a") }).unwrap();
     let error = second.block_on(resolution.ready(Duration::from_millis(300))).unwrap_err();
     assert!(error.is_timeout() && format!("{error:?}").contains("did not run"), "{error:?}");
     let driven = first.block_on(resolution.ready(PATIENCE));
     driven.unwrap();
     // A runtime that is driven, and an etcd that is away: that is what is said.
     let away = second.block_on(async {
-        let resolver = Resolver::connect(["http://127.0.0.1:1"]).await.unwrap();
-        resolver.resolve("a").await.unwrap().ready(Duration::from_secs(1)).await.unwrap_err()
+        let resolver = Resolver::connect_lazy(["http://127.0.0.1:1"]).unwrap();
+        resolver.resolve("a").unwrap().ready(Duration::from_secs(1)).await.unwrap_err()
     });
     assert!(!format!("{away:?}").contains("did not run"), "{away:?}");
 }
@@ -145,7 +145,7 @@ fn a_resolution_says_that_its_runtime_is_not_driven() {
 fn a_registration_says_that_the_runtime_of_the_first_is_not_driven() {
     let (first, second) = (undriven(), Runtime::new().unwrap());
     let fake = second.block_on(Fake::start());
-    let registrar = Registrar::builder([fake.endpoint()]).build().unwrap();
+    let registrar = Registrar::builder([fake.endpoint()]).connect_lazy().unwrap();
     let at = |port: u16| Instance::new(format!("h:{port}")).unwrap();
     let one = first.block_on(async { registrar.register("s", at(1)) }).unwrap();
     let two = second.block_on(async { registrar.register("s", at(2)) }).unwrap();
@@ -162,7 +162,7 @@ fn a_registration_says_that_the_runtime_of_the_first_is_not_driven() {
     assert!(format!("{error:?}").contains("did not run"), "{error:?}");
     first.block_on(registrar.close(PATIENCE)).unwrap();
     // The next one is another's.
-    let registrar = Registrar::builder([fake.endpoint()]).build().unwrap();
+    let registrar = Registrar::builder([fake.endpoint()]).connect_lazy().unwrap();
     let three = first.block_on(async { registrar.register("s", at(3)) }).unwrap();
     drop(first);
     let four = second.block_on(async { registrar.register("s", at(4)) }).unwrap();

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use tonic_etcd::State;
+use tonic_etcd::ResolutionState;
 
 use crate::server::message::created;
 use crate::server::{Fake, Reply};
@@ -44,9 +44,9 @@ async fn a_watch_that_gives_no_sign_of_life_is_opened_again() {
 
     assert_eq!(starts(&fake, 3).await, [2, 3, 2], "it goes on where it was, after a second watch was asked for");
     assert_eq!(fake.rpcs(|rpcs| rpcs.probe.seen.len()), 1, "it was asked first");
-    assert!(matches!(states.lock().unwrap()[..], [State::Stale { .. }]));
+    assert!(matches!(states.lock().unwrap()[..], [ResolutionState::Stale { .. }]));
     servers_are(&resolution, &["h:1", "h:2"]).await;
-    assert_eq!(resolution.state(), State::Current);
+    assert_eq!(resolution.state(), ResolutionState::Current);
 }
 
 async fn a_quiet_watch_that_answers_is_left_alone() {
@@ -55,7 +55,7 @@ async fn a_quiet_watch_that_answers_is_left_alone() {
     let resolution = watching(&fake).await;
     until("a second request for progress", || fake.rpcs(|rpcs| rpcs.probe.seen.len() >= 2)).await;
     assert_eq!(fake.rpcs(|rpcs| (rpcs.lists(), rpcs.starts())), (1, vec![2]));
-    assert_eq!(resolution.state(), State::Current);
+    assert_eq!(resolution.state(), ResolutionState::Current);
     fake.store(|store| store.put("s/2", "h:2"));
     servers_are(&resolution, &["h:1", "h:2"]).await;
 }

@@ -22,7 +22,7 @@ pub(crate) async fn resolve(fake: &Fake) -> Resolution {
 }
 
 pub(crate) async fn resolve_with(options: EtcdOptions) -> Resolution {
-    Resolver::connect(options).await.unwrap().resolve("s").await.unwrap()
+    Resolver::connect_lazy(options).unwrap().resolve("s").unwrap()
 }
 
 /// Resolves, and waits until the watch is open.
@@ -40,7 +40,7 @@ pub(crate) async fn starts(fake: &Fake, count: usize) -> Vec<i64> {
 }
 
 pub(crate) fn registrar(fake: &Fake) -> Registrar {
-    Registrar::builder([fake.endpoint()]).ttl(TTL).build().unwrap()
+    Registrar::builder([fake.endpoint()]).ttl(TTL).connect_lazy().unwrap()
 }
 
 pub(crate) async fn register(registrar: &Registrar, address: &str) -> Registration {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tonic_etcd::{Error, EtcdOptions, Resolution, State};
+use tonic_etcd::{Error, EtcdOptions, Resolution, ResolutionState};
 
 use crate::server::message::refused;
 use crate::server::{Fake, Reply};
@@ -37,7 +37,7 @@ async fn refused_twice(reason: &'static str) -> (Fake, Error) {
     starts(&fake, 3).await;
     fake.store(|store| store.put("s/2", "h:2"));
     servers_are(&resolution, &["h:1", "h:2"]).await;
-    assert_eq!(resolution.state(), State::Current);
+    assert_eq!(resolution.state(), ResolutionState::Current);
     assert!(resolution.last_error().is_none(), "{:?}", resolution.last_error());
     (fake, error)
 }

@@ -23,7 +23,7 @@ fn keep_alive() -> KeepAlive {
 
 fn channel(tap: &Tap, keep_alive: KeepAlive) -> BalancedChannel {
     let addresses = [tap.address.to_string()];
-    BalancedChannel::builder().keep_alive(keep_alive).discover("interop", fixed(addresses)).unwrap()
+    BalancedChannel::builder().keep_alive(keep_alive).build_with_discovery("interop", fixed(addresses)).unwrap()
 }
 
 fn client(tap: &Tap, keep_alive: KeepAlive) -> TestServiceClient<BalancedChannel> {

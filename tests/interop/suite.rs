@@ -24,6 +24,6 @@ cases::for_each_case!(every);
 async fn every_case_passes_against_go() {
     let servers = [InteropServer::start(&[]).await, InteropServer::start(&[]).await];
     let addresses = servers.each_ref().map(|server| server.address.to_string());
-    let channel = BalancedChannel::builder().discover("interop", fixed(addresses)).unwrap();
+    let channel = BalancedChannel::builder().build_with_discovery("interop", fixed(addresses)).unwrap();
     passes_every_case(&transport(channel)).await;
 }

@@ -35,7 +35,7 @@ async fn server() -> (InteropServer, String) {
 fn channel(server: &InteropServer, trusted: String) -> Transport {
     let address = format!("https://localhost:{}", server.address.port());
     let builder = BalancedChannel::builder().tls(ClientTls::new().ca_certificates(trusted));
-    transport(builder.discover("interop", fixed([address])).unwrap())
+    transport(builder.build_with_discovery("interop", fixed([address])).unwrap())
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -23,7 +23,7 @@ fn at(etcd: &Etcd) -> Srv {
 }
 
 async fn resolve(options: EtcdOptions) -> Resolution {
-    Resolver::connect(options).await.unwrap().resolve("s").await.unwrap()
+    Resolver::connect_lazy(options).unwrap().resolve("s").unwrap()
 }
 
 async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
@@ -52,28 +52,28 @@ async fn members_are_found_as_etcdctl_finds_them() {
     put(&etcd, "h:1").await;
     dns.set(PLAIN, [at(&etcd)]);
     dns.set("_etcd-client-blue._tcp.example.org", [at(&etcd)]);
-    let resolver = Resolver::connect(options(&dns)).await.unwrap();
+    let resolver = Resolver::connect_lazy(options(&dns)).unwrap();
     for target in ["s", "etcd:///s", "etcd-srv://Example.org/s", "etcd-srv://example.org./s"] {
-        let resolution = resolver.resolve(target).await.unwrap();
+        let resolution = resolver.resolve(target).unwrap();
         assert_eq!(resolution.ready(PATIENCE).await.unwrap().len(), 1, "{target}");
     }
     for target in ["etcd-srv://example.com/s", "etcd://localhost:2379/s"] {
-        let error = resolver.resolve(target).await.unwrap_err();
+        let error = resolver.resolve(target).unwrap_err();
         assert!(error.is_invalid_argument() && error.to_string().contains("SRV"), "{error}");
     }
-    let other = Resolver::connect([etcd.endpoint()]).await.unwrap();
-    assert!(other.resolve("etcd-srv://example.org/s").await.unwrap_err().is_invalid_argument());
+    let other = Resolver::connect_lazy([etcd.endpoint()]).unwrap();
+    assert!(other.resolve("etcd-srv://example.org/s").unwrap_err().is_invalid_argument());
     let named = resolve(options(&dns).srv_name("blue")).await;
     named.ready(PATIENCE).await.unwrap();
     let target = Target::parse("etcd-srv://example.org/s").unwrap();
-    let by_target = resolve(EtcdOptions::of_target(&target).unwrap().srv_servers([dns.address])).await;
+    let by_target = resolve(EtcdOptions::from_target(&target).unwrap().srv_servers([dns.address])).await;
     by_target.ready(PATIENCE).await.unwrap();
-    let registrar = Registrar::connect(options(&dns)).await.unwrap();
+    let registrar = Registrar::connect_lazy(options(&dns)).unwrap();
     let registration = registrar.register("s", Instance::new("h:2").unwrap()).unwrap();
     registration.ready(PATIENCE).await.unwrap();
     registration.deregister().await.unwrap();
     // A server on the loopback may be registered where the members that are found are on this host, too.
-    let service = Registrar::connect(options(&dns)).await.unwrap().service("t");
+    let service = Registrar::connect_lazy(options(&dns)).unwrap().service("t");
     let control = service.control();
     let router = tonic::transport::Server::builder().add_routes(tonic::service::Routes::default());
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -105,7 +105,7 @@ async fn records_are_read_every_ten_seconds_while_etcd_answers() {
     dns.state().ttl = 0;
     dns.set(PLAIN, [at(&first)]);
     let (log, _guard) = Log::begin();
-    let registrar = Registrar::connect(options(&dns)).await.unwrap();
+    let registrar = Registrar::connect_lazy(options(&dns)).unwrap();
     let began = Instant::now();
     for port in 1..=20 {
         let registration = registrar.register("s", Instance::new(format!("h:{port}")).unwrap()).unwrap();
@@ -146,11 +146,11 @@ async fn what_was_found_is_kept_while_dns_fails() {
         put(&etcd, &format!("h:{}", 10 + number)).await;
         until("the last members", async || resolution.snapshot().len() == number + 1).await;
     }
-    assert_eq!(log.warned("cannot be read"), 1);
+    assert_eq!(log.warned("SRV lookup failed"), 1);
     dns.set(PLAIN, [at(&etcd)]);
     dns.mood(Mood::Well);
     etcd.kill();
-    until("well again", async || log.text().contains("read again")).await;
+    until("well again", async || log.text().contains("SRV lookup recovered")).await;
 }
 
 /// SRV: with nothing found yet, the error says what DNS said, and what is put there later is found.
@@ -158,8 +158,8 @@ async fn what_was_found_is_kept_while_dns_fails() {
 async fn what_dns_says_is_in_the_error() {
     for (mood, records, said) in [
         (Mood::Well, None, "NXDOMAIN"),
-        (Mood::Well, Some((0, 0, 1, ".")), "no host that can be used"),
-        (Mood::Well, Some((0, 0, 1, "root:secret@h")), "no host that can be used"),
+        (Mood::Well, Some((0, 0, 1, ".")), "no usable host"),
+        (Mood::Well, Some((0, 0, 1, "root:secret@h")), "no usable host"),
         (Mood::Failing, None, PLAIN),
         (Mood::Silent, None, PLAIN),
     ] {

@@ -37,7 +37,8 @@ pub(super) fn server() -> SocketAddr {
 
 async fn greet(tls: ClientTls, address: &str) -> Result<String, Status> {
     let change = Ok::<_, Infallible>(Change::Insert((), Instance::new(address).unwrap()));
-    let channel = BalancedChannel::builder().tls(tls).discover("greeter", tokio_stream::iter([change])).unwrap();
+    let channel =
+        BalancedChannel::builder().tls(tls).build_with_discovery("greeter", tokio_stream::iter([change])).unwrap();
     let answer = GreeterClient::new(channel).say_hello(HelloRequest { name: "world".into() }).await?;
     Ok(answer.into_inner().message)
 }
@@ -93,7 +94,7 @@ async fn settings_that_cannot_be_are_refused() {
         (ClientTls::new().identity("no certificate", "no key"), "identity"),
         (ClientTls::new().server_name("not a name"), "not a name"),
     ] {
-        let error = BalancedChannel::builder().tls(tls).discover("greeter", none()).unwrap_err();
+        let error = BalancedChannel::builder().tls(tls).build_with_discovery("greeter", none()).unwrap_err();
         assert!(error.is_invalid_argument() && error.to_string().contains(what), "{error}");
     }
 }
@@ -148,7 +149,8 @@ async fn a_verifier_that_panics_costs_one_attempt() {
     let tls = ClientTls::rustls(Arc::new(config));
     let address = format!("https://localhost:{port}");
     let change = Ok::<_, Infallible>(Change::Insert((), Instance::new(address).unwrap()));
-    let channel = BalancedChannel::builder().tls(tls).discover("greeter", tokio_stream::iter([change])).unwrap();
+    let channel =
+        BalancedChannel::builder().tls(tls).build_with_discovery("greeter", tokio_stream::iter([change])).unwrap();
     let mut greeter = GreeterClient::new(channel);
     let status = greeter.say_hello(HelloRequest { name: "world".into() }).await.unwrap_err();
     assert!(status.message().contains("TLS panicked: a bug of the user's"), "{status}");

@@ -98,7 +98,7 @@ fn greeter(tls: ClientTls, addresses: impl IntoIterator<Item = String>) -> Greet
     };
     let changes: Vec<_> = addresses.into_iter().enumerate().map(insert).collect();
     let builder = BalancedChannel::builder().tls(tls).wait_for_ready(true).timeout(Duration::from_secs(10));
-    GreeterClient::new(builder.discover("greeter", tokio_stream::iter(changes)).unwrap())
+    GreeterClient::new(builder.build_with_discovery("greeter", tokio_stream::iter(changes)).unwrap())
 }
 
 /// A volume as Kubernetes mounts a secret: `tls.crt` → `..data/tls.crt`, and `..data` → a folder that is swapped as a whole.
@@ -160,15 +160,15 @@ async fn files_are_read_again_and_the_last_good_ones_stay() {
     for _ in 0..3 {
         assert_eq!(guard.next(&greeter).await, second.der);
     }
-    assert_eq!(log.warned("TLS settings cannot be read"), 1);
+    assert_eq!(log.warned("TLS settings invalid, keeping the last valid ones"), 1);
     std::fs::write(volume.path("tls.crt"), &third.certificate).unwrap();
     assert_eq!(guard.next(&greeter).await, third.der);
-    assert_eq!(log.count("TLS settings can be read again"), 1);
+    assert_eq!(log.count("TLS settings valid again"), 1);
     std::fs::remove_file(volume.path("..data")).unwrap();
     for _ in 0..2 {
         assert_eq!(guard.next(&greeter).await, third.der);
     }
-    assert_eq!(log.warned("TLS settings cannot be read"), 2);
+    assert_eq!(log.warned("TLS settings invalid, keeping the last valid ones"), 2);
     assert_eq!(log.count("PRIVATE KEY"), 0);
 }
 

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
-use tonic_etcd::{ClientTls, EtcdOptions, Instance, Registrar, Resolution, Resolver, State};
+use tonic_etcd::{ClientTls, EtcdOptions, Instance, Registrar, Resolution, ResolutionState, Resolver};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -85,10 +85,10 @@ async fn an_etcd_of_a_trusted_authority_is_used() {
     let etcd = Etcd::start();
     let authority = Authority::new();
     let options = EtcdOptions::from([authority.guard(&etcd).await]).tls(authority.trusted());
-    let registrar = Registrar::builder(options.clone()).build().unwrap();
+    let registrar = Registrar::builder(options.clone()).connect_lazy().unwrap();
     let registration = registrar.register("s", Instance::new("h:1").unwrap()).unwrap();
     registration.ready(PATIENCE).await.unwrap();
-    let resolution = Resolver::builder(options).build().unwrap().resolve("s").await.unwrap();
+    let resolution = Resolver::builder(options).connect_lazy().unwrap().resolve("s").unwrap();
     assert_eq!(resolution.ready(PATIENCE).await.unwrap().len(), 1);
     registration.deregister().await.unwrap();
 }
@@ -102,10 +102,10 @@ async fn a_certificate_that_does_not_hold_is_said() {
         // Without settings of its own, https means the enabled root certificates.
         EtcdOptions::from([endpoint.clone()]),
     ] {
-        let mut resolution = Resolver::builder(options).build().unwrap().resolve("s").await.unwrap();
+        let mut resolution = Resolver::builder(options).connect_lazy().unwrap().resolve("s").unwrap();
         let wrong = what_is_wrong(&mut resolution).await;
         assert!(wrong.contains("certificate") && wrong.contains(&endpoint), "{wrong}");
-        assert_eq!(resolution.state(), State::Unresolved);
+        assert_eq!(resolution.state(), ResolutionState::Unresolved);
     }
 }
 
@@ -116,10 +116,10 @@ async fn one_member_whose_certificate_does_not_hold_is_nobodys_trouble() {
     let endpoints = [Authority::new().guard(&etcd).await, authority.guard(&etcd).await];
     for port in 1..=6 {
         let options = EtcdOptions::from(endpoints.clone()).tls(authority.trusted());
-        let registrar = Registrar::builder(options.clone()).build().unwrap();
+        let registrar = Registrar::builder(options.clone()).connect_lazy().unwrap();
         let registration = registrar.register("s", Instance::new(format!("h:{port}")).unwrap()).unwrap();
         registration.ready(PATIENCE).await.unwrap();
-        let resolution = Resolver::builder(options).build().unwrap().resolve("s").await.unwrap();
+        let resolution = Resolver::builder(options).connect_lazy().unwrap().resolve("s").unwrap();
         assert_eq!(resolution.ready(PATIENCE).await.unwrap().len(), 1);
         registration.deregister().await.unwrap();
     }
@@ -128,5 +128,5 @@ async fn one_member_whose_certificate_does_not_hold_is_nobodys_trouble() {
 #[test]
 fn settings_that_contradict_each_other_are_refused() {
     let options = EtcdOptions::from(["http://localhost:2379"]).tls(ClientTls::new());
-    assert!(Resolver::builder(options).build().unwrap_err().is_invalid_argument());
+    assert!(Resolver::builder(options).connect_lazy().unwrap_err().is_invalid_argument());
 }

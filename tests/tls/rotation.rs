@@ -17,7 +17,9 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 use tonic::{Request, Response, Status};
-use tonic_etcd::{BalancedChannel, ClientTls, EtcdOptions, Instance, Registrar, Resolver, ServeControl, State};
+use tonic_etcd::{
+    BalancedChannel, ClientTls, EtcdOptions, Instance, Registrar, ResolutionState, Resolver, ServeControl,
+};
 
 use super::{Authority, PATIENCE};
 
@@ -113,13 +115,13 @@ async fn no_lease_is_lost_and_no_call_fails_while_all_certificates_are_renewed()
     let admin = Client::connect([etcd.endpoint()], None).await.unwrap();
     let (clients, client) = (Files::new(&old.0.pem(), &old.pair()), old.pair());
     let options = EtcdOptions::from([etcd.tls_endpoint()]).tls(clients.tls());
-    let registrar = Registrar::builder(options.clone()).ttl(Duration::from_secs(10)).build().unwrap();
+    let registrar = Registrar::builder(options.clone()).ttl(Duration::from_secs(10)).connect_lazy().unwrap();
     let kept = registrar.register("kept", Instance::new("h:1").unwrap()).unwrap();
     kept.ready(PATIENCE).await.unwrap();
     let lease = kept.lease_id();
     assert!(lease.is_some());
     let before = serve(&registrar, &old.0.pem(), &old.pair(), "before").await;
-    let resolution = Resolver::builder(options).build().unwrap().resolve("s").await.unwrap();
+    let resolution = Resolver::builder(options).connect_lazy().unwrap().resolve("s").unwrap();
     let channel = BalancedChannel::builder().tls(clients.tls()).build(&resolution).unwrap();
     let mut greeter = GreeterClient::new(channel);
     // From here on there is a connection, by the old certificates.
@@ -147,7 +149,7 @@ async fn no_lease_is_lost_and_no_call_fails_while_all_certificates_are_renewed()
     // What was said once stays what it was.
     let fixed = ClientTls::new().ca_certificates(old.0.pem()).identity(&*client.certificate, &*client.key);
     let fixed = EtcdOptions::from([etcd.tls_endpoint()]).tls(fixed);
-    let fixed = Resolver::builder(fixed).build().unwrap().resolve("s").await.unwrap();
+    let fixed = Resolver::builder(fixed).connect_lazy().unwrap().resolve("s").unwrap();
     fixed.ready(PATIENCE).await.unwrap();
 
     let both = format!("{}{}", old.0.pem(), new.0.pem());
@@ -166,7 +168,7 @@ async fn no_lease_is_lost_and_no_call_fails_while_all_certificates_are_renewed()
     let is_refused =
         |error: tonic_etcd::Error| error.to_string().contains("TLS") || error.to_string().contains("alert");
     until("what was given as text is refused", async || {
-        matches!(fixed.state(), State::Stale { .. }) && fixed.last_error().is_some_and(is_refused)
+        matches!(fixed.state(), ResolutionState::Stale { .. }) && fixed.last_error().is_some_and(is_refused)
     })
     .await;
     admin.kv_client().delete("s/h:2", None).await.unwrap();
@@ -203,10 +205,10 @@ async fn files_that_cannot_be_used_are_named_at_once() {
         (of(&ca, &files.path("empty"), &key), "empty"),
         (of(&ca, &certificate, &files.path("empty")), "empty"),
     ] {
-        let error = Resolver::builder(EtcdOptions::from(["https://localhost:1"]).tls(tls)).build().unwrap_err();
+        let error = Resolver::builder(EtcdOptions::from(["https://localhost:1"]).tls(tls)).connect_lazy().unwrap_err();
         assert!(error.is_invalid_argument() && error.to_string().contains(name), "{error}");
     }
     let error = ClientTls::rustls_with(|| Err::<_, std::io::Error>(std::io::Error::other("not there yet")));
     // It may be there when a connection is made.
-    Resolver::builder(EtcdOptions::from(["https://localhost:1"]).tls(error)).build().unwrap();
+    Resolver::builder(EtcdOptions::from(["https://localhost:1"]).tls(error)).connect_lazy().unwrap();
 }

@@ -64,7 +64,7 @@ async fn it_is_called_by_tls_and_ends_with_all_its_connections() {
     let (etcd, authority) = (Etcd::start(), Authority::new());
     let router =
         Server::builder().tls_config(authority.server()).unwrap().add_service(GreeterServer::new(Me::default()));
-    let registrar = Registrar::connect([etcd.endpoint()]).await.unwrap();
+    let registrar = Registrar::connect_lazy([etcd.endpoint()]).unwrap();
     let service = registrar.service("s").https().advertise("localhost");
     let service = service.propagation(Duration::ZERO).drain(Duration::from_millis(200));
     let control = service.control();
@@ -73,7 +73,7 @@ async fn it_is_called_by_tls_and_ends_with_all_its_connections() {
     control.ready(PATIENCE).await.unwrap();
     assert!(control.instance().unwrap().addresses()[0].to_string().starts_with("https://localhost:"));
 
-    let resolution = Resolver::connect([etcd.endpoint()]).await.unwrap().resolve("s").await.unwrap();
+    let resolution = Resolver::connect_lazy([etcd.endpoint()]).unwrap().resolve("s").unwrap();
     let tls = ClientTls::new().ca_certificates(authority.0.pem());
     let mut client = GreeterClient::new(BalancedChannel::builder().tls(tls).build(&resolution).unwrap());
     let answer = client.say_hello(HelloRequest { name: "from".into() }).await.unwrap();
@@ -90,12 +90,12 @@ async fn clients_show_their_certificates() {
     let (etcd, authority, clients) = (Etcd::start(), Authority::new(), Authority::new());
     let tls = authority.server().client_ca_root(Certificate::from_pem(clients.0.pem()));
     let router = Server::builder().tls_config(tls).unwrap().add_service(GreeterServer::new(Me::default()));
-    let registrar = Registrar::connect([etcd.endpoint()]).await.unwrap();
+    let registrar = Registrar::connect_lazy([etcd.endpoint()]).unwrap();
     let serve = registrar.service("s").https().advertise("localhost").propagation(Duration::ZERO);
     let (control, listener) = (serve.control(), TcpListener::bind("127.0.0.1:0").await.unwrap());
     let task = tokio::spawn(serve.serve(router, listener, std::future::pending()));
     control.ready(PATIENCE).await.unwrap();
-    let resolution = Resolver::connect([etcd.endpoint()]).await.unwrap().resolve("s").await.unwrap();
+    let resolution = Resolver::connect_lazy([etcd.endpoint()]).unwrap().resolve("s").unwrap();
     let (certificate, key) = clients.identity();
     let tls = authority.trusted().identity(certificate, key);
     let channel = BalancedChannel::builder().tls(tls).build(&resolution).unwrap();
@@ -193,7 +193,7 @@ impl Served {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_has_no_call_in_flight_is_not_waited_for() {
     let etcd = Etcd::start();
-    let registrar = Registrar::connect([etcd.endpoint()]).await.unwrap();
+    let registrar = Registrar::connect_lazy([etcd.endpoint()]).unwrap();
     for counted in [false, true] {
         let served = Served::start(&registrar, counted, PATIENCE * 2).await;
         let mut streams = Vec::new();
@@ -221,7 +221,7 @@ async fn who_has_no_call_in_flight_is_not_waited_for() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_in_flight_keeps_the_whole_drain() {
     let etcd = Etcd::start();
-    let registrar = Registrar::connect([etcd.endpoint()]).await.unwrap();
+    let registrar = Registrar::connect_lazy([etcd.endpoint()]).unwrap();
     let drain = Duration::from_secs(2);
     for (counted, busy) in [(true, true), (false, true), (false, false)] {
         let served = Served::start(&registrar, counted, drain).await;

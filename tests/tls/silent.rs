@@ -16,7 +16,7 @@ async fn failure(authority: &Authority, port: u16) -> String {
     let address = format!("https://localhost:{port}");
     let change = Ok::<_, Infallible>(Change::Insert((), Instance::new(address.as_str()).unwrap()));
     let builder = BalancedChannel::builder().tls(authority.trusted()).connect_timeout(Duration::from_secs(1));
-    let channel = builder.discover("greeter", tokio_stream::iter([change])).unwrap();
+    let channel = builder.build_with_discovery("greeter", tokio_stream::iter([change])).unwrap();
     let status = GreeterClient::new(channel).say_hello(HelloRequest::default()).await.unwrap_err();
     status.message().to_owned()
 }

@@ -8,7 +8,8 @@ use greeter_proto::greeter_client::GreeterClient;
 use greeter_proto::{HelloReply, HelloRequest};
 use tonic::transport::Channel;
 use tonic::{Response, Status};
-use tonic_etcd::{BalancedChannel, Ejection, Error, KeepAlive, Policy, Resolution, RetryPolicy, ServerState};
+use tonic_etcd::policy::{LeastRequest, PeakEwma, PickFirst, RoundRobin};
+use tonic_etcd::{BalancedChannel, Error, KeepAlive, OutlierDetection, Resolution, RetryPolicy, ServerState};
 
 use super::load::InFlight;
 
@@ -71,13 +72,13 @@ impl Greet for GreeterClient<BalancedChannel> {
 }
 
 pub(crate) fn ours(resolution: &Resolution, settings: &Settings) -> Result<BalancedChannel, Error> {
-    let policy = match settings.policy {
-        PolicyName::LeastRequest => Policy::LeastRequest,
-        PolicyName::PeakEwma => Policy::PeakEwma,
-        PolicyName::PickFirst => Policy::PickFirst,
-        PolicyName::RoundRobin => Policy::RoundRobin,
+    let builder = BalancedChannel::builder().wait_for_ready(settings.wait_for_ready);
+    let mut builder = match settings.policy {
+        PolicyName::LeastRequest => builder.policy(LeastRequest::new()),
+        PolicyName::PeakEwma => builder.policy(PeakEwma::new()),
+        PolicyName::PickFirst => builder.policy(PickFirst::new()),
+        PolicyName::RoundRobin => builder.policy(RoundRobin::new()),
     };
-    let mut builder = BalancedChannel::builder().policy(policy).wait_for_ready(settings.wait_for_ready);
     if settings.repeatable {
         builder = builder.retry(RetryPolicy::new().repeatable("/helloworld.Greeter/SayHello"));
     }
@@ -86,7 +87,7 @@ pub(crate) fn ours(resolution: &Resolution, settings: &Settings) -> Result<Balan
         builder = builder.keep_alive(KeepAlive::new(each, each));
     }
     if settings.ejection {
-        builder = builder.ejection(Ejection::default());
+        builder = builder.outlier_detection(OutlierDetection::default());
     }
     builder.build(resolution)
 }

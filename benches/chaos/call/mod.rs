@@ -65,11 +65,11 @@ struct Options {
 #[tokio::main]
 pub(crate) async fn run(args: Vec<String>) -> Result<(), Box<dyn Error>> {
     let options = Options::parse_from(args);
-    let resolver = Resolver::connect(options.etcd.clone()).await?;
+    let resolver = Resolver::connect_lazy(options.etcd.clone())?;
     if let (Some(times), Some(address)) = (options.first, &options.address) {
         return first(&options, &resolver, times, address).await;
     }
-    let resolution = resolver.resolve(&*options.service).await?;
+    let resolution = resolver.resolve(&*options.service)?;
     resolution.ready(PATIENCE).await?;
     if options.channel == Side::Tonic {
         let greeter = GreeterClient::new(resolution.balance_channel()?);
@@ -113,7 +113,7 @@ fn say(outcome: &Outcome) -> Result<(), Box<dyn Error>> {
 async fn first(options: &Options, resolver: &Resolver, times: usize, address: &str) -> Result<(), Box<dyn Error>> {
     let etcd = Client::connect(&options.etcd, None).await?;
     for time in 0..times {
-        let resolution = resolver.resolve(format!("{}-{time}", options.service)).await?;
+        let resolution = resolver.resolve(format!("{}-{time}", options.service))?;
         resolution.ready(PATIENCE).await?;
         let took = match options.channel {
             Side::Ours => {

@@ -17,7 +17,7 @@ use clap::{Parser, ValueEnum};
 use etcd_client::{Client, WatchOptions};
 use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tonic_etcd::{Entry, Resolver};
+use tonic_etcd::{Resolver, SnapshotEntry};
 
 use super::{PREFIX, key, sampled};
 use crate::clock::unix_us;
@@ -90,8 +90,8 @@ async fn raw(etcd: &str, mut terminate: Signal, lags: &mut Lags) -> Result<Durat
 }
 
 async fn ours(etcd: &str, mut terminate: Signal, lags: &mut Lags) -> Result<Duration, Box<dyn Error>> {
-    let resolver = Resolver::connect([etcd]).await?;
-    let mut resolution = resolver.resolve(PREFIX.trim_end_matches('/')).await?;
+    let resolver = Resolver::connect_lazy([etcd])?;
+    let mut resolution = resolver.resolve(PREFIX.trim_end_matches('/'))?;
     resolution.ready(PATIENCE).await?;
     let keys: Vec<String> = sampled().map(key).collect();
     let began = ready();
@@ -117,7 +117,7 @@ fn time_in(value: &str) -> Option<u64> {
     value.split_once(r#""t":""#)?.1.split_once('"')?.0.parse().ok()
 }
 
-fn time_of(entry: &Entry) -> Option<u64> {
+fn time_of(entry: &SnapshotEntry) -> Option<u64> {
     entry.instances().first()?.metadata().get("t")?.parse().ok()
 }
 

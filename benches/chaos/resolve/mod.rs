@@ -39,9 +39,9 @@ pub(crate) async fn run(args: Vec<String>) -> Result<(), Box<dyn Error>> {
     if let Some((name, password)) = options.user.as_deref().and_then(|user| user.split_once(':')) {
         etcd = etcd.user(name, password);
     }
-    let resolver = Resolver::connect(etcd).await?;
+    let resolver = Resolver::connect_lazy(etcd)?;
     match options.many {
-        None => one(resolver.resolve(&*options.service).await?).await,
+        None => one(resolver.resolve(&*options.service)?).await,
         Some(count) => many(&resolver, &options.service, count).await,
     }
 }
@@ -65,7 +65,7 @@ fn say(snapshot: &Snapshot) {
 async fn many(resolver: &Resolver, service: &str, count: usize) -> Result<(), Box<dyn Error>> {
     let mut resolutions = Vec::new();
     for number in 0..count {
-        resolutions.push(resolver.resolve(format!("{service}{number}")).await?);
+        resolutions.push(resolver.resolve(format!("{service}{number}"))?);
     }
     println!("started");
     let mut seeing = JoinSet::new();

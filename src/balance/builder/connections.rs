@@ -1,154 +1,229 @@
-//! What can be set of a channel's connections.
+//! The settings of a channel's connections, and their bounds.
 
-use std::sync::Arc;
+use std::fmt::Debug;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use http::Uri;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tower::Service;
 
 use crate::balance::builder::BalancedChannelBuilder;
 #[cfg(feature = "_tls")]
 use crate::connection::ClientTls;
-use crate::connection::{Io, KeepAlive, TcpKeepalive};
-use crate::error::BoxError;
+use crate::connection::{Connector, ConnectorIo, KeepAlive, Options, TcpKeepalive};
+use crate::error::{BoxError, Error};
 
-/// The longest time that can be set; a longer one would be for ever.
-const A_DAY: Duration = Duration::from_secs(24 * 60 * 60);
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// What HTTP/2 allows (RFC 9113, 6.5.2 and 6.9.1).
+const STREAM_WINDOW: RangeInclusive<u32> = 1..=(1 << 31) - 1;
+const CONNECTION_WINDOW: RangeInclusive<u32> = 65_535..=(1 << 31) - 1;
+const FRAME_SIZE: RangeInclusive<u32> = (1 << 14)..=(1 << 24) - 1;
+/// h2 is given 16 times as much, and HTTP/2's settings say 2^32 - 1 at most.
+const HEADER_LIST_SIZE: RangeInclusive<u32> = 1024..=1 << 28;
+/// Timeouts shorter than the clock's resolution (1 ms) are no timeouts. Keep-alive and idle
+/// timeouts are longer than a round trip.
+const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=DAY;
+const SILENCE: RangeInclusive<Duration> = Duration::from_millis(10)..=DAY;
+/// What Linux takes for TCP's keep-alive.
+const TCP_TIME: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(32_767);
+const TCP_RETRIES: RangeInclusive<u32> = 1..=127;
+
+/// Checks the settings below against their bounds.
+pub(super) fn check(options: &Options) -> Result<(), Error> {
+    within("connect timeout", options.connect_timeout, &TIMEOUT)?;
+    within("stream window", options.stream_window, &STREAM_WINDOW)?;
+    within("connection window", options.connection_window, &CONNECTION_WINDOW)?;
+    within("frame size", options.max_frame_size, &FRAME_SIZE)?;
+    within("header list size", options.max_header_list_size, &HEADER_LIST_SIZE)?;
+    within("request header list size", options.max_request_header_list_size, &HEADER_LIST_SIZE)?;
+    if let Some(keep_alive) = options.keep_alive {
+        within("keep-alive interval", keep_alive.interval, &SILENCE)?;
+        within("keep-alive timeout", keep_alive.timeout, &SILENCE)?;
+    }
+    if let Some(timeout) = options.idle_timeout {
+        within("idle timeout", timeout, &SILENCE)?;
+    }
+    if let Some(probes) = options.tcp_keepalive {
+        for (setting, time) in [("TCP keep-alive time", probes.time), ("TCP keep-alive interval", probes.interval)] {
+            within(setting, time, &TCP_TIME)?;
+            if time.subsec_nanos() > 0 {
+                return Err(Error::invalid(setting, format!("{time:?}"), "it must be whole seconds"));
+            }
+        }
+        within("TCP keep-alive retries", probes.retries, &TCP_RETRIES)?;
+    }
+    options.tcp_user_timeout.map_or(Ok(()), |timeout| within("TCP user timeout", timeout, &TIMEOUT))
+}
+
+fn within<T: PartialOrd + Copy + Debug>(
+    setting: &'static str,
+    value: T,
+    range: &RangeInclusive<T>,
+) -> Result<(), Error> {
+    if range.contains(&value) {
+        return Ok(());
+    }
+    let bounds = format!("it must be from {:?} to {:?}", range.start(), range.end());
+    Err(Error::invalid(setting, format!("{value:?}"), bounds))
+}
+
 impl BalancedChannelBuilder {
-    /// How long a connection may take, from the name's resolution to the server's HTTP/2 SETTINGS. 5 s by default: a frozen process
-    /// still accepts connections. Values below 1 ms count as 1 ms, those above a day as a day.
+    /// The maximum time for making a connection, from the resolution of the name to the server's
+    /// HTTP/2 SETTINGS. From 1 ms to 24 h; 5 s by default, because a frozen process still accepts
+    /// connections.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.options.connect_timeout = timeout.clamp(Duration::from_millis(1), A_DAY);
+        self.options.connect_timeout = timeout;
         self
     }
 
-    /// HTTP/2 keep-alive; on by default, as [`KeepAlive::default`] says.
+    /// HTTP/2 keep-alive. On by default, with an interval of 20 s and a timeout of 10 s
+    /// ([`KeepAlive::default`]).
     pub fn keep_alive(mut self, keep_alive: KeepAlive) -> Self {
         self.options.keep_alive = Some(keep_alive);
         self
     }
 
-    /// No keep-alive: a server that freezes is then found out by nothing but the calls' deadlines.
+    /// No keep-alive. Only the deadlines of calls then end calls on a server that freezes.
     pub fn without_keep_alive(mut self) -> Self {
         self.options.keep_alive = None;
         self
     }
 
-    /// How many bytes of one answer may be on their way, from 1 to 2³¹ − 1. 2 MiB by default, as with tonic's channel.
+    /// The HTTP/2 window of a stream: how many bytes of one response a server may send before its
+    /// caller reads them. From 1 to 2³¹ − 1; 2 MiB by default, as in tonic's channel.
     pub fn stream_window(mut self, bytes: u32) -> Self {
         self.options.stream_window = bytes;
         self
     }
 
-    /// The maximum number of bytes of all answers over one connection that were received and not read, from 65 535 to 2³¹ − 1.
-    /// 2³¹ − 1 by default, all that HTTP/2 allows.
+    /// The HTTP/2 window of a connection: how many bytes of all its responses a server may send
+    /// before their callers read them. From 65 535 to 2³¹ − 1, which is the default and the maximum
+    /// of HTTP/2.
     ///
-    /// A byte counts until its caller reads it, in this window and in its stream's: h2 couples the two. With a smaller window
-    /// answers that nobody reads stop every other call over the connection once they fill it, three of them with tonic's 5 MiB
-    /// and 2 MiB. A connection therefore buffers up to min(this window, concurrent streams ×
-    /// [`stream_window`](Self::stream_window)) bytes, and about 250 bytes more for each DATA frame. Set a cap where memory
-    /// matters more than that; concurrent streams × `stream_window` is one that stops nobody.
+    /// A byte counts in this window and in its stream's until its caller reads it; h2 couples the
+    /// two. With a smaller window, responses that nobody reads stop every other call over the
+    /// connection once they fill it. With tonic's windows of 5 MiB and 2 MiB, three such responses
+    /// do. A connection therefore buffers up to min(this window, concurrent streams ×
+    /// [`stream_window`](Self::stream_window)) bytes, and about 250 bytes more for each DATA frame.
+    /// Set a smaller window where memory matters more than that. Concurrent streams ×
+    /// `stream_window` is the smallest one with which no response stops another.
     pub fn connection_window(mut self, bytes: u32) -> Self {
         self.options.connection_window = bytes;
         self
     }
 
-    /// The largest frame that servers may send, from 16 KiB to 16 MiB − 1. 16 KiB by default, as with tonic's channel.
+    /// The maximum size of a frame that servers may send, in bytes. From 16 KiB to 16 MiB − 1; 16
+    /// KiB by default, as in tonic's channel.
     pub fn max_frame_size(mut self, bytes: u32) -> Self {
         self.options.max_frame_size = bytes;
         self
     }
 
-    /// The maximum size of an answer's headers, and of its trailers, in bytes from 1 KiB to 256 MiB: names, values and 32 bytes
-    /// for each, as HTTP/2 counts them (RFC 9113, 6.5.2). 1 MiB by default: error texts and details come whole, and no answer
-    /// takes much memory. tonic's channel takes 16 KiB.
+    /// The maximum size of a response's headers, and of its trailers, in bytes: names, values and
+    /// 32 bytes for each, as HTTP/2 counts them (RFC 9113, 6.5.2). From 1 KiB to 256 MiB. 1 MiB by
+    /// default: error texts and details pass, and no response takes much memory. tonic's channel
+    /// has 16 KiB.
     ///
-    /// Larger headers or trailers fail their own call with `RESOURCE_EXHAUSTED`. The text has the server's code, the size, and this
-    /// limit. The call is not repeated.
+    /// Larger headers or trailers fail their own call with `RESOURCE_EXHAUSTED`. The message has
+    /// the server's code, the size, and this limit. The call is not retried.
     ///
-    /// HTTP/2 itself takes 16 MiB, or 16 times this limit if that is more. (More again where
-    /// [`max_frame_size`](Self::max_frame_size) is above 64 KiB, because servers may keep to small frames.) Beyond that the
-    /// status is the same without the size. It lacks the server's code too, unless `grpc-status` comes first in trailers. An answer
-    /// with more than 1.25 times HTTP/2's limit on the wire ends the connection. Its own call ends in the same way; the others
-    /// over the connection end with `UNAVAILABLE`, and are repeated once at most, where [`RetryPolicy`](crate::RetryPolicy) lets them be.
+    /// HTTP/2 itself accepts 16 MiB, or 16 times this limit if that is more. (Still more if
+    /// [`max_frame_size`](Self::max_frame_size) is above 64 KiB, because servers may keep to small
+    /// frames.) Beyond that, the status is the same without the size. It lacks the server's code
+    /// too, unless `grpc-status` comes first in trailers. A response with more than 1.25 times
+    /// HTTP/2's limit on the wire closes the connection. Its own call fails in the same way. The
+    /// other calls over the connection fail with `UNAVAILABLE`, and are retried once at most, if
+    /// [`RetryPolicy`](crate::RetryPolicy) allows it.
     pub fn max_header_list_size(mut self, bytes: u32) -> Self {
         self.options.max_header_list_size = bytes;
         self
     }
 
-    /// The maximum size of a request's headers, in bytes from 1 KiB to 256 MiB and counted as in
-    /// [`max_header_list_size`](Self::max_header_list_size), towards a server whose SETTINGS do not say what it takes. 1 MiB by
-    /// default. For others what they say holds in its place (`SETTINGS_MAX_HEADER_LIST_SIZE`, also when it changes): tonic's
-    /// take 16 KiB by default, Java's 8 KiB. Go's take 16 MiB, and do not say so unless it is set.
+    /// The maximum size of a request's headers, in bytes and counted as in
+    /// [`max_header_list_size`](Self::max_header_list_size), for servers whose SETTINGS do not say
+    /// what they accept. From 1 KiB to 256 MiB; 1 MiB by default.
     ///
-    /// A request whose headers are as large as that or larger is not sent (h2's servers refuse exactly their limit too). It fails
-    /// with `INTERNAL`, as in Go's gRPC; the text has the size, the limit, and the name of the largest header, and never its value.
-    /// It is not repeated elsewhere.
+    /// If a server's SETTINGS say it (`SETTINGS_MAX_HEADER_LIST_SIZE`), that holds in place of
+    /// this, also when it changes. tonic's servers accept 16 KiB by default, and Java's 8 KiB. Go's
+    /// accept 16 MiB, and do not say so unless it is set.
+    ///
+    /// A request whose headers have that size or more is not sent: h2's servers refuse exactly
+    /// their limit too. The call fails with `INTERNAL`, as in Go's gRPC. The message has the size,
+    /// the limit, and the name of the largest header, and never its value. The call is not tried on
+    /// another server.
     pub fn max_request_header_list_size(mut self, bytes: u32) -> Self {
         self.options.max_request_header_list_size = bytes;
         self
     }
 
-    /// `TCP_NODELAY`; on by default, as with tonic's channel. It does nothing with a [`connector`](Self::connector).
+    /// `TCP_NODELAY`. On by default, as in tonic's channel. Has no effect with a
+    /// [`connector`](Self::connector).
     pub fn tcp_nodelay(mut self, on: bool) -> Self {
         self.options.tcp_nodelay = on;
         self
     }
 
-    /// Sends HTTP/2 keep-alive pings also on connections without calls, as gRPC's `GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS`. Off by
-    /// default, because servers end connections over that unless they are told to permit it (in Go, `keepalive.EnforcementPolicy`
-    /// with `PermitWithoutStream`; tonic's always do). Two such pings come at the interval of [`KeepAlive`], then one in five
-    /// minutes until an answer makes progress; all of them at its interval with [`KeepAlive::unthrottled`]. It does nothing
-    /// without keep-alive.
+    /// Sends HTTP/2 keep-alive PINGs also while a connection has no calls, as gRPC's
+    /// `GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS`. Has no effect without keep-alive.
+    ///
+    /// Off by default, because servers close connections for that unless they permit it. In Go,
+    /// `keepalive.EnforcementPolicy` with `PermitWithoutStream` permits it; tonic's servers always
+    /// do. Two such PINGs are sent at the interval of [`KeepAlive`], then one in five minutes until
+    /// a response progresses. With [`KeepAlive::unthrottled`] all of them are sent at the interval.
     pub fn keep_alive_while_idle(mut self, on: bool) -> Self {
         self.options.keep_alive_while_idle = on;
         self
     }
 
-    /// How long nothing may come over a connection before it must prove that it is alive. A call that finds it so sends it a PING,
-    /// and goes to another server that is ready. The only server gets the call when it answers the PING, or anything else comes
-    /// from it; where nothing does within 1 s, the call goes over a new connection. 5 min by default: NATs and cloud load balancers
-    /// forget idle connections after four to six minutes, and tell nobody. Values below 10 ms count as 10 ms, those above a day
-    /// as a day.
+    /// How long a connection may be silent before it has to prove that it is alive. From 10 ms to
+    /// 24 h. 5 min by default: NATs and cloud load balancers forget idle connections after four to
+    /// six minutes, and tell neither side.
     ///
-    /// At most two such pings are sent before a call is answered, because servers count pings (see [`KeepAlive`]); after that a new
-    /// connection takes the place of the silent one. [`KeepAlive::unthrottled`] lifts that limit. This does not depend on
-    /// keep-alive: it works without it too.
+    /// The first call that finds a connection idle sends a PING over it, and goes to another
+    /// connected server. A call that has no other server waits until anything is read from this
+    /// one. If nothing is within 1 s, the call goes over a new connection.
+    ///
+    /// At most two such PINGs are sent without a call's response between, because servers count
+    /// PINGs (see [`KeepAlive`]). After them a new connection replaces the idle one.
+    /// [`KeepAlive::unthrottled`] lifts that limit. The idle timeout works without keep-alive too.
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
-        self.options.idle_timeout = Some(timeout.clamp(Duration::from_millis(10), A_DAY));
+        self.options.idle_timeout = Some(timeout);
         self
     }
 
-    /// Takes connections for alive however long they were silent: calls go over them without a PING before.
+    /// No idle timeout: calls go over a connection however long it was silent.
     pub fn without_idle_timeout(mut self) -> Self {
         self.options.idle_timeout = None;
         self
     }
 
-    /// TCP's own keep-alive (`SO_KEEPALIVE`): probes after `time` without traffic, every `interval`; the connection is lost after
-    /// `retries` probes without an answer. Off by default, because HTTP/2's keep-alive sees more: a frozen process still answers
-    /// TCP's probes. They keep NATs from forgetting idle connections, and no server counts them.
+    /// TCP's own keep-alive (`SO_KEEPALIVE`): probes after `time` without traffic, every
+    /// `interval`; the connection is lost after `retries` probes without an answer. Times are whole
+    /// seconds from 1 to 32 767, and retries from 1 to 127, as on Linux.
     ///
-    /// Times are whole seconds from 1 to 32 767, and retries from 1 to 127, as on Linux; what is outside counts as the nearest of
-    /// them. `interval` and `retries` are set on Linux and Android alone; elsewhere they are the system's. It does nothing with
-    /// Unix sockets and with a [`connector`](Self::connector).
+    /// Off by default, because HTTP/2 keep-alive sees more: the system of a frozen process still
+    /// answers TCP's probes. They keep NATs from forgetting idle connections, and no server counts
+    /// them. `interval` and `retries` are set on Linux and Android alone; elsewhere the system
+    /// decides. Has no effect on Unix sockets and with a [`connector`](Self::connector).
     pub fn tcp_keepalive(mut self, time: Duration, interval: Duration, retries: u32) -> Self {
-        self.options.tcp_keepalive = Some(TcpKeepalive::new(time, interval, retries));
+        self.options.tcp_keepalive = Some(TcpKeepalive { time, interval, retries });
         self
     }
 
-    /// `TCP_USER_TIMEOUT` (gRFC A18): how long what was sent may stay unacknowledged before the connection is lost. Where
-    /// [`tcp_keepalive`](Self::tcp_keepalive) is on, it overrides its `retries`. By default the system's own limit holds, which is
-    /// many minutes: HTTP/2 keep-alive sees more. It counts whole milliseconds, from 1 ms to a day. On Linux and Android alone;
-    /// elsewhere it does nothing, nor with Unix sockets or a [`connector`](Self::connector).
+    /// `TCP_USER_TIMEOUT` (gRFC A18): how long sent data may stay unacknowledged before the
+    /// connection is lost. From 1 ms to 24 h, in whole milliseconds. Overrides the `retries` of
+    /// [`tcp_keepalive`](Self::tcp_keepalive).
+    ///
+    /// By default the limit of the system holds, which is many minutes: HTTP/2 keep-alive sees
+    /// more. On Linux and Android alone. Has no effect elsewhere, on Unix sockets, and with a
+    /// [`connector`](Self::connector).
     pub fn tcp_user_timeout(mut self, timeout: Duration) -> Self {
-        self.options.tcp_user_timeout = Some(timeout.clamp(Duration::from_millis(1), A_DAY));
+        self.options.tcp_user_timeout = Some(timeout);
         self
     }
 
-    /// TLS for servers that are written as `https`. Without it they are refused, and never called in plain text. [`ClientTls`] says
-    /// how certificates are given that are renewed.
+    /// TLS for servers that are registered as `https`. Without it their connections fail; they are
+    /// never called in plain text. See [`ClientTls`] for certificates that are renewed.
     #[cfg(feature = "_tls")]
     #[cfg_attr(docsrs, doc(cfg(any(feature = "tls-ring", feature = "tls-aws-lc"))))]
     pub fn tls(mut self, tls: ClientTls) -> Self {
@@ -156,24 +231,37 @@ impl BalancedChannelBuilder {
         self
     }
 
-    /// A way of one's own to a server, in place of TCP and Unix sockets: it is given `http://host:port/`,
-    /// `https://host:port/` or `unix://localhost/path` (percent-encoded). TLS is laid over it where the server is written as `https`.
-    pub fn connector<C>(mut self, connector: C) -> Self
+    /// Connects to servers by a service of the user's, in place of TCP and Unix sockets. A
+    /// connector that was made for tonic's `Endpoint::connect_with_connector` fits as it is, if it
+    /// is `Clone` and `Sync`: one channel connects to many servers. Its IO has hyper's traits
+    /// (`hyper::rt::Read + Write`) or tokio's (`AsyncRead + AsyncWrite`), see [`ConnectorIo`].
+    ///
+    /// A clone of the connector is called for each connection, within the
+    /// [`connect_timeout`](Self::connect_timeout), with `http://host:port/`, `https://host:port/`
+    /// or `unix://localhost/path` (percent-encoded). If a server is registered as `https`, TLS is
+    /// done over the IO. If the connector fails or panics, the attempt to connect has failed, and
+    /// another follows.
+    ///
+    /// ```
+    /// use hyper_util::rt::TokioIo;
+    /// use tokio::net::TcpStream;
+    /// use tonic::transport::Uri;
+    ///
+    /// // As for tonic; without `TokioIo` it works as well.
+    /// let connector = tower::service_fn(|uri: Uri| async move {
+    ///     let host = uri.authority().expect("servers have addresses").to_string();
+    ///     TcpStream::connect(host).await.map(TokioIo::new)
+    /// });
+    /// let builder = tonic_etcd::BalancedChannel::builder().connector(connector);
+    /// ```
+    pub fn connector<C, Traits: ?Sized>(mut self, connector: C) -> Self
     where
         C: Service<Uri> + Clone + Send + Sync + 'static,
-        C::Response: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        C::Response: ConnectorIo<Traits>,
         C::Error: Into<BoxError>,
         C::Future: Send,
     {
-        self.connector = Some(Arc::new(move |uri| {
-            let mut connector = connector.clone();
-            Box::pin(async move {
-                let said = |error: C::Error| error.into().to_string();
-                std::future::poll_fn(|cx| connector.poll_ready(cx)).await.map_err(said)?;
-                let io = connector.call(uri).await.map_err(said)?;
-                Ok(Box::new(io) as Box<dyn Io>)
-            })
-        }));
+        self.connector = Some(Connector::new(connector));
         self
     }
 }

@@ -1,7 +1,11 @@
-//! What can be set of a channel, and how one comes to be.
+//! The settings of a channel, their checks, and the start of a channel.
+//!
+//! - `mod.rs`: settings of calls; [`BalancedChannelBuilder::build_with_discovery`] and `start`, which check all settings.
+//! - `connections.rs`: settings of connections.
+//! - `call_options.rs`: settings of single calls, and time limits by method.
 
+pub(super) mod call_options;
 mod connections;
-pub(super) mod timeouts;
 
 use std::fmt;
 use std::hash::Hash;
@@ -13,21 +17,23 @@ use arc_swap::ArcSwap;
 use http::HeaderValue;
 use http::uri::Authority;
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 use tokio_stream::Stream;
 use tower::discover::Discover;
 
-use crate::balance::builder::timeouts::Timeouts;
 use crate::balance::call::retry::{self, RetryPolicy};
-use crate::balance::channel::{Inner, Settings};
-use crate::balance::connectivity::{ChannelStatus, Directory};
-use crate::balance::policy::Policy;
-use crate::balance::pool::connect_permits::Permits;
+use crate::balance::channel::BalancedChannel;
+use crate::balance::connectivity::{ChannelStatus, DirectoryStatus};
+use crate::balance::policy::{PickNotifier, Policy};
 use crate::balance::pool::source::DiscoverySource;
-use crate::balance::pool::{self, End, Update};
-use crate::balance::status::unavailable::Reason;
-use crate::balance::subchannel::outlier::Ejection;
+use crate::balance::pool::{self, ShutdownGuard, Update};
+use crate::balance::runtime::pause::PauseDetector;
+use crate::balance::shared::{ChannelHandle, ChannelShared, Settings};
+use crate::balance::status::unavailable::UnavailableText;
+use crate::balance::subchannel::connect_permits::ConnectPermits;
+use crate::balance::subchannel::cost::Fleet;
+use crate::balance::subchannel::outlier::OutlierDetection;
 use crate::balance::subchannel::supervisor::ConnectContext;
-use crate::balance::{BalancedChannel, Shared};
 #[cfg(feature = "_tls")]
 use crate::connection::ClientTls;
 use crate::connection::{Connector, Options, Transport};
@@ -35,29 +41,36 @@ use crate::error::Error;
 use crate::instance::Instance;
 use crate::secret;
 
-/// Cloud load balancers forget idle connections after four to six minutes.
-const IDLE: Duration = Duration::from_secs(5 * 60);
-/// What HTTP/2 allows (RFC 9113, 6.5.2 and 6.9.1).
-const WINDOWS: std::ops::RangeInclusive<u32> = 1..=(1 << 31) - 1;
-const CONNECTION_WINDOWS: std::ops::RangeInclusive<u32> = 65_535..=(1 << 31) - 1;
-/// 16 times the most is what HTTP/2's settings can say.
-const HEADERS: std::ops::RangeInclusive<u32> = 1024..=1 << 28;
-const FRAMES: std::ops::RangeInclusive<u32> = (1 << 14)..=(1 << 24) - 1;
+/// The default of `idle_timeout`. Cloud load balancers forget idle connections after four to six minutes.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 
-/// What can be set of a [`BalancedChannel`].
+/// The settings of a [`BalancedChannel`], with its defaults. [`BalancedChannel::builder`] makes one.
+///
+/// Settings are checked when the channel is built: a value outside of its range is an error there, which names the setting, the
+/// value and the range.
+///
+/// | question | setting | default |
+/// |---|---|---|
+/// | Which server gets a call? | [`policy`](Self::policy) | least request |
+/// | How long may a call take? | [`timeout`](Self::timeout), [`method_timeout`](Self::method_timeout), [`CallTimeout`](crate::CallTimeout) | no limit |
+/// | How long does it wait for a server? | [`wait_limit`](Self::wait_limit) | 10 s |
+/// | Does it wait while no server can be connected? | [`wait_for_ready`](Self::wait_for_ready), [`WaitForReady`](crate::WaitForReady) | no |
+/// | Which failed calls are repeated? | [`retry`](Self::retry) | those that no server has processed |
+/// | How large may a request be that is sent again? | [`replay_limit`](Self::replay_limit) | 256 KiB |
+/// | Is a server left out whose calls fail? | [`outlier_detection`](Self::outlier_detection) | no |
+/// | When is a silent server taken for dead? | [`keep_alive`](Self::keep_alive) | after 20 s and 10 s |
+/// | When must an idle connection prove that it is alive? | [`idle_timeout`](Self::idle_timeout) | after 5 min |
+/// | How long may a connection take? | [`connect_timeout`](Self::connect_timeout) | 5 s |
+/// | How much of a response is taken unread? | [`stream_window`](Self::stream_window), [`connection_window`](Self::connection_window) | 2 MiB, 2³¹ − 1 |
+/// | How large may headers be? | [`max_header_list_size`](Self::max_header_list_size), [`max_request_header_list_size`](Self::max_request_header_list_size) | 1 MiB |
+/// | Do statuses hold addresses? | [`addresses_in_statuses`](Self::addresses_in_statuses) | no |
 #[derive(Clone)]
 #[must_use = "a builder does nothing until it builds"]
 pub struct BalancedChannelBuilder {
-    policy: Policy,
-    retry: RetryPolicy,
-    ejection: Option<Ejection>,
-    timeouts: Timeouts,
-    wait_for_ready: bool,
-    wait_limit: Duration,
-    replay_limit: usize,
+    settings: Settings,
+    /// Parsed into `settings` when the channel is built.
     authority: Option<String>,
     user_agent: Option<String>,
-    addresses_in_statuses: bool,
     options: Options,
     connector: Option<Connector>,
     #[cfg(feature = "_tls")]
@@ -67,17 +80,10 @@ pub struct BalancedChannelBuilder {
 impl Default for BalancedChannelBuilder {
     fn default() -> Self {
         Self {
-            policy: Policy::default(),
-            retry: RetryPolicy::default(),
-            ejection: None,
-            timeouts: Timeouts::default(),
-            wait_for_ready: false,
-            wait_limit: Duration::from_secs(10),
-            replay_limit: 256 << 10,
+            settings: Settings::default(),
             authority: None,
             user_agent: None,
-            addresses_in_statuses: false,
-            options: Options { idle_timeout: Some(IDLE), ..Options::default() },
+            options: Options { idle_timeout: Some(IDLE_TIMEOUT), ..Options::default() },
             connector: None,
             #[cfg(feature = "_tls")]
             tls: None,
@@ -86,94 +92,103 @@ impl Default for BalancedChannelBuilder {
 }
 
 impl BalancedChannelBuilder {
-    /// How a server is picked; [`Policy::LeastRequest`] by default.
-    pub fn policy(mut self, policy: Policy) -> Self {
-        self.policy = policy;
+    /// Sets how a server is picked for each call: a built-in [policy](crate::policy), or one's own. [`LeastRequest`](crate::policy::LeastRequest) by default: slow
+    /// servers get fewer calls by themselves.
+    pub fn policy(mut self, policy: impl Policy) -> Self {
+        self.settings.policy = Arc::new(policy);
         self
     }
 
-    /// Connections have ids for fewer calls.
+    /// Gives connections ids for fewer calls.
     #[cfg(test)]
-    pub(crate) fn most_exchanges(mut self, most: u32) -> Self {
-        self.options.most_exchanges = most;
+    pub(crate) fn max_exchanges(mut self, most: u32) -> Self {
+        self.options.max_exchanges = most;
         self
     }
 
-    /// Which calls may be repeated although a server may have processed them; none by default.
+    /// Sets which calls are repeated although a server may have processed them. None by default: only the author of a method
+    /// knows whether that is safe.
     pub fn retry(mut self, retry: RetryPolicy) -> Self {
-        self.retry = retry;
+        self.settings.retry = retry;
         self
     }
 
-    /// Leaves out servers whose calls fail (gRFC A50's outlier detection); off by default, as in gRPC. Without it
-    /// [`Policy::LeastRequest`] and [`Policy::PeakEwma`] still give a failing server few calls.
-    pub fn ejection(mut self, ejection: Ejection) -> Self {
-        self.ejection = Some(ejection);
+    /// Leaves out servers whose calls fail (gRFC A50's outlier detection). Off by default, as in gRPC. Without it
+    /// [`LeastRequest`](crate::policy::LeastRequest) and [`PeakEwma`](crate::policy::PeakEwma) still give a failing server few calls.
+    pub fn outlier_detection(mut self, detection: OutlierDetection) -> Self {
+        self.settings.outlier_detection = Some(detection);
         self
     }
 
-    /// The most time that each call has, also where it asks for more itself; then it ends with `DEADLINE_EXCEEDED`. None by
-    /// default, as in gRPC: a server that takes a call and answers nothing then holds it without end. It covers a stream to its
-    /// last message: [`BalancedChannelBuilder::method_timeout`] exempts a method from it.
+    /// Sets the maximum time of each call, also of one that asks for more itself. It ends with `DEADLINE_EXCEEDED` then.
+    ///
+    /// None by default, as in gRPC: a server that takes a call and does not answer then holds it for ever. The time covers
+    /// waiting, retries and a streamed response to its last message. [`BalancedChannelBuilder::method_timeout`] exempts a method,
+    /// [`CallTimeout`](crate::CallTimeout) a call.
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeouts.channel = Some(timeout);
+        self.settings.timeouts.channel = Some(timeout);
         self
     }
 
-    /// The same for one method (`/package.Service/Method`, with or without the first slash), or for all methods of a service
-    /// (`/package.Service/`), in place of the channel's. `None` gives them no limit: for a method that watches something for as long
-    /// as its caller likes. A method's own entry outweighs its service's; [`CallTimeout`](crate::balance::CallTimeout) outweighs both for one
-    /// call. What is no path of a method or a service is an error of `build` and `discover`.
+    /// Sets the maximum time of calls of one method (`/package.Service/Method`, with or without the first slash), or of all
+    /// methods of a service (`/package.Service/`), in place of [`BalancedChannelBuilder::timeout`].
+    ///
+    /// `None` is no limit: for a method that watches something for as long as its caller likes. A method's own entry takes
+    /// precedence over its service's, and [`CallTimeout`](crate::CallTimeout) over both. A text that is neither is an error when
+    /// the channel is built.
     pub fn method_timeout(mut self, method: impl Into<String>, timeout: Option<Duration>) -> Self {
-        self.timeouts.methods.insert(retry::with_slash(method.into()), timeout);
+        self.settings.timeouts.methods.insert(retry::with_leading_slash(method.into()), timeout);
         self
     }
 
-    /// Whether calls wait for a server also when none is registered or none can be connected, until their deadline. Off by
-    /// default: such calls fail at once. [`WaitForReady`](crate::balance::WaitForReady) says it for one call.
+    /// Sets whether calls wait for ready: until their deadline, also while no server is registered or none can be connected.
+    ///
+    /// Off by default, as in gRPC: such calls fail at once. [`WaitForReady`](crate::WaitForReady) sets it for one call.
     pub fn wait_for_ready(mut self, wait: bool) -> Self {
-        self.wait_for_ready = wait;
+        self.settings.wait_for_ready = wait;
         self
     }
 
-    /// How long a call that is not to wait for ready waits at most for a server, before it ends with `UNAVAILABLE`; its
-    /// deadline may be sooner. Time that the call spends with a server does not count. 10 s by default: twice the time that a
-    /// connection may take.
+    /// Sets the maximum time that a call waits for a server, before it ends with `UNAVAILABLE`. Its deadline may be sooner.
+    ///
+    /// 10 s by default: twice the time that a connection may take. Calls that wait for ready ignore it. The time that a call
+    /// spends with a server does not count.
     pub fn wait_limit(mut self, limit: Duration) -> Self {
-        self.wait_limit = limit;
+        self.settings.wait_limit = limit;
         self
     }
 
-    /// How many bytes of a request's body are kept, so that the call can be made again elsewhere. 256 KiB by default, as in Go's
-    /// gRPC. A call that sends more is sent whole all the same, and not made again; but its first message is kept whatever its
-    /// size until the answer begins, for the case that provably nobody has processed it.
+    /// Sets how many bytes of a request are kept, so that it can be sent again to another server.
+    ///
+    /// 256 KiB by default, as in Go's gRPC. A larger request is sent as a whole all the same, and not repeated. Its first message
+    /// is kept whatever its size until the response begins, for the case that no server has processed it.
     pub fn replay_limit(mut self, bytes: usize) -> Self {
-        self.replay_limit = bytes;
+        self.settings.replay_limit = bytes;
         self
     }
 
-    /// What `:authority` says in place of the server's `host:port`.
+    /// Sets the `:authority` of requests. The server's `host:port` by default.
     pub fn authority(mut self, authority: impl Into<String>) -> Self {
         self.authority = Some(authority.into());
         self
     }
 
-    /// What `user-agent` says; after what the call itself says, if it does.
+    /// Sets the `user-agent` of requests, which follows the one that the call itself has. `tonic-etcd/VERSION` by default.
     pub fn user_agent(mut self, agent: impl Into<String>) -> Self {
         self.user_agent = Some(agent.into());
         self
     }
 
-    /// Whether statuses hold addresses: in their text, and the server's as metadata `x-served-by-address`. Off by default: a
-    /// handler that passes a status on to its own caller would tell where inner servers are. [`CallError`](crate::balance::CallError)
-    /// has them in any case.
+    /// Sets whether statuses hold addresses: in their text, and the server's as metadata `x-served-by-address`.
+    ///
+    /// Off by default: a handler that passes a status on to its own caller would reveal where inner servers are.
+    /// [`CallError`](crate::CallError), the status's source, has the addresses in any case.
     pub fn addresses_in_statuses(mut self, hold: bool) -> Self {
-        self.addresses_in_statuses = hold;
+        self.settings.addresses_in_statuses = hold;
         self
     }
 
-    /// A channel over the instances of any tower discovery; `name` stands in errors. Where the stream ends the last set stays, and
-    /// its errors are reported and survived. Instances that are [draining](Instance::with_draining) get no new calls, as with etcd.
+    /// Builds a channel over the instances of any tower discovery, without etcd. `name` stands for the service in texts and logs.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tonic_etcd::Error> {
@@ -185,121 +200,110 @@ impl BalancedChannelBuilder {
     /// let fixed = tokio_stream::iter(instances.into_iter().enumerate().map(|(key, instance)| {
     ///     Ok::<_, Infallible>(Change::Insert(key, instance))
     /// }));
-    /// let channel = BalancedChannel::builder().discover("greeter", fixed)?;
+    /// let channel = BalancedChannel::builder().build_with_discovery("greeter", fixed)?;
     /// # Ok(())
     /// # }
     /// ```
     ///
-    /// A discovery that panics is not asked again: the servers that are known stay, and an error is logged.
+    /// When the stream ends, the last set stays. Its errors are logged, and it is polled again after 100 ms. After a panic of the
+    /// stream it is not polled again: the known servers stay, and an error is logged. Instances that are
+    /// [draining](Instance::with_draining) get no new calls, as with etcd.
     ///
-    /// It ends the builder, as `build` does. Its stream gives instances; that of [`Resolution::discover`](crate::Resolution::discover)
-    /// gives tonic's endpoints, and is for tower's balancers.
+    /// The stream gives instances. [`Resolution::discover`](crate::Resolution::discover) gives tonic's endpoints, and is for
+    /// tower's balancers.
     ///
     /// # Errors
-    /// When a setting is outside of its range, a method to repeat is none, the authority, the user agent or a TLS setting
-    /// cannot be used; and outside a tokio runtime.
-    pub fn discover<D>(self, name: impl Into<String>, discover: D) -> Result<BalancedChannel, Error>
+    /// [`Error::is_invalid_argument`] when a setting is outside of its range, when a method of the retry policy or of a timeout is
+    /// no path of a method or a service, or when the authority, the user agent or a TLS setting cannot be used. Another error
+    /// outside of a tokio runtime, or on one without timers.
+    pub fn build_with_discovery<D>(self, name: impl Into<String>, discover: D) -> Result<BalancedChannel, Error>
     where
         D: Discover<Service = Instance> + Send + 'static,
         D::Key: Hash + Clone + Send,
         D::Error: fmt::Display,
     {
-        let directory = Directory::new(&name.into(), None);
-        let feed = DiscoverySource::new(discover, directory.clone());
-        self.start(directory, feed)
+        let directory = DirectoryStatus::new(&name.into(), None);
+        let source = DiscoverySource::new(discover, directory.clone());
+        self.start(directory, source)
     }
 
-    /// Starts a channel that is told of its servers by `source`.
-    pub(crate) fn start<K, S>(self, directory: Directory, source: S) -> Result<BalancedChannel, Error>
+    /// Checks all settings and starts the background task of a channel, which reads its servers from `source`.
+    ///
+    /// # Errors
+    /// As those of [`BalancedChannelBuilder::build_with_discovery`].
+    pub(crate) fn start<K, S>(self, directory: DirectoryStatus, source: S) -> Result<BalancedChannel, Error>
     where
         K: Hash + Eq + Clone + Send + 'static,
         S: Stream<Item = Update<K>> + Send + 'static,
     {
         let runtime = crate::timers::runtime("a balanced channel")?;
-        let within = |what, value: u32, range: std::ops::RangeInclusive<u32>| {
-            let reason = || format!("it must be from {} to {}", range.start(), range.end());
-            if range.contains(&value) { Ok(()) } else { Err(Error::invalid(what, value.to_string(), reason())) }
-        };
-        within("stream window", self.options.stream_window, WINDOWS)?;
-        within("connection window", self.options.connection_window, CONNECTION_WINDOWS)?;
-        within("frame size", self.options.max_frame_size, FRAMES)?;
-        within("header list size", self.options.max_header_list_size, HEADERS)?;
-        within("request header list size", self.options.max_request_header_list_size, HEADERS)?;
-        if let Some(method) = self.retry.invalid() {
-            let reason = "write \"/package.Service/Method\", or \"/package.Service/\" for all of a service";
-            return Err(Error::invalid("repeatable method", method, reason));
+        connections::check(&self.options)?;
+        let mut settings = self.settings;
+        settings.retry.check()?;
+        for method in settings.timeouts.methods.keys() {
+            retry::check_method("method with a timeout", method)?;
         }
-        if let Some(method) = self.timeouts.methods.keys().find(|method| !retry::is_method(method)) {
-            let reason = "write \"/package.Service/Method\", or \"/package.Service/\" for all of a service";
-            return Err(Error::invalid("method with a timeout", method, reason));
+        if let Some((setting, value, bound)) = settings.outlier_detection.and_then(|detection| detection.invalid()) {
+            return Err(Error::invalid("outlier detection", value, format!("the {setting} must be {bound}")));
         }
-        let authority = self.authority.map(|text| {
-            if secret::may_have_user(&text) {
-                return Err(Error::invalid("authority", secret::without_user(&text), secret::REASON));
-            }
-            text.parse::<Authority>().map_err(|error| Error::invalid("authority", text, error.to_string()))
-        });
-        let agent = concat!("tonic-etcd/", env!("CARGO_PKG_VERSION")).to_owned();
-        let agent = self.user_agent.unwrap_or(agent);
-        let user_agent =
-            HeaderValue::try_from(&agent).map_err(|error| Error::invalid("user agent", agent, error.to_string()))?;
+        settings.authority = self.authority.map(parse_authority).transpose()?;
+        if let Some(agent) = self.user_agent {
+            settings.user_agent = HeaderValue::try_from(&agent)
+                .map_err(|error| Error::invalid("user agent", agent, error.to_string()))?;
+        }
         let transport = Transport {
             connector: self.connector,
             #[cfg(feature = "_tls")]
-            tls: self.tls.map(|tls| tls.build().map_err(invalid_tls)).transpose()?,
+            tls: self
+                .tls
+                .map(ClientTls::build)
+                .transpose()
+                .map_err(|invalid| Error::invalid("TLS setting", invalid.setting, invalid.reason))?,
         };
-        let ground = ConnectContext {
+        let queue = Arc::default();
+        let connect_context = ConnectContext {
             service: directory.service.clone(),
             transport,
             options: self.options,
-            permits: Permits::new(),
+            permits: ConnectPermits::new(),
             changed: Notify::new(),
             failing: Notify::new(),
             failures: AtomicU64::new(0),
-            queue: Arc::default(),
+            queue: Arc::clone(&queue),
         };
-        let inner = Arc::new(Inner {
+        let shared = Arc::new(ChannelShared {
             ready: ArcSwap::default(),
-            lanes: ArcSwap::default(),
-            outlook: watch::Sender::new(ChannelStatus::new(Arc::new(directory))),
-            queue: ground.queue.clone(),
-            ground: Arc::new(ground),
-            budget: self.retry.budget_of_tokens(),
-            settings: Settings {
-                policy: self.policy,
-                retry: self.retry,
-                ejection: self.ejection,
-                timeouts: self.timeouts,
-                wait_for_ready: self.wait_for_ready,
-                wait_limit: self.wait_limit,
-                replay_limit: self.replay_limit,
-                authority: authority.transpose()?,
-                user_agent,
-                addresses_in_statuses: self.addresses_in_statuses,
-            },
-            memory: crate::balance::policy::Memory::new(),
-            epoch: tokio::time::Instant::now(),
-            fleet: crate::balance::subchannel::cost::Fleet::default(),
-            pauses: crate::balance::runtime::pause::PauseDetector::new(),
-            reason: Reason::default(),
+            subchannels: ArcSwap::default(),
+            status: watch::Sender::new(ChannelStatus::new(Arc::new(directory))),
+            connect_context: Arc::new(connect_context),
+            retry_budget: settings.retry.budget_of_tokens(),
+            settings,
+            pick_notifier: PickNotifier::default(),
+            epoch: Instant::now(),
+            fleet: Fleet::default(),
+            queue,
+            pause_detector: PauseDetector::new(),
+            unavailable_text: UnavailableText::default(),
         });
-        // No span: it would live as long as the process, and keep whatever span it was made in open.
-        let task = runtime.spawn(pool::run(inner.clone(), End(inner.clone()), source)).abort_handle();
-        Ok(BalancedChannel(Arc::new(Shared { inner, task })))
+        // No span: it would live as long as the process, and keep the span open in which the channel was built.
+        let pool_task = runtime.spawn(pool::run(shared.clone(), ShutdownGuard(shared.clone()), source)).abort_handle();
+        Ok(BalancedChannel(Arc::new(ChannelHandle { shared, pool_task })))
     }
 }
 
-#[cfg(feature = "_tls")]
-fn invalid_tls((what, reason): (String, String)) -> Error {
-    Error::invalid("TLS setting", what, reason)
+fn parse_authority(text: String) -> Result<Authority, Error> {
+    if secret::may_have_user(&text) {
+        return Err(Error::invalid("authority", secret::without_user(&text), secret::REASON));
+    }
+    text.parse::<Authority>().map_err(|error| Error::invalid("authority", text, error.to_string()))
 }
 
 impl fmt::Debug for BalancedChannelBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BalancedChannelBuilder")
-            .field("policy", &self.policy)
-            .field("retry", &self.retry)
-            .field("ejection", &self.ejection)
+            .field("policy", &self.settings.policy)
+            .field("retry", &self.settings.retry)
+            .field("outlier_detection", &self.settings.outlier_detection)
             .finish_non_exhaustive()
     }
 }

@@ -1,86 +1,92 @@
-//! One attempt: what is sent to one server.
+//! One attempt: a request to one server, up to the head of the response.
+//!
+//! The request's body is sent while the head of the response is awaited, in the caller's task. After the head, `Exchange::into_response_body`
+//! moves the rest of the body into a task of its own, so that a caller that reads slowly does not stop the sending.
 
-use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
 use http::{Request, Uri, Version};
-use tonic::Status;
+use tonic::{Code, Status};
 
-use crate::balance::call::deadline::GRPC_TIMEOUT;
-use crate::balance::call::deadline_timer::DeadlineTimer;
-use crate::balance::call::header_limits;
+use crate::balance::call::deadline::{DeadlineTimer, GRPC_TIMEOUT};
+use crate::balance::call::outcome::OutcomeFuture;
+use crate::balance::call::pick::PickedServer;
 use crate::balance::call::reporter::AttemptReporter;
 use crate::balance::call::retry::PREVIOUS_ATTEMPTS;
-use crate::balance::call::{Begun, CallState, Outcome};
-use crate::balance::policy::ready::ReadySubchannel;
+use crate::balance::call::state::AttemptOutcome::{self, Done};
+use crate::balance::call::state::CallState;
+use crate::balance::pool::ready::ReadySubchannel;
 use crate::balance::status;
-use crate::balance::subchannel::CallResult;
-use crate::connection::{Kind, StreamPermit};
+use crate::balance::status::headers::request_too_large;
+use crate::connection::FailureKind;
 
 impl CallState {
-    pub(super) async fn attempt(
-        &mut self,
-        member: Arc<ReadySubchannel>,
-        slot: StreamPermit,
-        sent: Duration,
-    ) -> Outcome {
-        let Some(head) = self.head(&member) else {
-            let status = self.too_late();
-            return Outcome::Over(self.given_up(status));
+    /// Sends the request and waits for the head of the response, a failure, or the deadline.
+    ///
+    /// `sent_at` counts from the channel's epoch. A request that is not sent at all (its deadline has passed, its headers are too
+    /// large) takes nothing from the server: the permit is dropped with it.
+    ///
+    /// # Cancel safety
+    /// Dropping the future cancels the call: the exchange resets its stream, and the reporter counts a call that was given up.
+    pub(super) async fn attempt(&mut self, picked: PickedServer, sent_at: Duration) -> AttemptOutcome {
+        let PickedServer { subchannel, permit, picker } = picked;
+        let Some(head) = self.request_head(&subchannel) else {
+            let status = self.deadline_exceeded_unsent();
+            return Done(self.last_result_or(status));
         };
-        if let Some(status) =
-            header_limits::refuse(&head, self.size, member.connection.request_limit(), member.server.address())
-        {
-            return Outcome::Over(self.given_up(status));
+        let limit = subchannel.connection.request_limit();
+        if let Some(status) = request_too_large(&head, self.header_size, limit, subchannel.subchannel.address()) {
+            return Done(self.last_result_or(status));
         }
-        // Each attempt but the last gives it back.
+        // `AttemptOutcome::Retry` gives it back after each attempt but the last.
         let Some(body) = self.body.take() else {
-            return Outcome::Over(Err(Status::internal("the request is gone")));
+            return Done(Err(Status::internal("the request is gone")));
         };
-        let mut exchange = match member.connection.exchange(slot, head, body) {
+        let mut exchange = match subchannel.connection.exchange(permit, head, body) {
             Ok(exchange) => exchange,
-            Err((failure, body)) if failure.kind == Kind::NotSent => {
-                return self.never_processed(member, failure, body);
+            Err((failure, body)) if failure.kind == FailureKind::NotSent => {
+                return self.retry_unprocessed(subchannel, failure, body);
             }
             Err((failure, _)) => {
-                let status = status::of_failure(failure, member.server.address());
-                return Outcome::Over(self.given_up(status));
+                let status = status::from_failure(failure, subchannel.subchannel.address());
+                return Done(self.last_result_or(status));
             }
         };
-        let mut party = AttemptReporter::new(member, self.inner.clone(), sent);
-        let mut clock = DeadlineTimer::new(self.patience.deadline);
+        let mut reporter = AttemptReporter::new(subchannel, picker, self.shared.clone(), sent_at);
+        let mut timer = DeadlineTimer::new(self.wait_limits.deadline);
+        // The exchange first: a response that is there counts, even if the deadline passes at the same moment.
         let head = std::future::poll_fn(|cx| match exchange.poll_head(cx) {
             Poll::Ready(head) => Poll::Ready(Some(head)),
-            Poll::Pending if clock.poll_over(cx) => Poll::Ready(None),
+            Poll::Pending if timer.poll_expired(cx) => Poll::Ready(None),
             Poll::Pending => Poll::Pending,
         });
         match head.await {
-            Some(Ok(response)) => match self.answered(response, exchange, party, clock) {
-                Begun::Known(outcome) => outcome,
-                Begun::Later(outcome) => outcome.await,
+            Some(Ok(response)) => match self.on_response(response, exchange, reporter, timer) {
+                OutcomeFuture::Ready(outcome) => outcome,
+                OutcomeFuture::Boxed(outcome) => outcome.await,
             },
-            Some(Err(failure)) => self.failed(failure, exchange.into_body(), &mut party, &clock),
+            Some(Err(failure)) => self.on_failure(failure, exchange.into_body(), &mut reporter, &timer),
             None => {
-                party.judge(CallResult::Failure);
-                Outcome::Over(Err(clock.exceeded(party.member.server.address())))
+                reporter.report(Code::DeadlineExceeded);
+                Done(Err(timer.exceeded(reporter.address())))
             }
         }
     }
 
-    /// The request's head for this server, with the time that remains; none where none does.
-    fn head(&self, member: &ReadySubchannel) -> Option<Request<()>> {
+    /// Makes the request's head for a server, with the time that is left. `None` where none is.
+    fn request_head(&self, subchannel: &ReadySubchannel) -> Option<Request<()>> {
         let mut uri = http::uri::Parts::default();
-        uri.scheme = Some(member.scheme.clone());
-        uri.authority = Some(member.authority.clone());
+        uri.scheme = Some(subchannel.scheme.clone());
+        uri.authority = Some(subchannel.authority.clone());
         uri.path_and_query = Some(self.path.clone());
         let mut head = Request::new(());
         *head.version_mut() = Version::HTTP_2;
         *head.method_mut() = self.method.clone();
-        *head.uri_mut() = Uri::from_parts(uri).unwrap_or_default(); // all three parts are there
+        *head.uri_mut() = Uri::from_parts(uri).unwrap_or_default(); // valid: all three parts are there
         *head.headers_mut() = self.headers.clone();
-        if let Some(deadline) = &self.patience.deadline {
-            head.headers_mut().insert(GRPC_TIMEOUT, deadline.header()?);
+        if let Some(deadline) = &self.wait_limits.deadline {
+            head.headers_mut().insert(GRPC_TIMEOUT, deadline.remaining_header()?);
         }
         if self.attempts > 0 {
             head.headers_mut().insert(PREVIOUS_ATTEMPTS, self.attempts.into());

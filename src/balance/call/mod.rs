@@ -1,228 +1,154 @@
-//! One call: a place, an attempt, and another server where that is right.
+//! One call: it picks a server, makes an attempt, and makes another one on another server where that is right.
+//!
+//! | file | what |
+//! |---|---|
+//! | `mod.rs` | the loop of a call: pick or wait, attempt, again |
+//! | `state.rs` | what a call keeps between attempts |
+//! | `pick.rs` | a server from the ready set, or a wait in the queue |
+//! | `attempt.rs` | one request to one server, up to the head of the response |
+//! | `outcome.rs` | the decision after an attempt: the end of the call, or another attempt |
+//! | `retry.rs` | the retry policy and its budget |
+//! | `replay.rs` | the request's body, which can be sent again |
+//! | `response_body.rs` | the response's body, which ends with the deadline |
+//! | `reporter.rs` | what an attempt reports about its server |
+//! | `deadline.rs` | deadlines and their timer |
+//!
+//! ```text
+//!            ┌──────────────── Retry(body, pause) ───────────────┐
+//!            ▼                                                   │
+//! state ─▶ pick ──Picked──▶ attempt ──head or failure──▶ outcome ┴─Done─▶ caller reads ResponseBody
+//!            │ ▲
+//!            ▼ │ a turn
+//!          queue
+//! ```
+//!
+//! Rare waits are boxed futures: without that each call would carry the memory of all of them.
 
 mod attempt;
 pub(super) mod deadline;
-pub(super) mod deadline_timer;
-mod ending;
-pub(super) mod header_limits;
+mod outcome;
 pub(super) mod pick;
 pub(super) mod replay;
 pub(super) mod reporter;
 pub(super) mod response_body;
 pub(super) mod retry;
+mod state;
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::USER_AGENT;
-use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, Method, Request, Response};
+use http::{Request, Response};
 use tokio::time::Instant;
-use tonic::{Code, Status};
+use tonic::Status;
 
-use crate::backoff::Backoff;
-use crate::balance::call::deadline::Deadline;
-use crate::balance::call::header_limits::RequestedLimits;
-use crate::balance::call::pick::{Pick, WaitLimits};
-use crate::balance::call::replay::Replay;
+use crate::balance::call::pick::{PickOutcome, PickedServer, WaitLimits};
 use crate::balance::call::response_body::ResponseBody;
-use crate::balance::call::retry::Repeat;
-use crate::balance::channel::Inner;
-use crate::balance::policy::Call;
-use crate::balance::policy::ready::ReadySubchannel;
-use crate::balance::subchannel::Server;
-use crate::balance::{Shared, WaitForReady, runtime, status};
-use crate::connection::{Failure, StreamPermit};
+use crate::balance::call::state::{AttemptOutcome, CallState};
+use crate::balance::shared::ChannelHandle;
+use crate::balance::{runtime, status};
 
-type Body = Replay<tonic::body::Body>;
-type Answered = Result<Response<ResponseBody>, Status>;
-
-/// Holds the channel until an answer has begun: a call outlives the clone that it was made with.
-pub(super) async fn call(channel: Arc<Shared>, request: Request<tonic::body::Body>) -> Answered {
-    let inner = channel.inner.clone();
-    let mut caller = CallState::new(inner, request);
-    let answered = caller.run().await;
-    answered.map_err(|status| caller.inner.settings.tell(status))
-}
-
-enum Outcome {
-    Over(Answered),
-    /// On another server, after a wait.
-    Again(Body, Duration),
-}
-
-/// What an answer that has begun comes to.
-enum Begun<'a> {
-    Known(Outcome),
-    /// Boxed, so that other calls do not carry the room for it.
-    Later(Pin<Box<dyn Future<Output = Outcome> + Send + 'a>>),
-}
-
-struct CallState {
-    inner: Arc<Inner>,
-    method: Method,
-    path: PathAndQuery,
-    headers: HeaderMap,
-    /// How large they are at most, as HTTP/2 counts it.
-    size: usize,
-    /// Between attempts. It stands here, so that no future has to carry it along.
-    body: Option<Body>,
-    /// By a generated client.
-    generated: bool,
-    patience: WaitLimits,
-    repeat: Repeat,
-    /// Attempts that a server may have processed.
-    attempts: u32,
-    /// A connection has ended, it may be over this call: a second one is risked, and no more.
-    suspected: bool,
-    /// Servers that have failed this call since all of them were tried.
-    tried: Vec<Arc<Server>>,
-    /// Between rounds over servers none of which took the call.
-    rounds: Option<Box<Backoff>>,
-    /// How the last server that did not take it said so.
-    refused: Option<Box<(Failure, Arc<ReadySubchannel>)>>,
-    /// What the last attempt that a server may have processed came to. Boxed, because few calls have one.
-    last: Option<Box<Answered>>,
+/// Makes a call. It holds the channel until its response has begun: a call outlives the clone that it was made with.
+pub(super) async fn call(
+    channel: Arc<ChannelHandle>,
+    request: Request<tonic::body::Body>,
+) -> Result<Response<ResponseBody>, Status> {
+    let mut state = CallState::new(channel.shared.clone(), request);
+    let result = state.run().await;
+    result.map_err(|status| state.shared.settings.finish_status(status))
 }
 
 impl CallState {
-    fn new(inner: Arc<Inner>, request: Request<tonic::body::Body>) -> Self {
-        let (mut parts, body) = request.into_parts();
-        let began = Instant::now();
-        let settings = &inner.settings;
-        let generated = parts.extensions.get::<tonic::GrpcMethod<'static>>().is_some();
-        // What a generated client adds is all that most requests have: nothing else is looked for then.
-        let more = (parts.extensions.len() > usize::from(generated)).then_some(&parts.extensions);
-        let RequestedLimits { mut size, timeout, agent } = RequestedLimits::by(&parts.headers);
-        let deadline = Deadline::of(timeout, settings.timeouts.of(more, parts.uri.path()), began);
-        let for_ready = more.and_then(|more| more.get::<WaitForReady>()).map_or(settings.wait_for_ready, |wait| wait.0);
-        let path = parts.uri.into_parts().path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/"));
-        let agent = agent.map_or_else(|| settings.user_agent.clone(), |own| both(own, &settings.user_agent));
-        size += header_limits::size_of(USER_AGENT.as_str(), &agent); // that of its own is counted twice
-        parts.headers.insert(USER_AGENT, agent);
-        Self {
-            method: parts.method,
-            repeat: settings.retry.of(path.path()),
-            path,
-            headers: parts.headers,
-            size,
-            body: Some(Replay::new(body, settings.replay_limit)),
-            generated,
-            patience: WaitLimits { deadline, for_ready, began },
-            attempts: 0,
-            suspected: false,
-            tried: Vec::new(),
-            rounds: None,
-            refused: None,
-            last: None,
-            inner,
-        }
-    }
-
-    async fn run(&mut self) -> Answered {
-        let began = self.inner.since_epoch(self.patience.began);
-        // As long as it has waited for nothing, the clock needs no further look.
-        let mut at_once = Some((self.patience.began, began));
-        match self.inner.pauses.before(began) {
-            None => self.inner.pauses.runs(began),
-            Some(_) if self.inner.is_full() => {}
-            Some(still) => {
-                let servers = self.inner.lanes.load().len();
-                // Boxed, so that other calls do not carry the room for it.
-                Box::pin(self.inner.pauses.catch_up(still, servers, self.inner.epoch)).await;
-                at_once = None;
+    async fn run(&mut self) -> Result<Response<ResponseBody>, Status> {
+        let started = self.shared.since_epoch(self.wait_limits.started);
+        // The time at which the attempt is sent. It is the start as long as the call has waited for nothing: to read the clock
+        // costs more than the pick.
+        let mut now = Some((self.wait_limits.started, started));
+        match self.shared.pause_detector.pause_before(started) {
+            None => self.shared.pause_detector.mark_running(started),
+            // The call waits in any case, and the runtime runs meanwhile.
+            Some(_) if self.shared.all_full() => {}
+            Some(pause) => {
+                let servers = self.shared.subchannels.load().len();
+                Box::pin(self.shared.pause_detector.catch_up(pause, servers, self.shared.epoch)).await;
+                now = None;
             }
         }
-        if self.patience.deadline.is_some_and(|deadline| deadline.given.is_zero()) {
-            return Err(self.too_late());
+        if self.wait_limits.deadline.is_some_and(|deadline| deadline.timeout.is_zero()) {
+            return Err(self.deadline_exceeded_unsent());
         }
         loop {
-            let (member, slot) = match self.look() {
-                Pick::Picked(member, slot) => (member, slot),
-                pick => {
-                    at_once = None;
-                    // Boxed, so that other calls do not carry the room for it.
-                    match Box::pin(self.place(pick)).await {
-                        Ok(placed) => placed,
-                        Err(status) => return self.given_up(status),
+            let picked = match self.pick() {
+                PickOutcome::Picked(picked) => picked,
+                none => {
+                    now = None;
+                    match Box::pin(self.find_server(none)).await {
+                        Ok(found) => found,
+                        Err(status) => return self.last_result_or(status),
                     }
                 }
             };
-            let (placed, sent) = at_once.take().unwrap_or_else(|| self.now());
-            match self.attempt(member, slot, sent).await {
-                Outcome::Over(answered) => return answered,
-                Outcome::Again(rest, wait) => {
-                    self.body = Some(rest);
-                    if !wait.is_zero() {
-                        runtime::timers()?;
-                        // It was with a server: what it waits now is bounded by its deadline alone.
-                        let patience = WaitLimits { for_ready: true, ..self.patience };
-                        if let Err(status) = self.inner.pause(wait, patience).await {
-                            return self.given_up(status);
+            let (began, sent_at) = now.take().unwrap_or_else(|| self.now());
+            match self.attempt(picked, sent_at).await {
+                AttemptOutcome::Done(result) => return result,
+                AttemptOutcome::Retry(body, pause) => {
+                    self.body = Some(body);
+                    if !pause.is_zero() {
+                        runtime::require_timers()?;
+                        // A server had the call: this pause is bounded by the deadline alone.
+                        let limits = WaitLimits { wait_for_ready: true, ..self.wait_limits };
+                        if let Err(status) = self.shared.sleep(pause, limits).await {
+                            return self.last_result_or(status);
                         }
                     }
-                    // Neither is waiting for a server.
-                    self.patience.began += placed.elapsed();
+                    // Neither the attempt nor the pause is a wait for a server: the wait limit does not count them.
+                    self.wait_limits.started += began.elapsed();
                 }
             }
         }
     }
 
-    /// The time, also since the channel's epoch.
+    /// Returns the present time, and as the time since the channel's epoch.
     fn now(&self) -> (Instant, Duration) {
         let now = Instant::now();
-        (now, self.inner.since_epoch(now))
+        (now, self.shared.since_epoch(now))
     }
 
-    fn look(&self) -> Pick {
-        self.inner.pick(&Call { path: self.path.path(), headers: &self.headers }, &self.tried, false)
+    fn pick(&self) -> PickOutcome {
+        self.shared.pick(&self.pick_request(), false)
     }
 
-    /// A server that takes the call, where the first look has not found one.
-    async fn place(&mut self, mut pick: Pick) -> Result<(Arc<ReadySubchannel>, StreamPermit), Status> {
-        let call = Call { path: self.path.path(), headers: &self.headers };
+    /// Waits for a server that takes the call, where the first pick has found none.
+    ///
+    /// # Errors
+    /// When waiting is pointless, or has lasted too long.
+    async fn find_server(&mut self, mut outcome: PickOutcome) -> Result<PickedServer, Status> {
         loop {
-            if !matches!(pick, Pick::Picked(..)) {
-                runtime::timers()?; // each way of waiting needs one
+            if !matches!(outcome, PickOutcome::Picked(_)) {
+                runtime::require_timers()?; // each way of waiting needs one
             }
-            pick = match pick {
-                Pick::Picked(member, slot) => return Ok((member, slot)),
-                Pick::Full | Pick::NoneReady => self.inner.wait(&call, &self.tried, self.patience).await?,
-                Pick::AllTried => {
-                    self.tried.clear();
-                    if let Some(rounds) = &mut self.rounds {
-                        let wait = rounds.fail(self.patience.began.elapsed(), false);
-                        let end = Instant::now() + wait; // some seconds at most
-                        if self.inner.until(self.patience).is_some_and(|until| end >= until)
-                            && let Some(refused) = self.refused.take()
+            outcome = match outcome {
+                PickOutcome::Picked(picked) => return Ok(picked),
+                PickOutcome::Fail(status) => return Err(status),
+                PickOutcome::Wait => self.shared.wait_for_picker(&self.pick_request(), self.wait_limits).await?,
+                PickOutcome::Full | PickOutcome::NoneReady => {
+                    self.shared.wait_for_server(&self.pick_request(), self.wait_limits).await?
+                }
+                PickOutcome::AllFailed => {
+                    self.failed_servers.clear();
+                    if let Some(backoff) = &mut self.round_backoff {
+                        let pause = backoff.fail(self.wait_limits.started.elapsed(), false);
+                        let end = Instant::now() + pause; // some seconds at most
+                        if self.shared.wait_end(self.wait_limits).is_some_and(|wait_end| end >= wait_end)
+                            && let Some(refusal) = self.last_refusal.take()
                         {
-                            let (failure, member) = *refused;
-                            return Err(status::of_failure(failure, member.server.address()));
+                            let (failure, subchannel) = *refusal;
+                            return Err(status::from_failure(failure, subchannel.subchannel.address()));
                         }
-                        self.inner.pause(wait, self.patience).await?;
+                        self.shared.sleep(pause, self.wait_limits).await?;
                     }
-                    self.inner.pick(&call, &self.tried, false)
+                    self.pick()
                 }
             };
         }
     }
-
-    /// There is no further attempt. A call that a server had ends with what came of that: `status` says that none had it.
-    fn given_up(&mut self, status: Status) -> Answered {
-        self.last.take().map_or(Err(status), |last| *last)
-    }
-
-    /// The time is up, and no server has the call.
-    fn too_late(&self) -> Status {
-        let given = self.patience.deadline.map_or(0, |deadline| deadline.given.as_millis());
-        let text = format!("not sent: the {given} ms of the call have passed");
-        status::unplaced(Code::DeadlineExceeded, text.clone(), &text)
-    }
-}
-
-fn both(own: &HeaderValue, ours: &HeaderValue) -> HeaderValue {
-    let joined = [own.as_bytes(), b" ", ours.as_bytes()].concat();
-    HeaderValue::from_bytes(&joined).unwrap_or_else(|_| own.clone()) // two values and a space are one
 }

@@ -1,163 +1,248 @@
-//! A place for a call: picked at once where a server is ready, else waited for, or the reason why not.
+//! A server for a call: picked at once where one has room, or waited for in the queue.
 
+use std::cell::Cell;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::{Extensions, HeaderMap};
 use tokio::time::{Instant, timeout_at};
 use tonic::{Code, Status};
 
 use crate::balance::call::deadline::Deadline;
-use crate::balance::channel::Inner;
-use crate::balance::policy::ready::{ReadyServer, ReadySubchannel};
-use crate::balance::policy::{self, Call};
-use crate::balance::subchannel::Server;
+use crate::balance::policy::{Call, IsAvailable, Pick, Picker};
+use crate::balance::pool::ready::ReadySubchannel;
+use crate::balance::shared::ChannelShared;
+use crate::balance::subchannel::Subchannel;
 use crate::connection::StreamPermit;
 
-/// How many servers that were silent for long one look asks for a sign of life: each costs it a PING, and one is enough for
-/// the call that looks.
-const PROVING: usize = 3;
+/// How many idle servers one pick sends a PING to. One that answers is enough for the call; of three, two may be dead.
+const MAX_PROBES: usize = 3;
 
-/// What became of one look at the ready servers.
-pub(crate) enum Pick {
-    Picked(Arc<ReadySubchannel>, StreamPermit),
+/// An attempt that needs a server.
+pub(crate) struct PickRequest<'a> {
+    pub(crate) path: &'a str,
+    pub(crate) headers: &'a HeaderMap,
+    pub(crate) extensions: &'a Extensions,
+    /// The number of the attempt, from 1.
+    pub(crate) attempt: u32,
+    /// Servers that failed the call in this round.
+    pub(crate) failed_servers: &'a [Arc<Subchannel>],
+}
+
+/// A server for an attempt, with the permit for one stream on its connection.
+pub(crate) struct PickedServer {
+    pub(crate) subchannel: Arc<ReadySubchannel>,
+    pub(crate) permit: StreamPermit,
+    /// Gets the end of the attempt.
+    pub(crate) picker: Arc<dyn Picker>,
+}
+
+/// The result of one look at the ready servers.
+pub(crate) enum PickOutcome {
+    Picked(PickedServer),
     /// Each ready server has failed this call already.
-    AllTried,
-    /// Each is at its limit, or others wait already.
+    AllFailed,
+    /// Each ready server is at its limit of streams, or other calls wait already.
     Full,
     NoneReady,
+    /// The picker has no server for the call now.
+    Wait,
+    /// The picker fails the call.
+    Fail(Status),
+}
+
+/// The servers of one look, as the picker may ask about them.
+struct Availability<'a> {
+    servers: &'a [Arc<ReadySubchannel>],
+    failed_servers: &'a [Arc<Subchannel>],
+    /// How many servers this look has sent a PING to.
+    probes: Cell<usize>,
+}
+
+impl Availability<'_> {
+    fn has_failed(&self, server: &ReadySubchannel) -> bool {
+        self.failed_servers.iter().any(|failed| Arc::ptr_eq(failed, &server.subchannel))
+    }
+
+    /// Sends a PING to a server without room: it may be an idle one that takes no call before it has answered.
+    fn probe(&self, server: &ReadySubchannel) {
+        if self.probes.get() < MAX_PROBES {
+            self.probes.set(self.probes.get() + usize::from(server.connection.probe()));
+        }
+    }
+}
+
+impl IsAvailable for Availability<'_> {
+    fn is_available(&self, server: usize) -> bool {
+        let Some(server) = self.servers.get(server) else { return false };
+        if server.connection.has_capacity() {
+            return !self.has_failed(server);
+        }
+        self.probe(server);
+        false
+    }
 }
 
 /// How long a call may wait for a server.
 #[derive(Clone, Copy)]
 pub(crate) struct WaitLimits {
     pub(crate) deadline: Option<Deadline>,
-    /// Whether it waits for as long as that, whatever the servers' state.
-    pub(crate) for_ready: bool,
-    pub(crate) began: Instant,
+    /// Waits until the deadline, whatever the state of the servers. Otherwise the channel's wait limit holds too.
+    pub(crate) wait_for_ready: bool,
+    /// The time from which the wait limit counts. It moves on by the time that the call spends with servers.
+    pub(crate) started: Instant,
 }
 
-impl Inner {
-    /// Whether servers are ready and none of them has room: a call waits in order then.
-    pub(crate) fn is_full(&self) -> bool {
+impl ChannelShared {
+    /// Whether servers are ready and none of them has room: a call has to wait in the queue then.
+    pub(crate) fn all_full(&self) -> bool {
         let ready = self.ready.load();
-        !ready.servers.is_empty() && !ready.servers.iter().any(ReadyServer::has_room)
+        !ready.servers.is_empty() && !ready.has_room()
     }
 
-    /// Looks once: atomics only, nothing is allocated.
-    pub(crate) fn pick(&self, call: &Call<'_>, tried: &[Arc<Server>], queued: bool) -> Pick {
+    /// Picks a server for an attempt. It uses atomics only, and allocates nothing.
+    ///
+    /// `has_turn` tells that the call comes from the queue. Any other call goes behind those that wait there.
+    pub(crate) fn pick(&self, request: &PickRequest<'_>, has_turn: bool) -> PickOutcome {
         let ready = self.ready.load();
-        let servers = &ready.servers;
-        if servers.is_empty() {
-            return Pick::NoneReady;
+        let servers = &*ready.servers;
+        let Some(picker) = &ready.picker else { return PickOutcome::NoneReady };
+        if !has_turn && self.queue.has_waiters() {
+            return PickOutcome::Full;
         }
-        if !queued && self.queue.is_waited_in() {
-            return Pick::Full;
-        }
-        let is_tried = |server: &ReadyServer| tried.iter().any(|tried| Arc::ptr_eq(tried, &server.0.server));
-        // Whoever has no room may have to prove first that it is alive; no policy comes to it before.
-        let usable = |server: &ReadyServer| (server.has_room() || server.0.prove()) && !is_tried(server);
-        let start = policy::pick(&self.settings.policy, &self.memory, call, &ready, usable);
-        let (mut any_tried, mut any_full, mut proving) = (false, false, 0);
+        let PickRequest { path, headers, extensions, attempt, failed_servers } = *request;
+        let availability = Availability { servers, failed_servers, probes: Cell::new(0) };
+        let start = match picker.pick(&Call { path, headers, extensions, attempt, servers: &availability }) {
+            Pick::Server(server) => server.min(servers.len() - 1), // there is one where there is a picker
+            Pick::Wait => return PickOutcome::Wait,
+            Pick::Fail(status) => return PickOutcome::Fail(status),
+        };
+        let (mut any_failed, mut any_full) = (false, false);
+        // The picker's choice may be full: the next one in order takes the call.
         for server in servers[start..].iter().chain(&servers[..start]) {
-            if server.0.connection.is_over() {
+            if server.connection.is_closing() {
                 continue;
             }
-            if is_tried(server) {
-                any_tried = true;
-            } else if let Some(slot) = server.0.reserve() {
-                return Pick::Picked(server.0.clone(), slot);
+            if availability.has_failed(server) {
+                any_failed = true;
+            } else if let Some(permit) = server.connection.reserve() {
+                let (subchannel, picker) = (server.clone(), picker.clone());
+                return PickOutcome::Picked(PickedServer { subchannel, permit, picker });
             } else {
-                if proving < PROVING {
-                    proving += usize::from(server.0.connection.prove());
-                }
+                availability.probe(server);
                 any_full = true;
             }
         }
-        match (any_full, any_tried) {
-            (true, _) => Pick::Full,
-            (false, true) => Pick::AllTried,
-            (false, false) => Pick::NoneReady,
+        match (any_full, any_failed) {
+            (true, _) => PickOutcome::Full,
+            (false, true) => PickOutcome::AllFailed,
+            (false, false) => PickOutcome::NoneReady,
         }
     }
 
-    /// Waits in order until a server has room, or fails where waiting is in vain.
-    pub(crate) async fn wait(
+    /// Waits in the queue until a server has room.
+    ///
+    /// # Errors
+    /// When no server can come, or the call's time to wait is over.
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives up the position in the queue, and passes its turn on.
+    pub(crate) async fn wait_for_server(
         &self,
-        call: &Call<'_>,
-        tried: &[Arc<Server>],
-        patience: WaitLimits,
-    ) -> Result<Pick, Status> {
-        self.unless_in_vain(patience)?;
-        let ticket = self.queue.enter(patience.for_ready);
-        self.prove_for_waiting();
+        request: &PickRequest<'_>,
+        limits: WaitLimits,
+    ) -> Result<PickOutcome, Status> {
+        self.check_worth_waiting(limits)?;
+        let ticket = self.queue.enter(limits.wait_for_ready);
+        self.probe_idle_servers();
         loop {
-            // After its place was taken: what comes from now on wakes it.
-            self.unless_in_vain(patience)?;
-            self.queue.settle(|| self.has_room());
-            self.bounded(patience, ticket.called()).await?;
-            match self.pick(call, tried, true) {
-                Pick::Picked(member, slot) => {
+            // Once more, after the call has entered the queue: a change from now on wakes it, and one from before is seen here.
+            self.check_worth_waiting(limits)?;
+            self.queue.wake_if_room(|| self.has_room());
+            self.within_limits(limits, "", ticket.turn()).await?;
+            match self.pick(request, true) {
+                PickOutcome::Picked(picked) => {
                     ticket.served();
-                    self.queue.settle(|| self.has_room());
-                    self.prove_for_waiting();
-                    return Ok(Pick::Picked(member, slot));
+                    self.queue.wake_if_room(|| self.has_room());
+                    self.probe_idle_servers();
+                    return Ok(PickOutcome::Picked(picked));
                 }
-                // All that stand behind may go where this one has been: it must not hold them up.
-                Pick::Full if !tried.is_empty() => return Ok(Pick::AllTried),
-                Pick::AllTried => return Ok(Pick::AllTried),
-                Pick::Full | Pick::NoneReady => ticket.back(),
+                // Servers that have failed this call may have room for the calls behind it: it must not hold those up.
+                PickOutcome::Full if !request.failed_servers.is_empty() => return Ok(PickOutcome::AllFailed),
+                // The same holds for a call for which its picker has no server.
+                none @ (PickOutcome::AllFailed | PickOutcome::Wait | PickOutcome::Fail(_)) => return Ok(none),
+                PickOutcome::Full | PickOutcome::NoneReady => ticket.wait_again(),
             }
         }
     }
 
-    /// Asks further servers that were silent for long for a sign of life, where calls wait and no server has room: each
-    /// call that comes to wait has some asked, so that none waits beside a server that nobody has asked.
-    pub(crate) fn prove_for_waiting(&self) {
-        if !self.queue.is_waited_in() || self.has_room() {
+    /// Waits until the set changes or the policy notifies, where the picker has returned [`Pick::Wait`]. The call is not in the queue
+    /// meanwhile: it holds up no other.
+    ///
+    /// # Errors
+    /// When the call's time to wait is over.
+    pub(crate) async fn wait_for_picker(
+        &self,
+        request: &PickRequest<'_>,
+        limits: WaitLimits,
+    ) -> Result<PickOutcome, Status> {
+        let mut notified = pin!(self.pick_notifier.notified());
+        notified.as_mut().enable();
+        // After it listens: this pick sees a change from before, and a later one wakes the call.
+        let outcome = self.pick(request, false);
+        if !matches!(outcome, PickOutcome::Wait) {
+            return Ok(outcome);
+        }
+        self.within_limits(limits, "the policy picked none: ", notified).await?;
+        Ok(PickOutcome::Wait)
+    }
+
+    /// Sends PINGs to further idle servers where calls wait and no server has room.
+    ///
+    /// Each call that begins to wait has some of them asked. So no call waits while a server that would take it was not asked.
+    pub(crate) fn probe_idle_servers(&self) {
+        if !self.queue.has_waiters() || self.has_room() {
             return;
         }
         let ready = self.ready.load();
-        let begun = ready.servers.iter().filter(|server| server.0.connection.prove());
-        begun.take(PROVING).for_each(drop);
+        let probed = ready.servers.iter().filter(|server| server.connection.probe());
+        probed.take(MAX_PROBES).for_each(drop);
     }
 
     fn has_room(&self) -> bool {
-        self.ready.load().servers.iter().any(ReadyServer::has_room)
+        self.ready.load().has_room()
     }
 
-    fn unless_in_vain(&self, patience: WaitLimits) -> Result<(), Status> {
-        // Before the look at the servers: those that come are there before it is told.
-        let in_vain = self.outlook.borrow().is_in_vain(patience.for_ready);
-        if in_vain && self.ready.load().servers.iter().all(|server| server.0.connection.is_over()) {
-            return Err(self.status(Code::Unavailable, ""));
+    /// Refuses to wait where the state of the channel says that no server can come.
+    fn check_worth_waiting(&self, limits: WaitLimits) -> Result<(), Status> {
+        // The status first: the pool stores servers before it publishes the status that speaks of them.
+        let fails = self.status.borrow().fails_calls(limits.wait_for_ready);
+        if fails && self.ready.load().servers.iter().all(|server| server.connection.is_closing()) {
+            return Err(self.unavailable_status(Code::Unavailable, ""));
         }
         Ok(())
     }
 
-    /// Sleeps, unless the call's time is up before.
-    pub(crate) async fn pause(&self, time: Duration, patience: WaitLimits) -> Result<(), Status> {
-        self.bounded(patience, tokio::time::sleep(time)).await
+    /// Sleeps, or fails when the call's time to wait is over before.
+    pub(crate) async fn sleep(&self, pause: Duration, limits: WaitLimits) -> Result<(), Status> {
+        self.within_limits(limits, "", tokio::time::sleep(pause)).await
     }
 
-    /// When the call has waited for long enough.
-    pub(crate) fn until(&self, patience: WaitLimits) -> Option<Instant> {
-        let limit = (!patience.for_ready).then(|| patience.began.checked_add(self.settings.wait_limit)).flatten();
-        let deadline = patience.deadline.map(|deadline| deadline.at);
+    /// Returns the time at which the call stops waiting: its deadline, or the end of the wait limit.
+    pub(crate) fn wait_end(&self, limits: WaitLimits) -> Option<Instant> {
+        let limit = (!limits.wait_for_ready).then(|| limits.started.checked_add(self.settings.wait_limit)).flatten();
+        let deadline = limits.deadline.map(|deadline| deadline.at);
         limit.into_iter().chain(deadline).min()
     }
 
-    async fn bounded<F: Future>(&self, patience: WaitLimits, future: F) -> Result<F::Output, Status> {
-        let Some(until) = self.until(patience) else { return Ok(future.await) };
-        match timeout_at(until, future).await {
-            Ok(output) => Ok(output),
-            Err(_) => Err(self.waited_too_long(patience)),
-        }
-    }
-
-    fn waited_too_long(&self, patience: WaitLimits) -> Status {
-        let late = patience.deadline.is_some_and(|deadline| deadline.has_passed());
-        let code = if late { Code::DeadlineExceeded } else { Code::Unavailable };
-        let waited = patience.began.elapsed().as_millis();
-        self.status(code, &format!("waited {waited} ms: "))
+    /// Waits for `future`, and fails when the call's time to wait is over before. `reason` is added to the text.
+    async fn within_limits<F: Future>(&self, limits: WaitLimits, reason: &str, future: F) -> Result<F::Output, Status> {
+        let Some(end) = self.wait_end(limits) else { return Ok(future.await) };
+        timeout_at(end, future).await.map_err(|_| {
+            let is_late = limits.deadline.is_some_and(|deadline| deadline.has_passed());
+            let code = if is_late { Code::DeadlineExceeded } else { Code::Unavailable };
+            self.unavailable_status(code, &format!("waited {} ms: {reason}", limits.started.elapsed().as_millis()))
+        })
     }
 }

@@ -1,4 +1,4 @@
-//! A request's body on its way out, which remembers what has left so that it can be sent once more.
+//! The body of a request, which keeps what was sent so that it can be sent again to another server.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -7,40 +7,46 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tonic::Status;
 
-/// Why a body is to be sent once more.
+/// The reason for which a body is sent again. It decides how much may have been sent.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum RewindReason {
-    /// Then its first frame is there whatever its size: h2 holds it as long.
+    /// No server has processed it. The first frame can be sent again whatever its size, for it costs nothing to keep: h2 holds
+    /// it until it is sent.
     NeverProcessed,
-    Declared,
+    /// The retry policy repeats the call. No more than the limit was sent.
+    Retry,
 }
 
-/// Keeps what was read of a body, up to a limit, and can begin again from there.
-pub(crate) struct Replay<B> {
-    body: B,
-    /// What has left, in order.
-    kept: Kept,
-    /// The next of it to leave again.
+/// The body of a request that passes frames on and keeps them, up to a limit.
+///
+/// It first sends the kept frames from `next` on, and then reads on in `body`. Frames are kept in order and without gaps, or not
+/// at all: once one is missing, the body cannot be rewound.
+pub(crate) struct ReplayBody {
+    body: tonic::body::Body,
+    kept: KeptFrames,
+    /// Index of the next kept frame to send. Behind the last one, `body` is read.
     next: usize,
+    /// Bytes of all kept frames.
     size: usize,
     limit: usize,
+    /// `body` has ended or failed.
     ended: bool,
 }
 
-/// Most calls send one frame of data: it needs no list.
-enum Kept {
+/// The frames that were sent. Most calls send one frame of data: it needs no list.
+enum KeptFrames {
     First(Option<Bytes>),
     Many(Vec<Bytes>),
-    /// More than may be kept has left, or nobody would ask again.
-    Gone,
+    /// More than the limit was sent, or the call is not sent again any more.
+    Dropped,
 }
 
-impl Kept {
+impl KeptFrames {
     fn get(&self, index: usize) -> Option<&Bytes> {
         match self {
             Self::First(first) => first.as_ref().filter(|_| index == 0),
             Self::Many(list) => list.get(index),
-            Self::Gone => None,
+            Self::Dropped => None,
         }
     }
 
@@ -49,37 +55,38 @@ impl Kept {
             Self::First(first @ None) => *first = Some(data),
             Self::First(Some(first)) => *self = Self::Many(vec![std::mem::take(first), data]),
             Self::Many(list) => list.push(data),
-            Self::Gone => {}
+            Self::Dropped => {}
         }
     }
 }
 
-impl<B: Body<Data = Bytes> + Unpin> Replay<B> {
-    pub(crate) fn new(body: B, limit: usize) -> Self {
-        Self { body, kept: Kept::First(None), next: 0, size: 0, limit, ended: false }
+impl ReplayBody {
+    /// Wraps a body. `limit` is the number of bytes to keep; the first frame is kept even if it is larger.
+    pub(crate) fn new(body: tonic::body::Body, limit: usize) -> Self {
+        Self { body, kept: KeptFrames::First(None), next: 0, size: 0, limit, ended: false }
     }
 
-    /// Lets it begin again.
+    /// Starts again from the first frame.
     ///
     /// # Errors
-    /// When that is impossible, because more has left than was kept.
-    pub(crate) fn rewind(&mut self, why: RewindReason) -> Result<(), ()> {
+    /// When more was sent than can be sent again.
+    pub(crate) fn rewind(&mut self, reason: RewindReason) -> Result<(), ()> {
         self.next = 0;
-        let too_much = why == RewindReason::Declared && self.size > self.limit;
-        if too_much || matches!(self.kept, Kept::Gone) { Err(()) } else { Ok(()) }
+        let too_large = reason == RewindReason::Retry && self.size > self.limit;
+        if too_large || matches!(self.kept, KeptFrames::Dropped) { Err(()) } else { Ok(()) }
     }
 
-    /// Nobody will ask for it again.
+    /// Stops keeping frames: the response has begun while the request is still being sent, and the call is not sent again.
     pub(crate) fn commit(&mut self) {
         if self.kept.get(self.next).is_none() {
-            self.kept = Kept::Gone;
+            self.kept = KeptFrames::Dropped;
         } else {
-            self.limit = 0; // what is still to leave again is needed; nothing more is
+            self.limit = 0; // the frames that are still to be sent a second time are needed; no further one is kept
         }
     }
 }
 
-impl<B: Body<Data = Bytes, Error = Status> + Unpin> Body for Replay<B> {
+impl Body for ReplayBody {
     type Data = Bytes;
     type Error = Status;
 
@@ -95,14 +102,14 @@ impl<B: Body<Data = Bytes, Error = Status> + Unpin> Body for Replay<B> {
         let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
         match &frame {
             Some(Ok(frame)) => match frame.data_ref() {
-                Some(data) if matches!(this.kept, Kept::Gone) || data.is_empty() => {}
+                Some(data) if matches!(this.kept, KeptFrames::Dropped) || data.is_empty() => {}
                 Some(data) if this.size == 0 || this.size + data.len() <= this.limit => {
                     this.size += data.len();
                     this.next += 1;
                     this.kept.push(data.clone());
                 }
-                // Too much, or trailers, which no gRPC client sends.
-                _ => this.kept = Kept::Gone,
+                // Beyond the limit, or trailers of a request, which gRPC does not have.
+                _ => this.kept = KeptFrames::Dropped,
             },
             None | Some(Err(_)) => this.ended = true,
         }
@@ -134,11 +141,12 @@ mod tests {
         }
     }
 
-    fn body(frames: &[&'static str], limit: usize) -> Replay<Frames> {
-        Replay::new(Frames(frames.iter().map(|text| Bytes::from_static(text.as_bytes())).collect()), limit)
+    fn body(frames: &[&'static str], limit: usize) -> ReplayBody {
+        let frames = frames.iter().map(|text| Bytes::from_static(text.as_bytes())).collect();
+        ReplayBody::new(tonic::body::Body::new(Frames(frames)), limit)
     }
 
-    fn read(body: &mut Replay<Frames>, most: usize) -> String {
+    fn read(body: &mut ReplayBody, most: usize) -> String {
         let mut text = String::new();
         let mut cx = Context::from_waker(std::task::Waker::noop());
         for _ in 0..most {
@@ -149,12 +157,12 @@ mod tests {
     }
 
     #[test]
-    fn begins_again_from_any_point() {
+    fn is_sent_again_from_any_point() {
         let mut body = body(&["a", "", "b", "c"], 3);
         for most in [0, 1, 2, 9, 3, 9] {
             let all = read(&mut body, most);
             assert!("abc".starts_with(&all));
-            assert_eq!(body.rewind(RewindReason::Declared), Ok(()));
+            assert_eq!(body.rewind(RewindReason::Retry), Ok(()));
         }
         assert_eq!(read(&mut body, 9), "abc");
         assert!(body.is_end_stream());
@@ -164,25 +172,25 @@ mod tests {
     fn nothing_is_lost_when_the_limit_is_passed() {
         let mut body = body(&["aa", "bb", "cc"], 3);
         assert_eq!(read(&mut body, 1), "aa");
-        assert_eq!(body.rewind(RewindReason::Declared), Ok(()));
+        assert_eq!(body.rewind(RewindReason::Retry), Ok(()));
         assert_eq!(read(&mut body, 9), "aabbcc");
         assert_eq!(body.rewind(RewindReason::NeverProcessed), Err(()));
     }
 
     #[test]
-    fn one_large_frame_is_sent_again_where_nobody_has_processed_it() {
+    fn one_large_frame_is_sent_again_where_no_server_has_processed_it() {
         let mut body = body(&["aaaa"], 3);
         assert_eq!(read(&mut body, 9), "aaaa");
-        assert_eq!(body.rewind(RewindReason::Declared), Err(()));
+        assert_eq!(body.rewind(RewindReason::Retry), Err(()));
         assert_eq!(body.rewind(RewindReason::NeverProcessed), Ok(()));
         assert_eq!(read(&mut body, 9), "aaaa");
     }
 
     #[test]
-    fn committed_in_the_middle_of_a_second_time_it_still_sends_all() {
+    fn a_body_that_is_committed_in_a_second_pass_still_sends_all() {
         let mut body = body(&["a", "b", "c"], 9);
         read(&mut body, 2);
-        body.rewind(RewindReason::Declared).unwrap();
+        body.rewind(RewindReason::Retry).unwrap();
         assert_eq!(read(&mut body, 1), "a");
         body.commit();
         assert_eq!(read(&mut body, 9), "bc");

@@ -1,106 +1,152 @@
-//! Who answers a call, and what the call tells of it.
+//! What an attempt reports: to the counters and the cost of its server, to the picker, and to the retry budget.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tonic::Code;
 
-use crate::balance::channel::Inner;
-use crate::balance::policy::ready::ReadySubchannel;
-use crate::balance::subchannel::CallResult;
+use crate::address::Address;
+use crate::balance::policy::{AttemptEnd, AttemptResult, Picker};
+use crate::balance::pool::ready::ReadySubchannel;
+use crate::balance::shared::ChannelShared;
 use crate::balance::subchannel::cost::Peers;
+use crate::panics::catch;
 
-/// One attempt at one server, from when it is sent. Dropping it before the head of the answer came tells the server's cost that
-/// the caller gave up.
+/// Reports one attempt at one server, from the moment it is sent. It belongs to the attempt and then to the response's body.
+///
+/// ```text
+/// sent ─▶ head_received ─▶ report          the end of the response
+///   │           └────────▶ dropped         given up after the head: counts for nothing
+///   ├─▶ report                             it ended without a response
+///   ├─▶ report_not_processed               the server did not take it
+///   ├─▶ discard                            its end says nothing about the server
+///   └─▶ dropped                            given up before the head: as if it were not processed
+/// ```
+///
+/// At most one of the ends is reported: each of them is called once, and `is_over` keeps the drop from counting again.
 pub(crate) struct AttemptReporter {
-    pub(crate) member: Arc<ReadySubchannel>,
-    pub(crate) inner: Arc<Inner>,
+    pub(crate) subchannel: Arc<ReadySubchannel>,
+    /// The picker that picked the server gets the end of the attempt.
+    picker: Arc<dyn Picker>,
+    pub(crate) shared: Arc<ChannelShared>,
     /// Since the channel's epoch.
-    sent: Duration,
-    /// The server's when it was sent.
-    term: u32,
-    /// How long the head of the answer took, once it has come.
-    head: Option<Duration>,
-    over: bool,
+    sent_at: Duration,
+    /// The server's count of ejections when the attempt was sent: results from before an ejection do not count after it.
+    ejection_term: u32,
+    /// The time from `sent_at` to the head of the response, once it has come.
+    time_to_head: Option<Duration>,
+    is_over: bool,
 }
 
 impl AttemptReporter {
-    pub(crate) fn new(member: Arc<ReadySubchannel>, inner: Arc<Inner>, sent: Duration) -> Self {
-        member.server.cost.sent(sent);
-        let term = member.server.term();
-        Self { member, inner, sent, term, head: None, over: false }
+    /// Tells the server's cost that an attempt is sent. `sent_at` counts from the channel's epoch.
+    pub(crate) fn new(
+        subchannel: Arc<ReadySubchannel>,
+        picker: Arc<dyn Picker>,
+        shared: Arc<ChannelShared>,
+        sent_at: Duration,
+    ) -> Self {
+        subchannel.subchannel.cost.sent(sent_at);
+        let ejection_term = subchannel.subchannel.term();
+        Self { subchannel, picker, shared, sent_at, ejection_term, time_to_head: None, is_over: false }
     }
 
-    /// The head of an answer has come; `well` where it says nothing bad.
-    pub(crate) fn head(&mut self, well: bool) {
+    pub(crate) fn address(&self) -> &Address {
+        self.subchannel.subchannel.address()
+    }
+
+    /// Reports the head of a response. Only a head that is no failure counts for the server's latency.
+    pub(crate) fn head_received(&mut self, is_success: bool) {
         let now = self.now();
-        let (server, took) = (&self.member.server, now.saturating_sub(self.sent));
-        server.cost.no_longer_awaited();
-        self.head = Some(took);
-        self.inner.pauses.runs(now);
-        if well {
-            server.cost.head(took, now);
+        let (server, latency) = (&self.subchannel.subchannel, now.saturating_sub(self.sent_at));
+        server.cost.head_settled();
+        self.time_to_head = Some(latency);
+        self.shared.pause_detector.mark_running(now);
+        if is_success {
+            server.cost.answered(latency, now);
         }
     }
 
-    /// The call has ended.
-    pub(crate) fn judge(&mut self, verdict: CallResult) {
+    /// Reports the end of the call with this code: to cost, retry budget, outlier detection and picker.
+    pub(crate) fn report(&mut self, code: Code) {
         let now = self.now();
-        let server = &self.member.server;
-        if verdict == CallResult::Success {
-            self.inner.budget.succeeded();
-            server.cost.ok(now.saturating_sub(self.sent), || self.peers(now));
+        let server = &self.subchannel.subchannel;
+        if code == Code::Ok {
+            self.shared.retry_budget.on_success();
+            server.cost.succeeded(now.saturating_sub(self.sent_at), || self.peers(now));
         } else {
-            self.bad(now);
+            self.add_failure_cost(now);
         }
-        let in_a_row = server.judge(verdict, self.term);
-        if in_a_row > 0
-            && let Some(ejection) = self.inner.settings.ejection
-            && ejection.is_suspicious(in_a_row, server.is_on_probation())
+        let failures = server.count_end(code, self.ejection_term);
+        if failures > 0
+            && let Some(detection) = self.shared.settings.outlier_detection
+            && detection.is_suspicious(failures, server.is_on_probation())
         {
-            self.inner.ground.changed.notify_one();
+            self.shared.connect_context.changed.notify_one(); // the pool decides about ejections
         }
-        self.end();
+        self.end(AttemptResult::Status(code), now);
     }
 
-    /// The server has not taken the call.
-    pub(crate) fn refused(&mut self) {
-        self.bad(self.now());
-        self.end();
+    /// Reports that the server has not processed the call. It costs as a failure, so that a server which refuses calls does not
+    /// look idle, and does not count for outlier detection.
+    pub(crate) fn report_not_processed(&mut self) {
+        let now = self.now();
+        self.add_failure_cost(now);
+        self.end(AttemptResult::NotProcessed, now);
     }
 
-    /// How the call went says nothing of the server.
+    /// Ends the attempt without a report to cost and counters: how it ended says nothing about the server.
+    pub(crate) fn discard(&mut self, result: AttemptResult) {
+        self.end(result, self.now());
+    }
+
     #[inline]
-    pub(crate) fn end(&mut self) {
-        if self.head.is_none() && !self.over {
-            self.member.server.cost.no_longer_awaited();
+    fn end(&mut self, result: AttemptResult, now: Duration) {
+        if std::mem::replace(&mut self.is_over, true) {
+            return;
         }
-        self.over = true;
+        if self.time_to_head.is_none() {
+            self.subchannel.subchannel.cost.head_settled();
+        }
+        let (server, time_to_end) = (&self.subchannel.server, now.saturating_sub(self.sent_at));
+        let end = AttemptEnd { server, result, time_to_head: self.time_to_head, time_to_end };
+        if std::thread::panicking() {
+            let _ = catch(|| self.picker.ended(&end)); // a second panic would end the process
+        } else {
+            self.picker.ended(&end);
+        }
     }
 
-    fn bad(&self, now: Duration) {
-        let (server, age) = (&self.member.server, now.saturating_sub(self.sent));
-        server.cost.bad(age, self.head.unwrap_or(age), now, &self.peers(now));
+    fn add_failure_cost(&self, now: Duration) {
+        let (server, age) = (&self.subchannel.subchannel, now.saturating_sub(self.sent_at));
+        server.cost.failed(age, self.time_to_head.unwrap_or(age), now, &self.peers(now));
     }
 
-    /// The time since the channel's epoch.
+    /// Returns the time since the channel's epoch.
     fn now(&self) -> Duration {
-        self.inner.since_epoch(Instant::now())
+        self.shared.since_epoch(Instant::now())
     }
 
+    /// Returns what the other ready servers do, as the measure for this one.
     fn peers(&self, now: Duration) -> Peers {
-        let server = &self.member.server;
-        let ready = self.inner.ready.load();
-        let all = ready.servers.iter().map(|ready| (&ready.0.server.cost, ready.0.connection.in_flight()));
-        self.inner.fleet.peers_of(&server.cost, now, all)
+        let server = &self.subchannel.subchannel;
+        let ready = self.shared.ready.load();
+        let all = ready.servers.iter().map(|ready| (&ready.subchannel.cost, ready.connection.in_flight()));
+        self.shared.fleet.peers_of(&server.cost, now, all)
     }
 }
 
 impl Drop for AttemptReporter {
     #[inline]
     fn drop(&mut self) {
-        if !self.over && self.head.is_none() {
-            self.refused();
+        if self.is_over {
+            return;
         }
+        let now = self.now();
+        if self.time_to_head.is_none() {
+            self.add_failure_cost(now);
+        }
+        self.end(AttemptResult::Dropped, now);
     }
 }

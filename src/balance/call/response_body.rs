@@ -1,7 +1,9 @@
-//! The answer's body as callers see it: bounded by the deadline, and counted for its server.
+//! The body of a response as callers read it: it ends with the deadline, and reports how the call ended.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -11,197 +13,205 @@ use http_body::{Body, Frame};
 use tokio::time::Instant;
 use tonic::{Code, Status};
 
-use crate::balance::call::deadline_timer::DeadlineTimer;
-use crate::balance::call::header_limits::AnswerHeaders;
+use crate::address::Address;
+use crate::balance::call::deadline::DeadlineTimer;
 use crate::balance::call::reporter::AttemptReporter;
+use crate::balance::policy::AttemptResult;
 use crate::balance::runtime::timer::Timer;
 use crate::balance::status;
-use crate::balance::subchannel::CallResult;
+use crate::balance::status::call_error::add_server_header;
+use crate::balance::status::headers::ResponseHeaders;
+use crate::balance::subchannel::Subchannel;
 use crate::connection::{Failure, RecvBody};
 
-/// The body of an answer.
-///
-/// Its errors are statuses, whose source ([`CallError`](crate::balance::CallError)) names the server. A status in the trailers is no error:
-/// trailers are passed on as the server sent them. Dropping it before its end cancels the call.
-#[derive(Default)]
-#[must_use = "a body does nothing unless it is read"]
-pub struct ResponseBody(Option<Box<Open>>);
+/// The flag and the length before each message of gRPC.
+const PREFIX_LEN: usize = 5;
 
-/// A body with something to come. Boxed, for it is moved often: by the call's future, by tonic, by layers.
-struct Open {
-    /// What was held back until the status had come.
-    held: VecDeque<Frame<Bytes>>,
-    answer: Option<RecvBody>,
-    party: AttemptReporter,
-    clock: DeadlineTimer,
+/// How long one complete message is held back for its trailers. Those of a unary call come in the same packet or the next one; a
+/// message that stays alone belongs to a stream, whose reader must not wait.
+const TRAILERS_WAIT: Duration = Duration::from_millis(50);
+
+/// The server of a response, in the response's extensions.
+#[derive(Clone)]
+pub struct ServedBy(pub(super) Arc<Subchannel>);
+
+impl ServedBy {
+    /// Returns the server's address.
+    pub fn address(&self) -> &Address {
+        self.0.address()
+    }
 }
 
-/// How an answer ended before its end.
+impl fmt::Debug for ServedBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("ServedBy").field(self.address()).finish()
+    }
+}
+
+/// The body of a response.
+///
+/// Its frames are data and, at the end, trailers with the call's status. A status in the trailers is no error of the body: trailers
+/// are passed on as the server sent them. Dropping the body before its end cancels the call.
+///
+/// # Errors
+/// A [`Status`] with a source, [`CallError`](crate::CallError), that names the server; nothing follows it:
+///
+/// - `DEADLINE_EXCEEDED` when the call's deadline passes, also while the caller reads slower than the server sends;
+/// - `UNAVAILABLE` when the connection is lost;
+/// - `RESOURCE_EXHAUSTED` when the trailers are larger than
+///   [`max_header_list_size`](crate::BalancedChannelBuilder::max_header_list_size);
+/// - the code of an HTTP/2 reset, after gRPC's table, when the server resets the stream.
+#[derive(Default)]
+#[must_use = "a body does nothing unless it is read"]
+pub struct ResponseBody(Option<Box<OpenBody>>);
+
+/// A body that has not ended. Boxed, because it is moved often: by the call's future, by tonic, by layers.
+struct OpenBody {
+    /// Frames that were read while the response was held back. They come out first.
+    buffered: VecDeque<Frame<Bytes>>,
+    /// Dropped at the end of the response. Dropping it earlier cancels the call.
+    recv: Option<RecvBody>,
+    reporter: AttemptReporter,
+    timer: DeadlineTimer,
+}
+
+/// The reason why a response ended before its end.
 pub(crate) enum BodyError {
-    Late(Status),
-    /// Its trailers are not taken.
+    DeadlineExceeded(Status),
+    /// The trailers are larger than the channel takes.
     TooLarge(Status),
     Failed(Failure),
 }
 
 impl ResponseBody {
-    pub(crate) fn new(answer: RecvBody, party: AttemptReporter, clock: DeadlineTimer) -> Self {
-        Self(Some(Box::new(Open { held: VecDeque::new(), answer: Some(answer), party, clock })))
+    pub(crate) fn new(recv: RecvBody, reporter: AttemptReporter, timer: DeadlineTimer) -> Self {
+        Self(Some(Box::new(OpenBody { buffered: VecDeque::new(), recv: Some(recv), reporter, timer })))
     }
 
-    /// Nothing follows the head.
+    /// Makes the body of a response that ended with its head.
     pub(crate) fn empty() -> Self {
         Self(None)
     }
 
-    /// Reads on until the end, or until a second message begins, or until it is more than `limit` bytes, or until one message
-    /// has been whole for [`WHOLE`]: its method streams, or the end is late. Those frames are then the first to come out. Gives
-    /// the trailers, if they have come.
+    /// Reads ahead until the status is known, and returns the trailers if they have come.
+    ///
+    /// It stops earlier when a second message begins, when more than `limit` bytes have come, and when one message has been
+    /// complete for [`TRAILERS_WAIT`]. The frames come out of the body afterwards.
     ///
     /// # Errors
-    /// When the answer breaks off. Its server is judged by that already.
-    pub(crate) async fn hold(&mut self, limit: usize) -> Result<Option<&HeaderMap>, BodyError> {
+    /// When the response breaks off. That was reported already.
+    pub(crate) async fn buffer(&mut self, limit: usize) -> Result<Option<&HeaderMap>, BodyError> {
         let Some(open) = &mut self.0 else { return Ok(None) };
-        let (mut size, mut start, mut timer) = (0, Vec::with_capacity(PREFIX), None);
-        while size <= limit && !is_more_than_one(&start, size) {
-            let whole = is_one(&start, size);
-            let next = std::future::poll_fn(|cx| match open.poll_answer(cx) {
-                Poll::Pending if whole && timer.get_or_insert_with(Whole::new).is_over(cx) => Poll::Ready(None),
+        let (mut size, mut prefix, mut wait) = (0, Vec::with_capacity(PREFIX_LEN), None);
+        while size <= limit && first_message(&prefix).is_none_or(|message| size <= message) {
+            let is_complete = first_message(&prefix) == Some(size);
+            let next = std::future::poll_fn(|cx| match open.poll_recv(cx) {
+                Poll::Pending if is_complete => {
+                    let (end, timer) = wait.get_or_insert_with(|| (Instant::now() + TRAILERS_WAIT, Timer::default()));
+                    // Where no timer can be made, the wait is over too.
+                    timer.poll(*end, cx).map(|_| None)
+                }
                 next => next.map(Some),
             });
-            let Some(next) = next.await else { break };
-            match next {
-                Some(Ok(frame)) => {
+            match next.await {
+                Some(Some(Ok(frame))) => {
                     let data = frame.data_ref().map_or(&[][..], |data| data);
                     size += data.len();
-                    start.extend(data.iter().take(PREFIX - start.len()));
-                    open.held.push_back(frame);
+                    prefix.extend(data.iter().take(PREFIX_LEN - prefix.len()));
+                    open.buffered.push_back(frame);
                 }
-                Some(Err(broken)) => return Err(broken),
-                None => break,
+                Some(Some(Err(error))) => return Err(error),
+                Some(None) | None => break,
             }
         }
-        Ok(open.held.back().and_then(Frame::trailers_ref))
+        Ok(open.buffered.back().and_then(Frame::trailers_ref))
     }
 }
 
-/// A flag and a length stand before each message.
-const PREFIX: usize = 5;
-
-/// How long one whole message is held for its trailers: those of a unary call come with it.
-const WHOLE: Duration = Duration::from_millis(50);
-
-/// Since when one message has been whole.
-struct Whole {
-    until: Instant,
-    timer: Timer,
+/// Returns the size of the first message with its prefix, once the prefix has come.
+fn first_message(prefix: &[u8]) -> Option<usize> {
+    let [_, length @ ..] = <[u8; PREFIX_LEN]>::try_from(prefix).ok()?;
+    Some((u32::from_be_bytes(length) as usize).saturating_add(PREFIX_LEN))
 }
 
-impl Whole {
-    fn new() -> Self {
-        Self { until: Instant::now() + WHOLE, timer: Timer::default() }
-    }
-
-    /// Whether that was for long enough. Without timers it was.
-    fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
-        self.timer.poll(self.until, cx).is_ready()
-    }
-}
-
-/// How many bytes the first message has, if so much of it is there.
-fn message(start: &[u8]) -> Option<usize> {
-    let [_, length @ ..] = <[u8; PREFIX]>::try_from(start).ok()?;
-    Some(u32::from_be_bytes(length) as usize)
-}
-
-/// Whether so many bytes, which begin like this, are one message.
-fn is_one(start: &[u8], size: usize) -> bool {
-    message(start).is_some_and(|length| size - PREFIX >= length)
-}
-
-/// Whether they are more than one.
-fn is_more_than_one(start: &[u8], size: usize) -> bool {
-    message(start).is_some_and(|length| size - PREFIX > length)
-}
-
-impl Open {
-    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let Some(answer) = &mut self.answer else { return Poll::Ready(None) };
-        match Pin::new(answer).poll_frame(cx) {
-            Poll::Pending if self.clock.poll_over(cx) => Poll::Ready(Some(Err(self.late()))),
-            Poll::Pending => Poll::Pending,
-            Poll::Ready(Some(Ok(frame))) if frame.is_data() && !self.clock.has_passed() => Poll::Ready(Some(Ok(frame))),
-            Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(if let Ok(trailers) = frame.into_trailers() {
-                self.end(trailers)
+impl OpenBody {
+    fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Some(recv) = &mut self.recv else { return Poll::Ready(None) };
+        Poll::Ready(match Pin::new(recv).poll_frame(cx) {
+            Poll::Pending if self.timer.poll_expired(cx) => Some(Err(self.deadline_exceeded())),
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(Some(Ok(frame))) if frame.is_data() && !self.timer.has_passed() => Some(Ok(frame)),
+            Poll::Ready(Some(Ok(frame))) => Some(if let Ok(trailers) = frame.into_trailers() {
+                self.end_with(trailers)
             } else {
-                // A reader that is slower than the server never finds nothing to read.
-                // That speaks against nobody.
-                self.answer = None;
-                Err(BodyError::Late(self.clock.exceeded(self.party.member.server.address())))
-            })),
-            Poll::Ready(Some(Err(failure))) => {
-                self.answer = None;
-                let code = status::code_of(&failure);
-                if code == Code::Cancelled && self.clock.has_passed() {
-                    return Poll::Ready(Some(Err(self.late())));
-                }
-                // The caller's own stream speaks for nobody and against nobody.
-                if failure.is_of_body() {
-                    self.party.end();
-                } else {
-                    self.party.judge(CallResult::of(code));
-                }
-                Poll::Ready(Some(Err(BodyError::Failed(failure))))
-            }
+                // A reader that is slower than the server always finds data, and never waits for the timer. The server is not
+                // late, so that nothing is reported.
+                self.recv = None;
+                Err(BodyError::DeadlineExceeded(self.timer.exceeded(self.reporter.address())))
+            }),
+            Poll::Ready(Some(Err(failure))) => Some(Err(self.fail(failure))),
             Poll::Ready(None) => {
-                // Without a status, which no gRPC server does.
-                self.answer = None;
-                self.party.judge(CallResult::Failure);
-                Poll::Ready(None)
+                self.recv = None;
+                self.reporter.report(Code::Unknown); // no trailers: no gRPC server ends a response so
+                None
             }
+        })
+    }
+
+    fn fail(&mut self, failure: Failure) -> BodyError {
+        self.recv = None;
+        let code = status::code_of_failure(&failure);
+        // The server cancels a call when its deadline passes. Both ends see that at the same moment.
+        if code == Code::Cancelled && self.timer.has_passed() {
+            return self.deadline_exceeded();
         }
+        if failure.is_of_request() {
+            self.reporter.discard(AttemptResult::Dropped); // the caller's own request failed
+        } else {
+            self.reporter.report(code);
+        }
+        BodyError::Failed(failure)
     }
 
-    fn late(&mut self) -> BodyError {
-        self.answer = None; // which cancels the call
-        self.party.judge(CallResult::Failure);
-        BodyError::Late(self.clock.exceeded(self.party.member.server.address()))
+    fn deadline_exceeded(&mut self) -> BodyError {
+        self.recv = None; // cancels the call
+        self.reporter.report(Code::DeadlineExceeded);
+        BodyError::DeadlineExceeded(self.timer.exceeded(self.reporter.address()))
     }
 
-    /// What callers are told of how an answer broke off.
-    fn told(&self, broken: BodyError) -> Status {
-        let status = match broken {
-            BodyError::Late(status) | BodyError::TooLarge(status) => status,
-            BodyError::Failed(failure) => status::of_failure(failure, self.party.member.server.address()),
-        };
-        self.party.inner.settings.tell(status)
-    }
-
-    fn end(&mut self, mut trailers: HeaderMap) -> Result<Frame<Bytes>, BodyError> {
-        let answer = self.answer.take();
-        let headers = AnswerHeaders::by(&trailers);
-        let address = self.party.member.server.address();
-        if let Some(answer) = &answer
-            && let Some(status) = headers.trailers_beyond(answer.cut(), answer.limit(), address)
+    /// Ends the response with its trailers. A status in them is not made an error: the reader would get it twice.
+    fn end_with(&mut self, mut trailers: HeaderMap) -> Result<Frame<Bytes>, BodyError> {
+        let recv = self.recv.take();
+        let headers = ResponseHeaders::scan(&trailers);
+        if let Some(recv) = &recv
+            && let Some(status) =
+                headers.trailers_too_large(recv.truncation(), recv.trailer_limit(), self.reporter.address())
         {
-            self.party.judge(headers.verdict());
+            self.reporter.report(headers.code_of_too_large());
             return Err(BodyError::TooLarge(status));
         }
         if headers.has_details {
-            status::check_details(&mut trailers);
+            status::remove_invalid_details(&mut trailers);
         }
-        let said = headers.code;
-        let code = said.unwrap_or(Code::Unknown);
-        if code == Code::Cancelled && self.clock.has_passed() {
-            return Err(self.late());
+        let code = headers.code.unwrap_or(Code::Unknown);
+        if code == Code::Cancelled && self.timer.has_passed() {
+            return Err(self.deadline_exceeded());
         }
-        self.party.judge(CallResult::of(code));
-        // Trailers are no error of the body: who reads it would be told the status twice.
-        let failed = said.is_some() && code != Code::Ok;
-        if failed && self.party.inner.settings.addresses_in_statuses {
-            status::name(&mut trailers, self.party.member.server.address());
+        self.reporter.report(code);
+        let is_failure = headers.code.is_some_and(|code| code != Code::Ok);
+        if is_failure && self.reporter.shared.settings.addresses_in_statuses {
+            add_server_header(&mut trailers, self.reporter.address());
         }
         Ok(Frame::trailers(trailers))
+    }
+
+    /// Makes the status that the caller gets.
+    fn status(&self, error: BodyError) -> Status {
+        let status = match error {
+            BodyError::DeadlineExceeded(status) | BodyError::TooLarge(status) => status,
+            BodyError::Failed(failure) => status::from_failure(failure, self.reporter.address()),
+        };
+        self.reporter.shared.settings.finish_status(status)
     }
 }
 
@@ -211,24 +221,20 @@ impl Body for ResponseBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let Some(open) = &mut self.0 else { return Poll::Ready(None) };
-        let frame = match open.held.pop_front() {
-            Some(frame) => Some(Ok(frame)),
-            None => ready!(open.poll_answer(cx)),
-        };
-        Poll::Ready(match frame {
-            Some(Ok(frame)) => Some(Ok(frame)),
-            Some(Err(broken)) => Some(Err(open.told(broken))),
-            None => None,
-        })
+        if let Some(frame) = open.buffered.pop_front() {
+            return Poll::Ready(Some(Ok(frame)));
+        }
+        let frame = ready!(open.poll_recv(cx));
+        Poll::Ready(frame.map(|frame| frame.map_err(|error| open.status(error))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.as_ref().is_none_or(|open| open.held.is_empty() && open.answer.is_none())
+        self.0.as_ref().is_none_or(|open| open.buffered.is_empty() && open.recv.is_none())
     }
 }
 
-impl std::fmt::Debug for ResponseBody {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for ResponseBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseBody").field("ended", &self.is_end_stream()).finish_non_exhaustive()
     }
 }

@@ -1,4 +1,5 @@
-//! Which calls may be repeated after the server may have processed them, how often, and how many at once (gRFC A6).
+//! Which calls are repeated after a server may have processed them, how often, and how many at once (gRFC A6). Without clock
+//! or I/O: the caller brings time and randomness.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -7,51 +8,57 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName};
 use tonic::Code;
 
+use crate::error::Error;
+
+/// In a response: after how many milliseconds to try again, or not at all.
 pub(crate) const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
+/// In a request: how many attempts went before.
 pub(crate) const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
 
-/// Which calls may be repeated although the server may have processed them.
+/// Declares which calls are repeated although a server may have processed them (gRFC A6).
 ///
-/// Calls that were provably never processed go to another server always, and need none of this. Where nothing is declared,
-/// nothing else is repeated.
+/// Nothing is declared by default, and no such call is repeated. Calls that were never processed are sent to another server in
+/// any case, and need no declaration (see [`BalancedChannel`](crate::BalancedChannel#retries)).
 ///
-/// A repeated call goes to a server that has not failed it, as long as there is one. The second attempt follows at once where the
-/// connection of the first was lost; any other follows after a backoff with jitter. All of them share the call's deadline: where
-/// the wait would end after it, or no server takes the next attempt in time, the call ends with what the server said.
+/// A call is repeated on a server that has not failed it, as long as there is one. The second attempt follows at once where the
+/// connection of the first was lost; any other follows after a backoff with jitter. All attempts share the call's deadline. Where
+/// the pause would end after it, or no server takes the next attempt in time, the call ends with the status of the last attempt.
 ///
-/// Servers have the last word (gRFC A6): `grpc-retry-pushback-ms` in an answer says after how many milliseconds to come again. What
-/// is negative or no number means not at all; more than a minute does so for a call without a deadline. The server sees how many
-/// attempts went before in `grpc-previous-rpc-attempts`.
+/// Servers decide in the end: `grpc-retry-pushback-ms` in a response gives the pause in milliseconds. A negative value, or one that
+/// is no number, forbids another attempt. So does more than a minute for a call without a deadline. Servers see in
+/// `grpc-previous-rpc-attempts` how many attempts went before.
 ///
-/// Two failures are not repeated, whatever is declared: headers or trailers of an answer beyond
-/// [`max_header_list_size`](crate::balance::BalancedChannelBuilder::max_header_list_size), and the second time that a connection ends in a
-/// way that this very call may be the reason for (a GOAWAY with an error, or headers that HTTP/2 does not take).
+/// Some failures are never repeated:
 ///
-/// A server that answers nothing is no failure until the call's deadline, and then there is no time left to repeat it:
-/// keep-alive, which ends its connection, is what makes that a failure in time.
-///
-/// A call is committed, and not repeated any more, when its answer has begun (for [`RetryPolicy::repeatable`] methods when the
-/// whole answer is there), or when more of its request was sent than is kept.
+/// - headers or trailers of a response beyond
+///   [`max_header_list_size`](crate::BalancedChannelBuilder::max_header_list_size);
+/// - the second time that a connection ends in a way that this very call may be the reason for (a GOAWAY with an error, or headers
+///   that HTTP/2 does not take);
+/// - a call whose response has begun. For [`RetryPolicy::repeatable`] methods that is when the response is complete;
+/// - a call of whose request more was sent than
+///   [`replay_limit`](crate::BalancedChannelBuilder::replay_limit) keeps;
+/// - a server that does not answer. That is no failure before the deadline, and afterwards there is no time left.
+///   [`KeepAlive`](crate::KeepAlive) makes it a failure in time, where the whole server does not answer.
 #[derive(Clone, Debug)]
 pub struct RetryPolicy {
     unary: BTreeSet<String>,
     streaming: BTreeSet<String>,
     codes: Vec<Code>,
-    pub(crate) attempts: u32,
-    pub(crate) initial_backoff: Duration,
-    pub(crate) max_backoff: Duration,
+    pub(crate) max_attempts: u32,
+    initial_backoff: Duration,
+    max_backoff: Duration,
     tokens: u32,
-    ratio: f64,
+    token_ratio: f64,
 }
 
-/// What a policy says of one method.
+/// Until when a call of a method can be repeated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Repeat {
+pub(crate) enum RetryScope {
     Never,
-    /// Until the whole answer is there.
-    Whole,
-    /// Until the answer begins.
-    Begun,
+    /// Until the response is complete. It is held back until then.
+    UntilComplete,
+    /// Until the head of the response has come.
+    UntilHead,
 }
 
 impl Default for RetryPolicy {
@@ -60,54 +67,58 @@ impl Default for RetryPolicy {
             unary: BTreeSet::new(),
             streaming: BTreeSet::new(),
             codes: vec![Code::Unavailable],
-            attempts: 5,
+            max_attempts: 5,
             initial_backoff: Duration::from_millis(50),
             max_backoff: Duration::from_secs(1),
             tokens: 100,
-            ratio: 0.1,
+            token_ratio: 0.1,
         }
     }
 }
 
 impl RetryPolicy {
-    /// Nothing declared yet.
+    /// Makes a policy that declares nothing.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Declares a method whose answer is one message (`/package.Service/Method`, with or without the first slash), or all methods
-    /// of a service (`/package.Service/`), as safe to repeat. The answer is held back until its status has come, so that one which breaks off
-    /// half-way can be repeated too. It is passed on sooner when a second message begins, when more than 4 MiB have come, when one
-    /// message has been whole for 50 ms, and where the request is still being sent when the answer begins.
+    /// Declares a method whose response is one message (`/package.Service/Method`, with or without the first slash), or all methods
+    /// of a service (`/package.Service/`), as safe to repeat.
+    ///
+    /// The response is held back until its status has come, so that a call whose response breaks off half-way is repeated too. It is
+    /// passed on sooner when a second message begins, when more than 4 MiB have come, when one message has been complete for 50 ms,
+    /// and where the request is still being sent when the response begins.
     #[must_use]
     pub fn repeatable(mut self, method: impl Into<String>) -> Self {
-        self.unary.insert(with_slash(method.into()));
+        self.unary.insert(with_leading_slash(method.into()));
         self
     }
 
-    /// The same for a method that streams its answer: it is repeated only as long as no part of the answer has come.
+    /// Declares a method that streams its response as safe to repeat. Its calls are repeated only before the response begins.
     #[must_use]
     pub fn repeatable_streaming(mut self, method: impl Into<String>) -> Self {
-        self.streaming.insert(with_slash(method.into()));
+        self.streaming.insert(with_leading_slash(method.into()));
         self
     }
 
-    /// Which codes are worth another attempt. `UNAVAILABLE` alone by default; a lost connection is one of those.
+    /// Sets the codes that are repeated (`retryableStatusCodes` in gRPC). `UNAVAILABLE` alone by default, the code of a lost
+    /// connection: other codes mostly come again.
     #[must_use]
-    pub fn codes(mut self, codes: impl IntoIterator<Item = Code>) -> Self {
+    pub fn retryable_codes(mut self, codes: impl IntoIterator<Item = Code>) -> Self {
         self.codes = codes.into_iter().collect();
         self
     }
 
-    /// How often a call is made at most, the first time included. 5 by default, the most that gRPC allows; 0 counts as 1.
+    /// Sets how often a call is sent in all, the first time included, from 1 on (`maxAttempts` in gRPC). 5 by default, the most that
+    /// gRPC's service config allows.
     #[must_use]
-    pub fn attempts(mut self, attempts: u32) -> Self {
-        self.attempts = attempts.max(1);
+    pub fn max_attempts(mut self, attempts: u32) -> Self {
+        self.max_attempts = attempts;
         self
     }
 
-    /// The longest wait before the second attempt, doubled with each further one up to `max`; the wait is drawn at random
-    /// from none to that. 50 ms and 1 s by default.
+    /// Sets the longest pause before the second attempt, which doubles with each further one up to `max`. The pause is drawn at
+    /// random between zero and that. 50 ms and 1 s by default: a server that restarts is mostly replaced by another one at once.
     #[must_use]
     pub fn backoff(mut self, initial: Duration, max: Duration) -> Self {
         self.initial_backoff = initial;
@@ -115,126 +126,145 @@ impl RetryPolicy {
         self
     }
 
-    /// The budget, as in gRFC A6, of all calls of the channel together. Calls are repeated only while more than half of `tokens` are
-    /// there.
+    /// Sets the budget of all calls of the channel together (`retryThrottling` in gRFC A6). Calls are repeated only while more than
+    /// half of `tokens` is left.
     ///
-    /// - Each attempt of a declared method that ends with one of [`RetryPolicy::codes`] takes one token.
-    /// - So does each attempt, of any method and with any code but OK, whose server forbids another one (`grpc-retry-pushback-ms`).
-    /// - Each call of any method that ends with OK puts `ratio` of a token back.
+    /// - An attempt of a declared method that ends with one of [`RetryPolicy::retryable_codes`] takes one token.
+    /// - An attempt of any method, with any code but OK, whose server forbids another one (`grpc-retry-pushback-ms`) takes one too.
+    /// - A call of any method that ends with OK puts `ratio` of a token back.
     /// - Any other failure does neither.
     ///
-    /// All calls that go down with one connection take one token together, so that each of them can be repeated. 100 and 0.1 by
-    /// default: a burst of 49, and one call in ten beside it.
+    /// All calls that are lost with one connection take one token together, so that each of them can be repeated. 100 and 0.1 by
+    /// default: a burst of 49, and one call in ten beside it. `ratio` is a number from 0 on.
     #[must_use]
     pub fn budget(mut self, tokens: u32, ratio: f64) -> Self {
         self.tokens = tokens;
-        self.ratio = if ratio.is_finite() { ratio.max(0.0) } else { 0.0 };
+        self.token_ratio = ratio;
         self
     }
 
-    pub(crate) fn of(&self, path: &str) -> Repeat {
+    /// Returns until when calls of a method can be repeated.
+    pub(crate) fn scope(&self, path: &str) -> RetryScope {
         let declared = |methods: &BTreeSet<String>| {
             !methods.is_empty()
                 && (methods.contains(path) || path.rfind('/').is_some_and(|end| methods.contains(&path[..=end])))
         };
         if declared(&self.unary) {
-            Repeat::Whole
+            RetryScope::UntilComplete
         } else if declared(&self.streaming) {
-            Repeat::Begun
+            RetryScope::UntilHead
         } else {
-            Repeat::Never
+            RetryScope::Never
         }
     }
 
-    /// The first of the declared methods that none can be.
-    pub(crate) fn invalid(&self) -> Option<&str> {
-        self.unary.iter().chain(&self.streaming).find(|method| !is_method(method)).map(String::as_str)
+    /// Refuses settings outside of their ranges, and methods that are none.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        if self.max_attempts == 0 {
+            return Err(Error::invalid("max_attempts of the retry policy", "0", "it must be at least 1"));
+        }
+        if !self.token_ratio.is_finite() || self.token_ratio < 0.0 {
+            let ratio = self.token_ratio.to_string();
+            return Err(Error::invalid("budget ratio of the retry policy", ratio, "it must be a number from 0 on"));
+        }
+        self.unary.iter().chain(&self.streaming).try_for_each(|method| check_method("repeatable method", method))
     }
 
     pub(crate) fn has_code(&self, code: Code) -> bool {
         self.codes.contains(&code)
     }
 
-    pub(crate) fn budget_of_tokens(&self) -> Budget {
-        Budget::new(self.tokens, self.ratio)
+    pub(crate) fn budget_of_tokens(&self) -> RetryBudget {
+        RetryBudget::new(self.tokens, self.token_ratio)
     }
 
-    /// How long to wait after so many attempts; `random` is drawn from 0 to 1.
-    pub(crate) fn wait(&self, attempts: u32, random: f64) -> Duration {
-        let doubled = 2_u32.saturating_pow(attempts.saturating_sub(1));
-        self.initial_backoff.saturating_mul(doubled).min(self.max_backoff).mul_f64(random)
+    /// Returns the pause after so many attempts. `random` is drawn from 0 to 1.
+    pub(crate) fn pause(&self, attempts: u32, random: f64) -> Duration {
+        let factor = 2_u32.saturating_pow(attempts.saturating_sub(1));
+        self.initial_backoff.saturating_mul(factor).min(self.max_backoff).mul_f64(random)
     }
 }
 
-pub(crate) fn with_slash(method: String) -> String {
+pub(crate) fn with_leading_slash(method: String) -> String {
     if method.starts_with('/') { method } else { format!("/{method}") }
 }
 
-/// Whether it can be the path of a method, or of all of a service.
-pub(crate) fn is_method(path: &str) -> bool {
+/// Refuses a text that can be no path of a method, nor of all methods of a service.
+pub(crate) fn check_method(setting: &'static str, path: &str) -> Result<(), Error> {
     let rest = path.strip_prefix('/').unwrap_or(path);
-    rest.split_once('/').is_some_and(|(service, _)| !service.is_empty())
+    match rest.split_once('/') {
+        Some((service, _)) if !service.is_empty() => Ok(()),
+        _ => {
+            let reason = "write \"/package.Service/Method\", or \"/package.Service/\" for all of a service";
+            Err(Error::invalid(setting, path, reason))
+        }
+    }
 }
 
-/// What a server says of when to come again.
+/// What a response says about another attempt (`grpc-retry-pushback-ms`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pushback {
+    /// Nothing: the policy's own backoff holds.
     None,
     After(Duration),
-    /// Negative, or no number.
+    /// A negative value, or one that is no number.
     Never,
 }
 
-/// What a call without a deadline waits at most at a server's word.
-const LONGEST_PUSHBACK: Duration = Duration::from_secs(60);
+/// The longest pause that a server can impose on a call without a deadline: nothing else would end it.
+const MAX_PUSHBACK_WITHOUT_DEADLINE: Duration = Duration::from_secs(60);
 
 impl Pushback {
-    /// As a call without a deadline takes it.
-    pub(crate) fn undated(self) -> Self {
-        match self {
-            Self::After(wait) if wait > LONGEST_PUSHBACK => Self::Never,
-            pushback => pushback,
-        }
-    }
-
-    pub(crate) fn of(headers: &HeaderMap) -> Self {
+    pub(crate) fn from_headers(headers: &HeaderMap) -> Self {
         let mut values = headers.get_all(PUSHBACK).iter();
         let Some(value) = values.next() else { return Self::None };
         if values.next().is_some() {
-            return Self::Never; // as in Go
+            return Self::Never; // several values are invalid, as in Go
         }
         let millis = value.to_str().ok().and_then(|text| text.parse::<u32>().ok());
         millis.map_or(Self::Never, |millis| Self::After(Duration::from_millis(millis.into())))
     }
+
+    /// Returns what it means to a call without a deadline.
+    pub(crate) fn without_deadline(self) -> Self {
+        match self {
+            Self::After(pause) if pause > MAX_PUSHBACK_WITHOUT_DEADLINE => Self::Never,
+            pushback => pushback,
+        }
+    }
 }
 
-/// Tokens in thousandths, as gRPC counts them.
-pub(crate) struct Budget {
+/// The tokens of [`RetryPolicy::budget`], in thousandths, as gRPC counts them.
+///
+/// All calls of a channel share it. Relaxed atomics are enough: a token more or less decides nothing else.
+pub(crate) struct RetryBudget {
     tokens: AtomicI64,
-    most: i64,
+    max: i64,
     ratio: i64,
 }
 
-impl Budget {
+impl RetryBudget {
     fn new(tokens: u32, ratio: f64) -> Self {
-        let most = i64::from(tokens) * 1000;
-        Self { tokens: AtomicI64::new(most), most, ratio: (ratio * 1000.0) as i64 }
+        let max = i64::from(tokens) * 1000;
+        Self { tokens: AtomicI64::new(max), max, ratio: (ratio * 1000.0) as i64 }
     }
 
-    pub(crate) fn succeeded(&self) {
-        if self.tokens.load(Ordering::Relaxed) < self.most {
-            let more = |tokens: i64| Some((tokens.saturating_add(self.ratio)).min(self.most));
-            let _ = self.tokens.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more); // always Ok
+    pub(crate) fn on_success(&self) {
+        // Most of the time the budget is full: a read is cheaper than a write that all callers share.
+        if self.tokens.load(Ordering::Relaxed) < self.max {
+            let add = |tokens: i64| Some((tokens.saturating_add(self.ratio)).min(self.max));
+            let _ = self.tokens.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add); // always Ok
         }
     }
 
-    pub(crate) fn failed(&self) {
-        let less = |tokens: i64| Some((tokens - 1000).max(0));
-        let _ = self.tokens.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less); // always Ok
+    pub(crate) fn on_failure(&self) {
+        let take = |tokens: i64| Some((tokens - 1000).max(0));
+        let _ = self.tokens.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take); // always Ok
     }
 
-    pub(crate) fn allows(&self) -> bool {
-        self.tokens.load(Ordering::Relaxed) > self.most / 2
+    /// Whether another attempt may be made: more than half of the tokens are left.
+    pub(crate) fn allows_retry(&self) -> bool {
+        self.tokens.load(Ordering::Relaxed) > self.max / 2
     }
 }
 
@@ -246,58 +276,58 @@ mod tests {
     fn methods_are_declared_one_by_one_or_by_service() {
         let policy = RetryPolicy::new().repeatable("a.B/One").repeatable_streaming("/a.C/").repeatable("/a.C/Whole");
         for (path, repeat) in [
-            ("/a.B/One", Repeat::Whole),
-            ("/a.B/Two", Repeat::Never),
-            ("/a.C/Any", Repeat::Begun),
-            ("/a.C/Whole", Repeat::Whole),
-            ("/a.CC/Any", Repeat::Never),
-            ("", Repeat::Never),
+            ("/a.B/One", RetryScope::UntilComplete),
+            ("/a.B/Two", RetryScope::Never),
+            ("/a.C/Any", RetryScope::UntilHead),
+            ("/a.C/Whole", RetryScope::UntilComplete),
+            ("/a.CC/Any", RetryScope::Never),
+            ("", RetryScope::Never),
         ] {
-            assert_eq!(policy.of(path), repeat, "{path}");
+            assert_eq!(policy.scope(path), repeat, "{path}");
         }
-        assert_eq!(RetryPolicy::new().of("/a.B/One"), Repeat::Never);
+        assert_eq!(RetryPolicy::new().scope("/a.B/One"), RetryScope::Never);
     }
 
     #[test]
     fn the_budget_ends_and_comes_back() {
         let budget = RetryPolicy::new().budget(10, 0.5).budget_of_tokens();
         for _ in 0..4 {
-            budget.failed();
-            assert!(budget.allows());
+            budget.on_failure();
+            assert!(budget.allows_retry());
         }
-        budget.failed();
-        assert!(!budget.allows());
-        budget.succeeded();
-        assert!(budget.allows());
-        (0..100).for_each(|_| budget.failed());
-        (0..10).for_each(|_| budget.succeeded());
-        assert!(!budget.allows());
-        budget.succeeded();
-        assert!(budget.allows());
-        assert!(!RetryPolicy::new().budget(0, 1.0).budget_of_tokens().allows());
+        budget.on_failure();
+        assert!(!budget.allows_retry());
+        budget.on_success();
+        assert!(budget.allows_retry());
+        (0..100).for_each(|_| budget.on_failure());
+        (0..10).for_each(|_| budget.on_success());
+        assert!(!budget.allows_retry());
+        budget.on_success();
+        assert!(budget.allows_retry());
+        assert!(!RetryPolicy::new().budget(0, 1.0).budget_of_tokens().allows_retry());
     }
 
     #[test]
     fn waits_grow_to_their_cap() {
         let policy = RetryPolicy::new().backoff(Duration::from_millis(10), Duration::from_millis(50));
-        let waits: Vec<_> = (1..6).map(|attempts| policy.wait(attempts, 1.0).as_millis()).collect();
-        assert_eq!(waits, [10, 20, 40, 50, 50]);
-        assert_eq!(policy.wait(3, 0.0), Duration::ZERO);
-        assert_eq!(policy.wait(u32::MAX, 0.5).as_millis(), 25);
+        let pauses: Vec<_> = (1..6).map(|attempts| policy.pause(attempts, 1.0).as_millis()).collect();
+        assert_eq!(pauses, [10, 20, 40, 50, 50]);
+        assert_eq!(policy.pause(3, 0.0), Duration::ZERO);
+        assert_eq!(policy.pause(u32::MAX, 0.5).as_millis(), 25);
     }
 
     #[test]
     fn servers_say_when_to_come_again() {
-        let pushback = |text: &str| Pushback::of(&HeaderMap::from_iter([(PUSHBACK, text.parse().unwrap())]));
-        assert_eq!(Pushback::of(&HeaderMap::new()), Pushback::None);
+        let pushback = |text: &str| Pushback::from_headers(&HeaderMap::from_iter([(PUSHBACK, text.parse().unwrap())]));
+        assert_eq!(Pushback::from_headers(&HeaderMap::new()), Pushback::None);
         assert_eq!(pushback("30"), Pushback::After(Duration::from_millis(30)));
         for text in ["-1", "", "soon", "99999999999"] {
             assert_eq!(pushback(text), Pushback::Never, "{text}");
         }
-        assert_eq!(pushback("60000").undated(), pushback("60000"));
-        assert_eq!(pushback("60001").undated(), Pushback::Never);
+        assert_eq!(pushback("60000").without_deadline(), pushback("60000"));
+        assert_eq!(pushback("60001").without_deadline(), Pushback::Never);
         let mut headers = HeaderMap::from_iter([(PUSHBACK, "1".parse().unwrap())]);
         headers.append(PUSHBACK, "2".parse().unwrap());
-        assert_eq!(Pushback::of(&headers), Pushback::Never);
+        assert_eq!(Pushback::from_headers(&headers), Pushback::Never);
     }
 }

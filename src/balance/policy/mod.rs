@@ -1,184 +1,166 @@
-//! Which of the ready servers a call goes to.
+//! How a channel picks a server for each call, in gRPC's two levels: a [`Policy`] builds a
+//! [`Picker`], and the picker picks.
+//!
+//! | | runs in | when | must |
+//! |---|---|---|---|
+//! | [`Policy::picker`] | the channel's background task | a server became ready, or went, or an instance or a weight changed | build what the picks need: sums, a ring, a schedule |
+//! | [`Picker::pick`] | the task of the caller | a call needs a server, once for each attempt and sometimes more | be quick: no blocking, no allocation, better no lock |
+//! | [`Picker::ended`] | the task of the caller | an attempt has ended | the same |
+//!
+//! The channel hands over a [`ReadySet`]: the servers that are connected and not ejected, with
+//! their effective weights and their loads. The picker answers with a [`Pick`]: the index of a
+//! server in that set, [`Pick::Wait`], or [`Pick::Fail`]. The channel sends the call to that
+//! server, unless it is full by then or has already failed the call: then the next server in the
+//! set that takes the call gets it.
+//!
+//! Four policies are built in: [`LeastRequest`] (the default), [`PeakEwma`], [`RoundRobin`] and
+//! [`PickFirst`]. They are written with the public items of this module and nothing else, one file
+//! each, so they are examples too. `examples/zone_aware.rs` is another one.
+//! [`testing`](crate::testing) builds sets and calls, so that a policy can be tested without
+//! servers:
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use tonic_etcd::policy::{Call, Pick, Picker, Policy, ReadySet};
+//! use tonic_etcd::testing::{TestCall, TestServer, ready_set};
+//! use tonic_etcd::{Error, Instance};
+//!
+//! /// Sends writes to the server in the zone "primary", and all else to a random server.
+//! #[derive(Debug)]
+//! struct WritesToPrimary;
+//!
+//! struct PrimaryPicker {
+//!     set: ReadySet,
+//!     primary: Option<usize>,
+//! }
+//!
+//! impl Policy for WritesToPrimary {
+//!     fn picker(&self, set: &ReadySet) -> Arc<dyn Picker> {
+//!         let is_primary = |server: &usize| set.servers()[*server].instance().zone() == Some("primary");
+//!         Arc::new(PrimaryPicker { set: set.clone(), primary: (0..set.len()).find(is_primary) })
+//!     }
+//! }
+//!
+//! impl Picker for PrimaryPicker {
+//!     fn pick(&self, call: &Call<'_>) -> Pick {
+//!         match self.primary {
+//!             _ if !call.path().contains("/Write") => Pick::Server(self.set.draw(fastrand::u64(..))),
+//!             Some(primary) => Pick::Server(primary),
+//!             None => Pick::Wait, // until a set with a primary comes
+//!         }
+//!     }
+//! }
+//!
+//! # fn main() -> Result<(), Error> {
+//! let replica = TestServer::new(Instance::new("10.0.0.1:50051")?);
+//! let primary = TestServer::new(Instance::new("10.0.0.2:50051")?.with_zone("primary"));
+//! let picker = WritesToPrimary.picker(&ready_set([replica.clone(), primary]));
+//! assert!(matches!(picker.pick(&TestCall::new("/shop.Orders/Write").call()), Pick::Server(1)));
+//! let picker = WritesToPrimary.picker(&ready_set([replica]));
+//! assert!(matches!(picker.pick(&TestCall::new("/shop.Orders/Write").call()), Pick::Wait));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Panics
+//! A panic in [`Policy::picker`] is logged as an ERROR, and [`LeastRequest`] picks from that set. A
+//! panic in [`Picker::pick`] or [`Picker::ended`] is the caller's, as if the call itself had
+//! panicked.
 
-pub(super) mod ready;
-pub(super) mod weights;
+// The way through the files: `set/` has what a policy is given, `call.rs` what a picker is given, `attempt_end.rs` what it is told
+// afterwards. `two_choices.rs` is shared by the first two of the policies, which have a file each.
+mod attempt_end;
+mod call;
+mod least_request;
+mod peak_ewma;
+mod pick_first;
+mod round_robin;
+mod set;
+mod two_choices;
 
 use std::fmt;
-use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use http::HeaderMap;
+use tonic::Status;
 
-use crate::balance::policy::ready::{Ready, ReadyServer, weights};
-use crate::balance::subchannel::cost;
+pub use crate::balance::policy::attempt_end::{AttemptEnd, AttemptResult};
+pub use crate::balance::policy::call::Call;
+pub(crate) use crate::balance::policy::call::IsAvailable;
+pub use crate::balance::policy::least_request::LeastRequest;
+pub use crate::balance::policy::peak_ewma::PeakEwma;
+pub use crate::balance::policy::pick_first::PickFirst;
+pub use crate::balance::policy::round_robin::RoundRobin;
+pub use crate::balance::policy::set::server::ReadyServer;
+pub(crate) use crate::balance::policy::set::server::ServerMetrics;
+pub use crate::balance::policy::set::testing;
+pub use crate::balance::policy::set::{PickNotifier, ReadySet};
+pub use crate::balance::subchannel::cost::LatencyEstimate;
 
-/// How a channel picks a server for each call. Every policy picks among connected servers alone. An instance that says no weight
-/// counts as the mean of the connected ones that say one (gRFC A58). A policy passes over servers that
-/// are at their limit of concurrent streams, those that were idle for long and have yet to answer a PING
-/// ([`BalancedChannelBuilder::idle_timeout`](crate::balance::BalancedChannelBuilder::idle_timeout)), and those that have just failed the same
-/// call.
-#[derive(Clone, Default)]
-#[non_exhaustive]
-pub enum Policy {
-    /// Power of two choices on load (gRFC A48's least request, with weights). Two servers are drawn at random, by weight. The call
-    /// goes to the first, unless the second has no more load for its weight even with the call included.
-    ///
-    /// The load of a server is its calls in flight, and what calls that ended badly go on counting ([`ReadyServer::load`]). The
-    /// default: slow servers get fewer calls by themselves, and those that fail at once, hang or panic get a few percent.
-    #[default]
-    LeastRequest,
-    /// Power of two choices on latency times load: a slow server gets next to nothing. The latency is a peak-sensitive moving
-    /// average (peak EWMA) of the time to the head of the answer. After Finagle's, but a server counts as slow after some 200 ms or
-    /// several slow answers in a row, and not at the first one: of thousands of calls one is always slow. It is forgotten within
-    /// some 2 s. Between servers whose latencies differ by less than 3 times, weights and load decide, as with
-    /// [`Policy::LeastRequest`]. Latencies below 1 ms are alike: there a turn of the scheduler or a cold cache is what is seen.
-    ///
-    /// For servers whose calls take alike: one method that is slow by nature speaks against whoever answers it.
-    PeakEwma,
-    /// One after the other in the order of their addresses. Each channel begins at a server that is drawn at random, so that
-    /// many clients do not begin at the same one. Weights and load are not regarded: a server that fails its calls keeps its part
-    /// of them until [`Ejection`](crate::balance::Ejection) leaves it out.
-    RoundRobin,
-    /// One server, as long as it is ready; the others are kept connected, and take over at once. Each channel has an order of
-    /// servers of its own, drawn at random by weight (gRFC A62, A113), so that a fleet of clients does not meet at one server. A
-    /// server that is at its limit of streams is passed over for the next in order. Load is not regarded: a server that fails its
-    /// calls keeps them until [`Ejection`](crate::balance::Ejection) leaves it out.
-    PickFirst,
-    /// The user's own.
-    #[non_exhaustive]
-    Custom(Arc<dyn Picker>),
-}
-
-impl Policy {
-    /// A policy of one's own.
-    pub fn custom(picker: impl Picker) -> Self {
-        Self::Custom(Arc::new(picker))
-    }
-}
-
-impl fmt::Debug for Policy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::LeastRequest => "LeastRequest",
-            Self::PeakEwma => "PeakEwma",
-            Self::RoundRobin => "RoundRobin",
-            Self::PickFirst => "PickFirst",
-            Self::Custom(_) => "Custom",
-        })
-    }
-}
-
-/// What a policy may go by.
-#[derive(Clone, Copy, Debug)]
-pub struct Call<'a> {
-    pub(crate) path: &'a str,
-    pub(crate) headers: &'a HeaderMap,
-}
-
-impl<'a> Call<'a> {
-    /// The method: `/package.Service/Method`.
-    pub fn path(&self) -> &'a str {
-        self.path
-    }
-
-    /// The request's metadata.
-    pub fn headers(&self) -> &'a HeaderMap {
-        self.headers
-    }
-}
-
-/// A policy of one's own: `examples/zone_aware.rs` is one.
-///
-/// Called in the task of each caller for each attempt: it must not block, and should not lock.
-pub trait Picker: Send + Sync + 'static {
-    /// The index of the server that the call should go to. Asked where two or more are ready, and perhaps more than once for
-    /// an attempt. `servers` stand in the order of their addresses, and are the same until one comes or goes. An index beyond
-    /// the last stands for the last; where the chosen one is full, or has failed this call already, the next in order that can takes
-    /// the call.
-    ///
-    /// # Panics
-    /// A panic in here is the caller's.
-    fn pick(&self, call: &Call<'_>, servers: &[ReadyServer]) -> usize;
-}
-
-/// What the policies need between picks.
-pub(crate) struct Memory {
-    next: AtomicUsize,
-    /// Gives each channel an order of its own.
-    order: RandomState,
-}
-
-impl Memory {
-    pub(crate) fn new() -> Self {
-        Self { next: AtomicUsize::new(fastrand::u32(..) as usize), order: RandomState::new() }
-    }
-
-    /// Puts the servers, which stand in the order of their addresses, into the one that the policy wants.
-    pub(crate) fn arrange(&self, policy: &Policy, servers: &mut [ReadyServer]) {
-        if let Policy::PickFirst = policy {
-            let weight = weights(servers);
-            let rank =
-                |server: &ReadyServer| rank(self.order.hash_one(server.address().parsed_authority()), weight(server));
-            servers.sort_by(|a, b| rank(a).total_cmp(&rank(b)));
-        }
-    }
-}
-
-/// The place of a server that drew so at random: the least is the first, which each is as often as its weight says (weighted
-/// sampling after Efraimidis and Spirakis).
-fn rank(random: u64, weight: u64) -> f64 {
-    let between_0_and_1 = (random >> 11) as f64 / (1_u64 << 53) as f64;
-    -between_0_and_1.max(f64::MIN_POSITIVE).ln() / weight as f64
-}
-
-/// Where to begin to look for a server that takes the call. `usable` tells which may be asked.
-pub(crate) fn pick(
-    policy: &Policy,
-    memory: &Memory,
-    call: &Call<'_>,
-    ready: &Ready,
-    usable: impl Fn(&ReadyServer) -> bool,
-) -> usize {
-    let servers = &ready.servers;
-    match policy {
-        _ if servers.len() < 2 => 0,
-        Policy::LeastRequest => two_choices(ready, |a, b| cost::by_load(ready.standing(a), ready.standing(b)), usable),
-        Policy::PeakEwma => {
-            let known = |server: usize| (ready.standing(server), servers[server].0.server.estimate());
-            two_choices(ready, |a, b| cost::by_latency(known(a), known(b)), usable)
-        }
-        Policy::RoundRobin => memory.next.fetch_add(1, Ordering::Relaxed) % servers.len(),
-        Policy::PickFirst => 0,
-        Policy::Custom(picker) => picker.pick(call, servers).min(servers.len() - 1),
-    }
-}
-
-fn two_choices(
-    ready: &Ready,
-    second_is_better: impl Fn(usize, usize) -> bool,
-    usable: impl Fn(&ReadyServer) -> bool,
-) -> usize {
-    let mut random = |below| fastrand::u64(..below);
-    let (a, b) = cost::draw(ready.servers.len(), |random| ready.sample(random), &mut random);
-    match (usable(&ready.servers[a]), usable(&ready.servers[b])) {
-        (true, false) => a,
-        (false, true) => b,
-        _ if second_is_better(a, b) => b,
-        _ => a,
-    }
-}
-
+/// The choices of the built-in policies, for the simulation of their effect.
 #[cfg(test)]
-mod tests {
-    use super::*;
+pub(crate) mod simulated {
+    pub(crate) use crate::balance::policy::peak_ewma::by_latency;
+    pub(crate) use crate::balance::policy::two_choices::{WeightedLoad, by_load, draw};
+}
 
-    /// F49: each server is the first as often as its weight says.
-    #[test]
-    fn ranks_are_drawn_by_weight() {
-        let mut random = fastrand::Rng::with_seed(7);
-        let firsts = (0..10_000).filter(|_| rank(random.u64(..), 3) < rank(random.u64(..), 1)).count();
-        assert!((7_300..7_700).contains(&firsts), "{firsts}");
-        assert!(rank(0, 1).is_finite() && rank(u64::MAX, u64::MAX).is_finite());
+/// Builds a [`Picker`] for each set of ready servers. Set with
+/// [`BalancedChannelBuilder::policy`](crate::BalancedChannelBuilder::policy); the default is
+/// [`LeastRequest`].
+///
+/// A policy may be shared by several channels: a clone of a builder has the same policy. What
+/// belongs to one channel, such as an order of servers, should follow from [`ReadySet::seed`]. The
+/// channel's builder shows the policy in its `Debug` output.
+pub trait Policy: fmt::Debug + Send + Sync + 'static {
+    /// Builds the picker for this set, which takes the place of the picker before it.
+    ///
+    /// The channel calls this in its background task, each time that the set changes: a server
+    /// became ready or went, a connection was replaced, an instance or an effective weight changed.
+    /// Changes of load do not count: read them when you pick. The set is never empty: while no
+    /// server is ready, no policy is asked. Calls that wait meanwhile go on waiting, so this should
+    /// take milliseconds at most.
+    fn picker(&self, set: &ReadySet) -> Arc<dyn Picker>;
+}
+
+impl<P: Policy + ?Sized> Policy for Arc<P> {
+    fn picker(&self, set: &ReadySet) -> Arc<dyn Picker> {
+        (**self).picker(set)
     }
+}
+
+/// Picks servers from one [`ReadySet`].
+///
+/// Many calls may use it at the same time. The channel drops it when a later set has a picker of
+/// its own and the last attempt that it picked for has ended.
+pub trait Picker: Send + Sync + 'static {
+    /// Picks a server for this attempt of a call.
+    ///
+    /// Runs in the task of the caller: it must not block. The channel may ask more than once for an
+    /// attempt, because the server that was picked has no room when the call comes to it, or
+    /// because the call waited.
+    fn pick(&self, call: &Call<'_>) -> Pick;
+
+    /// An attempt for which this picker picked the server has ended. Does nothing by default.
+    ///
+    /// Called once for each attempt that was sent, in whichever task ends it: mostly the caller's,
+    /// when it has read or dropped the answer.
+    fn ended(&self, _end: &AttemptEnd<'_>) {}
+}
+
+/// What a [`Picker`] decides for a call.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Pick {
+    /// This server, by its index in the [`ReadySet`] that the picker was built from. An index
+    /// beyond the last stands for the last.
+    Server(usize),
+    /// No server now. The call asks again when the set changes and when [`PickNotifier::notify`] is
+    /// called. It waits within its deadline and
+    /// [`BalancedChannelBuilder::wait_limit`](crate::BalancedChannelBuilder::wait_limit), as for a
+    /// connection, and does not keep other calls waiting.
+    Wait,
+    /// The call fails with this status at once, also one that is to wait for ready (gRPC calls this
+    /// a drop). The caller gets the status as it is. It takes the place of a later attempt only: a
+    /// call that a server has already answered with a failure ends with that failure.
+    Fail(Status),
 }

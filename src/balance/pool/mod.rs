@@ -1,19 +1,27 @@
 //! The background task of a channel: from changes of instances to the set of ready servers.
+//!
+//! ```text
+//! source.rs ──Update──▶ members.rs ──AddressChange──▶ Pool: one PoolEntry for each address, with a subchannel and its supervisor
+//! (or the resolver)      (pure)                         │  ▲ woken by supervisors: connected, lost, begun to fail
+//!                                                      │  └ woken by time: outlier detection
+//!                                                      ▼
+//!                 ready.rs: Published (servers, picker) for calls · ChannelStatus for those who wait · the queue's turns
+//! ```
+//!
+//! The task alone decides who is ready, so nothing here is locked. Everything it publishes is immutable.
 
-pub(super) mod address_index;
-pub(super) mod connect_order;
-pub(super) mod connect_permits;
+mod members;
+pub(super) mod ready;
 pub(super) mod source;
 
 use std::collections::BTreeMap;
 use std::hash::Hash;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
-use http::uri::Scheme;
 use tokio::task::coop::consume_budget;
 use tokio::task::{AbortHandle, yield_now};
 use tokio::time::{Instant, sleep_until};
@@ -21,70 +29,75 @@ use tokio_stream::Stream;
 use tower::discover::Change;
 
 use crate::address::{Address, Authority};
-use crate::balance::channel::Inner;
-use crate::balance::connectivity::{ChannelStatus, Connectivity, Directory};
-use crate::balance::policy::ready::{Ready, ReadyServer, ReadySubchannel};
-use crate::balance::pool::address_index::{AddressChange, AddressIndex};
+use crate::address_index::AddressChange;
+use crate::balance::connectivity::{ChannelStatus, ConnectivityState, DirectoryStatus};
+use crate::balance::policy::{LeastRequest, Picker, Policy, ReadySet};
+use crate::balance::pool::members::Members;
+use crate::balance::pool::ready::{Published, ReadySubchannel};
+use crate::balance::shared::ChannelShared;
 use crate::balance::subchannel::outlier::{CallCounts, OutlierDetector};
-use crate::balance::subchannel::supervisor::{Link, supervise};
-use crate::balance::subchannel::{LinkState, Server};
-use crate::connection::{Destination, Place};
+use crate::balance::subchannel::supervisor::supervise;
+use crate::balance::subchannel::{Subchannel, SubchannelState};
+use crate::connection::{Destination, PeerAddress};
 use crate::instance::Instance;
+use crate::panics::catch;
 
-/// What a source of servers tells.
+/// A message from a source of servers to the pool.
 pub(crate) struct Update<K> {
+    /// Applied in this order. A source that starts anew need not repeat itself: equal instances
+    /// change nothing.
     pub(crate) changes: Vec<Change<K, Instance>>,
-    /// What it says of itself, where that has changed.
-    pub(crate) directory: Option<Directory>,
+    /// The state of the source itself, where that has changed.
+    pub(crate) directory: Option<DirectoryStatus>,
 }
 
-/// Updates that are taken in one go, so that a large set comes in one step.
-const AT_ONCE: usize = 1024;
-/// Servers that begin to fail within so long are told of together: no call can use them before or after.
-const FAILING_TOGETHER: Duration = Duration::from_millis(10);
+/// The maximum number of updates that are applied before the result is published, so that a large
+/// set comes in one step.
+const MAX_BATCH: usize = 1024;
+/// Servers that begin to fail within this time are published together: no call can use them, before
+/// or after.
+const FAILURE_BATCH_TIME: Duration = Duration::from_millis(10);
 
 /// Runs until it is aborted, which is when the channel's last clone is dropped.
-pub(crate) async fn run<K, S>(inner: Arc<Inner>, _end: End, source: S)
+pub(crate) async fn run<K, S>(shared: Arc<ChannelShared>, _guard: ShutdownGuard, source: S)
 where
     K: Hash + Eq + Clone,
     S: Stream<Item = Update<K>>,
 {
     let mut source = std::pin::pin!(source);
-    let queue = inner.queue.clone();
-    let mut turns = std::pin::pin!(queue.watch());
-    let mut pool = Pool::new(inner);
-    let mut roster = AddressIndex::new();
+    let queue = shared.queue.clone();
+    let mut turns = std::pin::pin!(queue.pass_on_unused_turns());
+    let mut pool = Pool::new(shared);
+    let mut members = Members::new();
     let mut open = true;
     loop {
-        let judgement = pool.judge.as_ref().map(|judge| pool.began + judge.next());
+        let detection = pool.outlier_detector.as_ref().map(|detector| pool.began + detector.next());
         let mut is_full = false;
         tokio::select! {
             update = next(source.as_mut()), if open => match update {
                 None => open = false, // the last set stays
                 Some(update) => {
-                    pool.take(update, &mut roster);
-                    let mut taken = 0;
-                    while taken < AT_ONCE
-                        && let Some(more) = at_once(source.as_mut()).await
+                    pool.apply(update, &mut members);
+                    let mut applied = 0;
+                    while applied < MAX_BATCH
+                        && let Some(more) = next_at_once(source.as_mut()).await
                     {
-                        pool.take(more, &mut roster);
-                        taken += 1;
+                        pool.apply(more, &mut members);
+                        applied += 1;
                     }
-                    is_full = taken == AT_ONCE;
-                    for entry in roster.changed() {
-                        pool.enter(entry);
-                    }
-                    pool.draining = roster.draining();
+                    is_full = applied == MAX_BATCH;
+                    members.take_changes().into_iter().for_each(|change| pool.apply_address(change));
+                    pool.draining = members.draining();
                 }
             },
-            () = pool.inner.ground.changed.notified() => {}
-            () = pool.failing() => {}
+            () = pool.shared.connect_context.changed.notified() => {}
+            () = pool.failures() => {}
             never = turns.as_mut() => match never {},
-            () = sleep_until(judgement.unwrap_or_else(Instant::now)), if judgement.is_some() => {}
+            () = sleep_until(detection.unwrap_or_else(Instant::now)), if detection.is_some() => {}
         }
-        pool.judge();
+        pool.detect_outliers();
         pool.publish();
-        // A source that always has something to say leaves others their turns.
+        // A source that always has more must not keep the other tasks of this thread from running.
         if is_full {
             yield_now().await;
         }
@@ -92,260 +105,281 @@ where
     }
 }
 
-/// However it ends: calls that wait must know.
-pub(crate) struct End(pub(crate) Arc<Inner>);
+/// Tells all that wait when the task ends, however it ends.
+pub(crate) struct ShutdownGuard(pub(crate) Arc<ChannelShared>);
 
-impl Drop for End {
+impl Drop for ShutdownGuard {
     fn drop(&mut self) {
+        // What calls would pick goes before they are woken. The connections go with it.
         self.0.ready.store(Arc::default());
-        self.0.lanes.store(Arc::default()); // with the connections that they hold
-        self.0.outlook.send_modify(|outlook| {
-            outlook.connectivity = Connectivity::Shutdown;
-            outlook.number += 1;
+        self.0.subchannels.store(Arc::default());
+        self.0.status.send_modify(|status| {
+            status.state = ConnectivityState::Shutdown;
+            status.version += 1;
         });
-        self.0.queue.wake_in_vain(true);
+        self.0.queue.wake_to_fail(true);
+        self.0.pick_notifier.notify();
     }
 }
 
+/// The next item. Dropping it loses none.
 async fn next<S: Stream>(mut source: Pin<&mut S>) -> Option<S::Item> {
     std::future::poll_fn(|cx| source.as_mut().poll_next(cx)).await
 }
 
-/// What is there already.
-async fn at_once<S: Stream>(mut source: Pin<&mut S>) -> Option<S::Item> {
-    let look = std::future::poll_fn(|cx| {
+/// The next item, if it is there already.
+async fn next_at_once<S: Stream>(mut source: Pin<&mut S>) -> Option<S::Item> {
+    let poll = std::future::poll_fn(|cx| {
         Poll::Ready(match source.as_mut().poll_next(cx) {
             Poll::Ready(item) => item,
             Poll::Pending => None,
         })
     });
-    look.await
+    poll.await
 }
 
+/// The servers of a channel, as its task keeps them.
 struct Pool {
-    inner: Arc<Inner>,
-    lanes: BTreeMap<Authority, PoolEntry>,
-    directory: Arc<Directory>,
+    shared: Arc<ChannelShared>,
+    /// One for each address of an instance that is not draining, connected or not. In the order in
+    /// which calls and statuses list them.
+    entries: BTreeMap<Authority, PoolEntry>,
+    /// The last state of the source.
+    directory: Arc<DirectoryStatus>,
+    /// How many instances are draining; they have no entry.
     draining: usize,
-    judge: Option<OutlierDetector<Authority>>,
+    /// `None` where the user has not turned it on.
+    outlier_detector: Option<OutlierDetector<Authority>>,
+    /// Where the times of the outlier detector begin.
     began: Instant,
-    published: Instant,
-    /// Servers came or went since then.
-    entered: bool,
+    /// From here [`FAILURE_BATCH_TIME`] counts.
+    last_published: Instant,
+    /// Entries came or went since the last publication.
+    entries_changed: bool,
+    /// Of this channel: see [`ReadySet::seed`].
+    seed: u64,
 }
 
-/// One server, its supervisor, and how it was last published.
+/// One address of the set. Dropped, it ends its supervisor and shuts down its subchannel: calls in
+/// flight finish over the connection, which closes then.
 struct PoolEntry {
-    server: Arc<Server>,
+    /// Shared with the supervisor, with calls and with statuses.
+    subchannel: Arc<Subchannel>,
+    /// The instance that was put last of those that name the address.
     instance: Arc<Instance>,
-    link: Arc<Link>,
+    /// Connects the subchannel until this entry is dropped.
     supervisor: AbortHandle,
-    published: Option<ReadyServer>,
+    /// As it was last published, while it is connected.
+    ready: Option<Arc<ReadySubchannel>>,
 }
 
 impl Drop for PoolEntry {
     fn drop(&mut self) {
         self.supervisor.abort();
+        // The supervisor may be in the middle of a step: the subchannel takes no connection from it any more.
+        self.subchannel.set_state(SubchannelState::Shutdown, None);
     }
 }
 
 impl Pool {
-    fn new(inner: Arc<Inner>) -> Self {
-        let directory = inner.outlook.borrow().directory.clone();
-        let judge = inner.settings.ejection.map(|options| OutlierDetector::new(options, Duration::ZERO));
+    fn new(shared: Arc<ChannelShared>) -> Self {
+        let directory = shared.status.borrow().directory.clone();
+        let options = shared.settings.outlier_detection;
         let now = Instant::now();
         Self {
-            inner,
-            lanes: BTreeMap::new(),
+            shared,
+            entries: BTreeMap::new(),
             directory,
             draining: 0,
-            judge,
+            outlier_detector: options.map(|options| OutlierDetector::new(options, Duration::ZERO)),
             began: now,
-            published: now,
-            entered: false,
+            last_published: now,
+            entries_changed: false,
+            seed: fastrand::u64(..),
         }
     }
 
-    fn take<K: Hash + Eq + Clone>(&mut self, update: Update<K>, roster: &mut AddressIndex<K>) {
-        update.changes.into_iter().for_each(|change| roster.apply(change));
+    /// Takes in an update. The changes of addresses that follow from it are taken from `members`
+    /// once a batch is complete, so that an address which comes and goes within one batch is never
+    /// connected to.
+    fn apply<K: Hash + Eq + Clone>(&mut self, update: Update<K>, members: &mut Members<K>) {
+        update.changes.into_iter().for_each(|change| members.apply(change));
         if let Some(directory) = update.directory {
             self.directory = Arc::new(directory);
         }
     }
 
-    /// Waits until servers have begun to fail, and for others that do so at the same time. Dropping it loses nothing, if
-    /// what comes next is to publish.
-    async fn failing(&self) {
-        self.inner.ground.failing.notified().await;
-        sleep_until(self.published + FAILING_TOGETHER).await;
+    /// Waits until servers have begun to fail, and gathers others that do so at the same time.
+    /// Dropping it loses nothing, because every way out of the task's `select!` publishes.
+    async fn failures(&self) {
+        self.shared.connect_context.failing.notified().await;
+        sleep_until(self.last_published + FAILURE_BATCH_TIME).await;
     }
 
-    fn enter(&mut self, entry: AddressChange) {
-        match entry {
+    /// Adds, changes or removes the entry of one address. An address that changes between TLS and
+    /// plain text is another server: its entry is replaced. Another instance for the same address
+    /// keeps the connection, and is published with the next set.
+    fn apply_address(&mut self, change: AddressChange<Arc<Instance>>) {
+        let service = &*self.directory.service;
+        match change {
             AddressChange::Gone(authority) => {
-                self.entered = true;
-                let service = &*self.directory.service;
+                self.entries_changed = true;
                 tracing::debug!(parent: None, service, server = authority.as_str(), "server removed");
-                self.lanes.remove(&authority);
+                self.entries.remove(&authority);
             }
-            AddressChange::Named(address, instance) => {
+            AddressChange::Present { address, value: instance, .. } => {
                 let authority = address.parsed_authority().clone();
-                match self.lanes.get_mut(&authority) {
-                    Some(lane) if *lane.server.address() == address => lane.instance = instance,
+                match self.entries.get_mut(&authority) {
+                    Some(entry) if *entry.subchannel.address() == address => entry.instance = instance,
                     _ => {
-                        let service = &*self.directory.service;
                         tracing::debug!(parent: None, service, server = %address, "server added");
-                        self.entered = true;
-                        self.lanes.insert(authority, self.lane(address, instance));
+                        self.entries_changed = true;
+                        self.entries.insert(authority, PoolEntry::start(&self.shared, address, instance));
                     }
                 }
             }
         }
     }
 
-    fn lane(&self, address: Address, instance: Arc<Instance>) -> PoolEntry {
-        let to = destination(&address);
-        let server = Arc::new(Server::new(address, self.inner.epoch));
-        let link = Arc::new(Link::default());
-        let ground = self.inner.ground.clone();
-        let supervisor = tokio::spawn(supervise(ground, server.clone(), to, link.clone())).abort_handle();
-        PoolEntry { server, instance, link, supervisor, published: None }
-    }
-
-    /// Who is ejected from now on.
-    fn judge(&mut self) {
-        let Some(judge) = &mut self.judge else { return };
+    /// Ejects servers and takes them back.
+    fn detect_outliers(&mut self) {
+        let Some(detector) = &mut self.outlier_detector else { return };
         let now = self.began.elapsed();
-        let over = judge.interval_is_over(now);
-        let tally = |lane: &PoolEntry| {
-            let record = &lane.server.record;
-            let count = |counter: &std::sync::atomic::AtomicU64| {
-                if over { counter.swap(0, Ordering::Relaxed) } else { counter.load(Ordering::Relaxed) }
+        let is_over = detector.interval_is_over(now);
+        let counts = |entry: &PoolEntry| {
+            let interval = &entry.subchannel.interval;
+            let count = |counter: &AtomicU64| {
+                if is_over { counter.swap(0, Ordering::Relaxed) } else { counter.load(Ordering::Relaxed) }
             };
-            let in_a_row = record.in_a_row.load(Ordering::Relaxed);
-            CallCounts { successes: count(&record.successes), failures: count(&record.failures), in_a_row }
-        };
-        let tallies = self.lanes.iter().map(|(authority, lane)| (authority.clone(), tally(lane))).collect();
-        let out = judge.judge(&tallies, now);
-        for (authority, lane) in &self.lanes {
-            lane.server.set_on_probation(judge.is_on_probation(authority));
-            let ejected = out.binary_search(authority).is_ok();
-            if ejected != lane.server.is_ejected() {
-                let service = &*self.directory.service;
-                tracing::info!(parent: None, service, server = %lane.server.address(), ejected, "outlier ejection");
-                // From here on what it does counts for nothing, until it is back; then what it did before does not.
-                lane.server.set_ejected(ejected);
-                lane.server.record.in_a_row.store(0, Ordering::Relaxed);
-                lane.server.record.successes.store(0, Ordering::Relaxed);
-                lane.server.record.failures.store(0, Ordering::Relaxed);
+            CallCounts {
+                successes: count(&interval.successes),
+                failures: count(&interval.failures),
+                consecutive_failures: interval.consecutive_failures.load(Ordering::Relaxed),
             }
-        }
-    }
-
-    /// Makes what is true now what callers see, and wakes those calls that can do something with it.
-    fn publish(&mut self) {
-        let mut outlook = ChannelStatus::new(self.directory.clone());
-        outlook.draining = self.draining;
-        let (mut ready, mut ejected) = (Vec::new(), Vec::new());
-        for lane in self.lanes.values_mut() {
-            if let Some(server) = lane.current(&self.inner) {
-                if lane.server.is_ejected() {
-                    ejected.push(server);
+        };
+        let counts = self.entries.iter().map(|(authority, entry)| (authority.clone(), counts(entry))).collect();
+        let ejected = detector.detect(&counts, now);
+        for (authority, PoolEntry { subchannel, .. }) in &self.entries {
+            subchannel.set_on_probation(detector.is_on_probation(authority));
+            let is_ejected = ejected.binary_search(authority).is_ok();
+            if is_ejected != subchannel.is_ejected() {
+                let (service, server) = (&*self.directory.service, subchannel.address());
+                if is_ejected {
+                    tracing::info!(parent: None, service, %server, "server ejected");
                 } else {
-                    ready.push(server);
+                    tracing::info!(parent: None, service, %server, "server back from its ejection");
                 }
-                continue;
-            }
-            match lane.server.link_state() {
-                LinkState::Failing => outlook.failing += 1,
-                LinkState::Connecting | LinkState::Ready => outlook.connecting += 1,
+                subchannel.set_ejected(is_ejected);
             }
         }
-        (outlook.ready, outlook.ejected) = (ready.len(), ejected.len());
-        // Better a server that fails some calls than none.
-        let mut servers = if ready.is_empty() { ejected } else { ready };
-        self.inner.memory.arrange(&self.inner.settings.policy, &mut servers);
-        outlook.connectivity = if !servers.is_empty() {
-            Connectivity::Ready
-        } else if !self.directory.known || outlook.connecting > 0 {
-            Connectivity::Connecting
+    }
+
+    /// Publishes the present state, and wakes the calls that can use what is new.
+    fn publish(&mut self) {
+        let mut status = ChannelStatus::new(self.directory.clone());
+        status.draining = self.draining;
+        let (mut ready, mut ejected) = (Vec::new(), Vec::new());
+        for entry in self.entries.values_mut() {
+            let state = entry.subchannel.state();
+            match entry.ready(&self.shared, &state) {
+                Some(server) if entry.subchannel.is_ejected() => ejected.push(server),
+                Some(server) => ready.push(server),
+                None if matches!(state, SubchannelState::TransientFailure) => status.failing += 1,
+                // One whose connection has ended is about to connect again.
+                None => status.connecting += 1,
+            }
+        }
+        (status.ready, status.ejected) = (ready.len(), ejected.len());
+        // A server that fails some calls is better than none.
+        let servers = if ready.is_empty() { ejected } else { ready };
+        status.state = if !servers.is_empty() {
+            ConnectivityState::Ready
+        } else if !self.directory.resolved || status.connecting > 0 {
+            ConnectivityState::Connecting
         } else {
-            Connectivity::TransientFailure
+            ConnectivityState::TransientFailure
         };
-        self.published = Instant::now();
-        self.show(servers);
-        self.tell(outlook);
+        self.last_published = Instant::now();
+        // In this order, so that a call that is woken finds the servers that it was woken for.
+        self.publish_servers(servers);
+        self.publish_status(status);
     }
 
-    /// For picks and for views, where anything is new.
-    fn show(&mut self, servers: Vec<ReadyServer>) {
-        let same = |known: &[ReadyServer]| {
-            let same = |(a, b): (&ReadyServer, &ReadyServer)| Arc::ptr_eq(&a.0, &b.0);
-            known.len() == servers.len() && known.iter().zip(&servers).all(same)
-        };
-        if !same(&self.inner.ready.load().servers) {
-            self.inner.ready.store(Arc::new(Ready::new(servers)));
+    /// Publishes the servers for picks, and the subchannels for statuses, where they have changed.
+    fn publish_servers(&mut self, servers: Vec<Arc<ReadySubchannel>>) {
+        let known = self.shared.ready.load();
+        let pairs = || known.servers.iter().zip(&servers);
+        if known.servers.len() != servers.len() || !pairs().all(|(known, new)| Arc::ptr_eq(known, new)) {
+            let picker = (!servers.is_empty()).then(|| self.build_picker(&servers));
+            self.shared.ready.store(Arc::new(Published { servers: servers.into(), picker }));
+            self.shared.pick_notifier.notify();
         }
-        if std::mem::take(&mut self.entered) {
-            let lanes = self.lanes.values().map(|lane| (lane.server.clone(), lane.link.clone())).collect();
-            self.inner.lanes.store(Arc::new(lanes));
+        if std::mem::take(&mut self.entries_changed) {
+            let subchannels = self.entries.values().map(|entry| entry.subchannel.clone()).collect();
+            self.shared.subchannels.store(Arc::new(subchannels));
         }
     }
 
-    /// For those who wait. After what they will find is there.
-    fn tell(&self, mut outlook: ChannelStatus) {
-        let in_vain = outlook.is_in_vain(false);
-        let mut news = false;
-        self.inner.outlook.send_if_modified(|known| {
-            news = known.connectivity != outlook.connectivity;
-            outlook.number = known.number + 1;
-            std::mem::swap(known, &mut outlook);
-            news
+    /// Asks the policy for a picker. The policy is the user's code: where it panics, calls are
+    /// still picked for.
+    fn build_picker(&self, servers: &[Arc<ReadySubchannel>]) -> Arc<dyn Picker> {
+        let servers = servers.iter().map(|server| server.server.clone()).collect();
+        let set = ReadySet::new(servers, self.seed, self.shared.pick_notifier.clone());
+        catch(|| self.shared.settings.policy.picker(&set)).unwrap_or_else(|panic| {
+            let service = &*self.directory.service;
+            tracing::error!(parent: None, service, panic, "policy panicked, picking by least request");
+            LeastRequest::new().picker(&set)
+        })
+    }
+
+    /// Publishes the status of the channel, and wakes calls.
+    fn publish_status(&self, mut status: ChannelStatus) {
+        let in_vain = status.fails_calls(false);
+        let mut is_news = false;
+        self.shared.status.send_if_modified(|known| {
+            is_news = known.state != status.state;
+            status.version = known.version + 1;
+            std::mem::swap(known, &mut status);
+            is_news
         });
-        if news && in_vain {
-            self.inner.queue.wake_in_vain(false);
+        if is_news && in_vain {
+            self.shared.queue.wake_to_fail(false);
         }
-        let ready = &self.inner.ready;
-        self.inner
-            .queue
-            .fill(|| ready.load().servers.iter().map(ReadyServer::free_slots).fold(0, usize::saturating_add));
-        // Those that were asked before may be gone.
-        self.inner.prove_for_waiting();
+        self.shared.queue.give_turns(|| self.shared.ready.load().free_slots());
+        // The servers that were sent a PING before may be gone.
+        self.shared.probe_idle_servers();
     }
-}
-
-fn destination(address: &Address) -> Destination {
-    let place = match address.unix_path() {
-        Some(path) => Place::Unix(path.into()),
-        None => Place::Host(address.host().to_owned(), address.port()),
-    };
-    Destination { place, secure: address.is_secure() }
 }
 
 impl PoolEntry {
-    /// The server as callers see it, while it is connected; the same one until something about it changes.
-    fn current(&mut self, inner: &Inner) -> Option<ReadyServer> {
-        let connection = self.link.get().filter(|connection| !connection.is_over());
-        let Some(connection) = connection else {
-            self.published = None;
-            return None;
+    /// Begins to connect to a server, in a task of its own.
+    fn start(shared: &ChannelShared, address: Address, instance: Arc<Instance>) -> Self {
+        let peer = match address.unix_path() {
+            Some(path) => PeerAddress::Unix(path.into()),
+            None => PeerAddress::Tcp(address.host().to_owned(), address.port()),
         };
-        if let Some(known) = &self.published
-            && known.0.connection.is(&connection)
-            && Arc::ptr_eq(&known.0.instance, &self.instance)
-        {
-            return Some(known.clone());
+        let to = Destination { address: peer, secure: address.is_secure() };
+        let subchannel = Arc::new(Subchannel::new(address, shared.epoch));
+        let supervisor = tokio::spawn(supervise(shared.connect_context.clone(), subchannel.clone(), to)).abort_handle();
+        Self { subchannel, instance, supervisor, ready: None }
+    }
+
+    /// The server for calls, while it is connected: the same one until its connection or its
+    /// instance changes.
+    fn ready(&mut self, shared: &ChannelShared, state: &SubchannelState) -> Option<Arc<ReadySubchannel>> {
+        let connection = match state {
+            SubchannelState::Ready(connection) if !connection.is_closing() => connection,
+            _ => {
+                self.ready = None;
+                return None;
+            }
+        };
+        let is_same = |known: &ReadySubchannel| known.connection.is_same(connection) && known.is_of(&self.instance);
+        if !self.ready.as_deref().is_some_and(is_same) {
+            let authority = shared.settings.authority_of(self.subchannel.address())?;
+            let (subchannel, instance) = (self.subchannel.clone(), self.instance.clone());
+            self.ready = Some(Arc::new(ReadySubchannel::new(subchannel, connection.clone(), instance, authority)));
         }
-        let address = self.server.address();
-        let member = ReadySubchannel {
-            server: self.server.clone(),
-            connection,
-            instance: self.instance.clone(),
-            authority: inner.settings.authority_of(address)?,
-            scheme: if address.is_secure() { Scheme::HTTPS } else { Scheme::HTTP },
-            loss_paid: AtomicBool::new(false),
-        };
-        self.published = Some(ReadyServer(Arc::new(member)));
-        self.published.clone()
+        self.ready.clone()
     }
 }

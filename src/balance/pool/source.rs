@@ -1,4 +1,7 @@
-//! Any tower discovery of instances, as a source of updates.
+//! Any tower discovery of instances, as a source of updates for the pool.
+//!
+//! A discovery is code of the user: its error is logged and it is polled again after a pause, its
+//! panic is logged and it is polled no more. Neither takes away a server that is known.
 
 use std::fmt;
 use std::future::Future;
@@ -11,23 +14,30 @@ use tokio::time::{Sleep, sleep};
 use tokio_stream::Stream;
 use tower::discover::Discover;
 
-use crate::balance::connectivity::Directory;
+use crate::balance::connectivity::DirectoryStatus;
 use crate::balance::pool::Update;
 use crate::instance::Instance;
 use crate::panics::catch;
 
-/// Before a discovery that has failed is asked again.
-const PAUSE: Duration = Duration::from_millis(100);
+/// The pause after an error: long enough that a discovery which fails at once costs next to
+/// nothing.
+const RETRY: Duration = Duration::from_millis(100);
 
+/// Turns a [`Discover`] into a stream of updates, with its errors in the [`DirectoryStatus`] that calls
+/// are told of. Ends after the discovery's end or panic, with one last update.
 pub(crate) struct DiscoverySource<D> {
+    /// Polled until it ends or panics.
     discover: Pin<Box<D>>,
-    directory: Directory,
+    /// The state that the pool got last.
+    directory: DirectoryStatus,
+    /// After an error.
     pause: Option<Pin<Box<Sleep>>>,
     ended: bool,
 }
 
 impl<D> DiscoverySource<D> {
-    pub(crate) fn new(discover: D, directory: Directory) -> Self {
+    /// `directory` names the service; nothing is known of it yet.
+    pub(crate) fn new(discover: D, directory: DirectoryStatus) -> Self {
         Self { discover: Box::pin(discover), directory, pause: None, ended: false }
     }
 }
@@ -50,39 +60,41 @@ where
             this.pause = None;
         }
         let polled = catch(|| match this.discover.as_mut().poll_discover(cx) {
-            // What an error says is the user's code, too.
+            // The text of an error is code of the user, too.
             Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error.to_string()))),
             Poll::Ready(Some(Ok(change))) => Poll::Ready(Some(Ok(change))),
             Poll::Ready(None) => Poll::Ready(None),
             Poll::Pending => Poll::Pending,
         });
-        let (changes, trouble) = match polled {
+        let (changes, error) = match polled {
             Ok(Poll::Pending) => return Poll::Pending,
             Ok(Poll::Ready(Some(Ok(change)))) => (vec![change], None),
             Ok(Poll::Ready(Some(Err(error)))) => {
                 let service = &*this.directory.service;
-                if this.directory.trouble.is_some() {
-                    tracing::debug!(parent: None, service, %error, "the discovery failed again");
+                if this.directory.error.is_some() {
+                    tracing::debug!(parent: None, service, %error, "discovery failed again");
                 } else {
-                    tracing::warn!(parent: None, service, %error, "the discovery failed; the known servers stay");
+                    let retry_in_ms = RETRY.as_millis() as u64; // some hundred
+                    tracing::warn!(parent: None, service, %error, retry_in_ms, "discovery failed, keeping the known servers");
                 }
-                this.pause = Some(Box::pin(sleep(PAUSE)));
+                this.pause = Some(Box::pin(sleep(RETRY)));
                 (Vec::new(), Some(error.into()))
             }
             Err(panic) => {
-                tracing::error!(parent: None, panic, "the discovery panicked, and is not asked again; the known servers stay");
+                let service = &*this.directory.service;
+                tracing::error!(parent: None, service, panic, "discovery panicked, keeping the known servers for good");
                 this.ended = true;
                 (Vec::new(), Some(format!("the discovery panicked: {panic}").into()))
             }
             Ok(Poll::Ready(None)) => {
                 this.ended = true;
-                (Vec::new(), this.directory.trouble.clone())
+                (Vec::new(), this.directory.error.clone())
             }
         };
-        let known = this.directory.known || this.ended || !changes.is_empty();
-        let news = known != this.directory.known || trouble != this.directory.trouble;
-        this.directory.known = known;
-        this.directory.trouble = trouble;
-        Poll::Ready(Some(Update { changes, directory: news.then(|| this.directory.clone()) }))
+        let known = this.directory.resolved || this.ended || !changes.is_empty();
+        let is_news = known != this.directory.resolved || error != this.directory.error;
+        this.directory.resolved = known;
+        this.directory.error = error;
+        Poll::Ready(Some(Update { changes, directory: is_news.then(|| this.directory.clone()) }))
     }
 }

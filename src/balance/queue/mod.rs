@@ -1,195 +1,189 @@
-//! The one queue in which calls wait for a server, first in, first out.
+//! The queue in which calls wait for a server, first in, first out. There is one for each channel.
 //!
-//! Nobody in it is polled while nothing happens. A slot that becomes free wakes one call; a call that was woken and does not look
-//! loses its turn to the next after [`TURN`]. Calls that find a slot and an empty queue read one atomic and take no lock.
+//! `order.rs` is the order alone, without tasks or time. This file adds what wakes tasks: wakers, a lock, and an atomic that calls
+//! read which need not wait.
+//!
+//! A call in the queue is not polled while nothing happens. A slot that becomes free wakes one call. A woken call that does not
+//! look loses its turn to the next one after [`ROUND`]. Calls that find a slot and an empty queue read one atomic and take no lock.
 
-pub(super) mod order;
+mod order;
 
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicUsize, Ordering, fence};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
-use crate::balance::queue::order::{Place, WaitOrder};
+use crate::balance::queue::order::WaitOrder;
 use crate::connection::CapacityListener;
 
-/// How long a call that was woken may take to look before its turn goes to the next; up to twice that. Longer than a task
-/// waits for its turn on a busy runtime.
-const TURN: Duration = Duration::from_millis(25);
+/// How long a woken call has to look, before its turn goes to the next one: this time at least, and twice as long at most. It is
+/// longer than a woken task waits for a worker of a busy runtime.
+const ROUND: Duration = Duration::from_millis(25);
 
+/// Calls that wait for a server, and the turns that were given to them.
+///
+/// Connections call [`CapacityListener::freed`] when a stream ends, the pool calls [`Queue::give_turns`] when servers come.
 #[derive(Default)]
 pub(crate) struct Queue {
-    /// Those whom new calls must not overtake: waiting, or woken a moment ago.
-    before_others: AtomicUsize,
+    /// The number of calls that new calls must not overtake: those that wait, and those that were woken a moment ago. A copy of
+    /// `state`, so that a call that need not wait takes no lock.
+    queued: AtomicUsize,
     state: Mutex<State>,
-    /// Told when turns have to be watched over.
-    given: Notify,
+    /// Notified when turns were given, so that unused ones are passed on.
+    turns_given: Notify,
 }
 
 #[derive(Default)]
 struct State {
-    line: WaitOrder<Waiter>,
-    /// Whether somebody watches over the turns.
-    watched: bool,
+    order: WaitOrder<Waiter>,
+    /// [`Queue::pass_on_unused_turns`] is awake.
+    is_watched: bool,
 }
 
+/// A call in the queue.
 struct Waiter {
-    /// None before its first poll.
+    /// `None` before its first poll.
     waker: Option<Waker>,
-    /// Waits also where no server can be connected.
-    for_ready: bool,
+    /// It waits also while no server can be connected.
+    wait_for_ready: bool,
 }
 
 impl Queue {
-    /// Whether a call that comes now has to wait behind others.
-    pub(crate) fn is_waited_in(&self) -> bool {
-        self.before_others.load(Ordering::Relaxed) > 0
+    /// Whether a new call has to wait behind others.
+    pub(crate) fn has_waiters(&self) -> bool {
+        self.queued.load(Ordering::Relaxed) > 0
     }
 
-    /// Takes the last place.
-    pub(crate) fn enter(&self, for_ready: bool) -> QueueTicket<'_> {
-        let mut place = 0;
-        self.change(|state| {
-            place = state.line.enter(Waiter { waker: None, for_ready });
-            Vec::new()
-        });
-        QueueTicket { queue: self, place, for_ready, served: false }
+    /// Puts a call behind all others.
+    pub(crate) fn enter(&self, wait_for_ready: bool) -> QueueTicket<'_> {
+        let position = self.update(|state| (state.order.enter(Waiter { waker: None, wait_for_ready }), Vec::new()));
+        QueueTicket { queue: self, position, wait_for_ready, is_served: false }
     }
 
-    /// Gives turns until there are as many as free slots.
-    pub(crate) fn fill(&self, free: impl FnOnce() -> usize) {
+    /// Gives turns until there are as many as free slots. `free_slots` is called only where calls wait.
+    pub(crate) fn give_turns(&self, free_slots: impl FnOnce() -> usize) {
+        // A call enters the queue and then looks for room; this stores servers and then looks for calls. The fence orders the two,
+        // so that at least one of them sees the other.
         fence(Ordering::SeqCst);
-        if self.before_others.load(Ordering::SeqCst) > 0 {
-            let free = free();
-            self.change(|state| state.line.fill(free));
+        if self.queued.load(Ordering::SeqCst) > 0 {
+            let free_slots = free_slots();
+            self.update(|state| ((), state.order.give_turns_up_to(free_slots)));
         }
     }
 
-    /// Gives a turn where there is a free slot, and nobody is on the way to it. To be called after a place was taken or a slot
-    /// was found: what became free just before that has called nobody.
-    pub(crate) fn settle(&self, has_room: impl FnOnce() -> bool) {
-        fence(Ordering::SeqCst);
-        if !self.is_waited_in() {
+    /// Gives one turn where a slot is free and no woken call is on its way to it.
+    ///
+    /// A call asks for it after it has entered the queue, and after it has found a slot: a slot that became free just before has
+    /// woken no call.
+    pub(crate) fn wake_if_room(&self, has_room: impl FnOnce() -> bool) {
+        fence(Ordering::SeqCst); // as in `give_turns`
+        if !self.has_waiters() {
             return;
         }
-        let open = {
-            let state = self.lock();
-            state.line.turns() == 0 && state.line.waiting() > 0
-        };
-        if open && has_room() {
-            self.change(|state| state.line.fill(1));
+        let needs_turn = self.lock().order.needs_turn(); // a statement of its own, so that `has_room` runs without the lock
+        if needs_turn && has_room() {
+            self.update(|state| ((), state.order.give_turns_up_to(1)));
         }
     }
 
-    /// Wakes calls that waiting is in vain for: all, or those that do not wait for ready.
-    pub(crate) fn wake_in_vain(&self, all: bool) {
-        self.change(|state| state.line.tell(|waiter| all || !waiter.for_ready));
+    /// Wakes calls that are to fail: all of them, or those that do not wait for ready.
+    pub(crate) fn wake_to_fail(&self, all: bool) {
+        self.update(|state| ((), state.order.wake_matching(|waiter| all || !waiter.wait_for_ready)));
     }
 
-    /// Passes on turns that nobody takes. Sleeps while none is out.
-    pub(crate) async fn watch(&self) -> Infallible {
+    /// Passes on turns that are not used. Runs in the pool's task, and sleeps while no turn is out.
+    pub(crate) async fn pass_on_unused_turns(&self) -> Infallible {
         loop {
-            self.given.notified().await;
+            self.turns_given.notified().await;
             while self.next_round() {
-                sleep(TURN).await;
+                sleep(ROUND).await;
             }
         }
     }
 
-    /// Whether there are turns to watch over.
+    /// Begins a round. Returns whether turns are out.
     fn next_round(&self) -> bool {
-        let mut watched = true;
-        self.change(|state| {
-            let woken = state.line.next_round();
-            state.watched = state.line.turns() > 0;
-            watched = state.watched;
-            woken
-        });
-        watched
+        self.update(|state| {
+            let woken = state.order.next_round();
+            state.is_watched = state.order.turns() > 0;
+            (state.is_watched, woken)
+        })
     }
 
-    /// All that changes the line goes through here. Wakes whom the change gives, after the lock.
-    fn change(&self, change: impl FnOnce(&mut State) -> Vec<Waiter>) {
+    /// Changes the order. `change` returns its result and the calls to wake. Each change goes through here, so that `queued` is true.
+    fn update<R>(&self, change: impl FnOnce(&mut State) -> (R, Vec<Waiter>)) -> R {
         let mut state = self.lock();
-        let woken = change(&mut state);
-        let turns = state.line.turns();
-        self.before_others.store(state.line.waiting() + turns, Ordering::SeqCst);
-        if turns > 0 && !state.watched {
-            state.watched = true;
-            self.given.notify_one();
+        let (result, woken) = change(&mut state);
+        let turns = state.order.turns();
+        self.queued.store(state.order.waiting() + turns, Ordering::SeqCst);
+        if turns > 0 && !state.is_watched {
+            state.is_watched = true;
+            self.turns_given.notify_one();
         }
-        drop(state);
+        drop(state); // before the wakers, which may run any code
         woken.into_iter().filter_map(|waiter| waiter.waker).for_each(Waker::wake);
+        result
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl CapacityListener for Queue {
     fn freed(&self, slots: usize) {
-        if self.before_others.load(Ordering::SeqCst) > 0 {
-            self.change(|state| state.line.call(slots));
+        if self.queued.load(Ordering::SeqCst) > 0 {
+            self.update(|state| ((), state.order.give_turns(slots)));
         }
     }
 }
 
-/// A place in the queue. Dropped, it gives the place up, and a turn that it has to the next.
+/// The position of one call in the queue. Dropping it gives the position up, and passes its turn on.
 pub(crate) struct QueueTicket<'a> {
     queue: &'a Queue,
-    place: Place,
-    for_ready: bool,
-    served: bool,
+    position: u64,
+    wait_for_ready: bool,
+    is_served: bool,
 }
 
 impl QueueTicket<'_> {
-    /// Waits for a turn, or for a reason to look.
-    pub(crate) async fn called(&self) {
+    /// Waits until the call is woken: with a turn, or to look whether it fails.
+    pub(crate) async fn turn(&self) {
         std::future::poll_fn(|cx| {
             let mut waker = Some(cx.waker().clone());
             let mut state = self.queue.lock();
-            let Some(waiter) = state.line.waiter(self.place) else { return Poll::Ready(()) };
+            let Some(waiter) = state.order.waiter_mut(self.position) else { return Poll::Ready(()) };
             std::mem::swap(&mut waiter.waker, &mut waker);
-            drop(state); // before the other waker, which may run anything
+            drop(state); // before the old waker, whose drop may run any code
             drop(waker);
             Poll::Pending
         })
         .await;
     }
 
-    /// Waits again, at the same place.
-    pub(crate) fn back(&self) {
-        self.queue.change(|state| {
-            state.line.back(self.place, Waiter { waker: None, for_ready: self.for_ready });
-            Vec::new()
-        });
+    /// Waits again at the same position, after a turn that gave no server.
+    pub(crate) fn wait_again(&self) {
+        let waiter = Waiter { waker: None, wait_for_ready: self.wait_for_ready };
+        self.queue.update(|state| (state.order.wait_again(self.position, waiter), Vec::new()));
     }
 
-    /// The call has found a slot.
+    /// Leaves the queue with a server.
     pub(crate) fn served(mut self) {
-        self.served = true;
-        self.queue.change(|state| {
-            state.line.served(self.place);
-            Vec::new()
-        });
+        self.is_served = true;
+        self.queue.update(|state| (state.order.served(self.position), Vec::new()));
     }
 }
 
 impl Drop for QueueTicket<'_> {
     fn drop(&mut self) {
-        if self.served {
+        if self.is_served {
             return;
         }
-        let mut who = None; // dropped after the lock
-        self.queue.change(|state| {
-            let (left, woken) = state.line.leave(self.place);
-            who = left;
-            woken
-        });
+        // The waker that it leaves is dropped here, after the lock.
+        drop(self.queue.update(|state| state.order.leave(self.position)));
     }
 }

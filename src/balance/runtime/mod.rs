@@ -1,4 +1,8 @@
-//! The tokio runtime that calls need: looked for, so that its absence is an error and no panic.
+//! The tokio runtime that calls need. Its absence is an error and no panic.
+//!
+//! - `mod.rs` checks for a runtime and for timers.
+//! - `timer.rs` is a timer that moves between runtimes with its owner.
+//! - `pause.rs` notices runtimes that were not driven for a while.
 
 pub(super) mod pause;
 pub(super) mod timer;
@@ -12,38 +16,34 @@ use tonic::{Code, Status};
 
 use crate::balance::status;
 
-/// Whether a runtime is there.
+/// Checks that the code runs inside a runtime.
 ///
 /// # Errors
-/// `INTERNAL` where none is.
+/// `INTERNAL` where it does not.
 #[inline]
-pub(crate) fn here() -> Result<(), Status> {
-    match Handle::try_current() {
-        Ok(_) => Ok(()),
-        Err(_) => Err(without("a call needs a tokio runtime: poll it inside one")),
-    }
+pub(crate) fn require_runtime() -> Result<(), Status> {
+    Handle::try_current().map(drop).map_err(|_| status("a call needs a tokio runtime: poll it inside one"))
 }
 
-/// A timer.
+/// Makes a timer.
 ///
 /// # Errors
 /// `INTERNAL` where there is no runtime, or one whose timers are off.
-pub(crate) fn timer(at: Instant) -> Result<Pin<Box<Sleep>>, Status> {
-    here()?;
-    match catch_unwind(AssertUnwindSafe(|| Box::pin(sleep_until(at)))) {
-        Ok(sleep) => Ok(sleep),
-        Err(_) => Err(without("a call needs a tokio runtime with timers: enable_time, or enable_all")),
-    }
+fn new_timer(at: Instant) -> Result<Pin<Box<Sleep>>, Status> {
+    require_runtime()?;
+    // tokio panics where timers are off, and has no way to ask.
+    catch_unwind(AssertUnwindSafe(|| Box::pin(sleep_until(at))))
+        .map_err(|_| status("a call needs a tokio runtime with timers: enable_time, or enable_all"))
 }
 
-/// Whether timers are there.
+/// Checks that timers can be made.
 ///
 /// # Errors
-/// As [`timer`].
-pub(crate) fn timers() -> Result<(), Status> {
-    timer(Instant::now()).map(drop)
+/// `INTERNAL` where there is no runtime, or one whose timers are off.
+pub(crate) fn require_timers() -> Result<(), Status> {
+    new_timer(Instant::now()).map(drop)
 }
 
-fn without(text: &str) -> Status {
-    status::unplaced(Code::Internal, text.to_owned(), text)
+fn status(text: &str) -> Status {
+    status::without_server(Code::Internal, text.to_owned(), text)
 }

@@ -1,24 +1,30 @@
-//! The source of a status: which server, and the text with addresses.
+//! The source of a status: the server, and the text with addresses.
 
 use std::error::Error;
 use std::fmt;
+use std::iter::successors;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use tonic::Status;
 use tonic::metadata::MetadataMap;
 
 use crate::address::Address;
-use crate::balance::status;
 
-/// Which server a failed call was with, and why it failed: the source of each [`Status`] that a
-/// [`BalancedChannel`](crate::BalancedChannel) makes, and of each that a server sent to a generated client in place of an answer.
-/// A status in trailers, which ends an answer that had begun, has none: [`ServedBy`](crate::ServedBy) in the answer's extensions
-/// tells the server. (A status that the request's own stream failed with is the caller's, and stays as it is.)
+/// The metadata that carries the server's address (`host:port` or `unix:/path`) where the user asked for it.
+pub(crate) const SERVER: HeaderName = HeaderName::from_static("x-served-by-address");
+
+/// The source of a failed call's [`Status`]: the server that had the call, and the reason why it failed.
+///
+/// Each status that a [`BalancedChannel`](crate::BalancedChannel) makes has one, and each that a server sent to a generated client
+/// in place of a response. A status in trailers, at the end of a response that had begun, has none:
+/// [`ServedBy`](crate::ServedBy) in the response's extensions names the server. A status with which the request's own stream failed
+/// is the caller's, and stays as it is.
 ///
 /// A handler often passes the status of an inner call on to its own caller. So that this caller does not learn the addresses of
-/// inner servers, the channel puts none into the text or the metadata of a status. (What a server has written into its own status
-/// stays.) `Debug` of this type, which `Display` of a status prints, has none either. `Display` of this type has them, for logs:
+/// inner servers, the channel puts none into the text or the metadata of a status. (Text that a server wrote into its own status
+/// stays.) `Debug` of this type has none either, because `Display` of a status prints it. `Display` of this type has them, for logs:
 ///
 /// ```
 /// # use tonic_etcd::CallError;
@@ -34,64 +40,67 @@ use crate::balance::status;
 /// into the statuses themselves.
 #[derive(Clone)]
 pub struct CallError {
+    /// The server that had the call, or sent the status.
     server: Option<Address>,
-    /// None where the server sent the status.
+    /// The text with addresses. `None` where the server sent the status.
     text: Option<String>,
 }
 
 impl CallError {
-    /// The error among the sources of a status, or of any error that was made of one; `None` where the channel has made neither.
+    /// Finds the error among the sources of a status, or of any error that was made of one.
+    ///
+    /// `None` where the status is neither the channel's nor one that a server sent to a generated client.
     pub fn find<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Self> {
-        let mut next = Some(error);
-        while let Some(error) = next {
-            if let Some(found) = error.downcast_ref() {
-                return Some(found);
-            }
-            next = error.source();
-        }
-        None
+        successors(Some(error), |&error| error.source()).find_map(|error| error.downcast_ref())
     }
 
-    /// The server that had the call, or sent the status; `None` where no server had it.
+    /// Returns the server that had the call, or sent the status. `None` where no server had the call.
     pub fn server(&self) -> Option<&Address> {
         self.server.as_ref()
     }
 
-    /// Whether a server sent the status; otherwise the channel has made it.
+    /// Returns whether a server sent the status. Otherwise the channel made it.
     pub fn is_from_server(&self) -> bool {
         self.text.is_none()
     }
 
-    /// Makes it the source of a status of the channel's own, whose text with addresses this is.
-    pub(crate) fn told(mut status: Status, server: Option<&Address>, text: String) -> Status {
+    /// Gives a source to a status that the channel made. `text` is its message with addresses.
+    pub(crate) fn of_channel(mut status: Status, server: Option<&Address>, text: String) -> Status {
         status.set_source(Arc::new(Self { server: server.cloned(), text: Some(text) }));
         status
     }
 
-    /// Makes it the source of a status that a server sent.
-    pub(crate) fn sent(mut status: Status, server: &Address) -> Status {
+    /// Gives a source to a status that a server sent.
+    pub(crate) fn of_server(mut status: Status, server: &Address) -> Status {
         status.set_source(Arc::new(Self { server: Some(server.clone()), text: None }));
         status
     }
 
-    /// The status with the addresses of its source in its text and metadata.
-    pub(crate) fn exposed(told: Status) -> Status {
-        let Some(error) = Self::find(&told).cloned() else { return told };
-        let mut headers = told.metadata().clone().into_headers();
+    /// Puts the addresses of a status's source into its text and metadata. Other statuses stay as they are.
+    pub(crate) fn with_addresses(status: Status) -> Status {
+        let Some(error) = Self::find(&status).cloned() else { return status };
+        let mut headers = status.metadata().clone().into_headers();
         if let Some(server) = &error.server {
-            status::name(&mut headers, server);
+            add_server_header(&mut headers, server);
         }
         let metadata = MetadataMap::from_headers(headers);
-        let text = error.text.clone().unwrap_or_else(|| told.message().to_owned());
-        let details = Bytes::copy_from_slice(told.details());
-        let mut exposed = Status::with_details_and_metadata(told.code(), text, details, metadata);
-        exposed.set_source(Arc::new(error));
-        exposed
+        let text = error.text.clone().unwrap_or_else(|| status.message().to_owned());
+        let details = Bytes::copy_from_slice(status.details());
+        let mut status = Status::with_details_and_metadata(status.code(), text, details, metadata);
+        status.set_source(Arc::new(error));
+        status
+    }
+}
+
+/// Adds the server's address to headers or trailers.
+pub(crate) fn add_server_header(headers: &mut HeaderMap, address: &Address) {
+    if let Ok(value) = HeaderValue::from_bytes(address.parsed_authority().as_str().as_bytes()) {
+        headers.insert(SERVER, value);
     }
 }
 
 impl fmt::Display for CallError {
-    /// With addresses.
+    /// Writes the text with addresses.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.text, &self.server) {
             (Some(text), _) => f.write_str(text),
@@ -102,7 +111,7 @@ impl fmt::Display for CallError {
 }
 
 impl fmt::Debug for CallError {
-    /// Without addresses: `Display` of a status prints this.
+    /// Writes no addresses: `Display` of a status prints this.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CallError").field("from_server", &self.is_from_server()).finish_non_exhaustive()
     }

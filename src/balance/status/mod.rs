@@ -1,64 +1,83 @@
-//! What callers are told: statuses of the channel's own making, and those that servers sent.
+//! The statuses that callers get: those that the channel makes, and those that servers sent.
+//!
+//! A status of the channel has two texts. Its message has no addresses, because handlers pass statuses on to their own callers.
+//! Its source, [`CallError`], has them.
+//!
+//! | file | what |
+//! |---|---|
+//! | `mod.rs` | statuses of failures, and the statuses that servers sent |
+//! | `call_error.rs` | the source of a status |
+//! | `headers.rs` | what headers say, and the statuses of those that are too large |
+//! | `not_grpc.rs` | responses that do not come from a gRPC server |
+//! | `redact.rs` | takes addresses out of texts |
+//! | `unavailable.rs` | the text that explains why no server takes a call |
 
 pub(super) mod call_error;
+pub(super) mod headers;
 pub(super) mod not_grpc;
-pub(super) mod redact;
+mod redact;
 pub(super) mod unavailable;
 
-use std::error::Error;
-
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName};
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
 
 use crate::address::Address;
 use crate::balance::status::call_error::CallError;
 use crate::balance::status::redact::without_addresses;
-use crate::connection::{Failure, Kind, Reason};
+use crate::connection::{Failure, FailureKind, Reason};
 
-/// Under which a status carries the server's address, where that is asked for: `host:port` or `unix:/path`.
-pub(crate) const SERVER: HeaderName = HeaderName::from_static("x-served-by-address");
 const DETAILS: HeaderName = HeaderName::from_static("grpc-status-details-bin");
 pub(crate) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
-/// The status of a call that failed without the server's having said one.
-pub(crate) fn of_failure(failure: Failure, address: &Address) -> Status {
+/// Makes the status of a call that failed without a status of the server.
+///
+/// The text has three parts: the server, whether the call was processed as far as the client can know, and the reason that the
+/// connection or h2 gave. It is what an operator searches logs for, so that each kind of failure has a constant middle part.
+pub(crate) fn from_failure(failure: Failure, address: &Address) -> Status {
     let failure = match failure.into_source() {
-        Ok(source) => return of_body(source),
+        // The user's own request stream failed: its status is passed on, if it has one.
+        Ok(source) => {
+            return source.downcast::<Status>().map_or_else(Status::from_error, |status| *status);
+        }
         Err(failure) => failure,
     };
     let what = match failure.kind {
-        Kind::NotSent | Kind::Refused => "not processed",
-        Kind::Suspected(_) => "not processed, and the connection ended over it or another call",
-        Kind::TooLarge => "the answer is too large",
-        Kind::Overrun => "connection ended, and nobody knows whether the call was processed",
-        Kind::Lost => "connection lost, and nobody knows whether the call was processed",
-        // Of its own accord: what a caller cancels, or its deadline, is told otherwise.
-        Kind::Reset(Reason::CANCEL) => "the server cancelled the call, as it does where a handler panics",
-        Kind::Reset(_) => "the stream was reset",
-        Kind::Violation(_) => {
-            "this client ended the connection over what the server sent, and nobody knows whether the call was processed"
+        FailureKind::NotSent | FailureKind::Refused => "not processed",
+        FailureKind::GoAwayError(_) => "not processed, and the connection ended because of this call or another one",
+        FailureKind::TooLarge => "the answer is too large",
+        FailureKind::HeadersOverflow => "connection ended, and it is unknown whether the call was processed",
+        FailureKind::Lost => "connection lost, and it is unknown whether the call was processed",
+        // By the server's own decision: calls that the caller or the deadline cancels get another status.
+        FailureKind::Reset(Reason::CANCEL) => "the server cancelled the call, as it does when a handler panics",
+        FailureKind::Reset(_) => "the stream was reset",
+        FailureKind::LocalGoAway(_) => {
+            "this client ended the connection because of what the server sent, and it is unknown whether the call was processed"
         }
-        Kind::Body => "the request's body failed",
-        Kind::Unsendable => "the request cannot be sent over HTTP/2",
-        Kind::Panicked => return named(Code::Internal, format!("{address}: {failure}"), address),
+        FailureKind::RequestBody => "the request's body failed",
+        FailureKind::InvalidRequest => "the request cannot be sent over HTTP/2",
+        FailureKind::RequestBodyPanic => return with_server(Code::Internal, format!("{address}: {failure}"), address),
     };
-    named(code_of(&failure), format!("{address}: {what}: {failure}"), address)
+    with_server(code_of_failure(&failure), format!("{address}: {what}: {failure}"), address)
 }
 
-pub(crate) fn code_of(failure: &Failure) -> Code {
+/// Returns the code of a call that failed without a status of the server.
+pub(crate) fn code_of_failure(failure: &Failure) -> Code {
     match failure.kind {
-        Kind::NotSent | Kind::Refused | Kind::Suspected(_) | Kind::Lost | Kind::Overrun | Kind::Violation(_) => {
-            Code::Unavailable
-        }
-        Kind::TooLarge => Code::ResourceExhausted,
-        Kind::Reset(reason) => of_reset(reason),
-        Kind::Body | Kind::Panicked | Kind::Unsendable => Code::Internal,
+        FailureKind::NotSent
+        | FailureKind::Refused
+        | FailureKind::GoAwayError(_)
+        | FailureKind::Lost
+        | FailureKind::HeadersOverflow
+        | FailureKind::LocalGoAway(_) => Code::Unavailable,
+        FailureKind::TooLarge => Code::ResourceExhausted,
+        FailureKind::Reset(reason) => code_of_reset(reason),
+        FailureKind::RequestBody | FailureKind::RequestBodyPanic | FailureKind::InvalidRequest => Code::Internal,
     }
 }
 
-/// gRPC's table of HTTP/2 error codes.
-fn of_reset(reason: Reason) -> Code {
+/// Maps HTTP/2 error codes to gRPC's codes, after the table in gRPC's HTTP/2 protocol.
+fn code_of_reset(reason: Reason) -> Code {
     match reason {
         Reason::REFUSED_STREAM => Code::Unavailable,
         Reason::CANCEL => Code::Cancelled,
@@ -68,63 +87,48 @@ fn of_reset(reason: Reason) -> Code {
     }
 }
 
-/// The user's own body failed: with a status, if it has one.
-fn of_body(source: Box<dyn Error + Send + Sync>) -> Status {
-    match source.downcast::<Status>() {
-        Ok(status) => *status,
-        Err(source) => Status::from_error(source),
-    }
+/// Makes a status about a server. `text` may have addresses: the status's message has none, its source has them.
+pub(crate) fn with_server(code: Code, text: String, address: &Address) -> Status {
+    let message = without_address(&text, address);
+    with_texts(code, message, text, address)
 }
 
-/// A status of the channel's own: its text has no addresses, its source has them.
-pub(crate) fn named(code: Code, message: String, address: &Address) -> Status {
-    let told = without_address(&message, address);
-    named_as(code, told, message, address)
+/// Makes a status about a server, where `message` is the text without addresses already.
+fn with_texts(code: Code, message: String, text: String, address: &Address) -> Status {
+    CallError::of_channel(Status::new(code, message), Some(address), text)
 }
 
-/// The same where `told` is the text without addresses already.
-pub(super) fn named_as(code: Code, told: String, message: String, address: &Address) -> Status {
-    CallError::told(Status::new(code, told), Some(address), message)
-}
-
-/// A text about a server, without its address and any other.
+/// Takes a server's address, and any other, out of a text about it.
 pub(crate) fn without_address(text: &str, server: &Address) -> String {
     let authority = server.parsed_authority().as_str();
-    // Of a socket the text may name the path alone; no word is empty, so that "" stands for none.
+    // A text about a Unix socket may name its path alone. No word of a text is empty, so that "" stands for no path.
     without_addresses(text, &[authority, server.host(), server.unix_path().unwrap_or_default()])
 }
 
-/// The same for a call that no server had; `told` is the text as far as its addresses are known already.
-pub(crate) fn unplaced(code: Code, message: String, told: &str) -> Status {
-    CallError::told(Status::new(code, without_addresses(told, &[])), None, message)
+/// Makes the status of a call that no server had. `message` is `text` without the addresses that are known.
+pub(crate) fn without_server(code: Code, text: String, message: &str) -> Status {
+    CallError::of_channel(Status::new(code, without_addresses(message, &[])), None, text)
 }
 
-/// The status that a server sent, in headers or trailers, as tonic reads it.
-pub(crate) fn sent(headers: &HeaderMap, address: &Address) -> Status {
+/// Reads the status that a server sent in headers or trailers, as tonic reads it.
+pub(crate) fn from_server(headers: &HeaderMap, address: &Address) -> Status {
     let status = Status::from_header_map(headers).unwrap_or_else(|| Status::unknown("no status"));
-    CallError::sent(status, address)
+    CallError::of_server(status, address)
 }
 
-/// Takes out details that are no base64: tonic panics over them.
-pub(crate) fn check_details(headers: &mut HeaderMap) {
+/// Removes details of a status that are not base64: tonic panics when it reads them.
+pub(crate) fn remove_invalid_details(headers: &mut HeaderMap) {
     if headers.contains_key(DETAILS) {
         let metadata = MetadataMap::from_headers(std::mem::take(headers));
-        let readable = metadata.get_bin(DETAILS.as_str()).is_some_and(|details| details.to_bytes().is_ok());
+        let is_valid = metadata.get_bin(DETAILS.as_str()).is_some_and(|details| details.to_bytes().is_ok());
         *headers = metadata.into_headers();
-        if !readable {
+        if !is_valid {
             headers.remove(DETAILS);
         }
     }
 }
 
-/// Adds the server's address.
-pub(crate) fn name(headers: &mut HeaderMap, address: &Address) {
-    if let Ok(value) = HeaderValue::from_bytes(address.parsed_authority().as_str().as_bytes()) {
-        headers.insert(SERVER, value);
-    }
-}
-
-/// The status that headers or trailers carry, if they do.
+/// Returns the code in headers or trailers, if they have one.
 pub(crate) fn code_in(headers: &HeaderMap) -> Option<Code> {
     headers.get(GRPC_STATUS).map(|value| Code::from_bytes(value.as_bytes()))
 }

@@ -1,4 +1,4 @@
-//! Answers of whoever is no gRPC server: a proxy's error page, another service at the address.
+//! Responses that do not come from a gRPC server: a proxy's error page, or another service at the address.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -10,17 +10,16 @@ use tokio::time::{Instant, timeout_at};
 use tonic::{Code, Status};
 
 use crate::address::Address;
-use crate::balance::call::deadline::Deadline;
 use crate::balance::status;
-use crate::connection::{Incoming, StreamPermit, read_some};
+use crate::connection::{RecvStream, StreamPermit, read_prefix};
 
-/// How much of the body is told.
+/// How many bytes of the body the status shows: the title of an error page fits.
 const EXCERPT: usize = 256;
-/// How long it may take: what it says is worth less than the caller's time.
-const WAIT: Duration = Duration::from_secs(1);
+/// How long the call waits for the body: the caller's time is worth more than the text.
+const BODY_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Whether an answer of this content type is read as gRPC: `application/grpc`, and that with `+` or `;` behind it, as gRPC
-/// over HTTP/2 has it. `application/grpc-web` is not: its trailers are in its body.
+/// Whether a response of this content type is read as gRPC: `application/grpc`, alone or followed by `+` or `;` (gRPC's HTTP/2
+/// protocol). `application/grpc-web` is not: it has its trailers in the body.
 #[inline]
 pub(crate) fn is_grpc(content_type: &[u8]) -> bool {
     const GRPC: &[u8] = b"application/grpc";
@@ -28,10 +27,10 @@ pub(crate) fn is_grpc(content_type: &[u8]) -> bool {
     start.eq_ignore_ascii_case(GRPC) && matches!(rest.first(), None | Some(b'+' | b';' | b' ' | b'\t'))
 }
 
-/// gRPC's table of HTTP status codes, for answers without `grpc-status`.
+/// Maps HTTP status codes to gRPC's codes, for responses without `grpc-status`, after gRPC's `http-grpc-status-mapping.md`.
 pub(crate) fn code_of(status: StatusCode) -> Code {
     match status.as_u16() {
-        // 431: what the caller has put into the headers; gRPC's Java library says INTERNAL too.
+        // 431 is the caller's fault: its headers are too large. gRPC's Java library makes it INTERNAL too.
         400 | 431 => Code::Internal,
         401 => Code::Unauthenticated,
         403 => Code::PermissionDenied,
@@ -41,60 +40,59 @@ pub(crate) fn code_of(status: StatusCode) -> Code {
     }
 }
 
-/// What a caller is told: the HTTP status, the content type, and how the body begins.
-pub(crate) async fn status(
+/// Makes the status of such a response, with the HTTP status, the content type, and the beginning of the body.
+///
+/// It waits for the body until [`BODY_TIMEOUT`] or the deadline. The permit keeps the stream counted meanwhile.
+pub(crate) async fn read_status(
     head: Parts,
-    mut stream: Incoming,
-    _place: Option<StreamPermit>,
-    deadline: Option<Deadline>,
+    mut stream: RecvStream,
+    _permit: Option<StreamPermit>,
+    deadline: Option<Instant>,
     address: &Address,
 ) -> Status {
-    let until = Instant::now() + WAIT;
-    let until = deadline.map_or(until, |deadline| deadline.at.min(until));
-    let mut start = Vec::new();
-    // What has come by then is told.
-    let _ = timeout_at(until, read_some(&mut stream, &mut start, EXCERPT)).await;
-    told(&head, Some(&start), address)
+    let end = Instant::now() + BODY_TIMEOUT;
+    let end = deadline.map_or(end, |deadline| deadline.min(end));
+    let mut body = Vec::new();
+    // A timeout is no error: the part that has come is shown.
+    let _ = timeout_at(end, read_prefix(&mut stream, &mut body, EXCERPT)).await;
+    status_of(&head, Some(&body), address)
 }
 
-/// The same where the body is not worth the wait.
-pub(crate) fn unread(head: &Parts, address: &Address) -> Status {
-    told(head, None, address)
-}
-
-/// Addresses are looked for before the text is escaped, which hides where they begin.
-fn told(head: &Parts, start: Option<&[u8]>, address: &Address) -> Status {
-    let text = |say: &dyn Fn(&str) -> String| text(head.status, head.headers.get(CONTENT_TYPE), start, say);
+/// Makes the status of such a response. `body` is the part of the body that was read; `None` where none was, for a call that is
+/// repeated.
+pub(crate) fn status_of(head: &Parts, body: Option<&[u8]>, address: &Address) -> Status {
+    // Addresses are searched for before the text is escaped: escapes hide where an address begins.
+    let text = |redact: &dyn Fn(&str) -> String| text(head.status, head.headers.get(CONTENT_TYPE), body, redact);
     let all = text(&str::to_owned);
-    let without = text(&|said| status::without_address(said, address));
-    status::named_as(code_of(head.status), without, format!("{address}: {all}"), address)
+    let message = text(&|part| status::without_address(part, address));
+    status::with_texts(code_of(head.status), message, format!("{address}: {all}"), address)
 }
 
 fn text(
     status: StatusCode,
     content_type: Option<&HeaderValue>,
-    start: Option<&[u8]>,
-    say: &dyn Fn(&str) -> String,
+    body: Option<&[u8]>,
+    redact: &dyn Fn(&str) -> String,
 ) -> String {
-    let escaped = |bytes| escaped(bytes, say);
+    let escaped = |bytes| escaped(bytes, redact);
     let mut text = format!("answered HTTP {status} without a gRPC status, ");
-    // Writing to a string does not fail.
+    // Writing to a String does not fail.
     let _ = match content_type.map(HeaderValue::as_bytes) {
         Some(value) => write!(text, "content type \"{}\"", escaped(value)),
         None => write!(text, "no content type"),
     };
-    let _ = match start {
+    let _ = match body {
         None => Ok(()),
         Some([]) => write!(text, ", no body"),
-        Some(start) => write!(text, ", body \"{}\"", escaped(start)),
+        Some(body) => write!(text, ", body \"{}\"", escaped(body)),
     };
     text
 }
 
-/// So that nothing in it is taken for anything but text.
-fn escaped(bytes: &[u8], say: &dyn Fn(&str) -> String) -> String {
+/// Escapes foreign bytes, so that terminals and logs show them as text.
+fn escaped(bytes: &[u8], redact: &dyn Fn(&str) -> String) -> String {
     let bytes = &bytes[..bytes.len().min(EXCERPT)];
-    say(&String::from_utf8_lossy(bytes)).escape_debug().collect()
+    redact(&String::from_utf8_lossy(bytes)).escape_debug().collect()
 }
 
 #[cfg(test)]

@@ -1,63 +1,66 @@
 //! PURE: takes the addresses out of a text.
 //!
-//! Statuses travel: a handler passes the status of an inner call on to its own caller. Their texts must not tell where the
-//! inner server is.
+//! A handler may pass the status of an inner call on to its own caller. Its text must not tell where the inner server is. The texts
+//! come from the system, from h2, from proxies and from servers, so that addresses are found by their form. Times, versions,
+//! ratios, paths of files and paths of Rust must stay.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-/// What stands where an address stood.
+/// Replaces an address.
 const MARK: &str = "[address]";
 
-/// The text without addresses: without IP addresses, `host:port` in any form, `unix:` paths, the names that a certificate is
-/// valid for, and the names in `own`. An address that begins a text or a part of it (`ADDRESS: reason`) goes with its colon;
-/// any other one becomes `[address]`.
+/// Returns the text without addresses: IP addresses, `host:port` in any form, `unix:` paths, the names in a certificate error, and
+/// the words in `own`.
+///
+/// An address that begins the text or a part of it (`ADDRESS: reason`) is removed with its colon. Any other one becomes
+/// `[address]`.
 pub(crate) fn without_addresses(text: &str, own: &[&str]) -> String {
-    let mut told = String::with_capacity(text.len());
+    let mut redacted = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(start) = rest.find(|c| is_part(c) || c == '\\') {
         let (before, from) = rest.split_at(start);
-        told.push_str(before);
-        if let Some(length) = escape(from) {
+        redacted.push_str(before);
+        if let Some(length) = escape_len(from) {
             let (escape, after) = from.split_at(length);
-            told.push_str(escape);
+            redacted.push_str(escape);
             rest = after;
             continue;
         }
         let (token, after) = from.split_at(from.find(|c| !is_part(c)).unwrap_or(from.len()));
         rest = after;
-        // What ends a sentence or a part of it belongs to no address, nor does an arrow (`a->b`) or a dash.
+        // The end of a sentence or of a part does not belong to the address, nor does an arrow (`a->b`) or a dash.
         let (word, end) = token.split_at(token.trim_end_matches([':', '.', '-']).len());
-        let of_certificate = told.ends_with("DnsName(\"");
-        if word.is_empty() || !(of_certificate || own.contains(&word) || is_address(word)) {
-            told.push_str(token);
-        } else if end == ":" && rest.starts_with(' ') && begins_a_part(&told) {
+        let is_certificate_name = redacted.ends_with("DnsName(\"");
+        if word.is_empty() || !(is_certificate_name || own.contains(&word) || is_address(word)) {
+            redacted.push_str(token);
+        } else if end == ":" && rest.starts_with(' ') && begins_part(&redacted) {
             rest = &rest[1..];
         } else {
-            told.push_str(MARK);
-            told.push_str(end);
+            redacted.push_str(MARK);
+            redacted.push_str(end);
         }
     }
-    told.push_str(rest);
-    told
+    redacted.push_str(rest);
+    redacted
 }
 
-/// Whether the character can stand in an address.
+/// Whether a character can be part of an address.
 fn is_part(c: char) -> bool {
     c.is_ascii_alphanumeric() || "._:-[]/%@".contains(c)
 }
 
-/// The length of the escape that the text begins with: `Debug` of what a server sent writes `\n` before what follows.
-fn escape(text: &str) -> Option<usize> {
+/// Returns the length of the escape at the start of the text. `Debug` of bytes writes `\n` before an address that follows a line.
+fn escape_len(text: &str) -> Option<usize> {
     let rest = text.strip_prefix('\\')?;
-    let bytes = rest.as_bytes();
-    Some(match bytes {
+    Some(match rest.as_bytes() {
         [b'n' | b'r' | b't' | b'0' | b'\\', ..] => 2,
         [b'x', a, b, ..] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit() => 4,
         _ => 1,
     })
 }
 
-fn begins_a_part(before: &str) -> bool {
+/// Whether a new part of the text begins after `before`.
+fn begins_part(before: &str) -> bool {
     before.is_empty() || before.ends_with(": ") || before.ends_with("; ") || before.ends_with(", ")
 }
 
@@ -65,39 +68,39 @@ fn is_address(word: &str) -> bool {
     if word.starts_with("unix:") {
         return true;
     }
-    // A URL's scheme before it, a path or an index after it, or one address after another: `a/b`.
+    // An address can have a scheme before it, a path or an index after it, or another address after it: `a/b`.
     word.split('/').any(|part| {
         let part = part.rsplit('@').next().unwrap_or(part);
         let bare = part.trim_start_matches('[');
         let bare = bare.split_once(']').map_or(bare, |(bare, _)| bare);
-        let bare = bare.split_once('%').map_or(bare, |(bare, _)| bare); // an interface
+        let bare = bare.split_once('%').map_or(bare, |(bare, _)| bare); // an interface: `fe80::1%eth0`
         has_ipv4(part) || bare.split('-').any(has_ipv6) || has_port(part)
     })
 }
 
-/// Alone, or after and before anything: `client:10.0.0.5`, `10.0.0.5-10.0.0.9`.
+/// Whether there is an IPv4 address, alone or between other text: `client:10.0.0.5`, `10.0.0.5-10.0.0.9`.
 fn has_ipv4(text: &str) -> bool {
     let parts = text.split(|c: char| !c.is_ascii_digit() && c != '.');
     parts.map(|part| part.trim_matches('.')).any(|part| part.parse::<Ipv4Addr>().is_ok())
 }
 
-/// Alone, or after a word: `client:fe80::1`.
+/// Whether there is an IPv6 address, alone or after a word: `client:fe80::1`. `::` alone is a path of Rust.
 fn has_ipv6(text: &str) -> bool {
     let is = |text: &str| text.len() > 2 && text.parse::<Ipv6Addr>().is_ok();
     is(text) || text.split_once(':').is_some_and(|(word, rest)| !word.is_empty() && is(rest))
 }
 
-/// A name has a letter, as times (`06:38:19`) and ratios (`3:4`) have not.
+/// Whether there is a host with a port. A host has a letter; times (`06:38:19`) and ratios (`3:4`) have none.
 fn has_port(text: &str) -> bool {
     let Some((before, port)) = text.rsplit_once(':') else { return false };
     let host = before.rsplit(':').next().unwrap_or(before);
     let is_port = (1..=5).contains(&port.len()) && port.bytes().all(|digit| digit.is_ascii_digit());
     let is_bracketed = host.ends_with(']');
-    is_port && (is_bracketed || host.bytes().any(|byte| byte.is_ascii_alphabetic())) && !ends_in_a_date(host)
+    is_port && (is_bracketed || host.bytes().any(|byte| byte.is_ascii_alphabetic())) && !ends_in_date(host)
 }
 
-/// `2026-11-28T06`, before the minutes.
-fn ends_in_a_date(text: &str) -> bool {
+/// Whether it is a date with hours, such as `2026-11-28T06`: its minutes look like a port.
+fn ends_in_date(text: &str) -> bool {
     let is = |text: &str, of: &str| text.chars().all(|c| c.is_ascii_digit() || of.contains(c));
     text.split_once('T').is_some_and(|(date, hours)| is(date, "-") && hours.len() == 2 && is(hours, ""))
 }
@@ -108,7 +111,7 @@ mod tests {
 
     #[test]
     fn addresses_leave_a_text_and_nothing_else_does() {
-        for (text, told) in [
+        for (text, redacted) in [
             ("", ""),
             ("10.0.0.5:50051: connection lost: broken pipe", "connection lost: broken pipe"),
             ("https://greeter.local:8443: no answer within 5 ms", "no answer within 5 ms"),
@@ -137,7 +140,7 @@ mod tests {
             ("over \\\\10.0.0.5\\share \\", "over \\\\[address]\\share \\"),
             ("at 2026-11-28T06:38:19Z from db:5432", "at 2026-11-28T06:38:19Z from [address]"),
         ] {
-            assert_eq!(without_addresses(text, &["greeter"]), told, "{text}");
+            assert_eq!(without_addresses(text, &["greeter"]), redacted, "{text}");
         }
     }
 

@@ -1,66 +1,51 @@
-//! Why there is no server, in a sentence. Made when somebody asks, and once for all who ask before anything changes.
+//! A cache of the text that explains why no server takes a call.
+//!
+//! Thousands of waiting calls may fail at the same moment. The text lists states and the last error, and searching an error for
+//! addresses is slow, so that it is made once for all of them.
 
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tonic::{Code, Status};
-
 use crate::address::Address;
-use crate::balance::channel::Inner;
-use crate::balance::status;
-use crate::balance::subchannel::LinkState;
+use crate::balance::connectivity::ChannelStatus;
 
-/// The last texts, and what they were made from.
+/// The last texts, with the version of the state that they describe.
 #[derive(Default)]
-pub(crate) struct Reason(Mutex<Option<(Seen, Arc<Texts>)>>);
+pub(crate) struct UnavailableText(Mutex<Option<(Version, Arc<UnavailableTexts>)>>);
 
+/// The texts are current as long as neither number has changed.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Seen {
-    /// The number of the outlook.
-    outlook: u64,
-    /// Attempts to connect that had failed.
-    failures: u64,
+struct Version {
+    /// [`ChannelStatus::version`].
+    status: u64,
+    /// The number of attempts to connect that have failed: each may bring another last error.
+    connect_failures: u64,
 }
 
-struct Texts {
-    with_addresses: String,
-    without: String,
+/// One explanation in two forms: the source of a status holds addresses, its message does not.
+pub(crate) struct UnavailableTexts {
+    pub(crate) with_addresses: String,
+    pub(crate) without_addresses: String,
 }
 
-impl Inner {
-    /// Why there is no server, with what last went wrong, and with addresses.
-    pub(crate) fn explain(&self) -> String {
-        self.texts().with_addresses.clone()
-    }
-
-    /// The status of a call that ends for that reason; `before` begins its text.
-    pub(crate) fn status(&self, code: Code, before: &str) -> Status {
-        let texts = self.texts();
-        status::unplaced(code, format!("{before}{}", texts.with_addresses), &format!("{before}{}", texts.without))
-    }
-
-    fn texts(&self) -> Arc<Texts> {
-        let outlook = self.outlook.borrow().clone();
-        let seen = Seen { outlook: outlook.number, failures: self.ground.failures.load(Ordering::Relaxed) };
-        let mut last = self.reason.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*last {
-            Some((of, texts)) if *of == seen => texts.clone(),
+impl UnavailableText {
+    /// Returns the texts for this status. `last_error` is called only where they have to be made anew.
+    pub(crate) fn get(
+        &self,
+        status: &ChannelStatus,
+        connect_failures: u64,
+        last_error: impl FnOnce() -> Option<(Address, String)>,
+    ) -> Arc<UnavailableTexts> {
+        let version = Version { status: status.version, connect_failures };
+        let mut cached = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*cached {
+            Some((of, texts)) if *of == version => texts.clone(),
             _ => {
-                let error = self.last_error();
-                let text = |addresses| outlook.explain(error.as_ref(), addresses);
-                let texts = Arc::new(Texts { with_addresses: text(true), without: text(false) });
-                *last = Some((seen, texts.clone()));
+                let error = last_error();
+                let text = |addresses| status.explain(error.as_ref(), addresses);
+                let texts = Arc::new(UnavailableTexts { with_addresses: text(true), without_addresses: text(false) });
+                *cached = Some((version, texts.clone()));
                 texts
             }
         }
-    }
-
-    /// What went wrong with the server whose state has changed last, among those that are not connected.
-    fn last_error(&self) -> Option<(Address, String)> {
-        let lanes = self.lanes.load();
-        let states = lanes.iter().map(|(server, _)| (server, server.link()));
-        let failed = states.filter(|(_, link)| link.state != LinkState::Ready && link.error.is_some());
-        let (server, link) = failed.max_by_key(|(_, link)| link.since)?;
-        link.error.map(|error| (server.address().clone(), error))
     }
 }

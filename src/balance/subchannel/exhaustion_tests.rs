@@ -45,8 +45,8 @@ async fn server() -> (SocketAddr, Arc<AtomicUsize>) {
 async fn ids_that_are_used_up_cost_no_call_anything() {
     let (address, connections) = server().await;
     let insert = Ok::<_, Infallible>(Change::Insert(address, Instance::new(address).unwrap()));
-    let builder = BalancedChannel::builder().most_exchanges(500);
-    let channel = builder.discover("greeter", tokio_stream::iter([insert])).unwrap();
+    let builder = BalancedChannel::builder().max_exchanges(500);
+    let channel = builder.build_with_discovery("greeter", tokio_stream::iter([insert])).unwrap();
     let mut callers = tokio::task::JoinSet::new();
     for _ in 0..20 {
         let mut greeter = GreeterClient::new(channel.clone());

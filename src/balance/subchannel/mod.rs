@@ -1,5 +1,12 @@
-//! One server of a channel, as all its calls and its supervisor know it.
+//! One server of a channel: [`Subchannel`] is what its calls, its supervisor and the pool share.
+//!
+//! `supervisor.rs` is the task that connects it; it asks `reconnect.rs` what follows an attempt,
+//! and `connect_permits.rs` for its turn, which `connect_order.rs` decides. `cost/` is what its
+//! calls have cost lately, which pickers compare; `outlier.rs` decides which servers are ejected
+//! because their calls fail.
 
+pub(super) mod connect_order;
+pub(super) mod connect_permits;
 pub(super) mod cost;
 #[cfg(test)]
 mod exhaustion_tests;
@@ -15,87 +22,102 @@ use tokio::time::Instant;
 use tonic::Code;
 
 use crate::address::Address;
-use crate::balance::subchannel::cost::{Cost, Estimate};
+use crate::balance::subchannel::cost::Cost;
+use crate::connection::Connection;
 
 /// What a channel knows of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ServerState {
-    /// The first connection, or the next after one that has ended, is being made. Calls may wait for it.
+    /// The first connection, or the next after one that has ended, is being made. Calls may wait
+    /// for it.
     Connecting,
     /// Connected: the server's SETTINGS have come. Calls go to it.
     Ready,
-    /// The last attempt to connect failed, or more than three connections in a row have ended within 500 ms and without an OK
-    /// call. It goes on trying. The first refusal after a connection that was well counts as [`ServerState::Connecting`]: the
-    /// server may restart.
+    /// The last attempt to connect failed, or more than three connections in a row have ended
+    /// within 500 ms and without an OK call. It goes on trying. The first refusal after a
+    /// connection that was well counts as [`ServerState::Connecting`]: the server may restart.
     TransientFailure,
-    /// Connected, and left out for a while because its calls failed ([`Ejection`](crate::balance::Ejection)).
+    /// Connected, and left out for a while because its calls failed
+    /// ([`OutlierDetection`](crate::balance::OutlierDetection)).
     Ejected,
 }
 
-pub(crate) struct Server {
+/// The channel's side of one server: its connection, its state, and what its calls have come to.
+///
+/// The pool makes one for each address, and a [`supervisor`] keeps it connected. Calls, statuses
+/// and pickers share it, and may keep it for longer than the pool does: a subchannel that is
+/// removed from the pool is shut down, so that it holds no connection open.
+pub(crate) struct Subchannel {
     address: Address,
-    /// Where the clock of all servers of the channel begins.
+    /// Where the clock of all subchannels of the channel begins.
     epoch: Instant,
-    link: Mutex<Link>,
+    /// Written by the supervisor; read by the pool and by statuses, never by a call.
+    status: Mutex<SubchannelStatus>,
+    /// What its calls have cost lately, which pickers compare.
     pub(crate) cost: Cost,
-    /// Calls that ended with another code than OK.
+    /// Calls that ended with another code than OK, since the channel began.
     failures: AtomicU64,
-    pub(crate) record: Record,
-    /// Counts its ejections and its returns: odd while it is ejected.
+    /// What outlier detection looks at.
+    pub(crate) interval: IntervalCounts,
+    /// Counts ejections and returns: odd while the server is ejected.
     term: AtomicU32,
-    /// It is back from an ejection, and has not proven yet that it is well.
+    /// The server is back from an ejection, and has answered no call with OK since.
     on_probation: AtomicBool,
 }
 
-/// How its connection is.
-#[derive(Clone, Debug)]
-pub(crate) struct Link {
-    pub(crate) state: LinkState,
+/// Of one moment.
+#[derive(Clone)]
+pub(crate) struct SubchannelStatus {
+    pub(crate) state: SubchannelState,
+    /// When the state was last another one.
     pub(crate) since: Instant,
-    /// What last went wrong.
-    pub(crate) error: Option<String>,
+    /// What last went wrong with the connection, also after it came right.
+    pub(crate) last_error: Option<String>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum LinkState {
+/// Whether a server is connected. In gRPC's words; a subchannel here is never idle.
+///
+/// ```text
+/// Connecting ──connected──▶ Ready ──the connection ends──▶ Connecting, or TransientFailure after several short ones
+///     │    ◀──the runtime stood still── TransientFailure ──connected──▶ Ready
+///     └──an attempt fails──▶ TransientFailure, or Connecting where calls are to wait for the next attempt
+/// any ──removed from the pool──▶ Shutdown
+/// ```
+#[derive(Clone)]
+pub(crate) enum SubchannelState {
+    /// Calls wait for the attempt that is under way, or for the next.
     Connecting,
-    Ready,
-    Failing,
+    /// The server has accepted this connection: its SETTINGS have come. The pool also checks that
+    /// it has not ended since.
+    Ready(Connection),
+    /// Calls do not wait for it; attempts go on.
+    TransientFailure,
+    /// Nothing follows.
+    Shutdown,
 }
 
-/// What outlier ejection judges by.
+/// The calls of one interval of outlier detection.
 #[derive(Default)]
-pub(crate) struct Record {
+pub(crate) struct IntervalCounts {
+    /// Attempts that ended with OK, and those that ended with another code.
     pub(crate) successes: AtomicU64,
     pub(crate) failures: AtomicU64,
-    /// Failures since the last success.
-    pub(crate) in_a_row: AtomicU32,
+    /// Failures since the last success, over intervals.
+    pub(crate) consecutive_failures: AtomicU32,
 }
 
-/// How a call ended, for whoever judges its server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum CallResult {
-    Success,
-    Failure,
-}
-
-impl CallResult {
-    /// Every code but OK speaks against the server, as gRFC A50 has it; how much is a question of what its peers do.
-    pub(crate) fn of(code: Code) -> Self {
-        if code == Code::Ok { Self::Success } else { Self::Failure }
-    }
-}
-
-impl Server {
+impl Subchannel {
+    /// A server that nobody has connected to yet. `epoch` is the channel's.
     pub(crate) fn new(address: Address, epoch: Instant) -> Self {
+        let status = SubchannelStatus { state: SubchannelState::Connecting, since: Instant::now(), last_error: None };
         Self {
             address,
             epoch,
-            link: Mutex::new(Link { state: LinkState::Connecting, since: Instant::now(), error: None }),
+            status: Mutex::new(status),
             cost: Cost::default(),
             failures: AtomicU64::new(0),
-            record: Record::default(),
+            interval: IntervalCounts::default(),
             term: AtomicU32::new(0),
             on_probation: AtomicBool::new(false),
         }
@@ -105,96 +127,113 @@ impl Server {
         &self.address
     }
 
-    /// How many places bad calls go on holding in its load.
-    #[inline]
-    pub(crate) fn kept(&self) -> u64 {
-        self.cost.kept(|| self.epoch.elapsed())
+    /// The time since the epoch that the costs of all subchannels count from.
+    pub(crate) fn now(&self) -> Duration {
+        self.epoch.elapsed()
     }
 
-    /// The estimate of its latency.
-    pub(crate) fn estimate(&self) -> Estimate {
-        self.cost.estimate(self.epoch.elapsed())
+    fn lock(&self) -> MutexGuard<'_, SubchannelStatus> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Link> {
-        self.link.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn link(&self) -> Link {
+    /// A copy of the present status.
+    pub(crate) fn status(&self) -> SubchannelStatus {
         self.lock().clone()
     }
 
-    /// Without what went wrong, which would be copied.
-    pub(crate) fn link_state(&self) -> LinkState {
-        self.lock().state
+    /// The state without the last error, which would be copied.
+    pub(crate) fn state(&self) -> SubchannelState {
+        self.lock().state.clone()
     }
 
-    pub(crate) fn set_link(&self, state: LinkState, error: Option<String>) {
-        let mut link = self.lock();
-        if link.state != state {
-            link.since = Instant::now();
+    /// Changes the state, and the last error where one is given. After a shutdown nothing changes:
+    /// the supervisor may still be in the middle of a step when it is aborted.
+    pub(crate) fn set_state(&self, state: SubchannelState, error: Option<String>) {
+        let mut status = self.lock();
+        if matches!(status.state, SubchannelState::Shutdown) {
+            drop(status); // before `state`, see below
+            return;
         }
-        link.state = state;
-        link.error = error.or_else(|| link.error.take());
+        if std::mem::discriminant(&status.state) != std::mem::discriminant(&state) {
+            status.since = Instant::now();
+        }
+        let before = std::mem::replace(&mut status.state, state);
+        status.last_error = error.or_else(|| status.last_error.take());
+        // A connection is dropped after the lock: h2 logs that its last handle goes, and a subscriber may ask for this status.
+        drop(status);
+        drop(before);
     }
 
+    /// The calls in flight over its connection. Counted without a clone of the connection: dropping
+    /// the last handle takes h2's lock, which may be held when this is asked for.
+    pub(crate) fn in_flight(&self) -> usize {
+        match &self.lock().state {
+            SubchannelState::Ready(connection) => connection.in_flight(),
+            SubchannelState::Connecting | SubchannelState::TransientFailure | SubchannelState::Shutdown => 0,
+        }
+    }
+
+    /// Whether outlier detection has ejected it.
     pub(crate) fn is_ejected(&self) -> bool {
         self.term() % 2 == 1
     }
 
+    /// Ejects the server or takes it back. Its counts begin anew: what it does while it is ejected
+    /// counts for nothing, and once it is back, neither does what it did before.
     pub(crate) fn set_ejected(&self, ejected: bool) {
         if ejected != self.is_ejected() {
             self.term.fetch_add(1, Ordering::Relaxed);
         }
+        self.interval.consecutive_failures.store(0, Ordering::Relaxed);
+        self.interval.successes.store(0, Ordering::Relaxed);
+        self.interval.failures.store(0, Ordering::Relaxed);
     }
 
+    /// Whether it is back from an ejection and its next failure is to be looked at once.
     pub(crate) fn is_on_probation(&self) -> bool {
         self.on_probation.load(Ordering::Relaxed)
     }
 
+    /// As the outlier detector says.
     pub(crate) fn set_on_probation(&self, on_probation: bool) {
         self.on_probation.store(on_probation, Ordering::Relaxed);
     }
 
-    /// What a call notes when it begins, for [`Server::judge`].
+    /// What an attempt notes when it begins, for [`Subchannel::count_end`].
     #[inline]
     pub(crate) fn term(&self) -> u32 {
         self.term.load(Ordering::Relaxed)
     }
 
-    /// Counts the end of a call that began in this term; gives how many failed in a row.
-    pub(crate) fn judge(&self, verdict: CallResult, term: u32) -> u32 {
-        if verdict == CallResult::Failure {
+    /// Counts the end of an attempt that began in this term; returns the number of failures in a
+    /// row. Every code but OK is a failure, as in gRFC A50; whether failures speak against the
+    /// server is decided by comparing it with its peers.
+    pub(crate) fn count_end(&self, code: Code, term: u32) -> u32 {
+        let failed = code != Code::Ok;
+        if failed {
             self.failures.fetch_add(1, Ordering::Relaxed);
         }
-        // What comes while it is ejected, or is left from before, says nothing of how it is once it is back.
+        // An end while the server is ejected, or of an attempt from before, says nothing about how it is once it is back.
         if self.term() != term || term % 2 == 1 {
             return 0;
         }
-        match verdict {
-            CallResult::Success => {
-                self.record.successes.fetch_add(1, Ordering::Relaxed);
-                if self.record.in_a_row.load(Ordering::Relaxed) != 0 {
-                    self.record.in_a_row.store(0, Ordering::Relaxed);
-                }
-                0
-            }
-            CallResult::Failure => {
-                self.record.failures.fetch_add(1, Ordering::Relaxed);
-                self.record.in_a_row.fetch_add(1, Ordering::Relaxed) + 1
-            }
+        let counts = &self.interval;
+        if failed {
+            counts.failures.fetch_add(1, Ordering::Relaxed);
+            return counts.consecutive_failures.fetch_add(1, Ordering::Relaxed) + 1;
         }
+        counts.successes.fetch_add(1, Ordering::Relaxed);
+        // Mostly 0 already: a load costs less than a store that all callers share.
+        if counts.consecutive_failures.load(Ordering::Relaxed) != 0 {
+            counts.consecutive_failures.store(0, Ordering::Relaxed);
+        }
+        0
     }
 
-    /// Calls that have ended, and failed ones among them.
-    pub(crate) fn counted(&self) -> (u64, u64) {
+    /// Attempts that have ended, and those of them that failed.
+    pub(crate) fn calls(&self) -> (u64, u64) {
         let failures = self.failures.load(Ordering::Relaxed);
-        (self.succeeded() + failures, failures)
-    }
-
-    /// Calls that have ended well.
-    pub(crate) fn succeeded(&self) -> u64 {
-        self.cost.ok_calls()
+        (self.cost.ok_calls() + failures, failures)
     }
 }
 
@@ -203,7 +242,7 @@ impl Server {
 pub struct ServerStatus {
     pub(crate) address: Address,
     pub(crate) state: ServerState,
-    pub(crate) since: Instant,
+    pub(crate) state_age: Duration,
     pub(crate) in_flight: usize,
     pub(crate) latency: Option<Duration>,
     pub(crate) calls: u64,
@@ -222,9 +261,9 @@ impl ServerStatus {
         self.state
     }
 
-    /// Since when it has been connecting, connected or failing; ejections do not count.
-    pub fn since(&self) -> Instant {
-        self.since
+    /// How long it has been connecting, connected or failing. Ejections do not begin it anew.
+    pub fn state_age(&self) -> Duration {
+        self.state_age
     }
 
     /// Calls from their start to the end of their answers, and calls that were given up and whose streams are yet to be reset

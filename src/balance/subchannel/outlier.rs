@@ -1,350 +1,468 @@
-//! Which servers are left out for a while because their calls fail (gRFC A50), with failures in a row beside. PURE.
+//! Which servers are ejected for a while because their calls fail (gRFC A50, and Envoy's
+//! consecutive failures). PURE.
+//!
+//! [`OutlierDetection`] is what users set. [`OutlierDetector`] is the machine: the pool gives it
+//! the [`CallCounts`] of all servers when [`OutlierDetector::next`] is due and when a server [is
+//! suspicious](OutlierDetection::is_suspicious), and ejects the servers that it names. A server
+//! goes through these states:
+//!
+//! ```text
+//! well ──its calls fail──▶ ejected ──its time is over──▶ on probation ──an OK call──▶ well (ejections are remembered)
+//!                             ▲                              │
+//!                             └────────── a failure ─────────┘
+//! ```
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// A year, which clocks can still add to.
+/// The shortest interval: the counts of all servers are added up in each.
+const SHORTEST: Duration = Duration::from_millis(10);
+/// The longest of all times, which clocks can still add to: a year.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-/// Ejection of servers whose calls fail while those of others do not (gRFC A50; failures in a row are Envoy's). Off unless
-/// it is set, as in gRPC: only the user knows whether an error speaks against the server that told it.
+/// Ejects servers whose calls fail while those of others do not (gRFC A50, outlier detection;
+/// consecutive failures are Envoy's). Set with
+/// [`BalancedChannelBuilder::outlier_detection`](crate::BalancedChannelBuilder::outlier_detection).
+/// Off unless it is set, as in gRPC: only the user knows whether an error speaks against the server
+/// that returned it.
 ///
-/// Calls are judged by the status that ends them, trailers included (A50): every code but `OK` is a failure, and so are a lost
-/// connection, a reset stream and a deadline that has passed. Calls that their callers gave up, and calls whose own requests
-/// failed, are not judged.
+/// Calls count by the status that ends them, trailers included (A50): every code but `OK` is a
+/// failure, and so are a lost connection, a reset stream and a deadline that has passed. Calls that
+/// their callers gave up, and calls whose own requests failed, do not count.
 ///
-/// Whether failures speak against the server is a question of its peers. Failures in a row eject only where a server that fails as
-/// often as its peers do, in this interval and the one before, would have so many in a row less than once in a hundred intervals.
-/// So five `NOT_FOUND` from each of three servers eject nobody.
+/// Whether failures speak against the server depends on its peers. Consecutive failures eject only
+/// where a server that fails as often as its peers do, in this interval and the one before, would
+/// have so many in a row less than once in a hundred intervals. So five `NOT_FOUND` from each of
+/// three servers eject nobody.
 ///
-/// An ejected server stays connected, and comes back after its time. It gets no calls meanwhile, unless no other server is ready.
-/// What it does while it is out counts for nothing, and neither does the late end of a call from before. Back, it is on probation:
-/// its next failure ejects it again (compared with its peers as above), its next success clears it.
+/// An ejected server stays connected, and returns after its time. Meanwhile it gets no calls,
+/// unless no other server is ready. What its calls come to while it is ejected does not count, nor
+/// does the late end of a call from before. After its return it is on probation: its next failure
+/// ejects it again (compared with its peers as above), its next success clears it.
+///
+/// [`BalancedChannelBuilder::build`](crate::BalancedChannelBuilder::build) refuses values outside
+/// of the bounds that each method names.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Ejection {
+pub struct OutlierDetection {
     interval: Duration,
     base_time: Duration,
     max_time: Duration,
     max_percent: u32,
-    in_a_row: Option<u32>,
-    failure_percent: Option<(u32, u64)>,
+    consecutive_failures: Option<u32>,
+    failure_percentage: Option<(u32, u64)>,
     success_rate: Option<(f64, u64)>,
     min_servers: usize,
 }
 
-impl Default for Ejection {
-    /// A50's: judged every 10 s, 30 s of ejection times the number of ejections up to 300 s, at most 10 % of the servers (one may
-    /// always go), failure percentage 85 % of at least 50 calls, success rate 1.9 deviations below the mean of at least 100
-    /// calls, the two of them with at least 5 servers that have so many; and 5 failures in a row at once.
+impl Default for OutlierDetection {
+    /// A50's values: rates are compared every 10 s; a server is ejected for 30 s times the number
+    /// of its ejections, up to 300 s; at most 10 % of the servers are ejected (one always may be);
+    /// failure percentage 85 % of at least 50 calls, success rate 1.9 standard deviations below the
+    /// mean of at least 100 calls, both with at least 5 servers that have so many. And Envoy's 5
+    /// consecutive failures, at once.
     fn default() -> Self {
         Self {
             interval: Duration::from_secs(10),
             base_time: Duration::from_secs(30),
             max_time: Duration::from_secs(300),
             max_percent: 10,
-            in_a_row: Some(5),
-            failure_percent: Some((85, 50)),
+            consecutive_failures: Some(5),
+            failure_percentage: Some((85, 50)),
             success_rate: Some((1.9, 100)),
             min_servers: 5,
         }
     }
 }
 
-impl Ejection {
-    /// How often rates are judged. 10 s by default; values below 10 ms count as 10 ms.
+impl OutlierDetection {
+    /// How often rates are compared, from 10 ms to 365 days. 10 s by default.
     #[must_use]
     pub fn interval(mut self, interval: Duration) -> Self {
-        self.interval = interval.clamp(Duration::from_millis(10), LONGEST);
+        self.interval = interval;
         self
     }
 
-    /// How long a server is out: `base` times the number of its ejections, at most `max`. One ejection less is remembered for
-    /// each interval in which it stayed, answered calls with OK, and did not fail the last. 30 s and 300 s by default.
+    /// How long a server is ejected: `base` times the number of its ejections, at most `max`. 30 s
+    /// and 300 s by default; `base` is at most `max`, and `max` at most 365 days.
+    ///
+    /// One ejection less is remembered for each interval in which the server was not ejected,
+    /// answered calls with OK, and did not fail the last one.
     #[must_use]
-    pub fn times(mut self, base: Duration, max: Duration) -> Self {
-        self.base_time = base.min(LONGEST);
-        self.max_time = max.max(base).min(LONGEST);
+    pub fn ejection_time(mut self, base: Duration, max: Duration) -> Self {
+        (self.base_time, self.max_time) = (base, max);
         self
     }
 
-    /// The share of servers, in percent, from which on no further one is ejected. 10 by default. One server may always be out, and
-    /// all may never be.
+    /// The share of servers, in percent from 0 to 100, at which no further one is ejected. 10 by
+    /// default. One server may always be ejected, and all never.
     #[must_use]
-    pub fn max_percent(mut self, percent: u32) -> Self {
-        self.max_percent = percent.min(100);
+    pub fn max_ejection_percent(mut self, percent: u32) -> Self {
+        self.max_percent = percent;
         self
     }
 
-    /// So many failures in a row eject at once, unless the server's peers fail as often; `None` never does. 5 by default, as Envoy's.
+    /// The number of consecutive failures that eject at once, 1 or more, unless the server's peers
+    /// fail as often. 5 by default, as in Envoy; `None` turns this off.
     #[must_use]
-    pub fn in_a_row(mut self, failures: Option<u32>) -> Self {
-        self.in_a_row = failures.map(|failures| failures.max(1));
+    pub fn consecutive_failures(mut self, failures: Option<u32>) -> Self {
+        self.consecutive_failures = failures;
         self
     }
 
-    /// The share of failed calls in an interval, in percent, beyond which a server is ejected, and the least number of calls to judge
-    /// it by. 85 and 50 by default; `None` turns it off.
+    /// The share of failed calls in an interval, in percent from 0 to 100, above which a server is
+    /// ejected, and the minimum number of calls for that, 1 or more. 85 and 50 by default; `None`
+    /// turns this off.
     #[must_use]
     pub fn failure_percentage(mut self, percent: Option<u32>, calls: u64) -> Self {
-        self.failure_percent = percent.map(|percent| (percent.min(100), calls.max(1)));
+        self.failure_percentage = percent.map(|percent| (percent, calls));
         self
     }
 
-    /// How many standard deviations below the mean of all success rates a server's is when it is ejected, and the least number of
-    /// calls to judge it by. 1.9 and 100 by default; `None` turns it off.
+    /// How many standard deviations below the mean of all success rates a server's rate ejects it,
+    /// a finite number, and the minimum number of calls for that, 1 or more. 1.9 and 100 by
+    /// default; `None` turns this off.
     #[must_use]
     pub fn success_rate(mut self, deviations: Option<f64>, calls: u64) -> Self {
-        self.success_rate = deviations.filter(|deviations| deviations.is_finite()).map(|factor| (factor, calls.max(1)));
+        self.success_rate = deviations.map(|deviations| (deviations, calls));
         self
     }
 
-    /// How many servers must have enough calls before rates are judged. 5 by default, 1 at least.
+    /// How many servers must have the minimum number of calls before rates are compared, 1 or more.
+    /// 5 by default.
     #[must_use]
     pub fn min_servers(mut self, servers: usize) -> Self {
-        self.min_servers = servers.max(1);
+        self.min_servers = servers;
         self
     }
 
-    /// Whether so many failures in a row are worth a judgement at once: the most that are allowed, and twice, four times … as many,
-    /// because peers may excuse the first; the first one of a server on probation.
-    pub(crate) fn is_suspicious(&self, in_a_row: u32, on_probation: bool) -> bool {
-        self.in_a_row
-            .is_some_and(|most| on_probation || (in_a_row.is_multiple_of(most) && (in_a_row / most).is_power_of_two()))
+    /// The first setting that is out of bounds: its name, its value, and the bound.
+    pub(crate) fn invalid(&self) -> Option<(&'static str, String, &'static str)> {
+        let min_calls = [self.failure_percentage.map(|(_, calls)| calls), self.success_rate.map(|(_, calls)| calls)];
+        let millis = |time: Duration| format!("{} ms", time.as_millis());
+        let checks = [
+            (
+                "interval",
+                millis(self.interval),
+                "from 10 ms to 365 days",
+                (SHORTEST..=LONGEST).contains(&self.interval),
+            ),
+            ("base ejection time", millis(self.base_time), "at most the maximum", self.base_time <= self.max_time),
+            ("maximum ejection time", millis(self.max_time), "at most 365 days", self.max_time <= LONGEST),
+            ("maximum ejection percent", self.max_percent.to_string(), "from 0 to 100", self.max_percent <= 100),
+            (
+                "consecutive failures",
+                self.consecutive_failures.unwrap_or(1).to_string(),
+                "1 or more",
+                self.consecutive_failures != Some(0),
+            ),
+            (
+                "failure percentage",
+                self.failure_percentage.map_or(0, |(percent, _)| percent).to_string(),
+                "from 0 to 100",
+                self.failure_percentage.is_none_or(|(percent, _)| percent <= 100),
+            ),
+            ("number of calls", "0".to_owned(), "1 or more", !min_calls.contains(&Some(0))),
+            (
+                "success rate's deviations",
+                self.success_rate.map_or(0.0, |(deviations, _)| deviations).to_string(),
+                "a finite number",
+                self.success_rate.is_none_or(|(deviations, _)| deviations.is_finite()),
+            ),
+            ("number of servers", self.min_servers.to_string(), "1 or more", self.min_servers > 0),
+        ];
+        let failed = checks.into_iter().find(|(.., holds)| !holds);
+        failed.map(|(setting, value, bound, _)| (setting, value, bound))
+    }
+
+    /// Whether the detector should look at once: for as many consecutive failures as eject, and
+    /// twice, four times … as many, because peers may excuse the first; on probation for each.
+    pub(crate) fn is_suspicious(&self, failures: u32, on_probation: bool) -> bool {
+        self.consecutive_failures.is_some_and(|limit| {
+            on_probation || (failures.is_multiple_of(limit) && (failures / limit).is_power_of_two())
+        })
     }
 }
 
-/// How often in an interval failures in a row may come by chance, before they eject.
+/// How often in an interval as many consecutive failures may come by chance without ejecting.
 const BY_CHANCE: f64 = 0.01;
 
-/// What one server did.
+/// The calls of one server since the interval began.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct CallCounts {
     pub(crate) successes: u64,
     pub(crate) failures: u64,
-    pub(crate) in_a_row: u32,
+    /// Failures since the last success, over intervals.
+    pub(crate) consecutive_failures: u32,
 }
 
-/// Judges servers by their tallies; `Id` names one.
+impl CallCounts {
+    /// All calls of the interval.
+    fn calls(&self) -> u64 {
+        self.successes + self.failures
+    }
+}
+
+/// Decides which servers are ejected; `Id` names one. Times count from any fixed moment.
 pub(crate) struct OutlierDetector<Id> {
-    options: Ejection,
-    judged: Duration,
-    known: BTreeMap<Id, EjectedServer>,
-    /// What was done in the interval before, so that a new one does not begin with nothing to compare with.
-    before: BTreeMap<Id, CallCounts>,
+    options: OutlierDetection,
+    /// The counts of calls begin anew here.
+    interval_began: Duration,
+    /// Servers that were ejected, as long as that is remembered.
+    ejected: BTreeMap<Id, EjectedServer>,
+    /// The counts of the interval before, so that a new one does not begin with nothing to compare
+    /// with.
+    previous: BTreeMap<Id, CallCounts>,
 }
 
-/// A server that was ejected before.
-#[derive(Clone, Copy, Debug)]
+/// A server that was ejected and may be again.
+#[derive(Clone, Copy, Debug, Default)]
 struct EjectedServer {
+    /// At least 1.
     ejections: u32,
-    /// Until when it is out, if it is.
+    /// When it returns; `None` once it has.
     until: Option<Duration>,
-    probation: bool,
+    /// It has returned, and answered no call with OK since.
+    on_probation: bool,
 }
 
 impl<Id: Ord + Clone> OutlierDetector<Id> {
-    pub(crate) fn new(options: Ejection, now: Duration) -> Self {
-        Self { options, judged: now, known: BTreeMap::new(), before: BTreeMap::new() }
+    /// A detector without ejected servers, whose first interval begins now. The options are valid.
+    pub(crate) fn new(options: OutlierDetection, now: Duration) -> Self {
+        Self { options, interval_began: now, ejected: BTreeMap::new(), previous: BTreeMap::new() }
     }
 
-    /// When it has to be asked again, come what may.
+    /// When [`OutlierDetector::detect`] is due, if nothing is suspicious before: a server returns,
+    /// or the interval ends.
     pub(crate) fn next(&self) -> Duration {
-        let returns = self.known.values().filter_map(|convict| convict.until).min();
-        returns.map_or(self.judged + self.options.interval, |until| until.min(self.judged + self.options.interval))
+        let end = self.interval_began + self.options.interval;
+        self.ejected.values().filter_map(|server| server.until).fold(end, Duration::min)
     }
 
-    /// Whether the interval is over: the tallies of rates then begin anew.
+    /// Whether the interval has ended, so that its counts begin anew.
     pub(crate) fn interval_is_over(&self, now: Duration) -> bool {
-        now >= self.judged + self.options.interval
+        now >= self.interval_began + self.options.interval
     }
 
-    /// Who is out from now on, of all servers with what they did since the interval began.
-    pub(crate) fn judge(&mut self, tallies: &BTreeMap<Id, CallCounts>, now: Duration) -> Vec<Id> {
-        self.known.retain(|id, _| tallies.contains_key(id));
-        for convict in self.known.values_mut() {
-            if convict.until.is_some_and(|until| until <= now) {
-                convict.until = None;
-                convict.probation = true;
+    /// The servers that are ejected from now on, in order. `counts` has all servers of the channel.
+    pub(crate) fn detect(&mut self, counts: &BTreeMap<Id, CallCounts>, now: Duration) -> Vec<Id> {
+        self.ejected.retain(|id, _| counts.contains_key(id));
+        for server in self.ejected.values_mut() {
+            if server.until.is_some_and(|until| until <= now) {
+                (server.until, server.on_probation) = (None, true);
             }
         }
-        for (id, tally) in tallies {
-            let convict = self.known.get_mut(id);
-            let most = self.options.in_a_row;
-            match convict {
-                Some(convict) if convict.until.is_some() => {}
-                mut convict => {
-                    // What it did before does not count: a success was one since it is back.
-                    if let Some(convict) = &mut convict
-                        && tally.successes > 0
-                    {
-                        convict.probation = false;
-                    }
-                    let on_probation = convict.is_some_and(|convict| convict.probation);
-                    let too_many = most.is_some_and(|most| tally.in_a_row >= if on_probation { 1 } else { most });
-                    if too_many && !self.may_be_chance(id, tallies) {
-                        self.eject(id, tallies.len(), now);
-                    }
-                }
-            }
+        for (id, count) in counts {
+            self.check_consecutive_failures(id, count, counts, now);
         }
         if self.interval_is_over(now) {
-            self.judge_rates(tallies, now);
-            self.forgive(tallies);
-            self.judged = now;
-            self.before.clone_from(tallies);
+            self.check_rates(counts, now);
+            self.forget_ejections(counts);
+            self.interval_began = now;
+            self.previous.clone_from(counts);
         }
-        self.known.iter().filter(|(_, convict)| convict.until.is_some()).map(|(id, _)| id.clone()).collect()
+        self.ejected.iter().filter(|(_, server)| server.until.is_some()).map(|(id, _)| id.clone()).collect()
     }
 
-    /// Whether a server's failures in a row would be nothing rare, did it fail as often as its peers.
-    fn may_be_chance(&self, id: &Id, tallies: &BTreeMap<Id, CallCounts>) -> bool {
-        let peers = tallies.iter().chain(&self.before).filter(|(peer, _)| *peer != id);
-        let (ok, failed) =
-            peers.fold((0, 0), |(ok, failed), (_, tally)| (ok + tally.successes, failed + tally.failures));
-        // One OK call more, so that nobody's calls excuse nothing.
-        let fails = failed as f64 / (ok + failed + 1) as f64;
-        let Some(own) = tallies.get(id) else { return false };
-        let calls = (own.successes + own.failures).max(1) as f64;
-        calls * fails.powf(f64::from(own.in_a_row)) > BY_CHANCE
-    }
-
-    /// Who is back, and has not proven yet that it is well.
+    /// Whether the server has returned, and has not proven yet that it is well.
     pub(crate) fn is_on_probation(&self, id: &Id) -> bool {
-        self.known.get(id).is_some_and(|convict| convict.probation)
+        self.ejected.get(id).is_some_and(|server| server.on_probation)
     }
 
-    fn judge_rates(&mut self, tallies: &BTreeMap<Id, CallCounts>, now: Duration) {
-        if let Some((deviations, calls)) = self.options.success_rate {
-            let rates = enough(tallies, calls);
-            if rates.len() >= self.options.min_servers {
-                let mean = rates.iter().map(|(_, rate)| rate).sum::<f64>() / rates.len() as f64;
-                let variance = rates.iter().map(|(_, rate)| (rate - mean).powi(2)).sum::<f64>() / rates.len() as f64;
-                let least = mean - variance.sqrt() * deviations;
-                rates.iter().filter(|(_, rate)| *rate < least).for_each(|(id, _)| self.eject(id, tallies.len(), now));
-            }
-        }
-        if let Some((percent, calls)) = self.options.failure_percent {
-            let rates = enough(tallies, calls);
-            if rates.len() >= self.options.min_servers {
-                let failing = |rate: f64| (1.0 - rate) * 100.0 > f64::from(percent);
-                rates.iter().filter(|(_, rate)| failing(*rate)).for_each(|(id, _)| self.eject(id, tallies.len(), now));
-            }
-        }
+    /// Whether its time has yet to pass.
+    fn is_ejected(&self, id: &Id) -> bool {
+        self.ejected.get(id).is_some_and(|server| server.until.is_some())
     }
 
-    /// One ejection less to be remembered for each interval without one.
-    fn forgive(&mut self, tallies: &BTreeMap<Id, CallCounts>) {
-        for (id, convict) in &mut self.known {
-            let clean = tallies.get(id).is_some_and(|tally| tally.successes > 0 && tally.in_a_row == 0);
-            if convict.until.is_none() && clean {
-                convict.ejections -= 1;
-            }
-        }
-        self.known.retain(|_, convict| convict.ejections > 0);
-    }
-
-    fn eject(&mut self, id: &Id, servers: usize, now: Duration) {
-        let out = self.known.values().filter(|convict| convict.until.is_some()).count();
-        let allowed = out == 0 || out * 100 < self.options.max_percent as usize * servers;
-        if self.is_out(id) || !allowed || out + 1 >= servers {
+    /// Ejects the server if it has failed too often in a row; on probation one failure is too
+    /// often.
+    fn check_consecutive_failures(
+        &mut self,
+        id: &Id,
+        count: &CallCounts,
+        counts: &BTreeMap<Id, CallCounts>,
+        now: Duration,
+    ) {
+        if self.is_ejected(id) {
             return;
         }
-        let known = EjectedServer { ejections: 0, until: None, probation: false };
-        let convict = self.known.entry(id.clone()).or_insert(known);
-        convict.ejections += 1;
-        convict.probation = false;
-        convict.until = Some(now + self.options.base_time.saturating_mul(convict.ejections).min(self.options.max_time));
+        // Counts begin anew with a return, so a success came after it.
+        if count.successes > 0
+            && let Some(server) = self.ejected.get_mut(id)
+        {
+            server.on_probation = false;
+        }
+        let Some(limit) = self.options.consecutive_failures else { return };
+        let limit = if self.is_on_probation(id) { 1 } else { limit };
+        if count.consecutive_failures >= limit && !self.may_be_chance(id, count, counts) {
+            self.eject(id, counts.len(), now);
+        }
     }
 
-    fn is_out(&self, id: &Id) -> bool {
-        self.known.get(id).is_some_and(|convict| convict.until.is_some())
+    /// Whether the server would often have so many consecutive failures if it failed as often as
+    /// its peers do.
+    fn may_be_chance(&self, id: &Id, own: &CallCounts, counts: &BTreeMap<Id, CallCounts>) -> bool {
+        let peers = counts.iter().chain(&self.previous).filter(|(peer, _)| *peer != id);
+        let (calls, failures) =
+            peers.fold((0, 0), |(calls, failures), (_, peer)| (calls + peer.calls(), failures + peer.failures));
+        // With one OK call more, so that peers without calls excuse nothing.
+        let failure_rate = failures as f64 / (calls + 1) as f64;
+        own.calls().max(1) as f64 * failure_rate.powf(f64::from(own.consecutive_failures)) > BY_CHANCE
     }
-}
 
-/// The success rates of those servers that have enough calls.
-fn enough<Id: Ord + Clone>(tallies: &BTreeMap<Id, CallCounts>, calls: u64) -> Vec<(Id, f64)> {
-    let rated = tallies.iter().filter(|(_, tally)| tally.successes + tally.failures >= calls);
-    rated.map(|(id, tally)| (id.clone(), tally.successes as f64 / (tally.successes + tally.failures) as f64)).collect()
+    /// Ejects servers by A50's two algorithms, the success rate first.
+    fn check_rates(&mut self, counts: &BTreeMap<Id, CallCounts>, now: Duration) {
+        if let Some((deviations, min_calls)) = self.options.success_rate {
+            let rates = self.success_rates(counts, min_calls);
+            let mean = rates.iter().map(|(_, rate)| rate).sum::<f64>() / rates.len() as f64;
+            let variance = rates.iter().map(|(_, rate)| (rate - mean).powi(2)).sum::<f64>() / rates.len() as f64;
+            let least = mean - variance.sqrt() * deviations;
+            rates.iter().filter(|(_, rate)| *rate < least).for_each(|(id, _)| self.eject(id, counts.len(), now));
+        }
+        if let Some((percent, min_calls)) = self.options.failure_percentage {
+            let rates = self.success_rates(counts, min_calls);
+            let failing = rates.iter().filter(|(_, rate)| (1.0 - rate) * 100.0 > f64::from(percent));
+            failing.for_each(|(id, _)| self.eject(id, counts.len(), now));
+        }
+    }
+
+    /// The success rates of the servers that have enough calls; none where too few have.
+    fn success_rates(&self, counts: &BTreeMap<Id, CallCounts>, min_calls: u64) -> Vec<(Id, f64)> {
+        let enough = counts.iter().filter(|(_, count)| count.calls() >= min_calls);
+        let rate = |count: &CallCounts| count.successes as f64 / count.calls() as f64;
+        let rates: Vec<_> = enough.map(|(id, count)| (id.clone(), rate(count))).collect();
+        if rates.len() >= self.options.min_servers { rates } else { Vec::new() }
+    }
+
+    /// Remembers one ejection less of each server that was well in the interval.
+    fn forget_ejections(&mut self, counts: &BTreeMap<Id, CallCounts>) {
+        self.ejected.retain(|id, server| {
+            let was_well = counts.get(id).is_some_and(|count| count.successes > 0 && count.consecutive_failures == 0);
+            if server.until.is_none() && was_well {
+                server.ejections -= 1; // 1 at least, or it would not be here
+            }
+            server.ejections > 0
+        });
+    }
+
+    /// Ejects a server, unless too many are ejected or no other is left. `servers` is the number of
+    /// all.
+    fn eject(&mut self, id: &Id, servers: usize, now: Duration) {
+        let ejected = self.ejected.values().filter(|server| server.until.is_some()).count();
+        let is_allowed = ejected == 0 || ejected * 100 < self.options.max_percent as usize * servers;
+        if self.is_ejected(id) || !is_allowed || ejected + 1 >= servers {
+            return;
+        }
+        let server = self.ejected.entry(id.clone()).or_default();
+        server.ejections += 1;
+        server.on_probation = false;
+        server.until = Some(now + self.options.base_time.saturating_mul(server.ejections).min(self.options.max_time));
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn tallies(list: &[(u64, u64, u32)]) -> BTreeMap<usize, CallCounts> {
-        let tally = |(successes, failures, in_a_row): &(u64, u64, u32)| CallCounts {
+    fn counts(list: &[(u64, u64, u32)]) -> BTreeMap<usize, CallCounts> {
+        let count = |(successes, failures, consecutive): &(u64, u64, u32)| CallCounts {
             successes: *successes,
             failures: *failures,
-            in_a_row: *in_a_row,
+            consecutive_failures: *consecutive,
         };
-        list.iter().map(tally).enumerate().collect()
+        list.iter().map(count).enumerate().collect()
     }
 
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
     fn failures_in_a_row_eject_at_once_and_probation_again_longer() {
-        let mut judge = OutlierDetector::new(Ejection::default(), Duration::ZERO);
-        assert!(judge.judge(&tallies(&[(9, 4, 4), (9, 0, 0), (9, 0, 0)]), SECOND).is_empty());
-        assert_eq!(judge.judge(&tallies(&[(9, 5, 5), (9, 0, 0), (9, 0, 0)]), SECOND), [0]);
-        assert_eq!(judge.judge(&tallies(&[(0, 0, 5), (9, 0, 0), (9, 0, 0)]), SECOND * 30), [0]);
-        assert!(judge.judge(&tallies(&[(0, 0, 0), (9, 0, 0), (9, 0, 0)]), SECOND * 31).is_empty());
-        assert_eq!(judge.judge(&tallies(&[(0, 1, 1), (9, 0, 0), (9, 0, 0)]), SECOND * 32), [0]);
-        assert_eq!(judge.judge(&tallies(&[(0, 0, 0), (9, 0, 0), (9, 0, 0)]), SECOND * 91), [0]);
-        assert!(judge.judge(&tallies(&[(0, 0, 0), (9, 0, 0), (9, 0, 0)]), SECOND * 92).is_empty());
-        assert!(judge.judge(&tallies(&[(1, 0, 0), (9, 0, 0), (9, 0, 0)]), SECOND * 93).is_empty());
-        assert!(judge.judge(&tallies(&[(1, 1, 1), (9, 0, 0), (9, 0, 0)]), SECOND * 94).is_empty());
+        let mut detector = OutlierDetector::new(OutlierDetection::default(), Duration::ZERO);
+        assert!(detector.detect(&counts(&[(9, 4, 4), (9, 0, 0), (9, 0, 0)]), SECOND).is_empty());
+        assert_eq!(detector.detect(&counts(&[(9, 5, 5), (9, 0, 0), (9, 0, 0)]), SECOND), [0]);
+        assert_eq!(detector.detect(&counts(&[(0, 0, 5), (9, 0, 0), (9, 0, 0)]), SECOND * 30), [0]);
+        assert!(detector.detect(&counts(&[(0, 0, 0), (9, 0, 0), (9, 0, 0)]), SECOND * 31).is_empty());
+        assert_eq!(detector.detect(&counts(&[(0, 1, 1), (9, 0, 0), (9, 0, 0)]), SECOND * 32), [0]);
+        assert_eq!(detector.detect(&counts(&[(0, 0, 0), (9, 0, 0), (9, 0, 0)]), SECOND * 91), [0]);
+        assert!(detector.detect(&counts(&[(0, 0, 0), (9, 0, 0), (9, 0, 0)]), SECOND * 92).is_empty());
+        assert!(detector.detect(&counts(&[(1, 0, 0), (9, 0, 0), (9, 0, 0)]), SECOND * 93).is_empty());
+        assert!(detector.detect(&counts(&[(1, 1, 1), (9, 0, 0), (9, 0, 0)]), SECOND * 94).is_empty());
     }
 
     #[test]
     fn rates_are_judged_when_the_interval_is_over() {
-        let mut judge = OutlierDetector::new(Ejection::default(), Duration::ZERO);
-        let failing = tallies(&[(1, 99, 1), (100, 0, 0), (100, 0, 0), (100, 0, 0), (100, 0, 0)]);
-        assert!(judge.judge(&failing, SECOND * 9).is_empty());
-        assert_eq!(judge.judge(&failing, SECOND * 10), [0]);
-        let few = tallies(&[(1, 99, 1), (100, 0, 0), (100, 0, 0), (100, 0, 0)]);
-        assert!(OutlierDetector::new(Ejection::default(), Duration::ZERO).judge(&few, SECOND * 10).is_empty());
-        let alike = tallies(&[(50, 50, 1), (50, 50, 0), (50, 50, 0), (50, 50, 0), (50, 50, 0)]);
-        assert!(OutlierDetector::new(Ejection::default(), Duration::ZERO).judge(&alike, SECOND * 10).is_empty());
+        let mut detector = OutlierDetector::new(OutlierDetection::default(), Duration::ZERO);
+        let failing = counts(&[(1, 99, 1), (100, 0, 0), (100, 0, 0), (100, 0, 0), (100, 0, 0)]);
+        assert!(detector.detect(&failing, SECOND * 9).is_empty());
+        assert_eq!(detector.detect(&failing, SECOND * 10), [0]);
+        let few = counts(&[(1, 99, 1), (100, 0, 0), (100, 0, 0), (100, 0, 0)]);
+        assert!(OutlierDetector::new(OutlierDetection::default(), Duration::ZERO).detect(&few, SECOND * 10).is_empty());
+        let alike = counts(&[(50, 50, 1), (50, 50, 0), (50, 50, 0), (50, 50, 0), (50, 50, 0)]);
+        assert!(
+            OutlierDetector::new(OutlierDetection::default(), Duration::ZERO).detect(&alike, SECOND * 10).is_empty()
+        );
     }
 
     #[test]
     fn never_all_and_never_more_than_its_share() {
         let all: Vec<_> = (0..10).map(|_| (1_000_000, 9, 9)).collect();
         let out = |percent| {
-            OutlierDetector::new(Ejection::default().max_percent(percent), Duration::ZERO).judge(&tallies(&all), SECOND)
+            OutlierDetector::new(OutlierDetection::default().max_ejection_percent(percent), Duration::ZERO)
+                .detect(&counts(&all), SECOND)
         };
         assert_eq!(out(0).len(), 1);
         assert_eq!(out(10).len(), 1);
         assert_eq!(out(30).len(), 3);
         assert_eq!(out(100).len(), 9);
-        let mut judge = OutlierDetector::new(Ejection::default(), Duration::ZERO);
-        assert!(judge.judge(&tallies(&[(0, 9, 9)]), SECOND).is_empty(), "the only one stays");
+        let mut detector = OutlierDetector::new(OutlierDetection::default(), Duration::ZERO);
+        assert!(detector.detect(&counts(&[(0, 9, 9)]), SECOND).is_empty(), "the only one stays");
     }
 
     /// F36: failures in a row are compared with what the peers do.
     #[test]
     fn what_all_servers_fail_at_ejects_nobody() {
         let out = |list: &[(u64, u64, u32)]| {
-            OutlierDetector::new(Ejection::default().max_percent(100), Duration::ZERO).judge(&tallies(list), SECOND)
+            OutlierDetector::new(OutlierDetection::default().max_ejection_percent(100), Duration::ZERO)
+                .detect(&counts(list), SECOND)
         };
         assert!(out(&[(0, 5, 5), (0, 5, 5), (0, 5, 5)]).is_empty());
         assert!(out(&[(0, 5, 5), (0, 4, 4), (0, 4, 4)]).is_empty());
         assert!(out(&[(8_000, 2_000, 5), (8_000, 2_000, 0), (8_000, 2_000, 0)]).is_empty(), "that comes by chance");
         assert_eq!(out(&[(8_000, 2_000, 10), (8_000, 2_000, 0), (8_000, 2_000, 0)]), [0], "that does not");
         assert_eq!(out(&[(0, 5, 5), (0, 0, 0), (0, 0, 0)]), [0], "nobody excuses it");
-        let mut judge = OutlierDetector::new(Ejection::default(), Duration::ZERO);
+        let mut detector = OutlierDetector::new(OutlierDetection::default(), Duration::ZERO);
         let failing = [(70, 30, 0), (70, 30, 0), (70, 30, 0)];
-        judge.judge(&tallies(&failing), SECOND * 10);
-        assert!(judge.judge(&tallies(&[(0, 5, 5), (2, 0, 0), (1, 0, 0)]), SECOND * 11).is_empty(), "remembered");
+        detector.detect(&counts(&failing), SECOND * 10);
+        assert!(detector.detect(&counts(&[(0, 5, 5), (2, 0, 0), (1, 0, 0)]), SECOND * 11).is_empty(), "remembered");
     }
 
     #[test]
-    fn judgements_at_once_are_few() {
-        let options = Ejection::default();
-        let at: Vec<_> = (1..100).filter(|in_a_row| options.is_suspicious(*in_a_row, false)).collect();
+    fn looks_at_once_are_few() {
+        let options = OutlierDetection::default();
+        let at: Vec<_> = (1..100).filter(|failures| options.is_suspicious(*failures, false)).collect();
         assert_eq!(at, [5, 10, 20, 40, 80]);
         assert!(options.is_suspicious(1, true));
-        assert!(!options.in_a_row(None).is_suspicious(5, true));
+        assert!(!options.consecutive_failures(None).is_suspicious(5, true));
+    }
+
+    #[test]
+    fn what_is_out_of_bounds_is_named() {
+        let (options, second) = (OutlierDetection::default(), SECOND);
+        assert_eq!(options.invalid(), None);
+        for (options, setting, value) in [
+            (options.interval(Duration::from_millis(9)), "interval", "9 ms"),
+            (options.interval(LONGEST + second), "interval", "31536001000 ms"),
+            (options.ejection_time(second * 2, second), "base ejection time", "2000 ms"),
+            (options.ejection_time(second, LONGEST + second), "maximum ejection time", "31536001000 ms"),
+            (options.max_ejection_percent(101), "maximum ejection percent", "101"),
+            (options.consecutive_failures(Some(0)), "consecutive failures", "0"),
+            (options.failure_percentage(Some(101), 1), "failure percentage", "101"),
+            (options.failure_percentage(Some(1), 0), "number of calls", "0"),
+            (options.success_rate(Some(1.0), 0), "number of calls", "0"),
+            (options.success_rate(Some(f64::NAN), 1), "success rate's deviations", "NaN"),
+            (options.min_servers(0), "number of servers", "0"),
+        ] {
+            let (named, is, _) = options.invalid().unwrap();
+            assert_eq!((named, &*is), (setting, value));
+        }
     }
 }

@@ -1,51 +1,63 @@
-//! What follows an attempt to connect and the end of a connection: whether calls wait for the next one, in which order it is
-//! made, and when. PURE.
+//! What follows an attempt to connect, and what the end of a connection: whether calls wait for the
+//! next attempt, when it is made, and at which [`Rank`]. PURE.
 
 use std::time::Duration;
 
-use crate::balance::pool::connect_order::Rank;
+use crate::balance::subchannel::connect_order::Rank;
 
-/// As in gRPC's connection-backoff document, with shorter times: etcd takes a dead server out within its TTL, so that a
-/// refused connection mostly means one that is just starting.
+/// The backoff of gRPC's connection-backoff document, with shorter times (gRPC: 1 s, × 1.6, up to
+/// 120 s): etcd takes a dead server out within its TTL, so that a refused connection mostly means a
+/// server that is just starting.
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
-const LAST_BACKOFF: Duration = Duration::from_secs(10);
-const FACTOR: f64 = 1.6;
+/// The longest backoff.
+const MAX_BACKOFF: Duration = Duration::from_secs(10);
+/// From one backoff to the next.
+const BACKOFF_FACTOR: f64 = 1.6;
+/// The part of a backoff that is added or taken away at random, at most.
 const JITTER: f64 = 0.2;
-/// A connection that lasted so long, or that answered a call, was a good one: the next is made at once.
-const GOOD: Duration = Duration::from_millis(500);
-/// How often in a row a connection may be a short one before calls fail and do not wait for the next.
-const FLAPS: i32 = 3;
-/// An attempt that fails within so long was refused.
-const REFUSAL: Duration = Duration::from_secs(1);
-/// What ends so long after its time means that nobody drove the runtime: it says nothing of the server.
+/// A connection that lasted this long, or over which a call ended with OK, was a good one: the next
+/// attempt is made at once.
+const GOOD_AFTER: Duration = Duration::from_millis(500);
+/// How many short connections in a row calls wait after, before they fail instead.
+const MAX_SHORT_CONNECTIONS: i32 = 3;
+/// An attempt that fails within this time was refused.
+const REFUSED_WITHIN: Duration = Duration::from_secs(1);
+/// What ends this long after its time shows that the runtime stood still: it says nothing about the
+/// server.
 pub(crate) const LATE: Duration = Duration::from_millis(50);
 
-/// One server's attempts and connections, as they come.
+/// The attempts and connections of one server so far. The supervisor reports each, and does what
+/// [`NextAttempt`] says.
 pub(crate) struct Reconnect {
+    /// Of the next attempt.
     rank: Rank,
     /// Attempts that failed, and connections that were short, in a row.
     failures: i32,
-    /// The last connection was a good one: a server that restarts refuses the first attempt that follows it.
+    /// The last connection was a good one: a server that restarts refuses the first attempt after
+    /// it.
     was_good: bool,
-    /// The last failure was put down to a restart or to the runtime: the latter not twice in a row.
+    /// The last failure was put down to a restart, or to a runtime that stood still; to the latter
+    /// not twice in a row.
     was_excused: bool,
 }
 
-/// The next attempt.
+/// The next attempt to connect.
 #[derive(Debug, PartialEq)]
-pub(crate) struct Next {
-    /// Whether calls wait for it. Where they do for no server, they fail.
-    pub(crate) awaited: bool,
-    /// When it is made, from when the last one began: one that took long does not wait on top of that.
-    pub(crate) after: Duration,
+pub(crate) struct NextAttempt {
+    /// Whether calls wait for it. Where they wait for no server, they fail.
+    pub(crate) calls_wait: bool,
+    /// When it is made, from the beginning of the last attempt: one that took long does not wait on
+    /// top of that.
+    pub(crate) delay: Duration,
 }
 
 impl Reconnect {
+    /// Of a server that was never tried.
     pub(crate) fn new() -> Self {
         Self { rank: Rank::New, failures: 0, was_good: false, was_excused: false }
     }
 
-    /// In which order the next attempt stands.
+    /// The rank of the next attempt.
     pub(crate) fn rank(&self) -> Rank {
         self.rank
     }
@@ -61,31 +73,33 @@ impl Reconnect {
         self.was_excused = false;
     }
 
-    /// The connection has ended. `random` is drawn from 0 to 1.
-    pub(crate) fn ended(&mut self, lasted: Duration, has_answered: bool, random: f64) -> Next {
-        if lasted >= GOOD || has_answered {
+    /// The connection has ended. `random` is between 0 and 1.
+    pub(crate) fn ended(&mut self, lasted: Duration, had_ok_call: bool, random: f64) -> NextAttempt {
+        if lasted >= GOOD_AFTER || had_ok_call {
             (self.failures, self.was_good) = (0, true);
-            return Next { awaited: true, after: Duration::ZERO };
+            return NextAttempt { calls_wait: true, delay: Duration::ZERO };
         }
-        // Calls wait a while for one that comes and goes, as in gRPC, and not for ever.
-        let awaited = self.failures < FLAPS;
-        Next { awaited, after: self.back_off(random) }
+        // As in gRPC, calls wait for a connection that comes and goes, but not for ever.
+        let calls_wait = self.failures < MAX_SHORT_CONNECTIONS;
+        NextAttempt { calls_wait, delay: self.back_off(random) }
     }
 
-    /// An attempt failed, which took so long of the time that it had.
-    pub(crate) fn failed(&mut self, took: Duration, timeout: Duration, random: f64) -> Next {
-        let restarts = std::mem::take(&mut self.was_good) && took < REFUSAL;
+    /// An attempt failed after the time that it `took` of its `timeout`. `random` is between 0 and
+    /// 1.
+    pub(crate) fn failed(&mut self, took: Duration, timeout: Duration, random: f64) -> NextAttempt {
+        let is_restart = std::mem::take(&mut self.was_good) && took < REFUSED_WITHIN;
         let stood_still = took >= timeout + LATE;
-        self.was_excused = restarts || (stood_still && !self.was_excused);
-        let next = Next { awaited: self.was_excused, after: self.back_off(random) };
+        self.was_excused = is_restart || (stood_still && !self.was_excused);
+        let next = NextAttempt { calls_wait: self.was_excused, delay: self.back_off(random) };
         self.rank = Rank::failing(self.failures);
         next
     }
 
+    /// Counts a failure, and returns the backoff that follows it.
     fn back_off(&mut self, random: f64) -> Duration {
         self.failures = self.failures.saturating_add(1);
-        let grown = FIRST_BACKOFF.as_secs_f64() * FACTOR.powi((self.failures - 1).clamp(0, 64));
-        let wait = grown.min(LAST_BACKOFF.as_secs_f64());
+        let grown = FIRST_BACKOFF.as_secs_f64() * BACKOFF_FACTOR.powi((self.failures - 1).clamp(0, 64));
+        let wait = grown.min(MAX_BACKOFF.as_secs_f64());
         Duration::from_secs_f64(wait * (1.0 + JITTER * (2.0 * random - 1.0)))
     }
 }
@@ -102,7 +116,7 @@ mod tests {
 
     fn refused(next: &mut Reconnect) -> (bool, u128) {
         let next = next.failed(ms(1), TIMEOUT, 0.5);
-        (next.awaited, next.after.as_millis())
+        (next.calls_wait, next.delay.as_millis())
     }
 
     #[test]
@@ -112,16 +126,16 @@ mod tests {
         assert_eq!((&waits[..3], waits[11]), (&[100, 160, 256][..], 10_000));
         server.failures = i32::MAX;
         assert_eq!(refused(&mut server), (false, 10_000));
-        let jitter = |random| Reconnect::new().failed(ms(1), TIMEOUT, random).after.as_millis();
+        let jitter = |random| Reconnect::new().failed(ms(1), TIMEOUT, random).delay.as_millis();
         assert_eq!((jitter(0.0), jitter(1.0)), (80, 120));
     }
 
     #[test]
     fn after_a_good_connection_the_next_is_made_at_once_and_one_refusal_is_excused() {
-        for (lasted, has_answered) in [(ms(500), false), (ms(1), true)] {
+        for (lasted, had_ok_call) in [(ms(500), false), (ms(1), true)] {
             let mut server = Reconnect::new();
             server.connected();
-            assert_eq!(server.ended(lasted, has_answered, 0.5), Next { awaited: true, after: Duration::ZERO });
+            assert_eq!(server.ended(lasted, had_ok_call, 0.5), NextAttempt { calls_wait: true, delay: Duration::ZERO });
             assert_eq!(server.rank(), Rank::Connected);
             assert_eq!(refused(&mut server), (true, 100));
             assert_eq!(server.rank(), Rank::failing(1));
@@ -136,15 +150,15 @@ mod tests {
         let awaited = [true, true, true, false, false];
         for expected in awaited {
             server.connected();
-            assert_eq!(server.ended(ms(1), false, 0.5).awaited, expected);
+            assert_eq!(server.ended(ms(1), false, 0.5).calls_wait, expected);
         }
     }
 
     #[test]
     fn a_runtime_that_stood_still_excuses_one_failure() {
         let mut server = Reconnect::new();
-        let mut late = || server.failed(TIMEOUT + LATE, TIMEOUT, 0.5).awaited;
+        let mut late = || server.failed(TIMEOUT + LATE, TIMEOUT, 0.5).calls_wait;
         assert_eq!([late(), late(), late()], [true, false, true]);
-        assert!(!Reconnect::new().failed(TIMEOUT, TIMEOUT, 0.5).awaited, "that is how a silent server fails");
+        assert!(!Reconnect::new().failed(TIMEOUT, TIMEOUT, 0.5).calls_wait, "that is how a silent server fails");
     }
 }

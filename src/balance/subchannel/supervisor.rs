@@ -1,166 +1,173 @@
-//! The task of one server: connects, watches the connection, and connects again.
+//! The task of one server: it connects, watches the connection, and connects again.
+//!
+//! It runs from when the pool learns of the server until the pool drops it, and never ends by
+//! itself. Its only output is [`Subchannel::set_state`], after which it wakes the pool.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-use crate::balance::pool::connect_order::Rank;
-use crate::balance::pool::connect_permits::Permits;
 use crate::balance::queue::Queue;
-use crate::balance::subchannel::reconnect::{LATE, Next, Reconnect};
-use crate::balance::subchannel::{LinkState, Server};
-use crate::connection::{CloseReason, Connection, ConnectionState, Destination, Failure, Options, Transport, caught};
+use crate::balance::subchannel::connect_permits::ConnectPermits;
+use crate::balance::subchannel::reconnect::{LATE, NextAttempt, Reconnect};
+use crate::balance::subchannel::{Subchannel, SubchannelState};
+use crate::connection::{CloseKind, Connection, Destination, Failure, KeepAlive, Options, Transport, catch_panic};
 
 /// What all supervisors of a channel share.
 pub(crate) struct ConnectContext {
     /// The service, for the log.
     pub(crate) service: Arc<str>,
+    /// TCP, Unix sockets or the user's connector, and TLS.
     pub(crate) transport: Transport,
+    /// What the user has set of connections.
     pub(crate) options: Options,
-    /// Who is connected to first, and how many at once.
-    pub(crate) permits: Permits,
-    /// Told when a connection comes or goes: when a server can be used, or no longer.
+    /// Limit and order the attempts of all servers.
+    pub(crate) permits: ConnectPermits,
+    /// Wakes the pool when a connection comes or goes, so that a server can be used or no longer
+    /// can.
     pub(crate) changed: Notify,
-    /// Told when a server that could not be used has begun to fail.
+    /// Wakes the pool, less urgently, when a server begins to fail that could not be used before
+    /// either.
     pub(crate) failing: Notify,
-    /// Attempts that failed: with each of them there is something new to be said of why there is no server.
+    /// Counts failed attempts: with each the reason why there is no server may be another one.
     pub(crate) failures: AtomicU64,
-    /// Where calls wait, told when a server has room.
+    /// Where calls wait. A connection wakes one when it has room.
     pub(crate) queue: Arc<Queue>,
 }
 
-/// Where the pool finds the connection, while there is one.
-#[derive(Default)]
-pub(crate) struct Link(Mutex<Option<Connection>>);
+/// The supervisor of one server.
+struct Supervisor {
+    context: Arc<ConnectContext>,
+    subchannel: Arc<Subchannel>,
+    /// Where the server is.
+    to: Destination,
+    /// The channel's, with a longer keep-alive interval once the server has complained of pings.
+    options: Options,
+    /// Decides what follows.
+    reconnect: Reconnect,
+    /// A warning was logged, so that the next success is worth an INFO.
+    has_warned: bool,
+}
 
-impl Link {
-    pub(crate) fn get(&self) -> Option<Connection> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Of the connection, which is not held for it: whoever lets the last handle go takes h2's lock, and this may be asked from
-    /// within.
-    pub(crate) fn in_flight(&self) -> usize {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map_or(0, Connection::in_flight)
-    }
-
-    fn set(&self, connection: Option<Connection>) {
-        let before = std::mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), connection);
-        drop(before); // after the lock: h2 says that its last handle goes, and whoever hears it may look here
+/// Keeps one server connected. Never ends; the pool aborts it when the server is removed.
+pub(crate) async fn supervise(context: Arc<ConnectContext>, subchannel: Arc<Subchannel>, to: Destination) {
+    let options = context.options.clone();
+    let mut supervisor =
+        Supervisor { context, subchannel, to, options, reconnect: Reconnect::new(), has_warned: false };
+    loop {
+        let (began, result) = supervisor.connect().await;
+        let next = match result {
+            Ok(connection) => supervisor.watch(connection).await,
+            Err(error) => supervisor.failed(began, error),
+        };
+        supervisor.pause(began, next).await;
     }
 }
 
-/// Never ends; it is aborted when the server is removed.
-pub(crate) async fn supervise(ground: Arc<ConnectContext>, server: Arc<Server>, to: Destination, link: Arc<Link>) {
-    let (mut options, service) = (ground.options.clone(), &*ground.service);
-    let (mut reconnect, mut warned) = (Reconnect::new(), false);
-    loop {
-        let (began, result) = connect(&ground, &to, &options, reconnect.rank()).await;
-        let next = match result {
-            Ok(connection) => {
-                reconnect.connected();
-                let (connected, answered) = (Instant::now(), server.succeeded());
-                if std::mem::take(&mut warned) {
-                    tracing::info!(parent: None, service, server = %server.address(), "connected again");
-                } else {
-                    tracing::debug!(parent: None, service, server = %server.address(), "connected");
-                }
-                let mut stages = connection.stages();
-                server.set_link(LinkState::Ready, None);
-                link.set(Some(connection));
-                ground.changed.notify_one();
-                let over = stages
-                    .wait_for(|stage| matches!(stage, ConnectionState::Draining(_) | ConnectionState::Closed(_)))
-                    .await;
-                let end = over.map_or_else(|_| None, |stage| stage.end().cloned());
-                link.set(None);
-                let why = end.as_ref().map_or("the connection is gone", |end| &end.why);
-                if end.as_ref().is_some_and(|end| end.silent) {
-                    warned = true;
-                    tracing::warn!(parent: None, service, server = %server.address(), why, "taken for dead");
-                } else {
-                    tracing::debug!(parent: None, service, server = %server.address(), why, "disconnected");
-                }
-                if end.as_ref().is_some_and(|end| end.too_many_pings) {
-                    options.keep_alive = options.keep_alive.map(crate::connection::KeepAlive::doubled);
-                    tracing::warn!(parent: None, service, server = %server.address(), "the server complained of pings: half as many from now on");
-                }
-                let next = reconnect.ended(connected.elapsed(), server.succeeded() > answered, fastrand::f64());
-                server.set_link(next.link_state(), Some(why.to_owned()));
-                ground.changed.notify_one();
-                next
+impl Supervisor {
+    /// Makes one attempt, however often its permit is revoked. Also returns when it began.
+    async fn connect(&self) -> (Instant, Result<Connection, String>) {
+        let mut rank = self.reconnect.rank();
+        loop {
+            let permit = self.context.permits.acquire(rank).await;
+            let began = Instant::now();
+            // Boxed, so that the task is small while the server is connected. It runs code of the user: a connector, a verifier of
+            // certificates.
+            let attempt = self.context.transport.connect(&self.to, &self.options, self.context.queue.clone());
+            tokio::select! {
+                biased; // a connection that has come is not thrown away
+                result = catch_panic(attempt) => return (began, without_panic(result)),
+                () = permit.revoked() => rank = rank.next(),
             }
-            Err(why) => {
-                if reconnect.is_well() {
-                    warned = true;
-                    tracing::warn!(parent: None, service, server = %server.address(), error = why, "cannot connect; trying on");
-                }
-                let next = reconnect.failed(began.elapsed(), options.connect_timeout, fastrand::f64());
-                // One that goes on failing changes nothing for anybody.
-                let news = server.link_state() != next.link_state();
-                server.set_link(next.link_state(), Some(why));
-                ground.failures.fetch_add(1, Ordering::Relaxed);
-                if news {
-                    ground.failing.notify_one();
-                }
-                next
-            }
-        };
-        if next.after.is_zero() {
-            continue;
         }
-        let at = Instant::now() + next.after.saturating_sub(began.elapsed());
+    }
+
+    /// Publishes the connection, and waits until it takes no more calls.
+    async fn watch(&mut self, connection: Connection) -> NextAttempt {
+        let (service, server) = (&*self.context.service, self.subchannel.address().clone());
+        self.reconnect.connected();
+        let (connected, ok_calls) = (Instant::now(), self.subchannel.cost.ok_calls());
+        if std::mem::take(&mut self.has_warned) {
+            tracing::info!(parent: None, service, %server, "server connected again");
+        } else {
+            tracing::debug!(parent: None, service, %server, "server connected");
+        }
+        let closing = connection.closing();
+        self.subchannel.set_state(SubchannelState::Ready(connection), None);
+        self.context.changed.notify_one();
+        let reason = closing.await;
+        let error = reason.to_string();
+        if reason.kind == CloseKind::Unresponsive {
+            self.has_warned = true;
+            tracing::warn!(parent: None, service, %server, error, "server silent, connecting again");
+        } else {
+            tracing::debug!(parent: None, service, %server, error, "server disconnected");
+        }
+        if reason.kind == CloseKind::TooManyPings {
+            self.options.keep_alive = self.options.keep_alive.map(KeepAlive::with_doubled_interval);
+            tracing::warn!(parent: None, service, %server, "server complained of pings, sending half as many");
+        }
+        let had_ok_call = self.subchannel.cost.ok_calls() > ok_calls;
+        let next = self.reconnect.ended(connected.elapsed(), had_ok_call, fastrand::f64());
+        self.subchannel.set_state(next.state(), Some(error));
+        self.context.changed.notify_one();
+        next
+    }
+
+    /// An attempt that began then has failed. Logged at WARN for the first failure after all was
+    /// well, because a server may go on failing for days.
+    fn failed(&mut self, began: Instant, error: String) -> NextAttempt {
+        let was_well = self.reconnect.is_well();
+        let next = self.reconnect.failed(began.elapsed(), self.options.connect_timeout, fastrand::f64());
+        if was_well {
+            self.has_warned = true;
+            let (service, server, retry_in_ms) =
+                (&*self.context.service, self.subchannel.address(), millis(next.delay));
+            tracing::warn!(parent: None, service, %server, error, retry_in_ms, "server cannot be connected, retrying");
+        }
+        // The pool and the calls need to hear of it only if it changes what calls do: a server that goes on failing changes nothing.
+        let was_failing = matches!(self.subchannel.state(), SubchannelState::TransientFailure);
+        self.subchannel.set_state(next.state(), Some(error));
+        self.context.failures.fetch_add(1, Ordering::Relaxed);
+        if was_failing == next.calls_wait {
+            self.context.failing.notify_one();
+        }
+        next
+    }
+
+    /// Waits for the next attempt.
+    async fn pause(&self, began: Instant, next: NextAttempt) {
+        if next.delay.is_zero() {
+            return;
+        }
+        let at = Instant::now() + next.delay.saturating_sub(began.elapsed());
         sleep_until(at).await;
         if at.elapsed() >= LATE {
-            // Nobody drove the runtime: what is known of the server is old.
-            server.set_link(LinkState::Connecting, None);
-            ground.changed.notify_one();
+            // The runtime stood still, so the last failure may be old: let calls wait for this attempt.
+            self.subchannel.set_state(SubchannelState::Connecting, None);
+            self.context.changed.notify_one();
         }
     }
 }
 
-impl Next {
-    fn link_state(&self) -> LinkState {
-        if self.awaited { LinkState::Connecting } else { LinkState::Failing }
-    }
-}
-
-/// One attempt, however often its permit goes to another; also gives when it began.
-async fn connect(
-    ground: &ConnectContext,
-    to: &Destination,
-    options: &Options,
-    mut rank: Rank,
-) -> (Instant, Result<Connection, String>) {
-    loop {
-        let permit = ground.permits.acquire(rank).await;
-        let began = Instant::now();
-        // Boxed: while a server is connected, its task is small. The user's code is in it: a connector's stream, what
-        // verifies certificates.
-        let attempt = caught(ground.transport.connect(to, options, ground.queue.clone()));
-        tokio::select! {
-            biased;
-            result = attempt => return (began, ended(result)),
-            () = permit.revoked() => rank = rank.next(),
-        }
+impl NextAttempt {
+    /// The state of the subchannel until then.
+    fn state(&self) -> SubchannelState {
+        if self.calls_wait { SubchannelState::Connecting } else { SubchannelState::TransientFailure }
     }
 }
 
 /// An attempt that panicked has failed.
-fn ended(result: Result<Result<Connection, Failure>, String>) -> Result<Connection, String> {
+fn without_panic(result: Result<Result<Connection, Failure>, String>) -> Result<Connection, String> {
     match result {
         Ok(result) => result.map_err(|failure| failure.to_string()),
         Err(panic) => Err(format!("connecting panicked: {panic}")),
     }
 }
 
-impl ConnectionState {
-    fn end(&self) -> Option<&CloseReason> {
-        match self {
-            Self::Draining(end) | Self::Closed(end) => Some(end),
-            Self::Greeting | Self::Ready => None,
-        }
-    }
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

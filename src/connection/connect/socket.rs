@@ -1,7 +1,12 @@
 //! TCP and Unix sockets to a server.
+//!
+//! A name with several addresses is one server: they are tried in the resolver's order, one after
+//! the other, and not at the same time (RFC 8305), because an instance in the directory is mostly
+//! an IP address.
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 
 use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream, lookup_host};
@@ -9,33 +14,37 @@ use tokio::time::{Instant, timeout};
 
 use crate::connection::options::Options;
 
-/// The first of the host's addresses that accepts, within the connect timeout.
-pub(crate) async fn tcp(host: &str, port: u16, options: &Options) -> io::Result<TcpStream> {
-    let began = Instant::now();
+/// Connects to the first of the host's addresses that accepts, in the resolver's order, within the
+/// connect timeout.
+///
+/// # Errors
+/// When no address accepts: the error of the last one, with its address if the host is a name.
+pub(crate) async fn connect_tcp(host: &str, port: u16, options: &Options) -> io::Result<TcpStream> {
+    let deadline = Instant::now() + options.connect_timeout;
     let mut last = io::Error::new(io::ErrorKind::NotFound, format!("{host} has no address"));
     let addresses: Vec<_> = lookup_host((host, port)).await?.collect();
-    let deadline = began + options.connect_timeout;
     for (tried, address) in addresses.iter().enumerate() {
-        // A share of the time each, so that one that swallows everything does not hide the others.
+        // Each has an equal share of the time that is left: an address that swallows packets must
+        // not use up that of the others.
         let share = deadline.saturating_duration_since(Instant::now()) / (addresses.len() - tried) as u32;
-        match timeout(share, tcp_to(*address, options)).await {
-            Ok(Ok(stream)) => return Ok(stream),
-            Ok(Err(error)) => last = at(*address, host, error),
-            Err(_) => last = at(*address, host, io::Error::new(io::ErrorKind::TimedOut, "no answer")),
+        let no_answer = |_| Err(io::Error::new(io::ErrorKind::TimedOut, "no answer"));
+        match timeout(share, connect_to(*address, options)).await.unwrap_or_else(no_answer) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = with_address(*address, host, error),
         }
     }
     Err(last)
 }
 
-/// Names the address where the server is known by a name.
-fn at(address: SocketAddr, host: &str, error: io::Error) -> io::Error {
+/// Adds the address to the error, unless the host is that address: the caller names the host.
+fn with_address(address: SocketAddr, host: &str, error: io::Error) -> io::Error {
     if address.ip().to_string() == host {
         return error;
     }
     io::Error::new(error.kind(), format!("{address}: {error}"))
 }
 
-async fn tcp_to(address: SocketAddr, options: &Options) -> io::Result<TcpStream> {
+async fn connect_to(address: SocketAddr, options: &Options) -> io::Result<TcpStream> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     configure(&socket, options)?;
     let stream = socket.connect(address).await?;
@@ -43,7 +52,7 @@ async fn tcp_to(address: SocketAddr, options: &Options) -> io::Result<TcpStream>
     Ok(stream)
 }
 
-/// Before it connects, so that it holds from the first packet on.
+/// Sets the options that must hold from the first packet on, so before the socket connects.
 fn configure(socket: &TcpSocket, options: &Options) -> io::Result<()> {
     let socket = SockRef::from(socket);
     if let Some(keep_alive) = options.tcp_keepalive {
@@ -59,12 +68,14 @@ fn configure(socket: &TcpSocket, options: &Options) -> io::Result<()> {
     Ok(())
 }
 
+/// Connects to a Unix socket.
 #[cfg(unix)]
-pub(crate) async fn unix(path: &std::path::Path) -> io::Result<tokio::net::UnixStream> {
+pub(crate) async fn connect_unix(path: &Path) -> io::Result<tokio::net::UnixStream> {
     tokio::net::UnixStream::connect(path).await
 }
 
+/// Fails: this system has no Unix sockets.
 #[cfg(not(unix))]
-pub(crate) async fn unix(_path: &std::path::Path) -> io::Result<TcpStream> {
+pub(crate) async fn connect_unix(_path: &Path) -> io::Result<TcpStream> {
     Err(io::Error::new(io::ErrorKind::Unsupported, "this system has no Unix sockets"))
 }

@@ -1,67 +1,72 @@
-//! What holders of a connection ask its task for.
+//! The commands that handles of a connection send to its driver.
 //!
-//! A queue of its own, because the task runs several times per call and commands are rare: looking whether there is one costs
-//! a load. The waker stays in the queue when it wakes, so that a look which finds nothing need not leave it there again. tokio's
-//! queue gives its waker away, perhaps late: after the command that it wakes for was taken out.
+//! This is a queue of its own because the driver is polled several times for each call, and
+//! commands are rare. A poll that finds none costs one load, and the waker stays in the queue when
+//! it wakes, so that the next poll need not register it again. tokio's channels give their waker
+//! away, possibly late: after the command for which it wakes was received.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+/// What a handle asks the driver for. Commands are requests: the driver may have ended, or decide
+/// that there is nothing to do.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Command {
     /// Send a PING, unless one was sent a moment ago.
     Ping,
-    /// Find out whether the connection is alive, which was silent for long.
-    Prove,
-    /// Close the connection now, with all its exchanges.
+    /// Probe a connection that was idle. Sent once for each time that it becomes idle.
+    Probe,
+    /// Close the connection now, with all its exchanges, for this reason.
     Close(String),
 }
 
-/// A new queue: its sender, and its receiver.
+/// Creates an empty queue.
 pub(crate) fn commands() -> (CommandSender, CommandReceiver) {
     let queue = Arc::new(Queue::default());
     (CommandSender(queue.clone()), CommandReceiver { queue, waker: None })
 }
 
-/// Sends commands. Dropping it tells the receiver that none will follow.
+/// The sending half, in the connection's handle. Its drop tells the receiver that no handle is
+/// left.
 pub(crate) struct CommandSender(Arc<Queue>);
 
-/// Receives them, in order.
+/// The receiving half, in the driver.
 pub(crate) struct CommandReceiver {
     queue: Arc<Queue>,
-    /// The waker that lies in the queue.
+    /// A copy of the waker in the queue, to compare with the task's without the lock.
     waker: Option<Waker>,
 }
 
 #[derive(Default)]
 struct Queue {
-    /// There is something to receive.
-    any: AtomicBool,
-    state: Mutex<State>,
+    /// Set with each change, so that the receiver locks only then.
+    is_changed: AtomicBool,
+    state: Mutex<QueueState>,
 }
 
 #[derive(Default)]
-struct State {
-    /// At most one of each kind: the later says all that the earlier did.
+struct QueueState {
+    /// At most one of each kind: two equal commands ask for one thing.
     commands: Vec<Command>,
-    /// No command will follow.
-    ended: bool,
+    /// The sender was dropped.
+    is_ended: bool,
     waker: Option<Waker>,
 }
 
 impl Queue {
-    fn state(&self) -> MutexGuard<'_, State> {
-        // Whole after every step of its holder.
+    /// A poisoned lock is used on: the state is consistent after every statement of its holders.
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn change(&self, change: impl FnOnce(&mut State)) {
-        let mut state = self.state();
+    /// Changes the state, and wakes the receiver.
+    fn change(&self, change: impl FnOnce(&mut QueueState)) {
+        let mut state = self.lock();
         change(&mut state);
-        self.any.store(true, Ordering::Release);
+        self.is_changed.store(true, Ordering::Release);
         let waker = state.waker.clone();
-        drop(state);
+        drop(state); // before the wake, which may poll the driver on this thread
         if let Some(waker) = waker {
             waker.wake();
         }
@@ -69,7 +74,7 @@ impl Queue {
 }
 
 impl CommandSender {
-    /// Without effect where the receiver is gone.
+    /// Sends a command. Has no effect when the driver has ended.
     pub(crate) fn send(&self, command: Command) {
         self.0.change(|state| {
             if !state.commands.contains(&command) {
@@ -81,38 +86,38 @@ impl CommandSender {
 
 impl Drop for CommandSender {
     fn drop(&mut self) {
-        self.0.change(|state| state.ended = true);
+        self.0.change(|state| state.is_ended = true);
     }
 }
 
 impl CommandReceiver {
-    /// The next command; none once no command will follow.
+    /// The next command, in order; `None` once the sender was dropped.
     pub(crate) fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<Command>> {
-        let is_kept = self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
-        if is_kept && !self.queue.any.load(Ordering::Acquire) {
+        let is_registered = self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
+        if is_registered && !self.queue.is_changed.load(Ordering::Acquire) {
             return Poll::Pending;
         }
-        let mut state = self.queue.state();
-        if !is_kept {
+        let mut state = self.queue.lock();
+        if !is_registered {
             self.waker = Some(cx.waker().clone());
             state.waker.clone_from(&self.waker);
         }
         if !state.commands.is_empty() {
             return Poll::Ready(Some(state.commands.remove(0)));
         }
-        if state.ended {
+        if state.is_ended {
             return Poll::Ready(None);
         }
-        self.queue.any.store(false, Ordering::Relaxed);
+        self.queue.is_changed.store(false, Ordering::Relaxed);
         Poll::Pending
     }
 }
 
 impl Drop for CommandReceiver {
-    /// The task holds the queue, and must not be held by it.
+    /// Breaks the circle of task, receiver, queue and waker: the waker holds the task.
     fn drop(&mut self) {
-        let waker = self.queue.state().waker.take();
-        drop(waker);
+        let waker = self.queue.lock().waker.take();
+        drop(waker); // after the lock: it may drop the task
     }
 }
 
@@ -143,10 +148,10 @@ mod tests {
             assert!(receiver.poll_recv(&mut cx).is_pending());
             sender.send(Command::Ping);
             sender.send(Command::Ping);
-            sender.send(Command::Prove);
+            sender.send(Command::Probe);
             assert_eq!(counted.0.load(Ordering::Relaxed), 3 * (round + 1));
             assert_eq!(receiver.poll_recv(&mut cx), Poll::Ready(Some(Command::Ping)));
-            assert_eq!(receiver.poll_recv(&mut cx), Poll::Ready(Some(Command::Prove)));
+            assert_eq!(receiver.poll_recv(&mut cx), Poll::Ready(Some(Command::Probe)));
             assert!(receiver.poll_recv(&mut cx).is_pending());
         }
         let other = Arc::<Wakes>::default();

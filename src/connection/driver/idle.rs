@@ -1,105 +1,123 @@
-//! A connection that was silent for long takes no further exchange until it has proven that it is alive: NATs and load
-//! balancers forget idle connections, and tell nobody.
+//! The idle timeout: a connection on which nothing was read for long opens no stream until it has
+//! proven that it is alive. NATs and load balancers forget idle connections, and tell neither side.
+//! A call over a forgotten connection would hang until keep-alive finds out, half a minute later.
+//!
+//! With the default of 5 min:
+//!
+//! ```text
+//!  0 s          the last frame is read
+//!  5 min        the stream limit becomes 0: calls go to other servers
+//!  a call asks  `Connection::probe` → PING; calls without another server wait
+//!  ≤ 1 s later  anything is read → the limit is back, waiting calls are woken
+//!    1 s later  nothing was read → the connection drains, and a new one is made
+//! ```
 
-use std::sync::atomic::Ordering;
 use std::task::Context;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::connection::Shared;
-use crate::connection::driver::pings::{Activity, PingTimeout, Pings};
+use crate::connection::driver::pings::{PAUSE_IDLE, PAUSE_IN_FLIGHT, PingSender, PingTimeout};
+use crate::connection::shared::Shared;
+use crate::connection::state::{CloseKind, CloseReason};
 
-/// How long the answer to the PING may take. Calls wait for it.
-const PROOF: Duration = Duration::from_secs(1);
-/// When no timer is needed.
+/// How long a probe may take. Calls wait for it, so it is as short as a round trip over a bad
+/// network allows.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+/// The next check where nothing has to be timed. A day: tokio's timers take no infinite times.
 const FAR: Duration = Duration::from_secs(24 * 60 * 60);
 
-pub(crate) struct Idle {
-    after: Duration,
+/// Watches for idleness, and times the probe. Part of [`Timers`](super::timers::Timers), which
+/// tells it of reads and of time.
+pub(crate) struct IdleTimer {
+    timeout: Duration,
     state: IdleState,
-    proof: PingTimeout,
+    probe: PingTimeout,
 }
 
+/// The driver's side of [`ConnectionState`](crate::connection::ConnectionState): it is compared
+/// after each poll of the driver, so it holds what tells a read without a lock.
 #[derive(Clone, Copy, PartialEq)]
 enum IdleState {
-    /// Something was read within the idle timeout.
+    /// Something was read within the idle timeout. Becomes `Idle`.
     Active,
-    /// Silent for the idle timeout, after so many bytes were read in all. No call has asked for it yet.
-    Unproven(u64),
-    /// A PING was sent; nothing was read after so many bytes.
+    /// Nothing was read for the idle timeout, since this number of bytes in all. A read makes it
+    /// `Active`, a call `Probing`.
+    Idle(u64),
+    /// A PING was sent for a call, and nothing was read since this number of bytes. A read makes it
+    /// `Active`, time `Abandoned`.
     Probing(u64),
-    /// Left for a new connection.
-    Replaced,
+    /// The probe failed or was not allowed: the connection drains. The last state.
+    Abandoned,
 }
 
-impl Idle {
-    pub(crate) fn new(after: Duration) -> Self {
-        Self { after, state: IdleState::Active, proof: PingTimeout::new(PROOF) }
+impl IdleTimer {
+    /// Starts as active: the handshake has just read something.
+    pub(crate) fn new(timeout: Duration) -> Self {
+        Self { timeout, state: IdleState::Active, probe: PingTimeout::new(PROBE_TIMEOUT) }
     }
 
-    /// Whether the connection takes no exchange until something is read.
-    pub(crate) fn is_unproven(&self) -> bool {
+    /// Whether the connection opens no stream until something is read.
+    pub(crate) fn is_idle(&self) -> bool {
         self.state != IdleState::Active
     }
 
-    /// To be called after each poll of the connection. Returns whether something was read, so that it is active again.
-    pub(crate) fn see(&mut self, pings: &Pings, shared: &Shared) -> bool {
-        let (IdleState::Unproven(bytes) | IdleState::Probing(bytes)) = self.state else { return false };
-        if pings.bytes() == bytes {
-            return false;
+    /// Called after each poll of h2. Returns whether something was read that makes an idle
+    /// connection active.
+    pub(crate) fn observe(&mut self, pings: &PingSender) -> bool {
+        let (IdleState::Idle(bytes) | IdleState::Probing(bytes)) = self.state else { return false };
+        let is_read = pings.bytes_read() != bytes;
+        if is_read {
+            self.state = IdleState::Active;
         }
-        self.state = IdleState::Active;
-        shared.unproven.store(false, Ordering::Relaxed);
-        true
+        is_read
     }
 
-    /// When to look next.
+    /// Returns when to check next.
     ///
     /// # Errors
-    /// The reason, when the PING was not answered in time.
-    pub(crate) fn look(&mut self, now: Instant, pings: &mut Pings, shared: &Shared) -> Result<Instant, String> {
-        match self.state {
-            IdleState::Active if now < pings.heard() + self.after => Ok(pings.heard() + self.after),
-            IdleState::Active => {
-                self.state = IdleState::Unproven(pings.bytes());
-                // In this order: whoever finds no room finds that there is something to prove.
-                shared.unproven.store(true, Ordering::Release);
-                shared.limit.store(0, Ordering::Release);
-                Ok(now + FAR)
-            }
-            IdleState::Probing(_) => match pings.awaited().map(|ping| self.proof.until(now, ping)) {
-                Some(Some(next)) => Ok(next),
-                Some(None) => {
-                    self.state = IdleState::Replaced;
-                    Err(format!("{}, and no answer to a ping in {} ms", self.silence(), PROOF.as_millis()))
-                }
-                // Just read: the next poll of the connection sees it.
-                None => Ok(now + PROOF),
-            },
-            IdleState::Unproven(_) | IdleState::Replaced => Ok(now + FAR),
-        }
-    }
-
-    /// A call asks for the connection: sends a PING, unless one is awaited already.
-    ///
-    /// # Errors
-    /// The reason, when servers would take a further PING for one too many.
-    pub(crate) fn prove(
+    /// Why the connection is abandoned: the probe was not acknowledged in time.
+    pub(crate) fn check(
         &mut self,
         now: Instant,
-        pings: &mut Pings,
+        pings: &mut PingSender,
         shared: &Shared,
-        is_free: bool,
+    ) -> Result<Instant, CloseReason> {
+        match self.state {
+            IdleState::Active if now < pings.last_read() + self.timeout => Ok(pings.last_read() + self.timeout),
+            IdleState::Active => {
+                self.state = IdleState::Idle(pings.bytes_read());
+                shared.become_idle();
+                Ok(now + FAR)
+            }
+            IdleState::Probing(_) => match pings.unanswered().map(|ping| self.probe.deadline(now, ping)) {
+                Some(Some(next)) => Ok(next),
+                Some(None) => Err(self.abandon(&format!("no answer to a ping in {} ms", PROBE_TIMEOUT.as_millis()))),
+                // Something was read just now: `observe` sees it after the next poll of h2.
+                None => Ok(now + PROBE_TIMEOUT),
+            },
+            IdleState::Idle(_) | IdleState::Abandoned => Ok(now + FAR),
+        }
+    }
+
+    /// A call wants the connection. Sends a PING, unless one is on its way. No limit of PINGs holds
+    /// if they are `unthrottled`.
+    ///
+    /// # Errors
+    /// Why the connection is abandoned: servers would take one more PING for one too many.
+    pub(crate) fn probe(
+        &mut self,
+        now: Instant,
+        pings: &mut PingSender,
+        shared: &Shared,
+        unthrottled: bool,
         cx: &mut Context<'_>,
-    ) -> Result<(), String> {
-        let IdleState::Unproven(bytes) = self.state else { return Ok(()) };
-        if pings.awaited().is_none() {
-            let activity =
-                if shared.in_flight.load(Ordering::Relaxed) > 0 { Activity::InFlight } else { Activity::Idle };
-            if !pings.may_send(shared, now, activity) && !is_free {
-                self.state = IdleState::Replaced;
-                return Err(format!("{}, and pinged as often as servers permit", self.silence()));
+    ) -> Result<(), CloseReason> {
+        let IdleState::Idle(bytes) = self.state else { return Ok(()) };
+        if pings.unanswered().is_none() {
+            let pause = if shared.capacity.in_flight() > 0 { PAUSE_IN_FLIGHT } else { PAUSE_IDLE };
+            if !pings.is_allowed(now, pause, shared) && !unthrottled {
+                return Err(self.abandon("pinged as often as servers permit"));
             }
             pings.send(now, cx);
         }
@@ -107,7 +125,9 @@ impl Idle {
         Ok(())
     }
 
-    fn silence(&self) -> String {
-        format!("idle: silent for {} ms", self.after.as_millis())
+    /// Leaves the connection for good, and returns the reason.
+    fn abandon(&mut self, why: &str) -> CloseReason {
+        self.state = IdleState::Abandoned;
+        CloseReason::new(CloseKind::Other, format!("idle: silent for {} ms, and {why}", self.timeout.as_millis()))
     }
 }

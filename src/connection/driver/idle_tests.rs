@@ -1,6 +1,7 @@
 //! Idle connections to a peer that counts pings as Go's server does.
 
-use std::sync::atomic::AtomicU32;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf};
@@ -40,16 +41,16 @@ async fn count_pings(mut read: ReadHalf<DuplexStream>, mut write: WriteHalf<Dupl
 
 /// Waits until it is idle; it takes nothing then.
 async fn be_idle(connection: &Connection) {
-    assert!(connection.has_room());
+    assert!(connection.has_capacity());
     sleep(IDLE + Duration::from_millis(10)).await;
-    assert!(!connection.has_room() && connection.reserve().is_none() && !connection.is_over());
+    assert!(!connection.has_capacity() && connection.reserve().is_none() && !connection.is_closing());
 }
 
 async fn prove(connection: &Connection) {
-    assert!(connection.prove());
-    assert!(!connection.prove(), "asked for already");
+    assert!(connection.probe());
+    assert!(!connection.probe(), "asked for already");
     let proven = async {
-        while !connection.has_room() && !connection.is_over() {
+        while !connection.has_capacity() && !connection.is_closing() {
             sleep(Duration::from_millis(1)).await;
         }
     };
@@ -66,7 +67,7 @@ async fn an_idle_connection_is_asked_twice_for_each_answer() {
         for _ in 0..2 {
             be_idle(&connection).await;
             prove(&connection).await;
-            assert!(connection.has_room(), "{:?}", connection.stages());
+            assert!(connection.has_capacity(), "{:?}", connection.states());
         }
         // The peer answers it with a head, and no more.
         let began = timeout(Duration::from_secs(1), call(&connection)).await;
@@ -79,11 +80,11 @@ async fn an_idle_connection_is_asked_twice_for_each_answer() {
     }
     be_idle(&connection).await;
     prove(&connection).await;
-    assert!(connection.is_over());
-    let stage = connection.stages().borrow().clone();
+    assert!(connection.is_closing());
+    let state = connection.states().borrow().clone();
     assert!(
-        matches!(&stage, ConnectionState::Draining(end) if end.why.contains("as often as servers permit")),
-        "{stage:?}"
+        matches!(&state, ConnectionState::Draining(end) if end.to_string().contains("as often as servers permit")),
+        "{state:?}"
     );
     assert_eq!(pings.load(Ordering::Relaxed), 6);
 }
@@ -94,10 +95,10 @@ async fn an_idle_connection_that_does_not_answer_is_left() {
     let (connection, _read, _write) = greeted_with(&options(), 1 << 20).await;
     be_idle(&connection).await;
     sleep(10 * IDLE).await;
-    assert!(!connection.is_over(), "nobody has asked");
+    assert!(!connection.is_closing(), "nobody has asked");
     let began = Instant::now();
     prove(&connection).await;
-    assert!(connection.is_over());
+    assert!(connection.is_closing());
     assert!((990..=1050).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
 }
 
@@ -108,11 +109,11 @@ async fn an_idle_connection_that_is_heard_needs_no_proof() {
     be_idle(&connection).await;
     write.write_all(&frame(8, 0, 0, &[0, 0, 0, 1])).await.unwrap(); // a window of one more
     let heard = async {
-        while !connection.has_room() {
+        while !connection.has_capacity() {
             sleep(Duration::from_millis(1)).await;
         }
     };
     timeout(Duration::from_secs(5), heard).await.unwrap();
-    assert!(!connection.prove());
+    assert!(!connection.probe());
     be_idle(&connection).await;
 }

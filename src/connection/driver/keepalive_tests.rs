@@ -1,9 +1,11 @@
 //! Keep-alive against a peer that counts pings as Go's server does, and one that freezes.
 
 use std::convert::Infallible;
-use std::sync::atomic::AtomicU32;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::Request;
 use http_body::Body;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf, duplex, split};
@@ -62,7 +64,7 @@ pub(crate) async fn greeted_with(
     write.write_all(&frame(SETTINGS, 0, 0, &[])).await.unwrap();
     write.write_all(&frame(SETTINGS, ACK, 0, &[])).await.unwrap();
     let room = Arc::<tokio::sync::Notify>::default();
-    let connection = Connection::greet(ours, options, options.connect_timeout, room).await.unwrap();
+    let connection = Connection::handshake(ours, options, options.connect_timeout, room).await.unwrap();
     read.read_exact(&mut [0; 24]).await.unwrap();
     (connection, read, write)
 }
@@ -73,7 +75,7 @@ pub(crate) async fn call(connection: &Connection) -> Result<(), Failure> {
     let slot = connection.reserve().expect("the connection takes calls");
     let mut exchange = connection.exchange(slot, head, Endless).map_err(|(failure, _)| failure)?;
     let stream = std::future::poll_fn(|cx| exchange.poll_head(cx)).await?.into_body();
-    let mut answer = exchange.answer(stream, |_| {}).0;
+    let mut answer = exchange.into_response_body(stream, |_| {}).0;
     match std::future::poll_fn(|cx| std::pin::Pin::new(&mut answer).poll_frame(cx)).await {
         Some(Err(failure)) => Err(failure),
         _ => Ok(()),
@@ -113,7 +115,7 @@ async fn a_stream_that_is_silent_for_hours_survives_a_server_that_counts_pings()
     let hours = timeout(Duration::from_secs(3 * 3600), call(&connection)).await;
     assert!(hours.is_err(), "the stream ended: {hours:?}");
     assert!((30..40).contains(&pings.load(Ordering::Relaxed)), "two, then one in five minutes: {pings:?}");
-    assert_eq!(*connection.stages().borrow(), ConnectionState::Ready);
+    assert_eq!(*connection.states().borrow(), ConnectionState::Ready);
 }
 
 #[tokio::test(start_paused = true)]
@@ -121,21 +123,21 @@ async fn whoever_is_pinged_too_often_all_the_same_is_told_from_others_who_want_c
     let (connection, read, write) = greeted(KeepAlive::default().unthrottled()).await;
     tokio::spawn(count_pings(read, write, Arc::default()));
     call(&connection).await.unwrap_err();
-    let end = |stage: &ConnectionState| matches!(stage, ConnectionState::Draining(end) | ConnectionState::Closed(end) if end.too_many_pings);
-    connection.stages().wait_for(end).await.unwrap();
+    let end = |state: &ConnectionState| matches!(state, ConnectionState::Draining(end) | ConnectionState::Closed(end) if end.kind == CloseKind::TooManyPings);
+    connection.states().wait_for(end).await.unwrap();
 
     let (connection, _read, mut write) = greeted(KeepAlive::default()).await;
     let said = [&[0, 0, 0, 0, 0, 0, 0, 11], &b"too_many_resets"[..]].concat();
     write.write_all(&frame(GOAWAY, 0, 0, &said)).await.unwrap();
-    let mut stages = connection.stages();
-    let stage = stages
-        .wait_for(|stage| matches!(stage, ConnectionState::Draining(_) | ConnectionState::Closed(_)))
+    let mut states = connection.states();
+    let state = states
+        .wait_for(|state| matches!(state, ConnectionState::Draining(_) | ConnectionState::Closed(_)))
         .await
         .unwrap()
         .clone();
     assert!(
-        matches!(&stage, ConnectionState::Draining(end) | ConnectionState::Closed(end) if !end.too_many_pings),
-        "{stage:?}"
+        matches!(&state, ConnectionState::Draining(end) | ConnectionState::Closed(end) if end.kind != CloseKind::TooManyPings),
+        "{state:?}"
     );
 }
 
@@ -150,7 +152,7 @@ async fn a_ping_whose_answer_is_lost_does_not_end_the_watch() {
         Instant::now()
     };
     let (failure, last_words) = tokio::join!(call(&connection), last_words);
-    assert_eq!(failure.unwrap_err().kind, Kind::Lost);
+    assert_eq!(failure.unwrap_err().kind, FailureKind::Lost);
     assert!(last_words.elapsed() <= Duration::from_millis(1010), "{:?}", last_words.elapsed());
 }
 
@@ -158,10 +160,10 @@ async fn a_ping_whose_answer_is_lost_does_not_end_the_watch() {
 async fn a_frozen_server_is_found_out_by_calls_that_give_up() {
     let (connection, _read, _write) = greeted(KeepAlive::default()).await;
     let began = Instant::now();
-    while !connection.is_over() {
+    while !connection.is_closing() {
         assert!(began.elapsed() < Duration::from_secs(60), "never found out");
         let gave_up = timeout(Duration::from_millis(100), call(&connection)).await.is_err();
-        assert!(gave_up || connection.is_over());
+        assert!(gave_up || connection.is_closing());
         sleep(Duration::from_millis(900)).await;
     }
 }
@@ -175,7 +177,7 @@ async fn a_server_that_does_not_read_is_found_out_in_time() {
     let began = Instant::now();
     let failures = tokio::join!(call(&connection), call(&connection), call(&connection));
     for failure in [failures.0, failures.1, failures.2] {
-        assert_eq!(failure.unwrap_err().kind, Kind::Lost);
+        assert_eq!(failure.unwrap_err().kind, FailureKind::Lost);
     }
     assert!(began.elapsed() <= Duration::from_millis(4_020), "{:?}", began.elapsed());
 }

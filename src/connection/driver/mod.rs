@@ -1,21 +1,38 @@
-//! The task that drives a connection: reads and writes frames, and tells how far it has come.
+//! The task of a connection.
+//!
+//! [`Driver`] polls h2, which reads and writes frames, and publishes the connection's state. It is
+//! woken by the socket, by calls that send, by handles that send a command, by callers that cancel,
+//! and by its timers. Each poll goes through these steps:
+//! 1. reset cancelled streams, as far as the pace allows;
+//! 2. poll h2, and end if the connection has ended;
+//! 3. observe what was read and written, and publish the server's stream limit;
+//! 4. drain, if h2 sends no more requests;
+//! 5. carry out commands and decisions of timers.
+//!
+//! There are several polls for each call, so each step has a fast path that costs a few loads where
+//! nothing has changed.
+//!
+//! Around h2:
+//! - [`read_tracking`] is the IO under h2. It remembers what was read when, as [`IoActivity`].
+//! - [`timers`] holds the one timer, for [`keepalive`] and the [`idle`] timeout. Both send PINGs
+//!   through [`pings`]. [`registered`] skips polls of that timer.
+//! - [`commands`] brings what handles of the connection ask for.
 
 pub(super) mod commands;
-pub(super) mod idle;
+mod idle;
 #[cfg(test)]
 mod idle_tests;
-pub(super) mod keepalive;
+mod keepalive;
 #[cfg(test)]
 mod keepalive_tests;
-pub(super) mod pings;
+mod pings;
 pub(super) mod read_tracking;
-pub(super) mod registered;
-pub(super) mod timers;
+mod registered;
+mod timers;
 
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -25,156 +42,119 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Sleep, sleep};
 
 use crate::connection::driver::commands::{Command, CommandReceiver};
-use crate::connection::driver::read_tracking::{LastRead, ReadTrackingIo};
+use crate::connection::driver::read_tracking::{IoActivity, ReadTrackingIo};
 use crate::connection::driver::timers::{Decision, Timers};
-use crate::connection::failure::is_of_pings;
+use crate::connection::handle::Handle;
 use crate::connection::options::Options;
-use crate::connection::resets::Resets;
-use crate::connection::{CloseReason, ConnectionState, Shared};
+use crate::connection::resets::PacedResets;
+use crate::connection::resets::cancelled::CancelledStreams;
+use crate::connection::shared::Shared;
+use crate::connection::state::{CloseKind, CloseReason, ConnectionState};
 
-/// Ends with the connection.
+/// Drives one connection, as a spawned task. Ends when the connection has closed, and closes it
+/// when it is dropped.
+///
+/// The connection closes in one of four ways: h2 says that it has ended (the server closed it, or
+/// an error); the last handle is dropped and the last stream has ended; a timer or a command
+/// decides to close it; or nobody uses it and it has not closed within [`CLOSE_TIMEOUT`].
 pub(super) struct Driver<T> {
     connection: Connection<ReadTrackingIo<T>, Bytes>,
-    /// Asks h2 whether it would still send. Dropped with the connection's last handle, which lets h2 close it.
-    probe: Option<SendRequest<Bytes>>,
-    /// Ends when nobody holds the connection any more.
+    /// Tells whether h2 would still send a request. `None` once it does not, or no handle is left:
+    /// h2 closes a connection without `SendRequest`s when its streams have ended.
+    send_request: Option<SendRequest<Bytes>>,
     commands: CommandReceiver,
     shared: Arc<Shared>,
-    ready: bool,
     timers: Option<Timers>,
-    resets: Resets,
-    last_read: Arc<LastRead>,
+    cancelled: Arc<CancelledStreams>,
+    resets: PacedResets,
+    activity: Arc<IoActivity>,
+    /// Bytes; sent again in SETTINGS whose acknowledgement shows that the server reads.
     stream_window: u32,
-    /// Runs while nobody wants the connection any more, and it has yet to close.
-    linger: Option<Pin<Box<Sleep>>>,
-    /// Whoever was about to send has had a turn.
-    gathered: bool,
+    /// Runs from when `send_request` is dropped.
+    close_timer: Option<Pin<Box<Sleep>>>,
+    /// The poll was put off by one turn, so that more requests are written at once.
+    is_deferred: bool,
 }
 
-/// How long a connection that nobody wants may take to say so to a server that does not listen.
-const LINGER: Duration = Duration::from_secs(10);
+/// How long an unused connection may take to close. A server that does not read would hold it open
+/// otherwise.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
+    /// Shares what `handle` has. Timers start now.
     pub(super) fn new(
         mut connection: Connection<ReadTrackingIo<T>, Bytes>,
-        probe: SendRequest<Bytes>,
-        shared: Arc<Shared>,
-        last_read: Arc<LastRead>,
+        handle: &Handle,
         commands: CommandReceiver,
         options: &Options,
     ) -> Self {
-        let timers = connection.ping_pong().and_then(|pings| Timers::new(options, pings, last_read.clone()));
+        let pings = connection.ping_pong();
         Self {
-            timers,
+            timers: pings.and_then(|pings| Timers::new(options, pings, handle.activity.clone())),
             connection,
-            probe: Some(probe),
+            send_request: Some(handle.send_request.clone()),
             commands,
-            shared,
-            ready: false,
-            resets: Resets::new(),
-            last_read,
+            shared: handle.shared.clone(),
+            cancelled: handle.cancelled.clone(),
+            resets: PacedResets::default(),
+            activity: handle.activity.clone(),
             stream_window: options.stream_window,
-            linger: None,
-            gathered: false,
+            close_timer: None,
+            is_deferred: false,
         }
     }
 
-    fn tell(&mut self, stage: ConnectionState) {
-        self.shared.over.store(!matches!(stage, ConnectionState::Ready), Ordering::Release);
-        self.shared.stage.send_replace(stage);
+    /// Copies the server's stream limit to where calls read it, so that they take no lock of h2's.
+    fn publish_stream_limit(&self) {
+        let is_idle = self.timers.as_ref().is_some_and(Timers::is_idle);
+        self.shared.set_stream_limit(if is_idle { 0 } else { self.connection.max_concurrent_send_streams() });
     }
 
-    /// Copies the server's limit to where picks read it; 0 while the connection is unproven.
-    fn copy_limit(&mut self) {
-        let unproven = self.timers.as_ref().is_some_and(Timers::is_unproven);
-        let limit = if unproven { 0 } else { self.connection.max_concurrent_send_streams() };
-        if limit != self.shared.limit.load(Ordering::Relaxed) {
-            let before = self.shared.limit.swap(limit, Ordering::SeqCst);
-            let taken = before.max(self.shared.in_flight.load(Ordering::Relaxed));
-            if limit > taken {
-                self.shared.room.freed(limit - taken);
-            }
-        }
-        if limit > 0 && !self.ready {
-            self.ready = true;
-            self.tell(ConnectionState::Ready);
+    /// Drains when h2 sends no more requests: after a GOAWAY, or an error of the connection.
+    fn poll_send_request(&mut self, cx: &mut Context<'_>) {
+        let Some(send_request) = &mut self.send_request else { return };
+        if let Poll::Ready(Err(error)) = send_request.poll_ready(cx) {
+            self.send_request = None;
+            self.shared.drain(CloseReason::of(&error));
         }
     }
 
-    /// Ready when a connection that nobody wants has had its time.
-    fn linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.probe.is_some() {
-            return Poll::Pending;
-        }
-        let linger = self.linger.get_or_insert_with(|| Box::pin(sleep(LINGER)));
-        while linger.as_mut().poll(cx).is_ready() {
-            // Streams that only wait to be reset hold nothing open.
-            if self.shared.in_flight.load(Ordering::Relaxed) <= self.resets.waiting() {
-                return Poll::Ready(());
-            }
-            linger.set(sleep(LINGER));
-        }
-        Poll::Pending
-    }
-
-    /// Whether the server still takes exchanges, as long as anyone could want one.
-    fn ask(&mut self, cx: &mut Context<'_>) {
-        let Some(probe) = &mut self.probe else { return };
-        if let Poll::Ready(Err(error)) = probe.poll_ready(cx) {
-            self.probe = None;
-            self.tell(ConnectionState::Draining(CloseReason::of(&error)));
-        }
-    }
-
-    /// Does what holders of the connection ask for; what that has decided, if anything.
-    fn obey(&mut self, cx: &mut Context<'_>) -> Option<Decision> {
+    /// The next decision of a command or a timer, if there is one now.
+    fn poll_decision(&mut self, cx: &mut Context<'_>) -> Poll<Decision> {
         while let Poll::Ready(command) = self.commands.poll_recv(cx) {
             match command {
                 Some(Command::Ping) => self.timers.iter_mut().for_each(|timers| timers.ping(cx)),
-                Some(Command::Prove) => {
-                    let decision = self.timers.as_mut().and_then(|timers| timers.prove(&self.shared, cx));
-                    if decision.is_some() {
-                        return decision;
+                Some(Command::Probe) => {
+                    if let Some(decision) = self.timers.as_mut().and_then(|timers| timers.probe(&self.shared, cx)) {
+                        return Poll::Ready(decision);
                     }
                 }
                 Some(Command::Close(why)) => {
-                    return Some(Decision::Dead(CloseReason { silent: true, ..CloseReason::because(why) }));
+                    return Poll::Ready(Decision::Close(CloseReason::new(CloseKind::Unresponsive, why)));
                 }
                 None => {
-                    self.probe = None; // h2 wakes this task when that was the last
+                    self.send_request = None; // if it was the last one, h2 wakes this task
                     break;
                 }
             }
         }
-        None
+        self.timers.as_mut().map_or(Poll::Pending, |timers| timers.poll(&self.shared, cx))
     }
-}
 
-impl<T> Driver<T> {
-    fn watch(&mut self, cx: &mut Context<'_>) -> Option<Decision> {
-        match self.timers.as_mut()?.poll(&self.shared, cx) {
-            Poll::Ready(decision) => Some(decision),
-            Poll::Pending => None,
+    /// Ready when a connection without `SendRequest`s has had its time to close.
+    fn poll_close_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.send_request.is_some() {
+            return Poll::Pending;
         }
-    }
-
-    /// Lets nobody begin an exchange any more. What is in flight may finish.
-    fn leave(&mut self, end: CloseReason) {
-        if !self.shared.over.swap(true, Ordering::AcqRel) {
-            self.shared.stage.send_replace(ConnectionState::Draining(end));
+        let timer = self.close_timer.get_or_insert_with(|| Box::pin(sleep(CLOSE_TIMEOUT)));
+        while timer.as_mut().poll(cx).is_ready() {
+            // Streams that only wait for their reset hold nothing open; those of callers do.
+            if self.shared.capacity.in_flight() <= self.resets.waiting() {
+                return Poll::Ready(());
+            }
+            timer.set(sleep(CLOSE_TIMEOUT));
         }
-    }
-}
-
-impl CloseReason {
-    fn of(error: &h2::Error) -> Self {
-        // What else is told to calm down has nothing to do with pings.
-        let goaway = error.is_go_away() && error.is_remote();
-        Self { goaway, too_many_pings: goaway && is_of_pings(error), ..Self::because(error.to_string()) }
-    }
-
-    pub(super) fn because(why: impl Into<String>) -> Self {
-        Self { why: why.into(), too_many_pings: false, silent: false, goaway: false }
+        Poll::Pending
     }
 }
 
@@ -183,64 +163,61 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Future for Driver<T> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
-        // Where several send, the first of them wakes this task, which would run at once and write what that one has sent:
-        // one turn later the others have sent too, and all of it leaves in one write.
-        if !this.gathered && this.shared.in_flight.load(Ordering::Relaxed) > 1 {
-            this.gathered = true;
+        // The first of several callers wakes this task, which would run at once and write that one
+        // request alone. One turn later the others have sent too, and everything leaves in one
+        // write.
+        if !this.is_deferred && this.shared.capacity.in_flight() > 1 {
+            this.is_deferred = true;
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        this.gathered = false;
-        // Whoever gives a call up from now on wakes this task.
-        let resets = !this.resets.are_idle(&this.shared.cancelled);
+        this.is_deferred = false;
+        let resets = !this.resets.is_idle(&this.cancelled);
         if resets {
-            this.resets.release(&this.shared.cancelled, cx);
+            this.resets.release(&this.cancelled, &this.shared.streams, cx);
         }
         if let Poll::Ready(result) = Pin::new(&mut this.connection).poll(cx) {
-            let end = result.map_or_else(
-                |error| CloseReason::of(&error),
-                |()| CloseReason::because("the server closed the connection"),
-            );
-            // A GOAWAY that was seen before says more than the end that follows it.
-            let known = match &*this.shared.stage.borrow() {
-                ConnectionState::Draining(end) => Some(end.clone()),
-                _ => None,
+            let end = match result {
+                Ok(()) => CloseReason::new(CloseKind::Other, "the server closed the connection"),
+                Err(error) => CloseReason::of(&error),
             };
-            this.tell(ConnectionState::Closed(known.unwrap_or(end)));
+            // A GOAWAY that came before says more than the end that follows it.
+            this.shared.close(this.shared.close_reason().unwrap_or(end));
             return Poll::Ready(());
         }
         if resets {
-            let Self { connection, resets, last_read, stream_window, .. } = this;
-            // h2 refuses SETTINGS while those before are not acknowledged. These change nothing.
-            resets.ask(last_read.is_flushed(), || connection.set_initial_window_size(*stream_window).is_ok(), cx);
+            let Self { connection, resets, activity, stream_window, .. } = this;
+            // These SETTINGS change nothing. h2 refuses them until the server has acknowledged
+            // those before.
+            let settings = || connection.set_initial_window_size(*stream_window).is_ok();
+            resets.probe_server(activity.is_flushed(), settings, cx);
         }
         if let Some(timers) = &mut this.timers {
-            timers.see(&this.shared);
+            timers.observe();
         }
-        this.copy_limit();
-        this.ask(cx);
-        while let Some(decision) = this.obey(cx).or_else(|| this.watch(cx)) {
+        // In this order: reads are observed before the limit that depends on them, and a GOAWAY is
+        // published before timers and commands decide anything.
+        this.publish_stream_limit();
+        this.poll_send_request(cx);
+        while let Poll::Ready(decision) = this.poll_decision(cx) {
             match decision {
-                Decision::Dead(end) => {
-                    this.tell(ConnectionState::Closed(end));
-                    return Poll::Ready(()); // the streams end as the connection is dropped
+                Decision::Close(reason) => {
+                    this.shared.close(reason);
+                    return Poll::Ready(()); // h2's streams fail when the connection is dropped
                 }
-                Decision::Leave(end) => this.leave(end),
+                Decision::Drain(reason) => this.shared.drain(reason),
             }
         }
-        this.linger(cx)
+        this.poll_close_timer(cx)
     }
 }
 
-/// However it ends, also by a panic of h2's: whoever holds the connection must know.
 impl<T> Drop for Driver<T> {
+    /// Publishes the end however it comes: also by a panic in h2, or by a runtime that shuts down.
     fn drop(&mut self) {
-        self.shared.cancelled.close();
-        if !matches!(&*self.shared.stage.borrow(), ConnectionState::Closed(_)) {
-            self.shared.over.store(true, Ordering::Release);
-            self.shared
-                .stage
-                .send_replace(ConnectionState::Closed(CloseReason::because("the connection's task has ended")));
+        self.cancelled.close();
+        if !matches!(&*self.shared.state.borrow(), ConnectionState::Closed(_)) {
+            self.shared.close(CloseReason::new(CloseKind::Other, "the connection's task has ended"));
         }
     }
 }

@@ -1,17 +1,18 @@
-//! Leaves out polls of a timer that would find nothing: a connection's task runs several times per call, and its timer fires
-//! seldom.
+//! Skips polls of a timer that cannot be ready: a connection's driver is polled several times for
+//! each call, and its timer fires seldom.
 
 use std::task::{Context, Poll, Waker};
 
 use tokio::task::coop::has_budget_remaining;
 
-/// The waker that a timer keeps since it was last polled, until it has elapsed. Not for sources that may give their waker away and
-/// have nothing.
+/// Remembers the waker that a timer holds since its last poll. Only for sources that keep their
+/// waker until they are ready, as tokio's timers do.
 #[derive(Default)]
 pub(crate) struct RegisteredTimer(Option<Waker>);
 
 impl RegisteredTimer {
-    /// Polls the timer, unless it `is_quiet` and keeps the waker of this task.
+    /// Polls the timer. Skips that if the timer `is_quiet` (it has not elapsed) and already holds
+    /// this task's waker.
     pub(crate) fn poll<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -21,14 +22,14 @@ impl RegisteredTimer {
         if is_quiet && self.0.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             return Poll::Pending;
         }
-        // Without budget tokio's timers have nothing and keep no waker.
-        let keeps = has_budget_remaining();
+        // Without a budget tokio's timers return `Pending` and do not register the waker.
+        let registers = has_budget_remaining();
         let polled = poll(cx);
-        self.0 = (keeps && polled.is_pending()).then(|| cx.waker().clone());
+        self.0 = (registers && polled.is_pending()).then(|| cx.waker().clone());
         polled
     }
 
-    /// The timer has been changed: the next poll must not be left out.
+    /// The timer was reset: the next poll must not be skipped.
     pub(crate) fn clear(&mut self) {
         self.0 = None;
     }

@@ -9,109 +9,116 @@ use std::time::Duration;
 use h2::PingPong;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::connection::driver::idle::Idle;
+use crate::connection::driver::idle::IdleTimer;
 use crate::connection::driver::keepalive::KeepAliveTimer;
-use crate::connection::driver::pings::Pings;
-use crate::connection::driver::read_tracking::LastRead;
+use crate::connection::driver::pings::PingSender;
+use crate::connection::driver::read_tracking::IoActivity;
 use crate::connection::driver::registered::RegisteredTimer;
 use crate::connection::options::Options;
-use crate::connection::{CloseReason, Shared};
+use crate::connection::shared::Shared;
+use crate::connection::state::CloseReason;
 
-/// What a timer or a command decides about a connection.
+/// What a timer or a command decides about a connection. The driver carries it out.
 pub(crate) enum Decision {
-    /// It is dead: close it.
-    Dead(CloseReason),
-    /// It takes no further exchange. Those in flight may finish.
-    Leave(CloseReason),
+    /// Close it at once. Its streams fail.
+    Close(CloseReason),
+    /// Open no more streams. Those in flight may finish.
+    Drain(CloseReason),
 }
 
+/// Keep-alive and the idle timeout over one tokio timer, which runs until the earlier of their next
+/// checks. A read moves those checks without a reset of the timer: it fires early, finds nothing to
+/// do, and is set anew.
 pub(crate) struct Timers {
     timer: Pin<Box<Sleep>>,
-    timer_registered: RegisteredTimer,
-    pings: Pings,
+    registered: RegisteredTimer,
+    pings: PingSender,
     keep_alive: Option<KeepAliveTimer>,
-    /// Pings are not limited in number.
-    is_free: bool,
-    idle: Option<Idle>,
+    idle: Option<IdleTimer>,
+    /// See [`KeepAlive::unthrottled`](crate::KeepAlive::unthrottled). Holds for probes too.
+    unthrottled: bool,
 }
 
 impl Timers {
-    /// None where neither keep-alive nor the idle timeout is on.
-    pub(crate) fn new(options: &Options, h2: PingPong, last_read: Arc<LastRead>) -> Option<Self> {
-        let keep_alive =
-            options.keep_alive.map(|keep_alive| KeepAliveTimer::new(keep_alive, options.keep_alive_while_idle));
-        let idle = options.idle_timeout.map(Idle::new);
-        let first = [options.keep_alive.map(|keep_alive| keep_alive.interval), options.idle_timeout];
-        let first: Duration = first.into_iter().flatten().min()?;
+    /// Starts the timer. `None` if neither keep-alive nor the idle timeout is on: such a connection
+    /// needs no timer at all.
+    pub(crate) fn new(options: &Options, h2: PingPong, activity: Arc<IoActivity>) -> Option<Self> {
+        let first_checks = [options.keep_alive.map(|keep_alive| keep_alive.interval), options.idle_timeout];
+        let first_check = first_checks.into_iter().flatten().min()?;
+        let keep_alive = |keep_alive| KeepAliveTimer::new(keep_alive, options.keep_alive_while_idle);
         Some(Self {
-            timer: Box::pin(sleep_until(Instant::now() + first)),
-            timer_registered: RegisteredTimer::default(),
-            pings: Pings::new(h2, last_read),
-            keep_alive,
-            is_free: options.keep_alive.is_some_and(|keep_alive| keep_alive.unthrottled),
-            idle,
+            timer: Box::pin(sleep_until(Instant::now() + first_check)),
+            registered: RegisteredTimer::default(),
+            pings: PingSender::new(h2, activity),
+            keep_alive: options.keep_alive.map(keep_alive),
+            idle: options.idle_timeout.map(IdleTimer::new),
+            unthrottled: options.keep_alive.is_some_and(|keep_alive| keep_alive.unthrottled),
         })
     }
 
-    /// Whether the connection takes no exchange until something is read.
-    pub(crate) fn is_unproven(&self) -> bool {
-        self.idle.as_ref().is_some_and(Idle::is_unproven)
+    /// Whether the connection opens no stream until something is read.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.idle.as_ref().is_some_and(IdleTimer::is_idle)
     }
 
-    /// To be called after each poll of the connection, before anything else.
-    pub(crate) fn see(&mut self, shared: &Shared) {
-        self.pings.see();
+    /// Called after each poll of h2, before anything else of this.
+    pub(crate) fn observe(&mut self) {
+        self.pings.observe();
         if let Some(idle) = &mut self.idle
-            && idle.see(&self.pings, shared)
+            && idle.observe(&self.pings)
         {
-            self.look_now();
+            self.check_now();
         }
     }
 
-    /// Sends a PING now, unless one was sent a moment ago; none without keep-alive.
+    /// Sends a PING on request. Sends none if keep-alive is off: nothing would time its answer.
     pub(crate) fn ping(&mut self, cx: &mut Context<'_>) {
         if self.keep_alive.is_some() {
-            KeepAliveTimer::ping(Instant::now(), &mut self.pings, cx);
-            self.look_now();
+            self.pings.send_on_request(Instant::now(), cx);
+            self.check_now();
         }
     }
 
-    /// A call asks for a connection that is unproven.
-    pub(crate) fn prove(&mut self, shared: &Shared, cx: &mut Context<'_>) -> Option<Decision> {
+    /// Probes an idle connection for a call. Returns what to do if that is not possible.
+    pub(crate) fn probe(&mut self, shared: &Shared, cx: &mut Context<'_>) -> Option<Decision> {
         let idle = self.idle.as_mut()?;
-        let proven = idle.prove(Instant::now(), &mut self.pings, shared, self.is_free, cx);
-        self.look_now();
-        proven.err().map(|why| Decision::Leave(CloseReason::because(why)))
+        let probed = idle.probe(Instant::now(), &mut self.pings, shared, self.unthrottled, cx);
+        self.check_now();
+        probed.err().map(Decision::Drain)
     }
 
-    fn look_now(&mut self) {
+    /// Lets the next poll check everything: something has happened that may move a deadline
+    /// forward.
+    fn check_now(&mut self) {
         self.reset(Instant::now());
     }
 
     fn reset(&mut self, at: Instant) {
         self.timer.as_mut().reset(at);
-        self.timer_registered.clear();
+        self.registered.clear();
     }
 
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let is_quiet = !self.timer.is_elapsed();
-        self.timer_registered.poll(cx, is_quiet, |cx| self.timer.as_mut().poll(cx))
+        self.registered.poll(cx, is_quiet, |cx| self.timer.as_mut().poll(cx))
     }
 
-    /// Ready when something is decided. After [`Decision::Leave`] it must be polled again.
+    /// Waits for a decision. Must be polled again after [`Decision::Drain`]: keep-alive still
+    /// watches the streams in flight.
     pub(crate) fn poll(&mut self, shared: &Shared, cx: &mut Context<'_>) -> Poll<Decision> {
         while self.poll_timer(cx).is_ready() {
             let now = Instant::now();
-            let keep_alive = self.keep_alive.as_mut().map(|silence| silence.look(now, &mut self.pings, shared, cx));
-            let idle = self.idle.as_mut().map(|idle| idle.look(now, &mut self.pings, shared));
-            if let Some(Err(why)) = keep_alive {
-                return Poll::Ready(Decision::Dead(CloseReason { silent: true, ..CloseReason::because(why) }));
+            let keep_alive = self.keep_alive.as_mut().map(|timer| timer.check(now, &mut self.pings, shared, cx));
+            let idle = self.idle.as_mut().map(|timer| timer.check(now, &mut self.pings, shared));
+            if let Some(Err(reason)) = keep_alive {
+                return Poll::Ready(Decision::Close(reason));
             }
             let next = [&keep_alive, &idle].into_iter().flatten().flatten().min();
-            // Where there is nothing to look at, idleness was all that was watched, and is over.
+            // No next check: there is no keep-alive, and the idle timeout has abandoned the
+            // connection.
             self.reset(next.copied().unwrap_or(now + Duration::from_secs(24 * 60 * 60)));
-            if let Some(Err(why)) = idle {
-                return Poll::Ready(Decision::Leave(CloseReason::because(why)));
+            if let Some(Err(reason)) = idle {
+                return Poll::Ready(Decision::Drain(reason));
             }
         }
         Poll::Pending

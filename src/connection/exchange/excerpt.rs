@@ -1,14 +1,15 @@
-//! The beginning of an answer, for whoever tells what it was.
+//! Reads the beginning of a response's body, for error texts.
 
 use h2::RecvStream;
 
-/// Reads on until there are so many bytes, or no more. What was read is there too where this is dropped.
-pub(crate) async fn read_some(stream: &mut RecvStream, into: &mut Vec<u8>, most: usize) {
-    while into.len() < most
+/// Reads until `buffer` has `max` bytes or the body ends. Cancel safe: what was read is in
+/// `buffer`.
+pub(crate) async fn read_prefix(stream: &mut RecvStream, buffer: &mut Vec<u8>, max: usize) {
+    while buffer.len() < max
         && let Some(Ok(data)) = stream.data().await
     {
-        // h2 frees no window that was not taken.
+        // h2 counts received data against the window until it is released.
         drop(stream.flow_control().release_capacity(data.len()));
-        into.extend(data.iter().take(most - into.len()));
+        buffer.extend(data.iter().take(max - buffer.len()));
     }
 }

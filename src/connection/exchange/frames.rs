@@ -1,75 +1,94 @@
-//! Reads the frames of a connection as they go by, for what h2 does not tell. PURE.
+//! PURE: finds in the frames of a connection what h2 does not tell: the server's SETTINGS, and the
+//! sizes of headers on the wire.
 //!
-//! It sees the bytes that h2 is given and changes none. They begin with a frame (RFC 9113, 3.4: a server's preface is its
-//! SETTINGS), so each frame's head lies where the one before it ends, however reads split them. What is no HTTP/2 is read
-//! as frames too, without harm: h2 ends the connection.
+//! The scanner sees the bytes that h2 is given and changes none. They begin with a frame (RFC 9113,
+//! 3.4: a server's preface is its SETTINGS), so the header of each frame lies where the frame
+//! before it ends, however reads split them. Bytes that are no HTTP/2 are scanned as frames too,
+//! without harm: h2 closes the connection.
+//!
+//! A frame is a header of nine bytes and a payload (RFC 9113, 4.1):
+//!
+//! ```text
+//!  length: 3 bytes │ type: 1 │ flags: 1 │ stream id: 4 │ payload: length bytes
+//! ```
+//!
+//! Headers are one HEADERS frame and any number of CONTINUATION frames of the same stream, the last
+//! of them with the flag `END_HEADERS`. Only frame headers and SETTINGS are looked at; payloads are
+//! skipped.
 
-/// What was seen.
+/// What the scanner has found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Seen {
-    /// SETTINGS of the server's begin.
+pub(super) enum FrameEvent {
+    /// A SETTINGS frame of the server's begins.
     Settings,
-    /// The server's SETTINGS say how many bytes of headers it takes.
+    /// The server's SETTINGS say how many bytes of headers it accepts.
     MaxHeaderListSize(u32),
-    /// So much of a stream's headers has come, and more is to come. Told of large ones alone.
-    Open { stream: u32, size: u64 },
-    /// Headers have come to their end. Told of large ones alone.
-    Whole { stream: u32, size: u64 },
+    /// `size` bytes of a stream's headers have begun to come, and more follow. Only for large
+    /// headers.
+    LargeHeadersPart { stream: u32, size: u64 },
+    /// The last of a stream's headers has begun to come. Only for large headers.
+    LargeHeadersEnd { stream: u32, size: u64 },
 }
 
-/// Headers up to this size on the wire are not told of.
+/// Headers up to this size on the wire, in bytes, make no event. Larger ones are rare, and events
+/// take a lock.
 const LARGE: u64 = 64 << 10;
 
-const HEAD: usize = 9;
+/// Numbers of RFC 9113: the size of a frame header (4.1), types of frames (6), their flags, and a
+/// setting (6.5.2).
+const FRAME_HEADER: usize = 9;
 const HEADERS: u8 = 1;
 const SETTINGS: u8 = 4;
 const CONTINUATION: u8 = 9;
 const ACK: u8 = 1;
 const END_HEADERS: u8 = 4;
 const MAX_HEADER_LIST_SIZE: [u8; 2] = [0, 6];
+/// The size of one setting: its id and its value.
+const SETTING: usize = 6;
 
-/// Where in the frames a connection is.
+/// The place in the frames up to which a connection was scanned.
 #[derive(Debug, Default)]
-pub(crate) struct FrameScanner {
-    /// What has come of a frame's head, or of one setting.
-    part: [u8; HEAD],
-    filled: usize,
-    /// What is to come of the frame's payload.
-    left: usize,
-    in_settings: bool,
-    /// Whose headers are to go on, and what has come of them.
-    block: Option<(u32, u64)>,
+pub(super) struct FrameScanner {
+    /// The beginning of a frame header or of a setting, if a read ended within it.
+    partial: [u8; FRAME_HEADER],
+    partial_len: usize,
+    /// How many bytes of the frame's payload follow.
+    payload_left: usize,
+    is_settings: bool,
+    /// The stream whose headers go on in the next frame, and the size of those so far.
+    headers: Option<(u32, u64)>,
 }
 
 impl FrameScanner {
-    /// Takes what was read next.
-    pub(crate) fn scan(&mut self, mut bytes: &[u8], mut tell: impl FnMut(Seen)) {
+    /// Scans the bytes that were read next.
+    pub(super) fn scan(&mut self, mut bytes: &[u8], mut on_event: impl FnMut(FrameEvent)) {
         loop {
-            if self.left == 0 && self.filled == 0 && self.block.is_none() {
-                bytes = self.pass(bytes);
+            if self.payload_left == 0 && self.partial_len == 0 && self.headers.is_none() {
+                bytes = self.skip_frames(bytes);
             }
             if bytes.is_empty() {
                 return;
             }
-            bytes = self.step(bytes, &mut tell);
+            bytes = self.step(bytes, &mut on_event);
         }
     }
 
-    /// Goes over frames that tell nothing, which almost all are, and that do not begin or end within a head.
-    fn pass<'a>(&mut self, mut bytes: &'a [u8]) -> &'a [u8] {
-        while let Some(([a, b, c, kind, flags, ..], rest)) = bytes.split_first_chunk::<HEAD>() {
+    /// The fast path: skips frames without events, which almost all are. Returns the bytes from the
+    /// first frame that may have one, or whose header is incomplete.
+    fn skip_frames<'a>(&mut self, mut bytes: &'a [u8]) -> &'a [u8] {
+        while let Some(([a, b, c, kind, flags, ..], rest)) = bytes.split_first_chunk::<FRAME_HEADER>() {
             let length = u32::from_be_bytes([0, *a, *b, *c]) as usize;
-            let tells = match *kind {
+            let may_have_event = match *kind {
                 HEADERS => flags & END_HEADERS == 0 || length as u64 > LARGE,
                 SETTINGS => true,
                 _ => false,
             };
-            if tells {
+            if may_have_event {
                 return bytes;
             }
             let Some(rest) = rest.get(length..) else {
-                self.left = length - rest.len();
-                self.in_settings = false;
+                self.payload_left = length - rest.len();
+                self.is_settings = false;
                 return &[];
             };
             bytes = rest;
@@ -77,68 +96,71 @@ impl FrameScanner {
         bytes
     }
 
-    /// Takes the next of what may tell something; gives what is left.
-    fn step<'a>(&mut self, mut bytes: &'a [u8], tell: &mut impl FnMut(Seen)) -> &'a [u8] {
-        if self.left == 0 {
-            if let Some(head) = self.fill::<HEAD>(&mut bytes) {
-                self.begin(head, tell);
+    /// Takes a frame header, a setting, or payload to skip. Returns the bytes after it.
+    fn step<'a>(&mut self, mut bytes: &'a [u8], on_event: &mut impl FnMut(FrameEvent)) -> &'a [u8] {
+        if self.payload_left == 0 {
+            if let Some(header) = self.take::<FRAME_HEADER>(&mut bytes) {
+                self.begin_frame(header, on_event);
             }
-        } else if self.in_settings && self.left + self.filled >= 6 {
+        } else if self.is_settings && self.payload_left + self.partial_len >= SETTING {
             let before = bytes.len();
-            let setting = self.fill::<6>(&mut bytes);
-            self.left -= before - bytes.len();
+            let setting = self.take::<SETTING>(&mut bytes);
+            self.payload_left -= before - bytes.len();
             if let Some([id @ .., a, b, c, d]) = setting
                 && id == MAX_HEADER_LIST_SIZE
             {
-                tell(Seen::MaxHeaderListSize(u32::from_be_bytes([a, b, c, d])));
+                on_event(FrameEvent::MaxHeaderListSize(u32::from_be_bytes([a, b, c, d])));
             }
         } else {
-            // What is no whole setting is skipped too: h2 refuses such a frame.
-            let skipped = self.left.min(bytes.len());
-            self.left -= skipped;
+            // Also the end of SETTINGS that is no whole setting: h2 refuses such a frame.
+            let skipped = self.payload_left.min(bytes.len());
+            self.payload_left -= skipped;
             bytes = &bytes[skipped..];
         }
         bytes
     }
 
-    /// The next so many bytes, once they are there.
-    fn fill<const N: usize>(&mut self, bytes: &mut &[u8]) -> Option<[u8; N]> {
-        if self.filled == 0
+    /// Takes the next `N` bytes, or keeps what there is of them for the next read.
+    fn take<const N: usize>(&mut self, bytes: &mut &[u8]) -> Option<[u8; N]> {
+        if self.partial_len == 0
             && let Some((whole, rest)) = bytes.split_first_chunk::<N>()
         {
             *bytes = rest;
             return Some(*whole);
         }
-        while self.filled < N {
+        while self.partial_len < N {
             let (first, rest) = bytes.split_first()?;
-            self.part[self.filled] = *first;
-            self.filled += 1;
+            self.partial[self.partial_len] = *first;
+            self.partial_len += 1;
             *bytes = rest;
         }
-        self.filled = 0;
-        self.part.first_chunk().copied()
+        self.partial_len = 0;
+        self.partial.first_chunk().copied()
     }
 
-    fn begin(&mut self, head: [u8; HEAD], tell: &mut impl FnMut(Seen)) {
-        let [a, b, c, kind, flags, stream @ ..] = head;
+    /// Takes in the header of a frame.
+    fn begin_frame(&mut self, header: [u8; FRAME_HEADER], on_event: &mut impl FnMut(FrameEvent)) {
+        let [a, b, c, kind, flags, stream @ ..] = header;
         let length = u32::from_be_bytes([0, a, b, c]);
-        self.left = length as usize;
-        self.in_settings = kind == SETTINGS;
-        if self.in_settings && flags & ACK == 0 {
-            tell(Seen::Settings);
+        self.payload_left = length as usize;
+        self.is_settings = kind == SETTINGS;
+        if self.is_settings && flags & ACK == 0 {
+            on_event(FrameEvent::Settings);
         }
-        let stream = u32::from_be_bytes(stream) & !(1 << 31);
-        let size = match (kind, self.block.take()) {
+        let stream = u32::from_be_bytes(stream) & !(1 << 31); // the highest bit is reserved
+        let size = match (kind, self.headers.take()) {
             (HEADERS, _) => length.into(),
             (CONTINUATION, Some((of, size))) if of == stream => size.saturating_add(length.into()),
             _ => return,
         };
-        let ends = flags & END_HEADERS != 0;
-        if !ends {
-            self.block = Some((stream, size));
+        let is_last = flags & END_HEADERS != 0;
+        if !is_last {
+            self.headers = Some((stream, size));
         }
         if size > LARGE {
-            tell(if ends { Seen::Whole { stream, size } } else { Seen::Open { stream, size } });
+            let (end, part) =
+                (FrameEvent::LargeHeadersEnd { stream, size }, FrameEvent::LargeHeadersPart { stream, size });
+            on_event(if is_last { end } else { part });
         }
     }
 }
@@ -152,14 +174,15 @@ mod tests {
         [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
     }
 
-    fn seen(parts: impl IntoIterator<Item = impl AsRef<[u8]>>) -> Vec<Seen> {
+    fn seen(parts: impl IntoIterator<Item = impl AsRef<[u8]>>) -> Vec<FrameEvent> {
         let (mut scanner, mut seen) = (FrameScanner::default(), Vec::new());
         parts.into_iter().for_each(|part| scanner.scan(part.as_ref(), |what| seen.push(what)));
         seen
     }
 
-    /// SETTINGS with two of them, DATA, SETTINGS once more, headers of three frames, headers of one.
-    fn connection() -> (Vec<u8>, Vec<Seen>) {
+    /// SETTINGS with two of them, DATA, SETTINGS once more, headers of three frames, headers of
+    /// one.
+    fn connection() -> (Vec<u8>, Vec<FrameEvent>) {
         let settings = [0, 3, 0, 0, 0, 100, 0, 6, 0, 0, 0x40, 0];
         let bytes = [
             frame(SETTINGS, 0, 0, &settings),
@@ -172,12 +195,12 @@ mod tests {
             frame(HEADERS, END_HEADERS | 1, 5, &[0; 100]),
         ];
         let told = vec![
-            Seen::Settings,
-            Seen::MaxHeaderListSize(16384),
-            Seen::Settings,
-            Seen::MaxHeaderListSize(1),
-            Seen::Open { stream: 3, size: 76 << 10 },
-            Seen::Whole { stream: 3, size: (76 << 10) + 1 },
+            FrameEvent::Settings,
+            FrameEvent::MaxHeaderListSize(16384),
+            FrameEvent::Settings,
+            FrameEvent::MaxHeaderListSize(1),
+            FrameEvent::LargeHeadersPart { stream: 3, size: 76 << 10 },
+            FrameEvent::LargeHeadersEnd { stream: 3, size: (76 << 10) + 1 },
         ];
         (bytes.concat(), told)
     }
@@ -199,7 +222,11 @@ mod tests {
         // A setting that is cut off, and the next frame after it.
         let cut = [frame(SETTINGS, 0, 0, &[0, 6, 0, 0]), frame(SETTINGS, 0, 0, &[0, 6, 0, 0, 0, 9, 0, 6])].concat();
         for size in 1..30 {
-            assert_eq!(seen(cut.chunks(size)), [Seen::Settings, Seen::Settings, Seen::MaxHeaderListSize(9)], "{size}");
+            assert_eq!(
+                seen(cut.chunks(size)),
+                [FrameEvent::Settings, FrameEvent::Settings, FrameEvent::MaxHeaderListSize(9)],
+                "{size}"
+            );
         }
         // Headers that go on on another stream, or with another frame between.
         let large = vec![0; 70 << 10];

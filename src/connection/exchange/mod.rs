@@ -1,45 +1,67 @@
-//! One exchange: head and body out, and the head of the answer in.
+//! One exchange (RFC 9113, 8.1): a request and its response on one stream, in the caller's task.
+//!
+//! [`Connection::exchange`] opens the stream. [`Exchange::poll_head`] sends the request's body by
+//! [`request_sender`] and waits for the head of the response. [`Exchange::into_response_body`] then
+//! gives the [`recv_body`]; what is left of the request is sent by a task of its own. A small
+//! request leaves in one write with its head, and its caller's task does everything: the driver
+//! only moves frames. [`body_guard`] catches panics of the request's body, and [`excerpt`] reads
+//! the beginning of a body that is no gRPC.
+//!
+//! An exchange is cancelled by dropping it:
+//!
+//! | dropped | what happens |
+//! |---|---|
+//! | [`Exchange`] before the head | the stream waits for its reset at the pace of [`resets`](crate::connection::resets), with its permit |
+//! | [`Exchange`] after the head | the stream is reset with `CANCEL` at once |
+//! | [`RecvBody`] before the end | the same, and the task that sends the request is aborted |
+//!
+//! A request whose body fails or panics is reset with `INTERNAL_ERROR`, so that the server does not
+//! take it for complete.
+//!
+//! Limits of headers: [`frames`] finds the sizes of headers in the bytes that h2 reads, and
+//! [`header_sizes`] keeps them for calls.
 
+mod body_guard;
 pub(super) mod excerpt;
-pub(super) mod frames;
-pub(super) mod guarded;
-pub(super) mod header_limits;
+mod frames;
+pub(super) mod header_sizes;
 pub(super) mod recv_body;
-pub(super) mod request_sender;
+mod request_sender;
 
-use std::error::Error;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use h2::RecvStream;
 use http::{Request, Response};
 use http_body::Body;
 
-use crate::connection::exchange::guarded::BodyFailure;
-use crate::connection::exchange::recv_body::{AbortOnDrop, RecvBody, Rest};
-use crate::connection::exchange::request_sender::{RequestSender, Sending};
-use crate::connection::failure::{Failure, Kind};
-use crate::connection::resets::cancelled::Unanswered;
-use crate::connection::{Connection, StreamPermit};
+use crate::connection::exchange::body_guard::{BodyFailure, guard};
+use crate::connection::exchange::recv_body::{RecvBody, RequestTask};
+use crate::connection::exchange::request_sender::{BodyWriter, RequestSender};
+use crate::connection::failure::{BoxError, Failure, FailureKind};
+use crate::connection::handle::Connection;
+use crate::connection::resets::cancelled::PendingResponse;
+use crate::connection::shared::StreamPermit;
 
-type BoxError = Box<dyn Error + Send + Sync>;
-
-/// The answer is on its way; the request may be too. Dropping it cancels the exchange.
+/// A request that was sent, in whole or in part, and that waits for the head of its response.
+/// Dropping it cancels the exchange.
 pub(crate) struct Exchange<B> {
-    /// Until all of the body is h2's. Dropped before the stream, which is reset when nothing refers to it.
-    sending: Option<Sending>,
-    stream: Unanswered,
+    /// Until the whole body is sent. Drops before `response`: the stream is reset when nothing
+    /// refers to it any more.
+    writer: Option<BodyWriter>,
+    response: PendingResponse,
     body: B,
 }
 
 impl Connection {
-    /// Starts an exchange in a place that was reserved.
+    /// Starts an exchange on a stream that was reserved.
     ///
     /// # Errors
-    /// When the connection takes none: then the body was not touched and is given back. When the body panics.
+    /// When the connection opens no stream, or HTTP/2 forbids the head: the body was not polled,
+    /// and is given back. When the body panics.
     pub(crate) fn exchange<B>(
         &self,
-        slot: StreamPermit,
+        permit: StreamPermit,
         head: Request<()>,
         body: B,
     ) -> Result<Exchange<B>, (Failure, B)>
@@ -47,28 +69,30 @@ impl Connection {
         B: Body<Data = Bytes> + Unpin,
         B::Error: Into<BoxError>,
     {
-        let ends = match guarded::ask(|| body.is_end_stream()) {
-            Ok(ends) => ends,
+        let is_empty = match guard(|| body.is_end_stream()) {
+            Ok(is_empty) => is_empty,
             Err(failure) => return Err((failure, body)),
         };
-        let cancelled = &self.0.shared.cancelled;
-        let before = cancelled.opened();
-        // A clone of its own: `send_request` wants it alone, and whoever shares would queue.
-        let sent = self.0.send.clone().send_request(head, ends);
-        let order = cancelled.open(before);
-        if order.number >= self.0.most_exchanges {
+        let streams = &self.0.shared.streams;
+        let begun_after = streams.opened();
+        // A clone for each request: a `SendRequest` keeps its last request until h2 has opened its
+        // stream, and a shared one would make callers queue.
+        let sent = self.0.send_request.clone().send_request(head, is_empty);
+        let order = streams.open(begun_after);
+        if order.number >= self.0.max_exchanges {
             self.retire();
         }
         match sent {
             Ok((response, stream)) => {
-                let sending = (!ends).then(|| Sending::over(stream));
-                Ok(Exchange { sending, stream: Unanswered::new(response, slot, order), body })
+                let response = PendingResponse::new(response, permit, order, self.0.cancelled.clone());
+                Ok(Exchange { writer: (!is_empty).then(|| BodyWriter::new(stream)), response, body })
             }
             Err(error) => {
-                let mut failure = Failure::not_sent(&error);
-                // Whatever h2 minds, ids that are used up for one: another connection will tell.
-                if failure.kind == Kind::Unsendable && self.is_over() {
-                    failure.kind = Kind::NotSent;
+                let mut failure = Failure::of_send_request(&error);
+                // A closing connection refuses for reasons of its own, such as used up ids. Another
+                // one will tell about the request.
+                if failure.kind == FailureKind::InvalidRequest && self.is_closing() {
+                    failure.kind = FailureKind::NotSent;
                 }
                 Err((failure, body))
             }
@@ -81,54 +105,59 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
-    /// Sends what can be sent, and waits for the head of the answer.
+    /// Sends what can be sent of the body, and waits for the head of the response.
     ///
     /// # Errors
-    /// When there is none; [`Exchange::into_body`] then gives the body back.
+    /// When there is no response. [`Exchange::into_body`] then gives the body back.
     pub(crate) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<RecvStream>, Failure>> {
-        if let Some(sending) = &mut self.sending
-            && let Poll::Ready(sent) = sending.poll(&mut self.body, cx)
+        if let Some(writer) = &mut self.writer
+            && let Poll::Ready(sent) = writer.poll(&mut self.body, cx)
         {
-            let sending = self.sending.take();
-            match sent {
-                // Its stream is reset as it is dropped, at the pace of those that are given up.
-                Err(failure) if failure.is_of_body() => {
-                    sending.into_iter().for_each(|sending| self.stream.break_off(sending.into_stream()));
-                    return Poll::Ready(Err(failure));
-                }
-                // What the server says of it comes with the answer.
-                Ok(()) | Err(_) => {}
+            let writer = self.writer.take();
+            if let Err(failure) = sent
+                && failure.is_of_request()
+            {
+                // Dropped with this exchange, the stream is reset at the pace of cancelled ones.
+                writer.into_iter().for_each(|writer| self.response.fail_request(writer.into_stream()));
+                return Poll::Ready(Err(failure));
             }
+            // If the server wants no more of the request, the response says why.
         }
-        Poll::Ready(ready!(self.stream.poll(cx)).map_err(|error| self.stream.failure(&error)))
+        self.response.poll(cx)
     }
 
-    /// The answer, once its head has come. What is left of the request goes on beside it, after a `last_look`; a body
-    /// that has left as a whole is given back.
-    pub(crate) fn answer(self, stream: RecvStream, last_look: impl FnOnce(&mut B)) -> (RecvBody, Option<B>) {
-        let Self { mut body, sending, stream: mut answered } = self;
-        let slot = answered.end();
-        let Some(sending) = sending else { return (RecvBody::new(stream, None, slot), Some(body)) };
-        last_look(&mut body);
-        let failed = BodyFailure::default();
-        let pump = RequestSender { body, sending, failed: failed.clone() };
-        let rest = Rest { failed, _task: AbortOnDrop(tokio::spawn(pump).abort_handle()) };
-        (RecvBody::new(stream, Some(rest), slot), None)
+    /// Turns the exchange into the body of its response, after [`Exchange::poll_head`] was ready. A
+    /// request body that was sent in whole is given back. Of one that was not, a task sends the
+    /// rest; `before_send` is called with it before.
+    pub(crate) fn into_response_body(
+        self,
+        stream: RecvStream,
+        before_send: impl FnOnce(&mut B),
+    ) -> (RecvBody, Option<B>) {
+        let Self { mut body, writer, mut response } = self;
+        let permit = response.finish();
+        let Some(writer) = writer else { return (RecvBody::new(stream, None, permit), Some(body)) };
+        before_send(&mut body);
+        let failure = BodyFailure::default();
+        let sender = RequestSender { body, writer, failure: failure.clone() };
+        let task = RequestTask { failure, task: tokio::spawn(sender).abort_handle() };
+        (RecvBody::new(stream, Some(task), permit), None)
     }
 
-    /// The body, as far as it has been read.
+    /// The request's body, as far as it was read.
     pub(crate) fn into_body(self) -> B {
         self.body
     }
 
-    /// The same, and the place, for whoever reads on without an [`RecvBody`]; no place where the exchange has failed.
+    /// The request's body, and the permit for a caller that reads the response without a
+    /// [`RecvBody`]. No permit if the exchange has failed.
     pub(crate) fn into_parts(mut self) -> (B, Option<StreamPermit>) {
-        let slot = self.stream.end();
-        (self.body, slot)
+        let permit = self.response.finish();
+        (self.body, permit)
     }
 
-    /// How many bytes of headers the answer may have.
-    pub(crate) fn answer_limit(&self) -> u32 {
-        self.stream.answer_limit()
+    /// The limit for the response's headers, in bytes. The caller measures them.
+    pub(crate) fn response_header_limit(&self) -> u32 {
+        self.response.response_header_limit()
     }
 }

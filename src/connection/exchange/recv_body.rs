@@ -1,4 +1,4 @@
-//! The answer's body: data and trailers in, with the window released as they are taken.
+//! The body of a response: data and trailers. The window is released as the caller takes data.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -8,76 +8,84 @@ use h2::RecvStream;
 use http_body::{Body, Frame};
 use tokio::task::AbortHandle;
 
-use crate::connection::StreamPermit;
-use crate::connection::exchange::guarded::BodyFailure;
+use crate::connection::exchange::body_guard::BodyFailure;
 use crate::connection::failure::Failure;
+use crate::connection::shared::StreamPermit;
 
-/// The answer's body. Dropping it before its end cancels the exchange, the rest of the request included.
+/// The body of a response. Dropping it before its end resets the stream and stops the request.
+///
+/// It yields data, then trailers, then nothing. An error ends it. The permit is released at the
+/// end, before the caller sees it, so that the caller's next call finds the stream free.
 pub(crate) struct RecvBody {
     stream: RecvStream,
-    part: Part,
-    /// What is left of the request is sent beside the answer, and ends with it.
-    request: Option<Rest>,
-    slot: Option<StreamPermit>,
-    /// How many bytes its trailers may have.
-    limit: u32,
-    /// Why they may not be all, once they are here.
-    cut: Option<Failure>,
+    part: BodyPart,
+    /// Sends the rest of the request, if its body had not ended at the head of the response. Stops
+    /// with the response.
+    request: Option<RequestTask>,
+    /// Released at the end of the response.
+    permit: Option<StreamPermit>,
+    /// Bytes.
+    trailer_limit: u32,
+    /// Set together with the trailers.
+    truncation: Option<Failure>,
 }
 
-enum Part {
+/// What is read next. Each follows the one before it.
+enum BodyPart {
     Data,
     Trailers,
-    Over,
+    /// The end, or an error.
+    End,
 }
 
-/// What is left of the request.
-pub(crate) struct Rest {
-    pub(crate) failed: BodyFailure,
-    pub(crate) _task: AbortOnDrop,
+/// The task that sends the rest of a request.
+pub(super) struct RequestTask {
+    pub(super) failure: BodyFailure,
+    pub(super) task: AbortHandle,
 }
 
-pub(crate) struct AbortOnDrop(pub(crate) AbortHandle);
-
-impl Drop for AbortOnDrop {
+impl Drop for RequestTask {
     fn drop(&mut self) {
-        self.0.abort();
+        self.task.abort();
     }
 }
 
 impl RecvBody {
+    /// From the stream of a response whose head was received.
     #[inline]
-    pub(crate) fn new(stream: RecvStream, request: Option<Rest>, slot: Option<StreamPermit>) -> Self {
-        let limit = slot.as_ref().map_or(u32::MAX, StreamPermit::answer_limit);
-        Self { stream, part: Part::Data, request, slot, limit, cut: None }
+    pub(super) fn new(stream: RecvStream, request: Option<RequestTask>, permit: Option<StreamPermit>) -> Self {
+        let trailer_limit = permit.as_ref().map_or(u32::MAX, |permit| permit.headers().response_limit());
+        Self { stream, part: BodyPart::Data, request, permit, trailer_limit, truncation: None }
     }
 
-    /// How many bytes of trailers it may have.
+    /// The limit for the trailers, in bytes. The caller measures them.
     #[inline]
-    pub(crate) fn limit(&self) -> u32 {
-        self.limit
+    pub(crate) fn trailer_limit(&self) -> u32 {
+        self.trailer_limit
     }
 
-    /// Why its trailers, which have come, may not be all of them.
+    /// Why the trailers may not be complete. Known once they were returned.
     #[inline]
-    pub(crate) fn cut(&self) -> Option<&Failure> {
-        self.cut.as_ref()
+    pub(crate) fn truncation(&self) -> Option<&Failure> {
+        self.truncation.as_ref()
     }
 
-    fn broken(&mut self, error: &h2::Error) -> Failure {
-        let failure = match &self.slot {
-            Some(slot) => slot.failure_of_answer(self.stream.stream_id(), error),
-            None => Failure::of_answer(error, None),
+    /// Ends the exchange with an error of the stream.
+    fn fail(&mut self, error: &h2::Error) -> Failure {
+        let failure = match &self.permit {
+            Some(permit) => permit.failure(self.stream.stream_id(), error, Failure::in_response),
+            None => Failure::in_response(error, None),
         };
-        self.over().unwrap_or(failure)
+        self.end().unwrap_or(failure)
     }
 
-    /// The end. Gives why the request failed, if it did: that is then how the exchange has ended, whatever the server said.
+    /// Ends the exchange. Returns why the request failed, if it did: the exchange has then failed,
+    /// whatever the response says.
     #[inline]
-    fn over(&mut self) -> Option<Failure> {
-        self.part = Part::Over;
-        self.slot = None;
-        self.request.take().and_then(|request| request.failed.take())
+    fn end(&mut self) -> Option<Failure> {
+        self.part = BodyPart::End;
+        self.permit = None;
+        self.request.take().and_then(|request| request.failure.take())
     }
 }
 
@@ -87,27 +95,27 @@ impl Body for RecvBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
         let this = &mut *self;
-        if let Part::Data = this.part {
+        if let BodyPart::Data = this.part {
             match ready!(this.stream.poll_data(cx)) {
                 Some(Ok(data)) => {
-                    this.slot.iter().for_each(StreamPermit::progress);
-                    // What the caller has, the window is free of: tonic reads whole messages, and asks for no more.
+                    this.permit.iter().for_each(StreamPermit::record_progress);
+                    // Released before the caller has processed it: tonic reads whole messages, and
+                    // polls for no more than one.
                     drop(this.stream.flow_control().release_capacity(data.len()));
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
-                Some(Err(error)) => {
-                    return Poll::Ready(Some(Err(this.broken(&error))));
-                }
-                None => this.part = Part::Trailers,
+                Some(Err(error)) => return Poll::Ready(Some(Err(this.fail(&error)))),
+                None => this.part = BodyPart::Trailers,
             }
         }
-        if let Part::Trailers = this.part {
+        if let BodyPart::Trailers = this.part {
             let trailers = match ready!(this.stream.poll_trailers(cx)) {
                 Ok(trailers) => trailers,
-                Err(error) => return Poll::Ready(Some(Err(this.broken(&error)))),
+                Err(error) => return Poll::Ready(Some(Err(this.fail(&error)))),
             };
-            this.cut = this.slot.as_ref().and_then(|slot| slot.cut(|| this.stream.stream_id()));
-            if let Some(failure) = this.over() {
+            this.truncation =
+                this.permit.as_ref().and_then(|permit| permit.headers().truncation(|| this.stream.stream_id()));
+            if let Some(failure) = this.end() {
                 return Poll::Ready(Some(Err(failure)));
             }
             return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
@@ -116,6 +124,6 @@ impl Body for RecvBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(self.part, Part::Over) || self.stream.is_end_stream()
+        matches!(self.part, BodyPart::End) || self.stream.is_end_stream()
     }
 }

@@ -1,165 +1,173 @@
-//! The request's way out: from a body into h2, under its flow control.
+//! Sends a request's body into h2, under its flow control.
+//!
+//! [`BodyWriter`] is polled by the exchange until the head of the response is there, and by
+//! [`RequestSender`], a task of its own, from then on: the caller may not poll the response while
+//! it still produces requests. h2 takes only as much data as the windows of the stream and of the
+//! connection have room for, so an unread request costs no memory beyond one frame of the body.
 
-use std::error::Error;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use h2::{Reason, SendStream};
+use h2::SendStream;
 use http::HeaderMap;
 use http_body::{Body, Frame};
 
-use crate::connection::exchange::guarded::{self, BodyFailure};
-use crate::connection::failure::{Failure, Kind};
+use crate::connection::exchange::body_guard::{BodyFailure, guard};
+use crate::connection::failure::{BoxError, Failure, FailureKind};
+use crate::connection::resets::cancelled::break_off;
 
-type BoxError = Box<dyn Error + Send + Sync>;
-
-/// What is still to be sent of a body, beside the body itself.
-pub(crate) struct Sending {
+/// The sending half of a stream. The body itself is passed to each poll, so that the exchange can
+/// give it back.
+pub(super) struct BodyWriter {
     stream: SendStream<Bytes>,
-    /// Taken from the body and not yet sent.
-    held: Option<Bytes>,
-    /// What follows it, as far as the body has said.
-    next: Next,
-    /// Something was sent already.
-    begun: bool,
+    /// Data that was taken from the body and is not sent yet.
+    unsent: Option<Bytes>,
+    /// What follows `unsent`.
+    next: NextFrame,
+    /// Data was given to h2.
+    has_sent: bool,
 }
 
-/// How much is sent first without asking for room: what every stream may send before the server gives it more.
-const FIRST: usize = (64 << 10) - 1;
+/// Data up to this size is sent without waiting for capacity: the initial window of every stream
+/// (RFC 9113, 6.9.2).
+const INITIAL_WINDOW: usize = (64 << 10) - 1;
 
-enum Next {
+/// The next frame of the body, as far as the body was asked.
+enum NextFrame {
     Unknown,
     Data(Bytes),
     Trailers(HeaderMap),
-    CloseReason,
+    /// The body has ended.
+    End,
 }
 
-impl Sending {
-    pub(crate) fn over(stream: SendStream<Bytes>) -> Self {
-        Self { stream, held: None, next: Next::Unknown, begun: false }
+impl BodyWriter {
+    /// Nothing was sent yet but the head.
+    pub(super) fn new(stream: SendStream<Bytes>) -> Self {
+        Self { stream, unsent: None, next: NextFrame::Unknown, has_sent: false }
     }
 
-    /// Ready when all is sent, or when the server wants no more of it, or when it cannot be sent: then the stream is to be reset.
-    pub(crate) fn poll<B>(&mut self, body: &mut B, cx: &mut Context<'_>) -> Poll<Result<(), Failure>>
+    /// Sends what can be sent. Ready when all is sent.
+    ///
+    /// # Errors
+    /// When the server wants no more ([`FailureKind::Lost`]; the response says why), and when the
+    /// request itself failed: its stream then has to be reset.
+    pub(super) fn poll<B>(&mut self, body: &mut B, cx: &mut Context<'_>) -> Poll<Result<(), Failure>>
     where
         B: Body<Data = Bytes> + Unpin,
         B::Error: Into<BoxError>,
     {
         loop {
-            // One look ahead, so that the last frame of data carries the end: a unary call is then two frames.
-            let known = self.look_ahead(body, cx)?.is_ready();
-            if self.held.is_some() {
-                let ended = matches!(self.next, Next::CloseReason);
-                ready!(self.send_held(cx))?;
-                if ended {
+            // Looks one frame ahead, so that the last DATA frame carries the end of the stream: a
+            // unary request is then two frames.
+            let is_known = self.look_ahead(body, cx)?.is_ready();
+            if self.unsent.is_some() {
+                let is_last = matches!(self.next, NextFrame::End);
+                ready!(self.send_unsent(cx))?;
+                if is_last {
                     return Poll::Ready(Ok(()));
                 }
             }
-            if !known {
-                // The server may still say that it wants no more.
+            if !is_known {
+                // The server may reset the stream while the body waits.
                 let _ = ready!(self.stream.poll_reset(cx));
                 return Poll::Ready(Err(stopped()));
             }
-            match std::mem::replace(&mut self.next, Next::Unknown) {
-                Next::Data(data) => self.held = Some(data),
-                Next::Trailers(trailers) => {
+            match std::mem::replace(&mut self.next, NextFrame::Unknown) {
+                NextFrame::Data(data) => self.unsent = Some(data),
+                NextFrame::Trailers(trailers) => {
                     let Err(error) = self.stream.send_trailers(trailers) else { return Poll::Ready(Ok(())) };
-                    // Either the server has ended the stream, or HTTP/2 forbids them.
+                    // Either the server has reset the stream, or HTTP/2 forbids these trailers.
                     return Poll::Ready(Err(match self.stream.poll_reset(cx) {
                         Poll::Ready(_) => stopped(),
-                        Poll::Pending => Failure::new(Kind::Unsendable, error.to_string()),
+                        Poll::Pending => Failure::new(FailureKind::InvalidRequest, error.to_string()),
                     }));
                 }
-                Next::CloseReason => return Poll::Ready(self.send(Bytes::new(), true)),
-                Next::Unknown => {}
+                NextFrame::End => return Poll::Ready(self.send(Bytes::new(), true)),
+                NextFrame::Unknown => {}
             }
         }
     }
 
-    /// The stream, for whoever ends it.
-    pub(crate) fn into_stream(self) -> SendStream<Bytes> {
+    /// The stream, for a reset.
+    pub(super) fn into_stream(self) -> SendStream<Bytes> {
         self.stream
     }
 
-    /// Asks the body what comes next, if that is not known.
+    /// Takes the next frame from the body, if it is not known.
     fn look_ahead<B>(&mut self, body: &mut B, cx: &mut Context<'_>) -> Poll<Result<(), Failure>>
     where
         B: Body<Data = Bytes> + Unpin,
         B::Error: Into<BoxError>,
     {
-        while let Next::Unknown = self.next {
-            // Both questions under one guard.
-            let frame = guarded::ask(|| {
-                if body.is_end_stream() { Poll::Ready(None) } else { Pin::new(&mut *body).poll_frame(cx) }
-            })?;
+        while let NextFrame::Unknown = self.next {
+            let frame =
+                guard(|| if body.is_end_stream() { Poll::Ready(None) } else { Pin::new(&mut *body).poll_frame(cx) })?;
             self.next = match ready!(frame) {
-                None => Next::CloseReason,
+                None => NextFrame::End,
                 Some(Ok(frame)) => match frame.into_data().map_err(Frame::into_trailers) {
-                    Ok(data) if data.is_empty() => Next::Unknown,
-                    Ok(data) => Next::Data(data),
-                    Err(Ok(trailers)) => Next::Trailers(trailers),
-                    Err(Err(_)) => Next::Unknown,
+                    Ok(data) if data.is_empty() => NextFrame::Unknown,
+                    Ok(data) => NextFrame::Data(data),
+                    Err(Ok(trailers)) => NextFrame::Trailers(trailers),
+                    Err(Err(_)) => NextFrame::Unknown, // a kind of frame that HTTP/2 has no name for
                 },
-                Some(Err(error)) => return Poll::Ready(Err(Failure::of_body(error.into()))),
+                Some(Err(error)) => return Poll::Ready(Err(Failure::of_request_body(error.into()))),
             };
         }
         Poll::Ready(Ok(()))
     }
 
-    /// Sends what is held, as far as the windows let it pass; the last of it ends the stream where nothing follows.
-    fn send_held(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
-        while let Some(held) = &mut self.held {
-            // h2 has no room for a stream before it has written its head: to wait for it would cost a unary call a
-            // second turn of both tasks, and a second write. It keeps the data until there is.
-            if !self.begun && held.len() <= FIRST {
-                let data = std::mem::take(held);
-                self.held = None;
-                return Poll::Ready(self.send(data, matches!(self.next, Next::CloseReason)));
+    /// Sends the unsent data as the windows permit. The last of it ends the stream if nothing
+    /// follows.
+    fn send_unsent(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        while let Some(unsent) = &mut self.unsent {
+            // h2 assigns a stream no capacity before it has written its head. Waiting for that
+            // would cost a unary call a second turn of both tasks and a second write. h2 keeps the
+            // data until it has capacity.
+            let is_small_start = !self.has_sent && unsent.len() <= INITIAL_WINDOW;
+            if !is_small_start {
+                self.stream.reserve_capacity(unsent.len());
+                let mut capacity = self.stream.capacity();
+                if capacity == 0 {
+                    capacity = match ready!(self.stream.poll_capacity(cx)) {
+                        Some(Ok(capacity)) => capacity,
+                        Some(Err(_)) | None => return Poll::Ready(Err(stopped())),
+                    };
+                }
+                if capacity < unsent.len() {
+                    let part = unsent.split_to(capacity);
+                    if !part.is_empty() {
+                        self.send(part, false)?;
+                    }
+                    continue;
+                }
             }
-            self.stream.reserve_capacity(held.len());
-            let mut room = self.stream.capacity();
-            if room == 0 {
-                room = match ready!(self.stream.poll_capacity(cx)) {
-                    Some(Ok(room)) => room,
-                    Some(Err(_)) | None => return Poll::Ready(Err(stopped())),
-                };
-            }
-            if room >= held.len() {
-                let data = std::mem::take(held);
-                self.held = None;
-                self.send(data, matches!(self.next, Next::CloseReason))?;
-            } else if room > 0 {
-                let part = held.split_to(room);
-                self.send(part, false)?;
-            }
+            let data = std::mem::take(unsent);
+            self.unsent = None;
+            self.send(data, matches!(self.next, NextFrame::End))?;
         }
         Poll::Ready(Ok(()))
     }
 
-    fn send(&mut self, data: Bytes, last: bool) -> Result<(), Failure> {
-        self.begun = true;
-        self.stream.send_data(data, last).map_err(|_| stopped())
+    /// Gives data to h2.
+    fn send(&mut self, data: Bytes, is_last: bool) -> Result<(), Failure> {
+        self.has_sent = true;
+        self.stream.send_data(data, is_last).map_err(|_| stopped())
     }
 }
 
-/// Resets the stream of a body that failed. Not with `CANCEL`, which hyper's servers take for an orderly end of the request:
-/// half of it would look whole.
-pub(crate) fn break_off(stream: &mut SendStream<Bytes>) {
-    stream.send_reset(Reason::INTERNAL_ERROR);
-}
-
-/// The server has ended the stream, or wants no more: what it has to say comes with the answer.
+/// The server has reset or ended the stream. The response says why.
 fn stopped() -> Failure {
-    Failure::new(Kind::Lost, "the server wants no more of the request")
+    Failure::new(FailureKind::Lost, "the server wants no more of the request")
 }
 
-/// A body that is still being sent when its answer has begun.
-pub(crate) struct RequestSender<B> {
-    pub(crate) body: B,
-    pub(crate) sending: Sending,
-    pub(crate) failed: BodyFailure,
+/// Sends the rest of a request beside its response, as a task of its own.
+pub(super) struct RequestSender<B> {
+    pub(super) body: B,
+    pub(super) writer: BodyWriter,
+    pub(super) failure: BodyFailure,
 }
 
 impl<B> Future for RequestSender<B>
@@ -171,12 +179,12 @@ where
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
-        if let Err(failure) = ready!(this.sending.poll(&mut this.body, cx))
-            && failure.is_of_body()
+        if let Err(failure) = ready!(this.writer.poll(&mut this.body, cx))
+            && failure.is_of_request()
         {
-            // Before the reset, which wakes the answer's reader.
-            this.failed.set(failure);
-            break_off(&mut this.sending.stream);
+            // Before the reset, which wakes the reader of the response: it has to find the failure.
+            this.failure.set(failure);
+            break_off(&mut this.writer.stream);
         }
         Poll::Ready(())
     }

@@ -158,12 +158,14 @@ async fn run(seed: u64) {
         ..Options::default()
     };
     let connection =
-        Connection::greet(ours, &options, Duration::from_secs(5), Arc::<tokio::sync::Notify>::default()).await.unwrap();
-    let stages = connection.stages();
+        Connection::handshake(ours, &options, Duration::from_secs(5), Arc::<tokio::sync::Notify>::default())
+            .await
+            .unwrap();
+    let states = connection.states();
     let mut tasks = tokio::task::JoinSet::new();
     for i in 0..400_u64 {
         let Some(slot) = connection.reserve() else {
-            connection.prove();
+            connection.probe();
             tokio::time::sleep(Duration::from_millis(rng.u64(0..20))).await;
             continue;
         };
@@ -173,7 +175,7 @@ async fn run(seed: u64) {
         let mut rng = fastrand::Rng::with_seed(seed * 1000 + i + 1);
         let call = async move {
             let Ok(response) = poll_fn(|cx| exchange.poll_head(cx)).await else { return };
-            let mut answer = exchange.answer(response.into_body(), |_| {}).0;
+            let mut answer = exchange.into_response_body(response.into_body(), |_| {}).0;
             if rng.u8(..4) == 0 {
                 tokio::time::sleep(Duration::from_millis(rng.u64(0..50))).await;
             }
@@ -195,27 +197,24 @@ async fn run(seed: u64) {
     while let Some(result) = tasks.join_next().await {
         result.unwrap_or_else(|error| panic!("seed {seed}: a call panicked: {error}"));
     }
-    let why = match &*stages.borrow() {
-        ConnectionState::Closed(end) | ConnectionState::Draining(end) => Some(end.why.clone()),
-        _ => None,
-    };
+    let why = states.borrow().close_reason().map(ToString::to_string);
     assert_ne!(why.as_deref(), Some("the connection's task has ended"), "seed {seed}: the driver panicked");
     tokio::time::sleep(Duration::from_secs(5)).await;
-    let closed = matches!(&*stages.borrow(), ConnectionState::Closed(_));
+    let closed = matches!(&*states.borrow(), ConnectionState::Closed(_));
     assert!(!acks || closed || connection.in_flight() == 0, "seed {seed}: {} slots are kept", connection.in_flight());
     stop.store(true, Ordering::Relaxed);
     peer.abort();
     if let Err(error) = peer.await {
         assert!(!error.is_panic(), "seed {seed}: {error}");
     }
-    let mut stages = stages;
+    let mut states = states;
     let end =
-        tokio::time::timeout(Duration::from_secs(60), stages.wait_for(|s| matches!(s, ConnectionState::Closed(_))))
+        tokio::time::timeout(Duration::from_secs(60), states.wait_for(|s| matches!(s, ConnectionState::Closed(_))))
             .await;
     let end = end.unwrap_or_else(|_| panic!("seed {seed}: never closed")).unwrap().clone();
     assert_ne!(
-        end,
-        ConnectionState::Closed(crate::connection::CloseReason::because("the connection's task has ended")),
+        end.close_reason().map(ToString::to_string).as_deref(),
+        Some("the connection's task has ended"),
         "seed {seed}"
     );
     tokio::task::yield_now().await;

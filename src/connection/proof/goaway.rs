@@ -25,7 +25,7 @@ async fn before_a_call_is_sent_it_is_not_sent() {
         assert!(connection.reserve().is_none());
         let head = Request::post("http://server/service/method").body(()).unwrap();
         let (failure, body) = connection.exchange(slot, head, "body".to_owned()).err().expect("refused");
-        assert_eq!((failure.kind, body.as_str()), (Kind::NotSent, "body"));
+        assert_eq!((failure.kind, body.as_str()), (FailureKind::NotSent, "body"));
     }
 }
 
@@ -34,7 +34,7 @@ async fn between_a_call_and_the_write_of_its_head_it_is_refused_and_never_writte
     let (connection, mut peer) = Peer::greeted(&Options::default()).await;
     peer.goaway(0, Reason::NO_ERROR, "").await;
     let exchange = begin(&connection); // the driver has had no turn since
-    assert_eq!(failure(exchange).await.kind, Kind::Refused);
+    assert_eq!(failure(exchange).await.kind, FailureKind::Refused);
     drop(connection);
     while let Some(Raw { kind, .. }) = peer.next().await {
         assert_ne!(kind, HEADERS);
@@ -44,17 +44,18 @@ async fn between_a_call_and_the_write_of_its_head_it_is_refused_and_never_writte
 #[tokio::test]
 async fn calls_beyond_the_last_id_are_refused_and_others_go_on() {
     let kinds = [
-        (Reason::NO_ERROR, "", Kind::Refused),
-        (Reason::ENHANCE_YOUR_CALM, "too_many_pings", Kind::Refused),
-        (Reason::ENHANCE_YOUR_CALM, "too_many_resets", Kind::Suspected(Reason::ENHANCE_YOUR_CALM)),
-        (Reason::INTERNAL_ERROR, "", Kind::Suspected(Reason::INTERNAL_ERROR)),
+        (Reason::NO_ERROR, "", FailureKind::Refused),
+        (Reason::ENHANCE_YOUR_CALM, "too_many_pings", FailureKind::Refused),
+        (Reason::ENHANCE_YOUR_CALM, "too_many_resets", FailureKind::GoAwayError(Reason::ENHANCE_YOUR_CALM)),
+        (Reason::INTERNAL_ERROR, "", FailureKind::GoAwayError(Reason::INTERNAL_ERROR)),
     ];
     for (reason, debug, kind) in kinds {
         let (connection, mut peer, one, three) = with_two_calls().await;
         peer.goaway(1, reason, debug).await;
         assert_eq!(failure(three).await.kind, kind);
         let ConnectionState::Draining(end) = over(&connection).await else { panic!("calls are in flight") };
-        assert_eq!((end.goaway, end.too_many_pings), (true, debug == "too_many_pings"));
+        let kind = if debug == "too_many_pings" { CloseKind::TooManyPings } else { CloseKind::GoAway };
+        assert_eq!(end.kind, kind);
         peer.answer(1, END_STREAM).await;
         end_of(one).await.unwrap();
     }
@@ -72,7 +73,7 @@ async fn a_graceful_server_says_goaway_twice() {
     let waits = poll_fn(|cx| Poll::Ready(three.poll_head(cx).is_pending())).await;
     assert!(waits, "it may still be processed");
     peer.goaway(1, Reason::NO_ERROR, "").await;
-    assert_eq!(failure(three).await.kind, Kind::Refused);
+    assert_eq!(failure(three).await.kind, FailureKind::Refused);
     peer.answer(1, END_STREAM).await;
     end_of(one).await.unwrap();
 }
@@ -81,19 +82,19 @@ async fn a_graceful_server_says_goaway_twice() {
 #[tokio::test]
 async fn goaway_and_at_once_the_end() {
     for (reason, debug, kind) in [
-        (Reason::NO_ERROR, "", Kind::Refused),
-        (Reason::ENHANCE_YOUR_CALM, "too_many_resets", Kind::Suspected(Reason::ENHANCE_YOUR_CALM)),
+        (Reason::NO_ERROR, "", FailureKind::Refused),
+        (Reason::ENHANCE_YOUR_CALM, "too_many_resets", FailureKind::GoAwayError(Reason::ENHANCE_YOUR_CALM)),
     ] {
         let (connection, mut peer, one, three) = with_two_calls().await;
         peer.goaway(1, reason, debug).await;
         drop(peer);
         let lost = failure(one).await;
-        assert_eq!(lost.kind, Kind::Lost, "it may have been processed");
+        assert_eq!(lost.kind, FailureKind::Lost, "it may have been processed");
         assert!(lost.to_string().contains("after a GOAWAY") && lost.to_string().contains(debug), "{lost}");
         assert_eq!(failure(three).await.kind, kind);
-        let mut stages = connection.stages();
-        let closed = stages.wait_for(|stage| matches!(stage, ConnectionState::Closed(_))).await.unwrap().clone();
-        assert!(matches!(closed, ConnectionState::Closed(end) if end.goaway && end.why.contains(debug)));
+        let mut states = connection.states();
+        let closed = states.wait_for(|state| matches!(state, ConnectionState::Closed(_))).await.unwrap().clone();
+        assert!(matches!(closed, ConnectionState::Closed(end) if end.is_goaway() && end.to_string().contains(debug)));
     }
 }
 
@@ -103,7 +104,7 @@ async fn the_end_without_a_goaway_tells_nothing() {
     drop(peer);
     for exchange in [one, three] {
         let lost = failure(exchange).await;
-        assert_eq!(lost.kind, Kind::Lost);
+        assert_eq!(lost.kind, FailureKind::Lost);
         assert!(!lost.to_string().contains("GOAWAY"), "{lost}");
     }
 }
@@ -120,11 +121,11 @@ async fn our_own_over_empty_frames() {
     peer.send(SETTINGS, 0, 0, &[]).await;
     while peer.next().await.expect("100 are borne").kind != SETTINGS {}
     peer.send(DATA, 0, 1, &[]).await;
-    let kind = Kind::Violation(Reason::ENHANCE_YOUR_CALM);
+    let kind = FailureKind::LocalGoAway(Reason::ENHANCE_YOUR_CALM);
     assert_eq!(crate::connection::proof::end(answer).await.unwrap_err().kind, kind);
     assert_eq!(failure(three).await.kind, kind);
     assert!(
-        matches!(over(&connection).await, ConnectionState::Draining(end) | ConnectionState::Closed(end) if !end.goaway)
+        matches!(over(&connection).await, ConnectionState::Draining(end) | ConnectionState::Closed(end) if !end.is_goaway())
     );
 }
 
@@ -133,6 +134,6 @@ async fn our_own_over_empty_frames() {
 async fn our_own_over_headers() {
     let (_connection, mut peer, one, three) = with_two_calls().await;
     peer.send(HEADERS, END_HEADERS, 1, &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff]).await;
-    let kind = Kind::Violation(Reason::PROTOCOL_ERROR);
+    let kind = FailureKind::LocalGoAway(Reason::PROTOCOL_ERROR);
     assert_eq!((failure(one).await.kind, failure(three).await.kind), (kind, kind));
 }

@@ -19,7 +19,7 @@ use http::Request;
 use http_body::Body;
 
 use self::raw::{Peer, Raw};
-use crate::connection::{Connection, ConnectionState, Exchange, Failure, Kind, Options, RecvBody};
+use crate::connection::{CloseKind, Connection, ConnectionState, Exchange, Failure, FailureKind, Options, RecvBody};
 
 /// Begins a call without a body.
 fn begin(connection: &Connection) -> Exchange<String> {
@@ -31,7 +31,7 @@ fn begin(connection: &Connection) -> Exchange<String> {
 /// Waits for the head of the answer.
 async fn head(mut exchange: Exchange<String>) -> Result<RecvBody, Failure> {
     let stream = poll_fn(|cx| exchange.poll_head(cx)).await?.into_body();
-    Ok(exchange.answer(stream, |_| {}).0)
+    Ok(exchange.into_response_body(stream, |_| {}).0)
 }
 
 /// Waits for the end of the answer.
@@ -49,6 +49,6 @@ async fn failure(exchange: Exchange<String>) -> Failure {
 
 /// Waits until the connection takes no more calls.
 async fn over(connection: &Connection) -> ConnectionState {
-    let over = |stage: &ConnectionState| matches!(stage, ConnectionState::Draining(_) | ConnectionState::Closed(_));
-    connection.stages().wait_for(over).await.unwrap().clone()
+    let over = |state: &ConnectionState| matches!(state, ConnectionState::Draining(_) | ConnectionState::Closed(_));
+    connection.states().wait_for(over).await.unwrap().clone()
 }

@@ -9,7 +9,7 @@ use http_body::Frame;
 
 use super::*;
 use crate::connection::proof::raw::{ACK, DATA, HEADERS, RST_STREAM, SETTINGS};
-use crate::connection::resets::pace::MOST;
+use crate::connection::resets::pacer::MAX_UNREAD_RESETS;
 
 /// A body that ends in an error, or in trailers that HTTP/2 forbids.
 struct Broken(bool);
@@ -27,7 +27,7 @@ impl Body for Broken {
 /// F31: calls whose requests cannot be sent to their end are paced like those that are dropped.
 #[tokio::test(start_paused = true)]
 async fn calls_whose_requests_break_off_are_paced_too() {
-    for (fails, kind) in [(true, Kind::Body), (false, Kind::Unsendable)] {
+    for (fails, kind) in [(true, FailureKind::RequestBody), (false, FailureKind::InvalidRequest)] {
         let (connection, mut peer) = Peer::greeted(&without_keep_alive()).await;
         for _ in 0..25 {
             let slot = connection.reserve().unwrap();
@@ -36,7 +36,7 @@ async fn calls_whose_requests_break_off_are_paced_too() {
             let failure = poll_fn(|cx| call.poll_head(cx)).await.unwrap_err();
             assert_eq!(failure.kind, kind);
         }
-        assert_eq!(seen(&mut peer).await.0, odd(0, MOST));
+        assert_eq!(seen(&mut peer).await.0, odd(0, MAX_UNREAD_RESETS));
     }
 }
 
@@ -73,11 +73,11 @@ fn odd(from: usize, to: usize) -> Vec<u32> {
 async fn the_others_wait_for_an_acknowledgement() {
     let (connection, mut peer) = Peer::greeted(&without_keep_alive()).await;
     cancelled(&connection, &mut peer, 2_000).await;
-    assert_eq!(seen(&mut peer).await, (odd(0, MOST), 1));
-    assert_eq!(connection.in_flight(), 2_000 - MOST, "each keeps its slot");
+    assert_eq!(seen(&mut peer).await, (odd(0, MAX_UNREAD_RESETS), 1));
+    assert_eq!(connection.in_flight(), 2_000 - MAX_UNREAD_RESETS, "each keeps its slot");
     peer.send(SETTINGS, ACK, 0, &[]).await;
     let (resets, settings) = seen(&mut peer).await;
-    assert_eq!(resets, odd(MOST, 2_000), "in order");
+    assert_eq!(resets, odd(MAX_UNREAD_RESETS, 2_000), "in order");
     assert!(settings <= 1, "{settings}");
     assert_eq!(connection.in_flight(), 0);
 }
@@ -87,14 +87,14 @@ async fn the_others_wait_for_an_acknowledgement() {
 async fn an_answer_to_a_later_call_frees_them_all() {
     let (connection, mut peer) = Peer::greeted(&without_keep_alive()).await;
     cancelled(&connection, &mut peer, 25).await;
-    assert_eq!(seen(&mut peer).await.0.len(), MOST);
+    assert_eq!(seen(&mut peer).await.0.len(), MAX_UNREAD_RESETS);
     let later = begin(&connection);
     assert_eq!(peer.wait_for(HEADERS).await.stream, 51);
     peer.answer(51, 0).await;
     let _answer = head(later).await.unwrap();
     // Any turn of the driver will do: here one that the next dropped call asks for.
     drop(begin(&connection));
-    assert_eq!(seen(&mut peer).await.0.len(), 25 - MOST + 1);
+    assert_eq!(seen(&mut peer).await.0.len(), 25 - MAX_UNREAD_RESETS + 1);
     assert_eq!(connection.in_flight(), 1);
 }
 
@@ -103,10 +103,10 @@ async fn an_answer_to_a_later_call_frees_them_all() {
 async fn an_answer_to_one_that_waits_frees_those_before_it() {
     let (connection, mut peer) = Peer::greeted(&without_keep_alive()).await;
     cancelled(&connection, &mut peer, 25).await;
-    assert_eq!(seen(&mut peer).await.0.len(), MOST);
+    assert_eq!(seen(&mut peer).await.0.len(), MAX_UNREAD_RESETS);
     peer.answer(41, 0).await;
     let (resets, _) = seen(&mut peer).await;
-    assert!(odd(MOST, 21).iter().all(|stream| resets.contains(stream)), "{resets:?}");
+    assert!(odd(MAX_UNREAD_RESETS, 21).iter().all(|stream| resets.contains(stream)), "{resets:?}");
 }
 
 /// F31: what has been answered needs no pacing.
@@ -143,7 +143,7 @@ async fn streams_that_wait_keep_no_connection_open() {
 async fn streams_that_wait_end_with_the_connection() {
     let (connection, mut peer) = Peer::greeted(&Options::default()).await;
     cancelled(&connection, &mut peer, 25).await;
-    assert!(matches!(over(&connection).await, ConnectionState::Closed(end) if end.silent));
+    assert!(matches!(over(&connection).await, ConnectionState::Closed(end) if end.kind == CloseKind::Unresponsive));
     tokio::task::yield_now().await;
     assert_eq!(connection.in_flight(), 0);
     drop(connection.reserve());
@@ -173,13 +173,13 @@ async fn small_frames_that_come_late_use_nothing_up() {
 /// F31: ids are counted: the connection is replaced before h2 refuses.
 #[tokio::test]
 async fn a_connection_whose_ids_are_nearly_used_up_takes_no_more() {
-    let options = Options { most_exchanges: 4, ..Options::default() };
+    let options = Options { max_exchanges: 4, ..Options::default() };
     let (connection, mut peer) = Peer::greeted(&options).await;
     let calls: Vec<_> = (0..4).map(|_| begin(&connection)).collect();
-    assert!(!connection.is_over());
+    assert!(!connection.is_closing());
     let (late, last) = (connection.reserve(), begin(&connection));
     assert!(connection.reserve().is_none());
-    assert!(matches!(over(&connection).await, ConnectionState::Draining(end) if end.why.contains("ids")));
+    assert!(matches!(over(&connection).await, ConnectionState::Draining(end) if end.to_string().contains("ids")));
     // Whoever had a place already may still send.
     let head_of = Request::post("http://server/service/method").body(()).unwrap();
     let late = connection.exchange(late.unwrap(), head_of, String::new()).map_err(|(failure, _)| failure).unwrap();

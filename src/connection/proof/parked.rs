@@ -19,7 +19,7 @@ async fn streams_that_wait_are_not_gone_through_for_those_that_go_on() {
         peer.requests(calls.len()).await;
         drop(calls);
     }
-    let looks = || connection.0.shared.cancelled.looks.load(Ordering::Relaxed);
+    let looks = || connection.0.cancelled.checked.load(Ordering::Relaxed);
     for _ in 0..300 {
         peer.send(DATA, 0, 1, &[0]).await;
         poll_fn(|cx| Pin::new(&mut answer).poll_frame(cx)).await.unwrap().unwrap();

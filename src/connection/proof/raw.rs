@@ -35,7 +35,7 @@ impl Peer {
         peer.send(SETTINGS, 0, 0, &[]).await;
         peer.send(SETTINGS, ACK, 0, &[]).await;
         let connection =
-            Connection::greet(ours, options, options.connect_timeout, Arc::<tokio::sync::Notify>::default())
+            Connection::handshake(ours, options, options.connect_timeout, Arc::<tokio::sync::Notify>::default())
                 .await
                 .unwrap();
         peer.0.read_exact(&mut [0; 24]).await.unwrap();

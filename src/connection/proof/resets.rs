@@ -8,9 +8,9 @@ use crate::connection::proof::raw::RST_STREAM;
 #[tokio::test]
 async fn before_the_head_refused_is_refused_and_nothing_else_is() {
     for (reason, kind) in [
-        (Reason::REFUSED_STREAM, Kind::Refused),
-        (Reason::CANCEL, Kind::Reset(Reason::CANCEL)),
-        (Reason::INTERNAL_ERROR, Kind::Reset(Reason::INTERNAL_ERROR)),
+        (Reason::REFUSED_STREAM, FailureKind::Refused),
+        (Reason::CANCEL, FailureKind::Reset(Reason::CANCEL)),
+        (Reason::INTERNAL_ERROR, FailureKind::Reset(Reason::INTERNAL_ERROR)),
     ] {
         let (connection, mut peer) = Peer::greeted(&Options::default()).await;
         let exchange = begin(&connection);
@@ -30,7 +30,7 @@ async fn after_the_head_nothing_is_refused() {
         peer.answer(1, 0).await;
         let answer = head(exchange).await.unwrap();
         peer.reset(1, reason).await;
-        assert_eq!(end(answer).await.unwrap_err().kind, Kind::Reset(reason));
+        assert_eq!(end(answer).await.unwrap_err().kind, FailureKind::Reset(reason));
     }
 }
 
@@ -42,7 +42,7 @@ async fn a_goaway_below_a_call_that_was_answered_refuses_nothing() {
     peer.answer(1, 0).await;
     let answer = head(exchange).await.unwrap();
     peer.goaway(0, Reason::NO_ERROR, "").await;
-    assert_eq!(end(answer).await.unwrap_err().kind, Kind::Lost);
+    assert_eq!(end(answer).await.unwrap_err().kind, FailureKind::Lost);
 }
 
 #[tokio::test]

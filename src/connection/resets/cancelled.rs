@@ -1,190 +1,167 @@
-//! Calls that were given up before the server had answered anything: their streams wait for the driver, which resets them no
-//! faster than servers bear (see [`crate::connection::resets`]).
+//! Streams of calls that were cancelled before a response. They wait here for the driver, which
+//! resets them no faster than servers tolerate (see [`crate::connection::resets`]).
+//!
+//! A caller that drops a stream pushes it into an inbox and wakes the driver, once for all streams
+//! that come until the driver takes them. Streams that the server is known to have accepted are
+//! reset by the caller itself.
 
 use std::future::Future;
 use std::pin::Pin;
-#[cfg(test)]
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use h2::SendStream;
 use h2::client::ResponseFuture;
+use h2::{Reason, SendStream};
 
-use crate::connection::StreamPermit;
-use crate::connection::exchange::request_sender;
 use crate::connection::failure::Failure;
+use crate::connection::resets::order::StreamOrder;
+use crate::connection::shared::StreamPermit;
 
-/// A stream without an answer. Dropped by its caller it is reset at the driver's pace, and takes a slot until then.
-pub(crate) struct Unanswered(Option<Stream>);
-
-pub(crate) struct Stream {
-    pub(crate) response: ResponseFuture,
-    slot: StreamPermit,
-    /// The head of an answer has come, or will not: h2 must not be asked again.
-    over: bool,
-    pub(crate) order: Order,
-    /// The request's own stream has failed, which its end says with a reset of another code.
-    request: Option<SendStream<Bytes>>,
+/// A stream that waits for the head of its response, held by the caller's exchange. Dropped before
+/// the head, the stream goes to the connection's [`CancelledStreams`] and keeps its permit until it
+/// is reset.
+pub(crate) struct PendingResponse {
+    /// `None` once [`PendingResponse::finish`] was called.
+    stream: Option<PendingStream>,
+    cancelled: Arc<CancelledStreams>,
 }
 
-impl Stream {
-    /// Where the request was whole or given up, being dropped is all.
+/// An open stream without a response.
+pub(crate) struct PendingStream {
+    pub(crate) response: ResponseFuture,
+    permit: StreamPermit,
+    /// `response` was ready. h2 must not be polled again, and nothing is left to reset.
+    is_done: bool,
+    pub(crate) order: StreamOrder,
+    /// The sending half, if the request's body failed: the stream is then reset with
+    /// `INTERNAL_ERROR`, see [`break_off`].
+    failed_request: Option<SendStream<Bytes>>,
+}
+
+impl PendingStream {
+    /// Resets the stream. h2 sends `CANCEL` for a stream that is dropped.
     pub(crate) fn reset(self) {
-        if let Some(mut request) = self.request {
-            request_sender::break_off(&mut request);
+        if let Some(mut request) = self.failed_request {
+            break_off(&mut request);
         }
     }
 }
 
-/// When a stream was opened. h2 tells ids only under the connection's lock; this is as exact for what it is asked for.
-#[derive(Clone, Copy)]
-pub(crate) struct Order {
-    /// How many streams were opened before this one was begun: each of those has a lower id.
-    pub(crate) before: u32,
-    /// How many were opened before this one was: a stream that was begun after it has a higher `before`.
-    pub(crate) number: u32,
+/// Resets the stream of a request whose body failed. Not with `CANCEL`: hyper's servers take that
+/// for an orderly end of the request, so that half of it would look complete.
+pub(crate) fn break_off(stream: &mut SendStream<Bytes>) {
+    stream.send_reset(Reason::INTERNAL_ERROR);
 }
 
-/// Where callers leave their streams, and what they know of the server.
+/// Where callers leave streams that they have cancelled, for the driver to take.
+#[derive(Default)]
 pub(crate) struct CancelledStreams {
-    /// Streams that were opened or refused by h2, each of which takes an id.
-    opened: AtomicU32,
-    /// All streams with lower numbers are accepted, for one that was begun after them has an answer.
-    answered: AtomicU32,
-    /// Something lies in the inbox.
-    any: AtomicBool,
+    /// The inbox has streams. Lets the driver skip the lock.
+    has_any: AtomicBool,
     inbox: Mutex<Inbox>,
-    /// How many streams the driver has gone through.
+    /// How many streams the driver has checked one by one.
     #[cfg(test)]
-    pub(crate) looks: AtomicUsize,
+    pub(crate) checked: std::sync::atomic::AtomicUsize,
 }
 
 #[derive(Default)]
 struct Inbox {
-    streams: Vec<Stream>,
+    streams: Vec<PendingStream>,
+    /// Wakes the driver, until it is used.
     driver: Option<Waker>,
-    /// The driver is gone: nobody takes anything out.
-    closed: bool,
+    /// The driver has ended: nothing takes streams out any more.
+    is_closed: bool,
 }
 
-impl Unanswered {
+impl PendingResponse {
+    /// From a stream that h2 has opened.
     #[inline]
-    pub(crate) fn new(response: ResponseFuture, slot: StreamPermit, order: Order) -> Self {
-        Self(Some(Stream { response, slot, over: false, order, request: None }))
-    }
-
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<http::Response<h2::RecvStream>, h2::Error>> {
-        // Nobody asks after the end; nothing ever comes then.
-        let Some(stream) = &mut self.0 else { return Poll::Pending };
-        let response = std::task::ready!(Pin::new(&mut stream.response).poll(cx));
-        stream.over = true;
-        if let Ok(head) = &response {
-            stream.slot.progress();
-            stream.slot.0.cancelled.answered(stream.order, head.status());
-        }
-        Poll::Ready(response)
-    }
-
-    /// The request's own stream has failed.
-    pub(crate) fn break_off(&mut self, request: SendStream<Bytes>) {
-        if let Some(stream) = &mut self.0 {
-            stream.request = Some(request);
+    pub(crate) fn new(
+        response: ResponseFuture,
+        permit: StreamPermit,
+        order: StreamOrder,
+        cancelled: Arc<CancelledStreams>,
+    ) -> Self {
+        Self {
+            stream: Some(PendingStream { response, permit, is_done: false, order, failed_request: None }),
+            cancelled,
         }
     }
 
+    /// Waits for the head of the response. Not to be polled again once it was ready.
+    ///
+    /// # Errors
     /// Why the stream failed.
-    pub(crate) fn failure(&self, error: &h2::Error) -> Failure {
-        match &self.0 {
-            Some(stream) => stream.slot.failure(stream.response.stream_id(), error),
-            None => Failure::of_stream(error, None),
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<http::Response<h2::RecvStream>, Failure>> {
+        let Some(stream) = &mut self.stream else { return Poll::Pending }; // finished: nothing ever comes
+        let response = std::task::ready!(Pin::new(&mut stream.response).poll(cx));
+        stream.is_done = true;
+        Poll::Ready(match response {
+            Ok(response) => {
+                stream.permit.record_progress();
+                stream.permit.0.streams.record_response(stream.order, response.status());
+                Ok(response)
+            }
+            Err(error) => Err(stream.permit.failure(stream.response.stream_id(), &error, Failure::before_response)),
+        })
+    }
+
+    /// The request's body failed: the stream has to be reset with its sending half.
+    pub(crate) fn fail_request(&mut self, request: SendStream<Bytes>) {
+        if let Some(stream) = &mut self.stream {
+            stream.failed_request = Some(request);
         }
     }
 
-    /// How many bytes of headers the answer may have.
+    /// The limit for the response's headers, in bytes.
     #[inline]
-    pub(crate) fn answer_limit(&self) -> u32 {
-        self.0.as_ref().map_or(u32::MAX, |stream| stream.slot.answer_limit())
+    pub(crate) fn response_header_limit(&self) -> u32 {
+        self.stream.as_ref().map_or(u32::MAX, |stream| stream.permit.headers().response_limit())
     }
 
-    /// The stream has an answer, or has ended: nothing of it needs to be paced.
+    /// The stream has a response or has failed, so that its reset needs no pacing. Returns its
+    /// permit.
     #[inline]
-    pub(crate) fn end(&mut self) -> Option<StreamPermit> {
-        self.0.take().map(|stream| stream.slot)
+    pub(crate) fn finish(&mut self) -> Option<StreamPermit> {
+        self.stream.take().map(|stream| stream.permit)
     }
 }
 
-impl Drop for Unanswered {
+impl Drop for PendingResponse {
     #[inline]
     fn drop(&mut self) {
-        let Some(stream) = self.0.take().filter(|stream| !stream.over) else { return };
-        let shared = stream.slot.0.clone();
-        shared.cancelled.give_up(stream);
+        if let Some(stream) = self.stream.take().filter(|stream| !stream.is_done) {
+            self.cancelled.push(stream);
+        }
     }
 }
 
 impl CancelledStreams {
-    pub(crate) fn new() -> Self {
-        let inbox = Mutex::new(Inbox::default());
-        let (opened, answered) = (AtomicU32::new(0), AtomicU32::new(0));
-        let any = AtomicBool::new(false);
-        Self {
-            opened,
-            answered,
-            any,
-            inbox,
-            #[cfg(test)]
-            looks: AtomicUsize::new(0),
-        }
-    }
-
+    /// A poisoned lock is used on: the inbox is consistent after every statement of its holders.
     fn lock(&self) -> MutexGuard<'_, Inbox> {
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many streams were opened until now.
-    #[inline]
-    pub(crate) fn opened(&self) -> u32 {
-        self.opened.load(Ordering::Relaxed)
-    }
-
-    /// A stream was opened, which was begun when `before` were.
-    #[inline]
-    pub(crate) fn open(&self, before: u32) -> Order {
-        Order { before, number: self.opened.fetch_add(1, Ordering::Relaxed) }
-    }
-
-    #[inline]
-    pub(crate) fn answered(&self, stream: Order, status: http::StatusCode) {
-        // h2's server says 431 by itself, of streams that it never accepts.
-        if status != http::StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE {
-            self.answered.fetch_max(stream.before, Ordering::Relaxed);
-        }
-    }
-
-    /// Every stream with a lower number is accepted.
-    pub(crate) fn accepted(&self) -> u32 {
-        self.answered.load(Ordering::Relaxed)
-    }
-
-    /// Whether streams wait to be taken out.
+    /// Whether [`CancelledStreams::take`] would return any.
     pub(crate) fn is_any(&self) -> bool {
-        self.any.load(Ordering::Acquire)
+        self.has_any.load(Ordering::Acquire)
     }
 
-    fn give_up(&self, stream: Stream) {
-        if stream.order.number < self.answered.load(Ordering::Relaxed) {
+    /// Takes a stream that was cancelled; called by its caller's task.
+    fn push(&self, stream: PendingStream) {
+        if stream.order.number < stream.permit.0.streams.accepted() {
             return stream.reset();
         }
         let mut inbox = self.lock();
-        if inbox.closed {
-            drop(inbox); // the stream after it, for it may wake somebody
+        if inbox.is_closed {
+            // The lock goes first: the drop of a stream may wake a task.
+            drop(inbox);
             return;
         }
         inbox.streams.push(stream);
-        self.any.store(true, Ordering::Release);
+        self.has_any.store(true, Ordering::Release);
         let driver = inbox.driver.take();
         drop(inbox);
         if let Some(driver) = driver {
@@ -192,20 +169,20 @@ impl CancelledStreams {
         }
     }
 
-    /// What lies in the inbox. Whoever puts something in from now on wakes this task.
-    pub(crate) fn take(&self, cx: &mut Context<'_>) -> Vec<Stream> {
+    /// Takes all streams out. The next one that comes wakes the driver's task.
+    pub(crate) fn take(&self, cx: &mut Context<'_>) -> Vec<PendingStream> {
         let mut inbox = self.lock();
         inbox.driver = Some(cx.waker().clone());
-        self.any.store(false, Ordering::Relaxed);
+        self.has_any.store(false, Ordering::Relaxed);
         std::mem::take(&mut inbox.streams)
     }
 
-    /// Nothing is left here from now on.
+    /// The driver has ended. Streams that come from now on are dropped at once.
     pub(crate) fn close(&self) {
         let mut inbox = self.lock();
-        inbox.closed = true;
+        inbox.is_closed = true;
         let streams = std::mem::take(&mut inbox.streams);
         drop(inbox);
-        drop(streams);
+        drop(streams); // after the lock, as in `push`
     }
 }

@@ -1,9 +1,17 @@
-//! Which member is spoken to, and the connections to the members: at most one to each, made by one task for all who need it.
+//! Which member is in use, and what is known of each member.
 //!
-//! A connection is left on a transport error, a GOAWAY, a failed ping, or when something was asked over it and nothing at all
-//! was heard for the request timeout. A request that is late while the connection is heard changes nothing.
+//! **When a connection is closed**: on a transport error, GOAWAY, a failed PING, or when a request
+//! was sent and nothing at all was heard for the request timeout. A late request over a connection
+//! that is heard changes nothing.
+//!
+//! **When another member is used**: when the connection of the one in use has ended, when its
+//! member says that it cannot serve, or when a second try at another member was answered while the
+//! first one's connection was silent.
+//!
+//! **Locks.** `state` is held for a few instructions only: never across an await, an event, the
+//! abort of a task or the `Drop` of a guard, which takes the same lock.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -12,113 +20,135 @@ use tokio::time::Instant;
 
 use crate::backoff::Backoff;
 use crate::etcd::failure::{Failure, Fault};
-use crate::etcd::link::Link;
+use crate::etcd::link::MemberLink;
 use crate::etcd::members::endpoint::Endpoint;
 use crate::etcd::{Core, Source};
 
-/// How long a member may take to answer before another is tried beside it.
-pub(crate) const HEDGE: Duration = Duration::from_millis(300);
-/// A connection to a member that is not in use is closed after so long without a request.
-pub(crate) const IDLE: Duration = Duration::from_secs(30);
-/// A member that could not be reached is not tried again for so long, where it is only to help another.
-pub(crate) const AVOIDED: Duration = Duration::from_secs(5);
-/// A connection that lasted so long was a good one.
-const GOOD: Duration = Duration::from_secs(1);
-/// Between two rounds over all members, at least.
-const PAUSE: Duration = Duration::from_millis(20);
-/// Connecting goes on for so long after somebody last wanted a connection.
-pub(crate) const WANTED: Duration = Duration::from_secs(10);
+/// How long a member may take before another one is tried beside it. Far longer than an answer
+/// within a region takes, and short against the request timeout.
+pub(crate) const HEDGE_DELAY: Duration = Duration::from_millis(300);
+/// A link to a member that is not in use is closed after this time without a request.
+pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// For this long a member that failed is not used beside another one.
+pub(crate) const AVOID_FOR: Duration = Duration::from_secs(5);
+/// A connection that lasted this long was stable: when it ends, the next search starts immediately.
+const STABLE_AFTER: Duration = Duration::from_secs(1);
+/// The shortest pause between two searches of all members. The first wait of a backoff is zero.
+const MIN_ROUND_PAUSE: Duration = Duration::from_millis(20);
+/// Searching goes on for this long after the last request that wanted a link.
+pub(crate) const WANTED_FOR: Duration = Duration::from_secs(10);
 
-pub(crate) struct Links {
+/// The links of one [`Etcd`](crate::etcd::Etcd).
+pub(crate) struct MemberLinks {
+    /// Where the members come from.
     pub(crate) source: Source,
-    state: Mutex<State>,
+    state: Mutex<MembersState>,
+    /// The last SRV lookup.
     #[cfg(feature = "srv")]
-    pub(crate) finder: crate::etcd::members::srv::Finder,
-    /// Counts what happens to members, for those who wait.
+    pub(crate) srv_state: crate::etcd::members::srv::SrvState,
+    /// Counts changes of members, for those who wait for one.
     pub(crate) changed: watch::Sender<u64>,
-    /// Counts the connections that became the one in use.
+    /// Counts the links that came into use.
     pub(crate) connected: watch::Sender<u64>,
 }
 
+/// What is known of the members, and which background tasks run.
+///
+/// Invariants: `present` holds each number once; `current` is in `present`, or 0 while there is no
+/// member; numbers index `members`, which only grows.
 #[expect(clippy::struct_excessive_bools, reason = "each is of a task of its own")]
-pub(crate) struct State {
-    /// The member in use.
+pub(crate) struct MembersState {
+    /// The number of the member in use.
     pub(crate) current: usize,
-    /// All that were ever known: a member's number stays its own.
+    /// All members that were ever known. A member keeps its number.
     pub(crate) members: Vec<Member>,
-    /// The members that are tried, in their order.
+    /// The numbers of the members that are tried, in their order.
     pub(crate) present: Vec<usize>,
+    /// The members of the options.
     pub(crate) configured: Vec<Endpoint>,
-    /// What SRV records name, and what etcd itself names.
+    /// The members of the SRV records.
     pub(crate) found: Vec<Endpoint>,
+    /// The members that etcd itself has named.
     pub(crate) learned: Vec<Endpoint>,
-    /// Why no member is known, while there is none.
-    pub(crate) unknown: Option<Failure>,
-    /// Tasks that keep the members known up to date.
+    /// Why no member is known, while none is.
+    pub(crate) no_members: Option<Failure>,
+    /// Whether the task that reads SRV records runs, and its handle.
     #[cfg(feature = "srv")]
     pub(crate) is_finding: bool,
     pub(crate) finding: Option<AbortHandle>,
+    /// Whether the task that asks etcd for its members runs, and its handle.
     pub(crate) is_learning: bool,
     pub(crate) learning: Option<AbortHandle>,
-    /// A task is looking for a member that answers.
+    /// Whether the search for a member runs, and its handle.
     pub(crate) is_connecting: bool,
     pub(crate) connecting: Option<AbortHandle>,
-    /// Nobody uses this etcd any more.
+    /// Whether all users are gone. No task is started then.
     pub(crate) is_shut: bool,
-    /// When a connection was last made.
-    linked: Option<Instant>,
-    /// A task closes connections that nobody uses.
+    /// When a link last came into use.
+    last_connected: Option<Instant>,
+    /// Whether the task that closes idle links runs.
     pub(crate) is_sweeping: bool,
-    pub(crate) wanted: Instant,
-    /// Counts the rounds over all members that found none, and how the last one failed.
+    /// When a request last wanted a link.
+    pub(crate) last_wanted: Instant,
+    /// Counts the searches that found no member.
     pub(crate) failed_rounds: u64,
+    /// Why the last of them failed.
     pub(crate) failure: Option<Failure>,
+    /// The pauses between searches.
     pub(crate) backoff: Backoff,
+    /// The start of the time that `backoff` is given.
     pub(crate) began: Instant,
 }
 
+/// One member. Survives while it is in no source any more, so that numbers stay valid.
 #[derive(Default)]
 pub(crate) struct Member {
-    /// None of the user's own client.
+    /// Its endpoint; `None` for a user's own client.
     pub(crate) endpoint: Option<Endpoint>,
-    pub(crate) link: Option<Link>,
+    /// Its link. One that has ended is removed by [`Member::link`].
+    pub(crate) link: Option<MemberLink>,
+    /// Whether a task connects to it, and its handle.
     pub(crate) is_dialed: bool,
     pub(crate) dialing: Option<AbortHandle>,
-    /// Counts the attempts that failed.
+    /// Counts the attempts to connect that failed.
     pub(crate) failures: u64,
+    /// Why the last attempt failed.
     pub(crate) failure: Option<Failure>,
+    /// When it last failed, in connecting or in serving.
     pub(crate) failed: Option<Instant>,
 }
 
 impl Member {
-    pub(crate) fn link(&mut self) -> Option<&Link> {
-        if self.link.as_ref().is_some_and(Link::is_over) {
+    /// Its link, if its connection lives.
+    pub(crate) fn link(&mut self) -> Option<&MemberLink> {
+        if self.link.as_ref().is_some_and(MemberLink::has_ended) {
             self.link = None;
         }
         self.link.as_ref()
     }
 }
 
-impl Links {
+impl MemberLinks {
+    /// Nothing is connected yet, except a user's own client.
     pub(crate) fn new(source: Source) -> Self {
         let (mut members, mut configured) = (Vec::new(), Vec::new());
         match &source {
             Source::Options(options) => configured = options.configured(),
             Source::Client(client) => {
-                let link = Some(Link::of_client((**client).clone()));
+                let link = Some(MemberLink::from_client((**client).clone()));
                 members.push(Member { link, ..Member::default() });
             }
         }
         let (now, backoff) = (Instant::now(), Backoff::new(fastrand::u64(..)));
         let present = (0..members.len()).collect();
-        let mut state = State {
+        let mut state = MembersState {
             current: 0,
             members,
             present,
             configured,
             found: Vec::new(),
             learned: Vec::new(),
-            unknown: None,
+            no_members: None,
             #[cfg(feature = "srv")]
             is_finding: false,
             finding: None,
@@ -127,9 +157,9 @@ impl Links {
             is_connecting: false,
             connecting: None,
             is_shut: false,
-            linked: None,
+            last_connected: None,
             is_sweeping: false,
-            wanted: now,
+            last_wanted: now,
             failed_rounds: 0,
             failure: None,
             backoff,
@@ -142,23 +172,25 @@ impl Links {
             source,
             state: Mutex::new(state),
             #[cfg(feature = "srv")]
-            finder: crate::etcd::members::srv::Finder::new(),
+            srv_state: crate::etcd::members::srv::SrvState::new(),
             changed: watch::Sender::new(0),
             connected: watch::Sender::new(0),
         }
     }
 
-    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing panics while it is held, and every state of it is whole.
+    /// Nothing panics while the lock is held, so that a poisoned lock still guards a valid state.
+    pub(crate) fn state(&self) -> MutexGuard<'_, MembersState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How long to wait before the next search, which begins at once where the last connection was a good one.
-    pub(crate) fn pause(&self) -> Duration {
+    /// How long to wait before a search starts: zero where the last connection was stable,
+    /// otherwise a backoff. A peer that accepts and closes connections would otherwise be dialed in
+    /// a loop.
+    pub(crate) fn search_delay(&self) -> Duration {
         let mut state = self.state();
         let now = state.began.elapsed();
-        let is_good = state.linked.is_none_or(|linked| linked.elapsed() >= GOOD);
-        state.linked = Some(Instant::now());
+        let is_good = state.last_connected.is_none_or(|last_connected| last_connected.elapsed() >= STABLE_AFTER);
+        state.last_connected = Some(Instant::now());
         if is_good {
             state.backoff.reset();
             return Duration::ZERO;
@@ -166,79 +198,91 @@ impl Links {
         state.backoff.fail(now, false)
     }
 
-    /// A round over all members has found none; when the next one may begin.
-    pub(crate) fn failed(&self, failure: Option<Failure>) -> Instant {
+    /// Records that a search found no member. Gives the time of the next one.
+    pub(crate) fn round_failed(&self, failure: Option<Failure>) -> Instant {
         let mut state = self.state();
         let now = state.began.elapsed();
         let wait = state.backoff.fail(now, false);
         (state.failed_rounds, state.failure) = (state.failed_rounds + 1, failure);
-        Instant::now() + wait.max(PAUSE)
+        Instant::now() + wait.max(MIN_ROUND_PAUSE)
     }
 
-    pub(crate) fn tell(&self) {
+    /// Wakes those who wait for a change of members.
+    pub(crate) fn notify(&self) {
         self.changed.send_modify(|changes| *changes += 1);
     }
 
-    /// This member cannot serve now: the next one is used. Its connection stays for what still runs over it.
-    pub(crate) fn move_on(&self, link: &Link) {
+    /// Uses the next member: this one cannot serve now. Its connection stays for what still runs
+    /// over it, such as watches that the member still serves.
+    pub(crate) fn use_next(&self, link: &MemberLink) {
         let mut state = self.state();
-        // Not where it has a newer connection, of which nothing is known yet.
-        let is_known = |known: &Link| known.is(link) || known.is_over();
+        // A newer connection of the same member has not failed yet: then nothing changes.
+        let is_known = |known: &MemberLink| known.is_same(link) || known.has_ended();
         if state.current == link.member() && state.members[link.member()].link.as_ref().is_none_or(is_known) {
             if state.has_priorities() {
-                // The next search is not to begin with this one again.
+                // With priorities the next search would start with this member again.
                 state.members[link.member()].failed = Some(Instant::now());
             }
             state.current = state.next();
         }
     }
 
-    /// Keeps the handle of a task, or ends the task where nobody uses this etcd any more.
-    pub(crate) fn keep(&self, task: AbortHandle, place: impl FnOnce(&mut State) -> &mut Option<AbortHandle>) {
+    /// Stores the handle of a task, so that [`MemberLinks::shut_down`] ends it. Aborts the task
+    /// immediately where that has happened already.
+    pub(crate) fn store_task(
+        &self,
+        task: AbortHandle,
+        place: impl FnOnce(&mut MembersState) -> &mut Option<AbortHandle>,
+    ) {
         let mut state = self.state();
         if state.is_shut {
+            // Aborting may drop the task here and now, and its guard takes the lock.
             drop(state);
             return task.abort();
         }
         *place(&mut state) = Some(task);
     }
 
-    /// Ends what is done for users who are all gone.
-    pub(crate) fn shut(&self) {
+    /// Ends all tasks: all users are gone. Called by the `Drop` of the last user.
+    pub(crate) fn shut_down(&self) {
         let mut state = self.state();
         state.is_shut = true;
         let mut tasks = state.members.iter_mut().filter_map(|member| member.dialing.take()).collect::<Vec<_>>();
-        let State { connecting, finding, learning, .. } = &mut *state;
+        let MembersState { connecting, finding, learning, .. } = &mut *state;
         tasks.extend([connecting, finding, learning].into_iter().filter_map(Option::take));
+        // As above: no lock while tasks are aborted.
         drop(state);
         tasks.into_iter().for_each(|task| task.abort());
     }
 
-    /// This member answers, while the one in use does not.
-    pub(crate) fn prefer(&self, link: &Link) {
+    /// Uses this member: it has answered while the connection of the one in use was silent. Not if
+    /// it has left the list or has another link meanwhile.
+    pub(crate) fn switch_to(&self, link: &MemberLink) {
         let mut state = self.state();
         let is_present = state.present.contains(&link.member());
-        if is_present && state.members[link.member()].link().is_some_and(|known| known.is(link)) {
+        if is_present && state.members[link.member()].link().is_some_and(|known| known.is_same(link)) {
             state.current = link.member();
         }
     }
 
-    /// This member is asked beside another one, and may not answer either: it is not the next one to be asked so.
-    pub(crate) fn avoid(&self, link: &Link) {
+    /// Marks the member as failed before a try beside another one, so that the next such try goes
+    /// to the next member. [`MemberLinks::clear_failed`] takes the mark away when it answers.
+    pub(crate) fn mark_failed(&self, link: &MemberLink) {
         self.state().members[link.member()].failed = Some(Instant::now());
     }
 
-    /// It has answered.
-    pub(crate) fn trust(&self, link: &Link) {
+    /// Takes that mark away: the member has answered.
+    pub(crate) fn clear_failed(&self, link: &MemberLink) {
         self.state().members[link.member()].failed = None;
     }
 
-    /// A member's connection is dead: it is closed, with all that runs over it.
-    pub(crate) fn leave(&self, link: &Link, why: &str) {
+    /// Closes a dead connection, with all requests in flight over it, and uses the next member if
+    /// this one was in use. Does not touch a newer link of the same member.
+    pub(crate) fn close(&self, link: &MemberLink, why: &str) {
         link.close(why);
         let mut state = self.state();
         let member = &mut state.members[link.member()];
-        if member.link.as_ref().is_some_and(|known| known.is(link)) {
+        if member.link.as_ref().is_some_and(|known| known.is_same(link)) {
             member.link = None;
             if state.current == link.member() {
                 state.current = state.next();
@@ -247,14 +291,14 @@ impl Links {
     }
 }
 
-impl State {
-    /// Closes connections to members that are not in use. Whether any is left.
-    pub(crate) fn sweep(&mut self) -> bool {
+impl MembersState {
+    /// Closes idle links to members that are not in use. Whether any such link is left.
+    pub(crate) fn close_idle(&mut self) -> bool {
         let current = self.current;
         let others = self.members.iter_mut().enumerate().filter(|(number, _)| *number != current);
         let mut left = false;
         for (_, member) in others {
-            if member.link().is_some_and(|link| link.is_idle(IDLE)) {
+            if member.link().is_some_and(|link| link.is_idle(IDLE_TIMEOUT)) {
                 member.link = None;
             }
             left |= member.link.is_some();
@@ -262,13 +306,13 @@ impl State {
         left
     }
 
-    /// The connection in use, if it is well.
-    pub(crate) fn current(&mut self) -> Option<Link> {
+    /// The link in use, if its connection lives.
+    pub(crate) fn current(&mut self) -> Option<MemberLink> {
         let member = self.members.get_mut(self.current)?;
         let had = member.link.is_some();
         let link = member.link().cloned();
         if had && link.is_none() {
-            // The others first: this one has just ended our connection.
+            // The other members are tried first: this one has just ended the connection.
             self.current = self.next();
         }
         link
@@ -276,23 +320,60 @@ impl State {
 }
 
 impl Core {
-    /// What a failure over a link changes; the failure as it is then known. `asked` is when the request was made.
-    pub(crate) fn blame(&self, link: &Link, asked: Instant, failure: Failure) -> Failure {
-        let failure = self.of_anonymous(failure);
-        if link.is_over() {
-            // What was closed here looks as if the other side had done it.
-            let failure = link.why().map_or(failure, Failure::unconnected);
+    /// Draws the consequences of a failure over a link, for the request that was sent at `asked`.
+    /// Called once for each failed try.
+    ///
+    /// | failure | consequence |
+    /// |---|---|
+    /// | the connection has ended | none here: [`MembersState::current`] finds out. The failure gets the reason for which we closed it. |
+    /// | [`Fault::Member`] | the next member is used |
+    /// | [`Fault::Late`], and nothing was heard for the request timeout, not even a PING | the connection is closed |
+    /// | anything else | none |
+    ///
+    /// Gives the failure as it is then known.
+    pub(crate) fn on_failure(&self, link: &MemberLink, asked: Instant, failure: Failure) -> Failure {
+        let failure = self.reclassify_denied(failure);
+        if link.has_ended() {
+            // A connection that was closed at this side fails its requests as if the peer had
+            // closed it.
+            let failure = link.close_reason().map_or(failure, Failure::connect_failed);
             return failure.with_fault(Fault::Connection);
         }
         match failure.fault {
-            Fault::Member => self.links.move_on(link),
-            Fault::Late if link.silence(asked) >= self.request_timeout() && link.is_dead_since(asked) => {
-                let why = format!("asked, and nothing was heard for {} ms", self.request_timeout().as_millis());
-                self.links.leave(link, &why);
+            Fault::Member => self.links.use_next(link),
+            Fault::Late if link.silent_for(asked) >= self.request_timeout() && link.is_dead_since(asked) => {
+                let why =
+                    format!("nothing was received over the connection for {} ms", self.request_timeout().as_millis());
+                self.links.close(link, &why);
                 return failure.with_fault(Fault::Connection);
             }
             Fault::Late | Fault::Request | Fault::Connection => {}
         }
         failure
+    }
+}
+
+/// Marks a background task as ended however it ends, also with its runtime, so that it can start again.
+///
+/// Made before the task is spawned: a runtime that ends drops its tasks unpolled, and `Drop` takes the lock.
+pub(crate) struct TaskGuard {
+    /// Weak, so that the task ends with its users.
+    pub(crate) core: Weak<Core>,
+    /// The flag that says that the task runs.
+    flag: fn(&mut MembersState) -> &mut bool,
+}
+
+impl TaskGuard {
+    /// A guard of the task that this flag stands for.
+    pub(crate) fn new(core: &Arc<Core>, flag: fn(&mut MembersState) -> &mut bool) -> Self {
+        Self { core: Arc::downgrade(core), flag }
+    }
+}
+
+impl Drop for TaskGuard {
+    fn drop(&mut self) {
+        if let Some(core) = self.core.upgrade() {
+            *(self.flag)(&mut core.links.state()) = false;
+        }
     }
 }

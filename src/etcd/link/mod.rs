@@ -1,8 +1,18 @@
-//! One connection to one member of etcd, and the client that speaks over it.
+//! The links to the members: one connection to each member, and the client that uses it.
+//!
+//! - `mod.rs`: [`MemberLink`], one connection and what was observed of it, and [`LinkService`],
+//!   which sends requests over it.
+//! - `connect.rs`: from options to a connection to one member.
+//! - `search.rs`: connecting in the background, and the search for a member that answers.
+//! - `links.rs`: [`MemberLinks`](links::MemberLinks), which member is in use and what is known of
+//!   each.
+//!
+//! One task for each member connects for all who need it. The link in use stays in use while it
+//! answers. It is left when its connection ends, or when its member says that it cannot serve.
 
-pub(super) mod dial;
+pub(super) mod connect;
 pub(super) mod links;
-pub(super) mod reach;
+pub(super) mod search;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -21,208 +31,247 @@ use tonic::body::Body;
 use tower::Service;
 use tower::util::BoxCloneSyncService;
 
-use crate::connection::{Connection, ConnectionState};
+use crate::connection::{CloseKind, Connection, ConnectionState};
 use crate::error::BoxError;
 use crate::etcd::token::Token;
 
-const AGENT: &str = concat!("tonic-etcd/", env!("CARGO_PKG_VERSION"));
+/// The `user-agent` of all requests to etcd.
+const USER_AGENT_VALUE: &str = concat!("tonic-etcd/", env!("CARGO_PKG_VERSION"));
+/// The path of a password check, which must not carry a token: an invalid one would be refused.
 const AUTHENTICATE: &str = "/etcdserverpb.Auth/Authenticate";
 
-/// A connection to a member, or the user's own client, whose connections are not known. Cheap to clone.
+/// A link to one member: a connection of our own, or the user's own client, whose connections are
+/// unknown. Cheap to clone. Two clones are the same link.
 #[derive(Clone)]
-pub(crate) struct Link(Arc<Shared>);
+pub(crate) struct MemberLink(Arc<Shared>);
 
+/// What the clones of a link share.
 struct Shared {
+    /// The number of the member. A member keeps its number.
     member: usize,
+    /// The member's endpoint as the user wrote it, for errors and logs.
     name: String,
+    /// etcd-client over [`LinkService`], or the user's own client.
     client: Client,
-    wire: Option<Wire>,
-    /// How long an answer takes of late, in microseconds: what takes longer is late.
-    usual: AtomicU64,
+    /// The connection as a tower service; `None` for a user's own client.
+    service: Option<LinkService>,
+    /// The usual time of an answer, in microseconds. A request that takes longer is late.
+    latency_us: AtomicU64,
+    /// When the link was made.
     made: Instant,
     /// When it was last used, in milliseconds since it was made.
     used: AtomicU64,
-    /// Something has been asked since then, and nothing at all was heard.
+    /// Since when requests have been unanswered and nothing at all was heard; `None` once something
+    /// is heard.
     unanswered: Mutex<Option<Instant>>,
-    /// Why it was closed here.
+    /// Why it was closed at this side.
     closed: OnceLock<String>,
-    /// The number of the last token that was answered over it, and who is trying one.
-    proven: AtomicU64,
-    proving: tokio::sync::Mutex<()>,
+    /// The number of the last token that was accepted over this link.
+    confirmed_token: AtomicU64,
+    /// Held by the request that checks a new token over this link, so that one does.
+    token_check: tokio::sync::Mutex<()>,
 }
 
-/// How long the answer to a PING may take at least.
-const PONG: Duration = Duration::from_secs(1);
+/// How long the answer to a PING may take before the connection counts as dead, where nothing else
+/// was heard either.
+const PING_TIMEOUT: Duration = Duration::from_secs(1);
 
-impl Link {
-    /// Speaks over a connection of our own.
-    pub(super) async fn over(
+impl MemberLink {
+    /// A link over a connection of our own. `round_trip` is the first estimate of its latency.
+    pub(super) async fn from_connection(
         member: usize,
         name: String,
-        wire: Wire,
+        service: LinkService,
         round_trip: Duration,
     ) -> Result<Self, etcd_client::Error> {
-        let channel = Channel::Custom(BoxCloneSyncService::new(wire.clone()));
-        // A user given here would be authenticated with each connection: the token is the wire's.
+        let channel = Channel::Custom(BoxCloneSyncService::new(service.clone()));
+        // No user is given here: etcd-client would check the password for each connection. The
+        // service adds the token.
         let options = ConnectOptions::new().with_require_leader(true).with_auto_token_refresh(false);
         let client = Client::from_channel(channel, Some(options)).await?;
-        Ok(Self::new(member, name, client, Some(wire), round_trip))
+        Ok(Self::new(member, name, client, Some(service), round_trip))
     }
 
-    /// Speaks with the user's own client.
-    pub(super) fn of_client(client: Client) -> Self {
+    /// A link over the user's own client.
+    pub(super) fn from_client(client: Client) -> Self {
         Self::new(0, "etcd".into(), client, None, Duration::ZERO)
     }
 
-    fn new(member: usize, name: String, client: Client, wire: Option<Wire>, round_trip: Duration) -> Self {
+    /// Puts the parts together.
+    fn new(member: usize, name: String, client: Client, service: Option<LinkService>, round_trip: Duration) -> Self {
         let (made, used, unanswered) = (Instant::now(), AtomicU64::new(0), Mutex::default());
-        let usual = AtomicU64::new(micros(round_trip));
+        let latency_us = AtomicU64::new(capped_micros(round_trip));
         Self(Arc::new(Shared {
             member,
             name,
             client,
-            wire,
-            usual,
+            service,
+            latency_us,
             made,
             used,
             unanswered,
             closed: OnceLock::new(),
-            proven: AtomicU64::new(u64::MAX),
-            proving: tokio::sync::Mutex::default(),
+            confirmed_token: AtomicU64::new(u64::MAX),
+            token_check: tokio::sync::Mutex::default(),
         }))
     }
 
+    /// The number of its member.
     pub(super) fn member(&self) -> usize {
         self.0.member
     }
 
-    /// The member's endpoint, as the user wrote it.
+    /// The member's endpoint as the user wrote it.
     pub(super) fn name(&self) -> &str {
         &self.0.name
     }
 
+    /// The client for a request. Marks the link as used.
     pub(super) fn client(&self) -> Client {
         let used = u64::try_from(self.0.made.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.0.used.store(used, Ordering::Relaxed);
         self.0.client.clone()
     }
 
-    pub(super) fn wire(&self) -> Option<&Wire> {
-        self.0.wire.as_ref()
+    /// The connection as a service; `None` for a user's own client.
+    pub(super) fn service(&self) -> Option<&LinkService> {
+        self.0.service.as_ref()
     }
 
-    /// How much longer than on a near network an answer may take before it is late: twice what it takes of late.
+    /// How much longer than nearby an answer may take before it is late: twice the usual latency.
     pub(super) fn grace(&self) -> Duration {
-        Duration::from_micros(self.0.usual.load(Ordering::Relaxed)) * 2
+        Duration::from_micros(self.0.latency_us.load(Ordering::Relaxed)) * 2
     }
 
-    /// An answer took so long: at first no less than the SETTINGS took, and then the longest of late, which fades.
-    pub(super) fn answered(&self, after: Duration) {
-        let before = self.0.usual.load(Ordering::Relaxed);
-        self.0.usual.store(micros(after).max(before - before / 8), Ordering::Relaxed);
+    /// Records how long an answer took. The estimate follows a slower answer immediately and
+    /// forgets an eighth with each faster one.
+    pub(super) fn record_latency(&self, after: Duration) {
+        let before = self.0.latency_us.load(Ordering::Relaxed);
+        self.0.latency_us.store(capped_micros(after).max(before - before / 8), Ordering::Relaxed);
     }
 
-    pub(super) fn is(&self, other: &Self) -> bool {
+    /// Whether both are the same link.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// Whether a request that carried this token was answered over it.
-    pub(super) fn is_proven(&self, token: u64) -> bool {
-        self.0.proven.load(Ordering::Relaxed) == token
+    /// Whether a request with this token was answered over this link.
+    pub(super) fn has_confirmed(&self, token: u64) -> bool {
+        self.0.confirmed_token.load(Ordering::Relaxed) == token
     }
 
-    pub(super) fn prove(&self, token: u64) {
-        self.0.proven.store(token, Ordering::Relaxed);
+    /// Records that a request with this token was answered.
+    pub(super) fn confirm_token(&self, token: u64) {
+        self.0.confirmed_token.store(token, Ordering::Relaxed);
     }
 
-    pub(super) fn proving(&self) -> &tokio::sync::Mutex<()> {
-        &self.0.proving
+    /// The lock of a token check. See [`Core::check_token`](crate::etcd::Core::check_token).
+    pub(super) fn token_check(&self) -> &tokio::sync::Mutex<()> {
+        &self.0.token_check
     }
 
-    pub(super) fn is_over(&self) -> bool {
-        self.connection().is_some_and(Connection::is_over)
+    /// Whether the connection has ended. Never true for a user's own client, which reconnects by
+    /// itself.
+    pub(super) fn has_ended(&self) -> bool {
+        self.connection().is_some_and(Connection::is_closing)
     }
 
+    /// The HTTP/2 connection, if it is our own.
     fn connection(&self) -> Option<&Connection> {
-        self.wire().map(|wire| &wire.connection)
+        self.service().map(|service| &service.connection)
     }
 
-    /// Whether nobody has used it for so long.
+    /// Whether no request is in flight and none was made for this long.
     pub(super) fn is_idle(&self, long: Duration) -> bool {
         let used = self.0.made + Duration::from_millis(self.0.used.load(Ordering::Relaxed));
         self.connection().is_some_and(|connection| connection.in_flight() == 0) && used.elapsed() > long
     }
 
-    /// When anything was last heard over it; of the user's own client that is not known.
+    /// When anything was last received over the connection, of any stream; `None` for a user's own
+    /// client.
     pub(super) fn heard(&self) -> Option<Instant> {
-        self.connection().map(Connection::heard)
+        self.connection().map(Connection::last_read)
     }
 
-    /// Whether nothing at all was heard since something was asked then.
+    /// Whether nothing was received since a request was sent at that time.
     pub(super) fn is_silent_since(&self, asked: Instant) -> bool {
         self.heard().is_some_and(|heard| heard < asked)
     }
 
-    /// Whether the connection is dead: nothing was heard since something was asked then, nor since a PING that had its time.
-    /// A PING may be sent only every 5.5 s: until it was, a member that says nothing is slow.
+    /// Whether the connection is dead: nothing was received since a request was sent at that time,
+    /// nor within [`PING_TIMEOUT`] after a PING. A PING may be sent only every 5.5 s. Before it was
+    /// sent, a silent member counts as slow.
     pub(super) fn is_dead_since(&self, asked: Instant) -> bool {
         let is_unanswered = |connection: &Connection| {
-            let heard = connection.heard();
-            connection.pinged().is_some_and(|pinged| heard < pinged && pinged.elapsed() >= PONG)
+            let heard = connection.last_read();
+            connection.last_ping().is_some_and(|pinged| heard < pinged && pinged.elapsed() >= PING_TIMEOUT)
         };
         self.is_silent_since(asked) && self.connection().is_some_and(is_unanswered)
     }
 
-    /// How long something has been asked, and nothing at all was heard, now that a request that was made then has no answer.
-    pub(super) fn silence(&self, asked: Instant) -> Duration {
+    /// How long requests have been unanswered with nothing received at all, given that the one sent
+    /// at `asked` has no answer. Keeps the earliest such time.
+    pub(super) fn silent_for(&self, asked: Instant) -> Duration {
         let Some(heard) = self.heard() else { return Duration::ZERO };
         let mut unanswered = self.0.unanswered.lock().unwrap_or_else(PoisonError::into_inner);
         *unanswered = unanswered.filter(|since| heard < *since).or((heard < asked).then_some(asked));
         unanswered.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
-    /// How many streams the member admits, where that is known.
+    /// How many concurrent streams the member admits (`SETTINGS_MAX_CONCURRENT_STREAMS`), where that
+    /// is known.
     pub(super) fn stream_limit(&self) -> Option<usize> {
         self.connection().map(Connection::stream_limit)
     }
 
-    /// Asks for a sign of life of the connection.
+    /// Asks the connection for a PING, whose answer proves that it lives.
     pub(super) fn ping(&self) {
         self.connection().into_iter().for_each(Connection::ping);
     }
 
-    /// Why the connection was ended at this side, if so.
-    pub(super) fn why(&self) -> Option<String> {
+    /// Why the connection was closed at this side, if it was: a failed PING, or
+    /// [`MemberLink::close`].
+    pub(super) fn close_reason(&self) -> Option<String> {
         let closed = self.0.closed.get().cloned();
-        closed.or_else(|| match &*self.connection()?.stages().borrow() {
-            ConnectionState::Closed(end) if end.silent => Some(end.why.clone()),
+        closed.or_else(|| match &*self.connection()?.states().borrow() {
+            ConnectionState::Closed(reason) if reason.kind == CloseKind::Unresponsive => Some(reason.to_string()),
             _ => None,
         })
     }
 
-    /// Ends the connection, with all that is in flight over it.
+    /// Closes the connection and all requests in flight over it.
     pub(super) fn close(&self, why: &str) {
         let _ = self.0.closed.set(why.to_owned());
         self.connection().into_iter().for_each(|connection| connection.close(why));
     }
 }
 
-/// As a measure of what is usual: what takes longer than a second is not.
-fn micros(time: Duration) -> u64 {
+/// A duration in microseconds for the latency estimate, at most one second: a longer answer is not
+/// usual.
+fn capped_micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX).min(1_000_000)
 }
 
-/// A connection as etcd-client's channel: it adds the token, and waits where the member takes no further stream.
+/// A connection as the channel of etcd-client. Adds the token, and waits for capacity where the
+/// member admits no further stream.
+///
+/// It is always ready: waiting happens in the request's future, which has the request's time limit,
+/// and not in `poll_ready`, which has none.
 #[derive(Clone)]
-pub(super) struct Wire {
+pub(super) struct LinkService {
+    /// The HTTP/2 connection.
     pub(super) connection: Connection,
+    /// Notified when the connection admits another stream.
     pub(super) room: Arc<Notify>,
+    /// The scheme of the requests' URIs.
     pub(super) scheme: Scheme,
+    /// The authority of the requests' URIs.
     pub(super) authority: Authority,
+    /// The token in use, which changes while the connection lives.
     pub(super) token: Token,
 }
 
-impl Service<Request<Body>> for Wire {
+impl Service<Request<Body>> for LinkService {
     type Response = Response<Body>;
     type Error = BoxError;
     type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, BoxError>> + Send>>;
@@ -232,38 +281,35 @@ impl Service<Request<Body>> for Wire {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let wire = self.clone();
-        Box::pin(wire.exchange(request))
+        let service = self.clone();
+        Box::pin(service.exchange(request))
     }
 }
 
-impl Wire {
+impl LinkService {
+    /// Sends one request and returns the head of the response with its body.
+    ///
+    /// # Errors
+    /// `UNAVAILABLE` where the connection has ended, before or after the request was sent.
     async fn exchange(self, request: Request<Body>) -> Result<Response<Body>, BoxError> {
         let (mut parts, body) = request.into_parts();
         let slot = loop {
-            // Registered before the look, so that room that comes in between is not missed.
+            // Registered before the check, so that capacity that appears in between is not missed.
             let room = self.room.notified();
             if let Some(slot) = self.connection.reserve() {
                 break slot;
             }
-            let mut stages = self.connection.stages();
             tokio::select! {
                 () = room => {}
-                over = stages.wait_for(|stage| matches!(stage, ConnectionState::Draining(_) | ConnectionState::Closed(_))) => {
-                    let why = match over.as_deref() {
-                        Ok(ConnectionState::Draining(end) | ConnectionState::Closed(end)) => end.why.clone(),
-                        _ => "the connection has ended".to_owned(),
-                    };
-                    return Err(lost(why));
-                }
+                reason = self.connection.closing() => return Err(unavailable(reason.to_string())),
             }
         };
-        // Only one of those who wait is told of room: whoever finds more of it passes that on.
-        if self.connection.has_room() {
+        // A notification wakes one waiter only. The one that finds more capacity wakes the next.
+        if self.connection.has_capacity() {
             self.room.notify_one();
         }
         let path = parts.uri.into_parts().path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/"));
-        parts.headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
+        parts.headers.insert(USER_AGENT, HeaderValue::from_static(USER_AGENT_VALUE));
         if path.path() != AUTHENTICATE
             && let Some(token) = self.token.value()
         {
@@ -277,16 +323,17 @@ impl Wire {
         *head.uri_mut() = Uri::from_parts(uri)?;
         *head.headers_mut() = parts.headers;
         let mut exchange =
-            self.connection.exchange(slot, head, body).map_err(|(failure, _)| lost(failure.to_string()))?;
-        let response =
-            std::future::poll_fn(|cx| exchange.poll_head(cx)).await.map_err(|failure| lost(failure.to_string()))?;
+            self.connection.exchange(slot, head, body).map_err(|(failure, _)| unavailable(failure.to_string()))?;
+        let response = std::future::poll_fn(|cx| exchange.poll_head(cx))
+            .await
+            .map_err(|failure| unavailable(failure.to_string()))?;
         let (head, stream) = response.into_parts();
-        let (answer, _) = exchange.answer(stream, |_| {});
+        let (answer, _) = exchange.into_response_body(stream, |_| {});
         Ok(Response::from_parts(head, Body::new(answer)))
     }
 }
 
-/// As tonic's own channel says it: another connection may fare better.
-fn lost(why: impl Into<String>) -> BoxError {
+/// The error that tonic's own channel gives for a lost connection: another connection may succeed.
+fn unavailable(why: impl Into<String>) -> BoxError {
     tonic::Status::unavailable(why).into()
 }

@@ -1,31 +1,41 @@
-//! Where a member of etcd is: an endpoint as people write it, as SRV records name it, or as etcd itself says. PURE.
+//! The endpoint of a member of etcd: as users write it, as SRV records name it, or as etcd itself
+//! names it. PURE.
+//!
+//! Two endpoints are the same member if scheme, host and port are equal. The text is kept as it was
+//! written, because users look for it in errors and logs.
 
 use std::net::IpAddr;
 
 use crate::address::Authority;
 use crate::secret;
 
+/// The port of an endpoint that names none: etcd's default for clients.
 const ETCD_PORT: u16 = 2379;
 
-/// Where one member is.
+/// The endpoint of one member.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Endpoint {
-    /// As it stands in errors and logs.
+    /// The text that errors and logs show.
     pub(crate) text: String,
-    /// Whether it speaks TLS.
+    /// Whether the member is reached by TLS.
     pub(crate) secure: bool,
+    /// Its host and port.
     pub(crate) authority: Authority,
-    /// That of its SRV record: the lowest is tried first.
+    /// The priority of its SRV record: the lowest is tried first. 0 for others.
     pub(crate) priority: u16,
-    /// etcd itself has named it.
+    /// Whether etcd itself has named it.
     pub(crate) is_learned: bool,
 }
 
 impl Endpoint {
-    /// Reads one that the user wrote; without a scheme it is `https` where TLS settings are given.
+    /// Parses what a user wrote. Without a scheme it is `https` where TLS settings are given,
+    /// `http` otherwise.
+    ///
+    /// # Errors
+    /// The reason, which does not show a user or a password.
     pub(crate) fn parse(text: &str, has_tls: bool) -> Result<Self, String> {
         if secret::may_have_user(text) {
-            return Err("user and password are given by `EtcdOptions::user`".into());
+            return Err("give the user and password to `EtcdOptions::user`".into());
         }
         let (scheme, rest) = match text.split_once("://") {
             None => (None, text),
@@ -45,31 +55,36 @@ impl Endpoint {
         Ok(Self { text: text.to_owned(), secure, authority, priority: 0, is_learned: false })
     }
 
+    /// The endpoint of an SRV record.
     #[cfg(feature = "srv")]
     pub(crate) fn of_record(authority: Authority, secure: bool, priority: u16) -> Self {
         let text = format!("{}://{}", if secure { "https" } else { "http" }, authority.as_str());
         Self { text, secure, authority, priority, is_learned: false }
     }
 
-    /// Whether both are one member's address.
-    pub(crate) fn is(&self, other: &Self) -> bool {
+    /// Whether both are the same address, however they are written.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
         self.secure == other.secure && self.authority == other.authority
     }
 }
 
-/// A member as etcd lists it.
+/// A member as etcd's `MemberList` describes it.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Listed {
+pub(crate) struct ListedMember {
+    /// Whether it is a learner, which refuses most requests.
     pub(crate) is_learner: bool,
+    /// Its `--advertise-client-urls`.
     pub(crate) client_urls: Vec<String>,
 }
 
-/// The addresses among those that etcd lists which can be used from here: http or https as `known` has them, no learner's, none
-/// of every interface, and one of the loopback only where `from`, the member that has listed them, was reached by one.
-pub(crate) fn usable(listed: &[Listed], from: &Endpoint, known: &[Endpoint]) -> Vec<Endpoint> {
+/// The endpoints in a member list that can be used from this host.
+///
+/// Left out are learners, schemes other than those of the `known` endpoints, unspecified addresses,
+/// and loopback addresses unless `from`, the member that answered, was reached by one.
+pub(crate) fn usable(listed: &[ListedMember], from: &Endpoint, known: &[Endpoint]) -> Vec<Endpoint> {
     let mut usable: Vec<Endpoint> = Vec::new();
     for url in listed.iter().filter(|member| !member.is_learner).flat_map(|member| &member.client_urls) {
-        // Neither a scheme of Unix sockets nor none at all.
+        // Leaves out Unix sockets and URLs without a scheme.
         if !url.starts_with("http://") && !url.starts_with("https://") {
             continue;
         }
@@ -79,16 +94,17 @@ pub(crate) fn usable(listed: &[Listed], from: &Endpoint, known: &[Endpoint]) -> 
             Ok(ip) if ip.is_unspecified() => false,
             Ok(_) | Err(_) => !is_loopback(host) || is_loopback(from.authority.host()),
         };
-        // Who is spoken to by TLS is not to be spoken to without it, nor the other way round.
+        // A cluster that is reached by TLS must not be reached without it, nor the other way round.
         let is_spoken = known.iter().any(|known| known.secure == endpoint.secure);
-        if is_reachable && is_spoken && !usable.iter().any(|other| other.is(&endpoint)) {
-            // After all that SRV records name.
+        if is_reachable && is_spoken && !usable.iter().any(|other| other.is_same(&endpoint)) {
+            // The highest number: learned members come after all SRV records.
             usable.push(Endpoint { is_learned: true, priority: u16::MAX, ..endpoint });
         }
     }
     usable
 }
 
+/// Whether a host is this host: `localhost`, a name below it, or a loopback address.
 fn is_loopback(host: &str) -> bool {
     let host = host.trim_end_matches('.');
     let is_named = host == "localhost" || host.ends_with(".localhost") || host.starts_with("localhost.");
@@ -102,7 +118,7 @@ mod tests {
     fn of(from: &str, known: &[&str], urls: &[&str]) -> Vec<String> {
         let parse = |text: &str| Endpoint::parse(text, false).unwrap();
         let known: Vec<_> = known.iter().map(|text| parse(text)).collect();
-        let member = |url: &&str| Listed { is_learner: false, client_urls: vec![(*url).into()] };
+        let member = |url: &&str| ListedMember { is_learner: false, client_urls: vec![(*url).into()] };
         let listed: Vec<_> = urls.iter().map(member).collect();
         usable(&listed, &parse(from), &known).into_iter().map(|endpoint| endpoint.text).collect()
     }
@@ -148,7 +164,7 @@ mod tests {
     #[test]
     fn learners_are_left_out() {
         let from = Endpoint::parse("http://h:1", false).unwrap();
-        let learner = Listed { is_learner: true, client_urls: vec!["http://h:2".into()] };
-        assert!(usable(&[learner, Listed::default()], &from, std::slice::from_ref(&from)).is_empty());
+        let learner = ListedMember { is_learner: true, client_urls: vec!["http://h:2".into()] };
+        assert!(usable(&[learner, ListedMember::default()], &from, std::slice::from_ref(&from)).is_empty());
     }
 }

@@ -1,89 +1,105 @@
-//! What etcd says of its own members: asked now and then, where the user wants that.
+//! Learning the members from etcd itself, where
+//! [`EtcdOptions::learn_members`](crate::EtcdOptions::learn_members) is set.
+//!
+//! A background task asks with `MemberList`: in each interval, and after each new connection, because
+//! the one before it may have ended when its member left the cluster. The task starts with the
+//! first connection, holds [`Core`] weakly, and ends with it.
+//!
+//! What etcd names is filtered by [`usable`] and merged with the given endpoints, which are never
+//! forgotten. What is logged: other members than before at INFO; a refusal once at WARN; everything
+//! else at DEBUG.
 
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::uri::PathAndQuery;
 use tokio::sync::watch::Receiver;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tonic::client::Grpc;
-use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::{Request, Status};
 
 use crate::etcd::failure::{Class, Failure};
-use crate::etcd::link::{self, Link};
-use crate::etcd::members::endpoint::{Listed, usable};
+use crate::etcd::link::links::TaskGuard;
+use crate::etcd::link::{self, MemberLink};
+use crate::etcd::members::endpoint::{ListedMember, usable};
+use crate::etcd::prost_codec::ProstCodec;
 use crate::etcd::{Core, Source};
 
-/// After an answer that did not come; after a refusal the next interval is waited for.
-const AGAIN: Duration = Duration::from_secs(2);
+/// The pause after a request that was not answered. After a refusal the whole interval is waited
+/// for.
+const RETRY_DELAY: Duration = Duration::from_secs(2);
 
 impl Core {
-    /// Begins to ask for the members, where that is wanted and not done yet.
-    pub(crate) fn learn_later(self: &Arc<Self>) {
+    /// Starts the task, where it is wanted and does not run.
+    pub(crate) fn start_learning(self: &Arc<Self>) {
         let Source::Options(options) = &self.links.source else { return };
         let Some(every) = options.learn_every else { return };
         let begins = !std::mem::replace(&mut self.links.state().is_learning, true);
         if begins {
-            // Made before the task, which a runtime that ends drops unpolled: its drop takes the lock.
-            let learning = Learning(Arc::downgrade(self));
+            // Made before the task. A runtime that ends drops its tasks unpolled, and the guard's
+            // `Drop` takes the lock.
+            let learning = TaskGuard::new(self, |state| &mut state.is_learning);
             let task = tokio::spawn(learn(learning, every, self.links.connected.subscribe())).abort_handle();
-            self.links.keep(task, |state| &mut state.learning);
+            self.links.store_task(task, |state| &mut state.learning);
         }
     }
 
-    /// Asks once, over the connection in use. Gives the members' number.
+    /// Asks for the members once, over the link in use, and takes them. Gives their number.
+    ///
+    /// # Errors
+    /// How the request failed. [`Class::TimedOut`] after the request timeout.
     async fn list_members(self: &Arc<Self>) -> Result<usize, Failure> {
-        let (link, number) = self.begin().await?;
+        let (link, number) = self.link_and_token().await?;
         let asked = timeout(self.request_timeout(), members(&link)).await;
         let listed = asked.unwrap_or_else(|_| Err(Failure::timed_out(self.request_timeout())));
         let listed = listed.map_err(|failure| {
             let failure = failure.at(link.name()).while_doing("listing the members of etcd");
-            // Where only the token was too old, the next request is made with another.
-            if self.tokens.refused(number, &failure) { failure.that_may_pass() } else { failure }
+            // An expired token is replaced, so that the next request may succeed.
+            if self.tokens.refused(number, &failure) { failure.into_transient() } else { failure }
         })?;
         let mut state = self.links.state();
         let Some(from) = state.members[link.member()].endpoint.clone() else { return Ok(0) };
-        let learned = usable(&listed, &from, &state.given());
+        let learned = usable(&listed, &from, &state.configured_and_found());
         let count = learned.len();
-        if state.learn(learned) {
+        if state.set_learned(learned) {
             let members: Vec<String> = state.order().iter().map(|number| state.text(*number)).collect();
             drop(state);
-            tracing::info!(parent: None, ?members, "members of etcd learned");
+            tracing::info!(parent: None, ?members, "etcd members learned");
         }
         Ok(count)
     }
 }
 
-/// Asks in each interval, and when another connection is in use: the one before may have ended with its member.
-async fn learn(learning: Learning, every: Duration, mut connected: Receiver<u64>) {
-    let mut is_said = false;
+/// The task: asks in each interval and after each new connection. Ends when all users are gone.
+async fn learn(learning: TaskGuard, every: Duration, mut connected: Receiver<u64>) {
+    let mut is_logged = false;
     loop {
         connected.borrow_and_update();
         let next = {
-            let Some(core) = learning.0.upgrade() else { return };
-            // A member that just started again may not know all others yet: nothing is asked without a connection.
+            let Some(core) = learning.core.upgrade() else { return };
+            // Not asked without a connection: a member that has just started may not know the
+            // others yet.
             let is_connected = core.links.state().current().is_some();
             let result = if is_connected { core.list_members().await.map(drop) } else { Ok(()) };
             match result {
                 Ok(()) => {
-                    is_said &= !is_connected;
+                    is_logged &= !is_connected;
                     every
                 }
                 Err(failure) => {
                     let error = failure.to_string();
-                    // What has only to do with the connection is seen by others, and said there.
+                    // Failures of the connection are logged by those who need it.
                     let is_refusal = !matches!(failure.class, Class::Transient | Class::TimedOut | Class::Changed);
-                    if is_refusal && !std::mem::replace(&mut is_said, true) {
-                        tracing::warn!(parent: None, error, "members of etcd cannot be learned; using the endpoints that were given");
+                    if is_refusal && !std::mem::replace(&mut is_logged, true) {
+                        tracing::warn!(parent: None, error, "etcd members not learned; using the given endpoints");
                     } else {
-                        tracing::debug!(parent: None, error, "members of etcd not learned");
+                        tracing::debug!(parent: None, error, "etcd members not learned, retrying");
                     }
-                    if is_refusal { every } else { AGAIN.min(every) }
+                    if is_refusal { every } else { RETRY_DELAY.min(every) }
                 }
             }
         };
-        // A fleet that was started at once does not ask at once.
+        // ±10 %, so that a fleet that was started together does not ask together.
         let next = next.mul_f64(0.9 + 0.2 * fastrand::f64());
         let due = Instant::now() + next;
         tokio::select! {
@@ -98,84 +114,43 @@ async fn learn(learning: Learning, every: Duration, mut connected: Receiver<u64>
     }
 }
 
-/// However it ends, also with its runtime: the next connection begins anew.
-struct Learning(Weak<Core>);
-
-impl Drop for Learning {
-    fn drop(&mut self) {
-        if let Some(core) = self.0.upgrade() {
-            core.links.state().is_learning = false;
-        }
-    }
-}
-
-/// The members that this one knows of, in agreement with a majority.
-async fn members(link: &Link) -> Result<Vec<Listed>, Failure> {
-    link.client(); // tells that the link is used
-    let Some(wire) = link.wire() else { return Ok(Vec::new()) };
+/// Asks one member for the list, by a linearizable read: every member that answers knows the same
+/// list.
+///
+/// A user's own client has no service here, and its members are not learned.
+async fn members(link: &MemberLink) -> Result<Vec<ListedMember>, Failure> {
+    link.client(); // marks the link as used
+    let Some(service) = link.service() else { return Ok(Vec::new()) };
     let refused = |status: Status| Failure::from(etcd_client::Error::GRpcStatus(status));
     let path = PathAndQuery::from_static("/etcdserverpb.Cluster/MemberList");
-    let mut client: Grpc<link::Wire> = Grpc::new(wire.clone());
-    let response = client.unary(Request::new(ListRequest { linearizable: true }), path, Messages).await;
+    let mut client: Grpc<link::LinkService> = Grpc::new(service.clone());
+    let response = client
+        .unary(Request::new(ListRequest { linearizable: true }), path, ProstCodec::<_, ListResponse>::default())
+        .await;
     let members = response.map_err(refused)?.into_inner().members;
-    Ok(members.into_iter().map(|m| Listed { is_learner: m.is_learner, client_urls: m.client_urls }).collect())
+    Ok(members.into_iter().map(|m| ListedMember { is_learner: m.is_learner, client_urls: m.client_urls }).collect())
 }
 
-/// As etcd's rpc.proto has it; etcd-client's own request is answered out of what one member happens to know.
+/// `MemberListRequest` of etcd's rpc.proto. etcd-client's own request is not linearizable: one
+/// member answers it from what it happens to know.
 #[derive(Clone, PartialEq, prost::Message)]
 struct ListRequest {
     #[prost(bool, tag = "1")]
     linearizable: bool,
 }
 
+/// `MemberListResponse`, without its header.
 #[derive(Clone, PartialEq, prost::Message)]
 struct ListResponse {
     #[prost(message, repeated, tag = "2")]
     members: Vec<Member>,
 }
 
+/// `Member`, without id, name and peer URLs.
 #[derive(Clone, PartialEq, prost::Message)]
 struct Member {
     #[prost(string, repeated, tag = "4")]
     client_urls: Vec<String>,
     #[prost(bool, tag = "5")]
     is_learner: bool,
-}
-
-/// These messages on the wire.
-#[derive(Default)]
-struct Messages;
-
-impl Codec for Messages {
-    type Encode = ListRequest;
-    type Decode = ListResponse;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        Self
-    }
-
-    fn decoder(&mut self) -> Self {
-        Self
-    }
-}
-
-impl Encoder for Messages {
-    type Item = ListRequest;
-    type Error = Status;
-
-    fn encode(&mut self, item: ListRequest, to: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        prost::Message::encode(&item, to).map_err(|error| Status::internal(error.to_string()))
-    }
-}
-
-impl Decoder for Messages {
-    type Item = ListResponse;
-    type Error = Status;
-
-    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<ListResponse>, Status> {
-        let decoded = <ListResponse as prost::Message>::decode(from);
-        decoded.map(Some).map_err(|error| Status::internal(error.to_string()))
-    }
 }

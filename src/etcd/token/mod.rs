@@ -1,7 +1,23 @@
-//! The token: fetched by one task for all who need it, at a rate that etcd can bear, and carried over connections and
-//! members.
+//! Authentication: one token for all connections and members.
+//!
+//! One task checks the password for all requests that wait for a token, at a rate that etcd can
+//! bear (`pacing.rs`, pure). Tokens are numbered. A request remembers the number of the token that
+//! it carried, so that a refusal is counted against that token and not against a newer one.
+//!
+//! ```text
+//! request ─▶ token() ── there is one ─▶ its number ─▶ check_token(link) ─▶ sent
+//!                └─ none: one check for all who wait
+//! refused ─▶ refused(number) ─▶ the next request waits for another check
+//! ```
+//!
+//! A token is carried to other connections and members. It is first checked there, because a member
+//! that was wiped or restored holds a request with an unknown token for as long as the request
+//! lasts.
+//!
+//! Without a user no token is fetched. A user's own client authenticates by itself: here it is only
+//! told to fetch another token.
 
-pub(super) mod pace;
+pub(super) mod pacing;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
@@ -12,101 +28,122 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::etcd::failure::{Class, Failure, Fault};
-use crate::etcd::link::Link;
-use crate::etcd::token::pace::{Authentication, Outcome};
-use crate::etcd::{Client, Core, EtcdOptions, Patience, Source, bounded};
+use crate::etcd::link::MemberLink;
+use crate::etcd::token::pacing::{CheckOutcome, TokenPacing};
+use crate::etcd::{Client, Core, EtcdOptions, RequestLimits, Source, bounded};
 
-/// The token as requests carry it.
+/// The token in use, as a header value. Cheap to clone; clones see the same token.
 #[derive(Clone, Default)]
 pub(crate) struct Token(Arc<RwLock<Option<HeaderValue>>>);
 
 impl Token {
+    /// The header value; `None` where no token is needed.
     pub(super) fn value(&self) -> Option<HeaderValue> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Replaces the token for all later requests.
     fn set(&self, value: Option<HeaderValue>) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = value;
     }
 }
 
-/// The tokens of one resolver or registrar, one after the other.
+/// The tokens of one [`Etcd`](crate::etcd::Etcd), one after the other.
 pub(super) struct Tokens {
+    /// The user's name and password.
     user: Option<(String, String)>,
-    /// No user was given.
-    is_needless: bool,
+    /// Whether no user was given, so that no token is ever fetched. False for a user's own client,
+    /// which may have a user.
+    needs_no_token: bool,
+    /// The token in use.
     pub(super) token: Token,
+    /// The state of the check.
     state: Mutex<State>,
-    /// Counts the checks that have ended.
+    /// Counts the checks that have ended, for those who wait for one.
     ended: watch::Sender<u64>,
 }
 
+/// When a check is made, and how the last one ended.
 struct State {
-    machine: Authentication,
+    /// Decides when a check is made.
+    machine: TokenPacing,
+    /// The start of the time that the machine is given.
     epoch: Instant,
+    /// Whether a check runs.
     is_fetching: bool,
-    /// How the last check failed.
+    /// Why the last check failed.
     failure: Option<Failure>,
 }
 
 impl Tokens {
+    /// No check is made before a request needs a token.
     pub(super) fn new(source: &Source) -> Self {
-        let none = |options: &EtcdOptions| options.user_and_password().is_none();
-        let (user, is_needless, present) = match source {
-            Source::Options(options) => (options.user_and_password().cloned(), none(options), none(options)),
-            // It has authenticated already, if it has a user.
+        let none = |options: &EtcdOptions| options.user.is_none();
+        let (user, needs_no_token, present) = match source {
+            Source::Options(options) => (options.user.clone(), none(options), none(options)),
+            // The client has a token already, if it has a user.
             Source::Client(_) => (None, false, true),
         };
-        let machine = Authentication::new(present, fastrand::u64(..));
+        let machine = TokenPacing::new(present, fastrand::u64(..));
         let state = State { machine, epoch: Instant::now(), is_fetching: false, failure: None };
-        Self { user, is_needless, token: Token::default(), state: Mutex::new(state), ended: watch::Sender::new(0) }
+        Self { user, needs_no_token, token: Token::default(), state: Mutex::new(state), ended: watch::Sender::new(0) }
     }
 
+    /// Nothing panics while the lock is held, so that a poisoned lock still guards a valid state.
     fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing panics while it is held, and every state of it is whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Authentication was off when etcd was last asked for a token.
+    /// Whether a user was given.
+    pub(super) fn has_user(&self) -> bool {
+        self.user.is_some()
+    }
+
+    /// Whether authentication was off at the last check, so that requests carry no token although a
+    /// user was given.
     pub(super) fn is_anonymous(&self) -> bool {
         self.state().machine.is_anonymous()
     }
 
-    /// The number of the token that is being fetched.
+    /// The number that the next token will have.
     fn next(&self) -> u64 {
         self.state().machine.next()
     }
 
-    /// Whether etcd says that the token of that number has ended.
-    fn refused_as_old(&self, number: u64, failure: &Failure) -> bool {
+    /// Whether the failure says that this token is not valid. Then another one is fetched.
+    fn refused_as_expired(&self, number: u64, failure: &Failure) -> bool {
         failure.class == Class::Token && self.refused(number, failure)
     }
 
-    /// A token was refused: the one of that number. Whether another is worth a try.
+    /// Takes a failure of a request with this token. Whether another token may help, so that the
+    /// request is repeated. Always `false` where no user was given.
     pub(super) fn refused(&self, number: u64, failure: &Failure) -> bool {
-        if self.is_needless {
+        if self.needs_no_token {
             return false;
         }
         let mut state = self.state();
         let now = state.epoch.elapsed();
         match failure.class {
-            Class::Token => state.machine.refused(number),
-            Class::Denied => state.machine.denied(now, number),
+            Class::Token => state.machine.on_refused(number),
+            Class::Denied => state.machine.on_denied(now, number),
             _ => false,
         }
     }
 }
 
 impl Core {
-    /// The number of the token that requests carry, once there is one.
+    /// The number of the token in use, once there is one. Starts a check where none runs.
     ///
     /// # Errors
-    /// How the check that was being made, or else the next one, has failed.
+    /// How the check that was running, or the next one, failed.
+    ///
+    /// # Cancel safety
+    /// The check is a task of its own. Dropping the future ends nothing.
     pub(super) async fn token(self: &Arc<Self>) -> Result<u64, Failure> {
         let tokens = &self.tokens;
         let (before, mut ended) = {
             let mut state = tokens.state();
-            if let Some(number) = state.machine.present() {
+            if let Some(number) = state.machine.current() {
                 return Ok(number);
             }
             let begins = !std::mem::replace(&mut state.is_fetching, true);
@@ -118,22 +155,28 @@ impl Core {
             let ended = tokens.ended.subscribe();
             let before = *ended.borrow();
             if begins {
-                // Made before the task, which a runtime that ends drops unpolled: its drop takes the lock.
-                begin(Ended(self.clone()));
+                // Made before the task. A runtime that ends drops its tasks unpolled, and the
+                // guard's `Drop` takes the lock.
+                spawn_fetch(FetchGuard(self.clone()));
             }
             (before, ended)
         };
-        // The sender lives as long as this does.
+        // Never an error: `self` owns the sender.
         let _ = ended.wait_for(|checks| *checks != before).await;
         let state = tokens.state();
-        match (state.machine.present(), &state.failure) {
+        match (state.machine.current(), &state.failure) {
             (Some(number), _) => Ok(number),
             (None, Some(failure)) => Err(failure.clone()),
-            // It was refused again in between.
+            // The new token was refused between the check and this wake-up.
             (None, None) => Err(Failure::new(Class::Token, "the new token was refused")),
         }
     }
 
+    /// Checks the password once, at the member in use, or at another one where the first is late.
+    /// Gives the token; `None` for a user's own client, which keeps it for itself.
+    ///
+    /// # Errors
+    /// How the check failed. A token that is no valid header value is a permanent failure.
     async fn authenticate(self: &Arc<Self>) -> Result<Option<HeaderValue>, Failure> {
         let link = self.link().await?;
         let (Source::Options(_), Some((name, password))) = (&self.links.source, &self.tokens.user) else {
@@ -143,64 +186,70 @@ impl Core {
             return refreshed.await.map_err(|failure| failure.while_doing("authenticating"));
         };
         let end = Instant::now() + self.request_timeout();
-        // Late only where nothing is heard: each check costs etcd a bcrypt.
-        let patience = Patience { late: self.request_timeout() / 2, total: self.request_timeout(), again: false };
+        // A second check only where nothing is heard: each one costs etcd a bcrypt.
+        let limits =
+            RequestLimits { late_after: self.request_timeout() / 2, total: self.request_timeout(), may_repeat: false };
         let check = |client: Client| {
             let (name, password) = (name.clone(), password.clone());
             async move { client.auth_client().authenticate(name, password).await }
         };
-        let checked = self.attempt(link.clone(), None, end, patience, &check);
+        let checked = self.attempt(link.clone(), None, end, limits, &check);
         let (response, _) = checked.await.map_err(|(failure, _)| failure.while_doing("authenticating"))?;
         let token = HeaderValue::from_str(response.token());
-        let token = token.map_err(|_| Failure::new(Class::Permanent, "the token is no header value"))?;
-        link.prove(self.tokens.next());
+        let token = token.map_err(|_| Failure::new(Class::Permanent, "the token is not a valid header value"))?;
+        link.confirm_token(self.tokens.next());
         Ok(Some(token))
     }
 
-    /// Whether requests over this link may carry that token. One that was fetched over another connection is tried first, by
-    /// a read that costs etcd nothing: an etcd that was wiped or restored waits for the log entry that the token names, for as
-    /// long as the request lasts. Then another token is fetched.
-    pub(super) async fn may_carry(self: &Arc<Self>, link: &Link, number: u64) -> bool {
-        let is_known = || self.tokens.is_needless || link.wire().is_none() || link.is_proven(number);
+    /// Whether requests over this link may carry this token.
+    ///
+    /// A token that was fetched over another connection is first sent with a cheap serializable
+    /// read. A member that was wiped or restored waits for the log entry that the token names, for
+    /// as long as a request lasts. Where that read hangs while the connection is alive, the token
+    /// is dropped and the result is `false`: another token is fetched.
+    pub(super) async fn check_token(self: &Arc<Self>, link: &MemberLink, number: u64) -> bool {
+        let is_known = || self.tokens.needs_no_token || link.service().is_none() || link.has_confirmed(number);
         if is_known() {
             return true;
         }
-        let _one_at_a_time = link.proving().lock().await;
+        let _one_at_a_time = link.token_check().lock().await;
         if is_known() {
             return true;
         }
         let (asked, mut kv) = (Instant::now(), link.client().kv_client());
-        // Its answer tells a connection that is dead from a token that is waited for.
+        // The answer to this PING tells a dead connection from a token that the member waits for.
         link.ping();
         let options = GetOptions::new().with_serializable().with_count_only();
-        match timeout(PROOF + link.grace(), kv.get([0_u8], Some(options))).await {
+        match timeout(TOKEN_CHECK_TIMEOUT + link.grace(), kv.get([0_u8], Some(options))).await {
             Ok(Err(error)) => {
-                if self.tokens.refused_as_old(number, &Failure::from(error)) {
+                if self.tokens.refused_as_expired(number, &Failure::from(error)) {
                     return false;
                 }
-                link.prove(number);
+                link.confirm_token(number);
             }
             Err(_) if !link.is_silent_since(asked) => {
-                self.tokens.state().machine.refused(number);
+                self.tokens.state().machine.on_refused(number);
                 return false;
             }
-            Ok(Ok(_)) => link.prove(number),
+            Ok(Ok(_)) => link.confirm_token(number),
             Err(_) => {}
         }
         true
     }
 }
 
-/// How long the read that tries a token may take, beside what is usual.
-const PROOF: Duration = Duration::from_millis(300);
+/// How long that read may take, beside the link's usual latency.
+const TOKEN_CHECK_TIMEOUT: Duration = Duration::from_millis(300);
 
-/// Not async, for the sake of the compiler: a check makes requests, and requests wait for a check.
-fn begin(ended: Ended) {
+/// Not async, for the compiler: a check makes requests, and requests wait for a check. An async fn
+/// would have an infinitely large future.
+fn spawn_fetch(ended: FetchGuard) {
     tokio::spawn(fetch(ended));
 }
 
-/// One check, as soon as it may be made.
-async fn fetch(ended: Ended) {
+/// One check, as soon as the pace allows it. A member that cannot serve is left, and the check goes
+/// to the next one.
+async fn fetch(ended: FetchGuard) {
     let core = &ended.0;
     let at = {
         let state = core.tokens.state();
@@ -219,23 +268,23 @@ async fn fetch(ended: Ended) {
     let (outcome, failure) = match result {
         Ok(token) => {
             core.tokens.token.set(token);
-            (Outcome::Fetched, None)
+            (CheckOutcome::Fetched, None)
         }
         Err(failure) if failure.class == Class::AuthenticationIsOff => {
             core.tokens.token.set(None);
-            (Outcome::NotNeeded, None)
+            (CheckOutcome::NotNeeded, None)
         }
-        Err(failure) if failure.is_worth_a_retry() => (Outcome::Unanswered, Some(failure)),
-        Err(failure) => (Outcome::Refused, Some(failure)),
+        Err(failure) if failure.is_worth_a_retry() => (CheckOutcome::Unanswered, Some(failure)),
+        Err(failure) => (CheckOutcome::Refused, Some(failure)),
     };
-    state.machine.checked(now, outcome);
+    state.machine.on_checked(now, outcome);
     state.failure = failure;
 }
 
-/// However a check ends, also with its runtime: whoever waits for it goes on.
-struct Ended(Arc<Core>);
+/// Wakes those who wait however a check ends, also with its runtime.
+struct FetchGuard(Arc<Core>);
 
-impl Drop for Ended {
+impl Drop for FetchGuard {
     fn drop(&mut self) {
         self.0.tokens.state().is_fetching = false;
         self.0.tokens.ended.send_modify(|ended| *ended += 1);

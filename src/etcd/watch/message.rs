@@ -1,93 +1,129 @@
-//! What is said on a watch stream, as etcd's rpc.proto has it, without what nobody reads here. Keys and values are parts of
-//! the message that brought them, and are not copied.
+//! The messages of a watch stream, as etcd's `rpc.proto` and `kv.proto` define them, without the
+//! fields that nobody reads here.
+//!
+//! They are declared here, and not taken from etcd-client, because keys and values are then slices
+//! of the message that brought them: a list of events is not copied key by key. Only a user's own
+//! client takes the way through etcd-client's types, which copies.
+//!
+//! Revisions and ids are `i64`, as in etcd. A negative id stands for the whole stream.
 
 use bytes::Bytes;
-use prost::Message as _;
-use tonic::Status;
-use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 
 use crate::etcd::failure::{Class, Failure};
 
+/// A request on the stream, of one of three kinds.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct WatchRequest {
+    /// The kind; always set.
     #[prost(oneof = "RequestUnion", tags = "1, 2, 3")]
     pub(super) union: Option<RequestUnion>,
 }
 
+/// The kinds of requests.
 #[derive(Clone, PartialEq, prost::Oneof)]
 pub(super) enum RequestUnion {
+    /// Create a watch.
     #[prost(message, tag = "1")]
     Create(CreateRequest),
+    /// Cancel a watch.
     #[prost(message, tag = "2")]
     Cancel(CancelRequest),
+    /// Ask for the progress of all watches.
     #[prost(message, tag = "3")]
     Progress(ProgressRequest),
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct CreateRequest {
+    /// The first key.
     #[prost(bytes = "vec", tag = "1")]
     pub(super) key: Vec<u8>,
+    /// The first key after the range; empty for a single key.
     #[prost(bytes = "vec", tag = "2")]
     pub(super) range_end: Vec<u8>,
+    /// The first revision that is reported; 0 for "from now on".
     #[prost(int64, tag = "3")]
     pub(super) start_revision: i64,
+    /// Whether etcd reports progress while there are no events: every ten minutes by default.
     #[prost(bool, tag = "4")]
     pub(super) progress_notify: bool,
+    /// The id of the watch on this stream, chosen by us. A proxy may choose another one.
     #[prost(int64, tag = "7")]
     pub(super) watch_id: i64,
 }
 
+/// Cancels a watch. etcd answers with `canceled`, also for an id that it does not know.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct CancelRequest {
+    /// The id of the watch.
     #[prost(int64, tag = "1")]
     pub(super) watch_id: i64,
 }
 
+/// Asks for the progress of all watches of the stream. etcd answers once all of them have reached
+/// its revision, with the id −1. grpc-proxy does not answer.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct ProgressRequest {}
 
+/// A message of etcd: a creation, a cancellation, events, or progress.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct WatchResponse {
+    /// The header; always set by etcd.
     #[prost(message, optional, tag = "1")]
     pub(super) header: Option<ResponseHeader>,
+    /// The id of the watch; −1 for the stream.
     #[prost(int64, tag = "2")]
     pub(super) watch_id: i64,
+    /// Whether this answers a creation.
     #[prost(bool, tag = "3")]
     pub(super) created: bool,
+    /// Whether the watch has ended.
     #[prost(bool, tag = "4")]
     pub(super) canceled: bool,
+    /// The revision up to which etcd has compacted, where the watch has ended because of that;
+    /// otherwise 0.
     #[prost(int64, tag = "5")]
     pub(super) compact_revision: i64,
+    /// Why the watch has ended, in words.
     #[prost(string, tag = "6")]
     pub(super) cancel_reason: String,
+    /// The changes, in the order of their revisions.
     #[prost(message, repeated, tag = "11")]
     pub(super) events: Vec<RawEvent>,
 }
 
+/// The header of a response, of which the revision is read.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct ResponseHeader {
+    /// The revision of the member that sent the message.
     #[prost(int64, tag = "3")]
     pub(super) revision: i64,
 }
 
-/// Its type is not read: a deletion resets a key's version to zero (etcd's rpc.proto).
+/// An event. Its type is not read: the version of a deleted key is zero (etcd's rpc.proto).
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct RawEvent {
+    /// The key, with its value for a put.
     #[prost(message, optional, tag = "2")]
     pub(super) pair: Option<KeyValue>,
 }
 
+/// The key of an event.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct KeyValue {
+    /// The key.
     #[prost(bytes = "bytes", tag = "1")]
     pub(super) key: Bytes,
+    /// The revision of the change.
     #[prost(int64, tag = "3")]
     pub(super) mod_revision: i64,
+    /// The number of puts since the key was created; 0 for a deleted key.
     #[prost(int64, tag = "4")]
     pub(super) version: i64,
+    /// The value; empty for a deleted key.
     #[prost(bytes = "bytes", tag = "5")]
     pub(super) value: Bytes,
+    /// The lease that the key is attached to; 0 for none.
     #[prost(int64, tag = "6")]
     pub(super) lease: i64,
 }
@@ -95,26 +131,30 @@ pub(super) struct KeyValue {
 /// One change of one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Event {
+    /// The revision of the change.
     pub(crate) revision: i64,
+    /// The key.
     pub(crate) key: Bytes,
-    /// The lease that a put gave it.
+    /// The lease that a put attached to the key; 0 for none.
     pub(crate) lease: i64,
-    /// What was put; none where it was deleted.
+    /// The value of a put; `None` for a deletion.
     pub(crate) value: Option<Bytes>,
 }
 
 impl WatchRequest {
+    /// A request of this kind.
     pub(super) fn new(union: RequestUnion) -> Self {
         Self { union: Some(union) }
     }
 }
 
 impl WatchResponse {
+    /// The revision of the header; 0 without one.
     pub(super) fn revision(&self) -> i64 {
         self.header.as_ref().map_or(0, |header| header.revision)
     }
 
-    /// The events that name a key.
+    /// The events of the message. An event without a key is left out.
     pub(super) fn into_events(self) -> Vec<Event> {
         let event = |pair: KeyValue| {
             let value = (pair.version > 0).then_some(pair.value);
@@ -123,7 +163,8 @@ impl WatchResponse {
         self.events.into_iter().filter_map(|event| event.pair).map(event).collect()
     }
 
-    /// Why etcd has ended a watch, where this says that it has.
+    /// Why etcd has ended a watch, if this message says that it has. A compaction is told by its
+    /// revision, everything else by a reason in words.
     pub(super) fn cancellation(&self) -> Option<Failure> {
         if self.compact_revision > 0 {
             let reason = format!("compacted up to {}", self.compact_revision);
@@ -133,6 +174,7 @@ impl WatchResponse {
     }
 }
 
+/// From etcd-client's message, for a user's own client. Copies keys and values.
 impl From<&etcd_client::WatchResponse> for WatchResponse {
     fn from(response: &etcd_client::WatchResponse) -> Self {
         let pair = |pair: &etcd_client::KeyValue| KeyValue {
@@ -151,42 +193,5 @@ impl From<&etcd_client::WatchResponse> for WatchResponse {
             cancel_reason: response.cancel_reason().to_owned(),
             events: response.events().iter().map(|event| RawEvent { pair: event.kv().map(pair) }).collect(),
         }
-    }
-}
-
-/// How the messages stand on the wire.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Wire;
-
-impl Codec for Wire {
-    type Encode = WatchRequest;
-    type Decode = WatchResponse;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        *self
-    }
-
-    fn decoder(&mut self) -> Self {
-        *self
-    }
-}
-
-impl Encoder for Wire {
-    type Item = WatchRequest;
-    type Error = Status;
-
-    fn encode(&mut self, item: WatchRequest, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        item.encode(buffer).map_err(|error| Status::internal(error.to_string()))
-    }
-}
-
-impl Decoder for Wire {
-    type Item = WatchResponse;
-    type Error = Status;
-
-    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<WatchResponse>, Status> {
-        WatchResponse::decode(buffer).map(Some).map_err(|error| Status::internal(error.to_string()))
     }
 }

@@ -7,7 +7,7 @@ const fn secs(secs: u64) -> Duration {
 }
 
 /// All that is to be done now.
-fn actions(machine: &mut Streams, now: Duration) -> Vec<Action> {
+fn actions(machine: &mut StreamPlan, now: Duration) -> Vec<Action> {
     let next = || match machine.action(now) {
         Action::Wait { .. } => None,
         action => Some(action),
@@ -15,8 +15,8 @@ fn actions(machine: &mut Streams, now: Duration) -> Vec<Action> {
     std::iter::from_fn(next).collect()
 }
 
-fn want(machine: &mut Streams, watches: std::ops::Range<u64>) -> Vec<Action> {
-    watches.for_each(|watch| machine.wanted(secs(0), watch));
+fn want(machine: &mut StreamPlan, watches: std::ops::Range<u64>) -> Vec<Action> {
+    watches.for_each(|watch| machine.add(secs(0), watch));
     actions(machine, secs(0))
 }
 
@@ -26,7 +26,7 @@ fn opened(actions: &[Action]) -> usize {
 
 #[test]
 fn a_thousand_watches_share_a_few_streams() {
-    let mut machine = Streams::default();
+    let mut machine = StreamPlan::default();
     let actions = want(&mut machine, 0..1_000);
     assert_eq!(opened(&actions), 8);
     assert_eq!(actions.len(), 1_008);
@@ -34,12 +34,12 @@ fn a_thousand_watches_share_a_few_streams() {
 
 #[test]
 fn watch_streams_take_half_of_what_a_connection_admits() {
-    for (admits, streams) in [(None, 50), (Some(100), 50), (Some(3), 1), (Some(1), 1)] {
-        let mut machine = Streams::default();
-        machine.admits(admits);
-        assert_eq!(opened(&want(&mut machine, 0..10_000)), streams, "{admits:?}");
+    for (stream_limit, streams) in [(None, 50), (Some(100), 50), (Some(3), 1), (Some(1), 1)] {
+        let mut machine = StreamPlan::default();
+        machine.set_stream_limit(stream_limit);
+        assert_eq!(opened(&want(&mut machine, 0..10_000)), streams, "{stream_limit:?}");
         let most = machine.open.values().map(|stream| stream.watches.len()).max();
-        assert!(most.unwrap() <= 10_000_usize.div_ceil(streams).max(FULL), "evenly, beyond what is full");
+        assert!(most.unwrap() <= 10_000_usize.div_ceil(streams).max(WATCHES_PER_STREAM), "evenly, beyond what is full");
     }
 }
 
@@ -47,7 +47,7 @@ fn watch_streams_take_half_of_what_a_connection_admits() {
 /// else.
 #[test]
 fn a_watch_that_is_not_answered_is_tried_ever_more_slowly_elsewhere() {
-    let mut machine = Streams::default();
+    let mut machine = StreamPlan::default();
     want(&mut machine, 0..10);
     let (mut now, mut tries, mut streams) = (secs(0), 1, vec![1]);
     let mut waits = Vec::new();
@@ -83,13 +83,13 @@ fn a_watch_that_is_not_answered_is_tried_ever_more_slowly_elsewhere() {
 
 #[test]
 fn a_stream_whose_token_has_ended_keeps_its_watches_and_takes_no_more() {
-    let mut machine = Streams::default();
+    let mut machine = StreamPlan::default();
     want(&mut machine, 0..3);
     assert!(machine.token_refused(secs(0), 2), "tried on another stream");
     let moved = actions(&mut machine, secs(0));
-    assert_eq!(moved, [Action::Open { stream: 2, elsewhere: false }, Action::Attach { watch: 2, stream: 2 }]);
+    assert_eq!(moved, [Action::Open { stream: 2, other_member: false }, Action::Attach { watch: 2, stream: 2 }]);
     assert!(!machine.token_refused(secs(0), 2), "once");
-    machine.gone(secs(0), 2);
+    machine.remove(secs(0), 2);
     assert!(machine.open[&1].watches.contains(&0));
     let next = want(&mut machine, 5..6);
     assert!(matches!(next[..], [Action::Open { stream: 3, .. }, Action::Attach { stream: 3, .. }, ..]), "{next:?}");
@@ -97,7 +97,7 @@ fn a_stream_whose_token_has_ended_keeps_its_watches_and_takes_no_more() {
 
 #[test]
 fn a_stream_that_dies_is_replaced_once() {
-    let mut machine = Streams::default();
+    let mut machine = StreamPlan::default();
     want(&mut machine, 0..100);
     assert_eq!(machine.ended(1).len(), 100);
     let actions = want(&mut machine, 100..200);
@@ -106,9 +106,9 @@ fn a_stream_that_dies_is_replaced_once() {
 
 #[test]
 fn a_stream_without_watches_is_closed_after_a_while() {
-    let mut machine = Streams::default();
+    let mut machine = StreamPlan::default();
     want(&mut machine, 0..1);
-    assert_eq!(machine.gone(secs(1), 0), Some(1));
+    assert_eq!(machine.remove(secs(1), 0), Some(1));
     assert_eq!(machine.action(secs(1)), Action::Wait { until: secs(6) });
     assert!(!machine.is_idle());
     assert_eq!(machine.action(secs(6)), Action::Close { stream: 1 });
@@ -141,9 +141,9 @@ fn step() -> impl Strategy<Value = Step> {
 proptest! {
     /// Each watch is on the one stream that it was last attached to, or waits; and none is forgotten.
     #[test]
-    fn every_watch_is_somewhere(admits in proptest::option::of(1usize..20), steps in proptest::collection::vec(step(), 0..200)) {
-        let mut machine = Streams::default();
-        machine.admits(admits);
+    fn every_watch_is_somewhere(stream_limit in proptest::option::of(1usize..20), steps in proptest::collection::vec(step(), 0..200)) {
+        let mut machine = StreamPlan::default();
+        machine.set_stream_limit(stream_limit);
         let (mut now, mut next) = (secs(0), 0);
         let mut on: BTreeMap<WatchId, Option<StreamId>> = BTreeMap::new();
         let mut open: BTreeSet<StreamId> = BTreeSet::new();
@@ -152,11 +152,11 @@ proptest! {
             match step {
                 Step::Want => {
                     next += 1;
-                    machine.wanted(now, next);
+                    machine.add(now, next);
                     on.insert(next, None);
                 }
                 Step::Gone(n) => if let Some(watch) = nth(n) {
-                    prop_assert_eq!(machine.gone(now, watch), on.remove(&watch).flatten());
+                    prop_assert_eq!(machine.remove(now, watch), on.remove(&watch).flatten());
                 },
                 Step::Created(n) => if let Some(watch) = nth(n) { machine.created(watch) },
                 Step::Unanswered(n) => if let Some(watch) = nth(n).filter(|watch| on[watch].is_some()) {

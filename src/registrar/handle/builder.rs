@@ -4,9 +4,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::codec::{Caught, Codec, Detect};
+use crate::codec::{CatchPanics, Codec, Detect};
 use crate::error::Error;
-use crate::etcd::{Client as EtcdClient, EtcdOptions, Etcds};
+#[cfg(feature = "unstable-etcd-client")]
+use crate::etcd::EtcdClient;
+use crate::etcd::{EtcdOptions, EtcdPerRuntime};
 use crate::registrar::handle::registrar::Registrar;
 use crate::registrar::shared::Shared;
 
@@ -19,53 +21,72 @@ const MAX_TTL: Duration = Duration::from_secs(9_000_000_000);
 #[must_use]
 pub struct RegistrarBuilder {
     /// The connections to etcd, or why the endpoints or options were refused.
-    etcds: Result<Etcds, Error>,
+    etcds: Result<EtcdPerRuntime, Error>,
     /// The stored format, wrapped so that its panics become errors.
     codec: Arc<dyn Codec>,
-    /// As it was given; checked and rounded up by [`RegistrarBuilder::build`].
+    /// As it was given; checked and rounded up by [`RegistrarBuilder::connect_lazy`].
     ttl: Duration,
 }
 
 impl Registrar {
-    /// A registrar in the etcd at these endpoints, with the defaults of [`RegistrarBuilder`].
+    /// Connects to etcd and waits for its first response, with the defaults of [`RegistrarBuilder`].
     ///
-    /// Does not wait for etcd, and does not fail when it is unavailable: registrations are retried
-    /// in the background. [`Registration::ready`](crate::Registration::ready) waits for one.
+    /// What the first response is, how long it may take and what fails is the same as for
+    /// [`Resolver::connect`](crate::Resolver::connect): no longer than the connect timeout and the
+    /// request timeout together, 7 s by default. Use [`Registrar::connect_lazy`] in a server that
+    /// must start while etcd is unavailable.
     ///
     /// # Errors
-    /// An endpoint or an option is refused.
-    #[expect(clippy::unused_async, reason = "connecting may come to need the runtime; callers are async anyway")]
+    /// As [`Resolver::connect`](crate::Resolver::connect).
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the connection. Nothing is left behind.
     pub async fn connect(etcd: impl Into<EtcdOptions>) -> Result<Self, Error> {
-        Self::builder(etcd).build()
+        Self::builder(etcd).connect().await
+    }
+
+    /// A registrar in the etcd at these endpoints, with the defaults of [`RegistrarBuilder`].
+    /// Returns immediately: the first registration connects in the background, and retries until
+    /// that succeeds. [`Registration::ready`](crate::Registration::ready) waits for it.
+    ///
+    /// # Errors
+    /// An endpoint or an option is invalid ([`Error::is_invalid_argument`]). It never fails because
+    /// etcd is unavailable.
+    pub fn connect_lazy(etcd: impl Into<EtcdOptions>) -> Result<Self, Error> {
+        Self::builder(etcd).connect_lazy()
     }
 
     /// A registrar over a client of your own, whose options apply. A request to one of several
     /// endpoints that is dead is tried up to five times.
+    #[cfg(feature = "unstable-etcd-client")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "unstable-etcd-client")))]
     pub fn new(client: EtcdClient) -> Self {
-        Self::over(Etcds::from_client(client), Arc::new(Caught(Detect)), TTL.as_secs().cast_signed())
+        Self::over(EtcdPerRuntime::from_client(client), Arc::new(CatchPanics(Detect)), TTL.as_secs().cast_signed())
     }
 
     /// A builder of a registrar in the etcd at these endpoints.
     pub fn builder(etcd: impl Into<EtcdOptions>) -> RegistrarBuilder {
-        RegistrarBuilder::over(Etcds::new(etcd.into()))
+        RegistrarBuilder::over(EtcdPerRuntime::new(etcd.into()))
     }
 
     /// A registrar over these connections, with what the builder has checked.
-    fn over(etcds: Etcds, codec: Arc<dyn Codec>, ttl_seconds: i64) -> Self {
+    fn over(etcds: EtcdPerRuntime, codec: Arc<dyn Codec>, ttl_seconds: i64) -> Self {
         Self { shared: Arc::new(Shared::new(etcds, codec, ttl_seconds)) }
     }
 }
 
 impl RegistrarBuilder {
-    /// A builder with the defaults. Refused endpoints are kept until [`RegistrarBuilder::build`]
+    /// A builder with the defaults. Refused endpoints are kept until [`RegistrarBuilder::connect_lazy`]
     /// returns their error.
-    fn over(etcds: Result<Etcds, Error>) -> Self {
-        Self { etcds, codec: Arc::new(Caught(Detect)), ttl: TTL }
+    fn over(etcds: Result<EtcdPerRuntime, Error>) -> Self {
+        Self { etcds, codec: Arc::new(CatchPanics(Detect)), ttl: TTL }
     }
 
     /// A builder over a client of your own: see [`Registrar::new`].
+    #[cfg(feature = "unstable-etcd-client")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "unstable-etcd-client")))]
     pub fn from_client(client: EtcdClient) -> Self {
-        Self::over(Ok(Etcds::from_client(client)))
+        Self::over(Ok(EtcdPerRuntime::from_client(client)))
     }
 
     /// Sets the time to live of the lease, in whole seconds (rounded up). 15 s by default.
@@ -82,16 +103,29 @@ impl RegistrarBuilder {
 
     /// Sets the stored format. By default etcd's gRPC naming, which Go's official resolver reads.
     pub fn codec(mut self, codec: impl Codec) -> Self {
-        self.codec = Arc::new(Caught(codec));
+        self.codec = Arc::new(CatchPanics(codec));
         self
     }
 
-    /// Builds the registrar.
+    /// Connects to etcd and waits for its first response: see [`Registrar::connect`].
     ///
     /// # Errors
-    /// An endpoint or an option is refused, or the time to live is zero or longer than etcd grants
+    /// As [`Registrar::connect`] and [`RegistrarBuilder::connect_lazy`].
+    ///
+    /// # Cancel safety
+    /// As [`Registrar::connect`].
+    pub async fn connect(self) -> Result<Registrar, Error> {
+        let registrar = self.connect_lazy()?;
+        registrar.shared.etcds.connect().await?;
+        Ok(registrar)
+    }
+
+    /// Builds a registrar that connects in the background: see [`Registrar::connect_lazy`].
+    ///
+    /// # Errors
+    /// An endpoint or an option is invalid, or the time to live is zero or longer than etcd grants
     /// (9 000 000 000 s).
-    pub fn build(self) -> Result<Registrar, Error> {
+    pub fn connect_lazy(self) -> Result<Registrar, Error> {
         let refuse = |reason| Err(Error::invalid("time to live", format!("{:?}", self.ttl), reason));
         if self.ttl.is_zero() {
             return refuse("a lease must live; the default is 15 s");

@@ -65,12 +65,12 @@ impl Registrar {
             Some(lease) => format!("the lease {lease:x} is not revoked yet"),
             None => "the task has not ended yet".to_owned(),
         };
-        if let Some(still) = self.shared.turns.stood_still(before, within, "that looks after the registrations") {
+        if let Some(still) = self.shared.turns.stall_message(before, within, "that looks after the registrations") {
             why = format!("{why}; {still}");
         } else if let Some(error) = error {
             why = format!("{why}; the last error: {error:?}");
         }
-        Err(Error::timeout_saying("closing the registrar", within, why))
+        Err(Error::timeout_because("closing the registrar", within, why))
     }
 }
 

@@ -125,7 +125,7 @@ impl Registrar {
     ) -> Result<Vec<Registration>, Error> {
         let entry = |(target, instance, options): &(Target, Instance, RegistrationOptions)| {
             let entry = self.entry(target, instance, options);
-            entry.map_err(|error| error.of_service(target.name()))
+            entry.map_err(|error| error.for_service(target.name()))
         };
         let entries = all.iter().map(entry).collect::<Result<Vec<_>, _>>()?;
         let runtime = timers::runtime("registering")?;

@@ -285,7 +285,7 @@ impl UpdatePlan {
     /// As [`Registrar::register`](crate::Registrar::register); they name the service.
     pub(crate) fn apply(self, instance: Instance) -> Result<RegistrationUpdate, Error> {
         let records = records(&*self.shared.codec, &self.target, &instance, self.key.as_deref());
-        let records = records.map_err(|error| error.of_service(self.target.name()))?;
+        let records = records.map_err(|error| error.for_service(self.target.name()))?;
         Ok(RegistrationUpdate { id: self.id, instance, records })
     }
 }

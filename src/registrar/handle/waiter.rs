@@ -51,8 +51,9 @@ impl StateWaiter {
             Ok(Err(_)) => Err(Error::closed("the registration")),
             Err(_) => {
                 let doing = format!("{doing} {}", self.target);
-                if let Some(still) = shared.turns.stood_still(before, left, "on which the registrar first registered") {
-                    return Err(Error::timeout_saying(doing, within, still));
+                if let Some(still) = shared.turns.stall_message(before, left, "on which the registrar first registered")
+                {
+                    return Err(Error::timeout_because(doing, within, still));
                 }
                 let why = self.states.borrow().state.why().cloned();
                 let why = why.or_else(|| shared.state().last_error.clone());

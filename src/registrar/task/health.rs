@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::error::Error;
-use crate::etcd::{Class, Failure, Patience};
+use crate::etcd::{Class, Failure, RequestLimits};
 use crate::registrar::lease::{Action, FailureKind, Id};
 
 /// How long the first attempt of a request may take before another member is asked too. etcd loses
@@ -72,10 +72,10 @@ impl RequestHealth {
     /// The timeouts of a request: `limit` is what the lease leaves time for. After each request
     /// without an answer another member is asked later, so that an overloaded etcd is not asked
     /// twice for everything.
-    pub(super) fn timeouts(&self, kind: RequestKind, limit: Option<Duration>) -> Patience {
+    pub(super) fn timeouts(&self, kind: RequestKind, limit: Option<Duration>) -> RequestLimits {
         let total = limit.map_or(self.max_timeout, |limit| limit.min(self.max_timeout));
-        let late = FIRST_ATTEMPT.saturating_mul(1 << self.unanswered[kind as usize].min(8));
-        Patience { late, total, again: true }
+        let late_after = FIRST_ATTEMPT.saturating_mul(1 << self.unanswered[kind as usize].min(8));
+        RequestLimits { late_after, total, may_repeat: true }
     }
 
     /// A request has succeeded. `id` is its registration, if it is of one.
@@ -125,7 +125,7 @@ impl RequestHealth {
         }
         let before = own.map_or_else(|| self.errors[kind as usize].take(), |own| self.refused.remove(&own));
         // One warning for each kind of failure in an outage or of a registration.
-        let is_known = before.as_ref().is_some_and(|known| known.class.is_like(class));
+        let is_known = before.as_ref().is_some_and(|known| known.class.is_same_kind(class));
         if is_known || (own.is_some() && self.refused.len() >= MAX_WARNED) {
             tracing::debug!(parent: None, %error, "registrar request failed again");
         } else {

@@ -75,7 +75,7 @@ impl StatePublisher {
         }
         self.registrations.insert(id, LastPublished { status, version: entry.version, error: error.cloned() });
         let why = match status {
-            RegistrationStatus::Held => machine.holder(id).map(|(key, lease, id)| Error::held(key, lease, id)),
+            RegistrationStatus::Held => machine.holder(id).map(|(key, lease, id)| Error::conflict(key, lease, id)),
             RegistrationStatus::Paused => Some(Error::paused(entry.pauses.describe())),
             RegistrationStatus::Lost => error.cloned().or_else(|| machine.loss(id).map(lost)),
             _ => error.cloned(),
@@ -101,7 +101,7 @@ impl StatePublisher {
 /// [`RequestHealth`](super::health::RequestHealth) keeps the object of an error that repeats.
 fn is_same(one: Option<&Error>, other: Option<&Error>) -> bool {
     match (one, other) {
-        (Some(one), Some(other)) => one.is(other),
+        (Some(one), Some(other)) => one.is_same(other),
         (one, other) => one.is_none() && other.is_none(),
     }
 }

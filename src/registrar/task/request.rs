@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::codec::Codec;
-use crate::etcd::{Class, Etcd, Failure, Patience, Put, Stored};
+use crate::etcd::{Class, Etcd, Failure, Put, RequestLimits, Stored};
 use crate::registrar::lease::{Action, Input, KeyValue};
 
 /// Sends the request, and returns its answer as an input of the machine.
@@ -12,7 +12,7 @@ pub(super) async fn send(
     codec: &dyn Codec,
     action: &Action,
     asked: Duration,
-    timeouts: Patience,
+    timeouts: RequestLimits,
 ) -> Result<Input, Failure> {
     Ok(match action {
         Action::Grant { lease, seconds } => {
@@ -42,7 +42,7 @@ pub(super) async fn send(
             }
         }
         Action::Read { record, .. } => {
-            let (revision, stored) = etcd.look(&record.key, timeouts).await?;
+            let (revision, stored) = etcd.read_key(&record.key, timeouts).await?;
             observed(codec, record.key.clone(), revision, stored)
         }
         Action::Delete { record, lease, expected, .. } => {

@@ -1,8 +1,13 @@
-//! All instances of a service at one etcd revision, and what differs between two of them. PURE.
+//! [`Snapshot`]: all instances of a service at one etcd revision; and the difference of two
+//! snapshots. PURE.
 //!
-//! A snapshot is a sorted list of entries in chunks that snapshots share: a change copies one chunk and the list of
-//! chunks, and a diff steps over the chunks that both sides share. So an event costs the same among ten instances as
-//! among ten thousand, and a thousand readers can each hold the snapshot that they have seen.
+//! A snapshot is a sorted list of entries in chunks, which snapshots share. A change copies one
+//! chunk and the list of chunks. A difference skips the chunks that both sides share. So an event
+//! costs the same among ten instances as among ten thousand, and each of a thousand readers can
+//! hold the snapshot that it has seen.
+//!
+//! Invariants: chunks and their entries are in the order of the keys; no chunk is empty;
+//! `instances` and `unreadable` are the sums over all entries.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -12,17 +17,20 @@ use crate::codec::DecodeError;
 use crate::instance::Instance;
 use crate::secret::shown_key;
 
-/// Entries in a chunk; at twice as many it is split.
-const CHUNK: usize = 32;
+/// Entries in a chunk. A chunk of twice as many is split.
+const CHUNK_SIZE: usize = 32;
 
 /// One etcd key of a service and what its value says. Entries compare by value.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub struct SnapshotEntry {
+    /// The etcd key.
     key: Box<[u8]>,
+    /// What the codec has read, or why it could not.
     read: Result<Box<[Instance]>, DecodeError>,
 }
 
-impl Entry {
+impl SnapshotEntry {
+    /// An entry of what was read.
     pub(crate) fn new(key: &[u8], read: Result<Vec<Instance>, DecodeError>) -> Self {
         Self { key: key.into(), read: read.map(Vec::into_boxed_slice) }
     }
@@ -32,35 +40,41 @@ impl Entry {
         &self.key
     }
 
-    /// The instances that the key's value names: none, one or many; none where it could not be read.
+    /// The instances that the value names: none, one or many. None where the value cannot be read.
     pub fn instances(&self) -> &[Instance] {
         self.read.as_deref().unwrap_or_default()
     }
 
-    /// Why the value could not be read, if so.
+    /// Why the value cannot be read, if so.
     pub fn error(&self) -> Option<&DecodeError> {
         self.read.as_ref().err()
     }
 }
 
-type Chunk = Arc<Vec<Arc<Entry>>>;
+/// A chunk of entries, shared by snapshots.
+type Chunk = Arc<Vec<Arc<SnapshotEntry>>>;
 
-/// All instances of a service at one etcd revision, ordered by etcd key. Cheap to clone; immutable.
+/// All instances of a service at one etcd revision, ordered by etcd key. Immutable; cheap to clone.
 #[derive(Clone, Default)]
 pub struct Snapshot {
+    /// The etcd revision.
     revision: i64,
+    /// The entries.
     chunks: Vec<Chunk>,
+    /// How many instances they have.
     instances: usize,
+    /// How many of them cannot be read.
     unreadable: usize,
 }
 
 impl Snapshot {
-    /// The etcd revision up to which this is known to be true; 0 before anything was read.
+    /// The etcd revision up to which the snapshot is known to be true; 0 before the first response
+    /// of etcd.
     pub fn revision(&self) -> i64 {
         self.revision
     }
 
-    /// How many instances there are.
+    /// The number of instances.
     pub fn len(&self) -> usize {
         self.instances
     }
@@ -72,31 +86,32 @@ impl Snapshot {
 
     /// The instances, in the order of their etcd keys.
     pub fn instances(&self) -> impl Iterator<Item = &Instance> {
-        self.entries().flat_map(Entry::instances)
+        self.entries().flat_map(SnapshotEntry::instances)
     }
 
-    /// Every key with what it says, the unreadable ones included, in order.
-    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+    /// Every key with what it says, unreadable ones included, in order.
+    pub fn entries(&self) -> impl Iterator<Item = &SnapshotEntry> {
         self.chunks.iter().flat_map(|chunk| chunk.iter()).map(|entry| &**entry)
     }
 
     /// The entry of an etcd key.
-    pub fn get(&self, key: &[u8]) -> Option<&Entry> {
+    pub fn get(&self, key: &[u8]) -> Option<&SnapshotEntry> {
         let (chunk, place) = self.find(key).ok()?;
         Some(&self.chunks[chunk][place])
     }
 
-    /// How many keys hold a value that could not be read; [`Entry::error`] says why.
+    /// The number of keys whose value cannot be read. [`SnapshotEntry::error`] says why.
     pub fn unreadable(&self) -> usize {
         self.unreadable
     }
 
+    /// Sets the revision up to which the snapshot is true.
     pub(crate) fn set_revision(&mut self, revision: i64) {
         self.revision = revision;
     }
 
-    /// Puts an entry; `false` if an equal one was there.
-    pub(crate) fn put(&mut self, entry: Entry) -> bool {
+    /// Puts an entry. `false` if an equal one was there.
+    pub(crate) fn put(&mut self, entry: SnapshotEntry) -> bool {
         match self.find(&entry.key) {
             Ok((chunk, place)) if *self.chunks[chunk][place] == entry => return false,
             Ok((chunk, place)) => {
@@ -111,8 +126,8 @@ impl Snapshot {
                 }
                 let entries = Arc::make_mut(&mut self.chunks[chunk]);
                 entries.insert(place, Arc::new(entry));
-                if entries.len() >= 2 * CHUNK {
-                    let upper = entries.split_off(CHUNK);
+                if entries.len() >= 2 * CHUNK_SIZE {
+                    let upper = entries.split_off(CHUNK_SIZE);
                     self.chunks.insert(chunk + 1, Arc::new(upper));
                 }
             }
@@ -120,23 +135,26 @@ impl Snapshot {
         true
     }
 
-    /// Removes a key; `false` if it was not there.
+    /// Removes a key. `false` if it was not there.
     pub(crate) fn remove(&mut self, key: &[u8]) -> bool {
         let Ok((chunk, place)) = self.find(key) else { return false };
         let entries = Arc::make_mut(&mut self.chunks[chunk]);
         let old = entries.remove(place);
         if entries.is_empty() {
             self.chunks.remove(chunk);
-        } else if entries.len() < CHUNK / 4 {
-            self.join(chunk);
+        } else if entries.len() < CHUNK_SIZE / 4 {
+            self.merge_with_next(chunk);
         }
         self.count(&old, false);
         true
     }
 
-    /// Replaces everything by a list, in any order; of two entries with one key the later holds. `false` if nothing
-    /// differs. What is equal stays shared with what was there.
-    pub(crate) fn restore(&mut self, revision: i64, entries: Vec<Entry>) -> bool {
+    /// Replaces all entries by a list in any order; of two entries of one key the later one counts.
+    /// `false` if nothing differs.
+    ///
+    /// Equal entries stay shared with what was there: a list that brings nothing new copies
+    /// nothing, and later differences stay cheap.
+    pub(crate) fn restore(&mut self, revision: i64, entries: Vec<SnapshotEntry>) -> bool {
         let next = Self::build(revision, entries);
         if self.chunks.is_empty() {
             let differs = !next.chunks.is_empty();
@@ -155,18 +173,21 @@ impl Snapshot {
         !changes.is_empty()
     }
 
-    fn build(revision: i64, mut entries: Vec<Entry>) -> Self {
+    /// A snapshot of a list.
+    fn build(revision: i64, mut entries: Vec<SnapshotEntry>) -> Self {
         if !entries.is_sorted_by(|a, b| a.key < b.key) {
-            entries.sort_by(|a, b| a.key.cmp(&b.key)); // stable: the later of two equals stays the later
+            // A stable sort keeps the later of two equal keys later. Reversed, it is the one that
+            // `dedup_by` keeps.
+            entries.sort_by(|a, b| a.key.cmp(&b.key));
             entries.reverse();
             entries.dedup_by(|a, b| a.key == b.key);
             entries.reverse();
         }
         let mut snapshot = Self { revision, ..Self::default() };
-        snapshot.chunks.reserve_exact(entries.len().div_ceil(CHUNK));
+        snapshot.chunks.reserve_exact(entries.len().div_ceil(CHUNK_SIZE));
         let mut entries = entries.into_iter().peekable();
         while entries.peek().is_some() {
-            let chunk: Vec<_> = entries.by_ref().take(CHUNK).map(Arc::new).collect();
+            let chunk: Vec<_> = entries.by_ref().take(CHUNK_SIZE).map(Arc::new).collect();
             for entry in &chunk {
                 snapshot.count(entry, true);
             }
@@ -175,7 +196,8 @@ impl Snapshot {
         snapshot
     }
 
-    fn count(&mut self, entry: &Entry, added: bool) {
+    /// Adds an entry to the sums, or takes it away.
+    fn count(&mut self, entry: &SnapshotEntry, added: bool) {
         let unreadable = usize::from(entry.error().is_some());
         if added {
             self.instances += entry.instances().len();
@@ -186,7 +208,7 @@ impl Snapshot {
         }
     }
 
-    /// Chunk and place of a key, or where it belongs.
+    /// The chunk and the position of a key; as an error those at which it belongs.
     fn find(&self, key: &[u8]) -> Result<(usize, usize), (usize, usize)> {
         // No chunk is ever empty, so each has a first key.
         let after = self.chunks.partition_point(|chunk| *chunk[0].key <= *key);
@@ -198,9 +220,10 @@ impl Snapshot {
         }
     }
 
-    /// Joins a small chunk with the next, so that many removals do not leave many chunks of one.
-    fn join(&mut self, chunk: usize) {
-        let fits = self.chunks.get(chunk + 1).is_some_and(|next| next.len() <= CHUNK);
+    /// Merges a small chunk with the next one, so that many removals do not leave many small
+    /// chunks.
+    fn merge_with_next(&mut self, chunk: usize) {
+        let fits = self.chunks.get(chunk + 1).is_some_and(|next| next.len() <= CHUNK_SIZE);
         if fits {
             let next = self.chunks.remove(chunk + 1);
             Arc::make_mut(&mut self.chunks[chunk]).extend(next.iter().cloned());
@@ -225,14 +248,17 @@ impl fmt::Debug for Snapshot {
     }
 }
 
-/// One key that two snapshots disagree on: as it was before and as it is after, at least one of them there.
+/// One key on which two snapshots differ. At least one side is there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Difference {
-    pub(crate) before: Option<Arc<Entry>>,
-    pub(crate) after: Option<Arc<Entry>>,
+    /// The entry of the earlier snapshot.
+    pub(crate) before: Option<Arc<SnapshotEntry>>,
+    /// The entry of the later snapshot.
+    pub(crate) after: Option<Arc<SnapshotEntry>>,
 }
 
-/// What differs, in the order of the keys; entries compare by value, shared chunks are stepped over.
+/// The differences of two snapshots, in the order of the keys. Entries compare by value. Shared
+/// chunks are skipped.
 pub(crate) fn diff<'a>(before: &'a Snapshot, after: &'a Snapshot) -> impl Iterator<Item = Difference> + 'a {
     let mut old = Cursor { chunks: &before.chunks, place: 0 };
     let mut new = Cursor { chunks: &after.chunks, place: 0 };
@@ -247,7 +273,7 @@ pub(crate) fn diff<'a>(before: &'a Snapshot, after: &'a Snapshot) -> impl Iterat
             }
             let order = match (old.entry(), new.entry()) {
                 (None, None) => return None,
-                // Most entries of a chunk that differs are shared: no key is compared for them.
+                // Most entries of a chunk that differs are shared: their keys are not compared.
                 (Some(a), Some(b)) if Arc::ptr_eq(a, b) => Ordering::Equal,
                 (Some(_), None) => Ordering::Less,
                 (None, Some(_)) => Ordering::Greater,
@@ -263,26 +289,33 @@ pub(crate) fn diff<'a>(before: &'a Snapshot, after: &'a Snapshot) -> impl Iterat
     })
 }
 
+/// A position in the entries of a snapshot.
 struct Cursor<'a> {
+    /// The chunks from the present one on.
     chunks: &'a [Chunk],
+    /// The position in the first of them.
     place: usize,
 }
 
 impl<'a> Cursor<'a> {
+    /// The present chunk, at its start.
     fn whole_chunk(&self) -> Option<&'a Chunk> {
         if self.place == 0 { self.chunks.first() } else { None }
     }
 
+    /// Goes to the start of the next chunk.
     fn skip_chunk(&mut self) {
         self.chunks = &self.chunks[1..];
         self.place = 0;
     }
 
-    fn entry(&self) -> Option<&'a Arc<Entry>> {
+    /// The present entry.
+    fn entry(&self) -> Option<&'a Arc<SnapshotEntry>> {
         self.chunks.first()?.get(self.place)
     }
 
-    fn next(&mut self) -> Option<&'a Arc<Entry>> {
+    /// Takes the present entry.
+    fn next(&mut self) -> Option<&'a Arc<SnapshotEntry>> {
         let entry = self.entry()?;
         self.place += 1;
         if self.place == self.chunks[0].len() {

@@ -4,23 +4,23 @@ use super::*;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
-fn entry(key: u16, port: u16) -> Entry {
+fn entry(key: u16, port: u16) -> SnapshotEntry {
     let read = match port {
         0 => Err(DecodeError::new("bad")),
         port => Ok(vec![Instance::new(format!("h:{port}")).unwrap()]),
     };
-    Entry::new(format!("s/{key:05}").as_bytes(), read)
+    SnapshotEntry::new(format!("s/{key:05}").as_bytes(), read)
 }
 
 /// What a snapshot must agree with.
-type Model = BTreeMap<Vec<u8>, Entry>;
+type Model = BTreeMap<Vec<u8>, SnapshotEntry>;
 
 fn agrees(snapshot: &Snapshot, model: &Model) {
     assert!(snapshot.entries().eq(model.values()));
     assert_eq!(snapshot.len(), model.values().map(|e| e.instances().len()).sum::<usize>());
     assert_eq!(snapshot.unreadable(), model.values().filter(|e| e.error().is_some()).count());
     assert!(model.iter().all(|(key, entry)| snapshot.get(key) == Some(entry)));
-    assert!(snapshot.chunks.iter().all(|chunk| !chunk.is_empty() && chunk.len() < 2 * CHUNK));
+    assert!(snapshot.chunks.iter().all(|chunk| !chunk.is_empty() && chunk.len() < 2 * CHUNK_SIZE));
 }
 
 #[derive(Clone, Debug)]
@@ -53,7 +53,7 @@ fn apply(snapshot: &mut Snapshot, model: &mut Model, step: Step) {
             snapshot.remove(entry(key, 1).key())
         }
         Step::Restore(list) => {
-            let entries: Vec<Entry> = list.into_iter().map(|(key, port)| entry(key, port)).collect();
+            let entries: Vec<SnapshotEntry> = list.into_iter().map(|(key, port)| entry(key, port)).collect();
             *model = entries.iter().map(|entry| (entry.key.to_vec(), entry.clone())).collect();
             snapshot.restore(1, entries)
         }

@@ -1,20 +1,23 @@
-//! The watch machine: keeps a snapshot true to an etcd prefix, whatever etcd and the network do. PURE.
+//! The watch machine: keeps a snapshot true to an etcd prefix, whatever etcd and the network do.
+//! PURE: the clock is an argument, the time since any fixed start, the same for every call.
 //!
-//! It has two hands: the watch in one, lists in the other, so that a list that hangs holds up no event, and a watch that
-//! cannot be opened no list. [`Machine::watch`] and [`Machine::action`] say what each is to do next, [`Machine::on`] takes
-//! what came of it. The clock is an argument: the time since any fixed start, the same for every call.
+//! It drives a list and a watch independently, so that a list that hangs delays no event, and a
+//! watch that cannot be opened delays no list. [`Machine::watch`] and [`Machine::action`] say what
+//! each does next. [`Machine::on`] takes what happened.
 //!
 //! ```text
-//! lists:   due ──▶ running ──▶ due again in 5–10 minutes; sooner after a break; at once where a revision is gone
+//! list:    due ──▶ running ──▶ due again in 5–10 minutes; sooner after a break; at once where a revision is gone
 //!
 //! watch:   closed ──▶ opening ──▶ open ──▶ lost, canceled ──▶ closed, from the last revision seen
 //!                        │          ▲
 //!                        └ verifying┘  created by a member that is behind: a linearizable read decides
 //! ```
-//! The watch begins at the revision of the list, and what the list holds is dropped: a watch that begins later is not asked
-//! for progress with success (etcd answers only once its revision has come to the start of each watch of a stream).
 //!
-//! What is known is never taken back by an error: only a list or a delete event removes an entry, and a list never takes back
+//! The watch starts at the revision of the list, and events that the list holds are dropped. A
+//! watch that starts later gets no progress: etcd answers a request for progress only once its
+//! revision has reached the start of every watch of the stream.
+//!
+//! An error never removes an entry: only a list or a delete event does. A list never takes back
 //! what events after its revision have said.
 
 mod vocabulary;
@@ -25,71 +28,79 @@ use std::time::Duration;
 pub(crate) use self::vocabulary::{Action, Change, Event, FailureKind, Input, WatchStatus};
 
 use crate::backoff::Backoff;
-use crate::resolver::snapshot::{Entry, Snapshot};
+use crate::resolver::snapshot::{Snapshot, SnapshotEntry};
 
-/// For so long a list that was answered shows what etcd holds, where no watch does.
-const FRESH: Duration = Duration::from_secs(5);
-/// A watch that stood for so long was a good one: the next is opened at once.
-const GOOD: Duration = Duration::from_secs(5);
-/// Some etcd releases lose events around compactions: everything is read again between these two.
-const RELIST: (Duration, Duration) = (Duration::from_secs(300), Duration::from_secs(600));
-/// After a break it is read again sooner: a wiped or restored etcd may have passed the old revision by then.
-const RECHECK: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
-/// A fleet whose sets are large takes longer to read them all again: so much for each entry.
-const RECHECK_EACH: Duration = Duration::from_millis(3);
+/// While no watch is open, an answered list shows what etcd holds for this long.
+const LIST_VALID: Duration = Duration::from_secs(5);
+/// A watch that was open for this long was stable: the next one is opened immediately.
+const STABLE_WATCH: Duration = Duration::from_secs(5);
+/// Some releases of etcd lose events around compactions. So everything is read again after a random
+/// time between these two.
+const RELIST_INTERVAL: (Duration, Duration) = (Duration::from_secs(300), Duration::from_secs(600));
+/// After a break everything is read again after a random time between these two: an etcd that was
+/// wiped or restored may have passed the old revision by then.
+const RELIST_AFTER_BREAK: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
+/// Added to that time for each entry, because a fleet takes longer to read large sets.
+const RELIST_PER_ENTRY: Duration = Duration::from_millis(3);
 
+/// The state of the list.
 #[derive(Debug)]
 enum List {
-    Due {
-        at: Duration,
-    },
-    /// Asked for when that revision was known: a list that is older is of another etcd.
-    Running {
-        floor: i64,
-    },
+    /// It starts at this time.
+    Due { at: Duration },
+    /// It was started when `floor` was the revision. A list with a lower revision is of another
+    /// etcd.
+    Running { floor: i64 },
 }
 
+/// The state of the watch.
 #[derive(Debug)]
 enum Watch {
-    Closed {
-        until: Duration,
-    },
-    /// Late: it is not created, however long it is waited for, and lists alone tell what etcd holds.
-    Opening {
-        from: i64,
-        is_late: bool,
-    },
-    /// Created by a member that is behind. `asked`: the revision that was known when etcd was asked for its own.
-    Verifying {
-        asked: Option<i64>,
-    },
-    Open {
-        since: Duration,
-    },
+    /// It may be opened at this time, once `must_list` is false.
+    Closed { until: Duration },
+    /// It was asked for. With `is_late` etcd does not create it, and only lists tell what etcd
+    /// holds.
+    Opening { from: i64, is_late: bool },
+    /// It was created by a member whose revision is behind. `asked` is the known revision when etcd
+    /// was asked for its own.
+    Verifying { asked: Option<i64> },
+    /// It is open since this time.
+    Open { since: Duration },
 }
 
+/// The machine.
 #[derive(Debug)]
 pub(crate) struct Machine {
+    /// The state of the list.
     list: List,
+    /// The state of the watch.
     watch: Watch,
+    /// The instances.
     snapshot: Snapshot,
     /// Everything up to this revision is in the snapshot.
     revision: i64,
-    /// What is known cannot be watched on: a list comes first.
+    /// Whether a list is needed before a watch is opened: its revision is not known, or not valid
+    /// any more.
     must_list: bool,
-    /// Keys that events have changed since the list that is running was asked for, and when each was.
-    touched: BTreeMap<Box<[u8]>, i64>,
+    /// Keys that events have changed since the running list was started, with the revision of the
+    /// change.
+    changed_since_request: BTreeMap<Box<[u8]>, i64>,
     /// When a list was last answered.
     listed: Option<Duration>,
-    heard: Duration,
-    lists: Backoff,
-    watches: Backoff,
-    /// The waits are for people to mend something.
-    lists_refused: bool,
-    watch_refused: bool,
+    /// When the watch was last heard.
+    last_heard: Duration,
+    /// The pauses between lists, and the randomness.
+    list_backoff: Backoff,
+    /// The pauses between watches.
+    watch_backoff: Backoff,
+    /// Whether the last list, or watch, failed for a reason that only people can repair. A new
+    /// connection then shortens no pause.
+    list_is_refused: bool,
+    watch_is_refused: bool,
 }
 
 impl Machine {
+    /// Nothing is known, and a list is due.
     pub(crate) fn new(seed: u64) -> Self {
         Self {
             list: List::Due { at: Duration::ZERO },
@@ -97,30 +108,32 @@ impl Machine {
             snapshot: Snapshot::default(),
             revision: 0,
             must_list: true,
-            touched: BTreeMap::new(),
+            changed_since_request: BTreeMap::new(),
             listed: None,
-            heard: Duration::ZERO,
-            lists: Backoff::new(seed),
-            watches: Backoff::new(!seed),
-            lists_refused: false,
-            watch_refused: false,
+            last_heard: Duration::ZERO,
+            list_backoff: Backoff::new(seed),
+            watch_backoff: Backoff::new(!seed),
+            list_is_refused: false,
+            watch_is_refused: false,
         }
     }
 
+    /// The instances.
     pub(crate) fn snapshot(&self) -> &Snapshot {
         &self.snapshot
     }
 
-    pub(crate) fn standing(&self, now: Duration) -> WatchStatus {
+    /// Whether they are what etcd holds, at this time.
+    pub(crate) fn status(&self, now: Duration) -> WatchStatus {
         match (self.listed, &self.watch) {
             (None, _) => WatchStatus::Unresolved,
             (Some(_), Watch::Open { .. }) => WatchStatus::Current,
-            (Some(listed), _) if now < listed + FRESH => WatchStatus::Current,
-            (Some(listed), _) => WatchStatus::Stale { since: listed.max(self.heard) },
+            (Some(listed), _) if now < listed + LIST_VALID => WatchStatus::Current,
+            (Some(listed), _) => WatchStatus::Stale { since: listed.max(self.last_heard) },
         }
     }
 
-    /// Whether a watch stands.
+    /// Whether a watch is open.
     pub(crate) fn is_watching(&self) -> bool {
         matches!(self.watch, Watch::Open { .. })
     }
@@ -142,7 +155,7 @@ impl Machine {
         }
     }
 
-    /// What to ask for next. Not called while something asked for is on its way.
+    /// What to request next. Not called while a request runs.
     pub(crate) fn action(&mut self, now: Duration) -> Action {
         if let Watch::Verifying { asked } = &mut self.watch {
             *asked = Some(self.revision);
@@ -151,7 +164,7 @@ impl Machine {
         match self.list {
             List::Due { at } if now >= at => {
                 self.list = List::Running { floor: self.revision };
-                self.touched.clear();
+                self.changed_since_request.clear();
                 Action::List
             }
             List::Due { at } => Action::Wait { until: at },
@@ -165,25 +178,25 @@ impl Machine {
             Watch::Closed { until } if !self.must_list => Some(until),
             _ => None,
         };
-        let stale = self.listed.map(|listed| listed + FRESH).filter(|at| *at > now && !self.is_watching());
+        let stale = self.listed.map(|listed| listed + LIST_VALID).filter(|at| *at > now && !self.is_watching());
         opens.into_iter().chain(stale).min()
     }
 
-    /// Takes what happened; whether the snapshot differs by it.
+    /// Takes what happened. Whether the snapshot has changed.
     pub(crate) fn on(&mut self, now: Duration, input: Input) -> bool {
         match input {
-            Input::Listed { revision, entries } => return self.listed(now, revision, entries),
-            Input::ListFailed(trouble) => self.list_failed(now, trouble),
-            Input::Verified { revision } => self.verified(now, revision),
-            Input::VerifyFailed(trouble) => {
+            Input::Listed { revision, entries } => return self.on_listed(now, revision, entries),
+            Input::ListFailed(kind) => self.on_list_failed(now, kind),
+            Input::Verified { revision } => self.on_verified(now, revision),
+            Input::VerifyFailed(kind) => {
                 if let Watch::Verifying { .. } = self.watch {
-                    self.close(now, trouble);
+                    self.close(now, kind);
                 }
             }
             Input::Created { revision } => {
                 if let Watch::Opening { from, .. } = self.watch {
-                    // A lower revision is a member that lags, or an etcd that was wiped or restored: a watch from the
-                    // future would be silent for ever.
+                    // The member lags, or etcd was wiped or restored. A watch from a future
+                    // revision would be silent forever.
                     if revision < from {
                         self.watch = Watch::Verifying { asked: None };
                     } else {
@@ -193,49 +206,56 @@ impl Machine {
             }
             Input::Events(events) => {
                 let changed = self.apply(events);
-                self.message(now);
+                self.on_message(now);
                 return changed;
             }
             Input::Progress { revision } => {
                 self.revision = self.revision.max(revision);
                 self.snapshot.set_revision(self.revision);
-                self.message(now);
+                self.on_message(now);
             }
-            Input::Canceled(trouble) => {
-                // What was refused from the beginning may be watched later from where it was to begin.
-                let list = trouble == FailureKind::Revision || !matches!(self.watch, Watch::Opening { .. });
-                self.close(now, trouble);
+            Input::Canceled(kind) => {
+                // A watch that was refused when it was created may be opened later at the same
+                // revision.
+                let list = kind == FailureKind::Revision || !matches!(self.watch, Watch::Opening { .. });
+                self.close(now, kind);
                 if list {
-                    self.list_again();
+                    self.require_list();
                 }
             }
-            Input::Lost { trouble, heard } => {
-                self.heard = self.heard.max(heard);
-                self.close(now, trouble);
+            Input::Lost { kind, last_heard } => {
+                self.last_heard = self.last_heard.max(last_heard);
+                self.close(now, kind);
             }
             Input::Late => {
                 if let Watch::Opening { is_late, .. } = &mut self.watch {
                     *is_late = true;
-                    self.recheck(now);
+                    self.relist_soon(now);
                 }
             }
-            Input::Reachable { anew } => self.reachable(now, anew),
+            Input::Connected { is_new } => self.on_connected(now, is_new),
         }
         false
     }
 
-    fn listed(&mut self, now: Duration, revision: i64, mut entries: Vec<Entry>) -> bool {
+    /// Takes a list. Whether the snapshot has changed.
+    ///
+    /// A list may be older than events that arrived while it ran. Keys that such events have
+    /// changed keep what the events said. A list whose revision is lower than the one that was
+    /// known when it was started is of another etcd: everything is replaced.
+    fn on_listed(&mut self, now: Duration, revision: i64, mut entries: Vec<SnapshotEntry>) -> bool {
         let List::Running { floor } = self.list else { return false };
-        let touched = std::mem::take(&mut self.touched);
+        let changed_since_request = std::mem::take(&mut self.changed_since_request);
         let changed = if revision < floor {
-            // Another etcd, or the same as it was long ago: nothing of what was known holds, and no watch from there.
+            // Another etcd, or the same one restored: nothing that was known holds, and no watch
+            // from there.
             self.revision = revision;
             self.watch = Watch::Closed { until: now };
             self.snapshot.restore(revision, entries)
         } else {
-            let later = |key: &[u8]| touched.get(key).is_some_and(|at| *at > revision);
+            let later = |key: &[u8]| changed_since_request.get(key).is_some_and(|at| *at > revision);
             entries.retain(|entry| !later(entry.key()));
-            let kept = touched.iter().filter(|(_, at)| **at > revision);
+            let kept = changed_since_request.iter().filter(|(_, at)| **at > revision);
             entries.extend(kept.filter_map(|(key, _)| self.snapshot.get(key).cloned()));
             self.revision = self.revision.max(revision);
             if let Watch::Verifying { .. } = self.watch {
@@ -247,45 +267,48 @@ impl Machine {
             self.watch = Watch::Closed { until: now };
         }
         self.listed = Some(now);
-        self.lists.reset();
-        self.lists_refused = false;
-        self.list = List::Due { at: now + self.lists.between(RELIST.0, RELIST.1) };
+        self.list_backoff.reset();
+        self.list_is_refused = false;
+        self.list = List::Due { at: now + self.list_backoff.between(RELIST_INTERVAL.0, RELIST_INTERVAL.1) };
         if let Watch::Opening { is_late: true, .. } = self.watch {
-            self.recheck(now);
+            self.relist_soon(now);
         }
         changed
     }
 
-    fn list_failed(&mut self, now: Duration, trouble: FailureKind) {
-        self.lists_refused = trouble == FailureKind::Permanent;
+    /// Takes the failure of a list, which is due again after a pause.
+    fn on_list_failed(&mut self, now: Duration, kind: FailureKind) {
+        self.list_is_refused = kind == FailureKind::Permanent;
         let wait = if self.is_watching() {
-            // The watch behind it is as good as ever.
-            self.lists.between(RECHECK.1, RECHECK.1 * 3)
+            // The open watch keeps the snapshot true meanwhile.
+            self.list_backoff.between(RELIST_AFTER_BREAK.1, RELIST_AFTER_BREAK.1 * 3)
         } else {
-            self.lists.fail(now, self.lists_refused)
+            self.list_backoff.fail(now, self.list_is_refused)
         };
         self.list = List::Due { at: now + wait };
     }
 
-    fn verified(&mut self, now: Duration, revision: i64) {
+    /// Takes the revision of the cluster, while a watch of a lagging member waits for it.
+    fn on_verified(&mut self, now: Duration, revision: i64) {
         if let Watch::Verifying { asked } = self.watch {
             if revision < asked.unwrap_or_default() {
                 self.close(now, FailureKind::Revision);
-                self.list_again();
+                self.require_list();
             } else {
                 self.open(now);
             }
         }
     }
 
+    /// Applies events. Whether the snapshot has changed.
     fn apply(&mut self, events: Vec<Event>) -> bool {
-        // One message carries whole revisions: all of a revision's events are new, or none.
+        // A message holds whole revisions, so that all events of a revision are new, or none.
         let seen = self.revision;
         let is_listing = matches!(self.list, List::Running { .. });
         let mut changed = false;
         for event in events.into_iter().filter(|event| event.revision > seen) {
             if is_listing {
-                self.touched.insert(event.change.key().into(), event.revision);
+                self.changed_since_request.insert(event.change.key().into(), event.revision);
             }
             changed |= match event.change {
                 Change::Put(entry) => self.snapshot.put(entry),
@@ -297,64 +320,69 @@ impl Machine {
         changed
     }
 
-    /// A message proves that the watch works, unless it is of an etcd whose revision is behind.
-    fn message(&mut self, now: Duration) {
-        self.heard = now;
+    /// Notes that the watch was heard. A stable one resets the backoff.
+    fn on_message(&mut self, now: Duration) {
+        self.last_heard = now;
         if let Watch::Open { since } = self.watch
-            && now >= since + GOOD
+            && now >= since + STABLE_WATCH
         {
-            self.watches.reset();
+            self.watch_backoff.reset();
         }
     }
 
+    /// The watch is open.
     fn open(&mut self, now: Duration) {
-        self.heard = now;
+        self.last_heard = now;
         self.watch = Watch::Open { since: now };
     }
 
-    /// The watch is over: it is opened again after a wait, and everything is read again not long after.
-    fn close(&mut self, now: Duration, trouble: FailureKind) {
+    /// The watch is over. It is opened again after a pause, and everything is read again soon:
+    /// events may have been lost, or etcd may have been replaced.
+    fn close(&mut self, now: Duration, kind: FailureKind) {
         if let Watch::Open { since } = self.watch
-            && now >= since + GOOD
+            && now >= since + STABLE_WATCH
         {
-            self.watches.reset();
+            self.watch_backoff.reset();
         }
-        self.watch_refused = trouble == FailureKind::Permanent;
-        let wait = self.watches.fail(now, self.watch_refused);
+        self.watch_is_refused = kind == FailureKind::Permanent;
+        let wait = self.watch_backoff.fail(now, self.watch_is_refused);
         self.watch = Watch::Closed { until: now + wait };
-        self.recheck(now);
+        self.relist_soon(now);
     }
 
-    /// Everything is read again before long.
-    fn recheck(&mut self, now: Duration) {
+    /// Moves the next list nearer, to a random time after a break.
+    fn relist_soon(&mut self, now: Duration) {
         let size = u32::try_from(self.snapshot.len()).unwrap_or(u32::MAX);
-        let recheck = self.lists.between(RECHECK.0, RECHECK.1.saturating_add(RECHECK_EACH.saturating_mul(size)));
+        let relist_soon = self
+            .list_backoff
+            .between(RELIST_AFTER_BREAK.0, RELIST_AFTER_BREAK.1.saturating_add(RELIST_PER_ENTRY.saturating_mul(size)));
         if let List::Due { at } = &mut self.list {
-            *at = (*at).min(now + recheck);
+            *at = (*at).min(now + relist_soon);
         }
     }
 
-    /// The next watch begins at another revision than the one known, which a list tells; no sooner than it would begin.
-    fn list_again(&mut self) {
+    /// A list is needed before the next watch, no sooner than that watch would be opened.
+    fn require_list(&mut self) {
         self.must_list = true;
         if let (Watch::Closed { until }, List::Due { at }) = (&self.watch, &mut self.list) {
             *at = *until;
         }
     }
 
-    fn reachable(&mut self, now: Duration, anew: bool) {
-        if anew && self.listed.is_some() {
-            self.recheck(now);
+    /// There is a new connection: what waits for a retry happens now.
+    fn on_connected(&mut self, now: Duration, is_new: bool) {
+        if is_new && self.listed.is_some() {
+            self.relist_soon(now);
         }
         if let Watch::Closed { until } = &mut self.watch
-            && !self.watch_refused
+            && !self.watch_is_refused
         {
             *until = (*until).min(now);
         }
-        let is_waited_for = self.listed.is_none() || self.must_list;
+        let is_required = self.listed.is_none() || self.must_list;
         if let List::Due { at } = &mut self.list
-            && is_waited_for
-            && !self.lists_refused
+            && is_required
+            && !self.list_is_refused
         {
             *at = (*at).min(now);
         }

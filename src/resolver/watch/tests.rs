@@ -13,17 +13,17 @@ const fn secs(secs: u64) -> Duration {
     Duration::from_secs(secs)
 }
 
-fn entry(key: u8, value: u8) -> Entry {
+fn entry(key: u8, value: u8) -> SnapshotEntry {
     let read = match value {
         0 => Err(DecodeError::new("bad")),
         value => Ok(vec![Instance::new(format!("h:{value}")).unwrap()]),
     };
-    Entry::new(&[b's', b'/', key], read)
+    SnapshotEntry::new(&[b's', b'/', key], read)
 }
 
 type Keys = BTreeMap<u8, u8>;
 
-fn entries(keys: &Keys) -> Vec<Entry> {
+fn entries(keys: &Keys) -> Vec<SnapshotEntry> {
     keys.iter().map(|(key, value)| entry(*key, *value)).collect()
 }
 
@@ -89,7 +89,7 @@ enum Fate {
     Work,
 }
 
-fn trouble() -> impl Strategy<Value = FailureKind> {
+fn kind() -> impl Strategy<Value = FailureKind> {
     prop_oneof![4 => Just(FailureKind::Transient), 1 => Just(FailureKind::Revision), 1 => Just(FailureKind::Permanent)]
 }
 
@@ -99,9 +99,9 @@ fn fate() -> impl Strategy<Value = Fate> {
         2 => Just(Fate::Compact),
         1 => Just(Fate::Wipe),
         4 => Just(Fate::Answer),
-        2 => trouble().prop_map(Fate::Fail),
-        2 => trouble().prop_map(Fate::Lose),
-        2 => trouble().prop_map(Fate::Cancel),
+        2 => kind().prop_map(Fate::Fail),
+        2 => kind().prop_map(Fate::Lose),
+        2 => kind().prop_map(Fate::Cancel),
         1 => Just(Fate::Reconnect),
         2 => Just(Fate::Silence),
         2 => Just(Fate::Double),
@@ -113,7 +113,7 @@ fn fate() -> impl Strategy<Value = Fate> {
 /// What was asked for.
 #[derive(Clone, Debug)]
 enum Asked {
-    List(Option<(i64, Vec<Entry>)>),
+    List(Option<(i64, Vec<SnapshotEntry>)>),
     Verify,
 }
 
@@ -159,7 +159,7 @@ impl World {
         }
         assert_eq!(after.unreadable(), after.entries().filter(|e| e.error().is_some()).count());
         // F2: a list never takes back what events after its revision said, nor do old events.
-        if !self.wiped && self.machine.standing(self.now) != WatchStatus::Unresolved {
+        if !self.wiped && self.machine.status(self.now) != WatchStatus::Unresolved {
             let keys = &self.etcd.states[&self.machine.revision];
             assert!(after.entries().cloned().eq(entries(keys)), "not as etcd was at {}", self.machine.revision);
         }
@@ -256,26 +256,26 @@ impl World {
                 self.wiped = true;
                 self.suffer(&Fate::Lose(FailureKind::Transient));
                 self.suffer(&Fate::Fail(FailureKind::Transient));
-                self.give(Input::Reachable { anew: true });
+                self.give(Input::Connected { is_new: true });
             }
             Fate::Answer => self.answer(),
-            Fate::Fail(trouble) => match self.asked.take() {
-                Some(Asked::List(_)) => self.give(Input::ListFailed(trouble)),
-                Some(Asked::Verify) => self.give(Input::VerifyFailed(trouble)),
+            Fate::Fail(kind) => match self.asked.take() {
+                Some(Asked::List(_)) => self.give(Input::ListFailed(kind)),
+                Some(Asked::Verify) => self.give(Input::VerifyFailed(kind)),
                 None => {}
             },
-            Fate::Lose(trouble) => {
+            Fate::Lose(kind) => {
                 if self.machine.wants_watch() {
                     (self.watch, self.to_create) = (None, None);
-                    self.give(Input::Lost { trouble, heard: self.now });
+                    self.give(Input::Lost { kind, last_heard: self.now });
                 }
             }
-            Fate::Cancel(trouble) => {
+            Fate::Cancel(kind) => {
                 if self.watch.take().is_some() {
-                    self.give(Input::Canceled(trouble));
+                    self.give(Input::Canceled(kind));
                 }
             }
-            Fate::Reconnect => self.give(Input::Reachable { anew: true }),
+            Fate::Reconnect => self.give(Input::Connected { is_new: true }),
             Fate::Silence => {
                 self.now += secs(2);
                 self.hands();
@@ -353,7 +353,7 @@ fn goes_on_from_the_last_event_not_from_the_header() {
             world.wiped = true; // it is not this etcd that says so
             world.give(Input::Progress { revision });
         }
-        world.give(Input::Lost { trouble: FailureKind::Transient, heard: world.now });
+        world.give(Input::Lost { kind: FailureKind::Transient, last_heard: world.now });
         assert_eq!(from(&world), expected);
     }
 }
@@ -363,14 +363,14 @@ fn goes_on_from_the_last_event_not_from_the_header() {
 fn a_list_alone_is_current_for_five_seconds() {
     let mut world = World::new(1);
     world.hands();
-    assert_eq!(world.machine.standing(world.now), WatchStatus::Unresolved);
+    assert_eq!(world.machine.status(world.now), WatchStatus::Unresolved);
     world.arrive();
     let listed = world.now;
-    assert_eq!(world.machine.standing(listed), WatchStatus::Current);
-    assert_eq!(world.machine.wake(listed), Some(listed + FRESH));
-    assert_eq!(world.machine.standing(listed + FRESH), WatchStatus::Stale { since: listed });
+    assert_eq!(world.machine.status(listed), WatchStatus::Current);
+    assert_eq!(world.machine.wake(listed), Some(listed + LIST_VALID));
+    assert_eq!(world.machine.status(listed + LIST_VALID), WatchStatus::Stale { since: listed });
     assert!(world.watch(), "the watch is created");
-    assert_eq!(world.machine.standing(listed + secs(3600)), WatchStatus::Current);
+    assert_eq!(world.machine.status(listed + secs(3600)), WatchStatus::Current);
 }
 
 /// F2: events are taken in beside a relist that hangs.
@@ -393,22 +393,22 @@ fn a_list_that_hangs_holds_up_no_event() {
 fn a_break_is_mended_at_once_and_tells_since_when_it_is_stale() {
     let mut world = settled(3);
     world.now += secs(60);
-    let heard = world.now;
+    let last_heard = world.now;
     world.now += secs(4);
-    world.give(Input::Lost { trouble: FailureKind::Transient, heard });
-    assert_eq!(world.machine.standing(world.now), WatchStatus::Stale { since: heard });
+    world.give(Input::Lost { kind: FailureKind::Transient, last_heard });
+    assert_eq!(world.machine.status(world.now), WatchStatus::Stale { since: last_heard });
     assert_eq!(world.machine.snapshot().len(), 3);
     assert!(world.watch(), "another watch is asked for at once");
-    assert_eq!(world.machine.standing(world.now), WatchStatus::Current);
+    assert_eq!(world.machine.status(world.now), WatchStatus::Current);
 }
 
 #[test]
 fn a_lower_revision_is_believed_only_from_a_linearizable_read() {
-    for (verified, lists) in [(2, true), (4, false)] {
+    for (verified, list_backoff) in [(2, true), (4, false)] {
         let mut world = settled(3);
         assert_eq!(world.etcd.revision, 4);
         world.wiped = true;
-        world.give(Input::Lost { trouble: FailureKind::Transient, heard: world.now });
+        world.give(Input::Lost { kind: FailureKind::Transient, last_heard: world.now });
         world.to_create = None;
         world.give(Input::Created { revision: 1 });
         assert!(matches!(world.asked, Some(Asked::Verify)));
@@ -416,8 +416,8 @@ fn a_lower_revision_is_believed_only_from_a_linearizable_read() {
         world.give(Input::Verified { revision: verified });
         world.now += secs(1);
         world.hands();
-        assert_eq!(matches!(world.asked, Some(Asked::List(_))), lists);
-        assert_eq!(world.machine.is_watching(), !lists);
+        assert_eq!(matches!(world.asked, Some(Asked::List(_))), list_backoff);
+        assert_eq!(world.machine.is_watching(), !list_backoff);
         assert_eq!(world.machine.snapshot().len(), 3);
     }
 }
@@ -425,11 +425,11 @@ fn a_lower_revision_is_believed_only_from_a_linearizable_read() {
 #[test]
 fn what_only_people_can_mend_is_tried_slowly() {
     let mut world = settled(1);
-    world.give(Input::Lost { trouble: FailureKind::Transient, heard: world.now });
+    world.give(Input::Lost { kind: FailureKind::Transient, last_heard: world.now });
     world.give(Input::Canceled(FailureKind::Permanent));
     let wake = world.machine.wake(world.now + secs(1)).unwrap();
     assert!(wake >= world.now + secs(2), "{wake:?}");
-    world.give(Input::Reachable { anew: false });
+    world.give(Input::Connected { is_new: false });
     assert!(world.to_create.is_none(), "another connection mends nothing");
 }
 
@@ -437,10 +437,10 @@ fn what_only_people_can_mend_is_tried_slowly() {
 fn a_new_connection_ends_the_wait_for_one() {
     let mut world = settled(1);
     for _ in 0..5 {
-        world.give(Input::Lost { trouble: FailureKind::Transient, heard: world.now });
+        world.give(Input::Lost { kind: FailureKind::Transient, last_heard: world.now });
     }
     assert!(world.to_create.is_none());
-    world.give(Input::Reachable { anew: false });
+    world.give(Input::Connected { is_new: false });
     assert!(world.to_create.is_some());
 }
 
@@ -469,7 +469,7 @@ fn watches_that_end_soon_are_not_opened_without_end() {
             opened += 1;
             world.give(Input::Progress { revision: 1 });
             world.watch = None;
-            world.give(Input::Lost { trouble: FailureKind::Transient, heard: world.now });
+            world.give(Input::Lost { kind: FailureKind::Transient, last_heard: world.now });
         }
         world.now += Duration::from_millis(10);
         world.hands();
@@ -484,5 +484,5 @@ fn a_relist_that_fails_leaves_the_watch_as_it_is() {
     world.hands();
     world.suffer(&Fate::Fail(FailureKind::Permanent));
     assert!(world.machine.is_watching());
-    assert_eq!(world.machine.standing(world.now), WatchStatus::Current);
+    assert_eq!(world.machine.status(world.now), WatchStatus::Current);
 }

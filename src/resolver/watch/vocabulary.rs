@@ -2,69 +2,67 @@
 
 use std::time::Duration;
 
-use crate::resolver::snapshot::Entry;
+use crate::resolver::snapshot::SnapshotEntry;
 
-/// What the hand that asks is to do next.
+/// What to request next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     /// Read the whole range at one revision.
     List,
-    /// Ask etcd for its revision, with a linearizable read.
+    /// Ask the cluster for its revision, by a linearizable read.
     Verify,
-    /// Nothing before that time.
+    /// Nothing before this time.
     Wait { until: Duration },
 }
 
 /// What happened.
 #[derive(Clone, Debug)]
 pub(crate) enum Input {
-    Listed {
-        revision: i64,
-        entries: Vec<Entry>,
-    },
+    /// A list was answered.
+    Listed { revision: i64, entries: Vec<SnapshotEntry> },
+    /// A list has failed.
     ListFailed(FailureKind),
-    Verified {
-        revision: i64,
-    },
+    /// The cluster has this revision.
+    Verified { revision: i64 },
+    /// Asking for it has failed.
     VerifyFailed(FailureKind),
-    /// The watch exists; the revision of the member that serves it.
-    Created {
-        revision: i64,
-    },
+    /// The watch exists, served by a member with this revision.
+    Created { revision: i64 },
+    /// Changes, in the order of their revisions.
     Events(Vec<Event>),
     /// Everything up to this revision was sent.
-    Progress {
-        revision: i64,
-    },
+    Progress { revision: i64 },
     /// etcd has refused or ended the watch.
     Canceled(FailureKind),
-    /// The stream of the watch has ended, over which something was last heard then.
-    Lost {
-        trouble: FailureKind,
-        heard: Duration,
-    },
-    /// The watch was not created in time; it is tried again.
+    /// The stream of the watch has ended, on which something was last received at `last_heard`.
+    Lost { kind: FailureKind, last_heard: Duration },
+    /// The watch was not created in time. It is tried again by itself.
     Late,
-    /// There is a new connection to etcd: not a moment to wait. Where the last list came over an earlier one, it may be another
-    /// etcd.
-    Reachable {
-        anew: bool,
-    },
+    /// There is a new connection to etcd. With `is_new` the last list came over an earlier one, so
+    /// that this may be another etcd.
+    Connected { is_new: bool },
 }
 
+/// One change of one key.
 #[derive(Clone, Debug)]
 pub(crate) struct Event {
+    /// The revision of the change.
     pub(crate) revision: i64,
+    /// The change.
     pub(crate) change: Change,
 }
 
+/// What happened to a key.
 #[derive(Clone, Debug)]
 pub(crate) enum Change {
-    Put(Entry),
+    /// It was put.
+    Put(SnapshotEntry),
+    /// It was deleted.
     Delete(Box<[u8]>),
 }
 
 impl Change {
+    /// The key.
     pub(super) fn key(&self) -> &[u8] {
         match self {
             Self::Put(entry) => entry.key(),
@@ -73,25 +71,24 @@ impl Change {
     }
 }
 
-/// What kind of failure, as far as it decides what to do next.
+/// What a failure means for the next step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FailureKind {
-    /// Will pass.
+    /// It passes by itself.
     Transient,
-    /// The revision asked for is no longer, or not yet, to be had.
+    /// The revision was compacted, or is in the future.
     Revision,
-    /// Only people can mend it.
+    /// Only people can repair it.
     Permanent,
 }
 
-/// What is known of the service.
+/// Whether the snapshot is what etcd holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WatchStatus {
+    /// No list was answered yet.
     Unresolved,
-    /// A watch stands, or a list was answered a moment ago.
+    /// A watch is open, or a list was answered a moment ago.
     Current,
-    /// Nothing was heard since then.
-    Stale {
-        since: Duration,
-    },
+    /// Neither; etcd was last heard at this time.
+    Stale { since: Duration },
 }

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::backoff::Backoff;
 use crate::error::{BoxError, Error};
-use crate::panics::caught;
+use crate::panics::catch_panic;
 use crate::serve::control::ServeControl;
 use crate::serve::state::ServeState;
 
@@ -44,7 +44,7 @@ impl Check {
 
     /// Runs the check. One that panics has failed; `what` names it in the error.
     async fn run(&self, what: &'static str) -> Result<(), Error> {
-        match timeout(LIMIT, caught(async { (self.0)().await })).await {
+        match timeout(LIMIT, catch_panic(async { (self.0)().await })).await {
             Ok(Ok(result)) => result.map_err(|error| Error::check(what, error)),
             Ok(Err(text)) => Err(Error::check(what, format!("it panicked: {text}").into())),
             Err(_) => Err(Error::timeout(format!("the {what}"), LIMIT, None)),

@@ -10,7 +10,7 @@ use tonic_etcd::{Instance, Registrar, Registration, RegistrationState};
 use crate::support::{PATIENCE, World, until};
 
 fn registrar(endpoint: String) -> Registrar {
-    Registrar::builder([endpoint]).ttl(Duration::from_secs(60)).build().unwrap()
+    Registrar::builder([endpoint]).ttl(Duration::from_secs(60)).connect_lazy().unwrap()
 }
 
 async fn ten(registrar: &Registrar) -> Vec<Registration> {
@@ -166,7 +166,7 @@ fn what_a_runtime_has_left_behind_is_said_also_after_another_one_was_used() {
 fn what_a_runtime_has_left_behind_is_not_said_for_ever() {
     let outside = Runtime::new().unwrap();
     let world = outside.block_on(World::start());
-    let registrar = Registrar::builder([world.etcd.endpoint()]).ttl(Duration::from_secs(2)).build().unwrap();
+    let registrar = Registrar::builder([world.etcd.endpoint()]).ttl(Duration::from_secs(2)).connect_lazy().unwrap();
     let main = Builder::new_current_thread().enable_all().build().unwrap();
     let left = main.block_on(ten(&registrar));
     drop(main);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use test_support::{FrameProxy, Proxy, Rule};
 use tokio::time::timeout;
-use tonic_etcd::{Resolution, Resolver, State};
+use tonic_etcd::{Resolution, ResolutionState, Resolver};
 
 use crate::support::{PATIENCE, World, servers_are, until};
 
@@ -15,7 +15,7 @@ async fn a_restart_of_etcd_costs_each_resolver_one_connection() {
     let proxy = Proxy::to(world.etcd.address());
     let mut resolutions = Vec::new();
     for _ in 0..100 {
-        resolutions.push(Resolver::connect([proxy.endpoint()]).await.unwrap().resolve("s").await.unwrap());
+        resolutions.push(Resolver::connect_lazy([proxy.endpoint()]).unwrap().resolve("s").unwrap());
     }
     for resolution in &resolutions {
         resolution.ready(PATIENCE).await.unwrap();
@@ -44,14 +44,14 @@ const FOUND: Duration = Duration::from_secs(11);
 
 async fn resolve(world: &World, endpoint: String) -> Resolution {
     world.put("s/1", "h:1").await;
-    let resolution = Resolver::connect([endpoint]).await.unwrap().resolve("s").await.unwrap();
+    let resolution = Resolver::connect_lazy([endpoint]).unwrap().resolve("s").unwrap();
     servers_are(&resolution, &["h:1"]).await;
     until("a watch", async || (world.watches() == 1).then_some(())).await;
     resolution
 }
 
 async fn goes_stale(resolution: &Resolution) {
-    let stale = async || matches!(resolution.state(), State::Stale { .. }).then_some(());
+    let stale = async || matches!(resolution.state(), ResolutionState::Stale { .. }).then_some(());
     assert!(timeout(FOUND, until("stale", stale)).await.is_ok(), "{resolution:?}");
 }
 
@@ -85,5 +85,5 @@ async fn one_stream_is_dead() {
     let seen = timeout(FOUND, servers_are(&resolution, &["h:1", "h:2"])).await;
     assert!(seen.is_ok(), "{resolution:?}");
     assert_eq!((proxy.connections(), proxy.streams("Watch")), (1, 2), "another stream on the same connection");
-    until("current", async || (resolution.state() == State::Current).then_some(())).await;
+    until("current", async || (resolution.state() == ResolutionState::Current).then_some(())).await;
 }

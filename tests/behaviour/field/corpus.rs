@@ -15,7 +15,7 @@ async fn every_record_of_the_corpus_is_read_or_refused_for_itself() {
     for record in listed {
         kv.put(record.key(), record.value(), None).await.unwrap();
     }
-    let resolution = world.resolver().await.resolve(SERVICE).await.unwrap();
+    let resolution = world.resolver().await.resolve(SERVICE).unwrap();
     resolved(&resolution, "the list", |snapshot| snapshot.entries().count() == listed.len()).await;
     for record in watched {
         kv.put(record.key(), record.value(), None).await.unwrap();

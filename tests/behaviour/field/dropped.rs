@@ -20,8 +20,8 @@ async fn resolvers_that_are_dropped_leave_nothing() {
     let before = metrics.num_alive_tasks();
     for endpoint in [proxy.endpoint(), format!("http://{}", mute.local_addr().unwrap())] {
         for number in 0..50 {
-            let resolver = Resolver::connect([endpoint.clone()]).await.unwrap();
-            let resolution = resolver.resolve("s").await.unwrap();
+            let resolver = Resolver::connect_lazy([endpoint.clone()]).unwrap();
+            let resolution = resolver.resolve("s").unwrap();
             sleep(Duration::from_millis(number)).await;
             drop((resolution, resolver));
         }
@@ -37,12 +37,12 @@ async fn a_connection_that_is_not_in_use_is_closed() {
     let world = World::start().await;
     world.put("s/1", "h:1").await;
     let (first, second) = (FrameProxy::to(world.etcd.address()), FrameProxy::to(world.etcd.address()));
-    let resolver = Resolver::connect([first.endpoint(), second.endpoint()]).await.unwrap();
-    let one = resolver.resolve("s").await.unwrap();
+    let resolver = Resolver::connect_lazy([first.endpoint(), second.endpoint()]).unwrap();
+    let one = resolver.resolve("s").unwrap();
     servers_are(&one, &["h:1"]).await;
     let (used, other) = if first.connections() > 0 { (&first, &second) } else { (&second, &first) };
     used.rule(Rule::delay(Duration::from_secs(4)).method("Range").containing("slow"));
-    let two = resolver.resolve("slow").await.unwrap();
+    let two = resolver.resolve("slow").unwrap();
     two.ready(PATIENCE).await.unwrap();
     assert_eq!(other.connections(), 1, "a late request is sent to another member");
     used.clear();
@@ -56,7 +56,7 @@ async fn a_connection_that_is_not_in_use_is_closed() {
 async fn a_registrar_names_the_member_that_says_nothing() {
     let mute = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", mute.local_addr().unwrap());
-    let registrar = Registrar::connect([endpoint.clone()]).await.unwrap();
+    let registrar = Registrar::connect_lazy([endpoint.clone()]).unwrap();
     let registration = registrar.register("s", Instance::new("h:1").unwrap()).unwrap();
     let error = registration.ready(Duration::from_secs(8)).await.unwrap_err();
     let source = error.source().map(ToString::to_string).unwrap_or_default();

@@ -16,7 +16,7 @@ const fn secs(secs: u64) -> Duration {
 
 /// Packets to what is in use are swallowed; then the key stands under its lease for as long as is looked at.
 async fn keeps_its_lease(root: &Client, builder: RegistrarBuilder, proxies: &[Proxy], before: Duration, ttl: Duration) {
-    let registrar = builder.ttl(ttl).build().unwrap();
+    let registrar = builder.ttl(ttl).connect_lazy().unwrap();
     let registration = registrar.register("s", Instance::new("h:1").unwrap()).unwrap();
     registration.ready(PATIENCE).await.unwrap();
     let lease = registration.lease_id();

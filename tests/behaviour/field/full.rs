@@ -17,7 +17,7 @@ async fn who_wants_out_of_a_full_etcd_is_out() {
     let etcd = tokio::task::spawn_blocking(|| Etcd::builder().arg("--quota-backend-bytes=2097152").start());
     let etcd = etcd.await.unwrap();
     let admin = Client::connect([etcd.endpoint()], None).await.unwrap();
-    let registrar = Registrar::builder([etcd.endpoint()]).ttl(TTL).build().unwrap();
+    let registrar = Registrar::builder([etcd.endpoint()]).ttl(TTL).connect_lazy().unwrap();
     let mut registrations = Vec::new();
     for port in 1..=4 {
         registrations.push(registrar.register("s", Instance::new(format!("h:{port}")).unwrap()).unwrap());

@@ -14,12 +14,12 @@ use crate::support::{PATIENCE, World, servers_are};
 async fn services_behind_a_grpc_proxy_are_seen_after_its_etcd_was_slow() {
     let world = World::start().await;
     let proxy = GrpcProxy::to(world.etcd.address());
-    let resolver = Resolver::connect([proxy.endpoint()]).await.unwrap();
-    let first = resolver.resolve("first").await.unwrap();
+    let resolver = Resolver::connect_lazy([proxy.endpoint()]).unwrap();
+    let first = resolver.resolve("first").unwrap();
     first.ready(PATIENCE).await.unwrap();
     let mut resolutions = Vec::new();
     for number in 0..6 {
-        let resolution = resolver.resolve(format!("s{number}")).await.unwrap();
+        let resolution = resolver.resolve(format!("s{number}")).unwrap();
         resolution.ready(PATIENCE).await.unwrap();
         resolutions.push(resolution);
     }

@@ -21,7 +21,7 @@ async fn puts_are_held() {
     let world = World::start().await;
     let proxy = FrameProxy::to(world.etcd.address());
     let options = EtcdOptions::from([proxy.endpoint()]).request_timeout(SHORT);
-    let registrar = Registrar::builder(options).build().unwrap();
+    let registrar = Registrar::builder(options).connect_lazy().unwrap();
     let first = registrar.register("s", Instance::new("h:1").unwrap()).unwrap();
     first.ready(PATIENCE).await.unwrap();
     proxy.rule(Rule::hold().method("Put"));
@@ -35,11 +35,11 @@ async fn lists_are_held() {
     let world = World::start().await;
     let proxy = FrameProxy::to(world.etcd.address());
     let options = EtcdOptions::from([proxy.endpoint()]).request_timeout(SHORT);
-    let resolver = Resolver::builder(options).build().unwrap();
-    let well = resolver.resolve("well").await.unwrap();
+    let resolver = Resolver::builder(options).connect_lazy().unwrap();
+    let well = resolver.resolve("well").unwrap();
     well.ready(PATIENCE).await.unwrap();
     proxy.rule(Rule::hold().method("Range"));
-    let _held = resolver.resolve("held").await.unwrap();
+    let _held = resolver.resolve("held").unwrap();
     sleep(LONG).await;
     assert_eq!(proxy.connections(), 1, "{:?}", well.last_error());
     assert!(well.last_error().is_none(), "{:?}", well.last_error());
@@ -49,10 +49,10 @@ async fn watches_are_not_answered() {
     let world = World::start().await;
     let proxy = FrameProxy::to(world.etcd.address());
     proxy.rule(Rule::drop_all().method("Watch").requests().containing("mute"));
-    let resolver = Resolver::connect([proxy.endpoint()]).await.unwrap();
+    let resolver = Resolver::connect_lazy([proxy.endpoint()]).unwrap();
     let mut mute = Vec::new();
     for number in 0..6 {
-        mute.push(resolver.resolve(format!("mute{number}")).await.unwrap());
+        mute.push(resolver.resolve(format!("mute{number}")).unwrap());
         sleep(Duration::from_secs(2)).await;
     }
     sleep(Duration::from_secs(8)).await;
@@ -63,10 +63,10 @@ async fn watches_are_not_answered() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_said_of_a_frozen_etcd_is_that_it_was_not_heard() {
     let world = World::start().await;
-    let registrar = Registrar::builder([world.etcd.endpoint()]).ttl(Duration::from_secs(9)).build().unwrap();
+    let registrar = Registrar::builder([world.etcd.endpoint()]).ttl(Duration::from_secs(9)).connect_lazy().unwrap();
     let registration = registrar.register("s", Instance::new("h:1").unwrap()).unwrap();
     registration.ready(PATIENCE).await.unwrap();
-    let resolution = world.resolver().await.resolve("s").await.unwrap();
+    let resolution = world.resolver().await.resolve("s").unwrap();
     resolution.ready(PATIENCE).await.unwrap();
     world.etcd.freeze();
     let why = async || registration.state().why().map(ToString::to_string);

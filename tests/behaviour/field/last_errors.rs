@@ -4,7 +4,7 @@ use std::error::Error;
 use std::time::Duration;
 
 use test_support::Proxy;
-use tonic_etcd::{EtcdOptions, Instance, Registrar, RegistrationState, Resolver, State};
+use tonic_etcd::{EtcdOptions, Instance, Registrar, RegistrationState, ResolutionState, Resolver};
 
 use crate::support::{PATIENCE, World, until};
 
@@ -17,8 +17,8 @@ async fn what_is_said_of_an_outage_is_its_last_error() {
     proxy.refuse();
     let short = Duration::from_secs(1);
     let options = || EtcdOptions::from([proxy.endpoint()]).connect_timeout(short).request_timeout(short);
-    let resolution = Resolver::builder(options()).build().unwrap().resolve("s").await.unwrap();
-    let registrar = Registrar::builder(options()).build().unwrap();
+    let resolution = Resolver::builder(options()).connect_lazy().unwrap().resolve("s").unwrap();
+    let registrar = Registrar::builder(options()).connect_lazy().unwrap();
     let registration = registrar.register("s", Instance::new("h:1").unwrap()).unwrap();
     let said = async || {
         let wait = Duration::from_millis(1);
@@ -46,7 +46,7 @@ async fn what_is_said_of_an_outage_is_its_last_error() {
     all("silent", silent).await;
     proxy.resume();
     well().await;
-    assert!(matches!(resolution.state(), State::ConfirmedEmpty | State::Current), "{resolution:?}");
+    assert!(matches!(resolution.state(), ResolutionState::ConfirmedEmpty | ResolutionState::Current), "{resolution:?}");
     // The next outage has errors of its own, of which the last is said; a registration stands meanwhile, and is late with its
     // renewal.
     proxy.stall();

@@ -39,7 +39,7 @@ async fn has_arrived(proxy: &FrameProxy, etcd: &Etcd) {
 async fn nothing_comes_of_it(leave: impl AsyncFnOnce(Registration) -> Option<Registration>) {
     let world = World::start().await;
     let proxy = FrameProxy::to(world.etcd.address());
-    let registrar = Registrar::connect([proxy.endpoint()]).await.unwrap();
+    let registrar = Registrar::connect_lazy([proxy.endpoint()]).unwrap();
     let mut others = Vec::new();
     for address in ["h:1", "h:2"] {
         others.push(registrar.register("s", at(address)).unwrap());
@@ -96,7 +96,7 @@ async fn a_put_that_arrives_after_its_registration_left_is_refused() {
 async fn the_only_registration_leaves_with_its_lease() {
     let world = World::start().await;
     let proxy = FrameProxy::to(world.etcd.address());
-    let registrar = Registrar::connect([proxy.endpoint()]).await.unwrap();
+    let registrar = Registrar::connect_lazy([proxy.endpoint()]).unwrap();
     let late = held(&registrar, &proxy).await;
     late.deregister().await.unwrap();
     assert!(world.leases().await.is_empty());
@@ -110,7 +110,7 @@ async fn the_only_registration_leaves_with_its_lease() {
 async fn leases_that_are_left_leave_no_streams() {
     let world = World::start().await;
     let proxy = FrameProxy::to(world.etcd.address());
-    let registrar = Registrar::builder([proxy.endpoint()]).ttl(Duration::from_secs(3)).build().unwrap();
+    let registrar = Registrar::builder([proxy.endpoint()]).ttl(Duration::from_secs(3)).connect_lazy().unwrap();
     let other = registrar.register("s", at("h:1")).unwrap();
     other.ready(PATIENCE).await.unwrap();
     for _ in 0..3 {

@@ -48,7 +48,7 @@ async fn commits_stall(with_user: bool) {
     let checks = calls(cluster.member(leader), "Authenticate");
     let proxy = Proxy::to(cluster.member(leader).address());
     let options = if with_user { as_root([proxy.endpoint()]) } else { EtcdOptions::from([proxy.endpoint()]) };
-    let registrar = Registrar::builder(options).ttl(Duration::from_secs(5)).build().unwrap();
+    let registrar = Registrar::builder(options).ttl(Duration::from_secs(5)).connect_lazy().unwrap();
     let first = registrar.register("s", at(1)).unwrap();
     first.ready(PATIENCE).await.unwrap();
     let lease = first.lease_id().unwrap();
@@ -70,7 +70,7 @@ async fn requests_that_are_held_cost_no_lease() {
     let etcd = Etcd::start();
     let root = protect(&etcd).await;
     let proxy = FrameProxy::to(etcd.address());
-    let registrar = Registrar::builder(as_root([proxy.endpoint()])).ttl(TTL).build().unwrap();
+    let registrar = Registrar::builder(as_root([proxy.endpoint()])).ttl(TTL).connect_lazy().unwrap();
     let first = registrar.register("s", at(1)).unwrap();
     first.ready(PATIENCE).await.unwrap();
     let lease = first.lease_id().unwrap();

@@ -197,7 +197,7 @@ fn a_change_and_a_codec_ask_the_server() {
         Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
             let world = World::start().await;
             let codec = Curious::default();
-            let registrar = Registrar::builder([world.etcd.endpoint()]).codec(codec.clone()).build().unwrap();
+            let registrar = Registrar::builder([world.etcd.endpoint()]).codec(codec.clone()).connect_lazy().unwrap();
             let asks = |control: &ServeControl| {
                 let control = control.clone();
                 move |instance: Instance| {
@@ -239,5 +239,5 @@ async fn there(world: &World) {
 }
 
 fn registrar(world: &World) -> Registrar {
-    Registrar::builder([world.etcd.endpoint()]).ttl(Duration::from_secs(3)).build().unwrap()
+    Registrar::builder([world.etcd.endpoint()]).ttl(Duration::from_secs(3)).connect_lazy().unwrap()
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use test_support::{FrameProxy, Rule};
 use tokio::time::timeout;
-use tonic_etcd::{Resolver, State};
+use tonic_etcd::{ResolutionState, Resolver};
 
 use crate::support::{PATIENCE, World, resolved, servers_are, until};
 
@@ -19,7 +19,7 @@ async fn a_relist_that_hangs_holds_up_no_event() {
     let world = World::start().await;
     let proxy = FrameProxy::to(world.etcd.address());
     world.put("s/1", "h:1").await;
-    let resolution = Resolver::connect([proxy.endpoint()]).await.unwrap().resolve("s").await.unwrap();
+    let resolution = Resolver::connect_lazy([proxy.endpoint()]).unwrap().resolve("s").unwrap();
     servers_are(&resolution, &["h:1"]).await;
     let lists = proxy.streams("Range");
     // A break is followed by a list, which is then held.
@@ -31,7 +31,7 @@ async fn a_relist_that_hangs_holds_up_no_event() {
     world.delete("s/1").await;
     let seen = timeout(Duration::from_secs(10), servers_are(&resolution, &["h:2"])).await;
     assert!(seen.is_ok(), "events wait for the list: {resolution:?}");
-    assert_eq!(resolution.state(), State::Current);
+    assert_eq!(resolution.state(), ResolutionState::Current);
     // What the list said is older, and takes nothing back.
     proxy.clear();
     world.put("s/3", "h:3").await;
@@ -45,16 +45,16 @@ async fn without_a_watch_a_list_is_current_for_a_moment() {
     let proxy = FrameProxy::to(world.etcd.address());
     world.put("s/1", "h:1").await;
     proxy.rule(Rule::hold().method("Watch").requests());
-    let resolution = Resolver::connect([proxy.endpoint()]).await.unwrap().resolve("s").await.unwrap();
+    let resolution = Resolver::connect_lazy([proxy.endpoint()]).unwrap().resolve("s").unwrap();
     servers_are(&resolution, &["h:1"]).await;
-    assert_eq!(resolution.state(), State::Current);
-    until("stale", async || matches!(resolution.state(), State::Stale { .. }).then_some(())).await;
+    assert_eq!(resolution.state(), ResolutionState::Current);
+    until("stale", async || matches!(resolution.state(), ResolutionState::Stale { .. }).then_some(())).await;
     let error = until("what went wrong", async || resolution.last_error()).await.to_string();
     assert!(error.contains("not created within 5000 ms"), "{error}");
     proxy.clear();
     world.put("s/2", "h:2").await;
     servers_are(&resolution, &["h:1", "h:2"]).await;
-    assert_eq!(resolution.state(), State::Current);
+    assert_eq!(resolution.state(), ResolutionState::Current);
 }
 
 /// F3: the only member accepts, and answers nothing: said within the time to connect and that of a request.
@@ -67,7 +67,7 @@ async fn a_member_that_says_nothing_is_said() {
     // This one greets, and answers pings.
     silent.rule(Rule::hold().method("Range"));
     for endpoint in [endpoint, silent.endpoint()] {
-        let resolution = Resolver::connect([endpoint.clone()]).await.unwrap().resolve("s").await.unwrap();
+        let resolution = Resolver::connect_lazy([endpoint.clone()]).unwrap().resolve("s").unwrap();
         let error = resolution.ready(SAID).await.unwrap_err();
         let source = error.source().map(ToString::to_string).unwrap_or_default();
         assert!(source.contains(&endpoint), "{endpoint}: {error:?}");
@@ -83,7 +83,7 @@ async fn a_page_that_is_late_is_waited_for_where_etcd_answers() {
     world.put("s/1", "a-server-of-its-own:1").await;
     // The answer that carries the key, and not the one that counts.
     proxy.rule(Rule::delay(Duration::from_secs(8)).method("Range").responses().containing("a-server-of-its-own:1"));
-    let resolution = Resolver::connect([proxy.endpoint()]).await.unwrap().resolve("s").await.unwrap();
+    let resolution = Resolver::connect_lazy([proxy.endpoint()]).unwrap().resolve("s").unwrap();
     resolution.ready(PATIENCE).await.unwrap();
     resolved(&resolution, "the server", |snapshot| snapshot.len() == 1).await;
     assert!(resolution.last_error().is_none(), "{:?}", resolution.last_error());

@@ -13,7 +13,7 @@ async fn two_hundred_registrations_are_put_many_at_a_time() {
     let root = world.protect("s/").await;
     let proxy = FrameProxy::to(world.etcd.address());
     let options = EtcdOptions::from([proxy.endpoint()]).user("user", "userpw");
-    let registrar = Registrar::builder(options).build().unwrap();
+    let registrar = Registrar::builder(options).connect_lazy().unwrap();
     proxy.rule(Rule::hold().responses().method("Txn"));
     let refused = registrar.register("forbidden", Instance::new("h:1").unwrap()).unwrap();
     let mut registrations = Vec::new();

@@ -17,15 +17,15 @@ async fn a_member_that_is_frozen_from_the_start_costs_nobody_more_than_a_moment(
     let options = EtcdOptions::new(cluster.endpoints());
     let mut resolutions = Vec::new();
     for number in 0..12 {
-        let resolver = Resolver::builder(options.clone()).build().unwrap();
-        resolutions.push(resolver.resolve(format!("s{number}")).await.unwrap());
+        let resolver = Resolver::builder(options.clone()).connect_lazy().unwrap();
+        resolutions.push(resolver.resolve(format!("s{number}")).unwrap());
     }
     for resolution in &resolutions {
         resolution.ready(SOON).await.unwrap();
     }
     let mut registrations = Vec::new();
     for port in 1..=12 {
-        let registrar = Registrar::builder(options.clone()).build().unwrap();
+        let registrar = Registrar::builder(options.clone()).connect_lazy().unwrap();
         registrations.push(registrar.register("s", Instance::new(format!("h:{port}")).unwrap()).unwrap());
     }
     for registration in &registrations {

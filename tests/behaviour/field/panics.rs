@@ -4,7 +4,7 @@ use std::fmt;
 
 use tokio_stream::StreamExt;
 use tonic_etcd::codec::{Codec, DecodeError, Detect, EncodeError, Record};
-use tonic_etcd::{Instance, Registrar, Resolver, State, Target};
+use tonic_etcd::{Instance, Registrar, ResolutionState, Resolver, Target};
 use tower::discover::Change;
 
 use crate::support::{PATIENCE, World, resolved, servers_are, until};
@@ -37,8 +37,8 @@ async fn a_codec_that_panics_costs_one_record() {
     world.put("s/1", "h:1").await;
     world.put("s/2", "bang").await;
     world.put("s/3", "h:3").await;
-    let resolver = Resolver::builder([world.etcd.endpoint()]).codec(Panics).build().unwrap();
-    let resolution = resolver.resolve("s").await.unwrap();
+    let resolver = Resolver::builder([world.etcd.endpoint()]).codec(Panics).connect_lazy().unwrap();
+    let resolution = resolver.resolve("s").unwrap();
     servers_are(&resolution, &["h:1", "h:3"]).await;
     let why = |key: &str| {
         let snapshot = resolution.snapshot();
@@ -55,7 +55,7 @@ async fn a_codec_that_panics_costs_one_record() {
         assert!(why("s/1").unwrap().starts_with(reason), "{:?}", why("s/1"));
         world.put("s/1", "h:1").await;
         servers_are(&resolution, &["h:1", "h:3"]).await;
-        assert_eq!(resolution.state(), State::Current);
+        assert_eq!(resolution.state(), ResolutionState::Current);
     }
     world.put("s/2", "h:2").await;
     servers_are(&resolution, &["h:1", "h:2", "h:3"]).await;
@@ -66,7 +66,7 @@ async fn a_codec_that_panics_costs_one_record() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_registration_whose_record_cannot_be_made_is_refused() {
     let world = World::start().await;
-    let registrar = Registrar::builder([world.etcd.endpoint()]).codec(Panics).build().unwrap();
+    let registrar = Registrar::builder([world.etcd.endpoint()]).codec(Panics).connect_lazy().unwrap();
     let at = |address: &str| Instance::new(address).unwrap();
     let mut first = registrar.register("s", at("h:1")).unwrap();
     first.ready(PATIENCE).await.unwrap();
@@ -116,9 +116,9 @@ async fn an_endpoint_whose_configuration_panics_is_left_out() {
             2 => Err(Speechless),
             _ => Ok(endpoint),
         })
-        .build()
+        .connect_lazy()
         .unwrap();
-    let resolution = resolver.resolve("s").await.unwrap();
+    let resolution = resolver.resolve("s").unwrap();
     resolved(&resolution, "all", |snapshot| snapshot.len() == 4).await;
     let mut discover = resolution.discover();
     for expected in ["h:3", "h:4", "h:5"] {

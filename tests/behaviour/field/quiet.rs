@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use test_support::{Etcd, GrpcProxy, Proxy};
 use tokio::time::timeout;
-use tonic_etcd::{EtcdOptions, Resolution, Resolver, State};
+use tonic_etcd::{EtcdOptions, Resolution, ResolutionState, Resolver};
 
 use super::{as_root, calls, protect};
 use crate::support::{PATIENCE, World, naming, servers_are, until};
@@ -48,7 +48,7 @@ async fn behind_a_grpc_proxy() {
 }
 
 async fn stays_quiet(etcd: &Etcd, proxy: &Proxy, options: EtcdOptions, streams: f64) -> Resolution {
-    let mut resolution = Resolver::builder(options).build().unwrap().resolve("s").await.unwrap();
+    let mut resolution = Resolver::builder(options).connect_lazy().unwrap().resolve("s").unwrap();
     servers_are(&resolution, &["h:1"]).await;
     until("a watch", async || (calls(etcd, "Watch") >= 1).then_some(())).await;
     let seen = |what| (what, calls(etcd, "Watch"), calls(etcd, "Authenticate"), proxy.connections());
@@ -56,7 +56,7 @@ async fn stays_quiet(etcd: &Etcd, proxy: &Proxy, options: EtcdOptions, streams: 
     while timeout(Duration::from_secs(2), resolution.changed()).await.is_ok() {}
     let changed = timeout(QUIET, resolution.changed()).await;
     assert!(changed.is_err(), "{resolution:?}, {:?}", resolution.last_error());
-    assert_eq!(resolution.state(), State::Current);
+    assert_eq!(resolution.state(), ResolutionState::Current);
     assert_eq!(seen("before"), before, "watches, password checks and connections");
     assert_eq!(etcd.metric("etcd_debugging_mvcc_watch_stream_total"), Some(streams));
     assert!(resolution.last_error().is_none(), "{:?}", resolution.last_error());

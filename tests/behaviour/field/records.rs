@@ -20,7 +20,7 @@ async fn records_of_every_interface_are_not_called() {
     world.put("s/unix", "unix:/run/docker.sock").await;
     world.put("s/v4", "127.0.0.1:1").await;
     world.put("s/v6", &naming("[::1]:1")).await;
-    let resolution = world.resolver().await.resolve("s").await.unwrap();
+    let resolution = world.resolver().await.resolve("s").unwrap();
     servers_are(&resolution, &["127.0.0.1:1", "[::1]:1"]).await;
     let snapshot = resolution.snapshot();
     assert_eq!(snapshot.unreadable(), 2 * refused.len() + 1);
@@ -28,15 +28,15 @@ async fn records_of_every_interface_are_not_called() {
     assert!(why("s/naming-0").contains("every interface, which nobody can call"), "{}", why("s/naming-0"));
     assert!(why("s/plain-6").contains("multicast"), "{}", why("s/plain-6"));
     assert!(why("s/unix").contains("ResolverBuilder::unix_sockets"), "{}", why("s/unix"));
-    let resolver = Resolver::builder([world.etcd.endpoint()]).unix_sockets(true).build().unwrap();
-    servers_are(&resolver.resolve("s").await.unwrap(), &["127.0.0.1:1", "[::1]:1", "unix:/run/docker.sock"]).await;
+    let resolver = Resolver::builder([world.etcd.endpoint()]).unix_sockets(true).connect_lazy().unwrap();
+    servers_are(&resolver.resolve("s").unwrap(), &["127.0.0.1:1", "[::1]:1", "unix:/run/docker.sock"]).await;
 }
 
 /// F21: nor can they be registered.
 #[tokio::test(flavor = "multi_thread")]
 async fn addresses_that_nobody_can_call_are_not_registered() {
     let world = World::start().await;
-    let registrar = Registrar::connect([world.etcd.endpoint()]).await.unwrap();
+    let registrar = Registrar::connect_lazy([world.etcd.endpoint()]).unwrap();
     let mut good = registrar.register("s", Instance::new("127.0.0.1:1").unwrap()).unwrap();
     for address in [
         "0.0.0.0:50051",
@@ -59,14 +59,14 @@ async fn addresses_that_nobody_can_call_are_not_registered() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_weight_of_zero_is_refused_and_a_foreign_one_says_nothing() {
     let world = World::start().await;
-    let registrar = Registrar::connect([world.etcd.endpoint()]).await.unwrap();
+    let registrar = Registrar::connect_lazy([world.etcd.endpoint()]).unwrap();
     let mut registration = registrar.register("s", Instance::new("h:1").unwrap()).unwrap();
     let error = registration.update(|instance| instance.with_weight(0)).unwrap_err();
     assert!(error.is_invalid_argument() && error.to_string().contains("with_draining(true)"), "{error}");
     registration.update(|instance| instance.with_weight(3)).unwrap();
     registration.ready(PATIENCE).await.unwrap();
     world.put("s/h:2", r#"{"Op":0,"Addr":"h:2","Metadata":{"Weight":0}}"#).await;
-    let resolution = world.resolver().await.resolve("s").await.unwrap();
+    let resolution = world.resolver().await.resolve("s").unwrap();
     resolved(&resolution, "both", |snapshot| snapshot.len() == 2).await;
     let weights: Vec<_> = resolution.snapshot().instances().map(Instance::weight).collect();
     assert_eq!(weights, [Some(3), None]);
@@ -75,13 +75,13 @@ async fn a_weight_of_zero_is_refused_and_a_foreign_one_says_nothing() {
 /// F67: keys of a name below count, as Go has it, and the resolver of the upper name says so once.
 #[tokio::test]
 async fn a_resolver_that_sees_a_name_below_its_own_says_so_once() {
-    const WARNING: &str = "the prefix also holds keys of another name";
+    const WARNING: &str = "prefix also holds keys of a longer name";
     let world = World::start().await;
     let (log, _guard) = Log::begin();
     let resolver = world.resolver().await;
     world.put("shopping/h:9", &naming("h:9")).await;
     world.put("shop/payments/h:1", &naming("h:1")).await;
-    let (shop, payments) = (resolver.resolve("shop").await.unwrap(), resolver.resolve("shop/payments").await.unwrap());
+    let (shop, payments) = (resolver.resolve("shop").unwrap(), resolver.resolve("shop/payments").unwrap());
     servers_are(&shop, &["h:1"]).await;
     assert_eq!(log.count_at(Level::WARN, WARNING), 0, "one name alone may be written so: {}", log.text());
     world.put("shop/h:2", &naming("h:2")).await;
@@ -103,7 +103,7 @@ async fn a_registrar_of_a_name_above_or_below_another_says_so_once() {
         // Of another process.
         world.put(&format!("{}/10.0.0.5:1", names[0]), &naming("10.0.0.5:1")).await;
         let (log, _guard) = Log::begin();
-        let registrar = Registrar::connect([world.etcd.endpoint()]).await.unwrap();
+        let registrar = Registrar::connect_lazy([world.etcd.endpoint()]).unwrap();
         let mut others = Vec::new();
         for port in 1..=3 {
             others.push(registrar.register(names[1], at(&format!("10.0.0.6:{port}"))).unwrap());
@@ -128,7 +128,7 @@ async fn a_registrar_that_may_not_look_registers_all_the_same() {
     let (log, _guard) = Log::begin();
     let _root = world.protect("shop/payments/").await;
     let options = tonic_etcd::EtcdOptions::new([world.etcd.endpoint()]).user("user", "userpw");
-    let registrar = Registrar::connect(options).await.unwrap();
+    let registrar = Registrar::connect_lazy(options).unwrap();
     let registration = registrar.register("shop/payments", Instance::new("10.0.0.5:1").unwrap()).unwrap();
     registration.ready(PATIENCE).await.unwrap();
     until("the look", async || (log.count_at(Level::DEBUG, "check for nested names failed") > 0).then_some(())).await;
@@ -150,18 +150,18 @@ async fn what_is_not_understood_is_said_once_a_service() {
         }
     }
     let resolver = world.resolver().await;
-    let understood = resolver.resolve("a").await.unwrap();
+    let understood = resolver.resolve("a").unwrap();
     resolved(&understood, "weights", |snapshot| {
         snapshot.instances().filter(|one| one.weight() == Some(9)).count() == 3
     })
     .await;
     for service in ["b", "c"] {
-        let resolution = resolver.resolve(service).await.unwrap();
+        let resolution = resolver.resolve(service).unwrap();
         servers_are(&resolution, &["h:1", "h:2", "h:3"]).await;
         world.put(&format!("{service}/2"), r#"{"Addr":"h:4","Metadata":{"weight":-1}}"#).await;
         servers_are(&resolution, &["h:1", "h:3", "h:4"]).await;
     }
-    assert_eq!(log.count_at(Level::WARN, "is not understood"), 2, "{}", log.text());
+    assert_eq!(log.count_at(Level::WARN, "not understood"), 2, "{}", log.text());
     assert_eq!(log.count_at(Level::WARN, r#"\"Weight\" is \"heavy\""#), 2, "{}", log.text());
 }
 
@@ -176,7 +176,7 @@ async fn metadata_that_changes_all_the_time_is_told_at_debug() {
     };
     put(0, "").await;
     world.put("s/2", r#"{"Addr":"now=0"}"#).await;
-    let resolution = world.resolver().await.resolve("s").await.unwrap();
+    let resolution = world.resolver().await.resolve("s").unwrap();
     let now = async |now: usize| {
         let is = |one: &Instance| one.metadata()["now"] == now.to_string();
         resolved(&resolution, "now", |snapshot| snapshot.len() == 1 && snapshot.instances().all(is)).await;
@@ -199,7 +199,7 @@ async fn metadata_that_changes_all_the_time_is_told_at_debug() {
         "{}",
         log.text()
     );
-    assert!(log.count_at(Level::DEBUG, "something else of themselves") >= 5, "{}", log.text());
+    assert!(log.count_at(Level::DEBUG, "instance details changed") >= 5, "{}", log.text());
     for (next, more) in (6..).zip([r#","weight":3"#, r#","weight":3,"zone":"a""#, r#","zone":"a","draining":true"#]) {
         let before = log.count_at(Level::INFO, "membership changed");
         put(next, more).await;
@@ -220,7 +220,7 @@ fn a_registrar_looks_again_where_its_runtime_ended_before_it_could() {
     let [first, second] = [(), ()].map(|()| Builder::new_current_thread().enable_all().build().unwrap());
     let world = second.block_on(World::start());
     second.block_on(world.put("shop/10.0.0.5:1", &naming("10.0.0.5:1")));
-    let registrar = second.block_on(Registrar::connect([world.etcd.endpoint()])).unwrap();
+    let registrar = Registrar::connect_lazy([world.etcd.endpoint()]).unwrap();
     let at = |address: &str| Instance::new(address).unwrap();
     let ended = first.block_on(async {
         let paused = registrar

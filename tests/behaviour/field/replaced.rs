@@ -51,11 +51,11 @@ async fn remove(admin: &Client, name: &str) {
 async fn a_cluster_of_which_every_member_is_replaced_is_not_lost() {
     let cluster = spawn_blocking(|| Cluster::start(3)).await.unwrap();
     let options = EtcdOptions::new(cluster.endpoints()).learn_members(Duration::from_secs(1));
-    let registrar = Registrar::builder(options.clone()).ttl(Duration::from_secs(10)).build().unwrap();
+    let registrar = Registrar::builder(options.clone()).ttl(Duration::from_secs(10)).connect_lazy().unwrap();
     let registration = registrar.register("s", Instance::new("h:1").unwrap()).unwrap();
     registration.ready(PATIENCE).await.unwrap();
     let lease = registration.lease_id();
-    let resolution = Resolver::builder(options).build().unwrap().resolve("s").await.unwrap();
+    let resolution = Resolver::builder(options).connect_lazy().unwrap().resolve("s").unwrap();
     servers_are(&resolution, &["h:1"]).await;
     let mut admin = Client::connect(cluster.endpoints(), None).await.unwrap();
     let mut members = Vec::new();
@@ -94,7 +94,7 @@ async fn who_learns_no_members_goes_on_with_those_that_were_given() {
     auth.user_add("user", "userpw", None).await.unwrap();
     auth.user_grant_role("user", "role").await.unwrap();
     let options = EtcdOptions::from([etcd.endpoint()]).user("user", "userpw").learn_members(Duration::from_secs(1));
-    let registrar = Registrar::builder(options).build().unwrap();
+    let registrar = Registrar::builder(options).connect_lazy().unwrap();
     let registration = registrar.register("s", Instance::new("h:1").unwrap()).unwrap();
     registration.ready(PATIENCE).await.unwrap();
     until("the members were listed three times", async || (calls(&etcd, "MemberList") >= 3).then_some(())).await;
@@ -111,7 +111,7 @@ async fn a_proxy_that_names_itself_costs_nothing() {
     let proxy = spawn_blocking(move || GrpcProxy::to(address)).await.unwrap();
     let counted = FrameProxy::to(proxy.address());
     let options = EtcdOptions::from([counted.endpoint()]).learn_members(Duration::from_secs(1));
-    let resolution = Resolver::builder(options).build().unwrap().resolve("s").await.unwrap();
+    let resolution = Resolver::builder(options).connect_lazy().unwrap().resolve("s").unwrap();
     resolution.ready(PATIENCE).await.unwrap();
     // It names itself, by an address without a scheme, which is no member's.
     until("the members were listed", async || (counted.streams("MemberList") >= 2).then_some(())).await;

@@ -31,8 +31,8 @@ async fn no_error_and_no_debug_shows_a_password() {
     let mut shown = Vec::new();
     let mut error = |what: &str, error: tonic_etcd::Error| shown.push(format!("{what}: {error} {error:?}"));
     let etcd = Etcd::start();
-    let registrar = Registrar::connect([etcd.endpoint()]).await.unwrap();
-    let resolver = Resolver::connect([etcd.endpoint()]).await.unwrap();
+    let registrar = Registrar::connect_lazy([etcd.endpoint()]).unwrap();
+    let resolver = Resolver::connect_lazy([etcd.endpoint()]).unwrap();
     let mut debug = Vec::new();
     for text in TEXTS {
         error("address", Address::parse(text).unwrap_err());
@@ -45,19 +45,19 @@ async fn no_error_and_no_debug_shows_a_password() {
             [format!("etcd://{rest}/greeter"), format!("{text}/greeter"), format!("etcd-srv://{rest}/greeter")]
         {
             error("target", Target::parse(&target).unwrap_err());
-            error("resolver", resolver.resolve(&*target).await.unwrap_err());
+            error("resolver", resolver.resolve(&*target).unwrap_err());
             error("registrar", registrar.register(&*target, Instance::new("h:1").unwrap()).unwrap_err());
             debug.push(format!("{:?}", registrar.service(&*target)));
         }
         let options = EtcdOptions::from([text]);
         debug.push(format!("{options:?}"));
         debug.push(format!("{:?} {:?}", Resolver::builder(options.clone()), Registrar::builder(options.clone())));
-        error("resolver", Resolver::connect(options.clone()).await.unwrap_err());
-        error("registrar", Registrar::connect(options).await.unwrap_err());
+        error("resolver", Resolver::connect_lazy(options.clone()).unwrap_err());
+        error("registrar", Registrar::connect_lazy(options).unwrap_err());
         let none = tokio_stream::iter(Vec::<Result<Change<(), Instance>, Infallible>>::new());
         let builder = BalancedChannel::builder().authority(text);
         debug.push(format!("{builder:?}"));
-        error("channel", builder.discover("s", none).unwrap_err());
+        error("channel", builder.build_with_discovery("s", none).unwrap_err());
         let service = registrar.service("s").advertise(text);
         debug.push(format!("{service:?}"));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -104,7 +104,7 @@ async fn records_with_a_password_are_left_out_and_not_shown() {
         }
     }
     admin.kv_client().put("s/h:1", naming("h:1"), None).await.unwrap();
-    let resolution = Resolver::connect([etcd.endpoint()]).await.unwrap().resolve("s").await.unwrap();
+    let resolution = Resolver::connect_lazy([etcd.endpoint()]).unwrap().resolve("s").unwrap();
     resolution.ready(PATIENCE).await.unwrap();
     admin.kv_client().put("s/h:2/http://root:secret@h", "http://root:secret@h", None).await.unwrap();
     admin.kv_client().put("s/h:3", naming("h:3"), None).await.unwrap();
@@ -123,18 +123,18 @@ async fn what_is_not_understood_of_a_record_shows_no_password() {
     let (log, _guard) = Log::begin();
     let etcd = Etcd::start();
     let admin = Client::connect([etcd.endpoint()], None).await.unwrap();
-    let resolver = Resolver::connect([etcd.endpoint()]).await.unwrap();
+    let resolver = Resolver::connect_lazy([etcd.endpoint()]).unwrap();
     let cut_off = format!("http://root:secret{}@h:2379", "x".repeat(100));
     let texts = TEXTS.iter().map(|text| (*text).to_owned()).chain([cut_off]);
     for (number, text) in texts.enumerate() {
         let value = format!(r#"{{"Op":0,"Addr":"h:1","Metadata":{{"weight":"{text}"}}}}"#);
         admin.kv_client().put(format!("{number}/h:1"), value, None).await.unwrap();
-        let resolution = resolver.resolve(number.to_string()).await.unwrap();
+        let resolution = resolver.resolve(number.to_string()).unwrap();
         resolved(&resolution, "one", |snapshot| snapshot.len() == 1).await;
-        assert!(log.warned("is not understood") > number, "{}", log.text());
+        assert!(log.warned("not understood") > number, "{}", log.text());
     }
     // Metadata are the user's, and are shown by who asks for them.
-    let misread = log.text().lines().filter(|line| line.contains("is not understood")).collect::<Vec<_>>().join("\n");
+    let misread = log.text().lines().filter(|line| line.contains("not understood")).collect::<Vec<_>>().join("\n");
     assert!(!misread.contains("secret"), "{misread}");
 }
 
@@ -146,7 +146,7 @@ async fn who_holds_a_key_shows_no_password() {
     let admin = Client::connect([etcd.endpoint()], None).await.unwrap();
     let value = r#"{"Addr":"h:1","Metadata":{"id":"http://root:secret@pod-1"}}"#;
     admin.kv_client().put("s/h:1", value, None).await.unwrap();
-    let registrar = Registrar::connect([etcd.endpoint()]).await.unwrap();
+    let registrar = Registrar::connect_lazy([etcd.endpoint()]).unwrap();
     let options = RegistrationOptions::new().conflict(Conflict::Refuse);
     let registration = registrar.register_with("s", Instance::new("h:1").unwrap(), options).unwrap();
     let error = registration.ready(PATIENCE).await.unwrap_err();

@@ -64,7 +64,7 @@ fn of_three(registrar: &Registrar) -> (Serve, ServeControl) {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_update_that_is_refused_for_one_service_changes_none() {
     let world = World::start().await;
-    let registrar = Registrar::builder([world.etcd.endpoint()]).codec(Picky).build().unwrap();
+    let registrar = Registrar::builder([world.etcd.endpoint()]).codec(Picky).connect_lazy().unwrap();
     let other = registrar.register("b", Instance::new("h:7").unwrap()).unwrap();
     let (serve, control) = of_three(&registrar);
     let served = tokio::spawn(serve.serve(router(), listener().await, std::future::pending()));
@@ -97,7 +97,7 @@ async fn an_update_that_is_refused_for_one_service_changes_none() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_refused_before_it_serves_registers_nothing() {
     let world = World::start().await;
-    let registrar = Registrar::builder([world.etcd.endpoint()]).codec(Picky).build().unwrap();
+    let registrar = Registrar::builder([world.etcd.endpoint()]).codec(Picky).connect_lazy().unwrap();
     let before = world.revision().await;
     let (serve, control) = of_three(&registrar);
     control.update(|instance| instance.with_weight(3)).unwrap();
@@ -125,7 +125,7 @@ async fn what_etcd_refuses_is_told_of_its_service() {
     let world = World::start().await;
     let root = world.protect("p/").await;
     let options = EtcdOptions::from([world.etcd.endpoint()]).user("user", "userpw");
-    let registrar = Registrar::connect(options).await.unwrap();
+    let registrar = Registrar::connect_lazy(options).unwrap();
     let serve = registrar.service("p/a").service("q/b").propagation(Duration::ZERO);
     let serve = serve.deregister_within(Duration::from_secs(1));
     let control = serve.control();

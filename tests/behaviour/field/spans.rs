@@ -14,7 +14,7 @@ use tokio::runtime::Builder;
 use tokio::sync::oneshot;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
-use tonic_etcd::{BalancedChannel, Instance, Registrar, Registration, Resolution, Resolver, State};
+use tonic_etcd::{BalancedChannel, Instance, Registrar, Registration, Resolution, ResolutionState, Resolver};
 use tracing::span::{Attributes, Id};
 use tracing::{Event, Instrument, Subscriber, info_span};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
@@ -114,11 +114,11 @@ struct Made {
 }
 
 async fn make(etcd: &Proxy, name: &str) -> Made {
-    let resolver = Resolver::connect([etcd.endpoint()]).await.unwrap();
-    let resolution = resolver.resolve("s").await.unwrap();
+    let resolver = Resolver::connect_lazy([etcd.endpoint()]).unwrap();
+    let resolution = resolver.resolve("s").unwrap();
     let channel = resolution.channel().unwrap();
     let tonics = resolution.balance_channel().unwrap();
-    let registrar = Registrar::builder([etcd.endpoint()]).ttl(Duration::from_secs(3)).build().unwrap();
+    let registrar = Registrar::builder([etcd.endpoint()]).ttl(Duration::from_secs(3)).connect_lazy().unwrap();
     let registration = registrar.register("t", Instance::new(name).unwrap()).unwrap();
     registration.ready(PATIENCE).await.unwrap();
     channel.wait_until_ready(PATIENCE).await.unwrap();
@@ -136,7 +136,7 @@ async fn reconnect(made: &Made, etcd: &Proxy, server: &Proxy) {
     })
     .await;
     until("the server", async || greet(&made.channel).await.ok()).await;
-    until("etcd", async || (made.resolution.state() == State::Current).then_some(())).await;
+    until("etcd", async || (made.resolution.state() == ResolutionState::Current).then_some(())).await;
     made.registration.ready(PATIENCE).await.unwrap();
 }
 

@@ -14,7 +14,7 @@ async fn a_watch_that_is_not_answered_touches_nothing_else() {
     let world = World::start().await;
     let proxy = FrameProxy::to(world.etcd.address());
     proxy.rule(Rule::drop_all().method("Watch").requests().containing("s/h:99"));
-    let registrar = Registrar::builder([proxy.endpoint()]).ttl(Duration::from_secs(4)).build().unwrap();
+    let registrar = Registrar::builder([proxy.endpoint()]).ttl(Duration::from_secs(4)).connect_lazy().unwrap();
     let mut registrations = Vec::new();
     for port in [99, 1, 2, 3] {
         registrations.push(registrar.register("s", Instance::new(format!("h:{port}")).unwrap()).unwrap());
@@ -43,11 +43,11 @@ async fn a_service_whose_watch_is_not_answered_costs_the_others_nothing() {
     let world = World::start().await;
     let proxy = FrameProxy::to(world.etcd.address());
     proxy.rule(Rule::drop_all().method("Watch").requests().containing("mute/"));
-    let resolver = Resolver::connect([proxy.endpoint()]).await.unwrap();
-    let mute = resolver.resolve("mute").await.unwrap();
+    let resolver = Resolver::connect_lazy([proxy.endpoint()]).unwrap();
+    let mute = resolver.resolve("mute").unwrap();
     let mut others = Vec::new();
     for number in 0..10 {
-        others.push(resolver.resolve(format!("s{number}")).await.unwrap());
+        others.push(resolver.resolve(format!("s{number}")).unwrap());
     }
     until("the other watches", async || (world.watches() == 10).then_some(())).await;
     let late = async || mute.last_error().filter(|error| error.to_string().contains("not created"));
@@ -69,10 +69,10 @@ async fn a_service_whose_watch_is_not_answered_costs_the_others_nothing() {
 async fn watches_share_a_stream_and_leave_it_alone() {
     let world = World::start().await;
     let proxy = FrameProxy::to(world.etcd.address());
-    let resolver = Resolver::connect([proxy.endpoint()]).await.unwrap();
+    let resolver = Resolver::connect_lazy([proxy.endpoint()]).unwrap();
     let mut resolutions = Vec::new();
     for number in 0..100 {
-        resolutions.push(resolver.resolve(format!("s{number}")).await.unwrap());
+        resolutions.push(resolver.resolve(format!("s{number}")).unwrap());
     }
     until("all watches", async || (world.watches() == 100).then_some(())).await;
     assert_eq!((proxy.connections(), proxy.streams("Watch")), (1, 1));

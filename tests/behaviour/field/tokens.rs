@@ -5,7 +5,7 @@ use std::time::Duration;
 use etcd_client::Client;
 use test_support::{Etcd, FrameProxy, Proxy, Rule};
 use tokio::time::{sleep, timeout};
-use tonic_etcd::{EtcdOptions, Instance, Registrar, Resolver, State};
+use tonic_etcd::{EtcdOptions, Instance, Registrar, ResolutionState, Resolver};
 
 use super::{as_root, calls, protect};
 use crate::support::{PATIENCE, servers_are, until};
@@ -19,12 +19,12 @@ async fn a_wrong_password_is_checked_once_in_five_seconds() {
     let proxies: Vec<_> = (0..3).map(|_| Proxy::to(etcd.address())).collect();
     let checks = calls(&etcd, "Authenticate");
     let wrong = EtcdOptions::new(proxies.iter().map(Proxy::endpoint)).user("root", "another");
-    let resolver = Resolver::builder(wrong.clone()).build().unwrap();
+    let resolver = Resolver::builder(wrong.clone()).connect_lazy().unwrap();
     let mut resolutions = Vec::new();
     for service in 0..10 {
-        resolutions.push(resolver.resolve(format!("s{service}")).await.unwrap());
+        resolutions.push(resolver.resolve(format!("s{service}")).unwrap());
     }
-    let registrar = Registrar::builder(wrong).build().unwrap();
+    let registrar = Registrar::builder(wrong).connect_lazy().unwrap();
     let registration = registrar.register("s0", Instance::new("h:1").unwrap()).unwrap();
     for resolution in &resolutions {
         let said = async || resolution.last_error().filter(|error| error.to_string().contains("authentication failed"));
@@ -39,8 +39,10 @@ async fn a_wrong_password_is_checked_once_in_five_seconds() {
     registration.ready(within).await.unwrap();
     for resolution in &resolutions {
         resolution.ready(within).await.unwrap();
-        until("current", async || matches!(resolution.state(), State::Current | State::ConfirmedEmpty).then_some(()))
-            .await;
+        until("current", async || {
+            matches!(resolution.state(), ResolutionState::Current | ResolutionState::ConfirmedEmpty).then_some(())
+        })
+        .await;
     }
 }
 
@@ -51,19 +53,19 @@ async fn an_etcd_that_is_far_away_is_asked_for_each_thing_once() {
     drop(protect(&etcd).await);
     let proxy = FrameProxy::to(etcd.address());
     proxy.rule(Rule::delay(Duration::from_millis(500)));
-    let registrar = Registrar::builder(as_root([proxy.endpoint()])).build().unwrap();
+    let registrar = Registrar::builder(as_root([proxy.endpoint()])).connect_lazy().unwrap();
     let registration = registrar.register("s", Instance::new("h:1").unwrap()).unwrap();
     registration.ready(Duration::from_secs(8)).await.unwrap();
     let lease = registration.lease_id();
-    let resolver = Resolver::builder(as_root([proxy.endpoint()])).build().unwrap();
-    let resolution = resolver.resolve("s").await.unwrap();
+    let resolver = Resolver::builder(as_root([proxy.endpoint()])).connect_lazy().unwrap();
+    let resolution = resolver.resolve("s").unwrap();
     resolution.ready(PATIENCE).await.unwrap();
     // Over several renewals, and proofs of quiet streams.
     until("three renewals", async || (calls(&etcd, "LeaseKeepAlive") == 1 && renewals(&etcd) >= 3).then_some(())).await;
     assert_eq!(proxy.streams("Authenticate"), 2, "one of the resolver, one of the registrar");
     assert_eq!((proxy.connections(), proxy.streams("LeaseKeepAlive")), (2, 1));
     assert_eq!(registration.lease_id(), lease);
-    assert_eq!(resolution.state(), State::Current);
+    assert_eq!(resolution.state(), ResolutionState::Current);
 }
 
 fn renewals(etcd: &Etcd) -> usize {
@@ -76,10 +78,10 @@ fn renewals(etcd: &Etcd) -> usize {
 async fn a_token_of_an_etcd_that_was_wiped_is_not_waited_for() {
     let etcd = Etcd::builder().arg("--bcrypt-cost=4").start();
     drop(protect(&etcd).await);
-    let registrar = Registrar::builder(as_root([etcd.endpoint()])).ttl(Duration::from_secs(5)).build().unwrap();
+    let registrar = Registrar::builder(as_root([etcd.endpoint()])).ttl(Duration::from_secs(5)).connect_lazy().unwrap();
     let registration = registrar.register("s", Instance::new("h:1").unwrap()).unwrap();
     registration.ready(PATIENCE).await.unwrap();
-    let resolution = Resolver::builder(as_root([etcd.endpoint()])).build().unwrap().resolve("s").await.unwrap();
+    let resolution = Resolver::builder(as_root([etcd.endpoint()])).connect_lazy().unwrap().resolve("s").unwrap();
     servers_are(&resolution, &["h:1"]).await;
     let lease = registration.lease_id();
     etcd.kill();

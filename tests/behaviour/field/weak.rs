@@ -62,12 +62,12 @@ async fn a_member_that_greeted_and_went_is_found_again_when_it_is_well() {
     let world = World::start().await;
     world.put("s/1", "h:1").await;
     let weak = Weak::before(world.etcd.address());
-    let resolver = Resolver::connect([weak.endpoint.clone()]).await.unwrap();
+    let resolver = Resolver::connect_lazy([weak.endpoint.clone()]).unwrap();
     let mut resolutions = Vec::new();
     for number in 0..300 {
-        resolutions.push(resolver.resolve(format!("s{number}")).await.unwrap());
+        resolutions.push(resolver.resolve(format!("s{number}")).unwrap());
     }
-    let registrar = Registrar::connect([weak.endpoint.clone()]).await.unwrap();
+    let registrar = Registrar::connect_lazy([weak.endpoint.clone()]).unwrap();
     let registration = registrar.register("s", Instance::new("h:2").unwrap()).unwrap();
     // Each of the two has come to know it.
     until("forty connections", async || (weak.connections() >= 40).then_some(())).await;

@@ -52,7 +52,7 @@ async fn an_axum_router_of_ones_own() {
     until("not ready", unready).await;
     control.resume();
     control.ready(PATIENCE).await.unwrap();
-    let channel = world.resolver().await.channel("s").await.unwrap();
+    let channel = world.resolver().await.channel("s").unwrap();
     assert_eq!(GreeterClient::new(channel).say_hello(hello()).await.unwrap().into_inner().message, "Hello you");
     control.stop();
     task.await.unwrap().unwrap();
@@ -81,7 +81,7 @@ async fn browsers_by_tonic_web() {
     assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("Hello you"), "{answer}");
     assert!(answer.contains("grpc-status:0"), "{answer}");
     // gRPC's own clients call the same server.
-    let channel = world.resolver().await.channel("s").await.unwrap();
+    let channel = world.resolver().await.channel("s").unwrap();
     assert_eq!(GreeterClient::new(channel).say_hello(hello()).await.unwrap().into_inner().message, "Hello you");
     control.stop();
     task.await.unwrap().unwrap();
@@ -110,8 +110,8 @@ async fn several_services_and_listeners_share_a_registrar() {
     assert_eq!(world.contents("").await.into_keys().collect::<Vec<_>>(), all);
     assert_eq!(world.leases().await.len(), 1);
     // A client calls both.
-    let resolver = Resolver::builder([world.etcd.endpoint()]).unix_sockets(true).build().unwrap();
-    let channel = resolver.channel("team/other").await.unwrap();
+    let resolver = Resolver::builder([world.etcd.endpoint()]).unix_sockets(true).connect_lazy().unwrap();
+    let channel = resolver.channel("team/other").unwrap();
     until("both", async || (channel.servers().len() == 2).then_some(())).await;
     // One leaves, and the other stays under the lease that they shared.
     let lease = registrar.lease_id();

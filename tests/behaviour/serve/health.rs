@@ -157,7 +157,7 @@ async fn health_and_reflection_are_services_beside_ones_own() {
     control.ready(PATIENCE).await.unwrap();
 
     // Found by etcd, as all of its services are.
-    let channel = world.resolver().await.channel("s").await.unwrap();
+    let channel = world.resolver().await.channel("s").unwrap();
     let ask = |question| ServerReflectionRequest { host: String::new(), message_request: Some(question) };
     let list = tokio_stream::iter([ask(MessageRequest::ListServices(String::new()))]);
     let mut client = ServerReflectionClient::new(channel.clone());

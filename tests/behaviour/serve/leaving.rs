@@ -60,7 +60,7 @@ async fn it_stops_in_time_while_etcd_is_down_or_frozen() {
     for frozen in [false, true] {
         let world = World::start().await;
         let limit = Duration::from_millis(400);
-        let registrar = Registrar::connect([world.etcd.endpoint()]).await.unwrap();
+        let registrar = Registrar::connect_lazy([world.etcd.endpoint()]).unwrap();
         // Where it could not leave there is nothing for clients to see, and no wait for it.
         let mut served =
             Served::ready(&registrar, |serve| serve.deregister_within(limit).propagation(PATIENCE * 10)).await;
@@ -137,7 +137,7 @@ async fn it_can_be_marked_before_it_goes() {
         serve.departure(Departure::MarkDraining).propagation(Duration::from_millis(500))
     })
     .await;
-    let resolution = world.resolver().await.resolve("s").await.unwrap();
+    let resolution = world.resolver().await.resolve("s").unwrap();
     let channel = resolution.channel().unwrap();
     channel.wait_until_ready(PATIENCE).await.unwrap();
     served.stop();
@@ -155,7 +155,7 @@ async fn the_mark_stays_when_the_instance_is_changed() {
     let mut served =
         Served::ready(&registrar(&world), |serve| serve.departure(Departure::MarkDraining).propagation(PATIENCE * 10))
             .await;
-    let resolution = world.resolver().await.resolve("s").await.unwrap();
+    let resolution = world.resolver().await.resolve("s").unwrap();
     served.stop();
     resolved(&resolution, "the mark", |set| set.instances().any(Instance::is_draining)).await;
     let address = served.address;
@@ -216,7 +216,7 @@ async fn limits_beyond_all_time_do_no_harm() {
 async fn one_that_cannot_be_marked_leaves_as_others_do() {
     let world = World::start().await;
     // Plain addresses have no room for a mark.
-    let registrar = Registrar::builder([world.etcd.endpoint()]).codec(tonic_etcd::codec::Plain).build().unwrap();
+    let registrar = Registrar::builder([world.etcd.endpoint()]).codec(tonic_etcd::codec::Plain).connect_lazy().unwrap();
     let mut served =
         Served::ready(&registrar, |serve| serve.departure(Departure::MarkDraining).propagation(PATIENCE)).await;
     served.stop();
@@ -228,7 +228,7 @@ async fn one_that_cannot_be_marked_leaves_as_others_do() {
 #[tokio::test(flavor = "multi_thread")]
 async fn marking_takes_no_longer_than_leaving_may() {
     let world = World::start().await;
-    let registrar = Registrar::connect([world.etcd.endpoint()]).await.unwrap();
+    let registrar = Registrar::connect_lazy([world.etcd.endpoint()]).unwrap();
     let limit = Duration::from_millis(400);
     let mut served = Served::ready(&registrar, |serve| {
         serve.departure(Departure::MarkDraining).deregister_within(limit).propagation(PATIENCE * 10)
@@ -245,7 +245,7 @@ async fn clients_may_know_one_address_of_two() {
     let world = World::start().await;
     let admin = world.protect("s/10.0.0.1:1").await;
     let options = EtcdOptions::from([world.etcd.endpoint()]).user("user", "userpw");
-    let registrar = Registrar::connect(options).await.unwrap();
+    let registrar = Registrar::connect_lazy(options).unwrap();
     let mut served =
         Served::start(&registrar, |serve| serve.advertise("10.0.0.1:1").advertise("10.0.0.2:1").propagation(PATIENCE))
             .await;

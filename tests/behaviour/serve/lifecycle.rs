@@ -35,7 +35,7 @@ async fn it_is_found_while_it_serves_and_not_after() {
     let [(target, state)] = &served.control.registrations()[..] else { panic!("one service") };
     assert_eq!((target.name(), state.is_in_etcd()), ("s", true));
     assert_eq!(served.control.instance().unwrap().addresses()[0].to_string(), served.address.to_string());
-    let channel = world.resolver().await.channel("s").await.unwrap();
+    let channel = world.resolver().await.channel("s").unwrap();
     let mut client = GreeterClient::new(channel);
     let answer = client.say_hello(HelloRequest { name: "you".into() }).await.unwrap();
     assert_eq!(answer.into_inner().message, "Hello you");
@@ -73,7 +73,7 @@ async fn it_is_found_while_it_serves_and_not_after() {
 async fn it_starts_while_etcd_is_away_and_is_registered_when_etcd_comes() {
     let etcd = Etcd::start();
     etcd.kill();
-    let registrar = Registrar::connect([etcd.endpoint()]).await.unwrap();
+    let registrar = Registrar::connect_lazy([etcd.endpoint()]).unwrap();
     let served = Served::start(&registrar, |serve| serve).await;
     assert_eq!(greet(&mut served.client().await, "you").await.unwrap(), "Hello you");
     let error = served.control.ready(Duration::from_millis(300)).await.unwrap_err();
@@ -244,7 +244,7 @@ async fn a_stream_that_ends_is_a_signal_to_leave() {
         let dialled = listeners.lock().unwrap().as_ref().and_then(|listener| listener.send(Ok(theirs)).ok());
         async move { dialled.map(|()| ours).ok_or(std::io::Error::other("nobody listens")) }
     });
-    let resolution = world.resolver().await.resolve("s").await.unwrap();
+    let resolution = world.resolver().await.resolve("s").unwrap();
     let mut client = GreeterClient::new(BalancedChannel::builder().connector(connector).build(&resolution).unwrap());
     let call = tokio::spawn(async move { client.say_hello(HelloRequest { name: "wait".into() }).await });
     until("the call", async || (me.begun.load(Ordering::SeqCst) == 1).then_some(())).await;
@@ -261,12 +261,12 @@ fn a_runtime_without_timers_is_refused() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
     runtime.block_on(async {
         let endpoint = "http://127.0.0.1:1";
-        let registrar = Registrar::connect([endpoint]).await.unwrap();
+        let registrar = Registrar::connect_lazy([endpoint]).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let router = Server::builder().add_service(GreeterServer::new(Me::default()));
         let registered = registrar.register("s", Instance::new("10.0.0.1:1").unwrap()).map(drop);
         let served = registrar.service("s").serve(router, listener, pending()).await;
-        let resolved = Resolver::connect([endpoint]).await.unwrap().resolve("s").await.map(drop);
+        let resolved = Resolver::connect_lazy([endpoint]).unwrap().resolve("s").map(drop);
         for result in [registered, served, resolved] {
             let error = result.unwrap_err().to_string();
             assert!(error.contains("needs a tokio runtime with timers"), "{error}");

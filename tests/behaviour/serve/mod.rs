@@ -148,7 +148,7 @@ async fn waiting(served: &Served) -> JoinHandle<Result<String, Status>> {
 }
 
 fn registrar(world: &World) -> Registrar {
-    Registrar::builder([world.etcd.endpoint()]).ttl(Duration::from_secs(3)).build().unwrap()
+    Registrar::builder([world.etcd.endpoint()]).ttl(Duration::from_secs(3)).connect_lazy().unwrap()
 }
 
 async fn there(world: &World, key: &str) {

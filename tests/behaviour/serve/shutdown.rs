@@ -309,7 +309,7 @@ async fn connections_of_ones_own_end_as_others_do() {
             let dialled = dial.send(Ok(theirs));
             async move { dialled.map(|()| ours).map_err(|_| io::Error::other("nobody listens")) }
         });
-        let resolution = world.resolver().await.resolve("s").await.unwrap();
+        let resolution = world.resolver().await.resolve("s").unwrap();
         let channel = BalancedChannel::builder().connector(connector).build(&resolution).unwrap();
         channel.wait_until_ready(PATIENCE).await.unwrap();
         let mut client = StreamsClient::new(channel);

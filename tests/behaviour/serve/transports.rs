@@ -35,8 +35,8 @@ async fn a_unix_socket_is_found_on_its_host() {
     let task = tokio::spawn(serve.serve(router, listener, std::future::pending()));
     control.ready(PATIENCE).await.unwrap();
     assert_eq!(world.contents("").await.len(), 1);
-    let resolver = Resolver::builder([world.etcd.endpoint()]).unix_sockets(true).build().unwrap();
-    let mut client = GreeterClient::new(resolver.channel("s").await.unwrap());
+    let resolver = Resolver::builder([world.etcd.endpoint()]).unix_sockets(true).connect_lazy().unwrap();
+    let mut client = GreeterClient::new(resolver.channel("s").unwrap());
     let HelloReply { message } = client.say_hello(HelloRequest { name: "you".into() }).await.unwrap().into_inner();
     assert_eq!(message, "Hello you");
     control.stop();
@@ -57,7 +57,7 @@ async fn any_router_with_any_layers_on_tonics_own_listener() {
     let control = serve.control();
     let task = tokio::spawn(serve.serve(router, incoming, std::future::pending()));
     control.ready(PATIENCE).await.unwrap();
-    let mut client = GreeterClient::new(world.resolver().await.channel("s").await.unwrap());
+    let mut client = GreeterClient::new(world.resolver().await.channel("s").unwrap());
     let mut request = Request::new(HelloRequest { name: "you".into() });
     request.metadata_mut().insert("let-me-in", "please".parse().unwrap());
     assert_eq!(client.say_hello(request).await.unwrap().into_inner().message, "Hello you");
@@ -83,8 +83,8 @@ async fn the_file_of_a_socket_goes_with_its_server() {
     };
     let (me, control, task) = serve();
     control.ready(PATIENCE).await.unwrap();
-    let resolver = Resolver::builder([world.etcd.endpoint()]).unix_sockets(true).build().unwrap();
-    let mut client = GreeterClient::new(resolver.channel("s").await.unwrap());
+    let resolver = Resolver::builder([world.etcd.endpoint()]).unix_sockets(true).connect_lazy().unwrap();
+    let mut client = GreeterClient::new(resolver.channel("s").unwrap());
     let call = tokio::spawn(async move { client.say_hello(HelloRequest { name: "wait".into() }).await });
     until("the call", async || (me.begun() == 1).then_some(())).await;
     control.stop();

@@ -43,7 +43,7 @@ fn assert_rich(status: &Status) {
 
 /// The answer is held back until it is whole.
 fn twice() -> BalancedChannelBuilder {
-    builder().retry(RetryPolicy::new().repeatable(SAY_HELLO).attempts(2))
+    builder().retry(RetryPolicy::new().repeatable(SAY_HELLO).max_attempts(2))
 }
 
 /// F51: statuses of the channel's own, for every way in which a server fails a call.

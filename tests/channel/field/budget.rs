@@ -17,7 +17,7 @@ const CODES: [i32; 16] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]
 /// Of ten tokens four can be taken before repetition ends.
 fn policy() -> RetryPolicy {
     let codes = CODES.map(Code::from_i32);
-    RetryPolicy::new().codes(codes).budget(10, 1.0).backoff(Duration::ZERO, Duration::ZERO)
+    RetryPolicy::new().retryable_codes(codes).budget(10, 1.0).backoff(Duration::ZERO, Duration::ZERO)
 }
 
 /// F32: each code, as trailers alone and after a message.

@@ -10,15 +10,16 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
+use tonic_etcd::policy::{LeastRequest, PeakEwma, PickFirst, RoundRobin};
 use tonic_etcd::{BalancedChannel, Instance, Policy, ServedBy};
 
 use crate::peer::{Peer, Script};
-use crate::support::{builder, changing, greet, over, ready};
+use crate::support::{builder, changing, greet, over, ready, shared};
 
 const TWENTY: Duration = Duration::from_millis(20);
 
-fn policies() -> [Policy; 2] {
-    [Policy::LeastRequest, Policy::PeakEwma]
+fn policies() -> [Arc<dyn Policy>; 2] {
+    [shared(LeastRequest::new()), shared(PeakEwma::new())]
 }
 
 /// Calls with so many workers for so long; each caller gives up after `patience`.
@@ -84,7 +85,7 @@ async fn a_server_that_fails_at_once_gets_few_calls_whatever_the_code() {
 }
 
 /// The share of a server that fails at once, and its share once it is well again.
-async fn fails_at_once(policy: Policy, fails: Script) -> (f64, f64) {
+async fn fails_at_once(policy: Arc<dyn Policy>, fails: Script) -> (f64, f64) {
     let well = Script::After(TWENTY, Box::new(Script::Greet));
     let script = Arc::new(Mutex::new(fails));
     let failing = Peer::start(Script::Now(script.clone())).await;
@@ -122,7 +123,7 @@ async fn weights_hold_with_few_workers_and_with_many() {
 #[tokio::test]
 async fn first_calls_spread_over_the_servers() {
     let peers = [Peer::start(Script::Greet).await, Peer::start(Script::Greet).await, Peer::start(Script::Greet).await];
-    for policy in [Policy::RoundRobin, Policy::PickFirst] {
+    for policy in [shared(RoundRobin::new()), shared(PickFirst::new())] {
         let before: Vec<_> = peers.iter().map(|peer| peer.seen.calls()).collect();
         for _ in 0..60 {
             let channel = over(builder().policy(policy.clone()), peers.iter().map(|peer| &peer.address));

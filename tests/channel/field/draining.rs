@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use tokio::sync::Notify;
 use tonic::Code;
-use tonic_etcd::{Instance, Policy, ServerState};
+use tonic_etcd::policy::{LeastRequest, PeakEwma, PickFirst, RoundRobin};
+use tonic_etcd::{Instance, ServerState};
 
 use crate::peer::{Peer, Script};
-use crate::support::{builder, changing, greet, greeted_by, ready, states, until};
+use crate::support::{builder, changing, greet, greeted_by, ready, shared, states, until};
 
 fn at(peer: &Peer, draining: bool) -> Instance {
     Instance::new(peer.address).unwrap().with_draining(draining)
@@ -16,7 +17,9 @@ fn at(peer: &Peer, draining: bool) -> Instance {
 /// F41: it gets no call, under any policy.
 #[tokio::test]
 async fn what_is_draining_gets_no_calls() {
-    for policy in [Policy::LeastRequest, Policy::PeakEwma, Policy::RoundRobin, Policy::PickFirst] {
+    for policy in
+        [shared(LeastRequest::new()), shared(PeakEwma::new()), shared(RoundRobin::new()), shared(PickFirst::new())]
+    {
         let peers = [Peer::start(Script::Greet).await, Peer::start(Script::Greet).await];
         let (channel, set) = changing(builder().policy(policy));
         set.put("a", at(&peers[0], true));

@@ -6,10 +6,11 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
-use tonic_etcd::{Ejection, Policy, ServerState};
+use tonic_etcd::policy::{LeastRequest, PeakEwma, RoundRobin};
+use tonic_etcd::{OutlierDetection, ServerState};
 
 use crate::peer::{Peer, Script};
-use crate::support::{builder, greet, over, ready, states, until};
+use crate::support::{builder, greet, over, ready, shared, states, until};
 
 /// F30: calls that are in flight when their server is ejected fail later, while it is out and once it is back.
 #[tokio::test]
@@ -19,9 +20,9 @@ async fn late_failures_do_not_eject_a_server_again() {
     let script = Arc::new(Mutex::new(late(second / 2)));
     let failing = Peer::start(Script::Now(script.clone())).await;
     let good = [Peer::start(Script::Greet).await, Peer::start(Script::Greet).await];
-    let ejection = Ejection::default().times(second, second);
+    let detection = OutlierDetection::default().ejection_time(second, second);
     let channel = over(
-        builder().ejection(ejection).policy(Policy::RoundRobin),
+        builder().outlier_detection(detection).policy(RoundRobin::new()),
         [&failing.address, &good[0].address, &good[1].address],
     );
     ready(&channel, 3).await;
@@ -65,9 +66,10 @@ async fn what_all_servers_answer_alike_ejects_nobody() {
     for _ in 0..3 {
         peers.push(Peer::start(Script::Now(script.clone())).await);
     }
-    let ejection = Ejection::default().interval(Duration::from_millis(200)).failure_percentage(None, 1);
-    for policy in [Policy::RoundRobin, Policy::LeastRequest, Policy::PeakEwma] {
-        let channel = over(builder().ejection(ejection).policy(policy), peers.iter().map(|peer| &peer.address));
+    let detection = OutlierDetection::default().interval(Duration::from_millis(200)).failure_percentage(None, 1);
+    for policy in [shared(RoundRobin::new()), shared(LeastRequest::new()), shared(PeakEwma::new())] {
+        let channel =
+            over(builder().outlier_detection(detection).policy(policy), peers.iter().map(|peer| &peer.address));
         ready(&channel, 3).await;
         for _ in 0..100 {
             greet(&channel).await.unwrap_err();
@@ -82,8 +84,10 @@ async fn calls_of_an_ejected_server_end_as_they_would() {
     let told = Arc::new(Notify::new());
     let script = Arc::new(Mutex::new(Script::GreetLater(told.clone())));
     let (failing, good) = (Peer::start(Script::Now(script.clone())).await, Peer::start(Script::Greet).await);
-    let channel =
-        over(builder().ejection(Ejection::default()).policy(Policy::RoundRobin), [&failing.address, &good.address]);
+    let channel = over(
+        builder().outlier_detection(OutlierDetection::default()).policy(RoundRobin::new()),
+        [&failing.address, &good.address],
+    );
     ready(&channel, 2).await;
     let mut calls = JoinSet::new();
     for _ in 0..2 {

@@ -14,7 +14,7 @@ use crate::support::{PATIENCE, builder, over, ready, until};
 /// Everything is worth repeating, so that what is not repeated is seen.
 fn repeating() -> RetryPolicy {
     let codes = [Code::Unavailable, Code::ResourceExhausted, Code::Internal, Code::Unknown, Code::FailedPrecondition];
-    RetryPolicy::new().repeatable(TEST_SERVICE).codes(codes)
+    RetryPolicy::new().repeatable(TEST_SERVICE).retryable_codes(codes)
 }
 
 async fn alone(channel: &BalancedChannel) -> Status {
@@ -150,7 +150,7 @@ async fn order_and_place_make_no_difference() {
     for (size, code) in [(70_000, Code::FailedPrecondition), (3 << 19, Code::ResourceExhausted)] {
         for answer in answers(&Text::Plain(vec![b'~'; size])) {
             let server = LargeHeads::start(answer).await;
-            let channel = over(builder().retry(repeating().attempts(1)), [&server.address]);
+            let channel = over(builder().retry(repeating().max_attempts(1)), [&server.address]);
             ready(&channel, 1).await;
             let mut beside = Beside::open(&channel).await;
             let status = alone(&channel).await;

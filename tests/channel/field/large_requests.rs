@@ -21,7 +21,11 @@ async fn with_token(channel: &BalancedChannel, length: usize) -> Result<(), Stat
 }
 
 fn repeating() -> RetryPolicy {
-    RetryPolicy::new().repeatable(TEST_SERVICE).codes([Code::Internal, Code::Unavailable, Code::ResourceExhausted])
+    RetryPolicy::new().repeatable(TEST_SERVICE).retryable_codes([
+        Code::Internal,
+        Code::Unavailable,
+        Code::ResourceExhausted,
+    ])
 }
 
 fn is_refused(status: &Status, limit: &str, length: usize) {

@@ -11,7 +11,8 @@ use tokio::runtime::Builder;
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::UnboundedReceiverStream;
-use tonic_etcd::{BalancedChannel, Ejection, Instance, Policy, ServerState};
+use tonic_etcd::policy::RoundRobin;
+use tonic_etcd::{BalancedChannel, Instance, OutlierDetection, ServerState};
 use tower::discover::Change;
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
@@ -28,7 +29,7 @@ struct Listener {
 /// All that a channel has to tell.
 fn ask(channel: &BalancedChannel) {
     drop(format!("{channel:?} {:?}", channel.servers()));
-    let _ = pin!(channel.connectivity()).poll_next(&mut Context::from_waker(Waker::noop()));
+    let _ = pin!(channel.states()).poll_next(&mut Context::from_waker(Waker::noop()));
 }
 
 impl Subscriber for Listener {
@@ -87,36 +88,37 @@ fn all_events() {
         greet(&come_and_go).await.unwrap();
         let address = peer.address;
         drop(peer);
-        until("it to be lost", || said("disconnected") && said("cannot connect")).await;
+        until("it to be lost", || said("disconnected") && said("server cannot be connected")).await;
         set.remove(&address);
         until("it to go", || said("server removed")).await;
 
         let refuses = Peer::start(Script::Reset(h2::Reason::REFUSED_STREAM)).await;
         let breaks = Peer::start(Script::Break).await;
         let greets = Peer::start(Script::Greet).await;
-        let several =
-            over(repeating().policy(Policy::RoundRobin), [&refuses.address, &breaks.address, &greets.address]);
+        let several = over(repeating().policy(RoundRobin::new()), [&refuses.address, &breaks.address, &greets.address]);
         listen(&several);
         ready(&several, 3).await;
-        while !said("never processed") || !said("repeated elsewhere") {
+        while !said("call not processed") || !said("repeating it") {
             greet(&several).await.unwrap();
         }
 
         let fails = Peer::start(Script::Status(14, vec![])).await;
-        let ejecting =
-            over(builder().ejection(Ejection::default()).policy(Policy::RoundRobin), [&fails.address, &greets.address]);
+        let ejecting = over(
+            builder().outlier_detection(OutlierDetection::default()).policy(RoundRobin::new()),
+            [&fails.address, &greets.address],
+        );
         listen(&ejecting);
         ready(&ejecting, 2).await;
-        while !said("outlier ejection") {
+        while !said("server ejected") {
             let _ = greet(&ejecting).await;
         }
         assert!(states(&ejecting).values().any(|state| *state == ServerState::Ejected));
 
         let (tell, told) = mpsc::unbounded_channel::<Result<Change<u8, Instance>, &str>>();
-        let troubled = builder().discover("greeter", UnboundedReceiverStream::new(told)).unwrap();
+        let troubled = builder().build_with_discovery("greeter", UnboundedReceiverStream::new(told)).unwrap();
         listen(&troubled);
         tell.send(Err("no more")).unwrap();
-        until("the discovery to fail", || said("the discovery failed")).await;
+        until("the discovery to fail", || said("discovery failed")).await;
         assert!(said("server added") && said("connected") && said("greeter"));
         listener.channels.lock().unwrap().clear();
         drop((come_and_go, several, ejecting, troubled));

@@ -6,7 +6,8 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
-use tonic_etcd::{BalancedChannel, Policy};
+use tonic_etcd::BalancedChannel;
+use tonic_etcd::policy::PeakEwma;
 
 use crate::peer::{Peer, Script};
 use crate::support::{builder, greet, over, ready, until};
@@ -36,7 +37,7 @@ async fn one_long_poll_does_not_cost_its_server_all_other_calls() {
     let scripts = [later(), later()];
     let peers =
         [Peer::start(Script::Now(scripts[0].clone())).await, Peer::start(Script::Now(scripts[1].clone())).await];
-    let channel = over(builder().policy(Policy::PeakEwma), [&peers[0].address, &peers[1].address]);
+    let channel = over(builder().policy(PeakEwma::new()), [&peers[0].address, &peers[1].address]);
     ready(&channel, 2).await;
     let polls = channel.clone();
     let poll = tokio::spawn(async move { greet(&polls).await });
@@ -56,7 +57,7 @@ async fn a_server_that_was_slow_comes_back_while_a_long_poll_waits() {
     let scripts = [Arc::new(Mutex::new(quick())), Arc::new(Mutex::new(quick()))];
     let peers =
         [Peer::start(Script::Now(scripts[0].clone())).await, Peer::start(Script::Now(scripts[1].clone())).await];
-    let channel = over(builder().policy(Policy::PeakEwma), [&peers[0].address, &peers[1].address]);
+    let channel = over(builder().policy(PeakEwma::new()), [&peers[0].address, &peers[1].address]);
     ready(&channel, 2).await;
     work(&channel, 4, Duration::from_millis(300)).await;
     let set = |script: &Script| scripts.iter().for_each(|each| *each.lock().unwrap() = script.clone());

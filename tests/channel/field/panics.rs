@@ -13,11 +13,12 @@ use http::Uri;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tonic_etcd::{Call, CallError, Instance, Picker, Policy, ReadyServer};
+use tonic_etcd::policy::{AttemptEnd, AttemptResult, Call, Pick, Picker, ReadySet};
+use tonic_etcd::{CallError, Instance, Policy};
 use tower::discover::Change;
 
 use crate::peer::{Peer, Script};
-use crate::support::{PATIENCE, builder, changing, greet, greeted_by, over, ready};
+use crate::support::{PATIENCE, builder, changing, greet, greeted_by, over, ready, until};
 
 /// Where it panics.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -190,7 +191,7 @@ async fn a_discovery_that_panics_leaves_what_is_known() {
             None if speechless => Some(Err(Failure { speechless })),
             None => panic!("a bug of the user's"),
         }));
-        let channel = builder().discover("greeter", discovery).unwrap();
+        let channel = builder().build_with_discovery("greeter", discovery).unwrap();
         if known {
             ready(&channel, 1).await;
             assert_eq!(greeted_by(&channel).await, peer.address.to_string());
@@ -201,13 +202,65 @@ async fn a_discovery_that_panics_leaves_what_is_known() {
     }
 }
 
-/// Panics for calls that ask for it.
+/// Panics for calls that ask for it, and at the ends of those that have failed.
+#[derive(Clone, Debug)]
 struct Moody;
 
+impl Policy for Moody {
+    fn picker(&self, _: &ReadySet) -> Arc<dyn Picker> {
+        Arc::new(self.clone())
+    }
+}
+
 impl Picker for Moody {
-    fn pick(&self, call: &Call<'_>, _: &[ReadyServer]) -> usize {
+    fn pick(&self, call: &Call<'_>) -> Pick {
         assert!(!call.headers().contains_key("x-panic"), "a bug of the user's");
-        0
+        Pick::Server(0)
+    }
+
+    fn ended(&self, end: &AttemptEnd<'_>) {
+        assert_eq!(end.result(), AttemptResult::Status(tonic::Code::Ok), "a bug of the user's");
+    }
+}
+
+/// F14: a panic at the end of an attempt costs that call alone, also where the call is dropped by another panic.
+#[tokio::test]
+async fn a_policy_that_panics_at_an_end_costs_one_call() {
+    let peer = Peer::start(Script::Silence).await;
+    let channel = over(builder().policy(Moody), [&peer.address]);
+    ready(&channel, 1).await;
+    for panics_before in [false, true] {
+        let calling = tokio::spawn({
+            let channel = channel.clone();
+            async move {
+                let mut call = std::pin::pin!(greet(&channel));
+                assert!(timeout(Duration::from_millis(50), call.as_mut()).await.is_err());
+                assert!(!panics_before, "a bug of the user's");
+            }
+        });
+        assert!(calling.await.unwrap_err().is_panic());
+    }
+    until("the calls to be over", || channel.servers().iter().all(|server| server.in_flight() == 0)).await;
+}
+
+/// Panics for each set.
+#[derive(Debug)]
+struct Hopeless;
+
+impl Policy for Hopeless {
+    fn picker(&self, _: &ReadySet) -> Arc<dyn Picker> {
+        panic!("a bug of the user's")
+    }
+}
+
+/// F14: a policy that can build no picker leaves the channel with another.
+#[tokio::test]
+async fn a_policy_that_panics_for_a_set_is_done_without() {
+    let peers = [Peer::start(Script::Greet).await, Peer::start(Script::Greet).await];
+    let channel = over(builder().policy(Hopeless), peers.iter().map(|peer| &peer.address));
+    ready(&channel, 2).await;
+    for _ in 0..20 {
+        greet(&channel).await.unwrap();
     }
 }
 
@@ -215,7 +268,7 @@ impl Picker for Moody {
 #[tokio::test]
 async fn a_policy_that_panics_costs_one_call() {
     let peers = [Peer::start(Script::Greet).await, Peer::start(Script::Greet).await];
-    let channel = over(builder().policy(Policy::custom(Moody)), peers.iter().map(|peer| &peer.address));
+    let channel = over(builder().policy(Moody), peers.iter().map(|peer| &peer.address));
     ready(&channel, 2).await;
     for _ in 0..20 {
         let panicking = tokio::spawn({

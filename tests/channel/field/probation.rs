@@ -4,20 +4,21 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
-use tonic_etcd::{Ejection, Policy, ServerState};
+use tonic_etcd::policy::RoundRobin;
+use tonic_etcd::{OutlierDetection, ServerState};
 
 use crate::peer::{Peer, Script};
 use crate::support::{builder, greet, over, ready, states, until};
 
-/// F30: what `Ejection` says of a server that is back: its next failure ejects it again, its next success clears it.
+/// F30: what `OutlierDetection` says of a server that is back: its next failure ejects it again, its next success clears it.
 #[tokio::test]
 async fn a_success_ends_probation() {
     let script = Arc::new(Mutex::new(Script::Status(14, vec![])));
     let failing = Peer::start(Script::Now(script.clone())).await;
     let good = [Peer::start(Script::Greet).await, Peer::start(Script::Greet).await];
-    let ejection = Ejection::default().times(Duration::from_millis(300), Duration::from_secs(300));
+    let detection = OutlierDetection::default().ejection_time(Duration::from_millis(300), Duration::from_secs(300));
     let channel = over(
-        builder().ejection(ejection).policy(Policy::RoundRobin),
+        builder().outlier_detection(detection).policy(RoundRobin::new()),
         [&failing.address, &good[0].address, &good[1].address],
     );
     ready(&channel, 3).await;

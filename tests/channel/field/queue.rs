@@ -12,11 +12,12 @@ use greeter_proto::greeter_client::GreeterClient;
 use tokio::sync::{Mutex, Notify};
 use tokio::time::sleep;
 use tonic::{Code, Request};
-use tonic_etcd::{BalancedChannel, Policy};
+use tonic_etcd::BalancedChannel;
+use tonic_etcd::policy::{LeastRequest, PeakEwma, PickFirst, RoundRobin};
 
 use super::watched::{Watched, finished, polls, waiting};
 use crate::peer::{Peer, Script};
-use crate::support::{builder, changing, greet, over, ready, until};
+use crate::support::{builder, changing, greet, over, ready, shared, until};
 
 struct Full {
     peer: Peer,
@@ -173,7 +174,9 @@ async fn a_call_that_is_dropped_in_its_turn_passes_it_on() {
 /// F34: dropped from the head, the middle and the end, also while places become free, in many threads.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn calls_that_are_dropped_at_any_time_lose_no_room() {
-    for policy in [Policy::LeastRequest, Policy::PeakEwma, Policy::RoundRobin, Policy::PickFirst] {
+    for policy in
+        [shared(LeastRequest::new()), shared(PeakEwma::new()), shared(RoundRobin::new()), shared(PickFirst::new())]
+    {
         let peers = [Peer::limited(Script::Greet, Some(2)).await, Peer::limited(Script::Greet, Some(1)).await];
         let channel = over(builder().policy(policy), peers.iter().map(|peer| &peer.address));
         ready(&channel, 2).await;

@@ -67,7 +67,7 @@ async fn a_refusal_does_not_hide_what_a_server_has_said() {
             Code::Unavailable,
             "answered HTTP 503 Service Unavailable without a gRPC status, no content type",
         ),
-        (Script::BreakAfter(Part::Message), Code::Unavailable, "nobody knows whether the call was processed"),
+        (Script::BreakAfter(Part::Message), Code::Unavailable, "it is unknown whether the call was processed"),
     ] {
         let script = Arc::new(Mutex::new(first));
         let peer = Peer::start(Script::Now(script.clone())).await;

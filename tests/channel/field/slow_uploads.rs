@@ -6,7 +6,7 @@ use http::uri::PathAndQuery;
 use tokio::time::{Instant, sleep};
 use tokio_stream::StreamExt;
 use tonic::Request;
-use tonic_etcd::Policy;
+use tonic_etcd::policy::PeakEwma;
 
 use super::codec::Raw;
 use crate::peer::{Peer, Script};
@@ -16,7 +16,7 @@ use crate::support::{SAY_HELLO, builder, greet, over, ready};
 async fn a_caller_that_sends_slowly_does_not_make_its_server_look_slow() {
     let quick = || Script::After(Duration::from_millis(5), Box::new(Script::Greet));
     let peers = [Peer::start(quick()).await, Peer::start(quick()).await];
-    let channel = over(builder().policy(Policy::PeakEwma), [&peers[0].address, &peers[1].address]);
+    let channel = over(builder().policy(PeakEwma::new()), [&peers[0].address, &peers[1].address]);
     ready(&channel, 2).await;
     for _ in 0..50 {
         greet(&channel).await.unwrap();

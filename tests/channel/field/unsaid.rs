@@ -1,16 +1,19 @@
 //! Weights, where some servers say one and some do not.
 
+use std::sync::Arc;
+
 use std::collections::BTreeMap;
 
+use tonic_etcd::policy::{LeastRequest, PeakEwma, PickFirst};
 use tonic_etcd::{Instance, Policy};
 
 use crate::peer::{Peer, Script};
-use crate::support::{builder, changing, greet, greeted_by, ready};
+use crate::support::{builder, changing, greet, greeted_by, ready, shared};
 
 const CALLS: usize = 600;
 
 /// The share of each server, in the order of what they say.
-async fn shares(policy: Policy, said: &[Option<u32>], channels: usize) -> Vec<f64> {
+async fn shares(policy: Arc<dyn Policy>, said: &[Option<u32>], channels: usize) -> Vec<f64> {
     let mut peers = Vec::new();
     for _ in said {
         peers.push(Peer::start(Script::Greet).await);
@@ -39,7 +42,9 @@ async fn shares(policy: Policy, said: &[Option<u32>], channels: usize) -> Vec<f6
 /// F24: who says no weight counts as the mean of those who do: one at 100 beside silent ones takes no more than they.
 #[tokio::test]
 async fn who_says_no_weight_counts_as_the_mean() {
-    for (policy, channels) in [(Policy::LeastRequest, 1), (Policy::PeakEwma, 1), (Policy::PickFirst, 150)] {
+    for (policy, channels) in
+        [(shared(LeastRequest::new()), 1), (shared(PeakEwma::new()), 1), (shared(PickFirst::new()), 150)]
+    {
         for (said, expected) in [
             (&[Some(100), None, None][..], &[1.0 / 3.0, 1.0 / 3.0, 1.0 / 3.0][..]),
             (&[Some(1), Some(3), None], &[1.0 / 6.0, 1.0 / 2.0, 1.0 / 3.0]),

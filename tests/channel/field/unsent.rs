@@ -192,5 +192,8 @@ fn calls_on_a_runtime_without_timers_fail_and_say_why() {
 
 fn try_over(address: &str) -> Result<BalancedChannel, tonic_etcd::Error> {
     let insert = tower::discover::Change::Insert(0, Instance::new(address).unwrap());
-    builder().discover("greeter", Pin::from(Box::new(tokio_stream::iter([Ok::<_, std::convert::Infallible>(insert)]))))
+    builder().build_with_discovery(
+        "greeter",
+        Pin::from(Box::new(tokio_stream::iter([Ok::<_, std::convert::Infallible>(insert)]))),
+    )
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::time::sleep;
 use tokio_stream::StreamExt;
-use tonic_etcd::{Connectivity, ServerState};
+use tonic_etcd::{ConnectivityState, ServerState};
 
 use super::watched::{finished, polls, refusing, waiting};
 use crate::peer::{Peer, Script};
@@ -72,8 +72,8 @@ async fn a_server_that_becomes_ready_wakes_those_that_it_takes() {
 async fn the_reason_is_the_last_one() {
     let (socket, address) = refusing();
     let channel = over(builder().connect_timeout(Duration::from_millis(50)), [&address]);
-    let mut connectivity = channel.connectivity();
-    while connectivity.next().await != Some(Connectivity::TransientFailure) {}
+    let mut connectivity = channel.states();
+    while connectivity.next().await != Some(ConnectivityState::TransientFailure) {}
     let status = greet(&channel).await.unwrap_err();
     assert!(status.message().contains("refused"), "{status}");
     let _silent = socket.listen(16).unwrap();
@@ -91,16 +91,16 @@ async fn the_reason_is_the_last_one() {
 async fn connectivity_follows_while_servers_fail() {
     let down: Vec<_> = (0..50).map(|_| refusing()).collect();
     let (channel, set) = changing(builder());
-    let mut connectivity = channel.connectivity();
-    assert_eq!(connectivity.next().await, Some(Connectivity::Connecting));
+    let mut connectivity = channel.states();
+    assert_eq!(connectivity.next().await, Some(ConnectivityState::Connecting));
     down.iter().for_each(|(_, address)| set.add(*address));
-    assert_eq!(connectivity.next().await, Some(Connectivity::TransientFailure));
+    assert_eq!(connectivity.next().await, Some(ConnectivityState::TransientFailure));
     let peer = Peer::start(Script::Greet).await;
     set.add(peer.address);
-    while connectivity.next().await != Some(Connectivity::Ready) {}
+    while connectivity.next().await != Some(ConnectivityState::Ready) {}
     channel.wait_until_ready(Duration::from_secs(5)).await.unwrap();
     set.remove(&peer.address);
-    while connectivity.next().await != Some(Connectivity::TransientFailure) {}
+    while connectivity.next().await != Some(ConnectivityState::TransientFailure) {}
     let status = greet(&channel).await.unwrap_err();
     assert!(status.message().contains("50 failing"), "{status}");
 }

@@ -80,7 +80,7 @@ impl Probe for Resolved {
         drop(format!("{discover:?}"));
         for channel in all(channels) {
             drop(format!("{channel:?} {:?}", channel.servers()));
-            look(channel.connectivity());
+            look(channel.states());
         }
     }
 }
@@ -118,6 +118,14 @@ impl Resolver {
         real::Resolver::connect(etcd).await.map(Self::probed)
     }
 
+    /// See [`real::Resolver::connect_lazy`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn connect_lazy(etcd: impl Into<EtcdOptions>) -> Result<Self, Error> {
+        real::Resolver::connect_lazy(etcd).map(Self::probed)
+    }
+
     /// See [`real::Resolver::new`].
     pub fn new(client: EtcdClient) -> Self {
         Self::probed(real::Resolver::new(client))
@@ -132,12 +140,12 @@ impl Resolver {
     ///
     /// # Errors
     /// As there.
-    pub async fn resolve<T>(&self, target: T) -> Result<Resolution, Error>
+    pub fn resolve<T>(&self, target: T) -> Result<Resolution, Error>
     where
         T: TryInto<Target>,
         Error: From<T::Error>,
     {
-        self.0.resolve(target).await.map(Resolution::probed)
+        self.0.resolve(target).map(Resolution::probed)
     }
 }
 
@@ -180,12 +188,20 @@ impl ResolverBuilder {
         Self(self.0.unix_sockets(allowed))
     }
 
-    /// See [`real::ResolverBuilder::build`].
+    /// See [`real::ResolverBuilder::connect`].
     ///
     /// # Errors
     /// As there.
-    pub fn build(self) -> Result<Resolver, Error> {
-        self.0.build().map(Resolver::probed)
+    pub async fn connect(self) -> Result<Resolver, Error> {
+        self.0.connect().await.map(Resolver::probed)
+    }
+
+    /// See [`real::ResolverBuilder::connect_lazy`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn connect_lazy(self) -> Result<Resolver, Error> {
+        self.0.connect_lazy().map(Resolver::probed)
     }
 }
 
@@ -248,6 +264,14 @@ impl Registrar {
         real::Registrar::connect(etcd).await.map(Self::probed)
     }
 
+    /// See [`real::Registrar::connect_lazy`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn connect_lazy(etcd: impl Into<EtcdOptions>) -> Result<Self, Error> {
+        real::Registrar::connect_lazy(etcd).map(Self::probed)
+    }
+
     /// See [`real::Registrar::new`].
     pub fn new(client: EtcdClient) -> Self {
         Self::probed(real::Registrar::new(client))
@@ -301,11 +325,19 @@ impl RegistrarBuilder {
         Self(self.0.codec(codec))
     }
 
-    /// See [`real::RegistrarBuilder::build`].
+    /// See [`real::RegistrarBuilder::connect`].
     ///
     /// # Errors
     /// As there.
-    pub fn build(self) -> Result<Registrar, Error> {
-        self.0.build().map(Registrar::probed)
+    pub async fn connect(self) -> Result<Registrar, Error> {
+        self.0.connect().await.map(Registrar::probed)
+    }
+
+    /// See [`real::RegistrarBuilder::connect_lazy`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn connect_lazy(self) -> Result<Registrar, Error> {
+        self.0.connect_lazy().map(Registrar::probed)
     }
 }

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 use tonic::transport::Endpoint;
-use tonic_etcd::{BalancedChannel, BalancedChannelBuilder, Instance, Policy, ServerState};
+use tonic_etcd::policy::{LeastRequest, PeakEwma};
+use tonic_etcd::{BalancedChannel, BalancedChannelBuilder, Instance, ServerState};
 use tower::discover::Change;
 
 use crate::world::Result;
@@ -32,10 +33,11 @@ impl Loaded {
     }
 
     pub(super) fn builder(self) -> BalancedChannelBuilder {
-        BalancedChannel::builder().policy(match self {
-            Self::LeastRequest => Policy::LeastRequest,
-            Self::PeakEwma => Policy::PeakEwma,
-        })
+        let builder = BalancedChannel::builder();
+        match self {
+            Self::LeastRequest => builder.policy(LeastRequest::new()),
+            Self::PeakEwma => builder.policy(PeakEwma::new()),
+        }
     }
 }
 
@@ -58,7 +60,7 @@ pub(super) fn weighted<A: ToString>(
         Ok::<_, tonic_etcd::Error>(Ok::<_, Infallible>(Change::Insert(number, instance)))
     };
     let changes: Vec<_> = servers.into_iter().enumerate().map(insert).collect::<std::result::Result<_, _>>()?;
-    Ok(builder.discover("peers", tokio_stream::iter(changes))?)
+    Ok(builder.build_with_discovery("peers", tokio_stream::iter(changes))?)
 }
 
 /// tonic's own channel over these addresses.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use test_support::Bar;
 use tokio::time::{sleep, sleep_until};
-use tonic_etcd::{BalancedChannel, Ejection, ServerState};
+use tonic_etcd::{BalancedChannel, OutlierDetection, ServerState};
 
 use super::callers::{Callers, Kind};
 use super::fleet::Fleet;
@@ -43,8 +43,8 @@ struct Found {
 
 async fn restart(callers: usize) -> Result<Found> {
     let mut fleet = Fleet::start(3, Conduct::well(ANSWER))?;
-    let ejection = Ejection::default().times(EJECTION, Duration::from_secs(300));
-    let channel = fleet.ours(BalancedChannel::builder().ejection(ejection)).await?;
+    let detection = OutlierDetection::default().ejection_time(EJECTION, Duration::from_secs(300));
+    let channel = fleet.ours(BalancedChannel::builder().outlier_detection(detection)).await?;
     let callers = Callers::start(&channel, callers, Kind::Unary, None);
     sleep(WARM_UP).await;
     let killed = Instant::now();

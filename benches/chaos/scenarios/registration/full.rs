@@ -54,7 +54,7 @@ pub(in crate::scenarios) fn run(world: &World, findings: &mut Findings) -> Resul
 
 async fn one_of_four(etcd: &Etcd, deed: Deed, findings: &mut Findings) -> Result<()> {
     let client = Client::connect([etcd.endpoint()], None).await?;
-    let registrar = Registrar::builder([etcd.endpoint()]).ttl(TTL).build()?;
+    let registrar = Registrar::builder([etcd.endpoint()]).ttl(TTL).connect_lazy()?;
     let mut others = Vec::new();
     for port in 1..=3 {
         others.push(registered(&registrar, &format!("h:{port}")).await?);

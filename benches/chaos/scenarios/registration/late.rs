@@ -35,7 +35,7 @@ pub(in crate::scenarios) fn run(world: &World, findings: &mut Findings) -> Resul
         let etcd = Etcd::start();
         let client = Client::connect([etcd.endpoint()], None).await?;
         let proxy = FrameProxy::to(etcd.address());
-        let registrar = Registrar::connect([proxy.endpoint()]).await?;
+        let registrar = Registrar::connect_lazy([proxy.endpoint()])?;
         let mut others = Vec::new();
         for address in OTHERS {
             let other = registrar.register("kept", Instance::new(address)?)?;

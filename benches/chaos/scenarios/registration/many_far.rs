@@ -26,7 +26,7 @@ async fn well(findings: &mut Findings) -> Result<()> {
     let etcd = Etcd::start();
     let client = Client::connect([etcd.endpoint()], None).await?;
     let proxy = far(&etcd);
-    let registrar = Registrar::connect([proxy.endpoint()]).await?;
+    let registrar = Registrar::connect_lazy([proxy.endpoint()])?;
     let (mut registrations, took) = registered(&registrar, REGISTRATIONS).await?;
     findings.ours("registered within", ms(took), "ms", BAR);
     let leases = || etcd.metric("etcd_debugging_lease_granted_total").unwrap_or(f64::NAN);
@@ -45,7 +45,7 @@ async fn beside_one_that_is_refused(findings: &mut Findings) -> Result<()> {
     let root = protect(&etcd).await?;
     let proxy = far(&etcd);
     let options = EtcdOptions::from([proxy.endpoint()]).user(WRITER.0, WRITER.1);
-    let registrar = Registrar::builder(options).build()?;
+    let registrar = Registrar::builder(options).connect_lazy()?;
     let refused = registrar.register("forbidden", Instance::new("h:1")?)?;
     let (registrations, took) = registered(&registrar, REGISTRATIONS - 1).await?;
     findings.ours("registered beside one that is refused within", ms(took), "ms", BAR);

@@ -149,13 +149,13 @@ mod renewal {
         let etcd = Etcd::builder().tls(etcds.path("tls.crt"), etcds.path("tls.key"), etcds.path("ca.crt")).start();
         let clients = Files::new(&present.0.pem(), &present.pair()?)?;
         let options = EtcdOptions::from([etcd.tls_endpoint()]).tls(clients.tls());
-        let registrar = Registrar::builder(options.clone()).ttl(TTL).build()?;
+        let registrar = Registrar::builder(options.clone()).ttl(TTL).connect_lazy()?;
         let mut running = Vec::new();
         for _ in 0..SERVERS {
             running.push(serve(&registrar, &present).await?);
         }
         let lease = registrar.lease_id();
-        let resolution = Resolver::builder(options).build()?.resolve("renewed").await?;
+        let resolution = Resolver::builder(options).connect_lazy()?.resolve("renewed")?;
         has(&resolution, SERVERS).await?;
         let channel = BalancedChannel::builder().tls(clients.tls()).build(&resolution)?;
         let greeter = GreeterClient::new(channel.clone());

@@ -111,7 +111,7 @@ pub(in crate::scenarios) fn unanswered(world: &World, findings: &mut Findings) -
 fn registrar(endpoint: &str, with_user: bool, ttl: Duration) -> Result<Registrar> {
     let options = EtcdOptions::from([endpoint]);
     let options = if with_user { options.user(ROOT.0, ROOT.1) } else { options };
-    Ok(Registrar::builder(options).ttl(ttl).build()?)
+    Ok(Registrar::builder(options).ttl(ttl).connect_lazy()?)
 }
 
 fn instance(port: usize) -> Result<Instance> {

@@ -1,91 +1,111 @@
-//! Peak EWMA: a moving average of latency that believes bad news soon, and forgets it in seconds. PURE.
+//! Peak EWMA: a moving average of latency that believes bad news soon, and forgets it within
+//! seconds. PURE.
+//!
+//! After Finagle's, which believes bad news at once. Of thousands of calls one is always slow, so
+//! here it takes either some time or several slow answers in a row.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-/// What was seen so long ago counts for 1/e. Finagle takes 10 s; two let a server that was slow once back in sooner, and
-/// a slow one is still asked only every few seconds.
-const DECAY_NS: f64 = 2e9;
-/// Bad news of a server that is seldom asked counts ten times as fast; Finagle believes it at once.
-const RISE_NS: f64 = 2e8;
-/// How much an answer counts at least, as far as its call was on its way after the answer before: a server that is asked often is
-/// known by what it did in the time of ten calls. Calls of the same time tell the same.
-const LEAST: f64 = 0.1;
-/// Below this no idle time makes an answer count for more: a tenth of [`RISE_NS`].
-const SELDOM_NS: u64 = 20_000_000;
-/// How much slower than the average one answer of such a server is believed to be: a moment in which it stood still makes it
-/// not slow, five calls in a row do.
-const MOST: f64 = 4.0;
+use crate::balance::subchannel::cost::nanos;
 
-/// Nanoseconds, as the bits of a float; two stores that race lose one sample of thousands.
+/// An observation this long ago weighs 1/e. Finagle has 10 s; with 2 s a server that was slow once
+/// gets calls again sooner, and a slow one is still tried only every few seconds.
+const DECAY_NS: f64 = 2e9;
+/// Bad news about a server that is seldom asked counts ten times as fast.
+const RISE_NS: f64 = 2e8;
+/// The weight of one answer, as far as its call was under way after the answer before: a server
+/// that is asked often is known by what it did in the time of ten calls. Calls that were under way
+/// at the same time say the same.
+const ANSWER_WEIGHT: f64 = 0.1;
+/// A shorter idle time gives an answer no more weight: a tenth of [`RISE_NS`].
+const SELDOM_NS: u64 = 20_000_000;
+/// One answer of a server that is asked often counts as at most this many times slower than the
+/// average: a moment in which it stood still does not make it slow, five calls in a row do.
+const MAX_RATIO: f64 = 4.0;
+
+/// What a channel expects of a server's latency.
+///
+/// Exhaustive, so that a policy that compares servers handles each case.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum LatencyEstimate {
+    /// Nothing is known, and no call is asking: the server should get one.
+    Unknown,
+    /// Nothing is known yet. A call was sent within the last second, or calls have ended badly.
+    Awaited,
+    /// The time from a call's start to the head of its answer.
+    Known(Duration),
+}
+
+/// The moving average of one server. Two observations that race lose one of thousands.
 #[derive(Default)]
 pub(crate) struct Latency {
+    /// Nanoseconds, as the bits of a float.
     average: AtomicU64,
-    /// When it was last told, since the epoch; 0 before that.
-    told: AtomicU64,
-    /// How many answers in a row have borne the average out, each of a call that began after the one before had ended.
-    in_a_row: AtomicU32,
+    /// The time of the last observation, in nanoseconds since the epoch; 0 before the first.
+    last_observed: AtomicU64,
+    /// How many answers in a row, of calls one after the other, have confirmed the average.
+    confirmations: AtomicU32,
 }
 
 impl Latency {
-    /// A call took so long to answer; `now` is the time since the epoch.
+    /// Adds an answer that took this long; `now` is the time since the epoch.
     pub(crate) fn observe(&self, took: Duration, now: Duration) {
         let now = nanos(now).max(1);
-        let told = self.told.swap(now, Ordering::Relaxed);
+        let last = self.last_observed.swap(now, Ordering::Relaxed);
         let known = f64::from_bits(self.average.load(Ordering::Relaxed));
         let took = nanos(took) as f64;
-        let average = if told == 0 {
+        let average = if last == 0 {
             took
         } else {
-            // While a call was on its way the server was asked.
-            let idle = now.saturating_sub(told).saturating_sub(took as u64);
+            // While the call was under way the server was not idle.
+            let idle = now.saturating_sub(last).saturating_sub(took as u64);
             let before = self.faded(known, idle);
-            let counts = || 1.0 - keep(idle, if took > before { RISE_NS } else { DECAY_NS });
-            if idle >= SELDOM_NS && counts() > LEAST {
-                before + (took - before) * counts()
+            let weight = || 1.0 - decay(idle, if took > before { RISE_NS } else { DECAY_NS });
+            if idle >= SELDOM_NS && weight() > ANSWER_WEIGHT {
+                before + (took - before) * weight()
             } else {
-                let new = (now.saturating_sub(told) as f64 / took.max(1.0)).min(1.0);
-                before + (took.min(before * MOST) - before) * LEAST * new
+                let new = (now.saturating_sub(last) as f64 / took.max(1.0)).min(1.0);
+                before + (took.min(before * MAX_RATIO) - before) * ANSWER_WEIGHT * new
             }
         };
         self.average.store(average.to_bits(), Ordering::Relaxed);
         if took >= known * 2.0 || known >= took * 2.0 {
-            self.in_a_row.store(1, Ordering::Relaxed);
-        } else if now.saturating_sub(told) as f64 >= took {
-            // Calls that were on their way at the same time tell the same.
-            self.in_a_row.store(self.in_a_row.load(Ordering::Relaxed).saturating_add(1), Ordering::Relaxed);
+            self.confirmations.store(1, Ordering::Relaxed);
+        } else if now.saturating_sub(last) as f64 >= took {
+            let confirmations = self.confirmations.load(Ordering::Relaxed);
+            self.confirmations.store(confirmations.saturating_add(1), Ordering::Relaxed);
         }
     }
 
-    /// The estimate in nanoseconds, fading from when it was last told, or from a later time, and the sooner the fewer answers it
-    /// is made of.
+    /// The average in nanoseconds, faded since the last observation or since `from`, whichever is
+    /// later, and faded the faster the fewer answers confirm it. `None` before the first answer.
     pub(crate) fn estimate(&self, now: Duration, from: Duration) -> Option<f64> {
-        let told = self.told.load(Ordering::Relaxed);
-        let from = told.max(nanos(from));
+        let last = self.last_observed.load(Ordering::Relaxed);
+        let from = last.max(nanos(from));
         let average = f64::from_bits(self.average.load(Ordering::Relaxed));
-        (told != 0).then(|| self.faded(average, nanos(now).saturating_sub(from)))
+        (last != 0).then(|| self.faded(average, nanos(now).saturating_sub(from)))
     }
 
+    /// The average after a time without observations, in nanoseconds: an average that few answers
+    /// confirm fades within 200 ms, one that ten confirm within 2 s.
     fn faded(&self, average: f64, elapsed: u64) -> f64 {
-        let time = RISE_NS * f64::from(self.in_a_row.load(Ordering::Relaxed).max(1));
-        average * keep(elapsed, time.min(DECAY_NS))
+        let time = RISE_NS * f64::from(self.confirmations.load(Ordering::Relaxed).max(1));
+        average * decay(elapsed, time.min(DECAY_NS))
     }
 
-    /// The average as it was last told.
+    /// The average as of the last observation.
     pub(crate) fn average(&self) -> Option<Duration> {
-        let told = self.told.load(Ordering::Relaxed) != 0;
-        told.then(|| Duration::from_nanos(f64::from_bits(self.average.load(Ordering::Relaxed)) as u64))
+        let is_known = self.last_observed.load(Ordering::Relaxed) != 0;
+        is_known.then(|| Duration::from_nanos(f64::from_bits(self.average.load(Ordering::Relaxed)) as u64))
     }
 }
 
-fn keep(elapsed: u64, time: f64) -> f64 {
+/// The weight of an observation after `elapsed`, which falls to 1/e in `time`; both in nanoseconds.
+fn decay(elapsed: u64, time: f64) -> f64 {
     let part = elapsed as f64 / time;
-    // Between the calls of a busy server little time passes, and the series is exact to 1e-9.
+    // Between the calls of a busy server little time passes, and there the series is exact to 1e-9.
     if part < 1e-3 { 1.0 - part + part * part / 2.0 } else { (-part).exp() }
-}
-
-fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -1,22 +1,30 @@
-//! What the calls of a server have cost lately, and so what a further one must be expected to cost. Every policy with a load
-//! shares it. PURE.
+//! What the calls of a server have cost lately, and so what a further one must be expected to cost.
+//! PURE.
 //!
-//! A call in flight holds a place in its server's load. One that ends badly (with another code than OK, refused, reset,
-//! lost, or given up before its head came) goes on holding it, so that a server which fails at once does not look idle, and
-//! one which answers nothing does not look fast:
+//! Both policies with a load go by it ([`LeastRequest`](crate::policy::LeastRequest),
+//! [`PeakEwma`](crate::policy::PeakEwma)). A call in flight counts one in its server's load. A call
+//! that ends badly (with another code than OK, refused, reset, lost, or given up before the head of
+//! its answer came) goes on counting, as a [`Penalty`], so that a server that fails at once does
+//! not look idle, and one that answers nothing does not look fast:
 //!
-//! - for the time that an OK call takes at this server, or at its peers where it has none, counted from its start: failing saves
-//!   no time;
-//! - then for [`FACTOR`] times as long as it took, or as an OK call takes at the peers, unless the server answers OK meanwhile and
-//!   is not worse than its peers ([`Peers::are_better_than`]). [`LONGEST`] and [`AT_ALL`] bound that. As long as this may last it
-//!   holds a second place: where all callers have given up at once, half of them would follow to the same server.
+//! - for the time that an OK call takes at this server, or at its peers where it has none, counted
+//!   from the call's start: failing saves no time;
+//! - then for [`PENALTY_FACTOR`] times as long as it took, or as an OK call takes at the peers,
+//!   unless the server answers OK meanwhile and is not worse than its peers
+//!   ([`Peers::are_better_than`]). [`MAX_PENALTY`] and [`MAX_LONG_PENALTY`] bound that. A second
+//!   penalty counts as long as this may last: where all callers have given up at once, half of them
+//!   would follow to the same server.
 //!
-//! All times are multiples of what calls take, so that the same holds for calls of microseconds and of minutes.
+//! All times are multiples of what calls take, so that the same rules hold for calls of
+//! microseconds and of minutes.
+//!
+//! `latency.rs` averages the time to the head of an answer, `penalties.rs` keeps the penalties,
+//! `peers.rs` compares servers. `simulation/` runs whole fleets against these rules, with the
+//! numbers of FIELD's rows (F35, F36, F37, F62).
 
-mod choice;
 mod latency;
 mod peers;
-mod places;
+mod penalties;
 #[cfg(test)]
 mod simulation;
 
@@ -24,117 +32,129 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-pub(crate) use crate::balance::subchannel::cost::choice::{Estimate, Standing, by_latency, by_load, draw};
 use crate::balance::subchannel::cost::latency::Latency;
-use crate::balance::subchannel::cost::peers::Recent;
+pub use crate::balance::subchannel::cost::latency::LatencyEstimate;
+use crate::balance::subchannel::cost::peers::RecentCalls;
 pub(crate) use crate::balance::subchannel::cost::peers::{Fleet, Peers};
-use crate::balance::subchannel::cost::places::{Kept, Places};
+use crate::balance::subchannel::cost::penalties::{Penalties, Penalty};
 
-/// How much longer than an OK call a bad one counts, while nothing good is heard of its server: with two places that gets about
-/// a fortieth of its share. More would keep it away for longer than 3 s after it is well, where calls take 50 ms.
-const FACTOR: u32 = 20;
-/// How long a bad call counts at most after its end, unless its peers' OK calls make it longer: one that was given up after
-/// an hour says no more of its server than one given up after a second.
-const LONGEST: Duration = Duration::from_secs(2);
-/// How long at all, whatever peers' calls take: streams may be open for hours.
-const AT_ALL: Duration = Duration::from_secs(60);
-/// A server that has answered nothing yet is asked again after so long.
-const UNANSWERED: Duration = Duration::from_secs(1);
+/// How many times longer than an OK call a bad one counts while its server answers nothing well.
+/// With two penalties for each such call the server gets about a fortieth of its share. A larger
+/// factor would keep it away for more than 3 s after it is well, where calls take 50 ms.
+const PENALTY_FACTOR: u32 = 20;
+/// The maximum time that a bad call counts after its end, unless its peers' OK calls make that
+/// longer: one that was given up after an hour says no more about its server than one given up
+/// after a second.
+const MAX_PENALTY: Duration = Duration::from_secs(2);
+/// The same where the peers' calls take long: streams may be open for hours.
+const MAX_LONG_PENALTY: Duration = Duration::from_secs(60);
+/// A server that has answered nothing yet is sent another call after this time.
+const FIRST_ANSWER: Duration = Duration::from_secs(1);
 
-/// One server's. Times are since an epoch that all servers of a channel share.
+/// The cost of calls at one server. Times count from an epoch that all servers of a channel share.
+///
+/// Every call writes to it and every pick reads it, so all that those need are atomics with relaxed
+/// order: two calls that race may lose one observation of thousands.
 #[derive(Default)]
 pub(crate) struct Cost {
+    /// Calls that ended with OK, and those that ended badly.
     ok: AtomicU64,
-    /// How long the OK calls took, from their start to the end of their answers, as logarithms: one stream of a day must not
-    /// weigh as much as a million calls.
-    ok_logs: AtomicU64,
     bad: AtomicU64,
-    places: Places,
+    /// The durations of the OK calls, from their start to the end of their answers, as a sum of
+    /// logarithms: one stream of a day must not weigh as much as a million calls.
+    ok_logs: AtomicU64,
+    /// What bad calls add to the load.
+    penalties: Penalties,
+    /// Of heads of answers that say nothing bad.
     latency: Latency,
     /// Calls that wait for the head of an answer, and when the last of them was sent.
     awaiting: AtomicU32,
     last_sent: AtomicU64,
-    /// How slow the server must be taken for, in nanoseconds, because a call ended badly and none was answered since; 0
-    /// where none did.
+    /// The latency to assume because a call ended badly and none was answered since, in
+    /// nanoseconds, and until when; 0 where none did.
     suspected: AtomicU64,
-    /// Until when.
     suspected_until: AtomicU64,
-    recent: Mutex<Recent>,
+    /// The counts of the last recount, which [`Fleet`] makes of all servers.
+    recent: Mutex<RecentCalls>,
 }
 
 impl Cost {
-    /// A call is sent.
+    /// A call was sent.
     pub(crate) fn sent(&self, now: Duration) {
         self.last_sent.store(nanos(now), Ordering::Relaxed);
         self.awaiting.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Its head has come, or never will.
-    pub(crate) fn no_longer_awaited(&self) {
+    /// The head of its answer has come, or never will. Once for each call that was sent.
+    pub(crate) fn head_settled(&self) {
         self.awaiting.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// The head of an answer, which says nothing bad, came after so long.
-    pub(crate) fn head(&self, took: Duration, now: Duration) {
+    /// The head of an answer came, which says nothing bad, this long after the call was sent.
+    pub(crate) fn answered(&self, took: Duration, now: Duration) {
         self.latency.observe(took, now);
         if self.suspected.load(Ordering::Relaxed) != 0 {
             self.suspected.store(0, Ordering::Relaxed);
         }
     }
 
-    /// A call ended with OK, so long after its start. Its peers are asked for where bad calls still hold places.
-    pub(crate) fn ok(&self, age: Duration, peers: impl FnOnce() -> Peers) {
+    /// A call ended with OK, this long after it was sent. `peers` is asked for only where penalties
+    /// could be lifted.
+    pub(crate) fn succeeded(&self, took: Duration, peers: impl FnOnce() -> Peers) {
         self.ok.fetch_add(1, Ordering::Relaxed);
-        self.ok_logs.fetch_add(logarithm(age), Ordering::Relaxed);
-        if self.places.are_kept() && !peers().are_better_than(&self.recent()) {
-            self.places.give_back();
+        self.ok_logs.fetch_add(logarithm(took), Ordering::Relaxed);
+        if self.penalties.any_liftable() && !peers().are_better_than(&self.recent()) {
+            self.penalties.lift();
         }
     }
 
-    /// A call ended badly, so long after its start; `to_head` of that it waited for its head.
-    pub(crate) fn bad(&self, age: Duration, to_head: Duration, now: Duration, peers: &Peers) {
+    /// A call ended badly, this long after it was sent; `to_head` is the part of that for which it
+    /// waited for its head.
+    pub(crate) fn failed(&self, took: Duration, to_head: Duration, now: Duration, peers: &Peers) {
         self.bad.fetch_add(1, Ordering::Relaxed);
-        let (as_ok, factor) = match (peers.ok_takes(), peers.takes_at_least()) {
-            (Some(takes), _) => (takes, FACTOR),
-            (None, Some(takes)) => (takes, 1),
-            (None, None) => (Duration::ZERO, FACTOR),
+        let (as_ok, factor) = match (peers.ok_duration(), peers.min_duration()) {
+            (Some(duration), _) => (duration, PENALTY_FACTOR),
+            (None, Some(duration)) => (duration, 1),
+            (None, None) => (Duration::ZERO, PENALTY_FACTOR),
         };
         let further = |time: Duration| time.saturating_mul(factor - 1);
-        // A server's own OK calls tell best what a call of it would have taken.
-        let own = self.recent().ok_takes().unwrap_or(as_ok).min(LONGEST);
-        let least = now + own.saturating_sub(age);
-        let longer = further(age.max(as_ok)).min(further(as_ok).max(LONGEST)).min(AT_ALL);
-        self.places.keep(Kept { least, until: least + longer }, now);
-        self.places.keep(Kept { least: now, until: least + longer }, now);
+        // The time that this call would have taken with OK: its server's own OK calls are the best estimate.
+        let own = self.recent().ok_duration().unwrap_or(as_ok).min(MAX_PENALTY);
+        let min_until = now + own.saturating_sub(took);
+        let until = min_until + further(took.max(as_ok)).min(further(as_ok).max(MAX_PENALTY)).min(MAX_LONG_PENALTY);
+        self.penalties.add(Penalty { min_until, until }, now);
+        self.penalties.add(Penalty { min_until: now, until }, now);
         let suspected = to_head.max(peers.latency());
-        let until = now + suspected.saturating_mul(FACTOR).min(LONGEST);
-        self.suspected_until.store(nanos(until), Ordering::Relaxed);
+        let suspected_until = now + suspected.saturating_mul(PENALTY_FACTOR).min(MAX_PENALTY);
+        // The end first: a pick between the two stores must not find the new latency with an end that has passed.
+        self.suspected_until.store(nanos(suspected_until), Ordering::Relaxed);
         self.suspected.store(nanos(suspected), Ordering::Relaxed);
     }
 
-    /// How many places bad calls hold. The clock is asked only where there are any.
-    pub(crate) fn kept(&self, now: impl FnOnce() -> Duration) -> u64 {
-        self.places.count(now)
+    /// How many bad calls count in the load now. The time is asked for only where there are any.
+    pub(crate) fn penalties(&self, now: impl FnOnce() -> Duration) -> u64 {
+        self.penalties.count(now)
     }
 
-    /// The estimate of its latency. It fades, so that a server which was slow is asked again, from when it was last asked: one
-    /// that answers nothing must not look fast.
-    pub(crate) fn estimate(&self, now: Duration) -> Estimate {
-        let unanswered = self.awaiting.load(Ordering::Relaxed) > 0;
+    /// The latency to expect. It fades while no call is sent, so that a server that was slow is
+    /// tried again; while calls are unanswered it fades only from the last of them, so that a
+    /// server that answers nothing does not look fast.
+    pub(crate) fn latency_estimate(&self, now: Duration) -> LatencyEstimate {
+        let is_awaited = self.awaiting.load(Ordering::Relaxed) > 0;
         let last_sent = Duration::from_nanos(self.last_sent.load(Ordering::Relaxed));
-        let Some(known) = self.latency.estimate(now, if unanswered { last_sent } else { Duration::ZERO }) else {
-            let asked = unanswered && now < last_sent + UNANSWERED;
-            return if asked || self.kept(|| now) > 0 { Estimate::Awaited } else { Estimate::Unknown };
+        let Some(known) = self.latency.estimate(now, if is_awaited { last_sent } else { Duration::ZERO }) else {
+            let is_asked = is_awaited && now < last_sent + FIRST_ANSWER;
+            let is_suspect = is_asked || self.penalties(|| now) > 0;
+            return if is_suspect { LatencyEstimate::Awaited } else { LatencyEstimate::Unknown };
         };
         let suspected = self.suspected.load(Ordering::Relaxed);
-        if suspected != 0 && nanos(now) < self.suspected_until.load(Ordering::Relaxed) {
-            return Estimate::Nanos(known.max(suspected as f64));
-        }
-        Estimate::Nanos(known)
+        let is_suspected = suspected != 0 && nanos(now) < self.suspected_until.load(Ordering::Relaxed);
+        let nanos = (known as u64).max(if is_suspected { suspected } else { 0 }); // a float's cast saturates
+        LatencyEstimate::Known(Duration::from_nanos(nanos))
     }
 
-    /// The average of its latency as it was last told.
-    pub(crate) fn average(&self) -> Option<Duration> {
+    /// The average latency, as of the last answer.
+    pub(crate) fn latency(&self) -> Option<Duration> {
         self.latency.average()
     }
 
@@ -143,12 +163,12 @@ impl Cost {
         self.ok.load(Ordering::Relaxed)
     }
 
-    fn recent(&self) -> MutexGuard<'_, Recent> {
+    fn recent(&self) -> MutexGuard<'_, RecentCalls> {
         self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The logarithm of a time in nanoseconds to the base 2, in 1/256.
+/// The logarithm to the base 2 of a time in nanoseconds, in units of 1/256.
 fn logarithm(time: Duration) -> u64 {
     let nanos = nanos(time).max(1);
     let whole = nanos.ilog2();
@@ -157,11 +177,12 @@ fn logarithm(time: Duration) -> u64 {
     u64::from(whole) << 8 | rest
 }
 
-/// What has this logarithm.
+/// The time that has this logarithm.
 fn time_of(logarithm: f64) -> Duration {
-    Duration::from_nanos((logarithm / 256.0).exp2() as u64) // a cast of a float is as near as can be
+    Duration::from_nanos((logarithm / 256.0).exp2() as u64) // a float's cast saturates
 }
 
+/// A time in nanoseconds, up to 584 years.
 fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }

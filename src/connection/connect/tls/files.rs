@@ -1,4 +1,10 @@
 //! Certificates and keys in files, which are read again when they have changed.
+//!
+//! Nothing watches the files. For each new connection their stamps (length, times, inode) are
+//! compared with those of the last read. This works on every file system, costs one `stat` for each
+//! file, and needs no thread. Files are read, and the configuration is made anew, if a stamp has
+//! changed or is too young to tell. If the contents are the same all the same, the configuration
+//! stays the same one, and TLS sessions are resumed.
 
 use std::collections::hash_map::RandomState;
 use std::fs::{self, Metadata};
@@ -10,179 +16,183 @@ use std::time::{Duration, SystemTime};
 
 use tokio_rustls::rustls::ClientConfig;
 
-use crate::connection::connect::tls::settings::over_http2;
-use crate::connection::connect::tls::{Invalid, Pem, configure};
+use crate::connection::connect::tls::config::{IDENTITY, InvalidTls, Pem, ROOTS, client_config, with_http2_alpn};
 
-/// A file that was written less than so long ago may be written again without another time, length or number: clocks of file systems
-/// are that coarse.
-const FRESH: Duration = Duration::from_secs(2);
-/// While files are replaced one after the other, or their folder is swapped, they are read again soon, so often.
-const TRIES: usize = 3;
-const PAUSE: Duration = Duration::from_millis(10);
+/// A file that was written within this time may be written again and keep its stamp: file systems
+/// store times as coarsely as 2 s (FAT), and rewriting a file in place changes neither its length
+/// nor its inode.
+const STAMP_RESOLUTION: Duration = Duration::from_secs(2);
+/// Files that are replaced one after the other do not match for a moment. So invalid files are read
+/// again soon, so often.
+const MAX_READS: usize = 3;
+const PAUSE_BETWEEN_READS: Duration = Duration::from_millis(10);
 
-/// Where trust and identity stand.
-pub(crate) struct Files {
-    pub(crate) roots: Option<Pem>,
-    pub(crate) identity: Option<(Pem, Pem)>,
+/// The root certificates and the identity, as the user gave them. Some or all of them are files.
+pub(super) struct PemFiles {
+    pub(super) roots: Option<Pem>,
+    /// Certificate chain and key.
+    pub(super) identity: Option<(Pem, Pem)>,
 }
 
-impl Files {
-    /// Whether there is no file among them.
-    pub(crate) fn is_fixed(&self) -> bool {
-        !self.all().any(|pem| matches!(pem, Pem::File(_)))
-    }
-
-    fn all(&self) -> impl Iterator<Item = &Pem> {
-        let identity = self.identity.iter().flat_map(|(certificates, key)| [certificates, key]);
-        self.roots.iter().chain(identity)
+impl PemFiles {
+    /// Whether any of them is a file.
+    pub(super) fn has_any(&self) -> bool {
+        self.paths().next().is_some()
     }
 
     fn paths(&self) -> impl Iterator<Item = &Path> {
-        self.all().filter_map(|pem| match pem {
-            Pem::File(path) => Some(path.as_path()),
-            Pem::Text(_) => None,
-        })
+        self.roots.iter().chain(self.identity_pems()).filter_map(path)
     }
 
-    /// Which files they are now, behind all symbolic links.
-    fn stamps(&self) -> Result<Vec<Stamp>, Invalid> {
-        self.paths()
-            .map(|path| fs::metadata(path).map(|data| Stamp::of(&data)).map_err(|error| at(path, &error)))
-            .collect()
+    fn identity_pems(&self) -> impl Iterator<Item = &Pem> {
+        self.identity.iter().flat_map(|(certificates, key)| [certificates, key])
     }
 
-    fn contents(&self) -> Result<Contents, Invalid> {
-        let read = |pem: &Pem| match pem {
-            Pem::Text(text) => Ok(text.clone()),
-            Pem::File(path) => fs::read(path).map_err(|error| at(path, &error)),
-        };
-        let roots = self.roots.as_ref().map(read).transpose()?;
-        let identity = match &self.identity {
-            Some((certificates, key)) => Some((read(certificates)?, read(key)?)),
-            None => None,
-        };
-        Ok((roots, identity))
+    /// The stamps of the files that the paths lead to, through all symbolic links.
+    fn stamps(&self) -> Result<Vec<FileStamp>, InvalidTls> {
+        let stamp = |path: &Path| fs::metadata(path).map(|data| FileStamp::of(&data)).map_err(|error| at(path, &error));
+        self.paths().map(stamp).collect()
     }
 
-    /// What of the settings it is, with the files that were given for it.
-    fn name(&self, what: &str) -> String {
-        let of = match what {
-            "root certificates" => self.roots.as_ref().into_iter().collect::<Vec<_>>(),
-            "identity" => self.identity.iter().flat_map(|(certificates, key)| [certificates, key]).collect(),
-            _ => Vec::new(),
+    /// Adds the files of a setting to an error about it.
+    fn with_paths(&self, invalid: InvalidTls) -> InvalidTls {
+        let pems: Vec<&Pem> = match invalid.setting.as_str() {
+            ROOTS => self.roots.iter().collect(),
+            IDENTITY => self.identity_pems().collect(),
+            _ => return invalid,
         };
-        let paths = of.into_iter().filter_map(|pem| match pem {
-            Pem::File(path) => Some(path.display().to_string()),
-            Pem::Text(_) => None,
-        });
-        let paths = paths.collect::<Vec<_>>().join(" and ");
-        if paths.is_empty() { what.to_owned() } else { format!("{what} in {paths}") }
+        let paths: Vec<_> = pems.into_iter().filter_map(path).map(|path| path.display().to_string()).collect();
+        if paths.is_empty() {
+            return invalid;
+        }
+        InvalidTls { setting: format!("{} in {}", invalid.setting, paths.join(" and ")), ..invalid }
     }
 }
 
-type Contents = (Option<Vec<u8>>, Option<(Vec<u8>, Vec<u8>)>);
-
-fn at(path: &Path, error: &std::io::Error) -> Invalid {
-    (path.display().to_string(), error.to_string())
+/// The path, if it is a file.
+fn path(pem: &Pem) -> Option<&Path> {
+    match pem {
+        Pem::File(path) => Some(path),
+        Pem::Text(_) => None,
+    }
 }
 
-/// What tells one state of a file from the next.
+/// The text, or the contents of the file.
+fn contents(pem: &Pem) -> Result<Vec<u8>, InvalidTls> {
+    match pem {
+        Pem::Text(text) => Ok(text.clone()),
+        Pem::File(path) => fs::read(path).map_err(|error| at(path, &error)),
+    }
+}
+
+/// An error about one file.
+fn at(path: &Path, error: &std::io::Error) -> InvalidTls {
+    InvalidTls::new(path.display().to_string(), error)
+}
+
+/// Tells one state of a file from the next without reading it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Stamp {
+struct FileStamp {
     length: u64,
     modified: Option<SystemTime>,
-    /// Device and number, and when anything of it was last changed.
-    id: (u64, u64, i64, i64),
+    /// Device, inode, and the time of the last change of the inode, in seconds and nanoseconds.
+    inode: (u64, u64, i64, i64),
 }
 
-impl Stamp {
+impl FileStamp {
+    /// From the metadata of the file behind all links.
     fn of(data: &Metadata) -> Self {
         #[cfg(unix)]
-        let id = {
+        let inode = {
             use std::os::unix::fs::MetadataExt;
             (data.dev(), data.ino(), data.ctime(), data.ctime_nsec())
         };
         #[cfg(not(unix))]
-        let id = (0, 0, 0, 0);
-        Self { length: data.len(), modified: data.modified().ok(), id }
+        let inode = (0, 0, 0, 0);
+        Self { length: data.len(), modified: data.modified().ok(), inode }
     }
 
-    /// Whether any further change shows in another stamp.
-    fn is_old(&self, now: SystemTime) -> bool {
-        self.modified.is_some_and(|modified| now.duration_since(modified).is_ok_and(|age| age > FRESH))
+    /// Whether every later change of the file changes its stamp.
+    fn is_settled(&self, now: SystemTime) -> bool {
+        self.modified.is_some_and(|modified| now.duration_since(modified).is_ok_and(|age| age > STAMP_RESOLUTION))
     }
 }
 
-/// Reads files when they have changed. It blocks.
-pub(crate) struct Reader {
-    files: Files,
+/// Makes the configuration from files, and makes it anew when they have changed.
+pub(super) struct FileReader {
+    files: PemFiles,
     hasher: RandomState,
-    known: Option<Known>,
+    last: Option<LastRead>,
 }
 
-/// What was read last, and what came of it.
-struct Known {
-    stamps: Vec<Stamp>,
+/// The last files that were read, and the result.
+struct LastRead {
+    stamps: Vec<FileStamp>,
     /// Whether equal stamps mean equal files.
     is_settled: bool,
+    /// Of the contents, which are not kept.
     hash: u64,
-    outcome: Result<Arc<ClientConfig>, Invalid>,
+    result: Result<Arc<ClientConfig>, InvalidTls>,
 }
 
-impl Reader {
-    pub(crate) fn new(files: Files) -> Self {
-        Self { files, hasher: RandomState::new(), known: None }
+impl FileReader {
+    /// Reads nothing yet.
+    pub(super) fn new(files: PemFiles) -> Self {
+        Self { files, hasher: RandomState::new(), last: None }
     }
 
-    /// The settings that the files now hold.
-    pub(crate) fn read(&mut self) -> Result<Arc<ClientConfig>, Invalid> {
-        let mut tries = 1;
+    /// The configuration that the files now give. Blocks.
+    pub(super) fn read(&mut self) -> Result<Arc<ClientConfig>, InvalidTls> {
+        let mut reads = 1;
         loop {
             let result = self.read_once();
-            if result.is_ok() || self.files.is_fixed() || tries == TRIES || self.is_known_bad() {
+            if result.is_ok() || !self.files.has_any() || reads == MAX_READS || self.is_settled_error() {
                 return result;
             }
-            tries += 1;
-            thread::sleep(PAUSE);
+            reads += 1;
+            thread::sleep(PAUSE_BETWEEN_READS);
         }
     }
 
-    /// Whether the files are as bad as they were long enough ago.
-    fn is_known_bad(&self) -> bool {
-        self.known.as_ref().is_some_and(|known| known.is_settled && known.outcome.is_err())
+    /// Whether the files have been invalid for longer than a replacement takes: reading them again
+    /// soon is of no use.
+    fn is_settled_error(&self) -> bool {
+        self.last.as_ref().is_some_and(|last| last.is_settled && last.result.is_err())
     }
 
-    fn read_once(&mut self) -> Result<Arc<ClientConfig>, Invalid> {
-        let before = self.files.stamps();
-        let before = match before {
-            Ok(stamps) => stamps,
-            Err(invalid) => {
-                self.known = self.known.take().filter(|known| known.outcome.is_ok());
-                return Err(invalid);
-            }
-        };
-        if let Some(known) = &self.known
-            && known.is_settled
-            && known.stamps == before
+    /// Reads the files if they may have changed.
+    fn read_once(&mut self) -> Result<Arc<ClientConfig>, InvalidTls> {
+        let before = self.files.stamps().inspect_err(|_| {
+            // A file is gone. An older error must not count as settled when the file is back.
+            self.last = self.last.take().filter(|last| last.result.is_ok());
+        })?;
+        if let Some(last) = &self.last
+            && last.is_settled
+            && last.stamps == before
         {
-            return known.outcome.clone();
+            return last.result.clone();
         }
-        // Before the contents: what is written from now on is not settled.
+        // The time and the stamps before the contents: a write from now on leaves the result
+        // unsettled.
         let now = SystemTime::now();
-        let (roots, identity) = self.files.contents()?;
-        let is_settled = before.iter().all(|stamp| stamp.is_old(now)) && self.files.stamps()? == before;
+        let roots = self.files.roots.as_ref().map(contents).transpose()?;
+        let identity = match &self.files.identity {
+            Some((certificates, key)) => Some((contents(certificates)?, contents(key)?)),
+            None => None,
+        };
+        let is_settled = before.iter().all(|stamp| stamp.is_settled(now)) && self.files.stamps()? == before;
         let hash = self.hasher.hash_one((&roots, &identity));
-        if let Some(known) = &mut self.known
-            && known.hash == hash
+        if let Some(last) = &mut self.last
+            && last.hash == hash
         {
-            // Sessions can then be resumed.
-            (known.stamps, known.is_settled) = (before, is_settled);
-            return known.outcome.clone();
+            // The same configuration: TLS sessions can be resumed only with the one that made them.
+            (last.stamps, last.is_settled) = (before, is_settled);
+            return last.result.clone();
         }
         let identity = identity.as_ref().map(|(certificates, key)| (certificates.as_slice(), key.as_slice()));
-        let outcome = configure(roots.as_deref(), identity).map(over_http2);
-        let outcome = outcome.map_err(|(what, why)| (self.files.name(&what), why));
-        self.known = Some(Known { stamps: before, is_settled, hash, outcome: outcome.clone() });
-        outcome
+        let result = client_config(roots.as_deref(), identity).map(with_http2_alpn);
+        let result = result.map_err(|invalid| self.files.with_paths(invalid));
+        self.last = Some(LastRead { stamps: before, is_settled, hash, result: result.clone() });
+        result
     }
 }

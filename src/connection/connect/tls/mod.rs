@@ -1,41 +1,51 @@
-//! TLS settings, and what rustls makes of them.
+//! TLS to servers and to etcd.
+//!
+//! [`ClientTls`] is what users set. Built once, it becomes [`Tls`], which gives each new connection
+//! a [`TlsClient`]: the present configuration, from a [`source`] that may change. [`files`] reads
+//! certificates again when they have changed, and [`config`] makes rustls' configuration from them.
 
-#[cfg(feature = "_tls")]
-pub(super) mod files;
-#[cfg(feature = "_tls")]
-pub(super) mod settings;
+pub(in crate::connection) mod config;
+mod files;
+mod source;
 
+use std::error::Error;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use tokio_rustls::rustls::crypto::CryptoProvider;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::ClientConfig;
+use tokio_rustls::rustls::pki_types::ServerName;
 
-use crate::connection::connect::Tls;
-use crate::connection::connect::tls::files::Files;
-use crate::connection::connect::tls::settings::{Function, Settings};
+use crate::connection::connect::connector::Io;
+use crate::connection::connect::destination::PeerAddress;
+use crate::connection::connect::panics::catch_panic;
+use crate::connection::connect::tls::config::{InvalidTls, Pem};
+use crate::connection::connect::tls::files::PemFiles;
+use crate::connection::connect::tls::source::{ConfigFunction, ConfigSource};
+use crate::connection::failure::BoxError;
 
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
-
-/// TLS towards servers that are written as `https`, and towards etcd.
+/// TLS settings for servers that are registered as `https`, and for etcd.
 ///
-/// Servers are verified against the host that they are registered under, unless a name is set, and must choose HTTP/2
-/// (ALPN). Trusted are the roots of the enabled features (`tls-native-roots`, `tls-webpki-roots`) unless others are given.
+/// A server is verified against the host that it is registered under, unless
+/// [`ClientTls::server_name`] is set, and must choose HTTP/2 (ALPN). The root certificates are
+/// those of the enabled features (`tls-native-roots`, `tls-webpki-roots`), unless others are given.
 ///
-/// # Certificates that are renewed
-/// Settings that are given as text or as a `ClientConfig` stay as they are for the life of the process. Where certificates are
-/// renewed, give paths ([`ClientTls::ca_certificates_file`], [`ClientTls::identity_files`]) or a function
-/// ([`ClientTls::rustls_with`]): they are asked again for each new connection. A connection that is open stays as it was made; that
-/// a certificate has expired does not end it.
+/// # Renewed certificates
+/// Certificates that are given as text, and a `ClientConfig`, stay in use for the life of the
+/// process. For certificates that are renewed, give paths ([`ClientTls::ca_certificates_file`],
+/// [`ClientTls::identity_files`]) or a function ([`ClientTls::rustls_with`]). They are asked for
+/// each new connection. An open connection is not affected; it does not end when a certificate
+/// expires.
 ///
-/// Files are looked at for each new connection and read when they have changed, on a thread for blocking work and once for all
-/// connections that are made at that time. They are taken together: a key that does not belong to its certificate, a file that is
-/// gone, empty or half written leaves the last settings that were good in use, which is logged once at WARN until they are good
-/// again. A folder that is swapped as a whole, as Kubernetes does with secrets, needs nothing else. Files that cannot be used when the
-/// channel or the options are first used are an error there, which names the file.
+/// Files are checked for each new connection, and read when they have changed: on a thread for
+/// blocking work, and once for all connections that are made at that time. All of them are used
+/// together. While a key does not belong to its certificate, or a file is gone, empty or half
+/// written, the last valid settings stay in use. That is logged once at WARN, until the files are
+/// valid again. A folder that is swapped as a whole, as Kubernetes does with secrets, needs nothing
+/// else. If files are invalid when the channel or the options are first used, that is an error,
+/// which names the file.
 ///
 /// ```no_run
 /// # fn tls() -> tonic_etcd::ClientTls {
@@ -48,58 +58,56 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// ```
 #[derive(Clone, Default)]
 pub struct ClientTls {
-    given: Given,
+    /// In place of `roots` and `identity`.
+    rustls: Option<RustlsConfig>,
     roots: Option<Pem>,
     identity: Option<(Pem, Pem)>,
-    name: Option<String>,
+    server_name: Option<String>,
 }
 
-/// What rustls itself is to be told.
-#[derive(Clone, Default)]
-enum Given {
-    #[default]
-    Nothing,
-    Config(Arc<ClientConfig>),
-    Function(Function),
-}
-
-/// A text in PEM's form, or where it stands.
+/// A configuration that the user made with rustls.
 #[derive(Clone)]
-pub(crate) enum Pem {
-    Text(Vec<u8>),
-    File(PathBuf),
+enum RustlsConfig {
+    Fixed(Arc<ClientConfig>),
+    Function(ConfigFunction),
 }
-
-/// What cannot be used, and why.
-pub(crate) type Invalid = (String, String);
 
 impl ClientTls {
-    /// Trusts the roots of the enabled features.
+    /// Trusts the root certificates of the enabled features, and has no identity.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Settings made with rustls itself; only ALPN is set to HTTP/2, and roots and identity given here are not regarded.
+    /// Uses a configuration that was made with rustls ([`tonic_etcd::rustls`](crate::rustls)). Only
+    /// its ALPN is changed, to HTTP/2. Root certificates and an identity that are set here have no
+    /// effect.
     pub fn rustls(config: Arc<ClientConfig>) -> Self {
-        Self { given: Given::Config(config), ..Self::default() }
+        Self { rustls: Some(RustlsConfig::Fixed(config)), ..Self::default() }
     }
 
-    /// The same, given by a function that is called for each new connection: for certificates that are renewed, and come from
-    /// elsewhere than files. While it is called, other connections wait, and those that began to wait before the call share what it
-    /// gives. It runs on a thread for blocking work, and should return soon: it counts as a part of connecting.
+    /// Calls a function for the configuration of each new connection: for certificates that are
+    /// renewed and do not come from files.
     ///
-    /// Where it fails, the last settings that it gave are used, which is logged once at WARN; where it has given none yet, or panics,
-    /// the attempt to connect fails and another one follows.
+    /// The function runs on a thread for blocking work, and should return soon: its time counts as
+    /// a part of connecting. One call runs at a time. Connections that began to wait before the
+    /// call share its result.
+    ///
+    /// If it fails, its last configuration stays in use, which is logged once at WARN. If it has
+    /// returned none yet, or panics, the attempt to connect fails, and another follows.
     ///
     /// ```no_run
-    /// # fn tls(current: std::sync::Arc<dyn Fn() -> std::io::Result<std::sync::Arc<tokio_rustls::rustls::ClientConfig>> + Send + Sync>) -> tonic_etcd::ClientTls {
-    /// tonic_etcd::ClientTls::rustls_with(move || current())
+    /// use std::sync::Arc;
+    /// use tonic_etcd::{ClientTls, rustls::ClientConfig};
+    ///
+    /// # fn tls(current: Arc<dyn Fn() -> std::io::Result<Arc<ClientConfig>> + Send + Sync>) -> ClientTls {
+    /// ClientTls::rustls_with(move || current())
     /// # }
     /// ```
     pub fn rustls_with<E: Into<BoxError>>(
         current: impl Fn() -> Result<Arc<ClientConfig>, E> + Send + Sync + 'static,
     ) -> Self {
-        Self { given: Given::Function(Arc::new(move || current().map_err(|e| said(&*e.into())))), ..Self::default() }
+        let function = move || current().map_err(|error| with_sources(&*error.into()));
+        Self { rustls: Some(RustlsConfig::Function(Arc::new(function))), ..Self::default() }
     }
 
     /// Trusts these root certificates (PEM) and no others.
@@ -109,51 +117,58 @@ impl ClientTls {
         self
     }
 
-    /// Trusts the root certificates in this file (PEM) and no others. The file is read again when it has changed.
+    /// Trusts the root certificates in this file (PEM) and no others. The file is read again when
+    /// it has changed.
     #[must_use]
     pub fn ca_certificates_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.roots = Some(Pem::File(path.into()));
         self
     }
 
-    /// Shows servers this certificate chain and key (PEM).
+    /// Presents this certificate chain and key (PEM) to servers.
     #[must_use]
     pub fn identity(mut self, certificates: impl Into<Vec<u8>>, key: impl Into<Vec<u8>>) -> Self {
         self.identity = Some((Pem::Text(certificates.into()), Pem::Text(key.into())));
         self
     }
 
-    /// Shows servers the certificate chain and the key in these files (PEM). They are read again when one of them has changed.
+    /// Presents the certificate chain and the key in these files (PEM) to servers. They are read
+    /// again when one of them has changed.
     #[must_use]
     pub fn identity_files(mut self, certificates: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
         self.identity = Some((Pem::File(certificates.into()), Pem::File(key.into())));
         self
     }
 
-    /// The name that every server's certificate must carry, in place of the host that it is registered under.
+    /// Verifies the certificate of every server against this name, in place of the host that the
+    /// server is registered under.
     #[must_use]
     pub fn server_name(mut self, name: impl Into<String>) -> Self {
-        self.name = Some(name.into());
+        self.server_name = Some(name.into());
         self
     }
 
-    /// Reads files for the first time.
-    pub(crate) fn build(self) -> Result<Tls, Invalid> {
-        let name = self.name.map(|name| {
-            ServerName::try_from(name.clone()).map_err(|error| (format!("server name {name:?}"), error.to_string()))
-        });
-        let name = name.transpose()?;
-        let settings = match self.given {
-            Given::Config(config) => Settings::fixed(&config),
-            Given::Function(function) => Settings::of_function(function),
-            Given::Nothing => Settings::of_files(Files { roots: self.roots, identity: self.identity })?,
+    /// Checks the settings, and reads files for the first time. Blocks for as long as that takes: a
+    /// few milliseconds, and up to 20 ms more where files are invalid.
+    ///
+    /// # Errors
+    /// The first setting that cannot be used.
+    pub(crate) fn build(self) -> Result<Tls, InvalidTls> {
+        let parse = |name: String| {
+            ServerName::try_from(name.clone()).map_err(|error| InvalidTls::new(format!("server name {name:?}"), error))
         };
-        Ok(Tls { settings, name })
+        let server_name = self.server_name.map(parse).transpose()?;
+        let source = match self.rustls {
+            Some(RustlsConfig::Fixed(config)) => ConfigSource::of_config(&config),
+            Some(RustlsConfig::Function(function)) => ConfigSource::of_function(function),
+            None => ConfigSource::of_files(PemFiles { roots: self.roots, identity: self.identity })?,
+        };
+        Ok(Tls { source, server_name })
     }
 }
 
-/// An error of the user's, with its sources.
-fn said(error: &(dyn std::error::Error + 'static)) -> String {
+/// The error and its sources in one line.
+fn with_sources(error: &(dyn Error + 'static)) -> String {
     let (mut text, mut source) = (error.to_string(), error.source());
     while let Some(error) = source {
         text = format!("{text}: {error}");
@@ -162,66 +177,71 @@ fn said(error: &(dyn std::error::Error + 'static)) -> String {
     text
 }
 
-/// What rustls makes of roots, or those of the enabled features, and of an identity.
-pub(crate) fn configure(roots: Option<&[u8]>, identity: Option<(&[u8], &[u8])>) -> Result<ClientConfig, Invalid> {
-    let roots = match roots {
-        Some(pem) => given(pem)?,
-        None => trusted()?,
-    };
-    let builder = ClientConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
-        .map_err(|error| ("cryptography".to_owned(), error.to_string()))?
-        .with_root_certificates(roots);
-    let Some((certificates, key)) = identity else { return Ok(builder.with_no_client_auth()) };
-    let wrong = |error: String| ("identity".to_owned(), error);
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(certificates).collect();
-    let chain = chain.map_err(|error| wrong(error.to_string()))?;
-    if chain.is_empty() {
-        return Err(wrong("there is no certificate in the text".into()));
-    }
-    let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| wrong(error.to_string()))?;
-    builder.with_client_auth_cert(chain, key).map_err(|error| wrong(error.to_string()))
-}
-
-fn given(pem: &[u8]) -> Result<RootCertStore, Invalid> {
-    let wrong = |error: String| ("root certificates".to_owned(), error);
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(pem) {
-        let certificate = certificate.map_err(|error| wrong(error.to_string()))?;
-        roots.add(certificate).map_err(|error| wrong(error.to_string()))?;
-    }
-    if roots.is_empty() { Err(wrong("there is none in the text".into())) } else { Ok(roots) }
-}
-
-#[cfg_attr(not(any(feature = "tls-native-roots", feature = "tls-webpki-roots")), expect(unused_mut))]
-fn trusted() -> Result<RootCertStore, Invalid> {
-    let mut roots = RootCertStore::empty();
-    #[cfg(feature = "tls-native-roots")]
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    #[cfg(feature = "tls-webpki-roots")]
-    roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-    if roots.is_empty() {
-        let reason = "none is known: give some, or enable the feature \"tls-native-roots\" or \"tls-webpki-roots\"";
-        return Err(("root certificates".into(), reason.into()));
-    }
-    Ok(roots)
-}
-
-/// Named, because rustls refuses to choose where two are built in.
-fn provider() -> Arc<CryptoProvider> {
-    #[cfg(feature = "tls-ring")]
-    return Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
-    #[cfg(not(feature = "tls-ring"))]
-    return Arc::new(tokio_rustls::rustls::crypto::aws_lc_rs::default_provider());
-}
-
 impl fmt::Debug for ClientTls {
-    /// Without the key.
+    /// Without certificates and keys.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClientTls")
             .field("own_roots", &self.roots.is_some())
             .field("identity", &self.identity.is_some())
-            .field("server_name", &self.name)
+            .field("server_name", &self.server_name)
             .finish_non_exhaustive()
+    }
+}
+
+/// Settings that were checked, for all connections of a channel or of an etcd client. Cheap to
+/// clone.
+#[derive(Clone)]
+pub(crate) struct Tls {
+    source: ConfigSource,
+    /// The name to verify in place of the host.
+    server_name: Option<ServerName<'static>>,
+}
+
+/// The TLS settings of one connection.
+pub(super) struct TlsClient {
+    connector: TlsConnector,
+    server_name: Option<ServerName<'static>>,
+}
+
+impl Tls {
+    /// Whether the next connection may have another configuration than the last: an error may then
+    /// pass by itself.
+    pub(crate) fn changes(&self) -> bool {
+        self.source.changes()
+    }
+
+    /// The settings for a connection that is made now. May read files or call the user's function.
+    pub(super) async fn client(&self) -> Result<TlsClient, String> {
+        let config = self.source.current().await.map_err(|error| format!("TLS settings: {error}"))?;
+        Ok(TlsClient { connector: TlsConnector::from(config), server_name: self.server_name.clone() })
+    }
+}
+
+impl TlsClient {
+    /// Does the handshake with the server at `address`.
+    ///
+    /// # Errors
+    /// When the certificate does not match the host or is not trusted, and when the server does not
+    /// choose HTTP/2: it would take the preface of HTTP/2 for a broken HTTP/1 request.
+    pub(super) async fn handshake(
+        &self,
+        io: Box<dyn Io>,
+        address: &PeerAddress,
+    ) -> Result<TlsStream<Box<dyn Io>>, String> {
+        let name = match (&self.server_name, address) {
+            (Some(name), _) => name.clone(),
+            (None, PeerAddress::Tcp(host, _)) => {
+                ServerName::try_from(host.clone()).map_err(|error| format!("TLS: {error}"))?
+            }
+            (None, PeerAddress::Unix(_)) => return Err("TLS: a Unix socket has no name to verify: set one".into()),
+        };
+        // A verifier or a certificate resolver may be the user's code.
+        let stream = catch_panic(self.connector.connect(name, io)).await;
+        let stream =
+            stream.map_err(|panic| format!("TLS panicked: {panic}"))?.map_err(|error| format!("TLS: {error}"))?;
+        if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
+            return Err("TLS: the server did not choose HTTP/2 (ALPN)".into());
+        }
+        Ok(stream)
     }
 }

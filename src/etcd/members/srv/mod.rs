@@ -1,99 +1,128 @@
-//! Members that SRV records name: looked up before the first connection, and again in the background.
+//! Members that SRV records name (RFC 2782), as `etcdctl --discovery-srv` finds them.
+//!
+//! `lookup.rs` asks DNS, `records.rs` (pure) orders the answer, and this file keeps the result up
+//! to date.
+//!
+//! **When.** Before the first connection a request waits for the lookup. After that a background
+//! task looks up: every 10 s while etcd is used, and sooner while no member answers, but not more
+//! often than the TTL and once a second.
+//!
+//! **What a lookup changes.** Two kinds of records are looked up, with and without TLS. Records
+//! replace the last ones of their kind. An answer without records removes those of its kind while
+//! the other kind has some. A failed lookup, or one that leaves no member, changes nothing and is
+//! logged once.
 
 mod lookup;
 mod records;
 
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Mutex, Notify};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use self::lookup::{Answer, look_up};
-use self::records::{Record, members};
-use crate::domain::Domain;
+use self::lookup::{SrvAnswer, look_up};
+use self::records::{Record, ordered_members};
+use crate::address::domain::Domain;
 use crate::etcd::failure::{Class, Failure, Fault};
-use crate::etcd::link::links::WANTED;
-use crate::etcd::options::Srv;
+use crate::etcd::link::links::{TaskGuard, WANTED_FOR};
+use crate::etcd::options::SrvOptions;
 use crate::etcd::{Core, Source};
 
-/// The records are read again so often, whatever their TTL.
-const EVERY: Duration = Duration::from_secs(10);
-/// No sooner than so long after the last time, also where no member answers and the TTL is 0.
-const LEAST: Duration = Duration::from_secs(1);
-/// How long DNS may take: less than requests wait for a connection, so that they say why there is none.
-const LIMIT: Duration = Duration::from_millis(4_500);
+/// The interval between two lookups, whatever the TTL of the records: a set that was replaced must
+/// not be kept for a day.
+const REFRESH_INTERVAL: Duration = Duration::from_secs(10);
+/// The shortest interval between two lookups, also where no member answers and the TTL is 0.
+const MIN_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a lookup may take. Less than a request waits for a connection, so that the request's
+/// error says why there is none.
+const LOOKUP_TIMEOUT: Duration = Duration::from_millis(4_500);
 
-/// The longest name that is asked for.
+/// The longest name that is looked up: the one of members with TLS. For the validation of the
+/// options, because DNS names have at most 253 characters.
 pub(crate) fn longest_name(domain: &Domain, name: Option<&str>) -> String {
-    records::name(domain.as_str(), true, name)
+    records::record_name(domain.as_str(), true, name)
 }
 
-/// What is known of the records.
-pub(crate) struct Finder {
-    last: Mutex<Last>,
-    /// No member could be connected.
+/// The last lookup, and what asks for the next one.
+pub(crate) struct SrvState {
+    /// The last lookup. Locked during a lookup, so that one runs at a time.
+    last: Mutex<LastLookup>,
+    /// Notified when no member could be connected.
     wanted: Arc<Notify>,
+    /// The seed of the order of members with equal priority: each process has its own, and keeps
+    /// it.
     seed: u64,
 }
 
+/// The last lookup.
 #[derive(Default)]
-struct Last {
+struct LastLookup {
+    /// When it ended.
     read: Option<Instant>,
+    /// The shortest TTL of its records; zero where it failed.
     ttl: Duration,
+    /// The last records of members without TLS.
     plain: Vec<Record>,
+    /// The last records of members with TLS.
     secure: Vec<Record>,
+    /// Whether the failure was logged.
     is_failing: bool,
 }
 
-impl Last {
-    /// When they may be read again where no member answers.
+impl LastLookup {
+    /// When another lookup may start while no member answers.
     fn due(&self) -> Option<Instant> {
-        self.read.map(|read| read + self.ttl.clamp(LEAST, EVERY))
+        self.read.map(|read| read + self.ttl.clamp(MIN_INTERVAL, REFRESH_INTERVAL))
     }
 }
 
-impl Finder {
+impl SrvState {
+    /// No lookup yet.
     pub(crate) fn new() -> Self {
         Self { last: Mutex::default(), wanted: Arc::default(), seed: fastrand::u64(..) }
     }
 }
 
 impl Core {
-    /// Reads the records where no member is known. Where some are, and none of them is connected, they are read again in the
-    /// background, and nobody waits for that.
-    pub(crate) async fn find(self: &Arc<Self>) {
+    /// Reads the records now where no member is known. Otherwise asks the background task to read
+    /// them, and does not wait.
+    pub(crate) async fn find_members(self: &Arc<Self>) {
         let Source::Options(options) = &self.links.source else { return };
         let Some(srv) = &options.srv else { return };
         if self.links.state().count() == 0 {
             self.read_records(srv).await;
         } else {
-            self.links.finder.wanted.notify_one();
+            self.links.srv_state.wanted.notify_one();
         }
         let begins = !std::mem::replace(&mut self.links.state().is_finding, true);
         if begins {
-            // Made before the task, which a runtime that ends drops unpolled: its drop takes the lock.
-            let finding = Finding(Arc::downgrade(self));
-            let wanted = self.links.finder.wanted.clone();
-            let task = tokio::spawn(keep(finding, srv.clone(), wanted)).abort_handle();
-            self.links.keep(task, |state| &mut state.finding);
+            // Made before the task. A runtime that ends drops its tasks unpolled, and the guard's
+            // `Drop` takes the lock.
+            let finding = TaskGuard::new(self, |state| &mut state.is_finding);
+            let wanted = self.links.srv_state.wanted.clone();
+            let task = tokio::spawn(refresh(finding, srv.clone(), wanted)).abort_handle();
+            self.links.store_task(task, |state| &mut state.finding);
         }
     }
 
-    /// Reads the records, unless that was done a moment ago; one after the other, whoever asks.
-    async fn read_records(&self, srv: &Srv) {
-        let finder = &self.links.finder;
-        let mut last = finder.last.lock().await;
+    /// Reads the records and takes the members, unless that was done within the TTL. Callers wait
+    /// for each other.
+    ///
+    /// What cannot be read leaves the last members.
+    async fn read_records(&self, srv: &SrvOptions) {
+        let srv_state = &self.links.srv_state;
+        let mut last = srv_state.last.lock().await;
         if last.due().is_some_and(|due| due > Instant::now()) {
             return;
         }
-        let Ok(domain) = srv.domain() else { return }; // checked with the options
+        let Ok(domain) = srv.domain() else { return }; // validated with the options
         let Source::Options(options) = &self.links.source else { return };
-        // Where TLS is asked for, DNS is not to lead to a member without it.
+        // DNS is not protected. Where TLS is asked for, it must not lead to a member without TLS.
         let (wants_plain, wants_secure) = (!options.has_tls(), options.can_tls());
         let (plain, secure) = (
-            records::name(domain.as_str(), false, srv.name.as_deref()),
-            records::name(domain.as_str(), true, srv.name.as_deref()),
+            records::record_name(domain.as_str(), false, srv.name.as_deref()),
+            records::record_name(domain.as_str(), true, srv.name.as_deref()),
         );
         let both = async {
             tokio::join!(
@@ -101,105 +130,96 @@ impl Core {
                 look_up(wants_secure.then_some(&*secure), &srv.servers),
             )
         };
-        let limit = || Answer::Failed(format!("no answer within {} ms", LIMIT.as_millis()));
-        let (of_plain, of_secure) = timeout(LIMIT, both).await.unwrap_or_else(|_| (limit(), limit()));
+        let limit = || SrvAnswer::Failed(format!("no answer within {} ms", LOOKUP_TIMEOUT.as_millis()));
+        let (of_plain, of_secure) = timeout(LOOKUP_TIMEOUT, both).await.unwrap_or_else(|_| (limit(), limit()));
         last.read = Some(Instant::now());
         let ttl = of_plain.ttl().into_iter().chain(of_secure.ttl()).min();
         let mut failures = Vec::new();
-        let (mut is_heard, mut found) = (false, Vec::new());
+        let (mut has_answer, mut found) = (false, Vec::new());
         for (name, answer, known) in [(&secure, of_secure, last.secure.clone()), (&plain, of_plain, last.plain.clone())]
         {
             match answer {
-                Answer::Records { records, .. } => {
-                    is_heard = true;
+                SrvAnswer::Records { records, .. } => {
+                    has_answer = true;
                     found.push(records);
                 }
-                Answer::NotAsked => found.push(Vec::new()),
-                Answer::None(why) => {
+                SrvAnswer::NotAsked => found.push(Vec::new()),
+                SrvAnswer::None(why) => {
                     failures.push(format!("{name}: {why}"));
                     found.push(Vec::new());
                 }
-                Answer::Failed(why) => {
+                SrvAnswer::Failed(why) => {
                     failures.push(format!("{name}: {why}"));
-                    // What is known of the one kind stays beside what is new of the other.
+                    // The last records of this kind stay, beside new ones of the other kind.
                     found.push(known);
                 }
             }
         }
         let (plain, secure) = (found.pop().unwrap_or_default(), found.pop().unwrap_or_default());
         let all = secure.iter().map(|record| (record.clone(), true)).chain(plain.iter().map(|r| (r.clone(), false)));
-        let named = members(&all.collect::<Vec<_>>(), finder.seed);
-        if !is_heard || named.is_empty() {
+        let named = ordered_members(&all.collect::<Vec<_>>(), srv_state.seed);
+        if !has_answer || named.is_empty() {
             last.ttl = Duration::ZERO;
-            if is_heard {
-                failures.push("the records name no host that can be used".into());
+            if has_answer {
+                failures.push("the records name no usable host".into());
             }
             return self.records_failed(&mut last, &failures.join("; "));
         }
         (last.ttl, last.plain, last.secure) = (ttl.unwrap_or_default(), plain, secure);
         if std::mem::take(&mut last.is_failing) {
-            tracing::info!(parent: None, domain = domain.as_str(), "SRV records of etcd are read again");
+            tracing::info!(parent: None, domain = domain.as_str(), "SRV lookup recovered");
         }
         let mut state = self.links.state();
-        state.unknown = None;
-        if state.find(named) {
+        state.no_members = None;
+        if state.set_found(named) {
             let members: Vec<String> = state.order().into_iter().map(|number| state.text(number)).collect();
             drop(state);
-            tracing::info!(parent: None, domain = domain.as_str(), ?members, "members of etcd found by SRV records");
-            self.links.tell();
+            tracing::info!(parent: None, domain = domain.as_str(), ?members, "etcd members found by SRV records");
+            self.links.notify();
         }
     }
 
-    /// The last members stay.
-    fn records_failed(&self, last: &mut Last, error: &str) {
+    /// Logs a failed lookup: at WARN the first time, then at DEBUG. The last members stay. Where
+    /// there are none, requests fail with this reason.
+    fn records_failed(&self, last: &mut LastLookup, error: &str) {
         let count = {
             let mut state = self.links.state();
-            let message = format!("no SRV records of etcd: {error}");
-            state.unknown = Some(Failure::new(Class::Transient, message).with_fault(Fault::Connection));
+            let message = format!("SRV lookup failed: {error}");
+            state.no_members = Some(Failure::new(Class::Transient, message).with_fault(Fault::Connection));
             state.count()
         };
         if std::mem::replace(&mut last.is_failing, true) {
-            tracing::debug!(parent: None, error, members = count, "SRV records of etcd cannot be read");
+            tracing::debug!(parent: None, error, members = count, "SRV lookup failed, retrying");
         } else {
-            tracing::warn!(parent: None, error, members = count, "SRV records of etcd cannot be read; keeping the last members");
+            tracing::warn!(parent: None, error, members = count, "SRV lookup failed, retrying; keeping the last members");
         }
     }
 }
 
-/// Reads the records again while etcd is used: every 10 s, and sooner where no member answers.
-async fn keep(finding: Finding, srv: Srv, wanted: Arc<Notify>) {
+/// The background task: looks up in each interval while etcd is used, and sooner while no member
+/// answers. Ends when etcd is not used any more: the next search starts it again.
+async fn refresh(finding: TaskGuard, srv: SrvOptions, wanted: Arc<Notify>) {
     loop {
-        // A fleet that was started at once does not ask at once.
-        let next = EVERY.mul_f64(0.9 + 0.1 * fastrand::f64());
+        // Up to 10 % sooner, so that a fleet that was started together does not ask together.
+        let next = REFRESH_INTERVAL.mul_f64(0.9 + 0.1 * fastrand::f64());
         tokio::select! {
             () = sleep(next) => {}
             () = wanted.notified() => {
-                let Some(core) = finding.0.upgrade() else { return };
-                let due = core.links.finder.last.lock().await.due();
+                let Some(core) = finding.core.upgrade() else { return };
+                let due = core.links.srv_state.last.lock().await.due();
                 drop(core);
                 sleep_until(due.unwrap_or_else(Instant::now)).await;
             }
         }
-        let Some(core) = finding.0.upgrade() else { return };
+        let Some(core) = finding.core.upgrade() else { return };
         let is_used = {
             let mut state = core.links.state();
-            state.current().is_some() || state.is_connecting || state.wanted.elapsed() < WANTED
+            state.current().is_some() || state.is_connecting || state.last_wanted.elapsed() < WANTED_FOR
         };
         if !is_used {
             return;
         }
-        // Another may have read them meanwhile.
+        // Does nothing where another caller has read them meanwhile.
         core.read_records(&srv).await;
-    }
-}
-
-/// However it ends, also with its runtime: the next search begins anew.
-struct Finding(Weak<Core>);
-
-impl Drop for Finding {
-    fn drop(&mut self) {
-        if let Some(core) = self.0.upgrade() {
-            core.links.state().is_finding = false;
-        }
     }
 }

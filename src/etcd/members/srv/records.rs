@@ -1,39 +1,49 @@
-//! What SRV records say, as RFC 2782 has it: which members, and in which order. PURE.
+//! The members that SRV records name, in the order of RFC 2782. PURE: the randomness is a seed.
+//!
+//! The order is stable: the same records and seed give the same order however DNS shuffles its
+//! answer. So a lookup that brings the same records changes nothing, and no connection moves.
 
 use std::collections::HashSet;
 
 use crate::address::Authority;
+use crate::backoff::Random;
 use crate::etcd::members::endpoint::Endpoint;
 
-/// One record as DNS gave it.
+/// One SRV record.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Record {
+    /// The lowest priority is tried first.
     pub(crate) priority: u16,
+    /// The share among records of one priority.
     pub(crate) weight: u16,
+    /// The port of the member.
     pub(crate) port: u16,
+    /// The host name of the member.
     pub(crate) target: String,
 }
 
-/// The records' name: with a name of its own, one of several etcds in a domain.
-pub(crate) fn name(domain: &str, secure: bool, name: Option<&str>) -> String {
+/// The name of the records, as etcdctl builds it. `name` is the suffix of one of several clusters
+/// in a domain.
+pub(crate) fn record_name(domain: &str, secure: bool, name: Option<&str>) -> String {
     let ssl = if secure { "-ssl" } else { "" };
     let (dash, name) = name.map_or(("", ""), |name| ("-", name));
     format!("_etcd-client{ssl}{dash}{name}._tcp.{domain}")
 }
 
-/// The members that the records name, in the order in which they are tried: by priority, and within one at random by weight. The
-/// same seed and records give the same order. A record that names no host is left out.
-pub(crate) fn members(records: &[(Record, bool)], seed: u64) -> Vec<Endpoint> {
+/// The members that the records name, in the order in which they are tried: by priority, and within
+/// one priority at random by weight. The same seed and records give the same order. Records that
+/// name no host are left out.
+pub(crate) fn ordered_members(records: &[(Record, bool)], seed: u64) -> Vec<Endpoint> {
     let mut rest: Vec<(Endpoint, u16)> =
         records.iter().filter_map(|(record, secure)| member(record, *secure)).collect();
-    // In whatever order DNS gives them.
+    // The order of DNS is random. Within a priority, records of weight 0 come first, as RFC 2782
+    // asks.
     rest.sort_by(|(a, w), (b, v)| (a.priority, w, &a.text).cmp(&(b.priority, v, &b.text)));
-    let (mut random, mut ordered, mut known) = (Random(seed), Vec::new(), HashSet::new());
+    let (mut random, mut sorted, mut known) = (Random(seed), Vec::new(), HashSet::new());
     while let Some(priority) = rest.first().map(|(first, _)| first.priority) {
-        // Those of weight 0 come first.
         let same = rest.iter().take_while(|(endpoint, _)| endpoint.priority == priority).count();
         let sum: u64 = rest[..same].iter().map(|(_, weight)| u64::from(*weight)).sum();
-        let (mut chosen, drawn) = (0, random.up_to(sum));
+        let (mut chosen, drawn) = (0, random.next() % (sum + 1));
         let mut running = u64::from(rest[0].1);
         while running < drawn && chosen + 1 < same {
             chosen += 1;
@@ -41,31 +51,18 @@ pub(crate) fn members(records: &[(Record, bool)], seed: u64) -> Vec<Endpoint> {
         }
         let (endpoint, _) = rest.remove(chosen);
         if known.insert(endpoint.text.clone()) {
-            ordered.push(endpoint);
+            sorted.push(endpoint);
         }
     }
-    ordered
+    sorted
 }
 
-/// None of a target ".", which says that there is no such service, and none of what is no host.
+/// The endpoint and the weight of a record. `None` for the target ".", which says that there is no
+/// such service, and for what is no host name.
 fn member(record: &Record, secure: bool) -> Option<(Endpoint, u16)> {
     let host = record.target.trim_end_matches('.');
     let authority = Authority::parse(&format!("{host}:{}", record.port), None).ok()?;
     Some((Endpoint::of_record(authority, secure, record.priority), record.weight))
-}
-
-/// `SplitMix64`.
-struct Random(u64);
-
-impl Random {
-    /// From 0 to this, both included.
-    fn up_to(&mut self, most: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % (most + 1)
-    }
 }
 
 #[cfg(test)]
@@ -77,21 +74,21 @@ mod tests {
     }
 
     fn order(records: &[(Record, bool)], seed: u64) -> Vec<String> {
-        members(records, seed).into_iter().map(|member| member.text).collect()
+        ordered_members(records, seed).into_iter().map(|member| member.text).collect()
     }
 
     #[test]
     fn names_are_those_of_etcdctl() {
-        assert_eq!(name("example.org", false, None), "_etcd-client._tcp.example.org");
-        assert_eq!(name("example.org", true, Some("blue")), "_etcd-client-ssl-blue._tcp.example.org");
+        assert_eq!(record_name("example.org", false, None), "_etcd-client._tcp.example.org");
+        assert_eq!(record_name("example.org", true, Some("blue")), "_etcd-client-ssl-blue._tcp.example.org");
     }
 
     #[test]
     fn priorities_come_before_weights() {
         let records = [record(2, 60_000, "c"), record(1, 0, "a"), record(1, 1, "b"), record(3, 0, "d")];
         for seed in 0..100 {
-            let mut ordered = order(&records, seed);
-            assert_eq!(ordered.split_off(2), ["http://c:2379", "http://d:2379"]);
+            let mut sorted = order(&records, seed);
+            assert_eq!(sorted.split_off(2), ["http://c:2379", "http://d:2379"]);
         }
     }
 
@@ -108,10 +105,10 @@ mod tests {
     #[test]
     fn the_same_records_give_the_same_order() {
         let mut records = vec![record(0, 5, "a"), record(0, 5, "b"), record(0, 5, "c"), record(0, 5, "a")];
-        let ordered = order(&records, 7);
-        assert_eq!(ordered.len(), 3);
+        let sorted = order(&records, 7);
+        assert_eq!(sorted.len(), 3);
         records.reverse();
-        assert_eq!(order(&records, 7), ordered);
+        assert_eq!(order(&records, 7), sorted);
     }
 
     /// F18: what is no host is left out, and with it whatever else it may be.
@@ -133,7 +130,7 @@ mod tests {
             seed in proptest::num::u64::ANY,
         ) {
             let records: Vec<_> = all.iter().map(|(priority, weight, target)| record(*priority, *weight, target)).collect();
-            let members = members(&records, seed);
+            let members = ordered_members(&records, seed);
             proptest::prop_assert!(members.is_sorted_by_key(|member| member.priority));
             let hosts: HashSet<_> = all.iter().map(|(.., target)| target.trim_end_matches('.')).filter(|t| !t.is_empty()).collect();
             proptest::prop_assert_eq!(members.len(), hosts.len());

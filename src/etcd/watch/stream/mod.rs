@@ -1,13 +1,21 @@
-//! One watch stream: which watch has which id, which creations are answered, and whether the stream lives. PURE.
-//!
-//! Ids are chosen, and never used again on the stream. They begin so high that whoever counts ids himself, as grpc-proxy does,
-//! never comes to one of them: an answer to a creation then shows whose id it bears. Where it is another's, one creation is
-//! made at a time, and none after one that was not answered. The clock is an argument: the time since any fixed start, the
+//! The machine of one watch stream: which watch has which id, which creations are answered, and
+//! whether the stream lives. PURE: the clock is an argument, the time since any fixed start, the
 //! same for every call.
 //!
-//! Any message proves the stream. After a silence it is asked for progress; where it does not answer that, as behind
-//! grpc-proxy, a second watch of a range is created and canceled, which everything that speaks etcd answers. So much as a
-//! message is enough: what is on the way is not lost.
+//! **Ids.** The machine chooses the ids of watches and never uses one again on the stream. They
+//! start so high that a peer which counts ids itself, as grpc-proxy does, never reaches them. So
+//! the answer to a creation shows whether the peer takes our ids. If it does not, one creation is
+//! made at a time, and none after one that was not answered.
+//!
+//! **Liveness.** Any message proves the stream. After [`QUIET_LIMIT`] without one, the stream is
+//! asked for progress. A peer that does not answer that, as grpc-proxy, is asked to create and
+//! cancel a second watch of a watched range, which every peer answers.
+//!
+//! ```text
+//! Heard ── 5 s quiet ──▶ Asked(Stream) ── 1.5 s ──▶ Asked(Connection) ──▶ Asked(Probe) ── 3 s in all ──▶ dead
+//!   ▲                        │                             │                    │
+//!   └──── any message ◀──────┴─────────────────────────────┴────────────────────┘
+//! ```
 
 mod vocabulary;
 
@@ -15,135 +23,166 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 pub(crate) use self::vocabulary::WatchId;
-pub(super) use self::vocabulary::{Action, Address, Heading, Request};
+pub(super) use self::vocabulary::{Action, MessageHeader, Recipient, Request};
 
-/// Silence after which the stream is asked for a sign of life, which etcd gives within milliseconds.
-pub(super) const SILENCE: Duration = Duration::from_secs(5);
-/// How long that sign may take before the stream is asked otherwise, and its connection as well.
-const SECOND: Duration = Duration::from_millis(1_500);
-/// How long it may take at all; then the stream is taken for dead.
-const ANSWER: Duration = Duration::from_secs(3);
+/// The time without a message after which the stream is asked for progress. etcd answers within
+/// milliseconds.
+pub(super) const QUIET_LIMIT: Duration = Duration::from_secs(5);
+/// How long that answer may take before the connection is pinged and the stream is asked in another
+/// way.
+const SECOND_STEP_AFTER: Duration = Duration::from_millis(1_500);
+/// How long any answer may take. Then the stream is dead.
+const LIVENESS_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long the creation of a watch may take.
-pub(super) const CREATION: Duration = Duration::from_secs(5);
-/// Creations that are asked for at a time.
-const AT_ONCE: usize = 64;
+pub(super) const CREATION_TIMEOUT: Duration = Duration::from_secs(5);
+/// Creations that are sent and not answered at a time.
+const MAX_PENDING: usize = 64;
 
-/// The first id: who counts from 0 or 1 does not come so far.
+/// The first id. A peer that counts from 0 or 1 does not reach it.
 const FIRST_ID: i64 = 1 << 32;
 
+/// The machine.
+///
+/// Invariants: an id is in one of `pending`, `live` and `cancels` at most, and never again after it
+/// was canceled; `pending` is in the order in which creations were sent.
 #[derive(Debug)]
-pub(super) struct Stream {
+pub(super) struct StreamMachine {
+    /// The next id.
     next: i64,
-    /// To be created, in order.
+    /// Watches to be created, in order.
     waiting: VecDeque<WatchId>,
-    /// Asked for and not answered, in order.
+    /// Creations that were sent and not answered, in order.
     pending: VecDeque<Pending>,
+    /// Watches that exist, by their ids.
     live: BTreeMap<i64, WatchId>,
+    /// Ids to be canceled.
     cancels: VecDeque<i64>,
-    habits: Habits,
+    /// What is known of the peer.
+    traits: PeerTraits,
+    /// The time of the last action.
     now: Duration,
+    /// When the last message arrived.
     heard: Duration,
-    life: Life,
-    /// Creations were answered in a way that does not tell which.
-    is_confused: bool,
+    /// What was asked since then.
+    liveness: Liveness,
+    /// Whether creations were answered in a way that does not tell which. The stream must be
+    /// replaced.
+    is_ambiguous: bool,
 }
 
+/// A creation that was sent and not answered.
 #[derive(Clone, Copy, Debug)]
 struct Pending {
-    /// None where it is a probe, or where nobody wants the watch any more.
+    /// The watch; `None` for a probe, or for a watch that nobody wants any more.
     watch: Option<WatchId>,
+    /// The id that was chosen for it.
     id: i64,
+    /// When it was sent.
     since: Duration,
-    /// The connection was asked, to tell its death from a creation that is not answered.
+    /// Whether the connection was pinged for it, to tell a dead connection from a creation that is
+    /// not answered.
     is_late: bool,
-    /// Not answered in time. It is kept where its answer could be taken for another's.
+    /// Whether it was not answered in time. It is kept while its answer could be taken for
+    /// another's.
     is_given_up: bool,
-    /// A later creation was answered before it.
+    /// Whether a later creation was answered before it.
     is_overtaken: bool,
 }
 
-/// Whether the other side takes the ids that are chosen.
+/// Whether the peer takes the ids that are chosen here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ids {
+enum IdChoice {
+    /// No creation was answered yet.
     Unknown,
+    /// It takes them.
     Ours,
+    /// It chooses ids itself.
     Theirs,
 }
 
+/// Whether the stream lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Life {
+enum Liveness {
+    /// A message has arrived, and nothing was asked since.
     Heard,
-    /// Asked for a sign of life, since that time.
-    Asked {
-        at: Duration,
-        step: Step,
-    },
+    /// The stream was asked for a sign of life at this time.
+    Asked { at: Duration, step: LivenessStep },
 }
 
-/// What was asked last after a silence: the stream; then its connection; then, where the stream never answered a request for
-/// progress, the stream once more by a probe.
+/// What was asked last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step {
+enum LivenessStep {
+    /// The stream, for progress.
     Stream,
+    /// The connection, by a PING.
     Connection,
+    /// The stream, by the creation of a second watch.
     Probe,
 }
 
-/// What is known of the member at the other side, or of the proxy before it.
+/// What is known of the member at the other side, or of a proxy in front of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Habits {
-    ids: Ids,
-    progress: Progress,
+pub(super) struct PeerTraits {
+    /// Whether it takes our ids.
+    ids: IdChoice,
+    /// Whether it answers requests for progress.
+    progress: ProgressSupport,
 }
 
-impl Habits {
-    pub(super) const UNKNOWN: Self = Self { ids: Ids::Unknown, progress: Progress::Unknown };
+impl PeerTraits {
+    /// Nothing is known.
+    pub(super) const UNKNOWN: Self = Self { ids: IdChoice::Unknown, progress: ProgressSupport::Unknown };
 }
 
-/// Whether requests for progress are answered.
+/// Whether the peer answers requests for progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Progress {
+enum ProgressSupport {
+    /// It was not asked yet.
     Unknown,
+    /// It answers.
     Answered,
+    /// It has answered something that was asked later, and not the request for progress.
     Never,
 }
 
-impl Stream {
-    pub(super) fn new(now: Duration, habits: Habits) -> Self {
+impl StreamMachine {
+    /// A stream without watches, to a peer of which this is known.
+    pub(super) fn new(now: Duration, traits: PeerTraits) -> Self {
         Self {
             next: FIRST_ID,
             waiting: VecDeque::new(),
             pending: VecDeque::new(),
             live: BTreeMap::new(),
             cancels: VecDeque::new(),
-            habits,
+            traits,
             now,
             heard: now,
-            life: Life::Heard,
-            is_confused: false,
+            liveness: Liveness::Heard,
+            is_ambiguous: false,
         }
     }
 
-    /// When anything was last heard.
+    /// When the last message arrived.
     pub(super) fn heard(&self) -> Duration {
         self.heard
     }
 
-    pub(super) fn habits(&self) -> Habits {
-        self.habits
+    /// What is known of the peer now.
+    pub(super) fn traits(&self) -> PeerTraits {
+        self.traits
     }
 
     /// Whether one creation is made at a time, because its answer cannot be told from another's.
     pub(super) fn is_careful(&self) -> bool {
-        self.habits.ids == Ids::Theirs
+        self.traits.ids == IdChoice::Theirs
     }
 
-    /// This watch is to be on the stream.
+    /// A watch is to be created.
     pub(super) fn attach(&mut self, watch: WatchId) {
         self.waiting.push_back(watch);
     }
 
-    /// Nobody wants this watch any more.
+    /// Nobody wants this watch any more. It is canceled, or not created.
     pub(super) fn detach(&mut self, watch: WatchId) {
         self.waiting.retain(|waiting| *waiting != watch);
         if let Some((&id, _)) = self.live.iter().find(|(_, live)| **live == watch) {
@@ -152,8 +191,8 @@ impl Stream {
         }
         if let Some(pending) = self.pending.iter_mut().find(|pending| pending.watch == Some(watch)) {
             pending.watch = None;
-            // An id that is not ours is not known yet: it is canceled once it is.
-            if self.habits.ids != Ids::Theirs {
+            // An id of the peer's is not known yet: it is canceled when it is.
+            if self.traits.ids != IdChoice::Theirs {
                 self.cancels.push_back(pending.id);
             }
         }
@@ -162,45 +201,46 @@ impl Stream {
     /// What to do next.
     pub(super) fn action(&mut self, now: Duration) -> Action {
         self.now = now;
-        if self.is_confused {
+        if self.is_ambiguous {
             return Action::Restart;
         }
         if let Some(id) = self.cancels.pop_front() {
-            return Action::Send(Request::Cancel { id });
+            return Action::Send(Request::Cancel(id));
         }
         let open = self.pending.iter().filter(|pending| !pending.is_given_up).count();
-        let room = match self.habits.ids {
-            Ids::Unknown | Ids::Ours => open < AT_ONCE,
-            Ids::Theirs => self.pending.is_empty(),
+        let room = match self.traits.ids {
+            IdChoice::Unknown | IdChoice::Ours => open < MAX_PENDING,
+            IdChoice::Theirs => self.pending.is_empty(),
         };
         if room && let Some(watch) = self.waiting.pop_front() {
-            let id = self.pend(Some(watch), now);
+            let id = self.add_pending(Some(watch), now);
             return Action::Send(Request::Create { watch, id });
         }
-        let is_stuck = self.habits.ids == Ids::Theirs && self.pending.front().is_some_and(|first| first.is_given_up);
+        let is_stuck =
+            self.traits.ids == IdChoice::Theirs && self.pending.front().is_some_and(|first| first.is_given_up);
         if is_stuck && let Some(watch) = self.waiting.pop_front() {
-            return Action::Displaced { watch };
+            return Action::Displaced(watch);
         }
-        let is_over = |pending: &Pending| !pending.is_given_up && now >= pending.since + CREATION;
-        if let Some(place) = self.pending.iter().position(is_over) {
+        let has_ended = |pending: &Pending| !pending.is_given_up && now >= pending.since + CREATION_TIMEOUT;
+        if let Some(place) = self.pending.iter().position(has_ended) {
             return self.give_up(now, place);
         }
         let late = |pending: &&mut Pending| {
-            !pending.is_late && !pending.is_given_up && now + SECOND >= pending.since + CREATION
+            !pending.is_late && !pending.is_given_up && now + SECOND_STEP_AFTER >= pending.since + CREATION_TIMEOUT
         };
         if let Some(pending) = self.pending.iter_mut().find(late) {
             pending.is_late = true;
             return Action::Ping;
         }
         let next = |pending: &Pending| {
-            let dead = pending.since + CREATION;
-            if pending.is_late { dead } else { dead.saturating_sub(SECOND) }
+            let dead = pending.since + CREATION_TIMEOUT;
+            if pending.is_late { dead } else { dead.saturating_sub(SECOND_STEP_AFTER) }
         };
         let open = self.pending.iter().filter(|pending| !pending.is_given_up);
         let mut wake = open.map(next).min().unwrap_or(Duration::MAX);
-        // What is not created yet is waited for on its own account.
+        // Creations have a time limit of their own. Only watches that exist need a live stream.
         if !self.live.is_empty() {
-            match self.ask(now) {
+            match self.check_liveness(now) {
                 Action::Wait { until } => wake = wake.min(until),
                 action => return action,
             }
@@ -208,15 +248,17 @@ impl Stream {
         Action::Wait { until: wake }
     }
 
-    /// A creation was not answered in time. Where ids are ours its answer is known when it comes.
+    /// A creation was not answered in time. Where ids are ours, a late answer is recognised by its
+    /// id, so that the creation can be forgotten. Otherwise it is kept, because the next answer may
+    /// be its.
     fn give_up(&mut self, now: Duration, place: usize) -> Action {
         let pending = &mut self.pending[place];
         let (watch, since, id) = (pending.watch.take(), pending.since, pending.id);
         pending.is_given_up = true;
-        if self.habits.ids != Ids::Theirs {
+        if self.traits.ids != IdChoice::Theirs {
             self.cancels.push_back(id);
         }
-        if self.habits.ids == Ids::Ours {
+        if self.traits.ids == IdChoice::Ours {
             self.pending.remove(place);
         }
         match watch {
@@ -225,39 +267,40 @@ impl Stream {
         }
     }
 
-    /// Whether the stream lives, where a watch is on it.
-    fn ask(&mut self, now: Duration) -> Action {
-        let never = self.habits.progress == Progress::Never;
-        match self.life {
-            Life::Heard if now < self.heard + SILENCE => Action::Wait { until: self.heard + SILENCE },
-            Life::Heard => {
-                self.life = Life::Asked { at: now, step: Step::Stream };
-                if never { self.probe(now + SECOND) } else { Action::Send(Request::Progress) }
+    /// What to ask for to learn whether the stream lives. See the diagram above.
+    fn check_liveness(&mut self, now: Duration) -> Action {
+        let never = self.traits.progress == ProgressSupport::Never;
+        match self.liveness {
+            Liveness::Heard if now < self.heard + QUIET_LIMIT => Action::Wait { until: self.heard + QUIET_LIMIT },
+            Liveness::Heard => {
+                self.liveness = Liveness::Asked { at: now, step: LivenessStep::Stream };
+                if never { self.probe(now + SECOND_STEP_AFTER) } else { Action::Send(Request::Progress) }
             }
-            Life::Asked { at, .. } if now >= at + ANSWER => Action::Dead { asked: at },
-            Life::Asked { at, step: Step::Stream } if now >= at + SECOND => {
-                self.life = Life::Asked { at, step: Step::Connection };
+            Liveness::Asked { at, .. } if now >= at + LIVENESS_TIMEOUT => Action::Dead { asked: at },
+            Liveness::Asked { at, step: LivenessStep::Stream } if now >= at + SECOND_STEP_AFTER => {
+                self.liveness = Liveness::Asked { at, step: LivenessStep::Connection };
                 Action::Ping
             }
-            Life::Asked { at, step: Step::Stream } => Action::Wait { until: at + SECOND },
-            Life::Asked { at, step: Step::Connection } if !never => {
-                self.life = Life::Asked { at, step: Step::Probe };
-                self.probe(at + ANSWER)
+            Liveness::Asked { at, step: LivenessStep::Stream } => Action::Wait { until: at + SECOND_STEP_AFTER },
+            Liveness::Asked { at, step: LivenessStep::Connection } if !never => {
+                self.liveness = Liveness::Asked { at, step: LivenessStep::Probe };
+                self.probe(at + LIVENESS_TIMEOUT)
             }
-            Life::Asked { at, .. } => Action::Wait { until: at + ANSWER },
+            Liveness::Asked { at, .. } => Action::Wait { until: at + LIVENESS_TIMEOUT },
         }
     }
 
-    /// Asks for a second watch of a range that is watched. Where one creation is made at a time and one is on its way, that
-    /// is as good.
+    /// Creates a second watch of a watched range. Not where creations are made one at a time and
+    /// one is pending: its answer proves as much.
     fn probe(&mut self, until: Duration) -> Action {
-        let is_busy = self.habits.ids == Ids::Theirs && !self.pending.is_empty();
+        let is_busy = self.traits.ids == IdChoice::Theirs && !self.pending.is_empty();
         let Some(&watch) = self.live.values().next().filter(|_| !is_busy) else { return Action::Wait { until } };
-        let id = self.pend(None, self.now);
+        let id = self.add_pending(None, self.now);
         Action::Send(Request::Probe { watch, id })
     }
 
-    fn pend(&mut self, watch: Option<WatchId>, now: Duration) -> i64 {
+    /// Notes a creation that is sent now. Gives its id.
+    fn add_pending(&mut self, watch: Option<WatchId>, now: Duration) -> i64 {
         let id = self.next;
         self.next += 1;
         self.pending.push_back(Pending {
@@ -271,45 +314,49 @@ impl Stream {
         id
     }
 
-    /// Takes a message; whom it is for.
-    pub(super) fn on(&mut self, now: Duration, message: Heading) -> Address {
+    /// Takes the header of a message. Gives the watch that the message is for.
+    pub(super) fn on(&mut self, now: Duration, message: MessageHeader) -> Recipient {
         self.heard = now;
         if message.id < 0 && !message.created && !message.canceled {
-            self.habits.progress = Progress::Answered;
+            self.traits.progress = ProgressSupport::Answered;
         }
-        let life = std::mem::replace(&mut self.life, Life::Heard);
-        let is_probed = matches!(life, Life::Asked { step: Step::Probe, .. });
-        if is_probed && message.created && self.habits.progress == Progress::Unknown {
-            // What was asked later was answered, and the request for progress was not.
-            self.habits.progress = Progress::Never;
+        let liveness = std::mem::replace(&mut self.liveness, Liveness::Heard);
+        let is_probed = matches!(liveness, Liveness::Asked { step: LivenessStep::Probe, .. });
+        if is_probed && message.created && self.traits.progress == ProgressSupport::Unknown {
+            // The later question was answered, and the request for progress was not.
+            self.traits.progress = ProgressSupport::Never;
         }
         if message.created || (message.canceled && self.pending.iter().any(|pending| pending.id == message.id)) {
             return self.created(message);
         }
-        let Some(&watch) = self.live.get(&message.id) else { return Address::Nobody };
+        let Some(&watch) = self.live.get(&message.id) else { return Recipient::Nobody };
         if message.canceled {
-            // One that was compacted keeps its id, and the whole stream from answering requests for progress.
+            // A canceled watch is canceled again: one that was compacted keeps its id at etcd, and
+            // keeps the stream from answering requests for progress.
             self.live.remove(&message.id);
             self.cancels.push_back(message.id);
         }
-        Address::Watch(watch)
+        Recipient::Watch(watch)
     }
 
-    fn created(&mut self, message: Heading) -> Address {
+    /// Takes the answer to a creation: finds the pending creation that it answers.
+    fn created(&mut self, message: MessageHeader) -> Recipient {
         let own = self.pending.iter().position(|pending| pending.id == message.id);
         let place = match own {
-            // Refused, without an id: etcd answers creations in their order.
+            // A refusal without an id. etcd answers creations in their order, so that it is the
+            // first one that was not overtaken.
             None if message.canceled && message.id < 0 => self.pending.iter().position(|pending| !pending.is_overtaken),
             Some(own) => {
-                self.habits.ids = Ids::Ours;
+                self.traits.ids = IdChoice::Ours;
                 Some(own)
             }
-            // The answer to a creation that was given up.
+            // The late answer to a creation that was given up.
             None if message.id >= FIRST_ID => None,
             None => {
-                // It is no longer who it was, or is not known yet; among several it cannot be told which is answered.
-                self.is_confused |= self.pending.len() > 1 || self.live.contains_key(&message.id);
-                self.habits.ids = Ids::Theirs;
+                // The peer has changed, or is not known yet. Among several pending creations the
+                // answered one cannot be told.
+                self.is_ambiguous |= self.pending.len() > 1 || self.live.contains_key(&message.id);
+                self.traits.ids = IdChoice::Theirs;
                 (!self.pending.is_empty()).then_some(0)
             }
         };
@@ -321,12 +368,12 @@ impl Stream {
             if !message.canceled {
                 self.cancels.push_back(message.id);
             }
-            return Address::Nobody;
+            return Recipient::Nobody;
         };
         if !message.canceled {
             self.live.insert(message.id, watch);
         }
-        Address::Watch(watch)
+        Recipient::Watch(watch)
     }
 }
 

@@ -9,14 +9,14 @@ const fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
-fn machine(watches: u64) -> Stream {
-    let mut machine = Stream::new(ms(0), Habits::UNKNOWN);
+fn machine(watches: u64) -> StreamMachine {
+    let mut machine = StreamMachine::new(ms(0), PeerTraits::UNKNOWN);
     (1..=watches).for_each(|watch| machine.attach(watch));
     machine
 }
 
 /// What is sent now.
-fn sent(machine: &mut Stream, now: Duration) -> Vec<Request> {
+fn sent(machine: &mut StreamMachine, now: Duration) -> Vec<Request> {
     let next = || match machine.action(now) {
         Action::Send(request) => Some(request),
         _ => None,
@@ -24,23 +24,23 @@ fn sent(machine: &mut Stream, now: Duration) -> Vec<Request> {
     std::iter::from_fn(next).collect()
 }
 
-fn created(id: i64) -> Heading {
-    Heading { id, created: true, canceled: false }
+fn created(id: i64) -> MessageHeader {
+    MessageHeader { id, created: true, canceled: false }
 }
 
-fn refused() -> Heading {
-    Heading { id: -1, created: true, canceled: true }
+fn refused() -> MessageHeader {
+    MessageHeader { id: -1, created: true, canceled: true }
 }
 
-fn message(id: i64) -> Heading {
-    Heading { id, created: false, canceled: false }
+fn message(id: i64) -> MessageHeader {
+    MessageHeader { id, created: false, canceled: false }
 }
 
 /// With one watch, created at once.
-fn quiet() -> Stream {
+fn quiet() -> StreamMachine {
     let mut machine = machine(1);
     sent(&mut machine, ms(0));
-    assert_eq!(machine.on(ms(0), created(id(1))), Address::Watch(1));
+    assert_eq!(machine.on(ms(0), created(id(1))), Recipient::Watch(1));
     machine
 }
 
@@ -49,10 +49,10 @@ fn answers_are_known_by_their_ids() {
     let mut machine = machine(3);
     let all = [1_u32, 2, 3].map(|number| Request::Create { watch: number.into(), id: id(number.into()) });
     assert_eq!(sent(&mut machine, ms(0)), all);
-    assert_eq!(machine.on(ms(2), created(id(3))), Address::Watch(3), "in any order");
-    assert_eq!(machine.on(ms(2), created(id(2))), Address::Watch(2));
-    assert_eq!(machine.on(ms(3), message(id(3))), Address::Watch(3));
-    assert_eq!(machine.on(ms(3), message(id(9))), Address::Nobody);
+    assert_eq!(machine.on(ms(2), created(id(3))), Recipient::Watch(3), "in any order");
+    assert_eq!(machine.on(ms(2), created(id(2))), Recipient::Watch(2));
+    assert_eq!(machine.on(ms(3), message(id(3))), Recipient::Watch(3));
+    assert_eq!(machine.on(ms(3), message(id(9))), Recipient::Nobody);
 }
 
 /// F9: whoever is not answered holds up no other.
@@ -60,23 +60,23 @@ fn answers_are_known_by_their_ids() {
 fn a_creation_that_is_not_answered_holds_up_no_other() {
     let mut machine = machine(3);
     assert_eq!(sent(&mut machine, ms(0)).len(), 3);
-    assert_eq!(machine.on(ms(1), created(id(2))), Address::Watch(2));
-    assert_eq!(machine.on(ms(1), created(id(3))), Address::Watch(3));
+    assert_eq!(machine.on(ms(1), created(id(2))), Recipient::Watch(2));
+    assert_eq!(machine.on(ms(1), created(id(3))), Recipient::Watch(3));
     assert_eq!(machine.action(ms(2)), Action::Wait { until: ms(3_500) });
     assert_eq!(machine.action(ms(3_500)), Action::Ping, "its answer shows whether the connection lives");
     assert_eq!(machine.action(ms(3_501)), Action::Wait { until: ms(5_000) });
     assert_eq!(machine.action(ms(5_000)), Action::Unanswered { watch: 1, since: ms(0) });
-    assert_eq!(machine.action(ms(5_000)), Action::Send(Request::Cancel { id: id(1) }));
-    assert_eq!(machine.on(ms(5_100), created(id(1))), Address::Nobody, "too late");
-    assert_eq!(sent(&mut machine, ms(5_100)), [Request::Cancel { id: id(1) }]);
-    assert_eq!(machine.on(ms(5_100), message(id(2))), Address::Watch(2));
+    assert_eq!(machine.action(ms(5_000)), Action::Send(Request::Cancel(id(1))));
+    assert_eq!(machine.on(ms(5_100), created(id(1))), Recipient::Nobody, "too late");
+    assert_eq!(sent(&mut machine, ms(5_100)), [Request::Cancel(id(1))]);
+    assert_eq!(machine.on(ms(5_100), message(id(2))), Recipient::Watch(2));
 }
 
 /// Nothing is to be done before a time that has passed: the task would go round and round.
 #[test]
 fn more_watches_than_are_created_at_once_wait_for_answers() {
     let mut machine = machine(100);
-    assert_eq!(sent(&mut machine, ms(0)).len(), AT_ONCE);
+    assert_eq!(sent(&mut machine, ms(0)).len(), MAX_PENDING);
     for now in [ms(1), ms(600), ms(3_000)] {
         let Action::Wait { until } = machine.action(now) else { panic!() };
         assert!(until > now);
@@ -87,18 +87,18 @@ fn more_watches_than_are_created_at_once_wait_for_answers() {
 fn where_another_id_is_answered_one_creation_is_made_at_a_time() {
     let mut machine = machine(1);
     sent(&mut machine, ms(0));
-    assert_eq!(machine.on(ms(1), created(0)), Address::Watch(1));
+    assert_eq!(machine.on(ms(1), created(0)), Recipient::Watch(1));
     (2..=3).for_each(|watch| machine.attach(watch));
     assert_eq!(sent(&mut machine, ms(1)).len(), 1);
     assert_eq!(sent(&mut machine, ms(600)).len(), 0);
-    assert_eq!(machine.on(ms(601), created(1)), Address::Watch(2));
+    assert_eq!(machine.on(ms(601), created(1)), Recipient::Watch(2));
     assert_eq!(sent(&mut machine, ms(601)).len(), 1);
-    assert_eq!(machine.on(ms(602), created(2)), Address::Watch(3));
-    assert_eq!(machine.on(ms(603), message(0)), Address::Watch(1));
+    assert_eq!(machine.on(ms(602), created(2)), Recipient::Watch(3));
+    assert_eq!(machine.on(ms(603), message(0)), Recipient::Watch(1));
     machine.detach(2);
-    assert_eq!(sent(&mut machine, ms(603)), [Request::Cancel { id: 1 }]);
+    assert_eq!(sent(&mut machine, ms(603)), [Request::Cancel(1)]);
     // The next stream to the same member knows it from the beginning.
-    let mut next = Stream::new(ms(0), machine.habits());
+    let mut next = StreamMachine::new(ms(0), machine.traits());
     (1..=3).for_each(|watch| next.attach(watch));
     assert_eq!(sent(&mut next, ms(600)).len(), 1);
 }
@@ -116,8 +116,8 @@ fn a_refusal_is_of_the_oldest_creation_that_no_other_has_overtaken() {
     let mut machine = machine(4);
     sent(&mut machine, ms(0));
     machine.on(ms(0), created(id(1)));
-    assert_eq!(machine.on(ms(1), created(id(3))), Address::Watch(3));
-    assert_eq!(machine.on(ms(1), refused()), Address::Watch(4), "the second was overtaken");
+    assert_eq!(machine.on(ms(1), created(id(3))), Recipient::Watch(3));
+    assert_eq!(machine.on(ms(1), refused()), Recipient::Watch(4), "the second was overtaken");
     assert_eq!(machine.action(ms(5_000)), Action::Unanswered { watch: 2, since: ms(0) });
 }
 
@@ -128,10 +128,10 @@ fn a_quiet_stream_that_answers_is_only_asked_for_progress() {
     let mut now = ms(0);
     for _ in 0..720 {
         let Action::Wait { until } = machine.action(now) else { panic!() };
-        assert_eq!(until, now + SILENCE);
+        assert_eq!(until, now + QUIET_LIMIT);
         now = until;
         assert_eq!(sent(&mut machine, now), [Request::Progress]);
-        assert_eq!(machine.on(now, message(-1)), Address::Nobody);
+        assert_eq!(machine.on(now, message(-1)), Recipient::Nobody);
     }
 }
 
@@ -145,9 +145,9 @@ fn a_quiet_stream_that_answers_no_request_for_progress_is_asked_for_a_second_wat
             Action::Send(Request::Progress) => progress += 1,
             Action::Send(Request::Probe { watch: 1, id }) => {
                 (probes, next) = (probes + 1, id);
-                assert_eq!(machine.on(now, created(id)), Address::Nobody);
+                assert_eq!(machine.on(now, created(id)), Recipient::Nobody);
             }
-            Action::Send(Request::Cancel { id }) => assert_eq!(id, next),
+            Action::Send(Request::Cancel(id)) => assert_eq!(id, next),
             Action::Ping => {}
             Action::Wait { until } => now = until,
             other => panic!("{other:?} at {now:?}"),
@@ -160,9 +160,9 @@ fn a_quiet_stream_that_answers_no_request_for_progress_is_asked_for_a_second_wat
 /// The stream is dead 8 s after it was last heard, and its connection was asked too.
 #[test]
 fn a_stream_that_says_nothing_is_dead_after_eight_seconds() {
-    for habits in [Habits::UNKNOWN, Habits { progress: Progress::Never, ..Habits::UNKNOWN }] {
+    for traits in [PeerTraits::UNKNOWN, PeerTraits { progress: ProgressSupport::Never, ..PeerTraits::UNKNOWN }] {
         let mut machine = quiet();
-        machine.habits = habits;
+        machine.traits = traits;
         let (mut now, mut pings) = (ms(0), 0);
         let dead = loop {
             match machine.action(now) {
@@ -188,10 +188,10 @@ fn any_message_proves_the_stream() {
         assert!(matches!(machine.action(now), Action::Wait { .. }));
     }
     // Also one that comes while the answer is awaited.
-    now += SILENCE;
+    now += QUIET_LIMIT;
     assert_eq!(sent(&mut machine, now), [Request::Progress]);
     machine.on(now + ms(2_900), message(id(1)));
-    assert_eq!(machine.action(now + ms(2_900)), Action::Wait { until: now + ms(2_900) + SILENCE });
+    assert_eq!(machine.action(now + ms(2_900)), Action::Wait { until: now + ms(2_900) + QUIET_LIMIT });
 }
 
 /// A machine that was suspended asks first.
@@ -205,9 +205,9 @@ fn a_late_look_is_not_taken_for_the_silence_of_the_other_side() {
 #[test]
 fn a_compacted_watch_is_canceled_here_too() {
     let mut machine = quiet();
-    let compacted = Heading { id: id(1), created: false, canceled: true };
-    assert_eq!(machine.on(ms(1), compacted), Address::Watch(1));
-    assert_eq!(sent(&mut machine, ms(1)), [Request::Cancel { id: id(1) }], "else it keeps the stream from answering");
+    let compacted = MessageHeader { id: id(1), created: false, canceled: true };
+    assert_eq!(machine.on(ms(1), compacted), Recipient::Watch(1));
+    assert_eq!(sent(&mut machine, ms(1)), [Request::Cancel(id(1))], "else it keeps the stream from answering");
 }
 
 #[test]
@@ -216,9 +216,9 @@ fn what_nobody_wants_any_more_is_canceled() {
     machine.detach(3);
     assert_eq!(sent(&mut machine, ms(0)).len(), 2);
     machine.detach(1);
-    assert_eq!(machine.action(ms(0)), Action::Send(Request::Cancel { id: id(1) }));
-    assert_eq!(machine.on(ms(1), created(id(1))), Address::Nobody);
-    assert_eq!(sent(&mut machine, ms(1)), [Request::Cancel { id: id(1) }]);
+    assert_eq!(machine.action(ms(0)), Action::Send(Request::Cancel(id(1))));
+    assert_eq!(machine.on(ms(1), created(id(1))), Recipient::Nobody);
+    assert_eq!(sent(&mut machine, ms(1)), [Request::Cancel(id(1))]);
 }
 
 /// An endpoint behind which grpc-proxy answers from now on: its ids are known for what they are.
@@ -230,7 +230,7 @@ fn a_member_that_begins_to_choose_ids_ends_the_stream() {
     sent(&mut first, ms(0));
     first.on(ms(1), created(1));
     assert_eq!(first.action(ms(1)), Action::Restart);
-    let mut next = Stream::new(ms(0), Habits { ids: Ids::Ours, ..Habits::UNKNOWN });
+    let mut next = StreamMachine::new(ms(0), PeerTraits { ids: IdChoice::Ours, ..PeerTraits::UNKNOWN });
     (1..=3).for_each(|watch| next.attach(watch));
     assert_eq!(sent(&mut next, ms(0)).len(), 3);
     next.on(ms(1), created(0));
@@ -241,21 +241,21 @@ fn a_member_that_begins_to_choose_ids_ends_the_stream() {
 /// grpc-proxy answers a creation that was given up: its answer must not be taken for that of another.
 #[test]
 fn where_ids_are_not_ours_none_is_created_after_one_that_was_not_answered() {
-    let mut machine = Stream::new(ms(0), Habits { ids: Ids::Theirs, ..Habits::UNKNOWN });
+    let mut machine = StreamMachine::new(ms(0), PeerTraits { ids: IdChoice::Theirs, ..PeerTraits::UNKNOWN });
     (1..=3).for_each(|watch| machine.attach(watch));
     assert_eq!(sent(&mut machine, ms(0)).len(), 1);
     assert_eq!(machine.action(ms(3_500)), Action::Ping);
     assert_eq!(machine.action(ms(5_000)), Action::Unanswered { watch: 1, since: ms(0) });
-    assert_eq!(machine.action(ms(5_000)), Action::Displaced { watch: 2 });
-    assert_eq!(machine.action(ms(5_000)), Action::Displaced { watch: 3 });
-    assert_eq!(machine.on(ms(6_000), created(1)), Address::Nobody);
-    assert_eq!(sent(&mut machine, ms(6_000)), [Request::Cancel { id: 1 }]);
+    assert_eq!(machine.action(ms(5_000)), Action::Displaced(2));
+    assert_eq!(machine.action(ms(5_000)), Action::Displaced(3));
+    assert_eq!(machine.on(ms(6_000), created(1)), Recipient::Nobody);
+    assert_eq!(sent(&mut machine, ms(6_000)), [Request::Cancel(1)]);
     // The same for one that nobody wants any more.
-    let mut machine = Stream::new(ms(0), Habits { ids: Ids::Theirs, ..Habits::UNKNOWN });
+    let mut machine = StreamMachine::new(ms(0), PeerTraits { ids: IdChoice::Theirs, ..PeerTraits::UNKNOWN });
     (1..=2).for_each(|watch| machine.attach(watch));
     sent(&mut machine, ms(0));
     machine.detach(1);
     assert_eq!(sent(&mut machine, ms(1)), []);
-    assert_eq!(machine.on(ms(2), created(7)), Address::Nobody);
+    assert_eq!(machine.on(ms(2), created(7)), Recipient::Nobody);
     assert_eq!(sent(&mut machine, ms(2)).len(), 2, "canceled, and then the next");
 }

@@ -1,68 +1,60 @@
-//! What a stream's machine and its task say to each other. PURE.
+//! What the machine of a stream and its task say to each other. PURE.
 
 use std::time::Duration;
 
-/// Names a watch, whatever stream it is on.
+/// Names a watch, whatever stream it is on. Never used again within one
+/// [`Etcd`](crate::etcd::Etcd).
 pub(crate) type WatchId = u64;
 
-/// What is to be sent.
+/// A request to be sent on the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Request {
-    Create {
-        watch: WatchId,
-        id: i64,
-    },
-    Cancel {
-        id: i64,
-    },
+    /// Create this watch with this id.
+    Create { watch: WatchId, id: i64 },
+    /// Cancel the watch of this id.
+    Cancel(i64),
+    /// Ask for progress.
     Progress,
-    /// A second watch of this one's range, for the sake of its answer.
-    Probe {
-        watch: WatchId,
-        id: i64,
-    },
+    /// Create a second watch of this one's range, for the sake of its answer.
+    Probe { watch: WatchId, id: i64 },
 }
 
 /// What to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
+    /// Send this request.
     Send(Request),
-    /// Ask the connection for a sign of life, to tell its death from that of the stream.
+    /// Ping the connection, to tell its death from that of the stream.
     Ping,
-    /// This creation was not answered in time: it is canceled here.
-    Unanswered {
-        watch: WatchId,
-        since: Duration,
-    },
-    /// This watch cannot be created on the stream any more, because a creation before it was not answered.
-    Displaced {
-        watch: WatchId,
-    },
-    /// The stream is dead: it was asked at that time, and says nothing.
-    Dead {
-        asked: Duration,
-    },
-    /// Another stream is needed in place of this one, on which ids are not chosen.
+    /// The creation of this watch, sent at `since`, was not answered in time. It is canceled here.
+    Unanswered { watch: WatchId, since: Duration },
+    /// This watch cannot be created on this stream any more, because an earlier creation was not
+    /// answered.
+    Displaced(WatchId),
+    /// The stream is dead: it was asked at this time and has not answered.
+    Dead { asked: Duration },
+    /// Replace this stream: creations were answered with ids that are not ours.
     Restart,
-    /// Nothing to do before that time.
-    Wait {
-        until: Duration,
-    },
+    /// Nothing to do before this time.
+    Wait { until: Duration },
 }
 
-/// What a message says, as far as it matters here.
+/// The part of a message that the machine needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Heading {
+pub(crate) struct MessageHeader {
+    /// The id of the watch; −1 for the stream.
     pub(crate) id: i64,
+    /// Whether it answers a creation.
     pub(crate) created: bool,
+    /// Whether it ends a watch.
     pub(crate) canceled: bool,
 }
 
-/// Whom a message is for.
+/// The watch that a message is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Address {
+pub(crate) enum Recipient {
     /// This watch.
     Watch(WatchId),
-    /// Nobody: an answer to what was asked of the stream, or of a watch that is gone.
+    /// None: it answers a request of the stream itself, or the watch is gone.
     Nobody,
 }

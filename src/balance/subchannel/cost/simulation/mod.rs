@@ -1,4 +1,5 @@
-//! Fleets under load, simulated with a seed: what shares the cost of their calls gives the servers. PURE.
+//! Fleets under load, simulated with a seed: what shares the cost of their calls gives the servers.
+//! PURE.
 
 mod shares;
 
@@ -6,7 +7,8 @@ use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
 use std::time::Duration;
 
-use crate::balance::subchannel::cost::{Cost, Fleet, Standing, by_latency, by_load, draw};
+use crate::balance::policy::simulated::{WeightedLoad, by_latency, by_load, draw};
+use crate::balance::subchannel::cost::{Cost, Fleet};
 
 /// What a server does with a call.
 #[derive(Clone, Copy)]
@@ -59,7 +61,8 @@ struct World {
     idle: BTreeSet<usize>,
     /// Servers stand still for so long, one of them about so often.
     stalls: Option<(Duration, Duration)>,
-    /// So much longer takes a call of a server that was idle for 10 ms: its memory is cold, its threads sleep.
+    /// So much longer takes a call of a server that was idle for 10 ms: its memory is cold, its
+    /// threads sleep.
     cold: Duration,
     next_stall: Duration,
     /// Which server each call went to, and when.
@@ -102,14 +105,14 @@ impl World {
         let weights: Vec<_> = self.servers.iter().map(|server| u64::from(server.weight)).collect();
         let sum: u64 = weights.iter().sum();
         let mut state = self.random;
-        let mut random = |below: u64| {
+        let random = || {
             state ^= state << 13;
             state ^= state >> 7;
             state ^= state << 17;
-            state % below
+            state
         };
-        let sample = |random: &mut dyn FnMut(u64) -> u64| {
-            let mut point = random(sum);
+        let sample = |random: u64| {
+            let mut point = random % sum;
             weights.iter().position(|weight| match point.checked_sub(*weight) {
                 Some(left) => {
                     point = left;
@@ -118,18 +121,18 @@ impl World {
                 None => true,
             })
         };
-        let (a, b) = draw(self.servers.len(), |random| sample(random).unwrap(), &mut random);
+        let (a, b) = draw(self.servers.len(), |random| sample(random).unwrap(), random);
         self.random = state;
-        let standing = |server: &Server| Standing {
-            load: server.in_flight as u64 + server.cost.kept(|| self.now),
+        let standing = |server: &Server| WeightedLoad {
+            load: server.in_flight as u64 + server.cost.penalties(|| self.now),
             weight: u64::from(server.weight),
         };
         let (first, second) = (&self.servers[a], &self.servers[b]);
         let is_second = match self.policy {
             Policy::LeastRequest => by_load(standing(first), standing(second)),
             Policy::PeakEwma => by_latency(
-                (standing(first), first.cost.estimate(self.now)),
-                (standing(second), second.cost.estimate(self.now)),
+                (standing(first), first.cost.latency_estimate(self.now)),
+                (standing(second), second.cost.latency_estimate(self.now)),
             ),
         };
         if is_second { b } else { a }
@@ -199,12 +202,12 @@ impl World {
             let all = self.servers.iter().map(|server| (&server.cost, server.in_flight));
             let cost = &self.servers[server].cost;
             let peers = || self.fleet.peers_of(cost, at, all);
-            cost.no_longer_awaited();
+            cost.head_settled();
             if is_ok {
-                cost.head(age, at);
-                cost.ok(age, peers);
+                cost.answered(age, at);
+                cost.succeeded(age, peers);
             } else {
-                cost.bad(age, age, at, &peers());
+                cost.failed(age, age, at, &peers());
             }
             self.idle.insert(caller);
         }

@@ -1,0 +1,306 @@
+//! The decision after an attempt: the end of the call, or another attempt.
+//!
+//! Two kinds of repetition are kept apart. `retry_unprocessed` is gRPC's transparent retry, for calls that no server has processed.
+//! `retry` is for calls that a server may have processed, and follows the retry policy.
+//!
+//! | attempt | reported | then |
+//! |---|---|---|
+//! | response with a status | its code | the retry policy decides, if the code is not OK |
+//! | response that goes on | with its trailers | the caller reads it; `buffer` holds it back for the retry policy |
+//! | response without a gRPC status | the code of its HTTP status | the retry policy decides |
+//! | `NotSent`, `Refused` | not processed | another server |
+//! | `GoAwayError`: a GOAWAY with an error | not processed | another server, once for each call |
+//! | `Lost`, `Reset`, `LocalGoAway` | failure | the retry policy decides |
+//! | `HeadersOverflow`: headers that HTTP/2 does not take | failure | the retry policy decides, once for each call |
+//! | `TooLarge` | failure | the call ends |
+//! | `RequestBody`, `RequestBodyPanic`, `InvalidRequest` | nothing | the call ends: the fault is the caller's |
+//! | the deadline passed | failure | the call ends |
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use http::{Response, StatusCode};
+use tonic::{Code, Status};
+
+use crate::backoff::Backoff;
+use crate::balance::call::deadline::DeadlineTimer;
+use crate::balance::call::replay::{ReplayBody, RewindReason};
+use crate::balance::call::reporter::AttemptReporter;
+use crate::balance::call::response_body::{BodyError, ResponseBody, ServedBy};
+use crate::balance::call::retry::{Pushback, RetryScope};
+use crate::balance::call::state::AttemptOutcome::{self, Done, Retry};
+use crate::balance::call::state::CallState;
+use crate::balance::policy::AttemptResult;
+use crate::balance::pool::ready::ReadySubchannel;
+use crate::balance::status;
+use crate::balance::status::call_error::add_server_header;
+use crate::balance::status::headers::ResponseHeaders;
+use crate::balance::status::not_grpc;
+use crate::connection::{Exchange, Failure, FailureKind, RecvStream};
+
+/// How many bytes of a response are held back at most until its status has come. It is the default limit of a message in gRPC.
+const MAX_BUFFERED: usize = 4 << 20;
+
+/// An outcome that is known, or a wait for it. Boxed, so that calls that need not wait do not carry its memory.
+pub(super) enum OutcomeFuture<'a> {
+    Ready(AttemptOutcome),
+    Boxed(Pin<Box<dyn Future<Output = AttemptOutcome> + Send + 'a>>),
+}
+
+impl CallState {
+    /// Decides after the head of a response has come.
+    ///
+    /// The response is of one of three kinds: it goes on (a caller reads it), it ended with its head (`Trailers-Only`, the code is
+    /// there), or it is no response of a gRPC server. The exchange belongs to it from here on: its permit counts the stream until
+    /// the response's body ends.
+    pub(super) fn on_response(
+        &mut self,
+        response: Response<RecvStream>,
+        exchange: Exchange<ReplayBody>,
+        mut reporter: AttemptReporter,
+        timer: DeadlineTimer,
+    ) -> OutcomeFuture<'_> {
+        let (mut head, stream) = response.into_parts();
+        let subchannel = reporter.subchannel.clone();
+        let address = subchannel.subchannel.address();
+        head.extensions.insert(ServedBy(subchannel.subchannel.clone()));
+        let headers = ResponseHeaders::scan(&head.headers);
+        if let Some(status) = headers.head_too_large(exchange.response_header_limit(), address) {
+            reporter.head_received(false);
+            reporter.report(headers.code_of_too_large());
+            return OutcomeFuture::Ready(Done(Err(status)));
+        }
+        if headers.has_details && headers.code.is_some() {
+            status::remove_invalid_details(&mut head.headers);
+        }
+        // OK in the head of a response that goes on is no status: the trailers have it.
+        let final_code = headers.code.filter(|code| *code != Code::Ok || stream.is_end_stream());
+        let is_grpc = headers.is_grpc || headers.code.is_some();
+        let has_begun = final_code.is_none() && head.status == StatusCode::OK && is_grpc;
+        reporter.head_received(has_begun || final_code == Some(Code::Ok));
+        if has_begun {
+            let (recv, body) = exchange.into_response_body(stream, ReplayBody::commit);
+            let response = Response::from_parts(head, ResponseBody::new(recv, reporter, timer));
+            return match self.retry_scope {
+                // Only where the request was sent as a whole: otherwise the caller may need the response to go on with it.
+                RetryScope::UntilComplete if body.is_some() => {
+                    OutcomeFuture::Boxed(Box::pin(self.buffer(response, body, subchannel)))
+                }
+                _ => OutcomeFuture::Ready(Done(Ok(response))),
+            };
+        }
+        let code = final_code.unwrap_or_else(|| not_grpc::code_of(head.status));
+        // The server cancels a call when its deadline passes. Both ends see that at the same moment.
+        if code == Code::Cancelled && timer.has_passed() {
+            reporter.report(Code::DeadlineExceeded);
+            return OutcomeFuture::Ready(Done(Err(timer.exceeded(address))));
+        }
+        reporter.report(code);
+        let (body, permit) = exchange.into_parts();
+        let retry = self.retry(code, Some(body), &subchannel, false, Pushback::from_headers(&head.headers));
+        if final_code.is_none() {
+            if retry.is_some() {
+                let status = not_grpc::status_of(&head, None, address);
+                return OutcomeFuture::Ready(self.retry_or_end(retry, Err(status)));
+            }
+            let deadline = self.wait_limits.deadline.map(|deadline| deadline.at);
+            return OutcomeFuture::Boxed(Box::pin(async move {
+                let status =
+                    not_grpc::read_status(head, stream, permit, deadline, subchannel.subchannel.address()).await;
+                Done(Err(status))
+            }));
+        }
+        let result = if code != Code::Ok && self.is_generated {
+            Err(status::from_server(&head.headers, address))
+        } else {
+            if code != Code::Ok && self.shared.settings.addresses_in_statuses {
+                add_server_header(&mut head.headers, address);
+            }
+            Ok(Response::from_parts(head, ResponseBody::empty()))
+        };
+        OutcomeFuture::Ready(self.retry_or_end(retry, result))
+    }
+
+    /// Ends the call with `result`, or makes another attempt. If that finds no server, the call ends with `result` too.
+    fn retry_or_end(
+        &mut self,
+        retry: Option<AttemptOutcome>,
+        result: Result<Response<ResponseBody>, Status>,
+    ) -> AttemptOutcome {
+        let Some(retry) = retry else { return Done(result) };
+        self.last_result = Some(Box::new(result));
+        retry
+    }
+
+    /// Holds a response back until its status is known, and decides then.
+    async fn buffer(
+        &mut self,
+        mut response: Response<ResponseBody>,
+        body: Option<ReplayBody>,
+        subchannel: Arc<ReadySubchannel>,
+    ) -> AttemptOutcome {
+        let retry = match response.body_mut().buffer(MAX_BUFFERED).await {
+            Ok(trailers) => {
+                let pushback = trailers.map_or(Pushback::None, Pushback::from_headers);
+                let code = trailers.and_then(status::code_in).unwrap_or(Code::Ok);
+                self.retry(code, body, &subchannel, false, pushback)
+            }
+            Err(BodyError::DeadlineExceeded(status) | BodyError::TooLarge(status)) => {
+                return Done(Err(status));
+            }
+            Err(BodyError::Failed(failure)) => return self.retry_failure(failure, body, &subchannel),
+        };
+        self.retry_or_end(retry, Ok(response))
+    }
+
+    /// Decides after an exchange that failed before the head of a response.
+    ///
+    /// `body` is the request as far as it was read. It cannot be rewound where more was sent than is kept; then even an unprocessed
+    /// call ends with its failure, or is left to the retry policy.
+    pub(super) fn on_failure(
+        &mut self,
+        failure: Failure,
+        mut body: ReplayBody,
+        reporter: &mut AttemptReporter,
+        timer: &DeadlineTimer,
+    ) -> AttemptOutcome {
+        let subchannel = reporter.subchannel.clone();
+        let address = subchannel.subchannel.address();
+        let is_unprocessed = match failure.kind {
+            FailureKind::NotSent | FailureKind::Refused => true,
+            FailureKind::GoAwayError(_) => !self.is_suspect,
+            FailureKind::Reset(_)
+            | FailureKind::Lost
+            | FailureKind::LocalGoAway(_)
+            | FailureKind::TooLarge
+            | FailureKind::HeadersOverflow => false,
+            // The caller's own fault: it says nothing about the server.
+            FailureKind::RequestBody | FailureKind::RequestBodyPanic | FailureKind::InvalidRequest => {
+                reporter.discard(AttemptResult::Dropped);
+                return Done(Err(status::from_failure(failure, address)));
+            }
+        };
+        if is_unprocessed && body.rewind(RewindReason::NeverProcessed).is_ok() {
+            self.is_suspect |= matches!(failure.kind, FailureKind::GoAwayError(_));
+            // A server that refuses calls must not look idle. One whose connection is over is not picked any more.
+            if subchannel.connection.is_closing() {
+                reporter.discard(AttemptResult::NotProcessed);
+            } else {
+                reporter.report_not_processed();
+            }
+            return self.retry_unprocessed(subchannel, failure, body);
+        }
+        let code = status::code_of_failure(&failure);
+        if code == Code::Cancelled && timer.has_passed() {
+            reporter.report(Code::DeadlineExceeded);
+            return Done(Err(timer.exceeded(address)));
+        }
+        reporter.report(code);
+        self.retry_failure(failure, Some(body), &subchannel)
+    }
+
+    /// Repeats a call that failed without a status where the policy allows it, before or after the head of its response.
+    ///
+    /// A call that was not processed comes here only where it cannot be sent again transparently.
+    fn retry_failure(
+        &mut self,
+        failure: Failure,
+        body: Option<ReplayBody>,
+        subchannel: &Arc<ReadySubchannel>,
+    ) -> AttemptOutcome {
+        let is_lost =
+            matches!(failure.kind, FailureKind::Lost | FailureKind::HeadersOverflow | FailureKind::LocalGoAway(_));
+        let code = status::code_of_failure(&failure);
+        let retry = match failure.kind {
+            FailureKind::TooLarge => None,
+            // This call, or one that shares connections with it, may end every connection that it is sent over.
+            FailureKind::GoAwayError(_) | FailureKind::HeadersOverflow
+                if std::mem::replace(&mut self.is_suspect, true) =>
+            {
+                None
+            }
+            _ => self.retry(code, body, subchannel, is_lost, Pushback::None),
+        };
+        let is_unprocessed =
+            matches!(failure.kind, FailureKind::NotSent | FailureKind::Refused | FailureKind::GoAwayError(_));
+        let status = status::from_failure(failure, subchannel.subchannel.address());
+        match retry {
+            // An earlier attempt may have been processed: its result says more than this one's.
+            Some(retry) if is_unprocessed && self.last_result.is_some() => retry,
+            None if is_unprocessed => Done(self.last_result_or(status)),
+            retry => self.retry_or_end(retry, Err(status)),
+        }
+    }
+
+    /// Sends a call that no server has processed to another server (gRPC's transparent retry).
+    ///
+    /// It costs no token of the budget and does not count as an attempt: servers saw nothing of it. The rounds over all servers
+    /// have their own backoff, so that a fleet that refuses everything is not flooded.
+    pub(super) fn retry_unprocessed(
+        &mut self,
+        subchannel: Arc<ReadySubchannel>,
+        failure: Failure,
+        body: ReplayBody,
+    ) -> AttemptOutcome {
+        tracing::debug!(server = %subchannel.subchannel.address(), error = %failure, "call not processed, trying another server");
+        // Where the connection is over, the server's next connection is as good as any other.
+        if !subchannel.connection.is_closing() {
+            self.failed_servers.push(subchannel.subchannel.clone());
+        }
+        self.round_backoff.get_or_insert_with(|| Box::new(Backoff::new(fastrand::u64(..))));
+        self.last_refusal = Some(Box::new((failure, subchannel)));
+        Retry(body, Duration::ZERO)
+    }
+
+    /// Repeats a call that a server may have processed. `None` where policy, budget, deadline or the server forbid it.
+    ///
+    /// `is_lost` tells that the connection was lost, and other calls with it. The order of the checks follows gRFC A6: pushback
+    /// and a failed attempt take their tokens even where the call is not repeated.
+    fn retry(
+        &mut self,
+        code: Code,
+        body: Option<ReplayBody>,
+        subchannel: &Arc<ReadySubchannel>,
+        is_lost: bool,
+        pushback: Pushback,
+    ) -> Option<AttemptOutcome> {
+        if code == Code::Ok {
+            return None;
+        }
+        let deadline = self.wait_limits.deadline;
+        let pushback = if deadline.is_none() { pushback.without_deadline() } else { pushback };
+        if pushback == Pushback::Never {
+            self.shared.retry_budget.on_failure();
+            return None;
+        }
+        let policy = &self.shared.settings.retry;
+        if self.retry_scope == RetryScope::Never || !policy.has_code(code) {
+            return None;
+        }
+        // All calls that are lost with one connection are one failure to the budget.
+        if !is_lost || !subchannel.loss_paid.swap(true, Ordering::Relaxed) {
+            self.shared.retry_budget.on_failure();
+        }
+        self.attempts += 1;
+        let pause = match pushback {
+            Pushback::After(pause) => pause,
+            Pushback::None if is_lost && self.attempts == 1 => Duration::ZERO,
+            Pushback::None | Pushback::Never => policy.pause(self.attempts, fastrand::f64()),
+        };
+        // A pause that ends too late would replace the server's status with a passed deadline.
+        if self.attempts >= policy.max_attempts
+            || !self.shared.retry_budget.allows_retry()
+            || deadline.is_some_and(|deadline| deadline.passes_within(pause))
+        {
+            return None;
+        }
+        let mut body = body?;
+        body.rewind(RewindReason::Retry).ok()?;
+        tracing::debug!(server = %subchannel.subchannel.address(), ?code, attempts = self.attempts, "call failed, repeating it");
+        self.failed_servers.push(subchannel.subchannel.clone());
+        Some(Retry(body, pause))
+    }
+}

@@ -1,0 +1,130 @@
+//! What a call keeps between its attempts.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::USER_AGENT;
+use http::uri::PathAndQuery;
+use http::{Extensions, HeaderMap, HeaderValue, Method, Request, Response};
+use tokio::time::Instant;
+use tonic::{Code, Status};
+
+use crate::backoff::Backoff;
+use crate::balance::builder::call_options::WaitForReady;
+use crate::balance::call::deadline::Deadline;
+use crate::balance::call::pick::{PickRequest, WaitLimits};
+use crate::balance::call::replay::ReplayBody;
+use crate::balance::call::response_body::ResponseBody;
+use crate::balance::call::retry::RetryScope;
+use crate::balance::pool::ready::ReadySubchannel;
+use crate::balance::shared::ChannelShared;
+use crate::balance::status;
+use crate::balance::status::headers::{RequestHeaders, field_size};
+use crate::balance::subchannel::Subchannel;
+use crate::connection::Failure;
+
+/// The decision after an attempt.
+pub(super) enum AttemptOutcome {
+    /// The call ends with this.
+    Done(Result<Response<ResponseBody>, Status>),
+    /// The call is sent again, after a pause.
+    Retry(ReplayBody, Duration),
+}
+
+/// The state of one call, from its first poll to the head of its response.
+pub(super) struct CallState {
+    pub(super) shared: Arc<ChannelShared>,
+    pub(super) method: Method,
+    pub(super) path: PathAndQuery,
+    pub(super) headers: HeaderMap,
+    /// For pickers.
+    extensions: Extensions,
+    /// An upper bound for the size of `headers`, as HTTP/2 counts it.
+    pub(super) header_size: usize,
+    /// The request's body between attempts. It is kept here, so that no future has to carry it along.
+    pub(super) body: Option<ReplayBody>,
+    /// Whether a generated client makes the call: it gets failures as statuses with a source, and a proxy gets them as headers.
+    pub(super) is_generated: bool,
+    pub(super) wait_limits: WaitLimits,
+    pub(super) retry_scope: RetryScope,
+    /// Attempts that failed after a server may have processed them.
+    pub(super) attempts: u32,
+    /// A connection has ended, and this call may be the reason for it. One more connection is risked, and no further one.
+    pub(super) is_suspect: bool,
+    /// Servers that failed this call, in this round over all servers. They are picked again when no other is left.
+    pub(super) failed_servers: Vec<Arc<Subchannel>>,
+    /// Pauses between rounds in which no server processed the call.
+    pub(super) round_backoff: Option<Box<Backoff>>,
+    /// The failure of the last server that did not process the call.
+    pub(super) last_refusal: Option<Box<(Failure, Arc<ReadySubchannel>)>>,
+    /// The result of the last attempt that a server may have processed: the call ends with it if no further attempt is possible.
+    /// Boxed, because few calls have one.
+    pub(super) last_result: Option<Box<Result<Response<ResponseBody>, Status>>>,
+}
+
+impl CallState {
+    pub(super) fn new(shared: Arc<ChannelShared>, request: Request<tonic::body::Body>) -> Self {
+        let (mut parts, body) = request.into_parts();
+        let started = Instant::now();
+        let settings = &shared.settings;
+        let is_generated = parts.extensions.get::<tonic::GrpcMethod<'static>>().is_some();
+        // Most requests have no extension but the generated client's: then no other is looked up.
+        let extensions = (parts.extensions.len() > usize::from(is_generated)).then_some(&parts.extensions);
+        let RequestHeaders { size, timeout, user_agent } = RequestHeaders::scan(&parts.headers);
+        let limit = settings.timeouts.of_call(extensions, parts.uri.path());
+        let deadline = Deadline::new(timeout, limit, started);
+        let wait_for_ready =
+            extensions.and_then(|own| own.get()).map_or(settings.wait_for_ready, |WaitForReady(own)| *own);
+        let path = parts.uri.into_parts().path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/"));
+        let agent = user_agent.map_or_else(|| settings.user_agent.clone(), |own| joined(own, &settings.user_agent));
+        let header_size = size + field_size(USER_AGENT.as_str(), agent.len()); // a user agent of the call counts twice
+        parts.headers.insert(USER_AGENT, agent);
+        Self {
+            method: parts.method,
+            retry_scope: settings.retry.scope(path.path()),
+            path,
+            headers: parts.headers,
+            extensions: parts.extensions,
+            header_size,
+            body: Some(ReplayBody::new(body, settings.replay_limit)),
+            is_generated,
+            wait_limits: WaitLimits { deadline, wait_for_ready, started },
+            attempts: 0,
+            is_suspect: false,
+            failed_servers: Vec::new(),
+            round_backoff: None,
+            last_refusal: None,
+            last_result: None,
+            shared,
+        }
+    }
+
+    /// Returns what a pick needs to know of the next attempt. Its number counts attempts that a server may have processed.
+    pub(super) fn pick_request(&self) -> PickRequest<'_> {
+        PickRequest {
+            path: self.path.path(),
+            headers: &self.headers,
+            extensions: &self.extensions,
+            attempt: self.attempts + 1,
+            failed_servers: &self.failed_servers,
+        }
+    }
+
+    /// Ends a call that gets no further attempt: with the last result of a server that had it, or with `status` if none had.
+    pub(super) fn last_result_or(&mut self, status: Status) -> Result<Response<ResponseBody>, Status> {
+        self.last_result.take().map_or(Err(status), |last| *last)
+    }
+
+    /// Makes the status of a call whose deadline passed before it was sent.
+    pub(super) fn deadline_exceeded_unsent(&self) -> Status {
+        let timeout = self.wait_limits.deadline.map_or(0, |deadline| deadline.timeout.as_millis());
+        let text = format!("not sent: the {timeout} ms of the call have passed");
+        status::without_server(Code::DeadlineExceeded, text.clone(), &text)
+    }
+}
+
+/// Joins the call's own user agent and the channel's, as gRPC's clients do.
+fn joined(own: &HeaderValue, channels: &HeaderValue) -> HeaderValue {
+    let joined = [own.as_bytes(), b" ", channels.as_bytes()].concat();
+    HeaderValue::from_bytes(&joined).unwrap_or_else(|_| own.clone()) // two values and a space are always a value
+}

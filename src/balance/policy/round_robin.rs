@@ -1,0 +1,70 @@
+//! Round robin: one server after the other.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::policy::{Call, Pick, Picker, Policy, ReadySet};
+
+/// One server after the other, in the order of their addresses.
+///
+/// Each picker begins at a random server, so that many clients do not begin at the same one.
+/// Weights and load do not count: a server that fails its calls keeps its share of them until
+/// [`OutlierDetection`](crate::OutlierDetection) ejects it.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct RoundRobin {}
+
+impl RoundRobin {
+    /// The policy with its defaults.
+    pub fn new() -> Self {
+        Self::default()
+    }
+}
+
+impl Policy for RoundRobin {
+    fn picker(&self, set: &ReadySet) -> Arc<dyn Picker> {
+        let next = AtomicUsize::new(fastrand::u32(..) as usize);
+        Arc::new(RoundRobinPicker { servers: set.len().max(1), next })
+    }
+}
+
+/// All callers of a channel share one counter, so each call moves it on.
+struct RoundRobinPicker {
+    /// At least 1.
+    servers: usize,
+    /// Counts picks from a random number on, and wraps around.
+    next: AtomicUsize,
+}
+
+impl Picker for RoundRobinPicker {
+    fn pick(&self, _: &Call<'_>) -> Pick {
+        Pick::Server(self.next.fetch_add(1, Ordering::Relaxed) % self.servers)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::testing::{TestCall, TestServer, ready_set};
+
+    /// F49: it goes round, from a random start.
+    #[test]
+    fn each_server_gets_its_turn_from_a_random_start() {
+        let set = ready_set(["h:1", "h:2", "h:3"].map(TestServer::at));
+        let call = TestCall::new("/a.B/C");
+        let mut starts = BTreeSet::new();
+        for _ in 0..100 {
+            let picker = RoundRobin::new().picker(&set);
+            let servers = [(); 6].map(|()| match picker.pick(&call.call()) {
+                Pick::Server(server) => server,
+                other => panic!("{other:?}"),
+            });
+            assert_eq!(servers[..3], servers[3..]);
+            assert_eq!(servers[..3].iter().collect::<BTreeSet<_>>().len(), 3, "{servers:?}");
+            starts.insert(servers[0]);
+        }
+        assert_eq!(starts.len(), 3);
+    }
+}

@@ -1,0 +1,168 @@
+//! Tests of [policies](crate::policy) without servers: sets and calls with the numbers that a test
+//! wants.
+//!
+//! See [`policy`](crate::policy) for an example.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue};
+
+use crate::address::Address;
+use crate::balance::policy::attempt_end::{AttemptEnd, AttemptResult};
+use crate::balance::policy::call::{Call, IsAvailable};
+use crate::balance::policy::set::server::{ReadyServer, ServerMetrics};
+use crate::balance::policy::set::{PickNotifier, ReadySet};
+use crate::balance::subchannel::cost::LatencyEstimate;
+use crate::instance::Instance;
+
+/// Builds a set as a channel does: the weights follow from the instances, the order is the one
+/// given. [`ReadySet::seed`] is 0.
+///
+/// # Panics
+/// Without servers: a channel gives no policy an empty set.
+pub fn ready_set(servers: impl IntoIterator<Item = TestServer>) -> ReadySet {
+    let servers: Box<[_]> = servers.into_iter().map(|server| ReadyServer::new(Arc::new(server))).collect();
+    assert!(!servers.is_empty(), "a set has at least one server");
+    ReadySet::new(servers, 0, PickNotifier::default())
+}
+
+/// The end of an attempt, for [`Picker::ended`](crate::policy::Picker::ended).
+pub fn attempt_end(
+    server: &ReadyServer,
+    result: AttemptResult,
+    time_to_head: Option<Duration>,
+    time_to_end: Duration,
+) -> AttemptEnd<'_> {
+    AttemptEnd { server, result, time_to_head, time_to_end }
+}
+
+/// A server of a test's set: idle and of unknown latency, unless the test sets other numbers.
+#[derive(Clone, Debug)]
+#[must_use = "a server does nothing unless a set is built with it"]
+pub struct TestServer {
+    /// It has one address at least.
+    instance: Instance,
+    /// Also the number of calls in flight.
+    load: u64,
+    /// Does not fade, unlike a channel's.
+    latency: Option<Duration>,
+}
+
+impl TestServer {
+    /// A server at the first address of this instance.
+    pub fn new(instance: Instance) -> Self {
+        Self { instance, load: 0, latency: None }
+    }
+
+    /// The same with an instance that says its address alone.
+    ///
+    /// # Panics
+    /// If the address cannot be read.
+    pub fn at(address: &str) -> Self {
+        match Instance::new(address) {
+            Ok(instance) => Self::new(instance),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// Sets [`ReadyServer::load`] and [`ReadyServer::in_flight`].
+    pub fn with_load(mut self, load: u64) -> Self {
+        self.load = load;
+        self
+    }
+
+    /// Sets [`ReadyServer::latency`], and [`ReadyServer::latency_estimate`] to the same time.
+    pub fn with_latency(mut self, latency: Duration) -> Self {
+        self.latency = Some(latency);
+        self
+    }
+}
+
+impl ServerMetrics for TestServer {
+    fn address(&self) -> &Address {
+        &self.instance.addresses()[0] // an instance has at least one
+    }
+
+    fn instance(&self) -> &Instance {
+        &self.instance
+    }
+
+    fn in_flight(&self) -> usize {
+        usize::try_from(self.load).unwrap_or(usize::MAX)
+    }
+
+    fn load(&self) -> u64 {
+        self.load
+    }
+
+    fn latency(&self) -> Option<Duration> {
+        self.latency
+    }
+
+    fn latency_estimate(&self) -> LatencyEstimate {
+        self.latency.map_or(LatencyEstimate::Unknown, LatencyEstimate::Known)
+    }
+}
+
+/// The first attempt of a call without metadata, at which every server is available, unless the
+/// test sets it otherwise.
+#[derive(Clone, Debug)]
+#[must_use = "a call does nothing unless a picker is asked with it"]
+pub struct TestCall {
+    path: String,
+    headers: HeaderMap,
+    extensions: Extensions,
+    attempt: u32,
+    /// Indexes of servers. An index beyond the last does no harm.
+    unavailable: Vec<usize>,
+}
+
+impl TestCall {
+    /// A call of this method: `/package.Service/Method`.
+    pub fn new(path: impl Into<String>) -> Self {
+        let (headers, extensions) = (HeaderMap::new(), Extensions::new());
+        Self { path: path.into(), headers, extensions, attempt: 1, unavailable: Vec::new() }
+    }
+
+    /// Adds a header.
+    pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.append(name, value);
+        self
+    }
+
+    /// Adds an extension.
+    pub fn with_extension<T: Clone + Send + Sync + 'static>(mut self, extension: T) -> Self {
+        self.extensions.insert(extension);
+        self
+    }
+
+    /// Sets [`Call::attempt`].
+    pub fn with_attempt(mut self, attempt: u32) -> Self {
+        self.attempt = attempt;
+        self
+    }
+
+    /// Makes a server unavailable, by its index: full, or one that has failed this call.
+    pub fn without_server(mut self, server: usize) -> Self {
+        self.unavailable.push(server);
+        self
+    }
+
+    /// What a picker is asked with.
+    pub fn call(&self) -> Call<'_> {
+        Call {
+            path: &self.path,
+            headers: &self.headers,
+            extensions: &self.extensions,
+            attempt: self.attempt,
+            servers: self,
+        }
+    }
+}
+
+impl IsAvailable for TestCall {
+    fn is_available(&self, server: usize) -> bool {
+        !self.unavailable.contains(&server)
+    }
+}

@@ -1,0 +1,151 @@
+//! The state that all clones, calls and background tasks of a channel share.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use http::HeaderValue;
+use http::uri::Authority;
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+use tonic::{Code, Status};
+
+use crate::address::Address;
+use crate::balance::builder::call_options::Timeouts;
+use crate::balance::call::retry::{RetryBudget, RetryPolicy};
+use crate::balance::connectivity::ChannelStatus;
+use crate::balance::policy::{LeastRequest, PickNotifier, Policy};
+use crate::balance::pool::ready::Published;
+use crate::balance::queue::Queue;
+use crate::balance::runtime::pause::PauseDetector;
+use crate::balance::status;
+use crate::balance::status::call_error::CallError;
+use crate::balance::status::unavailable::{UnavailableText, UnavailableTexts};
+use crate::balance::subchannel::cost::Fleet;
+use crate::balance::subchannel::outlier::OutlierDetection;
+use crate::balance::subchannel::supervisor::ConnectContext;
+use crate::balance::subchannel::{Subchannel, SubchannelState};
+
+/// One reference for all clones of a channel and for its calls until their responses begin. The pool's task ends with the last
+/// of them.
+///
+/// The task itself holds [`ChannelShared`] and not this: otherwise no channel would ever end.
+pub(crate) struct ChannelHandle {
+    pub(crate) shared: Arc<ChannelShared>,
+    pub(crate) pool_task: AbortHandle,
+}
+
+impl Drop for ChannelHandle {
+    fn drop(&mut self) {
+        self.pool_task.abort();
+    }
+}
+
+/// The state of one channel. The pool's task writes the servers and the status; calls read them.
+pub(crate) struct ChannelShared {
+    /// The servers that calls are sent to, connected and not ejected, and their picker. Replaced as a whole, so that a pick takes
+    /// no lock.
+    pub(crate) ready: ArcSwap<Published>,
+    /// All servers, connected or not, in the order of their addresses.
+    pub(crate) subchannels: ArcSwap<Vec<Arc<Subchannel>>>,
+    /// Published after `ready`: a task that is woken by it finds the servers that it speaks of.
+    pub(crate) status: watch::Sender<ChannelStatus>,
+    /// What the supervisors of the servers share: transport, options, permits to connect.
+    pub(crate) connect_context: Arc<ConnectContext>,
+    pub(crate) settings: Settings,
+    /// Wakes calls that wait because the picker said so.
+    pub(crate) pick_notifier: PickNotifier,
+    pub(crate) pause_detector: PauseDetector,
+    /// Tokens of all calls of the channel together.
+    pub(crate) retry_budget: RetryBudget,
+    /// Zero of the times that costs and pauses are stored as, so that they fit into atomics.
+    pub(crate) epoch: Instant,
+    /// What all servers do together, as the measure for each.
+    pub(super) fleet: Fleet,
+    /// Calls that wait for a server. The pool and the connections wake them.
+    pub(crate) queue: Arc<Queue>,
+    /// The text of statuses of calls that find no server.
+    pub(crate) unavailable_text: UnavailableText,
+}
+
+impl ChannelShared {
+    /// Converts a time into the time since the channel's epoch.
+    pub(crate) fn since_epoch(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.epoch)
+    }
+
+    /// Explains in one sentence why no server takes a call, with addresses.
+    pub(crate) fn explain_unavailable(&self) -> String {
+        self.unavailable_texts().with_addresses.clone()
+    }
+
+    /// Makes the status of a call that ends because no server takes it. Its text is `prefix` and the explanation.
+    pub(crate) fn unavailable_status(&self, code: Code, prefix: &str) -> Status {
+        let texts = self.unavailable_texts();
+        let text = format!("{prefix}{}", texts.with_addresses);
+        status::without_server(code, text, &format!("{prefix}{}", texts.without_addresses))
+    }
+
+    fn unavailable_texts(&self) -> Arc<UnavailableTexts> {
+        // A copy: the watch's lock must not be held while other locks are taken.
+        let status = self.status.borrow().clone();
+        let failures = self.connect_context.failures.load(Ordering::Relaxed);
+        self.unavailable_text.get(&status, failures, || self.last_connect_error())
+    }
+
+    /// Returns the error of the server whose state changed last, among those that are not connected.
+    fn last_connect_error(&self) -> Option<(Address, String)> {
+        let subchannels = self.subchannels.load();
+        let statuses = subchannels.iter().map(|subchannel| (subchannel, subchannel.status()));
+        let failed = statuses
+            .filter(|(_, status)| !matches!(status.state, SubchannelState::Ready(_)) && status.last_error.is_some());
+        let (subchannel, status) = failed.max_by_key(|(_, status)| status.since)?;
+        status.last_error.map(|error| (subchannel.address().clone(), error))
+    }
+}
+
+/// Settings of calls, which do not change while a channel lives. `BalancedChannelBuilder` documents each, and checks them.
+#[derive(Clone)]
+pub(crate) struct Settings {
+    pub(crate) policy: Arc<dyn Policy>,
+    pub(crate) retry: RetryPolicy,
+    pub(crate) outlier_detection: Option<OutlierDetection>,
+    pub(crate) timeouts: Timeouts,
+    pub(crate) wait_for_ready: bool,
+    pub(crate) wait_limit: Duration,
+    pub(crate) replay_limit: usize,
+    pub(crate) authority: Option<Authority>,
+    pub(crate) user_agent: HeaderValue,
+    pub(crate) addresses_in_statuses: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            policy: Arc::new(LeastRequest::new()),
+            retry: RetryPolicy::default(),
+            outlier_detection: None,
+            timeouts: Timeouts::default(),
+            wait_for_ready: false,
+            wait_limit: Duration::from_secs(10),
+            replay_limit: 256 << 10,
+            authority: None,
+            user_agent: HeaderValue::from_static(concat!("tonic-etcd/", env!("CARGO_PKG_VERSION"))),
+            addresses_in_statuses: false,
+        }
+    }
+}
+
+impl Settings {
+    /// Puts addresses into a status where the user asked for it. Every status passes through here on its way to the caller.
+    pub(crate) fn finish_status(&self, status: Status) -> Status {
+        if self.addresses_in_statuses { CallError::with_addresses(status) } else { status }
+    }
+
+    /// Returns the `:authority` of requests to a server. `None` does not occur: every parsed address has one.
+    pub(crate) fn authority_of(&self, address: &Address) -> Option<Authority> {
+        self.authority.clone().or_else(|| address.authority().parse().ok())
+    }
+}

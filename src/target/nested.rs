@@ -1,0 +1,80 @@
+//! Names below other names: keys of `shop/payments` are keys of `shop` too, as for etcd's Go
+//! client. PURE.
+
+use crate::instance::Instance;
+use crate::target::Target;
+
+/// The longer name that a key of the service seems to belong to: `shop/payments` for
+/// `shop/payments/10.0.0.5:50051`. `None` where the key is the service's own.
+///
+/// Where an address of the key's value ends the key, the name ends before it. Otherwise it ends
+/// before the last slash that is no part of an address.
+pub(crate) fn nested_name<'k>(target: &Target, key: &'k str, instances: &[Instance]) -> Option<&'k str> {
+    let rest = key.strip_prefix(target.name())?.strip_prefix('/')?;
+    if !rest.contains('/') {
+        return None;
+    }
+    let addresses = instances.iter().flat_map(Instance::addresses);
+    let by_address = addresses.into_iter().find_map(|address| {
+        let written = [address.to_string(), address.parsed_authority().as_str().to_owned()];
+        let names = written.iter().filter_map(|written| rest.strip_suffix(written.as_str()));
+        names.into_iter().find(|name| name.is_empty() || name.ends_with('/'))
+    });
+    let name = by_address.unwrap_or_else(|| &rest[..begin_of_last(rest)]).trim_end_matches('/');
+    if name.is_empty() { None } else { Some(&key[..key.len() - rest.len() + name.len()]) }
+}
+
+/// Every shorter name that this one continues: `a/b` and `a` for `a/b/c`.
+pub(crate) fn parent_names(name: &str) -> impl Iterator<Item = &str> {
+    name.char_indices().rev().filter(|(at, c)| *c == '/' && *at > 0).map(|(at, _)| &name[..at])
+}
+
+/// Where the last part of a key starts, which may be a URL or the path of a Unix socket: slashes
+/// within it end no name.
+fn begin_of_last(rest: &str) -> usize {
+    let address = rest.find("://").or_else(|| rest.find("unix:/"));
+    let before = &rest[..address.unwrap_or(rest.len())];
+    before.rfind('/').map_or(0, |slash| slash + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// F67: whose a key is.
+    #[test]
+    fn tells_names_below_from_addresses() {
+        let shop = Target::parse("shop").unwrap();
+        for (key, address, expected) in [
+            ("shop/10.0.0.5:1", Some("10.0.0.5:1"), None),
+            ("shop/[::1]:1", Some("[::1]:1"), None),
+            ("shop/unix:/run/shop.sock", Some("unix:/run/shop.sock"), None),
+            ("shop/https://h:1", Some("https://h:1"), None),
+            ("shop/7587869134094827012", Some("10.0.0.5:1"), None),
+            ("shop/payments/10.0.0.5:1", Some("10.0.0.5:1"), Some("shop/payments")),
+            ("shop/payments/unix:/run/shop.sock", Some("unix:/run/shop.sock"), Some("shop/payments")),
+            ("shop/payments/7587869134094827012", Some("10.0.0.5:1"), Some("shop/payments")),
+            ("shop/a/b/10.0.0.5:1", Some("10.0.0.5:1"), Some("shop/a/b")),
+            ("shop/10.0.0.5:1", None, None),
+            ("shop/unix:/run/shop.sock", None, None),
+            ("shop/grpc://10.0.0.5:1", None, None),
+            ("shop/providers/grpc://10.0.0.5:1", None, Some("shop/providers")),
+            ("shop/payments/10.0.0.5:1", None, Some("shop/payments")),
+            ("shop/payments/unix:/run/shop.sock", None, Some("shop/payments")),
+            ("shop/", None, None),
+            ("shop//", None, None),
+            ("shopping/x/y", None, None),
+            ("shop", None, None),
+        ] {
+            let instances: Vec<_> = address.map(|address| Instance::new(address).unwrap()).into_iter().collect();
+            assert_eq!(nested_name(&shop, key, &instances), expected, "{key} {address:?}");
+        }
+    }
+
+    #[test]
+    fn knows_the_names_above() {
+        assert_eq!(parent_names("a/b/c").collect::<Vec<_>>(), ["a/b", "a"]);
+        assert_eq!(parent_names("/web/x").collect::<Vec<_>>(), ["/web"]);
+        assert_eq!(parent_names("/web").count() + parent_names("web").count(), 0);
+    }
+}
