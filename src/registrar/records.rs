@@ -36,7 +36,7 @@ pub(super) fn records(
     Ok(vec![Arc::new(record)])
 }
 
-/// Runs the codec, which is user code and may panic ([`Caught`](crate::codec::Caught) turns that
+/// Runs the codec, which is user code and may panic ([`CatchPanics`](crate::codec::CatchPanics) turns that
 /// into an error), and checks what it wrote: at least one record, each under the service's prefix,
 /// no key twice, none too large.
 fn encode(codec: &dyn Codec, target: &Target, instance: &Instance) -> Result<Vec<Record>, Error> {
