@@ -13,7 +13,7 @@ use tokio_stream::StreamExt;
 use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
-use tonic_etcd::{Registrar, ServeControl, ServeState};
+use tonic_etcd::{Instance, Registrar, ServeControl, ServeState};
 
 #[derive(Parser)]
 struct Options {
@@ -79,7 +79,7 @@ async fn print_states(control: ServeControl, service: String) {
         match state {
             ServeState::Serving if control.ready(Duration::MAX).await.is_ok() => {
                 let instance = control.instance();
-                for address in instance.iter().flat_map(|instance| instance.addresses()) {
+                for address in instance.iter().flat_map(Instance::addresses) {
                     println!("registered {service}/{address}");
                 }
             }

@@ -139,6 +139,26 @@ impl ServerCertVerifier for Panics {
     }
 }
 
+/// A record without a scheme does not make a channel with TLS call in plain text, unless the channel leaves that to the records.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_channel_with_tls_calls_nobody_in_plain_text() {
+    let authority = Authority::new();
+    let plain = server();
+    let port = authority.guard_at(plain, &[b"h2"]).await;
+    // As Go's servers register, and ours without `Serve::https`.
+    assert_eq!(greet(trusting(&authority), &format!("localhost:{port}")).await.unwrap(), "Hello world");
+    let status = greet(trusting(&authority), &plain.to_string()).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    assert!(status.message().contains("TLS: "), "{status}");
+
+    let builder = BalancedChannel::builder().tls_for_https(trusting(&authority));
+    for address in [plain.to_string(), format!("https://localhost:{port}")] {
+        let change = Ok::<_, Infallible>(Change::Insert((), Instance::new(address).unwrap()));
+        let channel = builder.clone().build_with_discovery("greeter", tokio_stream::iter([change])).unwrap();
+        GreeterClient::new(channel).say_hello(HelloRequest { name: "world".into() }).await.unwrap();
+    }
+}
+
 /// F14: a verifier that panics costs one attempt to connect.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_verifier_that_panics_costs_one_attempt() {

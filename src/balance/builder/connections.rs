@@ -222,12 +222,30 @@ impl BalancedChannelBuilder {
         self
     }
 
-    /// TLS for servers that are registered as `https`. Without it their connections fail; they are
-    /// never called in plain text. See [`ClientTls`] for certificates that are renewed.
+    /// Calls every server over TLS, whatever scheme its record has, as the channel credentials of gRPC do. By default a server is
+    /// called over TLS where its record says `https`, which then fails, and in plain text otherwise.
+    ///
+    /// A server that does not speak TLS is never called: a record that was written without a scheme, by mistake or by somebody
+    /// else, does not make calls go in plain text. In a mixed fleet this is the way to TLS, because Go's clients of etcd's
+    /// naming do not understand records with a scheme. Unix sockets are called in plain text: they do not leave the host.
+    ///
+    /// See [`ClientTls`] for certificates that are renewed, and [`tls_for_https`](Self::tls_for_https) for a fleet in which some
+    /// servers have no TLS.
     #[cfg(feature = "_tls")]
     #[cfg_attr(docsrs, doc(cfg(any(feature = "tls-ring", feature = "tls-aws-lc"))))]
     pub fn tls(mut self, tls: ClientTls) -> Self {
         self.tls = Some(tls);
+        self.settings.tls_only = true;
+        self
+    }
+
+    /// Calls servers over TLS whose records say `https`, and the others in plain text. For a fleet that is on its way to TLS:
+    /// whoever may write a record decides how a server is called.
+    #[cfg(feature = "_tls")]
+    #[cfg_attr(docsrs, doc(cfg(any(feature = "tls-ring", feature = "tls-aws-lc"))))]
+    pub fn tls_for_https(mut self, tls: ClientTls) -> Self {
+        self.tls = Some(tls);
+        self.settings.tls_only = false;
         self
     }
 

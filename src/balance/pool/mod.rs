@@ -229,6 +229,8 @@ impl Pool {
             }
             AddressChange::Present { address, value: instance, .. } => {
                 let authority = address.parsed_authority().clone();
+                let is_secure = address.is_secure() || self.shared.settings.tls_only && address.unix_path().is_none();
+                let address = Address::from_parts(authority.clone(), is_secure);
                 match self.entries.get_mut(&authority) {
                     Some(entry) if *entry.subchannel.address() == address => entry.instance = instance,
                     _ => {

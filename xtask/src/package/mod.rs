@@ -32,7 +32,7 @@ pub(crate) fn run(workspace: &Workspace, tools: &Tools) -> Result<ExitCode> {
     let project = project::write(workspace, &place.join("greeter"), &package)?;
     project.build(workspace, tools)?;
     println!("running its server and its client");
-    project.run(workspace, tools)?;
+    project::Project::run(workspace, tools)?;
     println!("package: the project of README.md builds and runs with {}", workspace.show(&package));
     Ok(ExitCode::SUCCESS)
 }

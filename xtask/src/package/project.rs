@@ -63,7 +63,7 @@ impl Project {
     }
 
     /// Starts an etcd, the server and the client; the client must be answered, and the server must leave the directory.
-    pub(super) fn run(&self, workspace: &Workspace, tools: &Tools) -> Result<()> {
+    pub(super) fn run(workspace: &Workspace, tools: &Tools) -> Result<()> {
         let etcd = Etcd::builder().binary(&tools.etcd.path).try_start()?;
         let program = |name: &str| Command::new(Self::target(workspace).join("debug").join(name));
         let endpoint = ["--etcd", &etcd.endpoint()].map(str::to_owned);
