@@ -235,3 +235,15 @@ async fn with_tls_settings_nobody_is_spoken_to_without() {
     dns.set(SECURE, [at(&etcd)]);
     says(&resolution, "TLS").await;
 }
+
+/// SRV: the error of a DNS server that does not answer names the names that were looked up, and no others.
+#[cfg(feature = "tls-ring")]
+#[tokio::test]
+async fn an_error_names_what_was_looked_up() {
+    let dns = Answerer::start().await;
+    dns.mood(Mood::Silent);
+    let resolution = resolve(options(&dns).tls(tonic_etcd::ClientTls::new()));
+    says(&resolution, "no answer within").await;
+    let error = resolution.last_error().unwrap().to_string();
+    assert!(error.contains(SECURE) && !error.contains(PLAIN), "{error}");
+}

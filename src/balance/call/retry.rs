@@ -193,12 +193,17 @@ pub(crate) fn with_leading_slash(method: String) -> String {
 pub(crate) fn check_method(setting: &'static str, path: &str) -> Result<(), Error> {
     let rest = path.strip_prefix('/').unwrap_or(path);
     match rest.split_once('/') {
-        Some((service, _)) if !service.is_empty() => Ok(()),
+        Some((service, method)) if is_name(service) && (method.is_empty() || is_name(method)) => Ok(()),
         _ => {
             let reason = "write \"/package.Service/Method\", or \"/package.Service/\" for all of a service";
             Err(Error::invalid(setting, path, reason))
         }
     }
+}
+
+/// Whether a name can stand in a path. A pattern such as `*` would match nothing, and nobody would notice.
+fn is_name(text: &str) -> bool {
+    !text.is_empty() && !text.contains(['/', '*', '?', '#']) && !text.contains(|letter: char| letter.is_whitespace())
 }
 
 /// What a response says about another attempt (`grpc-retry-pushback-ms`).
@@ -271,6 +276,17 @@ impl RetryBudget {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pattern_that_can_match_no_method_is_refused() {
+        for method in ["/a.B/*", "/a.B/One/Two", "/a B/One", "One", "/", "//One", "/a.B/One?x"] {
+            let error = RetryPolicy::new().repeatable(method).check().unwrap_err();
+            assert!(error.is_invalid_argument(), "{method}: {error}");
+        }
+        for method in ["/a.B/One", "a.B/One", "/a.B/"] {
+            RetryPolicy::new().repeatable(method).check().unwrap();
+        }
+    }
 
     #[test]
     fn methods_are_declared_one_by_one_or_by_service() {

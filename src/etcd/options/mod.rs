@@ -132,8 +132,9 @@ impl EtcdOptions {
     /// search domains of the system's `resolv.conf`.
     ///
     /// **TLS.** Where TLS settings are given, only `https` members are looked up: DNS is not
-    /// protected and must not lead to a member without TLS. Without settings both kinds are, and
-    /// `https` members are verified by the root certificates of the enabled features. A certificate
+    /// protected and must not lead to a member without TLS. Without settings, `http` members are, and
+    /// `https` members too where a feature gives root certificates to verify them
+    /// (`tls-native-roots`, `tls-webpki-roots`). A certificate
     /// must hold the host name of the record. `ClientTls::server_name` with the domain asks for the
     /// domain instead, as `etcdctl --insecure-discovery=false` does.
     ///

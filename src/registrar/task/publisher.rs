@@ -44,6 +44,8 @@ impl StateChange {
 struct LogEvent {
     status: RegistrationStatus,
     service: String,
+    /// The keys of the instance: they tell two servers of one service apart.
+    keys: Vec<String>,
     /// In hexadecimal, as `etcdctl` prints it.
     lease: Option<String>,
     error: Option<String>,
@@ -84,6 +86,7 @@ impl StatePublisher {
         let event = is_logged.then(|| LogEvent {
             status,
             service: entry.target.name().to_owned(),
+            keys: entry.shown_keys().collect(),
             lease: machine.lease().map(|id| format!("{id:x}")),
             error: why.as_ref().map(ToString::to_string),
         });
@@ -120,19 +123,19 @@ impl LogEvent {
     /// Logs the change. States between two others (`Pending`, `Updating`, `Renewing`) are not
     /// logged: what fails is logged with the request.
     fn log(self) {
-        let Self { status, service, lease, error } = self;
+        let Self { status, service, keys, lease, error } = self;
         match status {
-            RegistrationStatus::Registered => tracing::info!(parent: None, service, lease, "registered"),
+            RegistrationStatus::Registered => tracing::info!(parent: None, service, ?keys, lease, "registered"),
             RegistrationStatus::Lost => {
-                tracing::warn!(parent: None, service, error, "registration lost, registering again");
+                tracing::warn!(parent: None, service, ?keys, error, "registration lost, registering again");
             }
             RegistrationStatus::Held => {
                 tracing::warn!(parent: None, service, error, "key held by another instance, waiting for it");
             }
             RegistrationStatus::Paused => {
-                tracing::info!(parent: None, service, reason = error, "registration paused");
+                tracing::info!(parent: None, service, ?keys, reason = error, "registration paused");
             }
-            RegistrationStatus::Closed => tracing::info!(parent: None, service, "deregistered"),
+            RegistrationStatus::Closed => tracing::info!(parent: None, service, ?keys, "deregistered"),
             RegistrationStatus::Pending | RegistrationStatus::Updating | RegistrationStatus::Renewing => {}
         }
     }

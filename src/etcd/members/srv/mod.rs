@@ -130,8 +130,12 @@ impl Core {
                 look_up(wants_secure.then_some(&*secure), &srv.servers),
             )
         };
-        let limit = || SrvAnswer::Failed(format!("no answer within {} ms", LOOKUP_TIMEOUT.as_millis()));
-        let (of_plain, of_secure) = timeout(LOOKUP_TIMEOUT, both).await.unwrap_or_else(|_| (limit(), limit()));
+        let unanswered = |is_wanted: bool| match is_wanted {
+            true => SrvAnswer::Failed(format!("no answer within {} ms", LOOKUP_TIMEOUT.as_millis())),
+            false => SrvAnswer::NotAsked,
+        };
+        let answers = timeout(LOOKUP_TIMEOUT, both).await;
+        let (of_plain, of_secure) = answers.unwrap_or_else(|_| (unanswered(wants_plain), unanswered(wants_secure)));
         last.read = Some(Instant::now());
         let ttl = of_plain.ttl().into_iter().chain(of_secure.ttl()).min();
         let mut failures = Vec::new();
