@@ -31,11 +31,34 @@
 //! # }
 //! ```
 //!
+//! # A health check of your own
+//!
+//! [`Serve::healthy_when`](crate::Serve::healthy_when) repeats a check and takes the server out of the directory while it fails.
+//! One failure is enough; one success brings it back. Check what this server alone depends on: where a database that all servers
+//! share is part of the check, its failure takes all of them out at once, and clients fail with "none is registered".
+//!
+//! ```no_run
+//! # async fn serve(
+//! #     registrar: tonic_etcd::Registrar, router: tonic::transport::server::Router, listener: tokio::net::TcpListener,
+//! # ) -> Result<(), tonic_etcd::Error> {
+//! # let shutdown = std::future::pending();
+//! use std::time::Duration;
+//!
+//! async fn disk_is_writable() -> std::io::Result<()> {
+//!     tokio::task::spawn_blocking(|| std::fs::write("/var/lib/greeter/probe", b"")).await?
+//! }
+//!
+//! let serve = registrar.service("greeter").healthy_when(Duration::from_secs(1), disk_is_writable);
+//! serve.serve(router, listener, shutdown).await
+//! # }
+//! ```
+//!
 //! # Your own routes
 //!
-//! tonic's `Routes` are an axum router, so routes for probes or metrics can be added.
-//! `accept_http1` accepts clients that speak HTTP/1.1.
-//! [`ServeControl::is_ready`](crate::ServeControl::is_ready) is the flag for a readiness probe.
+//! tonic's `Routes` are an axum router (0.8, the release that tonic 0.14 is built on), so routes for probes or metrics can be
+//! added. `accept_http1` accepts clients that speak HTTP/1.1.
+//! [`ServeControl::is_ready`](crate::ServeControl::is_ready) is the flag for a readiness probe. tonic answers a path that no service
+//! has with HTTP status 200 and `grpc-status: 12`: a probe with a mistyped path always passes.
 //!
 //! ```no_run
 //! # async fn serve(
@@ -76,7 +99,8 @@
 //!
 //! # Several services, several listeners
 //!
-//! [`Serve::service`](crate::Serve::service) adds another service of the same server. Each listener
+//! [`Serve::service`](crate::Serve::service) registers the same server under another name as well, such as the second of two
+//! services that were added to its router. Each listener
 //! needs a [`Serve`](crate::Serve) of its own; all of one [`Registrar`](crate::Registrar) share its
 //! lease. Only clients on this host can reach a Unix socket, and they call it only if
 //! [`ResolverBuilder::unix_sockets`](crate::ResolverBuilder::unix_sockets) allows it.
@@ -135,6 +159,55 @@
 //! ```
 //!
 //! Clients set their certificate with `ClientTls::identity`, in `BalancedChannelBuilder::tls`.
+//!
+//! In a fleet with Go clients leave out [`Serve::https`](crate::Serve::https): etcd's Go resolver does not understand addresses with
+//! a scheme. Rust clients with `BalancedChannelBuilder::tls` call every server over TLS, whatever its record says.
+//!
+//! # A server's certificates that are renewed
+//!
+//! tonic's `ServerTlsConfig` is fixed while the server lives. A server whose files are renewed accepts TLS by itself: each
+//! connection gets the certificates that are there when it is accepted, and open connections stay. The calls on such connections are
+//! known without [`Serve::count_calls`](crate::Serve::count_calls).
+//!
+//! ```no_run
+//! # #[cfg(feature = "_tls")]
+//! # async fn serve(
+//! #     registrar: tonic_etcd::Registrar, router: tonic::transport::server::Router, listener: tokio::net::TcpListener,
+//! # ) -> Result<(), Box<dyn std::error::Error>> {
+//! # let shutdown = std::future::pending();
+//! use std::{error::Error, io, sync::Arc, time::Duration};
+//! use tokio_rustls::TlsAcceptor;
+//! use tonic_etcd::rustls::ServerConfig;
+//! use tonic_etcd::rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+//!
+//! fn acceptor() -> Result<TlsAcceptor, Box<dyn Error>> {
+//!     let chain = CertificateDer::pem_file_iter("server.pem")?.collect::<Result<_, _>>()?;
+//!     let key = PrivateKeyDer::from_pem_file("server.key")?;
+//!     let mut config = ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key)?;
+//!     config.alpn_protocols = vec![b"h2".to_vec()];
+//!     Ok(TlsAcceptor::from(Arc::new(config)))
+//! }
+//!
+//! let mut last = acceptor()?;
+//! let (accepted, incoming) = tokio::sync::mpsc::channel(16);
+//! tokio::spawn(async move {
+//!     while let Ok((socket, _)) = listener.accept().await {
+//!         // Files that are being replaced may not fit together: the last ones serve meanwhile.
+//!         acceptor().into_iter().for_each(|acceptor| last = acceptor);
+//!         let (accepted, handshake) = (accepted.clone(), last.accept(socket));
+//!         tokio::spawn(async move {
+//!             if let Ok(Ok(stream)) = tokio::time::timeout(Duration::from_secs(10), handshake).await {
+//!                 let _ = accepted.send(Ok::<_, io::Error>(stream)).await; // fails once the server has ended
+//!             }
+//!         });
+//!     }
+//! });
+//! let incoming = tokio_stream::wrappers::ReceiverStream::new(incoming);
+//! let serve = registrar.service("greeter").https().advertise("greeter.example.org:50051");
+//! serve.serve_with_incoming(router, incoming, shutdown).await?;
+//! # Ok(())
+//! # }
+//! ```
 //!
 //! # systemd
 //!

@@ -26,7 +26,8 @@ use crate::target::Target;
 /// **Written**: `Metadata` is `null`, or
 /// `{"weight":…,"zone":…,"version":…,"id":…,"draining":true,"metadata":{…}}` without the parts that
 /// are not set. An `https` address is written with its scheme, which Go's resolver does not
-/// understand: in a mixed fleet register `host:port` and turn TLS on at the clients.
+/// understand: in a mixed fleet register `host:port`, and call all servers over TLS with
+/// `BalancedChannelBuilder::tls`.
 ///
 /// **Read**, as Go's `encoding/json` does: field names without regard to case; of two fields with
 /// one name the later one; unknown fields are ignored; invalid UTF-8 and lone surrogates become
