@@ -92,9 +92,10 @@ impl ChannelUpdates {
                 changes.extend((after..before).map(|index| Change::Remove((entry.key().into(), index))));
             }
         }
+        let state = view.state();
         self.seen = view.snapshot;
-        let known = view.state != ResolutionState::Unresolved;
-        let trouble = match view.state {
+        let known = state != ResolutionState::Unresolved;
+        let trouble = match state {
             ResolutionState::Unresolved | ResolutionState::Stale { .. } => {
                 view.error.map(|error| format!("{error:?}").into())
             }

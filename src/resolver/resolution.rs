@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch::Receiver;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use crate::error::Error;
 use crate::resolver::WatchedService;
@@ -65,8 +65,8 @@ pub enum ResolutionState {
     /// No watch reports changes. The last snapshot stays, and the resolver retries.
     #[non_exhaustive]
     Stale {
-        /// When etcd was last heard.
-        since: Instant,
+        /// The time since etcd was last heard.
+        age: Duration,
     },
 }
 
@@ -92,7 +92,7 @@ impl Resolution {
         if self.seen.has_changed().is_err() {
             return ResolutionState::Closed;
         }
-        self.seen.borrow().state
+        self.seen.borrow().state()
     }
 
     /// The last failure of etcd. `None` while all is well: a watch is open, and the last list was
@@ -128,7 +128,7 @@ impl Resolution {
         let (mut seen, probe) = (self.seen.clone(), &self.service.probe);
         let before = probe.turns.now();
         probe.wake.notify_one();
-        let resolved = timeout(within, seen.wait_for(|view| view.state != ResolutionState::Unresolved)).await;
+        let resolved = timeout(within, seen.wait_for(|view| view.state() != ResolutionState::Unresolved)).await;
         match resolved {
             Ok(Ok(view)) => Ok(view.snapshot.clone()),
             Ok(Err(_)) => Err(Error::closed("the resolution")),
@@ -148,7 +148,7 @@ impl fmt::Debug for Resolution {
         // Not borrowed while the formatter runs: it is foreign code.
         let (state, instances) = {
             let view = self.seen.borrow();
-            (view.state, view.snapshot.len())
+            (view.state(), view.snapshot.len())
         };
         f.debug_struct("Resolution")
             .field("target", &self.target.to_string())

@@ -42,15 +42,22 @@ pub(super) struct View {
     /// The instances.
     pub(super) snapshot: Arc<Snapshot>,
     /// Whether they are what etcd holds.
-    pub(super) state: ResolutionState,
+    state: ResolutionState,
+    /// When etcd was last heard, while the snapshot is stale.
+    stale_since: Option<Instant>,
     /// The last failure, while something is wrong.
     pub(super) error: Option<Error>,
 }
 
 impl View {
+    /// The state, with the present age of a stale snapshot.
+    pub(super) fn state(&self) -> ResolutionState {
+        self.stale_since.map_or(self.state, |since| ResolutionState::Stale { age: since.elapsed() })
+    }
+
     /// The view before the first response of etcd.
     pub(super) fn unresolved() -> Self {
-        Self { snapshot: Arc::default(), state: ResolutionState::Unresolved, error: None }
+        Self { snapshot: Arc::default(), state: ResolutionState::Unresolved, stale_since: None, error: None }
     }
 }
 
@@ -309,11 +316,15 @@ impl Task {
     /// nothing.
     fn publish(&mut self, changed: bool) {
         let now = self.epoch.elapsed();
+        let mut stale_since = None;
         let state = match self.machine.status(now) {
             WatchStatus::Unresolved => ResolutionState::Unresolved,
             WatchStatus::Current if self.machine.snapshot().is_empty() => ResolutionState::ConfirmedEmpty,
             WatchStatus::Current => ResolutionState::Current,
-            WatchStatus::Stale { since } => ResolutionState::Stale { since: self.epoch + since },
+            WatchStatus::Stale { since } => {
+                stale_since = Some(self.epoch + since);
+                ResolutionState::Stale { age: Duration::ZERO } // the present one is computed when it is read
+            }
         };
         let watching = self.machine.is_watching();
         if watching && self.logged_failure.take().is_some() {
@@ -330,7 +341,7 @@ impl Task {
                 (Some(before), Some(now)) => before.is_same(now),
                 (before, now) => before.is_none() == now.is_none(),
             };
-            told && state == before.state
+            told && (state, stale_since) == (before.state, before.stale_since)
         };
         if !changed && told {
             return;
@@ -341,7 +352,7 @@ impl Task {
         }
         let revision_alone = !changed && before.revision() == self.machine.snapshot().revision();
         let snapshot = if revision_alone { before } else { Arc::new(self.machine.snapshot().clone()) };
-        self.views.send_replace(View { snapshot, state, error: self.error.clone() });
+        self.views.send_replace(View { snapshot, state, stale_since, error: self.error.clone() });
     }
 }
 
