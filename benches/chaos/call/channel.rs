@@ -11,7 +11,8 @@ use tonic::{Response, Status};
 use tonic_etcd::policy::{LeastRequest, PeakEwma, PickFirst, RoundRobin};
 use tonic_etcd::{BalancedChannel, Error, KeepAlive, OutlierDetection, Resolution, RetryPolicy, ServerState};
 
-use super::load::InFlight;
+/// How many calls are in flight at each server now.
+pub(crate) type InFlight = Box<dyn Fn() -> Vec<(String, usize)> + Send>;
 
 /// Whose channel makes the calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -10,7 +10,7 @@ use greeter_proto::HelloRequest;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{sleep, timeout};
 
-use super::channel::Greet;
+use super::channel::{Greet, InFlight};
 use super::tally::{Tally, total};
 use super::usage;
 use crate::outcome::{Outcome, STEP_MS};
@@ -19,9 +19,6 @@ use crate::outcome::{Outcome, STEP_MS};
 const GRACE: Duration = Duration::from_secs(2);
 /// Between two looks at the calls in flight.
 const LOOK: Duration = Duration::from_micros(100);
-
-/// How many calls are in flight at each server now.
-pub(crate) type InFlight = Box<dyn Fn() -> Vec<(String, usize)> + Send>;
 
 /// What is to be called, and for how long.
 pub(crate) struct Load {
