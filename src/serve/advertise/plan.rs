@@ -408,7 +408,7 @@ mod tests {
             (&["host"], &none, BoundAddress::Unknown, "no port"),
             (&["10.0.0.7"], &none, BoundAddress::Unix("/run/g".into()), "no port"),
             (&["host:0"], &none, tcp("10.0.0.5:7"), "not a number from 1"),
-            (&["a,b"], &none, tcp("10.0.0.5:7"), "one address at a time"),
+            (&["a,b"], &none, tcp("10.0.0.5:7"), "only one address"),
             (&[], &environment(Some("host:x"), None), tcp("10.0.0.5:7"), "TONIC_ETCD_ADVERTISE"),
             (&[], &environment(Some("0.0.0.0"), None), tcp("10.0.0.5:7"), "TONIC_ETCD_ADVERTISE"),
             (&[], &environment(None, Some("no ip")), tcp("0.0.0.0:7"), "POD_IP"),
