@@ -66,7 +66,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         service = service.advertise(address);
     }
     let states = tokio::spawn(print_states(service.control(), options.service));
-    // Serves, registers; at the signal leaves the directory, lets clients see that, finishes the calls in flight.
+    // Serves and registers. At the signal: deregisters, waits 1 s, finishes the calls in flight.
     service.serve(router, listener, shutdown).await?;
     states.await?;
     println!("stopped");
@@ -75,15 +75,17 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
 async fn print_states(control: ServeControl, service: String) {
     let mut states = control.states();
+    let mut is_registered = false;
     while let Some(state) = states.next().await {
         match state {
-            ServeState::Serving if control.ready(Duration::MAX).await.is_ok() => {
-                let instance = control.instance();
+            ServeState::Serving => {
+                is_registered = control.ready(Duration::MAX).await.is_ok();
+                let instance = control.instance().filter(|_| is_registered);
                 for address in instance.iter().flat_map(Instance::addresses) {
                     println!("registered {service}/{address}");
                 }
             }
-            ServeState::Draining { why: None, .. } => println!("deregistered"),
+            ServeState::Draining { why: None, .. } if is_registered => println!("deregistered"),
             ServeState::Starting { why: Some(error), .. } | ServeState::Draining { why: Some(error), .. } => {
                 eprintln!("{error}");
             }

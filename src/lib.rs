@@ -55,18 +55,19 @@
 //! # async fn server(greeter: impl Greeter) -> Result<(), Box<dyn std::error::Error>> {
 //! let listener = tokio::net::TcpListener::bind("0.0.0.0:50051").await?;
 //! let router = tonic::transport::Server::builder().add_service(GreeterServer::new(greeter));
-//! let shutdown = async { tokio::signal::ctrl_c().await.unwrap_or_default() };
+//! let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+//! let shutdown = async move { drop(terminate.recv().await) }; // Ctrl-C too: see `examples/greeter_server.rs`
 //! let registrar = tonic_etcd::Registrar::connect_lazy(["http://127.0.0.1:2379"])?;
 //! registrar.service("greeter").serve(router, listener, shutdown).await?;
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! [`Serve`] registers the server once it accepts connections. At shutdown it deregisters first, waits until clients have seen
-//! that, and then finishes the calls in flight. The page [`serving`] shows it beside health checks, reflection, axum, tonic-web,
+//! [`Serve`] registers the server once it accepts connections. At shutdown it deregisters first, waits for 1 s so that clients
+//! can see that, and then finishes the calls in flight. The page [`serving`] shows it beside health checks, reflection, axum, tonic-web,
 //! TLS, several listeners, systemd and signals.
 //!
-//! Where a server has a life of its own, use [`Registrar::register`]. Keep this order: listen, register, …, deregister, wait a
+//! A program that starts and stops its server itself uses [`Registrar::register`]. Keep this order: listen, register, …, deregister, wait a
 //! second, stop. Keep the [`Registration`] in a variable with a name, because a registration that is dropped deregisters. Before
 //! `main` returns, wait for [`Registration::deregister`], or for [`Registrar::close`], which ends all registrations. A
 //! registration that is still there when the runtime ends stays in etcd until its lease ends (15 s by default), and clients call
@@ -79,25 +80,28 @@
 //! 1. the address given to [`Serve::advertise`];
 //! 2. the environment variable `TONIC_ETCD_ADVERTISE`: `host` or `host:port`, several separated by commas;
 //! 3. the address that the server listens on, if it is a single one that other hosts can reach;
-//! 4. where the server listens on all interfaces, `POD_IP`: of several addresses the first whose family is listened on;
-//! 5. else the address of the interface that reaches etcd.
+//! 4. if the server listens on all interfaces: the environment variable `POD_IP`, the first of its addresses whose family the
+//!    server listens on. Set it in the pod's manifest from `status.podIP`. If it holds no such address, `serve` fails;
+//! 5. if `POD_IP` is not set: the address of the interface that reaches etcd.
 //!
-//! A loopback address or a Unix socket is registered only where etcd is on the same host, or where it is given explicitly.
+//! A loopback address or a Unix socket is registered only if every endpoint of etcd is on this host, or if 1. or 2. names it.
 //!
 //! ## Who owns a key
 //!
-//! Each key carries the lease of its registrar, and the id of its instance where it has one. [`Conflict`] decides what happens where
-//! another instance holds a key. By default the last registration wins, so that a server that crashed is back at once. A key is
-//! not a lock: a server that is cut off from etcd believes that it is registered until its lease would have ended.
+//! Each key has the lease of its registrar, and its value has the id of the instance, if one is set. [`Conflict`] decides what
+//! happens if another instance holds a key. By default the last registration wins, so that a server that crashed is back at once. A
+//! key is not a lock: a server that is cut off from etcd believes that it is registered until its lease would have ended, and
+//! another registration may overwrite the key at any time.
 //!
 //! # When etcd is unavailable
 //!
 //! [`Resolver::connect_lazy`], [`Resolver::resolve`], [`Registrar::connect_lazy`] and [`Registrar::register`] return immediately.
-//! They fail for invalid arguments only, and connect in the background until it succeeds. [`Resolver::connect`],
+//! They never fail because etcd is unavailable, only for an invalid argument,
+//! outside a tokio runtime, or after [`Registrar::close`]. They connect in the background and retry until it succeeds. [`Resolver::connect`],
 //! [`Registrar::connect`], [`Resolution::ready`] and [`Registration::ready`] wait, for programs that want to fail early.
 //!
 //! The last snapshot stays in use while etcd is unavailable. [`ResolutionState`] tells whether it is current or stale, whether
-//! etcd has confirmed that there are no servers, or whether etcd has not answered yet. [`Resolution::last_error`] gives the reason.
+//! etcd has confirmed that there are no servers that can be read, or whether etcd has not answered yet. [`Resolution::last_error`] gives the reason.
 //!
 //! The first retry follows immediately. Later ones wait 100 ms to 0.8 s during the first minute of an outage and up to 5 s after
 //! it, always with jitter.
@@ -105,26 +109,29 @@
 //! | event | what happens |
 //! |---|---|
 //! | a watch breaks | It is resumed at the revision after the last event. |
-//! | etcd has compacted that revision, was wiped, or was restored from a snapshot | The prefix is listed again, and the differences are reported as changes. |
+//! | etcd has compacted that revision, was wiped, or was restored from a snapshot | The prefix is listed again, and the differences are reported as changes. After a wipe the set is empty until the servers have registered again, and the revision falls. |
 //! | a watch is silent for 5 s | etcd is asked for a progress notification; a watch stream that does not answer within 3 s is replaced. |
 //! | a member of etcd is down, frozen or a learner | Requests go to another member. |
 //! | one request is slow | Nothing else is affected: no connection, lease or watch ends because of it. |
-//! | a lease is lost | The registrar grants another one and puts its keys again, for as long as that takes. |
-//! | a key is deleted or overwritten by hand | The registrar puts it again, immediately where its role may watch the key. |
-//! | a put arrives late, after its registration has left | Its lease has been revoked, so it is refused. |
+//! | a lease is lost | The registrar requests another one and puts its keys again. It retries until it succeeds. |
+//! | a key is deleted or overwritten by hand | The registrar puts it again: immediately, or within a minute if its role may not watch the key. |
+//! | a put arrives late, after its registration has left | Its lease was replaced and revoked, so etcd refuses it. The other registrations are under another lease by then. |
 //!
 //! # When a server is unavailable
 //!
 //! | event | what happens |
 //! |---|---|
 //! | a server is not connected | It is not picked. |
-//! | a server provably did not process a call (refused stream, GOAWAY, connect error) | The call goes to another server, always. |
+//! | a server provably did not process a call (it was not sent, its stream was refused, or it is above the last stream id of a GOAWAY) | The call goes to another server without being declared repeatable, within its deadline. |
 //! | a connection is lost while a call is in flight | The call fails with `UNAVAILABLE`, unless [`RetryPolicy`] declares its method repeatable. [`CallError`] names the server. |
-//! | a server fails its calls, or holds them until the callers give up | It gets fewer calls under `LeastRequest` and `PeakEwma`. [`OutlierDetection`] takes it out entirely, where it is set. |
-//! | a server is frozen | It keeps the calls it has until [`KeepAlive`] detects it (20 s + 10 s by default), its lease ends, or the deadlines pass. |
+//! | a server fails its calls, or holds them until the callers give up | It gets fewer calls under `LeastRequest` and `PeakEwma`. [`OutlierDetection`], if it is set, takes it out entirely for a while. |
+//! | a server is frozen | Its calls end when [`KeepAlive`] detects it (20 s + 10 s by default), or at their deadlines. New calls stop then, or as soon as its lease ends (15 s by default). A shorter `KeepAlive`, a shorter [`RegistrarBuilder::ttl`] and `OutlierDetection` with deadlines make that sooner. |
 //! | a server deregisters | It gets no new calls. Calls in flight go on to their end. |
 //!
 //! [`BalancedChannel::servers`] shows the state of each server.
+//!
+//! [`Resolution::state`] tells whether the set is stale: a program that built its channel by [`Resolver::channel`] gets the
+//! resolution of the same service from [`Resolver::resolve`], which shares the watch.
 //!
 //! Give each call a deadline ([`tonic::Request::set_timeout`] or [`BalancedChannelBuilder::timeout`]). Without one, a call waits
 //! without limit for a server that has accepted it and does not answer. The deadline covers waiting, attempts and streamed
@@ -134,13 +141,13 @@
 //!
 //! By default etcd's own gRPC naming, which etcd's Go client reads and writes: one key for each server address, below the name of
 //! the service: `greeter/10.0.0.5:50051` = `{"Op":0,"Addr":"10.0.0.5:50051","Metadata":null}`. Plain values (`host:port`,
-//! `http://host:port`, `https://host:port`) are read too. The module [`codec`] has the formats, and takes one of your own. [`Target`]
-//! says how services are named; targets are read as Go reads them.
+//! `http://host:port`, `https://host:port`) are read too. The formats are in the module [`codec`]; its trait takes one of your own.
+//! [`Target`] says how services are named. Targets are read as Go reads them.
 //!
 //! A record that cannot be read, or whose address cannot be called (`0.0.0.0`, multicast), is reported once and left out. The
-//! other records are not affected. Unix sockets out of etcd are called only where [`ResolverBuilder::unix_sockets`] allows it.
+//! other records are not affected. Unix sockets named in etcd are called only if [`ResolverBuilder::unix_sockets`] allows it.
 //!
-//! Weights and flags are read in any case and form (`"Weight":9`, `"9"`, `9.0`). A weight of 0 means "not set", because Go writes it
+//! Weights and flags are read in the cases and forms that [`codec::GrpcNaming`] lists (`"Weight":9`, `"9"`, `9.0`). A weight of 0 means "not set", because Go writes it
 //! for a field that is not set. A server that is to get no new calls sets `draining`. A server without a weight counts as the mean of
 //! the others (gRFC A58).
 //!
@@ -149,16 +156,17 @@
 //! A Go client of a service whose name has a slash must set its authority (`grpc.WithAuthority("greeter")`): it sends the name with
 //! its slashes escaped, and tonic servers refuse that with `PROTOCOL_ERROR`.
 //!
-//! Where etcd's authentication is on, a resolver needs the role `read` on the prefix with its slash (`greeter/`), and a registrar
-//! `readwrite`. With `write` alone a registrar works too, but it cannot see whether another registrar has put its key: where it
-//! deregisters, it deletes the key in any case.
+//! If authentication is on in etcd, a resolver needs the permission `read` on the prefix with its slash (`greeter/`), and a
+//! registrar `readwrite`. With `write` only, a registrar works too. It then cannot see that another registrar has overwritten its
+//! key, and deletes that key when it deregisters.
 //!
 //! # Certificates that are renewed
 //!
 //! `ClientTls` takes paths or a function, for etcd and for servers alike. Each new connection uses the certificates that are there
-//! then; open connections stay. Where files cannot be read, or do not belong together, the last good ones stay in use, and a
-//! warning is logged once. A Kubernetes secret that is mounted as a volume (not with `subPath`) needs nothing else. While
-//! authorities change, trust both: first the roots of both everywhere, then the new certificates, then the new root alone.
+//! then. Open connections stay, also beyond the end of their certificates. If files cannot be read, or do not belong together, the
+//! last good ones stay in use, and a warning is logged once. A Kubernetes secret that is mounted as a volume (not with `subPath`)
+//! needs nothing else. To replace a certificate authority: trust both authorities everywhere, then roll out the new certificates,
+//! then remove the old authority. [`serving`] shows a server whose own certificates are renewed.
 //!
 //! # Members of etcd that change
 //!
@@ -173,24 +181,25 @@
 //! # Logging
 //!
 //! The crate logs with [`tracing`](https://docs.rs/tracing). Without a subscriber, such as `tracing_subscriber::fmt::init()`, nobody
-//! sees its warnings. Membership changes are INFO and failures WARN, each kind of failure once. The page [`log_messages`] lists
-//! them, with what to do. A subscriber may use any handle of this crate while it handles an event.
+//! sees its warnings. Membership changes are INFO. Failures are WARN, each kind once until it recovers. A panic in user code that
+//! stops something for good is ERROR. The page [`log_messages`] lists
+//! them, with what to do. A subscriber may call this crate while it handles an event. `fmt::init()` with
+//! the feature `env-filter` of `tracing-subscriber` shows nothing until `RUST_LOG` is set, for example to `info`.
 //!
 //! There are no spans. Events of background work have no parent span and carry the service as a field. Events of a call belong to
 //! the span of its caller.
 //!
 //! # Runtimes
 //!
-//! A tokio runtime works only while it is driven. A `current_thread` runtime is driven inside `block_on` alone. A resolver that is
-//! used from several runtimes has its own watches, connection and token on each. A registrar works on the runtime that registered
-//! first, and on the next one once that has ended. [`Resolution::ready`] and [`Registration::ready`] return an error where the
-//! runtime is not driven.
+//! A `current_thread` runtime runs background tasks only inside `block_on`. A resolver that is used from several runtimes has its own
+//! watches, connection and token on each. A registrar works on the runtime of its first registration, and when that has ended, on the
+//! runtime of the next registration. [`Resolution::ready`] and [`Registration::ready`] return an error if that runtime does not run.
 //!
 //! # Panics in user code
 //!
 //! A panic in a codec, an endpoint configuration, a discovery stream, a connector or a certificate verifier affects only the
 //! record, the server or the connection attempt that it ran for; an event is logged. A panic in a [`policy::Picker`] or in a function
-//! that changes an instance reaches its caller. With `panic = "abort"` each of them ends the process.
+//! that changes an instance reaches its caller; one in a change that was kept until the server is ready is logged. With `panic = "abort"` each of them ends the process.
 //!
 //! # Building
 //!
@@ -203,13 +212,14 @@
 //! | feature | |
 //! |---|---|
 //! | `tls-ring`, `tls-aws-lc` | TLS to etcd and to servers, with one of the two cryptography providers |
-//! | `tls-native-roots`, `tls-webpki-roots` | root certificates, beside one of those |
+//! | `tls-native-roots`, `tls-webpki-roots` | root certificates (needs `tls-ring` or `tls-aws-lc`) |
 //! | `tonic-health` | `Serve::health`: the server's health service decides whether it is in the directory |
 //! | `srv` | `EtcdOptions::srv` and `etcd-srv://` targets: DNS SRV records name the members of etcd |
 //! | `unstable-etcd-client` | `Resolver::new` and others take an `etcd_client::Client`. Exempt from semantic versioning: etcd-client changes its API often |
 //!
-//! No feature is on by default. Without a TLS feature, `https` endpoints of etcd are refused and `https` servers are not called. A
-//! feature adds to the API and changes nothing else.
+//! No feature is on by default, and features are additive. Without a TLS feature, `https` endpoints of etcd are refused and `https`
+//! servers are not called. With one, `https` servers are called over the settings of `BalancedChannelBuilder::tls` or
+//! `tls_for_https`.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod address;

@@ -43,8 +43,9 @@ async fn calls_go_where_etcd_says() {
     );
 
     world.put("greeter/zero", "not an address").await;
-    let unreadable =
-        async || greet(&channel).await.err().filter(|status| status.message().contains("none can be read"));
+    let unreadable = async || {
+        greet(&channel).await.err().filter(|status| status.message().contains("none of its records can be read"))
+    };
     let status = until("word of an unreadable record", unreadable).await;
     assert!(status.message().contains("1 unreadable"), "{status}");
     // The key is mostly an address, and stands in the source.
