@@ -90,6 +90,7 @@ proptest! {
             promises.before(&world, fate);
             world.suffer(fate);
             promises.check(&world);
+            renew_in_time(&mut world);
         }
         // What was given up is still on its way.
         let held = std::mem::take(&mut world.given_up);
@@ -110,6 +111,17 @@ proptest! {
     }
 }
 
+/// No lease ends because its renewals fail for too long: what stood under it would be gone by right.
+fn renew_in_time(world: &mut World) {
+    let mut asked = Vec::new();
+    while let Renewal::Now { lease } = world.machine.renewal(world.now, &asked) {
+        asked.push(lease);
+        if world.etcd.leases.get(&lease).is_some_and(|ends| *ends < world.now + secs(6)) {
+            world.renew(lease, None);
+        }
+    }
+}
+
 /// Nothing is left to do for what has left.
 fn is_clean(world: &World) -> bool {
     let closed = world.machine.registrations.values().filter(|registration| registration.is_closed()).count();
@@ -117,7 +129,7 @@ fn is_clean(world: &World) -> bool {
 }
 
 /// Two registrations stand, and a put of a third, or of what it is changed to, is on its way.
-fn with_a_put(changes: bool) -> (World, Action) {
+pub(super) fn with_a_put(changes: bool) -> (World, Action) {
     let mut world = registered();
     world.suffer(&Fate::Want(2, 1, Conflict::TakeOver));
     world.settle();
@@ -294,52 +306,4 @@ fn a_key_that_another_took_on_the_way_is_left_to_it() {
     world.etcd.events.clear();
     until(&mut world, "left to it", |world| world.machine.status(world.now, 2) == RegistrationStatus::Held);
     assert_eq!(world.etcd.keys[&vec![2]].lease, THEIRS);
-}
-
-/// Another lease is granted, and its answer is lost; a further request for it is refused.
-fn granted_unheard(world: &mut World) -> i64 {
-    let grant = world.begin().expect("a grant");
-    let Action::Grant { lease, .. } = grant else { panic!("{grant:?}") };
-    world.etcd.serve(world.now, &grant);
-    world.machine.on(world.now, &grant, Input::Failed(FailureKind::PermanentInDoubt));
-    lease
-}
-
-/// What was to be left is kept, because the key is wanted again: the other lease ends by itself.
-#[test]
-fn a_lease_that_was_granted_unheard_and_is_not_needed_ends_by_itself() {
-    let (mut world, put) = with_a_put(false);
-    let lease = world.machine.lease().expect("a lease");
-    world.suffer(&Fate::Leave(3));
-    world.machine.on(world.now, &put, Input::Abandoned);
-    let unheard = granted_unheard(&mut world);
-    let ends = world.etcd.leases[&unheard];
-    world.suffer(&Fate::Want(3, 1, Conflict::TakeOver));
-    until(&mut world, "all stand", World::is_right);
-    assert!(world.now + secs(1) < ends && world.etcd.leases.len() == 2);
-    world.settle();
-    assert!(world.etcd.leases.keys().eq([&lease]) && world.machine.lease() == Some(lease));
-}
-
-/// It is asked for again just before its end, and its renewal comes too late: what was put under it would be gone with it.
-#[test]
-fn nothing_moves_to_a_lease_that_may_be_about_to_end() {
-    let (mut world, put) = with_a_put(false);
-    world.suffer(&Fate::Leave(3));
-    world.machine.on(world.now, &put, Input::Abandoned);
-    let unheard = granted_unheard(&mut world);
-    until(&mut world, "asked for again", |world| world.machine.lease() == Some(unheard));
-    let ends = world.now + secs(1);
-    world.etcd.leases.insert(unheard, ends);
-    while world.etcd.leases.contains_key(&unheard) {
-        assert_eq!(world.machine.renewal(world.now, &[]), Renewal::Now { lease: unheard });
-        if let Some(action) = world.begin() {
-            let done = world.etcd.serve(world.now, &action);
-            world.machine.on(world.now, &action, done);
-        }
-        world.now += secs(1) / 20;
-        world.etcd.expire(world.now);
-    }
-    assert!(world.etcd.keys.contains_key(&vec![1]) && world.etcd.keys.contains_key(&vec![2]));
-    world.settle();
 }
