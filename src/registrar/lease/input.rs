@@ -243,6 +243,14 @@ impl Machine {
         if retried {
             key.add_late_put(*lease);
         }
+        if self.leases.is_released(*lease) {
+            // It was undesired for a moment, and the lease is being revoked since.
+            let desired = self.registrations.values_mut().filter(|registration| registration.is_desired());
+            let mut keys = desired.filter_map(|registration| registration.key_mut(&record.key));
+            keys.find(|key| !key.obsolete)
+                .into_iter()
+                .for_each(|key| key.keep(false, |lease| self.leases.is_released(lease)));
+        }
         self.backoff.reset();
         if let Some(registration) = self.registrations.get_mut(id) {
             registration.was_complete |= registration.is_complete();

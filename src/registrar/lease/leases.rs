@@ -24,7 +24,7 @@ pub(super) struct Leases {
     seconds: i64,
     /// The id of the lease that is being requested.
     granting: Option<i64>,
-    /// The lease that puts use.
+    /// The lease that puts use; see [`Leases::for_puts`].
     current: Option<Lease>,
     /// Leases that another one has replaced. No put uses them.
     retired: Vec<Lease>,
@@ -109,9 +109,16 @@ impl Leases {
         }
     }
 
-    /// The id of the lease that puts use.
+    /// The id of the current lease.
     pub(super) fn current(&self) -> Option<i64> {
         self.current.as_ref().map(|lease| lease.id)
+    }
+
+    /// The id of the lease that puts use: the current one, once its time to live is confirmed. Until
+    /// then it may be about to end, because it was granted before and not renewed since. A key that
+    /// moved to it would be lost.
+    pub(super) fn for_puts(&self) -> Option<i64> {
+        self.current.as_ref().filter(|lease| lease.ttl_confirmed).map(|lease| lease.id)
     }
 
     /// The id that users are shown: the current lease, or else the one that the keys are still
@@ -313,7 +320,8 @@ impl Leases {
         if let Some(last) = self.retired.iter().rposition(|lease| !lease.released)
             && self.current.is_none()
         {
-            // `granting` stays: etcd may have granted that lease all the same, so the next request uses the same id.
+            // `granting` stays: etcd may have granted that lease all the same, so the next request uses the same id. If
+            // there is none, that lease ends by itself after one time to live: it holds no key and is not renewed.
             self.current = Some(self.retired.remove(last));
         }
         self.current.is_some()

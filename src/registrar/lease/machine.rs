@@ -314,7 +314,7 @@ impl Machine {
         // After a mismatch the key is read even if it cannot be watched: only a refused read proves that it is unreadable.
         let may_read =
             !key.is_unreadable() && (key.status == KeyStatus::Unknown || !self.watch_denied.contains(&record.key));
-        let action = match (priority, self.leases.current()) {
+        let action = match (priority, self.leases.for_puts()) {
             (Priority::Put, Some(lease)) => {
                 let overwrites = registration.conflict == Conflict::TakeOver;
                 let expected = (may_read || !overwrites).then_some(expected);

@@ -40,6 +40,10 @@
 //! needs it: it is revoked and no longer renewed. When the last registration leaves, the current
 //! lease is retired and released at once.
 //!
+//! A lease whose grant had no answer may have been granted before: it is asked for again with the
+//! same id, and puts use it only once a renewal has told its time to live. If it is not needed any
+//! more, it ends by itself: it holds no key and is not renewed.
+//!
 //! A lease ends only when etcd says so. A failed renewal, or our own clock, never gives up a lease:
 //! it is renewed until etcd answers that it does not exist. (A released lease is not renewed, so it
 //! is also forgotten after two times to live, if etcd cannot confirm its revocation until then.)
@@ -72,8 +76,8 @@
 //!
 //! - One request for a key is in flight at a time, and 24 of each kind in all.
 //! - Each key has one owner: a registration that stays, or one that leaves, or an orphan.
-//! - A key is put only under the current lease, and deleted only while it carries a lease of ours.
-//!   (Without the right to read, nothing can be compared.)
+//! - A key is put only under the current lease, once its time to live is known, and deleted only
+//!   while it carries a lease of ours. (Without the right to read, nothing can be compared.)
 //! - What may be in etcd is never forgotten before it is known to be gone, or before its lease is.
 //! - A registration is closed only once no late put can bring back a key of it. (While etcd grants
 //!   no other lease, the lease alone remembers the put.)

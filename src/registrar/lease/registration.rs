@@ -158,7 +158,7 @@ impl TrackedRegistration {
         }
         let exists = self.exists();
         let needs_put =
-            |key: &KeyState| leases.current().is_some_and(|lease| key.needs_put(lease)) && !(key.obsolete && exists);
+            |key: &KeyState| leases.for_puts().is_some_and(|lease| key.needs_put(lease)) && !(key.obsolete && exists);
         // An obsolete key goes only once its replacement exists: a server is never out of etcd for an update.
         let clean_up = || exists.then(|| first(Priority::CleanUp, &|key| key.obsolete && must_go(key))).flatten();
         first(Priority::Put, &needs_put)

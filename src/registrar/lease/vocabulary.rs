@@ -131,7 +131,7 @@ pub(crate) enum Input {
     /// A registration leaves: its keys must go.
     Leaving { id: Id },
     /// The lease was granted. `seconds` is the granted time to live; `None` if the lease existed
-    /// already.
+    /// already, so that it may be about to end.
     Granted { asked: Duration, seconds: Option<i64> },
     /// The lease was renewed. `seconds` is its time to live; `None` if etcd has only opened the
     /// stream.

@@ -72,7 +72,7 @@ impl KeyState {
     ///
     /// 1. The key is absent: it is put again if it is desired.
     /// 2. It carries a live lease of ours: it is present, or outdated if the value differs or a
-    ///    late delete may still remove it.
+    ///    late delete may still remove it. If that lease is being revoked, it is put under another.
     /// 3. It may be overwritten: it was put by hand, has our id after a mismatch (our former
     ///    process), is older than our own put (a restored etcd), carries a former lease of ours, or
     ///    is being taken over.
@@ -89,10 +89,15 @@ impl KeyState {
             return Reaction::Repair;
         };
         let is_ours = observation.leases.is_live(found.lease);
-        // A desired key under a released lease has to be put under another one: see `was_ours` below.
-        if is_ours && (observation.is_unwanted || !observation.leases.is_released(found.lease)) {
-            // What a late delete may still remove is put again.
-            let survives = observation.is_unwanted || found.revision > self.late_delete;
+        if is_ours && !observation.is_unwanted && observation.leases.is_released(found.lease) {
+            // It is put under another lease.
+            (self.status, self.expected, self.lease) = (KeyStatus::Unconfirmed, found.revision, found.lease);
+            return Reaction::Repair;
+        }
+        if is_ours {
+            // What a late delete may still remove, or a put move to a lease that will end, is put again.
+            let may_move = self.tried_leases.iter().any(|lease| observation.leases.is_released(*lease));
+            let survives = observation.is_unwanted || (found.revision > self.late_delete && !may_move);
             let is_desired = found.value == self.record.value && survives;
             self.status = if is_desired { KeyStatus::Present } else { KeyStatus::Outdated };
             (self.expected, self.lease, self.was_present, self.claiming) = (found.revision, found.lease, true, false);
@@ -105,7 +110,7 @@ impl KeyState {
         // An etcd that was restored from a snapshot brings back what we have replaced since.
         let was_replaced = found.revision < self.put_revision && (has_our_id || takes_over);
         let claims = self.claiming && takes_over;
-        let was_ours = is_ours || observation.leases.former().contains(&found.lease);
+        let was_ours = observation.leases.former().contains(&found.lease);
         if by_hand || of_former_process || was_replaced || was_ours || claims {
             (self.status, self.expected) = (KeyStatus::Absent, found.revision);
             return if claims { Reaction::None } else { Reaction::Repair };

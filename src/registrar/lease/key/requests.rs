@@ -11,6 +11,9 @@ impl KeyState {
     pub(crate) fn begin_put(&mut self, lease: i64) {
         let kind = if self.status == KeyStatus::Absent { RequestKind::FirstPut } else { RequestKind::Put };
         if !self.exists() {
+            if self.may_exist() {
+                self.tried_leases.insert(self.lease);
+            }
             (self.status, self.lease, self.claiming) = (KeyStatus::Unconfirmed, lease, true);
         }
         self.tried_leases.insert(lease);

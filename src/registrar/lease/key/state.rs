@@ -63,12 +63,13 @@ pub(crate) struct KeyState {
 pub(crate) enum KeyStatus {
     /// Not under a lease of ours.
     Absent,
-    /// A put was sent, and nothing is known of its outcome.
+    /// A put was sent, and nothing is known of its outcome; or its lease will end although it is
+    /// desired. It is put.
     Unconfirmed,
     /// A comparison failed: the key must be read.
     Unknown,
-    /// Under a lease of ours, but it must be put again: another value is desired, or a late delete
-    /// may remove it.
+    /// Under a lease of ours, but it must be put again: another value is desired, a late delete may
+    /// remove it, or a put may have moved it to a lease that ends.
     Outdated,
     /// Under a lease of ours, with the desired value.
     Present,
@@ -253,20 +254,23 @@ impl KeyState {
         (self.unreadable, self.claiming) = (old.unreadable, true);
     }
 
-    /// It is desired again after it was to be removed: it is put again if its lease will end, or a
-    /// delete may still remove it.
+    /// It is desired again after it was to be removed: it is put again if its lease will end, a put
+    /// may have moved it to one that will, or a delete may still remove it.
     pub(crate) fn keep(&mut self, is_being_deleted: bool, is_released: impl Fn(i64) -> bool) {
         if self.exists() && is_released(self.lease) {
-            self.status = KeyStatus::Absent;
-        } else if self.status == KeyStatus::Present && (is_being_deleted || self.expected <= self.late_delete) {
-            self.status = KeyStatus::Outdated;
+            self.status = KeyStatus::Unconfirmed;
+        } else if self.status == KeyStatus::Present {
+            let may_have_moved = self.tried_leases.union(&self.late_puts).any(|lease| is_released(*lease));
+            if is_being_deleted || may_have_moved || self.expected <= self.late_delete {
+                self.status = KeyStatus::Outdated;
+            }
         }
     }
 
     /// A lease has ended, and the key with it if it was under that lease.
     pub(crate) fn lease_ended(&mut self, ended: i64, is_live: impl Fn(i64) -> bool) {
         let had_late_put = self.late_puts.remove(&ended);
-        self.tried_leases.remove(&ended);
+        let was_tried = self.tried_leases.remove(&ended);
         if !self.may_exist() {
             return;
         }
@@ -274,6 +278,9 @@ impl KeyState {
             self.status = if self.tried_leases.is_empty() { KeyStatus::Absent } else { KeyStatus::Unconfirmed };
             self.lease = self.tried_leases.first().copied().unwrap_or_default();
             (self.expected, self.uncertain) = (0, false);
+        } else if was_tried && self.exists() {
+            // The put may have moved it to the lease that ended.
+            (self.status, self.uncertain) = (KeyStatus::Outdated, true);
         } else if had_late_put && self.exists() && self.watch == WatchState::None {
             // An unconditional late put may have moved the key to the lease that ended, and no watch would report that.
             self.refresh_due = true;

@@ -60,10 +60,14 @@ impl Etcd {
 
     pub(super) fn serve(&mut self, now: Duration, action: &Action) -> Input {
         match action {
-            Action::Grant { lease: id, seconds } => match self.leases.insert(*id, now + secs(*seconds as u64)) {
-                Some(_) => Input::Granted { asked: now, seconds: None },
-                None => Input::Granted { asked: now, seconds: Some(*seconds) },
-            },
+            // What exists is not renewed by that.
+            Action::Grant { lease: id, .. } if self.leases.contains_key(id) => {
+                Input::Granted { asked: now, seconds: None }
+            }
+            Action::Grant { lease: id, seconds } => {
+                self.leases.insert(*id, now + secs(seconds.cast_unsigned()));
+                Input::Granted { asked: now, seconds: Some(*seconds) }
+            }
             Action::Put { record, lease, expected, .. } => {
                 let there = self.keys.get(&record.key).map_or(0, |found| found.revision);
                 if expected.is_some_and(|expected| expected != there) {

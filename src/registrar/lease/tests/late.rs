@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use crate::registrar::lease::tests::etcd::THEIRS;
 use crate::registrar::lease::tests::world::{Fate, TTL, World, fate, secs};
 use crate::registrar::lease::tests::{
-    Action, Conflict, FailureKind, Input, RegistrationStatus, Relevance, is_ours, registered, until, wanted_at,
+    Action, Conflict, FailureKind, Input, RegistrationStatus, Relevance, Renewal, is_ours, registered, until, wanted_at,
 };
 
 /// Everything that happens on the way to etcd and on the way back, at any time; nobody else touches keys or leases.
@@ -90,6 +90,7 @@ proptest! {
             promises.before(&world, fate);
             world.suffer(fate);
             promises.check(&world);
+            renew_in_time(&mut world);
         }
         // What was given up is still on its way.
         let held = std::mem::take(&mut world.given_up);
@@ -110,6 +111,17 @@ proptest! {
     }
 }
 
+/// No lease ends because its renewals fail for too long: what stood under it would be gone by right.
+fn renew_in_time(world: &mut World) {
+    let mut asked = Vec::new();
+    while let Renewal::Now { lease } = world.machine.renewal(world.now, &asked) {
+        asked.push(lease);
+        if world.etcd.leases.get(&lease).is_some_and(|ends| *ends < world.now + secs(6)) {
+            world.renew(lease, None);
+        }
+    }
+}
+
 /// Nothing is left to do for what has left.
 fn is_clean(world: &World) -> bool {
     let closed = world.machine.registrations.values().filter(|registration| registration.is_closed()).count();
@@ -117,7 +129,7 @@ fn is_clean(world: &World) -> bool {
 }
 
 /// Two registrations stand, and a put of a third, or of what it is changed to, is on its way.
-fn with_a_put(changes: bool) -> (World, Action) {
+pub(super) fn with_a_put(changes: bool) -> (World, Action) {
     let mut world = registered();
     world.suffer(&Fate::Want(2, 1, Conflict::TakeOver));
     world.settle();
@@ -248,7 +260,7 @@ fn what_wants_out_is_out_where_no_other_lease_is_to_be_had() {
                 }
                 None => {}
             }
-            if let crate::registrar::lease::tests::Renewal::Now { lease: id } = world.machine.renewal(world.now, &[]) {
+            if let Renewal::Now { lease: id } = world.machine.renewal(world.now, &[]) {
                 world.renew(id, None);
             }
         }

@@ -3,6 +3,7 @@
 mod etcd;
 mod late;
 mod many;
+mod moves;
 mod refused;
 mod unwatchable;
 mod world;
