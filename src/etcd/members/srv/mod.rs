@@ -130,10 +130,8 @@ impl Core {
                 look_up(wants_secure.then_some(&*secure), &srv.servers),
             )
         };
-        let unanswered = |is_wanted: bool| match is_wanted {
-            true => SrvAnswer::Failed(format!("no answer within {} ms", LOOKUP_TIMEOUT.as_millis())),
-            false => SrvAnswer::NotAsked,
-        };
+        let no_answer = || SrvAnswer::Failed(format!("no answer within {} ms", LOOKUP_TIMEOUT.as_millis()));
+        let unanswered = |is_wanted: bool| if is_wanted { no_answer() } else { SrvAnswer::NotAsked };
         let answers = timeout(LOOKUP_TIMEOUT, both).await;
         let (of_plain, of_secure) = answers.unwrap_or_else(|_| (unanswered(wants_plain), unanswered(wants_secure)));
         last.read = Some(Instant::now());
