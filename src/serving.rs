@@ -7,8 +7,8 @@
 //! decide whether the server is in the directory. At shutdown, clients that watch the whole server, or a name of
 //! [`Serve::health_name`](crate::Serve), are told `NOT_SERVING` before GOAWAY is sent. Other names that you set on the
 //! reporter keep their status. A health watch and a reflection stream are calls in flight: if their clients do not end
-//! them, the shutdown takes the whole of [`Serve::drain`](crate::Serve::drain). Where clients watch the health (Go
-//! clients with health checking do), lower that limit.
+//! them, the shutdown takes the whole of [`Serve::drain`](crate::Serve::drain). If clients watch the health, as Go
+//! clients with health checking do, lower that limit.
 //!
 //! ```no_run
 //! # #[cfg(feature = "tonic-health")]
@@ -198,8 +198,12 @@
 //! let mut last = acceptor()?;
 //! let (accepted, incoming) = tokio::sync::mpsc::channel(16);
 //! tokio::spawn(async move {
-//!     while !accepted.is_closed() {
-//!         let Ok((socket, _)) = listener.accept().await else {
+//!     loop {
+//!         let socket = tokio::select! {
+//!             () = accepted.closed() => break, // the server stops
+//!             socket = listener.accept() => socket,
+//!         };
+//!         let Ok((socket, _)) = socket else {
 //!             tokio::time::sleep(Duration::from_millis(100)).await; // as with too many open files, which passes
 //!             continue;
 //!         };

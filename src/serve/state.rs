@@ -17,7 +17,7 @@ use crate::error::Error;
 /// | state | accepts calls | in the directory |
 /// |---|---|---|
 /// | `Starting` | yes | no |
-/// | `Serving` | yes | yes, with the exceptions named there |
+/// | `Serving` | yes | yes, with the exceptions at `Serving` |
 /// | `Leaving` | yes | until it has left |
 /// | `Draining` | no, finishes those in flight | no; if it could not leave, until the lease ends |
 /// | `Stopped` | no | no |

@@ -97,8 +97,8 @@ impl RegistrarBuilder {
     /// that time if etcd elects a leader meanwhile, because a new leader extends each lease once.
     /// etcd may grant a longer time than is requested; then that time holds.
     ///
-    /// A machine that was suspended for longer than the time to live is registered again within a
-    /// third of it after waking.
+    /// After a machine was suspended for longer than the time to live, its instances are registered
+    /// again within a third of that time.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = ttl;
         self

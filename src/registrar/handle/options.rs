@@ -45,9 +45,9 @@ impl RegistrationOptions {
     }
 
     /// Sets what happens if another instance holds the key. [`Conflict::TakeOver`] by default; its
-    /// docs say why. The role must be allowed to read the key: the other rules compare before they
-    /// put. With a role that may only write, [`Conflict::TakeOver`] works, but does not notice
-    /// other instances: it puts the key once a minute, whoever has put it meanwhile.
+    /// docs say why. The other rules need a role that may read the key, because they compare before
+    /// they put. With a role that may only write, [`Conflict::TakeOver`] works, but does not notice
+    /// other instances: the key is put once a minute, whoever has put it meanwhile.
     pub fn conflict(mut self, conflict: Conflict) -> Self {
         self.conflict = conflict;
         self
