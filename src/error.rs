@@ -14,8 +14,8 @@ pub(crate) type BoxError = Box<dyn StdError + Send + Sync>;
 /// What failed, on what, and what to do about it.
 ///
 /// Cheap to clone, so that a state can hold the last one. `Display` does not repeat the source.
-/// `Debug` shows the whole chain of sources in one line. The source of a wait that ran out is what
-/// failed meanwhile.
+/// `Debug` shows the whole chain of sources in one line. The source of a timeout is usually the
+/// last failure during the wait.
 ///
 /// The `is_…` methods tell kinds of errors apart. An error may be of none of these kinds.
 #[derive(Clone)]
@@ -152,14 +152,14 @@ impl Error {
         matches!(self.inner.kind, Kind::Invalid { .. })
     }
 
-    /// A bounded wait ran out. The source, if there is one, is the last failure meanwhile. Where
-    /// the wait belongs to a handle, such as `Resolution::ready`, the work goes on in the
-    /// background.
+    /// A wait took longer than its limit. The source, if there is one, says why: usually it is the
+    /// last failure during the wait. If a handle waited, as with `Resolution::ready`, only the wait
+    /// has ended: the work goes on in the background.
     pub fn is_timeout(&self) -> bool {
         matches!(self.inner.kind, Kind::Timeout { .. })
     }
 
-    /// etcd denied permission to the user. The text holds what etcd said.
+    /// etcd denied permission to the user. The text holds etcd's own message.
     pub fn is_permission_denied(&self) -> bool {
         matches!(self.inner.kind, Kind::Etcd { denied: true, .. })
     }
@@ -170,17 +170,20 @@ impl Error {
         matches!(self.inner.kind, Kind::Conflict { .. })
     }
 
-    /// The instance is kept out of etcd: it is paused, or does not serve. The text says why.
+    /// The instance is kept out of etcd: it is paused, or its health check fails. The text says
+    /// which. It is the error of `RegistrationState::Paused`, and the source if
+    /// `Registration::ready` times out meanwhile.
     pub fn is_paused(&self) -> bool {
         matches!(self.inner.kind, Kind::Paused { .. })
     }
 
-    /// The server ended by itself. The source is the error of tonic.
+    /// tonic's server ended although nobody stopped it. The source is tonic's error.
     pub fn is_server(&self) -> bool {
         matches!(self.inner.kind, Kind::Server)
     }
 
-    /// The background task has ended: it was closed, or its runtime was shut down.
+    /// The work behind the handle has ended: it was closed, its server has left, or its tokio
+    /// runtime has ended.
     pub fn is_closed(&self) -> bool {
         matches!(self.inner.kind, Kind::Closed { .. })
     }

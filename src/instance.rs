@@ -6,9 +6,10 @@ use std::num::NonZeroU32;
 use crate::address::Address;
 use crate::error::Error;
 
-/// One registered server: its addresses, and what it says of itself.
+/// One registered server process: its addresses, and what it says of itself.
 ///
-/// Each address is one server to a balancer. Instances compare by value.
+/// A balancer treats each address as a server of its own, with the whole weight of the instance:
+/// two addresses get twice the calls of one. Instances compare by value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Instance {
     /// Where it listens; never empty.
@@ -60,8 +61,8 @@ impl Instance {
     /// added twice.
     ///
     /// # Errors
-    /// When the address cannot be parsed, or is there already with the other one of `http` and
-    /// `https`.
+    /// When the address cannot be parsed, or the instance has the same host and port already with
+    /// the other scheme (`http`, `https`).
     pub fn with_address<A>(mut self, address: A) -> Result<Self, Error>
     where
         A: TryInto<Address>,
@@ -118,18 +119,18 @@ impl Instance {
     }
 
     /// Sets the id: a name that this instance has again after a restart (a pod's, a host's) and no
-    /// other instance has. An empty text means "not set", the default. A registrar uses it, beside
-    /// the lease, to tell whose a key is: see [`Conflict`](crate::Conflict).
+    /// other instance has. An empty text means "not set", the default. A registrar uses the id,
+    /// together with the lease, to know who has put a key: see [`Conflict`](crate::Conflict).
     #[must_use]
     pub fn with_id(mut self, id: impl Into<String>) -> Self {
         self.id = non_empty(id);
         self
     }
 
-    /// Whether the instance is leaving; false by default. It then stays in every
-    /// [`Snapshot`](crate::Snapshot), and [`BalancedChannel`](crate::BalancedChannel) and
-    /// [`Resolution::discover`](crate::Resolution::discover) give it no new calls. Other clients do
-    /// not know the mark and go on calling it.
+    /// Whether the instance is leaving; false by default. An instance that is leaving stays in
+    /// every [`Snapshot`](crate::Snapshot). [`BalancedChannel`](crate::BalancedChannel) gives it no
+    /// new calls, and [`Resolution::discover`](crate::Resolution::discover) removes it. Other
+    /// clients do not know the mark and go on calling it.
     #[must_use]
     pub fn with_draining(mut self, draining: bool) -> Self {
         self.draining = draining;
@@ -176,7 +177,7 @@ impl Instance {
         self.id.as_deref()
     }
 
-    /// Whether it is leaving and gets no new calls.
+    /// Whether the instance is leaving: see [`Instance::with_draining`].
     pub fn is_draining(&self) -> bool {
         self.draining
     }

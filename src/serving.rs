@@ -1,14 +1,14 @@
-//! How to use [`Serve`](crate::Serve) with health, reflection, axum, tonic-web, TLS, several
-//! listeners, systemd and signals, and what it waits for at the end.
+//! How to use [`Serve`](crate::Serve) with health, reflection, axum, tonic-web, TLS, several listeners, systemd and
+//! signals, and what it waits for at the end.
 //!
 //! # Health and reflection
 //!
-//! Both are services like any other. With the feature `tonic-health`,
-//! [`Serve::health`](crate::Serve) lets the reporter decide whether the server is in the directory.
-//! At shutdown, clients that watch the whole server, or a name of
-//! [`Serve::health_name`](crate::Serve), are told `NOT_SERVING` before GOAWAY is sent. The reporter
-//! does not tell which other names it knows: those stay as they are. A health watch and a
-//! reflection stream are calls in flight: the drain waits for their clients.
+//! Both are services like any other. With the feature `tonic-health`, [`Serve::health`](crate::Serve) lets the reporter
+//! decide whether the server is in the directory. At shutdown, clients that watch the whole server, or a name of
+//! [`Serve::health_name`](crate::Serve), are told `NOT_SERVING` before GOAWAY is sent. Other names that you set on the
+//! reporter keep their status. A health watch and a reflection stream are calls in flight: if their clients do not end
+//! them, the shutdown takes the whole of [`Serve::drain`](crate::Serve::drain). If clients watch the health, as Go
+//! clients with health checking do, lower that limit.
 //!
 //! ```no_run
 //! # #[cfg(feature = "tonic-health")]
@@ -33,9 +33,10 @@
 //!
 //! # A health check of your own
 //!
-//! [`Serve::healthy_when`](crate::Serve::healthy_when) repeats a check and takes the server out of the directory while it fails.
-//! One failure is enough; one success brings it back. Check what this server alone depends on: where a database that all servers
-//! share is part of the check, its failure takes all of them out at once, and clients fail with "none is registered".
+//! [`Serve::healthy_when`](crate::Serve::healthy_when) repeats a check, and takes the server out of the directory while
+//! the check fails. One failure is enough; one success brings the server back. Check only what no other server depends
+//! on: if the check covers a database that all servers share, its failure takes all of them out at once, and calls fail
+//! with "none is registered".
 //!
 //! ```no_run
 //! # async fn serve(
@@ -55,10 +56,10 @@
 //!
 //! # Your own routes
 //!
-//! tonic's `Routes` are an axum router (0.8, the release that tonic 0.14 is built on), so routes for probes or metrics can be
-//! added. `accept_http1` accepts clients that speak HTTP/1.1.
-//! [`ServeControl::is_ready`](crate::ServeControl::is_ready) is the flag for a readiness probe. tonic answers a path that no service
-//! has with HTTP status 200 and `grpc-status: 12`: a probe with a mistyped path always passes.
+//! tonic's `Routes` are an axum router (0.8, the release that tonic 0.14 is built on), so routes for probes or metrics
+//! can be added. `accept_http1` accepts clients that speak HTTP/1.1.
+//! [`ServeControl::is_ready`](crate::ServeControl::is_ready) is the flag for a readiness probe. tonic's response to a
+//! path that no service has is HTTP status 200 with `grpc-status: 12`: a probe with a mistyped path always passes.
 //!
 //! ```no_run
 //! # async fn serve(
@@ -99,11 +100,11 @@
 //!
 //! # Several services, several listeners
 //!
-//! [`Serve::service`](crate::Serve::service) registers the same server under another name as well, such as the second of two
-//! services that were added to its router. Each listener
-//! needs a [`Serve`](crate::Serve) of its own; all of one [`Registrar`](crate::Registrar) share its
-//! lease. Only clients on this host can reach a Unix socket, and they call it only if
-//! [`ResolverBuilder::unix_sockets`](crate::ResolverBuilder::unix_sockets) allows it.
+//! [`Serve::service`](crate::Serve::service) also registers the server under another name: for a second service in its
+//! router, for example. Each listener needs a [`Serve`](crate::Serve) of its own; all of them share the lease of the
+//! [`Registrar`](crate::Registrar). A Unix socket is registered only if every endpoint of etcd is on this host, or if
+//! [`Serve::advertise`](crate::Serve::advertise) names it, as here. Only clients on this host can reach it, and they
+//! call it only if [`ResolverBuilder::unix_sockets`](crate::ResolverBuilder::unix_sockets) allows that.
 //!
 //! ```no_run
 //! # #[cfg(unix)]
@@ -114,28 +115,33 @@
 //! # use tonic::transport::Server;
 //! use tokio::net::{TcpListener, UnixListener};
 //!
-//! let (tcp, unix) = (registrar.service("greeter").service("team/greeter"), registrar.service("greeter"));
+//! let tcp = registrar.service("greeter").service("team/greeter");
+//! let unix = registrar.service("greeter").advertise("unix:/run/greeter.sock");
 //! let controls = [tcp.control(), unix.control()];
+//! let stop = move || controls.iter().for_each(|control| control.stop());
+//! let at_signal = stop.clone();
 //! tokio::spawn(async move {
-//!     tokio::signal::ctrl_c().await.unwrap_or_default();
-//!     controls.iter().for_each(|control| control.stop());
+//!     tokio::signal::ctrl_c().await.unwrap_or_default(); // SIGINT; "Two signals" below has SIGTERM
+//!     at_signal();
 //! });
 //! let router = || Server::builder().add_service(GreeterServer::new(greeter.clone()));
-//! tokio::try_join!(
-//!     tcp.serve(router(), TcpListener::bind("0.0.0.0:50051").await?, std::future::pending()),
-//!     unix.serve(router(), UnixListener::bind("/run/greeter.sock")?, std::future::pending()),
-//! )?;
+//! let tcp = tcp.serve(router(), TcpListener::bind("0.0.0.0:50051").await?, std::future::pending());
+//! let unix = unix.serve(router(), UnixListener::bind("/run/greeter.sock")?, std::future::pending());
+//! // If one server ends, the other one leaves and stops too. `try_join!` would drop it with its connections.
+//! let (tcp, unix) = tokio::join!(async { (tcp.await, stop()).0 }, async { (unix.await, stop()).0 });
+//! tcp.and(unix)?;
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! The file of a Unix socket is removed with its server: [`Listener`](crate::Listener) says when.
+//! The file of a Unix socket is removed when its server stops: [`Listener`](crate::Listener) has the details.
 //!
 //! # TLS and certificates of clients
 //!
-//! TLS is set on the router; [`Serve::https`](crate::Serve::https) makes clients use it. Under
-//! tonic's TLS, [`Serve::count_calls`](crate::Serve::count_calls) keeps clients that are gone from
-//! delaying the end.
+//! TLS is set on tonic's server builder. [`Serve::https`](crate::Serve::https) registers an `https` address. Advertise
+//! a name that the certificate holds and that belongs to this host only: the address is also the key, and of two
+//! servers with one key only the last one is registered. With tonic's TLS,
+//! [`Serve::count_calls`](crate::Serve::count_calls) keeps dead connections from delaying the shutdown.
 //!
 //! ```no_run
 //! # #[cfg(feature = "_tls")]
@@ -151,23 +157,24 @@
 //! let tls = ServerTlsConfig::new()
 //!     .identity(Identity::from_pem(read("server.pem")?, read("server.key")?))
 //!     .client_ca_root(Certificate::from_pem(read("clients.pem")?)); // clients without such a certificate are refused
-//! let serve = registrar.service("greeter").https().advertise("greeter.example.org");
+//! let serve = registrar.service("greeter").https().advertise("host-1.greeter.example.org");
 //! let mut server = Server::builder().tls_config(tls)?.layer(serve.count_calls());
 //! serve.serve(server.add_service(GreeterServer::new(greeter)), listener, shutdown).await?;
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! Clients set their certificate with `ClientTls::identity`, in `BalancedChannelBuilder::tls`.
+//! Clients set their certificate with `ClientTls::identity_files`, in `BalancedChannelBuilder::tls`.
 //!
 //! In a fleet with Go clients leave out [`Serve::https`](crate::Serve::https): etcd's Go resolver does not understand addresses with
 //! a scheme. Rust clients with `BalancedChannelBuilder::tls` call every server over TLS, whatever its record says.
 //!
-//! # A server's certificates that are renewed
+//! # Renewing a server's certificates
 //!
-//! tonic's `ServerTlsConfig` is fixed while the server lives. A server whose files are renewed accepts TLS by itself: each
-//! connection gets the certificates that are there when it is accepted, and open connections stay. The calls on such connections are
-//! known without [`Serve::count_calls`](crate::Serve::count_calls).
+//! tonic's `ServerTlsConfig` is fixed while the server lives. To renew certificates, do the TLS handshake yourself and
+//! pass the streams to [`Serve::serve_with_incoming`](crate::Serve::serve_with_incoming), as here. Each connection gets
+//! the certificates that the files hold when it is accepted; open connections stay.
+//! [`Serve::count_calls`](crate::Serve::count_calls) is not needed: frames of such streams can be read.
 //!
 //! ```no_run
 //! # #[cfg(feature = "_tls")]
@@ -191,9 +198,21 @@
 //! let mut last = acceptor()?;
 //! let (accepted, incoming) = tokio::sync::mpsc::channel(16);
 //! tokio::spawn(async move {
-//!     while let Ok((socket, _)) = listener.accept().await {
-//!         // Files that are being replaced may not fit together: the last ones serve meanwhile.
-//!         acceptor().into_iter().for_each(|acceptor| last = acceptor);
+//!     loop {
+//!         let socket = tokio::select! {
+//!             () = accepted.closed() => break, // the server stops
+//!             socket = listener.accept() => socket,
+//!         };
+//!         let Ok((socket, _)) = socket else {
+//!             tokio::time::sleep(Duration::from_millis(100)).await; // as with too many open files, which passes
+//!             continue;
+//!         };
+//!         let _ = socket.set_nodelay(true);
+//!         match acceptor() {
+//!             Ok(acceptor) => last = acceptor,
+//!             // Files that are being replaced may not fit together: the last ones serve meanwhile.
+//!             Err(error) => eprintln!("certificates not read: {error}"),
+//!         }
 //!         let (accepted, handshake) = (accepted.clone(), last.accept(socket));
 //!         tokio::spawn(async move {
 //!             if let Ok(Ok(stream)) = tokio::time::timeout(Duration::from_secs(10), handshake).await {
@@ -203,7 +222,7 @@
 //!     }
 //! });
 //! let incoming = tokio_stream::wrappers::ReceiverStream::new(incoming);
-//! let serve = registrar.service("greeter").https().advertise("greeter.example.org:50051");
+//! let serve = registrar.service("greeter").https().advertise("host-1.greeter.example.org:50051");
 //! serve.serve_with_incoming(router, incoming, shutdown).await?;
 //! # Ok(())
 //! # }
@@ -211,11 +230,10 @@
 //!
 //! # systemd
 //!
-//! With socket activation, systemd listens and passes the listener, so that connections wait while
-//! the server restarts. The crate `listenfd` receives it without unsafe code of yours.
-//! `examples/systemd.rs` is a whole server, for TCP and Unix sockets. The address to register is
-//! found as for any listener. systemd's `[::]` accepts IPv4 too unless `BindIPv6Only=ipv6-only` is
-//! set.
+//! With socket activation, systemd listens and passes the listener to the server, so connections wait while the server
+//! restarts. The crate `listenfd` receives the listener without unsafe code of yours. `examples/systemd.rs` is a whole
+//! server, for TCP and Unix sockets. The address to register is found as for any listener. A listener of systemd on
+//! `[::]` accepts IPv4 too unless `BindIPv6Only=ipv6-only` is set.
 //!
 //! ```no_run
 //! # async fn serve(
@@ -235,8 +253,9 @@
 //!
 //! # Two signals
 //!
-//! The first signal drains. At the second one the future is dropped: all connections are closed at
-//! once, and what is still registered is deregistered in the background, while the runtime lives.
+//! At the first signal the server leaves the directory and drains. At the second one the future is dropped: all
+//! connections are closed at once, and what is still registered is deregistered in the background. That needs the
+//! runtime, so wait for [`Registrar::close`](crate::Registrar::close) before `main` returns.
 //!
 //! ```no_run
 //! # #[cfg(unix)]
@@ -259,20 +278,19 @@
 //!         terminate.recv().await;
 //!     } => {}
 //! }
+//! registrar.close(std::time::Duration::from_secs(1)).await?;
 //! # Ok(())
 //! # }
 //! ```
 //!
 //! # What is waited for at the end
 //!
-//! - A connection with a call in flight is kept for up to [`Serve::drain`](crate::Serve::drain). A
-//!   call is in flight from its complete head to the end of its response. A stream is a call in
-//!   flight.
-//! - A connection without a call ends by itself when its client has answered the PING that comes
-//!   with GOAWAY. If it does not, it is closed after 0.75 s: a client that never spoke, is in its
-//!   TLS handshake, has sent half of a request, or is gone.
-//! - Under tonic's own TLS, calls are known only with
-//!   [`Serve::count_calls`](crate::Serve::count_calls). Without it, a client that is gone is waited
-//!   for.
+//! - A connection with a call in flight is kept for up to [`Serve::drain`](crate::Serve::drain). A call is in flight
+//!   from the end of its request headers to the end of its response. That holds for streaming calls too.
+//! - A connection without a call ends when its client has acknowledged the PING that comes with GOAWAY. If that does
+//!   not come, the connection is closed after 0.75 s. This happens to clients that have sent nothing, are in their TLS
+//!   handshake, have sent half of a request's headers, or are gone.
+//! - With tonic's own TLS, calls are known only with [`Serve::count_calls`](crate::Serve::count_calls). Without it, a
+//!   connection whose client is gone is kept for the whole of [`Serve::drain`](crate::Serve::drain).
 //! - A client whose round trip is longer than 0.75 s may lose a call that it sent before it saw
 //!   GOAWAY.

@@ -21,11 +21,11 @@ use crate::secret;
 ///
 /// Parsed from `10.0.0.5:50051`, `greeter.local:50051`, `[::1]:50051`, `http://10.0.0.5:8080` (the
 /// same as without the scheme) or `https://10.0.0.5:8443`. A URL without a port has the port of its
-/// scheme (80, 443). `unix:/run/greeter.sock` is a socket of the same host, which clients find in
-/// etcd only where [`ResolverBuilder::unix_sockets`](crate::ResolverBuilder::unix_sockets) allows
-/// it.
+/// scheme (80, 443). `unix:/run/greeter.sock` is a socket on the client's own host. A resolver
+/// accepts records with such an address only if
+/// [`ResolverBuilder::unix_sockets`](crate::ResolverBuilder::unix_sockets) allows that.
 ///
-/// Hosts are stored in lower case and IPv6 addresses in canonical form, so that equal addresses are
+/// Hosts are stored in lower case and IPv6 addresses in canonical form, so equal addresses are
 /// equal values.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Address {
@@ -39,8 +39,8 @@ impl Address {
     /// Parses an address.
     ///
     /// # Errors
-    /// When the text is no address ([`Error::is_invalid_argument`]). The error shows the text
-    /// without a user or password, and the reason.
+    /// When the text is not a valid address ([`Error::is_invalid_argument`]). The error shows the
+    /// text without a user or password, and the reason.
     pub fn parse(text: &str) -> Result<Self, Error> {
         Self::read(text).map_err(|reason| Error::invalid("address", secret::without_user(text), reason))
     }
@@ -121,7 +121,7 @@ impl Address {
 }
 
 impl fmt::Display for Address {
-    /// `host:port`, with `https://` before it where the server uses TLS; or `unix:/path`.
+    /// `host:port`, with `https://` before it if the server uses TLS; or `unix:/path`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = if self.secure { "https://" } else { "" };
         write!(f, "{scheme}{}", self.authority.as_str())

@@ -25,17 +25,17 @@ use crate::target::Target;
 ///
 /// **Written**: `Metadata` is `null`, or
 /// `{"weight":…,"zone":…,"version":…,"id":…,"draining":true,"metadata":{…}}` without the parts that
-/// are not set. An `https` address is written with its scheme, which Go's resolver does not
+/// are not set. An `https` address is written with its scheme, which etcd's Go resolver does not
 /// understand: in a mixed fleet register `host:port`, and call all servers over TLS with
 /// `BalancedChannelBuilder::tls`.
 ///
-/// **Read**, as Go's `encoding/json` does: field names without regard to case; of two fields with
-/// one name the later one; unknown fields are ignored; invalid UTF-8 and lone surrogates become
-/// U+FFFD. Every value that Go's `endpoints.Manager` lists is read if its `Addr` is an address.
-/// Beyond that, `Op` is ignored.
+/// **Read**: values are read as Go's `encoding/json` reads them. Field names match in any case, the
+/// later of two fields with one name counts, unknown fields are ignored, and invalid UTF-8 and lone
+/// surrogates become U+FFFD. A value is read if its `Addr` is an address. `Op` is ignored, whatever
+/// it holds.
 ///
-/// `Metadata` may be any JSON, also an object inside a string (grpc-proxy). Of an object these
-/// members are understood, without regard to case:
+/// `Metadata` may be any JSON value, also a string that holds an object (grpc-proxy writes that).
+/// Of an object these members are understood, with their names in any case:
 ///
 /// | member | as |
 /// |---|---|
@@ -44,8 +44,8 @@ use crate::target::Target;
 /// | `zone`, `version`, `id` | text or a number; an empty text means "not set" |
 /// | `metadata` | an object, whose members become the instance's metadata |
 ///
-/// Other members are kept as metadata of that name, as text. So is a member of the table whose
-/// value has none of these forms, which the resolver logs once for each service
+/// Every other member is kept as metadata under its name, as text. A member of the table with any
+/// other value is kept as metadata too, and the resolver logs that once for each service
 /// ([`Instance::misread`]). A `Metadata` that is no object is kept as metadata with the name
 /// `Metadata`.
 #[derive(Clone, Copy, Debug, Default)]

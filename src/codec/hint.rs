@@ -15,8 +15,8 @@
 
 use crate::codec::json::{Members, matches_name, string};
 
-/// What a value looks like that is neither a JSON object nor an address. `None` where the error of
-/// the parser says enough.
+/// What a value looks like that is neither a JSON object nor an address. `None` if the error of the
+/// parser says enough.
 pub(super) fn hint_for_value(value: &[u8]) -> Option<&'static str> {
     if value.starts_with(b"\xef\xbb\xbf") {
         return Some("it begins with a byte order mark, as Windows' editors write it: put it without");

@@ -16,7 +16,7 @@ const MAX_DEPTH: usize = 10_000;
 /// What replaces a byte that is not UTF-8, and half a surrogate pair.
 const REPLACEMENT: &str = "\u{fffd}";
 
-/// The text of a value, prepared for `serde_json`. Borrowed where nothing is replaced, as for every
+/// The text of a value, prepared for `serde_json`. Borrowed if nothing is replaced, as for every
 /// record that Go writes.
 ///
 /// Three things are done: invalid UTF-8 is replaced, the nesting is checked, lone surrogate escapes
@@ -50,10 +50,10 @@ fn lossy(value: &[u8]) -> String {
     text
 }
 
-/// The text with lone surrogate escapes replaced; `None` where there is none.
+/// The text with lone surrogate escapes replaced; `None` if there is none.
 ///
 /// `serde_json` refuses `\ud800` without a low surrogate after it. Go reads it as U+FFFD.
-/// JavaScript and Java write such halves where they cut a text.
+/// JavaScript and Java write such halves when they cut a text.
 fn replace_lone_surrogates(text: &str) -> Option<String> {
     let surrogate = |unit: u16| (0xd800..0xe000).contains(&unit);
     let (mut mended, mut copied, mut at) = (String::new(), 0, 0);
@@ -86,7 +86,7 @@ fn unit(text: &str) -> Option<u16> {
 }
 
 /// Whether arrays and objects are nested deeper than this. The parser skips values that nobody
-/// reads, so that it does not check this itself.
+/// reads, so it does not check this itself.
 fn is_nested_deeper(text: &str, than: usize) -> bool {
     let mut depth = 0_usize;
     visit_outside_strings(text, |byte| {

@@ -6,8 +6,9 @@
 //!   whole.
 //! - Of an object each member is handled for itself, in order, so that of two with one name the
 //!   later one counts.
-//! - A member with a meaning (`weight`, `draining`, `zone`, `version`, `id`, `metadata`) is taken
-//!   where its value can be understood. Otherwise it is kept as metadata, and the instance says so.
+//! - A member with a meaning (`weight`, `draining`, `zone`, `version`, `id`, `metadata`) is used if
+//!   its value can be understood. Otherwise it is kept as metadata, and `Instance::misread` tells
+//!   that.
 //! - Every other member is kept as metadata.
 //!
 //! So nothing that a record says is lost.
@@ -41,7 +42,7 @@ fn with_string(instance: Instance, text: String) -> Instance {
 }
 
 /// Metadata that is an object: each of its members, in order. The text has been parsed once
-/// already, so that it cannot fail here.
+/// already, so it cannot fail here.
 fn with_members(instance: Instance, object: &str) -> Instance {
     let members = Members::of(object).map(|members| members.0).unwrap_or_default(); // an object always parses
     members.into_iter().fold(instance, |instance, (name, value)| with_member(instance, name, value))

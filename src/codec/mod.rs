@@ -1,8 +1,8 @@
 //! Stored formats: how instances are read from etcd's keys and values, and written to them.
 //!
 //! [`Detect`] is the default. It reads etcd's gRPC naming ([`GrpcNaming`]) and plain addresses
-//! ([`Plain`]), and writes gRPC naming. A format of your own implements [`Codec`] and is given to
-//! `ResolverBuilder::codec` and `RegistrarBuilder::codec`:
+//! ([`Plain`]), and writes gRPC naming. For a format of your own, implement [`Codec`], and pass it
+//! to `ResolverBuilder::codec` and `RegistrarBuilder::codec`:
 //!
 //! ```
 //! use tonic_etcd::codec::{Codec, DecodeError, EncodeError, Record};
@@ -50,11 +50,11 @@ pub use crate::codec::plain::Plain;
 
 /// A stored format: reads instances from records, and writes them.
 ///
-/// A codec is pure: the same record always gives the same instances. One record may give none, one
-/// or many instances. A record that cannot be read is an error. The resolver counts it, logs it
-/// once with its key, and goes on with the other records.
+/// A codec must be pure: the same record always gives the same instances. One record may give none,
+/// one or many instances. For a record that cannot be read, return an error. The resolver counts
+/// such a record, logs it once with its key, and goes on with the other records.
 ///
-/// The same holds for a record on which the codec panics. An instance on which it panics is refused
+/// A panic of the codec counts as its error: the record is unreadable, or the instance is refused
 /// when it is registered. With `panic = "abort"` a panic ends the process.
 ///
 /// The resolver accepts no address that nobody can call (`0.0.0.0`, `[::]`, multicast), and no Unix
@@ -63,8 +63,8 @@ pub use crate::codec::plain::Plain;
 pub trait Codec: fmt::Debug + Send + Sync + 'static {
     /// Reads one record. `key` is the whole etcd key, the name of the service included.
     ///
-    /// Called in a background task for each record of a list and for each event, so that it must
-    /// not block. The same record may be read again.
+    /// Called in a background task for each record of a list and for each event, so it must not
+    /// block. The same record may be read again.
     ///
     /// # Errors
     /// When the record cannot be read. The reason is logged with the key.
@@ -106,8 +106,8 @@ pub struct DecodeError {
 }
 
 impl DecodeError {
-    /// An error with this reason. The first 200 characters are kept, and what looks like a password
-    /// is replaced.
+    /// An error with this reason. At most 200 characters are kept. What may be a user and a
+    /// password, such as `user:password@`, is masked.
     pub fn new(reason: impl Into<String>) -> Self {
         // The value may hold a password.
         let mut reason = secret::without_password(&reason.into()).into_owned();
@@ -147,8 +147,9 @@ impl fmt::Display for EncodeError {
 
 impl std::error::Error for EncodeError {}
 
-/// The default format. Reads etcd's gRPC naming and plain addresses, told apart by the first byte
-/// of the value. Writes gRPC naming.
+/// The default format. Reads etcd's gRPC naming and plain addresses: a value that begins with `{`,
+/// after white space or not, is gRPC naming, and any other value is a plain address. Writes gRPC
+/// naming.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Detect;
 

@@ -1,7 +1,7 @@
 //! Plain addresses: the value is `host:port` or an `http(s)://` URL, as tutorials and go-kit write
 //! it. PURE.
 //!
-//! This is the format that people type by hand with `etcdctl put`, so that its errors explain most.
+//! This is the format that people type by hand with `etcdctl put`, so its errors explain most.
 
 use crate::address::Address;
 use crate::codec::grpc_naming::StoredMetadata;
@@ -12,8 +12,8 @@ use crate::target::Target;
 /// Plain addresses: `greeter/10.0.0.5:50051` = `10.0.0.5:50051`.
 ///
 /// The value is one address as [`Address::parse`](crate::Address::parse) reads it: `host:port`,
-/// `http://host`, `https://host`, or `unix:/path` where the resolver allows it. White space around
-/// it is ignored. The key is not read: any key below the prefix will do.
+/// `http://host`, `https://host`, or `unix:/path` if the resolver allows that. White space around
+/// the address is ignored. The key is not read: any key below the prefix will do.
 ///
 /// Weight, zone, version, id, draining and metadata cannot be expressed: `encode` refuses an
 /// instance with any of them. It writes one key for each address.

@@ -17,7 +17,7 @@ pub(crate) enum PauseReason {
 }
 
 /// The reasons that keep a registration out of etcd at present. None at first: an instance is
-/// registered unless something speaks against it.
+/// registered unless one of these reasons is set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct PauseReasons {
     bits: u8,

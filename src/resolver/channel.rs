@@ -33,10 +33,13 @@ impl Resolution {
 
 impl Resolver {
     /// Resolves a service and returns the recommended channel over its servers: short for
-    /// [`Resolver::resolve`] and [`Resolution::channel`]. Returns immediately.
+    /// [`Resolver::resolve`] and [`Resolution::channel`]. Returns immediately. The channel does not
+    /// show the state of the directory: keep a [`Resolution`] of the same service if you want to
+    /// see [`Resolution::state`]; both share one watch.
     ///
     /// # Errors
-    /// As [`Resolver::resolve`]. An etcd that is away is no error: calls wait.
+    /// As [`Resolver::resolve`]. While etcd is unavailable and no servers are known, calls wait, at
+    /// most for `BalancedChannelBuilder::wait_limit` (10 s by default).
     pub fn channel<T>(&self, target: T) -> Result<BalancedChannel, Error>
     where
         T: TryInto<Target>,

@@ -29,17 +29,17 @@ const CAPACITY: usize = 1024;
 /// takes.
 ///
 /// - A server address is inserted when the first etcd key names it, and removed when the last such
-///   key is gone. It is inserted again only when its endpoint differs: when it changes between
-///   `http` and `https`.
-/// - Within one change of the service inserts come before removes, so that a set that is replaced
-///   is never empty. One remove may come among them: that of a server whose new endpoint cannot be
-///   made.
-/// - A reader that is slow skips to the latest state and misses no server.
-/// - It never fails: tower's `Balance` would end for good on an error. An address of which no
-///   endpoint can be made, also because the configuration fails or panics, is left out and logged
-///   at WARN.
+///   key is gone. A server is inserted again only if its endpoint differs, which means that it
+///   changed between `http` and `https`.
+/// - Within one change of the service, inserts come before removes, so that a set that is replaced
+///   is never empty. The exception is the removal of a server whose new endpoint cannot be made: it
+///   may come earlier.
+/// - A slow reader gets the differences to the latest state at once, and misses no server.
+/// - The stream never gives an error: tower's `Balance` would end for good. If no endpoint can be
+///   made of an address, also because the configuration fails or panics, the address is left out
+///   and logged at WARN.
 ///
-/// It ends when the runtime of the watch ends.
+/// The stream ends when the runtime of the watch ends.
 ///
 /// # Cancel safety
 /// Dropping a pending `next` loses no change.
@@ -73,7 +73,7 @@ impl ChangeStream {
         }
     }
 
-    /// The change for the reader; `None` where there is nothing to tell.
+    /// The change for the reader; `None` if there is nothing to tell.
     fn endpoint_change(&mut self, change: Change<ServerKey, Address>) -> Option<Change<ServerKey, Endpoint>> {
         let (key, address) = match change {
             Change::Remove(key) => return self.remove_emitted(key),
@@ -157,9 +157,9 @@ impl Resolution {
     /// tonic's own balanced channel over the servers, for those who need the concrete
     /// `tonic::transport::Channel`. [`Resolution::channel`] is recommended.
     ///
-    /// The channel keeps the resolution alive until its last clone is dropped. It behaves as
-    /// tonic's does: it picks at random, keeps a dead server until etcd drops it, and waits without
-    /// limit while there is no server.
+    /// The channel keeps the resolution alive until its last clone is dropped. It is not a
+    /// [`BalancedChannel`](crate::BalancedChannel): it picks at random, keeps a dead server until
+    /// etcd drops the server, and lets calls wait without limit while there is no server.
     ///
     /// # Errors
     /// Outside a tokio runtime.

@@ -60,12 +60,12 @@ use crate::timers;
 
 /// Resolves services of one etcd. Cheap to clone; clones share their watches.
 ///
-/// However many users a service has in a process, etcd serves one watch of it for each resolver and
-/// runtime. The watch ends with its last user. All watches of a resolver share one connection and a
-/// few streams: 1 000 services take eight.
+/// A resolver has one watch for each service and tokio runtime, however many resolutions and
+/// channels use it. The watch ends when the last of them is dropped. All watches of a resolver
+/// share one connection and a few streams: 1 000 services take eight streams.
 ///
 /// A resolver that is used from several tokio runtimes has watches, a connection and a token on
-/// each of them. So none waits for another one that nobody drives.
+/// each of them. So a runtime that is not driven does not delay the others.
 #[derive(Clone)]
 pub struct Resolver {
     shared: Arc<Shared>,
@@ -136,18 +136,18 @@ impl Resolver {
     /// Connects to etcd and waits for its first response, with every option of the resolver at its
     /// default.
     ///
-    /// The first response is the one to the user's password where [`EtcdOptions::user`] gives one,
+    /// If [`EtcdOptions::user`] gives a user, the first response is the one to the password,
     /// otherwise the one to a read of one key. A role that may not read that key is no failure:
-    /// etcd has answered. Every member is tried, as for any request.
+    /// etcd has responded. Every member is tried, as for any request.
     ///
     /// Takes at most the connect timeout and the request timeout together, 7 s by default, and
-    /// fails earlier where every member has refused. It does not retry: use
-    /// [`Resolver::connect_lazy`] in a program that must start while etcd is away. The connection
-    /// belongs to the calling tokio runtime.
+    /// fails earlier if every member has refused. When all members have failed, it does not begin
+    /// again: use [`Resolver::connect_lazy`] in a program that must start while etcd is
+    /// unavailable. The connection belongs to the calling tokio runtime.
     ///
     /// # Errors
     /// - An endpoint or an option is invalid ([`Error::is_invalid_argument`]).
-    /// - etcd has not answered in time ([`Error::is_timeout`]; the source says why).
+    /// - etcd has not responded in time ([`Error::is_timeout`]; the source says why).
     /// - No member can be reached, or etcd refuses the user. The text names the member and the
     ///   reason.
     /// - It is called outside a tokio runtime.
@@ -165,8 +165,8 @@ impl Resolver {
     /// succeeds. [`Resolution::ready`] waits for that, with a time limit.
     ///
     /// # Errors
-    /// When an endpoint or an option is invalid ([`Error::is_invalid_argument`]). An etcd that is
-    /// away is no error.
+    /// When an endpoint or an option is invalid ([`Error::is_invalid_argument`]). It never fails
+    /// because etcd is unavailable.
     pub fn connect_lazy(etcd: impl Into<EtcdOptions>) -> Result<Self, Error> {
         Self::builder(etcd).connect_lazy()
     }
@@ -176,16 +176,16 @@ impl Resolver {
     /// **Exempt from semver**, as all of the feature `unstable-etcd-client`: its type changes with
     /// the releases of etcd-client.
     ///
-    /// The options of the client are yours. It should have:
+    /// You choose the options of the client. Recommended are:
     /// - `require_leader`: without it, a member that is cut off from its cluster serves old data
     ///   and does not say so;
     /// - HTTP/2 keep-alive of 10 s and 5 s: without it, only the probes of each watch find a dead
     ///   connection;
-    /// - one endpoint: of several, etcd-client sends a dead one its share of the requests, which
-    ///   are then tried again, five times at most.
+    /// - one endpoint: if one of several is dead, etcd-client sends it its share of the requests,
+    ///   which are then tried again, five times at most.
     ///
-    /// The connections of such a client are not observed. So a request that hangs fails only after
-    /// its timeout, and the client fetches a user's token itself.
+    /// The resolver does not see the connections of such a client, so a request that hangs fails
+    /// only after its timeout. The client fetches a user's token itself.
     #[cfg(feature = "unstable-etcd-client")]
     #[cfg_attr(docsrs, doc(cfg(feature = "unstable-etcd-client")))]
     pub fn new(client: EtcdClient) -> Self {
@@ -206,16 +206,16 @@ impl Resolver {
     /// everyone who resolves the same service.
     ///
     /// Returns immediately. The snapshot is empty and the state is [`ResolutionState::Unresolved`]
-    /// until etcd has answered, which [`Resolution::ready`] waits for.
+    /// until etcd has responded, which [`Resolution::ready`] waits for.
     ///
-    /// Needs a tokio runtime with its timer enabled. The watch runs on that runtime: what is
-    /// resolved on one runtime and read on another changes only while the first one is driven. A
-    /// machine that was suspended sees what it missed within 8 s of waking.
+    /// Needs a tokio runtime with its timer enabled. The watch runs on that runtime. A
+    /// [`Resolution`] that is read on another runtime changes only while the first one is driven.
+    /// After a machine was suspended, its snapshots are up to date within 8 s of waking.
     ///
     /// # Errors
     /// When the target is invalid, or names hosts that are not this resolver's
-    /// ([`Error::is_invalid_argument`]), and outside a tokio runtime with timers. An etcd that is
-    /// away is no error.
+    /// ([`Error::is_invalid_argument`]), and outside a tokio runtime with timers. It never fails
+    /// because etcd is unavailable.
     pub fn resolve<T>(&self, target: T) -> Result<Resolution, Error>
     where
         T: TryInto<Target>,
@@ -229,7 +229,7 @@ impl Resolver {
     }
 
     /// tonic's own balanced channel over a service: see [`Resolution::balance_channel`]. Its calls
-    /// wait without limit while no server is known: bound them with `tokio::time::timeout`.
+    /// wait without limit while no server is known: limit them with `tokio::time::timeout`.
     ///
     /// # Errors
     /// As [`Resolver::resolve`].
@@ -243,7 +243,7 @@ impl Resolver {
 }
 
 impl Shared {
-    /// The watched service of this target on this runtime; spawned where there is none.
+    /// The watched service of this target on this runtime; spawned if there is none.
     fn service(&self, target: &Target, runtime: &Handle) -> Arc<WatchedService> {
         let key = (target.clone().without_hosts(), runtime.id());
         // Nothing panics while the lock is held.
@@ -287,9 +287,9 @@ impl ResolverBuilder {
         self
     }
 
-    /// Whether records may name Unix sockets (`unix:/run/greeter.sock`). False by default: whoever
-    /// may write into etcd could otherwise send this process's calls to any socket of its host.
-    /// While it is false such a record counts as unreadable.
+    /// Whether records may name Unix sockets (`unix:/run/greeter.sock`). False by default:
+    /// otherwise whoever may write into etcd could send this process's calls to any socket of its
+    /// host. If this is false, such a record counts as unreadable.
     pub fn unix_sockets(mut self, allow: bool) -> Self {
         self.reader.unix_sockets = allow;
         self
@@ -299,9 +299,10 @@ impl ResolverBuilder {
     /// [`Resolution::discover`] and [`Resolution::balance_channel`] give it out. A server for which
     /// this fails or panics is left out and logged at WARN.
     ///
-    /// TLS of `https` addresses is then yours too. Without this function they use the root
-    /// certificates of the enabled features. [`BalancedChannel`](crate::BalancedChannel) does not
-    /// use it.
+    /// The function must then also set TLS for `https` addresses. Without the function, `https`
+    /// addresses use the root certificates of the enabled features.
+    /// [`BalancedChannel`](crate::BalancedChannel) uses neither: its TLS is set by
+    /// [`BalancedChannelBuilder`](crate::BalancedChannelBuilder).
     pub fn configure_endpoint<E: Into<BoxError>>(
         mut self,
         configure: impl Fn(&Address, Endpoint) -> Result<Endpoint, E> + Send + Sync + 'static,

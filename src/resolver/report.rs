@@ -122,8 +122,7 @@ impl ChangeCounts {
         }
     }
 
-    /// Logs a record that has become unreadable: at WARN, and at DEBUG where it was unreadable
-    /// before.
+    /// Logs a record that has become unreadable: at WARN, and at DEBUG if it was unreadable before.
     fn log_unreadable(&mut self, service: &str, entry: &SnapshotEntry, before: Option<&SnapshotEntry>) {
         let Some(error) = entry.error() else { return };
         let key = shown_key(entry.key());

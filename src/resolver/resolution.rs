@@ -29,7 +29,8 @@ use crate::target::Target;
 /// # }
 /// ```
 ///
-/// Cheap to clone. The watch ends when the last clone, stream and channel made of it are dropped.
+/// Cheap to clone. The watch ends when the last clone, stream and channel of the service are
+/// dropped.
 #[derive(Clone)]
 pub struct Resolution {
     /// The service, as it was asked for.
@@ -44,28 +45,29 @@ pub struct Resolution {
 
 /// The state of a resolution: whether the snapshot is what etcd holds.
 ///
-/// ```text
-/// Unresolved ──▶ Current ◀──▶ Stale
-///                  ▲  │         │
-///                  │  ▼         │
-///             ConfirmedEmpty ◀──┘        any of them ──▶ Closed (with its runtime)
-/// ```
+/// | state | next state |
+/// |---|---|
+/// | `Unresolved` | `Current` or `ConfirmedEmpty`, when etcd has responded |
+/// | `Current`, `ConfirmedEmpty`, `Stale` | any of these three, again and again |
+/// | any state | `Closed`, when the runtime ends; the last state |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ResolutionState {
-    /// etcd has not answered yet. It is not known whether there are instances.
+    /// etcd has not responded yet. It is not known whether there are instances.
     Unresolved,
-    /// The snapshot is what etcd holds, and it has instances. A watch reports changes, or a list
-    /// was answered less than 5 s ago.
+    /// The snapshot is what etcd holds, and it has instances. A watch reports changes, or etcd was
+    /// read less than 5 s ago.
     Current,
-    /// As `Current`, and there are no instances, or none that can be read.
+    /// The snapshot is what etcd holds, and it has no instances: there are no records, or none that
+    /// can be read ([`Snapshot::unreadable`]). Calls that do not wait for ready then fail at once.
+    /// This is also the state after etcd was wiped, until servers have registered again.
     ConfirmedEmpty,
     /// The runtime of the watch has ended. The last snapshot stays. Resolve again for a new watch.
     Closed,
     /// No watch reports changes. The last snapshot stays, and the resolver retries.
     #[non_exhaustive]
     Stale {
-        /// The time since etcd was last heard.
+        /// The time since etcd last responded.
         age: Duration,
     },
 }
@@ -82,7 +84,7 @@ impl Resolution {
         &self.target
     }
 
-    /// The latest snapshot; empty before the first response of etcd.
+    /// The latest snapshot. It is empty before the first response of etcd.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.seen.borrow().snapshot.clone()
     }
@@ -95,15 +97,16 @@ impl Resolution {
         self.seen.borrow().state()
     }
 
-    /// The last failure of etcd. `None` while all is well: a watch is open, and the last list was
-    /// answered.
+    /// The last failure of etcd. `None` while a watch is open and the last read of the prefix
+    /// succeeded.
     pub fn last_error(&self) -> Option<Error> {
         self.seen.borrow().error.clone()
     }
 
     /// Waits for a change of the snapshot, the state or the error that this handle has not seen,
-    /// and returns the snapshot. The first call returns immediately if etcd has answered. A reader
-    /// that is slow skips to the latest.
+    /// and returns the snapshot. The first call returns immediately if etcd has responded. A
+    /// growing [`ResolutionState::Stale`] age is no change. A slow reader skips to the latest
+    /// snapshot.
     ///
     /// # Errors
     /// When the runtime of the watch has ended ([`Error::is_closed`]).
@@ -118,8 +121,8 @@ impl Resolution {
     /// Waits for the first response of etcd and returns the snapshot, which may be empty.
     ///
     /// # Errors
-    /// - Nothing within `within` ([`Error::is_timeout`]). The source is the last failure, or says
-    ///   that the runtime of the watch is not driven. The resolution goes on.
+    /// - etcd has not responded within the time `within` ([`Error::is_timeout`]). The source is the
+    ///   last failure, or says that the runtime of the watch is not driven. The resolution goes on.
     /// - The runtime of the watch has ended ([`Error::is_closed`]).
     ///
     /// # Cancel safety

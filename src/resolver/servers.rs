@@ -8,7 +8,8 @@ use crate::address::{Address, Authority};
 use crate::address_index::{AddressChange, AddressIndex};
 use crate::resolver::snapshot::{Snapshot, diff};
 
-/// Names one server of a service to a balancer: one per server address, however many etcd keys name it.
+/// Identifies one server address of a service in a balancer, however many etcd keys name the
+/// address.
 ///
 /// Opaque; shown as `host:port`.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

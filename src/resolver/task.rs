@@ -7,7 +7,7 @@
 //! 2. Wait for a message of the watch, the answer to the request, a new connection to etcd, the
 //!    machine's timer, or a reader that checks whether the task runs.
 //! 3. Give it to the machine.
-//! 4. Publish the view where the snapshot, the state or the error has changed.
+//! 4. Publish the view if the snapshot, the state or the error has changed.
 //!
 //! What is logged: the first failure of each kind at WARN, others at DEBUG, and that the watch has
 //! recovered at INFO. Changes of the members are logged by `report.rs`.
@@ -310,10 +310,10 @@ impl Task {
         }
     }
 
-    /// Publishes the view where the snapshot, the state or the error has changed.
+    /// Publishes the view if the snapshot, the state or the error has changed.
     ///
-    /// A change of the revision alone is published with the next change: readers would wake for
-    /// nothing.
+    /// If only the revision has changed, that is published with the next change: readers would wake
+    /// for nothing.
     fn publish(&mut self, changed: bool) {
         let now = self.epoch.elapsed();
         let mut stale_since = None;
@@ -356,7 +356,7 @@ impl Task {
     }
 }
 
-/// The answer to the request; never, where there is none.
+/// The response to the request; never completes if there is no request.
 async fn response_of(request: Option<&mut Request>) -> (Action, Result<Input, Failure>) {
     match request {
         Some(request) => request.await,

@@ -21,7 +21,7 @@ use crate::serve::update_lock::{UpdateGuard, UpdateLock};
 use crate::target::Target;
 
 /// A handle to a server of [`Serve`](crate::Serve): watches it, pauses it, changes its instance,
-/// and stops it. Cheap to clone. It keeps nothing alive.
+/// and stops it. Cheap to clone. A handle keeps nothing alive.
 ///
 /// ```no_run
 /// # async fn control(registrar: tonic_etcd::Registrar, router: tonic::transport::server::Router) -> Result<(), tonic_etcd::Error> {
@@ -30,7 +30,9 @@ use crate::target::Target;
 /// let control = serve.control();
 /// tokio::spawn(async move {
 ///     // An operator lowers the weight, and later stops the server.
-///     drop(control.update(|instance| instance.with_weight(1)));
+///     if let Err(error) = control.update(|instance| instance.with_weight(1)) {
+///         eprintln!("{error}");
+///     }
 ///     control.stop();
 /// });
 /// serve.serve(router, listener, std::future::pending()).await
@@ -98,26 +100,29 @@ impl ServeControl {
     }
 
     /// A `tokio_stream::Stream` of the states: the present one first, then each step. A slow reader
-    /// skips no step; if the reason of a step changes, it gets the latest. [`ServeState::Stopped`]
-    /// is the last.
+    /// misses no state that the server was in; of several reasons (`why`) of one state it gets the
+    /// latest. [`ServeState::Stopped`] is the last.
     pub fn states(&self) -> ServeStates {
         ServeStates::new(self.shared.steps.subscribe())
     }
 
-    /// The state of each registration. Empty before the server is ready and after it has left.
+    /// The state of each registration. Empty in [`ServeState::Starting`], and after the server has
+    /// left.
     pub fn registrations(&self) -> Vec<(Target, RegistrationState)> {
         let inner = self.inner();
         inner.registrations.iter().map(|registration| (registration.target().clone(), registration.state())).collect()
     }
 
-    /// The registered instance, once the server is ready.
+    /// The instance as it is registered, or is about to be. `None` until the address is known and the
+    /// first checks have passed.
     pub fn instance(&self) -> Option<Instance> {
         self.inner().instance.clone()
     }
 
-    /// Whether the server serves and each of its services is in etcd, as far as is known: the flag
-    /// for a readiness probe. A server that is paused, does not serve, or waits for a key that
-    /// another instance holds is not ready.
+    /// Whether the state is [`ServeState::Serving`] and each service is in etcd, as far as is
+    /// known: the flag for a readiness probe of a server of [`Serve`](crate::Serve). A server that
+    /// is paused, fails its health check, or waits for a key that another instance holds is not
+    /// ready.
     ///
     /// [`RegistrarHealth::is_live`](crate::RegistrarHealth::is_live) is the flag for a liveness
     /// probe: a server must not be restarted because etcd is unavailable.
@@ -126,12 +131,13 @@ impl ServeControl {
         serves && self.inner().registrations.iter().all(Registration::is_registered)
     }
 
-    /// Waits until the server serves and each of its services is in etcd.
+    /// Waits until the state is [`ServeState::Serving`] and each service is in etcd with its last
+    /// change. While the server is paused, this waits for [`ServeControl::resume`].
     ///
     /// # Errors
     /// - It takes longer than `within` ([`Error::is_timeout`]).
     /// - Another instance holds a key ([`Error::is_conflict`]).
-    /// - The server leaves or has ended: the error it ended with, or [`Error::is_closed`].
+    /// - The server leaves or has ended: the error with which it ended, or [`Error::is_closed`].
     ///
     /// # Cancel safety
     /// Cancel safe: dropping the future only ends the waiting.
@@ -180,8 +186,9 @@ impl ServeControl {
         self.inner().failed = Some(error.clone());
     }
 
-    /// Takes the server out of etcd until [`ServeControl::resume`]. It goes on serving and keeps
-    /// its lease. Works before the server is ready too.
+    /// Takes the server out of etcd until [`ServeControl::resume`]. The server goes on accepting
+    /// calls and keeps its lease. A pause in [`ServeState::Starting`] holds for the registration
+    /// too.
     pub fn pause(&self) {
         self.set_paused(true);
     }
@@ -203,24 +210,24 @@ impl ServeControl {
 
     /// Changes the instance in place, under the same lease: `|instance| instance.with_weight(3)`.
     ///
-    /// All services change, or none if the change is refused. Before the server is ready, the
-    /// change is kept until then. Updates wait for each other; `change` itself must not update by
-    /// this handle, and an update within another is refused. A server that leaves with a mark
+    /// All services change, or none if the change is refused. In [`ServeState::Starting`] the
+    /// change is kept until the server registers. Updates run one after the other. An `update` that
+    /// is called from inside `change` is refused. A server that leaves with a mark
     /// ([`Departure::MarkDraining`](crate::Departure::MarkDraining)) keeps the mark.
     ///
-    /// What etcd refuses later concerns each service by itself: [`ServeControl::registrations`] and
-    /// the error of [`ServeControl::ready`] say which.
+    /// If etcd refuses the change later, that may hit one service and not another:
+    /// [`ServeControl::registrations`] and the error of [`ServeControl::ready`] name the service.
     ///
     /// # Errors
     /// `change` returns an error, its result is refused as by [`Registration::update`], or the
     /// server has left. The error names the service.
     ///
-    /// A kept change that returns an error or panics is logged as a warning and left out. If its
-    /// result is refused when it is registered, as by the codec,
-    /// [`Serve::serve`](crate::Serve::serve) ends with that error.
+    /// A kept change has no caller any more. If `change` returns an error or panics, that is logged
+    /// as a warning, and the change is left out. If the server cannot register with its result,
+    /// because the codec refuses it, [`Serve::serve`](crate::Serve::serve) ends with that error.
     ///
     /// # Panics
-    /// If `change` does while the server is ready. The instance is then unchanged.
+    /// If `change` does, unless it was kept. The instance is then unchanged.
     pub fn update<R>(&self, change: impl FnOnce(Instance) -> R + Send + 'static) -> Result<(), Error>
     where
         R: TryInto<Instance>,
@@ -297,7 +304,8 @@ impl ServeControl {
         self.shared.updates.lock().ok_or_else(nested)
     }
 
-    /// Makes the server leave and stop, as its shutdown signal does.
+    /// Makes the server leave and stop, as its shutdown signal does. If it was called before
+    /// [`Serve::serve`](crate::Serve::serve), that stops at once and registers nothing.
     pub fn stop(&self) {
         self.shared.stop.send_replace(true);
     }

@@ -22,8 +22,8 @@
 //!      └── refused ──────────────┴── tonic's server ended ┘─────────────────────────────────────┘
 //! ```
 //!
-//! The server accepts calls from `Starting` to `Leaving`. Each step has a limit, and none needs
-//! etcd:
+//! The server accepts calls from `Starting` to `Leaving`. Each step has a limit, except that checks
+//! are repeated until they pass. No step needs etcd:
 //!
 //! | step | at most | set by |
 //! |---|---|---|
@@ -41,8 +41,8 @@
 //! once the registry is dropped; and the registrar's task, which removes the keys in the
 //! background.
 //!
-//! [`ServeControl`] may be used from any thread and from within any log event. It never holds a
-//! lock while user code runs: see `control`.
+//! [`ServeControl`] may be used from any thread, also while a tracing subscriber handles an event.
+//! It never holds a lock while user code runs: see `control`.
 
 mod advertise;
 mod connections;

@@ -28,32 +28,36 @@ pub enum Departure {
     /// Deletes its keys. The default, because every client of every language understands it.
     #[default]
     Deregister,
-    /// Marks its instances ([`Instance::with_draining`]) for as long as the propagation takes, and
-    /// deletes the keys after that. For operators who want to see in etcd what is leaving. Only
-    /// clients of this crate understand the mark.
+    /// Marks its instances ([`Instance::with_draining`]), waits for the propagation time, and then
+    /// deletes the keys. For operators who want to see in etcd what is leaving. Only clients of
+    /// this crate understand the mark: all others learn of the departure when the keys are deleted,
+    /// immediately before GOAWAY.
     MarkDraining,
 }
 
 /// Serves a tonic server and keeps it registered. Made by [`Registrar::service`].
 ///
-/// The order of a server's life is:
+/// A server goes through these steps:
 ///
-/// 1. It serves.
-/// 2. Once the accept loop runs and [`Serve::ready_when`] passes, it registers.
-/// 3. When the shutdown signal comes, it deregisters, and waits until clients have seen that
-///    ([`Serve::propagation`]).
-/// 4. It tells its health service that it does not serve.
-/// 5. It sends GOAWAY, and answers the calls in flight for up to [`Serve::drain`].
-/// 6. It closes what is left.
+/// 1. It accepts calls.
+/// 2. It registers, once it knows its address and the checks pass ([`Serve::ready_when`], and the
+///    first run of [`Serve::healthy_when`]).
+/// 3. When the shutdown signal comes, it deregisters, and goes on accepting calls for a fixed time
+///    so that clients can learn of that ([`Serve::propagation`]).
+/// 4. It sets its health service to `NOT_SERVING`, if it was given to `Serve::health`.
+/// 5. It sends GOAWAY, and finishes the calls in flight for up to [`Serve::drain`].
+/// 6. It closes the connections that are left, and [`Serve::serve`] returns.
 ///
-/// Each step is bounded, also while etcd is unavailable: a server starts and stops without etcd.
+/// A server starts without etcd. From the shutdown signal on, each step has a time limit, also
+/// while etcd is unavailable.
 ///
-/// [`serving`](crate::serving) shows it with health, reflection, axum, tonic-web, TLS, several
-/// listeners, systemd and signals, and says what is waited for at the end.
+/// [`serving`](crate::serving) has examples with health, reflection, axum, tonic-web, TLS, several
+/// listeners, systemd and signals, and says what a server waits for at the end.
 ///
-/// A server with a lifecycle of its own follows the same order: listen and serve,
-/// [`Registrar::register`], then [`Registration::deregister`](crate::Registration::deregister),
-/// wait for a second, and stop tonic gracefully.
+/// If you start and stop the server yourself, without `Serve`, keep to the same order: listen and
+/// serve, [`Registrar::register`], then
+/// [`Registration::deregister`](crate::Registration::deregister), wait for a second, and stop tonic
+/// gracefully.
 ///
 /// # Streams of clients
 ///
@@ -63,11 +67,12 @@ pub enum Departure {
 /// (tonic 0.14, over its own channel and this crate's: both reset the stream with `CANCEL`, as gRPC
 /// requires). Half an upload then looks complete. If that matters, let the client say that it is
 /// done, by a last message of a special kind or by a count in the first one, and let the handler do
-/// nothing final before.
+/// nothing final before it has seen that.
 ///
 /// A lost connection, and a request stream that fails or panics under
-/// [`BalancedChannel`](crate::BalancedChannel), do show as an error. A deadline that passes drops
-/// the handler's future.
+/// [`BalancedChannel`](crate::BalancedChannel), do show as an error. If the call's deadline passes
+/// at the server before the client's reset arrives, tonic drops the handler's future; otherwise the
+/// stream ends as above. After the response headers only the latter happens.
 #[must_use = "nothing is served before `serve`"]
 pub struct Serve {
     pub(super) registrar: Registrar,
@@ -109,8 +114,8 @@ pub(super) struct ServiceOptions {
 }
 
 impl Registrar {
-    /// A server of this service. [`Serve::serve`] serves it, and returns an error if the target is
-    /// refused.
+    /// Describes a server of this service. [`Serve::serve`] runs it, and returns an error if the
+    /// target is refused.
     pub fn service<T>(&self, target: T) -> Serve
     where
         T: TryInto<Target>,
@@ -163,8 +168,9 @@ impl Serve {
     /// # fn serve(registrar: tonic_etcd::Registrar) {
     /// use tonic_etcd::{Conflict, RegistrationOptions};
     ///
-    /// let one_at_a_time = RegistrationOptions::new().key("primary").conflict(Conflict::Refuse);
-    /// let serve = registrar.service("greeter").registration(one_at_a_time);
+    /// // The second server waits until the key is free. A key is no lock: for a short time, two may believe that they hold it.
+    /// let primary = RegistrationOptions::new().key("primary").conflict(Conflict::Refuse);
+    /// let serve = registrar.service("greeter").registration(primary);
     /// # }
     /// ```
     pub fn registration(mut self, options: RegistrationOptions) -> Self {
@@ -175,33 +181,37 @@ impl Serve {
         self
     }
 
-    /// Adds an address that clients reach: `host:port`, `https://host:port`, or a host, which gets
-    /// the port that is listened on. Each call adds one.
+    /// Adds an address under which clients reach this server: `host:port`, `https://host:port`, or
+    /// a host alone, to which the listener's port is added. Each call adds one address.
     ///
     /// Without it, the first of these applies:
     ///
     /// 1. The environment variable `TONIC_ETCD_ADVERTISE`: addresses as above, separated by commas.
-    /// 2. The address that is listened on, if it is not `0.0.0.0` or `[::]` and other hosts can
-    ///    reach it.
-    /// 3. The host in the environment variable `POD_IP`, as Kubernetes' documentation calls it. It
-    ///    may list several, separated by commas or blanks: the first one of an address family that
-    ///    is listened on is taken (`[::]` takes both families unless `IPV6_V6ONLY` is set). If
-    ///    there is none, that is refused.
+    /// 2. The address of the listener, unless it is `0.0.0.0` or `[::]`. A loopback address or the
+    ///    path of a Unix socket is registered only if every endpoint of etcd is on this host. A
+    ///    link-local address is refused.
+    /// 3. The address in the environment variable `POD_IP`. Kubernetes does not set it: the pod's
+    ///    manifest must (`fieldRef` with `status.podIP`). The variable may list several addresses,
+    ///    separated by commas or blanks: the first one of an address family that the listener
+    ///    accepts is taken (`[::]` accepts both families unless `IPV6_V6ONLY` is set). If `POD_IP`
+    ///    is set and has no such address, `serve` returns an error.
     /// 4. The address of the network interface that reaches etcd.
     ///
-    /// An address that is set here or in `TONIC_ETCD_ADVERTISE` is taken as it is, because
-    /// something may forward it. A loopback address that is found otherwise is registered only if
-    /// every endpoint of etcd is on this host.
+    /// An address that is set here or in `TONIC_ETCD_ADVERTISE` is taken as it is, also a loopback
+    /// address or a Unix socket, because something may forward connections to it. An address that
+    /// is found in another way is never a loopback address unless etcd is on this host.
     pub fn advertise(mut self, address: impl Into<String>) -> Self {
         self.advertise.push(address.into());
         self
     }
 
-    /// Registers `https://` addresses, so that clients use TLS. tonic does not tell whether a
-    /// router has TLS, so false by default.
+    /// Registers `https://` addresses, so that clients know that the server uses TLS. Off unless
+    /// this is called, because tonic does not tell whether a router has TLS. `BalancedChannel`
+    /// calls such a server only with TLS settings (`BalancedChannelBuilder::tls` or
+    /// `tls_for_https`).
     ///
-    /// Go's resolver does not understand the scheme: in a mixed fleet leave this out and turn TLS
-    /// on at the clients. Unix sockets are called without TLS.
+    /// etcd's Go resolver does not understand the scheme: in a mixed fleet leave this out and turn
+    /// TLS on at the clients. Unix sockets are called without TLS.
     pub fn https(mut self) -> Self {
         self.https = true;
         self
@@ -219,9 +229,9 @@ impl Serve {
         self
     }
 
-    /// Whether `TCP_NODELAY` is set on accepted connections. True by default, because a response in
-    /// two writes otherwise waits for the client's delayed acknowledgement (40 ms). tonic's own
-    /// setting has no effect on a listener.
+    /// Whether `TCP_NODELAY` is set on accepted connections. True by default, because without it a
+    /// response that is sent in two writes waits for the client's delayed acknowledgement (40 ms).
+    /// tonic's own setting has no effect on a listener.
     pub fn nodelay(mut self, nodelay: bool) -> Self {
         self.nodelay = nodelay;
         self
@@ -229,8 +239,9 @@ impl Serve {
 
     /// Registers only once the check passes.
     ///
-    /// The check is repeated until it does, with waits that grow to 0.8 s, and to 5 s after a
-    /// minute. A check that takes longer than 5 s, or panics, has failed.
+    /// The check is repeated until it passes, with waits that grow to 0.8 s, and to 5 s after a
+    /// minute. The repetition has no time limit. A check that returns an error, panics, or takes
+    /// longer than 5 s has failed.
     pub fn ready_when<F, Fut, E>(mut self, check: F) -> Self
     where
         F: Fn() -> Fut + Send + Sync + 'static,
@@ -241,9 +252,12 @@ impl Serve {
         self
     }
 
-    /// Repeats the check for as long as the server serves, with a wait of `every` after each (10 ms
-    /// at least; a shorter one is refused by [`Serve::serve`], because each check costs something).
-    /// While it fails, takes longer than 5 s, or panics, the server is not in the directory.
+    /// Repeats a check until the server leaves, with a wait of `every` after each run. After a
+    /// failure the server is out of the directory until the check passes again. A check that
+    /// returns an error, panics, or takes longer than 5 s has failed; those 5 s do not count as a
+    /// failure before they are over.
+    ///
+    /// [`Serve::serve`] refuses a wait of less than 10 ms, because each check costs something.
     pub fn healthy_when<F, Fut, E>(mut self, every: Duration, check: F) -> Self
     where
         F: Fn() -> Fut + Send + Sync + 'static,
@@ -257,13 +271,15 @@ impl Serve {
     /// Lets the reporter of the server's health service decide whether the server is in the
     /// directory.
     ///
-    /// While the whole server (the empty name) does not serve, none of its services is in the
-    /// directory. [`Serve::health_name`] and [`Serve::health_of`] let a name decide over one
-    /// service. A service that turns `NOT_SERVING` leaves, and returns with `SERVING`.
+    /// While the reporter says `NOT_SERVING` of the whole server (the empty name), none of its
+    /// services is in the directory. With [`Serve::health_name`] or [`Serve::health_of`], the
+    /// status of another name decides over one service. A service that turns `NOT_SERVING` leaves,
+    /// and returns with `SERVING`.
     ///
-    /// At shutdown, once clients have seen that the server left, the reporter is told that the
-    /// whole server does not serve, and none of the names of [`Serve::health_name`] and
-    /// [`Serve::health_of`]. It does not tell which other names it knows: those stay as they are.
+    /// At shutdown, after the propagation time, the reporter is set to `NOT_SERVING` for the whole
+    /// server and for each name given to [`Serve::health_name`] or [`Serve::health_of`]. Other
+    /// names that you set on the reporter keep their status: `tonic_health` has no way to list
+    /// them.
     #[cfg(feature = "tonic-health")]
     #[cfg_attr(docsrs, doc(cfg(feature = "tonic-health")))]
     pub fn health(mut self, reporter: &tonic_health::server::HealthReporter) -> Self {
@@ -271,9 +287,10 @@ impl Serve {
         self
     }
 
-    /// Sets the name by which gRPC's health service knows the service that was added last, such as
-    /// `helloworld.Greeter`. That service is in the directory only while the reporter says that the
-    /// name serves. A name that the reporter was told nothing of does not serve.
+    /// Sets the name, such as `helloworld.Greeter`, by which gRPC's health service knows the
+    /// service of the preceding [`Registrar::service`] or [`Serve::service`] call. That service is
+    /// in the directory only while the reporter says `SERVING` of the name. A name that was never
+    /// set on the reporter counts as `NOT_SERVING`.
     #[cfg(feature = "tonic-health")]
     #[cfg_attr(docsrs, doc(cfg(feature = "tonic-health")))]
     pub fn health_name(mut self, name: impl Into<String>) -> Self {
@@ -302,37 +319,40 @@ impl Serve {
     /// The maximum time that deregistering may take. 5 s by default, longer than an election of
     /// etcd.
     ///
-    /// With [`Serve::propagation`] and [`Serve::drain`] the default is 26 s, within the 30 s that
-    /// Kubernetes gives. While etcd is unavailable, a registered server takes this whole time to
-    /// leave; its key then stays until the lease ends.
+    /// With the defaults of [`Serve::propagation`] (1 s) and [`Serve::drain`] (20 s), stopping
+    /// takes at most 26 s, less than Kubernetes' grace period of 30 s. While etcd is unavailable,
+    /// deregistering takes the whole of this limit; the key then stays until the lease ends.
     pub fn deregister_within(mut self, limit: Duration) -> Self {
         self.deregister_within = limit;
         self
     }
 
-    /// How long the server goes on after it left the directory, so that clients see that before it
-    /// stops. 1 s by default: etcd tells them within milliseconds, and the rest is for slow and
-    /// distant ones. The server does not wait if it was not in the directory, or could not be taken
-    /// out of it. If it left before, as by a pause, the time since then counts.
+    /// How long the server goes on accepting calls after it has left the directory, so that clients
+    /// learn of that before it stops. 1 s by default: etcd tells clients within milliseconds, and
+    /// the rest is for slow and distant clients. Nobody tells the server what clients have seen.
+    /// The server does not wait if it was not in the directory, or could not be taken out of it.
+    /// Time that has passed since an earlier leaving, such as a pause, is subtracted.
     pub fn propagation(mut self, wait: Duration) -> Self {
         self.propagation = wait;
         self
     }
 
-    /// The maximum time that calls in flight may take after GOAWAY. 20 s by default. Then their
-    /// connections are closed. A connection without a call in flight has 0.75 s to end by itself:
-    /// see [`serving`](crate::serving#what-is-waited-for-at-the-end).
+    /// The maximum time that calls in flight may take after GOAWAY. 20 s by default. When it is
+    /// over, their connections are closed. A connection without a call in flight is closed after
+    /// 0.75 s if its client has not ended it: see
+    /// [`serving`](crate::serving#what-is-waited-for-at-the-end).
     pub fn drain(mut self, limit: Duration) -> Self {
         self.drain = limit;
         self
     }
 
-    /// A layer for the router's server, which counts the calls of each connection.
+    /// A layer for tonic's `Server::layer`, which counts the calls of each connection.
     ///
-    /// It is needed where tonic itself speaks TLS (`Server::tls_config`): it tells a connection
-    /// whose client is gone from one with a call in flight. Without it such a connection is kept
-    /// for the whole [`Serve::drain`]. Connections without TLS need no layer, because their frames
-    /// can be read. Put it first, so that it covers the other layers.
+    /// It is needed if tonic does the TLS (`Server::tls_config`). It shows which connections have
+    /// calls in flight. Without the layer, a TLS connection whose client is gone looks as if it had
+    /// one, and is kept for the whole of [`Serve::drain`]. Connections without TLS need no layer,
+    /// because their frames can be read. Put the layer first, so that it covers the other layers,
+    /// and use it only in the router that is given to this `Serve`.
     ///
     /// ```no_run
     /// # use greeter_proto::greeter_server::{Greeter, GreeterServer};

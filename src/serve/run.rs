@@ -44,7 +44,7 @@ struct ListenerInfo {
 
 impl Serve {
     /// Serves until `shutdown` completes, [`ServeControl::stop`](crate::ServeControl::stop) is
-    /// called, or nothing more can be accepted. Then leaves the directory and stops.
+    /// called, or the listener ends. Then leaves the directory and stops.
     ///
     /// Takes a router with any layers and TLS. `listener` is a tokio `TcpListener` or
     /// `UnixListener`, or tonic's `TcpIncoming`.
@@ -59,14 +59,15 @@ impl Serve {
     /// It never fails because etcd is unavailable.
     ///
     /// # Panics
-    /// If the router does, or the function that [`Serve::describe`] was given. Then all connections
-    /// are closed, and the server is deregistered in the background. A check that panics has
-    /// failed.
+    /// If the function given to [`Serve::describe`] panics, or a layer of the router does when it
+    /// is applied to the server. Then all connections are closed, and the server is deregistered in
+    /// the background. A handler that panics ends its own call, not the server. A check that panics
+    /// has failed.
     ///
     /// # Cancel safety
-    /// Dropping the future closes all connections at once and deregisters the server in the
-    /// background: the way to end at a second signal. The file of a Unix socket then stays, as
-    /// tokio leaves it.
+    /// Dropping the future closes all connections at once, and deregisters the server in the
+    /// background while the runtime lives: a way to end at a second signal. The file of a Unix
+    /// socket then stays, as tokio leaves it.
     pub async fn serve<L, ResBody>(
         self,
         router: Router<L>,
@@ -93,9 +94,9 @@ impl Serve {
 
     /// Serves any stream of connections, as [`Serve::serve`] serves a listener.
     ///
-    /// Nothing is known of where the stream accepts: [`Serve::advertise`] or the environment must
-    /// give host and port. [`Serve::nodelay`] has no effect, and the file of a Unix socket is not
-    /// removed.
+    /// A stream does not tell its address: [`Serve::advertise`] or `TONIC_ETCD_ADVERTISE` must give
+    /// host and port, otherwise this returns an error. [`Serve::nodelay`] has no effect, and the
+    /// file of a Unix socket is not removed.
     ///
     /// # Errors
     /// As [`Serve::serve`].

@@ -11,35 +11,39 @@ use tokio_stream::wrappers::WatchStream;
 
 use crate::error::Error;
 
-/// The state of a server. It goes from each of these to the next, and may skip some.
+/// The state of a server. A server goes through these states in this order. It may skip some, and
+/// never goes back.
 ///
 /// | state | accepts calls | in the directory |
 /// |---|---|---|
 /// | `Starting` | yes | no |
-/// | `Serving` | yes | yes, as far as etcd and the checks allow |
-/// | `Leaving` | yes | leaves |
-/// | `Draining` | no, answers those in flight | no |
+/// | `Serving` | yes | yes, with the exceptions at `Serving` |
+/// | `Leaving` | yes | until it has left |
+/// | `Draining` | no, finishes those in flight | no; if it could not leave, until the lease ends |
 /// | `Stopped` | no | no |
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum ServeState {
-    /// Not ready, and therefore not registered. It serves nevertheless, from when it is first
-    /// polled.
+    /// Not registered, because a check has not passed or the address is not known. The server
+    /// accepts calls all the same, from the first poll of [`Serve::serve`](crate::Serve::serve)'s
+    /// future.
     #[non_exhaustive]
     Starting {
         /// What it waits for: a check that failed, or an address that is not known yet.
         why: Option<Error>,
     },
-    /// Serves and is registered, as far as etcd and the checks allow.
+    /// Past its first checks. Registered, unless etcd is unavailable, a check fails, the server is
+    /// paused, or another instance holds its key.
     /// [`ServeControl::registrations`](crate::ServeControl::registrations) has the state of each
     /// registration.
     Serving,
-    /// Serves, and leaves the directory.
+    /// Accepts calls, and leaves the directory.
     Leaving,
-    /// Accepts no calls, and answers those in flight.
+    /// Accepts no new calls, and finishes those in flight.
     #[non_exhaustive]
     Draining {
-        /// Why it could not leave the directory. Its key stays until the lease ends.
+        /// `Some` if it could not leave the directory: the reason. Its key then stays until the
+        /// lease ends.
         why: Option<Error>,
     },
     /// Has ended. The last state.

@@ -19,10 +19,10 @@ const ETCD_PORT: u16 = 2379;
 ///
 /// A target may also name the etcd that it is meant for: by its hosts,
 /// `etcd://h1:2379,h2:2379/greeter`, or with the feature `srv` by the domain whose SRV records name
-/// them, `etcd-srv://example.org/greeter`. A resolver or registrar of another etcd then refuses it.
-/// A target never makes a connection of its own.
-/// [`EtcdOptions::from_target`](crate::EtcdOptions::from_target) gives the options of the etcd that
-/// it names.
+/// them, `etcd-srv://example.org/greeter`. A resolver or registrar of another etcd then refuses the
+/// target. The hosts of a target are only compared: the connection is always that of the resolver
+/// or registrar. [`EtcdOptions::from_target`](crate::EtcdOptions::from_target) gives the options of
+/// the etcd that a target names.
 ///
 /// The name is read as etcd's Go resolver reads it, so that one text works in every language:
 ///
@@ -36,16 +36,21 @@ const ETCD_PORT: u16 = 2379;
 /// percent escapes are decoded and hosts without a port get 2379. The bare form is taken as it is.
 ///
 /// **Names below other names.** Keys of `shop/payments` are keys of `shop` too, as for etcd's Go
-/// client, so that clients of `shop` also call the servers of `shop/payments`. Choose names of
-/// which none continues another one after a slash. A resolver of the shorter name warns once when
-/// it sees both. So does a registrar that registers one and sees the other: it looks once for each
-/// service, at the first hundred keys above and below that its role may read.
+/// client, so clients of `shop` also call the servers of `shop/payments`. Do not name one service
+/// `shop` and another one `shop/…`. A resolver of the shorter name warns once when it sees keys of
+/// both. A registrar warns too: for each service that it registers, it looks once for shorter and
+/// longer names, at up to a hundred keys of each, if its role may read them.
 ///
-/// **Refused** are empty names and segments (`team//greeter`, `greeter/`), control characters,
-/// schemes other than `etcd` and `etcd-srv`, queries and fragments, IPv6 hosts without brackets,
-/// and everything that may be a user and a password: an `@` in a target that names hosts, and
-/// `user:password@` at the start of a name. In a name of the URL form write `%40`. Errors do not
-/// show it.
+/// **Refused** are:
+///
+/// - empty names and empty segments (`team//greeter`, `greeter/`), except for one slash at the
+///   start of a name (`/web`);
+/// - control characters;
+/// - schemes other than `etcd` and `etcd-srv`, and in the URL form queries and fragments;
+/// - IPv6 hosts without brackets;
+/// - everything that may be a user and a password: an `@` in a target that names hosts, and
+///   `user:password@` at the start of a name. Write an `@` in a name of the URL form as `%40`.
+///   Errors never show what may be a password.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Target {
     /// The name, without a slash at its end.
@@ -62,8 +67,8 @@ impl Target {
     /// Parses a target.
     ///
     /// # Errors
-    /// When the text is no target ([`Error::is_invalid_argument`]). The error shows the text
-    /// without a user or password, and the reason.
+    /// When the text is not a valid target ([`Error::is_invalid_argument`]). The error shows the
+    /// text without a user or password, and the reason.
     pub fn parse(text: &str) -> Result<Self, Error> {
         let refuse = |reason: String| Error::invalid("target", secret::without_user(text), reason);
         // Checked first, so that no other reason shows a part of a password.
@@ -103,8 +108,8 @@ impl Target {
         Ok(Self { name, hosts, srv, name_key: false })
     }
 
-    /// Whether the key that *is* the name is read too (`/web` = `192.168.1.51:8000`), as many
-    /// tutorials write it. False by default.
+    /// Whether the key that equals the name, without a slash after it, is read too: `/web` =
+    /// `192.168.1.51:8000`, as in many tutorials. False by default.
     ///
     /// One watch from `/web` to `/web0` then serves both. Keys between them that belong to others
     /// (`/web-2`, `/web.old`) are left out. The role must be allowed to read that whole range.
@@ -140,7 +145,7 @@ impl Target {
         self.srv.as_ref()
     }
 
-    /// The service alone, in whatever etcd. Targets of one service are equal then.
+    /// Only the service, in whatever etcd. Targets of one service are then equal.
     pub(crate) fn without_hosts(self) -> Self {
         Self { hosts: Vec::new(), srv: None, ..self }
     }
@@ -234,7 +239,8 @@ fn check_name(name: &str) -> Result<(), String> {
 }
 
 impl fmt::Display for Target {
-    /// The bare name where it parses as itself, otherwise the URL form.
+    /// The bare name; or the URL form if the target names hosts or a domain, or if the bare name
+    /// would be read in another way.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let is_bare = self.hosts.is_empty() && self.srv.is_none();
         // A bare name that starts like a URL would be parsed as one.

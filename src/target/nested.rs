@@ -5,10 +5,10 @@ use crate::instance::Instance;
 use crate::target::Target;
 
 /// The longer name that a key of the service seems to belong to: `shop/payments` for
-/// `shop/payments/10.0.0.5:50051`. `None` where the key is the service's own.
+/// `shop/payments/10.0.0.5:50051`. `None` if the key is the service's own.
 ///
-/// Where an address of the key's value ends the key, the name ends before it. Otherwise it ends
-/// before the last slash that is no part of an address.
+/// If the key ends in an address of its value, the name ends before that address. Otherwise the
+/// name ends before the last slash that is not part of an address.
 pub(crate) fn nested_name<'k>(target: &Target, key: &'k str, instances: &[Instance]) -> Option<&'k str> {
     let rest = key.strip_prefix(target.name())?.strip_prefix('/')?;
     if !rest.contains('/') {

@@ -152,8 +152,8 @@ impl EtcdOptions {
         false
     }
 
-    /// The TLS settings in use; `None` where no endpoint is `https`. Built once, because roots may
-    /// be read from the system, and checked before the first connection.
+    /// The TLS settings in use; `None` if no endpoint is `https`. Built once, because roots may be
+    /// read from the system, and checked before the first connection.
     #[cfg(feature = "_tls")]
     pub(crate) fn built_tls(&self) -> &Result<Option<Tls>, InvalidTls> {
         self.built_tls.get_or_init(|| {

@@ -28,21 +28,22 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// `["http://h1:2379", "h2:2379"]`.
 ///
 /// Requests go to one member over one connection. The next member is used when this one cannot
-/// serve: it is down, has lost its leader, or is a learner. A late request is also sent to one
-/// other member, and the first answer counts. Every request that is sent may be repeated without
-/// harm.
+/// serve: it is down, has lost its leader, or is a learner. If the connection shows no sign of life
+/// for 300 ms, its request is also sent to one other member, and the first response counts.
+/// Requests are made such that sending one twice does no harm.
 ///
-/// A connection is closed on a transport error, GOAWAY, a failed PING, or when a request was sent
-/// and nothing at all was received for the request timeout. Requests require a leader, so that a
+/// A connection is closed after a transport error, GOAWAY or a failed PING, and when a request was
+/// sent and nothing at all was received for the request timeout. Requests require a leader, so a
 /// member that is cut off from its cluster refuses them instead of staying silent.
 ///
 /// The watches of a resolver or a registrar share streams. They take at most half of the streams
 /// that a connection admits.
 ///
-/// With the feature `srv` the members can be found by DNS: see `EtcdOptions::srv`.
+/// With the feature `srv`, the members can be found by DNS: see `EtcdOptions::srv`.
 ///
-/// No text may hold a user and a password (`http://root:secret@h1`). Such a text is refused, and
-/// the error does not show them: use [`EtcdOptions::user`].
+/// An endpoint must not hold a user and a password (`http://root:secret@h1`): use
+/// [`EtcdOptions::user`]. Such an endpoint is refused, and the error does not show user and
+/// password.
 ///
 /// Options are validated by the `connect` or `connect_lazy` that takes them. Its error names the
 /// option, the value and the bound.
@@ -71,7 +72,7 @@ pub(super) struct SrvOptions {
     domain: String,
     /// The suffix of one of several clusters in the domain.
     pub(super) name: Option<String>,
-    /// The DNS servers to ask; the system's where it is empty.
+    /// The DNS servers to ask; the system's if it is empty.
     pub(super) servers: Vec<std::net::SocketAddr>,
 }
 
@@ -90,9 +91,9 @@ impl EtcdOptions {
     /// The endpoints of the members, such as `http://10.0.0.1:2379`, `https://etcd.local:2379` or
     /// `10.0.0.1`.
     ///
-    /// The default port is 2379. The default scheme is `http`, or `https` where TLS settings are
-    /// given. Endpoints are tried in a random order, so that a fleet spreads over the members. At
-    /// least one is needed.
+    /// The default port is 2379. The default scheme is `http`, or `https` if TLS settings are
+    /// given. Endpoints are tried in a random order, so a fleet spreads over the members. At least
+    /// one endpoint is needed.
     pub fn new<E: Into<String>>(endpoints: impl IntoIterator<Item = E>) -> Self {
         Self {
             endpoints: endpoints.into_iter().map(Into::into).collect(),
@@ -131,21 +132,21 @@ impl EtcdOptions {
     /// --discovery-srv=DOMAIN` does. A domain without a dot at its end is also searched in the
     /// search domains of the system's `resolv.conf`.
     ///
-    /// **TLS.** Where TLS settings are given, only `https` members are looked up: DNS is not
-    /// protected and must not lead to a member without TLS. Without settings, `http` members are, and
-    /// `https` members too where a feature gives root certificates to verify them
-    /// (`tls-native-roots`, `tls-webpki-roots`). A certificate
-    /// must hold the host name of the record. `ClientTls::server_name` with the domain asks for the
-    /// domain instead, as `etcdctl --insecure-discovery=false` does.
+    /// **TLS.** With TLS settings, only `https` members are looked up: DNS is not protected and
+    /// must not lead to a member without TLS. Without TLS settings, `http` members are looked up,
+    /// and `https` members too if a feature gives root certificates to verify them
+    /// (`tls-native-roots`, `tls-webpki-roots`). A certificate must hold the host name of the
+    /// record. With `ClientTls::server_name` and the domain, it must hold the domain instead, as
+    /// with `etcdctl --insecure-discovery=false`.
     ///
     /// **Order.** A member with a lower priority is tried first. Members of one priority are tried
     /// in a random order by their weights (RFC 2782).
     ///
     /// **Changes.** The records are read again every 10 s, whatever their TTL, so that a set that
-    /// was replaced is not kept for a day. While no member can be connected they are read again
-    /// after their TTL, at least every 10 s and at most once a second. Where a lookup fails, or
-    /// gives no member, the last members stay, and that is logged once at WARN. Host names in
-    /// records are resolved by the system, as those of endpoints are.
+    /// was replaced is not kept for a day. While no member can be connected, the records are read
+    /// again when their TTL ends, but not sooner than after 1 s and not later than after 10 s. If a
+    /// lookup fails or gives no member, the last members stay, and that is logged once at WARN.
+    /// Host names in records are resolved by the system, as those of endpoints are.
     #[cfg(feature = "srv")]
     #[cfg_attr(docsrs, doc(cfg(feature = "srv")))]
     pub fn srv(domain: impl Into<String>) -> Self {
@@ -173,41 +174,42 @@ impl EtcdOptions {
         self
     }
 
-    /// Asks etcd for its members in this interval and after each new connection, and uses those
-    /// that it names beside the given endpoints. Off by default. For clusters whose members are
-    /// replaced by others with new addresses while this process lives. The same as
-    /// `AutoSyncInterval` of etcd's Go client, for which 30 s is usual.
+    /// Asks etcd for its members at this interval and after each new connection, and uses them in
+    /// addition to the given endpoints. Off by default. For clusters whose members are replaced by
+    /// others with new addresses while this process lives. Like `AutoSyncInterval` of etcd's Go
+    /// client, except that the given endpoints are kept. 30 s is usual.
     ///
     /// From 1 s to 1 h; other values are refused. Each request costs etcd a linearizable read.
     ///
-    /// Endpoints that were given, or found by SRV records, are never forgotten. Of what etcd names
-    /// (`--advertise-client-urls`) these are not used: learners, members with another scheme than
-    /// the given endpoints, `0.0.0.0` and `[::]`, and loopback addresses unless etcd was reached by
-    /// one. With TLS a member's certificate must hold the host by which it is named, unless a
-    /// server name is set.
+    /// Endpoints that were given, or found by SRV records, are never forgotten. Of the members that
+    /// etcd names (`--advertise-client-urls`), these are not used: learners, members with another
+    /// scheme than the given endpoints, `0.0.0.0` and `[::]`, and loopback addresses unless etcd
+    /// was reached by one. With TLS, a member's certificate must hold the host that etcd names,
+    /// unless a server name is set.
     ///
-    /// Where etcd refuses the request, because the role may not list members or a proxy does not
-    /// know it, that is logged once at WARN and the given endpoints are used alone. Leave this off
-    /// behind a proxy: etcd names its members, and the proxy would be bypassed.
+    /// If etcd refuses the request, because the role may not list members or a proxy does not know
+    /// the request, that is logged once at WARN, and only the given endpoints are used. Leave this
+    /// off behind a proxy: etcd names its own members, and the proxy would be bypassed.
     pub fn learn_members(mut self, every: Duration) -> Self {
         self.learn_every = Some(every);
         self
     }
 
-    /// Authenticates as this user; none by default. Where authentication is off, the user is not
-    /// needed, and that is no error, as with etcd's Go client.
+    /// Authenticates as this user; none by default. If authentication is off in etcd, the user is
+    /// ignored, as by etcd's Go client.
     ///
     /// Each resolver and each registrar fetches one token on each runtime and uses it for all
-    /// connections and members until etcd refuses it. A wrong password is checked once every 5 s,
-    /// because each check costs etcd a bcrypt.
+    /// connections and members until etcd refuses it. After a wrong password the next try is made
+    /// after 5 s, because each check costs etcd a bcrypt computation.
     pub fn user(mut self, name: impl Into<String>, password: impl Into<String>) -> Self {
         self.user = Some((name.into(), password.into()));
         self
     }
 
-    /// The TLS settings of `https` endpoints; the same type as for servers. By default the root
-    /// certificates of the enabled features. Endpoints without a scheme are then `https`, and
-    /// `http` endpoints are refused. [`ClientTls`] says how certificates are renewed.
+    /// Sets the TLS settings of `https` endpoints; the same type as for servers. With settings,
+    /// endpoints without a scheme are `https`, and `http` endpoints are refused. Without settings,
+    /// `https` endpoints are verified by the root certificates of the enabled features.
+    /// [`ClientTls`] says how certificates are renewed.
     #[cfg(feature = "_tls")]
     #[cfg_attr(docsrs, doc(cfg(any(feature = "tls-ring", feature = "tls-aws-lc"))))]
     pub fn tls(mut self, tls: ClientTls) -> Self {
@@ -222,30 +224,32 @@ impl EtcdOptions {
     }
 
     /// The maximum time to connect to a member by TCP and TLS; 2 s by default. A live member takes
-    /// milliseconds, and nothing else bounds a member whose packets are dropped. More than 0 and at
-    /// most 1 h; other values are refused.
+    /// milliseconds, and nothing else limits the wait for a member whose packets are lost. More
+    /// than 0 and at most 1 h; other values are refused.
     ///
-    /// The HTTP/2 SETTINGS that follow have the request timeout. After 300 ms without a connection
-    /// the next member is tried as well.
+    /// The wait for HTTP/2's SETTINGS, which follows, has the request timeout. After 300 ms without
+    /// a connection the next member is tried as well.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self
     }
 
-    /// The maximum time of a request, connecting excluded; 5 s by default, which is longer than an
-    /// election. More than 0 and at most 1 h; other values are refused.
+    /// The maximum time of a request, without the time to connect; 5 s by default, which is longer
+    /// than an election. A registrar's requests take at most a sixth of the lease's time to live if
+    /// that is less: 2.5 s by default. More than 0 and at most 1 h; other values are refused.
     ///
-    /// After 300 ms without any sign of life of its connection a request is also sent to another
-    /// member. A page of a list may take three times as long where etcd answers other reads. A
-    /// request of a registrar takes no longer than a sixth of its lease's time to live.
+    /// After 300 ms without any sign of life of its connection, a request is also sent to another
+    /// member. Reading a page of a large list may take three times this limit while etcd responds
+    /// to other reads.
     pub fn request_timeout(mut self, timeout: Duration) -> Self {
         self.request_timeout = timeout;
         self
     }
 
-    /// HTTP/2 PINGs while a watch or a lease's keep-alive is open: the interval, 10 s by default,
-    /// and how long an answer may take, 5 s by default. At most 1 h each. etcd closes connections
-    /// that are pinged more often than every 5 s, so that an interval below 6 s is refused.
+    /// Sets HTTP/2 keep-alive: while a watch or the stream that renews a lease is open, a PING is
+    /// sent every `interval` (10 s by default), and must be acknowledged within `timeout` (5 s by
+    /// default). At most 1 h each. etcd closes connections that are pinged more often than every 5
+    /// s, so an interval below 6 s is refused.
     pub fn keep_alive(mut self, interval: Duration, timeout: Duration) -> Self {
         self.keep_alive = (interval, timeout);
         self

@@ -31,11 +31,11 @@ pub struct RegistrarBuilder {
 impl Registrar {
     /// Connects to etcd and waits for its first response, with the defaults of [`RegistrarBuilder`].
     ///
-    /// A program that is to start while etcd is unavailable uses [`Registrar::connect_lazy`].
+    /// Use [`Registrar::connect_lazy`] in a program that must start while etcd is unavailable.
     ///
     /// # Errors
-    /// An endpoint or an option is refused. Or no member of etcd has answered within the connect timeout plus the
-    /// request timeout ([`EtcdOptions`]; 7 s by default): the error says why.
+    /// An endpoint or an option is refused. Or no member of etcd has responded within the connect
+    /// timeout plus the request timeout ([`EtcdOptions`]; 7 s by default): the error says why.
     ///
     /// # Cancel safety
     /// Dropping the future drops the registrar. Nothing is registered yet.
@@ -52,15 +52,19 @@ impl Registrar {
         Self::builder(etcd).connect_lazy()
     }
 
-    /// A registrar over a client of your own, whose options apply. A request to one of several
-    /// endpoints that is dead is tried up to five times.
+    /// A registrar over a client of your own, whose options apply. If the client has several
+    /// endpoints and one of them is dead, etcd-client sends it its share of the requests, which are
+    /// then tried again, five times at most.
+    ///
+    /// **Exempt from semver**, as all of the feature `unstable-etcd-client`:
+    /// [`Resolver::new`](crate::Resolver::new) says which options the client should have.
     #[cfg(feature = "unstable-etcd-client")]
     #[cfg_attr(docsrs, doc(cfg(feature = "unstable-etcd-client")))]
     pub fn new(client: EtcdClient) -> Self {
         Self::over(EtcdPerRuntime::from_client(client), Arc::new(CatchPanics(Detect)), TTL.as_secs().cast_signed())
     }
 
-    /// A builder of a registrar in the etcd at these endpoints.
+    /// A builder, for settings beyond those of etcd.
     pub fn builder(etcd: impl Into<EtcdOptions>) -> RegistrarBuilder {
         RegistrarBuilder::over(EtcdPerRuntime::new(etcd.into()))
     }
@@ -88,10 +92,13 @@ impl RegistrarBuilder {
     /// Sets the time to live of the lease, in whole seconds (rounded up). 15 s by default.
     ///
     /// The lease is renewed after 0.33 to 0.4 of that time, and each attempt may take a sixth of
-    /// it. So the default lets two renewals fail and outlasts an election of etcd, and a server
-    /// that is killed is gone after 15 s at the latest. etcd may grant more than is requested; what
-    /// it grants holds. A machine that was suspended for longer is registered again within a third
-    /// of that time.
+    /// it. So with the default two renewals may fail, and an election of etcd does not end the
+    /// lease. The key of a server that is killed is gone after about 15 s, or after up to twice
+    /// that time if etcd elects a leader meanwhile, because a new leader extends each lease once.
+    /// etcd may grant a longer time than is requested; then that time holds.
+    ///
+    /// After a machine was suspended for longer than the time to live, its instances are registered
+    /// again within a third of that time.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = ttl;
         self

@@ -15,29 +15,29 @@ use crate::secret::shown_key;
 const NAMED_KEYS: usize = 10;
 
 impl Registrar {
-    /// Takes all registrations out of etcd, and waits for that up to `within`. The last thing to do
-    /// before the runtime ends: a registration that is left when `main` returns stays in etcd until
-    /// its lease ends (15 s by default), and clients call it until then.
+    /// Takes all registrations out of etcd, and waits for that for at most the time `within`. Do
+    /// this last, before the runtime ends: a registration that is left when `main` returns stays in
+    /// etcd until its lease ends (15 s by default), and clients call it until then.
     ///
     /// Closes all clones, for good: later registrations are refused. All registrations leave
-    /// together, with their lease. Each handle shows
-    /// [`RegistrationState::Closed`](crate::RegistrationState::Closed) once its own has left.
-    /// Calling it again waits for what has not left yet.
+    /// together, with their lease. Each [`Registration`](crate::Registration) shows
+    /// [`RegistrationState::Closed`](crate::RegistrationState::Closed) once it has left. A second
+    /// call waits for what has not left yet.
     ///
-    /// Registrations of [`Serve`](crate::Serve) leave as well, while their servers go on serving:
-    /// let those end first.
+    /// Registrations of [`Serve`](crate::Serve) leave as well, although their servers still accept
+    /// calls: let the servers end first.
     ///
     /// # Errors
     /// - Something has not left in time ([`Error::is_timeout`]), as when etcd is unavailable. The
-    ///   source names the keys. Their removal is retried while the runtime lives; then they go with
-    ///   the lease, which is no longer renewed.
-    /// - A runtime that maintained registrations has ended with keys in etcd, whose lease has not
-    ///   ended and which were not registered again since ([`Error::is_closed`]). The source names
-    ///   them.
+    ///   source names the keys. Their removal is retried while the runtime lives. If it never
+    ///   succeeds, the keys go when the lease ends: it is no longer renewed.
+    /// - The runtime that maintained the registrations ended before they had left
+    ///   ([`Error::is_closed`]): their keys are in etcd until the lease ends. The source names the
+    ///   keys.
     /// - There is no tokio runtime, so nothing can be waited for.
     ///
     /// # Cancel safety
-    /// Once it was polled, dropping the future only ends the waiting.
+    /// Once the future was polled, dropping it only ends the waiting.
     pub async fn close(&self, within: Duration) -> Result<(), Error> {
         self.shared.close();
         Handle::try_current().map_err(|_| Error::no_runtime("waiting for the registrar to close"))?;

@@ -6,8 +6,11 @@ use crate::registrar::handle::state::RegistrationState;
 /// The health of all registrations of a [`Registrar`](crate::Registrar), at one moment. From
 /// [`Registrar::health`](crate::Registrar::health).
 ///
-/// [`RegistrarHealth::is_ready`] is the flag for a readiness probe. [`RegistrarHealth::is_live`] is
-/// the flag for a liveness probe: a server must not be restarted because etcd is unavailable.
+/// For servers that you start and stop yourself, [`RegistrarHealth::is_ready`] is the flag for a
+/// readiness probe. With [`Serve`](crate::Serve), use
+/// [`ServeControl::is_ready`](crate::ServeControl::is_ready), which is false until the server has
+/// registered. In both cases [`RegistrarHealth::is_live`] is the flag for a liveness probe: a
+/// server must not be restarted because etcd is unavailable.
 ///
 /// ```no_run
 /// # fn probes(registrar: tonic_etcd::Registrar) {
@@ -38,24 +41,27 @@ impl RegistrarHealth {
         Self { live, missing, error: unpaused().find_map(RegistrationState::why).cloned() }
     }
 
-    /// Whether every registration that is to be in etcd is there, as far as is known. True if
-    /// nothing is registered.
+    /// Whether no registration is missing, as far as is known, and all are maintained
+    /// ([`RegistrarHealth::is_live`]). True if nothing is registered, so also before the first
+    /// registration.
     pub fn is_ready(&self) -> bool {
         self.live && self.missing == 0
     }
 
-    /// Whether the registrations are maintained. False only after the runtime that did so has
-    /// ended.
+    /// Whether the registrations are maintained. False only after the runtime that maintained them
+    /// has ended.
     pub fn is_live(&self) -> bool {
         self.live
     }
 
-    /// How many registrations are not in etcd and should be.
+    /// How many registrations are not in etcd and should be. One that waits for a key of another
+    /// instance ([`RegistrationState::Held`]) counts, a paused one does not.
     pub fn missing(&self) -> usize {
         self.missing
     }
 
-    /// The last error of the first registration that is not as desired. `None` while all are.
+    /// The error of one of the registrations that are missing, not up to date, or not renewed.
+    /// `None` while there is no such registration.
     pub fn last_error(&self) -> Option<&Error> {
         self.error.as_ref()
     }

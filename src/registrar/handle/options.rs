@@ -30,22 +30,24 @@ impl RegistrationOptions {
         Self::default()
     }
 
-    /// Sets the name of the key below the service's prefix: `primary` for `greeter/primary`. By
-    /// default the key is the address, as etcd's gRPC naming has it; its readers take any key below
-    /// the prefix.
+    /// Sets the name of the key below the service's prefix: `primary` for `greeter/primary`. It
+    /// replaces the name that the codec gives the key. By default that is the address, as in etcd's
+    /// gRPC naming, whose readers accept any key below the prefix.
     ///
-    /// A chosen key holds one address, so the instance must have one. A name with a slash looks
-    /// like a key of another name below the service's (see [`Target`](crate::Target)). Empty names,
-    /// names with a slash at an end and names with control characters are refused when the instance
-    /// is registered.
+    /// A chosen key holds one record, so the instance must have one: with etcd's gRPC naming,
+    /// exactly one address. If the name has a slash in it, the key looks as if it belonged to
+    /// another service, nested below this one (see [`Target`](crate::Target)). Empty names, names
+    /// that begin or end with a slash, and names with control characters are refused when the
+    /// instance is registered.
     pub fn key(mut self, name: impl Into<String>) -> Self {
         self.key = Some(name.into());
         self
     }
 
     /// Sets what happens if another instance holds the key. [`Conflict::TakeOver`] by default; its
-    /// docs say why. The other rules compare before they put, so the role must be allowed to read
-    /// the key.
+    /// docs say why. The other rules need a role that may read the key, because they compare before
+    /// they put. With a role that may only write, [`Conflict::TakeOver`] works, but does not notice
+    /// other instances: the key is put once a minute, whoever has put it meanwhile.
     pub fn conflict(mut self, conflict: Conflict) -> Self {
         self.conflict = conflict;
         self

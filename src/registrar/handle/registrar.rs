@@ -43,17 +43,17 @@ use crate::timers;
 ///
 /// # The lease
 ///
-/// All registrations of a registrar and of its clones share one lease, so a process is renewed by
-/// one request every few seconds, however many services it has. If etcd loses the lease, as after
-/// an outage that outlasts it, another one is granted and everything is put again. The lease is
-/// revoked with the last registration, and granted again with the next one.
+/// All registrations of a registrar and of its clones share one lease, so one request every few
+/// seconds renews all of them. If etcd loses the lease, as after an outage that outlasts it, the
+/// registrar asks for another one and puts all keys again, and retries until that succeeds. When
+/// the last registration leaves, the lease is revoked. The next registration gets a new one.
 ///
 /// # Keys that others change
 ///
 /// The registrar watches its own keys. A key that is deleted or overwritten by hand is put again at
-/// once, and once a second if that happens again and again. A key that another instance has put is
-/// treated as [`Conflict`](crate::Conflict) says. If the role may not watch the key, it is put
-/// again about once a minute.
+/// once, and once a second if that happens again and again. If another instance puts the key,
+/// [`Conflict`](crate::Conflict) decides. If the role may not watch the key, the key is put about
+/// once a minute, whatever is there: two such instances with one key overwrite each other.
 #[derive(Clone)]
 pub struct Registrar {
     pub(super) shared: Arc<Shared>,
@@ -66,10 +66,11 @@ impl Registrar {
     /// Returns immediately. The registration is made in the background and retried until it
     /// succeeds; [`Registration::ready`] waits for it.
     ///
-    /// Needs a tokio runtime with its timer enabled. The registrar works on the runtime of its
-    /// first registration for as long as anything is registered, also for registrations that are
-    /// made on other runtimes meanwhile. If that runtime is not driven, [`Registration::ready`]
-    /// says so.
+    /// Needs a tokio runtime with its timer enabled. All registrations are maintained on the
+    /// runtime on which the first one was made, also those that are made on other runtimes. When
+    /// nothing is registered any more, or that runtime has ended, the runtime of the next
+    /// registration takes its place. If the runtime is not driven, the error of
+    /// [`Registration::ready`] says so.
     ///
     /// # Errors
     /// - The target or the instance is refused: addresses that nobody can call (`0.0.0.0`, `[::]`,
@@ -88,14 +89,15 @@ impl Registrar {
     }
 
     /// Registers an instance as [`Registrar::register`] does, with options: another key, what
-    /// happens if another instance holds it, a pause at first.
+    /// happens if another instance holds it, whether it begins paused.
     ///
     /// ```no_run
     /// # fn register(registrar: tonic_etcd::Registrar) -> Result<(), tonic_etcd::Error> {
     /// use tonic_etcd::{Conflict, Instance, RegistrationOptions};
     ///
-    /// let one_at_a_time = RegistrationOptions::new().key("primary").conflict(Conflict::Refuse);
-    /// let registration = registrar.register_with("greeter", Instance::new("10.0.0.5:50051")?, one_at_a_time)?;
+    /// // The second instance waits until the key is free. A key is no lock: for a short time, two may believe that they hold it.
+    /// let primary = RegistrationOptions::new().key("primary").conflict(Conflict::Refuse);
+    /// let registration = registrar.register_with("greeter", Instance::new("10.0.0.5:50051")?, primary)?;
     /// # Ok(())
     /// # }
     /// ```

@@ -25,21 +25,23 @@ const DEREGISTER: Duration = Duration::from_secs(5);
 ///
 /// Dropping it deregisters the instance in the background, which works only while its tokio runtime
 /// lives. Before `main` returns, wait for [`Registration::deregister`], or for
-/// [`Registrar::close`](crate::Registrar::close), which is for all registrations at once. Otherwise
-/// the key stays in etcd until the lease ends, and a warning says so.
+/// [`Registrar::close`](crate::Registrar::close), which takes out all registrations at once.
+/// Otherwise the key stays in etcd until the lease ends, and a warning says so.
 ///
-/// If another instance has put the key since, its key stays. That takes a role that may read the
-/// key: a role that may only write deletes the key, also if another instance has put it.
+/// Deregistering leaves a key that another instance has put since. For that the role must be
+/// allowed to read the key: with permission to write only, the registrar deletes the key whoever
+/// has put it.
 ///
 /// ```no_run
 /// # async fn change(mut registration: tonic_etcd::Registration) -> Result<(), tonic_etcd::Error> {
 /// use std::time::Duration;
 ///
-/// // A third of the calls of a server with weight 3 from now on.
+/// // From now on this server gets a third of the calls that a server of weight 3 gets.
 /// registration.update(|instance| instance.with_weight(1))?;
-/// // Nothing is called here until the cache is warm again.
+/// // No new calls come here from the pause to the resumption.
 /// registration.pause();
 /// registration.paused(Duration::from_secs(5)).await?;
+/// // … warm the cache …
 /// registration.resume();
 /// registration.ready(Duration::from_secs(5)).await?;
 /// # Ok(())
@@ -85,7 +87,8 @@ impl Registration {
     }
 
     /// The id of the registrar's lease, or `None` while there is none. `etcdctl` shows it in
-    /// hexadecimal. It may change without a loss: see [`Registration::deregister`].
+    /// hexadecimal. It may change while the registration stays in etcd, if another registration
+    /// leaves: see "late puts" at [`Registration::deregister`].
     pub fn lease_id(&self) -> Option<i64> {
         self.shared.state().lease
     }
@@ -139,8 +142,8 @@ impl Registration {
     /// Takes the instance out of etcd until [`Registration::resume`]. The lease is kept for its
     /// return.
     ///
-    /// Returns immediately; [`Registration::paused`] waits until the key is gone for good, as
-    /// [`Registration::deregister`] does.
+    /// Returns immediately; [`Registration::paused`] waits until the key is deleted and no late put
+    /// can bring it back (see [`Registration::deregister`]).
     pub fn pause(&self) {
         self.pause_handle().set(PauseReason::Manual, true);
     }
@@ -150,8 +153,8 @@ impl Registration {
         self.pause_handle().set(PauseReason::Manual, false);
     }
 
-    /// Tells whether the server serves, as its health check says. True at first. The instance is in
-    /// etcd only while the server serves and the registration is not paused.
+    /// Sets whether the server is healthy (`serves`), as a health check of yours says. True at
+    /// first. The instance is in etcd only while this is true and the registration is not paused.
     pub fn set_serving(&self, serves: bool) {
         self.pause_handle().set(PauseReason::ServiceHealth, !serves);
     }
@@ -168,8 +171,9 @@ impl Registration {
         RegistrationStates::new(self.states.clone())
     }
 
-    /// Waits until the state differs from when this was last called, and returns it. States that
-    /// pass quickly may be skipped; the latest never is.
+    /// Waits until the state differs from the one that this method last returned, and returns it.
+    /// The first call waits for a change since the registration was made. States that pass quickly
+    /// may be skipped; the latest never is.
     ///
     /// # Errors
     /// The registrar's runtime has ended.
@@ -181,14 +185,16 @@ impl Registration {
         Ok(self.states.borrow_and_update().state.clone())
     }
 
-    /// Waits until the instance is in etcd as desired.
+    /// Waits until the instance is in etcd, with its last update. While it is paused, this waits
+    /// for [`Registration::resume`].
     ///
     /// # Errors
-    /// - It takes longer than `within` ([`Error::is_timeout`]). The source is the last error, or
-    ///   that the runtime on which the registrar first registered did not run in that time.
+    /// - It takes longer than `within` ([`Error::is_timeout`]). The source is the last error or the
+    ///   reason of a pause, or says that the runtime on which the registrar first registered did
+    ///   not run in that time.
     /// - Another instance holds the key ([`Error::is_conflict`]).
     ///
-    /// The registration is retried all the same.
+    /// The registrar goes on trying in each case.
     ///
     /// # Cancel safety
     /// Cancel safe: dropping the future only ends the waiting.
@@ -197,11 +203,11 @@ impl Registration {
     }
 
     /// Waits until the instance is out of etcd, after [`Registration::pause`] or
-    /// [`Registration::set_serving`].
+    /// `set_serving(false)`.
     ///
     /// # Errors
-    /// It takes longer than `within` ([`Error::is_timeout`]), because etcd is unavailable or
-    /// nothing has paused the registration. The removal is retried all the same.
+    /// It takes longer than `within` ([`Error::is_timeout`]), because etcd is unavailable or the
+    /// registration is not paused. If it is paused, the removal is retried all the same.
     ///
     /// # Cancel safety
     /// Cancel safe: dropping the future only ends the waiting.
@@ -215,26 +221,32 @@ impl Registration {
         StateWaiter { shared: self.shared.clone(), target: self.target.clone(), states: self.states.clone() }
     }
 
-    /// Takes the instance out of etcd, and waits up to 5 s until that is done: longer than an
-    /// election of etcd takes. Returns at once if it was never in etcd.
+    /// Takes the instance out of etcd, and waits for that up to 5 s: longer than an election of
+    /// etcd takes. Returns at once if the instance was never in etcd.
     ///
-    /// One of several registrations is deleted alone. With the last one the registrar's lease is
-    /// revoked; if its key was not in etcd any more, that happens in the background.
+    /// If the registrar has other registrations, only the keys of this one are deleted. With the
+    /// last registration the lease is revoked too. If the keys had left etcd before, this does not
+    /// wait for the revocation.
     ///
-    /// A put that etcd has not answered may still arrive, and only the end of its lease excludes
-    /// that. The registrar then puts its other registrations under another lease, without a gap,
-    /// and revokes the first; this waits for it. The same happens if the role may not delete the
-    /// key any more; if it may not revoke the lease either, the key goes when the lease ends,
-    /// within twice its time to live. If etcd grants no other lease, as while it is full, the key
-    /// is deleted, this returns, and the lease is replaced later.
+    /// **Late puts.** A put without a response may still be applied after the deletion. Only the
+    /// end of its lease rules that out. So in this case the registrar moves its other registrations
+    /// to a new lease, without a gap, and revokes the old one. This method waits for that. The
+    /// exceptions are:
+    ///
+    /// - The role may no longer delete the key: the lease is replaced and revoked likewise. If the
+    ///   role may not revoke it either, the key goes when the old lease ends: that lease is no
+    ///   longer renewed.
+    /// - etcd grants no new lease, as while it is full: the key is deleted, this method returns,
+    ///   and the lease is replaced later.
     ///
     /// # Errors
     /// It takes longer ([`Error::is_timeout`]), as when etcd is unavailable. The removal is retried
-    /// until etcd answers. The last registration of a registrar is then gone with its lease, which
-    /// is no longer renewed, within twice its time to live.
+    /// until it succeeds. If it was the last registration, the lease is no longer renewed, and the
+    /// keys go when the lease ends ([`RegistrarBuilder::ttl`](crate::RegistrarBuilder::ttl) says
+    /// when).
     ///
     /// # Cancel safety
-    /// Once it was polled, dropping the future only ends the waiting.
+    /// Dropping the future only ends the waiting: the registration leaves in any case.
     pub async fn deregister(self) -> Result<(), Error> {
         self.deregister_within(DEREGISTER).await
     }

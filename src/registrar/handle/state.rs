@@ -14,67 +14,69 @@ use crate::registrar::lease::RegistrationStatus;
 /// The state of a registration.
 ///
 /// "In etcd" means that etcd has acknowledged the keys and that their lease has not ended. A key
-/// that somebody else deletes or overwrites is put again: at once if the role may watch it,
-/// otherwise within a minute, without a change of state. If that happens again and again, the key
-/// is put once a second.
+/// that somebody deletes or overwrites by hand is put again: at once if the role may watch it;
+/// otherwise within a minute, and the state stays `Registered` meanwhile. If that happens again and
+/// again, the key is put once a second.
 ///
 /// | state | in etcd | what the registrar does |
 /// |---|---|---|
 /// | `Registering` | no | puts the keys, with retries |
 /// | `Registered` | yes | renews the lease and watches the keys |
-/// | `Updating` | yes, the former version | puts the new version, or deletes the keys for a pause |
+/// | `Updating` | yes, without the last change | puts the new version, or deletes the keys for a pause |
 /// | `Renewing` | yes | renews the lease again, sooner |
-/// | `Lost` | no, or not for sure | puts the keys again, under a new lease if the old one has ended |
-/// | `Held` | another instance's key is | waits until the key is free |
-/// | `Paused` | no | keeps the lease |
+/// | `Lost` | no, or not known | puts the keys again, under a new lease if the old one has ended |
+/// | `Held` | no, another instance has the key | waits until the key is free |
+/// | `Paused` | no | renews the lease |
 /// | `Closed` | no | nothing |
 ///
 /// [`RegistrationState::why`] has the error or the reason of a state.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum RegistrationState {
-    /// Not in etcd yet. Retried until it is: then `Registered`, or `Held`.
+    /// Not in etcd yet. The registrar retries until it is. Usually `Registered` or `Held` follows.
     #[non_exhaustive]
     Registering {
         /// The last error, if there was one.
         why: Option<Error>,
     },
-    /// In etcd as desired.
+    /// In etcd, with the last change.
     Registered,
-    /// In etcd, but not with the last change (an update or a pause). Then `Registered` or `Paused`.
+    /// In etcd, but without the last change (an update or a pause). Usually `Registered` or
+    /// `Paused` follows.
     #[non_exhaustive]
     Updating {
         /// The last error, if there was one.
         why: Option<Error>,
     },
-    /// In etcd, but the last renewal of the lease failed. Retried: then `Registered`, or `Lost`
-    /// once the lease may have ended.
+    /// In etcd, but the last renewal of the lease failed. The registrar retries. `Registered`
+    /// follows, or `Lost` once the lease may have ended.
     #[non_exhaustive]
     Renewing {
         /// Why the renewal failed.
         why: Error,
     },
-    /// No longer in etcd, or not renewed for as long as the lease lives. Registered again, unless
-    /// the runtime that maintained it has ended.
+    /// No longer in etcd, or not known to be there because the lease was not renewed in time. It is
+    /// registered again, unless the runtime that maintained it has ended: then this is the last
+    /// state.
     #[non_exhaustive]
     Lost {
         /// What happened.
         why: Error,
     },
-    /// Another instance holds the key: see [`Conflict`](crate::Conflict). Registered once the key
-    /// is free.
+    /// Another instance holds the key: see [`Conflict`](crate::Conflict). This one is registered
+    /// once the key is free.
     #[non_exhaustive]
     Held {
         /// Which instance holds it.
         why: Error,
     },
-    /// Not in etcd, because it is paused or does not serve.
+    /// Not in etcd, because it is paused or its health check fails.
     #[non_exhaustive]
     Paused {
         /// The reasons.
         why: Error,
     },
-    /// Deregistered. The last state.
+    /// Deregistered. This is the last state.
     Closed,
 }
 

@@ -11,31 +11,36 @@ pub(crate) type Id = u64;
 
 /// What a registration does when another instance holds its key.
 ///
-/// The owner of a key is known by the lease that the key carries, and by the instance's id if it
-/// has one ([`Instance::with_id`](crate::Instance::with_id)).
+/// The registrar knows who has put a key by the lease of the key, and by the id in its value if the
+/// instance has one ([`Instance::with_id`](crate::Instance::with_id)). "Before us" means: the key
+/// was there when this registrar put its own, for the first time or again after it had lost its
+/// lease. "After us" means: the key of this registrar was in etcd and has been overwritten.
 ///
 /// | who has the key | `TakeOver` | `Refuse` | `UniqueKey` |
 /// |---|---|---|---|
 /// | nobody | puts it | puts it | puts it |
-/// | our own lease, now or before | puts it again | puts it again | puts it again |
-/// | an instance with our id, before us | overwrites it | overwrites it | overwrites it |
+/// | this registrar, under its lease or a former one | puts it again | puts it again | puts it again |
+/// | an instance with the same id, before us | overwrites it | overwrites it | overwrites it |
 /// | another instance, before us | overwrites it | waits | takes another key |
-/// | another instance, after us | waits | waits | takes another key |
-/// | nobody's lease (put by hand), before us | overwrites it | waits | takes another key |
-/// | nobody's lease (put by hand), after us | puts it again | puts it again | puts it again |
+/// | another instance, also one with the same id, after us | waits | waits | takes another key |
+/// | somebody by hand (no lease), before us | overwrites it | waits | takes another key |
+/// | somebody by hand (no lease), after us | puts it again | puts it again | puts it again |
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Conflict {
     /// Overwrites the key. This is the default, because a key usually is an address: a server that
     /// crashed and starts again at its address must not wait until its former lease has ended. The
-    /// last instance that registers has the key; the other one waits until the key is free.
+    /// instance that registers last has the key; the other one waits until the key is free.
     #[default]
     TakeOver,
-    /// Waits until the key is free, or until an instance with the same id holds it. Meant for
-    /// chosen keys ([`RegistrationOptions::key`](crate::RegistrationOptions::key)) that one
-    /// instance at a time may hold.
+    /// Waits until the key is free. A key that an instance with the same id has put before counts
+    /// as free. Meant for chosen keys
+    /// ([`RegistrationOptions::key`](crate::RegistrationOptions::key)) that one instance at a time
+    /// is to hold. A key is no lock: for a short time, two instances may believe that they hold it.
     Refuse,
-    /// Takes another key: the same one followed by `/` and the instance's id, or by a random id.
+    /// Takes another key: the same one followed by `/` and the instance's id, or a random id.
+    /// Clients call both instances. Because of the slash, a resolver may warn once that the key
+    /// looks like one of a longer name (see [`Target`](crate::Target)).
     UniqueKey,
 }
 

@@ -20,7 +20,7 @@ use crate::secret::shown_key;
 /// Entries in a chunk. A chunk of twice as many is split.
 const CHUNK_SIZE: usize = 32;
 
-/// One etcd key of a service and what its value says. Entries compare by value.
+/// One etcd key of a service, with the instances that its value names. Entries compare by value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SnapshotEntry {
     /// The etcd key.
@@ -40,12 +40,12 @@ impl SnapshotEntry {
         &self.key
     }
 
-    /// The instances that the value names: none, one or many. None where the value cannot be read.
+    /// The instances that the value names: none, one or many. None if the value cannot be read.
     pub fn instances(&self) -> &[Instance] {
         self.read.as_deref().unwrap_or_default()
     }
 
-    /// Why the value cannot be read, if so.
+    /// If the value cannot be read: the reason.
     pub fn error(&self) -> Option<&DecodeError> {
         self.read.as_ref().err()
     }
@@ -69,7 +69,7 @@ pub struct Snapshot {
 
 impl Snapshot {
     /// The etcd revision up to which the snapshot is known to be true; 0 before the first response
-    /// of etcd.
+    /// of etcd. It falls if etcd's data are replaced by older ones, as by a restored backup.
     pub fn revision(&self) -> i64 {
         self.revision
     }
@@ -89,7 +89,7 @@ impl Snapshot {
         self.entries().flat_map(SnapshotEntry::instances)
     }
 
-    /// Every key with what it says, unreadable ones included, in order.
+    /// Every key with its instances, unreadable ones included, in the order of the keys.
     pub fn entries(&self) -> impl Iterator<Item = &SnapshotEntry> {
         self.chunks.iter().flat_map(|chunk| chunk.iter()).map(|entry| &**entry)
     }

@@ -14,8 +14,8 @@ use crate::secret;
 /// The environment variable with the addresses that clients reach, separated by commas:
 /// `10.0.0.5:30001`, or a host alone, which gets the port that is listened on.
 pub(super) const ADVERTISE: &str = "TONIC_ETCD_ADVERTISE";
-/// The environment variable with the pod's address, as Kubernetes' documentation names it where it
-/// shows the downward API; or with all of them (`status.podIPs`).
+/// The environment variable with the pod's address, as the examples in Kubernetes' documentation of
+/// the downward API name it; or with all of them (`status.podIPs`).
 pub(super) const POD_IP: &str = "POD_IP";
 
 /// What errors call an address that was set with `Serve::advertise`.

@@ -30,8 +30,9 @@ impl SocketPair {
     }
 }
 
-/// A layer that counts each call of a server, from its head to the end of its response body. Made
-/// by [`Serve::count_calls`](crate::serve::Serve::count_calls).
+/// A layer that counts each call of a server, from the end of its request headers to the end of its
+/// response body. Made by [`Serve::count_calls`](crate::serve::Serve::count_calls), for the router
+/// of that `Serve` only.
 #[derive(Clone, Debug)]
 pub struct CountCalls {
     counter: Arc<CallCounter>,

@@ -26,19 +26,20 @@ use crate::serve::connections::socket_file::SocketFile;
 ///
 /// [`Serve::serve`](crate::serve::Serve::serve) removes the file before it closes the listener,
 /// also if serving fails, so that a server that stops and starts again can bind the same path. The
-/// file that is at the path when serving begins counts as the listener's own. These stay:
+/// file that is at the path when serving begins counts as the listener's own. These files stay:
 ///
-/// - The file of a socket that was bound at the path meanwhile.
-/// - The file of a listener that this process was given, as by systemd. On Linux the system says
-///   which process listens; elsewhere a listener counts as given if `LISTEN_FDS` is set.
+/// - A file that another socket has put at the path since.
+/// - The file of a listener that was passed to this process, as by systemd. On Linux the system
+///   says which process listens; elsewhere a listener counts as given if `LISTEN_FDS` is set.
 ///
 /// A server that is killed, or whose future is dropped, leaves its file: remove it before you bind.
 ///
 /// # A listener on `[::]`
 ///
 /// It accepts IPv4 too unless `IPV6_V6ONLY` is set. A `TcpListener` is asked for that option. A
-/// `TcpIncoming` cannot be asked: it counts as accepting both families if the same port is not free
-/// for IPv4. If another listener has that port, use a `TcpListener`.
+/// `TcpIncoming` cannot be asked. If its port cannot be bound for IPv4, the `TcpIncoming` itself is
+/// taken to hold it, and counts as accepting both families. If another listener has that port for
+/// IPv4, use a `TcpListener`.
 pub trait Listener: sealed::Sealed {
     /// A connection.
     type Io: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static;

@@ -1,4 +1,4 @@
-//! What decides beside the lifecycle whether a server is in the directory.
+//! What decides, in addition to the lifecycle, whether a server is in the directory.
 //!
 //! - `check`: checks of the user's.
 //! - `reporter`: the server's own gRPC health service, followed within the process.
