@@ -1,6 +1,7 @@
 //! Names below other names: keys of `shop/payments` are keys of `shop` too, as for etcd's Go
 //! client. PURE.
 
+use crate::address::Address;
 use crate::instance::Instance;
 use crate::target::Target;
 
@@ -14,6 +15,9 @@ pub(crate) fn nested_name<'k>(target: &Target, key: &'k str, instances: &[Instan
     if !rest.contains('/') {
         return None;
     }
+    if instances.iter().any(|instance| is_unique_key(rest, instance)) {
+        return None;
+    }
     let addresses = instances.iter().flat_map(Instance::addresses);
     let by_address = addresses.into_iter().find_map(|address| {
         let written = [address.to_string(), address.parsed_authority().as_str().to_owned()];
@@ -22,6 +26,16 @@ pub(crate) fn nested_name<'k>(target: &Target, key: &'k str, instances: &[Instan
     });
     let name = by_address.unwrap_or_else(|| &rest[..begin_of_last(rest)]).trim_end_matches('/');
     if name.is_empty() { None } else { Some(&key[..key.len() - rest.len() + name.len()]) }
+}
+
+/// Whether the rest of a key is one that [`Conflict::UniqueKey`](crate::Conflict::UniqueKey) made: an address of the instance,
+/// or a name without a slash and the instance's id, with a slash between the two.
+fn is_unique_key(rest: &str, instance: &Instance) -> bool {
+    let begins_with = |written: &str| rest.strip_prefix(written).is_some_and(|id| id.starts_with('/'));
+    let by_address =
+        |address: &Address| begins_with(&address.to_string()) || begins_with(address.parsed_authority().as_str());
+    let by_id = |id: &str| rest.split_once('/').is_some_and(|(_, last)| last == id);
+    instance.addresses().iter().any(by_address) || instance.id().is_some_and(by_id)
 }
 
 /// Every shorter name that this one continues: `a/b` and `a` for `a/b/c`.
@@ -69,6 +83,17 @@ mod tests {
             let instances: Vec<_> = address.map(|address| Instance::new(address).unwrap()).into_iter().collect();
             assert_eq!(nested_name(&shop, key, &instances), expected, "{key} {address:?}");
         }
+    }
+
+    /// What `Conflict::UniqueKey` writes beside a key that is taken belongs to the service itself.
+    #[test]
+    fn a_key_beside_one_that_is_taken_is_the_services_own() {
+        let shop = Target::parse("shop").unwrap();
+        let instances = [Instance::new("10.0.0.5:1").unwrap().with_id("pod-7")];
+        for key in ["shop/10.0.0.5:1/pod-7", "shop/10.0.0.5:1/5f3a", "shop/primary/pod-7"] {
+            assert_eq!(nested_name(&shop, key, &instances), None, "{key}");
+        }
+        assert_eq!(nested_name(&shop, "shop/payments/pod-8", &instances), Some("shop/payments"));
     }
 
     #[test]
