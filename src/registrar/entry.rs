@@ -160,7 +160,7 @@ impl Entry {
                 RegistrationState::Updating { why: None }
             }
             // It may have other keys now, which are free.
-            RegistrationState::Held { .. } => RegistrationState::Registering { why: None },
+            RegistrationState::HeldByOther { .. } => RegistrationState::Registering { why: None },
             // It may come into etcd from here on, even if it is paused again at once.
             RegistrationState::Paused { .. } if self.pauses.is_empty() => RegistrationState::Registering { why: None },
             _ => return None,

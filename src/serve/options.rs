@@ -169,7 +169,7 @@ impl Serve {
     /// use tonic_etcd::{Conflict, RegistrationOptions};
     ///
     /// // The second server waits until the key is free. A key is no lock: for a short time, two may believe that they hold it.
-    /// let primary = RegistrationOptions::new().key("primary").conflict(Conflict::Refuse);
+    /// let primary = RegistrationOptions::new().key("primary").conflict(Conflict::Wait);
     /// let serve = registrar.service("greeter").registration(primary);
     /// # }
     /// ```

@@ -26,7 +26,7 @@ async fn registered(registrar: &Registrar, instance: Instance) -> Registration {
 }
 
 async fn held(registration: &Registration) {
-    until("held", async || matches!(registration.state(), RegistrationState::Held { .. }).then_some(())).await;
+    until("held", async || matches!(registration.state(), RegistrationState::HeldByOther { .. }).then_some(())).await;
 }
 
 /// Waits until the key stands under the registration's lease, with this value.
@@ -132,7 +132,7 @@ fn a_server_that_crashed_takes_its_key_over_at_once() {
 async fn a_chosen_key_can_be_refused_to_others_until_it_is_free() {
     let world = World::start().await;
     let register = async |address: &str, id: &str| {
-        let options = RegistrationOptions::new().key("primary").conflict(Conflict::Refuse);
+        let options = RegistrationOptions::new().key("primary").conflict(Conflict::Wait);
         registrar(&world).register_with("s", at(address).with_id(id), options).unwrap()
     };
     let first = register("h:1", "a").await;
@@ -163,7 +163,7 @@ async fn a_chosen_key_can_be_refused_to_others_until_it_is_free() {
 async fn a_key_put_by_hand_is_refused_too_and_taken_when_it_is_deleted() {
     let world = World::start().await;
     world.put("s/primary", &naming("h:9")).await;
-    let options = RegistrationOptions::new().key("primary").conflict(Conflict::Refuse);
+    let options = RegistrationOptions::new().key("primary").conflict(Conflict::Wait);
     let registration = registrar(&world).register_with("s", at("h:1"), options).unwrap();
     let error = registration.ready(PATIENCE).await.unwrap_err();
     assert!(error.is_conflict() && error.to_string().contains("without a lease"), "{error}");
@@ -406,8 +406,7 @@ async fn nothing_is_lost_by_a_pause_or_an_update_and_whoever_waits_waits_for_it(
 async fn an_update_away_from_a_key_that_another_holds_is_waited_for() {
     let world = World::start().await;
     let _holder = registered(&registrar(&world), at("h:1")).await;
-    let waiting =
-        registrar(&world).register_with("s", at("h:1"), RegistrationOptions::new().conflict(Conflict::Refuse));
+    let waiting = registrar(&world).register_with("s", at("h:1"), RegistrationOptions::new().conflict(Conflict::Wait));
     let mut waiting = waiting.unwrap();
     held(&waiting).await;
     waiting.update(|_| Instance::new("h:2")).unwrap();

@@ -55,7 +55,7 @@ impl RegistrarHealth {
     }
 
     /// How many registrations are not in etcd and should be. One that waits for a key of another
-    /// instance ([`RegistrationState::Held`]) counts, a paused one does not.
+    /// instance ([`RegistrationState::HeldByOther`]) counts, a paused one does not.
     pub fn missing(&self) -> usize {
         self.missing
     }

@@ -96,7 +96,7 @@ impl Registrar {
     /// use tonic_etcd::{Conflict, Instance, RegistrationOptions};
     ///
     /// // The second instance waits until the key is free. A key is no lock: for a short time, two may believe that they hold it.
-    /// let primary = RegistrationOptions::new().key("primary").conflict(Conflict::Refuse);
+    /// let primary = RegistrationOptions::new().key("primary").conflict(Conflict::Wait);
     /// let registration = registrar.register_with("greeter", Instance::new("10.0.0.5:50051")?, primary)?;
     /// # Ok(())
     /// # }

@@ -25,7 +25,7 @@ use crate::registrar::lease::RegistrationStatus;
 /// | `Updating` | yes, without the last change | puts the new version, or deletes the keys for a pause |
 /// | `Renewing` | yes | renews the lease again, sooner |
 /// | `Lost` | no, or not known | puts the keys again, under a new lease if the old one has ended |
-/// | `Held` | no, another instance has the key | waits until the key is free |
+/// | `HeldByOther` | no, another instance has the key | waits until the key is free |
 /// | `Paused` | no | renews the lease |
 /// | `Closed` | no | nothing |
 ///
@@ -33,7 +33,7 @@ use crate::registrar::lease::RegistrationStatus;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum RegistrationState {
-    /// Not in etcd yet. The registrar retries until it is. Usually `Registered` or `Held` follows.
+    /// Not in etcd yet. The registrar retries until it is. Usually `Registered` or `HeldByOther` follows.
     #[non_exhaustive]
     Registering {
         /// The last error, if there was one.
@@ -66,7 +66,7 @@ pub enum RegistrationState {
     /// Another instance holds the key: see [`Conflict`](crate::Conflict). This one is registered
     /// once the key is free.
     #[non_exhaustive]
-    Held {
+    HeldByOther {
         /// Which instance holds it.
         why: Error,
     },
@@ -88,7 +88,7 @@ impl RegistrationState {
             RegistrationStatus::Pending => Self::Registering { why },
             RegistrationStatus::Registered => Self::Registered,
             RegistrationStatus::Updating => Self::Updating { why },
-            RegistrationStatus::Held => Self::Held { why: known(why) },
+            RegistrationStatus::HeldByOther => Self::HeldByOther { why: known(why) },
             RegistrationStatus::Paused => Self::Paused { why: known(why) },
             RegistrationStatus::Renewing => Self::Renewing { why: known(why) },
             RegistrationStatus::Lost => Self::Lost { why: known(why) },
@@ -106,7 +106,7 @@ impl RegistrationState {
     pub fn why(&self) -> Option<&Error> {
         match self {
             Self::Registering { why } | Self::Updating { why } => why.as_ref(),
-            Self::Renewing { why } | Self::Lost { why } | Self::Held { why } | Self::Paused { why } => Some(why),
+            Self::Renewing { why } | Self::Lost { why } | Self::HeldByOther { why } | Self::Paused { why } => Some(why),
             Self::Registered | Self::Closed => None,
         }
     }

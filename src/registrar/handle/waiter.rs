@@ -25,9 +25,9 @@ impl StateWaiter {
     /// See [`Registration::ready`](crate::Registration::ready).
     pub(crate) async fn wait_ready(self, within: Duration) -> Result<(), Error> {
         let is_decided =
-            |state: &RegistrationState| state.is_as_desired() || matches!(state, RegistrationState::Held { .. });
+            |state: &RegistrationState| state.is_as_desired() || matches!(state, RegistrationState::HeldByOther { .. });
         match self.wait_for(is_decided, within, within, "registering").await? {
-            RegistrationState::Held { why } => Err(why),
+            RegistrationState::HeldByOther { why } => Err(why),
             _ => Ok(()),
         }
     }

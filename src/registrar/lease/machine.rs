@@ -144,7 +144,7 @@ impl Machine {
             };
         }
         if registration.holder().is_some() {
-            return RegistrationStatus::Held;
+            return RegistrationStatus::HeldByOther;
         }
         match health {
             Some(LeaseHealth::Expired) if registration.partly_exists() => RegistrationStatus::Lost,

@@ -16,7 +16,7 @@ pub(crate) type Id = u64;
 /// was there when this registrar put its own, for the first time or again after it had lost its
 /// lease. "After us" means: the key of this registrar was in etcd and has been overwritten.
 ///
-/// | who has the key | `TakeOver` | `Refuse` | `UniqueKey` |
+/// | who has the key | `TakeOver` | `Wait` | `UniqueKey` |
 /// |---|---|---|---|
 /// | nobody | puts it | puts it | puts it |
 /// | this registrar, under its lease or a former one | puts it again | puts it again | puts it again |
@@ -37,10 +37,10 @@ pub enum Conflict {
     /// as free. Meant for chosen keys
     /// ([`RegistrationOptions::key`](crate::RegistrationOptions::key)) that one instance at a time
     /// is to hold. A key is no lock: for a short time, two instances may believe that they hold it.
-    Refuse,
+    Wait,
     /// Takes another key: the same one followed by `/` and the instance's id, or a random id.
-    /// Clients call both instances. Because of the slash, a resolver may warn once that the key
-    /// looks like one of a longer name (see [`Target`](crate::Target)).
+    /// Clients call both instances. A resolver takes the key for the service's own, although it
+    /// has a further slash, if it begins with the instance's address or ends with its id.
     UniqueKey,
 }
 
@@ -236,7 +236,7 @@ pub(crate) enum RegistrationStatus {
     /// Was in etcd, and is gone or may be gone.
     Lost,
     /// Another instance holds a key.
-    Held,
+    HeldByOther,
     /// Out of etcd, as desired.
     Paused,
     /// Left for good.

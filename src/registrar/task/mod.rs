@@ -398,7 +398,7 @@ impl Drop for Task {
         let is_out = |state: &RegistrationState| {
             matches!(
                 state,
-                RegistrationState::Closed | RegistrationState::Paused { .. } | RegistrationState::Held { .. }
+                RegistrationState::Closed | RegistrationState::Paused { .. } | RegistrationState::HeldByOther { .. }
             )
         };
         let stays = |entry: &&Entry| entry.visibility.may_be_visible() && !is_out(entry.state());

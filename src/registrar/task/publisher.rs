@@ -77,7 +77,9 @@ impl StatePublisher {
         }
         self.registrations.insert(id, LastPublished { status, version: entry.version, error: error.cloned() });
         let why = match status {
-            RegistrationStatus::Held => machine.holder(id).map(|(key, lease, id)| Error::conflict(key, lease, id)),
+            RegistrationStatus::HeldByOther => {
+                machine.holder(id).map(|(key, lease, id)| Error::conflict(key, lease, id))
+            }
             RegistrationStatus::Paused => Some(Error::paused(entry.pauses.describe())),
             RegistrationStatus::Lost => error.cloned().or_else(|| machine.loss(id).map(lost)),
             _ => error.cloned(),
@@ -129,7 +131,7 @@ impl LogEvent {
             RegistrationStatus::Lost => {
                 tracing::warn!(parent: None, service, ?keys, error, "registration lost, registering again");
             }
-            RegistrationStatus::Held => {
+            RegistrationStatus::HeldByOther => {
                 tracing::warn!(parent: None, service, error, "key held by another instance, waiting for it");
             }
             RegistrationStatus::Paused => {

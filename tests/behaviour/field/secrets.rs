@@ -147,7 +147,7 @@ async fn who_holds_a_key_shows_no_password() {
     let value = r#"{"Addr":"h:1","Metadata":{"id":"http://root:secret@pod-1"}}"#;
     admin.kv_client().put("s/h:1", value, None).await.unwrap();
     let registrar = Registrar::connect_lazy([etcd.endpoint()]).unwrap();
-    let options = RegistrationOptions::new().conflict(Conflict::Refuse);
+    let options = RegistrationOptions::new().conflict(Conflict::Wait);
     let registration = registrar.register_with("s", Instance::new("h:1").unwrap(), options).unwrap();
     let error = registration.ready(PATIENCE).await.unwrap_err();
     for text in [format!("{error} {error:?}"), format!("{registration:?}"), log.text()] {

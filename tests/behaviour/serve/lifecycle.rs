@@ -149,7 +149,7 @@ async fn a_key_of_its_own_is_refused_to_others() {
     let (first, second) = (registrar(&world), registrar(&world));
     let primary = |serve: Serve| {
         serve
-            .registration(RegistrationOptions::new().key("primary").conflict(Conflict::Refuse))
+            .registration(RegistrationOptions::new().key("primary").conflict(Conflict::Wait))
             .propagation(Duration::ZERO)
     };
     let holder = Served::ready(&first, primary).await;

@@ -207,7 +207,7 @@ fn the_only_one_is_out_with_its_lease() {
 #[test]
 fn twenty_that_leave_at_once_cost_one_move() {
     let mut world = registered();
-    world.suffer(&Fate::Want(2, 1, Conflict::Refuse));
+    world.suffer(&Fate::Want(2, 1, Conflict::Wait));
     world.settle();
     for key in 10..30 {
         world.suffer(&Fate::Want(key, 1, Conflict::TakeOver));
@@ -304,6 +304,6 @@ fn a_key_that_another_took_on_the_way_is_left_to_it() {
     // Nobody has told of it yet.
     world.etcd.put(&[2], b"x", THEIRS);
     world.etcd.events.clear();
-    until(&mut world, "left to it", |world| world.machine.status(world.now, 2) == RegistrationStatus::Held);
+    until(&mut world, "left to it", |world| world.machine.status(world.now, 2) == RegistrationStatus::HeldByOther);
     assert_eq!(world.etcd.keys[&vec![2]].lease, THEIRS);
 }

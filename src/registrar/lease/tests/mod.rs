@@ -140,7 +140,7 @@ fn restored(world: &mut World, lease: i64) {
 #[test]
 fn a_key_that_a_snapshot_brings_back_is_known_by_its_former_lease() {
     let mut world = World::new(3);
-    world.suffer(&Fate::Want(1, 1, Conflict::Refuse));
+    world.suffer(&Fate::Want(1, 1, Conflict::Wait));
     world.settle();
     let former = world.machine.lease().expect("a lease");
     world.suffer(&Fate::Revoke);
@@ -317,11 +317,11 @@ fn an_update_to_a_key_that_is_leaving_elsewhere_takes_it_over() {
 #[test]
 fn an_update_to_a_key_that_another_holds_keeps_the_old_one() {
     let mut world = World::new(3);
-    world.tell(Input::Added { id: 1, desired: wanted_at(50, Conflict::Refuse) });
+    world.tell(Input::Added { id: 1, desired: wanted_at(50, Conflict::Wait) });
     until(&mut world, "the old one", |world| is_ours(world, 50));
     world.etcd.put(&[51], b"x", THEIRS);
-    world.tell(Input::Updated { id: 1, desired: wanted_at(51, Conflict::Refuse) });
-    until(&mut world, "held", |world| world.machine.status(world.now, 1) == RegistrationStatus::Held);
+    world.tell(Input::Updated { id: 1, desired: wanted_at(51, Conflict::Wait) });
+    until(&mut world, "held", |world| world.machine.status(world.now, 1) == RegistrationStatus::HeldByOther);
     for _ in 0..20 {
         world.watch();
         world.work(None);

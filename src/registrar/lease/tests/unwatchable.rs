@@ -55,10 +55,10 @@ fn a_key_that_may_not_be_watched_is_put_again_about_once_in_a_minute() {
 
 #[test]
 fn a_key_that_may_not_be_watched_is_left_to_others_and_taken_when_it_is_free() {
-    let mut world = unwatched(Conflict::Refuse);
+    let mut world = unwatched(Conflict::Wait);
     works_until(&mut world, 1, |world| is_ours(world, 1));
     world.etcd.put(&[1], b"x", THEIRS);
-    works_until(&mut world, 61, |world| world.machine.status(world.now, 1) == RegistrationStatus::Held);
+    works_until(&mut world, 61, |world| world.machine.status(world.now, 1) == RegistrationStatus::HeldByOther);
     assert_eq!(world.etcd.keys[&vec![1]].lease, THEIRS, "a refresh compares as any other put does");
     world.etcd.delete(&[1]);
     works_until(&mut world, 61, |world| is_ours(world, 1));

@@ -53,7 +53,7 @@ pub(super) enum Fate {
 }
 
 pub(super) fn conflict() -> impl Strategy<Value = Conflict> {
-    prop_oneof![2 => Just(Conflict::TakeOver), 1 => Just(Conflict::Refuse), 1 => Just(Conflict::UniqueKey)]
+    prop_oneof![2 => Just(Conflict::TakeOver), 1 => Just(Conflict::Wait), 1 => Just(Conflict::UniqueKey)]
 }
 
 pub(super) fn fate() -> impl Strategy<Value = Fate> {
