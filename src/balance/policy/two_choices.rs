@@ -7,7 +7,7 @@
 
 use crate::policy::{Call, ReadySet};
 
-/// The load of a server beside its weight.
+/// The load and the weight of a server.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct WeightedLoad {
     /// Calls in flight, and failed calls that still count as in flight.

@@ -29,11 +29,12 @@ const MAX_RATIO: f64 = 4.0;
 /// Exhaustive, so that a policy that compares servers handles each case.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum LatencyEstimate {
-    /// Nothing is known, and no call is asking: the server should get one.
+    /// Nothing is known, and no call is under way that would tell: the server should get a call.
     Unknown,
-    /// Nothing is known yet. A call was sent within the last second, or calls have ended badly.
+    /// Nothing is known yet. A call that was sent within the last second has no response yet, or
+    /// calls have failed recently.
     Awaited,
-    /// The time from a call's start to the head of its answer.
+    /// The time from a call's start to the headers of its response.
     Known(Duration),
 }
 

@@ -55,7 +55,7 @@ struct Totals {
     known_latencies: f64,
 }
 
-/// All servers of a channel, beside each other.
+/// All servers of a channel, for comparison.
 #[derive(Default)]
 pub(crate) struct Fleet(Mutex<Totals>);
 
