@@ -1,6 +1,6 @@
 //! The idle timeout: a connection on which nothing was read for long opens no stream until it has
 //! proven that it is alive. NATs and load balancers forget idle connections, and tell neither side.
-//! A call over a forgotten connection would hang until keep-alive finds out, half a minute later.
+//! A call over a forgotten connection would hang until keep-alive detects that, half a minute later.
 //!
 //! With the default of 5 min:
 //!
