@@ -1,6 +1,6 @@
 //! The queue in which calls wait for a server, first in, first out. There is one for each channel.
 //!
-//! `order.rs` is the order alone, without tasks or time. This file adds what wakes tasks: wakers, a lock, and an atomic that calls
+//! `order.rs` is only the order, without tasks or time. This file adds what wakes tasks: wakers, a lock, and an atomic that calls
 //! read which need not wait.
 //!
 //! A call in the queue is not polled while nothing happens. A slot that becomes free wakes one call. A woken call that does not
