@@ -152,10 +152,10 @@ use crate::balance::shared::ChannelHandle;
 ///
 /// # Connections
 ///
-/// The channel keeps one connection to each server. It makes it in the background, and anew when it has ended. A server is ready
-/// once its HTTP/2 SETTINGS have come: a server that accepts a connection and sends nothing never is. The backoff is that of
-/// gRPC's connection-backoff document with shorter times (100 ms, times 1.6, up to 10 s, ±20 %): etcd removes a dead server when
-/// its lease ends, so a refused connection usually means a server that is just starting.
+/// The channel keeps one connection to each server. It connects in the background, and again when the connection has ended. A
+/// server is ready once its HTTP/2 SETTINGS have come: a server that accepts connections and sends nothing never becomes ready.
+/// The backoff is that of gRPC's connection-backoff document with shorter times (100 ms, times 1.6, up to 10 s, ±20 %): etcd
+/// removes a dead server when its lease ends, so a refused connection usually means a server that is just starting.
 ///
 /// At most 1 024 attempts to connect run at once. If more servers are to be connected, they start in this order:
 ///
@@ -169,15 +169,15 @@ use crate::balance::shared::ChannelHandle;
 /// that they need.
 ///
 /// A server that sends GOAWAY and then finishes its calls costs no call. When tonic's `max_connection_age_grace` is over, the
-/// server closes the connection with the calls that are left: for those it is like a crash. A connection has stream ids for 2^30
-/// calls (RFC 9113, 5.1.1), and is replaced before they are used up.
+/// server closes the connection with the calls that are left: for those calls that is like a crash. A connection has stream ids
+/// for 2^30 calls (RFC 9113, 5.1.1), and is replaced before they are used up.
 ///
 /// # Idle connections
 ///
 /// NATs and load balancers forget idle connections without telling either end. A connection that was silent for
 /// [`BalancedChannelBuilder::idle_timeout`] (5 min) gets no call before it has answered a PING. Meanwhile calls go to other
-/// servers, or wait. If nothing is read within 1 s, a new connection replaces it. gRPC's
-/// idle timeout closes connections; this one only checks them.
+/// servers, or wait. If nothing is read within 1 s, a new connection replaces it. gRPC's idle timeout closes connections; this
+/// one only checks them.
 ///
 /// On a `current_thread` runtime that is driven only during calls (`block_on` around each call), a call after a pause first lets
 /// the runtime read its sockets. So the call is not sent over a connection that has ended meanwhile.

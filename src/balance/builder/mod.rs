@@ -58,7 +58,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 /// | Which failed calls are retried? | [`retry`](Self::retry) | those that no server has processed |
 /// | How much of a request is kept for a retry? | [`replay_limit`](Self::replay_limit) | 256 KiB |
 /// | Is a server whose calls fail left out? | [`outlier_detection`](Self::outlier_detection) | no |
-/// | When does a silent server count as dead? | [`keep_alive`](Self::keep_alive) | 10 s after a PING that is sent after 20 s |
+/// | When does a silent server count as dead? | [`keep_alive`](Self::keep_alive) | after 20 s of silence and 10 s without an answer to a PING |
 /// | After what silence is a connection checked before its next call? | [`idle_timeout`](Self::idle_timeout) | 5 min |
 /// | How long may connecting take? | [`connect_timeout`](Self::connect_timeout) | 5 s |
 /// | How many bytes may a server send before the caller reads them? | [`stream_window`](Self::stream_window), [`connection_window`](Self::connection_window) | 2 MiB for each response, 2³¹ − 1 for each connection |

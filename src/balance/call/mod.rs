@@ -117,7 +117,7 @@ impl CallState {
         self.shared.pick(&self.pick_request(), false)
     }
 
-    /// Waits for a server that takes the call, where the first pick has found none.
+    /// Waits for a server that takes the call, after the first pick has found none.
     ///
     /// # Errors
     /// When waiting is pointless, or has lasted too long.

@@ -57,7 +57,7 @@ const AWAITED: f64 = 10.0;
 /// A smaller ratio of latencies may come from what the servers have to do just now, or from chance.
 const CLEARLY: f64 = 3.0;
 /// Latencies below this, in nanoseconds, count as equal: a scheduler, a cold cache or a turn of
-/// another process adds as much, and adds it more often where a server gets few calls.
+/// another process adds as much, and adds it more often if a server gets few calls.
 const EQUAL: f64 = 1e6;
 
 /// Whether a call should take less time at the second server: load for weight times latency.

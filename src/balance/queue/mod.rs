@@ -64,7 +64,7 @@ impl Queue {
         QueueTicket { queue: self, position, wait_for_ready, is_served: false }
     }
 
-    /// Gives turns until there are as many as free slots. `free_slots` is called only where calls wait.
+    /// Gives turns until there are as many as free slots. `free_slots` is called only if calls wait.
     pub(crate) fn give_turns(&self, free_slots: impl FnOnce() -> usize) {
         // A call enters the queue and then looks for room; this stores servers and then looks for calls. The fence orders the two,
         // so that at least one of them sees the other.
@@ -75,7 +75,7 @@ impl Queue {
         }
     }
 
-    /// Gives one turn where a slot is free and no woken call is on its way to it.
+    /// Gives one turn if a slot is free and no woken call is on its way to it.
     ///
     /// A call asks for it after it has entered the queue, and after it has found a slot: a slot that became free just before has
     /// woken no call.

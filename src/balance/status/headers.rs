@@ -63,7 +63,7 @@ impl ResponseHeaders {
         (size > limit as usize).then(|| self.too_large(&measured("headers", size, limit), address))
     }
 
-    /// Makes the status of a response whose trailers are larger than the channel takes. `cut` is the failure of HTTP/2 where they
+    /// Makes the status of a response whose trailers are larger than the channel takes. `cut` is the failure of HTTP/2 if they
     /// are beyond its own limit.
     #[inline]
     pub(crate) fn trailers_too_large(&self, cut: Option<&Failure>, limit: u32, address: &Address) -> Option<Status> {

@@ -83,7 +83,7 @@ pub(crate) struct SubchannelStatus {
 /// ```text
 /// Connecting ──connected──▶ Ready ──the connection ends──▶ Connecting, or TransientFailure after several short ones
 ///     │    ◀──the runtime stood still── TransientFailure ──connected──▶ Ready
-///     └──an attempt fails──▶ TransientFailure, or Connecting where calls are to wait for the next attempt
+///     └──an attempt fails──▶ TransientFailure, or Connecting if calls are to wait for the next attempt
 /// any ──removed from the pool──▶ Shutdown
 /// ```
 #[derive(Clone)]
@@ -148,7 +148,7 @@ impl Subchannel {
         self.lock().state.clone()
     }
 
-    /// Changes the state, and the last error where one is given. After a shutdown nothing changes:
+    /// Changes the state, and the last error if one is given. After a shutdown nothing changes:
     /// the supervisor may still be in the middle of a step when it is aborted.
     pub(crate) fn set_state(&self, state: SubchannelState, error: Option<String>) {
         let mut status = self.lock();

@@ -334,7 +334,7 @@ impl<Id: Ord + Clone> OutlierDetector<Id> {
         }
     }
 
-    /// The success rates of the servers that have enough calls; none where too few have.
+    /// The success rates of the servers that have enough calls; none if too few have.
     fn success_rates(&self, counts: &BTreeMap<Id, CallCounts>, min_calls: u64) -> Vec<(Id, f64)> {
         let enough = counts.iter().filter(|(_, count)| count.calls() >= min_calls);
         let rate = |count: &CallCounts| count.successes as f64 / count.calls() as f64;

@@ -44,7 +44,7 @@ pub(crate) struct Reconnect {
 /// The next attempt to connect.
 #[derive(Debug, PartialEq)]
 pub(crate) struct NextAttempt {
-    /// Whether calls wait for it. Where they wait for no server, they fail.
+    /// Whether calls wait for it. If they wait for no server, they fail.
     pub(crate) calls_wait: bool,
     /// When it is made, from the beginning of the last attempt: one that took long does not wait on
     /// top of that.

@@ -25,7 +25,7 @@ pub struct ReadySet(Arc<Inner>);
 struct Inner {
     /// Not empty, in the order of addresses.
     servers: Box<[ReadyServer]>,
-    /// `None` where all weights are equal, which is the common case and the cheaper one.
+    /// `None` if all weights are equal, which is the common case and the cheaper one.
     weights: Option<EffectiveWeights>,
     seed: u64,
     /// Of the channel: all its sets have the same.

@@ -155,7 +155,7 @@ impl ClientTls {
     }
 
     /// Checks the settings, and reads files for the first time. Blocks for as long as that takes: a
-    /// few milliseconds, and up to 20 ms more where files are invalid.
+    /// few milliseconds, and up to 20 ms more if files are invalid.
     ///
     /// # Errors
     /// The first setting that cannot be used.
