@@ -177,8 +177,8 @@ impl ChannelShared {
         }
     }
 
-    /// Waits until the set changes or the policy notifies, after the picker has returned [`Pick::Wait`]. Meanwhile the call is not
-    /// in the queue: it holds up no other.
+    /// Waits until the set changes or the policy notifies, after the picker has returned [`Pick::Wait`]. Meanwhile the call is
+    /// not in the queue: it holds up no other.
     ///
     /// # Errors
     /// When the call's time to wait is over.

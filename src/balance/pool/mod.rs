@@ -8,7 +8,7 @@
 //!                 ready.rs: Published (servers, picker) for calls · ChannelStatus for those who wait · the queue's turns
 //! ```
 //!
-//! The task alone decides who is ready, so nothing here is locked. Everything it publishes is immutable.
+//! The task is the only one that decides who is ready, so nothing here is locked. Everything it publishes is immutable.
 
 mod members;
 pub(super) mod ready;

@@ -8,7 +8,7 @@ use crate::balance::status;
 use crate::balance::status::not_grpc;
 use crate::connection::{Failure, RequestLimit};
 
-/// What HTTP/2 counts for each header beside its name and value (RFC 9113, 6.5.2).
+/// What HTTP/2 counts for each header in addition to its name and value (RFC 9113, 6.5.2).
 const FIELD_OVERHEAD: usize = 32;
 /// The size of `:status` with its three digits.
 const STATUS_FIELD: usize = 7 + 3 + FIELD_OVERHEAD;

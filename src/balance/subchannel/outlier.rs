@@ -100,8 +100,9 @@ impl OutlierDetection {
     }
 
     /// The share of servers, in percent from 0 to 100, at which no further server is ejected. 10 by
-    /// default. One server may be ejected whatever the percentage, also with 0, as in Envoy. The
-    /// last server that is not ejected never is, so a channel with one server ejects nobody.
+    /// default. One server may be ejected whatever the percentage, also with 0, as with Envoy's
+    /// `always_eject_one_host`. The last server that is not ejected never is, so a channel with one
+    /// server ejects nobody.
     #[must_use]
     pub fn max_ejection_percent(mut self, percent: u32) -> Self {
         self.max_percent = percent;

@@ -18,7 +18,7 @@
 //! All times are multiples of what calls take, so that the same rules hold for calls of
 //! microseconds and of minutes.
 //!
-//! `latency.rs` averages the time to the head of an answer, `penalties.rs` keeps the penalties,
+//! `latency.rs` averages the time to the head of a response, `penalties.rs` keeps the penalties,
 //! `peers.rs` compares servers. `simulation/` runs whole fleets against these rules, with the
 //! numbers of FIELD's rows (F35, F36, F37, F62).
 
@@ -60,14 +60,14 @@ pub(crate) struct Cost {
     /// Calls that ended with OK, and those that ended badly.
     ok: AtomicU64,
     bad: AtomicU64,
-    /// The durations of the OK calls, from their start to the end of their answers, as a sum of
+    /// The durations of the OK calls, from their start to the end of their responses, as a sum of
     /// logarithms: one stream of a day must not weigh as much as a million calls.
     ok_logs: AtomicU64,
     /// What bad calls add to the load.
     penalties: Penalties,
-    /// Of heads of answers that say nothing bad.
+    /// Of heads of responses that are no errors.
     latency: Latency,
-    /// Calls that wait for the head of an answer, and when the last of them was sent.
+    /// Calls that wait for the head of a response, and when the last of them was sent.
     awaiting: AtomicU32,
     last_sent: AtomicU64,
     /// The latency to assume because a call ended badly and none was answered since, in
@@ -85,12 +85,12 @@ impl Cost {
         self.awaiting.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The head of its answer has come, or never will. Once for each call that was sent.
+    /// The head of its response has come, or never will. Once for each call that was sent.
     pub(crate) fn head_settled(&self) {
         self.awaiting.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// The head of an answer came, which says nothing bad, this long after the call was sent.
+    /// The head of a response that is no error came, this long after the call was sent.
     pub(crate) fn answered(&self, took: Duration, now: Duration) {
         self.latency.observe(took, now);
         if self.suspected.load(Ordering::Relaxed) != 0 {
@@ -153,7 +153,7 @@ impl Cost {
         LatencyEstimate::Known(Duration::from_nanos(nanos))
     }
 
-    /// The average latency, as of the last answer.
+    /// The average latency, as of the last response.
     pub(crate) fn latency(&self) -> Option<Duration> {
         self.latency.average()
     }

@@ -153,7 +153,7 @@ impl Peers {
         none_ended.then(|| self.elapsed.min(Duration::from_secs_f64(FADE_SECONDS)))
     }
 
-    /// The mean of their latencies, from a call's start to the head of its answer.
+    /// The mean of their latencies, from a call's start to the head of its response.
     pub(crate) fn latency(&self) -> Duration {
         Duration::from_nanos(self.latency_nanos as u64)
     }
