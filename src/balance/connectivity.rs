@@ -12,12 +12,12 @@ use crate::balance::status;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ConnectivityState {
-    /// The servers are not resolved yet, or a server is being connected for the first time or again after a good connection.
-    /// Calls wait.
+    /// The servers are not resolved yet, or none is connected and at least one is
+    /// [`ServerState::Connecting`](crate::ServerState::Connecting). Calls wait.
     Connecting,
     /// At least one server is connected, ejected or not. Calls are sent.
     Ready,
-    /// No server is registered, or no registered server could be connected. Calls fail at once unless they wait for ready. The
+    /// No server is registered, all servers drain, or none can be connected. Calls fail at once unless they wait for ready. The
     /// channel goes on trying.
     TransientFailure,
     /// The last clone was dropped, or the runtime on which the channel was built has ended. This state is final.
@@ -29,7 +29,7 @@ pub enum ConnectivityState {
 pub(crate) struct DirectoryStatus {
     /// The name of the service.
     pub(crate) service: Arc<str>,
-    /// The prefix of its keys; `None` where the source is not etcd.
+    /// The prefix of its keys; `None` if the source is not etcd.
     pub(crate) prefix: Option<Arc<str>>,
     /// The revision of the snapshot that the servers come from.
     pub(crate) revision: Option<i64>,

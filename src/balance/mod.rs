@@ -21,7 +21,7 @@
 //!                           │ ArcSwap: the ready servers     │ watch: the channel's status
 //!                           ▼                                ▼
 //! call ── pick ──▶ attempt ──▶ response          queue: calls that found no server
-//!           ▲                     │ not processed, or declared safe to repeat
+//!           ▲                     │ not processed, or declared safe to retry
 //!           └─────────────────────┘
 //! ```
 

@@ -142,7 +142,7 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Puts addresses into a status where the user asked for it. Every status passes through here on its way to the caller.
+    /// Puts addresses into a status if the user asked for it. Every status passes through here on its way to the caller.
     pub(crate) fn finish_status(&self, status: Status) -> Status {
         if self.addresses_in_statuses { CallError::with_addresses(status) } else { status }
     }

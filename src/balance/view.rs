@@ -16,9 +16,9 @@ use crate::balance::subchannel::{ServerState, ServerStatus, Subchannel, Subchann
 use crate::error::Error;
 
 impl BalancedChannel {
-    /// Returns the present status of each server, in the order of their addresses. Servers that drain are not among them.
+    /// Returns the present status of each server, in the order of their addresses. Draining servers are left out.
     ///
-    /// The counters are read one after the other while calls go on: they need not agree to the last call.
+    /// The counters are read one after the other while calls go on, so they may differ by a few calls.
     ///
     /// ```
     /// # fn print(channel: &tonic_etcd::BalancedChannel) {
@@ -66,14 +66,14 @@ impl BalancedChannel {
         ConnectivityStates { statuses: WatchStream::new(self.0.shared.status.subscribe()), last: None }
     }
 
-    /// Waits until a server is connected, at most for `within`.
+    /// Waits until a server is connected, for at most the time `within`.
     ///
-    /// Calls need not be preceded by it: they wait by themselves. It serves programs that do not want to start without a server.
-    /// (`tower::ServiceExt::ready` returns at once: the channel takes calls in every state.)
+    /// No call needs this: calls wait by themselves. It is for programs that do not want to start without a server.
+    /// `tower::ServiceExt::ready` does not wait: the channel takes calls in every state.
     ///
     /// # Errors
-    /// A timeout ([`Error::is_timeout`]) whose source lists the servers' states, with their addresses; the channel goes on
-    /// connecting. An error that [is closed](Error::is_closed) when the runtime of the channel has ended.
+    /// [`Error::is_timeout`] if the time is over. The source lists the servers' states, with the address of the server that
+    /// failed last; the channel goes on connecting. [`Error::is_closed`] if the runtime of the channel has ended.
     ///
     /// # Cancel safety
     /// Dropping the future loses nothing.
@@ -92,7 +92,7 @@ impl BalancedChannel {
 #[must_use = "a stream does nothing unless it is polled"]
 pub struct ConnectivityStates {
     statuses: WatchStream<ChannelStatus>,
-    /// The state that was given last: most statuses differ in their counts alone.
+    /// The state that was returned last: most statuses differ in their counts only.
     last: Option<ConnectivityState>,
 }
 

@@ -38,7 +38,7 @@ const CLOSED: usize = 1 << (usize::BITS - 1);
 /// about to wait: see [`CapacityListener::freed`]. A caller that reads an old limit opens one
 /// stream too many at worst, which h2 queues.
 ///
-/// - `limit` is written by the driver alone. It is 0 until the server's SETTINGS have come and
+/// - `limit` is written only by the driver. It is 0 until the server's SETTINGS have come and
 ///   while the connection is idle.
 /// - `in_flight` is changed by callers. Once it has the bit [`CLOSED`] it keeps it: a closing
 ///   connection never opens again.

@@ -24,14 +24,14 @@ pub(super) type BoxError = Box<dyn Error + Send + Sync>;
 pub(crate) struct Failure {
     pub(crate) kind: FailureKind,
     message: String,
-    /// The error of the request's own body; set for [`FailureKind::RequestBody`] alone.
+    /// The error of the request's own body; set only for [`FailureKind::RequestBody`].
     source: Option<BoxError>,
 }
 
-/// What a failure says about the call: may it be sent again, and who is at fault?
+/// What a failure means for the call: may it be retried, and who is at fault?
 ///
-/// "Not processed" calls may go to another server always (gRPC's transparent retry). Calls that
-/// "may have been processed" may be sent again only where the user has declared that harmless.
+/// "Not processed" calls may always be retried (gRPC's transparent retry). Calls that "may have been
+/// processed" may be retried only if the user has declared that safe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FailureKind {
     /// Not processed: no byte of the request was written.

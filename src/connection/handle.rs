@@ -91,7 +91,7 @@ impl Connection {
     }
 
     /// Asks the driver for a PING; its acknowledgement shows in [`Connection::last_read`]. None is
-    /// sent where keep-alive is off, or less than 5.5 s after the last one: servers close
+    /// sent if keep-alive is off, or less than 5.5 s after the last one: servers close
     /// connections that are pinged more often than every 5 s (etcd's default).
     pub(crate) fn ping(&self) {
         self.0.commands.send(Command::Ping);

@@ -28,13 +28,13 @@ pub(crate) struct Options {
     /// a response costs little memory. h2 is given a larger limit, see
     /// [`header_sizes`](crate::connection::exchange::header_sizes).
     pub(crate) max_header_list_size: u32,
-    /// Bytes of a request's headers, for servers whose SETTINGS do not say what they accept. 1 MiB.
-    /// tonic's and Java's servers say it (16 and 8 KiB by default). Go's do not unless it is set,
-    /// and accept 16 MiB.
+    /// Bytes of a request's headers, for servers whose SETTINGS have no limit. 1 MiB. tonic's and
+    /// Java's servers send one (16 and 8 KiB by default). Go's accept 16 MiB, and send no limit
+    /// unless the user sets one.
     pub(crate) max_request_header_list_size: u32,
     /// On, as in tonic: calls are small and wait for each other.
     pub(crate) tcp_nodelay: bool,
-    /// TCP's own probes. Off, as in tonic: HTTP/2 keep-alive sees more.
+    /// TCP's own probes. Off, as in tonic: HTTP/2 keep-alive also detects frozen processes.
     pub(crate) tcp_keepalive: Option<TcpKeepalive>,
     /// How long sent data may stay unacknowledged (gRFC A18). `None`: the limit of the system.
     pub(crate) tcp_user_timeout: Option<Duration>,
@@ -61,14 +61,16 @@ pub(crate) struct TcpKeepalive {
     pub(crate) retries: u32,
 }
 
-/// HTTP/2 keep-alive: finds out servers that no longer respond.
+/// HTTP/2 keep-alive: detects servers that no longer respond.
 ///
-/// A PING is sent when nothing was read from the server for the interval, and calls are in flight
-/// or were begun meanwhile. When still nothing was read for the timeout after the PING was written,
-/// the connection is closed: its calls fail, and a new connection is made. If the PING cannot be
-/// written, or the program itself stood still, the timeout counts once more. So a server that stops
-/// to respond is found out within the interval and twice the timeout. A connection without calls is
-/// left alone, unless
+/// A PING is sent when nothing was read from the server for the interval, if a call is in flight or
+/// has begun in that time. Whatever is read after the PING shows that the server is alive. If
+/// nothing is read for the timeout after the PING was written, the connection is closed: its calls
+/// fail, and a new connection is made. So a server that stops responding during a call is detected
+/// after the interval plus the timeout, which is 30 s by default. If the PING cannot be written, or
+/// if the program itself stood still, the timeout counts once more: 40 s by default.
+///
+/// A connection without calls gets no PINGs, unless
 /// [`BalancedChannelBuilder::keep_alive_while_idle`](crate::BalancedChannelBuilder::keep_alive_while_idle)
 /// is set.
 ///
@@ -76,10 +78,10 @@ pub(crate) struct TcpKeepalive {
 /// Go, Java and C++ servers close connections that are pinged too often. By default they tolerate a
 /// few PINGs that come less than five minutes after the one before (two hours without calls), and
 /// every response resets their count. Therefore only two PINGs are sent while no response
-/// progresses, and then one in five minutes. This has a price for streams that stay silent for
-/// longer than that: a server that freezes then is found out within five minutes and the timeout,
-/// unless [`KeepAlive::unthrottled`] is set. If the server is registered under a lease, the lease
-/// mostly ends before.
+/// progresses, and then one in five minutes. The price: once all streams of a connection have been
+/// silent for two PINGs, about 40 s by default, a server that freezes is detected only within five
+/// minutes plus the timeout. [`KeepAlive::unthrottled`] avoids that. The end of the server's lease
+/// stops new calls sooner, but does not end calls in flight.
 ///
 /// If a server complains all the same (GOAWAY with `ENHANCE_YOUR_CALM` and `too_many_pings`), the
 /// interval for that server doubles, as gRFC A8 asks.
@@ -93,14 +95,14 @@ pub struct KeepAlive {
 impl KeepAlive {
     /// Sends a PING after `interval` of silence, and closes the connection `timeout` later.
     ///
-    /// Each is from 10 ms to 24 h. Others are an error of the builder's `build`.
+    /// Each is from 10 ms to 24 h; other values are an error when the channel is built.
     pub fn new(interval: Duration, timeout: Duration) -> Self {
         Self { interval, timeout, unthrottled: false }
     }
 
-    /// Sends a PING at every interval of silence, without a limit. For servers that permit it: in
-    /// Go, `keepalive.EnforcementPolicy` with a `MinTime` below the interval; tonic's servers
-    /// always do.
+    /// Sends a PING at every interval of silence, without a limit. For servers that permit it: Go's
+    /// servers with `keepalive.EnforcementPolicy` and a `MinTime` below the interval, and tonic's
+    /// servers always.
     #[must_use]
     pub fn unthrottled(mut self) -> Self {
         self.unthrottled = true;
@@ -114,8 +116,8 @@ impl KeepAlive {
 }
 
 impl Default for KeepAlive {
-    /// An interval of 20 s and a timeout of 10 s: a server that freezes within a response is found
-    /// out in half a minute.
+    /// An interval of 20 s and a timeout of 10 s: a server that freezes during a call is detected
+    /// after 30 s, in rare cases after 40 s.
     fn default() -> Self {
         Self::new(Duration::from_secs(20), Duration::from_secs(10))
     }

@@ -24,7 +24,8 @@ pub struct CallTimeout(pub Option<Duration>);
 /// Whether one call waits for ready (gRPC's term), put into the request's extensions.
 ///
 /// It replaces [`BalancedChannelBuilder::wait_for_ready`] for this call. A call that waits for ready waits until its deadline,
-/// also while no server is registered or none can be connected. One that does not fails at once then.
+/// also while no server is registered or none can be connected; without a deadline it waits for ever. Any other call fails at
+/// once while there is no such server.
 ///
 /// ```
 /// let mut request = tonic::Request::new(());
@@ -38,7 +39,7 @@ pub struct WaitForReady(pub bool);
 /// The time limits that a channel gives to calls. `None` is no limit.
 #[derive(Clone, Default)]
 pub(crate) struct Timeouts {
-    /// For methods that `methods` says nothing of.
+    /// For methods that `methods` does not have.
     pub(crate) channel: Option<Duration>,
     /// By path: `/package.Service/Method`, or `/package.Service/` for all methods of a service.
     pub(crate) methods: BTreeMap<String, Option<Duration>>,

@@ -69,8 +69,8 @@ fn within<T: PartialOrd + Copy + Debug>(
 
 impl BalancedChannelBuilder {
     /// The maximum time for making a connection, from the resolution of the name to the server's
-    /// HTTP/2 SETTINGS. From 1 ms to 24 h; 5 s by default, because a frozen process still accepts
-    /// connections.
+    /// HTTP/2 SETTINGS. From 1 ms to 24 h; 5 s by default. It ends attempts at frozen processes too:
+    /// the kernel still accepts connections for those.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.options.connect_timeout = timeout;
         self
@@ -83,7 +83,7 @@ impl BalancedChannelBuilder {
         self
     }
 
-    /// No keep-alive. Only the deadlines of calls then end calls on a server that freezes.
+    /// No keep-alive. Calls on a server that freezes then end at their deadlines only.
     pub fn without_keep_alive(mut self) -> Self {
         self.options.keep_alive = None;
         self
@@ -101,12 +101,12 @@ impl BalancedChannelBuilder {
     /// of HTTP/2.
     ///
     /// A byte counts in this window and in its stream's until its caller reads it; h2 couples the
-    /// two. With a smaller window, responses that nobody reads stop every other call over the
-    /// connection once they fill it. With tonic's windows of 5 MiB and 2 MiB, three such responses
-    /// do. A connection therefore buffers up to min(this window, concurrent streams ×
+    /// two. With a smaller window, responses that nobody reads can fill it, and then stop every
+    /// other call over the connection. With tonic's windows of 5 MiB and 2 MiB, three such responses
+    /// do. The price is memory: a connection buffers up to min(this window, concurrent streams ×
     /// [`stream_window`](Self::stream_window)) bytes, and about 250 bytes more for each DATA frame.
-    /// Set a smaller window where memory matters more than that. Concurrent streams ×
-    /// `stream_window` is the smallest one with which no response stops another.
+    /// The smallest window with which no response stops another is concurrent streams ×
+    /// `stream_window`.
     pub fn connection_window(mut self, bytes: u32) -> Self {
         self.options.connection_window = bytes;
         self
@@ -127,13 +127,13 @@ impl BalancedChannelBuilder {
     /// Larger headers or trailers fail their own call with `RESOURCE_EXHAUSTED`. The message has
     /// the server's code, the size, and this limit. The call is not retried.
     ///
-    /// HTTP/2 itself accepts 16 MiB, or 16 times this limit if that is more. (Still more if
-    /// [`max_frame_size`](Self::max_frame_size) is above 64 KiB, because servers may keep to small
-    /// frames.) Beyond that, the status is the same without the size. It lacks the server's code
-    /// too, unless `grpc-status` comes first in trailers. A response with more than 1.25 times
-    /// HTTP/2's limit on the wire closes the connection. Its own call fails in the same way. The
-    /// other calls over the connection fail with `UNAVAILABLE`, and are retried once at most, if
-    /// [`RetryPolicy`](crate::RetryPolicy) allows it.
+    /// So that one response fails only its own call, the HTTP/2 library (h2) is given a larger
+    /// limit: 16 MiB, or 16 times this limit if that is more, or more still if
+    /// [`max_frame_size`](Self::max_frame_size) is above 64 KiB. Beyond h2's limit, the status is
+    /// the same without the size. It then has the server's code only if `grpc-status` is the first
+    /// of the trailers. A response with more than 1.25 times h2's limit on the wire closes the
+    /// connection. Its own call fails in the same way. The other calls over the connection fail with
+    /// `UNAVAILABLE`, and are retried once at most, if [`RetryPolicy`](crate::RetryPolicy) allows it.
     pub fn max_header_list_size(mut self, bytes: u32) -> Self {
         self.options.max_header_list_size = bytes;
         self
@@ -143,14 +143,14 @@ impl BalancedChannelBuilder {
     /// [`max_header_list_size`](Self::max_header_list_size), for servers whose SETTINGS do not say
     /// what they accept. From 1 KiB to 256 MiB; 1 MiB by default.
     ///
-    /// If a server's SETTINGS say it (`SETTINGS_MAX_HEADER_LIST_SIZE`), that holds in place of
-    /// this, also when it changes. tonic's servers accept 16 KiB by default, and Java's 8 KiB. Go's
-    /// accept 16 MiB, and do not say so unless it is set.
+    /// If a server's SETTINGS have a limit (`SETTINGS_MAX_HEADER_LIST_SIZE`), that limit holds in
+    /// place of this one, also when it changes. tonic's servers accept 16 KiB by default, and Java's
+    /// 8 KiB. Go's accept 16 MiB, and send no limit unless the user sets one.
     ///
-    /// A request whose headers have that size or more is not sent: h2's servers refuse exactly
-    /// their limit too. The call fails with `INTERNAL`, as in Go's gRPC. The message has the size,
-    /// the limit, and the name of the largest header, and never its value. The call is not tried on
-    /// another server.
+    /// A request whose headers are as large as the limit or larger is not sent: h2's servers refuse
+    /// a request of exactly their limit too. The call fails with `INTERNAL`, as in Go's gRPC. The
+    /// message has the size, the limit, and the name of the largest header, and never its value. The
+    /// call is not tried on another server.
     pub fn max_request_header_list_size(mut self, bytes: u32) -> Self {
         self.options.max_request_header_list_size = bytes;
         self
@@ -166,45 +166,46 @@ impl BalancedChannelBuilder {
     /// Sends HTTP/2 keep-alive PINGs also while a connection has no calls, as gRPC's
     /// `GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS`. Has no effect without keep-alive.
     ///
-    /// Off by default, because servers close connections for that unless they permit it. In Go,
-    /// `keepalive.EnforcementPolicy` with `PermitWithoutStream` permits it; tonic's servers always
-    /// do. Two such PINGs are sent at the interval of [`KeepAlive`], then one in five minutes until
-    /// a response progresses. With [`KeepAlive::unthrottled`] all of them are sent at the interval.
+    /// Off by default, because many servers close connections that send PINGs without calls. Go's
+    /// servers permit it with `PermitWithoutStream` in `keepalive.EnforcementPolicy`; tonic's always
+    /// permit it. Two such PINGs are sent at the interval of [`KeepAlive`], then one in five minutes
+    /// until a response progresses. With [`KeepAlive::unthrottled`] all are sent at the interval.
     pub fn keep_alive_while_idle(mut self, on: bool) -> Self {
         self.options.keep_alive_while_idle = on;
         self
     }
 
-    /// How long a connection may be silent before it has to prove that it is alive. From 10 ms to
-    /// 24 h. 5 min by default: NATs and cloud load balancers forget idle connections after four to
-    /// six minutes, and tell neither side.
+    /// How long a connection may be silent before it is checked with a PING, which its next call
+    /// waits for. From 10 ms to 24 h. 5 min by default: NATs and cloud load balancers forget idle
+    /// connections after four to six minutes, and tell neither side. Unlike gRPC's idle timeout,
+    /// this one does not close connections that answer.
     ///
     /// The first call that finds a connection idle sends a PING over it, and goes to another
-    /// connected server. A call that has no other server waits until anything is read from this
-    /// one. If nothing is within 1 s, the call goes over a new connection.
+    /// connected server. If there is no other server, the call waits until anything is read from
+    /// this one. If nothing is read within 1 s, the call goes over a new connection.
     ///
-    /// At most two such PINGs are sent without a call's response between, because servers count
-    /// PINGs (see [`KeepAlive`]). After them a new connection replaces the idle one.
+    /// No more than two such PINGs are sent until a response progresses, because servers count
+    /// PINGs (see [`KeepAlive`]). After those, a new connection replaces an idle one.
     /// [`KeepAlive::unthrottled`] lifts that limit. The idle timeout works without keep-alive too.
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.options.idle_timeout = Some(timeout);
         self
     }
 
-    /// No idle timeout: calls go over a connection however long it was silent.
+    /// No idle timeout: calls go over a connection without a check, however long it was silent.
     pub fn without_idle_timeout(mut self) -> Self {
         self.options.idle_timeout = None;
         self
     }
 
-    /// TCP's own keep-alive (`SO_KEEPALIVE`): probes after `time` without traffic, every
-    /// `interval`; the connection is lost after `retries` probes without an answer. Times are whole
-    /// seconds from 1 to 32 767, and retries from 1 to 127, as on Linux.
+    /// TCP's own keep-alive (`SO_KEEPALIVE`): after `time` without traffic the system sends a probe
+    /// every `interval`, and the connection is lost after `retries` probes without an answer. Times
+    /// are whole seconds from 1 to 32 767, and retries from 1 to 127, as on Linux.
     ///
-    /// Off by default, because HTTP/2 keep-alive sees more: the system of a frozen process still
-    /// answers TCP's probes. They keep NATs from forgetting idle connections, and no server counts
-    /// them. `interval` and `retries` are set on Linux and Android alone; elsewhere the system
-    /// decides. Has no effect on Unix sockets and with a [`connector`](Self::connector).
+    /// Off by default, because HTTP/2 keep-alive also detects frozen processes: their system still
+    /// answers TCP's probes. The probes keep NATs from forgetting idle connections, and no server
+    /// counts them. `interval` and `retries` are set only on Linux and Android; elsewhere the system
+    /// decides. Has no effect on Unix sockets, or with a [`connector`](Self::connector).
     pub fn tcp_keepalive(mut self, time: Duration, interval: Duration, retries: u32) -> Self {
         self.options.tcp_keepalive = Some(TcpKeepalive { time, interval, retries });
         self
@@ -214,23 +215,29 @@ impl BalancedChannelBuilder {
     /// connection is lost. From 1 ms to 24 h, in whole milliseconds. Overrides the `retries` of
     /// [`tcp_keepalive`](Self::tcp_keepalive).
     ///
-    /// By default the limit of the system holds, which is many minutes: HTTP/2 keep-alive sees
-    /// more. On Linux and Android alone. Has no effect elsewhere, on Unix sockets, and with a
+    /// By default the limit of the system holds, which is many minutes: HTTP/2 keep-alive is
+    /// sooner. Has an effect only on Linux and Android, and none on Unix sockets or with a
     /// [`connector`](Self::connector).
     pub fn tcp_user_timeout(mut self, timeout: Duration) -> Self {
         self.options.tcp_user_timeout = Some(timeout);
         self
     }
 
-    /// Calls every server over TLS, whatever scheme its record has, as the channel credentials of gRPC do. By default a server is
-    /// called over TLS where its record says `https`, which then fails, and in plain text otherwise.
+    /// Calls every server over TLS, whatever scheme its record has, as the channel credentials of gRPC do. Unix sockets are
+    /// called in plain text: they do not leave the host.
     ///
-    /// A server that does not speak TLS is never called: a record that was written without a scheme, by mistake or by somebody
-    /// else, does not make calls go in plain text. In a mixed fleet this is the way to TLS, because Go's clients of etcd's
-    /// naming do not understand records with a scheme. Unix sockets are called in plain text: they do not leave the host.
+    /// | | a record with `https` | a record without a scheme, or with `http` |
+    /// |---|---|---|
+    /// | by default | not called: connecting fails, and the error names this setting | plain text |
+    /// | `tls` | TLS | TLS |
+    /// | [`tls_for_https`](Self::tls_for_https) | TLS | plain text |
     ///
-    /// See [`ClientTls`] for certificates that are renewed, and [`tls_for_https`](Self::tls_for_https) for a fleet in which some
-    /// servers have no TLS.
+    /// With `tls` a server that does not speak TLS is never called. So a record that was written without a scheme, by mistake or
+    /// by somebody else, does not make calls go in plain text. Use it too if Go servers and clients share the records: Go's
+    /// clients of etcd's naming do not understand records with a scheme.
+    ///
+    /// The features `tls-native-roots` and `tls-webpki-roots` do not turn on TLS to servers: they provide the root certificates
+    /// of [`ClientTls::new`]. See [`ClientTls`] for certificates that are renewed.
     #[cfg(feature = "_tls")]
     #[cfg_attr(docsrs, doc(cfg(any(feature = "tls-ring", feature = "tls-aws-lc"))))]
     pub fn tls(mut self, tls: ClientTls) -> Self {
@@ -239,8 +246,10 @@ impl BalancedChannelBuilder {
         self
     }
 
-    /// Calls servers over TLS whose records say `https`, and the others in plain text. For a fleet that is on its way to TLS:
-    /// whoever may write a record decides how a server is called.
+    /// Calls servers whose records have `https` over TLS, and the others in plain text. For a fleet that is moving to TLS.
+    ///
+    /// It gives no protection from anybody who can write records: the record decides whether a server is called over TLS.
+    /// [`tls`](Self::tls) calls all servers over TLS.
     #[cfg(feature = "_tls")]
     #[cfg_attr(docsrs, doc(cfg(any(feature = "tls-ring", feature = "tls-aws-lc"))))]
     pub fn tls_for_https(mut self, tls: ClientTls) -> Self {
@@ -249,16 +258,16 @@ impl BalancedChannelBuilder {
         self
     }
 
-    /// Connects to servers by a service of the user's, in place of TCP and Unix sockets. A
-    /// connector that was made for tonic's `Endpoint::connect_with_connector` fits as it is, if it
-    /// is `Clone` and `Sync`: one channel connects to many servers. Its IO has hyper's traits
-    /// (`hyper::rt::Read + Write`) or tokio's (`AsyncRead + AsyncWrite`), see [`ConnectorIo`].
+    /// Connects with your own tower service in place of TCP and Unix sockets. A connector that was
+    /// made for tonic's `Endpoint::connect_with_connector` fits as it is, if it is `Clone` and
+    /// `Sync`: one channel connects to many servers. Its IO has hyper's traits (`hyper::rt::Read +
+    /// Write`) or tokio's (`AsyncRead + AsyncWrite`), see [`ConnectorIo`].
     ///
     /// A clone of the connector is called for each connection, within the
     /// [`connect_timeout`](Self::connect_timeout), with `http://host:port/`, `https://host:port/`
-    /// or `unix://localhost/path` (percent-encoded). If a server is registered as `https`, TLS is
-    /// done over the IO. If the connector fails or panics, the attempt to connect has failed, and
-    /// another follows.
+    /// or `unix://localhost/path` (percent-encoded). It returns IO in plain text: for `https` the
+    /// channel does TLS over it. If the connector fails or panics, the attempt to connect has
+    /// failed, and another follows.
     ///
     /// ```
     /// use hyper_util::rt::TokioIo;

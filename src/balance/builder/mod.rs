@@ -46,8 +46,8 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 
 /// The settings of a [`BalancedChannel`], with its defaults. [`BalancedChannel::builder`] makes one.
 ///
-/// Settings are checked when the channel is built: a value outside of its range is an error there, which names the setting, the
-/// value and the range.
+/// Settings are checked when the channel is built. If a value is outside of its range, that fails with an error that names the
+/// setting, the value and the range.
 ///
 /// | question | setting | default |
 /// |---|---|---|
@@ -55,15 +55,15 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 /// | How long may a call take? | [`timeout`](Self::timeout), [`method_timeout`](Self::method_timeout), [`CallTimeout`](crate::CallTimeout) | no limit |
 /// | How long does it wait for a server? | [`wait_limit`](Self::wait_limit) | 10 s |
 /// | Does it wait while no server can be connected? | [`wait_for_ready`](Self::wait_for_ready), [`WaitForReady`](crate::WaitForReady) | no |
-/// | Which failed calls are repeated? | [`retry`](Self::retry) | those that no server has processed |
-/// | How large may a request be that is sent again? | [`replay_limit`](Self::replay_limit) | 256 KiB |
-/// | Is a server left out whose calls fail? | [`outlier_detection`](Self::outlier_detection) | no |
-/// | When is a silent server taken for dead? | [`keep_alive`](Self::keep_alive) | after 20 s and 10 s |
-/// | When must an idle connection prove that it is alive? | [`idle_timeout`](Self::idle_timeout) | after 5 min |
-/// | How long may a connection take? | [`connect_timeout`](Self::connect_timeout) | 5 s |
-/// | How much of a response is taken unread? | [`stream_window`](Self::stream_window), [`connection_window`](Self::connection_window) | 2 MiB, 2³¹ − 1 |
+/// | Which failed calls are retried? | [`retry`](Self::retry) | those that no server has processed |
+/// | How much of a request is kept for a retry? | [`replay_limit`](Self::replay_limit) | 256 KiB |
+/// | Is a server whose calls fail left out? | [`outlier_detection`](Self::outlier_detection) | no |
+/// | When does a silent server count as dead? | [`keep_alive`](Self::keep_alive) | after 20 s of silence and 10 s without an answer to a PING |
+/// | After what silence is a connection checked before its next call? | [`idle_timeout`](Self::idle_timeout) | 5 min |
+/// | How long may connecting take? | [`connect_timeout`](Self::connect_timeout) | 5 s |
+/// | How many bytes may a server send before the caller reads them? | [`stream_window`](Self::stream_window), [`connection_window`](Self::connection_window) | 2 MiB for each response, 2³¹ − 1 for each connection |
 /// | How large may headers be? | [`max_header_list_size`](Self::max_header_list_size), [`max_request_header_list_size`](Self::max_request_header_list_size) | 1 MiB |
-/// | Do statuses hold addresses? | [`addresses_in_statuses`](Self::addresses_in_statuses) | no |
+/// | Do statuses have addresses? | [`addresses_in_statuses`](Self::addresses_in_statuses) | no |
 #[derive(Clone)]
 #[must_use = "a builder does nothing until it builds"]
 pub struct BalancedChannelBuilder {
@@ -92,8 +92,8 @@ impl Default for BalancedChannelBuilder {
 }
 
 impl BalancedChannelBuilder {
-    /// Sets how a server is picked for each call: a built-in [policy](crate::policy), or one's own. [`LeastRequest`](crate::policy::LeastRequest) by default: slow
-    /// servers get fewer calls by themselves.
+    /// Sets how a server is picked for each call: a built-in [policy](crate::policy), or your own.
+    /// [`LeastRequest`](crate::policy::LeastRequest) by default, because slow servers get fewer calls under it.
     pub fn policy(mut self, policy: impl Policy) -> Self {
         self.settings.policy = Arc::new(policy);
         self
@@ -106,25 +106,26 @@ impl BalancedChannelBuilder {
         self
     }
 
-    /// Sets which calls are repeated although a server may have processed them. None by default: only the author of a method
+    /// Sets which calls are retried although a server may have processed them. None by default: only the author of a method
     /// knows whether that is safe.
     pub fn retry(mut self, retry: RetryPolicy) -> Self {
         self.settings.retry = retry;
         self
     }
 
-    /// Leaves out servers whose calls fail (gRFC A50's outlier detection). Off by default, as in gRPC. Without it
-    /// [`LeastRequest`](crate::policy::LeastRequest) and [`PeakEwma`](crate::policy::PeakEwma) still give a failing server few calls.
+    /// Leaves out servers whose calls fail (gRFC A50's outlier detection). Off by default, as in gRPC. Even without it,
+    /// [`LeastRequest`](crate::policy::LeastRequest) and [`PeakEwma`](crate::policy::PeakEwma) give a failing server few calls.
     pub fn outlier_detection(mut self, detection: OutlierDetection) -> Self {
         self.settings.outlier_detection = Some(detection);
         self
     }
 
-    /// Sets the maximum time of each call, also of one that asks for more itself. It ends with `DEADLINE_EXCEEDED` then.
+    /// Sets the maximum time of each call, also of a call that asks for more itself. A call that takes longer ends with
+    /// `DEADLINE_EXCEEDED`.
     ///
-    /// None by default, as in gRPC: a server that takes a call and does not answer then holds it for ever. The time covers
+    /// None by default, as in gRPC: then a call to a server that is alive but never responds lasts for ever. The time covers
     /// waiting, retries and a streamed response to its last message. [`BalancedChannelBuilder::method_timeout`] exempts a method,
-    /// [`CallTimeout`](crate::CallTimeout) a call.
+    /// [`CallTimeout`](crate::CallTimeout) exempts a call.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.settings.timeouts.channel = Some(timeout);
         self
@@ -134,34 +135,37 @@ impl BalancedChannelBuilder {
     /// methods of a service (`/package.Service/`), in place of [`BalancedChannelBuilder::timeout`].
     ///
     /// `None` is no limit: for a method that watches something for as long as its caller likes. A method's own entry takes
-    /// precedence over its service's, and [`CallTimeout`](crate::CallTimeout) over both. A text that is neither is an error when
-    /// the channel is built.
+    /// precedence over its service's, and [`CallTimeout`](crate::CallTimeout) over both. Any other text is an error when the
+    /// channel is built. Whether servers have such a method is not checked.
     pub fn method_timeout(mut self, method: impl Into<String>, timeout: Option<Duration>) -> Self {
         self.settings.timeouts.methods.insert(retry::with_leading_slash(method.into()), timeout);
         self
     }
 
-    /// Sets whether calls wait for ready: until their deadline, also while no server is registered or none can be connected.
+    /// Sets whether calls wait for ready: until their deadline, also while no server is registered or none can be connected. A
+    /// call without a deadline may then wait for ever.
     ///
-    /// Off by default, as in gRPC: such calls fail at once. [`WaitForReady`](crate::WaitForReady) sets it for one call.
+    /// Off by default, as in gRPC: then calls fail at once while there is no such server. [`WaitForReady`](crate::WaitForReady)
+    /// sets it for one call.
     pub fn wait_for_ready(mut self, wait: bool) -> Self {
         self.settings.wait_for_ready = wait;
         self
     }
 
-    /// Sets the maximum time that a call waits for a server, before it ends with `UNAVAILABLE`. Its deadline may be sooner.
+    /// Sets the maximum time that a call waits for a server before it ends with `UNAVAILABLE`. Its deadline may be sooner.
     ///
-    /// 10 s by default: twice the time that a connection may take. Calls that wait for ready ignore it. The time that a call
-    /// spends with a server does not count.
+    /// 10 s by default: twice the time that a connection may take. It bounds all waits of a call together; attempts and the
+    /// pauses before retries do not count. Calls that wait for ready ignore it.
     pub fn wait_limit(mut self, limit: Duration) -> Self {
         self.settings.wait_limit = limit;
         self
     }
 
-    /// Sets how many bytes of a request are kept, so that it can be sent again to another server.
+    /// Sets how many bytes of a request are kept for a retry.
     ///
-    /// 256 KiB by default, as in Go's gRPC. A larger request is sent as a whole all the same, and not repeated. Its first message
-    /// is kept whatever its size until the response begins, for the case that no server has processed it.
+    /// 256 KiB by default, as in Go's gRPC. A larger request is still sent as a whole. Once a call has sent more than this, it is
+    /// not retried. There is one exception: the first message is kept whatever its size until the response begins, so a call that
+    /// has sent nothing else is retried if no server has processed it.
     pub fn replay_limit(mut self, bytes: usize) -> Self {
         self.settings.replay_limit = bytes;
         self
@@ -173,13 +177,14 @@ impl BalancedChannelBuilder {
         self
     }
 
-    /// Sets the `user-agent` of requests, which follows the one that the call itself has. `tonic-etcd/VERSION` by default.
+    /// Sets the `user-agent` of requests. If a request has one already, this is appended to it. `tonic-etcd/VERSION` by default.
     pub fn user_agent(mut self, agent: impl Into<String>) -> Self {
         self.user_agent = Some(agent.into());
         self
     }
 
-    /// Sets whether statuses hold addresses: in their text, and the server's as metadata `x-served-by-address`.
+    /// Sets whether statuses have addresses: in the texts that the channel makes, and the server's address as metadata
+    /// `x-served-by-address`, also of statuses that servers send.
     ///
     /// Off by default: a handler that passes a status on to its own caller would reveal where inner servers are.
     /// [`CallError`](crate::CallError), the status's source, has the addresses in any case.
@@ -205,17 +210,17 @@ impl BalancedChannelBuilder {
     /// # }
     /// ```
     ///
-    /// When the stream ends, the last set stays. Its errors are logged, and it is polled again after 100 ms. After a panic of the
-    /// stream it is not polled again: the known servers stay, and an error is logged. Instances that are
-    /// [draining](Instance::with_draining) get no new calls, as with etcd.
+    /// When the stream ends, the last set stays. After an error the stream is polled again in 100 ms; the first of several errors
+    /// in a row is logged at WARN. After a panic the stream is not polled again: the known servers stay, and the panic is logged
+    /// at ERROR. [Draining](Instance::with_draining) instances get no new calls, as with etcd.
     ///
-    /// The stream gives instances. [`Resolution::discover`](crate::Resolution::discover) gives tonic's endpoints, and is for
-    /// tower's balancers.
+    /// The stream yields instances. [`Resolution::discover`](crate::Resolution::discover) yields tonic's endpoints instead: it is
+    /// for tower's balancers.
     ///
     /// # Errors
-    /// [`Error::is_invalid_argument`] when a setting is outside of its range, when a method of the retry policy or of a timeout is
-    /// no path of a method or a service, or when the authority, the user agent or a TLS setting cannot be used. Another error
-    /// outside of a tokio runtime, or on one without timers.
+    /// [`Error::is_invalid_argument`] if a setting is outside of its range, if a method of the retry policy or of a timeout has
+    /// neither the form `/package.Service/Method` nor `/package.Service/`, or if the authority, the user agent or a TLS setting
+    /// cannot be used. Another error outside of a tokio runtime, or on a runtime without timers.
     pub fn build_with_discovery<D>(self, name: impl Into<String>, discover: D) -> Result<BalancedChannel, Error>
     where
         D: Discover<Service = Instance> + Send + 'static,

@@ -74,7 +74,7 @@ impl CallState {
         }
     }
 
-    /// Makes the request's head for a server, with the time that is left. `None` where none is.
+    /// Makes the request's head for a server, with the time that is left. `None` if none is.
     fn request_head(&self, subchannel: &ReadySubchannel) -> Option<Request<()>> {
         let mut uri = http::uri::Parts::default();
         uri.scheme = Some(subchannel.scheme.clone());

@@ -29,7 +29,7 @@ pub(crate) struct Deadline {
 impl Deadline {
     /// Returns the earlier of what the call asks for (`grpc-timeout`) and what the channel gives it.
     ///
-    /// `None` where neither has a limit, and where the limit is too far away for the clock.
+    /// `None` if neither has a limit, and if the limit is too far away for the clock.
     #[inline]
     pub(crate) fn new(grpc_timeout: Option<&HeaderValue>, limit: Option<Duration>, now: Instant) -> Option<Self> {
         let requested = grpc_timeout.and_then(|value| parse(value.as_bytes()));
@@ -44,7 +44,7 @@ impl Deadline {
         Instant::now() >= self.at
     }
 
-    /// Returns `grpc-timeout` for an attempt that begins now: the time that is left. `None` where none is.
+    /// Returns `grpc-timeout` for an attempt that begins now: the time that is left. `None` if none is.
     pub(crate) fn remaining_header(&self) -> Option<HeaderValue> {
         let left = self.at.saturating_duration_since(Instant::now());
         (!left.is_zero()).then(|| format(left))

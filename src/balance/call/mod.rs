@@ -1,4 +1,4 @@
-//! One call: it picks a server, makes an attempt, and makes another one on another server where that is right.
+//! One call: it picks a server, makes an attempt, and retries on another server if that is allowed.
 //!
 //! | file | what |
 //! |---|---|
@@ -8,7 +8,7 @@
 //! | `attempt.rs` | one request to one server, up to the head of the response |
 //! | `outcome.rs` | the decision after an attempt: the end of the call, or another attempt |
 //! | `retry.rs` | the retry policy and its budget |
-//! | `replay.rs` | the request's body, which can be sent again |
+//! | `replay.rs` | the request's body, kept for a retry |
 //! | `response_body.rs` | the response's body, which ends with the deadline |
 //! | `reporter.rs` | what an attempt reports about its server |
 //! | `deadline.rs` | deadlines and their timer |
@@ -117,7 +117,7 @@ impl CallState {
         self.shared.pick(&self.pick_request(), false)
     }
 
-    /// Waits for a server that takes the call, where the first pick has found none.
+    /// Waits for a server that takes the call, after the first pick has found none.
     ///
     /// # Errors
     /// When waiting is pointless, or has lasted too long.

@@ -1,6 +1,6 @@
 //! The decision after an attempt: the end of the call, or another attempt.
 //!
-//! Two kinds of repetition are kept apart. `retry_unprocessed` is gRPC's transparent retry, for calls that no server has processed.
+//! There are two kinds of retries. `retry_unprocessed` is gRPC's transparent retry, for calls that no server has processed.
 //! `retry` is for calls that a server may have processed, and follows the retry policy.
 //!
 //! | attempt | reported | then |
@@ -158,8 +158,8 @@ impl CallState {
 
     /// Decides after an exchange that failed before the head of a response.
     ///
-    /// `body` is the request as far as it was read. It cannot be rewound where more was sent than is kept; then even an unprocessed
-    /// call ends with its failure, or is left to the retry policy.
+    /// `body` is the request as far as it was read. If more was sent than is kept, it cannot be rewound, and even an unprocessed
+    /// call ends with its failure.
     pub(super) fn on_failure(
         &mut self,
         failure: Failure,
@@ -202,9 +202,9 @@ impl CallState {
         self.retry_failure(failure, Some(body), &subchannel)
     }
 
-    /// Repeats a call that failed without a status where the policy allows it, before or after the head of its response.
+    /// Retries a call that failed without a status if the policy allows it, before or after the head of its response.
     ///
-    /// A call that was not processed comes here only where it cannot be sent again transparently.
+    /// A call that was not processed comes here only if it has no transparent retry.
     fn retry_failure(
         &mut self,
         failure: Failure,
@@ -255,10 +255,10 @@ impl CallState {
         Retry(body, Duration::ZERO)
     }
 
-    /// Repeats a call that a server may have processed. `None` where policy, budget, deadline or the server forbid it.
+    /// Retries a call that a server may have processed. `None` if policy, budget, deadline or the server forbid it.
     ///
     /// `is_lost` tells that the connection was lost, and other calls with it. The order of the checks follows gRFC A6: pushback
-    /// and a failed attempt take their tokens even where the call is not repeated.
+    /// and a failed attempt take their tokens even if the call is not retried.
     fn retry(
         &mut self,
         code: Code,

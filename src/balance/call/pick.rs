@@ -1,4 +1,4 @@
-//! A server for a call: picked at once where one has room, or waited for in the queue.
+//! A server for a call: picked at once if one has room, or waited for in the queue.
 
 use std::cell::Cell;
 use std::pin::pin;
@@ -177,8 +177,8 @@ impl ChannelShared {
         }
     }
 
-    /// Waits until the set changes or the policy notifies, where the picker has returned [`Pick::Wait`]. The call is not in the queue
-    /// meanwhile: it holds up no other.
+    /// Waits until the set changes or the policy notifies, after the picker has returned [`Pick::Wait`]. Meanwhile the call is
+    /// not in the queue: it holds up no other.
     ///
     /// # Errors
     /// When the call's time to wait is over.
@@ -198,7 +198,7 @@ impl ChannelShared {
         Ok(PickOutcome::Wait)
     }
 
-    /// Sends PINGs to further idle servers where calls wait and no server has room.
+    /// Sends PINGs to further idle servers if calls wait and no server has room.
     ///
     /// Each call that begins to wait has some of them asked. So no call waits while a server that would take it was not asked.
     pub(crate) fn probe_idle_servers(&self) {
@@ -214,7 +214,7 @@ impl ChannelShared {
         self.ready.load().has_room()
     }
 
-    /// Refuses to wait where the state of the channel says that no server can come.
+    /// Refuses to wait if the state of the channel says that no server can come.
     fn check_worth_waiting(&self, limits: WaitLimits) -> Result<(), Status> {
         // The status first: the pool stores servers before it publishes the status that speaks of them.
         let fails = self.status.borrow().fails_calls(limits.wait_for_ready);

@@ -1,4 +1,4 @@
-//! The body of a request, which keeps what was sent so that it can be sent again to another server.
+//! The body of a request, which keeps what was sent for a retry.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -7,13 +7,13 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tonic::Status;
 
-/// The reason for which a body is sent again. It decides how much may have been sent.
+/// The kind of a retry. It decides how much of the body may have been sent.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum RewindReason {
-    /// No server has processed it. The first frame can be sent again whatever its size, for it costs nothing to keep: h2 holds
-    /// it until it is sent.
+    /// No server has processed it. The size of the first frame does not matter: it costs nothing to keep, because h2 holds it
+    /// until it is sent.
     NeverProcessed,
-    /// The retry policy repeats the call. No more than the limit was sent.
+    /// The retry policy retries the call. No more than the limit was sent.
     Retry,
 }
 
@@ -37,7 +37,7 @@ pub(crate) struct ReplayBody {
 enum KeptFrames {
     First(Option<Bytes>),
     Many(Vec<Bytes>),
-    /// More than the limit was sent, or the call is not sent again any more.
+    /// More than the limit was sent, or the call is not retried any more.
     Dropped,
 }
 
@@ -69,14 +69,14 @@ impl ReplayBody {
     /// Starts again from the first frame.
     ///
     /// # Errors
-    /// When more was sent than can be sent again.
+    /// When more was sent than is kept.
     pub(crate) fn rewind(&mut self, reason: RewindReason) -> Result<(), ()> {
         self.next = 0;
         let too_large = reason == RewindReason::Retry && self.size > self.limit;
         if too_large || matches!(self.kept, KeptFrames::Dropped) { Err(()) } else { Ok(()) }
     }
 
-    /// Stops keeping frames: the response has begun while the request is still being sent, and the call is not sent again.
+    /// Stops keeping frames: the response has begun while the request is still being sent, and the call is not retried.
     pub(crate) fn commit(&mut self) {
         if self.kept.get(self.next).is_none() {
             self.kept = KeptFrames::Dropped;

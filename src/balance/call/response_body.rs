@@ -31,7 +31,7 @@ const PREFIX_LEN: usize = 5;
 /// message that stays alone belongs to a stream, whose reader must not wait.
 const TRAILERS_WAIT: Duration = Duration::from_millis(50);
 
-/// The server of a response, in the response's extensions.
+/// The server that sent a response. The channel puts it into the response's extensions.
 #[derive(Clone)]
 pub struct ServedBy(pub(super) Arc<Subchannel>);
 

@@ -1,4 +1,4 @@
-//! Which calls are repeated after a server may have processed them, how often, and how many at once (gRFC A6). Without clock
+//! Which calls are retried after a server may have processed them, how often, and how many at once (gRFC A6). Without clock
 //! or I/O: the caller brings time and randomness.
 
 use std::collections::BTreeSet;
@@ -15,30 +15,31 @@ pub(crate) const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-push
 /// In a request: how many attempts went before.
 pub(crate) const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
 
-/// Declares which calls are repeated although a server may have processed them (gRFC A6).
+/// Declares which calls are retried although a server may have processed them (gRFC A6).
 ///
-/// Nothing is declared by default, and no such call is repeated. Calls that were never processed are sent to another server in
-/// any case, and need no declaration (see [`BalancedChannel`](crate::BalancedChannel#retries)).
+/// Nothing is declared by default, and no such call is retried. Calls that were never processed are retried in any case, and
+/// need no declaration (see [`BalancedChannel`](crate::BalancedChannel#retries)).
 ///
-/// A call is repeated on a server that has not failed it, as long as there is one. The second attempt follows at once where the
-/// connection of the first was lost; any other follows after a backoff with jitter. All attempts share the call's deadline. Where
-/// the pause would end after it, or no server takes the next attempt in time, the call ends with the status of the last attempt.
+/// A retry goes to a server that has not failed the call, if one of those has room for it, and to any server otherwise. If the
+/// connection of the first attempt was lost, the second one follows at once; any other attempt follows after a backoff with
+/// jitter. All attempts share the call's deadline. If the backoff would outlast the deadline, or if no server takes the next
+/// attempt in time, the call ends with the status of the last attempt.
 ///
-/// Servers decide in the end: `grpc-retry-pushback-ms` in a response gives the pause in milliseconds. A negative value, or one that
-/// is no number, forbids another attempt. So does more than a minute for a call without a deadline. Servers see in
-/// `grpc-previous-rpc-attempts` how many attempts went before.
+/// Servers have the last word: `grpc-retry-pushback-ms` in a response replaces the backoff, in milliseconds. A negative value, or
+/// a value that is not a number, forbids the retry. More than a minute also forbids it if the call has no deadline.
+/// `grpc-previous-rpc-attempts` in a request tells its server how many attempts went before.
 ///
-/// Some failures are never repeated:
+/// A call is never retried:
 ///
-/// - headers or trailers of a response beyond
+/// - after headers or trailers that are larger than
 ///   [`max_header_list_size`](crate::BalancedChannelBuilder::max_header_list_size);
-/// - the second time that a connection ends in a way that this very call may be the reason for (a GOAWAY with an error, or headers
-///   that HTTP/2 does not take);
-/// - a call whose response has begun. For [`RetryPolicy::repeatable`] methods that is when the response is complete;
-/// - a call of whose request more was sent than
-///   [`replay_limit`](crate::BalancedChannelBuilder::replay_limit) keeps;
-/// - a server that does not answer. That is no failure before the deadline, and afterwards there is no time left.
-///   [`KeepAlive`](crate::KeepAlive) makes it a failure in time, where the whole server does not answer.
+/// - if two connections have ended in a way that this call may have caused: by a GOAWAY with an error code, or by response
+///   headers that are too large for HTTP/2;
+/// - once its caller has got the beginning of the response. For [`RetryPolicy::repeatable`] methods that is later than the
+///   response's beginning (see there);
+/// - once it has sent more of its request than [`replay_limit`](crate::BalancedChannelBuilder::replay_limit) keeps;
+/// - while its server does not respond. That is no failure before the deadline, and after the deadline there is no time left. If
+///   the whole server is silent, [`KeepAlive`](crate::KeepAlive) turns that into a lost connection, which is retried.
 #[derive(Clone, Debug)]
 pub struct RetryPolicy {
     unary: BTreeSet<String>,
@@ -51,7 +52,7 @@ pub struct RetryPolicy {
     token_ratio: f64,
 }
 
-/// Until when a call of a method can be repeated.
+/// Until when a call of a method can be retried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RetryScope {
     Never,
@@ -83,42 +84,50 @@ impl RetryPolicy {
     }
 
     /// Declares a method whose response is one message (`/package.Service/Method`, with or without the first slash), or all methods
-    /// of a service (`/package.Service/`), as safe to repeat.
+    /// of a service (`/package.Service/`), as safe to retry.
     ///
-    /// The response is held back until its status has come, so that a call whose response breaks off half-way is repeated too. It is
-    /// passed on sooner when a second message begins, when more than 4 MiB have come, when one message has been complete for 50 ms,
-    /// and where the request is still being sent when the response begins.
+    /// The response is held back until its status has come, so that a call whose response breaks off half-way is retried too. The
+    /// response is passed on before that:
+    ///
+    /// - if the request is still being sent when the response begins;
+    /// - if a second message begins, or more than 4 MiB have come;
+    /// - if one message has been complete for 50 ms.
+    ///
+    /// So this also fits a service in which some methods stream their responses: their first message may come up to 50 ms later.
+    /// A method that is declared here and by [`RetryPolicy::repeatable_streaming`] is treated as declared here.
     #[must_use]
     pub fn repeatable(mut self, method: impl Into<String>) -> Self {
         self.unary.insert(with_leading_slash(method.into()));
         self
     }
 
-    /// Declares a method that streams its response as safe to repeat. Its calls are repeated only before the response begins.
+    /// Declares a method that streams its response, or all methods of a service, as safe to retry. Its calls are retried only
+    /// before the response begins, and no response is held back.
     #[must_use]
     pub fn repeatable_streaming(mut self, method: impl Into<String>) -> Self {
         self.streaming.insert(with_leading_slash(method.into()));
         self
     }
 
-    /// Sets the codes that are repeated (`retryableStatusCodes` in gRPC). `UNAVAILABLE` alone by default, the code of a lost
-    /// connection: other codes mostly come again.
+    /// Sets the codes after which calls are retried (`retryableStatusCodes` in gRPC). Only `UNAVAILABLE` by default, the code of
+    /// a lost connection: after most other codes a retry would fail with the same code.
     #[must_use]
     pub fn retryable_codes(mut self, codes: impl IntoIterator<Item = Code>) -> Self {
         self.codes = codes.into_iter().collect();
         self
     }
 
-    /// Sets how often a call is sent in all, the first time included, from 1 on (`maxAttempts` in gRPC). 5 by default, the most that
-    /// gRPC's service config allows.
+    /// Sets the maximum number of attempts of a call, the first one included; 1 or more (`maxAttempts` in gRPC). 5 by default,
+    /// the maximum of gRPC's service config.
     #[must_use]
     pub fn max_attempts(mut self, attempts: u32) -> Self {
         self.max_attempts = attempts;
         self
     }
 
-    /// Sets the longest pause before the second attempt, which doubles with each further one up to `max`. The pause is drawn at
-    /// random between zero and that. 50 ms and 1 s by default: a server that restarts is mostly replaced by another one at once.
+    /// Sets the pause before a retry. It is drawn at random from zero to a maximum, which is `initial` for the second attempt and
+    /// doubles with each further attempt, up to `max`. 50 ms and 1 s by default: short, because another server can usually take
+    /// the call at once.
     #[must_use]
     pub fn backoff(mut self, initial: Duration, max: Duration) -> Self {
         self.initial_backoff = initial;
@@ -126,16 +135,17 @@ impl RetryPolicy {
         self
     }
 
-    /// Sets the budget of all calls of the channel together (`retryThrottling` in gRFC A6). Calls are repeated only while more than
-    /// half of `tokens` is left.
+    /// Sets the budget for retries of all calls of the channel together (`retryThrottling` in gRFC A6). Calls are retried only
+    /// while more than half of `tokens` is left.
     ///
     /// - An attempt of a declared method that ends with one of [`RetryPolicy::retryable_codes`] takes one token.
-    /// - An attempt of any method, with any code but OK, whose server forbids another one (`grpc-retry-pushback-ms`) takes one too.
+    /// - An attempt of any method that fails, and whose server forbids a retry (`grpc-retry-pushback-ms`), takes one too.
     /// - A call of any method that ends with OK puts `ratio` of a token back.
     /// - Any other failure does neither.
     ///
-    /// All calls that are lost with one connection take one token together, so that each of them can be repeated. 100 and 0.1 by
-    /// default: a burst of 49, and one call in ten beside it. `ratio` is a number from 0 on.
+    /// All calls that are lost with one connection take one token together, so that each of them can be retried. 100 and 0.1 by
+    /// default: 49 retries in a burst, because more than 50 tokens must be left, and in the long run one retry for every ten
+    /// calls that end with OK. `ratio` is finite and not negative.
     #[must_use]
     pub fn budget(mut self, tokens: u32, ratio: f64) -> Self {
         self.tokens = tokens;
@@ -143,7 +153,7 @@ impl RetryPolicy {
         self
     }
 
-    /// Returns until when calls of a method can be repeated.
+    /// Returns until when calls of a method can be retried.
     pub(crate) fn scope(&self, path: &str) -> RetryScope {
         let declared = |methods: &BTreeSet<String>| {
             !methods.is_empty()
@@ -158,7 +168,7 @@ impl RetryPolicy {
         }
     }
 
-    /// Refuses settings outside of their ranges, and methods that are none.
+    /// Refuses settings outside of their ranges, and texts that are no methods.
     pub(crate) fn check(&self) -> Result<(), Error> {
         if self.max_attempts == 0 {
             return Err(Error::invalid("max_attempts of the retry policy", "0", "it must be at least 1"));

@@ -27,7 +27,7 @@ use crate::connection::Failure;
 pub(super) enum AttemptOutcome {
     /// The call ends with this.
     Done(Result<Response<ResponseBody>, Status>),
-    /// The call is sent again, after a pause.
+    /// The call is retried, after a pause.
     Retry(ReplayBody, Duration),
 }
 

@@ -22,14 +22,14 @@ pub struct AttemptEnd<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AttemptResult {
-    /// With this code: the server's, or the channel's where the connection was lost, the stream was
-    /// reset or the deadline passed.
+    /// With this code. The server sent it, or the channel made it because the connection was lost,
+    /// the stream was reset or the deadline passed.
     Status(Code),
-    /// The server did not process the attempt: it refused the stream, or its connection ended
-    /// before.
+    /// The server did not process the attempt: it refused the stream, it sent a GOAWAY that does not
+    /// cover the stream, or the connection ended before the request was sent.
     NotProcessed,
-    /// The caller dropped the call or its answer, or the request's own body failed. Says nothing
-    /// about the server, except that it had not finished by then.
+    /// The caller dropped the call or its response, or the request's own body failed. This only
+    /// tells that the server had not finished by then.
     Dropped,
 }
 
@@ -44,12 +44,13 @@ impl<'a> AttemptEnd<'a> {
         self.result
     }
 
-    /// The time from sending the request to the head of the answer; `None` if no head has come.
+    /// The time from sending the request to the headers of the response; `None` if no headers have
+    /// come.
     pub fn time_to_head(&self) -> Option<Duration> {
         self.time_to_head
     }
 
-    /// The time from sending the request to the end of the attempt: to the trailers of an answer,
+    /// The time from sending the request to the end of the attempt: to the trailers of a response,
     /// or to the failure.
     pub fn time_to_end(&self) -> Duration {
         self.time_to_end

@@ -14,7 +14,7 @@ pub struct Call<'a> {
     pub(crate) servers: &'a dyn IsAvailable,
 }
 
-/// Says which servers of a set may take an attempt. The channel looks at its connections; tests
+/// Tells which servers of a set may take an attempt. The channel looks at its connections; tests
 /// have a list.
 pub(crate) trait IsAvailable {
     /// Whether the server at this index may take the attempt.
@@ -37,21 +37,21 @@ impl<'a> Call<'a> {
         self.extensions
     }
 
-    /// The number of this attempt: 1 for the first, one more for each attempt before it that a
-    /// server may have processed. An attempt that was never processed is repeated under its own
-    /// number (gRFC A6's transparent retry).
+    /// The number of this attempt: 1 for the first, and one more for each earlier attempt that a
+    /// server may have processed. The retry of an attempt that was never processed (gRFC A6's
+    /// transparent retry) has the same number.
     pub fn attempt(&self) -> u32 {
         self.attempt
     }
 
-    /// Whether a server of the set, by its index, may take this attempt. It may not when it has
-    /// failed this call already, when it is at its limit of concurrent streams, or when its
-    /// connection was idle for long and has yet to answer a PING
-    /// ([`BalancedChannelBuilder::idle_timeout`](crate::BalancedChannelBuilder::idle_timeout));
-    /// asking for such a server sends that PING.
+    /// Whether a server of the set, by its index, would take this attempt now. It does not if it
+    /// has failed this call already, if it is at its limit of concurrent streams, or if its
+    /// connection was idle for long and has not answered a PING yet
+    /// ([`BalancedChannelBuilder::idle_timeout`](crate::BalancedChannelBuilder::idle_timeout)).
+    /// Note that in the last case this method sends that PING.
     ///
-    /// A picker may return a server that is not available: the channel then takes the next one in
-    /// the set that is.
+    /// A picker may return a server that is not available: the channel then takes the next server
+    /// in the set that is. If none is available, the call waits for one.
     pub fn is_available(&self, server: usize) -> bool {
         self.servers.is_available(server)
     }

@@ -8,11 +8,11 @@ use super::two_choices::{self, WeightedLoad, by_load};
 
 /// Power of two choices on load (gRFC A48's least request, with weights). The default.
 ///
-/// Two servers are drawn at random, by weight. The call goes to the first, unless the second has no
-/// more load for its weight even with the call included. The load of a server is its calls in
-/// flight, and calls that ended badly a short while ago
+/// Two servers are drawn at random, by weight. The call goes to the second if (its load + 1) / its
+/// weight is at most the load / weight of the first; otherwise it goes to the first. The load of a
+/// server is its calls in flight, and calls that failed recently
 /// ([`ReadyServer::load`](crate::policy::ReadyServer::load)). So slow servers get fewer calls, and
-/// those that fail at once, hang or panic get a few percent.
+/// servers whose calls fail at once, hang or panic get a few percent.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct LeastRequest {}

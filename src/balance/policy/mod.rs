@@ -3,15 +3,20 @@
 //!
 //! | | runs in | when | must |
 //! |---|---|---|---|
-//! | [`Policy::picker`] | the channel's background task | a server became ready, or went, or an instance or a weight changed | build what the picks need: sums, a ring, a schedule |
-//! | [`Picker::pick`] | the task of the caller | a call needs a server, once for each attempt and sometimes more | be quick: no blocking, no allocation, better no lock |
+//! | [`Policy::picker`] | the channel's background task | a server becomes ready or goes away, or an instance or a weight changes | build what the picks need: sums, a ring, a schedule |
+//! | [`Picker::pick`] | the task of the caller | a call needs a server, once or more for each attempt | be quick: no blocking, no allocation, no lock if possible |
 //! | [`Picker::ended`] | the task of the caller | an attempt has ended | the same |
 //!
 //! The channel hands over a [`ReadySet`]: the servers that are connected and not ejected, with
-//! their effective weights and their loads. The picker answers with a [`Pick`]: the index of a
-//! server in that set, [`Pick::Wait`], or [`Pick::Fail`]. The channel sends the call to that
-//! server, unless it is full by then or has already failed the call: then the next server in the
-//! set that takes the call gets it.
+//! their effective weights and their loads. The picker returns a [`Pick`]: the index of a server in
+//! that set, [`Pick::Wait`], or [`Pick::Fail`]. The channel sends the call to that server. If the
+//! server takes no call at that moment, or has already failed this call, the next server in the set
+//! that takes the call gets it.
+//!
+//! So a policy is a preference, and not a rule: any server of the set may get any call.
+//! [`Call::is_available`] tells which servers would take the call, but another call may take the
+//! last stream before this one is sent. If some calls must never go to some servers, use a channel
+//! for each group of servers.
 //!
 //! Four policies are built in: [`LeastRequest`] (the default), [`PeakEwma`], [`RoundRobin`] and
 //! [`PickFirst`]. They are written with the public items of this module and nothing else, one file
@@ -26,50 +31,55 @@
 //! use tonic_etcd::testing::{TestCall, TestServer, ready_set};
 //! use tonic_etcd::{Error, Instance};
 //!
-//! /// Sends writes to the server in the zone "primary", and all else to a random server.
+//! /// Prefers the servers with large disks for uploads. While none of them takes the upload, any server may get it.
 //! #[derive(Debug)]
-//! struct WritesToPrimary;
+//! struct UploadsToLargeDisks;
 //!
-//! struct PrimaryPicker {
+//! struct UploadPicker {
 //!     set: ReadySet,
-//!     primary: Option<usize>,
+//!     /// The indexes of the servers with large disks.
+//!     large: Vec<usize>,
 //! }
 //!
-//! impl Policy for WritesToPrimary {
+//! impl Policy for UploadsToLargeDisks {
 //!     fn picker(&self, set: &ReadySet) -> Arc<dyn Picker> {
-//!         let is_primary = |server: &usize| set.servers()[*server].instance().zone() == Some("primary");
-//!         Arc::new(PrimaryPicker { set: set.clone(), primary: (0..set.len()).find(is_primary) })
+//!         let is_large = |server: &usize| set.servers()[*server].instance().zone() == Some("large-disks");
+//!         Arc::new(UploadPicker { set: set.clone(), large: (0..set.len()).filter(is_large).collect() })
 //!     }
 //! }
 //!
-//! impl Picker for PrimaryPicker {
+//! impl Picker for UploadPicker {
 //!     fn pick(&self, call: &Call<'_>) -> Pick {
-//!         match self.primary {
-//!             _ if !call.path().contains("/Write") => Pick::Server(self.set.draw(fastrand::u64(..))),
-//!             Some(primary) => Pick::Server(primary),
-//!             None => Pick::Wait, // until a set with a primary comes
+//!         if call.path().ends_with("/Upload") {
+//!             // From a random one on, so that they take turns.
+//!             let (before, after) = self.large.split_at(fastrand::usize(..=self.large.len()));
+//!             if let Some(large) = after.iter().chain(before).find(|server| call.is_available(**server)) {
+//!                 return Pick::Server(*large);
+//!             }
 //!         }
+//!         Pick::Server(self.set.draw(fastrand::u64(..)))
 //!     }
 //! }
 //!
 //! # fn main() -> Result<(), Error> {
-//! let replica = TestServer::new(Instance::new("10.0.0.1:50051")?);
-//! let primary = TestServer::new(Instance::new("10.0.0.2:50051")?.with_zone("primary"));
-//! let picker = WritesToPrimary.picker(&ready_set([replica.clone(), primary]));
-//! assert!(matches!(picker.pick(&TestCall::new("/shop.Orders/Write").call()), Pick::Server(1)));
-//! let picker = WritesToPrimary.picker(&ready_set([replica]));
-//! assert!(matches!(picker.pick(&TestCall::new("/shop.Orders/Write").call()), Pick::Wait));
+//! let small = TestServer::new(Instance::new("10.0.0.1:50051")?);
+//! let large = TestServer::new(Instance::new("10.0.0.2:50051")?.with_zone("large-disks"));
+//! let picker = UploadsToLargeDisks.picker(&ready_set([small.clone(), large]));
+//! let upload = TestCall::new("/shop.Files/Upload");
+//! assert!(matches!(picker.pick(&upload.call()), Pick::Server(1)));
+//! let picker = UploadsToLargeDisks.picker(&ready_set([small]));
+//! assert!(matches!(picker.pick(&upload.call()), Pick::Server(0)));
 //! # Ok(())
 //! # }
 //! ```
 //!
 //! # Panics
-//! A panic in [`Policy::picker`] is logged as an ERROR, and [`LeastRequest`] picks from that set. A
-//! panic in [`Picker::pick`] or [`Picker::ended`] is the caller's, as if the call itself had
+//! A panic in [`Policy::picker`] is logged at ERROR, and [`LeastRequest`] picks from that set. A
+//! panic in [`Picker::pick`] or [`Picker::ended`] goes to the caller, as if the call itself had
 //! panicked.
 
-// The way through the files: `set/` has what a policy is given, `call.rs` what a picker is given, `attempt_end.rs` what it is told
-// afterwards. `two_choices.rs` is shared by the first two of the policies, which have a file each.
+// The files: a policy gets `set/`, a picker gets `call.rs` and, afterwards, `attempt_end.rs`. Each policy has a file of its own.
+// `least_request.rs` and `peak_ewma.rs` share `two_choices.rs`.
 mod attempt_end;
 mod call;
 mod least_request;
@@ -104,21 +114,22 @@ pub(crate) mod simulated {
     pub(crate) use crate::balance::policy::two_choices::{WeightedLoad, by_load, draw};
 }
 
-/// Builds a [`Picker`] for each set of ready servers. Set with
-/// [`BalancedChannelBuilder::policy`](crate::BalancedChannelBuilder::policy); the default is
-/// [`LeastRequest`].
+/// Builds a [`Picker`] for each set of ready servers.
+/// [`BalancedChannelBuilder::policy`](crate::BalancedChannelBuilder::policy) sets the policy of a
+/// channel; the default is [`LeastRequest`].
 ///
-/// A policy may be shared by several channels: a clone of a builder has the same policy. What
-/// belongs to one channel, such as an order of servers, should follow from [`ReadySet::seed`]. The
-/// channel's builder shows the policy in its `Debug` output.
+/// Several channels may share a policy: a clone of a builder has the same policy. So derive what
+/// belongs to one channel, such as an order of servers, from [`ReadySet::seed`]. The channel's
+/// builder shows the policy in its `Debug` output.
 pub trait Policy: fmt::Debug + Send + Sync + 'static {
-    /// Builds the picker for this set, which takes the place of the picker before it.
+    /// Builds the picker for this set. It replaces the picker of the previous set.
     ///
-    /// The channel calls this in its background task, each time that the set changes: a server
-    /// became ready or went, a connection was replaced, an instance or an effective weight changed.
-    /// Changes of load do not count: read them when you pick. The set is never empty: while no
-    /// server is ready, no policy is asked. Calls that wait meanwhile go on waiting, so this should
-    /// take milliseconds at most.
+    /// The channel calls this in its background task each time that the set changes: when a server
+    /// becomes ready or goes away, when a connection is replaced, or when an instance or an
+    /// effective weight changes. Changes of load do not build a new set: read loads in
+    /// [`Picker::pick`]. The set is never empty: while no server is ready, this is not called. Calls
+    /// that wait for a server go on waiting until this returns, so it should take milliseconds at
+    /// most.
     fn picker(&self, set: &ReadySet) -> Arc<dyn Picker>;
 }
 
@@ -135,15 +146,14 @@ impl<P: Policy + ?Sized> Policy for Arc<P> {
 pub trait Picker: Send + Sync + 'static {
     /// Picks a server for this attempt of a call.
     ///
-    /// Runs in the task of the caller: it must not block. The channel may ask more than once for an
-    /// attempt, because the server that was picked has no room when the call comes to it, or
-    /// because the call waited.
+    /// Runs in the task of the caller: it must not block. The channel may ask again for the same
+    /// attempt, if no server took the call or if the call had to wait.
     fn pick(&self, call: &Call<'_>) -> Pick;
 
     /// An attempt for which this picker picked the server has ended. Does nothing by default.
     ///
-    /// Called once for each attempt that was sent, in whichever task ends it: mostly the caller's,
-    /// when it has read or dropped the answer.
+    /// Called once for each attempt that was sent, in the task that ends it. That is usually the
+    /// caller's, when it has read or dropped the response.
     fn ended(&self, _end: &AttemptEnd<'_>) {}
 }
 
@@ -151,16 +161,17 @@ pub trait Picker: Send + Sync + 'static {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Pick {
-    /// This server, by its index in the [`ReadySet`] that the picker was built from. An index
-    /// beyond the last stands for the last.
+    /// This server, by its index in the [`ReadySet`] that the picker was built from. An index out
+    /// of range picks the last server, so that a mistake in a policy does not fail calls.
     Server(usize),
     /// No server now. The call asks again when the set changes and when [`PickNotifier::notify`] is
-    /// called. It waits within its deadline and
-    /// [`BalancedChannelBuilder::wait_limit`](crate::BalancedChannelBuilder::wait_limit), as for a
-    /// connection, and does not keep other calls waiting.
+    /// called, but not when a server of this set gets room. It waits until its deadline, and for at
+    /// most [`BalancedChannelBuilder::wait_limit`](crate::BalancedChannelBuilder::wait_limit) unless
+    /// it waits for ready. Meanwhile it does not hold up other calls.
     Wait,
-    /// The call fails with this status at once, also one that is to wait for ready (gRPC calls this
-    /// a drop). The caller gets the status as it is. It takes the place of a later attempt only: a
-    /// call that a server has already answered with a failure ends with that failure.
+    /// The call fails at once, also if it waits for ready (gRPC calls this a drop). The caller gets
+    /// this status as it is. One case differs: if a server that may have processed the call has
+    /// failed it, and this pick is for a retry, then only the retry is prevented, and the call ends
+    /// with that server's failure.
     Fail(Status),
 }

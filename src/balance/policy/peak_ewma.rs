@@ -1,4 +1,4 @@
-//! Peak EWMA: the server that answers sooner, of two.
+//! Peak EWMA: of two servers, the one that responds sooner.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,16 +9,17 @@ use super::two_choices::{self, WeightedLoad, by_load};
 
 /// Power of two choices on latency times load: a slow server gets next to nothing.
 ///
-/// The latency is a peak-sensitive moving average (peak EWMA) of the time to the head of the answer
-/// ([`ReadyServer::latency_estimate`](crate::policy::ReadyServer::latency_estimate)). This is after
-/// Finagle, with one difference: a server counts as slow after about 200 ms of slow answers or
-/// several in a row, and not after the first, because of thousands of calls one is always slow. The
-/// channel forgets within about 2 s. Between servers whose latencies differ by less than 3 times,
-/// weights and load decide, as with [`LeastRequest`](crate::policy::LeastRequest). Latencies below
-/// 1 ms count as equal: there the difference is a turn of the scheduler or a cold cache.
+/// The latency is a peak-sensitive moving average (peak EWMA) of the time to the headers of the
+/// response ([`ReadyServer::latency_estimate`](crate::policy::ReadyServer::latency_estimate)). This
+/// is after Finagle, with one difference: a server counts as slow after about 200 ms of slow
+/// responses or several in a row, and not after the first, because among thousands of calls some
+/// are always slow. The average of a slow server falls back within about 2 s. If the latencies of
+/// two servers differ by less than 3 times, weights and load decide, as with
+/// [`LeastRequest`](crate::policy::LeastRequest). Latencies below 1 ms count as equal: the scheduler
+/// or a cold cache makes such differences.
 ///
-/// Choose it where all calls take about the same time: a method that is slow by nature speaks
-/// against whichever server answers it.
+/// Choose it if all calls take about the same time: a slow method makes the server that handles it
+/// look slow.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct PeakEwma {}
@@ -50,17 +51,17 @@ impl Picker for PeakEwmaPicker {
     }
 }
 
-/// A server that has not answered yet counts as so many times slower than the other one while it is
-/// waited for.
+/// A server without a response yet counts as so many times slower than the other one while a
+/// response is awaited.
 const AWAITED: f64 = 10.0;
 /// A smaller ratio of latencies may come from what the servers have to do just now, or from chance.
 const CLEARLY: f64 = 3.0;
 /// Latencies below this, in nanoseconds, count as equal: a scheduler, a cold cache or a turn of
-/// another process adds as much, and adds it more often where a server gets few calls.
+/// another process adds as much, and adds it more often if a server gets few calls.
 const EQUAL: f64 = 1e6;
 
 /// Whether a call should take less time at the second server: load for weight times latency.
-/// Between servers that are about as fast, weight and load decide alone.
+/// Between servers that are about as fast, only weight and load decide.
 pub(crate) fn by_latency(first: (WeightedLoad, LatencyEstimate), second: (WeightedLoad, LatencyEstimate)) -> bool {
     use LatencyEstimate::{Awaited, Known, Unknown};
     let ((a, a_latency), (b, b_latency)) = (first, second);

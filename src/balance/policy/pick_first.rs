@@ -1,16 +1,17 @@
-//! Pick first: one server, as long as it is ready.
+//! Pick first: one server gets all calls while it is ready.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use crate::policy::{Call, Pick, Picker, Policy, ReadySet};
 
-/// One server, as long as it is ready; the others stay connected, and take over at once.
+/// One server gets all calls while it is ready. The others stay connected: if it fails, one of them
+/// takes over at once.
 ///
 /// Each channel has its own order of servers, drawn at random by weight (gRFC A62, A113), so that a
-/// fleet of clients does not meet at one server. A server that is at its limit of concurrent
-/// streams is passed over for the next in the order. Load does not count: a server that fails its
-/// calls keeps them until [`OutlierDetection`](crate::OutlierDetection) ejects it.
+/// fleet of clients does not meet at one server. While a server is at its limit of concurrent
+/// streams, the next one in the order gets the calls. Load does not count: a server whose calls fail
+/// gets all calls until [`OutlierDetection`](crate::OutlierDetection) ejects it.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct PickFirst {}

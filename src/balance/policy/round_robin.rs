@@ -8,7 +8,7 @@ use crate::policy::{Call, Pick, Picker, Policy, ReadySet};
 /// One server after the other, in the order of their addresses.
 ///
 /// Each picker begins at a random server, so that many clients do not begin at the same one.
-/// Weights and load do not count: a server that fails its calls keeps its share of them until
+/// Weights and load do not count: a server whose calls fail keeps its share of the calls until
 /// [`OutlierDetection`](crate::OutlierDetection) ejects it.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]

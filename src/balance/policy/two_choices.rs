@@ -7,7 +7,7 @@
 
 use crate::policy::{Call, ReadySet};
 
-/// The load of a server beside its weight.
+/// The load and the weight of a server.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct WeightedLoad {
     /// Calls in flight, and failed calls that still count as in flight.
@@ -44,7 +44,7 @@ pub(crate) fn pick(
 }
 
 /// Draws two different servers of at least two. `sample` turns a random number into a server by
-/// weight. Where it gives the same one twice, the second is any other, each with the same chance.
+/// weight. If it gives the same one twice, the second is any other, each with the same chance.
 pub(crate) fn draw(servers: usize, sample: impl Fn(u64) -> usize, mut random: impl FnMut() -> u64) -> (usize, usize) {
     let first = sample(random());
     let mut second = sample(random());

@@ -8,7 +8,7 @@
 //!                 ready.rs: Published (servers, picker) for calls · ChannelStatus for those who wait · the queue's turns
 //! ```
 //!
-//! The task alone decides who is ready, so nothing here is locked. Everything it publishes is immutable.
+//! The task is the only one that decides who is ready, so nothing here is locked. Everything it publishes is immutable.
 
 mod members;
 pub(super) mod ready;
@@ -47,7 +47,7 @@ pub(crate) struct Update<K> {
     /// Applied in this order. A source that starts anew need not repeat itself: equal instances
     /// change nothing.
     pub(crate) changes: Vec<Change<K, Instance>>,
-    /// The state of the source itself, where that has changed.
+    /// The state of the source itself, if that has changed.
     pub(crate) directory: Option<DirectoryStatus>,
 }
 
@@ -148,7 +148,7 @@ struct Pool {
     directory: Arc<DirectoryStatus>,
     /// How many instances are draining; they have no entry.
     draining: usize,
-    /// `None` where the user has not turned it on.
+    /// `None` if the user has not turned it on.
     outlier_detector: Option<OutlierDetector<Authority>>,
     /// Where the times of the outlier detector begin.
     began: Instant,
@@ -307,7 +307,7 @@ impl Pool {
         self.publish_status(status);
     }
 
-    /// Publishes the servers for picks, and the subchannels for statuses, where they have changed.
+    /// Publishes the servers for picks, and the subchannels for statuses, if they have changed.
     fn publish_servers(&mut self, servers: Vec<Arc<ReadySubchannel>>) {
         let known = self.shared.ready.load();
         let pairs = || known.servers.iter().zip(&servers);
@@ -322,7 +322,7 @@ impl Pool {
         }
     }
 
-    /// Asks the policy for a picker. The policy is the user's code: where it panics, calls are
+    /// Asks the policy for a picker. The policy is the user's code: if it panics, calls are
     /// still picked for.
     fn build_picker(&self, servers: &[Arc<ReadySubchannel>]) -> Arc<dyn Picker> {
         let servers = servers.iter().map(|server| server.server.clone()).collect();

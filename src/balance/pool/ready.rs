@@ -45,7 +45,7 @@ pub(crate) struct ReadySubchannel {
     pub(crate) server: ReadyServer,
     /// The `:authority` of its requests: the address's, unless the user has set one.
     pub(crate) authority: Authority,
-    /// The `:scheme` of its requests: `https` where the server speaks TLS.
+    /// The `:scheme` of its requests: `https` if the server speaks TLS.
     pub(crate) scheme: Scheme,
     /// The loss of the connection has taken its one token from the retry budget.
     pub(crate) loss_paid: AtomicBool,

@@ -1,6 +1,6 @@
 //! The queue in which calls wait for a server, first in, first out. There is one for each channel.
 //!
-//! `order.rs` is the order alone, without tasks or time. This file adds what wakes tasks: wakers, a lock, and an atomic that calls
+//! `order.rs` is only the order, without tasks or time. This file adds what wakes tasks: wakers, a lock, and an atomic that calls
 //! read which need not wait.
 //!
 //! A call in the queue is not polled while nothing happens. A slot that becomes free wakes one call. A woken call that does not
@@ -64,7 +64,7 @@ impl Queue {
         QueueTicket { queue: self, position, wait_for_ready, is_served: false }
     }
 
-    /// Gives turns until there are as many as free slots. `free_slots` is called only where calls wait.
+    /// Gives turns until there are as many as free slots. `free_slots` is called only if calls wait.
     pub(crate) fn give_turns(&self, free_slots: impl FnOnce() -> usize) {
         // A call enters the queue and then looks for room; this stores servers and then looks for calls. The fence orders the two,
         // so that at least one of them sees the other.
@@ -75,7 +75,7 @@ impl Queue {
         }
     }
 
-    /// Gives one turn where a slot is free and no woken call is on its way to it.
+    /// Gives one turn if a slot is free and no woken call is on its way to it.
     ///
     /// A call asks for it after it has entered the queue, and after it has found a slot: a slot that became free just before has
     /// woken no call.

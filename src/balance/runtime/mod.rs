@@ -19,7 +19,7 @@ use crate::balance::status;
 /// Checks that the code runs inside a runtime.
 ///
 /// # Errors
-/// `INTERNAL` where it does not.
+/// `INTERNAL` if it does not.
 #[inline]
 pub(crate) fn require_runtime() -> Result<(), Status> {
     Handle::try_current().map(drop).map_err(|_| status("a call needs a tokio runtime: poll it inside one"))
@@ -28,7 +28,7 @@ pub(crate) fn require_runtime() -> Result<(), Status> {
 /// Makes a timer.
 ///
 /// # Errors
-/// `INTERNAL` where there is no runtime, or one whose timers are off.
+/// `INTERNAL` if there is no runtime, or one whose timers are off.
 fn new_timer(at: Instant) -> Result<Pin<Box<Sleep>>, Status> {
     require_runtime()?;
     // tokio panics where timers are off, and has no way to ask.
@@ -39,7 +39,7 @@ fn new_timer(at: Instant) -> Result<Pin<Box<Sleep>>, Status> {
 /// Checks that timers can be made.
 ///
 /// # Errors
-/// `INTERNAL` where there is no runtime, or one whose timers are off.
+/// `INTERNAL` if there is no runtime, or one whose timers are off.
 pub(crate) fn require_timers() -> Result<(), Status> {
     new_timer(Instant::now()).map(drop)
 }

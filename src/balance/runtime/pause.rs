@@ -33,7 +33,7 @@ impl PauseDetector {
         Self { last_ns: AtomicU64::new(0) }
     }
 
-    /// Returns how long the runtime may have stood still before `now`, where that is a pause.
+    /// Returns how long the runtime may have stood still before `now`, if that is a pause.
     pub(crate) fn pause_before(&self, now: Duration) -> Option<Duration> {
         let pause = Duration::from_nanos(nanos(now).saturating_sub(self.last_ns.load(Ordering::Relaxed)));
         (pause >= PAUSE).then_some(pause)

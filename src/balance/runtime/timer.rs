@@ -22,7 +22,7 @@ impl Timer {
     /// Is ready at this time.
     ///
     /// # Errors
-    /// `INTERNAL` where there is no runtime, or one whose timers are off.
+    /// `INTERNAL` if there is no runtime, or one whose timers are off.
     pub(crate) fn poll(&mut self, at: Instant, cx: &mut Context<'_>) -> Poll<Result<(), Status>> {
         let Ok(current) = Handle::try_current() else { return self.poll_outside(cx) };
         let timer = match &mut self.0 {

@@ -12,19 +12,22 @@ use tonic::metadata::MetadataMap;
 
 use crate::address::Address;
 
-/// The metadata that carries the server's address (`host:port` or `unix:/path`) where the user asked for it.
+/// The metadata that carries the server's address (`host:port` or `unix:/path`) if the user asked for it.
 pub(crate) const SERVER: HeaderName = HeaderName::from_static("x-served-by-address");
 
-/// The source of a failed call's [`Status`]: the server that had the call, and the reason why it failed.
+/// The source of a failed call's [`Status`]: the server that had the call, and as text why it failed.
 ///
-/// Each status that a [`BalancedChannel`](crate::BalancedChannel) makes has one, and each that a server sent to a generated client
-/// in place of a response. A status in trailers, at the end of a response that had begun, has none:
-/// [`ServedBy`](crate::ServedBy) in the response's extensions names the server. A status with which the request's own stream failed
-/// is the caller's, and stays as it is.
+/// | status | has a `CallError` |
+/// |---|---|
+/// | made by a [`BalancedChannel`](crate::BalancedChannel) | yes |
+/// | sent by a server to a generated client in place of a response (`Trailers-Only`) | yes |
+/// | sent by a server in trailers, after its response had begun | no, see [`BalancedChannel`](crate::BalancedChannel#errors) for other ways to find the server |
+/// | of the caller: the request's own stream failed with it | no |
 ///
 /// A handler often passes the status of an inner call on to its own caller. So that this caller does not learn the addresses of
-/// inner servers, the channel puts none into the text or the metadata of a status. (Text that a server wrote into its own status
-/// stays.) `Debug` of this type has none either, because `Display` of a status prints it. `Display` of this type has them, for logs:
+/// inner servers, the channel puts no address into the text or the metadata of a status. Text that a server wrote into its own
+/// status stays as it is. `Debug` of this type shows no address either, because tonic's `Display` of a status prints its source
+/// with `Debug`. `Display` of this type shows the addresses, for logs:
 ///
 /// ```
 /// # use tonic_etcd::CallError;
@@ -42,19 +45,19 @@ pub(crate) const SERVER: HeaderName = HeaderName::from_static("x-served-by-addre
 pub struct CallError {
     /// The server that had the call, or sent the status.
     server: Option<Address>,
-    /// The text with addresses. `None` where the server sent the status.
+    /// The text with addresses. `None` if the server sent the status.
     text: Option<String>,
 }
 
 impl CallError {
-    /// Finds the error among the sources of a status, or of any error that was made of one.
+    /// Finds the `CallError` among the sources of a status, or of any error that wraps a status.
     ///
-    /// `None` where the status is neither the channel's nor one that a server sent to a generated client.
+    /// `None` if the status has no such source: see the table above.
     pub fn find<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Self> {
         successors(Some(error), |&error| error.source()).find_map(|error| error.downcast_ref())
     }
 
-    /// Returns the server that had the call, or sent the status. `None` where no server had the call.
+    /// Returns the server that had the call, or sent the status. `None` if no server had the call.
     pub fn server(&self) -> Option<&Address> {
         self.server.as_ref()
     }

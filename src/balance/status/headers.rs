@@ -8,7 +8,7 @@ use crate::balance::status;
 use crate::balance::status::not_grpc;
 use crate::connection::{Failure, RequestLimit};
 
-/// What HTTP/2 counts for each header beside its name and value (RFC 9113, 6.5.2).
+/// What HTTP/2 counts for each header in addition to its name and value (RFC 9113, 6.5.2).
 const FIELD_OVERHEAD: usize = 32;
 /// The size of `:status` with its three digits.
 const STATUS_FIELD: usize = 7 + 3 + FIELD_OVERHEAD;
@@ -63,7 +63,7 @@ impl ResponseHeaders {
         (size > limit as usize).then(|| self.too_large(&measured("headers", size, limit), address))
     }
 
-    /// Makes the status of a response whose trailers are larger than the channel takes. `cut` is the failure of HTTP/2 where they
+    /// Makes the status of a response whose trailers are larger than the channel takes. `cut` is the failure of HTTP/2 if they
     /// are beyond its own limit.
     #[inline]
     pub(crate) fn trailers_too_large(&self, cut: Option<&Failure>, limit: u32, address: &Address) -> Option<Status> {

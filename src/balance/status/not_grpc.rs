@@ -58,8 +58,8 @@ pub(crate) async fn read_status(
     status_of(&head, Some(&body), address)
 }
 
-/// Makes the status of such a response. `body` is the part of the body that was read; `None` where none was, for a call that is
-/// repeated.
+/// Makes the status of such a response. `body` is the part of the body that was read; `None` if none was, for a call that is
+/// retried.
 pub(crate) fn status_of(head: &Parts, body: Option<&[u8]>, address: &Address) -> Status {
     // Addresses are searched for before the text is escaped: escapes hide where an address begins.
     let text = |redact: &dyn Fn(&str) -> String| text(head.status, head.headers.get(CONTENT_TYPE), body, redact);

@@ -28,7 +28,7 @@ pub(crate) struct UnavailableTexts {
 }
 
 impl UnavailableText {
-    /// Returns the texts for this status. `last_error` is called only where they have to be made anew.
+    /// Returns the texts for this status. `last_error` is called only if they have to be made anew.
     pub(crate) fn get(
         &self,
         status: &ChannelStatus,

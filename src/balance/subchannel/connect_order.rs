@@ -70,7 +70,7 @@ pub(crate) struct AttemptId(u64);
 /// `Running` one in `revocable`; `running` counts those that are `Running` or `Revoked`, and
 /// `revoked` the latter.
 pub(crate) struct ConnectOrder {
-    /// How many may run. Attempts of rank [`Rank::Connected`] exceed it where no attempt of another
+    /// How many may run. Attempts of rank [`Rank::Connected`] exceed it if no attempt of another
     /// rank can be revoked.
     limit: usize,
     /// The next id. Ids of one rank are served in ascending order.

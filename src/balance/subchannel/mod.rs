@@ -1,8 +1,8 @@
 //! One server of a channel: [`Subchannel`] is what its calls, its supervisor and the pool share.
 //!
-//! `supervisor.rs` is the task that connects it; it asks `reconnect.rs` what follows an attempt,
-//! and `connect_permits.rs` for its turn, which `connect_order.rs` decides. `cost/` is what its
-//! calls have cost lately, which pickers compare; `outlier.rs` decides which servers are ejected
+//! `supervisor.rs` is the task that connects it. It asks `reconnect.rs` what follows an attempt, and
+//! `connect_permits.rs` for its turn; `connect_order.rs` decides the order of turns. `cost/` has the
+//! recent costs of its calls, which pickers compare. `outlier.rs` decides which servers are ejected
 //! because their calls fail.
 
 pub(super) mod connect_order;
@@ -35,15 +35,17 @@ pub enum ServerState {
     /// Connected: the server's SETTINGS have come. Calls go to it.
     Ready,
     /// The last attempt to connect failed, or more than three connections in a row have ended
-    /// within 500 ms and without an OK call. It goes on trying. The first refusal after a
-    /// connection that was well counts as [`ServerState::Connecting`]: the server may restart.
+    /// within 500 ms and without an OK call. The channel goes on trying. A single refused attempt
+    /// after a good connection still counts as [`ServerState::Connecting`], because the server may
+    /// be restarting. A good connection is one that lasted 500 ms or had an OK call.
     TransientFailure,
     /// Connected, and left out for a while because its calls failed
-    /// ([`OutlierDetection`](crate::balance::OutlierDetection)).
+    /// ([`OutlierDetection`](crate::balance::OutlierDetection)). Calls go to it only while no other
+    /// server is ready.
     Ejected,
 }
 
-/// The channel's side of one server: its connection, its state, and what its calls have come to.
+/// The channel's side of one server: its connection, its state, and the results of its calls.
 ///
 /// The pool makes one for each address, and a [`supervisor`] keeps it connected. Calls, statuses
 /// and pickers share it, and may keep it for longer than the pool does: a subchannel that is
@@ -54,7 +56,7 @@ pub(crate) struct Subchannel {
     epoch: Instant,
     /// Written by the supervisor; read by the pool and by statuses, never by a call.
     status: Mutex<SubchannelStatus>,
-    /// What its calls have cost lately, which pickers compare.
+    /// The recent costs of its calls, which pickers compare.
     pub(crate) cost: Cost,
     /// Calls that ended with another code than OK, since the channel began.
     failures: AtomicU64,
@@ -72,7 +74,7 @@ pub(crate) struct SubchannelStatus {
     pub(crate) state: SubchannelState,
     /// When the state was last another one.
     pub(crate) since: Instant,
-    /// What last went wrong with the connection, also after it came right.
+    /// The last error of the connection; kept after it has recovered.
     pub(crate) last_error: Option<String>,
 }
 
@@ -81,7 +83,7 @@ pub(crate) struct SubchannelStatus {
 /// ```text
 /// Connecting ──connected──▶ Ready ──the connection ends──▶ Connecting, or TransientFailure after several short ones
 ///     │    ◀──the runtime stood still── TransientFailure ──connected──▶ Ready
-///     └──an attempt fails──▶ TransientFailure, or Connecting where calls are to wait for the next attempt
+///     └──an attempt fails──▶ TransientFailure, or Connecting if calls are to wait for the next attempt
 /// any ──removed from the pool──▶ Shutdown
 /// ```
 #[derive(Clone)]
@@ -146,7 +148,7 @@ impl Subchannel {
         self.lock().state.clone()
     }
 
-    /// Changes the state, and the last error where one is given. After a shutdown nothing changes:
+    /// Changes the state, and the last error if one is given. After a shutdown nothing changes:
     /// the supervisor may still be in the middle of a step when it is aborted.
     pub(crate) fn set_state(&self, state: SubchannelState, error: Option<String>) {
         let mut status = self.lock();
@@ -206,8 +208,8 @@ impl Subchannel {
     }
 
     /// Counts the end of an attempt that began in this term; returns the number of failures in a
-    /// row. Every code but OK is a failure, as in gRFC A50; whether failures speak against the
-    /// server is decided by comparing it with its peers.
+    /// row. Every code but OK is a failure, as in gRFC A50; outlier detection compares the server
+    /// with its peers before it blames the server.
     pub(crate) fn count_end(&self, code: Code, term: u32) -> u32 {
         let failed = code != Code::Ok;
         if failed {
@@ -237,7 +239,7 @@ impl Subchannel {
     }
 }
 
-/// One server of a channel, as it was when it was asked for.
+/// One server of a channel, at the time of [`BalancedChannel::servers`](crate::BalancedChannel::servers).
 #[derive(Clone, Debug)]
 pub struct ServerStatus {
     pub(crate) address: Address,
@@ -251,46 +253,46 @@ pub struct ServerStatus {
 }
 
 impl ServerStatus {
-    /// Where it is.
+    /// The server's address.
     pub fn address(&self) -> &Address {
         &self.address
     }
 
-    /// Whether calls go to it.
+    /// The server's state.
     pub fn state(&self) -> ServerState {
         self.state
     }
 
-    /// How long it has been connecting, connected or failing. Ejections do not begin it anew.
+    /// How long the server has been connecting, connected or failing. An ejection, or the end of one, does not reset it.
     pub fn state_age(&self) -> Duration {
         self.state_age
     }
 
-    /// Calls from their start to the end of their answers, and calls that were given up and whose streams are yet to be reset
-    /// (see [`BalancedChannel`](crate::balance::BalancedChannel#cancelled-calls)).
+    /// The number of calls in flight, from their start to the end of their responses. Cancelled calls count until their streams
+    /// are reset (see [`BalancedChannel`](crate::balance::BalancedChannel#cancelled-calls)).
     pub fn in_flight(&self) -> usize {
         self.in_flight
     }
 
-    /// The estimate of its latency (peak EWMA), from a call's start to the head of an answer that says nothing bad; none before the
-    /// first.
+    /// The moving average (peak EWMA) of the server's latency: from a call's start to the headers of a response that is no error.
+    /// `None` before the first such response.
     pub fn latency(&self) -> Option<Duration> {
         self.latency
     }
 
-    /// Attempts that have ended with a status or a failure. Not those that the server did not process, that their callers gave
-    /// up, or whose own requests failed.
+    /// The number of attempts that have ended with a status, a failure or a passed deadline. Attempts that the server did not
+    /// process, that were cancelled, or whose own requests failed do not count.
     pub fn calls(&self) -> u64 {
         self.calls
     }
 
-    /// Those of [`ServerStatus::calls`] that ended with another code than OK: lost connections, resets and passed deadlines among
-    /// them.
+    /// The number of those [`ServerStatus::calls`] that ended with another code than OK, with lost connections, resets and passed
+    /// deadlines.
     pub fn failures(&self) -> u64 {
         self.failures
     }
 
-    /// What last went wrong with its connection, also after it came right again.
+    /// The last error of its connection; kept after it has recovered. `None` if there was no error yet.
     pub fn last_error(&self) -> Option<&str> {
         self.last_error.as_deref()
     }

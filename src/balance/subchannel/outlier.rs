@@ -21,24 +21,26 @@ const SHORTEST: Duration = Duration::from_millis(10);
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// Ejects servers whose calls fail while those of others do not (gRFC A50, outlier detection;
-/// consecutive failures are Envoy's). Set with
-/// [`BalancedChannelBuilder::outlier_detection`](crate::BalancedChannelBuilder::outlier_detection).
-/// Off unless it is set, as in gRPC: only the user knows whether an error speaks against the server
-/// that returned it.
+/// consecutive failures are Envoy's).
+/// [`BalancedChannelBuilder::outlier_detection`](crate::BalancedChannelBuilder::outlier_detection)
+/// turns it on. Off by default, as in gRPC: only the user knows whether an error is the fault of the
+/// server that returned it.
 ///
 /// Calls count by the status that ends them, trailers included (A50): every code but `OK` is a
-/// failure, and so are a lost connection, a reset stream and a deadline that has passed. Calls that
-/// their callers gave up, and calls whose own requests failed, do not count.
+/// failure, and so are a lost connection, a reset stream and a deadline that has passed. Cancelled
+/// calls, and calls whose own requests failed, do not count.
 ///
-/// Whether failures speak against the server depends on its peers. Consecutive failures eject only
-/// where a server that fails as often as its peers do, in this interval and the one before, would
-/// have so many in a row less than once in a hundred intervals. So five `NOT_FOUND` from each of
-/// three servers eject nobody.
+/// A run of consecutive failures ejects a server only if chance does not explain it: the server is
+/// compared with its peers, the other servers of the channel. If a server with the peers' failure
+/// rate, over this interval and the one before, would have a run that long in one of a hundred
+/// intervals or more often, nobody is ejected. So five `NOT_FOUND` from each of three servers eject
+/// nobody.
 ///
 /// An ejected server stays connected, and returns after its time. Meanwhile it gets no calls,
-/// unless no other server is ready. What its calls come to while it is ejected does not count, nor
-/// does the late end of a call from before. After its return it is on probation: its next failure
-/// ejects it again (compared with its peers as above), its next success clears it.
+/// unless no other server is ready. The results of such calls do not count, and neither do those of
+/// calls that began before the ejection. After its return the server is on probation: its next
+/// failure ejects it again, unless the comparison with its peers excuses it. Its next success ends
+/// the probation.
 ///
 /// [`BalancedChannelBuilder::build`](crate::BalancedChannelBuilder::build) refuses values outside
 /// of the bounds that each method names.
@@ -55,11 +57,15 @@ pub struct OutlierDetection {
 }
 
 impl Default for OutlierDetection {
-    /// A50's values: rates are compared every 10 s; a server is ejected for 30 s times the number
-    /// of its ejections, up to 300 s; at most 10 % of the servers are ejected (one always may be);
-    /// failure percentage 85 % of at least 50 calls, success rate 1.9 standard deviations below the
-    /// mean of at least 100 calls, both with at least 5 servers that have so many. And Envoy's 5
-    /// consecutive failures, at once.
+    /// The values of A50, and Envoy's 5 consecutive failures:
+    ///
+    /// - rates are compared every 10 s;
+    /// - a server is ejected for 30 s times the number of its ejections, up to 300 s;
+    /// - no further server is ejected once 10 % of them are; one may always be;
+    /// - failure percentage: 85 % of at least 50 calls, with at least 5 servers that have so many;
+    /// - success rate: 1.9 standard deviations below the mean, of at least 100 calls, with at least 5
+    ///   servers that have so many;
+    /// - 5 consecutive failures eject at once.
     fn default() -> Self {
         Self {
             interval: Duration::from_secs(10),
@@ -85,50 +91,54 @@ impl OutlierDetection {
     /// How long a server is ejected: `base` times the number of its ejections, at most `max`. 30 s
     /// and 300 s by default; `base` is at most `max`, and `max` at most 365 days.
     ///
-    /// One ejection less is remembered for each interval in which the server was not ejected,
-    /// answered calls with OK, and did not fail the last one.
+    /// The number of its ejections falls by one after each interval in which the server was not
+    /// ejected, ended calls with OK, and did not fail the last one.
     #[must_use]
     pub fn ejection_time(mut self, base: Duration, max: Duration) -> Self {
         (self.base_time, self.max_time) = (base, max);
         self
     }
 
-    /// The share of servers, in percent from 0 to 100, at which no further one is ejected. 10 by
-    /// default. One server may always be ejected, and all never.
+    /// The share of servers, in percent from 0 to 100, at which no further server is ejected. 10 by
+    /// default. One server may be ejected whatever the percentage, also with 0, as with Envoy's
+    /// `always_eject_one_host`. The last server that is not ejected never is, so a channel with one
+    /// server ejects nobody.
     #[must_use]
     pub fn max_ejection_percent(mut self, percent: u32) -> Self {
         self.max_percent = percent;
         self
     }
 
-    /// The number of consecutive failures that eject at once, 1 or more, unless the server's peers
-    /// fail as often. 5 by default, as in Envoy; `None` turns this off.
+    /// The number of consecutive failures after which a server is ejected at once, unless chance
+    /// explains them (see [`OutlierDetection`]); 1 or more. 5 by default, as in Envoy; `None` turns
+    /// this off.
     #[must_use]
     pub fn consecutive_failures(mut self, failures: Option<u32>) -> Self {
         self.consecutive_failures = failures;
         self
     }
 
-    /// The share of failed calls in an interval, in percent from 0 to 100, above which a server is
-    /// ejected, and the minimum number of calls for that, 1 or more. 85 and 50 by default; `None`
-    /// turns this off.
+    /// Ejects a server if more than `percent` of its calls in an interval failed, from 0 to 100.
+    /// Only servers with at least `calls` calls in the interval count; 1 or more. 85 and 50 by
+    /// default; `None` turns this off.
     #[must_use]
     pub fn failure_percentage(mut self, percent: Option<u32>, calls: u64) -> Self {
         self.failure_percentage = percent.map(|percent| (percent, calls));
         self
     }
 
-    /// How many standard deviations below the mean of all success rates a server's rate ejects it,
-    /// a finite number, and the minimum number of calls for that, 1 or more. 1.9 and 100 by
-    /// default; `None` turns this off.
+    /// Ejects a server if its success rate in an interval is more than `deviations` standard
+    /// deviations below the mean of all success rates; a finite number. Only servers with at least
+    /// `calls` calls in the interval count; 1 or more. 1.9 and 100 by default; `None` turns this off.
     #[must_use]
     pub fn success_rate(mut self, deviations: Option<f64>, calls: u64) -> Self {
         self.success_rate = deviations.map(|deviations| (deviations, calls));
         self
     }
 
-    /// How many servers must have the minimum number of calls before rates are compared, 1 or more.
-    /// 5 by default.
+    /// How many servers must have the minimum number of calls, so that
+    /// [`failure_percentage`](Self::failure_percentage) and [`success_rate`](Self::success_rate)
+    /// compare them; 1 or more. 5 by default.
     #[must_use]
     pub fn min_servers(mut self, servers: usize) -> Self {
         self.min_servers = servers;
@@ -325,7 +335,7 @@ impl<Id: Ord + Clone> OutlierDetector<Id> {
         }
     }
 
-    /// The success rates of the servers that have enough calls; none where too few have.
+    /// The success rates of the servers that have enough calls; none if too few have.
     fn success_rates(&self, counts: &BTreeMap<Id, CallCounts>, min_calls: u64) -> Vec<(Id, f64)> {
         let enough = counts.iter().filter(|(_, count)| count.calls() >= min_calls);
         let rate = |count: &CallCounts| count.successes as f64 / count.calls() as f64;

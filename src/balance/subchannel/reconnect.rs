@@ -1,12 +1,12 @@
-//! What follows an attempt to connect, and what the end of a connection: whether calls wait for the
-//! next attempt, when it is made, and at which [`Rank`]. PURE.
+//! Decides what follows an attempt to connect or the end of a connection: whether calls wait for the
+//! next attempt, when that is made, and at which [`Rank`]. PURE.
 
 use std::time::Duration;
 
 use crate::balance::subchannel::connect_order::Rank;
 
 /// The backoff of gRPC's connection-backoff document, with shorter times (gRPC: 1 s, × 1.6, up to
-/// 120 s): etcd takes a dead server out within its TTL, so that a refused connection mostly means a
+/// 120 s): etcd removes a dead server when its lease ends, so a refused connection usually means a
 /// server that is just starting.
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 /// The longest backoff.
@@ -44,7 +44,7 @@ pub(crate) struct Reconnect {
 /// The next attempt to connect.
 #[derive(Debug, PartialEq)]
 pub(crate) struct NextAttempt {
-    /// Whether calls wait for it. Where they wait for no server, they fail.
+    /// Whether calls wait for it. If they wait for no server, they fail.
     pub(crate) calls_wait: bool,
     /// When it is made, from the beginning of the last attempt: one that took long does not wait on
     /// top of that.

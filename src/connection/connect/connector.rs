@@ -1,4 +1,4 @@
-//! Connectors of the user's, in place of TCP and Unix sockets: for proxies, for sockets with
+//! Connectors that users write, in place of TCP and Unix sockets: for proxies, for sockets with
 //! options of their own, for tests.
 //!
 //! A connector is a `tower::Service` from a URI to IO. There are two families of IO traits, hyper's
@@ -26,9 +26,9 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Io for T {}
 /// hyper's IO traits, as connectors for tonic's `Endpoint::connect_with_connector` return, or one
 /// with tokio's.
 ///
-/// The compiler finds `Traits`, which says which of the two it is: `dyn hyper::rt::Read` or
-/// `dyn tokio::io::AsyncRead`. Write it only for a type that has both:
-/// `builder.connector::<_, dyn tokio::io::AsyncRead>(connector)`.
+/// The parameter `Traits` tells the two apart: it is `dyn hyper::rt::Read` or
+/// `dyn tokio::io::AsyncRead`. The compiler infers it, except for a type that has both families of
+/// traits. For such a type, write it: `builder.connector::<_, dyn tokio::io::AsyncRead>(connector)`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no IO that a connector can return",
     label = "has neither hyper's nor tokio's IO traits",

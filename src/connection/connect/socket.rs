@@ -1,7 +1,7 @@
 //! TCP and Unix sockets to a server.
 //!
 //! A name with several addresses is one server: they are tried in the resolver's order, one after
-//! the other, and not at the same time (RFC 8305), because an instance in the directory is mostly
+//! the other, and not at the same time (RFC 8305), because an instance in the directory is usually
 //! an IP address.
 
 use std::io;

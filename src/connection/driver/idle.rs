@@ -1,6 +1,6 @@
 //! The idle timeout: a connection on which nothing was read for long opens no stream until it has
 //! proven that it is alive. NATs and load balancers forget idle connections, and tell neither side.
-//! A call over a forgotten connection would hang until keep-alive finds out, half a minute later.
+//! A call over a forgotten connection would hang until keep-alive detects that, half a minute later.
 //!
 //! With the default of 5 min:
 //!
@@ -24,7 +24,7 @@ use crate::connection::state::{CloseKind, CloseReason};
 /// How long a probe may take. Calls wait for it, so it is as short as a round trip over a bad
 /// network allows.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
-/// The next check where nothing has to be timed. A day: tokio's timers take no infinite times.
+/// The next check if nothing has to be timed. A day: tokio's timers take no infinite times.
 const FAR: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Watches for idleness, and times the probe. Part of [`Timers`](super::timers::Timers), which

@@ -2,13 +2,13 @@
 //! after silence, and few while the server sends nothing but acknowledgements. Whatever is read is
 //! a sign of life.
 //!
-//! With the defaults (interval 20 s, timeout 10 s), a server that freezes is found out like this:
+//! With the defaults (interval 20 s, timeout 10 s), a server that freezes is detected like this:
 //!
 //! ```text
 //!   0 s   the last frame is read; calls are in flight
 //!  20 s   check: silent for the interval → PING is queued, and written at the next poll
 //!  30 s   check: still nothing was read → `Unresponsive`, all calls fail
-//!  40 s   the same, where the PING could not be written or the check at 30 s came too late
+//!  40 s   the same, if the PING could not be written or the check at 30 s came too late
 //! ```
 
 use std::task::Context;
@@ -67,8 +67,8 @@ impl KeepAliveTimer {
         Ok(now + interval)
     }
 
-    /// Whether calls are in flight, or were begun since the last check: also callers that give up
-    /// soon find out a dead server.
+    /// Whether calls are in flight, or have begun since the last check. So a dead server is also
+    /// detected if its callers give up soon.
     fn is_in_use(&mut self, shared: &Shared) -> bool {
         let before = std::mem::replace(&mut self.opened, shared.streams.opened());
         before != self.opened || shared.capacity.in_flight() > 0

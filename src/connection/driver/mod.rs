@@ -9,7 +9,7 @@
 //! 4. drain, if h2 sends no more requests;
 //! 5. carry out commands and decisions of timers.
 //!
-//! There are several polls for each call, so each step has a fast path that costs a few loads where
+//! There are several polls for each call, so each step has a fast path that costs a few loads if
 //! nothing has changed.
 //!
 //! Around h2:

@@ -131,7 +131,7 @@ impl PingSender {
 }
 
 /// The time for the answer to a PING. It begins when the PING is written, and is extended once
-/// where this side was slow.
+/// if this side was slow.
 pub(crate) struct PingTimeout {
     timeout: Duration,
     /// The PING that is timed.

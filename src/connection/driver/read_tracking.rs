@@ -29,7 +29,7 @@ pub(crate) struct ReadTrackingIo<T> {
     activity: Arc<IoActivity>,
     headers: HeaderScanner,
     /// A write failed because the peer is gone. Reading has to find the end within this time; the
-    /// timer wakes the driver where no read does.
+    /// timer wakes the driver if no read does.
     write_closed: Option<Pin<Box<Sleep>>>,
     /// How reading ended, until it is returned one turn later.
     end: Option<io::Result<()>>,

@@ -163,7 +163,7 @@ fn stopped() -> Failure {
     Failure::new(FailureKind::Lost, "the server wants no more of the request")
 }
 
-/// Sends the rest of a request beside its response, as a task of its own.
+/// Sends the rest of a request while its response comes, as a task of its own.
 pub(super) struct RequestSender<B> {
     pub(super) body: B,
     pub(super) writer: BodyWriter,

@@ -57,7 +57,7 @@ impl Peer {
         self.send(RST_STREAM, 0, stream, &u32::from(reason).to_be_bytes()).await;
     }
 
-    /// The head of an answer, and its end where the flag says so.
+    /// The head of an answer, and its end if the flag says so.
     pub(super) async fn answer(&mut self, stream: u32, flags: u8) {
         self.send(HEADERS, END_HEADERS | flags, stream, OK).await;
     }

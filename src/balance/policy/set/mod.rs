@@ -14,9 +14,9 @@ use crate::balance::policy::set::server::ReadyServer;
 use crate::balance::policy::set::weights::Weights;
 
 /// The servers that calls may go to, in the order of their addresses: those that are connected and
-/// not ejected, or the ejected ones where no other is connected.
+/// not ejected. If all connected servers are ejected, it has those.
 ///
-/// A set does not change; a change of servers or weights gives a new one. The loads in it are live.
+/// A set does not change; a change of servers or weights makes a new set. The loads in it are live.
 /// It holds no connection open. Cheap to clone.
 #[derive(Clone)]
 pub struct ReadySet(Arc<Inner>);
@@ -25,7 +25,7 @@ pub struct ReadySet(Arc<Inner>);
 struct Inner {
     /// Not empty, in the order of addresses.
     servers: Box<[ReadyServer]>,
-    /// `None` where all weights are equal, which is the common case and the cheaper one.
+    /// `None` if all weights are equal, which is the common case and the cheaper one.
     weights: Option<EffectiveWeights>,
     seed: u64,
     /// Of the channel: all its sets have the same.
@@ -65,12 +65,11 @@ impl ReadySet {
         self.0.servers.len()
     }
 
-    /// The effective weight of a server, by its index; at least 1, and 1 for an index beyond the
-    /// last.
+    /// The effective weight of a server, by its index; at least 1, and 1 for an index out of range.
     ///
-    /// Only the ratio to the other weights of the same set has a meaning. It follows from what the
-    /// instances say: an instance that says no weight counts as the mean of the others in the set
-    /// that say one (gRFC A58). Where all are equal, each is 1.
+    /// Only the ratio to the other weights of the same set has a meaning. It follows from the
+    /// instances: an instance without a weight counts as the mean of those in the set that have one
+    /// (gRFC A58). If all weights are equal, each is 1.
     pub fn weight(&self, server: usize) -> u64 {
         self.0.weights.as_ref().and_then(|weights| weights.each.get(server)).copied().unwrap_or(1)
     }
@@ -112,8 +111,8 @@ impl fmt::Debug for ReadySet {
 pub struct PickNotifier(Arc<Notify>);
 
 impl PickNotifier {
-    /// Has all waiting calls ask the picker again. A call that asks at the same time finds what was
-    /// changed before this, or is woken.
+    /// Makes all waiting calls ask the picker again. No wake-up is lost: a call that is about to
+    /// wait either sees what you changed before this call, or is woken by it.
     pub fn notify(&self) {
         self.0.notify_waiters();
     }

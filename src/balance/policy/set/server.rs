@@ -40,45 +40,47 @@ impl ReadyServer {
         self.0.address()
     }
 
-    /// The instance that names the server: its weight, zone, version and metadata. Where several
-    /// instances name one address, it is the one that was put last.
+    /// The instance with the server's address: its weight, zone, version and metadata. If several
+    /// instances have this address, it is the one that was put last.
     pub fn instance(&self) -> &Instance {
         self.0.instance()
     }
 
-    /// The number of calls from their start to the end of their answers, with those that were given
-    /// up and whose streams are yet to be reset (see
+    /// The number of calls in flight, from their start to the end of their responses. Cancelled
+    /// calls count until their streams are reset (see
     /// [`BalancedChannel`](crate::BalancedChannel#cancelled-calls)).
     pub fn in_flight(&self) -> usize {
         self.0.in_flight()
     }
 
     /// The load that [`LeastRequest`](crate::policy::LeastRequest) compares: calls in flight, and
-    /// calls that ended badly a short while ago. A call ends badly when it ends with another code
-    /// than OK, is refused, reset or lost, or is given up before its answer began. It goes on
-    /// counting as if it were in flight, so that a server that fails at once does not look idle:
+    /// calls that failed recently. A call fails here if it ends with another code than OK, is
+    /// refused, reset or lost, or is cancelled before its response begins. It then counts as load
+    /// for some time more, so that a server that fails calls at once does not look idle:
     ///
-    /// - as long as if it had taken as long as the server's OK calls take (its peers' where it has
-    ///   none; 2 s at most);
-    /// - then for about twenty times as long as it took, or as an OK call takes at the peers,
-    ///   whichever is more, and as two calls from its end on. That is 2 s at most, or twenty such
-    ///   OK calls where they take longer, and never more than 60 s. It ends when the server answers
-    ///   a call with OK, unless the server's share of OK is below half of its peers'.
+    /// - **How much:** as two calls in flight, from its failure on.
+    /// - **How long:** for about twenty times as long as the call took, or as an OK call takes at
+    ///   the other servers, whichever is more. The maximum is 2 s, or twenty OK calls at the other
+    ///   servers if that is longer, and never more than 60 s.
+    /// - **Sooner,** if the server ends another call with OK, unless its share of OK calls is below
+    ///   half of that of the other servers. Even then the failed call counts as one until a call of
+    ///   usual length would have ended. The usual length is that of the server's OK calls, or of the
+    ///   other servers' if it has none; 2 s at most.
     ///
-    /// Where all servers fail alike, each keeps its share of the calls.
+    /// If all servers fail alike, each keeps its share of the calls.
     pub fn load(&self) -> u64 {
         self.0.load()
     }
 
-    /// The moving average of the server's latency, as it was when the last answer came: from a
-    /// call's start to the head of an answer that says nothing bad. `None` before the first answer.
+    /// The moving average of the server's latency, as of its last response: from a call's start to
+    /// the headers of a response that is no error. `None` before the first such response.
     pub fn latency(&self) -> Option<Duration> {
         self.0.latency()
     }
 
     /// The latency to expect of a further call, which [`PeakEwma`](crate::policy::PeakEwma)
-    /// compares: the average of [`latency`](Self::latency), more where the last call ended badly,
-    /// and fading while the server is not asked, so that a server that was slow gets another try.
+    /// compares. It is the average of [`latency`](Self::latency), and more if the last call failed.
+    /// It falls while the server gets no calls, so that a server that was slow is tried again.
     pub fn latency_estimate(&self) -> LatencyEstimate {
         self.0.latency_estimate()
     }

@@ -1,5 +1,5 @@
-//! Tests of [policies](crate::policy) without servers: sets and calls with the numbers that a test
-//! wants.
+//! Tests of [policies](crate::policy) without servers: builds sets and calls with the numbers that a
+//! test needs.
 //!
 //! See [`policy`](crate::policy) for an example.
 
@@ -16,11 +16,11 @@ use crate::balance::policy::set::{PickNotifier, ReadySet};
 use crate::balance::subchannel::cost::LatencyEstimate;
 use crate::instance::Instance;
 
-/// Builds a set as a channel does: the weights follow from the instances, the order is the one
-/// given. [`ReadySet::seed`] is 0.
+/// Builds a set. Effective weights follow from the instances, as in a channel. The order is the one
+/// given; a channel orders servers by address. [`ReadySet::seed`] is 0.
 ///
 /// # Panics
-/// Without servers: a channel gives no policy an empty set.
+/// If there are no servers: a channel gives no policy an empty set.
 pub fn ready_set(servers: impl IntoIterator<Item = TestServer>) -> ReadySet {
     let servers: Box<[_]> = servers.into_iter().map(|server| ReadyServer::new(Arc::new(server))).collect();
     assert!(!servers.is_empty(), "a set has at least one server");
@@ -55,7 +55,7 @@ impl TestServer {
         Self { instance, load: 0, latency: None }
     }
 
-    /// The same with an instance that says its address alone.
+    /// A server at this address. Its instance has nothing else set.
     ///
     /// # Panics
     /// If the address cannot be read.
@@ -143,13 +143,13 @@ impl TestCall {
         self
     }
 
-    /// Makes a server unavailable, by its index: full, or one that has failed this call.
+    /// Makes a server unavailable, by its index, as if it were full or had failed this call.
     pub fn without_server(mut self, server: usize) -> Self {
         self.unavailable.push(server);
         self
     }
 
-    /// What a picker is asked with.
+    /// The attempt to pass to [`Picker::pick`](crate::policy::Picker::pick).
     pub fn call(&self) -> Call<'_> {
         Call {
             path: &self.path,

@@ -1,7 +1,7 @@
-//! The effective weights of servers, where some instances say a weight and some do not. PURE.
+//! The effective weights of servers, if only some instances have a weight. PURE.
 
-/// Turns the weights that instances say into effective ones: an instance that says none counts as
-/// the mean of those that do (gRFC A58). Where only some say one, all weights are multiplied by the
+/// Turns the weights of instances into effective ones: an instance without a weight counts as the
+/// mean of those with one (gRFC A58). If only some have one, all weights are multiplied by the
 /// number of those, so that the mean is a whole number.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Weights {

@@ -2,7 +2,7 @@
 //! seconds. PURE.
 //!
 //! After Finagle's, which believes bad news at once. Of thousands of calls one is always slow, so
-//! here it takes either some time or several slow answers in a row.
+//! here it takes either some time or several slow responses in a row.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -14,13 +14,13 @@ use crate::balance::subchannel::cost::nanos;
 const DECAY_NS: f64 = 2e9;
 /// Bad news about a server that is seldom asked counts ten times as fast.
 const RISE_NS: f64 = 2e8;
-/// The weight of one answer, as far as its call was under way after the answer before: a server
+/// The weight of one response, as far as its call was under way after the response before: a server
 /// that is asked often is known by what it did in the time of ten calls. Calls that were under way
 /// at the same time say the same.
 const ANSWER_WEIGHT: f64 = 0.1;
-/// A shorter idle time gives an answer no more weight: a tenth of [`RISE_NS`].
+/// A shorter idle time gives a response no more weight: a tenth of [`RISE_NS`].
 const SELDOM_NS: u64 = 20_000_000;
-/// One answer of a server that is asked often counts as at most this many times slower than the
+/// One response of a server that is asked often counts as at most this many times slower than the
 /// average: a moment in which it stood still does not make it slow, five calls in a row do.
 const MAX_RATIO: f64 = 4.0;
 
@@ -29,11 +29,12 @@ const MAX_RATIO: f64 = 4.0;
 /// Exhaustive, so that a policy that compares servers handles each case.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum LatencyEstimate {
-    /// Nothing is known, and no call is asking: the server should get one.
+    /// Nothing is known, and no call is under way that would tell: the server should get a call.
     Unknown,
-    /// Nothing is known yet. A call was sent within the last second, or calls have ended badly.
+    /// Nothing is known yet. A call that was sent within the last second has no response yet, or
+    /// calls have failed recently.
     Awaited,
-    /// The time from a call's start to the head of its answer.
+    /// The time from a call's start to the headers of its response.
     Known(Duration),
 }
 
@@ -44,12 +45,12 @@ pub(crate) struct Latency {
     average: AtomicU64,
     /// The time of the last observation, in nanoseconds since the epoch; 0 before the first.
     last_observed: AtomicU64,
-    /// How many answers in a row, of calls one after the other, have confirmed the average.
+    /// How many responses in a row, of calls one after the other, have confirmed the average.
     confirmations: AtomicU32,
 }
 
 impl Latency {
-    /// Adds an answer that took this long; `now` is the time since the epoch.
+    /// Adds a response that took this long; `now` is the time since the epoch.
     pub(crate) fn observe(&self, took: Duration, now: Duration) {
         let now = nanos(now).max(1);
         let last = self.last_observed.swap(now, Ordering::Relaxed);
@@ -79,7 +80,7 @@ impl Latency {
     }
 
     /// The average in nanoseconds, faded since the last observation or since `from`, whichever is
-    /// later, and faded the faster the fewer answers confirm it. `None` before the first answer.
+    /// later, and faded the faster the fewer responses confirm it. `None` before the first response.
     pub(crate) fn estimate(&self, now: Duration, from: Duration) -> Option<f64> {
         let last = self.last_observed.load(Ordering::Relaxed);
         let from = last.max(nanos(from));
@@ -87,7 +88,7 @@ impl Latency {
         (last != 0).then(|| self.faded(average, nanos(now).saturating_sub(from)))
     }
 
-    /// The average after a time without observations, in nanoseconds: an average that few answers
+    /// The average after a time without observations, in nanoseconds: an average that few responses
     /// confirm fades within 200 ms, one that ten confirm within 2 s.
     fn faded(&self, average: f64, elapsed: u64) -> f64 {
         let time = RISE_NS * f64::from(self.confirmations.load(Ordering::Relaxed).max(1));

@@ -1,24 +1,24 @@
-//! What the calls of a server have cost lately, and so what a further one must be expected to cost.
-//! PURE.
+//! The recent costs of a server's calls, and so the cost to expect of a further call. PURE.
 //!
-//! Both policies with a load go by it ([`LeastRequest`](crate::policy::LeastRequest),
+//! Both policies with a load use it ([`LeastRequest`](crate::policy::LeastRequest),
 //! [`PeakEwma`](crate::policy::PeakEwma)). A call in flight counts one in its server's load. A call
-//! that ends badly (with another code than OK, refused, reset, lost, or given up before the head of
-//! its answer came) goes on counting, as a [`Penalty`], so that a server that fails at once does
-//! not look idle, and one that answers nothing does not look fast:
+//! ends badly if it ends with another code than OK, is refused, reset or lost, or is cancelled
+//! before the head of its response has come. It goes on counting, as a [`Penalty`], so that a server
+//! that fails calls at once does not look idle, and a server that never responds does not look fast:
 //!
-//! - for the time that an OK call takes at this server, or at its peers where it has none, counted
+//! - for the time that an OK call takes at this server, or at its peers if it has none, counted
 //!   from the call's start: failing saves no time;
 //! - then for [`PENALTY_FACTOR`] times as long as it took, or as an OK call takes at the peers,
-//!   unless the server answers OK meanwhile and is not worse than its peers
-//!   ([`Peers::are_better_than`]). [`MAX_PENALTY`] and [`MAX_LONG_PENALTY`] bound that. A second
-//!   penalty counts as long as this may last: where all callers have given up at once, half of them
-//!   would follow to the same server.
+//!   unless the server ends a call with OK meanwhile and is not worse than its peers
+//!   ([`Peers::are_better_than`]). [`MAX_PENALTY`] and [`MAX_LONG_PENALTY`] bound that.
+//!
+//! A second penalty is added for the whole of that time, and an OK call ends it at once. With only
+//! one, half of the callers that give up at the same time would go to the same server again.
 //!
 //! All times are multiples of what calls take, so that the same rules hold for calls of
 //! microseconds and of minutes.
 //!
-//! `latency.rs` averages the time to the head of an answer, `penalties.rs` keeps the penalties,
+//! `latency.rs` averages the time to the head of a response, `penalties.rs` keeps the penalties,
 //! `peers.rs` compares servers. `simulation/` runs whole fleets against these rules, with the
 //! numbers of FIELD's rows (F35, F36, F37, F62).
 
@@ -40,13 +40,13 @@ use crate::balance::subchannel::cost::penalties::{Penalties, Penalty};
 
 /// How many times longer than an OK call a bad one counts while its server answers nothing well.
 /// With two penalties for each such call the server gets about a fortieth of its share. A larger
-/// factor would keep it away for more than 3 s after it is well, where calls take 50 ms.
+/// factor would keep it away for more than 3 s after it is well, if calls take 50 ms.
 const PENALTY_FACTOR: u32 = 20;
 /// The maximum time that a bad call counts after its end, unless its peers' OK calls make that
 /// longer: one that was given up after an hour says no more about its server than one given up
 /// after a second.
 const MAX_PENALTY: Duration = Duration::from_secs(2);
-/// The same where the peers' calls take long: streams may be open for hours.
+/// The same if the peers' calls take long: streams may be open for hours.
 const MAX_LONG_PENALTY: Duration = Duration::from_secs(60);
 /// A server that has answered nothing yet is sent another call after this time.
 const FIRST_ANSWER: Duration = Duration::from_secs(1);
@@ -60,18 +60,18 @@ pub(crate) struct Cost {
     /// Calls that ended with OK, and those that ended badly.
     ok: AtomicU64,
     bad: AtomicU64,
-    /// The durations of the OK calls, from their start to the end of their answers, as a sum of
+    /// The durations of the OK calls, from their start to the end of their responses, as a sum of
     /// logarithms: one stream of a day must not weigh as much as a million calls.
     ok_logs: AtomicU64,
     /// What bad calls add to the load.
     penalties: Penalties,
-    /// Of heads of answers that say nothing bad.
+    /// Of heads of responses that are no errors.
     latency: Latency,
-    /// Calls that wait for the head of an answer, and when the last of them was sent.
+    /// Calls that wait for the head of a response, and when the last of them was sent.
     awaiting: AtomicU32,
     last_sent: AtomicU64,
     /// The latency to assume because a call ended badly and none was answered since, in
-    /// nanoseconds, and until when; 0 where none did.
+    /// nanoseconds, and until when; 0 if none did.
     suspected: AtomicU64,
     suspected_until: AtomicU64,
     /// The counts of the last recount, which [`Fleet`] makes of all servers.
@@ -85,12 +85,12 @@ impl Cost {
         self.awaiting.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The head of its answer has come, or never will. Once for each call that was sent.
+    /// The head of its response has come, or never will. Once for each call that was sent.
     pub(crate) fn head_settled(&self) {
         self.awaiting.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// The head of an answer came, which says nothing bad, this long after the call was sent.
+    /// The head of a response that is no error came, this long after the call was sent.
     pub(crate) fn answered(&self, took: Duration, now: Duration) {
         self.latency.observe(took, now);
         if self.suspected.load(Ordering::Relaxed) != 0 {
@@ -98,7 +98,7 @@ impl Cost {
         }
     }
 
-    /// A call ended with OK, this long after it was sent. `peers` is asked for only where penalties
+    /// A call ended with OK, this long after it was sent. `peers` is asked for only if penalties
     /// could be lifted.
     pub(crate) fn succeeded(&self, took: Duration, peers: impl FnOnce() -> Peers) {
         self.ok.fetch_add(1, Ordering::Relaxed);
@@ -131,7 +131,7 @@ impl Cost {
         self.suspected.store(nanos(suspected), Ordering::Relaxed);
     }
 
-    /// How many bad calls count in the load now. The time is asked for only where there are any.
+    /// How many bad calls count in the load now. The time is asked for only if there are any.
     pub(crate) fn penalties(&self, now: impl FnOnce() -> Duration) -> u64 {
         self.penalties.count(now)
     }
@@ -153,7 +153,7 @@ impl Cost {
         LatencyEstimate::Known(Duration::from_nanos(nanos))
     }
 
-    /// The average latency, as of the last answer.
+    /// The average latency, as of the last response.
     pub(crate) fn latency(&self) -> Option<Duration> {
         self.latency.average()
     }

@@ -1,7 +1,7 @@
 //! How a server does against its peers: shares of OK, and what OK calls take, each faded over
 //! seconds. PURE.
 //!
-//! The servers count; nobody adds up while all is well. Only where a call ends badly, or ends well
+//! The servers count; nobody adds up while all is well. Only if a call ends badly, or ends well
 //! at a server that has penalties, the counts of all servers are added up, and that at most once in
 //! [`RECOUNT_INTERVAL`].
 
@@ -55,7 +55,7 @@ struct Totals {
     known_latencies: f64,
 }
 
-/// All servers of a channel, beside each other.
+/// All servers of a channel, for comparison.
 #[derive(Default)]
 pub(crate) struct Fleet(Mutex<Totals>);
 
@@ -146,14 +146,14 @@ impl Peers {
         (self.ok > 0.0).then(|| time_of(self.ok_logs / self.ok))
     }
 
-    /// Where no call of theirs has ended yet: the minimum duration of those in flight, as far as it
+    /// If no call of theirs has ended yet: the minimum duration of those in flight, as far as it
     /// can be known.
     pub(crate) fn min_duration(&self) -> Option<Duration> {
         let none_ended = self.ok + self.bad <= 0.0 && self.in_flight > 0.0;
         none_ended.then(|| self.elapsed.min(Duration::from_secs_f64(FADE_SECONDS)))
     }
 
-    /// The mean of their latencies, from a call's start to the head of its answer.
+    /// The mean of their latencies, from a call's start to the head of its response.
     pub(crate) fn latency(&self) -> Duration {
         Duration::from_nanos(self.latency_nanos as u64)
     }

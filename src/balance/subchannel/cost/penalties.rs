@@ -1,4 +1,4 @@
-//! The calls that ended badly and go on counting in a server's load. PURE.
+//! The calls that have ended badly and still count in a server's load. PURE.
 
 use std::cmp::Ordering as Order;
 use std::collections::BinaryHeap;
@@ -62,7 +62,7 @@ impl Penalties {
         self.publish(&heap);
     }
 
-    /// How many count now. The time is asked for only where there are any, which is seldom.
+    /// How many count now. The time is asked for only if there are any, which is seldom.
     #[inline]
     pub(crate) fn count(&self, now: impl FnOnce() -> Duration) -> u64 {
         match self.count.load(Ordering::Relaxed) {

@@ -101,7 +101,7 @@ fn default_roots() -> Result<RootCertStore, InvalidTls> {
     Ok(roots)
 }
 
-/// Named, because rustls panics where two providers are built in and none was chosen for the
+/// Named, because rustls panics if two providers are built in and none was chosen for the
 /// process.
 fn crypto_provider() -> Arc<CryptoProvider> {
     #[cfg(feature = "tls-ring")]

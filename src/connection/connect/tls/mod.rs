@@ -26,26 +26,30 @@ use crate::connection::connect::tls::files::PemFiles;
 use crate::connection::connect::tls::source::{ConfigFunction, ConfigSource};
 use crate::connection::failure::BoxError;
 
-/// TLS settings for servers that are registered as `https`, and for etcd.
+/// TLS settings of a client: for servers
+/// ([`BalancedChannelBuilder::tls`](crate::BalancedChannelBuilder::tls),
+/// [`tls_for_https`](crate::BalancedChannelBuilder::tls_for_https)) and for etcd
+/// ([`EtcdOptions::tls`](crate::EtcdOptions::tls)).
 ///
-/// A server is verified against the host that it is registered under, unless
-/// [`ClientTls::server_name`] is set, and must choose HTTP/2 (ALPN). The root certificates are
-/// those of the enabled features (`tls-native-roots`, `tls-webpki-roots`), unless others are given.
+/// A server's certificate is verified against the host that the server is registered under, unless
+/// [`ClientTls::server_name`] is set. The server must choose HTTP/2 (ALPN). The root certificates
+/// are those of the enabled features (`tls-native-roots`, `tls-webpki-roots`), unless others are
+/// given.
 ///
 /// # Renewed certificates
 /// Certificates that are given as text, and a `ClientConfig`, stay in use for the life of the
-/// process. For certificates that are renewed, give paths ([`ClientTls::ca_certificates_file`],
-/// [`ClientTls::identity_files`]) or a function ([`ClientTls::rustls_with`]). They are asked for
-/// each new connection. An open connection is not affected; it does not end when a certificate
-/// expires.
+/// channel or the etcd client. For certificates that are renewed, give paths
+/// ([`ClientTls::ca_certificates_file`], [`ClientTls::identity_files`]) or a function
+/// ([`ClientTls::rustls_with`]). For each new connection, the files are checked or the function is
+/// called. Open connections keep their certificates, also when those expire.
 ///
-/// Files are checked for each new connection, and read when they have changed: on a thread for
-/// blocking work, and once for all connections that are made at that time. All of them are used
-/// together. While a key does not belong to its certificate, or a file is gone, empty or half
+/// Files are read only when they have changed: on a thread for blocking work, and once for all
+/// connections that are made at that time. Roots, certificate chain and key always come from the
+/// same reading. While a key does not belong to its certificate, or a file is missing, empty or half
 /// written, the last valid settings stay in use. That is logged once at WARN, until the files are
 /// valid again. A folder that is swapped as a whole, as Kubernetes does with secrets, needs nothing
-/// else. If files are invalid when the channel or the options are first used, that is an error,
-/// which names the file.
+/// else. If the files are invalid at the beginning, building the channel, the resolver or the
+/// registrar fails with an error that names the file.
 ///
 /// ```no_run
 /// # fn tls() -> tonic_etcd::ClientTls {
@@ -79,8 +83,8 @@ impl ClientTls {
     }
 
     /// Uses a configuration that was made with rustls ([`tonic_etcd::rustls`](crate::rustls)). Only
-    /// its ALPN is changed, to HTTP/2. Root certificates and an identity that are set here have no
-    /// effect.
+    /// its ALPN is changed, to HTTP/2. Root certificates and an identity that are set by the methods
+    /// of `ClientTls` have no effect on it.
     pub fn rustls(config: Arc<ClientConfig>) -> Self {
         Self { rustls: Some(RustlsConfig::Fixed(config)), ..Self::default() }
     }
@@ -92,8 +96,10 @@ impl ClientTls {
     /// a part of connecting. One call runs at a time. Connections that began to wait before the
     /// call share its result.
     ///
-    /// If it fails, its last configuration stays in use, which is logged once at WARN. If it has
-    /// returned none yet, or panics, the attempt to connect fails, and another follows.
+    /// | the function | if it has returned a configuration before | if not |
+    /// |---|---|---|
+    /// | returns an error | the last configuration stays in use, which is logged once at WARN | the attempt to connect fails, and another follows |
+    /// | panics | the attempt to connect fails, and another follows | the same |
     ///
     /// ```no_run
     /// use std::sync::Arc;
@@ -149,7 +155,7 @@ impl ClientTls {
     }
 
     /// Checks the settings, and reads files for the first time. Blocks for as long as that takes: a
-    /// few milliseconds, and up to 20 ms more where files are invalid.
+    /// few milliseconds, and up to 20 ms more if files are invalid.
     ///
     /// # Errors
     /// The first setting that cannot be used.
