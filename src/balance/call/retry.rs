@@ -94,7 +94,8 @@ impl RetryPolicy {
     /// - if one message has been complete for 50 ms.
     ///
     /// So this also fits a service in which some methods stream their responses: their first message may come up to 50 ms later.
-    /// A method that is declared here and by [`RetryPolicy::repeatable_streaming`] is treated as declared here.
+    /// A method that is declared here and by [`RetryPolicy::repeatable_streaming`] is treated as declared here. What is declared for a
+    /// method by its own name takes precedence over what is declared for its service.
     #[must_use]
     pub fn repeatable(mut self, method: impl Into<String>) -> Self {
         self.unary.insert(with_leading_slash(method.into()));
@@ -153,19 +154,22 @@ impl RetryPolicy {
         self
     }
 
-    /// Returns until when calls of a method can be retried.
+    /// Returns until when calls of a method can be retried. A declared method has precedence over its declared service, as in
+    /// gRPC's service config.
     pub(crate) fn scope(&self, path: &str) -> RetryScope {
-        let declared = |methods: &BTreeSet<String>| {
-            !methods.is_empty()
-                && (methods.contains(path) || path.rfind('/').is_some_and(|end| methods.contains(&path[..=end])))
-        };
-        if declared(&self.unary) {
-            RetryScope::UntilComplete
-        } else if declared(&self.streaming) {
-            RetryScope::UntilHead
-        } else {
-            RetryScope::Never
+        if self.unary.is_empty() && self.streaming.is_empty() {
+            return RetryScope::Never;
         }
+        let service = path.rfind('/').map_or("", |end| &path[..=end]);
+        for declared in [path, service] {
+            if self.unary.contains(declared) {
+                return RetryScope::UntilComplete;
+            }
+            if self.streaming.contains(declared) {
+                return RetryScope::UntilHead;
+            }
+        }
+        RetryScope::Never
     }
 
     /// Refuses settings outside of their ranges, and texts that are no methods.
@@ -301,12 +305,15 @@ mod tests {
     #[test]
     fn methods_are_declared_one_by_one_or_by_service() {
         let policy = RetryPolicy::new().repeatable("a.B/One").repeatable_streaming("/a.C/").repeatable("/a.C/Whole");
+        let policy = policy.repeatable("/a.D/").repeatable_streaming("/a.D/Watch");
         for (path, repeat) in [
             ("/a.B/One", RetryScope::UntilComplete),
             ("/a.B/Two", RetryScope::Never),
             ("/a.C/Any", RetryScope::UntilHead),
             ("/a.C/Whole", RetryScope::UntilComplete),
             ("/a.CC/Any", RetryScope::Never),
+            ("/a.D/Any", RetryScope::UntilComplete),
+            ("/a.D/Watch", RetryScope::UntilHead),
             ("", RetryScope::Never),
         ] {
             assert_eq!(policy.scope(path), repeat, "{path}");
