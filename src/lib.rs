@@ -79,12 +79,13 @@
 //!
 //! 1. the address given to [`Serve::advertise`];
 //! 2. the environment variable `TONIC_ETCD_ADVERTISE`: `host` or `host:port`, several separated by commas;
-//! 3. the address that the server listens on, if it is a single one that other hosts can reach;
+//! 3. the address that the server listens on, unless that is `0.0.0.0` or `[::]`. If it is a link-local address, `serve` fails;
 //! 4. if the server listens on all interfaces: the environment variable `POD_IP`, the first of its addresses whose family the
 //!    server listens on. Set it in the pod's manifest from `status.podIP`. If it holds no such address, `serve` fails;
 //! 5. if `POD_IP` is not set: the address of the interface that reaches etcd.
 //!
 //! A loopback address or a Unix socket is registered only if every endpoint of etcd is on this host, or if 1. or 2. names it.
+//! Otherwise `serve` fails, because no client on another host could call it.
 //!
 //! ## Who owns a key
 //!
@@ -101,7 +102,7 @@
 //! [`Registrar::connect`], [`Resolution::ready`] and [`Registration::ready`] wait, for programs that want to fail early.
 //!
 //! The last snapshot stays in use while etcd is unavailable. [`ResolutionState`] tells whether it is current or stale, whether
-//! etcd has confirmed that there are no servers that can be read, or whether etcd has not answered yet. [`Resolution::last_error`] gives the reason.
+//! etcd has confirmed that there is no readable record, or whether etcd has not answered yet. [`Resolution::last_error`] gives the reason.
 //!
 //! The first retry follows immediately. Later ones wait 100 ms to 0.8 s during the first minute of an outage and up to 5 s after
 //! it, always with jitter.
@@ -109,23 +110,23 @@
 //! | event | what happens |
 //! |---|---|
 //! | a watch breaks | It is resumed at the revision after the last event. |
-//! | etcd has compacted that revision, was wiped, or was restored from a snapshot | The prefix is listed again, and the differences are reported as changes. After a wipe the set is empty until the servers have registered again, and the revision falls. |
+//! | etcd has compacted that revision, was wiped, or was restored from a snapshot | The prefix is listed again, and the differences are reported as changes. After a wipe the revision is lower, and the set is empty until the servers have registered again. |
 //! | a watch is silent for 5 s | etcd is asked for a progress notification; a watch stream that does not answer within 3 s is replaced. |
 //! | a member of etcd is down, frozen or a learner | Requests go to another member. |
-//! | one request is slow | Nothing else is affected: no connection, lease or watch ends because of it. |
+//! | one request is slow | No connection, lease or watch ends because of it, as long as anything else is received over the connection. |
 //! | a lease is lost | The registrar requests another one and puts its keys again. It retries until it succeeds. |
 //! | a key is deleted or overwritten by hand | The registrar puts it again: immediately, or within a minute if its role may not watch the key. |
-//! | a put arrives late, after its registration has left | Its lease was replaced and revoked, so etcd refuses it. The other registrations are under another lease by then. |
+//! | a put that got no response reaches etcd after its registration has left | etcd refuses it: before the registration left, the registrar moved its other registrations to a new lease and revoked the old one. |
 //!
 //! # When a server is unavailable
 //!
 //! | event | what happens |
 //! |---|---|
 //! | a server is not connected | It is not picked. |
-//! | a server provably did not process a call (it was not sent, its stream was refused, or it is above the last stream id of a GOAWAY) | The call goes to another server without being declared repeatable, within its deadline. |
+//! | a server provably did not process a call (it was not sent, its stream was refused, or it is above the last stream id of a GOAWAY) | The call is sent again, usually to another server, whether or not its method is declared repeatable. [`BalancedChannel`] has the limits. |
 //! | a connection is lost while a call is in flight | The call fails with `UNAVAILABLE`, unless [`RetryPolicy`] declares its method repeatable. [`CallError`] names the server. |
 //! | a server fails its calls, or holds them until the callers give up | It gets fewer calls under `LeastRequest` and `PeakEwma`. [`OutlierDetection`], if it is set, takes it out entirely for a while. |
-//! | a server is frozen | Its calls end when [`KeepAlive`] detects it (20 s + 10 s by default), or at their deadlines. New calls stop then, or as soon as its lease ends (15 s by default). A shorter `KeepAlive`, a shorter [`RegistrarBuilder::ttl`] and `OutlierDetection` with deadlines make that sooner. |
+//! | a server is frozen | Its calls end when [`KeepAlive`] detects it (usually after 20 s + 10 s; up to five minutes later if its streams were silent before), or at their deadlines. New calls stop then, or when its lease ends (15 s by default), if its registrar is frozen with it. A shorter `KeepAlive`, a shorter [`RegistrarBuilder::ttl`] and `OutlierDetection` with deadlines make that sooner. |
 //! | a server deregisters | It gets no new calls. Calls in flight go on to their end. |
 //!
 //! [`BalancedChannel::servers`] shows the state of each server.
@@ -141,13 +142,14 @@
 //!
 //! By default etcd's own gRPC naming, which etcd's Go client reads and writes: one key for each server address, below the name of
 //! the service: `greeter/10.0.0.5:50051` = `{"Op":0,"Addr":"10.0.0.5:50051","Metadata":null}`. Plain values (`host:port`,
-//! `http://host:port`, `https://host:port`) are read too. The formats are in the module [`codec`]; its trait takes one of your own.
+//! `http://host:port`, `https://host:port`) are read too. The formats are in the module [`codec`]. Implement
+//! [`codec::Codec`] for a format of your own.
 //! [`Target`] says how services are named. Targets are read as Go reads them.
 //!
 //! A record that cannot be read, or whose address cannot be called (`0.0.0.0`, multicast), is reported once and left out. The
 //! other records are not affected. Unix sockets named in etcd are called only if [`ResolverBuilder::unix_sockets`] allows it.
 //!
-//! Weights and flags are read in the cases and forms that [`codec::GrpcNaming`] lists (`"Weight":9`, `"9"`, `9.0`). A weight of 0 means "not set", because Go writes it
+//! Weights and flags are read in the spellings that [`codec::GrpcNaming`] lists (`"Weight":9`, `"9"`, `9.0`). A weight of 0 means "not set", because Go writes it
 //! for a field that is not set. A server that is to get no new calls sets `draining`. A server without a weight counts as the mean of
 //! the others (gRFC A58).
 //!
@@ -181,10 +183,10 @@
 //! # Logging
 //!
 //! The crate logs with [`tracing`](https://docs.rs/tracing). Without a subscriber, such as `tracing_subscriber::fmt::init()`, nobody
-//! sees its warnings. Membership changes are INFO. Failures are WARN, each kind once until it recovers. A panic in user code that
-//! stops something for good is ERROR. The page [`log_messages`] lists
+//! sees its warnings. Membership changes are INFO. Failures are WARN, each kind once until it recovers. A panic in a
+//! discovery stream or in a policy is ERROR. The page [`log_messages`] lists
 //! them, with what to do. A subscriber may call this crate while it handles an event. `fmt::init()` with
-//! the feature `env-filter` of `tracing-subscriber` shows nothing until `RUST_LOG` is set, for example to `info`.
+//! the feature `env-filter` of `tracing-subscriber` shows only errors until `RUST_LOG` is set, for example to `info`.
 //!
 //! There are no spans. Events of background work have no parent span and carry the service as a field. Events of a call belong to
 //! the span of its caller.
@@ -197,9 +199,16 @@
 //!
 //! # Panics in user code
 //!
-//! A panic in a codec, an endpoint configuration, a discovery stream, a connector or a certificate verifier affects only the
-//! record, the server or the connection attempt that it ran for; an event is logged. A panic in a [`policy::Picker`] or in a function
-//! that changes an instance reaches its caller; one in a change that was kept until the server is ready is logged. With `panic = "abort"` each of them ends the process.
+//! | a panic in | affects |
+//! |---|---|
+//! | a codec | the record |
+//! | an endpoint configuration | the server |
+//! | a connector, a certificate verifier, the function of `ClientTls::rustls_with` | the attempt to connect |
+//! | a discovery stream | its channel keeps the servers that it has, and polls the stream no more (logged at ERROR) |
+//! | [`policy::Policy::picker`] | the present set of servers: least request picks from it (logged at ERROR) |
+//! | [`policy::Picker`], or a function that changes an instance | its caller; a change that was kept until the server is ready is logged |
+//!
+//! With `panic = "abort"` each of them ends the process.
 //!
 //! # Building
 //!
@@ -218,8 +227,8 @@
 //! | `unstable-etcd-client` | `Resolver::new` and others take an `etcd_client::Client`. Exempt from semantic versioning: etcd-client changes its API often |
 //!
 //! No feature is on by default, and features are additive. Without a TLS feature, `https` endpoints of etcd are refused and `https`
-//! servers are not called. With one, `https` servers are called over the settings of `BalancedChannelBuilder::tls` or
-//! `tls_for_https`.
+//! servers are not called. With one, a [`BalancedChannel`] calls `https` servers if `BalancedChannelBuilder::tls` or `tls_for_https`
+//! is set. If both providers are enabled, ring is used.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod address;
