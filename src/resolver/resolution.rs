@@ -64,7 +64,7 @@ pub enum ResolutionState {
     ConfirmedEmpty,
     /// The runtime of the watch has ended. The last snapshot stays. Resolve again for a new watch.
     Closed,
-    /// No watch reports changes. The last snapshot stays, and the resolver retries.
+    /// No watch reports changes, and the last read is more than 5 s old. The last snapshot stays, and the resolver retries.
     #[non_exhaustive]
     Stale {
         /// The time since etcd last responded.

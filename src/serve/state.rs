@@ -20,7 +20,7 @@ use crate::error::Error;
 /// | `Serving` | yes | yes, with the exceptions at `Serving` |
 /// | `Leaving` | yes | until it has left |
 /// | `Draining` | no, finishes those in flight | no; if it could not leave, until the lease ends |
-/// | `Stopped` | no | no |
+/// | `Stopped` | no | no; if it could not leave, until its lease ends |
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum ServeState {

@@ -5,7 +5,7 @@
 //! |---|---|---|---|
 //! | [`Policy::picker`] | the channel's background task | a server becomes ready or goes away, or an instance or a weight changes | build what the picks need: sums, a ring, a schedule |
 //! | [`Picker::pick`] | the task of the caller | a call needs a server, once or more for each attempt | be quick: no blocking, no allocation, no lock if possible |
-//! | [`Picker::ended`] | the task of the caller | an attempt has ended | the same |
+//! | [`Picker::ended`] | the task that ends the attempt, usually the caller's | an attempt has ended | the same |
 //!
 //! The channel hands over a [`ReadySet`]: the servers that are connected and not ejected, with
 //! their effective weights and their loads. The picker returns a [`Pick`]: the index of a server in

@@ -28,7 +28,7 @@ const DEREGISTER: Duration = Duration::from_secs(5);
 /// [`Registrar::close`](crate::Registrar::close), which takes out all registrations at once.
 /// Otherwise the key stays in etcd until the lease ends, and a warning says so.
 ///
-/// Deregistering leaves a key that another instance has put since. For that the role must be
+/// Deregistering does not delete a key that another instance has put since. For that the role must be
 /// allowed to read the key: with permission to write only, the registrar deletes the key whoever
 /// has put it.
 ///

@@ -29,7 +29,7 @@ const MAX_RATIO: f64 = 4.0;
 /// Exhaustive, so that a policy that compares servers handles each case.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum LatencyEstimate {
-    /// Nothing is known, and no call is under way that would tell: the server should get a call.
+    /// Nothing is known, and no call was sent within the last second: the server should get a call.
     Unknown,
     /// Nothing is known yet. A call that was sent within the last second has no response yet, or
     /// calls have failed recently.
