@@ -103,10 +103,11 @@ impl Resolution {
         self.seen.borrow().error.clone()
     }
 
-    /// Waits for a change of the snapshot, the state or the error that this handle has not seen,
-    /// and returns the snapshot. The first call returns immediately if etcd has responded. A
-    /// growing [`ResolutionState::Stale`] age is no change. A slow reader skips to the latest
-    /// snapshot.
+    /// Waits for a change of the snapshot, the state or the error since this method last returned,
+    /// and returns the snapshot. The first call counts from the time before anything was known of
+    /// the service: it returns at once if etcd has responded or failed, also if that was before this
+    /// handle was made. A growing [`ResolutionState::Stale`] age is no change. A slow reader skips to
+    /// the latest snapshot.
     ///
     /// # Errors
     /// When the runtime of the watch has ended ([`Error::is_closed`]).

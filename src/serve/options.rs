@@ -43,7 +43,8 @@ pub enum Departure {
 /// 2. It registers, once it knows its address and the checks pass ([`Serve::ready_when`], and the
 ///    first run of [`Serve::healthy_when`]).
 /// 3. When the shutdown signal comes, it deregisters, and goes on accepting calls for a fixed time
-///    so that clients can learn of that ([`Serve::propagation`]).
+///    so that clients can learn of that ([`Serve::propagation`]). With [`Departure::MarkDraining`]
+///    it marks its instances, goes on accepting calls for that time, and then deregisters.
 /// 4. It sets its health service to `NOT_SERVING`, if it was given to `Serve::health`.
 /// 5. It sends GOAWAY, and finishes the calls in flight for up to [`Serve::drain`].
 /// 6. It closes the connections that are left, and [`Serve::serve`] returns.
@@ -71,8 +72,9 @@ pub enum Departure {
 ///
 /// A lost connection, and a request stream that fails or panics under
 /// [`BalancedChannel`](crate::BalancedChannel), do show as an error. If the call's deadline passes
-/// at the server before the client's reset arrives, tonic drops the handler's future; otherwise the
-/// stream ends as above. After the response headers only the latter happens.
+/// at the server before the client's reset arrives, and before the handler has returned its
+/// response, tonic drops the handler's future. In every other case the reset ends the request
+/// stream as if it were whole.
 #[must_use = "nothing is served before `serve`"]
 pub struct Serve {
     pub(super) registrar: Registrar,
@@ -187,9 +189,14 @@ impl Serve {
     /// Without it, the first of these applies:
     ///
     /// 1. The environment variable `TONIC_ETCD_ADVERTISE`: addresses as above, separated by commas.
-    /// 2. The address of the listener, unless it is `0.0.0.0` or `[::]`. A loopback address or the
-    ///    path of a Unix socket is registered only if every endpoint of etcd is on this host. A
-    ///    link-local address is refused.
+    /// 2. The address of the listener, or the path of its Unix socket, unless the listener is on
+    ///    `0.0.0.0` or `[::]`. An address that other hosts cannot reach is an error of `serve`; 3
+    ///    and 4 are not tried instead:
+    ///    - A link-local address is always refused, before the server accepts calls.
+    ///    - A loopback address or the path of a Unix socket is refused unless every endpoint of etcd
+    ///      is a loopback address or a name that resolves to loopback addresses only. The check runs
+    ///      when the server already accepts calls. After a refusal the server stops as at shutdown,
+    ///      and `serve` returns the error. `serve` retries while DNS does not resolve an endpoint.
     /// 3. The address in the environment variable `POD_IP`. Kubernetes does not set it: the pod's
     ///    manifest must (`fieldRef` with `status.podIP`). The variable may list several addresses,
     ///    separated by commas or blanks: the first one of an address family that the listener
@@ -198,8 +205,8 @@ impl Serve {
     /// 4. The address of the network interface that reaches etcd.
     ///
     /// An address that is set here or in `TONIC_ETCD_ADVERTISE` is taken as it is, also a loopback
-    /// address or a Unix socket, because something may forward connections to it. An address that
-    /// is found in another way is never a loopback address unless etcd is on this host.
+    /// address or a Unix socket, because something may forward connections to it. The address of
+    /// the interface (4) is a loopback address only if etcd is reached by loopback.
     pub fn advertise(mut self, address: impl Into<String>) -> Self {
         self.advertise.push(address.into());
         self
@@ -254,8 +261,8 @@ impl Serve {
 
     /// Repeats a check until the server leaves, with a wait of `every` after each run. After a
     /// failure the server is out of the directory until the check passes again. A check that
-    /// returns an error, panics, or takes longer than 5 s has failed; those 5 s do not count as a
-    /// failure before they are over.
+    /// returns an error, panics, or takes longer than 5 s has failed. A check that is
+    /// still running has not failed.
     ///
     /// [`Serve::serve`] refuses a wait of less than 10 ms, because each check costs something.
     pub fn healthy_when<F, Fut, E>(mut self, every: Duration, check: F) -> Self
@@ -317,11 +324,14 @@ impl Serve {
     }
 
     /// The maximum time that deregistering may take. 5 s by default, longer than an election of
-    /// etcd.
+    /// etcd. With [`Departure::MarkDraining`], writing the mark and deleting the keys may each take
+    /// half of this time.
     ///
-    /// With the defaults of [`Serve::propagation`] (1 s) and [`Serve::drain`] (20 s), stopping
-    /// takes at most 26 s, less than Kubernetes' grace period of 30 s. While etcd is unavailable,
-    /// deregistering takes the whole of this limit; the key then stays until the lease ends.
+    /// With the defaults of [`Serve::propagation`] (1 s) and [`Serve::drain`] (20 s), these three
+    /// steps take at most 26 s with either [`Departure`]. If calls are still in flight then, closing
+    /// their connections may take up to 1 s more. Kubernetes' grace period is 30 s. While etcd is
+    /// unavailable, deregistering may take the whole of this limit; the key then stays until the
+    /// lease ends.
     pub fn deregister_within(mut self, limit: Duration) -> Self {
         self.deregister_within = limit;
         self
@@ -331,7 +341,11 @@ impl Serve {
     /// learn of that before it stops. 1 s by default: etcd tells clients within milliseconds, and
     /// the rest is for slow and distant clients. Nobody tells the server what clients have seen.
     /// The server does not wait if it was not in the directory, or could not be taken out of it.
-    /// Time that has passed since an earlier leaving, such as a pause, is subtracted.
+    /// Time that has passed since the server left earlier, as for a pause, is subtracted.
+    ///
+    /// With [`Departure::MarkDraining`], the server waits after the mark is written and before the
+    /// keys are deleted, and not again after that. If the mark cannot be written for every service,
+    /// the server waits after the keys are deleted.
     pub fn propagation(mut self, wait: Duration) -> Self {
         self.propagation = wait;
         self

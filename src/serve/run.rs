@@ -52,9 +52,11 @@ impl Serve {
     /// # Errors
     /// - Before it serves: a target, an address or another setting is refused
     ///   ([`Error::is_invalid_argument`]), or the runtime has no timers.
-    /// - After it has left and stopped: the instance was refused or no address can be registered
-    ///   ([`Error::is_invalid_argument`]), the registrar was closed before the server was ready
-    ///   ([`Error::is_closed`]), or tonic's server ended by itself ([`Error::is_server`]).
+    /// - After it has accepted calls, and has stopped again: the instance was refused, or the
+    ///   address that was found cannot be registered because other hosts cannot reach it
+    ///   ([`Error::is_invalid_argument`]; see [`Serve::advertise`]); the registrar was closed before
+    ///   the server was ready ([`Error::is_closed`]); or tonic's server ended without being told to
+    ///   ([`Error::is_server`]).
     ///
     /// It never fails because etcd is unavailable.
     ///

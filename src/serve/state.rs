@@ -19,7 +19,7 @@ use crate::error::Error;
 /// | `Starting` | yes | no |
 /// | `Serving` | yes | yes, with the exceptions at `Serving` |
 /// | `Leaving` | yes | until it has left |
-/// | `Draining` | no, finishes those in flight | no; if it could not leave, until the lease ends |
+/// | `Draining` | no, finishes those in flight | no; if it could not leave, until its lease ends |
 /// | `Stopped` | no | no; if it could not leave, until its lease ends |
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -42,7 +42,7 @@ pub enum ServeState {
     /// Accepts no new calls, and finishes those in flight.
     #[non_exhaustive]
     Draining {
-        /// `Some` if it could not leave the directory: the reason. Its key then stays until the
+        /// `Some` if it could not leave the directory: the reason. Its key then stays until its
         /// lease ends.
         why: Option<Error>,
     },

@@ -21,8 +21,9 @@ use crate::timers;
 
 /// Registers instances in one etcd, all under one lease. Cheap to clone; clones share the lease.
 ///
-/// Before `main` returns, wait for [`Registrar::close`]: registrations leave etcd only while the
-/// tokio runtime lives.
+/// Before `main` returns, wait for [`Serve::serve`](crate::Serve::serve),
+/// [`Registration::deregister`] or [`Registrar::close`], so that every registration has left:
+/// registrations leave etcd only while the tokio runtime lives.
 ///
 /// ```no_run
 /// # async fn register() -> Result<(), tonic_etcd::Error> {

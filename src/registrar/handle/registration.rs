@@ -171,9 +171,10 @@ impl Registration {
         RegistrationStates::new(self.states.clone())
     }
 
-    /// Waits until the state differs from the one that this method last returned, and returns it.
-    /// The first call waits for a change since the registration was made. States that pass quickly
-    /// may be skipped; the latest never is.
+    /// Waits for a change of the state since this method last returned, and returns the new state.
+    /// The first call waits for the first change since the registration was made, and returns at
+    /// once if there was one; [`Registration::state`] has the present state. States that pass
+    /// quickly may be skipped; the latest never is.
     ///
     /// # Errors
     /// The registrar's runtime has ended.
@@ -230,14 +231,13 @@ impl Registration {
     ///
     /// **Late puts.** A put without a response may still be applied after the deletion. Only the
     /// end of its lease rules that out. So in this case the registrar moves its other registrations
-    /// to a new lease, without a gap, and revokes the old one. This method waits for that. The
-    /// exceptions are:
+    /// to a new lease, without a gap, and revokes the old one. This method waits for that, unless
+    /// etcd grants no new lease, as while it is full: then the key is deleted, this method returns,
+    /// and the lease is replaced later.
     ///
-    /// - The role may no longer delete the key: the lease is replaced and revoked likewise. If the
-    ///   role may not revoke it either, the key goes when the old lease ends: that lease is no
-    ///   longer renewed.
-    /// - etcd grants no new lease, as while it is full: the key is deleted, this method returns,
-    ///   and the lease is replaced later.
+    /// **A key that may not be deleted.** If the role may no longer delete the key, the registrar
+    /// replaces and revokes the lease too. If the role may not revoke it either, the key stays until
+    /// the old lease ends: that lease is no longer renewed.
     ///
     /// # Errors
     /// It takes longer ([`Error::is_timeout`]), as when etcd is unavailable. The removal is retried

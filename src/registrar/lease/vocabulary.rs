@@ -39,8 +39,13 @@ pub enum Conflict {
     /// is to hold. A key is no lock: for a short time, two instances may believe that they hold it.
     Wait,
     /// Takes another key: the same one followed by `/` and the instance's id, or a random id.
-    /// Clients call both instances. A resolver takes the key for the service's own, although it
-    /// has a further slash, if it begins with the instance's address or ends with its id.
+    /// Clients call both instances.
+    ///
+    /// Such a key has a further slash. A resolver knows it as a key of this service, and not of
+    /// another one nested below it, in two cases: what stands before the slash is an address of the
+    /// instance, or it is a name without a slash and what follows is the instance's id. So give an
+    /// instance with a chosen key an id: a random id is not stored in the value, and the resolver
+    /// then logs a warning.
     UniqueKey,
 }
 

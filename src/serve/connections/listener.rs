@@ -36,10 +36,10 @@ use crate::serve::connections::socket_file::SocketFile;
 ///
 /// # A listener on `[::]`
 ///
-/// It accepts IPv4 too unless `IPV6_V6ONLY` is set. A `TcpListener` is asked for that option. A
-/// `TcpIncoming` cannot be asked. If its port cannot be bound for IPv4, the `TcpIncoming` itself is
-/// taken to hold it, and counts as accepting both families. If another listener has that port for
-/// IPv4, use a `TcpListener`.
+/// It accepts IPv4 too unless `IPV6_V6ONLY` is set. `serve` reads that option from a `TcpListener`,
+/// but cannot read it from a `TcpIncoming`. There it tries to bind the same port for IPv4. If that
+/// fails, it assumes that the `TcpIncoming` holds the port, and so accepts both families. If another
+/// listener has that port for IPv4, use a `TcpListener`.
 pub trait Listener: sealed::Sealed {
     /// A connection.
     type Io: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static;
