@@ -56,10 +56,10 @@ use crate::balance::shared::ChannelHandle;
 /// |---|---|---|
 /// | its record is removed from the directory, or it is marked as draining | goes on to its end. The connection closes after the last such call | go to other servers at once |
 /// | its process dies, or the connection is lost or reset | fails with `UNAVAILABLE`: it may have been processed. It is retried on another server if [`RetryPolicy`](crate::RetryPolicy) declares its method | go to other servers at once. The server is connected again with backoff |
-/// | it sends GOAWAY without an error and finishes its calls (a graceful shutdown, `max_connection_age`) | goes on to its end if the GOAWAY covers its stream. Otherwise it was never processed, and is retried by itself | go to other servers, or to the server's next connection, which is made at once |
-/// | it sends GOAWAY with an error code | goes on if the GOAWAY covers its stream; when the server then closes the connection, the call fails as if the connection were lost. Otherwise it was never processed, and is retried by itself once | as in the row above |
-/// | it resets the stream with `REFUSED_STREAM` | was never processed, and is retried by itself | are not affected |
-/// | it is frozen: nothing at all comes over the connection | waits for its deadline or for [`KeepAlive`](crate::KeepAlive), whichever is sooner. Keep-alive closes the connection 30 s after the last byte, in rare cases after 40 s, and later if its streams had been silent for long. The call then fails as if the connection were lost | may still go to it until then; but its unanswered calls count as load, so few do ([`LeastRequest`](crate::policy::LeastRequest)). If its registrar is frozen too, none does once its lease has ended (15 s by default) |
+/// | it sends GOAWAY without an error and finishes its calls (a graceful shutdown, `max_connection_age`) | goes on to its end if the GOAWAY covers its stream. Otherwise it was never processed, and is retried without a declaration | go to other servers, or to the server's next connection, which is made at once |
+/// | it sends GOAWAY with an error code | goes on if the GOAWAY covers its stream; when the server then closes the connection, the call fails as if the connection were lost. Otherwise it was never processed, and is retried once without a declaration | as in the row above |
+/// | it resets the stream with `REFUSED_STREAM` | was never processed, and is retried without a declaration | are not affected |
+/// | it is frozen: nothing at all comes over the connection | waits for its deadline or for [`KeepAlive`](crate::KeepAlive), whichever is sooner. Keep-alive closes the connection at most 30 s after the last byte or after the start of the call, whichever is later. In rare cases that takes 40 s, and it takes longer if the streams of the connection were silent before. The call then fails as if the connection were lost | may still go to it until then; but its unanswered calls count as load, so few do ([`LeastRequest`](crate::policy::LeastRequest)). If its registrar is frozen too, none does once its lease has ended (15 s by default) |
 /// | it is slow, and other responses or PINGs still come | waits for its deadline. A slow call is no reason to end a connection | go to servers with less load first ([`LeastRequest`](crate::policy::LeastRequest), [`PeakEwma`](crate::policy::PeakEwma)) |
 /// | its calls fail | ends with the status that the server sent | rarely go to it, because failures count as load (the same two policies). [`BalancedChannelBuilder::outlier_detection`] leaves the server out for a while |
 ///
@@ -80,7 +80,10 @@ use crate::balance::shared::ChannelHandle;
 /// | are not resolved yet | waits | waits |
 /// | none is connected, and at least one is in state [`Connecting`](crate::ServerState::Connecting) | waits | waits |
 /// | some are connected, and all of those are at their limit of streams | waits | waits |
+/// | some are connected, and all of those were idle and have not answered a PING yet ([Idle connections](#idle-connections)) | waits | waits |
 /// | some are connected, and all of those are ejected | is sent to one of them | is sent to one of them |
+/// | some are connected, and the policy returns [`Pick::Wait`](crate::policy::Pick::Wait) | waits | waits |
+/// | some are connected, and the policy returns [`Pick::Fail`](crate::policy::Pick::Fail) | fails at once with the policy's status | fails at once too |
 /// | none is registered, or all drain | fails at once with `UNAVAILABLE` | waits |
 /// | none can be connected | fails at once with `UNAVAILABLE` | waits |
 ///
@@ -89,8 +92,8 @@ use crate::balance::shared::ChannelHandle;
 /// lists how many servers are in which state, and the last error, without addresses.
 ///
 /// Calls that find no server with room wait in one queue, first in, first out; new calls do not overtake them. If the task of a
-/// woken call does not poll it within 25 to 50 ms, the next call goes first, and the late one keeps its position. Calls for which
-/// the policy returns [`Pick::Wait`](crate::policy::Pick::Wait) are not in this queue.
+/// woken call does not poll it within 25 to 50 ms, the next call gets the room, and the late call keeps its place in the queue.
+/// Calls for which the policy returns [`Pick::Wait`](crate::policy::Pick::Wait) are not in this queue.
 ///
 /// # Deadlines
 ///
@@ -108,7 +111,7 @@ use crate::balance::shared::ChannelHandle;
 ///
 /// | what became of an attempt | the call is retried | how often | setting |
 /// |---|---|---|---|
-/// | it was never processed: not sent, `REFUSED_STREAM`, or a GOAWAY whose last stream id is below its own | without a declaration, like gRFC A6's transparent retry | once on each ready server, then again with backoff, until the deadline or `wait_limit`. A6 allows one such retry of a call that has reached a server | none |
+/// | it was never processed: not sent, `REFUSED_STREAM`, or a GOAWAY whose last stream id is below its own | without a declaration, like gRFC A6's transparent retry | once on each ready server, then again after a backoff, until the deadline or `wait_limit`, which counts these backoffs. A6 allows one such retry of a call that has reached a server | none |
 /// | the same, but the GOAWAY has an error code, and this call may have caused it | without a declaration | once | none |
 /// | it may have been processed, and failed with `UNAVAILABLE` (a lost connection is one) | if its method is declared as safe to retry | 5 attempts in all, with backoff | [`RetryPolicy::repeatable`](crate::RetryPolicy::repeatable), [`max_attempts`](crate::RetryPolicy::max_attempts), [`backoff`](crate::RetryPolicy::backoff), [`budget`](crate::RetryPolicy::budget) |
 /// | it failed with another code | if its method and the code are declared | the same | [`RetryPolicy::retryable_codes`](crate::RetryPolicy::retryable_codes) |
@@ -145,7 +148,7 @@ use crate::balance::shared::ChannelHandle;
 /// |---|---|
 /// | has a response | [`ServedBy`](crate::ServedBy) in the response's extensions |
 /// | failed with a status that the channel made | [`CallError`](crate::CallError), the status's source |
-/// | failed with a status that the server sent in place of a response (`Trailers-Only` in gRPC's HTTP/2 protocol) | [`CallError`](crate::CallError), if a generated client made the call: the channel knows it by the [`tonic::GrpcMethod`] in the request's extensions |
+/// | failed with a status that the server sent in place of a response (`Trailers-Only` in gRPC's HTTP/2 protocol) | [`CallError`](crate::CallError), if a generated client made the call. The channel recognises such a call by the [`tonic::GrpcMethod`] in the request's extensions |
 /// | failed with a status in the trailers of a response that had begun | the status has no source. Of a streamed response the caller has [`ServedBy`](crate::ServedBy). Of a unary call a generated client drops the response: a tower layer around the channel still sees it, or [`BalancedChannelBuilder::addresses_in_statuses`] puts the address into the metadata |
 ///
 /// Callers without a generated client, such as proxies, get headers and trailers as the server sent them.
@@ -159,14 +162,15 @@ use crate::balance::shared::ChannelHandle;
 ///
 /// At most 1 024 attempts to connect run at once. If more servers are to be connected, they start in this order:
 ///
-/// 1. servers whose last attempt succeeded; these never wait;
+/// 1. servers whose last attempt succeeded. These start at once: a running attempt is aborted for each of them, or, if none can
+///    be aborted, they exceed the 1 024;
 /// 2. servers that were never tried;
 /// 3. servers whose last attempts failed, in order of their failures in a row.
 ///
 /// A server that waits takes the place of a running attempt that has had enough time. That attempt is aborted, and made again
-/// later. Enough is 25 ms if the server of that attempt has failed more often in a row than the waiting one. Otherwise it is
-/// 25 ms times ten for each failure in a row of the waiting server (25 ms, 250 ms, 2.5 s, …), so that slow servers get the time
-/// that they need.
+/// later. Enough is 25 ms if the server of that attempt has failed more often in a row than the waiting server. Otherwise it is
+/// 25 ms × 10ⁿ (25 ms, 250 ms, 2.5 s, …), where n is the number of failures in a row of the waiting server. So the attempts to
+/// connect to slow servers get the time that they need.
 ///
 /// A server that sends GOAWAY and then finishes its calls costs no call. When tonic's `max_connection_age_grace` is over, the
 /// server closes the connection with the calls that are left: for those calls that is like a crash. A connection has stream ids
@@ -185,15 +189,18 @@ use crate::balance::shared::ChannelHandle;
 /// # Cancelled calls
 ///
 /// A call that is dropped, or whose deadline passes, resets its stream. Servers end connections on which many streams are reset
-/// before they were accepted (h2, and so tonic: more than 20; CVE-2023-44487), and a server that stands still for a moment accepts
+/// before they were accepted (h2, and so tonic: more than 20; CVE-2023-26964), and a server that stands still for a moment accepts
 /// none. Therefore the channel resets at most 8 calls without a response at a time. Further resets wait until the server shows
 /// that it reads: by a response to a later call, or by acknowledging SETTINGS that were sent after the calls. That is usually one
 /// or two round trips. Until its stream is reset, a cancelled call counts as in flight and against the server's limit of streams.
 /// Calls whose response has begun are reset at once.
 ///
-/// The client cannot prevent two things. h2 accepts 100 empty DATA frames without `END_STREAM` in the life of a connection, and
-/// then ends the connection with its calls; no gRPC server sends such frames on its own. Some servers and proxies count all
-/// resets over time, also of calls that they have answered (Netty by default: 200 in 30 s), and then send GOAWAY.
+/// The channel cannot prevent two other ends of a connection:
+///
+/// - This client's h2 accepts 100 empty DATA frames without `END_STREAM` from a server in the life of a connection. After that it
+///   ends the connection with its calls. No gRPC server sends such frames unless its user makes it do so.
+/// - Some servers and proxies count all resets over time, also those of calls that they have answered (Netty by default: 200 in
+///   30 s), and then send GOAWAY.
 ///
 /// [`BalancedChannelBuilder::wait_limit`]: crate::BalancedChannelBuilder::wait_limit
 /// [`BalancedChannelBuilder::timeout`]: crate::BalancedChannelBuilder::timeout

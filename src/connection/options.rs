@@ -66,8 +66,9 @@ pub(crate) struct TcpKeepalive {
 /// A PING is sent when nothing was read from the server for the interval, if a call is in flight or
 /// has begun in that time. Whatever is read after the PING shows that the server is alive. If
 /// nothing is read for the timeout after the PING was written, the connection is closed: its calls
-/// fail, and a new connection is made. So a server that stops responding during a call is detected
-/// after the interval plus the timeout, which is 30 s by default. If the PING cannot be written, or
+/// fail, and a new connection is made. So a server that stops responding during a call is usually
+/// detected after the interval plus the timeout, which is 30 s by default, and later if its streams
+/// were silent before (see below). If the PING cannot be written, or
 /// if the program itself stood still, the timeout counts once more: 40 s by default.
 ///
 /// A connection without calls gets no PINGs, unless
@@ -79,8 +80,8 @@ pub(crate) struct TcpKeepalive {
 /// few PINGs that come less than five minutes after the one before (two hours without calls), and
 /// every response resets their count. Therefore only two PINGs are sent while no response
 /// progresses, and then one in five minutes. The price: once all streams of a connection have been
-/// silent for two PINGs, about 40 s by default, a server that freezes is detected only within five
-/// minutes plus the timeout. [`KeepAlive::unthrottled`] avoids that. The end of the server's lease
+/// silent for two PINGs, about 40 s by default, a server that freezes may be detected only after
+/// about five and a half minutes. [`KeepAlive::unthrottled`] avoids that. The end of the server's lease
 /// stops new calls sooner, but does not end calls in flight.
 ///
 /// If a server complains all the same (GOAWAY with `ENHANCE_YOUR_CALM` and `too_many_pings`), the
@@ -117,7 +118,8 @@ impl KeepAlive {
 
 impl Default for KeepAlive {
     /// An interval of 20 s and a timeout of 10 s: a server that freezes during a call is detected
-    /// after 30 s, in rare cases after 40 s.
+    /// after 30 s, in rare cases after 40 s, and later if its streams were silent before (see
+    /// [`KeepAlive`]).
     fn default() -> Self {
         Self::new(Duration::from_secs(20), Duration::from_secs(10))
     }

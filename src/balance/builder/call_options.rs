@@ -25,7 +25,8 @@ pub struct CallTimeout(pub Option<Duration>);
 ///
 /// It replaces [`BalancedChannelBuilder::wait_for_ready`] for this call. A call that waits for ready waits until its deadline,
 /// also while no server is registered or none can be connected; without a deadline it waits for ever. Any other call fails at
-/// once while there is no such server.
+/// once in these two cases, and waits only while the servers are not resolved yet, are connecting or have no room (see
+/// [`BalancedChannel`](crate::BalancedChannel#waiting-and-failing-at-once)).
 ///
 /// ```
 /// let mut request = tonic::Request::new(());

@@ -69,8 +69,8 @@ fn within<T: PartialOrd + Copy + Debug>(
 
 impl BalancedChannelBuilder {
     /// The maximum time for making a connection, from the resolution of the name to the server's
-    /// HTTP/2 SETTINGS. From 1 ms to 24 h; 5 s by default. It ends attempts at frozen processes too:
-    /// the kernel still accepts connections for those.
+    /// HTTP/2 SETTINGS. From 1 ms to 24 h; 5 s by default. It also ends
+    /// attempts to connect to a frozen process, for which the kernel still accepts connections.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.options.connect_timeout = timeout;
         self
@@ -102,8 +102,8 @@ impl BalancedChannelBuilder {
     ///
     /// A byte counts in this window and in its stream's until its caller reads it; h2 couples the
     /// two. With a smaller window, responses that nobody reads can fill it, and then stop every
-    /// other call over the connection. With tonic's windows of 5 MiB and 2 MiB, three such responses
-    /// do. The price is memory: a connection buffers up to min(this window, concurrent streams ×
+    /// other call over the connection. With tonic's windows of 5 MiB and 2 MiB, three unread
+    /// responses are enough. The price is memory: a connection buffers up to min(this window, concurrent streams ×
     /// [`stream_window`](Self::stream_window)) bytes, and about 250 bytes more for each DATA frame.
     /// The smallest window with which no response stops another is concurrent streams ×
     /// `stream_window`.
@@ -124,22 +124,24 @@ impl BalancedChannelBuilder {
     /// default: error texts and details pass, and no response takes much memory. tonic's channel
     /// has 16 KiB.
     ///
-    /// Larger headers or trailers fail their own call with `RESOURCE_EXHAUSTED`. The message has
-    /// the server's code, the size, and this limit. The call is not retried.
+    /// Larger headers or trailers fail their own call with `RESOURCE_EXHAUSTED`, and the call is not
+    /// retried. So that they fail no other call, the HTTP/2 library (h2) is given a larger limit: 16
+    /// MiB, or 16 times this limit if that is more. If [`max_frame_size`](Self::max_frame_size) is
+    /// above 64 KiB, it is 4 times this limit for each 16 KiB of that size, and at least 16 MiB.
     ///
-    /// So that one response fails only its own call, the HTTP/2 library (h2) is given a larger
-    /// limit: 16 MiB, or 16 times this limit if that is more, or more still if
-    /// [`max_frame_size`](Self::max_frame_size) is above 64 KiB. Beyond h2's limit, the status is
-    /// the same without the size. It then has the server's code only if `grpc-status` is the first
-    /// of the trailers. A response with more than 1.25 times h2's limit on the wire closes the
-    /// connection. Its own call fails in the same way. The other calls over the connection fail with
-    /// `UNAVAILABLE`, and are retried once at most, if [`RetryPolicy`](crate::RetryPolicy) allows it.
+    /// - **Above this limit, and below h2's:** the message has the server's code, the size, and this
+    ///   limit.
+    /// - **Above h2's limit:** the message has no size. It has the server's code only if
+    ///   `grpc-status` is the first of the trailers.
+    /// - **Above 1.25 times h2's limit on the wire:** the same, and the connection is closed. The
+    ///   other calls over it fail with `UNAVAILABLE`, and are retried once at most, if
+    ///   [`RetryPolicy`](crate::RetryPolicy) allows it.
     pub fn max_header_list_size(mut self, bytes: u32) -> Self {
         self.options.max_header_list_size = bytes;
         self
     }
 
-    /// The maximum size of a request's headers, in bytes and counted as in
+    /// The size that a request's headers must stay below, in bytes and counted as in
     /// [`max_header_list_size`](Self::max_header_list_size), for servers whose SETTINGS do not say
     /// what they accept. From 1 KiB to 256 MiB; 1 MiB by default.
     ///

@@ -145,17 +145,20 @@ impl BalancedChannelBuilder {
     /// Sets whether calls wait for ready: until their deadline, also while no server is registered or none can be connected. A
     /// call without a deadline may then wait for ever.
     ///
-    /// Off by default, as in gRPC: then calls fail at once while there is no such server. [`WaitForReady`](crate::WaitForReady)
-    /// sets it for one call.
+    /// Off by default, as in gRPC: then calls fail at once while no server is registered or none can be connected. While the servers
+    /// are not resolved yet, or are connecting, calls wait with either setting. [`WaitForReady`](crate::WaitForReady) sets it for one
+    /// call.
     pub fn wait_for_ready(mut self, wait: bool) -> Self {
         self.settings.wait_for_ready = wait;
         self
     }
 
-    /// Sets the maximum time that a call waits for a server before it ends with `UNAVAILABLE`. Its deadline may be sooner.
+    /// Sets the maximum time that a call waits for a server before it ends with `UNAVAILABLE`. Its deadline may be sooner. If a
+    /// server that may have processed the call has failed it before, the call ends with that failure instead.
     ///
-    /// 10 s by default: twice the time that a connection may take. It bounds all waits of a call together; attempts and the
-    /// pauses before retries do not count. Calls that wait for ready ignore it.
+    /// 10 s by default: twice the time that a connection may take. It bounds all waits of a call together. The backoff after all
+    /// ready servers have refused the call unprocessed counts as a wait. Attempts do not count, and neither do the pauses of
+    /// [`RetryPolicy`](crate::RetryPolicy). Calls that wait for ready ignore this limit.
     pub fn wait_limit(mut self, limit: Duration) -> Self {
         self.settings.wait_limit = limit;
         self
@@ -220,7 +223,7 @@ impl BalancedChannelBuilder {
     /// # Errors
     /// [`Error::is_invalid_argument`] if a setting is outside of its range, if a method of the retry policy or of a timeout has
     /// neither the form `/package.Service/Method` nor `/package.Service/`, or if the authority, the user agent or a TLS setting
-    /// cannot be used. Another error outside of a tokio runtime, or on a runtime without timers.
+    /// cannot be used. Outside of a tokio runtime, and on a runtime without timers, it fails with an error that is none of these.
     pub fn build_with_discovery<D>(self, name: impl Into<String>, discover: D) -> Result<BalancedChannel, Error>
     where
         D: Discover<Service = Instance> + Send + 'static,

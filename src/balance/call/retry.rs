@@ -17,8 +17,8 @@ pub(crate) const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-p
 
 /// Declares which calls are retried although a server may have processed them (gRFC A6).
 ///
-/// Nothing is declared by default, and no such call is retried. Calls that were never processed are retried in any case, and
-/// need no declaration (see [`BalancedChannel`](crate::BalancedChannel#retries)).
+/// Nothing is declared by default, and no such call is retried. Calls that were never processed need no declaration to be
+/// retried (see [`BalancedChannel`](crate::BalancedChannel#retries)).
 ///
 /// A retry goes to a server that has not failed the call, if one of those has room for it, and to any server otherwise. If the
 /// connection of the first attempt was lost, the second one follows at once; any other attempt follows after a backoff with
@@ -37,7 +37,8 @@ pub(crate) const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-p
 ///   headers that are too large for HTTP/2;
 /// - once its caller has got the beginning of the response. For [`RetryPolicy::repeatable`] methods that is later than the
 ///   response's beginning (see there);
-/// - once it has sent more of its request than [`replay_limit`](crate::BalancedChannelBuilder::replay_limit) keeps;
+/// - once it has sent more of its request than [`replay_limit`](crate::BalancedChannelBuilder::replay_limit) keeps. That setting
+///   names one exception, for a call that was never processed;
 /// - while its server does not respond. That is no failure before the deadline, and after the deadline there is no time left. If
 ///   the whole server is silent, [`KeepAlive`](crate::KeepAlive) turns that into a lost connection, which is retried.
 #[derive(Clone, Debug)]
@@ -127,8 +128,8 @@ impl RetryPolicy {
     }
 
     /// Sets the pause before a retry. It is drawn at random from zero to a maximum, which is `initial` for the second attempt and
-    /// doubles with each further attempt, up to `max`. 50 ms and 1 s by default: short, because another server can usually take
-    /// the call at once.
+    /// doubles with each further attempt, up to `max`. There is no pause before the second attempt if the connection of the first
+    /// was lost. 50 ms and 1 s by default: short, because another server can usually take the call at once.
     #[must_use]
     pub fn backoff(mut self, initial: Duration, max: Duration) -> Self {
         self.initial_backoff = initial;

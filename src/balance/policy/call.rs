@@ -51,7 +51,8 @@ impl<'a> Call<'a> {
     /// Note that in the last case this method sends that PING.
     ///
     /// A picker may return a server that is not available: the channel then takes the next server
-    /// in the set that is. If none is available, the call waits for one.
+    /// in the set that is. If none is available, a retry goes to a server that has failed the call
+    /// and has room; if no server has room, the call waits.
     pub fn is_available(&self, server: usize) -> bool {
         self.servers.is_available(server)
     }

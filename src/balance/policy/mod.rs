@@ -4,14 +4,15 @@
 //! | | runs in | when | must |
 //! |---|---|---|---|
 //! | [`Policy::picker`] | the channel's background task | a server becomes ready or goes away, or an instance or a weight changes | build what the picks need: sums, a ring, a schedule |
-//! | [`Picker::pick`] | the task of the caller | a call needs a server, once or more for each attempt | be quick: no blocking, no allocation, no lock if possible |
+//! | [`Picker::pick`] | the caller's task | a call needs a server, once or more for each attempt | be quick: no blocking, no allocation, no lock if possible |
 //! | [`Picker::ended`] | the task that ends the attempt, usually the caller's | an attempt has ended | the same |
 //!
 //! The channel hands over a [`ReadySet`]: the servers that are connected and not ejected, with
 //! their effective weights and their loads. The picker returns a [`Pick`]: the index of a server in
-//! that set, [`Pick::Wait`], or [`Pick::Fail`]. The channel sends the call to that server. If the
-//! server takes no call at that moment, or has already failed this call, the next server in the set
-//! that takes the call gets it.
+//! that set, [`Pick::Wait`], or [`Pick::Fail`]. The channel sends the call to that server. If that
+//! server takes no call at that moment, or has already failed this call, the next available server in
+//! the set gets the call. If none is available, a retry goes to a server that has failed the call and
+//! has room; if no server has room, the call waits.
 //!
 //! So a policy is a preference, and not a rule: any server of the set may get any call.
 //! [`Call::is_available`] tells which servers would take the call, but another call may take the
@@ -75,8 +76,8 @@
 //!
 //! # Panics
 //! A panic in [`Policy::picker`] is logged at ERROR, and [`LeastRequest`] picks from that set. A
-//! panic in [`Picker::pick`] or [`Picker::ended`] goes to the caller, as if the call itself had
-//! panicked.
+//! panic in [`Picker::pick`] or [`Picker::ended`] goes to the task that it runs in, which is usually
+//! the caller's, as if the call itself had panicked.
 
 // The files: a policy gets `set/`, a picker gets `call.rs` and, afterwards, `attempt_end.rs`. Each policy has a file of its own.
 // `least_request.rs` and `peak_ewma.rs` share `two_choices.rs`.
@@ -146,7 +147,7 @@ impl<P: Policy + ?Sized> Policy for Arc<P> {
 pub trait Picker: Send + Sync + 'static {
     /// Picks a server for this attempt of a call.
     ///
-    /// Runs in the task of the caller: it must not block. The channel may ask again for the same
+    /// Runs in the caller's task: it must not block. The channel may ask again for the same
     /// attempt, if no server took the call or if the call had to wait.
     fn pick(&self, call: &Call<'_>) -> Pick;
 

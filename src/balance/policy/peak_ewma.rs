@@ -11,9 +11,10 @@ use super::two_choices::{self, WeightedLoad, by_load};
 ///
 /// The latency is a peak-sensitive moving average (peak EWMA) of the time to the headers of the
 /// response ([`ReadyServer::latency_estimate`](crate::policy::ReadyServer::latency_estimate)). This
-/// is after Finagle, with one difference: a server counts as slow after about 200 ms of slow
-/// responses or several in a row, and not after the first, because among thousands of calls some
-/// are always slow. The average of a slow server falls back within about 2 s. If the latencies of
+/// is after Finagle, with one difference: one slow response of a server that is asked often does not
+/// make the server slow, because among thousands of calls some are always slow. Several slow calls,
+/// one after the other, do. After a pause of some hundred milliseconds in a server's calls, one slow
+/// response is enough. The average of a slow server falls back within about 2 s. If the latencies of
 /// two servers differ by less than 3 times, weights and load decide, as with
 /// [`LeastRequest`](crate::policy::LeastRequest). Latencies below 1 ms count as equal: the scheduler
 /// or a cold cache makes such differences.

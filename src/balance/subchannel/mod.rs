@@ -286,8 +286,8 @@ impl ServerStatus {
         self.calls
     }
 
-    /// The number of those [`ServerStatus::calls`] that ended with another code than OK, with lost connections, resets and passed
-    /// deadlines.
+    /// The number of those [`ServerStatus::calls`] that ended with another code than OK, lost connections, resets and passed
+    /// deadlines included.
     pub fn failures(&self) -> u64 {
         self.failures
     }

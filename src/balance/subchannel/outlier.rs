@@ -31,10 +31,10 @@ const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// calls, and calls whose own requests failed, do not count.
 ///
 /// A run of consecutive failures ejects a server only if chance does not explain it: the server is
-/// compared with its peers, the other servers of the channel. If a server with the peers' failure
-/// rate, over this interval and the one before, would have a run that long in one of a hundred
-/// intervals or more often, nobody is ejected. So five `NOT_FOUND` from each of three servers eject
-/// nobody.
+/// compared with its peers, the other servers of the channel. The peers' failure rate
+/// over this interval and the one before is taken. If a server with that rate would have so long a
+/// run in at least one of a hundred intervals, the run counts as chance, and the server is not
+/// ejected. So five `NOT_FOUND` from each of three servers eject nobody.
 ///
 /// An ejected server stays connected, and returns after its time. Meanwhile it gets no calls,
 /// unless no other server is ready. The results of such calls do not count, and neither do those of
@@ -101,8 +101,8 @@ impl OutlierDetection {
 
     /// The share of servers, in percent from 0 to 100, at which no further server is ejected. 10 by
     /// default. One server may be ejected whatever the percentage, also with 0, as with Envoy's
-    /// `always_eject_one_host`. The last server that is not ejected never is, so a channel with one
-    /// server ejects nobody.
+    /// `always_eject_one_host`. The last server that is left is never ejected, so a channel with
+    /// one server ejects nobody.
     #[must_use]
     pub fn max_ejection_percent(mut self, percent: u32) -> Self {
         self.max_percent = percent;

@@ -2,7 +2,7 @@
 //! reset.
 //!
 //! Servers guard themselves against clients that open streams and reset them at once
-//! (CVE-2023-44487). h2's server, and so tonic's, closes the connection with GOAWAY
+//! (CVE-2023-26964). h2's server, and so tonic's, closes the connection with GOAWAY
 //! (`ENHANCE_YOUR_CALM`, `too_many_resets`) when more than 20 streams are reset that it has read
 //! and not yet accepted (h2 0.4.20, `proto/streams/recv.rs`, `recv_reset`). A server that stood
 //! still for a moment then reads everything that has piled up: requests, and resets before it has

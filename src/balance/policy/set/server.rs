@@ -59,13 +59,13 @@ impl ReadyServer {
     /// for some time more, so that a server that fails calls at once does not look idle:
     ///
     /// - **How much:** as two calls in flight, from its failure on.
-    /// - **How long:** for about twenty times as long as the call took, or as an OK call takes at
-    ///   the other servers, whichever is more. The maximum is 2 s, or twenty OK calls at the other
-    ///   servers if that is longer, and never more than 60 s.
-    /// - **Sooner,** if the server ends another call with OK, unless its share of OK calls is below
-    ///   half of that of the other servers. Even then the failed call counts as one until a call of
-    ///   usual length would have ended. The usual length is that of the server's OK calls, or of the
-    ///   other servers' if it has none; 2 s at most.
+    /// - **How long:** for about 20 t, where t is the time of the failed call, or the usual time of
+    ///   an OK call at the other servers if that is longer. The maximum is the longer of 2 s and
+    ///   twenty such OK calls, and never more than 60 s.
+    /// - **When it ends sooner:** when the server ends another call with OK, unless its share of OK
+    ///   calls is below half of that of the other servers. The failed call then still counts as one
+    ///   call in flight until a call of usual length would have ended. The usual length is that of
+    ///   the server's OK calls, or of the other servers' if it has none; 2 s at most.
     ///
     /// If all servers fail alike, each keeps its share of the calls.
     pub fn load(&self) -> u64 {

@@ -46,8 +46,8 @@ use crate::connection::failure::BoxError;
 /// Files are read only when they have changed: on a thread for blocking work, and once for all
 /// connections that are made at that time. Roots, certificate chain and key always come from the
 /// same reading. While a key does not belong to its certificate, or a file is missing, empty or half
-/// written, the last valid settings stay in use. That is logged once at WARN, until the files are
-/// valid again. A folder that is swapped as a whole, as Kubernetes does with secrets, needs nothing
+/// written, the last valid settings stay in use. One WARN is logged; the next one only after the
+/// files were valid in between. A folder that is swapped as a whole, as Kubernetes does with secrets, needs nothing
 /// else. If the files are invalid at the beginning, building the channel, the resolver or the
 /// registrar fails with an error that names the file.
 ///
@@ -98,7 +98,7 @@ impl ClientTls {
     ///
     /// | the function | if it has returned a configuration before | if not |
     /// |---|---|---|
-    /// | returns an error | the last configuration stays in use, which is logged once at WARN | the attempt to connect fails, and another follows |
+    /// | returns an error | the last configuration stays in use, and one WARN is logged; the next one only after a success in between | the attempt to connect fails, and another follows |
     /// | panics | the attempt to connect fails, and another follows | the same |
     ///
     /// ```no_run
