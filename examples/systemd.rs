@@ -54,7 +54,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     // One `Serve` for each listener; what they register shares the registrar's lease.
     let (mut passed, mut servers, mut controls) = (ListenFd::from_env(), JoinSet::new(), Vec::new());
     for at in 0..passed.len() {
-        let serve = registrar.service(&*options.service).propagation(Duration::from_millis(200));
+        let serve = registrar.service(&*options.service).propagation_delay(Duration::from_millis(200));
         controls.push(serve.control());
         let router = Server::builder().add_service(GreeterServer::new(Me));
         let never = std::future::pending();

@@ -86,10 +86,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
     for server in channel.servers() {
         println!(
-            "{}: {:?}, {} calls, latency {:?}",
+            "{}: {:?}, {} attempts, latency {:?}",
             server.address(),
             server.state(),
-            server.calls(),
+            server.attempts(),
             server.latency()
         );
     }

@@ -253,7 +253,7 @@ mod timers;
 
 pub use address::Address;
 pub use balance::policy;
-pub use balance::policy::{Policy, testing};
+pub use balance::policy::{Policy, set::testing};
 pub use balance::{
     BalancedChannel, BalancedChannelBuilder, CallError, CallTimeout, ConnectivityState, ConnectivityStates,
     OutlierDetection, ResponseBody, ResponseFuture, RetryPolicy, ServedBy, ServerState, ServerStatus, WaitForReady,
@@ -276,7 +276,7 @@ pub use registrar::{
 pub use resolver::{
     ChangeStream, Resolution, ResolutionState, Resolver, ResolverBuilder, ServerKey, Snapshot, SnapshotEntry,
 };
-pub use serve::{CountCalls, Departure, Listener, Serve, ServeControl, ServeState, ServeStates};
+pub use serve::{CountCalls, CountCallsLayer, Departure, Listener, Serve, ServeControl, ServeState, ServeStates};
 pub use target::Target;
 /// rustls, in the release that [`ClientTls`] takes configurations of.
 #[cfg(feature = "_tls")]

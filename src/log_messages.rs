@@ -68,7 +68,7 @@
 //! | `deregistration failed, the key stays until its lease ends` | WARN | The server stopped without leaving etcd. Clients try it until the lease ends. | Check that etcd is reachable. |
 //! | `server draining, no more calls accepted` | INFO | GOAWAY is sent; the calls in flight go on. | Nothing. |
 //! | `idle connections closed` | INFO | Connections without a call in flight did not end within 0.75 s, and were closed. | Nothing. |
-//! | `drain ended with calls in flight, closing connections` | WARN | Calls took longer than `Serve::drain`. | Raise `Serve::drain`, or end long streams at shutdown. |
+//! | `drain ended with calls in flight, closing connections` | WARN | Calls took longer than `Serve::drain_timeout`. | Raise `Serve::drain_timeout`, or end long streams at shutdown. |
 //! | `drain ended, closing TLS connections of uncounted calls` | WARN | TLS connections were open at the end of the drain. Whether they had calls in flight is not known. | Add the layer of `Serve::count_calls`. |
 //! | `server stopped` | INFO | The server has ended. | Nothing. |
 //! | `server ended by itself` | WARN | tonic's server ended without being asked to, or failed. | See `error`. |

@@ -7,7 +7,7 @@
 //! decide whether the server is in the directory. At shutdown, clients that watch the whole server, or a name of
 //! [`Serve::health_name`](crate::Serve), are told `NOT_SERVING` before GOAWAY is sent. Other names that you set on the
 //! reporter keep their status. A health watch and a reflection stream are calls in flight: if their clients do not end
-//! them, the shutdown takes the whole of [`Serve::drain`](crate::Serve::drain). If clients watch the health, as Go
+//! them, the shutdown takes the whole of [`Serve::drain_timeout`](crate::Serve::drain_timeout). If clients watch the health, as Go
 //! clients with health checking do, lower that limit.
 //!
 //! ```no_run
@@ -285,12 +285,12 @@
 //!
 //! # What is waited for at the end
 //!
-//! - A connection with a call in flight is kept for up to [`Serve::drain`](crate::Serve::drain). A call is in flight
+//! - A connection with a call in flight is kept for up to [`Serve::drain_timeout`](crate::Serve::drain_timeout). A call is in flight
 //!   from the end of its request headers to the end of its response. That holds for streaming calls too.
 //! - A connection without a call ends when its client has acknowledged the PING that comes with GOAWAY. If that does
 //!   not come, the connection is closed after 0.75 s. This happens to clients that have sent nothing, are in their TLS
 //!   handshake, have sent half of a request's headers, or are gone.
 //! - With tonic's own TLS, calls are known only with [`Serve::count_calls`](crate::Serve::count_calls). Without it, a
-//!   connection whose client is gone is kept for the whole of [`Serve::drain`](crate::Serve::drain).
+//!   connection whose client is gone is kept for the whole of [`Serve::drain_timeout`](crate::Serve::drain_timeout).
 //! - A client whose round trip is longer than 0.75 s may lose a call that it sent before it saw
 //!   GOAWAY.

@@ -193,9 +193,9 @@ impl Listening {
             });
         }
         for (ms, step) in [
-            (options.deregister_ms, tonic_etcd::Serve::deregister_within as fn(_, _) -> _),
-            (options.propagation_ms, tonic_etcd::Serve::propagation),
-            (options.drain_ms, tonic_etcd::Serve::drain),
+            (options.deregister_ms, tonic_etcd::Serve::deregister_timeout as fn(_, _) -> _),
+            (options.propagation_ms, tonic_etcd::Serve::propagation_delay),
+            (options.drain_ms, tonic_etcd::Serve::drain_timeout),
         ] {
             if let Some(ms) = ms {
                 serve = step(serve, Duration::from_millis(ms));

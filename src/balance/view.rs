@@ -38,14 +38,14 @@ impl BalancedChannel {
                 SubchannelState::Ready(_) => ServerState::Ready,
                 SubchannelState::Shutdown => return None, // removed a moment ago
             };
-            let (calls, failures) = subchannel.calls();
+            let (attempts, failures) = subchannel.attempts();
             Some(ServerStatus {
                 address: subchannel.address().clone(),
                 state,
                 state_age: status.since.elapsed(),
                 in_flight: subchannel.in_flight(),
                 latency: subchannel.cost.latency(),
-                calls,
+                attempts,
                 failures,
                 last_error: status.last_error,
             })

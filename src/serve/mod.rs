@@ -28,9 +28,9 @@
 //! | step | at most | set by |
 //! |---|---|---|
 //! | one check | 5 s, then it is repeated | |
-//! | mark, and deregister | 5 s together | [`Serve::deregister_within`] |
-//! | clients see that it left | 1 s | [`Serve::propagation`] |
-//! | calls in flight | 20 s | [`Serve::drain`] |
+//! | mark, and deregister | 5 s together | [`Serve::deregister_timeout`] |
+//! | clients see that it left | 1 s | [`Serve::propagation_delay`] |
+//! | calls in flight | 20 s | [`Serve::drain_timeout`] |
 //! | connections without a call | 0.75 s, within the drain | |
 //! | tonic notices closed connections | 1 s | |
 //!
@@ -54,7 +54,7 @@ mod run;
 mod state;
 mod update_lock;
 
-pub use self::connections::calls::CountCalls;
+pub use self::connections::calls::{CountCalls, CountCallsLayer};
 pub use self::connections::listener::Listener;
 pub use self::control::ServeControl;
 pub use self::options::{Departure, Serve};

@@ -9,16 +9,16 @@ use crate::error::Error;
 use crate::instance::Instance;
 use crate::registrar::{Registrar, RegistrationOptions};
 use crate::secret;
-use crate::serve::connections::calls::{CallCounter, CountCalls};
+use crate::serve::connections::calls::{CallCounter, CountCallsLayer};
 use crate::serve::control::{ServeControl, StoppedAtDrop};
 use crate::serve::health::check::Check;
 use crate::target::Target;
 
-/// See [`Serve::deregister_within`].
+/// See [`Serve::deregister_timeout`].
 const DEREGISTER: Duration = Duration::from_secs(5);
-/// See [`Serve::propagation`].
+/// See [`Serve::propagation_delay`].
 const PROPAGATION: Duration = Duration::from_secs(1);
-/// See [`Serve::drain`].
+/// See [`Serve::drain_timeout`].
 const DRAIN: Duration = Duration::from_secs(20);
 
 /// How a server leaves the directory.
@@ -43,10 +43,10 @@ pub enum Departure {
 /// 2. It registers, once it knows its address and the checks pass ([`Serve::ready_when`], and the
 ///    first run of [`Serve::healthy_when`]).
 /// 3. When the shutdown signal comes, it deregisters, and goes on accepting calls for a fixed time
-///    so that clients can learn of that ([`Serve::propagation`]). With [`Departure::MarkDraining`]
+///    so that clients can learn of that ([`Serve::propagation_delay`]). With [`Departure::MarkDraining`]
 ///    it marks its instances, goes on accepting calls for that time, and then deregisters.
 /// 4. It sets its health service to `NOT_SERVING`, if it was given to `Serve::health`.
-/// 5. It sends GOAWAY, and finishes the calls in flight for up to [`Serve::drain`].
+/// 5. It sends GOAWAY, and finishes the calls in flight for up to [`Serve::drain_timeout`].
 /// 6. It closes the connections that are left, and [`Serve::serve`] returns.
 ///
 /// A server starts without etcd. From the shutdown signal on, each step has a time limit, also
@@ -327,12 +327,12 @@ impl Serve {
     /// etcd. With [`Departure::MarkDraining`], writing the mark and deleting the keys may each take
     /// half of this time.
     ///
-    /// With the defaults of [`Serve::propagation`] (1 s) and [`Serve::drain`] (20 s), these three
+    /// With the defaults of [`Serve::propagation_delay`] (1 s) and [`Serve::drain_timeout`] (20 s), these three
     /// steps take at most 26 s with either [`Departure`]. If calls are still in flight then, closing
     /// their connections may take up to 1 s more. Kubernetes' grace period is 30 s. While etcd is
     /// unavailable, deregistering may take the whole of this limit; the key then stays until the
     /// lease ends.
-    pub fn deregister_within(mut self, limit: Duration) -> Self {
+    pub fn deregister_timeout(mut self, limit: Duration) -> Self {
         self.deregister_within = limit;
         self
     }
@@ -346,7 +346,7 @@ impl Serve {
     /// With [`Departure::MarkDraining`], the server waits after the mark is written and before the
     /// keys are deleted, and not again after that. If the mark cannot be written for every service,
     /// the server waits after the keys are deleted.
-    pub fn propagation(mut self, wait: Duration) -> Self {
+    pub fn propagation_delay(mut self, wait: Duration) -> Self {
         self.propagation = wait;
         self
     }
@@ -355,7 +355,7 @@ impl Serve {
     /// over, their connections are closed. A connection without a call in flight is closed after
     /// 0.75 s if its client has not ended it: see
     /// [`serving`](crate::serving#what-is-waited-for-at-the-end).
-    pub fn drain(mut self, limit: Duration) -> Self {
+    pub fn drain_timeout(mut self, limit: Duration) -> Self {
         self.drain = limit;
         self
     }
@@ -364,7 +364,7 @@ impl Serve {
     ///
     /// It is needed if tonic does the TLS (`Server::tls_config`). It shows which connections have
     /// calls in flight. Without the layer, a TLS connection whose client is gone looks as if it had
-    /// one, and is kept for the whole of [`Serve::drain`]. Connections without TLS need no layer,
+    /// one, and is kept for the whole of [`Serve::drain_timeout`]. Connections without TLS need no layer,
     /// because their frames can be read. Put the layer first, so that it covers the other layers,
     /// and use it only in the router that is given to this `Serve`.
     ///
@@ -378,7 +378,7 @@ impl Serve {
     /// serve.serve(router, listener, shutdown).await
     /// # }
     /// ```
-    pub fn count_calls(&self) -> CountCalls {
+    pub fn count_calls(&self) -> CountCallsLayer {
         self.calls.layer()
     }
 

@@ -101,7 +101,7 @@ async fn states_are_told() {
     assert_eq!(connectivity.next().await, Some(ConnectivityState::Ready));
     greeted_by(&channel).await;
     let servers = channel.servers();
-    assert_eq!((servers.len(), servers[0].calls(), servers[0].failures()), (1, 1, 0));
+    assert_eq!((servers.len(), servers[0].attempts(), servers[0].failures()), (1, 1, 0));
     assert!(servers[0].latency().is_some() && servers[0].last_error().is_none());
     set.remove(&peer.address);
     assert_eq!(connectivity.next().await, Some(ConnectivityState::TransientFailure));

@@ -33,7 +33,7 @@ async fn calls_spread_over_all_servers_and_are_counted() {
     let spread = spread(&channel, 300).await;
     for server in channel.servers() {
         assert!(spread[&server.address().to_string()] > 30, "{spread:?}");
-        assert_eq!((server.calls(), server.in_flight()), (spread[&server.address().to_string()] as u64, 0));
+        assert_eq!((server.attempts(), server.in_flight()), (spread[&server.address().to_string()] as u64, 0));
     }
 }
 

@@ -90,7 +90,7 @@ async fn serve(
     let identity = Identity::from_pem(&pair.certificate, &pair.key);
     let tls = ServerTlsConfig::new().identity(identity).client_ca_root(Certificate::from_pem(trusted));
     let router = Server::builder().tls_config(tls).unwrap().add_service(GreeterServer::new(Me(name)));
-    let service = registrar.service("s").https().advertise("localhost").propagation(Duration::from_millis(300));
+    let service = registrar.service("s").https().advertise("localhost").propagation_delay(Duration::from_millis(300));
     let control = service.control();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let task = tokio::spawn(service.serve(router, listener, std::future::pending()));

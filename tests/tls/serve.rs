@@ -66,7 +66,7 @@ async fn it_is_called_by_tls_and_ends_with_all_its_connections() {
         Server::builder().tls_config(authority.server()).unwrap().add_service(GreeterServer::new(Me::default()));
     let registrar = Registrar::connect_lazy([etcd.endpoint()]).unwrap();
     let service = registrar.service("s").https().advertise("localhost");
-    let service = service.propagation(Duration::ZERO).drain(Duration::from_millis(200));
+    let service = service.propagation_delay(Duration::ZERO).drain_timeout(Duration::from_millis(200));
     let control = service.control();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let task = tokio::spawn(service.serve(router, listener, std::future::pending()));
@@ -91,7 +91,7 @@ async fn clients_show_their_certificates() {
     let tls = authority.server().client_ca_root(Certificate::from_pem(clients.0.pem()));
     let router = Server::builder().tls_config(tls).unwrap().add_service(GreeterServer::new(Me::default()));
     let registrar = Registrar::connect_lazy([etcd.endpoint()]).unwrap();
-    let serve = registrar.service("s").https().advertise("localhost").propagation(Duration::ZERO);
+    let serve = registrar.service("s").https().advertise("localhost").propagation_delay(Duration::ZERO);
     let (control, listener) = (serve.control(), TcpListener::bind("127.0.0.1:0").await.unwrap());
     let task = tokio::spawn(serve.serve(router, listener, std::future::pending()));
     control.ready(PATIENCE).await.unwrap();
@@ -122,7 +122,7 @@ struct Served {
 impl Served {
     async fn start(registrar: &Registrar, counted: bool, drain: Duration) -> Self {
         let (authority, me) = (Authority::new(), Me::default());
-        let serve = registrar.service("s").https().propagation(Duration::ZERO).drain(drain);
+        let serve = registrar.service("s").https().propagation_delay(Duration::ZERO).drain_timeout(drain);
         let server = Server::builder().tls_config(authority.server()).unwrap();
         let (control, listener) = (serve.control(), TcpListener::bind("127.0.0.1:0").await.unwrap());
         let (address, greeter) = (listener.local_addr().unwrap(), GreeterServer::new(me.clone()));

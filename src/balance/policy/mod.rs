@@ -87,7 +87,7 @@ mod least_request;
 mod peak_ewma;
 mod pick_first;
 mod round_robin;
-mod set;
+pub(crate) mod set;
 mod two_choices;
 
 use std::fmt;
@@ -104,7 +104,6 @@ pub use crate::balance::policy::pick_first::PickFirst;
 pub use crate::balance::policy::round_robin::RoundRobin;
 pub use crate::balance::policy::set::server::ReadyServer;
 pub(crate) use crate::balance::policy::set::server::ServerMetrics;
-pub use crate::balance::policy::set::testing;
 pub use crate::balance::policy::set::{PickNotifier, ReadySet};
 pub use crate::balance::subchannel::cost::LatencyEstimate;
 

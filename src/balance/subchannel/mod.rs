@@ -233,7 +233,7 @@ impl Subchannel {
     }
 
     /// Attempts that have ended, and those of them that failed.
-    pub(crate) fn calls(&self) -> (u64, u64) {
+    pub(crate) fn attempts(&self) -> (u64, u64) {
         let failures = self.failures.load(Ordering::Relaxed);
         (self.cost.ok_calls() + failures, failures)
     }
@@ -247,7 +247,7 @@ pub struct ServerStatus {
     pub(crate) state_age: Duration,
     pub(crate) in_flight: usize,
     pub(crate) latency: Option<Duration>,
-    pub(crate) calls: u64,
+    pub(crate) attempts: u64,
     pub(crate) failures: u64,
     pub(crate) last_error: Option<String>,
 }
@@ -282,11 +282,11 @@ impl ServerStatus {
 
     /// The number of attempts that have ended with a status, a failure or a passed deadline. Attempts that the server did not
     /// process, that were cancelled, or whose own requests failed do not count.
-    pub fn calls(&self) -> u64 {
-        self.calls
+    pub fn attempts(&self) -> u64 {
+        self.attempts
     }
 
-    /// The number of those [`ServerStatus::calls`] that ended with another code than OK, lost connections, resets and passed
+    /// The number of those [`ServerStatus::attempts`] that ended with another code than OK, lost connections, resets and passed
     /// deadlines included.
     pub fn failures(&self) -> u64 {
         self.failures

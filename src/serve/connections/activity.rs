@@ -23,7 +23,7 @@ pub(super) struct ConnectionActivity {
     writes: AtomicUsize,
     /// Counted over TLS only.
     reads: AtomicUsize,
-    /// The calls in flight by [`CountCalls`](crate::serve::CountCalls), if that is used.
+    /// The calls in flight by [`CountCallsLayer`](crate::serve::CountCallsLayer), if that is used.
     counted: Option<Arc<CallCount>>,
 }
 

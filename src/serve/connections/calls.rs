@@ -34,7 +34,7 @@ impl SocketPair {
 /// response body. Made by [`Serve::count_calls`](crate::serve::Serve::count_calls), for the router
 /// of that `Serve` only.
 #[derive(Clone, Debug)]
-pub struct CountCalls {
+pub struct CountCallsLayer {
     counter: Arc<CallCounter>,
 }
 
@@ -97,9 +97,9 @@ impl Drop for CallGuard {
 impl CallCounter {
     /// Makes the layer. From here on new connections are counted, so it must be made before the
     /// server accepts.
-    pub(crate) fn layer(self: &Arc<Self>) -> CountCalls {
+    pub(crate) fn layer(self: &Arc<Self>) -> CountCallsLayer {
         self.used.store(true, Ordering::Release);
-        CountCalls { counter: self.clone() }
+        CountCallsLayer { counter: self.clone() }
     }
 
     /// Whether the layer was made.
@@ -158,22 +158,22 @@ impl Drop for CountedConnection {
     }
 }
 
-impl<S> Layer<S> for CountCalls {
-    type Service = CountedService<S>;
+impl<S> Layer<S> for CountCallsLayer {
+    type Service = CountCalls<S>;
 
-    fn layer(&self, inner: S) -> CountedService<S> {
-        CountedService { inner, counter: self.counter.clone() }
+    fn layer(&self, inner: S) -> CountCalls<S> {
+        CountCalls { inner, counter: self.counter.clone() }
     }
 }
 
-/// A service whose calls are counted. Made by [`CountCalls`].
+/// A service whose calls are counted. Made by [`CountCallsLayer`].
 #[derive(Clone, Debug)]
-pub struct CountedService<S> {
+pub struct CountCalls<S> {
     inner: S,
     counter: Arc<CallCounter>,
 }
 
-impl<S, B, R> Service<Request<B>> for CountedService<S>
+impl<S, B, R> Service<Request<B>> for CountCalls<S>
 where
     S: Service<Request<B>, Response = Response<R>>,
     S::Future: Send + 'static,

@@ -6,7 +6,7 @@
 //! ```text
 //!   listener ──▶ Incoming ──▶ Socket ──▶ tonic, hyper          bytes ──▶ wire ──▶ ConnectionActivity ◀── Registry
 //!                   └───────── Registry::admit ──▶ handle                             ▲                    │ closes idle
-//!                                                              CountCalls (over TLS) ─┘                    ▼ sockets
+//!                                                         CountCallsLayer (over TLS) ─┘                    ▼ sockets
 //! ```
 //!
 //! # When a connection is idle
@@ -19,7 +19,7 @@
 //! | HTTP/1.1 without TLS | once the head of its first request is complete |
 //! | in its TLS handshake | never |
 //! | TLS, the client has sent nothing after the handshake | never |
-//! | TLS, with the layer of `CountCalls` | while a call is counted, or if the client was heard since GOAWAY |
+//! | TLS, with the layer of `CountCallsLayer` | while a call is counted, or if the client was heard since GOAWAY |
 //! | TLS, without the layer | always: nothing tells |
 //!
 //! Over TLS the layer sees a call end before its last bytes are written. So each write starts the

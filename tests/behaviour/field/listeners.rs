@@ -213,7 +213,7 @@ fn a_change_and_a_codec_ask_the_server() {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let router = Server::builder().add_routes(tonic::service::Routes::default());
             let served =
-                tokio::spawn(serve.propagation(Duration::ZERO).serve(router, listener, std::future::pending()));
+                tokio::spawn(serve.propagation_delay(Duration::ZERO).serve(router, listener, std::future::pending()));
             control.ready(PATIENCE).await.unwrap();
             control.update(asks(&control)).unwrap();
             assert!(codec.1.load(Ordering::Relaxed) >= 4, "once for each service, twice");

@@ -54,7 +54,7 @@ async fn stored(world: &World) -> BTreeMap<String, (String, i64)> {
 }
 
 fn of_three(registrar: &Registrar) -> (Serve, ServeControl) {
-    let serve = registrar.service("a").service("b").service("c").propagation(Duration::ZERO);
+    let serve = registrar.service("a").service("b").service("c").propagation_delay(Duration::ZERO);
     let control = serve.control();
     (serve, control)
 }
@@ -126,8 +126,8 @@ async fn what_etcd_refuses_is_told_of_its_service() {
     let root = world.protect("p/").await;
     let options = EtcdOptions::from([world.etcd.endpoint()]).user("user", "userpw");
     let registrar = Registrar::connect_lazy(options).unwrap();
-    let serve = registrar.service("p/a").service("q/b").propagation(Duration::ZERO);
-    let serve = serve.deregister_within(Duration::from_secs(1));
+    let serve = registrar.service("p/a").service("q/b").propagation_delay(Duration::ZERO);
+    let serve = serve.deregister_timeout(Duration::from_secs(1));
     let control = serve.control();
     let served = tokio::spawn(serve.serve(router(), listener().await, std::future::pending()));
     let stored = async || {

@@ -30,7 +30,7 @@ async fn answer(address: std::net::SocketAddr, request: &[u8]) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_axum_router_of_ones_own() {
     let world = World::start().await;
-    let serve = registrar(&world).service("s").propagation(Duration::ZERO).drain(PATIENCE * 2);
+    let serve = registrar(&world).service("s").propagation_delay(Duration::ZERO).drain_timeout(PATIENCE * 2);
     let control = serve.control();
     let ready = control.clone();
     let probe = axum::routing::get(move || {
@@ -65,7 +65,7 @@ fn hello() -> greeter_proto::HelloRequest {
 #[tokio::test(flavor = "multi_thread")]
 async fn browsers_by_tonic_web() {
     let world = World::start().await;
-    let serve = registrar(&world).service("s").propagation(Duration::ZERO).drain(PATIENCE * 2);
+    let serve = registrar(&world).service("s").propagation_delay(Duration::ZERO).drain_timeout(PATIENCE * 2);
     let control = serve.control();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -92,7 +92,7 @@ async fn several_services_and_listeners_share_a_registrar() {
     let world = World::start().await;
     let (registrar, folder) = (registrar(&world), tempfile::tempdir().unwrap());
     let path = folder.path().join("greeter.sock");
-    let serve = || registrar.service("s").service("team/other").propagation(Duration::ZERO);
+    let serve = || registrar.service("s").service("team/other").propagation_delay(Duration::ZERO);
     let (tcp, unix) = (serve(), serve());
     let controls = [tcp.control(), unix.control()];
     let router = || Server::builder().add_service(GreeterServer::new(Me::default()));

@@ -63,7 +63,7 @@ async fn it_leaves_the_directory_while_it_is_not_healthy() {
     let (is_healthy, asked) = (healthy.clone(), Arc::new(AtomicUsize::new(0)));
     let asks = asked.clone();
     let served = Served::ready(&registrar, |serve| {
-        serve.propagation(Duration::ZERO).healthy_when(Duration::from_millis(10), move || {
+        serve.propagation_delay(Duration::ZERO).healthy_when(Duration::from_millis(10), move || {
             asks.fetch_add(1, Ordering::SeqCst);
             let healthy = is_healthy.load(Ordering::SeqCst);
             async move { if healthy { Ok(()) } else { Err("its database is away") } }
@@ -104,7 +104,7 @@ async fn a_check_that_panics_has_failed() {
     let panic = |when: &AtomicUsize, now: usize| assert_ne!(when.load(Ordering::SeqCst), now, "asked for");
     let served = Served::start(&registrar, |serve| {
         serve
-            .propagation(Duration::ZERO)
+            .propagation_delay(Duration::ZERO)
             .ready_when(move || {
                 panic(&starts, 1);
                 async { Ok::<_, Error>(()) }

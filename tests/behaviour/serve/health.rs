@@ -35,7 +35,7 @@ impl Served {
         let (reporter, health) = health_reporter();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let serve = say(registrar.service("s").propagation(Duration::ZERO), &reporter);
+        let serve = say(registrar.service("s").propagation_delay(Duration::ZERO), &reporter);
         let control = serve.control();
         let router = Server::builder().add_service(health).add_service(GreeterServer::new(Me::default()));
         let task = tokio::spawn(serve.serve(router, listener, std::future::pending()));
@@ -61,7 +61,7 @@ async fn each_service_is_there_while_it_serves_and_none_while_the_server_does_no
     let registrar = registrar(&world);
     let mut served = Served::start(&registrar, |serve, reporter| {
         let serve = serve.health(reporter).health_of::<GreeterServer<Me>>();
-        serve.service("other").health_name("other.Other").propagation(Duration::from_millis(300))
+        serve.service("other").health_name("other.Other").propagation_delay(Duration::from_millis(300))
     })
     .await;
     let [greeter, other] = served.keys.clone();
@@ -150,7 +150,7 @@ async fn health_and_reflection_are_services_beside_ones_own() {
     let router =
         Server::builder().add_service(health).add_service(reflection).add_service(GreeterServer::new(Me::default()));
     let serve = registrar(&world).service("s").health(&reporter).health_of::<GreeterServer<Me>>();
-    let serve = serve.propagation(Duration::ZERO).drain(PATIENCE * 2);
+    let serve = serve.propagation_delay(Duration::ZERO).drain_timeout(PATIENCE * 2);
     let control = serve.control();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let task = tokio::spawn(serve.serve(router, listener, std::future::pending()));

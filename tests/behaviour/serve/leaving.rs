@@ -14,7 +14,7 @@ use crate::support::{PATIENCE, World, resolved, until};
 #[tokio::test(flavor = "multi_thread")]
 async fn it_serves_on_until_the_clients_have_seen_that_it_left() {
     let world = World::start().await;
-    let mut served = Served::ready(&registrar(&world), |serve| serve.propagation(PATIENCE)).await;
+    let mut served = Served::ready(&registrar(&world), |serve| serve.propagation_delay(PATIENCE)).await;
     served.stop();
     gone(&world, &served.key()).await;
     assert!(world.leases().await.is_empty(), "the last one goes with its lease");
@@ -27,7 +27,7 @@ async fn it_serves_on_until_the_clients_have_seen_that_it_left() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_on_its_way_is_answered() {
     let world = World::start().await;
-    let mut served = Served::ready(&registrar(&world), |serve| serve.propagation(Duration::ZERO)).await;
+    let mut served = Served::ready(&registrar(&world), |serve| serve.propagation_delay(Duration::ZERO)).await;
     let call = waiting(&served).await;
     served.stop();
     served.reaches("draining", |state| matches!(state, ServeState::Draining { why: None, .. })).await;
@@ -41,7 +41,8 @@ async fn what_is_on_its_way_is_answered() {
 async fn what_takes_too_long_is_cut_off_at_the_end_of_the_drain() {
     let world = World::start().await;
     let limit = Duration::from_millis(300);
-    let mut served = Served::ready(&registrar(&world), |serve| serve.propagation(Duration::ZERO).drain(limit)).await;
+    let mut served =
+        Served::ready(&registrar(&world), |serve| serve.propagation_delay(Duration::ZERO).drain_timeout(limit)).await;
     let call = waiting(&served).await;
     let silent = tokio::net::TcpStream::connect(served.address).await.unwrap();
     let me = served.me.clone();
@@ -63,7 +64,7 @@ async fn it_stops_in_time_while_etcd_is_down_or_frozen() {
         let registrar = Registrar::connect_lazy([world.etcd.endpoint()]).unwrap();
         // Where it could not leave there is nothing for clients to see, and no wait for it.
         let mut served =
-            Served::ready(&registrar, |serve| serve.deregister_within(limit).propagation(PATIENCE * 10)).await;
+            Served::ready(&registrar, |serve| serve.deregister_timeout(limit).propagation_delay(PATIENCE * 10)).await;
         let call = waiting(&served).await;
         if frozen {
             world.etcd.freeze();
@@ -87,7 +88,7 @@ async fn it_stops_in_time_while_etcd_is_down_or_frozen() {
 async fn one_that_was_never_in_etcd_stops_at_once() {
     let world = World::start().await;
     world.etcd.kill();
-    let mut served = Served::start(&registrar(&world), |serve| serve.propagation(PATIENCE * 10)).await;
+    let mut served = Served::start(&registrar(&world), |serve| serve.propagation_delay(PATIENCE * 10)).await;
     served.reaches("serving", |state| matches!(state, ServeState::Serving)).await;
     let began = Instant::now();
     served.stop();
@@ -101,7 +102,7 @@ async fn one_that_was_never_ready_is_not_marked_and_stops_at_once() {
     let world = World::start().await;
     let mut served = Served::start(&registrar(&world), |serve| {
         let never = || async { Err::<(), _>("cold cache") };
-        serve.departure(Departure::MarkDraining).propagation(PATIENCE * 10).ready_when(never)
+        serve.departure(Departure::MarkDraining).propagation_delay(PATIENCE * 10).ready_when(never)
     })
     .await;
     served.reaches("the reason", |state| matches!(state, ServeState::Starting { why: Some(_), .. })).await;
@@ -116,7 +117,7 @@ async fn one_that_is_paused_for_long_stops_at_once() {
     let wait = Duration::from_secs(6);
     for (departure, key) in [(Departure::Deregister, "a"), (Departure::MarkDraining, "b")] {
         let served = Served::ready(&registrar(&world), |serve| {
-            serve.departure(departure).propagation(wait).registration(RegistrationOptions::new().key(key))
+            serve.departure(departure).propagation_delay(wait).registration(RegistrationOptions::new().key(key))
         })
         .await;
         served.control.pause();
@@ -134,7 +135,7 @@ async fn one_that_is_paused_for_long_stops_at_once() {
 async fn it_can_be_marked_before_it_goes() {
     let world = World::start().await;
     let mut served = Served::ready(&registrar(&world), |serve| {
-        serve.departure(Departure::MarkDraining).propagation(Duration::from_millis(500))
+        serve.departure(Departure::MarkDraining).propagation_delay(Duration::from_millis(500))
     })
     .await;
     let resolution = world.resolver().resolve("s").unwrap();
@@ -152,9 +153,10 @@ async fn it_can_be_marked_before_it_goes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_mark_stays_when_the_instance_is_changed() {
     let world = World::start().await;
-    let mut served =
-        Served::ready(&registrar(&world), |serve| serve.departure(Departure::MarkDraining).propagation(PATIENCE * 10))
-            .await;
+    let mut served = Served::ready(&registrar(&world), |serve| {
+        serve.departure(Departure::MarkDraining).propagation_delay(PATIENCE * 10)
+    })
+    .await;
     let resolution = world.resolver().resolve("s").unwrap();
     served.stop();
     resolved(&resolution, "the mark", |set| set.instances().any(Instance::is_draining)).await;
@@ -171,7 +173,7 @@ async fn an_update_that_hangs_holds_up_no_call_and_no_end() {
     let world = World::start().await;
     let limit = Duration::from_secs(4);
     let mut served = Served::ready(&registrar(&world), |serve| {
-        serve.departure(Departure::MarkDraining).propagation(Duration::ZERO).deregister_within(limit)
+        serve.departure(Departure::MarkDraining).propagation_delay(Duration::ZERO).deregister_timeout(limit)
     })
     .await;
     let ((begun, has_begun), (end, ends)) = (mpsc::channel(), mpsc::channel::<()>());
@@ -200,9 +202,9 @@ async fn limits_beyond_all_time_do_no_harm() {
     let forever = Duration::MAX;
     let served = Served::ready(&registrar(&world), |serve| {
         serve
-            .deregister_within(forever)
-            .drain(forever)
-            .propagation(Duration::ZERO)
+            .deregister_timeout(forever)
+            .drain_timeout(forever)
+            .propagation_delay(Duration::ZERO)
             .healthy_when(forever, || async { Ok::<_, std::io::Error>(()) })
     })
     .await;
@@ -218,7 +220,7 @@ async fn one_that_cannot_be_marked_leaves_as_others_do() {
     // Plain addresses have no room for a mark.
     let registrar = Registrar::builder([world.etcd.endpoint()]).codec(tonic_etcd::codec::Plain).connect_lazy().unwrap();
     let mut served =
-        Served::ready(&registrar, |serve| serve.departure(Departure::MarkDraining).propagation(PATIENCE)).await;
+        Served::ready(&registrar, |serve| serve.departure(Departure::MarkDraining).propagation_delay(PATIENCE)).await;
     served.stop();
     gone(&world, &served.key()).await;
     assert!(matches!(served.control.state(), ServeState::Leaving), "clients get their time all the same");
@@ -231,7 +233,7 @@ async fn marking_takes_no_longer_than_leaving_may() {
     let registrar = Registrar::connect_lazy([world.etcd.endpoint()]).unwrap();
     let limit = Duration::from_millis(400);
     let mut served = Served::ready(&registrar, |serve| {
-        serve.departure(Departure::MarkDraining).deregister_within(limit).propagation(PATIENCE * 10)
+        serve.departure(Departure::MarkDraining).deregister_timeout(limit).propagation_delay(PATIENCE * 10)
     })
     .await;
     world.etcd.freeze();
@@ -246,9 +248,10 @@ async fn clients_may_know_one_address_of_two() {
     let admin = world.protect("s/10.0.0.1:1").await;
     let options = EtcdOptions::from([world.etcd.endpoint()]).user("user", "userpw");
     let registrar = Registrar::connect_lazy(options).unwrap();
-    let mut served =
-        Served::start(&registrar, |serve| serve.advertise("10.0.0.1:1").advertise("10.0.0.2:1").propagation(PATIENCE))
-            .await;
+    let mut served = Served::start(&registrar, |serve| {
+        serve.advertise("10.0.0.1:1").advertise("10.0.0.2:1").propagation_delay(PATIENCE)
+    })
+    .await;
     let there = async || {
         let got = admin.kv_client().get("s/10.0.0.1:1", None).await.ok()?;
         Some(!got.kvs().is_empty())

@@ -27,7 +27,7 @@ use crate::support::{PATIENCE, World, until};
 async fn it_is_found_while_it_serves_and_not_after() {
     let world = World::start().await;
     let registrar = registrar(&world);
-    let mut served = Served::start(&registrar, |serve| serve.propagation(Duration::from_millis(50))).await;
+    let mut served = Served::start(&registrar, |serve| serve.propagation_delay(Duration::from_millis(50))).await;
     let mut states = served.control.states();
     served.control.ready(PATIENCE).await.unwrap();
     assert!(served.control.is_ready() && registrar.health().is_ready());
@@ -91,7 +91,7 @@ async fn several_services_share_a_server_and_a_lease() {
     let world = World::start().await;
     let registrar = registrar(&world);
     let served = Served::ready(&registrar, |serve| {
-        serve.service("team/other").describe(|instance| instance.with_weight(3)).propagation(Duration::ZERO)
+        serve.service("team/other").describe(|instance| instance.with_weight(3)).propagation_delay(Duration::ZERO)
     })
     .await;
     let contents = world.contents("").await;
@@ -150,7 +150,7 @@ async fn a_key_of_its_own_is_refused_to_others() {
     let primary = |serve: Serve| {
         serve
             .registration(RegistrationOptions::new().key("primary").conflict(Conflict::Wait))
-            .propagation(Duration::ZERO)
+            .propagation_delay(Duration::ZERO)
     };
     let holder = Served::ready(&first, primary).await;
     let waits = Served::start(&second, primary).await;
@@ -231,7 +231,7 @@ async fn a_stream_that_ends_is_a_signal_to_leave() {
     let (connections, incoming) = unbounded_channel::<std::io::Result<DuplexStream>>();
     let me = Me::default();
     let router = Server::builder().add_service(GreeterServer::new(me.clone()));
-    let serve = registrar(&world).service("s").advertise("h:1").propagation(Duration::ZERO);
+    let serve = registrar(&world).service("s").advertise("h:1").propagation_delay(Duration::ZERO);
     let control = serve.control();
     let task = tokio::spawn(serve.serve_with_incoming(router, UnboundedReceiverStream::new(incoming), pending()));
     control.ready(PATIENCE).await.unwrap();

@@ -95,7 +95,7 @@ async fn ends(served: Served) -> Duration {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_has_no_call_in_flight_is_not_waited_for() {
     let world = World::start().await;
-    let serve = |serve: Serve| serve.propagation(Duration::ZERO).drain(PATIENCE * 2);
+    let serve = |serve: Serve| serve.propagation_delay(Duration::ZERO).drain_timeout(PATIENCE * 2);
     let served = Served::ready(&registrar(&world), serve).await;
     let (proxy, _client) = gone(served.address).await;
     proxy.stall();
@@ -124,7 +124,7 @@ async fn who_has_no_call_in_flight_is_not_waited_for() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_only_pings_is_not_waited_for() {
     let world = World::start().await;
-    let serve = |serve: Serve| serve.propagation(Duration::ZERO).drain(PATIENCE * 2);
+    let serve = |serve: Serve| serve.propagation_delay(Duration::ZERO).drain_timeout(PATIENCE * 2);
     let served = Served::ready(&registrar(&world), serve).await;
     let mut stream = said(served.address, &[PREFACE, SETTINGS, PING]).await;
     let pings = tokio::spawn(async move {
@@ -147,7 +147,9 @@ async fn who_only_pings_is_not_waited_for() {
 #[tokio::test(flavor = "multi_thread")]
 async fn half_a_request_is_not_waited_for() {
     let world = World::start().await;
-    let served = with_http1(&registrar(&world), |serve| serve.propagation(Duration::ZERO).drain(PATIENCE * 2)).await;
+    let served =
+        with_http1(&registrar(&world), |serve| serve.propagation_delay(Duration::ZERO).drain_timeout(PATIENCE * 2))
+            .await;
     let (whole, half) = (http1("you"), &http1("you")[..40]);
     let mut streams = Vec::new();
     for parts in [&[][..], &[half], &[&PREFACE[..20]], &[b"\r\n\r\n", half], &[&whole], &[&whole, half]] {
@@ -176,7 +178,8 @@ async fn a_call_in_flight_keeps_the_whole_drain() {
     let (http2, browser) = tokio::join!(
         async {
             let served =
-                Served::ready(&registrar(&world), |serve| serve.propagation(Duration::ZERO).drain(drain)).await;
+                Served::ready(&registrar(&world), |serve| serve.propagation_delay(Duration::ZERO).drain_timeout(drain))
+                    .await;
             let (proxy, mut client) = gone(served.address).await;
             let call = tokio::spawn(async move { greet(&mut client, "wait").await });
             until("the call", async || (served.me.begun() == 2).then_some(())).await;
@@ -187,7 +190,10 @@ async fn a_call_in_flight_keeps_the_whole_drain() {
         },
         async {
             let served = with_http1(&registrar(&world), |serve| {
-                serve.registration(RegistrationOptions::new().key("http1")).propagation(Duration::ZERO).drain(drain)
+                serve
+                    .registration(RegistrationOptions::new().key("http1"))
+                    .propagation_delay(Duration::ZERO)
+                    .drain_timeout(drain)
             })
             .await;
             // Its head counts, not what follows.
@@ -208,7 +214,9 @@ async fn a_call_in_flight_keeps_the_whole_drain() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_busy_one_ends_by_itself() {
     let world = World::start().await;
-    let served = Served::ready(&registrar(&world), |serve| serve.propagation(Duration::ZERO).drain(PATIENCE * 2)).await;
+    let served =
+        Served::ready(&registrar(&world), |serve| serve.propagation_delay(Duration::ZERO).drain_timeout(PATIENCE * 2))
+            .await;
     let (proxy, mut client) = gone(served.address).await;
     let lost = tokio::spawn(async move { greet(&mut client, "wait").await });
     until("the call", async || (served.me.begun() == 2).then_some(())).await;
@@ -233,7 +241,7 @@ async fn calls_that_have_ended_in_any_way_are_not_waited_for() {
     let world = World::start().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (address, me) = (listener.local_addr().unwrap(), Me::default());
-    let serve = registrar(&world).service("s").propagation(Duration::ZERO).drain(PATIENCE * 2);
+    let serve = registrar(&world).service("s").propagation_delay(Duration::ZERO).drain_timeout(PATIENCE * 2);
     let control = serve.control();
     let builder = Server::builder().http2_max_header_list_size(1 << 20).max_concurrent_streams(16);
     let builder = builder.http2_max_pending_accept_reset_streams(Some(1 << 10));
@@ -296,7 +304,8 @@ async fn connections_of_ones_own_end_as_others_do() {
     let world = World::start().await;
     for (busy, drain) in [(false, PATIENCE * 2), (true, Duration::from_secs(2))] {
         let (accept, incoming) = unbounded_channel::<io::Result<DuplexStream>>();
-        let serve = registrar(&world).service("s").advertise("h:1").propagation(Duration::ZERO).drain(drain);
+        let serve =
+            registrar(&world).service("s").advertise("h:1").propagation_delay(Duration::ZERO).drain_timeout(drain);
         let control = serve.control();
         let router = Server::builder().add_service(StreamsServer::new(Endless));
         let task = tokio::spawn(serve.serve_with_incoming(router, UnboundedReceiverStream::new(incoming), pending()));

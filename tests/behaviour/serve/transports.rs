@@ -29,7 +29,7 @@ async fn a_unix_socket_is_found_on_its_host() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("greeter.sock");
     let listener = UnixListener::bind(&path).unwrap();
-    let serve = registrar(&world).service("s").propagation(Duration::ZERO);
+    let serve = registrar(&world).service("s").propagation_delay(Duration::ZERO);
     let control = serve.control();
     let router = Server::builder().add_service(GreeterServer::new(Me::default()));
     let task = tokio::spawn(serve.serve(router, listener, std::future::pending()));
@@ -53,7 +53,7 @@ async fn any_router_with_any_layers_on_tonics_own_listener() {
     };
     let layers = tower::ServiceBuilder::new().layer(InterceptorLayer::new(refuse)).into_inner();
     let router = Server::builder().layer(layers).add_service(GreeterServer::new(Me::default()));
-    let serve = registrar(&world).service("s").propagation(Duration::ZERO);
+    let serve = registrar(&world).service("s").propagation_delay(Duration::ZERO);
     let control = serve.control();
     let task = tokio::spawn(serve.serve(router, incoming, std::future::pending()));
     control.ready(PATIENCE).await.unwrap();
@@ -75,7 +75,7 @@ async fn the_file_of_a_socket_goes_with_its_server() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("greeter.sock");
     let serve = || {
-        let (me, serve) = (Me::default(), registrar.service("s").propagation(Duration::ZERO));
+        let (me, serve) = (Me::default(), registrar.service("s").propagation_delay(Duration::ZERO));
         let control = serve.control();
         let router = Server::builder().add_service(GreeterServer::new(me.clone()));
         let task = tokio::spawn(serve.serve(router, UnixListener::bind(&path).unwrap(), std::future::pending()));

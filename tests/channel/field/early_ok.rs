@@ -63,7 +63,7 @@ async fn called(address: SocketAddr) -> Result<usize, tonic::Status> {
         count += 1;
     }
     let servers = channel.servers();
-    assert_eq!((servers[0].calls(), servers[0].failures()), (1, 0));
+    assert_eq!((servers[0].attempts(), servers[0].failures()), (1, 0));
     Ok(count)
 }
 

@@ -80,7 +80,7 @@ async fn assert_reset(stock: &Stock, channel: &BalancedChannel) {
     until("the reset to come", || stock.ended().len() == 1).await;
     assert!(matches!(stock.ended()[..], [(1, Some(_))]), "no orderly end: {:?}", stock.ended());
     let servers = channel.servers();
-    assert_eq!((servers[0].calls(), servers[0].failures(), servers[0].in_flight()), (0, 0, 0));
+    assert_eq!((servers[0].attempts(), servers[0].failures(), servers[0].in_flight()), (0, 0, 0));
 }
 
 fn assert_panicked(status: &Status) {
@@ -119,7 +119,7 @@ async fn a_request_that_panics_before_the_answer_ends_the_call() {
     go.notify_one();
     assert_panicked(&call.await.unwrap().unwrap_err());
     until("the reset to come", || stock.ended().iter().any(|(count, error)| *count == 1 && error.is_some())).await;
-    assert_eq!((channel.servers()[0].calls(), channel.servers()[0].failures()), (0, 0));
+    assert_eq!((channel.servers()[0].attempts(), channel.servers()[0].failures()), (0, 0));
 }
 
 /// F44: the end of `is_end_stream` is the body's too.

@@ -105,7 +105,7 @@ mod renewal {
         let tls = tls.client_ca_root(Certificate::from_pem(authority.0.pem()));
         let router = Server::builder().tls_config(tls)?.add_service(GreeterServer::new(Me));
         let service = registrar.service("renewed").https().advertise("localhost");
-        let service = service.propagation(Duration::from_millis(500));
+        let service = service.propagation_delay(Duration::from_millis(500));
         let control = service.control();
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let task = tokio::spawn(service.serve(router, listener, std::future::pending()));

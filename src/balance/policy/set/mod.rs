@@ -126,8 +126,8 @@ impl PickNotifier {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::balance::policy::set::testing::{TestServer, ready_set};
     use crate::instance::Instance;
+    use crate::testing::{TestServer, ready_set};
 
     fn set(weights: &[Option<u32>]) -> ReadySet {
         let server = |weight: &Option<u32>| {
