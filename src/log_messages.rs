@@ -26,7 +26,7 @@
 //! | message | level | meaning | what to do |
 //! |---|---|---|---|
 //! | `server cannot be connected, retrying` | WARN | Connecting to a server failed, for the first time since it was last connected or became known (`service`, `server`, `error`, `retry_in_ms`). Further failures are silent until it is connected again. | See `error`. Check whether the server runs, listens at the registered address, and is reachable from here; with TLS, whether the certificates match. |
-//! | `server silent, connecting again` | WARN | The server did not acknowledge a PING in time, so the connection was closed; the calls on it failed (`service`, `server`, `error`). | Look for a frozen process, a lost host, or a network that drops packets. If the server is only slow, raise the timeout of `KeepAlive`. |
+//! | `server silent, connecting again` | WARN | Nothing was read from the server within the timeout after a PING, so the connection was closed; the calls on it failed (`service`, `server`, `error`). | Look for a frozen process, a lost host, or a network that drops packets. If the server is only slow, raise the timeout of `KeepAlive`. |
 //! | `server complained of pings, sending half as many` | WARN | The server ended the connection with `too_many_pings` (`service`, `server`). From now on it is pinged half as often. | Allow the interval at the server (Go: `keepalive.EnforcementPolicy`), or raise the interval of `KeepAlive`. |
 //! | `server connected again` | INFO | A server about which a warning was logged is connected again (`service`, `server`). | Nothing. |
 //! | `server ejected` | INFO | Outlier detection took the server out because its calls failed more than its peers' (`service`, `server`). | See the server's errors; `BalancedChannel::servers` has its counts. |
@@ -63,7 +63,7 @@
 //! | `address to register unknown, retrying` | WARN | The address of etcd, or a route to it, is not known yet. | Check DNS and the network, or set `Serve::advertise` or `TONIC_ETCD_ADVERTISE`. |
 //! | `advertised address is loopback because etcd is on this host, other hosts cannot reach it` | WARN | The server listens on every interface, and reaches etcd by loopback. | Nothing on a developer's host; otherwise set `Serve::advertise`. |
 //! | `advertised address is of an address family that is not listened on` | WARN | The address has the listener's port and a family that it does not accept. It works only if something forwards the connections. | Listen on both families, or correct the address. |
-//! | `instance change refused, leaving it out` | WARN | A change by `ServeControl::update`, made before the server was registered, could not be applied: its function returned an error or panicked, or its result was refused. | Correct the change that `error` names. |
+//! | `instance change refused, leaving it out` | WARN | A change by `ServeControl::update`, made before the server was registered, could not be applied: its function returned an error or panicked. | Correct the change that `error` names. |
 //! | `draining mark failed, leaving without it` | WARN | `Departure::MarkDraining` could not write the mark in time. The server deregisters without it. | Check that etcd is reachable. |
 //! | `deregistration failed, the key stays until its lease ends` | WARN | The server stopped without leaving etcd. Clients try it until the lease ends. | Check that etcd is reachable. |
 //! | `server draining, no more calls accepted` | INFO | GOAWAY is sent; the calls in flight go on. | Nothing. |
