@@ -79,7 +79,7 @@ impl Counter {
         };
         let mut runs = Vec::new();
         for _ in 0..self::runs(case.side) {
-            let (short, long) = both(|| collect_client(&job(short)), || collect_client(&job(long)))?;
+            let (short, long) = both(&job(short), &job(long), collect_client)?;
             runs.push((long.0 - short.0, long.1 - short.1));
         }
         let calls = (long - short) as f64 * case.workers as f64;
@@ -93,22 +93,23 @@ pub(crate) fn server_instructions(deadline: Deadline) -> Result<f64, String> {
     let (short, long) = lengths(1);
     let mut runs = Vec::new();
     for _ in 0..self::runs(Side::Ours) {
-        let (short, long) = both(|| collect_server(deadline, short), || collect_server(deadline, long))?;
+        let (short, long) = both(short, long, |calls| collect_server(deadline, calls))?;
         runs.push(long - short);
     }
     Ok(median(runs) / (long - short) as f64)
 }
 
-/// Runs both at the same time: under valgrind a process uses one core.
-fn both<T: Send>(
-    one: impl FnOnce() -> Result<T, String> + Send,
-    other: impl FnOnce() -> Result<T, String>,
+/// The short and the long run at the same time: under valgrind a process uses one core.
+fn both<J: Send, T: Send>(
+    short: J,
+    long: J,
+    collect: impl Fn(J) -> Result<T, String> + Sync,
 ) -> Result<(T, T), String> {
     thread::scope(|scope| {
-        let one = scope.spawn(one);
-        let other = other();
-        let one = one.join().map_err(|_| "a client under valgrind could not be watched".to_owned())?;
-        Ok((one?, other?))
+        let short = scope.spawn(|| collect(short));
+        let long = collect(long);
+        let short = short.join().map_err(|_| "the short run was not watched to its end".to_owned())?;
+        Ok((short?, long?))
     })
 }
 
