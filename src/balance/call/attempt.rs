@@ -24,13 +24,6 @@ use crate::balance::status;
 use crate::balance::status::headers::request_too_large;
 use crate::connection::{Exchange, FailureKind};
 
-/// What became of the sending of a request.
-pub(super) enum SendResult {
-    Sent(Exchange<ReplayBody>, AttemptReporter),
-    /// It was not sent.
-    Ended(AttemptOutcome),
-}
-
 impl CallState {
     /// Sends the request and waits for the head of the response, a failure, or the deadline.
     ///
@@ -41,8 +34,8 @@ impl CallState {
     /// Dropping the future cancels the call: the exchange resets its stream, and the reporter counts a call that was given up.
     pub(super) async fn attempt(&mut self, picked: PickedServer, sent_at: Duration) -> AttemptOutcome {
         let (mut exchange, mut reporter) = match self.send(picked, sent_at) {
-            SendResult::Sent(exchange, reporter) => (exchange, reporter),
-            SendResult::Ended(outcome) => return outcome,
+            Ok(sent) => sent,
+            Err(outcome) => return *outcome,
         };
         let mut timer = DeadlineTimer::new(self.wait_limits.deadline);
         // The exchange first: a response that is there counts, even if the deadline passes at the same moment.
@@ -68,32 +61,39 @@ impl CallState {
     }
 
     /// Sends the request of the first attempt, or of one that follows another.
+    ///
+    /// # Errors
+    /// What becomes of the call if it was not sent.
     #[inline]
-    pub(super) fn send(&mut self, picked: PickedServer, sent_at: Duration) -> SendResult {
+    pub(super) fn send(
+        &mut self,
+        picked: PickedServer,
+        sent_at: Duration,
+    ) -> Result<(Exchange<ReplayBody>, AttemptReporter), Box<AttemptOutcome>> {
         let PickedServer { subchannel, permit, picker } = picked;
         let Some(head) = self.request_head(&subchannel, self.attempts) else {
             let status = self.deadline_exceeded_unsent();
-            return SendResult::Ended(Done(self.last_result_or(status)));
+            return Err(Box::new(Done(self.last_result_or(status))));
         };
         let limit = subchannel.connection.request_limit();
         if let Some(status) = request_too_large(&head, self.header_size, limit, subchannel.subchannel.address()) {
-            return SendResult::Ended(Done(self.last_result_or(status)));
+            return Err(Box::new(Done(self.last_result_or(status))));
         }
         // `AttemptOutcome::Retry` gives it back after each attempt but the last.
         let Some(body) = self.body.take() else {
-            return SendResult::Ended(Done(Err(Status::internal("the request is gone"))));
+            return Err(Box::new(Done(Err(Status::internal("the request is gone")))));
         };
         let exchange = match subchannel.connection.exchange(permit, head, body) {
             Ok(exchange) => exchange,
             Err((failure, body)) if failure.kind == FailureKind::NotSent => {
-                return SendResult::Ended(self.retry_unprocessed(subchannel, failure, body));
+                return Err(Box::new(self.retry_unprocessed(subchannel, failure, body)));
             }
             Err((failure, _)) => {
                 let status = status::from_failure(failure, subchannel.subchannel.address());
-                return SendResult::Ended(Done(self.last_result_or(status)));
+                return Err(Box::new(Done(self.last_result_or(status))));
             }
         };
-        SendResult::Sent(exchange, AttemptReporter::new(subchannel, picker, self.shared.clone(), sent_at))
+        Ok((exchange, AttemptReporter::new(subchannel, picker, self.shared.clone(), sent_at)))
     }
 
     /// Holds a response back until its status is known, and decides then.

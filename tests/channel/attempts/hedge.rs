@@ -135,7 +135,7 @@ async fn attempts_bound_hedges_and_the_deadline_blames_the_oldest() {
     let status = greet(&channel).await.unwrap_err();
     assert_eq!((status.code(), server_of(&status)), (Code::DeadlineExceeded, servers.name(0)));
     assert_eq!(servers.calls(), [1, 1, 1, 0]);
-    let failures: Vec<_> = channel.servers().iter().map(|server| server.failures()).collect();
+    let failures: Vec<_> = channel.servers().iter().map(tonic_etcd::ServerStatus::failures).collect();
     assert_eq!(failures, [1, 0, 0, 0]);
     until("all to be cancelled", || servers.peers.iter().map(|peer| peer.seen.cancelled()).sum::<usize>() == 3).await;
 }

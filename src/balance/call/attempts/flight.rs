@@ -37,6 +37,7 @@ pub(super) struct Attempt {
     sent: SentAttempt,
 }
 
+#[allow(clippy::large_enum_variant)] // a box more would cost each call an allocation
 enum Stage {
     /// The request is being sent, and the head of the response awaited.
     Head(Exchange<ReplayBody>, AttemptReporter),

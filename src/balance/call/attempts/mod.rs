@@ -34,7 +34,6 @@ use std::time::Duration;
 
 use tonic::{Code, Status};
 
-use crate::balance::call::attempt::SendResult;
 use crate::balance::call::attempts::durations::Durations;
 use crate::balance::call::attempts::flight::{Arrival, Attempt, Flight};
 use crate::balance::call::attempts::schedule::{Action, Schedule};
@@ -72,8 +71,8 @@ impl CallState {
     /// As [`CallState::attempt`], for each attempt in flight.
     pub(super) async fn attempts(&mut self, picked: PickedServer, sent_at: Duration) -> AttemptOutcome {
         let (exchange, reporter) = match self.send(picked, sent_at) {
-            SendResult::Sent(exchange, reporter) => (exchange, reporter),
-            SendResult::Ended(outcome) => return outcome,
+            Ok(sent) => sent,
+            Err(outcome) => return *outcome,
         };
         let policy = &self.shared.settings.retry;
         let (timing, max_attempts) = (policy.timing, policy.max_attempts);
@@ -106,13 +105,12 @@ impl CallState {
                 return Poll::Pending;
             };
             match flight.poll_timer(wake_at, cx) {
-                Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(())) => {}
                 // Without timers nothing is ever due, and a call with a deadline cannot be made.
                 Poll::Ready(Err(status)) if deadline.is_some() => {
                     return Poll::Ready(FlightEnd::Outcome(Done(Err(status))));
                 }
-                Poll::Ready(Err(_)) => return Poll::Pending,
+                Poll::Pending | Poll::Ready(Err(_)) => return Poll::Pending,
             }
             if deadline.is_some_and(|deadline| deadline.has_passed()) {
                 return self.deadline_passed(flight);
