@@ -60,6 +60,9 @@ pub(crate) struct Subchannel {
     pub(crate) cost: Cost,
     /// Calls that ended with another code than OK, since the channel began.
     failures: AtomicU64,
+    /// Attempts that were sent to it beside another one of their call, and attempts at it that were given up after their time.
+    pub(crate) hedges: AtomicU64,
+    pub(crate) attempt_timeouts: AtomicU64,
     /// What outlier detection looks at.
     pub(crate) interval: IntervalCounts,
     /// Counts ejections and returns: odd while the server is ejected.
@@ -119,6 +122,8 @@ impl Subchannel {
             status: Mutex::new(status),
             cost: Cost::default(),
             failures: AtomicU64::new(0),
+            hedges: AtomicU64::new(0),
+            attempt_timeouts: AtomicU64::new(0),
             interval: IntervalCounts::default(),
             term: AtomicU32::new(0),
             on_probation: AtomicBool::new(false),
@@ -249,6 +254,8 @@ pub struct ServerStatus {
     pub(crate) latency: Option<Duration>,
     pub(crate) attempts: u64,
     pub(crate) failures: u64,
+    pub(crate) hedges: u64,
+    pub(crate) attempt_timeouts: u64,
     pub(crate) last_error: Option<String>,
 }
 
@@ -290,6 +297,20 @@ impl ServerStatus {
     /// deadlines included.
     pub fn failures(&self) -> u64 {
         self.failures
+    }
+
+    /// The number of hedges that were sent to this server ([`RetryPolicy::hedge_after`](crate::RetryPolicy::hedge_after)). Those
+    /// that lost are not among its [`ServerStatus::attempts`]. The sum over all servers is what hedging has cost in attempts, for
+    /// the servers that the channel still has.
+    pub fn hedges(&self) -> u64 {
+        self.hedges
+    }
+
+    /// The number of attempts at this server that were given up after
+    /// [`RetryPolicy::attempt_timeout`](crate::RetryPolicy::attempt_timeout). Each was sent again to another server. They are not
+    /// among its [`ServerStatus::attempts`].
+    pub fn attempt_timeouts(&self) -> u64 {
+        self.attempt_timeouts
     }
 
     /// The last error of its connection; kept after it has recovered. `None` if there was no error yet.
