@@ -10,7 +10,7 @@ use greeter_proto::Channel;
 use greeter_proto::HelloRequest;
 use greeter_proto::greeter_client::GreeterClient;
 use tonic::transport::{Channel as Tonic, Endpoint};
-use tonic_etcd::{BalancedChannel, Instance, OutlierDetection, ServerState, ServerStatus};
+use tonic_etcd::{BalancedChannel, Instance, OutlierDetection, RetryPolicy, ServerState, ServerStatus};
 use tower::discover::Change;
 
 use crate::fleet::block_on;
@@ -20,6 +20,8 @@ use crate::sets::FirstServerPreferred;
 
 /// Longer than reaching every server should ever take, under valgrind too.
 const PATIENCE: Duration = Duration::from_secs(60);
+const METHOD: &str = "helloworld.Greeter/SayHello";
+const ANOTHER_METHOD: &str = "helloworld.Greeter/Another";
 
 pub(crate) fn run(job: &Job) {
     let figures = block_on(job.single_thread, async {
@@ -63,8 +65,16 @@ fn channel(job: &Job, sets: &Arc<AtomicU64>) -> BalancedChannel {
         Setting::Nothing => builder,
         Setting::FirstServerPreferred => builder.policy(policy),
         Setting::OutlierDetection => builder.policy(policy).outlier_detection(OutlierDetection::default()),
+        Setting::Declared => builder.retry(RetryPolicy::new().repeatable(METHOD)),
+        Setting::DeclaredWithHedging => builder.retry(with_hedging(METHOD)),
+        Setting::Undeclared => builder.retry(RetryPolicy::new().repeatable(ANOTHER_METHOD)),
+        Setting::UndeclaredWithHedging => builder.retry(with_hedging(ANOTHER_METHOD)),
     };
     builder.build_with_discovery("greeter", tokio_stream::iter(changes)).expect("a runtime")
+}
+
+fn with_hedging(method: &str) -> RetryPolicy {
+    RetryPolicy::new().repeatable(method).hedge_after(DEADLINE / 2).attempt_timeout(DEADLINE * 3 / 4)
 }
 
 /// A channel of tonic does not tell which servers it is connected to: it calls until each has answered.

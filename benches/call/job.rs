@@ -71,6 +71,14 @@ pub(crate) enum Setting {
     FirstServerPreferred,
     /// The same, with outlier detection.
     OutlierDetection,
+    /// The method is declared as safe to repeat.
+    Declared,
+    /// The same, with an attempt timeout and hedging that no call reaches.
+    DeclaredWithHedging,
+    /// Another method than the one that is called is declared.
+    Undeclared,
+    /// The same, with an attempt timeout and hedging.
+    UndeclaredWithHedging,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

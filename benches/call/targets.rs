@@ -62,6 +62,26 @@ pub(crate) fn allocations(bench: &Bench, report: &mut Report) {
     add(report, &name, "/call", Some(Bar::AtMost(1.0)), more);
 }
 
+/// What an attempt timeout and hedging cost that no call reaches.
+pub(crate) fn hedging(bench: &Bench, report: &mut Report) {
+    let plain = Case::new(Side::Ours, 1);
+    let with_deadline = Case { deadline: Deadline::OfChannel, ..plain };
+    let hedging = Case { setting: Setting::DeclaredWithHedging, ..with_deadline };
+    for (than, what, bar) in [
+        (Case { setting: Setting::Declared, ..with_deadline }, "the same without them", None),
+        (with_deadline, "a deadline", Some(Bar::AtMost(1_000.0))),
+    ] {
+        let more = bench.more(hedging, than, INSTRUCTIONS);
+        let name =
+            format!("1 worker, hedge_after and attempt_timeout never reached, client instructions beyond {what}");
+        add(report, &name, "/call", bar, more);
+    }
+    let [than, undeclared] =
+        [Setting::Undeclared, Setting::UndeclaredWithHedging].map(|setting| Case { setting, ..plain });
+    let name = "1 worker, a method that is not declared, hedging for another, client instructions beyond no hedging";
+    add(report, name, "/call", Some(Bar::AtMost(100.0)), bench.more(undeclared, than, INSTRUCTIONS));
+}
+
 /// How often failures make the pool build a set of servers that is the same as before.
 pub(crate) fn sets(_: &Bench, report: &mut Report) {
     let fleet = Fleet::with_a_failing_server(1_000);
