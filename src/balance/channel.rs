@@ -168,8 +168,8 @@ use crate::balance::shared::ChannelHandle;
 ///    be aborted, they exceed the 1 024;
 /// 2. servers that were never tried;
 /// 3. servers whose last attempts failed, in order of their failures in a row;
-/// 4. further connections of servers that have one ([`BalancedChannelBuilder::connections_per_server`]). They take the place of
-///    no other attempt.
+/// 4. further connections of servers that have one ([`BalancedChannelBuilder::connections_per_server`]). They never
+///    take the place of an attempt for a first connection.
 ///
 /// A server that waits takes the place of a running attempt that has had enough time. That attempt is aborted, and made again
 /// later. Enough is 25 ms if the server of that attempt has failed more often in a row than the waiting server. Otherwise it is

@@ -317,9 +317,10 @@ impl Pool {
         };
         if !are_pairs(PublishedServer::is_same) {
             // Policies look at servers: further connections make no other set.
-            let picker = match are_pairs(PublishedServer::is_same_first) {
-                true => known.picker.clone(),
-                false => (!servers.is_empty()).then(|| self.build_picker(&servers)),
+            let picker = if are_pairs(PublishedServer::is_same_first) {
+                known.picker.clone()
+            } else {
+                (!servers.is_empty()).then(|| self.build_picker(&servers))
             };
             self.shared.ready.store(Arc::new(Published { servers: servers.into(), picker }));
             self.shared.pick_notifier.notify();
@@ -386,7 +387,7 @@ impl PoolEntry {
         let open = || connections.iter().filter(|connection| !connection.is_closing());
         self.ready = match known {
             Some(known) if known.first.is_of(&self.instance) && known.is_over(open()) => Some(known),
-            known => self.connected(shared, known, open()),
+            known => self.connected(shared, known.as_ref(), open()),
         };
         self.ready.clone()
     }
@@ -395,11 +396,11 @@ impl PoolEntry {
     fn connected<'a>(
         &self,
         shared: &ChannelShared,
-        known: Option<PublishedServer>,
+        known: Option<&PublishedServer>,
         open: impl Iterator<Item = &'a Connection>,
     ) -> Option<PublishedServer> {
         let authority = shared.settings.authority_of(self.subchannel.address())?;
-        let mut known: Vec<_> = known.iter().flat_map(PublishedServer::all).cloned().collect();
+        let mut known: Vec<_> = known.into_iter().flat_map(PublishedServer::all).cloned().collect();
         known.retain(|known| known.is_of(&self.instance));
         let mut all = open.map(|connection| {
             let same = known.iter().find(|known| known.connection.is_same(connection)).cloned();
