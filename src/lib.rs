@@ -84,7 +84,8 @@
 //!    server listens on. Set it in the pod's manifest from `status.podIP`. If it holds no such address, `serve` fails;
 //! 5. if `POD_IP` is not set: the address of the interface that reaches etcd.
 //!
-//! A loopback address or a Unix socket is registered only if every endpoint of etcd is on this host, or if 1. or 2. names it.
+//! A loopback address or a Unix socket is registered only if every endpoint of etcd is a loopback address or a name for loopback
+//! addresses only, or if 1. or 2. names it.
 //! Otherwise `serve` fails, because no client on another host could call it.
 //!
 //! ## Who owns a key
@@ -116,7 +117,7 @@
 //! | one request is slow | No connection, lease or watch ends because of it, as long as anything else is received over the connection. |
 //! | a lease is lost | The registrar requests another one and puts its keys again. It retries until it succeeds. |
 //! | a key is deleted or overwritten by hand | The registrar puts it again: immediately, or within a minute if its role may not watch the key. |
-//! | a put that got no response reaches etcd after its registration has left | etcd refuses it: before the registration left, the registrar moved its other registrations to a new lease and revoked the old one. |
+//! | a put that got no response reaches etcd after its registration has left | etcd refuses it: before the registration left, the registrar moved its other registrations to a new lease and revoked the old one ([`Registration::deregister`] has the exceptions). |
 //!
 //! # When a server is unavailable
 //!
@@ -206,7 +207,7 @@
 //! | a connector, a certificate verifier, the function of `ClientTls::rustls_with` | the attempt to connect |
 //! | a discovery stream | its channel keeps the servers that it has, and polls the stream no more (logged at ERROR) |
 //! | [`policy::Policy::picker`] | the present set of servers: least request picks from it (logged at ERROR) |
-//! | [`policy::Picker`], or a function that changes an instance | its caller; a change that was kept until the server is ready is logged |
+//! | [`policy::Picker`], or a function that changes an instance | its caller. A function that is given to [`ServeControl::update`] before the server has registered runs later, without a caller: its panic is logged |
 //!
 //! With `panic = "abort"` each of them ends the process.
 //!

@@ -102,9 +102,10 @@
 //!
 //! [`Serve::service`](crate::Serve::service) also registers the server under another name: for a second service in its
 //! router, for example. Each listener needs a [`Serve`](crate::Serve) of its own; all of them share the lease of the
-//! [`Registrar`](crate::Registrar). A Unix socket is registered only if every endpoint of etcd is on this host, or if
-//! [`Serve::advertise`](crate::Serve::advertise) names it, as here. Only clients on this host can reach it, and they
-//! call it only if [`ResolverBuilder::unix_sockets`](crate::ResolverBuilder::unix_sockets) allows that.
+//! [`Registrar`](crate::Registrar). A Unix socket is registered only if every endpoint of etcd is a
+//! loopback address or a name for loopback addresses only, or if [`Serve::advertise`](crate::Serve::advertise) names it,
+//! as here. Only clients on this host can reach it, and they call it only if
+//! [`ResolverBuilder::unix_sockets`](crate::ResolverBuilder::unix_sockets) allows that.
 //!
 //! ```no_run
 //! # #[cfg(unix)]

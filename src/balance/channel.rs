@@ -58,9 +58,9 @@ use crate::balance::shared::ChannelHandle;
 /// | its record is removed from the directory, or it is marked as draining | goes on to its end. The connection closes after the last such call | go to other servers at once |
 /// | its process dies, or the connection is lost or reset | fails with `UNAVAILABLE`: it may have been processed. It is retried on another server if [`RetryPolicy`](crate::RetryPolicy) declares its method | go to other servers at once. The server is connected again with backoff |
 /// | it sends GOAWAY without an error and finishes its calls (a graceful shutdown, `max_connection_age`) | goes on to its end if the GOAWAY covers its stream. Otherwise it was never processed, and is retried without a declaration | go to other servers, or to the server's next connection, which is made at once |
-/// | it sends GOAWAY with an error code | goes on if the GOAWAY covers its stream; when the server then closes the connection, the call fails as if the connection were lost. Otherwise it was never processed, and is retried once without a declaration | as in the row above |
-/// | it resets the stream with `REFUSED_STREAM` | was never processed, and is retried without a declaration | are not affected |
-/// | it is frozen: nothing at all comes over the connection | waits for its deadline or for [`KeepAlive`](crate::KeepAlive), whichever is sooner. Keep-alive closes the connection at most 30 s after the last byte or after the start of the call, whichever is later. In rare cases that takes 40 s, and it takes longer if the streams of the connection were silent before. The call then fails as if the connection were lost | may still go to it until then; but its unanswered calls count as load, so few do ([`LeastRequest`](crate::policy::LeastRequest)). If its registrar is frozen too, none does once its lease has ended (15 s by default) |
+/// | it sends GOAWAY with an error code | goes on if the GOAWAY covers its stream; when the server then closes the connection, the call fails as if the connection were lost. Otherwise it was never processed, and is retried without a declaration, at most once after such a GOAWAY: the call may be its cause | as in the row above |
+/// | it resets the stream with `REFUSED_STREAM` | was never processed, and is retried without a declaration | may go to it as before, but the refusal counts as load for a while ([`LeastRequest`](crate::policy::LeastRequest), [`PeakEwma`](crate::policy::PeakEwma)) |
+/// | it is frozen: nothing at all comes over the connection | waits for its deadline or for [`KeepAlive`](crate::KeepAlive), whichever is sooner. Keep-alive usually closes the connection within 30 s of the last byte, or of the start of the call if that is later. In rare cases that takes 40 s, and up to about five and a half minutes if the streams of the connection were silent before. The call then fails as if the connection were lost | may still go to it until then; but its unanswered calls count as load, so few do ([`LeastRequest`](crate::policy::LeastRequest)). If its registrar is frozen too, none does once its lease has ended (15 s by default) |
 /// | it is slow, and other responses or PINGs still come | waits for its deadline. A slow call is no reason to end a connection | go to servers with less load first ([`LeastRequest`](crate::policy::LeastRequest), [`PeakEwma`](crate::policy::PeakEwma)) |
 /// | its calls fail | ends with the status that the server sent | rarely go to it, because failures count as load (the same two policies). [`BalancedChannelBuilder::outlier_detection`] leaves the server out for a while |
 ///
@@ -106,14 +106,14 @@ use crate::balance::shared::ChannelHandle;
 ///
 /// None is set by default, as in gRPC. The deadline covers waiting, all attempts, the pauses between them, and the whole of a
 /// streamed response. Each attempt sends the time that is left as `grpc-timeout`. A call whose deadline passes ends with
-/// `DEADLINE_EXCEEDED`.
+/// `DEADLINE_EXCEEDED`. A call that has failed, and that waits for its retry when its deadline passes, ends with that failure.
 ///
 /// # Retries
 ///
 /// | what became of an attempt | the call is retried | how often | setting |
 /// |---|---|---|---|
-/// | it was never processed: not sent, `REFUSED_STREAM`, or a GOAWAY whose last stream id is below its own | without a declaration, like gRFC A6's transparent retry | once on each ready server, then again after a backoff, until the deadline or `wait_limit`, which counts these backoffs. A6 allows one such retry of a call that has reached a server | none |
-/// | the same, but the GOAWAY has an error code, and this call may have caused it | without a declaration | once | none |
+/// | it was never processed: not sent, `REFUSED_STREAM`, or a GOAWAY whose last stream id is below its own | without a declaration, like gRFC A6's transparent retry | once on each ready server, then, after a backoff, once on each of them again, and so on. The deadline ends it, and so does `wait_limit`: it counts these backoffs as waits. A6 allows one such retry of a call that has reached a server | none |
+/// | the same, but the GOAWAY has an error code: the call may have caused it, and would end the next connection too | without a declaration | once | none |
 /// | it may have been processed, and failed with `UNAVAILABLE` (a lost connection is one) | if its method is declared as safe to retry | 5 attempts in all, with backoff | [`RetryPolicy::repeatable`](crate::RetryPolicy::repeatable), [`max_attempts`](crate::RetryPolicy::max_attempts), [`backoff`](crate::RetryPolicy::backoff), [`budget`](crate::RetryPolicy::budget) |
 /// | it failed with another code | if its method and the code are declared | the same | [`RetryPolicy::retryable_codes`](crate::RetryPolicy::retryable_codes) |
 /// | the caller has got the beginning of its response | never. A unary response of a declared method is held back until it is complete, so that it can still be retried | | |
@@ -126,7 +126,7 @@ use crate::balance::shared::ChannelHandle;
 /// Each error is a [`Status`] of a call: `poll_ready` never fails. A status that a server sent is passed on as it is. By default
 /// the channel adds no address to a text or to metadata, so that a handler may pass a status on to its own caller. The source of
 /// a status, [`CallError`](crate::CallError), names the server; [`BalancedChannelBuilder::addresses_in_statuses`] puts addresses
-/// into the status itself. The channel makes these statuses:
+/// into the status itself. A call that has no status of a server ends with one of these:
 ///
 /// | code | when |
 /// |---|---|
@@ -138,7 +138,7 @@ use crate::balance::shared::ChannelHandle;
 /// | its own, or `UNKNOWN` | the request's own stream failed: a [`Status`] is passed on as it is, any other error is `UNKNOWN` with its text, as in tonic |
 /// | `INTERNAL` | the call was polled outside of a tokio runtime, or on one without timers |
 /// | `CANCELLED`, `RESOURCE_EXHAUSTED`, `PERMISSION_DENIED`, `INTERNAL` | the server reset the stream (gRPC's table of HTTP/2 error codes); `INTERNAL` also for a request that HTTP/2 cannot carry |
-/// | by gRPC's table of HTTP statuses, `UNKNOWN` for 200 | the response has no `grpc-status`, and its HTTP status is not 200 or its content type is none of `application/grpc`, `application/grpc+…` and `application/grpc;…`. The text has the HTTP status, the content type, and the first 256 bytes of the body, for which the call waits at most 1 s |
+/// | by gRPC's table of HTTP statuses, `UNKNOWN` for 200 | the response has no `grpc-status`. In addition, its HTTP status is not 200, or its content type is none of `application/grpc`, `application/grpc+…` and `application/grpc;…`. The text has the HTTP status, the content type, and the first 256 bytes of the body, for which the call waits at most 1 s |
 ///
 /// If a server resets a call with `CANCEL` before the deadline, its handler has usually panicked: tonic's servers reset the
 /// stream then, and the text says so.
@@ -164,17 +164,17 @@ use crate::balance::shared::ChannelHandle;
 ///
 /// At most 1 024 attempts to connect run at once. If more servers are to be connected, they start in this order:
 ///
-/// 1. servers whose last attempt succeeded. These start at once: a running attempt is aborted for each of them, or, if none can
-///    be aborted, they exceed the 1 024;
+/// 1. servers whose last attempt succeeded. They never wait: each takes the place of a running attempt that may be aborted (see
+///    below), or starts beyond the 1 024 if there is none;
 /// 2. servers that were never tried;
 /// 3. servers whose last attempts failed, in order of their failures in a row;
-/// 4. further connections of servers that have one ([`BalancedChannelBuilder::connections_per_server`]). They never
-///    take the place of an attempt for a first connection.
+/// 4. further connections of servers that have one ([`BalancedChannelBuilder::connections_per_server`]). They never take the place
+///    of an attempt for a first connection.
 ///
-/// A server that waits takes the place of a running attempt that has had enough time. That attempt is aborted, and made again
-/// later. Enough is 25 ms if the server of that attempt has failed more often in a row than the waiting server. Otherwise it is
-/// 25 ms × 10ⁿ (25 ms, 250 ms, 2.5 s, …), where n is the number of failures in a row of the waiting server. So the attempts to
-/// connect to slow servers get the time that they need.
+/// While servers wait, a running attempt is aborted once it has had enough time, and is made again later. If its server has failed
+/// more often in a row than the waiting server, 25 ms are enough. Otherwise 25 ms × 10ⁿ are (25 ms, 250 ms, 2.5 s, …), where n is
+/// the waiting server's number of failures in a row. An aborted attempt counts as a failure. So each further round gives the
+/// attempts ten times as long, and slow servers get the time that they need.
 ///
 /// A server that sends GOAWAY and then finishes its calls costs no call. When tonic's `max_connection_age_grace` is over, the
 /// server closes the connection with the calls that are left: for those calls that is like a crash. A connection has stream ids
@@ -195,8 +195,8 @@ use crate::balance::shared::ChannelHandle;
 /// A call that is dropped, or whose deadline passes, resets its stream. Servers end connections on which many streams are reset
 /// before they were accepted (h2, and so tonic: more than 20; CVE-2023-26964), and a server that stands still for a moment accepts
 /// none. Therefore the channel resets at most 8 calls without a response at a time. Further resets wait until the server shows
-/// that it reads: by a response to a later call, or by acknowledging SETTINGS that were sent after the calls. That is usually one
-/// or two round trips. Until its stream is reset, a cancelled call counts as in flight and against the server's limit of streams.
+/// that it has read those calls: by a response to a later call, or by the acknowledgement of a SETTINGS frame that the channel sends
+/// after them for this purpose. That is usually one or two round trips. Until its stream is reset, a cancelled call counts as in flight and against the server's limit of streams.
 /// Calls whose response has begun are reset at once.
 ///
 /// The channel cannot prevent two other ends of a connection:

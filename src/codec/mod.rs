@@ -52,7 +52,8 @@ pub use crate::codec::plain::Plain;
 ///
 /// A codec must be pure: the same record always gives the same instances. One record may give none,
 /// one or many instances. For a record that cannot be read, return an error. The resolver counts
-/// such a record, logs it once with its key, and goes on with the other records.
+/// such a record, logs it once with its key (at most ten of one change), and goes on with the other
+/// records.
 ///
 /// A panic of the codec counts as its error: the record is unreadable, or the instance is refused
 /// when it is registered. With `panic = "abort"` a panic ends the process.

@@ -223,8 +223,8 @@ impl ServeControl {
     /// server has left. The error names the service.
     ///
     /// A kept change has no caller any more. If `change` returns an error or panics, that is logged
-    /// as a warning, and the change is left out. If the server cannot register with its result,
-    /// because the codec refuses it, [`Serve::serve`](crate::Serve::serve) ends with that error.
+    /// as a warning, and the change is left out. If the codec then cannot encode the result,
+    /// [`Serve::serve`](crate::Serve::serve) ends with the codec's error: the server cannot register.
     ///
     /// # Panics
     /// If `change` does, unless it was kept. The instance is then unchanged.
@@ -304,8 +304,8 @@ impl ServeControl {
         self.shared.updates.lock().ok_or_else(nested)
     }
 
-    /// Makes the server leave and stop, as its shutdown signal does. If it was called before
-    /// [`Serve::serve`](crate::Serve::serve), that stops at once and registers nothing.
+    /// Makes the server leave and stop, as its shutdown signal does. If this is called first,
+    /// a later [`Serve::serve`](crate::Serve::serve) stops at once and registers nothing.
     pub fn stop(&self) {
         self.shared.stop.send_replace(true);
     }

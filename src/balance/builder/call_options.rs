@@ -25,8 +25,8 @@ pub struct CallTimeout(pub Option<Duration>);
 ///
 /// It replaces [`BalancedChannelBuilder::wait_for_ready`] for this call. A call that waits for ready waits until its deadline,
 /// also while no server is registered or none can be connected; without a deadline it waits for ever. Any other call fails at
-/// once in these two cases, and waits only while the servers are not resolved yet, are connecting or have no room (see
-/// [`BalancedChannel`](crate::BalancedChannel#waiting-and-failing-at-once)).
+/// once while no server is registered, all drain, or none can be connected. The table of
+/// [`BalancedChannel`](crate::BalancedChannel#waiting-and-failing-at-once) says when it waits.
 ///
 /// ```
 /// let mut request = tonic::Request::new(());

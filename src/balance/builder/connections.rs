@@ -185,7 +185,8 @@ impl BalancedChannelBuilder {
     /// Larger headers or trailers fail their own call with `RESOURCE_EXHAUSTED`, and the call is not
     /// retried. So that they fail no other call, the HTTP/2 library (h2) is given a larger limit: 16
     /// MiB, or 16 times this limit if that is more. If [`max_frame_size`](Self::max_frame_size) is
-    /// above 64 KiB, it is 4 times this limit for each 16 KiB of that size, and at least 16 MiB.
+    /// above 64 KiB, h2's limit is `max_header_list_size` × 4 × (`max_frame_size` / 16 KiB), and at least
+    /// 16 MiB.
     ///
     /// - **Above this limit, and below h2's:** the message has the server's code, the size, and this
     ///   limit.

@@ -111,8 +111,9 @@ impl RetryPolicy {
         self
     }
 
-    /// Sets the codes after which calls are retried (`retryableStatusCodes` in gRPC). Only `UNAVAILABLE` by default, the code of
-    /// a lost connection: after most other codes a retry would fail with the same code.
+    /// Sets the codes after which calls are retried (`retryableStatusCodes` in gRPC). These replace the default, which is
+    /// `UNAVAILABLE` alone: without it, calls that are lost with their connection are not retried. After most other codes a retry
+    /// would fail with the same code.
     #[must_use]
     pub fn retryable_codes(mut self, codes: impl IntoIterator<Item = Code>) -> Self {
         self.codes = codes.into_iter().collect();

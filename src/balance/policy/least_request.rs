@@ -8,9 +8,9 @@ use super::two_choices::{self, WeightedLoad, by_load};
 
 /// Power of two choices on load (gRFC A48's least request, with weights). The default.
 ///
-/// Two servers are drawn at random, by weight. The second gets the call only if its load for its
-/// weight, with this call added, would be at most that of the first without the call. So the first
-/// gets it if both have the same load for their weights. The load of a server is the number of its
+/// Two servers are drawn at random, by weight. The second gets the call only if (its load + 1) /
+/// its weight is at most load / weight of the first. So the first gets it if both quotients load /
+/// weight are equal. The load of a server is the number of its
 /// calls in flight, and more for calls that failed recently
 /// ([`ReadyServer::load`](crate::policy::ReadyServer::load)). So slow servers get fewer calls, and
 /// servers whose calls fail at once, hang or panic get a few percent.

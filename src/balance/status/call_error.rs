@@ -22,7 +22,8 @@ pub(crate) const SERVER: HeaderName = HeaderName::from_static("x-served-by-addre
 /// | made by a [`BalancedChannel`](crate::BalancedChannel) | yes |
 /// | sent by a server to a generated client in place of a response (`Trailers-Only`) | yes |
 /// | sent by a server in trailers, after its response had begun | no, see [`BalancedChannel`](crate::BalancedChannel#errors) for other ways to find the server |
-/// | of the caller: the request's own stream failed with it | no |
+/// | the request's own stream failed: its status, or `UNKNOWN` for another error | no |
+/// | of a policy ([`Pick::Fail`](crate::policy::Pick::Fail)) | no |
 ///
 /// A handler often passes the status of an inner call on to its own caller. So that this caller does not learn the addresses of
 /// inner servers, the channel puts no address into the text or the metadata of a status. Text that a server wrote into its own

@@ -32,9 +32,9 @@ const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 ///
 /// A run of consecutive failures ejects a server only if chance does not explain it: the server is
 /// compared with its peers, the other servers of the channel. The peers' failure rate
-/// over this interval and the one before is taken. If a server with that rate would have so long a
-/// run in at least one of a hundred intervals, the run counts as chance, and the server is not
-/// ejected. So five `NOT_FOUND` from each of three servers eject nobody.
+/// over this interval and the one before is taken. If a server that fails at that rate has a run of
+/// this length within an interval with a probability of 1 % or more, the run counts as chance, and
+/// the server is not ejected. So five `NOT_FOUND` from each of three servers eject nobody.
 ///
 /// An ejected server stays connected, and returns after its time. Meanwhile it gets no calls,
 /// unless no other server is ready. The results of such calls do not count, and neither do those of

@@ -41,11 +41,10 @@ pub enum Conflict {
     /// Takes another key: the same one followed by `/` and the instance's id, or a random id.
     /// Clients call both instances.
     ///
-    /// Such a key has a further slash. A resolver knows it as a key of this service, and not of
-    /// another one nested below it, in two cases: what stands before the slash is an address of the
-    /// instance, or it is a name without a slash and what follows is the instance's id. So give an
-    /// instance with a chosen key an id: a random id is not stored in the value, and the resolver
-    /// then logs a warning.
+    /// Such a key has a further slash, as in `greeter/A/B`. A resolver knows that it belongs to
+    /// `greeter`, and not to a service `greeter/A`, in two cases: `A` is an address of the instance,
+    /// or `A` has no slash and `B` is the instance's id. So give an instance with a chosen key an
+    /// id: a random id is not stored in the value, and the resolver then logs a warning.
     UniqueKey,
 }
 

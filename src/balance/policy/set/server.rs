@@ -59,13 +59,12 @@ impl ReadyServer {
     /// for some time more, so that a server that fails calls at once does not look idle:
     ///
     /// - **How much:** as two calls in flight, from its failure on.
-    /// - **How long:** for about 20 t, where t is the time of the failed call, or the usual time of
-    ///   an OK call at the other servers if that is longer. The maximum is the longer of 2 s and
-    ///   twenty such OK calls, and never more than 60 s.
-    /// - **When it ends sooner:** when the server ends another call with OK, unless its share of OK
-    ///   calls is below half of that of the other servers. The failed call then still counts as one
-    ///   call in flight until a call of usual length would have ended. The usual length is that of
-    ///   the server's OK calls, or of the other servers' if it has none; 2 s at most.
+    /// - **How long:** for about 20 t, where t is the longer of the time of the failed call and u, the
+    ///   usual time of an OK call at the other servers. At most max(2 s, 20 u), and at most 60 s.
+    /// - **When it ends sooner:** when the server ends another call with OK. From then on the failed
+    ///   call counts as one call in flight, until a call of usual length would have ended. The usual
+    ///   length is that of the server's OK calls, or u if it has none; 2 s at most. There is no such
+    ///   early end while the server's share of OK calls is below half of that of the others.
     ///
     /// If all servers fail alike, each keeps its share of the calls.
     pub fn load(&self) -> u64 {
