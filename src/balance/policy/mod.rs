@@ -126,10 +126,10 @@ pub trait Policy: fmt::Debug + Send + Sync + 'static {
     ///
     /// The channel calls this in its background task each time that the set changes: when a server
     /// becomes ready or goes away, when a connection is replaced, or when an instance or an
-    /// effective weight changes. Changes of load do not build a new set: read loads in
-    /// [`Picker::pick`]. The set is never empty: while no server is ready, this is not called. Calls
-    /// that wait for a server go on waiting until this returns, so it should take milliseconds at
-    /// most.
+    /// effective weight changes. Changes of load, and further connections of a server, do not build
+    /// a new set: read loads in [`Picker::pick`]. The set is never empty: while no server is ready,
+    /// this is not called. Calls that wait for a server go on waiting until this returns, so it
+    /// should take milliseconds at most.
     fn picker(&self, set: &ReadySet) -> Arc<dyn Picker>;
 }
 
