@@ -63,6 +63,7 @@ fn channel(job: &Job, sets: &Arc<AtomicU64>) -> BalancedChannel {
     let policy = FirstServerPreferred { first: job.servers[0].clone(), sets: sets.clone() };
     let builder = match job.setting {
         Setting::Nothing => builder,
+        Setting::OneConnection => builder.connections_per_server(1),
         Setting::FirstServerPreferred => builder.policy(policy),
         Setting::OutlierDetection => builder.policy(policy).outlier_detection(OutlierDetection::default()),
         Setting::Declared => builder.retry(RetryPolicy::new().repeatable(METHOD)),

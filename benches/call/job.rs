@@ -67,6 +67,8 @@ pub(crate) enum Deadline {
 pub(crate) enum Setting {
     #[default]
     Nothing,
+    /// `connections_per_server(1)`.
+    OneConnection,
     /// A policy of the bench: it counts the sets that it is given, and sends every second call to the first server.
     FirstServerPreferred,
     /// The same, with outlier detection.

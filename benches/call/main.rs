@@ -34,11 +34,12 @@ enum Kind {
     Guard,
 }
 
-const PARTS: [Part; 9] = [
+const PARTS: [Part; 10] = [
     Part { name: "instructions", kind: Kind::Target, rows: targets::instructions },
     Part { name: "deadlines", kind: Kind::Target, rows: targets::deadlines },
     Part { name: "allocations", kind: Kind::Target, rows: targets::allocations },
     Part { name: "hedging", kind: Kind::Target, rows: targets::hedging },
+    Part { name: "connections", kind: Kind::Target, rows: targets::connections },
     Part { name: "sets", kind: Kind::Target, rows: targets::sets },
     Part { name: "throughput", kind: Kind::Guard, rows: guards::throughput },
     Part { name: "streams", kind: Kind::Guard, rows: guards::streams },

@@ -82,6 +82,14 @@ pub(crate) fn hedging(bench: &Bench, report: &mut Report) {
     add(report, name, "/call", Some(Bar::AtMost(100.0)), bench.more(undeclared, than, INSTRUCTIONS));
 }
 
+/// What it costs that a server may have several connections, where it has one.
+pub(crate) fn connections(bench: &Bench, report: &mut Report) {
+    let plain = Case::new(Side::Ours, 1);
+    let one = Case { setting: Setting::OneConnection, ..plain };
+    let name = "1 worker, connections_per_server(1), client instructions beyond none";
+    add(report, name, "/call", Some(Bar::AtMost(100.0)), bench.more(one, plain, INSTRUCTIONS));
+}
+
 /// How often failures make the pool build a set of servers that is the same as before.
 pub(crate) fn sets(_: &Bench, report: &mut Report) {
     let fleet = Fleet::with_a_failing_server(1_000);
