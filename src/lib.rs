@@ -81,7 +81,8 @@
 //! 2. the environment variable `TONIC_ETCD_ADVERTISE`: `host` or `host:port`, several separated by commas;
 //! 3. the address that the server listens on, unless that is `0.0.0.0` or `[::]`. If it is a link-local address, `serve` fails;
 //! 4. if the server listens on all interfaces: the environment variable `POD_IP`, the first of its addresses whose family the
-//!    server listens on. Set it in the pod's manifest from `status.podIP`. If it holds no such address, `serve` fails;
+//!    server listens on. Set it in the pod's manifest from `status.podIP`. If it holds no such address, or that address is
+//!    link-local, `serve` fails;
 //! 5. if `POD_IP` is not set: the address of the interface that reaches etcd.
 //!
 //! A loopback address or a Unix socket is registered only if every endpoint of etcd is a loopback address or a name for loopback

@@ -201,7 +201,8 @@ impl Serve {
     ///    manifest must (`fieldRef` with `status.podIP`). The variable may list several addresses,
     ///    separated by commas or blanks: the first one of an address family that the listener
     ///    accepts is taken (`[::]` accepts both families unless `IPV6_V6ONLY` is set). If `POD_IP`
-    ///    is set and has no such address, `serve` returns an error.
+    ///    is set and has no such address, `serve` returns an error. The address that is taken is
+    ///    refused as in 2 if it is link-local, loopback or a Unix socket.
     /// 4. The address of the network interface that reaches etcd.
     ///
     /// An address that is set here or in `TONIC_ETCD_ADVERTISE` is taken as it is, also a loopback
