@@ -39,7 +39,7 @@
 //!
 //! | message | level | meaning | what to do |
 //! |---|---|---|---|
-//! | `TLS settings invalid, keeping the last valid ones` | WARN | Certificate files, or the function given to `ClientTls::rustls_with`, give nothing usable at present (`error` says why). New connections use the last valid settings. Logged once until they are valid again. | Fix the files (pair of certificate and key, PEM, permissions) before the certificate in use expires. |
+//! | `TLS settings invalid, keeping the last valid ones` | WARN | Certificate files, or the function given to `ClientTls::rustls_with`, give nothing usable at present (`error` says why, also if the function panicked). New connections use the last valid settings. Logged once until they are valid again. | Fix the files (pair of certificate and key, PEM, permissions) before the certificate in use expires. |
 //! | `TLS settings valid again` | INFO | The settings can be used again, and new connections use them. | Nothing. |
 //!
 //! # Registrar and server
