@@ -143,7 +143,8 @@ impl Registrar {
         let registration = |(((target, instance, options), id), (states, visibility))| {
             let RegistrationOptions { key, .. } = options;
             let etcd = self.shared.etcds.on(&runtime);
-            self.shared.nested_names.check(&runtime, etcd, &target, key.as_deref(), Clone::clone(&states));
+            let (names, codec) = (&self.shared.nested_names, self.shared.codec.clone());
+            names.check(&runtime, etcd, &target, codec, key.as_deref(), Clone::clone(&states));
             Registration { shared: self.shared.clone(), id, target, instance, key, states, visibility }
         };
         Ok(all.into_iter().zip(ids).zip(shown).map(registration).collect())
