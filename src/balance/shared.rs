@@ -1,7 +1,7 @@
 //! The state that all clones, calls and background tasks of a channel share.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -68,6 +68,8 @@ pub(crate) struct ChannelShared {
     pub(crate) queue: Arc<Queue>,
     /// The text of statuses of calls that find no server.
     pub(crate) unavailable_text: UnavailableText,
+    /// The policy has picked an index out of range, and that is logged.
+    pub(crate) out_of_range_logged: AtomicBool,
 }
 
 impl ChannelShared {

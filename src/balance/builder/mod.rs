@@ -10,7 +10,7 @@ mod connections;
 use std::fmt;
 use std::hash::Hash;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -292,6 +292,7 @@ impl BalancedChannelBuilder {
             queue,
             pause_detector: PauseDetector::new(),
             unavailable_text: UnavailableText::default(),
+            out_of_range_logged: AtomicBool::new(false),
         });
         // No span: it would live as long as the process, and keep the span open in which the channel was built.
         let pool_task = runtime.spawn(pool::run(shared.clone(), ShutdownGuard(shared.clone()), source)).abort_handle();

@@ -161,8 +161,11 @@ pub trait Picker: Send + Sync + 'static {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Pick {
-    /// This server, by its index in the [`ReadySet`] that the picker was built from. An index out
-    /// of range picks the last server, so that a mistake in a policy does not fail calls.
+    /// This server, by its index in the [`ReadySet`] that the picker was built from. If it is not
+    /// available, the next one in order that is takes the call.
+    ///
+    /// An index out of range picks the first available server, counted from index 0, so that a
+    /// mistake in a policy does not fail calls. This is logged at WARN, once for each channel.
     Server(usize),
     /// No server now. The call asks again when the set changes and when [`PickNotifier::notify`] is
     /// called, but not when a server of this set gets room. It waits until its deadline, and for at
