@@ -64,7 +64,7 @@
 //! | `address to register unknown, retrying` | WARN | The address of etcd, or a route to it, is not known yet. | Check DNS and the network, or set `Serve::advertise` or `TONIC_ETCD_ADVERTISE`. |
 //! | `advertised address is loopback because etcd is on this host, other hosts cannot reach it` | WARN | The server listens on every interface, and reaches etcd by loopback. | Nothing on a developer's host; otherwise set `Serve::advertise`. |
 //! | `advertised address is of an address family that is not listened on` | WARN | The address has the listener's port and a family that it does not accept. It works only if something forwards the connections. | Listen on both families, or correct the address. |
-//! | `instance change refused, leaving it out` | WARN | A change by `ServeControl::update`, made before the server was registered, could not be applied: its function returned an error or panicked. | Correct the change that `error` names. |
+//! | `instance change refused, leaving it out` | WARN | A change by `ServeControl::update`, made before the server was registered, could not be applied: its function returned an error or panicked, or its result was refused, as by the codec. The server registers without it. | Correct the change that `error` names. |
 //! | `draining mark failed, leaving without it` | WARN | `Departure::MarkDraining` could not write the mark in time. The server deregisters without it. | Check that etcd is reachable. |
 //! | `deregistration failed, the key stays until its lease ends` | WARN | The server stopped without leaving etcd. Clients try it until the lease ends. | Check that etcd is reachable. |
 //! | `server draining, no more calls accepted` | INFO | GOAWAY is sent; the calls in flight go on. | Nothing. |
