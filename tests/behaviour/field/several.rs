@@ -134,7 +134,7 @@ async fn what_is_refused_before_it_serves_registers_nothing() {
     let world = World::start().await;
     let registrar = Registrar::builder([world.etcd.endpoint()]).codec(Picky).connect_lazy().unwrap();
     let before = world.revision().await;
-    let (serve, control) = of_three(&registrar);
+    let (serve, _control) = of_three(&registrar);
     let serve = serve.describe(|instance| instance.with_weight(3));
     let refused = serve.serve(router(), listener().await, std::future::pending()).await.unwrap_err();
     assert!(refused.is_invalid_argument() && refused.to_string().contains("service \"b\""), "{refused}");
