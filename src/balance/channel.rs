@@ -115,7 +115,7 @@ use crate::balance::shared::ChannelHandle;
 /// | the same, but the GOAWAY has an error code: the call may have caused it, and would end the next connection too | without a declaration | once | none |
 /// | it may have been processed, and failed with `UNAVAILABLE` (a lost connection is one) | if its method is declared as safe to retry | 5 attempts in all, with backoff | [`RetryPolicy::repeatable`](crate::RetryPolicy::repeatable), [`max_attempts`](crate::RetryPolicy::max_attempts), [`backoff`](crate::RetryPolicy::backoff), [`budget`](crate::RetryPolicy::budget) |
 /// | it failed with another code | if its method and the code are declared | the same | [`RetryPolicy::retryable_codes`](crate::RetryPolicy::retryable_codes) |
-/// | the caller has got the beginning of its response | never. A unary response of a declared method is held back until it is complete, so that it can still be retried | | |
+/// | the caller has got the beginning of its response | never. A unary response of a declared method is held back until it is complete, so that it can still be retried ([`RetryPolicy::repeatable`](crate::RetryPolicy::repeatable) has the exceptions) | | |
 ///
 /// A call that has sent more of its request than [`BalancedChannelBuilder::replay_limit`] (256 KiB) is not retried. There is one
 /// exception: if one message is all that was sent, and no server has processed it, its size does not matter.
@@ -160,16 +160,17 @@ use crate::balance::shared::ChannelHandle;
 /// The backoff is that of gRPC's connection-backoff document with shorter times (100 ms, times 1.6, up to 10 s, ±20 %): etcd
 /// removes a dead server when its lease ends, so a refused connection usually means a server that is just starting.
 ///
-/// At most 1 024 attempts to connect run at once. If more servers are to be connected, they start in this order:
+/// At most 1 024 attempts to connect run at once; only attempts to servers whose last attempt succeeded may exceed that. If more
+/// servers are to be connected, they start in this order:
 ///
 /// 1. servers whose last attempt succeeded. They never wait: each takes the place of a running attempt that may be aborted (see
 ///    below), or starts beyond the 1 024 if there is none;
 /// 2. servers that were never tried;
 /// 3. servers whose last attempts failed, in order of their failures in a row.
 ///
-/// While servers wait, a running attempt is aborted once it has had enough time, and is made again later. If its server has failed
-/// more often in a row than the waiting server, 25 ms are enough. Otherwise 25 ms × 10ⁿ are (25 ms, 250 ms, 2.5 s, …), where n is
-/// the waiting server's number of failures in a row. An aborted attempt counts as a failure. So each further round gives the
+/// While servers wait, running attempts are aborted after some time, and are made again later. Let n be the number of failures in a
+/// row of the server that waits. An attempt to a server with more failures than n is aborted after 25 ms, any other one after
+/// 25 ms × 10ⁿ (25 ms, 250 ms, 2.5 s, …). An aborted attempt counts as a failure. So each further round gives the
 /// attempts ten times as long, and slow servers get the time that they need.
 ///
 /// A server that sends GOAWAY and then finishes its calls costs no call. When tonic's `max_connection_age_grace` is over, the

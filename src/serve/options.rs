@@ -71,10 +71,10 @@ pub enum Departure {
 /// nothing final before it has seen that.
 ///
 /// A lost connection, and a request stream that fails or panics under
-/// [`BalancedChannel`](crate::BalancedChannel), do show as an error. If the call's deadline passes
-/// at the server before the client's reset arrives, and before the handler has returned its
-/// response, tonic drops the handler's future. In every other case the reset ends the request
-/// stream as if it were whole.
+/// [`BalancedChannel`](crate::BalancedChannel), do show as an error. A handler that
+/// has not returned its response yet is dropped after the reset, but only where it next waits: one
+/// that reads its stream sees `Ok(None)` first. A handler whose deadline passes before it has returned
+/// its response is dropped without that.
 #[must_use = "nothing is served before `serve`"]
 pub struct Serve {
     pub(super) registrar: Registrar,
@@ -261,9 +261,9 @@ impl Serve {
     }
 
     /// Repeats a check until the server leaves, with a wait of `every` after each run. After a
-    /// failure the server is out of the directory until the check passes again. A check that
-    /// returns an error, panics, or takes longer than 5 s has failed. A check that is
-    /// still running has not failed.
+    /// failure the server is out of the directory until the check passes again. A check
+    /// fails if it returns an error, panics, or has not returned after 5 s. Until then the result of
+    /// the last one stays.
     ///
     /// [`Serve::serve`] refuses a wait of less than 10 ms, because each check costs something.
     pub fn healthy_when<F, Fut, E>(mut self, every: Duration, check: F) -> Self

@@ -3,7 +3,7 @@
 //!
 //! | | runs in | when | must |
 //! |---|---|---|---|
-//! | [`Policy::picker`] | the channel's background task | a server becomes ready or goes away, or an instance or a weight changes | build what the picks need: sums, a ring, a schedule |
+//! | [`Policy::picker`] | the channel's background task | a server becomes ready, goes away, is ejected or comes back, its connection is replaced, or an instance or an effective weight changes | build what the picks need: sums, a ring, a schedule |
 //! | [`Picker::pick`] | the caller's task | a call needs a server, once or more for each attempt | be quick: no blocking, no allocation, no lock if possible |
 //! | [`Picker::ended`] | the task that ends the attempt, usually the caller's | an attempt has ended | the same |
 //!
@@ -125,7 +125,7 @@ pub trait Policy: fmt::Debug + Send + Sync + 'static {
     /// Builds the picker for this set. It replaces the picker of the previous set.
     ///
     /// The channel calls this in its background task each time that the set changes: when a server
-    /// becomes ready or goes away, when a connection is replaced, or when an instance or an
+    /// becomes ready, goes away, is ejected or comes back, when its connection is replaced, or when an instance or an
     /// effective weight changes. Changes of load do not build a new set: read loads in
     /// [`Picker::pick`]. The set is never empty: while no server is ready, this is not called. Calls
     /// that wait for a server go on waiting until this returns, so it should take milliseconds at
