@@ -1,7 +1,10 @@
 //! The settings of a connection, each with its default and the reason for it. `balance` and `etcd`
 //! check them.
 
+use std::sync::Arc;
 use std::time::Duration;
+
+use crate::connection::server_streams::ServerStreams;
 
 /// A day: the maximum of every time that can be set. tokio's timers and `Instant`s bear no infinite
 /// times.
@@ -48,6 +51,9 @@ pub(crate) struct Options {
     /// After so much silence the connection opens no stream until a PING is answered. `None`:
     /// never.
     pub(crate) idle_timeout: Option<Duration>,
+    /// Of one server: counts the streams of all its connections. `None`: it has one connection, and
+    /// no limit but its own.
+    pub(crate) server_streams: Option<Arc<ServerStreams>>,
 }
 
 /// TCP's own keep-alive, see `SO_KEEPALIVE`. Linux takes whole seconds.
@@ -142,6 +148,7 @@ impl Default for Options {
             max_exchanges: (1 << 30) - (1 << 16),
             keep_alive_while_idle: false,
             idle_timeout: None,
+            server_streams: None,
         }
     }
 }

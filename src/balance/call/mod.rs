@@ -69,7 +69,9 @@ impl CallState {
             Some(_) if self.shared.all_full() => {}
             Some(pause) => {
                 let servers = self.shared.subchannels.load().len();
-                Box::pin(self.shared.pause_detector.catch_up(pause, servers, self.shared.epoch)).await;
+                let connections = self.shared.ready.load().connections();
+                let catch_up = self.shared.pause_detector.catch_up(pause, servers.max(connections), self.shared.epoch);
+                Box::pin(catch_up).await;
                 now = None;
             }
         }

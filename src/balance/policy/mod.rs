@@ -125,11 +125,11 @@ pub trait Policy: fmt::Debug + Send + Sync + 'static {
     /// Builds the picker for this set. It replaces the picker of the previous set.
     ///
     /// The channel calls this in its background task each time that the set changes: when a server
-    /// becomes ready, goes away, is ejected or comes back, when its connection is replaced, or when an instance or an
-    /// effective weight changes. Changes of load do not build a new set: read loads in
-    /// [`Picker::pick`]. The set is never empty: while no server is ready, this is not called. Calls
-    /// that wait for a server go on waiting until this returns, so it should take milliseconds at
-    /// most.
+    /// becomes ready, goes away, is ejected or comes back, when its connection is replaced, or when an
+    /// instance or an effective weight changes. Changes of load, and further connections of a server,
+    /// do not build a new set: read loads in [`Picker::pick`]. The set is never empty: while no server
+    /// is ready, this is not called. Calls that wait for a server go on waiting until this returns, so
+    /// it should take milliseconds at most.
     fn picker(&self, set: &ReadySet) -> Arc<dyn Picker>;
 }
 

@@ -13,7 +13,7 @@ use crate::instance::Instance;
 #[derive(Clone)]
 pub struct ReadyServer(Arc<dyn ServerMetrics>);
 
-/// Where the numbers of a [`ReadyServer`] come from: a subchannel and its connection, or a test.
+/// Where the numbers of a [`ReadyServer`] come from: a subchannel and its connections, or a test.
 pub(crate) trait ServerMetrics: Send + Sync {
     /// The address of this server; its instance may name several.
     fn address(&self) -> &Address;
@@ -46,8 +46,8 @@ impl ReadyServer {
         self.0.instance()
     }
 
-    /// The number of calls in flight, from their start to the end of their responses. Cancelled
-    /// calls count until their streams are reset (see
+    /// The number of calls in flight over all connections of the server, from their start to the end
+    /// of their responses. Cancelled calls count until their streams are reset (see
     /// [`BalancedChannel`](crate::BalancedChannel#cancelled-calls)).
     pub fn in_flight(&self) -> usize {
         self.0.in_flight()
