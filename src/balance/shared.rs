@@ -14,6 +14,7 @@ use tonic::{Code, Status};
 
 use crate::address::Address;
 use crate::balance::builder::call_options::Timeouts;
+use crate::balance::call::attempts::DeclaredDurations;
 use crate::balance::call::retry::{RetryBudget, RetryPolicy};
 use crate::balance::connectivity::ChannelStatus;
 use crate::balance::policy::{LeastRequest, PickNotifier, Policy};
@@ -61,6 +62,8 @@ pub(crate) struct ChannelShared {
     pub(crate) pause_detector: PauseDetector,
     /// Tokens of all calls of the channel together.
     pub(crate) retry_budget: RetryBudget,
+    /// What hedging after a quantile needs to know of earlier calls.
+    pub(crate) durations: DeclaredDurations,
     /// Zero of the times that costs and pauses are stored as, so that they fit into atomics.
     pub(crate) epoch: Instant,
     /// What all servers do together, as the measure for each.

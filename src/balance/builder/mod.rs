@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use tokio_stream::Stream;
 use tower::discover::Discover;
 
+use crate::balance::call::attempts::DeclaredDurations;
 use crate::balance::call::retry::{self, RetryPolicy};
 use crate::balance::channel::BalancedChannel;
 use crate::balance::connectivity::{ChannelStatus, DirectoryStatus};
@@ -301,6 +302,7 @@ impl BalancedChannelBuilder {
             status: watch::Sender::new(ChannelStatus::new(Arc::new(directory))),
             connect_context: Arc::new(connect_context),
             retry_budget: settings.retry.budget_of_tokens(),
+            durations: DeclaredDurations::of(&settings.retry),
             settings,
             pick_notifier: PickNotifier::default(),
             epoch: Instant::now(),

@@ -93,6 +93,13 @@ impl ResponseBody {
         Self(None)
     }
 
+    /// Sets whether the channel waits for the end of the response. If it gives up, the server was at least so slow.
+    pub(crate) fn set_end_awaited(&mut self, is_awaited: bool) {
+        if let Some(open) = &mut self.0 {
+            open.reporter.is_end_awaited = is_awaited;
+        }
+    }
+
     /// Reads ahead until the status is known, and returns the trailers if they have come.
     ///
     /// It stops earlier when a second message begins, when more than `limit` bytes have come, and when one message has been

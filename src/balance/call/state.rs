@@ -15,7 +15,7 @@ use crate::balance::call::deadline::Deadline;
 use crate::balance::call::pick::{PickRequest, WaitLimits};
 use crate::balance::call::replay::ReplayBody;
 use crate::balance::call::response_body::ResponseBody;
-use crate::balance::call::retry::RetryScope;
+use crate::balance::call::retry::{Pushback, RetryScope};
 use crate::balance::pool::ready::ReadySubchannel;
 use crate::balance::shared::ChannelShared;
 use crate::balance::status;
@@ -29,6 +29,8 @@ pub(super) enum AttemptOutcome {
     Done(Result<Response<ResponseBody>, Status>),
     /// The call is retried, after a pause.
     Retry(ReplayBody, Duration),
+    /// The call would be retried, but no attempt is left for it. It ends with this, unless another of its attempts is in flight.
+    Failed(Result<Response<ResponseBody>, Status>),
 }
 
 /// The state of one call, from its first poll to the head of its response.
@@ -47,8 +49,10 @@ pub(super) struct CallState {
     pub(super) is_generated: bool,
     pub(super) wait_limits: WaitLimits,
     pub(super) retry_scope: RetryScope,
-    /// Attempts that failed after a server may have processed them.
+    /// Attempts that failed, or were given up, after a server may have processed them.
     pub(super) attempts: u32,
+    /// What the server of the last of them has said about further ones.
+    pub(super) pushback: Pushback,
     /// A connection has ended, and this call may be the reason for it. One more connection is risked, and no further one.
     pub(super) is_suspect: bool,
     /// Servers that failed this call, in this round over all servers. They are picked again when no other is left.
@@ -90,6 +94,7 @@ impl CallState {
             is_generated,
             wait_limits: WaitLimits { deadline, wait_for_ready, started },
             attempts: 0,
+            pushback: Pushback::None,
             is_suspect: false,
             failed_servers: Vec::new(),
             round_backoff: None,

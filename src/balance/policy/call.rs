@@ -38,7 +38,7 @@ impl<'a> Call<'a> {
     }
 
     /// The number of this attempt: 1 for the first, and one more for each earlier attempt that a
-    /// server may have processed. The retry of an attempt that was never processed (gRFC A6's
+    /// server may have processed, those in flight included. The retry of an attempt that was never processed (gRFC A6's
     /// transparent retry) has the same number.
     pub fn attempt(&self) -> u32 {
         self.attempt
