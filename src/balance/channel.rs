@@ -153,7 +153,7 @@ use crate::balance::shared::ChannelHandle;
 ///
 /// | the call | its server |
 /// |---|---|
-/// | has a response | [`ServedBy`](crate::ServedBy) in the response's extensions |
+/// | has a response | [`ServedBy`](crate::ServedBy) in the response's extensions, if [`BalancedChannelBuilder::served_by`] or [`ReportServer`](crate::ReportServer) asks for it |
 /// | failed with a status that the channel made | [`CallError`](crate::CallError), the status's source |
 /// | failed with a status that the server sent in place of a response (`Trailers-Only` in gRPC's HTTP/2 protocol) | [`CallError`](crate::CallError), if a generated client made the call. The channel recognises such a call by the [`tonic::GrpcMethod`] in the request's extensions |
 /// | failed with a status in the trailers of a response that had begun | the status has no source. Of a streamed response the caller has [`ServedBy`](crate::ServedBy). Of a unary call a generated client drops the response: a tower layer around the channel still sees it, or [`BalancedChannelBuilder::addresses_in_statuses`] puts the address into the metadata |
@@ -222,6 +222,7 @@ use crate::balance::shared::ChannelHandle;
 /// [`BalancedChannelBuilder::replay_limit`]: crate::BalancedChannelBuilder::replay_limit
 /// [`BalancedChannelBuilder::outlier_detection`]: crate::BalancedChannelBuilder::outlier_detection
 /// [`BalancedChannelBuilder::idle_timeout`]: crate::BalancedChannelBuilder::idle_timeout
+/// [`BalancedChannelBuilder::served_by`]: crate::BalancedChannelBuilder::served_by
 /// [`BalancedChannelBuilder::addresses_in_statuses`]: crate::BalancedChannelBuilder::addresses_in_statuses
 /// [`BalancedChannelBuilder::max_header_list_size`]: crate::BalancedChannelBuilder::max_header_list_size
 /// [`BalancedChannelBuilder::max_request_header_list_size`]: crate::BalancedChannelBuilder::max_request_header_list_size

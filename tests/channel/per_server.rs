@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::time::Instant;
-use tonic::{Code, Status};
+use tonic::Code;
 use tonic_etcd::policy::{LeastRequest, PeakEwma, PickFirst, Picker, Policy, ReadyServer, ReadySet, RoundRobin};
 use tonic_etcd::{BalancedChannel, BalancedChannelBuilder, ServerState, ServerStatus};
 

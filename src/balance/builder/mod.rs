@@ -67,6 +67,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 /// | How long may connecting take? | [`connect_timeout`](Self::connect_timeout) | 5 s |
 /// | How many bytes may a server send before the caller reads them? | [`stream_window`](Self::stream_window), [`connection_window`](Self::connection_window) | 2 MiB for each response, 2³¹ − 1 for each connection |
 /// | How large may headers be? | [`max_header_list_size`](Self::max_header_list_size), [`max_request_header_list_size`](Self::max_request_header_list_size) | 1 MiB |
+/// | Do responses name their servers? | [`served_by`](Self::served_by), [`ReportServer`](crate::ReportServer) | no |
 /// | Do statuses have addresses? | [`addresses_in_statuses`](Self::addresses_in_statuses) | no |
 #[derive(Clone)]
 #[must_use = "a builder does nothing until it builds"]
@@ -207,6 +208,14 @@ impl BalancedChannelBuilder {
     /// [`CallError`](crate::CallError), the status's source, has the addresses in any case.
     pub fn addresses_in_statuses(mut self, hold: bool) -> Self {
         self.settings.addresses_in_statuses = hold;
+        self
+    }
+
+    /// Sets whether each response has [`ServedBy`](crate::ServedBy) in its extensions: the server that sent it.
+    ///
+    /// Off by default: it takes three allocations for each call. [`ReportServer`](crate::ReportServer) sets it for one call.
+    pub fn served_by(mut self, report: bool) -> Self {
+        self.settings.served_by = report;
         self
     }
 
