@@ -102,6 +102,7 @@ impl CallState {
                 AttemptOutcome::Done(result) | AttemptOutcome::Failed(result) => return result,
                 AttemptOutcome::Retry(body, pause) => {
                     self.body = Some(body);
+                    self.restore_headers();
                     if !pause.is_zero() {
                         runtime::require_timers()?;
                         // A server had the call: this pause is bounded by the deadline alone.

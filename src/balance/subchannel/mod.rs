@@ -318,7 +318,8 @@ impl ServerStatus {
     }
 
     /// The number of attempts that have ended with a status, a failure or a passed deadline. Attempts that the server did not
-    /// process, that were cancelled, or whose own requests failed do not count.
+    /// process, that were cancelled (also because another attempt of their call won or took their place), or whose own requests
+    /// failed do not count.
     pub fn attempts(&self) -> u64 {
         self.attempts
     }

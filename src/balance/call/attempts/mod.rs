@@ -106,11 +106,15 @@ impl CallState {
             };
             match flight.poll_timer(wake_at, cx) {
                 Poll::Ready(Ok(())) => {}
-                // Without timers nothing is ever due, and a call with a deadline cannot be made.
+                Poll::Pending => return Poll::Pending,
+                // A runtime without timers: nothing would end the call with its deadline. Without one it only has no further attempt.
                 Poll::Ready(Err(status)) if deadline.is_some() => {
                     return Poll::Ready(FlightEnd::Outcome(Done(Err(status))));
                 }
-                Poll::Pending | Poll::Ready(Err(_)) => return Poll::Pending,
+                Poll::Ready(Err(_)) => {
+                    flight.schedule.forbid();
+                    continue;
+                }
             }
             if deadline.is_some_and(|deadline| deadline.has_passed()) {
                 return self.deadline_passed(flight);
