@@ -119,7 +119,7 @@ impl CallState {
             if deadline.is_some_and(|deadline| deadline.has_passed()) {
                 return self.deadline_passed(flight);
             }
-            let (_, now) = self.now();
+            let now = self.now();
             match flight.action(now, self.attempts) {
                 Action::Wait => {}
                 Action::Hedge => self.hedge(flight, now),
@@ -176,7 +176,7 @@ impl CallState {
         match std::mem::replace(&mut self.pushback, Pushback::None) {
             Pushback::None => {}
             Pushback::Never => flight.schedule.forbid(),
-            Pushback::After(pause) => flight.schedule.delay(self.now().1.saturating_add(pause)),
+            Pushback::After(pause) => flight.schedule.delay(self.now().saturating_add(pause)),
         }
     }
 
@@ -195,7 +195,7 @@ impl CallState {
         if self.shared.settings.retry.timing.has_quantile()
             && let Some(durations) = self.durations()
         {
-            let now = self.now().1;
+            let now = self.now();
             durations.add(now.saturating_sub(sent_at), now);
         }
     }
