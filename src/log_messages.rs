@@ -13,7 +13,7 @@
 //! | `record skipped: unreadable` | WARN | The value at `key` cannot be read. Its server gets no calls; other records are not affected. | Repair the record, or give the resolver the codec of its writer. If `error` recognises the writer, it says so. |
 //! | `more records skipped: unreadable` | WARN | One change brought more than ten unreadable records. Ten were logged one by one; `more` is the number of the rest. | As above. |
 //! | `record field not understood, kept as metadata; logged once for each service` | WARN | A field of the record at `key` (`misread`) has a value that cannot be understood. The server is called as if the field were not set. | Repair the field at its writer. |
-//! | `prefix also holds keys of a longer name: if that is a service, its servers get calls of this one` | WARN | Keys that look like those of another service (field `below`) lie under the prefix of `service`. | Do not name one service `shop` and another one `shop/…`. A chosen key ([`RegistrationOptions::key`](crate::RegistrationOptions::key)) looks like such a name too if it has a slash, or if [`Conflict::UniqueKey`](crate::Conflict::UniqueKey) had to add a random id because the instance has none. |
+//! | `prefix also holds keys of a longer name: if that is a service, its servers get calls of this one` | WARN | Keys under the prefix of the service (field `service`) look like those of another service (field `below`). | Do not name one service `shop` and another one `shop/…`. A chosen key ([`RegistrationOptions::key`](crate::RegistrationOptions::key)) looks like such a name too if it has a slash, or if [`Conflict::UniqueKey`](crate::Conflict::UniqueKey) had to add a random id because the instance has none. |
 //! | `server left out: its endpoint cannot be made` | WARN | A change stream, or tonic's balanced channel, left out the server at `address`: `https` without TLS, or `configure_endpoint` failed or panicked. | See `error`. |
 //! | `etcd members learned` | INFO | etcd now names other members than before (`members`). | Nothing. |
 //! | `etcd members not learned; using the given endpoints` | WARN | etcd refused to list its members. Logged once. | Allow the role to list members. Behind a proxy, turn `learn_members` off. |
@@ -34,13 +34,14 @@
 //! | `server back from its ejection` | INFO | The time of an ejection is over, and the server gets calls again, on probation (`service`, `server`). | Nothing. |
 //! | `discovery failed, keeping the known servers` | WARN | The discovery that the channel was built with returned an error (`service`, `error`, `retry_in_ms`). It is polled again; further errors in a row are at DEBUG. | See `error`: it is the discovery's own. |
 //! | `discovery panicked, keeping the known servers for good` | ERROR | The discovery that the channel was built with panicked (`service`, `panic`). It is not polled again. | Fix the discovery, and build a new channel. |
+//! | `policy picked an index out of range, taking the next server` | WARN | `Picker::pick` returned `Pick::Server` with an index (`index`) that is not below the number of ready servers (`servers`) of `service`. The first available server takes such calls. Logged once for each channel. | Fix the policy: its index must be one of the `ReadySet` that the picker was built from. |
 //! | `policy panicked, picking by least request` | ERROR | `Policy::picker` panicked for a set of servers (`service`, `panic`). `LeastRequest` picks from that set. | Fix the policy. |
 //!
 //! # Connections
 //!
 //! | message | level | meaning | what to do |
 //! |---|---|---|---|
-//! | `TLS settings invalid, keeping the last valid ones` | WARN | Certificate files, or the function given to `ClientTls::rustls_with`, give nothing usable at present (`error` says why). New connections use the last valid settings. Logged once until they are valid again. | Fix the files (pair of certificate and key, PEM, permissions) before the certificate in use expires. |
+//! | `TLS settings invalid, keeping the last valid ones` | WARN | Certificate files, or the function given to `ClientTls::rustls_with`, give nothing usable at present (`error` says why, also if the function panicked). New connections use the last valid settings. Logged once until they are valid again. | Fix the files (pair of certificate and key, PEM, permissions) before the certificate in use expires. |
 //! | `TLS settings valid again` | INFO | The settings can be used again, and new connections use them. | Nothing. |
 //!
 //! # Registrar and server
@@ -54,8 +55,8 @@
 //! | `key held by another instance, waiting for it` | WARN | Another instance has the key: the `Conflict` rule does not overwrite it, or it overwrote the key of this instance. `error` names the other instance. | If this is not wanted, stop the other instance or give this one another key. |
 //! | `registrar request failed, retrying` | WARN | etcd failed or refused a request. Logged once for each kind of failure in an outage. | See `error`: permissions, quotas and sizes must be corrected; other failures pass. |
 //! | `key watch denied, putting the key once a minute instead` | WARN | The role may not watch the registrar's own key. If the key is deleted, it comes back within a minute instead of at once. If another instance puts the same key, the two overwrite each other. | Grant the role read access to the key. |
-//! | `service name is nested in another, whose clients call both` | WARN | etcd has keys of two services, named in the fields `upper` and `lower`, such as `shop` and `shop/payments`. Clients of the upper one call the servers of both. | Rename one of the services. |
-//! | `runtime ended while a lease was held, its keys stay until the lease ends` | WARN | The tokio runtime ended before the registrations had left. Clients call the server until the lease ends (`ttl_s`). | Wait for `Registrar::close` before `main` returns. |
+//! | `service name is nested in another, whose clients call both` | WARN | etcd has keys of two services, named in the fields `upper` and `lower`, such as `shop` and `shop/payments`. Clients of the upper one call the servers of both. | Rename one of the services. A chosen key with a slash looks like a nested name too, as does the key that [`Conflict::UniqueKey`](crate::Conflict::UniqueKey) made of a chosen one and a random id because the instance has none. |
+//! | `runtime ended while a lease was held, its keys stay until the lease ends` | WARN | The tokio runtime ended before the registrations had left. Clients try the server until the lease ends (`ttl_s`). | Before `main` returns, wait for `Registrar::close`, for `Registration::deregister` of each registration, or for the end of `Serve::serve`. |
 //! | `server ready, registering` | INFO | The checks pass and the address is known. | Nothing. |
 //! | `check failed, not registering yet` | WARN | The readiness check, or the first health check, failed. The server accepts calls, but is not in the directory. | Fix what `error` names. The check is repeated. |
 //! | `health check failed, leaving the directory` | WARN | The server is taken out of etcd until the check passes. | Fix what `error` names. |
@@ -64,7 +65,7 @@
 //! | `address to register unknown, retrying` | WARN | The address of etcd, or a route to it, is not known yet. | Check DNS and the network, or set `Serve::advertise` or `TONIC_ETCD_ADVERTISE`. |
 //! | `advertised address is loopback because etcd is on this host, other hosts cannot reach it` | WARN | The server listens on every interface, and reaches etcd by loopback. | Nothing on a developer's host; otherwise set `Serve::advertise`. |
 //! | `advertised address is of an address family that is not listened on` | WARN | The address has the listener's port and a family that it does not accept. It works only if something forwards the connections. | Listen on both families, or correct the address. |
-//! | `instance change refused, leaving it out` | WARN | A change by `ServeControl::update`, made before the server was registered, could not be applied: its function returned an error or panicked. | Correct the change that `error` names. |
+//! | `instance change refused, leaving it out` | WARN | A change by `ServeControl::update`, made before the server was registered, could not be applied: its function returned an error or panicked, or its result was refused, as by the codec. The server registers without it. | Correct the change that `error` names. |
 //! | `draining mark failed, leaving without it` | WARN | `Departure::MarkDraining` could not write the mark in time. The server deregisters without it. | Check that etcd is reachable. |
 //! | `deregistration failed, the key stays until its lease ends` | WARN | The server stopped without leaving etcd. Clients try it until the lease ends. | Check that etcd is reachable. |
 //! | `server draining, no more calls accepted` | INFO | GOAWAY is sent; the calls in flight go on. | Nothing. |

@@ -1,7 +1,7 @@
 //! The state that all clones, calls and background tasks of a channel share.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -14,6 +14,7 @@ use tonic::{Code, Status};
 
 use crate::address::Address;
 use crate::balance::builder::call_options::Timeouts;
+use crate::balance::call::attempts::DeclaredDurations;
 use crate::balance::call::retry::{RetryBudget, RetryPolicy};
 use crate::balance::connectivity::ChannelStatus;
 use crate::balance::policy::{LeastRequest, PickNotifier, Policy};
@@ -61,6 +62,8 @@ pub(crate) struct ChannelShared {
     pub(crate) pause_detector: PauseDetector,
     /// Tokens of all calls of the channel together.
     pub(crate) retry_budget: RetryBudget,
+    /// What hedging after a quantile needs to know of earlier calls.
+    pub(crate) durations: DeclaredDurations,
     /// Zero of the times that costs and pauses are stored as, so that they fit into atomics.
     pub(crate) epoch: Instant,
     /// What all servers do together, as the measure for each.
@@ -69,6 +72,8 @@ pub(crate) struct ChannelShared {
     pub(crate) queue: Arc<Queue>,
     /// The text of statuses of calls that find no server.
     pub(crate) unavailable_text: UnavailableText,
+    /// The policy has picked an index out of range, and that is logged.
+    pub(crate) out_of_range_logged: AtomicBool,
 }
 
 impl ChannelShared {
@@ -126,6 +131,8 @@ pub(crate) struct Settings {
     pub(crate) authority: Option<Authority>,
     pub(crate) user_agent: HeaderValue,
     pub(crate) addresses_in_statuses: bool,
+    /// Responses name their servers.
+    pub(crate) served_by: bool,
     /// Every server but those of Unix sockets is called over TLS, whatever its record says.
     pub(crate) tls_only: bool,
     pub(crate) connections_per_server: usize,
@@ -145,6 +152,7 @@ impl Default for Settings {
             authority: None,
             user_agent: HeaderValue::from_static(concat!("tonic-etcd/", env!("CARGO_PKG_VERSION"))),
             addresses_in_statuses: false,
+            served_by: false,
             tls_only: false,
             connections_per_server: 1,
             max_in_flight_per_server: None,

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -49,6 +50,8 @@ impl BalancedChannel {
                 latency: subchannel.cost.latency(),
                 attempts,
                 failures,
+                hedges: subchannel.hedges.load(Ordering::Relaxed),
+                attempt_timeouts: subchannel.attempt_timeouts.load(Ordering::Relaxed),
                 last_error: status.last_error,
             })
         };

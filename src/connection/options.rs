@@ -69,15 +69,15 @@ pub(crate) struct TcpKeepalive {
 
 /// HTTP/2 keep-alive: detects servers that no longer respond.
 ///
-/// A PING is sent when nothing was read from the server for the interval, if a call is in flight, or
-/// was started in that time and has ended since. Whatever is read after the PING shows that the server is alive. If
+/// A PING is sent after an interval in which nothing was read from the server, if a call is in flight
+/// or was started in that interval. Whatever is read after the PING shows that the server is alive. If
 /// nothing is read for the timeout after the PING was written, the connection is closed: its calls
 /// fail, and a new connection is made. So a server that stops responding during a call is usually
 /// detected after the interval plus the timeout, which is 30 s by default, and later if its streams
 /// were silent before (see below). If the PING cannot be written, or
 /// if the program itself stood still, the timeout counts once more: 40 s by default.
 ///
-/// A connection without calls gets no PINGs, unless
+/// After one interval without calls, a connection gets no more of these PINGs, unless
 /// [`BalancedChannelBuilder::keep_alive_while_idle`](crate::BalancedChannelBuilder::keep_alive_while_idle)
 /// is set.
 ///

@@ -1,5 +1,6 @@
 //! What a balanced channel promises, against servers on loopback that speak bare HTTP/2 and do as they are told.
 
+mod attempts;
 mod field;
 mod limits;
 mod membership;

@@ -37,6 +37,8 @@ pub(crate) enum Script {
     Http(u16),
     /// Nothing at all.
     Silence,
+    /// The head of an answer, and nothing more.
+    HeadOnly,
     /// An answer without an end, as fast as it is read.
     Flood,
     /// Another script, once this time has passed.
@@ -81,6 +83,10 @@ impl Seen {
 
     pub(crate) fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn cancelled(&self) -> usize {
+        self.cancelled.load(Ordering::SeqCst)
     }
 
     pub(crate) fn header(&self, call: usize, name: &str) -> Option<HeaderValue> {
@@ -264,6 +270,10 @@ async fn play(
         Script::Silence => {
             drop(std::future::poll_fn(|cx| respond.poll_reset(cx)).await);
             seen.cancelled.fetch_add(1, Ordering::SeqCst);
+        }
+        Script::HeadOnly => {
+            let _out = respond.send_response(response.body(()).unwrap(), false).unwrap();
+            std::future::pending::<()>().await;
         }
         Script::Flood => {
             let mut out = respond.send_response(response.body(()).unwrap(), false).unwrap();

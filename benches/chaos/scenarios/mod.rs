@@ -93,5 +93,11 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     calls("f42", "2 000 servers with full backlogs, and one that lives", calls::backlog::run),
     calls("f62", "the handlers of one of 3 servers panic", calls::failing::panics),
     calls("f65", "metadata of 17, 70 and 200 KiB", calls::metadata::run),
+    calls(
+        "attempts",
+        "one of 3 servers hangs, the method declared with an attempt timeout or hedges",
+        calls::attempts::run,
+    ),
+    calls("stopped", "one of 3 servers is stopped for 2 s, with an attempt timeout", calls::stopped::run),
     calls("f66", "servers restart while nobody drives the runtime", calls::pauses::run),
 ];

@@ -192,7 +192,7 @@ impl BalancedChannelBuilder {
     ///   limit.
     /// - **Above h2's limit:** the message has no size. It has the server's code only if
     ///   `grpc-status` is the first of the trailers.
-    /// - **Above 1.25 times h2's limit on the wire:** the same, and the connection is closed. The
+    /// - **Encoded, above 1.25 times h2's limit:** the same, and the connection is closed. The
     ///   other calls over it fail with `UNAVAILABLE`, and are retried once at most, if
     ///   [`RetryPolicy`](crate::RetryPolicy) allows it.
     pub fn max_header_list_size(mut self, bytes: u32) -> Self {

@@ -10,7 +10,7 @@ mod connections;
 use std::fmt;
 use std::hash::Hash;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use tokio_stream::Stream;
 use tower::discover::Discover;
 
+use crate::balance::call::attempts::DeclaredDurations;
 use crate::balance::call::retry::{self, RetryPolicy};
 use crate::balance::channel::BalancedChannel;
 use crate::balance::connectivity::{ChannelStatus, DirectoryStatus};
@@ -66,6 +67,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 /// | How long may connecting take? | [`connect_timeout`](Self::connect_timeout) | 5 s |
 /// | How many bytes may a server send before the caller reads them? | [`stream_window`](Self::stream_window), [`connection_window`](Self::connection_window) | 2 MiB for each response, 2³¹ − 1 for each connection |
 /// | How large may headers be? | [`max_header_list_size`](Self::max_header_list_size), [`max_request_header_list_size`](Self::max_request_header_list_size) | 1 MiB |
+/// | Do responses name their servers? | [`served_by`](Self::served_by), [`ReportServer`](crate::ReportServer) | no |
 /// | Do statuses have addresses? | [`addresses_in_statuses`](Self::addresses_in_statuses) | no |
 #[derive(Clone)]
 #[must_use = "a builder does nothing until it builds"]
@@ -209,6 +211,14 @@ impl BalancedChannelBuilder {
         self
     }
 
+    /// Sets whether each response has [`ServedBy`](crate::ServedBy) in its extensions: the server that sent it.
+    ///
+    /// Off by default: it takes three allocations for each call. [`ReportServer`](crate::ReportServer) sets it for one call.
+    pub fn served_by(mut self, report: bool) -> Self {
+        self.settings.served_by = report;
+        self
+    }
+
     /// Builds a channel over the instances of any tower discovery, without etcd. `name` stands for the service in texts and logs.
     ///
     /// ```
@@ -301,6 +311,7 @@ impl BalancedChannelBuilder {
             status: watch::Sender::new(ChannelStatus::new(Arc::new(directory))),
             connect_context: Arc::new(connect_context),
             retry_budget: settings.retry.budget_of_tokens(),
+            durations: DeclaredDurations::of(&settings.retry),
             settings,
             pick_notifier: PickNotifier::default(),
             epoch: Instant::now(),
@@ -308,6 +319,7 @@ impl BalancedChannelBuilder {
             queue,
             pause_detector: PauseDetector::new(),
             unavailable_text: UnavailableText::default(),
+            out_of_range_logged: AtomicBool::new(false),
         });
         // No span: it would live as long as the process, and keep the span open in which the channel was built.
         let pool_task = runtime.spawn(pool::run(shared.clone(), ShutdownGuard(shared.clone()), source)).abort_handle();

@@ -6,6 +6,7 @@
 //! | `state.rs` | what a call keeps between attempts |
 //! | `pick.rs` | a server from the ready set, or a wait in the queue |
 //! | `attempt.rs` | one request to one server, up to the head of the response |
+//! | `attempts/` | several attempts at once: hedges, and attempts that are given up after their time |
 //! | `outcome.rs` | the decision after an attempt: the end of the call, or another attempt |
 //! | `retry.rs` | the retry policy and its budget |
 //! | `replay.rs` | the request's body, kept for a retry |
@@ -25,6 +26,7 @@
 //! Rare waits are boxed futures: without that each call would carry the memory of all of them.
 
 mod attempt;
+pub(super) mod attempts;
 pub(super) mod deadline;
 mod outcome;
 pub(super) mod pick;
@@ -43,6 +45,7 @@ use tonic::Status;
 
 use crate::balance::call::pick::{PickOutcome, PickedServer, WaitLimits};
 use crate::balance::call::response_body::ResponseBody;
+use crate::balance::call::retry::RetryScope;
 use crate::balance::call::state::{AttemptOutcome, CallState};
 use crate::balance::shared::ChannelHandle;
 use crate::balance::{runtime, status};
@@ -90,10 +93,16 @@ impl CallState {
                 }
             };
             let (began, sent_at) = now.take().unwrap_or_else(|| self.now());
-            match self.attempt(picked, sent_at).await {
-                AttemptOutcome::Done(result) => return result,
+            let outcome = if self.retry_scope == RetryScope::Never || !self.shared.settings.retry.timing.is_set() {
+                self.attempt(picked, sent_at).await
+            } else {
+                Box::pin(self.attempts(picked, sent_at)).await
+            };
+            match outcome {
+                AttemptOutcome::Done(result) | AttemptOutcome::Failed(result) => return result,
                 AttemptOutcome::Retry(body, pause) => {
                     self.body = Some(body);
+                    self.restore_headers();
                     if !pause.is_zero() {
                         runtime::require_timers()?;
                         // A server had the call: this pause is bounded by the deadline alone.

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http::{Extensions, HeaderMap};
@@ -112,7 +113,11 @@ impl ChannelShared {
         let PickRequest { path, headers, extensions, attempt, failed_servers } = *request;
         let availability = Availability { servers, failed_servers, probes: Cell::new(0) };
         let start = match picker.pick(&Call { path, headers, extensions, attempt, servers: &availability }) {
-            Pick::Server(server) => server.min(servers.len() - 1), // there is one where there is a picker
+            Pick::Server(server) if server < servers.len() => server,
+            Pick::Server(index) => {
+                self.warn_out_of_range(index, servers.len());
+                0
+            }
             Pick::Wait => return PickOutcome::Wait,
             Pick::Fail(status) => return PickOutcome::Fail(status),
         };
@@ -136,6 +141,16 @@ impl ChannelShared {
             (true, _) => PickOutcome::Full,
             (false, true) => PickOutcome::AllFailed,
             (false, false) => PickOutcome::NoneReady,
+        }
+    }
+
+    /// Tells once in the channel's life that its policy has a fault.
+    #[cold]
+    fn warn_out_of_range(&self, index: usize, servers: usize) {
+        if !self.out_of_range_logged.swap(true, Ordering::Relaxed) {
+            let directory = self.status.borrow().directory.clone();
+            let service = &*directory.service;
+            tracing::warn!(parent: None, service, index, servers, "policy picked an index out of range, taking the next server");
         }
     }
 

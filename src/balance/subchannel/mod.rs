@@ -67,6 +67,9 @@ pub(crate) struct Subchannel {
     pub(crate) cost: Cost,
     /// Calls that ended with another code than OK, since the channel began.
     failures: AtomicU64,
+    /// Attempts that were sent to it beside another one of their call, and attempts at it that were given up after their time.
+    pub(crate) hedges: AtomicU64,
+    pub(crate) attempt_timeouts: AtomicU64,
     /// What outlier detection looks at.
     pub(crate) interval: IntervalCounts,
     /// Counts ejections and returns: odd while the server is ejected.
@@ -128,6 +131,8 @@ impl Subchannel {
             growth: Growth::default(),
             cost: Cost::default(),
             failures: AtomicU64::new(0),
+            hedges: AtomicU64::new(0),
+            attempt_timeouts: AtomicU64::new(0),
             interval: IntervalCounts::default(),
             term: AtomicU32::new(0),
             on_probation: AtomicBool::new(false),
@@ -269,6 +274,8 @@ pub struct ServerStatus {
     pub(crate) latency: Option<Duration>,
     pub(crate) attempts: u64,
     pub(crate) failures: u64,
+    pub(crate) hedges: u64,
+    pub(crate) attempt_timeouts: u64,
     pub(crate) last_error: Option<String>,
 }
 
@@ -311,7 +318,8 @@ impl ServerStatus {
     }
 
     /// The number of attempts that have ended with a status, a failure or a passed deadline. Attempts that the server did not
-    /// process, that were cancelled, or whose own requests failed do not count.
+    /// process, that were cancelled (also because another attempt of their call won or took their place), or whose own requests
+    /// failed do not count.
     pub fn attempts(&self) -> u64 {
         self.attempts
     }
@@ -320,6 +328,20 @@ impl ServerStatus {
     /// deadlines included.
     pub fn failures(&self) -> u64 {
         self.failures
+    }
+
+    /// The number of hedges that were sent to this server ([`RetryPolicy::hedge_after`](crate::RetryPolicy::hedge_after)). Those
+    /// that lost are not among its [`ServerStatus::attempts`]. The sum over all servers is what hedging has cost in attempts, for
+    /// the servers that the channel still has.
+    pub fn hedges(&self) -> u64 {
+        self.hedges
+    }
+
+    /// The number of attempts at this server that were given up after
+    /// [`RetryPolicy::attempt_timeout`](crate::RetryPolicy::attempt_timeout). Each was sent again to another server. They are not
+    /// among its [`ServerStatus::attempts`].
+    pub fn attempt_timeouts(&self) -> u64 {
+        self.attempt_timeouts
     }
 
     /// The last error of a connection, or of an attempt to connect; kept after it has recovered. `None` if there was no error

@@ -145,6 +145,11 @@ where
     }
 
     /// The request's body, as far as it was read.
+    pub(crate) fn body(&self) -> &B {
+        &self.body
+    }
+
+    /// The same, without the exchange.
     pub(crate) fn into_body(self) -> B {
         self.body
     }
