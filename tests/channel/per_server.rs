@@ -194,9 +194,10 @@ async fn a_connection_that_ends_concerns_its_calls_alone() {
             ready(&channel, 1).await;
             let (mut own, mut others) = (Vec::new(), Vec::new());
             for connection in 0..3 {
-                let (calls, script) = match connection == which {
-                    true => (&mut own, end.clone()),
-                    false => (&mut others, Script::GreetLater(rest.clone())),
+                let (calls, script) = if connection == which {
+                    (&mut own, end.clone())
+                } else {
+                    (&mut others, Script::GreetLater(rest.clone()))
                 };
                 calls.extend(server.begin(&channel, 2, script).await);
             }

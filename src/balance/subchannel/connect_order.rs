@@ -379,7 +379,7 @@ mod tests {
         assert_eq!(order.step(later, true).again, Some(later + MIN_ATTEMPT_TIME), "among themselves as others do");
         let new = order.enqueue(Rank::Connected);
         assert_eq!(started(&order.step(later, true)), (&[new][..], &[further][..]), "gives way at once");
-        assert_eq!(order.is_revoked(other), false);
+        assert!(!order.is_revoked(other));
         assert_eq!((Rank::further(0).next(), Rank::further(-1)), (Rank::further(1), Rank::further(0)));
     }
 
