@@ -40,11 +40,13 @@ impl BalancedChannel {
                 SubchannelState::Shutdown => return None, // removed a moment ago
             };
             let (attempts, failures) = subchannel.attempts();
+            let (connections, in_flight) = subchannel.connections();
             Some(ServerStatus {
                 address: subchannel.address().clone(),
                 state,
                 state_age: status.since.elapsed(),
-                in_flight: subchannel.in_flight(),
+                connections,
+                in_flight,
                 latency: subchannel.cost.latency(),
                 attempts,
                 failures,

@@ -64,7 +64,8 @@ pub use crate::codec::plain::Plain;
 pub trait Codec: fmt::Debug + Send + Sync + 'static {
     /// Reads one record. `key` is the whole etcd key, the name of the service included.
     ///
-    /// Called in a background task for each record of a list and for each event, so it must not
+    /// Called in a background task for each record of a list and for each event, and by a registrar
+    /// for a few records that seem to be of a name below its service, so it must not
     /// block. The same record may be read again.
     ///
     /// # Errors

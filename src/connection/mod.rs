@@ -13,7 +13,8 @@
 //!    that was idle.
 //! 3. [`handle`] is the [`Connection`] that callers hold. [`shared`] is what handles, exchanges and
 //!    the driver share: the [`StreamCapacity`](capacity::StreamCapacity) and the
-//!    [`ConnectionState`] ([`state`]).
+//!    [`ConnectionState`] ([`state`]). [`server_streams`] counts over several connections of one
+//!    server, where its owner wants that.
 //! 4. [`exchange`] is one request and its response on a stream, in the caller's task.
 //! 5. [`resets`] takes over streams of calls that were cancelled before a response, and resets them
 //!    at a pace that servers accept.
@@ -61,6 +62,7 @@ mod failure;
 mod handle;
 mod options;
 mod resets;
+mod server_streams;
 mod shared;
 mod state;
 
@@ -82,8 +84,9 @@ pub(crate) use crate::connection::failure::{Failure, FailureKind};
 pub(crate) use crate::connection::handle::Connection;
 pub use crate::connection::options::KeepAlive;
 pub(crate) use crate::connection::options::{Options, TcpKeepalive};
+pub(crate) use crate::connection::server_streams::ServerStreams;
 pub(crate) use crate::connection::shared::{ConnectionLoad, StreamPermit};
-pub(crate) use crate::connection::state::{CloseKind, ConnectionState};
+pub(crate) use crate::connection::state::{CloseKind, CloseReason, ConnectionState};
 pub(crate) use h2::{Reason, RecvStream};
 
 #[cfg(test)]

@@ -104,9 +104,8 @@ impl Resolution {
     }
 
     /// Waits for a change of the snapshot, the state or the error since this method last returned,
-    /// and returns the snapshot. The first call counts from the time before anything was known of
-    /// the service: it returns at once if etcd has responded or failed, also if that was before this
-    /// handle was made. A growing [`ResolutionState::Stale`] age is no change. A slow reader skips to
+    /// and returns the snapshot. The first call of a handle returns at once if etcd has already responded
+    /// or failed, also if [`Resolution::ready`] has returned that snapshot before. A growing [`ResolutionState::Stale`] age is no change. A slow reader skips to
     /// the latest snapshot.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use greeter_proto::greeter_server::{Greeter, GreeterServer};
 use greeter_proto::{HelloReply, HelloRequest};
 use tonic::transport::server::TcpIncoming;
 use tonic::{Code, Request, Response, Status};
-use tonic_etcd::{BalancedChannel, CallError, Resolver, ServedBy, WaitForReady};
+use tonic_etcd::{BalancedChannel, CallError, ReportServer, Resolver, ServedBy, WaitForReady};
 
 use crate::support::{World, naming, until};
 
@@ -28,7 +28,9 @@ fn server() -> String {
 }
 
 async fn greet(channel: &BalancedChannel) -> Result<String, Status> {
-    let answer = GreeterClient::new(channel.clone()).say_hello(HelloRequest { name: "world".into() }).await?;
+    let mut request = Request::new(HelloRequest { name: "world".into() });
+    request.extensions_mut().insert(ReportServer(true));
+    let answer = GreeterClient::new(channel.clone()).say_hello(request).await?;
     Ok(answer.extensions().get::<ServedBy>().unwrap().address().to_string())
 }
 

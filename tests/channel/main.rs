@@ -5,6 +5,7 @@ mod field;
 mod limits;
 mod membership;
 mod peer;
+mod per_server;
 mod policies;
 mod raw;
 mod retries;

@@ -109,7 +109,11 @@ impl CallState {
 
     /// Makes the request's head for a server, with the time that is left. `None` if none is. `previous` is the number of attempts
     /// that went before.
-    pub(super) fn request_head(&self, subchannel: &ReadySubchannel, previous: u32) -> Option<Request<()>> {
+    pub(super) fn request_head(&mut self, subchannel: &ReadySubchannel, previous: u32) -> Option<Request<()>> {
+        let timeout = match &self.wait_limits.deadline {
+            Some(deadline) => Some(deadline.remaining_header()?),
+            None => None,
+        };
         let mut uri = http::uri::Parts::default();
         uri.scheme = Some(subchannel.scheme.clone());
         uri.authority = Some(subchannel.authority.clone());
@@ -118,9 +122,9 @@ impl CallState {
         *head.version_mut() = Version::HTTP_2;
         *head.method_mut() = self.method.clone();
         *head.uri_mut() = Uri::from_parts(uri).unwrap_or_default(); // valid: all three parts are there
-        *head.headers_mut() = self.headers.clone();
-        if let Some(deadline) = &self.wait_limits.deadline {
-            head.headers_mut().insert(GRPC_TIMEOUT, deadline.remaining_header()?);
+        *head.headers_mut() = self.take_headers();
+        if let Some(timeout) = timeout {
+            head.headers_mut().insert(GRPC_TIMEOUT, timeout);
         }
         if previous > 0 {
             head.headers_mut().insert(PREVIOUS_ATTEMPTS, previous.into());

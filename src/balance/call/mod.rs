@@ -72,7 +72,9 @@ impl CallState {
             Some(_) if self.shared.all_full() => {}
             Some(pause) => {
                 let servers = self.shared.subchannels.load().len();
-                Box::pin(self.shared.pause_detector.catch_up(pause, servers, self.shared.epoch)).await;
+                let connections = self.shared.ready.load().connections();
+                let catch_up = self.shared.pause_detector.catch_up(pause, servers.max(connections), self.shared.epoch);
+                Box::pin(catch_up).await;
                 now = None;
             }
         }
@@ -100,6 +102,7 @@ impl CallState {
                 AttemptOutcome::Done(result) | AttemptOutcome::Failed(result) => return result,
                 AttemptOutcome::Retry(body, pause) => {
                     self.body = Some(body);
+                    self.restore_headers();
                     if !pause.is_zero() {
                         runtime::require_timers()?;
                         // A server had the call: this pause is bounded by the deadline alone.

@@ -89,7 +89,9 @@ impl CallState {
         let (mut head, stream) = response.into_parts();
         let subchannel = reporter.subchannel.clone();
         let address = subchannel.subchannel.address();
-        head.extensions.insert(ServedBy(subchannel.subchannel.clone()));
+        if self.reports_server {
+            head.extensions.insert(ServedBy(subchannel.subchannel.clone()));
+        }
         let headers = ResponseHeaders::scan(&head.headers);
         if let Some(status) = headers.head_too_large(exchange.response_header_limit(), address) {
             reporter.head_received(false);

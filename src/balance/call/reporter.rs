@@ -138,7 +138,7 @@ impl AttemptReporter {
     fn peers(&self, now: Duration) -> Peers {
         let server = &self.subchannel.subchannel;
         let ready = self.shared.ready.load();
-        let all = ready.servers.iter().map(|ready| (&ready.subchannel.cost, ready.connection.in_flight()));
+        let all = ready.servers.iter().map(|server| (&server.first.subchannel.cost, server.first.server.in_flight()));
         self.shared.fleet.peers_of(&server.cost, now, all)
     }
 }

@@ -31,7 +31,9 @@ const PREFIX_LEN: usize = 5;
 /// message that stays alone belongs to a stream, whose reader must not wait.
 const TRAILERS_WAIT: Duration = Duration::from_millis(50);
 
-/// The server that sent a response. The channel puts it into the response's extensions.
+/// The server that sent a response, in the response's extensions. The channel puts it there if
+/// [`BalancedChannelBuilder::served_by`](crate::BalancedChannelBuilder::served_by) or the call's own
+/// [`ReportServer`](crate::ReportServer) asks for it.
 #[derive(Clone)]
 pub struct ServedBy(pub(super) Arc<Subchannel>);
 

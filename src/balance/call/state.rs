@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use http::header::USER_AGENT;
 use http::uri::PathAndQuery;
-use http::{Extensions, HeaderMap, HeaderValue, Method, Request, Response};
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
 use tokio::time::Instant;
 use tonic::{Code, Status};
 
 use crate::backoff::Backoff;
-use crate::balance::builder::call_options::WaitForReady;
+use crate::balance::builder::call_options::{ReportServer, WaitForReady};
 use crate::balance::call::deadline::Deadline;
 use crate::balance::call::pick::{PickRequest, WaitLimits};
 use crate::balance::call::replay::ReplayBody;
@@ -38,7 +38,10 @@ pub(super) struct CallState {
     pub(super) shared: Arc<ChannelShared>,
     pub(super) method: Method,
     pub(super) path: PathAndQuery,
+    /// Of the next attempt. An attempt takes them; `restore_headers` brings them back.
     pub(super) headers: HeaderMap,
+    /// A copy of the headers, from the first attempt on. One allocation: a map would take two.
+    kept_headers: Vec<(HeaderName, HeaderValue)>,
     /// For pickers.
     extensions: Extensions,
     /// An upper bound for the size of `headers`, as HTTP/2 counts it.
@@ -47,6 +50,8 @@ pub(super) struct CallState {
     pub(super) body: Option<ReplayBody>,
     /// Whether a generated client makes the call: it gets failures as statuses with a source, and a proxy gets them as headers.
     pub(super) is_generated: bool,
+    /// The response names its server.
+    pub(super) reports_server: bool,
     pub(super) wait_limits: WaitLimits,
     pub(super) retry_scope: RetryScope,
     /// Attempts that failed, or were given up, after a server may have processed them.
@@ -79,6 +84,8 @@ impl CallState {
         let deadline = Deadline::new(timeout, limit, started);
         let wait_for_ready =
             extensions.and_then(|own| own.get()).map_or(settings.wait_for_ready, |WaitForReady(own)| *own);
+        let reports_server =
+            extensions.and_then(|own| own.get()).map_or(settings.served_by, |ReportServer(own)| *own);
         let path = parts.uri.into_parts().path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/"));
         let agent = user_agent.map_or_else(|| settings.user_agent.clone(), |own| joined(own, &settings.user_agent));
         let header_size = size + field_size(USER_AGENT.as_str(), agent.len()); // a user agent of the call counts twice
@@ -88,10 +95,12 @@ impl CallState {
             retry_scope: settings.retry.scope(path.path()),
             path,
             headers: parts.headers,
+            kept_headers: Vec::new(),
             extensions: parts.extensions,
             header_size,
             body: Some(ReplayBody::new(body, settings.replay_limit)),
             is_generated,
+            reports_server,
             wait_limits: WaitLimits { deadline, wait_for_ready, started },
             attempts: 0,
             pushback: Pushback::None,
@@ -101,6 +110,24 @@ impl CallState {
             last_refusal: None,
             last_result: None,
             shared,
+        }
+    }
+
+    /// Takes the headers for an attempt, and keeps a copy for the next.
+    pub(super) fn take_headers(&mut self) -> HeaderMap {
+        if self.kept_headers.is_empty() {
+            self.kept_headers.reserve_exact(self.headers.len());
+            self.kept_headers.extend(self.headers.iter().map(|(name, value)| (name.clone(), value.clone())));
+        }
+        std::mem::take(&mut self.headers)
+    }
+
+    /// Brings the headers back, before another attempt picks its server.
+    pub(super) fn restore_headers(&mut self) {
+        if self.headers.is_empty() {
+            for (name, value) in &self.kept_headers {
+                self.headers.append(name, value.clone());
+            }
         }
     }
 

@@ -92,7 +92,7 @@ impl Connection {
         let (sender, receiver) = commands();
         let handle = Handle {
             send_request,
-            shared: Arc::new(Shared::new(headers, capacity_listener)),
+            shared: Arc::new(Shared::new(headers, capacity_listener, options.server_streams.clone())),
             cancelled: Arc::default(),
             activity,
             max_exchanges: options.max_exchanges,

@@ -67,6 +67,7 @@ impl CallState {
             return None;
         }
         let previous = self.attempts.saturating_add(u32::try_from(flight.count()).unwrap_or(u32::MAX));
+        self.restore_headers();
         let PickedServer { subchannel, permit, picker } = self.pick_untried(flight, previous)?;
         let head = self.request_head(&subchannel, previous)?;
         let limit = subchannel.connection.request_limit();
