@@ -84,8 +84,7 @@ impl CallState {
         let deadline = Deadline::new(timeout, limit, started);
         let wait_for_ready =
             extensions.and_then(|own| own.get()).map_or(settings.wait_for_ready, |WaitForReady(own)| *own);
-        let reports_server =
-            extensions.and_then(|own| own.get()).map_or(settings.served_by, |ReportServer(own)| *own);
+        let reports_server = extensions.and_then(|own| own.get()).map_or(settings.served_by, |ReportServer(own)| *own);
         let path = parts.uri.into_parts().path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/"));
         let agent = user_agent.map_or_else(|| settings.user_agent.clone(), |own| joined(own, &settings.user_agent));
         let header_size = size + field_size(USER_AGENT.as_str(), agent.len()); // a user agent of the call counts twice
