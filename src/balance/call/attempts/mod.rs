@@ -6,8 +6,8 @@
 //! | `mod.rs` | the call's turn: what has come, what is due, what is sent |
 //! | `flight.rs` | the attempts in flight, and the timer, polled in the caller's task |
 //! | `further.rs` | a further attempt: its server, its copy of the request, its token |
-//! | `schedule.rs` | PURE: what is due when |
-//! | `durations.rs` | PURE: how long calls take, for a delay that is a quantile |
+//! | `schedule.rs` | what is due when; a pure machine |
+//! | `durations.rs` | pure too: how long calls take, for a delay that is a quantile |
 //! | `timing.rs` | the settings |
 //!
 //! ```text
