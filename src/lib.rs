@@ -106,6 +106,9 @@
 //! The last snapshot stays in use while etcd is unavailable. [`ResolutionState`] tells whether it is current or stale, whether
 //! etcd has confirmed that there is no readable record, or whether etcd has not answered yet. [`Resolution::last_error`] gives the reason.
 //!
+//! A program that starts while etcd is down knows no server. With [`ResolverBuilder::cache`] it starts with the instances that
+//! etcd held when a program with the same folder last heard of it, at most an hour ago, and its calls go to them after 300 ms.
+//!
 //! The first retry follows immediately. Later ones wait 100 ms to 0.8 s during the first minute of an outage and up to 5 s after
 //! it, always with jitter.
 //!
@@ -259,7 +262,8 @@ pub use balance::policy;
 pub use balance::policy::{Policy, set::testing};
 pub use balance::{
     BalancedChannel, BalancedChannelBuilder, CallError, CallTimeout, ConnectivityState, ConnectivityStates,
-    OutlierDetection, ReportServer, ResponseBody, ResponseFuture, RetryPolicy, ServedBy, ServerState, ServerStatus, WaitForReady,
+    OutlierDetection, ReportServer, ResponseBody, ResponseFuture, RetryPolicy, ServedBy, ServerState, ServerStatus,
+    WaitForReady,
 };
 #[cfg(feature = "_tls")]
 #[cfg_attr(docsrs, doc(cfg(any(feature = "tls-ring", feature = "tls-aws-lc"))))]

@@ -9,6 +9,9 @@
 //! |---|---|---|---|
 //! | `etcd failed, retrying; keeping the last snapshot` | WARN | A list or a watch of `service` failed. Logged once for each kind of failure until it recovers. | See `error`. After a short outage: nothing. If etcd refused the request: correct the user, the password or the role. |
 //! | `watch recovered` | INFO | The watch of `service` is open again after such a failure. | Nothing. |
+//! | `etcd has not answered, using cached instances` | WARN | etcd has not responded for 300 ms after `service` was resolved. The instances of its cache file are called until it does (`instances`, `revision`, and `age_s` since etcd confirmed them). | Check that etcd is reachable. |
+//! | `cache file not used` | WARN | The cache file of `service` is damaged, too old, of another prefix, codec or version of the format, or cannot be read (`error` says which). Logged once for each service; etcd is waited for, as without a cache. | After an upgrade or a long stop: nothing, etcd's next response replaces the file. Otherwise see `error`: several clusters or codecs may share the folder, or its permissions are wrong. |
+//! | `cache file not written; logged once for each service` | WARN | The cache file of `service` cannot be written (`error`). Everything else works. | Correct the folder of `ResolverBuilder::cache`, its permissions, or the room on its disk. |
 //! | `membership changed` | INFO | Servers of `service` were added, removed or changed (the counts are fields). | Nothing. |
 //! | `record skipped: unreadable` | WARN | The value at `key` cannot be read. Its server gets no calls; other records are not affected. | Repair the record, or give the resolver the codec of its writer. If `error` recognises the writer, it says so. |
 //! | `more records skipped: unreadable` | WARN | One change brought more than ten unreadable records. Ten were logged one by one; `more` is the number of the rest. | As above. |

@@ -105,7 +105,8 @@ use crate::balance::shared::ChannelHandle;
 ///   [`BalancedChannelBuilder::method_timeout`] of its method, of its service, or else [`BalancedChannelBuilder::timeout`].
 ///
 /// None is set by default, as in gRPC. The deadline covers waiting, all attempts, the pauses between them, and the whole of a
-/// streamed response. Each attempt sends the time that is left as `grpc-timeout`. A call whose deadline passes ends with
+/// streamed response. Each attempt sends the time that is left as `grpc-timeout`, from 100 ms
+/// on rounded up by at most 5 %, so that the header's text repeats and costs one byte. A call whose deadline passes ends with
 /// `DEADLINE_EXCEEDED`. A call that has failed, and that waits for its retry when its deadline passes, ends with that failure.
 ///
 /// # Retries

@@ -80,6 +80,18 @@ pub trait Codec: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// When the format cannot express the instance.
     fn encode(&self, target: &Target, instance: &Instance) -> Result<Vec<Record>, EncodeError>;
+
+    /// The name of the format, 1 to 255 bytes; `custom` by default. It is written into cache files
+    /// ([`ResolverBuilder::cache`](crate::ResolverBuilder::cache)), and a file with another name is
+    /// not used: give formats of your own different names if their resolvers share a folder.
+    ///
+    /// It must stay the same from build to build: with another name a program that is restarted while
+    /// etcd is down does not find its servers. So it is not the name of the type, which the
+    /// compiler may change.
+    #[expect(clippy::unnecessary_literal_bound, reason = "a codec may make its name when it is built")]
+    fn name(&self) -> &str {
+        "custom"
+    }
 }
 
 /// One key and its value, as they are stored in etcd.
@@ -165,6 +177,10 @@ impl Codec for Detect {
 
     fn encode(&self, target: &Target, instance: &Instance) -> Result<Vec<Record>, EncodeError> {
         GrpcNaming.encode(target, instance)
+    }
+
+    fn name(&self) -> &'static str {
+        "detect"
     }
 }
 

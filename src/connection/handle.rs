@@ -33,6 +33,13 @@ pub(super) struct Handle {
     pub(super) commands: CommandSender,
 }
 
+impl Drop for Handle {
+    /// Before the fields go: nothing may keep the connection open when the driver is told.
+    fn drop(&mut self) {
+        self.shared.finished.close();
+    }
+}
+
 impl Connection {
     /// Reserves a stream for one exchange, if the server accepts one more now.
     pub(crate) fn reserve(&self) -> Option<StreamPermit> {

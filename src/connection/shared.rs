@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use h2::StreamId;
+use h2::{RecvStream, StreamId};
 use tokio::sync::watch;
 
 use crate::connection::capacity::{CapacityListener, StreamCapacity};
 use crate::connection::exchange::header_sizes::HeaderSizes;
 use crate::connection::failure::Failure;
+use crate::connection::finished::FinishedStream;
 use crate::connection::resets::order::StreamCounter;
 use crate::connection::server_streams::{Freed, ServerStreams};
 use crate::connection::state::{CloseReason, ConnectionState};
@@ -27,6 +28,7 @@ pub(super) struct Shared {
     /// check.
     pub(super) streams: StreamCounter,
     pub(super) headers: Arc<HeaderSizes>,
+    pub(super) finished: FinishedStream,
     /// Wakes calls that wait for a stream.
     capacity_listener: Arc<dyn CapacityListener>,
     /// Also counts the streams of this connection; `None` if its server has no other connection and
@@ -63,6 +65,7 @@ impl Shared {
             has_progress: AtomicBool::new(false),
             streams: StreamCounter::default(),
             headers,
+            finished: FinishedStream::default(),
             capacity_listener,
             server,
         }
@@ -123,12 +126,14 @@ impl Shared {
             ConnectionState::Draining(known) if known.is_goaway() || !reason.is_goaway() => None,
             _ => Some(ConnectionState::Draining(reason)),
         });
+        self.finished.close();
     }
 
     /// The connection has ended. All its streams fail.
     pub(super) fn close(&self, reason: CloseReason) {
         self.capacity.close();
         self.state.send_replace(ConnectionState::Closed(reason));
+        self.finished.close();
     }
 
     /// Changes the state to what `next` returns. Returns whether it did. Receivers are woken after
@@ -166,6 +171,14 @@ impl StreamPermit {
             shared.capacity_listener.freed(1);
         }
         None
+    }
+
+    /// The exchange has ended, and `stream` is the last handle of its stream. The permit goes with it.
+    pub(super) fn finish(self, stream: RecvStream) {
+        // Other calls wake the driver soon: then the handle costs nothing.
+        if self.0.capacity.in_flight() == 1 {
+            self.0.finished.keep(stream);
+        }
     }
 
     /// The response has progressed.

@@ -78,6 +78,11 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     discovery("quiet", "an etcd in which nothing happens for a minute", discovery::quiet::run),
     discovery("etcd-faults", "etcd fails in each of 6 ways while its servers change", discovery::faults::run),
     discovery("correct-again", "etcd restarts 10 times, and one of 3 members falls silent", discovery::again::run),
+    discovery(
+        "cold-start",
+        "clients start while etcd is down, with good and with bad cache files",
+        discovery::cold::run,
+    ),
     discovery("thousand-services", "1 000 services of one resolver", discovery::thousand::run),
     discovery("ten-thousand-drops", "10 000 resolutions are made and dropped", discovery::drops::run),
     discovery("flood", "5 000 changes a second, beside a raw watch", discovery::flood::run),

@@ -3,8 +3,9 @@
 //! The request's body is sent while the head of the response is awaited, in the caller's task. After the head, `Exchange::into_response_body`
 //! moves the rest of the body into a task of its own, so that a caller that reads slowly does not stop the sending.
 
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{Request, Response, Uri, Version};
@@ -24,43 +25,62 @@ use crate::balance::status;
 use crate::balance::status::headers::request_too_large;
 use crate::connection::{Exchange, FailureKind};
 
+/// A request that was sent, and waits for the head of its response. Dropping it cancels the call: the exchange resets its stream,
+/// and the reporter counts a call that was given up.
+pub(super) struct InFlight {
+    exchange: Exchange<ReplayBody>,
+    reporter: AttemptReporter,
+    timer: DeadlineTimer,
+}
+
 impl CallState {
-    /// Sends the request and waits for the head of the response, a failure, or the deadline.
+    /// Sends the request, and keeps it in `in_flight` for [`CallState::poll_attempt`].
     ///
-    /// `sent_at` counts from the channel's epoch. A request that is not sent at all (its deadline has passed, its headers are too
-    /// large) takes nothing from the server: the permit is dropped with it.
-    ///
-    /// # Cancel safety
-    /// Dropping the future cancels the call: the exchange resets its stream, and the reporter counts a call that was given up.
-    pub(super) async fn attempt(&mut self, picked: PickedServer, sent_at: Duration) -> AttemptOutcome {
-        let (mut exchange, mut reporter) = match self.send(picked, sent_at) {
-            Ok(sent) => sent,
-            Err(outcome) => return *outcome,
-        };
-        let mut timer = DeadlineTimer::new(self.wait_limits.deadline);
+    /// # Errors
+    /// What becomes of the call if it was not sent.
+    pub(super) fn begin_attempt(&mut self, picked: PickedServer, sent_at: Duration) -> Result<(), Box<AttemptOutcome>> {
+        let (exchange, reporter) = self.send(picked, sent_at)?;
+        self.in_flight = Some(InFlight { exchange, reporter, timer: DeadlineTimer::new(self.wait_limits.deadline) });
+        Ok(())
+    }
+
+    /// Waits for the head of the response, for a failure, or for the deadline.
+    pub(super) fn poll_attempt(&mut self, cx: &mut Context<'_>) -> Poll<AfterHead> {
+        let Some(InFlight { exchange, reporter, timer }) = &mut self.in_flight else { return Poll::Pending }; // it has ended
         // The exchange first: a response that is there counts, even if the deadline passes at the same moment.
-        let head = std::future::poll_fn(|cx| match exchange.poll_head(cx) {
-            Poll::Ready(head) => Poll::Ready(Some(head)),
-            Poll::Pending if timer.poll_expired(cx) => Poll::Ready(None),
-            Poll::Pending => Poll::Pending,
-        });
-        match head.await {
-            Some(Ok(response)) => match self.on_response(response, exchange, reporter, timer) {
-                AfterHead::Decided(outcome) => outcome,
-                AfterHead::HoldBack(response, body, subchannel) => {
-                    Box::pin(self.hold_back(response, body, subchannel)).await
-                }
-                AfterHead::Describe(status, _) => Done(Err(status.await)),
-            },
-            Some(Err(failure)) => self.on_failure(failure, exchange.into_body(), &mut reporter, &timer),
-            None => {
+        let head = match exchange.poll_head(cx) {
+            Poll::Ready(head) => head,
+            Poll::Pending if timer.poll_expired(cx) => {
                 reporter.report(Code::DeadlineExceeded);
-                Done(Err(timer.exceeded(reporter.address())))
+                let status = timer.exceeded(reporter.address());
+                self.in_flight = None; // cancels the call
+                return Poll::Ready(AfterHead::Decided(Done(Err(status))));
             }
+            Poll::Pending => return Poll::Pending,
+        };
+        let Some(InFlight { exchange, mut reporter, timer }) = self.in_flight.take() else { return Poll::Pending };
+        Poll::Ready(match head {
+            Ok(response) => self.on_response(response, exchange, reporter, timer),
+            Err(failure) => AfterHead::Decided(self.on_failure(failure, exchange.into_body(), &mut reporter, &timer)),
+        })
+    }
+
+    /// Waits for what the outcome depends on. Boxed, so that calls that need not wait do not carry its memory.
+    pub(super) fn outcome_of(
+        &mut self,
+        after_head: AfterHead,
+    ) -> Pin<Box<dyn Future<Output = AttemptOutcome> + Send + '_>> {
+        match after_head {
+            AfterHead::Decided(outcome) => Box::pin(std::future::ready(outcome)),
+            AfterHead::HoldBack(response, body, subchannel) => Box::pin(self.hold_back(response, body, subchannel)),
+            AfterHead::Describe(status, _) => Box::pin(async move { Done(Err(status.await)) }),
         }
     }
 
     /// Sends the request of the first attempt, or of one that follows another.
+    ///
+    /// `sent_at` counts from the channel's epoch. A request that is not sent at all (its deadline has passed, its headers are too
+    /// large) takes nothing from the server: the permit is dropped with it.
     ///
     /// # Errors
     /// What becomes of the call if it was not sent.

@@ -43,6 +43,7 @@ use http::{Request, Response};
 use tokio::time::Instant;
 use tonic::Status;
 
+use crate::balance::call::outcome::AfterHead;
 use crate::balance::call::pick::{PickOutcome, PickedServer, WaitLimits};
 use crate::balance::call::response_body::ResponseBody;
 use crate::balance::call::retry::RetryScope;
@@ -51,13 +52,20 @@ use crate::balance::shared::ChannelHandle;
 use crate::balance::{runtime, status};
 
 /// Makes a call. It holds the channel until its response has begun: a call outlives the clone that it was made with.
-pub(super) async fn call(
+///
+/// The state is made outside of the future, which would otherwise hold the request twice. The future should stay below 1 032 bytes:
+/// larger ones leave the fast path of glibc's allocator (its per-thread cache).
+pub(super) fn call(
     channel: Arc<ChannelHandle>,
     request: Request<tonic::body::Body>,
-) -> Result<Response<ResponseBody>, Status> {
+) -> impl Future<Output = Result<Response<ResponseBody>, Status>> + Send {
     let mut state = CallState::new(channel.shared.clone(), request);
-    let result = state.run().await;
-    result.map_err(|status| state.shared.settings.finish_status(status))
+    async move {
+        state.begin();
+        let result = state.run().await;
+        drop(channel);
+        result.map_err(|status| state.shared.settings.finish_status(status))
+    }
 }
 
 impl CallState {
@@ -65,7 +73,7 @@ impl CallState {
         let started = self.shared.since_epoch(self.wait_limits.started);
         // The time at which the attempt is sent. It is the start as long as the call has waited for nothing: to read the clock
         // costs more than the pick.
-        let mut now = Some((self.wait_limits.started, started));
+        let mut now = Some(started);
         match self.shared.pause_detector.pause_before(started) {
             None => self.shared.pause_detector.mark_running(started),
             // The call waits in any case, and the runtime runs meanwhile.
@@ -92,9 +100,19 @@ impl CallState {
                     }
                 }
             };
-            let (began, sent_at) = now.take().unwrap_or_else(|| self.now());
+            let sent_at = now.take().unwrap_or_else(|| self.now());
             let outcome = if self.retry_scope == RetryScope::Never || !self.shared.settings.retry.timing.is_set() {
-                self.attempt(picked, sent_at).await
+                // The attempt is part of the state and not of this future, which would hold it more than once.
+                match self.begin_attempt(picked, sent_at) {
+                    Ok(()) => 'outcome: {
+                        let waits = match std::future::poll_fn(|cx| self.poll_attempt(cx)).await {
+                            AfterHead::Decided(outcome) => break 'outcome outcome,
+                            after_head => self.outcome_of(after_head),
+                        };
+                        waits.await
+                    }
+                    Err(outcome) => *outcome,
+                }
             } else {
                 Box::pin(self.attempts(picked, sent_at)).await
             };
@@ -107,21 +125,20 @@ impl CallState {
                         runtime::require_timers()?;
                         // A server had the call: this pause is bounded by the deadline alone.
                         let limits = WaitLimits { wait_for_ready: true, ..self.wait_limits };
-                        if let Err(status) = self.shared.sleep(pause, limits).await {
+                        if let Err(status) = Box::pin(self.shared.sleep(pause, limits)).await {
                             return self.last_result_or(status);
                         }
                     }
                     // Neither the attempt nor the pause is a wait for a server: the wait limit does not count them.
-                    self.wait_limits.started += began.elapsed();
+                    self.wait_limits.started += self.now().saturating_sub(sent_at);
                 }
             }
         }
     }
 
-    /// Returns the present time, and as the time since the channel's epoch.
-    fn now(&self) -> (Instant, Duration) {
-        let now = Instant::now();
-        (now, self.shared.since_epoch(now))
+    /// Returns the present time, since the channel's epoch.
+    fn now(&self) -> Duration {
+        self.shared.since_epoch(Instant::now())
     }
 
     fn pick(&self) -> PickOutcome {

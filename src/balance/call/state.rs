@@ -1,6 +1,6 @@
 //! What a call keeps between its attempts.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use http::header::USER_AGENT;
@@ -11,6 +11,7 @@ use tonic::{Code, Status};
 
 use crate::backoff::Backoff;
 use crate::balance::builder::call_options::{ReportServer, WaitForReady};
+use crate::balance::call::attempt::InFlight;
 use crate::balance::call::deadline::Deadline;
 use crate::balance::call::pick::{PickRequest, WaitLimits};
 use crate::balance::call::replay::ReplayBody;
@@ -33,15 +34,25 @@ pub(super) enum AttemptOutcome {
     Failed(Result<Response<ResponseBody>, Status>),
 }
 
+/// The headers of a request.
+enum Headers {
+    /// For a pick, and for the next attempt.
+    Whole(HeaderMap),
+    /// An attempt has taken them. This copy is one allocation; a map would be two.
+    Kept(Vec<(HeaderName, HeaderValue)>),
+}
+
+static NO_HEADERS: LazyLock<HeaderMap> = LazyLock::new(HeaderMap::new);
+
 /// The state of one call, from its first poll to the head of its response.
 pub(super) struct CallState {
+    /// The attempt of a call that makes one at a time. First, so that it is dropped before what it belongs to.
+    pub(super) in_flight: Option<InFlight>,
     pub(super) shared: Arc<ChannelShared>,
     pub(super) method: Method,
     pub(super) path: PathAndQuery,
     /// Of the next attempt. An attempt takes them; `restore_headers` brings them back.
-    pub(super) headers: HeaderMap,
-    /// A copy of the headers, from the first attempt on. One allocation: a map would take two.
-    kept_headers: Vec<(HeaderName, HeaderValue)>,
+    headers: Headers,
     /// For pickers.
     extensions: Extensions,
     /// An upper bound for the size of `headers`, as HTTP/2 counts it.
@@ -72,9 +83,10 @@ pub(super) struct CallState {
 }
 
 impl CallState {
+    /// Takes a request. The call begins with [`CallState::begin`].
     pub(super) fn new(shared: Arc<ChannelShared>, request: Request<tonic::body::Body>) -> Self {
         let (mut parts, body) = request.into_parts();
-        let started = Instant::now();
+        let started = shared.epoch; // until the call begins
         let settings = &shared.settings;
         let is_generated = parts.extensions.get::<tonic::GrpcMethod<'static>>().is_some();
         // Most requests have no extension but the generated client's: then no other is looked up.
@@ -84,18 +96,17 @@ impl CallState {
         let deadline = Deadline::new(timeout, limit, started);
         let wait_for_ready =
             extensions.and_then(|own| own.get()).map_or(settings.wait_for_ready, |WaitForReady(own)| *own);
-        let reports_server =
-            extensions.and_then(|own| own.get()).map_or(settings.served_by, |ReportServer(own)| *own);
+        let reports_server = extensions.and_then(|own| own.get()).map_or(settings.served_by, |ReportServer(own)| *own);
         let path = parts.uri.into_parts().path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/"));
         let agent = user_agent.map_or_else(|| settings.user_agent.clone(), |own| joined(own, &settings.user_agent));
         let header_size = size + field_size(USER_AGENT.as_str(), agent.len()); // a user agent of the call counts twice
         parts.headers.insert(USER_AGENT, agent);
         Self {
+            in_flight: None,
             method: parts.method,
             retry_scope: settings.retry.scope(path.path()),
             path,
-            headers: parts.headers,
-            kept_headers: Vec::new(),
+            headers: Headers::Whole(parts.headers),
             extensions: parts.extensions,
             header_size,
             body: Some(ReplayBody::new(body, settings.replay_limit)),
@@ -113,21 +124,37 @@ impl CallState {
         }
     }
 
+    /// Begins the call: its deadline and its waits count from now.
+    pub(super) fn begin(&mut self) {
+        let now = Instant::now();
+        self.wait_limits.started = now;
+        self.wait_limits.deadline = self.wait_limits.deadline.and_then(|deadline| Deadline::of(deadline.timeout, now));
+    }
+
     /// Takes the headers for an attempt, and keeps a copy for the next.
     pub(super) fn take_headers(&mut self) -> HeaderMap {
-        if self.kept_headers.is_empty() {
-            self.kept_headers.reserve_exact(self.headers.len());
-            self.kept_headers.extend(self.headers.iter().map(|(name, value)| (name.clone(), value.clone())));
+        self.restore_headers();
+        let mut kept = Vec::new();
+        if let Headers::Whole(headers) = &self.headers {
+            kept = Vec::with_capacity(headers.len());
+            for (name, value) in headers {
+                kept.push((name.clone(), value.clone()));
+            }
         }
-        std::mem::take(&mut self.headers)
+        match std::mem::replace(&mut self.headers, Headers::Kept(kept)) {
+            Headers::Whole(headers) => headers,
+            Headers::Kept(_) => HeaderMap::new(), // they were restored above
+        }
     }
 
     /// Brings the headers back, before another attempt picks its server.
     pub(super) fn restore_headers(&mut self) {
-        if self.headers.is_empty() {
-            for (name, value) in &self.kept_headers {
-                self.headers.append(name, value.clone());
+        if let Headers::Kept(kept) = &mut self.headers {
+            let mut headers = HeaderMap::with_capacity(kept.len());
+            for (name, value) in kept.drain(..) {
+                headers.append(name, value);
             }
+            self.headers = Headers::Whole(headers);
         }
     }
 
@@ -135,7 +162,10 @@ impl CallState {
     pub(super) fn pick_request(&self) -> PickRequest<'_> {
         PickRequest {
             path: self.path.path(),
-            headers: &self.headers,
+            headers: match &self.headers {
+                Headers::Whole(headers) => headers,
+                Headers::Kept(_) => &NO_HEADERS, // restored before each pick
+            },
             extensions: &self.extensions,
             attempt: self.attempts + 1,
             failed_servers: &self.failed_servers,

@@ -111,3 +111,19 @@ fn a_change_among_many_copies_one_chunk() {
     assert!(!snapshot.restore(9, again), "an equal list changes nothing");
     assert!(snapshot.chunks.iter().zip(&relisted.chunks).all(|(a, b)| Arc::ptr_eq(a, b)));
 }
+
+/// Two values that are read alike are no change, and the later one is kept.
+#[test]
+fn a_value_that_is_read_as_before_is_kept_without_a_change() {
+    let value =
+        |snapshot: &Snapshot| snapshot.get(entry(1, 1).key()).and_then(SnapshotEntry::value).map(<[u8]>::to_vec);
+    let mut snapshot = Snapshot::default();
+    assert!(snapshot.put(entry(1, 1).with_value(b"h:1")));
+    let before = snapshot.clone();
+    assert!(!snapshot.put(entry(1, 1).with_value(b" h:1")));
+    assert_eq!(value(&snapshot).unwrap(), b" h:1");
+    assert!(!snapshot.restore(2, vec![entry(1, 1).with_value(b"h:1 ")]));
+    assert_eq!(value(&snapshot).unwrap(), b"h:1 ");
+    assert_eq!(diff(&before, &snapshot).count(), 0);
+    assert!(!format!("{:?}", snapshot.get(entry(1, 1).key())).contains("h:1 "), "values are not shown");
+}

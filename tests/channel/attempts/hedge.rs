@@ -23,6 +23,12 @@ async fn the_first_whole_answer_wins_and_the_others_are_cancelled() {
     assert_eq!(servers.calls(), [1, 1, 1]);
     let previous: Vec<_> = (0..3).map(|server| servers.previous_attempts(server)).collect();
     assert_eq!(previous, [None, Some("1".into()), Some("2".into())]);
+    let same = ["content-type", "te", "user-agent"].map(|name| {
+        servers.peers.iter().all(|peer| {
+            peer.seen.header(0, name).is_some() && peer.seen.header(0, name) == servers.peers[0].seen.header(0, name)
+        })
+    });
+    assert_eq!(same, [true; 3], "each attempt has the headers of the call");
     assert_eq!(costs(&channel), (vec![0, 1, 1], vec![0, 0, 0]));
     until("the first to be cancelled", || servers.peers[0].seen.cancelled() == 1).await;
     let counts: Vec<_> = channel.servers().iter().map(|server| (server.attempts(), server.failures())).collect();
@@ -131,10 +137,10 @@ async fn a_hedge_that_was_never_processed_is_no_failure() {
 #[tokio::test]
 async fn attempts_bound_hedges_and_the_deadline_blames_the_oldest() {
     let servers = Servers::start([Script::Silence, Script::Silence, Script::Silence, Script::Silence]).await;
-    let channel = servers.channel_of(builder().retry(hedging().max_attempts(3)).timeout(SOON * 12)).await;
+    let channel = servers.channel_of(builder().retry(hedging().max_attempts(3)).timeout(SOON * 50)).await;
     let status = greet(&channel).await.unwrap_err();
     assert_eq!((status.code(), server_of(&status)), (Code::DeadlineExceeded, servers.name(0)));
-    assert_eq!(servers.calls(), [1, 1, 1, 0]);
+    until("the hedges to arrive", || servers.calls() == [1, 1, 1, 0]).await;
     let failures: Vec<_> = channel.servers().iter().map(tonic_etcd::ServerStatus::failures).collect();
     assert_eq!(failures, [1, 0, 0, 0]);
     until("all to be cancelled", || servers.peers.iter().map(|peer| peer.seen.cancelled()).sum::<usize>() == 3).await;
@@ -219,7 +225,7 @@ async fn undeclared_methods_are_not_hedged() {
     let policy = RetryPolicy::new().repeatable("/helloworld.Greeter/Other").hedge_after(SOON);
     let channel = servers.channel_of(builder().retry(policy).timeout(SOON * 6)).await;
     assert_eq!(greet(&channel).await.unwrap_err().code(), Code::DeadlineExceeded);
-    assert_eq!(servers.calls(), [1, 0]);
+    until("the call to arrive", || servers.calls() == [1, 0]).await;
 }
 
 #[tokio::test]

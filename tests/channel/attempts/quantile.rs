@@ -13,7 +13,7 @@ use crate::support::{builder, greet, greeted_by, over};
 async fn the_quantile_is_of_a_hundred_ok_calls_and_before_there_is_no_hedge() {
     let servers = Servers::start([Script::Greet, Script::Greet]).await;
     let policy = repeating().hedge_after_quantile(0.9, Duration::from_millis(1));
-    let channel = servers.channel_of(builder().retry(policy).timeout(SOON * 8)).await;
+    let channel = servers.channel_of(builder().retry(policy).timeout(SOON * 50)).await;
     for _ in 0..99 {
         greeted_by(&channel).await;
     }

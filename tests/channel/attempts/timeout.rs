@@ -24,10 +24,14 @@ async fn the_next_attempt_goes_to_a_server_that_was_not_tried() {
     assert_eq!(costs(&channel), (vec![0, 0, 0], vec![1, 1, 0]));
     until("the others to be cancelled", || servers.peers.iter().map(|peer| peer.seen.cancelled()).sum::<usize>() == 2)
         .await;
-    let sent: Vec<_> = servers.peers.iter().map(|peer| peer.seen.header(0, "grpc-timeout").unwrap()).collect();
-    let left =
-        |sent: &http::HeaderValue| sent.to_str().unwrap().trim_end_matches(char::is_alphabetic).parse::<u64>().unwrap();
-    assert!(left(&sent[0]) > left(&sent[2]) && left(&sent[2]) > 300_000, "what is left of the call's own: {sent:?}");
+    for peer in &servers.peers {
+        let sent = peer.seen.header(0, "grpc-timeout").unwrap();
+        let millis = sent.to_str().unwrap().strip_suffix('m').and_then(|text| text.parse::<u128>().ok());
+        assert!(
+            millis.is_some_and(|millis| millis > NEVER.as_millis() / 2),
+            "what is left of the call's own: {sent:?}"
+        );
+    }
 }
 
 #[tokio::test]
@@ -79,7 +83,7 @@ async fn a_call_without_a_further_attempt_ends_with_its_own_deadline() {
     let began = Instant::now();
     assert_eq!(greet(&channel).await.unwrap_err().code(), Code::DeadlineExceeded);
     assert!(began.elapsed() >= limit);
-    assert_eq!(servers.calls(), [1, 0]);
+    until("the call to arrive", || servers.calls() == [1, 0]).await;
 }
 
 #[tokio::test]
@@ -110,7 +114,7 @@ async fn it_is_looked_at_again_when_it_is_twice_as_old() {
 async fn it_takes_one_token_and_gives_no_verdict() {
     let servers = Servers::start([Script::Silence, Script::Greet]).await;
     let policy = repeating().attempt_timeout(SOON).budget(4, 0.0);
-    let limit = SOON * 10;
+    let limit = SOON * 50;
     let detection = OutlierDetection::default();
     let channel = servers.channel_of(builder().retry(policy).timeout(limit).outlier_detection(detection)).await;
     for _ in 0..2 {

@@ -32,8 +32,9 @@ const MAX_CHANNELS: usize = 200;
 /// Calls of a channel; hedges are counted after the first of them.
 const CALLS: usize = 100;
 const CALLS_AFTER: usize = 1_000;
-/// What a call has where the budget is empty.
+/// What a call has where the budget is empty, and elsewhere: a call that no hedge has helped must not last for ever.
 const DEADLINE: Duration = Duration::from_millis(400);
+const LIMIT: Duration = Duration::from_secs(5);
 
 /// One call that was made.
 struct Made {
@@ -149,7 +150,7 @@ async fn empty_budget(findings: &mut Findings, policy: &RetryPolicy) -> Result<(
 
 async fn one_hangs(policy: &RetryPolicy) -> Result<(Fleet, BalancedChannel)> {
     let fleet = Fleet::start(3, Conduct::well(GOOD))?;
-    let channel = fleet.ours(BalancedChannel::builder().retry(policy.clone())).await?;
+    let channel = fleet.ours(BalancedChannel::builder().retry(policy.clone()).timeout(LIMIT)).await?;
     fleet.peers[0].switch.set(Conduct::default().but(Fault::Silence));
     Ok((fleet, channel))
 }
@@ -157,9 +158,12 @@ async fn one_hangs(policy: &RetryPolicy) -> Result<(Fleet, BalancedChannel)> {
 /// Each worker makes so many calls, one after another.
 async fn calls(channel: &BalancedChannel, workers: usize, each: usize) -> Result<Vec<Made>> {
     let mut tasks = JoinSet::new();
-    for _ in 0..workers {
+    for worker in 0..workers {
         let channel = channel.clone();
+        // All at the same moment would wait for the machine.
+        let first = PAUSE * u32::try_from(worker)? / u32::try_from(workers)?;
         tasks.spawn(async move {
+            sleep(first).await;
             let mut made = Vec::with_capacity(each);
             for _ in 0..each {
                 made.push(call(&channel).await);

@@ -6,8 +6,8 @@
 //! | `mod.rs` | the call's turn: what has come, what is due, what is sent |
 //! | `flight.rs` | the attempts in flight, and the timer, polled in the caller's task |
 //! | `further.rs` | a further attempt: its server, its copy of the request, its token |
-//! | `schedule.rs` | PURE: what is due when |
-//! | `durations.rs` | PURE: how long calls take, for a delay that is a quantile |
+//! | `schedule.rs` | what is due when; a pure machine |
+//! | `durations.rs` | pure too: how long calls take, for a delay that is a quantile |
 //! | `timing.rs` | the settings |
 //!
 //! ```text
@@ -119,7 +119,7 @@ impl CallState {
             if deadline.is_some_and(|deadline| deadline.has_passed()) {
                 return self.deadline_passed(flight);
             }
-            let (_, now) = self.now();
+            let now = self.now();
             match flight.action(now, self.attempts) {
                 Action::Wait => {}
                 Action::Hedge => self.hedge(flight, now),
@@ -176,7 +176,7 @@ impl CallState {
         match std::mem::replace(&mut self.pushback, Pushback::None) {
             Pushback::None => {}
             Pushback::Never => flight.schedule.forbid(),
-            Pushback::After(pause) => flight.schedule.delay(self.now().1.saturating_add(pause)),
+            Pushback::After(pause) => flight.schedule.delay(self.now().saturating_add(pause)),
         }
     }
 
@@ -195,7 +195,7 @@ impl CallState {
         if self.shared.settings.retry.timing.has_quantile()
             && let Some(durations) = self.durations()
         {
-            let now = self.now().1;
+            let now = self.now();
             durations.add(now.saturating_sub(sent_at), now);
         }
     }

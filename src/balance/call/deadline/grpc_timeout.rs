@@ -161,7 +161,10 @@ mod tests {
             assert!(steps[0] < steps[1] && u32::from(steps[1]) * 100 <= u32::from(steps[0]) * 105, "{steps:?}");
         }
         let last = STEPS[STEP_COUNT - 1];
-        assert!(last < 1_000 && u32::from(last) * 105 >= 1_000 * 100, "the next step is that of the next power: {last}");
+        assert!(
+            last < 1_000 && u32::from(last) * 105 >= 1_000 * 100,
+            "the next step is that of the next power: {last}"
+        );
     }
 
     proptest! {

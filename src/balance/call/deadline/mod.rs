@@ -39,6 +39,12 @@ impl Deadline {
             (Some(requested), Some(limit)) => requested.min(limit),
             (requested, limit) => requested.or(limit)?,
         };
+        Self::of(timeout, now)
+    }
+
+    /// Returns the deadline of a call that begins now. `None` if it is too far away for the clock.
+    #[inline]
+    pub(crate) fn of(timeout: Duration, now: Instant) -> Option<Self> {
         Some(Self { at: now.checked_add(timeout)?, timeout })
     }
 
