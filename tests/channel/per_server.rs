@@ -515,6 +515,27 @@ async fn a_call_gets_a_further_connection_once_the_channels_limit_leaves_room_fo
 }
 
 #[tokio::test]
+async fn a_server_that_comes_back_has_no_more_calls_than_before() {
+    let (server, end) = (Told::start(100).await, Arc::new(Notify::new()));
+    let (channel, set) = changing(builder().max_in_flight_per_server(1));
+    set.add(server.peer.address);
+    ready(&channel, 1).await;
+    let first = server.begin(&channel, 1, Script::GreetLater(end.clone())).await;
+    set.remove(&server.peer.address);
+    until("it to go", || channel.servers().is_empty()).await;
+    set.add(server.peer.address);
+    ready(&channel, 1).await;
+    assert_eq!(only(&channel).in_flight(), 1, "over the connection that closes after it");
+    server.next(Script::Greet);
+    let next = waiting(&channel, 1, true).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!((finished(&next), server.peer.seen.calls()), (0, 1));
+    assert_eq!(end_all(&end, first).await, [Ok(())]);
+    assert_eq!(end_all(&end, next).await, [Ok(())]);
+    assert_eq!((server.peer.seen.most.load(Ordering::SeqCst), only(&channel).in_flight()), (1, 0));
+}
+
+#[tokio::test]
 async fn settings_out_of_range_are_refused() {
     let address = "127.0.0.1:1".parse().unwrap();
     let refused = |builder: BalancedChannelBuilder| {
