@@ -31,7 +31,7 @@ use crate::balance::call::replay::{ReplayBody, RewindReason};
 use crate::balance::call::reporter::AttemptReporter;
 use crate::balance::call::response_body::{BodyError, ResponseBody, ServedBy};
 use crate::balance::call::retry::{Pushback, RetryScope};
-use crate::balance::call::state::AttemptOutcome::{self, Done, Failed, Retry};
+use crate::balance::call::state::AttemptOutcome::{self, Done, Failed, Retry, Unprocessed};
 use crate::balance::call::state::CallState;
 use crate::balance::policy::AttemptResult;
 use crate::balance::pool::ready::ReadySubchannel;
@@ -273,7 +273,7 @@ impl CallState {
         }
         self.round_backoff.get_or_insert_with(|| Box::new(Backoff::new(fastrand::u64(..))));
         self.last_refusal = Some(Box::new((failure, subchannel)));
-        Retry(body, Duration::ZERO)
+        Unprocessed(body)
     }
 
     /// Decides whether a call that a server may have processed is retried, by policy, budget, deadline and the server's word.

@@ -30,6 +30,8 @@ pub(super) enum AttemptOutcome {
     Done(Result<Response<ResponseBody>, Status>),
     /// The call is retried, after a pause.
     Retry(ReplayBody, Duration),
+    /// No server has processed the call: it is sent again.
+    Unprocessed(ReplayBody),
     /// The call would be retried, but no attempt is left for it. It ends with this, unless another of its attempts is in flight.
     Failed(Result<Response<ResponseBody>, Status>),
 }

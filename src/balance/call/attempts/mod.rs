@@ -15,6 +15,7 @@
 //!              ▼                                                                                  │
 //! picked ─▶ flight ──an attempt has ended──▶ outcome ─┬─ the call is over ──▶ the others are dropped
 //!              │ ▲                                    ├─ it was the last: retried by the call's loop
+//!              │ │                                    ├─ no server has processed it: sent again
 //!              ▼ │ timer                              └─ others are in flight: they go on
 //!           schedule
 //! ```
@@ -36,13 +37,14 @@ use tonic::{Code, Status};
 
 use crate::balance::call::attempts::durations::Durations;
 use crate::balance::call::attempts::flight::{Arrival, Attempt, Flight};
+use crate::balance::call::attempts::further::SentBecause;
 use crate::balance::call::attempts::schedule::{Action, Schedule};
 use crate::balance::call::attempts::timing::HedgeDelay;
 use crate::balance::call::deadline::DeadlineTimer;
 use crate::balance::call::outcome::AfterHead;
 use crate::balance::call::pick::PickedServer;
 use crate::balance::call::retry::{Pushback, RetryPolicy};
-use crate::balance::call::state::AttemptOutcome::{self, Done, Failed, Retry};
+use crate::balance::call::state::AttemptOutcome::{self, Done, Failed, Retry, Unprocessed};
 use crate::balance::call::state::CallState;
 use crate::balance::status;
 
@@ -112,7 +114,7 @@ impl CallState {
                     return Poll::Ready(FlightEnd::Outcome(Done(Err(status))));
                 }
                 Poll::Ready(Err(_)) => {
-                    flight.schedule.forbid();
+                    flight.schedule.stop();
                     continue;
                 }
             }
@@ -126,6 +128,7 @@ impl CallState {
                 Action::Replace(index) => self.replace(flight, index, now),
             }
         }
+                Action::Resend => self.resend(flight, SentBecause::UnprocessedAll, now),
     }
 
     /// Polls each attempt once, the oldest first. Ready if the call is over, or if its last attempt has failed.
@@ -167,6 +170,14 @@ impl CallState {
             }
             self.others_go_on(flight, &attempt);
         }
+                Unprocessed(_) if !flight.is_empty() => {
+                    // Of a call that may end connections one is risked already: one that is in flight.
+                    if !self.is_suspect {
+                        let now = self.now();
+                        self.resend(flight, SentBecause::Unprocessed, now);
+                    }
+                    continue;
+                }
         Poll::Pending
     }
 

@@ -1,0 +1,65 @@
+//! What becomes of a call when one of several attempts has ended and others are in flight.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tonic_etcd::{BalancedChannel, RetryPolicy};
+
+use super::{SOON, Servers, repeating};
+use crate::peer::Script;
+use crate::support::{PATIENCE, greeted_by, until};
+
+fn hedging() -> RetryPolicy {
+    repeating().hedge_after(SOON)
+}
+
+fn begin(channel: &BalancedChannel) -> JoinHandle<String> {
+    let channel = channel.clone();
+    tokio::spawn(async move { greeted_by(&channel).await })
+}
+
+/// Refuses the call once it is told to.
+fn refuse(told: &Arc<Notify>) -> Script {
+    Script::Later(told.clone(), Box::new(Script::Reset(h2::Reason::REFUSED_STREAM)))
+}
+
+#[tokio::test]
+async fn an_attempt_that_no_server_has_processed_is_sent_again_while_another_hangs() {
+    let told = Arc::new(Notify::new());
+    let servers = Servers::start([refuse(&told), Script::Silence]).await;
+    let channel = servers.channel(hedging()).await;
+    let call = begin(&channel);
+    until("the hedge", || servers.calls() == [1, 1]).await;
+    servers.set(0, Script::Greet);
+    told.notify_one();
+    let by = tokio::time::timeout(PATIENCE, call).await.expect("as without a hedge").unwrap();
+    assert_eq!((by, servers.calls()), (servers.name(0), vec![2, 1]));
+}
+
+#[tokio::test]
+async fn it_goes_to_a_server_that_was_not_tried_and_costs_no_token() {
+    let told = Arc::new(Notify::new());
+    let servers = Servers::start([refuse(&told), Script::Silence, Script::Greet]).await;
+    let channel = servers.channel(hedging().budget(2, 0.0)).await; // one hedge
+    let call = begin(&channel);
+    until("the hedge", || servers.calls() == [1, 1, 0]).await;
+    told.notify_one();
+    let by = tokio::time::timeout(PATIENCE, call).await.expect("as without a hedge").unwrap();
+    assert_eq!((by, servers.calls()), (servers.name(2), vec![1, 1, 1]));
+    assert_eq!(super::costs(&channel).0, [0, 1, 0], "it is no hedge");
+}
+
+#[tokio::test]
+async fn servers_that_go_on_refusing_are_asked_at_the_backoffs_pace() {
+    let told = Arc::new(Notify::new());
+    let servers = Servers::start([Script::GreetLater(told.clone()), Script::Reset(h2::Reason::REFUSED_STREAM)]).await;
+    let channel = servers.channel(hedging()).await;
+    let call = begin(&channel);
+    until("some refusals", || servers.calls()[1] > 3).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(servers.calls()[1] < 20, "{:?}", servers.calls());
+    told.notify_one();
+    assert_eq!(call.await.unwrap(), servers.name(0));
+}
