@@ -298,6 +298,7 @@ impl CallState {
         self.pushback = pushback;
         if pushback == Pushback::Never {
             self.shared.retry_budget.on_failure();
+            self.is_forbidden = true;
             return if is_declared { Next::Exhausted } else { Next::End };
         }
         if !is_declared {
@@ -314,7 +315,9 @@ impl CallState {
             Pushback::None | Pushback::Never => policy.pause(self.attempts, fastrand::f64()),
         };
         // A pause that ends too late would replace the server's status with a passed deadline.
-        if self.attempts >= policy.max_attempts
+        // What a server has forbidden holds for the attempts that were in flight beside its own too.
+        if self.is_forbidden
+            || self.attempts >= policy.max_attempts
             || !self.shared.retry_budget.allows_retry()
             || deadline.is_some_and(|deadline| deadline.passes_within(pause))
         {

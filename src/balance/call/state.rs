@@ -73,6 +73,8 @@ pub(super) struct CallState {
     pub(super) pushback: Pushback,
     /// A connection has ended, and this call may be the reason for it. One more connection is risked, and no further one.
     pub(super) is_suspect: bool,
+    /// A server has said that it wants no further attempt of this call.
+    pub(super) is_forbidden: bool,
     /// Servers that failed this call, in this round over all servers. They are picked again when no other is left.
     pub(super) failed_servers: Vec<Arc<Subchannel>>,
     /// Pauses between rounds in which no server processed the call.
@@ -120,6 +122,7 @@ impl CallState {
             is_suspect: false,
             failed_servers: Vec::new(),
             round_backoff: None,
+            is_forbidden: false,
             last_refusal: None,
             last_result: None,
             shared,

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
+use tonic::Code;
 use tonic_etcd::{BalancedChannel, RetryPolicy};
 
-use super::{SOON, Servers, repeating};
+use super::{SOON, Servers, repeating, unavailable};
 use crate::peer::Script;
-use crate::support::{PATIENCE, greeted_by, until};
+use crate::support::{PATIENCE, greet, greeted_by, until};
 
 fn hedging() -> RetryPolicy {
     repeating().hedge_after(SOON)
@@ -62,4 +63,21 @@ async fn servers_that_go_on_refusing_are_asked_at_the_backoffs_pace() {
     assert!(servers.calls()[1] < 20, "{:?}", servers.calls());
     told.notify_one();
     assert_eq!(call.await.unwrap(), servers.name(0));
+}
+
+#[tokio::test]
+async fn what_one_server_forbids_is_not_retried_when_the_last_attempt_fails() {
+    let told = Arc::new(Notify::new());
+    let servers = Servers::start([Script::Greet, Script::Greet, Script::Greet]).await;
+    servers.set(0, Script::Later(told.clone(), Box::new(unavailable())));
+    servers.set(1, Script::Status(14, vec![("grpc-retry-pushback-ms", "-1")]));
+    let channel = servers.channel(hedging()).await;
+    let call = {
+        let channel = channel.clone();
+        tokio::spawn(async move { greet(&channel).await })
+    };
+    until("the hedge to fail", || channel.servers()[1].failures() == 1).await;
+    told.notify_one();
+    assert_eq!(call.await.unwrap().unwrap_err().code(), Code::Unavailable);
+    assert_eq!(servers.calls(), [1, 1, 0]);
 }

@@ -82,6 +82,9 @@ impl CallState {
         self.pushback = Pushback::None;
         let mut flight = Flight::new(schedule);
         flight.push(exchange, reporter, sent_at);
+        if self.is_forbidden {
+            flight.schedule.forbid();
+        }
         let end = std::future::poll_fn(|cx| self.poll_flight(&mut flight, cx)).await;
         if flight.is_ok {
             self.add_duration(sent_at);
