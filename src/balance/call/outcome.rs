@@ -240,7 +240,8 @@ impl CallState {
             FailureKind::GoAwayError(_) | FailureKind::HeadersOverflow
                 if std::mem::replace(&mut self.is_suspect, true) =>
             {
-                Next::End
+                // An attempt that is in flight beside it may still succeed.
+                if self.shared.settings.retry.has_code(code) { Next::Exhausted } else { Next::End }
             }
             _ => self.retry(code, body, subchannel, is_lost, Pushback::None),
         };
@@ -297,8 +298,8 @@ impl CallState {
         let is_declared = self.retry_scope != RetryScope::Never && policy.has_code(code);
         self.pushback = pushback;
         if pushback == Pushback::Never {
-            self.shared.retry_budget.on_failure();
             self.is_forbidden = true;
+            self.shared.retry_budget.on_failure();
             return if is_declared { Next::Exhausted } else { Next::End };
         }
         if !is_declared {

@@ -1,6 +1,7 @@
 //! What becomes of a call when one of several attempts has ended and others are in flight.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -9,8 +10,9 @@ use tonic::Code;
 use tonic_etcd::{BalancedChannel, RetryPolicy};
 
 use super::{SOON, Servers, repeating, unavailable};
-use crate::peer::Script;
-use crate::support::{PATIENCE, greet, greeted_by, until};
+use crate::peer::{Peer, Script};
+use crate::raw::goaway_once_told;
+use crate::support::{PATIENCE, builder, greet, greeted_by, over, ready, until};
 
 fn hedging() -> RetryPolicy {
     repeating().hedge_after(SOON)
@@ -80,4 +82,22 @@ async fn what_one_server_forbids_is_not_retried_when_the_last_attempt_fails() {
     told.notify_one();
     assert_eq!(call.await.unwrap().unwrap_err().code(), Code::Unavailable);
     assert_eq!(servers.calls(), [1, 1, 0]);
+}
+
+#[tokio::test]
+async fn connections_that_the_call_may_have_ended_do_not_end_an_attempt_that_is_well() {
+    let (told, end) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (one, calls) = goaway_once_told(told.clone(), 2).await;
+    let (other, more) = goaway_once_told(told.clone(), 2).await;
+    let good = Peer::start(Script::GreetLater(end.clone())).await;
+    let channel = over(builder().retry(hedging()), [&one, &other, &good.address]);
+    ready(&channel, 3).await;
+    let call = begin(&channel);
+    let arrived = || calls.load(Ordering::SeqCst) + more.load(Ordering::SeqCst) + good.seen.calls();
+    until("three attempts", || arrived() == 3).await;
+    told.notify_waiters();
+    until("both to end", || channel.servers().iter().filter(|server| server.last_error().is_some()).count() == 2).await;
+    tokio::time::sleep(SOON).await; // so that the call has seen it
+    end.notify_one();
+    assert_eq!(call.await.unwrap(), good.address.to_string());
 }
