@@ -12,7 +12,7 @@ use tonic_etcd::{BalancedChannel, RetryPolicy};
 use super::{SOON, Servers, repeating, unavailable};
 use crate::peer::{Peer, Script};
 use crate::raw::goaway_once_told;
-use crate::support::{PATIENCE, builder, greet, greeted_by, over, ready, until};
+use crate::support::{PATIENCE, builder, greet, greeted_by, over, ready, server_of, until};
 
 fn hedging() -> RetryPolicy {
     repeating().hedge_after(SOON)
@@ -100,4 +100,21 @@ async fn connections_that_the_call_may_have_ended_do_not_end_an_attempt_that_is_
     tokio::time::sleep(SOON).await; // so that the call has seen it
     end.notify_one();
     assert_eq!(call.await.unwrap(), good.address.to_string());
+}
+
+#[tokio::test]
+async fn the_deadline_blames_the_oldest_attempt_without_a_head() {
+    for (scripts, to_blame) in [
+        ([Script::HeadOnly, Script::Silence], 1),
+        ([Script::Silence, Script::HeadOnly], 0),
+        ([Script::HeadOnly, Script::HeadOnly], 0),
+    ] {
+        let servers = Servers::start(scripts).await;
+        let channel = servers.channel_of(builder().retry(hedging()).timeout(SOON * 20)).await;
+        let status = greet(&channel).await.unwrap_err();
+        assert_eq!((status.code(), server_of(&status)), (Code::DeadlineExceeded, servers.name(to_blame)));
+        assert_eq!(servers.calls(), [1, 1]);
+        let failures: Vec<_> = channel.servers().iter().map(tonic_etcd::ServerStatus::failures).collect();
+        assert_eq!((failures[to_blame], failures.iter().sum()), (1, 1));
+    }
 }

@@ -137,7 +137,7 @@ impl CallState {
     /// Polls each attempt once, the oldest first. Ready if the call is over, or if its last attempt has failed.
     fn poll_attempts(&mut self, flight: &mut Flight, cx: &mut Context<'_>) -> Poll<FlightEnd> {
         let mut index = 0;
-        while let Some((attempt, arrival)) = flight.poll_next(&mut index, cx) {
+        while let Some((attempt, arrival)) = flight.poll_next(&mut index, self.wait_limits.deadline, cx) {
             let outcome = match arrival {
                 Arrival::Failed(failure, exchange, mut reporter) => {
                     let timer = DeadlineTimer::new(self.wait_limits.deadline);
