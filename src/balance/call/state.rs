@@ -67,14 +67,16 @@ pub(super) struct CallState {
     pub(super) reports_server: bool,
     pub(super) wait_limits: WaitLimits,
     pub(super) retry_scope: RetryScope,
+    /// When the first attempt was sent, of a call that may have several at once. Since the channel's epoch.
+    pub(super) first_sent_at: Option<Duration>,
     /// Attempts that failed, or were given up, after a server may have processed them.
     pub(super) attempts: u32,
     /// What the server of the last of them has said about further ones.
     pub(super) pushback: Pushback,
-    /// A connection has ended, and this call may be the reason for it. One more connection is risked, and no further one.
-    pub(super) is_suspect: bool,
     /// A server has said that it wants no further attempt of this call.
     pub(super) is_forbidden: bool,
+    /// A connection has ended, and this call may be the reason for it. One more connection is risked, and no further one.
+    pub(super) is_suspect: bool,
     /// Servers that failed this call, in this round over all servers. They are picked again when no other is left.
     pub(super) failed_servers: Vec<Arc<Subchannel>>,
     /// Pauses between rounds in which no server processed the call.
@@ -117,12 +119,13 @@ impl CallState {
             is_generated,
             reports_server,
             wait_limits: WaitLimits { deadline, wait_for_ready, started },
+            first_sent_at: None,
             attempts: 0,
             pushback: Pushback::None,
+            is_forbidden: false,
             is_suspect: false,
             failed_servers: Vec::new(),
             round_backoff: None,
-            is_forbidden: false,
             last_refusal: None,
             last_result: None,
             shared,

@@ -76,18 +76,19 @@ impl CallState {
             Ok(sent) => sent,
             Err(outcome) => return *outcome,
         };
+        let first_sent_at = *self.first_sent_at.get_or_insert(sent_at);
         let policy = &self.shared.settings.retry;
         let (timing, max_attempts) = (policy.timing, policy.max_attempts);
         let schedule = Schedule::new(self.hedge_delay(sent_at), timing.attempt_timeout, max_attempts);
         self.pushback = Pushback::None;
         let mut flight = Flight::new(schedule);
-        flight.push(exchange, reporter, sent_at);
         if self.is_forbidden {
             flight.schedule.forbid();
         }
+        flight.push(exchange, reporter, sent_at);
         let end = std::future::poll_fn(|cx| self.poll_flight(&mut flight, cx)).await;
         if flight.is_ok {
-            self.add_duration(sent_at);
+            self.add_duration(first_sent_at);
         }
         drop(flight); // before the description: the call is over for its other attempts
         match end {
@@ -127,11 +128,11 @@ impl CallState {
             let now = self.now();
             match flight.action(now, self.attempts) {
                 Action::Wait => {}
+                Action::Resend => self.resend(flight, SentBecause::UnprocessedAll, now),
                 Action::Hedge => self.hedge(flight, now),
                 Action::Replace(index) => self.replace(flight, index, now),
             }
         }
-                Action::Resend => self.resend(flight, SentBecause::UnprocessedAll, now),
     }
 
     /// Polls each attempt once, the oldest first. Ready if the call is over, or if its last attempt has failed.
@@ -169,10 +170,6 @@ impl CallState {
             match outcome {
                 Failed(result) if !flight.is_empty() => self.last_result = Some(Box::new(result)),
                 Retry(..) if !flight.is_empty() => {}
-                outcome => return Poll::Ready(FlightEnd::Outcome(outcome)),
-            }
-            self.others_go_on(flight, &attempt);
-        }
                 Unprocessed(_) if !flight.is_empty() => {
                     // Of a call that may end connections one is risked already: one that is in flight.
                     if !self.is_suspect {
@@ -181,6 +178,10 @@ impl CallState {
                     }
                     continue;
                 }
+                outcome => return Poll::Ready(FlightEnd::Outcome(outcome)),
+            }
+            self.others_go_on(flight, &attempt);
+        }
         Poll::Pending
     }
 
