@@ -55,6 +55,20 @@ async fn it_goes_to_a_server_that_was_not_tried_and_costs_no_token() {
 }
 
 #[tokio::test]
+async fn a_server_that_restarts_gets_it_over_its_next_connection() {
+    let told = Arc::new(Notify::new());
+    let (address, calls) = goaway_once_told(told.clone(), 0).await;
+    let hung = Peer::start(Script::Silence).await;
+    let channel = over(builder().retry(hedging()), [&address, &hung.address]);
+    ready(&channel, 2).await;
+    let call = begin(&channel);
+    until("both attempts", || calls.load(Ordering::SeqCst) == 1 && hung.seen.calls() == 1).await;
+    told.notify_waiters();
+    until("it to come again", || calls.load(Ordering::SeqCst) == 2).await;
+    call.abort();
+}
+
+#[tokio::test]
 async fn servers_that_go_on_refusing_are_asked_at_the_backoffs_pace() {
     let told = Arc::new(Notify::new());
     let servers = Servers::start([Script::GreetLater(told.clone()), Script::Reset(h2::Reason::REFUSED_STREAM)]).await;
