@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
 
 use http::{Extensions, HeaderMap};
@@ -227,6 +227,9 @@ impl ChannelShared {
         }
         ready.probe();
         if self.settings.connections_per_server > 1 {
+            // A call enters the queue and then looks who was asked; a supervisor says that it may be asked and then looks for
+            // calls. At least one of them sees the other.
+            fence(Ordering::SeqCst);
             ready.grow(waiting, fastrand::usize(..));
         }
     }
