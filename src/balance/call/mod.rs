@@ -48,8 +48,8 @@ use crate::balance::call::pick::{PickOutcome, PickedServer, WaitLimits};
 use crate::balance::call::response_body::ResponseBody;
 use crate::balance::call::retry::RetryScope;
 use crate::balance::call::state::{AttemptOutcome, CallState};
+use crate::balance::runtime;
 use crate::balance::shared::ChannelHandle;
-use crate::balance::{runtime, status};
 
 /// Makes a call. It holds the channel until its response has begun: a call outlives the clone that it was made with.
 ///
@@ -167,10 +167,9 @@ impl CallState {
                         let pause = backoff.fail(self.wait_limits.started.elapsed(), false);
                         let end = Instant::now() + pause; // some seconds at most
                         if self.shared.wait_end(self.wait_limits).is_some_and(|wait_end| end >= wait_end)
-                            && let Some(refusal) = self.last_refusal.take()
+                            && let Some(refusal) = self.take_refusal()
                         {
-                            let (failure, subchannel) = *refusal;
-                            return Err(status::from_failure(failure, subchannel.subchannel.address()));
+                            return Err(refusal);
                         }
                         self.shared.sleep(pause, self.wait_limits).await?;
                     }
