@@ -56,11 +56,11 @@
 mod capacity;
 mod connect;
 mod driver;
-mod exchange;
+pub(crate) mod exchange;
 mod failure;
 mod handle;
 mod options;
-mod resets;
+pub(crate) mod resets;
 mod shared;
 mod state;
 

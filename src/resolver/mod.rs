@@ -22,13 +22,13 @@
 
 mod channel;
 mod discover;
-mod record;
+pub(crate) mod record;
 mod report;
 mod resolution;
-mod servers;
-mod snapshot;
+pub(crate) mod servers;
+pub(crate) mod snapshot;
 mod task;
-mod watch;
+pub(crate) mod watch;
 
 use std::collections::HashMap;
 use std::fmt;

@@ -25,7 +25,7 @@
 //! Rare waits are boxed futures: without that each call would carry the memory of all of them.
 
 mod attempt;
-pub(super) mod deadline;
+pub(crate) mod deadline;
 mod outcome;
 pub(super) mod pick;
 pub(super) mod replay;

@@ -5,13 +5,13 @@
 //! recent costs of its calls, which pickers compare. `outlier.rs` decides which servers are ejected
 //! because their calls fail.
 
-pub(super) mod connect_order;
+pub(crate) mod connect_order;
 pub(super) mod connect_permits;
-pub(super) mod cost;
+pub(crate) mod cost;
 #[cfg(test)]
 mod exhaustion_tests;
-pub(super) mod outlier;
-pub(super) mod reconnect;
+pub(crate) mod outlier;
+pub(crate) mod reconnect;
 pub(super) mod supervisor;
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
