@@ -25,8 +25,11 @@ use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestCaseResult,
 use crate::backoff::Random;
 use crate::{balance, codec, connection, etcd, registrar, resolver, secret, serve};
 
+/// What takes an input, and panics at a fault.
+type Target = fn(&[u8]);
+
 /// The targets, by their names. The order is that of the crate's folders.
-const TARGETS: &[(&str, fn(&[u8]))] = &[
+const TARGETS: &[(&str, Target)] = &[
     // What users write and what is stored in etcd.
     ("address", names::address),
     ("target", names::target),

@@ -162,7 +162,10 @@ pub(crate) mod tests {
         assert_eq!(timeout.map(|timeout| timeout.as_nanos()), expected, "{text:?}");
         if let Some(timeout) = timeout {
             let sent = parse(format(timeout).as_bytes()).unwrap();
-            assert!(sent <= timeout && timeout - sent <= timeout / 100_000, "{timeout:?} is sent as {sent:?}");
+            assert!(
+                sent <= timeout && timeout.saturating_sub(sent) <= timeout / 100_000,
+                "{timeout:?} is sent as {sent:?}"
+            );
         }
         let Ok(value) = HeaderValue::from_bytes(bytes) else { return };
         let now = Instant::now();

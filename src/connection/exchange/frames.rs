@@ -258,9 +258,10 @@ pub(crate) mod tests {
             let is_last = flags & END_HEADERS != 0;
             headers = (!is_last).then_some((stream, size));
             if size > LARGE {
-                found.push(match is_last {
-                    true => FrameEvent::LargeHeadersEnd { stream, size },
-                    false => FrameEvent::LargeHeadersPart { stream, size },
+                found.push(if is_last {
+                    FrameEvent::LargeHeadersEnd { stream, size }
+                } else {
+                    FrameEvent::LargeHeadersPart { stream, size }
                 });
             }
         }

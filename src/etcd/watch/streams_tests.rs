@@ -168,7 +168,7 @@ fn everybody_is_somewhere(stream_limit: Option<usize>, steps: Vec<Step>) -> Test
             }
             Step::Created(n) => {
                 if let Some(watch) = nth(n) {
-                    machine.created(watch)
+                    machine.created(watch);
                 }
             }
             Step::Unanswered(n) => {

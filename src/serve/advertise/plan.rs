@@ -373,7 +373,7 @@ pub(crate) mod tests {
             let listed = environment(Some(&text), None);
             let pod = environment(None, Some(&text));
             for environment in [&listed, &pod] {
-                is_callable(&(Vec::new(), environment.clone(), bound.clone(), bytes.len() % 2 == 0));
+                is_callable(&(Vec::new(), environment.clone(), bound.clone(), bytes.len().is_multiple_of(2)));
             }
             is_callable(&(vec![text.to_string()], pod, bound, false));
         }
