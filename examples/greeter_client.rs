@@ -39,6 +39,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let channel = BalancedChannel::builder()
         .timeout(Duration::from_secs(options.timeout)) // waiting for a server, all attempts, the whole response
         .retry(RetryPolicy::new().repeatable("/helloworld.Greeter/SayHello")) // greeting twice does no harm
+        .served_by(true) // each response names its server
         .build(&resolver.resolve(&*options.service)?)?;
     let mut greeter = GreeterClient::new(channel);
 

@@ -32,6 +32,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         let snapshot = resolution.changed().await?;
         let state = match resolution.state() {
             ResolutionState::Stale { .. } => "stale",
+            ResolutionState::Cached { .. } => "cached",
             ResolutionState::ConfirmedEmpty => "empty",
             ResolutionState::Current => "current",
             _ => "unresolved",

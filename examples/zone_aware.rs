@@ -75,7 +75,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let options = Options::parse();
     let resolution = Resolver::connect_lazy(options.etcd)?.resolve(&*options.service)?;
     let policy = ZoneAware { zone: options.zone, busy: 32 };
-    let channel = BalancedChannel::builder().policy(policy).build(&resolution)?;
+    let channel = BalancedChannel::builder().policy(policy).served_by(true).build(&resolution)?;
     let mut greeter = GreeterClient::new(channel.clone());
     for _ in 0..options.count {
         let mut request = Request::new(HelloRequest { name: "neighbour".into() });

@@ -70,7 +70,7 @@
 //! A program that starts and stops its server itself uses [`Registrar::register`]. Keep this order: listen, register, …, deregister, wait a
 //! second, stop. Keep the [`Registration`] in a variable with a name, because a registration that is dropped deregisters. Before
 //! `main` returns, wait for [`Registration::deregister`], or for [`Registrar::close`], which ends all registrations. A
-//! registration that is still there when the runtime ends stays in etcd until its lease ends (15 s by default), and clients call
+//! registration that is still there when the runtime ends stays in etcd until its lease ends (15 s by default), and clients try
 //! the server until then.
 //!
 //! ## The address that is registered
@@ -81,7 +81,8 @@
 //! 2. the environment variable `TONIC_ETCD_ADVERTISE`: `host` or `host:port`, several separated by commas;
 //! 3. the address that the server listens on, unless that is `0.0.0.0` or `[::]`. If it is a link-local address, `serve` fails;
 //! 4. if the server listens on all interfaces: the environment variable `POD_IP`, the first of its addresses whose family the
-//!    server listens on. Set it in the pod's manifest from `status.podIP`. If it holds no such address, `serve` fails;
+//!    server listens on. Set it in the pod's manifest from `status.podIP`. If it holds no such address, or that address is
+//!    link-local, `serve` fails;
 //! 5. if `POD_IP` is not set: the address of the interface that reaches etcd.
 //!
 //! A loopback address or a Unix socket is registered only if every endpoint of etcd is a loopback address or a name for loopback
@@ -105,6 +106,9 @@
 //! The last snapshot stays in use while etcd is unavailable. [`ResolutionState`] tells whether it is current or stale, whether
 //! etcd has confirmed that there is no readable record, or whether etcd has not answered yet. [`Resolution::last_error`] gives the reason.
 //!
+//! A program that starts while etcd is down knows no server. With [`ResolverBuilder::cache`] it starts with the instances that
+//! etcd held when a program with the same folder last heard of it, at most an hour ago, and its calls go to them after 300 ms.
+//!
 //! The first retry follows immediately. Later ones wait 100 ms to 0.8 s during the first minute of an outage and up to 5 s after
 //! it, always with jitter.
 //!
@@ -117,7 +121,7 @@
 //! | one request is slow | No connection, lease or watch ends because of it, as long as anything else is received over the connection. |
 //! | a lease is lost | The registrar requests another one and puts its keys again. It retries until it succeeds. |
 //! | a key is deleted or overwritten by hand | The registrar puts it again: immediately, or within a minute if its role may not watch the key. |
-//! | a put that got no response reaches etcd after its registration has left | etcd refuses it: before the registration left, the registrar moved its other registrations to a new lease and revoked the old one ([`Registration::deregister`] has the exceptions). |
+//! | a put without a response is still on its way when its registration leaves | The registrar moves its other registrations to a new lease and revokes the old one. So etcd refuses the put whenever it arrives ([`Registration::deregister`] has the exceptions). |
 //!
 //! # When a server is unavailable
 //!
@@ -127,7 +131,7 @@
 //! | a server provably did not process a call (it was not sent, its stream was refused, or it is above the last stream id of a GOAWAY) | The call is sent again, usually to another server, whether or not its method is declared repeatable. [`BalancedChannel`] has the limits. |
 //! | a connection is lost while a call is in flight | The call fails with `UNAVAILABLE`, unless [`RetryPolicy`] declares its method repeatable. [`CallError`] names the server. |
 //! | a server fails its calls, or holds them until the callers give up | It gets fewer calls under `LeastRequest` and `PeakEwma`. [`OutlierDetection`], if it is set, takes it out entirely for a while. |
-//! | a server is frozen | Its calls end when [`KeepAlive`] detects it (usually after 20 s + 10 s; up to five minutes later if its streams were silent before), or at their deadlines. New calls stop then, or when its lease ends (15 s by default), if its registrar is frozen with it. A shorter `KeepAlive`, a shorter [`RegistrarBuilder::ttl`] and `OutlierDetection` with deadlines make that sooner. |
+//! | a server is frozen | Its calls end when [`KeepAlive`] detects it (usually after 20 s + 10 s; up to five minutes later if its streams were silent before), or at their deadlines. New calls stop when `KeepAlive` detects it, or, if its registrar is frozen with it, when its lease ends (15 s by default). A shorter `KeepAlive`, a shorter [`RegistrarBuilder::ttl`] and `OutlierDetection` with deadlines make that sooner. |
 //! | a server deregisters | It gets no new calls. Calls in flight go on to their end. |
 //!
 //! [`BalancedChannel::servers`] shows the state of each server.
@@ -195,8 +199,8 @@
 //! # Runtimes
 //!
 //! A `current_thread` runtime runs background tasks only inside `block_on`. A resolver that is used from several runtimes has its own
-//! watches, connection and token on each. A registrar works on the runtime of its first registration, and when that has ended, on the
-//! runtime of the next registration. [`Resolution::ready`] and [`Registration::ready`] return an error if that runtime does not run.
+//! watches, connection and token on each. A registrar works on the runtime of its first registration. When nothing is registered any more, or
+//! when that runtime has ended, the runtime of the next registration takes its place. [`Resolution::ready`] and [`Registration::ready`] return an error if that runtime does not run.
 //!
 //! # Panics in user code
 //!
@@ -204,7 +208,8 @@
 //! |---|---|
 //! | a codec | the record |
 //! | an endpoint configuration | the server |
-//! | a connector, a certificate verifier, the function of `ClientTls::rustls_with` | the attempt to connect |
+//! | a connector, a certificate verifier | the attempt to connect |
+//! | the function of `ClientTls::rustls_with` | nothing, if it has returned a configuration before: that one stays in use (logged at WARN). Otherwise the attempt to connect |
 //! | a discovery stream | its channel keeps the servers that it has, and polls the stream no more (logged at ERROR) |
 //! | [`policy::Policy::picker`] | the present set of servers: least request picks from it (logged at ERROR) |
 //! | [`policy::Picker`], or a function that changes an instance | its caller. A function that is given to [`ServeControl::update`] before the server has registered runs later, without a caller: its panic is logged |
@@ -260,7 +265,8 @@ pub use balance::policy;
 pub use balance::policy::{Policy, set::testing};
 pub use balance::{
     BalancedChannel, BalancedChannelBuilder, CallError, CallTimeout, ConnectivityState, ConnectivityStates,
-    OutlierDetection, ResponseBody, ResponseFuture, RetryPolicy, ServedBy, ServerState, ServerStatus, WaitForReady,
+    OutlierDetection, ReportServer, ResponseBody, ResponseFuture, RetryPolicy, ServedBy, ServerState, ServerStatus,
+    WaitForReady,
 };
 #[cfg(feature = "_tls")]
 #[cfg_attr(docsrs, doc(cfg(any(feature = "tls-ring", feature = "tls-aws-lc"))))]

@@ -83,7 +83,8 @@
 //!
 //! # Browsers
 //!
-//! gRPC-Web needs HTTP/1.1 and tonic-web's layer.
+//! gRPC-Web needs tonic-web's layer. It also needs `accept_http1`, except from browsers that come over TLS with HTTP/2. A page
+//! of another origin needs a CORS layer too.
 //!
 //! ```no_run
 //! # async fn serve(

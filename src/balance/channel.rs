@@ -42,7 +42,8 @@ use crate::balance::shared::ChannelHandle;
 ///
 /// 1. **Deadline.** The time of the call counts from its first poll (see [Deadlines](#deadlines)).
 /// 2. **Pick.** The channel's [`policy`](crate::policy) picks one of the connected servers, in the caller's task. If that server
-///    is at its limit of concurrent streams (`SETTINGS_MAX_CONCURRENT_STREAMS`), another one gets the call.
+///    is at its limit of concurrent streams (`SETTINGS_MAX_CONCURRENT_STREAMS`), or at the channel's own limit
+///    ([`BalancedChannelBuilder::max_in_flight_per_server`]), another one gets the call.
 /// 3. **Wait.** If no server takes the call, it waits or fails (see
 ///    [Waiting and failing at once](#waiting-and-failing-at-once)).
 /// 4. **Attempt.** The request is sent over the picked server's connection.
@@ -60,7 +61,7 @@ use crate::balance::shared::ChannelHandle;
 /// | it sends GOAWAY with an error code | goes on if the GOAWAY covers its stream; when the server then closes the connection, the call fails as if the connection were lost. Otherwise it was never processed, and is retried without a declaration, at most once after such a GOAWAY: the call may be its cause | as in the row above |
 /// | it resets the stream with `REFUSED_STREAM` | was never processed, and is retried without a declaration | may go to it as before, but the refusal counts as load for a while ([`LeastRequest`](crate::policy::LeastRequest), [`PeakEwma`](crate::policy::PeakEwma)) |
 /// | it is frozen: nothing at all comes over the connection | waits for its deadline or for [`KeepAlive`](crate::KeepAlive), whichever is sooner. Keep-alive usually closes the connection within 30 s of the last byte, or of the start of the call if that is later. In rare cases that takes 40 s, and up to about five and a half minutes if the streams of the connection were silent before. The call then fails as if the connection were lost | may still go to it until then; but its unanswered calls count as load, so few do ([`LeastRequest`](crate::policy::LeastRequest)). If its registrar is frozen too, none does once its lease has ended (15 s by default) |
-/// | it is slow, and other responses or PINGs still come | waits for its deadline. A slow call is no reason to end a connection | go to servers with less load first ([`LeastRequest`](crate::policy::LeastRequest), [`PeakEwma`](crate::policy::PeakEwma)) |
+/// | it is slow, and other responses or PINGs still come | waits for its deadline, or is sent to another server sooner ([`RetryPolicy::attempt_timeout`](crate::RetryPolicy::attempt_timeout), [`RetryPolicy::hedge_after`](crate::RetryPolicy::hedge_after)). A slow call is no reason to end a connection | go to servers with less load first ([`LeastRequest`](crate::policy::LeastRequest), [`PeakEwma`](crate::policy::PeakEwma)) |
 /// | its calls fail | ends with the status that the server sent | rarely go to it, because failures count as load (the same two policies). [`BalancedChannelBuilder::outlier_detection`] leaves the server out for a while |
 ///
 /// The same holds for streaming calls: a stream whose response has begun stays on its server to its end, and is not retried.
@@ -79,7 +80,7 @@ use crate::balance::shared::ChannelHandle;
 /// |---|---|---|
 /// | are not resolved yet | waits | waits |
 /// | none is connected, and at least one is in state [`Connecting`](crate::ServerState::Connecting) | waits | waits |
-/// | some are connected, and all of those are at their limit of streams | waits | waits |
+/// | some are connected, and all of those are at their limit of streams, or at [`BalancedChannelBuilder::max_in_flight_per_server`] | waits, and asks for a further connection if [`BalancedChannelBuilder::connections_per_server`] allows one | the same |
 /// | some are connected, and all of those were idle and have not answered a PING yet ([Idle connections](#idle-connections)) | waits | waits |
 /// | some are connected, and all of those are ejected | is sent to one of them | is sent to one of them |
 /// | some are connected, and the policy returns [`Pick::Wait`](crate::policy::Pick::Wait) | waits | waits |
@@ -89,7 +90,7 @@ use crate::balance::shared::ChannelHandle;
 ///
 /// A call waits until its deadline, and for at most [`BalancedChannelBuilder::wait_limit`] (10 s by default) in all its waits
 /// together. A call that waits for ready waits until its deadline only, and without a deadline for ever. The text of the status
-/// lists how many servers are in which state, and the last error, without addresses.
+/// lists how many servers are in which state, the limits that the ready ones are at, and the last error, without addresses.
 ///
 /// Calls that find no server with room wait in one queue, first in, first out; new calls do not overtake them. If the task of a
 /// woken call does not poll it within 25 to 50 ms, the next call gets the room, and the late call keeps its place in the queue.
@@ -104,7 +105,8 @@ use crate::balance::shared::ChannelHandle;
 ///   [`BalancedChannelBuilder::method_timeout`] of its method, of its service, or else [`BalancedChannelBuilder::timeout`].
 ///
 /// None is set by default, as in gRPC. The deadline covers waiting, all attempts, the pauses between them, and the whole of a
-/// streamed response. Each attempt sends the time that is left as `grpc-timeout`. A call whose deadline passes ends with
+/// streamed response. Each attempt sends the time that is left as `grpc-timeout`, from 100 ms
+/// on rounded up by at most 5 %, so that the header's text repeats and costs one byte. A call whose deadline passes ends with
 /// `DEADLINE_EXCEEDED`. A call that has failed, and that waits for its retry when its deadline passes, ends with that failure.
 ///
 /// # Retries
@@ -114,8 +116,14 @@ use crate::balance::shared::ChannelHandle;
 /// | it was never processed: not sent, `REFUSED_STREAM`, or a GOAWAY whose last stream id is below its own | without a declaration, like gRFC A6's transparent retry | once on each ready server, then, after a backoff, once on each of them again, and so on. The deadline ends it, and so does `wait_limit`: it counts these backoffs as waits. A6 allows one such retry of a call that has reached a server | none |
 /// | the same, but the GOAWAY has an error code: the call may have caused it, and would end the next connection too | without a declaration | once | none |
 /// | it may have been processed, and failed with `UNAVAILABLE` (a lost connection is one) | if its method is declared as safe to retry | 5 attempts in all, with backoff | [`RetryPolicy::repeatable`](crate::RetryPolicy::repeatable), [`max_attempts`](crate::RetryPolicy::max_attempts), [`backoff`](crate::RetryPolicy::backoff), [`budget`](crate::RetryPolicy::budget) |
+/// | it has no response after [`RetryPolicy::attempt_timeout`](crate::RetryPolicy::attempt_timeout) (none by default) | if its method is declared, and another server has room. The attempt is given up | the same, without backoff | `attempt_timeout` |
+/// | the same after [`RetryPolicy::hedge_after`](crate::RetryPolicy::hedge_after) (none by default) | the same, but the attempt goes on beside the new one (a hedge). The first response wins | the same, and one token of the budget for each | `hedge_after`, [`hedge_after_quantile`](crate::RetryPolicy::hedge_after_quantile) |
 /// | it failed with another code | if its method and the code are declared | the same | [`RetryPolicy::retryable_codes`](crate::RetryPolicy::retryable_codes) |
-/// | the caller has got the beginning of its response | never. A unary response of a declared method is held back until it is complete, so that it can still be retried | | |
+/// | the caller has got the beginning of its response | never. A unary response of a declared method is held back until it is complete, so that it can still be retried ([`RetryPolicy::repeatable`](crate::RetryPolicy::repeatable) has the exceptions) | | |
+///
+/// A call with several attempts shares one deadline among them. Dropping it cancels each attempt. What attempt timeouts and hedges
+/// have cost is told by [`ServerStatus::attempt_timeouts`](crate::ServerStatus::attempt_timeouts) and
+/// [`ServerStatus::hedges`](crate::ServerStatus::hedges).
 ///
 /// A call that has sent more of its request than [`BalancedChannelBuilder::replay_limit`] (256 KiB) is not retried. There is one
 /// exception: if one message is all that was sent, and no server has processed it, its size does not matter.
@@ -146,7 +154,7 @@ use crate::balance::shared::ChannelHandle;
 ///
 /// | the call | its server |
 /// |---|---|
-/// | has a response | [`ServedBy`](crate::ServedBy) in the response's extensions |
+/// | has a response | [`ServedBy`](crate::ServedBy) in the response's extensions, if [`BalancedChannelBuilder::served_by`] or [`ReportServer`](crate::ReportServer) asks for it |
 /// | failed with a status that the channel made | [`CallError`](crate::CallError), the status's source |
 /// | failed with a status that the server sent in place of a response (`Trailers-Only` in gRPC's HTTP/2 protocol) | [`CallError`](crate::CallError), if a generated client made the call. The channel recognises such a call by the [`tonic::GrpcMethod`] in the request's extensions |
 /// | failed with a status in the trailers of a response that had begun | the status has no source. Of a streamed response the caller has [`ServedBy`](crate::ServedBy). Of a unary call a generated client drops the response: a tower layer around the channel still sees it, or [`BalancedChannelBuilder::addresses_in_statuses`] puts the address into the metadata |
@@ -155,21 +163,25 @@ use crate::balance::shared::ChannelHandle;
 ///
 /// # Connections
 ///
-/// The channel keeps one connection to each server. It connects in the background, and again when the connection has ended. A
-/// server is ready once its HTTP/2 SETTINGS have come: a server that accepts connections and sends nothing never becomes ready.
-/// The backoff is that of gRPC's connection-backoff document with shorter times (100 ms, times 1.6, up to 10 s, ±20 %): etcd
+/// The channel keeps one connection to each server, and makes further ones only if
+/// [`BalancedChannelBuilder::connections_per_server`] allows that. It connects in the background, and again when the connection has
+/// ended. A server is ready once its HTTP/2 SETTINGS have come: a server that accepts connections and sends nothing never becomes
+/// ready. The backoff is that of gRPC's connection-backoff document with shorter times (100 ms, times 1.6, up to 10 s, ±20 %): etcd
 /// removes a dead server when its lease ends, so a refused connection usually means a server that is just starting.
 ///
-/// At most 1 024 attempts to connect run at once. If more servers are to be connected, they start in this order:
+/// At most 1 024 attempts to connect run at once; only attempts to servers whose last attempt succeeded may exceed that. If more
+/// servers are to be connected, they start in this order:
 ///
 /// 1. servers whose last attempt succeeded. They never wait: each takes the place of a running attempt that may be aborted (see
 ///    below), or starts beyond the 1 024 if there is none;
 /// 2. servers that were never tried;
-/// 3. servers whose last attempts failed, in order of their failures in a row.
+/// 3. servers whose last attempts failed, in order of their failures in a row;
+/// 4. further connections of servers that have one ([`BalancedChannelBuilder::connections_per_server`]). They never take the place
+///    of an attempt for a first connection.
 ///
-/// While servers wait, a running attempt is aborted once it has had enough time, and is made again later. If its server has failed
-/// more often in a row than the waiting server, 25 ms are enough. Otherwise 25 ms × 10ⁿ are (25 ms, 250 ms, 2.5 s, …), where n is
-/// the waiting server's number of failures in a row. An aborted attempt counts as a failure. So each further round gives the
+/// While servers wait, running attempts are aborted after some time, and are made again later. Let n be the number of failures in a
+/// row of the server that waits. An attempt to a server with more failures than n is aborted after 25 ms, any other one after
+/// 25 ms × 10ⁿ (25 ms, 250 ms, 2.5 s, …). An aborted attempt counts as a failure. So each further round gives the
 /// attempts ten times as long, and slow servers get the time that they need.
 ///
 /// A server that sends GOAWAY and then finishes its calls costs no call. When tonic's `max_connection_age_grace` is over, the
@@ -188,7 +200,8 @@ use crate::balance::shared::ChannelHandle;
 ///
 /// # Cancelled calls
 ///
-/// A call that is dropped, or whose deadline passes, resets its stream. Servers end connections on which many streams are reset
+/// A call that is dropped, or whose deadline passes, resets its stream. So does an attempt that is given up, or that loses against
+/// a hedge. Servers end connections on which many streams are reset
 /// before they were accepted (h2, and so tonic: more than 20; CVE-2023-26964), and a server that stands still for a moment accepts
 /// none. Therefore the channel resets at most 8 calls without a response at a time. Further resets wait until the server shows
 /// that it has read those calls: by a response to a later call, or by the acknowledgement of a SETTINGS frame that the channel sends
@@ -203,11 +216,14 @@ use crate::balance::shared::ChannelHandle;
 ///   30 s), and then send GOAWAY.
 ///
 /// [`BalancedChannelBuilder::wait_limit`]: crate::BalancedChannelBuilder::wait_limit
+/// [`BalancedChannelBuilder::connections_per_server`]: crate::BalancedChannelBuilder::connections_per_server
+/// [`BalancedChannelBuilder::max_in_flight_per_server`]: crate::BalancedChannelBuilder::max_in_flight_per_server
 /// [`BalancedChannelBuilder::timeout`]: crate::BalancedChannelBuilder::timeout
 /// [`BalancedChannelBuilder::method_timeout`]: crate::BalancedChannelBuilder::method_timeout
 /// [`BalancedChannelBuilder::replay_limit`]: crate::BalancedChannelBuilder::replay_limit
 /// [`BalancedChannelBuilder::outlier_detection`]: crate::BalancedChannelBuilder::outlier_detection
 /// [`BalancedChannelBuilder::idle_timeout`]: crate::BalancedChannelBuilder::idle_timeout
+/// [`BalancedChannelBuilder::served_by`]: crate::BalancedChannelBuilder::served_by
 /// [`BalancedChannelBuilder::addresses_in_statuses`]: crate::BalancedChannelBuilder::addresses_in_statuses
 /// [`BalancedChannelBuilder::max_header_list_size`]: crate::BalancedChannelBuilder::max_header_list_size
 /// [`BalancedChannelBuilder::max_request_header_list_size`]: crate::BalancedChannelBuilder::max_request_header_list_size

@@ -3,8 +3,8 @@
 use std::fmt::{self, Write};
 use std::sync::Arc;
 
-use crate::address::Address;
 use crate::balance::status;
+use crate::balance::status::unavailable::Details;
 
 /// The state of a channel as a whole, in the words of gRPC's connectivity semantics.
 ///
@@ -80,8 +80,9 @@ impl ChannelStatus {
         }
     }
 
-    /// Explains in one sentence why no server takes a call: the directory's state, the servers' states, and the last error.
-    pub(crate) fn explain(&self, last_error: Option<&(Address, String)>, addresses: bool) -> String {
+    /// Explains in one sentence why no server takes a call: the directory's state, the servers' states and limits, and the last
+    /// error.
+    pub(crate) fn explain(&self, details: &Details, addresses: bool) -> String {
         let directory = &*self.directory;
         if self.state == ConnectivityState::Shutdown {
             return format!("the runtime of the channel to {:?} has ended", &*directory.service);
@@ -109,13 +110,16 @@ impl ChannelStatus {
                 self.ready, self.ejected, self.connecting, self.failing
             ));
         }
+        if let Some(limits) = &details.limits {
+            push(format_args!("; {limits}"));
+        }
         if let Some(first) = &directory.first_unreadable {
             push(format_args!("; {} unreadable", directory.unreadable));
             if addresses {
                 push(format_args!(", {first}")); // its key is mostly an address
             }
         }
-        match last_error {
+        match &details.last_error {
             Some((address, error)) if addresses => push(format_args!("; last error: {address}: {error}")),
             Some((address, error)) => {
                 push(format_args!("; last error: {}", status::without_address(error, address)));

@@ -39,7 +39,7 @@ pub(crate) mod subchannel;
 mod view;
 
 pub use crate::balance::builder::BalancedChannelBuilder;
-pub use crate::balance::builder::call_options::{CallTimeout, WaitForReady};
+pub use crate::balance::builder::call_options::{CallTimeout, ReportServer, WaitForReady};
 pub use crate::balance::call::response_body::{ResponseBody, ServedBy};
 pub use crate::balance::call::retry::RetryPolicy;
 pub use crate::balance::channel::{BalancedChannel, ResponseFuture};

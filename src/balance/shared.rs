@@ -1,7 +1,7 @@
 //! The state that all clones, calls and background tasks of a channel share.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -14,15 +14,17 @@ use tonic::{Code, Status};
 
 use crate::address::Address;
 use crate::balance::builder::call_options::Timeouts;
+use crate::balance::call::attempts::DeclaredDurations;
 use crate::balance::call::retry::{RetryBudget, RetryPolicy};
 use crate::balance::connectivity::ChannelStatus;
 use crate::balance::policy::{LeastRequest, PickNotifier, Policy};
 use crate::balance::pool::ready::Published;
+use crate::balance::pool::room::Limits;
 use crate::balance::queue::Queue;
 use crate::balance::runtime::pause::PauseDetector;
 use crate::balance::status;
 use crate::balance::status::call_error::CallError;
-use crate::balance::status::unavailable::{UnavailableText, UnavailableTexts};
+use crate::balance::status::unavailable::{Details, UnavailableText, UnavailableTexts};
 use crate::balance::subchannel::cost::Fleet;
 use crate::balance::subchannel::outlier::OutlierDetection;
 use crate::balance::subchannel::supervisor::ConnectContext;
@@ -60,6 +62,8 @@ pub(crate) struct ChannelShared {
     pub(crate) pause_detector: PauseDetector,
     /// Tokens of all calls of the channel together.
     pub(crate) retry_budget: RetryBudget,
+    /// What hedging after a quantile needs to know of earlier calls.
+    pub(crate) durations: DeclaredDurations,
     /// Zero of the times that costs and pauses are stored as, so that they fit into atomics.
     pub(crate) epoch: Instant,
     /// What all servers do together, as the measure for each.
@@ -68,6 +72,8 @@ pub(crate) struct ChannelShared {
     pub(crate) queue: Arc<Queue>,
     /// The text of statuses of calls that find no server.
     pub(crate) unavailable_text: UnavailableText,
+    /// The policy has picked an index out of range, and that is logged.
+    pub(crate) out_of_range_logged: AtomicBool,
 }
 
 impl ChannelShared {
@@ -92,15 +98,21 @@ impl ChannelShared {
         // A copy: the watch's lock must not be held while other locks are taken.
         let status = self.status.borrow().clone();
         let failures = self.connect_context.failures.load(Ordering::Relaxed);
-        self.unavailable_text.get(&status, failures, || self.last_connect_error())
+        self.unavailable_text.get(&status, failures, || Details {
+            limits: self.ready.load().limits().map(|limits| self.settings.explain(&limits)),
+            last_error: self.last_connect_error(),
+        })
     }
 
-    /// Returns the error of the server whose state changed last, among those that are not connected.
+    /// Returns the error of the server whose state changed last, among those that are not connected, or that could have got
+    /// no further connection.
     fn last_connect_error(&self) -> Option<(Address, String)> {
         let subchannels = self.subchannels.load();
         let statuses = subchannels.iter().map(|subchannel| (subchannel, subchannel.status()));
-        let failed = statuses
-            .filter(|(_, status)| !matches!(status.state, SubchannelState::Ready(_)) && status.last_error.is_some());
+        let failed = statuses.filter(|(subchannel, status)| {
+            let is_ready = matches!(status.state, SubchannelState::Ready(_)) && !subchannel.growth.has_failed();
+            !is_ready && status.last_error.is_some()
+        });
         let (subchannel, status) = failed.max_by_key(|(_, status)| status.since)?;
         status.last_error.map(|error| (subchannel.address().clone(), error))
     }
@@ -108,6 +120,7 @@ impl ChannelShared {
 
 /// Settings of calls, which do not change while a channel lives. `BalancedChannelBuilder` documents each, and checks them.
 #[derive(Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "independent settings of the user's")]
 pub(crate) struct Settings {
     pub(crate) policy: Arc<dyn Policy>,
     pub(crate) retry: RetryPolicy,
@@ -119,8 +132,12 @@ pub(crate) struct Settings {
     pub(crate) authority: Option<Authority>,
     pub(crate) user_agent: HeaderValue,
     pub(crate) addresses_in_statuses: bool,
+    /// Responses name their servers.
+    pub(crate) served_by: bool,
     /// Every server but those of Unix sockets is called over TLS, whatever its record says.
     pub(crate) tls_only: bool,
+    pub(crate) connections_per_server: usize,
+    pub(crate) max_in_flight_per_server: Option<usize>,
 }
 
 impl Default for Settings {
@@ -136,7 +153,10 @@ impl Default for Settings {
             authority: None,
             user_agent: HeaderValue::from_static(concat!("tonic-etcd/", env!("CARGO_PKG_VERSION"))),
             addresses_in_statuses: false,
+            served_by: false,
             tls_only: false,
+            connections_per_server: 1,
+            max_in_flight_per_server: None,
         }
     }
 }
@@ -145,6 +165,31 @@ impl Settings {
     /// Puts addresses into a status if the user asked for it. Every status passes through here on its way to the caller.
     pub(crate) fn finish_status(&self, status: Status) -> Status {
         if self.addresses_in_statuses { CallError::with_addresses(status) } else { status }
+    }
+
+    /// Explains in a part of a sentence why no ready server has room.
+    fn explain(&self, limits: &Limits) -> String {
+        let Limits { at_stream_limit, connections, streams, at_server_limit, idle } = *limits;
+        let mut parts = Vec::new();
+        if at_stream_limit > 0 {
+            let most = self.connections_per_server;
+            parts.push(format!(
+                "{at_stream_limit} at the limit of streams ({streams} streams over {connections} connections; \
+                 connections_per_server is {most})"
+            ));
+        }
+        if let Some(most) = self.max_in_flight_per_server.filter(|_| at_server_limit > 0) {
+            parts.push(format!("{at_server_limit} at max_in_flight_per_server ({most})"));
+        }
+        if idle > 0 {
+            parts.push(format!("{idle} idle, with no answer to a PING yet"));
+        }
+        format!("none of the ready has room: {}", parts.join(", "))
+    }
+
+    /// Whether the calls over all connections of a server are counted together. Otherwise its only connection counts them.
+    pub(crate) fn counts_by_server(&self) -> bool {
+        self.connections_per_server > 1 || self.max_in_flight_per_server.is_some()
     }
 
     /// Returns the `:authority` of requests to a server. `None` does not occur: every parsed address has one.

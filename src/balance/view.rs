@@ -3,6 +3,7 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -39,14 +40,18 @@ impl BalancedChannel {
                 SubchannelState::Shutdown => return None, // removed a moment ago
             };
             let (attempts, failures) = subchannel.attempts();
+            let (connections, in_flight) = subchannel.connections();
             Some(ServerStatus {
                 address: subchannel.address().clone(),
                 state,
                 state_age: status.since.elapsed(),
-                in_flight: subchannel.in_flight(),
+                connections,
+                in_flight,
                 latency: subchannel.cost.latency(),
                 attempts,
                 failures,
+                hedges: subchannel.hedges.load(Ordering::Relaxed),
+                attempt_timeouts: subchannel.attempt_timeouts.load(Ordering::Relaxed),
                 last_error: status.last_error,
             })
         };

@@ -27,6 +27,11 @@ impl<C: Codec> Codec for CatchPanics<C> {
         catch(|| self.0.encode(target, instance))
             .unwrap_or_else(|panic| Err(EncodeError::new(format!("the codec panicked: {panic}"))))
     }
+
+    /// Empty after a panic, which is no valid name.
+    fn name(&self) -> &str {
+        catch(|| self.0.name()).unwrap_or_default()
+    }
 }
 
 impl<C: fmt::Debug> fmt::Debug for CatchPanics<C> {
@@ -50,6 +55,10 @@ mod tests {
         fn encode(&self, _: &Target, _: &Instance) -> Result<Vec<Record>, EncodeError> {
             std::panic::panic_any(7)
         }
+
+        fn name(&self) -> &str {
+            panic!("no name")
+        }
     }
 
     /// F14: the reason says that the codec panicked, and what it said.
@@ -60,5 +69,6 @@ mod tests {
         let (target, instance) = (Target::parse("s").unwrap(), Instance::new("h:1").unwrap());
         let error = CatchPanics(Panics).encode(&target, &instance).unwrap_err();
         assert_eq!(error.to_string(), "the codec panicked: no text");
+        assert_eq!(CatchPanics(Panics).name(), "");
     }
 }

@@ -84,6 +84,10 @@ impl Codec for GrpcNaming {
         };
         instance.addresses().iter().map(record).collect()
     }
+
+    fn name(&self) -> &'static str {
+        "grpc-naming"
+    }
 }
 
 /// A value as it is written: the `Update` of etcd's Go client, with its fields in the same order.

@@ -64,7 +64,8 @@ pub use crate::codec::plain::Plain;
 pub trait Codec: fmt::Debug + Send + Sync + 'static {
     /// Reads one record. `key` is the whole etcd key, the name of the service included.
     ///
-    /// Called in a background task for each record of a list and for each event, so it must not
+    /// Called in a background task for each record of a list and for each event, and by a registrar
+    /// for a few records that seem to be of a name below its service, so it must not
     /// block. The same record may be read again.
     ///
     /// # Errors
@@ -79,6 +80,18 @@ pub trait Codec: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// When the format cannot express the instance.
     fn encode(&self, target: &Target, instance: &Instance) -> Result<Vec<Record>, EncodeError>;
+
+    /// The name of the format, 1 to 255 bytes; `custom` by default. It is written into cache files
+    /// ([`ResolverBuilder::cache`](crate::ResolverBuilder::cache)), and a file with another name is
+    /// not used: give formats of your own different names if their resolvers share a folder.
+    ///
+    /// It must stay the same from build to build: with another name a program that is restarted while
+    /// etcd is down does not find its servers. So it is not the name of the type, which the
+    /// compiler may change.
+    #[expect(clippy::unnecessary_literal_bound, reason = "a codec may make its name when it is built")]
+    fn name(&self) -> &str {
+        "custom"
+    }
 }
 
 /// One key and its value, as they are stored in etcd.
@@ -164,6 +177,10 @@ impl Codec for Detect {
 
     fn encode(&self, target: &Target, instance: &Instance) -> Result<Vec<Record>, EncodeError> {
         GrpcNaming.encode(target, instance)
+    }
+
+    fn name(&self) -> &'static str {
+        "detect"
     }
 }
 

@@ -43,6 +43,10 @@ impl Codec for Plain {
         let record = |a: &Address| Record::new(format!("{prefix}{}", a.parsed_authority().as_str()), a.to_string());
         Ok(instance.addresses().iter().map(record).collect())
     }
+
+    fn name(&self) -> &'static str {
+        "plain"
+    }
 }
 
 #[cfg(test)]

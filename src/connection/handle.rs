@@ -33,6 +33,13 @@ pub(super) struct Handle {
     pub(super) commands: CommandSender,
 }
 
+impl Drop for Handle {
+    /// Before the fields go: nothing may keep the connection open when the driver is told.
+    fn drop(&mut self) {
+        self.shared.finished.close();
+    }
+}
+
 impl Connection {
     /// Reserves a stream for one exchange, if the server accepts one more now.
     pub(crate) fn reserve(&self) -> Option<StreamPermit> {
@@ -51,7 +58,7 @@ impl Connection {
 
     /// The number of streams that can be reserved now.
     pub(crate) fn available_streams(&self) -> usize {
-        self.0.shared.capacity.available()
+        self.0.shared.available_streams()
     }
 
     /// The number of exchanges between their start and the end of their responses.
@@ -62,6 +69,11 @@ impl Connection {
     /// Returns its load, for owners that must not hold the connection.
     pub(crate) fn load(&self) -> ConnectionLoad {
         ConnectionLoad(self.0.shared.clone())
+    }
+
+    /// The number of exchanges that were begun, modulo 2^32.
+    pub(crate) fn begun(&self) -> u32 {
+        self.0.shared.streams.opened()
     }
 
     /// Whether the connection is [`ConnectionState::Draining`] or [`ConnectionState::Closed`].
@@ -78,6 +90,13 @@ impl Connection {
     /// they do not say, and 0 while the connection is idle.
     pub(crate) fn stream_limit(&self) -> usize {
         self.0.shared.capacity.limit()
+    }
+
+    /// Whether the connection is [`ConnectionState::Idle`] or [`ConnectionState::Probing`]: it takes no exchange before
+    /// something is read from it.
+    pub(crate) fn is_idle(&self) -> bool {
+        let is_idle = |state: &ConnectionState| matches!(state, ConnectionState::Idle | ConnectionState::Probing);
+        self.stream_limit() == 0 && is_idle(&self.0.shared.state.borrow())
     }
 
     /// The number of bytes of headers that the server accepts in a request.

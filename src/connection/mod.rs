@@ -13,7 +13,9 @@
 //!    that was idle.
 //! 3. [`handle`] is the [`Connection`] that callers hold. [`shared`] is what handles, exchanges and
 //!    the driver share: the [`StreamCapacity`](capacity::StreamCapacity) and the
-//!    [`ConnectionState`] ([`state`]).
+//!    [`ConnectionState`] ([`state`]). [`server_streams`] counts over several connections of one
+//!    server, where its owner wants that. [`finished`] keeps the handle of the last stream until the
+//!    next request, where there is no other.
 //! 4. [`exchange`] is one request and its response on a stream, in the caller's task.
 //! 5. [`resets`] takes over streams of calls that were cancelled before a response, and resets them
 //!    at a pace that servers accept.
@@ -37,8 +39,8 @@
 //! a driver that is dropped closes the connection.
 //!
 //! # Locks
-//! A call takes h2's lock of the connection, as every user of h2 does, and none of this crate's:
-//! the capacity, the flags for keep-alive and the times of reads are atomics. The mutexes here are
+//! A call takes h2's lock of the connection, as every user of h2 does. Of this crate's locks it takes
+//! none but that of the finished stream, and that only where it is alone on its connection: the capacity, the flags for keep-alive and the times of reads are atomics. The mutexes here are
 //! for rare things: cancelled streams, commands, large headers, the failure of a request's body.
 //! None of them is held while a task is woken, or while a stream, a waker or a value of the user's
 //! is dropped, because those may run other code.
@@ -58,9 +60,11 @@ mod connect;
 mod driver;
 pub(crate) mod exchange;
 mod failure;
+mod finished;
 mod handle;
 mod options;
 pub(crate) mod resets;
+mod server_streams;
 mod shared;
 mod state;
 
@@ -82,8 +86,9 @@ pub(crate) use crate::connection::failure::{Failure, FailureKind};
 pub(crate) use crate::connection::handle::Connection;
 pub use crate::connection::options::KeepAlive;
 pub(crate) use crate::connection::options::{Options, TcpKeepalive};
+pub(crate) use crate::connection::server_streams::ServerStreams;
 pub(crate) use crate::connection::shared::{ConnectionLoad, StreamPermit};
-pub(crate) use crate::connection::state::{CloseKind, ConnectionState};
+pub(crate) use crate::connection::state::{CloseKind, CloseReason, ConnectionState};
 pub(crate) use h2::{Reason, RecvStream};
 
 #[cfg(test)]

@@ -1,7 +1,10 @@
 //! The settings of a connection, each with its default and the reason for it. `balance` and `etcd`
 //! check them.
 
+use std::sync::Arc;
 use std::time::Duration;
+
+use crate::connection::server_streams::ServerStreams;
 
 /// A day: the maximum of every time that can be set. tokio's timers and `Instant`s bear no infinite
 /// times.
@@ -48,6 +51,9 @@ pub(crate) struct Options {
     /// After so much silence the connection opens no stream until a PING is answered. `None`:
     /// never.
     pub(crate) idle_timeout: Option<Duration>,
+    /// Of one server: counts the streams of all its connections. `None`: it has one connection, and
+    /// no limit but its own.
+    pub(crate) server_streams: Option<Arc<ServerStreams>>,
 }
 
 /// TCP's own keep-alive, see `SO_KEEPALIVE`. Linux takes whole seconds.
@@ -63,15 +69,15 @@ pub(crate) struct TcpKeepalive {
 
 /// HTTP/2 keep-alive: detects servers that no longer respond.
 ///
-/// A PING is sent when nothing was read from the server for the interval, if a call is in flight, or
-/// was started in that time and has ended since. Whatever is read after the PING shows that the server is alive. If
+/// A PING is sent after an interval in which nothing was read from the server, if a call is in flight
+/// or was started in that interval. Whatever is read after the PING shows that the server is alive. If
 /// nothing is read for the timeout after the PING was written, the connection is closed: its calls
 /// fail, and a new connection is made. So a server that stops responding during a call is usually
 /// detected after the interval plus the timeout, which is 30 s by default, and later if its streams
 /// were silent before (see below). If the PING cannot be written, or
 /// if the program itself stood still, the timeout counts once more: 40 s by default.
 ///
-/// A connection without calls gets no PINGs, unless
+/// After one interval without calls, a connection gets no more of these PINGs, unless
 /// [`BalancedChannelBuilder::keep_alive_while_idle`](crate::BalancedChannelBuilder::keep_alive_while_idle)
 /// is set.
 ///
@@ -142,6 +148,7 @@ impl Default for Options {
             max_exchanges: (1 << 30) - (1 << 16),
             keep_alive_while_idle: false,
             idle_timeout: None,
+            server_streams: None,
         }
     }
 }

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use h2::StreamId;
+use h2::{RecvStream, StreamId};
 use tokio::sync::watch;
 
 use crate::connection::capacity::{CapacityListener, StreamCapacity};
 use crate::connection::exchange::header_sizes::HeaderSizes;
 use crate::connection::failure::Failure;
+use crate::connection::finished::FinishedStream;
 use crate::connection::resets::order::StreamCounter;
+use crate::connection::server_streams::{Freed, ServerStreams};
 use crate::connection::state::{CloseReason, ConnectionState};
 
 /// The shared part of one connection. All transitions of [`ConnectionState`] are methods of it.
@@ -26,8 +28,12 @@ pub(super) struct Shared {
     /// check.
     pub(super) streams: StreamCounter,
     pub(super) headers: Arc<HeaderSizes>,
+    pub(super) finished: FinishedStream,
     /// Wakes calls that wait for a stream.
     capacity_listener: Arc<dyn CapacityListener>,
+    /// Also counts the streams of this connection; `None` if its server has no other connection and
+    /// no limit beside its own.
+    pub(super) server: Option<Arc<ServerStreams>>,
 }
 
 /// The load of a connection, without the connection: it keeps nothing open.
@@ -48,15 +54,27 @@ pub(crate) struct StreamPermit(pub(super) Arc<Shared>);
 
 impl Shared {
     /// A connection whose handshake has begun.
-    pub(super) fn new(headers: Arc<HeaderSizes>, capacity_listener: Arc<dyn CapacityListener>) -> Self {
+    pub(super) fn new(
+        headers: Arc<HeaderSizes>,
+        capacity_listener: Arc<dyn CapacityListener>,
+        server: Option<Arc<ServerStreams>>,
+    ) -> Self {
         Self {
             capacity: StreamCapacity::default(),
             state: watch::Sender::new(ConnectionState::Handshaking),
             has_progress: AtomicBool::new(false),
             streams: StreamCounter::default(),
             headers,
+            finished: FinishedStream::default(),
             capacity_listener,
+            server,
         }
+    }
+
+    /// The number of streams that can be reserved now.
+    pub(super) fn available_streams(&self) -> usize {
+        let available = self.capacity.available();
+        self.server.as_ref().map_or(available, |server| available.min(server.available()))
     }
 
     /// Why the connection is `Draining` or `Closed`, if it is.
@@ -75,6 +93,8 @@ impl Shared {
                 matches!(state, Handshaking | Idle | Probing).then_some(Ready)
             });
         }
+        // Not more than the server takes over all its connections: nobody is woken for nothing.
+        let freed = self.server.as_ref().map_or(freed, |server| freed.min(server.available()));
         if freed > 0 {
             self.capacity_listener.freed(freed);
         }
@@ -106,12 +126,14 @@ impl Shared {
             ConnectionState::Draining(known) if known.is_goaway() || !reason.is_goaway() => None,
             _ => Some(ConnectionState::Draining(reason)),
         });
+        self.finished.close();
     }
 
     /// The connection has ended. All its streams fail.
     pub(super) fn close(&self, reason: CloseReason) {
         self.capacity.close();
         self.state.send_replace(ConnectionState::Closed(reason));
+        self.finished.close();
     }
 
     /// Changes the state to what `next` returns. Returns whether it did. Receivers are woken after
@@ -130,7 +152,33 @@ impl Shared {
 impl StreamPermit {
     /// Takes a stream, if the server accepts one more now.
     pub(super) fn reserve(shared: &Arc<Shared>) -> Option<Self> {
-        shared.capacity.reserve().then(|| Self(shared.clone()))
+        match &shared.server {
+            None => shared.capacity.reserve().then(|| Self(shared.clone())),
+            Some(server) => Self::reserve_of_server(shared, server),
+        }
+    }
+
+    /// The same for a connection whose server counts too.
+    fn reserve_of_server(shared: &Arc<Shared>, server: &ServerStreams) -> Option<Self> {
+        if server.available() == 0 || !shared.capacity.reserve() {
+            return None;
+        }
+        if server.reserve() {
+            return Some(Self(shared.clone()));
+        }
+        // Another call was faster. While this one had the stream, a third may have found none and begun to wait.
+        if shared.capacity.release() {
+            shared.capacity_listener.freed(1);
+        }
+        None
+    }
+
+    /// The exchange has ended, and `stream` is the last handle of its stream. The permit goes with it.
+    pub(super) fn finish(self, stream: RecvStream) {
+        // Other calls wake the driver soon: then the handle costs nothing.
+        if self.0.capacity.in_flight() == 1 {
+            self.0.finished.keep(stream);
+        }
     }
 
     /// The response has progressed.
@@ -157,7 +205,11 @@ impl StreamPermit {
 
 impl Drop for StreamPermit {
     fn drop(&mut self) {
-        if self.0.capacity.release() {
+        let mut has_room = self.0.capacity.release();
+        if let Some(server) = &self.0.server {
+            has_room |= server.release() == Freed::Server;
+        }
+        if has_room {
             self.0.capacity_listener.freed(1);
         }
     }

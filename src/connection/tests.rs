@@ -289,3 +289,58 @@ async fn the_connection_closes_when_nobody_holds_it_and_its_calls_have_ended() {
     assert_eq!(collect(answer.into_body()).await.unwrap().0, b"still here");
     served.await.unwrap();
 }
+
+/// The handle of a finished stream is kept for the next request. It must keep nothing open.
+#[tokio::test(start_paused = true)]
+async fn a_kept_stream_holds_no_connection_open() {
+    for drained in [false, true] {
+        let (connection, mut peer) = pair(&Options::default(), &server()).await;
+        let (leave, mut left) = tokio::sync::oneshot::channel::<()>();
+        let serving = tokio::spawn(async move {
+            let mut draining = false;
+            while let Some(Ok((request, respond))) = std::future::poll_fn(|cx| {
+                if !draining && Pin::new(&mut left).poll(cx).is_ready() {
+                    draining = true;
+                    peer.graceful_shutdown();
+                }
+                peer.poll_accept(cx)
+            })
+            .await
+            {
+                tokio::spawn(echo(request, respond));
+            }
+        });
+        for _ in 0..3 {
+            let response = exchange(&connection, whole(b"hello")).await.unwrap();
+            assert!(collect(response.into_body()).await.unwrap().1.is_some());
+            assert!(connection.0.shared.finished.is_any());
+        }
+        let began = tokio::time::Instant::now();
+        if drained {
+            leave.send(()).unwrap();
+            connection.closing().await;
+            serving.await.unwrap();
+            assert!(!connection.0.shared.finished.is_any());
+        } else {
+            let shared = connection.0.shared.clone();
+            drop(connection);
+            serving.await.unwrap();
+            assert!(!shared.finished.is_any());
+            drop(leave);
+        }
+        assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    }
+}
+
+/// Beside another call no handle is kept: the driver runs for that call anyway.
+#[tokio::test]
+async fn a_stream_that_ends_beside_another_is_not_kept() {
+    let (connection, peer) = pair(&Options::default(), &server()).await;
+    serve(peer, echo);
+    let (_feed, body) = fed();
+    let open = exchange(&connection, body);
+    let response = exchange(&connection, whole(b"hello")).await.unwrap();
+    assert!(collect(response.into_body()).await.unwrap().1.is_some());
+    assert!(!connection.0.shared.finished.is_any());
+    drop(open);
+}

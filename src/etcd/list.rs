@@ -148,6 +148,18 @@ impl Etcd {
         Ok(response.await?.kvs().iter().map(|pair| pair.key().to_vec()).collect())
     }
 
+    /// The value of a key, as any member knows it: a serializable read, which may be stale. `None` if
+    /// there is no such key.
+    pub(crate) async fn value(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Failure> {
+        let limits = RequestLimits { late_after: self.core.longest(), ..self.limits() };
+        let doing = format!("reading {}", shown_key(key));
+        let response = self.call(limits, &doing, |client| {
+            let (mut kv, key) = (client.kv_client().max_decoding_message_size(MAX_MESSAGE), key.to_vec());
+            async move { kv.get(key, Some(GetOptions::new().with_serializable())).await }
+        });
+        Ok(response.await?.kvs().first().map(|pair| pair.value().to_vec()))
+    }
+
     /// The revision of the cluster, by a linearizable read of that range. A role needs the right to
     /// read the range.
     pub(crate) async fn revision(&self, start: &[u8], end: &[u8]) -> Result<i64, Failure> {

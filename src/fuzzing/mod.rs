@@ -47,7 +47,8 @@ const TARGETS: &[(&str, Target)] = &[
     ("watch_message", etcd::watch::message::tests::fuzz),
     ("watch_stream", etcd::watch::stream::tests::inputs::fuzz),
     ("watch_streams", etcd::watch::streams::tests::fuzz),
-    // The resolver. What reads a cache file, and what decides which losses are doubtful, belongs here.
+    // The resolver. What decides which losses are doubtful belongs here.
+    ("cache_file", resolver::cache::file::tests::fuzz),
     ("watch_machine", resolver::watch::tests::fuzz),
     ("watch_machine_inputs", resolver::watch::inputs_tests::fuzz),
     ("snapshot", resolver::snapshot::tests::fuzz),

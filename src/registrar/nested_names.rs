@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+use crate::codec::Codec;
 use crate::etcd::{Etcd, Failure};
 use crate::registrar::handle::state::Published;
 use crate::secret;
@@ -16,6 +17,10 @@ use crate::target::nested::{nested_name, parent_names};
 
 /// How many keys are read of each range: enough to see a nested name, cheap for etcd.
 const KEYS: i64 = 100;
+/// How many values of keys that seem to be of a nested name are read. A service with more keys of
+/// [`Conflict::UniqueKey`](crate::Conflict::UniqueKey) than this before those of a nested name gets
+/// no warning; resolvers still warn.
+const VALUES: usize = 20;
 
 /// Checks each service of a registrar once. Nothing waits for a check, and its failure changes
 /// nothing: a role may not be allowed to read what is above or below its own prefix.
@@ -40,6 +45,7 @@ impl NestedNames {
         runtime: &Handle,
         etcd: Etcd,
         target: &Target,
+        codec: Arc<dyn Codec>,
         key: Option<&str>,
         states: watch::Receiver<Published>,
     ) {
@@ -49,12 +55,18 @@ impl NestedNames {
             return;
         }
         let check = Check { names: self.clone(), target, succeeded: false };
-        runtime.spawn(check.run(etcd, states, checks_below));
+        runtime.spawn(check.run(etcd, codec, states, checks_below));
     }
 
     /// Reads a few keys of each upper name and of the names below, and warns of each pair that has
     /// keys.
-    async fn read_names(&self, etcd: &Etcd, target: &Target, checks_below: bool) -> Result<(), Failure> {
+    async fn read_names(
+        &self,
+        etcd: &Etcd,
+        codec: &dyn Codec,
+        target: &Target,
+        checks_below: bool,
+    ) -> Result<(), Failure> {
         for upper in parent_names(target.name()) {
             let Ok(upper) = Target::parse(upper) else { continue };
             let keys = keys(etcd, &upper, "").await?;
@@ -67,8 +79,15 @@ impl NestedNames {
         }
         // Most of the service's own keys begin with a digit, and names with a letter, which sorts behind ':'.
         let keys = keys(etcd, target, ":").await?;
-        if let Some(lower) = keys.iter().find_map(|key| nested_name(target, key, &[])) {
-            self.warn(target.name(), lower);
+        let seem_nested = keys.iter().filter(|key| nested_name(target, key, &[]).is_some());
+        for key in seem_nested.take(VALUES) {
+            // Its value tells whether `Conflict::UniqueKey` made it. Clients do not call what they cannot read.
+            let Some(value) = etcd.value(key.as_bytes()).await? else { continue };
+            let instances = codec.decode(key.as_bytes(), &value).unwrap_or_default();
+            if let Some(lower) = nested_name(target, key, &instances).filter(|_| !instances.is_empty()) {
+                self.warn(target.name(), lower);
+                break;
+            }
         }
         Ok(())
     }
@@ -97,13 +116,22 @@ struct Check {
 }
 
 impl Check {
-    async fn run(mut self, etcd: Etcd, mut states: watch::Receiver<Published>, checks_below: bool) {
+    async fn run(
+        mut self,
+        etcd: Etcd,
+        codec: Arc<dyn Codec>,
+        mut states: watch::Receiver<Published>,
+        checks_below: bool,
+    ) {
         if states.wait_for(|published| published.state.is_in_etcd()).await.is_err() {
             return;
         }
         drop(states);
-        match self.names.read_names(&etcd, &self.target, checks_below).await {
-            Ok(()) => self.succeeded = true,
+        match self.names.read_names(&etcd, &*codec, &self.target, checks_below).await {
+            Ok(()) => {
+                self.succeeded = true;
+                tracing::debug!(parent: None, service = self.target.name(), "nested names checked");
+            }
             Err(failure) => {
                 let (service, error) = (self.target.name(), failure.into_error());
                 tracing::debug!(parent: None, service, %error, "check for nested names failed");

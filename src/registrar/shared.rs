@@ -102,13 +102,15 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether [`Shared::add`] would refuse these entries now.
+    pub(super) fn check(&self, entries: &[Entry]) -> Result<(), Error> {
+        self.state().check_new(entries)
+    }
+
     /// Adds all entries, or none. Returns their ids, and whether the caller must start the task.
     pub(super) fn add(&self, entries: Vec<Entry>) -> Result<(Vec<Id>, bool), Error> {
         let mut state = self.state();
-        if state.closed {
-            return Err(Error::closed("the registrar"));
-        }
-        state.check_keys(&BTreeSet::new(), entries.iter().map(|entry| (entry.target.name(), &*entry.records)))?;
+        state.check_new(&entries)?;
         state.abandoned = false;
         let is_new =
             |key: &[u8]| entries.iter().flat_map(|entry| &entry.records).any(|record| record.key.as_slice() == key);
@@ -182,6 +184,14 @@ impl Shared {
 }
 
 impl State {
+    /// Refuses new entries if the registrar is closed or has their keys already.
+    fn check_new(&self, entries: &[Entry]) -> Result<(), Error> {
+        if self.closed {
+            return Err(Error::closed("the registrar"));
+        }
+        self.check_keys(&BTreeSet::new(), entries.iter().map(|entry| (entry.target.name(), &*entry.records)))
+    }
+
     /// Refuses keys that a registration of this registrar has already. `updated` are the
     /// registrations that change, whose present keys do not count.
     fn check_keys<'a>(

@@ -97,9 +97,10 @@ impl ChannelUpdates {
         }
         let state = view.state();
         self.seen = view.snapshot;
-        let known = state != ResolutionState::Unresolved;
+        // Calls that find no cached server wait for etcd, which may know others.
+        let known = !matches!(state, ResolutionState::Unresolved | ResolutionState::Cached { .. });
         let trouble = match state {
-            ResolutionState::Unresolved | ResolutionState::Stale { .. } => {
+            ResolutionState::Unresolved | ResolutionState::Cached { .. } | ResolutionState::Stale { .. } => {
                 view.error.map(|error| format!("{error:?}").into())
             }
             _ => None,

@@ -6,6 +6,7 @@
 //! - `task.rs`: the task of one service. It drives the machine in `watch/` (pure), publishes a
 //!   `View` in a tokio watch channel, and logs.
 //! - `snapshot/` (pure): [`Snapshot`], and the difference of two.
+//! - `cache/`: files of the last known instances, for a start while etcd is down.
 //! - `record.rs` (pure): what a codec makes of a record, and which addresses may be called.
 //! - `report.rs`: what is logged about changes of a service.
 //! - `discover.rs`, `servers.rs` (pure): [`ChangeStream`], changes for tower's balancers, and
@@ -20,6 +21,7 @@
 //!
 //! Readers see the latest view and skip those in between. An error never removes an instance.
 
+pub(crate) mod cache;
 mod channel;
 mod discover;
 pub(crate) mod record;
@@ -32,7 +34,9 @@ pub(crate) mod watch;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::time::Duration;
 
 use tokio::runtime::{self, Handle};
 use tokio::sync::Notify;
@@ -45,6 +49,7 @@ pub use crate::resolver::resolution::{Resolution, ResolutionState};
 pub use crate::resolver::servers::ServerKey;
 pub use crate::resolver::snapshot::{Snapshot, SnapshotEntry};
 
+use self::cache::{Cache, CacheOptions};
 use self::discover::Configure;
 use self::record::RecordReader;
 use self::task::{Task, View};
@@ -79,6 +84,8 @@ struct Shared {
     reader: RecordReader,
     /// How tonic endpoints are configured.
     configure: Option<Configure>,
+    /// The cache files, if there is a folder for them.
+    cache: Option<Arc<Cache>>,
     /// The services that are watched. Entries without users are removed when another service is
     /// added.
     services: Mutex<HashMap<(Target, runtime::Id), Weak<WatchedService>>>,
@@ -130,6 +137,7 @@ pub struct ResolverBuilder {
     etcds: Result<EtcdPerRuntime, Error>,
     reader: RecordReader,
     configure: Option<Configure>,
+    cache: CacheOptions,
 }
 
 impl Resolver {
@@ -189,7 +197,7 @@ impl Resolver {
     #[cfg(feature = "unstable-etcd-client")]
     #[cfg_attr(docsrs, doc(cfg(feature = "unstable-etcd-client")))]
     pub fn new(client: EtcdClient) -> Self {
-        Self::over(EtcdPerRuntime::from_client(client), RecordReader::default(), None)
+        Self::over(EtcdPerRuntime::from_client(client), RecordReader::default(), None, None)
     }
 
     /// A builder, for options beyond those of etcd.
@@ -198,8 +206,13 @@ impl Resolver {
     }
 
     /// A resolver that watches nothing yet.
-    fn over(etcds: EtcdPerRuntime, reader: RecordReader, configure: Option<Configure>) -> Self {
-        Self { shared: Arc::new(Shared { etcds, reader, configure, services: Mutex::default() }) }
+    fn over(
+        etcds: EtcdPerRuntime,
+        reader: RecordReader,
+        configure: Option<Configure>,
+        cache: Option<Arc<Cache>>,
+    ) -> Self {
+        Self { shared: Arc::new(Shared { etcds, reader, configure, cache, services: Mutex::default() }) }
     }
 
     /// The live snapshot of a service, kept up to date in the background from now on. Shared with
@@ -260,7 +273,8 @@ impl Shared {
         drop(services);
         // Outside of the lock, as everything that may run foreign code. Without a span: it would
         // live as long as the process, and keep the span open in which it was made.
-        let task = Task::new(self.etcds.on(runtime), self.reader.clone(), key.0, sender, service.probe.clone());
+        let (etcd, reader, cache) = (self.etcds.on(runtime), self.reader.clone(), self.cache.clone());
+        let task = Task::new(etcd, reader, cache, key.0, sender, service.probe.clone());
         let task = runtime.spawn(task.run()).abort_handle();
         let _ = service.task.set(task); // set only here, so never an error
         service
@@ -270,7 +284,7 @@ impl Shared {
 impl ResolverBuilder {
     /// A builder with every option at its default.
     fn over(etcds: Result<EtcdPerRuntime, Error>) -> Self {
-        Self { etcds, reader: RecordReader::default(), configure: None }
+        Self { etcds, reader: RecordReader::default(), configure: None, cache: CacheOptions::default() }
     }
 
     /// A builder over your own client: see [`Resolver::new`]. Exempt from semver.
@@ -311,6 +325,46 @@ impl ResolverBuilder {
         self
     }
 
+    /// Keeps the last known instances of each service in a file of this folder, and uses them when
+    /// the program starts while etcd is down. Without it, such a program knows no server until etcd
+    /// responds. No folder by default. Use it with [`ResolverBuilder::connect_lazy`]:
+    /// [`ResolverBuilder::connect`] fails while etcd is down.
+    ///
+    /// **Reading.** [`Resolver::resolve`] reads the file of the service in the background. If etcd
+    /// has not responded 300 ms later, its instances are used: the state is
+    /// [`ResolutionState::Cached`], and [`Resolution::ready`] returns them. When etcd responds, its
+    /// instances replace them, and the differences go out as changes. A file without instances is
+    /// not used. Neither is a file that is damaged, too old ([`ResolverBuilder::cache_max_age`]), or
+    /// of another prefix, codec ([`Codec::name`]) or version of the format: that is logged at WARN,
+    /// once for each service.
+    ///
+    /// **Writing.** A file is written when instances have changed, by one thread for each resolver, at most ten
+    /// files a second; the latest state of each service comes last. While nothing changes, etcd's
+    /// confirmation is noted in the file every five minutes. Nothing waits for the thread, and it ends
+    /// with the process: a change of the last tenth of a second may then be missing. A folder that
+    /// cannot be written is logged at WARN, once for each service, and otherwise ignored.
+    ///
+    /// **The files** hold keys and values as they are in etcd, and never a user, a password, a token
+    /// or a private key of this resolver. The folder is made if it is missing. On Unix the folder
+    /// that is made and the files are readable by their owner alone. Whoever can write into the folder
+    /// can send the calls of this program elsewhere. Several processes may use one folder if they use
+    /// the same etcd: use a folder for each cluster.
+    pub fn cache(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.cache.directory = Some(directory.into());
+        self
+    }
+
+    /// How long ago etcd must have confirmed the instances of a cache file at most; 1 h by default,
+    /// because addresses are used again by other servers. More than 0; 0 is refused, and so is an age
+    /// without [`ResolverBuilder::cache`].
+    ///
+    /// It counts when the file is read. Instances that are in use stay until etcd responds. A file may be
+    /// five minutes older than the last confirmation.
+    pub fn cache_max_age(mut self, age: Duration) -> Self {
+        self.cache.max_age = Some(age);
+        self
+    }
+
     /// Connects to etcd and waits for its first response: see [`Resolver::connect`].
     ///
     /// # Errors
@@ -327,9 +381,12 @@ impl ResolverBuilder {
     /// The resolver, which connects in the background: see [`Resolver::connect_lazy`].
     ///
     /// # Errors
-    /// When an endpoint or an option is invalid ([`Error::is_invalid_argument`]).
+    /// When an endpoint, an option, or with a cache the name of the codec is invalid
+    /// ([`Error::is_invalid_argument`]).
     pub fn connect_lazy(self) -> Result<Resolver, Error> {
-        Ok(Resolver::over(self.etcds?, self.reader, self.configure))
+        let cache = self.cache.build(&*self.reader.codec)?;
+        let reader = RecordReader { keep_values: cache.is_some(), ..self.reader };
+        Ok(Resolver::over(self.etcds?, reader, self.configure, cache))
     }
 }
 

@@ -17,11 +17,13 @@ pub(super) struct RecordReader {
     /// Whether records may name Unix sockets. They are paths of this host, named by whoever may
     /// write into etcd.
     pub(super) unix_sockets: bool,
+    /// Whether entries keep their values, for cache files.
+    pub(super) keep_values: bool,
 }
 
 impl Default for RecordReader {
     fn default() -> Self {
-        Self { codec: Arc::new(CatchPanics(Detect)), unix_sockets: false }
+        Self { codec: Arc::new(CatchPanics(Detect)), unix_sockets: false, keep_values: false }
     }
 }
 
@@ -30,7 +32,8 @@ impl RecordReader {
     pub(super) fn read(&self, target: &Target, key: &[u8], value: &[u8]) -> Option<SnapshotEntry> {
         target.owns(key).then(|| {
             let read = self.codec.decode(key, value);
-            SnapshotEntry::new(key, read.and_then(|instances| self.check(instances)))
+            let entry = SnapshotEntry::new(key, read.and_then(|instances| self.check(instances)));
+            if self.keep_values { entry.with_value(value) } else { entry }
         })
     }
 
@@ -78,7 +81,7 @@ pub(crate) mod tests {
     }
 
     fn read(value: &str, unix_sockets: bool) -> SnapshotEntry {
-        let reader = RecordReader { codec: Arc::new(Detect), unix_sockets };
+        let reader = RecordReader { codec: Arc::new(Detect), unix_sockets, keep_values: false };
         reader.read(&Target::parse("s").unwrap(), b"s/x", value.as_bytes()).unwrap()
     }
 

@@ -47,7 +47,8 @@ pub struct Resolution {
 ///
 /// | state | next state |
 /// |---|---|
-/// | `Unresolved` | `Current` or `ConfirmedEmpty`, when etcd has responded |
+/// | `Unresolved` | `Current` or `ConfirmedEmpty`, when etcd has responded; `Cached`, if it has not for 300 ms and there is a usable cache file |
+/// | `Cached` | `Current` or `ConfirmedEmpty`, when etcd has responded |
 /// | `Current`, `ConfirmedEmpty`, `Stale` | any of these three, again and again |
 /// | any state | `Closed`, when the runtime ends; the last state |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +65,15 @@ pub enum ResolutionState {
     ConfirmedEmpty,
     /// The runtime of the watch has ended. The last snapshot stays. Resolve again for a new watch.
     Closed,
+    /// etcd has not responded yet, and the snapshot is that of the cache file: only with
+    /// [`ResolverBuilder::cache`](crate::ResolverBuilder::cache). It has instances. Calls of a
+    /// [`BalancedChannel`](crate::BalancedChannel) go to its servers at once. If none of them can be
+    /// connected, calls wait for etcd as without a cache.
+    #[non_exhaustive]
+    Cached {
+        /// The time since etcd confirmed the instances.
+        age: Duration,
+    },
     /// No watch reports changes, and the last read is more than 5 s old. The last snapshot stays, and the resolver retries.
     #[non_exhaustive]
     Stale {
@@ -84,7 +94,8 @@ impl Resolution {
         &self.target
     }
 
-    /// The latest snapshot. It is empty before the first response of etcd.
+    /// The latest snapshot. Before the first response of etcd it is empty, or that of the cache file
+    /// ([`ResolutionState::Cached`]).
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.seen.borrow().snapshot.clone()
     }
@@ -104,9 +115,8 @@ impl Resolution {
     }
 
     /// Waits for a change of the snapshot, the state or the error since this method last returned,
-    /// and returns the snapshot. The first call counts from the time before anything was known of
-    /// the service: it returns at once if etcd has responded or failed, also if that was before this
-    /// handle was made. A growing [`ResolutionState::Stale`] age is no change. A slow reader skips to
+    /// and returns the snapshot. The first call of a handle returns at once if etcd has already responded
+    /// or failed, also if [`Resolution::ready`] has returned that snapshot before. A growing [`ResolutionState::Stale`] age is no change. A slow reader skips to
     /// the latest snapshot.
     ///
     /// # Errors
@@ -119,7 +129,9 @@ impl Resolution {
         Ok(self.seen.borrow_and_update().snapshot.clone())
     }
 
-    /// Waits for the first response of etcd and returns the snapshot, which may be empty.
+    /// Waits for the first response of etcd and returns the snapshot, which may be empty. With
+    /// [`ResolverBuilder::cache`](crate::ResolverBuilder::cache) it returns the cached instances once
+    /// etcd has not responded for 300 ms: [`Resolution::state`] is then `Cached`.
     ///
     /// # Errors
     /// - etcd has not responded within the time `within` ([`Error::is_timeout`]). The source is the

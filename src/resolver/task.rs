@@ -5,12 +5,15 @@
 //! 1. Open or close the watch, and start the request, that the machine asks for. One request and
 //!    one watch run at a time, independently of each other.
 //! 2. Wait for a message of the watch, the answer to the request, a new connection to etcd, the
-//!    machine's timer, or a reader that checks whether the task runs.
+//!    machine's timer, the cache, or a reader that checks whether the task runs.
 //! 3. Give it to the machine.
 //! 4. Publish the view if the snapshot, the state or the error has changed.
 //!
 //! What is logged: the first failure of each kind at WARN, others at DEBUG, and that the watch has
 //! recovered at INFO. Changes of the members are logged by `report.rs`.
+//!
+//! The machine knows nothing of the cache: cached instances are published in place of its snapshot
+//! until etcd has answered, and what differs then goes out as a change.
 //!
 //! The task runs until it is dropped with the last user of the service, or until its runtime ends.
 //! Then the sender of the views is dropped, and readers see [`ResolutionState::Closed`].
@@ -25,6 +28,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::error::Error;
 use crate::etcd::{Class, Etcd, Failure, Message, Range, Watch, WatchId, Watcher};
+use crate::resolver::cache::{Cache, Found, ServiceCache};
 use crate::resolver::record::RecordReader;
 use crate::resolver::report::MembershipLog;
 use crate::resolver::snapshot::Snapshot;
@@ -43,21 +47,26 @@ pub(super) struct View {
     pub(super) snapshot: Arc<Snapshot>,
     /// Whether they are what etcd holds.
     state: ResolutionState,
-    /// When etcd was last heard, while the snapshot is stale.
-    stale_since: Option<Instant>,
+    /// How old the snapshot was at this time, while it is stale or cached.
+    age_at: Option<(Duration, Instant)>,
     /// The last failure, while something is wrong.
     pub(super) error: Option<Error>,
 }
 
 impl View {
-    /// The state, with the present age of a stale snapshot.
+    /// The state, with the present age of a stale or cached snapshot.
     pub(super) fn state(&self) -> ResolutionState {
-        self.stale_since.map_or(self.state, |since| ResolutionState::Stale { age: since.elapsed() })
+        let age = self.age_at.map(|(age, at)| age + at.elapsed()).unwrap_or_default();
+        match self.state {
+            ResolutionState::Stale { .. } => ResolutionState::Stale { age },
+            ResolutionState::Cached { .. } => ResolutionState::Cached { age },
+            state => state,
+        }
     }
 
     /// The view before the first response of etcd.
     pub(super) fn unresolved() -> Self {
-        Self { snapshot: Arc::default(), state: ResolutionState::Unresolved, stale_since: None, error: None }
+        Self { snapshot: Arc::default(), state: ResolutionState::Unresolved, age_at: None, error: None }
     }
 }
 
@@ -67,6 +76,10 @@ pub(super) struct Task {
     etcd: Etcd,
     /// How records are read.
     reader: RecordReader,
+    /// The cache file, if there is a cache.
+    cache: Option<ServiceCache>,
+    /// Whether the published instances are those of the cache.
+    shows_cached: bool,
     /// What was logged of the service.
     report: MembershipLog,
     /// The service.
@@ -111,6 +124,7 @@ impl Task {
     pub(super) fn new(
         etcd: Etcd,
         reader: RecordReader,
+        cache: Option<Arc<Cache>>,
         target: Target,
         views: watch::Sender<View>,
         probe: Arc<TaskProbe>,
@@ -120,6 +134,8 @@ impl Task {
         let (watcher, connected) = (Watcher::new(&etcd), etcd.connected());
         Self {
             etcd,
+            cache: cache.map(|cache| ServiceCache::new(cache, &target, &reader)),
+            shows_cached: false,
             reader,
             report: MembershipLog::default(),
             target,
@@ -181,6 +197,7 @@ impl Task {
                     let is_new = *self.connected.borrow_and_update() > self.listed_on;
                     changed |= self.on(Input::Connected { is_new });
                 }
+                () = next_of(self.cache.as_mut()) => {}
                 () = &mut alarm => {}
                 () = self.probe.wake.notified() => {}
             }
@@ -316,16 +333,27 @@ impl Task {
     /// for nothing.
     fn publish(&mut self, changed: bool) {
         let now = self.epoch.elapsed();
-        let mut stale_since = None;
+        let mut age_at = None;
+        let mut cached: Option<Found> = None;
         let state = match self.machine.status(now) {
-            WatchStatus::Unresolved => ResolutionState::Unresolved,
+            WatchStatus::Unresolved => {
+                cached = self.cache.as_ref().and_then(ServiceCache::used).cloned();
+                age_at = cached.as_ref().map(|found| (found.age, found.read_at));
+                match cached {
+                    Some(_) => ResolutionState::Cached { age: Duration::ZERO }, // the present one is computed when it is read
+                    None => ResolutionState::Unresolved,
+                }
+            }
             WatchStatus::Current if self.machine.snapshot().is_empty() => ResolutionState::ConfirmedEmpty,
             WatchStatus::Current => ResolutionState::Current,
             WatchStatus::Stale { since } => {
-                stale_since = Some(self.epoch + since);
-                ResolutionState::Stale { age: Duration::ZERO } // the present one is computed when it is read
+                age_at = Some((Duration::ZERO, self.epoch + since));
+                ResolutionState::Stale { age: Duration::ZERO } // as above
             }
         };
+        let is_confirmed = matches!(state, ResolutionState::Current | ResolutionState::ConfirmedEmpty);
+        // From none to cached instances, or from them to those of etcd.
+        let changed = std::mem::replace(&mut self.shows_cached, cached.is_some()) != cached.is_some() || changed;
         let watching = self.machine.is_watching();
         if watching && self.logged_failure.take().is_some() {
             tracing::info!(parent: None, service = self.target.name(), "watch recovered");
@@ -341,18 +369,29 @@ impl Task {
                 (Some(before), Some(now)) => before.is_same(now),
                 (before, now) => before.is_none() == now.is_none(),
             };
-            told && (state, stale_since) == (before.state, before.stale_since)
+            told && (state, age_at) == (before.state, before.age_at)
         };
-        if !changed && told {
-            return;
+        if changed || !told {
+            let before = self.views.borrow().snapshot.clone();
+            let latest = cached.as_ref().map_or(self.machine.snapshot(), |found| &found.snapshot);
+            if changed {
+                self.report.step(&self.target, &before, latest);
+            }
+            let revision_alone = !changed && before.revision() == latest.revision();
+            let snapshot = if revision_alone { before } else { Arc::new(latest.clone()) };
+            self.views.send_replace(View { snapshot, state, age_at, error: self.error.clone() });
         }
-        let before = self.views.borrow().snapshot.clone();
-        if changed {
-            self.report.step(&self.target, &before, self.machine.snapshot());
+        if is_confirmed && let Some(cache) = &mut self.cache {
+            cache.confirm(self.machine.snapshot(), changed);
         }
-        let revision_alone = !changed && before.revision() == self.machine.snapshot().revision();
-        let snapshot = if revision_alone { before } else { Arc::new(self.machine.snapshot().clone()) };
-        self.views.send_replace(View { snapshot, state, stale_since, error: self.error.clone() });
+    }
+}
+
+/// Waits for the cache; never completes if there is none.
+async fn next_of(cache: Option<&mut ServiceCache>) {
+    match cache {
+        Some(cache) => cache.next().await,
+        None => pending().await,
     }
 }
 

@@ -76,8 +76,12 @@ struct Inner {
     stopped: bool,
 }
 
-/// A change of the instance that is kept until the server is ready. Its error ends the server.
-type InstanceChange = Box<dyn FnOnce(Instance) -> Result<Instance, Error> + Send>;
+/// A change of the instance that is kept until the server is ready. Its error ends the server. It is
+/// given a function that tells whether an instance can be registered.
+type InstanceChange = Box<dyn FnOnce(Instance, &Check<'_>) -> Result<Instance, Error> + Send>;
+
+/// Whether an instance can be registered for all services.
+type Check<'a> = dyn Fn(&Instance) -> Result<(), Error> + 'a;
 
 impl Inner {
     /// Pauses or resumes all registrations.
@@ -222,9 +226,9 @@ impl ServeControl {
     /// `change` returns an error, its result is refused as by [`Registration::update`], or the
     /// server has left. The error names the service.
     ///
-    /// A kept change has no caller any more. If `change` returns an error or panics, that is logged
-    /// as a warning, and the change is left out. If the codec then cannot encode the result,
-    /// [`Serve::serve`](crate::Serve::serve) ends with the codec's error: the server cannot register.
+    /// A kept change has no caller any more. If `change` returns an error or panics, or its result is
+    /// refused, that is logged as a warning, and the change is left out: the server registers without
+    /// it.
     ///
     /// # Panics
     /// If `change` does, unless it was kept. The instance is then unchanged.
@@ -240,14 +244,15 @@ impl ServeControl {
                 return Err(Error::closed("the server"));
             }
             let Some(instance) = inner.instance.clone() else {
-                inner.changes.push(Box::new(|instance| {
+                inner.changes.push(Box::new(|instance, check| {
                     // The caller was told that the change is kept, so nobody is left to return the error to.
                     let changed = catch(|| change(instance.clone()).try_into().map_err(Error::from));
-                    let error = match changed {
-                        Ok(Ok(changed)) => return Ok(changed),
-                        Ok(Err(error)) => error.to_string(),
-                        Err(panic) => format!("it panicked: {panic}"),
-                    };
+                    let error =
+                        match changed.map(|changed| changed.and_then(|changed| check(&changed).map(|()| changed))) {
+                            Ok(Ok(changed)) => return Ok(changed),
+                            Ok(Err(error)) => error.to_string(),
+                            Err(panic) => format!("it panicked: {panic}"),
+                        };
                     tracing::warn!(error, "instance change refused, leaving it out");
                     Ok(instance)
                 }));
@@ -316,7 +321,7 @@ impl ServeControl {
         R: TryInto<Instance>,
         Error: From<R::Error>,
     {
-        self.inner().changes.push(Box::new(|instance| Ok(describe(instance).try_into()?)));
+        self.inner().changes.push(Box::new(|instance, _| Ok(describe(instance).try_into()?)));
     }
 
     /// Waits for [`ServeControl::stop`].
@@ -335,8 +340,8 @@ impl ServeControl {
     }
 
     /// Applies the kept changes to the instance. Changes that come meanwhile are applied too:
-    /// afterwards none is kept.
-    pub(super) fn apply_changes(&self, mut instance: Instance) -> Result<Instance, Error> {
+    /// afterwards none is kept. An update whose result does not pass `check` is left out.
+    pub(super) fn apply_changes(&self, mut instance: Instance, check: &Check<'_>) -> Result<Instance, Error> {
         loop {
             let changes = {
                 let mut inner = self.inner();
@@ -346,7 +351,7 @@ impl ServeControl {
                 }
                 std::mem::take(&mut inner.changes)
             };
-            instance = changes.into_iter().try_fold(instance, |instance, change| change(instance))?;
+            instance = changes.into_iter().try_fold(instance, |instance, change| change(instance, check))?;
         }
     }
 

@@ -216,7 +216,12 @@ impl Lifecycle<'_> {
         let mut addresses = addresses.into_iter();
         let first = addresses.next().ok_or_else(|| Error::invalid("address to advertise", "", "there is none"))?;
         let instance = addresses.try_fold(Instance::at(first), Instance::with_address)?;
-        self.options.control.apply_changes(instance)
+        let check = |instance: &Instance| {
+            let of_service =
+                |service: &ServedService| (service.target.clone(), instance.clone(), self.options.registration.clone());
+            self.options.registrar.check_all(&self.services.iter().map(of_service).collect::<Vec<_>>())
+        };
+        self.options.control.apply_changes(instance, &check)
     }
 
     /// Leaves the directory, answers the calls in flight, and stops. Each step has its limit; the

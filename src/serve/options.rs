@@ -71,10 +71,10 @@ pub enum Departure {
 /// nothing final before it has seen that.
 ///
 /// A lost connection, and a request stream that fails or panics under
-/// [`BalancedChannel`](crate::BalancedChannel), do show as an error. If the call's deadline passes
-/// at the server before the client's reset arrives, and before the handler has returned its
-/// response, tonic drops the handler's future. In every other case the reset ends the request
-/// stream as if it were whole.
+/// [`BalancedChannel`](crate::BalancedChannel), do show as an error. A handler that
+/// has not returned its response yet is dropped after the reset, but only where it next waits: one
+/// that reads its stream sees `Ok(None)` first. A handler whose deadline passes before it has returned
+/// its response is dropped without that.
 #[must_use = "nothing is served before `serve`"]
 pub struct Serve {
     pub(super) registrar: Registrar,
@@ -201,7 +201,8 @@ impl Serve {
     ///    manifest must (`fieldRef` with `status.podIP`). The variable may list several addresses,
     ///    separated by commas or blanks: the first one of an address family that the listener
     ///    accepts is taken (`[::]` accepts both families unless `IPV6_V6ONLY` is set). If `POD_IP`
-    ///    is set and has no such address, `serve` returns an error.
+    ///    is set and has no such address, `serve` returns an error. The address that is taken is
+    ///    refused as in 2 if it is link-local, loopback or a Unix socket.
     /// 4. The address of the network interface that reaches etcd.
     ///
     /// An address that is set here or in `TONIC_ETCD_ADVERTISE` is taken as it is, also a loopback
@@ -260,9 +261,9 @@ impl Serve {
     }
 
     /// Repeats a check until the server leaves, with a wait of `every` after each run. After a
-    /// failure the server is out of the directory until the check passes again. A check that
-    /// returns an error, panics, or takes longer than 5 s has failed. A check that is
-    /// still running has not failed.
+    /// failure the server is out of the directory until the check passes again. A check
+    /// fails if it returns an error, panics, or has not returned after 5 s. Until then the result of
+    /// the last one stays.
     ///
     /// [`Serve::serve`] refuses a wait of less than 10 ms, because each check costs something.
     pub fn healthy_when<F, Fut, E>(mut self, every: Duration, check: F) -> Self

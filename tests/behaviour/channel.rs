@@ -5,7 +5,7 @@ use greeter_proto::greeter_server::{Greeter, GreeterServer};
 use greeter_proto::{HelloReply, HelloRequest};
 use tonic::transport::server::TcpIncoming;
 use tonic::{Code, Request, Response, Status};
-use tonic_etcd::{BalancedChannel, CallError, Resolver, ServedBy, WaitForReady};
+use tonic_etcd::{BalancedChannel, CallError, ReportServer, Resolver, ServedBy, WaitForReady};
 
 use crate::support::{World, naming, until};
 
@@ -19,7 +19,7 @@ impl Greeter for Me {
 }
 
 /// The address of a server that serves for as long as the test runs.
-fn server() -> String {
+pub(crate) fn server() -> String {
     let incoming = TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = incoming.local_addr().unwrap().to_string();
     let server = tonic::transport::Server::builder().add_service(GreeterServer::new(Me));
@@ -27,8 +27,10 @@ fn server() -> String {
     address
 }
 
-async fn greet(channel: &BalancedChannel) -> Result<String, Status> {
-    let answer = GreeterClient::new(channel.clone()).say_hello(HelloRequest { name: "world".into() }).await?;
+pub(crate) async fn greet(channel: &BalancedChannel) -> Result<String, Status> {
+    let mut request = Request::new(HelloRequest { name: "world".into() });
+    request.extensions_mut().insert(ReportServer(true));
+    let answer = GreeterClient::new(channel.clone()).say_hello(request).await?;
     Ok(answer.extensions().get::<ServedBy>().unwrap().address().to_string())
 }
 

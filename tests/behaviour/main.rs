@@ -3,6 +3,7 @@
 // With each event all handles are used (F15).
 extern crate probed as tonic_etcd;
 
+mod cache;
 mod channel;
 mod connect;
 #[path = "../corpus/mod.rs"]

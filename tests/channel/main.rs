@@ -1,9 +1,11 @@
 //! What a balanced channel promises, against servers on loopback that speak bare HTTP/2 and do as they are told.
 
+mod attempts;
 mod field;
 mod limits;
 mod membership;
 mod peer;
+mod per_server;
 mod policies;
 mod raw;
 mod retries;

@@ -25,6 +25,10 @@ pub(crate) enum Script {
     Reset(h2::Reason),
     /// Reads the request, and breaks the connection.
     Break,
+    /// Another script, once it is told to.
+    Later(Arc<Notify>, Box<Script>),
+    /// Says GOAWAY, as in a graceful shutdown, and goes on with another script.
+    GoAway(Box<Script>),
     /// Sends this much of an answer, and breaks the connection.
     BreakAfter(Part),
     /// This status at once, with these headers beside.
@@ -33,6 +37,8 @@ pub(crate) enum Script {
     Http(u16),
     /// Nothing at all.
     Silence,
+    /// The head of an answer, and nothing more.
+    HeadOnly,
     /// An answer without an end, as fast as it is read.
     Flood,
     /// Another script, once this time has passed.
@@ -58,6 +64,9 @@ pub(crate) struct Seen {
     pub(crate) connections: AtomicUsize,
     pub(crate) open: AtomicUsize,
     pub(crate) calls: AtomicUsize,
+    /// Calls that are being answered, and the most that ever were.
+    pub(crate) running: AtomicUsize,
+    pub(crate) most: AtomicUsize,
     /// Streams that the client reset.
     pub(crate) cancelled: AtomicUsize,
     pub(crate) heads: Mutex<Vec<http::request::Parts>>,
@@ -74,6 +83,10 @@ impl Seen {
 
     pub(crate) fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn cancelled(&self) -> usize {
+        self.cancelled.load(Ordering::SeqCst)
     }
 
     pub(crate) fn header(&self, call: usize, name: &str) -> Option<HeaderValue> {
@@ -121,15 +134,42 @@ where
     let Ok(mut connection) = builder.handshake::<_, Bytes>(io).await else { return };
     seen.connections.fetch_add(1, Ordering::SeqCst);
     let _open = Open::new(&seen);
-    let broken = Arc::new(Notify::new());
+    let ends = Arc::new(Ends::default());
     let mut calls = JoinSet::new();
     loop {
         let accepted = tokio::select! {
             accepted = connection.accept() => accepted,
-            () = broken.notified() => return,
+            () = ends.broken.notified() => return,
+            () = ends.goaway.notified() => {
+                connection.graceful_shutdown();
+                continue;
+            }
         };
         let Some(Ok((request, respond))) = accepted else { return };
-        calls.spawn(play(request, respond, script.clone(), seen.clone(), broken.clone()));
+        calls.spawn(play(request, respond, script.clone(), seen.clone(), ends.clone()));
+    }
+}
+
+/// What calls do to their connection.
+#[derive(Default)]
+struct Ends {
+    broken: Notify,
+    goaway: Notify,
+}
+
+struct Running(Arc<Seen>);
+
+impl Running {
+    fn new(seen: &Arc<Seen>) -> Self {
+        let running = seen.running.fetch_add(1, Ordering::SeqCst) + 1;
+        seen.most.fetch_max(running, Ordering::SeqCst);
+        Self(seen.clone())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -153,7 +193,7 @@ async fn play(
     mut respond: SendResponse<Bytes>,
     script: Script,
     seen: Arc<Seen>,
-    broken: Arc<Notify>,
+    ends: Arc<Ends>,
 ) {
     let script = match script {
         Script::Now(script) => script.lock().unwrap().clone(),
@@ -161,6 +201,7 @@ async fn play(
     };
     let (head, mut body) = request.into_parts();
     seen.heads.lock().unwrap().push(head);
+    let running = Running::new(&seen);
     seen.calls.fetch_add(1, Ordering::SeqCst);
     if let Script::Reset(reason) = script {
         return respond.send_reset(reason);
@@ -171,25 +212,42 @@ async fn play(
         message.extend_from_slice(&data);
     }
     let response = Response::builder().header("content-type", "application/grpc");
-    let script = match script {
-        Script::After(time, script) => {
-            tokio::time::sleep(time).await;
-            *script
-        }
-        script => script,
+    let mut script = script;
+    let script = loop {
+        script = match script {
+            Script::After(time, script) => {
+                tokio::time::sleep(time).await;
+                *script
+            }
+            Script::Later(told, script) => {
+                told.notified().await;
+                *script
+            }
+            Script::GoAway(script) => {
+                ends.goaway.notify_one();
+                *script
+            }
+            script => break script,
+        };
     };
     match script {
-        Script::Greet => greet(&mut respond, &message),
+        Script::Greet => {
+            drop(running); // before the client can know
+            greet(&mut respond, &message);
+        }
         Script::GreetLater(told) => {
             tokio::select! {
-                () = told.notified() => greet(&mut respond, &message),
+                () = told.notified() => {
+                    drop(running); // as above
+                    greet(&mut respond, &message);
+                }
                 _ = std::future::poll_fn(|cx| respond.poll_reset(cx)) => {
                     seen.cancelled.fetch_add(1, Ordering::SeqCst);
                 }
             }
         }
         Script::Break => {
-            broken.notify_one();
+            ends.broken.notify_one();
             std::future::pending::<()>().await; // so that nothing is reset before
         }
         Script::BreakAfter(part) => {
@@ -198,7 +256,7 @@ async fn play(
                 out.send_data(hello(&message), false).unwrap();
             }
             tokio::task::yield_now().await; // so that the connection writes it before it breaks
-            broken.notify_one();
+            ends.broken.notify_one();
             std::future::pending::<()>().await; // as above
         }
         Script::Status(code, headers) => {
@@ -213,6 +271,10 @@ async fn play(
             drop(std::future::poll_fn(|cx| respond.poll_reset(cx)).await);
             seen.cancelled.fetch_add(1, Ordering::SeqCst);
         }
+        Script::HeadOnly => {
+            let _out = respond.send_response(response.body(()).unwrap(), false).unwrap();
+            std::future::pending::<()>().await;
+        }
         Script::Flood => {
             let mut out = respond.send_response(response.body(()).unwrap(), false).unwrap();
             loop {
@@ -224,7 +286,7 @@ async fn play(
             }
         }
         Script::Reset(reason) => respond.send_reset(reason), // after a while
-        Script::After(..) | Script::Now(_) => unreachable!("done above"),
+        Script::After(..) | Script::Later(..) | Script::GoAway(_) | Script::Now(_) => unreachable!("done above"),
     }
 }
 

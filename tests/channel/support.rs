@@ -61,7 +61,7 @@ pub(crate) fn over<'a>(
 }
 
 pub(crate) fn builder() -> BalancedChannelBuilder {
-    BalancedChannel::builder()
+    BalancedChannel::builder().served_by(true)
 }
 
 pub(crate) fn repeating() -> BalancedChannelBuilder {

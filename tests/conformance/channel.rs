@@ -13,7 +13,7 @@ fn built(builder: BalancedChannelBuilder, fleet: &Fleet) -> BalancedChannel {
 
 /// As it is by default.
 pub(crate) fn balanced(fleet: &Fleet) -> BalancedChannel {
-    built(BalancedChannel::builder(), fleet)
+    built(BalancedChannel::builder().served_by(true), fleet)
 }
 
 pub(crate) fn with_windows(fleet: &Fleet, stream: u32, connection: u32) -> BalancedChannel {

@@ -198,28 +198,38 @@ fn configuration(authority: &Authority, pair: &Pair) -> Arc<ClientConfig> {
     Arc::new(config.with_client_auth_cert(chain, key).unwrap())
 }
 
-/// F19: a function is asked for each connection; where it panics, that attempt has failed, and where it fails, the last settings
-/// are used.
+/// F19: a function is asked for each connection. Where it panics or fails, the last settings are used and one warning is logged;
+/// before it has given any, that attempt has failed.
 #[tokio::test]
 async fn a_function_gives_the_present_settings() {
     let authority = Authority::new();
     let (first, second) = (authority.pair(), authority.pair());
     let guard = Guard::start(&authority, "127.0.0.1").await;
     let settings = [configuration(&authority, &first), configuration(&authority, &second)];
-    let calls = Arc::new(AtomicUsize::new(0));
-    let counted = calls.clone();
-    let tls = ClientTls::rustls_with(move || match counted.fetch_add(1, Ordering::Relaxed) {
-        0 => panic!("the first call"),
+    let (log, _guard) = Log::begin();
+    // What the function does from now on.
+    let step = Arc::new(AtomicUsize::new(0));
+    let present = step.clone();
+    let tls = ClientTls::rustls_with(move || match present.load(Ordering::SeqCst) {
+        0 => {
+            present.store(1, Ordering::SeqCst);
+            panic!("before there are any")
+        }
         1 => Ok(settings[0].clone()),
-        2 => Err("the third call"),
-        3 => panic!("the fourth call"),
+        2 => panic!("a bug of the user's"),
+        3 => Err("not now"),
         _ => Ok(settings[1].clone()),
     });
     let greeter = greeter(tls, [format!("https://localhost:{}", guard.port)]);
+    let warned = || log.warned("TLS settings invalid, keeping the last valid ones");
     assert_eq!(guard.next(&greeter).await, first.der);
-    assert_eq!(guard.next(&greeter).await, first.der);
-    assert_eq!(guard.next(&greeter).await, second.der);
-    assert!(calls.load(Ordering::Relaxed) >= 5);
+    assert_eq!(warned(), 0, "{}", log.text());
+    for (next, seen, warnings) in [(2, &first, 1), (3, &first, 1), (4, &second, 1), (2, &second, 2)] {
+        step.store(next, Ordering::SeqCst);
+        assert_eq!(guard.next(&greeter).await, seen.der, "step {next}: {}", log.text());
+        assert_eq!(warned(), warnings, "step {next}: {}", log.text());
+    }
+    assert_eq!(log.warned("panicked: a bug of the user's"), 2, "{}", log.text());
 }
 
 /// F19: connections that are made at once share one call.

@@ -1,6 +1,7 @@
 //! The client process: one channel, and calls through it.
 
 pub(crate) mod channel;
+mod cold;
 mod first;
 mod histogram;
 mod load;
@@ -9,6 +10,7 @@ mod tally;
 mod usage;
 
 use std::error::Error;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
@@ -26,6 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What a client process does.
 #[derive(Parser)]
+#[expect(clippy::struct_excessive_bools, reason = "flags of a command line")]
 struct Options {
     #[arg(long, value_delimiter = ',')]
     etcd: Vec<String>,
@@ -60,16 +63,30 @@ struct Options {
     first: Option<usize>,
     #[arg(long)]
     address: Option<String>,
+    /// Keeps cache files in this folder.
+    #[arg(long)]
+    cache: Option<PathBuf>,
+    #[arg(long, requires = "cache")]
+    cache_max_age_ms: Option<u64>,
+    /// Instead: waits for nothing, makes one call, and says how long its answer took from the start; our channel alone.
+    #[arg(long)]
+    cold: bool,
 }
 
 #[tokio::main]
 pub(crate) async fn run(args: Vec<String>) -> Result<(), Box<dyn Error>> {
+    let started = Instant::now();
     let options = Options::parse_from(args);
-    let resolver = Resolver::connect_lazy(options.etcd.clone())?;
+    let resolver = options.resolver()?;
     if let (Some(times), Some(address)) = (options.first, &options.address) {
         return first(&options, &resolver, times, address).await;
     }
     let resolution = resolver.resolve(&*options.service)?;
+    if options.cold {
+        let greeter = GreeterClient::new(channel::ours(&resolution, &options.settings)?);
+        println!("cold {}", cold::run(greeter, started).await);
+        return Ok(());
+    }
     resolution.ready(PATIENCE).await?;
     if options.channel == Side::Tonic {
         let greeter = GreeterClient::new(resolution.balance_channel()?);
@@ -95,6 +112,17 @@ pub(crate) async fn run(args: Vec<String>) -> Result<(), Box<dyn Error>> {
 }
 
 impl Options {
+    fn resolver(&self) -> Result<Resolver, tonic_etcd::Error> {
+        let mut builder = Resolver::builder(self.etcd.clone());
+        if let Some(folder) = &self.cache {
+            builder = builder.cache(folder);
+        }
+        if let Some(ms) = self.cache_max_age_ms {
+            builder = builder.cache_max_age(Duration::from_millis(ms));
+        }
+        builder.connect_lazy()
+    }
+
     fn load(&self) -> Load {
         Load {
             workers: self.workers,

@@ -19,6 +19,8 @@ use super::log::Arrivals;
 
 pub(crate) const ASK_FOR_TEXT: &str = "text of ";
 pub(crate) const TEXT_CODE: Code = Code::FailedPrecondition;
+/// In a response to a call that had attempts before: how many.
+pub(crate) const ATTEMPTS_BEFORE: &str = "attempts-before";
 /// Chunks of up to this size are small: each is sent in a frame of its own.
 const SMALL: u32 = 64;
 /// tokio's timer counts in steps of this.
@@ -59,12 +61,17 @@ impl Me {
 impl Greeter for Me {
     /// Whoever greets with [`ASK_FOR_TEXT`], a number and a text has so much of it as the status of the call, at once.
     async fn say_hello(&self, request: Request<HelloRequest>) -> Result<Response<HelloReply>, Status> {
+        let before = request.metadata().get("grpc-previous-rpc-attempts").cloned();
         let name = request.into_inner().name;
         if let Some((count, text)) = name.strip_prefix(ASK_FOR_TEXT).and_then(|wanted| wanted.split_once(' ')) {
             return Err(Status::new(TEXT_CODE, text.repeat(count.parse().unwrap_or_default())));
         }
         self.answer().await?;
-        Ok(Response::new(HelloReply { message: format!("Hello {name}") }))
+        let mut response = Response::new(HelloReply { message: format!("Hello {name}") });
+        if let Some(before) = before {
+            response.metadata_mut().insert(ATTEMPTS_BEFORE, before);
+        }
+        Ok(response)
     }
 }
 

@@ -23,7 +23,7 @@ use tonic::transport::server::TcpIncoming;
 
 use self::conduct::{Conduct, Switch};
 use self::greet::Me;
-pub(crate) use self::greet::{ASK_FOR_TEXT, TEXT_CODE};
+pub(crate) use self::greet::{ASK_FOR_TEXT, ATTEMPTS_BEFORE, TEXT_CODE};
 use self::log::Arrivals;
 pub(crate) use self::process::run;
 

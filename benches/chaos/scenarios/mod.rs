@@ -78,6 +78,11 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     discovery("quiet", "an etcd in which nothing happens for a minute", discovery::quiet::run),
     discovery("etcd-faults", "etcd fails in each of 6 ways while its servers change", discovery::faults::run),
     discovery("correct-again", "etcd restarts 10 times, and one of 3 members falls silent", discovery::again::run),
+    discovery(
+        "cold-start",
+        "clients start while etcd is down, with good and with bad cache files",
+        discovery::cold::run,
+    ),
     discovery("thousand-services", "1 000 services of one resolver", discovery::thousand::run),
     discovery("ten-thousand-drops", "10 000 resolutions are made and dropped", discovery::drops::run),
     discovery("flood", "5 000 changes a second, beside a raw watch", discovery::flood::run),
@@ -93,5 +98,11 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     calls("f42", "2 000 servers with full backlogs, and one that lives", calls::backlog::run),
     calls("f62", "the handlers of one of 3 servers panic", calls::failing::panics),
     calls("f65", "metadata of 17, 70 and 200 KiB", calls::metadata::run),
+    calls(
+        "attempts",
+        "one of 3 servers hangs, the method declared with an attempt timeout or hedges",
+        calls::attempts::run,
+    ),
+    calls("stopped", "one of 3 servers is stopped for 2 s, with an attempt timeout", calls::stopped::run),
     calls("f66", "servers restart while nobody drives the runtime", calls::pauses::run),
 ];

@@ -37,6 +37,20 @@ pub struct CallTimeout(pub Option<Duration>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WaitForReady(pub bool);
 
+/// Whether the response of one call names its server, put into the request's extensions.
+///
+/// It replaces [`BalancedChannelBuilder::served_by`] for this call. The response then has [`ServedBy`](crate::ServedBy) in its
+/// extensions.
+///
+/// ```
+/// let mut request = tonic::Request::new(());
+/// request.extensions_mut().insert(tonic_etcd::ReportServer(true));
+/// ```
+///
+/// [`BalancedChannelBuilder::served_by`]: crate::BalancedChannelBuilder::served_by
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReportServer(pub bool);
+
 /// The time limits that a channel gives to calls. `None` is no limit.
 #[derive(Clone, Default)]
 pub(crate) struct Timeouts {

@@ -8,6 +8,7 @@ use http::Uri;
 use tower::Service;
 
 use crate::balance::builder::BalancedChannelBuilder;
+use crate::balance::shared::Settings;
 #[cfg(feature = "_tls")]
 use crate::connection::ClientTls;
 use crate::connection::{Connector, ConnectorIo, KeepAlive, Options, TcpKeepalive};
@@ -27,6 +28,8 @@ const SILENCE: RangeInclusive<Duration> = Duration::from_millis(10)..=DAY;
 /// What Linux takes for TCP's keep-alive.
 const TCP_TIME: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(32_767);
 const TCP_RETRIES: RangeInclusive<u32> = 1..=127;
+/// As `max_connections_per_subchannel` of gRFC A105.
+const CONNECTIONS_PER_SERVER: RangeInclusive<usize> = 1..=10;
 
 /// Checks the settings below against their bounds.
 pub(super) fn check(options: &Options) -> Result<(), Error> {
@@ -55,6 +58,15 @@ pub(super) fn check(options: &Options) -> Result<(), Error> {
     options.tcp_user_timeout.map_or(Ok(()), |timeout| within("TCP user timeout", timeout, &TIMEOUT))
 }
 
+/// Checks what a server may have at once.
+pub(super) fn check_per_server(settings: &Settings) -> Result<(), Error> {
+    within("connections per server", settings.connections_per_server, &CONNECTIONS_PER_SERVER)?;
+    match settings.max_in_flight_per_server {
+        Some(0) => Err(Error::invalid("calls in flight per server", "0", "it must be at least 1")),
+        _ => Ok(()),
+    }
+}
+
 fn within<T: PartialOrd + Copy + Debug>(
     setting: &'static str,
     value: T,
@@ -73,6 +85,52 @@ impl BalancedChannelBuilder {
     /// attempts to connect to a frozen process, for which the kernel still accepts connections.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.options.connect_timeout = timeout;
+        self
+    }
+
+    /// How many connections a server may have at most. From 1 to 10, as in gRFC A105; 1 by default.
+    ///
+    /// A server accepts so many calls at once over a connection
+    /// (`SETTINGS_MAX_CONCURRENT_STREAMS`), often 100 to 250. Calls beyond that wait for another
+    /// server or for the end of a call. With `n` connections a server gets up to `n` times as many.
+    /// For streams that last long, and for few servers with many calls. In most other cases more
+    /// servers help more: the limit is there to protect the server.
+    ///
+    /// - **When one is made:** a call finds no ready server with room, and one of them has fewer
+    ///   than `n` connections. The call waits in the queue meanwhile. A server gets one at a time,
+    ///   and no more are being made in the channel than calls wait. First connections come first
+    ///   (see [`BalancedChannel`](crate::BalancedChannel#connections)).
+    /// - **Which one a call takes:** the oldest with room, so that later ones run empty. One beyond
+    ///   the first that had no call for 5 minutes closes, up to 30 s later.
+    /// - **What it is not:** another server. A server has one state, weight and load, and is ejected
+    ///   as a whole. Calls in flight count over all its connections.
+    /// - **When one ends** (GOAWAY, loss, silence): the calls over it alone are concerned. The server
+    ///   stays [`Ready`](crate::ServerState::Ready) while it has another one.
+    /// - **When one cannot be made:** the server stays ready, and the error is in
+    ///   [`ServerStatus::last_error`](crate::ServerStatus::last_error). While calls wait, another
+    ///   attempt follows after the usual backoff.
+    ///
+    /// Streams without an end take up to `n` times the server's limit of places. Then calls wait, and
+    /// their statuses name the limit.
+    pub fn connections_per_server(mut self, connections: usize) -> Self {
+        self.settings.connections_per_server = connections;
+        self
+    }
+
+    /// How many calls a server may have in flight at most, over all its connections. At least 1. Off
+    /// by default: then the limit of the server itself holds
+    /// (`SETTINGS_MAX_CONCURRENT_STREAMS` of each connection), which is the better place for it.
+    ///
+    /// It works as the limit of the server does, and the lower of the two holds: a server that has
+    /// so many calls is passed over, and if no server has room, calls wait in the queue. It fails no
+    /// call. Only the calls of this channel count, from their start to the end of their responses:
+    /// cancelled calls until their streams are reset, and calls over connections that are draining
+    /// too.
+    ///
+    /// gRFC A32 (circuit breaking) is another thing: its limit is for all servers of a cluster
+    /// together, and calls beyond it fail.
+    pub fn max_in_flight_per_server(mut self, calls: usize) -> Self {
+        self.settings.max_in_flight_per_server = Some(calls);
         self
     }
 
@@ -134,7 +192,7 @@ impl BalancedChannelBuilder {
     ///   limit.
     /// - **Above h2's limit:** the message has no size. It has the server's code only if
     ///   `grpc-status` is the first of the trailers.
-    /// - **Above 1.25 times h2's limit on the wire:** the same, and the connection is closed. The
+    /// - **Encoded, above 1.25 times h2's limit:** the same, and the connection is closed. The
     ///   other calls over it fail with `UNAVAILABLE`, and are retried once at most, if
     ///   [`RetryPolicy`](crate::RetryPolicy) allows it.
     pub fn max_header_list_size(mut self, bytes: u32) -> Self {

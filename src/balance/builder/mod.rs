@@ -10,7 +10,7 @@ mod connections;
 use std::fmt;
 use std::hash::Hash;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use tokio_stream::Stream;
 use tower::discover::Discover;
 
+use crate::balance::call::attempts::DeclaredDurations;
 use crate::balance::call::retry::{self, RetryPolicy};
 use crate::balance::channel::BalancedChannel;
 use crate::balance::connectivity::{ChannelStatus, DirectoryStatus};
@@ -32,6 +33,7 @@ use crate::balance::shared::{ChannelHandle, ChannelShared, Settings};
 use crate::balance::status::unavailable::UnavailableText;
 use crate::balance::subchannel::connect_permits::ConnectPermits;
 use crate::balance::subchannel::cost::Fleet;
+use crate::balance::subchannel::further::UNUSED_AFTER;
 use crate::balance::subchannel::outlier::OutlierDetection;
 use crate::balance::subchannel::supervisor::ConnectContext;
 #[cfg(feature = "_tls")]
@@ -60,9 +62,12 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 /// | Is a server whose calls fail left out? | [`outlier_detection`](Self::outlier_detection) | no |
 /// | When does a silent server count as dead? | [`keep_alive`](Self::keep_alive) | after 20 s of silence and 10 s without an answer to a PING |
 /// | After what silence is a connection checked before its next call? | [`idle_timeout`](Self::idle_timeout) | 5 min |
+/// | How many connections may a server have? | [`connections_per_server`](Self::connections_per_server) | 1 |
+/// | How many calls may a server have at once? | [`max_in_flight_per_server`](Self::max_in_flight_per_server) | as many as it accepts |
 /// | How long may connecting take? | [`connect_timeout`](Self::connect_timeout) | 5 s |
 /// | How many bytes may a server send before the caller reads them? | [`stream_window`](Self::stream_window), [`connection_window`](Self::connection_window) | 2 MiB for each response, 2³¹ − 1 for each connection |
 /// | How large may headers be? | [`max_header_list_size`](Self::max_header_list_size), [`max_request_header_list_size`](Self::max_request_header_list_size) | 1 MiB |
+/// | Do responses name their servers? | [`served_by`](Self::served_by), [`ReportServer`](crate::ReportServer) | no |
 /// | Do statuses have addresses? | [`addresses_in_statuses`](Self::addresses_in_statuses) | no |
 #[derive(Clone)]
 #[must_use = "a builder does nothing until it builds"]
@@ -73,6 +78,8 @@ pub struct BalancedChannelBuilder {
     user_agent: Option<String>,
     options: Options,
     connector: Option<Connector>,
+    /// Of further connections. Tests alone set it.
+    unused_after: Duration,
     #[cfg(feature = "_tls")]
     tls: Option<ClientTls>,
 }
@@ -85,6 +92,7 @@ impl Default for BalancedChannelBuilder {
             user_agent: None,
             options: Options { idle_timeout: Some(IDLE_TIMEOUT), ..Options::default() },
             connector: None,
+            unused_after: UNUSED_AFTER,
             #[cfg(feature = "_tls")]
             tls: None,
         }
@@ -103,6 +111,13 @@ impl BalancedChannelBuilder {
     #[cfg(test)]
     pub(crate) fn max_exchanges(mut self, most: u32) -> Self {
         self.options.max_exchanges = most;
+        self
+    }
+
+    /// Closes further connections that are unused for so long.
+    #[cfg(test)]
+    pub(crate) fn unused_after(mut self, time: Duration) -> Self {
+        self.unused_after = time;
         self
     }
 
@@ -196,6 +211,14 @@ impl BalancedChannelBuilder {
         self
     }
 
+    /// Sets whether each response has [`ServedBy`](crate::ServedBy) in its extensions: the server that sent it.
+    ///
+    /// Off by default: it takes three allocations for each call. [`ReportServer`](crate::ReportServer) sets it for one call.
+    pub fn served_by(mut self, report: bool) -> Self {
+        self.settings.served_by = report;
+        self
+    }
+
     /// Builds a channel over the instances of any tower discovery, without etcd. `name` stands for the service in texts and logs.
     ///
     /// ```
@@ -247,6 +270,7 @@ impl BalancedChannelBuilder {
         let runtime = crate::timers::runtime("a balanced channel")?;
         connections::check(&self.options)?;
         let mut settings = self.settings;
+        connections::check_per_server(&settings)?;
         settings.retry.check()?;
         for method in settings.timeouts.methods.keys() {
             retry::check_method("method with a timeout", method)?;
@@ -278,6 +302,8 @@ impl BalancedChannelBuilder {
             failing: Notify::new(),
             failures: AtomicU64::new(0),
             queue: Arc::clone(&queue),
+            connections_per_server: settings.connections_per_server,
+            unused_after: self.unused_after,
         };
         let shared = Arc::new(ChannelShared {
             ready: ArcSwap::default(),
@@ -285,6 +311,7 @@ impl BalancedChannelBuilder {
             status: watch::Sender::new(ChannelStatus::new(Arc::new(directory))),
             connect_context: Arc::new(connect_context),
             retry_budget: settings.retry.budget_of_tokens(),
+            durations: DeclaredDurations::of(&settings.retry),
             settings,
             pick_notifier: PickNotifier::default(),
             epoch: Instant::now(),
@@ -292,6 +319,7 @@ impl BalancedChannelBuilder {
             queue,
             pause_detector: PauseDetector::new(),
             unavailable_text: UnavailableText::default(),
+            out_of_range_logged: AtomicBool::new(false),
         });
         // No span: it would live as long as the process, and keep the span open in which the channel was built.
         let pool_task = runtime.spawn(pool::run(shared.clone(), ShutdownGuard(shared.clone()), source)).abort_handle();

@@ -3,79 +3,137 @@
 //! The request's body is sent while the head of the response is awaited, in the caller's task. After the head, `Exchange::into_response_body`
 //! moves the rest of the body into a task of its own, so that a caller that reads slowly does not stop the sending.
 
-use std::task::Poll;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{Request, Uri, Version};
+use http::{Request, Response, Uri, Version};
 use tonic::{Code, Status};
 
 use crate::balance::call::deadline::{DeadlineTimer, GRPC_TIMEOUT};
-use crate::balance::call::outcome::OutcomeFuture;
+use crate::balance::call::outcome::{AfterHead, read_status};
 use crate::balance::call::pick::PickedServer;
+use crate::balance::call::replay::ReplayBody;
 use crate::balance::call::reporter::AttemptReporter;
+use crate::balance::call::response_body::ResponseBody;
 use crate::balance::call::retry::PREVIOUS_ATTEMPTS;
 use crate::balance::call::state::AttemptOutcome::{self, Done};
 use crate::balance::call::state::CallState;
 use crate::balance::pool::ready::ReadySubchannel;
 use crate::balance::status;
 use crate::balance::status::headers::request_too_large;
-use crate::connection::FailureKind;
+use crate::connection::{Exchange, FailureKind};
+
+/// A request that was sent, and waits for the head of its response. Dropping it cancels the call: the exchange resets its stream,
+/// and the reporter counts a call that was given up.
+pub(super) struct InFlight {
+    exchange: Exchange<ReplayBody>,
+    reporter: AttemptReporter,
+    timer: DeadlineTimer,
+}
 
 impl CallState {
-    /// Sends the request and waits for the head of the response, a failure, or the deadline.
+    /// Sends the request, and keeps it in `in_flight` for [`CallState::poll_attempt`].
+    ///
+    /// # Errors
+    /// What becomes of the call if it was not sent.
+    pub(super) fn begin_attempt(&mut self, picked: PickedServer, sent_at: Duration) -> Result<(), Box<AttemptOutcome>> {
+        let (exchange, reporter) = self.send(picked, sent_at)?;
+        self.in_flight = Some(InFlight { exchange, reporter, timer: DeadlineTimer::new(self.wait_limits.deadline) });
+        Ok(())
+    }
+
+    /// Waits for the head of the response, for a failure, or for the deadline.
+    pub(super) fn poll_attempt(&mut self, cx: &mut Context<'_>) -> Poll<AfterHead> {
+        let Some(InFlight { exchange, reporter, timer }) = &mut self.in_flight else { return Poll::Pending }; // it has ended
+        // The exchange first: a response that is there counts, even if the deadline passes at the same moment.
+        let head = match exchange.poll_head(cx) {
+            Poll::Ready(head) => head,
+            Poll::Pending if timer.poll_expired(cx) => {
+                reporter.report(Code::DeadlineExceeded);
+                let status = timer.exceeded(reporter.address());
+                self.in_flight = None; // cancels the call
+                return Poll::Ready(AfterHead::Decided(Done(Err(status))));
+            }
+            Poll::Pending => return Poll::Pending,
+        };
+        let Some(InFlight { exchange, mut reporter, timer }) = self.in_flight.take() else { return Poll::Pending };
+        Poll::Ready(match head {
+            Ok(response) => self.on_response(response, exchange, reporter, timer),
+            Err(failure) => AfterHead::Decided(self.on_failure(failure, exchange.into_body(), &mut reporter, &timer)),
+        })
+    }
+
+    /// Waits for what the outcome depends on. Boxed, so that calls that need not wait do not carry its memory.
+    pub(super) fn outcome_of(
+        &mut self,
+        after_head: AfterHead,
+    ) -> Pin<Box<dyn Future<Output = AttemptOutcome> + Send + '_>> {
+        match after_head {
+            AfterHead::Decided(outcome) => Box::pin(std::future::ready(outcome)),
+            AfterHead::HoldBack(response, body, subchannel) => Box::pin(self.hold_back(response, body, subchannel)),
+            AfterHead::Describe(status, _) => Box::pin(async move { Done(Err(status.await)) }),
+        }
+    }
+
+    /// Sends the request of the first attempt, or of one that follows another.
     ///
     /// `sent_at` counts from the channel's epoch. A request that is not sent at all (its deadline has passed, its headers are too
     /// large) takes nothing from the server: the permit is dropped with it.
     ///
-    /// # Cancel safety
-    /// Dropping the future cancels the call: the exchange resets its stream, and the reporter counts a call that was given up.
-    pub(super) async fn attempt(&mut self, picked: PickedServer, sent_at: Duration) -> AttemptOutcome {
+    /// # Errors
+    /// What becomes of the call if it was not sent.
+    #[inline]
+    pub(super) fn send(
+        &mut self,
+        picked: PickedServer,
+        sent_at: Duration,
+    ) -> Result<(Exchange<ReplayBody>, AttemptReporter), Box<AttemptOutcome>> {
         let PickedServer { subchannel, permit, picker } = picked;
-        let Some(head) = self.request_head(&subchannel) else {
+        let Some(head) = self.request_head(&subchannel, self.attempts) else {
             let status = self.deadline_exceeded_unsent();
-            return Done(self.last_result_or(status));
+            return Err(Box::new(Done(self.last_result_or(status))));
         };
         let limit = subchannel.connection.request_limit();
         if let Some(status) = request_too_large(&head, self.header_size, limit, subchannel.subchannel.address()) {
-            return Done(self.last_result_or(status));
+            return Err(Box::new(Done(self.last_result_or(status))));
         }
         // `AttemptOutcome::Retry` gives it back after each attempt but the last.
         let Some(body) = self.body.take() else {
-            return Done(Err(Status::internal("the request is gone")));
+            return Err(Box::new(Done(Err(Status::internal("the request is gone")))));
         };
-        let mut exchange = match subchannel.connection.exchange(permit, head, body) {
+        let exchange = match subchannel.connection.exchange(permit, head, body) {
             Ok(exchange) => exchange,
             Err((failure, body)) if failure.kind == FailureKind::NotSent => {
-                return self.retry_unprocessed(subchannel, failure, body);
+                return Err(Box::new(self.retry_unprocessed(subchannel, failure, body)));
             }
             Err((failure, _)) => {
                 let status = status::from_failure(failure, subchannel.subchannel.address());
-                return Done(self.last_result_or(status));
+                return Err(Box::new(Done(self.last_result_or(status))));
             }
         };
-        let mut reporter = AttemptReporter::new(subchannel, picker, self.shared.clone(), sent_at);
-        let mut timer = DeadlineTimer::new(self.wait_limits.deadline);
-        // The exchange first: a response that is there counts, even if the deadline passes at the same moment.
-        let head = std::future::poll_fn(|cx| match exchange.poll_head(cx) {
-            Poll::Ready(head) => Poll::Ready(Some(head)),
-            Poll::Pending if timer.poll_expired(cx) => Poll::Ready(None),
-            Poll::Pending => Poll::Pending,
-        });
-        match head.await {
-            Some(Ok(response)) => match self.on_response(response, exchange, reporter, timer) {
-                OutcomeFuture::Ready(outcome) => outcome,
-                OutcomeFuture::Boxed(outcome) => outcome.await,
-            },
-            Some(Err(failure)) => self.on_failure(failure, exchange.into_body(), &mut reporter, &timer),
-            None => {
-                reporter.report(Code::DeadlineExceeded);
-                Done(Err(timer.exceeded(reporter.address())))
-            }
-        }
+        Ok((exchange, AttemptReporter::new(subchannel, picker, self.shared.clone(), sent_at)))
     }
 
-    /// Makes the request's head for a server, with the time that is left. `None` if none is.
-    fn request_head(&self, subchannel: &ReadySubchannel) -> Option<Request<()>> {
+    /// Holds a response back until its status is known, and decides then.
+    async fn hold_back(
+        &mut self,
+        mut response: Response<ResponseBody>,
+        body: Option<ReplayBody>,
+        subchannel: Arc<ReadySubchannel>,
+    ) -> AttemptOutcome {
+        let read = read_status(&mut response).await;
+        self.on_held_back(read, response, body, &subchannel)
+    }
+
+    /// Makes the request's head for a server, with the time that is left. `None` if none is. `previous` is the number of attempts
+    /// that went before.
+    pub(super) fn request_head(&mut self, subchannel: &ReadySubchannel, previous: u32) -> Option<Request<()>> {
+        let timeout = match &self.wait_limits.deadline {
+            Some(deadline) => Some(deadline.remaining_header()?),
+            None => None,
+        };
         let mut uri = http::uri::Parts::default();
         uri.scheme = Some(subchannel.scheme.clone());
         uri.authority = Some(subchannel.authority.clone());
@@ -84,12 +142,12 @@ impl CallState {
         *head.version_mut() = Version::HTTP_2;
         *head.method_mut() = self.method.clone();
         *head.uri_mut() = Uri::from_parts(uri).unwrap_or_default(); // valid: all three parts are there
-        *head.headers_mut() = self.headers.clone();
-        if let Some(deadline) = &self.wait_limits.deadline {
-            head.headers_mut().insert(GRPC_TIMEOUT, deadline.remaining_header()?);
+        *head.headers_mut() = self.take_headers();
+        if let Some(timeout) = timeout {
+            head.headers_mut().insert(GRPC_TIMEOUT, timeout);
         }
-        if self.attempts > 0 {
-            head.headers_mut().insert(PREVIOUS_ATTEMPTS, self.attempts.into());
+        if previous > 0 {
+            head.headers_mut().insert(PREVIOUS_ATTEMPTS, previous.into());
         }
         Some(head)
     }

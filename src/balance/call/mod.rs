@@ -6,6 +6,7 @@
 //! | `state.rs` | what a call keeps between attempts |
 //! | `pick.rs` | a server from the ready set, or a wait in the queue |
 //! | `attempt.rs` | one request to one server, up to the head of the response |
+//! | `attempts/` | several attempts at once: hedges, and attempts that are given up after their time |
 //! | `outcome.rs` | the decision after an attempt: the end of the call, or another attempt |
 //! | `retry.rs` | the retry policy and its budget |
 //! | `replay.rs` | the request's body, kept for a retry |
@@ -25,6 +26,7 @@
 //! Rare waits are boxed futures: without that each call would carry the memory of all of them.
 
 mod attempt;
+pub(super) mod attempts;
 pub(crate) mod deadline;
 mod outcome;
 pub(super) mod pick;
@@ -41,20 +43,29 @@ use http::{Request, Response};
 use tokio::time::Instant;
 use tonic::Status;
 
+use crate::balance::call::outcome::AfterHead;
 use crate::balance::call::pick::{PickOutcome, PickedServer, WaitLimits};
 use crate::balance::call::response_body::ResponseBody;
+use crate::balance::call::retry::RetryScope;
 use crate::balance::call::state::{AttemptOutcome, CallState};
 use crate::balance::shared::ChannelHandle;
 use crate::balance::{runtime, status};
 
 /// Makes a call. It holds the channel until its response has begun: a call outlives the clone that it was made with.
-pub(super) async fn call(
+///
+/// The state is made outside of the future, which would otherwise hold the request twice. The future should stay below 1 032 bytes:
+/// larger ones leave the fast path of glibc's allocator (its per-thread cache).
+pub(super) fn call(
     channel: Arc<ChannelHandle>,
     request: Request<tonic::body::Body>,
-) -> Result<Response<ResponseBody>, Status> {
+) -> impl Future<Output = Result<Response<ResponseBody>, Status>> + Send {
     let mut state = CallState::new(channel.shared.clone(), request);
-    let result = state.run().await;
-    result.map_err(|status| state.shared.settings.finish_status(status))
+    async move {
+        state.begin();
+        let result = state.run().await;
+        drop(channel);
+        result.map_err(|status| state.shared.settings.finish_status(status))
+    }
 }
 
 impl CallState {
@@ -62,14 +73,16 @@ impl CallState {
         let started = self.shared.since_epoch(self.wait_limits.started);
         // The time at which the attempt is sent. It is the start as long as the call has waited for nothing: to read the clock
         // costs more than the pick.
-        let mut now = Some((self.wait_limits.started, started));
+        let mut now = Some(started);
         match self.shared.pause_detector.pause_before(started) {
             None => self.shared.pause_detector.mark_running(started),
             // The call waits in any case, and the runtime runs meanwhile.
             Some(_) if self.shared.all_full() => {}
             Some(pause) => {
                 let servers = self.shared.subchannels.load().len();
-                Box::pin(self.shared.pause_detector.catch_up(pause, servers, self.shared.epoch)).await;
+                let connections = self.shared.ready.load().connections();
+                let catch_up = self.shared.pause_detector.catch_up(pause, servers.max(connections), self.shared.epoch);
+                Box::pin(catch_up).await;
                 now = None;
             }
         }
@@ -87,30 +100,45 @@ impl CallState {
                     }
                 }
             };
-            let (began, sent_at) = now.take().unwrap_or_else(|| self.now());
-            match self.attempt(picked, sent_at).await {
-                AttemptOutcome::Done(result) => return result,
+            let sent_at = now.take().unwrap_or_else(|| self.now());
+            let outcome = if self.retry_scope == RetryScope::Never || !self.shared.settings.retry.timing.is_set() {
+                // The attempt is part of the state and not of this future, which would hold it more than once.
+                match self.begin_attempt(picked, sent_at) {
+                    Ok(()) => 'outcome: {
+                        let waits = match std::future::poll_fn(|cx| self.poll_attempt(cx)).await {
+                            AfterHead::Decided(outcome) => break 'outcome outcome,
+                            after_head => self.outcome_of(after_head),
+                        };
+                        waits.await
+                    }
+                    Err(outcome) => *outcome,
+                }
+            } else {
+                Box::pin(self.attempts(picked, sent_at)).await
+            };
+            match outcome {
+                AttemptOutcome::Done(result) | AttemptOutcome::Failed(result) => return result,
                 AttemptOutcome::Retry(body, pause) => {
                     self.body = Some(body);
+                    self.restore_headers();
                     if !pause.is_zero() {
                         runtime::require_timers()?;
                         // A server had the call: this pause is bounded by the deadline alone.
                         let limits = WaitLimits { wait_for_ready: true, ..self.wait_limits };
-                        if let Err(status) = self.shared.sleep(pause, limits).await {
+                        if let Err(status) = Box::pin(self.shared.sleep(pause, limits)).await {
                             return self.last_result_or(status);
                         }
                     }
                     // Neither the attempt nor the pause is a wait for a server: the wait limit does not count them.
-                    self.wait_limits.started += began.elapsed();
+                    self.wait_limits.started += self.now().saturating_sub(sent_at);
                 }
             }
         }
     }
 
-    /// Returns the present time, and as the time since the channel's epoch.
-    fn now(&self) -> (Instant, Duration) {
-        let now = Instant::now();
-        (now, self.shared.since_epoch(now))
+    /// Returns the present time, since the channel's epoch.
+    fn now(&self) -> Duration {
+        self.shared.since_epoch(Instant::now())
     }
 
     fn pick(&self) -> PickOutcome {

@@ -31,7 +31,7 @@ use crate::balance::call::replay::{ReplayBody, RewindReason};
 use crate::balance::call::reporter::AttemptReporter;
 use crate::balance::call::response_body::{BodyError, ResponseBody, ServedBy};
 use crate::balance::call::retry::{Pushback, RetryScope};
-use crate::balance::call::state::AttemptOutcome::{self, Done, Retry};
+use crate::balance::call::state::AttemptOutcome::{self, Done, Failed, Retry};
 use crate::balance::call::state::CallState;
 use crate::balance::policy::AttemptResult;
 use crate::balance::pool::ready::ReadySubchannel;
@@ -44,10 +44,33 @@ use crate::connection::{Exchange, Failure, FailureKind, RecvStream};
 /// How many bytes of a response are held back at most until its status has come. It is the default limit of a message in gRPC.
 const MAX_BUFFERED: usize = 4 << 20;
 
-/// An outcome that is known, or a wait for it. Boxed, so that calls that need not wait do not carry its memory.
-pub(super) enum OutcomeFuture<'a> {
-    Ready(AttemptOutcome),
-    Boxed(Pin<Box<dyn Future<Output = AttemptOutcome> + Send + 'a>>),
+/// What follows the head of a response.
+pub(super) enum AfterHead {
+    Decided(AttemptOutcome),
+    /// The response goes on, and is held back until its status has come ([`read_status`], then [`CallState::on_held_back`]).
+    HoldBack(Response<ResponseBody>, Option<ReplayBody>, Arc<ReadySubchannel>),
+    /// The response is no gRPC. The call ends with a status that describes it, unless the flag says that another of its attempts
+    /// may still succeed. Boxed, so that calls that need not wait do not carry its memory.
+    Describe(Pin<Box<dyn Future<Output = Status> + Send>>, bool),
+}
+
+/// What follows an attempt that has ended.
+enum Next {
+    Retry(ReplayBody, Duration),
+    /// The call would be retried, but attempts, budget, deadline or server allow no more.
+    Exhausted,
+    /// The call is over.
+    End,
+}
+
+/// What the end of a response says.
+pub(super) type ReadStatus = Result<(Code, Pushback), BodyError>;
+
+/// Holds a response back until its status is known, or until it has to be passed on.
+pub(super) async fn read_status(response: &mut Response<ResponseBody>) -> ReadStatus {
+    let trailers = response.body_mut().buffer(MAX_BUFFERED).await?;
+    let pushback = trailers.map_or(Pushback::None, Pushback::from_headers);
+    Ok((trailers.and_then(status::code_in).unwrap_or(Code::Ok), pushback))
 }
 
 impl CallState {
@@ -62,16 +85,18 @@ impl CallState {
         exchange: Exchange<ReplayBody>,
         mut reporter: AttemptReporter,
         timer: DeadlineTimer,
-    ) -> OutcomeFuture<'_> {
+    ) -> AfterHead {
         let (mut head, stream) = response.into_parts();
         let subchannel = reporter.subchannel.clone();
         let address = subchannel.subchannel.address();
-        head.extensions.insert(ServedBy(subchannel.subchannel.clone()));
+        if self.reports_server {
+            head.extensions.insert(ServedBy(subchannel.subchannel.clone()));
+        }
         let headers = ResponseHeaders::scan(&head.headers);
         if let Some(status) = headers.head_too_large(exchange.response_header_limit(), address) {
             reporter.head_received(false);
             reporter.report(headers.code_of_too_large());
-            return OutcomeFuture::Ready(Done(Err(status)));
+            return AfterHead::Decided(Done(Err(status)));
         }
         if headers.has_details && headers.code.is_some() {
             status::remove_invalid_details(&mut head.headers);
@@ -86,32 +111,29 @@ impl CallState {
             let response = Response::from_parts(head, ResponseBody::new(recv, reporter, timer));
             return match self.retry_scope {
                 // Only where the request was sent as a whole: otherwise the caller may need the response to go on with it.
-                RetryScope::UntilComplete if body.is_some() => {
-                    OutcomeFuture::Boxed(Box::pin(self.buffer(response, body, subchannel)))
-                }
-                _ => OutcomeFuture::Ready(Done(Ok(response))),
+                RetryScope::UntilComplete if body.is_some() => AfterHead::HoldBack(response, body, subchannel),
+                _ => AfterHead::Decided(Done(Ok(response))),
             };
         }
         let code = final_code.unwrap_or_else(|| not_grpc::code_of(head.status));
         // The server cancels a call when its deadline passes. Both ends see that at the same moment.
         if code == Code::Cancelled && timer.has_passed() {
             reporter.report(Code::DeadlineExceeded);
-            return OutcomeFuture::Ready(Done(Err(timer.exceeded(address))));
+            return AfterHead::Decided(Done(Err(timer.exceeded(address))));
         }
         reporter.report(code);
         let (body, permit) = exchange.into_parts();
-        let retry = self.retry(code, Some(body), &subchannel, false, Pushback::from_headers(&head.headers));
+        let next = self.retry(code, Some(body), &subchannel, false, Pushback::from_headers(&head.headers));
         if final_code.is_none() {
-            if retry.is_some() {
+            if let Next::Retry(..) = next {
                 let status = not_grpc::status_of(&head, None, address);
-                return OutcomeFuture::Ready(self.retry_or_end(retry, Err(status)));
+                return AfterHead::Decided(self.retry_or_end(next, Err(status)));
             }
             let deadline = self.wait_limits.deadline.map(|deadline| deadline.at);
-            return OutcomeFuture::Boxed(Box::pin(async move {
-                let status =
-                    not_grpc::read_status(head, stream, permit, deadline, subchannel.subchannel.address()).await;
-                Done(Err(status))
-            }));
+            let describe = async move {
+                not_grpc::read_status(head, stream, permit, deadline, subchannel.subchannel.address()).await
+            };
+            return AfterHead::Describe(Box::pin(describe), matches!(next, Next::Exhausted));
         }
         let result = if code != Code::Ok && self.is_generated {
             Err(status::from_server(&head.headers, address))
@@ -121,39 +143,37 @@ impl CallState {
             }
             Ok(Response::from_parts(head, ResponseBody::empty()))
         };
-        OutcomeFuture::Ready(self.retry_or_end(retry, result))
+        AfterHead::Decided(self.retry_or_end(next, result))
     }
 
     /// Ends the call with `result`, or makes another attempt. If that finds no server, the call ends with `result` too.
-    fn retry_or_end(
-        &mut self,
-        retry: Option<AttemptOutcome>,
-        result: Result<Response<ResponseBody>, Status>,
-    ) -> AttemptOutcome {
-        let Some(retry) = retry else { return Done(result) };
-        self.last_result = Some(Box::new(result));
-        retry
+    fn retry_or_end(&mut self, next: Next, result: Result<Response<ResponseBody>, Status>) -> AttemptOutcome {
+        match next {
+            Next::End => Done(result),
+            Next::Exhausted => Failed(result),
+            Next::Retry(body, pause) => {
+                self.last_result = Some(Box::new(result));
+                Retry(body, pause)
+            }
+        }
     }
 
-    /// Holds a response back until its status is known, and decides then.
-    async fn buffer(
+    /// Decides about a response that was held back, once its status is known.
+    pub(super) fn on_held_back(
         &mut self,
-        mut response: Response<ResponseBody>,
+        read: ReadStatus,
+        response: Response<ResponseBody>,
         body: Option<ReplayBody>,
-        subchannel: Arc<ReadySubchannel>,
+        subchannel: &Arc<ReadySubchannel>,
     ) -> AttemptOutcome {
-        let retry = match response.body_mut().buffer(MAX_BUFFERED).await {
-            Ok(trailers) => {
-                let pushback = trailers.map_or(Pushback::None, Pushback::from_headers);
-                let code = trailers.and_then(status::code_in).unwrap_or(Code::Ok);
-                self.retry(code, body, &subchannel, false, pushback)
+        match read {
+            Ok((code, pushback)) => {
+                let next = self.retry(code, body, subchannel, false, pushback);
+                self.retry_or_end(next, Ok(response))
             }
-            Err(BodyError::DeadlineExceeded(status) | BodyError::TooLarge(status)) => {
-                return Done(Err(status));
-            }
-            Err(BodyError::Failed(failure)) => return self.retry_failure(failure, body, &subchannel),
-        };
-        self.retry_or_end(retry, Ok(response))
+            Err(BodyError::DeadlineExceeded(status) | BodyError::TooLarge(status)) => Done(Err(status)),
+            Err(BodyError::Failed(failure)) => self.retry_failure(failure, body, subchannel),
+        }
     }
 
     /// Decides after an exchange that failed before the head of a response.
@@ -214,24 +234,25 @@ impl CallState {
         let is_lost =
             matches!(failure.kind, FailureKind::Lost | FailureKind::HeadersOverflow | FailureKind::LocalGoAway(_));
         let code = status::code_of_failure(&failure);
-        let retry = match failure.kind {
-            FailureKind::TooLarge => None,
+        let next = match failure.kind {
+            FailureKind::TooLarge => Next::End,
             // This call, or one that shares connections with it, may end every connection that it is sent over.
             FailureKind::GoAwayError(_) | FailureKind::HeadersOverflow
                 if std::mem::replace(&mut self.is_suspect, true) =>
             {
-                None
+                Next::End
             }
             _ => self.retry(code, body, subchannel, is_lost, Pushback::None),
         };
         let is_unprocessed =
             matches!(failure.kind, FailureKind::NotSent | FailureKind::Refused | FailureKind::GoAwayError(_));
         let status = status::from_failure(failure, subchannel.subchannel.address());
-        match retry {
+        match next {
             // An earlier attempt may have been processed: its result says more than this one's.
-            Some(retry) if is_unprocessed && self.last_result.is_some() => retry,
-            None if is_unprocessed => Done(self.last_result_or(status)),
-            retry => self.retry_or_end(retry, Err(status)),
+            Next::Retry(body, pause) if is_unprocessed && self.last_result.is_some() => Retry(body, pause),
+            Next::Exhausted if is_unprocessed => Failed(self.last_result_or(status)),
+            Next::End if is_unprocessed => Done(self.last_result_or(status)),
+            next => self.retry_or_end(next, Err(status)),
         }
     }
 
@@ -255,7 +276,7 @@ impl CallState {
         Retry(body, Duration::ZERO)
     }
 
-    /// Retries a call that a server may have processed. `None` if policy, budget, deadline or the server forbid it.
+    /// Decides whether a call that a server may have processed is retried, by policy, budget, deadline and the server's word.
     ///
     /// `is_lost` tells that the connection was lost, and other calls with it. The order of the checks follows gRFC A6: pushback
     /// and a failed attempt take their tokens even if the call is not retried.
@@ -266,19 +287,21 @@ impl CallState {
         subchannel: &Arc<ReadySubchannel>,
         is_lost: bool,
         pushback: Pushback,
-    ) -> Option<AttemptOutcome> {
+    ) -> Next {
         if code == Code::Ok {
-            return None;
+            return Next::End;
         }
         let deadline = self.wait_limits.deadline;
         let pushback = if deadline.is_none() { pushback.without_deadline() } else { pushback };
+        let policy = &self.shared.settings.retry;
+        let is_declared = self.retry_scope != RetryScope::Never && policy.has_code(code);
+        self.pushback = pushback;
         if pushback == Pushback::Never {
             self.shared.retry_budget.on_failure();
-            return None;
+            return if is_declared { Next::Exhausted } else { Next::End };
         }
-        let policy = &self.shared.settings.retry;
-        if self.retry_scope == RetryScope::Never || !policy.has_code(code) {
-            return None;
+        if !is_declared {
+            return Next::End;
         }
         // All calls that are lost with one connection are one failure to the budget.
         if !is_lost || !subchannel.loss_paid.swap(true, Ordering::Relaxed) {
@@ -295,12 +318,13 @@ impl CallState {
             || !self.shared.retry_budget.allows_retry()
             || deadline.is_some_and(|deadline| deadline.passes_within(pause))
         {
-            return None;
+            return Next::Exhausted;
         }
-        let mut body = body?;
-        body.rewind(RewindReason::Retry).ok()?;
+        let Some(body) = body.and_then(|mut body| body.rewind(RewindReason::Retry).ok().map(|()| body)) else {
+            return Next::Exhausted;
+        };
         tracing::debug!(server = %subchannel.subchannel.address(), ?code, attempts = self.attempts, "call failed, repeating it");
         self.failed_servers.push(subchannel.subchannel.clone());
-        Some(Retry(body, pause))
+        Next::Retry(body, pause)
     }
 }

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http::{Extensions, HeaderMap};
@@ -11,13 +12,11 @@ use tonic::{Code, Status};
 
 use crate::balance::call::deadline::Deadline;
 use crate::balance::policy::{Call, IsAvailable, Pick, Picker};
-use crate::balance::pool::ready::ReadySubchannel;
+use crate::balance::pool::ready::{PublishedServer, ReadySubchannel};
+use crate::balance::pool::room::MAX_PROBES;
 use crate::balance::shared::ChannelShared;
 use crate::balance::subchannel::Subchannel;
 use crate::connection::StreamPermit;
-
-/// How many idle servers one pick sends a PING to. One that answers is enough for the call; of three, two may be dead.
-const MAX_PROBES: usize = 3;
 
 /// An attempt that needs a server.
 pub(crate) struct PickRequest<'a> {
@@ -30,7 +29,7 @@ pub(crate) struct PickRequest<'a> {
     pub(crate) failed_servers: &'a [Arc<Subchannel>],
 }
 
-/// A server for an attempt, with the permit for one stream on its connection.
+/// A server for an attempt, with the permit for one stream on one of its connections.
 pub(crate) struct PickedServer {
     pub(crate) subchannel: Arc<ReadySubchannel>,
     pub(crate) permit: StreamPermit,
@@ -54,21 +53,21 @@ pub(crate) enum PickOutcome {
 
 /// The servers of one look, as the picker may ask about them.
 struct Availability<'a> {
-    servers: &'a [Arc<ReadySubchannel>],
+    servers: &'a [PublishedServer],
     failed_servers: &'a [Arc<Subchannel>],
     /// How many servers this look has sent a PING to.
     probes: Cell<usize>,
 }
 
 impl Availability<'_> {
-    fn has_failed(&self, server: &ReadySubchannel) -> bool {
-        self.failed_servers.iter().any(|failed| Arc::ptr_eq(failed, &server.subchannel))
+    fn has_failed(&self, server: &PublishedServer) -> bool {
+        self.failed_servers.iter().any(|failed| Arc::ptr_eq(failed, &server.first.subchannel))
     }
 
     /// Sends a PING to a server without room: it may be an idle one that takes no call before it has answered.
-    fn probe(&self, server: &ReadySubchannel) {
+    fn probe(&self, server: &PublishedServer) {
         if self.probes.get() < MAX_PROBES {
-            self.probes.set(self.probes.get() + usize::from(server.connection.probe()));
+            self.probes.set(self.probes.get() + usize::from(server.probe()));
         }
     }
 }
@@ -76,7 +75,7 @@ impl Availability<'_> {
 impl IsAvailable for Availability<'_> {
     fn is_available(&self, server: usize) -> bool {
         let Some(server) = self.servers.get(server) else { return false };
-        if server.connection.has_capacity() {
+        if server.has_capacity() {
             return !self.has_failed(server);
         }
         self.probe(server);
@@ -114,20 +113,24 @@ impl ChannelShared {
         let PickRequest { path, headers, extensions, attempt, failed_servers } = *request;
         let availability = Availability { servers, failed_servers, probes: Cell::new(0) };
         let start = match picker.pick(&Call { path, headers, extensions, attempt, servers: &availability }) {
-            Pick::Server(server) => server.min(servers.len() - 1), // there is one where there is a picker
+            Pick::Server(server) if server < servers.len() => server,
+            Pick::Server(index) => {
+                self.warn_out_of_range(index, servers.len());
+                0
+            }
             Pick::Wait => return PickOutcome::Wait,
             Pick::Fail(status) => return PickOutcome::Fail(status),
         };
         let (mut any_failed, mut any_full) = (false, false);
         // The picker's choice may be full: the next one in order takes the call.
         for server in servers[start..].iter().chain(&servers[..start]) {
-            if server.connection.is_closing() {
+            if server.is_closing() {
                 continue;
             }
             if availability.has_failed(server) {
                 any_failed = true;
-            } else if let Some(permit) = server.connection.reserve() {
-                let (subchannel, picker) = (server.clone(), picker.clone());
+            } else if let Some((subchannel, permit)) = server.reserve() {
+                let (subchannel, picker) = (subchannel.clone(), picker.clone());
                 return PickOutcome::Picked(PickedServer { subchannel, permit, picker });
             } else {
                 availability.probe(server);
@@ -138,6 +141,16 @@ impl ChannelShared {
             (true, _) => PickOutcome::Full,
             (false, true) => PickOutcome::AllFailed,
             (false, false) => PickOutcome::NoneReady,
+        }
+    }
+
+    /// Tells once in the channel's life that its policy has a fault.
+    #[cold]
+    fn warn_out_of_range(&self, index: usize, servers: usize) {
+        if !self.out_of_range_logged.swap(true, Ordering::Relaxed) {
+            let directory = self.status.borrow().directory.clone();
+            let service = &*directory.service;
+            tracing::warn!(parent: None, service, index, servers, "policy picked an index out of range, taking the next server");
         }
     }
 
@@ -155,7 +168,7 @@ impl ChannelShared {
     ) -> Result<PickOutcome, Status> {
         self.check_worth_waiting(limits)?;
         let ticket = self.queue.enter(limits.wait_for_ready);
-        self.probe_idle_servers();
+        self.ask_for_room();
         loop {
             // Once more, after the call has entered the queue: a change from now on wakes it, and one from before is seen here.
             self.check_worth_waiting(limits)?;
@@ -165,7 +178,7 @@ impl ChannelShared {
                 PickOutcome::Picked(picked) => {
                     ticket.served();
                     self.queue.wake_if_room(|| self.has_room());
-                    self.probe_idle_servers();
+                    self.ask_for_room();
                     return Ok(PickOutcome::Picked(picked));
                 }
                 // Servers that have failed this call may have room for the calls behind it: it must not hold those up.
@@ -198,16 +211,19 @@ impl ChannelShared {
         Ok(PickOutcome::Wait)
     }
 
-    /// Sends PINGs to further idle servers if calls wait and no server has room.
+    /// If calls wait and no server has room: sends PINGs to further idle servers, and asks a server for a further connection.
     ///
-    /// Each call that begins to wait has some of them asked. So no call waits while a server that would take it was not asked.
-    pub(crate) fn probe_idle_servers(&self) {
-        if !self.queue.has_waiters() || self.has_room() {
+    /// Each call that begins to wait does so. So no call waits while a server that would take it was not asked.
+    pub(crate) fn ask_for_room(&self) {
+        let ready = self.ready.load();
+        let waiting = self.queue.waiters();
+        if waiting == 0 || ready.has_room() {
             return;
         }
-        let ready = self.ready.load();
-        let probed = ready.servers.iter().filter(|server| server.connection.probe());
-        probed.take(MAX_PROBES).for_each(drop);
+        ready.probe();
+        if self.settings.connections_per_server > 1 {
+            ready.grow(waiting, fastrand::usize(..));
+        }
     }
 
     fn has_room(&self) -> bool {
@@ -218,7 +234,7 @@ impl ChannelShared {
     fn check_worth_waiting(&self, limits: WaitLimits) -> Result<(), Status> {
         // The status first: the pool stores servers before it publishes the status that speaks of them.
         let fails = self.status.borrow().fails_calls(limits.wait_for_ready);
-        if fails && self.ready.load().servers.iter().all(|server| server.connection.is_closing()) {
+        if fails && self.ready.load().servers.iter().all(PublishedServer::is_closing) {
             return Err(self.unavailable_status(Code::Unavailable, ""));
         }
         Ok(())

@@ -7,6 +7,8 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tonic::Status;
 
+use crate::panics::catch;
+
 /// The kind of a retry. It decides how much of the body may have been sent.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum RewindReason {
@@ -34,6 +36,7 @@ pub(crate) struct ReplayBody {
 }
 
 /// The frames that were sent. Most calls send one frame of data: it needs no list.
+#[derive(Clone)]
 enum KeptFrames {
     First(Option<Bytes>),
     Many(Vec<Bytes>),
@@ -74,6 +77,22 @@ impl ReplayBody {
         self.next = 0;
         let too_large = reason == RewindReason::Retry && self.size > self.limit;
         if too_large || matches!(self.kept, KeptFrames::Dropped) { Err(()) } else { Ok(()) }
+    }
+
+    /// Returns the same request once more, for an attempt beside this one. `None` if it was not read to its end yet, or if more
+    /// was sent than is kept.
+    pub(crate) fn copy(&self) -> Option<Self> {
+        let is_kept = self.size <= self.limit && !matches!(self.kept, KeptFrames::Dropped);
+        // The body is the user's, and may panic.
+        let is_read = || self.ended || catch(|| self.body.is_end_stream()).unwrap_or(false);
+        (is_kept && is_read()).then(|| Self {
+            body: tonic::body::Body::empty(),
+            kept: self.kept.clone(),
+            next: 0,
+            size: self.size,
+            limit: self.limit,
+            ended: true,
+        })
     }
 
     /// Stops keeping frames: the response has begun while the request is still being sent, and the call is not retried.
@@ -184,6 +203,22 @@ mod tests {
         assert_eq!(body.rewind(RewindReason::Retry), Err(()));
         assert_eq!(body.rewind(RewindReason::NeverProcessed), Ok(()));
         assert_eq!(read(&mut body, 9), "aaaa");
+    }
+
+    #[test]
+    fn a_request_is_copied_once_it_was_read_and_is_kept() {
+        let mut body = body(&["a", "b"], 2);
+        read(&mut body, 2);
+        assert!(body.copy().is_none(), "its end is not known");
+        read(&mut body, 1);
+        let mut copy = body.copy().unwrap();
+        assert_eq!(read(&mut copy, 9), "ab");
+        assert!(copy.is_end_stream());
+        assert_eq!(copy.rewind(RewindReason::Retry), Ok(()));
+        assert_eq!(read(&mut copy.copy().unwrap(), 9), "ab");
+        let mut large = super::tests::body(&["aaa"], 2);
+        read(&mut large, 9);
+        assert!(large.copy().is_none(), "one large frame is kept only for a call that no server has processed");
     }
 
     #[test]

@@ -24,6 +24,9 @@ use crate::panics::catch;
 ///   └─▶ dropped                            given up before the head: as if it were not processed
 /// ```
 ///
+/// While the channel itself waits for the end of a response ([`AttemptReporter::is_end_awaited`]), giving up after the head is as
+/// giving up before it.
+///
 /// At most one of the ends is reported: each of them is called once, and `is_over` keeps the drop from counting again.
 pub(crate) struct AttemptReporter {
     pub(crate) subchannel: Arc<ReadySubchannel>,
@@ -36,6 +39,8 @@ pub(crate) struct AttemptReporter {
     ejection_term: u32,
     /// The time from `sent_at` to the head of the response, once it has come.
     time_to_head: Option<Duration>,
+    /// The channel, and not a reader, waits for the end of the response.
+    pub(crate) is_end_awaited: bool,
     is_over: bool,
 }
 
@@ -49,7 +54,8 @@ impl AttemptReporter {
     ) -> Self {
         subchannel.subchannel.cost.sent(sent_at);
         let ejection_term = subchannel.subchannel.term();
-        Self { subchannel, picker, shared, sent_at, ejection_term, time_to_head: None, is_over: false }
+        let (time_to_head, is_end_awaited, is_over) = (None, false, false);
+        Self { subchannel, picker, shared, sent_at, ejection_term, time_to_head, is_end_awaited, is_over }
     }
 
     pub(crate) fn address(&self) -> &Address {
@@ -132,7 +138,7 @@ impl AttemptReporter {
     fn peers(&self, now: Duration) -> Peers {
         let server = &self.subchannel.subchannel;
         let ready = self.shared.ready.load();
-        let all = ready.servers.iter().map(|ready| (&ready.subchannel.cost, ready.connection.in_flight()));
+        let all = ready.servers.iter().map(|server| (&server.first.subchannel.cost, server.first.server.in_flight()));
         self.shared.fleet.peers_of(&server.cost, now, all)
     }
 }
@@ -144,7 +150,7 @@ impl Drop for AttemptReporter {
             return;
         }
         let now = self.now();
-        if self.time_to_head.is_none() {
+        if self.time_to_head.is_none() || self.is_end_awaited {
             self.add_failure_cost(now);
         }
         self.end(AttemptResult::Dropped, now);

@@ -31,7 +31,9 @@ const PREFIX_LEN: usize = 5;
 /// message that stays alone belongs to a stream, whose reader must not wait.
 const TRAILERS_WAIT: Duration = Duration::from_millis(50);
 
-/// The server that sent a response. The channel puts it into the response's extensions.
+/// The server that sent a response, in the response's extensions. The channel puts it there if
+/// [`BalancedChannelBuilder::served_by`](crate::BalancedChannelBuilder::served_by) or the call's own
+/// [`ReportServer`](crate::ReportServer) asks for it.
 #[derive(Clone)]
 pub struct ServedBy(pub(super) Arc<Subchannel>);
 
@@ -91,6 +93,13 @@ impl ResponseBody {
     /// Makes the body of a response that ended with its head.
     pub(crate) fn empty() -> Self {
         Self(None)
+    }
+
+    /// Sets whether the channel waits for the end of the response. If it gives up, the server was at least so slow.
+    pub(crate) fn set_end_awaited(&mut self, is_awaited: bool) {
+        if let Some(open) = &mut self.0 {
+            open.reporter.is_end_awaited = is_awaited;
+        }
     }
 
     /// Reads ahead until the status is known, and returns the trailers if they have come.

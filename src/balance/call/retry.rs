@@ -8,6 +8,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName};
 use tonic::Code;
 
+use crate::balance::call::attempts::timing::Timing;
 use crate::error::Error;
 
 /// In a response: after how many milliseconds to try again, or not at all.
@@ -39,8 +40,9 @@ pub(crate) const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-p
 ///   response's beginning (see there);
 /// - once it has sent more of its request than [`replay_limit`](crate::BalancedChannelBuilder::replay_limit) keeps. That setting
 ///   names one exception, for a call that was never processed;
-/// - while its server does not respond. That is no failure before the deadline, and after the deadline there is no time left. If
-///   the whole server is silent, [`KeepAlive`](crate::KeepAlive) turns that into a lost connection, which is retried.
+/// - while its server does not respond, unless [`RetryPolicy::attempt_timeout`] or [`RetryPolicy::hedge_after`] is set: without
+///   them that is no failure before the deadline, and after the deadline there is no time left. If the whole server is silent,
+///   [`KeepAlive`](crate::KeepAlive) turns that into a lost connection, which is retried.
 #[derive(Clone, Debug)]
 pub struct RetryPolicy {
     unary: BTreeSet<String>,
@@ -51,6 +53,7 @@ pub struct RetryPolicy {
     max_backoff: Duration,
     tokens: u32,
     token_ratio: f64,
+    pub(crate) timing: Timing,
 }
 
 /// Until when a call of a method can be retried.
@@ -74,6 +77,7 @@ impl Default for RetryPolicy {
             max_backoff: Duration::from_secs(1),
             tokens: 100,
             token_ratio: 0.1,
+            timing: Timing::default(),
         }
     }
 }
@@ -144,6 +148,8 @@ impl RetryPolicy {
     /// - An attempt of a declared method that ends with one of [`RetryPolicy::retryable_codes`] takes one token.
     /// - An attempt of any method that fails, and whose server forbids a retry (`grpc-retry-pushback-ms`), takes one too.
     /// - A call of any method that ends with OK puts `ratio` of a token back.
+    /// - An attempt that takes the place of one that was given up ([`RetryPolicy::attempt_timeout`]), and a hedge
+    ///   ([`RetryPolicy::hedge_after`]), take one token when they are sent.
     /// - Any other failure does neither.
     ///
     /// All calls that are lost with one connection take one token together, so that each of them can be retried. 100 and 0.1 by
@@ -174,6 +180,19 @@ impl RetryPolicy {
         RetryScope::Never
     }
 
+    /// Returns what [`RetryPolicy::scope`] has found: the method as it was declared, or its service.
+    pub(crate) fn declared<'a>(&self, path: &'a str) -> Option<&'a str> {
+        let service = path.rfind('/').map_or("", |end| &path[..=end]);
+        [path, service]
+            .into_iter()
+            .find(|declared| self.unary.contains(*declared) || self.streaming.contains(*declared))
+    }
+
+    /// Returns all methods and services as they were declared.
+    pub(crate) fn all_declared(&self) -> impl Iterator<Item = &String> {
+        self.unary.iter().chain(&self.streaming)
+    }
+
     /// Refuses settings outside of their ranges, and texts that are no methods.
     pub(crate) fn check(&self) -> Result<(), Error> {
         if self.max_attempts == 0 {
@@ -183,7 +202,8 @@ impl RetryPolicy {
             let ratio = self.token_ratio.to_string();
             return Err(Error::invalid("budget ratio of the retry policy", ratio, "it must be a number from 0 on"));
         }
-        self.unary.iter().chain(&self.streaming).try_for_each(|method| check_method("repeatable method", method))
+        self.timing.check()?;
+        self.all_declared().try_for_each(|method| check_method("repeatable method", method))
     }
 
     pub(crate) fn has_code(&self, code: Code) -> bool {
@@ -319,8 +339,10 @@ mod tests {
             ("", RetryScope::Never),
         ] {
             assert_eq!(policy.scope(path), repeat, "{path}");
+            assert_eq!(policy.declared(path).is_some(), repeat != RetryScope::Never, "{path}");
         }
         assert_eq!(RetryPolicy::new().scope("/a.B/One"), RetryScope::Never);
+        assert_eq!([policy.declared("/a.D/Watch"), policy.declared("/a.D/Any")], [Some("/a.D/Watch"), Some("/a.D/")]);
     }
 
     #[test]

@@ -1,21 +1,22 @@
 //! What a call keeps between its attempts.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use http::header::USER_AGENT;
 use http::uri::PathAndQuery;
-use http::{Extensions, HeaderMap, HeaderValue, Method, Request, Response};
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
 use tokio::time::Instant;
 use tonic::{Code, Status};
 
 use crate::backoff::Backoff;
-use crate::balance::builder::call_options::WaitForReady;
+use crate::balance::builder::call_options::{ReportServer, WaitForReady};
+use crate::balance::call::attempt::InFlight;
 use crate::balance::call::deadline::Deadline;
 use crate::balance::call::pick::{PickRequest, WaitLimits};
 use crate::balance::call::replay::ReplayBody;
 use crate::balance::call::response_body::ResponseBody;
-use crate::balance::call::retry::RetryScope;
+use crate::balance::call::retry::{Pushback, RetryScope};
 use crate::balance::pool::ready::ReadySubchannel;
 use crate::balance::shared::ChannelShared;
 use crate::balance::status;
@@ -29,14 +30,29 @@ pub(super) enum AttemptOutcome {
     Done(Result<Response<ResponseBody>, Status>),
     /// The call is retried, after a pause.
     Retry(ReplayBody, Duration),
+    /// The call would be retried, but no attempt is left for it. It ends with this, unless another of its attempts is in flight.
+    Failed(Result<Response<ResponseBody>, Status>),
 }
+
+/// The headers of a request.
+enum Headers {
+    /// For a pick, and for the next attempt.
+    Whole(HeaderMap),
+    /// An attempt has taken them. This copy is one allocation; a map would be two.
+    Kept(Vec<(HeaderName, HeaderValue)>),
+}
+
+static NO_HEADERS: LazyLock<HeaderMap> = LazyLock::new(HeaderMap::new);
 
 /// The state of one call, from its first poll to the head of its response.
 pub(super) struct CallState {
+    /// The attempt of a call that makes one at a time. First, so that it is dropped before what it belongs to.
+    pub(super) in_flight: Option<InFlight>,
     pub(super) shared: Arc<ChannelShared>,
     pub(super) method: Method,
     pub(super) path: PathAndQuery,
-    pub(super) headers: HeaderMap,
+    /// Of the next attempt. An attempt takes them; `restore_headers` brings them back.
+    headers: Headers,
     /// For pickers.
     extensions: Extensions,
     /// An upper bound for the size of `headers`, as HTTP/2 counts it.
@@ -45,10 +61,14 @@ pub(super) struct CallState {
     pub(super) body: Option<ReplayBody>,
     /// Whether a generated client makes the call: it gets failures as statuses with a source, and a proxy gets them as headers.
     pub(super) is_generated: bool,
+    /// The response names its server.
+    pub(super) reports_server: bool,
     pub(super) wait_limits: WaitLimits,
     pub(super) retry_scope: RetryScope,
-    /// Attempts that failed after a server may have processed them.
+    /// Attempts that failed, or were given up, after a server may have processed them.
     pub(super) attempts: u32,
+    /// What the server of the last of them has said about further ones.
+    pub(super) pushback: Pushback,
     /// A connection has ended, and this call may be the reason for it. One more connection is risked, and no further one.
     pub(super) is_suspect: bool,
     /// Servers that failed this call, in this round over all servers. They are picked again when no other is left.
@@ -63,9 +83,10 @@ pub(super) struct CallState {
 }
 
 impl CallState {
+    /// Takes a request. The call begins with [`CallState::begin`].
     pub(super) fn new(shared: Arc<ChannelShared>, request: Request<tonic::body::Body>) -> Self {
         let (mut parts, body) = request.into_parts();
-        let started = Instant::now();
+        let started = shared.epoch; // until the call begins
         let settings = &shared.settings;
         let is_generated = parts.extensions.get::<tonic::GrpcMethod<'static>>().is_some();
         // Most requests have no extension but the generated client's: then no other is looked up.
@@ -75,21 +96,25 @@ impl CallState {
         let deadline = Deadline::new(timeout, limit, started);
         let wait_for_ready =
             extensions.and_then(|own| own.get()).map_or(settings.wait_for_ready, |WaitForReady(own)| *own);
+        let reports_server = extensions.and_then(|own| own.get()).map_or(settings.served_by, |ReportServer(own)| *own);
         let path = parts.uri.into_parts().path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/"));
         let agent = user_agent.map_or_else(|| settings.user_agent.clone(), |own| joined(own, &settings.user_agent));
         let header_size = size + field_size(USER_AGENT.as_str(), agent.len()); // a user agent of the call counts twice
         parts.headers.insert(USER_AGENT, agent);
         Self {
+            in_flight: None,
             method: parts.method,
             retry_scope: settings.retry.scope(path.path()),
             path,
-            headers: parts.headers,
+            headers: Headers::Whole(parts.headers),
             extensions: parts.extensions,
             header_size,
             body: Some(ReplayBody::new(body, settings.replay_limit)),
             is_generated,
+            reports_server,
             wait_limits: WaitLimits { deadline, wait_for_ready, started },
             attempts: 0,
+            pushback: Pushback::None,
             is_suspect: false,
             failed_servers: Vec::new(),
             round_backoff: None,
@@ -99,11 +124,48 @@ impl CallState {
         }
     }
 
+    /// Begins the call: its deadline and its waits count from now.
+    pub(super) fn begin(&mut self) {
+        let now = Instant::now();
+        self.wait_limits.started = now;
+        self.wait_limits.deadline = self.wait_limits.deadline.and_then(|deadline| Deadline::of(deadline.timeout, now));
+    }
+
+    /// Takes the headers for an attempt, and keeps a copy for the next.
+    pub(super) fn take_headers(&mut self) -> HeaderMap {
+        self.restore_headers();
+        let mut kept = Vec::new();
+        if let Headers::Whole(headers) = &self.headers {
+            kept = Vec::with_capacity(headers.len());
+            for (name, value) in headers {
+                kept.push((name.clone(), value.clone()));
+            }
+        }
+        match std::mem::replace(&mut self.headers, Headers::Kept(kept)) {
+            Headers::Whole(headers) => headers,
+            Headers::Kept(_) => HeaderMap::new(), // they were restored above
+        }
+    }
+
+    /// Brings the headers back, before another attempt picks its server.
+    pub(super) fn restore_headers(&mut self) {
+        if let Headers::Kept(kept) = &mut self.headers {
+            let mut headers = HeaderMap::with_capacity(kept.len());
+            for (name, value) in kept.drain(..) {
+                headers.append(name, value);
+            }
+            self.headers = Headers::Whole(headers);
+        }
+    }
+
     /// Returns what a pick needs to know of the next attempt. Its number counts attempts that a server may have processed.
     pub(super) fn pick_request(&self) -> PickRequest<'_> {
         PickRequest {
             path: self.path.path(),
-            headers: &self.headers,
+            headers: match &self.headers {
+                Headers::Whole(headers) => headers,
+                Headers::Kept(_) => &NO_HEADERS, // restored before each pick
+            },
             extensions: &self.extensions,
             attempt: self.attempts + 1,
             failed_servers: &self.failed_servers,

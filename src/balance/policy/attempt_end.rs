@@ -28,8 +28,11 @@ pub enum AttemptResult {
     /// The server did not process the attempt: it refused the stream, it sent a GOAWAY that does not
     /// cover the stream, or the connection ended before the request was sent.
     NotProcessed,
-    /// The caller dropped the call or its response, or the request's own body failed. This only
-    /// tells that the server had not finished by then.
+    /// The caller dropped the call or its response, the request's own body failed, or the channel
+    /// gave the attempt up for another one
+    /// ([`RetryPolicy::attempt_timeout`](crate::RetryPolicy::attempt_timeout),
+    /// [`RetryPolicy::hedge_after`](crate::RetryPolicy::hedge_after)). This only tells that the
+    /// server had not finished by then.
     Dropped,
 }
 

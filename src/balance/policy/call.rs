@@ -38,7 +38,7 @@ impl<'a> Call<'a> {
     }
 
     /// The number of this attempt: 1 for the first, and one more for each earlier attempt that a
-    /// server may have processed. The retry of an attempt that was never processed (gRFC A6's
+    /// server may have processed, those in flight included. The retry of an attempt that was never processed (gRFC A6's
     /// transparent retry) has the same number.
     pub fn attempt(&self) -> u32 {
         self.attempt
@@ -48,7 +48,7 @@ impl<'a> Call<'a> {
     /// has failed this call already, if it is at its limit of concurrent streams, or if its
     /// connection was idle for long and has not answered a PING yet
     /// ([`BalancedChannelBuilder::idle_timeout`](crate::BalancedChannelBuilder::idle_timeout)).
-    /// Note that in the last case this method sends that PING.
+    /// In the last case this method sends that PING, unless it is on its way already.
     ///
     /// A picker may return a server that is not available: the channel then takes the next server
     /// in the set that is. If none is available, a retry goes to a server that has failed the call

@@ -3,7 +3,7 @@
 //!
 //! | | runs in | when | must |
 //! |---|---|---|---|
-//! | [`Policy::picker`] | the channel's background task | a server becomes ready or goes away, or an instance or a weight changes | build what the picks need: sums, a ring, a schedule |
+//! | [`Policy::picker`] | the channel's background task | a server becomes ready, goes away, is ejected or comes back, its connection is replaced, or an instance or an effective weight changes | build what the picks need: sums, a ring, a schedule |
 //! | [`Picker::pick`] | the caller's task | a call needs a server, once or more for each attempt | be quick: no blocking, no allocation, no lock if possible |
 //! | [`Picker::ended`] | the task that ends the attempt, usually the caller's | an attempt has ended | the same |
 //!
@@ -125,11 +125,11 @@ pub trait Policy: fmt::Debug + Send + Sync + 'static {
     /// Builds the picker for this set. It replaces the picker of the previous set.
     ///
     /// The channel calls this in its background task each time that the set changes: when a server
-    /// becomes ready or goes away, when a connection is replaced, or when an instance or an
-    /// effective weight changes. Changes of load do not build a new set: read loads in
-    /// [`Picker::pick`]. The set is never empty: while no server is ready, this is not called. Calls
-    /// that wait for a server go on waiting until this returns, so it should take milliseconds at
-    /// most.
+    /// becomes ready, goes away, is ejected or comes back, when its connection is replaced, or when an
+    /// instance or an effective weight changes. Changes of load, and further connections of a server,
+    /// do not build a new set: read loads in [`Picker::pick`]. The set is never empty: while no server
+    /// is ready, this is not called. Calls that wait for a server go on waiting until this returns, so
+    /// it should take milliseconds at most.
     fn picker(&self, set: &ReadySet) -> Arc<dyn Picker>;
 }
 
@@ -161,8 +161,11 @@ pub trait Picker: Send + Sync + 'static {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Pick {
-    /// This server, by its index in the [`ReadySet`] that the picker was built from. An index out
-    /// of range picks the last server, so that a mistake in a policy does not fail calls.
+    /// This server, by its index in the [`ReadySet`] that the picker was built from. If it is not
+    /// available, the next one in order that is takes the call.
+    ///
+    /// An index out of range picks the first available server, counted from index 0, so that a
+    /// mistake in a policy does not fail calls. This is logged at WARN, once for each channel.
     Server(usize),
     /// No server now. The call asks again when the set changes and when [`PickNotifier::notify`] is
     /// called, but not when a server of this set gets room. It waits until its deadline, and for at

@@ -12,6 +12,7 @@
 
 pub(crate) mod members;
 pub(super) mod ready;
+pub(super) mod room;
 pub(super) mod source;
 
 use std::collections::BTreeMap;
@@ -33,12 +34,12 @@ use crate::address_index::AddressChange;
 use crate::balance::connectivity::{ChannelStatus, ConnectivityState, DirectoryStatus};
 use crate::balance::policy::{LeastRequest, Picker, Policy, ReadySet};
 use crate::balance::pool::members::Members;
-use crate::balance::pool::ready::{Published, ReadySubchannel};
+use crate::balance::pool::ready::{Published, PublishedServer, ReadySubchannel};
 use crate::balance::shared::ChannelShared;
 use crate::balance::subchannel::outlier::{CallCounts, OutlierDetector};
 use crate::balance::subchannel::supervisor::supervise;
 use crate::balance::subchannel::{Subchannel, SubchannelState};
-use crate::connection::{Destination, PeerAddress};
+use crate::connection::{Connection, Destination, PeerAddress, ServerStreams};
 use crate::instance::Instance;
 use crate::panics::catch;
 
@@ -170,7 +171,7 @@ struct PoolEntry {
     /// Connects the subchannel until this entry is dropped.
     supervisor: AbortHandle,
     /// As it was last published, while it is connected.
-    ready: Option<Arc<ReadySubchannel>>,
+    ready: Option<PublishedServer>,
 }
 
 impl Drop for PoolEntry {
@@ -308,11 +309,19 @@ impl Pool {
     }
 
     /// Publishes the servers for picks, and the subchannels for statuses, if they have changed.
-    fn publish_servers(&mut self, servers: Vec<Arc<ReadySubchannel>>) {
+    fn publish_servers(&mut self, servers: Vec<PublishedServer>) {
         let known = self.shared.ready.load();
-        let pairs = || known.servers.iter().zip(&servers);
-        if known.servers.len() != servers.len() || !pairs().all(|(known, new)| Arc::ptr_eq(known, new)) {
-            let picker = (!servers.is_empty()).then(|| self.build_picker(&servers));
+        let are_pairs = |same: fn(&PublishedServer, &PublishedServer) -> bool| {
+            known.servers.len() == servers.len()
+                && known.servers.iter().zip(&servers).all(|(known, new)| same(known, new))
+        };
+        if !are_pairs(PublishedServer::is_same) {
+            // Policies look at servers: further connections make no other set.
+            let picker = if are_pairs(PublishedServer::is_same_first) {
+                known.picker.clone()
+            } else {
+                (!servers.is_empty()).then(|| self.build_picker(&servers))
+            };
             self.shared.ready.store(Arc::new(Published { servers: servers.into(), picker }));
             self.shared.pick_notifier.notify();
         }
@@ -324,8 +333,8 @@ impl Pool {
 
     /// Asks the policy for a picker. The policy is the user's code: if it panics, calls are
     /// still picked for.
-    fn build_picker(&self, servers: &[Arc<ReadySubchannel>]) -> Arc<dyn Picker> {
-        let servers = servers.iter().map(|server| server.server.clone()).collect();
+    fn build_picker(&self, servers: &[PublishedServer]) -> Arc<dyn Picker> {
+        let servers = servers.iter().map(|server| server.first.server.clone()).collect();
         let set = ReadySet::new(servers, self.seed, self.shared.pick_notifier.clone());
         catch(|| self.shared.settings.policy.picker(&set)).unwrap_or_else(|panic| {
             let service = &*self.directory.service;
@@ -348,8 +357,8 @@ impl Pool {
             self.shared.queue.wake_to_fail(false);
         }
         self.shared.queue.give_turns(|| self.shared.ready.load().free_slots());
-        // The servers that were sent a PING before may be gone.
-        self.shared.probe_idle_servers();
+        // The servers that were sent a PING or asked for a connection before may be gone.
+        self.shared.ask_for_room();
     }
 }
 
@@ -361,27 +370,50 @@ impl PoolEntry {
             None => PeerAddress::Tcp(address.host().to_owned(), address.port()),
         };
         let to = Destination { address: peer, secure: address.is_secure() };
-        let subchannel = Arc::new(Subchannel::new(address, shared.epoch));
+        let streams = shared
+            .settings
+            .counts_by_server()
+            .then(|| Arc::new(ServerStreams::new(shared.settings.max_in_flight_per_server)));
+        let subchannel = Arc::new(Subchannel::new(address, shared.epoch, streams));
         let supervisor = tokio::spawn(supervise(shared.connect_context.clone(), subchannel.clone(), to)).abort_handle();
         Self { subchannel, instance, supervisor, ready: None }
     }
 
-    /// The server for calls, while it is connected: the same one until its connection or its
-    /// instance changes.
-    fn ready(&mut self, shared: &ChannelShared, state: &SubchannelState) -> Option<Arc<ReadySubchannel>> {
-        let connection = match state {
-            SubchannelState::Ready(connection) if !connection.is_closing() => connection,
-            _ => {
-                self.ready = None;
-                return None;
-            }
+    /// The server for calls, while it is connected: the same one until its connections or its
+    /// instance change.
+    fn ready(&mut self, shared: &ChannelShared, state: &SubchannelState) -> Option<PublishedServer> {
+        let known = self.ready.take();
+        let SubchannelState::Ready(connections) = state else { return None };
+        let open = || connections.iter().filter(|connection| !connection.is_closing());
+        self.ready = match known {
+            Some(known) if known.first.is_of(&self.instance) && known.is_over(open()) => Some(known),
+            known => self.connected(shared, known.as_ref(), open()),
         };
-        let is_same = |known: &ReadySubchannel| known.connection.is_same(connection) && known.is_of(&self.instance);
-        if !self.ready.as_deref().is_some_and(is_same) {
-            let authority = shared.settings.authority_of(self.subchannel.address())?;
-            let (subchannel, instance) = (self.subchannel.clone(), self.instance.clone());
-            self.ready = Some(Arc::new(ReadySubchannel::new(subchannel, connection.clone(), instance, authority)));
-        }
         self.ready.clone()
+    }
+
+    /// The server over these connections. What is `known` of them stays. `None` if there is none.
+    fn connected<'a>(
+        &self,
+        shared: &ChannelShared,
+        known: Option<&PublishedServer>,
+        open: impl Iterator<Item = &'a Connection>,
+    ) -> Option<PublishedServer> {
+        let authority = shared.settings.authority_of(self.subchannel.address())?;
+        let mut known: Vec<_> = known.into_iter().flat_map(PublishedServer::all).cloned().collect();
+        known.retain(|known| known.is_of(&self.instance));
+        let mut all = open.map(|connection| {
+            let same = known.iter().find(|known| known.connection.is_same(connection)).cloned();
+            same.unwrap_or_else(|| {
+                let (subchannel, instance) = (self.subchannel.clone(), self.instance.clone());
+                let other = known.first().map(|known| &**known);
+                let new = ReadySubchannel::new(subchannel, connection.clone(), instance, authority.clone(), other);
+                let new = Arc::new(new);
+                known.push(new.clone()); // the next one shares how policies see the server
+                new
+            })
+        });
+        let first = all.next()?;
+        Some(PublishedServer { first, further: all.collect() })
     }
 }

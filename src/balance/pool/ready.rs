@@ -10,38 +10,36 @@ use http::uri::{Authority, Scheme};
 use crate::address::Address;
 use crate::balance::policy::{LatencyEstimate, Picker, ReadyServer, ServerMetrics};
 use crate::balance::subchannel::Subchannel;
-use crate::connection::{Connection, ConnectionLoad};
+use crate::connection::{Connection, ConnectionLoad, ServerStreams, StreamPermit};
 use crate::instance::Instance;
 
 /// One immutable set, which calls read without a lock until the next one takes its place.
 #[derive(Default)]
 pub(crate) struct Published {
     /// In the order of their addresses: the indexes of the picker's set are the same.
-    pub(crate) servers: Box<[Arc<ReadySubchannel>]>,
+    pub(crate) servers: Box<[PublishedServer]>,
     /// `None` while no server is ready.
     pub(crate) picker: Option<Arc<dyn Picker>>,
 }
 
-impl Published {
-    /// How many further calls all servers together take now.
-    pub(crate) fn free_slots(&self) -> usize {
-        self.servers.iter().map(|server| server.connection.available_streams()).fold(0, usize::saturating_add)
-    }
-
-    /// Whether a server takes a further call now: it is below its limit of concurrent streams, and
-    /// its connection is not waiting for a sign of life.
-    pub(crate) fn has_room(&self) -> bool {
-        self.servers.iter().any(|server| server.connection.has_capacity())
-    }
+/// One ready server, with all its connections. Most have one: nothing else is looked at before that
+/// one is full.
+#[derive(Clone)]
+pub(crate) struct PublishedServer {
+    /// Of the oldest connection.
+    pub(crate) first: Arc<ReadySubchannel>,
+    /// Of the others, the oldest first.
+    pub(crate) further: Box<[Arc<ReadySubchannel>]>,
 }
 
-/// A subchannel that is connected. Another connection, or another instance, makes another one.
+/// One connection of a ready server, as attempts use it. Another connection, or another instance,
+/// makes another one.
 pub(crate) struct ReadySubchannel {
     /// Told of what becomes of its calls.
     pub(crate) subchannel: Arc<Subchannel>,
     /// Kept open by this, until the last call over it has ended.
     pub(crate) connection: Connection,
-    /// How policies see it.
+    /// How policies see the server.
     pub(crate) server: ReadyServer,
     /// The `:authority` of its requests: the address's, unless the user has set one.
     pub(crate) authority: Authority,
@@ -51,17 +49,85 @@ pub(crate) struct ReadySubchannel {
     pub(crate) loss_paid: AtomicBool,
 }
 
+impl PublishedServer {
+    /// All connections, the oldest first, as attempts use them.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Arc<ReadySubchannel>> {
+        std::iter::once(&self.first).chain(&self.further)
+    }
+
+    /// All connections, the oldest first.
+    pub(crate) fn connections(&self) -> impl Iterator<Item = &Connection> {
+        self.all().map(|ready| &ready.connection)
+    }
+
+    /// Reserves a stream on the oldest connection with room, so that the later ones run empty.
+    #[inline]
+    pub(crate) fn reserve(&self) -> Option<(&Arc<ReadySubchannel>, StreamPermit)> {
+        match self.first.connection.reserve() {
+            Some(permit) => Some((&self.first, permit)),
+            None => self.further.iter().find_map(|ready| Some((ready, ready.connection.reserve()?))),
+        }
+    }
+
+    /// Whether [`PublishedServer::reserve`] would succeed now.
+    #[inline]
+    pub(crate) fn has_capacity(&self) -> bool {
+        self.first.connection.has_capacity() || self.further.iter().any(|ready| ready.connection.has_capacity())
+    }
+
+    /// Whether none of its connections takes calls any more.
+    #[inline]
+    pub(crate) fn is_closing(&self) -> bool {
+        self.first.connection.is_closing() && self.further.iter().all(|ready| ready.connection.is_closing())
+    }
+
+    /// Begins to probe the connections that are idle. Returns whether there was one.
+    pub(crate) fn probe(&self) -> bool {
+        self.connections().fold(false, |probed, connection| connection.probe() | probed)
+    }
+
+    /// Whether it has exactly these connections.
+    pub(super) fn is_over<'a>(&self, mut connections: impl Iterator<Item = &'a Connection>) -> bool {
+        let mut same = self.connections().map(|own| connections.next().is_some_and(|other| own.is_same(other)));
+        let are_same = same.all(|is_same| is_same);
+        drop(same);
+        are_same && connections.next().is_none()
+    }
+
+    /// Whether both have the very same connections.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        let pairs = || self.further.iter().zip(&other.further);
+        self.is_same_first(other)
+            && self.further.len() == other.further.len()
+            && pairs().all(|(one, other)| Arc::ptr_eq(one, other))
+    }
+
+    /// Whether both have the same first connection, and so are the same to a policy.
+    pub(super) fn is_same_first(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.first, &other.first)
+    }
+}
+
 impl ReadySubchannel {
-    /// `connection` is that of the subchannel; `authority` is what requests carry.
+    /// `connection` is one of the subchannel; `authority` is what requests carry. `other` is of another
+    /// connection of the server: if that counts calls over all of them, policies see both as one.
     pub(crate) fn new(
         subchannel: Arc<Subchannel>,
         connection: Connection,
         instance: Arc<Instance>,
         authority: Authority,
+        other: Option<&Self>,
     ) -> Self {
         let scheme = if subchannel.address().is_secure() { Scheme::HTTPS } else { Scheme::HTTP };
-        let metrics = LiveMetrics { subchannel: subchannel.clone(), connection: connection.load(), instance };
-        let server = ReadyServer::new(Arc::new(metrics));
+        let other = other.filter(|other| subchannel.streams().is_some() && other.is_of(&instance));
+        let server = other.map(|other| other.server.clone());
+        let server = server.unwrap_or_else(|| {
+            let in_flight = match subchannel.streams() {
+                Some(streams) => InFlight::OfServer(streams.clone()),
+                None => InFlight::OfConnection(connection.load()),
+            };
+            ReadyServer::new(Arc::new(LiveMetrics { subchannel: subchannel.clone(), in_flight, instance }))
+        });
         Self { subchannel, connection, server, authority, scheme, loss_paid: AtomicBool::new(false) }
     }
 
@@ -74,8 +140,26 @@ impl ReadySubchannel {
 /// The numbers of a server while it is ready. Holds no connection: a policy may keep it.
 struct LiveMetrics {
     subchannel: Arc<Subchannel>,
-    connection: ConnectionLoad,
+    in_flight: InFlight,
     instance: Arc<Instance>,
+}
+
+/// Who counts the calls of a server.
+enum InFlight {
+    /// Its only connection.
+    OfConnection(ConnectionLoad),
+    /// All its connections together.
+    OfServer(Arc<ServerStreams>),
+}
+
+impl LiveMetrics {
+    #[inline]
+    fn in_flight(&self) -> usize {
+        match &self.in_flight {
+            InFlight::OfConnection(connection) => connection.in_flight(),
+            InFlight::OfServer(streams) => streams.in_flight(),
+        }
+    }
 }
 
 impl ServerMetrics for LiveMetrics {
@@ -88,11 +172,11 @@ impl ServerMetrics for LiveMetrics {
     }
 
     fn in_flight(&self) -> usize {
-        self.connection.in_flight()
+        self.in_flight()
     }
 
     fn load(&self) -> u64 {
-        self.connection.in_flight() as u64 + self.subchannel.cost.penalties(|| self.subchannel.now())
+        self.in_flight() as u64 + self.subchannel.cost.penalties(|| self.subchannel.now())
     }
 
     fn latency(&self) -> Option<Duration> {

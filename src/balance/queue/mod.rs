@@ -55,7 +55,12 @@ struct Waiter {
 impl Queue {
     /// Whether a new call has to wait behind others.
     pub(crate) fn has_waiters(&self) -> bool {
-        self.queued.load(Ordering::Relaxed) > 0
+        self.waiters() > 0
+    }
+
+    /// The number of calls that wait, with those that were woken a moment ago.
+    pub(crate) fn waiters(&self) -> usize {
+        self.queued.load(Ordering::Relaxed)
     }
 
     /// Puts a call behind all others.

@@ -20,8 +20,8 @@ const PAUSE_OF_WORKERS: Duration = Duration::from_millis(10);
 const WRITE_INTERVAL_NS: u64 = 250_000;
 /// One tick polls for events, and one runs the tasks that they wake …
 const TICKS: usize = 2;
-/// … but a tick runs 61 tasks at most, and a server has about two.
-const SERVERS_PER_TICK: usize = 32;
+/// … but a tick runs 61 tasks at most, and a connection has about two.
+const CONNECTIONS_PER_TICK: usize = 32;
 
 /// Remembers when the runtime of a channel was last seen to run. All times count from the channel's epoch.
 pub(crate) struct PauseDetector {
@@ -49,10 +49,10 @@ impl PauseDetector {
     }
 
     /// Lets the runtime do what has come up in a pause. Until it has, other calls that begin see the pause too.
-    pub(crate) async fn catch_up(&self, pause: Duration, servers: usize, epoch: Instant) {
+    pub(crate) async fn catch_up(&self, pause: Duration, connections: usize, epoch: Instant) {
         let Ok(runtime) = Handle::try_current() else { return };
         if runtime.runtime_flavor() == RuntimeFlavor::CurrentThread {
-            for _ in 0..TICKS + servers / SERVERS_PER_TICK {
+            for _ in 0..TICKS + connections / CONNECTIONS_PER_TICK {
                 yield_now().await;
             }
         } else if pause >= PAUSE_OF_WORKERS {

@@ -33,20 +33,33 @@ pub(crate) enum Rank {
     New,
     /// As many attempts in a row have failed or were revoked, up to [`MAX_FAILURES`].
     Failing(u8),
+    /// One more connection to a server that has one already, after so many failures as above. It
+    /// takes no place from a first connection, whatever that one's rank.
+    Further(u8),
 }
 
 impl Rank {
     /// The rank after this number of failures in a row.
     pub(crate) fn failing(failures: i32) -> Self {
-        u8::try_from(failures)
-            .map_or(Self::Failing(MAX_FAILURES), |failures| Self::Failing(failures.clamp(1, MAX_FAILURES)))
+        Self::Failing(up_to_max(failures).max(1))
+    }
+
+    /// The rank of a further connection after this number of failures in a row.
+    pub(crate) fn further(failures: i32) -> Self {
+        Self::Further(up_to_max(failures))
+    }
+
+    fn is_further(self) -> bool {
+        matches!(self, Self::Further(_))
     }
 
     /// How long an attempt of this rank lets those run that failed no more often.
     fn grace(self) -> Duration {
         match self {
             Self::Connected | Self::New => MIN_ATTEMPT_TIME,
-            Self::Failing(failures) => MIN_ATTEMPT_TIME * TIME_FACTOR.pow(u32::from(failures)), // at most `MAX_FAILURES`
+            Self::Failing(failures) | Self::Further(failures) => {
+                MIN_ATTEMPT_TIME * TIME_FACTOR.pow(u32::from(failures)) // at most `MAX_FAILURES`
+            }
         }
     }
 
@@ -56,8 +69,14 @@ impl Rank {
             Self::Connected => Self::New,
             Self::New => Self::Failing(1),
             Self::Failing(failures) => Self::Failing(failures.saturating_add(1).min(MAX_FAILURES)),
+            Self::Further(failures) => Self::Further(failures.saturating_add(1).min(MAX_FAILURES)),
         }
     }
+}
+
+/// A number of failures as ranks have it.
+fn up_to_max(failures: i32) -> u8 {
+    u8::try_from(failures.max(0)).unwrap_or(MAX_FAILURES).min(MAX_FAILURES)
 }
 
 /// Names one attempt, from when it is enqueued until it ends.
@@ -241,6 +260,9 @@ impl ConnectOrder {
     fn victim(&self, rank: Rank, now: Duration) -> Result<AttemptId, Option<Duration>> {
         let mut again: Option<Duration> = None;
         for (victims_rank, running) in self.revocable.iter().rev() {
+            if rank.is_further() && !victims_rank.is_further() {
+                break; // and neither has any of those that follow
+            }
             let Some((since, attempt)) = running.first().copied() else { continue };
             let at_once = rank == Rank::Connected && *victims_rank > Rank::Connected;
             let time = if *victims_rank > rank { MIN_ATTEMPT_TIME } else { rank.grace() };
@@ -341,6 +363,27 @@ pub(crate) mod tests {
         assert_eq!(Rank::failing(i32::MAX), Rank::failing(8).next());
     }
 
+    #[test]
+    fn a_further_connection_takes_no_place_from_a_first_one() {
+        let mut order = ConnectOrder::new(1);
+        let first = order.enqueue(Rank::failing(8));
+        order.step(MS, true);
+        let further = order.enqueue(Rank::further(0));
+        let later = Duration::from_secs(1_000_000);
+        assert_eq!(order.step(later, true), Step::default(), "it waits until the other one ends");
+        let second = order.enqueue(Rank::failing(8));
+        order.end(first);
+        assert_eq!(order.step(later, true).start, [second], "and behind all other first ones");
+        order.end(second);
+        assert_eq!(order.step(later, true).start, [further]);
+        let other = order.enqueue(Rank::further(0));
+        assert_eq!(order.step(later, true).again, Some(later + MIN_ATTEMPT_TIME), "among themselves as others do");
+        let new = order.enqueue(Rank::Connected);
+        assert_eq!(started(&order.step(later, true)), (&[new][..], &[further][..]), "gives way at once");
+        assert!(!order.is_revoked(other));
+        assert_eq!((Rank::further(0).next(), Rank::further(-1)), (Rank::further(1), Rank::further(0)));
+    }
+
     proptest! {
         /// F42: whatever comes between, no more are under way than may be, none is lost, and the
         /// better come first.
@@ -357,7 +400,8 @@ pub(crate) mod tests {
             match what {
                 0 => drop(order.enqueue(Rank::Connected)),
                 1..=3 => drop(order.enqueue(Rank::New)),
-                4..=6 => drop(order.enqueue(Rank::failing(value as i32))),
+                4..=5 => drop(order.enqueue(Rank::failing(value as i32))),
+                6 => drop(order.enqueue(Rank::further(value as i32))),
                 7..=10 => {
                     let nth = order.known.keys().nth(value as usize).copied();
                     nth.into_iter().for_each(|attempt| order.end(attempt));

@@ -3,19 +3,20 @@
 //! `supervisor.rs` is the task that connects it. It asks `reconnect.rs` what follows an attempt, and
 //! `connect_permits.rs` for its turn; `connect_order.rs` decides the order of turns. `cost/` has the
 //! recent costs of its calls, which pickers compare. `outlier.rs` decides which servers are ejected
-//! because their calls fail.
+//! because their calls fail. `further/` is the supervisor of a server with several connections.
 
 pub(crate) mod connect_order;
 pub(super) mod connect_permits;
 pub(crate) mod cost;
 #[cfg(test)]
 mod exhaustion_tests;
+pub(super) mod further;
 pub(crate) mod outlier;
 pub(crate) mod reconnect;
 pub(super) mod supervisor;
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -23,7 +24,8 @@ use tonic::Code;
 
 use crate::address::Address;
 use crate::balance::subchannel::cost::Cost;
-use crate::connection::Connection;
+use crate::balance::subchannel::further::growth::Growth;
+use crate::connection::{Connection, ServerStreams};
 
 /// What a channel knows of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +47,7 @@ pub enum ServerState {
     Ejected,
 }
 
-/// The channel's side of one server: its connection, its state, and the results of its calls.
+/// The channel's side of one server: its connections, its state, and the results of its calls.
 ///
 /// The pool makes one for each address, and a [`supervisor`] keeps it connected. Calls, statuses
 /// and pickers share it, and may keep it for longer than the pool does: a subchannel that is
@@ -56,10 +58,18 @@ pub(crate) struct Subchannel {
     epoch: Instant,
     /// Written by the supervisor; read by the pool and by statuses, never by a call.
     status: Mutex<SubchannelStatus>,
+    /// Counts the calls over all its connections; `None` if it has one at most, and no limit but its
+    /// own.
+    streams: Option<Arc<ServerStreams>>,
+    /// Whether it may get one more connection.
+    pub(crate) growth: Growth,
     /// The recent costs of its calls, which pickers compare.
     pub(crate) cost: Cost,
     /// Calls that ended with another code than OK, since the channel began.
     failures: AtomicU64,
+    /// Attempts that were sent to it beside another one of their call, and attempts at it that were given up after their time.
+    pub(crate) hedges: AtomicU64,
+    pub(crate) attempt_timeouts: AtomicU64,
     /// What outlier detection looks at.
     pub(crate) interval: IntervalCounts,
     /// Counts ejections and returns: odd while the server is ejected.
@@ -90,9 +100,9 @@ pub(crate) struct SubchannelStatus {
 pub(crate) enum SubchannelState {
     /// Calls wait for the attempt that is under way, or for the next.
     Connecting,
-    /// The server has accepted this connection: its SETTINGS have come. The pool also checks that
-    /// it has not ended since.
-    Ready(Connection),
+    /// The server has accepted these connections, the oldest first: its SETTINGS have come. There is
+    /// one at least. The pool also checks that they have not ended since.
+    Ready(Arc<[Connection]>),
     /// Calls do not wait for it; attempts go on.
     TransientFailure,
     /// Nothing follows.
@@ -111,14 +121,18 @@ pub(crate) struct IntervalCounts {
 
 impl Subchannel {
     /// A server that nobody has connected to yet. `epoch` is the channel's.
-    pub(crate) fn new(address: Address, epoch: Instant) -> Self {
+    pub(crate) fn new(address: Address, epoch: Instant, streams: Option<Arc<ServerStreams>>) -> Self {
         let status = SubchannelStatus { state: SubchannelState::Connecting, since: Instant::now(), last_error: None };
         Self {
             address,
             epoch,
             status: Mutex::new(status),
+            streams,
+            growth: Growth::default(),
             cost: Cost::default(),
             failures: AtomicU64::new(0),
+            hedges: AtomicU64::new(0),
+            attempt_timeouts: AtomicU64::new(0),
             interval: IntervalCounts::default(),
             term: AtomicU32::new(0),
             on_probation: AtomicBool::new(false),
@@ -127,6 +141,12 @@ impl Subchannel {
 
     pub(crate) fn address(&self) -> &Address {
         &self.address
+    }
+
+    /// What counts the calls over all its connections, if anything does.
+    #[inline]
+    pub(crate) fn streams(&self) -> Option<&Arc<ServerStreams>> {
+        self.streams.as_ref()
     }
 
     /// The time since the epoch that the costs of all subchannels count from.
@@ -166,13 +186,17 @@ impl Subchannel {
         drop(before);
     }
 
-    /// The calls in flight over its connection. Counted without a clone of the connection: dropping
-    /// the last handle takes h2's lock, which may be held when this is asked for.
-    pub(crate) fn in_flight(&self) -> usize {
-        match &self.lock().state {
-            SubchannelState::Ready(connection) => connection.in_flight(),
-            SubchannelState::Connecting | SubchannelState::TransientFailure | SubchannelState::Shutdown => 0,
-        }
+    /// The number of its connections, and of the calls in flight over them. Counted without a clone of
+    /// a connection: dropping the last handle takes h2's lock, which may be held when this is asked
+    /// for.
+    pub(crate) fn connections(&self) -> (usize, usize) {
+        let (connections, in_flight) = match &self.lock().state {
+            SubchannelState::Ready(connections) => {
+                (connections.len(), connections.iter().map(Connection::in_flight).sum())
+            }
+            SubchannelState::Connecting | SubchannelState::TransientFailure | SubchannelState::Shutdown => (0, 0),
+        };
+        (connections, self.streams.as_ref().map_or(in_flight, |streams| streams.in_flight()))
     }
 
     /// Whether outlier detection has ejected it.
@@ -245,10 +269,13 @@ pub struct ServerStatus {
     pub(crate) address: Address,
     pub(crate) state: ServerState,
     pub(crate) state_age: Duration,
+    pub(crate) connections: usize,
     pub(crate) in_flight: usize,
     pub(crate) latency: Option<Duration>,
     pub(crate) attempts: u64,
     pub(crate) failures: u64,
+    pub(crate) hedges: u64,
+    pub(crate) attempt_timeouts: u64,
     pub(crate) last_error: Option<String>,
 }
 
@@ -268,8 +295,18 @@ impl ServerStatus {
         self.state_age
     }
 
+    /// The number of connections that take calls: 0 or 1, or more with
+    /// [`BalancedChannelBuilder::connections_per_server`](crate::balance::BalancedChannelBuilder::connections_per_server).
+    pub fn connections(&self) -> usize {
+        self.connections
+    }
+
     /// The number of calls in flight, from their start to the end of their responses. Cancelled calls count until their streams
     /// are reset (see [`BalancedChannel`](crate::balance::BalancedChannel#cancelled-calls)).
+    ///
+    /// It is the sum over all connections of the server. Calls over a connection that has got a GOAWAY count only if the channel
+    /// has several connections to a server, or a limit of its own
+    /// ([`max_in_flight_per_server`](crate::balance::BalancedChannelBuilder::max_in_flight_per_server)).
     pub fn in_flight(&self) -> usize {
         self.in_flight
     }
@@ -281,7 +318,8 @@ impl ServerStatus {
     }
 
     /// The number of attempts that have ended with a status, a failure or a passed deadline. Attempts that the server did not
-    /// process, that were cancelled, or whose own requests failed do not count.
+    /// process, that were cancelled (also because another attempt of their call won or took their place), or whose own requests
+    /// failed do not count.
     pub fn attempts(&self) -> u64 {
         self.attempts
     }
@@ -292,7 +330,23 @@ impl ServerStatus {
         self.failures
     }
 
-    /// The last error of its connection; kept after it has recovered. `None` if there was no error yet.
+    /// The number of hedges that were sent to this server ([`RetryPolicy::hedge_after`](crate::RetryPolicy::hedge_after)). Those
+    /// that lost are not among its [`ServerStatus::attempts`]. The sum over all servers is what hedging has cost in attempts, for
+    /// the servers that the channel still has.
+    pub fn hedges(&self) -> u64 {
+        self.hedges
+    }
+
+    /// The number of attempts at this server that were given up after
+    /// [`RetryPolicy::attempt_timeout`](crate::RetryPolicy::attempt_timeout). Each was sent again to another server. They are not
+    /// among its [`ServerStatus::attempts`].
+    pub fn attempt_timeouts(&self) -> u64 {
+        self.attempt_timeouts
+    }
+
+    /// The last error of a connection, or of an attempt to connect; kept after it has recovered. `None` if there was no error
+    /// yet. A server in state [`ServerState::Ready`] has one here too if it lost one of several connections, or if a further one
+    /// could not be made.
     pub fn last_error(&self) -> Option<&str> {
         self.last_error.as_deref()
     }

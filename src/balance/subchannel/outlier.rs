@@ -32,9 +32,9 @@ const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 ///
 /// A run of consecutive failures ejects a server only if chance does not explain it: the server is
 /// compared with its peers, the other servers of the channel. The peers' failure rate
-/// over this interval and the one before is taken. If a server that fails at that rate has a run of
-/// this length within an interval with a probability of 1 % or more, the run counts as chance, and
-/// the server is not ejected. So five `NOT_FOUND` from each of three servers eject nobody.
+/// over this interval and the one before is taken. A run counts as chance if a server with
+/// that rate would have at least a 1 % chance of such a run in an interval; then the server is not
+/// ejected. So if three servers return `NOT_FOUND` at about the same rate, nobody is ejected.
 ///
 /// An ejected server stays connected, and returns after its time. Meanwhile it gets no calls,
 /// unless no other server is ready. The results of such calls do not count, and neither do those of
@@ -92,7 +92,7 @@ impl OutlierDetection {
     /// and 300 s by default; `base` is at most `max`, and `max` at most 365 days.
     ///
     /// The number of its ejections falls by one after each interval in which the server was not
-    /// ejected, ended calls with OK, and did not fail the last one.
+    /// ejected and had calls that ended with OK, its last call among them.
     #[must_use]
     pub fn ejection_time(mut self, base: Duration, max: Duration) -> Self {
         (self.base_time, self.max_time) = (base, max);

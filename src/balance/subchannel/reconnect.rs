@@ -62,6 +62,11 @@ impl Reconnect {
         self.rank
     }
 
+    /// The rank of the next attempt, if it is for one more connection of a server that has one.
+    pub(crate) fn further_rank(&self) -> Rank {
+        Rank::further(self.failures)
+    }
+
     /// Whether nothing has failed since the last good connection.
     pub(crate) fn is_well(&self) -> bool {
         self.failures == 0

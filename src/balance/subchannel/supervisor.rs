@@ -11,10 +11,13 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use crate::balance::queue::Queue;
+use crate::balance::subchannel::connect_order::Rank;
 use crate::balance::subchannel::connect_permits::ConnectPermits;
 use crate::balance::subchannel::reconnect::{LATE, NextAttempt, Reconnect};
 use crate::balance::subchannel::{Subchannel, SubchannelState};
-use crate::connection::{CloseKind, Connection, Destination, Failure, KeepAlive, Options, Transport, catch_panic};
+use crate::connection::{
+    CloseKind, CloseReason, Connection, Destination, Failure, KeepAlive, Options, Transport, catch_panic,
+};
 
 /// What all supervisors of a channel share.
 pub(crate) struct ConnectContext {
@@ -36,16 +39,21 @@ pub(crate) struct ConnectContext {
     pub(crate) failures: AtomicU64,
     /// Where calls wait. A connection wakes one when it has room.
     pub(crate) queue: Arc<Queue>,
+    /// How many connections a server may have at most.
+    pub(crate) connections_per_server: usize,
+    /// A connection beyond a server's first closes after so long without a call.
+    pub(crate) unused_after: Duration,
 }
 
 /// The supervisor of one server.
-struct Supervisor {
-    context: Arc<ConnectContext>,
-    subchannel: Arc<Subchannel>,
+pub(super) struct Supervisor {
+    pub(super) context: Arc<ConnectContext>,
+    pub(super) subchannel: Arc<Subchannel>,
     /// Where the server is.
     to: Destination,
-    /// The channel's, with a longer keep-alive interval once the server has complained of pings.
-    options: Options,
+    /// The channel's, with a longer keep-alive interval once the server has complained of pings, and
+    /// what counts the server's streams.
+    pub(super) options: Options,
     /// Decides what follows.
     reconnect: Reconnect,
     /// A warning was logged, so that the next success is worth an INFO.
@@ -54,13 +62,13 @@ struct Supervisor {
 
 /// Keeps one server connected. Never ends; the pool aborts it when the server is removed.
 pub(crate) async fn supervise(context: Arc<ConnectContext>, subchannel: Arc<Subchannel>, to: Destination) {
-    let options = context.options.clone();
+    let options = Options { server_streams: subchannel.streams().cloned(), ..context.options.clone() };
     let mut supervisor =
         Supervisor { context, subchannel, to, options, reconnect: Reconnect::new(), has_warned: false };
     loop {
-        let (began, result) = supervisor.connect().await;
+        let (began, result) = supervisor.attempt(supervisor.reconnect.rank()).await;
         let next = match result {
-            Ok(connection) => supervisor.watch(connection).await,
+            Ok(connection) => supervisor.watch(began, connection).await,
             Err(error) => supervisor.failed(began, error),
         };
         supervisor.pause(began, next).await;
@@ -69,24 +77,29 @@ pub(crate) async fn supervise(context: Arc<ConnectContext>, subchannel: Arc<Subc
 
 impl Supervisor {
     /// Makes one attempt, however often its permit is revoked. Also returns when it began.
-    async fn connect(&self) -> (Instant, Result<Connection, String>) {
-        let mut rank = self.reconnect.rank();
-        loop {
-            let permit = self.context.permits.acquire(rank).await;
-            let began = Instant::now();
-            // Boxed, so that the task is small while the server is connected. It runs code of the user: a connector, a verifier of
-            // certificates.
-            let attempt = self.context.transport.connect(&self.to, &self.options, self.context.queue.clone());
-            tokio::select! {
-                biased; // a connection that has come is not thrown away
-                result = catch_panic(attempt) => return (began, without_panic(result)),
-                () = permit.revoked() => rank = rank.next(),
+    pub(super) fn attempt(
+        &self,
+        mut rank: Rank,
+    ) -> impl Future<Output = (Instant, Result<Connection, String>)> + Send + use<> {
+        let (context, to, options) = (self.context.clone(), self.to.clone(), self.options.clone());
+        async move {
+            loop {
+                let permit = context.permits.acquire(rank).await;
+                let began = Instant::now();
+                // Boxed, so that the task is small while the server is connected. It runs code of the user: a connector, a
+                // verifier of certificates.
+                let attempt = context.transport.connect(&to, &options, context.queue.clone());
+                tokio::select! {
+                    biased; // a connection that has come is not thrown away
+                    result = catch_panic(attempt) => return (began, without_panic(result)),
+                    () = permit.revoked() => rank = rank.next(),
+                }
             }
         }
     }
 
-    /// Publishes the connection, and waits until it takes no more calls.
-    async fn watch(&mut self, connection: Connection) -> NextAttempt {
+    /// Publishes the connection, and waits until it, and any that were made beside it, take no more calls.
+    async fn watch(&mut self, began: Instant, connection: Connection) -> NextAttempt {
         let (service, server) = (&*self.context.service, self.subchannel.address().clone());
         self.reconnect.connected();
         let (connected, ok_calls) = (Instant::now(), self.subchannel.cost.ok_calls());
@@ -95,26 +108,36 @@ impl Supervisor {
         } else {
             tracing::debug!(parent: None, service, %server, "server connected");
         }
-        let closing = connection.closing();
-        self.subchannel.set_state(SubchannelState::Ready(connection), None);
-        self.context.changed.notify_one();
-        let reason = closing.await;
-        let error = reason.to_string();
+        let reason = if self.context.connections_per_server > 1 {
+            Box::pin(self.watch_several(began, connection)).await
+        } else {
+            let closing = connection.closing();
+            self.subchannel.set_state(SubchannelState::Ready([connection].into()), None);
+            self.context.changed.notify_one();
+            closing.await
+        };
+        let (service, error) = (&*self.context.service, reason.to_string());
         if reason.kind == CloseKind::Unresponsive {
             self.has_warned = true;
             tracing::warn!(parent: None, service, %server, error, "server silent, connecting again");
         } else {
             tracing::debug!(parent: None, service, %server, error, "server disconnected");
         }
-        if reason.kind == CloseKind::TooManyPings {
-            self.options.keep_alive = self.options.keep_alive.map(KeepAlive::with_doubled_interval);
-            tracing::warn!(parent: None, service, %server, "server complained of pings, sending half as many");
-        }
+        self.heed_pings(&reason);
         let had_ok_call = self.subchannel.cost.ok_calls() > ok_calls;
         let next = self.reconnect.ended(connected.elapsed(), had_ok_call, fastrand::f64());
         self.subchannel.set_state(next.state(), Some(error));
         self.context.changed.notify_one();
         next
+    }
+
+    /// Sends half as many PINGs to a server that complained of them.
+    pub(super) fn heed_pings(&mut self, reason: &CloseReason) {
+        if reason.kind == CloseKind::TooManyPings {
+            let (service, server) = (&*self.context.service, self.subchannel.address());
+            self.options.keep_alive = self.options.keep_alive.map(KeepAlive::with_doubled_interval);
+            tracing::warn!(parent: None, service, %server, "server complained of pings, sending half as many");
+        }
     }
 
     /// An attempt that began then has failed. Logged at WARN for the first failure after all was
@@ -168,6 +191,6 @@ fn without_panic(result: Result<Result<Connection, Failure>, String>) -> Result<
     }
 }
 
-fn millis(time: Duration) -> u64 {
+pub(super) fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

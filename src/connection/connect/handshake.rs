@@ -90,9 +90,10 @@ impl Connection {
             .await
             .map_err(|error| Failure::of_send_request(&error))?;
         let (sender, receiver) = commands();
+        let shared = Arc::new(Shared::new(headers, capacity_listener, options.server_streams.clone()));
         let handle = Handle {
             send_request,
-            shared: Arc::new(Shared::new(headers, capacity_listener)),
+            shared,
             cancelled: Arc::default(),
             activity,
             max_exchanges: options.max_exchanges,

@@ -78,6 +78,7 @@ impl Connection {
         // A clone for each request: a `SendRequest` keeps its last request until h2 has opened its
         // stream, and a shared one would make callers queue.
         let sent = self.0.send_request.clone().send_request(head, is_empty);
+        self.0.shared.finished.release(); // the request has woken the driver
         let order = streams.open(begun_after);
         if order.number >= self.0.max_exchanges {
             self.retire();
@@ -145,6 +146,11 @@ where
     }
 
     /// The request's body, as far as it was read.
+    pub(crate) fn body(&self) -> &B {
+        &self.body
+    }
+
+    /// The same, without the exchange.
     pub(crate) fn into_body(self) -> B {
         self.body
     }

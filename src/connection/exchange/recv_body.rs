@@ -17,7 +17,8 @@ use crate::connection::shared::StreamPermit;
 /// It yields data, then trailers, then nothing. An error ends it. The permit is released at the
 /// end, before the caller sees it, so that the caller's next call finds the stream free.
 pub(crate) struct RecvBody {
-    stream: RecvStream,
+    /// `None` once the response has ended.
+    stream: Option<RecvStream>,
     part: BodyPart,
     /// Sends the rest of the request, if its body had not ended at the head of the response. Stops
     /// with the response.
@@ -55,7 +56,7 @@ impl RecvBody {
     #[inline]
     pub(super) fn new(stream: RecvStream, request: Option<RequestTask>, permit: Option<StreamPermit>) -> Self {
         let trailer_limit = permit.as_ref().map_or(u32::MAX, |permit| permit.headers().response_limit());
-        Self { stream, part: BodyPart::Data, request, permit, trailer_limit, truncation: None }
+        Self { stream: Some(stream), part: BodyPart::Data, request, permit, trailer_limit, truncation: None }
     }
 
     /// The limit for the trailers, in bytes. The caller measures them.
@@ -72,9 +73,9 @@ impl RecvBody {
 
     /// Ends the exchange with an error of the stream.
     fn fail(&mut self, error: &h2::Error) -> Failure {
-        let failure = match &self.permit {
-            Some(permit) => permit.failure(self.stream.stream_id(), error, Failure::in_response),
-            None => Failure::in_response(error, None),
+        let failure = match (&self.permit, &self.stream) {
+            (Some(permit), Some(stream)) => permit.failure(stream.stream_id(), error, Failure::in_response),
+            _ => Failure::in_response(error, None),
         };
         self.end().unwrap_or(failure)
     }
@@ -95,13 +96,14 @@ impl Body for RecvBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
         let this = &mut *self;
+        let Some(stream) = &mut this.stream else { return Poll::Ready(None) };
         if let BodyPart::Data = this.part {
-            match ready!(this.stream.poll_data(cx)) {
+            match ready!(stream.poll_data(cx)) {
                 Some(Ok(data)) => {
                     this.permit.iter().for_each(StreamPermit::record_progress);
                     // Released before the caller has processed it: tonic reads whole messages, and
                     // polls for no more than one.
-                    drop(this.stream.flow_control().release_capacity(data.len()));
+                    drop(stream.flow_control().release_capacity(data.len()));
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
                 Some(Err(error)) => return Poll::Ready(Some(Err(this.fail(&error)))),
@@ -109,12 +111,17 @@ impl Body for RecvBody {
             }
         }
         if let BodyPart::Trailers = this.part {
-            let trailers = match ready!(this.stream.poll_trailers(cx)) {
+            let trailers = match ready!(stream.poll_trailers(cx)) {
                 Ok(trailers) => trailers,
                 Err(error) => return Poll::Ready(Some(Err(this.fail(&error)))),
             };
             this.truncation =
-                this.permit.as_ref().and_then(|permit| permit.headers().truncation(|| this.stream.stream_id()));
+                this.permit.as_ref().and_then(|permit| permit.headers().truncation(|| stream.stream_id()));
+            if this.request.is_none()
+                && let (Some(stream), Some(permit)) = (this.stream.take(), this.permit.take())
+            {
+                permit.finish(stream);
+            }
             if let Some(failure) = this.end() {
                 return Poll::Ready(Some(Err(failure)));
             }
@@ -124,6 +131,6 @@ impl Body for RecvBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(self.part, BodyPart::End) || self.stream.is_end_stream()
+        matches!(self.part, BodyPart::End) || self.stream.as_ref().is_none_or(RecvStream::is_end_stream)
     }
 }

@@ -38,7 +38,8 @@ const INITIAL_WINDOW: usize = (64 << 10) - 1;
 enum NextFrame {
     Unknown,
     Data(Bytes),
-    Trailers(HeaderMap),
+    /// Boxed: clients of gRPC send none.
+    Trailers(Box<HeaderMap>),
     /// The body has ended.
     End,
 }
@@ -78,7 +79,7 @@ impl BodyWriter {
             match std::mem::replace(&mut self.next, NextFrame::Unknown) {
                 NextFrame::Data(data) => self.unsent = Some(data),
                 NextFrame::Trailers(trailers) => {
-                    let Err(error) = self.stream.send_trailers(trailers) else { return Poll::Ready(Ok(())) };
+                    let Err(error) = self.stream.send_trailers(*trailers) else { return Poll::Ready(Ok(())) };
                     // Either the server has reset the stream, or HTTP/2 forbids these trailers.
                     return Poll::Ready(Err(match self.stream.poll_reset(cx) {
                         Poll::Ready(_) => stopped(),
@@ -110,7 +111,7 @@ impl BodyWriter {
                 Some(Ok(frame)) => match frame.into_data().map_err(Frame::into_trailers) {
                     Ok(data) if data.is_empty() => NextFrame::Unknown,
                     Ok(data) => NextFrame::Data(data),
-                    Err(Ok(trailers)) => NextFrame::Trailers(trailers),
+                    Err(Ok(trailers)) => NextFrame::Trailers(Box::new(trailers)),
                     Err(Err(_)) => NextFrame::Unknown, // a kind of frame that HTTP/2 has no name for
                 },
                 Some(Err(error)) => return Poll::Ready(Err(Failure::of_request_body(error.into()))),

@@ -136,8 +136,8 @@ impl EtcdOptions {
     /// must not lead to a member without TLS. Without TLS settings, `http` members are looked up,
     /// and `https` members too if a feature gives root certificates to verify them
     /// (`tls-native-roots`, `tls-webpki-roots`). A certificate must hold the host name of the
-    /// record. With `ClientTls::server_name` and the domain, it must hold the domain instead, as
-    /// with `etcdctl --insecure-discovery=false`.
+    /// record. If `ClientTls::server_name` is set to the domain, it must hold the domain instead,
+    /// as with `etcdctl --insecure-discovery=false`.
     ///
     /// **Order.** A member with a lower priority is tried first. Members of one priority are tried
     /// in a random order by their weights (RFC 2782).

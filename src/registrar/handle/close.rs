@@ -17,7 +17,7 @@ const NAMED_KEYS: usize = 10;
 impl Registrar {
     /// Takes all registrations out of etcd, and waits for that for at most the time `within`. Do
     /// this last, before the runtime ends: a registration that is left when `main` returns stays in
-    /// etcd until its lease ends (15 s by default), and clients call it until then.
+    /// etcd until its lease ends (15 s by default), and clients try it until then.
     ///
     /// Closes all clones, for good: later registrations are refused. All registrations leave
     /// together, with their lease. Each [`Registration`](crate::Registration) shows

@@ -126,11 +126,7 @@ impl Registrar {
         &self,
         all: Vec<(Target, Instance, RegistrationOptions)>,
     ) -> Result<Vec<Registration>, Error> {
-        let entry = |(target, instance, options): &(Target, Instance, RegistrationOptions)| {
-            let entry = self.entry(target, instance, options);
-            entry.map_err(|error| error.for_service(target.name()))
-        };
-        let entries = all.iter().map(entry).collect::<Result<Vec<_>, _>>()?;
+        let entries = self.entries(&all)?;
         let runtime = timers::runtime("registering")?;
         let shown: Vec<_> = entries.iter().map(|entry| (entry.subscribe(), entry.visibility.clone())).collect();
         let (ids, starts_task) = self.shared.add(entries)?;
@@ -143,10 +139,26 @@ impl Registrar {
         let registration = |(((target, instance, options), id), (states, visibility))| {
             let RegistrationOptions { key, .. } = options;
             let etcd = self.shared.etcds.on(&runtime);
-            self.shared.nested_names.check(&runtime, etcd, &target, key.as_deref(), Clone::clone(&states));
+            let (names, codec) = (&self.shared.nested_names, self.shared.codec.clone());
+            names.check(&runtime, etcd, &target, codec, key.as_deref(), Clone::clone(&states));
             Registration { shared: self.shared.clone(), id, target, instance, key, states, visibility }
         };
         Ok(all.into_iter().zip(ids).zip(shown).map(registration).collect())
+    }
+
+    /// Whether [`Registrar::register_all`] would refuse them now. Adds nothing.
+    pub(crate) fn check_all(&self, all: &[(Target, Instance, RegistrationOptions)]) -> Result<(), Error> {
+        let entries = self.entries(all)?;
+        self.shared.check(&entries)
+    }
+
+    /// The entries of all registrations, or why one is refused.
+    fn entries(&self, all: &[(Target, Instance, RegistrationOptions)]) -> Result<Vec<Entry>, Error> {
+        let entry = |(target, instance, options): &(Target, Instance, RegistrationOptions)| {
+            let entry = self.entry(target, instance, options);
+            entry.map_err(|error| error.for_service(target.name()))
+        };
+        all.iter().map(entry).collect()
     }
 
     /// The entry of one registration, or why it is refused.

@@ -235,9 +235,10 @@ impl Registration {
     /// etcd grants no new lease, as while it is full: then the key is deleted, this method returns,
     /// and the lease is replaced later.
     ///
-    /// **A key that may not be deleted.** If the role may no longer delete the key, the registrar
-    /// replaces and revokes the lease too. If the role may not revoke it either, the key stays until
-    /// the old lease ends: that lease is no longer renewed.
+    /// **A key that may not be deleted.** If the role may no longer write the key, the registrar
+    /// replaces the lease too, and tries to revoke it. etcd refuses that as well while the lease holds
+    /// a key that the role may not write. The key then stays until the old lease ends: that lease is no
+    /// longer renewed.
     ///
     /// # Errors
     /// It takes longer ([`Error::is_timeout`]), as when etcd is unavailable. The removal is retried

@@ -20,19 +20,34 @@ use crate::secret::shown_key;
 /// Entries in a chunk. A chunk of twice as many is split.
 const CHUNK_SIZE: usize = 32;
 
-/// One etcd key of a service, with the instances that its value names. Entries compare by value.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// One etcd key of a service, with the instances that its value names. Entries compare by what was
+/// read.
+#[derive(Clone)]
 pub struct SnapshotEntry {
     /// The etcd key.
     key: Box<[u8]>,
     /// What the codec has read, or why it could not.
     read: Result<Box<[Instance]>, DecodeError>,
+    /// The value as etcd holds it, where it is kept for a cache file. It tells nothing that `read`
+    /// does not, so that it is neither compared nor shown.
+    value: Option<Box<[u8]>>,
 }
 
 impl SnapshotEntry {
     /// An entry of what was read.
     pub(crate) fn new(key: &[u8], read: Result<Vec<Instance>, DecodeError>) -> Self {
-        Self { key: key.into(), read: read.map(Vec::into_boxed_slice) }
+        Self { key: key.into(), read: read.map(Vec::into_boxed_slice), value: None }
+    }
+
+    /// The same entry, which also keeps the value.
+    pub(crate) fn with_value(mut self, value: &[u8]) -> Self {
+        self.value = Some(value.into());
+        self
+    }
+
+    /// The value as etcd holds it, if it was kept.
+    pub(crate) fn value(&self) -> Option<&[u8]> {
+        self.value.as_deref()
     }
 
     /// The etcd key.
@@ -48,6 +63,20 @@ impl SnapshotEntry {
     /// If the value cannot be read: the reason.
     pub fn error(&self) -> Option<&DecodeError> {
         self.read.as_ref().err()
+    }
+}
+
+impl PartialEq for SnapshotEntry {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.key, &self.read) == (&other.key, &other.read)
+    }
+}
+
+impl Eq for SnapshotEntry {}
+
+impl fmt::Debug for SnapshotEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SnapshotEntry").field("key", &self.key).field("read", &self.read).finish_non_exhaustive()
     }
 }
 
@@ -113,7 +142,10 @@ impl Snapshot {
     /// Puts an entry. `false` if an equal one was there.
     pub(crate) fn put(&mut self, entry: SnapshotEntry) -> bool {
         match self.find(&entry.key) {
-            Ok((chunk, place)) if *self.chunks[chunk][place] == entry => return false,
+            Ok((chunk, place)) if *self.chunks[chunk][place] == entry => {
+                self.keep_value(chunk, place, entry);
+                return false;
+            }
             Ok((chunk, place)) => {
                 self.count(&entry, true);
                 let old = std::mem::replace(&mut Arc::make_mut(&mut self.chunks[chunk])[place], Arc::new(entry));
@@ -133,6 +165,13 @@ impl Snapshot {
             }
         }
         true
+    }
+
+    /// Replaces an equal entry if only its value differs, as it stands in etcd.
+    fn keep_value(&mut self, chunk: usize, place: usize, entry: SnapshotEntry) {
+        if self.chunks[chunk][place].value != entry.value {
+            Arc::make_mut(&mut self.chunks[chunk])[place] = Arc::new(entry);
+        }
     }
 
     /// Removes a key. `false` if it was not there.
@@ -161,16 +200,17 @@ impl Snapshot {
             *self = next;
             return differs;
         }
-        let changes: Vec<Difference> = diff(self, &next).collect();
+        let changes: Vec<Difference> = differences(self, &next, is_stored_equal).collect();
+        let mut differs = false;
         for change in &changes {
-            match (&change.before, &change.after) {
+            differs |= match (&change.before, &change.after) {
                 (_, Some(entry)) => self.put((**entry).clone()),
                 (Some(entry), None) => self.remove(&entry.key),
                 (None, None) => false,
             };
         }
         self.revision = revision;
-        !changes.is_empty()
+        differs
     }
 
     /// A snapshot of a list.
@@ -260,6 +300,20 @@ pub(crate) struct Difference {
 /// The differences of two snapshots, in the order of the keys. Entries compare by value. Shared
 /// chunks are skipped.
 pub(crate) fn diff<'a>(before: &'a Snapshot, after: &'a Snapshot) -> impl Iterator<Item = Difference> + 'a {
+    differences(before, after, PartialEq::eq)
+}
+
+/// Whether two entries are equal, and keep the same value.
+fn is_stored_equal(one: &SnapshotEntry, other: &SnapshotEntry) -> bool {
+    one == other && one.value == other.value
+}
+
+/// As [`diff`], with this comparison.
+fn differences<'a>(
+    before: &'a Snapshot,
+    after: &'a Snapshot,
+    is_equal: fn(&SnapshotEntry, &SnapshotEntry) -> bool,
+) -> impl Iterator<Item = Difference> + 'a {
     let mut old = Cursor { chunks: &before.chunks, place: 0 };
     let mut new = Cursor { chunks: &after.chunks, place: 0 };
     std::iter::from_fn(move || {
@@ -282,7 +336,7 @@ pub(crate) fn diff<'a>(before: &'a Snapshot, after: &'a Snapshot) -> impl Iterat
             let before = if order.is_le() { old.next() } else { None };
             let after = if order.is_ge() { new.next() } else { None };
             match (&before, &after) {
-                (Some(a), Some(b)) if Arc::ptr_eq(a, b) || a == b => {}
+                (Some(a), Some(b)) if Arc::ptr_eq(a, b) || is_equal(a, b) => {}
                 _ => return Some(Difference { before: before.cloned(), after: after.cloned() }),
             }
         }

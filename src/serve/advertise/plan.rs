@@ -20,6 +20,8 @@ pub(super) const POD_IP: &str = "POD_IP";
 
 /// What errors call an address that was set with `Serve::advertise`.
 const WHAT: &str = "address to advertise";
+/// Why a link-local address is refused.
+const ONE_LINK: &str = "it is an address of one link, which other hosts do not reach";
 
 /// Where a listener accepts.
 #[derive(Clone, Debug)]
@@ -46,8 +48,9 @@ pub(crate) struct Environment {
 pub(crate) enum AddressPlan {
     /// These are registered.
     Known(Vec<Address>),
-    /// Only this host reaches it, so it is registered only if etcd is on this host.
-    Local(Address),
+    /// Only this host reaches it, so it is registered only if etcd is on this host. The text is where
+    /// it is set, for the error.
+    Local(Address, &'static str),
     /// The address of the interface that reaches etcd, with this port.
     Route { port: u16, family: AddressFamily, https: bool },
 }
@@ -120,7 +123,12 @@ pub(super) fn is_routable(ip: IpAddr) -> bool {
 
 /// The error for an address that cannot be registered. It says what to set instead.
 pub(super) fn refused(shown: impl Into<String>, reason: impl Into<String>) -> Error {
-    Error::invalid(WHAT, shown, format!("{}: {}", reason.into(), hint()))
+    refused_of(WHAT, shown, reason)
+}
+
+/// The same for an address that is set in `what`.
+pub(super) fn refused_of(what: &'static str, shown: impl Into<String>, reason: impl Into<String>) -> Error {
+    Error::invalid(what, shown, format!("{}: {}", reason.into(), hint()))
 }
 
 /// What to do about an address that cannot be registered.
@@ -135,7 +143,7 @@ fn hint() -> String {
 /// | `Serve::advertise` (`configured`) | these, with the port of the listener if they have none |
 /// | `TONIC_ETCD_ADVERTISE` | these, likewise |
 /// | a Unix socket | its path, if etcd is on this host |
-/// | every interface, `POD_IP` set | the first of an address family that is listened on |
+/// | every interface, `POD_IP` set | the first of an address family that is listened on; refused if it is link-local, and a loopback address or a Unix socket only if etcd is on this host |
 /// | every interface | that of the interface that reaches etcd |
 /// | a loopback address | itself, if etcd is on this host |
 /// | a link-local address, or none | refused |
@@ -163,7 +171,7 @@ pub(crate) fn plan(
         BoundAddress::Tcp(bound, family) => (SocketAddr::new(bound.ip().to_canonical(), bound.port()), *family),
         BoundAddress::Unix(path) => {
             return with_scheme(Address::parse(&format!("unix:{path}"))?, https)
-                .map(AddressPlan::Local)
+                .map(|address| AddressPlan::Local(address, WHAT))
                 .map_err(|reason| refused(path, reason));
         }
         BoundAddress::Unknown => return Err(refused("", "nothing tells where these connections are accepted")),
@@ -181,11 +189,17 @@ pub(crate) fn plan(
                 let reason = format!("{bound} accepts {} only: listen on both families, or {}", family.name(), hint());
                 Error::invalid(POD_IP, pod_ips.join(","), reason)
             })?;
-            Ok(AddressPlan::Known(vec![address]))
+            match address.ip() {
+                _ if address.unix_path().is_some() || locality(address.parsed_authority()) == Locality::Local => {
+                    Ok(AddressPlan::Local(address, POD_IP))
+                }
+                Some(ip) if !is_routable(ip) => Err(refused_of(POD_IP, address.to_string(), ONE_LINK)),
+                _ => Ok(AddressPlan::Known(vec![address])),
+            }
         }
-        ip if ip.is_loopback() => Ok(AddressPlan::Local(socket_address(bound, https)?)),
+        ip if ip.is_loopback() => Ok(AddressPlan::Local(socket_address(bound, https)?, WHAT)),
         ip if is_routable(ip) => Ok(AddressPlan::Known(vec![socket_address(bound, https)?])),
-        ip => Err(refused(ip.to_string(), "it is an address of one link, which other hosts do not reach")),
+        ip => Err(refused(ip.to_string(), ONE_LINK)),
     }
 }
 
@@ -344,9 +358,10 @@ pub(crate) mod tests {
                     assert!(addresses.len() == 1 && others.is_empty(), "{addresses:?} at {bound:?}");
                 }
             }
-            AddressPlan::Local(address) => {
+            AddressPlan::Local(address, _) => {
                 can_be_called(address);
-                assert!(address.unix_path().is_some() || address.ip().is_some_and(|ip| ip.is_loopback()), "{address}");
+                let is_local = locality(address.parsed_authority()) == Locality::Local;
+                assert!(address.unix_path().is_some() || is_local, "{address}");
             }
             AddressPlan::Route { port, https: by_tls, .. } => {
                 let BoundAddress::Tcp(bound, _) = bound else { panic!("{bound:?} has no port") };
@@ -502,8 +517,21 @@ pub(crate) mod tests {
 
     #[test]
     fn what_only_this_host_reaches_is_for_an_etcd_on_it() {
-        let local = |address| Ok(AddressPlan::Local(Address::parse(address).unwrap()));
+        let local_of = |address, what| Ok(AddressPlan::Local(Address::parse(address).unwrap(), what));
+        let local = |address| local_of(address, WHAT);
         let none = Environment::default();
+        for (pod_ip, address) in [
+            ("127.0.0.1", "127.0.0.1:7"),
+            ("::1,10.0.0.5", "[::1]:7"),
+            ("::ffff:127.0.0.1", "127.0.0.1:7"),
+            ("localhost", "localhost:7"),
+            ("unix:/run/g", "unix:/run/g"),
+        ] {
+            assert_eq!(
+                planned(&[], &environment(None, Some(pod_ip)), &tcp("[::]:7"), false),
+                local_of(address, POD_IP)
+            );
+        }
         assert_eq!(planned(&[], &none, &tcp("127.0.0.1:7"), false), local("127.0.0.1:7"));
         assert_eq!(planned(&[], &none, &tcp("[::1]:7"), true), local("https://[::1]:7"));
         assert_eq!(planned(&[], &none, &BoundAddress::Unix("/run/g".into()), false), local("unix:/run/g"));
@@ -538,6 +566,9 @@ pub(crate) mod tests {
             (&[], &environment(Some("host:x"), None), tcp("10.0.0.5:7"), "TONIC_ETCD_ADVERTISE"),
             (&[], &environment(Some("0.0.0.0"), None), tcp("10.0.0.5:7"), "TONIC_ETCD_ADVERTISE"),
             (&[], &environment(None, Some("no ip")), tcp("0.0.0.0:7"), "POD_IP"),
+            (&[], &environment(None, Some("0.0.0.0")), tcp("0.0.0.0:7"), "POD_IP \"0.0.0.0\""),
+            (&[], &environment(None, Some("169.254.1.1")), tcp("0.0.0.0:7"), "POD_IP \"169.254.1.1:7\""),
+            (&[], &environment(None, Some("fe80::1")), tcp("[::]:7"), "POD_IP \"[fe80::1]:7\""),
         ] {
             let error = planned(said, environment, &bound, false).unwrap_err();
             assert!(error.contains(reason), "{error}");

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use crate::address::{Address, Authority};
 use crate::error::Error;
 use crate::serve::advertise::plan::{
-    ADVERTISE, AddressFamily, AddressPlan, Environment, Locality, POD_IP, is_routable, locality, refused,
+    ADVERTISE, AddressFamily, AddressPlan, Environment, Locality, POD_IP, is_routable, locality, refused, refused_of,
     socket_address,
 };
 
@@ -46,7 +46,7 @@ pub(crate) fn environment() -> Environment {
 pub(crate) async fn addresses(plan: &AddressPlan, etcd: Option<&[Authority]>) -> Result<Vec<Address>, RouteError> {
     match plan {
         AddressPlan::Known(addresses) => Ok(addresses.clone()),
-        AddressPlan::Local(address) => check_local(address, etcd).await.map(|()| vec![address.clone()]),
+        AddressPlan::Local(address, what) => check_local(address, what, etcd).await.map(|()| vec![address.clone()]),
         AddressPlan::Route { port, family, https } => {
             let ip = interface(*port, *family, etcd).await?;
             Ok(vec![socket_address(SocketAddr::new(ip, *port), *https)?])
@@ -56,13 +56,14 @@ pub(crate) async fn addresses(plan: &AddressPlan, etcd: Option<&[Authority]>) ->
 
 /// Accepts an address that only this host reaches if every member of etcd is on this host: then so
 /// are the clients.
-async fn check_local(address: &Address, etcd: Option<&[Authority]>) -> Result<(), RouteError> {
-    let refuse = |reason: String| Err(refused(address.to_string(), reason).into());
+async fn check_local(address: &Address, what: &'static str, etcd: Option<&[Authority]>) -> Result<(), RouteError> {
+    let refused = |reason: &str| refused_of(what, address.to_string(), reason);
+    let refuse = |reason: String| Err(refused(&reason).into());
     let Some(etcd) = etcd else {
         return refuse("only this host reaches it, and the given client does not tell where etcd is".into());
     };
     if etcd.is_empty() {
-        return Err(RouteError::NotYet(refused(address.to_string(), NO_MEMBER)));
+        return Err(RouteError::NotYet(refused(NO_MEMBER)));
     }
     let mut unknown = None;
     for member in etcd {
@@ -72,7 +73,7 @@ async fn check_local(address: &Address, etcd: Option<&[Authority]>) -> Result<()
             Locality::Unknown => match lookup(member).await {
                 Ok(addresses) => addresses.iter().all(|address| address.ip().to_canonical().is_loopback()),
                 Err(reason) => {
-                    unknown = Some(RouteError::NotYet(refused(address.to_string(), reason)));
+                    unknown = Some(RouteError::NotYet(refused(&reason)));
                     continue;
                 }
             },
@@ -177,7 +178,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_local_address_is_for_a_local_etcd() {
-        let plan = AddressPlan::Local(Address::parse("127.0.0.1:7").unwrap());
+        let of = |what| AddressPlan::Local(Address::parse("127.0.0.1:7").unwrap(), what);
+        let (refused, error) = found(&of(POD_IP), Some(&["10.0.0.1"])).await.unwrap_err();
+        assert!(refused && error.contains("POD_IP \"127.0.0.1:7\""), "{error}");
+        let plan = of("address to advertise");
         assert_eq!(found(&plan, Some(&["localhost", "[::1]"])).await.unwrap(), "127.0.0.1:7");
         for hosts in [Some(&["localhost", "10.0.0.1"][..]), None] {
             let (refused, error) = found(&plan, hosts).await.unwrap_err();

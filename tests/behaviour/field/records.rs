@@ -2,7 +2,7 @@
 
 use test_support::Log;
 use tokio::runtime::Builder;
-use tonic_etcd::{Instance, Registrar, RegistrationOptions, Resolver};
+use tonic_etcd::{Conflict, Instance, Registrar, RegistrationOptions, Resolver};
 use tracing::Level;
 
 use crate::support::{PATIENCE, World, naming, resolved, servers_are, until};
@@ -119,6 +119,40 @@ async fn a_registrar_of_a_name_above_or_below_another_says_so_once() {
         others.last().unwrap().ready(PATIENCE).await.unwrap();
         assert_eq!(log.count_at(Level::WARN, WARNING), 1, "{}", log.text());
     }
+}
+
+/// F67: what `Conflict::UniqueKey` wrote beside a key that was taken is a key of the service itself; one of a name below is still
+/// told.
+#[tokio::test]
+async fn a_registrar_knows_the_unique_keys_of_its_service() {
+    const WARNING: &str = "service name is nested in another";
+    let world = World::start().await;
+    let (log, _guard) = Log::begin();
+    // The first key of a host name sorts behind all digits, as those of nested names do.
+    let taken = Registrar::connect_lazy([world.etcd.endpoint()]).unwrap();
+    let at = |id: &str| Instance::new("host-a:1").unwrap().with_id(id);
+    let first = taken.register_with("shop", at("pod-1"), RegistrationOptions::new().key("primary")).unwrap();
+    first.ready(PATIENCE).await.unwrap();
+    let beside = |key: &str| RegistrationOptions::new().key(key).conflict(Conflict::UniqueKey);
+    let other = Registrar::connect_lazy([world.etcd.endpoint()]).unwrap();
+    let second = other.register_with("shop", at("pod-2"), beside("primary")).unwrap();
+    second.ready(PATIENCE).await.unwrap();
+    world.put("shop/host-a:1/pod-3", &naming("host-a:1")).await;
+    assert!(world.contents("").await.contains_key("shop/primary/pod-2"));
+    let looks = async || {
+        let looking = Registrar::connect_lazy([world.etcd.endpoint()]).unwrap();
+        let registration = looking.register("shop", Instance::new("10.0.0.6:1").unwrap()).unwrap();
+        let before = log.count("nested names checked");
+        registration.ready(PATIENCE).await.unwrap();
+        until("the look", async || (log.count("nested names checked") > before).then_some(())).await;
+        registration.deregister().await.unwrap();
+    };
+    looks().await;
+    assert_eq!(log.count_at(Level::WARN, WARNING), 0, "{}", log.text());
+    world.put("shop/refunds/h:3", &naming("h:3")).await;
+    looks().await;
+    assert_eq!(log.count_at(Level::WARN, WARNING), 1, "{}", log.text());
+    assert_eq!(log.count_at(Level::WARN, "lower=\"shop/refunds\""), 1, "{}", log.text());
 }
 
 /// F67: a registrar that may not read what lies above or below registers all the same, without a warning.

@@ -5,6 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use etcd_client::GetOptions;
+use test_support::Log;
 use tokio::net::TcpListener;
 use tonic::transport::Server;
 use tonic::transport::server::Router;
@@ -93,14 +94,48 @@ async fn an_update_that_is_refused_for_one_service_changes_none() {
     other.deregister().await.unwrap();
 }
 
-/// F16: a mark of departure is an update as well, and so is what was asked for before the server was ready.
+/// F16: an update that is refused before the server is ready changes nothing either: it is left out with a warning, those beside it
+/// hold, and later ones are refused to their caller.
+#[tokio::test]
+async fn an_update_that_is_refused_before_it_serves_is_left_out() {
+    const LEFT_OUT: &str = "instance change refused, leaving it out";
+    let world = World::start().await;
+    let (log, _guard) = Log::begin();
+    let registrar = Registrar::builder([world.etcd.endpoint()]).codec(Picky).connect_lazy().unwrap();
+    let other = registrar.register("b", Instance::new("h:7").unwrap()).unwrap();
+    other.ready(PATIENCE).await.unwrap();
+    let (serve, control) = of_three(&registrar);
+    control.update(|instance| instance.with_zone("z")).unwrap();
+    control.update(|instance| instance.with_weight(3)).unwrap();
+    control.update(|instance| instance.with_address("h:7")).unwrap();
+    control.update(|instance| instance.with_version("2")).unwrap();
+    let served = tokio::spawn(serve.serve(router(), listener().await, std::future::pending()));
+    control.ready(PATIENCE).await.unwrap();
+    assert_eq!(log.warned(LEFT_OUT), 2, "{}", log.text());
+    let instance = control.instance().unwrap();
+    assert_eq!((instance.zone(), instance.version(), instance.weight()), (Some("z"), Some("2"), None));
+    let refused = control.update(|instance| instance.with_weight(3)).unwrap_err();
+    assert!(refused.to_string().contains("no weights here"), "{refused}");
+    assert_eq!(control.instance().unwrap(), instance);
+    let stored = stored(&world).await;
+    let of_server = |(key, _): &(&String, &(String, i64))| *key != "b/h:7";
+    assert_eq!(stored.iter().filter(of_server).count(), 3);
+    for (key, (value, version)) in stored.iter().filter(of_server) {
+        assert!(value.contains("\"z\"") && !value.contains("weight") && *version == 1, "{key}: {value}, {version}");
+    }
+    control.stop();
+    served.await.unwrap().unwrap();
+    other.deregister().await.unwrap();
+}
+
+/// F16: a mark of departure is an update as well. What `Serve::describe` makes of the instance is needed.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_refused_before_it_serves_registers_nothing() {
     let world = World::start().await;
     let registrar = Registrar::builder([world.etcd.endpoint()]).codec(Picky).connect_lazy().unwrap();
     let before = world.revision().await;
-    let (serve, control) = of_three(&registrar);
-    control.update(|instance| instance.with_weight(3)).unwrap();
+    let (serve, _control) = of_three(&registrar);
+    let serve = serve.describe(|instance| instance.with_weight(3));
     let refused = serve.serve(router(), listener().await, std::future::pending()).await.unwrap_err();
     assert!(refused.is_invalid_argument() && refused.to_string().contains("service \"b\""), "{refused}");
     assert_eq!(world.revision().await, before, "nothing was ever put");

@@ -59,3 +59,17 @@ async fn a_pods_address_is_one_that_is_listened_on() {
         assert_eq!(registers(&world, "[::]:0", &pod("10.0.0.5 fd00::5"), &[]), ["10.0.0.5"]);
     }
 }
+
+/// An address in `POD_IP` that no client can call, or none on another host, is refused as one that is listened on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pods_address_is_one_that_clients_reach() {
+    let world = World::start().await;
+    // etcd is on this host, and so are the clients.
+    assert_eq!(registers(&world, "0.0.0.0:0", &[("POD_IP", "127.0.0.1")], &[]), ["127.0.0.1"]);
+    for pod_ip in ["169.254.1.1", "0.0.0.0"] {
+        let refused = start(&world, "0.0.0.0:0", &[("POD_IP", pod_ip)], &[]);
+        assert!(!refused.wait(PATIENCE).unwrap().success());
+        let said = refused.errors().join("\n");
+        assert!(["POD_IP", pod_ip].iter().all(|text| said.contains(text)), "{said}");
+    }
+}

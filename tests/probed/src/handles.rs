@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
+use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Waker};
@@ -168,6 +169,16 @@ impl ResolverBuilder {
     /// See [`real::ResolverBuilder::from_client`].
     pub fn from_client(client: EtcdClient) -> Self {
         Self(real::ResolverBuilder::from_client(client))
+    }
+
+    /// See [`real::ResolverBuilder::cache`].
+    pub fn cache(self, directory: impl Into<PathBuf>) -> Self {
+        Self(self.0.cache(directory))
+    }
+
+    /// See [`real::ResolverBuilder::cache_max_age`].
+    pub fn cache_max_age(self, age: Duration) -> Self {
+        Self(self.0.cache_max_age(age))
     }
 
     /// See [`real::ResolverBuilder::codec`].

@@ -6,6 +6,7 @@ mod company;
 mod fleet;
 mod worst;
 
+pub(super) mod attempts;
 pub(super) mod backlog;
 pub(super) mod ejected;
 pub(super) mod failing;
@@ -13,6 +14,7 @@ pub(super) mod given_up;
 pub(super) mod metadata;
 pub(super) mod pauses;
 pub(super) mod resets;
+pub(super) mod stopped;
 pub(super) mod texts;
 pub(super) mod unread;
 pub(super) mod waiting;

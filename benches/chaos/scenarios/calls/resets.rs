@@ -140,14 +140,14 @@ async fn one_after_another(server: &Server, channel: &impl Channel, broken: &mut
 }
 
 /// A stream that goes on, chunk after chunk.
-struct Beside {
+pub(super) struct Beside {
     chunks: JoinHandle<u64>,
     end: mpsc::Sender<()>,
     reply: JoinHandle<std::result::Result<u64, tonic::Status>>,
 }
 
 impl Beside {
-    async fn start(channel: &impl Channel) -> Result<Self> {
+    pub(super) async fn start(channel: &impl Channel) -> Result<Self> {
         timeout(LIMIT, greet(channel)).await??;
         let (chunks, receiver) = mpsc::channel(1);
         let mut client = StreamsClient::new(channel.clone());
@@ -166,7 +166,7 @@ impl Beside {
     }
 
     /// Every chunk that was sent must have come.
-    async fn end(self) -> Result<()> {
+    pub(super) async fn end(self) -> Result<()> {
         self.end.send(()).await.or(Err("it ended before its time"))?;
         let sent = timeout(LIMIT, self.chunks).await??;
         let come = timeout(LIMIT, self.reply).await???;

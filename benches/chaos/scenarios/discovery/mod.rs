@@ -1,6 +1,7 @@
 //! What is done to an etcd while its services are resolved, and what that costs.
 
 pub(super) mod again;
+pub(super) mod cold;
 pub(super) mod drops;
 pub(super) mod faults;
 pub(super) mod flood;

@@ -13,7 +13,7 @@ use crate::instance::Instance;
 #[derive(Clone)]
 pub struct ReadyServer(Arc<dyn ServerMetrics>);
 
-/// Where the numbers of a [`ReadyServer`] come from: a subchannel and its connection, or a test.
+/// Where the numbers of a [`ReadyServer`] come from: a subchannel and its connections, or a test.
 pub(crate) trait ServerMetrics: Send + Sync {
     /// The address of this server; its instance may name several.
     fn address(&self) -> &Address;
@@ -46,8 +46,8 @@ impl ReadyServer {
         self.0.instance()
     }
 
-    /// The number of calls in flight, from their start to the end of their responses. Cancelled
-    /// calls count until their streams are reset (see
+    /// The number of calls in flight over all connections of the server, from their start to the end
+    /// of their responses. Cancelled calls count until their streams are reset (see
     /// [`BalancedChannel`](crate::BalancedChannel#cancelled-calls)).
     pub fn in_flight(&self) -> usize {
         self.0.in_flight()
@@ -59,12 +59,13 @@ impl ReadyServer {
     /// for some time more, so that a server that fails calls at once does not look idle:
     ///
     /// - **How much:** as two calls in flight, from its failure on.
-    /// - **How long:** for about 20 t, where t is the longer of the time of the failed call and u, the
-    ///   usual time of an OK call at the other servers. At most max(2 s, 20 u), and at most 60 s.
-    /// - **When it ends sooner:** when the server ends another call with OK. From then on the failed
-    ///   call counts as one call in flight, until a call of usual length would have ended. The usual
-    ///   length is that of the server's OK calls, or u if it has none; 2 s at most. There is no such
-    ///   early end while the server's share of OK calls is below half of that of the others.
+    /// - **How long:** let u be the usual time of an OK call at the other servers, and t the longer of
+    ///   u and the time of the failed call. The failure counts for about 20 t, but no longer than
+    ///   20 u (or 2 s, if that is longer), and never longer than 60 s.
+    /// - **When it counts less:** when the server ends another call with OK, the failed call counts as
+    ///   one call in place of two, and not at all once the usual length of a call has passed since the
+    ///   failure. The usual length is that of the server's OK calls, or u if it has none; 2 s at most.
+    ///   This does not hold while the server's success rate is below half of that of the others.
     ///
     /// If all servers fail alike, each keeps its share of the calls.
     pub fn load(&self) -> u64 {

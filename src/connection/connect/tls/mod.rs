@@ -98,8 +98,7 @@ impl ClientTls {
     ///
     /// | the function | if it has returned a configuration before | if not |
     /// |---|---|---|
-    /// | returns an error | the last configuration stays in use, and one WARN is logged; the next one only after a success in between | the attempt to connect fails, and another follows |
-    /// | panics | the attempt to connect fails, and another follows | the same |
+    /// | returns an error, or panics | the last configuration stays in use, and one WARN is logged; the next one only after a success in between | the attempt to connect fails, and another follows |
     ///
     /// ```no_run
     /// use std::sync::Arc;

@@ -6,6 +6,8 @@
 //! - invalid, and an earlier one was valid: that one is used. Logged at WARN the first time, then
 //!   at DEBUG until one is valid again;
 //! - invalid from the start: the attempt to connect fails with the reason.
+//!
+//! A function that panics has given an invalid one.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -104,14 +106,8 @@ impl ConfigSource {
         // the next caller. The caller's subscriber and span do too, so that events of the user's
         // function belong to them.
         let (subscriber, span) = (dispatcher::get_default(Dispatch::clone), tracing::Span::current());
-        let reload = spawn_blocking(move || {
-            dispatcher::with_default(&subscriber, || {
-                // Unwind safe: a panic leaves no field of `reloading` half changed.
-                let reload = AssertUnwindSafe(|| span.in_scope(|| reloading.reload()));
-                let panicked = |panic| Err(format!("the function that gives them panicked: {}", panic_message(panic)));
-                catch_unwind(reload).unwrap_or_else(panicked)
-            })
-        });
+        let reload =
+            spawn_blocking(move || dispatcher::with_default(&subscriber, || span.in_scope(|| reloading.reload())));
         reload.await.unwrap_or_else(|error| Err(error.to_string()))
     }
 }
@@ -122,7 +118,7 @@ impl ReloadingConfig {
         let asked = Instant::now();
         let present = match &mut self.origin {
             Origin::Files(reader) => reader.read().map_err(|invalid| invalid.to_string()),
-            Origin::Function(function, last) => function().map(|given| match last {
+            Origin::Function(function, last) => call(function).map(|given| match last {
                 // The same one: TLS sessions can be resumed only with the configuration that made
                 // them.
                 Some((before, made)) if Arc::ptr_eq(before, &given) => made.clone(),
@@ -150,4 +146,11 @@ impl ReloadingConfig {
         self.last = Some((asked, result.clone()));
         result
     }
+}
+
+/// Calls the user's function. Its panic is an error, as one that it returns.
+fn call(function: &ConfigFunction) -> Result<Arc<ClientConfig>, String> {
+    // Unwind safe: the function may be called again after an error, and so after a panic.
+    let panicked = |panic| Err(format!("the function that gives them panicked: {}", panic_message(panic)));
+    catch_unwind(AssertUnwindSafe(|| function())).unwrap_or_else(panicked)
 }

@@ -1,0 +1,187 @@
+//! The attempts of a call that are in flight, and the timer for what is due. No tasks: all are polled in the caller's.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::Response;
+use tokio::time::Instant;
+use tonic::{Code, Status};
+
+use crate::balance::call::attempts::schedule::{Action, Schedule, SentAttempt};
+use crate::balance::call::outcome::{ReadStatus, read_status};
+use crate::balance::call::replay::ReplayBody;
+use crate::balance::call::reporter::AttemptReporter;
+use crate::balance::call::response_body::ResponseBody;
+use crate::balance::pool::ready::ReadySubchannel;
+use crate::balance::runtime::timer::Timer;
+use crate::connection::{Exchange, Failure, RecvStream};
+
+/// The attempts in flight, the oldest first. Dropping it cancels them.
+pub(super) struct Flight {
+    attempts: Vec<(Attempt, Stage)>,
+    pub(super) schedule: Schedule,
+    /// Nothing is due before the request was read: it could not be sent a second time.
+    pub(super) awaits_request: bool,
+    /// The call ended with OK, or its response has begun.
+    pub(super) is_ok: bool,
+    timer: Timer,
+    /// When the timer fires.
+    timer_at: Option<Instant>,
+}
+
+/// What is known of an attempt in each of its stages.
+pub(super) struct Attempt {
+    pub(super) server: Arc<ReadySubchannel>,
+    sent: SentAttempt,
+}
+
+#[allow(clippy::large_enum_variant)] // a box more would cost each call an allocation
+enum Stage {
+    /// The request is being sent, and the head of the response awaited.
+    Head(Exchange<ReplayBody>, AttemptReporter),
+    /// The response is held back until its status has come. Its request is kept for a further attempt.
+    Status(Pin<Box<dyn Future<Output = (ReadStatus, Response<ResponseBody>)> + Send>>, Option<ReplayBody>),
+}
+
+/// What a stage has waited for.
+enum Polled {
+    Head(Result<Response<RecvStream>, Failure>),
+    Status(ReadStatus, Response<ResponseBody>),
+}
+
+/// What has come of an attempt. It is not in flight any more.
+pub(super) enum Arrival {
+    Head(Response<RecvStream>, Exchange<ReplayBody>, AttemptReporter),
+    Failed(Failure, Exchange<ReplayBody>, AttemptReporter),
+    Status(ReadStatus, Response<ResponseBody>, Option<ReplayBody>),
+}
+
+impl Flight {
+    pub(super) fn new(schedule: Schedule) -> Self {
+        let (attempts, timer) = (Vec::with_capacity(1), Timer::default());
+        Self { attempts, schedule, awaits_request: false, is_ok: false, timer, timer_at: None }
+    }
+
+    /// Adds an attempt that was sent.
+    pub(super) fn push(&mut self, exchange: Exchange<ReplayBody>, reporter: AttemptReporter, sent_at: Duration) {
+        let attempt = Attempt { server: reporter.subchannel.clone(), sent: self.schedule.sent(sent_at) };
+        self.attempts.push((attempt, Stage::Head(exchange, reporter)));
+    }
+
+    /// Adds an attempt again, whose response has begun and is held back.
+    pub(super) fn hold_back(
+        &mut self,
+        index: usize,
+        attempt: Attempt,
+        mut response: Response<ResponseBody>,
+        body: Option<ReplayBody>,
+    ) {
+        response.body_mut().set_end_awaited(true);
+        let read = async move {
+            let read = read_status(&mut response).await;
+            response.body_mut().set_end_awaited(false);
+            (read, response)
+        };
+        self.attempts.insert(index, (attempt, Stage::Status(Box::pin(read), body)));
+    }
+
+    /// Polls the attempts from `index` on, and takes the first one out that something has come of. `index` is then that of the
+    /// next one.
+    pub(super) fn poll_next(&mut self, index: &mut usize, cx: &mut Context<'_>) -> Option<(Attempt, Arrival)> {
+        while let Some((_, stage)) = self.attempts.get_mut(*index) {
+            let polled = match stage {
+                Stage::Head(exchange, _) => exchange.poll_head(cx).map(Polled::Head),
+                Stage::Status(read, _) => read.as_mut().poll(cx).map(|(read, response)| Polled::Status(read, response)),
+            };
+            let Poll::Ready(polled) = polled else {
+                *index += 1;
+                continue;
+            };
+            let (attempt, stage) = self.attempts.remove(*index);
+            let arrival = match (stage, polled) {
+                (Stage::Head(exchange, reporter), Polled::Head(Ok(head))) => Arrival::Head(head, exchange, reporter),
+                (Stage::Head(exchange, reporter), Polled::Head(Err(failure))) => {
+                    Arrival::Failed(failure, exchange, reporter)
+                }
+                (Stage::Status(_, body), Polled::Status(read, response)) => Arrival::Status(read, response, body),
+                (Stage::Head(..), Polled::Status(..)) | (Stage::Status(..), Polled::Head(_)) => continue, // polled above as it is
+            };
+            return Some((attempt, arrival));
+        }
+        None
+    }
+
+    /// Whether no attempt is in flight.
+    pub(super) fn is_empty(&self) -> bool {
+        self.attempts.is_empty()
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.attempts.len()
+    }
+
+    pub(super) fn servers(&self) -> impl Iterator<Item = &Arc<ReadySubchannel>> {
+        self.attempts.iter().map(|(attempt, _)| &attempt.server)
+    }
+
+    /// Returns when something is due. `ended` is the number of attempts that are over.
+    pub(super) fn due_at(&mut self, ended: u32) -> Option<Duration> {
+        if self.awaits_request {
+            self.awaits_request = self.copy_of_request().is_none();
+        }
+        if self.awaits_request { None } else { self.schedule.due_at(ended, self.sent()) }
+    }
+
+    /// Returns what is due now.
+    pub(super) fn action(&self, now: Duration, ended: u32) -> Action {
+        self.schedule.action(now, ended, self.sent())
+    }
+
+    fn sent(&self) -> impl ExactSizeIterator<Item = &SentAttempt> + Clone {
+        self.attempts.iter().map(|(attempt, _)| &attempt.sent)
+    }
+
+    /// No attempt could take the place of this one.
+    pub(super) fn replacement_impossible(&mut self, index: usize, now: Duration) {
+        if let Some((attempt, _)) = self.attempts.get_mut(index) {
+            attempt.sent.replacement_impossible(now);
+        }
+    }
+
+    /// Cancels an attempt, and returns its server.
+    pub(super) fn give_up(&mut self, index: usize) -> Option<Arc<ReadySubchannel>> {
+        (index < self.attempts.len()).then(|| self.attempts.remove(index).0.server)
+    }
+
+    /// Returns the request once more, if it was read and is kept.
+    pub(super) fn copy_of_request(&self) -> Option<ReplayBody> {
+        self.attempts.iter().find_map(|(_, stage)| match stage {
+            Stage::Head(exchange, _) => exchange.body().copy(),
+            Stage::Status(_, body) => body.as_ref()?.copy(),
+        })
+    }
+
+    /// Is ready at this time.
+    ///
+    /// # Errors
+    /// Where no timer can be made.
+    pub(super) fn poll_timer(&mut self, at: Instant, cx: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        if self.timer_at != Some(at) {
+            (self.timer, self.timer_at) = (Timer::default(), Some(at));
+        }
+        self.timer.poll(at, cx)
+    }
+
+    /// Reports the passed deadline to the oldest attempt without a head, and returns its server. `None` if each has a head: they
+    /// have timers of their own.
+    pub(super) fn report_deadline(&mut self) -> Option<Arc<ReadySubchannel>> {
+        let (attempt, reporter) = self.attempts.iter_mut().find_map(|(attempt, stage)| match stage {
+            Stage::Head(_, reporter) => Some((attempt, reporter)),
+            Stage::Status(..) => None,
+        })?;
+        reporter.report(Code::DeadlineExceeded);
+        Some(attempt.server.clone())
+    }
+}

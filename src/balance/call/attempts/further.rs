@@ -1,0 +1,115 @@
+//! A further attempt of a call that has one in flight: it needs a server that was not tried yet, a copy of the request, and a
+//! token of the budget. It waits for none of them.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
+use std::time::Duration;
+
+use crate::balance::call::attempts::FlightEnd;
+use crate::balance::call::attempts::flight::Flight;
+use crate::balance::call::deadline::DeadlineTimer;
+use crate::balance::call::pick::{PickOutcome, PickRequest, PickedServer};
+use crate::balance::call::replay::ReplayBody;
+use crate::balance::call::reporter::AttemptReporter;
+use crate::balance::call::state::AttemptOutcome::Done;
+use crate::balance::call::state::CallState;
+use crate::balance::pool::ready::ReadySubchannel;
+use crate::balance::status::headers::request_too_large;
+use crate::connection::Exchange;
+
+/// A further attempt that was sent.
+struct Further {
+    exchange: Exchange<ReplayBody>,
+    reporter: AttemptReporter,
+}
+
+impl CallState {
+    /// Sends a hedge, if that is possible.
+    pub(super) fn hedge(&mut self, flight: &mut Flight, now: Duration) {
+        match self.send_further(flight, now) {
+            Some(Further { exchange, reporter }) => {
+                reporter.subchannel.subchannel.hedges.fetch_add(1, Ordering::Relaxed);
+                tracing::debug!(server = %reporter.address(), "call without a response, sending a hedge");
+                flight.push(exchange, reporter, now);
+            }
+            None if flight.awaits_request => {}
+            None => flight.schedule.hedge_impossible(now),
+        }
+    }
+
+    /// Gives an attempt up and sends another in its place, if that is possible. Otherwise it goes on.
+    pub(super) fn replace(&mut self, flight: &mut Flight, index: usize, now: Duration) {
+        let Some(Further { exchange, reporter }) = self.send_further(flight, now) else {
+            if !flight.awaits_request {
+                flight.replacement_impossible(index, now);
+            }
+            return;
+        };
+        if let Some(server) = flight.give_up(index) {
+            server.subchannel.attempt_timeouts.fetch_add(1, Ordering::Relaxed);
+            tracing::debug!(server = %server.subchannel.address(), "attempt timed out, trying another server");
+            self.attempts += 1;
+            self.mark_tried(&server);
+        }
+        flight.push(exchange, reporter, now);
+    }
+
+    /// Sends an attempt to a server that the call has not tried. `None` if that is not possible now.
+    fn send_further(&mut self, flight: &mut Flight, now: Duration) -> Option<Further> {
+        let Some(body) = flight.copy_of_request() else {
+            flight.awaits_request = true;
+            return None;
+        };
+        if !self.shared.retry_budget.allows_retry()
+            || self.wait_limits.deadline.is_some_and(|deadline| deadline.passes_within(Duration::ZERO))
+        {
+            return None;
+        }
+        self.restore_headers();
+        let previous = self.attempts.saturating_add(u32::try_from(flight.count()).unwrap_or(u32::MAX));
+        self.restore_headers();
+        let PickedServer { subchannel, permit, picker } = self.pick_untried(flight, previous)?;
+        let head = self.request_head(&subchannel, previous)?;
+        let limit = subchannel.connection.request_limit();
+        if request_too_large(&head, self.header_size, limit, subchannel.subchannel.address()).is_some() {
+            self.mark_tried(&subchannel);
+            return None;
+        }
+        // The connection has ended just now: the next look will find another server.
+        let exchange = subchannel.connection.exchange(permit, head, body).ok()?;
+        self.shared.retry_budget.on_failure();
+        let reporter = AttemptReporter::new(subchannel, picker, self.shared.clone(), now);
+        Some(Further { exchange, reporter })
+    }
+
+    /// Picks a server that has room and that the call has not tried, without waiting for one.
+    fn pick_untried(&self, flight: &Flight, previous: u32) -> Option<PickedServer> {
+        let in_flight = flight.servers().map(|server| &server.subchannel);
+        let tried: Vec<_> = self.failed_servers.iter().chain(in_flight).cloned().collect();
+        let request =
+            PickRequest { attempt: previous.saturating_add(1), failed_servers: &tried, ..self.pick_request() };
+        match self.shared.pick(&request, false) {
+            PickOutcome::Picked(picked) => Some(picked),
+            PickOutcome::AllFailed
+            | PickOutcome::Full
+            | PickOutcome::NoneReady
+            | PickOutcome::Wait
+            | PickOutcome::Fail(_) => None,
+        }
+    }
+
+    /// Keeps further attempts away from a server.
+    pub(super) fn mark_tried(&mut self, server: &Arc<ReadySubchannel>) {
+        if !self.failed_servers.iter().any(|failed| Arc::ptr_eq(failed, &server.subchannel)) {
+            self.failed_servers.push(server.subchannel.clone());
+        }
+    }
+
+    /// Ends a call whose deadline has passed. One server is to blame: the one that had it longest.
+    pub(super) fn deadline_passed(&self, flight: &mut Flight) -> Poll<FlightEnd> {
+        let Some(server) = flight.report_deadline() else { return Poll::Pending };
+        let timer = DeadlineTimer::new(self.wait_limits.deadline);
+        Poll::Ready(FlightEnd::Outcome(Done(Err(timer.exceeded(server.subchannel.address())))))
+    }
+}

@@ -1,0 +1,212 @@
+//! A call with several attempts at once: hedges beside the attempts in flight, and attempts that take the place of one that was
+//! given up after its time. Only for declared methods of a policy that asks for it; other calls do not come here.
+//!
+//! | file | what |
+//! |---|---|
+//! | `mod.rs` | the call's turn: what has come, what is due, what is sent |
+//! | `flight.rs` | the attempts in flight, and the timer, polled in the caller's task |
+//! | `further.rs` | a further attempt: its server, its copy of the request, its token |
+//! | `schedule.rs` | what is due when; a pure machine |
+//! | `durations.rs` | pure too: how long calls take, for a delay that is a quantile |
+//! | `timing.rs` | the settings |
+//!
+//! ```text
+//!              ┌────────────────── one more attempt, if body, budget, deadline and servers allow ─┐
+//!              ▼                                                                                  │
+//! picked ─▶ flight ──an attempt has ended──▶ outcome ─┬─ the call is over ──▶ the others are dropped
+//!              │ ▲                                    ├─ it was the last: retried by the call's loop
+//!              ▼ │ timer                              └─ others are in flight: they go on
+//!           schedule
+//! ```
+//!
+//! Dropping the flight cancels each of its attempts: the exchange resets its stream, the reporter counts by age.
+
+mod durations;
+mod flight;
+mod further;
+mod schedule;
+pub(crate) mod timing;
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tonic::{Code, Status};
+
+use crate::balance::call::attempts::durations::Durations;
+use crate::balance::call::attempts::flight::{Arrival, Attempt, Flight};
+use crate::balance::call::attempts::schedule::{Action, Schedule};
+use crate::balance::call::attempts::timing::HedgeDelay;
+use crate::balance::call::deadline::DeadlineTimer;
+use crate::balance::call::outcome::AfterHead;
+use crate::balance::call::pick::PickedServer;
+use crate::balance::call::retry::{Pushback, RetryPolicy};
+use crate::balance::call::state::AttemptOutcome::{self, Done, Failed, Retry};
+use crate::balance::call::state::CallState;
+use crate::balance::status;
+
+/// The durations of the calls of each declared method and service. Empty unless a quantile is asked for.
+pub(crate) struct DeclaredDurations(BTreeMap<String, Durations>);
+
+impl DeclaredDurations {
+    pub(crate) fn of(policy: &RetryPolicy) -> Self {
+        let declared = policy.all_declared().filter(|_| policy.timing.has_quantile());
+        Self(declared.map(|declared| (declared.clone(), Durations::default())).collect())
+    }
+}
+
+/// How a flight ends.
+enum FlightEnd {
+    Outcome(AttemptOutcome),
+    /// The call ends with a status that describes a response which is no gRPC.
+    Describe(Pin<Box<dyn Future<Output = Status> + Send>>),
+}
+
+impl CallState {
+    /// Sends the request, and further attempts when they are due, until the call is over or its last attempt in flight has
+    /// failed.
+    ///
+    /// # Cancel safety
+    /// As [`CallState::attempt`], for each attempt in flight.
+    pub(super) async fn attempts(&mut self, picked: PickedServer, sent_at: Duration) -> AttemptOutcome {
+        let (exchange, reporter) = match self.send(picked, sent_at) {
+            Ok(sent) => sent,
+            Err(outcome) => return *outcome,
+        };
+        let policy = &self.shared.settings.retry;
+        let (timing, max_attempts) = (policy.timing, policy.max_attempts);
+        let schedule = Schedule::new(self.hedge_delay(sent_at), timing.attempt_timeout, max_attempts);
+        self.pushback = Pushback::None;
+        let mut flight = Flight::new(schedule);
+        flight.push(exchange, reporter, sent_at);
+        let end = std::future::poll_fn(|cx| self.poll_flight(&mut flight, cx)).await;
+        if flight.is_ok {
+            self.add_duration(sent_at);
+        }
+        drop(flight); // before the description: the call is over for its other attempts
+        match end {
+            FlightEnd::Outcome(outcome) => outcome,
+            FlightEnd::Describe(status) => Done(Err(status.await)),
+        }
+    }
+
+    /// Polls the attempts, and sends further ones when they are due.
+    fn poll_flight(&mut self, flight: &mut Flight, cx: &mut Context<'_>) -> Poll<FlightEnd> {
+        loop {
+            // The attempts first: a response that is there counts, whatever is due at the same moment.
+            if let Poll::Ready(end) = self.poll_attempts(flight, cx) {
+                return Poll::Ready(end);
+            }
+            let due = if self.is_suspect { None } else { flight.due_at(self.attempts) };
+            let due = due.and_then(|due| self.shared.epoch.checked_add(due));
+            let deadline = self.wait_limits.deadline;
+            let Some(wake_at) = due.into_iter().chain(deadline.map(|deadline| deadline.at)).min() else {
+                return Poll::Pending;
+            };
+            match flight.poll_timer(wake_at, cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Pending => return Poll::Pending,
+                // A runtime without timers: nothing would end the call with its deadline. Without one it only has no further attempt.
+                Poll::Ready(Err(status)) if deadline.is_some() => {
+                    return Poll::Ready(FlightEnd::Outcome(Done(Err(status))));
+                }
+                Poll::Ready(Err(_)) => {
+                    flight.schedule.forbid();
+                    continue;
+                }
+            }
+            if deadline.is_some_and(|deadline| deadline.has_passed()) {
+                return self.deadline_passed(flight);
+            }
+            let now = self.now();
+            match flight.action(now, self.attempts) {
+                Action::Wait => {}
+                Action::Hedge => self.hedge(flight, now),
+                Action::Replace(index) => self.replace(flight, index, now),
+            }
+        }
+    }
+
+    /// Polls each attempt once, the oldest first. Ready if the call is over, or if its last attempt has failed.
+    fn poll_attempts(&mut self, flight: &mut Flight, cx: &mut Context<'_>) -> Poll<FlightEnd> {
+        let mut index = 0;
+        while let Some((attempt, arrival)) = flight.poll_next(&mut index, cx) {
+            let outcome = match arrival {
+                Arrival::Failed(failure, exchange, mut reporter) => {
+                    let timer = DeadlineTimer::new(self.wait_limits.deadline);
+                    self.on_failure(failure, exchange.into_body(), &mut reporter, &timer)
+                }
+                Arrival::Head(response, exchange, reporter) => {
+                    let timer = DeadlineTimer::new(self.wait_limits.deadline);
+                    match self.on_response(response, exchange, reporter, timer) {
+                        AfterHead::Decided(outcome) => {
+                            flight.is_ok = is_ok(&outcome);
+                            outcome
+                        }
+                        AfterHead::HoldBack(response, body, _) => {
+                            flight.hold_back(index, attempt, response, body); // it is polled next
+                            continue;
+                        }
+                        AfterHead::Describe(_, true) if !flight.is_empty() => {
+                            self.others_go_on(flight, &attempt);
+                            continue;
+                        }
+                        AfterHead::Describe(status, _) => return Poll::Ready(FlightEnd::Describe(status)),
+                    }
+                }
+                Arrival::Status(read, response, body) => {
+                    flight.is_ok = matches!(read, Ok((Code::Ok, _)));
+                    self.on_held_back(read, response, body, &attempt.server)
+                }
+            };
+            match outcome {
+                Failed(result) if !flight.is_empty() => self.last_result = Some(Box::new(result)),
+                Retry(..) if !flight.is_empty() => {}
+                outcome => return Poll::Ready(FlightEnd::Outcome(outcome)),
+            }
+            self.others_go_on(flight, &attempt);
+        }
+        Poll::Pending
+    }
+
+    /// An attempt has failed while others are in flight. Its server gets no further attempt, and may have a word in those to come.
+    fn others_go_on(&mut self, flight: &mut Flight, attempt: &Attempt) {
+        self.mark_tried(&attempt.server);
+        match std::mem::replace(&mut self.pushback, Pushback::None) {
+            Pushback::None => {}
+            Pushback::Never => flight.schedule.forbid(),
+            Pushback::After(pause) => flight.schedule.delay(self.now().saturating_add(pause)),
+        }
+    }
+
+    /// Returns after what time the call is hedged, if it is.
+    fn hedge_delay(&self, now: Duration) -> Option<Duration> {
+        match self.shared.settings.retry.timing.hedge? {
+            HedgeDelay::After(delay) => Some(delay),
+            HedgeDelay::Quantile(part, at_least) => {
+                self.durations().and_then(|durations| durations.quantile(part, now)).map(|delay| delay.max(at_least))
+            }
+        }
+    }
+
+    /// Adds a call that has ended with OK, if a quantile is asked for.
+    fn add_duration(&self, sent_at: Duration) {
+        if self.shared.settings.retry.timing.has_quantile()
+            && let Some(durations) = self.durations()
+        {
+            let now = self.now();
+            durations.add(now.saturating_sub(sent_at), now);
+        }
+    }
+
+    fn durations(&self) -> Option<&Durations> {
+        self.shared.durations.0.get(self.shared.settings.retry.declared(self.path.path())?)
+    }
+}
+
+/// Whether a response has begun, or was OK as a whole.
+fn is_ok(outcome: &AttemptOutcome) -> bool {
+    let Done(Ok(response)) = outcome else { return false };
+    status::code_in(response.headers()).is_none_or(|code| code == Code::Ok)
+}

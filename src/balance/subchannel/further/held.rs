@@ -1,0 +1,117 @@
+//! The connections of one server, as its supervisor holds them.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::connection::{CloseReason, Connection};
+
+/// How often further connections are looked at within the time after which they count as unused. So one closes up to a tenth of
+/// that time late.
+const CHECKS: u32 = 10;
+
+/// The oldest first. Never more than a few.
+pub(super) struct HeldConnections {
+    all: Vec<Held>,
+    /// A further connection without a call for so long is closed.
+    unused_after: Duration,
+    next_check: Instant,
+}
+
+/// One connection.
+pub(super) struct Held {
+    connection: Connection,
+    /// Why it takes no more calls.
+    closing: Pin<Box<dyn Future<Output = CloseReason> + Send>>,
+    /// When the attempt began that gave it.
+    pub(super) began: Instant,
+    /// It was made while the server had another one.
+    pub(super) is_further: bool,
+    /// As far as the last check has seen: how many calls were begun over it, …
+    calls: u32,
+    /// … and since when there was none.
+    unused_since: Instant,
+}
+
+impl Held {
+    fn new(connection: Connection, began: Instant, is_further: bool) -> Self {
+        let closing = Box::pin(connection.closing());
+        Self { connection, closing, began, is_further, calls: 0, unused_since: Instant::now() }
+    }
+
+    /// A connection that was made beside another one.
+    pub(super) fn further(connection: Connection, began: Instant) -> Self {
+        Self::new(connection, began, true)
+    }
+
+    /// Whether there was no call for so long.
+    fn is_unused(&mut self, now: Instant, unused_after: Duration) -> bool {
+        let calls = self.connection.begun();
+        if calls != self.calls || self.connection.in_flight() > 0 {
+            (self.calls, self.unused_since) = (calls, now);
+        }
+        now.duration_since(self.unused_since) >= unused_after
+    }
+}
+
+impl HeldConnections {
+    pub(super) fn new(first: Connection, began: Instant, unused_after: Duration) -> Self {
+        Self { all: vec![Held::new(first, began, false)], unused_after, next_check: Instant::now() }
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    /// For others to use.
+    pub(super) fn connections(&self) -> Arc<[Connection]> {
+        self.all.iter().map(|held| held.connection.clone()).collect()
+    }
+
+    /// Adds one as the youngest.
+    pub(super) fn push(&mut self, held: Held) {
+        if self.all.len() == 1 {
+            self.next_check = Instant::now() + self.unused_after / CHECKS;
+        }
+        self.all.push(held);
+    }
+
+    /// Waits until one takes no more calls. Returns its index.
+    ///
+    /// # Cancel safety
+    /// Dropped before it is ready, it loses nothing. What it returned has to be removed.
+    pub(super) async fn closing(&mut self) -> (usize, CloseReason) {
+        std::future::poll_fn(|cx| {
+            let mut all = self.all.iter_mut().enumerate();
+            let closing = all.find_map(|(index, held)| match held.closing.as_mut().poll(cx) {
+                Poll::Ready(reason) => Some((index, reason)),
+                Poll::Pending => None,
+            });
+            closing.map_or(Poll::Pending, Poll::Ready)
+        })
+        .await
+    }
+
+    /// Removes the one at this index. The next one is the first, if it was that.
+    pub(super) fn remove(&mut self, index: usize) -> Held {
+        self.all.remove(index)
+    }
+
+    /// When to call [`HeldConnections::take_unused`]. Never, while there is none but the first.
+    pub(super) fn next_check(&self) -> Option<Instant> {
+        (self.all.len() > 1).then_some(self.next_check)
+    }
+
+    /// Removes those that nobody uses, and never the first. Calls that have just begun over one go on: it closes after the last.
+    pub(super) fn take_unused(&mut self) -> Vec<Held> {
+        let (now, unused_after) = (Instant::now(), self.unused_after);
+        self.next_check = now + unused_after / CHECKS;
+        let mut is_first = true;
+        self.all.extract_if(.., |held| !std::mem::take(&mut is_first) && held.is_unused(now, unused_after)).collect()
+    }
+}

@@ -1,0 +1,163 @@
+//! A server that may have several connections: the part of its supervisor that runs while it has at least one.
+//!
+//! - `mod.rs`: which connections come and go, and when.
+//! - `growth.rs`: how calls ask for one more.
+//! - `held.rs`: the connections that there are.
+//!
+//! A further connection never changes the state of its server: the server is ready as long as one is left, and the oldest one
+//! that is left is the first. Each ends for itself.
+
+pub(in crate::balance) mod growth;
+mod held;
+#[cfg(test)]
+mod tests;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+use crate::balance::subchannel::SubchannelState;
+use crate::balance::subchannel::further::held::{Held, HeldConnections};
+use crate::balance::subchannel::reconnect::Reconnect;
+use crate::balance::subchannel::supervisor::{Supervisor, millis};
+use crate::connection::{CloseKind, CloseReason, Connection};
+
+/// The default of [`ConnectContext::unused_after`](super::supervisor::ConnectContext::unused_after): as long as a connection may
+/// be silent before it is checked.
+pub(in crate::balance) const UNUSED_AFTER: Duration = Duration::from_secs(5 * 60);
+
+/// An attempt to make a further connection.
+type Attempt = Pin<Box<dyn Future<Output = (Instant, Result<Connection, String>)> + Send>>;
+
+/// What may happen while the server is connected.
+enum Event {
+    /// The connection at this index takes no more calls.
+    Closing(usize, CloseReason),
+    /// Calls wait, and no server has room.
+    Asked,
+    /// An attempt that began then has ended.
+    Attempted(Instant, Result<Connection, String>),
+    /// The backoff is over.
+    MayTryAgain,
+    /// It is time to look for connections that nobody uses.
+    Check,
+}
+
+impl Supervisor {
+    /// Keeps a server that has its first connection, until the last one takes no more calls. Returns why that one does not.
+    ///
+    /// Further ones are made one at a time, when calls ask. The backoff between those that fail or are short is as usual, and
+    /// theirs alone.
+    pub(super) async fn watch_several(&mut self, began: Instant, first: Connection) -> CloseReason {
+        let context = self.context.clone();
+        let subchannel = self.subchannel.clone();
+        let mut held = HeldConnections::new(first, began, context.unused_after);
+        let mut backoff = Reconnect::new();
+        let mut attempt: Option<Attempt> = None;
+        let mut retry_at: Option<Instant> = None;
+        let mut error = None;
+        let mut is_news = true;
+        subchannel.growth.forget();
+        loop {
+            let may_begin = attempt.is_none() && retry_at.is_none() && held.len() < context.connections_per_server;
+            subchannel.growth.set(attempt.is_some(), may_begin);
+            if std::mem::replace(&mut is_news, true) {
+                subchannel.set_state(SubchannelState::Ready(held.connections()), error.take());
+                // After both: the pool publishes the connections, and asks for another one if calls still wait.
+                context.changed.notify_one();
+            }
+            let next_check = held.next_check();
+            let event = tokio::select! {
+                biased; // what has ended is told first
+                (index, reason) = held.closing() => Event::Closing(index, reason),
+                () = subchannel.growth.asked(), if may_begin => Event::Asked,
+                (began, result) = ended(&mut attempt) => Event::Attempted(began, result),
+                () = reached(retry_at) => Event::MayTryAgain,
+                () = reached(next_check) => Event::Check,
+            };
+            match event {
+                Event::Closing(index, reason) => {
+                    let ended = held.remove(index);
+                    if held.len() == 0 {
+                        subchannel.growth.set(false, false);
+                        return reason;
+                    }
+                    self.one_ended(&reason, held.len());
+                    error = Some(reason.to_string());
+                    if ended.is_further {
+                        let next = backoff.ended(ended.began.elapsed(), false, fastrand::f64());
+                        retry_at = (!next.delay.is_zero()).then(|| ended.began + next.delay);
+                    }
+                }
+                // Whoever asked may have found room meanwhile.
+                Event::Asked if !context.queue.has_waiters() => is_news = false,
+                Event::Asked => {
+                    attempt = Some(Box::pin(self.attempt(backoff.further_rank())));
+                    is_news = false;
+                }
+                Event::Attempted(began, Ok(connection)) => {
+                    attempt = None;
+                    backoff.connected();
+                    subchannel.growth.set_failed(false);
+                    held.push(Held::further(connection, began));
+                    let (service, server, connections) = (&*context.service, subchannel.address(), held.len());
+                    tracing::debug!(parent: None, service, %server, connections, "further connection made");
+                }
+                Event::Attempted(began, Err(failure)) => {
+                    attempt = None;
+                    let next = backoff.failed(began.elapsed(), self.options.connect_timeout, fastrand::f64());
+                    retry_at = Some(began + next.delay);
+                    let (service, server, retry_in_ms) = (&*context.service, subchannel.address(), millis(next.delay));
+                    tracing::debug!(
+                        parent: None, service, %server, error = failure, retry_in_ms, "further connection failed"
+                    );
+                    context.failures.fetch_add(1, Ordering::Relaxed);
+                    subchannel.growth.set_failed(true);
+                    error = Some(failure);
+                }
+                Event::MayTryAgain => retry_at = None,
+                Event::Check => {
+                    let unused = held.take_unused().len();
+                    is_news = unused > 0;
+                    if is_news {
+                        let (service, server, connections) = (&*context.service, subchannel.address(), held.len());
+                        tracing::debug!(
+                            parent: None, service, %server, unused, connections, "further connections unused, closing"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    /// One of several connections has ended.
+    fn one_ended(&mut self, reason: &CloseReason, left: usize) {
+        let (service, server) = (&*self.context.service, self.subchannel.address());
+        let error = reason.to_string();
+        if reason.kind == CloseKind::Unresponsive {
+            tracing::warn!(parent: None, service, %server, error, left, "connection silent, the server has others");
+        } else {
+            tracing::debug!(parent: None, service, %server, error, left, "connection ended, the server has others");
+        }
+        self.heed_pings(reason);
+    }
+}
+
+/// The end of the attempt. Never, if there is none.
+async fn ended(attempt: &mut Option<Attempt>) -> (Instant, Result<Connection, String>) {
+    match attempt {
+        Some(attempt) => attempt.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits until this time. For ever, if there is none.
+async fn reached(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

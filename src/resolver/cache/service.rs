@@ -1,0 +1,252 @@
+//! The cache of one service, as its task uses it: what was read, when it is used, and what is
+//! written.
+//!
+//! What goes wrong is logged at WARN once for each service: a file that cannot be used, and a file that cannot be
+//! written. A missing file is no news.
+
+use std::future::pending;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, sleep_until};
+
+use crate::resolver::cache::Cache;
+use crate::resolver::cache::file::{Contents, FileError, Stamp, decode, decode_head, encode};
+use crate::resolver::cache::name::file_name;
+use crate::resolver::cache::store::Store;
+use crate::resolver::record::RecordReader;
+use crate::resolver::snapshot::{Snapshot, SnapshotEntry};
+use crate::target::Target;
+
+/// How long etcd may take before cached instances are used. A healthy etcd answers in milliseconds,
+/// and a caller should not wait a second.
+const USED_AFTER: Duration = Duration::from_millis(300);
+/// Contents that stay are confirmed no more often.
+const CONFIRM_INTERVAL: Duration = Duration::from_secs(300);
+
+/// What a file held.
+#[derive(Clone)]
+pub(in crate::resolver) struct Found {
+    /// The instances.
+    pub(in crate::resolver) snapshot: Arc<Snapshot>,
+    /// The time since etcd had confirmed them, when the file was read.
+    pub(in crate::resolver) age: Duration,
+    /// When it was read.
+    pub(in crate::resolver) read_at: Instant,
+}
+
+/// What came of reading a file; `None` if there is none.
+type ReadResult = Result<Option<Found>, String>;
+
+/// The cache of one service.
+pub(in crate::resolver) struct ServiceCache {
+    cache: Arc<Cache>,
+    /// The name of the service, for the log.
+    service: String,
+    /// What all keys begin with.
+    prefix: Arc<[u8]>,
+    /// The name of the file.
+    file: String,
+    /// The file that is being read.
+    reading: Option<oneshot::Receiver<ReadResult>>,
+    /// What was read, until etcd has answered.
+    found: Option<Found>,
+    /// When it is used; counted from when the task first runs, so that a runtime which is driven late
+    /// still asks etcd first.
+    use_at: Option<Instant>,
+    /// Whether it is.
+    is_used: bool,
+    /// Whether etcd has answered.
+    is_resolved: bool,
+    /// When the instances were last handed to the writer.
+    saved_at: Option<Instant>,
+    /// The first failure to write.
+    failure: watch::Sender<Option<String>>,
+    /// The same, until it is logged.
+    failed: Option<watch::Receiver<Option<String>>>,
+}
+
+impl ServiceCache {
+    /// Begins to read the file of a service.
+    pub(in crate::resolver) fn new(cache: Arc<Cache>, target: &Target, reader: &RecordReader) -> Self {
+        let prefix: Arc<[u8]> = target.range().0.into();
+        let file = file_name(&prefix);
+        let (failure, failed) = watch::channel(None);
+        let (sender, reading) = oneshot::channel();
+        let job = {
+            let (file, prefix, cache) = (file.clone(), prefix.clone(), Arc::downgrade(&cache));
+            let (target, reader) = (target.clone(), reader.clone());
+            move |store: &Store| {
+                // Without users nobody waits for it.
+                let Some(cache) = cache.upgrade() else { return };
+                let found = read(store, &file, &prefix, &cache, &target, &reader);
+                let found = found.map_err(|error| format!("{}: {error}", store.path(&file).display()));
+                let _ = sender.send(found); // the task may have ended
+            }
+        };
+        // Where there is no thread, the sender is dropped, which tells the task.
+        let _ = cache.writer.read(Box::new(job));
+        Self {
+            cache,
+            service: target.name().to_owned(),
+            prefix,
+            file,
+            reading: Some(reading),
+            found: None,
+            use_at: None,
+            is_used: false,
+            is_resolved: false,
+            saved_at: None,
+            failure,
+            failed: Some(failed),
+        }
+    }
+
+    /// The cached instances, while they are used.
+    pub(in crate::resolver) fn used(&self) -> Option<&Found> {
+        self.found.as_ref().filter(|_| self.is_used)
+    }
+
+    /// Waits until something has happened: the file was read, its instances are to be used, or
+    /// writing has failed. Dropping the future loses nothing.
+    pub(in crate::resolver) async fn next(&mut self) {
+        let use_at = *self.use_at.get_or_insert_with(|| Instant::now() + USED_AFTER);
+        let is_waiting = self.found.is_some() && !self.is_used;
+        tokio::select! {
+            read = received(self.reading.as_mut()) => {
+                self.reading = None;
+                self.on_read(read);
+            }
+            () = sleep_until(use_at), if is_waiting => self.use_found(),
+            error = failure(self.failed.as_mut()) => {
+                self.failed = None;
+                tracing::warn!(
+                    parent: None,
+                    service = self.service,
+                    error,
+                    "cache file not written; logged once for each service"
+                );
+            }
+        }
+    }
+
+    /// Takes what was read.
+    fn on_read(&mut self, read: ReadResult) {
+        let service = &self.service;
+        match read {
+            Ok(Some(found)) if found.snapshot.is_empty() => {
+                tracing::debug!(parent: None, service, "cache file not used: it holds no instance");
+            }
+            Ok(Some(found)) if !self.is_resolved => self.found = Some(found),
+            Ok(Some(_)) => {}
+            Ok(None) => tracing::debug!(parent: None, service, "no cache file"),
+            Err(error) => tracing::warn!(parent: None, service, error, "cache file not used"),
+        }
+    }
+
+    /// Uses what was read.
+    fn use_found(&mut self) {
+        let Some(found) = &self.found else { return };
+        self.is_used = true;
+        let (instances, revision) = (found.snapshot.len(), found.snapshot.revision());
+        let age_s = (found.age + found.read_at.elapsed()).as_secs();
+        tracing::warn!(
+            parent: None,
+            service = self.service,
+            instances,
+            revision,
+            age_s,
+            "etcd has not answered, using cached instances"
+        );
+    }
+
+    /// etcd holds these instances now. They are written if they have changed. Otherwise only their
+    /// time is written, every five minutes.
+    pub(in crate::resolver) fn confirm(&mut self, snapshot: &Snapshot, has_changed: bool) {
+        (self.is_resolved, self.is_used, self.found) = (true, false, None);
+        let now = Instant::now();
+        if !has_changed && self.saved_at.is_some_and(|at| now < at + CONFIRM_INTERVAL) {
+            return;
+        }
+        self.saved_at = Some(now);
+        let stamp = Stamp { confirmed_ms: now_ms(), revision: snapshot.revision() };
+        let (file, prefix, codec) = (self.file.clone(), self.prefix.clone(), self.cache.codec.clone());
+        let (snapshot, failure) = (snapshot.clone(), self.failure.clone());
+        let job = move |store: &Store| {
+            let records = snapshot.entries().map(|entry| (entry.key(), entry.value().unwrap_or_default())).collect();
+            let saved = save(store, &file, stamp, &Contents { codec: &codec, prefix: &prefix, records });
+            if let Err(error) = saved {
+                tell(&failure, format!("{}: {error}", store.path(&file).display()));
+            }
+        };
+        if let Err(error) = self.cache.writer.write(&self.file, Box::new(job)) {
+            tell(&self.failure, format!("starting a thread: {error}"));
+        }
+    }
+}
+
+/// Keeps the first failure.
+fn tell(failure: &watch::Sender<Option<String>>, error: String) {
+    failure.send_if_modified(|first| {
+        let is_first = first.is_none();
+        first.get_or_insert(error);
+        is_first
+    });
+}
+
+/// What came of reading; never completes if nothing is being read.
+async fn received(reading: Option<&mut oneshot::Receiver<ReadResult>>) -> ReadResult {
+    match reading {
+        Some(reading) => {
+            reading.await.unwrap_or_else(|_| Err("it was not read: no thread could be started".to_owned()))
+        }
+        None => pending().await,
+    }
+}
+
+/// The first failure to write; never completes if it was logged.
+async fn failure(failed: Option<&mut watch::Receiver<Option<String>>>) -> String {
+    if let Some(failed) = failed
+        && let Ok(error) = failed.wait_for(Option::is_some).await
+    {
+        return error.clone().unwrap_or_default();
+    }
+    pending().await
+}
+
+/// Reads the file of a service. On the thread.
+fn read(store: &Store, file: &str, prefix: &[u8], cache: &Cache, target: &Target, reader: &RecordReader) -> ReadResult {
+    let bytes = || store.read(file).map_err(|error| error.to_string());
+    let Some(mut file) = bytes()? else { return Ok(None) };
+    // Another process may have written the head just now.
+    if let Err(FileError::Checksum(_) | FileError::Short) = decode_head(&file) {
+        file = bytes()?.unwrap_or_default();
+    }
+    let (entries, revision, age) = (|| {
+        let (stamp, contents) = decode(&file)?;
+        contents.check(prefix, &cache.codec)?;
+        let age = stamp.age(now_ms(), cache.max_age)?;
+        let entry = |(key, value): &(&[u8], &[u8])| reader.read(target, key, value);
+        let entries: Vec<SnapshotEntry> = contents.records.iter().filter_map(entry).collect();
+        Ok((entries, stamp.revision, age))
+    })()
+    .map_err(|error: FileError| error.to_string())?;
+    let mut snapshot = Snapshot::default();
+    snapshot.restore(revision, entries);
+    Ok(Some(Found { snapshot: Arc::new(snapshot), age, read_at: Instant::now() }))
+}
+
+/// Writes the file of a service, or only its head if it has these contents already. On the thread.
+fn save(store: &Store, file: &str, stamp: Stamp, contents: &Contents<'_>) -> Result<(), String> {
+    let bytes = encode(stamp, contents).map_err(|error| error.to_string())?;
+    if store.confirm(file, &bytes) {
+        return Ok(());
+    }
+    store.write(file, &bytes).map_err(|error| error.to_string())
+}
+
+/// The present time in milliseconds since 1970.
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis() as u64)
+}
