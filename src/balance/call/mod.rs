@@ -27,7 +27,7 @@
 
 mod attempt;
 pub(super) mod attempts;
-pub(super) mod deadline;
+pub(crate) mod deadline;
 mod outcome;
 pub(super) mod pick;
 pub(super) mod replay;
