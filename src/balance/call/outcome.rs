@@ -47,6 +47,8 @@ const MAX_BUFFERED: usize = 4 << 20;
 /// What follows the head of a response.
 pub(super) enum AfterHead {
     Decided(AttemptOutcome),
+    /// There is none yet, and a further attempt is due.
+    FurtherDue,
     /// The response goes on, and is held back until its status has come ([`read_status`], then [`CallState::on_held_back`]).
     HoldBack(Response<ResponseBody>, Option<ReplayBody>, Arc<ReadySubchannel>),
     /// The response is no gRPC. The call ends with a status that describes it, unless the flag says that another of its attempts
@@ -296,9 +298,10 @@ impl CallState {
         let pushback = if deadline.is_none() { pushback.without_deadline() } else { pushback };
         let policy = &self.shared.settings.retry;
         let is_declared = self.retry_scope != RetryScope::Never && policy.has_code(code);
-        self.pushback = pushback;
+        if self.pushback != Pushback::Never {
+            self.pushback = pushback;
+        }
         if pushback == Pushback::Never {
-            self.is_forbidden = true;
             self.shared.retry_budget.on_failure();
             return if is_declared { Next::Exhausted } else { Next::End };
         }
@@ -317,7 +320,7 @@ impl CallState {
         };
         // A pause that ends too late would replace the server's status with a passed deadline.
         // What a server has forbidden holds for the attempts that were in flight beside its own too.
-        if self.is_forbidden
+        if self.pushback == Pushback::Never
             || self.attempts >= policy.max_attempts
             || !self.shared.retry_budget.allows_retry()
             || deadline.is_some_and(|deadline| deadline.passes_within(pause))

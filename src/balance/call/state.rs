@@ -71,10 +71,8 @@ pub(super) struct CallState {
     pub(super) first_sent_at: Option<Duration>,
     /// Attempts that failed, or were given up, after a server may have processed them.
     pub(super) attempts: u32,
-    /// What the server of the last of them has said about further ones.
+    /// What the server of the last of them has said about further ones. Once one has said that it wants none, that stays.
     pub(super) pushback: Pushback,
-    /// A server has said that it wants no further attempt of this call.
-    pub(super) is_forbidden: bool,
     /// A connection has ended, and this call may be the reason for it. One more connection is risked, and no further one.
     pub(super) is_suspect: bool,
     /// Servers that failed this call, in this round over all servers. They are picked again when no other is left.
@@ -122,7 +120,6 @@ impl CallState {
             first_sent_at: None,
             attempts: 0,
             pushback: Pushback::None,
-            is_forbidden: false,
             is_suspect: false,
             failed_servers: Vec::new(),
             round_backoff: None,
@@ -185,8 +182,17 @@ impl CallState {
         self.last_result.take().map_or(Err(status), |last| *last)
     }
 
-    /// Makes the status of a call whose deadline passed before it was sent.
-    pub(super) fn deadline_exceeded_unsent(&self) -> Status {
+    /// Takes the status of the last server that did not process the call. `None` if there was none.
+    pub(super) fn take_refusal(&mut self) -> Option<Status> {
+        let (failure, server) = *self.last_refusal.take()?;
+        Some(status::from_failure(failure, server.subchannel.address()))
+    }
+
+    /// Makes the status of a call whose deadline passed before it was sent, or before it was sent again after it was refused.
+    pub(super) fn deadline_exceeded_unsent(&mut self) -> Status {
+        if let Some(refusal) = self.take_refusal() {
+            return refusal;
+        }
         let timeout = self.wait_limits.deadline.map_or(0, |deadline| deadline.timeout.as_millis());
         let text = format!("not sent: the {timeout} ms of the call have passed");
         status::without_server(Code::DeadlineExceeded, text.clone(), &text)
