@@ -20,7 +20,7 @@ use crate::balance::call::retry::{Pushback, RetryScope};
 use crate::balance::pool::ready::ReadySubchannel;
 use crate::balance::shared::ChannelShared;
 use crate::balance::status;
-use crate::balance::status::headers::{RequestHeaders, field_size};
+use crate::balance::status::headers::{self, RequestHeaders, field_size};
 use crate::balance::subchannel::Subchannel;
 use crate::connection::Failure;
 
@@ -42,6 +42,8 @@ enum Headers {
     Whole(HeaderMap),
     /// An attempt has taken them. This copy is one allocation; a map would be two.
     Kept(Vec<(HeaderName, HeaderValue)>),
+    /// An attempt has taken them, and they can be made again without a copy.
+    Plain,
 }
 
 static NO_HEADERS: LazyLock<HeaderMap> = LazyLock::new(HeaderMap::new);
@@ -55,6 +57,8 @@ pub(super) struct CallState {
     pub(super) path: PathAndQuery,
     /// Of the next attempt. An attempt takes them; `restore_headers` brings them back.
     headers: Headers,
+    /// The headers can be made again without a copy.
+    is_plain: bool,
     /// For pickers.
     extensions: Extensions,
     /// An upper bound for the size of `headers`, as HTTP/2 counts it.
@@ -95,9 +99,10 @@ impl CallState {
         let is_generated = parts.extensions.get::<tonic::GrpcMethod<'static>>().is_some();
         // Most requests have no extension but the generated client's: then no other is looked up.
         let extensions = (parts.extensions.len() > usize::from(is_generated)).then_some(&parts.extensions);
-        let RequestHeaders { size, timeout, user_agent } = RequestHeaders::scan(&parts.headers);
+        let RequestHeaders { size, timeout, user_agent, is_plain } = RequestHeaders::scan(&parts.headers);
+        let is_plain = is_plain && user_agent.is_none();
         let limit = settings.timeouts.of_call(extensions, parts.uri.path());
-        let deadline = Deadline::new(timeout, limit, started);
+        let (has_timeout, deadline) = (timeout.is_some(), Deadline::new(timeout, limit, started));
         let wait_for_ready =
             extensions.and_then(|own| own.get()).map_or(settings.wait_for_ready, |WaitForReady(own)| *own);
         let reports_server = extensions.and_then(|own| own.get()).map_or(settings.served_by, |ReportServer(own)| *own);
@@ -111,6 +116,8 @@ impl CallState {
             retry_scope: settings.retry.scope(path.path()),
             path,
             headers: Headers::Whole(parts.headers),
+            // Only what an attempt sends for a deadline can be made again, and not a text that is no timeout.
+            is_plain: is_plain && (!has_timeout || deadline.is_some()),
             extensions: parts.extensions,
             header_size,
             body: Some(ReplayBody::new(body, settings.replay_limit)),
@@ -139,28 +146,37 @@ impl CallState {
     /// Takes the headers for an attempt, and keeps a copy for the next.
     pub(super) fn take_headers(&mut self) -> HeaderMap {
         self.restore_headers();
-        let mut kept = Vec::new();
-        if let Headers::Whole(headers) = &self.headers {
-            kept = Vec::with_capacity(headers.len());
-            for (name, value) in headers {
-                kept.push((name.clone(), value.clone()));
+        let kept = match &self.headers {
+            Headers::Whole(headers) if !self.is_plain => {
+                let mut kept = Vec::with_capacity(headers.len());
+                for (name, value) in headers {
+                    kept.push((name.clone(), value.clone()));
+                }
+                Headers::Kept(kept)
             }
-        }
-        match std::mem::replace(&mut self.headers, Headers::Kept(kept)) {
+            _ => Headers::Plain,
+        };
+        match std::mem::replace(&mut self.headers, kept) {
             Headers::Whole(headers) => headers,
-            Headers::Kept(_) => HeaderMap::new(), // they were restored above
+            Headers::Kept(_) | Headers::Plain => HeaderMap::new(), // they were restored above
         }
     }
 
     /// Brings the headers back, before another attempt picks its server.
     pub(super) fn restore_headers(&mut self) {
-        if let Headers::Kept(kept) = &mut self.headers {
-            let mut headers = HeaderMap::with_capacity(kept.len());
-            for (name, value) in kept.drain(..) {
-                headers.append(name, value);
+        let kept = match &mut self.headers {
+            Headers::Whole(_) => return,
+            Headers::Kept(kept) => std::mem::take(kept),
+            // An attempt adds the timeout.
+            Headers::Plain => {
+                headers::plain().into_iter().chain([(USER_AGENT, self.shared.settings.user_agent.clone())]).collect()
             }
-            self.headers = Headers::Whole(headers);
+        };
+        let mut headers = HeaderMap::with_capacity(kept.len());
+        for (name, value) in kept {
+            headers.append(name, value);
         }
+        self.headers = Headers::Whole(headers);
     }
 
     /// Returns what a pick needs to know of the next attempt. Its number counts attempts that a server may have processed.
@@ -169,7 +185,7 @@ impl CallState {
             path: self.path.path(),
             headers: match &self.headers {
                 Headers::Whole(headers) => headers,
-                Headers::Kept(_) => &NO_HEADERS, // restored before each pick
+                Headers::Kept(_) | Headers::Plain => &NO_HEADERS, // restored before each pick
             },
             extensions: &self.extensions,
             attempt: self.attempts + 1,
