@@ -95,7 +95,7 @@ async fn a_proxy_gets_what_a_server_has_said() {
     let request = http::Request::post(format!("http://x{SAY_HELLO}")).header("grpc-timeout", "1S");
     let request = request.body(tonic::body::Body::empty()).unwrap();
     let call = tokio::spawn(tower::ServiceExt::oneshot(channel, request));
-    until("the first attempt", || seen.calls() == 1).await;
+    until("the first attempt", || seen.calls() > 0).await;
     drop(peer);
     let answer = call.await.unwrap().unwrap();
     assert_eq!(
