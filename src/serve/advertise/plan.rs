@@ -248,8 +248,8 @@ fn parse(what: &'static str, text: &str, port: Option<u16>, https: bool) -> Resu
             (Err(reason), None) => return Err(refuse(reason)),
         },
     };
-    if address.is_unspecified() {
-        return Err(refuse("nobody can call every interface: set the one that clients reach".into()));
+    if let Some(reason) = address.uncallable_reason() {
+        return Err(refuse(format!("{reason}: set the address that clients reach")));
     }
     with_scheme(address, https).map_err(|reason| refuse(reason.into()))
 }
@@ -440,6 +440,10 @@ mod tests {
             (&[], &environment(Some("0.0.0.0"), None), tcp("10.0.0.5:7"), "TONIC_ETCD_ADVERTISE"),
             (&[], &environment(None, Some("no ip")), tcp("0.0.0.0:7"), "POD_IP"),
             (&[], &environment(None, Some("0.0.0.0")), tcp("0.0.0.0:7"), "POD_IP \"0.0.0.0\""),
+            (&[], &environment(None, Some("224.0.0.1")), tcp("0.0.0.0:7"), "POD_IP \"224.0.0.1\""),
+            (&[], &environment(Some("a:1,255.255.255.255"), None), tcp("[::]:7"), "\"255.255.255.255\""),
+            (&["[ff02::1]:7"], &none, tcp("10.0.0.5:7"), "multicast"),
+            (&[], &environment(Some("10.0.0.\u{fffd}"), None), tcp("10.0.0.5:7"), "TONIC_ETCD_ADVERTISE"),
             (&[], &environment(None, Some("169.254.1.1")), tcp("0.0.0.0:7"), "POD_IP \"169.254.1.1:7\""),
             (&[], &environment(None, Some("fe80::1")), tcp("[::]:7"), "POD_IP \"[fe80::1]:7\""),
         ] {
