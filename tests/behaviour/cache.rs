@@ -352,6 +352,44 @@ async fn resolvers_share_a_folder() {
     written(&file(&folder, "s%2F.cache"), "h:10").await;
 }
 
+/// A codec that takes its time for one record.
+#[derive(Debug)]
+struct Slow;
+
+impl Codec for Slow {
+    fn decode(&self, key: &[u8], value: &[u8]) -> Result<Vec<Instance>, DecodeError> {
+        if value == b"h:99" {
+            std::thread::sleep(Duration::from_secs(2));
+        }
+        Detect.decode(key, value)
+    }
+
+    fn encode(&self, target: &Target, instance: &Instance) -> Result<Vec<Record>, EncodeError> {
+        Detect.encode(target, instance)
+    }
+}
+
+/// The last changes and the loss of etcd may be taken at once: what etcd has said last is written.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_change_that_comes_with_the_loss_of_etcd_is_written() {
+    let world = World::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let proxy = Proxy::to(world.etcd.address());
+    world.put("s/1", "h:1").await;
+    let resolver = builder(&proxy.endpoint(), &folder).codec(Slow).connect_lazy().unwrap();
+    let resolution = resolver.resolve("s").unwrap();
+    servers_are(&resolution, &["h:1"]).await;
+    written(&file(&folder, "s%2F.cache"), "h:1").await;
+    tokio::time::sleep(Duration::from_secs(6)).await; // a list is believed for 5 s
+    world.put("s/9", "h:99").await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    world.put("s/1", "h:2").await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    proxy.refuse();
+    servers_are(&resolution, &["h:2", "h:99"]).await;
+    written(&file(&folder, "s%2F.cache"), "h:2").await;
+}
+
 /// The name key has a range, and so a file, of its own.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_target_with_its_name_key_has_a_file_of_its_own() {
