@@ -340,8 +340,9 @@ impl ResolverBuilder {
     ///
     /// **Writing.** A file is written when instances have changed, by one thread for each resolver, at most ten
     /// files a second; the latest state of each service comes last. While nothing changes, etcd's
-    /// confirmation is noted in the file every five minutes. Nothing waits for the thread, and it ends
-    /// with the process: a change of the last tenth of a second may then be missing. A folder that
+    /// confirmation is noted in the file every five minutes, which costs none of these ten. Nothing waits for
+    /// the thread, and it ends with the process: a change of the last tenth of a second may then be missing,
+    /// and where more than ten services have changed within a second, those whose turn has not come. A folder that
     /// cannot be written is logged at WARN, once for each service, and otherwise ignored.
     ///
     /// **The files** hold keys and values as they are in etcd, and never a user, a password, a token

@@ -352,6 +352,37 @@ async fn resolvers_share_a_folder() {
     written(&file(&folder, "s%2F.cache"), "h:10").await;
 }
 
+/// Services whose files are written before any that comes later; gives the resolutions.
+async fn backlog(world: &World, resolver: &Resolver, count: usize) -> Vec<Resolution> {
+    let mut resolutions = Vec::new();
+    for number in 0..count {
+        world.put(&format!("backlog-{number}/1"), "h:1").await;
+        resolutions.push(resolver.resolve(format!("backlog-{number}").as_str()).unwrap());
+    }
+    for resolution in &resolutions {
+        servers_are(resolution, &["h:1"]).await;
+    }
+    resolutions
+}
+
+/// The last state of a service may still wait to be written when the service is resolved again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_is_resolved_again_has_its_last_state() {
+    let world = World::start().await;
+    let folder = folder_of_two(&world).await;
+    let proxy = Proxy::to(world.etcd.address());
+    let resolver = builder(&proxy.endpoint(), &folder).connect_lazy().unwrap();
+    let _others = backlog(&world, &resolver, 30).await;
+    world.delete("s/1").await;
+    world.put("s/2", "h:3").await;
+    let resolution = resolver.resolve("s").unwrap();
+    servers_are(&resolution, &["h:3"]).await;
+    drop(resolution);
+    proxy.refuse();
+    let resolution = resolver.resolve("s").unwrap();
+    assert_eq!(addresses(&resolution.ready(PATIENCE).await.unwrap()), ["h:3".to_owned()].into());
+}
+
 /// A codec that takes its time for one record.
 #[derive(Debug)]
 struct Slow;
