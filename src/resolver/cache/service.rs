@@ -242,10 +242,19 @@ fn read(store: &Store, file: &str, prefix: &[u8], cache: &Cache, target: &Target
 /// file was written. On the thread.
 fn save(store: &Store, file: &str, stamp: Stamp, contents: &Contents<'_>) -> Result<bool, String> {
     let bytes = encode(stamp, contents).map_err(|error| error.to_string())?;
-    if store.confirm(file, &bytes) {
+    if is_superseded(store, file, stamp, contents) || store.confirm(file, &bytes) {
         return Ok(false);
     }
     store.write(file, &bytes).map_err(|error| error.to_string()).map(|()| true)
+}
+
+/// Whether another process has written what etcd held later: these contents may have waited, while
+/// etcd could no longer be reached from here.
+fn is_superseded(store: &Store, file: &str, stamp: Stamp, contents: &Contents<'_>) -> bool {
+    let Ok(Some(known)) = store.read(file) else { return false };
+    decode(&known).is_ok_and(|(known, its)| {
+        known.is_later_than(stamp, now_ms()) && its.check(contents.prefix, contents.codec).is_ok()
+    })
 }
 
 /// The present time in milliseconds since 1970.
@@ -279,5 +288,22 @@ mod tests {
         assert!(!save_in(&store, 2, 1, b"h:1"));
         assert_eq!(saved(&store), (2, b"h:1".to_vec()));
         assert!(save_in(&store, 3, 2, b"h:2"));
+    }
+
+    /// Of another process, which has seen etcd later.
+    #[test]
+    fn what_is_newer_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::new(folder.path().into());
+        save_in(&store, 9, 5, b"h:1");
+        assert!(!save_in(&store, 8, 4, b"h:2") && !save_in(&store, 8, 5, b"h:1"));
+        assert_eq!(saved(&store), (9, b"h:1".to_vec()));
+        assert!(save_in(&store, 8, 6, b"h:2"), "the other one had not seen this change");
+        save_in(&store, now_ms() + 60_000, 6, b"h:3");
+        assert!(save_in(&store, now_ms(), 6, b"h:4"), "the clock was set back");
+        let mut damaged = store.read(FILE).unwrap().unwrap();
+        *damaged.last_mut().unwrap() ^= 1;
+        store.write(FILE, &damaged).unwrap();
+        assert!(save_in(&store, 1, 1, b"h:6"), "what is damaged is repaired");
     }
 }

@@ -64,6 +64,12 @@ impl Writer {
         Self { shared: Arc::new(shared) }
     }
 
+    /// The path of a file.
+    #[cfg(test)]
+    pub(super) fn path(&self, file: &str) -> PathBuf {
+        self.shared.store.path(file)
+    }
+
     /// Reads a file as soon as possible. A job that waits to write this file comes first: what it
     /// writes is newer.
     ///
