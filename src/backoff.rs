@@ -83,10 +83,11 @@ impl Random {
     }
 }
 
-#[cfg(test)]
-mod tests {
+#[cfg(any(test, tonic_etcd_fuzzing))]
+pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
+    use proptest::test_runner::TestCaseResult;
 
     const fn ms(ms: u64) -> Duration {
         Duration::from_millis(ms)
@@ -109,16 +110,32 @@ mod tests {
 
     proptest! {
         #[test]
-        fn never_passes_the_cap_of_its_age(seed: u64, times in proptest::collection::vec((0u64..200_000, any::<bool>()), 1..100)) {
-            let mut backoff = Backoff::new(seed);
-            let mut now = Duration::ZERO;
-            for (step, permanent) in times {
-                let wait = backoff.fail(now, permanent);
-                let cap = if now < YOUNG && !permanent { SOON } else { SLOW };
-                prop_assert!(wait <= cap);
-                prop_assert!(!permanent || wait >= SLOW / 2);
-                now += ms(step);
-            }
+        fn never_passes_the_cap_of_its_age((seed, times) in failures()) {
+            cap_holds(seed, times)?;
         }
+    }
+
+    fn cap_holds(seed: u64, times: Vec<(u64, bool)>) -> TestCaseResult {
+        let mut backoff = Backoff::new(seed);
+        let mut now = Duration::ZERO;
+        for (step, permanent) in times {
+            let wait = backoff.fail(now, permanent);
+            let cap = if now < YOUNG && !permanent { SOON } else { SLOW };
+            prop_assert!(wait <= cap);
+            prop_assert!(!permanent || wait >= SLOW / 2);
+            now += ms(step);
+        }
+        Ok(())
+    }
+
+    fn failures() -> impl Strategy<Value = (u64, Vec<(u64, bool)>)> {
+        (any::<u64>(), proptest::collection::vec((0u64..200_000, any::<bool>()), 1..100))
+    }
+
+    /// The fuzz target: the same property.
+    pub(crate) fn fuzz(bytes: &[u8]) {
+        crate::fuzzing::with_steps(bytes, any::<u64>(), (0u64..200_000, any::<bool>()), |seed, times| {
+            cap_holds(seed, times)
+        });
     }
 }

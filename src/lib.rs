@@ -245,6 +245,9 @@ pub mod codec;
 mod connection;
 mod error;
 mod etcd;
+#[cfg(any(test, tonic_etcd_fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod instance;
 pub mod log_messages;
 mod panics;

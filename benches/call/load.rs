@@ -7,8 +7,12 @@ use greeter_proto::bench::{Chunk, DownloadRequest};
 use greeter_proto::greeter_client::GreeterClient;
 use greeter_proto::{Channel, HelloRequest};
 use tokio::task::JoinSet;
+use tonic::Request;
 
-use crate::job::{Load, Until};
+use crate::job::{Deadline, Load, Until};
+
+/// A deadline that no call here ever reaches.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(5);
 
 /// What all workers have done.
 #[derive(Default)]
@@ -40,7 +44,7 @@ impl End {
 }
 
 /// Runs that many workers at once until all are done.
-pub(crate) async fn run<C: Channel>(channel: &C, load: Load, workers: usize, until: Until) -> Work {
+pub(crate) async fn run<C: Channel>(channel: &C, load: Load, deadline: Deadline, workers: usize, until: Until) -> Work {
     let end = match until {
         Until::Passed(duration) => End::At(Instant::now() + duration),
         Until::Done(enough) => End::After(enough),
@@ -49,7 +53,8 @@ pub(crate) async fn run<C: Channel>(channel: &C, load: Load, workers: usize, unt
     for _ in 0..workers {
         let channel = channel.clone();
         match load {
-            Load::Unary => running.spawn(unary(channel, end)),
+            Load::Unary => running.spawn(unary(channel, deadline, false, end)),
+            Load::UnaryWithFailures => running.spawn(unary(channel, deadline, true, end)),
             Load::Download(size) => running.spawn(download(channel, size, end)),
             Load::Upload(size) => running.spawn(upload(channel, size, end)),
         };
@@ -63,12 +68,20 @@ pub(crate) async fn run<C: Channel>(channel: &C, load: Load, workers: usize, unt
     all
 }
 
-async fn unary<C: Channel>(channel: C, end: End) -> Work {
+async fn unary<C: Channel>(channel: C, deadline: Deadline, may_fail: bool, end: End) -> Work {
     let mut client = GreeterClient::new(channel);
     let mut work = Work::default();
     while !end.reached(work.done) {
         let began = Instant::now();
-        client.say_hello(HelloRequest { name: "world".to_owned() }).await.expect("an answer");
+        let mut request = Request::new(HelloRequest { name: "world".to_owned() });
+        match deadline {
+            Deadline::None | Deadline::OfChannel => {}
+            Deadline::Equal => request.set_timeout(DEADLINE),
+            Deadline::Differing => request.set_timeout(Duration::from_micros(fastrand::u64(1_000_000..10_000_000))),
+        }
+        if let Err(status) = client.say_hello(request).await {
+            assert!(may_fail, "a call failed: {status}");
+        }
         work.calls.push(began.elapsed());
         work.done += 1;
     }

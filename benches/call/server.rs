@@ -1,20 +1,35 @@
-//! A server process: the greeter and streams without an end; says its address on stdout and serves until it is killed.
+//! A server process: the greeter and streams without an end, on one listener or many. It says the addresses on stdout, as a list
+//! in JSON, and serves until it is killed.
+
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use greeter_proto::bench::streams_server::{Streams, StreamsServer};
 use greeter_proto::bench::{Chunk, DownloadRequest, UploadReply};
 use greeter_proto::greeter_server::{Greeter, GreeterServer};
 use greeter_proto::{HelloReply, HelloRequest};
+use tokio::task::JoinSet;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::fleet::block_on;
+use crate::job::ServerJob;
+
 /// Tells who it is, so that a client can see that it reaches every server.
-struct Named(String);
+struct Named {
+    name: String,
+    /// Fails every second call.
+    fails: bool,
+    calls: AtomicU64,
+}
 
 #[tonic::async_trait]
 impl Greeter for Named {
     async fn say_hello(&self, _: Request<HelloRequest>) -> Result<Response<HelloReply>, Status> {
-        Ok(Response::new(HelloReply { message: self.0.clone() }))
+        if self.fails && self.calls.fetch_add(1, Ordering::Relaxed).is_multiple_of(2) {
+            return Err(Status::unavailable("every second call fails"));
+        }
+        Ok(Response::new(HelloReply { message: self.name.clone() }))
     }
 }
 
@@ -40,12 +55,23 @@ impl Streams for Endless {
     }
 }
 
-#[tokio::main]
-pub(crate) async fn run() {
-    let incoming = TcpIncoming::bind(([127, 0, 0, 1], 0).into()).expect("a free port").with_nodelay(Some(true));
-    let address = incoming.local_addr().expect("its address").to_string();
-    println!("{address}");
-    let server =
-        Server::builder().add_service(GreeterServer::new(Named(address))).add_service(StreamsServer::new(Endless));
-    server.serve_with_incoming(incoming).await.expect("serves until it is killed");
+pub(crate) fn run(job: &ServerJob) {
+    block_on(job.single_thread, async {
+        let (mut servers, mut addresses) = (JoinSet::new(), Vec::new());
+        for number in 0..job.listeners {
+            let incoming = TcpIncoming::bind(([127, 0, 0, 1], 0).into()).expect("a free port").with_nodelay(Some(true));
+            let name = incoming.local_addr().expect("its address").to_string();
+            addresses.push(name.clone());
+            let greeter = Named { name, fails: job.first_fails && number == 0, calls: AtomicU64::new(0) };
+            let server = Server::builder()
+                .add_service(GreeterServer::new(greeter))
+                .add_service(StreamsServer::new(Endless))
+                .serve_with_incoming(incoming);
+            servers.spawn(server);
+        }
+        println!("{}", serde_json::to_string(&addresses).expect("addresses are JSON"));
+        while let Some(ended) = servers.join_next().await {
+            ended.expect("a server without a panic").expect("serves until it is killed");
+        }
+    });
 }

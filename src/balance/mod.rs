@@ -26,16 +26,16 @@
 //! ```
 
 mod builder;
-mod call;
+pub(crate) mod call;
 mod channel;
 mod connectivity;
 pub mod policy;
-mod pool;
-mod queue;
+pub(crate) mod pool;
+pub(crate) mod queue;
 mod runtime;
 mod shared;
-mod status;
-mod subchannel;
+pub(crate) mod status;
+pub(crate) mod subchannel;
 mod view;
 
 pub use crate::balance::builder::BalancedChannelBuilder;

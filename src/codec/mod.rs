@@ -34,7 +34,7 @@
 mod catch_panics;
 mod grpc_naming;
 mod hint;
-mod json;
+pub(crate) mod json;
 mod metadata;
 mod plain;
 

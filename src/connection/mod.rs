@@ -58,12 +58,12 @@
 mod capacity;
 mod connect;
 mod driver;
-mod exchange;
+pub(crate) mod exchange;
 mod failure;
 mod finished;
 mod handle;
 mod options;
-mod resets;
+pub(crate) mod resets;
 mod server_streams;
 mod shared;
 mod state;

@@ -28,13 +28,13 @@ mod failure;
 mod lease;
 mod link;
 mod list;
-mod members;
+pub(crate) mod members;
 mod options;
 mod prost_codec;
 mod request;
 mod runtimes;
-mod token;
-mod watch;
+pub(crate) mod token;
+pub(crate) mod watch;
 
 use std::future::Future;
 use std::sync::Arc;

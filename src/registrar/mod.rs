@@ -44,7 +44,7 @@
 
 mod entry;
 mod handle;
-mod lease;
+pub(crate) mod lease;
 mod nested_names;
 mod pause;
 mod records;

@@ -21,16 +21,16 @@
 //!
 //! Readers see the latest view and skip those in between. An error never removes an instance.
 
-mod cache;
+pub(crate) mod cache;
 mod channel;
 mod discover;
-mod record;
+pub(crate) mod record;
 mod report;
 mod resolution;
-mod servers;
-mod snapshot;
+pub(crate) mod servers;
+pub(crate) mod snapshot;
 mod task;
-mod watch;
+pub(crate) mod watch;
 
 use std::collections::HashMap;
 use std::fmt;

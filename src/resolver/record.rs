@@ -56,9 +56,29 @@ impl RecordReader {
     }
 }
 
-#[cfg(test)]
-mod tests {
+#[cfg(any(test, tonic_etcd_fuzzing))]
+pub(crate) mod tests {
     use super::*;
+
+    /// The fuzz target: no address that must not be called comes through, in whatever way it is written.
+    pub(crate) fn fuzz(bytes: &[u8]) {
+        let target = Target::parse("s").unwrap();
+        for unix_sockets in [false, true] {
+            let reader = RecordReader { unix_sockets, ..RecordReader::default() };
+            let entry = reader.read(&target, b"s/x", bytes).unwrap();
+            assert_eq!(entry.key(), b"s/x");
+            assert_eq!(entry.error().is_some(), entry.instances().is_empty(), "{entry:?}");
+            for address in entry.instances().iter().flat_map(Instance::addresses) {
+                assert!(unix_sockets || address.unix_path().is_none(), "{address}");
+                let ip = address.host().parse::<std::net::IpAddr>().map(|ip| ip.to_canonical());
+                assert!(!ip.is_ok_and(|ip| ip.is_unspecified() || ip.is_multicast()), "{address}");
+            }
+            assert_eq!(reader.read(&target, b"s/x", bytes).as_ref(), Some(&entry), "the same record gives the same");
+        }
+        if let Some(entry) = RecordReader::default().read(&target, bytes, b"h:1") {
+            assert!(bytes.starts_with(b"s/") && entry.instances().len() == 1);
+        }
+    }
 
     fn read(value: &str, unix_sockets: bool) -> SnapshotEntry {
         let reader = RecordReader { codec: Arc::new(Detect), unix_sockets, keep_values: false };

@@ -65,8 +65,8 @@ impl Servers {
     }
 }
 
-#[cfg(test)]
-mod tests {
+#[cfg(any(test, tonic_etcd_fuzzing))]
+pub(crate) mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
@@ -74,6 +74,7 @@ mod tests {
     use crate::instance::Instance;
     use crate::resolver::snapshot::SnapshotEntry;
     use proptest::prelude::*;
+    use proptest::test_runner::TestCaseResult;
 
     /// Key, and the addresses that it names; none is an unreadable record.
     type Record = (u8, Vec<(u8, bool)>);
@@ -106,29 +107,43 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_reader_always_knows_exactly_what_is_named(sets in proptest::collection::vec(records(), 1..12)) {
-            let (mut servers, mut snapshot) = (Servers::default(), Snapshot::default());
-            let mut known: BTreeMap<String, bool> = BTreeMap::new();
-            for (revision, set) in (1..).zip(&sets) {
-                snapshot.restore(revision, set.iter().map(entry).collect());
-                let mut removing = false;
-                for change in servers.advance(&snapshot) {
-                    match change {
-                        Change::Insert(key, address) => {
-                            prop_assert!(!removing, "inserts before removes");
-                            let secure = address.is_secure();
-                            prop_assert_ne!(known.insert(key.to_string(), secure), Some(secure), "never what is equal");
-                        }
-                        Change::Remove(key) => {
-                            removing = true;
-                            prop_assert!(known.remove(&key.to_string()).is_some(), "never what was not inserted");
-                        }
+        fn a_reader_always_knows_exactly_what_is_named(sets in sets()) {
+            reader_knows(&sets)?;
+        }
+    }
+
+    fn reader_knows(sets: &[Vec<Record>]) -> TestCaseResult {
+        let (mut servers, mut snapshot) = (Servers::default(), Snapshot::default());
+        let mut known: BTreeMap<String, bool> = BTreeMap::new();
+        for (revision, set) in (1..).zip(sets) {
+            snapshot.restore(revision, set.iter().map(entry).collect());
+            let mut removing = false;
+            for change in servers.advance(&snapshot) {
+                match change {
+                    Change::Insert(key, address) => {
+                        prop_assert!(!removing, "inserts before removes");
+                        let secure = address.is_secure();
+                        prop_assert_ne!(known.insert(key.to_string(), secure), Some(secure), "never what is equal");
+                    }
+                    Change::Remove(key) => {
+                        removing = true;
+                        prop_assert!(known.remove(&key.to_string()).is_some(), "never what was not inserted");
                     }
                 }
-                prop_assert_eq!(&known, &expected(&snapshot));
-                prop_assert!(servers.advance(&snapshot).is_empty());
             }
+            prop_assert_eq!(&known, &expected(&snapshot));
+            prop_assert!(servers.advance(&snapshot).is_empty());
         }
+        Ok(())
+    }
+
+    fn sets() -> impl Strategy<Value = Vec<Vec<Record>>> {
+        proptest::collection::vec(records(), 1..12)
+    }
+
+    /// The fuzz target: the same property.
+    pub(crate) fn fuzz(bytes: &[u8]) {
+        crate::fuzzing::with_steps(bytes, Just(()), records(), |(), sets| reader_knows(&sets));
     }
 
     #[test]

@@ -44,8 +44,8 @@
 //! [`ServeControl`] may be used from any thread, also while a tracing subscriber handles an event.
 //! It never holds a lock while user code runs: see `control`.
 
-mod advertise;
-mod connections;
+pub(crate) mod advertise;
+pub(crate) mod connections;
 mod control;
 mod health;
 mod lifecycle;

@@ -41,7 +41,17 @@ pub(crate) fn test(
     let mut named: Vec<&[&str]> = Vec::new();
     if args.is_empty() {
         named.push(&["--features", FEATURES, "--test", "tls", "--test", "srv"]);
-        named.push(&["--features", FEATURES, "--lib", "--", "etcd::", "connection::tls", "target::"]);
+        named.push(&[
+            "--features",
+            FEATURES,
+            "--lib",
+            "--",
+            "etcd::",
+            "connection::tls",
+            "target::",
+            "fuzzing::tests::srv",
+            "fuzzing::tests::target",
+        ]);
         named.push(&["--features", FEATURES, "--test", "behaviour", "--", "serve::health"]);
         named.push(&["--features", FEATURES, "--doc", "--", "serving"]);
     }

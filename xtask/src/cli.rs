@@ -125,6 +125,21 @@ pub(crate) enum Command {
         #[command(flatten)]
         etcd: EtcdArgs,
     },
+    /// Run the fuzz targets with libFuzzer, and count how often each was executed
+    ///
+    /// Builds cargo-fuzz into target/tools on first use, and the targets in fuzz/ with it, on this toolchain. Needs a C++ compiler.
+    /// Fails where a target finds a fault, or is executed fewer than 1,000 times. What is found lies in target/fuzz.
+    ///
+    ///   cargo xtask fuzz                          each target for 10 s
+    ///   cargo xtask fuzz 600 watch_machine        one of them for ten minutes
+    #[command(verbatim_doc_comment)]
+    Fuzz {
+        /// How long each target runs, in seconds
+        #[arg(default_value_t = 10)]
+        seconds: u64,
+        /// Targets: files of fuzz/fuzz_targets/, without .rs [default: all]
+        targets: Vec<String>,
+    },
     /// Hold the public API against the list of other crates whose types may stand in it
     ///
     /// Builds cargo-check-external-types into target/tools on first use. It reads one format of rustdoc's JSON, that of

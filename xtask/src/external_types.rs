@@ -1,11 +1,10 @@
 //! Which other crates' types stand in the public API: the allow-list is in Cargo.toml, `package.metadata.cargo_check_external_types`.
 
-use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use crate::cargo;
 use crate::error::{Error, Result};
-use crate::tools::Tools;
+use crate::tools::{Tools, install};
 use crate::workspace::Workspace;
 
 const VERSION: &str = "0.5.0";
@@ -29,7 +28,7 @@ pub(crate) fn run(workspace: &Workspace, tools: &Tools) -> Result<ExitCode> {
         }
         return Err(Error::new(format!("{text}: use Rust 1.95, or set {SKIP}")));
     }
-    let program = install(workspace, tools)?;
+    let program = install::cargo_program(workspace, tools, "cargo-check-external-types", VERSION)?;
     let mut command = Command::new(program);
     command.arg("check-external-types").arg("--manifest-path").arg(workspace.root().join("Cargo.toml"));
     command.args(["--features", cargo::FEATURES]);
@@ -53,24 +52,4 @@ fn format(workspace: &Workspace, tools: &Tools) -> Result<u64> {
     let json: serde_json::Value =
         crate::error::on(format!("reading {}", path.display()), serde_json::from_slice(&text))?;
     json["format_version"].as_u64().ok_or_else(|| Error::new(format!("{} says no format_version", path.display())))
-}
-
-fn install(workspace: &Workspace, tools: &Tools) -> Result<PathBuf> {
-    let place = workspace.tools().join(format!("cargo-check-external-types-{VERSION}"));
-    let program = place.join("bin/cargo-check-external-types");
-    if program.is_file() {
-        return Ok(program);
-    }
-    eprintln!("xtask: building cargo-check-external-types {VERSION} into {}", workspace.show(&place));
-    let mut command = Command::new("cargo");
-    command
-        .args(["install", "cargo-check-external-types", "--version", VERSION, "--locked", "--quiet", "--root"])
-        .arg(&place);
-    command.env_remove("CARGO_TARGET_DIR").current_dir(workspace.target());
-    match cargo::run(&mut command, tools)? {
-        ExitCode::SUCCESS => Ok(program),
-        _ => Err(Error::new(format!(
-            "cargo install cargo-check-external-types --version {VERSION} failed: is the registry reachable?"
-        ))),
-    }
 }

@@ -10,6 +10,7 @@ mod cli;
 mod demo;
 mod error;
 mod external_types;
+mod fuzz;
 mod interrupt;
 mod msrv;
 mod package;
@@ -57,6 +58,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Etcd { etcd, port } => serve::run(&tools::etcd::get(&workspace, etcd.etcd)?, port),
         Command::Package { etcd } => package::run(&workspace, &Tools::get(&workspace, etcd.etcd)?),
         Command::ExternalTypes => external_types::run(&workspace, &Tools::get(&workspace, None)?),
+        Command::Fuzz { seconds, targets } => fuzz::run(&workspace, &Tools::get(&workspace, None)?, seconds, &targets),
         Command::Msrv => msrv::run(&workspace, &Tools::get(&workspace, None)?),
         Command::Env { etcd } => env(&Tools::get(&workspace, etcd.etcd)?),
     }

@@ -81,6 +81,7 @@ impl Workspace {
     }
 }
 
-fn cargo() -> OsString {
+/// Cargo itself, for packages outside of the workspace.
+pub(crate) fn cargo() -> OsString {
     env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
 }

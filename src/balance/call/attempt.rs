@@ -28,8 +28,8 @@ use crate::connection::{Exchange, FailureKind};
 /// A request that was sent, and waits for the head of its response. Dropping it cancels the call: the exchange resets its stream,
 /// and the reporter counts a call that was given up.
 pub(super) struct InFlight {
-    exchange: Exchange<ReplayBody>,
-    reporter: AttemptReporter,
+    pub(super) exchange: Exchange<ReplayBody>,
+    pub(super) reporter: AttemptReporter,
     timer: DeadlineTimer,
 }
 
@@ -40,17 +40,22 @@ impl CallState {
     /// What becomes of the call if it was not sent.
     pub(super) fn begin_attempt(&mut self, picked: PickedServer, sent_at: Duration) -> Result<(), Box<AttemptOutcome>> {
         let (exchange, reporter) = self.send(picked, sent_at)?;
-        self.in_flight = Some(InFlight { exchange, reporter, timer: DeadlineTimer::new(self.wait_limits.deadline) });
+        let watched = if self.is_timed() { self.earlier_deadline(sent_at) } else { self.wait_limits.deadline };
+        self.in_flight = Some(InFlight { exchange, reporter, timer: DeadlineTimer::new(watched) });
         Ok(())
     }
 
-    /// Waits for the head of the response, for a failure, or for the deadline.
+    /// Waits for the head of the response, for a failure, or for the deadline, or until a further attempt is due.
     pub(super) fn poll_attempt(&mut self, cx: &mut Context<'_>) -> Poll<AfterHead> {
+        let is_timed = self.is_timed();
         let Some(InFlight { exchange, reporter, timer }) = &mut self.in_flight else { return Poll::Pending }; // it has ended
         // The exchange first: a response that is there counts, even if the deadline passes at the same moment.
         let head = match exchange.poll_head(cx) {
             Poll::Ready(head) => head,
             Poll::Pending if timer.poll_expired(cx) => {
+                if is_timed && !self.wait_limits.deadline.is_some_and(|deadline| deadline.has_passed()) {
+                    return Poll::Ready(AfterHead::FurtherDue);
+                }
                 reporter.report(Code::DeadlineExceeded);
                 let status = timer.exceeded(reporter.address());
                 self.in_flight = None; // cancels the call
@@ -58,7 +63,10 @@ impl CallState {
             }
             Poll::Pending => return Poll::Pending,
         };
-        let Some(InFlight { exchange, mut reporter, timer }) = self.in_flight.take() else { return Poll::Pending };
+        let Some(InFlight { exchange, mut reporter, mut timer }) = self.in_flight.take() else { return Poll::Pending };
+        if is_timed {
+            timer = DeadlineTimer::new(self.wait_limits.deadline); // it may have been an earlier one
+        }
         Poll::Ready(match head {
             Ok(response) => self.on_response(response, exchange, reporter, timer),
             Err(failure) => AfterHead::Decided(self.on_failure(failure, exchange.into_body(), &mut reporter, &timer)),
@@ -69,9 +77,14 @@ impl CallState {
     pub(super) fn outcome_of(
         &mut self,
         after_head: AfterHead,
+        sent_at: Duration,
     ) -> Pin<Box<dyn Future<Output = AttemptOutcome> + Send + '_>> {
         match after_head {
             AfterHead::Decided(outcome) => Box::pin(std::future::ready(outcome)),
+            AfterHead::FurtherDue => Box::pin(self.attempts(sent_at)),
+            AfterHead::HoldBack(response, body, subchannel) if self.is_timed() => {
+                Box::pin(self.attempts_while_held_back(response, body, subchannel, sent_at))
+            }
             AfterHead::HoldBack(response, body, subchannel) => Box::pin(self.hold_back(response, body, subchannel)),
             AfterHead::Describe(status, _) => Box::pin(async move { Done(Err(status.await)) }),
         }

@@ -27,7 +27,7 @@
 
 mod attempt;
 pub(super) mod attempts;
-pub(super) mod deadline;
+pub(crate) mod deadline;
 mod outcome;
 pub(super) mod pick;
 pub(super) mod replay;
@@ -46,10 +46,9 @@ use tonic::Status;
 use crate::balance::call::outcome::AfterHead;
 use crate::balance::call::pick::{PickOutcome, PickedServer, WaitLimits};
 use crate::balance::call::response_body::ResponseBody;
-use crate::balance::call::retry::RetryScope;
 use crate::balance::call::state::{AttemptOutcome, CallState};
+use crate::balance::runtime;
 use crate::balance::shared::ChannelHandle;
-use crate::balance::{runtime, status};
 
 /// Makes a call. It holds the channel until its response has begun: a call outlives the clone that it was made with.
 ///
@@ -101,20 +100,21 @@ impl CallState {
                 }
             };
             let sent_at = now.take().unwrap_or_else(|| self.now());
-            let outcome = if self.retry_scope == RetryScope::Never || !self.shared.settings.retry.timing.is_set() {
-                // The attempt is part of the state and not of this future, which would hold it more than once.
-                match self.begin_attempt(picked, sent_at) {
-                    Ok(()) => 'outcome: {
-                        let waits = match std::future::poll_fn(|cx| self.poll_attempt(cx)).await {
-                            AfterHead::Decided(outcome) => break 'outcome outcome,
-                            after_head => self.outcome_of(after_head),
-                        };
-                        waits.await
-                    }
-                    Err(outcome) => *outcome,
+            // The attempt is part of the state and not of this future, which would hold it more than once.
+            let outcome = match self.begin_attempt(picked, sent_at) {
+                Ok(()) => 'outcome: {
+                    let waits = match std::future::poll_fn(|cx| self.poll_attempt(cx)).await {
+                        AfterHead::Decided(outcome) => {
+                            if self.is_timed() {
+                                self.add_duration_of(&outcome, sent_at);
+                            }
+                            break 'outcome outcome;
+                        }
+                        after_head => self.outcome_of(after_head, sent_at),
+                    };
+                    waits.await
                 }
-            } else {
-                Box::pin(self.attempts(picked, sent_at)).await
+                Err(outcome) => *outcome,
             };
             match outcome {
                 AttemptOutcome::Done(result) | AttemptOutcome::Failed(result) => return result,
@@ -167,10 +167,9 @@ impl CallState {
                         let pause = backoff.fail(self.wait_limits.started.elapsed(), false);
                         let end = Instant::now() + pause; // some seconds at most
                         if self.shared.wait_end(self.wait_limits).is_some_and(|wait_end| end >= wait_end)
-                            && let Some(refusal) = self.last_refusal.take()
+                            && let Some(refusal) = self.take_refusal()
                         {
-                            let (failure, subchannel) = *refusal;
-                            return Err(status::from_failure(failure, subchannel.subchannel.address()));
+                            return Err(refusal);
                         }
                         self.shared.sleep(pause, self.wait_limits).await?;
                     }

@@ -47,6 +47,8 @@ const MAX_BUFFERED: usize = 4 << 20;
 /// What follows the head of a response.
 pub(super) enum AfterHead {
     Decided(AttemptOutcome),
+    /// There is none yet, and a further attempt is due.
+    FurtherDue,
     /// The response goes on, and is held back until its status has come ([`read_status`], then [`CallState::on_held_back`]).
     HoldBack(Response<ResponseBody>, Option<ReplayBody>, Arc<ReadySubchannel>),
     /// The response is no gRPC. The call ends with a status that describes it, unless the flag says that another of its attempts

@@ -177,8 +177,17 @@ impl CallState {
         self.last_result.take().map_or(Err(status), |last| *last)
     }
 
-    /// Makes the status of a call whose deadline passed before it was sent.
-    pub(super) fn deadline_exceeded_unsent(&self) -> Status {
+    /// Takes the status of the last server that did not process the call. `None` if there was none.
+    pub(super) fn take_refusal(&mut self) -> Option<Status> {
+        let (failure, server) = *self.last_refusal.take()?;
+        Some(status::from_failure(failure, server.subchannel.address()))
+    }
+
+    /// Makes the status of a call whose deadline passed before it was sent, or before it was sent again after it was refused.
+    pub(super) fn deadline_exceeded_unsent(&mut self) -> Status {
+        if let Some(refusal) = self.take_refusal() {
+            return refusal;
+        }
         let timeout = self.wait_limits.deadline.map_or(0, |deadline| deadline.timeout.as_millis());
         let text = format!("not sent: the {timeout} ms of the call have passed");
         status::without_server(Code::DeadlineExceeded, text.clone(), &text)

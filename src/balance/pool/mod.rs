@@ -10,7 +10,7 @@
 //!
 //! The task is the only one that decides who is ready, so nothing here is locked. Everything it publishes is immutable.
 
-mod members;
+pub(crate) mod members;
 pub(super) mod ready;
 pub(super) mod room;
 pub(super) mod source;

@@ -6,7 +6,7 @@
 //! A call in the queue is not polled while nothing happens. A slot that becomes free wakes one call. A woken call that does not
 //! look loses its turn to the next one after [`ROUND`]. Calls that find a slot and an empty queue read one atomic and take no lock.
 
-mod order;
+pub(crate) mod order;
 
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicUsize, Ordering, fence};

@@ -143,11 +143,12 @@ impl<W> WaitOrder<W> {
     }
 }
 
-#[cfg(test)]
-mod tests {
+#[cfg(any(test, tonic_etcd_fuzzing))]
+pub(crate) mod tests {
     use std::collections::{BTreeSet, VecDeque};
 
     use proptest::prelude::*;
+    use proptest::test_runner::TestCaseResult;
 
     use super::*;
 
@@ -228,51 +229,65 @@ mod tests {
     proptest! {
         /// F34: whatever comes between, turns are given in order, none is lost, and no call is woken for nothing.
         #[test]
-        fn order_holds_and_no_turn_is_lost(steps in proptest::collection::vec(step(), 0..200)) {
-            let mut order = WaitOrder::default();
-            let (mut waiting, mut woken_calls, mut free) = (VecDeque::new(), BTreeSet::new(), 0_usize);
-            for step in steps {
-                let woken = match step {
-                    Step::Enter => {
-                        waiting.push_back(order.next);
-                        order.enter(order.next);
+        fn order_holds_and_no_turn_is_lost(steps in steps()) {
+            order_holds(steps)?;
+        }
+    }
+
+    fn order_holds(steps: Vec<Step>) -> TestCaseResult {
+        let mut order = WaitOrder::default();
+        let (mut waiting, mut woken_calls, mut free) = (VecDeque::new(), BTreeSet::new(), 0_usize);
+        for step in steps {
+            let woken = match step {
+                Step::Enter => {
+                    waiting.push_back(order.next);
+                    order.enter(order.next);
+                    order.give_turns_up_to(free)
+                }
+                Step::Free(slots) => {
+                    free += slots;
+                    order.give_turns(slots)
+                }
+                Step::Look(index) if !woken_calls.is_empty() => {
+                    let position = *index.get(&woken_calls.iter().copied().collect::<Vec<_>>());
+                    woken_calls.remove(&position);
+                    if free > 0 {
+                        free -= 1;
+                        order.served(position);
+                        order.give_turns_up_to(free)
+                    } else {
+                        order.wait_again(position, position);
+                        let at = waiting.iter().position(|other| *other > position).unwrap_or(waiting.len());
+                        waiting.insert(at, position);
                         order.give_turns_up_to(free)
                     }
-                    Step::Free(slots) => {
-                        free += slots;
-                        order.give_turns(slots)
-                    }
-                    Step::Look(index) if !woken_calls.is_empty() => {
-                        let position = *index.get(&woken_calls.iter().copied().collect::<Vec<_>>());
-                        woken_calls.remove(&position);
-                        if free > 0 {
-                            free -= 1;
-                            order.served(position);
-                            order.give_turns_up_to(free)
-                        } else {
-                            order.wait_again(position, position);
-                            let at = waiting.iter().position(|other| *other > position).unwrap_or(waiting.len());
-                            waiting.insert(at, position);
-                            order.give_turns_up_to(free)
-                        }
-                    }
-                    Step::Leave(index) if !woken_calls.is_empty() || !waiting.is_empty() => {
-                        let all: Vec<_> = woken_calls.iter().chain(&waiting).copied().collect();
-                        let position = *index.get(&all);
-                        woken_calls.remove(&position);
-                        waiting.retain(|other| *other != position);
-                        order.leave(position).1
-                    }
-                    Step::Round => order.next_round(),
-                    Step::Look(_) | Step::Leave(_) => Vec::new(),
-                };
-                for position in woken {
-                    prop_assert_eq!(waiting.pop_front(), Some(position), "in order");
-                    woken_calls.insert(position);
                 }
-                prop_assert_eq!(order.waiting(), waiting.len());
-                prop_assert!(waiting.is_empty() || order.turns() >= free, "{} slots, {} turns", free, order.turns());
+                Step::Leave(index) if !woken_calls.is_empty() || !waiting.is_empty() => {
+                    let all: Vec<_> = woken_calls.iter().chain(&waiting).copied().collect();
+                    let position = *index.get(&all);
+                    woken_calls.remove(&position);
+                    waiting.retain(|other| *other != position);
+                    order.leave(position).1
+                }
+                Step::Round => order.next_round(),
+                Step::Look(_) | Step::Leave(_) => Vec::new(),
+            };
+            for position in woken {
+                prop_assert_eq!(waiting.pop_front(), Some(position), "in order");
+                woken_calls.insert(position);
             }
+            prop_assert_eq!(order.waiting(), waiting.len());
+            prop_assert!(waiting.is_empty() || order.turns() >= free, "{} slots, {} turns", free, order.turns());
         }
+        Ok(())
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        proptest::collection::vec(step(), 0..200)
+    }
+
+    /// The fuzz target: the same property.
+    pub(crate) fn fuzz(bytes: &[u8]) {
+        crate::fuzzing::with_steps(bytes, Just(()), step(), |(), steps| order_holds(steps));
     }
 }

@@ -15,7 +15,7 @@
 pub(super) mod call_error;
 pub(super) mod headers;
 pub(super) mod not_grpc;
-mod redact;
+pub(crate) mod redact;
 pub(super) mod unavailable;
 
 use http::{HeaderMap, HeaderName};

@@ -105,8 +105,8 @@ fn ends_in_date(text: &str) -> bool {
     text.split_once('T').is_some_and(|(date, hours)| is(date, "-") && hours.len() == 2 && is(hours, ""))
 }
 
-#[cfg(test)]
-mod tests {
+#[cfg(any(test, tonic_etcd_fuzzing))]
+pub(crate) mod tests {
     use super::*;
 
     #[test]
@@ -162,11 +162,20 @@ mod tests {
         }
     }
 
+    fn no_address_is_left(text: &str) {
+        let once = without_addresses(text, &["greeter"]);
+        assert!(!once.split([' ', '>', ',']).any(|word| word.parse::<Ipv4Addr>().is_ok()), "{text:?}: {once:?}");
+    }
+
+    /// The fuzz target: the same property.
+    pub(crate) fn fuzz(bytes: &[u8]) {
+        no_address_is_left(&String::from_utf8_lossy(bytes));
+    }
+
     proptest::proptest! {
         #[test]
         fn any_text_is_taken(text in ".{0,60}|[\\\\nx0-9a-f:.\\[\\]/%@ >-]{0,40}") {
-            let once = without_addresses(&text, &["greeter"]);
-            proptest::prop_assert!(!once.split([' ', '>', ',']).any(|word| word.parse::<Ipv4Addr>().is_ok()));
+            no_address_is_left(&text);
         }
     }
 }

@@ -276,9 +276,10 @@ impl ConnectOrder {
     }
 }
 
-#[cfg(test)]
-mod tests {
+#[cfg(any(test, tonic_etcd_fuzzing))]
+pub(crate) mod tests {
     use proptest::prelude::*;
+    use proptest::test_runner::TestCaseResult;
 
     use super::*;
 
@@ -387,36 +388,50 @@ mod tests {
         /// F42: whatever comes between, no more are under way than may be, none is lost, and the
         /// better come first.
         #[test]
-        fn the_limit_holds_and_nobody_is_lost(steps in proptest::collection::vec((0_u8..14, 0_u64..12), 0..200)) {
-            let mut order = ConnectOrder::new(3);
-            let mut now = Duration::ZERO;
-            for (what, value) in steps {
-                match what {
-                    0 => drop(order.enqueue(Rank::Connected)),
-                    1..=3 => drop(order.enqueue(Rank::New)),
-                    4..=5 => drop(order.enqueue(Rank::failing(value as i32))),
-                    6 => drop(order.enqueue(Rank::further(value as i32))),
-                    7..=10 => {
-                        let nth = order.known.keys().nth(value as usize).copied();
-                        nth.into_iter().for_each(|attempt| order.end(attempt));
-                    }
-                    _ => now += 5 * MS,
+        fn the_limit_holds_and_nobody_is_lost(steps in steps()) {
+            limit_holds(steps)?;
+        }
+    }
+
+    fn limit_holds(steps: Vec<(u8, u64)>) -> TestCaseResult {
+        let mut order = ConnectOrder::new(3);
+        let mut now = Duration::ZERO;
+        for (what, value) in steps {
+            match what {
+                0 => drop(order.enqueue(Rank::Connected)),
+                1..=3 => drop(order.enqueue(Rank::New)),
+                4..=5 => drop(order.enqueue(Rank::failing(value as i32))),
+                6 => drop(order.enqueue(Rank::further(value as i32))),
+                7..=10 => {
+                    let nth = order.known.keys().nth(value as usize).copied();
+                    nth.into_iter().for_each(|attempt| order.end(attempt));
                 }
-                let before = order.running;
-                let step = order.step(now, true);
-                let under_way = order.revocable.values().map(BTreeSet::len).sum::<usize>() + order.revoked;
-                prop_assert_eq!(under_way, order.running);
-                prop_assert_eq!(under_way + order.waiting.len(), order.known.len());
-                let connected = step.start.iter().filter(|attempt| order.known[attempt].0 == Rank::Connected).count();
-                prop_assert!(under_way <= before.max(3) + connected, "beyond the limit for who was connected alone");
-                prop_assert!(order.waiting.is_empty() || under_way >= 3, "a place is empty and somebody waits");
-                prop_assert!(order.waiting.first().is_none_or(|(rank, _)| *rank > Rank::Connected));
-                if let Some((Rank::New, _)) = order.waiting.first()
-                    && under_way - order.revoked >= 3
-                {
-                    prop_assert!(step.again.is_some_and(|again| again > now && again <= now + MIN_ATTEMPT_TIME));
-                }
+                _ => now += 5 * MS,
+            }
+            let before = order.running;
+            let step = order.step(now, true);
+            let under_way = order.revocable.values().map(BTreeSet::len).sum::<usize>() + order.revoked;
+            prop_assert_eq!(under_way, order.running);
+            prop_assert_eq!(under_way + order.waiting.len(), order.known.len());
+            let connected = step.start.iter().filter(|attempt| order.known[attempt].0 == Rank::Connected).count();
+            prop_assert!(under_way <= before.max(3) + connected, "beyond the limit for who was connected alone");
+            prop_assert!(order.waiting.is_empty() || under_way >= 3, "a place is empty and somebody waits");
+            prop_assert!(order.waiting.first().is_none_or(|(rank, _)| *rank > Rank::Connected));
+            if let Some((Rank::New, _)) = order.waiting.first()
+                && under_way - order.revoked >= 3
+            {
+                prop_assert!(step.again.is_some_and(|again| again > now && again <= now + MIN_ATTEMPT_TIME));
             }
         }
+        Ok(())
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<(u8, u64)>> {
+        proptest::collection::vec((0_u8..14, 0_u64..12), 0..200)
+    }
+
+    /// The fuzz target: the same property.
+    pub(crate) fn fuzz(bytes: &[u8]) {
+        crate::fuzzing::with_steps(bytes, Just(()), (0_u8..14, 0_u64..12), |(), steps| limit_holds(steps));
     }
 }

@@ -5,14 +5,14 @@
 //! recent costs of its calls, which pickers compare. `outlier.rs` decides which servers are ejected
 //! because their calls fail. `further/` is the supervisor of a server with several connections.
 
-pub(super) mod connect_order;
+pub(crate) mod connect_order;
 pub(super) mod connect_permits;
-pub(super) mod cost;
+pub(crate) mod cost;
 #[cfg(test)]
 mod exhaustion_tests;
 pub(super) mod further;
-pub(super) mod outlier;
-pub(super) mod reconnect;
+pub(crate) mod outlier;
+pub(crate) mod reconnect;
 pub(super) mod supervisor;
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};

@@ -369,9 +369,125 @@ impl<Id: Ord + Clone> OutlierDetector<Id> {
     }
 }
 
-#[cfg(test)]
-mod tests {
+#[cfg(any(test, tonic_etcd_fuzzing))]
+pub(crate) mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
     use super::*;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        /// The server ends so many calls well, or badly.
+        Well(usize, u32),
+        Badly(usize, u32),
+        /// It joins, or leaves.
+        Toggle(usize),
+        Pass(u64),
+    }
+
+    fn options() -> impl Strategy<Value = OutlierDetection> {
+        let rates = (proptest::option::of(0_u32..=100), proptest::option::of(-3.0..3.0), 1_u64..20);
+        (10_u64..20_000, 0_u64..40_000, 0_u64..400_000, 0_u32..=100, proptest::option::of(1_u32..8), rates, 1_usize..6)
+            .prop_map(|(interval, base, more, percent, consecutive, (failing, deviations, calls), servers)| {
+                let ms = Duration::from_millis;
+                OutlierDetection::default()
+                    .interval(ms(interval))
+                    .ejection_time(ms(base), ms(base + more))
+                    .max_ejection_percent(percent)
+                    .consecutive_failures(consecutive)
+                    .failure_percentage(failing, calls)
+                    .success_rate(deviations, calls)
+                    .min_servers(servers)
+            })
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let server = || 0_usize..8;
+        prop_oneof![
+            3 => (server(), 1_u32..200).prop_map(|(server, calls)| Step::Well(server, calls)),
+            3 => (server(), 1_u32..200).prop_map(|(server, calls)| Step::Badly(server, calls)),
+            1 => server().prop_map(Step::Toggle),
+            3 => (0_u64..30_000).prop_map(Step::Pass),
+        ]
+    }
+
+    fn options_and_steps() -> impl Strategy<Value = (OutlierDetection, Vec<Step>)> {
+        (options(), proptest::collection::vec(step(), 0..100))
+    }
+
+    /// The pool in miniature: it counts, and looks when that is due or a server is suspicious.
+    fn ejections_are_bounded(options: OutlierDetection, steps: &[Step]) {
+        assert_eq!(options.invalid(), None);
+        let (mut detector, mut now) = (OutlierDetector::new(options, Duration::ZERO), Duration::ZERO);
+        let mut counts: BTreeMap<usize, CallCounts> = (0..4).map(|server| (server, CallCounts::default())).collect();
+        let mut ejected: BTreeSet<usize> = BTreeSet::new();
+        for step in steps {
+            match step {
+                // The calls of an ejected server do not count.
+                Step::Well(server, _) | Step::Badly(server, _) if ejected.contains(server) => continue,
+                Step::Well(server, calls) => {
+                    let Some(count) = counts.get_mut(server) else { continue };
+                    count.successes += u64::from(*calls);
+                    count.consecutive_failures = 0;
+                }
+                Step::Badly(server, calls) => {
+                    let Some(count) = counts.get_mut(server) else { continue };
+                    count.failures += u64::from(*calls);
+                    count.consecutive_failures += *calls;
+                }
+                Step::Toggle(server) => {
+                    if counts.remove(server).is_none() {
+                        counts.insert(*server, CallCounts::default());
+                    }
+                }
+                Step::Pass(millis) => now += Duration::from_millis(*millis),
+            }
+            ejected.retain(|server| counts.contains_key(server));
+            let is_over = detector.interval_is_over(now);
+            let times: BTreeMap<_, _> = detector.ejected.iter().map(|(id, server)| (*id, server.ejections)).collect();
+            let named: BTreeSet<usize> = detector.detect(&counts, now).into_iter().collect();
+            assert!(named.iter().all(|server| counts.contains_key(server)));
+            let is_new = |id: &&usize| detector.ejected[*id].ejections > times.get(*id).copied().unwrap_or(0);
+            if named.iter().any(|id| is_new(&id)) {
+                assert!(named.len() < counts.len(), "never all: {named:?} of {counts:?}");
+                let share = options.max_percent as usize * counts.len();
+                assert!(named.len() == 1 || (named.len() - 1) * 100 < share, "{named:?} of {counts:?}");
+            }
+            for server in detector.ejected.values() {
+                assert!(server.ejections > 0 && !(server.until.is_some() && server.on_probation));
+                assert!(server.until.is_none_or(|until| until <= now + options.max_time));
+            }
+            assert!(detector.next() > now || options.base_time.is_zero());
+            assert!(detector.next() <= now + options.interval);
+            // Counts begin anew with an interval, with an ejection and with a return.
+            for (server, count) in &mut counts {
+                if is_over || named.contains(server) != ejected.contains(server) {
+                    let consecutive =
+                        if named.contains(server) || ejected.contains(server) { 0 } else { count.consecutive_failures };
+                    *count = CallCounts { consecutive_failures: consecutive, ..CallCounts::default() };
+                }
+            }
+            ejected = named;
+        }
+    }
+
+    proptest! {
+        /// F36: never all servers, never more than their share, and none for longer than the maximum.
+        #[test]
+        fn ejections_stay_within_their_bounds((options, steps) in options_and_steps()) {
+            ejections_are_bounded(options, &steps);
+        }
+    }
+
+    /// The fuzz target: the same property.
+    pub(crate) fn fuzz(bytes: &[u8]) {
+        crate::fuzzing::with_steps(bytes, options(), step(), |options, steps| {
+            ejections_are_bounded(options, &steps);
+            Ok(())
+        });
+    }
 
     fn counts(list: &[(u64, u64, u32)]) -> BTreeMap<usize, CallCounts> {
         let count = |(successes, failures, consecutive): &(u64, u64, u32)| CallCounts {

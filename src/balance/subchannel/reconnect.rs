@@ -109,9 +109,83 @@ impl Reconnect {
     }
 }
 
-#[cfg(test)]
-mod tests {
+#[cfg(any(test, tonic_etcd_fuzzing))]
+pub(crate) mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Connected,
+        /// A connection ends, after so many milliseconds, with or without an OK call.
+        Ended(u64, bool, f64),
+        /// An attempt fails, after so many milliseconds.
+        Failed(u64, f64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            Just(Step::Connected),
+            (0_u64..1_000, any::<bool>(), 0.0..=1.0).prop_map(|(ms, ok, random)| Step::Ended(ms, ok, random)),
+            (0_u64..7_000, 0.0..=1.0).prop_map(|(ms, random)| Step::Failed(ms, random)),
+        ]
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        proptest::collection::vec(step(), 0..150)
+    }
+
+    fn pauses_are_bounded(steps: &[Step]) {
+        let (mut server, mut bad) = (Reconnect::new(), 0_u32);
+        for step in steps {
+            let next = match step {
+                Step::Connected => {
+                    server.connected();
+                    assert_eq!(server.rank(), Rank::Connected);
+                    continue;
+                }
+                Step::Ended(lasted, had_ok_call, random) => {
+                    let (rank, lasted) = (server.rank(), ms(*lasted));
+                    let next = server.ended(lasted, *had_ok_call, *random);
+                    assert_eq!(server.rank(), rank, "the end of a connection says nothing of the next attempt");
+                    if lasted >= GOOD_AFTER || *had_ok_call {
+                        bad = 0;
+                        assert_eq!(next, NextAttempt { calls_wait: true, delay: Duration::ZERO });
+                        assert!(server.is_well());
+                        continue;
+                    }
+                    bad += 1;
+                    next
+                }
+                Step::Failed(took, random) => {
+                    bad += 1;
+                    let next = server.failed(ms(*took), TIMEOUT, *random);
+                    assert_ne!(server.rank(), Rank::Connected);
+                    next
+                }
+            };
+            assert!(!server.is_well());
+            let (least, most) = (FIRST_BACKOFF.mul_f64(1.0 - JITTER), MAX_BACKOFF.mul_f64(1.0 + JITTER));
+            assert!((least..=most).contains(&next.delay), "{next:?}");
+            assert!(bad < 12 || next.delay >= MAX_BACKOFF.mul_f64(1.0 - JITTER), "{next:?} after {bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_pause_is_within_its_bounds(steps in steps()) {
+            pauses_are_bounded(&steps);
+        }
+    }
+
+    /// The fuzz target: the same property.
+    pub(crate) fn fuzz(bytes: &[u8]) {
+        crate::fuzzing::with_steps(bytes, Just(()), step(), |(), steps| {
+            pauses_are_bounded(&steps);
+            Ok(())
+        });
+    }
 
     const TIMEOUT: Duration = Duration::from_secs(5);
 

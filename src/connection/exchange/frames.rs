@@ -165,8 +165,8 @@ impl FrameScanner {
     }
 }
 
-#[cfg(test)]
-mod tests {
+#[cfg(any(test, tonic_etcd_fuzzing))]
+pub(crate) mod tests {
     use super::*;
 
     fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
@@ -236,13 +236,64 @@ mod tests {
         assert_eq!(seen([between]), []);
     }
 
+    /// What the scanner must find in bytes that are there at once.
+    fn expected(bytes: &[u8]) -> Vec<FrameEvent> {
+        let (mut found, mut rest, mut headers) = (Vec::new(), bytes, None);
+        while let Some(([a, b, c, kind, flags, stream @ ..], after)) = rest.split_first_chunk::<FRAME_HEADER>() {
+            let length = u32::from_be_bytes([0, *a, *b, *c]);
+            let (payload, next) = after.split_at(after.len().min(length as usize));
+            let stream = u32::from_be_bytes(*stream) & (u32::MAX >> 1);
+            rest = next;
+            if *kind == SETTINGS {
+                found.extend((flags & ACK == 0).then_some(FrameEvent::Settings));
+                let limits = payload.chunks_exact(SETTING).filter(|setting| setting[..2] == MAX_HEADER_LIST_SIZE);
+                let value = |setting: &[u8]| u32::from_be_bytes([setting[2], setting[3], setting[4], setting[5]]);
+                found.extend(limits.map(|setting| FrameEvent::MaxHeaderListSize(value(setting))));
+            }
+            let before = headers.take().filter(|(of, _)| *kind == CONTINUATION && *of == stream);
+            let size = u64::from(length) + before.map_or(0, |(_, size)| size);
+            if *kind != HEADERS && before.is_none() {
+                continue;
+            }
+            let is_last = flags & END_HEADERS != 0;
+            headers = (!is_last).then_some((stream, size));
+            if size > LARGE {
+                found.push(if is_last {
+                    FrameEvent::LargeHeadersEnd { stream, size }
+                } else {
+                    FrameEvent::LargeHeadersPart { stream, size }
+                });
+            }
+        }
+        found
+    }
+
+    /// The fuzz target: however reads split the bytes, and whatever they are, the same is found.
+    pub(crate) fn fuzz(bytes: &[u8]) {
+        let whole = seen([bytes]);
+        assert_eq!(whole, expected(bytes));
+        for size in [1, 2, 5, 7, 9, 13, 64] {
+            assert_eq!(seen(bytes.chunks(size)), whole, "{size}");
+        }
+        // Payloads are long, and fuzzers' inputs short: the first byte of each group of three is a frame's kind, the others say
+        // how long it is and which flags and stream it has.
+        let large = vec![0; 40 << 10];
+        let frames = bytes.chunks_exact(3).take(16).flat_map(|group| {
+            let [kind, length, rest] = [group[0] % 10, group[1], group[2]];
+            let length = if length < 128 { usize::from(length) } else { usize::from(length - 127) * 320 };
+            frame(kind, rest & 5, u32::from(rest >> 3) % 3, &large[..length])
+        });
+        let frames: Vec<u8> = frames.collect();
+        assert_eq!(seen([&frames]), expected(&frames));
+        assert_eq!(seen(frames.chunks(4_099)), expected(&frames));
+    }
+
     #[test]
     fn any_bytes_are_taken() {
         let mut random = random_bytes(7);
         for _ in 0..200 {
             let bytes: Vec<u8> = (0..500).map(|_| random()).collect();
-            let whole = seen([&bytes]);
-            assert_eq!(seen(bytes.chunks(3)), whole);
+            fuzz(&bytes);
         }
     }
 

@@ -23,7 +23,7 @@
 
 mod body_guard;
 pub(super) mod excerpt;
-mod frames;
+pub(crate) mod frames;
 pub(super) mod header_sizes;
 pub(super) mod recv_body;
 mod request_sender;

@@ -14,7 +14,7 @@
 
 pub(super) mod cancelled;
 pub(super) mod order;
-pub(super) mod pacer;
+pub(crate) mod pacer;
 
 use std::collections::VecDeque;
 use std::future::Future;

@@ -97,9 +97,73 @@ impl ResetPacer {
     }
 }
 
-#[cfg(test)]
-mod tests {
+#[cfg(any(test, tonic_etcd_fuzzing))]
+pub(crate) mod tests {
+    use std::collections::{BTreeSet, VecDeque};
+
     use super::*;
+
+    /// What the client has sent and the server has not read yet.
+    enum Sent {
+        Reset(u32),
+        /// With the number of streams that were opened by then.
+        Settings(u32),
+    }
+
+    /// The fuzz target, whose model is a server that reads as slowly as it likes, and accepts no more streams than it must: it
+    /// never reads more resets of streams that it has not accepted than [`MAX_UNREAD_RESETS`].
+    pub(crate) fn fuzz(bytes: &[u8]) {
+        let (mut pacer, mut opened, mut reset) = (ResetPacer::default(), 0_u32, BTreeSet::new());
+        let (mut queued, mut wire, mut is_settings_unread) = (Vec::new(), VecDeque::new(), false);
+        // The server has accepted the streams with a lower number, and has read these resets of others.
+        let (mut accepted, mut read_early) = (0_u32, Vec::new());
+        for byte in bytes {
+            let value = u32::from(byte >> 3);
+            match byte & 7 {
+                0 | 1 => opened += 1 + value % 4,
+                2 | 3 if opened > 0 && pacer.has_room() => {
+                    let stream = (opened - 1).saturating_sub(value);
+                    if reset.insert(stream) {
+                        pacer.record_reset(stream);
+                        queued.push(Sent::Reset(stream));
+                    }
+                }
+                4 => {
+                    pacer.record_flush();
+                    wire.extend(queued.drain(..));
+                }
+                // h2 sends SETTINGS only once those before are acknowledged, and the driver only once everything is flushed.
+                5 if !is_settings_unread && queued.is_empty() => {
+                    pacer.record_flush();
+                    let before = pacer.accepted();
+                    pacer.record_settings(opened);
+                    assert!(before <= pacer.accepted() && pacer.accepted() <= accepted);
+                    wire.push_back(Sent::Settings(opened));
+                    is_settings_unread = true;
+                }
+                6 => match wire.pop_front() {
+                    Some(Sent::Reset(stream)) => read_early.push(stream),
+                    Some(Sent::Settings(streams)) => {
+                        accepted = accepted.max(streams);
+                        is_settings_unread = false;
+                    }
+                    None => {}
+                },
+                // The head of a response has come.
+                7 => {
+                    accepted = accepted.max(value.min(opened));
+                    pacer.record_accepted(accepted);
+                }
+                _ => {}
+            }
+            read_early.retain(|stream| *stream >= accepted);
+            assert!(read_early.len() <= MAX_UNREAD_RESETS && pacer.unread.len() <= MAX_UNREAD_RESETS);
+        }
+        pacer.record_flush();
+        pacer.record_settings(opened);
+        pacer.record_settings(opened);
+        assert!(pacer.is_idle() && pacer.accepted() == opened, "two acknowledgements prove everything");
+    }
 
     fn full() -> ResetPacer {
         let mut pacer = ResetPacer::default();

@@ -15,10 +15,10 @@
 //!
 //! This file holds the part of [`MembersState`] that is about the list and its order.
 
-pub(super) mod endpoint;
-pub(super) mod learn;
+pub(crate) mod endpoint;
+pub(crate) mod learn;
 #[cfg(feature = "srv")]
-pub(super) mod srv;
+pub(crate) mod srv;
 
 use crate::etcd::failure::{Class, Failure, Fault};
 use crate::etcd::link::links::{AVOID_FOR, Member, MembersState};

@@ -17,7 +17,7 @@
 //! Without a user no token is fetched. A user's own client authenticates by itself: here it is only
 //! told to fetch another token.
 
-pub(super) mod pacing;
+pub(crate) mod pacing;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;

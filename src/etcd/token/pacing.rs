@@ -151,9 +151,103 @@ impl TokenPacing {
     }
 }
 
-#[cfg(test)]
-mod tests {
+#[cfg(any(test, tonic_etcd_fuzzing))]
+pub(crate) mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        /// A check is made, if one is needed and may start.
+        Check(CheckOutcome),
+        /// A request with the token of so many checks ago is refused, or denied.
+        Refused(u64),
+        Denied(u64),
+        Pass(u64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let outcome = prop_oneof![
+            3 => Just(CheckOutcome::Fetched),
+            1 => Just(CheckOutcome::NotNeeded),
+            1 => Just(CheckOutcome::Refused),
+            1 => Just(CheckOutcome::Unanswered),
+        ];
+        prop_oneof![
+            5 => outcome.prop_map(Step::Check),
+            3 => (0_u64..3).prop_map(Step::Refused),
+            2 => (0_u64..3).prop_map(Step::Denied),
+            4 => (0_u64..8_000).prop_map(Step::Pass),
+        ]
+    }
+
+    fn steps() -> impl Strategy<Value = (bool, u64, Vec<Step>)> {
+        (any::<bool>(), any::<u64>(), proptest::collection::vec(step(), 0..200))
+    }
+
+    /// F8: whatever is refused, a password is seldom checked, and a token that etcd has refused is not used again.
+    fn checks_are_few(is_present: bool, seed: u64, steps: &[Step]) {
+        let (mut machine, mut now) = (TokenPacing::new(is_present, seed), Duration::ZERO);
+        let (mut number, mut refused, mut answered) = (0, None, 0);
+        let mut failed: Vec<Duration> = Vec::new();
+        for step in steps {
+            let old = |ago: &u64| number - (*ago).min(number);
+            match step {
+                Step::Check(outcome) => {
+                    if machine.current().is_some() || now < machine.next_check() {
+                        continue;
+                    }
+                    machine.on_checked(now, *outcome);
+                    match outcome {
+                        CheckOutcome::Fetched | CheckOutcome::NotNeeded => {
+                            (number, answered) = (number + 1, answered + 1);
+                            assert_eq!(machine.current(), Some(number));
+                            assert_eq!(machine.is_anonymous(), *outcome == CheckOutcome::NotNeeded);
+                        }
+                        CheckOutcome::Refused => {
+                            assert!(failed.last().is_none_or(|last| now >= *last + CHECK_INTERVAL));
+                            failed.push(now);
+                            assert_eq!(machine.current(), None);
+                        }
+                        CheckOutcome::Unanswered => assert_eq!(machine.current(), None),
+                    }
+                }
+                Step::Refused(ago) => {
+                    assert!(machine.on_refused(old(ago)));
+                    refused = refused.max(Some(old(ago)));
+                }
+                Step::Denied(ago) => {
+                    if !machine.on_denied(now, old(ago)) {
+                        assert_eq!(machine.current(), Some(old(ago)), "only of the token in use");
+                    }
+                }
+                Step::Pass(millis) => now += Duration::from_millis(*millis),
+            }
+            assert!(machine.current().is_none_or(|current| current == number && refused < Some(current)));
+            assert_eq!(machine.next(), number + 1);
+            assert!(
+                answered <= u64::from(BURST) + now.as_secs() / CHECK_INTERVAL.as_secs() + 1,
+                "{answered} by {now:?}"
+            );
+            assert!(machine.next_check() <= now + CHECK_INTERVAL);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_password_is_seldom_checked((is_present, seed, steps) in steps()) {
+            checks_are_few(is_present, seed, &steps);
+        }
+    }
+
+    /// The fuzz target: the same property.
+    pub(crate) fn fuzz(bytes: &[u8]) {
+        crate::fuzzing::with_steps(bytes, any::<(bool, u64)>(), step(), |(is_present, seed), steps| {
+            checks_are_few(is_present, seed, &steps);
+            Ok(())
+        });
+    }
 
     const fn secs(secs: u64) -> Duration {
         Duration::from_secs(secs)

@@ -195,3 +195,76 @@ impl From<&etcd_client::WatchResponse> for WatchResponse {
         }
     }
 }
+
+#[cfg(any(test, tonic_etcd_fuzzing))]
+pub(crate) mod tests {
+    use proptest::prelude::*;
+    use prost::Message;
+
+    use super::*;
+    use crate::etcd::members::learn;
+
+    /// The fuzz target: messages of any bytes, and any messages. What is decoded is the same when it is encoded and decoded again,
+    /// and a message has an event for each key in it.
+    pub(crate) fn fuzz(bytes: &[u8]) {
+        learn::tests::fuzz(bytes);
+        if let Ok(response) = WatchResponse::decode(bytes) {
+            is_the_same_again(&response);
+        }
+        crate::fuzzing::with(bytes, response(), |response| {
+            is_the_same_again(&response);
+            Ok(())
+        });
+    }
+
+    fn is_the_same_again(response: &WatchResponse) {
+        let encoded = Bytes::from(response.encode_to_vec());
+        assert_eq!(WatchResponse::decode(encoded.clone()).as_ref(), Ok(response));
+        let ends = response.canceled || response.compact_revision > 0;
+        assert_eq!(response.cancellation().is_some(), ends);
+        if let Some(failure) = response.cancellation() {
+            assert!(!failure.to_string().is_empty());
+        }
+        let pairs: Vec<_> = response.events.iter().filter_map(|event| event.pair.clone()).collect();
+        let events = response.clone().into_events();
+        assert_eq!(events.len(), pairs.len());
+        for (event, pair) in events.iter().zip(&pairs) {
+            assert_eq!((&event.key, event.revision, event.lease), (&pair.key, pair.mod_revision, pair.lease));
+            assert_eq!(event.value.as_ref(), (pair.version > 0).then_some(&pair.value));
+        }
+        // Keys and values are slices of the message that brought them.
+        for event in WatchResponse::decode(encoded.clone()).unwrap_or_default().into_events() {
+            let is_within = event.key.is_empty() || encoded.as_ptr_range().contains(&event.key.as_ptr());
+            assert!(is_within, "the key is copied");
+        }
+    }
+
+    fn response() -> impl Strategy<Value = WatchResponse> {
+        let bytes = || proptest::collection::vec(any::<u8>(), 0..6).prop_map(Bytes::from);
+        let number = || {
+            (any::<bool>(), -1_i64..3, any::<i64>())
+                .prop_map(|(is_small, small, any)| if is_small { small } else { any })
+        };
+        let pair =
+            (bytes(), number(), number(), bytes(), number()).prop_map(|(key, mod_revision, version, value, lease)| {
+                KeyValue { key, mod_revision, version, value, lease }
+            });
+        let event = proptest::option::of(pair).prop_map(|pair| RawEvent { pair });
+        let header = proptest::option::of(number().prop_map(|revision| ResponseHeader { revision }));
+        let events = proptest::collection::vec(event, 0..4);
+        (header, number(), any::<(bool, bool)>(), number(), any::<u8>(), events).prop_map(
+            |(header, watch_id, (created, canceled), compact_revision, reason, events)| {
+                let reasons = ["", "etcdserver: mvcc: required revision has been compacted", "permission denied", "ä"];
+                let cancel_reason = reasons[usize::from(reason) % reasons.len()].to_owned();
+                WatchResponse { header, watch_id, created, canceled, compact_revision, cancel_reason, events }
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn any_message_is_read_as_it_was_written(response in response()) {
+            is_the_same_again(&response);
+        }
+    }
+}

@@ -19,9 +19,9 @@
 //! revision that it has reached.
 
 mod hub;
-mod message;
-mod stream;
-mod streams;
+pub(crate) mod message;
+pub(crate) mod stream;
+pub(crate) mod streams;
 mod task;
 mod transport;
 

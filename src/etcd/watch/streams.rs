@@ -253,6 +253,6 @@ impl StreamPlan {
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, tonic_etcd_fuzzing))]
 #[path = "streams_tests.rs"]
-mod tests;
+pub(crate) mod tests;

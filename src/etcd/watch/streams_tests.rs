@@ -1,4 +1,5 @@
 use proptest::prelude::*;
+use proptest::test_runner::TestCaseResult;
 
 use super::*;
 
@@ -141,64 +142,92 @@ fn step() -> impl Strategy<Value = Step> {
 proptest! {
     /// Each watch is on the one stream that it was last attached to, or waits; and none is forgotten.
     #[test]
-    fn every_watch_is_somewhere(stream_limit in proptest::option::of(1usize..20), steps in proptest::collection::vec(step(), 0..200)) {
-        let mut machine = StreamPlan::default();
-        machine.set_stream_limit(stream_limit);
-        let (mut now, mut next) = (secs(0), 0);
-        let mut on: BTreeMap<WatchId, Option<StreamId>> = BTreeMap::new();
-        let mut open: BTreeSet<StreamId> = BTreeSet::new();
-        for step in steps {
-            let nth = |n: u8| on.keys().nth(usize::from(n) % on.len().max(1)).copied();
-            match step {
-                Step::Want => {
-                    next += 1;
-                    machine.add(now, next);
-                    on.insert(next, None);
-                }
-                Step::Gone(n) => if let Some(watch) = nth(n) {
+    fn every_watch_is_somewhere((stream_limit, steps) in limit_and_steps()) {
+        everybody_is_somewhere(stream_limit, steps)?;
+    }
+}
+
+fn everybody_is_somewhere(stream_limit: Option<usize>, steps: Vec<Step>) -> TestCaseResult {
+    let mut machine = StreamPlan::default();
+    machine.set_stream_limit(stream_limit);
+    let (mut now, mut next) = (secs(0), 0);
+    let mut on: BTreeMap<WatchId, Option<StreamId>> = BTreeMap::new();
+    let mut open: BTreeSet<StreamId> = BTreeSet::new();
+    for step in steps {
+        let nth = |n: u8| on.keys().nth(usize::from(n) % on.len().max(1)).copied();
+        match step {
+            Step::Want => {
+                next += 1;
+                machine.add(now, next);
+                on.insert(next, None);
+            }
+            Step::Gone(n) => {
+                if let Some(watch) = nth(n) {
                     prop_assert_eq!(machine.remove(now, watch), on.remove(&watch).flatten());
-                },
-                Step::Created(n) => if let Some(watch) = nth(n) { machine.created(watch) },
-                Step::Unanswered(n) => if let Some(watch) = nth(n).filter(|watch| on[watch].is_some()) {
+                }
+            }
+            Step::Created(n) => {
+                if let Some(watch) = nth(n) {
+                    machine.created(watch);
+                }
+            }
+            Step::Unanswered(n) => {
+                if let Some(watch) = nth(n).filter(|watch| on[watch].is_some()) {
                     machine.unanswered(now, watch);
                     on.insert(watch, None);
-                },
-                Step::Refused(n) => if let Some(watch) = nth(n).filter(|watch| on[watch].is_some())
+                }
+            }
+            Step::Refused(n) => {
+                if let Some(watch) = nth(n).filter(|watch| on[watch].is_some())
                     && machine.token_refused(now, watch)
                 {
                     on.insert(watch, None);
-                },
-                Step::Ended(n) => if let Some(stream) = open.iter().nth(usize::from(n) % open.len().max(1)).copied() {
+                }
+            }
+            Step::Ended(n) => {
+                if let Some(stream) = open.iter().nth(usize::from(n) % open.len().max(1)).copied() {
                     open.remove(&stream);
                     let ended = machine.ended(stream);
                     let expected: BTreeSet<_> =
                         on.iter().filter(|(_, at)| **at == Some(stream)).map(|(watch, _)| *watch).collect();
                     prop_assert_eq!(&ended, &expected);
                     on.retain(|watch, _| !ended.contains(watch));
-                },
-                Step::Time(seconds) => now += secs(seconds.into()),
-            }
-            for action in actions(&mut machine, now) {
-                match action {
-                    Action::Open { stream, .. } => prop_assert!(open.insert(stream)),
-                    Action::Attach { watch, stream } => {
-                        prop_assert!(open.contains(&stream));
-                        prop_assert_eq!(on.insert(watch, Some(stream)), Some(None));
-                    }
-                    Action::Close { stream } => {
-                        prop_assert!(open.remove(&stream));
-                        prop_assert!(!on.values().any(|at| *at == Some(stream)), "nobody is left behind");
-                    }
-                    Action::Wait { .. } => {}
                 }
             }
+            Step::Time(seconds) => now += secs(seconds.into()),
         }
-        now += secs(60);
         for action in actions(&mut machine, now) {
-            if let Action::Attach { watch, stream } = action {
-                on.insert(watch, Some(stream));
+            match action {
+                Action::Open { stream, .. } => prop_assert!(open.insert(stream)),
+                Action::Attach { watch, stream } => {
+                    prop_assert!(open.contains(&stream));
+                    prop_assert_eq!(on.insert(watch, Some(stream)), Some(None));
+                }
+                Action::Close { stream } => {
+                    prop_assert!(open.remove(&stream));
+                    prop_assert!(!on.values().any(|at| *at == Some(stream)), "nobody is left behind");
+                }
+                Action::Wait { .. } => {}
             }
         }
-        prop_assert!(on.values().all(Option::is_some), "{:?}", on);
     }
+    now += secs(60);
+    for action in actions(&mut machine, now) {
+        if let Action::Attach { watch, stream } = action {
+            on.insert(watch, Some(stream));
+        }
+    }
+    prop_assert!(on.values().all(Option::is_some), "{:?}", on);
+    Ok(())
+}
+
+fn limit_and_steps() -> impl Strategy<Value = (Option<usize>, Vec<Step>)> {
+    (proptest::option::of(1usize..20), proptest::collection::vec(step(), 0..200))
+}
+
+/// The fuzz target: the same property.
+pub(crate) fn fuzz(bytes: &[u8]) {
+    crate::fuzzing::with_steps(bytes, proptest::option::of(1usize..20), step(), |stream_limit, steps| {
+        everybody_is_somewhere(stream_limit, steps)
+    });
 }

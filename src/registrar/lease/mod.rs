@@ -105,5 +105,5 @@ pub(crate) use self::vocabulary::{
     Action, Desired, FailureKind, Id, Input, KeyValue, Loss, RegistrationStatus, Relevance, Renewal,
 };
 
-#[cfg(test)]
-mod tests;
+#[cfg(any(test, tonic_etcd_fuzzing))]
+pub(crate) mod tests;

@@ -16,7 +16,7 @@
 //! resolver's codec, and with its rules for addresses.
 
 mod checksum;
-mod file;
+pub(crate) mod file;
 mod name;
 mod queue;
 mod service;

@@ -379,5 +379,5 @@ impl<'a> Cursor<'a> {
     }
 }
 
-#[cfg(test)]
-mod tests;
+#[cfg(any(test, tonic_etcd_fuzzing))]
+pub(crate) mod tests;

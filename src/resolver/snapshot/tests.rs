@@ -2,6 +2,7 @@
 
 use super::*;
 use proptest::prelude::*;
+use proptest::test_runner::TestCaseResult;
 use std::collections::BTreeMap;
 
 fn entry(key: u16, port: u16) -> SnapshotEntry {
@@ -30,14 +31,17 @@ enum Step {
     Restore(Vec<(u16, u16)>),
 }
 
-fn steps() -> impl Strategy<Value = Vec<Step>> {
+fn step() -> impl Strategy<Value = Step> {
     let key = 0u16..300;
-    let step = prop_oneof![
+    prop_oneof![
         10 => (key.clone(), 0u16..4).prop_map(|(key, port)| Step::Put(key, port)),
         8 => key.clone().prop_map(Step::Remove),
         1 => proptest::collection::vec((key, 0u16..4), 0..200).prop_map(Step::Restore),
-    ];
-    proptest::collection::vec(step, 0..400)
+    ]
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    proptest::collection::vec(step(), 0..400)
 }
 
 fn apply(snapshot: &mut Snapshot, model: &mut Model, step: Step) {
@@ -64,37 +68,61 @@ fn apply(snapshot: &mut Snapshot, model: &mut Model, step: Step) {
 proptest! {
     #[test]
     fn holds_what_was_put_into_it(steps in steps()) {
-        let (mut snapshot, mut model) = (Snapshot::default(), Model::new());
-        for step in steps {
-            apply(&mut snapshot, &mut model, step);
-            agrees(&snapshot, &model);
-        }
+        agrees_after_each(steps);
     }
 
     #[test]
-    fn a_diff_leads_from_one_to_the_other(common in steps(), left in steps(), right in steps()) {
-        let (mut base, mut model) = (Snapshot::default(), Model::new());
-        common.into_iter().for_each(|step| apply(&mut base, &mut model, step));
-        let (mut before, mut old) = (base.clone(), model.clone());
-        left.into_iter().for_each(|step| apply(&mut before, &mut old, step));
-        let (mut after, mut new) = (base, model);
-        right.into_iter().for_each(|step| apply(&mut after, &mut new, step));
-
-        let mut walked = old.clone();
-        let mut last: Option<Vec<u8>> = None;
-        for change in diff(&before, &after) {
-            let key = change.before.as_ref().or(change.after.as_ref()).unwrap().key().to_vec();
-            prop_assert!(last.as_ref() < Some(&key), "in the order of the keys");
-            prop_assert_eq!(change.before.as_deref(), walked.get(&key), "never what was not there");
-            prop_assert_ne!(&change.before, &change.after, "never what is equal");
-            match &change.after {
-                Some(entry) => walked.insert(key.clone(), (**entry).clone()),
-                None => walked.remove(&key),
-            };
-            last = Some(key);
-        }
-        prop_assert_eq!(walked, new);
+    fn a_diff_leads_from_one_to_the_other((common, left, right) in (steps(), steps(), steps())) {
+        diff_leads_on(common, left, right)?;
     }
+}
+
+fn agrees_after_each(steps: Vec<Step>) {
+    let (mut snapshot, mut model) = (Snapshot::default(), Model::new());
+    for step in steps {
+        apply(&mut snapshot, &mut model, step);
+        agrees(&snapshot, &model);
+    }
+}
+
+fn diff_leads_on(common: Vec<Step>, left: Vec<Step>, right: Vec<Step>) -> TestCaseResult {
+    let (mut base, mut model) = (Snapshot::default(), Model::new());
+    common.into_iter().for_each(|step| apply(&mut base, &mut model, step));
+    let (mut before, mut old) = (base.clone(), model.clone());
+    left.into_iter().for_each(|step| apply(&mut before, &mut old, step));
+    let (mut after, mut new) = (base, model);
+    right.into_iter().for_each(|step| apply(&mut after, &mut new, step));
+
+    agrees(&before, &old);
+    agrees(&after, &new);
+
+    let mut walked = old.clone();
+    let mut last: Option<Vec<u8>> = None;
+    for change in diff(&before, &after) {
+        let key = change.before.as_ref().or(change.after.as_ref()).unwrap().key().to_vec();
+        prop_assert!(last.as_ref() < Some(&key), "in the order of the keys");
+        prop_assert_eq!(change.before.as_deref(), walked.get(&key), "never what was not there");
+        prop_assert_ne!(&change.before, &change.after, "never what is equal");
+        match &change.after {
+            Some(entry) => walked.insert(key.clone(), (**entry).clone()),
+            None => walked.remove(&key),
+        };
+        last = Some(key);
+    }
+    prop_assert_eq!(walked, new);
+    Ok(())
+}
+
+/// The fuzz target: the second property, and at its end the first.
+pub(crate) fn fuzz(bytes: &[u8]) {
+    crate::fuzzing::with_steps(bytes, (0_usize..=2, 0_usize..=2), step(), |(left, right), mut common| {
+        common.truncate(60); // each step copies the model
+        // Up to two thirds of the steps are done on one side alone.
+        let part = common.len() / 3;
+        let right = common.split_off(common.len() - right * part / 2);
+        let left = common.split_off(common.len() - left * part / 2);
+        diff_leads_on(common, left, right)
+    });
 }
 
 #[test]

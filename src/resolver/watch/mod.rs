@@ -389,5 +389,7 @@ impl Machine {
     }
 }
 
-#[cfg(test)]
-mod tests;
+#[cfg(any(test, tonic_etcd_fuzzing))]
+pub(crate) mod inputs_tests;
+#[cfg(any(test, tonic_etcd_fuzzing))]
+pub(crate) mod tests;

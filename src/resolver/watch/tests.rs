@@ -313,14 +313,30 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 1_000, ..ProptestConfig::default() })]
 
     #[test]
-    fn converges_to_etcds_set_whatever_happens(seed: u64, fates in proptest::collection::vec(fate(), 0..200)) {
-        let mut world = World::new(seed);
-        world.hands();
-        for fate in &fates {
-            world.suffer(fate);
-        }
-        world.settle();
+    fn converges_to_etcds_set_whatever_happens((seed, fates) in seed_and_fates()) {
+        converges(seed, &fates);
     }
+}
+
+fn seed_and_fates() -> impl Strategy<Value = (u64, Vec<Fate>)> {
+    (any::<u64>(), proptest::collection::vec(fate(), 0..200))
+}
+
+fn converges(seed: u64, fates: &[Fate]) {
+    let mut world = World::new(seed);
+    world.hands();
+    for fate in fates {
+        world.suffer(fate);
+    }
+    world.settle();
+}
+
+/// The fuzz target: the same property.
+pub(crate) fn fuzz(bytes: &[u8]) {
+    crate::fuzzing::with_steps(bytes, any::<u64>(), fate(), |seed, fates| {
+        converges(seed, &fates);
+        Ok(())
+    });
 }
 
 fn settled(keys: u8) -> World {

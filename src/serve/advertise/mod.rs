@@ -5,5 +5,5 @@
 //! - `route`: what only the network tells: the interface that reaches etcd, and whether etcd is on
 //!   this host.
 
-pub(super) mod plan;
+pub(crate) mod plan;
 pub(super) mod route;

@@ -263,9 +263,136 @@ fn with_scheme(address: Address, https: bool) -> Result<Address, &'static str> {
     }
 }
 
-#[cfg(test)]
-mod tests {
+#[cfg(any(test, tonic_etcd_fuzzing))]
+pub(crate) mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// What is set, what the environment says, where is listened, and whether by TLS.
+    type Case = (Vec<String>, Environment, BoundAddress, bool);
+
+    fn cases() -> impl Strategy<Value = Case> {
+        // Neither patterns, which are parsed anew for each input of a fuzzer, nor unions, of which it takes few.
+        let host = || {
+            prop::sample::select(
+                &[
+                    "10.0.0.5",
+                    "0.0.0.0",
+                    "::1",
+                    "::",
+                    "fd00::5",
+                    "[fd00::6]",
+                    "fe80::1",
+                    "localhost",
+                    "h.x",
+                    "u:p@h",
+                    "unix:/run/x",
+                    "unix:",
+                    "http://h",
+                    "https://h",
+                    "",
+                    "10.0.0.5 fd00::5",
+                ][..],
+            )
+        };
+        let text = || {
+            (host(), any::<bool>(), 0_u32..70_000)
+                .prop_map(|(host, has_port, port)| if has_port { format!("{host}:{port}") } else { host.to_owned() })
+        };
+        let list = || {
+            (any::<bool>(), proptest::collection::vec(text(), 0..4))
+                .prop_map(|(is_set, list)| is_set.then(|| list.join(",")))
+        };
+        let ip = prop::sample::select(
+            &[
+                "0.0.0.0",
+                "::",
+                "127.0.0.1",
+                "::1",
+                "10.0.0.5",
+                "fd00::5",
+                "fe80::1",
+                "169.254.1.1",
+                "::ffff:10.0.0.5",
+                "::ffff:0.0.0.0",
+            ][..],
+        );
+        let bound = (0_u8..8, ip, 1_u16.., any::<bool>(), text()).prop_map(|(kind, ip, port, only_v6, path)| {
+            let ip: IpAddr = ip.parse().unwrap();
+            let family = match ip.to_canonical() {
+                IpAddr::V4(_) => AddressFamily::V4,
+                ip if ip.is_unspecified() && !only_v6 => AddressFamily::Any,
+                IpAddr::V6(_) => AddressFamily::V6,
+            };
+            match kind {
+                0 => BoundAddress::Unix(path),
+                1 => BoundAddress::Unknown,
+                _ => BoundAddress::Tcp(SocketAddr::new(ip, port), family),
+            }
+        });
+        let environment = (list(), list()).prop_map(|(advertise, pod_ip)| Environment { advertise, pod_ip });
+        (proptest::collection::vec(text(), 0..3), environment, bound, any::<bool>())
+    }
+
+    /// What is registered can be called, by TLS where that is asked for; what is refused says why.
+    fn is_callable((configured, environment, bound, https): &Case) {
+        let plan = match plan(configured, environment, bound, *https) {
+            Ok(plan) => plan,
+            Err(error) => return assert!(error.is_invalid_argument() && !error.to_string().is_empty()),
+        };
+        let can_be_called = |address: &Address| {
+            assert!(!address.is_unspecified(), "{address}");
+            assert!(!https || (address.is_secure() && address.unix_path().is_none()), "{address} without TLS");
+            assert_eq!(Address::parse(&address.to_string()).ok().as_ref(), Some(address));
+        };
+        match &plan {
+            AddressPlan::Known(addresses) => {
+                assert!(!addresses.is_empty());
+                addresses.iter().for_each(can_be_called);
+                let others = of_other_family(addresses, bound);
+                assert!(others.iter().all(|other| addresses.contains(other)));
+                if configured.is_empty()
+                    && environment.advertise.as_ref().is_none_or(|list| split_list(Some(list)).is_empty())
+                {
+                    assert!(addresses.len() == 1 && others.is_empty(), "{addresses:?} at {bound:?}");
+                }
+            }
+            AddressPlan::Local(address, _) => {
+                can_be_called(address);
+                let is_local = locality(address.parsed_authority()) == Locality::Local;
+                assert!(address.unix_path().is_some() || is_local, "{address}");
+            }
+            AddressPlan::Route { port, https: by_tls, .. } => {
+                let BoundAddress::Tcp(bound, _) = bound else { panic!("{bound:?} has no port") };
+                assert!(bound.ip().to_canonical().is_unspecified() && bound.port() == *port && by_tls == https);
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_registered_can_be_called(case in cases()) {
+            is_callable(&case);
+        }
+    }
+
+    /// The fuzz target: the same property; and any text as an address and as a list.
+    pub(crate) fn fuzz(bytes: &[u8]) {
+        crate::fuzzing::with(bytes, cases(), |case| {
+            is_callable(&case);
+            Ok(())
+        });
+        let text = String::from_utf8_lossy(bytes);
+        for bound in [tcp("0.0.0.0:7"), tcp("[::]:7"), BoundAddress::Unix(text.to_string())] {
+            let listed = environment(Some(&text), None);
+            let pod = environment(None, Some(&text));
+            for environment in [&listed, &pod] {
+                is_callable(&(Vec::new(), environment.clone(), bound.clone(), bytes.len().is_multiple_of(2)));
+            }
+            is_callable(&(vec![text.to_string()], pod, bound, false));
+        }
+    }
 
     fn tcp(bound: &str) -> BoundAddress {
         let bound: SocketAddr = bound.parse().unwrap();

@@ -45,4 +45,4 @@ pub(super) mod registry;
 mod socket;
 #[cfg(unix)]
 pub(super) mod socket_file;
-mod wire;
+pub(crate) mod wire;

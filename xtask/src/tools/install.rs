@@ -2,11 +2,14 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
 
 use tempfile::TempDir;
 
-use crate::error::{Result, on};
+use crate::cargo;
+use crate::error::{Error, Result, on};
+use crate::tools::Tools;
 use crate::workspace::Workspace;
 
 /// A folder next to the tools, so that a rename into place stays on one file system; removed on drop.
@@ -27,6 +30,23 @@ pub(crate) fn place(finished: &Path, place: &Path) -> Result<()> {
 
 pub(crate) fn make_executable(path: &Path) -> Result<()> {
     on(format!("making {} executable", path.display()), fs::set_permissions(path, fs::Permissions::from_mode(0o755)))
+}
+
+/// A program of crates.io in this version, built into `target/tools` on first use.
+pub(crate) fn cargo_program(workspace: &Workspace, tools: &Tools, name: &str, version: &str) -> Result<PathBuf> {
+    let place = workspace.tools().join(format!("{name}-{version}"));
+    let program = place.join("bin").join(name);
+    if program.is_file() {
+        return Ok(program);
+    }
+    eprintln!("xtask: building {name} {version} into {}", workspace.show(&place));
+    let mut command = Command::new("cargo");
+    command.args(["install", name, "--version", version, "--locked", "--quiet", "--root"]).arg(&place);
+    command.env_remove("CARGO_TARGET_DIR").current_dir(workspace.target());
+    match cargo::run(&mut command, tools)? {
+        ExitCode::SUCCESS => Ok(program),
+        _ => Err(Error::new(format!("cargo install {name} --version {version} failed: is the registry reachable?"))),
+    }
 }
 
 /// Copies a folder with all that is in it.

@@ -2,7 +2,7 @@
 
 pub(crate) mod etcd;
 mod go;
-mod install;
+pub(crate) mod install;
 mod protoc;
 mod wheel;
 

@@ -37,12 +37,25 @@ pub(super) struct Attempt {
     sent: SentAttempt,
 }
 
-#[allow(clippy::large_enum_variant)] // a box more would cost each call an allocation
+#[allow(clippy::large_enum_variant)] // there are few of them
 enum Stage {
     /// The request is being sent, and the head of the response awaited.
     Head(Exchange<ReplayBody>, AttemptReporter),
     /// The response is held back until its status has come. Its request is kept for a further attempt.
-    Status(Pin<Box<dyn Future<Output = (ReadStatus, Response<ResponseBody>)> + Send>>, Option<ReplayBody>),
+    Status(HeldBack, Option<ReplayBody>),
+}
+
+/// Reads a response until its status has come.
+pub(super) type HeldBack = Pin<Box<dyn Future<Output = (ReadStatus, Response<ResponseBody>)> + Send>>;
+
+/// Holds a response back until its status has come. Meanwhile the server is what the call waits for.
+pub(super) fn hold_back(mut response: Response<ResponseBody>) -> HeldBack {
+    response.body_mut().set_end_awaited(true);
+    Box::pin(async move {
+        let read = read_status(&mut response).await;
+        response.body_mut().set_end_awaited(false);
+        (read, response)
+    })
 }
 
 /// What a stage has waited for.
@@ -60,7 +73,7 @@ pub(super) enum Arrival {
 
 impl Flight {
     pub(super) fn new(schedule: Schedule) -> Self {
-        let (attempts, timer) = (Vec::with_capacity(1), Timer::default());
+        let (attempts, timer) = (Vec::new(), Timer::default());
         Self { attempts, schedule, awaits_request: false, is_ok: false, timer, timer_at: None }
     }
 
@@ -70,21 +83,27 @@ impl Flight {
         self.attempts.push((attempt, Stage::Head(exchange, reporter)));
     }
 
+    /// Adds an attempt whose response has begun and is held back.
+    pub(super) fn push_held_back(
+        &mut self,
+        server: Arc<ReadySubchannel>,
+        held_back: HeldBack,
+        body: Option<ReplayBody>,
+        sent_at: Duration,
+    ) {
+        let attempt = Attempt { server, sent: self.schedule.sent(sent_at) };
+        self.attempts.push((attempt, Stage::Status(held_back, body)));
+    }
+
     /// Adds an attempt again, whose response has begun and is held back.
     pub(super) fn hold_back(
         &mut self,
         index: usize,
         attempt: Attempt,
-        mut response: Response<ResponseBody>,
+        response: Response<ResponseBody>,
         body: Option<ReplayBody>,
     ) {
-        response.body_mut().set_end_awaited(true);
-        let read = async move {
-            let read = read_status(&mut response).await;
-            response.body_mut().set_end_awaited(false);
-            (read, response)
-        };
-        self.attempts.insert(index, (attempt, Stage::Status(Box::pin(read), body)));
+        self.attempts.insert(index, (attempt, Stage::Status(hold_back(response), body)));
     }
 
     /// Polls the attempts from `index` on, and takes the first one out that something has come of. `index` is then that of the

@@ -66,7 +66,6 @@ impl CallState {
         {
             return None;
         }
-        self.restore_headers();
         let previous = self.attempts.saturating_add(u32::try_from(flight.count()).unwrap_or(u32::MAX));
         self.restore_headers();
         let PickedServer { subchannel, permit, picker } = self.pick_untried(flight, previous)?;

@@ -1,5 +1,6 @@
 //! A call with several attempts at once: hedges beside the attempts in flight, and attempts that take the place of one that was
-//! given up after its time. Only for declared methods of a policy that asks for it; other calls do not come here.
+//! given up after its time. Only for declared methods of a policy that asks for it, and only once something is due, or the end of
+//! a response is awaited: before that, a call is as any other, with an earlier timer.
 //!
 //! | file | what |
 //! |---|---|
@@ -13,7 +14,7 @@
 //! ```text
 //!              ┌────────────────── one more attempt, if body, budget, deadline and servers allow ─┐
 //!              ▼                                                                                  │
-//! picked ─▶ flight ──an attempt has ended──▶ outcome ─┬─ the call is over ──▶ the others are dropped
+//! sent ───▶ flight ──an attempt has ended──▶ outcome ─┬─ the call is over ──▶ the others are dropped
 //!              │ ▲                                    ├─ it was the last: retried by the call's loop
 //!              ▼ │ timer                              └─ others are in flight: they go on
 //!           schedule
@@ -29,21 +30,26 @@ pub(crate) mod timing;
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use http::Response;
 use tonic::{Code, Status};
 
+use crate::balance::call::attempt::InFlight;
 use crate::balance::call::attempts::durations::Durations;
 use crate::balance::call::attempts::flight::{Arrival, Attempt, Flight};
 use crate::balance::call::attempts::schedule::{Action, Schedule};
 use crate::balance::call::attempts::timing::HedgeDelay;
-use crate::balance::call::deadline::DeadlineTimer;
+use crate::balance::call::deadline::{Deadline, DeadlineTimer};
 use crate::balance::call::outcome::AfterHead;
-use crate::balance::call::pick::PickedServer;
-use crate::balance::call::retry::{Pushback, RetryPolicy};
+use crate::balance::call::replay::ReplayBody;
+use crate::balance::call::response_body::ResponseBody;
+use crate::balance::call::retry::{Pushback, RetryPolicy, RetryScope};
 use crate::balance::call::state::AttemptOutcome::{self, Done, Failed, Retry};
 use crate::balance::call::state::CallState;
+use crate::balance::pool::ready::ReadySubchannel;
 use crate::balance::status;
 
 /// The durations of the calls of each declared method and service. Empty unless a quantile is asked for.
@@ -64,22 +70,69 @@ enum FlightEnd {
 }
 
 impl CallState {
-    /// Sends the request, and further attempts when they are due, until the call is over or its last attempt in flight has
-    /// failed.
+    /// Whether the call may have a further attempt because of the time. One comparison if its method is not declared.
+    #[inline]
+    pub(super) fn is_timed(&self) -> bool {
+        self.retry_scope != RetryScope::Never && self.shared.settings.retry.timing.is_set()
+    }
+
+    /// Returns the call's deadline, or the time at which a further attempt is first due, if that is earlier.
+    pub(super) fn earlier_deadline(&self, sent_at: Duration) -> Option<Deadline> {
+        let policy = &self.shared.settings.retry;
+        let deadline = self.wait_limits.deadline;
+        let timeout = self.hedge_delay(sent_at).into_iter().chain(policy.timing.attempt_timeout).min();
+        let due = timeout.filter(|_| self.attempts.saturating_add(1) < policy.max_attempts && !self.is_suspect);
+        let Some(due) = due.and_then(|timeout| self.shared.epoch.checked_add(sent_at)?.checked_add(timeout)) else {
+            return deadline;
+        };
+        match deadline {
+            Some(deadline) => Some(Deadline { at: deadline.at.min(due), ..deadline }),
+            None => Some(Deadline { at: due, timeout: Duration::ZERO }),
+        }
+    }
+
+    /// Goes on with the attempt in flight, which has no head yet, and sends further ones when they are due, until the call is
+    /// over or its last attempt in flight has failed.
     ///
     /// # Cancel safety
-    /// As [`CallState::attempt`], for each attempt in flight.
-    pub(super) async fn attempts(&mut self, picked: PickedServer, sent_at: Duration) -> AttemptOutcome {
-        let (exchange, reporter) = match self.send(picked, sent_at) {
-            Ok(sent) => sent,
-            Err(outcome) => return *outcome,
-        };
-        let policy = &self.shared.settings.retry;
-        let (timing, max_attempts) = (policy.timing, policy.max_attempts);
-        let schedule = Schedule::new(self.hedge_delay(sent_at), timing.attempt_timeout, max_attempts);
+    /// Dropping the future cancels each attempt in flight, as a call with one attempt.
+    pub(super) async fn attempts(&mut self, sent_at: Duration) -> AttemptOutcome {
+        let mut flight = Flight::new(self.schedule(sent_at));
+        if let Some(InFlight { exchange, reporter, .. }) = self.in_flight.take() {
+            flight.push(exchange, reporter, sent_at);
+        }
+        self.finish_flight(flight, sent_at).await
+    }
+
+    /// As [`CallState::attempts`], for an attempt whose response has begun and is held back. Most such responses are there as a
+    /// whole.
+    pub(super) async fn attempts_while_held_back(
+        &mut self,
+        response: Response<ResponseBody>,
+        body: Option<ReplayBody>,
+        server: Arc<ReadySubchannel>,
+        sent_at: Duration,
+    ) -> AttemptOutcome {
+        let mut held_back = flight::hold_back(response);
+        if let Poll::Ready((read, response)) = std::future::poll_fn(|cx| Poll::Ready(held_back.as_mut().poll(cx))).await
+        {
+            if matches!(read, Ok((Code::Ok, _))) {
+                self.add_duration(sent_at);
+            }
+            return self.on_held_back(read, response, body, &server);
+        }
+        let mut flight = Flight::new(self.schedule(sent_at));
+        flight.push_held_back(server, held_back, body, sent_at);
+        self.finish_flight(flight, sent_at).await
+    }
+
+    fn schedule(&mut self, sent_at: Duration) -> Schedule {
         self.pushback = Pushback::None;
-        let mut flight = Flight::new(schedule);
-        flight.push(exchange, reporter, sent_at);
+        let policy = &self.shared.settings.retry;
+        Schedule::new(self.hedge_delay(sent_at), policy.timing.attempt_timeout, policy.max_attempts)
+    }
+
+    async fn finish_flight(&mut self, mut flight: Flight, sent_at: Duration) -> AttemptOutcome {
         let end = std::future::poll_fn(|cx| self.poll_flight(&mut flight, cx)).await;
         if flight.is_ok {
             self.add_duration(sent_at);
@@ -153,6 +206,7 @@ impl CallState {
                             continue;
                         }
                         AfterHead::Describe(status, _) => return Poll::Ready(FlightEnd::Describe(status)),
+                        AfterHead::FurtherDue => continue, // said of an attempt without a head only
                     }
                 }
                 Arrival::Status(read, response, body) => {
@@ -187,6 +241,13 @@ impl CallState {
             HedgeDelay::Quantile(part, at_least) => {
                 self.durations().and_then(|durations| durations.quantile(part, now)).map(|delay| delay.max(at_least))
             }
+        }
+    }
+
+    /// Adds a call with this outcome, if that is OK and a quantile is asked for.
+    pub(super) fn add_duration_of(&self, outcome: &AttemptOutcome, sent_at: Duration) {
+        if self.shared.settings.retry.timing.has_quantile() && is_ok(outcome) {
+            self.add_duration(sent_at);
         }
     }
 

@@ -109,11 +109,53 @@ impl DeadlineTimer {
     }
 }
 
-#[cfg(test)]
-mod tests {
+#[cfg(any(test, tonic_etcd_fuzzing))]
+pub(crate) mod tests {
     use http::HeaderMap;
 
     use super::*;
+    use crate::balance::call::retry::{PUSHBACK, Pushback};
+
+    /// The fuzz target, of `grpc-timeout` and `grpc-retry-pushback-ms`. A timeout is read as its documentation says, and sent on
+    /// as the same time but for rounding: down by a part in 100 000, or up to the ladder.
+    pub(crate) fn fuzz(bytes: &[u8]) {
+        let text = std::str::from_utf8(bytes).unwrap_or_default();
+        let nanos = |unit| match unit {
+            'H' => Some(3_600_000_000_000),
+            'M' => Some(60_000_000_000),
+            'S' => Some(1_000_000_000),
+            'm' => Some(1_000_000),
+            'u' => Some(1_000),
+            'n' => Some(1_u128),
+            _ => None,
+        };
+        let amount = |digits: &str| digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse::<u128>().ok())?;
+        let written = text.char_indices().last().filter(|(length, _)| (1..=8).contains(length));
+        let expected = written.and_then(|(length, unit)| Some(amount(&text[..length])? * nanos(unit)?));
+        let timeout = grpc_timeout::parse(bytes);
+        assert_eq!(timeout.map(|timeout| timeout.as_nanos()), expected, "{text:?}");
+        if let Some(timeout) = timeout {
+            let sent = grpc_timeout::parse(grpc_timeout::format(timeout).as_bytes()).unwrap();
+            let ladder = if timeout < Duration::from_millis(100) { Duration::ZERO } else { timeout / 20 };
+            let is_close = timeout.saturating_sub(sent) <= timeout / 100_000 && sent.saturating_sub(timeout) <= ladder;
+            assert!(is_close, "{timeout:?} is sent as {sent:?}");
+        }
+        let Ok(value) = HeaderValue::from_bytes(bytes) else { return };
+        let now = Instant::now();
+        let deadline = Deadline::new(Some(&value), Some(Duration::from_secs(1)), now).unwrap();
+        assert!(deadline.timeout <= Duration::from_secs(1) && deadline.at == now + deadline.timeout);
+        let pushback = Pushback::from_headers(&HeaderMap::from_iter([(PUSHBACK, value)]));
+        match pushback {
+            Pushback::None => panic!("there is one"),
+            Pushback::After(pause) => {
+                let digits = text.strip_prefix('+').unwrap_or(text);
+                assert_eq!(amount(digits), Some(pause.as_millis()), "{text:?}");
+                let is_long = pause > Duration::from_secs(60);
+                assert_eq!(pushback.without_deadline(), if is_long { Pushback::Never } else { pushback });
+            }
+            Pushback::Never => assert!(amount(text).is_none_or(|millis| text.is_empty() || millis > u32::MAX.into())),
+        }
+    }
 
     #[test]
     fn the_earlier_of_two_limits_holds() {

@@ -3,7 +3,7 @@
 
 pub(super) mod server;
 pub mod testing;
-mod weights;
+pub(crate) mod weights;
 
 use std::fmt;
 use std::sync::Arc;

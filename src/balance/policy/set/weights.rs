@@ -32,9 +32,43 @@ impl Weights {
     }
 }
 
-#[cfg(test)]
-mod tests {
+#[cfg(any(test, tonic_etcd_fuzzing))]
+pub(crate) mod tests {
     use super::*;
+    use crate::balance::policy::two_choices::{WeightedLoad, by_load, draw};
+
+    /// The fuzz target: an instance that says no weight has the mean of the others, whatever those are; and of two choices the
+    /// second is better in one direction at most, unless both are alike.
+    pub(crate) fn fuzz(bytes: &[u8]) {
+        let number = |piece: &[u8]| piece.iter().fold(0_u32, |sum, byte| sum << 8 | u32::from(*byte));
+        let said: Vec<_> = bytes.chunks(4).map(|piece| (piece[0] % 3 != 0).then(|| number(piece).max(1))).collect();
+        let effective = weights(&said);
+        assert!(effective.iter().all(|weight| *weight >= 1));
+        let known: Vec<_> = said.iter().flatten().map(|weight| u128::from(*weight)).collect();
+        let (sum, count) = (known.iter().sum::<u128>(), known.len() as u128);
+        // All are multiplied by the number of those that say one, if some say none.
+        let factor = if known.len() < said.len() && count > 0 { count } else { 1 };
+        for (said, effective) in said.iter().zip(&effective) {
+            let own = u128::from(*effective);
+            match said {
+                None if count > 0 => assert_eq!(own * count, sum * factor),
+                None => assert_eq!(own, 1),
+                Some(weight) => assert_eq!(own, u128::from(*weight) * factor),
+            }
+        }
+        for pair in effective.windows(2) {
+            let load = |weight: u64| WeightedLoad { load: weight.rotate_left(7) >> 40, weight };
+            let (first, second) = (load(pair[0]), load(pair[1]));
+            assert!(!(by_load(first, second) && by_load(second, first)), "{first:?} {second:?}");
+        }
+        if effective.len() >= 2 {
+            let (servers, mut random) = (effective.len(), effective.iter().cycle().copied());
+            let sample = |random: u64| (random % servers as u64) as usize;
+            let (first, second) =
+                draw(servers, sample, || random.next().unwrap_or_default().wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            assert!(first != second && first < servers && second < servers);
+        }
+    }
 
     fn weights(said: &[Option<u32>]) -> Vec<u64> {
         let weights = Weights::of(said.iter().copied());

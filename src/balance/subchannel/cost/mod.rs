@@ -24,7 +24,7 @@
 
 mod latency;
 mod peers;
-mod penalties;
+pub(crate) mod penalties;
 #[cfg(test)]
 mod simulation;
 

@@ -114,9 +114,119 @@ fn remove_ended(heap: &mut BinaryHeap<Penalty>, now: Duration) {
     }
 }
 
-#[cfg(test)]
-mod tests {
+#[cfg(any(test, tonic_etcd_fuzzing))]
+pub(crate) mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::balance::subchannel::cost::{Cost, Fleet, LatencyEstimate};
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        /// A penalty: for how long it counts at least, and for how much longer.
+        Add(u64, u64),
+        Lift,
+        Pass(u64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => (0_u64..100, prop_oneof![Just(0), 0_u64..1_000]).prop_map(|(min, more)| Step::Add(min, more)),
+            1 => Just(Step::Lift),
+            3 => (0_u64..200).prop_map(Step::Pass),
+        ]
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        proptest::collection::vec(step(), 0..200)
+    }
+
+    /// Against a plain list.
+    fn counts_what_has_not_ended(steps: &[Step]) {
+        let (penalties, mut now) = (Penalties::default(), ms(0));
+        let mut model: Vec<Penalty> = Vec::new();
+        for step in steps {
+            match step {
+                Step::Add(min, more) => {
+                    let penalty = Penalty { min_until: now + ms(*min), until: now + ms(min + more) };
+                    penalties.add(penalty, now);
+                    model.push(penalty);
+                }
+                Step::Lift => {
+                    penalties.lift();
+                    model.iter_mut().for_each(|penalty| penalty.until = penalty.until.min(penalty.min_until));
+                }
+                Step::Pass(millis) => now += ms(*millis),
+            }
+            model.retain(|penalty| penalty.until > now);
+            assert_eq!(penalties.count(|| now), model.len() as u64, "at {now:?}: {model:?}");
+            let is_liftable = model.iter().any(|penalty| penalty.until > penalty.min_until);
+            assert!(penalties.any_liftable() || !is_liftable, "a lift would change something");
+        }
+    }
+
+    /// Calls of three servers: what each took, in milliseconds, how it ended, and how long nothing happened before it.
+    fn calls() -> impl Strategy<Value = Vec<(usize, u64, bool, u64)>> {
+        proptest::collection::vec(call(), 0..100)
+    }
+
+    fn call() -> impl Strategy<Value = (usize, u64, bool, u64)> {
+        (0_usize..3, 0_u64..100_000, any::<bool>(), 0_u64..100_000)
+    }
+
+    /// The costs that are made of them: latencies are never above what was seen, and a server without bad calls has no penalty.
+    fn costs_are_within_what_was_seen(calls: &[(usize, u64, bool, u64)]) {
+        let (fleet, mut now) = (Fleet::default(), ms(1));
+        let costs: [Cost; 3] = Default::default();
+        let (mut slowest, mut bad) = ([ms(0); 3], [0_u64; 3]);
+        for (server, took, is_ok, pause) in calls {
+            let (cost, took) = (&costs[*server], ms(*took));
+            now += ms(*pause);
+            cost.sent(now);
+            now += took;
+            cost.head_settled();
+            let peers = || fleet.peers_of(cost, now, costs.iter().map(|cost| (cost, 1)));
+            if *is_ok {
+                cost.answered(took, now);
+                cost.succeeded(took, peers);
+                slowest[*server] = slowest[*server].max(took);
+            } else {
+                bad[*server] += 1;
+                cost.failed(took, took, now, &peers());
+            }
+            for (cost, (slowest, bad)) in costs.iter().zip(slowest.iter().zip(bad)) {
+                assert!(cost.penalties(|| now) <= 2 * bad);
+                assert!(cost.latency().is_none_or(|latency| latency <= *slowest + ms(1)), "{:?}", cost.latency());
+                if let LatencyEstimate::Known(latency) = cost.latency_estimate(now) {
+                    assert!(bad > 0 || latency <= *slowest + ms(1), "{latency:?}, but at most {slowest:?}");
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn penalties_count_until_they_end(steps in steps()) {
+            counts_what_has_not_ended(&steps);
+        }
+
+        #[test]
+        fn costs_stay_within_what_was_seen(calls in calls()) {
+            costs_are_within_what_was_seen(&calls);
+        }
+    }
+
+    /// The fuzz target: both properties.
+    pub(crate) fn fuzz(bytes: &[u8]) {
+        crate::fuzzing::with_steps(bytes, Just(()), step(), |(), steps| {
+            counts_what_has_not_ended(&steps);
+            Ok(())
+        });
+        crate::fuzzing::with_steps(bytes, Just(()), call(), |(), calls| {
+            costs_are_within_what_was_seen(&calls);
+            Ok(())
+        });
+    }
 
     fn ms(ms: u64) -> Duration {
         Duration::from_millis(ms)

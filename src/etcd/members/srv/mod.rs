@@ -13,7 +13,7 @@
 //! logged once.
 
 mod lookup;
-mod records;
+pub(crate) mod records;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -65,8 +65,11 @@ fn member(record: &Record, secure: bool) -> Option<(Endpoint, u16)> {
     Some((Endpoint::of_record(authority, secure, record.priority), record.weight))
 }
 
-#[cfg(test)]
-mod tests {
+#[cfg(any(test, tonic_etcd_fuzzing))]
+pub(crate) mod tests {
+    use proptest::prelude::*;
+    use proptest::test_runner::TestCaseResult;
+
     use super::*;
 
     fn record(priority: u16, weight: u16, target: &str) -> (Record, bool) {
@@ -123,17 +126,42 @@ mod tests {
         assert_eq!(order(&[(secure, true)], 1), ["https://h.example.org:1"]);
     }
 
-    proptest::proptest! {
+    proptest! {
         #[test]
-        fn every_host_has_its_place(
-            all in proptest::collection::vec((0u16..3, proptest::num::u16::ANY, "[a-c.]{0,2}"), 0..8),
-            seed in proptest::num::u64::ANY,
-        ) {
-            let records: Vec<_> = all.iter().map(|(priority, weight, target)| record(*priority, *weight, target)).collect();
-            let members = ordered_members(&records, seed);
-            proptest::prop_assert!(members.is_sorted_by_key(|member| member.priority));
-            let hosts: HashSet<_> = all.iter().map(|(.., target)| target.trim_end_matches('.')).filter(|t| !t.is_empty()).collect();
-            proptest::prop_assert_eq!(members.len(), hosts.len());
+        fn every_host_has_its_place((all, seed) in records()) {
+            places_are_right(&all, seed)?;
+        }
+    }
+
+    /// Priority, weight and target of each, and a seed.
+    fn records() -> impl Strategy<Value = (Vec<(u16, u16, String)>, u64)> {
+        let target = proptest::collection::vec(prop::sample::select(&['a', 'b', 'c', '.'][..]), 0..3)
+            .prop_map(String::from_iter);
+        (proptest::collection::vec((0u16..3, any::<u16>(), target), 0..8), any::<u64>())
+    }
+
+    fn places_are_right(all: &[(u16, u16, String)], seed: u64) -> TestCaseResult {
+        let records: Vec<_> = all.iter().map(|(priority, weight, target)| record(*priority, *weight, target)).collect();
+        let members = ordered_members(&records, seed);
+        prop_assert!(members.is_sorted_by_key(|member| member.priority));
+        let hosts: HashSet<_> =
+            all.iter().map(|(.., target)| target.trim_end_matches('.')).filter(|t| !t.is_empty()).collect();
+        prop_assert_eq!(members.len(), hosts.len());
+        Ok(())
+    }
+
+    /// The fuzz target: the same property, and targets of any text.
+    pub(crate) fn fuzz(bytes: &[u8]) {
+        crate::fuzzing::with(bytes, records(), |(all, seed)| places_are_right(&all, seed));
+        let lines = String::from_utf8_lossy(bytes);
+        let records: Vec<_> = lines.lines().zip(0..).map(|(line, n)| record(n % 3, n, line)).collect();
+        let members = ordered_members(&records, bytes.len() as u64);
+        assert!(members.is_sorted_by_key(|member| member.priority));
+        for member in &members {
+            assert_eq!(
+                Endpoint::parse(&member.text, false).as_ref().map(|read| &read.authority),
+                Ok(&member.authority)
+            );
         }
     }
 }

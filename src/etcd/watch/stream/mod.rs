@@ -377,5 +377,5 @@ impl StreamMachine {
     }
 }
 
-#[cfg(test)]
-mod tests;
+#[cfg(any(test, tonic_etcd_fuzzing))]
+pub(crate) mod tests;

@@ -1,3 +1,5 @@
+pub(crate) mod inputs;
+
 use super::*;
 
 /// The id of the creation of that number.

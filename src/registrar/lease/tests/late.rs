@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
+use proptest::test_runner::TestCaseResult;
 
 use crate::registrar::lease::tests::etcd::THEIRS;
 use crate::registrar::lease::tests::world::{Fate, TTL, World, fate, secs};
@@ -82,33 +83,45 @@ proptest! {
     /// F7: no key of a registration that has left stands, and no other registration's key is ever gone, whenever whatever was
     /// given up arrives.
     #[test]
-    fn what_has_left_stays_away_and_what_stands_stays(
-        seed: u64, fates in proptest::collection::vec(on_the_way(), 0..150),
-    ) {
-        let (mut world, mut promises) = (World::new(seed), Promises::default());
-        for fate in &fates {
-            promises.before(&world, fate);
-            world.suffer(fate);
-            promises.check(&world);
-            renew_in_time(&mut world);
-        }
-        // What was given up is still on its way.
-        let held = std::mem::take(&mut world.given_up);
-        world.settle();
-        promises.check(&world);
-        let end = world.now + secs(TTL.cast_unsigned());
-        while !is_clean(&world) || world.etcd.leases.len() > 1 {
-            prop_assert!(world.now < end, "a lease is not left: {:?}", world.machine);
-            world.work(None);
-            promises.check(&world);
-        }
-        world.given_up = held;
-        while !world.given_up.is_empty() {
-            world.arrive(0);
-            promises.check(&world);
-        }
-        prop_assert!(world.is_right(), "{:?}\n{:?}", world.machine, world.etcd);
+    fn what_has_left_stays_away_and_what_stands_stays((seed, fates) in seed_and_fates()) {
+        promises_hold(seed, &fates)?;
     }
+}
+
+fn promises_hold(seed: u64, fates: &[Fate]) -> TestCaseResult {
+    let (mut world, mut promises) = (World::new(seed), Promises::default());
+    for fate in fates {
+        promises.before(&world, fate);
+        world.suffer(fate);
+        promises.check(&world);
+        renew_in_time(&mut world);
+    }
+    // What was given up is still on its way.
+    let held = std::mem::take(&mut world.given_up);
+    world.settle();
+    promises.check(&world);
+    let end = world.now + secs(TTL.cast_unsigned());
+    while !is_clean(&world) || world.etcd.leases.len() > 1 {
+        prop_assert!(world.now < end, "a lease is not left: {:?}", world.machine);
+        world.work(None);
+        promises.check(&world);
+    }
+    world.given_up = held;
+    while !world.given_up.is_empty() {
+        world.arrive(0);
+        promises.check(&world);
+    }
+    prop_assert!(world.is_right(), "{:?}\n{:?}", world.machine, world.etcd);
+    Ok(())
+}
+
+fn seed_and_fates() -> impl Strategy<Value = (u64, Vec<Fate>)> {
+    (any::<u64>(), proptest::collection::vec(on_the_way(), 0..150))
+}
+
+/// The fuzz target: the same property.
+pub(crate) fn fuzz(bytes: &[u8]) {
+    crate::fuzzing::with_steps(bytes, any::<u64>(), on_the_way(), |seed, fates| promises_hold(seed, &fates));
 }
 
 /// No lease ends because its renewals fail for too long: what stood under it would be gone by right.

@@ -1,7 +1,7 @@
 //! The lease machine against a simulated etcd whose answers get lost, whose leases end and whose keys are tampered with.
 
 mod etcd;
-mod late;
+pub(crate) mod late;
 mod many;
 mod moves;
 mod refused;
@@ -20,12 +20,8 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 4_000, ..ProptestConfig::default() })]
 
     #[test]
-    fn what_is_wanted_stands_in_the_end(seed: u64, fates in proptest::collection::vec(fate(), 0..150)) {
-        let mut world = World::new(seed);
-        for fate in &fates {
-            world.suffer(fate);
-        }
-        world.settle();
+    fn what_is_wanted_stands_in_the_end((seed, fates) in seed_and_fates()) {
+        settles(seed, &fates);
     }
 
     #[test]
@@ -74,6 +70,26 @@ proptest! {
         prop_assert!(f64::from(renewed) <= thirds + 1.0, "{} renewals in {} thirds", renewed, thirds);
         prop_assert!(f64::from(renewed) >= thirds / 1.2 - 1.0, "{} renewals in {} thirds", renewed, thirds);
     }
+}
+
+fn seed_and_fates() -> impl Strategy<Value = (u64, Vec<Fate>)> {
+    (any::<u64>(), proptest::collection::vec(fate(), 0..150))
+}
+
+fn settles(seed: u64, fates: &[Fate]) {
+    let mut world = World::new(seed);
+    for fate in fates {
+        world.suffer(fate);
+    }
+    world.settle();
+}
+
+/// The fuzz target: the same property.
+pub(crate) fn fuzz(bytes: &[u8]) {
+    crate::fuzzing::with_steps(bytes, any::<u64>(), fate(), |seed, fates| {
+        settles(seed, &fates);
+        Ok(())
+    });
 }
 
 fn registered() -> World {

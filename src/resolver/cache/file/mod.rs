@@ -264,5 +264,5 @@ impl fmt::Display for FileError {
     }
 }
 
-#[cfg(test)]
-mod tests;
+#[cfg(any(test, tonic_etcd_fuzzing))]
+pub(crate) mod tests;

@@ -42,6 +42,15 @@ fn is_refused_or_the_same(bytes: &[u8]) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+/// The fuzz target: files of any bytes, and contents of any bytes under checksums that are right.
+pub(crate) fn fuzz(bytes: &[u8]) {
+    for bytes in [bytes, &with_contents(bytes)] {
+        if let Err(fault) = is_refused_or_the_same(bytes) {
+            panic!("{fault}");
+        }
+    }
+}
+
 proptest! {
     #[test]
     fn what_is_written_is_read(

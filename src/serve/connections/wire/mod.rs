@@ -133,9 +133,10 @@ impl Http1Head {
     }
 }
 
-#[cfg(test)]
-mod tests {
+#[cfg(any(test, tonic_etcd_fuzzing))]
+pub(crate) mod tests {
     use proptest::prelude::*;
+    use proptest::test_runner::TestCaseResult;
 
     use super::streams::{CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, RST_STREAM};
     use super::*;
@@ -249,28 +250,54 @@ mod tests {
     proptest! {
         /// Whatever comes, nothing panics; and it makes no difference how it is cut.
         #[test]
-        fn however_the_bytes_are_cut(
-            frames in prop::collection::vec((0_u8..10, any::<u8>(), 0_u32..9, prop::collection::vec(any::<u8>(), 0..20), any::<bool>()), 0..20),
-            noise in prop::collection::vec(any::<u8>(), 0..30),
-            cuts in prop::collection::vec(1_usize..7, 1..20),
-        ) {
-            let (mut whole, mut cut) = (begun(&[]), begun(&[]));
-            for (kind, flags, stream, payload, client) in &frames {
-                let bytes = frame(*kind, *flags, *stream, payload);
-                let way = if *client { Traffic::received } else { Traffic::sent };
-                way(&mut whole, &bytes);
-                let (mut rest, mut sizes) = (&bytes[..], cuts.iter().cycle());
-                while !rest.is_empty() {
-                    let size = sizes.next().map_or(1, |size| *size).min(rest.len());
-                    way(&mut cut, &rest[..size]);
-                    rest = &rest[size..];
-                }
-                prop_assert_eq!(whole.in_flight(), cut.in_flight());
-            }
-            let mut wire = Traffic::default();
-            wire.received(&noise);
-            wire.sent(&noise);
-            wire.in_flight();
+        fn however_the_bytes_are_cut(traffic in traffics()) {
+            cuts_make_no_difference(&traffic)?;
         }
+    }
+
+    fn cuts_make_no_difference((frames, noise, cuts): &Traffics) -> TestCaseResult {
+        let (mut whole, mut cut) = (begun(&[]), begun(&[]));
+        for (kind, flags, stream, payload, client) in frames {
+            let bytes = frame(*kind, *flags, *stream, payload);
+            let way = if *client { Traffic::received } else { Traffic::sent };
+            way(&mut whole, &bytes);
+            let (mut rest, mut sizes) = (&bytes[..], cuts.iter().cycle());
+            while !rest.is_empty() {
+                let size = sizes.next().map_or(1, |size| *size).min(rest.len());
+                way(&mut cut, &rest[..size]);
+                rest = &rest[size..];
+            }
+            prop_assert_eq!(whole.in_flight(), cut.in_flight());
+        }
+        let mut wire = Traffic::default();
+        wire.received(noise);
+        wire.sent(noise);
+        wire.in_flight();
+        Ok(())
+    }
+
+    /// Frames (type, flags, stream, payload, whether the client sends it), other bytes, and sizes of pieces.
+    type Traffics = (Vec<(u8, u8, u32, Vec<u8>, bool)>, Vec<u8>, Vec<usize>);
+
+    fn traffics() -> impl Strategy<Value = Traffics> {
+        let payload = prop::collection::vec(any::<u8>(), 0..20);
+        let frame = (0_u8..10, any::<u8>(), 0_u32..9, payload, any::<bool>());
+        let noise = prop::collection::vec(any::<u8>(), 0..30);
+        (prop::collection::vec(frame, 0..20), noise, prop::collection::vec(1_usize..7, 1..20))
+    }
+
+    /// The fuzz target: the same property, and any bytes of either side from the first one on.
+    pub(crate) fn fuzz(bytes: &[u8]) {
+        let (client, server) = bytes.split_at(bytes.len() / 2);
+        let mut whole = Traffic::default();
+        whole.received(client);
+        whole.sent(server);
+        for size in [1, 3, 9, 25] {
+            let mut cut = Traffic::default();
+            client.chunks(size).for_each(|piece| cut.received(piece));
+            server.chunks(size).for_each(|piece| cut.sent(piece));
+            assert_eq!(cut.in_flight(), whole.in_flight(), "{size}");
+        }
+        crate::fuzzing::with(bytes, traffics(), |traffic| cuts_make_no_difference(&traffic));
     }
 }
