@@ -230,7 +230,9 @@ pub(crate) fn of_other_family<'a>(addresses: &'a [Address], bound: &BoundAddress
 
 /// The address of a socket.
 pub(super) fn socket_address(address: SocketAddr, https: bool) -> Result<Address, Error> {
-    with_scheme(Address::try_from(address)?, https).map_err(|reason| refused(address.to_string(), reason))
+    let named = Address::try_from(address)?;
+    let callable = named.uncallable_reason().map_or(Ok(named), Err);
+    callable.and_then(|named| with_scheme(named, https)).map_err(|reason| refused(address.to_string(), reason))
 }
 
 /// Parses an address, which may lack the port that is listened on. `what` is where it is set, for
@@ -342,7 +344,7 @@ pub(crate) mod tests {
             Err(error) => return assert!(error.is_invalid_argument() && !error.to_string().is_empty()),
         };
         let can_be_called = |address: &Address| {
-            assert!(!address.is_unspecified(), "{address}");
+            assert_eq!(address.uncallable_reason(), None, "{address}");
             assert!(!https || (address.is_secure() && address.unix_path().is_none()), "{address} without TLS");
             assert_eq!(Address::parse(&address.to_string()).ok().as_ref(), Some(address));
         };
