@@ -101,11 +101,6 @@ impl Address {
         self.secure
     }
 
-    /// Whether the host is `0.0.0.0` or `[::]`, which means every interface.
-    pub(crate) fn is_unspecified(&self) -> bool {
-        self.ip().is_some_and(|ip| ip.is_unspecified())
-    }
-
     /// Why nobody can call a server at this address, if so: it means every interface, or is a
     /// multicast or broadcast address. The resolver refuses records with such addresses, the
     /// registrar refuses to register them.
@@ -257,7 +252,7 @@ mod tests {
 
     #[test]
     fn knows_every_interface_when_it_sees_it() {
-        for (text, unspecified) in [
+        for (text, is_every) in [
             ("0.0.0.0:1", true),
             ("[::]:1", true),
             ("[::ffff:0.0.0.0]:1", true),
@@ -266,7 +261,8 @@ mod tests {
             ("127.0.0.1:1", false),
             ("a:1", false),
         ] {
-            assert_eq!(Address::parse(text).unwrap().is_unspecified(), unspecified, "{text}");
+            let reason = Address::parse(text).unwrap().uncallable_reason();
+            assert_eq!(reason.is_some_and(|reason| reason.contains("every interface")), is_every, "{text}");
         }
     }
 }

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use crate::codec::Codec;
 use crate::etcd::{Etcd, Failure};
+use crate::instance::Instance;
 use crate::registrar::handle::state::Published;
 use crate::secret;
 use crate::target::Target;
@@ -17,9 +18,9 @@ use crate::target::nested::{nested_name, parent_names};
 
 /// How many keys are read of each range: enough to see a nested name, cheap for etcd.
 const KEYS: i64 = 100;
-/// How many values of keys that seem to be of a nested name are read. A service with more keys of
-/// [`Conflict::UniqueKey`](crate::Conflict::UniqueKey) than this before those of a nested name gets
-/// no warning; resolvers still warn.
+/// How many values are read of keys that seem to be of an upper name, and of a nested one. A service
+/// with more keys of [`Conflict::UniqueKey`](crate::Conflict::UniqueKey) than this before those of a
+/// nested name gets no warning; resolvers still warn.
 const VALUES: usize = 20;
 
 /// Checks each service of a registrar once. Nothing waits for a check, and its failure changes
@@ -70,8 +71,13 @@ impl NestedNames {
         for upper in parent_names(target.name()) {
             let Ok(upper) = Target::parse(upper) else { continue };
             let keys = keys(etcd, &upper, "").await?;
-            if keys.iter().any(|key| nested_name(&upper, key, &[]).is_none()) {
-                self.warn(upper.name(), target.name());
+            let seem_own = keys.iter().filter(|key| nested_name(&upper, key, &[]).is_none());
+            for key in seem_own.take(VALUES) {
+                // Settings may stand there too, and a name without servers has no clients.
+                if !instances(etcd, codec, key).await?.is_empty() {
+                    self.warn(upper.name(), target.name());
+                    break;
+                }
             }
         }
         if !checks_below {
@@ -81,9 +87,8 @@ impl NestedNames {
         let keys = keys(etcd, target, ":").await?;
         let seem_nested = keys.iter().filter(|key| nested_name(target, key, &[]).is_some());
         for key in seem_nested.take(VALUES) {
-            // Its value tells whether `Conflict::UniqueKey` made it. Clients do not call what they cannot read.
-            let Some(value) = etcd.value(key.as_bytes()).await? else { continue };
-            let instances = codec.decode(key.as_bytes(), &value).unwrap_or_default();
+            // Its value tells whether `Conflict::UniqueKey` made it.
+            let instances = instances(etcd, codec, key).await?;
             if let Some(lower) = nested_name(target, key, &instances).filter(|_| !instances.is_empty()) {
                 self.warn(target.name(), lower);
                 break;
@@ -146,6 +151,12 @@ impl Drop for Check {
             self.names.locked(|checked| checked.targets.remove(&self.target));
         }
     }
+}
+
+/// What clients read of a key: nothing if it is gone, or cannot be read, because they call neither.
+async fn instances(etcd: &Etcd, codec: &dyn Codec, key: &str) -> Result<Vec<Instance>, Failure> {
+    let value = etcd.value(key.as_bytes()).await?;
+    Ok(value.and_then(|value| codec.decode(key.as_bytes(), &value).ok()).unwrap_or_default())
 }
 
 /// Some of the service's keys, from the given one on.

@@ -340,15 +340,18 @@ impl ResolverBuilder {
     ///
     /// **Writing.** A file is written when instances have changed, by one thread for each resolver, at most ten
     /// files a second; the latest state of each service comes last. While nothing changes, etcd's
-    /// confirmation is noted in the file every five minutes. Nothing waits for the thread, and it ends
-    /// with the process: a change of the last tenth of a second may then be missing. A folder that
+    /// confirmation is noted in the file every five minutes, which costs none of these ten. Nothing waits for
+    /// the thread, and it ends with the process: a change of the last tenth of a second may then be missing,
+    /// and where more than ten services have changed within a second, those whose turn has not come. A folder that
     /// cannot be written is logged at WARN, once for each service, and otherwise ignored.
     ///
     /// **The files** hold keys and values as they are in etcd, and never a user, a password, a token
     /// or a private key of this resolver. The folder is made if it is missing. On Unix the folder
     /// that is made and the files are readable by their owner alone. Whoever can write into the folder
     /// can send the calls of this program elsewhere. Several processes may use one folder if they use
-    /// the same etcd: use a folder for each cluster.
+    /// the same etcd and the same codec: use a folder for each cluster, and for each codec. None of them
+    /// replaces what another has learned later from etcd. A relative path is of the folder in which the process works
+    /// when the resolver is built.
     pub fn cache(mut self, directory: impl Into<PathBuf>) -> Self {
         self.cache.directory = Some(directory.into());
         self
@@ -381,8 +384,8 @@ impl ResolverBuilder {
     /// The resolver, which connects in the background: see [`Resolver::connect_lazy`].
     ///
     /// # Errors
-    /// When an endpoint, an option, or with a cache the name of the codec is invalid
-    /// ([`Error::is_invalid_argument`]).
+    /// When an endpoint, an option, or with a cache the name of the codec is invalid, or the path is
+    /// relative and the process has no working folder ([`Error::is_invalid_argument`]).
     pub fn connect_lazy(self) -> Result<Resolver, Error> {
         let cache = self.cache.build(&*self.reader.codec)?;
         let reader = RecordReader { keep_values: cache.is_some(), ..self.reader };

@@ -381,7 +381,9 @@ impl Task {
             let snapshot = if revision_alone { before } else { Arc::new(latest.clone()) };
             self.views.send_replace(View { snapshot, state, age_at, error: self.error.clone() });
         }
-        if is_confirmed && let Some(cache) = &mut self.cache {
+        // A change was told by etcd, also if the watch was lost in the same moment and the set is stale by now.
+        let is_told = is_confirmed || (changed && matches!(state, ResolutionState::Stale { .. }));
+        if is_told && let Some(cache) = &mut self.cache {
             cache.confirm(self.machine.snapshot(), changed);
         }
     }

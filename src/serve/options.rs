@@ -206,8 +206,10 @@ impl Serve {
     /// 4. The address of the network interface that reaches etcd.
     ///
     /// An address that is set here or in `TONIC_ETCD_ADVERTISE` is taken as it is, also a loopback
-    /// address or a Unix socket, because something may forward connections to it. The address of
-    /// the interface (4) is a loopback address only if etcd is reached by loopback.
+    /// address or a Unix socket, because something may forward connections to it. Only what nobody can
+    /// call is refused: `0.0.0.0`, `[::]`, a multicast or the broadcast address, and a variable that
+    /// is not UTF-8. The address of the interface (4) is a loopback address only if etcd is reached by
+    /// loopback.
     pub fn advertise(mut self, address: impl Into<String>) -> Self {
         self.advertise.push(address.into());
         self

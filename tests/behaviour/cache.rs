@@ -352,6 +352,138 @@ async fn resolvers_share_a_folder() {
     written(&file(&folder, "s%2F.cache"), "h:10").await;
 }
 
+/// Services whose files are written before any that comes later; gives the resolutions.
+async fn backlog(world: &World, resolver: &Resolver, count: usize) -> Vec<Resolution> {
+    let mut resolutions = Vec::new();
+    for number in 0..count {
+        world.put(&format!("backlog-{number}/1"), "h:1").await;
+        resolutions.push(resolver.resolve(format!("backlog-{number}").as_str()).unwrap());
+    }
+    for resolution in &resolutions {
+        servers_are(resolution, &["h:1"]).await;
+    }
+    resolutions
+}
+
+/// The last state of a service may still wait to be written when the service is resolved again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_is_resolved_again_has_its_last_state() {
+    let world = World::start().await;
+    let folder = folder_of_two(&world).await;
+    let proxy = Proxy::to(world.etcd.address());
+    let resolver = builder(&proxy.endpoint(), &folder).connect_lazy().unwrap();
+    let _others = backlog(&world, &resolver, 30).await;
+    world.delete("s/1").await;
+    world.put("s/2", "h:3").await;
+    let resolution = resolver.resolve("s").unwrap();
+    servers_are(&resolution, &["h:3"]).await;
+    drop(resolution);
+    proxy.refuse();
+    let resolution = resolver.resolve("s").unwrap();
+    assert_eq!(addresses(&resolution.ready(PATIENCE).await.unwrap()), ["h:3".to_owned()].into());
+}
+
+/// A process that writes late, and has lost etcd since, does not undo what another one has written.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_state_does_not_replace_a_newer_one_of_another_process() {
+    let world = World::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let proxy = Proxy::to(world.etcd.address());
+    let slow = builder(&proxy.endpoint(), &folder).connect_lazy().unwrap();
+    world.put("s/1", "h:1").await;
+    let _others = backlog(&world, &slow, 30).await;
+    let old = slow.resolve("s").unwrap();
+    servers_are(&old, &["h:1"]).await;
+    proxy.refuse();
+    world.put("s/1", "h:2").await;
+    let new = builder(&world.etcd.endpoint(), &folder).connect_lazy().unwrap().resolve("s").unwrap();
+    servers_are(&new, &["h:2"]).await;
+    written(&file(&folder, "s%2F.cache"), "h:2").await;
+    drop((old, slow));
+    let last = file(&folder, "backlog-29%2F.cache");
+    written(&last, "h:1").await;
+    tokio::time::sleep(WAIT).await; // "s" comes after it
+    assert_eq!(addresses(&cold(&folder, "s").ready(PATIENCE).await.unwrap()), ["h:2".to_owned()].into());
+}
+
+/// A codec that takes its time for one record.
+#[derive(Debug)]
+struct Slow;
+
+impl Codec for Slow {
+    fn decode(&self, key: &[u8], value: &[u8]) -> Result<Vec<Instance>, DecodeError> {
+        if value == b"h:99" {
+            std::thread::sleep(Duration::from_secs(2));
+        }
+        Detect.decode(key, value)
+    }
+
+    fn encode(&self, target: &Target, instance: &Instance) -> Result<Vec<Record>, EncodeError> {
+        Detect.encode(target, instance)
+    }
+}
+
+/// The last changes and the loss of etcd may be taken at once: what etcd has said last is written.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_change_that_comes_with_the_loss_of_etcd_is_written() {
+    let world = World::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let proxy = Proxy::to(world.etcd.address());
+    world.put("s/1", "h:1").await;
+    let resolver = builder(&proxy.endpoint(), &folder).codec(Slow).connect_lazy().unwrap();
+    let resolution = resolver.resolve("s").unwrap();
+    servers_are(&resolution, &["h:1"]).await;
+    written(&file(&folder, "s%2F.cache"), "h:1").await;
+    tokio::time::sleep(Duration::from_secs(6)).await; // a list is believed for 5 s
+    world.put("s/9", "h:99").await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    world.put("s/1", "h:2").await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    proxy.refuse();
+    servers_are(&resolution, &["h:2", "h:99"]).await;
+    written(&file(&folder, "s%2F.cache"), "h:2").await;
+}
+
+/// A server that is cached and in etcd is the same one: its connection stays.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cached_server_that_etcd_still_has_keeps_its_connection() {
+    let world = World::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let lives = server();
+    let link = Proxy::to(lives.parse().unwrap());
+    world.put("s/1", &naming(&link.address().to_string())).await;
+    let resolution = builder(&world.etcd.endpoint(), &folder).connect_lazy().unwrap().resolve("s").unwrap();
+    servers_are(&resolution, &[&link.address().to_string()]).await;
+    written(&file(&folder, "s%2F.cache"), "127").await;
+    let proxy = Proxy::to(world.etcd.address());
+    proxy.refuse();
+    let resolution = builder(&proxy.endpoint(), &folder).connect_lazy().unwrap().resolve("s").unwrap();
+    let channel = resolution.channel().unwrap();
+    let mut discover = resolution.discover();
+    assert_eq!(greet(&channel).await.unwrap(), link.address().to_string());
+    assert!(next(&mut discover).await.starts_with('+'));
+    proxy.resume();
+    until("etcd", async || (resolution.state() == ResolutionState::Current).then_some(())).await;
+    assert!(timeout(WAIT, discover.next()).await.is_err());
+    assert_eq!(greet(&channel).await.unwrap(), link.address().to_string());
+    assert_eq!(link.connections(), 1);
+}
+
+/// Whatever the permissions of a file were, it is its owner's alone.
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_others_can_read_is_made_its_owners_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let world = World::start().await;
+    let folder = folder_of_two(&world).await;
+    let path = file(&folder, "s%2F.cache");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    let resolution = builder(&world.etcd.endpoint(), &folder).connect_lazy().unwrap().resolve("s").unwrap();
+    servers_are(&resolution, &["h:1", "h:2"]).await;
+    let mode = || fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+    until("its mode", async || (mode() == 0o600).then_some(())).await;
+}
+
 /// The name key has a range, and so a file, of its own.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_target_with_its_name_key_has_a_file_of_its_own() {

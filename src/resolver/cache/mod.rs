@@ -81,6 +81,9 @@ impl CacheOptions {
         if directory.as_os_str().is_empty() {
             return Err(Error::invalid("cache", "", "the path of the folder is empty"));
         }
+        // A service that changes its working folder later still has one folder for its files.
+        let directory = std::path::absolute(&directory)
+            .map_err(|error| Error::invalid("cache", directory.display().to_string(), error.to_string()))?;
         let codec = codec.name().to_owned();
         if codec.is_empty() || codec.len() > MAX_CODEC_NAME {
             return Err(Error::invalid("codec name", codec, "with a cache, `Codec::name` must give 1 to 255 bytes"));
@@ -133,5 +136,12 @@ mod tests {
         assert!(refused(Some("/c"), None, &Named(String::new())).contains("1 to 255 bytes"));
         assert!(refused(Some("/c"), None, &Named("x".repeat(256))).contains("1 to 255 bytes"));
         assert!(build(None, None, &Named(String::new())).is_ok(), "without a cache the name does not matter");
+    }
+
+    #[test]
+    fn a_relative_folder_does_not_move_with_the_process() {
+        let options = CacheOptions { directory: Some("cache".into()), max_age: None };
+        let path = options.build(&Detect).unwrap().unwrap().writer.path("s.cache");
+        assert_eq!(path, std::env::current_dir().unwrap().join("cache/s.cache"));
     }
 }

@@ -6,8 +6,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-/// The time between two files: at most ten a second, however many services change. A file costs a
-/// flush of the disk.
+/// The time between two files that are written: at most ten a second, however many services change. A
+/// file costs a flush of the disk.
 pub(super) const PACE: Duration = Duration::from_millis(100);
 
 /// The jobs that wait.
@@ -16,7 +16,7 @@ pub(super) struct Queue<J> {
     order: VecDeque<String>,
     /// The latest job of each of them.
     latest: HashMap<String, J>,
-    /// The next job starts no earlier.
+    /// The next job starts no earlier: it may write a file.
     earliest: Duration,
 }
 
@@ -50,11 +50,22 @@ impl<J> Queue<J> {
             return Next::Wait(self.earliest);
         }
         let Some(file) = self.order.pop_front() else { return Next::Idle };
-        self.earliest = now + PACE;
         match self.latest.remove(&file) {
             Some(job) => Next::Do(file, job),
             None => Next::Idle, // each file in the order has a job
         }
+    }
+
+    /// Takes the job of this file before its turn.
+    pub(super) fn take(&mut self, file: &str) -> Option<J> {
+        let job = self.latest.remove(file)?;
+        self.order.retain(|waiting| waiting != file);
+        Some(job)
+    }
+
+    /// A job has written a file. Jobs that do not are followed by the next one at once.
+    pub(super) fn wrote(&mut self, now: Duration) {
+        self.earliest = now + PACE;
     }
 }
 
@@ -77,6 +88,7 @@ mod tests {
                     Next::Do(file, job) => {
                         started.push(*now);
                         done.insert(file, job);
+                        queue.wrote(*now);
                     }
                     Next::Wait(at) if at <= until => *now = at,
                     Next::Wait(_) | Next::Idle => break *now = (*now).max(until.min(Duration::from_secs(3_600))),
@@ -106,12 +118,34 @@ mod tests {
         for number in 1..5 {
             let Next::Do(file, _) = queue.next(now) else { panic!("a job waits") };
             files.push(file);
+            queue.wrote(now);
             queue.put("busy", number);
             now += PACE;
         }
         assert_eq!(files, ["busy", "calm", "busy", "busy"]);
         assert_eq!(queue.next(now), Next::Do("busy".into(), 4), "the latest");
+        queue.wrote(now);
         queue.put("calm", 5);
         assert_eq!(queue.next(now), Next::Wait(now + PACE));
+    }
+
+    #[test]
+    fn a_job_that_writes_no_file_holds_up_none() {
+        let mut queue = Queue::new();
+        (0..1_000).for_each(|number| queue.put(&number.to_string(), number));
+        for number in 0..1_000 {
+            assert_eq!(queue.next(Duration::ZERO), Next::Do(number.to_string(), number));
+        }
+    }
+
+    #[test]
+    fn a_job_is_taken_once() {
+        let mut queue = Queue::new();
+        (0..3).for_each(|number| queue.put(&number.to_string(), number));
+        assert_eq!((queue.take("1"), queue.take("1"), queue.take("9")), (Some(1), None, None));
+        queue.put("1", 4);
+        let order: Vec<_> = (0..4).map(|_| queue.next(Duration::ZERO)).collect();
+        let job = |number: usize, job| Next::Do(number.to_string(), job);
+        assert_eq!(order, [job(0, 0), job(2, 2), job(1, 4), Next::Idle]);
     }
 }

@@ -86,7 +86,7 @@ impl ServiceCache {
             }
         };
         // Where there is no thread, the sender is dropped, which tells the task.
-        let _ = cache.writer.read(Box::new(job));
+        let _ = cache.writer.read(&file, Box::new(job));
         Self {
             cache,
             service: target.name().to_owned(),
@@ -176,9 +176,10 @@ impl ServiceCache {
         let job = move |store: &Store| {
             let records = snapshot.entries().map(|entry| (entry.key(), entry.value().unwrap_or_default())).collect();
             let saved = save(store, &file, stamp, &Contents { codec: &codec, prefix: &prefix, records });
-            if let Err(error) = saved {
+            saved.unwrap_or_else(|error| {
                 tell(&failure, format!("{}: {error}", store.path(&file).display()));
-            }
+                true
+            })
         };
         if let Err(error) = self.cache.writer.write(&self.file, Box::new(job)) {
             tell(&self.failure, format!("starting a thread: {error}"));
@@ -237,16 +238,72 @@ fn read(store: &Store, file: &str, prefix: &[u8], cache: &Cache, target: &Target
     Ok(Some(Found { snapshot: Arc::new(snapshot), age, read_at: Instant::now() }))
 }
 
-/// Writes the file of a service, or only its head if it has these contents already. On the thread.
-fn save(store: &Store, file: &str, stamp: Stamp, contents: &Contents<'_>) -> Result<(), String> {
+/// Writes the file of a service, or only its head if it has these contents already. Whether the whole
+/// file was written. On the thread.
+fn save(store: &Store, file: &str, stamp: Stamp, contents: &Contents<'_>) -> Result<bool, String> {
     let bytes = encode(stamp, contents).map_err(|error| error.to_string())?;
-    if store.confirm(file, &bytes) {
-        return Ok(());
+    if is_superseded(store, file, stamp, contents) || store.confirm(file, &bytes) {
+        return Ok(false);
     }
-    store.write(file, &bytes).map_err(|error| error.to_string())
+    store.write(file, &bytes).map_err(|error| error.to_string()).map(|()| true)
+}
+
+/// Whether another process has written what etcd held later: these contents may have waited, while
+/// etcd could no longer be reached from here.
+fn is_superseded(store: &Store, file: &str, stamp: Stamp, contents: &Contents<'_>) -> bool {
+    let Ok(Some(known)) = store.read(file) else { return false };
+    decode(&known).is_ok_and(|(known, its)| {
+        known.is_later_than(stamp, now_ms()) && its.check(contents.prefix, contents.codec).is_ok()
+    })
 }
 
 /// The present time in milliseconds since 1970.
 fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: &str = "s%2F.cache";
+
+    fn save_in(store: &Store, confirmed_ms: u64, revision: i64, value: &[u8]) -> bool {
+        let records = vec![(b"s/1".as_slice(), value)];
+        let contents = Contents { codec: "detect", prefix: b"s/", records };
+        save(store, FILE, Stamp { confirmed_ms, revision }, &contents).unwrap()
+    }
+
+    fn saved(store: &Store) -> (u64, Vec<u8>) {
+        let bytes = store.read(FILE).unwrap().unwrap();
+        let (stamp, contents) = decode(&bytes).unwrap();
+        (stamp.confirmed_ms, contents.records[0].1.to_vec())
+    }
+
+    #[test]
+    fn contents_that_stay_cost_no_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::new(folder.path().into());
+        assert!(save_in(&store, 1, 1, b"h:1"), "there is no file");
+        assert!(!save_in(&store, 2, 1, b"h:1"));
+        assert_eq!(saved(&store), (2, b"h:1".to_vec()));
+        assert!(save_in(&store, 3, 2, b"h:2"));
+    }
+
+    /// Of another process, which has seen etcd later.
+    #[test]
+    fn what_is_newer_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::new(folder.path().into());
+        save_in(&store, 9, 5, b"h:1");
+        assert!(!save_in(&store, 8, 4, b"h:2") && !save_in(&store, 8, 5, b"h:1"));
+        assert_eq!(saved(&store), (9, b"h:1".to_vec()));
+        assert!(save_in(&store, 8, 6, b"h:2"), "the other one had not seen this change");
+        save_in(&store, now_ms() + 60_000, 6, b"h:3");
+        assert!(save_in(&store, now_ms(), 6, b"h:4"), "the clock was set back");
+        let mut damaged = store.read(FILE).unwrap().unwrap();
+        *damaged.last_mut().unwrap() ^= 1;
+        store.write(FILE, &damaged).unwrap();
+        assert!(save_in(&store, 1, 1, b"h:6"), "what is damaged is repaired");
+    }
 }

@@ -2,7 +2,8 @@
 //!
 //! A file is replaced as a whole: readers see the old one or the new one, also after a crash. Only
 //! its head is written in place, when the contents stay. Several processes may use one folder: each
-//! has temporary files of its own, and the last one to finish wins.
+//! has temporary files of its own, and the last one to finish wins. That none brings an older state is
+//! the caller's part.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Seek, Write};
@@ -60,13 +61,13 @@ impl Store {
     }
 
     /// Writes the head of these bytes into a file that has the same contents. `false` if there is no
-    /// such file, or its contents are others: then nothing was written.
+    /// such file, its contents are others, or others may read it: then nothing was written.
     pub(super) fn confirm(&self, name: &str, bytes: &[u8]) -> bool {
         let path = self.path(name);
         let (head, contents) = bytes.split_at(HEAD.min(bytes.len()));
         let confirm = || -> io::Result<bool> {
             let metadata = fs::metadata(&path)?;
-            if !metadata.is_file() || metadata.len() != bytes.len() as u64 {
+            if !metadata.is_file() || !is_private(&metadata) || metadata.len() != bytes.len() as u64 {
                 return Ok(false);
             }
             let mut file = OpenOptions::new().read(true).write(true).open(&path)?;
@@ -148,6 +149,15 @@ fn check_size(size: usize) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether the file is its owner's alone, as a new one is. A copy may not be.
+fn is_private(metadata: &fs::Metadata) -> bool {
+    #[cfg(unix)]
+    let of_others = std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o077;
+    #[cfg(not(unix))]
+    let (of_others, _) = (0, metadata);
+    of_others == 0
+}
+
 /// Writes a file and waits until the disk has it, so that the renamed file is never empty.
 fn write_and_flush(mut file: File, bytes: &[u8]) -> io::Result<()> {
     file.write_all(bytes)?;
@@ -206,6 +216,9 @@ mod tests {
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(&store.path(NAME)), 0o600);
         assert_eq!(mode(&folder.path().join("cache")), 0o700);
+        store.write(NAME, &file(b"h:1", 1)).unwrap();
+        fs::set_permissions(store.path(NAME), fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(!store.confirm(NAME, &file(b"h:1", 2)), "a copy that others can read is replaced");
     }
 
     #[test]

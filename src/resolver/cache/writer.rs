@@ -16,8 +16,17 @@ use tokio::time::Instant;
 use crate::resolver::cache::queue::{Next, Queue};
 use crate::resolver::cache::store::Store;
 
-/// Code that runs on the thread.
-pub(super) type Job = Box<dyn FnOnce(&Store) + Send>;
+/// Code that reads, on the thread.
+pub(super) type Read = Box<dyn FnOnce(&Store) + Send>;
+/// Code that writes, on the thread. Tells whether it has tried to write a file, which costs a flush of
+/// the disk.
+pub(super) type Write = Box<dyn FnOnce(&Store) -> bool + Send>;
+
+/// What the thread does next.
+enum Job {
+    Read(Read),
+    Write(Write),
+}
 
 /// The thread, as its users hold it.
 pub(super) struct Writer {
@@ -35,9 +44,9 @@ struct Shared {
 }
 
 struct State {
-    /// They come before all others, without a pace.
-    reads: VecDeque<Job>,
-    writes: Queue<Job>,
+    /// They come before all others, without a pace; each with the name of its file.
+    reads: VecDeque<(String, Read)>,
+    writes: Queue<Write>,
     is_running: bool,
     is_closed: bool,
 }
@@ -55,19 +64,26 @@ impl Writer {
         Self { shared: Arc::new(shared) }
     }
 
-    /// Reads as soon as possible.
+    /// The path of a file.
+    #[cfg(test)]
+    pub(super) fn path(&self, file: &str) -> PathBuf {
+        self.shared.store.path(file)
+    }
+
+    /// Reads a file as soon as possible. A job that waits to write this file comes first: what it
+    /// writes is newer.
     ///
     /// # Errors
     /// When the thread cannot be started. Then the job is dropped.
-    pub(super) fn read(&self, job: Job) -> io::Result<()> {
-        self.push(|state| state.reads.push_back(job))
+    pub(super) fn read(&self, file: &str, job: Read) -> io::Result<()> {
+        self.push(|state| state.reads.push_back((file.to_owned(), job)))
     }
 
     /// Writes a file when its turn has come, unless a later job for the same file comes before.
     ///
     /// # Errors
     /// When the thread cannot be started. Then the job is dropped.
-    pub(super) fn write(&self, file: &str, job: Job) -> io::Result<()> {
+    pub(super) fn write(&self, file: &str, job: Write) -> io::Result<()> {
         self.push(|state| state.writes.put(file, job))
     }
 
@@ -103,24 +119,33 @@ impl Shared {
     /// Runs jobs until the last user has gone and none is left.
     fn run(&self) {
         let mut is_swept = false;
-        while let Some((job, is_write)) = self.next() {
-            if is_write && !std::mem::replace(&mut is_swept, true) {
-                self.store.sweep();
+        while let Some(job) = self.next() {
+            match job {
+                Job::Read(read) => read(&self.store),
+                Job::Write(write) => {
+                    if !std::mem::replace(&mut is_swept, true) {
+                        self.store.sweep();
+                    }
+                    if write(&self.store) {
+                        self.lock().writes.wrote(self.epoch.elapsed());
+                    }
+                }
             }
-            job(&self.store);
         }
     }
 
-    /// Waits for the next job, and whether it writes. `None` when there will be no more.
-    fn next(&self) -> Option<(Job, bool)> {
+    /// Waits for the next job. `None` when there will be no more.
+    fn next(&self) -> Option<Job> {
         let mut state = self.lock();
         loop {
-            if let Some(job) = state.reads.pop_front() {
-                return Some((job, false));
+            if let Some((file, read)) = state.reads.pop_front() {
+                let Some(write) = state.writes.take(&file) else { return Some(Job::Read(read)) };
+                state.reads.push_front((file, read));
+                return Some(Job::Write(write));
             }
             let now = self.epoch.elapsed();
             state = match state.writes.next(now) {
-                Next::Do(_, job) => return Some((job, true)),
+                Next::Do(_, job) => return Some(Job::Write(job)),
                 Next::Wait(until) => {
                     let waited = self.woken.wait_timeout(state, until.saturating_sub(now));
                     waited.unwrap_or_else(PoisonError::into_inner).0
@@ -152,6 +177,7 @@ mod tests {
             let job = move |store: &Store| {
                 store.write("file", number.to_string().as_bytes()).unwrap();
                 sender.send(number).unwrap();
+                true
             };
             writer.write("file", Box::new(job)).unwrap();
         }
@@ -170,17 +196,25 @@ mod tests {
         let (sender, order) = mpsc::channel();
         let (go, wait) = mpsc::channel::<()>();
         // Holds the thread until everything is handed over.
-        writer.read(Box::new(move |_| wait.recv().unwrap())).unwrap();
-        for name in ["a", "b", "c"] {
+        writer.read("x", Box::new(move |_| wait.recv().unwrap())).unwrap();
+        let begin = |name: &'static str| {
             let sender = sender.clone();
-            writer.write(name, Box::new(move |_| sender.send(name).unwrap())).unwrap();
+            move || sender.send(name).unwrap()
+        };
+        for (file, name) in [("a", "write a"), ("b", "write b"), ("c", "write c")] {
+            let done = begin(name);
+            let job = move |_: &Store| {
+                done();
+                true
+            };
+            writer.write(file, Box::new(job)).unwrap();
         }
-        for name in ["x", "y"] {
-            let sender = sender.clone();
-            writer.read(Box::new(move |_| sender.send(name).unwrap())).unwrap();
+        for (file, name) in [("x", "read x"), ("b", "read b")] {
+            let done = begin(name);
+            writer.read(file, Box::new(move |_| done())).unwrap();
         }
         go.send(()).unwrap();
         let order: Vec<_> = (0..5).map(|_| order.recv_timeout(Duration::from_secs(30)).unwrap()).collect();
-        assert_eq!(order, ["x", "y", "a", "b", "c"]);
+        assert_eq!(order, ["read x", "write b", "read b", "write a", "write c"]);
     }
 }

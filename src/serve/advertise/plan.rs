@@ -230,7 +230,9 @@ pub(crate) fn of_other_family<'a>(addresses: &'a [Address], bound: &BoundAddress
 
 /// The address of a socket.
 pub(super) fn socket_address(address: SocketAddr, https: bool) -> Result<Address, Error> {
-    with_scheme(Address::try_from(address)?, https).map_err(|reason| refused(address.to_string(), reason))
+    let named = Address::try_from(address)?;
+    let callable = named.uncallable_reason().map_or(Ok(named), Err);
+    callable.and_then(|named| with_scheme(named, https)).map_err(|reason| refused(address.to_string(), reason))
 }
 
 /// Parses an address, which may lack the port that is listened on. `what` is where it is set, for
@@ -248,8 +250,8 @@ fn parse(what: &'static str, text: &str, port: Option<u16>, https: bool) -> Resu
             (Err(reason), None) => return Err(refuse(reason)),
         },
     };
-    if address.is_unspecified() {
-        return Err(refuse("nobody can call every interface: set the one that clients reach".into()));
+    if let Some(reason) = address.uncallable_reason() {
+        return Err(refuse(format!("{reason}: set the address that clients reach")));
     }
     with_scheme(address, https).map_err(|reason| refuse(reason.into()))
 }
@@ -342,7 +344,7 @@ pub(crate) mod tests {
             Err(error) => return assert!(error.is_invalid_argument() && !error.to_string().is_empty()),
         };
         let can_be_called = |address: &Address| {
-            assert!(!address.is_unspecified(), "{address}");
+            assert_eq!(address.uncallable_reason(), None, "{address}");
             assert!(!https || (address.is_secure() && address.unix_path().is_none()), "{address} without TLS");
             assert_eq!(Address::parse(&address.to_string()).ok().as_ref(), Some(address));
         };
@@ -567,6 +569,10 @@ pub(crate) mod tests {
             (&[], &environment(Some("0.0.0.0"), None), tcp("10.0.0.5:7"), "TONIC_ETCD_ADVERTISE"),
             (&[], &environment(None, Some("no ip")), tcp("0.0.0.0:7"), "POD_IP"),
             (&[], &environment(None, Some("0.0.0.0")), tcp("0.0.0.0:7"), "POD_IP \"0.0.0.0\""),
+            (&[], &environment(None, Some("224.0.0.1")), tcp("0.0.0.0:7"), "POD_IP \"224.0.0.1\""),
+            (&[], &environment(Some("a:1,255.255.255.255"), None), tcp("[::]:7"), "\"255.255.255.255\""),
+            (&["[ff02::1]:7"], &none, tcp("10.0.0.5:7"), "multicast"),
+            (&[], &environment(Some("10.0.0.\u{fffd}"), None), tcp("10.0.0.5:7"), "TONIC_ETCD_ADVERTISE"),
             (&[], &environment(None, Some("169.254.1.1")), tcp("0.0.0.0:7"), "POD_IP \"169.254.1.1:7\""),
             (&[], &environment(None, Some("fe80::1")), tcp("[::]:7"), "POD_IP \"[fe80::1]:7\""),
         ] {

@@ -36,9 +36,11 @@ impl From<Error> for RouteError {
     }
 }
 
-/// Reads the environment once, when serving begins.
+/// Reads the environment once, when serving begins. What is not UTF-8 is no address, and is refused as
+/// such.
 pub(crate) fn environment() -> Environment {
-    Environment { advertise: env::var(ADVERTISE).ok(), pod_ip: env::var(POD_IP).ok() }
+    let read = |name| env::var_os(name).map(|value| value.to_string_lossy().into_owned());
+    Environment { advertise: read(ADVERTISE), pod_ip: read(POD_IP) }
 }
 
 /// The addresses to register. `etcd` are the members of etcd, or `None` if only a client of the

@@ -155,6 +155,30 @@ async fn a_registrar_knows_the_unique_keys_of_its_service() {
     assert_eq!(log.count_at(Level::WARN, "lower=\"shop/refunds\""), 1, "{}", log.text());
 }
 
+/// F67: a key that no client can call is of no service, so that its name is none above.
+#[tokio::test]
+async fn a_key_above_that_is_no_server_is_no_name() {
+    const WARNING: &str = "service name is nested in another";
+    let world = World::start().await;
+    let (log, _guard) = Log::begin();
+    for (key, value) in [("shop/config", "{\"currency\":\"EUR\"}"), ("shop/leader", "not an address")] {
+        world.put(key, value).await;
+    }
+    let looks = async || {
+        let looking = Registrar::connect_lazy([world.etcd.endpoint()]).unwrap();
+        let registration = looking.register("shop/payments", Instance::new("10.0.0.6:1").unwrap()).unwrap();
+        let before = log.count("nested names checked");
+        registration.ready(PATIENCE).await.unwrap();
+        until("the look", async || (log.count("nested names checked") > before).then_some(())).await;
+        registration.deregister().await.unwrap();
+    };
+    looks().await;
+    assert_eq!(log.count_at(Level::WARN, WARNING), 0, "{}", log.text());
+    world.put("shop/primary", &naming("10.0.0.5:1")).await;
+    looks().await;
+    assert_eq!(log.count_at(Level::WARN, "upper=\"shop\" lower=\"shop/payments\""), 1, "{}", log.text());
+}
+
 /// F67: a registrar that may not read what lies above or below registers all the same, without a warning.
 #[tokio::test]
 async fn a_registrar_that_may_not_look_registers_all_the_same() {

@@ -1,5 +1,7 @@
 //! Which address is registered, as a process sees its environment.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::process::Command;
 
 use test_support::{Process, example_bin};
@@ -71,5 +73,28 @@ async fn a_pods_address_is_one_that_clients_reach() {
         assert!(!refused.wait(PATIENCE).unwrap().success());
         let said = refused.errors().join("\n");
         assert!(["POD_IP", pod_ip].iter().all(|text| said.contains(text)), "{said}");
+    }
+}
+
+/// A variable that cannot be read, or names what no client can call, is refused and named.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_variable_that_is_no_address_is_refused_and_named() {
+    let world = World::start().await;
+    for pod_ip in ["224.0.0.1", "255.255.255.255"] {
+        let refused = start(&world, "0.0.0.0:0", &[("POD_IP", pod_ip)], &[]);
+        assert!(!refused.wait(PATIENCE).unwrap().success());
+        let said = refused.errors().join("\n");
+        assert!(["POD_IP", pod_ip].iter().all(|text| said.contains(text)), "{said}");
+        assert!(!said.contains("draining"), "it accepted calls: {said}");
+    }
+    for name in ["TONIC_ETCD_ADVERTISE", "POD_IP"] {
+        let mut command = Command::new(example_bin("greeter_server"));
+        command.args(["--etcd", &world.etcd.endpoint(), "--service", "s", "--listen", "0.0.0.0:0"]);
+        command.env_remove("TONIC_ETCD_ADVERTISE").env_remove("POD_IP");
+        command.env(name, OsStr::from_bytes(b"10.0.0.\xff"));
+        let refused = Process::spawn(&mut command).unwrap();
+        assert!(!refused.wait(PATIENCE).unwrap().success());
+        let said = refused.errors().join("\n");
+        assert!(said.contains(name), "{said}");
     }
 }

@@ -208,6 +208,13 @@ impl Stamp {
         let age = Duration::from_millis(now_ms.saturating_sub(self.confirmed_ms));
         if age > limit { Err(FileError::Old { age, limit }) } else { Ok(age) }
     }
+
+    /// Whether etcd held this later than the other, as far as the clock and the revisions tell. A time
+    /// that is still to come tells nothing: the clock was set back.
+    pub(super) fn is_later_than(&self, other: Stamp, now_ms: u64) -> bool {
+        let is_later = other.confirmed_ms < self.confirmed_ms && self.confirmed_ms <= now_ms;
+        is_later && self.revision >= other.revision
+    }
 }
 
 /// What is left to read.

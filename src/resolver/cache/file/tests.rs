@@ -159,3 +159,13 @@ fn age_has_a_limit_and_the_clock_some_tolerance() {
     let last = Stamp { confirmed_ms: u64::MAX, revision: 1 };
     assert!(last.age(0, limit).is_err() && Stamp { confirmed_ms: 0, ..last }.age(u64::MAX, limit).is_err());
 }
+
+#[test]
+fn what_is_later_is_told_by_the_clock_and_the_revisions() {
+    let stamp = |confirmed_ms, revision| Stamp { confirmed_ms, revision };
+    let later = |known, new| stamp(known, 5).is_later_than(new, 1_000);
+    assert!(later(900, stamp(899, 5)) && later(900, stamp(899, 4)) && later(1_000, stamp(0, 5)));
+    assert!(!later(900, stamp(900, 5)) && !later(900, stamp(901, 4)), "this one is not later");
+    assert!(!later(900, stamp(899, 6)), "it was confirmed by a process that had not seen the last change");
+    assert!(!later(1_001, stamp(999, 5)), "the clock was set back");
+}
