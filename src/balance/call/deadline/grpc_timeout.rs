@@ -6,9 +6,8 @@
 //! which without the ladder would fill that table with texts that never come again. Only the server
 //! is told the longer time: the caller's own deadline is exact.
 
+use std::borrow::Cow;
 use std::time::Duration;
-
-use http::HeaderValue;
 
 /// The first three digits of the ladder's texts: each step is at most 5 % above the one before.
 const STEPS: [u16; STEP_COUNT] = steps();
@@ -73,8 +72,8 @@ pub(super) fn parse(text: &[u8]) -> Option<Duration> {
 }
 
 /// Formats the time that is left for a server.
-pub(super) fn format(left: Duration) -> HeaderValue {
-    on_ladder(left).map_or_else(|| exact(left), HeaderValue::from_static)
+pub(super) fn format(left: Duration) -> Cow<'static, str> {
+    on_ladder(left).map_or_else(|| exact(left).into(), Cow::Borrowed)
 }
 
 /// The ladder's text for a time: the first one that is not below it. `None` if the ladder does not
@@ -99,19 +98,15 @@ fn on_ladder(left: Duration) -> Option<&'static str> {
 }
 
 /// Formats a time in the finest unit that takes at most 8 digits, rounded down.
-fn exact(left: Duration) -> HeaderValue {
+fn exact(left: Duration) -> String {
     let nanos = left.as_nanos();
     for (unit, size) in [("n", 1), ("u", 1_000), ("m", 1_000_000), ("S", 1_000_000_000), ("M", 60_000_000_000)] {
         let amount = nanos / size;
         if amount < 100_000_000 {
-            return value(format!("{amount}{unit}"));
+            return format!("{amount}{unit}");
         }
     }
-    value(format!("{}H", (nanos / 3_600_000_000_000).min(99_999_999)))
-}
-
-fn value(text: String) -> HeaderValue {
-    HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("0n")) // digits and a letter are always a value
+    format!("{}H", (nanos / 3_600_000_000_000).min(99_999_999))
 }
 
 #[cfg(test)]

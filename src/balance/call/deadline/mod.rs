@@ -2,6 +2,7 @@
 
 mod grpc_timeout;
 
+use std::borrow::Cow;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -55,7 +56,11 @@ impl Deadline {
     /// Returns `grpc-timeout` for an attempt that begins now: the time that is left. `None` if none is.
     pub(crate) fn remaining_header(&self) -> Option<HeaderValue> {
         let left = self.at.saturating_duration_since(Instant::now());
-        (!left.is_zero()).then(|| grpc_timeout::format(left))
+        (!left.is_zero()).then(|| match grpc_timeout::format(left) {
+            Cow::Borrowed(text) => HeaderValue::from_static(text),
+            // Digits and a letter are always a value.
+            Cow::Owned(text) => HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("0n")),
+        })
     }
 
     /// Whether it passes during a pause that begins now and may end [`TIMER_GRANULARITY`] late.
