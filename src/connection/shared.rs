@@ -87,14 +87,19 @@ impl Shared {
     /// driver calls it after each poll.
     pub(super) fn set_stream_limit(&self, limit: usize) {
         let Some(freed) = self.capacity.set_limit(limit) else { return };
-        if limit > 0 {
-            self.transition(|state| {
+        let becomes_ready = limit > 0
+            && self.transition(|state| {
                 use ConnectionState::{Handshaking, Idle, Probing, Ready};
                 matches!(state, Handshaking | Idle | Probing).then_some(Ready)
             });
-        }
-        // Not more than the server takes over all its connections: nobody is woken for nothing.
-        let freed = self.server.as_ref().map_or(freed, |server| freed.min(server.available()));
+        let freed = match &self.server {
+            None => freed,
+            // No server gets a further connection while one is idle: a call that waits has to look again, even if all streams of
+            // this one are taken.
+            Some(server) if becomes_ready => freed.min(server.available()).max(1),
+            // Not more than the server takes over all its connections: nobody is woken for nothing.
+            Some(server) => freed.min(server.available()),
+        };
         if freed > 0 {
             self.capacity_listener.freed(freed);
         }

@@ -315,6 +315,19 @@ async fn idle_connections_are_checked_before_a_further_one_is_made() {
 }
 
 #[tokio::test]
+async fn idle_connections_whose_streams_are_all_taken_get_a_further_one() {
+    let server = Told::start(2).await;
+    let idle = Duration::from_millis(100);
+    let channel = over(connections(2).idle_timeout(idle), [&server.peer.address]);
+    ready(&channel, 1).await;
+    let streams = server.begin(&channel, 2, Script::Silence).await;
+    tokio::time::sleep(idle * 3).await;
+    server.next(Script::Greet);
+    greet(&channel).await.unwrap();
+    assert_eq!((server.peer.seen.connections(), finished(&streams)), (2, 0));
+}
+
+#[tokio::test]
 async fn a_connection_that_is_slow_to_come_holds_up_no_call() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -476,6 +489,50 @@ async fn calls_over_a_connection_that_drains_count_for_the_channels_limit() {
         call.task.await.unwrap().unwrap();
     }
     assert_eq!(end_all(&end, calls).await, [Ok(()); 2]);
+}
+
+#[tokio::test]
+async fn a_call_gets_a_further_connection_once_the_channels_limit_leaves_room_for_it() {
+    let (told, end) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let server = Told::start(1).await;
+    let channel = over(connections_and_calls(2, 2), [&server.peer.address]);
+    ready(&channel, 1).await;
+    let goaway = Script::GoAway(Box::new(Script::GreetLater(end.clone())));
+    let drained = server.begin(&channel, 1, Script::Later(told.clone(), Box::new(goaway))).await;
+    until("the next connection", || {
+        told.notify_waiters();
+        server.peer.seen.connections() == 2
+    })
+    .await;
+    ready(&channel, 1).await;
+    let silent = server.begin(&channel, 1, Script::Silence).await;
+    server.next(Script::Greet);
+    let next = waiting(&channel, 1, true).await;
+    assert_eq!((only(&channel).in_flight(), finished(&next)), (2, 0));
+    assert_eq!(end_all(&end, drained).await, [Ok(())]);
+    assert_eq!(end_all(&end, next).await, [Ok(())], "the connection that is left is full");
+    assert_eq!((server.peer.seen.connections(), finished(&silent)), (3, 0));
+}
+
+#[tokio::test]
+async fn a_server_that_comes_back_has_no_more_calls_than_before() {
+    let (server, end) = (Told::start(100).await, Arc::new(Notify::new()));
+    let (channel, set) = changing(builder().max_in_flight_per_server(1));
+    set.add(server.peer.address);
+    ready(&channel, 1).await;
+    let first = server.begin(&channel, 1, Script::GreetLater(end.clone())).await;
+    set.remove(&server.peer.address);
+    until("it to go", || channel.servers().is_empty()).await;
+    set.add(server.peer.address);
+    ready(&channel, 1).await;
+    assert_eq!(only(&channel).in_flight(), 1, "over the connection that closes after it");
+    server.next(Script::Greet);
+    let next = waiting(&channel, 1, true).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!((finished(&next), server.peer.seen.calls()), (0, 1));
+    assert_eq!(end_all(&end, first).await, [Ok(())]);
+    assert_eq!(end_all(&end, next).await, [Ok(())]);
+    assert_eq!((server.peer.seen.most.load(Ordering::SeqCst), only(&channel).in_flight()), (1, 0));
 }
 
 #[tokio::test]

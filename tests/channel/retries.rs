@@ -9,6 +9,7 @@ use greeter_proto::greeter_client::GreeterClient;
 use tonic::Code;
 use tonic_etcd::policy::{Call, Pick, Picker, ReadySet};
 use tonic_etcd::{Policy, RetryPolicy};
+use tower::ServiceExt as _;
 
 use crate::peer::{Part, Peer, Script};
 use crate::raw::goaway_at_first_call;
@@ -252,4 +253,47 @@ async fn a_large_call_that_was_never_processed_goes_elsewhere_whole() {
     crate::support::until("the call to arrive", || calls.load(Ordering::SeqCst) > 0).await;
     set.add(good.address);
     call.await.unwrap().unwrap();
+}
+
+/// Each attempt of a call has the headers of the call, and says how many attempts went before: of calls without
+/// metadata, and of calls with several values of one name, binary ones, an agent of their own, and a timeout that is none.
+#[tokio::test]
+async fn each_attempt_has_the_headers_of_its_call() {
+    let peer = Peer::start(Script::Status(14, vec![])).await;
+    let retry = RetryPolicy::new().repeatable(SAY_HELLO).max_attempts(3).backoff(Duration::ZERO, Duration::ZERO);
+    let channel = over(builder().retry(retry), [&peer.address]);
+    let own: [&[(&'static str, &'static str)]; 5] = [
+        &[],
+        &[("x-one", "1"), ("x-one", "2"), ("data-bin", "AAEC")],
+        &[("user-agent", "mine/1.0")],
+        &[("grpc-timeout", "nonsense")],
+        &[("grpc-timeout", "1H")],
+    ];
+    for (call, own) in own.into_iter().enumerate() {
+        let mut request = http::Request::post(SAY_HELLO).body(tonic::body::Body::empty()).unwrap();
+        for (name, value) in [("te", "trailers"), ("content-type", "application/grpc")].iter().chain(own) {
+            request.headers_mut().append(*name, value.parse().unwrap());
+        }
+        channel.clone().oneshot(request).await.unwrap();
+        let heads = peer.seen.heads.lock().unwrap();
+        let attempts = heads[call * 3..].iter().map(|head| {
+            let mut headers = head.headers.clone();
+            let previous = headers.remove("grpc-previous-rpc-attempts");
+            let headers = headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()));
+            (headers.collect::<Vec<_>>(), previous.map(|count| count.to_str().unwrap().to_owned()))
+        });
+        let attempts: Vec<_> = attempts.collect();
+        assert_eq!(attempts.len(), 3, "{own:?}");
+        let count: Vec<_> = attempts.iter().map(|(_, previous)| previous.as_deref()).collect();
+        assert_eq!(count, [None, Some("1"), Some("2")]);
+        let sorted = |at: usize| {
+            let mut headers = attempts[at].0.clone();
+            headers.sort();
+            headers
+        };
+        assert!(sorted(0) == sorted(1) && sorted(1) == sorted(2), "{attempts:#?}");
+        for fixed in ["te: trailers", "content-type: application/grpc"] {
+            assert!(attempts[0].0.iter().any(|header| header == fixed), "{attempts:#?}");
+        }
+    }
 }

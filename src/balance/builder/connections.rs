@@ -125,7 +125,7 @@ impl BalancedChannelBuilder {
     /// so many calls is passed over, and if no server has room, calls wait in the queue. It fails no
     /// call. Only the calls of this channel count, from their start to the end of their responses:
     /// cancelled calls until their streams are reset, and calls over connections that are draining
-    /// too.
+    /// too. So do the calls that a server still has when it is removed and comes back.
     ///
     /// gRFC A32 (circuit breaking) is another thing: its limit is for all servers of a cluster
     /// together, and calls beyond it fail.

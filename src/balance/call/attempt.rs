@@ -40,7 +40,12 @@ impl CallState {
     /// What becomes of the call if it was not sent.
     pub(super) fn begin_attempt(&mut self, picked: PickedServer, sent_at: Duration) -> Result<(), Box<AttemptOutcome>> {
         let (exchange, reporter) = self.send(picked, sent_at)?;
-        let watched = if self.is_timed() { self.earlier_deadline(sent_at) } else { self.wait_limits.deadline };
+        let watched = if self.is_timed() {
+            self.first_sent_at.get_or_insert(sent_at);
+            self.earlier_deadline(sent_at)
+        } else {
+            self.wait_limits.deadline
+        };
         self.in_flight = Some(InFlight { exchange, reporter, timer: DeadlineTimer::new(watched) });
         Ok(())
     }

@@ -116,23 +116,23 @@ impl CallState {
                 }
                 Err(outcome) => *outcome,
             };
-            match outcome {
+            let (body, pause) = match outcome {
                 AttemptOutcome::Done(result) | AttemptOutcome::Failed(result) => return result,
-                AttemptOutcome::Retry(body, pause) => {
-                    self.body = Some(body);
-                    self.restore_headers();
-                    if !pause.is_zero() {
-                        runtime::require_timers()?;
-                        // A server had the call: this pause is bounded by the deadline alone.
-                        let limits = WaitLimits { wait_for_ready: true, ..self.wait_limits };
-                        if let Err(status) = Box::pin(self.shared.sleep(pause, limits)).await {
-                            return self.last_result_or(status);
-                        }
-                    }
-                    // Neither the attempt nor the pause is a wait for a server: the wait limit does not count them.
-                    self.wait_limits.started += self.now().saturating_sub(sent_at);
+                AttemptOutcome::Retry(body, pause) => (body, pause),
+                AttemptOutcome::Unprocessed(body) => (body, Duration::ZERO),
+            };
+            self.body = Some(body);
+            self.restore_headers();
+            if !pause.is_zero() {
+                runtime::require_timers()?;
+                // A server had the call: this pause is bounded by the deadline alone.
+                let limits = WaitLimits { wait_for_ready: true, ..self.wait_limits };
+                if let Err(status) = Box::pin(self.shared.sleep(pause, limits)).await {
+                    return self.last_result_or(status);
                 }
             }
+            // Neither the attempt nor the pause is a wait for a server: the wait limit does not count them.
+            self.wait_limits.started += self.now().saturating_sub(sent_at);
         }
     }
 

@@ -31,7 +31,7 @@ use crate::balance::call::replay::{ReplayBody, RewindReason};
 use crate::balance::call::reporter::AttemptReporter;
 use crate::balance::call::response_body::{BodyError, ResponseBody, ServedBy};
 use crate::balance::call::retry::{Pushback, RetryScope};
-use crate::balance::call::state::AttemptOutcome::{self, Done, Failed, Retry};
+use crate::balance::call::state::AttemptOutcome::{self, Done, Failed, Retry, Unprocessed};
 use crate::balance::call::state::CallState;
 use crate::balance::policy::AttemptResult;
 use crate::balance::pool::ready::ReadySubchannel;
@@ -242,7 +242,8 @@ impl CallState {
             FailureKind::GoAwayError(_) | FailureKind::HeadersOverflow
                 if std::mem::replace(&mut self.is_suspect, true) =>
             {
-                Next::End
+                // An attempt that is in flight beside it may still succeed.
+                if self.shared.settings.retry.has_code(code) { Next::Exhausted } else { Next::End }
             }
             _ => self.retry(code, body, subchannel, is_lost, Pushback::None),
         };
@@ -275,7 +276,7 @@ impl CallState {
         }
         self.round_backoff.get_or_insert_with(|| Box::new(Backoff::new(fastrand::u64(..))));
         self.last_refusal = Some(Box::new((failure, subchannel)));
-        Retry(body, Duration::ZERO)
+        Unprocessed(body)
     }
 
     /// Decides whether a call that a server may have processed is retried, by policy, budget, deadline and the server's word.
@@ -297,7 +298,9 @@ impl CallState {
         let pushback = if deadline.is_none() { pushback.without_deadline() } else { pushback };
         let policy = &self.shared.settings.retry;
         let is_declared = self.retry_scope != RetryScope::Never && policy.has_code(code);
-        self.pushback = pushback;
+        if self.pushback != Pushback::Never {
+            self.pushback = pushback;
+        }
         if pushback == Pushback::Never {
             self.shared.retry_budget.on_failure();
             return if is_declared { Next::Exhausted } else { Next::End };
@@ -316,7 +319,9 @@ impl CallState {
             Pushback::None | Pushback::Never => policy.pause(self.attempts, fastrand::f64()),
         };
         // A pause that ends too late would replace the server's status with a passed deadline.
-        if self.attempts >= policy.max_attempts
+        // What a server has forbidden holds for the attempts that were in flight beside its own too.
+        if self.pushback == Pushback::Never
+            || self.attempts >= policy.max_attempts
             || !self.shared.retry_budget.allows_retry()
             || deadline.is_some_and(|deadline| deadline.passes_within(pause))
         {

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
 
 use http::{Extensions, HeaderMap};
@@ -185,7 +185,11 @@ impl ChannelShared {
                 PickOutcome::Full if !request.failed_servers.is_empty() => return Ok(PickOutcome::AllFailed),
                 // The same holds for a call for which its picker has no server.
                 none @ (PickOutcome::AllFailed | PickOutcome::Wait | PickOutcome::Fail(_)) => return Ok(none),
-                PickOutcome::Full | PickOutcome::NoneReady => ticket.wait_again(),
+                PickOutcome::Full | PickOutcome::NoneReady => {
+                    ticket.wait_again();
+                    // What it was woken for may be no stream, but what kept a server from getting a further connection.
+                    self.ask_for_room();
+                }
             }
         }
     }
@@ -213,7 +217,8 @@ impl ChannelShared {
 
     /// If calls wait and no server has room: sends PINGs to further idle servers, and asks a server for a further connection.
     ///
-    /// Each call that begins to wait does so. So no call waits while a server that would take it was not asked.
+    /// Each call that begins to wait does so, and again if its turn gives it no server. So no call waits while a server that would
+    /// take it was not asked.
     pub(crate) fn ask_for_room(&self) {
         let ready = self.ready.load();
         let waiting = self.queue.waiters();
@@ -222,6 +227,9 @@ impl ChannelShared {
         }
         ready.probe();
         if self.settings.connections_per_server > 1 {
+            // A call enters the queue and then looks who was asked; a supervisor says that it may be asked and then looks for
+            // calls. At least one of them sees the other.
+            fence(Ordering::SeqCst);
             ready.grow(waiting, fastrand::usize(..));
         }
     }

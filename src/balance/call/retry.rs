@@ -27,7 +27,8 @@ pub(crate) const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-p
 /// attempt in time, the call ends with the status of the last attempt.
 ///
 /// Servers have the last word: `grpc-retry-pushback-ms` in a response replaces the backoff, in milliseconds. A negative value, or
-/// a value that is not a number, forbids the retry. More than a minute also forbids it if the call has no deadline.
+/// a value that is not a number, forbids the retry, also that of other attempts of the call which are in flight. More than a minute
+/// also forbids it if the call has no deadline.
 /// `grpc-previous-rpc-attempts` in a request tells its server how many attempts went before.
 ///
 /// A call is never retried:

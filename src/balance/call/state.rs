@@ -20,7 +20,7 @@ use crate::balance::call::retry::{Pushback, RetryScope};
 use crate::balance::pool::ready::ReadySubchannel;
 use crate::balance::shared::ChannelShared;
 use crate::balance::status;
-use crate::balance::status::headers::{RequestHeaders, field_size};
+use crate::balance::status::headers::{self, RequestHeaders, field_size};
 use crate::balance::subchannel::Subchannel;
 use crate::connection::Failure;
 
@@ -30,6 +30,8 @@ pub(super) enum AttemptOutcome {
     Done(Result<Response<ResponseBody>, Status>),
     /// The call is retried, after a pause.
     Retry(ReplayBody, Duration),
+    /// No server has processed the call: it is sent again.
+    Unprocessed(ReplayBody),
     /// The call would be retried, but no attempt is left for it. It ends with this, unless another of its attempts is in flight.
     Failed(Result<Response<ResponseBody>, Status>),
 }
@@ -40,6 +42,8 @@ enum Headers {
     Whole(HeaderMap),
     /// An attempt has taken them. This copy is one allocation; a map would be two.
     Kept(Vec<(HeaderName, HeaderValue)>),
+    /// An attempt has taken them, and they can be made again without a copy.
+    Plain,
 }
 
 static NO_HEADERS: LazyLock<HeaderMap> = LazyLock::new(HeaderMap::new);
@@ -53,6 +57,8 @@ pub(super) struct CallState {
     pub(super) path: PathAndQuery,
     /// Of the next attempt. An attempt takes them; `restore_headers` brings them back.
     headers: Headers,
+    /// The headers can be made again without a copy.
+    is_plain: bool,
     /// For pickers.
     extensions: Extensions,
     /// An upper bound for the size of `headers`, as HTTP/2 counts it.
@@ -65,9 +71,11 @@ pub(super) struct CallState {
     pub(super) reports_server: bool,
     pub(super) wait_limits: WaitLimits,
     pub(super) retry_scope: RetryScope,
+    /// When the first attempt was sent, of a call that may have several at once. Since the channel's epoch.
+    pub(super) first_sent_at: Option<Duration>,
     /// Attempts that failed, or were given up, after a server may have processed them.
     pub(super) attempts: u32,
-    /// What the server of the last of them has said about further ones.
+    /// What the server of the last of them has said about further ones. Once one has said that it wants none, that stays.
     pub(super) pushback: Pushback,
     /// A connection has ended, and this call may be the reason for it. One more connection is risked, and no further one.
     pub(super) is_suspect: bool,
@@ -91,9 +99,10 @@ impl CallState {
         let is_generated = parts.extensions.get::<tonic::GrpcMethod<'static>>().is_some();
         // Most requests have no extension but the generated client's: then no other is looked up.
         let extensions = (parts.extensions.len() > usize::from(is_generated)).then_some(&parts.extensions);
-        let RequestHeaders { size, timeout, user_agent } = RequestHeaders::scan(&parts.headers);
+        let RequestHeaders { size, timeout, user_agent, is_plain } = RequestHeaders::scan(&parts.headers);
+        let is_plain = is_plain && user_agent.is_none();
         let limit = settings.timeouts.of_call(extensions, parts.uri.path());
-        let deadline = Deadline::new(timeout, limit, started);
+        let (has_timeout, deadline) = (timeout.is_some(), Deadline::new(timeout, limit, started));
         let wait_for_ready =
             extensions.and_then(|own| own.get()).map_or(settings.wait_for_ready, |WaitForReady(own)| *own);
         let reports_server = extensions.and_then(|own| own.get()).map_or(settings.served_by, |ReportServer(own)| *own);
@@ -107,12 +116,15 @@ impl CallState {
             retry_scope: settings.retry.scope(path.path()),
             path,
             headers: Headers::Whole(parts.headers),
+            // Only what an attempt sends for a deadline can be made again, and not a text that is no timeout.
+            is_plain: is_plain && (!has_timeout || deadline.is_some()),
             extensions: parts.extensions,
             header_size,
             body: Some(ReplayBody::new(body, settings.replay_limit)),
             is_generated,
             reports_server,
             wait_limits: WaitLimits { deadline, wait_for_ready, started },
+            first_sent_at: None,
             attempts: 0,
             pushback: Pushback::None,
             is_suspect: false,
@@ -134,28 +146,37 @@ impl CallState {
     /// Takes the headers for an attempt, and keeps a copy for the next.
     pub(super) fn take_headers(&mut self) -> HeaderMap {
         self.restore_headers();
-        let mut kept = Vec::new();
-        if let Headers::Whole(headers) = &self.headers {
-            kept = Vec::with_capacity(headers.len());
-            for (name, value) in headers {
-                kept.push((name.clone(), value.clone()));
+        let kept = match &self.headers {
+            Headers::Whole(headers) if !self.is_plain => {
+                let mut kept = Vec::with_capacity(headers.len());
+                for (name, value) in headers {
+                    kept.push((name.clone(), value.clone()));
+                }
+                Headers::Kept(kept)
             }
-        }
-        match std::mem::replace(&mut self.headers, Headers::Kept(kept)) {
+            _ => Headers::Plain,
+        };
+        match std::mem::replace(&mut self.headers, kept) {
             Headers::Whole(headers) => headers,
-            Headers::Kept(_) => HeaderMap::new(), // they were restored above
+            Headers::Kept(_) | Headers::Plain => HeaderMap::new(), // they were restored above
         }
     }
 
     /// Brings the headers back, before another attempt picks its server.
     pub(super) fn restore_headers(&mut self) {
-        if let Headers::Kept(kept) = &mut self.headers {
-            let mut headers = HeaderMap::with_capacity(kept.len());
-            for (name, value) in kept.drain(..) {
-                headers.append(name, value);
+        let kept = match &mut self.headers {
+            Headers::Whole(_) => return,
+            Headers::Kept(kept) => std::mem::take(kept),
+            // An attempt adds the timeout.
+            Headers::Plain => {
+                headers::plain().into_iter().chain([(USER_AGENT, self.shared.settings.user_agent.clone())]).collect()
             }
-            self.headers = Headers::Whole(headers);
+        };
+        let mut headers = HeaderMap::with_capacity(kept.len());
+        for (name, value) in kept {
+            headers.append(name, value);
         }
+        self.headers = Headers::Whole(headers);
     }
 
     /// Returns what a pick needs to know of the next attempt. Its number counts attempts that a server may have processed.
@@ -164,7 +185,7 @@ impl CallState {
             path: self.path.path(),
             headers: match &self.headers {
                 Headers::Whole(headers) => headers,
-                Headers::Kept(_) => &NO_HEADERS, // restored before each pick
+                Headers::Kept(_) | Headers::Plain => &NO_HEADERS, // restored before each pick
             },
             extensions: &self.extensions,
             attempt: self.attempts + 1,

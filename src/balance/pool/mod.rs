@@ -18,8 +18,8 @@ pub(super) mod source;
 use std::collections::BTreeMap;
 use std::hash::Hash;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -145,6 +145,8 @@ struct Pool {
     /// One for each address of an instance that is not draining, connected or not. In the order in
     /// which calls and statuses list them.
     entries: BTreeMap<Authority, PoolEntry>,
+    /// What counts the calls of servers that are gone, while it is in use: one that comes back has to know of its calls.
+    leaving: BTreeMap<Authority, Weak<ServerStreams>>,
     /// The last state of the source.
     directory: Arc<DirectoryStatus>,
     /// How many instances are draining; they have no entry.
@@ -190,6 +192,7 @@ impl Pool {
         Self {
             shared,
             entries: BTreeMap::new(),
+            leaving: BTreeMap::new(),
             directory,
             draining: 0,
             outlier_detector: options.map(|options| OutlierDetector::new(options, Duration::ZERO)),
@@ -224,9 +227,8 @@ impl Pool {
         let service = &*self.directory.service;
         match change {
             AddressChange::Gone(authority) => {
-                self.entries_changed = true;
                 tracing::debug!(parent: None, service, server = authority.as_str(), "server removed");
-                self.entries.remove(&authority);
+                self.remove(&authority);
             }
             AddressChange::Present { address, value: instance, .. } => {
                 let authority = address.parsed_authority().clone();
@@ -236,12 +238,31 @@ impl Pool {
                     Some(entry) if *entry.subchannel.address() == address => entry.instance = instance,
                     _ => {
                         tracing::debug!(parent: None, service, server = %address, "server added");
-                        self.entries_changed = true;
-                        self.entries.insert(authority, PoolEntry::start(&self.shared, address, instance));
+                        self.remove(&authority);
+                        let streams = self.streams_of(&authority);
+                        self.entries.insert(authority, PoolEntry::start(&self.shared, address, instance, streams));
                     }
                 }
             }
         }
+    }
+
+    /// Removes the entry of an address, if it has one. Its calls go on.
+    fn remove(&mut self, authority: &Authority) {
+        self.entries_changed = true;
+        let Some(entry) = self.entries.remove(authority) else { return };
+        self.leaving.retain(|_, streams| streams.strong_count() > 0);
+        if let Some(streams) = entry.subchannel.streams() {
+            self.leaving.insert(authority.clone(), Arc::downgrade(streams));
+        }
+    }
+
+    /// What counts the calls of a server that comes, if anything does. It counts those that it had before it went, too.
+    fn streams_of(&mut self, authority: &Authority) -> Option<Arc<ServerStreams>> {
+        let settings = &self.shared.settings;
+        let known = self.leaving.remove(authority).and_then(|streams| streams.upgrade());
+        let new = || Arc::new(ServerStreams::new(settings.max_in_flight_per_server));
+        settings.counts_by_server().then(|| known.unwrap_or_else(new))
     }
 
     /// Ejects servers and takes them back.
@@ -363,17 +384,18 @@ impl Pool {
 }
 
 impl PoolEntry {
-    /// Begins to connect to a server, in a task of its own.
-    fn start(shared: &ChannelShared, address: Address, instance: Arc<Instance>) -> Self {
+    /// Begins to connect to a server, in a task of its own. `streams` counts its calls.
+    fn start(
+        shared: &ChannelShared,
+        address: Address,
+        instance: Arc<Instance>,
+        streams: Option<Arc<ServerStreams>>,
+    ) -> Self {
         let peer = match address.unix_path() {
             Some(path) => PeerAddress::Unix(path.into()),
             None => PeerAddress::Tcp(address.host().to_owned(), address.port()),
         };
         let to = Destination { address: peer, secure: address.is_secure() };
-        let streams = shared
-            .settings
-            .counts_by_server()
-            .then(|| Arc::new(ServerStreams::new(shared.settings.max_in_flight_per_server)));
         let subchannel = Arc::new(Subchannel::new(address, shared.epoch, streams));
         let supervisor = tokio::spawn(supervise(shared.connect_context.clone(), subchannel.clone(), to)).abort_handle();
         Self { subchannel, instance, supervisor, ready: None }

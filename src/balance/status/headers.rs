@@ -1,6 +1,7 @@
 //! What the headers of requests and responses say, and the statuses of those that are too large.
 
-use http::{HeaderMap, HeaderValue, Request};
+use http::header::{CONTENT_TYPE, TE};
+use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use tonic::{Code, Status};
 
 use crate::address::Address;
@@ -109,22 +110,33 @@ pub(crate) struct RequestHeaders<'a> {
     /// The value of `grpc-timeout`.
     pub(crate) timeout: Option<&'a HeaderValue>,
     pub(crate) user_agent: Option<&'a HeaderValue>,
+    /// There is nothing else than [`plain`] and a timeout, each once: the headers of most calls.
+    pub(crate) is_plain: bool,
+}
+
+/// What a generated client sends with a call that has no metadata.
+pub(crate) fn plain() -> [(HeaderName, HeaderValue); 2] {
+    [(TE, HeaderValue::from_static("trailers")), (CONTENT_TYPE, HeaderValue::from_static("application/grpc"))]
 }
 
 impl<'a> RequestHeaders<'a> {
     #[inline]
     pub(crate) fn scan(headers: &'a HeaderMap) -> Self {
-        let (mut size, mut timeout, mut user_agent) = (0, None, None);
+        let (mut size, mut timeout, mut user_agent, mut plain) = (0, None, None, [false; 2]);
         for (name, value) in headers {
             let name = name.as_str();
             size += field_size(name, value.len());
             match name {
                 "grpc-timeout" => timeout = timeout.or(Some(value)),
                 "user-agent" => user_agent = user_agent.or(Some(value)),
+                "te" => plain[0] = value == "trailers",
+                "content-type" => plain[1] = value == "application/grpc",
                 _ => {}
             }
         }
-        Self { size, timeout, user_agent }
+        // A header that stands twice makes one more than there are names.
+        let is_plain = plain == [true; 2] && headers.len() == plain.len() + usize::from(timeout.is_some());
+        Self { size, timeout, user_agent, is_plain }
     }
 }
 

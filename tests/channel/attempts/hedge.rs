@@ -127,7 +127,7 @@ async fn a_hedge_that_was_never_processed_is_no_failure() {
         let channel = channel.clone();
         tokio::spawn(async move { greeted_by(&channel).await })
     };
-    until("the hedge to be refused", || servers.calls() == [1, 1]).await;
+    until("the hedge to be refused", || servers.calls()[1] > 0).await;
     tokio::time::sleep(SOON).await;
     told.notify_one();
     assert_eq!(call.await.unwrap(), servers.name(0));

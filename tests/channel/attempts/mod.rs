@@ -2,6 +2,7 @@
 //!
 //! Times are of two kinds: those that must pass are short, and those that must not are as long as a test may last.
 
+mod beside;
 mod hedge;
 mod hedged_requests;
 mod quantile;

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tonic::Code;
 use tonic_etcd::RetryPolicy;
 
-use super::{NEVER, SOON, Servers, costs, repeating};
+use super::{NEVER, SOON, Servers, costs, repeating, unavailable};
 use crate::peer::Script;
 use crate::support::{builder, greet, greeted_by, over};
 
@@ -40,6 +41,27 @@ async fn the_least_time_holds_where_calls_are_faster() {
     }
     assert_eq!(servers.calls(), [120, 0]);
     assert_eq!(costs(&channel).0, [0, 0]);
+}
+
+#[tokio::test]
+async fn the_time_of_a_call_counts_from_its_first_attempt() {
+    let failing = SOON * 4;
+    let servers = Servers::start([Script::After(failing, Box::new(unavailable())), Script::Greet]).await;
+    let policy = repeating().hedge_after_quantile(0.1, Duration::from_millis(1)).budget(1000, 1.0);
+    let channel = servers.channel(policy).await;
+    let calls: Vec<_> = (0..110)
+        .map(|_| {
+            let channel = channel.clone();
+            tokio::spawn(async move { greeted_by(&channel).await })
+        })
+        .collect();
+    for call in calls {
+        assert_eq!(call.await.unwrap(), servers.name(1));
+    }
+    servers.set(0, Script::Silence);
+    let began = Instant::now();
+    assert_eq!(greeted_by(&channel).await, servers.name(1));
+    assert!(began.elapsed() >= failing, "{:?}", began.elapsed());
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use tonic::{Code, Status};
 
 use crate::balance::call::attempts::schedule::{Action, Schedule, SentAttempt};
+use crate::balance::call::deadline::Deadline;
 use crate::balance::call::outcome::{ReadStatus, read_status};
 use crate::balance::call::replay::ReplayBody;
 use crate::balance::call::reporter::AttemptReporter;
@@ -108,9 +109,19 @@ impl Flight {
 
     /// Polls the attempts from `index` on, and takes the first one out that something has come of. `index` is then that of the
     /// next one.
-    pub(super) fn poll_next(&mut self, index: &mut usize, cx: &mut Context<'_>) -> Option<(Attempt, Arrival)> {
+    pub(super) fn poll_next(
+        &mut self,
+        index: &mut usize,
+        deadline: Option<Deadline>,
+        cx: &mut Context<'_>,
+    ) -> Option<(Attempt, Arrival)> {
+        let awaits_head = self.attempts.iter().any(|(_, stage)| matches!(stage, Stage::Head(..)));
         while let Some((_, stage)) = self.attempts.get_mut(*index) {
             let polled = match stage {
+                // It would end the call with its own timer, and an attempt without a head is to blame.
+                Stage::Status(..) if awaits_head && deadline.is_some_and(|deadline| deadline.has_passed()) => {
+                    Poll::Pending
+                }
                 Stage::Head(exchange, _) => exchange.poll_head(cx).map(Polled::Head),
                 Stage::Status(read, _) => read.as_mut().poll(cx).map(|(read, response)| Polled::Status(read, response)),
             };

@@ -1,11 +1,13 @@
 //! A further attempt of a call that has one in flight: it needs a server that was not tried yet, a copy of the request, and a
-//! token of the budget. It waits for none of them.
+//! token of the budget. It waits for none of them. One that takes the place of an attempt that no server has processed needs no
+//! token.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
+use crate::backoff::Backoff;
 use crate::balance::call::attempts::FlightEnd;
 use crate::balance::call::attempts::flight::Flight;
 use crate::balance::call::deadline::DeadlineTimer;
@@ -16,6 +18,7 @@ use crate::balance::call::state::AttemptOutcome::Done;
 use crate::balance::call::state::CallState;
 use crate::balance::pool::ready::ReadySubchannel;
 use crate::balance::status::headers::request_too_large;
+use crate::balance::subchannel::Subchannel;
 use crate::connection::Exchange;
 
 /// A further attempt that was sent.
@@ -24,10 +27,21 @@ struct Further {
     reporter: AttemptReporter,
 }
 
+/// Why a further attempt is sent. It decides where it may go, and what it costs.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum SentBecause {
+    /// A time has passed. It goes to a server that was not tried, for a token.
+    Time,
+    /// No server has processed another one (gRPC's transparent retry). It goes to a server that was not tried, and costs nothing.
+    Unprocessed,
+    /// The same, after a pause. If all servers were tried, it goes to one of those again.
+    UnprocessedAll,
+}
+
 impl CallState {
     /// Sends a hedge, if that is possible.
     pub(super) fn hedge(&mut self, flight: &mut Flight, now: Duration) {
-        match self.send_further(flight, now) {
+        match self.send_further(flight, SentBecause::Time, now) {
             Some(Further { exchange, reporter }) => {
                 reporter.subchannel.subchannel.hedges.fetch_add(1, Ordering::Relaxed);
                 tracing::debug!(server = %reporter.address(), "call without a response, sending a hedge");
@@ -40,7 +54,7 @@ impl CallState {
 
     /// Gives an attempt up and sends another in its place, if that is possible. Otherwise it goes on.
     pub(super) fn replace(&mut self, flight: &mut Flight, index: usize, now: Duration) {
-        let Some(Further { exchange, reporter }) = self.send_further(flight, now) else {
+        let Some(Further { exchange, reporter }) = self.send_further(flight, SentBecause::Time, now) else {
             if !flight.awaits_request {
                 flight.replacement_impossible(index, now);
             }
@@ -55,20 +69,36 @@ impl CallState {
         flight.push(exchange, reporter, now);
     }
 
-    /// Sends an attempt to a server that the call has not tried. `None` if that is not possible now.
-    fn send_further(&mut self, flight: &mut Flight, now: Duration) -> Option<Further> {
+    /// Sends an attempt in the place of one that no server has processed. If that is not possible now, it is due again after the
+    /// pause that a call without another attempt in flight makes between its rounds over all servers.
+    pub(super) fn resend(&mut self, flight: &mut Flight, because: SentBecause, now: Duration) {
+        if let Some(Further { exchange, reporter }) = self.send_further(flight, because, now) {
+            flight.push(exchange, reporter, now);
+            return flight.schedule.resend_at(None);
+        }
+        let backoff = self.round_backoff.get_or_insert_with(|| Box::new(Backoff::new(fastrand::u64(..))));
+        let pause = backoff.fail(self.wait_limits.started.elapsed(), false);
+        flight.schedule.resend_at(now.checked_add(pause));
+    }
+
+    /// Sends an attempt to another server. `None` if that is not possible now.
+    fn send_further(&mut self, flight: &mut Flight, because: SentBecause, now: Duration) -> Option<Further> {
         let Some(body) = flight.copy_of_request() else {
             flight.awaits_request = true;
             return None;
         };
-        if !self.shared.retry_budget.allows_retry()
+        let takes_token = because == SentBecause::Time;
+        if takes_token && !self.shared.retry_budget.allows_retry()
             || self.wait_limits.deadline.is_some_and(|deadline| deadline.passes_within(Duration::ZERO))
         {
             return None;
         }
         let previous = self.attempts.saturating_add(u32::try_from(flight.count()).unwrap_or(u32::MAX));
         self.restore_headers();
-        let PickedServer { subchannel, permit, picker } = self.pick_untried(flight, previous)?;
+        let untried = self.pick_except(&self.failed_servers, flight, previous);
+        let any =
+            || (because == SentBecause::UnprocessedAll).then(|| self.pick_except(&[], flight, previous)).flatten();
+        let PickedServer { subchannel, permit, picker } = untried.or_else(any)?;
         let head = self.request_head(&subchannel, previous)?;
         let limit = subchannel.connection.request_limit();
         if request_too_large(&head, self.header_size, limit, subchannel.subchannel.address()).is_some() {
@@ -77,15 +107,17 @@ impl CallState {
         }
         // The connection has ended just now: the next look will find another server.
         let exchange = subchannel.connection.exchange(permit, head, body).ok()?;
-        self.shared.retry_budget.on_failure();
+        if takes_token {
+            self.shared.retry_budget.on_failure();
+        }
         let reporter = AttemptReporter::new(subchannel, picker, self.shared.clone(), now);
         Some(Further { exchange, reporter })
     }
 
-    /// Picks a server that has room and that the call has not tried, without waiting for one.
-    fn pick_untried(&self, flight: &Flight, previous: u32) -> Option<PickedServer> {
+    /// Picks a server that has room, that is none of these, and that has no attempt in flight, without waiting for one.
+    fn pick_except(&self, servers: &[Arc<Subchannel>], flight: &Flight, previous: u32) -> Option<PickedServer> {
         let in_flight = flight.servers().map(|server| &server.subchannel);
-        let tried: Vec<_> = self.failed_servers.iter().chain(in_flight).cloned().collect();
+        let tried: Vec<_> = servers.iter().chain(in_flight).cloned().collect();
         let request =
             PickRequest { attempt: previous.saturating_add(1), failed_servers: &tried, ..self.pick_request() };
         match self.shared.pick(&request, false) {

@@ -16,6 +16,7 @@
 //!              ▼                                                                                  │
 //! sent ───▶ flight ──an attempt has ended──▶ outcome ─┬─ the call is over ──▶ the others are dropped
 //!              │ ▲                                    ├─ it was the last: retried by the call's loop
+//!              │ │                                    ├─ no server has processed it: sent again
 //!              ▼ │ timer                              └─ others are in flight: they go on
 //!           schedule
 //! ```
@@ -40,6 +41,7 @@ use tonic::{Code, Status};
 use crate::balance::call::attempt::InFlight;
 use crate::balance::call::attempts::durations::Durations;
 use crate::balance::call::attempts::flight::{Arrival, Attempt, Flight};
+use crate::balance::call::attempts::further::SentBecause;
 use crate::balance::call::attempts::schedule::{Action, Schedule};
 use crate::balance::call::attempts::timing::HedgeDelay;
 use crate::balance::call::deadline::{Deadline, DeadlineTimer};
@@ -47,7 +49,7 @@ use crate::balance::call::outcome::AfterHead;
 use crate::balance::call::replay::ReplayBody;
 use crate::balance::call::response_body::ResponseBody;
 use crate::balance::call::retry::{Pushback, RetryPolicy, RetryScope};
-use crate::balance::call::state::AttemptOutcome::{self, Done, Failed, Retry};
+use crate::balance::call::state::AttemptOutcome::{self, Done, Failed, Retry, Unprocessed};
 use crate::balance::call::state::CallState;
 use crate::balance::pool::ready::ReadySubchannel;
 use crate::balance::status;
@@ -127,9 +129,14 @@ impl CallState {
     }
 
     fn schedule(&mut self, sent_at: Duration) -> Schedule {
-        self.pushback = Pushback::None;
         let policy = &self.shared.settings.retry;
-        Schedule::new(self.hedge_delay(sent_at), policy.timing.attempt_timeout, policy.max_attempts)
+        let mut schedule = Schedule::new(self.hedge_delay(sent_at), policy.timing.attempt_timeout, policy.max_attempts);
+        if self.pushback == Pushback::Never {
+            schedule.forbid();
+        } else {
+            self.pushback = Pushback::None;
+        }
+        schedule
     }
 
     async fn finish_flight(&mut self, mut flight: Flight, sent_at: Duration) -> AttemptOutcome {
@@ -165,7 +172,7 @@ impl CallState {
                     return Poll::Ready(FlightEnd::Outcome(Done(Err(status))));
                 }
                 Poll::Ready(Err(_)) => {
-                    flight.schedule.forbid();
+                    flight.schedule.stop();
                     continue;
                 }
             }
@@ -175,6 +182,7 @@ impl CallState {
             let now = self.now();
             match flight.action(now, self.attempts) {
                 Action::Wait => {}
+                Action::Resend => self.resend(flight, SentBecause::UnprocessedAll, now),
                 Action::Hedge => self.hedge(flight, now),
                 Action::Replace(index) => self.replace(flight, index, now),
             }
@@ -184,7 +192,7 @@ impl CallState {
     /// Polls each attempt once, the oldest first. Ready if the call is over, or if its last attempt has failed.
     fn poll_attempts(&mut self, flight: &mut Flight, cx: &mut Context<'_>) -> Poll<FlightEnd> {
         let mut index = 0;
-        while let Some((attempt, arrival)) = flight.poll_next(&mut index, cx) {
+        while let Some((attempt, arrival)) = flight.poll_next(&mut index, self.wait_limits.deadline, cx) {
             let outcome = match arrival {
                 Arrival::Failed(failure, exchange, mut reporter) => {
                     let timer = DeadlineTimer::new(self.wait_limits.deadline);
@@ -217,6 +225,14 @@ impl CallState {
             match outcome {
                 Failed(result) if !flight.is_empty() => self.last_result = Some(Box::new(result)),
                 Retry(..) if !flight.is_empty() => {}
+                Unprocessed(_) if !flight.is_empty() => {
+                    // Of a call that may end connections one is risked already: one that is in flight.
+                    if !self.is_suspect {
+                        let now = self.now();
+                        self.resend(flight, SentBecause::Unprocessed, now);
+                    }
+                    continue;
+                }
                 outcome => return Poll::Ready(FlightEnd::Outcome(outcome)),
             }
             self.others_go_on(flight, &attempt);
@@ -229,7 +245,10 @@ impl CallState {
         self.mark_tried(&attempt.server);
         match std::mem::replace(&mut self.pushback, Pushback::None) {
             Pushback::None => {}
-            Pushback::Never => flight.schedule.forbid(),
+            Pushback::Never => {
+                self.pushback = Pushback::Never;
+                flight.schedule.forbid();
+            }
             Pushback::After(pause) => flight.schedule.delay(self.now().saturating_add(pause)),
         }
     }
@@ -257,7 +276,7 @@ impl CallState {
             && let Some(durations) = self.durations()
         {
             let now = self.now();
-            durations.add(now.saturating_sub(sent_at), now);
+            durations.add(now.saturating_sub(self.first_sent_at.unwrap_or(sent_at)), now);
         }
     }
 

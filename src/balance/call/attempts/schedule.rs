@@ -10,6 +10,8 @@ use std::time::Duration;
 pub(super) enum Action {
     /// Nothing now.
     Wait,
+    /// One more attempt, in place of one that no server has processed.
+    Resend,
     /// One more attempt, beside those in flight.
     Hedge,
     /// The attempt at this index is given up, and another takes its place.
@@ -32,6 +34,8 @@ pub(super) struct Schedule {
     max_attempts: u32,
     last_sent_at: Duration,
     next_hedge_at: Option<Duration>,
+    /// When an attempt that no server has processed is sent again.
+    resend_at: Option<Duration>,
     /// A server wants no further attempt before.
     not_before: Duration,
     /// A server wants no further attempt at all.
@@ -46,6 +50,7 @@ impl Schedule {
             max_attempts,
             last_sent_at: Duration::ZERO,
             next_hedge_at: None,
+            resend_at: None,
             not_before: Duration::ZERO,
             is_forbidden: false,
         }
@@ -69,6 +74,17 @@ impl Schedule {
         self.is_forbidden = true;
     }
 
+    /// Sets when an attempt that no server has processed is sent again. What servers say of further attempts does not bind it.
+    pub(super) fn resend_at(&mut self, at: Option<Duration>) {
+        self.resend_at = at;
+    }
+
+    /// Nothing is due any more.
+    pub(super) fn stop(&mut self) {
+        self.is_forbidden = true;
+        self.resend_at = None;
+    }
+
     /// Returns when something is due. `ended` is the number of attempts that are over.
     pub(super) fn due_at<'a>(
         &self,
@@ -76,14 +92,15 @@ impl Schedule {
         in_flight: impl ExactSizeIterator<Item = &'a SentAttempt>,
     ) -> Option<Duration> {
         let count = u32::try_from(in_flight.len()).unwrap_or(u32::MAX).saturating_add(ended);
-        if self.is_forbidden || count >= self.max_attempts {
+        if count >= self.max_attempts {
             return None;
         }
         let timeouts = in_flight.filter_map(|attempt| attempt.times_out_at);
-        timeouts.chain(self.next_hedge_at).min().map(|due| due.max(self.not_before))
+        let further = timeouts.chain(self.next_hedge_at).min().map(|due| due.max(self.not_before));
+        further.filter(|_| !self.is_forbidden).into_iter().chain(self.resend_at).min()
     }
 
-    /// Returns what is due. A hedge comes before a timeout, and the oldest attempt's timeout before the others'.
+    /// Returns what is due. What is sent again comes first, a hedge before a timeout, and the oldest attempt's timeout before the others'.
     pub(super) fn action<'a>(
         &self,
         now: Duration,
@@ -92,6 +109,9 @@ impl Schedule {
     ) -> Action {
         if self.due_at(ended, in_flight.clone()).is_none_or(|due| now < due) {
             return Action::Wait;
+        }
+        if self.resend_at.is_some_and(|due| due <= now) {
+            return Action::Resend;
         }
         if self.next_hedge_at.is_some_and(|due| due <= now) {
             return Action::Hedge;
@@ -138,6 +158,7 @@ mod tests {
                 assert_eq!(due.is_some_and(|due| due <= ms(now)), action != Action::Wait, "{now}: {due:?} {action:?}");
                 match action {
                     Action::Wait => break,
+                    Action::Resend => schedule.resend_at(None),
                     Action::Hedge => {}
                     Action::Replace(index) => {
                         in_flight.remove(index);
@@ -185,6 +206,24 @@ mod tests {
         schedule.forbid();
         assert_eq!(schedule.due_at(0, [attempt].iter()), None);
         assert_eq!(schedule.action(ms(99), 0, [attempt].iter()), Action::Wait);
+    }
+
+    #[test]
+    fn what_no_server_has_processed_is_sent_again_whatever_servers_say() {
+        let mut schedule = Schedule::new(Some(ms(20)), None, 2);
+        let attempt = schedule.sent(ms(0));
+        schedule.resend_at(Some(ms(5)));
+        schedule.delay(ms(45));
+        schedule.forbid();
+        assert_eq!(schedule.due_at(0, [attempt].iter()), Some(ms(5)));
+        assert_eq!(schedule.action(ms(4), 0, [attempt].iter()), Action::Wait);
+        assert_eq!(schedule.action(ms(5), 0, [attempt].iter()), Action::Resend);
+        assert_eq!(schedule.due_at(1, [attempt].iter()), None, "another one has taken its place");
+        schedule.stop();
+        assert_eq!(schedule.due_at(0, [attempt].iter()), None);
+        let mut schedule = Schedule::new(Some(ms(20)), None, 5);
+        schedule.resend_at(Some(ms(110)));
+        assert_eq!(run(schedule, 135, 0), [(110, Action::Resend), (130, Action::Hedge)]);
     }
 
     #[test]

@@ -107,6 +107,10 @@ impl RetryPolicy {
     /// next hedge, or forbid further ones (`grpc-retry-pushback-ms`). A6 sends the next hedge at once after a failure; here it
     /// keeps its time.
     ///
+    /// An attempt that no server has processed is sent again beside those in flight, for no token and at once, to a server that was
+    /// not tried. After a backoff it may also go to one that was: as without hedging
+    /// ([Retries](crate::BalancedChannel#retries)).
+    ///
     /// The attempts that lose are cancelled as those of [`RetryPolicy::attempt_timeout`] are. If the deadline passes, the oldest
     /// attempt without a head counts as failed for its server; the others are cancelled.
     /// [`ServerStatus::hedges`](crate::ServerStatus::hedges) counts hedges at their server, and `grpc-previous-rpc-attempts` in

@@ -80,7 +80,7 @@ pub(super) fn format(left: Duration) -> HeaderValue {
 /// The ladder's text for a time: the first one that is not below it. `None` if the ladder does not
 /// reach there.
 fn on_ladder(left: Duration) -> Option<&'static str> {
-    let micros = u64::try_from(left.as_micros()).ok()?;
+    let micros = left.as_secs().checked_mul(1_000_000)?.checked_add(left.subsec_micros().into())?;
     // One step of the ladder's three digits.
     let (mut unit, mut power) = (1_000, 0);
     if micros < 100 * unit {

@@ -14,7 +14,7 @@ mod tests;
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
@@ -93,7 +93,12 @@ impl Supervisor {
                     }
                 }
                 // Whoever asked may have found room meanwhile.
-                Event::Asked if !context.queue.has_waiters() => is_news = false,
+                Event::Asked if !context.queue.has_waiters() => {
+                    // A call that has begun to wait just now took this one for asked for: the pool asks again.
+                    subchannel.growth.set(false, true);
+                    fence(Ordering::SeqCst); // as in `ChannelShared::ask_for_room`
+                    is_news = context.queue.has_waiters();
+                }
                 Event::Asked => {
                     attempt = Some(Box::pin(self.attempt(backoff.further_rank())));
                     is_news = false;
