@@ -11,6 +11,7 @@ use std::time::Duration;
 use http::{Request, Response, Uri, Version};
 use tonic::{Code, Status};
 
+use crate::balance::call::attempts::wrapping_ms;
 use crate::balance::call::deadline::{DeadlineTimer, GRPC_TIMEOUT};
 use crate::balance::call::outcome::{AfterHead, read_status};
 use crate::balance::call::pick::PickedServer;
@@ -41,7 +42,9 @@ impl CallState {
     pub(super) fn begin_attempt(&mut self, picked: PickedServer, sent_at: Duration) -> Result<(), Box<AttemptOutcome>> {
         let (exchange, reporter) = self.send(picked, sent_at)?;
         let watched = if self.is_timed() {
-            self.first_sent_at.get_or_insert(sent_at);
+            if self.first_sent_ms == 0 {
+                self.first_sent_ms = wrapping_ms(sent_at);
+            }
             self.earlier_deadline(sent_at)
         } else {
             self.wait_limits.deadline
@@ -114,7 +117,9 @@ impl CallState {
             return Err(Box::new(Done(self.last_result_or(status))));
         };
         let limit = subchannel.connection.request_limit();
-        if let Some(status) = request_too_large(&head, self.header_size, limit, subchannel.subchannel.address()) {
+        if let Some(status) =
+            request_too_large(&head, self.header_size as usize, limit, subchannel.subchannel.address())
+        {
             return Err(Box::new(Done(self.last_result_or(status))));
         }
         // `AttemptOutcome::Retry` gives it back after each attempt but the last.

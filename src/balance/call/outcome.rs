@@ -137,7 +137,7 @@ impl CallState {
             };
             return AfterHead::Describe(Box::pin(describe), matches!(next, Next::Exhausted));
         }
-        let result = if code != Code::Ok && self.is_generated {
+        let result = if code != Code::Ok && self.is_generated() {
             Err(status::from_server(&head.headers, address))
         } else {
             if code != Code::Ok && self.shared.settings.addresses_in_statuses {

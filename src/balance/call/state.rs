@@ -63,17 +63,16 @@ pub(super) struct CallState {
     /// For pickers.
     extensions: Extensions,
     /// An upper bound for the size of `headers`, as HTTP/2 counts it.
-    pub(super) header_size: usize,
+    pub(super) header_size: u32,
     /// The request's body between attempts. It is kept here, so that no future has to carry it along.
     pub(super) body: Option<ReplayBody>,
-    /// Whether a generated client makes the call: it gets failures as statuses with a source, and a proxy gets them as headers.
-    pub(super) is_generated: bool,
     /// The response names its server.
     pub(super) reports_server: bool,
     pub(super) wait_limits: WaitLimits,
     pub(super) retry_scope: RetryScope,
-    /// When the first attempt was sent, of a call that may have several at once. Since the channel's epoch.
-    pub(super) first_sent_at: Option<Duration>,
+    /// When the first attempt was sent, of a call that may have several at once: milliseconds since the channel's epoch, modulo
+    /// 2^32. 0 before. Short, because the call's future has no room for more.
+    pub(super) first_sent_ms: u32,
     /// Attempts that failed, or were given up, after a server may have processed them.
     pub(super) attempts: u32,
     /// What the server of the last of them has said about further ones. Once one has said that it wants none, that stays.
@@ -120,12 +119,11 @@ impl CallState {
             // Only what an attempt sends for a deadline can be made again, and not a text that is no timeout.
             is_plain: is_plain && (!has_timeout || deadline.is_some()),
             extensions: parts.extensions,
-            header_size,
+            header_size: u32::try_from(header_size).unwrap_or(u32::MAX),
             body: Some(ReplayBody::new(body, settings.replay_limit)),
-            is_generated,
             reports_server,
             wait_limits: WaitLimits { deadline, wait_for_ready, started },
-            first_sent_at: None,
+            first_sent_ms: 0,
             attempts: 0,
             pushback: Pushback::None,
             is_suspect: false,
@@ -142,6 +140,11 @@ impl CallState {
         let now = Instant::now();
         self.wait_limits.started = now;
         self.wait_limits.deadline = self.wait_limits.deadline.and_then(|deadline| Deadline::of(deadline.timeout, now));
+    }
+
+    /// Whether a generated client makes the call: it gets failures as statuses with a source, and a proxy gets them as headers.
+    pub(super) fn is_generated(&self) -> bool {
+        self.extensions.get::<tonic::GrpcMethod<'static>>().is_some()
     }
 
     /// Takes the headers for an attempt, and keeps a copy for the next.

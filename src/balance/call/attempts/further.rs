@@ -101,7 +101,7 @@ impl CallState {
         let PickedServer { subchannel, permit, picker } = untried.or_else(any)?;
         let head = self.request_head(&subchannel, previous)?;
         let limit = subchannel.connection.request_limit();
-        if request_too_large(&head, self.header_size, limit, subchannel.subchannel.address()).is_some() {
+        if request_too_large(&head, self.header_size as usize, limit, subchannel.subchannel.address()).is_some() {
             self.mark_tried(&subchannel);
             return None;
         }

@@ -276,13 +276,21 @@ impl CallState {
             && let Some(durations) = self.durations()
         {
             let now = self.now();
-            durations.add(now.saturating_sub(self.first_sent_at.unwrap_or(sent_at)), now);
+            // Milliseconds are exact enough for a call that was retried; any other counts from `sent_at`.
+            let since_first = wrapping_ms(now).wrapping_sub(self.first_sent_ms).saturating_sub(1);
+            let since_first = Duration::from_millis(since_first.into());
+            durations.add(now.saturating_sub(sent_at).max(since_first), now);
         }
     }
 
     fn durations(&self) -> Option<&Durations> {
         self.shared.durations.0.get(self.shared.settings.retry.declared(self.path.path())?)
     }
+}
+
+/// Milliseconds, modulo 2^32, and never 0.
+pub(super) fn wrapping_ms(time: Duration) -> u32 {
+    ((time.as_millis() & u128::from(u32::MAX)) as u32).max(1)
 }
 
 /// Whether a response has begun, or was OK as a whole.
