@@ -4,20 +4,18 @@
 //! moves the rest of the body into a task of its own, so that a caller that reads slowly does not stop the sending.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{Request, Response, Uri, Version};
+use http::{Request, Uri, Version};
 use tonic::{Code, Status};
 
 use crate::balance::call::attempts::wrapping_ms;
 use crate::balance::call::deadline::{DeadlineTimer, GRPC_TIMEOUT};
-use crate::balance::call::outcome::{AfterHead, read_status};
+use crate::balance::call::outcome::AfterHead;
 use crate::balance::call::pick::PickedServer;
 use crate::balance::call::replay::ReplayBody;
 use crate::balance::call::reporter::AttemptReporter;
-use crate::balance::call::response_body::ResponseBody;
 use crate::balance::call::retry::PREVIOUS_ATTEMPTS;
 use crate::balance::call::state::AttemptOutcome::{self, Done};
 use crate::balance::call::state::CallState;
@@ -76,7 +74,7 @@ impl CallState {
             timer = DeadlineTimer::new(self.wait_limits.deadline); // it may have been an earlier one
         }
         Poll::Ready(match head {
-            Ok(response) => self.on_response(response, exchange, reporter, timer),
+            Ok(response) => self.on_response(response, exchange, reporter, timer, cx),
             Err(failure) => AfterHead::Decided(self.on_failure(failure, exchange.into_body(), &mut reporter, &timer)),
         })
     }
@@ -90,10 +88,13 @@ impl CallState {
         match after_head {
             AfterHead::Decided(outcome) => Box::pin(std::future::ready(outcome)),
             AfterHead::FurtherDue => Box::pin(self.attempts(sent_at)),
-            AfterHead::HoldBack(response, body, subchannel) if self.is_timed() => {
-                Box::pin(self.attempts_while_held_back(response, body, subchannel, sent_at))
+            AfterHead::HoldBack(held_back) if self.is_timed() => {
+                Box::pin(self.attempts_while_held_back(held_back, sent_at))
             }
-            AfterHead::HoldBack(response, body, subchannel) => Box::pin(self.hold_back(response, body, subchannel)),
+            AfterHead::HoldBack(mut held_back) => Box::pin(async move {
+                let read = std::future::poll_fn(|cx| held_back.poll(cx)).await;
+                self.on_held_back(read, held_back)
+            }),
             AfterHead::Describe(status, _) => Box::pin(async move { Done(Err(status.await)) }),
         }
     }
@@ -137,17 +138,6 @@ impl CallState {
             }
         };
         Ok((exchange, AttemptReporter::new(subchannel, picker, self.shared.clone(), sent_at)))
-    }
-
-    /// Holds a response back until its status is known, and decides then.
-    async fn hold_back(
-        &mut self,
-        mut response: Response<ResponseBody>,
-        body: Option<ReplayBody>,
-        subchannel: Arc<ReadySubchannel>,
-    ) -> AttemptOutcome {
-        let read = read_status(&mut response).await;
-        self.on_held_back(read, response, body, &subchannel)
     }
 
     /// Makes the request's head for a server, with the time that is left. `None` if none is. `previous` is the number of attempts

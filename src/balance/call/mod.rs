@@ -7,6 +7,7 @@
 //! | `pick.rs` | a server from the ready set, or a wait in the queue |
 //! | `attempt.rs` | one request to one server, up to the head of the response |
 //! | `attempts/` | several attempts at once: hedges, and attempts that are given up after their time |
+//! | `held_back.rs` | a response that is held back until its status is known |
 //! | `outcome.rs` | the decision after an attempt: the end of the call, or another attempt |
 //! | `retry.rs` | the retry policy and its budget |
 //! | `replay.rs` | the request's body, kept for a retry |
@@ -28,6 +29,7 @@
 mod attempt;
 pub(super) mod attempts;
 pub(crate) mod deadline;
+mod held_back;
 mod outcome;
 pub(super) mod pick;
 pub(super) mod replay;

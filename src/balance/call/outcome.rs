@@ -20,6 +20,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{Response, StatusCode};
@@ -27,6 +28,7 @@ use tonic::{Code, Status};
 
 use crate::backoff::Backoff;
 use crate::balance::call::deadline::DeadlineTimer;
+use crate::balance::call::held_back::{HeldBack, ReadStatus};
 use crate::balance::call::replay::{ReplayBody, RewindReason};
 use crate::balance::call::reporter::AttemptReporter;
 use crate::balance::call::response_body::{BodyError, ResponseBody, ServedBy};
@@ -41,16 +43,13 @@ use crate::balance::status::headers::ResponseHeaders;
 use crate::balance::status::not_grpc;
 use crate::connection::{Exchange, Failure, FailureKind, RecvStream};
 
-/// How many bytes of a response are held back at most until its status has come. It is the default limit of a message in gRPC.
-const MAX_BUFFERED: usize = 4 << 20;
-
 /// What follows the head of a response.
 pub(super) enum AfterHead {
     Decided(AttemptOutcome),
     /// There is none yet, and a further attempt is due.
     FurtherDue,
-    /// The response goes on, and is held back until its status has come ([`read_status`], then [`CallState::on_held_back`]).
-    HoldBack(Response<ResponseBody>, Option<ReplayBody>, Arc<ReadySubchannel>),
+    /// The response goes on, and is held back until its status has come ([`CallState::on_held_back`]).
+    HoldBack(HeldBack),
     /// The response is no gRPC. The call ends with a status that describes it, unless the flag says that another of its attempts
     /// may still succeed. Boxed, so that calls that need not wait do not carry its memory.
     Describe(Pin<Box<dyn Future<Output = Status> + Send>>, bool),
@@ -65,16 +64,6 @@ enum Next {
     End,
 }
 
-/// What the end of a response says.
-pub(super) type ReadStatus = Result<(Code, Pushback), BodyError>;
-
-/// Holds a response back until its status is known, or until it has to be passed on.
-pub(super) async fn read_status(response: &mut Response<ResponseBody>) -> ReadStatus {
-    let trailers = response.body_mut().buffer(MAX_BUFFERED).await?;
-    let pushback = trailers.map_or(Pushback::None, Pushback::from_headers);
-    Ok((trailers.and_then(status::code_in).unwrap_or(Code::Ok), pushback))
-}
-
 impl CallState {
     /// Decides after the head of a response has come.
     ///
@@ -87,6 +76,7 @@ impl CallState {
         exchange: Exchange<ReplayBody>,
         mut reporter: AttemptReporter,
         timer: DeadlineTimer,
+        cx: &mut Context<'_>,
     ) -> AfterHead {
         let (mut head, stream) = response.into_parts();
         let subchannel = reporter.subchannel.clone();
@@ -113,7 +103,13 @@ impl CallState {
             let response = Response::from_parts(head, ResponseBody::new(recv, reporter, timer));
             return match self.retry_scope {
                 // Only where the request was sent as a whole: otherwise the caller may need the response to go on with it.
-                RetryScope::UntilComplete if body.is_some() => AfterHead::HoldBack(response, body, subchannel),
+                RetryScope::UntilComplete if body.is_some() => {
+                    let mut held_back = HeldBack::new(response, body, subchannel);
+                    match held_back.poll(cx) {
+                        Poll::Ready(read) => AfterHead::Decided(self.on_held_back(read, held_back)),
+                        Poll::Pending => AfterHead::HoldBack(held_back),
+                    }
+                }
                 _ => AfterHead::Decided(Done(Ok(response))),
             };
         }
@@ -161,20 +157,15 @@ impl CallState {
     }
 
     /// Decides about a response that was held back, once its status is known.
-    pub(super) fn on_held_back(
-        &mut self,
-        read: ReadStatus,
-        response: Response<ResponseBody>,
-        body: Option<ReplayBody>,
-        subchannel: &Arc<ReadySubchannel>,
-    ) -> AttemptOutcome {
+    pub(super) fn on_held_back(&mut self, read: ReadStatus, held_back: HeldBack) -> AttemptOutcome {
+        let HeldBack { response, request, server, .. } = held_back;
         match read {
             Ok((code, pushback)) => {
-                let next = self.retry(code, body, subchannel, false, pushback);
+                let next = self.retry(code, request, &server, false, pushback);
                 self.retry_or_end(next, Ok(response))
             }
             Err(BodyError::DeadlineExceeded(status) | BodyError::TooLarge(status)) => Done(Err(status)),
-            Err(BodyError::Failed(failure)) => self.retry_failure(failure, body, subchannel),
+            Err(BodyError::Failed(failure)) => self.retry_failure(failure, request, &server),
         }
     }
 

@@ -75,6 +75,8 @@ struct OpenBody {
     recv: Option<RecvBody>,
     reporter: AttemptReporter,
     timer: DeadlineTimer,
+    /// What the trailers had, once they were read.
+    code: Option<Code>,
 }
 
 /// The reason why a response ended before its end.
@@ -87,7 +89,7 @@ pub(crate) enum BodyError {
 
 impl ResponseBody {
     pub(crate) fn new(recv: RecvBody, reporter: AttemptReporter, timer: DeadlineTimer) -> Self {
-        Self(Some(Box::new(OpenBody { buffered: VecDeque::new(), recv: Some(recv), reporter, timer })))
+        Self(Some(Box::new(OpenBody { buffered: VecDeque::new(), recv: Some(recv), reporter, timer, code: None })))
     }
 
     /// Makes the body of a response that ended with its head.
@@ -102,45 +104,78 @@ impl ResponseBody {
         }
     }
 
-    /// Reads ahead until the status is known, and returns the trailers if they have come.
+    /// Reads ahead until the status is known, and keeps the frames, which come out of the body afterwards.
     ///
     /// It stops earlier when a second message begins, when more than `limit` bytes have come, and when one message has been
-    /// complete for [`TRAILERS_WAIT`]. The frames come out of the body afterwards.
+    /// complete for [`TRAILERS_WAIT`].
     ///
     /// # Errors
     /// When the response breaks off. That was reported already.
-    pub(crate) async fn buffer(&mut self, limit: usize) -> Result<Option<&HeaderMap>, BodyError> {
-        let Some(open) = &mut self.0 else { return Ok(None) };
-        let (mut size, mut prefix, mut wait) = (0, Vec::with_capacity(PREFIX_LEN), None);
-        while size <= limit && first_message(&prefix).is_none_or(|message| size <= message) {
-            let is_complete = first_message(&prefix) == Some(size);
-            let next = std::future::poll_fn(|cx| match open.poll_recv(cx) {
-                Poll::Pending if is_complete => {
-                    let (end, timer) = wait.get_or_insert_with(|| (Instant::now() + TRAILERS_WAIT, Timer::default()));
-                    // Where no timer can be made, the wait is over too.
-                    timer.poll(*end, cx).map(|_| None)
-                }
-                next => next.map(Some),
-            });
-            match next.await {
-                Some(Some(Ok(frame))) => {
-                    let data = frame.data_ref().map_or(&[][..], |data| data);
-                    size += data.len();
-                    prefix.extend(data.iter().take(PREFIX_LEN - prefix.len()));
+    pub(crate) fn poll_ahead(
+        &mut self,
+        ahead: &mut ReadAhead,
+        limit: usize,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), BodyError>> {
+        let Some(open) = &mut self.0 else { return Poll::Ready(Ok(())) };
+        while ahead.size <= limit && ahead.first_message().is_none_or(|message| ahead.size <= message) {
+            match open.poll_recv(cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    let is_last = frame.is_trailers();
+                    ahead.add(frame.data_ref().map_or(&[], |data| data));
                     open.buffered.push_back(frame);
+                    if is_last {
+                        break;
+                    }
                 }
-                Some(Some(Err(error))) => return Err(error),
-                Some(None) | None => break,
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
+                Poll::Ready(None) => break,
+                Poll::Pending if ahead.first_message() == Some(ahead.size) => {
+                    let wait = || (Instant::now() + TRAILERS_WAIT, Timer::default());
+                    let (end, timer) = ahead.trailers_wait.get_or_insert_with(wait);
+                    let _ = ready!(timer.poll(*end, cx)); // where no timer can be made, the wait is over too
+                    break;
+                }
+                Poll::Pending => return Poll::Pending,
             }
         }
-        Ok(open.buffered.back().and_then(Frame::trailers_ref))
+        Poll::Ready(Ok(()))
+    }
+
+    /// Returns the code that the trailers have, once they were read.
+    pub(crate) fn code(&self) -> Option<Code> {
+        self.0.as_ref()?.code
+    }
+
+    /// Returns the trailers, if they were read ahead.
+    pub(crate) fn read_trailers(&self) -> Option<&HeaderMap> {
+        self.0.as_ref()?.buffered.back()?.trailers_ref()
     }
 }
 
-/// Returns the size of the first message with its prefix, once the prefix has come.
-fn first_message(prefix: &[u8]) -> Option<usize> {
-    let [_, length @ ..] = <[u8; PREFIX_LEN]>::try_from(prefix).ok()?;
-    Some((u32::from_be_bytes(length) as usize).saturating_add(PREFIX_LEN))
+/// How far a response was read ahead.
+#[derive(Default)]
+pub(crate) struct ReadAhead {
+    /// Bytes of data.
+    size: usize,
+    /// The first of them, which have the length of the first message.
+    prefix: [u8; PREFIX_LEN],
+    /// The end of the wait for the trailers, once one message is complete.
+    trailers_wait: Option<(Instant, Timer)>,
+}
+
+impl ReadAhead {
+    fn add(&mut self, data: &[u8]) {
+        let rest = self.prefix.get_mut(self.size..).unwrap_or_default();
+        rest.iter_mut().zip(data).for_each(|(place, byte)| *place = *byte);
+        self.size = self.size.saturating_add(data.len());
+    }
+
+    /// Returns the size of the first message with its prefix, once the prefix has come.
+    fn first_message(&self) -> Option<usize> {
+        let [_, length @ ..] = self.prefix;
+        (self.size >= PREFIX_LEN).then(|| (u32::from_be_bytes(length) as usize).saturating_add(PREFIX_LEN))
+    }
 }
 
 impl OpenBody {
@@ -202,6 +237,7 @@ impl OpenBody {
         if headers.has_details {
             status::remove_invalid_details(&mut trailers);
         }
+        self.code = headers.code;
         let code = headers.code.unwrap_or(Code::Unknown);
         if code == Code::Cancelled && self.timer.has_passed() {
             return Err(self.deadline_exceeded());

@@ -169,22 +169,19 @@ impl RetryPolicy {
         if self.unary.is_empty() && self.streaming.is_empty() {
             return RetryScope::Never;
         }
-        let service = path.rfind('/').map_or("", |end| &path[..=end]);
-        for declared in [path, service] {
+        let scope = |declared: &str| {
             if self.unary.contains(declared) {
-                return RetryScope::UntilComplete;
+                Some(RetryScope::UntilComplete)
+            } else {
+                self.streaming.contains(declared).then_some(RetryScope::UntilHead)
             }
-            if self.streaming.contains(declared) {
-                return RetryScope::UntilHead;
-            }
-        }
-        RetryScope::Never
+        };
+        scope(path).or_else(|| scope(service_of(path))).unwrap_or(RetryScope::Never)
     }
 
     /// Returns what [`RetryPolicy::scope`] has found: the method as it was declared, or its service.
     pub(crate) fn declared<'a>(&self, path: &'a str) -> Option<&'a str> {
-        let service = path.rfind('/').map_or("", |end| &path[..=end]);
-        [path, service]
+        [path, service_of(path)]
             .into_iter()
             .find(|declared| self.unary.contains(*declared) || self.streaming.contains(*declared))
     }
@@ -220,6 +217,11 @@ impl RetryPolicy {
         let factor = 2_u32.saturating_pow(attempts.saturating_sub(1));
         self.initial_backoff.saturating_mul(factor).min(self.max_backoff).mul_f64(random)
     }
+}
+
+/// Returns the part of a path that names its service, with both slashes.
+fn service_of(path: &str) -> &str {
+    path.rfind('/').map_or("", |end| &path[..=end])
 }
 
 pub(crate) fn with_leading_slash(method: String) -> String {

@@ -1,6 +1,5 @@
 //! The attempts of a call that are in flight, and the timer for what is due. No tasks: all are polled in the caller's.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -11,10 +10,9 @@ use tonic::{Code, Status};
 
 use crate::balance::call::attempts::schedule::{Action, Schedule, SentAttempt};
 use crate::balance::call::deadline::Deadline;
-use crate::balance::call::outcome::{ReadStatus, read_status};
+use crate::balance::call::held_back::{HeldBack, ReadStatus};
 use crate::balance::call::replay::ReplayBody;
 use crate::balance::call::reporter::AttemptReporter;
-use crate::balance::call::response_body::ResponseBody;
 use crate::balance::pool::ready::ReadySubchannel;
 use crate::balance::runtime::timer::Timer;
 use crate::connection::{Exchange, Failure, RecvStream};
@@ -42,34 +40,21 @@ pub(super) struct Attempt {
 enum Stage {
     /// The request is being sent, and the head of the response awaited.
     Head(Exchange<ReplayBody>, AttemptReporter),
-    /// The response is held back until its status has come. Its request is kept for a further attempt.
-    Status(HeldBack, Option<ReplayBody>),
-}
-
-/// Reads a response until its status has come.
-pub(super) type HeldBack = Pin<Box<dyn Future<Output = (ReadStatus, Response<ResponseBody>)> + Send>>;
-
-/// Holds a response back until its status has come. Meanwhile the server is what the call waits for.
-pub(super) fn hold_back(mut response: Response<ResponseBody>) -> HeldBack {
-    response.body_mut().set_end_awaited(true);
-    Box::pin(async move {
-        let read = read_status(&mut response).await;
-        response.body_mut().set_end_awaited(false);
-        (read, response)
-    })
+    /// The response is held back until its status has come.
+    Status(HeldBack),
 }
 
 /// What a stage has waited for.
 enum Polled {
     Head(Result<Response<RecvStream>, Failure>),
-    Status(ReadStatus, Response<ResponseBody>),
+    Status(ReadStatus),
 }
 
 /// What has come of an attempt. It is not in flight any more.
 pub(super) enum Arrival {
     Head(Response<RecvStream>, Exchange<ReplayBody>, AttemptReporter),
     Failed(Failure, Exchange<ReplayBody>, AttemptReporter),
-    Status(ReadStatus, Response<ResponseBody>, Option<ReplayBody>),
+    Status(ReadStatus, HeldBack),
 }
 
 impl Flight {
@@ -85,26 +70,15 @@ impl Flight {
     }
 
     /// Adds an attempt whose response has begun and is held back.
-    pub(super) fn push_held_back(
-        &mut self,
-        server: Arc<ReadySubchannel>,
-        held_back: HeldBack,
-        body: Option<ReplayBody>,
-        sent_at: Duration,
-    ) {
-        let attempt = Attempt { server, sent: self.schedule.sent(sent_at) };
-        self.attempts.push((attempt, Stage::Status(held_back, body)));
+    pub(super) fn push_held_back(&mut self, held_back: HeldBack, sent_at: Duration) {
+        let attempt = Attempt { server: held_back.server.clone(), sent: self.schedule.sent(sent_at) };
+        self.hold_back(self.attempts.len(), attempt, held_back);
     }
 
-    /// Adds an attempt again, whose response has begun and is held back.
-    pub(super) fn hold_back(
-        &mut self,
-        index: usize,
-        attempt: Attempt,
-        response: Response<ResponseBody>,
-        body: Option<ReplayBody>,
-    ) {
-        self.attempts.insert(index, (attempt, Stage::Status(hold_back(response), body)));
+    /// Adds an attempt again, whose response has begun and is held back. Its server is what the call waits for.
+    pub(super) fn hold_back(&mut self, index: usize, attempt: Attempt, mut held_back: HeldBack) {
+        held_back.response.body_mut().set_end_awaited(true);
+        self.attempts.insert(index, (attempt, Stage::Status(held_back)));
     }
 
     /// Polls the attempts from `index` on, and takes the first one out that something has come of. `index` is then that of the
@@ -119,11 +93,11 @@ impl Flight {
         while let Some((_, stage)) = self.attempts.get_mut(*index) {
             let polled = match stage {
                 // It would end the call with its own timer, and an attempt without a head is to blame.
-                Stage::Status(..) if awaits_head && deadline.is_some_and(|deadline| deadline.has_passed()) => {
+                Stage::Status(_) if awaits_head && deadline.is_some_and(|deadline| deadline.has_passed()) => {
                     Poll::Pending
                 }
                 Stage::Head(exchange, _) => exchange.poll_head(cx).map(Polled::Head),
-                Stage::Status(read, _) => read.as_mut().poll(cx).map(|(read, response)| Polled::Status(read, response)),
+                Stage::Status(held_back) => held_back.poll(cx).map(Polled::Status),
             };
             let Poll::Ready(polled) = polled else {
                 *index += 1;
@@ -135,8 +109,11 @@ impl Flight {
                 (Stage::Head(exchange, reporter), Polled::Head(Err(failure))) => {
                     Arrival::Failed(failure, exchange, reporter)
                 }
-                (Stage::Status(_, body), Polled::Status(read, response)) => Arrival::Status(read, response, body),
-                (Stage::Head(..), Polled::Status(..)) | (Stage::Status(..), Polled::Head(_)) => continue, // polled above as it is
+                (Stage::Status(mut held_back), Polled::Status(read)) => {
+                    held_back.response.body_mut().set_end_awaited(false);
+                    Arrival::Status(read, held_back)
+                }
+                (Stage::Head(..), Polled::Status(_)) | (Stage::Status(_), Polled::Head(_)) => continue, // polled above as it is
             };
             return Some((attempt, arrival));
         }
@@ -189,7 +166,7 @@ impl Flight {
     pub(super) fn copy_of_request(&self) -> Option<ReplayBody> {
         self.attempts.iter().find_map(|(_, stage)| match stage {
             Stage::Head(exchange, _) => exchange.body().copy(),
-            Stage::Status(_, body) => body.as_ref()?.copy(),
+            Stage::Status(held_back) => held_back.request.as_ref()?.copy(),
         })
     }
 
@@ -209,7 +186,7 @@ impl Flight {
     pub(super) fn report_deadline(&mut self) -> Option<Arc<ReadySubchannel>> {
         let (attempt, reporter) = self.attempts.iter_mut().find_map(|(attempt, stage)| match stage {
             Stage::Head(_, reporter) => Some((attempt, reporter)),
-            Stage::Status(..) => None,
+            Stage::Status(_) => None,
         })?;
         reporter.report(Code::DeadlineExceeded);
         Some(attempt.server.clone())

@@ -31,11 +31,9 @@ pub(crate) mod timing;
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::Response;
 use tonic::{Code, Status};
 
 use crate::balance::call::attempt::InFlight;
@@ -45,13 +43,11 @@ use crate::balance::call::attempts::further::SentBecause;
 use crate::balance::call::attempts::schedule::{Action, Schedule};
 use crate::balance::call::attempts::timing::HedgeDelay;
 use crate::balance::call::deadline::{Deadline, DeadlineTimer};
+use crate::balance::call::held_back::HeldBack;
 use crate::balance::call::outcome::AfterHead;
-use crate::balance::call::replay::ReplayBody;
-use crate::balance::call::response_body::ResponseBody;
 use crate::balance::call::retry::{Pushback, RetryPolicy, RetryScope};
 use crate::balance::call::state::AttemptOutcome::{self, Done, Failed, Retry, Unprocessed};
 use crate::balance::call::state::CallState;
-use crate::balance::pool::ready::ReadySubchannel;
 use crate::balance::status;
 
 /// The durations of the calls of each declared method and service. Empty unless a quantile is asked for.
@@ -106,25 +102,10 @@ impl CallState {
         self.finish_flight(flight, sent_at).await
     }
 
-    /// As [`CallState::attempts`], for an attempt whose response has begun and is held back. Most such responses are there as a
-    /// whole.
-    pub(super) async fn attempts_while_held_back(
-        &mut self,
-        response: Response<ResponseBody>,
-        body: Option<ReplayBody>,
-        server: Arc<ReadySubchannel>,
-        sent_at: Duration,
-    ) -> AttemptOutcome {
-        let mut held_back = flight::hold_back(response);
-        if let Poll::Ready((read, response)) = std::future::poll_fn(|cx| Poll::Ready(held_back.as_mut().poll(cx))).await
-        {
-            if matches!(read, Ok((Code::Ok, _))) {
-                self.add_duration(sent_at);
-            }
-            return self.on_held_back(read, response, body, &server);
-        }
+    /// As [`CallState::attempts`], for an attempt whose response has begun and is held back.
+    pub(super) async fn attempts_while_held_back(&mut self, held_back: HeldBack, sent_at: Duration) -> AttemptOutcome {
         let mut flight = Flight::new(self.schedule(sent_at));
-        flight.push_held_back(server, held_back, body, sent_at);
+        flight.push_held_back(held_back, sent_at);
         self.finish_flight(flight, sent_at).await
     }
 
@@ -200,13 +181,13 @@ impl CallState {
                 }
                 Arrival::Head(response, exchange, reporter) => {
                     let timer = DeadlineTimer::new(self.wait_limits.deadline);
-                    match self.on_response(response, exchange, reporter, timer) {
+                    match self.on_response(response, exchange, reporter, timer, cx) {
                         AfterHead::Decided(outcome) => {
                             flight.is_ok = is_ok(&outcome);
                             outcome
                         }
-                        AfterHead::HoldBack(response, body, _) => {
-                            flight.hold_back(index, attempt, response, body); // it is polled next
+                        AfterHead::HoldBack(held_back) => {
+                            flight.hold_back(index, attempt, held_back); // it is polled next
                             continue;
                         }
                         AfterHead::Describe(_, true) if !flight.is_empty() => {
@@ -217,9 +198,9 @@ impl CallState {
                         AfterHead::FurtherDue => continue, // said of an attempt without a head only
                     }
                 }
-                Arrival::Status(read, response, body) => {
+                Arrival::Status(read, held_back) => {
                     flight.is_ok = matches!(read, Ok((Code::Ok, _)));
-                    self.on_held_back(read, response, body, &attempt.server)
+                    self.on_held_back(read, held_back)
                 }
             };
             match outcome {
@@ -296,5 +277,6 @@ pub(super) fn wrapping_ms(time: Duration) -> u32 {
 /// Whether a response has begun, or was OK as a whole.
 fn is_ok(outcome: &AttemptOutcome) -> bool {
     let Done(Ok(response)) = outcome else { return false };
-    status::code_in(response.headers()).is_none_or(|code| code == Code::Ok)
+    let code = response.body().code().or_else(|| status::code_in(response.headers()));
+    code.is_none_or(|code| code == Code::Ok)
 }
