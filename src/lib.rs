@@ -198,9 +198,10 @@
 //!
 //! # What a program can do for the cost of a call
 //!
-//! - Turn on `release_max_level_info` of the crate `tracing` in the program. Otherwise each call pays for spans of `h2` that are
-//!   off: some 2 000 instructions of about 50 000.
-//! - Choose a faster allocator than the system's: a call makes some twenty allocations, with those of `h2` and tonic.
+//! - Turn on `release_max_level_info` of the crate `tracing` in the program. Otherwise each call pays for spans of `h2` that
+//!   nobody records.
+//! - Choose a faster allocator than the system's: a call makes some twenty allocations, those of `h2` and tonic included
+//!   (`cargo xtask bench call -- allocations`).
 //! - Ask for [`ServedBy`] only where it is read ([`ReportServer`]).
 //!
 //! # Runtimes

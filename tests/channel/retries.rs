@@ -1,19 +1,17 @@
 //! Calls that go to another server: always when nobody has processed them, else only where that is declared harmless.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use greeter_proto::HelloRequest;
 use greeter_proto::greeter_client::GreeterClient;
 use tonic::Code;
-use tonic_etcd::policy::{Call, Pick, Picker, ReadySet};
-use tonic_etcd::{Policy, RetryPolicy};
+use tonic_etcd::RetryPolicy;
 use tower::ServiceExt as _;
 
 use crate::peer::{Part, Peer, Script};
 use crate::raw::goaway_at_first_call;
-use crate::support::{SAY_HELLO, builder, changing, greet, greeted_by, over, ready, repeating, server_of};
+use crate::support::{Lowest, SAY_HELLO, builder, changing, greet, greeted_by, over, ready, repeating, server_of};
 
 /// Calls go to the first server first.
 async fn pair(script: Script) -> (Peer, Peer) {
@@ -23,22 +21,6 @@ async fn pair(script: Script) -> (Peer, Peer) {
     }
     drop((one, other));
     Box::pin(pair(script)).await
-}
-
-/// The first in the order of addresses.
-#[derive(Debug)]
-struct Lowest;
-
-impl Policy for Lowest {
-    fn picker(&self, _: &ReadySet) -> Arc<dyn Picker> {
-        Arc::new(Self)
-    }
-}
-
-impl Picker for Lowest {
-    fn pick(&self, _: &Call<'_>) -> Pick {
-        Pick::Server(0)
-    }
 }
 
 fn first(builder: tonic_etcd::BalancedChannelBuilder) -> tonic_etcd::BalancedChannelBuilder {

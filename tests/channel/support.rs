@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{Response, Status};
+use tonic_etcd::policy::{Call, Pick, Picker, ReadySet};
 use tonic_etcd::{
     BalancedChannel, BalancedChannelBuilder, CallError, Instance, Policy, RetryPolicy, ServedBy, ServerState,
 };
@@ -58,6 +59,22 @@ pub(crate) fn over<'a>(
     let insert = |address: &SocketAddr| Ok::<_, Infallible>(Change::Insert(*address, Instance::new(*address).unwrap()));
     let changes: Vec<_> = addresses.into_iter().map(insert).collect();
     builder.build_with_discovery("greeter", tokio_stream::iter(changes)).unwrap()
+}
+
+/// The first in the order of addresses.
+#[derive(Debug)]
+pub(crate) struct Lowest;
+
+impl Policy for Lowest {
+    fn picker(&self, _: &ReadySet) -> Arc<dyn Picker> {
+        Arc::new(Self)
+    }
+}
+
+impl Picker for Lowest {
+    fn pick(&self, _: &Call<'_>) -> Pick {
+        Pick::Server(0)
+    }
 }
 
 pub(crate) fn builder() -> BalancedChannelBuilder {

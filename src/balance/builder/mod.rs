@@ -213,7 +213,7 @@ impl BalancedChannelBuilder {
 
     /// Sets whether each response has [`ServedBy`](crate::ServedBy) in its extensions: the server that sent it.
     ///
-    /// Off by default: it takes three allocations for each call. [`ReportServer`](crate::ReportServer) sets it for one call.
+    /// Off by default: it takes allocations for each call. [`ReportServer`](crate::ReportServer) sets it for one call.
     pub fn served_by(mut self, report: bool) -> Self {
         self.settings.served_by = report;
         self

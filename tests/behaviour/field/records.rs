@@ -139,20 +139,22 @@ async fn a_registrar_knows_the_unique_keys_of_its_service() {
     second.ready(PATIENCE).await.unwrap();
     world.put("shop/host-a:1/pod-3", &naming("host-a:1")).await;
     assert!(world.contents("").await.contains_key("shop/primary/pod-2"));
-    let looks = async || {
-        let looking = Registrar::connect_lazy([world.etcd.endpoint()]).unwrap();
-        let registration = looking.register("shop", Instance::new("10.0.0.6:1").unwrap()).unwrap();
-        let before = log.count("nested names checked");
-        registration.ready(PATIENCE).await.unwrap();
-        until("the look", async || (log.count("nested names checked") > before).then_some(())).await;
-        registration.deregister().await.unwrap();
-    };
-    looks().await;
+    looks(&world, &log, "shop").await;
     assert_eq!(log.count_at(Level::WARN, WARNING), 0, "{}", log.text());
     world.put("shop/refunds/h:3", &naming("h:3")).await;
-    looks().await;
+    looks(&world, &log, "shop").await;
     assert_eq!(log.count_at(Level::WARN, WARNING), 1, "{}", log.text());
     assert_eq!(log.count_at(Level::WARN, "lower=\"shop/refunds\""), 1, "{}", log.text());
+}
+
+/// Registers a service, and waits until its registrar has looked for names above and below it.
+async fn looks(world: &World, log: &Log, service: &str) {
+    let looking = Registrar::connect_lazy([world.etcd.endpoint()]).unwrap();
+    let registration = looking.register(service, Instance::new("10.0.0.6:1").unwrap()).unwrap();
+    let before = log.count("nested names checked");
+    registration.ready(PATIENCE).await.unwrap();
+    until("the look", async || (log.count("nested names checked") > before).then_some(())).await;
+    registration.deregister().await.unwrap();
 }
 
 /// F67: a key that no client can call is of no service, so that its name is none above.
@@ -164,18 +166,10 @@ async fn a_key_above_that_is_no_server_is_no_name() {
     for (key, value) in [("shop/config", "{\"currency\":\"EUR\"}"), ("shop/leader", "not an address")] {
         world.put(key, value).await;
     }
-    let looks = async || {
-        let looking = Registrar::connect_lazy([world.etcd.endpoint()]).unwrap();
-        let registration = looking.register("shop/payments", Instance::new("10.0.0.6:1").unwrap()).unwrap();
-        let before = log.count("nested names checked");
-        registration.ready(PATIENCE).await.unwrap();
-        until("the look", async || (log.count("nested names checked") > before).then_some(())).await;
-        registration.deregister().await.unwrap();
-    };
-    looks().await;
+    looks(&world, &log, "shop/payments").await;
     assert_eq!(log.count_at(Level::WARN, WARNING), 0, "{}", log.text());
     world.put("shop/primary", &naming("10.0.0.5:1")).await;
-    looks().await;
+    looks(&world, &log, "shop/payments").await;
     assert_eq!(log.count_at(Level::WARN, "upper=\"shop\" lower=\"shop/payments\""), 1, "{}", log.text());
 }
 

@@ -12,32 +12,15 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tonic::Code;
-use tonic_etcd::policy::{Call, Pick, Picker, ReadySet};
-use tonic_etcd::{BalancedChannel, BalancedChannelBuilder, Policy, RetryPolicy};
+use tonic_etcd::{BalancedChannel, BalancedChannelBuilder, RetryPolicy};
 
 use crate::peer::{Peer, Script};
-use crate::support::{SAY_HELLO, builder, over, ready};
+use crate::support::{Lowest, SAY_HELLO, builder, over, ready};
 
 /// Passes in each test.
 const SOON: Duration = Duration::from_millis(30);
 /// Never passes.
 const NEVER: Duration = Duration::from_secs(600);
-
-/// The first in the order of addresses.
-#[derive(Debug)]
-struct Lowest;
-
-impl Policy for Lowest {
-    fn picker(&self, _: &ReadySet) -> Arc<dyn Picker> {
-        Arc::new(Self)
-    }
-}
-
-impl Picker for Lowest {
-    fn pick(&self, _: &Call<'_>) -> Pick {
-        Pick::Server(0)
-    }
-}
 
 /// Servers in the order in which calls go to them, and what each does.
 struct Servers {
