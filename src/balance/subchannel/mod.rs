@@ -1,8 +1,8 @@
 //! One server of a channel: [`Subchannel`] is what its calls, its supervisor and the pool share.
 //!
 //! `supervisor.rs` is the task that connects it. It asks `reconnect.rs` what follows an attempt, and
-//! `connect_permits.rs` for its turn; `connect_order.rs` decides the order of turns. `cost/` has the
-//! recent costs of its calls, which pickers compare. `outlier.rs` decides which servers are ejected
+//! `connect_permits.rs` for its turn; `connect_order/` decides the order of turns. `cost/` has the
+//! recent costs of its calls, which pickers compare. `outlier/` decides which servers are ejected
 //! because their calls fail. `further/` is the supervisor of a server with several connections.
 
 pub(crate) mod connect_order;
