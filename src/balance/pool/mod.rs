@@ -10,6 +10,7 @@
 //!
 //! The task is the only one that decides who is ready, so nothing here is locked. Everything it publishes is immutable.
 
+mod entry;
 pub(crate) mod members;
 pub(super) mod ready;
 pub(super) mod room;
@@ -24,7 +25,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use tokio::task::coop::consume_budget;
-use tokio::task::{AbortHandle, yield_now};
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until};
 use tokio_stream::Stream;
 use tower::discover::Change;
@@ -33,13 +34,13 @@ use crate::address::{Address, Authority};
 use crate::address_index::AddressChange;
 use crate::balance::connectivity::{ChannelStatus, ConnectivityState, DirectoryStatus};
 use crate::balance::policy::{LeastRequest, Picker, Policy, ReadySet};
+use crate::balance::pool::entry::PoolEntry;
 use crate::balance::pool::members::Members;
-use crate::balance::pool::ready::{Published, PublishedServer, ReadySubchannel};
+use crate::balance::pool::ready::{Published, PublishedServer};
 use crate::balance::shared::ChannelShared;
+use crate::balance::subchannel::SubchannelState;
 use crate::balance::subchannel::outlier::{CallCounts, OutlierDetector};
-use crate::balance::subchannel::supervisor::supervise;
-use crate::balance::subchannel::{Subchannel, SubchannelState};
-use crate::connection::{Connection, Destination, PeerAddress, ServerStreams};
+use crate::connection::ServerStreams;
 use crate::instance::Instance;
 use crate::panics::catch;
 
@@ -161,27 +162,6 @@ struct Pool {
     entries_changed: bool,
     /// Of this channel: see [`ReadySet::seed`].
     seed: u64,
-}
-
-/// One address of the set. Dropped, it ends its supervisor and shuts down its subchannel: calls in
-/// flight finish over the connection, which closes then.
-struct PoolEntry {
-    /// Shared with the supervisor, with calls and with statuses.
-    subchannel: Arc<Subchannel>,
-    /// The instance that was put last of those that name the address.
-    instance: Arc<Instance>,
-    /// Connects the subchannel until this entry is dropped.
-    supervisor: AbortHandle,
-    /// As it was last published, while it is connected.
-    ready: Option<PublishedServer>,
-}
-
-impl Drop for PoolEntry {
-    fn drop(&mut self) {
-        self.supervisor.abort();
-        // The supervisor may be in the middle of a step: the subchannel takes no connection from it any more.
-        self.subchannel.set_state(SubchannelState::Shutdown, None);
-    }
 }
 
 impl Pool {
@@ -380,62 +360,5 @@ impl Pool {
         self.shared.queue.give_turns(|| self.shared.ready.load().free_slots());
         // The servers that were sent a PING or asked for a connection before may be gone.
         self.shared.ask_for_room();
-    }
-}
-
-impl PoolEntry {
-    /// Begins to connect to a server, in a task of its own. `streams` counts its calls.
-    fn start(
-        shared: &ChannelShared,
-        address: Address,
-        instance: Arc<Instance>,
-        streams: Option<Arc<ServerStreams>>,
-    ) -> Self {
-        let peer = match address.unix_path() {
-            Some(path) => PeerAddress::Unix(path.into()),
-            None => PeerAddress::Tcp(address.host().to_owned(), address.port()),
-        };
-        let to = Destination { address: peer, secure: address.is_secure() };
-        let subchannel = Arc::new(Subchannel::new(address, shared.epoch, streams));
-        let supervisor = tokio::spawn(supervise(shared.connect_context.clone(), subchannel.clone(), to)).abort_handle();
-        Self { subchannel, instance, supervisor, ready: None }
-    }
-
-    /// The server for calls, while it is connected: the same one until its connections or its
-    /// instance change.
-    fn ready(&mut self, shared: &ChannelShared, state: &SubchannelState) -> Option<PublishedServer> {
-        let known = self.ready.take();
-        let SubchannelState::Ready(connections) = state else { return None };
-        let open = || connections.iter().filter(|connection| !connection.is_closing());
-        self.ready = match known {
-            Some(known) if known.first.is_of(&self.instance) && known.is_over(open()) => Some(known),
-            known => self.connected(shared, known.as_ref(), open()),
-        };
-        self.ready.clone()
-    }
-
-    /// The server over these connections. What is `known` of them stays. `None` if there is none.
-    fn connected<'a>(
-        &self,
-        shared: &ChannelShared,
-        known: Option<&PublishedServer>,
-        open: impl Iterator<Item = &'a Connection>,
-    ) -> Option<PublishedServer> {
-        let authority = shared.settings.authority_of(self.subchannel.address())?;
-        let mut known: Vec<_> = known.into_iter().flat_map(PublishedServer::all).cloned().collect();
-        known.retain(|known| known.is_of(&self.instance));
-        let mut all = open.map(|connection| {
-            let same = known.iter().find(|known| known.connection.is_same(connection)).cloned();
-            same.unwrap_or_else(|| {
-                let (subchannel, instance) = (self.subchannel.clone(), self.instance.clone());
-                let other = known.first().map(|known| &**known);
-                let new = ReadySubchannel::new(subchannel, connection.clone(), instance, authority.clone(), other);
-                let new = Arc::new(new);
-                known.push(new.clone()); // the next one shares how policies see the server
-                new
-            })
-        });
-        let first = all.next()?;
-        Some(PublishedServer { first, further: all.collect() })
     }
 }
