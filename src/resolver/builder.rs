@@ -59,8 +59,9 @@ impl ResolverBuilder {
     }
 
     /// Configures the `tonic::transport::Endpoint` of each server (TLS, timeouts) before
-    /// [`Resolution::discover`] and [`Resolution::balance_channel`] give it out. A server for which
-    /// this fails or panics is left out and logged at WARN.
+    /// [`Resolution::discover`](crate::Resolution::discover) and
+    /// [`Resolution::balance_channel`](crate::Resolution::balance_channel) give it out. A server for
+    /// which this fails or panics is left out and logged at WARN.
     ///
     /// The function must then also set TLS for `https` addresses. Without the function, `https`
     /// addresses use the root certificates of the enabled features.
@@ -81,7 +82,8 @@ impl ResolverBuilder {
     ///
     /// **Reading.** [`Resolver::resolve`] reads the file of the service in the background. If etcd
     /// has not responded 300 ms later, its instances are used: the state is
-    /// [`ResolutionState::Cached`], and [`Resolution::ready`] returns them. When etcd responds, its
+    /// [`ResolutionState::Cached`](crate::ResolutionState::Cached), and
+    /// [`Resolution::ready`](crate::Resolution::ready) returns them. When etcd responds, its
     /// instances replace them, and the differences go out as changes. A file without instances is
     /// not used. Neither is a file that is damaged, too old ([`ResolverBuilder::cache_max_age`]), or
     /// of another prefix, codec ([`Codec::name`]) or version of the format: that is logged at WARN,
