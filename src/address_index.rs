@@ -4,6 +4,9 @@
 //! subchannel for each. Both want one server for one address, however many instances name it, and
 //! both leave out instances that are draining. They differ in what they keep of an instance (`V`),
 //! and in which changes they pass on.
+//!
+//! A claim may be in doubt: the directory has lost the instance, in a way in which it may still be
+//! there. Such claims count only where an address has no others.
 
 use std::collections::BTreeMap;
 
@@ -14,16 +17,35 @@ use crate::instance::Instance;
 /// instance; both may be `()`, where a count is all that is needed.
 pub(crate) struct AddressIndex<K, V> {
     claims: BTreeMap<Authority, Vec<Claim<K, V>>>,
-    /// The authorities that changed since they were last asked for, and how each was then: whether
-    /// it spoke TLS, if it was there.
-    changed: BTreeMap<Authority, Option<bool>>,
+    /// The authorities that changed since they were last asked for, and how each was then, if it
+    /// was there.
+    changed: BTreeMap<Authority, Option<AddressState>>,
 }
 
 /// One instance names one address.
 struct Claim<K, V> {
     key: K,
     secure: bool,
+    doubt: Option<Doubt>,
     value: V,
+}
+
+/// In which way the directory has lost an instance that may still be there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Doubt {
+    /// Most instances went one after the other, in a short time. All of them may have left.
+    Gradual,
+    /// Most instances went at once, as servers do not leave.
+    Sudden,
+}
+
+/// What its claims make of an address.
+#[derive(Clone, Copy, PartialEq)]
+struct AddressState {
+    /// The server speaks TLS: one claim that says so outweighs all that do not.
+    secure: bool,
+    /// All of its claims are in doubt.
+    doubt: Option<Doubt>,
 }
 
 /// What an address has become.
@@ -38,6 +60,8 @@ pub(crate) enum AddressChange<V> {
         /// did.
         is_new: bool,
     },
+    /// All instances that name it are in doubt. It was `Present` before.
+    InDoubt(Authority, Doubt),
     /// No instance names it any more.
     Gone(Authority),
 }
@@ -52,7 +76,17 @@ impl<K: Clone + PartialEq, V: Clone> AddressIndex<K, V> {
     /// Adds the claims of an instance: one for each of its addresses. An instance that is draining
     /// takes no new calls, so it claims none; this is the one place that says so.
     pub(crate) fn insert(&mut self, key: &K, instance: &Instance, value: &V) {
-        self.claim(instance, |claims, secure| claims.push(Claim { key: key.clone(), secure, value: value.clone() }));
+        self.claim(instance, |claims, secure| {
+            claims.push(Claim { key: key.clone(), secure, doubt: None, value: value.clone() });
+        });
+    }
+
+    /// Puts the claims of an instance that was inserted under this key in doubt.
+    pub(crate) fn put_in_doubt(&mut self, key: &K, instance: &Instance, doubt: Doubt) {
+        self.claim(instance, |claims, secure| {
+            let own = claims.iter_mut().filter(|claim| claim.key == *key && claim.secure == secure);
+            own.for_each(|claim| claim.doubt = Some(doubt));
+        });
     }
 
     /// Takes back the claims of an instance that was inserted under this key.
@@ -68,7 +102,7 @@ impl<K: Clone + PartialEq, V: Clone> AddressIndex<K, V> {
         for address in addresses {
             let authority = address.parsed_authority();
             let claims = self.claims.entry(authority.clone()).or_default();
-            self.changed.entry(authority.clone()).or_insert_with(|| is_secure(claims));
+            self.changed.entry(authority.clone()).or_insert_with(|| state_of(claims));
             change(claims, address.is_secure());
         }
     }
@@ -76,23 +110,39 @@ impl<K: Clone + PartialEq, V: Clone> AddressIndex<K, V> {
     /// What has changed since this was last called, in the order of addresses. An address that came
     /// and went in between is left out.
     pub(crate) fn take_changes(&mut self) -> Vec<AddressChange<V>> {
-        let change = |(authority, before): (Authority, Option<bool>)| {
+        let change = |(authority, before): (Authority, Option<AddressState>)| {
             let claims = self.claims.get(&authority).map(Vec::as_slice).unwrap_or_default();
-            if let (Some(secure), Some(last)) = (is_secure(claims), claims.last()) {
-                let (value, is_new) = (last.value.clone(), before != Some(secure));
-                return Some(AddressChange::Present { address: Address::from_parts(authority, secure), value, is_new });
+            let state = state_of(claims);
+            match state {
+                Some(AddressState { secure, doubt: None }) => {
+                    let last = claims.iter().rfind(|claim| claim.doubt.is_none())?; // it has one, or it were in doubt
+                    let (value, is_new) = (last.value.clone(), before.map(|before| before.secure) != Some(secure));
+                    Some(AddressChange::Present { address: Address::from_parts(authority, secure), value, is_new })
+                }
+                Some(AddressState { doubt: Some(doubt), .. }) => match before {
+                    Some(before) => (before.doubt != Some(doubt)).then_some(AddressChange::InDoubt(authority, doubt)),
+                    // It was never told: there is nothing to keep.
+                    None => {
+                        self.claims.remove(&authority);
+                        None
+                    }
+                },
+                None => {
+                    self.claims.remove(&authority);
+                    before.map(|_| AddressChange::Gone(authority))
+                }
             }
-            self.claims.remove(&authority);
-            before.map(|_| AddressChange::Gone(authority))
         };
         std::mem::take(&mut self.changed).into_iter().filter_map(change).collect()
     }
 }
 
-/// Whether the server speaks TLS, if it is claimed at all: one claim that says so outweighs all
-/// that do not.
-fn is_secure<K, V>(claims: &[Claim<K, V>]) -> Option<bool> {
-    (!claims.is_empty()).then(|| claims.iter().any(|claim| claim.secure))
+/// What the claims make of their address; `None` if there are none.
+fn state_of<K, V>(claims: &[Claim<K, V>]) -> Option<AddressState> {
+    let all_in_doubt = claims.iter().all(|claim| claim.doubt.is_some());
+    let counted = || claims.iter().filter(|claim| claim.doubt.is_some() == all_in_doubt);
+    let doubt = if all_in_doubt { claims.iter().filter_map(|claim| claim.doubt).max() } else { None };
+    (!claims.is_empty()).then(|| AddressState { secure: counted().any(|claim| claim.secure), doubt })
 }
 
 #[cfg(test)]
@@ -108,6 +158,7 @@ mod tests {
             AddressChange::Present { address, value, is_new } => {
                 format!("{}{address} {value}", if is_new { "+" } else { "" })
             }
+            AddressChange::InDoubt(authority, doubt) => format!("?{} {doubt:?}", authority.as_str()),
             AddressChange::Gone(authority) => format!("-{}", authority.as_str()),
         };
         index.take_changes().into_iter().map(show).collect()
@@ -155,5 +206,32 @@ mod tests {
         index.insert(&"b", &instance("h:1"), &2);
         index.remove(&"a", &draining);
         assert_eq!(changes(&mut index), ["+h:1 2"]);
+    }
+
+    #[test]
+    fn claims_in_doubt_count_only_where_there_are_no_others() {
+        let mut index = AddressIndex::default();
+        let (plain, secure) = (instance("h:1"), instance("https://h:1"));
+        index.insert(&"a", &secure, &1);
+        index.insert(&"b", &plain, &2);
+        assert_eq!(changes(&mut index), ["+https://h:1 2"]);
+        index.put_in_doubt(&"a", &secure, Doubt::Gradual);
+        assert_eq!(changes(&mut index), ["+h:1 2"], "who says TLS is in doubt");
+        index.put_in_doubt(&"b", &plain, Doubt::Sudden);
+        assert_eq!(changes(&mut index), ["?h:1 Sudden"]);
+        index.put_in_doubt(&"b", &plain, Doubt::Sudden);
+        assert!(changes(&mut index).is_empty());
+        index.remove(&"b", &plain);
+        assert_eq!(changes(&mut index), ["?h:1 Gradual"]);
+        index.insert(&"c", &secure, &3);
+        assert_eq!(changes(&mut index), ["https://h:1 3"], "not new: it was there all the time");
+        index.remove(&"c", &secure);
+        index.remove(&"a", &secure);
+        assert_eq!(changes(&mut index), ["-h:1"]);
+        index.insert(&"d", &plain, &4);
+        index.put_in_doubt(&"d", &plain, Doubt::Sudden);
+        assert!(changes(&mut index).is_empty(), "it was never told");
+        index.remove(&"d", &plain);
+        assert!(changes(&mut index).is_empty() && index.claims.is_empty());
     }
 }

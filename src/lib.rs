@@ -115,7 +115,8 @@
 //! | event | what happens |
 //! |---|---|
 //! | a watch breaks | It is resumed at the revision after the last event. |
-//! | etcd has compacted that revision, was wiped, or was restored from a snapshot | The prefix is listed again, and the differences are reported as changes. After a wipe the revision is lower, and the set is empty until the servers have registered again. |
+//! | etcd has compacted that revision, was wiped, or was restored from a snapshot | The prefix is listed again, and the differences are reported as changes. After a wipe the revision is lower, and the snapshot is empty until the servers have registered again. |
+//! | etcd has lost most instances at once, or one after the other within 30 s | The snapshot is what etcd holds. The lost instances are doubtful for 60 s ([`MassLoss`], [`ResolutionState::Doubtful`]): a [`BalancedChannel`] keeps the connections to their servers that answer a PING within a second ([`ServerState::Held`]). |
 //! | a watch is silent for 5 s | etcd is asked for a progress notification; a watch stream that does not answer within 3 s is replaced. |
 //! | a member of etcd is down, frozen or a learner | Requests go to another member. |
 //! | one request is slow | No connection, lease or watch ends because of it, as long as anything else is received over the connection. |
@@ -292,7 +293,7 @@ pub use registrar::{
     RegistrationStates,
 };
 pub use resolver::{
-    ChangeStream, Resolution, ResolutionState, Resolver, ResolverBuilder, ServerKey, Snapshot, SnapshotEntry,
+    ChangeStream, MassLoss, Resolution, ResolutionState, Resolver, ResolverBuilder, ServerKey, Snapshot, SnapshotEntry,
 };
 pub use serve::{CountCalls, CountCallsLayer, Departure, Listener, Serve, ServeControl, ServeState, ServeStates};
 pub use target::Target;

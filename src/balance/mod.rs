@@ -46,6 +46,7 @@ pub use crate::balance::channel::{BalancedChannel, ResponseFuture};
 pub use crate::balance::connectivity::ConnectivityState;
 pub(crate) use crate::balance::connectivity::DirectoryStatus;
 pub(crate) use crate::balance::pool::Update;
+pub(crate) use crate::balance::pool::members::InstanceChange;
 pub use crate::balance::status::call_error::CallError;
 pub use crate::balance::subchannel::outlier::OutlierDetection;
 pub use crate::balance::subchannel::{ServerState, ServerStatus};

@@ -36,6 +36,7 @@ impl BalancedChannel {
                 SubchannelState::Connecting => ServerState::Connecting,
                 SubchannelState::TransientFailure => ServerState::TransientFailure,
                 SubchannelState::Ready(_) if subchannel.is_ejected() => ServerState::Ejected,
+                SubchannelState::Ready(_) if status.is_held => ServerState::Held,
                 SubchannelState::Ready(_) => ServerState::Ready,
                 SubchannelState::Shutdown => return None, // removed a moment ago
             };

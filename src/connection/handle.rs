@@ -116,6 +116,12 @@ impl Connection {
         self.0.commands.send(Command::Ping);
     }
 
+    /// Asks the driver for a PING, however often the server was pinged before, unless one is unanswered.
+    /// Its acknowledgement shows in [`Connection::last_read`], as whatever else is read.
+    pub(crate) fn prove(&self) {
+        self.0.commands.send(Command::Prove);
+    }
+
     /// Begins to probe the connection, if it is idle: a PING is sent, and the connection is ready
     /// again once anything is read. Returns whether this call began it. One load if the connection
     /// is not idle.

@@ -9,7 +9,7 @@
 //! | the page is too large for a message | half the keys |
 //! | the page is late and etcd answers other reads | a quarter of the keys, at least [`MIN_PAGE`] |
 //! | the revision was compacted meanwhile | the list fails, and is started again by the resolver |
-//! | the revision goes backwards | the list fails: another etcd answers |
+//! | the revision goes backwards, or the cluster's id changes | the list fails: another etcd answers |
 
 use etcd_client::{GetOptions, GetResponse, ResponseHeader};
 use tokio::time::sleep;
@@ -28,15 +28,23 @@ const MIN_PAGE: i64 = 500;
 /// How many request timeouts a page may take: pages carry much more data than other answers.
 const PAGE_TIME_FACTOR: u32 = 3;
 
+/// Which etcd has answered a list, and at which revision.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct ListedAt {
+    pub(crate) revision: i64,
+    /// The id of the cluster; 0 if it is not said.
+    pub(crate) cluster: u64,
+}
+
 impl Etcd {
-    /// Calls `each` with every key and value from `start` (included) to `end` (excluded), in order,
+    /// Calls `each` with every key, its value and its lease (0 for none) from `start` (included) to `end` (excluded), in order,
     /// as they stand at the revision that is returned.
     ///
     /// `each` may have been called for some keys when the list fails.
     ///
     /// # Errors
-    /// The failure of a page. A revision that goes backwards between two pages means another etcd,
-    /// and is [`Class::Revision`].
+    /// The failure of a page. A revision that goes backwards between two pages, or another cluster's
+    /// id, means another etcd, and is [`Class::Revision`].
     ///
     /// # Cancel safety
     /// Dropping the future ends the list. The next one starts again.
@@ -44,13 +52,13 @@ impl Etcd {
         &self,
         start: &[u8],
         end: &[u8],
-        mut each: impl FnMut(&[u8], &[u8]),
-    ) -> Result<i64, Failure> {
+        mut each: impl FnMut(&[u8], &[u8], i64),
+    ) -> Result<ListedAt, Failure> {
         let mut from = start.to_vec();
-        let mut revision = 0;
+        let mut listed = ListedAt::default();
         let mut limit = PAGE;
         loop {
-            let page = match self.page_in_time(&from, end, revision, limit).await {
+            let page = match self.page_in_time(&from, end, listed.revision, limit).await {
                 Err(failure) if failure.class == Class::TooLarge && limit > 1 => {
                     limit /= 2;
                     continue;
@@ -62,17 +70,18 @@ impl Etcd {
                 page => page?,
             };
             let at = page.header().map_or(0, ResponseHeader::revision);
-            if revision == 0 {
-                revision = at;
-            } else if at < revision {
+            let cluster = page.header().map_or(0, ResponseHeader::cluster_id);
+            if listed.revision == 0 {
+                listed = ListedAt { revision: at, cluster };
+            } else if at < listed.revision || cluster != listed.cluster {
                 // The etcd that answered this page is not the one that answered the page before.
-                return Err(Failure::new(Class::Revision, "the revision went backwards between two pages"));
+                return Err(Failure::new(Class::Revision, "another etcd answered the next page"));
             }
             for pair in page.kvs() {
-                each(pair.key(), pair.value());
+                each(pair.key(), pair.value(), pair.lease());
             }
             if !page.more() {
-                return Ok(revision);
+                return Ok(listed);
             }
             match page.kvs().last() {
                 Some(last) if last.key() >= from.as_slice() => {

@@ -48,6 +48,7 @@ use tokio::time::timeout;
 
 pub(crate) use crate::etcd::failure::{Class, Failure};
 pub(crate) use crate::etcd::lease::{KeepAlive, Put, Stored};
+pub(crate) use crate::etcd::list::ListedAt;
 pub use crate::etcd::options::EtcdOptions;
 pub(crate) use crate::etcd::request::RequestLimits;
 pub(crate) use crate::etcd::runtimes::EtcdPerRuntime;

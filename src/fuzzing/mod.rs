@@ -47,10 +47,11 @@ const TARGETS: &[(&str, Target)] = &[
     ("watch_message", etcd::watch::message::tests::fuzz),
     ("watch_stream", etcd::watch::stream::tests::inputs::fuzz),
     ("watch_streams", etcd::watch::streams::tests::fuzz),
-    // The resolver. What decides which losses are doubtful belongs here.
+    // The resolver.
     ("cache_file", resolver::cache::file::tests::fuzz),
     ("watch_machine", resolver::watch::tests::fuzz),
     ("watch_machine_inputs", resolver::watch::inputs_tests::fuzz),
+    ("doubt", resolver::doubt::tests::fuzz),
     ("snapshot", resolver::snapshot::tests::fuzz),
     ("servers", resolver::servers::tests::fuzz),
     // Connections and the channel.

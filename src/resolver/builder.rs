@@ -16,6 +16,7 @@ use crate::etcd::EtcdPerRuntime;
 use crate::resolver::Resolver;
 use crate::resolver::cache::CacheOptions;
 use crate::resolver::discover::Configure;
+use crate::resolver::mass_loss::MassLoss;
 use crate::resolver::record::RecordReader;
 
 /// Builds a [`Resolver`] with options beyond those of etcd.
@@ -28,12 +29,19 @@ pub struct ResolverBuilder {
     reader: RecordReader,
     configure: Option<Configure>,
     cache: CacheOptions,
+    mass_loss: MassLoss,
 }
 
 impl ResolverBuilder {
     /// A builder with every option at its default.
     pub(super) fn over(etcds: Result<EtcdPerRuntime, Error>) -> Self {
-        Self { etcds, reader: RecordReader::default(), configure: None, cache: CacheOptions::default() }
+        Self {
+            etcds,
+            reader: RecordReader::default(),
+            configure: None,
+            cache: CacheOptions::default(),
+            mass_loss: MassLoss::default(),
+        }
     }
 
     /// A builder over your own client: see [`Resolver::new`]. Exempt from semver.
@@ -119,6 +127,14 @@ impl ResolverBuilder {
         self
     }
 
+    /// Which losses of instances are doubtful, so that servers which still answer are kept while etcd
+    /// no longer lists them. [`MassLoss::default`] by default; [`MassLoss::never_doubtful`] turns it
+    /// off.
+    pub fn mass_loss(mut self, options: MassLoss) -> Self {
+        self.mass_loss = options;
+        self
+    }
+
     /// Connects to etcd and waits for its first response: see [`Resolver::connect`].
     ///
     /// # Errors
@@ -138,9 +154,12 @@ impl ResolverBuilder {
     /// When an endpoint, an option, or with a cache the name of the codec is invalid, or the path is
     /// relative and the process has no working folder ([`Error::is_invalid_argument`]).
     pub fn connect_lazy(self) -> Result<Resolver, Error> {
+        if let Some((setting, value, bound)) = self.mass_loss.invalid() {
+            return Err(Error::invalid("mass loss", value, format!("{setting} must be {bound}")));
+        }
         let cache = self.cache.build(&*self.reader.codec)?;
         let reader = RecordReader { keep_values: cache.is_some(), ..self.reader };
-        Ok(Resolver::over(self.etcds?, reader, self.configure, cache))
+        Ok(Resolver::over(self.etcds?, reader, self.configure, cache, self.mass_loss))
     }
 }
 

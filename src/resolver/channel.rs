@@ -6,9 +6,8 @@ use std::task::{Context, Poll, ready};
 
 use tokio_stream::Stream;
 use tokio_stream::wrappers::WatchStream;
-use tower::discover::Change;
 
-use crate::balance::{BalancedChannel, BalancedChannelBuilder, DirectoryStatus, Update};
+use crate::balance::{BalancedChannel, BalancedChannelBuilder, DirectoryStatus, InstanceChange, Update};
 use crate::error::Error;
 use crate::resolver::snapshot::{Snapshot, SnapshotEntry, diff};
 use crate::resolver::task::View;
@@ -83,18 +82,7 @@ impl ChannelUpdates {
 
     /// The update that leads from the last view to this one.
     fn update(&mut self, view: View) -> Update<Key> {
-        let mut changes = Vec::new();
-        for difference in diff(&self.seen, &view.snapshot) {
-            let count = |entry: &Option<Arc<SnapshotEntry>>| entry.as_ref().map_or(0, |entry| entry.instances().len());
-            let (before, after) = (count(&difference.before), count(&difference.after));
-            if let Some(entry) = &difference.after {
-                let keyed = entry.instances().iter().cloned().enumerate();
-                changes.extend(keyed.map(|(index, instance)| Change::Insert((entry.key().into(), index), instance)));
-            }
-            if let Some(entry) = &difference.before {
-                changes.extend((after..before).map(|index| Change::Remove((entry.key().into(), index))));
-            }
-        }
+        let changes = changes(&self.seen, &view.snapshot);
         let state = view.state();
         self.seen = view.snapshot;
         // Calls that find no cached server wait for etcd, which may know others.
@@ -111,6 +99,36 @@ impl ChannelUpdates {
         (self.directory.resolved, self.directory.error) = (known, trouble);
         Update { changes, directory: Some(self.directory.clone()) }
     }
+}
+
+/// What leads from one snapshot to another one. An instance whose loss is doubtful is not removed
+/// before that has changed.
+fn changes(before: &Snapshot, after: &Snapshot) -> Vec<InstanceChange<Key>> {
+    let key = |entry: &SnapshotEntry, index| (entry.key().into(), index);
+    let mut changes = Vec::new();
+    for difference in diff(before, after) {
+        let left = difference.after.as_ref().map_or(0, |entry| entry.instances().len());
+        if let Some(entry) = &difference.after {
+            let keyed = entry.instances().iter().cloned().enumerate();
+            changes.extend(keyed.map(|(index, instance)| InstanceChange::Insert(key(entry, index), instance)));
+        }
+        if let Some(entry) = &difference.before {
+            let doubt = after.doubt_of(entry.key());
+            let lost = (left..entry.instances().len()).map(|index| key(entry, index));
+            changes.extend(lost.map(|key| match doubt {
+                Some(doubt) => InstanceChange::PutInDoubt(key, doubt),
+                None => InstanceChange::Remove(key),
+            }));
+        }
+    }
+    let is_over = |entry: &SnapshotEntry| after.doubt_of(entry.key()).is_none();
+    for entry in before.doubtful().filter(|entry| is_over(entry)) {
+        // One that was put again has been inserted above, as far as its record still has as many instances.
+        let left = after.get(entry.key()).map_or(0, |entry| entry.instances().len());
+        let lost = left..entry.instances().len();
+        changes.extend(lost.map(|index| InstanceChange::Remove(key(entry, index))));
+    }
+    changes
 }
 
 /// The first key that cannot be read and the reason, for errors of the channel.

@@ -135,7 +135,7 @@ impl Stream for ChangeStream {
                 }
             }
             match ready!(Pin::new(&mut this.updates).poll_next(cx)) {
-                Some(view) => this.pending.extend(this.servers.advance(&view.snapshot)),
+                Some(view) => this.pending.extend(this.servers.advance(&view.for_balancers)),
                 None => return Poll::Ready(None),
             }
         }

@@ -6,6 +6,7 @@
 //! - `task.rs`: the task of one service. It drives the machine in `watch/` (pure), publishes a
 //!   `View` in a tokio watch channel, and logs.
 //! - `snapshot/` (pure): [`Snapshot`], and the difference of two.
+//! - `doubt/` (pure): which losses are doubtful, by the rules of [`MassLoss`] in `mass_loss.rs` (pure).
 //! - `cache/`: files of the last known instances, for a start while etcd is down.
 //! - `record.rs` (pure): what a codec makes of a record, and which addresses may be called.
 //! - `report.rs`: what is logged about changes of a service.
@@ -25,6 +26,8 @@ mod builder;
 pub(crate) mod cache;
 mod channel;
 mod discover;
+pub(crate) mod doubt;
+mod mass_loss;
 pub(crate) mod record;
 mod report;
 mod resolution;
@@ -45,6 +48,7 @@ use tonic::transport::Channel;
 
 pub use crate::resolver::builder::ResolverBuilder;
 pub use crate::resolver::discover::ChangeStream;
+pub use crate::resolver::mass_loss::MassLoss;
 pub use crate::resolver::resolution::{Resolution, ResolutionState};
 pub use crate::resolver::servers::ServerKey;
 pub use crate::resolver::snapshot::{Snapshot, SnapshotEntry};
@@ -84,6 +88,8 @@ struct Shared {
     configure: Option<Configure>,
     /// The cache files, if there is a folder for them.
     cache: Option<Arc<Cache>>,
+    /// Which losses are doubtful.
+    mass_loss: MassLoss,
     /// The services that are watched. Entries without users are removed when another service is
     /// added.
     services: Mutex<HashMap<(Target, runtime::Id), Weak<WatchedService>>>,
@@ -183,7 +189,7 @@ impl Resolver {
     #[cfg(feature = "unstable-etcd-client")]
     #[cfg_attr(docsrs, doc(cfg(feature = "unstable-etcd-client")))]
     pub fn new(client: EtcdClient) -> Self {
-        Self::over(EtcdPerRuntime::from_client(client), RecordReader::default(), None, None)
+        Self::over(EtcdPerRuntime::from_client(client), RecordReader::default(), None, None, MassLoss::default())
     }
 
     /// A builder, for options beyond those of etcd.
@@ -197,8 +203,9 @@ impl Resolver {
         reader: RecordReader,
         configure: Option<Configure>,
         cache: Option<Arc<Cache>>,
+        mass_loss: MassLoss,
     ) -> Self {
-        Self { shared: Arc::new(Shared { etcds, reader, configure, cache, services: Mutex::default() }) }
+        Self { shared: Arc::new(Shared { etcds, reader, configure, cache, mass_loss, services: Mutex::default() }) }
     }
 
     /// The live snapshot of a service, kept up to date in the background from now on. Shared with
@@ -260,7 +267,7 @@ impl Shared {
         // Outside of the lock, as everything that may run foreign code. Without a span: it would
         // live as long as the process, and keep the span open in which it was made.
         let (etcd, reader, cache) = (self.etcds.on(runtime), self.reader.clone(), self.cache.clone());
-        let task = Task::new(etcd, reader, cache, key.0, sender, service.probe.clone());
+        let task = Task::new(etcd, reader, cache, self.mass_loss, key.0, sender, service.probe.clone());
         let task = runtime.spawn(task.run()).abort_handle();
         let _ = service.task.set(task); // set only here, so never an error
         service

@@ -7,9 +7,11 @@
 //! | a record has become unreadable | WARN | each, up to [`MAX_LOGGED_RECORDS`] of one change |
 //! | a field of a record was not understood | WARN | once for each service |
 //! | the prefix holds keys of a longer name | WARN | once for each service |
+//! | most instances are gone, and that is doubtful; none is doubtful any more | WARN, INFO | once for each such loss |
 //!
 //! A change is the difference of two views, so that a flood of events is logged as one change.
 
+use crate::address_index::Doubt;
 use crate::instance::Instance;
 use crate::resolver::snapshot::{Difference, Snapshot, SnapshotEntry, diff};
 use crate::secret::{self, shown_key};
@@ -107,6 +109,36 @@ impl MembershipLog {
                 below,
                 "prefix also holds keys of a longer name: if that is a service, its servers get calls of this one"
             );
+        }
+    }
+}
+
+impl MembershipLog {
+    /// Logs that instances have begun to be doubtful, or that none is any more.
+    pub(super) fn doubt(&mut self, target: &Target, before: &Snapshot, after: &Snapshot) {
+        let (service, instances, revision) = (target.name(), after.len(), after.revision());
+        let first = after.doubtful_entries().first();
+        match (before.doubtful_entries().is_empty(), first) {
+            (true, Some(first)) => {
+                let doubtful = after.doubtful_entries().len();
+                let loss = match first.doubt {
+                    Doubt::Sudden => "sudden",
+                    Doubt::Gradual => "gradual",
+                };
+                tracing::warn!(
+                    parent: None,
+                    service,
+                    doubtful,
+                    loss,
+                    instances,
+                    revision,
+                    "etcd has lost most instances, channels keep those that answer"
+                );
+            }
+            (false, None) => {
+                tracing::info!(parent: None, service, instances, revision, "no instance is doubtful any more");
+            }
+            _ => {}
         }
     }
 }

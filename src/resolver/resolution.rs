@@ -49,7 +49,7 @@ pub struct Resolution {
 /// |---|---|
 /// | `Unresolved` | `Current` or `ConfirmedEmpty`, when etcd has responded; `Cached`, if it has not for 300 ms and there is a usable cache file |
 /// | `Cached` | `Current` or `ConfirmedEmpty`, when etcd has responded |
-/// | `Current`, `ConfirmedEmpty`, `Stale` | any of these three, again and again |
+/// | `Current`, `ConfirmedEmpty`, `Doubtful`, `Stale` | any of these four, again and again |
 /// | any state | `Closed`, when the runtime ends; the last state |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -61,7 +61,7 @@ pub enum ResolutionState {
     Current,
     /// The snapshot is what etcd holds, and it has no instances: there are no records, or none that
     /// can be read ([`Snapshot::unreadable`]). Calls that do not wait for ready then fail at once.
-    /// This is also the state after etcd was wiped, until servers have registered again.
+    /// After etcd was wiped, it follows `Doubtful`, until servers have registered again.
     ConfirmedEmpty,
     /// The runtime of the watch has ended. The last snapshot stays. Resolve again for a new watch.
     Closed,
@@ -73,6 +73,16 @@ pub enum ResolutionState {
     Cached {
         /// The time since etcd confirmed the instances.
         age: Duration,
+    },
+    /// The snapshot is what etcd holds, as in `Current` and `ConfirmedEmpty`, and etcd has lost most
+    /// of the instances in a way in which servers do not leave, or in a short time
+    /// ([`MassLoss`](crate::MassLoss)). Check etcd: it may have been wiped or restored. The lost
+    /// instances are in [`Snapshot::doubtful`]. A [`BalancedChannel`](crate::BalancedChannel) keeps
+    /// those of their servers that answer.
+    #[non_exhaustive]
+    Doubtful {
+        /// The number of doubtful instances.
+        instances: usize,
     },
     /// No watch reports changes, and the last read is more than 5 s old. The last snapshot stays, and the resolver retries.
     #[non_exhaustive]

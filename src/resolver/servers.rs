@@ -56,7 +56,7 @@ impl Servers {
                 AddressChange::Present { address, is_new: true, .. } => {
                     changes.push(Change::Insert(ServerKey(address.parsed_authority().clone()), address));
                 }
-                AddressChange::Present { .. } => {}
+                AddressChange::Present { .. } | AddressChange::InDoubt(..) => {} // a snapshot has none in doubt
                 AddressChange::Gone(authority) => removes.push(Change::Remove(ServerKey(authority))),
             }
         }

@@ -27,8 +27,9 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use crate::error::Error;
-use crate::etcd::{Class, Etcd, Failure, Message, Range, Watch, WatchId, Watcher};
+use crate::etcd::{Class, Etcd, Failure, ListedAt, Message, Range, Watch, WatchId, Watcher};
 use crate::resolver::cache::{Cache, Found, ServiceCache};
+use crate::resolver::mass_loss::MassLoss;
 use crate::resolver::record::RecordReader;
 use crate::resolver::report::MembershipLog;
 use crate::resolver::snapshot::Snapshot;
@@ -45,6 +46,9 @@ const MAX_SLEEP: Duration = Duration::from_secs(3_600);
 pub(super) struct View {
     /// The instances.
     pub(super) snapshot: Arc<Snapshot>,
+    /// What readers are told who cannot see whether a server still answers: the same, or with
+    /// instances whose removal is delayed.
+    pub(super) for_balancers: Arc<Snapshot>,
     /// Whether they are what etcd holds.
     state: ResolutionState,
     /// How old the snapshot was at this time, while it is stale or cached.
@@ -66,7 +70,8 @@ impl View {
 
     /// The view before the first response of etcd.
     pub(super) fn unresolved() -> Self {
-        Self { snapshot: Arc::default(), state: ResolutionState::Unresolved, age_at: None, error: None }
+        let (snapshot, for_balancers) = (Arc::default(), Arc::default());
+        Self { snapshot, for_balancers, state: ResolutionState::Unresolved, age_at: None, error: None }
     }
 }
 
@@ -80,6 +85,8 @@ pub(super) struct Task {
     cache: Option<ServiceCache>,
     /// Whether the published instances are those of the cache.
     shows_cached: bool,
+    /// How many removals were last kept from readers without a second witness.
+    delayed: usize,
     /// What was logged of the service.
     report: MembershipLog,
     /// The service.
@@ -125,17 +132,19 @@ impl Task {
         etcd: Etcd,
         reader: RecordReader,
         cache: Option<Arc<Cache>>,
+        mass_loss: MassLoss,
         target: Target,
         views: watch::Sender<View>,
         probe: Arc<TaskProbe>,
     ) -> Self {
         let (start, end) = target.range();
-        let machine = Machine::new(fastrand::u64(..));
+        let machine = Machine::new(fastrand::u64(..), mass_loss);
         let (watcher, connected) = (Watcher::new(&etcd), etcd.connected());
         Self {
             etcd,
             cache: cache.map(|cache| ServiceCache::new(cache, &target, &reader)),
             shows_cached: false,
+            delayed: 0,
             reader,
             report: MembershipLog::default(),
             target,
@@ -219,11 +228,11 @@ impl Task {
             let result = match action {
                 Action::List => {
                     let mut entries = Vec::new();
-                    let listed = etcd.list(&range.start, &range.end, |key, value| {
-                        entries.extend(reader.read(&target, key, value));
+                    let listed = etcd.list(&range.start, &range.end, |key, value, lease| {
+                        entries.extend(reader.read(&target, key, value).map(|entry| entry.with_lease(lease)));
                     });
-                    let revision = listed.await;
-                    revision.map(|revision| Input::Listed { revision, entries })
+                    let listed = listed.await;
+                    listed.map(|ListedAt { revision, cluster }| Input::Listed { revision, cluster, entries })
                 }
                 Action::Verify | Action::Wait { .. } => {
                     let revision = etcd.revision(&range.start, &range.end).await;
@@ -264,7 +273,10 @@ impl Task {
             Message::Events(events) => {
                 let event = |event: crate::etcd::Event| {
                     let change = match event.value {
-                        Some(value) => Change::Put(self.reader.read(&self.target, &event.key, &value)?),
+                        Some(value) => {
+                            let entry = self.reader.read(&self.target, &event.key, &value)?;
+                            Change::Put(entry.with_lease(event.lease))
+                        }
                         None => Change::Delete((*event.key).into()),
                     };
                     Some(Event { revision: event.revision, change })
@@ -333,8 +345,10 @@ impl Task {
     /// for nothing.
     fn publish(&mut self, changed: bool) {
         let now = self.epoch.elapsed();
+        let doubt_changed = self.machine.doubt_changed(now);
         let mut age_at = None;
         let mut cached: Option<Found> = None;
+        let doubtful = self.machine.snapshot().doubtful().map(|entry| entry.instances().len()).sum();
         let state = match self.machine.status(now) {
             WatchStatus::Unresolved => {
                 cached = self.cache.as_ref().and_then(ServiceCache::used).cloned();
@@ -344,6 +358,7 @@ impl Task {
                     None => ResolutionState::Unresolved,
                 }
             }
+            WatchStatus::Current if doubtful > 0 => ResolutionState::Doubtful { instances: doubtful },
             WatchStatus::Current if self.machine.snapshot().is_empty() => ResolutionState::ConfirmedEmpty,
             WatchStatus::Current => ResolutionState::Current,
             WatchStatus::Stale { since } => {
@@ -351,7 +366,10 @@ impl Task {
                 ResolutionState::Stale { age: Duration::ZERO } // as above
             }
         };
-        let is_confirmed = matches!(state, ResolutionState::Current | ResolutionState::ConfirmedEmpty);
+        let is_confirmed = matches!(
+            state,
+            ResolutionState::Current | ResolutionState::ConfirmedEmpty | ResolutionState::Doubtful { .. }
+        );
         // From none to cached instances, or from them to those of etcd.
         let changed = std::mem::replace(&mut self.shows_cached, cached.is_some()) != cached.is_some() || changed;
         let watching = self.machine.is_watching();
@@ -371,15 +389,21 @@ impl Task {
             };
             told && (state, age_at) == (before.state, before.age_at)
         };
-        if changed || !told {
+        let delayed = self.machine.delayed_removals(now);
+        let delay_is_over = std::mem::replace(&mut self.delayed, delayed) != delayed;
+        if changed || doubt_changed || !told || delay_is_over {
             let before = self.views.borrow().snapshot.clone();
             let latest = cached.as_ref().map_or(self.machine.snapshot(), |found| &found.snapshot);
             if changed {
                 self.report.step(&self.target, &before, latest);
             }
-            let revision_alone = !changed && before.revision() == latest.revision();
+            if doubt_changed {
+                self.report.doubt(&self.target, &before, latest);
+            }
+            let revision_alone = !changed && !doubt_changed && !delay_is_over && before.revision() == latest.revision();
             let snapshot = if revision_alone { before } else { Arc::new(latest.clone()) };
-            self.views.send_replace(View { snapshot, state, age_at, error: self.error.clone() });
+            let for_balancers = self.machine.delayed_snapshot(now).map_or_else(|| snapshot.clone(), Arc::new);
+            self.views.send_replace(View { snapshot, for_balancers, state, age_at, error: self.error.clone() });
         }
         // A change was told by etcd, also if the watch was lost in the same moment and the set is stale by now.
         let is_told = is_confirmed || (changed && matches!(state, ResolutionState::Stale { .. }));

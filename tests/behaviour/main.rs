@@ -8,6 +8,7 @@ mod channel;
 mod connect;
 #[path = "../corpus/mod.rs"]
 mod corpus;
+mod doubt;
 mod field;
 mod greeter;
 mod ownership;

@@ -1,4 +1,7 @@
 //! The instances of a source of servers, and the addresses that they name. PURE.
+//!
+//! An instance that the source has lost in a doubtful way is *in doubt*: it stays, and its claims count
+//! only where no others name the address, until it is removed or inserted again.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -6,15 +9,41 @@ use std::sync::Arc;
 
 use tower::discover::Change;
 
-use crate::address_index::{AddressChange, AddressIndex};
+use crate::address_index::{AddressChange, AddressIndex, Doubt};
 use crate::instance::Instance;
+
+/// What has become of an instance of a source of servers.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum InstanceChange<K> {
+    /// It is there, with this record.
+    Insert(K, Instance),
+    /// It is not there any more.
+    Remove(K),
+    /// The source has lost it, in a way in which it may still be there.
+    PutInDoubt(K, Doubt),
+}
+
+impl<K> From<Change<K, Instance>> for InstanceChange<K> {
+    fn from(change: Change<K, Instance>) -> Self {
+        match change {
+            Change::Insert(key, instance) => Self::Insert(key, instance),
+            Change::Remove(key) => Self::Remove(key),
+        }
+    }
+}
 
 /// Keys of the source, each with the instance that it stands for.
 pub(crate) struct Members<K> {
     /// With those that are draining, which name no address.
-    instances: HashMap<K, Arc<Instance>>,
+    instances: HashMap<K, Member>,
     /// Has the claims of exactly these instances.
     index: AddressIndex<K, Arc<Instance>>,
+}
+
+/// An instance.
+struct Member {
+    instance: Arc<Instance>,
+    is_in_doubt: bool,
 }
 
 impl<K: Hash + Eq + Clone> Members<K> {
@@ -23,25 +52,32 @@ impl<K: Hash + Eq + Clone> Members<K> {
     }
 
     /// Applies a change of the source. An instance that is equal to the known one changes nothing.
-    pub(crate) fn apply(&mut self, change: Change<K, Instance>) {
+    pub(crate) fn apply(&mut self, change: InstanceChange<K>) {
         match change {
-            Change::Insert(key, instance) => {
-                if self.instances.get(&key).is_some_and(|known| **known == instance) {
+            InstanceChange::Insert(key, instance) => {
+                let is_same = |known: &Member| !known.is_in_doubt && *known.instance == instance;
+                if self.instances.get(&key).is_some_and(is_same) {
                     return;
                 }
                 self.remove(&key);
                 let instance = Arc::new(instance);
                 self.index.insert(&key, &instance, &instance);
-                self.instances.insert(key, instance);
+                self.instances.insert(key, Member { instance, is_in_doubt: false });
             }
-            Change::Remove(key) => self.remove(&key),
+            InstanceChange::Remove(key) => self.remove(&key),
+            InstanceChange::PutInDoubt(key, doubt) => {
+                if let Some(member) = self.instances.get_mut(&key) {
+                    member.is_in_doubt = true;
+                    self.index.put_in_doubt(&key, &member.instance, doubt);
+                }
+            }
         }
     }
 
     /// Takes back the claims of a key. A key that is not known changes nothing.
     fn remove(&mut self, key: &K) {
-        if let Some(instance) = self.instances.remove(key) {
-            self.index.remove(key, &instance);
+        if let Some(member) = self.instances.remove(key) {
+            self.index.remove(key, &member.instance);
         }
     }
 
@@ -53,13 +89,14 @@ impl<K: Hash + Eq + Clone> Members<K> {
 
     /// How many instances are draining.
     pub(crate) fn draining(&self) -> usize {
-        self.instances.values().filter(|instance| instance.is_draining()).count()
+        let is_draining = |member: &&Member| member.instance.is_draining() && !member.is_in_doubt;
+        self.instances.values().filter(is_draining).count()
     }
 }
 
 #[cfg(any(test, tonic_etcd_fuzzing))]
 pub(crate) mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use proptest::prelude::*;
 
@@ -71,6 +108,7 @@ pub(crate) mod tests {
     #[derive(Clone, Debug)]
     enum Step {
         Apply(u8, Option<Put>),
+        Doubt(u8, bool),
         Take,
     }
 
@@ -78,6 +116,7 @@ pub(crate) mod tests {
         let put = (proptest::collection::vec((0_u8..5, any::<bool>()), 1..3), 0_u32..3, prop::bool::weighted(0.2));
         prop_oneof![
             3 => (0_u8..6, proptest::option::weighted(0.7, put)).prop_map(|(key, put)| Step::Apply(key, put)),
+            1 => (0_u8..6, any::<bool>()).prop_map(|(key, sudden)| Step::Doubt(key, sudden)),
             1 => Just(Step::Take),
         ]
     }
@@ -93,57 +132,105 @@ pub(crate) mod tests {
         addresses[1..].iter().fold(first, add)
     }
 
+    /// What the source has said of a key: in which order, which instance, and whether it is in doubt.
+    type Stored = (u32, Instance, Option<Doubt>);
+
+    /// What was told of addresses.
+    #[derive(Default, PartialEq, Debug)]
+    struct Told {
+        present: BTreeMap<String, (bool, Instance)>,
+        in_doubt: BTreeMap<String, Doubt>,
+    }
+
+    impl Told {
+        fn hear(&mut self, change: AddressChange<Arc<Instance>>) {
+            match change {
+                AddressChange::Present { address, value, is_new } => {
+                    let now = (address.is_secure(), (*value).clone());
+                    let was_in_doubt = self.in_doubt.remove(address.authority()).is_some();
+                    let known = self.present.insert(address.authority().into(), now);
+                    let differs = known.is_none_or(|(secure, _)| secure != address.is_secure());
+                    assert!(was_in_doubt || is_new == differs, "{address}");
+                }
+                AddressChange::InDoubt(authority, doubt) => {
+                    let was_present = self.present.remove(authority.as_str()).is_some();
+                    let was = self.in_doubt.insert(authority.as_str().into(), doubt);
+                    assert!(was_present || was.is_some_and(|was| was != doubt), "never what was not told");
+                }
+                AddressChange::Gone(authority) => {
+                    let was_present = self.present.remove(authority.as_str()).is_some();
+                    let was_in_doubt = self.in_doubt.remove(authority.as_str()).is_some();
+                    assert!(was_present || was_in_doubt, "never what was not told");
+                }
+            }
+        }
+
+        /// What is to be told of these instances. Claims in doubt of an address that was not told before are dropped.
+        fn of(&self, stored: &BTreeMap<u8, Stored>, dropped: &mut BTreeSet<(u8, String)>) -> Self {
+            let mut expected = Self::default();
+            let mut in_order: Vec<_> = stored.iter().filter(|(_, (_, instance, _))| !instance.is_draining()).collect();
+            in_order.sort_by_key(|(_, (put, ..))| *put);
+            let claims = || {
+                in_order.iter().flat_map(|(key, (_, instance, doubt))| {
+                    instance.addresses().iter().map(move |address| (**key, address, instance, *doubt))
+                })
+            };
+            for (_, address, instance, _) in claims().filter(|(.., doubt)| doubt.is_none()) {
+                let secure = expected.present.get(address.authority()).is_some_and(|(secure, _)| *secure);
+                let now = (secure || address.is_secure(), instance.clone());
+                expected.present.insert(address.authority().into(), now);
+            }
+            for (key, address, _, doubt) in claims() {
+                let authority = address.authority();
+                let Some(doubt) = doubt.filter(|_| !expected.present.contains_key(authority)) else { continue };
+                let known = self.present.contains_key(authority) || self.in_doubt.contains_key(authority);
+                if !known {
+                    dropped.insert((key, authority.into()));
+                }
+                if !dropped.contains(&(key, authority.into())) {
+                    let most = expected.in_doubt.entry(authority.into()).or_insert(doubt);
+                    *most = doubt.max(*most);
+                }
+            }
+            expected
+        }
+    }
+
     /// Against a plain map of keys: what was told always leads to what is named, and nothing is told twice.
     fn leads_to_what_is_named(steps: &[Step]) {
         let (mut members, mut puts) = (Members::new(), 0);
-        let mut stored: BTreeMap<u8, (u32, Instance)> = BTreeMap::new();
-        let mut told: BTreeMap<String, (bool, Instance)> = BTreeMap::new();
+        let mut stored: BTreeMap<u8, Stored> = BTreeMap::new();
+        let (mut told, mut dropped) = (Told::default(), BTreeSet::new());
         for step in steps.iter().chain([&Step::Take]) {
             match step {
                 Step::Apply(key, Some(put)) => {
                     let instance = instance_of(put);
-                    members.apply(Change::Insert(*key, instance.clone()));
+                    members.apply(InstanceChange::Insert(*key, instance.clone()));
                     puts += 1;
-                    if stored.get(key).is_none_or(|(_, known)| *known != instance) {
-                        stored.insert(*key, (puts, instance));
+                    if stored.get(key).is_none_or(|(_, known, doubt)| *known != instance || doubt.is_some()) {
+                        stored.insert(*key, (puts, instance, None));
+                        dropped.retain(|(of, _)| of != key);
                     }
                 }
                 Step::Apply(key, None) => {
-                    members.apply(Change::Remove(*key));
+                    members.apply(InstanceChange::Remove(*key));
                     stored.remove(key);
+                    dropped.retain(|(of, _)| of != key);
+                }
+                Step::Doubt(key, is_sudden) => {
+                    let doubt = if *is_sudden { Doubt::Sudden } else { Doubt::Gradual };
+                    members.apply(InstanceChange::PutInDoubt(*key, doubt));
+                    stored.entry(*key).and_modify(|(.., known)| *known = Some(doubt));
                 }
                 Step::Take => {
-                    for change in members.take_changes() {
-                        match change {
-                            AddressChange::Present { address, value, is_new } => {
-                                let known =
-                                    told.insert(address.authority().into(), (address.is_secure(), (*value).clone()));
-                                assert_eq!(
-                                    is_new,
-                                    known.is_none_or(|(secure, _)| secure != address.is_secure()),
-                                    "{address}"
-                                );
-                            }
-                            AddressChange::Gone(authority) => {
-                                assert!(told.remove(authority.as_str()).is_some(), "never what was not told");
-                            }
-                        }
-                    }
-                    let mut expected: BTreeMap<String, (bool, Instance)> = BTreeMap::new();
-                    let mut in_order: Vec<_> =
-                        stored.values().filter(|(_, instance)| !instance.is_draining()).collect();
-                    in_order.sort_by_key(|(put, _)| *put);
-                    for (address, instance) in
-                        in_order.iter().flat_map(|(_, i)| i.addresses().iter().map(move |a| (a, i)))
-                    {
-                        let secure = expected.get(address.authority()).is_some_and(|(secure, _)| *secure);
-                        expected.insert(address.authority().into(), (secure || address.is_secure(), instance.clone()));
-                    }
+                    let expected = told.of(&stored, &mut dropped);
+                    members.take_changes().into_iter().for_each(|change| told.hear(change));
                     assert_eq!(told, expected);
                     assert!(members.take_changes().is_empty());
                 }
             }
-            assert_eq!(members.draining(), stored.values().filter(|(_, instance)| instance.is_draining()).count());
+            let draining = stored.values().filter(|(_, instance, doubt)| instance.is_draining() && doubt.is_none());
+            assert_eq!(members.draining(), draining.count());
         }
     }
 
@@ -169,6 +256,7 @@ pub(crate) mod tests {
     fn changes<K: Hash + Eq + Clone>(members: &mut Members<K>) -> Vec<String> {
         let show = |change: AddressChange<Arc<Instance>>| match change {
             AddressChange::Present { address, value, .. } => format!("{address} {:?}", value.weight()),
+            AddressChange::InDoubt(authority, doubt) => format!("?{} {doubt:?}", authority.as_str()),
             AddressChange::Gone(authority) => format!("-{}", authority.as_str()),
         };
         members.take_changes().into_iter().map(show).collect()
@@ -177,14 +265,14 @@ pub(crate) mod tests {
     #[test]
     fn two_keys_with_one_address_are_one_server() {
         let mut members = Members::new();
-        members.apply(Change::Insert("a", instance("h:1")));
-        members.apply(Change::Insert("b", instance("https://h:1").with_stored_weight(3)));
+        members.apply(InstanceChange::Insert("a", instance("h:1")));
+        members.apply(InstanceChange::Insert("b", instance("https://h:1").with_stored_weight(3)));
         assert_eq!(changes(&mut members), ["https://h:1 Some(3)"]);
-        members.apply(Change::Remove("b"));
+        members.apply(InstanceChange::Remove("b"));
         assert_eq!(changes(&mut members), ["h:1 None"]);
-        members.apply(Change::Remove("b"));
+        members.apply(InstanceChange::Remove("b"));
         assert!(changes(&mut members).is_empty());
-        members.apply(Change::Remove("a"));
+        members.apply(InstanceChange::Remove("a"));
         assert_eq!(changes(&mut members), ["-h:1"]);
     }
 
@@ -192,29 +280,47 @@ pub(crate) mod tests {
     #[test]
     fn what_is_draining_names_no_server() {
         let mut members = Members::new();
-        members.apply(Change::Insert("a", instance("h:1").with_draining(true)));
+        members.apply(InstanceChange::Insert("a", instance("h:1").with_draining(true)));
         assert!(changes(&mut members).is_empty());
-        members.apply(Change::Insert("b", instance("h:1").with_stored_weight(3)));
-        members.apply(Change::Insert("a", instance("h:1").with_draining(true).with_stored_weight(5)));
+        members.apply(InstanceChange::Insert("b", instance("h:1").with_stored_weight(3)));
+        members.apply(InstanceChange::Insert("a", instance("h:1").with_draining(true).with_stored_weight(5)));
         assert_eq!((changes(&mut members), members.draining()), (vec!["h:1 Some(3)".to_owned()], 1));
-        members.apply(Change::Insert("b", instance("h:1").with_draining(true)));
+        members.apply(InstanceChange::Insert("b", instance("h:1").with_draining(true)));
         assert_eq!((changes(&mut members), members.draining()), (vec!["-h:1".to_owned()], 2));
-        members.apply(Change::Remove("b"));
-        members.apply(Change::Insert("a", instance("h:1")));
+        members.apply(InstanceChange::Remove("b"));
+        members.apply(InstanceChange::Insert("a", instance("h:1")));
         assert_eq!((changes(&mut members), members.draining()), (vec!["h:1 None".to_owned()], 0));
     }
 
     #[test]
     fn what_is_put_again_is_not_gone_in_between() {
         let mut members = Members::new();
-        members.apply(Change::Insert(1, instance("h:1")));
+        members.apply(InstanceChange::Insert(1, instance("h:1")));
         assert_eq!(changes(&mut members), ["h:1 None"]);
-        members.apply(Change::Remove(1));
-        members.apply(Change::Insert(2, instance("h:1")));
+        members.apply(InstanceChange::Remove(1));
+        members.apply(InstanceChange::Insert(2, instance("h:1")));
         assert_eq!(changes(&mut members), ["h:1 None"]);
-        members.apply(Change::Insert(2, instance("h:1")));
+        members.apply(InstanceChange::Insert(2, instance("h:1")));
         assert!(changes(&mut members).is_empty(), "an equal instance is no change");
-        members.apply(Change::Insert(2, instance("h:2")));
+        members.apply(InstanceChange::Insert(2, instance("h:2")));
         assert_eq!(changes(&mut members), ["-h:1", "h:2 None"]);
+    }
+
+    #[test]
+    fn what_is_in_doubt_stays_until_it_is_removed_or_there_again() {
+        let mut members = Members::new();
+        for (key, address) in [("a", "h:1"), ("b", "h:2"), ("c", "h:1")] {
+            members.apply(InstanceChange::Insert(key, instance(address)));
+        }
+        assert_eq!(changes(&mut members), ["h:1 None", "h:2 None"]);
+        for key in ["a", "b", "unknown"] {
+            members.apply(InstanceChange::PutInDoubt(key, Doubt::Sudden));
+        }
+        assert_eq!(changes(&mut members), ["h:1 None", "?h:2 Sudden"], "another key still names h:1");
+        members.apply(InstanceChange::Insert("b", instance("h:2")));
+        members.apply(InstanceChange::Remove("c"));
+        assert_eq!(changes(&mut members), ["?h:1 Sudden", "h:2 None"]);
+        members.apply(InstanceChange::Remove("a"));
+        assert_eq!(changes(&mut members), ["-h:1"]);
     }
 }

@@ -3,7 +3,7 @@
 //! ```text
 //! source.rs ──Update──▶ members.rs ──AddressChange──▶ Pool: one PoolEntry for each address, with a subchannel and its supervisor
 //! (or the resolver)      (pure)                         │  ▲ woken by supervisors: connected, lost, begun to fail
-//!                                                      │  └ woken by time: outlier detection
+//!                                                      │  └ woken by time: outlier detection, proofs of life
 //!                                                      ▼
 //!                 ready.rs: Published (servers, picker) for calls · ChannelStatus for those who wait · the queue's turns
 //! ```
@@ -11,6 +11,7 @@
 //! The task is the only one that decides who is ready, so nothing here is locked. Everything it publishes is immutable.
 
 mod entry;
+mod hold;
 pub(crate) mod members;
 pub(super) mod ready;
 pub(super) mod room;
@@ -28,14 +29,13 @@ use tokio::task::coop::consume_budget;
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until};
 use tokio_stream::Stream;
-use tower::discover::Change;
 
 use crate::address::{Address, Authority};
-use crate::address_index::AddressChange;
+use crate::address_index::{AddressChange, Doubt};
 use crate::balance::connectivity::{ChannelStatus, ConnectivityState, DirectoryStatus};
 use crate::balance::policy::{LeastRequest, Picker, Policy, ReadySet};
 use crate::balance::pool::entry::PoolEntry;
-use crate::balance::pool::members::Members;
+use crate::balance::pool::members::{InstanceChange, Members};
 use crate::balance::pool::ready::{Published, PublishedServer};
 use crate::balance::shared::ChannelShared;
 use crate::balance::subchannel::SubchannelState;
@@ -48,7 +48,7 @@ use crate::panics::catch;
 pub(crate) struct Update<K> {
     /// Applied in this order. A source that starts anew need not repeat itself: equal instances
     /// change nothing.
-    pub(crate) changes: Vec<Change<K, Instance>>,
+    pub(crate) changes: Vec<InstanceChange<K>>,
     /// The state of the source itself, if that has changed.
     pub(crate) directory: Option<DirectoryStatus>,
 }
@@ -73,7 +73,7 @@ where
     let mut members = Members::new();
     let mut open = true;
     loop {
-        let detection = pool.outlier_detector.as_ref().map(|detector| pool.began + detector.next());
+        let timer = pool.next_timer();
         let mut is_full = false;
         tokio::select! {
             update = next(source.as_mut()), if open => match update {
@@ -95,8 +95,9 @@ where
             () = pool.shared.connect_context.changed.notified() => {}
             () = pool.failures() => {}
             never = turns.as_mut() => match never {},
-            () = sleep_until(detection.unwrap_or_else(Instant::now)), if detection.is_some() => {}
+            () = sleep_until(timer.unwrap_or_else(Instant::now)), if timer.is_some() => {}
         }
+        pool.let_go();
         pool.detect_outliers();
         pool.publish();
         // A source that always has more must not keep the other tasks of this thread from running.
@@ -210,19 +211,28 @@ impl Pool {
                 tracing::debug!(parent: None, service, server = authority.as_str(), "server removed");
                 self.remove(&authority);
             }
+            AddressChange::InDoubt(authority, doubt) => {
+                let is_held = self.entries.get_mut(&authority).is_some_and(|entry| entry.hold(doubt));
+                tracing::debug!(parent: None, service, server = authority.as_str(), is_held, "server in doubt");
+                if !is_held {
+                    self.remove(&authority);
+                }
+            }
             AddressChange::Present { address, value: instance, .. } => {
                 let authority = address.parsed_authority().clone();
                 let is_secure = address.is_secure() || self.shared.settings.tls_only && address.unix_path().is_none();
                 let address = Address::from_parts(authority.clone(), is_secure);
-                match self.entries.get_mut(&authority) {
-                    Some(entry) if *entry.subchannel.address() == address => entry.instance = instance,
-                    _ => {
-                        tracing::debug!(parent: None, service, server = %address, "server added");
-                        self.remove(&authority);
-                        let streams = self.streams_of(&authority);
-                        self.entries.insert(authority, PoolEntry::start(&self.shared, address, instance, streams));
-                    }
+                if let Some(entry) = self.entries.get_mut(&authority)
+                    && *entry.subchannel.address() == address
+                    && entry.release()
+                {
+                    entry.instance = instance;
+                    return;
                 }
+                tracing::debug!(parent: None, service, server = %address, "server added");
+                self.remove(&authority);
+                let streams = self.streams_of(&authority);
+                self.entries.insert(authority, PoolEntry::start(&self.shared, address, instance, streams));
             }
         }
     }
@@ -243,6 +253,26 @@ impl Pool {
         let known = self.leaving.remove(authority).and_then(|streams| streams.upgrade());
         let new = || Arc::new(ServerStreams::new(settings.max_in_flight_per_server));
         settings.counts_by_server().then(|| known.unwrap_or_else(new))
+    }
+
+    /// When to look at the servers again, if nothing happens before.
+    fn next_timer(&self) -> Option<Instant> {
+        let detection = self.outlier_detector.as_ref().map(|detector| self.began + detector.next());
+        let proofs = self.entries.values().filter_map(PoolEntry::proof_due);
+        detection.into_iter().chain(proofs).min()
+    }
+
+    /// Removes the servers that are not held any longer: their connections have ended, or have not proven
+    /// that the server lives.
+    fn let_go(&mut self) {
+        let now = Instant::now();
+        let over =
+            self.entries.iter_mut().filter_map(|(authority, entry)| entry.is_over(now).then(|| authority.clone()));
+        for authority in over.collect::<Vec<_>>() {
+            let service = &*self.directory.service;
+            tracing::debug!(parent: None, service, server = authority.as_str(), "server in doubt removed");
+            self.remove(&authority);
+        }
     }
 
     /// Ejects servers and takes them back.
@@ -283,19 +313,25 @@ impl Pool {
         let mut status = ChannelStatus::new(self.directory.clone());
         status.draining = self.draining;
         let (mut ready, mut ejected) = (Vec::new(), Vec::new());
+        let mut has_listed = false;
         for entry in self.entries.values_mut() {
             let state = entry.subchannel.state();
             match entry.ready(&self.shared, &state) {
                 Some(server) if entry.subchannel.is_ejected() => ejected.push(server),
-                Some(server) => ready.push(server),
+                Some(server) => {
+                    has_listed |= entry.doubt().is_none();
+                    ready.push((server, entry.doubt()));
+                }
                 None if matches!(state, SubchannelState::TransientFailure) => status.failing += 1,
                 // One whose connection has ended is about to connect again.
                 None => status.connecting += 1,
             }
         }
         (status.ready, status.ejected) = (ready.len(), ejected.len());
+        // All may have left in order: then these get no call that another server can take.
+        ready.retain(|(_, doubt)| !has_listed || *doubt != Some(Doubt::Gradual));
         // A server that fails some calls is better than none.
-        let servers = if ready.is_empty() { ejected } else { ready };
+        let servers = if ready.is_empty() { ejected } else { ready.into_iter().map(|(server, _)| server).collect() };
         status.state = if !servers.is_empty() {
             ConnectivityState::Ready
         } else if !self.directory.resolved || status.connecting > 0 {

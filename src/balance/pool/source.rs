@@ -68,7 +68,7 @@ where
         });
         let (changes, error) = match polled {
             Ok(Poll::Pending) => return Poll::Pending,
-            Ok(Poll::Ready(Some(Ok(change)))) => (vec![change], None),
+            Ok(Poll::Ready(Some(Ok(change)))) => (vec![change.into()], None),
             Ok(Poll::Ready(Some(Err(error)))) => {
                 let service = &*this.directory.service;
                 if this.directory.error.is_some() {

@@ -45,6 +45,15 @@ pub enum ServerState {
     /// ([`OutlierDetection`](crate::balance::OutlierDetection)). Calls go to it only while no other
     /// server is ready.
     Ejected,
+    /// Connected, and no longer listed by etcd, which has lost it in a doubtful way
+    /// ([`MassLoss`](crate::MassLoss)). The channel sends a PING when that happens, and goes on using
+    /// the connections over which something is read within a second. It makes no new connection. The
+    /// server is removed when its connections have ended or it has sent GOAWAY, or when its loss is not
+    /// doubtful any more, after 60 s by default. If it registers again, it is `Ready`.
+    ///
+    /// After a sudden loss it gets calls as before. After a gradual one it gets calls only while no
+    /// server that etcd lists is ready.
+    Held,
 }
 
 /// The channel's side of one server: its connections, its state, and the results of its calls.
@@ -86,6 +95,9 @@ pub(crate) struct SubchannelStatus {
     pub(crate) since: Instant,
     /// The last error of the connection; kept after it has recovered.
     pub(crate) last_error: Option<String>,
+    /// The pool keeps it with the connections that it has: no other is made. Beside the state, so that
+    /// either the pool sees that the connections have ended, or the supervisor that it makes no other.
+    pub(crate) is_held: bool,
 }
 
 /// Whether a server is connected. In gRPC's words; a subchannel here is never idle.
@@ -122,7 +134,12 @@ pub(crate) struct IntervalCounts {
 impl Subchannel {
     /// A server that nobody has connected to yet. `epoch` is the channel's.
     pub(crate) fn new(address: Address, epoch: Instant, streams: Option<Arc<ServerStreams>>) -> Self {
-        let status = SubchannelStatus { state: SubchannelState::Connecting, since: Instant::now(), last_error: None };
+        let status = SubchannelStatus {
+            state: SubchannelState::Connecting,
+            since: Instant::now(),
+            last_error: None,
+            is_held: false,
+        };
         Self {
             address,
             epoch,
@@ -184,6 +201,18 @@ impl Subchannel {
         // A connection is dropped after the lock: h2 logs that its last handle goes, and a subscriber may ask for this status.
         drop(status);
         drop(before);
+    }
+
+    /// Holds the server with the connections that it has, or no longer.
+    pub(crate) fn set_held(&self, is_held: bool) {
+        self.lock().is_held = is_held;
+        // A server that may have several connections looks whether it may have another one.
+        self.growth.set_held(is_held);
+    }
+
+    /// Whether no other connection is made.
+    pub(crate) fn is_held(&self) -> bool {
+        self.lock().is_held
     }
 
     /// The number of its connections, and of the calls in flight over them. Counted without a clone of

@@ -1,7 +1,6 @@
 //! The task of one server: it connects, watches the connection, and connects again.
 //!
-//! It runs from when the pool learns of the server until the pool drops it, and never ends by
-//! itself. Its only output is [`Subchannel::set_state`], after which it wakes the pool.
+//! It runs from when the pool learns of the server until the pool drops it. Its only output is [`Subchannel::set_state`], after which it wakes the pool.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -60,7 +59,8 @@ pub(super) struct Supervisor {
     has_warned: bool,
 }
 
-/// Keeps one server connected. Never ends; the pool aborts it when the server is removed.
+/// Keeps one server connected. The pool aborts it when the server is removed. It ends by itself when the connections of a
+/// server that is held have ended.
 pub(crate) async fn supervise(context: Arc<ConnectContext>, subchannel: Arc<Subchannel>, to: Destination) {
     let options = Options { server_streams: subchannel.streams().cloned(), ..context.options.clone() };
     let mut supervisor =
@@ -71,6 +71,9 @@ pub(crate) async fn supervise(context: Arc<ConnectContext>, subchannel: Arc<Subc
             Ok(connection) => supervisor.watch(began, connection).await,
             Err(error) => supervisor.failed(began, error),
         };
+        if supervisor.subchannel.is_held() {
+            return; // the pool removes the server, or begins anew with it
+        }
         supervisor.pause(began, next).await;
     }
 }

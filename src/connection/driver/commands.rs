@@ -17,6 +17,8 @@ pub(crate) enum Command {
     Ping,
     /// Probe a connection that was idle. Sent once for each time that it becomes idle.
     Probe,
+    /// Send a PING, unless one is unanswered: the server has to prove that it lives.
+    Prove,
     /// Close the connection now, with all its exchanges, for this reason.
     Close(String),
 }

@@ -90,7 +90,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
     ) -> Self {
         let pings = connection.ping_pong();
         Self {
-            timers: pings.and_then(|pings| Timers::new(options, pings, handle.activity.clone())),
+            timers: pings.map(|pings| Timers::new(options, pings, handle.activity.clone())),
             connection,
             send_request: Some(handle.send_request.clone()),
             commands,
@@ -124,6 +124,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         while let Poll::Ready(command) = self.commands.poll_recv(cx) {
             match command {
                 Some(Command::Ping) => self.timers.iter_mut().for_each(|timers| timers.ping(cx)),
+                Some(Command::Prove) => self.timers.iter_mut().for_each(|timers| timers.prove(cx)),
                 Some(Command::Probe) => {
                     if let Some(decision) = self.timers.as_mut().and_then(|timers| timers.probe(&self.shared, cx)) {
                         return Poll::Ready(decision);

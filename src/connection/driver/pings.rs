@@ -6,9 +6,10 @@
 //! while no call is in flight. A response resets their count. etcd closes connections that are
 //! pinged more often than every 5 s.
 //!
-//! There are three reasons for a PING: keep-alive after silence, a probe of an idle connection, and
-//! a request of etcd's side, which asks whether a late response comes from a slow or from a dead
-//! member. All of them share one [`PingSender`], because servers count all PINGs of a connection.
+//! There are four reasons for a PING: keep-alive after silence, a probe of an idle connection, a
+//! request of etcd's side, which asks whether a late response comes from a slow or from a dead
+//! member, and the proof that a server lives which etcd has lost. All of them share one
+//! [`PingSender`], because servers count all PINGs of a connection.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -18,6 +18,9 @@ use crate::connection::options::Options;
 use crate::connection::shared::Shared;
 use crate::connection::state::CloseReason;
 
+/// The next check if nothing has to be timed. A day: tokio's timers take no infinite times.
+const FAR: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// What a timer or a command decides about a connection. The driver carries it out.
 pub(crate) enum Decision {
     /// Close it at once. Its streams fail.
@@ -40,20 +43,19 @@ pub(crate) struct Timers {
 }
 
 impl Timers {
-    /// Starts the timer. `None` if neither keep-alive nor the idle timeout is on: such a connection
-    /// needs no timer at all.
-    pub(crate) fn new(options: &Options, h2: PingPong, activity: Arc<IoActivity>) -> Option<Self> {
+    /// Starts the timer.
+    pub(crate) fn new(options: &Options, h2: PingPong, activity: Arc<IoActivity>) -> Self {
         let first_checks = [options.keep_alive.map(|keep_alive| keep_alive.interval), options.idle_timeout];
-        let first_check = first_checks.into_iter().flatten().min()?;
+        let first_check = first_checks.into_iter().flatten().min().unwrap_or(FAR);
         let keep_alive = |keep_alive| KeepAliveTimer::new(keep_alive, options.keep_alive_while_idle);
-        Some(Self {
+        Self {
             timer: Box::pin(sleep_until(Instant::now() + first_check)),
             registered: RegisteredTimer::default(),
             pings: PingSender::new(h2, activity),
             keep_alive: options.keep_alive.map(keep_alive),
             idle: options.idle_timeout.map(IdleTimer::new),
             unthrottled: options.keep_alive.is_some_and(|keep_alive| keep_alive.unthrottled),
-        })
+        }
     }
 
     /// Whether the connection opens no stream until something is read.
@@ -75,6 +77,14 @@ impl Timers {
     pub(crate) fn ping(&mut self, cx: &mut Context<'_>) {
         if self.keep_alive.is_some() {
             self.pings.send_on_request(Instant::now(), cx);
+            self.check_now();
+        }
+    }
+
+    /// Sends a PING, unless one is unanswered. Whoever asks for it looks at what was read.
+    pub(crate) fn prove(&mut self, cx: &mut Context<'_>) {
+        if self.pings.unanswered().is_none() {
+            self.pings.send(Instant::now(), cx);
             self.check_now();
         }
     }
@@ -116,7 +126,7 @@ impl Timers {
             let next = [&keep_alive, &idle].into_iter().flatten().flatten().min();
             // No next check: there is no keep-alive, and the idle timeout has abandoned the
             // connection.
-            self.reset(next.copied().unwrap_or(now + Duration::from_secs(24 * 60 * 60)));
+            self.reset(next.copied().unwrap_or(now + FAR));
             if let Some(Err(reason)) = idle {
                 return Poll::Ready(Decision::Drain(reason));
             }

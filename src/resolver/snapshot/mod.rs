@@ -13,6 +13,7 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::sync::Arc;
 
+use crate::address_index::Doubt;
 use crate::codec::DecodeError;
 use crate::instance::Instance;
 use crate::secret::shown_key;
@@ -31,12 +32,32 @@ pub struct SnapshotEntry {
     /// The value as etcd holds it, where it is kept for a cache file. It tells nothing that `read`
     /// does not, so that it is neither compared nor shown.
     value: Option<Box<[u8]>>,
+    /// The lease of the key; 0 for none. Who owns a key is no part of what it says: not compared.
+    lease: i64,
+}
+
+/// An entry that etcd has lost in a doubtful way.
+#[derive(Clone, Debug)]
+pub(crate) struct DoubtfulEntry {
+    pub(crate) entry: Arc<SnapshotEntry>,
+    pub(crate) doubt: Doubt,
 }
 
 impl SnapshotEntry {
     /// An entry of what was read.
     pub(crate) fn new(key: &[u8], read: Result<Vec<Instance>, DecodeError>) -> Self {
-        Self { key: key.into(), read: read.map(Vec::into_boxed_slice), value: None }
+        Self { key: key.into(), read: read.map(Vec::into_boxed_slice), value: None, lease: 0 }
+    }
+
+    /// The same entry of a key under this lease.
+    pub(crate) fn with_lease(mut self, lease: i64) -> Self {
+        self.lease = lease;
+        self
+    }
+
+    /// The lease of the key; 0 for none.
+    pub(crate) fn lease(&self) -> i64 {
+        self.lease
     }
 
     /// The same entry, which also keeps the value.
@@ -94,6 +115,9 @@ pub struct Snapshot {
     instances: usize,
     /// How many of them cannot be read.
     unreadable: usize,
+    /// What etcd has lost, and may still be there. In the order of the keys; none of them is among the
+    /// entries.
+    doubtful: Arc<[DoubtfulEntry]>,
 }
 
 impl Snapshot {
@@ -134,6 +158,30 @@ impl Snapshot {
         self.unreadable
     }
 
+    /// The entries that etcd no longer holds, and whose loss is doubtful
+    /// ([`MassLoss`](crate::MassLoss)), in the order of their keys. They are not part of the snapshot:
+    /// [`Snapshot::instances`] and [`Snapshot::entries`] are what etcd holds, and two snapshots are
+    /// equal whatever is doubtful.
+    pub fn doubtful(&self) -> impl Iterator<Item = &SnapshotEntry> {
+        self.doubtful.iter().map(|doubtful| &*doubtful.entry)
+    }
+
+    /// The same, each with the kind of its loss.
+    pub(crate) fn doubtful_entries(&self) -> &[DoubtfulEntry] {
+        &self.doubtful
+    }
+
+    /// Whether the loss of a key is doubtful, and how.
+    pub(crate) fn doubt_of(&self, key: &[u8]) -> Option<Doubt> {
+        let place = self.doubtful.binary_search_by(|doubtful| doubtful.entry.key().cmp(key)).ok()?;
+        Some(self.doubtful[place].doubt)
+    }
+
+    /// Sets what is doubtful, in the order of the keys.
+    pub(crate) fn set_doubtful(&mut self, doubtful: Arc<[DoubtfulEntry]>) {
+        self.doubtful = doubtful;
+    }
+
     /// Sets the revision up to which the snapshot is true.
     pub(crate) fn set_revision(&mut self, revision: i64) {
         self.revision = revision;
@@ -167,16 +215,16 @@ impl Snapshot {
         true
     }
 
-    /// Replaces an equal entry if only its value differs, as it stands in etcd.
+    /// Replaces an equal entry if its value as it stands in etcd, or its lease, differs.
     fn keep_value(&mut self, chunk: usize, place: usize, entry: SnapshotEntry) {
-        if self.chunks[chunk][place].value != entry.value {
+        if !is_stored_equal(&self.chunks[chunk][place], &entry) {
             Arc::make_mut(&mut self.chunks[chunk])[place] = Arc::new(entry);
         }
     }
 
-    /// Removes a key. `false` if it was not there.
-    pub(crate) fn remove(&mut self, key: &[u8]) -> bool {
-        let Ok((chunk, place)) = self.find(key) else { return false };
+    /// Removes a key, and returns its entry. `None` if it was not there.
+    pub(crate) fn remove(&mut self, key: &[u8]) -> Option<Arc<SnapshotEntry>> {
+        let (chunk, place) = self.find(key).ok()?;
         let entries = Arc::make_mut(&mut self.chunks[chunk]);
         let old = entries.remove(place);
         if entries.is_empty() {
@@ -185,7 +233,7 @@ impl Snapshot {
             self.merge_with_next(chunk);
         }
         self.count(&old, false);
-        true
+        Some(old)
     }
 
     /// Replaces all entries by a list in any order; of two entries of one key the later one counts.
@@ -197,7 +245,7 @@ impl Snapshot {
         let next = Self::build(revision, entries);
         if self.chunks.is_empty() {
             let differs = !next.chunks.is_empty();
-            *self = next;
+            *self = Self { doubtful: self.doubtful.clone(), ..next };
             return differs;
         }
         let changes: Vec<Difference> = differences(self, &next, is_stored_equal).collect();
@@ -205,7 +253,7 @@ impl Snapshot {
         for change in &changes {
             differs |= match (&change.before, &change.after) {
                 (_, Some(entry)) => self.put((**entry).clone()),
-                (Some(entry), None) => self.remove(&entry.key),
+                (Some(entry), None) => self.remove(&entry.key).is_some(),
                 (None, None) => false,
             };
         }
@@ -272,7 +320,7 @@ impl Snapshot {
 }
 
 impl PartialEq for Snapshot {
-    /// By revision and value.
+    /// By revision and value. What is doubtful is no part of it.
     fn eq(&self, other: &Self) -> bool {
         self.revision == other.revision && diff(self, other).next().is_none()
     }
@@ -303,9 +351,9 @@ pub(crate) fn diff<'a>(before: &'a Snapshot, after: &'a Snapshot) -> impl Iterat
     differences(before, after, PartialEq::eq)
 }
 
-/// Whether two entries are equal, and keep the same value.
+/// Whether two entries are equal, and keep the same value and lease.
 fn is_stored_equal(one: &SnapshotEntry, other: &SnapshotEntry) -> bool {
-    one == other && one.value == other.value
+    one == other && (&one.value, one.lease) == (&other.value, other.lease)
 }
 
 /// As [`diff`], with this comparison.

@@ -54,7 +54,7 @@ fn apply(snapshot: &mut Snapshot, model: &mut Model, step: Step) {
         }
         Step::Remove(key) => {
             model.remove(entry(key, 1).key());
-            snapshot.remove(entry(key, 1).key())
+            snapshot.remove(entry(key, 1).key()).is_some()
         }
         Step::Restore(list) => {
             let entries: Vec<SnapshotEntry> = list.into_iter().map(|(key, port)| entry(key, port)).collect();

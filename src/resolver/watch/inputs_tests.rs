@@ -11,8 +11,8 @@ use crate::resolver::snapshot::diff;
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// The request that runs is answered, with this revision and these keys.
-    Answer(i64, Vec<(u8, u8)>),
+    /// The request that runs is answered, with this revision, by this cluster, and with these keys.
+    Answer(i64, u64, Vec<(u8, u8)>),
     Fail(FailureKind),
     Created(i64),
     /// Revision, key, value; none is a deletion.
@@ -31,7 +31,7 @@ fn step() -> impl Strategy<Value = Step> {
     let keys = proptest::collection::vec((0_u8..8, 0_u8..3), 0..8);
     let event = (revision(), 0_u8..8, proptest::option::of(0_u8..3));
     prop_oneof![
-        4 => (revision(), keys).prop_map(|(revision, keys)| Step::Answer(revision, keys)),
+        4 => (revision(), 0_u64..3, keys).prop_map(|(revision, cluster, keys)| Step::Answer(revision, cluster, keys)),
         1 => kind().prop_map(Step::Fail),
         2 => revision().prop_map(Step::Created),
         4 => proptest::collection::vec(event, 0..5).prop_map(Step::Events),
@@ -59,10 +59,10 @@ fn entry(key: u8, value: u8) -> SnapshotEntry {
 /// What the task makes of a step: the machine is told of what it asked for alone.
 fn input(step: &Step, asked: &mut Option<Action>, now: Duration) -> Option<Input> {
     Some(match step {
-        Step::Answer(revision, keys) => match asked.take()? {
+        Step::Answer(revision, cluster, keys) => match asked.take()? {
             Action::List => {
                 let entries = keys.iter().map(|(key, value)| entry(*key, *value)).collect();
-                Input::Listed { revision: *revision, entries }
+                Input::Listed { revision: *revision, cluster: *cluster, entries }
             }
             _ => Input::Verified { revision: *revision },
         },
@@ -92,7 +92,7 @@ fn input(step: &Step, asked: &mut Option<Action>, now: Duration) -> Option<Input
 }
 
 fn nothing_is_removed_by_errors(seed: u64, steps: &[Step]) {
-    let (mut machine, mut now, mut asked) = (Machine::new(seed), Duration::ZERO, None);
+    let (mut machine, mut now, mut asked) = (Machine::new(seed, MassLoss::default()), Duration::ZERO, None);
     for step in steps {
         if let Step::Pass(millis) = step {
             now += Duration::from_millis((*millis).into());
@@ -105,7 +105,9 @@ fn nothing_is_removed_by_errors(seed: u64, steps: &[Step]) {
                 _ => BTreeSet::new(),
             };
             let is_changed = machine.on(now, input);
+            machine.doubt_changed(now);
             let after = machine.snapshot();
+            assert!(after.doubtful().all(|entry| after.get(entry.key()).is_none()));
             let differences: Vec<_> = diff(&before, after).collect();
             assert!(is_changed || differences.is_empty(), "a change is told");
             for difference in &differences {

@@ -19,6 +19,9 @@
 //!
 //! An error never removes an entry: only a list or a delete event does. A list never takes back
 //! what events after its revision have said.
+//!
+//! Each step of the snapshot goes through [`DoubtfulLosses`], which says what of the losses is
+//! doubtful. That stands beside the entries of the snapshot and changes none of them.
 
 mod vocabulary;
 
@@ -28,7 +31,9 @@ use std::time::Duration;
 pub(crate) use self::vocabulary::{Action, Change, Event, FailureKind, Input, WatchStatus};
 
 use crate::backoff::Backoff;
-use crate::resolver::snapshot::{Snapshot, SnapshotEntry};
+use crate::resolver::doubt::{DoubtfulLosses, Step};
+use crate::resolver::mass_loss::MassLoss;
+use crate::resolver::snapshot::{Snapshot, SnapshotEntry, diff};
 
 /// While no watch is open, an answered list shows what etcd holds for this long.
 const LIST_VALID: Duration = Duration::from_secs(5);
@@ -77,6 +82,10 @@ pub(crate) struct Machine {
     watch: Watch,
     /// The instances.
     snapshot: Snapshot,
+    /// Which of the lost ones are doubtful.
+    doubt: DoubtfulLosses,
+    /// The cluster that answered the last list; 0 if it did not say.
+    cluster: u64,
     /// Everything up to this revision is in the snapshot.
     revision: i64,
     /// Whether a list is needed before a watch is opened: its revision is not known, or not valid
@@ -101,11 +110,13 @@ pub(crate) struct Machine {
 
 impl Machine {
     /// Nothing is known, and a list is due.
-    pub(crate) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64, mass_loss: MassLoss) -> Self {
         Self {
             list: List::Due { at: Duration::ZERO },
             watch: Watch::Closed { until: Duration::ZERO },
             snapshot: Snapshot::default(),
+            doubt: DoubtfulLosses::new(mass_loss),
+            cluster: 0,
             revision: 0,
             must_list: true,
             changed_since_request: BTreeMap::new(),
@@ -121,6 +132,32 @@ impl Machine {
     /// The instances.
     pub(crate) fn snapshot(&self) -> &Snapshot {
         &self.snapshot
+    }
+
+    /// The number of removals of which readers without a second witness are not told yet.
+    pub(crate) fn delayed_removals(&self, now: Duration) -> usize {
+        self.doubt.delayed(now).count()
+    }
+
+    /// What readers without a second witness are told: the snapshot, and the entries whose removal is
+    /// delayed. `None` if that is the snapshot.
+    pub(crate) fn delayed_snapshot(&self, now: Duration) -> Option<Snapshot> {
+        let mut delayed = self.doubt.delayed(now).peekable();
+        delayed.peek()?;
+        let mut snapshot = self.snapshot.clone();
+        for entry in delayed {
+            snapshot.put((**entry).clone());
+        }
+        Some(snapshot)
+    }
+
+    /// Lets time pass. Whether other entries are doubtful since the last call.
+    pub(crate) fn doubt_changed(&mut self, now: Duration) -> bool {
+        self.doubt.expire(now);
+        let changes = self.doubt.take_changes();
+        let is_changed = changes.is_some();
+        changes.into_iter().for_each(|doubtful| self.snapshot.set_doubtful(doubtful));
+        is_changed
     }
 
     /// Whether they are what etcd holds, at this time.
@@ -179,13 +216,13 @@ impl Machine {
             _ => None,
         };
         let stale = self.listed.map(|listed| listed + LIST_VALID).filter(|at| *at > now && !self.is_watching());
-        opens.into_iter().chain(stale).min()
+        opens.into_iter().chain(stale).chain(self.doubt.wake(now)).min()
     }
 
     /// Takes what happened. Whether the snapshot has changed.
     pub(crate) fn on(&mut self, now: Duration, input: Input) -> bool {
         match input {
-            Input::Listed { revision, entries } => return self.on_listed(now, revision, entries),
+            Input::Listed { revision, cluster, entries } => return self.on_listed(now, revision, cluster, entries),
             Input::ListFailed(kind) => self.on_list_failed(now, kind),
             Input::Verified { revision } => self.on_verified(now, revision),
             Input::VerifyFailed(kind) => {
@@ -205,7 +242,7 @@ impl Machine {
                 }
             }
             Input::Events(events) => {
-                let changed = self.apply(events);
+                let changed = self.apply(now, events);
                 self.on_message(now);
                 return changed;
             }
@@ -242,11 +279,17 @@ impl Machine {
     ///
     /// A list may be older than events that arrived while it ran. Keys that such events have
     /// changed keep what the events said. A list whose revision is lower than the one that was
-    /// known when it was started is of another etcd: everything is replaced.
-    fn on_listed(&mut self, now: Duration, revision: i64, mut entries: Vec<SnapshotEntry>) -> bool {
+    /// known when it was started, or whose cluster is another one, is of another etcd: everything is
+    /// replaced.
+    fn on_listed(&mut self, now: Duration, revision: i64, cluster: u64, mut entries: Vec<SnapshotEntry>) -> bool {
         let List::Running { floor } = self.list else { return false };
         let changed_since_request = std::mem::take(&mut self.changed_since_request);
-        let changed = if revision < floor {
+        let is_other_cluster = cluster != 0 && self.cluster != 0 && cluster != self.cluster;
+        if cluster != 0 {
+            self.cluster = cluster;
+        }
+        let before = self.snapshot.clone();
+        let changed = if revision < floor || is_other_cluster {
             // Another etcd, or the same one restored: nothing that was known holds, and no watch
             // from there.
             self.revision = revision;
@@ -263,6 +306,12 @@ impl Machine {
             }
             self.snapshot.restore(self.revision, entries)
         };
+        if changed {
+            let lost = diff(&before, &self.snapshot).filter(|difference| difference.after.is_none());
+            let gone = lost.filter_map(|difference| difference.before).collect();
+            let step = Step { is_list: true, known: before.len(), after: &self.snapshot, gone };
+            self.doubt.on_step(now, step);
+        }
         if std::mem::replace(&mut self.must_list, false) {
             self.watch = Watch::Closed { until: now };
         }
@@ -301,20 +350,35 @@ impl Machine {
     }
 
     /// Applies events. Whether the snapshot has changed.
-    fn apply(&mut self, events: Vec<Event>) -> bool {
+    fn apply(&mut self, now: Duration, events: Vec<Event>) -> bool {
         // A message holds whole revisions, so that all events of a revision are new, or none.
         let seen = self.revision;
         let is_listing = matches!(self.list, List::Running { .. });
         let mut changed = false;
-        for event in events.into_iter().filter(|event| event.revision > seen) {
-            if is_listing {
-                self.changed_since_request.insert(event.change.key().into(), event.revision);
+        let mut events = events.into_iter().filter(|event| event.revision > seen).peekable();
+        while let Some(revision) = events.peek().map(|event| event.revision) {
+            let (known, mut gone, mut is_step) = (self.snapshot.len(), Vec::new(), false);
+            while let Some(event) = events.next_if(|event| event.revision == revision) {
+                if is_listing {
+                    self.changed_since_request.insert(event.change.key().into(), event.revision);
+                }
+                is_step |= match event.change {
+                    Change::Put(entry) => self.snapshot.put(entry),
+                    Change::Delete(key) => match self.snapshot.remove(&key) {
+                        Some(entry) => {
+                            gone.push(entry);
+                            true
+                        }
+                        None => false,
+                    },
+                };
             }
-            changed |= match event.change {
-                Change::Put(entry) => self.snapshot.put(entry),
-                Change::Delete(key) => self.snapshot.remove(&key),
-            };
-            self.revision = self.revision.max(event.revision);
+            if is_step {
+                gone.retain(|entry| self.snapshot.get(entry.key()).is_none());
+                self.doubt.on_step(now, Step { is_list: false, known, after: &self.snapshot, gone });
+            }
+            changed |= is_step;
+            self.revision = self.revision.max(revision);
         }
         self.snapshot.set_revision(self.revision);
         changed

@@ -30,6 +30,7 @@ fn entries(keys: &Keys) -> Vec<SnapshotEntry> {
 /// An etcd with one prefix: its keys at each revision, and the history that has not been compacted.
 #[derive(Clone, Debug, Default)]
 struct Etcd {
+    cluster: u64,
     revision: i64,
     compacted: i64,
     states: BTreeMap<i64, Keys>,
@@ -38,7 +39,7 @@ struct Etcd {
 
 impl Etcd {
     fn new() -> Self {
-        Self { revision: 1, states: BTreeMap::from([(1, Keys::new())]), ..Self::default() }
+        Self { cluster: 1, revision: 1, states: BTreeMap::from([(1, Keys::new())]), ..Self::default() }
     }
 
     fn keys(&self) -> &Keys {
@@ -132,7 +133,7 @@ struct World {
 
 impl World {
     fn new(seed: u64) -> Self {
-        let (etcd, machine) = (Etcd::new(), Machine::new(seed));
+        let (etcd, machine) = (Etcd::new(), Machine::new(seed, MassLoss::default()));
         Self { etcd, machine, now: Duration::ZERO, asked: None, watch: None, to_create: None, wiped: false }
     }
 
@@ -156,6 +157,13 @@ impl World {
         for gone in differences.iter().filter(|d| d.after.is_none()) {
             let key = gone.before.as_ref().unwrap().key();
             assert!(listed || removed.iter().any(|r| **r == *key), "only a list or a delete removes");
+        }
+        // What is doubtful stands beside the snapshot.
+        self.machine.doubt_changed(self.now);
+        let after = self.machine.snapshot();
+        for doubtful in after.doubtful() {
+            assert!(after.get(doubtful.key()).is_none(), "{doubtful:?} is listed");
+            assert!(!doubtful.instances().is_empty());
         }
         assert_eq!(after.unreadable(), after.entries().filter(|e| e.error().is_some()).count());
         // F2: a list never takes back what events after its revision said, nor do old events.
@@ -220,7 +228,9 @@ impl World {
     fn arrive(&mut self) -> bool {
         self.answer();
         match self.asked.take() {
-            Some(Asked::List(Some((revision, entries)))) => self.give(Input::Listed { revision, entries }),
+            Some(Asked::List(Some((revision, entries)))) => {
+                self.give(Input::Listed { revision, cluster: self.etcd.cluster, entries })
+            }
             Some(Asked::Verify) => self.give(Input::Verified { revision: self.etcd.revision }),
             Some(Asked::List(None)) | None => return false,
         }
@@ -252,7 +262,13 @@ impl World {
                 self.etcd.history.retain(|(revision, ..)| *revision >= self.etcd.compacted);
             }
             Fate::Wipe => {
-                self.etcd = Etcd::new();
+                // Every other one is another cluster, with a history that may be longer.
+                let other = Etcd { cluster: self.etcd.cluster + 1, ..Etcd::new() };
+                self.etcd = if self.etcd.revision % 2 == 0 {
+                    other
+                } else {
+                    Etcd { cluster: self.etcd.cluster, ..Etcd::new() }
+                };
                 self.wiped = true;
                 self.suffer(&Fate::Lose(FailureKind::Transient));
                 self.suffer(&Fate::Fail(FailureKind::Transient));

@@ -18,8 +18,8 @@ pub(crate) enum Action {
 /// What happened.
 #[derive(Clone, Debug)]
 pub(crate) enum Input {
-    /// A list was answered.
-    Listed { revision: i64, entries: Vec<SnapshotEntry> },
+    /// A list was answered, by this cluster. An id of 0 says nothing.
+    Listed { revision: i64, cluster: u64, entries: Vec<SnapshotEntry> },
     /// A list has failed.
     ListFailed(FailureKind),
     /// The cluster has this revision.

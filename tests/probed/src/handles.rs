@@ -12,7 +12,7 @@ use tokio_stream::Stream;
 use tonic::transport::Endpoint;
 use tonic_etcd as real;
 use tonic_etcd::codec::Codec;
-use tonic_etcd::{Address, BalancedChannel, Error, EtcdClient, EtcdOptions, Serve, ServeControl, Target};
+use tonic_etcd::{Address, BalancedChannel, Error, EtcdClient, EtcdOptions, MassLoss, Serve, ServeControl, Target};
 
 use crate::probe::{Probe, probe};
 
@@ -192,6 +192,11 @@ impl ResolverBuilder {
         configure: impl Fn(&Address, Endpoint) -> Result<Endpoint, E> + Send + Sync + 'static,
     ) -> Self {
         Self(self.0.configure_endpoint(configure))
+    }
+
+    /// See [`real::ResolverBuilder::mass_loss`].
+    pub fn mass_loss(self, options: MassLoss) -> Self {
+        Self(self.0.mass_loss(options))
     }
 
     /// See [`real::ResolverBuilder::unix_sockets`].

@@ -55,6 +55,16 @@ impl Growth {
         self.has_failed.load(Ordering::Relaxed)
     }
 
+    /// Says whether the server is held with the connections that it has. Its supervisor looks again if it
+    /// no longer is.
+    pub(in crate::balance::subchannel) fn set_held(&self, is_held: bool) {
+        if is_held {
+            self.set(false, false);
+        } else {
+            self.asked.notify_one();
+        }
+    }
+
     /// Says whether the last attempt has failed.
     pub(super) fn set_failed(&self, has_failed: bool) {
         self.has_failed.store(has_failed, Ordering::Relaxed);

@@ -62,7 +62,8 @@ impl Supervisor {
         let mut is_news = true;
         subchannel.growth.forget();
         loop {
-            let may_begin = attempt.is_none() && retry_at.is_none() && held.len() < context.connections_per_server;
+            let has_place = held.len() < context.connections_per_server && !subchannel.is_held();
+            let may_begin = attempt.is_none() && retry_at.is_none() && has_place;
             subchannel.growth.set(attempt.is_some(), may_begin);
             if std::mem::replace(&mut is_news, true) {
                 subchannel.set_state(SubchannelState::Ready(held.connections()), error.take());
@@ -73,7 +74,7 @@ impl Supervisor {
             let event = tokio::select! {
                 biased; // what has ended is told first
                 (index, reason) = held.closing() => Event::Closing(index, reason),
-                () = subchannel.growth.asked(), if may_begin => Event::Asked,
+                () = subchannel.growth.asked(), if attempt.is_none() => Event::Asked,
                 (began, result) = ended(&mut attempt) => Event::Attempted(began, result),
                 () = reached(retry_at) => Event::MayTryAgain,
                 () = reached(next_check) => Event::Check,
@@ -99,10 +100,14 @@ impl Supervisor {
                     fence(Ordering::SeqCst); // as in `ChannelShared::ask_for_room`
                     is_news = context.queue.has_waiters();
                 }
+                // It is held, or it was released a moment ago.
+                Event::Asked if !may_begin || subchannel.is_held() => is_news = !subchannel.is_held(),
                 Event::Asked => {
                     attempt = Some(Box::pin(self.attempt(backoff.further_rank())));
                     is_news = false;
                 }
+                // Whoever etcd does not list gets no connection.
+                Event::Attempted(_, Ok(_)) if subchannel.is_held() => attempt = None,
                 Event::Attempted(began, Ok(connection)) => {
                     attempt = None;
                     backoff.connected();
