@@ -83,6 +83,16 @@ impl World {
         Ok(())
     }
 
+    /// As [`World::put`], in an etcd of its own.
+    pub(crate) fn put_into(&self, etcd: &Etcd, service: &str, address: &str) -> Result<()> {
+        let put = async {
+            let client = EtcdClient::connect([etcd.endpoint()], None).await?;
+            client.kv_client().put(format!("{service}/{address}"), naming(address), None).await
+        };
+        self.runtime.block_on(put)?;
+        Ok(())
+    }
+
     /// Starts this program in a role, in an etcd of its own.
     pub(crate) fn process(&self, role: &str, etcd: &str, args: &[&str]) -> Result<Process> {
         let mut command = Command::new(&self.program);

@@ -41,6 +41,9 @@ pub(crate) struct Settings {
     /// Interval and timeout of keep-alive, each.
     #[arg(long)]
     keep_alive_ms: Option<u64>,
+    /// The deadline of each call.
+    #[arg(long)]
+    timeout_ms: Option<u64>,
     #[arg(long)]
     ejection: bool,
     #[arg(long)]
@@ -86,6 +89,9 @@ pub(crate) fn ours(resolution: &Resolution, settings: &Settings) -> Result<Balan
     if let Some(ms) = settings.keep_alive_ms {
         let each = Duration::from_millis(ms);
         builder = builder.keep_alive(KeepAlive::new(each, each));
+    }
+    if let Some(ms) = settings.timeout_ms {
+        builder = builder.timeout(Duration::from_millis(ms));
     }
     if settings.ejection {
         builder = builder.outlier_detection(OutlierDetection::default());

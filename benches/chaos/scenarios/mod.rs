@@ -83,6 +83,13 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         "clients start while etcd is down, with good and with bad cache files",
         discovery::cold::run,
     ),
+    discovery(
+        "lost",
+        "etcd is wiped, restored, or loses a prefix, and its servers register again 15 s later",
+        discovery::doubt::lost,
+    ),
+    discovery("frozen", "2 of 3 servers are frozen for good, and their leases end", discovery::doubt::frozen),
+    discovery("random", "200 random steps over 3 members, with 50 writers", discovery::random::run),
     discovery("thousand-services", "1 000 services of one resolver", discovery::thousand::run),
     discovery("ten-thousand-drops", "10 000 resolutions are made and dropped", discovery::drops::run),
     discovery("flood", "5 000 changes a second, beside a raw watch", discovery::flood::run),
