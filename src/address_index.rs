@@ -6,7 +6,7 @@
 //! and in which changes they pass on.
 //!
 //! A claim may be in doubt: the directory has lost the instance, in a way in which it may still be
-//! there. Such claims count only where an address has no others.
+//! there. An address has claims in doubt only if it has no others.
 
 use std::collections::BTreeMap;
 
@@ -75,17 +75,27 @@ impl<K, V> Default for AddressIndex<K, V> {
 impl<K: Clone + PartialEq, V: Clone> AddressIndex<K, V> {
     /// Adds the claims of an instance: one for each of its addresses. An instance that is draining
     /// takes no new calls, so it claims none; this is the one place that says so.
+    ///
+    /// Claims in doubt of these addresses are dropped, also if it is draining: the directory says again
+    /// what the servers are.
     pub(crate) fn insert(&mut self, key: &K, instance: &Instance, value: &V) {
+        self.change_claims(instance, |claims, _| claims.retain(|claim| claim.doubt.is_none()));
         self.claim(instance, |claims, secure| {
             claims.push(Claim { key: key.clone(), secure, doubt: None, value: value.clone() });
         });
     }
 
-    /// Puts the claims of an instance that was inserted under this key in doubt.
+    /// Puts the claims of an instance that was inserted under this key in doubt, or drops those of
+    /// addresses that are listed otherwise.
     pub(crate) fn put_in_doubt(&mut self, key: &K, instance: &Instance, doubt: Doubt) {
         self.claim(instance, |claims, secure| {
             let own = claims.iter_mut().filter(|claim| claim.key == *key && claim.secure == secure);
             own.for_each(|claim| claim.doubt = Some(doubt));
+        });
+        self.claim(instance, |claims, _| {
+            if claims.iter().any(|claim| claim.doubt.is_none()) {
+                claims.retain(|claim| claim.doubt.is_none());
+            }
         });
     }
 
@@ -97,9 +107,15 @@ impl<K: Clone + PartialEq, V: Clone> AddressIndex<K, V> {
         });
     }
 
-    fn claim(&mut self, instance: &Instance, mut change: impl FnMut(&mut Vec<Claim<K, V>>, bool)) {
-        let addresses = instance.addresses().iter().filter(|_| !instance.is_draining());
-        for address in addresses {
+    fn claim(&mut self, instance: &Instance, change: impl FnMut(&mut Vec<Claim<K, V>>, bool)) {
+        if !instance.is_draining() {
+            self.change_claims(instance, change);
+        }
+    }
+
+    /// Changes the claims of each address of an instance.
+    fn change_claims(&mut self, instance: &Instance, mut change: impl FnMut(&mut Vec<Claim<K, V>>, bool)) {
+        for address in instance.addresses() {
             let authority = address.parsed_authority();
             let claims = self.claims.entry(authority.clone()).or_default();
             self.changed.entry(authority.clone()).or_insert_with(|| state_of(claims));
@@ -115,18 +131,17 @@ impl<K: Clone + PartialEq, V: Clone> AddressIndex<K, V> {
             let state = state_of(claims);
             match state {
                 Some(AddressState { secure, doubt: None }) => {
-                    let last = claims.iter().rfind(|claim| claim.doubt.is_none())?; // it has one, or it were in doubt
+                    let last = claims.last()?;
                     let (value, is_new) = (last.value.clone(), before.map(|before| before.secure) != Some(secure));
                     Some(AddressChange::Present { address: Address::from_parts(authority, secure), value, is_new })
                 }
-                Some(AddressState { doubt: Some(doubt), .. }) => match before {
-                    Some(before) => (before.doubt != Some(doubt)).then_some(AddressChange::InDoubt(authority, doubt)),
-                    // It was never told: there is nothing to keep.
-                    None => {
-                        self.claims.remove(&authority);
-                        None
-                    }
-                },
+                Some(AddressState { doubt: Some(doubt), .. }) => {
+                    let Some(before) = before else {
+                        self.claims.remove(&authority); // it was never told: there is nothing to keep
+                        return None;
+                    };
+                    (before.doubt != Some(doubt)).then_some(AddressChange::InDoubt(authority, doubt))
+                }
                 None => {
                     self.claims.remove(&authority);
                     before.map(|_| AddressChange::Gone(authority))
@@ -137,12 +152,10 @@ impl<K: Clone + PartialEq, V: Clone> AddressIndex<K, V> {
     }
 }
 
-/// What the claims make of their address; `None` if there are none.
+/// What the claims make of their address; `None` if there are none. All of them are in doubt, or none.
 fn state_of<K, V>(claims: &[Claim<K, V>]) -> Option<AddressState> {
-    let all_in_doubt = claims.iter().all(|claim| claim.doubt.is_some());
-    let counted = || claims.iter().filter(|claim| claim.doubt.is_some() == all_in_doubt);
-    let doubt = if all_in_doubt { claims.iter().filter_map(|claim| claim.doubt).max() } else { None };
-    (!claims.is_empty()).then(|| AddressState { secure: counted().any(|claim| claim.secure), doubt })
+    let doubt = claims.iter().filter_map(|claim| claim.doubt).max();
+    (!claims.is_empty()).then(|| AddressState { secure: claims.iter().any(|claim| claim.secure), doubt })
 }
 
 #[cfg(test)]
@@ -209,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn claims_in_doubt_count_only_where_there_are_no_others() {
+    fn an_address_has_claims_in_doubt_only_if_it_has_no_others() {
         let mut index = AddressIndex::default();
         let (plain, secure) = (instance("h:1"), instance("https://h:1"));
         index.insert(&"a", &secure, &1);
@@ -221,17 +234,27 @@ mod tests {
         assert_eq!(changes(&mut index), ["?h:1 Sudden"]);
         index.put_in_doubt(&"b", &plain, Doubt::Sudden);
         assert!(changes(&mut index).is_empty());
-        index.remove(&"b", &plain);
-        assert_eq!(changes(&mut index), ["?h:1 Gradual"]);
         index.insert(&"c", &secure, &3);
-        assert_eq!(changes(&mut index), ["https://h:1 3"], "not new: it was there all the time");
+        assert_eq!(changes(&mut index), ["+https://h:1 3"]);
         index.remove(&"c", &secure);
-        index.remove(&"a", &secure);
-        assert_eq!(changes(&mut index), ["-h:1"]);
+        assert_eq!(changes(&mut index), ["-h:1"], "it was listed after the doubt, and has left");
+        index.remove(&"b", &plain);
         index.insert(&"d", &plain, &4);
         index.put_in_doubt(&"d", &plain, Doubt::Sudden);
         assert!(changes(&mut index).is_empty(), "it was never told");
         index.remove(&"d", &plain);
         assert!(changes(&mut index).is_empty() && index.claims.is_empty());
+    }
+
+    #[test]
+    fn two_keys_that_are_lost_together_leave_their_address_in_doubt() {
+        let mut index = AddressIndex::default();
+        let one = instance("h:1");
+        index.insert(&"a", &one, &1);
+        index.insert(&"b", &one, &2);
+        assert_eq!(changes(&mut index), ["+h:1 2"]);
+        index.put_in_doubt(&"a", &one, Doubt::Sudden);
+        index.put_in_doubt(&"b", &one, Doubt::Sudden);
+        assert_eq!(changes(&mut index), ["?h:1 Sudden"]);
     }
 }

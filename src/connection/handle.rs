@@ -116,8 +116,8 @@ impl Connection {
         self.0.commands.send(Command::Ping);
     }
 
-    /// Asks the driver for a PING, however often the server was pinged before, unless one is unanswered.
-    /// Its acknowledgement shows in [`Connection::last_read`], as whatever else is read.
+    /// Asks the server to prove that it lives. It is sent a PING, unless one is unanswered. If nothing is
+    /// read within a second, the connection drains; also if it was pinged as often as servers permit.
     pub(crate) fn prove(&self) {
         self.0.commands.send(Command::Prove);
     }

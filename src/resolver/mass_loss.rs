@@ -18,14 +18,17 @@ const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 ///
 /// | kind | what etcd said | calls go to the servers that are held |
 /// |---|---|---|
-/// | sudden | a read of the prefix found the loss, or one revision deleted keys of two or more leases, or two or more keys without a lease | as before |
+/// | sudden | a read of the prefix found the loss after the watch broke, or of another etcd (a lower revision, another cluster id); or one revision deleted keys of two or more leases, or two or more keys without a lease | as before |
 /// | gradual | keys went one after the other within 30 s, each in a revision of its own: by deletions, or because leases ended | only while no server that etcd lists is connected |
 ///
 /// New instances count as left. A gradual loss may be a clean leave of all servers. Only the keys
 /// that go once fewer than half are left are then doubtful: those before them have gone as usual.
+/// The loss of an instance that was draining is never doubtful: it was about to leave.
 ///
 /// A doubtful instance is an ordinary one again when its key is put. If the key is deleted within
-/// 60 s after that, the deletion is believed. Instances that a cache file names are never doubtful.
+/// 60 s after that, the deletion is believed. A server whose address another key names, or comes to
+/// name, is what that key says. Instances that a cache file names are never doubtful. While any
+/// instance is doubtful, the cache file stays as it was.
 ///
 /// Nacos, Eureka and Envoy decide by a share of the instances alone. Here two witnesses must agree:
 /// the loss must look wrong, and the server must answer.

@@ -12,7 +12,7 @@
 //! - `report.rs`: what is logged about changes of a service.
 //! - `discover.rs`, `servers.rs` (pure): [`ChangeStream`], changes for tower's balancers, and
 //!   tonic's own balanced channel.
-//! - `channel.rs`: the way to the [`BalancedChannel`](crate::BalancedChannel).
+//! - `channel/`: the way to the [`BalancedChannel`](crate::BalancedChannel).
 //!
 //! ```text
 //! etcd ─▶ task.rs ◀─▶ watch/ ─▶ View ─▶ Resolution ─▶ snapshot, state, error

@@ -113,33 +113,27 @@ impl MembershipLog {
     }
 }
 
-impl MembershipLog {
-    /// Logs that instances have begun to be doubtful, or that none is any more.
-    pub(super) fn doubt(&mut self, target: &Target, before: &Snapshot, after: &Snapshot) {
-        let (service, instances, revision) = (target.name(), after.len(), after.revision());
-        let first = after.doubtful_entries().first();
-        match (before.doubtful_entries().is_empty(), first) {
-            (true, Some(first)) => {
-                let doubtful = after.doubtful_entries().len();
-                let loss = match first.doubt {
-                    Doubt::Sudden => "sudden",
-                    Doubt::Gradual => "gradual",
-                };
-                tracing::warn!(
-                    parent: None,
-                    service,
-                    doubtful,
-                    loss,
-                    instances,
-                    revision,
-                    "etcd has lost most instances, channels keep those that answer"
-                );
-            }
-            (false, None) => {
-                tracing::info!(parent: None, service, instances, revision, "no instance is doubtful any more");
-            }
-            _ => {}
+/// Logs that instances have begun to be doubtful, or that none is any more.
+pub(super) fn log_doubt(target: &Target, before: &Snapshot, after: &Snapshot) {
+    let (service, instances, revision) = (target.name(), after.len(), after.revision());
+    match (before.doubtful().next(), after.doubtful().next()) {
+        (None, Some(first)) => {
+            let doubtful = after.doubtful_instances();
+            let loss = if first.doubt() == Some(Doubt::Sudden) { "sudden" } else { "gradual" };
+            tracing::warn!(
+                parent: None,
+                service,
+                doubtful,
+                loss,
+                instances,
+                revision,
+                "etcd has lost most instances, channels keep those that answer"
+            );
         }
+        (Some(_), None) => {
+            tracing::info!(parent: None, service, instances, revision, "no instance is doubtful any more");
+        }
+        _ => {}
     }
 }
 

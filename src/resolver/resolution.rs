@@ -37,8 +37,10 @@ pub struct Resolution {
     target: Target,
     /// The watched service, kept alive.
     pub(super) service: Arc<WatchedService>,
-    /// The view, and which one this handle has seen.
+    /// The view, …
     seen: Receiver<View>,
+    /// … and which one [`Resolution::changed`] has returned last.
+    shown: u64,
     /// How tonic endpoints are configured.
     pub(super) configure: Option<Configure>,
 }
@@ -96,7 +98,7 @@ impl Resolution {
     /// A handle that has seen no view.
     pub(super) fn new(target: Target, service: Arc<WatchedService>, configure: Option<Configure>) -> Self {
         let seen = service.view();
-        Self { target, service, seen, configure }
+        Self { target, service, seen, shown: 0, configure }
     }
 
     /// The service, as it was asked for.
@@ -135,8 +137,10 @@ impl Resolution {
     /// # Cancel safety
     /// Dropping the future loses nothing: the next call sees the change.
     pub async fn changed(&mut self) -> Result<Arc<Snapshot>, Error> {
-        self.seen.changed().await.map_err(|_| Error::closed("the resolution"))?;
-        Ok(self.seen.borrow_and_update().snapshot.clone())
+        let shown = self.shown;
+        let view = self.seen.wait_for(|view| view.shown != shown).await.map_err(|_| Error::closed("the resolution"))?;
+        self.shown = view.shown;
+        Ok(view.snapshot.clone())
     }
 
     /// Waits for the first response of etcd and returns the snapshot, which may be empty. With

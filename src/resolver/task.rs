@@ -31,7 +31,7 @@ use crate::etcd::{Class, Etcd, Failure, ListedAt, Message, Range, Watch, WatchId
 use crate::resolver::cache::{Cache, Found, ServiceCache};
 use crate::resolver::mass_loss::MassLoss;
 use crate::resolver::record::RecordReader;
-use crate::resolver::report::MembershipLog;
+use crate::resolver::report::{self, MembershipLog};
 use crate::resolver::snapshot::Snapshot;
 use crate::resolver::watch::{Action, Change, Event, FailureKind, Input, Machine, WatchStatus};
 use crate::resolver::{ResolutionState, TaskProbe};
@@ -44,6 +44,8 @@ const MAX_SLEEP: Duration = Duration::from_secs(3_600);
 /// What is known of a service at one moment. Any number of readers see the latest one.
 #[derive(Clone)]
 pub(super) struct View {
+    /// Counts the changes of everything but `for_balancers`.
+    pub(super) shown: u64,
     /// The instances.
     pub(super) snapshot: Arc<Snapshot>,
     /// What readers are told who cannot see whether a server still answers: the same, or with
@@ -71,7 +73,7 @@ impl View {
     /// The view before the first response of etcd.
     pub(super) fn unresolved() -> Self {
         let (snapshot, for_balancers) = (Arc::default(), Arc::default());
-        Self { snapshot, for_balancers, state: ResolutionState::Unresolved, age_at: None, error: None }
+        Self { shown: 0, snapshot, for_balancers, state: ResolutionState::Unresolved, age_at: None, error: None }
     }
 }
 
@@ -85,8 +87,8 @@ pub(super) struct Task {
     cache: Option<ServiceCache>,
     /// Whether the published instances are those of the cache.
     shows_cached: bool,
-    /// How many removals were last kept from readers without a second witness.
-    delayed: usize,
+    /// Counts the views that a resolution shows.
+    shown: u64,
     /// What was logged of the service.
     report: MembershipLog,
     /// The service.
@@ -144,7 +146,7 @@ impl Task {
             etcd,
             cache: cache.map(|cache| ServiceCache::new(cache, &target, &reader)),
             shows_cached: false,
-            delayed: 0,
+            shown: 0,
             reader,
             report: MembershipLog::default(),
             target,
@@ -348,7 +350,7 @@ impl Task {
         let doubt_changed = self.machine.doubt_changed(now);
         let mut age_at = None;
         let mut cached: Option<Found> = None;
-        let doubtful = self.machine.snapshot().doubtful().map(|entry| entry.instances().len()).sum();
+        let doubtful = self.machine.snapshot().doubtful_instances();
         let state = match self.machine.status(now) {
             WatchStatus::Unresolved => {
                 cached = self.cache.as_ref().and_then(ServiceCache::used).cloned();
@@ -389,21 +391,23 @@ impl Task {
             };
             told && (state, age_at) == (before.state, before.age_at)
         };
-        let delayed = self.machine.delayed_removals(now);
-        let delay_is_over = std::mem::replace(&mut self.delayed, delayed) != delayed;
-        if changed || doubt_changed || !told || delay_is_over {
+        let delay_changed = self.machine.delay_changed();
+        let is_shown = changed || doubt_changed || !told;
+        if is_shown || delay_changed {
             let before = self.views.borrow().snapshot.clone();
             let latest = cached.as_ref().map_or(self.machine.snapshot(), |found| &found.snapshot);
             if changed {
                 self.report.step(&self.target, &before, latest);
             }
             if doubt_changed {
-                self.report.doubt(&self.target, &before, latest);
+                report::log_doubt(&self.target, &before, latest);
             }
-            let revision_alone = !changed && !doubt_changed && !delay_is_over && before.revision() == latest.revision();
+            let revision_alone = !changed && !doubt_changed && before.revision() == latest.revision();
             let snapshot = if revision_alone { before } else { Arc::new(latest.clone()) };
-            let for_balancers = self.machine.delayed_snapshot(now).map_or_else(|| snapshot.clone(), Arc::new);
-            self.views.send_replace(View { snapshot, for_balancers, state, age_at, error: self.error.clone() });
+            let for_balancers = self.machine.delayed_snapshot().map_or_else(|| snapshot.clone(), Arc::new);
+            self.shown += u64::from(is_shown);
+            let (shown, error) = (self.shown, self.error.clone());
+            self.views.send_replace(View { shown, snapshot, for_balancers, state, age_at, error });
         }
         // A change was told by etcd, also if the watch was lost in the same moment and the set is stale by now.
         let is_told = is_confirmed || (changed && matches!(state, ResolutionState::Stale { .. }));

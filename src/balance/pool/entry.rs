@@ -3,11 +3,9 @@
 use std::sync::Arc;
 
 use tokio::task::AbortHandle;
-use tokio::time::Instant;
 
 use crate::address::Address;
 use crate::address_index::Doubt;
-use crate::balance::pool::hold::Hold;
 use crate::balance::pool::ready::{PublishedServer, ReadySubchannel};
 use crate::balance::shared::ChannelShared;
 use crate::balance::subchannel::supervisor::supervise;
@@ -26,8 +24,8 @@ pub(super) struct PoolEntry {
     supervisor: AbortHandle,
     /// As it was last published, while it is connected.
     ready: Option<PublishedServer>,
-    /// While its instances are in doubt.
-    hold: Option<Hold>,
+    /// In which way its instances are in doubt, while they are.
+    hold: Option<Doubt>,
 }
 
 impl Drop for PoolEntry {
@@ -61,8 +59,7 @@ impl PoolEntry {
     pub(super) fn ready(&mut self, shared: &ChannelShared, state: &SubchannelState) -> Option<PublishedServer> {
         let known = self.ready.take();
         let SubchannelState::Ready(connections) = state else { return None };
-        let (hold, now) = (self.hold, Instant::now());
-        let open = || connections.iter().filter(move |connection| is_usable(connection, hold, now));
+        let open = || connections.iter().filter(|connection| !connection.is_closing());
         self.ready = match known {
             Some(known) if known.first.is_of(&self.instance) && known.is_over(open()) => Some(known),
             known => self.connected(shared, known.as_ref(), open()),
@@ -71,22 +68,21 @@ impl PoolEntry {
     }
 
     /// Keeps the server with the connections that it has, although its instances are in doubt. Returns
-    /// whether it has one. Each is sent a PING.
+    /// whether it has one. Each has to prove that the server lives, or takes no more calls.
     pub(super) fn hold(&mut self, doubt: Doubt) -> bool {
-        if let Some(hold) = &mut self.hold {
-            hold.doubt = doubt; // no PING again
+        if let Some(known) = &mut self.hold {
+            *known = doubt; // they have proven it, or are about to
             return true;
         }
         // In this order: from here on the supervisor makes no connection.
         self.subchannel.set_held(true);
         let SubchannelState::Ready(connections) = self.subchannel.state() else { return false };
-        let now = Instant::now();
-        let open = connections.iter().filter(|connection| !connection.is_closing());
-        let is_held = open.fold(false, |_, connection| {
+        let mut is_held = false;
+        for connection in connections.iter().filter(|connection| !connection.is_closing()) {
             connection.prove();
-            true
-        });
-        self.hold = is_held.then(|| Hold::new(doubt, now));
+            is_held = true;
+        }
+        self.hold = is_held.then_some(doubt);
         is_held
     }
 
@@ -102,21 +98,16 @@ impl PoolEntry {
 
     /// In which way its instances are in doubt, if they are.
     pub(super) fn doubt(&self) -> Option<Doubt> {
-        self.hold.map(|hold| hold.doubt)
+        self.hold
     }
 
-    /// When its connections must have proven that the server lives, if it is held and that time has not
-    /// passed.
-    pub(super) fn proof_due(&self) -> Option<Instant> {
-        self.hold.and_then(|hold| hold.proof_due())
-    }
-
-    /// Whether it is held and has no connection any more that may be used.
-    pub(super) fn is_over(&mut self, now: Instant) -> bool {
-        let Some(hold) = &mut self.hold else { return false };
-        hold.check(now);
-        let SubchannelState::Ready(connections) = self.subchannel.state() else { return true };
-        !connections.iter().any(|connection| is_usable(connection, self.hold, now))
+    /// Whether it is held and has no connection any more that takes calls.
+    pub(super) fn is_over(&self) -> bool {
+        let is_open = |connections: &[Connection]| connections.iter().any(|connection| !connection.is_closing());
+        match self.hold {
+            None => false,
+            Some(_) => !matches!(self.subchannel.state(), SubchannelState::Ready(connections) if is_open(&connections)),
+        }
     }
 
     /// The server over these connections. What is `known` of them stays. `None` if there is none.
@@ -143,9 +134,4 @@ impl PoolEntry {
         let first = all.next()?;
         Some(PublishedServer { first, further: all.collect() })
     }
-}
-
-/// Whether calls may go over a connection of a server that may be held.
-fn is_usable(connection: &Connection, hold: Option<Hold>, now: Instant) -> bool {
-    !connection.is_closing() && hold.is_none_or(|hold| hold.accepts(connection.last_read(), now))
 }

@@ -1,7 +1,7 @@
 //! The instances of a source of servers, and the addresses that they name. PURE.
 //!
-//! An instance that the source has lost in a doubtful way is *in doubt*: it stays, and its claims count
-//! only where no others name the address, until it is removed or inserted again.
+//! An instance that the source has lost in a doubtful way is *in doubt*: it stays, and names those of its
+//! addresses that no other instance names, until it is removed or inserted again.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -168,32 +168,43 @@ pub(crate) mod tests {
         /// What is to be told of these instances. Claims in doubt of an address that was not told before are dropped.
         fn of(&self, stored: &BTreeMap<u8, Stored>, dropped: &mut BTreeSet<(u8, String)>) -> Self {
             let mut expected = Self::default();
-            let mut in_order: Vec<_> = stored.iter().filter(|(_, (_, instance, _))| !instance.is_draining()).collect();
-            in_order.sort_by_key(|(_, (put, ..))| *put);
-            let claims = || {
-                in_order.iter().flat_map(|(key, (_, instance, doubt))| {
-                    instance.addresses().iter().map(move |address| (**key, address, instance, *doubt))
-                })
-            };
-            for (_, address, instance, _) in claims().filter(|(.., doubt)| doubt.is_none()) {
-                let secure = expected.present.get(address.authority()).is_some_and(|(secure, _)| *secure);
-                let now = (secure || address.is_secure(), instance.clone());
-                expected.present.insert(address.authority().into(), now);
-            }
-            for (key, address, _, doubt) in claims() {
-                let authority = address.authority();
-                let Some(doubt) = doubt.filter(|_| !expected.present.contains_key(authority)) else { continue };
-                let known = self.present.contains_key(authority) || self.in_doubt.contains_key(authority);
-                if !known {
-                    dropped.insert((key, authority.into()));
+            let mut in_order: Vec<_> = stored.values().filter(|(_, instance, _)| !instance.is_draining()).collect();
+            in_order.sort_by_key(|(put, ..)| *put);
+            for (_, instance, _) in in_order.iter().filter(|(.., doubt)| doubt.is_none()) {
+                for address in instance.addresses() {
+                    let secure = expected.present.get(address.authority()).is_some_and(|(secure, _)| *secure);
+                    let now = (secure || address.is_secure(), instance.clone());
+                    expected.present.insert(address.authority().into(), now);
                 }
-                if !dropped.contains(&(key, authority.into())) {
-                    let most = expected.in_doubt.entry(authority.into()).or_insert(doubt);
-                    *most = doubt.max(*most);
+            }
+            for (key, (_, instance, doubt)) in stored.iter().filter(|(_, (_, instance, _))| !instance.is_draining()) {
+                for authority in instance.addresses().iter().map(|address| address.authority().to_owned()) {
+                    let (Some(doubt), claim) = (*doubt, (*key, authority.clone())) else { continue };
+                    if !self.present.contains_key(&authority) && !self.in_doubt.contains_key(&authority) {
+                        dropped.insert(claim.clone());
+                    }
+                    if !dropped.contains(&claim) {
+                        let most = expected.in_doubt.entry(authority).or_insert(doubt);
+                        *most = doubt.max(*most);
+                    }
                 }
             }
             expected
         }
+    }
+
+    /// Notes which claims in doubt are dropped now: those of addresses that are listed too.
+    fn drop_listed(stored: &BTreeMap<u8, Stored>, dropped: &mut BTreeSet<(u8, String)>) {
+        let of = |in_doubt: bool| {
+            let chosen = stored
+                .iter()
+                .filter(move |(_, (_, instance, doubt))| !instance.is_draining() && doubt.is_some() == in_doubt);
+            chosen.flat_map(|(key, (_, instance, _))| {
+                instance.addresses().iter().map(|address| (*key, address.authority().to_owned()))
+            })
+        };
+        let listed: BTreeSet<String> = of(false).map(|(_, authority)| authority).collect();
+        dropped.extend(of(true).filter(|(_, authority)| listed.contains(authority)));
     }
 
     /// Against a plain map of keys: what was told always leads to what is named, and nothing is told twice.
@@ -208,8 +219,16 @@ pub(crate) mod tests {
                     members.apply(InstanceChange::Insert(*key, instance.clone()));
                     puts += 1;
                     if stored.get(key).is_none_or(|(_, known, doubt)| *known != instance || doubt.is_some()) {
-                        stored.insert(*key, (puts, instance, None));
                         dropped.retain(|(of, _)| of != key);
+                        // It says again what these servers are, also if it is draining.
+                        for address in instance.addresses() {
+                            let others = stored.iter().filter(|(other, (.., doubt))| *other != key && doubt.is_some());
+                            let of_it = others.filter(|(_, (_, other, _))| {
+                                other.addresses().iter().any(|known| known.authority() == address.authority())
+                            });
+                            dropped.extend(of_it.map(|(other, _)| (*other, address.authority().to_owned())));
+                        }
+                        stored.insert(*key, (puts, instance, None));
                     }
                 }
                 Step::Apply(key, None) => {
@@ -229,6 +248,7 @@ pub(crate) mod tests {
                     assert!(members.take_changes().is_empty());
                 }
             }
+            drop_listed(&stored, &mut dropped);
             let draining = stored.values().filter(|(_, instance, doubt)| instance.is_draining() && doubt.is_none());
             assert_eq!(members.draining(), draining.count());
         }
@@ -319,8 +339,30 @@ pub(crate) mod tests {
         assert_eq!(changes(&mut members), ["h:1 None", "?h:2 Sudden"], "another key still names h:1");
         members.apply(InstanceChange::Insert("b", instance("h:2")));
         members.apply(InstanceChange::Remove("c"));
-        assert_eq!(changes(&mut members), ["?h:1 Sudden", "h:2 None"]);
-        members.apply(InstanceChange::Remove("a"));
-        assert_eq!(changes(&mut members), ["-h:1"]);
+        assert_eq!(changes(&mut members), ["-h:1", "h:2 None"], "h:1 was listed when the doubt arose, and has left");
+        members.apply(InstanceChange::PutInDoubt("b", Doubt::Gradual));
+        assert_eq!(changes(&mut members), ["?h:2 Gradual"]);
+        members.apply(InstanceChange::Remove("b"));
+        assert_eq!(changes(&mut members), ["-h:2"]);
+    }
+
+    /// A server that has registered again under another key says there what it is: the key that was lost counts no more.
+    #[test]
+    fn a_server_that_is_draining_under_another_key_is_not_kept_by_the_one_that_was_lost() {
+        for again in [vec![false, true], vec![true]] {
+            let mut members = Members::new();
+            members.apply(InstanceChange::Insert("lost", instance("h:1")));
+            assert_eq!(changes(&mut members), ["h:1 None"]);
+            members.apply(InstanceChange::PutInDoubt("lost", Doubt::Sudden));
+            assert_eq!(changes(&mut members), ["?h:1 Sudden"]);
+            let told: Vec<_> = again
+                .into_iter()
+                .flat_map(|draining| {
+                    members.apply(InstanceChange::Insert("again", instance("h:1").with_draining(draining)));
+                    changes(&mut members)
+                })
+                .collect();
+            assert_eq!(told.last().map(String::as_str), Some("-h:1"));
+        }
     }
 }

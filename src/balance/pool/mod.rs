@@ -3,7 +3,7 @@
 //! ```text
 //! source.rs ──Update──▶ members.rs ──AddressChange──▶ Pool: one PoolEntry for each address, with a subchannel and its supervisor
 //! (or the resolver)      (pure)                         │  ▲ woken by supervisors: connected, lost, begun to fail
-//!                                                      │  └ woken by time: outlier detection, proofs of life
+//!                                                      │  └ woken by time: outlier detection
 //!                                                      ▼
 //!                 ready.rs: Published (servers, picker) for calls · ChannelStatus for those who wait · the queue's turns
 //! ```
@@ -11,7 +11,8 @@
 //! The task is the only one that decides who is ready, so nothing here is locked. Everything it publishes is immutable.
 
 mod entry;
-mod hold;
+#[cfg(test)]
+mod hold_tests;
 pub(crate) mod members;
 pub(super) mod ready;
 pub(super) mod room;
@@ -73,11 +74,14 @@ where
     let mut members = Members::new();
     let mut open = true;
     loop {
-        let timer = pool.next_timer();
+        let detection = pool.outlier_detector.as_ref().map(|detector| pool.began + detector.next());
         let mut is_full = false;
         tokio::select! {
             update = next(source.as_mut()), if open => match update {
-                None => open = false, // the last set stays
+                None => {
+                    open = false; // the last set stays
+                    pool.remove_held(); // nobody says when the doubt ends
+                }
                 Some(update) => {
                     pool.apply(update, &mut members);
                     let mut applied = 0;
@@ -95,11 +99,12 @@ where
             () = pool.shared.connect_context.changed.notified() => {}
             () = pool.failures() => {}
             never = turns.as_mut() => match never {},
-            () = sleep_until(timer.unwrap_or_else(Instant::now)), if timer.is_some() => {}
+            () = sleep_until(detection.unwrap_or_else(Instant::now)), if detection.is_some() => {}
         }
         pool.let_go();
         pool.detect_outliers();
         pool.publish();
+        pool.leaving.retain(|_, streams| streams.strong_count() > 0);
         // A source that always has more must not keep the other tasks of this thread from running.
         if is_full {
             yield_now().await;
@@ -241,7 +246,6 @@ impl Pool {
     fn remove(&mut self, authority: &Authority) {
         self.entries_changed = true;
         let Some(entry) = self.entries.remove(authority) else { return };
-        self.leaving.retain(|_, streams| streams.strong_count() > 0);
         if let Some(streams) = entry.subchannel.streams() {
             self.leaving.insert(authority.clone(), Arc::downgrade(streams));
         }
@@ -255,23 +259,25 @@ impl Pool {
         settings.counts_by_server().then(|| known.unwrap_or_else(new))
     }
 
-    /// When to look at the servers again, if nothing happens before.
-    fn next_timer(&self) -> Option<Instant> {
-        let detection = self.outlier_detector.as_ref().map(|detector| self.began + detector.next());
-        let proofs = self.entries.values().filter_map(PoolEntry::proof_due);
-        detection.into_iter().chain(proofs).min()
+    /// Removes the servers that are not held any longer, because their connections have ended.
+    fn let_go(&mut self) {
+        let is_over = |(authority, entry): (&Authority, &PoolEntry)| entry.is_over().then(|| authority.clone());
+        let over: Vec<Authority> = self.entries.iter().filter_map(is_over).collect();
+        self.remove_in_doubt(&over);
     }
 
-    /// Removes the servers that are not held any longer: their connections have ended, or have not proven
-    /// that the server lives.
-    fn let_go(&mut self) {
-        let now = Instant::now();
-        let over =
-            self.entries.iter_mut().filter_map(|(authority, entry)| entry.is_over(now).then(|| authority.clone()));
-        for authority in over.collect::<Vec<_>>() {
+    /// Removes all servers that are held.
+    fn remove_held(&mut self) {
+        let held = self.entries.iter().filter(|(_, entry)| entry.doubt().is_some());
+        let held: Vec<Authority> = held.map(|(authority, _)| authority.clone()).collect();
+        self.remove_in_doubt(&held);
+    }
+
+    fn remove_in_doubt(&mut self, servers: &[Authority]) {
+        for authority in servers {
             let service = &*self.directory.service;
             tracing::debug!(parent: None, service, server = authority.as_str(), "server in doubt removed");
-            self.remove(&authority);
+            self.remove(authority);
         }
     }
 
@@ -313,25 +319,23 @@ impl Pool {
         let mut status = ChannelStatus::new(self.directory.clone());
         status.draining = self.draining;
         let (mut ready, mut ejected) = (Vec::new(), Vec::new());
-        let mut has_listed = false;
         for entry in self.entries.values_mut() {
             let state = entry.subchannel.state();
             match entry.ready(&self.shared, &state) {
-                Some(server) if entry.subchannel.is_ejected() => ejected.push(server),
-                Some(server) => {
-                    has_listed |= entry.doubt().is_none();
-                    ready.push((server, entry.doubt()));
-                }
+                Some(server) if entry.subchannel.is_ejected() => ejected.push((server, entry.doubt())),
+                Some(server) => ready.push((server, entry.doubt())),
                 None if matches!(state, SubchannelState::TransientFailure) => status.failing += 1,
                 // One whose connection has ended is about to connect again.
                 None => status.connecting += 1,
             }
         }
         (status.ready, status.ejected) = (ready.len(), ejected.len());
-        // All may have left in order: then these get no call that another server can take.
-        ready.retain(|(_, doubt)| !has_listed || *doubt != Some(Doubt::Gradual));
         // A server that fails some calls is better than none.
-        let servers = if ready.is_empty() { ejected } else { ready.into_iter().map(|(server, _)| server).collect() };
+        let mut servers = if ready.is_empty() { ejected } else { ready };
+        // All servers may have left in order: such a one gets no call that a listed one can take.
+        let has_listed = servers.iter().any(|(_, doubt)| doubt.is_none());
+        servers.retain(|(_, doubt)| !has_listed || *doubt != Some(Doubt::Gradual));
+        let servers: Vec<PublishedServer> = servers.into_iter().map(|(server, _)| server).collect();
         status.state = if !servers.is_empty() {
             ConnectivityState::Ready
         } else if !self.directory.resolved || status.connecting > 0 {

@@ -46,10 +46,11 @@ pub enum ServerState {
     /// server is ready.
     Ejected,
     /// Connected, and no longer listed by etcd, which has lost it in a doubtful way
-    /// ([`MassLoss`](crate::MassLoss)). The channel sends a PING when that happens, and goes on using
-    /// the connections over which something is read within a second. It makes no new connection. The
-    /// server is removed when its connections have ended or it has sent GOAWAY, or when its loss is not
-    /// doubtful any more, after 60 s by default. If it registers again, it is `Ready`.
+    /// ([`MassLoss`](crate::MassLoss)). The channel sends a PING over each of its connections when that
+    /// happens. A connection over which nothing is read within a second takes no more calls; neither
+    /// does one that was pinged as often as servers permit (gRFC A8). The channel makes no new
+    /// connection. The server is removed when its connections have ended or it has sent GOAWAY, or when
+    /// its loss is not doubtful any more, after 60 s by default. If it registers again, it is `Ready`.
     ///
     /// After a sudden loss it gets calls as before. After a gradual one it gets calls only while no
     /// server that etcd lists is ready.

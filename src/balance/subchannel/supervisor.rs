@@ -120,7 +120,7 @@ impl Supervisor {
             closing.await
         };
         let (service, error) = (&*self.context.service, reason.to_string());
-        if reason.kind == CloseKind::Unresponsive {
+        if reason.kind == CloseKind::Unresponsive && !self.subchannel.is_held() {
             self.has_warned = true;
             tracing::warn!(parent: None, service, %server, error, "server silent, connecting again");
         } else {

@@ -17,7 +17,7 @@ pub(crate) enum Command {
     Ping,
     /// Probe a connection that was idle. Sent once for each time that it becomes idle.
     Probe,
-    /// Send a PING, unless one is unanswered: the server has to prove that it lives.
+    /// The server has to prove within a second that it lives, or the connection drains.
     Prove,
     /// Close the connection now, with all its exchanges, for this reason.
     Close(String),

@@ -23,7 +23,7 @@ use crate::connection::state::{CloseKind, CloseReason};
 
 /// How long a probe may take. Calls wait for it, so it is as short as a round trip over a bad
 /// network allows.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+pub(crate) const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 /// The next check if nothing has to be timed. A day: tokio's timers take no infinite times.
 const FAR: Duration = Duration::from_secs(24 * 60 * 60);
 

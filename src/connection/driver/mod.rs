@@ -74,6 +74,8 @@ pub(super) struct Driver<T> {
     close_timer: Option<Pin<Box<Sleep>>>,
     /// The poll was put off by one turn, so that more requests are written at once.
     is_deferred: bool,
+    /// How many streams had been opened at the last poll, modulo 2^32.
+    opened: u32,
 }
 
 /// How long an unused connection may take to close. A server that does not read would hold it open
@@ -101,6 +103,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
             stream_window: options.stream_window,
             close_timer: None,
             is_deferred: false,
+            opened: 0,
         }
     }
 
@@ -124,7 +127,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         while let Poll::Ready(command) = self.commands.poll_recv(cx) {
             match command {
                 Some(Command::Ping) => self.timers.iter_mut().for_each(|timers| timers.ping(cx)),
-                Some(Command::Prove) => self.timers.iter_mut().for_each(|timers| timers.prove(cx)),
+                Some(Command::Prove) => {
+                    if let Some(decision) = self.timers.as_mut().and_then(|timers| timers.prove(&self.shared, cx)) {
+                        return Poll::Ready(decision);
+                    }
+                }
                 Some(Command::Probe) => {
                     if let Some(decision) = self.timers.as_mut().and_then(|timers| timers.probe(&self.shared, cx)) {
                         return Poll::Ready(decision);
@@ -167,7 +174,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Future for Driver<T> {
         // The first of several callers wakes this task, which would run at once and write that one
         // request alone. One turn later the others have sent too, and everything leaves in one
         // write.
-        if !this.is_deferred && this.shared.capacity.in_flight() > 1 {
+        // A poll without new requests has nothing to gather: it reads.
+        let opened = this.shared.streams.opened();
+        let has_requests = std::mem::replace(&mut this.opened, opened) != opened;
+        if !this.is_deferred && has_requests && this.shared.capacity.in_flight() > 1 {
             this.is_deferred = true;
             cx.waker().wake_by_ref();
             return Poll::Pending;

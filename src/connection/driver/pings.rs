@@ -121,13 +121,22 @@ impl PingSender {
     /// Whether servers that count PINGs tolerate another one, `pause` after the last:
     /// [`PAUSE_IN_FLIGHT`] or [`PAUSE_IDLE`].
     pub(crate) fn is_allowed(&mut self, now: Instant, pause: Duration, shared: &Shared) -> bool {
+        self.is_below(FREE_PINGS, now, pause, shared)
+    }
+
+    /// The same of the PING that is kept back.
+    pub(crate) fn is_one_more_allowed(&mut self, now: Instant, pause: Duration, shared: &Shared) -> bool {
+        self.is_below(FREE_PINGS + 1, now, pause, shared)
+    }
+
+    fn is_below(&mut self, free: u32, now: Instant, pause: Duration, shared: &Shared) -> bool {
         let has_progress = shared.has_progress.swap(false, Ordering::Relaxed);
         // Progress that a caller takes late may have been read before the last PING: the bytes
         // tell.
         if has_progress && self.bytes_read() - self.bytes_at_last > PING_SIZE {
             self.sent = 0;
         }
-        self.sent < FREE_PINGS || self.last_sent.is_none_or(|last| now.duration_since(last) >= pause)
+        self.sent < free || self.last_sent.is_none_or(|last| now.duration_since(last) >= pause)
     }
 }
 

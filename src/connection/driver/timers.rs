@@ -9,14 +9,14 @@ use std::time::Duration;
 use h2::PingPong;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::connection::driver::idle::IdleTimer;
+use crate::connection::driver::idle::{IdleTimer, PROBE_TIMEOUT};
 use crate::connection::driver::keepalive::KeepAliveTimer;
-use crate::connection::driver::pings::PingSender;
+use crate::connection::driver::pings::{PAUSE_IDLE, PAUSE_IN_FLIGHT, PingSender, PingTimeout};
 use crate::connection::driver::read_tracking::IoActivity;
 use crate::connection::driver::registered::RegisteredTimer;
 use crate::connection::options::Options;
 use crate::connection::shared::Shared;
-use crate::connection::state::CloseReason;
+use crate::connection::state::{CloseKind, CloseReason};
 
 /// The next check if nothing has to be timed. A day: tokio's timers take no infinite times.
 const FAR: Duration = Duration::from_secs(24 * 60 * 60);
@@ -38,6 +38,8 @@ pub(crate) struct Timers {
     pings: PingSender,
     keep_alive: Option<KeepAliveTimer>,
     idle: Option<IdleTimer>,
+    /// While the server has to prove that it lives.
+    proof: Option<PingTimeout>,
     /// See [`KeepAlive::unthrottled`](crate::KeepAlive::unthrottled). Holds for probes too.
     unthrottled: bool,
 }
@@ -54,6 +56,7 @@ impl Timers {
             pings: PingSender::new(h2, activity),
             keep_alive: options.keep_alive.map(keep_alive),
             idle: options.idle_timeout.map(IdleTimer::new),
+            proof: None,
             unthrottled: options.keep_alive.is_some_and(|keep_alive| keep_alive.unthrottled),
         }
     }
@@ -81,12 +84,36 @@ impl Timers {
         }
     }
 
-    /// Sends a PING, unless one is unanswered. Whoever asks for it looks at what was read.
-    pub(crate) fn prove(&mut self, cx: &mut Context<'_>) {
+    /// Sends a PING, unless one is unanswered, which the server has a second to answer: otherwise the
+    /// connection drains. Returns what to do if servers would take one more PING for one too many.
+    pub(crate) fn prove(&mut self, shared: &Shared, cx: &mut Context<'_>) -> Option<Decision> {
+        let now = Instant::now();
         if self.pings.unanswered().is_none() {
-            self.pings.send(Instant::now(), cx);
-            self.check_now();
+            let pause = if shared.capacity.in_flight() > 0 { PAUSE_IN_FLIGHT } else { PAUSE_IDLE };
+            if !self.pings.is_one_more_allowed(now, pause, shared) && !self.unthrottled {
+                return Some(Decision::Drain(not_proven("it was pinged as often as servers permit")));
+            }
+            self.pings.send(now, cx);
         }
+        self.proof = Some(PingTimeout::new(PROBE_TIMEOUT));
+        self.check_now();
+        None
+    }
+
+    /// Returns when to check again that the server has proven that it lives.
+    ///
+    /// # Errors
+    /// It has not.
+    fn check_proof(&mut self, now: Instant) -> Result<Option<Instant>, CloseReason> {
+        let (Some(timeout), Some(ping)) = (&mut self.proof, self.pings.unanswered()) else {
+            self.proof = None; // something was read
+            return Ok(None);
+        };
+        if let Some(next) = timeout.deadline(now, ping) {
+            return Ok(Some(next));
+        }
+        self.proof = None;
+        Err(not_proven(&format!("no answer to a ping in {} ms", PROBE_TIMEOUT.as_millis())))
     }
 
     /// Probes an idle connection for a call. Returns what to do if that is not possible.
@@ -120,17 +147,27 @@ impl Timers {
             let now = Instant::now();
             let keep_alive = self.keep_alive.as_mut().map(|timer| timer.check(now, &mut self.pings, shared, cx));
             let idle = self.idle.as_mut().map(|timer| timer.check(now, &mut self.pings, shared));
+            let proof = self.check_proof(now);
             if let Some(Err(reason)) = keep_alive {
                 return Poll::Ready(Decision::Close(reason));
             }
-            let next = [&keep_alive, &idle].into_iter().flatten().flatten().min();
+            let next_proof = proof.as_ref().ok().and_then(Option::as_ref);
+            let next = [&keep_alive, &idle].into_iter().flatten().flatten().chain(next_proof).min();
             // No next check: there is no keep-alive, and the idle timeout has abandoned the
             // connection.
             self.reset(next.copied().unwrap_or(now + FAR));
             if let Some(Err(reason)) = idle {
                 return Poll::Ready(Decision::Drain(reason));
             }
+            if let Err(reason) = proof {
+                return Poll::Ready(Decision::Drain(reason));
+            }
         }
         Poll::Pending
     }
+}
+
+/// The reason of a connection that drains because the server has not proven that it lives.
+fn not_proven(why: &str) -> CloseReason {
+    CloseReason::new(CloseKind::Other, format!("asked whether the server lives, and {why}"))
 }

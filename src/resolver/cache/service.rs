@@ -162,9 +162,14 @@ impl ServiceCache {
     }
 
     /// etcd holds these instances now. They are written if they have changed. Otherwise only their
-    /// time is written, every five minutes.
+    /// time is written, every five minutes. Nothing is written while any loss is doubtful.
     pub(in crate::resolver) fn confirm(&mut self, snapshot: &Snapshot, has_changed: bool) {
         (self.is_resolved, self.is_used, self.found) = (true, false, None);
+        // A program that starts now may need the servers whose loss is doubtful.
+        if snapshot.doubtful_instances() > 0 {
+            self.saved_at = None; // it is written once nothing is
+            return;
+        }
         let now = Instant::now();
         if !has_changed && self.saved_at.is_some_and(|at| now < at + CONFIRM_INTERVAL) {
             return;

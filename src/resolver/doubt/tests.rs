@@ -40,29 +40,37 @@ impl World {
         world
     }
 
-    fn step<R>(&mut self, is_list: bool, change: impl FnOnce(&mut Snapshot) -> R) {
+    fn step<R>(&mut self, cause: Cause, change: impl FnOnce(&mut Snapshot) -> R) {
         let before = self.snapshot.clone();
         change(&mut self.snapshot);
-        let lost = diff(&before, &self.snapshot).filter(|difference| difference.after.is_none());
-        let gone = lost.filter_map(|difference| difference.before).collect();
-        self.losses.on_step(self.now, Step { is_list, known: before.len(), after: &self.snapshot, gone });
+        let mut step = Step { cause, known: before.len(), left: self.snapshot.len(), gone: vec![], came: vec![] };
+        for difference in diff(&before, &self.snapshot) {
+            match (difference.before, difference.after) {
+                (Some(entry), None) => step.gone.push(entry),
+                (None, Some(entry)) => step.came.push(entry.key().into()),
+                _ => {}
+            }
+        }
+        self.losses.on_step(self.now, step);
     }
 
     fn list(&mut self, keys: Vec<(u8, i64)>) {
-        self.step(true, |snapshot| snapshot.restore(1, keys.iter().map(|(key, lease)| entry(*key, *lease)).collect()));
+        self.step(Cause::ListAfterBreak, |snapshot| {
+            snapshot.restore(1, keys.iter().map(|(key, lease)| entry(*key, *lease)).collect())
+        });
     }
 
     fn delete(&mut self, keys: &[u8]) {
-        self.step(false, |snapshot| keys.iter().for_each(|key| drop(snapshot.remove(&key_of(*key)))));
+        self.step(Cause::Events, |snapshot| keys.iter().for_each(|key| drop(snapshot.remove(&key_of(*key)))));
     }
 
     fn put(&mut self, key: u8) {
-        self.step(false, |snapshot| snapshot.put(entry(key, key.into())));
+        self.step(Cause::Events, |snapshot| snapshot.put(entry(key, key.into())));
     }
 
     fn doubtful(&mut self) -> Vec<(u8, Doubt)> {
         self.losses.expire(self.now);
-        self.losses.doubtful.iter().map(|(key, lost)| (key[2], lost.doubt)).collect()
+        self.losses.doubtful.entries().map(|entry| (entry.key()[2], entry.doubt().unwrap())).collect()
     }
 }
 
@@ -102,7 +110,7 @@ fn one_revision_is_sudden_if_its_keys_have_several_owners() {
 fn a_lease_counts_as_it_is_now() {
     let mut world = World::new(MassLoss::default());
     world.list((1..=4).map(|key| (key, 5)).collect());
-    world.step(false, |snapshot| assert!(!snapshot.put(entry(1, 9)), "an equal record")); // its registrar has moved
+    world.step(Cause::Events, |snapshot| assert!(!snapshot.put(entry(1, 9)), "an equal record")); // its registrar has moved
     world.delete(&[1, 2, 3]);
     assert_eq!(world.doubtful()[0], (1, Doubt::Sudden));
 }
@@ -157,18 +165,80 @@ fn a_key_that_is_put_again_is_ordinary_and_its_next_loss_is_believed() {
 fn a_doubt_ends_after_its_time_and_says_when() {
     let mut world = World::new(MassLoss::default().delay_removals(secs(10)));
     world.list((1..=3).map(|key| (key, 0)).collect());
-    assert_eq!(world.losses.wake(world.now), None);
+    assert_eq!(world.losses.wake(), None);
     world.delete(&[1, 2, 3]);
     let began = world.now;
     assert_eq!(world.losses.take_changes().unwrap().len(), 3);
     assert!(world.losses.take_changes().is_none());
-    assert_eq!(world.losses.delayed(began + secs(10) - Duration::from_nanos(1)).count(), 3);
-    assert_eq!(world.losses.wake(began), Some(began + secs(10)));
-    assert_eq!(world.losses.delayed(began + secs(10)).count(), 0);
-    assert_eq!(world.losses.wake(began + secs(10)), Some(began + secs(60)));
+    assert!(world.losses.delay_changed() && !world.losses.delay_changed());
+    world.losses.expire(began + secs(10) - Duration::from_nanos(1));
+    assert_eq!((world.losses.delayed().len(), world.losses.wake()), (3, Some(began + secs(10))));
+    assert!(!world.losses.delay_changed());
+    world.losses.expire(began + secs(10));
+    assert_eq!((world.losses.delayed().len(), world.losses.wake()), (0, Some(began + secs(60))));
+    assert!(world.losses.delay_changed() && world.losses.take_changes().is_none());
     world.now = began + secs(60);
     assert!(world.doubtful().is_empty());
     assert_eq!(world.losses.take_changes().unwrap().len(), 0);
+    assert_eq!(world.losses.wake(), None);
+}
+
+/// Time passes between two looks at the clock: what is over by then, and has not been taken in, is due at once.
+#[test]
+fn a_doubt_that_is_over_and_was_not_yet_ended_is_due() {
+    let mut world = World::with(3);
+    world.delete(&[1, 2, 3]);
+    let end = world.now + secs(60);
+    world.losses.expire(end - Duration::from_nanos(1));
+    assert_eq!((world.losses.doubtful.len(), world.losses.wake()), (3, Some(end)));
+}
+
+#[test]
+fn a_key_that_is_lost_again_is_doubtful_for_the_whole_time() {
+    let mut world = World::with(3);
+    world.list(vec![]);
+    world.now += secs(50);
+    (1..=3).for_each(|key| world.put(key));
+    world.list(vec![]);
+    world.now += secs(50); // the first end has come
+    assert_eq!(world.doubtful().len(), 3);
+    world.now += secs(10);
+    assert!(world.doubtful().is_empty());
+}
+
+/// What names no instance that takes calls has no owner that could leave, and is not missed.
+#[test]
+fn keys_that_cannot_be_read_and_servers_that_drain_are_no_owners() {
+    let draining = |key| {
+        let instance = Instance::new("h:1").unwrap().with_draining(true);
+        SnapshotEntry::new(&key_of(key), Ok(vec![instance])).with_lease(8)
+    };
+    let unreadable = |key| SnapshotEntry::new(&key_of(key), Err(crate::codec::DecodeError::new("bad")));
+    let mut world = World::new(MassLoss::default());
+    world.step(Cause::ListAfterBreak, |snapshot| {
+        let entries = (1..=4).map(|key| entry(key, 5)).chain([draining(8), unreadable(9)]);
+        snapshot.restore(1, entries.collect())
+    });
+    world.delete(&[1, 2, 3, 4, 8, 9]); // one owner has left, with all that it had below the prefix
+    let expected: Vec<_> = (1..=4).map(|key| (key, Doubt::Gradual)).collect();
+    assert_eq!(world.doubtful(), expected);
+}
+
+/// An etcd that was wiped is restored from its backup after its servers have registered again.
+#[test]
+fn a_list_is_no_deletion_that_is_believed() {
+    let mut world = World::with(3);
+    world.list(vec![]);
+    (1..=3).for_each(|key| world.put(key));
+    world.list(vec![]);
+    assert_eq!(world.doubtful().len(), 3);
+}
+
+#[test]
+fn a_list_beside_an_open_watch_is_no_sudden_loss() {
+    let mut world = World::with(4);
+    world.step(Cause::List, |snapshot| snapshot.restore(1, vec![]));
+    assert!(world.doubtful().iter().all(|(_, doubt)| *doubt == Doubt::Gradual));
 }
 
 #[test]
@@ -178,7 +248,7 @@ fn only_sudden_losses_are_delayed() {
     world.delete(&[1]);
     world.delete(&[2]);
     assert_eq!(world.doubtful(), [(2, Doubt::Gradual)]);
-    assert_eq!(world.losses.delayed(world.now).count(), 0);
+    assert!(world.losses.delayed().is_empty());
 }
 
 #[test]
@@ -197,7 +267,8 @@ fn nothing_is_doubtful_if_it_is_turned_off() {
 
 #[derive(Clone, Debug)]
 enum Move {
-    List(Vec<(u8, i64)>),
+    /// After a break, or not.
+    List(bool, Vec<(u8, i64)>),
     /// Keys that are put, and keys that are deleted, in one revision.
     Revision(Vec<(u8, i64)>, Vec<u8>),
     /// Tenths of seconds.
@@ -207,7 +278,7 @@ enum Move {
 fn moves() -> impl Strategy<Value = Move> {
     let keys = |most| proptest::collection::vec((0_u8..12, 0_i64..4), 0..most);
     prop_oneof![
-        1 => keys(12).prop_map(Move::List),
+        1 => (any::<bool>(), keys(12)).prop_map(|(after_break, keys)| Move::List(after_break, keys)),
         4 => (keys(4), proptest::collection::vec(0_u8..12, 0..3)).prop_map(|(puts, deletes)| Move::Revision(puts, deletes)),
         2 => (0_u16..400).prop_map(Move::Pass),
     ]
@@ -230,7 +301,7 @@ struct Model {
 }
 
 impl Model {
-    fn step(&mut self, options: MassLoss, now: Duration, is_list: bool, before: &Snapshot, after: &Snapshot) {
+    fn step(&mut self, options: MassLoss, now: Duration, cause: Cause, before: &Snapshot, after: &Snapshot) {
         self.doubtful.retain(|_, (_, since)| now < *since + options.doubtful_for);
         let returned: Vec<u8> =
             self.doubtful.keys().copied().filter(|key| after.get(&key_of(*key)).is_some()).collect();
@@ -247,14 +318,20 @@ impl Model {
         let gone: Vec<&SnapshotEntry> = before.entries().filter(|entry| after.get(entry.key()).is_none()).collect();
         let owners: BTreeSet<(i64, u8)> =
             gone.iter().map(|entry| (entry.lease(), if entry.lease() == 0 { entry.key()[2] } else { 0 })).collect();
-        let doubt = if (is_list || owners.len() > 1) && options.is_doubtful(before.len(), after.len()) {
+        let at_once = match cause {
+            Cause::Events => owners.len() > 1,
+            Cause::List => false,
+            Cause::ListAfterBreak => true,
+        };
+        let doubt = if at_once && options.is_doubtful(before.len(), after.len()) {
             Some(Doubt::Sudden)
         } else {
             options.is_doubtful(peak, after.len()).then_some(Doubt::Gradual)
         };
         for entry in gone {
             let Some(doubt) = doubt else { continue };
-            let is_believed = self.returned.remove(&entry.key()[2]).is_some_and(|at| now < at + options.doubtful_for);
+            let is_believed = cause == Cause::Events
+                && self.returned.remove(&entry.key()[2]).is_some_and(|at| now < at + options.doubtful_for);
             if !is_believed {
                 self.doubtful.insert(entry.key()[2], (doubt, now));
             }
@@ -266,36 +343,39 @@ fn follows_the_rules(options: MassLoss, steps: &[Move]) -> TestCaseResult {
     let (mut world, mut model) = (World::new(options), Model::default());
     for step in steps {
         let before = world.snapshot.clone();
-        let is_list = match step {
+        let cause = match step {
             Move::Pass(tenths) => {
                 world.now += Duration::from_millis(u64::from(*tenths) * 100);
                 None
             }
-            Move::List(keys) => {
-                world.list(keys.clone());
-                Some(true)
+            Move::List(after_break, keys) => {
+                let cause = if *after_break { Cause::ListAfterBreak } else { Cause::List };
+                let entries = keys.iter().map(|(key, lease)| entry(*key, *lease)).collect();
+                world.step(cause, |snapshot| snapshot.restore(1, entries));
+                Some(cause)
             }
             Move::Revision(puts, deletes) => {
-                world.step(false, |snapshot| {
+                world.step(Cause::Events, |snapshot| {
                     deletes.iter().for_each(|key| drop(snapshot.remove(&key_of(*key))));
                     for (key, lease) in puts {
                         snapshot.put(entry(*key, *lease));
                     }
                 });
-                Some(false)
+                Some(Cause::Events)
             }
         };
-        if let Some(is_list) = is_list {
-            model.step(options, world.now, is_list, &before, &world.snapshot);
+        if let Some(cause) = cause {
+            model.step(options, world.now, cause, &before, &world.snapshot);
         }
         model.doubtful.retain(|_, (_, since)| world.now < *since + options.doubtful_for);
         let expected: Vec<(u8, Doubt)> = model.doubtful.iter().map(|(key, (doubt, _))| (*key, *doubt)).collect();
         prop_assert_eq!(world.doubtful(), expected);
         let next = model.doubtful.values().map(|(_, since)| *since + options.doubtful_for).min();
-        let wake = world.losses.wake(world.now);
-        prop_assert_eq!(wake, next, "a doubt ends by time alone");
+        let wake = world.losses.wake();
+        prop_assert!(wake.is_none_or(|at| at > world.now), "nothing is left to do");
+        prop_assert!(next.is_none_or(|next| wake.is_some_and(|at| at <= next)), "a doubt ends by time alone");
         if let Some(changed) = world.losses.take_changes() {
-            let keys: Vec<u8> = changed.iter().map(|doubtful| doubtful.entry.key()[2]).collect();
+            let keys: Vec<u8> = changed.entries().map(|entry| entry.key()[2]).collect();
             prop_assert!(keys.is_sorted() && keys.iter().all(|key| world.snapshot.get(&key_of(*key)).is_none()));
         }
         prop_assert!(world.losses.peaks.iter().is_sorted_by(|one, next| one.0 <= next.0 && one.1 > next.1));

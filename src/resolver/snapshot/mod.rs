@@ -34,25 +34,31 @@ pub struct SnapshotEntry {
     value: Option<Box<[u8]>>,
     /// The lease of the key; 0 for none. Who owns a key is no part of what it says: not compared.
     lease: i64,
-}
-
-/// An entry that etcd has lost in a doubtful way.
-#[derive(Clone, Debug)]
-pub(crate) struct DoubtfulEntry {
-    pub(crate) entry: Arc<SnapshotEntry>,
-    pub(crate) doubt: Doubt,
+    /// How etcd has lost it, if its loss is doubtful. Not compared.
+    doubt: Option<Doubt>,
 }
 
 impl SnapshotEntry {
     /// An entry of what was read.
     pub(crate) fn new(key: &[u8], read: Result<Vec<Instance>, DecodeError>) -> Self {
-        Self { key: key.into(), read: read.map(Vec::into_boxed_slice), value: None, lease: 0 }
+        Self { key: key.into(), read: read.map(Vec::into_boxed_slice), value: None, lease: 0, doubt: None }
     }
 
     /// The same entry of a key under this lease.
     pub(crate) fn with_lease(mut self, lease: i64) -> Self {
         self.lease = lease;
         self
+    }
+
+    /// The same entry, as one that etcd has lost.
+    pub(crate) fn in_doubt(mut self, doubt: Doubt) -> Self {
+        self.doubt = Some(doubt);
+        self
+    }
+
+    /// How etcd has lost it, if its loss is doubtful.
+    pub(crate) fn doubt(&self) -> Option<Doubt> {
+        self.doubt
     }
 
     /// The lease of the key; 0 for none.
@@ -115,9 +121,9 @@ pub struct Snapshot {
     instances: usize,
     /// How many of them cannot be read.
     unreadable: usize,
-    /// What etcd has lost, and may still be there. In the order of the keys; none of them is among the
-    /// entries.
-    doubtful: Arc<[DoubtfulEntry]>,
+    /// What etcd has lost, and may still be there. None of its keys is among the entries. `None` if
+    /// nothing is.
+    doubtful: Option<Arc<Snapshot>>,
 }
 
 impl Snapshot {
@@ -163,23 +169,22 @@ impl Snapshot {
     /// [`Snapshot::instances`] and [`Snapshot::entries`] are what etcd holds, and two snapshots are
     /// equal whatever is doubtful.
     pub fn doubtful(&self) -> impl Iterator<Item = &SnapshotEntry> {
-        self.doubtful.iter().map(|doubtful| &*doubtful.entry)
+        self.doubtful.iter().flat_map(|doubtful| doubtful.entries())
     }
 
-    /// The same, each with the kind of its loss.
-    pub(crate) fn doubtful_entries(&self) -> &[DoubtfulEntry] {
-        &self.doubtful
+    /// The same as a set of its own, if there are any.
+    pub(crate) fn doubtful_set(&self) -> Option<&Arc<Snapshot>> {
+        self.doubtful.as_ref()
     }
 
-    /// Whether the loss of a key is doubtful, and how.
-    pub(crate) fn doubt_of(&self, key: &[u8]) -> Option<Doubt> {
-        let place = self.doubtful.binary_search_by(|doubtful| doubtful.entry.key().cmp(key)).ok()?;
-        Some(self.doubtful[place].doubt)
+    /// The number of doubtful instances.
+    pub(crate) fn doubtful_instances(&self) -> usize {
+        self.doubtful.as_ref().map_or(0, |doubtful| doubtful.len())
     }
 
-    /// Sets what is doubtful, in the order of the keys.
-    pub(crate) fn set_doubtful(&mut self, doubtful: Arc<[DoubtfulEntry]>) {
-        self.doubtful = doubtful;
+    /// Sets what is doubtful.
+    pub(crate) fn set_doubtful(&mut self, doubtful: Arc<Snapshot>) {
+        self.doubtful = (!doubtful.is_empty()).then_some(doubtful);
     }
 
     /// Sets the revision up to which the snapshot is true.
@@ -351,9 +356,14 @@ pub(crate) fn diff<'a>(before: &'a Snapshot, after: &'a Snapshot) -> impl Iterat
     differences(before, after, PartialEq::eq)
 }
 
-/// Whether two entries are equal, and keep the same value and lease.
+/// As [`diff`], of sets of doubtful entries: entries differ too if they were lost in another way.
+pub(crate) fn diff_doubtful<'a>(before: &'a Snapshot, after: &'a Snapshot) -> impl Iterator<Item = Difference> + 'a {
+    differences(before, after, |one, other| one == other && one.doubt == other.doubt)
+}
+
+/// Whether two entries are equal, and keep the same value, lease and doubt.
 fn is_stored_equal(one: &SnapshotEntry, other: &SnapshotEntry) -> bool {
-    one == other && (&one.value, one.lease) == (&other.value, other.lease)
+    one == other && (&one.value, one.lease, one.doubt) == (&other.value, other.lease, other.doubt)
 }
 
 /// As [`diff`], with this comparison.

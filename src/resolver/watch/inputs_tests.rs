@@ -117,6 +117,7 @@ fn nothing_is_removed_by_errors(seed: u64, steps: &[Step]) {
             assert_eq!(after.unreadable(), after.entries().filter(|entry| entry.error().is_some()).count());
             assert_eq!(after.revision(), machine.revision);
         }
+        machine.doubt_changed(now);
         if let Some(from) = machine.watch(now) {
             assert!(from >= 1, "{from} is no revision");
             assert!(machine.wants_watch() && !machine.must_list);

@@ -25,13 +25,15 @@
 
 mod vocabulary;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 pub(crate) use self::vocabulary::{Action, Change, Event, FailureKind, Input, WatchStatus};
 
+use crate::address::Address;
 use crate::backoff::Backoff;
-use crate::resolver::doubt::{DoubtfulLosses, Step};
+use crate::instance::Instance;
+use crate::resolver::doubt::{Cause, DoubtfulLosses, Step};
 use crate::resolver::mass_loss::MassLoss;
 use crate::resolver::snapshot::{Snapshot, SnapshotEntry, diff};
 
@@ -86,6 +88,8 @@ pub(crate) struct Machine {
     doubt: DoubtfulLosses,
     /// The cluster that answered the last list; 0 if it did not say.
     cluster: u64,
+    /// When the watch broke, if it did since the last list.
+    broken_at: Option<Duration>,
     /// Everything up to this revision is in the snapshot.
     revision: i64,
     /// Whether a list is needed before a watch is opened: its revision is not known, or not valid
@@ -117,6 +121,7 @@ impl Machine {
             snapshot: Snapshot::default(),
             doubt: DoubtfulLosses::new(mass_loss),
             cluster: 0,
+            broken_at: None,
             revision: 0,
             must_list: true,
             changed_since_request: BTreeMap::new(),
@@ -134,23 +139,6 @@ impl Machine {
         &self.snapshot
     }
 
-    /// The number of removals of which readers without a second witness are not told yet.
-    pub(crate) fn delayed_removals(&self, now: Duration) -> usize {
-        self.doubt.delayed(now).count()
-    }
-
-    /// What readers without a second witness are told: the snapshot, and the entries whose removal is
-    /// delayed. `None` if that is the snapshot.
-    pub(crate) fn delayed_snapshot(&self, now: Duration) -> Option<Snapshot> {
-        let mut delayed = self.doubt.delayed(now).peekable();
-        delayed.peek()?;
-        let mut snapshot = self.snapshot.clone();
-        for entry in delayed {
-            snapshot.put((**entry).clone());
-        }
-        Some(snapshot)
-    }
-
     /// Lets time pass. Whether other entries are doubtful since the last call.
     pub(crate) fn doubt_changed(&mut self, now: Duration) -> bool {
         self.doubt.expire(now);
@@ -158,6 +146,32 @@ impl Machine {
         let is_changed = changes.is_some();
         changes.into_iter().for_each(|doubtful| self.snapshot.set_doubtful(doubtful));
         is_changed
+    }
+
+    /// Whether [`Machine::delayed_snapshot`] has changed since the last call, while the snapshot has not.
+    pub(crate) fn delay_changed(&mut self) -> bool {
+        self.doubt.delay_changed()
+    }
+
+    /// What readers without a second witness are told: the snapshot, and the entries whose removal is
+    /// delayed, unless the snapshot has their servers in other records. `None` if that is the snapshot.
+    pub(crate) fn delayed_snapshot(&self) -> Option<Snapshot> {
+        let delayed = self.doubt.delayed();
+        if delayed.is_empty() {
+            return None;
+        }
+        let named = |instance: &Instance| instance.addresses().to_vec();
+        let listed: HashSet<Address> = self.snapshot.instances().flat_map(named).collect();
+        let is_listed = |address: &Address| {
+            let authority = address.parsed_authority();
+            [true, false].iter().any(|secure| listed.contains(&Address::from_parts(authority.clone(), *secure)))
+        };
+        let mut snapshot = self.snapshot.clone();
+        let is_lost = |entry: &&SnapshotEntry| !entry.instances().iter().flat_map(Instance::addresses).any(is_listed);
+        delayed.entries().filter(is_lost).for_each(|entry| {
+            snapshot.put(entry.clone());
+        });
+        Some(snapshot)
     }
 
     /// Whether they are what etcd holds, at this time.
@@ -216,7 +230,7 @@ impl Machine {
             _ => None,
         };
         let stale = self.listed.map(|listed| listed + LIST_VALID).filter(|at| *at > now && !self.is_watching());
-        opens.into_iter().chain(stale).chain(self.doubt.wake(now)).min()
+        opens.into_iter().chain(stale).chain(self.doubt.wake()).min()
     }
 
     /// Takes what happened. Whether the snapshot has changed.
@@ -289,7 +303,9 @@ impl Machine {
             self.cluster = cluster;
         }
         let before = self.snapshot.clone();
-        let changed = if revision < floor || is_other_cluster {
+        let is_other = revision < floor || is_other_cluster;
+        let has_gap = self.broken_at.take().is_some() || !self.is_watching();
+        let changed = if is_other {
             // Another etcd, or the same one restored: nothing that was known holds, and no watch
             // from there.
             self.revision = revision;
@@ -307,9 +323,15 @@ impl Machine {
             self.snapshot.restore(self.revision, entries)
         };
         if changed {
-            let lost = diff(&before, &self.snapshot).filter(|difference| difference.after.is_none());
-            let gone = lost.filter_map(|difference| difference.before).collect();
-            let step = Step { is_list: true, known: before.len(), after: &self.snapshot, gone };
+            let cause = if is_other || has_gap { Cause::ListAfterBreak } else { Cause::List };
+            let mut step = Step { cause, known: before.len(), left: self.snapshot.len(), gone: vec![], came: vec![] };
+            for difference in diff(&before, &self.snapshot) {
+                match (difference.before, difference.after) {
+                    (Some(entry), None) => step.gone.push(entry),
+                    (None, Some(entry)) if self.doubt.has(entry.key()) => step.came.push(entry.key().into()),
+                    _ => {}
+                }
+            }
             self.doubt.on_step(now, step);
         }
         if std::mem::replace(&mut self.must_list, false) {
@@ -357,13 +379,17 @@ impl Machine {
         let mut changed = false;
         let mut events = events.into_iter().filter(|event| event.revision > seen).peekable();
         while let Some(revision) = events.peek().map(|event| event.revision) {
-            let (known, mut gone, mut is_step) = (self.snapshot.len(), Vec::new(), false);
+            let (known, mut gone, mut is_step) = (self.snapshot.len(), vec![], false);
+            let mut came: Vec<Box<[u8]>> = Vec::new();
             while let Some(event) = events.next_if(|event| event.revision == revision) {
                 if is_listing {
                     self.changed_since_request.insert(event.change.key().into(), event.revision);
                 }
                 is_step |= match event.change {
-                    Change::Put(entry) => self.snapshot.put(entry),
+                    Change::Put(entry) => {
+                        came.extend(self.doubt.has(entry.key()).then(|| entry.key().into()));
+                        self.snapshot.put(entry)
+                    }
                     Change::Delete(key) => match self.snapshot.remove(&key) {
                         Some(entry) => {
                             gone.push(entry);
@@ -375,7 +401,9 @@ impl Machine {
             }
             if is_step {
                 gone.retain(|entry| self.snapshot.get(entry.key()).is_none());
-                self.doubt.on_step(now, Step { is_list: false, known, after: &self.snapshot, gone });
+                came.retain(|key| self.snapshot.get(key).is_some());
+                let left = self.snapshot.len();
+                self.doubt.on_step(now, Step { cause: Cause::Events, known, left, gone, came });
             }
             changed |= is_step;
             self.revision = self.revision.max(revision);
@@ -408,6 +436,7 @@ impl Machine {
         {
             self.watch_backoff.reset();
         }
+        self.broken_at = Some(now);
         self.watch_is_refused = kind == FailureKind::Permanent;
         let wait = self.watch_backoff.fail(now, self.watch_is_refused);
         self.watch = Watch::Closed { until: now + wait };

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::address_index::Doubt;
 use crate::codec::DecodeError;
 use crate::instance::Instance;
 
@@ -517,4 +518,25 @@ fn a_relist_that_fails_leaves_the_watch_as_it_is() {
     world.suffer(&Fate::Fail(FailureKind::Permanent));
     assert!(world.machine.is_watching());
     assert_eq!(world.machine.status(world.now), WatchStatus::Current);
+}
+
+/// The watch has not broken: a periodic list may only be faster than the events, and these say that keys went one by one.
+#[test]
+fn a_list_that_overtakes_the_events_of_an_open_watch_makes_no_loss_sudden() {
+    for is_broken in [false, true] {
+        let mut world = settled(4);
+        if is_broken {
+            world.give(Input::Lost { kind: FailureKind::Transient, last_heard: world.now });
+            assert!(world.watch(), "another one is opened at once");
+        }
+        world.now += secs(600);
+        world.hands();
+        assert!(matches!(world.asked, Some(Asked::List(None))) && world.machine.is_watching());
+        (0..4).for_each(|key| world.etcd.write(key, None));
+        assert!(world.arrive());
+        assert!(world.watch(), "the events come a moment later");
+        let kinds: Vec<_> = world.machine.snapshot().doubtful().filter_map(SnapshotEntry::doubt).collect();
+        let kind = if is_broken { Doubt::Sudden } else { Doubt::Gradual };
+        assert_eq!(kinds, [kind; 4]);
+    }
 }

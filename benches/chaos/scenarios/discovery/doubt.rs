@@ -49,9 +49,9 @@ pub(in crate::scenarios) fn lost(world: &World, findings: &mut Findings) -> Resu
                 Loss::Wiped | Loss::Restored => {
                     etcd.kill();
                     if let Loss::Wiped = loss {
-                        etcd.wipe()
+                        etcd.wipe();
                     } else {
-                        etcd.restore()
+                        etcd.restore();
                     }
                     etcd.start_again();
                 }

@@ -101,7 +101,7 @@ impl Supervisor {
                     is_news = context.queue.has_waiters();
                 }
                 // It is held, or it was released a moment ago.
-                Event::Asked if !may_begin || subchannel.is_held() => is_news = !subchannel.is_held(),
+                Event::Asked if !may_begin || subchannel.is_held() => {}
                 Event::Asked => {
                     attempt = Some(Box::pin(self.attempt(backoff.further_rank())));
                     is_news = false;

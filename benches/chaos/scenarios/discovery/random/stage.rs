@@ -253,7 +253,7 @@ fn write(random: &mut Random) -> (String, Write) {
     };
     let write = match random.below(10) {
         0..5 => Write::Put(value),
-        5..7 => Write::Expire(value, 1 + random.below(2) as i64),
+        5..7 => Write::Expire(value, [1, 2][random.below(2) as usize]),
         _ => Write::Delete,
     };
     (key, write)

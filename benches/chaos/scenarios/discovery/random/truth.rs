@@ -1,6 +1,7 @@
 //! What etcd holds, and what everybody else believes.
 
 use std::collections::BTreeSet;
+use std::fmt::Write;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use etcd_client::{Client, GetOptions};
@@ -75,7 +76,7 @@ impl Followers {
             let lacking: Vec<_> = truth.difference(&known).collect();
             let extra: Vec<_> = known.difference(truth).collect();
             if !lacking.is_empty() || !extra.is_empty() {
-                text += &format!("; {who} lacks {lacking:?} and has {extra:?}");
+                let _ = write!(text, "; {who} lacks {lacking:?} and has {extra:?}");
             }
             (lost, ghosts) = (lost + lacking.len(), ghosts + extra.len());
         }

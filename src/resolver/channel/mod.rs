@@ -1,5 +1,8 @@
 //! From a resolution to a [`BalancedChannel`].
 
+#[cfg(test)]
+mod tests;
+
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -9,7 +12,7 @@ use tokio_stream::wrappers::WatchStream;
 
 use crate::balance::{BalancedChannel, BalancedChannelBuilder, DirectoryStatus, InstanceChange, Update};
 use crate::error::Error;
-use crate::resolver::snapshot::{Snapshot, SnapshotEntry, diff};
+use crate::resolver::snapshot::{Difference, Snapshot, SnapshotEntry, diff, diff_doubtful};
 use crate::resolver::task::View;
 use crate::resolver::{Resolution, ResolutionState, Resolver, WatchedService};
 use crate::target::Target;
@@ -101,32 +104,41 @@ impl ChannelUpdates {
     }
 }
 
-/// What leads from one snapshot to another one. An instance whose loss is doubtful is not removed
-/// before that has changed.
+/// What leads from one snapshot to another one. An instance whose loss is doubtful is in doubt until that
+/// has changed.
 fn changes(before: &Snapshot, after: &Snapshot) -> Vec<InstanceChange<Key>> {
+    let nothing = Arc::<Snapshot>::default();
+    let doubtful = |snapshot: &Snapshot| snapshot.doubtful_set().unwrap_or(&nothing).clone();
+    let (was_doubtful, is_doubtful) = (doubtful(before), doubtful(after));
+    // What was told of a key: its instances as they are listed, or as they were lost.
+    let told = |key: &[u8]| before.get(key).or_else(|| was_doubtful.get(key)).map(SnapshotEntry::instances);
     let key = |entry: &SnapshotEntry, index| (entry.key().into(), index);
     let mut changes = Vec::new();
-    for difference in diff(before, after) {
-        let left = difference.after.as_ref().map_or(0, |entry| entry.instances().len());
-        if let Some(entry) = &difference.after {
+    let remove = |changes: &mut Vec<_>, entry: &SnapshotEntry, left: usize| {
+        let known = told(entry.key()).unwrap_or_default().len();
+        changes.extend((left..known).map(|index| InstanceChange::Remove(key(entry, index))));
+    };
+    for Difference { before, after } in diff(before, after) {
+        if let Some(entry) = &after {
             let keyed = entry.instances().iter().cloned().enumerate();
             changes.extend(keyed.map(|(index, instance)| InstanceChange::Insert(key(entry, index), instance)));
-        }
-        if let Some(entry) = &difference.before {
-            let doubt = after.doubt_of(entry.key());
-            let lost = (left..entry.instances().len()).map(|index| key(entry, index));
-            changes.extend(lost.map(|key| match doubt {
-                Some(doubt) => InstanceChange::PutInDoubt(key, doubt),
-                None => InstanceChange::Remove(key),
-            }));
+            remove(&mut changes, entry, entry.instances().len());
+        } else if let Some(entry) = before.filter(|entry| is_doubtful.get(entry.key()).is_none()) {
+            remove(&mut changes, &entry, 0);
         }
     }
-    let is_over = |entry: &SnapshotEntry| after.doubt_of(entry.key()).is_none();
-    for entry in before.doubtful().filter(|entry| is_over(entry)) {
-        // One that was put again has been inserted above, as far as its record still has as many instances.
-        let left = after.get(entry.key()).map_or(0, |entry| entry.instances().len());
-        let lost = left..entry.instances().len();
-        changes.extend(lost.map(|index| InstanceChange::Remove(key(entry, index))));
+    for Difference { before, after: lost } in diff_doubtful(&was_doubtful, &is_doubtful) {
+        if let Some(entry) = &lost {
+            let (Some(doubt), Some(_)) = (entry.doubt(), told(entry.key())) else { continue };
+            // As it was lost, and not as a view before that had it.
+            for (index, instance) in entry.instances().iter().cloned().enumerate() {
+                changes.push(InstanceChange::Insert(key(entry, index), instance));
+                changes.push(InstanceChange::PutInDoubt(key(entry, index), doubt));
+            }
+            remove(&mut changes, entry, entry.instances().len());
+        } else if let Some(entry) = before.filter(|entry| after.get(entry.key()).is_none()) {
+            remove(&mut changes, &entry, 0);
+        }
     }
     changes
 }

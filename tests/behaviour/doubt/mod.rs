@@ -1,5 +1,8 @@
 //! Losses of instances that are doubtful: etcd no longer lists servers that still answer.
 
+mod readers;
+mod records;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -358,42 +361,6 @@ async fn a_doubt_ends_after_its_time() {
     assert!(began.elapsed() > Duration::from_millis(1_500), "{:?}", began.elapsed());
     until("all to go", async || fleet.channel.servers().is_empty().then_some(())).await;
     assert_eq!(greet(&fleet.channel).await.unwrap_err().code(), Code::Unavailable);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn readers_without_a_second_witness_learn_of_a_sudden_loss_later_where_that_is_wanted() {
-    let world = World::start().await;
-    for index in 1..=3 {
-        world.put(&format!("s/{index}"), &format!("h:{index}")).await;
-    }
-    let delay = Duration::from_secs(2);
-    for (options, delayed) in [
-        (MassLoss::default(), false),
-        (MassLoss::default().delay_removals(delay), true),
-        (MassLoss::never_doubtful().delay_removals(delay), false),
-    ] {
-        let resolver = Resolver::builder([world.etcd.endpoint()]).mass_loss(options).connect_lazy().unwrap();
-        let resolution = resolver.resolve("s").unwrap();
-        let mut discover = resolution.discover();
-        let mut next = async || timeout(PATIENCE, discover.next()).await.expect("a change in time").unwrap().unwrap();
-        for _ in 0..3 {
-            assert!(matches!(next().await, Change::Insert(..)));
-        }
-        world.delete_prefix("s/").await;
-        resolved(&resolution, "no instance", tonic_etcd::Snapshot::is_empty).await;
-        let began = Instant::now();
-        // One comes again in time: nothing is said of it.
-        world.put("s/3", "h:3").await;
-        for index in [1, 2] {
-            let Change::Remove(key) = next().await else { panic!("{options:?}") };
-            assert!(key.to_string() == format!("h:{index}") || !delayed, "{key} {options:?}");
-        }
-        assert_eq!(began.elapsed() > delay / 2, delayed, "{:?} {options:?}", began.elapsed());
-        drop(discover);
-        for index in 1..=2 {
-            world.put(&format!("s/{index}"), &format!("h:{index}")).await;
-        }
-    }
 }
 
 #[tokio::test]
