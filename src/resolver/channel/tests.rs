@@ -135,13 +135,11 @@ fn named<'a>(instances: impl Iterator<Item = &'a Instance>) -> BTreeSet<String> 
 /// A reader that skips views as it likes.
 fn reader_knows(steps: &[Step]) -> TestCaseResult {
     let (mut machine, mut now) = (Machine::new(1, MassLoss::default()), Duration::from_secs(1));
-    let mut revision = 1;
     let _ = machine.action(now);
-    machine.on(now, Input::Listed { revision, cluster: 1, entries: Vec::new() });
+    machine.on(now, Input::Listed { revision: 1, cluster: 1, entries: Vec::new() });
     let (mut members, mut seen) = (Members::new(), Snapshot::default());
     let (mut present, mut in_doubt) = (BTreeSet::new(), BTreeSet::new());
-    for step in steps.iter().chain([&Step::See, &Step::Pass(60), &Step::See]) {
-        revision += 1;
+    for (revision, step) in (2..).zip(steps.iter().chain([&Step::See, &Step::Pass(60), &Step::See])) {
         match step {
             Step::Put(key, hosts) => {
                 let change = Change::Put(record(*key, hosts));

@@ -35,7 +35,7 @@ impl World {
     /// Instances 1 to `count`, each under a lease of its own.
     fn with(count: u8) -> Self {
         let mut world = Self::new(MassLoss::default());
-        world.list((1..=count).map(|key| (key, key.into())).collect());
+        world.list((1..=count).map(|key| (key, key.into())));
         assert!(world.doubtful().is_empty());
         world
     }
@@ -54,9 +54,9 @@ impl World {
         self.losses.on_step(self.now, step);
     }
 
-    fn list(&mut self, keys: Vec<(u8, i64)>) {
+    fn list(&mut self, keys: impl IntoIterator<Item = (u8, i64)>) {
         self.step(Cause::ListAfterBreak, |snapshot| {
-            snapshot.restore(1, keys.iter().map(|(key, lease)| entry(*key, *lease)).collect())
+            snapshot.restore(1, keys.into_iter().map(|(key, lease)| entry(key, lease)).collect())
         });
     }
 
@@ -78,7 +78,7 @@ impl World {
 fn a_list_with_fewer_than_half_is_a_sudden_loss() {
     for (left, doubtful) in [(vec![1, 2], vec![]), (vec![1], vec![2, 3, 4]), (vec![], vec![1, 2, 3, 4])] {
         let mut world = World::with(4);
-        world.list(left.into_iter().map(|key| (key, key.into())).collect());
+        world.list(left.into_iter().map(|key| (key, key.into())));
         let expected: Vec<_> = doubtful.into_iter().map(|key| (key, Doubt::Sudden)).collect();
         assert_eq!(world.doubtful(), expected);
     }
@@ -87,7 +87,7 @@ fn a_list_with_fewer_than_half_is_a_sudden_loss() {
 #[test]
 fn new_instances_count_as_left() {
     let mut world = World::with(4);
-    world.list(vec![(7, 7), (8, 8)]);
+    world.list([(7, 7), (8, 8)]);
     assert!(world.doubtful().is_empty(), "as many as half are there");
 }
 
@@ -100,7 +100,7 @@ fn one_revision_is_sudden_if_its_keys_have_several_owners() {
         ([5, 5, 5, 5], Doubt::Gradual), // one owner has left
     ] {
         let mut world = World::new(MassLoss::default());
-        world.list((1..=4).zip(leases).collect());
+        world.list((1..=4).zip(leases));
         world.delete(&[1, 2, 3]);
         assert_eq!(world.doubtful(), [(1, doubt), (2, doubt), (3, doubt)], "{leases:?}");
     }
@@ -109,7 +109,7 @@ fn one_revision_is_sudden_if_its_keys_have_several_owners() {
 #[test]
 fn a_lease_counts_as_it_is_now() {
     let mut world = World::new(MassLoss::default());
-    world.list((1..=4).map(|key| (key, 5)).collect());
+    world.list((1..=4).map(|key| (key, 5)));
     world.step(Cause::Events, |snapshot| assert!(!snapshot.put(entry(1, 9)), "an equal record")); // its registrar has moved
     world.delete(&[1, 2, 3]);
     assert_eq!(world.doubtful()[0], (1, Doubt::Sudden));
@@ -164,14 +164,14 @@ fn a_key_that_is_put_again_is_ordinary_and_its_next_loss_is_believed() {
 #[test]
 fn a_doubt_ends_after_its_time_and_says_when() {
     let mut world = World::new(MassLoss::default().delay_removals(secs(10)));
-    world.list((1..=3).map(|key| (key, 0)).collect());
+    world.list((1..=3).map(|key| (key, 0)));
     assert_eq!(world.losses.wake(), None);
     world.delete(&[1, 2, 3]);
     let began = world.now;
     assert_eq!(world.losses.take_changes().unwrap().len(), 3);
     assert!(world.losses.take_changes().is_none());
     assert!(world.losses.delay_changed() && !world.losses.delay_changed());
-    world.losses.expire(began + secs(10) - Duration::from_nanos(1));
+    world.losses.expire(began + Duration::from_millis(9_999));
     assert_eq!((world.losses.delayed().len(), world.losses.wake()), (3, Some(began + secs(10))));
     assert!(!world.losses.delay_changed());
     world.losses.expire(began + secs(10));
@@ -189,17 +189,17 @@ fn a_doubt_that_is_over_and_was_not_yet_ended_is_due() {
     let mut world = World::with(3);
     world.delete(&[1, 2, 3]);
     let end = world.now + secs(60);
-    world.losses.expire(end - Duration::from_nanos(1));
+    world.losses.expire(world.now + Duration::from_millis(59_999));
     assert_eq!((world.losses.doubtful.len(), world.losses.wake()), (3, Some(end)));
 }
 
 #[test]
 fn a_key_that_is_lost_again_is_doubtful_for_the_whole_time() {
     let mut world = World::with(3);
-    world.list(vec![]);
+    world.list([]);
     world.now += secs(50);
     (1..=3).for_each(|key| world.put(key));
-    world.list(vec![]);
+    world.list([]);
     world.now += secs(50); // the first end has come
     assert_eq!(world.doubtful().len(), 3);
     world.now += secs(10);
@@ -228,9 +228,9 @@ fn keys_that_cannot_be_read_and_servers_that_drain_are_no_owners() {
 #[test]
 fn a_list_is_no_deletion_that_is_believed() {
     let mut world = World::with(3);
-    world.list(vec![]);
+    world.list([]);
     (1..=3).for_each(|key| world.put(key));
-    world.list(vec![]);
+    world.list([]);
     assert_eq!(world.doubtful().len(), 3);
 }
 
@@ -244,7 +244,7 @@ fn a_list_beside_an_open_watch_is_no_sudden_loss() {
 #[test]
 fn only_sudden_losses_are_delayed() {
     let mut world = World::new(MassLoss::default().delay_removals(secs(10)));
-    world.list((1..=3).map(|key| (key, key.into())).collect());
+    world.list((1..=3).map(|key| (key, key.into())));
     world.delete(&[1]);
     world.delete(&[2]);
     assert_eq!(world.doubtful(), [(2, Doubt::Gradual)]);
@@ -255,12 +255,12 @@ fn only_sudden_losses_are_delayed() {
 fn nothing_is_doubtful_if_it_is_turned_off() {
     for options in [MassLoss::never_doubtful(), MassLoss::default().percent_left(0)] {
         let mut world = World::new(options);
-        world.list((1..=9).map(|key| (key, 0)).collect());
-        world.list(vec![]);
+        world.list((1..=9).map(|key| (key, 0)));
+        world.list([]);
         assert!(world.doubtful().is_empty(), "{options:?}");
     }
     let mut world = World::new(MassLoss::default().within(Duration::ZERO));
-    world.list((1..=3).map(|key| (key, key.into())).collect());
+    world.list((1..=3).map(|key| (key, key.into())));
     (1..=3).for_each(|key| world.delete(&[key]));
     assert!(world.doubtful().is_empty());
 }

@@ -230,7 +230,7 @@ impl World {
         self.answer();
         match self.asked.take() {
             Some(Asked::List(Some((revision, entries)))) => {
-                self.give(Input::Listed { revision, cluster: self.etcd.cluster, entries })
+                self.give(Input::Listed { revision, cluster: self.etcd.cluster, entries });
             }
             Some(Asked::Verify) => self.give(Input::Verified { revision: self.etcd.revision }),
             Some(Asked::List(None)) | None => return false,

@@ -115,7 +115,7 @@ async fn calls_that_wait_get_room_where_it_can_be_made() {
             feed.insert(key, proxy.address());
         }
         until("both to be ready", || count(&channel, ServerState::Ready) == 2).await;
-        let begin = || {
+        let call = || {
             tokio::spawn({
                 let channel = channel.clone();
                 async move { greet(&channel, "wait").await }
@@ -126,13 +126,13 @@ async fn calls_that_wait_get_room_where_it_can_be_made() {
             let seen = seen.clone();
             move || seen.load(Ordering::SeqCst) == calls
         };
-        let (_, _) = (begin(), begin());
+        let mut calls = vec![call(), call()];
         until("two calls", arrived(2)).await;
         feed.doubt([0], doubt);
         until("it to be held", || count(&channel, ServerState::Held) == 1).await;
-        let _ = begin();
+        calls.push(call());
         until("the third at the other one", arrived(3)).await;
-        let _ = begin();
+        calls.push(call());
         sleep(Duration::from_millis(500)).await;
         assert_eq!(servers.patient.calls.load(Ordering::SeqCst), 3);
         assert_eq!(proxies[0].connections(), 1);

@@ -169,8 +169,8 @@ impl Feed {
         assert!(self.updates.send(Update { changes, directory: Some(directory) }).is_ok());
     }
 
-    fn insert(&mut self, key: usize, address: impl ToString) {
-        let instance = Instance::new(address.to_string()).unwrap();
+    fn insert(&mut self, key: usize, address: SocketAddr) {
+        let instance = Instance::new(address).unwrap();
         self.addresses.insert(key, address.to_string());
         self.send(vec![InstanceChange::Insert(key, instance)]);
     }
