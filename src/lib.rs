@@ -142,7 +142,7 @@
 //!
 //! Give each call a deadline ([`tonic::Request::set_timeout`] or [`BalancedChannelBuilder::timeout`]). Without one, a call waits
 //! without limit for a server that has accepted it and does not answer. The deadline covers waiting, attempts and streamed
-//! responses; [`BalancedChannelBuilder::method_timeout`] and [`CallTimeout`] exempt long streams.
+//! responses; [`MethodConfig::no_timeout`] and [`CallTimeout`] exempt long streams.
 //!
 //! # What is stored in etcd
 //!
@@ -274,8 +274,8 @@ pub use balance::policy;
 pub use balance::policy::{Policy, set::testing};
 pub use balance::{
     BalancedChannel, BalancedChannelBuilder, CallError, CallTimeout, ConnectivityState, ConnectivityStates,
-    OutlierDetection, ReportServer, ResponseBody, ResponseFuture, RetryPolicy, ServedBy, ServerState, ServerStatus,
-    WaitForReady,
+    MethodConfig, OutlierDetection, ReportServer, ResponseBody, ResponseFuture, RetryPolicy, ServedBy, ServerState,
+    ServerStatus, WaitForReady,
 };
 #[cfg(feature = "_tls")]
 #[cfg_attr(docsrs, doc(cfg(any(feature = "tls-ring", feature = "tls-aws-lc"))))]

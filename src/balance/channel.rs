@@ -102,7 +102,7 @@ use crate::balance::shared::ChannelHandle;
 ///
 /// - the time that the call asks for (`grpc-timeout`, [`tonic::Request::set_timeout`]);
 /// - the time that the channel gives it: [`CallTimeout`](crate::CallTimeout) in the request's extensions, or else
-///   [`BalancedChannelBuilder::method_timeout`] of its method, of its service, or else [`BalancedChannelBuilder::timeout`].
+///   [`MethodConfig::timeout`](crate::MethodConfig::timeout) of its method, of its service, or else [`BalancedChannelBuilder::timeout`].
 ///
 /// None is set by default, as in gRPC. The deadline covers waiting, all attempts, the pauses between them, and the whole of a
 /// streamed response. Each attempt sends the time that is left as `grpc-timeout`, from 100 ms
@@ -219,7 +219,6 @@ use crate::balance::shared::ChannelHandle;
 /// [`BalancedChannelBuilder::connections_per_server`]: crate::BalancedChannelBuilder::connections_per_server
 /// [`BalancedChannelBuilder::max_in_flight_per_server`]: crate::BalancedChannelBuilder::max_in_flight_per_server
 /// [`BalancedChannelBuilder::timeout`]: crate::BalancedChannelBuilder::timeout
-/// [`BalancedChannelBuilder::method_timeout`]: crate::BalancedChannelBuilder::method_timeout
 /// [`BalancedChannelBuilder::replay_limit`]: crate::BalancedChannelBuilder::replay_limit
 /// [`BalancedChannelBuilder::outlier_detection`]: crate::BalancedChannelBuilder::outlier_detection
 /// [`BalancedChannelBuilder::idle_timeout`]: crate::BalancedChannelBuilder::idle_timeout

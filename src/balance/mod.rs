@@ -8,6 +8,7 @@
 //! | `builder` | its settings, their checks, and how a channel is started |
 //! | `shared` | the state that clones, calls and background tasks share |
 //! | `connectivity`, `view` | the state of a channel and of its servers, as texts and for users |
+//! | `method_config` | the settings of calls by method |
 //! | `call` | one call: pick, attempt, response, retry |
 //! | `queue` | calls that wait for a server, first in, first out |
 //! | `status` | the statuses that callers get, and the search for addresses in their texts |
@@ -29,6 +30,7 @@ mod builder;
 pub(crate) mod call;
 mod channel;
 mod connectivity;
+mod method_config;
 pub mod policy;
 pub(crate) mod pool;
 pub(crate) mod queue;
@@ -45,6 +47,7 @@ pub use crate::balance::call::retry::RetryPolicy;
 pub use crate::balance::channel::{BalancedChannel, ResponseFuture};
 pub use crate::balance::connectivity::ConnectivityState;
 pub(crate) use crate::balance::connectivity::DirectoryStatus;
+pub use crate::balance::method_config::MethodConfig;
 pub(crate) use crate::balance::pool::Update;
 pub(crate) use crate::balance::pool::members::InstanceChange;
 pub use crate::balance::status::call_error::CallError;

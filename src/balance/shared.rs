@@ -13,10 +13,9 @@ use tokio::time::Instant;
 use tonic::{Code, Status};
 
 use crate::address::Address;
-use crate::balance::builder::call_options::Timeouts;
-use crate::balance::call::attempts::DeclaredDurations;
-use crate::balance::call::retry::{RetryBudget, RetryPolicy};
+use crate::balance::call::retry::RetryBudget;
 use crate::balance::connectivity::ChannelStatus;
+use crate::balance::method_config::{CallSettings, CodeConfig};
 use crate::balance::policy::{LeastRequest, PickNotifier, Policy};
 use crate::balance::pool::ready::Published;
 use crate::balance::pool::room::Limits;
@@ -62,8 +61,8 @@ pub(crate) struct ChannelShared {
     pub(crate) pause_detector: PauseDetector,
     /// Tokens of all calls of the channel together.
     pub(crate) retry_budget: RetryBudget,
-    /// What hedging after a quantile needs to know of earlier calls.
-    pub(crate) durations: DeclaredDurations,
+    /// The settings of calls by method. Replaced as a whole: a change holds for calls that begin after it.
+    pub(crate) methods: ArcSwap<CallSettings>,
     /// Zero of the times that costs and pauses are stored as, so that they fit into atomics.
     pub(crate) epoch: Instant,
     /// What all servers do together, as the measure for each.
@@ -123,10 +122,9 @@ impl ChannelShared {
 #[expect(clippy::struct_excessive_bools, reason = "independent settings of the user's")]
 pub(crate) struct Settings {
     pub(crate) policy: Arc<dyn Policy>,
-    pub(crate) retry: RetryPolicy,
+    /// What the code says of calls.
+    pub(crate) calls: CodeConfig,
     pub(crate) outlier_detection: Option<OutlierDetection>,
-    pub(crate) timeouts: Timeouts,
-    pub(crate) wait_for_ready: bool,
     pub(crate) wait_limit: Duration,
     pub(crate) replay_limit: usize,
     pub(crate) authority: Option<Authority>,
@@ -144,10 +142,8 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             policy: Arc::new(LeastRequest::new()),
-            retry: RetryPolicy::default(),
+            calls: CodeConfig::default(),
             outlier_detection: None,
-            timeouts: Timeouts::default(),
-            wait_for_ready: false,
             wait_limit: Duration::from_secs(10),
             replay_limit: 256 << 10,
             authority: None,

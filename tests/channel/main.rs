@@ -4,6 +4,7 @@ mod attempts;
 mod field;
 mod limits;
 mod membership;
+mod method_config;
 mod peer;
 mod per_server;
 mod policies;

@@ -1,13 +1,10 @@
-//! Settings that a request's extensions carry for one call, and the time limits of a channel.
+//! Settings that a request's extensions carry for one call.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
-
-use http::Extensions;
 
 /// The maximum time of one call, put into the request's extensions. `None` is no limit.
 ///
-/// It replaces [`BalancedChannelBuilder::timeout`] and [`BalancedChannelBuilder::method_timeout`] for this call. The time that the
+/// It replaces [`BalancedChannelBuilder::timeout`] and [`MethodConfig::timeout`](crate::MethodConfig::timeout) for this call. The time that the
 /// call asks for itself ([`tonic::Request::set_timeout`]) still counts: the earlier of the two ends the call, with
 /// `DEADLINE_EXCEEDED`.
 ///
@@ -17,7 +14,6 @@ use http::Extensions;
 /// ```
 ///
 /// [`BalancedChannelBuilder::timeout`]: crate::BalancedChannelBuilder::timeout
-/// [`BalancedChannelBuilder::method_timeout`]: crate::BalancedChannelBuilder::method_timeout
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CallTimeout(pub Option<Duration>);
 
@@ -50,53 +46,3 @@ pub struct WaitForReady(pub bool);
 /// [`BalancedChannelBuilder::served_by`]: crate::BalancedChannelBuilder::served_by
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReportServer(pub bool);
-
-/// The time limits that a channel gives to calls. `None` is no limit.
-#[derive(Clone, Default)]
-pub(crate) struct Timeouts {
-    /// For methods that `methods` does not have.
-    pub(crate) channel: Option<Duration>,
-    /// By path: `/package.Service/Method`, or `/package.Service/` for all methods of a service.
-    pub(crate) methods: BTreeMap<String, Option<Duration>>,
-}
-
-impl Timeouts {
-    /// Returns the limit of a call. The most specific setting holds: the call's own, the method's, the service's, the channel's.
-    #[inline]
-    pub(crate) fn of_call(&self, extensions: Option<&Extensions>, path: &str) -> Option<Duration> {
-        if let Some(CallTimeout(timeout)) = extensions.and_then(Extensions::get) {
-            return *timeout;
-        }
-        if self.methods.is_empty() {
-            return self.channel;
-        }
-        let service = || path.rfind('/').and_then(|end| self.methods.get(&path[..=end]));
-        *self.methods.get(path).or_else(service).unwrap_or(&self.channel)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_most_specific_limit_holds() {
-        let seconds = |seconds| Some(Duration::from_secs(seconds));
-        let timeouts = Timeouts {
-            channel: seconds(5),
-            methods: [("/a.B/".to_owned(), seconds(1)), ("/a.B/Watch".to_owned(), None)].into(),
-        };
-        let none = Extensions::new();
-        for (path, timeout) in
-            [("/a.B/Watch", None), ("/a.B/Get", seconds(1)), ("/a.C/Get", seconds(5)), ("", seconds(5))]
-        {
-            assert_eq!(timeouts.of_call(Some(&none), path), timeout, "{path}");
-        }
-        let mut own = Extensions::new();
-        own.insert(CallTimeout(None));
-        assert_eq!(timeouts.of_call(Some(&own), "/a.C/Get"), None);
-        own.insert(CallTimeout(seconds(9)));
-        assert_eq!(timeouts.of_call(Some(&own), "/a.B/Watch"), seconds(9));
-        assert_eq!(Timeouts::default().of_call(None, "/a.B/Get"), None);
-    }
-}

@@ -21,10 +21,10 @@ use tokio::time::Instant;
 use tokio_stream::Stream;
 use tower::discover::Discover;
 
-use crate::balance::call::attempts::DeclaredDurations;
 use crate::balance::call::retry::{self, RetryPolicy};
 use crate::balance::channel::BalancedChannel;
 use crate::balance::connectivity::{ChannelStatus, DirectoryStatus};
+use crate::balance::method_config::{CallSettings, MethodConfig};
 use crate::balance::policy::{PickNotifier, Policy};
 use crate::balance::pool::source::DiscoverySource;
 use crate::balance::pool::{self, ShutdownGuard, Update};
@@ -54,7 +54,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 /// | question | setting | default |
 /// |---|---|---|
 /// | Which server gets a call? | [`policy`](Self::policy) | least request |
-/// | How long may a call take? | [`timeout`](Self::timeout), [`method_timeout`](Self::method_timeout), [`CallTimeout`](crate::CallTimeout) | no limit |
+/// | How long may a call take? | [`timeout`](Self::timeout), [`method_config`](Self::method_config), [`CallTimeout`](crate::CallTimeout) | no limit |
 /// | How long does it wait for a server? | [`wait_limit`](Self::wait_limit) | 10 s |
 /// | Does it wait while no server can be connected? | [`wait_for_ready`](Self::wait_for_ready), [`WaitForReady`](crate::WaitForReady) | no |
 /// | Which failed calls are retried? | [`retry`](Self::retry) | those that no server has processed |
@@ -124,7 +124,7 @@ impl BalancedChannelBuilder {
     /// Sets which calls are retried although a server may have processed them. None by default: only the author of a method
     /// knows whether that is safe.
     pub fn retry(mut self, retry: RetryPolicy) -> Self {
-        self.settings.retry = retry;
+        self.settings.calls.retry = retry;
         self
     }
 
@@ -139,21 +139,21 @@ impl BalancedChannelBuilder {
     /// `DEADLINE_EXCEEDED`.
     ///
     /// None by default, as in gRPC: then a call to a server that is alive but never responds lasts for ever. The time covers
-    /// waiting, retries and a streamed response to its last message. [`BalancedChannelBuilder::method_timeout`] exempts a method,
+    /// waiting, retries and a streamed response to its last message. [`MethodConfig::no_timeout`] exempts a method,
     /// [`CallTimeout`](crate::CallTimeout) exempts a call.
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.settings.timeouts.channel = Some(timeout);
+        self.settings.calls.timeout = Some(timeout);
         self
     }
 
-    /// Sets the maximum time of calls of one method (`/package.Service/Method`, with or without the first slash), or of all
-    /// methods of a service (`/package.Service/`), in place of [`BalancedChannelBuilder::timeout`].
+    /// Sets what differs for the calls of one method (`/package.Service/Method`, with or without the first slash), or of all
+    /// methods of a service (`/package.Service/`): timeout, wait for ready, retries, sizes of messages.
     ///
-    /// `None` is no limit: for a method that watches something for as long as its caller likes. A method's own entry takes
-    /// precedence over its service's, and [`CallTimeout`](crate::CallTimeout) over both. Any other text is an error when the
-    /// channel is built. Whether servers have such a method is not checked.
-    pub fn method_timeout(mut self, method: impl Into<String>, timeout: Option<Duration>) -> Self {
-        self.settings.timeouts.methods.insert(retry::with_leading_slash(method.into()), timeout);
+    /// What a method's own entry does not set is taken from its service's, and then from the channel's settings. A second entry of
+    /// the same name replaces the first. Any other text is an error when the channel is built. Whether servers have such a method
+    /// is not checked.
+    pub fn method_config(mut self, method: impl Into<String>, config: MethodConfig) -> Self {
+        self.settings.calls.methods.insert(retry::with_leading_slash(method.into()), config);
         self
     }
 
@@ -164,7 +164,7 @@ impl BalancedChannelBuilder {
     /// are not resolved yet, or are connecting, calls wait with either setting. [`WaitForReady`](crate::WaitForReady) sets it for one
     /// call.
     pub fn wait_for_ready(mut self, wait: bool) -> Self {
-        self.settings.wait_for_ready = wait;
+        self.settings.calls.wait_for_ready = wait;
         self
     }
 
@@ -244,7 +244,7 @@ impl BalancedChannelBuilder {
     /// for tower's balancers.
     ///
     /// # Errors
-    /// [`Error::is_invalid_argument`] if a setting is outside of its range, if a method of the retry policy or of a timeout has
+    /// [`Error::is_invalid_argument`] if a setting is outside of its range, if a method of the retry policy or of a method config has
     /// neither the form `/package.Service/Method` nor `/package.Service/`, or if the authority, the user agent or a TLS setting
     /// cannot be used. Outside of a tokio runtime, and on a runtime without timers, it fails with an error that is none of these.
     pub fn build_with_discovery<D>(self, name: impl Into<String>, discover: D) -> Result<BalancedChannel, Error>
@@ -271,10 +271,7 @@ impl BalancedChannelBuilder {
         connections::check(&self.options)?;
         let mut settings = self.settings;
         connections::check_per_server(&settings)?;
-        settings.retry.check()?;
-        for method in settings.timeouts.methods.keys() {
-            retry::check_method("method with a timeout", method)?;
-        }
+        settings.calls.check()?;
         if let Some((setting, value, bound)) = settings.outlier_detection.and_then(|detection| detection.invalid()) {
             return Err(Error::invalid("outlier detection", value, format!("the {setting} must be {bound}")));
         }
@@ -310,8 +307,8 @@ impl BalancedChannelBuilder {
             subchannels: ArcSwap::default(),
             status: watch::Sender::new(ChannelStatus::new(Arc::new(directory))),
             connect_context: Arc::new(connect_context),
-            retry_budget: settings.retry.budget_of_tokens(),
-            durations: DeclaredDurations::of(&settings.retry),
+            retry_budget: settings.calls.retry.budget_of_tokens(),
+            methods: ArcSwap::from_pointee(settings.calls.compile(&CallSettings::default())),
             settings,
             pick_notifier: PickNotifier::default(),
             epoch: Instant::now(),
@@ -338,7 +335,7 @@ impl fmt::Debug for BalancedChannelBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BalancedChannelBuilder")
             .field("policy", &self.settings.policy)
-            .field("retry", &self.settings.retry)
+            .field("retry", &self.settings.calls.retry)
             .field("outlier_detection", &self.settings.outlier_detection)
             .finish_non_exhaustive()
     }

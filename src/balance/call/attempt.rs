@@ -153,7 +153,7 @@ impl CallState {
         uri.path_and_query = Some(self.path.clone());
         let mut head = Request::new(());
         *head.version_mut() = Version::HTTP_2;
-        *head.method_mut() = self.method.clone();
+        *head.method_mut() = self.method();
         *head.uri_mut() = Uri::from_parts(uri).unwrap_or_default(); // valid: all three parts are there
         *head.headers_mut() = self.take_headers();
         if let Some(timeout) = timeout {

@@ -100,10 +100,11 @@ impl CallState {
         reporter.head_received(has_begun || final_code == Some(Code::Ok));
         if has_begun {
             let (recv, body) = exchange.into_response_body(stream, ReplayBody::commit);
-            let response = Response::from_parts(head, ResponseBody::new(recv, reporter, timer));
-            return match self.retry_scope {
+            let body_of_response = ResponseBody::new(recv, reporter, timer, self.max_response);
+            let response = Response::from_parts(head, body_of_response);
+            return match &self.retry {
                 // Only where the request was sent as a whole: otherwise the caller may need the response to go on with it.
-                RetryScope::UntilComplete if body.is_some() => {
+                Some(retry) if retry.scope == RetryScope::UntilComplete && body.is_some() => {
                     let mut held_back = HeldBack::new(response, body, subchannel);
                     match held_back.poll(cx) {
                         Poll::Ready(read) => AfterHead::Decided(self.on_held_back(read, held_back)),
@@ -234,7 +235,7 @@ impl CallState {
                 if std::mem::replace(&mut self.is_suspect, true) =>
             {
                 // An attempt that is in flight beside it may still succeed.
-                if self.shared.settings.retry.has_code(code) { Next::Exhausted } else { Next::End }
+                if self.retry.as_ref().is_some_and(|retry| retry.has_code(code)) { Next::Exhausted } else { Next::End }
             }
             _ => self.retry(code, body, subchannel, is_lost, Pushback::None),
         };
@@ -287,18 +288,15 @@ impl CallState {
         }
         let deadline = self.wait_limits.deadline;
         let pushback = if deadline.is_none() { pushback.without_deadline() } else { pushback };
-        let policy = &self.shared.settings.retry;
-        let is_declared = self.retry_scope != RetryScope::Never && policy.has_code(code);
+        let declared = self.retry.as_ref().filter(|retry| retry.has_code(code));
         if self.pushback != Pushback::Never {
             self.pushback = pushback;
         }
         if pushback == Pushback::Never {
             self.shared.retry_budget.on_failure();
-            return if is_declared { Next::Exhausted } else { Next::End };
+            return if declared.is_some() { Next::Exhausted } else { Next::End };
         }
-        if !is_declared {
-            return Next::End;
-        }
+        let Some(policy) = declared else { return Next::End };
         // All calls that are lost with one connection are one failure to the budget.
         if !is_lost || !subchannel.loss_paid.swap(true, Ordering::Relaxed) {
             self.shared.retry_budget.on_failure();

@@ -15,6 +15,7 @@ use tonic::{Code, Status};
 
 use crate::address::Address;
 use crate::balance::call::deadline::DeadlineTimer;
+use crate::balance::call::message_limit::{MessageLimit, MessageScanner, MessageTooLarge};
 use crate::balance::call::reporter::AttemptReporter;
 use crate::balance::policy::AttemptResult;
 use crate::balance::runtime::timer::Timer;
@@ -61,7 +62,8 @@ impl fmt::Debug for ServedBy {
 /// - `DEADLINE_EXCEEDED` when the call's deadline passes, also while the caller reads slower than the server sends;
 /// - `UNAVAILABLE` when the connection is lost;
 /// - `RESOURCE_EXHAUSTED` when the trailers are larger than
-///   [`max_header_list_size`](crate::BalancedChannelBuilder::max_header_list_size);
+///   [`max_header_list_size`](crate::BalancedChannelBuilder::max_header_list_size), or a message is larger than
+///   [`max_response_message_bytes`](crate::MethodConfig::max_response_message_bytes);
 /// - the code of an HTTP/2 reset, after gRPC's table, when the server resets the stream.
 #[derive(Default)]
 #[must_use = "a body does nothing unless it is read"]
@@ -75,6 +77,8 @@ struct OpenBody {
     recv: Option<RecvBody>,
     reporter: AttemptReporter,
     timer: DeadlineTimer,
+    /// Finds a message that is too large. `None` without a limit.
+    messages: Option<Box<MessageScanner>>,
     /// What the trailers had, once they were read.
     code: Option<Code>,
 }
@@ -82,14 +86,15 @@ struct OpenBody {
 /// The reason why a response ended before its end.
 pub(crate) enum BodyError {
     DeadlineExceeded(Status),
-    /// The trailers are larger than the channel takes.
+    /// The trailers, or a message, are larger than the channel takes.
     TooLarge(Status),
     Failed(Failure),
 }
 
 impl ResponseBody {
-    pub(crate) fn new(recv: RecvBody, reporter: AttemptReporter, timer: DeadlineTimer) -> Self {
-        Self(Some(Box::new(OpenBody { buffered: VecDeque::new(), recv: Some(recv), reporter, timer, code: None })))
+    pub(crate) fn new(recv: RecvBody, reporter: AttemptReporter, timer: DeadlineTimer, limit: MessageLimit) -> Self {
+        let (buffered, recv, messages) = (VecDeque::new(), Some(recv), limit.scanner());
+        Self(Some(Box::new(OpenBody { buffered, recv, reporter, timer, messages, code: None })))
     }
 
     /// Makes the body of a response that ended with its head.
@@ -184,7 +189,12 @@ impl OpenBody {
         Poll::Ready(match Pin::new(recv).poll_frame(cx) {
             Poll::Pending if self.timer.poll_expired(cx) => Some(Err(self.deadline_exceeded())),
             Poll::Pending => return Poll::Pending,
-            Poll::Ready(Some(Ok(frame))) if frame.is_data() && !self.timer.has_passed() => Some(Ok(frame)),
+            Poll::Ready(Some(Ok(frame))) if frame.is_data() && !self.timer.has_passed() => {
+                Some(match self.check_messages(&frame) {
+                    Ok(()) => Ok(frame),
+                    Err(too_large) => Err(self.message_too_large(&too_large)),
+                })
+            }
             Poll::Ready(Some(Ok(frame))) => Some(if let Ok(trailers) = frame.into_trailers() {
                 self.end_with(trailers)
             } else {
@@ -200,6 +210,25 @@ impl OpenBody {
                 None
             }
         })
+    }
+
+    #[inline]
+    fn check_messages(&mut self, frame: &Frame<Bytes>) -> Result<(), MessageTooLarge> {
+        match (&mut self.messages, frame.data_ref()) {
+            (Some(messages), Some(data)) => messages.scan(data),
+            _ => Ok(()),
+        }
+    }
+
+    /// Ends the call: its caller does not take such a message. That is no fault of the server's.
+    fn message_too_large(&mut self, too_large: &MessageTooLarge) -> BodyError {
+        self.recv = None; // cancels the call
+        self.reporter.discard(AttemptResult::Dropped);
+        let (address, MessageTooLarge { length, limit }) = (self.reporter.address(), too_large);
+        let text = format!(
+            "{address}: a response message of {length} bytes is larger than max_response_message_bytes ({limit})"
+        );
+        BodyError::TooLarge(status::with_server(Code::ResourceExhausted, text, address))
     }
 
     fn fail(&mut self, failure: Failure) -> BodyError {

@@ -48,10 +48,11 @@ pub(crate) const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-p
 pub struct RetryPolicy {
     unary: BTreeSet<String>,
     streaming: BTreeSet<String>,
-    codes: Vec<Code>,
+    never: BTreeSet<String>,
+    pub(crate) codes: Vec<Code>,
     pub(crate) max_attempts: u32,
-    initial_backoff: Duration,
-    max_backoff: Duration,
+    pub(crate) initial_backoff: Duration,
+    pub(crate) max_backoff: Duration,
     tokens: u32,
     token_ratio: f64,
     pub(crate) timing: Timing,
@@ -72,6 +73,7 @@ impl Default for RetryPolicy {
         Self {
             unary: BTreeSet::new(),
             streaming: BTreeSet::new(),
+            never: BTreeSet::new(),
             codes: vec![Code::Unavailable],
             max_attempts: 5,
             initial_backoff: Duration::from_millis(50),
@@ -113,6 +115,14 @@ impl RetryPolicy {
     #[must_use]
     pub fn repeatable_streaming(mut self, method: impl Into<String>) -> Self {
         self.streaming.insert(with_leading_slash(method.into()));
+        self
+    }
+
+    /// Declares that a method, or all methods of a service, is never retried after a server may have processed it, whatever else
+    /// declares it: this policy, a [`MethodConfig`](crate::MethodConfig), or its service by name.
+    #[must_use]
+    pub fn never_repeat(mut self, method: impl Into<String>) -> Self {
+        self.never.insert(with_leading_slash(method.into()));
         self
     }
 
@@ -179,16 +189,14 @@ impl RetryPolicy {
         scope(path).or_else(|| scope(service_of(path))).unwrap_or(RetryScope::Never)
     }
 
-    /// Returns what [`RetryPolicy::scope`] has found: the method as it was declared, or its service.
-    pub(crate) fn declared<'a>(&self, path: &'a str) -> Option<&'a str> {
-        [path, service_of(path)]
-            .into_iter()
-            .find(|declared| self.unary.contains(*declared) || self.streaming.contains(*declared))
+    /// Whether a method or its service is never retried.
+    pub(crate) fn is_never_repeated(&self, path: &str) -> bool {
+        self.never.contains(path) || self.never.contains(service_of(path))
     }
 
-    /// Returns all methods and services as they were declared.
-    pub(crate) fn all_declared(&self) -> impl Iterator<Item = &String> {
-        self.unary.iter().chain(&self.streaming)
+    /// Returns all methods and services that it names.
+    pub(crate) fn all_named(&self) -> impl Iterator<Item = &String> {
+        self.unary.iter().chain(&self.streaming).chain(&self.never)
     }
 
     /// Refuses settings outside of their ranges, and texts that are no methods.
@@ -201,26 +209,19 @@ impl RetryPolicy {
             return Err(Error::invalid("budget ratio of the retry policy", ratio, "it must be a number from 0 on"));
         }
         self.timing.check()?;
-        self.all_declared().try_for_each(|method| check_method("repeatable method", method))
-    }
-
-    pub(crate) fn has_code(&self, code: Code) -> bool {
-        self.codes.contains(&code)
+        let mut declared = self.unary.iter().chain(&self.streaming);
+        declared.try_for_each(|method| check_method("repeatable method", method))?;
+        self.never.iter().try_for_each(|method| check_method("method that is never repeated", method))
     }
 
     pub(crate) fn budget_of_tokens(&self) -> RetryBudget {
         RetryBudget::new(self.tokens, self.token_ratio)
     }
-
-    /// Returns the pause after so many attempts. `random` is drawn from 0 to 1.
-    pub(crate) fn pause(&self, attempts: u32, random: f64) -> Duration {
-        let factor = 2_u32.saturating_pow(attempts.saturating_sub(1));
-        self.initial_backoff.saturating_mul(factor).min(self.max_backoff).mul_f64(random)
-    }
 }
 
 /// Returns the part of a path that names its service, with both slashes.
-fn service_of(path: &str) -> &str {
+#[inline]
+pub(crate) fn service_of(path: &str) -> &str {
     path.rfind('/').map_or("", |end| &path[..=end])
 }
 
@@ -342,10 +343,8 @@ mod tests {
             ("", RetryScope::Never),
         ] {
             assert_eq!(policy.scope(path), repeat, "{path}");
-            assert_eq!(policy.declared(path).is_some(), repeat != RetryScope::Never, "{path}");
         }
         assert_eq!(RetryPolicy::new().scope("/a.B/One"), RetryScope::Never);
-        assert_eq!([policy.declared("/a.D/Watch"), policy.declared("/a.D/Any")], [Some("/a.D/Watch"), Some("/a.D/")]);
     }
 
     #[test]
@@ -365,15 +364,6 @@ mod tests {
         budget.on_success();
         assert!(budget.allows_retry());
         assert!(!RetryPolicy::new().budget(0, 1.0).budget_of_tokens().allows_retry());
-    }
-
-    #[test]
-    fn waits_grow_to_their_cap() {
-        let policy = RetryPolicy::new().backoff(Duration::from_millis(10), Duration::from_millis(50));
-        let pauses: Vec<_> = (1..6).map(|attempts| policy.pause(attempts, 1.0).as_millis()).collect();
-        assert_eq!(pauses, [10, 20, 40, 50, 50]);
-        assert_eq!(policy.pause(3, 0.0), Duration::ZERO);
-        assert_eq!(policy.pause(u32::MAX, 0.5).as_millis(), 25);
     }
 
     #[test]

@@ -10,13 +10,15 @@ use tokio::time::Instant;
 use tonic::{Code, Status};
 
 use crate::backoff::Backoff;
-use crate::balance::builder::call_options::{ReportServer, WaitForReady};
+use crate::balance::builder::call_options::{CallTimeout, ReportServer, WaitForReady};
 use crate::balance::call::attempt::InFlight;
 use crate::balance::call::deadline::Deadline;
+use crate::balance::call::message_limit::MessageLimit;
 use crate::balance::call::pick::{PickRequest, WaitLimits};
 use crate::balance::call::replay::ReplayBody;
 use crate::balance::call::response_body::ResponseBody;
-use crate::balance::call::retry::{Pushback, RetryScope};
+use crate::balance::call::retry::Pushback;
+use crate::balance::method_config::MethodRetry;
 use crate::balance::pool::ready::ReadySubchannel;
 use crate::balance::shared::ChannelShared;
 use crate::balance::status;
@@ -53,7 +55,8 @@ pub(super) struct CallState {
     /// The attempt of a call that makes one at a time. First, so that it is dropped before what it belongs to.
     pub(super) in_flight: Option<InFlight>,
     pub(super) shared: Arc<ChannelShared>,
-    pub(super) method: Method,
+    /// The HTTP method, unless it is POST, as in gRPC.
+    method: Option<Box<Method>>,
     pub(super) path: PathAndQuery,
     /// Of the next attempt. An attempt takes them; `restore_headers` brings them back.
     headers: Headers,
@@ -68,7 +71,10 @@ pub(super) struct CallState {
     /// The response names its server.
     pub(super) reports_server: bool,
     pub(super) wait_limits: WaitLimits,
-    pub(super) retry_scope: RetryScope,
+    /// How it is retried after a server may have processed it; `None` if it is not.
+    pub(super) retry: Option<Arc<MethodRetry>>,
+    /// The largest message of its response, if it has a limit.
+    pub(super) max_response: MessageLimit,
     /// When the first attempt was sent, of a call that may have several at once: milliseconds since the channel's epoch, modulo
     /// 2^32. 0 before. Short, because the call's future has no room for more.
     pub(super) first_sent_ms: u32,
@@ -100,10 +106,15 @@ impl CallState {
         let extensions = (parts.extensions.len() > usize::from(is_generated)).then_some(&parts.extensions);
         let RequestHeaders { size, timeout, user_agent, is_plain } = RequestHeaders::scan(&parts.headers);
         let is_plain = is_plain && user_agent.is_none();
-        let limit = settings.timeouts.of_call(extensions, parts.uri.path());
+        let methods = shared.methods.load();
+        let method = methods.of(parts.uri.path());
+        let limit = extensions.and_then(|own| own.get()).map_or(method.timeout, |CallTimeout(own)| *own);
         let (has_timeout, deadline) = (timeout.is_some(), Deadline::new(timeout, limit, started));
         let wait_for_ready =
-            extensions.and_then(|own| own.get()).map_or(settings.wait_for_ready, |WaitForReady(own)| *own);
+            extensions.and_then(|own| own.get()).map_or(method.wait_for_ready, |WaitForReady(own)| *own);
+        let (retry, max_response) = (method.retry.clone(), method.max_response);
+        let body = method.max_request.limit_request(body);
+        drop(methods);
         let reports_server = extensions.and_then(|own| own.get()).map_or(settings.served_by, |ReportServer(own)| *own);
         let path = parts.uri.into_parts().path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/"));
         let agent = user_agent.map_or_else(|| settings.user_agent.clone(), |own| joined(own, &settings.user_agent));
@@ -111,8 +122,9 @@ impl CallState {
         parts.headers.insert(USER_AGENT, agent);
         Self {
             in_flight: None,
-            method: parts.method,
-            retry_scope: settings.retry.scope(path.path()),
+            method: (parts.method != Method::POST).then(|| Box::new(parts.method)),
+            retry,
+            max_response,
             path,
             headers: Headers::Whole(parts.headers),
             // Only what an attempt sends for a deadline can be made again, and not a text that is no timeout.
@@ -139,6 +151,11 @@ impl CallState {
         let now = Instant::now();
         self.wait_limits.started = now;
         self.wait_limits.deadline = self.wait_limits.deadline.and_then(|deadline| Deadline::of(deadline.timeout, now));
+    }
+
+    /// The HTTP method of the request.
+    pub(super) fn method(&self) -> Method {
+        self.method.as_deref().cloned().unwrap_or(Method::POST)
     }
 
     /// Whether a generated client makes the call: it gets failures as statuses with a source, and a proxy gets them as headers.

@@ -74,9 +74,14 @@ pub(super) struct Driver<T> {
     close_timer: Option<Pin<Box<Sleep>>>,
     /// The poll was put off by one turn, so that more requests are written at once.
     is_deferred: bool,
-    /// How many streams had been opened at the last poll, modulo 2^32.
+    /// How many streams had been opened at the last poll, modulo 2^32, and the polls since that changed.
     opened: u32,
+    quiet_polls: u32,
 }
+
+/// After so many polls without a new request the connection carries long streams, and not short calls: these begin with every
+/// other poll.
+const QUIET_POLLS: u32 = 16;
 
 /// How long an unused connection may take to close. A server that does not read would hold it open
 /// otherwise.
@@ -104,6 +109,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
             close_timer: None,
             is_deferred: false,
             opened: 0,
+            quiet_polls: 0,
         }
     }
 
@@ -174,10 +180,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Future for Driver<T> {
         // The first of several callers wakes this task, which would run at once and write that one
         // request alone. One turn later the others have sent too, and everything leaves in one
         // write.
-        // A poll without new requests has nothing to gather: it reads.
+        //
+        // Streams without an end gain nothing by that: there are many polls, and no new request.
         let opened = this.shared.streams.opened();
         let has_requests = std::mem::replace(&mut this.opened, opened) != opened;
-        if !this.is_deferred && has_requests && this.shared.capacity.in_flight() > 1 {
+        this.quiet_polls = if has_requests { 0 } else { this.quiet_polls.saturating_add(1) };
+        if !this.is_deferred && this.quiet_polls < QUIET_POLLS && this.shared.capacity.in_flight() > 1 {
             this.is_deferred = true;
             cx.waker().wake_by_ref();
             return Poll::Pending;

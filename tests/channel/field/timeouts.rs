@@ -5,7 +5,7 @@ use std::time::Duration;
 use greeter_proto::testing::test_service_client::TestServiceClient;
 use greeter_proto::testing::{ResponseParameters, StreamingOutputCallRequest};
 use tonic::{Code, Request, Status};
-use tonic_etcd::{BalancedChannelBuilder, CallTimeout};
+use tonic_etcd::{BalancedChannelBuilder, CallTimeout, MethodConfig};
 use tower::{Service, ServiceExt};
 
 use super::recorded::Stock;
@@ -39,19 +39,19 @@ async fn watch(builder: BalancedChannelBuilder, own: Option<CallTimeout>) -> Res
     Ok(())
 }
 
-/// F52: `CallTimeout` outweighs `method_timeout`, which outweighs `timeout`.
+/// F52: `CallTimeout` outweighs `MethodConfig`, which outweighs `timeout`.
 #[tokio::test]
 async fn a_call_or_a_method_can_be_without_the_channels_deadline() {
     let short = || builder().timeout(Duration::from_millis(200));
     let method = "/grpc.testing.TestService/StreamingOutputCall";
     assert_eq!(watch(short(), None).await.unwrap_err().code(), Code::DeadlineExceeded);
     watch(short(), Some(CallTimeout(None))).await.unwrap();
-    watch(short().method_timeout(method, None), None).await.unwrap();
-    watch(short().method_timeout("grpc.testing.TestService/", None), None).await.unwrap();
+    watch(short().method_config(method, MethodConfig::new().no_timeout()), None).await.unwrap();
+    watch(short().method_config("grpc.testing.TestService/", MethodConfig::new().no_timeout()), None).await.unwrap();
     let own = CallTimeout(Some(Duration::from_millis(200)));
     assert_eq!(watch(builder(), Some(own)).await.unwrap_err().code(), Code::DeadlineExceeded);
-    let one = builder().method_timeout(method, Some(Duration::from_millis(200)));
+    let one = builder().method_config(method, MethodConfig::new().timeout(Duration::from_millis(200)));
     assert_eq!(watch(one, None).await.unwrap_err().code(), Code::DeadlineExceeded);
-    let other = short().method_timeout("/grpc.testing.TestService/Other", None);
+    let other = short().method_config("/grpc.testing.TestService/Other", MethodConfig::new().no_timeout());
     assert_eq!(watch(other, None).await.unwrap_err().code(), Code::DeadlineExceeded);
 }

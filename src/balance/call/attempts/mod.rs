@@ -23,13 +23,12 @@
 //!
 //! Dropping the flight cancels each of its attempts: the exchange resets its stream, the reporter counts by age.
 
-mod durations;
+pub(in crate::balance) mod durations;
 mod flight;
 mod further;
 mod schedule;
-pub(crate) mod timing;
+pub(in crate::balance) mod timing;
 
-use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -37,7 +36,6 @@ use std::time::Duration;
 use tonic::{Code, Status};
 
 use crate::balance::call::attempt::InFlight;
-use crate::balance::call::attempts::durations::Durations;
 use crate::balance::call::attempts::flight::{Arrival, Attempt, Flight};
 use crate::balance::call::attempts::further::SentBecause;
 use crate::balance::call::attempts::schedule::{Action, Schedule};
@@ -45,20 +43,10 @@ use crate::balance::call::attempts::timing::HedgeDelay;
 use crate::balance::call::deadline::{Deadline, DeadlineTimer};
 use crate::balance::call::held_back::HeldBack;
 use crate::balance::call::outcome::AfterHead;
-use crate::balance::call::retry::{Pushback, RetryPolicy, RetryScope};
+use crate::balance::call::retry::Pushback;
 use crate::balance::call::state::AttemptOutcome::{self, Done, Failed, Retry, Unprocessed};
 use crate::balance::call::state::CallState;
 use crate::balance::status;
-
-/// The durations of the calls of each declared method and service. Empty unless a quantile is asked for.
-pub(crate) struct DeclaredDurations(BTreeMap<String, Durations>);
-
-impl DeclaredDurations {
-    pub(crate) fn of(policy: &RetryPolicy) -> Self {
-        let declared = policy.all_declared().filter(|_| policy.timing.has_quantile());
-        Self(declared.map(|declared| (declared.clone(), Durations::default())).collect())
-    }
-}
 
 /// How a flight ends.
 enum FlightEnd {
@@ -71,15 +59,15 @@ impl CallState {
     /// Whether the call may have a further attempt because of the time. One comparison if its method is not declared.
     #[inline]
     pub(super) fn is_timed(&self) -> bool {
-        self.retry_scope != RetryScope::Never && self.shared.settings.retry.timing.is_set()
+        self.retry.as_ref().is_some_and(|retry| retry.timing.is_set())
     }
 
     /// Returns the call's deadline, or the time at which a further attempt is first due, if that is earlier.
     pub(super) fn earlier_deadline(&self, sent_at: Duration) -> Option<Deadline> {
-        let policy = &self.shared.settings.retry;
         let deadline = self.wait_limits.deadline;
-        let timeout = self.hedge_delay(sent_at).into_iter().chain(policy.timing.attempt_timeout).min();
-        let due = timeout.filter(|_| self.attempts.saturating_add(1) < policy.max_attempts && !self.is_suspect);
+        let Some(retry) = &self.retry else { return deadline };
+        let timeout = self.hedge_delay(sent_at).into_iter().chain(retry.timing.attempt_timeout).min();
+        let due = timeout.filter(|_| self.attempts.saturating_add(1) < retry.max_attempts && !self.is_suspect);
         let Some(due) = due.and_then(|timeout| self.shared.epoch.checked_add(sent_at)?.checked_add(timeout)) else {
             return deadline;
         };
@@ -110,8 +98,10 @@ impl CallState {
     }
 
     fn schedule(&mut self, sent_at: Duration) -> Schedule {
-        let policy = &self.shared.settings.retry;
-        let mut schedule = Schedule::new(self.hedge_delay(sent_at), policy.timing.attempt_timeout, policy.max_attempts);
+        // A method that is not declared has one attempt, and is not timed.
+        let (timeout, max_attempts) =
+            self.retry.as_ref().map_or((None, 1), |retry| (retry.timing.attempt_timeout, retry.max_attempts));
+        let mut schedule = Schedule::new(self.hedge_delay(sent_at), timeout, max_attempts);
         if self.pushback == Pushback::Never {
             schedule.forbid();
         } else {
@@ -236,36 +226,31 @@ impl CallState {
 
     /// Returns after what time the call is hedged, if it is.
     fn hedge_delay(&self, now: Duration) -> Option<Duration> {
-        match self.shared.settings.retry.timing.hedge? {
+        let retry = self.retry.as_ref()?;
+        match retry.timing.hedge? {
             HedgeDelay::After(delay) => Some(delay),
             HedgeDelay::Quantile(part, at_least) => {
-                self.durations().and_then(|durations| durations.quantile(part, now)).map(|delay| delay.max(at_least))
+                retry.durations.as_ref()?.quantile(part, now).map(|delay| delay.max(at_least))
             }
         }
     }
 
     /// Adds a call with this outcome, if that is OK and a quantile is asked for.
     pub(super) fn add_duration_of(&self, outcome: &AttemptOutcome, sent_at: Duration) {
-        if self.shared.settings.retry.timing.has_quantile() && is_ok(outcome) {
+        if is_ok(outcome) {
             self.add_duration(sent_at);
         }
     }
 
     /// Adds a call that has ended with OK, if a quantile is asked for.
     fn add_duration(&self, sent_at: Duration) {
-        if self.shared.settings.retry.timing.has_quantile()
-            && let Some(durations) = self.durations()
-        {
+        if let Some(durations) = self.retry.as_ref().and_then(|retry| retry.durations.as_ref()) {
             let now = self.now();
             // Milliseconds are exact enough for a call that was retried; any other counts from `sent_at`.
             let since_first = wrapping_ms(now).wrapping_sub(self.first_sent_ms).saturating_sub(1);
             let since_first = Duration::from_millis(since_first.into());
             durations.add(now.saturating_sub(sent_at).max(since_first), now);
         }
-    }
-
-    fn durations(&self) -> Option<&Durations> {
-        self.shared.durations.0.get(self.shared.settings.retry.declared(self.path.path())?)
     }
 }
 

@@ -33,7 +33,7 @@ impl Timing {
     }
 
     /// Whether the durations of calls are needed.
-    pub(super) fn has_quantile(&self) -> bool {
+    pub(crate) fn has_quantile(&self) -> bool {
         matches!(self.hedge, Some(HedgeDelay::Quantile(..)))
     }
 

@@ -1,0 +1,111 @@
+//! Which setting holds for a call.
+
+use std::sync::Arc;
+
+use tonic::Code;
+
+use super::*;
+use crate::balance::call::message_limit::MessageLimit;
+use crate::balance::call::retry::RetryScope;
+
+const fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn code(methods: impl IntoIterator<Item = (&'static str, MethodConfig)>) -> CodeConfig {
+    let methods = methods.into_iter().map(|(path, config)| (path.to_owned(), config)).collect();
+    CodeConfig { timeout: Some(seconds(5)), methods, ..CodeConfig::default() }
+}
+
+fn compiled(code: &CodeConfig) -> CallSettings {
+    code.check().unwrap();
+    code.compile(&CallSettings::default())
+}
+
+#[test]
+fn each_setting_is_of_the_method_or_else_of_its_service_or_else_of_the_channel() {
+    let settings = compiled(&code([
+        ("/a.B/", MethodConfig::new().timeout(seconds(1)).wait_for_ready(true).max_request_message_bytes(7)),
+        ("/a.B/Watch", MethodConfig::new().no_timeout()),
+        ("/a.B/Put", MethodConfig::new().wait_for_ready(false).max_response_message_bytes(9)),
+    ]));
+    let (none, seven, nine) = (MessageLimit::of(None), MessageLimit::of(Some(7)), MessageLimit::of(Some(9)));
+    for (path, timeout, wait, request, response) in [
+        ("/a.B/Watch", None, true, seven, none),
+        ("/a.B/Put", Some(seconds(1)), false, seven, nine),
+        ("/a.B/Get", Some(seconds(1)), true, seven, none),
+        ("/a.BB/Get", Some(seconds(5)), false, none, none),
+        ("", Some(seconds(5)), false, none, none),
+    ] {
+        let method = settings.of(path);
+        let found = (method.timeout, method.wait_for_ready, method.max_request, method.max_response);
+        assert_eq!(found, (timeout, wait, request, response), "{path}");
+        assert!(method.retry.is_none(), "{path}");
+    }
+    assert_eq!(compiled(&CodeConfig::default()).of("/a.B/Get").timeout, None);
+}
+
+#[test]
+fn a_method_may_have_a_retry_policy_of_its_own() {
+    let own = RetryPolicy::new().max_attempts(2).retryable_codes([Code::Aborted]).hedge_after(seconds(1));
+    let config = MethodConfig::new().retry(own);
+    let retry = RetryPolicy::new().repeatable_streaming("/a.B/").repeatable("/a.C/Get").never_repeat("/a.B/Pay");
+    let pay = MethodConfig::new().retry(RetryPolicy::new());
+    let code = CodeConfig { retry, ..code([("/a.B/Get", config), ("/a.B/Pay", pay.clone()), ("/a.D/", pay)]) };
+    let settings = compiled(&code);
+    let retry = |path| settings.of(path).retry.clone();
+    let get = retry("/a.B/Get").unwrap();
+    assert_eq!((get.scope, get.max_attempts, get.timing.is_set()), (RetryScope::UntilComplete, 2, true));
+    assert!(get.has_code(Code::Aborted) && !get.has_code(Code::Unavailable) && !get.has_code(Code::Ok));
+    let service = retry("/a.B/Any").unwrap();
+    assert_eq!((service.scope, service.max_attempts, service.timing.is_set()), (RetryScope::UntilHead, 5, false));
+    assert!(service.has_code(Code::Unavailable) && !service.has_code(Code::Unauthenticated));
+    assert!(retry("/a.B/Pay").is_none(), "whatever else declares it");
+    assert!(retry("/a.C/Get").is_some() && retry("/a.C/Put").is_none() && retry("/a.D/Any").is_some());
+}
+
+#[test]
+fn a_service_that_is_never_retried_outweighs_its_methods() {
+    let retry = RetryPolicy::new().never_repeat("a.B/").repeatable("/a.B/Get");
+    let settings =
+        compiled(&CodeConfig { retry, ..code([("/a.B/Put", MethodConfig::new().retry(RetryPolicy::new()))]) });
+    assert!(["/a.B/Get", "/a.B/Put", "/a.B/Any"].iter().all(|path| settings.of(path).retry.is_none()));
+}
+
+#[test]
+fn what_is_known_of_earlier_calls_stays() {
+    let quantile = || RetryPolicy::new().hedge_after_quantile(0.9, seconds(1));
+    let code = CodeConfig { retry: quantile().repeatable("/a.B/"), ..CodeConfig::default() };
+    let first = compiled(&code);
+    let durations =
+        |settings: &CallSettings, path| settings.of(path).retry.as_ref().unwrap().durations.clone().unwrap();
+    let second = code.compile(&first);
+    assert!(Arc::ptr_eq(&durations(&first, "/a.B/Get"), &durations(&second, "/a.B/Put")));
+    let own = CodeConfig { methods: [("/a.B/Get".to_owned(), MethodConfig::new().retry(quantile()))].into(), ..code };
+    let third = own.compile(&second);
+    assert!(Arc::ptr_eq(&durations(&second, "/a.B/Put"), &durations(&third, "/a.B/Put")));
+    assert!(!Arc::ptr_eq(&durations(&third, "/a.B/Get"), &durations(&third, "/a.B/Put")), "an entry has its own");
+}
+
+#[test]
+fn waits_grow_to_their_cap() {
+    let policy = RetryPolicy::new().backoff(Duration::from_millis(10), Duration::from_millis(50)).repeatable("/a.B/");
+    let retry = compiled(&CodeConfig { retry: policy, ..CodeConfig::default() }).of("/a.B/Get").retry.clone().unwrap();
+    let pauses: Vec<_> = (1..6).map(|attempts| retry.pause(attempts, 1.0).as_millis()).collect();
+    assert_eq!(pauses, [10, 20, 40, 50, 50]);
+    assert_eq!(retry.pause(3, 0.0), Duration::ZERO);
+    assert_eq!(retry.pause(u32::MAX, 0.5).as_millis(), 25);
+}
+
+#[test]
+fn what_cannot_be_meant_is_refused() {
+    for (path, config, named) in [
+        ("/a.B/*", MethodConfig::new(), "method with a config"),
+        ("/a.B/Get", MethodConfig::new().retry(RetryPolicy::new().max_attempts(0)), "max_attempts"),
+        ("/a.B/Get", MethodConfig::new().retry(RetryPolicy::new().repeatable("/a.B/Put")), "/a.B/Put"),
+        ("/a.B/Get", MethodConfig::new().retry_streaming(RetryPolicy::new().never_repeat("/a.B/Pay")), "/a.B/Pay"),
+    ] {
+        let error = code([(path, config)]).check().unwrap_err();
+        assert!(error.is_invalid_argument() && error.to_string().contains(named), "{error}");
+    }
+}
