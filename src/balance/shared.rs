@@ -119,7 +119,6 @@ impl ChannelShared {
 
 /// Settings of calls, which do not change while a channel lives. `BalancedChannelBuilder` documents each, and checks them.
 #[derive(Clone)]
-#[expect(clippy::struct_excessive_bools, reason = "independent settings of the user's")]
 pub(crate) struct Settings {
     pub(crate) policy: Arc<dyn Policy>,
     /// What the code says of calls.

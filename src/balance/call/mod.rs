@@ -10,7 +10,6 @@
 //! | `held_back.rs` | a response that is held back until its status is known |
 //! | `outcome.rs` | the decision after an attempt: the end of the call, or another attempt |
 //! | `retry.rs` | the retry policy and its budget |
-//! | `message_limit.rs` | the maximum size of messages |
 //! | `replay.rs` | the request's body, kept for a retry |
 //! | `response_body.rs` | the response's body, which ends with the deadline |
 //! | `reporter.rs` | what an attempt reports about its server |
@@ -31,7 +30,6 @@ mod attempt;
 pub(super) mod attempts;
 pub(crate) mod deadline;
 mod held_back;
-pub(super) mod message_limit;
 mod outcome;
 pub(super) mod pick;
 pub(super) mod replay;

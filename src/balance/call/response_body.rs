@@ -15,8 +15,8 @@ use tonic::{Code, Status};
 
 use crate::address::Address;
 use crate::balance::call::deadline::DeadlineTimer;
-use crate::balance::call::message_limit::{MessageLimit, MessageScanner, MessageTooLarge};
 use crate::balance::call::reporter::AttemptReporter;
+use crate::balance::method_config::message_limit::{MessageLimit, MessageScanner, MessageTooLarge};
 use crate::balance::policy::AttemptResult;
 use crate::balance::runtime::timer::Timer;
 use crate::balance::status;

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::balance::call::message_limit::MessageLimit;
 use crate::balance::call::retry::{self, RetryPolicy, RetryScope, service_of};
+use crate::balance::method_config::message_limit::MessageLimit;
 use crate::balance::method_config::settings::{CallSettings, MethodRetry, MethodSettings};
-use crate::balance::method_config::{DeclaredRetry, MethodConfig};
+use crate::balance::method_config::{DeclaredRetry, MethodConfig, TimeLimit};
 use crate::error::Error;
 
 /// What the user's code says of the calls of a channel.
@@ -46,7 +46,11 @@ impl CodeConfig {
         let own = || entries.into_iter().flatten();
         let retry = self.retry_of(path, own().find_map(|entry| entry.retry.as_ref()), previous);
         MethodSettings {
-            timeout: own().find_map(|entry| entry.timeout).unwrap_or(self.timeout),
+            timeout: match own().find_map(|entry| entry.timeout) {
+                Some(TimeLimit::After(timeout)) => Some(timeout),
+                Some(TimeLimit::None) => None,
+                None => self.timeout,
+            },
             wait_for_ready: own().find_map(|entry| entry.wait_for_ready).unwrap_or(self.wait_for_ready),
             max_request: MessageLimit::of(own().find_map(|entry| entry.max_request_message_bytes)),
             max_response: MessageLimit::of(own().find_map(|entry| entry.max_response_message_bytes)),
@@ -59,15 +63,11 @@ impl CodeConfig {
             return None;
         }
         let durations = || previous.durations_of(path).unwrap_or_default();
-        match own {
-            Some(DeclaredRetry { policy, is_streaming }) => {
-                let scope = if *is_streaming { RetryScope::UntilHead } else { RetryScope::UntilComplete };
-                Some(MethodRetry::of(policy, scope, durations))
-            }
-            None => {
-                let scope = self.retry.scope(path);
-                (scope != RetryScope::Never).then(|| MethodRetry::of(&self.retry, scope, durations))
-            }
+        if let Some(DeclaredRetry { policy, is_streaming }) = own {
+            let scope = if *is_streaming { RetryScope::UntilHead } else { RetryScope::UntilComplete };
+            return Some(MethodRetry::of(policy, scope, durations));
         }
+        let scope = self.retry.scope(path);
+        (scope != RetryScope::Never).then(|| MethodRetry::of(&self.retry, scope, durations))
     }
 }

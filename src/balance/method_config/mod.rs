@@ -1,7 +1,8 @@
 //! The settings of calls by method: as the user's code gives them ([`MethodConfig`]), and as calls read them
-//! (`settings.rs`), made by `compile.rs` whenever one of their sources has changed.
+//! (`settings.rs`), made by `compile.rs` whenever one of their sources has changed. `message_limit.rs` holds the sizes of messages.
 
 mod compile;
+pub(crate) mod message_limit;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -32,12 +33,18 @@ use crate::error::Error;
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct MethodConfig {
-    /// `Some(None)` is no limit.
-    timeout: Option<Option<Duration>>,
+    timeout: Option<TimeLimit>,
     wait_for_ready: Option<bool>,
     max_request_message_bytes: Option<usize>,
     max_response_message_bytes: Option<usize>,
     retry: Option<DeclaredRetry>,
+}
+
+/// The maximum time of a call.
+#[derive(Clone, Copy, Debug)]
+enum TimeLimit {
+    None,
+    After(Duration),
 }
 
 /// How the calls of one entry are retried.
@@ -59,14 +66,14 @@ impl MethodConfig {
     /// for one call.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = Some(Some(timeout));
+        self.timeout = Some(TimeLimit::After(timeout));
         self
     }
 
     /// Lifts the maximum time of a call: for a method that watches something for as long as its caller likes.
     #[must_use]
     pub fn no_timeout(mut self) -> Self {
-        self.timeout = Some(None);
+        self.timeout = Some(TimeLimit::None);
         self
     }
 

@@ -1,6 +1,6 @@
 //! What calls read of the settings of their method. Immutable: a change makes others, and holds for calls that begin after it.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,8 +8,8 @@ use tonic::Code;
 
 use crate::balance::call::attempts::durations::Durations;
 use crate::balance::call::attempts::timing::Timing;
-use crate::balance::call::message_limit::MessageLimit;
 use crate::balance::call::retry::{RetryPolicy, RetryScope, service_of};
+use crate::balance::method_config::message_limit::MessageLimit;
 
 /// The settings of all methods of a channel.
 #[derive(Default)]
@@ -17,7 +17,7 @@ pub(crate) struct CallSettings {
     /// Of methods that `by_path` does not have.
     pub(super) default: MethodSettings,
     /// By path: `/package.Service/Method`, or `/package.Service/` for all methods of a service.
-    pub(super) by_path: HashMap<String, MethodSettings>,
+    pub(super) by_path: BTreeMap<String, MethodSettings>,
 }
 
 /// What holds for the calls of one method.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use tonic::Code;
 
 use super::*;
-use crate::balance::call::message_limit::MessageLimit;
 use crate::balance::call::retry::RetryScope;
+use crate::balance::method_config::message_limit::MessageLimit;
 
 const fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
