@@ -29,13 +29,13 @@ fn each_setting_is_of_the_method_or_else_of_its_service_or_else_of_the_channel()
         ("/a.B/Watch", MethodConfig::new().no_timeout()),
         ("/a.B/Put", MethodConfig::new().wait_for_ready(false).max_response_message_bytes(9)),
     ]));
-    let (none, seven, nine) = (MessageLimit::of(None), MessageLimit::of(Some(7)), MessageLimit::of(Some(9)));
+    let (unlimited, seven, nine) = (MessageLimit::of(None), MessageLimit::of(Some(7)), MessageLimit::of(Some(9)));
     for (path, timeout, wait, request, response) in [
-        ("/a.B/Watch", None, true, seven, none),
+        ("/a.B/Watch", None, true, seven, unlimited),
         ("/a.B/Put", Some(seconds(1)), false, seven, nine),
-        ("/a.B/Get", Some(seconds(1)), true, seven, none),
-        ("/a.BB/Get", Some(seconds(5)), false, none, none),
-        ("", Some(seconds(5)), false, none, none),
+        ("/a.B/Get", Some(seconds(1)), true, seven, unlimited),
+        ("/a.BB/Get", Some(seconds(5)), false, unlimited, unlimited),
+        ("", Some(seconds(5)), false, unlimited, unlimited),
     ] {
         let method = settings.of(path);
         let found = (method.timeout, method.wait_for_ready, method.max_request, method.max_response);
