@@ -265,6 +265,11 @@ mod registrar;
 mod resolver;
 mod secret;
 mod serve;
+#[cfg_attr(
+    not(any(test, tonic_etcd_fuzzing)),
+    expect(dead_code, unused_imports, reason = "nobody reads service configs yet")
+)]
+mod service_config;
 pub mod serving;
 mod target;
 mod timers;

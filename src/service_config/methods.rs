@@ -1,0 +1,81 @@
+//! What a service config says of methods: `methodConfig`. PURE.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::document::Node;
+use super::invalid::InvalidServiceConfig;
+use super::retry::{HedgingParams, RetryParams};
+
+/// The settings of the methods that one entry of `methodConfig` names.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct MethodParams {
+    /// Whether calls wait for a connected server instead of failing when there is none.
+    pub(crate) wait_for_ready: Option<bool>,
+    /// The longest time of a call; 0 lets every call fail.
+    pub(crate) timeout: Option<Duration>,
+    /// The largest message of a request, in bytes; 0 lets only empty ones pass.
+    pub(crate) max_request_bytes: Option<usize>,
+    /// The largest message of a response, in bytes; 0 lets only empty ones pass.
+    pub(crate) max_response_bytes: Option<usize>,
+    /// How calls are retried. Never beside [`hedging`](Self::hedging).
+    pub(crate) retry: Option<RetryParams>,
+    /// How calls are hedged. Never beside [`retry`](Self::retry).
+    pub(crate) hedging: Option<HedgingParams>,
+}
+
+/// The settings of all entries, by the paths that they name. An entry without names is read, so that it must be valid, and
+/// then skipped.
+pub(super) fn read(
+    entries: &Node<'_>,
+    most_attempts: u32,
+) -> Result<BTreeMap<String, Arc<MethodParams>>, InvalidServiceConfig> {
+    let mut methods = BTreeMap::new();
+    let mut named_at = BTreeMap::new();
+    for entry in entries.list()? {
+        let object = entry.object()?;
+        let names = object.optional("name", Node::list)?.unwrap_or_default();
+        let params = Arc::new(MethodParams::read(&entry, most_attempts)?);
+        for name in names {
+            let path = path(&name)?;
+            if let Some(other) = named_at.insert(path.clone(), name.path().to_owned()) {
+                return Err(name.invalid(format!("is the same name as {other}")));
+            }
+            methods.insert(path, Arc::clone(&params));
+        }
+    }
+    Ok(methods)
+}
+
+/// The path that a name stands for. For both of its fields the empty text, `null` and absence are the same.
+fn path(name: &Node<'_>) -> Result<String, InvalidServiceConfig> {
+    let object = name.object()?;
+    let service = object.optional("service", Node::string)?.unwrap_or_default();
+    let method = object.optional("method", Node::string)?.unwrap_or_default();
+    match (service.as_str(), method.as_str()) {
+        ("", "") => Ok("/".to_owned()),
+        ("", _) => Err(name.invalid("names a method without its service")),
+        _ => Ok(format!("/{service}/{method}")),
+    }
+}
+
+impl MethodParams {
+    /// Reads all fields of an entry but its names.
+    fn read(entry: &Node<'_>, most_attempts: u32) -> Result<Self, InvalidServiceConfig> {
+        let entry = entry.object()?;
+        let bytes = |name| entry.optional(name, |node| node.unsigned().map(|bytes| bytes as usize));
+        let params = Self {
+            wait_for_ready: entry.optional("waitForReady", Node::boolean)?,
+            timeout: entry.optional("timeout", Node::duration)?,
+            max_request_bytes: bytes("maxRequestMessageBytes")?,
+            max_response_bytes: bytes("maxResponseMessageBytes")?,
+            retry: entry.optional("retryPolicy", |policy| RetryParams::read(policy, most_attempts))?,
+            hedging: entry.optional("hedgingPolicy", |policy| HedgingParams::read(policy, most_attempts))?,
+        };
+        if params.retry.is_some() && params.hedging.is_some() {
+            return Err(entry.invalid("hedgingPolicy", "stands beside retryPolicy; an entry has at most one of them"));
+        }
+        Ok(params)
+    }
+}
