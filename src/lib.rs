@@ -265,10 +265,6 @@ mod registrar;
 mod resolver;
 mod secret;
 mod serve;
-#[cfg_attr(
-    not(any(test, tonic_etcd_fuzzing)),
-    expect(dead_code, unused_imports, reason = "nobody reads service configs yet")
-)]
 mod service_config;
 pub mod serving;
 mod target;
@@ -280,7 +276,7 @@ pub use balance::policy::{Policy, set::testing};
 pub use balance::{
     BalancedChannel, BalancedChannelBuilder, CallError, CallTimeout, ConnectivityState, ConnectivityStates,
     MethodConfig, OutlierDetection, ReportServer, ResponseBody, ResponseFuture, RetryPolicy, ServedBy, ServerState,
-    ServerStatus, WaitForReady,
+    ServerStatus, ServiceConfigSource, ServiceConfigStatus, WaitForReady,
 };
 #[cfg(feature = "_tls")]
 #[cfg_attr(docsrs, doc(cfg(any(feature = "tls-ring", feature = "tls-aws-lc"))))]

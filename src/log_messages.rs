@@ -30,6 +30,8 @@
 //!
 //! | message | level | meaning | what to do |
 //! |---|---|---|---|
+//! | `service config in force` | INFO | The channel of `service` has taken another service config from `source`. It holds for calls that begin after it. | Nothing. |
+//! | `service config refused, keeping the last one` | WARN | A service config from `source` is invalid or cannot be read. Logged once for each error. The last good one stays in force, and without one the settings of the code. | See `error`: it begins with the path of what is wrong. [`BalancedChannel::service_config`](crate::BalancedChannel::service_config) shows which document is in force. |
 //! | `server cannot be connected, retrying` | WARN | Connecting to a server failed, for the first time since it was last connected or became known (`service`, `server`, `error`, `retry_in_ms`). Further failures are silent until it is connected again. | See `error`. Check whether the server runs, listens at the registered address, and is reachable from here; with TLS, whether the certificates match. |
 //! | `server silent, connecting again` | WARN | Nothing was read from the server within the timeout after a PING, so the connection was closed; the calls on it failed (`service`, `server`, `error`). | Look for a frozen process, a lost host, or a network that drops packets. If the server is only slow, raise the timeout of `KeepAlive`. |
 //! | `connection silent, the server has others` | WARN | Nothing was read over one of several connections to a server ([`connections_per_server`](crate::BalancedChannelBuilder::connections_per_server)) within the timeout after a PING, so it was closed; the calls on it failed (`service`, `server`, `error`; `left` connections remain). | As for `server silent, connecting again`. |

@@ -8,6 +8,7 @@
 //! | `builder` | its settings, their checks, and how a channel is started |
 //! | `shared` | the state that clones, calls and background tasks share |
 //! | `connectivity`, `view` | the state of a channel and of its servers, as texts and for users |
+//! | `config` | the service config of a channel: its sources, and how it is put into force |
 //! | `method_config` | the settings of calls by method |
 //! | `call` | one call: pick, attempt, response, retry |
 //! | `queue` | calls that wait for a server, first in, first out |
@@ -29,6 +30,7 @@
 mod builder;
 pub(crate) mod call;
 mod channel;
+mod config;
 mod connectivity;
 mod method_config;
 pub mod policy;
@@ -45,6 +47,7 @@ pub use crate::balance::builder::call_options::{CallTimeout, ReportServer, WaitF
 pub use crate::balance::call::response_body::{ResponseBody, ServedBy};
 pub use crate::balance::call::retry::RetryPolicy;
 pub use crate::balance::channel::{BalancedChannel, ResponseFuture};
+pub use crate::balance::config::{ServiceConfigSource, ServiceConfigStatus};
 pub use crate::balance::connectivity::ConnectivityState;
 pub(crate) use crate::balance::connectivity::DirectoryStatus;
 pub use crate::balance::method_config::MethodConfig;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use http::HeaderValue;
 use http::uri::Authority;
 use tokio::sync::watch;
@@ -14,6 +14,7 @@ use tonic::{Code, Status};
 
 use crate::address::Address;
 use crate::balance::call::retry::RetryBudget;
+use crate::balance::config::AppliedConfig;
 use crate::balance::connectivity::ChannelStatus;
 use crate::balance::method_config::{CallSettings, CodeConfig};
 use crate::balance::policy::{LeastRequest, PickNotifier, Policy};
@@ -63,6 +64,10 @@ pub(crate) struct ChannelShared {
     pub(crate) retry_budget: RetryBudget,
     /// The settings of calls by method. Replaced as a whole: a change holds for calls that begin after it.
     pub(crate) methods: ArcSwap<CallSettings>,
+    /// The service config in force.
+    pub(crate) config: AppliedConfig,
+    /// Of the code, or of the service config.
+    pub(crate) outlier_detection: ArcSwapOption<OutlierDetection>,
     /// Zero of the times that costs and pauses are stored as, so that they fit into atomics.
     pub(crate) epoch: Instant,
     /// What all servers do together, as the measure for each.
@@ -119,8 +124,11 @@ impl ChannelShared {
 
 /// Settings of calls, which do not change while a channel lives. `BalancedChannelBuilder` documents each, and checks them.
 #[derive(Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "independent settings of the user's")]
 pub(crate) struct Settings {
     pub(crate) policy: Arc<dyn Policy>,
+    /// The service config's policy and outlier detection hold, where it has them.
+    pub(crate) policy_from_service_config: bool,
     /// What the code says of calls.
     pub(crate) calls: CodeConfig,
     pub(crate) outlier_detection: Option<OutlierDetection>,
@@ -141,6 +149,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             policy: Arc::new(LeastRequest::new()),
+            policy_from_service_config: false,
             calls: CodeConfig::default(),
             outlier_detection: None,
             wait_limit: Duration::from_secs(10),

@@ -12,6 +12,7 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::WatchStream;
 
 use crate::balance::channel::BalancedChannel;
+use crate::balance::config::ServiceConfigStatus;
 use crate::balance::connectivity::{ChannelStatus, ConnectivityState};
 use crate::balance::subchannel::{ServerState, ServerStatus, Subchannel, SubchannelState};
 use crate::error::Error;
@@ -57,6 +58,11 @@ impl BalancedChannel {
             })
         };
         self.0.shared.subchannels.load().iter().filter_map(status).collect()
+    }
+
+    /// Returns the service config of the channel: the document in force, its source, and why the last one was refused, if it was.
+    pub fn service_config(&self) -> ServiceConfigStatus {
+        self.0.shared.config.status()
     }
 
     /// Returns the present state of the channel as a whole.

@@ -29,8 +29,8 @@ use document::Node;
 pub(crate) use invalid::InvalidServiceConfig;
 pub(crate) use load_balancing::LoadBalancing;
 pub(crate) use methods::MethodParams;
-pub(crate) use outlier::{FailurePercentageParams, OutlierParams, SuccessRateParams};
-pub(crate) use retry::{HedgingParams, RetryParams, RetryThrottling};
+pub(crate) use outlier::OutlierParams;
+pub(crate) use retry::RetryThrottling;
 
 /// The most connections to one server that a document can ask for: A105's limit. Larger values count as this one.
 const MOST_CONNECTIONS: u32 = 10;

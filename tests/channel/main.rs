@@ -10,6 +10,7 @@ mod per_server;
 mod policies;
 mod raw;
 mod retries;
+mod service_config;
 mod support;
 mod transports;
 mod waiting;

@@ -16,7 +16,7 @@ use crate::peer::{Peer, Script};
 use crate::support::{Lowest, SAY_HELLO, builder, greet, greeted_by, over, ready, server_of, told};
 
 /// Two servers, of which the first gets all first attempts and answers UNAVAILABLE.
-async fn failing_first(builder: BalancedChannelBuilder) -> (Peer, Peer, BalancedChannel) {
+pub(crate) async fn failing_first(builder: BalancedChannelBuilder) -> (Peer, Peer, BalancedChannel) {
     let failing = Script::Status(Code::Unavailable as i32, vec![]);
     let (mut one, mut other) = (Peer::start(failing.clone()).await, Peer::start(Script::Greet).await);
     while one.address > other.address {
@@ -50,7 +50,7 @@ async fn what_is_never_repeated_is_not_whatever_declares_it() {
     assert_eq!(good.seen.calls(), 0);
 }
 
-async fn greet_by_name(channel: &BalancedChannel, length: usize) -> Result<Response<HelloReply>, Status> {
+pub(crate) async fn greet_by_name(channel: &BalancedChannel, length: usize) -> Result<Response<HelloReply>, Status> {
     GreeterClient::new(channel.clone()).say_hello(HelloRequest { name: "x".repeat(length) }).await
 }
 

@@ -9,11 +9,12 @@ mod connections;
 
 use std::fmt;
 use std::hash::Hash;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use http::HeaderValue;
 use http::uri::Authority;
 use tokio::sync::{Notify, watch};
@@ -23,6 +24,8 @@ use tower::discover::Discover;
 
 use crate::balance::call::retry::{self, RetryPolicy};
 use crate::balance::channel::BalancedChannel;
+use crate::balance::config::apply::apply;
+use crate::balance::config::{AppliedConfig, ConfigSource};
 use crate::balance::connectivity::{ChannelStatus, DirectoryStatus};
 use crate::balance::method_config::{CallSettings, MethodConfig};
 use crate::balance::policy::{PickNotifier, Policy};
@@ -42,6 +45,7 @@ use crate::connection::{Connector, Options, Transport};
 use crate::error::Error;
 use crate::instance::Instance;
 use crate::secret;
+use crate::service_config::ServiceConfig;
 
 /// The default of `idle_timeout`. Cloud load balancers forget idle connections after four to six minutes.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
@@ -54,6 +58,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 /// | question | setting | default |
 /// |---|---|---|
 /// | Which server gets a call? | [`policy`](Self::policy) | least request |
+/// | What do operators set, in gRPC's service config? | [`service_config`](Self::service_config), [`service_config_file`](Self::service_config_file), [`service_config_updates`](Self::service_config_updates) | nothing |
 /// | How long may a call take? | [`timeout`](Self::timeout), [`method_config`](Self::method_config), [`CallTimeout`](crate::CallTimeout) | no limit |
 /// | How long does it wait for a server? | [`wait_limit`](Self::wait_limit) | 10 s |
 /// | Does it wait while no server can be connected? | [`wait_for_ready`](Self::wait_for_ready), [`WaitForReady`](crate::WaitForReady) | no |
@@ -78,6 +83,7 @@ pub struct BalancedChannelBuilder {
     user_agent: Option<String>,
     options: Options,
     connector: Option<Connector>,
+    config: ConfigSource,
     /// Of further connections. Tests alone set it.
     unused_after: Duration,
     #[cfg(feature = "_tls")]
@@ -92,6 +98,7 @@ impl Default for BalancedChannelBuilder {
             user_agent: None,
             options: Options { idle_timeout: Some(IDLE_TIMEOUT), ..Options::default() },
             connector: None,
+            config: ConfigSource::None,
             unused_after: UNUSED_AFTER,
             #[cfg(feature = "_tls")]
             tls: None,
@@ -157,6 +164,70 @@ impl BalancedChannelBuilder {
         self
     }
 
+    /// Sets the service config of the channel: gRPC's JSON document for timeouts, retries and sizes of messages by method.
+    ///
+    /// The fields are those of `service_config.proto`, with the rules of the gRFCs A6, A17, A21, A24 and A50. Unknown ones are
+    /// ignored. Where the code says something too:
+    ///
+    /// | field | what holds |
+    /// |---|---|
+    /// | `timeout` | the earlier of the call's, the code's and the document's. [`CallTimeout`](crate::CallTimeout) lifts the code's alone |
+    /// | `waitForReady` | the call's ([`WaitForReady`](crate::WaitForReady)), then the code's, then the document's |
+    /// | `maxRequestMessageBytes`, `maxResponseMessageBytes` | the smaller one |
+    /// | `retryPolicy`, `hedgingPolicy`, `retryThrottling` | the code's, unless it says [`RetryPolicy::from_service_config`] |
+    /// | `loadBalancingConfig` | the code's, unless it says [`policy_from_service_config`](Self::policy_from_service_config) |
+    /// | `healthCheckConfig`, `connectionScaling` | checked, without effect so far |
+    ///
+    /// An entry of the document for a method replaces that for its service, and this the one for all methods, as a whole: they are
+    /// not merged. It replaces an earlier source of the document.
+    ///
+    /// ```
+    /// use tonic_etcd::BalancedChannel;
+    ///
+    /// let builder = BalancedChannel::builder().service_config(
+    ///     r#"{"methodConfig": [{"name": [{"service": "shop.Orders"}], "timeout": "1.5s"}]}"#,
+    /// );
+    /// ```
+    ///
+    /// # Errors
+    /// A document that is invalid is refused as a whole when the channel is built ([`Error::is_invalid_argument`]). The error names
+    /// the path of what is wrong, such as `methodConfig[2].retryPolicy.maxAttempts`.
+    pub fn service_config(mut self, document: impl Into<String>) -> Self {
+        self.config = ConfigSource::Code(document.into().into());
+        self
+    }
+
+    /// Takes the policy and the outlier detection from `loadBalancingConfig` of the service config where it has that, in place of
+    /// [`BalancedChannelBuilder::policy`] and [`BalancedChannelBuilder::outlier_detection`]. Off by default.
+    ///
+    /// Known are `pick_first` (its order is random in any case), `round_robin`, `least_request_experimental` (two servers are
+    /// compared, whatever `choiceCount` says) and `outlier_detection_experimental` with one of them as its child. Of that one, an
+    /// enforcement of 0 % turns an algorithm off, and any other counts as 100 %. A change takes back all servers that are ejected.
+    pub fn policy_from_service_config(mut self) -> Self {
+        self.settings.policy_from_service_config = true;
+        self
+    }
+
+    /// Reads the service config from a file, and follows it: it is read again once a second. What the document can say is at
+    /// [`BalancedChannelBuilder::service_config`]. It replaces an earlier source of the document.
+    ///
+    /// A change holds for calls that begin after it. A document that is refused, or a file that cannot be read, leaves the last
+    /// good document in force, and is logged at WARN once. If the first one is refused or missing, the code's settings hold until a
+    /// good one comes: that is no error when the channel is built. [`BalancedChannel::service_config`] shows which one is in force.
+    ///
+    /// Replace the file by a rename: one that is written in place may be read half-way.
+    pub fn service_config_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.config = ConfigSource::File(path.into());
+        self
+    }
+
+    /// Takes the service config from a watch channel, and follows it, as [`BalancedChannelBuilder::service_config_file`]. The last
+    /// good document stays in force when the sender is dropped. It replaces an earlier source of the document.
+    pub fn service_config_updates(mut self, documents: watch::Receiver<Arc<str>>) -> Self {
+        self.config = ConfigSource::Updates(documents);
+        self
+    }
+
     /// Sets whether calls wait for ready: until their deadline, also while no server is registered or none can be connected. A
     /// call without a deadline may then wait for ever.
     ///
@@ -164,7 +235,7 @@ impl BalancedChannelBuilder {
     /// are not resolved yet, or are connecting, calls wait with either setting. [`WaitForReady`](crate::WaitForReady) sets it for one
     /// call.
     pub fn wait_for_ready(mut self, wait: bool) -> Self {
-        self.settings.calls.wait_for_ready = wait;
+        self.settings.calls.wait_for_ready = Some(wait);
         self
     }
 
@@ -272,6 +343,10 @@ impl BalancedChannelBuilder {
         let mut settings = self.settings;
         connections::check_per_server(&settings)?;
         settings.calls.check()?;
+        if let ConfigSource::Code(text) = &self.config {
+            ServiceConfig::parse(text.as_bytes(), settings.calls.most_attempts())
+                .map_err(|invalid| Error::invalid("service config", invalid.path(), invalid.reason()))?;
+        }
         if let Some((setting, value, bound)) = settings.outlier_detection.and_then(|detection| detection.invalid()) {
             return Err(Error::invalid("outlier detection", value, format!("the {setting} must be {bound}")));
         }
@@ -308,7 +383,9 @@ impl BalancedChannelBuilder {
             status: watch::Sender::new(ChannelStatus::new(Arc::new(directory))),
             connect_context: Arc::new(connect_context),
             retry_budget: settings.calls.retry.budget_of_tokens(),
-            methods: ArcSwap::from_pointee(settings.calls.compile(&CallSettings::default())),
+            methods: ArcSwap::from_pointee(settings.calls.compile(None, &CallSettings::default())),
+            config: AppliedConfig::default(),
+            outlier_detection: ArcSwapOption::from_pointee(settings.outlier_detection),
             settings,
             pick_notifier: PickNotifier::default(),
             epoch: Instant::now(),
@@ -318,8 +395,11 @@ impl BalancedChannelBuilder {
             unavailable_text: UnavailableText::default(),
             out_of_range_logged: AtomicBool::new(false),
         });
+        self.config.first().into_iter().for_each(|text| apply(&shared, text));
+        let config = self.config.following();
         // No span: it would live as long as the process, and keep the span open in which the channel was built.
-        let pool_task = runtime.spawn(pool::run(shared.clone(), ShutdownGuard(shared.clone()), source)).abort_handle();
+        let pool = pool::run(shared.clone(), ShutdownGuard(shared.clone()), source, config);
+        let pool_task = runtime.spawn(pool).abort_handle();
         Ok(BalancedChannel(Arc::new(ChannelHandle { shared, pool_task })))
     }
 }

@@ -86,7 +86,7 @@ impl AttemptReporter {
         }
         let failures = server.count_end(code, self.ejection_term);
         if failures > 0
-            && let Some(detection) = self.shared.settings.outlier_detection
+            && let Some(detection) = &*self.shared.outlier_detection.load()
             && detection.is_suspicious(failures, server.is_on_probation())
         {
             self.shared.connect_context.changed.notify_one(); // the pool decides about ejections

@@ -49,6 +49,7 @@ pub struct RetryPolicy {
     unary: BTreeSet<String>,
     streaming: BTreeSet<String>,
     never: BTreeSet<String>,
+    pub(crate) is_from_service_config: bool,
     pub(crate) codes: Vec<Code>,
     pub(crate) max_attempts: u32,
     pub(crate) initial_backoff: Duration,
@@ -74,6 +75,7 @@ impl Default for RetryPolicy {
             unary: BTreeSet::new(),
             streaming: BTreeSet::new(),
             never: BTreeSet::new(),
+            is_from_service_config: false,
             codes: vec![Code::Unavailable],
             max_attempts: 5,
             initial_backoff: Duration::from_millis(50),
@@ -123,6 +125,19 @@ impl RetryPolicy {
     #[must_use]
     pub fn never_repeat(mut self, method: impl Into<String>) -> Self {
         self.never.insert(with_leading_slash(method.into()));
+        self
+    }
+
+    /// Takes `retryPolicy`, `hedgingPolicy` and `retryThrottling` from the channel's service config where it has them, in place of
+    /// what this policy says. Off by default: whoever may write the document could then cause repeats.
+    /// [`RetryPolicy::never_repeat`] outweighs the document.
+    ///
+    /// Methods that a `retryPolicy` names are retried until the response begins, as gRFC A6 has it and as
+    /// [`RetryPolicy::repeatable_streaming`]; those of a `hedgingPolicy` are as those of [`RetryPolicy::repeatable`] with
+    /// [`RetryPolicy::hedge_after`], where a delay of 0 counts as 1 ms.
+    #[must_use]
+    pub fn from_service_config(mut self) -> Self {
+        self.is_from_service_config = true;
         self
     }
 
@@ -215,7 +230,12 @@ impl RetryPolicy {
     }
 
     pub(crate) fn budget_of_tokens(&self) -> RetryBudget {
-        RetryBudget::new(self.tokens, self.token_ratio)
+        RetryBudget::new(self.tokens.into(), self.token_ratio)
+    }
+
+    /// The tokens of the budget, and what an OK call puts back.
+    pub(crate) fn tokens(&self) -> (f64, f64) {
+        (self.tokens.into(), self.token_ratio)
     }
 }
 
@@ -284,20 +304,32 @@ impl Pushback {
 /// All calls of a channel share it. Relaxed atomics are enough: a token more or less decides nothing else.
 pub(crate) struct RetryBudget {
     tokens: AtomicI64,
-    max: i64,
-    ratio: i64,
+    max: AtomicI64,
+    ratio: AtomicI64,
 }
 
 impl RetryBudget {
-    fn new(tokens: u32, ratio: f64) -> Self {
-        let max = i64::from(tokens) * 1000;
-        Self { tokens: AtomicI64::new(max), max, ratio: (ratio * 1000.0) as i64 }
+    fn new(tokens: f64, ratio: f64) -> Self {
+        let (max, ratio) = (thousandths(tokens), thousandths(ratio));
+        Self { tokens: AtomicI64::new(max), max: AtomicI64::new(max), ratio: AtomicI64::new(ratio) }
+    }
+
+    /// Changes the budget. As large a part of it is left as before.
+    pub(crate) fn set(&self, tokens: f64, ratio: f64) {
+        let max = thousandths(tokens);
+        let before = self.max.swap(max, Ordering::Relaxed);
+        self.ratio.store(thousandths(ratio), Ordering::Relaxed);
+        let part =
+            |left: i64| if before > 0 { (i128::from(left) * i128::from(max) / i128::from(before)) as i64 } else { max };
+        let _ = self.tokens.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| Some(part(left).min(max))); // always Ok
     }
 
     pub(crate) fn on_success(&self) {
+        let max = self.max.load(Ordering::Relaxed);
         // Most of the time the budget is full: a read is cheaper than a write that all callers share.
-        if self.tokens.load(Ordering::Relaxed) < self.max {
-            let add = |tokens: i64| Some((tokens.saturating_add(self.ratio)).min(self.max));
+        if self.tokens.load(Ordering::Relaxed) < max {
+            let ratio = self.ratio.load(Ordering::Relaxed);
+            let add = |tokens: i64| Some((tokens.saturating_add(ratio)).min(max));
             let _ = self.tokens.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add); // always Ok
         }
     }
@@ -309,8 +341,13 @@ impl RetryBudget {
 
     /// Whether another attempt may be made: more than half of the tokens are left.
     pub(crate) fn allows_retry(&self) -> bool {
-        self.tokens.load(Ordering::Relaxed) > self.max / 2
+        self.tokens.load(Ordering::Relaxed) > self.max.load(Ordering::Relaxed) / 2
     }
+}
+
+/// As gRPC counts tokens.
+fn thousandths(value: f64) -> i64 {
+    (value * 1000.0) as i64
 }
 
 #[cfg(test)]
@@ -364,6 +401,21 @@ mod tests {
         budget.on_success();
         assert!(budget.allows_retry());
         assert!(!RetryPolicy::new().budget(0, 1.0).budget_of_tokens().allows_retry());
+    }
+
+    #[test]
+    fn a_budget_that_changes_keeps_the_part_that_is_left() {
+        let budget = RetryPolicy::new().budget(10, 0.5).budget_of_tokens();
+        (0..4).for_each(|_| budget.on_failure());
+        budget.set(100.0, 0.1);
+        (0..9).for_each(|_| budget.on_failure());
+        assert!(budget.allows_retry(), "60 - 9 of 100");
+        budget.on_failure();
+        assert!(!budget.allows_retry());
+        budget.set(0.0, 0.0);
+        assert!(!budget.allows_retry());
+        budget.set(4.0, 0.0);
+        assert!(budget.allows_retry(), "of nothing all is left");
     }
 
     #[test]

@@ -108,7 +108,7 @@ impl CallState {
         let is_plain = is_plain && user_agent.is_none();
         let methods = shared.methods.load();
         let method = methods.of(parts.uri.path());
-        let limit = extensions.and_then(|own| own.get()).map_or(method.timeout, |CallTimeout(own)| *own);
+        let limit = method.time_limit(extensions.and_then(|own| own.get::<CallTimeout>()).copied());
         let (has_timeout, deadline) = (timeout.is_some(), Deadline::new(timeout, limit, started));
         let wait_for_ready =
             extensions.and_then(|own| own.get()).map_or(method.wait_for_ready, |WaitForReady(own)| *own);

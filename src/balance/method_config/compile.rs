@@ -9,13 +9,19 @@ use crate::balance::method_config::message_limit::MessageLimit;
 use crate::balance::method_config::settings::{CallSettings, MethodRetry, MethodSettings};
 use crate::balance::method_config::{DeclaredRetry, MethodConfig, TimeLimit};
 use crate::error::Error;
+use crate::service_config::{MethodParams, ServiceConfig};
+
+/// The most attempts that a service config can ask for (gRFC A6), unless the code allows more.
+const MOST_ATTEMPTS: u32 = 5;
+/// The path of the entry for all methods.
+const ALL_METHODS: &str = "/";
 
 /// What the user's code says of the calls of a channel.
 #[derive(Clone, Default)]
 pub(crate) struct CodeConfig {
     /// The channel's own settings. `None` is no limit.
     pub(crate) timeout: Option<Duration>,
-    pub(crate) wait_for_ready: bool,
+    pub(crate) wait_for_ready: Option<bool>,
     pub(crate) retry: RetryPolicy,
     /// By path: `/package.Service/Method`, or `/package.Service/` for all methods of a service.
     pub(crate) methods: BTreeMap<String, MethodConfig>,
@@ -32,35 +38,71 @@ impl CodeConfig {
         Ok(())
     }
 
-    /// The settings that calls read. What `previous` ones know of earlier calls stays.
-    pub(crate) fn compile(&self, previous: &CallSettings) -> CallSettings {
-        let paths: BTreeSet<&String> = self.methods.keys().chain(self.retry.all_named()).collect();
-        let of = |path: &str| self.settings_of(path, previous);
+    /// The most attempts that a document can ask for: gRPC's 5, or more if the code allows more.
+    pub(crate) fn most_attempts(&self) -> u32 {
+        let own =
+            self.methods.values().filter_map(|config| config.retry.as_ref()).map(|retry| retry.policy.max_attempts);
+        own.chain([MOST_ATTEMPTS, self.retry.max_attempts]).max().unwrap_or(MOST_ATTEMPTS)
+    }
+
+    /// The tokens of the retry budget, and what an OK call puts back, if a document may change that.
+    pub(crate) fn budget(&self, document: Option<&ServiceConfig>) -> Option<(f64, f64)> {
+        self.retry.is_from_service_config.then(|| {
+            let throttling = document.and_then(|document| document.retry_throttling);
+            throttling.map_or(self.retry.tokens(), |throttling| (throttling.max_tokens, throttling.token_ratio))
+        })
+    }
+
+    /// The settings that calls read, with those of a service config. What `previous` ones know of earlier calls stays.
+    pub(crate) fn compile(&self, document: Option<&ServiceConfig>, previous: &CallSettings) -> CallSettings {
+        let named =
+            document.into_iter().flat_map(|document| document.methods.keys()).filter(|path| *path != ALL_METHODS);
+        let paths: BTreeSet<&String> = self.methods.keys().chain(self.retry.all_named()).chain(named).collect();
+        let of = |path: &str| self.settings_of(path, document.and_then(|document| document.method(path)), previous);
         CallSettings { default: of(""), by_path: paths.into_iter().map(|path| (path.clone(), of(path))).collect() }
     }
 
     /// What holds for the calls of a path that is that of a method, of a service, or empty.
-    fn settings_of(&self, path: &str, previous: &CallSettings) -> MethodSettings {
+    fn settings_of(&self, path: &str, params: Option<&Arc<MethodParams>>, previous: &CallSettings) -> MethodSettings {
         let entries = [self.methods.get(path), self.methods.get(service_of(path))];
         // Each setting for itself: of the method, else of its service.
         let own = || entries.into_iter().flatten();
-        let retry = self.retry_of(path, own().find_map(|entry| entry.retry.as_ref()), previous);
+        let retry = self.retry_of(path, own().find_map(|entry| entry.retry.as_ref()), params, previous);
+        let params = params.map(|params| &**params);
+        // Of two limits the smaller holds.
+        let max_request = own().find_map(|entry| entry.max_request_message_bytes);
+        let max_request = max_request.into_iter().chain(params.and_then(|params| params.max_request_bytes)).min();
+        let max_response = own().find_map(|entry| entry.max_response_message_bytes);
+        let max_response = max_response.into_iter().chain(params.and_then(|params| params.max_response_bytes)).min();
+        let wait_for_ready = own().find_map(|entry| entry.wait_for_ready).or(self.wait_for_ready);
         MethodSettings {
             timeout: match own().find_map(|entry| entry.timeout) {
                 Some(TimeLimit::After(timeout)) => Some(timeout),
                 Some(TimeLimit::None) => None,
                 None => self.timeout,
             },
-            wait_for_ready: own().find_map(|entry| entry.wait_for_ready).unwrap_or(self.wait_for_ready),
-            max_request: MessageLimit::of(own().find_map(|entry| entry.max_request_message_bytes)),
-            max_response: MessageLimit::of(own().find_map(|entry| entry.max_response_message_bytes)),
+            document_timeout: params.and_then(|params| params.timeout),
+            wait_for_ready: wait_for_ready.or(params.and_then(|params| params.wait_for_ready)).unwrap_or_default(),
+            max_request: MessageLimit::of(max_request),
+            max_response: MessageLimit::of(max_response),
             retry: retry.map(Arc::new),
         }
     }
 
-    fn retry_of(&self, path: &str, own: Option<&DeclaredRetry>, previous: &CallSettings) -> Option<MethodRetry> {
+    fn retry_of(
+        &self,
+        path: &str,
+        own: Option<&DeclaredRetry>,
+        params: Option<&Arc<MethodParams>>,
+        previous: &CallSettings,
+    ) -> Option<MethodRetry> {
         if self.retry.is_never_repeated(path) {
             return None;
+        }
+        if own.map_or(&self.retry, |own| &own.policy).is_from_service_config
+            && let Some(retry) = params.and_then(|params| MethodRetry::of_document(params))
+        {
+            return Some(retry);
         }
         let durations = || previous.durations_of(path).unwrap_or_default();
         if let Some(DeclaredRetry { policy, is_streaming }) = own {

@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use tonic::Code;
 
+use crate::balance::builder::call_options::CallTimeout;
 use crate::balance::call::attempts::durations::Durations;
 use crate::balance::call::attempts::timing::Timing;
 use crate::balance::call::retry::{RetryPolicy, RetryScope, service_of};
 use crate::balance::method_config::message_limit::MessageLimit;
+use crate::service_config::MethodParams;
 
 /// The settings of all methods of a channel.
 #[derive(Default)]
@@ -25,6 +27,8 @@ pub(crate) struct CallSettings {
 pub(crate) struct MethodSettings {
     /// The maximum time of a call. `None` is no limit.
     pub(crate) timeout: Option<Duration>,
+    /// That of the service config, which nothing lifts.
+    pub(crate) document_timeout: Option<Duration>,
     pub(crate) wait_for_ready: bool,
     /// The largest message of a request, and of a response.
     pub(crate) max_request: MessageLimit,
@@ -46,6 +50,18 @@ pub(crate) struct MethodRetry {
     pub(crate) timing: Timing,
     /// What hedging after a quantile needs to know of earlier calls.
     pub(crate) durations: Option<Arc<Durations>>,
+}
+
+impl MethodSettings {
+    /// The maximum time of a call that has this limit of its own in place of the code's, if it has one.
+    #[inline]
+    pub(crate) fn time_limit(&self, own: Option<CallTimeout>) -> Option<Duration> {
+        let limit = own.map_or(self.timeout, |CallTimeout(own)| own);
+        match (limit, self.document_timeout) {
+            (Some(limit), Some(document)) => Some(limit.min(document)),
+            (limit, document) => limit.or(document),
+        }
+    }
 }
 
 impl CallSettings {
@@ -77,6 +93,35 @@ impl MethodRetry {
             timing: policy.timing,
             durations: policy.timing.has_quantile().then(durations),
         }
+    }
+
+    /// As a service config says, if it does.
+    pub(super) fn of_document(params: &MethodParams) -> Option<Self> {
+        let codes = |codes: &[u8]| codes.iter().fold(0, |bits, code| bits | 1 << code);
+        let defaults = RetryPolicy::new();
+        if let Some(retry) = &params.retry {
+            return Some(Self {
+                scope: RetryScope::UntilHead,
+                codes: codes(&retry.codes),
+                max_attempts: retry.max_attempts,
+                initial_backoff: retry.initial_backoff,
+                max_backoff: retry.max_backoff,
+                backoff_multiplier: retry.backoff_multiplier,
+                timing: Timing::default(),
+                durations: None,
+            });
+        }
+        let hedging = params.hedging.as_ref()?;
+        Some(Self {
+            scope: RetryScope::UntilComplete,
+            codes: codes(&hedging.non_fatal_codes),
+            max_attempts: hedging.max_attempts,
+            initial_backoff: defaults.initial_backoff,
+            max_backoff: defaults.max_backoff,
+            backoff_multiplier: 2.0,
+            timing: Timing::hedging(hedging.hedging_delay),
+            durations: None,
+        })
     }
 
     /// Whether a call that ended with this code is retried.

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use tonic::Code;
 
 use super::*;
+use crate::balance::builder::call_options::CallTimeout;
 use crate::balance::call::retry::RetryScope;
 use crate::balance::method_config::message_limit::MessageLimit;
+use crate::service_config::ServiceConfig;
 
 const fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -19,7 +21,7 @@ fn code(methods: impl IntoIterator<Item = (&'static str, MethodConfig)>) -> Code
 
 fn compiled(code: &CodeConfig) -> CallSettings {
     code.check().unwrap();
-    code.compile(&CallSettings::default())
+    code.compile(None, &CallSettings::default())
 }
 
 #[test]
@@ -79,10 +81,10 @@ fn what_is_known_of_earlier_calls_stays() {
     let first = compiled(&code);
     let durations =
         |settings: &CallSettings, path| settings.of(path).retry.as_ref().unwrap().durations.clone().unwrap();
-    let second = code.compile(&first);
+    let second = code.compile(None, &first);
     assert!(Arc::ptr_eq(&durations(&first, "/a.B/Get"), &durations(&second, "/a.B/Put")));
     let own = CodeConfig { methods: [("/a.B/Get".to_owned(), MethodConfig::new().retry(quantile()))].into(), ..code };
-    let third = own.compile(&second);
+    let third = own.compile(None, &second);
     assert!(Arc::ptr_eq(&durations(&second, "/a.B/Put"), &durations(&third, "/a.B/Put")));
     assert!(!Arc::ptr_eq(&durations(&third, "/a.B/Get"), &durations(&third, "/a.B/Put")), "an entry has its own");
 }
@@ -108,4 +110,82 @@ fn what_cannot_be_meant_is_refused() {
         let error = code([(path, config)]).check().unwrap_err();
         assert!(error.is_invalid_argument() && error.to_string().contains(named), "{error}");
     }
+}
+
+fn document(text: &str) -> ServiceConfig {
+    ServiceConfig::parse(text.as_bytes(), 5).unwrap()
+}
+
+#[test]
+fn a_document_joins_the_code() {
+    let text = r#"{"methodConfig": [
+        {"name": [{}], "timeout": "3s", "waitForReady": true},
+        {"name": [{"service": "a.B"}], "timeout": "2s", "maxRequestMessageBytes": 8},
+        {"name": [{"service": "a.B", "method": "Get"}], "maxResponseMessageBytes": 9}
+    ]}"#;
+    let own = MethodConfig::new().max_request_message_bytes(7).max_response_message_bytes(10).no_timeout();
+    let code = code([("/a.B/Put", own), ("/a.C/", MethodConfig::new().wait_for_ready(false))]);
+    let settings = code.compile(Some(&document(text)), &CallSettings::default());
+    let of = |bytes| MessageLimit::of(bytes);
+    for (path, (timeout, limit), wait, request, response) in [
+        ("/a.B/Get", (Some(seconds(5)), None), false, None, Some(9)), // entries of a document are not merged
+        ("/a.B/Put", (None, Some(seconds(2))), false, Some(7), Some(10)),
+        ("/a.B/Any", (Some(seconds(5)), Some(seconds(2))), false, Some(8), None),
+        ("/a.C/Get", (Some(seconds(5)), Some(seconds(3))), false, None, None),
+        ("/a.D/Get", (Some(seconds(5)), Some(seconds(3))), true, None, None),
+    ] {
+        let method = settings.of(path);
+        let found = (method.timeout, method.document_timeout, method.wait_for_ready);
+        assert_eq!(found, (timeout, limit, wait), "{path}");
+        assert_eq!((method.max_request, method.max_response), (of(request), of(response)), "{path}");
+    }
+    let put = settings.of("/a.B/Put");
+    assert_eq!(put.time_limit(None), Some(seconds(2)));
+    assert_eq!(put.time_limit(Some(CallTimeout(Some(seconds(1))))), Some(seconds(1)));
+    assert_eq!(settings.of("/a.D/Get").time_limit(Some(CallTimeout(None))), Some(seconds(3)));
+}
+
+#[test]
+fn retries_of_a_document_hold_where_the_code_lets_them() {
+    let retry = |attempts| {
+        format!(
+            r#""retryPolicy": {{"maxAttempts": {attempts}, "initialBackoff": "1s", "maxBackoff": "4s", "backoffMultiplier": 1.5,
+            "retryableStatusCodes": ["ABORTED"]}}"#
+        )
+    };
+    let hedging = r#""hedgingPolicy": {"maxAttempts": 2}"#;
+    let text = format!(
+        r#"{{"methodConfig": [
+            {{"name": [{{"service": "a.B"}}], {}}},
+            {{"name": [{{"service": "a.B", "method": "Hedge"}}], {hedging}}}
+        ], "retryThrottling": {{"maxTokens": 7, "tokenRatio": 0.5}}}}"#,
+        retry(4)
+    );
+    let document = document(&text);
+    let own = RetryPolicy::new().repeatable("/a.B/Own").repeatable("/a.C/").never_repeat("/a.B/Pay");
+    let closed = CodeConfig { retry: own.clone(), ..CodeConfig::default() };
+    let settings = closed.compile(Some(&document), &CallSettings::default());
+    assert!(settings.of("/a.B/Get").retry.is_none() && settings.of("/a.B/Own").retry.is_some());
+    assert_eq!(closed.budget(Some(&document)), None);
+
+    let open = CodeConfig { retry: own.from_service_config(), ..CodeConfig::default() };
+    let settings = open.compile(Some(&document), &CallSettings::default());
+    let get = settings.of("/a.B/Get").retry.clone().unwrap();
+    assert_eq!((get.scope, get.max_attempts, get.timing.is_set()), (RetryScope::UntilHead, 4, false));
+    assert!(get.has_code(Code::Aborted) && !get.has_code(Code::Unavailable));
+    let pauses: Vec<_> = (1..6).map(|attempts| get.pause(attempts, 1.0).as_millis()).collect();
+    assert_eq!(pauses, [1_000, 1_500, 2_250, 3_375, 4_000]);
+    let hedge = settings.of("/a.B/Hedge").retry.clone().unwrap();
+    assert_eq!((hedge.scope, hedge.max_attempts, hedge.timing.is_set()), (RetryScope::UntilComplete, 2, true));
+    assert_eq!(settings.of("/a.B/Own").retry.as_ref().unwrap().max_attempts, 4, "the document's");
+    assert!(settings.of("/a.B/Pay").retry.is_none() && settings.of("/a.C/Get").retry.is_some());
+    assert_eq!((open.budget(Some(&document)), open.budget(None)), (Some((7.0, 0.5)), Some((100.0, 0.1))));
+}
+
+#[test]
+fn a_document_may_ask_for_as_many_attempts_as_the_code() {
+    let retry = RetryPolicy::new().max_attempts(7);
+    assert_eq!(CodeConfig::default().most_attempts(), 5);
+    assert_eq!(CodeConfig { retry: retry.clone(), ..CodeConfig::default() }.most_attempts(), 7);
+    assert_eq!(code([("/a.B/", MethodConfig::new().retry(retry))]).most_attempts(), 7);
 }

@@ -33,6 +33,9 @@ use tokio_stream::Stream;
 
 use crate::address::{Address, Authority};
 use crate::address_index::{AddressChange, Doubt};
+use crate::balance::config;
+use crate::balance::config::apply::apply;
+use crate::balance::config::source::ConfigTexts;
 use crate::balance::connectivity::{ChannelStatus, ConnectivityState, DirectoryStatus};
 use crate::balance::policy::{LeastRequest, Picker, Policy, ReadySet};
 use crate::balance::pool::entry::PoolEntry;
@@ -44,6 +47,7 @@ use crate::balance::subchannel::outlier::{CallCounts, OutlierDetector};
 use crate::connection::ServerStreams;
 use crate::instance::Instance;
 use crate::panics::catch;
+use crate::service_config::LoadBalancing;
 
 /// A message from a source of servers to the pool.
 pub(crate) struct Update<K> {
@@ -62,7 +66,7 @@ const MAX_BATCH: usize = 1024;
 const FAILURE_BATCH_TIME: Duration = Duration::from_millis(10);
 
 /// Runs until it is aborted, which is when the channel's last clone is dropped.
-pub(crate) async fn run<K, S>(shared: Arc<ChannelShared>, _guard: ShutdownGuard, source: S)
+pub(crate) async fn run<K, S>(shared: Arc<ChannelShared>, _guard: ShutdownGuard, source: S, mut config: ConfigTexts)
 where
     K: Hash + Eq + Clone,
     S: Stream<Item = Update<K>>,
@@ -71,6 +75,7 @@ where
     let queue = shared.queue.clone();
     let mut turns = std::pin::pin!(queue.pass_on_unused_turns());
     let mut pool = Pool::new(shared);
+    pool.follow_service_config();
     let mut members = Members::new();
     let mut open = true;
     loop {
@@ -96,6 +101,10 @@ where
                     pool.draining = members.draining();
                 }
             },
+            Some(text) = next(config.as_mut()) => {
+                apply(&pool.shared, text);
+                pool.follow_service_config();
+            }
             () = pool.shared.connect_context.changed.notified() => {}
             () = pool.failures() => {}
             never = turns.as_mut() => match never {},
@@ -131,7 +140,7 @@ impl Drop for ShutdownGuard {
 }
 
 /// The next item. Dropping it loses none.
-async fn next<S: Stream>(mut source: Pin<&mut S>) -> Option<S::Item> {
+async fn next<S: Stream + ?Sized>(mut source: Pin<&mut S>) -> Option<S::Item> {
     std::future::poll_fn(|cx| source.as_mut().poll_next(cx)).await
 }
 
@@ -160,6 +169,12 @@ struct Pool {
     draining: usize,
     /// `None` if the user has not turned it on.
     outlier_detector: Option<OutlierDetector<Authority>>,
+    /// The policy that builds pickers.
+    policy: Arc<dyn Policy>,
+    /// What the service config asks for, if that holds.
+    load_balancing: Option<LoadBalancing>,
+    /// The policy is another one than the published picker's.
+    policy_changed: bool,
     /// Where the times of the outlier detector begin.
     began: Instant,
     /// From here [`FAILURE_BATCH_TIME`] counts.
@@ -173,7 +188,7 @@ struct Pool {
 impl Pool {
     fn new(shared: Arc<ChannelShared>) -> Self {
         let directory = shared.status.borrow().directory.clone();
-        let options = shared.settings.outlier_detection;
+        let (policy, options) = (shared.settings.policy.clone(), shared.settings.outlier_detection);
         let now = Instant::now();
         Self {
             shared,
@@ -182,11 +197,33 @@ impl Pool {
             directory,
             draining: 0,
             outlier_detector: options.map(|options| OutlierDetector::new(options, Duration::ZERO)),
+            policy,
+            load_balancing: None,
+            policy_changed: false,
             began: now,
             last_published: now,
             entries_changed: false,
             seed: fastrand::u64(..),
         }
+    }
+
+    /// Uses the policy and the outlier detection that the service config asks for, if the code lets it.
+    fn follow_service_config(&mut self) {
+        let settings = &self.shared.settings;
+        let document = self.shared.config.document().filter(|_| settings.policy_from_service_config);
+        let wanted = document.and_then(|document| document.load_balancing.clone());
+        if wanted == self.load_balancing {
+            return;
+        }
+        let code = || (settings.policy.clone(), settings.outlier_detection);
+        let (policy, options) = wanted.as_ref().map_or_else(code, config::policy::of);
+        self.outlier_detector = options.map(|options| OutlierDetector::new(options, self.began.elapsed()));
+        self.shared.outlier_detection.store(options.map(Arc::new));
+        for entry in self.entries.values() {
+            entry.subchannel.set_ejected(false); // the other detector may see nothing in it
+            entry.subchannel.set_on_probation(false);
+        }
+        (self.policy, self.load_balancing, self.policy_changed) = (policy, wanted, true);
     }
 
     /// Takes in an update. The changes of addresses that follow from it are taken from `members`
@@ -356,9 +393,10 @@ impl Pool {
             known.servers.len() == servers.len()
                 && known.servers.iter().zip(&servers).all(|(known, new)| same(known, new))
         };
-        if !are_pairs(PublishedServer::is_same) {
+        let policy_changed = std::mem::take(&mut self.policy_changed);
+        if policy_changed || !are_pairs(PublishedServer::is_same) {
             // Policies look at servers: further connections make no other set.
-            let picker = if are_pairs(PublishedServer::is_same_first) {
+            let picker = if !policy_changed && are_pairs(PublishedServer::is_same_first) {
                 known.picker.clone()
             } else {
                 (!servers.is_empty()).then(|| self.build_picker(&servers))
@@ -377,7 +415,7 @@ impl Pool {
     fn build_picker(&self, servers: &[PublishedServer]) -> Arc<dyn Picker> {
         let servers = servers.iter().map(|server| server.first.server.clone()).collect();
         let set = ReadySet::new(servers, self.seed, self.shared.pick_notifier.clone());
-        catch(|| self.shared.settings.policy.picker(&set)).unwrap_or_else(|panic| {
+        catch(|| self.policy.picker(&set)).unwrap_or_else(|panic| {
             let service = &*self.directory.service;
             tracing::error!(parent: None, service, panic, "policy panicked, picking by least request");
             LeastRequest::new().picker(&set)

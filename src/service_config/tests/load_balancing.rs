@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::*;
-use crate::service_config::{FailurePercentageParams, LoadBalancing, OutlierParams, SuccessRateParams};
+use crate::service_config::outlier::{FailurePercentageParams, SuccessRateParams};
+use crate::service_config::{LoadBalancing, OutlierParams};
 
 /// The policy of a list.
 fn policy(list: &str) -> LoadBalancing {

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::*;
-use crate::service_config::{HedgingParams, RetryParams, RetryThrottling};
+use crate::service_config::RetryThrottling;
+use crate::service_config::retry::{HedgingParams, RetryParams};
 
 const RETRY: [(&str, &str); 5] = [
     ("maxAttempts", "4"),

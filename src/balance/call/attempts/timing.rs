@@ -26,6 +26,11 @@ pub(super) enum HedgeDelay {
 }
 
 impl Timing {
+    /// Hedges after this time, as a service config says; 0 counts as the shortest time.
+    pub(crate) fn hedging(delay: Duration) -> Self {
+        Self { attempt_timeout: None, hedge: Some(HedgeDelay::After(delay.clamp(MIN_TIME, MAX_TIME))) }
+    }
+
     /// Whether declared calls have further attempts because of the time.
     #[inline]
     pub(crate) fn is_set(&self) -> bool {

@@ -1,0 +1,89 @@
+//! gRPC's service config of a channel: where its text comes from (`source.rs`), how it is put into force (`apply.rs`, and
+//! `policy.rs` for the policy, which the pool follows), and what users see of it ([`ServiceConfigStatus`]).
+//!
+//! ```text
+//! text of the code, file, watch channel ──ConfigText──▶ parsed ──▶ the settings of calls, the retry budget, the policy
+//!                                                         └ refused: the last good one stays in force
+//! ```
+
+pub(crate) mod apply;
+pub(crate) mod policy;
+pub(crate) mod source;
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwapOption;
+
+pub(crate) use crate::balance::config::source::{ConfigSource, ConfigText};
+
+use crate::service_config::ServiceConfig;
+
+/// Where a service config comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ServiceConfigSource {
+    /// [`BalancedChannelBuilder::service_config`](crate::BalancedChannelBuilder::service_config).
+    Code,
+    /// [`BalancedChannelBuilder::service_config_file`](crate::BalancedChannelBuilder::service_config_file), with the file's path.
+    File(Arc<str>),
+    /// [`BalancedChannelBuilder::service_config_updates`](crate::BalancedChannelBuilder::service_config_updates).
+    Updates,
+}
+
+impl fmt::Display for ServiceConfigSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Code => f.write_str("code"),
+            Self::File(path) => write!(f, "file {path}"),
+            Self::Updates => f.write_str("updates"),
+        }
+    }
+}
+
+/// The service config of a channel, at the time of
+/// [`BalancedChannel::service_config`](crate::BalancedChannel::service_config).
+#[derive(Clone, Debug, Default)]
+pub struct ServiceConfigStatus {
+    text: Option<Arc<str>>,
+    source: Option<ServiceConfigSource>,
+    error: Option<Arc<str>>,
+}
+
+impl ServiceConfigStatus {
+    /// The document in force, as it was written. `None` if there is none: the settings of the code alone hold.
+    pub fn text(&self) -> Option<&str> {
+        self.text.as_deref()
+    }
+
+    /// Where the channel takes its document from. `None` if the builder names no source.
+    pub fn source(&self) -> Option<&ServiceConfigSource> {
+        self.source.as_ref()
+    }
+
+    /// Why the last document was refused, with the path of what is wrong in it, such as
+    /// `methodConfig[2].retryPolicy.maxAttempts: must be 2 or more`; or why it could not be read. `None` once a good one has come.
+    pub fn error(&self) -> Option<&str> {
+        self.error.as_deref()
+    }
+}
+
+/// What a channel keeps of its service config.
+#[derive(Default)]
+pub(crate) struct AppliedConfig {
+    /// For users.
+    status: Mutex<ServiceConfigStatus>,
+    /// For the pool.
+    document: ArcSwapOption<ServiceConfig>,
+}
+
+impl AppliedConfig {
+    pub(crate) fn status(&self) -> ServiceConfigStatus {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The document in force, if there is one.
+    pub(crate) fn document(&self) -> Option<Arc<ServiceConfig>> {
+        self.document.load_full()
+    }
+}

@@ -1,0 +1,87 @@
+//! Where the text of a service config comes from.
+
+use std::io;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::sleep;
+use tokio_stream::wrappers::WatchStream;
+use tokio_stream::{Stream, StreamExt, pending};
+
+use crate::balance::config::ServiceConfigSource;
+
+/// How often a file is looked at.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// The source that the builder names.
+#[derive(Clone, Default)]
+pub(crate) enum ConfigSource {
+    #[default]
+    None,
+    Code(Arc<str>),
+    File(PathBuf),
+    Updates(watch::Receiver<Arc<str>>),
+}
+
+/// A text that has come, or why none has.
+#[derive(Clone, Debug)]
+pub(crate) struct ConfigText {
+    pub(crate) source: ServiceConfigSource,
+    pub(crate) text: Result<Arc<str>, String>,
+}
+
+/// Texts, one after the other. One that is equal to the last may come again.
+pub(crate) type ConfigTexts = Pin<Box<dyn Stream<Item = ConfigText> + Send>>;
+
+impl ConfigSource {
+    /// The text that is there now, if there is a source.
+    pub(crate) fn first(&self) -> Option<ConfigText> {
+        let (source, text) = match self {
+            Self::None => return None,
+            Self::Code(text) => (ServiceConfigSource::Code, Ok(text.clone())),
+            Self::File(path) => (name_of(path), read(path)),
+            Self::Updates(texts) => (ServiceConfigSource::Updates, Ok(texts.borrow().clone())),
+        };
+        Some(ConfigText { source, text })
+    }
+
+    /// The texts that follow.
+    pub(crate) fn following(self) -> ConfigTexts {
+        match self {
+            Self::None | Self::Code(_) => Box::pin(pending()),
+            Self::File(path) => Box::pin(follow(path)),
+            Self::Updates(texts) => {
+                let of = |text| ConfigText { source: ServiceConfigSource::Updates, text: Ok(text) };
+                // The last one stays in force when the sender is gone.
+                Box::pin(WatchStream::from_changes(texts).map(of).chain(pending()))
+            }
+        }
+    }
+}
+
+fn name_of(path: &std::path::Path) -> ServiceConfigSource {
+    ServiceConfigSource::File(path.display().to_string().into())
+}
+
+fn read(path: &std::path::Path) -> Result<Arc<str>, String> {
+    let text = std::fs::read_to_string(path);
+    text.map(Into::into).map_err(|error: io::Error| format!("{}: {error}", path.display()))
+}
+
+/// Reads the file again and again. Reading is short, but may wait for a disk: it is done beside the runtime's tasks.
+fn follow(path: PathBuf) -> impl Stream<Item = ConfigText> + Send {
+    let source = name_of(&path);
+    let look = move |()| {
+        let path = path.clone();
+        async move {
+            sleep(LOOK).await;
+            let text = tokio::task::spawn_blocking(move || read(&path)).await;
+            text.unwrap_or_else(|error| Err(error.to_string()))
+        }
+    };
+    let looks = tokio_stream::iter(std::iter::repeat(())).then(look);
+    looks.map(move |text| ConfigText { source: source.clone(), text })
+}
