@@ -13,11 +13,12 @@ use crate::error::{BoxError, Error};
 #[cfg(feature = "unstable-etcd-client")]
 use crate::etcd::EtcdClient;
 use crate::etcd::EtcdPerRuntime;
-use crate::resolver::Resolver;
 use crate::resolver::cache::CacheOptions;
+use crate::resolver::config::ConfigKeys;
 use crate::resolver::discover::Configure;
 use crate::resolver::mass_loss::MassLoss;
 use crate::resolver::record::RecordReader;
+use crate::resolver::{Resolver, Shared};
 
 /// Builds a [`Resolver`] with options beyond those of etcd.
 ///
@@ -30,6 +31,7 @@ pub struct ResolverBuilder {
     configure: Option<Configure>,
     cache: CacheOptions,
     mass_loss: MassLoss,
+    control_prefix: Option<String>,
 }
 
 impl ResolverBuilder {
@@ -41,6 +43,7 @@ impl ResolverBuilder {
             configure: None,
             cache: CacheOptions::default(),
             mass_loss: MassLoss::default(),
+            control_prefix: None,
         }
     }
 
@@ -135,6 +138,15 @@ impl ResolverBuilder {
         self
     }
 
+    /// The beginning of the keys that operators write, without the slash that follows it. `tonic-etcd` by default. Below it are
+    /// service configs: see
+    /// [`BalancedChannelBuilder::service_config_from_etcd`](crate::BalancedChannelBuilder::service_config_from_etcd).
+    /// [`Resolver::resolve`] refuses a service of that name, or whose name begins with it and a slash.
+    pub fn control_prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.control_prefix = Some(prefix.into());
+        self
+    }
+
     /// Connects to etcd and waits for its first response: see [`Resolver::connect`].
     ///
     /// # Errors
@@ -151,7 +163,7 @@ impl ResolverBuilder {
     /// The resolver, which connects in the background: see [`Resolver::connect_lazy`].
     ///
     /// # Errors
-    /// When an endpoint, an option, or with a cache the name of the codec is invalid, or the path is
+    /// When an endpoint, an option, the control prefix, or with a cache the name of the codec is invalid, or the path is
     /// relative and the process has no working folder ([`Error::is_invalid_argument`]).
     pub fn connect_lazy(self) -> Result<Resolver, Error> {
         if let Some((setting, value, bound)) = self.mass_loss.invalid() {
@@ -159,7 +171,9 @@ impl ResolverBuilder {
         }
         let cache = self.cache.build(&*self.reader.codec)?;
         let reader = RecordReader { keep_values: cache.is_some(), ..self.reader };
-        Ok(Resolver::over(self.etcds?, reader, self.configure, cache, self.mass_loss))
+        let (configure, mass_loss) = (self.configure, self.mass_loss);
+        let config_keys = self.control_prefix.as_deref().map(ConfigKeys::new).transpose()?.unwrap_or_default();
+        Ok(Resolver::over(Shared { reader, configure, cache, mass_loss, config_keys, ..Shared::new(self.etcds?) }))
     }
 }
 

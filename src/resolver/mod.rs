@@ -12,6 +12,7 @@
 //! - `report.rs`: what is logged about changes of a service.
 //! - `discover.rs`, `servers.rs` (pure): [`ChangeStream`], changes for tower's balancers, and
 //!   tonic's own balanced channel.
+//! - `config/`: service configs in etcd, for channels.
 //! - `channel/`: the way to the [`BalancedChannel`](crate::BalancedChannel).
 //!
 //! ```text
@@ -25,6 +26,7 @@
 mod builder;
 pub(crate) mod cache;
 mod channel;
+pub(crate) mod config;
 mod discover;
 pub(crate) mod doubt;
 mod mass_loss;
@@ -42,7 +44,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use tokio::runtime::{self, Handle};
 use tokio::sync::Notify;
-use tokio::sync::watch::Receiver;
+use tokio::sync::watch::{Receiver, Sender};
 use tokio::task::AbortHandle;
 use tonic::transport::Channel;
 
@@ -54,13 +56,14 @@ pub use crate::resolver::servers::ServerKey;
 pub use crate::resolver::snapshot::{Snapshot, SnapshotEntry};
 
 use self::cache::Cache;
+use self::config::ConfigKeys;
 use self::discover::Configure;
 use self::record::RecordReader;
-use self::task::{Task, View};
+use self::task::{Subject, Task, View};
 use crate::error::Error;
 #[cfg(feature = "unstable-etcd-client")]
 use crate::etcd::EtcdClient;
-use crate::etcd::{EtcdOptions, EtcdPerRuntime};
+use crate::etcd::{Etcd, EtcdOptions, EtcdPerRuntime};
 use crate::progress::Progress;
 use crate::target::Target;
 use crate::timers;
@@ -90,9 +93,22 @@ struct Shared {
     cache: Option<Arc<Cache>>,
     /// Which losses are doubtful.
     mass_loss: MassLoss,
+    /// Where service configs are.
+    config_keys: ConfigKeys,
     /// The services that are watched. Entries without users are removed when another service is
     /// added.
-    services: Mutex<HashMap<(Target, runtime::Id), Weak<WatchedService>>>,
+    services: Mutex<HashMap<(Watched, runtime::Id), Weak<WatchedService>>>,
+}
+
+/// What is watched.
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Watched {
+    /// The instances of a service.
+    Instances(Target),
+    /// All service configs.
+    Configs,
+    /// The service config at this key.
+    Config(Vec<u8>),
 }
 
 /// One service that is watched on one runtime. Dropping it ends the watch.
@@ -189,7 +205,7 @@ impl Resolver {
     #[cfg(feature = "unstable-etcd-client")]
     #[cfg_attr(docsrs, doc(cfg(feature = "unstable-etcd-client")))]
     pub fn new(client: EtcdClient) -> Self {
-        Self::over(EtcdPerRuntime::from_client(client), RecordReader::default(), None, None, MassLoss::default())
+        Self::over(Shared::new(EtcdPerRuntime::from_client(client)))
     }
 
     /// A builder, for options beyond those of etcd.
@@ -198,14 +214,8 @@ impl Resolver {
     }
 
     /// A resolver that watches nothing yet.
-    fn over(
-        etcds: EtcdPerRuntime,
-        reader: RecordReader,
-        configure: Option<Configure>,
-        cache: Option<Arc<Cache>>,
-        mass_loss: MassLoss,
-    ) -> Self {
-        Self { shared: Arc::new(Shared { etcds, reader, configure, cache, mass_loss, services: Mutex::default() }) }
+    fn over(shared: Shared) -> Self {
+        Self { shared: Arc::new(shared) }
     }
 
     /// The live snapshot of a service, kept up to date in the background from now on. Shared with
@@ -219,8 +229,8 @@ impl Resolver {
     /// After a machine was suspended, its snapshots are up to date within 8 s of waking.
     ///
     /// # Errors
-    /// When the target is invalid, or names hosts that are not this resolver's
-    /// ([`Error::is_invalid_argument`]), and outside a tokio runtime with timers. It never fails
+    /// When the target is invalid, names hosts that are not this resolver's, or is the
+    /// [control prefix](ResolverBuilder::control_prefix) ([`Error::is_invalid_argument`]), and outside a tokio runtime with timers. It never fails
     /// because etcd is unavailable.
     pub fn resolve<T>(&self, target: T) -> Result<Resolution, Error>
     where
@@ -229,9 +239,10 @@ impl Resolver {
     {
         let target = target.try_into()?;
         self.shared.etcds.check_hosts(&target)?;
+        self.shared.config_keys.check(&target)?;
         let runtime = timers::runtime("resolving")?;
         let service = self.shared.service(&target, &runtime);
-        Ok(Resolution::new(target, service, self.shared.configure.clone()))
+        Ok(Resolution::new(target, service, self.shared.clone()))
     }
 
     /// tonic's own balanced channel over a service: see [`Resolution::balance_channel`]. Its calls
@@ -249,9 +260,51 @@ impl Resolver {
 }
 
 impl Shared {
-    /// The watched service of this target on this runtime; spawned if there is none.
+    /// With every option at its default.
+    fn new(etcds: EtcdPerRuntime) -> Self {
+        Self {
+            etcds,
+            reader: RecordReader::default(),
+            configure: None,
+            cache: None,
+            mass_loss: MassLoss::default(),
+            config_keys: ConfigKeys::default(),
+            services: Mutex::default(),
+        }
+    }
+
+    /// A service of this target on this runtime.
     fn service(&self, target: &Target, runtime: &Handle) -> Arc<WatchedService> {
-        let key = (target.clone().without_hosts(), runtime.id());
+        let target = target.clone().without_hosts();
+        self.watched(Watched::Instances(target.clone()), runtime, |etcd, views, probe| {
+            let subject = Subject::instances(self.reader.clone(), self.cache.clone(), self.mass_loss);
+            Task::new(etcd, subject, target, views, probe)
+        })
+    }
+
+    /// All service configs.
+    fn configs(&self, runtime: &Handle) -> Arc<WatchedService> {
+        self.watched(Watched::Configs, runtime, |etcd, views, probe| {
+            Task::new(etcd, Subject::configs(None), self.config_keys.all().clone(), views, probe)
+        })
+    }
+
+    /// The service config of one service.
+    fn config_of(&self, service: &Target, runtime: &Handle) -> Arc<WatchedService> {
+        let key = self.config_keys.of(service);
+        self.watched(Watched::Config(key.clone()), runtime, |etcd, views, probe| {
+            Task::new(etcd, Subject::configs(Some(key)), self.config_keys.all().clone(), views, probe)
+        })
+    }
+
+    /// What is watched on this runtime; a task is spawned if there is none.
+    fn watched(
+        &self,
+        what: Watched,
+        runtime: &Handle,
+        task: impl FnOnce(Etcd, Sender<View>, Arc<TaskProbe>) -> Task,
+    ) -> Arc<WatchedService> {
+        let key = (what, runtime.id());
         // Nothing panics while the lock is held.
         let mut services = self.services.lock().unwrap_or_else(PoisonError::into_inner);
         let known = services.get(&key).and_then(Weak::upgrade);
@@ -262,12 +315,11 @@ impl Shared {
         services.retain(|_, service| service.strong_count() > 0);
         let (sender, view) = tokio::sync::watch::channel(View::unresolved());
         let service = Arc::new(WatchedService { view, probe: Arc::default(), task: OnceLock::new() });
-        services.insert(key.clone(), Arc::downgrade(&service));
+        services.insert(key, Arc::downgrade(&service));
         drop(services);
         // Outside of the lock, as everything that may run foreign code. Without a span: it would
         // live as long as the process, and keep the span open in which it was made.
-        let (etcd, reader, cache) = (self.etcds.on(runtime), self.reader.clone(), self.cache.clone());
-        let task = Task::new(etcd, reader, cache, self.mass_loss, key.0, sender, service.probe.clone());
+        let task = task(self.etcds.on(runtime), sender, service.probe.clone());
         let task = runtime.spawn(task.run()).abort_handle();
         let _ = service.task.set(task); // set only here, so never an error
         service

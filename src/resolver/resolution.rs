@@ -7,12 +7,15 @@ use std::time::Duration;
 use tokio::sync::watch::Receiver;
 use tokio::time::timeout;
 
+use crate::balance::ConfigTexts;
 use crate::error::Error;
-use crate::resolver::WatchedService;
+use crate::resolver::config::updates::ConfigUpdates;
 use crate::resolver::discover::Configure;
 use crate::resolver::snapshot::Snapshot;
 use crate::resolver::task::View;
+use crate::resolver::{Shared, WatchedService};
 use crate::target::Target;
+use crate::timers;
 
 /// One service, live: its latest snapshot, its state, and the way to its changes.
 ///
@@ -43,6 +46,8 @@ pub struct Resolution {
     shown: u64,
     /// How tonic endpoints are configured.
     pub(super) configure: Option<Configure>,
+    /// For service configs.
+    resolver: Arc<Shared>,
 }
 
 /// The state of a resolution: whether the snapshot is what etcd holds.
@@ -96,9 +101,18 @@ pub enum ResolutionState {
 
 impl Resolution {
     /// A handle that has seen no view.
-    pub(super) fn new(target: Target, service: Arc<WatchedService>, configure: Option<Configure>) -> Self {
-        let seen = service.view();
-        Self { target, service, seen, shown: 0, configure }
+    pub(super) fn new(target: Target, service: Arc<WatchedService>, resolver: Arc<Shared>) -> Self {
+        let (seen, configure) = (service.view(), resolver.configure.clone());
+        Self { target, service, seen, shown: 0, configure, resolver }
+    }
+
+    /// The service configs of the service in etcd, one after the other.
+    ///
+    /// # Errors
+    /// Outside a tokio runtime.
+    pub(super) fn config_updates(&self) -> Result<ConfigTexts, Error> {
+        let runtime = timers::runtime("a balanced channel")?;
+        Ok(Box::pin(ConfigUpdates::new(self.resolver.clone(), self.target.clone(), runtime)))
     }
 
     /// The service, as it was asked for.

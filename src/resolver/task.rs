@@ -29,6 +29,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::error::Error;
 use crate::etcd::{Class, Etcd, Failure, ListedAt, Message, Range, Watch, WatchId, Watcher};
 use crate::resolver::cache::{Cache, Found, ServiceCache};
+use crate::resolver::config::Unread;
 use crate::resolver::mass_loss::MassLoss;
 use crate::resolver::record::RecordReader;
 use crate::resolver::report::{self, MembershipLog};
@@ -77,6 +78,38 @@ impl View {
     }
 }
 
+/// What a task watches and how it reads that.
+pub(super) struct Subject {
+    /// The only key, instead of the target's range.
+    key: Option<Vec<u8>>,
+    reader: RecordReader,
+    cache: Option<Arc<Cache>>,
+    mass_loss: MassLoss,
+    /// Changes are those of a service's members, and logged.
+    has_members: bool,
+}
+
+impl Subject {
+    /// The instances of a service.
+    pub(super) fn instances(reader: RecordReader, cache: Option<Arc<Cache>>, mass_loss: MassLoss) -> Self {
+        Self { key: None, reader, cache, mass_loss, has_members: true }
+    }
+
+    /// Service configs: all of the target's range, or that of one key. Nothing of their loss is doubtful.
+    pub(super) fn configs(key: Option<Vec<u8>>) -> Self {
+        let reader = RecordReader { codec: Arc::new(Unread), unix_sockets: false, keep_values: true };
+        Self { key, reader, cache: None, mass_loss: MassLoss::never_doubtful(), has_members: false }
+    }
+
+    fn range(&self, target: &Target) -> Range {
+        let (start, end) = match &self.key {
+            Some(key) => (key.clone(), [key.as_slice(), &[0]].concat()),
+            None => target.range(),
+        };
+        Range { start, end }
+    }
+}
+
 /// The task of one service.
 pub(super) struct Task {
     /// The etcd of the task's runtime.
@@ -89,8 +122,8 @@ pub(super) struct Task {
     shows_cached: bool,
     /// Counts the views that a resolution shows.
     shown: u64,
-    /// What was logged of the service.
-    report: MembershipLog,
+    /// What was logged of the service; `None` if it has no members.
+    report: Option<MembershipLog>,
     /// The service.
     target: Target,
     /// Its keys.
@@ -132,14 +165,13 @@ impl Task {
     /// A task that has asked for nothing yet.
     pub(super) fn new(
         etcd: Etcd,
-        reader: RecordReader,
-        cache: Option<Arc<Cache>>,
-        mass_loss: MassLoss,
+        subject: Subject,
         target: Target,
         views: watch::Sender<View>,
         probe: Arc<TaskProbe>,
     ) -> Self {
-        let (start, end) = target.range();
+        let range = subject.range(&target);
+        let Subject { reader, cache, mass_loss, has_members, .. } = subject;
         let machine = Machine::new(fastrand::u64(..), mass_loss);
         let (watcher, connected) = (Watcher::new(&etcd), etcd.connected());
         Self {
@@ -148,9 +180,9 @@ impl Task {
             shows_cached: false,
             shown: 0,
             reader,
-            report: MembershipLog::default(),
+            report: has_members.then(MembershipLog::default),
             target,
-            range: Range { start, end },
+            range,
             machine,
             watcher,
             watch: None,
@@ -396,8 +428,8 @@ impl Task {
         if is_shown || delay_changed {
             let before = self.views.borrow().snapshot.clone();
             let latest = cached.as_ref().map_or(self.machine.snapshot(), |found| &found.snapshot);
-            if changed {
-                self.report.step(&self.target, &before, latest);
+            if let Some(report) = self.report.as_mut().filter(|_| changed) {
+                report.step(&self.target, &before, latest);
             }
             if doubt_changed {
                 report::log_doubt(&self.target, &before, latest);

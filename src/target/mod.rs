@@ -1,5 +1,6 @@
 //! Targets: the name of a service, and optionally the etcd that it is in, as users write it.
 
+pub(crate) mod control;
 pub(crate) mod nested;
 
 use std::fmt;
@@ -64,6 +65,11 @@ pub struct Target {
 }
 
 impl Target {
+    /// The target of a name that is known to be valid.
+    pub(crate) fn of_name(name: String) -> Self {
+        Self { name, hosts: Vec::new(), srv: None, name_key: false }
+    }
+
     /// Parses a target.
     ///
     /// # Errors

@@ -17,5 +17,6 @@ mod registrar;
 mod resolver;
 mod rights;
 mod serve;
+mod service_config;
 mod support;
 mod trouble;

@@ -25,7 +25,7 @@ use tower::discover::Discover;
 use crate::balance::call::retry::{self, RetryPolicy};
 use crate::balance::channel::BalancedChannel;
 use crate::balance::config::apply::apply;
-use crate::balance::config::{AppliedConfig, ConfigSource};
+use crate::balance::config::{AppliedConfig, ConfigSource, ConfigTexts};
 use crate::balance::connectivity::{ChannelStatus, DirectoryStatus};
 use crate::balance::method_config::{CallSettings, MethodConfig};
 use crate::balance::policy::{PickNotifier, Policy};
@@ -58,7 +58,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 /// | question | setting | default |
 /// |---|---|---|
 /// | Which server gets a call? | [`policy`](Self::policy) | least request |
-/// | What do operators set, in gRPC's service config? | [`service_config`](Self::service_config), [`service_config_file`](Self::service_config_file), [`service_config_updates`](Self::service_config_updates) | nothing |
+/// | What do operators set, in gRPC's service config? | [`service_config`](Self::service_config), [`service_config_file`](Self::service_config_file), [`service_config_updates`](Self::service_config_updates), [`service_config_from_etcd`](Self::service_config_from_etcd) | nothing |
 /// | How long may a call take? | [`timeout`](Self::timeout), [`method_config`](Self::method_config), [`CallTimeout`](crate::CallTimeout) | no limit |
 /// | How long does it wait for a server? | [`wait_limit`](Self::wait_limit) | 10 s |
 /// | Does it wait while no server can be connected? | [`wait_for_ready`](Self::wait_for_ready), [`WaitForReady`](crate::WaitForReady) | no |
@@ -228,6 +228,37 @@ impl BalancedChannelBuilder {
         self
     }
 
+    /// Takes the service config of the channel's service from etcd, and follows it, as
+    /// [`BalancedChannelBuilder::service_config_file`]: a fleet's timeouts change with one `etcdctl put`. It replaces an earlier
+    /// source of the document. For channels over a [`Resolution`](crate::Resolution); others refuse it when they are built.
+    ///
+    /// The key is `tonic-etcd/config/SERVICE`, where SERVICE is the name of the service with percent escapes, so that it has no
+    /// slash: `tonic-etcd/config/shop%2Fpayments` for `shop/payments`.
+    /// [`ResolverBuilder::control_prefix`](crate::ResolverBuilder::control_prefix) sets another prefix. While there is no such key,
+    /// the code's settings hold. While etcd is unavailable, the last document stays in force.
+    ///
+    /// One watch serves all services of a resolver if its role may read all keys below `tonic-etcd/config/`. Otherwise there is one
+    /// for each service, for which its role must be able to read that one key. Where it may read neither, the code's settings hold:
+    /// that is logged at WARN, and tried again.
+    ///
+    /// **Security.** Whoever may write this key sets how long calls may take and whether they wait; and how often they are repeated
+    /// or to which server they go, if the code lets it ([`RetryPolicy::from_service_config`],
+    /// [`BalancedChannelBuilder::policy_from_service_config`]). Give operators a role that may write below `tonic-etcd/config/`, and
+    /// clients one that may only read there:
+    ///
+    /// ```text
+    /// etcdctl role grant-permission client --prefix=true read tonic-etcd/config/
+    /// ```
+    pub fn service_config_from_etcd(mut self) -> Self {
+        self.config = ConfigSource::Directory;
+        self
+    }
+
+    /// Whether the service config comes from where the servers come from.
+    pub(crate) fn takes_config_from_directory(&self) -> bool {
+        matches!(self.config, ConfigSource::Directory)
+    }
+
     /// Sets whether calls wait for ready: until their deadline, also while no server is registered or none can be connected. A
     /// call without a deadline may then wait for ever.
     ///
@@ -324,16 +355,27 @@ impl BalancedChannelBuilder {
         D::Key: Hash + Clone + Send,
         D::Error: fmt::Display,
     {
-        let directory = DirectoryStatus::new(&name.into(), None);
+        let name = name.into();
+        if self.takes_config_from_directory() {
+            let reason = "its servers do not come from a `Resolution`, which knows the etcd";
+            return Err(Error::invalid("service_config_from_etcd of the channel", name, reason));
+        }
+        let directory = DirectoryStatus::new(&name, None);
         let source = DiscoverySource::new(discover, directory.clone());
-        self.start(directory, source)
+        self.start(directory, source, None)
     }
 
-    /// Checks all settings and starts the background task of a channel, which reads its servers from `source`.
+    /// Checks all settings and starts the background task of a channel, which reads its servers from `source`, and its service
+    /// configs from `config` if the builder names no other place.
     ///
     /// # Errors
     /// As those of [`BalancedChannelBuilder::build_with_discovery`].
-    pub(crate) fn start<K, S>(self, directory: DirectoryStatus, source: S) -> Result<BalancedChannel, Error>
+    pub(crate) fn start<K, S>(
+        self,
+        directory: DirectoryStatus,
+        source: S,
+        config: Option<ConfigTexts>,
+    ) -> Result<BalancedChannel, Error>
     where
         K: Hash + Eq + Clone + Send + 'static,
         S: Stream<Item = Update<K>> + Send + 'static,
@@ -396,7 +438,7 @@ impl BalancedChannelBuilder {
             out_of_range_logged: AtomicBool::new(false),
         });
         self.config.first().into_iter().for_each(|text| apply(&shared, text));
-        let config = self.config.following();
+        let config = config.unwrap_or_else(|| self.config.following());
         // No span: it would live as long as the process, and keep the span open in which the channel was built.
         let pool = pool::run(shared.clone(), ShutdownGuard(shared.clone()), source, config);
         let pool_task = runtime.spawn(pool).abort_handle();

@@ -9,23 +9,15 @@ use crate::service_config::ServiceConfig;
 /// Takes a text that has come. Calls that begin from now on see what it says. One that cannot be read, or is refused, leaves the last
 /// good one in force, and without one the settings of the code: a mistake must not stop a client that starts anew, unlike gRFC A21.
 pub(crate) fn apply(shared: &ChannelShared, ConfigText { source, text }: ConfigText) {
-    let parsed = text.and_then(|text| {
-        if shared.config.status().text.as_deref() == Some(&*text) {
-            return Ok((text, None)); // as before
-        }
-        let most_attempts = shared.settings.calls.most_attempts();
-        let document = ServiceConfig::parse(text.as_bytes(), most_attempts).map_err(|invalid| invalid.to_string())?;
-        Ok((text, Some(document)))
-    });
-    match parsed {
-        Ok((text, document)) => {
+    match text.and_then(|text| parse(shared, text)) {
+        Ok(Parsed { text, document }) => {
             if let Some(document) = document {
                 put_into_force(shared, document);
-                let service = &*shared.connect_context.service;
-                tracing::info!(parent: None, service, %source, "service config in force");
+                let (service, has_document) = (&*shared.connect_context.service, text.is_some());
+                tracing::info!(parent: None, service, %source, has_document, "service config in force");
             }
             let mut status = shared.config.status.lock().unwrap_or_else(PoisonError::into_inner);
-            (status.text, status.source, status.error) = (Some(text), Some(source), None);
+            (status.text, status.source, status.error) = (text, Some(source), None);
         }
         Err(error) => {
             let mut status = shared.config.status.lock().unwrap_or_else(PoisonError::into_inner);
@@ -38,6 +30,23 @@ pub(crate) fn apply(shared: &ChannelShared, ConfigText { source, text }: ConfigT
             }
         }
     }
+}
+
+/// A text that is valid.
+struct Parsed {
+    text: Option<Arc<str>>,
+    /// What it says: nothing, if there is no text. `None` if that is in force already.
+    document: Option<ServiceConfig>,
+}
+
+fn parse(shared: &ChannelShared, text: Option<Arc<str>>) -> Result<Parsed, String> {
+    if shared.config.status().text == text {
+        return Ok(Parsed { text, document: None });
+    }
+    let most_attempts = shared.settings.calls.most_attempts();
+    let parse = |text: &Arc<str>| ServiceConfig::parse(text.as_bytes(), most_attempts);
+    let document = text.as_ref().map(parse).transpose().map_err(|invalid| invalid.to_string())?;
+    Ok(Parsed { text, document: Some(document.unwrap_or_default()) })
 }
 
 fn put_into_force(shared: &ChannelShared, document: ServiceConfig) {

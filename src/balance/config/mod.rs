@@ -2,7 +2,7 @@
 //! `policy.rs` for the policy, which the pool follows), and what users see of it ([`ServiceConfigStatus`]).
 //!
 //! ```text
-//! text of the code, file, watch channel ──ConfigText──▶ parsed ──▶ the settings of calls, the retry budget, the policy
+//! code, file, watch channel, etcd ──ConfigText──▶ parsed ──▶ the settings of calls, the retry budget, the policy
 //!                                                         └ refused: the last good one stays in force
 //! ```
 
@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwapOption;
 
-pub(crate) use crate::balance::config::source::{ConfigSource, ConfigText};
+pub(crate) use crate::balance::config::source::{ConfigSource, ConfigText, ConfigTexts};
 
 use crate::service_config::ServiceConfig;
 
@@ -29,6 +29,14 @@ pub enum ServiceConfigSource {
     File(Arc<str>),
     /// [`BalancedChannelBuilder::service_config_updates`](crate::BalancedChannelBuilder::service_config_updates).
     Updates,
+    /// [`BalancedChannelBuilder::service_config_from_etcd`](crate::BalancedChannelBuilder::service_config_from_etcd).
+    #[non_exhaustive]
+    Etcd {
+        /// The etcd key.
+        key: Arc<str>,
+        /// The revision of etcd at which the document was seen.
+        revision: i64,
+    },
 }
 
 impl fmt::Display for ServiceConfigSource {
@@ -37,6 +45,7 @@ impl fmt::Display for ServiceConfigSource {
             Self::Code => f.write_str("code"),
             Self::File(path) => write!(f, "file {path}"),
             Self::Updates => f.write_str("updates"),
+            Self::Etcd { key, revision } => write!(f, "etcd key {key}, revision {revision}"),
         }
     }
 }

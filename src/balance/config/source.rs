@@ -24,13 +24,16 @@ pub(crate) enum ConfigSource {
     Code(Arc<str>),
     File(PathBuf),
     Updates(watch::Receiver<Arc<str>>),
+    /// What comes with the servers.
+    Directory,
 }
 
 /// A text that has come, or why none has.
 #[derive(Clone, Debug)]
 pub(crate) struct ConfigText {
     pub(crate) source: ServiceConfigSource,
-    pub(crate) text: Result<Arc<str>, String>,
+    /// `None`: there is no document.
+    pub(crate) text: Result<Option<Arc<str>>, String>,
 }
 
 /// Texts, one after the other. One that is equal to the last may come again.
@@ -40,10 +43,10 @@ impl ConfigSource {
     /// The text that is there now, if there is a source.
     pub(crate) fn first(&self) -> Option<ConfigText> {
         let (source, text) = match self {
-            Self::None => return None,
-            Self::Code(text) => (ServiceConfigSource::Code, Ok(text.clone())),
+            Self::None | Self::Directory => return None,
+            Self::Code(text) => (ServiceConfigSource::Code, Ok(Some(text.clone()))),
             Self::File(path) => (name_of(path), read(path)),
-            Self::Updates(texts) => (ServiceConfigSource::Updates, Ok(texts.borrow().clone())),
+            Self::Updates(texts) => (ServiceConfigSource::Updates, Ok(Some(texts.borrow().clone()))),
         };
         Some(ConfigText { source, text })
     }
@@ -51,10 +54,10 @@ impl ConfigSource {
     /// The texts that follow.
     pub(crate) fn following(self) -> ConfigTexts {
         match self {
-            Self::None | Self::Code(_) => Box::pin(pending()),
+            Self::None | Self::Code(_) | Self::Directory => Box::pin(pending()),
             Self::File(path) => Box::pin(follow(path)),
             Self::Updates(texts) => {
-                let of = |text| ConfigText { source: ServiceConfigSource::Updates, text: Ok(text) };
+                let of = |text| ConfigText { source: ServiceConfigSource::Updates, text: Ok(Some(text)) };
                 // The last one stays in force when the sender is gone.
                 Box::pin(WatchStream::from_changes(texts).map(of).chain(pending()))
             }
@@ -66,9 +69,9 @@ fn name_of(path: &std::path::Path) -> ServiceConfigSource {
     ServiceConfigSource::File(path.display().to_string().into())
 }
 
-fn read(path: &std::path::Path) -> Result<Arc<str>, String> {
+fn read(path: &std::path::Path) -> Result<Option<Arc<str>>, String> {
     let text = std::fs::read_to_string(path);
-    text.map(Into::into).map_err(|error: io::Error| format!("{}: {error}", path.display()))
+    text.map(|text| Some(text.into())).map_err(|error: io::Error| format!("{}: {error}", path.display()))
 }
 
 /// Reads the file again and again. Reading is short, but may wait for a disk: it is done beside the runtime's tasks.

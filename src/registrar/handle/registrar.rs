@@ -17,6 +17,7 @@ use crate::registrar::records::records;
 use crate::registrar::shared::Shared;
 use crate::registrar::task::Task;
 use crate::target::Target;
+use crate::target::control::{self, CONTROL_PREFIX};
 use crate::timers;
 
 /// Registers instances in one etcd, all under one lease. Cheap to clone; clones share the lease.
@@ -76,7 +77,8 @@ impl Registrar {
     /// # Errors
     /// - The target or the instance is refused: addresses that nobody can call (`0.0.0.0`, `[::]`,
     ///   multicast), an instance that the codec refuses or panics on, records larger than etcd
-    ///   takes, keys that this registrar has registered already ([`Error::is_invalid_argument`]).
+    ///   takes, keys that this registrar has registered already, a service named `tonic-etcd` or below:
+    ///   those keys are for operators ([`Error::is_invalid_argument`]).
     /// - [`Registrar::close`] was called ([`Error::is_closed`]).
     /// - There is no tokio runtime, or it has no timers.
     ///
@@ -164,6 +166,7 @@ impl Registrar {
     /// The entry of one registration, or why it is refused.
     fn entry(&self, target: &Target, instance: &Instance, options: &RegistrationOptions) -> Result<Entry, Error> {
         self.check_target(target)?;
+        control::check_service(target, CONTROL_PREFIX)?;
         let records = records(&*self.shared.codec, target, instance, options.key.as_deref())?;
         let id = instance.id().map(Into::into);
         Ok(Entry::new(target.clone(), records, id, options.conflict, options.pauses))

@@ -58,7 +58,8 @@ impl BalancedChannelBuilder {
     /// As those of [`BalancedChannelBuilder::build_with_discovery`].
     pub fn build(self, resolution: &Resolution) -> Result<BalancedChannel, Error> {
         let feed = ChannelUpdates::new(resolution.target(), resolution.service.clone());
-        self.start(feed.directory.clone(), feed)
+        let config = self.takes_config_from_directory().then(|| resolution.config_updates()).transpose()?;
+        self.start(feed.directory.clone(), feed, config)
     }
 }
 

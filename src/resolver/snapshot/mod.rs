@@ -29,8 +29,8 @@ pub struct SnapshotEntry {
     key: Box<[u8]>,
     /// What the codec has read, or why it could not.
     read: Result<Box<[Instance]>, DecodeError>,
-    /// The value as etcd holds it, where it is kept for a cache file. It tells nothing that `read`
-    /// does not, so that it is neither compared nor shown.
+    /// The value as etcd holds it, where it is kept: for a cache file, or because nothing is read of it.
+    /// Otherwise it tells nothing that `read` does not, so that it is neither compared nor shown.
     value: Option<Box<[u8]>>,
     /// The lease of the key; 0 for none. Who owns a key is no part of what it says: not compared.
     lease: i64,
@@ -94,8 +94,11 @@ impl SnapshotEntry {
 }
 
 impl PartialEq for SnapshotEntry {
+    /// By what was read. Of a value that names no instance, the value itself is what was read, where it is kept.
     fn eq(&self, other: &Self) -> bool {
-        (&self.key, &self.read) == (&other.key, &other.read)
+        let is_same = (&self.key, &self.read) == (&other.key, &other.read);
+        let names_none = matches!(self.read.as_deref(), Ok([]));
+        is_same && (!names_none || self.value == other.value)
     }
 }
 

@@ -194,6 +194,11 @@ impl ResolverBuilder {
         Self(self.0.configure_endpoint(configure))
     }
 
+    /// See [`real::ResolverBuilder::control_prefix`].
+    pub fn control_prefix(self, prefix: impl Into<String>) -> Self {
+        Self(self.0.control_prefix(prefix))
+    }
+
     /// See [`real::ResolverBuilder::mass_loss`].
     pub fn mass_loss(self, options: MassLoss) -> Self {
         Self(self.0.mass_loss(options))

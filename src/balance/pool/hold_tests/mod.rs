@@ -160,7 +160,7 @@ impl Feed {
             notify.notify_waiters();
             update
         });
-        let channel = builder.start(DirectoryStatus::new("greeter", None), source).unwrap();
+        let channel = builder.start(DirectoryStatus::new("greeter", None), source, None).unwrap();
         (Self { updates, addresses: HashMap::new(), handed_over }, channel)
     }
 

@@ -1,0 +1,112 @@
+//! The document of one service, for its channels.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tokio::runtime::Handle;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::WatchStream;
+
+use crate::balance::{ConfigText, ServiceConfigSource};
+use crate::resolver::task::View;
+use crate::resolver::{ResolutionState, Shared, WatchedService};
+use crate::target::Target;
+
+/// The documents of one service, one after the other. The first comes when etcd has answered.
+pub(in crate::resolver) struct ConfigUpdates {
+    resolver: Arc<Shared>,
+    runtime: Handle,
+    service: Target,
+    key: Vec<u8>,
+    /// All services' documents.
+    all: Followed,
+    /// This one's alone, where the role may not read all of them.
+    own: Option<Followed>,
+    /// What was told last, once something was: the document, or that there is none.
+    told: Option<Arc<str>>,
+    has_told: bool,
+}
+
+/// A watch, and its latest view.
+struct Followed {
+    views: WatchStream<View>,
+    latest: Option<View>,
+    /// Keeps the watch alive.
+    _watch: Arc<WatchedService>,
+}
+
+impl Followed {
+    fn new(watch: Arc<WatchedService>) -> Self {
+        Self { views: WatchStream::new(watch.view()), latest: None, _watch: watch }
+    }
+
+    /// Takes what has come. Returns whether the watch has ended, with its runtime.
+    fn poll(&mut self, cx: &mut Context<'_>) -> bool {
+        loop {
+            match Pin::new(&mut self.views).poll_next(cx) {
+                Poll::Ready(Some(view)) => self.latest = Some(view),
+                Poll::Ready(None) => return true,
+                Poll::Pending => return false,
+            }
+        }
+    }
+
+    /// The view, once etcd has answered.
+    fn resolved(&self) -> Option<&View> {
+        self.latest.as_ref().filter(|view| view.state() != ResolutionState::Unresolved)
+    }
+
+    /// Whether etcd has refused it from the beginning.
+    fn is_denied(&self) -> bool {
+        let denied = |view: &View| view.error.as_ref().is_some_and(crate::Error::is_permission_denied);
+        self.resolved().is_none() && self.latest.as_ref().is_some_and(denied)
+    }
+}
+
+impl ConfigUpdates {
+    pub(in crate::resolver) fn new(resolver: Arc<Shared>, service: Target, runtime: Handle) -> Self {
+        let key = resolver.config_keys.of(&service);
+        let all = Followed::new(resolver.configs(&runtime));
+        Self { resolver, runtime, service, key, all, own: None, told: None, has_told: false }
+    }
+
+    /// The document as `view` has it.
+    fn text_in(&self, view: &View) -> Result<Option<Arc<str>>, String> {
+        let Some(value) = view.snapshot.get(&self.key).and_then(|entry| entry.value()) else { return Ok(None) };
+        let text = std::str::from_utf8(value).map_err(|error| format!("the document is not UTF-8: {error}"))?;
+        Ok(Some(text.into()))
+    }
+}
+
+impl Stream for ConfigUpdates {
+    type Item = ConfigText;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<ConfigText>> {
+        let this = &mut *self;
+        if this.all.poll(cx) {
+            return Poll::Pending; // nothing follows: the last one stays in force
+        }
+        if this.all.resolved().is_some() {
+            this.own = None;
+        } else if this.all.is_denied() && this.own.is_none() {
+            this.own = Some(Followed::new(this.resolver.config_of(&this.service, &this.runtime)));
+        }
+        if let Some(own) = &mut this.own
+            && own.poll(cx)
+        {
+            return Poll::Pending;
+        }
+        let followed = this.own.as_ref().unwrap_or(&this.all);
+        let Some(view) = followed.resolved() else { return Poll::Pending };
+        let revision = view.snapshot.revision();
+        let text = this.text_in(view);
+        let told = text.clone().unwrap_or_else(|error| Some(error.into()));
+        if std::mem::replace(&mut this.has_told, true) && this.told == told {
+            return Poll::Pending;
+        }
+        this.told = told;
+        let key = String::from_utf8_lossy(&this.key).as_ref().into();
+        Poll::Ready(Some(ConfigText { source: ServiceConfigSource::Etcd { key, revision }, text }))
+    }
+}

@@ -1,0 +1,176 @@
+//! Service configs that stand in etcd.
+
+use std::time::Duration;
+
+use etcd_client::Permission;
+use greeter_proto::HelloRequest;
+use greeter_proto::greeter_client::GreeterClient;
+use greeter_proto::greeter_server::{Greeter, GreeterServer};
+use test_support::Log;
+use tokio::time::{Instant, sleep};
+use tonic::transport::server::TcpIncoming;
+use tonic::{Code, Request, Response, Status};
+use tonic_etcd::{
+    BalancedChannel, EtcdOptions, Instance, Registrar, Resolver, ServiceConfigSource, ServiceConfigStatus,
+};
+
+use crate::support::{World, naming, until};
+
+/// Answers nothing for a minute.
+struct Slow;
+
+#[tonic::async_trait]
+impl Greeter for Slow {
+    async fn say_hello(&self, _: Request<HelloRequest>) -> Result<Response<greeter_proto::HelloReply>, Status> {
+        sleep(Duration::from_secs(60)).await;
+        Err(Status::internal("late"))
+    }
+}
+
+fn slow_server() -> String {
+    let incoming = TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = incoming.local_addr().unwrap().to_string();
+    let server = tonic::transport::Server::builder().add_service(GreeterServer::new(Slow));
+    tokio::spawn(server.serve_with_incoming(incoming));
+    address
+}
+
+fn channel(resolver: &Resolver, service: &str) -> BalancedChannel {
+    let builder = BalancedChannel::builder().timeout(Duration::from_secs(2)).service_config_from_etcd();
+    builder.build(&resolver.resolve(service).unwrap()).unwrap()
+}
+
+fn document(timeout: &str) -> String {
+    format!(r#"{{"methodConfig": [{{"name": [{{}}], "timeout": "{timeout}"}}]}}"#)
+}
+
+/// How long a call lasts.
+async fn lasts(channel: &BalancedChannel) -> Duration {
+    let began = Instant::now();
+    let status = GreeterClient::new(channel.clone()).say_hello(HelloRequest::default()).await.unwrap_err();
+    assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
+    began.elapsed()
+}
+
+async fn shows(channel: &BalancedChannel, what: &str, wanted: impl Fn(&ServiceConfigStatus) -> bool) {
+    until(what, async || Some(channel.service_config()).filter(|status| wanted(status)).map(drop)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_put_changes_the_timeouts_of_a_fleet() {
+    let world = World::start().await;
+    world.put("shop/payments/one", &naming(&slow_server())).await;
+    let resolver = world.resolver();
+    let channel = channel(&resolver, "shop/payments");
+    let key = "tonic-etcd/config/shop%2Fpayments";
+    shows(&channel, "word of etcd", |status| status.source().is_some() && status.text().is_none()).await;
+    assert!(lasts(&channel).await > Duration::from_millis(1_500), "the code's");
+
+    world.put(key, &document("0.1s")).await;
+    shows(&channel, "the document", |status| status.text().is_some()).await;
+    let status = channel.service_config();
+    let Some(ServiceConfigSource::Etcd { key: found, revision, .. }) = status.source() else { panic!("{status:?}") };
+    assert_eq!((&**found, *revision), (key, world.revision().await));
+    assert!(lasts(&channel).await < Duration::from_secs(1));
+
+    world.put(key, &document("soon")).await;
+    shows(&channel, "word of the broken one", |status| status.error().is_some()).await;
+    let status = channel.service_config();
+    assert!(status.error().unwrap().starts_with("methodConfig[0].timeout: "), "{status:?}");
+    assert!(lasts(&channel).await < Duration::from_secs(1), "the last good one stays");
+
+    // etcd is away: the last one stays, and what comes then is seen when etcd is back.
+    world.put(key, &document("0.2s")).await;
+    shows(&channel, "the next one", |status| status.text().is_some_and(|text| text.contains("0.2s"))).await;
+    world.etcd.kill();
+    assert!(lasts(&channel).await < Duration::from_secs(1));
+    world.etcd.start_again();
+    world.delete(key).await;
+    shows(&channel, "no document", |status| status.text().is_none()).await;
+    assert!(lasts(&channel).await > Duration::from_millis(1_500), "the code's again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_watch_serves_all_services_and_other_keys_concern_nobody() {
+    let world = World::start().await;
+    let resolver = world.resolver();
+    let channels: Vec<_> = ["a", "b", "c"].into_iter().map(|service| channel(&resolver, service)).collect();
+    for channel in &channels {
+        shows(channel, "word of etcd", |status| status.source().is_some()).await;
+    }
+    until("four watches", async || (world.watches() == 4).then_some(())).await;
+    for key in ["tonic-etcd/config/d", "tonic-etcd/config/a/b", "tonic-etcd/config", "tonic-etcd/overrides/a/b"] {
+        world.put(key, "broken").await;
+    }
+    world.put("tonic-etcd/config/c", "{}").await;
+    shows(&channels[2], "its own", |status| status.text() == Some("{}")).await;
+    assert!(channels[..2].iter().all(|channel| channel.service_config().text().is_none()));
+    assert!(channels.iter().all(|channel| channel.service_config().error().is_none()));
+    drop(channels);
+    until("no watch", async || (world.watches() == 0).then_some(())).await;
+}
+
+/// A role that may read its service's instances, and more or less of the configs.
+async fn with_role(world: &World, keys: &[(&str, bool)]) -> (etcd_client::Client, Resolver) {
+    let root = world.protect("s/").await;
+    let mut auth = root.auth_client();
+    for (key, is_prefix) in keys {
+        let permission = Permission::read(*key);
+        let permission = if *is_prefix { permission.with_prefix() } else { permission };
+        auth.role_grant_permission("role", permission).await.unwrap();
+    }
+    let options = EtcdOptions::new([world.etcd.endpoint()]).user("user", "userpw");
+    (root, Resolver::connect_lazy(options).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_may_read_all_documents_or_its_own_alone() {
+    for keys in [&[("tonic-etcd/config/", true)][..], &[("tonic-etcd/config/s", false)]] {
+        let world = World::start().await;
+        let (root, resolver) = with_role(&world, keys).await;
+        let channel = channel(&resolver, "s");
+        root.kv_client().put("tonic-etcd/config/s", document("0.1s"), None).await.unwrap();
+        shows(&channel, "the document", |status| status.text().is_some()).await;
+        root.kv_client().put("tonic-etcd/config/s", "{}", None).await.unwrap();
+        shows(&channel, "the next document", |status| status.text() == Some("{}")).await;
+        assert!(channel.service_config().error().is_none());
+    }
+}
+
+#[tokio::test]
+async fn a_role_that_may_read_none_leaves_the_codes_settings_and_says_so_once() {
+    let (log, _guard) = Log::begin();
+    let world = World::start().await;
+    let (root, resolver) = with_role(&world, &[]).await;
+    root.kv_client().put("s/one", naming(&slow_server()), None).await.unwrap();
+    root.kv_client().put("tonic-etcd/config/s", document("0.1s"), None).await.unwrap();
+    let channel = channel(&resolver, "s");
+    assert!(lasts(&channel).await > Duration::from_millis(1_500));
+    sleep(Duration::from_secs(2)).await;
+    assert!(channel.service_config().text().is_none());
+    let warned = log.warned("etcd failed, retrying");
+    assert!((1..=2).contains(&warned), "once for each of the two watches: {}", log.text());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_prefix_and_names_that_are_refused() {
+    let world = World::start().await;
+    let etcd = world.etcd.endpoint();
+    let resolver = Resolver::builder([etcd.as_str()]).control_prefix("ops").connect_lazy().unwrap();
+    let channel = channel(&resolver, "tonic-etcd");
+    world.put("ops/config/tonic-etcd", "{}").await;
+    shows(&channel, "the document", |status| status.text() == Some("{}")).await;
+    for service in ["ops", "ops/config"] {
+        assert!(resolver.resolve(service).unwrap_err().is_invalid_argument(), "{service}");
+    }
+    assert!(world.resolver().resolve("tonic-etcd/config").unwrap_err().is_invalid_argument());
+    let registrar = Registrar::connect_lazy([etcd.as_str()]).unwrap();
+    let error = registrar.register("tonic-etcd", Instance::new("h:1").unwrap()).unwrap_err();
+    assert!(error.is_invalid_argument(), "{error}");
+    for prefix in ["", "a/", "etcd:///a"] {
+        assert!(Resolver::builder([etcd.as_str()]).control_prefix(prefix).connect_lazy().is_err(), "{prefix:?}");
+    }
+    let discover = tokio_stream::empty::<Result<tower::discover::Change<u8, Instance>, std::convert::Infallible>>();
+    let builder = BalancedChannel::builder().service_config_from_etcd();
+    assert!(builder.build_with_discovery("s", discover).unwrap_err().is_invalid_argument());
+}
