@@ -2,12 +2,15 @@
 
 #[cfg(test)]
 mod document;
+mod fuzz;
 #[cfg(test)]
 mod load_balancing;
 #[cfg(test)]
 mod methods;
 #[cfg(test)]
 mod retry;
+
+pub(crate) use fuzz::fuzz;
 
 use super::{InvalidServiceConfig, ServiceConfig};
 
