@@ -4,6 +4,8 @@
 mod document;
 mod fuzz;
 #[cfg(test)]
+mod go;
+#[cfg(test)]
 mod load_balancing;
 #[cfg(test)]
 mod methods;
