@@ -23,7 +23,7 @@ use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestCaseResult, TestRng, TestRunner};
 
 use crate::backoff::Random;
-use crate::{balance, codec, connection, etcd, registrar, resolver, secret, serve};
+use crate::{balance, codec, connection, etcd, registrar, resolver, secret, serve, service_config};
 
 /// What takes an input, and panics at a fault.
 type Target = fn(&[u8]);
@@ -34,6 +34,7 @@ const TARGETS: &[(&str, Target)] = &[
     ("address", names::address),
     ("target", names::target),
     ("secret", secret::tests::fuzz),
+    ("service_config", service_config::tests::fuzz),
     ("grpc_naming", stored::grpc_naming),
     ("plain", stored::plain),
     ("record", resolver::record::tests::fuzz),

@@ -66,10 +66,11 @@ impl LoadBalancing {
                 let choice_count = config.object()?.optional("choiceCount", choice_count)?;
                 Self::LeastRequest { choice_count: choice_count.unwrap_or(CHOICE_COUNT) }
             }
-            "outlier_detection_experimental" => Self::OutlierDetection {
-                options: OutlierParams::read(config)?,
-                child: Box::new(config.object()?.required("childPolicy", Self::read)?),
-            },
+            "outlier_detection_experimental" => {
+                let config = config.object()?;
+                let options = OutlierParams::read(&config)?;
+                Self::OutlierDetection { options, child: Box::new(config.required("childPolicy", Self::read)?) }
+            }
             _ => return Ok(None),
         };
         Ok(Some(policy))

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::document::Node;
+use super::document::{Node, Object};
 use super::invalid::InvalidServiceConfig;
 use super::retry::{HedgingParams, RetryParams};
 
@@ -36,7 +36,7 @@ pub(super) fn read(
     for entry in entries.list()? {
         let object = entry.object()?;
         let names = object.optional("name", Node::list)?.unwrap_or_default();
-        let params = Arc::new(MethodParams::read(&entry, most_attempts)?);
+        let params = Arc::new(MethodParams::read(&object, most_attempts)?);
         for name in names {
             let path = path(&name)?;
             if let Some(other) = named_at.insert(path.clone(), name.path().to_owned()) {
@@ -62,8 +62,7 @@ fn path(name: &Node<'_>) -> Result<String, InvalidServiceConfig> {
 
 impl MethodParams {
     /// Reads all fields of an entry but its names.
-    fn read(entry: &Node<'_>, most_attempts: u32) -> Result<Self, InvalidServiceConfig> {
-        let entry = entry.object()?;
+    fn read(entry: &Object<'_>, most_attempts: u32) -> Result<Self, InvalidServiceConfig> {
         let bytes = |name| entry.optional(name, |node| node.unsigned().map(|bytes| bytes as usize));
         let params = Self {
             wait_for_ready: entry.optional("waitForReady", Node::boolean)?,
@@ -74,7 +73,7 @@ impl MethodParams {
             hedging: entry.optional("hedgingPolicy", |policy| HedgingParams::read(policy, most_attempts))?,
         };
         if params.retry.is_some() && params.hedging.is_some() {
-            return Err(entry.invalid("hedgingPolicy", "stands beside retryPolicy; an entry has at most one of them"));
+            return Err(entry.invalid("hedgingPolicy", "must not be set together with retryPolicy"));
         }
         Ok(params)
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::document::Node;
+use super::document::{Node, Object};
 use super::invalid::InvalidServiceConfig;
 
 /// When servers are ejected: A50's `OutlierDetectionLoadBalancingConfig` without its child.
@@ -50,8 +50,7 @@ pub(crate) struct FailurePercentageParams {
 
 impl OutlierParams {
     /// Reads all fields but the child's. None is required.
-    pub(super) fn read(config: &Node<'_>) -> Result<Self, InvalidServiceConfig> {
-        let config = config.object()?;
+    pub(super) fn read(config: &Object<'_>) -> Result<Self, InvalidServiceConfig> {
         let time = |name| config.optional(name, Node::duration);
         let base_ejection_time = time("baseEjectionTime")?.unwrap_or(Duration::from_secs(30));
         Ok(Self {

@@ -4,6 +4,7 @@
 #[path = "../conformance/cases/mod.rs"]
 mod cases;
 mod corpus;
+mod corpus_configs;
 mod fleet;
 mod go;
 mod keep_alive;

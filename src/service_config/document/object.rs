@@ -46,7 +46,7 @@ impl<'a> Object<'a> {
         let mut written = self.fields.get_key_value(name);
         if let Some(other) = self.fields.get_key_value(&snake).filter(|_| snake != name) {
             if written.is_some() {
-                return Err(self.invalid(name, format!("stands twice, as {snake} too")));
+                return Err(self.invalid(name, format!("is set twice, also as {snake}")));
             }
             written = Some(other);
         }

@@ -52,7 +52,7 @@ fn a_field_stands_once() {
     assert_eq!(shown, "methodConfig[0]: has the field \"timeout\" twice");
     assert_eq!(
         invalid(r#"{"retryThrottling":null,"retry_throttling":null}"#),
-        "retryThrottling: stands twice, as retry_throttling too"
+        "retryThrottling: is set twice, also as retry_throttling"
     );
     assert_eq!(invalid(r#"{"x":1,"x":1}"#), "the document has the field \"x\" twice");
     let long = "y".repeat(1000);

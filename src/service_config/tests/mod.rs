@@ -2,12 +2,17 @@
 
 #[cfg(test)]
 mod document;
+mod fuzz;
+#[cfg(test)]
+mod go;
 #[cfg(test)]
 mod load_balancing;
 #[cfg(test)]
 mod methods;
 #[cfg(test)]
 mod retry;
+
+pub(crate) use fuzz::fuzz;
 
 use super::{InvalidServiceConfig, ServiceConfig};
 

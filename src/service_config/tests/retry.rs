@@ -178,7 +178,7 @@ fn an_entry_has_one_of_the_two_policies() {
     assert!(valid(&both(retry, "null")).methods["/"].retry.is_some());
     assert!(valid(&both("null", hedging)).methods["/"].hedging.is_some());
     let shown = invalid(&both(retry, hedging));
-    assert_eq!(shown, "methodConfig[1].hedgingPolicy: stands beside retryPolicy; an entry has at most one of them");
+    assert_eq!(shown, "methodConfig[1].hedgingPolicy: must not be set together with retryPolicy");
 }
 
 #[test]
