@@ -96,9 +96,9 @@ impl Subject {
     }
 
     /// Service configs: all of the target's range, or that of one key. Nothing of their loss is doubtful.
-    pub(super) fn configs(key: Option<Vec<u8>>) -> Self {
+    pub(super) fn configs(key: Option<Vec<u8>>, cache: Option<Arc<Cache>>) -> Self {
         let reader = RecordReader { codec: Arc::new(Unread), unix_sockets: false, keep_values: true };
-        Self { key, reader, cache: None, mass_loss: MassLoss::never_doubtful(), has_members: false }
+        Self { key, reader, cache, mass_loss: MassLoss::never_doubtful(), has_members: false }
     }
 
     fn range(&self, target: &Target) -> Range {
@@ -176,7 +176,7 @@ impl Task {
         let (watcher, connected) = (Watcher::new(&etcd), etcd.connected());
         Self {
             etcd,
-            cache: cache.map(|cache| ServiceCache::new(cache, &target, &reader)),
+            cache: cache.map(|cache| ServiceCache::new(cache, &target, &range.start, &reader, has_members)),
             shows_cached: false,
             shown: 0,
             reader,

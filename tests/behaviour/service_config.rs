@@ -174,3 +174,39 @@ async fn another_prefix_and_names_that_are_refused() {
     let builder = BalancedChannel::builder().service_config_from_etcd();
     assert!(builder.build_with_discovery("s", discover).unwrap_err().is_invalid_argument());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_starts_while_etcd_is_down_has_the_last_document() {
+    for own_alone in [false, true] {
+        let world = World::start().await;
+        let folder = tempfile::tempdir().unwrap();
+        let options = || EtcdOptions::new([world.etcd.endpoint()]);
+        let mut admin = world.admin.clone();
+        let mut options_of = options();
+        if own_alone {
+            (admin, _) = with_role(&world, &[("tonic-etcd/config/s", false)]).await;
+            options_of = options().user("user", "userpw");
+        }
+        admin.kv_client().put("s/one", naming(&slow_server()), None).await.unwrap();
+        admin.kv_client().put("tonic-etcd/config/s", document("0.1s"), None).await.unwrap();
+        let resolver = || Resolver::builder(options_of.clone()).cache(folder.path()).connect_lazy().unwrap();
+        let before = channel(&resolver(), "s");
+        shows(&before, "the document", |status| status.text().is_some()).await;
+        assert!(lasts(&before).await < Duration::from_secs(1));
+        let file = folder.path().join(if own_alone {
+            "tonic-etcd%2Fconfig%2Fs.cache"
+        } else {
+            "tonic-etcd%2Fconfig%2F.cache"
+        });
+        until("the file", async || file.exists().then_some(())).await;
+        until("the servers' file", async || folder.path().join("s%2F.cache").exists().then_some(())).await;
+        sleep(Duration::from_millis(200)).await;
+        drop(before);
+
+        world.etcd.kill();
+        let cold = channel(&resolver(), "s");
+        let first = lasts(&cold).await;
+        assert!(first < Duration::from_millis(1_500), "the first call has its time: {first:?}");
+        assert!(cold.service_config().text().unwrap().contains("0.1s"), "{:?}", cold.service_config());
+    }
+}

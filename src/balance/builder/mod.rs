@@ -235,7 +235,9 @@ impl BalancedChannelBuilder {
     /// The key is `tonic-etcd/config/SERVICE`, where SERVICE is the name of the service with percent escapes, so that it has no
     /// slash: `tonic-etcd/config/shop%2Fpayments` for `shop/payments`.
     /// [`ResolverBuilder::control_prefix`](crate::ResolverBuilder::control_prefix) sets another prefix. While there is no such key,
-    /// the code's settings hold. While etcd is unavailable, the last document stays in force.
+    /// the code's settings hold. While etcd is unavailable, the last document stays in force, and with
+    /// [`ResolverBuilder::cache`](crate::ResolverBuilder::cache) a program that starts then has it too. Calls that begin before the
+    /// first word of etcd, or of the cache, wait for it, for at most 1 s.
     ///
     /// One watch serves all services of a resolver if its role may read all keys below `tonic-etcd/config/`. Otherwise there is one
     /// for each service, for which its role must be able to read that one key. Where it may read neither, the code's settings hold:
@@ -438,6 +440,9 @@ impl BalancedChannelBuilder {
             out_of_range_logged: AtomicBool::new(false),
         });
         self.config.first().into_iter().for_each(|text| apply(&shared, text));
+        if config.is_some() {
+            shared.config.expect();
+        }
         let config = config.unwrap_or_else(|| self.config.following());
         // No span: it would live as long as the process, and keep the span open in which the channel was built.
         let pool = pool::run(shared.clone(), ShutdownGuard(shared.clone()), source, config);

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tonic::Status;
 
+use crate::balance::method_config::message_limit::MessageLimit;
 use crate::panics::catch;
 
 /// The kind of a retry. It decides how much of the body may have been sent.
@@ -67,6 +68,12 @@ impl ReplayBody {
     /// Wraps a body. `limit` is the number of bytes to keep; the first frame is kept even if it is larger.
     pub(crate) fn new(body: tonic::body::Body, limit: usize) -> Self {
         Self { body, kept: KeptFrames::First(None), next: 0, size: 0, limit, ended: false }
+    }
+
+    /// Limits the messages that are still to be read.
+    pub(crate) fn limit_messages(&mut self, limit: MessageLimit) {
+        let body = std::mem::replace(&mut self.body, tonic::body::Body::empty());
+        self.body = limit.limit_request(body);
     }
 
     /// Starts again from the first frame.

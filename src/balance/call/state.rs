@@ -12,7 +12,7 @@ use tonic::{Code, Status};
 use crate::backoff::Backoff;
 use crate::balance::builder::call_options::{CallTimeout, ReportServer, WaitForReady};
 use crate::balance::call::attempt::InFlight;
-use crate::balance::call::deadline::Deadline;
+use crate::balance::call::deadline::{Deadline, GRPC_TIMEOUT};
 use crate::balance::call::pick::{PickRequest, WaitLimits};
 use crate::balance::call::replay::ReplayBody;
 use crate::balance::call::response_body::ResponseBody;
@@ -143,6 +143,25 @@ impl CallState {
             last_refusal: None,
             last_result: None,
             shared,
+        }
+    }
+
+    /// Waits for the first service config, and begins the call with what it says.
+    pub(super) async fn await_service_config(&mut self) {
+        self.shared.config.wait().await;
+        let methods = self.shared.methods.load();
+        let method = methods.of(self.path.path());
+        let timeout = match &self.headers {
+            Headers::Whole(headers) => headers.get(GRPC_TIMEOUT),
+            Headers::Kept(_) | Headers::Plain => None, // no attempt has taken them
+        };
+        let limit = method.time_limit(self.extensions.get::<CallTimeout>().copied());
+        self.wait_limits.deadline = Deadline::new(timeout, limit, self.wait_limits.started);
+        let own = self.extensions.get::<WaitForReady>();
+        self.wait_limits.wait_for_ready = own.map_or(method.wait_for_ready, |WaitForReady(own)| *own);
+        (self.retry, self.max_response) = (method.retry.clone(), method.max_response);
+        if let Some(body) = &mut self.body {
+            body.limit_messages(method.max_request);
         }
     }
 

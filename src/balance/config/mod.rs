@@ -11,9 +11,13 @@ pub(crate) mod policy;
 pub(crate) mod source;
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use tokio::sync::Notify;
+use tokio::time::timeout;
 
 pub(crate) use crate::balance::config::source::{ConfigSource, ConfigText, ConfigTexts};
 
@@ -77,6 +81,9 @@ impl ServiceConfigStatus {
     }
 }
 
+/// How long a call waits for the first word of the source. A cache file is used after 300 ms.
+const FIRST_WORD_WAIT: Duration = Duration::from_secs(1);
+
 /// What a channel keeps of its service config.
 #[derive(Default)]
 pub(crate) struct AppliedConfig {
@@ -84,11 +91,42 @@ pub(crate) struct AppliedConfig {
     status: Mutex<ServiceConfigStatus>,
     /// For the pool.
     document: ArcSwapOption<ServiceConfig>,
+    /// The first word of the source is still to come, and calls wait for it.
+    is_awaited: AtomicBool,
+    has_come: Notify,
 }
 
 impl AppliedConfig {
     pub(crate) fn status(&self) -> ServiceConfigStatus {
         self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Lets calls wait for the first word of the source.
+    pub(crate) fn expect(&self) {
+        self.is_awaited.store(true, Ordering::Release);
+    }
+
+    /// Whether it is still to come.
+    #[inline]
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.is_awaited.load(Ordering::Acquire)
+    }
+
+    /// Waits for it, but not for long: a call is not to fail because nobody says how it is to be made.
+    pub(crate) async fn wait(&self) {
+        let come = self.has_come.notified();
+        let mut come = std::pin::pin!(come);
+        come.as_mut().enable();
+        if self.is_awaited() {
+            let _ = timeout(FIRST_WORD_WAIT, come).await;
+        }
+    }
+
+    /// It has come.
+    fn on_word(&self) {
+        if self.is_awaited.swap(false, Ordering::AcqRel) {
+            self.has_come.notify_waiters();
+        }
     }
 
     /// The document in force, if there is one.

@@ -44,6 +44,8 @@ pub(in crate::resolver) struct ServiceCache {
     cache: Arc<Cache>,
     /// The name of the service, for the log.
     service: String,
+    /// The records are those of a service's members.
+    has_members: bool,
     /// What all keys begin with.
     prefix: Arc<[u8]>,
     /// The name of the file.
@@ -69,8 +71,17 @@ pub(in crate::resolver) struct ServiceCache {
 
 impl ServiceCache {
     /// Begins to read the file of a service.
-    pub(in crate::resolver) fn new(cache: Arc<Cache>, target: &Target, reader: &RecordReader) -> Self {
-        let prefix: Arc<[u8]> = target.range().0.into();
+    ///
+    /// `prefix` is what all keys begin with, and names the file. Without `has_members` the records are service configs, which have no
+    /// instances.
+    pub(in crate::resolver) fn new(
+        cache: Arc<Cache>,
+        target: &Target,
+        prefix: &[u8],
+        reader: &RecordReader,
+        has_members: bool,
+    ) -> Self {
+        let prefix: Arc<[u8]> = prefix.into();
         let file = file_name(&prefix);
         let (failure, failed) = watch::channel(None);
         let (sender, reading) = oneshot::channel();
@@ -90,6 +101,7 @@ impl ServiceCache {
         Self {
             cache,
             service: target.name().to_owned(),
+            has_members,
             prefix,
             file,
             reading: Some(reading),
@@ -135,7 +147,7 @@ impl ServiceCache {
     fn on_read(&mut self, read: ReadResult) {
         let service = &self.service;
         match read {
-            Ok(Some(found)) if found.snapshot.is_empty() => {
+            Ok(Some(found)) if self.has_members && found.snapshot.is_empty() => {
                 tracing::debug!(parent: None, service, "cache file not used: it holds no instance");
             }
             Ok(Some(found)) if !self.is_resolved => self.found = Some(found),
@@ -151,6 +163,10 @@ impl ServiceCache {
         self.is_used = true;
         let (instances, revision) = (found.snapshot.len(), found.snapshot.revision());
         let age_s = (found.age + found.read_at.elapsed()).as_secs();
+        if !self.has_members {
+            tracing::debug!(parent: None, revision, age_s, "etcd has not answered, using cached service configs");
+            return;
+        }
         tracing::warn!(
             parent: None,
             service = self.service,

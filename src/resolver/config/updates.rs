@@ -21,7 +21,7 @@ pub(in crate::resolver) struct ConfigUpdates {
     key: Vec<u8>,
     /// All services' documents.
     all: Followed,
-    /// This one's alone, where the role may not read all of them.
+    /// This one's alone, while all of them cannot be read.
     own: Option<Followed>,
     /// What was told last, once something was: the document, or that there is none.
     told: Option<Arc<str>>,
@@ -57,6 +57,11 @@ impl Followed {
         self.latest.as_ref().filter(|view| view.state() != ResolutionState::Unresolved)
     }
 
+    /// Whether etcd has not answered yet, and something is wrong.
+    fn has_failed(&self) -> bool {
+        self.resolved().is_none() && self.latest.as_ref().is_some_and(|view| view.error.is_some())
+    }
+
     /// Whether etcd has refused it from the beginning.
     fn is_denied(&self) -> bool {
         let denied = |view: &View| view.error.as_ref().is_some_and(crate::Error::is_permission_denied);
@@ -89,7 +94,8 @@ impl Stream for ConfigUpdates {
         }
         if this.all.resolved().is_some() {
             this.own = None;
-        } else if this.all.is_denied() && this.own.is_none() {
+        } else if this.all.has_failed() && this.own.is_none() {
+            // It may be refused, or it is not known yet whether it is: this one's alone may be in a cache file.
             this.own = Some(Followed::new(this.resolver.config_of(&this.service, &this.runtime)));
         }
         if let Some(own) = &mut this.own
@@ -98,9 +104,14 @@ impl Stream for ConfigUpdates {
             return Poll::Pending;
         }
         let followed = this.own.as_ref().unwrap_or(&this.all);
-        let Some(view) = followed.resolved() else { return Poll::Pending };
-        let revision = view.snapshot.revision();
-        let text = this.text_in(view);
+        let (revision, text) = match followed.resolved() {
+            Some(view) => (view.snapshot.revision(), this.text_in(view)),
+            // Nothing will come before the role is another one.
+            None if this.all.is_denied() && followed.is_denied() && this.own.is_some() => {
+                (0, Err("etcd does not let it be read".to_owned()))
+            }
+            None => return Poll::Pending,
+        };
         let told = text.clone().unwrap_or_else(|error| Some(error.into()));
         if std::mem::replace(&mut this.has_told, true) && this.told == told {
             return Poll::Pending;
