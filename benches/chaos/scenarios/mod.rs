@@ -3,6 +3,7 @@
 mod age;
 mod calls;
 mod churn;
+mod config;
 mod dead;
 mod discovery;
 mod eject;
@@ -39,6 +40,10 @@ const fn registration(
 
 const fn discovery(name: &'static str, about: &'static str, run: fn(&World, &mut Findings) -> Result<()>) -> Scenario {
     Scenario { group: "discovery", name, about, run }
+}
+
+const fn config(name: &'static str, about: &'static str, run: fn(&World, &mut Findings) -> Result<()>) -> Scenario {
+    Scenario { group: "config", name, about, run }
 }
 
 const fn calls(name: &'static str, about: &'static str, run: fn(&World, &mut Findings) -> Result<()>) -> Scenario {
@@ -93,6 +98,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     discovery("thousand-services", "1 000 services of one resolver", discovery::thousand::run),
     discovery("ten-thousand-drops", "10 000 resolutions are made and dropped", discovery::drops::run),
     discovery("flood", "5 000 changes a second, beside a raw watch", discovery::flood::run),
+    config("live", "the service config in etcd changes under 64 callers", config::live::run),
     calls("f30", "one of 3 servers is ejected because it restarts with calls in flight", calls::ejected::run),
     calls("f31", "calls are dropped while their server stands still, and 20 000 streams cancelled", calls::resets::run),
     calls("f33", "10 000 calls wait for 1 000 servers that are down", calls::waiting::for_a_server),
