@@ -64,6 +64,7 @@ fn channel(job: &Job, sets: &Arc<AtomicU64>) -> BalancedChannel {
     let builder = match job.setting {
         Setting::Nothing => builder,
         Setting::OneConnection => builder.connections_per_server(1),
+        Setting::ServiceConfig => builder.service_config(service_config(100)),
         Setting::FirstServerPreferred => builder.policy(policy),
         Setting::OutlierDetection => builder.policy(policy).outlier_detection(OutlierDetection::default()),
         Setting::Declared => builder.retry(RetryPolicy::new().repeatable(METHOD)),
@@ -72,6 +73,19 @@ fn channel(job: &Job, sets: &Arc<AtomicU64>) -> BalancedChannel {
         Setting::UndeclaredWithHedging => builder.retry(with_hedging(ANOTHER_METHOD)),
     };
     builder.build_with_discovery("greeter", tokio_stream::iter(changes)).expect("a runtime")
+}
+
+/// A document with so many methods, METHOD among them.
+fn service_config(methods: usize) -> String {
+    let entry = |service: &str, method: &str| {
+        format!(
+            r#"{{"name": [{{"service": "{service}", "method": "{method}"}}], "timeout": "3600s", "waitForReady": true}}"#
+        )
+    };
+    let (service, method) = METHOD.split_once('/').expect("a service and a method");
+    let others = (1..methods).map(|number| entry(&format!("shop{}.Orders", number % 10), &format!("Method{number}")));
+    let entries: Vec<String> = others.chain([entry(service, method)]).collect();
+    format!(r#"{{"methodConfig": [{}]}}"#, entries.join(", "))
 }
 
 fn with_hedging(method: &str) -> RetryPolicy {

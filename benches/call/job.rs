@@ -69,6 +69,8 @@ pub(crate) enum Setting {
     Nothing,
     /// `connections_per_server(1)`.
     OneConnection,
+    /// A service config with 100 methods, the greeter's among them.
+    ServiceConfig,
     /// A policy of the bench: it counts the sets that it is given, and sends every second call to the first server.
     FirstServerPreferred,
     /// The same, with outlier detection.

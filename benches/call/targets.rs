@@ -90,6 +90,18 @@ pub(crate) fn connections(bench: &Bench, report: &mut Report) {
     add(report, name, "/call", Some(Bar::AtMost(100.0)), bench.more(one, plain, INSTRUCTIONS));
 }
 
+/// What a service config with many methods costs, whose entry for the method says nothing but a timeout that no call reaches.
+pub(crate) fn config(bench: &Bench, report: &mut Report) {
+    let plain = Case { deadline: Deadline::Equal, ..Case::new(Side::Ours, 1) };
+    let with = Case { setting: Setting::ServiceConfig, ..plain };
+    let ratio = bench
+        .counter()
+        .client(with)
+        .and_then(|with| Ok(with.instructions / bench.counter().client(plain)?.instructions));
+    let name = "1 worker, a service config of 100 methods, client instructions, with / without";
+    add(report, name, "×", Some(Bar::AtMost(1.02)), ratio);
+}
+
 /// How often failures make the pool build a set of servers that is the same as before.
 pub(crate) fn sets(_: &Bench, report: &mut Report) {
     let fleet = Fleet::with_a_failing_server(1_000);
