@@ -115,7 +115,7 @@
 //! | event | what happens |
 //! |---|---|
 //! | a watch breaks | It is resumed at the revision after the last event. |
-//! | etcd has compacted that revision, was wiped, or was restored from a snapshot | The prefix is listed again, and the differences are reported as changes. After a wipe the revision is lower, and the snapshot is empty until the servers have registered again. |
+//! | etcd has compacted that revision, was wiped, or was restored from a snapshot | The prefix is listed again, and the differences are reported as changes. After a wipe the revision is lower, and the snapshot is empty until the servers have registered again. With three or more servers, channels keep calling them: see the next row. |
 //! | etcd has lost most instances at once, or one after the other within 30 s | The snapshot is what etcd holds. The lost instances are doubtful for 60 s ([`MassLoss`], [`ResolutionState::Doubtful`]): a [`BalancedChannel`] keeps the connections to their servers that answer a PING within a second ([`ServerState::Held`]). |
 //! | a watch is silent for 5 s | etcd is asked for a progress notification; a watch stream that does not answer within 3 s is replaced. |
 //! | a member of etcd is down, frozen or a learner | Requests go to another member. |
@@ -133,7 +133,7 @@
 //! | a connection is lost while a call is in flight | The call fails with `UNAVAILABLE`, unless [`RetryPolicy`] declares its method repeatable. [`CallError`] names the server. |
 //! | a server fails its calls, or holds them until the callers give up | It gets fewer calls under `LeastRequest` and `PeakEwma`. [`OutlierDetection`], if it is set, takes it out entirely for a while. |
 //! | a server is frozen | Its calls end when [`KeepAlive`] detects it (usually after 20 s + 10 s; up to five minutes later if its streams were silent before), or at their deadlines. New calls stop when `KeepAlive` detects it, or, if its registrar is frozen with it, when its lease ends (15 s by default). A shorter `KeepAlive`, a shorter [`RegistrarBuilder::ttl`] and `OutlierDetection` with deadlines make that sooner. |
-//! | a server deregisters | It gets no new calls. Calls in flight go on to their end. |
+//! | a server deregisters | It gets no new calls, unless its loss is doubtful ([`MassLoss`]) and no listed server is connected: then it gets them until it sends GOAWAY. Calls in flight go on to their end. |
 //!
 //! [`BalancedChannel::servers`] shows the state of each server.
 //!

@@ -55,7 +55,7 @@ use crate::balance::shared::ChannelHandle;
 ///
 /// | what happens to the server | a call in flight on it | the next calls |
 /// |---|---|---|
-/// | its record is removed from the directory, or it is marked as draining | goes on to its end. The connection closes after the last such call | go to other servers at once |
+/// | its record is removed from the directory, or it is marked as draining | goes on to its end. The connection closes after the last such call | go to other servers at once. If most records are removed, the loss may be doubtful: see [`ServerState::Held`](crate::ServerState::Held) |
 /// | its process dies, or the connection is lost or reset | fails with `UNAVAILABLE`: it may have been processed. It is retried on another server if [`RetryPolicy`](crate::RetryPolicy) declares its method | go to other servers at once. The server is connected again with backoff |
 /// | it sends GOAWAY without an error and finishes its calls (a graceful shutdown, `max_connection_age`) | goes on to its end if the GOAWAY covers its stream. Otherwise it was never processed, and is retried without a declaration | go to other servers, or to the server's next connection, which is made at once |
 /// | it sends GOAWAY with an error code | goes on if the GOAWAY covers its stream; when the server then closes the connection, the call fails as if the connection were lost. Otherwise it was never processed, and is retried without a declaration, at most once after such a GOAWAY: the call may be its cause | as in the row above |
@@ -80,12 +80,13 @@ use crate::balance::shared::ChannelHandle;
 /// |---|---|---|
 /// | are not resolved yet | waits | waits |
 /// | none is connected, and at least one is in state [`Connecting`](crate::ServerState::Connecting) | waits | waits |
-/// | some are connected, and all of those are at their limit of streams, or at [`BalancedChannelBuilder::max_in_flight_per_server`] | waits, and asks for a further connection if [`BalancedChannelBuilder::connections_per_server`] allows one | the same |
+/// | some are connected, and all of those are at their limit of streams | waits, and asks for a further connection if [`BalancedChannelBuilder::connections_per_server`] allows one | the same |
+/// | some are connected, and all of those are at [`BalancedChannelBuilder::max_in_flight_per_server`] | waits | waits |
 /// | some are connected, and all of those were idle and have not answered a PING yet ([Idle connections](#idle-connections)) | waits | waits |
 /// | some are connected, and all of those are ejected | is sent to one of them | is sent to one of them |
 /// | some are connected, and the policy returns [`Pick::Wait`](crate::policy::Pick::Wait) | waits | waits |
 /// | some are connected, and the policy returns [`Pick::Fail`](crate::policy::Pick::Fail) | fails at once with the policy's status | fails at once too |
-/// | none is registered, or all drain | fails at once with `UNAVAILABLE` | waits |
+/// | none is registered or [held](crate::ServerState::Held), or all drain | fails at once with `UNAVAILABLE` | waits |
 /// | none can be connected | fails at once with `UNAVAILABLE` | waits |
 ///
 /// A call waits until its deadline, and for at most [`BalancedChannelBuilder::wait_limit`] (10 s by default) in all its waits

@@ -15,9 +15,9 @@ pub enum ConnectivityState {
     /// The servers are not resolved yet, or none is connected and at least one is
     /// [`ServerState::Connecting`](crate::ServerState::Connecting). Calls wait.
     Connecting,
-    /// At least one server is connected, ejected or not. Calls are sent.
+    /// At least one server is connected, ejected and [held](crate::ServerState::Held) ones included. Calls are sent.
     Ready,
-    /// No server is registered, all servers drain, or none can be connected. Calls fail at once unless they wait for ready. The
+    /// No server is registered or held, all servers drain, or none can be connected. Calls fail at once unless they wait for ready. The
     /// channel goes on trying.
     TransientFailure,
     /// The last clone was dropped, or the runtime on which the channel was built has ended. This state is final.

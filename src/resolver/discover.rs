@@ -149,7 +149,9 @@ impl std::fmt::Debug for ChangeStream {
 }
 
 impl Resolution {
-    /// The servers as a stream of changes, starting with those that are known now.
+    /// The servers as a stream of changes, starting with those that are known now. A server that etcd no
+    /// longer lists is removed at once, also if its loss is doubtful:
+    /// [`MassLoss::delay_removals`](crate::MassLoss::delay_removals) can delay that.
     pub fn discover(&self) -> ChangeStream {
         ChangeStream::new(self.service.clone(), self.configure.clone())
     }

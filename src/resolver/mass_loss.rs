@@ -25,6 +25,9 @@ const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 /// that go once fewer than half are left are then doubtful: those before them have gone as usual.
 /// The loss of an instance that was draining is never doubtful: it was about to leave.
 ///
+/// Believed at once, therefore, are the loss of half of the instances or fewer, that of one or two in all, that of instances that
+/// are draining, and that of an instance which is deleted within 60 s of its return.
+///
 /// A doubtful instance is an ordinary one again when its key is put. If the key is deleted within
 /// 60 s after that, the deletion is believed. A server whose address another key names, or comes to
 /// name, is what that key says. Instances that a cache file names are never doubtful. While any

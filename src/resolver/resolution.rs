@@ -68,7 +68,8 @@ pub enum ResolutionState {
     Current,
     /// The snapshot is what etcd holds, and it has no instances: there are no records, or none that
     /// can be read ([`Snapshot::unreadable`]). Calls that do not wait for ready then fail at once.
-    /// After etcd was wiped, it follows `Doubtful`, until servers have registered again.
+    /// After etcd was wiped, the state is `Doubtful` first, and this one 60 s later if no server has
+    /// registered.
     ConfirmedEmpty,
     /// The runtime of the watch has ended. The last snapshot stays. Resolve again for a new watch.
     Closed,

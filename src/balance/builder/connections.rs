@@ -96,8 +96,10 @@ impl BalancedChannelBuilder {
     /// For streams that last long, and for few servers with many calls. In most other cases more
     /// servers help more: the limit is there to protect the server.
     ///
-    /// - **When one is made:** a call finds no ready server with room, and one of them has fewer
-    ///   than `n` connections. The call waits in the queue meanwhile. A server gets one at a time,
+    /// - **When one is made:** a call finds no ready server with room, and one of them is at its own
+    ///   limit of streams and has fewer than `n` connections. A server at
+    ///   [`max_in_flight_per_server`](Self::max_in_flight_per_server) gets none: that would not help.
+    ///   The call waits in the queue meanwhile. A server gets one at a time,
     ///   and no more are being made in the channel than calls wait. First connections come first
     ///   (see [`BalancedChannel`](crate::BalancedChannel#connections)).
     /// - **Which one a call takes:** the oldest with room, so that later ones run empty. One beyond

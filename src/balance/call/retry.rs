@@ -179,8 +179,9 @@ impl RetryPolicy {
     /// - Any other failure does neither.
     ///
     /// All calls that are lost with one connection take one token together, so that each of them can be retried. 100 and 0.1 by
-    /// default: 49 retries in a burst, because more than 50 tokens must be left, and in the long run one retry for every ten
-    /// calls that end with OK. `ratio` is finite and not negative.
+    /// default: 49 retries of failed attempts in a burst, because more than 50 tokens must be left after the failure has taken its
+    /// own, or 50 hedges or replaced attempts; and in the long run one retry for every ten calls that end with OK. With 0 `tokens`
+    /// nothing is retried. `ratio` is finite and not negative.
     #[must_use]
     pub fn budget(mut self, tokens: u32, ratio: f64) -> Self {
         self.tokens = tokens;

@@ -82,7 +82,8 @@ impl RetryPolicy {
     ///
     /// Otherwise the attempt goes on, and at most until the call's own deadline: this timeout alone never fails a call. The
     /// channel looks again when the attempt is twice as old, and so on. Only an unread request is looked at again at once when
-    /// it was read.
+    /// it was read. So a call without a deadline on a server that hangs waits without limit if no other attempt can be sent: give
+    /// it a deadline too.
     ///
     /// An attempt that is given up is cancelled ([Cancelled calls](crate::BalancedChannel#cancelled-calls)). In the load of its
     /// server it counts as at least as slow as it lasted; for outlier detection it counts for nothing.
@@ -121,7 +122,8 @@ impl RetryPolicy {
     /// [`ServerStatus::hedges`](crate::ServerStatus::hedges) counts hedges at their server, and `grpc-previous-rpc-attempts` in
     /// a hedge tells how many attempts were sent before it.
     ///
-    /// With both settings a hedge comes first, and [`RetryPolicy::attempt_timeout`] counts for each attempt from when it was sent.
+    /// With both settings a hedge comes first, and [`RetryPolicy::attempt_timeout`] counts for each attempt from when it was sent. If
+    /// hedges are sent, it is rarely reached.
     #[must_use]
     pub fn hedge_after(mut self, delay: Duration) -> Self {
         self.timing.hedge = Some(HedgeDelay::After(delay));
