@@ -132,6 +132,7 @@
 //! | a server provably did not process a call (it was not sent, its stream was refused, or it is above the last stream id of a GOAWAY) | The call is sent again, usually to another server, whether or not its method is declared repeatable. [`BalancedChannel`] has the limits. |
 //! | a connection is lost while a call is in flight | The call fails with `UNAVAILABLE`, unless [`RetryPolicy`] declares its method repeatable. [`CallError`] names the server. |
 //! | a server fails its calls, or holds them until the callers give up | It gets fewer calls under `LeastRequest` and `PeakEwma`. [`OutlierDetection`], if it is set, takes it out entirely for a while. |
+//! | a server says that it does not serve | With [`BalancedChannelBuilder::health_check`] it gets no new calls until it says that it serves ([`ServerState::Unhealthy`]); calls in flight go on. Without it the channel does not ask, and the server should leave etcd by itself, as `Serve::health` lets it do. |
 //! | a server is frozen | Its calls end when [`KeepAlive`] detects it (usually after 20 s + 10 s; up to five minutes later if its streams were silent before), or at their deadlines. New calls stop when `KeepAlive` detects it, or, if its registrar is frozen with it, when its lease ends (15 s by default). A shorter `KeepAlive`, a shorter [`RegistrarBuilder::ttl`] and `OutlierDetection` with deadlines make that sooner. |
 //! | a server deregisters | It gets no new calls. Calls in flight go on to their end. |
 //!

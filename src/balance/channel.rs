@@ -79,14 +79,14 @@ use crate::balance::shared::ChannelHandle;
 /// | the channel's servers | a call | a call that [waits for ready](crate::WaitForReady) |
 /// |---|---|---|
 /// | are not resolved yet | waits | waits |
-/// | none is connected, and at least one is in state [`Connecting`](crate::ServerState::Connecting) | waits | waits |
+/// | none can be used, and at least one is in state [`Connecting`](crate::ServerState::Connecting) | waits | waits |
 /// | some are connected, and all of those are at their limit of streams, or at [`BalancedChannelBuilder::max_in_flight_per_server`] | waits, and asks for a further connection if [`BalancedChannelBuilder::connections_per_server`] allows one | the same |
 /// | some are connected, and all of those were idle and have not answered a PING yet ([Idle connections](#idle-connections)) | waits | waits |
 /// | some are connected, and all of those are ejected | is sent to one of them | is sent to one of them |
 /// | some are connected, and the policy returns [`Pick::Wait`](crate::policy::Pick::Wait) | waits | waits |
 /// | some are connected, and the policy returns [`Pick::Fail`](crate::policy::Pick::Fail) | fails at once with the policy's status | fails at once too |
 /// | none is registered, or all drain | fails at once with `UNAVAILABLE` | waits |
-/// | none can be connected | fails at once with `UNAVAILABLE` | waits |
+/// | none can be connected, or those that are connected are [`Unhealthy`](crate::ServerState::Unhealthy) | fails at once with `UNAVAILABLE` | waits |
 ///
 /// A call waits until its deadline, and for at most [`BalancedChannelBuilder::wait_limit`] (10 s by default) in all its waits
 /// together. A call that waits for ready waits until its deadline only, and without a deadline for ever. The text of the status

@@ -19,7 +19,7 @@ async fn next(body: &mut UncountedBody) -> Option<Vec<u8>> {
 
 #[tokio::test]
 async fn it_takes_one_stream_of_the_server_and_counts_nowhere() {
-    let (connection, peer) = pair(&Options::default(), &server().max_concurrent_streams(2)).await;
+    let (connection, peer) = pair(&Options::default(), server().max_concurrent_streams(2)).await;
     serve(peer, echo);
     let uncounted = connection.open_uncounted(head(), Bytes::from_static(b"hello")).unwrap();
     assert_eq!((connection.in_flight(), connection.begun(), connection.available_streams()), (0, 0, 1));
