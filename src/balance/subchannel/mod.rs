@@ -12,7 +12,7 @@ pub(crate) mod cost;
 #[cfg(test)]
 mod exhaustion_tests;
 pub(super) mod further;
-pub(super) mod health;
+pub(crate) mod health;
 pub(crate) mod outlier;
 pub(crate) mod reconnect;
 pub(super) mod supervisor;

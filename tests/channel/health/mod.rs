@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use test_support::Log;
+use tokio::runtime;
 use tokio::time::{sleep, timeout};
 use tonic::Code;
 use tonic_etcd::policy::{LeastRequest, PickFirst, Picker, Policy, ReadySet};
@@ -122,6 +123,22 @@ async fn a_first_answer_that_does_not_come_keeps_no_call_waiting() {
     ready(&channel, 1).await;
     greet(&channel).await.unwrap();
     assert_eq!((silent.seen.connections(), silent.seen.watches()), (1, 1), "it still counts when it comes");
+}
+
+/// The answer comes while the program does something else, and lies in the socket when its time is over.
+#[test]
+fn a_runtime_that_stands_still_does_not_make_a_server_unhealthy() {
+    let servers = runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let peer = servers.block_on(Peer::start(Answer::Silence));
+    let (log, _guard) = Log::begin();
+    runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+        let channel = over(checking().connect_timeout(Duration::from_millis(500)), [&peer.address]);
+        until("it to be asked", || peer.seen.open_watches() == 1).await;
+        peer.says(SERVING);
+        std::thread::sleep(Duration::from_millis(800));
+        greet(&channel).await.unwrap();
+        assert_eq!(log.count("server unhealthy"), 0, "{}", log.text());
+    });
 }
 
 /// A policy that counts the sets that it is given.

@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::balance::subchannel::health::machine::{Action, Health, Input, Machine};
 use crate::balance::subchannel::health::protocol::{HealthStream, ServingStatus, WatchEnd, WatchRequest};
+use crate::balance::subchannel::reconnect::LATE;
 use crate::connection::Connection;
 
 /// The health of one connection, while its supervisor polls it. Dropped, it ends the stream.
@@ -48,10 +49,17 @@ struct Event {
 }
 
 impl ConnectionHealth {
-    /// Asks as the options say from now on, or no longer.
+    /// Asks as the options say from now on, or no longer. What is known stays until the first answer.
     pub(in crate::balance::subchannel) fn follow(&mut self, connection: &Connection, options: Option<CheckOptions>) {
-        let known = self.check.as_ref().map_or(Health::Healthy, |check| check.machine.health());
-        self.check = options.map(|options| Box::new(Check::new(known, connection.clone(), options)));
+        let (Some(options), Some(check)) = (&options, &self.check) else {
+            self.check = options.map(|options| Box::new(Check::new(Health::Healthy, connection.clone(), options)));
+            return;
+        };
+        // A server that cannot be asked for one service cannot be asked for another one.
+        if check.options.service != options.service && check.machine.action() != Action::Rest {
+            let check = Check::new(check.machine.health(), connection.clone(), options.clone());
+            self.check = Some(Box::new(check));
+        }
     }
 
     /// The same for a connection over which nothing was called yet.
@@ -101,7 +109,10 @@ impl Check {
             let stream = stream.filter(|_| matches!(action, Action::Watch { .. }));
             self.step = Box::pin(step(action, stream, self.began, self.connection.clone(), self.options.clone()));
             if is_other_reason || before != (self.machine.health(), action == Action::Rest) {
-                self.reason = event.reason;
+                let is_late = event.input == Input::TimeOver; // with time alone it becomes unhealthy, and nothing else
+                let late =
+                    || format!("no response to the health check within {} ms", self.options.answer_within.as_millis());
+                self.reason = event.reason.or_else(|| is_late.then(late));
                 return Poll::Ready(());
             }
         }
@@ -137,9 +148,8 @@ async fn step(
                 biased; // no stream is opened that would leave none to calls
                 () = only_one => Event::not_supported("the server accepts one stream at a time".to_owned()),
                 answer = answer => Event::of(answer),
-                () = reached(until.map(|until| began + until)) => {
-                    let reason = format!("no response to the health check within {} ms", options.answer_within.as_millis());
-                    Event { input: Input::TimeOver, reason: Some(reason) }
+                () = reached(until.map(|until| began + until), options.answer_within) => {
+                    Event { input: Input::TimeOver, reason: None }
                 }
             };
             (stream, event)
@@ -167,10 +177,15 @@ impl Event {
     }
 }
 
-/// Waits until this time. For ever, if there is none.
-async fn reached(at: Option<Instant>) {
-    match at {
-        Some(at) => sleep_until(at).await,
-        None => std::future::pending().await,
+/// Waits until this time. For ever, if there is none. If the runtime stood still then, the answer may lie in the socket: it gets
+/// as long again as it may take.
+async fn reached(at: Option<Instant>, answer_within: Duration) {
+    let Some(mut at) = at else { return std::future::pending().await };
+    loop {
+        sleep_until(at).await;
+        if at.elapsed() < LATE {
+            return;
+        }
+        at = Instant::now() + answer_within;
     }
 }

@@ -119,7 +119,11 @@ impl Machine {
             }
             (Input::TimeOver, Action::Wait { .. }) => {
                 (self.opened, self.has_answered) = (now, false);
-                self.watch(self.answer_by);
+                let is_late = self.answer_by.is_some_and(|answer_by| answer_by <= now);
+                if is_late {
+                    self.health = Health::Unhealthy;
+                }
+                self.watch(self.answer_by.filter(|_| !is_late));
             }
         }
     }
@@ -137,9 +141,10 @@ impl Machine {
     }
 }
 
-#[cfg(test)]
-mod tests {
+#[cfg(any(test, tonic_etcd_fuzzing))]
+pub(crate) mod tests {
     use proptest::prelude::*;
+    use proptest::test_runner::TestCaseResult;
 
     use super::*;
 
@@ -147,6 +152,7 @@ mod tests {
         Duration::from_millis(ms)
     }
 
+    #[cfg(test)]
     fn machine() -> Machine {
         Machine::new(Health::Unknown, ms(0), ms(5_000), 7)
     }
@@ -156,6 +162,7 @@ mod tests {
     }
 
     /// The pause after an input at this time.
+    #[cfg(test)]
     fn pause(machine: &mut Machine, input: Input, now: Duration) -> Duration {
         machine.on(input, now);
         let Action::Wait { until } = machine.action() else { panic!("{machine:?}") };
@@ -232,6 +239,17 @@ mod tests {
     }
 
     #[test]
+    fn the_first_answer_is_late_also_between_two_streams() {
+        let mut machine = machine();
+        machine.on(Input::Disconnected, ms(4_990));
+        machine.on(Input::TimeOver, ms(4_995));
+        assert_eq!((machine.health(), machine.action()), (Health::Unknown, Action::Watch { until: Some(ms(5_000)) }));
+        machine.on(Input::Disconnected, ms(4_999));
+        machine.on(Input::TimeOver, ms(5_080));
+        assert_eq!((machine.health(), machine.action()), (Health::Unhealthy, Action::Watch { until: None }));
+    }
+
+    #[test]
     fn what_was_known_under_another_name_stays_until_the_first_answer() {
         for (input, after) in [
             (answered(false), Health::Unhealthy),
@@ -246,35 +264,49 @@ mod tests {
         }
     }
 
-    fn inputs() -> impl Strategy<Value = Vec<(Input, u64)>> {
+    fn input() -> impl Strategy<Value = (Input, u64)> {
         let input = prop_oneof![
-            any::<bool>().prop_map(answered),
-            Just(Input::Ended),
-            Just(Input::Disconnected),
-            Just(Input::TimeOver),
+            3 => any::<bool>().prop_map(answered),
+            2 => Just(Input::Ended),
+            2 => Just(Input::TimeOver),
+            1 => Just(Input::Disconnected),
         ];
-        proptest::collection::vec((input, 0_u64..3_000), 1..100)
+        (input, 0_u64..3_000)
+    }
+
+    /// Only an answer makes the connection healthy, and nothing but an answer is waited for without an end.
+    fn answers_count(seed: u64, inputs: Vec<(Input, u64)>) -> TestCaseResult {
+        let mut machine = Machine::new(Health::Unknown, ms(0), ms(5_000), seed);
+        let (mut now, mut serving) = (ms(0), None);
+        for (input, step) in inputs {
+            now += ms(step);
+            machine.on(input, now);
+            match input {
+                Input::Answered { serving: is_serving } => serving = Some(is_serving),
+                Input::Ended => serving = None,
+                _ => {}
+            }
+            prop_assert_eq!(machine.health() == Health::Healthy, serving == Some(true));
+            match machine.action() {
+                Action::Wait { until } => prop_assert!(until >= now && until <= now + ms(5_000)),
+                Action::Watch { until } => prop_assert_eq!(until.is_some(), machine.health() == Health::Unknown),
+                Action::Rest => prop_assert!(false),
+            }
+        }
+        Ok(())
     }
 
     proptest! {
         #[test]
-        fn only_an_answer_makes_it_healthy_and_no_stream_is_awaited_for_long(inputs in inputs()) {
-            let (mut machine, mut now, mut last) = (machine(), ms(0), None);
-            for (input, step) in inputs {
-                now += ms(step);
-                machine.on(input, now);
-                match input {
-                    Input::Answered { serving } => last = Some(serving),
-                    Input::Ended => last = None,
-                    _ => {}
-                }
-                prop_assert_eq!(machine.health() == Health::Healthy, last == Some(true));
-                match machine.action() {
-                    Action::Wait { until } => prop_assert!(until >= now && until <= now + ms(5_000)),
-                    Action::Watch { until } => prop_assert!(until.is_none() || machine.health() == Health::Unknown),
-                    Action::Rest => prop_assert!(false),
-                }
-            }
+        fn only_an_answer_makes_a_connection_healthy(
+            seed: u64, inputs in proptest::collection::vec(input(), 1..100)
+        ) {
+            answers_count(seed, inputs)?;
         }
+    }
+
+    /// The fuzz target: the same property.
+    pub(crate) fn fuzz(bytes: &[u8]) {
+        crate::fuzzing::with_steps(bytes, any::<u64>(), input(), answers_count);
     }
 }

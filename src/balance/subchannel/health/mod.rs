@@ -9,7 +9,7 @@
 //! so that neither the pool nor calls know of checks. The stream ends with the supervisor, and when the connection drains.
 
 mod check;
-mod machine;
+pub(crate) mod machine;
 mod protocol;
 #[cfg(all(test, feature = "tonic-health"))]
 mod tests;
