@@ -1,6 +1,6 @@
 //! Health checks of a server by this side (gRFC A17): whether it says that it serves.
 //!
-//! - `machine.rs`: what follows from the answers. PURE.
+//! - `machine.rs`: what follows from the answers (a pure machine).
 //! - `protocol.rs`: `Watch` of `grpc.health.v1.Health`, over a stream that counts nowhere.
 //! - `check.rs`: the check of one connection, which the supervisor of its server polls.
 //! - `mod.rs`: the service that is asked for, and the supervisor of a server with one connection.
