@@ -62,6 +62,7 @@ use crate::balance::shared::ChannelHandle;
 /// | it resets the stream with `REFUSED_STREAM` | was never processed, and is retried without a declaration | may go to it as before, but the refusal counts as load for a while ([`LeastRequest`](crate::policy::LeastRequest), [`PeakEwma`](crate::policy::PeakEwma)) |
 /// | it is frozen: nothing at all comes over the connection | waits for its deadline or for [`KeepAlive`](crate::KeepAlive), whichever is sooner. Keep-alive usually closes the connection within 30 s of the last byte, or of the start of the call if that is later. In rare cases that takes 40 s, and up to about five and a half minutes if the streams of the connection were silent before. The call then fails as if the connection were lost | may still go to it until then; but its unanswered calls count as load, so few do ([`LeastRequest`](crate::policy::LeastRequest)). If its registrar is frozen too, none does once its lease has ended (15 s by default) |
 /// | it is slow, and other responses or PINGs still come | waits for its deadline, or is sent to another server sooner ([`RetryPolicy::attempt_timeout`](crate::RetryPolicy::attempt_timeout), [`RetryPolicy::hedge_after`](crate::RetryPolicy::hedge_after)). A slow call is no reason to end a connection | go to servers with less load first ([`LeastRequest`](crate::policy::LeastRequest), [`PeakEwma`](crate::policy::PeakEwma)) |
+/// | it says that it does not serve, and [`BalancedChannelBuilder::health_check`] is set | goes on to its end | go to other servers until it serves again |
 /// | its calls fail | ends with the status that the server sent | rarely go to it, because failures count as load (the same two policies). [`BalancedChannelBuilder::outlier_detection`] leaves the server out for a while |
 ///
 /// The same holds for streaming calls: a stream whose response has begun stays on its server to its end, and is not retried.
@@ -79,7 +80,7 @@ use crate::balance::shared::ChannelHandle;
 /// | the channel's servers | a call | a call that [waits for ready](crate::WaitForReady) |
 /// |---|---|---|
 /// | are not resolved yet | waits | waits |
-/// | none is connected, and at least one is in state [`Connecting`](crate::ServerState::Connecting) | waits | waits |
+/// | none can be used, and at least one is in state [`Connecting`](crate::ServerState::Connecting) | waits | waits |
 /// | some are connected, and all of those are at their limit of streams | waits, and asks for a further connection if [`BalancedChannelBuilder::connections_per_server`] allows one | the same |
 /// | some are connected, and all of those are at [`BalancedChannelBuilder::max_in_flight_per_server`] | waits | waits |
 /// | some are connected, and all of those were idle and have not answered a PING yet ([Idle connections](#idle-connections)) | waits | waits |
@@ -87,7 +88,7 @@ use crate::balance::shared::ChannelHandle;
 /// | some are connected, and the policy returns [`Pick::Wait`](crate::policy::Pick::Wait) | waits | waits |
 /// | some are connected, and the policy returns [`Pick::Fail`](crate::policy::Pick::Fail) | fails at once with the policy's status | fails at once too |
 /// | none is registered or [held](crate::ServerState::Held), or all drain | fails at once with `UNAVAILABLE` | waits |
-/// | none can be connected | fails at once with `UNAVAILABLE` | waits |
+/// | none can be connected, or those that are connected are [`Unhealthy`](crate::ServerState::Unhealthy) | fails at once with `UNAVAILABLE` | waits |
 ///
 /// A call waits until its deadline, and for at most [`BalancedChannelBuilder::wait_limit`] (10 s by default) in all its waits
 /// together. A call that waits for ready waits until its deadline only, and without a deadline for ever. The text of the status

@@ -12,12 +12,12 @@ use crate::balance::status::unavailable::Details;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ConnectivityState {
-    /// The servers are not resolved yet, or none is connected and at least one is
+    /// The servers are not resolved yet, or none can be used and at least one is
     /// [`ServerState::Connecting`](crate::ServerState::Connecting). Calls wait.
     Connecting,
-    /// At least one server is connected, ejected and [held](crate::ServerState::Held) ones included. Calls are sent.
+    /// At least one server is connected and not unhealthy, ejected and [held](crate::ServerState::Held) ones included. Calls are sent.
     Ready,
-    /// No server is registered or held, all servers drain, or none can be connected. Calls fail at once unless they wait for ready. The
+    /// No server is registered or held, all servers drain, or none can be connected or is healthy. Calls fail at once unless they wait for ready. The
     /// channel goes on trying.
     TransientFailure,
     /// The last clone was dropped, or the runtime on which the channel was built has ended. This state is final.
@@ -59,6 +59,7 @@ pub(crate) struct ChannelStatus {
     pub(crate) ejected: usize,
     pub(crate) connecting: usize,
     pub(crate) failing: usize,
+    pub(crate) unhealthy: usize,
     /// The number of instances that take no new calls. They are not connected and not in the other counts.
     pub(crate) draining: usize,
     /// Grows by one with each status that is published.
@@ -68,7 +69,8 @@ pub(crate) struct ChannelStatus {
 impl ChannelStatus {
     pub(crate) fn new(directory: Arc<DirectoryStatus>) -> Self {
         let state = ConnectivityState::Connecting;
-        Self { directory, state, ready: 0, ejected: 0, connecting: 0, failing: 0, draining: 0, version: 0 }
+        let (ready, ejected, connecting, failing, unhealthy) = (0, 0, 0, 0, 0);
+        Self { directory, state, ready, ejected, connecting, failing, unhealthy, draining: 0, version: 0 }
     }
 
     /// Whether a call that finds no server fails now instead of waiting.
@@ -91,7 +93,7 @@ impl ChannelStatus {
         let mut push = |part: fmt::Arguments<'_>| {
             let _ = text.write_fmt(part); // writing to a String does not fail
         };
-        let known = self.ready + self.ejected + self.connecting + self.failing;
+        let known = self.ready + self.ejected + self.connecting + self.failing + self.unhealthy;
         match (directory.resolved, known) {
             (false, _) => push(format_args!(": not resolved yet")),
             (true, 0) if self.draining > 0 => push(format_args!(": {} registered, all draining", self.draining)),
@@ -109,6 +111,9 @@ impl ChannelStatus {
                 ": {known} known, {} ready, {} ejected, {} connecting, {} failing",
                 self.ready, self.ejected, self.connecting, self.failing
             ));
+        }
+        if self.unhealthy > 0 {
+            push(format_args!(", {} unhealthy", self.unhealthy)); // nobody checks health unless told to
         }
         if let Some(limits) = &details.limits {
             push(format_args!("; {limits}"));

@@ -143,6 +143,8 @@ pub(crate) struct Settings {
     pub(crate) tls_only: bool,
     pub(crate) connections_per_server: usize,
     pub(crate) max_in_flight_per_server: Option<usize>,
+    /// The service whose health each server is asked for, unless the policy does without.
+    pub(crate) health_check: Option<Arc<str>>,
 }
 
 impl Default for Settings {
@@ -161,6 +163,7 @@ impl Default for Settings {
             tls_only: false,
             connections_per_server: 1,
             max_in_flight_per_server: None,
+            health_check: None,
         }
     }
 }

@@ -39,6 +39,7 @@ impl BalancedChannel {
                 SubchannelState::Ready(_) if subchannel.is_ejected() => ServerState::Ejected,
                 SubchannelState::Ready(_) if status.is_held => ServerState::Held,
                 SubchannelState::Ready(_) => ServerState::Ready,
+                SubchannelState::Unhealthy(_) => ServerState::Unhealthy,
                 SubchannelState::Shutdown => return None, // removed a moment ago
             };
             let (attempts, failures) = subchannel.attempts();

@@ -4,7 +4,9 @@
 //! how many streams may still be opened and whether the connection is closing, so that a call needs
 //! to look at nothing else.
 
+use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use tokio::sync::Notify;
 
@@ -38,14 +40,21 @@ const CLOSED: usize = 1 << (usize::BITS - 1);
 /// about to wait: see [`CapacityListener::freed`]. A caller that reads an old limit opens one
 /// stream too many at worst, which h2 queues.
 ///
-/// - `limit` is written only by the driver. It is 0 until the server's SETTINGS have come and
-///   while the connection is idle.
+/// - `limit` is 0 until the server's SETTINGS have come and while the connection is idle. Streams
+///   that are no exchanges ([`uncounted`](crate::connection::exchange::uncounted)) take their part
+///   of the server's limit off it, so that calls pay nothing for them.
 /// - `in_flight` is changed by callers. Once it has the bit [`CLOSED`] it keeps it: a closing
 ///   connection never opens again.
+/// - `announced` is the limit as the driver knows it, with the part of uncounted streams.
 #[derive(Default)]
 pub(super) struct StreamCapacity {
     limit: AtomicUsize,
     in_flight: AtomicUsize,
+    announced: AtomicUsize,
+    /// The number of uncounted streams. Held while `limit` is made anew of it and `announced`.
+    uncounted: Mutex<usize>,
+    /// Notified when `announced` becomes 1.
+    one_stream: Notify,
 }
 
 impl StreamCapacity {
@@ -70,14 +79,50 @@ impl StreamCapacity {
     pub(super) fn set_limit(&self, limit: usize) -> Option<usize> {
         // h2 says `usize::MAX` for "no limit", which would admit streams on a closing connection.
         let limit = limit.min(CLOSED - 1);
-        if limit == self.limit() {
+        if limit == self.announced.load(Ordering::Relaxed) {
             return None;
         }
-        let before = self.limit.swap(limit, Ordering::SeqCst);
-        Some(limit.saturating_sub(before.max(self.in_flight.load(Ordering::Relaxed))))
+        let freed = self.update_limit(|_| self.announced.store(limit, Ordering::Relaxed));
+        if limit == 1 {
+            self.one_stream.notify_waiters();
+        }
+        Some(freed)
     }
 
-    /// The number of streams that the server accepts at once.
+    /// Takes one of the server's streams away from exchanges. Needs one
+    /// [`StreamCapacity::release_uncounted`].
+    pub(super) fn reserve_uncounted(&self) {
+        self.update_limit(|uncounted| *uncounted += 1);
+    }
+
+    /// Gives it back. Returns how many streams became available.
+    pub(super) fn release_uncounted(&self) -> usize {
+        self.update_limit(|uncounted| *uncounted -= 1)
+    }
+
+    /// Changes a part of the limit, and returns how many streams became available.
+    fn update_limit(&self, change: impl FnOnce(&mut usize)) -> usize {
+        // A poisoned lock is used on: `limit` is made of the other two each time.
+        let mut uncounted = self.uncounted.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut uncounted);
+        let limit = self.announced.load(Ordering::Relaxed).saturating_sub(*uncounted);
+        let before = self.limit.swap(limit, Ordering::SeqCst);
+        limit.saturating_sub(before.max(self.in_flight.load(Ordering::Relaxed)))
+    }
+
+    /// Waits until the server accepts one stream at a time.
+    pub(super) async fn only_one_stream(&self) {
+        loop {
+            let mut notified = pin!(self.one_stream.notified());
+            notified.as_mut().enable(); // before the look, so that no change is missed
+            if self.announced.load(Ordering::Relaxed) == 1 {
+                return;
+            }
+            notified.await;
+        }
+    }
+
+    /// The number of exchanges that the server accepts at once.
     pub(super) fn limit(&self) -> usize {
         self.limit.load(Ordering::Relaxed)
     }
@@ -116,6 +161,40 @@ mod tests {
         assert_eq!((capacity.in_flight(), capacity.available(), capacity.set_limit(1)), (2, 0, Some(0)));
         assert!(!capacity.release(), "one is still open, and one is the limit");
         assert!(capacity.release());
+    }
+
+    #[test]
+    fn uncounted_streams_leave_the_rest_of_the_limit_to_exchanges() {
+        let capacity = StreamCapacity::default();
+        capacity.reserve_uncounted();
+        assert_eq!((capacity.limit(), capacity.set_limit(2), capacity.set_limit(2)), (0, Some(1), None));
+        assert!(capacity.reserve() && !capacity.reserve());
+        assert_eq!((capacity.in_flight(), capacity.release_uncounted(), capacity.available()), (1, 1, 1));
+        capacity.reserve_uncounted();
+        assert!(!capacity.release() || capacity.available() == 1);
+        assert_eq!((capacity.set_limit(0), capacity.limit()), (Some(0), 0));
+        assert_eq!((capacity.release_uncounted(), capacity.set_limit(usize::MAX)), (0, Some(CLOSED - 1)));
+        capacity.close();
+        capacity.reserve_uncounted();
+        assert_eq!(capacity.release_uncounted(), 0);
+        assert!(!capacity.reserve());
+    }
+
+    #[tokio::test]
+    async fn a_limit_of_one_stream_is_told() {
+        let capacity = StreamCapacity::default();
+        capacity.set_limit(100);
+        let told = async {
+            capacity.only_one_stream().await;
+            capacity.only_one_stream().await; // also who comes later
+        };
+        let falls = async {
+            for limit in [0, 7, 1] {
+                tokio::task::yield_now().await;
+                capacity.set_limit(limit);
+            }
+        };
+        tokio::join!(told, falls);
     }
 
     #[test]

@@ -86,8 +86,8 @@ impl Connection {
         self.0.activity.last_read()
     }
 
-    /// The number of streams that the server accepts at once, as its SETTINGS say. Very large if
-    /// they do not say, and 0 while the connection is idle.
+    /// The number of exchanges that the server accepts at once, as its SETTINGS say, without its
+    /// uncounted streams. Very large if they do not say, and 0 while the connection is idle.
     pub(crate) fn stream_limit(&self) -> usize {
         self.0.shared.capacity.limit()
     }

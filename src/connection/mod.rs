@@ -16,7 +16,8 @@
 //!    [`ConnectionState`] ([`state`]). [`server_streams`] counts over several connections of one
 //!    server, where its owner wants that. [`finished`] keeps the handle of the last stream until the
 //!    next request, where there is no other.
-//! 4. [`exchange`] is one request and its response on a stream, in the caller's task.
+//! 4. [`exchange`] is one request and its response on a stream, in the caller's task. Its
+//!    [`uncounted`](exchange::uncounted) is a stream beside those of callers, for health checks.
 //! 5. [`resets`] takes over streams of calls that were cancelled before a response, and resets them
 //!    at a pace that servers accept.
 //!
@@ -41,7 +42,8 @@
 //! # Locks
 //! A call takes h2's lock of the connection, as every user of h2 does. Of this crate's locks it takes
 //! none but that of the finished stream, and that only where it is alone on its connection: the capacity, the flags for keep-alive and the times of reads are atomics. The mutexes here are
-//! for rare things: cancelled streams, commands, large headers, the failure of a request's body.
+//! for rare things: cancelled streams, commands, large headers, the failure of a request's body, the
+//! server's limit of streams when it changes.
 //! None of them is held while a task is woken, or while a stream, a waker or a value of the user's
 //! is dropped, because those may run other code.
 //!
@@ -82,6 +84,7 @@ pub(crate) use crate::connection::exchange::Exchange;
 pub(crate) use crate::connection::exchange::excerpt::read_prefix;
 pub(crate) use crate::connection::exchange::header_sizes::RequestLimit;
 pub(crate) use crate::connection::exchange::recv_body::RecvBody;
+pub(crate) use crate::connection::exchange::uncounted::UncountedBody;
 pub(crate) use crate::connection::failure::{Failure, FailureKind};
 pub(crate) use crate::connection::handle::Connection;
 pub use crate::connection::options::KeepAlive;

@@ -105,6 +105,15 @@ impl Shared {
         }
     }
 
+    /// Gives back a stream that was no exchange. Calls may wait for it.
+    pub(super) fn release_uncounted(&self) {
+        let freed = self.capacity.release_uncounted();
+        let freed = self.server.as_ref().map_or(freed, |server| freed.min(server.available()));
+        if freed > 0 {
+            self.capacity_listener.freed(freed);
+        }
+    }
+
     /// Nothing was read for the idle timeout: no stream is opened until something is.
     pub(super) fn become_idle(&self) {
         self.transition(|state| matches!(state, ConnectionState::Ready).then_some(ConnectionState::Idle));

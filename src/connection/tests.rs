@@ -16,10 +16,10 @@ use tokio::sync::mpsc;
 
 use super::*;
 
-type Server = server::Connection<DuplexStream, Bytes>;
+pub(super) type Server = server::Connection<DuplexStream, Bytes>;
 
 /// A body that is fed from outside.
-struct Fed(mpsc::UnboundedReceiver<Bytes>);
+pub(super) struct Fed(mpsc::UnboundedReceiver<Bytes>);
 
 impl Body for Fed {
     type Data = Bytes;
@@ -30,7 +30,7 @@ impl Body for Fed {
     }
 }
 
-fn fed() -> (mpsc::UnboundedSender<Bytes>, Fed) {
+pub(super) fn fed() -> (mpsc::UnboundedSender<Bytes>, Fed) {
     let (feed, body) = mpsc::unbounded_channel();
     (feed, Fed(body))
 }
@@ -41,11 +41,11 @@ fn whole(data: &'static [u8]) -> Fed {
     body
 }
 
-fn head() -> Request<()> {
+pub(super) fn head() -> Request<()> {
     Request::post("http://server/service/method").body(()).unwrap()
 }
 
-async fn pair(options: &Options, builder: &server::Builder) -> (Connection, Server) {
+pub(super) async fn pair(options: &Options, builder: &server::Builder) -> (Connection, Server) {
     let (ours, theirs) = duplex(1 << 16);
     let serve = async {
         let mut server: Server = builder.handshake(theirs).await.unwrap();
@@ -65,7 +65,7 @@ async fn pair(options: &Options, builder: &server::Builder) -> (Connection, Serv
 }
 
 /// Runs the server; gives each request to `answer` in a task of its own.
-fn serve<F, A>(mut server: Server, answer: A) -> tokio::task::JoinHandle<()>
+pub(super) fn serve<F, A>(mut server: Server, answer: A) -> tokio::task::JoinHandle<()>
 where
     A: Fn(Request<h2::RecvStream>, SendResponse<Bytes>) -> F + Send + 'static,
     F: Future<Output = ()> + Send + 'static,
@@ -78,7 +78,10 @@ where
 }
 
 /// Starts an exchange, and gives what becomes of it.
-fn exchange(connection: &Connection, body: Fed) -> impl Future<Output = Result<Response<RecvBody>, Failure>> + use<> {
+pub(super) fn exchange(
+    connection: &Connection,
+    body: Fed,
+) -> impl Future<Output = Result<Response<RecvBody>, Failure>> + use<> {
     let slot = connection.reserve().expect("room for an exchange");
     let mut exchange = connection.exchange(slot, head(), body).unwrap_or_else(|(failure, _)| panic!("{failure}"));
     async move {
@@ -99,7 +102,7 @@ async fn collect(mut answer: RecvBody) -> Result<(Vec<u8>, Option<HeaderMap>), F
 }
 
 /// Echoes the request, then a trailer.
-async fn echo(request: Request<h2::RecvStream>, mut respond: SendResponse<Bytes>) {
+pub(super) async fn echo(request: Request<h2::RecvStream>, mut respond: SendResponse<Bytes>) {
     let mut body = request.into_body();
     let mut out = respond.send_response(Response::new(()), false).unwrap();
     while let Some(Ok(data)) = body.data().await {
@@ -117,7 +120,7 @@ async fn echo(request: Request<h2::RecvStream>, mut respond: SendResponse<Bytes>
     drop(out.send_trailers(trailers));
 }
 
-fn server() -> server::Builder {
+pub(super) fn server() -> server::Builder {
     server::Builder::new()
 }
 

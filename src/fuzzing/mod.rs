@@ -60,6 +60,7 @@ const TARGETS: &[(&str, Target)] = &[
     ("pacer", connection::resets::pacer::tests::fuzz),
     ("call_headers", balance::call::deadline::tests::fuzz),
     ("connect_order", balance::subchannel::connect_order::tests::fuzz),
+    ("health_check", balance::subchannel::health::machine::tests::fuzz),
     ("members", balance::pool::members::tests::fuzz),
     ("outlier", balance::subchannel::outlier::tests::fuzz),
     ("penalties", balance::subchannel::cost::penalties::tests::fuzz),

@@ -83,7 +83,7 @@ targets! {
     address target secret service_config grpc_naming plain record json
     backoff endpoint #[cfg(feature = "srv")] srv token watch_message watch_stream watch_streams
     cache_file watch_machine watch_machine_inputs doubt snapshot servers
-    frames pacer call_headers connect_order members outlier penalties reconnect redact wait_order weights
+    frames pacer call_headers connect_order health_check members outlier penalties reconnect redact wait_order weights
     lease_machine lease_promises advertise wire
 }
 

@@ -2,6 +2,7 @@
 
 mod attempts;
 mod field;
+mod health;
 mod limits;
 mod membership;
 mod method_config;

@@ -2,10 +2,12 @@
 //!
 //! - `mod.rs`: settings of calls; [`BalancedChannelBuilder::build_with_discovery`] and `start`, which check all settings.
 //! - `connections.rs`: settings of connections.
+//! - `health.rs`: whether servers are asked for their health.
 //! - `call_options.rs`: settings of single calls, and time limits by method.
 
 pub(super) mod call_options;
 mod connections;
+mod health;
 
 use std::fmt;
 use std::hash::Hash;
@@ -65,6 +67,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 /// | Which failed calls are retried? | [`retry`](Self::retry) | those that no server has processed |
 /// | How much of a request is kept for a retry? | [`replay_limit`](Self::replay_limit) | 256 KiB |
 /// | Is a server whose calls fail left out? | [`outlier_detection`](Self::outlier_detection) | no |
+/// | Is a server asked whether it serves? | [`health_check`](Self::health_check) | no |
 /// | When does a silent server count as dead? | [`keep_alive`](Self::keep_alive) | after 20 s of silence and 10 s without an answer to a PING |
 /// | After what silence is a connection checked before its next call? | [`idle_timeout`](Self::idle_timeout) | 5 min |
 /// | How many connections may a server have? | [`connections_per_server`](Self::connections_per_server) | 1 |
@@ -261,10 +264,10 @@ impl BalancedChannelBuilder {
         matches!(self.config, ConfigSource::Directory)
     }
 
-    /// Sets whether calls wait for ready: until their deadline, also while no server is registered or none can be connected. A
-    /// call without a deadline may then wait for ever.
+    /// Sets whether calls wait for ready: until their deadline, also while no server is registered, or none can be connected or is
+    /// healthy. A call without a deadline may then wait for ever.
     ///
-    /// Off by default, as in gRPC: then calls fail at once while no server is registered or none can be connected. While the servers
+    /// Off by default, as in gRPC: then calls fail at once in those cases. While the servers
     /// are not resolved yet, or are connecting, calls wait with either setting. [`WaitForReady`](crate::WaitForReady) sets it for one
     /// call.
     pub fn wait_for_ready(mut self, wait: bool) -> Self {
@@ -420,6 +423,7 @@ impl BalancedChannelBuilder {
             queue: Arc::clone(&queue),
             connections_per_server: settings.connections_per_server,
             unused_after: self.unused_after,
+            health: health::checks(&settings, &directory.service),
         };
         let shared = Arc::new(ChannelShared {
             ready: ArcSwap::default(),

@@ -7,8 +7,8 @@
 //! | [`Picker::pick`] | the caller's task | a call needs a server, once or more for each attempt | be quick: no blocking, no allocation, no lock if possible |
 //! | [`Picker::ended`] | the task that ends the attempt, usually the caller's | an attempt has ended | the same |
 //!
-//! The channel hands over a [`ReadySet`]: the servers that are connected and not ejected, with
-//! their effective weights and their loads. The picker returns a [`Pick`]: the index of a server in
+//! The channel hands over a [`ReadySet`]: the servers that are connected, healthy and not ejected,
+//! with their effective weights and their loads. The picker returns a [`Pick`]: the index of a server in
 //! that set, [`Pick::Wait`], or [`Pick::Fail`]. The channel sends the call to that server. If that
 //! server takes no call at that moment, or has already failed this call, the next available server in
 //! the set gets the call. If none is available, a retry goes to a server that has failed the call and
@@ -131,11 +131,25 @@ pub trait Policy: fmt::Debug + Send + Sync + 'static {
     /// is ready, this is not called. Calls that wait for a server go on waiting until this returns, so
     /// it should take milliseconds at most.
     fn picker(&self, set: &ReadySet) -> Arc<dyn Picker>;
+
+    /// Whether servers are asked for their health under this policy, where the channel is told to ask
+    /// ([`BalancedChannelBuilder::health_check`](crate::BalancedChannelBuilder::health_check)). `true`
+    /// by default; `false` for [`PickFirst`] (gRFC A17). A policy that wraps another one should return
+    /// what that one does.
+    ///
+    /// The channel calls this once, when it is built.
+    fn checks_health(&self) -> bool {
+        true
+    }
 }
 
 impl<P: Policy + ?Sized> Policy for Arc<P> {
     fn picker(&self, set: &ReadySet) -> Arc<dyn Picker> {
         (**self).picker(set)
+    }
+
+    fn checks_health(&self) -> bool {
+        (**self).checks_health()
     }
 }
 

@@ -12,6 +12,10 @@ use crate::policy::{Call, Pick, Picker, Policy, ReadySet};
 /// fleet of clients does not meet at one server. While a server is at its limit of concurrent
 /// streams, the next one in the order gets the calls. Load does not count: a server whose calls fail
 /// gets all calls until [`OutlierDetection`](crate::OutlierDetection) ejects it.
+///
+/// Servers are not asked for their health under this policy, also if
+/// [`BalancedChannelBuilder::health_check`](crate::BalancedChannelBuilder::health_check) is set
+/// (gRFC A17).
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct PickFirst {}
@@ -34,6 +38,10 @@ impl Policy for PickFirst {
         let mut order: Vec<(f64, usize)> = (0..set.len()).map(|server| (rank(server), server)).collect();
         order.sort_by(|(a, _), (b, _)| a.total_cmp(b));
         Arc::new(PickFirstPicker { order: order.into_iter().map(|(_, server)| server).collect() })
+    }
+
+    fn checks_health(&self) -> bool {
+        false
     }
 }
 

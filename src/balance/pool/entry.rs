@@ -76,9 +76,9 @@ impl PoolEntry {
         }
         // In this order: from here on the supervisor makes no connection.
         self.subchannel.set_held(true);
-        let SubchannelState::Ready(connections) = self.subchannel.state() else { return false };
+        let state = self.subchannel.state();
         let mut is_held = false;
-        for connection in connections.iter().filter(|connection| !connection.is_closing()) {
+        for connection in state.connections().iter().filter(|connection| !connection.is_closing()) {
             connection.prove();
             is_held = true;
         }
@@ -93,7 +93,7 @@ impl PoolEntry {
             return true;
         }
         self.subchannel.set_held(false);
-        matches!(self.subchannel.state(), SubchannelState::Ready(_))
+        !self.subchannel.state().connections().is_empty()
     }
 
     /// In which way its instances are in doubt, if they are.
@@ -103,11 +103,7 @@ impl PoolEntry {
 
     /// Whether it is held and has no connection any more that takes calls.
     pub(super) fn is_over(&self) -> bool {
-        let is_open = |connections: &[Connection]| connections.iter().any(|connection| !connection.is_closing());
-        match self.hold {
-            None => false,
-            Some(_) => !matches!(self.subchannel.state(), SubchannelState::Ready(connections) if is_open(&connections)),
-        }
+        self.hold.is_some() && self.subchannel.state().connections().iter().all(Connection::is_closing)
     }
 
     /// The server over these connections. What is `known` of them stays. `None` if there is none.

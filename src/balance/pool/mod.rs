@@ -362,6 +362,7 @@ impl Pool {
                 Some(server) if entry.subchannel.is_ejected() => ejected.push((server, entry.doubt())),
                 Some(server) => ready.push((server, entry.doubt())),
                 None if matches!(state, SubchannelState::TransientFailure) => status.failing += 1,
+                None if matches!(state, SubchannelState::Unhealthy(_)) => status.unhealthy += 1,
                 // One whose connection has ended is about to connect again.
                 None => status.connecting += 1,
             }

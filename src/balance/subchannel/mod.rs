@@ -3,7 +3,8 @@
 //! `supervisor.rs` is the task that connects it. It asks `reconnect.rs` what follows an attempt, and
 //! `connect_permits.rs` for its turn; `connect_order/` decides the order of turns. `cost/` has the
 //! recent costs of its calls, which pickers compare. `outlier/` decides which servers are ejected
-//! because their calls fail. `further/` is the supervisor of a server with several connections.
+//! because their calls fail. `further/` is the supervisor of a server with several connections. `health/` asks a server over each
+//! connection whether it serves.
 
 pub(crate) mod connect_order;
 pub(super) mod connect_permits;
@@ -11,6 +12,7 @@ pub(crate) mod cost;
 #[cfg(test)]
 mod exhaustion_tests;
 pub(super) mod further;
+pub(crate) mod health;
 pub(crate) mod outlier;
 pub(crate) mod reconnect;
 pub(super) mod supervisor;
@@ -31,10 +33,11 @@ use crate::connection::{Connection, ServerStreams};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ServerState {
-    /// The first connection, or the next after one that has ended, is being made. Calls may wait
-    /// for it.
+    /// The first connection, or the next after one that has ended, is being made, or its health check
+    /// has not been answered yet. Calls may wait for it.
     Connecting,
-    /// Connected: the server's SETTINGS have come. Calls go to it.
+    /// Connected: the server's SETTINGS have come, and it is healthy if that is checked. Calls go to
+    /// it.
     Ready,
     /// The last attempt to connect failed, or more than three connections in a row have ended
     /// within 500 ms and without an OK call. The channel goes on trying. A single refused attempt
@@ -45,6 +48,12 @@ pub enum ServerState {
     /// ([`OutlierDetection`](crate::balance::OutlierDetection)). Calls go to it only while no other
     /// server is ready.
     Ejected,
+    /// Connected, and the health check that the channel was told to make
+    /// ([`BalancedChannelBuilder::health_check`](crate::BalancedChannelBuilder::health_check)) says that
+    /// it does not serve, has ended, or was not answered in time. No call goes to it, also if no other
+    /// server is ready, if it was ejected, or if etcd has lost it in a doubtful way. Calls in flight go
+    /// on. [`ServerStatus::last_error`] has the reason. It becomes `Ready` when it says that it serves.
+    Unhealthy,
     /// Connected, and no longer listed by etcd, which has lost it in a doubtful way
     /// ([`MassLoss`](crate::MassLoss)). The channel sends a PING over each of its connections when that
     /// happens. A connection over which nothing is read within a second takes no more calls; neither
@@ -107,19 +116,34 @@ pub(crate) struct SubchannelStatus {
 /// Connecting ──connected──▶ Ready ──the connection ends──▶ Connecting, or TransientFailure after several short ones
 ///     │    ◀──the runtime stood still── TransientFailure ──connected──▶ Ready
 ///     └──an attempt fails──▶ TransientFailure, or Connecting if calls are to wait for the next attempt
+/// Where health is checked: connected, it is Connecting until the first answer, then Ready ◀──▶ Unhealthy as the answers say
 /// any ──removed from the pool──▶ Shutdown
 /// ```
 #[derive(Clone)]
 pub(crate) enum SubchannelState {
     /// Calls wait for the attempt that is under way, or for the next.
     Connecting,
-    /// The server has accepted these connections, the oldest first: its SETTINGS have come. There is
-    /// one at least. The pool also checks that they have not ended since.
+    /// The server has accepted these connections, the oldest first: its SETTINGS have come, and it is
+    /// healthy over each if that is checked. There is one at least. The pool also checks that they have
+    /// not ended since.
     Ready(Arc<[Connection]>),
+    /// The server has accepted these connections, and is healthy over none of them. Calls do not wait
+    /// for it.
+    Unhealthy(Arc<[Connection]>),
     /// Calls do not wait for it; attempts go on.
     TransientFailure,
     /// Nothing follows.
     Shutdown,
+}
+
+impl SubchannelState {
+    /// The connections that the server has accepted, as far as the state has them.
+    pub(crate) fn connections(&self) -> &[Connection] {
+        match self {
+            Self::Ready(connections) | Self::Unhealthy(connections) => connections,
+            Self::Connecting | Self::TransientFailure | Self::Shutdown => &[],
+        }
+    }
 }
 
 /// The calls of one interval of outlier detection.
@@ -216,16 +240,15 @@ impl Subchannel {
         self.lock().is_held
     }
 
-    /// The number of its connections, and of the calls in flight over them. Counted without a clone of
-    /// a connection: dropping the last handle takes h2's lock, which may be held when this is asked
-    /// for.
+    /// The number of its connections that take calls, and of the calls in flight over them. Counted
+    /// without a clone of a connection: dropping the last handle takes h2's lock, which may be held when
+    /// this is asked for.
     pub(crate) fn connections(&self) -> (usize, usize) {
-        let (connections, in_flight) = match &self.lock().state {
-            SubchannelState::Ready(connections) => {
-                (connections.len(), connections.iter().map(Connection::in_flight).sum())
-            }
-            SubchannelState::Connecting | SubchannelState::TransientFailure | SubchannelState::Shutdown => (0, 0),
-        };
+        let status = self.lock();
+        let all = status.state.connections();
+        let connections = if matches!(status.state, SubchannelState::Ready(_)) { all.len() } else { 0 };
+        let in_flight = all.iter().map(Connection::in_flight).sum();
+        drop(status);
         (connections, self.streams.as_ref().map_or(in_flight, |streams| streams.in_flight()))
     }
 
@@ -374,8 +397,8 @@ impl ServerStatus {
         self.attempt_timeouts
     }
 
-    /// The last error of a connection, or of an attempt to connect; kept after it has recovered. `None` if there was no error
-    /// yet. A server in state [`ServerState::Ready`] has one here too if it lost one of several connections, or if a further one
+    /// The last error of a connection, of its health check, or of an attempt to connect; kept after it has recovered. `None` if
+    /// there was no error yet. A server in state [`ServerState::Ready`] has one here too if it lost one of several connections, or if a further one
     /// could not be made.
     pub fn last_error(&self) -> Option<&str> {
         self.last_error.as_deref()

@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::balance::queue::Queue;
 use crate::balance::subchannel::connect_order::Rank;
 use crate::balance::subchannel::connect_permits::ConnectPermits;
+use crate::balance::subchannel::health::HealthChecks;
 use crate::balance::subchannel::reconnect::{LATE, NextAttempt, Reconnect};
 use crate::balance::subchannel::{Subchannel, SubchannelState};
 use crate::connection::{
@@ -42,6 +43,8 @@ pub(crate) struct ConnectContext {
     pub(crate) connections_per_server: usize,
     /// A connection beyond a server's first closes after so long without a call.
     pub(crate) unused_after: Duration,
+    /// Whether and how servers are asked for their health.
+    pub(crate) health: HealthChecks,
 }
 
 /// The supervisor of one server.
@@ -57,14 +60,20 @@ pub(super) struct Supervisor {
     reconnect: Reconnect,
     /// A warning was logged, so that the next success is worth an INFO.
     has_warned: bool,
+    /// The server was last published as unhealthy: its health is worth an INFO.
+    pub(super) is_unhealthy: bool,
+    /// It was logged that the server's health cannot be checked.
+    pub(super) has_warned_of_health: bool,
 }
 
 /// Keeps one server connected. The pool aborts it when the server is removed. It ends by itself when the connections of a
 /// server that is held have ended.
 pub(crate) async fn supervise(context: Arc<ConnectContext>, subchannel: Arc<Subchannel>, to: Destination) {
     let options = Options { server_streams: subchannel.streams().cloned(), ..context.options.clone() };
+    let reconnect = Reconnect::new();
+    let (has_warned, is_unhealthy, has_warned_of_health) = (false, false, false);
     let mut supervisor =
-        Supervisor { context, subchannel, to, options, reconnect: Reconnect::new(), has_warned: false };
+        Supervisor { context, subchannel, to, options, reconnect, has_warned, is_unhealthy, has_warned_of_health };
     loop {
         let (began, result) = supervisor.attempt(supervisor.reconnect.rank()).await;
         let next = match result {
@@ -114,10 +123,7 @@ impl Supervisor {
         let reason = if self.context.connections_per_server > 1 {
             Box::pin(self.watch_several(began, connection)).await
         } else {
-            let closing = connection.closing();
-            self.subchannel.set_state(SubchannelState::Ready([connection].into()), None);
-            self.context.changed.notify_one();
-            closing.await
+            self.watch_one(connection).await
         };
         let (service, error) = (&*self.context.service, reason.to_string());
         if reason.kind == CloseKind::Unresponsive && !self.subchannel.is_held() {

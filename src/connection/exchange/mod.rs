@@ -5,7 +5,8 @@
 //! gives the [`recv_body`]; what is left of the request is sent by a task of its own. A small
 //! request leaves in one write with its head, and its caller's task does everything: the driver
 //! only moves frames. [`body_guard`] catches panics of the request's body, and [`excerpt`] reads
-//! the beginning of a body that is no gRPC.
+//! the beginning of a body that is no gRPC. [`uncounted`] is a stream that is none of these: no
+//! caller's, and counted nowhere.
 //!
 //! An exchange is cancelled by dropping it:
 //!
@@ -27,6 +28,9 @@ pub(crate) mod frames;
 pub(super) mod header_sizes;
 pub(super) mod recv_body;
 mod request_sender;
+pub(super) mod uncounted;
+#[cfg(test)]
+mod uncounted_tests;
 
 use std::task::{Context, Poll};
 

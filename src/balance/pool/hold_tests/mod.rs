@@ -3,6 +3,8 @@
 mod calls;
 mod listed;
 mod proof;
+#[cfg(feature = "tonic-health")]
+mod unhealthy;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

@@ -2,12 +2,13 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::balance::subchannel::SubchannelState;
+use crate::balance::subchannel::health::{CheckOptions, ConnectionHealth, state_of};
 use crate::connection::{CloseReason, Connection};
 
 /// How often further connections are looked at within the time after which they count as unused. So one closes up to a tenth of
@@ -25,6 +26,7 @@ pub(super) struct HeldConnections {
 /// One connection.
 pub(super) struct Held {
     connection: Connection,
+    health: ConnectionHealth,
     /// Why it takes no more calls.
     closing: Pin<Box<dyn Future<Output = CloseReason> + Send>>,
     /// When the attempt began that gave it.
@@ -37,15 +39,24 @@ pub(super) struct Held {
     unused_since: Instant,
 }
 
+/// What has become of a connection.
+pub(super) enum HeldEvent {
+    /// The one at this index takes no more calls.
+    Closing(usize, CloseReason),
+    /// The health of one or more has changed.
+    Health,
+}
+
 impl Held {
-    fn new(connection: Connection, began: Instant, is_further: bool) -> Self {
+    fn new(connection: Connection, began: Instant, is_further: bool, check: Option<CheckOptions>) -> Self {
         let closing = Box::pin(connection.closing());
-        Self { connection, closing, began, is_further, calls: 0, unused_since: Instant::now() }
+        let health = ConnectionHealth::of_new(&connection, check);
+        Self { connection, health, closing, began, is_further, calls: 0, unused_since: Instant::now() }
     }
 
-    /// A connection that was made beside another one.
-    pub(super) fn further(connection: Connection, began: Instant) -> Self {
-        Self::new(connection, began, true)
+    /// A connection that was made beside another one. Its health is checked as `check` says.
+    pub(super) fn further(connection: Connection, began: Instant, check: Option<CheckOptions>) -> Self {
+        Self::new(connection, began, true, check)
     }
 
     /// Whether there was no call for so long.
@@ -59,8 +70,8 @@ impl Held {
 }
 
 impl HeldConnections {
-    pub(super) fn new(first: Connection, began: Instant, unused_after: Duration) -> Self {
-        Self { all: vec![Held::new(first, began, false)], unused_after, next_check: Instant::now() }
+    pub(super) fn new(first: Connection, began: Instant, check: Option<CheckOptions>, unused_after: Duration) -> Self {
+        Self { all: vec![Held::new(first, began, false, check)], unused_after, next_check: Instant::now() }
     }
 
     /// How many there are.
@@ -68,9 +79,19 @@ impl HeldConnections {
         self.all.len()
     }
 
-    /// For others to use.
-    pub(super) fn connections(&self) -> Arc<[Connection]> {
-        self.all.iter().map(|held| held.connection.clone()).collect()
+    /// The state of their server, and why it is unhealthy if it is.
+    pub(super) fn state(&self) -> (SubchannelState, Option<String>) {
+        state_of(self.all.iter().map(|held| (&held.connection, &held.health)))
+    }
+
+    /// Why the server's health cannot be checked, if it cannot over one of them.
+    pub(super) fn health_not_supported(&self) -> Option<&str> {
+        self.all.iter().find_map(|held| held.health.not_supported())
+    }
+
+    /// Checks the health of all in this way from now on.
+    pub(super) fn check_health(&mut self, check: Option<&CheckOptions>) {
+        self.all.iter_mut().for_each(|held| held.health.follow(&held.connection, check.cloned()));
     }
 
     /// Adds one as the youngest.
@@ -81,18 +102,22 @@ impl HeldConnections {
         self.all.push(held);
     }
 
-    /// Waits until one takes no more calls. Returns its index.
+    /// Waits until one takes no more calls, or its health changes.
     ///
     /// # Cancel safety
-    /// Dropped before it is ready, it loses nothing. What it returned has to be removed.
-    pub(super) async fn closing(&mut self) -> (usize, CloseReason) {
+    /// Dropped before it is ready, it loses nothing. One that it says is closing has to be removed.
+    pub(super) async fn event(&mut self) -> HeldEvent {
         std::future::poll_fn(|cx| {
             let mut all = self.all.iter_mut().enumerate();
             let closing = all.find_map(|(index, held)| match held.closing.as_mut().poll(cx) {
-                Poll::Ready(reason) => Some((index, reason)),
+                Poll::Ready(reason) => Some(HeldEvent::Closing(index, reason)),
                 Poll::Pending => None,
             });
-            closing.map_or(Poll::Pending, Poll::Ready)
+            if let Some(closing) = closing {
+                return Poll::Ready(closing);
+            }
+            let changed = self.all.iter_mut().filter_map(|held| held.health.poll_changed(cx).is_ready().then_some(()));
+            if changed.count() > 0 { Poll::Ready(HeldEvent::Health) } else { Poll::Pending }
         })
         .await
     }

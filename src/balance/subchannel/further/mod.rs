@@ -4,8 +4,8 @@
 //! - `growth.rs`: how calls ask for one more.
 //! - `held.rs`: the connections that there are.
 //!
-//! A further connection never changes the state of its server: the server is ready as long as one is left, and the oldest one
-//! that is left is the first. Each ends for itself.
+//! A further connection never changes the state of its server for the worse: the server is ready as long as one is left that is
+//! healthy, and the oldest one of those is the first. Each ends for itself.
 
 pub(in crate::balance) mod growth;
 mod held;
@@ -19,8 +19,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-use crate::balance::subchannel::SubchannelState;
-use crate::balance::subchannel::further::held::{Held, HeldConnections};
+use crate::balance::subchannel::further::held::{Held, HeldConnections, HeldEvent};
 use crate::balance::subchannel::reconnect::Reconnect;
 use crate::balance::subchannel::supervisor::{Supervisor, millis};
 use crate::connection::{CloseKind, CloseReason, Connection};
@@ -36,6 +35,10 @@ type Attempt = Pin<Box<dyn Future<Output = (Instant, Result<Connection, String>)
 enum Event {
     /// The connection at this index takes no more calls.
     Closing(usize, CloseReason),
+    /// The health of a connection has changed.
+    Health,
+    /// Another service's health counts from now on.
+    OtherService,
     /// Calls wait, and no server has room.
     Asked,
     /// An attempt that began then has ended.
@@ -54,7 +57,8 @@ impl Supervisor {
     pub(super) async fn watch_several(&mut self, began: Instant, first: Connection) -> CloseReason {
         let context = self.context.clone();
         let subchannel = self.subchannel.clone();
-        let mut held = HeldConnections::new(first, began, context.unused_after);
+        let mut services = context.health.service.subscribe();
+        let mut held = HeldConnections::new(first, began, self.check_options(&mut services), context.unused_after);
         let mut backoff = Reconnect::new();
         let mut attempt: Option<Attempt> = None;
         let mut retry_at: Option<Instant> = None;
@@ -66,14 +70,20 @@ impl Supervisor {
             let may_begin = attempt.is_none() && retry_at.is_none() && has_place;
             subchannel.growth.set(attempt.is_some(), may_begin);
             if std::mem::replace(&mut is_news, true) {
-                subchannel.set_state(SubchannelState::Ready(held.connections()), error.take());
+                let (state, unhealthy) = held.state();
+                self.log_health(&state, unhealthy.as_deref(), held.health_not_supported());
+                subchannel.set_state(state, unhealthy.or_else(|| error.take()));
                 // After both: the pool publishes the connections, and asks for another one if calls still wait.
                 context.changed.notify_one();
             }
             let next_check = held.next_check();
             let event = tokio::select! {
                 biased; // what has ended is told first
-                (index, reason) = held.closing() => Event::Closing(index, reason),
+                event = held.event() => match event {
+                    HeldEvent::Closing(index, reason) => Event::Closing(index, reason),
+                    HeldEvent::Health => Event::Health,
+                },
+                Ok(()) = services.changed() => Event::OtherService,
                 () = subchannel.growth.asked(), if attempt.is_none() => Event::Asked,
                 (began, result) = ended(&mut attempt) => Event::Attempted(began, result),
                 () = reached(retry_at) => Event::MayTryAgain,
@@ -93,6 +103,8 @@ impl Supervisor {
                         retry_at = (!next.delay.is_zero()).then(|| ended.began + next.delay);
                     }
                 }
+                Event::Health => {}
+                Event::OtherService => held.check_health(self.check_options(&mut services).as_ref()),
                 // Whoever asked may have found room meanwhile.
                 Event::Asked if !context.queue.has_waiters() => {
                     // A call that has begun to wait just now took this one for asked for: the pool asks again.
@@ -112,7 +124,7 @@ impl Supervisor {
                     attempt = None;
                     backoff.connected();
                     subchannel.growth.set_failed(false);
-                    held.push(Held::further(connection, began));
+                    held.push(Held::further(connection, began, self.check_options(&mut services)));
                     let (service, server, connections) = (&*context.service, subchannel.address(), held.len());
                     tracing::debug!(parent: None, service, %server, connections, "further connection made");
                 }

@@ -1,0 +1,62 @@
+//! Whether servers are asked for their health.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::balance::builder::BalancedChannelBuilder;
+use crate::balance::shared::Settings;
+use crate::balance::subchannel::health::HealthChecks;
+
+impl BalancedChannelBuilder {
+    /// Asks each server whether it serves, by `Watch` of the standard health service (`grpc.health.v1.Health`), as gRFC A17 says.
+    /// `service` is the name that is asked for; an empty one asks for the server as a whole. Off by default, as in gRPC.
+    ///
+    /// It is for servers that do not leave the directory by themselves when they cannot serve.
+    /// [`Serve::health`](crate::Serve) of this crate takes a server out of etcd, which is better where it is possible: every
+    /// client sees it, and it costs no stream.
+    ///
+    /// Each connection has one stream on which the server tells each change:
+    ///
+    /// | the server's answer | what follows |
+    /// |---|---|
+    /// | none yet | The server is [`Connecting`](crate::ServerState::Connecting), and calls wait. After the [`connect_timeout`](Self::connect_timeout) (5 s by default) it counts as unhealthy until it answers. |
+    /// | `SERVING` | It is [`Ready`](crate::ServerState::Ready). |
+    /// | `NOT_SERVING`, `SERVICE_UNKNOWN`, `UNKNOWN` | It is [`Unhealthy`](crate::ServerState::Unhealthy): no new call goes to it, and calls in flight go on. Calls do not wait for it: if no other server can be used, they fail at once with `UNAVAILABLE` unless they [wait for ready](Self::wait_for_ready). |
+    /// | the stream ends with `UNIMPLEMENTED`, or the server accepts only one stream at a time | It counts as healthy, and is not asked again over this connection. Logged at WARN, once for each server. |
+    /// | the stream ends otherwise | It is unhealthy, and is asked again: at once after a stream that has given an answer and lasted 1 s, else after 0 to 0.8 s, and up to 5 s once that has gone on for a minute. |
+    ///
+    /// - **It is not a call.** It does not count in flight, as load, for outlier detection, retries, keep-alive, the idle timeout, or
+    ///   the 5 minutes after which a further connection closes, and it ends with its connection. No PING is sent because of it: a
+    ///   server that freezes while it has no calls is found out when it gets some, as without it.
+    /// - **It takes one stream** of those that the server accepts at once over a connection
+    ///   (`SETTINGS_MAX_CONCURRENT_STREAMS`); calls have the others. A server that accepts one at a time could not be called beside
+    ///   it, and is not asked.
+    /// - **Its request has no metadata of calls.** A server that wants a token for the health service too refuses it, and is
+    ///   unhealthy.
+    /// - **With several connections** ([`connections_per_server`](Self::connections_per_server)) each is asked for itself, and calls go
+    ///   over the healthy ones.
+    /// - **A policy may do without** ([`Policy::checks_health`](crate::Policy::checks_health)). [`PickFirst`](crate::policy::PickFirst) does, as
+    ///   in gRPC. Then nothing is asked, whatever is set here, which is logged at INFO. It is no error, because it is none in
+    ///   gRPC's service config either.
+    pub fn health_check(mut self, service: impl Into<String>) -> Self {
+        self.settings.health_check = Some(service.into().into());
+        self
+    }
+}
+
+/// What the health checks of the channel to `service` begin with.
+pub(super) fn checks(settings: &Settings, service: &str) -> HealthChecks {
+    let asked: Option<Arc<str>> = settings.health_check.clone().filter(|_| {
+        let checks_health = settings.policy.checks_health();
+        if !checks_health {
+            tracing::info!(parent: None, service, policy = ?settings.policy, "health not checked, the policy does without");
+        }
+        checks_health
+    });
+    HealthChecks {
+        service: watch::Sender::new(asked),
+        authority: settings.authority.clone(),
+        user_agent: settings.user_agent.clone(),
+    }
+}

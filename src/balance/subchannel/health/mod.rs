@@ -1,0 +1,109 @@
+//! Health checks of a server by this side (gRFC A17): whether it says that it serves.
+//!
+//! - `machine.rs`: what follows from the answers (a pure machine).
+//! - `protocol.rs`: `Watch` of `grpc.health.v1.Health`, over a stream that counts nowhere.
+//! - `check.rs`: the check of one connection, which the supervisor of its server polls.
+//! - `mod.rs`: the service that is asked for, and the supervisor of a server with one connection.
+//!
+//! The health of a connection is a part of the state of its server: [`SubchannelState::Ready`] has the healthy connections alone,
+//! so that neither the pool nor calls know of checks. The stream ends with the supervisor, and when the connection drains.
+
+mod check;
+pub(crate) mod machine;
+mod protocol;
+#[cfg(all(test, feature = "tonic-health"))]
+mod tests;
+
+use std::pin::pin;
+use std::sync::Arc;
+
+use http::HeaderValue;
+use http::uri::{Authority, Scheme};
+use tokio::sync::watch;
+
+use crate::balance::subchannel::SubchannelState;
+pub(super) use crate::balance::subchannel::health::check::{CheckOptions, ConnectionHealth};
+pub(super) use crate::balance::subchannel::health::machine::Health;
+use crate::balance::subchannel::health::protocol::WatchRequest;
+use crate::balance::subchannel::supervisor::Supervisor;
+use crate::connection::{CloseReason, Connection};
+
+/// What the health checks of a channel share.
+pub(crate) struct HealthChecks {
+    /// Whose health decides, empty for that of each server as a whole; `None`: nobody is asked. The supervisors follow it.
+    pub(crate) service: watch::Sender<Option<Arc<str>>>,
+    /// As the requests of calls have it: `None` for the server's address.
+    pub(crate) authority: Option<Authority>,
+    pub(crate) user_agent: HeaderValue,
+}
+
+impl HealthChecks {
+    /// What is asked of a server now.
+    fn options(&self, service: Option<Arc<str>>, supervisor: &Supervisor) -> Option<CheckOptions> {
+        let service = service?;
+        let address = supervisor.subchannel.address();
+        let authority = self.authority.clone().or_else(|| address.authority().parse().ok())?;
+        let scheme = if address.is_secure() { Scheme::HTTPS } else { Scheme::HTTP };
+        let request = WatchRequest { scheme, authority, user_agent: self.user_agent.clone() };
+        Some(CheckOptions { service, request, answer_within: supervisor.options.connect_timeout })
+    }
+}
+
+/// The state of a server for the health of its connections, the oldest first, and why it is unhealthy if it is.
+pub(super) fn state_of<'a>(
+    connections: impl Iterator<Item = (&'a Connection, &'a ConnectionHealth)> + Clone,
+) -> (SubchannelState, Option<String>) {
+    let of = |wanted| connections.clone().filter(move |(_, health)| health.health() == wanted);
+    if of(Health::Healthy).next().is_some() {
+        return (SubchannelState::Ready(of(Health::Healthy).map(|(connection, _)| connection.clone()).collect()), None);
+    }
+    let Some((_, unhealthy)) = of(Health::Unhealthy).next() else { return (SubchannelState::Connecting, None) };
+    let error = unhealthy.error().map(ToOwned::to_owned);
+    (SubchannelState::Unhealthy(connections.map(|(connection, _)| connection.clone()).collect()), error)
+}
+
+impl Supervisor {
+    /// What is asked of the server, now and after each change of this.
+    pub(super) fn check_options(&self, services: &mut watch::Receiver<Option<Arc<str>>>) -> Option<CheckOptions> {
+        let service = services.borrow_and_update().clone();
+        self.context.health.options(service, self)
+    }
+
+    /// Publishes the only connection as its health says, and waits until it takes no more calls.
+    pub(super) async fn watch_one(&mut self, connection: Connection) -> CloseReason {
+        let mut closing = pin!(connection.closing());
+        let mut services = self.context.health.service.subscribe();
+        let mut health = ConnectionHealth::of_new(&connection, self.check_options(&mut services));
+        loop {
+            let (state, error) = state_of(std::iter::once((&connection, &health)));
+            self.log_health(&state, error.as_deref(), health.not_supported());
+            self.subchannel.set_state(state, error);
+            self.context.changed.notify_one();
+            tokio::select! {
+                biased; // an end is told first
+                reason = closing.as_mut() => return reason,
+                () = std::future::poll_fn(|cx| health.poll_changed(cx)) => {}
+                Ok(()) = services.changed() => health.follow(&connection, self.check_options(&mut services)),
+            }
+        }
+    }
+
+    /// Logs what the health of a server has become, before it is published.
+    pub(super) fn log_health(&mut self, state: &SubchannelState, error: Option<&str>, not_supported: Option<&str>) {
+        let (service, server) = (&*self.context.service, self.subchannel.address());
+        if let Some(error) = not_supported
+            && !std::mem::replace(&mut self.has_warned_of_health, true)
+        {
+            tracing::warn!(parent: None, service, %server, error, "health not checked, the server counts as healthy");
+        }
+        match state {
+            SubchannelState::Unhealthy(_) if !std::mem::replace(&mut self.is_unhealthy, true) => {
+                tracing::info!(parent: None, service, %server, error, "server unhealthy");
+            }
+            SubchannelState::Ready(_) if std::mem::take(&mut self.is_unhealthy) => {
+                tracing::info!(parent: None, service, %server, "server healthy again");
+            }
+            _ => {}
+        }
+    }
+}
