@@ -1,16 +1,11 @@
 //! Whether servers are asked for their health.
 
-use std::sync::Arc;
-
-use tokio::sync::watch;
-
 use crate::balance::builder::BalancedChannelBuilder;
-use crate::balance::shared::Settings;
-use crate::balance::subchannel::health::HealthChecks;
 
 impl BalancedChannelBuilder {
     /// Asks each server whether it serves, by `Watch` of the standard health service (`grpc.health.v1.Health`), as gRFC A17 says.
-    /// `service` is the name that is asked for; an empty one asks for the server as a whole. Off by default, as in gRPC.
+    /// `service` is the name that is asked for; an empty one asks for the server as a whole. Off by default, as in gRPC, unless a
+    /// [service config](Self::service_config) has a `healthCheckConfig`. This setting replaces that one.
     ///
     /// It is for servers that do not leave the directory by themselves when they cannot serve.
     /// [`Serve::health`](crate::Serve) of this crate takes a server out of etcd, which is better where it is possible: every
@@ -42,21 +37,5 @@ impl BalancedChannelBuilder {
     pub fn health_check(mut self, service: impl Into<String>) -> Self {
         self.settings.health_check = Some(service.into().into());
         self
-    }
-}
-
-/// What the health checks of the channel to `service` begin with.
-pub(super) fn checks(settings: &Settings, service: &str) -> HealthChecks {
-    let asked: Option<Arc<str>> = settings.health_check.clone().filter(|_| {
-        let checks_health = settings.policy.checks_health();
-        if !checks_health {
-            tracing::info!(parent: None, service, policy = ?settings.policy, "health not checked, the policy does without");
-        }
-        checks_health
-    });
-    HealthChecks {
-        service: watch::Sender::new(asked),
-        authority: settings.authority.clone(),
-        user_agent: settings.user_agent.clone(),
     }
 }

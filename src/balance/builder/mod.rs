@@ -39,6 +39,7 @@ use crate::balance::status::unavailable::UnavailableText;
 use crate::balance::subchannel::connect_permits::ConnectPermits;
 use crate::balance::subchannel::cost::Fleet;
 use crate::balance::subchannel::further::UNUSED_AFTER;
+use crate::balance::subchannel::health::HealthChecks;
 use crate::balance::subchannel::outlier::OutlierDetection;
 use crate::balance::subchannel::supervisor::ConnectContext;
 #[cfg(feature = "_tls")]
@@ -179,7 +180,8 @@ impl BalancedChannelBuilder {
     /// | `maxRequestMessageBytes`, `maxResponseMessageBytes` | the smaller one |
     /// | `retryPolicy`, `hedgingPolicy`, `retryThrottling` | the code's, unless it says [`RetryPolicy::from_service_config`] |
     /// | `loadBalancingConfig` | the code's, unless it says [`policy_from_service_config`](Self::policy_from_service_config) |
-    /// | `healthCheckConfig`, `connectionScaling` | checked, without effect so far |
+    /// | `healthCheckConfig` | the code's [`health_check`](Self::health_check), then the document's |
+    /// | `connectionScaling` | checked, without effect so far |
     ///
     /// An entry of the document for a method replaces that for its service, and this the one for all methods, as a whole: they are
     /// not merged. It replaces an earlier source of the document.
@@ -246,10 +248,11 @@ impl BalancedChannelBuilder {
     /// for each service, for which its role must be able to read that one key. Where it may read neither, the code's settings hold:
     /// that is logged at WARN, and tried again.
     ///
-    /// **Security.** Whoever may write this key sets how long calls may take and whether they wait; and how often they are repeated
-    /// or to which server they go, if the code lets it ([`RetryPolicy::from_service_config`],
-    /// [`BalancedChannelBuilder::policy_from_service_config`]). Give operators a role that may write below `tonic-etcd/config/`, and
-    /// clients one that may only read there:
+    /// **Security.** Whoever may write this key sets how long calls may take and whether they wait, and whose health servers are
+    /// asked for: under a name that no server knows, all are unhealthy, unless the code names the service
+    /// ([`BalancedChannelBuilder::health_check`]). If the code lets it, the key also says how often calls are repeated, and to which
+    /// server they go ([`RetryPolicy::from_service_config`], [`BalancedChannelBuilder::policy_from_service_config`]). Give operators
+    /// a role that may write below `tonic-etcd/config/`, and clients one that may only read there:
     ///
     /// ```text
     /// etcdctl role grant-permission client --prefix=true read tonic-etcd/config/
@@ -423,7 +426,7 @@ impl BalancedChannelBuilder {
             queue: Arc::clone(&queue),
             connections_per_server: settings.connections_per_server,
             unused_after: self.unused_after,
-            health: health::checks(&settings, &directory.service),
+            health: HealthChecks::new(&settings),
         };
         let shared = Arc::new(ChannelShared {
             ready: ArcSwap::default(),

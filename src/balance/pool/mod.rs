@@ -173,6 +173,8 @@ struct Pool {
     policy: Arc<dyn Policy>,
     /// What the service config asks for, if that holds.
     load_balancing: Option<LoadBalancing>,
+    /// The service whose health is not checked because the policy does without.
+    unchecked_health: Option<Arc<str>>,
     /// The policy is another one than the published picker's.
     policy_changed: bool,
     /// Where the times of the outlier detector begin.
@@ -199,6 +201,7 @@ impl Pool {
             outlier_detector: options.map(|options| OutlierDetector::new(options, Duration::ZERO)),
             policy,
             load_balancing: None,
+            unchecked_health: None,
             policy_changed: false,
             began: now,
             last_published: now,
@@ -207,8 +210,14 @@ impl Pool {
         }
     }
 
-    /// Uses the policy and the outlier detection that the service config asks for, if the code lets it.
+    /// Uses what the service config says of the pool.
     fn follow_service_config(&mut self) {
+        self.follow_load_balancing();
+        self.follow_health_check();
+    }
+
+    /// Uses the policy and the outlier detection that the service config asks for, if the code lets it.
+    fn follow_load_balancing(&mut self) {
         let settings = &self.shared.settings;
         let document = self.shared.config.document().filter(|_| settings.policy_from_service_config);
         let wanted = document.and_then(|document| document.load_balancing.clone());
@@ -224,6 +233,20 @@ impl Pool {
             entry.subchannel.set_on_probation(false);
         }
         (self.policy, self.load_balancing, self.policy_changed) = (policy, wanted, true);
+    }
+
+    /// Checks the health that the code asks for, else the service config; none, if the policy does without.
+    fn follow_health_check(&mut self) {
+        let document = self.shared.config.document();
+        let of_document = || document.as_ref()?.health_check_service.as_deref().map(Arc::from);
+        let wanted: Option<Arc<str>> = self.shared.settings.health_check.clone().or_else(of_document);
+        let (checked, unchecked) = if self.policy.checks_health() { (wanted, None) } else { (None, wanted) };
+        if unchecked.is_some() && unchecked != self.unchecked_health {
+            let service = &*self.shared.connect_context.service;
+            tracing::info!(parent: None, service, policy = ?self.policy, "health not checked, the policy does without");
+        }
+        self.unchecked_health = unchecked;
+        self.shared.connect_context.health.follow(checked);
     }
 
     /// Takes in an update. The changes of addresses that follow from it are taken from `members`

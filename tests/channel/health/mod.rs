@@ -1,6 +1,7 @@
 //! Servers that are asked for their health (gRFC A17).
 
 mod apart;
+mod config;
 mod ends;
 mod limits;
 mod load;

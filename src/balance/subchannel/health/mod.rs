@@ -21,6 +21,7 @@ use http::HeaderValue;
 use http::uri::{Authority, Scheme};
 use tokio::sync::watch;
 
+use crate::balance::shared::Settings;
 use crate::balance::subchannel::SubchannelState;
 pub(super) use crate::balance::subchannel::health::check::{CheckOptions, ConnectionHealth};
 pub(super) use crate::balance::subchannel::health::machine::Health;
@@ -38,6 +39,21 @@ pub(crate) struct HealthChecks {
 }
 
 impl HealthChecks {
+    /// Nobody is asked, until the pool says so.
+    pub(crate) fn new(settings: &Settings) -> Self {
+        let (authority, user_agent) = (settings.authority.clone(), settings.user_agent.clone());
+        Self { service: watch::Sender::new(None), authority, user_agent }
+    }
+
+    /// Asks servers for the health of this service from now on, or for none.
+    pub(crate) fn follow(&self, wanted: Option<Arc<str>>) {
+        self.service.send_if_modified(|service| {
+            let changes = *service != wanted;
+            *service = wanted;
+            changes
+        });
+    }
+
     /// What is asked of a server now.
     fn options(&self, service: Option<Arc<str>>, supervisor: &Supervisor) -> Option<CheckOptions> {
         let service = service?;
