@@ -7,6 +7,7 @@ mod corpus;
 mod corpus_configs;
 mod fleet;
 mod go;
+mod health;
 mod keep_alive;
 mod suite;
 mod tap;
