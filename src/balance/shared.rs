@@ -103,7 +103,11 @@ impl ChannelShared {
         let status = self.status.borrow().clone();
         let failures = self.connect_context.failures.load(Ordering::Relaxed);
         self.unavailable_text.get(&status, failures, || Details {
-            limits: self.ready.load().limits().map(|limits| self.settings.explain(&limits)),
+            limits: self
+                .ready
+                .load()
+                .limits()
+                .map(|limits| self.settings.explain(&limits, *self.connect_context.connections_per_server.borrow())),
             last_error: self.last_connect_error(),
         })
     }
@@ -141,7 +145,10 @@ pub(crate) struct Settings {
     pub(crate) served_by: bool,
     /// Every server but those of Unix sockets is called over TLS, whatever its record says.
     pub(crate) tls_only: bool,
-    pub(crate) connections_per_server: usize,
+    /// What the code says. `None`: what the service config says, or 1.
+    pub(crate) connections_per_server: Option<usize>,
+    /// The channel has a source of service configs, which may say how many.
+    pub(crate) has_service_config: bool,
     pub(crate) max_in_flight_per_server: Option<usize>,
     /// The service whose health each server is asked for, unless the policy does without.
     pub(crate) health_check: Option<Arc<str>>,
@@ -161,7 +168,8 @@ impl Default for Settings {
             addresses_in_statuses: false,
             served_by: false,
             tls_only: false,
-            connections_per_server: 1,
+            connections_per_server: None,
+            has_service_config: false,
             max_in_flight_per_server: None,
             health_check: None,
         }
@@ -175,11 +183,10 @@ impl Settings {
     }
 
     /// Explains in a part of a sentence why no ready server has room.
-    fn explain(&self, limits: &Limits) -> String {
+    fn explain(&self, limits: &Limits, most: usize) -> String {
         let Limits { at_stream_limit, connections, streams, at_server_limit, idle } = *limits;
         let mut parts = Vec::new();
         if at_stream_limit > 0 {
-            let most = self.connections_per_server;
             parts.push(format!(
                 "{at_stream_limit} at the limit of streams ({streams} streams over {connections} connections; \
                  connections_per_server is {most})"
@@ -196,7 +203,12 @@ impl Settings {
 
     /// Whether the calls over all connections of a server are counted together. Otherwise its only connection counts them.
     pub(crate) fn counts_by_server(&self) -> bool {
-        self.connections_per_server > 1 || self.max_in_flight_per_server.is_some()
+        self.may_have_several() || self.max_in_flight_per_server.is_some()
+    }
+
+    /// Whether a server may have several connections, now or after a change of the service config.
+    pub(crate) fn may_have_several(&self) -> bool {
+        self.connections_per_server.map_or(self.has_service_config, |connections| connections > 1)
     }
 
     /// Returns the `:authority` of requests to a server. `None` does not occur: every parsed address has one.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tonic::Code;
 use tonic_etcd::policy::{LeastRequest, PeakEwma, PickFirst, Picker, Policy, ReadyServer, ReadySet, RoundRobin};
@@ -555,4 +555,61 @@ async fn settings_out_of_range_are_refused() {
     for builder in [connections(1), connections(10), builder().max_in_flight_per_server(usize::MAX)] {
         refused(builder).unwrap();
     }
+}
+
+fn scaling(connections: usize) -> Arc<str> {
+    format!(r#"{{"connectionScaling": {{"maxConnectionsPerSubchannel": {connections}}}}}"#).into()
+}
+
+#[tokio::test]
+async fn a_service_config_gives_a_server_more_connections_and_takes_them_back() {
+    let server = Told::start(2).await;
+    let (documents, updates) = watch::channel(Arc::from("{}"));
+    let channel = over(builder().service_config_updates(updates), [&server.peer.address]);
+    ready(&channel, 1).await;
+    let end = Arc::new(Notify::new());
+    let mut calls = server.begin(&channel, 2, Script::GreetLater(end.clone())).await;
+    // They wait already when the document comes.
+    calls.extend(waiting(&channel, 3, true).await);
+    assert_eq!((only(&channel).connections(), server.peer.seen.calls()), (1, 2));
+    documents.send_replace(scaling(3));
+    held(&channel, 3).await;
+    until("the calls to be sent", || server.peer.seen.calls() == 5).await;
+    assert_eq!(only(&channel).in_flight(), 5);
+
+    // Those beyond the new number take no more calls: with the first full, calls wait.
+    documents.send_replace(scaling(1));
+    held(&channel, 1).await;
+    assert_eq!((finished(&calls), only(&channel).in_flight()), (0, 5));
+    let waits = waiting(&channel, 1, true).await;
+    assert_eq!((only(&channel).connections(), server.peer.seen.calls()), (1, 5));
+    server.next(Script::Greet);
+    calls.extend(waits);
+    assert!(end_all(&end, calls).await.iter().all(Result::is_ok));
+    until("the others to close", || server.peer.seen.open() == 1).await;
+    assert_eq!((only(&channel).in_flight(), server.peer.seen.connections()), (0, 3));
+}
+
+#[tokio::test]
+async fn the_connections_of_the_code_replace_those_of_the_document() {
+    let server = Told::start(1).await;
+    let (documents, updates) = watch::channel(scaling(4));
+    let channel = over(connections(2).service_config_updates(updates), [&server.peer.address]);
+    ready(&channel, 1).await;
+    let _calls = server.begin(&channel, 2, Script::Silence).await;
+    let _waits = waiting(&channel, 1, true).await;
+    documents.send_replace(scaling(5));
+    until("the document to be in force", || channel.service_config().text() == Some(&*scaling(5))).await;
+    assert_eq!((only(&channel).connections(), server.peer.seen.calls()), (2, 2));
+}
+
+#[tokio::test]
+async fn a_document_gives_ten_connections_at_most() {
+    let server = Told::start(1).await;
+    let channel =
+        over(builder().service_config(&*scaling(400)).wait_limit(Duration::from_millis(300)), [&server.peer.address]);
+    ready(&channel, 1).await;
+    let _calls = server.begin(&channel, 10, Script::Silence).await;
+    let status = greet(&channel).await.unwrap_err();
+    assert!(status.message().contains("10 streams over 10 connections"), "{status}");
 }

@@ -60,7 +60,9 @@ pub(super) fn check(options: &Options) -> Result<(), Error> {
 
 /// Checks what a server may have at once.
 pub(super) fn check_per_server(settings: &Settings) -> Result<(), Error> {
-    within("connections per server", settings.connections_per_server, &CONNECTIONS_PER_SERVER)?;
+    if let Some(connections) = settings.connections_per_server {
+        within("connections per server", connections, &CONNECTIONS_PER_SERVER)?;
+    }
     match settings.max_in_flight_per_server {
         Some(0) => Err(Error::invalid("calls in flight per server", "0", "it must be at least 1")),
         _ => Ok(()),
@@ -88,7 +90,8 @@ impl BalancedChannelBuilder {
         self
     }
 
-    /// How many connections a server may have at most. From 1 to 10, as in gRFC A105; 1 by default.
+    /// How many connections a server may have at most. From 1 to 10, as in gRFC A105. By default it is what `connectionScaling` of
+    /// the [service config](Self::service_config) says, and 1 without that.
     ///
     /// A server accepts so many calls at once over a connection
     /// (`SETTINGS_MAX_CONCURRENT_STREAMS`), often 100 to 250. Calls beyond that wait for another
@@ -115,7 +118,7 @@ impl BalancedChannelBuilder {
     /// Streams without an end take up to `n` times the server's limit of places. Then calls wait, and
     /// their statuses name the limit.
     pub fn connections_per_server(mut self, connections: usize) -> Self {
-        self.settings.connections_per_server = connections;
+        self.settings.connections_per_server = Some(connections);
         self
     }
 

@@ -170,7 +170,7 @@ impl BalancedChannelBuilder {
 
     /// Sets the service config of the channel: gRPC's JSON document for timeouts, retries and sizes of messages by method.
     ///
-    /// The fields are those of `service_config.proto`, with the rules of the gRFCs A6, A17, A21, A24 and A50. Unknown ones are
+    /// The fields are those of `service_config.proto`, with the rules of the gRFCs A6, A17, A21, A24, A50 and A105. Unknown ones are
     /// ignored. Where the code says something too:
     ///
     /// | field | what holds |
@@ -181,7 +181,7 @@ impl BalancedChannelBuilder {
     /// | `retryPolicy`, `hedgingPolicy`, `retryThrottling` | the code's, unless it says [`RetryPolicy::from_service_config`] |
     /// | `loadBalancingConfig` | the code's, unless it says [`policy_from_service_config`](Self::policy_from_service_config) |
     /// | `healthCheckConfig` | the code's [`health_check`](Self::health_check), then the document's |
-    /// | `connectionScaling` | checked, without effect so far |
+    /// | `connectionScaling` | the code's [`connections_per_server`](Self::connections_per_server), then the document's, which counts as 10 if it is more (A105). After a lower one, connections beyond it get no more calls, the youngest first, and close after their last |
     ///
     /// An entry of the document for a method replaces that for its service, and this the one for all methods, as a whole: they are
     /// not merged. It replaces an earlier source of the document.
@@ -392,6 +392,7 @@ impl BalancedChannelBuilder {
         connections::check(&self.options)?;
         let mut settings = self.settings;
         connections::check_per_server(&settings)?;
+        settings.has_service_config = config.is_some() || self.config.is_some();
         settings.calls.check()?;
         if let ConfigSource::Code(text) = &self.config {
             ServiceConfig::parse(text.as_bytes(), settings.calls.most_attempts())
@@ -424,7 +425,8 @@ impl BalancedChannelBuilder {
             failing: Notify::new(),
             failures: AtomicU64::new(0),
             queue: Arc::clone(&queue),
-            connections_per_server: settings.connections_per_server,
+            connections_per_server: watch::Sender::new(settings.connections_per_server.unwrap_or(1)),
+            may_have_several: settings.may_have_several(),
             unused_after: self.unused_after,
             health: HealthChecks::new(&settings),
         };

@@ -226,7 +226,7 @@ impl ChannelShared {
             return;
         }
         ready.probe();
-        if self.settings.connections_per_server > 1 {
+        if *self.connect_context.connections_per_server.borrow() > 1 {
             // A call enters the queue and then looks who was asked; a supervisor says that it may be asked and then looks for
             // calls. At least one of them sees the other.
             fence(Ordering::SeqCst);

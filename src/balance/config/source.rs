@@ -40,6 +40,11 @@ pub(crate) struct ConfigText {
 pub(crate) type ConfigTexts = Pin<Box<dyn Stream<Item = ConfigText> + Send>>;
 
 impl ConfigSource {
+    /// Whether the builder names a source.
+    pub(crate) fn is_some(&self) -> bool {
+        !matches!(self, Self::None)
+    }
+
     /// The text that is there now, if there is a source.
     pub(crate) fn first(&self) -> Option<ConfigText> {
         let (source, text) = match self {

@@ -214,6 +214,7 @@ impl Pool {
     fn follow_service_config(&mut self) {
         self.follow_load_balancing();
         self.follow_health_check();
+        self.follow_connection_scaling();
     }
 
     /// Uses the policy and the outlier detection that the service config asks for, if the code lets it.
@@ -247,6 +248,15 @@ impl Pool {
         }
         self.unchecked_health = unchecked;
         self.shared.connect_context.health.follow(checked);
+    }
+
+    /// Permits as many connections to a server as the code says, else the service config.
+    fn follow_connection_scaling(&self) {
+        let document = self.shared.config.document();
+        let of_document = || document.as_ref()?.max_connections_per_subchannel.map(|most| most as usize);
+        let wanted = self.shared.settings.connections_per_server.or_else(of_document).unwrap_or(1);
+        let connections = &self.shared.connect_context.connections_per_server;
+        connections.send_if_modified(|known| std::mem::replace(known, wanted) != wanted);
     }
 
     /// Takes in an update. The changes of addresses that follow from it are taken from `members`

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 
 use crate::balance::queue::Queue;
@@ -39,8 +39,10 @@ pub(crate) struct ConnectContext {
     pub(crate) failures: AtomicU64,
     /// Where calls wait. A connection wakes one when it has room.
     pub(crate) queue: Arc<Queue>,
-    /// How many connections a server may have at most.
-    pub(crate) connections_per_server: usize,
+    /// How many connections a server may have at most. The supervisors follow it.
+    pub(crate) connections_per_server: watch::Sender<usize>,
+    /// Whether that is, or may become, more than one.
+    pub(crate) may_have_several: bool,
     /// A connection beyond a server's first closes after so long without a call.
     pub(crate) unused_after: Duration,
     /// Whether and how servers are asked for their health.
@@ -120,7 +122,7 @@ impl Supervisor {
         } else {
             tracing::debug!(parent: None, service, %server, "server connected");
         }
-        let reason = if self.context.connections_per_server > 1 {
+        let reason = if self.context.may_have_several {
             Box::pin(self.watch_several(began, connection)).await
         } else {
             self.watch_one(connection).await

@@ -127,6 +127,11 @@ impl HeldConnections {
         self.all.remove(index)
     }
 
+    /// Removes the youngest ones beyond so many. The calls over them go on: each closes after its last.
+    pub(super) fn keep(&mut self, most: usize) {
+        self.all.truncate(most.max(1));
+    }
+
     /// When to call [`HeldConnections::take_unused`]. Never, while there is none but the first.
     pub(super) fn next_check(&self) -> Option<Instant> {
         (self.all.len() > 1).then_some(self.next_check)

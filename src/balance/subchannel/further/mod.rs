@@ -39,6 +39,8 @@ enum Event {
     Health,
     /// Another service's health counts from now on.
     OtherService,
+    /// Another number of connections is permitted from now on.
+    OtherLimit,
     /// Calls wait, and no server has room.
     Asked,
     /// An attempt that began then has ended.
@@ -58,6 +60,7 @@ impl Supervisor {
         let context = self.context.clone();
         let subchannel = self.subchannel.clone();
         let mut services = context.health.service.subscribe();
+        let mut limits = context.connections_per_server.subscribe();
         let mut held = HeldConnections::new(first, began, self.check_options(&mut services), context.unused_after);
         let mut backoff = Reconnect::new();
         let mut attempt: Option<Attempt> = None;
@@ -66,7 +69,8 @@ impl Supervisor {
         let mut is_news = true;
         subchannel.growth.forget();
         loop {
-            let has_place = held.len() < context.connections_per_server && !subchannel.is_held();
+            let limit = *limits.borrow_and_update();
+            let has_place = held.len() < limit && !subchannel.is_held();
             let may_begin = attempt.is_none() && retry_at.is_none() && has_place;
             subchannel.growth.set(attempt.is_some(), may_begin);
             if std::mem::replace(&mut is_news, true) {
@@ -84,6 +88,7 @@ impl Supervisor {
                     HeldEvent::Health => Event::Health,
                 },
                 Ok(()) = services.changed() => Event::OtherService,
+                Ok(()) = limits.changed() => Event::OtherLimit,
                 () = subchannel.growth.asked(), if attempt.is_none() => Event::Asked,
                 (began, result) = ended(&mut attempt) => Event::Attempted(began, result),
                 () = reached(retry_at) => Event::MayTryAgain,
@@ -105,6 +110,7 @@ impl Supervisor {
                 }
                 Event::Health => {}
                 Event::OtherService => held.check_health(self.check_options(&mut services).as_ref()),
+                Event::OtherLimit => held.keep(*limits.borrow()),
                 // Whoever asked may have found room meanwhile.
                 Event::Asked if !context.queue.has_waiters() => {
                     // A call that has begun to wait just now took this one for asked for: the pool asks again.
@@ -118,8 +124,8 @@ impl Supervisor {
                     attempt = Some(Box::pin(self.attempt(backoff.further_rank())));
                     is_news = false;
                 }
-                // Whoever etcd does not list gets no connection.
-                Event::Attempted(_, Ok(_)) if subchannel.is_held() => attempt = None,
+                // Whoever etcd does not list gets no connection, and nobody more than is permitted by now.
+                Event::Attempted(_, Ok(_)) if !has_place || subchannel.is_held() => attempt = None,
                 Event::Attempted(began, Ok(connection)) => {
                     attempt = None;
                     backoff.connected();
