@@ -275,9 +275,9 @@ pub use address::Address;
 pub use balance::policy;
 pub use balance::policy::{Policy, set::testing};
 pub use balance::{
-    BalancedChannel, BalancedChannelBuilder, CallError, CallTimeout, ConnectivityState, ConnectivityStates,
-    MethodConfig, OutlierDetection, ReportServer, ResponseBody, ResponseFuture, RetryPolicy, ServedBy, ServerState,
-    ServerStatus, ServiceConfigSource, ServiceConfigStatus, WaitForReady,
+    BalancedChannel, BalancedChannelBuilder, CallError, CallTimeout, ConnectivityState, ConnectivityStates, Filter,
+    MethodConfig, OutlierDetection, ReportServer, ResponseBody, ResponseFuture, RetryPolicy, Route, SelectionReason,
+    ServedBy, ServerState, ServerStatus, ServiceConfigSource, ServiceConfigStatus, SlowStart, Split, WaitForReady,
 };
 #[cfg(feature = "_tls")]
 #[cfg_attr(docsrs, doc(cfg(any(feature = "tls-ring", feature = "tls-aws-lc"))))]

@@ -249,14 +249,24 @@ impl Service<Request<tonic::body::Body>> for BalancedChannel {
     }
 
     fn call(&mut self, request: Request<tonic::body::Body>) -> ResponseFuture {
-        ResponseFuture { call: Box::pin(call::call(self.0.clone(), request)), has_runtime: false }
+        let wanted = if self.0.shared.settings.has_routes() {
+            call::routing::wanted(&self.0.shared.settings, &request)
+        } else {
+            Ok(None)
+        };
+        let call: BoxedCall = match wanted {
+            Ok(None) => Box::pin(call::call(self.0.clone(), request)),
+            Ok(Some(wanted)) => Box::pin(call::routing::routed_call(self.0.clone(), wanted, request)),
+            Err(misrouted) => Box::pin(std::future::ready(Err(call::routing::misrouted(&misrouted)))),
+        };
+        ResponseFuture { call, has_runtime: false }
     }
 }
 
 impl fmt::Debug for BalancedChannel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // A copy: the writer is the user's code, and must not run under the watch's lock.
-        let status = self.0.shared.status.borrow().clone();
+        let status = self.0.shared.channel_status.borrow().clone();
         f.debug_struct("BalancedChannel")
             .field("service", &status.directory.service)
             .field("state", &status.state)
@@ -265,10 +275,13 @@ impl fmt::Debug for BalancedChannel {
     }
 }
 
+/// One call.
+type BoxedCall = Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, Status>> + Send>>;
+
 /// The future of one call. Dropping it cancels the call.
 #[must_use = "futures do nothing unless they are polled"]
 pub struct ResponseFuture {
-    call: Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, Status>> + Send>>,
+    call: BoxedCall,
     /// It was polled inside a runtime before.
     has_runtime: bool,
 }

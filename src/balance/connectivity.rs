@@ -62,6 +62,12 @@ pub(crate) struct ChannelStatus {
     pub(crate) unhealthy: usize,
     /// The number of instances that take no new calls. They are not connected and not in the other counts.
     pub(crate) draining: usize,
+    /// Servers that the filter leaves out.
+    pub(crate) filtered: usize,
+    /// Servers that match and are not connected, because enough others are.
+    pub(crate) idle: usize,
+    /// What calls are routed by, if the servers are for such ones alone.
+    pub(crate) route: Option<Arc<str>>,
     /// Grows by one with each status that is published.
     pub(crate) version: u64,
 }
@@ -70,7 +76,50 @@ impl ChannelStatus {
     pub(crate) fn new(directory: Arc<DirectoryStatus>) -> Self {
         let state = ConnectivityState::Connecting;
         let (ready, ejected, connecting, failing, unhealthy) = (0, 0, 0, 0, 0);
-        Self { directory, state, ready, ejected, connecting, failing, unhealthy, draining: 0, version: 0 }
+        let (draining, filtered, idle, route, version) = (0, 0, 0, None, 0);
+        Self {
+            directory,
+            state,
+            ready,
+            ejected,
+            connecting,
+            failing,
+            unhealthy,
+            draining,
+            filtered,
+            idle,
+            route,
+            version,
+        }
+    }
+
+    /// Takes the place of the status before. Returns whether the state is another one.
+    pub(crate) fn replace(mut self, known: &mut Self) -> bool {
+        let is_news = known.state != self.state;
+        self.version = known.version + 1;
+        *known = self;
+        is_news
+    }
+
+    /// Adds a partition to the status of the channel as a whole, which has the best state of all.
+    pub(crate) fn add(&mut self, partition: &Self) {
+        let rank = |state| match state {
+            ConnectivityState::Shutdown => 0,
+            ConnectivityState::TransientFailure => 1,
+            ConnectivityState::Connecting => 2,
+            ConnectivityState::Ready => 3,
+        };
+        if rank(partition.state) > rank(self.state) {
+            self.state = partition.state;
+        }
+        self.ready += partition.ready;
+        self.ejected += partition.ejected;
+        self.connecting += partition.connecting;
+        self.failing += partition.failing;
+        self.unhealthy += partition.unhealthy;
+        self.draining += partition.draining;
+        self.filtered += partition.filtered;
+        self.idle += partition.idle;
     }
 
     /// Whether a call that finds no server fails now instead of waiting.
@@ -90,6 +139,9 @@ impl ChannelStatus {
             return format!("the runtime of the channel to {:?} has ended", &*directory.service);
         }
         let mut text = format!("no server of {:?}", &*directory.service);
+        if let Some(route) = &self.route {
+            text = format!("{text} with {route}");
+        }
         let mut push = |part: fmt::Arguments<'_>| {
             let _ = text.write_fmt(part); // writing to a String does not fail
         };
@@ -97,6 +149,8 @@ impl ChannelStatus {
         match (directory.resolved, known) {
             (false, _) => push(format_args!(": not resolved yet")),
             (true, 0) if self.draining > 0 => push(format_args!(": {} registered, all draining", self.draining)),
+            (true, 0) if self.filtered > 0 => push(format_args!(": {} registered, 0 match the filter", self.filtered)),
+            (true, 0) if self.idle > 0 => push(format_args!(": {} registered, none is selected", self.idle)),
             (true, 0) if directory.unreadable > 0 => push(format_args!(": none of its records can be read")),
             (true, 0) => push(format_args!(": none is registered")),
             (true, _) => push(format_args!(" takes calls")),
@@ -114,6 +168,11 @@ impl ChannelStatus {
         }
         if self.unhealthy > 0 {
             push(format_args!(", {} unhealthy", self.unhealthy)); // nobody checks health unless told to
+        }
+        for (count, what) in [(self.filtered, "do not match the filter"), (self.idle, "not selected")] {
+            if known > 0 && count > 0 {
+                push(format_args!(", {count} {what}"));
+            }
         }
         if let Some(limits) = &details.limits {
             push(format_args!("; {limits}"));

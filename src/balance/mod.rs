@@ -7,11 +7,13 @@
 //! | `channel` | [`BalancedChannel`], what generated clients are built on |
 //! | `builder` | its settings, their checks, and how a channel is started |
 //! | `shared` | the state that clones, calls and background tasks share |
+//! | `partition` | the part of it that the calls of one route share |
 //! | `connectivity`, `view` | the state of a channel and of its servers, as texts and for users |
 //! | `config` | the service config of a channel: its sources, and how it is put into force |
 //! | `method_config` | the settings of calls by method |
 //! | `call` | one call: pick, attempt, response, retry |
 //! | `queue` | calls that wait for a server, first in, first out |
+//! | `filter`, `route` | which servers a channel may call; which of them a call asks for |
 //! | `status` | the statuses that callers get, and the search for addresses in their texts |
 //! | `runtime` | timers, the absence of a runtime, and runtimes that stood still |
 //! | `policy` | which ready server a call goes to |
@@ -32,10 +34,13 @@ pub(crate) mod call;
 mod channel;
 mod config;
 mod connectivity;
+pub(crate) mod filter;
 mod method_config;
+mod partition;
 pub mod policy;
 pub(crate) mod pool;
 pub(crate) mod queue;
+pub(crate) mod route;
 mod runtime;
 mod shared;
 pub(crate) mod status;
@@ -51,9 +56,12 @@ pub(crate) use crate::balance::config::{ConfigText, ConfigTexts};
 pub use crate::balance::config::{ServiceConfigSource, ServiceConfigStatus};
 pub use crate::balance::connectivity::ConnectivityState;
 pub(crate) use crate::balance::connectivity::DirectoryStatus;
+pub use crate::balance::filter::Filter;
 pub use crate::balance::method_config::MethodConfig;
 pub(crate) use crate::balance::pool::Update;
 pub(crate) use crate::balance::pool::members::InstanceChange;
+pub use crate::balance::pool::select::{Reason as SelectionReason, SlowStart};
+pub use crate::balance::route::{Route, Split};
 pub use crate::balance::status::call_error::CallError;
 pub use crate::balance::subchannel::outlier::OutlierDetection;
 pub use crate::balance::subchannel::{ServerState, ServerStatus};

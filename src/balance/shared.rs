@@ -1,7 +1,7 @@
 //! The state that all clones, calls and background tasks of a channel share.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -10,32 +10,32 @@ use http::uri::Authority;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
-use tonic::{Code, Status};
+use tonic::Status;
 
 use crate::address::Address;
+use crate::balance::builder::selection::SelectionSettings;
 use crate::balance::call::retry::RetryBudget;
 use crate::balance::config::AppliedConfig;
 use crate::balance::connectivity::ChannelStatus;
 use crate::balance::method_config::{CallSettings, CodeConfig};
+use crate::balance::partition::{Partition, Partitions};
 use crate::balance::policy::{LeastRequest, PickNotifier, Policy};
-use crate::balance::pool::ready::Published;
 use crate::balance::pool::room::Limits;
-use crate::balance::queue::Queue;
+use crate::balance::route::RouteConfig;
 use crate::balance::runtime::pause::PauseDetector;
-use crate::balance::status;
 use crate::balance::status::call_error::CallError;
-use crate::balance::status::unavailable::{Details, UnavailableText, UnavailableTexts};
-use crate::balance::subchannel::cost::Fleet;
 use crate::balance::subchannel::outlier::OutlierDetection;
 use crate::balance::subchannel::supervisor::ConnectContext;
-use crate::balance::subchannel::{Subchannel, SubchannelState};
+use crate::balance::view::Listed;
 
 /// One reference for all clones of a channel and for its calls until their responses begin. The pool's task ends with the last
 /// of them.
 ///
-/// The task itself holds [`ChannelShared`] and not this: otherwise no channel would ever end.
+/// The task itself holds partitions and not this: otherwise no channel would ever end.
 pub(crate) struct ChannelHandle {
-    pub(crate) shared: Arc<ChannelShared>,
+    /// The default partition: of calls without a route.
+    pub(crate) shared: Arc<Partition>,
+    pub(crate) partitions: Arc<Partitions>,
     pub(crate) pool_task: AbortHandle,
 }
 
@@ -45,15 +45,12 @@ impl Drop for ChannelHandle {
     }
 }
 
-/// The state of one channel. The pool's task writes the servers and the status; calls read them.
+/// What all partitions of a channel share, and so all of its calls.
 pub(crate) struct ChannelShared {
-    /// The servers that calls are sent to, connected and not ejected, and their picker. Replaced as a whole, so that a pick takes
-    /// no lock.
-    pub(crate) ready: ArcSwap<Published>,
-    /// All servers, connected or not, in the order of their addresses.
-    pub(crate) subchannels: ArcSwap<Vec<Arc<Subchannel>>>,
-    /// Published after `ready`: a task that is woken by it finds the servers that it speaks of.
-    pub(crate) status: watch::Sender<ChannelStatus>,
+    /// The channel as a whole. Published after the partitions'.
+    pub(crate) channel_status: watch::Sender<ChannelStatus>,
+    /// All servers of the channel, in the order of their addresses.
+    pub(crate) servers: ArcSwap<Vec<Listed>>,
     /// What the supervisors of the servers share: transport, options, permits to connect.
     pub(crate) connect_context: Arc<ConnectContext>,
     pub(crate) settings: Settings,
@@ -70,12 +67,6 @@ pub(crate) struct ChannelShared {
     pub(crate) outlier_detection: ArcSwapOption<OutlierDetection>,
     /// Zero of the times that costs and pauses are stored as, so that they fit into atomics.
     pub(crate) epoch: Instant,
-    /// What all servers do together, as the measure for each.
-    pub(super) fleet: Fleet,
-    /// Calls that wait for a server. The pool and the connections wake them.
-    pub(crate) queue: Arc<Queue>,
-    /// The text of statuses of calls that find no server.
-    pub(crate) unavailable_text: UnavailableText,
     /// The policy has picked an index out of range, and that is logged.
     pub(crate) out_of_range_logged: AtomicBool,
 }
@@ -84,45 +75,6 @@ impl ChannelShared {
     /// Converts a time into the time since the channel's epoch.
     pub(crate) fn since_epoch(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.epoch)
-    }
-
-    /// Explains in one sentence why no server takes a call, with addresses.
-    pub(crate) fn explain_unavailable(&self) -> String {
-        self.unavailable_texts().with_addresses.clone()
-    }
-
-    /// Makes the status of a call that ends because no server takes it. Its text is `prefix` and the explanation.
-    pub(crate) fn unavailable_status(&self, code: Code, prefix: &str) -> Status {
-        let texts = self.unavailable_texts();
-        let text = format!("{prefix}{}", texts.with_addresses);
-        status::without_server(code, text, &format!("{prefix}{}", texts.without_addresses))
-    }
-
-    fn unavailable_texts(&self) -> Arc<UnavailableTexts> {
-        // A copy: the watch's lock must not be held while other locks are taken.
-        let status = self.status.borrow().clone();
-        let failures = self.connect_context.failures.load(Ordering::Relaxed);
-        self.unavailable_text.get(&status, failures, || Details {
-            limits: self
-                .ready
-                .load()
-                .limits()
-                .map(|limits| self.settings.explain(&limits, *self.connect_context.connections_per_server.borrow())),
-            last_error: self.last_connect_error(),
-        })
-    }
-
-    /// Returns the error of the server whose state changed last, among those that are not connected, or that could have got
-    /// no further connection.
-    fn last_connect_error(&self) -> Option<(Address, String)> {
-        let subchannels = self.subchannels.load();
-        let statuses = subchannels.iter().map(|subchannel| (subchannel, subchannel.status()));
-        let failed = statuses.filter(|(subchannel, status)| {
-            let is_ready = matches!(status.state, SubchannelState::Ready(_)) && !subchannel.growth.has_failed();
-            !is_ready && status.last_error.is_some()
-        });
-        let (subchannel, status) = failed.max_by_key(|(_, status)| status.since)?;
-        status.last_error.map(|error| (subchannel.address().clone(), error))
     }
 }
 
@@ -152,6 +104,10 @@ pub(crate) struct Settings {
     pub(crate) max_in_flight_per_server: Option<usize>,
     /// The service whose health each server is asked for, unless the policy does without.
     pub(crate) health_check: Option<Arc<str>>,
+    /// What the calls may be routed by.
+    pub(crate) routes: RouteConfig,
+    /// Which servers are connected and preferred.
+    pub(crate) selection: SelectionSettings,
 }
 
 impl Default for Settings {
@@ -172,6 +128,8 @@ impl Default for Settings {
             has_service_config: false,
             max_in_flight_per_server: None,
             health_check: None,
+            routes: RouteConfig::default(),
+            selection: SelectionSettings::default(),
         }
     }
 }
@@ -183,7 +141,7 @@ impl Settings {
     }
 
     /// Explains in a part of a sentence why no ready server has room.
-    fn explain(&self, limits: &Limits, most: usize) -> String {
+    pub(crate) fn explain(&self, limits: &Limits, most: usize) -> String {
         let Limits { at_stream_limit, connections, streams, at_server_limit, idle } = *limits;
         let mut parts = Vec::new();
         if at_stream_limit > 0 {
@@ -199,6 +157,11 @@ impl Settings {
             parts.push(format!("{idle} idle, with no answer to a PING yet"));
         }
         format!("none of the ready has room: {}", parts.join(", "))
+    }
+
+    /// Whether calls may be routed.
+    pub(crate) fn has_routes(&self) -> bool {
+        !self.routes.keys().is_empty()
     }
 
     /// Whether the calls over all connections of a server are counted together. Otherwise its only connection counts them.

@@ -7,15 +7,54 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::WatchStream;
 
+use crate::address::Address;
 use crate::balance::channel::BalancedChannel;
 use crate::balance::config::ServiceConfigStatus;
 use crate::balance::connectivity::{ChannelStatus, ConnectivityState};
+use crate::balance::pool::select::Verdict;
 use crate::balance::subchannel::{ServerState, ServerStatus, Subchannel, SubchannelState};
 use crate::error::Error;
+
+/// A server of the channel, for users.
+pub(crate) struct Listed {
+    pub(crate) address: Address,
+    /// `None` while the selection leaves it out.
+    pub(crate) subchannel: Option<Arc<Subchannel>>,
+    pub(crate) selection: ServerSelection,
+    /// Since when it has no subchannel.
+    pub(crate) idle_since: Instant,
+}
+
+/// What the selection has decided of a server.
+#[derive(Clone, Debug)]
+pub(crate) struct ServerSelection {
+    pub(crate) verdict: Verdict,
+    /// Its values of the route keys. `None`: it is one of the default servers.
+    pub(crate) route: Option<Arc<str>>,
+}
+
+impl Listed {
+    fn idle(&self) -> ServerStatus {
+        ServerStatus {
+            address: self.address.clone(),
+            state: ServerState::Idle,
+            state_age: self.idle_since.elapsed(),
+            connections: 0,
+            in_flight: 0,
+            latency: None,
+            attempts: 0,
+            failures: 0,
+            hedges: 0,
+            attempt_timeouts: 0,
+            last_error: None,
+            selection: self.selection.clone(),
+        }
+    }
+}
 
 impl BalancedChannel {
     /// Returns the present status of each server, in the order of their addresses. Draining servers are left out.
@@ -31,7 +70,8 @@ impl BalancedChannel {
     /// # }
     /// ```
     pub fn servers(&self) -> Vec<ServerStatus> {
-        let status = |subchannel: &Arc<Subchannel>| {
+        let status = |listed: &Listed| {
+            let Some(subchannel) = &listed.subchannel else { return Some(listed.idle()) };
             let status = subchannel.status();
             let state = match status.state {
                 SubchannelState::Connecting => ServerState::Connecting,
@@ -56,9 +96,10 @@ impl BalancedChannel {
                 hedges: subchannel.hedges.load(Ordering::Relaxed),
                 attempt_timeouts: subchannel.attempt_timeouts.load(Ordering::Relaxed),
                 last_error: status.last_error,
+                selection: listed.selection.clone(),
             })
         };
-        self.0.shared.subchannels.load().iter().filter_map(status).collect()
+        self.0.shared.servers.load().iter().filter_map(status).collect()
     }
 
     /// Returns the service config of the channel: the document in force, its source, and why the last one was refused, if it was.
@@ -68,7 +109,7 @@ impl BalancedChannel {
 
     /// Returns the present state of the channel as a whole.
     pub fn state(&self) -> ConnectivityState {
-        self.0.shared.status.borrow().state
+        self.0.shared.channel_status.borrow().state
     }
 
     /// Returns a `tokio_stream::Stream` of the channel's state: the present one first, then each change.
@@ -76,7 +117,7 @@ impl BalancedChannel {
     /// A reader that is slow skips to the latest state. The stream does not keep the channel alive: it ends after
     /// [`ConnectivityState::Shutdown`].
     pub fn states(&self) -> ConnectivityStates {
-        ConnectivityStates { statuses: WatchStream::new(self.0.shared.status.subscribe()), last: None }
+        ConnectivityStates { statuses: WatchStream::new(self.0.shared.channel_status.subscribe()), last: None }
     }
 
     /// Waits until a server is connected, for at most the time `within`.
@@ -91,7 +132,7 @@ impl BalancedChannel {
     /// # Cancel safety
     /// Dropping the future loses nothing.
     pub async fn wait_until_ready(&self, within: Duration) -> Result<(), Error> {
-        let mut statuses = self.0.shared.status.subscribe();
+        let mut statuses = self.0.shared.channel_status.subscribe();
         let is_ready = |status: &ChannelStatus| status.state == ConnectivityState::Ready;
         match timeout(within, statuses.wait_for(is_ready)).await {
             Ok(Ok(_)) => Ok(()),

@@ -3,11 +3,14 @@
 //! - `mod.rs`: settings of calls; [`BalancedChannelBuilder::build_with_discovery`] and `start`, which check all settings.
 //! - `connections.rs`: settings of connections.
 //! - `health.rs`: whether servers are asked for their health.
+//! - `selection.rs`: which servers are connected, and which are preferred; `routes.rs`: what calls are routed by.
 //! - `call_options.rs`: settings of single calls, and time limits by method.
 
 pub(super) mod call_options;
 mod connections;
 mod health;
+mod routes;
+pub(crate) mod selection;
 
 use std::fmt;
 use std::hash::Hash;
@@ -30,14 +33,13 @@ use crate::balance::config::apply::apply;
 use crate::balance::config::{AppliedConfig, ConfigSource, ConfigTexts};
 use crate::balance::connectivity::{ChannelStatus, DirectoryStatus};
 use crate::balance::method_config::{CallSettings, MethodConfig};
+use crate::balance::partition::{Partition, Partitions};
 use crate::balance::policy::{PickNotifier, Policy};
 use crate::balance::pool::source::DiscoverySource;
 use crate::balance::pool::{self, ShutdownGuard, Update};
 use crate::balance::runtime::pause::PauseDetector;
 use crate::balance::shared::{ChannelHandle, ChannelShared, Settings};
-use crate::balance::status::unavailable::UnavailableText;
 use crate::balance::subchannel::connect_permits::ConnectPermits;
-use crate::balance::subchannel::cost::Fleet;
 use crate::balance::subchannel::further::UNUSED_AFTER;
 use crate::balance::subchannel::health::HealthChecks;
 use crate::balance::subchannel::outlier::OutlierDetection;
@@ -394,6 +396,8 @@ impl BalancedChannelBuilder {
         connections::check_per_server(&settings)?;
         settings.has_service_config = config.is_some() || self.config.is_some();
         settings.calls.check()?;
+        settings.routes.check()?;
+        settings.selection.check()?;
         if let ConfigSource::Code(text) = &self.config {
             ServiceConfig::parse(text.as_bytes(), settings.calls.most_attempts())
                 .map_err(|invalid| Error::invalid("service config", invalid.path(), invalid.reason()))?;
@@ -415,7 +419,6 @@ impl BalancedChannelBuilder {
                 .transpose()
                 .map_err(|invalid| Error::invalid("TLS setting", invalid.setting, invalid.reason))?,
         };
-        let queue = Arc::default();
         let connect_context = ConnectContext {
             service: directory.service.clone(),
             transport,
@@ -424,16 +427,15 @@ impl BalancedChannelBuilder {
             changed: Notify::new(),
             failing: Notify::new(),
             failures: AtomicU64::new(0),
-            queue: Arc::clone(&queue),
             connections_per_server: watch::Sender::new(settings.connections_per_server.unwrap_or(1)),
             may_have_several: settings.may_have_several(),
             unused_after: self.unused_after,
             health: HealthChecks::new(&settings),
         };
+        let directory = Arc::new(directory);
         let shared = Arc::new(ChannelShared {
-            ready: ArcSwap::default(),
-            subchannels: ArcSwap::default(),
-            status: watch::Sender::new(ChannelStatus::new(Arc::new(directory))),
+            channel_status: watch::Sender::new(ChannelStatus::new(directory.clone())),
+            servers: ArcSwap::default(),
             connect_context: Arc::new(connect_context),
             retry_budget: settings.calls.retry.budget_of_tokens(),
             methods: ArcSwap::from_pointee(settings.calls.compile(None, &CallSettings::default())),
@@ -442,10 +444,7 @@ impl BalancedChannelBuilder {
             settings,
             pick_notifier: PickNotifier::default(),
             epoch: Instant::now(),
-            fleet: Fleet::default(),
-            queue,
             pause_detector: PauseDetector::new(),
-            unavailable_text: UnavailableText::default(),
             out_of_range_logged: AtomicBool::new(false),
         });
         self.config.first().into_iter().for_each(|text| apply(&shared, text));
@@ -453,10 +452,12 @@ impl BalancedChannelBuilder {
             shared.config.expect();
         }
         let config = config.unwrap_or_else(|| self.config.following());
+        let default = Arc::new(Partition::new(shared, directory));
+        let partitions = Arc::new(Partitions::new(default.clone()));
         // No span: it would live as long as the process, and keep the span open in which the channel was built.
-        let pool = pool::run(shared.clone(), ShutdownGuard(shared.clone()), source, config);
+        let pool = pool::run(partitions.clone(), ShutdownGuard(partitions.clone()), source, config);
         let pool_task = runtime.spawn(pool).abort_handle();
-        Ok(BalancedChannel(Arc::new(ChannelHandle { shared, pool_task })))
+        Ok(BalancedChannel(Arc::new(ChannelHandle { shared: default, partitions, pool_task })))
     }
 }
 

@@ -4,7 +4,8 @@
 //! |---|---|
 //! | `mod.rs` | the loop of a call: pick or wait, attempt, again |
 //! | `state.rs` | what a call keeps between attempts |
-//! | `pick.rs` | a server from the ready set, or a wait in the queue |
+//! | `routing.rs` | the partition of a call with a route |
+//! | `pick/` | a server from the ready set, or a wait in the queue |
 //! | `attempt.rs` | one request to one server, up to the head of the response |
 //! | `attempts/` | several attempts at once: hedges, and attempts that are given up after their time |
 //! | `held_back.rs` | a response that is held back until its status is known |
@@ -36,6 +37,7 @@ pub(super) mod replay;
 pub(super) mod reporter;
 pub(super) mod response_body;
 pub(super) mod retry;
+pub(super) mod routing;
 mod state;
 
 use std::sync::Arc;
@@ -83,7 +85,7 @@ impl CallState {
             // The call waits in any case, and the runtime runs meanwhile.
             Some(_) if self.shared.all_full() => {}
             Some(pause) => {
-                let servers = self.shared.subchannels.load().len();
+                let servers = self.shared.servers.load().len();
                 let connections = self.shared.ready.load().connections();
                 let catch_up = self.shared.pause_detector.catch_up(pause, servers.max(connections), self.shared.epoch);
                 Box::pin(catch_up).await;
@@ -162,6 +164,7 @@ impl CallState {
             outcome = match outcome {
                 PickOutcome::Picked(picked) => return Ok(picked),
                 PickOutcome::Fail(status) => return Err(status),
+                PickOutcome::NoneReady | PickOutcome::AllFailed if self.fall_back() => self.pick(),
                 PickOutcome::Wait => self.shared.wait_for_picker(&self.pick_request(), self.wait_limits).await?,
                 PickOutcome::Full | PickOutcome::NoneReady => {
                     self.shared.wait_for_server(&self.pick_request(), self.wait_limits).await?

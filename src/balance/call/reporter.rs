@@ -7,9 +7,9 @@ use tokio::time::Instant;
 use tonic::Code;
 
 use crate::address::Address;
+use crate::balance::partition::Partition;
 use crate::balance::policy::{AttemptEnd, AttemptResult, Picker};
 use crate::balance::pool::ready::ReadySubchannel;
-use crate::balance::shared::ChannelShared;
 use crate::balance::subchannel::cost::Peers;
 use crate::panics::catch;
 
@@ -32,7 +32,7 @@ pub(crate) struct AttemptReporter {
     pub(crate) subchannel: Arc<ReadySubchannel>,
     /// The picker that picked the server gets the end of the attempt.
     picker: Arc<dyn Picker>,
-    pub(crate) shared: Arc<ChannelShared>,
+    pub(crate) shared: Arc<Partition>,
     /// Since the channel's epoch.
     sent_at: Duration,
     /// The server's count of ejections when the attempt was sent: results from before an ejection do not count after it.
@@ -49,7 +49,7 @@ impl AttemptReporter {
     pub(crate) fn new(
         subchannel: Arc<ReadySubchannel>,
         picker: Arc<dyn Picker>,
-        shared: Arc<ChannelShared>,
+        shared: Arc<Partition>,
         sent_at: Duration,
     ) -> Self {
         subchannel.subchannel.cost.sent(sent_at);

@@ -19,8 +19,8 @@ use crate::balance::call::response_body::ResponseBody;
 use crate::balance::call::retry::Pushback;
 use crate::balance::method_config::MethodRetry;
 use crate::balance::method_config::message_limit::MessageLimit;
+use crate::balance::partition::Partition;
 use crate::balance::pool::ready::ReadySubchannel;
-use crate::balance::shared::ChannelShared;
 use crate::balance::status;
 use crate::balance::status::headers::{self, RequestHeaders, field_size};
 use crate::balance::subchannel::Subchannel;
@@ -54,7 +54,7 @@ static NO_HEADERS: LazyLock<HeaderMap> = LazyLock::new(HeaderMap::new);
 pub(super) struct CallState {
     /// The attempt of a call that makes one at a time. First, so that it is dropped before what it belongs to.
     pub(super) in_flight: Option<InFlight>,
-    pub(super) shared: Arc<ChannelShared>,
+    pub(super) shared: Arc<Partition>,
     /// The HTTP method, unless it is POST, as in gRPC.
     method: Option<Box<Method>>,
     pub(super) path: PathAndQuery,
@@ -84,6 +84,8 @@ pub(super) struct CallState {
     pub(super) pushback: Pushback,
     /// A connection has ended, and this call may be the reason for it. One more connection is risked, and no further one.
     pub(super) is_suspect: bool,
+    /// It has a route, and may go to the default servers too.
+    pub(super) or_default: bool,
     /// Servers that failed this call, in this round over all servers. They are picked again when no other is left.
     pub(super) failed_servers: Vec<Arc<Subchannel>>,
     /// Pauses between rounds in which no server processed the call.
@@ -97,7 +99,7 @@ pub(super) struct CallState {
 
 impl CallState {
     /// Takes a request. The call begins with [`CallState::begin`].
-    pub(super) fn new(shared: Arc<ChannelShared>, request: Request<tonic::body::Body>) -> Self {
+    pub(super) fn new(shared: Arc<Partition>, request: Request<tonic::body::Body>) -> Self {
         let (mut parts, body) = request.into_parts();
         let started = shared.epoch; // until the call begins
         let settings = &shared.settings;
@@ -138,6 +140,7 @@ impl CallState {
             attempts: 0,
             pushback: Pushback::None,
             is_suspect: false,
+            or_default: false,
             failed_servers: Vec::new(),
             round_backoff: None,
             last_refusal: None,

@@ -1,14 +1,16 @@
 //! One server of the pool: its subchannel, the task that connects it, and what was last published of it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use tokio::task::AbortHandle;
 
-use crate::address::Address;
+use crate::address::{Address, Authority};
 use crate::address_index::Doubt;
 use crate::balance::pool::ready::{PublishedServer, ReadySubchannel};
+use crate::balance::queue::Queue;
 use crate::balance::shared::ChannelShared;
 use crate::balance::subchannel::supervisor::supervise;
+use crate::balance::subchannel::waiting::WaitingCalls;
 use crate::balance::subchannel::{Subchannel, SubchannelState};
 use crate::connection::{Connection, Destination, PeerAddress, ServerStreams};
 use crate::instance::Instance;
@@ -37,19 +39,21 @@ impl Drop for PoolEntry {
 }
 
 impl PoolEntry {
-    /// Begins to connect to a server, in a task of its own. `streams` counts its calls.
+    /// Begins to connect to a server, in a task of its own. `streams` counts its calls, `queue` has those that wait for it.
     pub(super) fn start(
         shared: &ChannelShared,
         address: Address,
         instance: Arc<Instance>,
         streams: Option<Arc<ServerStreams>>,
+        queue: Arc<Queue>,
     ) -> Self {
         let peer = match address.unix_path() {
             Some(path) => PeerAddress::Unix(path.into()),
             None => PeerAddress::Tcp(address.host().to_owned(), address.port()),
         };
         let to = Destination { address: peer, secure: address.is_secure() };
-        let subchannel = Arc::new(Subchannel::new(address, shared.epoch, streams));
+        let waiting = WaitingCalls::new(queue, shared.settings.has_routes());
+        let subchannel = Arc::new(Subchannel::new(address, shared.epoch, streams, waiting));
         let supervisor = tokio::spawn(supervise(shared.connect_context.clone(), subchannel.clone(), to)).abort_handle();
         Self { subchannel, instance, supervisor, ready: None, hold: None }
     }
@@ -94,6 +98,11 @@ impl PoolEntry {
         }
         self.subchannel.set_held(false);
         !self.subchannel.state().connections().is_empty()
+    }
+
+    /// What counts the calls of a server that leaves, with its address, if anything does.
+    pub(super) fn streams(&self, authority: &Authority) -> Option<(Authority, Weak<ServerStreams>)> {
+        self.subchannel.streams().map(|streams| (authority.clone(), Arc::downgrade(streams)))
     }
 
     /// In which way its instances are in doubt, if they are.

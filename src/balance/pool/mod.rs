@@ -11,11 +11,16 @@
 //! The task is the only one that decides who is ready, so nothing here is locked. Everything it publishes is immutable.
 
 mod entry;
+mod follow;
 #[cfg(test)]
 mod hold_tests;
 pub(crate) mod members;
+mod publish;
 pub(super) mod ready;
 pub(super) mod room;
+pub(crate) mod select;
+mod selecting;
+mod server;
 pub(super) mod source;
 
 use std::collections::BTreeMap;
@@ -32,21 +37,22 @@ use tokio::time::{Instant, sleep_until};
 use tokio_stream::Stream;
 
 use crate::address::{Address, Authority};
-use crate::address_index::{AddressChange, Doubt};
-use crate::balance::config;
+use crate::address_index::AddressChange;
 use crate::balance::config::apply::apply;
 use crate::balance::config::source::ConfigTexts;
-use crate::balance::connectivity::{ChannelStatus, ConnectivityState, DirectoryStatus};
-use crate::balance::policy::{LeastRequest, Picker, Policy, ReadySet};
+use crate::balance::connectivity::{ConnectivityState, DirectoryStatus};
+use crate::balance::partition::Partitions;
+use crate::balance::policy::Policy;
 use crate::balance::pool::entry::PoolEntry;
 use crate::balance::pool::members::{InstanceChange, Members};
-use crate::balance::pool::ready::{Published, PublishedServer};
+use crate::balance::pool::publish::OwnPartition;
+use crate::balance::pool::select::RouteValues;
+use crate::balance::pool::selecting::Selector;
+use crate::balance::pool::server::PoolServer;
 use crate::balance::shared::ChannelShared;
-use crate::balance::subchannel::SubchannelState;
 use crate::balance::subchannel::outlier::{CallCounts, OutlierDetector};
 use crate::connection::ServerStreams;
 use crate::instance::Instance;
-use crate::panics::catch;
 use crate::service_config::LoadBalancing;
 
 /// A message from a source of servers to the pool.
@@ -66,20 +72,21 @@ const MAX_BATCH: usize = 1024;
 const FAILURE_BATCH_TIME: Duration = Duration::from_millis(10);
 
 /// Runs until it is aborted, which is when the channel's last clone is dropped.
-pub(crate) async fn run<K, S>(shared: Arc<ChannelShared>, _guard: ShutdownGuard, source: S, mut config: ConfigTexts)
+pub(crate) async fn run<K, S>(partitions: Arc<Partitions>, _guard: ShutdownGuard, source: S, mut config: ConfigTexts)
 where
     K: Hash + Eq + Clone,
     S: Stream<Item = Update<K>>,
 {
     let mut source = std::pin::pin!(source);
-    let queue = shared.queue.clone();
+    let queue = partitions.default.queue.clone();
     let mut turns = std::pin::pin!(queue.pass_on_unused_turns());
-    let mut pool = Pool::new(shared);
+    let mut pool = Pool::new(partitions);
     pool.follow_service_config();
     let mut members = Members::new();
     let mut open = true;
     loop {
         let detection = pool.outlier_detector.as_ref().map(|detector| pool.began + detector.next());
+        let selection = pool.selector.as_ref().and_then(|selector| selector.next);
         let mut is_full = false;
         tokio::select! {
             update = next(source.as_mut()), if open => match update {
@@ -109,6 +116,7 @@ where
             () = pool.failures() => {}
             never = turns.as_mut() => match never {},
             () = sleep_until(detection.unwrap_or_else(Instant::now)), if detection.is_some() => {}
+            () = sleep_until(selection.unwrap_or_else(Instant::now)), if selection.is_some() => {}
         }
         pool.let_go();
         pool.detect_outliers();
@@ -123,19 +131,25 @@ where
 }
 
 /// Tells all that wait when the task ends, however it ends.
-pub(crate) struct ShutdownGuard(pub(crate) Arc<ChannelShared>);
+pub(crate) struct ShutdownGuard(pub(crate) Arc<Partitions>);
 
 impl Drop for ShutdownGuard {
     fn drop(&mut self) {
-        // What calls would pick goes before they are woken. The connections go with it.
-        self.0.ready.store(Arc::default());
-        self.0.subchannels.store(Arc::default());
-        self.0.status.send_modify(|status| {
-            status.state = ConnectivityState::Shutdown;
-            status.version += 1;
-        });
-        self.0.queue.wake_to_fail(true);
-        self.0.pick_notifier.notify();
+        let channel = self.0.default.channel();
+        channel.servers.store(Arc::default());
+        channel.channel_status.send_modify(|status| status.state = ConnectivityState::Shutdown);
+        for partition in self.0.all() {
+            // What calls would pick goes before they are woken. The connections go with it.
+            partition.ready.store(Arc::default());
+            partition.subchannels.store(Arc::default());
+            partition.status.send_modify(|status| {
+                status.state = ConnectivityState::Shutdown;
+                status.version += 1;
+            });
+            partition.queue.wake_to_fail(true);
+        }
+        self.0.changed.notify_waiters();
+        channel.pick_notifier.notify();
     }
 }
 
@@ -158,9 +172,15 @@ async fn next_at_once<S: Stream>(mut source: Pin<&mut S>) -> Option<S::Item> {
 /// The servers of a channel, as its task keeps them.
 struct Pool {
     shared: Arc<ChannelShared>,
+    /// What calls find their partition in.
+    partitions: Arc<Partitions>,
+    /// The default partition, and then those of the values that calls are routed by.
+    own: Vec<OwnPartition>,
     /// One for each address of an instance that is not draining, connected or not. In the order in
     /// which calls and statuses list them.
-    entries: BTreeMap<Authority, PoolEntry>,
+    servers: BTreeMap<Authority, PoolServer>,
+    /// Chooses among them. `None` if all are connected.
+    selector: Option<Selector>,
     /// What counts the calls of servers that are gone, while it is in use: one that comes back has to know of its calls.
     leaving: BTreeMap<Authority, Weak<ServerStreams>>,
     /// The last state of the source.
@@ -181,20 +201,27 @@ struct Pool {
     began: Instant,
     /// From here [`FAILURE_BATCH_TIME`] counts.
     last_published: Instant,
-    /// Entries came or went since the last publication.
-    entries_changed: bool,
+    /// Servers came or went since the last publication, or were selected otherwise.
+    servers_changed: bool,
     /// Of this channel: see [`ReadySet::seed`].
     seed: u64,
 }
 
 impl Pool {
-    fn new(shared: Arc<ChannelShared>) -> Self {
-        let directory = shared.status.borrow().directory.clone();
+    fn new(partitions: Arc<Partitions>) -> Self {
+        let shared = partitions.default.channel().clone();
+        let directory = shared.channel_status.borrow().directory.clone();
         let (policy, options) = (shared.settings.policy.clone(), shared.settings.outlier_detection);
         let now = Instant::now();
         Self {
+            own: vec![OwnPartition::new(
+                RouteValues::none(shared.settings.routes.keys().len()),
+                partitions.default.clone(),
+            )],
+            selector: Selector::of(&shared.settings),
             shared,
-            entries: BTreeMap::new(),
+            partitions,
+            servers: BTreeMap::new(),
             leaving: BTreeMap::new(),
             directory,
             draining: 0,
@@ -205,58 +232,9 @@ impl Pool {
             policy_changed: false,
             began: now,
             last_published: now,
-            entries_changed: false,
+            servers_changed: false,
             seed: fastrand::u64(..),
         }
-    }
-
-    /// Uses what the service config says of the pool.
-    fn follow_service_config(&mut self) {
-        self.follow_load_balancing();
-        self.follow_health_check();
-        self.follow_connection_scaling();
-    }
-
-    /// Uses the policy and the outlier detection that the service config asks for, if the code lets it.
-    fn follow_load_balancing(&mut self) {
-        let settings = &self.shared.settings;
-        let document = self.shared.config.document().filter(|_| settings.policy_from_service_config);
-        let wanted = document.and_then(|document| document.load_balancing.clone());
-        if wanted == self.load_balancing {
-            return;
-        }
-        let code = || (settings.policy.clone(), settings.outlier_detection);
-        let (policy, options) = wanted.as_ref().map_or_else(code, config::policy::of);
-        self.outlier_detector = options.map(|options| OutlierDetector::new(options, self.began.elapsed()));
-        self.shared.outlier_detection.store(options.map(Arc::new));
-        for entry in self.entries.values() {
-            entry.subchannel.set_ejected(false); // the other detector may see nothing in it
-            entry.subchannel.set_on_probation(false);
-        }
-        (self.policy, self.load_balancing, self.policy_changed) = (policy, wanted, true);
-    }
-
-    /// Checks the health that the code asks for, else the service config; none, if the policy does without.
-    fn follow_health_check(&mut self) {
-        let document = self.shared.config.document();
-        let of_document = || document.as_ref()?.health_check_service.as_deref().map(Arc::from);
-        let wanted: Option<Arc<str>> = self.shared.settings.health_check.clone().or_else(of_document);
-        let (checked, unchecked) = if self.policy.checks_health() { (wanted, None) } else { (None, wanted) };
-        if unchecked.is_some() && unchecked != self.unchecked_health {
-            let service = &*self.shared.connect_context.service;
-            tracing::info!(parent: None, service, policy = ?self.policy, "health not checked, the policy does without");
-        }
-        self.unchecked_health = unchecked;
-        self.shared.connect_context.health.follow(checked);
-    }
-
-    /// Permits as many connections to a server as the code says, else the service config.
-    fn follow_connection_scaling(&self) {
-        let document = self.shared.config.document();
-        let of_document = || document.as_ref()?.max_connections_per_subchannel.map(|most| most as usize);
-        let wanted = self.shared.settings.connections_per_server.or_else(of_document).unwrap_or(1);
-        let connections = &self.shared.connect_context.connections_per_server;
-        connections.send_if_modified(|known| std::mem::replace(known, wanted) != wanted);
     }
 
     /// Takes in an update. The changes of addresses that follow from it are taken from `members`
@@ -287,7 +265,8 @@ impl Pool {
                 self.remove(&authority);
             }
             AddressChange::InDoubt(authority, doubt) => {
-                let is_held = self.entries.get_mut(&authority).is_some_and(|entry| entry.hold(doubt));
+                let entry = self.servers.get_mut(&authority).and_then(|server| server.entry.as_mut());
+                let is_held = entry.is_some_and(|entry| entry.hold(doubt));
                 tracing::debug!(parent: None, service, server = authority.as_str(), is_held, "server in doubt");
                 if !is_held {
                     self.remove(&authority);
@@ -297,28 +276,31 @@ impl Pool {
                 let authority = address.parsed_authority().clone();
                 let is_secure = address.is_secure() || self.shared.settings.tls_only && address.unix_path().is_none();
                 let address = Address::from_parts(authority.clone(), is_secure);
-                if let Some(entry) = self.entries.get_mut(&authority)
-                    && *entry.subchannel.address() == address
-                    && entry.release()
+                let known = self.servers.get(&authority).map(|server| server.traits);
+                let traits = self.traits_of(&authority, &instance, known);
+                if let Some(server) = self.servers.get_mut(&authority)
+                    && server.address == address
+                    && server.entry.as_mut().is_none_or(PoolEntry::release)
                 {
-                    entry.instance = instance;
+                    server.change_to(instance, traits);
+                    self.servers_changed = true;
                     return;
                 }
                 tracing::debug!(parent: None, service, server = %address, "server added");
                 self.remove(&authority);
-                let streams = self.streams_of(&authority);
-                self.entries.insert(authority, PoolEntry::start(&self.shared, address, instance, streams));
+                self.servers.insert(authority.clone(), PoolServer::new(address, instance, traits));
+                if self.selector.is_none() {
+                    self.connect(&authority);
+                }
             }
         }
     }
 
-    /// Removes the entry of an address, if it has one. Its calls go on.
+    /// Removes the server at an address, if there is one. Its calls go on.
     fn remove(&mut self, authority: &Authority) {
-        self.entries_changed = true;
-        let Some(entry) = self.entries.remove(authority) else { return };
-        if let Some(streams) = entry.subchannel.streams() {
-            self.leaving.insert(authority.clone(), Arc::downgrade(streams));
-        }
+        self.servers_changed = true;
+        let entry = self.servers.remove(authority).and_then(|server| server.entry);
+        self.leaving.extend(entry.and_then(|entry| entry.streams(authority)));
     }
 
     /// What counts the calls of a server that comes, if anything does. It counts those that it had before it went, too.
@@ -331,14 +313,16 @@ impl Pool {
 
     /// Removes the servers that are not held any longer, because their connections have ended.
     fn let_go(&mut self) {
-        let is_over = |(authority, entry): (&Authority, &PoolEntry)| entry.is_over().then(|| authority.clone());
-        let over: Vec<Authority> = self.entries.iter().filter_map(is_over).collect();
+        let is_over = |entry: &PoolEntry| entry.is_over();
+        let over = self.servers.iter().filter(|(_, server)| server.entry.as_ref().is_some_and(is_over));
+        let over: Vec<Authority> = over.map(|(authority, _)| authority.clone()).collect();
         self.remove_in_doubt(&over);
     }
 
     /// Removes all servers that are held.
     fn remove_held(&mut self) {
-        let held = self.entries.iter().filter(|(_, entry)| entry.doubt().is_some());
+        let is_held = |entry: &PoolEntry| entry.doubt().is_some();
+        let held = self.servers.iter().filter(|(_, server)| server.entry.as_ref().is_some_and(is_held));
         let held: Vec<Authority> = held.map(|(authority, _)| authority.clone()).collect();
         self.remove_in_doubt(&held);
     }
@@ -367,9 +351,11 @@ impl Pool {
                 consecutive_failures: interval.consecutive_failures.load(Ordering::Relaxed),
             }
         };
-        let counts = self.entries.iter().map(|(authority, entry)| (authority.clone(), counts(entry))).collect();
+        let connected =
+            || self.servers.iter().filter_map(|(authority, server)| Some((authority, server.entry.as_ref()?)));
+        let counts = connected().map(|(authority, entry)| (authority.clone(), counts(entry))).collect();
         let ejected = detector.detect(&counts, now);
-        for (authority, PoolEntry { subchannel, .. }) in &self.entries {
+        for (authority, PoolEntry { subchannel, .. }) in connected() {
             subchannel.set_on_probation(detector.is_on_probation(authority));
             let is_ejected = ejected.binary_search(authority).is_ok();
             if is_ejected != subchannel.is_ejected() {
@@ -382,95 +368,5 @@ impl Pool {
                 subchannel.set_ejected(is_ejected);
             }
         }
-    }
-
-    /// Publishes the present state, and wakes the calls that can use what is new.
-    fn publish(&mut self) {
-        let mut status = ChannelStatus::new(self.directory.clone());
-        status.draining = self.draining;
-        let (mut ready, mut ejected) = (Vec::new(), Vec::new());
-        for entry in self.entries.values_mut() {
-            let state = entry.subchannel.state();
-            match entry.ready(&self.shared, &state) {
-                Some(server) if entry.subchannel.is_ejected() => ejected.push((server, entry.doubt())),
-                Some(server) => ready.push((server, entry.doubt())),
-                None if matches!(state, SubchannelState::TransientFailure) => status.failing += 1,
-                None if matches!(state, SubchannelState::Unhealthy(_)) => status.unhealthy += 1,
-                // One whose connection has ended is about to connect again.
-                None => status.connecting += 1,
-            }
-        }
-        (status.ready, status.ejected) = (ready.len(), ejected.len());
-        // A server that fails some calls is better than none.
-        let mut servers = if ready.is_empty() { ejected } else { ready };
-        // All servers may have left in order: such a one gets no call that a listed one can take.
-        let has_listed = servers.iter().any(|(_, doubt)| doubt.is_none());
-        servers.retain(|(_, doubt)| !has_listed || *doubt != Some(Doubt::Gradual));
-        let servers: Vec<PublishedServer> = servers.into_iter().map(|(server, _)| server).collect();
-        status.state = if !servers.is_empty() {
-            ConnectivityState::Ready
-        } else if !self.directory.resolved || status.connecting > 0 {
-            ConnectivityState::Connecting
-        } else {
-            ConnectivityState::TransientFailure
-        };
-        self.last_published = Instant::now();
-        // In this order, so that a call that is woken finds the servers that it was woken for.
-        self.publish_servers(servers);
-        self.publish_status(status);
-    }
-
-    /// Publishes the servers for picks, and the subchannels for statuses, if they have changed.
-    fn publish_servers(&mut self, servers: Vec<PublishedServer>) {
-        let known = self.shared.ready.load();
-        let are_pairs = |same: fn(&PublishedServer, &PublishedServer) -> bool| {
-            known.servers.len() == servers.len()
-                && known.servers.iter().zip(&servers).all(|(known, new)| same(known, new))
-        };
-        let policy_changed = std::mem::take(&mut self.policy_changed);
-        if policy_changed || !are_pairs(PublishedServer::is_same) {
-            // Policies look at servers: further connections make no other set.
-            let picker = if !policy_changed && are_pairs(PublishedServer::is_same_first) {
-                known.picker.clone()
-            } else {
-                (!servers.is_empty()).then(|| self.build_picker(&servers))
-            };
-            self.shared.ready.store(Arc::new(Published { servers: servers.into(), picker }));
-            self.shared.pick_notifier.notify();
-        }
-        if std::mem::take(&mut self.entries_changed) {
-            let subchannels = self.entries.values().map(|entry| entry.subchannel.clone()).collect();
-            self.shared.subchannels.store(Arc::new(subchannels));
-        }
-    }
-
-    /// Asks the policy for a picker. The policy is the user's code: if it panics, calls are
-    /// still picked for.
-    fn build_picker(&self, servers: &[PublishedServer]) -> Arc<dyn Picker> {
-        let servers = servers.iter().map(|server| server.first.server.clone()).collect();
-        let set = ReadySet::new(servers, self.seed, self.shared.pick_notifier.clone());
-        catch(|| self.policy.picker(&set)).unwrap_or_else(|panic| {
-            let service = &*self.directory.service;
-            tracing::error!(parent: None, service, panic, "policy panicked, picking by least request");
-            LeastRequest::new().picker(&set)
-        })
-    }
-
-    /// Publishes the status of the channel, and wakes calls.
-    fn publish_status(&self, mut status: ChannelStatus) {
-        let in_vain = status.fails_calls(false);
-        let mut is_news = false;
-        self.shared.status.send_if_modified(|known| {
-            is_news = known.state != status.state;
-            status.version = known.version + 1;
-            std::mem::swap(known, &mut status);
-            is_news
-        });
-        if is_news && in_vain {
-            self.shared.queue.wake_to_fail(false);
-        }
-        self.shared.queue.give_turns(|| self.shared.ready.load().free_slots());
-        // The servers that were sent a PING or asked for a connection before may be gone.
-        self.shared.ask_for_room();
     }
 }

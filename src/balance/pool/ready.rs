@@ -1,6 +1,7 @@
 //! What the pool publishes for calls: the ready servers with their connections, and the picker for
 //! them.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use http::uri::{Authority, Scheme};
 
 use crate::address::Address;
-use crate::balance::policy::{LatencyEstimate, Picker, ReadyServer, ServerMetrics};
+use crate::balance::policy::{LatencyEstimate, Picker, ReadyServer, ReadySet, ServerMetrics};
 use crate::balance::subchannel::Subchannel;
 use crate::connection::{Connection, ConnectionLoad, ServerStreams, StreamPermit};
 use crate::instance::Instance;
@@ -16,10 +17,42 @@ use crate::instance::Instance;
 /// One immutable set, which calls read without a lock until the next one takes its place.
 #[derive(Default)]
 pub(crate) struct Published {
-    /// In the order of their addresses: the indexes of the picker's set are the same.
+    /// Tier by tier, and in the order of their addresses within a tier.
     pub(crate) servers: Box<[PublishedServer]>,
-    /// `None` while no server is ready.
-    pub(crate) picker: Option<Arc<dyn Picker>>,
+    /// Calls go to servers of the first one while those have room. One, unless the channel has a zone; none while no server is
+    /// ready.
+    pub(crate) tiers: Box<[Tier]>,
+}
+
+/// Servers that calls prefer alike.
+#[derive(Clone)]
+pub(crate) struct Tier {
+    /// Of [`Published::servers`]: the indexes of the picker's set begin with the first of these.
+    pub(crate) range: Range<usize>,
+    pub(crate) picker: Arc<dyn Picker>,
+    /// The slow start factors that the picker was built with.
+    pub(super) factors: Box<[f64]>,
+    /// The mean weight of the tier divided by each server's weight.
+    relative: Box<[f64]>,
+}
+
+impl Tier {
+    /// The servers in this range, for which the picker was built from the set.
+    pub(super) fn new(
+        range: Range<usize>,
+        picker: Arc<dyn Picker>,
+        set: &ReadySet,
+        factors: impl Iterator<Item = f64>,
+    ) -> Self {
+        let weights = || (0..set.len()).map(|server| set.weight(server) as f64);
+        let mean = weights().sum::<f64>() / set.len() as f64;
+        Self { range, picker, factors: factors.collect(), relative: weights().map(|weight| mean / weight).collect() }
+    }
+
+    /// The calls in flight of a server of this tier, by its index in the tier, as if it had the mean weight.
+    pub(crate) fn load(&self, index: usize, server: &PublishedServer) -> f64 {
+        server.first.server.in_flight() as f64 * self.relative.get(index).copied().unwrap_or(1.0)
+    }
 }
 
 /// One ready server, with all its connections. Most have one: nothing else is looked at before that

@@ -4,7 +4,7 @@
 //! `connect_permits.rs` for its turn; `connect_order/` decides the order of turns. `cost/` has the
 //! recent costs of its calls, which pickers compare. `outlier/` decides which servers are ejected
 //! because their calls fail. `further/` is the supervisor of a server with several connections. `health/` asks a server over each
-//! connection whether it serves.
+//! connection whether it serves. `waiting.rs` is the queue of the calls that it has room for.
 
 pub(crate) mod connect_order;
 pub(super) mod connect_permits;
@@ -16,6 +16,7 @@ pub(crate) mod health;
 pub(crate) mod outlier;
 pub(crate) mod reconnect;
 pub(super) mod supervisor;
+pub(crate) mod waiting;
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,8 +26,11 @@ use tokio::time::Instant;
 use tonic::Code;
 
 use crate::address::Address;
+use crate::balance::pool::select::Reason as SelectionReason;
 use crate::balance::subchannel::cost::Cost;
 use crate::balance::subchannel::further::growth::Growth;
+use crate::balance::subchannel::waiting::WaitingCalls;
+use crate::balance::view::ServerSelection;
 use crate::connection::{Connection, ServerStreams};
 
 /// What a channel knows of a server.
@@ -64,6 +68,8 @@ pub enum ServerState {
     /// After a sudden loss it gets calls as before. After a gradual one it gets calls only while no
     /// server that etcd lists is ready.
     Held,
+    /// Not connected, because the channel's selection leaves it out: [`ServerStatus::selection`] says why.
+    Idle,
 }
 
 /// The channel's side of one server: its connections, its state, and the results of its calls.
@@ -80,6 +86,8 @@ pub(crate) struct Subchannel {
     /// Counts the calls over all its connections; `None` if it has one at most, and no limit but its
     /// own.
     streams: Option<Arc<ServerStreams>>,
+    /// The calls that it has room for.
+    pub(crate) waiting: WaitingCalls,
     /// Whether it may get one more connection.
     pub(crate) growth: Growth,
     /// The recent costs of its calls, which pickers compare.
@@ -158,7 +166,12 @@ pub(crate) struct IntervalCounts {
 
 impl Subchannel {
     /// A server that nobody has connected to yet. `epoch` is the channel's.
-    pub(crate) fn new(address: Address, epoch: Instant, streams: Option<Arc<ServerStreams>>) -> Self {
+    pub(crate) fn new(
+        address: Address,
+        epoch: Instant,
+        streams: Option<Arc<ServerStreams>>,
+        waiting: WaitingCalls,
+    ) -> Self {
         let status = SubchannelStatus {
             state: SubchannelState::Connecting,
             since: Instant::now(),
@@ -170,6 +183,7 @@ impl Subchannel {
             epoch,
             status: Mutex::new(status),
             streams,
+            waiting,
             growth: Growth::default(),
             cost: Cost::default(),
             failures: AtomicU64::new(0),
@@ -330,6 +344,7 @@ pub struct ServerStatus {
     pub(crate) hedges: u64,
     pub(crate) attempt_timeouts: u64,
     pub(crate) last_error: Option<String>,
+    pub(crate) selection: ServerSelection,
 }
 
 impl ServerStatus {
@@ -343,7 +358,27 @@ impl ServerStatus {
         self.state
     }
 
-    /// How long the server has been connecting, connected or failing. An ejection, or the end of one, does not reset it.
+    /// Why the channel has connected to the server, or has not: its filter, its values to route by, its zone, its subset.
+    pub fn selection(&self) -> SelectionReason {
+        self.selection.verdict.reason
+    }
+
+    /// The values of route keys whose calls alone go to the server, such as `lane="blue"`. `None` for a default server.
+    pub fn route(&self) -> Option<&str> {
+        self.selection.route.as_deref()
+    }
+
+    /// How many groups of servers calls prefer to this one: 0 in the own zone, and for all servers if the channel has no zone.
+    pub fn zone_distance(&self) -> usize {
+        self.selection.verdict.tier
+    }
+
+    /// The part of its weight that the server has while it warms up, of 1.0 ([`SlowStart`](crate::SlowStart)). 1.0 once it is warm.
+    pub fn slow_start_factor(&self) -> f64 {
+        self.selection.verdict.factor
+    }
+
+    /// How long the server has been connecting, connected or failing, or left out. An ejection, or the end of one, does not reset it.
     pub fn state_age(&self) -> Duration {
         self.state_age
     }

@@ -9,7 +9,6 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 
-use crate::balance::queue::Queue;
 use crate::balance::subchannel::connect_order::Rank;
 use crate::balance::subchannel::connect_permits::ConnectPermits;
 use crate::balance::subchannel::health::HealthChecks;
@@ -37,8 +36,6 @@ pub(crate) struct ConnectContext {
     pub(crate) failing: Notify,
     /// Counts failed attempts: with each the reason why there is no server may be another one.
     pub(crate) failures: AtomicU64,
-    /// Where calls wait. A connection wakes one when it has room.
-    pub(crate) queue: Arc<Queue>,
     /// How many connections a server may have at most. The supervisors follow it.
     pub(crate) connections_per_server: watch::Sender<usize>,
     /// Whether that is, or may become, more than one.
@@ -96,13 +93,14 @@ impl Supervisor {
         mut rank: Rank,
     ) -> impl Future<Output = (Instant, Result<Connection, String>)> + Send + use<> {
         let (context, to, options) = (self.context.clone(), self.to.clone(), self.options.clone());
+        let waiting = self.subchannel.waiting.listener();
         async move {
             loop {
                 let permit = context.permits.acquire(rank).await;
                 let began = Instant::now();
                 // Boxed, so that the task is small while the server is connected. It runs code of the user: a connector, a
                 // verifier of certificates.
-                let attempt = context.transport.connect(&to, &options, context.queue.clone());
+                let attempt = context.transport.connect(&to, &options, waiting.clone());
                 tokio::select! {
                     biased; // a connection that has come is not thrown away
                     result = catch_panic(attempt) => return (began, without_panic(result)),

@@ -112,11 +112,11 @@ impl Supervisor {
                 Event::OtherService => held.check_health(self.check_options(&mut services).as_ref()),
                 Event::OtherLimit => held.keep(*limits.borrow()),
                 // Whoever asked may have found room meanwhile.
-                Event::Asked if !context.queue.has_waiters() => {
+                Event::Asked if !subchannel.waiting.has_waiters() => {
                     // A call that has begun to wait just now took this one for asked for: the pool asks again.
                     subchannel.growth.set(false, true);
-                    fence(Ordering::SeqCst); // as in `ChannelShared::ask_for_room`
-                    is_news = context.queue.has_waiters();
+                    fence(Ordering::SeqCst); // as in `Partition::ask_for_room`
+                    is_news = subchannel.waiting.has_waiters();
                 }
                 // It is held, or it was released a moment ago.
                 Event::Asked if !may_begin || subchannel.is_held() => {}

@@ -1,4 +1,6 @@
-//! A server for a call: picked at once if one has room, or waited for in the queue.
+//! A server for a call: picked at once if one has room, or waited for in the queue. `tiers.rs` decides when a call leaves its zone.
+
+mod tiers;
 
 use std::cell::Cell;
 use std::pin::pin;
@@ -11,10 +13,10 @@ use tokio::time::{Instant, timeout_at};
 use tonic::{Code, Status};
 
 use crate::balance::call::deadline::Deadline;
+use crate::balance::partition::Partition;
 use crate::balance::policy::{Call, IsAvailable, Pick, Picker};
-use crate::balance::pool::ready::{PublishedServer, ReadySubchannel};
+use crate::balance::pool::ready::{Published, PublishedServer, ReadySubchannel, Tier};
 use crate::balance::pool::room::MAX_PROBES;
-use crate::balance::shared::ChannelShared;
 use crate::balance::subchannel::Subchannel;
 use crate::connection::StreamPermit;
 
@@ -56,7 +58,7 @@ struct Availability<'a> {
     servers: &'a [PublishedServer],
     failed_servers: &'a [Arc<Subchannel>],
     /// How many servers this look has sent a PING to.
-    probes: Cell<usize>,
+    probes: &'a Cell<usize>,
 }
 
 impl Availability<'_> {
@@ -93,7 +95,7 @@ pub(crate) struct WaitLimits {
     pub(crate) started: Instant,
 }
 
-impl ChannelShared {
+impl Partition {
     /// Whether servers are ready and none of them has room: a call has to wait in the queue then.
     pub(crate) fn all_full(&self) -> bool {
         let ready = self.ready.load();
@@ -105,36 +107,38 @@ impl ChannelShared {
     /// `has_turn` tells that the call comes from the queue. Any other call goes behind those that wait there.
     pub(crate) fn pick(&self, request: &PickRequest<'_>, has_turn: bool) -> PickOutcome {
         let ready = self.ready.load();
-        let servers = &*ready.servers;
-        let Some(picker) = &ready.picker else { return PickOutcome::NoneReady };
+        let Some((home, others)) = ready.tiers.split_first() else { return PickOutcome::NoneReady };
         if !has_turn && self.queue.has_waiters() {
             return PickOutcome::Full;
         }
-        let PickRequest { path, headers, extensions, attempt, failed_servers } = *request;
-        let availability = Availability { servers, failed_servers, probes: Cell::new(0) };
-        let start = match picker.pick(&Call { path, headers, extensions, attempt, servers: &availability }) {
-            Pick::Server(server) if server < servers.len() => server,
-            Pick::Server(index) => {
-                self.warn_out_of_range(index, servers.len());
-                0
-            }
-            Pick::Wait => return PickOutcome::Wait,
-            Pick::Fail(status) => return PickOutcome::Fail(status),
+        let probes = Cell::new(0);
+        let picked = match self.pick_in(&ready, home, request, &probes) {
+            Ok(index) => index,
+            Err(outcome) => return outcome,
         };
+        let (tier, picked) =
+            if others.is_empty() { (home, picked) } else { self.pick_across(&ready, picked, request, &probes) };
+        let availability =
+            Availability { servers: &ready.servers, failed_servers: request.failed_servers, probes: &probes };
         let (mut any_failed, mut any_full) = (false, false);
-        // The picker's choice may be full: the next one in order takes the call.
-        for server in servers[start..].iter().chain(&servers[..start]) {
-            if server.is_closing() {
-                continue;
-            }
-            if availability.has_failed(server) {
-                any_failed = true;
-            } else if let Some((subchannel, permit)) = server.reserve() {
-                let (subchannel, picker) = (subchannel.clone(), picker.clone());
-                return PickOutcome::Picked(PickedServer { subchannel, permit, picker });
-            } else {
-                availability.probe(server);
-                any_full = true;
+        // The picker's choice may be full: the next one in order takes the call, and then one of another tier.
+        let rest = others.iter().chain([home]).filter(|other| other.range != tier.range);
+        let rest = rest.map(|tier| (tier, tier.range.start));
+        for (tier, start) in std::iter::once((tier, picked)).chain(rest) {
+            let (before, after) = (tier.range.start..start, start..tier.range.end);
+            for server in ready.servers[after].iter().chain(&ready.servers[before]) {
+                if server.is_closing() {
+                    continue;
+                }
+                if availability.has_failed(server) {
+                    any_failed = true;
+                } else if let Some((subchannel, permit)) = server.reserve() {
+                    let (subchannel, picker) = (subchannel.clone(), tier.picker.clone());
+                    return PickOutcome::Picked(PickedServer { subchannel, permit, picker });
+                } else {
+                    availability.probe(server);
+                    any_full = true;
+                }
             }
         }
         match (any_full, any_failed) {
@@ -144,12 +148,34 @@ impl ChannelShared {
         }
     }
 
+    /// Asks the picker of a tier. Returns the index of the server among all that are published.
+    #[inline]
+    fn pick_in(
+        &self,
+        ready: &Published,
+        tier: &Tier,
+        request: &PickRequest<'_>,
+        probes: &Cell<usize>,
+    ) -> Result<usize, PickOutcome> {
+        let PickRequest { path, headers, extensions, attempt, failed_servers } = *request;
+        let servers = &ready.servers[tier.range.clone()];
+        let availability = Availability { servers, failed_servers, probes };
+        match tier.picker.pick(&Call { path, headers, extensions, attempt, servers: &availability }) {
+            Pick::Server(server) if server < servers.len() => Ok(tier.range.start + server),
+            Pick::Server(index) => {
+                self.warn_out_of_range(index, servers.len());
+                Ok(tier.range.start)
+            }
+            Pick::Wait => Err(PickOutcome::Wait),
+            Pick::Fail(status) => Err(PickOutcome::Fail(status)),
+        }
+    }
+
     /// Tells once in the channel's life that its policy has a fault.
     #[cold]
     fn warn_out_of_range(&self, index: usize, servers: usize) {
         if !self.out_of_range_logged.swap(true, Ordering::Relaxed) {
-            let directory = self.status.borrow().directory.clone();
-            let service = &*directory.service;
+            let service = &*self.connect_context.service;
             tracing::warn!(parent: None, service, index, servers, "policy picked an index out of range, taking the next server");
         }
     }
@@ -261,7 +287,12 @@ impl ChannelShared {
     }
 
     /// Waits for `future`, and fails when the call's time to wait is over before. `reason` is added to the text.
-    async fn within_limits<F: Future>(&self, limits: WaitLimits, reason: &str, future: F) -> Result<F::Output, Status> {
+    pub(crate) async fn within_limits<F: Future>(
+        &self,
+        limits: WaitLimits,
+        reason: &str,
+        future: F,
+    ) -> Result<F::Output, Status> {
         let Some(end) = self.wait_end(limits) else { return Ok(future.await) };
         timeout_at(end, future).await.map_err(|_| {
             let is_late = limits.deadline.is_some_and(|deadline| deadline.has_passed());

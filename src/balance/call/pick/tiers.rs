@@ -1,0 +1,64 @@
+//! When a call leaves the first tier of servers: the zone of the client.
+
+use std::cell::Cell;
+
+use crate::balance::call::pick::{Availability, PickRequest};
+use crate::balance::partition::Partition;
+use crate::balance::pool::ready::{Published, Tier};
+
+/// A server that would take the call, of one tier.
+struct Candidate<'a> {
+    tier: &'a Tier,
+    /// Among all published servers.
+    index: usize,
+    /// Its calls in flight, as if it had the mean weight of its tier.
+    load: f64,
+}
+
+impl Partition {
+    /// Looks at further tiers if the server that was picked in the first one is busy or takes no call. Returns the server for the call,
+    /// with its tier.
+    ///
+    /// A call stays while its server has fewer calls in flight than [`zone_busy`]; else the one of the next tier gets it if that
+    /// carries less than half as much. Without the threshold a zone with room gives away a quarter of its calls, since loads differ
+    /// by chance; without the half, calls go to and fro between zones that are busy alike.
+    ///
+    /// [`zone_busy`]: crate::BalancedChannelBuilder::zone_busy
+    pub(super) fn pick_across<'a>(
+        &self,
+        ready: &'a Published,
+        picked: usize,
+        request: &PickRequest<'_>,
+        probes: &Cell<usize>,
+    ) -> (&'a Tier, usize) {
+        let home = &ready.tiers[0]; // there are several
+        let availability = Availability { servers: &ready.servers, failed_servers: request.failed_servers, probes };
+        let mut best = availability.candidate(ready, home, picked);
+        for tier in &ready.tiers[1..] {
+            if best.as_ref().is_some_and(|best| best.load < self.settings.selection.busy as f64) {
+                break;
+            }
+            let Ok(picked) = self.pick_in(ready, tier, request, probes) else { continue };
+            let other = availability.candidate(ready, tier, picked);
+            let is_better = |other: &Candidate<'_>| best.as_ref().is_none_or(|best| other.load * 2.0 < best.load);
+            if other.as_ref().is_some_and(is_better) {
+                best = other;
+            }
+        }
+        best.map_or((home, picked), |best| (best.tier, best.index))
+    }
+}
+
+impl Availability<'_> {
+    /// The first server from the picked one on that would take the call, within its tier.
+    fn candidate<'a>(&self, ready: &Published, tier: &'a Tier, picked: usize) -> Option<Candidate<'a>> {
+        let mut order = (picked..tier.range.end).chain(tier.range.start..picked);
+        let takes_call = |index: &usize| {
+            let server = &ready.servers[*index];
+            server.has_capacity() && !self.has_failed(server)
+        };
+        let index = order.find(takes_call)?;
+        let load = tier.load(index - tier.range.start, &ready.servers[index]);
+        Some(Candidate { tier, index, load })
+    }
+}

@@ -1,0 +1,214 @@
+//! One partition of a channel: the servers that calls of one route may go to, and what calls read of them.
+//!
+//! A channel without route keys has one partition, the default one. A call belongs to one partition, and reads nothing of another.
+
+use std::collections::BTreeMap;
+use std::ops::Deref;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use arc_swap::ArcSwap;
+use tokio::sync::{Notify, watch};
+use tokio::task::AbortHandle;
+use tonic::{Code, Status};
+
+use crate::address::Address;
+use crate::balance::connectivity::{ChannelStatus, ConnectivityState, DirectoryStatus};
+use crate::balance::pool::ready::Published;
+use crate::balance::pool::select::RouteValues;
+use crate::balance::queue::Queue;
+use crate::balance::shared::ChannelShared;
+use crate::balance::status;
+use crate::balance::status::unavailable::{Details, UnavailableText, UnavailableTexts};
+use crate::balance::subchannel::cost::Fleet;
+use crate::balance::subchannel::{Subchannel, SubchannelState};
+
+/// What the calls of a partition share. The pool's task writes the servers and the status; calls read them.
+pub(crate) struct Partition {
+    /// What all partitions share.
+    channel: Arc<ChannelShared>,
+    /// The servers that calls are sent to, connected and not ejected, and their picker. Replaced as a whole, so that a pick takes
+    /// no lock.
+    pub(crate) ready: ArcSwap<Published>,
+    /// All servers that are to be connected, in the order of their addresses.
+    pub(crate) subchannels: ArcSwap<Vec<Arc<Subchannel>>>,
+    /// Published after `ready`: a task that is woken by it finds the servers that it speaks of.
+    pub(crate) status: watch::Sender<ChannelStatus>,
+    /// Calls that wait for a server. The pool and the connections wake them.
+    pub(crate) queue: Arc<Queue>,
+    /// What all servers do together, as the measure for each.
+    pub(super) fleet: Fleet,
+    /// The text of statuses of calls that find no server.
+    unavailable_text: UnavailableText,
+    /// What its calls are routed by, for texts. `None` in the default partition.
+    route: Option<Arc<str>>,
+    /// Where calls go that may also go there. `None` in the default partition.
+    pub(crate) default: Option<Arc<Partition>>,
+    /// Passes on unused turns of the queue.
+    turns: Option<Abort>,
+}
+
+/// Ends a task with its owner.
+struct Abort(AbortHandle);
+
+impl Drop for Abort {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// The partitions of a channel, as calls find theirs.
+pub(crate) struct Partitions {
+    /// Of calls without a route.
+    pub(crate) default: Arc<Partition>,
+    /// Those that have servers.
+    routed: ArcSwap<BTreeMap<RouteValues, Arc<Partition>>>,
+    /// Notified when there are others.
+    pub(crate) changed: Notify,
+    /// Those that have had servers too, as long as calls wait in them: when servers come back, it is for these calls.
+    made: Mutex<BTreeMap<RouteValues, Weak<Partition>>>,
+}
+
+impl Deref for Partition {
+    type Target = ChannelShared;
+
+    fn deref(&self) -> &ChannelShared {
+        &self.channel
+    }
+}
+
+impl Partition {
+    /// A partition without a server.
+    pub(crate) fn new(channel: Arc<ChannelShared>, directory: Arc<DirectoryStatus>) -> Self {
+        Self {
+            channel,
+            ready: ArcSwap::default(),
+            subchannels: ArcSwap::default(),
+            status: watch::Sender::new(ChannelStatus::new(directory)),
+            queue: Arc::default(),
+            fleet: Fleet::default(),
+            unavailable_text: UnavailableText::default(),
+            route: None,
+            default: None,
+            turns: None,
+        }
+    }
+
+    /// The partition of calls with this route. It has a task of its own: the pool's task looks after the queue of the default one.
+    pub(crate) fn routed(default: &Arc<Self>, directory: Arc<DirectoryStatus>, route: Arc<str>) -> Self {
+        let mut partition = Self::new(default.channel.clone(), directory);
+        let queue = partition.queue.clone();
+        partition.turns = Some(Abort(tokio::spawn(async move { queue.pass_on_unused_turns().await }).abort_handle()));
+        (partition.route, partition.default) = (Some(route), Some(default.clone()));
+        partition
+    }
+
+    /// What calls with this route are told while it has no server.
+    pub(crate) fn absent(default: &Self, directory: Arc<DirectoryStatus>, route: Arc<str>) -> Self {
+        let mut status = ChannelStatus::new(directory);
+        (status.state, status.route) = (ConnectivityState::TransientFailure, Some(route));
+        let partition = Self::new(default.channel.clone(), status.directory.clone());
+        partition.status.send_replace(status);
+        partition
+    }
+
+    /// What its calls are routed by, for texts. `None` in the default partition.
+    pub(crate) fn route(&self) -> Option<&Arc<str>> {
+        self.route.as_ref()
+    }
+
+    /// Publishes the status, and wakes calls.
+    pub(crate) fn publish_status(&self, mut status: ChannelStatus) {
+        status.route.clone_from(&self.route);
+        let in_vain = status.fails_calls(false);
+        let mut is_news = false;
+        self.status.send_if_modified(|known| {
+            is_news = status.replace(known);
+            is_news
+        });
+        if is_news && in_vain {
+            self.queue.wake_to_fail(false);
+        }
+        self.queue.give_turns(|| self.ready.load().free_slots());
+        // The servers that were sent a PING or asked for a connection before may be gone.
+        self.ask_for_room();
+    }
+
+    /// What all partitions of the channel share.
+    pub(crate) fn channel(&self) -> &Arc<ChannelShared> {
+        &self.channel
+    }
+
+    /// Explains in one sentence why no server takes a call, with addresses.
+    pub(crate) fn explain_unavailable(&self) -> String {
+        self.unavailable_texts().with_addresses.clone()
+    }
+
+    /// Makes the status of a call that ends because no server takes it. Its text is `prefix` and the explanation.
+    pub(crate) fn unavailable_status(&self, code: Code, prefix: &str) -> Status {
+        let texts = self.unavailable_texts();
+        let text = format!("{prefix}{}", texts.with_addresses);
+        status::without_server(code, text, &format!("{prefix}{}", texts.without_addresses))
+    }
+
+    fn unavailable_texts(&self) -> Arc<UnavailableTexts> {
+        // A copy: the watch's lock must not be held while other locks are taken.
+        let status = self.status.borrow().clone();
+        let failures = self.connect_context.failures.load(Ordering::Relaxed);
+        self.unavailable_text.get(&status, failures, || {
+            let most = *self.connect_context.connections_per_server.borrow();
+            Details {
+                limits: self.ready.load().limits().map(|limits| self.settings.explain(&limits, most)),
+                last_error: self.last_connect_error(),
+            }
+        })
+    }
+
+    /// Returns the error of the server whose state changed last, among those that are not connected, or that could have got
+    /// no further connection.
+    fn last_connect_error(&self) -> Option<(Address, String)> {
+        let subchannels = self.subchannels.load();
+        let statuses = subchannels.iter().map(|subchannel| (subchannel, subchannel.status()));
+        let failed = statuses.filter(|(subchannel, status)| {
+            let is_ready = matches!(status.state, SubchannelState::Ready(_)) && !subchannel.growth.has_failed();
+            !is_ready && status.last_error.is_some()
+        });
+        let (subchannel, status) = failed.max_by_key(|(_, status)| status.since)?;
+        status.last_error.map(|error| (subchannel.address().clone(), error))
+    }
+}
+
+impl Partitions {
+    pub(crate) fn new(default: Arc<Partition>) -> Self {
+        Self { default, routed: ArcSwap::default(), changed: Notify::new(), made: Mutex::default() }
+    }
+
+    /// The partition of calls with these values. `None` while it has no server.
+    pub(crate) fn find(&self, values: &RouteValues) -> Option<Arc<Partition>> {
+        self.routed.load().get(values).cloned()
+    }
+
+    /// The partition for these values, which calls may still wait in.
+    pub(crate) fn get_or_make(&self, values: &RouteValues, make: impl FnOnce() -> Partition) -> Arc<Partition> {
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        made.retain(|_, partition| partition.strong_count() > 0);
+        if let Some(partition) = made.get(values).and_then(Weak::upgrade) {
+            return partition;
+        }
+        let partition = Arc::new(make());
+        made.insert(values.clone(), Arc::downgrade(&partition));
+        partition
+    }
+
+    /// Lets calls find these.
+    pub(crate) fn publish(&self, routed: BTreeMap<RouteValues, Arc<Partition>>) {
+        self.routed.store(Arc::new(routed));
+        self.changed.notify_waiters();
+    }
+
+    /// All that calls may be in.
+    pub(crate) fn all(&self) -> Vec<Arc<Partition>> {
+        let made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        std::iter::once(self.default.clone()).chain(made.values().filter_map(Weak::upgrade)).collect()
+    }
+}

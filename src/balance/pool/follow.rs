@@ -1,0 +1,58 @@
+//! What a service config asks of the pool.
+
+use std::sync::Arc;
+
+use crate::balance::config;
+use crate::balance::pool::Pool;
+use crate::balance::subchannel::outlier::OutlierDetector;
+
+impl Pool {
+    /// Uses what the service config says of the pool.
+    pub(super) fn follow_service_config(&mut self) {
+        self.follow_load_balancing();
+        self.follow_health_check();
+        self.follow_connection_scaling();
+    }
+
+    /// Uses the policy and the outlier detection that the service config asks for, if the code lets it.
+    fn follow_load_balancing(&mut self) {
+        let settings = &self.shared.settings;
+        let document = self.shared.config.document().filter(|_| settings.policy_from_service_config);
+        let wanted = document.and_then(|document| document.load_balancing.clone());
+        if wanted == self.load_balancing {
+            return;
+        }
+        let code = || (settings.policy.clone(), settings.outlier_detection);
+        let (policy, options) = wanted.as_ref().map_or_else(code, config::policy::of);
+        self.outlier_detector = options.map(|options| OutlierDetector::new(options, self.began.elapsed()));
+        self.shared.outlier_detection.store(options.map(Arc::new));
+        for entry in self.servers.values().filter_map(|server| server.entry.as_ref()) {
+            entry.subchannel.set_ejected(false); // the other detector may see nothing in it
+            entry.subchannel.set_on_probation(false);
+        }
+        (self.policy, self.load_balancing, self.policy_changed) = (policy, wanted, true);
+    }
+
+    /// Checks the health that the code asks for, else the service config; none, if the policy does without.
+    fn follow_health_check(&mut self) {
+        let document = self.shared.config.document();
+        let of_document = || document.as_ref()?.health_check_service.as_deref().map(Arc::from);
+        let wanted: Option<Arc<str>> = self.shared.settings.health_check.clone().or_else(of_document);
+        let (checked, unchecked) = if self.policy.checks_health() { (wanted, None) } else { (None, wanted) };
+        if unchecked.is_some() && unchecked != self.unchecked_health {
+            let service = &*self.shared.connect_context.service;
+            tracing::info!(parent: None, service, policy = ?self.policy, "health not checked, the policy does without");
+        }
+        self.unchecked_health = unchecked;
+        self.shared.connect_context.health.follow(checked);
+    }
+
+    /// Permits as many connections to a server as the code says, else the service config.
+    fn follow_connection_scaling(&self) {
+        let document = self.shared.config.document();
+        let of_document = || document.as_ref()?.max_connections_per_subchannel.map(|most| most as usize);
+        let wanted = self.shared.settings.connections_per_server.or_else(of_document).unwrap_or(1);
+        let connections = &self.shared.connect_context.connections_per_server;
+        connections.send_if_modified(|known| std::mem::replace(known, wanted) != wanted);
+    }
+}

@@ -1,0 +1,181 @@
+//! Publishes what the pool has: for each partition its ready servers with their pickers, and its status; and the channel as a whole.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use crate::address_index::Doubt;
+use crate::balance::connectivity::{ChannelStatus, ConnectivityState, DirectoryStatus};
+use crate::balance::partition::Partition;
+use crate::balance::policy::{LeastRequest, Picker, ReadySet};
+use crate::balance::pool::Pool;
+use crate::balance::pool::ready::{Published, PublishedServer, Tier};
+use crate::balance::pool::select::{Reason, RouteValues, Verdict};
+use crate::balance::subchannel::SubchannelState;
+use crate::panics::catch;
+
+/// A partition, as the pool has it.
+pub(super) struct OwnPartition {
+    pub(super) values: RouteValues,
+    pub(super) partition: Arc<Partition>,
+}
+
+/// The servers of one partition that are connected, and what the others are.
+struct Gathered {
+    status: ChannelStatus,
+    ready: Vec<Connected>,
+    ejected: Vec<Connected>,
+}
+
+/// A server with a connection.
+#[derive(Clone)]
+struct Connected {
+    server: PublishedServer,
+    verdict: Verdict,
+    doubt: Option<Doubt>,
+}
+
+impl OwnPartition {
+    pub(super) fn new(values: RouteValues, partition: Arc<Partition>) -> Self {
+        Self { values, partition }
+    }
+
+    /// No server of it is left.
+    pub(super) fn clear(&self, directory: &Arc<DirectoryStatus>) {
+        let mut status = ChannelStatus::new(directory.clone());
+        status.state = ConnectivityState::TransientFailure;
+        self.partition.ready.store(Arc::default());
+        self.partition.subchannels.store(Arc::default());
+        self.partition.publish_status(status);
+    }
+}
+
+impl Pool {
+    /// Publishes the present state, and wakes the calls that can use what is new.
+    pub(super) fn publish(&mut self) {
+        self.select();
+        let mut whole = ChannelStatus::new(self.directory.clone());
+        whole.state = ConnectivityState::TransientFailure;
+        let new = |_: &OwnPartition| Gathered {
+            status: ChannelStatus::new(self.directory.clone()),
+            ready: Vec::new(),
+            ejected: Vec::new(),
+        };
+        let mut gathered: Vec<_> = self.own.iter().map(new).collect();
+        gathered[0].status.draining = self.draining; // the default partition is always there
+        for server in self.servers.values_mut() {
+            let verdict = server.verdict;
+            let Gathered { status, ready, ejected } = &mut gathered[verdict.partition];
+            let Some(entry) = &mut server.entry else {
+                match verdict.reason {
+                    Reason::Filtered => status.filtered += 1,
+                    _ => status.idle += 1,
+                }
+                continue;
+            };
+            let state = entry.subchannel.state();
+            match entry.ready(&self.shared, &state) {
+                Some(server) => {
+                    let list = if entry.subchannel.is_ejected() { ejected } else { ready };
+                    list.push(Connected { server, verdict, doubt: entry.doubt() });
+                }
+                None if matches!(state, SubchannelState::TransientFailure) => status.failing += 1,
+                None if matches!(state, SubchannelState::Unhealthy(_)) => status.unhealthy += 1,
+                // One whose connection has ended is about to connect again.
+                None => status.connecting += 1,
+            }
+        }
+        self.last_published = Instant::now();
+        let policy_changed = std::mem::take(&mut self.policy_changed);
+        let subchannels_changed = std::mem::take(&mut self.servers_changed);
+        for (index, Gathered { mut status, ready, ejected }) in gathered.into_iter().enumerate() {
+            (status.ready, status.ejected) = (ready.len(), ejected.len());
+            // A server that fails some calls is better than none.
+            let mut servers = if ready.is_empty() { ejected } else { ready };
+            // All servers may have left in order: such a one gets no call that a listed one can take.
+            let has_listed = servers.iter().any(|server| server.doubt.is_none());
+            servers.retain(|server| !has_listed || server.doubt != Some(Doubt::Gradual));
+            status.state = if !servers.is_empty() {
+                ConnectivityState::Ready
+            } else if !self.directory.resolved || status.connecting > 0 {
+                ConnectivityState::Connecting
+            } else {
+                ConnectivityState::TransientFailure
+            };
+            whole.add(&status);
+            // In this order, so that a call that is woken finds the servers that it was woken for.
+            self.publish_servers(index, servers, policy_changed);
+            if subchannels_changed {
+                self.publish_subchannels(index);
+            }
+            self.own[index].partition.publish_status(status);
+        }
+        if subchannels_changed {
+            let listed =
+                self.servers.values().map(|server| server.listed(&self.own[server.verdict.partition].partition));
+            self.shared.servers.store(Arc::new(listed.collect()));
+        }
+        self.shared.channel_status.send_if_modified(|known| whole.replace(known));
+    }
+
+    /// Publishes the servers of a partition for picks, if they have changed.
+    fn publish_servers(&self, index: usize, mut servers: Vec<Connected>, policy_changed: bool) {
+        servers.sort_by_key(|server| server.verdict.tier); // stable: by address within a tier
+        let partition = &self.own[index].partition;
+        let known = partition.ready.load();
+        let are_pairs = |same: fn(&PublishedServer, &PublishedServer) -> bool| {
+            known.servers.len() == servers.len()
+                && known.servers.iter().zip(&servers).all(|(known, new)| same(known, &new.server))
+        };
+        let tiers: Vec<&[Connected]> = servers.chunk_by(|one, other| one.verdict.tier == other.verdict.tier).collect();
+        // Policies look at servers and weights: further connections make no other set.
+        let same_sets = !policy_changed
+            && are_pairs(PublishedServer::is_same_first)
+            && known.tiers.len() == tiers.len()
+            && known.tiers.iter().zip(&tiers).all(|(known, tier)| {
+                known.factors.len() == tier.len()
+                    && known.factors.iter().zip(*tier).all(|(known, new)| *known == new.verdict.factor)
+            });
+        if same_sets && are_pairs(PublishedServer::is_same) {
+            return;
+        }
+        let tiers = if same_sets {
+            known.tiers.clone()
+        } else {
+            let mut start = 0;
+            let tiers = tiers.into_iter().map(|tier| {
+                let set = self.set_of(tier);
+                let range = start..start + tier.len();
+                start = range.end;
+                Tier::new(range, self.build_picker(&set), &set, tier.iter().map(|server| server.verdict.factor))
+            });
+            tiers.collect()
+        };
+        let servers = servers.into_iter().map(|server| server.server).collect();
+        partition.ready.store(Arc::new(Published { servers, tiers }));
+        self.shared.pick_notifier.notify();
+    }
+
+    fn set_of(&self, servers: &[Connected]) -> ReadySet {
+        let servers = servers.iter().map(|server| server.server.first.server.clone()).collect();
+        ReadySet::new(servers, self.seed, self.shared.pick_notifier.clone())
+    }
+
+    /// Asks the policy for a picker. The policy is the user's code: if it panics, calls are
+    /// still picked for.
+    fn build_picker(&self, set: &ReadySet) -> Arc<dyn Picker> {
+        use crate::balance::policy::Policy;
+        catch(|| self.policy.picker(set)).unwrap_or_else(|panic| {
+            let service = &*self.directory.service;
+            tracing::error!(parent: None, service, panic, "policy panicked, picking by least request");
+            LeastRequest::new().picker(set)
+        })
+    }
+
+    /// Publishes the subchannels of a partition for statuses.
+    fn publish_subchannels(&self, index: usize) {
+        let of_partition = self.servers.values().filter(|server| server.verdict.partition == index);
+        let subchannels = of_partition.filter_map(|server| Some(server.entry.as_ref()?.subchannel.clone()));
+        self.own[index].partition.subchannels.store(Arc::new(subchannels.collect()));
+    }
+}

@@ -1,0 +1,149 @@
+//! Which servers of the set are connected, and for whom: the pool's side of [`select`](super::select).
+
+use tokio::time::Instant;
+
+use crate::address::Authority;
+use crate::balance::filter::Filter;
+use crate::balance::partition::Partition;
+use crate::balance::pool::Pool;
+use crate::balance::pool::entry::PoolEntry;
+use crate::balance::pool::publish::OwnPartition;
+use crate::balance::pool::select::{self, Candidate, RouteValues, SelectConfig, Selection, Verdict, Warmth};
+use crate::balance::pool::server::{PoolServer, SelectTraits};
+use crate::balance::shared::Settings;
+use crate::instance::Instance;
+
+/// What a channel needs whose servers are selected.
+pub(super) struct Selector {
+    pub(super) config: SelectConfig,
+    filters: Vec<Filter>,
+    /// The partitions of the last selection.
+    partitions: Vec<RouteValues>,
+    /// When to select again, if nothing changes before.
+    pub(super) next: Option<Instant>,
+    /// A server of the channel has been ready: those that come from now on are new to the fleet.
+    has_been_ready: bool,
+    /// It was logged that there are too many partitions.
+    has_warned: bool,
+}
+
+impl Selector {
+    /// As the builder says. `None` if all servers are connected, and for all calls.
+    pub(super) fn of(settings: &Settings) -> Option<Self> {
+        let config = settings.selection.to_config(settings.routes.keys().iter().map(|key| &**key));
+        let filters = settings.selection.filters.clone();
+        let has_work = !filters.is_empty() || config.selects();
+        let (partitions, next) = (Vec::new(), None);
+        has_work.then_some(Self { config, filters, partitions, next, has_been_ready: false, has_warned: false })
+    }
+
+    /// What the selection needs to know of a server that has come, or whose instance has changed.
+    pub(super) fn traits_of(&self, key: &str, instance: &Instance, known: Option<SelectTraits>) -> SelectTraits {
+        let matches_filter = self.filters.iter().all(|filter| filter.matches(instance));
+        let rank = select::rank(self.config.client_id, instance, key);
+        match known {
+            Some(known) => SelectTraits { matches_filter, rank, ..known },
+            None => {
+                SelectTraits { matches_filter, rank, warmth: Warmth::added(!self.has_been_ready), last_failure: None }
+            }
+        }
+    }
+}
+
+impl Pool {
+    /// What the selection needs to know of a server.
+    pub(super) fn traits_of(&self, key: &Authority, instance: &Instance, known: Option<SelectTraits>) -> SelectTraits {
+        let plain = SelectTraits { matches_filter: true, rank: 0, warmth: Warmth::added(true), last_failure: None };
+        self.selector.as_ref().map_or(plain, |selector| selector.traits_of(key.as_str(), instance, known))
+    }
+
+    /// Selects anew, connects those that are chosen now, and lets go of the others. Without a selection all are connected already.
+    pub(super) fn select(&mut self) {
+        let Some(selector) = &mut self.selector else { return };
+        let (now, epoch) = (Instant::now(), self.shared.epoch);
+        let since_epoch = self.shared.since_epoch(now);
+        let states: Vec<_> = self.servers.values_mut().map(|server| server.observe(since_epoch, epoch)).collect();
+        let candidates: Vec<_> = self.servers.iter().zip(states).map(candidate).collect();
+        let Selection { servers: verdicts, partitions, beyond, next } =
+            select::select(&selector.config, &selector.partitions, &candidates, since_epoch);
+        selector.has_been_ready |= candidates.iter().any(|candidate| candidate.state == select::CandidateState::Ready);
+        drop(candidates);
+        selector.next = next.map(|next| now + next.saturating_sub(since_epoch));
+        let warns = beyond > 0 && !std::mem::replace(&mut selector.has_warned, beyond > 0);
+        if partitions != selector.partitions {
+            selector.partitions.clone_from(&partitions);
+            self.set_partitions(partitions);
+        }
+        if warns {
+            let service = &*self.directory.service;
+            tracing::warn!(parent: None, service, beyond, "too many values to route by, servers left out");
+        }
+        self.apply_verdicts(&verdicts);
+    }
+
+    fn apply_verdicts(&mut self, verdicts: &[Verdict]) {
+        let mut lost = Vec::new();
+        let mut chosen = Vec::new();
+        for ((authority, server), verdict) in self.servers.iter_mut().zip(verdicts) {
+            self.servers_changed |= server.verdict != *verdict;
+            server.verdict = *verdict;
+            match (verdict.reason.is_connected(), &server.entry) {
+                (true, Some(entry)) => entry.subchannel.waiting.set(&self.own[verdict.partition].partition.queue),
+                (true, None) => chosen.push(authority.clone()),
+                // Who is kept although etcd has lost it is gone without its connections.
+                (false, Some(entry)) if entry.doubt().is_some() => lost.push(authority.clone()),
+                (false, Some(_)) => {
+                    let entry = server.entry.take();
+                    server.idle_since = Instant::now();
+                    self.leaving.extend(entry.and_then(|entry| entry.streams(authority)));
+                }
+                (false, None) => {}
+            }
+        }
+        self.remove_in_doubt(&lost);
+        chosen.iter().for_each(|authority| self.connect(authority));
+    }
+
+    /// Begins to connect to a server of the set.
+    pub(super) fn connect(&mut self, authority: &Authority) {
+        let streams = self.streams_of(authority);
+        let Some(server) = self.servers.get_mut(authority) else { return };
+        let queue = self.own[server.verdict.partition].partition.queue.clone();
+        let (address, instance) = (server.address.clone(), server.instance.clone());
+        server.entry = Some(PoolEntry::start(&self.shared, address, instance, streams, queue));
+        self.servers_changed = true;
+    }
+
+    /// Has one partition for each of these values, the default one first. Those that were there before stay the same, so that calls
+    /// which wait in them go on waiting.
+    fn set_partitions(&mut self, values: Vec<RouteValues>) {
+        let mut before = std::mem::take(&mut self.own);
+        for values in values {
+            let known = before.iter().position(|own| own.values == values);
+            let own = match known {
+                Some(known) => before.swap_remove(known),
+                None => {
+                    let partition = self.partitions.get_or_make(&values, || {
+                        let route = values.text(self.shared.settings.routes.keys()).into();
+                        Partition::routed(&self.partitions.default, self.directory.clone(), route)
+                    });
+                    OwnPartition::new(values, partition)
+                }
+            };
+            self.own.push(own);
+        }
+        // No server of it is left: calls that wait there fail, unless they wait for ready.
+        for gone in before {
+            gone.clear(&self.directory);
+        }
+        let routed = self.own.iter().skip(1).map(|own| (own.values.clone(), own.partition.clone()));
+        self.partitions.publish(routed.collect());
+    }
+}
+
+fn candidate<'a>(
+    ((authority, server), state): ((&'a Authority, &'a PoolServer), select::CandidateState),
+) -> Candidate<'a> {
+    let SelectTraits { matches_filter, rank, warmth, last_failure } = server.traits;
+    Candidate { key: authority.as_str(), instance: &server.instance, rank, matches_filter, state, last_failure, warmth }
+}
