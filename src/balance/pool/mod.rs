@@ -16,6 +16,7 @@ mod hold_tests;
 pub(crate) mod members;
 pub(super) mod ready;
 pub(super) mod room;
+pub(crate) mod select;
 pub(super) mod source;
 
 use std::collections::BTreeMap;
