@@ -4,8 +4,9 @@
 //! [`Selection::next`] is due. It costs calls nothing: they pick from what it leaves.
 //!
 //! ```text
-//! candidates ─▶ filter ─▶ partition by route ─▶ zones ─▶ subset ─▶ weights ─▶ one Verdict for each
-//!                         partition.rs          zones.rs subset.rs shares.rs
+//! candidates ─▶ filter ─▶ partition by route ─▶ zones ──▶ subset ───────▶ weights ─▶ a Verdict for each
+//!                         partition.rs          zones.rs  subset.rs       shares.rs
+//!                                                         substitutes.rs
 //! ```
 //!
 //! `rank.rs` is the order in which a client prefers servers, `warmth.rs` since when a server warms up,
@@ -15,17 +16,25 @@
 
 mod partition;
 mod rank;
+mod shares;
 mod slow_start;
+mod subset;
+mod substitutes;
+#[cfg(test)]
+mod tests;
 mod warmth;
+mod zones;
 
 use std::time::Duration;
 
 use crate::instance::Instance;
 
-pub(crate) use partition::{RouteValues, route_value};
-pub(crate) use rank::rank;
-pub use slow_start::SlowStart;
-pub(crate) use warmth::Warmth;
+use crate::balance::pool::select::partition::Partitions;
+pub(crate) use crate::balance::pool::select::partition::{MAX_PARTITIONS, RouteValues, route_value};
+pub(crate) use crate::balance::pool::select::rank::rank;
+pub use crate::balance::pool::select::slow_start::SlowStart;
+pub(crate) use crate::balance::pool::select::warmth::Warmth;
+use crate::balance::pool::select::zones::{Member, members};
 
 /// What the user and the policy say of a selection.
 #[derive(Clone, Debug, Default)]
@@ -126,6 +135,13 @@ pub(crate) enum Reason {
     OutsideSubset,
 }
 
+impl Verdict {
+    /// Whether the candidate has a partition, in which it may be chosen.
+    fn may_be_chosen(&self) -> bool {
+        !matches!(self.reason, Reason::Filtered | Reason::BeyondRouteValues)
+    }
+}
+
 impl Reason {
     /// Whether the server is to be connected.
     pub(crate) fn is_connected(self) -> bool {
@@ -134,22 +150,40 @@ impl Reason {
 }
 
 /// Selects among the candidates. `known` are the [partitions](Selection::partitions) of the selection
-/// before, which go first. Times count from any fixed moment.
+/// before, which go before new ones. Times count from any fixed moment.
 pub(crate) fn select(
     config: &SelectConfig,
     known: &[RouteValues],
     candidates: &[Candidate<'_>],
     now: Duration,
 ) -> Selection {
-    let _ = (known, now);
-    let verdict = |candidate: &Candidate<'_>| {
-        let reason = if candidate.matches_filter { Reason::Selected } else { Reason::Filtered };
-        Verdict { reason, partition: 0, tier: 0, factor: 1.0 }
+    let partitions = Partitions::new(&config.route_keys, known, candidates);
+    let verdict = |(candidate, partition): (&Candidate<'_>, &Option<usize>)| {
+        let reason = match partition {
+            _ if !candidate.matches_filter => Reason::Filtered,
+            None => Reason::BeyondRouteValues,
+            Some(_) => Reason::OutsideSubset, // unless it is chosen
+        };
+        Verdict { reason, partition: partition.unwrap_or(0), tier: 0, factor: 1.0 }
     };
-    Selection {
-        servers: candidates.iter().map(verdict).collect(),
-        partitions: vec![RouteValues::none(config.route_keys.len())],
-        beyond: 0,
-        next: None,
+    let mut servers: Vec<Verdict> = candidates.iter().zip(&partitions.of).map(verdict).collect();
+    let members = members(config, &servers, candidates);
+    let mut next: Option<Duration> = None;
+    for members in members.chunk_by(|one, other| one.partition == other.partition) {
+        let mut partition = Partition { members, candidates, verdicts: &mut servers };
+        let retry = partition.choose(config.subset, now);
+        partition.number_tiers();
+        let step = partition.warm_up(config.slow_start.filter(|_| config.uses_slow_start), now);
+        next = next.into_iter().chain(retry).chain(step).min();
     }
+    Selection { servers, partitions: partitions.all, beyond: partitions.beyond, next }
+}
+
+/// The servers with the same values for all keys, while they are selected.
+struct Partition<'a> {
+    /// In the order in which they are preferred, so nearer zones first. Not empty.
+    members: &'a [Member],
+    /// All candidates, of other partitions too; members are indexes into them and into `verdicts`.
+    candidates: &'a [Candidate<'a>],
+    verdicts: &'a mut [Verdict],
 }

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 /// The formula takes at least this time.
 const LEAST: Duration = Duration::from_secs(1);
+/// How often factors change.
+const STEP: Duration = Duration::from_millis(100);
 /// The longest window: a year.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
@@ -76,4 +78,26 @@ impl SlowStart {
         let failed = checks.into_iter().find(|(.., holds)| !holds);
         failed.map(|(setting, value, bound, _)| (setting, value, bound))
     }
+
+    /// What the weight of a server is multiplied by that warms up since then: from 0.01 to 1. `None` if it has
+    /// warmed up. It changes only when [`next_step`] is due.
+    pub(super) fn factor(&self, since: Duration, now: Duration) -> Option<f64> {
+        let time = step(now).saturating_sub(since);
+        if time >= self.window {
+            return None;
+        }
+        let grown = (time.max(LEAST).as_secs_f64() / self.window.as_secs_f64()).powf(self.aggression.recip());
+        // In this order, so that no number that is out of bounds does harm.
+        Some(grown.max(f64::from(self.min_weight_percent) / 100.0).clamp(0.01, 1.0))
+    }
+}
+
+/// When factors change next.
+pub(super) fn next_step(now: Duration) -> Duration {
+    step(now).saturating_add(STEP)
+}
+
+/// When factors changed last. All servers have the same steps, so that one timer is enough.
+fn step(now: Duration) -> Duration {
+    now.saturating_sub(Duration::from_nanos(u64::from(now.subsec_nanos()) % 100_000_000))
 }
