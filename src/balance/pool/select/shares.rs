@@ -50,7 +50,7 @@ impl Partition<'_> {
         let part = (sum / 2.0 - warmed) / (sum - warmed); // `warmed` is less than half of `sum`
         for member in tier {
             let factor = &mut self.verdicts[member.index].factor;
-            *factor += part * (1.0 - *factor);
+            *factor = (*factor + part * (1.0 - *factor)).min(1.0);
         }
     }
 
