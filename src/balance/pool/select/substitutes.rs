@@ -24,8 +24,8 @@ impl Partition<'_> {
     /// Chooses substitutes for the principals that fail: as many as those are, and at most half as many as the
     /// subset (but two). Returns when one may be tried again, if there are too few.
     ///
-    /// Substitutes are of the zone of those that they stand in for, as far as it has any. When no server of the
-    /// own zone is ready, half of those that are tried are of others: it may be gone altogether.
+    /// Substitutes are of the zone of those that they stand in for, as far as it has any. When servers of the own
+    /// zone fail and none of it is ready, half of those that are tried are of others: it may be gone altogether.
     pub(super) fn substitute(&mut self, subset: usize, principals: &Principals<'_>, now: Duration) -> Option<Duration> {
         let failing = principals.chosen.map(|of| of.iter().filter(|member| self.state(member).fails()).count());
         let limit = (failing[0] + failing[1]).min((subset / 2).max(2));
@@ -36,13 +36,13 @@ impl Partition<'_> {
         }
         let mut trials = principals.rest.map(|rest| self.trials(rest, now));
         let home_is_ready = kept[0] > 0 || principals.chosen[0].iter().any(|member| self.state(member).is_connected());
-        let mut from_others = failing[1].saturating_sub(kept[1]);
-        if !home_is_ready {
+        let from_others = if failing[0] > 0 && !home_is_ready {
             // Of an odd number that side gets one more whose server has waited longer, so that both have their turn.
             let first = |side: usize| trials[side].order.first().map(|trial| (trial.is_idle, trial.last_failure));
-            let others_waited = first(1) < first(0);
-            from_others = from_others.max(missing / 2 + missing % 2 * usize::from(others_waited));
-        }
+            missing / 2 + missing % 2 * usize::from(first(1) < first(0))
+        } else {
+            failing[1].saturating_sub(kept[1])
+        };
         let (home, others) = split(missing, from_others, trials[0].order.len(), trials[1].order.len());
         let [of_home, of_others] = &mut trials;
         for trial in of_home.order.drain(..home).chain(of_others.order.drain(..others)) {
