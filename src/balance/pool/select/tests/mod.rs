@@ -1,0 +1,9 @@
+//! Tests of whole selections. `fleet.rs` has the servers and the strategies for them.
+
+mod arbitrary;
+mod fleet;
+mod partitions;
+mod spread;
+mod substitutes;
+mod tiers;
+mod warming;
