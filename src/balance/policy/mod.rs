@@ -86,9 +86,11 @@ mod call;
 mod least_request;
 mod peak_ewma;
 mod pick_first;
+mod random;
 mod round_robin;
 pub(crate) mod set;
 mod two_choices;
+mod weighted_round_robin;
 
 use std::fmt;
 use std::sync::Arc;
@@ -101,10 +103,14 @@ pub(crate) use crate::balance::policy::call::IsAvailable;
 pub use crate::balance::policy::least_request::LeastRequest;
 pub use crate::balance::policy::peak_ewma::PeakEwma;
 pub use crate::balance::policy::pick_first::PickFirst;
+pub use crate::balance::policy::random::Random;
 pub use crate::balance::policy::round_robin::RoundRobin;
+pub(crate) use crate::balance::policy::set::ReadySetParts;
+pub use crate::balance::policy::set::selected::{SelectedServer, SelectedServers};
 pub use crate::balance::policy::set::server::ReadyServer;
 pub(crate) use crate::balance::policy::set::server::ServerMetrics;
 pub use crate::balance::policy::set::{PickNotifier, ReadySet};
+pub use crate::balance::policy::weighted_round_robin::WeightedRoundRobin;
 pub use crate::balance::subchannel::cost::LatencyEstimate;
 
 /// The choices of the built-in policies, for the simulation of their effect.
@@ -141,6 +147,26 @@ pub trait Policy: fmt::Debug + Send + Sync + 'static {
     fn checks_health(&self) -> bool {
         true
     }
+
+    /// Whether the channel's zones divide the servers before this policy sees them: it then gets the
+    /// servers of one zone at a time. `true` by default; `false` for [`ConsistentHash`], whose keys
+    /// belong to a server wherever that is. A policy that wraps another one should return what that
+    /// one does.
+    ///
+    /// The channel calls this once, when the policy comes into use.
+    fn uses_zones(&self) -> bool {
+        true
+    }
+
+    /// Whether the weights of servers are reduced while they warm up
+    /// ([`ReadySet::slow_start_factor`]). `true` by default; `false` for [`PickFirst`] and
+    /// [`ConsistentHash`], under which calls would change their servers without need. A policy that
+    /// wraps another one should return what that one does.
+    ///
+    /// The channel calls this once, when the policy comes into use.
+    fn uses_slow_start(&self) -> bool {
+        true
+    }
 }
 
 impl<P: Policy + ?Sized> Policy for Arc<P> {
@@ -150,6 +176,14 @@ impl<P: Policy + ?Sized> Policy for Arc<P> {
 
     fn checks_health(&self) -> bool {
         (**self).checks_health()
+    }
+
+    fn uses_zones(&self) -> bool {
+        (**self).uses_zones()
+    }
+
+    fn uses_slow_start(&self) -> bool {
+        (**self).uses_slow_start()
     }
 }
 

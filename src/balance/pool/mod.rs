@@ -37,7 +37,7 @@ use crate::balance::config;
 use crate::balance::config::apply::apply;
 use crate::balance::config::source::ConfigTexts;
 use crate::balance::connectivity::{ChannelStatus, ConnectivityState, DirectoryStatus};
-use crate::balance::policy::{LeastRequest, Picker, Policy, ReadySet};
+use crate::balance::policy::{LeastRequest, Picker, Policy, ReadyServer, ReadySet, ReadySetParts, SelectedServers};
 use crate::balance::pool::entry::PoolEntry;
 use crate::balance::pool::members::{InstanceChange, Members};
 use crate::balance::pool::ready::{Published, PublishedServer};
@@ -447,8 +447,15 @@ impl Pool {
     /// Asks the policy for a picker. The policy is the user's code: if it panics, calls are
     /// still picked for.
     fn build_picker(&self, servers: &[PublishedServer]) -> Arc<dyn Picker> {
-        let servers = servers.iter().map(|server| server.first.server.clone()).collect();
-        let set = ReadySet::new(servers, self.seed, self.shared.pick_notifier.clone());
+        let servers: Box<[ReadyServer]> = servers.iter().map(|server| server.first.server.clone()).collect();
+        let selected = servers.iter().map(|server| (server.address().clone(), Arc::new(server.instance().clone())));
+        let set = ReadySet::new(ReadySetParts {
+            selected: SelectedServers::new(selected),
+            servers,
+            factors: None,
+            seed: self.seed,
+            notifier: self.shared.pick_notifier.clone(),
+        });
         catch(|| self.policy.picker(&set)).unwrap_or_else(|panic| {
             let service = &*self.directory.service;
             tracing::error!(parent: None, service, panic, "policy panicked, picking by least request");
