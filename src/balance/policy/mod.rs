@@ -83,6 +83,7 @@
 // `least_request.rs` and `peak_ewma.rs` share `two_choices.rs`.
 mod attempt_end;
 mod call;
+mod consistent_hash;
 mod least_request;
 mod peak_ewma;
 mod pick_first;
@@ -97,9 +98,12 @@ use std::sync::Arc;
 
 use tonic::Status;
 
+use crate::error::Error;
+
 pub use crate::balance::policy::attempt_end::{AttemptEnd, AttemptResult};
 pub use crate::balance::policy::call::Call;
 pub(crate) use crate::balance::policy::call::IsAvailable;
+pub use crate::balance::policy::consistent_hash::{ConsistentHash, HashKey, InvalidHashHeader};
 pub use crate::balance::policy::least_request::LeastRequest;
 pub use crate::balance::policy::peak_ewma::PeakEwma;
 pub use crate::balance::policy::pick_first::PickFirst;
@@ -116,7 +120,7 @@ pub use crate::balance::subchannel::cost::LatencyEstimate;
 /// The choices of the built-in policies, for the simulation of their effect.
 #[cfg(test)]
 pub(crate) mod simulated {
-    pub(crate) use crate::balance::policy::peak_ewma::by_latency;
+    pub(crate) use crate::balance::policy::peak_ewma::{by_latency, median};
     pub(crate) use crate::balance::policy::two_choices::{WeightedLoad, by_load, draw};
 }
 
@@ -166,6 +170,12 @@ pub trait Policy: fmt::Debug + Send + Sync + 'static {
     /// The channel calls this once, when the policy comes into use.
     fn uses_slow_start(&self) -> bool {
         true
+    }
+}
+
+impl From<InvalidHashHeader> for Error {
+    fn from(header: InvalidHashHeader) -> Self {
+        Self::invalid("hash header", header.name(), header.reason())
     }
 }
 

@@ -4,7 +4,7 @@
 //! order is written down once, in the background, and a pick reads one entry of it.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::BTreeMap;
 
 /// The least bound of entries: with up to 256 servers, one entry is at most 0.4 % of all, and 6 % of an average server's.
 const ENTRIES: u64 = 4_096;
@@ -71,26 +71,23 @@ fn greatest_common_divisor(a: u64, b: u64) -> u64 {
     if b == 0 { a } else { greatest_common_divisor(b, a % b) }
 }
 
-/// Writes each server as often as it has entries, at even distances. Servers with equal numbers take turns, and share the distances as
-/// if they were one: else they would all come at the same time.
+/// Writes each server as often as it has entries, at even distances. Servers with equal numbers take turns as one group; groups are
+/// merged from the smallest number to the greatest, so that a server with many entries has few in a row, whatever the others do. There
+/// are few groups: k different numbers add up to k²/2 at least.
 fn spread(numbers: &[u64]) -> Box<[u32]> {
     let mut alike: BTreeMap<u64, Vec<u32>> = BTreeMap::new();
     numbers.iter().zip(0_u32..).for_each(|(number, server)| alike.entry(*number).or_default().push(server));
-    let all: u64 = numbers.iter().sum();
-    let groups: Vec<_> = alike.iter().map(|(number, servers)| (number * servers.len() as u64, servers)).collect();
-    // The middle of a group's entry, in parts of the schedule: earliest deadline first. Below 2^63, as entries are below 2^37.
-    let middle = |entry: u64, of: u64| ((u128::from(2 * entry + 1) << 62) / u128::from(2 * of)) as u64;
-    let mut next: BinaryHeap<_> =
-        groups.iter().enumerate().map(|(group, (of, _))| Reverse((middle(0, *of), group, 0))).collect();
-    let mut entries = Vec::with_capacity(all as usize);
-    while let Some(Reverse((_, group, entry))) = next.pop() {
-        let (of, servers) = groups[group];
-        entries.push(servers[(entry % servers.len() as u64) as usize]);
-        if entry + 1 < of {
-            next.push(Reverse((middle(entry + 1, of), group, entry + 1)));
-        }
-    }
-    entries.into()
+    let groups = alike.into_iter().map(|(number, servers)| servers.repeat(number as usize));
+    groups.reduce(|rarer, group| merged(&rarer, &group)).unwrap_or_default().into()
+}
+
+/// Both orders as one, each at even distances, also over the end (Bresenham's line).
+fn merged(some: &[u32], others: &[u32]) -> Vec<u32> {
+    let (mut some_left, mut others_left) = (some.iter(), others.iter());
+    let all = some.len() + others.len();
+    let others_before = |entry: usize| entry as u64 * others.len() as u64 / all.max(1) as u64;
+    let is_other = |entry: &usize| others_before(entry + 1) > others_before(*entry);
+    (0..all).filter_map(|entry| if is_other(&entry) { others_left.next() } else { some_left.next() }).copied().collect()
 }
 
 #[cfg(test)]
@@ -107,9 +104,10 @@ mod tests {
     fn turns_are_spread() {
         let of = |weights: &[u64]| servers(&Schedule::new(weights.iter().copied()));
         assert_eq!(of(&[7, 7, 7]), [0, 1, 2]);
-        assert_eq!(of(&[1, 3]), [1, 0, 1, 1]);
-        assert_eq!(of(&[5, 1, 1]), [0, 1, 0, 0, 0, 2, 0]);
+        assert_eq!(of(&[1, 3]), [0, 1, 1, 1]);
+        assert_eq!(of(&[5, 1, 1]), [1, 0, 0, 2, 0, 0, 0]);
         assert_eq!(of(&[4, 1, 1, 1, 1]), [1, 0, 2, 0, 3, 0, 4, 0]);
+        assert_eq!(of(&[1, 4, 5]), [1, 2, 1, 2, 1, 2, 1, 2, 0, 2]);
         assert_eq!((of(&[]), of(&[0]), of(&[u64::MAX])), (vec![0], vec![0], vec![0]));
         assert_eq!(Schedule::new([1, 1]).server(usize::MAX), 1);
     }
@@ -126,7 +124,7 @@ mod tests {
 
     proptest! {
         /// Over one schedule each server has its share, rounded up or down, and at least one turn. No server has more turns in a
-        /// row than it needs.
+        /// row than it needs, but for one where it is not the heaviest.
         #[test]
         fn shares_are_kept(
             weights in proptest::collection::vec(prop_oneof![1..10_u64, 1..1_000_u64, 1..=u64::MAX], 1..60)
@@ -149,8 +147,9 @@ mod tests {
             let round: Vec<_> = order.iter().chain(&order).copied().collect();
             for (server, count) in counts.iter().enumerate().filter(|(_, count)| (**count as usize) < order.len()) {
                 let longest = round.split(|other| *other != server).map(<[usize]>::len).max().unwrap_or(0);
+                let is_heaviest = counts.iter().all(|other| other <= count);
                 let needed = count.div_ceil(order.len() as u64 - count) as usize;
-                prop_assert!(longest <= needed + 1, "{longest} in a row, {needed} needed: {counts:?}");
+                prop_assert!(longest <= needed + usize::from(!is_heaviest), "{longest} in a row, {needed} needed: {counts:?}");
             }
         }
     }

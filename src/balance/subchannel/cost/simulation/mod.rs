@@ -7,7 +7,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
 use std::time::Duration;
 
-use crate::balance::policy::simulated::{WeightedLoad, by_latency, by_load, draw};
+use crate::balance::policy::simulated::{WeightedLoad, by_latency, by_load, draw, median};
 use crate::balance::subchannel::cost::{Cost, Fleet};
 
 /// What a server does with a call.
@@ -133,6 +133,7 @@ impl World {
             Policy::PeakEwma => by_latency(
                 (standing(first), first.cost.latency_estimate(self.now)),
                 (standing(second), second.cost.latency_estimate(self.now)),
+                || median(self.servers.iter().map(|server| server.cost.latency_estimate(self.now))),
             ),
         };
         if is_second { b } else { a }
