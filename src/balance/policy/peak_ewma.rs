@@ -19,8 +19,9 @@ use super::two_choices::{self, WeightedLoad, by_load};
 /// [`LeastRequest`](crate::policy::LeastRequest). Latencies below 1 ms count as equal: the scheduler
 /// or a cold cache makes such differences.
 ///
-/// A server without latency history counts as fast as the median of its peers, so a new one gets its share of the calls and no more. While its
-/// first response is awaited, it counts as 10 times slower than the other server: if it never responds, few calls wait for it.
+/// A server without latency history counts as fast as the median of its peers, so a new one gets its share of the
+/// calls and no more. While its first response is awaited, it counts as 10 times slower than the other server: if it
+/// never responds, few calls wait for it.
 ///
 /// Choose it if all calls take about the same time: a slow method makes the server that handles it
 /// look slow.
@@ -85,9 +86,9 @@ const CLEARLY: f64 = 3.0;
 /// another process adds as much, and adds it more often if a server gets few calls.
 const EQUAL: f64 = 1e6;
 
-/// Whether a call should take less time at the second server: load for weight times latency.
-/// Between servers that are about as fast, only weight and load decide. A server of which nothing is known has the `median` of its
-/// peers, which is asked for if one of the two is such a server.
+/// Whether a call should take less time at the second server: load for weight times latency. Between servers that are
+/// about as fast, only weight and load decide. A server of which nothing is known has the `median` of its peers,
+/// which is asked for if one of the two is such a server.
 pub(crate) fn by_latency(
     first: (WeightedLoad, LatencyEstimate),
     second: (WeightedLoad, LatencyEstimate),
@@ -217,7 +218,8 @@ mod tests {
             let call = TestCall::new("/a.B/C");
             (0..4_000).filter(|_| matches!(picker.pick(&call.call()), Pick::Server(3))).count()
         };
-        // On average 1,000, where the first of two gets the call, and 2,000, where the new one gets it whenever it is drawn.
+        // On average 1,000, where the first of two gets the call, and 2,000, where the new one gets it whenever it is
+        // drawn.
         assert!((800..1_200).contains(&share(0)) && (1_800..2_200).contains(&share(1)));
     }
 }

@@ -35,6 +35,7 @@ use crate::address::{Address, Authority};
 use crate::address_index::{AddressChange, Doubt};
 use crate::balance::config;
 use crate::balance::config::apply::apply;
+use crate::balance::config::policy::Balancing;
 use crate::balance::config::source::ConfigTexts;
 use crate::balance::connectivity::{ChannelStatus, ConnectivityState, DirectoryStatus};
 use crate::balance::policy::{LeastRequest, Picker, Policy, ReadyServer, ReadySet, ReadySetParts, SelectedServers};
@@ -225,8 +226,13 @@ impl Pool {
         if wanted == self.load_balancing {
             return;
         }
-        let code = || (settings.policy.clone(), settings.outlier_detection);
-        let (policy, options) = wanted.as_ref().map_or_else(code, config::policy::of);
+        let code = || Balancing {
+            policy: settings.policy.clone(),
+            outlier_detection: settings.outlier_detection,
+            subset: None,
+        };
+        let Balancing { policy, outlier_detection: options, subset: _subset } =
+            wanted.as_ref().map_or_else(code, config::policy::of);
         self.outlier_detector = options.map(|options| OutlierDetector::new(options, self.began.elapsed()));
         self.shared.outlier_detection.store(options.map(Arc::new));
         for entry in self.entries.values() {

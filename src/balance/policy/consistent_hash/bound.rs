@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::policy::ReadySet;
 
-/// In sets of up to so many servers the calls in flight are added up for each pick. In larger ones as many servers are read on average.
+/// In sets of up to so many servers the calls in flight are added up for each pick. In larger ones as many servers
+/// are read on average.
 const ADDED_UP: usize = 128;
 
 /// After "Consistent Hashing with Bounded Loads" (Mirrokni and others) and Envoy's `hash_balance_factor`.
@@ -48,8 +49,8 @@ impl LoadBound {
     }
 }
 
-/// The number of calls in flight at which a server with this share of the weight takes no more: ⌈percent/100 × (all + 1) × share⌉.
-/// The sum over all servers is more than `all`, so at least one has room.
+/// The number of calls in flight at which a server with this share of the weight takes no more: ⌈percent/100 × (all +
+/// 1) × share⌉. The sum over all servers is more than `all`, so at least one has room.
 pub(crate) fn bound(percent: u32, all: u64, share: f64) -> u64 {
     let exact = f64::from(percent) / 100.0 * (all as f64 + 1.0) * share;
     // A whole number stays one if its product was rounded up.

@@ -25,14 +25,15 @@ use super::ring::xxh64;
 pub struct HashKey(u64);
 
 impl HashKey {
-    /// The key of a text or of bytes: their XXH64 with seed 0. `HashKey::of("user-17")` is the key of a call with this text in the header of
-    /// [`ConsistentHash::by_header`](crate::policy::ConsistentHash::by_header). For a number use its bytes:
-    /// `HashKey::of(id.to_be_bytes())`.
+    /// The key of a text or of bytes: their XXH64 with seed 0. `HashKey::of("user-17")` is the key of a call with
+    /// this text in the header of [`ConsistentHash::by_header`](crate::policy::ConsistentHash::by_header). For a
+    /// number use its bytes: `HashKey::of(id.to_be_bytes())`.
     pub fn of(key: impl AsRef<[u8]>) -> Self {
         Self(xxh64(key.as_ref()))
     }
 
-    /// A hash that the program has made itself. It must be spread evenly over all of `u64`: small numbers would all go to one server.
+    /// A hash that the program has made itself. It must be spread evenly over all of `u64`: small numbers would all
+    /// go to one server.
     pub const fn from_hash(hash: u64) -> Self {
         Self(hash)
     }

@@ -1,5 +1,6 @@
-//! Consistent hash: calls with the same key go to the same server. `key.rs` says what the key of a call is, `ring.rs` (pure) which server it
-//! belongs to, `bound.rs` when that server has enough to do. `figures.rs` holds the promises of the policy's documentation.
+//! Consistent hash: calls with the same key go to the same server. `key.rs` says what the key of a call is, `ring.rs`
+//! (pure) which server it belongs to, `bound.rs` when that server has enough to do. `figures.rs` holds the promises
+//! of the policy's documentation.
 
 mod bound;
 #[cfg(test)]
@@ -32,21 +33,23 @@ use self::ring::{Ring, RingSize};
 /// - A server has 320 points on the ring, times its weight
 ///   ([`SelectedServers::weight`]). A key belongs to the server of the next point. Both are hashed by XXH64, as in gRFC
 ///   A42. The fullest of 20 servers has at most 1.3 times the mean of the keys.
-/// - There are at most 65,536 points ([`ring_size`](Self::ring_size)). Beyond that, the points of all servers are halved until they fit.
-///   So the number of a server's points depends on its own weight alone, except when the sum passes such a bound: at more than 204 servers
-///   of weight 1, then at more than 409, and so on. Each server has at least one point.
+/// - There are at most 65,536 points ([`ring_size`](Self::ring_size)). Beyond that, the points of all servers are
+///   halved until they fit. So the number of a server's points depends on its own weight alone, except when the sum
+///   passes such a bound: at more than 204 servers of weight 1, then at more than 409, and so on. Each server has at
+///   least one point.
 /// - The name of a server on the ring is the id of its instance ([`Instance::id`](crate::Instance::id)),
 ///   else its `host:port`. So a server with an id keeps its keys if it comes back at another address.
 ///   If an instance has several addresses, each is a server with the name `id/host:port`.
 /// - When a server leaves or joins, its own keys move (about 1 in n), and none moves between two that stayed.
 ///
-/// The ring has all servers, whether they are connected or not. When a connection is lost, calls go to the next servers on the ring, and
-/// come back to their own one as soon as it is connected again. So does a retry: it goes on along the ring. A connection that was
-/// silent for longer than [`idle_timeout`](crate::BalancedChannelBuilder::idle_timeout) is no exception: the call that finds it so
-/// goes to the next server.
+/// The ring has all servers, whether they are connected or not. When a connection is lost, calls go to the next
+/// servers on the ring, and come back to their own one as soon as it is connected again. So does a retry: it goes on
+/// along the ring. A connection that was silent for longer than
+/// [`idle_timeout`](crate::BalancedChannelBuilder::idle_timeout) is no exception: the call that finds it so goes to
+/// the next server.
 ///
-/// Health checks count. Zones and slow start do not: the server of a key is the same in all zones, and a server that warms up has its keys at
-/// once.
+/// Health checks count. Zones and slow start do not: the server of a key is the same in all zones, and a server that
+/// warms up has its keys at once.
 ///
 /// ```
 /// use tonic_etcd::BalancedChannel;
@@ -73,12 +76,14 @@ impl ConsistentHash {
     /// The key of a call is the value of this header. Several values are joined by commas, in their order (gRFC A76).
     ///
     /// # Errors
-    /// If it is no name of a header, or one of binary metadata (`-bin`). The error can be turned into an [`Error`](crate::Error).
+    /// If it is no name of a header, or one of binary metadata (`-bin`). The error can be turned into an
+    /// [`Error`](crate::Error).
     pub fn by_header(name: &str) -> Result<Self, InvalidHashHeader> {
         KeySource::header(name).map(Self::new)
     }
 
-    /// The key of a call is the [`HashKey`] in the extensions of its request, where an interceptor or a layer can put it.
+    /// The key of a call is the [`HashKey`] in the extensions of its request, where an interceptor or a layer can put
+    /// it.
     pub fn by_extension() -> Self {
         Self::new(KeySource::Extension)
     }
@@ -90,15 +95,16 @@ impl ConsistentHash {
         Self::new(KeySource::Function(Arc::new(key)))
     }
 
-    /// Bounds the load of a server (Envoy's `hash_balance_factor`): a server that has so many percent of its fair share of the calls in
-    /// flight passes further calls on to the next server on the ring. Off by default, as in Envoy: then one key with many calls can
-    /// overload its server.
+    /// Bounds the load of a server (Envoy's `hash_balance_factor`): a server that has so many percent of its fair
+    /// share of the calls in flight passes further calls on to the next server on the ring. Off by default, as in
+    /// Envoy: then one key with many calls can overload its server.
     ///
-    /// With 125, a server takes a call while it has fewer calls in flight than 1.25 × (the calls in flight at all ready servers + 1) × its
-    /// share of their weights, rounded up. A smaller number spreads the load more evenly and keeps fewer calls at their own server. Not
-    /// above 100 makes no sense: such a number counts as 101.
+    /// With 125, a server takes a call while it has fewer calls in flight than 1.25 × (the calls in flight at all
+    /// ready servers + 1) × its share of their weights, rounded up. A smaller number spreads the load more evenly and
+    /// keeps fewer calls at their own server. Not above 100 makes no sense: such a number counts as 101.
     ///
-    /// In a set of n servers, where n is more than 128, the calls in flight at all servers are added up once in n / 128 picks.
+    /// In a set of n servers, where n is more than 128, the calls in flight at all servers are added up once in n /
+    /// 128 picks.
     #[must_use]
     pub fn balance_factor(mut self, percent: u32) -> Self {
         self.balance_factor = Some(percent.max(101));
@@ -107,9 +113,9 @@ impl ConsistentHash {
 
     /// Sets how many points the ring has at least and at most in all. Any number and 65,536 by default.
     ///
-    /// The points of all servers are doubled while there are fewer than `least`, and halved while there are more than `most`, which holds
-    /// where the two contradict each other. A `most` of more than 65,536 counts as that. More points spread the keys more evenly, and
-    /// cost memory (12 bytes each) and time when servers come and go.
+    /// The points of all servers are doubled while there are fewer than `least`, and halved while there are more than
+    /// `most`, which holds where the two contradict each other. A `most` of more than 65,536 counts as that. More
+    /// points spread the keys more evenly, and cost memory (12 bytes each) and time when servers come and go.
     #[must_use]
     pub fn ring_size(mut self, least: u32, most: u32) -> Self {
         self.size = RingSize { least, most };
@@ -329,7 +335,8 @@ mod tests {
         }
     }
 
-    /// An id is one server's, but if it is not, no server is left without calls, and one that is not ready without one for its calls.
+    /// An id is one server's, but if it is not, no server is left without calls, and one that is not ready without
+    /// one for its calls.
     #[test]
     fn servers_with_the_same_id_share_its_keys() {
         let server = |address| TestServer::new(Instance::new(address).unwrap().with_id("same"));

@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use twox_hash::XxHash64;
 
-/// The points of a server of weight 1, unless the ring would be too small or too large. With so many, the fullest of 20 servers has
-/// about 1.15 times the mean (160 points, Ketama's number: 1.2).
+/// The points of a server of weight 1, unless the ring would be too small or too large. With so many, the fullest of
+/// 20 servers has about 1.15 times the mean (160 points, Ketama's number: 1.2).
 const POINTS: f64 = 320.0;
 /// The most points in all, unless the policy is told otherwise: 768 KiB, and a search of 16 steps.
 pub(crate) const MOST_POINTS: u32 = 65_536;
@@ -25,8 +25,8 @@ impl Default for RingSize {
     }
 }
 
-/// The points of all servers, in the order of their hashes. A hash belongs to the server of the first point at or above it, and the
-/// last is followed by the first (gRFC A42).
+/// The points of all servers, in the order of their hashes. A hash belongs to the server of the first point at or
+/// above it, and the last is followed by the first (gRFC A42).
 #[derive(Debug)]
 pub(crate) struct Ring {
     /// Of each point.
@@ -77,8 +77,9 @@ pub(crate) fn xxh64(bytes: &[u8]) -> u64 {
     XxHash64::oneshot(0, bytes)
 }
 
-/// The number of points of each server. It depends on its own weight alone as long as the scale is the same; and the scale is doubled or halved,
-/// so that it changes at few sums: else each server that comes or goes would move points of all others.
+/// The number of points of each server. It depends on its own weight alone as long as the scale is the same; and the
+/// scale is doubled or halved, so that it changes at few sums: else each server that comes or goes would move points
+/// of all others.
 fn numbers_of_points(weights: impl Iterator<Item = f64>, size: RingSize) -> Vec<u32> {
     // A weight is at least 1 (also one that is no number), and of 32 bits.
     let weights: Vec<f64> = weights.map(|weight| weight.max(1.0).min(f64::from(u32::MAX))).collect();
@@ -93,7 +94,8 @@ fn numbers_of_points(weights: impl Iterator<Item = f64>, size: RingSize) -> Vec<
     weights.iter().map(|weight| ((weight * scale) as u32).max(1)).collect()
 }
 
-/// Servers with the same key have the same points. Each of them comes first at a part of those, so that none of them gets all calls.
+/// Servers with the same key have the same points. Each of them comes first at a part of those, so that none of them
+/// gets all calls.
 fn share_equal_points(points: &mut [(u64, u32)]) {
     for alike in points.chunk_by_mut(|(one, _), (other, _)| one == other) {
         let (hash, count) = (alike[0].0, alike.len() as u64); // a chunk is never empty
@@ -124,7 +126,7 @@ impl Iterator for Walk<'_> {
             self.seen.insert(last);
         }
         while self.points > 0 && self.servers > 0 {
-            let server = self.ring.points[self.at % self.ring.points.len()]; // there is a point left, so there are points
+            let server = self.ring.points[self.at % self.ring.points.len()]; // there are points, as one is left
             self.at += 1;
             self.points -= 1;
             if !self.seen.contains(server) {

@@ -8,8 +8,8 @@ use crate::address::Address;
 use crate::balance::policy::set::weights::Weights;
 use crate::instance::Instance;
 
-/// So many derived values are kept; the oldest one goes first. A channel has one policy at a time, so more than one or two are
-/// derived only while its service config changes.
+/// So many derived values are kept; the oldest one goes first. A channel has one policy at a time, so more than one
+/// or two are derived only while its service config changes.
 const MOST_DERIVED: usize = 4;
 
 /// The servers of a channel that calls may go to, ready or not, in the order of their addresses.

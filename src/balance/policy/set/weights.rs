@@ -42,8 +42,8 @@ const RESOLUTION: f64 = 1_000.0;
 /// The most that the scaled weights of a set add up to.
 const MOST_IN_ALL: f64 = (1_u64 << 62) as f64;
 
-/// Weights times slow start factors, each at least 1. All are multiplied by 1,000, or by less if their sum would be too great. A
-/// server without a factor has 1; a factor counts as at least a thousandth and at most 1.
+/// Weights times slow start factors, each at least 1. All are multiplied by 1,000, or by less if their sum would be
+/// too great. A server without a factor has 1; a factor counts as at least a thousandth and at most 1.
 pub(crate) fn with_factors(weights: &[u64], factors: &[f64]) -> Box<[u64]> {
     let sum: f64 = weights.iter().map(|weight| *weight as f64).sum();
     let scale = RESOLUTION.min(MOST_IN_ALL / sum.max(1.0));

@@ -9,7 +9,8 @@ use crate::policy::{Call, Pick, Picker, Policy, ReadySet};
 
 pub(crate) use self::schedule::Schedule;
 
-/// An entry is passed over if its server is not available, but no more than so many: looking at a server costs as much as the pick.
+/// An entry is passed over if its server is not available, but no more than so many: looking at a server costs as
+/// much as the pick.
 const MOST_PASSED: usize = 16;
 
 /// One server after the other, each as often as its weight says.
@@ -19,11 +20,11 @@ const MOST_PASSED: usize = 16;
 /// keeps its share of the calls until [`OutlierDetection`](crate::OutlierDetection) ejects it. A
 /// server that is not available is passed over.
 ///
-/// The order is written down when the set changes, with the turns of each server spread evenly (after
-/// gRFC A58's static stride, which computes them as it goes). It has at most 4,096 turns, or 16 for
-/// each server if that is more. If the weights in lowest terms add up to no more, shares are exact; else
-/// each server has its exact number of turns rounded up or down, and one at least. So a share is wrong by less than 1 of 4,096
-/// calls. Each picker begins at a random turn, so that many clients do not begin at the same server.
+/// The order is written down when the set changes, with the turns of each server spread evenly (after gRFC A58's
+/// static stride, which computes them as it goes). It has at most 4,096 turns, or 16 for each server if that is more.
+/// If the weights in lowest terms add up to no more, shares are exact; else each server has its exact number of turns
+/// rounded up or down, and one at least. So a share is wrong by less than 1 of 4,096 calls. Each picker begins at a
+/// random turn, so that many clients do not begin at the same server.
 ///
 /// Choose it if calls cost about the same and the weights say what servers can do; choose
 /// [`LeastRequest`](crate::policy::LeastRequest) if they do not.
