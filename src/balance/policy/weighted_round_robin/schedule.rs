@@ -146,9 +146,11 @@ mod tests {
             }
             prop_assert!(order.len() as u64 <= ENTRIES + weights.len() as u64);
             // A schedule repeats itself, so a run may go over its end.
+            let mut longest = vec![0; weights.len()];
             let round: Vec<_> = order.iter().chain(&order).copied().collect();
+            round.chunk_by(|one, next| one == next).for_each(|run| longest[run[0]] = run.len().max(longest[run[0]]));
             for (server, count) in counts.iter().enumerate().filter(|(_, count)| (**count as usize) < order.len()) {
-                let longest = round.split(|other| *other != server).map(<[usize]>::len).max().unwrap_or(0);
+                let longest = longest[server];
                 let is_heaviest = counts.iter().all(|other| other <= count);
                 let needed = count.div_ceil(order.len() as u64 - count) as usize;
                 let most = needed + usize::from(!is_heaviest);

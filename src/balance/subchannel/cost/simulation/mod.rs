@@ -38,6 +38,13 @@ struct Server {
     asked: Duration,
 }
 
+impl Server {
+    fn new(weight: u32, does: Does) -> Self {
+        let (still, asked) = (Duration::ZERO, Duration::ZERO);
+        Self { cost: Cost::default(), weight, in_flight: 0, does, still, asked }
+    }
+}
+
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Call {
     ends: Duration,
@@ -77,17 +84,9 @@ const SECOND: Duration = Duration::from_secs(1);
 
 impl World {
     fn new(policy: Policy, workers: usize, servers: &[(u32, Does)]) -> Self {
-        let server = |(weight, does): &(u32, Does)| Server {
-            cost: Cost::default(),
-            weight: *weight,
-            in_flight: 0,
-            does: *does,
-            still: Duration::ZERO,
-            asked: Duration::ZERO,
-        };
         Self {
             policy,
-            servers: servers.iter().map(server).collect(),
+            servers: servers.iter().map(|(weight, does)| Server::new(*weight, *does)).collect(),
             fleet: Fleet::default(),
             now: us(1),
             random: 0x9e37_79b9_7f4a_7c15,
