@@ -3,6 +3,7 @@
 use super::document::Node;
 use super::invalid::InvalidServiceConfig;
 use super::outlier::OutlierParams;
+use super::ring_hash::RingHashParams;
 
 /// How many servers least request chooses between if the document does not say it (A48).
 const CHOICE_COUNT: u32 = 2;
@@ -23,6 +24,15 @@ pub(crate) enum LoadBalancing {
     LeastRequest {
         /// How many servers are compared for each call, from 2 to 10.
         choice_count: u32,
+    },
+    /// `ring_hash_experimental`.
+    RingHash(RingHashParams),
+    /// `random_subsetting_experimental`.
+    RandomSubsetting {
+        /// How many servers are used; never 0.
+        subset_size: u32,
+        /// The policy for those.
+        child: Box<LoadBalancing>,
     },
     /// `outlier_detection_experimental`.
     OutlierDetection {
@@ -47,7 +57,8 @@ impl LoadBalancing {
                 first = Self::named(name, &config)?;
             }
         }
-        let known = "pick_first, round_robin, least_request_experimental, outlier_detection_experimental";
+        let known = "pick_first, round_robin, least_request_experimental, ring_hash_experimental, \
+            random_subsetting_experimental, outlier_detection_experimental";
         first.ok_or_else(|| list.invalid(format!("names no policy that is known here: {known}")))
     }
 
@@ -66,6 +77,12 @@ impl LoadBalancing {
                 let choice_count = config.object()?.optional("choiceCount", choice_count)?;
                 Self::LeastRequest { choice_count: choice_count.unwrap_or(CHOICE_COUNT) }
             }
+            "ring_hash_experimental" => Self::RingHash(RingHashParams::read(&config.object()?)?),
+            "random_subsetting_experimental" => {
+                let config = config.object()?;
+                let subset_size = config.required("subsetSize", subset_size)?;
+                Self::RandomSubsetting { subset_size, child: Box::new(config.required("childPolicy", Self::read)?) }
+            }
             "outlier_detection_experimental" => {
                 let config = config.object()?;
                 let options = OutlierParams::read(&config)?;
@@ -82,5 +99,13 @@ fn choice_count(node: &Node<'_>) -> Result<u32, InvalidServiceConfig> {
     match node.unsigned()? {
         0 | 1 => Err(node.invalid("must be 2 or more")),
         choices => Ok(choices.min(MOST_CHOICES)),
+    }
+}
+
+/// `subsetSize` of random subsetting (A68).
+fn subset_size(node: &Node<'_>) -> Result<u32, InvalidServiceConfig> {
+    match node.unsigned()? {
+        0 => Err(node.invalid("must be 1 or more")),
+        size => Ok(size),
     }
 }

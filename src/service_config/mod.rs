@@ -1,12 +1,13 @@
 //! gRPC's service config: what it says of methods, retries, health checks and load balancing, parsed from its JSON. PURE.
 //!
-//! The fields are those of grpc-proto's `service_config.proto`, with the rules of the gRFCs A6 (retries, hedging, throttling),
-//! A17 (health checks), A21 (errors), A24 (policies), A48 (least request), A50 (outlier detection), A62 (pick-first) and A105
-//! (connections). A document is taken or refused as a whole.
+//! The fields are those of grpc-proto's `service_config.proto`, with the rules of the gRFCs A6 (retries, hedging,
+//! throttling), A17 (health checks), A21 (errors), A24 (policies), A42 and A76 (ring hash), A48 (least request), A50
+//! (outlier detection), A62 (pick-first), A68 (random subsetting) and A105 (connections). A document is taken or
+//! refused as a whole.
 //!
 //! - `document/` reads the JSON, value by value, and knows the path of each.
 //! - `methods.rs` reads `methodConfig`, `retry.rs` the policies in it and `retryThrottling`.
-//! - `load_balancing.rs` reads `loadBalancingConfig`, `outlier.rs` the policy of A50.
+//! - `load_balancing.rs` reads `loadBalancingConfig`, `outlier.rs` the policy of A50, `ring_hash.rs` that of A42.
 //! - `invalid.rs` is the error.
 //!
 //! Where gRPC's libraries differ, the proto3 JSON mapping counts: names in lowerCamelCase or as in the proto file, whole
@@ -19,6 +20,7 @@ mod load_balancing;
 mod methods;
 mod outlier;
 mod retry;
+mod ring_hash;
 #[cfg(any(test, tonic_etcd_fuzzing))]
 pub(crate) mod tests;
 
@@ -31,6 +33,7 @@ pub(crate) use load_balancing::LoadBalancing;
 pub(crate) use methods::MethodParams;
 pub(crate) use outlier::OutlierParams;
 pub(crate) use retry::RetryThrottling;
+pub(crate) use ring_hash::RingHashParams;
 
 /// The most connections to one server that a document can ask for: A105's limit. Larger values count as this one.
 const MOST_CONNECTIONS: u32 = 10;

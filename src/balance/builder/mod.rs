@@ -207,9 +207,15 @@ impl BalancedChannelBuilder {
     /// Takes the policy and the outlier detection from `loadBalancingConfig` of the service config where it has that, in place of
     /// [`BalancedChannelBuilder::policy`] and [`BalancedChannelBuilder::outlier_detection`]. Off by default.
     ///
-    /// Known are `pick_first` (its order is random in any case), `round_robin`, `least_request_experimental` (two servers are
-    /// compared, whatever `choiceCount` says) and `outlier_detection_experimental` with one of them as its child. Of that one, an
-    /// enforcement of 0 % turns an algorithm off, and any other counts as 100 %. A change takes back all servers that are ejected.
+    /// Known are:
+    /// - `pick_first` (its order is random in any case), `round_robin`, and `least_request_experimental` (two servers
+    ///   are compared, whatever `choiceCount` says).
+    /// - `ring_hash_experimental`: [`ConsistentHash`](crate::policy::ConsistentHash) by `requestHashHeader` (gRFC
+    ///   A76). Without it calls go to random servers. `minRingSize` and `maxRingSize` are the
+    ///   [`ring_size`](crate::policy::ConsistentHash::ring_size), where they are set.
+    /// - `random_subsetting_experimental` (gRFC A68) with one of these as its child.
+    /// - `outlier_detection_experimental` with one of these as its child. An enforcement of 0 % turns an algorithm
+    ///   off, and any other counts as 100 %. A change takes back all servers that are ejected.
     pub fn policy_from_service_config(mut self) -> Self {
         self.settings.policy_from_service_config = true;
         self

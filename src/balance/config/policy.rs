@@ -1,22 +1,49 @@
-//! The policy and the outlier detection that a service config asks for.
+//! The policy, the outlier detection and the subset that a service config asks for.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::balance::policy::{LeastRequest, PickFirst, Policy, RoundRobin};
+use crate::balance::policy::{ConsistentHash, LeastRequest, PickFirst, Policy, RoundRobin};
 use crate::balance::subchannel::outlier::OutlierDetection;
-use crate::service_config::{LoadBalancing, OutlierParams};
+use crate::service_config::{LoadBalancing, OutlierParams, RingHashParams};
+
+/// How a channel balances calls.
+pub(crate) struct Balancing {
+    pub(crate) policy: Arc<dyn Policy>,
+    pub(crate) outlier_detection: Option<OutlierDetection>,
+    /// How many servers are used at most; `None` is all.
+    pub(crate) subset: Option<usize>,
+}
 
 /// What `loadBalancingConfig` means here. `pick_first` has a random order in any case, and `least_request_experimental` compares two
 /// servers, whatever the document says of that.
-pub(crate) fn of(wanted: &LoadBalancing) -> (Arc<dyn Policy>, Option<OutlierDetection>) {
+pub(crate) fn of(wanted: &LoadBalancing) -> Balancing {
+    let alone = |policy: Arc<dyn Policy>| Balancing { policy, outlier_detection: None, subset: None };
     match wanted {
-        LoadBalancing::PickFirst { .. } => (Arc::new(PickFirst::new()), None),
-        LoadBalancing::RoundRobin => (Arc::new(RoundRobin::new()), None),
-        LoadBalancing::LeastRequest { .. } => (Arc::new(LeastRequest::new()), None),
+        LoadBalancing::PickFirst { .. } => alone(Arc::new(PickFirst::new())),
+        LoadBalancing::RoundRobin => alone(Arc::new(RoundRobin::new())),
+        LoadBalancing::LeastRequest { .. } => alone(Arc::new(LeastRequest::new())),
+        LoadBalancing::RingHash(ring) => alone(Arc::new(ring_hash(ring))),
+        // A subset of a subset is as small as the smaller one.
+        LoadBalancing::RandomSubsetting { subset_size, child } => {
+            let (child, size) = (of(child), *subset_size as usize);
+            Balancing { subset: Some(child.subset.map_or(size, |inner| inner.min(size))), ..child }
+        }
         // Of nested ones the outer one holds.
-        LoadBalancing::OutlierDetection { options, child } => (of(child).0, Some(detection(options))),
+        LoadBalancing::OutlierDetection { options, child } => {
+            Balancing { outlier_detection: Some(detection(options)), ..of(child) }
+        }
     }
+}
+
+/// A42's ring, with the sizes where the document sets them. Without a header calls have no key, as there is no xDS to
+/// give them one.
+fn ring_hash(ring: &RingHashParams) -> ConsistentHash {
+    let without_key = || ConsistentHash::by(|_| None);
+    let by_header = ring.request_hash_header.as_deref().map(ConsistentHash::by_header);
+    // The document's header was checked when it was parsed.
+    let policy = by_header.and_then(Result::ok).unwrap_or_else(without_key);
+    policy.ring_size(ring.min_ring_size.unwrap_or(0), ring.max_ring_size.unwrap_or(u32::MAX))
 }
 
 /// A50's options. An algorithm whose enforcement is 0 % is off, and any other share counts as 100 %. The larger number of servers
@@ -51,11 +78,11 @@ mod tests {
     use super::*;
     use crate::service_config::ServiceConfig;
 
-    fn parsed(policies: &str) -> (String, Option<OutlierDetection>) {
+    fn parsed(policies: &str) -> (String, Option<OutlierDetection>, Option<usize>) {
         let document = format!(r#"{{"loadBalancingConfig": {policies}}}"#);
         let config = ServiceConfig::parse(document.as_bytes(), 5).unwrap();
-        let (policy, detection) = of(&config.load_balancing.unwrap());
-        (format!("{policy:?}"), detection)
+        let Balancing { policy, outlier_detection, subset } = of(&config.load_balancing.unwrap());
+        (format!("{policy:?}"), outlier_detection, subset)
     }
 
     #[test]
@@ -64,9 +91,31 @@ mod tests {
             (r#"[{"unknown": {}}, {"round_robin": {}}]"#, "RoundRobin"),
             (r#"[{"pick_first": {"shuffleAddressList": true}}]"#, "PickFirst"),
             (r#"[{"least_request_experimental": {"choiceCount": 4}}]"#, "LeastRequest"),
+            (r#"[{"ring_hash_experimental": {}}]"#, "ConsistentHash { key: Function"),
+            (r#"[{"ring_hash_experimental": {"requestHashHeader": "X-A"}}]"#, r#"ConsistentHash { key: Header("x-a")"#),
         ] {
-            let (policy, detection) = parsed(policies);
-            assert!(policy.starts_with(expected) && detection.is_none(), "{policy}");
+            let (policy, detection, subset) = parsed(policies);
+            assert!(policy.starts_with(expected) && detection.is_none() && subset.is_none(), "{policy}");
+        }
+        let (policy, ..) = parsed(r#"[{"ring_hash_experimental": {"minRingSize": 7, "maxRingSize": 4096}}]"#);
+        assert!(policy.contains("RingSize { least: 7, most: 4096 }"), "{policy}");
+    }
+
+    #[test]
+    fn policies_nest_in_any_order() {
+        let subset = |size, child: &str| {
+            format!(r#"[{{"random_subsetting_experimental": {{"subsetSize": {size}, "childPolicy": {child}}}}}]"#)
+        };
+        let outlier = |child: &str| format!(r#"[{{"outlier_detection_experimental": {{"childPolicy": {child}}}}}]"#);
+        let round_robin = r#"[{"round_robin": {}}]"#;
+        for (policies, size) in [
+            (outlier(&subset(20, round_robin)), 20),
+            (subset(20, &outlier(round_robin)), 20),
+            (outlier(&subset(20, &subset(5, round_robin))), 5),
+            (outlier(&subset(5, &subset(20, round_robin))), 5),
+        ] {
+            let (policy, detection, subset) = parsed(&policies);
+            assert!(policy.starts_with("RoundRobin") && detection.is_some() && subset == Some(size), "{policies}");
         }
     }
 
@@ -81,7 +130,7 @@ mod tests {
             r#""maxEjectionPercent": 0,"#,
         ] {
             let child = r#""childPolicy": [{"round_robin": {}}]"#;
-            let (policy, detection) =
+            let (policy, detection, _) =
                 parsed(&format!(r#"[{{"outlier_detection_experimental": {{{options} {child}}}}}]"#));
             assert!(policy.starts_with("RoundRobin"));
             assert!(detection.unwrap().invalid().is_none(), "{options}: {:?}", detection.unwrap().invalid());

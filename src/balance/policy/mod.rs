@@ -3,25 +3,36 @@
 //!
 //! | | runs in | when | must |
 //! |---|---|---|---|
-//! | [`Policy::picker`] | the channel's background task | a server becomes ready, goes away, is ejected or comes back, its connection is replaced, or an instance or an effective weight changes | build what the picks need: sums, a ring, a schedule |
+//! | [`Policy::picker`] | the channel's background task | a server becomes ready, goes away, is ejected or comes back, its connection is replaced, an instance or an effective weight changes, or a server warms up | build what the picks need: sums, a ring, a schedule |
 //! | [`Picker::pick`] | the caller's task | a call needs a server, once or more for each attempt | be quick: no blocking, no allocation, no lock if possible |
 //! | [`Picker::ended`] | the task that ends the attempt, usually the caller's | an attempt has ended | the same |
 //!
-//! The channel hands over a [`ReadySet`]: the servers that are connected, healthy and not ejected,
-//! with their effective weights and their loads. The picker returns a [`Pick`]: the index of a server in
-//! that set, [`Pick::Wait`], or [`Pick::Fail`]. The channel sends the call to that server. If that
-//! server takes no call at that moment, or has already failed this call, the next available server in
-//! the set gets the call. If none is available, a retry goes to a server that has failed the call and
-//! has room; if no server has room, the call waits.
+//! The channel hands over a [`ReadySet`]: the servers that are connected, healthy and not ejected, with their
+//! effective weights and their loads, and the [`SelectedServers`]: those and the ones that are not ready. The picker
+//! returns a [`Pick`]: the index of a server in that set, [`Pick::Wait`], or [`Pick::Fail`]. The channel sends the
+//! call to that server. If that server takes no call at that moment, or has already failed this call, the next
+//! available server in the set gets the call. If none is available, a retry goes to a server that has failed the call
+//! and has room; if no server has room, the call waits.
 //!
 //! So a policy is a preference, and not a rule: any server of the set may get any call.
 //! [`Call::is_available`] tells which servers would take the call, but another call may take the
 //! last stream before this one is sent. If some calls must never go to some servers, use a channel
 //! for each group of servers.
 //!
-//! Four policies are built in: [`LeastRequest`] (the default), [`PeakEwma`], [`RoundRobin`] and
-//! [`PickFirst`]. They are written with the public items of this module and nothing else, one file
-//! each, so they are examples too. `examples/zone_aware.rs` is another one.
+//! The built-in policies:
+//!
+//! | | a call goes to | weights | slow start | zones | health checks |
+//! |---|---|---|---|---|---|
+//! | [`LeastRequest`], the default | the one of two random servers with less load | yes | yes | yes | yes |
+//! | [`PeakEwma`] | the one of two random servers that should respond sooner | yes | yes | yes | yes |
+//! | [`WeightedRoundRobin`] | one server after the other, by weight | yes | yes | yes | yes |
+//! | [`RoundRobin`] | one server after the other | no | yes | yes | yes |
+//! | [`Random`] | a random server | yes | yes | yes | yes |
+//! | [`ConsistentHash`] | the server of the call's key | yes | no | no | yes |
+//! | [`PickFirst`] | one server while it is ready | yes, for which one | no | yes | no |
+//!
+//! They are written with the public items of this module and nothing else, one file or folder each, so they are
+//! examples too. `examples/zone_aware.rs` is another one.
 //! [`testing`](crate::testing) builds sets and calls, so that a policy can be tested without
 //! servers:
 //!
@@ -79,38 +90,49 @@
 //! panic in [`Picker::pick`] or [`Picker::ended`] goes to the task that it runs in, which is usually
 //! the caller's, as if the call itself had panicked.
 
-// The files: a policy gets `set/`, a picker gets `call.rs` and, afterwards, `attempt_end.rs`. Each policy has a file of its own.
-// `least_request.rs` and `peak_ewma.rs` share `two_choices.rs`.
+// The files: a policy gets `set/`, a picker gets `call.rs` and, afterwards, `attempt_end.rs`. Each policy has a file
+// or a folder of its own. `least_request.rs` and `peak_ewma.rs` share `two_choices.rs`; `round_robin.rs` uses the
+// schedule of `weighted_round_robin/` while a server warms up.
 mod attempt_end;
 mod call;
+mod consistent_hash;
 mod least_request;
 mod peak_ewma;
 mod pick_first;
+mod random;
 mod round_robin;
 pub(crate) mod set;
 mod two_choices;
+mod weighted_round_robin;
 
 use std::fmt;
 use std::sync::Arc;
 
 use tonic::Status;
 
+use crate::error::Error;
+
 pub use crate::balance::policy::attempt_end::{AttemptEnd, AttemptResult};
 pub use crate::balance::policy::call::Call;
 pub(crate) use crate::balance::policy::call::IsAvailable;
+pub use crate::balance::policy::consistent_hash::{ConsistentHash, HashKey, InvalidHashHeader};
 pub use crate::balance::policy::least_request::LeastRequest;
 pub use crate::balance::policy::peak_ewma::PeakEwma;
 pub use crate::balance::policy::pick_first::PickFirst;
+pub use crate::balance::policy::random::Random;
 pub use crate::balance::policy::round_robin::RoundRobin;
+pub(crate) use crate::balance::policy::set::ReadySetParts;
+pub use crate::balance::policy::set::selected::{SelectedServer, SelectedServers};
 pub use crate::balance::policy::set::server::ReadyServer;
 pub(crate) use crate::balance::policy::set::server::ServerMetrics;
 pub use crate::balance::policy::set::{PickNotifier, ReadySet};
+pub use crate::balance::policy::weighted_round_robin::WeightedRoundRobin;
 pub use crate::balance::subchannel::cost::LatencyEstimate;
 
 /// The choices of the built-in policies, for the simulation of their effect.
 #[cfg(test)]
 pub(crate) mod simulated {
-    pub(crate) use crate::balance::policy::peak_ewma::by_latency;
+    pub(crate) use crate::balance::policy::peak_ewma::{by_latency, median};
     pub(crate) use crate::balance::policy::two_choices::{WeightedLoad, by_load, draw};
 }
 
@@ -124,12 +146,12 @@ pub(crate) mod simulated {
 pub trait Policy: fmt::Debug + Send + Sync + 'static {
     /// Builds the picker for this set. It replaces the picker of the previous set.
     ///
-    /// The channel calls this in its background task each time that the set changes: when a server
-    /// becomes ready, goes away, is ejected or comes back, when its connection is replaced, or when an
-    /// instance or an effective weight changes. Changes of load, and further connections of a server,
-    /// do not build a new set: read loads in [`Picker::pick`]. The set is never empty: while no server
-    /// is ready, this is not called. Calls that wait for a server go on waiting until this returns, so
-    /// it should take milliseconds at most.
+    /// The channel calls this in its background task each time that the set changes: when a server becomes ready,
+    /// goes away, is ejected or comes back, when its connection is replaced, when an instance or an effective weight
+    /// changes, and about ten times a second while a server warms up. Changes of load, and further connections of a
+    /// server, do not build a new set: read loads in [`Picker::pick`]. The set is never empty: while no server is
+    /// ready, this is not called. Calls that wait for a server go on waiting until this returns, so it should take
+    /// milliseconds at most.
     fn picker(&self, set: &ReadySet) -> Arc<dyn Picker>;
 
     /// Whether servers are asked for their health under this policy, where the channel is told to ask
@@ -141,6 +163,32 @@ pub trait Policy: fmt::Debug + Send + Sync + 'static {
     fn checks_health(&self) -> bool {
         true
     }
+
+    /// Whether the channel's zones divide the servers before this policy sees them: it then gets the
+    /// servers of one zone at a time. `true` by default; `false` for [`ConsistentHash`], whose keys
+    /// belong to a server wherever that is. A policy that wraps another one should return what that
+    /// one does.
+    ///
+    /// The channel calls this once, when the policy comes into use.
+    fn uses_zones(&self) -> bool {
+        true
+    }
+
+    /// Whether the weights of servers are reduced while they warm up
+    /// ([`ReadySet::slow_start_factor`]). `true` by default; `false` for [`PickFirst`] and
+    /// [`ConsistentHash`], under which calls would change their servers without need. A policy that
+    /// wraps another one should return what that one does.
+    ///
+    /// The channel calls this once, when the policy comes into use.
+    fn uses_slow_start(&self) -> bool {
+        true
+    }
+}
+
+impl From<InvalidHashHeader> for Error {
+    fn from(header: InvalidHashHeader) -> Self {
+        Self::invalid("hash header", header.name(), header.reason())
+    }
 }
 
 impl<P: Policy + ?Sized> Policy for Arc<P> {
@@ -150,6 +198,14 @@ impl<P: Policy + ?Sized> Policy for Arc<P> {
 
     fn checks_health(&self) -> bool {
         (**self).checks_health()
+    }
+
+    fn uses_zones(&self) -> bool {
+        (**self).uses_zones()
+    }
+
+    fn uses_slow_start(&self) -> bool {
+        (**self).uses_slow_start()
     }
 }
 

@@ -43,6 +43,11 @@ impl Policy for PickFirst {
     fn checks_health(&self) -> bool {
         false
     }
+
+    /// A server that warms up keeps its rank: another order would move all calls.
+    fn uses_slow_start(&self) -> bool {
+        false
+    }
 }
 
 /// The rank of a server that drew this random number. The lowest rank is the first; each server is

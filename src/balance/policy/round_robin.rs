@@ -5,11 +5,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::policy::{Call, Pick, Picker, Policy, ReadySet};
 
+use super::weighted_round_robin::{Schedule, ScheduledPicker};
+
+/// The share of a whole turn that a schedule can tell apart.
+const RESOLUTION: f64 = 1_000.0;
+
 /// One server after the other, in the order of their addresses.
 ///
 /// Each picker begins at a random server, so that many clients do not begin at the same one.
 /// Weights and load do not count: a server whose calls fail keeps its share of the calls until
-/// [`OutlierDetection`](crate::OutlierDetection) ejects it.
+/// [`OutlierDetection`](crate::OutlierDetection) ejects it. A server that warms up
+/// ([`ReadySet::slow_start_factor`]) gets that part of its turns.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct RoundRobin {}
@@ -23,6 +29,11 @@ impl RoundRobin {
 
 impl Policy for RoundRobin {
     fn picker(&self, set: &ReadySet) -> Arc<dyn Picker> {
+        let factors = || (0..set.len()).map(|server| set.slow_start_factor(server));
+        if factors().any(|factor| factor < 1.0) {
+            let turns = factors().map(|factor| (factor * RESOLUTION).round() as u64);
+            return Arc::new(ScheduledPicker::new(Schedule::new(turns)));
+        }
         let next = AtomicUsize::new(fastrand::u32(..) as usize);
         Arc::new(RoundRobinPicker { servers: set.len().max(1), next })
     }
@@ -66,5 +77,20 @@ mod tests {
             starts.insert(servers[0]);
         }
         assert_eq!(starts.len(), 3);
+    }
+
+    #[test]
+    fn weights_do_not_count_and_a_server_that_warms_up_has_a_part_of_its_turns() {
+        let server = |weight| TestServer::at("h:1").with_weight(weight);
+        let set = ready_set([server(1).with_slow_start_factor(0.1), server(9), server(2)]);
+        let (picker, call) = (RoundRobin::new().picker(&set), TestCall::new("/a.B/C"));
+        let mut counts = [0; 3];
+        for _ in 0..210 {
+            match picker.pick(&call.call()) {
+                Pick::Server(server) => counts[server] += 1,
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(counts, [10, 100, 100]);
     }
 }

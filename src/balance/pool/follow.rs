@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::balance::config;
+use crate::balance::config::policy::Balancing;
 use crate::balance::pool::Pool;
 use crate::balance::subchannel::outlier::OutlierDetector;
 
@@ -22,8 +23,10 @@ impl Pool {
         if wanted == self.load_balancing {
             return;
         }
-        let code = || (settings.policy.clone(), settings.outlier_detection);
-        let (policy, options) = wanted.as_ref().map_or_else(code, config::policy::of);
+        let code =
+            || Balancing { policy: settings.policy.clone(), outlier_detection: settings.outlier_detection, subset: None };
+        let Balancing { policy, outlier_detection: options, subset } =
+            wanted.as_ref().map_or_else(code, config::policy::of);
         self.outlier_detector = options.map(|options| OutlierDetector::new(options, self.began.elapsed()));
         self.shared.outlier_detection.store(options.map(Arc::new));
         for entry in self.servers.values().filter_map(|server| server.entry.as_ref()) {
@@ -31,6 +34,7 @@ impl Pool {
             entry.subchannel.set_on_probation(false);
         }
         (self.policy, self.load_balancing, self.policy_changed) = (policy, wanted, true);
+        self.follow_policy(subset);
     }
 
     /// Checks the health that the code asks for, else the service config; none, if the policy does without.

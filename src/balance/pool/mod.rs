@@ -39,6 +39,7 @@ use tokio_stream::Stream;
 use crate::address::{Address, Authority};
 use crate::address_index::AddressChange;
 use crate::balance::config::apply::apply;
+use crate::balance::config::policy::Balancing;
 use crate::balance::config::source::ConfigTexts;
 use crate::balance::connectivity::{ConnectivityState, DirectoryStatus};
 use crate::balance::partition::Partitions;
@@ -277,7 +278,7 @@ impl Pool {
                 let is_secure = address.is_secure() || self.shared.settings.tls_only && address.unix_path().is_none();
                 let address = Address::from_parts(authority.clone(), is_secure);
                 let known = self.servers.get(&authority).map(|server| server.traits);
-                let traits = self.traits_of(&authority, &instance, known);
+                let traits = Selector::traits_of(self.selector.as_ref(), &authority, &instance, known);
                 if let Some(server) = self.servers.get_mut(&authority)
                     && server.address == address
                     && server.entry.as_mut().is_none_or(PoolEntry::release)

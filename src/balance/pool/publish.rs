@@ -7,10 +7,11 @@ use tokio::time::Instant;
 use crate::address_index::Doubt;
 use crate::balance::connectivity::{ChannelStatus, ConnectivityState, DirectoryStatus};
 use crate::balance::partition::Partition;
-use crate::balance::policy::{LeastRequest, Picker, ReadySet};
+use crate::balance::policy::{LeastRequest, Picker, Policy, ReadySet, ReadySetParts, SelectedServers};
 use crate::balance::pool::Pool;
 use crate::balance::pool::ready::{Published, PublishedServer, Tier};
 use crate::balance::pool::select::{Reason, RouteValues, Verdict};
+use crate::balance::pool::server::PoolServer;
 use crate::balance::subchannel::SubchannelState;
 use crate::panics::catch;
 
@@ -18,6 +19,8 @@ use crate::panics::catch;
 pub(super) struct OwnPartition {
     pub(super) values: RouteValues,
     pub(super) partition: Arc<Partition>,
+    /// Its servers that are to be connected.
+    selected: SelectedServers,
 }
 
 /// The servers of one partition that are connected, and what the others are.
@@ -37,7 +40,7 @@ struct Connected {
 
 impl OwnPartition {
     pub(super) fn new(values: RouteValues, partition: Arc<Partition>) -> Self {
-        Self { values, partition }
+        Self { values, partition, selected: SelectedServers::new([]) }
     }
 
     /// No server of it is left.
@@ -104,7 +107,8 @@ impl Pool {
             };
             whole.add(&status);
             // In this order, so that a call that is woken finds the servers that it was woken for.
-            self.publish_servers(index, servers, policy_changed);
+            let selected_changed = subchannels_changed && self.update_selected(index);
+            self.publish_servers(index, servers, policy_changed, selected_changed);
             if subchannels_changed {
                 self.publish_subchannels(index);
             }
@@ -119,7 +123,13 @@ impl Pool {
     }
 
     /// Publishes the servers of a partition for picks, if they have changed.
-    fn publish_servers(&self, index: usize, mut servers: Vec<Connected>, policy_changed: bool) {
+    fn publish_servers(
+        &self,
+        index: usize,
+        mut servers: Vec<Connected>,
+        policy_changed: bool,
+        selected_changed: bool,
+    ) {
         servers.sort_by_key(|server| server.verdict.tier); // stable: by address within a tier
         let partition = &self.own[index].partition;
         let known = partition.ready.load();
@@ -130,6 +140,7 @@ impl Pool {
         let tiers: Vec<&[Connected]> = servers.chunk_by(|one, other| one.verdict.tier == other.verdict.tier).collect();
         // Policies look at servers and weights: further connections make no other set.
         let same_sets = !policy_changed
+            && !selected_changed
             && are_pairs(PublishedServer::is_same_first)
             && known.tiers.len() == tiers.len()
             && known.tiers.iter().zip(&tiers).all(|(known, tier)| {
@@ -144,7 +155,7 @@ impl Pool {
         } else {
             let mut start = 0;
             let tiers = tiers.into_iter().map(|tier| {
-                let set = self.set_of(tier);
+                let set = self.set_of(tier, &self.own[index].selected);
                 let range = start..start + tier.len();
                 start = range.end;
                 Tier::new(range, self.build_picker(&set), &set, tier.iter().map(|server| server.verdict.factor))
@@ -156,20 +167,37 @@ impl Pool {
         self.shared.pick_notifier.notify();
     }
 
-    fn set_of(&self, servers: &[Connected]) -> ReadySet {
+    fn set_of(&self, servers: &[Connected], selected: &SelectedServers) -> ReadySet {
+        let factors = servers.iter().map(|server| server.verdict.factor).collect();
         let servers = servers.iter().map(|server| server.server.first.server.clone()).collect();
-        ReadySet::new(servers, self.seed, self.shared.pick_notifier.clone())
+        let (selected, notifier) = (selected.clone(), self.shared.pick_notifier.clone());
+        ReadySet::new(ReadySetParts { servers, factors: Some(factors), selected, seed: self.seed, notifier })
     }
 
     /// Asks the policy for a picker. The policy is the user's code: if it panics, calls are
     /// still picked for.
     fn build_picker(&self, set: &ReadySet) -> Arc<dyn Picker> {
-        use crate::balance::policy::Policy;
         catch(|| self.policy.picker(set)).unwrap_or_else(|panic| {
             let service = &*self.directory.service;
             tracing::error!(parent: None, service, panic, "policy panicked, picking by least request");
             LeastRequest::new().picker(set)
         })
+    }
+
+    /// Looks which servers of a partition are to be connected. Returns whether they are others than before.
+    fn update_selected(&mut self, index: usize) -> bool {
+        let of_partition = |server: &&PoolServer| server.verdict.partition == index && server.entry.is_some();
+        let servers = || self.servers.values().filter(of_partition);
+        let known = self.own[index].selected.servers();
+        let are_same = known.len() == servers().count()
+            && known.iter().zip(servers()).all(|(known, server)| {
+                *known.address() == server.address && std::ptr::eq(known.instance(), &raw const *server.instance)
+            });
+        if !are_same {
+            let selected = servers().map(|server| (server.address.clone(), server.instance.clone()));
+            self.own[index].selected = SelectedServers::new(selected.collect::<Vec<_>>());
+        }
+        !are_same
     }
 
     /// Publishes the subchannels of a partition for statuses.

@@ -30,31 +30,50 @@ pub(super) struct Selector {
 impl Selector {
     /// As the builder says. `None` if all servers are connected, and for all calls.
     pub(super) fn of(settings: &Settings) -> Option<Self> {
-        let config = settings.selection.to_config(settings.routes.keys().iter().map(|key| &**key));
-        let filters = settings.selection.filters.clone();
-        let has_work = !filters.is_empty() || config.selects();
-        let (partitions, next) = (Vec::new(), None);
-        has_work.then_some(Self { config, filters, partitions, next, has_been_ready: false, has_warned: false })
+        let selector = Self::new(settings);
+        (!selector.filters.is_empty() || selector.config.selects()).then_some(selector)
     }
 
-    /// What the selection needs to know of a server that has come, or whose instance has changed.
-    pub(super) fn traits_of(&self, key: &str, instance: &Instance, known: Option<SelectTraits>) -> SelectTraits {
-        let matches_filter = self.filters.iter().all(|filter| filter.matches(instance));
-        let rank = select::rank(self.config.client_id, instance, key);
-        match known {
-            Some(known) => SelectTraits { matches_filter, rank, ..known },
-            None => {
-                SelectTraits { matches_filter, rank, warmth: Warmth::added(!self.has_been_ready), last_failure: None }
-            }
+    fn new(settings: &Settings) -> Self {
+        let config = settings.selection.to_config(settings.routes.keys().iter().map(|key| &**key));
+        let (filters, partitions) = (settings.selection.filters.clone(), Vec::new());
+        Self { config, filters, partitions, next: None, has_been_ready: false, has_warned: false }
+    }
+
+    /// What a selection, if there is one, needs to know of a server that has come, or whose instance has changed.
+    pub(super) fn traits_of(
+        selector: Option<&Self>,
+        key: &Authority,
+        instance: &Instance,
+        known: Option<SelectTraits>,
+    ) -> SelectTraits {
+        let is_first_set = selector.is_none_or(|selector| !selector.has_been_ready);
+        let new = SelectTraits { matches_filter: true, rank: 0, warmth: Warmth::added(is_first_set), last_failure: None };
+        let known = known.unwrap_or(new);
+        let Some(selector) = selector else { return known };
+        SelectTraits {
+            matches_filter: selector.filters.iter().all(|filter| filter.matches(instance)),
+            rank: select::rank(selector.config.client_id, instance, key.as_str()),
+            ..known
         }
     }
 }
 
 impl Pool {
-    /// What the selection needs to know of a server.
-    pub(super) fn traits_of(&self, key: &Authority, instance: &Instance, known: Option<SelectTraits>) -> SelectTraits {
-        let plain = SelectTraits { matches_filter: true, rank: 0, warmth: Warmth::added(true), last_failure: None };
-        self.selector.as_ref().map_or(plain, |selector| selector.traits_of(key.as_str(), instance, known))
+    /// Takes over what the policy, and the service config beside it, say of the selection.
+    pub(super) fn follow_policy(&mut self, subset: Option<usize>) {
+        let (uses_zones, uses_slow_start) = (self.policy.uses_zones(), self.policy.uses_slow_start());
+        if self.selector.is_none() && subset.is_some() {
+            self.selector = Some(Selector::new(&self.shared.settings));
+            for (authority, server) in &mut self.servers {
+                server.traits = Selector::traits_of(self.selector.as_ref(), authority, &server.instance, None);
+            }
+        }
+        if let Some(selector) = &mut self.selector {
+            let config = &mut selector.config;
+            (config.uses_zones, config.uses_slow_start) = (uses_zones, uses_slow_start);
+            config.subset = subset.or(self.shared.settings.selection.subset);
+        }
     }
 
     /// Selects anew, connects those that are chosen now, and lets go of the others. Without a selection all are connected already.

@@ -96,6 +96,15 @@ fn policies(policy: &LoadBalancing) -> Value {
         LoadBalancing::LeastRequest { choice_count } => {
             json!([{ "least_request_experimental": { "choiceCount": choice_count } }])
         }
+        LoadBalancing::RingHash(ring) => json!([{ "ring_hash_experimental": {
+            "minRingSize": ring.min_ring_size,
+            "maxRingSize": ring.max_ring_size,
+            "requestHashHeader": ring.request_hash_header,
+        } }]),
+        LoadBalancing::RandomSubsetting { subset_size, child } => {
+            let child = policies(child);
+            json!([{ "random_subsetting_experimental": { "subsetSize": subset_size, "childPolicy": child } }])
+        }
         LoadBalancing::OutlierDetection { options, child } => {
             json!([{ "outlier_detection_experimental": outlier(options, child) }])
         }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::service_config::outlier::{FailurePercentageParams, SuccessRateParams};
-use crate::service_config::{LoadBalancing, OutlierParams};
+use crate::service_config::{LoadBalancing, OutlierParams, RingHashParams};
 
 /// The policy of a list.
 fn policy(list: &str) -> LoadBalancing {
@@ -18,7 +18,7 @@ fn refused(list: &str) -> String {
 }
 
 const UNKNOWN: &str = ": names no policy that is known here: pick_first, round_robin, least_request_experimental, \
-    outlier_detection_experimental";
+    ring_hash_experimental, random_subsetting_experimental, outlier_detection_experimental";
 
 #[test]
 fn the_first_policy_that_is_known_counts() {
@@ -60,6 +60,64 @@ fn least_request_chooses_between_2_and_10() {
     for (count, reason) in [("1", "2 or more"), ("0", "2 or more"), ("-2", "a whole number from 0 to 4294967295")] {
         let shown = refused(&format!(r#"[{{"x":0}},{{"least_request_experimental":{{"choiceCount":{count}}}}}]"#));
         assert_eq!(shown, format!("[1].least_request_experimental.choiceCount: must be {reason}"));
+    }
+}
+
+#[test]
+fn ring_hash_takes_each_value() {
+    let ring = |min_ring_size, max_ring_size, header: Option<&str>| {
+        let request_hash_header = header.map(str::to_owned);
+        LoadBalancing::RingHash(RingHashParams { min_ring_size, max_ring_size, request_hash_header })
+    };
+    for (config, expected) in [
+        ("{}", ring(None, None, None)),
+        (r#"{"minRingSize":0,"maxRingSize":0,"requestHashHeader":""}"#, ring(None, None, None)),
+        (r#"{"minRingSize":7,"max_ring_size":"8388608"}"#, ring(Some(7), Some(8_388_608), None)),
+        (r#"{"minRingSize":4096}"#, ring(Some(4_096), None, None)),
+        (r#"{"maxRingSize":1024,"requestHashHeader":"X-User_1.b"}"#, ring(None, Some(1_024), Some("x-user_1.b"))),
+    ] {
+        assert_eq!(policy(&format!(r#"[{{"ring_hash_experimental":{config}}}]"#)), expected, "{config}");
+    }
+}
+
+#[test]
+fn ring_hash_refuses_what_its_grfcs_refuse() {
+    let header = "requestHashHeader: must be the name of a header, of letters, digits, \"-\", \"_\" and \".\"";
+    for (config, shown) in [
+        (r#"{"minRingSize":8388609,"maxRingSize":8388609}"#, "minRingSize: must be at most 8388608"),
+        (r#"{"maxRingSize":8388609}"#, "maxRingSize: must be at most 8388608"),
+        (r#"{"maxRingSize":-1}"#, "maxRingSize: must be a whole number from 0 to 4294967295"),
+        (r#"{"minRingSize":3,"maxRingSize":2}"#, "minRingSize: is 3 and must be at most maxRingSize, 2"),
+        (r#"{"minRingSize":4097}"#, "minRingSize: is 4097 and must be at most maxRingSize, 4096"),
+        (r#"{"maxRingSize":1023}"#, "minRingSize: is 1024 and must be at most maxRingSize, 1023"),
+        (r#"{"requestHashHeader":"x user"}"#, header),
+        (r#"{"requestHashHeader":":path"}"#, header),
+        (r#"{"requestHashHeader":"x-ü"}"#, header),
+        (r#"{"requestHashHeader":"x-user-bin"}"#, "requestHashHeader: must not end with \"-bin\""),
+        (r#"{"requestHashHeader":"X-User-BIN"}"#, "requestHashHeader: must not end with \"-bin\""),
+        (r#"{"requestHashHeader":7}"#, "requestHashHeader: must be a string"),
+    ] {
+        let refused = refused(&format!(r#"[{{"ring_hash_experimental":{config}}}]"#));
+        assert_eq!(refused, format!("[0].ring_hash_experimental.{shown}"), "{config}");
+    }
+    assert_eq!(refused(r#"[{"ring_hash_experimental":7}]"#), "[0].ring_hash_experimental: must be an object");
+}
+
+#[test]
+fn random_subsetting_has_a_size_and_a_child() {
+    let read = policy(r#"[{"random_subsetting_experimental":{"subsetSize":"20","childPolicy":[{"round_robin":{}}]}}]"#);
+    let child = Box::new(LoadBalancing::RoundRobin);
+    assert_eq!(read, LoadBalancing::RandomSubsetting { subset_size: 20, child });
+    let child = r#""childPolicy":[{"round_robin":{}}]"#;
+    for (config, shown) in [
+        (format!("{{{child}}}"), "subsetSize: is required"),
+        (format!(r#"{{{child},"subsetSize":0}}"#), "subsetSize: must be 1 or more"),
+        (format!(r#"{{{child},"subsetSize":1.5}}"#), "subsetSize: must be a whole number from 0 to 4294967295"),
+        (r#"{"subsetSize":20}"#.to_owned(), "childPolicy: is required"),
+        (r#"{"subsetSize":20,"childPolicy":[]}"#.to_owned(), &format!("childPolicy{UNKNOWN}")),
+    ] {
+        let refused = refused(&format!(r#"[{{"random_subsetting_experimental":{config}}}]"#));
+        assert_eq!(refused, format!("[0].random_subsetting_experimental.{shown}"), "{config}");
     }
 }
 

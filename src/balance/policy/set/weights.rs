@@ -1,4 +1,4 @@
-//! The effective weights of servers, if only some instances have a weight. PURE.
+//! The effective weights of servers, if only some instances have a weight or some servers are warming. PURE.
 
 /// Turns the weights of instances into effective ones: an instance without a weight counts as the
 /// mean of those with one (gRFC A58). If only some have one, all weights are multiplied by the
@@ -30,6 +30,32 @@ impl Weights {
     pub(crate) fn effective(self, said: Option<u32>) -> u64 {
         said.map_or(self.unsaid, |weight| u64::from(weight.max(1)) * self.factor)
     }
+
+    /// The weight of an instance that says this, in the unit of what instances say; at least 1.
+    pub(crate) fn own(self, said: Option<u32>) -> f64 {
+        self.effective(said) as f64 / self.factor as f64
+    }
+}
+
+/// What a factor of 1 counts as, if any is smaller: the least step of a weight of 1 is a thousandth.
+const RESOLUTION: f64 = 1_000.0;
+/// The most that the scaled weights of a set add up to.
+const MOST_IN_ALL: f64 = (1_u64 << 62) as f64;
+
+/// Weights times slow start factors, each at least 1. All are multiplied by 1,000, or by less if their sum would be
+/// too great. A server without a factor has 1; a factor counts as at least a thousandth and at most 1.
+pub(crate) fn with_factors(weights: &[u64], factors: &[f64]) -> Box<[u64]> {
+    let sum: f64 = weights.iter().map(|weight| *weight as f64).sum();
+    let scale = RESOLUTION.min(MOST_IN_ALL / sum.max(1.0));
+    let factor = |server: usize| factor(factors.get(server).copied());
+    // A product of finite numbers above 0; `as` would saturate.
+    let scaled = |(server, weight): (usize, &u64)| ((*weight as f64 * factor(server) * scale).round() as u64).max(1);
+    weights.iter().enumerate().map(scaled).collect()
+}
+
+/// A slow start factor as it counts: none, or one that is no number, is 1.
+pub(crate) fn factor(said: Option<f64>) -> f64 {
+    said.filter(|factor| !factor.is_nan()).map_or(1.0, |factor| factor.clamp(1.0 / RESOLUTION, 1.0))
 }
 
 #[cfg(any(test, tonic_etcd_fuzzing))]
@@ -85,5 +111,16 @@ pub(crate) mod tests {
         assert_eq!(weights(&[Some(9), None, Some(1), Some(5)]), [27, 15, 3, 15]);
         assert_eq!(weights(&[Some(u32::MAX), None])[1], u64::from(u32::MAX));
         assert!(weights(&[]).is_empty());
+    }
+
+    #[test]
+    fn factors_scale_weights_and_never_make_them_0_or_overflow() {
+        assert_eq!(*with_factors(&[1, 1, 2], &[1.0, 0.1, 0.5]), [1_000, 100, 1_000]);
+        assert_eq!(*with_factors(&[3, 1], &[0.333]), [999, 1_000]);
+        assert_eq!(*with_factors(&[1, 1, 1, 1], &[f64::NAN, 0.0, -1.0, 7.0]), [1_000, 1, 1, 1_000]);
+        assert!(with_factors(&[], &[]).is_empty());
+        let vast = with_factors(&[u64::MAX, 1, u64::MAX], &[1.0, 1.0, 0.1]);
+        assert!(vast.iter().try_fold(0_u64, |sum, weight| sum.checked_add(*weight)).is_some(), "{vast:?}");
+        assert!(vast[1] == 1 && (9..=10).contains(&(vast[0] / vast[2])), "{vast:?}");
     }
 }

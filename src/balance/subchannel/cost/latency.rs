@@ -29,7 +29,8 @@ const MAX_RATIO: f64 = 4.0;
 /// Exhaustive, so that a policy that compares servers handles each case.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum LatencyEstimate {
-    /// Nothing is known, and no call was sent within the last second: the server should get a call.
+    /// Nothing is known, and no call was sent within the last second. [`PeakEwma`](crate::policy::PeakEwma) takes the
+    /// median of the other servers for it.
     Unknown,
     /// Nothing is known yet. A call that was sent within the last second has no response yet, or
     /// calls have failed recently.

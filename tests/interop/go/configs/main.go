@@ -11,7 +11,9 @@ import (
 	"os"
 
 	"google.golang.org/grpc"
-	_ "google.golang.org/grpc/balancer/leastrequest" // registers least_request_experimental
+	_ "google.golang.org/grpc/balancer/leastrequest"     // registers least_request_experimental
+	_ "google.golang.org/grpc/balancer/randomsubsetting" // registers random_subsetting_experimental
+	_ "google.golang.org/grpc/balancer/ringhash"         // registers ring_hash_experimental
 	"google.golang.org/grpc/credentials/insecure"
 )
 

@@ -7,7 +7,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
 use std::time::Duration;
 
-use crate::balance::policy::simulated::{WeightedLoad, by_latency, by_load, draw};
+use crate::balance::policy::simulated::{WeightedLoad, by_latency, by_load, draw, median};
 use crate::balance::subchannel::cost::{Cost, Fleet};
 
 /// What a server does with a call.
@@ -36,6 +36,13 @@ struct Server {
     /// It stands still until then.
     still: Duration,
     asked: Duration,
+}
+
+impl Server {
+    fn new(weight: u32, does: Does) -> Self {
+        let (still, asked) = (Duration::ZERO, Duration::ZERO);
+        Self { cost: Cost::default(), weight, in_flight: 0, does, still, asked }
+    }
 }
 
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
@@ -77,17 +84,9 @@ const SECOND: Duration = Duration::from_secs(1);
 
 impl World {
     fn new(policy: Policy, workers: usize, servers: &[(u32, Does)]) -> Self {
-        let server = |(weight, does): &(u32, Does)| Server {
-            cost: Cost::default(),
-            weight: *weight,
-            in_flight: 0,
-            does: *does,
-            still: Duration::ZERO,
-            asked: Duration::ZERO,
-        };
         Self {
             policy,
-            servers: servers.iter().map(server).collect(),
+            servers: servers.iter().map(|(weight, does)| Server::new(*weight, *does)).collect(),
             fleet: Fleet::default(),
             now: us(1),
             random: 0x9e37_79b9_7f4a_7c15,
@@ -133,6 +132,7 @@ impl World {
             Policy::PeakEwma => by_latency(
                 (standing(first), first.cost.latency_estimate(self.now)),
                 (standing(second), second.cost.latency_estimate(self.now)),
+                || median(self.servers.iter().map(|server| server.cost.latency_estimate(self.now))),
             ),
         };
         if is_second { b } else { a }

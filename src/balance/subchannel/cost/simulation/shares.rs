@@ -1,6 +1,6 @@
 //! The shares that the simulated fleets must come to. PURE.
 
-use crate::balance::subchannel::cost::simulation::{Does, POLICIES, Policy, SECOND, World, us};
+use crate::balance::subchannel::cost::simulation::{Does, POLICIES, Policy, SECOND, Server, World, us};
 
 fn assert_within(what: &str, share: f64, least: f64, most: f64) {
     assert!(
@@ -163,6 +163,22 @@ fn a_slow_server_gets_as_much_as_it_can_do() {
             let then = world.now + 10 * SECOND;
             world.until(then + SECOND);
             assert_within(&format!("{policy:?}, {workers} workers, fast again"), world.share(0, then).0, 0.2, 0.3);
+        }
+    }
+}
+
+/// A server without latency history costs what its peers cost: it gets its share, neither more nor less.
+#[test]
+fn a_new_server_gets_its_share_at_once() {
+    for policy in POLICIES {
+        for workers in [4, 64] {
+            let well = Does::Ok(us(5_000));
+            let mut world = World::new(policy, workers, &[(1, well); 3]);
+            world.until(SECOND);
+            world.servers.push(Server::new(1, well));
+            let then = world.now;
+            world.until(then + SECOND);
+            assert_within(&format!("{policy:?}, {workers} workers"), world.share(3, then).0, 0.2, 0.3);
         }
     }
 }
