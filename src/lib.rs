@@ -276,8 +276,9 @@ pub use balance::policy;
 pub use balance::policy::{Policy, set::testing};
 pub use balance::{
     BalancedChannel, BalancedChannelBuilder, CallError, CallTimeout, ConnectivityState, ConnectivityStates,
-    MethodConfig, OutlierDetection, ReportServer, ResponseBody, ResponseFuture, RetryPolicy, ServedBy, ServerState,
-    ServerStatus, ServiceConfigSource, ServiceConfigStatus, WaitForReady,
+    MethodConfig, OutlierDetection, ReportServer, ResponseBody, ResponseFuture, RetryPolicy, Route, RouteBody,
+    RouteClient, RouteClientLayer, RouteContext, RouteHeaders, RouteServer, RouteServerLayer, ServedBy, ServerState,
+    ServerStatus, ServiceConfigSource, ServiceConfigStatus, Split, WaitForReady,
 };
 #[cfg(feature = "_tls")]
 #[cfg_attr(docsrs, doc(cfg(any(feature = "tls-ring", feature = "tls-aws-lc"))))]

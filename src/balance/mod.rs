@@ -14,6 +14,7 @@
 //! | `queue` | calls that wait for a server, first in, first out |
 //! | `status` | the statuses that callers get, and the search for addresses in their texts |
 //! | `runtime` | timers, the absence of a runtime, and runtimes that stood still |
+//! | `route` | which part of the servers a call goes to |
 //! | `policy` | which ready server a call goes to |
 //! | `pool` | the background task: changes of instances → subchannels → the set of ready servers |
 //! | `subchannel` | one server: its supervisor, state, counters and cost |
@@ -36,6 +37,8 @@ mod method_config;
 pub mod policy;
 pub(crate) mod pool;
 pub(crate) mod queue;
+#[cfg_attr(not(test), expect(dead_code, reason = "the pool and the calls are about to use it"))]
+pub(crate) mod route;
 mod runtime;
 mod shared;
 pub(crate) mod status;
@@ -54,6 +57,10 @@ pub(crate) use crate::balance::connectivity::DirectoryStatus;
 pub use crate::balance::method_config::MethodConfig;
 pub(crate) use crate::balance::pool::Update;
 pub(crate) use crate::balance::pool::members::InstanceChange;
+pub use crate::balance::route::hops::{
+    RouteBody, RouteClient, RouteClientLayer, RouteContext, RouteHeaders, RouteServer, RouteServerLayer,
+};
+pub use crate::balance::route::{Route, Split};
 pub use crate::balance::status::call_error::CallError;
 pub use crate::balance::subchannel::outlier::OutlierDetection;
 pub use crate::balance::subchannel::{ServerState, ServerStatus};

@@ -21,6 +21,7 @@ use crate::balance::policy::{LeastRequest, PickNotifier, Policy};
 use crate::balance::pool::ready::Published;
 use crate::balance::pool::room::Limits;
 use crate::balance::queue::Queue;
+use crate::balance::route::RouteConfig;
 use crate::balance::runtime::pause::PauseDetector;
 use crate::balance::status;
 use crate::balance::status::call_error::CallError;
@@ -152,6 +153,8 @@ pub(crate) struct Settings {
     pub(crate) max_in_flight_per_server: Option<usize>,
     /// The service whose health each server is asked for, unless the policy does without.
     pub(crate) health_check: Option<Arc<str>>,
+    /// What the calls may be routed by.
+    pub(crate) routes: RouteConfig,
 }
 
 impl Default for Settings {
@@ -172,6 +175,7 @@ impl Default for Settings {
             has_service_config: false,
             max_in_flight_per_server: None,
             health_check: None,
+            routes: RouteConfig::default(),
         }
     }
 }

@@ -3,11 +3,13 @@
 //! - `mod.rs`: settings of calls; [`BalancedChannelBuilder::build_with_discovery`] and `start`, which check all settings.
 //! - `connections.rs`: settings of connections.
 //! - `health.rs`: whether servers are asked for their health.
+//! - `routes.rs`: which part of the servers a call goes to.
 //! - `call_options.rs`: settings of single calls, and time limits by method.
 
 pub(super) mod call_options;
 mod connections;
 mod health;
+mod routes;
 
 use std::fmt;
 use std::hash::Hash;
@@ -61,6 +63,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 /// | question | setting | default |
 /// |---|---|---|
 /// | Which server gets a call? | [`policy`](Self::policy) | least request |
+/// | Which part of the servers does a call go to? | [`route_key`](Self::route_key), [`route_header`](Self::route_header), [`split`](Self::split), [`Route`](crate::Route) | any server |
 /// | What do operators set, in gRPC's service config? | [`service_config`](Self::service_config), [`service_config_file`](Self::service_config_file), [`service_config_updates`](Self::service_config_updates), [`service_config_from_etcd`](Self::service_config_from_etcd) | nothing |
 /// | How long may a call take? | [`timeout`](Self::timeout), [`method_config`](Self::method_config), [`CallTimeout`](crate::CallTimeout) | no limit |
 /// | How long does it wait for a server? | [`wait_limit`](Self::wait_limit) | 10 s |
@@ -394,6 +397,7 @@ impl BalancedChannelBuilder {
         connections::check_per_server(&settings)?;
         settings.has_service_config = config.is_some() || self.config.is_some();
         settings.calls.check()?;
+        settings.routes.check()?;
         if let ConfigSource::Code(text) = &self.config {
             ServiceConfig::parse(text.as_bytes(), settings.calls.most_attempts())
                 .map_err(|invalid| Error::invalid("service config", invalid.path(), invalid.reason()))?;
