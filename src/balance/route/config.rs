@@ -146,3 +146,51 @@ pub(super) fn unusable_header(name: &str) -> Option<&'static str> {
     }
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(set: impl FnOnce(&mut RouteConfig)) -> String {
+        let mut config = RouteConfig::default();
+        config.add_key("lane".into());
+        set(&mut config);
+        config.check().map_or_else(|error| error.to_string(), |()| "accepted".to_owned())
+    }
+
+    #[test]
+    fn a_refused_setting_is_named() {
+        let split = |key: &'static str, value: &'static str, percent: f64| {
+            move |config: &mut RouteConfig| config.add_split(Split::new(key).to("v1", 50).to(value, percent))
+        };
+        let table = [
+            (refused(|_| {}), "accepted"),
+            (refused(|config| (0..7).for_each(|at| config.add_key(at.to_string().into()))), "accepted"),
+            (refused(|config| (0..8).for_each(|at| config.add_key(at.to_string().into()))), "at most 8 route keys"),
+            (refused(|config| config.add_key("".into())), "it is empty"),
+            (refused(|config| config.add_key("a\nb".into())), "control characters"),
+            (refused(|config| config.add_key("a".repeat(256).into())), "accepted"),
+            (refused(|config| config.add_key("a".repeat(257).into())), "257 bytes"),
+            (refused(|config| config.set_header("lane".into(), "X-Lane", true)), "accepted"),
+            (refused(|config| config.set_header("lan".into(), "x-lane", true)), "route_key(\"lan\")"),
+            (refused(|config| config.set_header("lane".into(), "", true)), "no name of a header"),
+            (refused(|config| config.set_header("lane".into(), "x lane", true)), "no name of a header"),
+            (refused(|config| config.set_header("lane".into(), "GRPC-Lane", true)), "gRPC's own"),
+            (refused(|config| config.set_header("lane".into(), "lane-bin", true)), "no text"),
+            (refused(split("lane", "v2", 50.0)), "accepted"),
+            (refused(split("lane", "v2", 50.1)), "at most 100 %"),
+            (refused(split("lan", "v2", 5.0)), "route_key(\"lan\")"),
+            (refused(split("lane", "", 5.0)), "the value is empty"),
+            (refused(split("lane", "v2", -1.0)), "from 0 to 100 %"),
+            (refused(split("lane", "v2", f64::NAN)), "from 0 to 100 %"),
+            (refused(split("lane", "v2", f64::INFINITY)), "from 0 to 100 %"),
+            (
+                refused(|config| config.add_split(Split::new("lane").to("a", 33.3).to("b", 33.3).to("c", 33.4))),
+                "accepted",
+            ),
+        ];
+        for (row, (found, expected)) in table.iter().enumerate() {
+            assert!(found.contains(expected), "row {row}: {found:?} does not have {expected:?}");
+        }
+    }
+}

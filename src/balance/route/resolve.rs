@@ -141,3 +141,100 @@ fn text_of(value: &[u8]) -> Option<&str> {
     }
     std::str::from_utf8(value).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::balance::route::split::Split;
+
+    /// `lane` and `version` by lenient headers, `tenant` by a strict one, `zone` by none; all calls without a route to v2.
+    fn config() -> RouteConfig {
+        let mut config = RouteConfig::default();
+        for key in ["lane", "version", "tenant", "zone", "lane"] {
+            config.add_key(key.into());
+        }
+        config.set_header("lane".into(), "x-old", false);
+        config.set_header("lane".into(), "X-Lane", true);
+        config.set_header("version".into(), "x-version", true);
+        config.set_header("tenant".into(), "x-tenant", false);
+        config.add_split(Split::new("version").to("v2", 100));
+        config.check().unwrap();
+        config
+    }
+
+    /// The values with their keys, and whether the default servers will do.
+    fn resolved(route: Option<Route>, headers: &[(&str, &[u8])]) -> Result<(String, bool), Misrouted> {
+        let header = |name: &str| headers.iter().find(|(known, _)| *known == name).map(|(_, value)| *value);
+        let wanted = resolve(&config(), route.as_ref(), header, 7)?;
+        assert_eq!(wanted.is_default(), wanted.text(&config()).is_empty());
+        Ok((wanted.text(&config()), wanted.or_default()))
+    }
+
+    #[test]
+    fn route_header_and_split_count_in_this_order() {
+        let long = [b'a'; MAX_HEADER_VALUE];
+        let longer = [b'a'; MAX_HEADER_VALUE + 1];
+        let table: Vec<(Option<Route>, Vec<(&str, &[u8])>, &str, bool)> = vec![
+            (None, vec![], r#"version="v2""#, true),
+            (None, vec![("x-lane", b"blue")], r#"lane="blue""#, true),
+            (None, vec![("x-old", b"blue")], r#"version="v2""#, true),
+            (None, vec![("x-lane", b"")], r#"version="v2""#, true),
+            (None, vec![("x-lane", b"a\xff")], r#"version="v2""#, true),
+            (None, vec![("x-lane", b"a\tb")], r#"version="v2""#, true),
+            (None, vec![("x-lane", b"~ ~")], r#"lane="~ ~""#, true),
+            (None, vec![("x-version", &longer)], r#"version="v2""#, true),
+            (None, vec![("x-lane", b"blue"), ("x-version", b"v3")], r#"lane="blue", version="v3""#, true),
+            (None, vec![("x-tenant", b"acme")], r#"tenant="acme""#, false),
+            (None, vec![("x-tenant", b"")], r#"version="v2""#, true),
+            (None, vec![("x-tenant", b"acme"), ("x-lane", b"blue")], r#"lane="blue", tenant="acme""#, false),
+            (Some(Route::to("lane", "green")), vec![("x-lane", b"blue")], r#"lane="green""#, false),
+            (Some(Route::to("lane", "green")), vec![("x-lane", b"\xff")], r#"lane="green""#, false),
+            (Some(Route::to("zone", "eu")), vec![("x-lane", b"blue")], r#"zone="eu", lane="blue""#, false),
+            (Some(Route::to("zone", "eu").or_default()), vec![("x-lane", b"blue")], r#"zone="eu", lane="blue""#, true),
+            (Some(Route::to("zone", "eu").or_default()), vec![("x-tenant", b"a")], r#"zone="eu", tenant="a""#, false),
+            // An empty value is one: of the default servers.
+            (Some(Route::to("lane", "")), vec![("x-lane", b"blue")], "", false),
+            (Some(Route::to("lane", "").and("tenant", "")), vec![("x-tenant", b"\xff")], "", false),
+            // A key that is none, and a call that has a route is not drawn.
+            (Some(Route::to("color", "red").or_default()), vec![], "", true),
+            (Some(Route::to("color", "red").and("lane", "blue").or_default()), vec![], r#"lane="blue""#, true),
+            (Some(Route::to("version", "ü \n")), vec![], "version=\"ü \\n\"", false),
+        ];
+        for (route, headers, text, or_default) in table {
+            let expected = Ok((text.to_owned(), or_default));
+            assert_eq!(resolved(route.clone(), &headers), expected, "{route:?} {headers:?}");
+        }
+        let text = format!("version={:?}", "a".repeat(MAX_HEADER_VALUE));
+        assert_eq!(resolved(None, &[("x-version", &long)]), Ok((text, true)));
+    }
+
+    #[test]
+    fn what_is_strict_and_has_no_place_is_told() {
+        let unknown = resolved(Some(Route::to("lane", "blue").and("color", "red")), &[]).unwrap_err();
+        assert_eq!(unknown, Misrouted::UnknownKey("color".into()));
+        assert!(unknown.to_string().contains("\"color\"") && unknown.to_string().contains("route_key"), "{unknown}");
+        for value in [&b"\xff"[..], &[b'a'; MAX_HEADER_VALUE + 1]] {
+            let unusable = resolved(None, &[("x-tenant", value)]).unwrap_err();
+            assert_eq!(unusable, Misrouted::UnusableHeader("x-tenant".into()));
+            assert!(unusable.to_string().contains("\"x-tenant\""), "{unusable}");
+        }
+    }
+
+    /// A channel without route keys: calls want nothing, and a strict route is still a mistake.
+    #[test]
+    fn without_keys_there_is_nothing_to_want() {
+        let config = RouteConfig::default();
+        let resolve = |route: Option<Route>| resolve(&config, route.as_ref(), |_| Some(b"blue"), u64::MAX);
+        assert!(resolve(None).unwrap().is_default());
+        assert!(resolve(Some(Route::to("lane", "blue").or_default())).unwrap().is_default());
+        assert_eq!(resolve(Some(Route::to("lane", "blue"))), Err(Misrouted::UnknownKey("lane".into())));
+    }
+
+    #[test]
+    fn a_value_is_found_by_the_index_of_its_key() {
+        let route = Route::to("zone", "eu").and("lane", "blue");
+        let wanted = resolve(&config(), Some(&route), |_| None, 0).unwrap();
+        let values: Vec<_> = (0..config().keys().len()).map(|key| wanted.value(key)).collect();
+        assert_eq!(values, [Some("blue"), None, None, Some("eu")]);
+    }
+}

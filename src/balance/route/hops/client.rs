@@ -64,3 +64,38 @@ where
         self.inner.call(request)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use http::{HeaderMap, HeaderValue};
+    use tower::{ServiceExt, service_fn};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn kept_headers_are_sent_where_the_request_has_none() {
+        let kept = RouteHeaders::new(["x-lane", "x-tenant", "x-inner"]).unwrap();
+        let sent = RouteHeaders::new(["x-lane", "x-tenant", "x-other"]).unwrap();
+        let send = |own: Option<&'static str>| {
+            let mut request = Request::new(());
+            if let Some(own) = own {
+                request.headers_mut().insert("x-lane", HeaderValue::from_static(own));
+            }
+            let echo = service_fn(|request: Request<()>| async move { Ok::<_, Infallible>(request.headers().clone()) });
+            async { sent.client_layer().layer(echo).oneshot(request).await.unwrap() }
+        };
+        let map = |pairs: &[(&'static str, &'static str)]| -> HeaderMap {
+            pairs.iter().map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value))).collect()
+        };
+        let context =
+            kept.context(&map(&[("x-lane", "blue"), ("x-tenant", "acme"), ("x-inner", "1"), ("x-other", "2")]));
+        let with = |own| context.clone().scope(send(own));
+        assert_eq!(with(None).await, map(&[("x-lane", "blue"), ("x-tenant", "acme")]));
+        assert_eq!(with(Some("own")).await, map(&[("x-lane", "own"), ("x-tenant", "acme")]));
+        assert_eq!(with(Some("")).await, map(&[("x-lane", ""), ("x-tenant", "acme")]), "an empty one is one's own too");
+        assert_eq!(send(None).await, HeaderMap::new());
+        assert_eq!(RouteContext::default().scope(send(None)).await, HeaderMap::new());
+    }
+}

@@ -113,3 +113,46 @@ impl RouteHeaders {
         &self.names
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_value_is_kept_if_it_is_short() {
+        let names = RouteHeaders::new(["X-Lane", "x-tenant", "x-lane"]).unwrap();
+        assert_eq!(names.names(), ["x-lane", "x-tenant"]);
+        let value = |length| HeaderValue::try_from("a".repeat(length)).unwrap();
+        let mut headers = HeaderMap::new();
+        assert!(names.context(&headers).is_empty());
+        headers.append("x-lane", value(MAX_HEADER_VALUE));
+        headers.append("x-lane", value(1));
+        headers.append("x-other", value(1));
+        let context = names.context(&headers);
+        assert_eq!(context.value(&names.names()[0]), Some(&value(MAX_HEADER_VALUE)));
+        assert_eq!(context.value(&names.names()[1]), None);
+        assert_eq!(format!("{context:?}"), r#"{"x-lane"}"#, "values may be secrets");
+        headers.insert("x-lane", value(MAX_HEADER_VALUE + 1));
+        assert!(names.context(&headers).is_empty());
+    }
+
+    #[test]
+    fn names_that_carry_no_route_are_refused() {
+        let eight = ["a", "b", "c", "d", "e", "f", "g", "h"];
+        RouteHeaders::new(eight.into_iter().chain(["A"])).unwrap();
+        assert!(RouteHeaders::new(eight.into_iter().chain(["i"])).unwrap_err().to_string().contains("at most 8"));
+        for name in ["", "x lane", "x-länge", "grpc-timeout", "lane-bin", ":path"] {
+            assert!(RouteHeaders::new([name]).unwrap_err().is_invalid_argument(), "{name:?}");
+        }
+    }
+
+    /// The names of settings that are let through are those that `http` takes.
+    #[test]
+    fn names_of_headers_are_those_of_http() {
+        for byte in 0..=u8::MAX {
+            let name = [b'x', byte.to_ascii_lowercase()];
+            let Ok(text) = std::str::from_utf8(&name) else { continue };
+            assert_eq!(unusable_header(text).is_none(), HeaderName::from_bytes(&name).is_ok(), "{text:?}");
+        }
+    }
+}

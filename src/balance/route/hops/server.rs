@@ -91,3 +91,82 @@ impl<B: Body> Body for RouteBody<B> {
         self.body.size_hint()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::future::poll_fn;
+
+    use http::{HeaderName, HeaderValue};
+    use tower::{ServiceExt, service_fn};
+
+    use super::*;
+
+    const LANE: HeaderName = HeaderName::from_static("x-lane");
+
+    /// The lane of the present context.
+    fn lane() -> Option<HeaderValue> {
+        RouteContext::current().value(&LANE).cloned()
+    }
+
+    /// A stream of lanes: of the context in which it is read.
+    struct Lanes;
+
+    impl Body for Lanes {
+        type Data = std::collections::VecDeque<u8>;
+        type Error = Infallible;
+
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Self::Data>, Infallible>>> {
+            let lane = lane().map(|lane| lane.as_bytes().to_vec());
+            Poll::Ready(Some(Ok(Frame::data(lane.unwrap_or_default().into()))))
+        }
+    }
+
+    /// The call itself, the handler's future and its body have the context of their call, and nothing of one that is around them.
+    #[tokio::test]
+    async fn handler_and_body_have_the_context_of_their_call() {
+        let headers = RouteHeaders::new(["x-lane"]).unwrap();
+        let handler = service_fn(|_: Request<()>| {
+            let at_call = lane();
+            async move {
+                tokio::task::yield_now().await;
+                assert_eq!(lane(), at_call);
+                Ok::<_, Infallible>(Response::builder().extension(at_call).body(Lanes).unwrap())
+            }
+        });
+        let call = |lane: Option<&'static str>| {
+            let mut request = Request::new(());
+            if let Some(lane) = lane {
+                request.headers_mut().insert(LANE, HeaderValue::from_static(lane));
+            }
+            headers.server_layer().layer(handler).oneshot(request)
+        };
+        let around = headers.context(&[(LANE, HeaderValue::from_static("outer"))].into_iter().collect());
+        let around_again = around.clone();
+        around
+            .scope(async move {
+                let (mut blue, mut none) = (call(Some("blue")).await.unwrap(), call(None).await.unwrap());
+                assert_eq!(blue.extensions().get(), Some(&Some(HeaderValue::from_static("blue"))));
+                assert_eq!(none.extensions().get(), Some(&None::<HeaderValue>));
+                for (response, expected) in [(&mut blue, &b"blue"[..]), (&mut none, b"")] {
+                    let frame = poll_fn(|cx| Pin::new(response.body_mut()).poll_frame(cx)).await;
+                    assert_eq!(frame.unwrap().unwrap().into_data().unwrap(), expected);
+                }
+                assert_eq!(lane().unwrap(), "outer");
+                // An empty context hides the one around it.
+                assert_eq!(RouteContext::default().scope(async { lane() }).await, None);
+                assert_eq!(lane().unwrap(), "outer");
+                // What a task loses, and what it takes along.
+                let (lost, carried) = (tokio::spawn(async { lane() }), around_again.scope(async { lane() }));
+                assert_eq!(
+                    (lost.await.unwrap(), tokio::spawn(carried).await.unwrap().unwrap()),
+                    (None, "outer".parse().unwrap())
+                );
+            })
+            .await;
+        assert_eq!(lane(), None);
+    }
+}
