@@ -84,7 +84,8 @@ mod tests {
                 request.headers_mut().insert("x-lane", HeaderValue::from_static(own));
             }
             let echo = service_fn(|request: Request<()>| async move { Ok::<_, Infallible>(request.headers().clone()) });
-            async { sent.client_layer().layer(echo).oneshot(request).await.unwrap() }
+            let service = sent.client_layer().layer(echo);
+            async move { service.oneshot(request).await.unwrap() }
         };
         let map = |pairs: &[(&'static str, &'static str)]| -> HeaderMap {
             pairs.iter().map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value))).collect()
