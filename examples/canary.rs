@@ -57,12 +57,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
         };
         let server = Server::builder().add_service(GreeterServer::new(Named(name.to_owned())));
         tokio::spawn(server.serve_with_incoming(incoming));
-        let mut registration = registrar.register(&*options.service, instance)?;
+        let registration = registrar.register(&*options.service, instance)?;
         registration.ready(Duration::from_secs(5)).await?;
         registrations.push(registration); // a registration that is dropped leaves etcd
     }
 
-    let mut resolution = Resolver::connect_lazy(options.etcd)?.resolve(&*options.service)?;
+    let resolution = Resolver::connect_lazy(options.etcd)?.resolve(&*options.service)?;
     resolution.ready(Duration::from_secs(5)).await?;
     let channel = BalancedChannel::builder()
         .timeout(Duration::from_secs(5))

@@ -163,9 +163,9 @@ mod tests {
     }
 
     /// The values with their keys, and whether the default servers will do.
-    fn resolved(route: Option<Route>, headers: &[(&str, &[u8])]) -> Result<(String, bool), Misrouted> {
+    fn resolved(route: Option<&Route>, headers: &[(&str, &[u8])]) -> Result<(String, bool), Misrouted> {
         let header = |name: &str| headers.iter().find(|(known, _)| *known == name).map(|(_, value)| *value);
-        let wanted = resolve(&config(), route.as_ref(), header, 7)?;
+        let wanted = resolve(&config(), route, header, 7)?;
         assert_eq!(wanted.is_default(), wanted.text(&config()).is_empty());
         Ok((wanted.text(&config()), wanted.or_default()))
     }
@@ -174,6 +174,7 @@ mod tests {
     fn route_header_and_split_count_in_this_order() {
         let long = [b'a'; MAX_HEADER_VALUE];
         let longer = [b'a'; MAX_HEADER_VALUE + 1];
+        #[expect(clippy::type_complexity, reason = "the columns of a table")]
         let table: Vec<(Option<Route>, Vec<(&str, &[u8])>, &str, bool)> = vec![
             (None, vec![], r#"version="v2""#, true),
             (None, vec![("x-lane", b"blue")], r#"lane="blue""#, true),
@@ -202,7 +203,7 @@ mod tests {
         ];
         for (route, headers, text, or_default) in table {
             let expected = Ok((text.to_owned(), or_default));
-            assert_eq!(resolved(route.clone(), &headers), expected, "{route:?} {headers:?}");
+            assert_eq!(resolved(route.as_ref(), &headers), expected, "{route:?} {headers:?}");
         }
         let text = format!("version={:?}", "a".repeat(MAX_HEADER_VALUE));
         assert_eq!(resolved(None, &[("x-version", &long)]), Ok((text, true)));
@@ -210,7 +211,7 @@ mod tests {
 
     #[test]
     fn what_is_strict_and_has_no_place_is_told() {
-        let unknown = resolved(Some(Route::to("lane", "blue").and("color", "red")), &[]).unwrap_err();
+        let unknown = resolved(Some(&Route::to("lane", "blue").and("color", "red")), &[]).unwrap_err();
         assert_eq!(unknown, Misrouted::UnknownKey("color".into()));
         assert!(unknown.to_string().contains("\"color\"") && unknown.to_string().contains("route_key"), "{unknown}");
         for value in [&b"\xff"[..], &[b'a'; MAX_HEADER_VALUE + 1]] {

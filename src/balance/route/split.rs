@@ -83,7 +83,7 @@ mod tests {
     }
 
     /// How many of so many draws, in percent, are of each value of the splits.
-    fn drawn<'a>(splits: &'a [Split], seed: u64, draws: usize) -> impl Fn(&str) -> f64 + 'a {
+    fn drawn(splits: &[Split], seed: u64, draws: usize) -> impl Fn(&str) -> f64 + '_ {
         let values: Vec<_> = numbers(seed).take(draws).map(|random| draw(splits, random)).collect();
         move |wanted| {
             let count = values.iter().flatten().filter(|(_, value)| ***value == *wanted).count();
