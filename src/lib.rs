@@ -276,7 +276,8 @@ pub use balance::policy;
 pub use balance::policy::{Policy, set::testing};
 pub use balance::{
     BalancedChannel, BalancedChannelBuilder, CallError, CallTimeout, ConnectivityState, ConnectivityStates, Filter,
-    MethodConfig, OutlierDetection, ReportServer, ResponseBody, ResponseFuture, RetryPolicy, Route, SelectionReason,
+    MethodConfig, OutlierDetection, ReportServer, ResponseBody, ResponseFuture, RetryPolicy, Route, RouteBody,
+    RouteClient, RouteClientLayer, RouteContext, RouteHeaders, RouteServer, RouteServerLayer, SelectionReason,
     ServedBy, ServerState, ServerStatus, ServiceConfigSource, ServiceConfigStatus, SlowStart, Split, WaitForReady,
 };
 #[cfg(feature = "_tls")]

@@ -13,9 +13,10 @@
 //! | `method_config` | the settings of calls by method |
 //! | `call` | one call: pick, attempt, response, retry |
 //! | `queue` | calls that wait for a server, first in, first out |
-//! | `filter`, `route` | which servers a channel may call; which of them a call asks for |
+//! | `filter` | which servers a channel may call |
 //! | `status` | the statuses that callers get, and the search for addresses in their texts |
 //! | `runtime` | timers, the absence of a runtime, and runtimes that stood still |
+//! | `route` | which part of the servers a call goes to |
 //! | `policy` | which ready server a call goes to |
 //! | `pool` | the background task: changes of instances → subchannels → the set of ready servers |
 //! | `subchannel` | one server: its supervisor, state, counters and cost |
@@ -61,6 +62,9 @@ pub use crate::balance::method_config::MethodConfig;
 pub(crate) use crate::balance::pool::Update;
 pub(crate) use crate::balance::pool::members::InstanceChange;
 pub use crate::balance::pool::select::{Reason as SelectionReason, SlowStart};
+pub use crate::balance::route::hops::{
+    RouteBody, RouteClient, RouteClientLayer, RouteContext, RouteHeaders, RouteServer, RouteServerLayer,
+};
 pub use crate::balance::route::{Route, Split};
 pub use crate::balance::status::call_error::CallError;
 pub use crate::balance::subchannel::outlier::OutlierDetection;

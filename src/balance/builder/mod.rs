@@ -63,6 +63,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 /// | question | setting | default |
 /// |---|---|---|
 /// | Which server gets a call? | [`policy`](Self::policy) | least request |
+/// | Which part of the servers does a call go to? | [`route_key`](Self::route_key), [`route_header`](Self::route_header), [`split`](Self::split), [`Route`](crate::Route) | any server |
 /// | What do operators set, in gRPC's service config? | [`service_config`](Self::service_config), [`service_config_file`](Self::service_config_file), [`service_config_updates`](Self::service_config_updates), [`service_config_from_etcd`](Self::service_config_from_etcd) | nothing |
 /// | How long may a call take? | [`timeout`](Self::timeout), [`method_config`](Self::method_config), [`CallTimeout`](crate::CallTimeout) | no limit |
 /// | How long does it wait for a server? | [`wait_limit`](Self::wait_limit) | 10 s |

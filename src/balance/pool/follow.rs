@@ -23,8 +23,11 @@ impl Pool {
         if wanted == self.load_balancing {
             return;
         }
-        let code =
-            || Balancing { policy: settings.policy.clone(), outlier_detection: settings.outlier_detection, subset: None };
+        let code = || Balancing {
+            policy: settings.policy.clone(),
+            outlier_detection: settings.outlier_detection,
+            subset: None,
+        };
         let Balancing { policy, outlier_detection: options, subset } =
             wanted.as_ref().map_or_else(code, config::policy::of);
         self.outlier_detector = options.map(|options| OutlierDetector::new(options, self.began.elapsed()));

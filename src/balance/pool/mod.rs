@@ -39,7 +39,6 @@ use tokio_stream::Stream;
 use crate::address::{Address, Authority};
 use crate::address_index::AddressChange;
 use crate::balance::config::apply::apply;
-use crate::balance::config::policy::Balancing;
 use crate::balance::config::source::ConfigTexts;
 use crate::balance::connectivity::{ConnectivityState, DirectoryStatus};
 use crate::balance::partition::Partitions;
@@ -82,6 +81,7 @@ where
     let queue = partitions.default.queue.clone();
     let mut turns = std::pin::pin!(queue.pass_on_unused_turns());
     let mut pool = Pool::new(partitions);
+    pool.follow_policy(None);
     pool.follow_service_config();
     let mut members = Members::new();
     let mut open = true;

@@ -123,13 +123,7 @@ impl Pool {
     }
 
     /// Publishes the servers of a partition for picks, if they have changed.
-    fn publish_servers(
-        &self,
-        index: usize,
-        mut servers: Vec<Connected>,
-        policy_changed: bool,
-        selected_changed: bool,
-    ) {
+    fn publish_servers(&self, index: usize, mut servers: Vec<Connected>, policy_changed: bool, selected_changed: bool) {
         servers.sort_by_key(|server| server.verdict.tier); // stable: by address within a tier
         let partition = &self.own[index].partition;
         let known = partition.ready.load();

@@ -48,7 +48,8 @@ impl Selector {
         known: Option<SelectTraits>,
     ) -> SelectTraits {
         let is_first_set = selector.is_none_or(|selector| !selector.has_been_ready);
-        let new = SelectTraits { matches_filter: true, rank: 0, warmth: Warmth::added(is_first_set), last_failure: None };
+        let new =
+            SelectTraits { matches_filter: true, rank: 0, warmth: Warmth::added(is_first_set), last_failure: None };
         let known = known.unwrap_or(new);
         let Some(selector) = selector else { return known };
         SelectTraits {

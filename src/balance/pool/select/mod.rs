@@ -12,8 +12,6 @@
 //! `rank.rs` is the order in which a client prefers servers, `warmth.rs` since when a server warms up,
 //! `slow_start.rs` what users set of that.
 
-#![allow(dead_code, unused_imports, unreachable_pub, reason = "the pool does not use it yet")]
-
 mod partition;
 mod rank;
 mod shares;
@@ -30,8 +28,8 @@ use std::time::Duration;
 use crate::instance::Instance;
 
 use crate::balance::pool::select::partition::Partitions;
-pub(crate) use crate::balance::pool::select::partition::{MAX_PARTITIONS, RouteValues, route_value};
-pub(crate) use crate::balance::pool::select::rank::rank;
+pub(crate) use crate::balance::pool::select::partition::RouteValues;
+pub(crate) use crate::balance::pool::select::rank::{client_id, rank};
 pub use crate::balance::pool::select::slow_start::SlowStart;
 pub(crate) use crate::balance::pool::select::warmth::Warmth;
 use crate::balance::pool::select::zones::{Member, members};
@@ -55,6 +53,13 @@ pub(crate) struct SelectConfig {
     pub(crate) slow_start: Option<SlowStart>,
     /// Whether the policy looks at weights that change. If not, servers are warm at once.
     pub(crate) uses_slow_start: bool,
+}
+
+impl SelectConfig {
+    /// Whether a selection may leave out a server, or prefer one to another.
+    pub(crate) fn selects(&self) -> bool {
+        !self.route_keys.is_empty() || self.zone.is_some() || self.subset.is_some() || self.slow_start.is_some()
+    }
 }
 
 /// One server that may be selected.
@@ -119,7 +124,8 @@ pub(crate) struct Verdict {
 
 /// Why a server is to be connected, or is not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Reason {
+#[non_exhaustive]
+pub enum Reason {
     /// Connected: in the own zone, or zones mean nothing.
     Selected,
     /// Connected, in another zone than the own one. It is in tier 0 if no server of the own zone is to be

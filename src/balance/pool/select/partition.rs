@@ -1,6 +1,9 @@
 //! Which calls a server is for: [`RouteValues`], and the [`Partitions`] of servers by them. PURE.
 
+use std::sync::Arc;
+
 use crate::balance::pool::select::Candidate;
+use crate::balance::route::values::value_of;
 use crate::instance::Instance;
 
 /// The maximum number of partitions beside the default one: each has connections of its own.
@@ -19,24 +22,24 @@ impl RouteValues {
 
     /// The values of a server.
     pub(crate) fn of(keys: &[Box<str>], instance: &Instance) -> Self {
-        Self(keys.iter().map(|key| route_value(key, instance).map(Into::into)).collect())
+        Self(keys.iter().map(|key| value_of(instance, key).map(Into::into)).collect())
+    }
+
+    /// These values, in the order of the keys.
+    pub(crate) fn new<'a>(values: impl Iterator<Item = Option<&'a str>>) -> Self {
+        Self(values.map(|value| value.map(Into::into)).collect())
+    }
+
+    /// The keys that have a value, with it, for texts.
+    pub(crate) fn text(&self, keys: &[Arc<str>]) -> String {
+        let pairs = keys.iter().zip(self.values()).filter_map(|(key, value)| Some(format!("{key}={:?}", value?)));
+        pairs.collect::<Vec<_>>().join(", ")
     }
 
     /// The values, in the order of the keys.
     pub(crate) fn values(&self) -> impl Iterator<Item = Option<&str>> {
         self.0.iter().map(Option::as_deref)
     }
-}
-
-/// The value of a server for a key that calls are routed by: its metadata of that name; without it, for the
-/// key `version` its version and for `zone` its zone. An empty text is no value.
-pub(crate) fn route_value<'a>(key: &str, instance: &'a Instance) -> Option<&'a str> {
-    let said = instance.metadata().get(key).map(String::as_str).filter(|value| !value.is_empty());
-    said.or_else(|| match key {
-        "version" => instance.version(),
-        "zone" => instance.zone(),
-        _ => None,
-    })
 }
 
 /// The partitions of one selection.
@@ -56,7 +59,7 @@ impl Partitions {
     pub(super) fn new(keys: &[Box<str>], known: &[RouteValues], candidates: &[Candidate<'_>]) -> Self {
         let mut all = vec![RouteValues::none(keys.len())];
         let mut of = vec![Some(0); candidates.len()];
-        let values = |index: usize| keys.iter().map(move |key| route_value(key, candidates[index].instance));
+        let values = |index: usize| keys.iter().map(move |key| value_of(candidates[index].instance, key));
         let has_value =
             |index: &usize| candidates[*index].matches_filter && values(*index).any(|value| value.is_some());
         let mut routed: Vec<usize> = (0..candidates.len()).filter(has_value).collect();

@@ -17,6 +17,11 @@ pub(crate) fn rank(client_id: u64, instance: &Instance, key: &str) -> u64 {
     }
 }
 
+/// The number of a client that has a name.
+pub(crate) fn client_id(name: &str) -> u64 {
+    hash(0, [name, ""])
+}
+
 /// A number for the texts, which looks random to each seed.
 pub(super) fn hash(seed: u64, texts: [&str; 2]) -> u64 {
     // FNV-1a, which mixes its last bytes too little: `mix` does the rest. No text has the byte 0xff.

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::fleet::{Fleet, any_config, any_fleet, any_time};
+use crate::balance::pool::select::partition::MAX_PARTITIONS;
 use crate::balance::pool::select::*;
 
 proptest! {

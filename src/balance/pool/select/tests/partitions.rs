@@ -14,17 +14,6 @@ fn values(selection: &Selection) -> Vec<Vec<Option<&str>>> {
 }
 
 #[test]
-fn a_value_is_metadata_before_the_version_or_the_zone() {
-    let instance = Instance::new("h:1").unwrap().with_version("v2").with_zone("z").with_metadata("lane", "blue");
-    assert_eq!(route_value("lane", &instance), Some("blue"));
-    assert_eq!((route_value("version", &instance), route_value("zone", &instance)), (Some("v2"), Some("z")));
-    let instance = instance.with_metadata("version", "v3").with_metadata("zone", "");
-    assert_eq!((route_value("version", &instance), route_value("zone", &instance)), (Some("v3"), Some("z")));
-    let instance = Instance::new("h:1").unwrap().with_metadata("lane", "");
-    assert_eq!((route_value("lane", &instance), route_value("version", &instance)), (None, None));
-}
-
-#[test]
 fn servers_are_parted_by_all_keys() {
     let fleet = Fleet::of(5, |number, key| {
         Server::ready(key).with(|instance| match number {
