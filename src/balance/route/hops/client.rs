@@ -76,22 +76,22 @@ mod tests {
 
     #[tokio::test]
     async fn kept_headers_are_sent_where_the_request_has_none() {
-        let kept = RouteHeaders::new(["x-lane", "x-tenant", "x-inner"]).unwrap();
-        let sent = RouteHeaders::new(["x-lane", "x-tenant", "x-other"]).unwrap();
+        let of_server = RouteHeaders::new(["x-lane", "x-tenant", "x-inner"]).unwrap();
+        let of_client = RouteHeaders::new(["x-lane", "x-tenant", "x-other"]).unwrap();
         let send = |own: Option<&'static str>| {
             let mut request = Request::new(());
             if let Some(own) = own {
                 request.headers_mut().insert("x-lane", HeaderValue::from_static(own));
             }
             let echo = service_fn(|request: Request<()>| async move { Ok::<_, Infallible>(request.headers().clone()) });
-            let service = sent.client_layer().layer(echo);
+            let service = of_client.client_layer().layer(echo);
             async move { service.oneshot(request).await.unwrap() }
         };
         let map = |pairs: &[(&'static str, &'static str)]| -> HeaderMap {
             pairs.iter().map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value))).collect()
         };
         let context =
-            kept.context(&map(&[("x-lane", "blue"), ("x-tenant", "acme"), ("x-inner", "1"), ("x-other", "2")]));
+            of_server.context(&map(&[("x-lane", "blue"), ("x-tenant", "acme"), ("x-inner", "1"), ("x-other", "2")]));
         let with = |own| context.clone().scope(send(own));
         assert_eq!(with(None).await, map(&[("x-lane", "blue"), ("x-tenant", "acme")]));
         assert_eq!(with(Some("own")).await, map(&[("x-lane", "own"), ("x-tenant", "acme")]));
