@@ -8,11 +8,12 @@ use tower::{Layer, Service};
 use crate::balance::route::hops::context::RouteContext;
 use crate::balance::route::hops::headers::RouteHeaders;
 
-/// A layer for a client that puts the route headers of the present [`RouteContext`] on each request that does not have them. Made by
-/// [`RouteHeaders::client_layer`].
+/// A layer for a client that puts the route headers of the present [`RouteContext`] on each request that does not have
+/// them. Made by [`RouteHeaders::client_layer`].
 ///
-/// It reads the context in the task that makes the call. Layers that move calls to a task of their own, such as tower's `buffer`,
-/// belong inside of it. A server and its clients may pass on different headers: those that both name are sent.
+/// It reads the context in the task that makes the call. Layers that move calls to a task of their own, such as tower's
+/// `buffer`, belong inside of it. A server and its clients may pass on different headers: those that both name are
+/// sent.
 #[derive(Clone, Debug)]
 pub struct RouteClientLayer {
     headers: RouteHeaders,
