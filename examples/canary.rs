@@ -70,7 +70,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .build(&resolution)?;
     let mut greeter = GreeterClient::new(channel);
 
-    let blue = Route::to("lane", "blue").or_default(); // strict without `or_default`: such calls fail while the canary is down
+    // Strict without `or_default`: such calls fail while the canary is down.
+    let blue = Route::to("lane", "blue").or_default();
     for (what, route) in [("without a route", None), ("with the route lane=blue", Some(blue))] {
         let mut calls = BTreeMap::<String, usize>::new();
         for _ in 0..options.count {

@@ -1,7 +1,7 @@
 //! The routes of calls: which part of the servers a call goes to.
 //!
-//! A channel names its route keys. The values that servers carry for these keys partition the set of servers. Each call asks for
-//! one value of each key, or for none; servers without a value are the default servers.
+//! A channel names its route keys. The values that servers carry for these keys partition the set of servers. Each call
+//! asks for one value of each key, or for none; servers without a value are the default servers.
 //!
 //! | where | what |
 //! |---|---|

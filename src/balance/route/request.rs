@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-/// The servers that one call goes to, by the values that they carry for the channel's route keys. It is put into the request's
-/// extensions.
+/// The servers that one call goes to, by the values that they carry for the channel's route keys. It is put into the
+/// request's extensions.
 ///
-/// A server carries the metadata of its [`Instance`](crate::Instance); for the keys `version` and `zone` its own field counts
-/// where the metadata have none. [`BalancedChannelBuilder::route_key`] says which keys a channel routes by, and how its servers are
-/// partitioned.
+/// A server carries the metadata of its [`Instance`](crate::Instance); for the keys `version` and `zone` its own field
+/// counts where the metadata have none. [`BalancedChannelBuilder::route_key`] says which keys a channel routes by, and
+/// how its servers are partitioned.
 ///
 /// ```
 /// use tonic_etcd::Route;
@@ -16,20 +16,20 @@ use std::sync::Arc;
 /// request.extensions_mut().insert(Route::to("lane", "blue").or_default());
 /// ```
 ///
-/// A route is strict by default: while no server of it is ready, the call waits or fails as if no other server were registered,
-/// and the text of the status (`UNAVAILABLE`) has the key and the value. So a test environment never calls production by mistake.
-/// With [`Route::or_default`] the call then goes to the default servers.
+/// A route is strict by default: while no server of it is ready, the call waits or fails as if no other server were
+/// registered, and the text of the status (`UNAVAILABLE`) has the key and the value. So a test environment never calls
+/// production by mistake. With [`Route::or_default`] the call then goes to the default servers.
 ///
-/// A key that the route does not name is taken from the header of
-/// [`BalancedChannelBuilder::route_header`], if the request has it. Otherwise the call goes to servers that carry no value for it.
+/// A key that the route does not name is taken from the header of [`BalancedChannelBuilder::route_header`], if the
+/// request has it. Otherwise the call goes to servers that carry no value for it.
 ///
-/// A route holds for the calls of one channel. [`RouteHeaders`](crate::RouteHeaders) has what passes a route on through several
-/// servers.
+/// A route holds for the calls of one channel. [`RouteHeaders`](crate::RouteHeaders) has what passes a route on through
+/// several servers.
 ///
 /// # Errors
 ///
-/// A call whose strict route names a key that is no route key of the channel fails with `INTERNAL`: that is a mistake in the
-/// code, and any server would be the wrong one. With [`Route::or_default`] such a key is ignored.
+/// A call whose strict route names a key that is no route key of the channel fails with `INTERNAL`: that is a mistake
+/// in the code, and any server would be the wrong one. With [`Route::or_default`] such a key is ignored.
 ///
 /// Cloning a route with one key allocates nothing.
 ///
@@ -60,7 +60,8 @@ impl Route {
         Self { first: Pair { key: key.into(), value: value.into() }, more: Vec::new(), or_default: false }
     }
 
-    /// Asks for a value of one more key: the servers carry all of them. A later value of the same key replaces the earlier one.
+    /// Asks for a value of one more key: the servers carry all of them. A later value of the same key replaces the
+    /// earlier one.
     #[must_use]
     pub fn and(mut self, key: impl Into<Arc<str>>, value: impl Into<Arc<str>>) -> Self {
         let pair = Pair { key: key.into(), value: value.into() };
@@ -72,7 +73,8 @@ impl Route {
         self
     }
 
-    /// Lets the call go to the default servers, which carry no value for any route key, while no server of the route is ready.
+    /// Lets the call go to the default servers, which carry no value for any route key, while no server of the route is
+    /// ready.
     #[must_use]
     pub fn or_default(mut self) -> Self {
         self.or_default = true;

@@ -30,7 +30,8 @@ pub(crate) enum Misrouted {
 }
 
 impl Wanted {
-    /// Returns the value that is wanted for a key, by its index in [`RouteConfig::keys`]. `None`: servers without a value.
+    /// Returns the value that is wanted for a key, by its index in [`RouteConfig::keys`]. `None`: servers without a
+    /// value.
     pub(crate) fn value(&self, key: usize) -> Option<&str> {
         self.values().find(|(index, _)| *index == key).map(|(_, value)| value)
     }
@@ -75,11 +76,11 @@ impl fmt::Display for Misrouted {
     }
 }
 
-/// Finds what a call wants. For each key the route counts first, then the header; a call that neither says anything for is drawn by
-/// the splits. Allocates nothing for a call without a route and a header.
+/// Finds what a call wants. For each key the route counts first, then the header; a call that neither says anything for
+/// is drawn by the splits. Allocates nothing for a call without a route and a header.
 ///
-/// `header` returns the first value of a header by its name in lower case. `random` is for the draw: from the whole range, each
-/// number as likely as any other.
+/// `header` returns the first value of a header by its name in lower case. `random` is for the draw: from the whole
+/// range, each number as likely as any other.
 pub(crate) fn resolve<'a>(
     config: &RouteConfig,
     route: Option<&Route>,

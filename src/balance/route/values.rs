@@ -2,8 +2,8 @@
 
 use crate::instance::Instance;
 
-/// Returns the value that an instance carries for a route key: that of its metadata, or else, for `version` and `zone`, its own field.
-/// `None`: it has neither, or the text is empty.
+/// Returns the value that an instance carries for a route key: that of its metadata, or else, for `version` and `zone`,
+/// its own field. `None`: it has neither, or the text is empty.
 pub(crate) fn value_of<'a>(instance: &'a Instance, key: &str) -> Option<&'a str> {
     let field = || match key {
         "version" => instance.version(),

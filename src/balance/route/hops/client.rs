@@ -8,11 +8,12 @@ use tower::{Layer, Service};
 use crate::balance::route::hops::context::RouteContext;
 use crate::balance::route::hops::headers::RouteHeaders;
 
-/// A layer for a client that puts the route headers of the present [`RouteContext`] on each request that does not have them. Made by
-/// [`RouteHeaders::client_layer`].
+/// A layer for a client that puts the route headers of the present [`RouteContext`] on each request that does not have
+/// them. Made by [`RouteHeaders::client_layer`].
 ///
-/// It reads the context in the task that makes the call. Layers that move calls to a task of their own, such as tower's `buffer`,
-/// belong inside of it. A server and its clients may pass on different headers: those that both name are sent.
+/// It reads the context in the task that makes the call. Layers that move calls to a task of their own, such as tower's
+/// `buffer`, belong inside of it. A server and its clients may pass on different headers: those that both name are
+/// sent.
 #[derive(Clone, Debug)]
 pub struct RouteClientLayer {
     headers: RouteHeaders,
@@ -76,22 +77,22 @@ mod tests {
 
     #[tokio::test]
     async fn kept_headers_are_sent_where_the_request_has_none() {
-        let kept = RouteHeaders::new(["x-lane", "x-tenant", "x-inner"]).unwrap();
-        let sent = RouteHeaders::new(["x-lane", "x-tenant", "x-other"]).unwrap();
+        let of_server = RouteHeaders::new(["x-lane", "x-tenant", "x-inner"]).unwrap();
+        let of_client = RouteHeaders::new(["x-lane", "x-tenant", "x-other"]).unwrap();
         let send = |own: Option<&'static str>| {
             let mut request = Request::new(());
             if let Some(own) = own {
                 request.headers_mut().insert("x-lane", HeaderValue::from_static(own));
             }
             let echo = service_fn(|request: Request<()>| async move { Ok::<_, Infallible>(request.headers().clone()) });
-            let service = sent.client_layer().layer(echo);
+            let service = of_client.client_layer().layer(echo);
             async move { service.oneshot(request).await.unwrap() }
         };
         let map = |pairs: &[(&'static str, &'static str)]| -> HeaderMap {
             pairs.iter().map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value))).collect()
         };
         let context =
-            kept.context(&map(&[("x-lane", "blue"), ("x-tenant", "acme"), ("x-inner", "1"), ("x-other", "2")]));
+            of_server.context(&map(&[("x-lane", "blue"), ("x-tenant", "acme"), ("x-inner", "1"), ("x-other", "2")]));
         let with = |own| context.clone().scope(send(own));
         assert_eq!(with(None).await, map(&[("x-lane", "blue"), ("x-tenant", "acme")]));
         assert_eq!(with(Some("own")).await, map(&[("x-lane", "own"), ("x-tenant", "acme")]));

@@ -12,12 +12,13 @@ tokio::task_local! {
 
 /// The route headers of the incoming call that a task works for.
 ///
-/// The layer of a server ([`RouteHeaders::server_layer`](crate::RouteHeaders::server_layer)) keeps them while a handler runs and,
-/// if its response is a stream, while that is read: everything that the handler awaits itself has them, `join!` and `select!`
-/// included.
+/// The layer of a server ([`RouteHeaders::server_layer`](crate::RouteHeaders::server_layer)) keeps them while a handler
+/// runs and, if its response is a stream, while that is read: everything that the handler awaits itself has them,
+/// `join!` and `select!` included.
 ///
-/// **`tokio::spawn` loses them**, as every task-local, and so do `JoinSet`, `spawn_blocking`, and tasks of one's own that are sent
-/// messages. Calls that are made there go out without the headers: to the default servers. Take the context along:
+/// **`tokio::spawn` loses them**, as every task-local, and so do `JoinSet`, `spawn_blocking`, and tasks of one's own
+/// that are sent messages. Calls that are made there go out without the headers: to the default servers. Take the
+/// context along:
 ///
 /// ```
 /// # use greeter_proto::{HelloRequest, greeter_client::GreeterClient};
@@ -41,8 +42,8 @@ impl RouteContext {
         CONTEXT.try_with(Self::clone).unwrap_or_default()
     }
 
-    /// Runs a future with this context in place of the one that it is awaited in. An empty context makes calls without route
-    /// headers.
+    /// Runs a future with this context in place of the one that it is awaited in. An empty context makes calls without
+    /// route headers.
     ///
     /// # Cancel safety
     /// As that of the future. It is dropped with this context too.

@@ -14,11 +14,11 @@ use crate::error::Error;
 /// The headers at most.
 const MAX_HEADERS: usize = 8;
 
-/// The headers that a server passes on, from the calls that it gets to the calls that its handlers make: so that a route holds
-/// through several servers.
+/// The headers that a server passes on, from the calls that it gets to the calls that its handlers make: so that a
+/// route holds through several servers.
 ///
-/// The server has a layer that keeps the headers of each incoming call, and each of its clients has a layer that puts them on outgoing
-/// requests. [`BalancedChannelBuilder::route_header`] makes a channel route by them.
+/// The server has a layer that keeps the headers of each incoming call, and each of its clients has a layer that puts
+/// them on outgoing requests. [`BalancedChannelBuilder::route_header`] makes a channel route by them.
 ///
 /// ```
 /// # use greeter_proto::{greeter_client::GreeterClient, greeter_server::{Greeter, GreeterServer}};
@@ -47,10 +47,11 @@ const MAX_HEADERS: usize = 8;
 /// | a call without the headers | The calls of its handler have none either. |
 /// | work that the handler moves to another task | It loses the headers, unless it takes them along: see [`RouteContext`]. |
 ///
-/// A [`Route`](crate::Route) in a request's extensions is not sent, and holds for one hop alone. Where a route begins, set the
-/// header.
+/// A [`Route`](crate::Route) in a request's extensions is not sent, and holds for one hop alone. Where a route begins,
+/// set the header.
 ///
-/// **Security.** A server passes on what its callers send. At the edge, remove headers that outside callers must not choose.
+/// **Security.** A server passes on what its callers send. At the edge, remove headers that outside callers must not
+/// choose.
 ///
 /// [`BalancedChannelBuilder::route_header`]: crate::BalancedChannelBuilder::route_header
 #[derive(Clone, Debug)]
@@ -62,8 +63,8 @@ impl RouteHeaders {
     /// The headers with these names, at most 8; case does not count.
     ///
     /// # Errors
-    /// [`Error::is_invalid_argument`] if there are more, or if one is no name of a header, or one of gRPC's own (`grpc-…`), or of
-    /// binary values (`…-bin`), which no route is read from.
+    /// [`Error::is_invalid_argument`] if there are more, or if one is no name of a header, or one of gRPC's own
+    /// (`grpc-…`), or of binary values (`…-bin`), which no route is read from.
     pub fn new(names: impl IntoIterator<Item = impl AsRef<str>>) -> Result<Self, Error> {
         let mut parsed: Vec<HeaderName> = Vec::new();
         for name in names {
@@ -88,20 +89,22 @@ impl RouteHeaders {
         Ok(Self { names: parsed.into() })
     }
 
-    /// The layer for a server: [`tonic::transport::Server::layer`] takes it. It works around any HTTP service, axum's too.
+    /// The layer for a server: [`tonic::transport::Server::layer`] takes it. It works around any HTTP service, axum's
+    /// too.
     #[must_use = "a layer does nothing until a server has it"]
     pub fn server_layer(&self) -> RouteServerLayer {
         RouteServerLayer::new(self.clone())
     }
 
-    /// The layer for a client: around a [`BalancedChannel`](crate::BalancedChannel), or any channel that generated clients take.
+    /// The layer for a client: around a [`BalancedChannel`](crate::BalancedChannel), or any channel that generated
+    /// clients take.
     #[must_use = "a layer does nothing until a client has it"]
     pub fn client_layer(&self) -> RouteClientLayer {
         RouteClientLayer::new(self.clone())
     }
 
-    /// Reads the context from the headers of a request, as the layer of a server does: for work that comes by another way than a
-    /// call, such as a message queue's.
+    /// Reads the context from the headers of a request, as the layer of a server does: for work that comes by another
+    /// way than a call, such as a message queue's.
     pub fn context(&self, headers: &HeaderMap) -> RouteContext {
         let is_short = |value: &&HeaderValue| value.len() <= MAX_HEADER_VALUE;
         let value = |name: &HeaderName| Some((name.clone(), headers.get(name).filter(is_short)?.clone()));

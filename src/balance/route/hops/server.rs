@@ -11,11 +11,12 @@ use tower::{Layer, Service};
 use crate::balance::route::hops::context::RouteContext;
 use crate::balance::route::hops::headers::RouteHeaders;
 
-/// A layer for a server that keeps the route headers of each call as its [`RouteContext`], while the handler runs and while the body of
-/// its response is read. Made by [`RouteHeaders::server_layer`].
+/// A layer for a server that keeps the route headers of each call as its [`RouteContext`], while the handler runs and
+/// while the body of its response is read. Made by [`RouteHeaders::server_layer`].
 ///
-/// The context of a call replaces any other one, also if the call has none of the headers: nothing of one call comes into
-/// another. Its place among other layers does not matter, but layers outside of it make their own calls without the context.
+/// The context of a call replaces any other one, also if the call has none of the headers: nothing of one call comes
+/// into another. Its place among other layers does not matter, but layers outside of it make their own calls without
+/// the context.
 #[derive(Clone, Debug)]
 pub struct RouteServerLayer {
     headers: RouteHeaders,
@@ -67,7 +68,8 @@ where
     }
 }
 
-/// A response body that is read with the route headers of its call: a stream may make calls of its own. Made by [`RouteServer`].
+/// A response body that is read with the route headers of its call: a stream may make calls of its own. Made by
+/// [`RouteServer`].
 #[derive(Debug)]
 pub struct RouteBody<B> {
     body: Pin<Box<B>>,
@@ -125,7 +127,8 @@ mod tests {
         }
     }
 
-    /// The call itself, the handler's future and its body have the context of their call, and nothing of one that is around them.
+    /// The call itself, the handler's future and its body have the context of their call, and nothing of one that is
+    /// around them.
     #[tokio::test]
     async fn handler_and_body_have_the_context_of_their_call() {
         let headers = RouteHeaders::new(["x-lane"]).unwrap();
