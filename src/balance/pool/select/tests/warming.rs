@@ -166,7 +166,8 @@ proptest! {
             ..SelectConfig::default()
         };
         let selection = fleet.select(&config, &[], now);
-        let servers: Vec<_> = fleet.0.values().zip(&selection.servers).filter(|(_, verdict)| verdict.reason.is_connected()).collect();
+        let servers = fleet.0.values().zip(&selection.servers);
+        let servers: Vec<_> = servers.filter(|(_, verdict)| verdict.reason.is_connected()).collect();
         for (_, of) in &servers {
             let tier = || servers.iter().filter(|(server, verdict)| {
                 server.state == Ready && (verdict.partition, verdict.tier) == (of.partition, of.tier)
