@@ -29,6 +29,7 @@ use crate::balance::pool::select::partition::Partitions;
 pub(crate) use crate::balance::pool::select::partition::RouteValues;
 pub(crate) use crate::balance::pool::select::rank::{client_id, rank};
 pub use crate::balance::pool::select::slow_start::SlowStart;
+pub(crate) use crate::balance::pool::select::substitutes::RETRY_AFTER;
 pub(crate) use crate::balance::pool::select::warmth::Warmth;
 use crate::balance::pool::select::zones::{Member, members};
 use crate::instance::Instance;

@@ -49,13 +49,21 @@ impl World {
         let state = |key: &str| self.fleet.0[key].state;
         let ready = count(&|key, reason| reason.is_connected() && state(key).is_connected());
         let substitutes = count(&|_, reason| reason == Reason::Substitute);
-        let failing = count(&|key, _| principals.contains(key) && state(key).fails());
+        let fails = |key: &str| {
+            let server = &self.fleet.0[key];
+            server.state.fails() || !server.state.is_connected() && server.last_failure.is_some()
+        };
+        let failing = count(&|key, _| principals.contains(key) && fails(key));
+        let tried = count(&|key, reason| reason.is_connected() && principals.contains(key) && fails(key));
+        assert!(tried >= failing.min((self.subset() / 2).max(2)), "{tried} of {failing}");
         assert!(ready <= self.subset());
         assert!(count(&|_, reason| reason.is_connected()) <= self.subset() + (self.subset() / 2).max(2));
         assert!(substitutes <= failing, "{substitutes} for {failing}");
         for (key, reason) in &reasons {
-            // The principals are always connected, and nobody else is when they are well.
-            assert_eq!(principals.contains(key), matches!(reason, Reason::Selected | Reason::OtherZone), "{key}");
+            // The principals that are well are always connected, and nobody else is when all are.
+            let is_chosen = matches!(reason, Reason::Selected | Reason::OtherZone);
+            assert!(principals.contains(key) || !is_chosen, "{key}");
+            assert!(is_chosen || !principals.contains(key) || fails(key), "{key}");
             let server = &self.fleet.0[key];
             if *reason == Reason::Substitute {
                 assert!(!server.state.fails());
@@ -82,7 +90,7 @@ impl World {
             return;
         };
         if self.up.contains(key) {
-            server.state = Ready;
+            (server.state, server.last_failure) = (Ready, None);
         } else {
             (server.state, server.last_failure) = (Failing, Some(self.now));
         }
@@ -159,14 +167,16 @@ proptest! {
         }
         // When all are up and have been tried, the principals are what is left.
         world.up = (0..16).map(key).collect();
-        (0..16).for_each(|number| {
-            world.lose(&key(number), false);
-            if let Some(server) = world.fleet.0.get_mut(&key(number)).filter(|server| server.state == Unhealthy) {
-                server.state = Connecting;
+        for _ in 0..20 {
+            for number in 0..16 {
+                if let Some(server) = world.fleet.0.get_mut(&key(number)).filter(|server| server.state == Unhealthy) {
+                    server.state = Connecting;
+                }
+                world.end_attempt(&key(number));
             }
-            world.end_attempt(&key(number));
-        });
-        world.select();
+            world.now += RETRY_AFTER;
+            world.select();
+        }
         prop_assert!(world.selection.servers.iter().all(|verdict| verdict.reason != Reason::Substitute));
     }
 
