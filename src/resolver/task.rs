@@ -9,8 +9,8 @@
 //! 3. Give it to the machine.
 //! 4. Publish the view if the snapshot, the state or the error has changed.
 //!
-//! What is logged: the first failure of each kind at WARN, others at DEBUG, and that the watch has
-//! recovered at INFO. Changes of the members are logged by `report.rs`.
+//! What is logged: the first failure of each kind at WARN, others at DEBUG (also that the role does not
+//! permit to read service configs, see `config/updates.rs`), and that the watch has recovered at INFO. Changes of the members are logged by `report.rs`.
 //!
 //! The machine knows nothing of the cache: cached instances are published in place of its snapshot
 //! until etcd has answered, and what differs then goes out as a change.
@@ -342,7 +342,12 @@ impl Task {
     fn on_failure(&mut self, failure: Failure) -> FailureKind {
         let class = failure.class;
         let error = failure.into_error();
-        if self.logged_failure.is_some_and(|logged_failure| logged_failure.is_same_kind(class))
+        // A role need not permit to read all service configs, nor one of them. Who follows them says so if it permits neither.
+        let may_be_denied = class == Class::Denied
+            && self.report.is_none()
+            && self.machine.status(self.epoch.elapsed()) == WatchStatus::Unresolved;
+        if may_be_denied
+            || self.logged_failure.is_some_and(|logged_failure| logged_failure.is_same_kind(class))
             || matches!(class, Class::Revision | Class::Changed)
         {
             tracing::debug!(parent: None, service = self.target.name(), %error, "etcd failed, retrying");
@@ -358,6 +363,7 @@ impl Task {
         }
         match class {
             Class::Revision => FailureKind::Revision,
+            Class::Denied if may_be_denied => FailureKind::Denied,
             Class::Permanent
             | Class::TooLarge
             | Class::NoSpace

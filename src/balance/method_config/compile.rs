@@ -53,6 +53,20 @@ impl CodeConfig {
         })
     }
 
+    /// Whether a document may say how calls are repeated: those of this method, or of one at least of this service, or of all.
+    pub(crate) fn lets_document_repeat(&self, path: &str) -> bool {
+        let policy_of = |path: &str| self.methods.get(path)?.retry.as_ref().map(|retry| &retry.policy);
+        if self.retry.is_never_repeated(path) {
+            return false;
+        }
+        if !path.ends_with('/') {
+            let policy = policy_of(path).or_else(|| policy_of(service_of(path))).unwrap_or(&self.retry);
+            return policy.is_from_service_config;
+        }
+        let mut own = self.methods.keys().filter(|own| own.starts_with(path)).filter_map(|own| policy_of(own));
+        self.retry.is_from_service_config || own.any(|policy| policy.is_from_service_config)
+    }
+
     /// The settings that calls read, with those of a service config. What `previous` ones know of earlier calls stays.
     pub(crate) fn compile(&self, document: Option<&ServiceConfig>, previous: &CallSettings) -> CallSettings {
         let named =

@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::WatchStream;
 
-use crate::balance::{ConfigText, ServiceConfigSource};
+use crate::balance::{ConfigText, ServiceConfigSource, TextError};
 use crate::resolver::task::View;
 use crate::resolver::{ResolutionState, Shared, WatchedService};
 use crate::target::Target;
@@ -23,9 +23,8 @@ pub(in crate::resolver) struct ConfigUpdates {
     all: Followed,
     /// This one's alone, while all of them cannot be read.
     own: Option<Followed>,
-    /// What was told last, once something was: the document, or that there is none.
-    told: Option<Arc<str>>,
-    has_told: bool,
+    /// What was told last, once something was.
+    told: Option<Result<Option<Arc<str>>, TextError>>,
 }
 
 /// A watch, and its latest view.
@@ -73,14 +72,23 @@ impl ConfigUpdates {
     pub(in crate::resolver) fn new(resolver: Arc<Shared>, service: Target, runtime: Handle) -> Self {
         let key = resolver.config_keys.of(&service);
         let all = Followed::new(resolver.configs(&runtime));
-        Self { resolver, runtime, service, key, all, own: None, told: None, has_told: false }
+        Self { resolver, runtime, service, key, all, own: None, told: None }
     }
 
     /// The document as `view` has it.
-    fn text_in(&self, view: &View) -> Result<Option<Arc<str>>, String> {
+    fn text_in(&self, view: &View) -> Result<Option<Arc<str>>, TextError> {
         let Some(value) = view.snapshot.get(&self.key).and_then(|entry| entry.value()) else { return Ok(None) };
-        let text = std::str::from_utf8(value).map_err(|error| format!("the document is not UTF-8: {error}"))?;
-        Ok(Some(text.into()))
+        let invalid = |error| TextError::Invalid(format!("the document is not UTF-8: {error}"));
+        std::str::from_utf8(value).map(|text| Some(text.into())).map_err(invalid)
+    }
+
+    /// Why nothing can be read.
+    fn denied(&self) -> TextError {
+        let key = String::from_utf8_lossy(&self.key);
+        let all = self.resolver.config_keys.all().prefix();
+        TextError::Unreadable(format!(
+            "etcd does not let {key} be read: grant the role `read` on that key, or on the prefix {all}. Tried again every 30 to 60 s"
+        ))
     }
 }
 
@@ -107,17 +115,16 @@ impl Stream for ConfigUpdates {
         let (revision, text) = match followed.resolved() {
             Some(view) => (view.snapshot.revision(), this.text_in(view)),
             // Nothing will come before the role is another one.
-            None if this.all.is_denied() && followed.is_denied() && this.own.is_some() => {
-                (0, Err("etcd does not let it be read".to_owned()))
-            }
+            None if this.all.is_denied() && followed.is_denied() && this.own.is_some() => (0, Err(this.denied())),
             None => return Poll::Pending,
         };
-        let told = text.clone().unwrap_or_else(|error| Some(error.into()));
-        if std::mem::replace(&mut this.has_told, true) && this.told == told {
+        if this.told.as_ref() == Some(&text) {
             return Poll::Pending;
         }
-        this.told = told;
+        this.told = Some(text.clone());
         let key = String::from_utf8_lossy(&this.key).as_ref().into();
+        let has_document = !matches!(text, Ok(None) | Err(TextError::Unreadable(_)));
+        let revision = has_document.then_some(revision);
         Poll::Ready(Some(ConfigText { source: ServiceConfigSource::Etcd { key, revision }, text }))
     }
 }

@@ -112,6 +112,9 @@ pub(crate) struct Machine {
     watch_is_refused: bool,
 }
 
+/// The longest pause after a list that the role does not permit and need not ([`FailureKind::Denied`]).
+const LIST_AFTER_DENIAL: Duration = Duration::from_secs(60);
+
 impl Machine {
     /// Nothing is known, and a list is due.
     pub(crate) fn new(seed: u64, mass_loss: MassLoss) -> Self {
@@ -349,8 +352,10 @@ impl Machine {
 
     /// Takes the failure of a list, which is due again after a pause.
     fn on_list_failed(&mut self, now: Duration, kind: FailureKind) {
-        self.list_is_refused = kind == FailureKind::Permanent;
-        let wait = if self.is_watching() {
+        self.list_is_refused = matches!(kind, FailureKind::Permanent | FailureKind::Denied);
+        let wait = if kind == FailureKind::Denied {
+            self.list_backoff.between(LIST_AFTER_DENIAL / 2, LIST_AFTER_DENIAL)
+        } else if self.is_watching() {
             // The open watch keeps the snapshot true meanwhile.
             self.list_backoff.between(RELIST_AFTER_BREAK.1, RELIST_AFTER_BREAK.1 * 3)
         } else {
@@ -437,7 +442,7 @@ impl Machine {
             self.watch_backoff.reset();
         }
         self.broken_at = Some(now);
-        self.watch_is_refused = kind == FailureKind::Permanent;
+        self.watch_is_refused = matches!(kind, FailureKind::Permanent | FailureKind::Denied);
         let wait = self.watch_backoff.fail(now, self.watch_is_refused);
         self.watch = Watch::Closed { until: now + wait };
         self.relist_soon(now);

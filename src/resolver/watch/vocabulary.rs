@@ -80,6 +80,8 @@ pub(crate) enum FailureKind {
     Revision,
     /// Only people can repair it.
     Permanent,
+    /// The role does not permit it, and need not: it is asked for rarely.
+    Denied,
 }
 
 /// Whether the snapshot is what etcd holds.
