@@ -18,5 +18,6 @@ mod resolver;
 mod rights;
 mod serve;
 mod service_config;
+mod service_config_review;
 mod support;
 mod trouble;
