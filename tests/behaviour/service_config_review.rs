@@ -340,12 +340,14 @@ async fn each_document_that_is_refused_is_logged() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_above_the_control_prefix_does_not_read_documents_as_records() {
     let world = World::start().await;
-    let resolver =
-        Resolver::builder([world.etcd.endpoint()]).control_prefix("team/control").connect_lazy().unwrap();
-    world.put("team/control/config/team", &document("1s")).await;
+    let resolver = Resolver::builder([world.etcd.endpoint()]).control_prefix("team/control").connect_lazy().unwrap();
+    // A document may have fields that nobody knows.
+    world.put("team/control/config/team", r#"{"Addr": "10.0.0.9:80", "methodConfig": []}"#).await;
     let Ok(resolution) = resolver.resolve("team") else { return };
+    let channel = BalancedChannel::builder().service_config_from_etcd().build(&resolution).unwrap();
+    shows(&channel, "the document", |status| status.text().is_some() && status.error().is_none()).await;
     let snapshot = resolution.ready(Duration::from_secs(10)).await.unwrap();
-    assert_eq!(snapshot.unreadable(), 0, "{snapshot:?}");
+    assert!(snapshot.is_empty() && snapshot.unreadable() == 0, "the document is a server too: {snapshot:?}");
 }
 
 /// Servers of a wiped etcd are held, and their cache file stays; their config is dropped at once, also from the cache.
@@ -409,5 +411,81 @@ async fn the_calls_that_waited_for_the_first_word_go_to_no_unhealthy_server() {
         let result = greet(&channel).await;
         assert!(channel.service_config().text().is_some(), "the call has waited for it");
         assert!(result.is_err(), "start {number}: a call was sent to a server that is NOT_SERVING");
+    }
+}
+
+/// etcd is down, and everything comes from the cache, 300 ms after the start. The document's timeout counts from the begin of the call
+/// and not from when the document is known, as in grpc-go and grpc-java: calls that waited for it fail without being sent.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_waited_for_the_document_has_the_documents_time() {
+    let world = World::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    world.put("s/one", &naming(&server())).await;
+    world.put("tonic-etcd/config/s", &document("0.2s")).await;
+    let resolver = || Resolver::builder([world.etcd.endpoint()]).cache(folder.path()).connect_lazy().unwrap();
+    let before = channel(&resolver(), "s");
+    shows(&before, "the document", |status| status.text().is_some()).await;
+    greet(&before).await.unwrap();
+    holds(&folder.path().join("tonic-etcd%2Fconfig%2F.cache"), "\"0.2s\"").await;
+    until("the servers' file", async || folder.path().join("s%2F.cache").exists().then_some(())).await;
+    drop(before);
+    sleep(Duration::from_millis(500)).await;
+    world.etcd.kill();
+    let cold = channel(&resolver(), "s");
+    let first = greet(&cold).await;
+    assert!(first.is_ok(), "{first:?}");
+}
+
+/// The same without rights, where a resolver knows the servers already: a second channel of a service. How often it happens is a
+/// matter of microseconds, so that there are many starts.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_calls_of_a_channel_go_to_no_unhealthy_server() {
+    let world = World::start().await;
+    world.put("s/one", &naming(&unhealthy_server().await)).await;
+    world.put("tonic-etcd/config/s", r#"{"healthCheckConfig": {"serviceName": "greeter"}}"#).await;
+    let mut sent = 0;
+    for _ in 0..60 {
+        let resolver = world.resolver();
+        greet(&resolver.channel("s").unwrap()).await.unwrap();
+        let channel = channel(&resolver, "s");
+        sent += usize::from(greet(&channel).await.is_ok());
+        assert!(channel.service_config().text().is_some(), "the call has waited for it");
+    }
+    assert_eq!(sent, 0, "of 60 first calls, {sent} were sent to a server that is NOT_SERVING");
+}
+
+/// "Why the last document was refused; or why it could not be read": where the role loses its right later, nothing is said.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_status_says_that_the_document_cannot_be_read_any_more() {
+    let world = World::start().await;
+    let (root, options) = with_role(&world, &[("tonic-etcd/config/", true)]).await;
+    put(&root, "tonic-etcd/config/s", document("1s")).await;
+    let channel = channel(&Resolver::connect_lazy(options).unwrap(), "s");
+    shows(&channel, "the document", |status| status.text().is_some()).await;
+    revoke_all_configs(&root).await;
+    world.etcd.kill();
+    world.etcd.start_again();
+    let end = Instant::now() + Duration::from_secs(15);
+    while channel.service_config().error().is_none() {
+        assert!(Instant::now() < end, "15 s after etcd refuses it: {:?}", channel.service_config());
+        sleep(Duration::from_millis(50)).await;
+    }
+    assert!(has(&channel, "\"1s\""), "the last good one stays");
+}
+
+/// Issue 17: "state and log say revision, path and reason". Of two documents that are not UTF-8 the second one is not told at all.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_status_has_the_revision_of_the_last_document_that_was_refused() {
+    let world = World::start().await;
+    let channel = channel(&world.resolver(), "s");
+    shows(&channel, "word of etcd", |status| status.source().is_some()).await;
+    for value in [b"\xffA", b"\xffB"] {
+        put(&world.admin, "tonic-etcd/config/s", value.as_slice()).await;
+        let wanted = format!("revision {}", world.revision().await);
+        let end = Instant::now() + Duration::from_secs(5);
+        while !channel.service_config().source().is_some_and(|source| source.to_string().ends_with(&wanted)) {
+            assert!(Instant::now() < end, "{wanted} was refused: {:?}", channel.service_config());
+            sleep(Duration::from_millis(20)).await;
+        }
     }
 }
