@@ -18,15 +18,12 @@ pub(crate) fn apply(shared: &ChannelShared, ConfigText { source, text }: ConfigT
             }
             let mut status = shared.config.status.lock().unwrap_or_else(PoisonError::into_inner);
             (status.text, status.source, status.error) = (text, Some(source), None);
-            drop(status);
-            shared.config.on_word();
         }
         Err(error) => {
             let mut status = shared.config.status.lock().unwrap_or_else(PoisonError::into_inner);
             let is_known = status.error.as_deref() == Some(&*error);
             (status.source, status.error) = (Some(source.clone()), Some(error.as_str().into()));
             drop(status); // before the log, whose subscriber may ask for it
-            shared.config.on_word();
             if !is_known {
                 let service = &*shared.connect_context.service;
                 tracing::warn!(parent: None, service, %source, error, "service config refused, keeping the last one");
