@@ -143,7 +143,8 @@ impl ResolverBuilder {
     /// The beginning of the keys that operators write, without the slash that follows it. `tonic-etcd` by default. Below it are
     /// service configs: see
     /// [`BalancedChannelBuilder::service_config_from_etcd`](crate::BalancedChannelBuilder::service_config_from_etcd).
-    /// [`Resolver::resolve`] refuses a service of that name, or whose name begins with it and a slash.
+    /// [`Resolver::resolve`] refuses a service of that name, one whose name begins with it and a slash, and one whose name and a
+    /// slash it begins with: `team` for `team/control`.
     pub fn control_prefix(mut self, prefix: impl Into<String>) -> Self {
         self.control_prefix = Some(prefix.into());
         self

@@ -29,7 +29,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::error::Error;
 use crate::etcd::{Class, Etcd, Failure, ListedAt, Message, Range, Watch, WatchId, Watcher};
 use crate::resolver::cache::{Cache, Found, ServiceCache};
-use crate::resolver::config::Unread;
+use crate::resolver::config;
 use crate::resolver::mass_loss::MassLoss;
 use crate::resolver::record::RecordReader;
 use crate::resolver::report::{self, MembershipLog};
@@ -41,6 +41,9 @@ use crate::target::Target;
 /// The longest sleep. A machine without anything to do asks for a sleep that no timer can
 /// represent.
 const MAX_SLEEP: Duration = Duration::from_secs(3_600);
+/// The longest pause before service configs that the role may not read are asked for again. Many programs have no right to them,
+/// and go on for months.
+const CONFIG_DENIED: Duration = Duration::from_secs(60);
 
 /// What is known of a service at one moment. Any number of readers see the latest one.
 #[derive(Clone)]
@@ -58,6 +61,8 @@ pub(super) struct View {
     age_at: Option<(Duration, Instant)>,
     /// The last failure, while something is wrong.
     pub(super) error: Option<Error>,
+    /// How often another etcd has taken the place of the known one: it was wiped, or restored.
+    pub(super) restores: u64,
 }
 
 impl View {
@@ -74,7 +79,16 @@ impl View {
     /// The view before the first response of etcd.
     pub(super) fn unresolved() -> Self {
         let (snapshot, for_balancers) = (Arc::default(), Arc::default());
-        Self { shown: 0, snapshot, for_balancers, state: ResolutionState::Unresolved, age_at: None, error: None }
+        let state = ResolutionState::Unresolved;
+        Self { shown: 0, snapshot, for_balancers, state, age_at: None, error: None, restores: 0 }
+    }
+
+    /// Whether the snapshot is what etcd holds, as far as can be known.
+    pub(super) fn is_current(&self) -> bool {
+        matches!(
+            self.state,
+            ResolutionState::Current | ResolutionState::ConfirmedEmpty | ResolutionState::Doubtful { .. }
+        )
     }
 }
 
@@ -85,6 +99,8 @@ pub(super) struct Subject {
     reader: RecordReader,
     cache: Option<Arc<Cache>>,
     mass_loss: MassLoss,
+    /// The longest pause after the role was refused, if it is not the usual one.
+    denied_pause: Option<Duration>,
     /// Changes are those of a service's members, and logged.
     has_members: bool,
 }
@@ -92,13 +108,13 @@ pub(super) struct Subject {
 impl Subject {
     /// The instances of a service.
     pub(super) fn instances(reader: RecordReader, cache: Option<Arc<Cache>>, mass_loss: MassLoss) -> Self {
-        Self { key: None, reader, cache, mass_loss, has_members: true }
+        Self { key: None, reader, cache, mass_loss, denied_pause: None, has_members: true }
     }
 
-    /// Service configs: all of the target's range, or that of one key. Nothing of their loss is doubtful.
-    pub(super) fn configs(key: Option<Vec<u8>>, cache: Option<Arc<Cache>>) -> Self {
-        let reader = RecordReader { codec: Arc::new(Unread), unix_sockets: false, keep_values: true };
-        Self { key, reader, cache, mass_loss: MassLoss::never_doubtful(), has_members: false }
+    /// Service configs: all of the target's range, or that of one key. Each channel keeps the one that it uses in a cache file.
+    pub(super) fn configs(key: Option<Vec<u8>>) -> Self {
+        let (reader, mass_loss) = (config::reader(), MassLoss::never_doubtful());
+        Self { key, reader, cache: None, mass_loss, denied_pause: Some(CONFIG_DENIED), has_members: false }
     }
 
     fn range(&self, target: &Target) -> Range {
@@ -171,12 +187,12 @@ impl Task {
         probe: Arc<TaskProbe>,
     ) -> Self {
         let range = subject.range(&target);
-        let Subject { reader, cache, mass_loss, has_members, .. } = subject;
-        let machine = Machine::new(fastrand::u64(..), mass_loss);
+        let Subject { reader, cache, mass_loss, denied_pause, has_members, .. } = subject;
+        let machine = Machine::new(fastrand::u64(..), mass_loss).with_denied_pause(denied_pause);
         let (watcher, connected) = (Watcher::new(&etcd), etcd.connected());
         Self {
             etcd,
-            cache: cache.map(|cache| ServiceCache::new(cache, &target, &range.start, &reader, has_members)),
+            cache: cache.map(|cache| ServiceCache::new(cache, &target, &range.start, &reader, true)),
             shows_cached: false,
             shown: 0,
             reader,
@@ -362,8 +378,8 @@ impl Task {
             | Class::TooLarge
             | Class::NoSpace
             | Class::AuthenticationIsOff
-            | Class::Token
-            | Class::Denied => FailureKind::Permanent,
+            | Class::Token => FailureKind::Permanent,
+            Class::Denied => FailureKind::Denied,
             Class::Transient
             | Class::Changed
             | Class::TimedOut
@@ -439,7 +455,8 @@ impl Task {
             let for_balancers = self.machine.delayed_snapshot().map_or_else(|| snapshot.clone(), Arc::new);
             self.shown += u64::from(is_shown);
             let (shown, error) = (self.shown, self.error.clone());
-            self.views.send_replace(View { shown, snapshot, for_balancers, state, age_at, error });
+            let restores = self.machine.restores();
+            self.views.send_replace(View { shown, snapshot, for_balancers, state, age_at, error, restores });
         }
         // A change was told by etcd, also if the watch was lost in the same moment and the set is stale by now.
         let is_told = is_confirmed || (changed && matches!(state, ResolutionState::Stale { .. }));

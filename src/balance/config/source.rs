@@ -29,11 +29,20 @@ pub(crate) enum ConfigSource {
 }
 
 /// A text that has come, or why none has.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ConfigText {
     pub(crate) source: ServiceConfigSource,
     /// `None`: there is no document.
-    pub(crate) text: Result<Option<Arc<str>>, String>,
+    pub(crate) text: Result<Option<Arc<str>>, TextError>,
+}
+
+/// Why there is no text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum TextError {
+    /// The document is refused.
+    Invalid(String),
+    /// It cannot be read.
+    Unreadable(String),
 }
 
 /// Texts, one after the other. One that is equal to the last may come again.

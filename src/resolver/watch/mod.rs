@@ -110,6 +110,10 @@ pub(crate) struct Machine {
     /// connection then shortens no pause.
     list_is_refused: bool,
     watch_is_refused: bool,
+    /// The longest pause after the role was refused; `None` for that after any failure which only people can repair.
+    denied_pause: Option<Duration>,
+    /// How often another etcd has taken the place of the known one: it was wiped, or restored.
+    restores: u64,
 }
 
 impl Machine {
@@ -131,7 +135,20 @@ impl Machine {
             watch_backoff: Backoff::new(!seed),
             list_is_refused: false,
             watch_is_refused: false,
+            denied_pause: None,
+            restores: 0,
         }
+    }
+
+    /// With this pause at most, and half of it at least, after the role was refused.
+    pub(crate) fn with_denied_pause(mut self, pause: Option<Duration>) -> Self {
+        self.denied_pause = pause;
+        self
+    }
+
+    /// How often another etcd has taken the place of the known one.
+    pub(crate) fn restores(&self) -> u64 {
+        self.restores
     }
 
     /// The instances.
@@ -309,6 +326,7 @@ impl Machine {
             // Another etcd, or the same one restored: nothing that was known holds, and no watch
             // from there.
             self.revision = revision;
+            self.restores += 1;
             self.watch = Watch::Closed { until: now };
             self.snapshot.restore(revision, entries)
         } else {
@@ -349,14 +367,21 @@ impl Machine {
 
     /// Takes the failure of a list, which is due again after a pause.
     fn on_list_failed(&mut self, now: Duration, kind: FailureKind) {
-        self.list_is_refused = kind == FailureKind::Permanent;
-        let wait = if self.is_watching() {
+        self.list_is_refused = kind.is_permanent();
+        let wait = if let Some(pause) = self.pause_after(kind) {
+            self.list_backoff.between(pause / 2, pause)
+        } else if self.is_watching() {
             // The open watch keeps the snapshot true meanwhile.
             self.list_backoff.between(RELIST_AFTER_BREAK.1, RELIST_AFTER_BREAK.1 * 3)
         } else {
             self.list_backoff.fail(now, self.list_is_refused)
         };
         self.list = List::Due { at: now + wait };
+    }
+
+    /// The longest pause after this failure, if it is not the usual one.
+    fn pause_after(&self, kind: FailureKind) -> Option<Duration> {
+        self.denied_pause.filter(|_| kind == FailureKind::Denied)
     }
 
     /// Takes the revision of the cluster, while a watch of a lagging member waits for it.
@@ -437,8 +462,11 @@ impl Machine {
             self.watch_backoff.reset();
         }
         self.broken_at = Some(now);
-        self.watch_is_refused = kind == FailureKind::Permanent;
-        let wait = self.watch_backoff.fail(now, self.watch_is_refused);
+        self.watch_is_refused = kind.is_permanent();
+        let wait = match self.pause_after(kind) {
+            Some(pause) => self.watch_backoff.between(pause / 2, pause),
+            None => self.watch_backoff.fail(now, self.watch_is_refused),
+        };
         self.watch = Watch::Closed { until: now + wait };
         self.relist_soon(now);
     }

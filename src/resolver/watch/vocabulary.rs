@@ -80,6 +80,15 @@ pub(crate) enum FailureKind {
     Revision,
     /// Only people can repair it.
     Permanent,
+    /// The role may not read the range: only people can repair it.
+    Denied,
+}
+
+impl FailureKind {
+    /// Whether only people can repair it.
+    pub(super) fn is_permanent(self) -> bool {
+        matches!(self, Self::Permanent | Self::Denied)
+    }
 }
 
 /// Whether the snapshot is what etcd holds.
