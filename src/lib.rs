@@ -277,7 +277,7 @@ pub use balance::policy::{Policy, set::testing};
 pub use balance::{
     BalancedChannel, BalancedChannelBuilder, CallError, CallTimeout, ConnectivityState, ConnectivityStates,
     MethodConfig, OutlierDetection, ReportServer, ResponseBody, ResponseFuture, RetryPolicy, ServedBy, ServerState,
-    ServerStatus, ServiceConfigSource, ServiceConfigStatus, WaitForReady,
+    ServerStatus, ServiceConfigSource, ServiceConfigStatus, WaitForReady, check_service_config,
 };
 #[cfg(feature = "_tls")]
 #[cfg_attr(docsrs, doc(cfg(any(feature = "tls-ring", feature = "tls-aws-lc"))))]

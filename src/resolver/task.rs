@@ -374,11 +374,9 @@ impl Task {
         }
         match class {
             Class::Revision => FailureKind::Revision,
-            Class::Permanent
-            | Class::TooLarge
-            | Class::NoSpace
-            | Class::AuthenticationIsOff
-            | Class::Token => FailureKind::Permanent,
+            Class::Permanent | Class::TooLarge | Class::NoSpace | Class::AuthenticationIsOff | Class::Token => {
+                FailureKind::Permanent
+            }
             Class::Denied => FailureKind::Denied,
             Class::Transient
             | Class::Changed

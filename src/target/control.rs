@@ -17,7 +17,9 @@ pub(crate) fn check_service(service: &Target, control: &str) -> Result<(), Error
         return Err(Error::invalid("target", name, format!("keys below {control:?} are no service's")));
     }
     if is_below(name, control) {
-        let reason = format!("the control prefix {control:?} is below it, so that what operators write there would be its servers");
+        let reason = format!(
+            "the control prefix {control:?} is below it, so that what operators write there would be its servers"
+        );
         return Err(Error::invalid("target", name, reason));
     }
     Ok(())

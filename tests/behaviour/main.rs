@@ -18,6 +18,5 @@ mod resolver;
 mod rights;
 mod serve;
 mod service_config;
-mod service_config_review;
 mod support;
 mod trouble;

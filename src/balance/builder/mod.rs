@@ -27,7 +27,7 @@ use tower::discover::Discover;
 use crate::balance::call::retry::{self, RetryPolicy};
 use crate::balance::channel::BalancedChannel;
 use crate::balance::config::apply::apply;
-use crate::balance::config::{AppliedConfig, ConfigSource, ConfigTexts};
+use crate::balance::config::{self, AppliedConfig, ConfigSource, ConfigTexts};
 use crate::balance::connectivity::{ChannelStatus, DirectoryStatus};
 use crate::balance::method_config::{CallSettings, MethodConfig};
 use crate::balance::policy::{PickNotifier, Policy};
@@ -48,7 +48,6 @@ use crate::connection::{Connector, Options, Transport};
 use crate::error::Error;
 use crate::instance::Instance;
 use crate::secret;
-use crate::service_config::ServiceConfig;
 
 /// The default of `idle_timeout`. Cloud load balancers forget idle connections after four to six minutes.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
@@ -116,6 +115,11 @@ impl BalancedChannelBuilder {
     pub fn policy(mut self, policy: impl Policy) -> Self {
         self.settings.policy = Arc::new(policy);
         self
+    }
+
+    #[cfg(test)]
+    pub(crate) fn settings_for_test(&self) -> &Settings {
+        &self.settings
     }
 
     /// Gives connections ids for fewer calls.
@@ -395,8 +399,7 @@ impl BalancedChannelBuilder {
         settings.has_service_config = config.is_some() || self.config.is_some();
         settings.calls.check()?;
         if let ConfigSource::Code(text) = &self.config {
-            ServiceConfig::parse(text.as_bytes(), settings.calls.most_attempts())
-                .map_err(|invalid| Error::invalid("service config", invalid.path(), invalid.reason()))?;
+            config::check(text, settings.calls.most_attempts())?;
         }
         if let Some((setting, value, bound)) = settings.outlier_detection.and_then(|detection| detection.invalid()) {
             return Err(Error::invalid("outlier detection", value, format!("the {setting} must be {bound}")));

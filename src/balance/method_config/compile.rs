@@ -53,6 +53,17 @@ impl CodeConfig {
         })
     }
 
+    /// Whether a document may say how calls are repeated, for one method at least that this path stands for: its own path, that of
+    /// its service, or that of all methods.
+    pub(crate) fn lets_document_repeat(&self, path: &str) -> bool {
+        let covers = |upper: &str, lower: &str| upper == lower || (upper.ends_with('/') && lower.starts_with(upper));
+        let lets = |(own, config): (&String, &MethodConfig)| {
+            let lets = config.retry.as_ref().is_some_and(|retry| retry.policy.is_from_service_config);
+            lets && (covers(own, path) || covers(path, own))
+        };
+        !self.retry.is_never_repeated(path) && (self.retry.is_from_service_config || self.methods.iter().any(lets))
+    }
+
     /// The settings that calls read, with those of a service config. What `previous` ones know of earlier calls stays.
     pub(crate) fn compile(&self, document: Option<&ServiceConfig>, previous: &CallSettings) -> CallSettings {
         let named =

@@ -40,6 +40,8 @@ pub(in crate::resolver) struct ConfigUpdates {
 /// | has lost its data | the last one, while the loss may be an accident |
 struct Follower {
     key: Vec<u8>,
+    /// The prefix of all documents.
+    all_keys: String,
     service: Target,
     watches: Watches,
     /// The instances of the service.
@@ -90,6 +92,7 @@ impl ConfigUpdates {
         let cache = resolver.cache.clone().map(|cache| ServiceCache::new(cache, all, &key, &reader(), false));
         let follower = Follower {
             key,
+            all_keys: all.prefix(),
             service: service.clone(),
             instances,
             mass_loss: resolver.mass_loss,
@@ -161,23 +164,23 @@ impl Follower {
                 if let Some(cached) = self.known.take_if(|known| known.origin.is_none()) {
                     return Some(self.text_of(&Document::new(None, cached.revision, None)));
                 }
-                let revision = self.known.as_ref().map_or(0, |known| known.revision);
-                let denied = TextError::Unreadable("etcd does not let it be read".to_owned());
-                Some(ConfigText { source: self.source(revision), text: Err(denied) })
+                Some(ConfigText { source: self.source(None), text: Err(self.denied()) })
             }
             Answer::Silent(_) if self.is_answered || self.known.is_some() => None,
             Answer::Silent(error) => {
                 if let Some(found) = self.cache.as_ref().and_then(ServiceCache::used) {
                     let value = found.snapshot.get(&self.key).and_then(|entry| entry.value());
                     let cached = Document::new(value, found.snapshot.revision(), None);
-                    return Some(self.text_of(self.known.insert(cached)));
+                    let text = self.text_of(&cached);
+                    self.known = Some(cached);
+                    return Some(text);
                 }
                 let nothing_comes = self.cache.as_ref().is_none_or(ServiceCache::has_none);
                 let is_late = self.silent_at.is_some_and(|at| at <= now);
                 // Once: another failure is no other word.
                 let error = error.filter(|_| nothing_comes && is_late && self.told.is_none())?;
                 let silent = TextError::Unreadable(format!("etcd has not answered: {error:?}"));
-                Some(ConfigText { source: self.source(0), text: Err(silent) })
+                Some(ConfigText { source: self.source(None), text: Err(silent) })
             }
         }
     }
@@ -210,7 +213,8 @@ impl Follower {
     fn keeps_lost(&mut self, origin: Option<(bool, u64)>, now: Instant) -> bool {
         let is_lost = matches!(self.instances.borrow_and_update().state(), ResolutionState::Doubtful { .. });
         let Some(known) = self.known.as_mut().filter(|known| known.origin.is_some()) else { return false };
-        let is_other = known.origin.zip(origin).is_some_and(|(before, after)| before.0 == after.0 && before.1 != after.1);
+        let is_other =
+            known.origin.zip(origin).is_some_and(|(before, after)| before.0 == after.0 && before.1 != after.1);
         if !(is_lost || is_other && self.mass_loss.min_instances > 0) {
             return false;
         }
@@ -222,10 +226,20 @@ impl Follower {
     }
 
     fn text_of(&self, document: &Document) -> ConfigText {
-        ConfigText { source: self.source(document.revision), text: document.text.clone() }
+        let revision = document.value.is_some().then_some(document.revision);
+        ConfigText { source: self.source(revision), text: document.text.clone() }
     }
 
-    fn source(&self, revision: i64) -> ServiceConfigSource {
+    /// Why nothing can be read.
+    fn denied(&self) -> TextError {
+        let key = String::from_utf8_lossy(&self.key);
+        TextError::Unreadable(format!(
+            "etcd does not let {key} be read: grant the role `read` on that key, or on the prefix {}. Tried again every 30 to 60 s",
+            self.all_keys
+        ))
+    }
+
+    fn source(&self, revision: Option<i64>) -> ServiceConfigSource {
         ServiceConfigSource::Etcd { key: String::from_utf8_lossy(&self.key).as_ref().into(), revision }
     }
 }

@@ -84,9 +84,7 @@ impl ConnectionHealth {
         match asked {
             Asked::Undecided => Self::Undecided,
             Asked::Nothing => Self::Unchecked,
-            Asked::Health(options) => {
-                Self::Checked(Box::new(Check::new(Health::Unknown, connection.clone(), options)))
-            }
+            Asked::Health(options) => Self::Checked(Box::new(Check::new(Health::Unknown, connection.clone(), options))),
         }
     }
 

@@ -70,7 +70,13 @@ async fn is(channel: &BalancedChannel, state: ServerState) {
 }
 
 fn ask_for(channel: &BalancedChannel, service: Option<&str>) {
-    channel.0.shared.connect_context.health.service.send_replace(service.map_or(CheckedHealth::None, |service| CheckedHealth::Of(service.into())));
+    channel
+        .0
+        .shared
+        .connect_context
+        .health
+        .service
+        .send_replace(service.map_or(CheckedHealth::None, |service| CheckedHealth::Of(service.into())));
 }
 
 #[tokio::test]
