@@ -9,8 +9,8 @@
 //! 3. Give it to the machine.
 //! 4. Publish the view if the snapshot, the state or the error has changed.
 //!
-//! What is logged: the first failure of each kind at WARN, others at DEBUG, and that the watch has
-//! recovered at INFO. Changes of the members are logged by `report.rs`.
+//! What is logged: the first failure of each kind at WARN, others at DEBUG (also that the role does not
+//! permit to read service configs, see `config/updates.rs`), and that the watch has recovered at INFO. Changes of the members are logged by `report.rs`.
 //!
 //! The machine knows nothing of the cache: cached instances are published in place of its snapshot
 //! until etcd has answered, and what differs then goes out as a change.
@@ -41,9 +41,6 @@ use crate::target::Target;
 /// The longest sleep. A machine without anything to do asks for a sleep that no timer can
 /// represent.
 const MAX_SLEEP: Duration = Duration::from_secs(3_600);
-/// The longest pause before service configs that the role may not read are asked for again. Many programs have no right to them,
-/// and go on for months.
-const CONFIG_DENIED: Duration = Duration::from_secs(60);
 
 /// What is known of a service at one moment. Any number of readers see the latest one.
 #[derive(Clone)]
@@ -99,8 +96,6 @@ pub(super) struct Subject {
     reader: RecordReader,
     cache: Option<Arc<Cache>>,
     mass_loss: MassLoss,
-    /// The longest pause after the role was refused, if it is not the usual one.
-    denied_pause: Option<Duration>,
     /// Changes are those of a service's members, and logged.
     has_members: bool,
 }
@@ -108,13 +103,13 @@ pub(super) struct Subject {
 impl Subject {
     /// The instances of a service.
     pub(super) fn instances(reader: RecordReader, cache: Option<Arc<Cache>>, mass_loss: MassLoss) -> Self {
-        Self { key: None, reader, cache, mass_loss, denied_pause: None, has_members: true }
+        Self { key: None, reader, cache, mass_loss, has_members: true }
     }
 
     /// Service configs: all of the target's range, or that of one key. Each channel keeps the one that it uses in a cache file.
     pub(super) fn configs(key: Option<Vec<u8>>) -> Self {
         let (reader, mass_loss) = (config::reader(), MassLoss::never_doubtful());
-        Self { key, reader, cache: None, mass_loss, denied_pause: Some(CONFIG_DENIED), has_members: false }
+        Self { key, reader, cache: None, mass_loss, has_members: false }
     }
 
     fn range(&self, target: &Target) -> Range {
@@ -187,8 +182,8 @@ impl Task {
         probe: Arc<TaskProbe>,
     ) -> Self {
         let range = subject.range(&target);
-        let Subject { reader, cache, mass_loss, denied_pause, has_members, .. } = subject;
-        let machine = Machine::new(fastrand::u64(..), mass_loss).with_denied_pause(denied_pause);
+        let Subject { reader, cache, mass_loss, has_members, .. } = subject;
+        let machine = Machine::new(fastrand::u64(..), mass_loss);
         let (watcher, connected) = (Watcher::new(&etcd), etcd.connected());
         Self {
             etcd,
@@ -358,7 +353,10 @@ impl Task {
     fn on_failure(&mut self, failure: Failure) -> FailureKind {
         let class = failure.class;
         let error = failure.into_error();
-        if self.logged_failure.is_some_and(|logged_failure| logged_failure.is_same_kind(class))
+        // A role need not permit to read all service configs, nor one of them. Who follows them says so if it permits neither.
+        let may_be_denied = class == Class::Denied && self.report.is_none();
+        if may_be_denied
+            || self.logged_failure.is_some_and(|logged_failure| logged_failure.is_same_kind(class))
             || matches!(class, Class::Revision | Class::Changed)
         {
             tracing::debug!(parent: None, service = self.target.name(), %error, "etcd failed, retrying");
@@ -374,10 +372,13 @@ impl Task {
         }
         match class {
             Class::Revision => FailureKind::Revision,
-            Class::Permanent | Class::TooLarge | Class::NoSpace | Class::AuthenticationIsOff | Class::Token => {
-                FailureKind::Permanent
-            }
-            Class::Denied => FailureKind::Denied,
+            Class::Denied if may_be_denied => FailureKind::Denied,
+            Class::Permanent
+            | Class::TooLarge
+            | Class::NoSpace
+            | Class::AuthenticationIsOff
+            | Class::Token
+            | Class::Denied => FailureKind::Permanent,
             Class::Transient
             | Class::Changed
             | Class::TimedOut

@@ -132,6 +132,18 @@ impl RetryPolicy {
     /// what this policy says. Off by default: whoever may write the document could then cause repeats.
     /// [`RetryPolicy::never_repeat`] outweighs the document.
     ///
+    /// The policy of [`MethodConfig::retry`](crate::MethodConfig::retry) decides for its own method or service:
+    ///
+    /// | who says it | a method with a `MethodConfig::retry` | other methods | `retryThrottling` |
+    /// |---|---|---|---|
+    /// | nobody | the `MethodConfig`'s policy | the channel's policy | the channel's [`budget`](RetryPolicy::budget) |
+    /// | the channel's policy alone | the `MethodConfig`'s policy | the document's entry, else the channel's policy | the document's, else the budget |
+    /// | the policy of the `MethodConfig` alone | the document's entry, else the `MethodConfig`'s policy | the channel's policy | the budget |
+    /// | both | the document's entry, else the `MethodConfig`'s policy | the document's entry, else the channel's policy | the document's, else the budget |
+    ///
+    /// `maxAttempts` of the document counts as 5 if it is more (gRFC A6), or as the largest [`RetryPolicy::max_attempts`] that the
+    /// code of the channel has anywhere, if that is more than 5.
+    ///
     /// Methods that a `retryPolicy` names are retried until the response begins, as gRFC A6 has it and as
     /// [`RetryPolicy::repeatable_streaming`]; those of a `hedgingPolicy` are as those of [`RetryPolicy::repeatable`] with
     /// [`RetryPolicy::hedge_after`], where a delay of 0 counts as 1 ms.

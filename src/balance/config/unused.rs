@@ -75,6 +75,13 @@ mod tests {
             (r#"{"service": "a.B", "method": "Get"}"#, own("/a.B/G"), false),
             (r#"{"service": "a.BB"}"#, own("/a.B/"), false),
             (r#"{"service": "a.B"}, {"service": "a.C"}"#, own("/a.C/"), true),
+            (
+                r#"{"service": "a.B", "method": "Get"}"#,
+                BalancedChannelBuilder::default()
+                    .retry(from())
+                    .method_config("/a.B/Get", MethodConfig::new().retry(RetryPolicy::new())),
+                false,
+            ),
             (r#"{"service": "a.B"}"#, BalancedChannelBuilder::default().retry(from().never_repeat("/a.B/")), false),
             (r#"{"service": "a.B"}"#, BalancedChannelBuilder::default().retry(from().never_repeat("/a.B/Pay")), true),
         ] {

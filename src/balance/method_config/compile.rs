@@ -53,15 +53,18 @@ impl CodeConfig {
         })
     }
 
-    /// Whether a document may say how calls are repeated, for one method at least that this path stands for: its own path, that of
-    /// its service, or that of all methods.
+    /// Whether a document may say how calls are repeated: those of this method, or of one at least of this service, or of all.
     pub(crate) fn lets_document_repeat(&self, path: &str) -> bool {
-        let covers = |upper: &str, lower: &str| upper == lower || (upper.ends_with('/') && lower.starts_with(upper));
-        let lets = |(own, config): (&String, &MethodConfig)| {
-            let lets = config.retry.as_ref().is_some_and(|retry| retry.policy.is_from_service_config);
-            lets && (covers(own, path) || covers(path, own))
-        };
-        !self.retry.is_never_repeated(path) && (self.retry.is_from_service_config || self.methods.iter().any(lets))
+        let policy_of = |path: &str| self.methods.get(path)?.retry.as_ref().map(|retry| &retry.policy);
+        if self.retry.is_never_repeated(path) {
+            return false;
+        }
+        if !path.ends_with('/') {
+            let policy = policy_of(path).or_else(|| policy_of(service_of(path))).unwrap_or(&self.retry);
+            return policy.is_from_service_config;
+        }
+        let mut own = self.methods.keys().filter(|own| own.starts_with(path)).filter_map(|own| policy_of(own));
+        self.retry.is_from_service_config || own.any(|policy| policy.is_from_service_config)
     }
 
     /// The settings that calls read, with those of a service config. What `previous` ones know of earlier calls stays.

@@ -25,7 +25,7 @@ use crate::target::Target;
 /// would be used.
 const SILENCE: Duration = Duration::from_millis(300);
 
-/// The documents of one service, one after the other. The first comes when etcd has answered, or does not.
+/// The documents of one service, one after the other. The first comes when etcd has answered, or fails for some time.
 pub(in crate::resolver) struct ConfigUpdates {
     next: Pin<Box<dyn Future<Output = (ConfigText, Follower)> + Send>>,
 }
@@ -202,7 +202,9 @@ impl Follower {
         let Some(cache) = &mut self.cache else { return };
         if !is_same || cache.confirm_at().is_none_or(|at| at <= now) {
             let mut snapshot = Snapshot::default();
-            entry.into_iter().for_each(|entry| drop(snapshot.put(entry.clone())));
+            if let Some(entry) = entry {
+                snapshot.put(entry.clone());
+            }
             snapshot.set_revision(view.snapshot.revision());
             cache.confirm(&snapshot, !is_same);
         }
@@ -215,7 +217,8 @@ impl Follower {
         let Some(known) = self.known.as_mut().filter(|known| known.origin.is_some()) else { return false };
         let is_other =
             known.origin.zip(origin).is_some_and(|(before, after)| before.0 == after.0 && before.1 != after.1);
-        if !(is_lost || is_other && self.mass_loss.min_instances > 0) {
+        let may_be_doubtful = self.mass_loss.min_instances > 0 && !self.mass_loss.doubtful_for.is_zero();
+        if !(is_lost || is_other && may_be_doubtful) {
             return false;
         }
         if known.lost_at.is_none() {

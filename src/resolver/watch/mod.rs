@@ -49,6 +49,9 @@ const RELIST_INTERVAL: (Duration, Duration) = (Duration::from_secs(300), Duratio
 const RELIST_AFTER_BREAK: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 /// Added to that time for each entry, because a fleet takes longer to read large sets.
 const RELIST_PER_ENTRY: Duration = Duration::from_millis(3);
+/// The longest pause after a list, or a watch, that the role does not permit and need not ([`FailureKind::Denied`]). Many programs
+/// go on without for months.
+const AFTER_DENIAL: Duration = Duration::from_secs(60);
 
 /// The state of the list.
 #[derive(Debug)]
@@ -110,8 +113,6 @@ pub(crate) struct Machine {
     /// connection then shortens no pause.
     list_is_refused: bool,
     watch_is_refused: bool,
-    /// The longest pause after the role was refused; `None` for that after any failure which only people can repair.
-    denied_pause: Option<Duration>,
     /// How often another etcd has taken the place of the known one: it was wiped, or restored.
     restores: u64,
 }
@@ -135,15 +136,8 @@ impl Machine {
             watch_backoff: Backoff::new(!seed),
             list_is_refused: false,
             watch_is_refused: false,
-            denied_pause: None,
             restores: 0,
         }
-    }
-
-    /// With this pause at most, and half of it at least, after the role was refused.
-    pub(crate) fn with_denied_pause(mut self, pause: Option<Duration>) -> Self {
-        self.denied_pause = pause;
-        self
     }
 
     /// How often another etcd has taken the place of the known one.
@@ -368,8 +362,8 @@ impl Machine {
     /// Takes the failure of a list, which is due again after a pause.
     fn on_list_failed(&mut self, now: Duration, kind: FailureKind) {
         self.list_is_refused = kind.is_permanent();
-        let wait = if let Some(pause) = self.pause_after(kind) {
-            self.list_backoff.between(pause / 2, pause)
+        let wait = if kind == FailureKind::Denied {
+            self.list_backoff.between(AFTER_DENIAL / 2, AFTER_DENIAL)
         } else if self.is_watching() {
             // The open watch keeps the snapshot true meanwhile.
             self.list_backoff.between(RELIST_AFTER_BREAK.1, RELIST_AFTER_BREAK.1 * 3)
@@ -377,11 +371,6 @@ impl Machine {
             self.list_backoff.fail(now, self.list_is_refused)
         };
         self.list = List::Due { at: now + wait };
-    }
-
-    /// The longest pause after this failure, if it is not the usual one.
-    fn pause_after(&self, kind: FailureKind) -> Option<Duration> {
-        self.denied_pause.filter(|_| kind == FailureKind::Denied)
     }
 
     /// Takes the revision of the cluster, while a watch of a lagging member waits for it.
@@ -463,9 +452,9 @@ impl Machine {
         }
         self.broken_at = Some(now);
         self.watch_is_refused = kind.is_permanent();
-        let wait = match self.pause_after(kind) {
-            Some(pause) => self.watch_backoff.between(pause / 2, pause),
-            None => self.watch_backoff.fail(now, self.watch_is_refused),
+        let wait = match kind {
+            FailureKind::Denied => self.watch_backoff.between(AFTER_DENIAL / 2, AFTER_DENIAL),
+            _ => self.watch_backoff.fail(now, self.watch_is_refused),
         };
         self.watch = Watch::Closed { until: now + wait };
         self.relist_soon(now);

@@ -80,7 +80,7 @@ pub(crate) enum FailureKind {
     Revision,
     /// Only people can repair it.
     Permanent,
-    /// The role may not read the range: only people can repair it.
+    /// The role does not permit it, and need not: it is asked for rarely.
     Denied,
 }
 

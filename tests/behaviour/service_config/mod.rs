@@ -66,6 +66,11 @@ async fn lasts(channel: &BalancedChannel) -> Duration {
     began.elapsed()
 }
 
+fn revision_of(source: Option<&ServiceConfigSource>) -> Option<i64> {
+    let Some(ServiceConfigSource::Etcd { revision, .. }) = source else { panic!("{source:?}") };
+    *revision
+}
+
 async fn shows(channel: &BalancedChannel, what: &str, wanted: impl Fn(&ServiceConfigStatus) -> bool) {
     until(what, async || Some(channel.service_config()).filter(|status| wanted(status)).map(drop)).await;
 }
@@ -109,19 +114,24 @@ async fn a_put_changes_the_timeouts_of_a_fleet() {
     let channel = channel(&resolver, "shop/payments");
     let key = "tonic-etcd/config/shop%2Fpayments";
     shows(&channel, "word of etcd", |status| status.source().is_some() && status.text().is_none()).await;
+    assert_eq!(revision_of(channel.service_config().source()), None, "there is no document");
     assert!(lasts(&channel).await > Duration::from_millis(1_500), "the code's");
 
     world.put(key, &document("0.1s")).await;
     shows(&channel, "the document", |status| status.text().is_some()).await;
     let status = channel.service_config();
     let Some(ServiceConfigSource::Etcd { key: found, revision, .. }) = status.source() else { panic!("{status:?}") };
-    assert_eq!((&**found, *revision), (key, Some(world.revision().await)));
+    let first = world.revision().await;
+    assert_eq!((&**found, *revision), (key, Some(first)));
     assert!(lasts(&channel).await < Duration::from_secs(1));
 
     world.put(key, &document("soon")).await;
     shows(&channel, "word of the broken one", |status| status.error().is_some()).await;
     let status = channel.service_config();
     assert!(status.error().unwrap().starts_with("methodConfig[0].timeout: "), "{status:?}");
+    assert!(status.text().unwrap().contains("0.1s"));
+    assert_eq!(revision_of(status.source()), Some(first), "that of the document in force");
+    assert_eq!(revision_of(status.error_source()), Some(world.revision().await), "that of the broken one");
     assert!(lasts(&channel).await < Duration::from_secs(1), "the last good one stays");
 
     // etcd is away: the last one stays, and what comes then is seen when etcd is back.
@@ -132,6 +142,7 @@ async fn a_put_changes_the_timeouts_of_a_fleet() {
     world.etcd.start_again();
     world.delete(key).await;
     shows(&channel, "no document", |status| status.text().is_none()).await;
+    assert_eq!(revision_of(channel.service_config().source()), None);
     assert!(lasts(&channel).await > Duration::from_millis(1_500), "the code's again");
 }
 
@@ -170,6 +181,19 @@ async fn a_role_may_read_all_documents_or_its_own_alone() {
 }
 
 #[tokio::test]
+async fn a_role_that_may_read_its_own_document_alone_is_nothing_to_warn_of() {
+    let (log, _guard) = Log::begin();
+    let world = World::start().await;
+    let (root, options) = with_role(&world, &[("tonic-etcd/config/s", false)]).await;
+    let resolver = Resolver::connect_lazy(options).unwrap();
+    root.kv_client().put("tonic-etcd/config/s", document("0.1s"), None).await.unwrap();
+    let channel = channel(&resolver, "s");
+    shows(&channel, "the document", |status| status.text().is_some()).await;
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!((log.count(" WARN "), log.count("watch recovered")), (0, 0), "{}", log.text());
+}
+
+#[tokio::test]
 async fn a_role_that_may_read_none_leaves_the_codes_settings_and_says_so_once() {
     let (log, _guard) = Log::begin();
     let world = World::start().await;
@@ -181,8 +205,12 @@ async fn a_role_that_may_read_none_leaves_the_codes_settings_and_says_so_once() 
     assert!(lasts(&channel).await > Duration::from_millis(1_500));
     sleep(Duration::from_secs(2)).await;
     assert!(channel.service_config().text().is_none());
-    let warned = log.warned("etcd failed, retrying");
-    assert!((1..=2).contains(&warned), "once for each of the two watches: {}", log.text());
+    let status = channel.service_config();
+    let error = status.error().unwrap();
+    assert!(error.starts_with("etcd does not let tonic-etcd/config/s be read: "), "{error}");
+    assert_eq!((revision_of(status.source()), revision_of(status.error_source())), (None, None));
+    assert_eq!(log.warned("service config unreadable, settings unchanged"), 1, "{}", log.text());
+    assert_eq!(log.count(" WARN "), 1, "{}", log.text());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use test_support::Log;
 use tokio::time::{Instant, sleep};
-use tonic_etcd::{BalancedChannel, Resolver};
+use tonic_etcd::Resolver;
 
 use super::{channel, document, put, shows};
 use crate::support::World;
@@ -53,11 +53,9 @@ async fn the_status_has_the_revision_of_the_last_document_that_was_refused() {
 async fn a_service_above_the_control_prefix_does_not_read_documents_as_records() {
     let world = World::start().await;
     let resolver = Resolver::builder([world.etcd.endpoint()]).control_prefix("team/control").connect_lazy().unwrap();
-    // A document may have fields that nobody knows.
+    // A document may have fields that nobody knows: it would be a server too.
     world.put("team/control/config/team", r#"{"Addr": "10.0.0.9:80", "methodConfig": []}"#).await;
-    let Ok(resolution) = resolver.resolve("team") else { return };
-    let channel = BalancedChannel::builder().service_config_from_etcd().build(&resolution).unwrap();
-    shows(&channel, "the document", |status| status.text().is_some() && status.error().is_none()).await;
-    let snapshot = resolution.ready(Duration::from_secs(10)).await.unwrap();
-    assert!(snapshot.is_empty() && snapshot.unreadable() == 0, "the document is a server too: {snapshot:?}");
+    let error = resolver.resolve("team").unwrap_err();
+    assert!(error.is_invalid_argument() && error.to_string().contains("team/control"), "{error}");
+    resolver.resolve("team/greeter").unwrap();
 }

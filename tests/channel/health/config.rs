@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use test_support::Log;
 use tokio::sync::watch;
 use tonic_etcd::ServerState;
 
@@ -17,6 +18,7 @@ fn text(document: &str) -> Arc<str> {
 
 #[tokio::test]
 async fn a_document_turns_health_checks_on_and_off_over_the_same_connection() {
+    let (log, _guard) = Log::begin();
     let peer = Peer::start(Answer::Says(NOT_SERVING)).await;
     let (documents, updates) = watch::channel(text("{}"));
     let channel = over(builder().service_config_updates(updates), [&peer.address]);
@@ -33,6 +35,9 @@ async fn a_document_turns_health_checks_on_and_off_over_the_same_connection() {
     }
     until("the check to end", || peer.seen.open_watches() == 0).await;
     assert_eq!(peer.seen.connections(), 1);
+    // The server has never said that it serves.
+    let not_checked = log.count("health not checked any more, the server gets calls again");
+    assert_eq!((log.count("server healthy again"), not_checked), (0, 2), "{}", log.text());
 }
 
 #[tokio::test]

@@ -80,7 +80,7 @@ async fn a_server_that_does_not_serve_gets_no_call_until_it_does() {
             failed.message().contains("1 known, 0 ready, 0 ejected, 0 connecting, 0 failing, 1 unhealthy"),
             "{failed}"
         );
-        let reason = format!("{}: the health service says {name}", peer.address);
+        let reason = format!("{}: the health service says {name} (asked for \"helloworld.Greeter\")", peer.address);
         assert!(text.contains(&reason) && !failed.message().contains(&peer.address.to_string()), "{text}");
 
         let waits = over(checking().wait_for_ready(true), [&peer.address]);

@@ -101,7 +101,7 @@ async fn broken(server: &Noting, admin: &Client, channel: &BalancedChannel, find
     let told = began.elapsed().as_secs_f64() * 1e3;
     let status = channel.service_config();
     let is_named = status.error().is_some_and(|error| error.starts_with("methodConfig[0].timeout: "))
-        && matches!(status.source(), Some(ServiceConfigSource::Etcd { revision: seen, .. }) if *seen >= revision);
+        && matches!(status.error_source(), Some(ServiceConfigSource::Etcd { revision: Some(seen), .. }) if *seen >= revision);
     server.take();
     sleep(STEP).await;
     let changed = server.take().iter().filter(|(_, timeout)| timeout.is_none_or(|timeout| timeout <= SHORT)).count();

@@ -89,6 +89,11 @@ impl HeldConnections {
         self.all.iter().find_map(|held| held.health.not_supported())
     }
 
+    /// Whether the server says over one of them that it serves.
+    pub(super) fn is_health_confirmed(&self) -> bool {
+        self.all.iter().any(|held| held.health.is_confirmed())
+    }
+
     /// Checks the health of all in this way from now on.
     pub(super) fn check_health(&mut self, asked: &Asked) {
         self.all.iter_mut().for_each(|held| held.health.follow(&held.connection, asked.clone()));

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 use crate::balance::subchannel::health::machine::{Action, Health, Input, Machine};
-use crate::balance::subchannel::health::protocol::{HealthStream, ServingStatus, WatchEnd, WatchRequest};
+use crate::balance::subchannel::health::protocol::{HealthStream, MAX_TEXT, ServingStatus, WatchEnd, WatchRequest};
 use crate::balance::subchannel::reconnect::LATE;
 use crate::connection::Connection;
 
@@ -57,6 +57,16 @@ pub(in crate::balance::subchannel) struct Check {
 struct Event {
     input: Input,
     reason: Option<String>,
+}
+
+impl CheckOptions {
+    /// A reason with what was asked for: operators set that too, and may err.
+    fn with_service(&self, reason: &str) -> String {
+        match &*self.service {
+            "" => format!("{reason} (asked for the server as a whole)"),
+            service => format!("{reason} (asked for {:?})", service.chars().take(MAX_TEXT).collect::<String>()),
+        }
+    }
 }
 
 impl ConnectionHealth {
@@ -109,6 +119,12 @@ impl ConnectionHealth {
         self.check().filter(|check| check.machine.health() == Health::Unhealthy)?.reason.as_deref()
     }
 
+    /// Whether the server itself says that it serves.
+    pub(in crate::balance::subchannel) fn is_confirmed(&self) -> bool {
+        let is_asked = |check: &Check| check.machine.action() != Action::Rest;
+        self.check().is_some_and(is_asked) && self.health() == Health::Healthy
+    }
+
     /// Why the server cannot be asked over this connection, if it cannot.
     pub(in crate::balance::subchannel) fn not_supported(&self) -> Option<&str> {
         self.check().filter(|check| check.machine.action() == Action::Rest)?.reason.as_deref()
@@ -144,7 +160,7 @@ impl Check {
                 let is_late = event.input == Input::TimeOver; // with time alone it becomes unhealthy, and nothing else
                 let late =
                     || format!("no response to the health check within {} ms", self.options.answer_within.as_millis());
-                self.reason = event.reason.or_else(|| is_late.then(late));
+                self.reason = event.reason.or_else(|| is_late.then(|| self.options.with_service(&late())));
                 return Poll::Ready(());
             }
         }
@@ -179,7 +195,7 @@ async fn step(
             let event = tokio::select! {
                 biased; // no stream is opened that would leave none to calls
                 () = only_one => Event::not_supported("the server accepts one stream at a time".to_owned()),
-                answer = answer => Event::of(answer),
+                answer = answer => Event::of(answer, &options),
                 () = reached(until.map(|until| began + until), options.answer_within) => {
                     Event { input: Input::TimeOver, reason: None }
                 }
@@ -195,15 +211,18 @@ impl Event {
     }
 
     /// From what the stream has given.
-    fn of(answer: Result<ServingStatus, WatchEnd>) -> Self {
+    fn of(answer: Result<ServingStatus, WatchEnd>, options: &CheckOptions) -> Self {
         let (input, reason) = match answer {
             Ok(ServingStatus::Serving) => (Input::Answered { serving: true }, None),
             Ok(status) => {
-                (Input::Answered { serving: false }, Some(format!("the health service says {}", status.name())))
+                let text = format!("the health service says {}", status.name());
+                (Input::Answered { serving: false }, Some(options.with_service(&text)))
             }
             Err(WatchEnd::NotSupported(text)) => return Self::not_supported(format!("UNIMPLEMENTED: {text}")),
             Err(WatchEnd::Disconnected) => (Input::Disconnected, None),
-            Err(WatchEnd::Ended(text)) => (Input::Ended, Some(format!("the health check has ended: {text}"))),
+            Err(WatchEnd::Ended(text)) => {
+                (Input::Ended, Some(options.with_service(&format!("the health check has ended: {text}"))))
+            }
         };
         Self { input, reason }
     }

@@ -109,7 +109,7 @@ impl Supervisor {
         let mut health = ConnectionHealth::of_new(&connection, self.asked(&mut services));
         loop {
             let (state, error) = state_of(std::iter::once((&connection, &health)));
-            self.log_health(&state, error.as_deref(), health.not_supported());
+            self.log_health(&state, error.as_deref(), health.not_supported(), health.is_confirmed());
             self.subchannel.set_state(state, error);
             self.context.changed.notify_one();
             tokio::select! {
@@ -121,8 +121,15 @@ impl Supervisor {
         }
     }
 
-    /// Logs what the health of a server has become, before it is published.
-    pub(super) fn log_health(&mut self, state: &SubchannelState, error: Option<&str>, not_supported: Option<&str>) {
+    /// Logs what the health of a server has become, before it is published. It may be ready without a server's word: nobody asks
+    /// for its health any more, or it cannot be asked.
+    pub(super) fn log_health(
+        &mut self,
+        state: &SubchannelState,
+        error: Option<&str>,
+        not_supported: Option<&str>,
+        is_confirmed: bool,
+    ) {
         let (service, server) = (&*self.context.service, self.subchannel.address());
         if let Some(error) = not_supported
             && !std::mem::replace(&mut self.has_warned_of_health, true)
@@ -134,7 +141,11 @@ impl Supervisor {
                 tracing::info!(parent: None, service, %server, error, "server unhealthy");
             }
             SubchannelState::Ready(_) if std::mem::take(&mut self.is_unhealthy) => {
-                tracing::info!(parent: None, service, %server, "server healthy again");
+                if is_confirmed {
+                    tracing::info!(parent: None, service, %server, "server healthy again");
+                } else {
+                    tracing::info!(parent: None, service, %server, "health not checked any more, the server gets calls again");
+                }
             }
             _ => {}
         }

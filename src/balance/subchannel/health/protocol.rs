@@ -73,8 +73,8 @@ const PATH: &str = "/grpc.health.v1.Health/Watch";
 const MAX_ANSWER: usize = 4 << 10;
 /// Bytes. As large as an answer with its prefix, and not tonic's 8 KiB: there is a stream for each connection.
 const BUFFER: usize = 64;
-/// Letters of a server's text that are kept.
-const MAX_TEXT: usize = 200;
+/// Letters of a server's text, or of a service's name, that are kept.
+pub(super) const MAX_TEXT: usize = 200;
 
 /// A message as it stands in a body of gRPC: a flag that it is not compressed, its length, itself.
 fn framed(message: &impl Message) -> Bytes {
