@@ -3,11 +3,12 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use bytes::Bytes;
-use greeter_proto::HelloRequest;
 use greeter_proto::greeter_client::GreeterClient;
+use greeter_proto::greeter_server::{Greeter, GreeterServer};
+use greeter_proto::{HelloReply, HelloRequest};
 use tokio::time::Instant;
-use tonic::{Code, Request, Status};
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Code, Request, Response, Status};
 use tower::discover::Change;
 
 use crate::balance::config::ConfigTexts;
@@ -15,26 +16,27 @@ use crate::balance::connectivity::DirectoryStatus;
 use crate::balance::pool::source::DiscoverySource;
 use crate::{BalancedChannel, CallTimeout, Instance};
 
-/// A channel over one server that answers with `INTERNAL` or never, whose document does not come.
+/// Answers with `INTERNAL`, or never.
+struct Peer {
+    answers: bool,
+}
+
+#[tonic::async_trait]
+impl Greeter for Peer {
+    async fn say_hello(&self, _: Request<HelloRequest>) -> Result<Response<HelloReply>, Status> {
+        if !self.answers {
+            std::future::pending::<()>().await;
+        }
+        Err(Status::internal("answered"))
+    }
+}
+
+/// A channel over one server, whose document does not come.
 async fn undecided(answers: bool) -> BalancedChannel {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((tcp, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                let mut connection = h2::server::Builder::new().handshake::<_, Bytes>(tcp).await.unwrap();
-                let mut held = Vec::new();
-                while let Some(Ok((request, mut respond))) = connection.accept().await {
-                    if answers {
-                        let head = http::Response::builder().header("content-type", "application/grpc");
-                        drop(respond.send_response(head.header("grpc-status", 13).body(()).unwrap(), true));
-                    } else {
-                        held.push((request, respond));
-                    }
-                }
-            });
-        }
-    });
+    let server = tonic::transport::Server::builder().add_service(GreeterServer::new(Peer { answers }));
+    tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
     let insert = Ok::<_, Infallible>(Change::Insert(address, Instance::new(address).unwrap()));
     let directory = DirectoryStatus::new("greeter", None);
     let source = DiscoverySource::new(tokio_stream::iter([insert]), directory.clone());

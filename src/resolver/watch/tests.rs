@@ -92,7 +92,7 @@ enum Fate {
 }
 
 fn kind() -> impl Strategy<Value = FailureKind> {
-    prop_oneof![4 => Just(FailureKind::Transient), 1 => Just(FailureKind::Revision), 1 => Just(FailureKind::Permanent), 1 => Just(FailureKind::Denied)]
+    prop_oneof![4 => Just(FailureKind::Transient), 1 => Just(FailureKind::Revision), 1 => Just(FailureKind::Permanent)]
 }
 
 fn fate() -> impl Strategy<Value = Fate> {
