@@ -27,7 +27,7 @@ pub(crate) fn apply(shared: &ChannelShared, ConfigText { source, text }: ConfigT
         }
         Ok(Read::Document { text, document, remarks }) => {
             let unused = unused(&shared.settings, &document, &remarks.repeats);
-            put_into_force(shared, document);
+            put_into_force(shared, *document);
             log_in_force(shared, &source, true, &unused);
             log_warnings(shared, &source, &remarks.warnings);
             on_good(shared, |status| {
@@ -35,7 +35,7 @@ pub(crate) fn apply(shared: &ChannelShared, ConfigText { source, text }: ConfigT
                 *status = ServiceConfigStatus { text: Some(text), source: Some(source), error: None, warnings };
             });
         }
-        Err(error) => on_error(shared, source, error),
+        Err(error) => on_error(shared, &source, &error),
     }
 }
 
@@ -47,7 +47,7 @@ enum Read {
     None,
     Document {
         text: Arc<str>,
-        document: ServiceConfig,
+        document: Box<ServiceConfig>,
         remarks: Remarks,
     },
 }
@@ -55,7 +55,7 @@ enum Read {
 fn read(shared: &ChannelShared, text: Arc<str>) -> Result<Read, TextError> {
     let read = ServiceConfig::read(text.as_bytes(), shared.settings.calls.most_attempts());
     let (document, remarks) = read.map_err(|invalid| TextError::Invalid(invalid.to_string()))?;
-    Ok(Read::Document { text, document, remarks })
+    Ok(Read::Document { text, document: Box::new(document), remarks })
 }
 
 fn put_into_force(shared: &ChannelShared, document: ServiceConfig) {
@@ -80,8 +80,8 @@ fn on_good(shared: &ChannelShared, change: impl FnOnce(&mut ServiceConfigStatus)
 }
 
 /// What is in force stays.
-fn on_error(shared: &ChannelShared, source: ServiceConfigSource, error: TextError) {
-    let (TextError::Invalid(text) | TextError::Unreadable(text)) = &error;
+fn on_error(shared: &ChannelShared, source: &ServiceConfigSource, error: &TextError) {
+    let (TextError::Invalid(text) | TextError::Unreadable(text)) = error;
     let mut status = shared.config.status.lock().unwrap_or_else(PoisonError::into_inner);
     let is_known = status.error.as_ref().is_some_and(|(of, known)| *of == source && **known == **text);
     let has_document = status.text.is_some();

@@ -35,7 +35,7 @@ mod tests {
         "backoffMultiplier": 2, "retryableStatusCodes": ["UNAVAILABLE"]}"#;
 
     /// The paths of what a document does not change.
-    fn paths(builder: BalancedChannelBuilder, text: &str) -> Vec<String> {
+    fn paths(builder: &BalancedChannelBuilder, text: &str) -> Vec<String> {
         let (document, remarks) = ServiceConfig::read(text.as_bytes(), 5).unwrap();
         let unused = unused(builder.settings_for_test(), &document, &remarks.repeats);
         unused.iter().map(|unused| unused.split_once(": not used, ").unwrap().0.to_owned()).collect()
@@ -55,10 +55,10 @@ mod tests {
             ),
         ] {
             let field = text.split('"').nth(1).unwrap();
-            assert_eq!(paths(closed, text), [field]);
-            assert!(paths(open, text).is_empty(), "{field}");
+            assert_eq!(paths(&closed, text), [field]);
+            assert!(paths(&open, text).is_empty(), "{field}");
         }
-        assert!(paths(with(), r#"{"methodConfig": [{"name": [{}], "timeout": "1s"}]}"#).is_empty());
+        assert!(paths(&with(), r#"{"methodConfig": [{"name": [{}], "timeout": "1s"}]}"#).is_empty());
     }
 
     #[test]
@@ -85,7 +85,7 @@ mod tests {
             (r#"{"service": "a.B"}"#, BalancedChannelBuilder::default().retry(from().never_repeat("/a.B/")), false),
             (r#"{"service": "a.B"}"#, BalancedChannelBuilder::default().retry(from().never_repeat("/a.B/Pay")), true),
         ] {
-            let unused = paths(builder, &format!(r#"{{"methodConfig": [{{}}, {{"name": [{name}], {RETRY}}}]}}"#));
+            let unused = paths(&builder, &format!(r#"{{"methodConfig": [{{}}, {{"name": [{name}], {RETRY}}}]}}"#));
             assert_eq!(unused.is_empty(), is_used, "{name}: {unused:?}");
             assert!(unused.iter().all(|path| path == "methodConfig[1].retryPolicy"), "{unused:?}");
         }
