@@ -83,7 +83,7 @@ fn on_good(shared: &ChannelShared, change: impl FnOnce(&mut ServiceConfigStatus)
 fn on_error(shared: &ChannelShared, source: &ServiceConfigSource, error: &TextError) {
     let (TextError::Invalid(text) | TextError::Unreadable(text)) = error;
     let mut status = shared.config.status.lock().unwrap_or_else(PoisonError::into_inner);
-    let is_known = status.error.as_ref().is_some_and(|(of, known)| *of == source && **known == **text);
+    let is_known = status.error.as_ref().is_some_and(|(of, known)| of == source && **known == **text);
     let has_document = status.text.is_some();
     status.source.get_or_insert_with(|| source.clone().without_revision());
     status.error = Some((source.clone(), text.as_str().into()));

@@ -42,8 +42,8 @@ async fn the_calls_that_waited_for_the_first_word_go_to_no_unhealthy_server() {
     put(&root, "s/one", naming(&unhealthy_server().await)).await;
     put(&root, "tonic-etcd/config/s", r#"{"healthCheckConfig": {"serviceName": "greeter"}}"#).await;
     for number in 0..10 {
-        let channel = channel(&Resolver::connect_lazy(options.clone()).unwrap(), "s");
         let began = Instant::now();
+        let channel = channel(&Resolver::connect_lazy(options.clone()).unwrap(), "s");
         let result = greet(&channel).await;
         // On a busy machine the word may come too late: then the call has gone on without it.
         if began.elapsed() < Duration::from_secs(1) {
