@@ -85,7 +85,6 @@ where
     }
     let no_word = pool.shared.config.awaited_until();
     loop {
-        let had_word = has_word;
         let detection = pool.outlier_detector.as_ref().map(|detector| pool.began + detector.next());
         let mut is_full = false;
         tokio::select! {
@@ -125,7 +124,7 @@ where
         pool.let_go();
         pool.detect_outliers();
         pool.publish();
-        if !had_word && has_word {
+        if has_word && pool.shared.config.is_awaited() {
             pool.shared.config.go_on();
         }
         pool.leaving.retain(|_, streams| streams.strong_count() > 0);

@@ -96,6 +96,6 @@ fn is_denied(view: &View) -> bool {
 /// Waits until there is another view. For ever, if the watch has ended with its runtime: the last one stays.
 pub(super) async fn changed(views: &mut Receiver<View>) {
     if views.changed().await.is_err() {
-        pending().await
+        pending::<()>().await;
     }
 }
