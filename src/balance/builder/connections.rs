@@ -117,7 +117,7 @@ impl BalancedChannelBuilder {
     ///
     /// Streams without an end take up to `n` times the server's limit of places. Then calls wait, and
     /// their statuses name the limit. A [health check](Self::health_check) takes one stream of each
-    /// connection: with a limit of 100 calls have 99, and the statuses name 100.
+    /// connection: with a limit of 100 calls have 99, which is what the statuses name.
     pub fn connections_per_server(mut self, connections: usize) -> Self {
         self.settings.connections_per_server = Some(connections);
         self
