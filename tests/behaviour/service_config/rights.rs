@@ -96,6 +96,27 @@ async fn a_cached_document_is_not_used_where_etcd_refuses_it() {
     assert!(status.text().is_none() && status.error().is_some(), "etcd is up, and refuses it: {status:?}");
 }
 
+/// The cached document is in force when etcd's refusal comes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cached_document_that_is_used_goes_when_etcd_refuses_it() {
+    let world = World::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let (root, options) = with_role(&world, &[("tonic-etcd/config/", true)]).await;
+    put(&root, "tonic-etcd/config/s", document("1s")).await;
+    let resolver = || Resolver::builder(options.clone()).cache(folder.path()).connect_lazy().unwrap();
+    let before = channel(&resolver(), "s");
+    shows(&before, "the document", |status| status.text().is_some()).await;
+    holds(&folder.path().join("tonic-etcd%2Fconfig%2Fs.cache"), "\"1s\"").await;
+    drop(before);
+
+    revoke_all_configs(&root).await;
+    world.etcd.freeze();
+    let channel = channel(&resolver(), "s");
+    shows(&channel, "the cached document", |status| status.text().is_some()).await;
+    world.etcd.thaw();
+    shows(&channel, "the refusal", |status| status.text().is_none() && status.error().is_some()).await;
+}
+
 /// Issue 17: where the role may read none, "said once, tried again every minute".
 #[tokio::test(flavor = "multi_thread")]
 async fn what_etcd_refuses_is_not_asked_for_every_few_seconds() {
