@@ -22,7 +22,7 @@ impl Greeter for Unhealthy {
     }
 }
 
-/// The address of a server whose health is NOT_SERVING.
+/// The address of a server whose health is `NOT_SERVING`.
 async fn unhealthy_server() -> String {
     let incoming = TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = incoming.local_addr().unwrap().to_string();
