@@ -43,6 +43,7 @@ use crate::balance::pool::members::{InstanceChange, Members};
 use crate::balance::pool::ready::{Published, PublishedServer};
 use crate::balance::shared::ChannelShared;
 use crate::balance::subchannel::SubchannelState;
+use crate::balance::subchannel::health::CheckedHealth;
 use crate::balance::subchannel::outlier::{CallCounts, OutlierDetector};
 use crate::connection::ServerStreams;
 use crate::instance::Instance;
@@ -75,9 +76,14 @@ where
     let queue = shared.queue.clone();
     let mut turns = std::pin::pin!(queue.pass_on_unused_turns());
     let mut pool = Pool::new(shared);
-    pool.follow_service_config();
     let mut members = Members::new();
     let mut open = true;
+    // Before the first word, nobody has followed anything: whose health decides is not known, and no server is ready.
+    let mut has_word = !pool.shared.config.is_awaited();
+    if has_word {
+        pool.follow_service_config();
+    }
+    let no_word = pool.shared.config.awaited_until();
     loop {
         let detection = pool.outlier_detector.as_ref().map(|detector| pool.began + detector.next());
         let mut is_full = false;
@@ -103,6 +109,11 @@ where
             },
             Some(text) = next(config.as_mut()) => {
                 apply(&pool.shared, text);
+                has_word = true;
+                pool.follow_service_config();
+            }
+            () = sleep_until(no_word), if !has_word => {
+                has_word = true;
                 pool.follow_service_config();
             }
             () = pool.shared.connect_context.changed.notified() => {}
@@ -113,6 +124,9 @@ where
         pool.let_go();
         pool.detect_outliers();
         pool.publish();
+        if has_word && pool.shared.config.is_awaited() {
+            pool.shared.config.go_on();
+        }
         pool.leaving.retain(|_, streams| streams.strong_count() > 0);
         // A source that always has more must not keep the other tasks of this thread from running.
         if is_full {
@@ -247,7 +261,7 @@ impl Pool {
             tracing::info!(parent: None, service, policy = ?self.policy, "health not checked, the policy does without");
         }
         self.unchecked_health = unchecked;
-        self.shared.connect_context.health.follow(checked);
+        self.shared.connect_context.health.follow(checked.map_or(CheckedHealth::None, CheckedHealth::Of));
     }
 
     /// Permits as many connections to a server as the code says, else the service config.
