@@ -42,7 +42,7 @@ impl BalancedChannelBuilder {
     ///
     /// | the server's answer | what follows |
     /// |---|---|
-    /// | none yet | The server is [`Connecting`](crate::ServerState::Connecting), and calls wait. After the [`connect_timeout`](Self::connect_timeout) (5 s by default) it counts as unhealthy until it answers. A connection that is in use already when a service config turns the checks on, or changes the name, keeps its state until the first answer, or until that time is over. |
+    /// | none yet | The server is [`Connecting`](crate::ServerState::Connecting), and calls wait. After the [`connect_timeout`](Self::connect_timeout) (5 s by default) it counts as unhealthy until it answers. A connection that is in use already when a service config turns the checks on, or changes the name, keeps its state until the first answer, or until that time is over. One that was made before the first service config came is not in use. |
     /// | `SERVING` | It is [`Ready`](crate::ServerState::Ready). |
     /// | `NOT_SERVING`, `SERVICE_UNKNOWN`, `UNKNOWN` | It is [`Unhealthy`](crate::ServerState::Unhealthy): no new call goes to it, and calls in flight go on. Calls do not wait for it: if no other server can be used, they fail at once with `UNAVAILABLE` unless they [wait for ready](Self::wait_for_ready). |
     /// | the stream ends with `UNIMPLEMENTED`, or the server accepts only one stream at a time | It counts as healthy, and is not asked again over this connection. Logged at WARN, once for each server. |

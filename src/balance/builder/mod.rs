@@ -333,9 +333,20 @@ impl BalancedChannelBuilder {
     /// digits of ASCII and `-`, `_`, `.`, `~` is percent-escaped byte by byte, so that it has no slash:
     /// `tonic-etcd/config/shop%2Fpayments` for `shop/payments`.
     /// [`ResolverBuilder::control_prefix`](crate::ResolverBuilder::control_prefix) sets another prefix. While there is no such key,
-    /// the code's settings hold. While etcd is unavailable, the last document stays in force, and with
-    /// [`ResolverBuilder::cache`](crate::ResolverBuilder::cache) a program that starts then has it too. Calls that begin before the
-    /// first word of etcd, or of the cache, wait for it, for at most 1 s.
+    /// the code's settings hold.
+    ///
+    /// **While etcd is unavailable**, the last document stays in force, and with
+    /// [`ResolverBuilder::cache`](crate::ResolverBuilder::cache) a program that starts then has it too, 300 ms after its start. Once
+    /// etcd has answered, a refusal included, nothing of the cache holds any longer. A document also stays, logged at WARN, if etcd
+    /// was wiped or restored and does not have it any more: as long as the loss of instances would be doubtful
+    /// ([`MassLoss`](crate::MassLoss), 60 s by default), and while that of the service's instances is. One that is deleted then goes
+    /// when that time is over.
+    ///
+    /// **Calls that begin before the first word** of etcd, or of the cache, wait for it, within their deadline and the
+    /// [`wait_limit`](Self::wait_limit). No server is ready before: it is not known yet whose health decides. That there is no word
+    /// counts as one 1 s after the channel began, and after 300 ms if etcd fails and no cache file has one: then the code's settings
+    /// hold. The document's `timeout` of such a call counts from when the document is known, the call's own and the code's from its
+    /// beginning.
     ///
     /// **A broken document** changes nothing for the clients that run: each keeps the last good one. But clients that start while it
     /// is there have the code's settings alone, so a fleet that restarts is divided until it is mended. Check documents before the
@@ -344,8 +355,9 @@ impl BalancedChannelBuilder {
     /// revision. It is a snapshot: there is no stream of it.
     ///
     /// One watch serves all services of a resolver if its role may read all keys below `tonic-etcd/config/`. Otherwise there is one
-    /// for each service, for which its role must be able to read that one key. Where it may read neither, the code's settings hold:
-    /// that is logged at WARN, once. What may not be read is tried again every 30 to 60 s.
+    /// for each service, for which its role must be able to read that one key; the role may change while the program runs. Where it
+    /// may read neither, the code's settings hold, or the last document that etcd has told: that is logged at WARN, once, and is the
+    /// [`error`](crate::ServiceConfigStatus::error) of the status. What may not be read is tried again every 30 to 60 s.
     ///
     /// **Security.** Whoever may write this key sets how long calls may take and whether they wait, and whose health servers are
     /// asked for: under a name that no server knows, all are unhealthy, unless the code names the service

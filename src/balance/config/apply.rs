@@ -72,25 +72,22 @@ fn source_of(source: ServiceConfigSource, has_document: bool) -> ServiceConfigSo
     if has_document { source } else { source.without_revision() }
 }
 
-/// Changes the status after a text that is good, and lets calls go on.
+/// Changes the status after a text that is good.
 fn on_good(shared: &ChannelShared, change: impl FnOnce(&mut ServiceConfigStatus)) {
     let mut status = shared.config.status.lock().unwrap_or_else(PoisonError::into_inner);
     status.error = None;
     change(&mut status);
-    drop(status);
-    shared.config.on_word();
 }
 
 /// What is in force stays.
 fn on_error(shared: &ChannelShared, source: &ServiceConfigSource, error: &TextError) {
     let (TextError::Invalid(text) | TextError::Unreadable(text)) = error;
     let mut status = shared.config.status.lock().unwrap_or_else(PoisonError::into_inner);
-    let is_known = status.error.as_ref().is_some_and(|(_, known)| **known == **text);
+    let is_known = status.error.as_ref().is_some_and(|(of, known)| of == source && **known == **text);
     let has_document = status.text.is_some();
     status.source.get_or_insert_with(|| source.clone().without_revision());
     status.error = Some((source.clone(), text.as_str().into()));
     drop(status); // before the log, whose subscriber may ask for it
-    shared.config.on_word();
     if is_known {
         return;
     }

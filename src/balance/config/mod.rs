@@ -8,18 +8,20 @@
 //! ```
 
 pub(crate) mod apply;
+#[cfg(test)]
+mod first_word_tests;
 pub(crate) mod policy;
 pub(crate) mod source;
 mod unused;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use tokio::sync::Notify;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 pub(crate) use crate::balance::config::source::{ConfigSource, ConfigText, ConfigTexts, TextError};
 
@@ -157,7 +159,7 @@ pub(crate) fn check(document: &str, most_attempts: u32) -> Result<Vec<String>, E
 /// The longest beginning of a document that an error shows, in letters.
 const LONGEST_SHOWN: usize = 40;
 
-/// How long a call waits for the first word of the source. A cache file is used after 300 ms.
+/// How long a channel waits for the first word of its source. A cache file is used after 300 ms.
 const FIRST_WORD_WAIT: Duration = Duration::from_secs(1);
 
 /// What a channel keeps of its service config.
@@ -170,6 +172,8 @@ pub(crate) struct AppliedConfig {
     /// The first word of the source is still to come, and calls wait for it.
     is_awaited: AtomicBool,
     has_come: Notify,
+    /// When they do not wait any longer, counted from when somebody first waits: a runtime may be driven late.
+    awaited_until: OnceLock<Instant>,
 }
 
 impl AppliedConfig {
@@ -188,18 +192,26 @@ impl AppliedConfig {
         self.is_awaited.load(Ordering::Acquire)
     }
 
-    /// Waits for it, but not for long: a call is not to fail because nobody says how it is to be made.
-    pub(crate) async fn wait(&self) {
+    /// When nobody waits for it any longer: a call is not to fail because nobody says how it is to be made. One time for all calls,
+    /// so that the wait is not made again and again while the source is silent.
+    pub(crate) fn awaited_until(&self) -> Instant {
+        *self.awaited_until.get_or_init(|| Instant::now() + FIRST_WORD_WAIT)
+    }
+
+    /// Waits for it, until nobody does any longer, and until this time at most.
+    pub(crate) async fn wait(&self, limit: Option<Instant>) {
         let come = self.has_come.notified();
         let mut come = std::pin::pin!(come);
         come.as_mut().enable();
-        if self.is_awaited() {
-            let _ = timeout(FIRST_WORD_WAIT, come).await;
+        let until = self.awaited_until();
+        let end = limit.map_or(until, |limit| limit.min(until));
+        if self.is_awaited() && timeout_at(end, come).await.is_err() && end == until {
+            self.go_on();
         }
     }
 
-    /// It has come.
-    fn on_word(&self) {
+    /// It has come, and everybody follows it; or nobody waits any longer.
+    pub(crate) fn go_on(&self) {
         if self.is_awaited.swap(false, Ordering::AcqRel) {
             self.has_come.notify_waiters();
         }

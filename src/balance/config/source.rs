@@ -29,7 +29,7 @@ pub(crate) enum ConfigSource {
 }
 
 /// A text that has come, or why none has.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ConfigText {
     pub(crate) source: ServiceConfigSource,
     /// `None`: there is no document.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::balance::config;
 use crate::balance::config::policy::Balancing;
 use crate::balance::pool::Pool;
+use crate::balance::subchannel::health::CheckedHealth;
 use crate::balance::subchannel::outlier::OutlierDetector;
 
 impl Pool {
@@ -51,7 +52,7 @@ impl Pool {
             tracing::info!(parent: None, service, policy = ?self.policy, "health not checked, the policy does without");
         }
         self.unchecked_health = unchecked;
-        self.shared.connect_context.health.follow(checked);
+        self.shared.connect_context.health.follow(checked.map_or(CheckedHealth::None, CheckedHealth::Of));
     }
 
     /// Permits as many connections to a server as the code says, else the service config.

@@ -38,7 +38,8 @@ use crate::connection::{Connection, ServerStreams};
 #[non_exhaustive]
 pub enum ServerState {
     /// The first connection, or the next after one that has ended, is being made, or its health check
-    /// has not been answered yet. Calls may wait for it.
+    /// has not been answered yet, or it is not known yet whether there is one, because the first service config is still to come
+    /// from etcd. Calls may wait for it.
     Connecting,
     /// Connected: the server's SETTINGS have come, and it is healthy if that is checked. A server whose
     /// health cannot be checked, because it has no health service, counts as healthy: a WARN tells of

@@ -84,6 +84,13 @@ pub(crate) enum FailureKind {
     Denied,
 }
 
+impl FailureKind {
+    /// Whether only people can repair it.
+    pub(super) fn is_permanent(self) -> bool {
+        matches!(self, Self::Permanent | Self::Denied)
+    }
+}
+
 /// Whether the snapshot is what etcd holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WatchStatus {

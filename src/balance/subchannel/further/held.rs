@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::balance::subchannel::SubchannelState;
-use crate::balance::subchannel::health::{CheckOptions, ConnectionHealth, state_of};
+use crate::balance::subchannel::health::{Asked, ConnectionHealth, state_of};
 use crate::connection::{CloseReason, Connection};
 
 /// How often further connections are looked at within the time after which they count as unused. So one closes up to a tenth of
@@ -48,15 +48,15 @@ pub(super) enum HeldEvent {
 }
 
 impl Held {
-    fn new(connection: Connection, began: Instant, is_further: bool, check: Option<CheckOptions>) -> Self {
+    fn new(connection: Connection, began: Instant, is_further: bool, asked: Asked) -> Self {
         let closing = Box::pin(connection.closing());
-        let health = ConnectionHealth::of_new(&connection, check);
+        let health = ConnectionHealth::of_new(&connection, asked);
         Self { connection, health, closing, began, is_further, calls: 0, unused_since: Instant::now() }
     }
 
-    /// A connection that was made beside another one. Its health is checked as `check` says.
-    pub(super) fn further(connection: Connection, began: Instant, check: Option<CheckOptions>) -> Self {
-        Self::new(connection, began, true, check)
+    /// A connection that was made beside another one. Its health is checked in this way.
+    pub(super) fn further(connection: Connection, began: Instant, asked: Asked) -> Self {
+        Self::new(connection, began, true, asked)
     }
 
     /// Whether there was no call for so long.
@@ -70,8 +70,8 @@ impl Held {
 }
 
 impl HeldConnections {
-    pub(super) fn new(first: Connection, began: Instant, check: Option<CheckOptions>, unused_after: Duration) -> Self {
-        Self { all: vec![Held::new(first, began, false, check)], unused_after, next_check: Instant::now() }
+    pub(super) fn new(first: Connection, began: Instant, asked: Asked, unused_after: Duration) -> Self {
+        Self { all: vec![Held::new(first, began, false, asked)], unused_after, next_check: Instant::now() }
     }
 
     /// How many there are.
@@ -95,8 +95,8 @@ impl HeldConnections {
     }
 
     /// Checks the health of all in this way from now on.
-    pub(super) fn check_health(&mut self, check: Option<&CheckOptions>) {
-        self.all.iter_mut().for_each(|held| held.health.follow(&held.connection, check.cloned()));
+    pub(super) fn check_health(&mut self, asked: &Asked) {
+        self.all.iter_mut().for_each(|held| held.health.follow(&held.connection, asked.clone()));
     }
 
     /// Adds one as the youngest.

@@ -61,7 +61,7 @@ impl Supervisor {
         let subchannel = self.subchannel.clone();
         let mut services = context.health.service.subscribe();
         let mut limits = context.connections_per_server.subscribe();
-        let mut held = HeldConnections::new(first, began, self.check_options(&mut services), context.unused_after);
+        let mut held = HeldConnections::new(first, began, self.asked(&mut services), context.unused_after);
         let mut backoff = Reconnect::new();
         let mut attempt: Option<Attempt> = None;
         let mut retry_at: Option<Instant> = None;
@@ -109,7 +109,7 @@ impl Supervisor {
                     }
                 }
                 Event::Health => {}
-                Event::OtherService => held.check_health(self.check_options(&mut services).as_ref()),
+                Event::OtherService => held.check_health(&self.asked(&mut services)),
                 Event::OtherLimit => held.keep(*limits.borrow()),
                 // Whoever asked may have found room meanwhile.
                 Event::Asked if !subchannel.waiting.has_waiters() => {
@@ -130,7 +130,7 @@ impl Supervisor {
                     attempt = None;
                     backoff.connected();
                     subchannel.growth.set_failed(false);
-                    held.push(Held::further(connection, began, self.check_options(&mut services)));
+                    held.push(Held::further(connection, began, self.asked(&mut services)));
                     let (service, server, connections) = (&*context.service, subchannel.address(), held.len());
                     tracing::debug!(parent: None, service, %server, connections, "further connection made");
                 }

@@ -13,13 +13,24 @@ use crate::balance::subchannel::reconnect::LATE;
 use crate::connection::Connection;
 
 /// The health of one connection, while its supervisor polls it. Dropped, it ends the stream.
-#[derive(Default)]
-pub(in crate::balance::subchannel) struct ConnectionHealth {
-    /// `None` while no health is asked for.
-    check: Option<Box<Check>>,
+pub(in crate::balance::subchannel) enum ConnectionHealth {
+    /// It is not known yet whether the server is asked.
+    Undecided,
+    /// No health is asked for.
+    Unchecked,
+    Checked(Box<Check>),
 }
 
 /// What is asked of a server, over each of its connections.
+#[derive(Clone)]
+pub(in crate::balance::subchannel) enum Asked {
+    /// That is not known yet.
+    Undecided,
+    Nothing,
+    Health(CheckOptions),
+}
+
+/// How a server is asked for its health.
 #[derive(Clone)]
 pub(in crate::balance::subchannel) struct CheckOptions {
     /// Whose health; empty for that of the server as a whole.
@@ -30,7 +41,7 @@ pub(in crate::balance::subchannel) struct CheckOptions {
 }
 
 /// One that asks.
-struct Check {
+pub(in crate::balance::subchannel) struct Check {
     connection: Connection,
     options: CheckOptions,
     machine: Machine,
@@ -59,50 +70,71 @@ impl CheckOptions {
 }
 
 impl ConnectionHealth {
-    /// Asks as the options say from now on, or no longer. What is known stays until the first answer.
-    pub(in crate::balance::subchannel) fn follow(&mut self, connection: &Connection, options: Option<CheckOptions>) {
-        let (Some(options), Some(check)) = (&options, &self.check) else {
-            self.check = options.map(|options| Box::new(Check::new(Health::Healthy, connection.clone(), options)));
+    /// Asks in this way from now on, or no longer. What is known stays until the first answer: a connection that was ready while
+    /// nothing was asked stays ready. One over which nothing was called, because that was undecided, does not become it before.
+    pub(in crate::balance::subchannel) fn follow(&mut self, connection: &Connection, asked: Asked) {
+        let Asked::Health(options) = asked else {
+            *self = Self::of_new(connection, asked);
             return;
         };
-        // A server that cannot be asked for one service cannot be asked for another one.
-        if check.options.service != options.service && check.machine.action() != Action::Rest {
-            let check = Check::new(check.machine.health(), connection.clone(), options.clone());
-            self.check = Some(Box::new(check));
-        }
+        let known = match &*self {
+            // A server that cannot be asked for one service cannot be asked for another one.
+            Self::Checked(check)
+                if check.options.service == options.service || check.machine.action() == Action::Rest =>
+            {
+                return;
+            }
+            other => other.health(),
+        };
+        *self = Self::Checked(Box::new(Check::new(known, connection.clone(), options)));
     }
 
     /// The same for a connection over which nothing was called yet.
-    pub(in crate::balance::subchannel) fn of_new(connection: &Connection, options: Option<CheckOptions>) -> Self {
-        Self { check: options.map(|options| Box::new(Check::new(Health::Unknown, connection.clone(), options))) }
+    pub(in crate::balance::subchannel) fn of_new(connection: &Connection, asked: Asked) -> Self {
+        match asked {
+            Asked::Undecided => Self::Undecided,
+            Asked::Nothing => Self::Unchecked,
+            Asked::Health(options) => Self::Checked(Box::new(Check::new(Health::Unknown, connection.clone(), options))),
+        }
     }
 
     /// What is known now.
     pub(in crate::balance::subchannel) fn health(&self) -> Health {
-        self.check.as_ref().map_or(Health::Healthy, |check| check.machine.health())
+        match self {
+            Self::Undecided => Health::Unknown,
+            Self::Unchecked => Health::Healthy,
+            Self::Checked(check) => check.machine.health(),
+        }
+    }
+
+    fn check(&self) -> Option<&Check> {
+        match self {
+            Self::Undecided | Self::Unchecked => None,
+            Self::Checked(check) => Some(check),
+        }
     }
 
     /// Why the connection is unhealthy.
     pub(in crate::balance::subchannel) fn error(&self) -> Option<&str> {
-        self.check.as_ref().filter(|check| check.machine.health() == Health::Unhealthy)?.reason.as_deref()
+        self.check().filter(|check| check.machine.health() == Health::Unhealthy)?.reason.as_deref()
     }
 
     /// Whether the server itself says that it serves.
     pub(in crate::balance::subchannel) fn is_confirmed(&self) -> bool {
         let is_asked = |check: &Check| check.machine.action() != Action::Rest;
-        self.check.as_deref().is_some_and(is_asked) && self.health() == Health::Healthy
+        self.check().is_some_and(is_asked) && self.health() == Health::Healthy
     }
 
     /// Why the server cannot be asked over this connection, if it cannot.
     pub(in crate::balance::subchannel) fn not_supported(&self) -> Option<&str> {
-        self.check.as_ref().filter(|check| check.machine.action() == Action::Rest)?.reason.as_deref()
+        self.check().filter(|check| check.machine.action() == Action::Rest)?.reason.as_deref()
     }
 
     /// Ready when anything of the above has changed.
     pub(in crate::balance::subchannel) fn poll_changed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match &mut self.check {
-            Some(check) => check.poll_changed(cx),
-            None => Poll::Pending,
+        match self {
+            Self::Checked(check) => check.poll_changed(cx),
+            Self::Undecided | Self::Unchecked => Poll::Pending,
         }
     }
 }

@@ -23,30 +23,42 @@ use tokio::sync::watch;
 
 use crate::balance::shared::Settings;
 use crate::balance::subchannel::SubchannelState;
-pub(super) use crate::balance::subchannel::health::check::{CheckOptions, ConnectionHealth};
+use crate::balance::subchannel::health::check::CheckOptions;
+pub(super) use crate::balance::subchannel::health::check::{Asked, ConnectionHealth};
 pub(super) use crate::balance::subchannel::health::machine::Health;
 use crate::balance::subchannel::health::protocol::WatchRequest;
 use crate::balance::subchannel::supervisor::Supervisor;
 use crate::connection::{CloseReason, Connection};
 
+/// Whose health decides whether calls go to a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum CheckedHealth {
+    /// It is not known yet, so that no connection is ready: the first service config is still to come.
+    Undecided,
+    /// Nobody's: no server is asked.
+    None,
+    /// This service's, and with an empty name that of each server as a whole.
+    Of(Arc<str>),
+}
+
 /// What the health checks of a channel share.
 pub(crate) struct HealthChecks {
-    /// Whose health decides, empty for that of each server as a whole; `None`: nobody is asked. The supervisors follow it.
-    pub(crate) service: watch::Sender<Option<Arc<str>>>,
+    /// The supervisors follow it.
+    pub(crate) service: watch::Sender<CheckedHealth>,
     /// As the requests of calls have it: `None` for the server's address.
     pub(crate) authority: Option<Authority>,
     pub(crate) user_agent: HeaderValue,
 }
 
 impl HealthChecks {
-    /// Nobody is asked, until the pool says so.
+    /// Undecided, until the pool says whose health decides.
     pub(crate) fn new(settings: &Settings) -> Self {
         let (authority, user_agent) = (settings.authority.clone(), settings.user_agent.clone());
-        Self { service: watch::Sender::new(None), authority, user_agent }
+        Self { service: watch::Sender::new(CheckedHealth::Undecided), authority, user_agent }
     }
 
-    /// Asks servers for the health of this service from now on, or for none.
-    pub(crate) fn follow(&self, wanted: Option<Arc<str>>) {
+    /// Asks servers for this health from now on.
+    pub(crate) fn follow(&self, wanted: CheckedHealth) {
         self.service.send_if_modified(|service| {
             let changes = *service != wanted;
             *service = wanted;
@@ -55,13 +67,18 @@ impl HealthChecks {
     }
 
     /// What is asked of a server now.
-    fn options(&self, service: Option<Arc<str>>, supervisor: &Supervisor) -> Option<CheckOptions> {
-        let service = service?;
+    fn options(&self, service: CheckedHealth, supervisor: &Supervisor) -> Asked {
+        let service = match service {
+            CheckedHealth::Undecided => return Asked::Undecided,
+            CheckedHealth::None => return Asked::Nothing,
+            CheckedHealth::Of(service) => service,
+        };
         let address = supervisor.subchannel.address();
-        let authority = self.authority.clone().or_else(|| address.authority().parse().ok())?;
+        let own = || address.authority().parse().ok();
+        let Some(authority) = self.authority.clone().or_else(own) else { return Asked::Nothing };
         let scheme = if address.is_secure() { Scheme::HTTPS } else { Scheme::HTTP };
         let request = WatchRequest { scheme, authority, user_agent: self.user_agent.clone() };
-        Some(CheckOptions { service, request, answer_within: supervisor.options.connect_timeout })
+        Asked::Health(CheckOptions { service, request, answer_within: supervisor.options.connect_timeout })
     }
 }
 
@@ -80,7 +97,7 @@ pub(super) fn state_of<'a>(
 
 impl Supervisor {
     /// What is asked of the server, now and after each change of this.
-    pub(super) fn check_options(&self, services: &mut watch::Receiver<Option<Arc<str>>>) -> Option<CheckOptions> {
+    pub(super) fn asked(&self, services: &mut watch::Receiver<CheckedHealth>) -> Asked {
         let service = services.borrow_and_update().clone();
         self.context.health.options(service, self)
     }
@@ -89,7 +106,7 @@ impl Supervisor {
     pub(super) async fn watch_one(&mut self, connection: Connection) -> CloseReason {
         let mut closing = pin!(connection.closing());
         let mut services = self.context.health.service.subscribe();
-        let mut health = ConnectionHealth::of_new(&connection, self.check_options(&mut services));
+        let mut health = ConnectionHealth::of_new(&connection, self.asked(&mut services));
         loop {
             let (state, error) = state_of(std::iter::once((&connection, &health)));
             self.log_health(&state, error.as_deref(), health.not_supported(), health.is_confirmed());
@@ -99,7 +116,7 @@ impl Supervisor {
                 biased; // an end is told first
                 reason = closing.as_mut() => return reason,
                 () = std::future::poll_fn(|cx| health.poll_changed(cx)) => {}
-                Ok(()) = services.changed() => health.follow(&connection, self.check_options(&mut services)),
+                Ok(()) = services.changed() => health.follow(&connection, self.asked(&mut services)),
             }
         }
     }
