@@ -11,6 +11,7 @@ mod per_server;
 mod policies;
 mod raw;
 mod retries;
+mod review;
 mod service_config;
 mod support;
 mod transports;

@@ -8,6 +8,8 @@
 
 pub(crate) mod apply;
 pub(crate) mod policy;
+#[cfg(test)]
+mod review;
 pub(crate) mod source;
 
 use std::fmt;

@@ -6,6 +6,7 @@ mod beside;
 mod hedge;
 mod hedged_requests;
 mod quantile;
+mod review;
 mod timeout;
 
 use std::sync::{Arc, Mutex};

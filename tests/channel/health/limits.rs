@@ -17,7 +17,7 @@ use crate::field::watched::{Watched, finished};
 use crate::support::{greet, over, ready, told, until};
 
 /// Begins so many calls, which the server holds, and waits until they are there.
-async fn begin(channel: &BalancedChannel, peer: &Peer, count: usize) -> Vec<Watched> {
+pub(super) async fn begin(channel: &BalancedChannel, peer: &Peer, count: usize) -> Vec<Watched> {
     peer.hold_calls(true);
     let before = peer.seen.calls();
     let calls = (0..count).map(|_| Watched::greet(channel, false)).collect();

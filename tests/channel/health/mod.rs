@@ -6,6 +6,7 @@ mod ends;
 mod limits;
 mod load;
 mod peer;
+mod review;
 mod tap;
 
 use std::sync::Arc;

@@ -35,6 +35,12 @@ pub(crate) enum Answer {
     Resets(h2::Reason),
     /// The first connection hears the first, each other one the second.
     ByConnection(u8, u8),
+    /// The first connection hears this, the others nothing.
+    OnlyFirst(u8),
+    /// This state is said after a head with `grpc-status: 0`, and the stream stays open.
+    SaysAfterOk(u8),
+    /// This state is said again and again, as fast as it is read.
+    SaysWithoutEnd(u8),
 }
 
 #[derive(Default)]
@@ -218,14 +224,32 @@ async fn health(
                     head.headers_mut().extend(trailers(code));
                     return drop(respond.send_response(head, true));
                 }
+                Answer::OnlyFirst(_) if connection > 0 => {}
+                Answer::SaysAfterOk(_) => {
+                    let mut head = head();
+                    head.headers_mut().extend(trailers(0));
+                    out = respond.send_response(head, false).ok();
+                }
                 _ => out = respond.send_response(head(), false).ok(),
             }
         }
         if let Some(out) = &mut out {
             let mut say = |status: u8| out.send_data(Bytes::from(vec![0, 0, 0, 0, 2, 8, status]), false).is_ok();
             match answer {
-                Answer::Says(status) => drop(say(status)),
+                Answer::Says(status) | Answer::OnlyFirst(status) | Answer::SaysAfterOk(status) => drop(say(status)),
                 Answer::ByConnection(first, others) => drop(say(if connection == 0 { first } else { others })),
+                Answer::SaysWithoutEnd(status) => {
+                    let many: Bytes = [0, 0, 0, 0, 2, 8, status].repeat(10_000).into();
+                    loop {
+                        out.reserve_capacity(many.len());
+                        let Some(Ok(room)) = std::future::poll_fn(|cx| out.poll_capacity(cx)).await else { return };
+                        let room = room / 7 * 7; // whole messages
+                        if room > 0 && out.send_data(many.slice(..room.min(many.len())), false).is_err() {
+                            return;
+                        }
+                        tokio::task::yield_now().await;
+                    }
+                }
                 Answer::SaysAndEnds(status, code) => {
                     say(status);
                     return drop(out.send_trailers(trailers(code)));
