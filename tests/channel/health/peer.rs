@@ -39,6 +39,8 @@ pub(crate) enum Answer {
     OnlyFirst(u8),
     /// This state is said after a head with `grpc-status: 0`, and the stream stays open.
     SaysAfterOk(u8),
+    /// This state is said on new streams. Those that are open end, as a proxy ends them after a while.
+    Renews(u8),
     /// This state is said again and again, as fast as it is read.
     SaysWithoutEnd(u8),
 }
@@ -216,6 +218,7 @@ async fn health(
     let mut out: Option<SendStream<Bytes>> = None;
     loop {
         let answer = *answers.borrow_and_update();
+        let is_new = out.is_none();
         if answer != Answer::Silence && out.is_none() {
             match answer {
                 Answer::Resets(reason) => return respond.send_reset(reason),
@@ -250,6 +253,8 @@ async fn health(
                         tokio::task::yield_now().await;
                     }
                 }
+                Answer::Renews(status) if is_new => drop(say(status)),
+                Answer::Renews(_) => return drop(out.send_trailers(trailers(0))),
                 Answer::SaysAndEnds(status, code) => {
                     say(status);
                     return drop(out.send_trailers(trailers(code)));

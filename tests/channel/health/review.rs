@@ -190,3 +190,33 @@ async fn a_server_that_never_answered_its_check_is_connected_again_once_its_conn
     assert!(comes_back(Answer::Silence, |builder| builder.keep_alive_while_idle(true)).await, "while idle");
     assert!(comes_back(Answer::Silence, |builder| builder).await);
 }
+
+/// A proxy, or a maximum age of streams, ends the `Watch` after a while. The server serves all the time, and says so at once.
+#[tokio::test]
+async fn a_check_that_ends_after_a_while_costs_no_call() {
+    let peer = Peer::start(Answer::Says(SERVING)).await;
+    let channel = over(checking(), [&peer.address]);
+    ready(&channel, 1).await;
+    let callers: Vec<_> = (0..16)
+        .map(|_| {
+            let channel = channel.clone();
+            tokio::spawn(async move {
+                let end = tokio::time::Instant::now() + Duration::from_secs(3);
+                let mut failed = 0;
+                while tokio::time::Instant::now() < end {
+                    failed += usize::from(greet(&channel).await.is_err());
+                    sleep(Duration::from_micros(100)).await;
+                }
+                failed
+            })
+        })
+        .collect();
+    sleep(Duration::from_millis(1_200)).await; // from here on it is asked again at once
+    peer.answer(Answer::Renews(SERVING));
+    until("it to be asked again", || peer.seen.watches() == 2).await;
+    let mut failed = 0;
+    for caller in callers {
+        failed += caller.await.unwrap();
+    }
+    assert_eq!((failed, peer.seen.connections(), peer.seen.watches()), (0, 1, 2));
+}
