@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use tokio::task::coop::consume_budget;
 use tokio::time::{Instant, sleep_until};
 
 use crate::balance::subchannel::health::machine::{Action, Health, Input, Machine};
-use crate::balance::subchannel::health::protocol::{HealthStream, ServingStatus, WatchEnd, WatchRequest};
+use crate::balance::subchannel::health::protocol::{HealthStream, ServingStatus, WatchEnd, WatchNews, WatchRequest};
 use crate::balance::subchannel::reconnect::LATE;
 use crate::connection::Connection;
 
@@ -25,7 +26,7 @@ pub(in crate::balance::subchannel) struct CheckOptions {
     /// Whose health; empty for that of the server as a whole.
     pub(super) service: Arc<str>,
     pub(super) request: WatchRequest,
-    /// How long the first answer may take.
+    /// How long an answer that is due may take, from when the server is asked.
     pub(super) answer_within: Duration,
 }
 
@@ -51,20 +52,26 @@ struct Event {
 impl ConnectionHealth {
     /// Asks as the options say from now on, or no longer. What is known stays until the first answer.
     pub(in crate::balance::subchannel) fn follow(&mut self, connection: &Connection, options: Option<CheckOptions>) {
-        let (Some(options), Some(check)) = (&options, &self.check) else {
-            self.check = options.map(|options| Box::new(Check::new(Health::Healthy, connection.clone(), options)));
+        // A server that cannot be asked for one service cannot be asked for another one, now or later.
+        if self.check.as_ref().is_some_and(|check| check.machine.action() == Action::Rest) {
             return;
-        };
-        // A server that cannot be asked for one service cannot be asked for another one.
-        if check.options.service != options.service && check.machine.action() != Action::Rest {
-            let check = Check::new(check.machine.health(), connection.clone(), options.clone());
-            self.check = Some(Box::new(check));
+        }
+        let asked = self.check.as_ref().map(|check| &check.options.service);
+        if asked != options.as_ref().map(|options| &options.service) {
+            self.ask(self.health(), connection, options);
         }
     }
 
     /// The same for a connection over which nothing was called yet.
     pub(in crate::balance::subchannel) fn of_new(connection: &Connection, options: Option<CheckOptions>) -> Self {
-        Self { check: options.map(|options| Box::new(Check::new(Health::Unknown, connection.clone(), options))) }
+        let mut health = Self::default();
+        health.ask(Health::Unknown, connection, options);
+        health
+    }
+
+    fn ask(&mut self, known: Health, connection: &Connection, options: Option<CheckOptions>) {
+        self.check = options.map(|options| Box::new(Check::new(known, connection.clone(), options)));
+        connection.set_awaited(self.health() != Health::Healthy);
     }
 
     /// What is known now.
@@ -105,6 +112,7 @@ impl Check {
             let before = (self.machine.health(), self.machine.action() == Action::Rest);
             let is_other_reason = event.reason.is_some() && event.reason != self.reason;
             self.machine.on(event.input, self.began.elapsed());
+            self.connection.set_awaited(self.machine.health() != Health::Healthy);
             let action = self.machine.action();
             let stream = stream.filter(|_| matches!(action, Action::Watch { .. }));
             self.step = Box::pin(step(action, stream, self.began, self.connection.clone(), self.options.clone()));
@@ -140,20 +148,29 @@ async fn step(
         Action::Watch { until } => {
             let only_one = connection.only_one_stream();
             let mut stream = stream;
-            let answer = async {
-                let open = || HealthStream::open(&connection, &options.request, &options.service);
-                stream.get_or_insert_with(open).next().await
-            };
+            let open = || HealthStream::open(&connection, &options.request, &options.service);
             let event = tokio::select! {
                 biased; // no stream is opened that would leave none to calls
                 () = only_one => Event::not_supported("the server accepts one stream at a time".to_owned()),
-                answer = answer => Event::of(answer),
+                event = next(&mut stream, open) => event,
                 () = reached(until.map(|until| began + until), options.answer_within) => {
                     Event { input: Input::TimeOver, reason: None }
                 }
             };
             (stream, event)
         }
+    }
+}
+
+/// What comes next over the stream, which is opened if there is none.
+async fn next(stream: &mut Option<HealthStream>, open: impl FnOnce() -> HealthStream) -> Event {
+    // A server that answers without an end holds up nothing else of its thread: its answers count as what tokio's own resources
+    // give, of which a task takes so many before it lets others run.
+    consume_budget().await;
+    match stream.get_or_insert_with(open).next().await {
+        Ok(WatchNews::Opened) => Event { input: Input::Opened, reason: None },
+        Ok(WatchNews::Answer(answer)) => Event::of(Ok(answer)),
+        Err(end) => Event::of(Err(end)),
     }
 }
 
