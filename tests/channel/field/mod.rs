@@ -32,7 +32,6 @@ mod queue;
 pub(crate) mod recorded;
 mod repeated;
 mod requests;
-mod review;
 pub(crate) mod scripted;
 mod slow_uploads;
 mod stalls;

@@ -1,4 +1,4 @@
-//! Review of issue 17: sizes of messages.
+//! The maximum sizes of messages, in streams of several.
 
 use bytes::Bytes;
 use http::{HeaderMap, Response};
