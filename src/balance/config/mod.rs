@@ -8,8 +8,6 @@
 
 pub(crate) mod apply;
 pub(crate) mod policy;
-#[cfg(test)]
-mod review;
 pub(crate) mod source;
 
 use std::fmt;

@@ -3,10 +3,10 @@
 //! Times are of two kinds: those that must pass are short, and those that must not are as long as a test may last.
 
 mod beside;
+mod declared;
 mod hedge;
 mod hedged_requests;
 mod quantile;
-mod review;
 mod timeout;
 
 use std::sync::{Arc, Mutex};

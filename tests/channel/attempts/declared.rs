@@ -1,4 +1,4 @@
-//! Review of issue 17: a document, and the durations of a quantile.
+//! The durations that a quantile is of, where a method of a declared service has settings of its own.
 
 use std::sync::Arc;
 use std::time::Duration;

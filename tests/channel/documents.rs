@@ -1,4 +1,4 @@
-//! Review of issue 17: documents that change under load, and what the code lets them do.
+//! Documents that change under load, and what the code lets them do.
 
 use std::sync::Arc;
 use std::time::Duration;
