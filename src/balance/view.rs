@@ -34,7 +34,7 @@ impl BalancedChannel {
         let status = |subchannel: &Arc<Subchannel>| {
             let status = subchannel.status();
             let state = match status.state {
-                SubchannelState::Connecting => ServerState::Connecting,
+                SubchannelState::Connecting | SubchannelState::Checking(_) => ServerState::Connecting,
                 SubchannelState::TransientFailure => ServerState::TransientFailure,
                 SubchannelState::Ready(_) if subchannel.is_ejected() => ServerState::Ejected,
                 SubchannelState::Ready(_) if status.is_held => ServerState::Held,
