@@ -88,7 +88,7 @@ impl BalancedChannel {
             let Some(subchannel) = &listed.subchannel else { return Some(listed.idle()) };
             let status = subchannel.status();
             let state = match status.state {
-                SubchannelState::Connecting => ServerState::Connecting,
+                SubchannelState::Connecting | SubchannelState::Checking(_) => ServerState::Connecting,
                 SubchannelState::TransientFailure => ServerState::TransientFailure,
                 SubchannelState::Ready(_) if subchannel.is_ejected() => ServerState::Ejected,
                 SubchannelState::Ready(_) if status.is_held => ServerState::Held,

@@ -246,10 +246,10 @@ impl BalancedChannelBuilder {
     /// | `timeout` | the earlier of the call's, the code's and the document's. So a document makes a timeout shorter, and longer only where the code has none. [`CallTimeout`](crate::CallTimeout) and [`MethodConfig::no_timeout`] lift the code's alone. With `"0s"` every call fails |
     /// | `waitForReady` | the call's ([`WaitForReady`](crate::WaitForReady)), then the code's, then the document's |
     /// | `maxRequestMessageBytes`, `maxResponseMessageBytes` | the smaller one |
-    /// | `retryPolicy`, `hedgingPolicy`, `retryThrottling` | the code's, unless it says [`RetryPolicy::from_service_config`]. `maxAttempts` counts as 5 if it is more (A6), unless the code of the channel allows more attempts |
+    /// | `retryPolicy`, `hedgingPolicy`, `retryThrottling` | the code's, unless it says [`RetryPolicy::from_service_config`]. For the throttling it is enough that one policy of the code does. `maxAttempts` counts as 5 if it is more (A6), unless the code of the channel allows more attempts |
     /// | `loadBalancingConfig` | the code's, unless it says [`policy_from_service_config`](Self::policy_from_service_config) |
     /// | `healthCheckConfig` | the code's [`health_check`](Self::health_check), then the document's |
-    /// | `connectionScaling` | the code's [`connections_per_server`](Self::connections_per_server), then the document's `maxConnectionsPerSubchannel`, which counts as 10 if it is more (A105). After a lower one, connections beyond it get no more calls, the youngest first, and close after their last |
+    /// | `connectionScaling` | the code's [`connections_per_server`](Self::connections_per_server), then the document's `maxConnectionsPerSubchannel`, which counts as 10 if it is more (A105). After a lower one, connections beyond it get no more calls, and close after their last: unhealthy ones first, then those whose health is not known yet, then the youngest |
     ///
     /// An entry of the document for a method replaces that for its service, and this the one for all methods, as a whole: they are
     /// not merged.
@@ -279,7 +279,8 @@ impl BalancedChannelBuilder {
     ///   [`ring_size`](crate::policy::ConsistentHash::ring_size), where they are set.
     /// - `random_subsetting_experimental` (gRFC A68) with one of these as its child.
     /// - `outlier_detection_experimental` with one of these as its child. An enforcement of 0 % turns an algorithm
-    ///   off, and any other counts as 100 %. A change takes back all servers that are ejected.
+    ///   off, and any other counts as 100 %. A change leaves servers ejected, for as long as the new
+    ///   options say (A50); without outlier detection, or without an algorithm, all of them are back.
     pub fn policy_from_service_config(mut self) -> Self {
         self.settings.policy_from_service_config = true;
         self

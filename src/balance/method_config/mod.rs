@@ -93,8 +93,8 @@ impl MethodConfig {
 
     /// Sets the maximum size of a request message, in bytes as they are sent: compressed, if they are, and without the five bytes
     /// before each message. No limit by default; with 0 only empty messages pass. A call with a larger message ends with
-    /// `RESOURCE_EXHAUSTED`, and is not retried. Nothing of that message is sent. Of this limit and `maxRequestMessageBytes` of a
-    /// service config the smaller holds.
+    /// `RESOURCE_EXHAUSTED`, and is not retried. Nothing of that message is sent. Those before it are sent, and may be lost with the
+    /// end of the call. Of this limit and `maxRequestMessageBytes` of a service config the smaller holds.
     #[must_use]
     pub fn max_request_message_bytes(mut self, bytes: usize) -> Self {
         self.max_request_message_bytes = Some(bytes);
@@ -103,7 +103,7 @@ impl MethodConfig {
 
     /// Sets the maximum size of a response message, as [`MethodConfig::max_request_message_bytes`]. No limit by default; generated
     /// clients have one of their own, 4 MiB by default, and the smaller one holds. A call with a larger message ends with
-    /// `RESOURCE_EXHAUSTED` as soon as the size is known, and is not retried.
+    /// `RESOURCE_EXHAUSTED` as soon as the size is known and the messages before it are read, and is not retried.
     #[must_use]
     pub fn max_response_message_bytes(mut self, bytes: usize) -> Self {
         self.max_response_message_bytes = Some(bytes);
@@ -112,8 +112,8 @@ impl MethodConfig {
 
     /// Declares the method, whose response is one message, as safe to retry, as [`RetryPolicy::repeatable`] does, with a policy of its
     /// own: codes, attempts, backoff, attempt timeout and hedging. The policy must not declare methods itself. Its
-    /// [budget](RetryPolicy::budget) is not used: the channel has one. [`RetryPolicy::from_service_config`] has the table of what
-    /// holds if one of the two policies says it.
+    /// [budget](RetryPolicy::budget) is not used: the channel has one, or the document, where one of the policies takes it.
+    /// [`RetryPolicy::from_service_config`] has the table of what holds if one of the two policies says it.
     #[must_use]
     pub fn retry(mut self, policy: RetryPolicy) -> Self {
         self.retry = Some(DeclaredRetry { policy, is_streaming: false });

@@ -38,8 +38,8 @@ use crate::connection::{Connection, ServerStreams};
 #[non_exhaustive]
 pub enum ServerState {
     /// The first connection, or the next after one that has ended, is being made, or its health check
-    /// has not been answered yet, or it is not known yet whether there is one, because the first service config is still to come
-    /// from etcd. Calls may wait for it.
+    /// has not been answered yet, or has ended and is made again, or it is not known yet whether there is
+    /// one, because the first service config is still to come from etcd. Calls may wait for it.
     Connecting,
     /// Connected: the server's SETTINGS have come, and it is healthy if that is checked. A server whose
     /// health cannot be checked, because it has no health service, counts as healthy: a WARN tells of
@@ -56,8 +56,9 @@ pub enum ServerState {
     Ejected,
     /// Connected, and the health check that the channel was told to make
     /// ([`BalancedChannelBuilder::health_check`](crate::BalancedChannelBuilder::health_check), or
-    /// `healthCheckConfig` of a service config) says that it does not serve, has ended, or was not
-    /// answered in time. No call goes to it, also if no other server is ready, if it was ejected, or if
+    /// `healthCheckConfig` of a service config) says that it does not serve, has ended (unless it was good
+    /// for a second or more, which counts as [`ServerState::Connecting`] until it is made again), or was
+    /// not answered in time. No call goes to it, also if no other server is ready, if it was ejected, or if
     /// etcd has lost it in a doubtful way. Calls in flight go on. [`ServerStatus::last_error`] has the
     /// reason. It becomes `Ready` when it says that it serves, or when it is not checked any more.
     Unhealthy,
@@ -127,13 +128,17 @@ pub(crate) struct SubchannelStatus {
 /// Connecting ──connected──▶ Ready ──the connection ends──▶ Connecting, or TransientFailure after several short ones
 ///     │    ◀──the runtime stood still── TransientFailure ──connected──▶ Ready
 ///     └──an attempt fails──▶ TransientFailure, or Connecting if calls are to wait for the next attempt
-/// Where health is checked: connected, it is Connecting until the first answer, then Ready ◀──▶ Unhealthy as the answers say
+/// Where health is checked: connected, it is Checking until the first answer, then Ready ◀──▶ Unhealthy as the answers say, and
+/// Checking again while it has to be asked again
 /// any ──removed from the pool──▶ Shutdown
 /// ```
 #[derive(Clone)]
 pub(crate) enum SubchannelState {
     /// Calls wait for the attempt that is under way, or for the next.
     Connecting,
+    /// The server has accepted these connections, and has yet to say whether it is healthy. Calls wait for
+    /// it, as for one that connects.
+    Checking(Arc<[Connection]>),
     /// The server has accepted these connections, the oldest first: its SETTINGS have come, and it is
     /// healthy over each if that is checked. There is one at least. The pool also checks that they have
     /// not ended since.
@@ -151,7 +156,7 @@ impl SubchannelState {
     /// The connections that the server has accepted, as far as the state has them.
     pub(crate) fn connections(&self) -> &[Connection] {
         match self {
-            Self::Ready(connections) | Self::Unhealthy(connections) => connections,
+            Self::Checking(all) | Self::Ready(all) | Self::Unhealthy(all) => all,
             Self::Connecting | Self::TransientFailure | Self::Shutdown => &[],
         }
     }

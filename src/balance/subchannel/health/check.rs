@@ -5,10 +5,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use tokio::task::coop::consume_budget;
 use tokio::time::{Instant, sleep_until};
 
 use crate::balance::subchannel::health::machine::{Action, Health, Input, Machine};
-use crate::balance::subchannel::health::protocol::{HealthStream, MAX_TEXT, ServingStatus, WatchEnd, WatchRequest};
+use crate::balance::subchannel::health::protocol::{
+    HealthStream, MAX_TEXT, ServingStatus, WatchEnd, WatchNews, WatchRequest,
+};
 use crate::balance::subchannel::reconnect::LATE;
 use crate::connection::Connection;
 
@@ -36,7 +39,7 @@ pub(in crate::balance::subchannel) struct CheckOptions {
     /// Whose health; empty for that of the server as a whole.
     pub(super) service: Arc<str>,
     pub(super) request: WatchRequest,
-    /// How long the first answer may take.
+    /// How long an answer that is due may take, from when the server is asked.
     pub(super) answer_within: Duration,
 }
 
@@ -73,29 +76,32 @@ impl ConnectionHealth {
     /// Asks in this way from now on, or no longer. What is known stays until the first answer: a connection that was ready while
     /// nothing was asked stays ready. One over which nothing was called, because that was undecided, does not become it before.
     pub(in crate::balance::subchannel) fn follow(&mut self, connection: &Connection, asked: Asked) {
-        let Asked::Health(options) = asked else {
-            *self = Self::of_new(connection, asked);
-            return;
+        let is_same = match (&*self, &asked) {
+            // A server that cannot be asked for one service cannot be asked for another one, now or later.
+            (Self::Checked(check), _) if check.machine.action() == Action::Rest => true,
+            (Self::Checked(check), Asked::Health(options)) => check.options.service == options.service,
+            (Self::Undecided, Asked::Undecided) | (Self::Unchecked, Asked::Nothing) => true,
+            _ => false,
         };
-        let known = match &*self {
-            // A server that cannot be asked for one service cannot be asked for another one.
-            Self::Checked(check)
-                if check.options.service == options.service || check.machine.action() == Action::Rest =>
-            {
-                return;
-            }
-            other => other.health(),
-        };
-        *self = Self::Checked(Box::new(Check::new(known, connection.clone(), options)));
+        if !is_same {
+            self.ask(self.health(), connection, asked);
+        }
     }
 
     /// The same for a connection over which nothing was called yet.
     pub(in crate::balance::subchannel) fn of_new(connection: &Connection, asked: Asked) -> Self {
-        match asked {
+        let mut health = Self::Undecided;
+        health.ask(Health::Unknown, connection, asked);
+        health
+    }
+
+    fn ask(&mut self, known: Health, connection: &Connection, asked: Asked) {
+        *self = match asked {
             Asked::Undecided => Self::Undecided,
             Asked::Nothing => Self::Unchecked,
-            Asked::Health(options) => Self::Checked(Box::new(Check::new(Health::Unknown, connection.clone(), options))),
-        }
+            Asked::Health(options) => Self::Checked(Box::new(Check::new(known, connection.clone(), options))),
+        };
+        connection.set_awaited(self.health() != Health::Healthy);
     }
 
     /// What is known now.
@@ -153,6 +159,7 @@ impl Check {
             let before = (self.machine.health(), self.machine.action() == Action::Rest);
             let is_other_reason = event.reason.is_some() && event.reason != self.reason;
             self.machine.on(event.input, self.began.elapsed());
+            self.connection.set_awaited(self.machine.health() != Health::Healthy);
             let action = self.machine.action();
             let stream = stream.filter(|_| matches!(action, Action::Watch { .. }));
             self.step = Box::pin(step(action, stream, self.began, self.connection.clone(), self.options.clone()));
@@ -188,20 +195,29 @@ async fn step(
         Action::Watch { until } => {
             let only_one = connection.only_one_stream();
             let mut stream = stream;
-            let answer = async {
-                let open = || HealthStream::open(&connection, &options.request, &options.service);
-                stream.get_or_insert_with(open).next().await
-            };
+            let open = || HealthStream::open(&connection, &options.request, &options.service);
             let event = tokio::select! {
                 biased; // no stream is opened that would leave none to calls
                 () = only_one => Event::not_supported("the server accepts one stream at a time".to_owned()),
-                answer = answer => Event::of(answer, &options),
+                event = next(&mut stream, open, &options) => event,
                 () = reached(until.map(|until| began + until), options.answer_within) => {
                     Event { input: Input::TimeOver, reason: None }
                 }
             };
             (stream, event)
         }
+    }
+}
+
+/// What comes next over the stream, which is opened if there is none.
+async fn next(stream: &mut Option<HealthStream>, open: impl FnOnce() -> HealthStream, options: &CheckOptions) -> Event {
+    // A server that answers without an end holds up nothing else of its thread: its answers count as what tokio's own resources
+    // give, of which a task takes so many before it lets others run.
+    consume_budget().await;
+    match stream.get_or_insert_with(open).next().await {
+        Ok(WatchNews::Opened) => Event { input: Input::Opened, reason: None },
+        Ok(WatchNews::Answer(answer)) => Event::of(Ok(answer), options),
+        Err(end) => Event::of(Err(end), options),
     }
 }
 

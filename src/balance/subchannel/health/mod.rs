@@ -3,12 +3,14 @@
 //! - `machine.rs`: what follows from the answers (a pure machine).
 //! - `protocol.rs`: `Watch` of `grpc.health.v1.Health`, over a stream that counts nowhere.
 //! - `check.rs`: the check of one connection, which the supervisor of its server polls.
+//! - `log.rs`: how much of that is logged, and how loud.
 //! - `mod.rs`: the service that is asked for, and the supervisor of a server with one connection.
 //!
 //! The health of a connection is a part of the state of its server: [`SubchannelState::Ready`] has the healthy connections alone,
 //! so that neither the pool nor calls know of checks. The stream ends with the supervisor, and when the connection drains.
 
 mod check;
+mod log;
 pub(crate) mod machine;
 mod protocol;
 #[cfg(all(test, feature = "tonic-health"))]
@@ -25,6 +27,8 @@ use crate::balance::shared::Settings;
 use crate::balance::subchannel::SubchannelState;
 use crate::balance::subchannel::health::check::CheckOptions;
 pub(super) use crate::balance::subchannel::health::check::{Asked, ConnectionHealth};
+pub(super) use crate::balance::subchannel::health::log::HealthLog;
+use crate::balance::subchannel::health::log::Level;
 pub(super) use crate::balance::subchannel::health::machine::Health;
 use crate::balance::subchannel::health::protocol::WatchRequest;
 use crate::balance::subchannel::supervisor::Supervisor;
@@ -84,15 +88,18 @@ impl HealthChecks {
 
 /// The state of a server for the health of its connections, the oldest first, and why it is unhealthy if it is.
 pub(super) fn state_of<'a>(
-    connections: impl Iterator<Item = (&'a Connection, &'a ConnectionHealth)> + Clone,
+    connections: &(impl Iterator<Item = (&'a Connection, &'a ConnectionHealth)> + Clone),
 ) -> (SubchannelState, Option<String>) {
     let of = |wanted| connections.clone().filter(move |(_, health)| health.health() == wanted);
     if of(Health::Healthy).next().is_some() {
         return (SubchannelState::Ready(of(Health::Healthy).map(|(connection, _)| connection.clone()).collect()), None);
     }
-    let Some((_, unhealthy)) = of(Health::Unhealthy).next() else { return (SubchannelState::Connecting, None) };
-    let error = unhealthy.error().map(ToOwned::to_owned);
-    (SubchannelState::Unhealthy(connections.map(|(connection, _)| connection.clone()).collect()), error)
+    let all = || connections.clone().map(|(connection, _)| connection.clone()).collect();
+    if of(Health::Unknown).next().is_some() {
+        return (SubchannelState::Checking(all()), None); // it may be healthy in a moment
+    }
+    let error = of(Health::Unhealthy).find_map(|(_, health)| health.error()).map(ToOwned::to_owned);
+    (SubchannelState::Unhealthy(all()), error)
 }
 
 impl Supervisor {
@@ -108,7 +115,7 @@ impl Supervisor {
         let mut services = self.context.health.service.subscribe();
         let mut health = ConnectionHealth::of_new(&connection, self.asked(&mut services));
         loop {
-            let (state, error) = state_of(std::iter::once((&connection, &health)));
+            let (state, error) = state_of(&std::iter::once((&connection, &health)));
             self.log_health(&state, error.as_deref(), health.not_supported(), health.is_confirmed());
             self.subchannel.set_state(state, error);
             self.context.changed.notify_one();
@@ -131,22 +138,30 @@ impl Supervisor {
         is_confirmed: bool,
     ) {
         let (service, server) = (&*self.context.service, self.subchannel.address());
+        let log = &mut self.health_log;
         if let Some(error) = not_supported
-            && !std::mem::replace(&mut self.has_warned_of_health, true)
+            && !std::mem::replace(&mut log.has_warned, true)
         {
             tracing::warn!(parent: None, service, %server, error, "health not checked, the server counts as healthy");
         }
         match state {
-            SubchannelState::Unhealthy(_) if !std::mem::replace(&mut self.is_unhealthy, true) => {
-                tracing::info!(parent: None, service, %server, error, "server unhealthy");
-            }
-            SubchannelState::Ready(_) if std::mem::take(&mut self.is_unhealthy) => {
-                if is_confirmed {
+            SubchannelState::Unhealthy(_) => match log.unhealthy(self.subchannel.now()) {
+                Some(Level::Info) => tracing::info!(parent: None, service, %server, error, "server unhealthy"),
+                Some(Level::Debug) => tracing::debug!(parent: None, service, %server, error, "server unhealthy"),
+                None => {}
+            },
+            SubchannelState::Ready(_) => match log.healthy() {
+                Some(Level::Info) if is_confirmed => {
                     tracing::info!(parent: None, service, %server, "server healthy again");
-                } else {
+                }
+                Some(Level::Debug) if is_confirmed => {
+                    tracing::debug!(parent: None, service, %server, "server healthy again");
+                }
+                Some(_) => {
                     tracing::info!(parent: None, service, %server, "health not checked any more, the server gets calls again");
                 }
-            }
+                None => {}
+            },
             _ => {}
         }
     }
