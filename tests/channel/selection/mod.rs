@@ -2,6 +2,7 @@
 
 mod filter;
 mod hops;
+mod r18a;
 mod routes;
 mod sticky;
 mod subset;

@@ -3,6 +3,7 @@
 mod calls;
 mod listed;
 mod proof;
+mod r18a;
 #[cfg(feature = "tonic-health")]
 mod unhealthy;
 
