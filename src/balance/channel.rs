@@ -13,6 +13,7 @@ use tower::Service;
 use crate::balance::builder::BalancedChannelBuilder;
 use crate::balance::call;
 use crate::balance::call::response_body::ResponseBody;
+use crate::balance::route::Route;
 use crate::balance::runtime;
 use crate::balance::shared::ChannelHandle;
 
@@ -274,7 +275,8 @@ impl Service<Request<tonic::body::Body>> for BalancedChannel {
     }
 
     fn call(&mut self, request: Request<tonic::body::Body>) -> ResponseFuture {
-        let wanted = if self.0.shared.settings.has_routes() {
+        // A route is looked at on any channel: one that knows no keys must not send the call just anywhere.
+        let wanted = if self.0.shared.settings.has_routes() || request.extensions().get::<Route>().is_some() {
             call::routing::wanted(&self.0.shared.settings, &request)
         } else {
             Ok(None)

@@ -8,7 +8,8 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use arc_swap::ArcSwap;
-use tokio::sync::{Notify, watch};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tonic::{Code, Status};
 
@@ -61,10 +62,9 @@ impl Drop for Abort {
 pub(crate) struct Partitions {
     /// Of calls without a route.
     pub(crate) default: Arc<Partition>,
+    runtime: Handle,
     /// Those that have servers.
     routed: ArcSwap<BTreeMap<RouteValues, Arc<Partition>>>,
-    /// Notified when there are others.
-    pub(crate) changed: Notify,
     /// Those that have had servers too, as long as calls wait in them: when servers come back, it is for these calls.
     made: Mutex<BTreeMap<RouteValues, Weak<Partition>>>,
 }
@@ -94,11 +94,13 @@ impl Partition {
         }
     }
 
-    /// The partition of calls with this route. It has a task of its own: the pool's task looks after the queue of the default one.
-    pub(crate) fn routed(default: &Arc<Self>, directory: Arc<DirectoryStatus>, route: Arc<str>) -> Self {
+    /// The partition of calls with this route, without a server. Its task on the channel's runtime passes on unused turns of its
+    /// queue: the pool's task does that for the default partition.
+    fn routed(default: &Arc<Self>, runtime: &Handle, route: Arc<str>) -> Self {
+        let directory = default.channel_status.borrow().directory.clone();
         let mut partition = Self::new(default.channel.clone(), directory);
         let queue = partition.queue.clone();
-        partition.turns = Some(Abort(tokio::spawn(async move { queue.pass_on_unused_turns().await }).abort_handle()));
+        partition.turns = Some(Abort(runtime.spawn(async move { queue.pass_on_unused_turns().await }).abort_handle()));
         (partition.route, partition.default) = (Some(route), Some(default.clone()));
         partition
     }
@@ -121,6 +123,9 @@ impl Partition {
     pub(crate) fn publish_status(&self, mut status: ChannelStatus) {
         status.route.clone_from(&self.route);
         let in_vain = status.fails_calls(false);
+        if !self.ready.load().is_ready() {
+            self.queue.wake_to_leave();
+        }
         let mut is_news = false;
         self.status.send_if_modified(|known| {
             is_news = status.replace(known);
@@ -166,7 +171,7 @@ impl Partition {
 
     /// Returns the error of the server whose state changed last, among those that are not connected, or that could have got
     /// no further connection.
-    fn last_connect_error(&self) -> Option<(Address, String)> {
+    pub(super) fn last_connect_error(&self) -> Option<(Address, String)> {
         let subchannels = self.subchannels.load();
         let statuses = subchannels.iter().map(|subchannel| (subchannel, subchannel.status()));
         let failed = statuses.filter(|(subchannel, status)| {
@@ -179,8 +184,9 @@ impl Partition {
 }
 
 impl Partitions {
-    pub(crate) fn new(default: Arc<Partition>) -> Self {
-        Self { default, routed: ArcSwap::default(), changed: Notify::new(), made: Mutex::default() }
+    /// Of a channel whose tasks run on this runtime.
+    pub(crate) fn new(default: Arc<Partition>, runtime: Handle) -> Self {
+        Self { default, runtime, routed: ArcSwap::default(), made: Mutex::default() }
     }
 
     /// The partition of calls with these values. `None` while it has no server.
@@ -188,22 +194,34 @@ impl Partitions {
         self.routed.load().get(values).cloned()
     }
 
-    /// The partition for these values, which calls may still wait in.
-    pub(crate) fn get_or_make(&self, values: &RouteValues, make: impl FnOnce() -> Partition) -> Arc<Partition> {
+    /// The partition for these values, whether it has servers or not: calls that wait in it get those that come.
+    pub(crate) fn get_or_make(&self, values: &RouteValues) -> Arc<Partition> {
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         made.retain(|_, partition| partition.strong_count() > 0);
         if let Some(partition) = made.get(values).and_then(Weak::upgrade) {
             return partition;
         }
-        let partition = Arc::new(make());
+        let route = values.text(self.default.settings.routes.keys()).into();
+        let partition = Arc::new(Partition::routed(&self.default, &self.runtime, route));
         made.insert(values.clone(), Arc::downgrade(&partition));
+        drop(made);
+        // After it is among those that the pool publishes to, and the pool publishes the channel's status before.
+        let state = self.default.channel_status.borrow().state;
+        let is_resolved = self.default.channel_status.borrow().directory.resolved;
+        partition.status.send_modify(|status| {
+            status.route.clone_from(&partition.route);
+            if state == ConnectivityState::Shutdown {
+                status.state = state;
+            } else if is_resolved && status.version == 0 {
+                status.state = ConnectivityState::TransientFailure;
+            }
+        });
         partition
     }
 
     /// Lets calls find these.
     pub(crate) fn publish(&self, routed: BTreeMap<RouteValues, Arc<Partition>>) {
         self.routed.store(Arc::new(routed));
-        self.changed.notify_waiters();
     }
 
     /// All that calls may be in.

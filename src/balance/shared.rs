@@ -24,6 +24,7 @@ use crate::balance::pool::room::Limits;
 use crate::balance::route::RouteConfig;
 use crate::balance::runtime::pause::PauseDetector;
 use crate::balance::status::call_error::CallError;
+use crate::balance::status::unavailable::Details;
 use crate::balance::subchannel::outlier::OutlierDetection;
 use crate::balance::subchannel::supervisor::ConnectContext;
 use crate::balance::view::Listed;
@@ -37,6 +38,17 @@ pub(crate) struct ChannelHandle {
     pub(crate) shared: Arc<Partition>,
     pub(crate) partitions: Arc<Partitions>,
     pub(crate) pool_task: AbortHandle,
+}
+
+impl ChannelHandle {
+    /// Explains in one sentence why no server of the channel is ready, with addresses.
+    pub(crate) fn explain_unavailable(&self) -> String {
+        if !self.shared.settings.has_routes() {
+            return self.shared.explain_unavailable();
+        }
+        let last_error = self.partitions.all().iter().find_map(|partition| partition.last_connect_error());
+        self.shared.channel_status.borrow().clone().explain(&Details { limits: None, last_error }, true)
+    }
 }
 
 impl Drop for ChannelHandle {

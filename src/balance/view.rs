@@ -151,7 +151,7 @@ impl BalancedChannel {
         match timeout(within, statuses.wait_for(is_ready)).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(_)) => Err(Error::closed("the channel")),
-            Err(_) => Err(Error::timeout_because("connecting", within, self.0.shared.explain_unavailable())),
+            Err(_) => Err(Error::timeout_because("connecting", within, self.0.explain_unavailable())),
         }
     }
 }

@@ -565,7 +565,7 @@ impl BalancedChannelBuilder {
         }
         let config = config.unwrap_or_else(|| self.config.following());
         let default = Arc::new(Partition::new(shared, directory));
-        let partitions = Arc::new(Partitions::new(default.clone()));
+        let partitions = Arc::new(Partitions::new(default.clone(), runtime.clone()));
         // No span: it would live as long as the process, and keep the span open in which the channel was built.
         let pool = pool::run(partitions.clone(), ShutdownGuard(partitions.clone()), source, config);
         let pool_task = runtime.spawn(pool).abort_handle();

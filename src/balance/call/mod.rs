@@ -51,6 +51,7 @@ use crate::balance::call::outcome::AfterHead;
 use crate::balance::call::pick::{PickOutcome, PickedServer, WaitLimits};
 use crate::balance::call::response_body::ResponseBody;
 use crate::balance::call::state::{AttemptOutcome, CallState};
+use crate::balance::partition::Partition;
 use crate::balance::runtime;
 use crate::balance::shared::ChannelHandle;
 
@@ -71,6 +72,17 @@ pub(super) fn call(
     }
 }
 
+impl Partition {
+    /// Lets a runtime that stood still before this time read its sockets first.
+    async fn catch_up(&self, before: Duration) {
+        if let Some(pause) = self.pause_detector.pause_before(before) {
+            let servers = self.servers.load().len();
+            let connections = self.ready.load().connections();
+            self.pause_detector.catch_up(pause, servers.max(connections), self.epoch).await;
+        }
+    }
+}
+
 impl CallState {
     async fn run(&mut self) -> Result<Response<ResponseBody>, Status> {
         if self.shared.config.is_awaited() && runtime::require_timers().is_ok() {
@@ -84,11 +96,8 @@ impl CallState {
             None => self.shared.pause_detector.mark_running(started),
             // The call waits in any case, and the runtime runs meanwhile.
             Some(_) if self.shared.all_full() => {}
-            Some(pause) => {
-                let servers = self.shared.servers.load().len();
-                let connections = self.shared.ready.load().connections();
-                let catch_up = self.shared.pause_detector.catch_up(pause, servers.max(connections), self.shared.epoch);
-                Box::pin(catch_up).await;
+            Some(_) => {
+                Box::pin(self.shared.catch_up(started)).await;
                 now = None;
             }
         }
@@ -164,27 +173,33 @@ impl CallState {
             outcome = match outcome {
                 PickOutcome::Picked(picked) => return Ok(picked),
                 PickOutcome::Fail(status) => return Err(status),
-                PickOutcome::NoneReady | PickOutcome::AllFailed if self.fall_back() => self.pick(),
+                PickOutcome::NoneReady | PickOutcome::AllFailed if self.may_fall_back() => self.find_either().await?,
                 PickOutcome::Wait => self.shared.wait_for_picker(&self.pick_request(), self.wait_limits).await?,
                 PickOutcome::Full | PickOutcome::NoneReady => {
-                    self.shared.wait_for_server(&self.pick_request(), self.wait_limits).await?
+                    self.shared.wait_for_server(&self.pick_request(), self.wait_limits, self.may_fall_back()).await?
                 }
-                PickOutcome::AllFailed => {
-                    self.failed_servers.clear();
-                    if let Some(backoff) = &mut self.round_backoff {
-                        let pause = backoff.fail(self.wait_limits.started.elapsed(), false);
-                        let end = Instant::now() + pause; // some seconds at most
-                        if self.shared.wait_end(self.wait_limits).is_some_and(|wait_end| end >= wait_end)
-                            && let Some(refusal) = self.take_refusal()
-                        {
-                            return Err(refusal);
-                        }
-                        self.shared.sleep(pause, self.wait_limits).await?;
-                    }
-                    self.pick()
-                }
+                PickOutcome::AllFailed => self.next_round().await?,
             };
         }
+    }
+
+    /// Each ready server has failed the call: all of them get another chance, after a pause unless it is the first time.
+    ///
+    /// # Errors
+    /// When the call's time to wait is over, or would be after the pause.
+    async fn next_round(&mut self) -> Result<PickOutcome, Status> {
+        self.failed_servers.clear();
+        if let Some(backoff) = &mut self.round_backoff {
+            let pause = backoff.fail(self.wait_limits.started.elapsed(), false);
+            let end = Instant::now() + pause; // some seconds at most
+            if self.shared.wait_end(self.wait_limits).is_some_and(|wait_end| end >= wait_end)
+                && let Some(refusal) = self.take_refusal()
+            {
+                return Err(refusal);
+            }
+            self.shared.sleep(pause, self.wait_limits).await?;
+        }
+        Ok(self.pick())
     }
 }
 

@@ -1,14 +1,13 @@
 //! Calls with a route: they find their partition first.
 
-use std::pin::pin;
 use std::sync::Arc;
 
 use http::{HeaderMap, Request, Response};
 use tonic::{Code, Status};
 
+use crate::balance::call::pick::PickOutcome;
 use crate::balance::call::response_body::ResponseBody;
 use crate::balance::call::state::CallState;
-use crate::balance::connectivity::ConnectivityState;
 use crate::balance::partition::{Partition, Partitions};
 use crate::balance::pool::select::RouteValues;
 use crate::balance::route::Route;
@@ -42,17 +41,18 @@ pub(in crate::balance) fn routed_call(
     let keys = channel.shared.settings.routes.keys().len();
     let values = RouteValues::new((0..keys).map(|key| wanted.value(key)));
     let found = channel.partitions.find(&values);
-    let shared = found.clone().unwrap_or_else(|| channel.shared.clone());
-    let mut state = CallState::new(shared, request);
+    let is_found = found.is_some();
+    let mut state = CallState::new(found.unwrap_or_else(|| channel.shared.clone()), request);
     state.or_default = wanted.or_default();
     async move {
         state.begin();
-        let found = match found {
-            Some(_) => Ok(()),
-            None => Box::pin(state.find_partition(&channel.partitions, &values)).await,
-        };
-        let result = match found {
-            Ok(()) => state.run().await,
+        let entered =
+            if is_found { Ok(()) } else { Box::pin(state.enter_partition(&channel.partitions, &values)).await };
+        let result = match entered {
+            Ok(()) => {
+                state.leave_if_ejected();
+                state.run().await
+            }
             Err(status) => Err(status),
         };
         drop(channel);
@@ -67,50 +67,87 @@ pub(in crate::balance) fn misrouted(misrouted: &Misrouted) -> Status {
 }
 
 impl CallState {
-    /// Goes to the default servers, if the call may and no server of its route takes it. Returns whether it has.
-    pub(super) fn fall_back(&mut self) -> bool {
-        let Some(default) = self.shared.default.clone().filter(|_| self.or_default) else { return false };
-        self.shared = default;
-        true
+    /// Whether the call may go to the default servers too, and has not gone there yet.
+    pub(super) fn may_fall_back(&self) -> bool {
+        self.or_default && self.shared.default.is_some()
     }
 
-    /// Waits until there are servers for the call, as long as there may be some.
+    /// Servers that are ejected are no reason to stay, if the call may go elsewhere.
+    fn leave_if_ejected(&mut self) {
+        if self.may_fall_back()
+            && self.shared.ready.load().are_ejected
+            && let Some(default) = self.shared.default.clone()
+            && default.ready.load().is_ready()
+        {
+            self.shared = default;
+        }
+    }
+
+    /// Goes to the partition of a route for which there was no server a moment ago.
     ///
     /// # Errors
-    /// When there are none, or the call's time to wait is over.
-    async fn find_partition(&mut self, partitions: &Partitions, values: &RouteValues) -> Result<(), Status> {
+    /// If there is none, and the call does not wait for one.
+    async fn enter_partition(&mut self, partitions: &Partitions, values: &RouteValues) -> Result<(), Status> {
+        // What the runtime has not heard yet, because nobody has driven it, may be about this route.
+        if runtime::require_timers().is_ok() {
+            self.shared.catch_up(self.shared.since_epoch(self.wait_limits.started)).await;
+        }
+        if let Some(found) = partitions.find(values) {
+            self.shared = found;
+            return Ok(());
+        }
+        let directory = self.shared.channel_status.borrow().directory.clone();
+        let is_ready = self.shared.ready.load().is_ready();
+        if directory.resolved && self.or_default && is_ready {
+            return Ok(()); // it has the default partition
+        }
+        if directory.resolved && !self.or_default && !self.wait_limits.wait_for_ready {
+            let route = values.text(self.shared.settings.routes.keys()).into();
+            let absent = Partition::absent(&partitions.default, directory, route);
+            return Err(absent.unavailable_status(Code::Unavailable, ""));
+        }
+        self.shared = partitions.get_or_make(values);
+        Ok(())
+    }
+
+    /// Looks for a server of the route, and else for a default one, until one of them takes the call. While neither has a ready
+    /// server, the call waits for both: whichever is ready first.
+    ///
+    /// # Errors
+    /// When no server can come, or the call's time to wait is over.
+    pub(super) async fn find_either(&mut self) -> Result<PickOutcome, Status> {
+        let own = self.shared.clone();
+        let Some(default) = own.default.clone() else { return Ok(own.pick(&self.pick_request(), false)) };
+        let (mut own_statuses, mut default_statuses) = (own.status.subscribe(), default.status.subscribe());
         loop {
-            // The present state first: a change from now on is not missed.
-            let mut changed = pin!(partitions.changed.notified());
-            changed.as_mut().enable();
-            let mut statuses = self.shared.channel_status.subscribe();
-            if let Some(found) = partitions.find(values) {
-                self.shared = found;
-                return Ok(());
-            }
-            let (is_resolved, state) = {
-                let status = statuses.borrow_and_update();
-                (status.directory.resolved, status.state)
+            let wait_for_ready = self.wait_limits.wait_for_ready;
+            // Before the looks: what changes after them wakes the call.
+            let own_fails = own_statuses.borrow_and_update().fails_calls(wait_for_ready);
+            let default_fails = default_statuses.borrow_and_update().fails_calls(wait_for_ready);
+            let of_own = match own.pick(&self.pick_request(), false) {
+                none @ (PickOutcome::NoneReady | PickOutcome::AllFailed) => none,
+                found => return Ok(found),
             };
-            if is_resolved && self.or_default {
-                return Ok(()); // it has the default partition
+            match default.pick(&self.pick_request(), false) {
+                PickOutcome::NoneReady => {}
+                found => {
+                    self.shared = default;
+                    return Ok(found);
+                }
             }
-            let absent = || {
-                let directory = self.shared.channel_status.borrow().directory.clone();
-                let route = values.text(self.shared.settings.routes.keys()).into();
-                Partition::absent(&partitions.default, directory, route)
-            };
-            if state == ConnectivityState::Shutdown || is_resolved && !self.wait_limits.wait_for_ready {
-                return Err(absent().unavailable_status(Code::Unavailable, ""));
+            if matches!(of_own, PickOutcome::AllFailed) {
+                return self.next_round().await;
             }
-            runtime::require_timers()?;
-            let any = async {
+            if own_fails && default_fails {
+                return Err(own.unavailable_status(Code::Unavailable, ""));
+            }
+            let changed = async {
                 tokio::select! {
-                    () = changed => {}
-                    _ = statuses.changed() => {}
+                    _ = own_statuses.changed() => {}
+                    _ = default_statuses.changed() => {}
                 }
             };
-            absent().within_limits(self.wait_limits, "", any).await?;
+            own.within_limits(self.wait_limits, "", changed).await?;
         }
     }
 }

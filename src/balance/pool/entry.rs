@@ -10,7 +10,7 @@ use crate::balance::pool::ready::{PublishedServer, ReadySubchannel};
 use crate::balance::queue::Queue;
 use crate::balance::shared::ChannelShared;
 use crate::balance::subchannel::supervisor::supervise;
-use crate::balance::subchannel::waiting::WaitingCalls;
+use crate::balance::subchannel::waiting::{PartitionQueue, WaitingCalls};
 use crate::balance::subchannel::{Subchannel, SubchannelState};
 use crate::connection::{Connection, Destination, PeerAddress, ServerStreams};
 use crate::instance::Instance;
@@ -30,6 +30,25 @@ pub(super) struct PoolEntry {
     hold: Option<Doubt>,
 }
 
+/// What is known of the calls of a server that has gone, while it has some: one that comes back has to know of them.
+pub(super) struct Leaving {
+    /// Counts them.
+    streams: Weak<ServerStreams>,
+    /// Is told when they end.
+    told: Option<Weak<PartitionQueue>>,
+}
+
+impl Leaving {
+    /// Whether there are any.
+    pub(super) fn has_calls(&self) -> bool {
+        self.streams.strong_count() > 0
+    }
+
+    fn upgrade(&self) -> (Option<Arc<ServerStreams>>, Option<Arc<PartitionQueue>>) {
+        (self.streams.upgrade(), self.told.as_ref().and_then(Weak::upgrade))
+    }
+}
+
 impl Drop for PoolEntry {
     fn drop(&mut self) {
         self.supervisor.abort();
@@ -39,12 +58,13 @@ impl Drop for PoolEntry {
 }
 
 impl PoolEntry {
-    /// Begins to connect to a server, in a task of its own. `streams` counts its calls, `queue` has those that wait for it.
+    /// Begins to connect to a server, in a task of its own. `before` is of the calls that it had before it
+    /// went, `queue` has those that wait for it.
     pub(super) fn start(
         shared: &ChannelShared,
         address: Address,
         instance: Arc<Instance>,
-        streams: Option<Arc<ServerStreams>>,
+        before: Option<Leaving>,
         queue: Arc<Queue>,
     ) -> Self {
         let peer = match address.unix_path() {
@@ -52,7 +72,10 @@ impl PoolEntry {
             None => PeerAddress::Tcp(address.host().to_owned(), address.port()),
         };
         let to = Destination { address: peer, secure: address.is_secure() };
-        let waiting = WaitingCalls::new(queue, shared.settings.has_routes());
+        let (known, told) = before.as_ref().map_or((None, None), Leaving::upgrade);
+        let new = || Arc::new(ServerStreams::new(shared.settings.max_in_flight_per_server));
+        let streams = shared.settings.counts_by_server().then(|| known.unwrap_or_else(new));
+        let waiting = WaitingCalls::new(queue, shared.settings.has_routes(), told);
         let subchannel = Arc::new(Subchannel::new(address, shared.epoch, streams, waiting));
         let supervisor = tokio::spawn(supervise(shared.connect_context.clone(), subchannel.clone(), to)).abort_handle();
         Self { subchannel, instance, supervisor, ready: None, hold: None }
@@ -100,9 +123,11 @@ impl PoolEntry {
         !self.subchannel.state().connections().is_empty()
     }
 
-    /// What counts the calls of a server that leaves, with its address, if anything does.
-    pub(super) fn streams(&self, authority: &Authority) -> Option<(Authority, Weak<ServerStreams>)> {
-        self.subchannel.streams().map(|streams| (authority.clone(), Arc::downgrade(streams)))
+    /// What stays of a server that goes while it has calls, with its address, if anything counts those.
+    pub(super) fn leaving(&self, authority: &Authority) -> Option<(Authority, Leaving)> {
+        let told = self.subchannel.waiting.handed_on().map(Arc::downgrade);
+        let streams = self.subchannel.streams().map(Arc::downgrade)?;
+        Some((authority.clone(), Leaving { streams, told }))
     }
 
     /// In which way its instances are in doubt, if they are.

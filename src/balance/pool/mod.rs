@@ -26,8 +26,8 @@ pub(super) mod source;
 use std::collections::BTreeMap;
 use std::hash::Hash;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -43,7 +43,7 @@ use crate::balance::config::source::ConfigTexts;
 use crate::balance::connectivity::{ConnectivityState, DirectoryStatus};
 use crate::balance::partition::Partitions;
 use crate::balance::policy::Policy;
-use crate::balance::pool::entry::PoolEntry;
+use crate::balance::pool::entry::{Leaving, PoolEntry};
 use crate::balance::pool::members::{InstanceChange, Members};
 use crate::balance::pool::publish::OwnPartition;
 use crate::balance::pool::select::RouteValues;
@@ -51,7 +51,6 @@ use crate::balance::pool::selecting::Selector;
 use crate::balance::pool::server::PoolServer;
 use crate::balance::shared::ChannelShared;
 use crate::balance::subchannel::outlier::{CallCounts, OutlierDetector};
-use crate::connection::ServerStreams;
 use crate::instance::Instance;
 use crate::service_config::LoadBalancing;
 
@@ -135,7 +134,7 @@ where
         if has_word && pool.shared.config.is_awaited() {
             pool.shared.config.go_on();
         }
-        pool.leaving.retain(|_, streams| streams.strong_count() > 0);
+        pool.leaving.retain(|_, leaving| leaving.has_calls());
         // A source that always has more must not keep the other tasks of this thread from running.
         if is_full {
             yield_now().await;
@@ -162,7 +161,6 @@ impl Drop for ShutdownGuard {
             });
             partition.queue.wake_to_fail(true);
         }
-        self.0.changed.notify_waiters();
         channel.pick_notifier.notify();
     }
 }
@@ -195,8 +193,8 @@ struct Pool {
     servers: BTreeMap<Authority, PoolServer>,
     /// Chooses among them. `None` if all are connected.
     selector: Option<Selector>,
-    /// What counts the calls of servers that are gone, while it is in use: one that comes back has to know of its calls.
-    leaving: BTreeMap<Authority, Weak<ServerStreams>>,
+    /// Servers that have gone and still have calls.
+    leaving: BTreeMap<Authority, Leaving>,
     /// The last state of the source.
     directory: Arc<DirectoryStatus>,
     /// How many instances are draining; they have no entry.
@@ -314,15 +312,7 @@ impl Pool {
     fn remove(&mut self, authority: &Authority) {
         self.servers_changed = true;
         let entry = self.servers.remove(authority).and_then(|server| server.entry);
-        self.leaving.extend(entry.and_then(|entry| entry.streams(authority)));
-    }
-
-    /// What counts the calls of a server that comes, if anything does. It counts those that it had before it went, too.
-    fn streams_of(&mut self, authority: &Authority) -> Option<Arc<ServerStreams>> {
-        let settings = &self.shared.settings;
-        let known = self.leaving.remove(authority).and_then(|streams| streams.upgrade());
-        let new = || Arc::new(ServerStreams::new(settings.max_in_flight_per_server));
-        settings.counts_by_server().then(|| known.unwrap_or_else(new))
+        self.leaving.extend(entry.and_then(|entry| entry.leaving(authority)));
     }
 
     /// Removes the servers that are not held any longer, because their connections have ended.

@@ -42,14 +42,19 @@ impl OwnPartition {
     pub(super) fn new(values: RouteValues, partition: Arc<Partition>) -> Self {
         Self { values, partition, selected: SelectedServers::new([]) }
     }
+}
 
-    /// No server of it is left.
-    pub(super) fn clear(&self, directory: &Arc<DirectoryStatus>) {
-        let mut status = ChannelStatus::new(directory.clone());
+/// A partition has no server. Its calls wait as long as it is not known whether there will be one.
+fn clear(partition: &Partition, directory: &Arc<DirectoryStatus>) {
+    let mut status = ChannelStatus::new(directory.clone());
+    if directory.resolved {
         status.state = ConnectivityState::TransientFailure;
-        self.partition.ready.store(Arc::default());
-        self.partition.subchannels.store(Arc::default());
-        self.partition.publish_status(status);
+    }
+    let before = partition.ready.swap(Arc::default());
+    partition.subchannels.store(Arc::default());
+    partition.publish_status(status);
+    if !before.servers.is_empty() {
+        partition.pick_notifier.notify();
     }
 }
 
@@ -94,7 +99,8 @@ impl Pool {
         for (index, Gathered { mut status, ready, ejected }) in gathered.into_iter().enumerate() {
             (status.ready, status.ejected) = (ready.len(), ejected.len());
             // A server that fails some calls is better than none.
-            let mut servers = if ready.is_empty() { ejected } else { ready };
+            let are_ejected = ready.is_empty() && !ejected.is_empty();
+            let mut servers = if are_ejected { ejected } else { ready };
             // All servers may have left in order: such a one gets no call that a listed one can take.
             let has_listed = servers.iter().any(|server| server.doubt.is_none());
             servers.retain(|server| !has_listed || server.doubt != Some(Doubt::Gradual));
@@ -108,7 +114,7 @@ impl Pool {
             whole.add(&status);
             // In this order, so that a call that is woken finds the servers that it was woken for.
             let selected_changed = subchannels_changed && self.update_selected(index);
-            self.publish_servers(index, servers, policy_changed, selected_changed);
+            self.publish_servers(index, servers, are_ejected, policy_changed || selected_changed);
             if subchannels_changed {
                 self.publish_subchannels(index);
             }
@@ -120,10 +126,16 @@ impl Pool {
             self.shared.servers.store(Arc::new(listed.collect()));
         }
         self.shared.channel_status.send_if_modified(|known| whole.replace(known));
+        // After that: a call that begins to wait for servers of its route looks at the status of the channel.
+        for partition in self.partitions.all() {
+            if !self.own.iter().any(|own| Arc::ptr_eq(&own.partition, &partition)) {
+                clear(&partition, &self.directory);
+            }
+        }
     }
 
     /// Publishes the servers of a partition for picks, if they have changed.
-    fn publish_servers(&self, index: usize, mut servers: Vec<Connected>, policy_changed: bool, selected_changed: bool) {
+    fn publish_servers(&self, index: usize, mut servers: Vec<Connected>, are_ejected: bool, builds_anew: bool) {
         servers.sort_by_key(|server| server.verdict.tier); // stable: by address within a tier
         let partition = &self.own[index].partition;
         let known = partition.ready.load();
@@ -133,8 +145,8 @@ impl Pool {
         };
         let tiers: Vec<&[Connected]> = servers.chunk_by(|one, other| one.verdict.tier == other.verdict.tier).collect();
         // Policies look at servers and weights: further connections make no other set.
-        let same_sets = !policy_changed
-            && !selected_changed
+        let same_sets = !builds_anew
+            && known.are_ejected == are_ejected
             && are_pairs(PublishedServer::is_same_first)
             && known.tiers.len() == tiers.len()
             && known.tiers.iter().zip(&tiers).all(|(known, tier)| {
@@ -157,7 +169,7 @@ impl Pool {
             tiers.collect()
         };
         let servers = servers.into_iter().map(|server| server.server).collect();
-        partition.ready.store(Arc::new(Published { servers, tiers }));
+        partition.ready.store(Arc::new(Published { servers, tiers, are_ejected }));
         self.shared.pick_notifier.notify();
     }
 

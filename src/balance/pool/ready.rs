@@ -22,6 +22,15 @@ pub(crate) struct Published {
     /// Calls go to servers of the first one while those have room. One, unless the channel has a zone; none while no server is
     /// ready.
     pub(crate) tiers: Box<[Tier]>,
+    /// Outlier detection has ejected all of them: calls that may go elsewhere do.
+    pub(crate) are_ejected: bool,
+}
+
+impl Published {
+    /// Whether a server is ready, and not ejected.
+    pub(crate) fn is_ready(&self) -> bool {
+        !self.tiers.is_empty() && !self.are_ejected && !self.servers.iter().all(PublishedServer::is_closing)
+    }
 }
 
 /// Servers that calls prefer alike.

@@ -3,12 +3,14 @@
 use tokio::time::Instant;
 
 use crate::address::Authority;
+use crate::address_index::Doubt;
 use crate::balance::filter::Filter;
-use crate::balance::partition::Partition;
 use crate::balance::pool::Pool;
 use crate::balance::pool::entry::PoolEntry;
 use crate::balance::pool::publish::OwnPartition;
-use crate::balance::pool::select::{self, Candidate, RouteValues, SelectConfig, Selection, Verdict, Warmth};
+use crate::balance::pool::select::{
+    self, Candidate, CandidateState, RouteValues, SelectConfig, Selection, Verdict, Warmth,
+};
 use crate::balance::pool::server::{PoolServer, SelectTraits};
 use crate::balance::shared::Settings;
 use crate::instance::Instance;
@@ -23,7 +25,7 @@ pub(super) struct Selector {
     pub(super) next: Option<Instant>,
     /// A server of the channel has been ready: those that come from now on are new to the fleet.
     has_been_ready: bool,
-    /// It was logged that there are too many partitions.
+    /// There are too many partitions, which was logged.
     has_warned: bool,
 }
 
@@ -86,10 +88,11 @@ impl Pool {
         let candidates: Vec<_> = self.servers.iter().zip(states).map(candidate).collect();
         let Selection { servers: verdicts, partitions, beyond, next } =
             select::select(&selector.config, &selector.partitions, &candidates, since_epoch);
-        selector.has_been_ready |= candidates.iter().any(|candidate| candidate.state == select::CandidateState::Ready);
+        selector.has_been_ready |= candidates.iter().any(|candidate| candidate.state == CandidateState::Ready);
         drop(candidates);
         selector.next = next.map(|next| now + next.saturating_sub(since_epoch));
-        let warns = beyond > 0 && !std::mem::replace(&mut selector.has_warned, beyond > 0);
+        let warns = beyond > 0 && !selector.has_warned;
+        selector.has_warned = beyond > 0;
         if partitions != selector.partitions {
             selector.partitions.clone_from(&partitions);
             self.set_partitions(partitions);
@@ -115,7 +118,7 @@ impl Pool {
                 (false, Some(_)) => {
                     let entry = server.entry.take();
                     server.idle_since = Instant::now();
-                    self.leaving.extend(entry.and_then(|entry| entry.streams(authority)));
+                    self.leaving.extend(entry.and_then(|entry| entry.leaving(authority)));
                 }
                 (false, None) => {}
             }
@@ -126,11 +129,11 @@ impl Pool {
 
     /// Begins to connect to a server of the set.
     pub(super) fn connect(&mut self, authority: &Authority) {
-        let streams = self.streams_of(authority);
+        let before = self.leaving.remove(authority);
         let Some(server) = self.servers.get_mut(authority) else { return };
         let queue = self.own[server.verdict.partition].partition.queue.clone();
         let (address, instance) = (server.address.clone(), server.instance.clone());
-        server.entry = Some(PoolEntry::start(&self.shared, address, instance, streams, queue));
+        server.entry = Some(PoolEntry::start(&self.shared, address, instance, before, queue));
         self.servers_changed = true;
     }
 
@@ -138,32 +141,26 @@ impl Pool {
     /// which wait in them go on waiting.
     fn set_partitions(&mut self, values: Vec<RouteValues>) {
         let mut before = std::mem::take(&mut self.own);
+        // Those that are left out here are published without servers.
         for values in values {
             let known = before.iter().position(|own| own.values == values);
             let own = match known {
                 Some(known) => before.swap_remove(known),
                 None => {
-                    let partition = self.partitions.get_or_make(&values, || {
-                        let route = values.text(self.shared.settings.routes.keys()).into();
-                        Partition::routed(&self.partitions.default, self.directory.clone(), route)
-                    });
+                    let partition = self.partitions.get_or_make(&values);
                     OwnPartition::new(values, partition)
                 }
             };
             self.own.push(own);
-        }
-        // No server of it is left: calls that wait there fail, unless they wait for ready.
-        for gone in before {
-            gone.clear(&self.directory);
         }
         let routed = self.own.iter().skip(1).map(|own| (own.values.clone(), own.partition.clone()));
         self.partitions.publish(routed.collect());
     }
 }
 
-fn candidate<'a>(
-    ((authority, server), state): ((&'a Authority, &'a PoolServer), select::CandidateState),
-) -> Candidate<'a> {
+fn candidate<'a>(((authority, server), state): ((&'a Authority, &'a PoolServer), CandidateState)) -> Candidate<'a> {
     let SelectTraits { matches_filter, rank, warmth, last_failure } = server.traits;
-    Candidate { key: authority.as_str(), instance: &server.instance, rank, matches_filter, state, last_failure, warmth }
+    let (key, instance) = (authority.as_str(), &*server.instance);
+    let has_left = server.entry.as_ref().is_some_and(|entry| entry.doubt() == Some(Doubt::Gradual));
+    Candidate { key, instance, rank, matches_filter, state, has_left, last_failure, warmth }
 }

@@ -48,8 +48,16 @@ struct State {
 struct Waiter {
     /// `None` before its first poll.
     waker: Option<Waker>,
+    kind: WaiterKind,
+}
+
+/// What ends the wait of a call beside a turn.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct WaiterKind {
     /// It waits also while no server can be connected.
-    wait_for_ready: bool,
+    pub(crate) wait_for_ready: bool,
+    /// It goes elsewhere while no server is ready.
+    pub(crate) may_leave: bool,
 }
 
 impl Queue {
@@ -64,9 +72,9 @@ impl Queue {
     }
 
     /// Puts a call behind all others.
-    pub(crate) fn enter(&self, wait_for_ready: bool) -> QueueTicket<'_> {
-        let position = self.update(|state| (state.order.enter(Waiter { waker: None, wait_for_ready }), Vec::new()));
-        QueueTicket { queue: self, position, wait_for_ready, is_served: false }
+    pub(crate) fn enter(&self, kind: WaiterKind) -> QueueTicket<'_> {
+        let position = self.update(|state| (state.order.enter(Waiter { waker: None, kind }), Vec::new()));
+        QueueTicket { queue: self, position, kind, is_served: false }
     }
 
     /// Gives turns until there are as many as free slots. `free_slots` is called only if calls wait.
@@ -97,7 +105,14 @@ impl Queue {
 
     /// Wakes calls that are to fail: all of them, or those that do not wait for ready.
     pub(crate) fn wake_to_fail(&self, all: bool) {
-        self.update(|state| ((), state.order.wake_matching(|waiter| all || !waiter.wait_for_ready)));
+        self.update(|state| ((), state.order.wake_matching(|waiter| all || !waiter.kind.wait_for_ready)));
+    }
+
+    /// Wakes the calls that go elsewhere while no server is ready.
+    pub(crate) fn wake_to_leave(&self) {
+        if self.has_waiters() {
+            self.update(|state| ((), state.order.wake_matching(|waiter| waiter.kind.may_leave)));
+        }
     }
 
     /// Passes on turns that are not used. Runs in the pool's task, and sleeps while no turn is out.
@@ -151,7 +166,7 @@ impl CapacityListener for Queue {
 pub(crate) struct QueueTicket<'a> {
     queue: &'a Queue,
     position: u64,
-    wait_for_ready: bool,
+    kind: WaiterKind,
     is_served: bool,
 }
 
@@ -172,7 +187,7 @@ impl QueueTicket<'_> {
 
     /// Waits again at the same position, after a turn that gave no server.
     pub(crate) fn wait_again(&self) {
-        let waiter = Waiter { waker: None, wait_for_ready: self.wait_for_ready };
+        let waiter = Waiter { waker: None, kind: self.kind };
         self.queue.update(|state| (state.order.wait_again(self.position, waiter), Vec::new()));
     }
 

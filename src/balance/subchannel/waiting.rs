@@ -19,9 +19,23 @@ pub(crate) enum WaitingCalls {
 pub(crate) struct PartitionQueue(ArcSwap<Queue>);
 
 impl WaitingCalls {
-    /// Those in this queue. `may_change` says whether [`WaitingCalls::set`] may be called.
-    pub(crate) fn new(queue: Arc<Queue>, may_change: bool) -> Self {
-        if may_change { Self::OfPartition(Arc::new(PartitionQueue(ArcSwap::new(queue)))) } else { Self::Only(queue) }
+    /// Those in this queue. `may_change` says whether [`WaitingCalls::set`] may be called. `before` is what connections of the same
+    /// server from before tell of their room: a limit that they share with the new ones makes room for the calls of these.
+    pub(crate) fn new(queue: Arc<Queue>, may_change: bool, before: Option<Arc<PartitionQueue>>) -> Self {
+        if !may_change {
+            return Self::Only(queue);
+        }
+        let own = before.unwrap_or_else(|| Arc::new(PartitionQueue(ArcSwap::new(queue.clone()))));
+        own.0.store(queue);
+        Self::OfPartition(own)
+    }
+
+    /// What is handed to the connections of the same server when it comes back.
+    pub(crate) fn handed_on(&self) -> Option<&Arc<PartitionQueue>> {
+        match self {
+            Self::Only(_) => None,
+            Self::OfPartition(queue) => Some(queue),
+        }
     }
 
     /// From now on the server has room for the calls in this queue.

@@ -17,6 +17,7 @@ use crate::balance::partition::Partition;
 use crate::balance::policy::{Call, IsAvailable, Pick, Picker};
 use crate::balance::pool::ready::{Published, PublishedServer, ReadySubchannel, Tier};
 use crate::balance::pool::room::MAX_PROBES;
+use crate::balance::queue::WaiterKind;
 use crate::balance::subchannel::Subchannel;
 use crate::connection::StreamPermit;
 
@@ -180,7 +181,8 @@ impl Partition {
         }
     }
 
-    /// Waits in the queue until a server has room.
+    /// Waits in the queue until a server has room. A call that may leave returns with [`PickOutcome::NoneReady`] when no server is
+    /// ready any more.
     ///
     /// # Errors
     /// When no server can come, or the call's time to wait is over.
@@ -191,12 +193,19 @@ impl Partition {
         &self,
         request: &PickRequest<'_>,
         limits: WaitLimits,
+        may_leave: bool,
     ) -> Result<PickOutcome, Status> {
-        self.check_worth_waiting(limits)?;
-        let ticket = self.queue.enter(limits.wait_for_ready);
+        let leaves = || may_leave && !self.ready.load().is_ready();
+        if !leaves() {
+            self.check_worth_waiting(limits)?;
+        }
+        let ticket = self.queue.enter(WaiterKind { wait_for_ready: limits.wait_for_ready, may_leave });
         self.ask_for_room();
         loop {
             // Once more, after the call has entered the queue: a change from now on wakes it, and one from before is seen here.
+            if leaves() {
+                return Ok(PickOutcome::NoneReady);
+            }
             self.check_worth_waiting(limits)?;
             self.queue.wake_if_room(|| self.has_room());
             self.within_limits(limits, "", ticket.turn()).await?;

@@ -75,6 +75,9 @@ pub(crate) struct Candidate<'a> {
     /// Whether the filter of the channel lets it pass.
     pub(crate) matches_filter: bool,
     pub(crate) state: CandidateState,
+    /// Its instances have left one by one, in a way in which they may still be there. It keeps its connections until others are
+    /// ready in its place.
+    pub(crate) has_left: bool,
     /// When an attempt to connect to it last failed, or it last became unhealthy. It is kept while the server
     /// is not connected, or the same substitutes would be tried again and again.
     pub(crate) last_failure: Option<Duration>,

@@ -32,9 +32,13 @@ impl Partition<'_> {
         let fails = |member: &&Member| self.candidates[member.index].fails();
         let failing = principals.chosen.map(|of| of.iter().filter(fails).count());
         let (all_failing, beyond) = (failing[0] + failing[1], (subset / 2).max(2));
-        let kept = self.keep(principals, all_failing);
-        let missing = all_failing - (kept[0] + kept[1]); // at most so many were kept
+        // One that is being connected needs nobody to be tried for it. But who is ready stays until it is ready too.
+        let is_away = |member: &&Member| !self.candidates[member.index].is_reliable();
+        let away = principals.chosen.iter().map(|of| of.iter().filter(is_away).count()).sum();
+        let kept = self.keep(principals, away);
+        let missing = all_failing.saturating_sub(kept[0] + kept[1]);
         let (tried, next) = self.try_some(principals, failing, kept, missing.min(beyond), now);
+        // All principals that do not fail are connected, or about to be.
         let places = (all_failing + beyond).saturating_sub(kept[0] + kept[1] + tried);
         let waits = self.take_turns(principals, places);
         let look_again = waits.then(|| now.saturating_add(LOOK_AGAIN_AFTER));
@@ -55,7 +59,8 @@ impl Partition<'_> {
             return (0, None);
         }
         let mut trials = principals.rest.map(|rest| self.trials(rest, now));
-        let home_is_ready = kept[0] > 0 || principals.chosen[0].iter().any(|member| self.state(member).is_connected());
+        let is_reliable = |member: &Member| self.candidates[member.index].is_reliable();
+        let home_is_ready = kept[0] > 0 || principals.chosen[0].iter().any(is_reliable);
         let from_others = if failing[0] > 0 && !home_is_ready {
             // Of an odd number that side gets one more whose server has waited longer, so that both have their turn.
             let first = |side: usize| trials[side].order.first().map(|trial| (trial.is_idle, trial.last_failure));
@@ -98,7 +103,7 @@ impl Partition<'_> {
         principals.rest.map(|rest| {
             let before = left;
             for member in rest {
-                if left > 0 && self.state(member).is_connected() {
+                if left > 0 && self.candidates[member.index].is_reliable() {
                     self.verdicts[member.index].reason = Reason::Substitute;
                     left -= 1;
                 }
@@ -113,7 +118,7 @@ impl Partition<'_> {
         for member in rest {
             let candidate = &self.candidates[member.index];
             let Candidate { state, last_failure, .. } = *candidate;
-            if state.is_connected() {
+            if candidate.is_reliable() || candidate.has_left && state == CandidateState::Idle {
                 continue;
             }
             match wait(candidate, now) {
@@ -156,9 +161,14 @@ struct Trial {
 }
 
 impl Candidate<'_> {
-    /// Whether the server needs a substitute: it fails, or has failed when it was tried last.
+    /// Whether another server is to be tried in its place: it fails, has failed when it was tried last, or has left as it seems.
     fn fails(&self) -> bool {
-        self.state.fails() || !self.state.is_connected() && self.last_failure.is_some()
+        self.has_left || self.state.fails() || !self.state.is_connected() && self.last_failure.is_some()
+    }
+
+    /// Whether calls can go to it, and there is no doubt that they may.
+    fn is_reliable(&self) -> bool {
+        self.state.is_connected() && !self.has_left
     }
 }
 

@@ -69,6 +69,7 @@ impl Fleet {
                 rank: *rank,
                 matches_filter: server.matches_filter,
                 state: server.state,
+                has_left: false,
                 last_failure: server.last_failure,
                 warmth: server.warmth,
             })

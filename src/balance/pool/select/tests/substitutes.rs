@@ -58,7 +58,10 @@ impl World {
         assert!(tried >= failing.min((self.subset() / 2).max(2)), "{tried} of {failing}");
         assert!(ready <= self.subset());
         assert!(count(&|_, reason| reason.is_connected()) <= self.subset() + (self.subset() / 2).max(2));
-        assert!(substitutes <= failing, "{substitutes} for {failing}");
+        let tried = count(&|key, reason| reason == Reason::Substitute && !state(key).is_connected());
+        assert!(tried <= failing, "{tried} for {failing}");
+        let away = count(&|key, _| principals.contains(key) && !state(key).is_connected());
+        assert!(substitutes <= away, "{substitutes} for {away}");
         for (key, reason) in &reasons {
             // The principals that are well are always connected, and nobody else is when all are.
             let is_chosen = matches!(reason, Reason::Selected | Reason::OtherZone);
