@@ -24,7 +24,7 @@ impl BalancedChannelBuilder {
     /// A call names values by a [`Route`](crate::Route), or in a [header](Self::route_header); the route counts first,
     /// key by key. It keeps its values in all its attempts.
     ///
-    /// **While no server of a partition is ready**, its calls go to the default servers if they say so
+    /// **While no server of a partition is ready**, or each has failed the call, its calls go to the default servers if they say so
     /// ([`Route::or_default`](crate::Route::or_default), and always those of `route_header` and splits). Strict calls wait or
     /// fail as if no other server were registered. They fail with `UNAVAILABLE`, and the text has key and value.
     ///

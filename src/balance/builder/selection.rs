@@ -130,8 +130,9 @@ impl BalancedChannelBuilder {
     ///   and the server's). A server that comes or goes exchanges one other server at most.
     /// - **With a [`zone`](Self::zone):** servers of the own zone first, but for max(2, n / 10) of the others, which stand by. If a
     ///   zone has too few servers, the others fill up.
-    /// - **Those that cannot be connected** are replaced while they fail, by at most max(2, n / 2) further ones at a time, each of
-    ///   which is tried once in 10 s at most.
+    /// - **Those that cannot be connected** are replaced while they fail. At most max(2, n / 2) servers beyond n are connected or tried at
+    ///   a time, and a substitute is tried once in 10 s at most.
+    /// - **A server that is exchanged** keeps its connection until the new one is ready.
     ///
     /// gRFC A68 has the same for xDS, without zones and substitutes.
     pub fn subset(mut self, servers: usize) -> Self {

@@ -2,7 +2,7 @@
 
 mod filter;
 mod hops;
-mod r18a;
+mod leaving;
 mod routes;
 mod sticky;
 mod subset;

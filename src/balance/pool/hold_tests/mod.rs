@@ -3,7 +3,7 @@
 mod calls;
 mod listed;
 mod proof;
-mod r18a;
+mod subset;
 #[cfg(feature = "tonic-health")]
 mod unhealthy;
 

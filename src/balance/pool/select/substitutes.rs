@@ -34,12 +34,11 @@ impl Partition<'_> {
         let (all_failing, beyond) = (failing[0] + failing[1], (subset / 2).max(2));
         // One that is being connected needs nobody to be tried for it. But who is ready stays until it is ready too.
         let is_away = |member: &&Member| !self.candidates[member.index].is_reliable();
-        let away = principals.chosen.iter().map(|of| of.iter().filter(is_away).count()).sum();
+        let away: usize = principals.chosen.iter().map(|of| of.iter().filter(is_away).count()).sum();
         let kept = self.keep(principals, away);
         let missing = all_failing.saturating_sub(kept[0] + kept[1]);
         let (tried, next) = self.try_some(principals, failing, kept, missing.min(beyond), now);
-        // All principals that do not fail are connected, or about to be.
-        let places = (all_failing + beyond).saturating_sub(kept[0] + kept[1] + tried);
+        let places = (away + beyond).saturating_sub(kept[0] + kept[1] + tried);
         let waits = self.take_turns(principals, places);
         let look_again = waits.then(|| now.saturating_add(LOOK_AGAIN_AFTER));
         next.into_iter().chain(look_again).min()
@@ -77,20 +76,21 @@ impl Partition<'_> {
         (home + others, trials.iter().filter_map(|trials| trials.next).min().filter(|_| is_short))
     }
 
-    /// Leaves so many principals that fail connected: those that are being tried, and then those whose last failure
-    /// is the longest ago. Returns whether any is left out.
+    /// Lets so many principals be connected of those that are not ready: those that are being tried, then those that never failed,
+    /// and then those whose last failure is the longest ago. Returns whether any is left out.
     fn take_turns(&mut self, principals: &Principals<'_>, places: usize) -> bool {
-        let failing = principals.chosen.into_iter().flatten().filter(|member| self.candidates[member.index].fails());
-        let mut failing: Vec<_> = failing.map(|member| member.index).collect();
-        if failing.len() <= places {
+        let is_away = |member: &&Member| !self.candidates[member.index].is_reliable();
+        let away = principals.chosen.into_iter().flatten().filter(is_away);
+        let mut away: Vec<_> = away.map(|member| member.index).collect();
+        if away.len() <= places {
             return false;
         }
         // Stable: of those that are alike, the one with the greater rank stays first.
-        failing.sort_by_key(|index| {
+        away.sort_by_key(|index| {
             let candidate = &self.candidates[*index];
             (candidate.state != CandidateState::Connecting, candidate.last_failure)
         });
-        for index in failing.drain(places..) {
+        for index in away.drain(places..) {
             self.verdicts[index].reason = Reason::OutsideSubset;
         }
         true

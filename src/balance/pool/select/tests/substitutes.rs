@@ -54,19 +54,20 @@ impl World {
             server.state.fails() || !server.state.is_connected() && server.last_failure.is_some()
         };
         let failing = count(&|key, _| principals.contains(key) && fails(key));
-        let tried = count(&|key, reason| reason.is_connected() && principals.contains(key) && fails(key));
-        assert!(tried >= failing.min((self.subset() / 2).max(2)), "{tried} of {failing}");
+        let is_away = |key: &str| principals.contains(key) && !state(key).is_connected();
+        let away = count(&|key, _| is_away(key));
+        let tried = count(&|key, reason| reason.is_connected() && is_away(key));
+        assert!(tried >= away.min((self.subset() / 2).max(2)), "{tried} of {away}");
         assert!(ready <= self.subset());
         assert!(count(&|_, reason| reason.is_connected()) <= self.subset() + (self.subset() / 2).max(2));
         let tried = count(&|key, reason| reason == Reason::Substitute && !state(key).is_connected());
         assert!(tried <= failing, "{tried} for {failing}");
-        let away = count(&|key, _| principals.contains(key) && !state(key).is_connected());
         assert!(substitutes <= away, "{substitutes} for {away}");
         for (key, reason) in &reasons {
             // The principals that are well are always connected, and nobody else is when all are.
             let is_chosen = matches!(reason, Reason::Selected | Reason::OtherZone);
             assert!(principals.contains(key) || !is_chosen, "{key}");
-            assert!(is_chosen || !principals.contains(key) || fails(key), "{key}");
+            assert!(is_chosen || !principals.contains(key) || is_away(key), "{key}");
             let server = &self.fleet.0[key];
             if *reason == Reason::Substitute {
                 assert!(!server.state.fails());

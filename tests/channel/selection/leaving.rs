@@ -1,4 +1,4 @@
-//! Review of the pool and the selection: each test fails on the code that it was written against.
+//! What becomes of calls when partitions, subsets and routes change under them.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -49,9 +49,9 @@ async fn full_canary() -> (Peer, Vec<Peer>, BalancedChannel, crate::support::Set
     (full, stable, channel, set, first)
 }
 
-/// 1a. A call that may go to the default servers waits for a stream of its canary; the canary is deregistered.
+/// A call that may go to the default servers waits for a stream of its canary; the canary is deregistered.
 #[tokio::test]
-async fn r18a_a_queued_or_default_call_falls_back_when_its_partition_goes() {
+async fn a_queued_or_default_call_falls_back_when_its_partition_goes() {
     let (full, stable, channel, set, _first) = full_canary().await;
     let waiting = start(&channel, Route::to("lane", "blue").or_default(), false);
     sleep(Duration::from_millis(100)).await;
@@ -61,9 +61,9 @@ async fn r18a_a_queued_or_default_call_falls_back_when_its_partition_goes() {
     assert_eq!(served_by.unwrap(), stable[0].address.to_string());
 }
 
-/// 1b. The same with wait for ready.
+/// The same with wait for ready.
 #[tokio::test]
-async fn r18a_a_queued_or_default_call_that_waits_for_ready_falls_back_when_its_partition_goes() {
+async fn a_queued_or_default_call_that_waits_for_ready_falls_back_when_its_partition_goes() {
     let (full, stable, channel, set, _first) = full_canary().await;
     let waiting = start(&channel, Route::to("lane", "blue").or_default(), true);
     sleep(Duration::from_millis(100)).await;
@@ -73,9 +73,9 @@ async fn r18a_a_queued_or_default_call_that_waits_for_ready_falls_back_when_its_
     assert_eq!(served_by.unwrap(), stable[0].address.to_string());
 }
 
-/// 1c. The canary is not deregistered, but dies.
+/// The canary is not deregistered, but dies.
 #[tokio::test]
-async fn r18a_a_queued_or_default_call_falls_back_when_its_servers_die() {
+async fn a_queued_or_default_call_falls_back_when_its_servers_die() {
     let (full, stable, channel, _set, _first) = full_canary().await;
     let waiting = start(&channel, Route::to("lane", "blue").or_default(), false);
     sleep(Duration::from_millis(100)).await;
@@ -85,10 +85,10 @@ async fn r18a_a_queued_or_default_call_falls_back_when_its_servers_die() {
     assert_eq!(served_by.unwrap(), stable[0].address.to_string());
 }
 
-/// 2a. There are servers of the route alone, and they are being connected: the strict call waits for them, the call that may go
+/// There are servers of the route alone, and they are being connected: the strict call waits for them, the call that may go
 /// elsewhere too must not be worse off.
 #[tokio::test]
-async fn r18a_an_or_default_call_waits_for_its_connecting_servers_if_there_are_no_default_ones() {
+async fn an_or_default_call_waits_for_its_connecting_servers_if_there_are_no_default_ones() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (channel, set) = changing(builder().route_key("lane"));
@@ -103,9 +103,9 @@ async fn r18a_an_or_default_call_waits_for_its_connecting_servers_if_there_are_n
     assert_eq!(lenient.await.unwrap().unwrap(), address.to_string());
 }
 
-/// 2b. The same call, which waits for ready: it waits where no server ever comes.
+/// The same call, which waits for ready: it waits where no server ever comes.
 #[tokio::test]
-async fn r18a_an_or_default_call_that_waits_for_ready_gets_its_own_server_when_that_comes() {
+async fn an_or_default_call_that_waits_for_ready_gets_its_own_server_when_that_comes() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (channel, set) = changing(builder().route_key("lane"));
@@ -141,9 +141,9 @@ impl Picker for Never {
     }
 }
 
-/// 3. The policy lets a call wait ("until the set changes"), and its partition goes.
+/// The policy lets a call wait ("until the set changes"), and its partition goes.
 #[tokio::test]
-async fn r18a_a_call_that_its_policy_lets_wait_is_woken_when_its_partition_goes() {
+async fn a_call_that_its_policy_lets_wait_is_woken_when_its_partition_goes() {
     let peers = greeters(2).await;
     let (channel, set) = changing(builder().route_key("lane").policy(NotBlue));
     put(&set, &peers[0], blue);
@@ -160,9 +160,9 @@ async fn r18a_a_call_that_its_policy_lets_wait_is_woken_when_its_partition_goes(
     timeout(SOON, strict).await.expect("the strict call hangs").unwrap().unwrap_err();
 }
 
-/// 4a. Servers that come push out those that serve, before they are connected themselves.
+/// Servers that come push out those that serve, before they are connected themselves.
 #[tokio::test]
-async fn r18a_a_subset_keeps_its_ready_servers_until_the_new_ones_are_ready() {
+async fn a_subset_keeps_its_ready_servers_until_the_new_ones_are_ready() {
     let peers = greeters(2).await;
     let (channel, set) = changing(builder().subset(2).client_id("client"));
     peers.iter().for_each(|peer| put(&set, peer, |instance| instance));
@@ -187,9 +187,9 @@ async fn r18a_a_subset_keeps_its_ready_servers_until_the_new_ones_are_ready() {
     );
 }
 
-/// 4b. With a subset of 1, one server that comes and is silent is enough.
+/// With a subset of 1, one server that comes and is silent is enough.
 #[tokio::test]
-async fn r18a_one_silent_server_that_comes_does_not_stop_a_subset_of_one() {
+async fn one_silent_server_that_comes_does_not_stop_a_subset_of_one() {
     for attempt in 0..32 {
         let peers = greeters(1).await;
         let (channel, set) = changing(builder().subset(1).client_id(format!("client-{attempt}")));
@@ -205,9 +205,9 @@ async fn r18a_one_silent_server_that_comes_does_not_stop_a_subset_of_one() {
     }
 }
 
-/// 5a. A server at its limit registers again, in another lane. The call that holds its place ends: who waits in the new lane is woken.
+/// A server at its limit registers again, in another lane. The call that holds its place ends: who waits in the new lane is woken.
 #[tokio::test]
-async fn r18a_the_end_of_a_call_from_before_wakes_who_waits_in_the_servers_new_partition() {
+async fn the_end_of_a_call_from_before_wakes_who_waits_in_the_servers_new_partition() {
     let end = Arc::new(Notify::new());
     let script = Arc::new(Mutex::new(Script::GreetLater(end.clone())));
     let peer = Peer::start(Script::Now(script.clone())).await;
@@ -229,9 +229,9 @@ async fn r18a_the_end_of_a_call_from_before_wakes_who_waits_in_the_servers_new_p
     timeout(SOON, second).await.expect("the server is idle, and the call waits for it").unwrap().unwrap();
 }
 
-/// 6. A canary that is ejected is not ready: calls that may go elsewhere do.
+/// A canary that is ejected is not ready: calls that may go elsewhere do.
 #[tokio::test]
-async fn r18a_or_default_calls_leave_a_canary_that_is_ejected() {
+async fn or_default_calls_leave_a_canary_that_is_ejected() {
     let canary = Peer::start(Script::Status(13, vec![])).await;
     let stable = greeters(4).await;
     let minute = Duration::from_secs(60);
@@ -255,9 +255,9 @@ async fn r18a_or_default_calls_leave_a_canary_that_is_ejected() {
     assert_eq!(failed, 0, "of 20 calls; four default servers are ready");
 }
 
-/// 7. The error of `wait_until_ready` says what is wrong, also if all servers have a route.
+/// The error of `wait_until_ready` says what is wrong, also if all servers have a route.
 #[tokio::test]
-async fn r18a_wait_until_ready_says_why_servers_with_a_route_are_not_ready() {
+async fn wait_until_ready_says_why_servers_with_a_route_are_not_ready() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener); // refuses
@@ -269,9 +269,9 @@ async fn r18a_wait_until_ready_says_why_servers_with_a_route_are_not_ready() {
     assert!(text.contains("1 failing") && text.contains(&address.to_string()), "{error}: {text}");
 }
 
-/// 8. All canaries drain, or do not match the filter: the status says so.
+/// All canaries drain, or do not match the filter: the status says so.
 #[tokio::test]
-async fn r18a_the_status_of_a_route_says_that_its_servers_drain() {
+async fn the_status_of_a_route_says_that_its_servers_drain() {
     let peers = greeters(2).await;
     let (channel, set) = changing(builder().route_key("lane"));
     put(&set, &peers[0], |instance| blue(instance).with_draining(true));
@@ -281,9 +281,9 @@ async fn r18a_the_status_of_a_route_says_that_its_servers_drain() {
     assert!(!status.message().contains("none is registered"), "{status}");
 }
 
-/// 9. A server beyond 16 values: the call that waits is told so.
+/// A server beyond 16 values: the call that waits is told so.
 #[tokio::test]
-async fn r18a_the_status_of_a_route_beyond_sixteen_says_so() {
+async fn the_status_of_a_route_beyond_sixteen_says_so() {
     let peers = greeters(17).await;
     let (channel, set) = changing(builder().route_key("lane"));
     for (number, peer) in peers.iter().enumerate() {

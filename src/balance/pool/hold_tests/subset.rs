@@ -1,11 +1,11 @@
-//! Review: servers in doubt and a subset.
+//! Servers in doubt, and a subset.
 
 use super::*;
 
 /// etcd has lost the two servers of a subset one by one, as it seems; it lists two others. "After a gradual loss a server gets calls
 /// only while no server that etcd lists is ready": those two have to be connected for that.
 #[tokio::test]
-async fn r18a_servers_that_have_left_gradually_do_not_keep_listed_ones_out_of_a_subset() {
+async fn servers_that_have_left_gradually_do_not_keep_listed_ones_out_of_a_subset() {
     let servers = Servers::new();
     let (mut feed, channel) = Feed::start(BalancedChannel::builder().subset(2).client_id("client"));
     let addresses: Vec<_> = (0..4).map(|_| servers.start(10)).collect();
