@@ -35,9 +35,9 @@ fn header_of<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
 /// Makes a call that wants other than the default servers.
 pub(in crate::balance) fn routed_call(
     channel: Arc<ChannelHandle>,
-    wanted: Wanted,
+    wanted: &Wanted,
     request: Request<tonic::body::Body>,
-) -> impl Future<Output = Result<Response<ResponseBody>, Status>> + Send {
+) -> impl Future<Output = Result<Response<ResponseBody>, Status>> + Send + use<> {
     let keys = channel.shared.settings.routes.keys().len();
     let values = RouteValues::new((0..keys).map(|key| wanted.value(key)));
     let found = channel.partitions.find(&values);

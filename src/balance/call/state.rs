@@ -51,6 +51,7 @@ enum Headers {
 static NO_HEADERS: LazyLock<HeaderMap> = LazyLock::new(HeaderMap::new);
 
 /// The state of one call, from its first poll to the head of its response.
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, and the future of a call has no room for enums")]
 pub(super) struct CallState {
     /// The attempt of a call that makes one at a time. First, so that it is dropped before what it belongs to.
     pub(super) in_flight: Option<InFlight>,

@@ -64,7 +64,7 @@ impl PoolEntry {
         shared: &ChannelShared,
         address: Address,
         instance: Arc<Instance>,
-        before: Option<Leaving>,
+        before: Option<&Leaving>,
         queue: Arc<Queue>,
     ) -> Self {
         let peer = match address.unix_path() {
@@ -72,7 +72,7 @@ impl PoolEntry {
             None => PeerAddress::Tcp(address.host().to_owned(), address.port()),
         };
         let to = Destination { address: peer, secure: address.is_secure() };
-        let (known, told) = before.as_ref().map_or((None, None), Leaving::upgrade);
+        let (known, told) = before.map_or((None, None), Leaving::upgrade);
         let new = || Arc::new(ServerStreams::new(shared.settings.max_in_flight_per_server));
         let streams = shared.settings.counts_by_server().then(|| known.unwrap_or_else(new));
         let waiting = WaitingCalls::new(queue, shared.settings.has_routes(), told);

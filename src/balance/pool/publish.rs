@@ -151,7 +151,11 @@ impl Pool {
             && known.tiers.len() == tiers.len()
             && known.tiers.iter().zip(&tiers).all(|(known, tier)| {
                 known.factors.len() == tier.len()
-                    && known.factors.iter().zip(*tier).all(|(known, new)| *known == new.verdict.factor)
+                    && known
+                        .factors
+                        .iter()
+                        .zip(*tier)
+                        .all(|(known, new)| known.to_bits() == new.verdict.factor.to_bits())
             });
         if same_sets && are_pairs(PublishedServer::is_same) {
             return;

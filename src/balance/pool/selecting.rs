@@ -133,7 +133,7 @@ impl Pool {
         let Some(server) = self.servers.get_mut(authority) else { return };
         let queue = self.own[server.verdict.partition].partition.queue.clone();
         let (address, instance) = (server.address.clone(), server.instance.clone());
-        server.entry = Some(PoolEntry::start(&self.shared, address, instance, before, queue));
+        server.entry = Some(PoolEntry::start(&self.shared, address, instance, before.as_ref(), queue));
         self.servers_changed = true;
     }
 
@@ -144,12 +144,11 @@ impl Pool {
         // Those that are left out here are published without servers.
         for values in values {
             let known = before.iter().position(|own| own.values == values);
-            let own = match known {
-                Some(known) => before.swap_remove(known),
-                None => {
-                    let partition = self.partitions.get_or_make(&values);
-                    OwnPartition::new(values, partition)
-                }
+            let own = if let Some(known) = known {
+                before.swap_remove(known)
+            } else {
+                let partition = self.partitions.get_or_make(&values);
+                OwnPartition::new(values, partition)
             };
             self.own.push(own);
         }

@@ -265,7 +265,7 @@ async fn wait_until_ready_says_why_servers_with_a_route_are_not_ready() {
     set.put("a", blue(Instance::new(address).unwrap()));
     until("it to fail", || states(&channel).values().any(|state| *state == ServerState::TransientFailure)).await;
     let error = channel.wait_until_ready(Duration::from_millis(200)).await.unwrap_err();
-    let text = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_else(|| error.to_string());
+    let text = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
     assert!(text.contains("1 failing") && text.contains(&address.to_string()), "{error}: {text}");
 }
 

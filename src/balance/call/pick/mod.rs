@@ -113,19 +113,19 @@ impl Partition {
             return PickOutcome::Full;
         }
         let probes = Cell::new(0);
-        let picked = match self.pick_in(&ready, home, request, &probes) {
+        let start = match self.pick_in(&ready, home, request, &probes) {
             Ok(index) => index,
             Err(outcome) => return outcome,
         };
-        let (tier, picked) =
-            if others.is_empty() { (home, picked) } else { self.pick_across(&ready, picked, request, &probes) };
+        let (tier, start) =
+            if others.is_empty() { (home, start) } else { self.pick_across(&ready, start, request, &probes) };
         let availability =
             Availability { servers: &ready.servers, failed_servers: request.failed_servers, probes: &probes };
         let (mut any_failed, mut any_full) = (false, false);
         // The picker's choice may be full: the next one in order takes the call, and then one of another tier.
         let rest = others.iter().chain([home]).filter(|other| other.range != tier.range);
         let rest = rest.map(|tier| (tier, tier.range.start));
-        for (tier, start) in std::iter::once((tier, picked)).chain(rest) {
+        for (tier, start) in std::iter::once((tier, start)).chain(rest) {
             let (before, after) = (tier.range.start..start, start..tier.range.end);
             for server in ready.servers[after].iter().chain(&ready.servers[before]) {
                 if server.is_closing() {
