@@ -93,12 +93,16 @@ pub(crate) fn connections(bench: &Bench, report: &mut Report) {
 /// What a service config with many methods costs, whose entry for the method says nothing but a timeout that no call reaches.
 pub(crate) fn config(bench: &Bench, report: &mut Report) {
     let plain = Case { deadline: Deadline::Equal, ..Case::new(Side::Ours, 1) };
-    let with = Case { setting: Setting::ServiceConfig, ..plain };
-    let ratio = bench
-        .counter()
-        .client(with)
-        .and_then(|with| Ok(with.instructions / bench.counter().client(plain)?.instructions));
+    let ratio = bench.ratio(Case { setting: Setting::ServiceConfig, ..plain }, plain);
     let name = "1 worker, a service config of 100 methods, client instructions, with / without";
+    add(report, name, "×", Some(Bar::AtMost(1.02)), ratio);
+}
+
+/// What it costs that servers are selected: all are warm, and two of three are in the own zone.
+pub(crate) fn selection(bench: &Bench, report: &mut Report) {
+    let plain = Case::new(Side::Ours, 1);
+    let ratio = bench.ratio(Case { setting: Setting::Selection, ..plain }, plain);
+    let name = "1 worker, zones, subset and slow start, client instructions, set / not set";
     add(report, name, "×", Some(Bar::AtMost(1.02)), ratio);
 }
 
@@ -119,6 +123,11 @@ impl Bench {
     /// What one case costs beyond another.
     fn more(&self, case: Case, than: Case, count: Count) -> Result<f64, String> {
         Ok(count(&self.counter().client(case)?) - count(&self.counter().client(than)?))
+    }
+
+    /// The instructions of one case, as a multiple of another's.
+    fn ratio(&self, case: Case, than: Case) -> Result<f64, String> {
+        Ok(self.counter().client(case)?.instructions / self.counter().client(than)?.instructions)
     }
 }
 

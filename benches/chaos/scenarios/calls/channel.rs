@@ -71,7 +71,7 @@ pub(super) fn tonic(addresses: &[SocketAddr]) -> Result<tonic::transport::Channe
 }
 
 /// Waits until so many servers are connected.
-pub(super) async fn connected(channel: &BalancedChannel, wanted: usize) -> Result<()> {
+pub(in crate::scenarios) async fn connected(channel: &BalancedChannel, wanted: usize) -> Result<()> {
     let began = Instant::now();
     while channel.servers().iter().filter(|server| server.state() == ServerState::Ready).count() < wanted {
         if began.elapsed() > PATIENCE {

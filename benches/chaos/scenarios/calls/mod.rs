@@ -1,7 +1,7 @@
 //! What is done to calls: by servers that fail, hang or stand still, and by the calls beside them.
 
 mod callers;
-mod channel;
+pub(super) mod channel;
 mod company;
 mod fleet;
 mod worst;
