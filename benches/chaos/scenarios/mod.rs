@@ -124,7 +124,11 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     calls("stopped", "one of 3 servers is stopped for 2 s, with an attempt timeout", calls::stopped::run),
     calls("f66", "servers restart while nobody drives the runtime", calls::pauses::run),
     routing("zones", "2 zones of 4 servers", routing::zones::quiet),
-    routing("zone-full", "6 000 calls/s to a zone of 1 server beside 3 elsewhere, 3 200 calls/s each", routing::full::run),
+    routing(
+        "zone-full",
+        "6 000 calls/s to a zone of 1 server beside 3 elsewhere, 3 200 calls/s each",
+        routing::full::run,
+    ),
     routing("zone-killed", "all 4 servers of the own zone are killed, and register again", routing::zones::killed),
     routing("slow-start", "a server that is slow at first joins three", routing::warming::run),
     routing("hash-keys", "consistent hash: servers leave, join and return", routing::keys::run),

@@ -85,7 +85,8 @@ async fn killed(fleet: &Fleet, findings: &mut Findings) -> Result<()> {
     let ended = callers.stop().await;
     let (at_canaries_after, all_after) = fleet.calls();
     eprintln!("  {} calls at canaries after their end", at_canaries_after - at_canaries);
-    let loaded = "or_default, 8 callers in a closed loop, repeatable, both killed after 1 s and removed after 2 s, 3 s, 1 run";
+    let loaded =
+        "or_default, 8 callers in a closed loop, repeatable, both killed after 1 s and removed after 2 s, 3 s, 1 run";
     findings.ours(&format!("failed calls, {loaded}"), ended.failed as f64, "", Bar::Equal(0.0));
     findings.ours(&format!("answered calls before, {loaded}"), before.answered as f64, "", Bar::AtLeast(100.0));
     let others = (all_after - all) - (at_canaries_after - at_canaries);

@@ -59,9 +59,9 @@ async fn load(builder: BalancedChannelBuilder) -> Result<Found> {
     let instances = servers.iter().zip(zones).map(|(server, zone)| Ok(instance(server)?.with_zone(zone)));
     let (channel, _directory) = Directory::channel(builder, instances.collect::<Result<Vec<_>>>()?)?;
     connected(&channel, SERVERS).await?;
-    let taken = open::calls(&channel, PER_SECOND, LASTS).await;
+    let taken = open::calls(&channel, PER_SECOND, LASTS).await?;
     let all: u64 = servers.iter().map(super::host::Server::calls).sum();
     let (share, p99_ms) = (servers[0].calls() as f64 / all as f64, taken.p99_ms());
-    eprintln!("  own share {share:.3}, p99 {p99_ms:.1} ms");
+    eprintln!("  own share {share:.3}, median {:.1} ms, p99 {p99_ms:.1} ms", taken.median_ms());
     Ok(Found { share, p99_ms, failed: taken.failed })
 }

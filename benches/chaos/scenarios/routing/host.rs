@@ -18,6 +18,7 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status};
 
 use super::counted::Counted;
+use super::delay::Delay;
 use crate::world::Result;
 
 /// Where servers run. Dropped, it ends them all.
@@ -26,7 +27,8 @@ pub(super) struct Host(Option<Runtime>);
 /// How long a call takes.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Work {
-    takes: Duration,
+    /// `None`: it is done at once.
+    takes: Option<Arc<Delay>>,
     /// How many calls are worked on at once. The others wait.
     slots: Option<Arc<Semaphore>>,
     /// How long it takes until then.
@@ -84,7 +86,7 @@ impl Drop for Host {
 
 impl Work {
     pub(super) fn of(takes: Duration) -> Self {
-        Self { takes, ..Self::default() }
+        Self { takes: Some(Arc::new(Delay::of(takes))), ..Self::default() }
     }
 
     pub(super) fn slots(self, slots: usize) -> Self {
@@ -101,9 +103,10 @@ impl Work {
             Some(slots) => slots.acquire().await.ok(), // it is never closed
             None => None,
         };
-        let takes = self.cold.filter(|(until, _)| Instant::now() < *until).map_or(self.takes, |(_, takes)| takes);
-        if !takes.is_zero() {
-            sleep(takes).await;
+        match (self.cold.filter(|(until, _)| Instant::now() < *until), &self.takes) {
+            (Some((_, takes)), _) => sleep(takes).await,
+            (None, Some(takes)) => takes.pass().await,
+            (None, None) => {}
         }
     }
 }

@@ -5,6 +5,7 @@
 
 mod closed;
 mod counted;
+mod delay;
 mod directory;
 mod host;
 mod open;

@@ -37,7 +37,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Each server is killed, and the directory hears of it and of the new one a step later. Every second one is of the subset.
 pub(in crate::scenarios) fn replaced(_world: &World, findings: &mut Findings) -> Result<()> {
     let (most, failed, calls) = super::block_on(replace())?;
-    let loaded = "16 callers in a closed loop with pauses of 2 ms, 20 s, half of the replaced servers in the subset, 1 run";
+    let loaded =
+        "16 callers in a closed loop with pauses of 2 ms, 20 s, half of the replaced servers in the subset, 1 run";
     let beyond = most.saturating_sub(SUBSET);
     findings.ours(&format!("connections beyond 20, most, {loaded}"), beyond as f64, "", Bar::AtMost(10.0));
     findings.ours(&format!("failed calls, {loaded}"), failed as f64, "", Bar::Equal(0.0));
@@ -92,7 +93,8 @@ fn open(servers: &[Server]) -> usize {
 /// No server is there: what is counted is which ones each client wants to connect to.
 pub(in crate::scenarios) fn spread(_world: &World, findings: &mut Findings) -> Result<()> {
     let clients = super::block_on(choose())?;
-    let (fullest, mean) = (clients.values().max().copied().unwrap_or_default(), (CLIENTS * SUBSET) as f64 / SERVERS as f64);
+    let (fullest, mean) =
+        (clients.values().max().copied().unwrap_or_default(), (CLIENTS * SUBSET) as f64 / SERVERS as f64);
     let chosen: usize = clients.values().sum();
     findings.ours("servers that a client chooses, mean", chosen as f64 / CLIENTS as f64, "", Bar::Equal(SUBSET as f64));
     let name = "clients of the fullest server / mean, 1 000 clients with the ids client-0 to client-999";
@@ -109,8 +111,11 @@ async fn choose() -> Result<BTreeMap<String, usize>> {
     let mut clients = BTreeMap::new();
     for client in 0..CLIENTS {
         // Connects to nobody, and takes forever.
-        let connector = tower::service_fn(|_: Uri| std::future::pending::<std::result::Result<tokio::io::DuplexStream, Infallible>>());
-        let builder = BalancedChannel::builder().connector(connector).subset(SUBSET).client_id(format!("client-{client}"));
+        let connector = tower::service_fn(|_: Uri| {
+            std::future::pending::<std::result::Result<tokio::io::DuplexStream, Infallible>>()
+        });
+        let builder =
+            BalancedChannel::builder().connector(connector).subset(SUBSET).client_id(format!("client-{client}"));
         let (channel, _directory) = Directory::channel(builder, servers.iter().cloned())?;
         let began = Instant::now();
         while channel.servers().len() < SERVERS {

@@ -70,5 +70,5 @@ async fn join(builder: BalancedChannelBuilder) -> Result<open::Taken> {
     let (taken, new) = tokio::join!(open::calls(&channel, PER_SECOND, LASTS), joining);
     let new: Result<super::host::Server> = new;
     eprintln!("  {} calls at the new server", new?.calls());
-    Ok(taken)
+    taken
 }

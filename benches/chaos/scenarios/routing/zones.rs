@@ -33,7 +33,8 @@ pub(in crate::scenarios) fn quiet(world: &World, findings: &mut Findings) -> Res
 
 /// With leases that last while the servers are gone, and with leases that end: then etcd loses the whole zone.
 pub(in crate::scenarios) fn killed(world: &World, findings: &mut Findings) -> Result<()> {
-    for (service, ttl, leases) in [("zone-killed", "15", "leases of 15 s"), ("zone-killed-lost", "2", "leases of 2 s")] {
+    for (service, ttl, leases) in [("zone-killed", "15", "leases of 15 s"), ("zone-killed-lost", "2", "leases of 2 s")]
+    {
         let home = world.servers(SERVERS, &[service], &[&OWN[..], &["--ttl", ttl]].concat())?;
         let _others = world.servers(SERVERS, &[service], &OTHER)?;
         let args = [&OWN[..], &["--repeatable", "--seconds", "60"]].concat();
