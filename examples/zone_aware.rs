@@ -1,4 +1,5 @@
-//! A policy of one's own: servers of one's own zone first, and the others when those are busy.
+//! A policy of one's own: servers of one's own zone first, and the others when those are busy. The channel can do that by itself
+//! (`BalancedChannelBuilder::zone`, see the example `zones`): this one shows how a policy is written.
 //!
 //! `cargo xtask example zone_aware -- --etcd http://127.0.0.1:2379 --zone eu-1a`
 #![allow(clippy::doc_markdown)] // the options' doc comments are read in a terminal

@@ -111,6 +111,12 @@ impl Instance {
         self
     }
 
+    /// Sets the zone, if the instance has none.
+    pub(crate) fn with_zone_or(mut self, zone: impl FnOnce() -> Option<String>) -> Self {
+        self.zone = self.zone.or_else(|| zone().and_then(non_empty));
+        self
+    }
+
     /// Sets the version of what the server runs. An empty text means "not set", the default.
     #[must_use]
     pub fn with_version(mut self, version: impl Into<String>) -> Self {
@@ -212,6 +218,15 @@ impl TryFrom<Result<Instance, Error>> for Instance {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_zone_is_filled_in_where_none_is_set() {
+        let (own, env) = (Instance::new("h:1").unwrap().with_zone("own"), || Some("env".to_owned()));
+        assert_eq!(own.with_zone_or(env).zone(), Some("own"));
+        assert_eq!(Instance::new("h:1").unwrap().with_zone_or(env).zone(), Some("env"));
+        assert_eq!(Instance::new("h:1").unwrap().with_zone_or(|| Some(String::new())).zone(), None);
+        assert_eq!(Instance::new("h:1").unwrap().with_zone_or(|| None).zone(), None);
+    }
 
     /// F24: who is to get no calls says so by `draining`.
     #[test]

@@ -270,6 +270,7 @@ mod service_config;
 pub mod serving;
 mod target;
 mod timers;
+mod zone;
 
 pub use address::Address;
 pub use balance::policy;

@@ -46,6 +46,8 @@
 //! | `discovery failed, keeping the known servers` | WARN | The discovery that the channel was built with returned an error (`service`, `error`, `retry_in_ms`). It is polled again; further errors in a row are at DEBUG. | See `error`: it is the discovery's own. |
 //! | `discovery panicked, keeping the known servers for good` | ERROR | The discovery that the channel was built with panicked (`service`, `panic`). It is not polled again. | Fix the discovery, and build a new channel. |
 //! | `policy picked an index out of range, taking the next server` | WARN | `Picker::pick` returned `Pick::Server` with an index (`index`) that is not below the number of ready servers (`servers`) of `service`. The first available server takes such calls. Logged once for each channel. | Fix the policy: its index must be one of the `ReadySet` that the picker was built from. |
+//! | `filter panicked, leaving the server out` | ERROR | A function given to `Filter::new` panicked for the instance of `server` (`panic`). The instance does not match. | Fix the filter. |
+//! | `too many values to route by, servers left out` | WARN | The servers carry more than 16 different sets of values for the channel's route keys. `beyond` of them are left out: their servers are not connected. Logged once for each channel. | Use a route key with fewer values, or a channel for each part. |
 //! | `policy panicked, picking by least request` | ERROR | `Policy::picker` panicked for a set of servers (`service`, `panic`). `LeastRequest` picks from that set. | Fix the policy. |
 //!
 //! # Connections

@@ -51,6 +51,25 @@ use crate::balance::shared::ChannelHandle;
 ///
 /// Dropping the future of a call, or the body of its response, cancels the call.
 ///
+/// # Selection and policy
+///
+/// Which server gets a call is decided in two steps. The **selection** runs in the channel's background task, when servers, their
+/// states or time change; it costs a call nothing. The [`policy`](crate::policy) then picks among the servers that it leaves, in the
+/// caller's task. The steps of the selection, in this order:
+///
+/// | step | setting | what it does |
+/// |---|---|---|
+/// | filter | [`BalancedChannelBuilder::filter`] | leaves out instances for good |
+/// | partition by route | [`BalancedChannelBuilder::route_key`], [`Route`](crate::Route), [`Split`](crate::Split) | divides the servers by what they carry: a call goes to one part |
+/// | zones | [`BalancedChannelBuilder::zone`] | orders the servers of a part: those of the own zone come first |
+/// | subset | [`BalancedChannelBuilder::subset`] | connects to some of them |
+/// | weights | [`Instance::with_weight`](crate::Instance::with_weight), [`BalancedChannelBuilder::slow_start`] | gives each its share |
+///
+/// None is on by default: then all servers are connected, and calls go to all of them. [`BalancedChannel::servers`] lists every
+/// server, with what the selection has decided of it: [`ServerStatus::selection`](crate::ServerStatus::selection),
+/// [`route`](crate::ServerStatus::route), [`zone_distance`](crate::ServerStatus::zone_distance),
+/// [`slow_start_factor`](crate::ServerStatus::slow_start_factor).
+///
 /// # When a server goes away
 ///
 /// | what happens to the server | a call in flight on it | the next calls |
@@ -87,14 +106,17 @@ use crate::balance::shared::ChannelHandle;
 /// | some are connected, and all of those are ejected | is sent to one of them | is sent to one of them |
 /// | some are connected, and the policy returns [`Pick::Wait`](crate::policy::Pick::Wait) | waits | waits |
 /// | some are connected, and the policy returns [`Pick::Fail`](crate::policy::Pick::Fail) | fails at once with the policy's status | fails at once too |
-/// | none is registered or [held](crate::ServerState::Held), or all drain | fails at once with `UNAVAILABLE` | waits |
+/// | none is registered or [held](crate::ServerState::Held), all drain, or none matches the [filter](BalancedChannelBuilder::filter) | fails at once with `UNAVAILABLE` | waits |
 /// | none can be connected, or those that are connected are [`Unhealthy`](crate::ServerState::Unhealthy) | fails at once with `UNAVAILABLE` | waits |
 ///
 /// A call waits until its deadline, and for at most [`BalancedChannelBuilder::wait_limit`] (10 s by default) in all its waits
 /// together. A call that waits for ready waits until its deadline only, and without a deadline for ever. The text of the status
 /// lists how many servers are in which state, the limits that the ready ones are at, and the last error, without addresses.
 ///
-/// Calls that find no server with room wait in one queue, first in, first out; new calls do not overtake them. If the task of a
+/// A call with a [`Route`](crate::Route) sees the servers of its route alone in this table, and those without a route if it may go
+/// there too.
+///
+/// Calls that find no server with room wait in one queue (one for each value that calls are routed by), first in, first out; new calls do not overtake them. If the task of a
 /// woken call does not poll it within 25 to 50 ms, the next call gets the room, and the late call keeps its place in the queue.
 /// Calls for which the policy returns [`Pick::Wait`](crate::policy::Pick::Wait) are not in this queue.
 ///
@@ -143,6 +165,7 @@ use crate::balance::shared::ChannelHandle;
 /// | `DEADLINE_EXCEEDED` | the deadline passed. The text has `waited …` or `not sent …` if no server had the call, and `no answer …` if one had it |
 /// | `RESOURCE_EXHAUSTED` | the headers or trailers of the response are larger than [`BalancedChannelBuilder::max_header_list_size`] |
 /// | `INTERNAL` | the headers of the request are larger than the server takes ([`BalancedChannelBuilder::max_request_header_list_size`]): `not sent …` |
+/// | `INTERNAL` | the call's [`Route`](crate::Route) names a key that the channel does not route by, or a [strict header](BalancedChannelBuilder::strict_route_header) cannot be read |
 /// | `INTERNAL` | the request's own stream panicked: `the request's stream panicked` |
 /// | its own, or `UNKNOWN` | the request's own stream failed: a [`Status`] is passed on as it is, any other error is `UNKNOWN` with its text, as in tonic |
 /// | `INTERNAL` | the call was polled outside of a tokio runtime, or on one without timers |

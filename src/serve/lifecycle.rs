@@ -216,6 +216,7 @@ impl Lifecycle<'_> {
         let mut addresses = addresses.into_iter();
         let first = addresses.next().ok_or_else(|| Error::invalid("address to advertise", "", "there is none"))?;
         let instance = addresses.try_fold(Instance::at(first), Instance::with_address)?;
+        let instance = instance.with_zone_or(crate::zone::from_env);
         let check = |instance: &Instance| {
             let of_service =
                 |service: &ServedService| (service.target.clone(), instance.clone(), self.options.registration.clone());

@@ -228,7 +228,8 @@ impl Serve {
     }
 
     /// Changes the instance before it is registered: `|instance|
-    /// instance.with_zone("a").with_weight(3)`. If `describe` returns an error, as for a weight of
+    /// instance.with_zone("a").with_weight(3)`. It has the zone of the environment's variable
+    /// `TONIC_ETCD_ZONE` already, if that is set. If `describe` returns an error, as for a weight of
     /// 0, [`Serve::serve`] ends with it before the server is registered.
     pub fn describe<R>(self, describe: impl FnOnce(Instance) -> R + Send + 'static) -> Self
     where

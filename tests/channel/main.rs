@@ -11,7 +11,7 @@ mod per_server;
 mod policies;
 mod raw;
 mod retries;
-mod route_hops;
+mod selection;
 mod service_config;
 mod support;
 mod transports;

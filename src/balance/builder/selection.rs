@@ -5,9 +5,6 @@ use crate::balance::filter::Filter;
 use crate::balance::pool::select::{SelectConfig, SlowStart};
 use crate::error::Error;
 
-/// The variable of the environment that names the zone of a process.
-pub(crate) const ZONE_VARIABLE: &str = "TONIC_ETCD_ZONE";
-
 /// Calls in flight, for a server of mean weight, from which on a call looks at other zones.
 const BUSY: usize = 64;
 
@@ -102,8 +99,7 @@ impl BalancedChannelBuilder {
     /// Takes the [zone](Self::zone) of this client from the environment's variable `TONIC_ETCD_ZONE`, if it is set. It is read now.
     /// [`Registrar`](crate::Registrar) and [`Serve`](crate::Serve) fill the zone of an instance that has none from the same variable.
     pub fn zone_from_env(self) -> Self {
-        let zone = std::env::var(ZONE_VARIABLE).unwrap_or_default();
-        self.zone(zone)
+        self.zone(crate::zone::from_env().unwrap_or_default())
     }
 
     /// Sets the zones that come after the own one, the nearest first. All other servers come after them, as one group. Building the

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use crate::address::Address;
 use crate::balance::partition::Partition;
 use crate::balance::pool::entry::PoolEntry;
-use crate::balance::pool::select::{CandidateState, Reason, Verdict, Warmth};
+use crate::balance::pool::select::{CandidateState, RETRY_AFTER, Reason, Verdict, Warmth};
 use crate::balance::subchannel::SubchannelState;
 use crate::balance::view::{Listed, ServerSelection};
 use crate::instance::Instance;
@@ -33,7 +33,7 @@ pub(super) struct SelectTraits {
     pub(super) matches_filter: bool,
     pub(super) rank: u64,
     pub(super) warmth: Warmth,
-    /// When it was last seen to fail, since the channel's epoch.
+    /// When it was last seen to fail, since the channel's epoch. `None` once it is ready.
     pub(super) last_failure: Option<Duration>,
 }
 
@@ -69,7 +69,12 @@ impl PoolServer {
             return CandidateState::Idle;
         };
         let status = entry.subchannel.status();
-        let failed = || Some(status.since.saturating_duration_since(epoch));
+        let failed = || {
+            // One that goes on failing gives others their turn, when that time has passed.
+            let since = status.since.saturating_duration_since(epoch);
+            let turns = now.saturating_sub(since).as_secs() / RETRY_AFTER.as_secs();
+            Some(since + RETRY_AFTER * u32::try_from(turns).unwrap_or(u32::MAX))
+        };
         let state = match status.state {
             SubchannelState::Ready(_) if entry.subchannel.is_ejected() => CandidateState::Ejected,
             SubchannelState::Ready(_) => CandidateState::Ready,
@@ -84,7 +89,10 @@ impl PoolServer {
             SubchannelState::Connecting | SubchannelState::Shutdown => CandidateState::Connecting,
         };
         match state {
-            CandidateState::Ready => self.traits.warmth.ready(now),
+            CandidateState::Ready => {
+                self.traits.warmth.ready(now);
+                self.traits.last_failure = None;
+            }
             // It has taken no calls for lack of OK, and knows its work.
             CandidateState::Ejected => {}
             _ => self.traits.warmth.down(now),

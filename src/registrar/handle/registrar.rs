@@ -74,6 +74,11 @@ impl Registrar {
     /// registration takes its place. If the runtime is not driven, the error of
     /// [`Registration::ready`] says so.
     ///
+    /// An instance without a [zone](Instance::zone) gets that of the environment's variable
+    /// `TONIC_ETCD_ZONE`, if it is set, as
+    /// [`BalancedChannelBuilder::zone_from_env`](crate::BalancedChannelBuilder::zone_from_env) gives it to
+    /// clients.
+    ///
     /// # Errors
     /// - The target or the instance is refused: addresses that nobody can call (`0.0.0.0`, `[::]`,
     ///   multicast), an instance that the codec refuses or panics on, records larger than etcd
@@ -117,6 +122,7 @@ impl Registrar {
         T: TryInto<Target>,
         Error: From<T::Error>,
     {
+        let instance = instance.with_zone_or(crate::zone::from_env);
         let mut registrations = self.register_all(vec![(target.try_into()?, instance, options)])?;
         // One for each element.
         registrations.pop().ok_or_else(|| Error::closed("the registrar"))

@@ -40,7 +40,7 @@ impl LoadBound {
     /// The calls in flight of all servers. In a set of n servers, for n over 128, it is added up once in n / 128 picks.
     fn all_in_flight(&self, set: &ReadySet) -> u64 {
         let every = set.len().div_ceil(ADDED_UP) as u64;
-        if every > 1 && self.picks.fetch_add(1, Ordering::Relaxed) % every != 0 {
+        if every > 1 && !self.picks.fetch_add(1, Ordering::Relaxed).is_multiple_of(every) {
             return self.in_flight.load(Ordering::Relaxed);
         }
         let all = set.servers().iter().map(|server| server.in_flight() as u64).sum();

@@ -71,6 +71,9 @@ impl fmt::Display for InvalidHashHeader {
 
 impl std::error::Error for InvalidHashHeader {}
 
+/// A function of the user's.
+type KeyFunction = dyn Fn(&Call<'_>) -> Option<HashKey> + Send + Sync;
+
 /// Where the key of a call comes from.
 #[derive(Clone)]
 pub(crate) enum KeySource {
@@ -79,7 +82,7 @@ pub(crate) enum KeySource {
     /// The [`HashKey`] in the request's extensions.
     Extension,
     /// What this says of the call.
-    Function(Arc<dyn Fn(&Call<'_>) -> Option<HashKey> + Send + Sync>),
+    Function(Arc<KeyFunction>),
 }
 
 impl KeySource {

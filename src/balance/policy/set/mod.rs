@@ -104,10 +104,10 @@ impl ReadySet {
         self.0.weights.as_ref().and_then(|weights| weights.each.get(server)).copied().unwrap_or(1)
     }
 
-    /// The share of its weight that a server has while it warms up, by its index: above 0 and at most
-    /// 1. It is 1 for a server that is warm, without slow start, and for an index out of range.
-    /// [`weight`](Self::weight) and [`draw`](Self::draw) have it in them; a policy that ignores weights
-    /// should follow it, as [`RoundRobin`](crate::policy::RoundRobin) does.
+    /// The part of its weight that a server has while it warms up, by its index: above 0, and at most 1.
+    /// A server that is warm has 1, and so has an index out of range, and every server without slow
+    /// start. [`weight`](Self::weight) and [`draw`](Self::draw) have it in them; a policy that ignores
+    /// weights should follow it, as [`RoundRobin`](crate::policy::RoundRobin) does.
     pub fn slow_start_factor(&self, server: usize) -> f64 {
         weights::factor(self.0.factors.as_ref().and_then(|factors| factors.get(server)).copied())
     }

@@ -90,17 +90,17 @@ impl SelectedServers {
         if let Some(known) = known {
             return known;
         }
-        let made = Arc::new(make(self));
+        let new = Arc::new(make(self));
         let mut derived = self.lock();
         if let Some(known) = find(&derived, key) {
             drop(derived);
             return known;
         }
         let oldest = (derived.len() >= MOST_DERIVED).then(|| derived.remove(0));
-        derived.push((key, made.clone()));
+        derived.push((key, new.clone()));
         drop(derived);
         drop(oldest);
-        made
+        new
     }
 
     /// Nothing that can panic runs while it is locked, so it is never poisoned for a reason.
@@ -167,10 +167,10 @@ mod tests {
     #[test]
     fn a_value_is_derived_once_for_each_type_and_key() {
         let all = selected(&[None; 3]);
-        let first = all.derived(7, |all| all.len());
+        let first = all.derived(7, SelectedServers::len);
         assert!(Arc::ptr_eq(&first, &all.clone().derived(7, |_| 99_usize)));
         assert_eq!((*all.derived(8, |_| 8_usize), *all.derived(7, |_| "text")), (8, "text"));
-        assert_eq!(*selected(&[None]).derived(7, |other| other.len()), 1);
+        assert_eq!(*selected(&[None]).derived(7, SelectedServers::len), 1);
         // The servers may be asked while a value is made.
         assert_eq!(*all.derived(9, |all| *all.derived(7, |_| 0_usize) + 1), 4);
         (10..20).for_each(|key| drop(all.derived(key, |_| 0_u8)));

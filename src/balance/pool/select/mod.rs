@@ -25,14 +25,14 @@ mod zones;
 
 use std::time::Duration;
 
-use crate::instance::Instance;
-
 use crate::balance::pool::select::partition::Partitions;
 pub(crate) use crate::balance::pool::select::partition::RouteValues;
 pub(crate) use crate::balance::pool::select::rank::{client_id, rank};
 pub use crate::balance::pool::select::slow_start::SlowStart;
+pub(crate) use crate::balance::pool::select::substitutes::RETRY_AFTER;
 pub(crate) use crate::balance::pool::select::warmth::Warmth;
 use crate::balance::pool::select::zones::{Member, members};
+use crate::instance::Instance;
 
 /// What the user and the policy say of a selection.
 #[derive(Clone, Debug, Default)]
@@ -45,7 +45,8 @@ pub(crate) struct SelectConfig {
     pub(crate) further_zones: Vec<Box<str>>,
     /// Whether the policy looks at tiers. If not, zones mean nothing.
     pub(crate) uses_zones: bool,
-    /// The maximum number of servers of each partition; 0 counts as 1. All by default.
+    /// The maximum number of servers that are connected in each partition, beside substitutes for those that
+    /// fail; 0 counts as 1. All by default.
     pub(crate) subset: Option<usize>,
     /// What [`rank`] was computed with.
     pub(crate) client_id: u64,
@@ -73,7 +74,8 @@ pub(crate) struct Candidate<'a> {
     /// Whether the filter of the channel lets it pass.
     pub(crate) matches_filter: bool,
     pub(crate) state: CandidateState,
-    /// When an attempt to connect to it last failed, or it last became unhealthy.
+    /// When an attempt to connect to it last failed, or it last became unhealthy. It is kept while the server
+    /// is not connected, or the same substitutes would be tried again and again.
     pub(crate) last_failure: Option<Duration>,
     pub(crate) warmth: Warmth,
 }

@@ -21,18 +21,38 @@ pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(10);
 const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 impl Partition<'_> {
-    /// Chooses substitutes for the principals that fail: as many as those are, and at most half as many as the
-    /// subset (but two). Returns when one may be tried again, if there are too few.
+    /// Chooses substitutes for the principals that fail, as many as those are. At most half as many as the subset
+    /// (but two) are tried at a time, and the subset has at most so many servers more than it should: while
+    /// substitutes have the places, principals that fail are tried by turns. Returns when to look again, if time
+    /// alone changes something.
     ///
     /// Substitutes are of the zone of those that they stand in for, as far as it has any. When servers of the own
     /// zone fail and none of it is ready, half of those that are tried are of others: it may be gone altogether.
     pub(super) fn substitute(&mut self, subset: usize, principals: &Principals<'_>, now: Duration) -> Option<Duration> {
-        let failing = principals.chosen.map(|of| of.iter().filter(|member| self.state(member).fails()).count());
-        let limit = (failing[0] + failing[1]).min((subset / 2).max(2));
-        let kept = self.keep(principals, limit);
-        let missing = limit - (kept[0] + kept[1]); // at most `limit` were kept
+        let fails = |member: &&Member| self.candidates[member.index].fails();
+        let failing = principals.chosen.map(|of| of.iter().filter(fails).count());
+        let (all_failing, beyond) = (failing[0] + failing[1], (subset / 2).max(2));
+        let kept = self.keep(principals, all_failing);
+        let missing = all_failing - (kept[0] + kept[1]); // at most so many were kept
+        let (tried, next) = self.try_some(principals, failing, kept, missing.min(beyond), now);
+        let places = (all_failing + beyond).saturating_sub(kept[0] + kept[1] + tried);
+        let waits = self.take_turns(principals, places);
+        let look_again = waits.then(|| now.saturating_add(LOOK_AGAIN_AFTER));
+        next.into_iter().chain(look_again).min()
+    }
+
+    /// Chooses so many servers that may become substitutes. Returns how many it has found, and when another one may
+    /// be tried if those are too few.
+    fn try_some(
+        &mut self,
+        principals: &Principals<'_>,
+        failing: [usize; 2],
+        kept: [usize; 2],
+        missing: usize,
+        now: Duration,
+    ) -> (usize, Option<Duration>) {
         if missing == 0 {
-            return None;
+            return (0, None);
         }
         let mut trials = principals.rest.map(|rest| self.trials(rest, now));
         let home_is_ready = kept[0] > 0 || principals.chosen[0].iter().any(|member| self.state(member).is_connected());
@@ -49,7 +69,26 @@ impl Partition<'_> {
             self.verdicts[trial.index].reason = Reason::Substitute;
         }
         let is_short = home + others < missing;
-        trials.iter().filter_map(|trials| trials.next).min().filter(|_| is_short)
+        (home + others, trials.iter().filter_map(|trials| trials.next).min().filter(|_| is_short))
+    }
+
+    /// Leaves so many principals that fail connected: those that are being tried, and then those whose last failure
+    /// is the longest ago. Returns whether any is left out.
+    fn take_turns(&mut self, principals: &Principals<'_>, places: usize) -> bool {
+        let failing = principals.chosen.into_iter().flatten().filter(|member| self.candidates[member.index].fails());
+        let mut failing: Vec<_> = failing.map(|member| member.index).collect();
+        if failing.len() <= places {
+            return false;
+        }
+        // Stable: of those that are alike, the one with the greater rank stays first.
+        failing.sort_by_key(|index| {
+            let candidate = &self.candidates[*index];
+            (candidate.state != CandidateState::Connecting, candidate.last_failure)
+        });
+        for index in failing.drain(places..) {
+            self.verdicts[index].reason = Reason::OutsideSubset;
+        }
+        true
     }
 
     /// Keeps up to so many substitutes that are ready, those of the own zone first. Returns how many it keeps of
@@ -116,8 +155,15 @@ struct Trial {
     index: usize,
 }
 
+impl Candidate<'_> {
+    /// Whether the server needs a substitute: it fails, or has failed when it was tried last.
+    fn fails(&self) -> bool {
+        self.state.fails() || !self.state.is_connected() && self.last_failure.is_some()
+    }
+}
+
 impl CandidateState {
-    /// Whether the server needs a substitute.
+    /// Whether the server fails now.
     pub(super) fn fails(self) -> bool {
         matches!(self, Self::Failing | Self::Unhealthy)
     }

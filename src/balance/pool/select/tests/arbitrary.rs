@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
-use super::fleet::{Fleet, any_config, any_fleet, any_time};
+use super::fleet::{Fleet, Server, any_config, any_fleet, any_time};
 use crate::balance::pool::select::partition::MAX_PARTITIONS;
 use crate::balance::pool::select::*;
 
@@ -21,7 +21,12 @@ proptest! {
 
     /// Partitions of any other selection may be known.
     #[test]
-    fn any_partitions_may_be_known(before in any_fleet(12), fleet in any_fleet(12), configs in (any_config(), any_config()), now in any_time()) {
+    fn any_partitions_may_be_known(
+        before in any_fleet(12),
+        fleet in any_fleet(12),
+        configs in (any_config(), any_config()),
+        now in any_time(),
+    ) {
         let known = before.select(&configs.0, &[], now).partitions;
         check(&fleet, &configs.1, &fleet.select(&configs.1, &known, now), now);
     }
@@ -64,5 +69,3 @@ fn check(fleet: &Fleet, config: &SelectConfig, selection: &Selection, now: Durat
         assert!(ready <= subset && servers.len() <= subset.saturating_add((subset / 2).max(2)));
     }
 }
-
-use super::fleet::Server;

@@ -36,6 +36,11 @@ impl Server {
     }
 }
 
+/// The key of a server by its number.
+pub(super) fn key(number: usize) -> String {
+    format!("h{number:03}:1")
+}
+
 /// All servers of a channel.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Fleet(pub(super) BTreeMap<String, Server>);
@@ -44,7 +49,7 @@ impl Fleet {
     /// Ready servers, made from their numbers and keys.
     pub(super) fn of(count: usize, server: impl Fn(usize, &str) -> Server) -> Self {
         let pair = |number| {
-            let key = format!("h{number:03}:1");
+            let key = key(number);
             let server = server(number, &key);
             (key, server)
         };
@@ -100,7 +105,7 @@ pub(super) fn any_time() -> impl Strategy<Value = Duration> {
     prop_oneof![
         8 => (0_u64..100_000).prop_map(Duration::from_millis),
         1 => Just(Duration::MAX),
-        1 => Just(Duration::MAX - Duration::from_secs(10)),
+        1 => Just(Duration::from_secs(u64::MAX - 10)),
     ]
 }
 

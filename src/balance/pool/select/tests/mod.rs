@@ -4,6 +4,7 @@ mod arbitrary;
 mod fleet;
 mod partitions;
 mod spread;
+mod substitute_order;
 mod substitutes;
 mod tiers;
 mod warming;
