@@ -41,7 +41,8 @@ pub(in crate::scenarios) fn run(_world: &World, findings: &mut Findings) -> Resu
         let (in_flight, failed) = super::block_on(load(factor))?;
         let mean = in_flight.sum as f64 / (in_flight.looks * SERVERS) as f64;
         let ratio = in_flight.most as f64 / mean;
-        eprintln!("  {factor:?}: at most {} in flight, {mean:.2} on average", in_flight.most);
+        let bound = factor.map_or_else(|| "no bound".to_owned(), |percent| format!("{percent} %"));
+        eprintln!("  {bound}: at most {} in flight at a server, {mean:.2} on average", in_flight.most);
         if factor.is_none() {
             findings.figure(&format!("in flight at the fullest / mean without a bound, {loaded}"), ratio, "×", None);
             continue;

@@ -37,7 +37,9 @@ pub(in crate::scenarios) fn run(_world: &World, findings: &mut Findings) -> Resu
         let moved: Vec<_> = before.iter().zip(&after).filter(|(before, after)| before != after).collect();
         joined = joined.max(moved.len() as f64 / KEYS as f64);
         strayed += moved.iter().filter(|(_, after)| **after != servers[SERVERS]).count();
-        let returned = owners(&policy, &set(with), seed)?;
+        let connected_again =
+            ready_set_within(not_connected.selected(), with.iter().map(|server| TestServer::at(server)));
+        let returned = owners(&policy, &connected_again, seed)?;
         not_back += before.iter().zip(&returned).filter(|(before, returned)| before != returned).count();
         let counts = with.iter().map(|server| before.iter().filter(|owner| *owner == server).count());
         fullest = fullest.max(counts.max().unwrap_or_default() as f64 / (KEYS as f64 / SERVERS as f64));
