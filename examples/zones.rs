@@ -54,6 +54,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let resolver = Resolver::connect(options.etcd).await?;
     let channel = BalancedChannel::builder().zone("eu-1a").build(&resolver.resolve(options.service.as_str())?)?;
     channel.wait_until_ready(Duration::from_secs(5)).await?;
+    tokio::time::sleep(Duration::from_millis(300)).await; // until all are connected, those of the own zone too
     println!("a client in eu-1a: {:?}", call(&channel, options.count).await?);
     for registration in home {
         registration.deregister().await?;

@@ -132,7 +132,7 @@
 //! | a server provably did not process a call (it was not sent, its stream was refused, or it is above the last stream id of a GOAWAY) | The call is sent again, usually to another server, whether or not its method is declared repeatable. [`BalancedChannel`] has the limits. |
 //! | a connection is lost while a call is in flight | The call fails with `UNAVAILABLE`, unless [`RetryPolicy`] declares its method repeatable. [`CallError`] names the server. |
 //! | a server fails its calls, or holds them until the callers give up | It gets fewer calls under `LeastRequest` and `PeakEwma`. [`OutlierDetection`], if it is set, takes it out entirely for a while. |
-//! | a server says that it does not serve | With [`BalancedChannelBuilder::health_check`] it gets no new calls until it says that it serves ([`ServerState::Unhealthy`]); calls in flight go on. Without it the channel does not ask, and the server should leave etcd by itself, as `Serve::health` lets it do. |
+//! | a server says that it does not serve | With [`BalancedChannelBuilder::health_check`], or `healthCheckConfig` of a service config, it gets no new calls until it says that it serves ([`ServerState::Unhealthy`]); calls in flight go on. Without them the channel does not ask, and the server should leave etcd by itself, as `Serve::health` lets it do. |
 //! | a server is frozen | Its calls end when [`KeepAlive`] detects it (usually after 20 s + 10 s; up to five minutes later if its streams were silent before), or at their deadlines. New calls stop when `KeepAlive` detects it, or, if its registrar is frozen with it, when its lease ends (15 s by default). A shorter `KeepAlive`, a shorter [`RegistrarBuilder::ttl`] and `OutlierDetection` with deadlines make that sooner. |
 //! | a server deregisters | It gets no new calls, unless its loss is doubtful ([`MassLoss`]) and no listed server is connected: then it gets them until it sends GOAWAY. Calls in flight go on to their end. |
 //!
@@ -143,7 +143,8 @@
 //!
 //! Give each call a deadline ([`tonic::Request::set_timeout`] or [`BalancedChannelBuilder::timeout`]). Without one, a call waits
 //! without limit for a server that has accepted it and does not answer. The deadline covers waiting, attempts and streamed
-//! responses; [`MethodConfig::no_timeout`] and [`CallTimeout`] exempt long streams.
+//! responses; [`MethodConfig::no_timeout`] and [`CallTimeout`] exempt long streams from the time that the code sets, but not from a
+//! `timeout` of gRPC's [service config](BalancedChannelBuilder::service_config).
 //!
 //! # What is stored in etcd
 //!
@@ -168,6 +169,15 @@
 //! If authentication is on in etcd, a resolver needs the permission `read` on the prefix with its slash (`greeter/`), and a
 //! registrar `readwrite`. With `write` only, a registrar works too. It then cannot see that another registrar has overwritten its
 //! key, and deletes that key when it deregisters.
+//!
+//! Channels that take their [service config](BalancedChannelBuilder::service_config_from_etcd) from etcd also need `read` on
+//! `tonic-etcd/config/`, or on the one key of their service; operators who write the documents need `readwrite` there.
+//!
+//! ```text
+//! etcdctl role grant-permission client --prefix=true read greeter/
+//! etcdctl role grant-permission client --prefix=true read tonic-etcd/config/
+//! etcdctl role grant-permission operator --prefix=true readwrite tonic-etcd/config/
+//! ```
 //!
 //! # Certificates that are renewed
 //!
@@ -280,6 +290,7 @@ pub use balance::{
     MethodConfig, OutlierDetection, ReportServer, ResponseBody, ResponseFuture, RetryPolicy, Route, RouteBody,
     RouteClient, RouteClientLayer, RouteContext, RouteHeaders, RouteServer, RouteServerLayer, SelectionReason,
     ServedBy, ServerState, ServerStatus, ServiceConfigSource, ServiceConfigStatus, SlowStart, Split, WaitForReady,
+    check_service_config,
 };
 #[cfg(feature = "_tls")]
 #[cfg_attr(docsrs, doc(cfg(any(feature = "tls-ring", feature = "tls-aws-lc"))))]

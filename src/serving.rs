@@ -8,7 +8,8 @@
 //! [`Serve::health_name`](crate::Serve), are told `NOT_SERVING` before GOAWAY is sent. Other names that you set on the
 //! reporter keep their status. A health watch and a reflection stream are calls in flight: if their clients do not end
 //! them, the shutdown takes the whole of [`Serve::drain_timeout`](crate::Serve::drain_timeout). If clients watch the health, as Go
-//! clients with health checking do, lower that limit.
+//! clients with health checking do, lower that limit. The channels of this crate
+//! ([`health_check`](crate::BalancedChannelBuilder::health_check)) do not delay it: they end their watch as soon as GOAWAY comes.
 //!
 //! ```no_run
 //! # #[cfg(feature = "tonic-health")]

@@ -22,6 +22,7 @@ use crate::sets::FirstServerPreferred;
 const PATIENCE: Duration = Duration::from_secs(60);
 const METHOD: &str = "helloworld.Greeter/SayHello";
 const ANOTHER_METHOD: &str = "helloworld.Greeter/Another";
+const HEALTH_CHECK: &str = r#"{"healthCheckConfig": {"serviceName": "helloworld.Greeter"}}"#;
 
 pub(crate) fn run(job: &Job) {
     let figures = block_on(job.single_thread, async {
@@ -73,6 +74,7 @@ fn channel(job: &Job, sets: &Arc<AtomicU64>) -> BalancedChannel {
         Setting::Selection => {
             builder.zone("a").subset(job.servers.len()).slow_start(SlowStart::new(Duration::from_secs(10)))
         }
+        Setting::HealthCheck => builder.service_config(HEALTH_CHECK),
         Setting::FirstServerPreferred => builder.policy(policy),
         Setting::OutlierDetection => builder.policy(policy).outlier_detection(OutlierDetection::default()),
         Setting::Declared => builder.retry(RetryPolicy::new().repeatable(METHOD)),

@@ -63,15 +63,23 @@ pub(crate) fn run(job: &ServerJob) {
             let name = incoming.local_addr().expect("its address").to_string();
             addresses.push(name.clone());
             let greeter = Named { name, fails: job.first_fails && number == 0, calls: AtomicU64::new(0) };
-            let server = Server::builder()
-                .add_service(GreeterServer::new(greeter))
-                .add_service(StreamsServer::new(Endless))
-                .serve_with_incoming(incoming);
-            servers.spawn(server);
+            let router =
+                Server::builder().add_service(GreeterServer::new(greeter)).add_service(StreamsServer::new(Endless));
+            #[cfg(feature = "tonic-health")]
+            let router = router.add_service(health().await);
+            servers.spawn(router.serve_with_incoming(incoming));
         }
         println!("{}", serde_json::to_string(&addresses).expect("addresses are JSON"));
         while let Some(ended) = servers.join_next().await {
             ended.expect("a server without a panic").expect("serves until it is killed");
         }
     });
+}
+
+/// tonic's own health service: the greeter serves.
+#[cfg(feature = "tonic-health")]
+async fn health() -> tonic_health::pb::health_server::HealthServer<impl tonic_health::pb::health_server::Health> {
+    let (reporter, health) = tonic_health::server::health_reporter();
+    reporter.set_serving::<GreeterServer<Named>>().await;
+    health
 }

@@ -90,12 +90,20 @@ pub(crate) fn connections(bench: &Bench, report: &mut Report) {
     add(report, name, "/call", Some(Bar::AtMost(100.0)), bench.more(one, plain, INSTRUCTIONS));
 }
 
-/// What a service config with many methods costs, whose entry for the method says nothing but a timeout that no call reaches.
+/// What a service config costs: one with many methods, whose entry for the method says nothing but a timeout that no call reaches,
+/// and one for which each connection has a watch of its server's health.
 pub(crate) fn config(bench: &Bench, report: &mut Report) {
     let plain = Case { deadline: Deadline::Equal, ..Case::new(Side::Ours, 1) };
-    let ratio = bench.ratio(Case { setting: Setting::ServiceConfig, ..plain }, plain);
+    let ratio = |setting| bench.ratio(Case { setting, ..plain }, plain);
     let name = "1 worker, a service config of 100 methods, client instructions, with / without";
-    add(report, name, "×", Some(Bar::AtMost(1.02)), ratio);
+    add(report, name, "×", Some(Bar::AtMost(1.02)), ratio(Setting::ServiceConfig));
+    let watched = if cfg!(feature = "tonic-health") {
+        ratio(Setting::HealthCheck)
+    } else {
+        Err("built without the feature tonic-health, which `cargo xtask bench call` enables".to_owned())
+    };
+    let name = "1 worker, the health of each server watched, client instructions, with / without";
+    add(report, name, "×", Some(Bar::AtMost(1.02)), watched);
 }
 
 /// What it costs that servers are selected: all are warm, and two of three are in the own zone.

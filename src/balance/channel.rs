@@ -81,7 +81,7 @@ use crate::balance::shared::ChannelHandle;
 /// | it resets the stream with `REFUSED_STREAM` | was never processed, and is retried without a declaration | may go to it as before, but the refusal counts as load for a while ([`LeastRequest`](crate::policy::LeastRequest), [`PeakEwma`](crate::policy::PeakEwma)) |
 /// | it is frozen: nothing at all comes over the connection | waits for its deadline or for [`KeepAlive`](crate::KeepAlive), whichever is sooner. Keep-alive usually closes the connection within 30 s of the last byte, or of the start of the call if that is later. In rare cases that takes 40 s, and up to about five and a half minutes if the streams of the connection were silent before. The call then fails as if the connection were lost | may still go to it until then; but its unanswered calls count as load, so few do ([`LeastRequest`](crate::policy::LeastRequest)). If its registrar is frozen too, none does once its lease has ended (15 s by default) |
 /// | it is slow, and other responses or PINGs still come | waits for its deadline, or is sent to another server sooner ([`RetryPolicy::attempt_timeout`](crate::RetryPolicy::attempt_timeout), [`RetryPolicy::hedge_after`](crate::RetryPolicy::hedge_after)). A slow call is no reason to end a connection | go to servers with less load first ([`LeastRequest`](crate::policy::LeastRequest), [`PeakEwma`](crate::policy::PeakEwma)) |
-/// | it says that it does not serve, and [`BalancedChannelBuilder::health_check`] is set | goes on to its end | go to other servers until it serves again |
+/// | it says that it does not serve, and [`BalancedChannelBuilder::health_check`] or `healthCheckConfig` of a service config is set | goes on to its end | go to other servers until it serves again |
 /// | its calls fail | ends with the status that the server sent | rarely go to it, because failures count as load (the same two policies). [`BalancedChannelBuilder::outlier_detection`] leaves the server out for a while |
 ///
 /// The same holds for streaming calls: a stream whose response has begun stays on its server to its end, and is not retried.
@@ -122,11 +122,12 @@ use crate::balance::shared::ChannelHandle;
 ///
 /// # Deadlines
 ///
-/// The deadline of a call is the earlier of two:
+/// The deadline of a call is the earliest of three:
 ///
 /// - the time that the call asks for (`grpc-timeout`, [`tonic::Request::set_timeout`]);
 /// - the time that the channel gives it: [`CallTimeout`](crate::CallTimeout) in the request's extensions, or else
-///   [`MethodConfig::timeout`](crate::MethodConfig::timeout) of its method, of its service, or else [`BalancedChannelBuilder::timeout`].
+///   [`MethodConfig::timeout`](crate::MethodConfig::timeout) of its method, of its service, or else [`BalancedChannelBuilder::timeout`];
+/// - `timeout` of the [service config](BalancedChannelBuilder::service_config), which nothing in the code lifts.
 ///
 /// None is set by default, as in gRPC. The deadline covers waiting, all attempts, the pauses between them, and the whole of a
 /// streamed response. Each attempt sends the time that is left as `grpc-timeout`, from 100 ms
@@ -164,6 +165,7 @@ use crate::balance::shared::ChannelHandle;
 /// | `UNAVAILABLE` | no server takes the call, [`BalancedChannelBuilder::wait_limit`] is over, the connection was lost, or no server processed the call |
 /// | `DEADLINE_EXCEEDED` | the deadline passed. The text has `waited …` or `not sent …` if no server had the call, and `no answer …` if one had it |
 /// | `RESOURCE_EXHAUSTED` | the headers or trailers of the response are larger than [`BalancedChannelBuilder::max_header_list_size`] |
+/// | `RESOURCE_EXHAUSTED` | a message is larger than [`MethodConfig::max_request_message_bytes`](crate::MethodConfig::max_request_message_bytes), [`MethodConfig::max_response_message_bytes`](crate::MethodConfig::max_response_message_bytes), or the same limits of a service config |
 /// | `INTERNAL` | the headers of the request are larger than the server takes ([`BalancedChannelBuilder::max_request_header_list_size`]): `not sent …` |
 /// | `INTERNAL` | the call's [`Route`](crate::Route) names a key that the channel does not route by, or a [strict header](BalancedChannelBuilder::strict_route_header) cannot be read |
 /// | `INTERNAL` | the request's own stream panicked: `the request's stream panicked` |

@@ -53,8 +53,8 @@ pub use crate::balance::builder::call_options::{CallTimeout, ReportServer, WaitF
 pub use crate::balance::call::response_body::{ResponseBody, ServedBy};
 pub use crate::balance::call::retry::RetryPolicy;
 pub use crate::balance::channel::{BalancedChannel, ResponseFuture};
-pub(crate) use crate::balance::config::{ConfigText, ConfigTexts};
-pub use crate::balance::config::{ServiceConfigSource, ServiceConfigStatus};
+pub(crate) use crate::balance::config::{ConfigText, ConfigTexts, TextError};
+pub use crate::balance::config::{ServiceConfigSource, ServiceConfigStatus, check_service_config};
 pub use crate::balance::connectivity::ConnectivityState;
 pub(crate) use crate::balance::connectivity::DirectoryStatus;
 pub use crate::balance::filter::Filter;

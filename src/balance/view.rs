@@ -30,11 +30,25 @@ pub(crate) struct Listed {
 }
 
 /// What the selection has decided of a server.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct ServerSelection {
     pub(crate) verdict: Verdict,
     /// Its values of the route keys. `None`: it is one of the default servers.
     pub(crate) route: Option<Arc<str>>,
+}
+
+/// In words: `other zone, lane="blue", warming at 30 %`.
+impl fmt::Debug for ServerSelection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.verdict.reason)?;
+        if let Some(route) = &self.route {
+            write!(f, ", {route}")?;
+        }
+        if self.verdict.factor < 1.0 {
+            write!(f, ", warming at {:.0} %", self.verdict.factor * 100.0)?;
+        }
+        Ok(())
+    }
 }
 
 impl Listed {
@@ -74,7 +88,7 @@ impl BalancedChannel {
             let Some(subchannel) = &listed.subchannel else { return Some(listed.idle()) };
             let status = subchannel.status();
             let state = match status.state {
-                SubchannelState::Connecting => ServerState::Connecting,
+                SubchannelState::Connecting | SubchannelState::Checking(_) => ServerState::Connecting,
                 SubchannelState::TransientFailure => ServerState::TransientFailure,
                 SubchannelState::Ready(_) if subchannel.is_ejected() => ServerState::Ejected,
                 SubchannelState::Ready(_) if status.is_held => ServerState::Held,

@@ -1,6 +1,7 @@
 //! The handle of a connection, which callers hold.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use h2::client::SendRequest;
@@ -120,6 +121,14 @@ impl Connection {
     /// read within a second, the connection drains; also if it was pinged as often as servers permit.
     pub(crate) fn prove(&self) {
         self.0.commands.send(Command::Prove);
+    }
+
+    /// Says whether something is waited for that is no exchange: keep-alive and the idle timeout then
+    /// watch the connection as if an exchange were in flight, so that its silent loss is detected.
+    pub(crate) fn set_awaited(&self, is_awaited: bool) {
+        if self.0.shared.is_awaited.swap(is_awaited, Ordering::Relaxed) != is_awaited && is_awaited {
+            self.0.commands.send(Command::Watch);
+        }
     }
 
     /// Begins to probe the connection, if it is idle: a PING is sent, and the connection is ready

@@ -84,7 +84,7 @@ pub(crate) use crate::connection::exchange::Exchange;
 pub(crate) use crate::connection::exchange::excerpt::read_prefix;
 pub(crate) use crate::connection::exchange::header_sizes::RequestLimit;
 pub(crate) use crate::connection::exchange::recv_body::RecvBody;
-pub(crate) use crate::connection::exchange::uncounted::UncountedBody;
+pub(crate) use crate::connection::exchange::uncounted::{Uncounted, UncountedBody};
 pub(crate) use crate::connection::failure::{Failure, FailureKind};
 pub(crate) use crate::connection::handle::Connection;
 pub use crate::connection::options::KeepAlive;

@@ -24,6 +24,9 @@ pub(super) struct Shared {
     /// A response has progressed since keep-alive last allowed a PING: servers that count PINGs
     /// have then forgiven them.
     pub(super) has_progress: AtomicBool,
+    /// Something is waited for that is no exchange, such as a server that says that it serves: the
+    /// connection is watched as if an exchange were in flight.
+    pub(super) is_awaited: AtomicBool,
     /// For the pace of resets, and for keep-alive: whether any stream was opened since its last
     /// check.
     pub(super) streams: StreamCounter,
@@ -63,6 +66,7 @@ impl Shared {
             capacity: StreamCapacity::default(),
             state: watch::Sender::new(ConnectionState::Handshaking),
             has_progress: AtomicBool::new(false),
+            is_awaited: AtomicBool::new(false),
             streams: StreamCounter::default(),
             headers,
             finished: FinishedStream::default(),
@@ -75,6 +79,12 @@ impl Shared {
     pub(super) fn available_streams(&self) -> usize {
         let available = self.capacity.available();
         self.server.as_ref().map_or(available, |server| available.min(server.available()))
+    }
+
+    /// Whether somebody waits for what the server sends: an exchange is in flight, or something else
+    /// is awaited.
+    pub(super) fn is_waited_for(&self) -> bool {
+        self.capacity.in_flight() > 0 || self.is_awaited.load(Ordering::Relaxed)
     }
 
     /// Why the connection is `Draining` or `Closed`, if it is.

@@ -107,9 +107,12 @@ impl ResolverBuilder {
     /// and where more than ten services have changed within a second, those whose turn has not come. A folder that
     /// cannot be written is logged at WARN, once for each service, and otherwise ignored.
     ///
-    /// **The files** hold keys and values as they are in etcd, also the service configs that channels take from it
-    /// ([`BalancedChannelBuilder::service_config_from_etcd`](crate::BalancedChannelBuilder::service_config_from_etcd)),
-    /// and never a user, a password, a token
+    /// **Service configs** that channels take from etcd
+    /// ([`BalancedChannelBuilder::service_config_from_etcd`](crate::BalancedChannelBuilder::service_config_from_etcd))
+    /// have a file for each service, which is read and written in the same way. A file without a document is used: it says that
+    /// there was none. What goes wrong is logged once for each channel.
+    ///
+    /// **The files** hold keys and values as they are in etcd, and never a user, a password, a token
     /// or a private key of this resolver. The folder is made if it is missing. On Unix the folder
     /// that is made and the files are readable by their owner alone. Whoever can write into the folder
     /// can send the calls of this program elsewhere. Several processes may use one folder if they use
@@ -143,7 +146,8 @@ impl ResolverBuilder {
     /// The beginning of the keys that operators write, without the slash that follows it. `tonic-etcd` by default. Below it are
     /// service configs: see
     /// [`BalancedChannelBuilder::service_config_from_etcd`](crate::BalancedChannelBuilder::service_config_from_etcd).
-    /// [`Resolver::resolve`] refuses a service of that name, or whose name begins with it and a slash.
+    /// [`Resolver::resolve`] refuses a service of that name, one whose name begins with it and a slash, and one whose name and a
+    /// slash it begins with: `team` for `team/control`.
     pub fn control_prefix(mut self, prefix: impl Into<String>) -> Self {
         self.control_prefix = Some(prefix.into());
         self

@@ -285,7 +285,7 @@ impl Shared {
     /// All service configs.
     fn configs(&self, runtime: &Handle) -> Arc<WatchedService> {
         self.watched(Watched::Configs, runtime, |etcd, views, probe| {
-            Task::new(etcd, Subject::configs(None, self.cache.clone()), self.config_keys.all().clone(), views, probe)
+            Task::new(etcd, Subject::configs(None), self.config_keys.all().clone(), views, probe)
         })
     }
 
@@ -293,13 +293,7 @@ impl Shared {
     fn config_of(&self, service: &Target, runtime: &Handle) -> Arc<WatchedService> {
         let key = self.config_keys.of(service);
         self.watched(Watched::Config(key.clone()), runtime, |etcd, views, probe| {
-            Task::new(
-                etcd,
-                Subject::configs(Some(key), self.cache.clone()),
-                self.config_keys.all().clone(),
-                views,
-                probe,
-            )
+            Task::new(etcd, Subject::configs(Some(key)), self.config_keys.all().clone(), views, probe)
         })
     }
 

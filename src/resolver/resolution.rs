@@ -113,7 +113,8 @@ impl Resolution {
     /// Outside a tokio runtime.
     pub(super) fn config_updates(&self) -> Result<ConfigTexts, Error> {
         let runtime = timers::runtime("a balanced channel")?;
-        Ok(Box::pin(ConfigUpdates::new(self.resolver.clone(), self.target.clone(), runtime)))
+        let (resolver, service) = (self.resolver.clone(), self.target.clone());
+        Ok(Box::pin(ConfigUpdates::new(resolver, service, self.service.view(), runtime)))
     }
 
     /// The service, as it was asked for.

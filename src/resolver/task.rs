@@ -9,8 +9,8 @@
 //! 3. Give it to the machine.
 //! 4. Publish the view if the snapshot, the state or the error has changed.
 //!
-//! What is logged: the first failure of each kind at WARN, others at DEBUG, and that the watch has
-//! recovered at INFO. Changes of the members are logged by `report.rs`.
+//! What is logged: the first failure of each kind at WARN, others at DEBUG (also that the role does not
+//! permit to read service configs, see `config/updates.rs`), and that the watch has recovered at INFO. Changes of the members are logged by `report.rs`.
 //!
 //! The machine knows nothing of the cache: cached instances are published in place of its snapshot
 //! until etcd has answered, and what differs then goes out as a change.
@@ -29,7 +29,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::error::Error;
 use crate::etcd::{Class, Etcd, Failure, ListedAt, Message, Range, Watch, WatchId, Watcher};
 use crate::resolver::cache::{Cache, Found, ServiceCache};
-use crate::resolver::config::Unread;
+use crate::resolver::config;
 use crate::resolver::mass_loss::MassLoss;
 use crate::resolver::record::RecordReader;
 use crate::resolver::report::{self, MembershipLog};
@@ -58,6 +58,8 @@ pub(super) struct View {
     age_at: Option<(Duration, Instant)>,
     /// The last failure, while something is wrong.
     pub(super) error: Option<Error>,
+    /// How often another etcd has taken the place of the known one: it was wiped, or restored.
+    pub(super) restores: u64,
 }
 
 impl View {
@@ -74,7 +76,16 @@ impl View {
     /// The view before the first response of etcd.
     pub(super) fn unresolved() -> Self {
         let (snapshot, for_balancers) = (Arc::default(), Arc::default());
-        Self { shown: 0, snapshot, for_balancers, state: ResolutionState::Unresolved, age_at: None, error: None }
+        let state = ResolutionState::Unresolved;
+        Self { shown: 0, snapshot, for_balancers, state, age_at: None, error: None, restores: 0 }
+    }
+
+    /// Whether the snapshot is what etcd holds, as far as can be known.
+    pub(super) fn is_current(&self) -> bool {
+        matches!(
+            self.state,
+            ResolutionState::Current | ResolutionState::ConfirmedEmpty | ResolutionState::Doubtful { .. }
+        )
     }
 }
 
@@ -95,10 +106,10 @@ impl Subject {
         Self { key: None, reader, cache, mass_loss, has_members: true }
     }
 
-    /// Service configs: all of the target's range, or that of one key. Nothing of their loss is doubtful.
-    pub(super) fn configs(key: Option<Vec<u8>>, cache: Option<Arc<Cache>>) -> Self {
-        let reader = RecordReader { codec: Arc::new(Unread), unix_sockets: false, keep_values: true };
-        Self { key, reader, cache, mass_loss: MassLoss::never_doubtful(), has_members: false }
+    /// Service configs: all of the target's range, or that of one key. Each channel keeps the one that it uses in a cache file.
+    pub(super) fn configs(key: Option<Vec<u8>>) -> Self {
+        let (reader, mass_loss) = (config::reader(), MassLoss::never_doubtful());
+        Self { key, reader, cache: None, mass_loss, has_members: false }
     }
 
     fn range(&self, target: &Target) -> Range {
@@ -176,7 +187,7 @@ impl Task {
         let (watcher, connected) = (Watcher::new(&etcd), etcd.connected());
         Self {
             etcd,
-            cache: cache.map(|cache| ServiceCache::new(cache, &target, &range.start, &reader, has_members)),
+            cache: cache.map(|cache| ServiceCache::new(cache, &target, &range.start, &reader, true)),
             shows_cached: false,
             shown: 0,
             reader,
@@ -342,7 +353,10 @@ impl Task {
     fn on_failure(&mut self, failure: Failure) -> FailureKind {
         let class = failure.class;
         let error = failure.into_error();
-        if self.logged_failure.is_some_and(|logged_failure| logged_failure.is_same_kind(class))
+        // A role need not permit to read all service configs, nor one of them. Who follows them says so if it permits neither.
+        let may_be_denied = class == Class::Denied && self.report.is_none();
+        if may_be_denied
+            || self.logged_failure.is_some_and(|logged_failure| logged_failure.is_same_kind(class))
             || matches!(class, Class::Revision | Class::Changed)
         {
             tracing::debug!(parent: None, service = self.target.name(), %error, "etcd failed, retrying");
@@ -358,6 +372,7 @@ impl Task {
         }
         match class {
             Class::Revision => FailureKind::Revision,
+            Class::Denied if may_be_denied => FailureKind::Denied,
             Class::Permanent
             | Class::TooLarge
             | Class::NoSpace
@@ -439,7 +454,8 @@ impl Task {
             let for_balancers = self.machine.delayed_snapshot().map_or_else(|| snapshot.clone(), Arc::new);
             self.shown += u64::from(is_shown);
             let (shown, error) = (self.shown, self.error.clone());
-            self.views.send_replace(View { shown, snapshot, for_balancers, state, age_at, error });
+            let restores = self.machine.restores();
+            self.views.send_replace(View { shown, snapshot, for_balancers, state, age_at, error, restores });
         }
         // A change was told by etcd, also if the watch was lost in the same moment and the set is stale by now.
         let is_told = is_confirmed || (changed && matches!(state, ResolutionState::Stale { .. }));

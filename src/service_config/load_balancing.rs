@@ -1,6 +1,6 @@
 //! The load balancing policy: `loadBalancingConfig`, as gRFC A24 defines it. PURE.
 
-use super::document::Node;
+use super::document::{Node, Object};
 use super::invalid::InvalidServiceConfig;
 use super::outlier::OutlierParams;
 use super::ring_hash::RingHashParams;
@@ -66,15 +66,15 @@ impl LoadBalancing {
     fn named(name: &str, config: &Node<'_>) -> Result<Option<Self>, InvalidServiceConfig> {
         let policy = match name {
             "pick_first" => {
-                let shuffle = config.object()?.optional("shuffleAddressList", Node::boolean)?;
+                let shuffle = config.fields(|config| config.optional("shuffleAddressList", Node::boolean))?;
                 Self::PickFirst { shuffle: shuffle.unwrap_or_default() }
             }
             "round_robin" => {
-                config.object()?;
+                config.fields(|_| Ok(()))?;
                 Self::RoundRobin
             }
             "least_request_experimental" => {
-                let choice_count = config.object()?.optional("choiceCount", choice_count)?;
+                let choice_count = config.fields(|config| config.optional("choiceCount", choice_count))?;
                 Self::LeastRequest { choice_count: choice_count.unwrap_or(CHOICE_COUNT) }
             }
             "ring_hash_experimental" => Self::RingHash(RingHashParams::read(&config.object()?)?),
@@ -84,9 +84,11 @@ impl LoadBalancing {
                 Self::RandomSubsetting { subset_size, child: Box::new(config.required("childPolicy", Self::read)?) }
             }
             "outlier_detection_experimental" => {
-                let config = config.object()?;
-                let options = OutlierParams::read(&config)?;
-                Self::OutlierDetection { options, child: Box::new(config.required("childPolicy", Self::read)?) }
+                let read = |config: &Object<'_>| {
+                    Ok((OutlierParams::read(config)?, config.required("childPolicy", Self::read)?))
+                };
+                let (options, child) = config.fields(read)?;
+                Self::OutlierDetection { options, child: Box::new(child) }
             }
             _ => return Ok(None),
         };

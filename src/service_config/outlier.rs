@@ -66,24 +66,26 @@ impl OutlierParams {
 
 impl SuccessRateParams {
     fn read(config: &Node<'_>) -> Result<Self, InvalidServiceConfig> {
-        let config = config.object()?;
-        Ok(Self {
-            stdev_factor: config.optional("stdevFactor", Node::unsigned)?.unwrap_or(1900),
-            enforcement_percentage: config.optional("enforcementPercentage", percentage)?.unwrap_or(100),
-            minimum_hosts: config.optional("minimumHosts", Node::unsigned)?.unwrap_or(5),
-            request_volume: config.optional("requestVolume", Node::unsigned)?.unwrap_or(100),
+        config.fields(|config| {
+            Ok(Self {
+                stdev_factor: config.optional("stdevFactor", Node::unsigned)?.unwrap_or(1900),
+                enforcement_percentage: config.optional("enforcementPercentage", percentage)?.unwrap_or(100),
+                minimum_hosts: config.optional("minimumHosts", Node::unsigned)?.unwrap_or(5),
+                request_volume: config.optional("requestVolume", Node::unsigned)?.unwrap_or(100),
+            })
         })
     }
 }
 
 impl FailurePercentageParams {
     fn read(config: &Node<'_>) -> Result<Self, InvalidServiceConfig> {
-        let config = config.object()?;
-        Ok(Self {
-            threshold: config.optional("threshold", percentage)?.unwrap_or(85),
-            enforcement_percentage: config.optional("enforcementPercentage", percentage)?.unwrap_or(100),
-            minimum_hosts: config.optional("minimumHosts", Node::unsigned)?.unwrap_or(5),
-            request_volume: config.optional("requestVolume", Node::unsigned)?.unwrap_or(50),
+        config.fields(|config| {
+            Ok(Self {
+                threshold: config.optional("threshold", percentage)?.unwrap_or(85),
+                enforcement_percentage: config.optional("enforcementPercentage", percentage)?.unwrap_or(100),
+                minimum_hosts: config.optional("minimumHosts", Node::unsigned)?.unwrap_or(5),
+                request_volume: config.optional("requestVolume", Node::unsigned)?.unwrap_or(50),
+            })
         })
     }
 }

@@ -47,16 +47,17 @@ pub(crate) struct RetryParams {
 impl RetryParams {
     /// Reads a policy. All of its fields are required.
     pub(super) fn read(policy: &Node<'_>, most_attempts: u32) -> Result<Self, InvalidServiceConfig> {
-        let policy = policy.object()?;
-        Ok(Self {
-            max_attempts: max_attempts(&policy, most_attempts)?,
-            initial_backoff: policy.required("initialBackoff", Node::positive_duration)?,
-            max_backoff: policy.required("maxBackoff", Node::positive_duration)?,
-            backoff_multiplier: policy.required("backoffMultiplier", Node::positive_number)?,
-            codes: policy.required("retryableStatusCodes", |list| match codes(list)? {
-                codes if codes.is_empty() => Err(list.invalid("must name at least one code")),
-                codes => Ok(codes),
-            })?,
+        policy.fields(|policy| {
+            Ok(Self {
+                max_attempts: max_attempts(policy, most_attempts)?,
+                initial_backoff: policy.required("initialBackoff", Node::positive_duration)?,
+                max_backoff: policy.required("maxBackoff", Node::positive_duration)?,
+                backoff_multiplier: policy.required("backoffMultiplier", Node::positive_number)?,
+                codes: policy.required("retryableStatusCodes", |list| match codes(list)? {
+                    codes if codes.is_empty() => Err(list.invalid("must name at least one code")),
+                    codes => Ok(codes),
+                })?,
+            })
         })
     }
 }
@@ -75,11 +76,12 @@ pub(crate) struct HedgingParams {
 impl HedgingParams {
     /// Reads a policy. Only `maxAttempts` is required.
     pub(super) fn read(policy: &Node<'_>, most_attempts: u32) -> Result<Self, InvalidServiceConfig> {
-        let policy = policy.object()?;
-        Ok(Self {
-            max_attempts: max_attempts(&policy, most_attempts)?,
-            hedging_delay: policy.optional("hedgingDelay", Node::duration)?.unwrap_or_default(),
-            non_fatal_codes: policy.optional("nonFatalStatusCodes", codes)?.unwrap_or_default(),
+        policy.fields(|policy| {
+            Ok(Self {
+                max_attempts: max_attempts(policy, most_attempts)?,
+                hedging_delay: policy.optional("hedgingDelay", Node::duration)?.unwrap_or_default(),
+                non_fatal_codes: policy.optional("nonFatalStatusCodes", codes)?.unwrap_or_default(),
+            })
         })
     }
 }
@@ -97,13 +99,14 @@ pub(crate) struct RetryThrottling {
 impl RetryThrottling {
     /// Reads the throttling. Both fields are required.
     pub(super) fn read(throttling: &Node<'_>) -> Result<Self, InvalidServiceConfig> {
-        let throttling = throttling.object()?;
-        Ok(Self {
-            max_tokens: throttling.required("maxTokens", |node| match node.positive_number()? {
-                tokens if tokens <= MOST_TOKENS => Ok(tokens),
-                _ => Err(node.invalid("must be at most 1000")),
-            })?,
-            token_ratio: throttling.required("tokenRatio", Node::positive_number)?,
+        throttling.fields(|throttling| {
+            Ok(Self {
+                max_tokens: throttling.required("maxTokens", |node| match node.positive_number()? {
+                    tokens if tokens <= MOST_TOKENS => Ok(tokens),
+                    _ => Err(node.invalid("must be at most 1000")),
+                })?,
+                token_ratio: throttling.required("tokenRatio", Node::positive_number)?,
+            })
         })
     }
 }
@@ -112,7 +115,7 @@ impl RetryThrottling {
 fn max_attempts(policy: &Object<'_>, most_attempts: u32) -> Result<u32, InvalidServiceConfig> {
     policy.required("maxAttempts", |node| match node.unsigned()? {
         0 | 1 => Err(node.invalid("must be 2 or more")),
-        attempts => Ok(attempts.min(most_attempts)),
+        attempts => Ok(node.at_most(attempts, most_attempts)),
     })
 }
 

@@ -1,10 +1,12 @@
 //! What a balanced channel promises, against servers on loopback that speak bare HTTP/2 and do as they are told.
 
 mod attempts;
+mod documents;
 mod field;
 mod health;
 mod limits;
 mod membership;
+mod message_sizes;
 mod method_config;
 mod peer;
 mod per_server;

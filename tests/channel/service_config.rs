@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep};
 use tonic::{Code, Request};
 use tonic_etcd::{
     BalancedChannel, BalancedChannelBuilder, CallTimeout, MethodConfig, RetryPolicy, ServiceConfigSource, WaitForReady,
+    check_service_config,
 };
 
 use crate::method_config::{failing_first, greet_by_name};
@@ -178,12 +179,55 @@ async fn a_document_that_changes_holds_for_calls_that_begin_later_and_a_broken_o
     drop(documents);
     sleep(Duration::from_millis(20)).await;
     assert_eq!((channel.service_config().text(), channel.service_config().error()), (Some("{}"), None));
-    assert_eq!(log.warned("service config refused, keeping the last one"), 2, "{}", log.text());
+    assert_eq!(log.warned("service config refused, settings unchanged"), 2, "{}", log.text());
     assert_eq!(log.count("service config in force"), 2);
 }
 
 #[tokio::test]
+async fn what_has_no_effect_is_told_by_the_status_and_the_log() {
+    let (log, _guard) = Log::begin();
+    let text = |fields: &str| -> Arc<str> { document(fields).into() };
+    let (documents, updates) = watch::channel(text(r#""timeOut": "1s""#));
+    let peer = Peer::start(Script::Greet).await;
+    let channel = over(builder().service_config_updates(updates), [&peer.address]);
+    let typo = "methodConfig[0].timeOut: is not known here, and is ignored";
+    assert_eq!(channel.service_config().warnings(), [typo]);
+    assert_eq!((log.warned("service config has warnings"), log.count(typo)), (1, 1), "{}", log.text());
+
+    documents.send_replace(text(RETRY));
+    let unused = "methodConfig[0].retryPolicy: not used, ";
+    let tells = || channel.service_config().warnings().iter().any(|warning| warning.starts_with(unused));
+    crate::support::until("word of the policy", tells).await;
+    assert_eq!(channel.service_config().warnings().len(), 1);
+    assert_eq!((log.count(unused), log.count(" WARN ")), (1, 1), "{}", log.text());
+
+    documents.send_replace(text(r#""timeout": "1s""#));
+    crate::support::until("a good one", || channel.service_config().warnings().is_empty()).await;
+    documents.send_replace("broken".into());
+    crate::support::until("word of the broken one", || channel.service_config().error().is_some()).await;
+    assert_eq!(channel.service_config().error_source(), Some(&ServiceConfigSource::Updates));
+    assert_eq!(log.count(" WARN "), 2, "{}", log.text());
+}
+
+#[test]
+fn a_document_can_be_checked_before_it_is_put() {
+    assert!(check_service_config(&document(r#""timeout": "1s""#)).unwrap().is_empty());
+    let warnings = check_service_config(&document(r#""timeout": "0s""#)).unwrap();
+    assert_eq!(warnings, ["methodConfig[0].timeout: is 0: every call fails"]);
+    for (text, shown) in [
+        ("{\"x\"", "invalid service config \"{\\\"x\\\"\": the document is not JSON: "),
+        ("", "invalid service config \"\": the document is not JSON: "),
+        (&document(r#""timeout": "soon""#), "invalid service config \"methodConfig[0].timeout\": is \"soon\": "),
+    ] {
+        let error = check_service_config(text).unwrap_err();
+        assert!(error.is_invalid_argument() && error.to_string().starts_with(shown), "{error}");
+    }
+    assert!(check_service_config(&"x".repeat(10_000)).unwrap_err().to_string().len() < 200);
+}
+
+#[tokio::test]
 async fn a_file_is_followed() {
+    let (log, _guard) = Log::begin();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("service_config.json");
     let peer = Peer::start(Script::Silence).await;
@@ -207,6 +251,9 @@ async fn a_file_is_followed() {
     })
     .await;
     assert!(timed(&channel, None).await.1 < Duration::from_secs(2), "the last good one stays in force");
+    let refused = log.warned("service config refused, settings unchanged");
+    let unreadable = log.warned("service config unreadable, settings unchanged");
+    assert_eq!((refused, unreadable), (1, 2), "{}", log.text());
 }
 
 #[tokio::test]

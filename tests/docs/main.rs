@@ -2,6 +2,7 @@
 
 mod log_messages;
 mod readme;
+mod service_configs;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -4,9 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use etcd_client::Client;
-use test_support::Etcd;
-
-use crate::go;
+use test_support::{Etcd, go_program};
 
 #[path = "../corpus/mod.rs"]
 #[allow(dead_code, reason = "what this crate makes of the corpus is another test's")]
@@ -15,7 +13,7 @@ mod records;
 /// F70: the record of what Go's client lists is true. `CORPUS=record` writes it anew.
 #[tokio::test(flavor = "multi_thread")]
 async fn go_lists_what_was_recorded() {
-    let program = tokio::task::spawn_blocking(|| go::build("./corpus", "corpus-interop")).await.unwrap();
+    let program = tokio::task::spawn_blocking(|| go_program("./corpus", "corpus-interop")).await.unwrap().unwrap();
     let etcd = Etcd::start();
     let mut kv = Client::connect([etcd.endpoint()], None).await.unwrap().kv_client();
     for record in records::records() {

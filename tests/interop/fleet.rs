@@ -4,9 +4,9 @@
 use std::path::Path;
 use std::process::Command;
 
-use test_support::{Etcd, Process, Signal, example_bin};
+use test_support::{Etcd, Process, Signal, example_bin, go_program};
 
-use crate::go::{self, PATIENCE};
+use crate::go::PATIENCE;
 
 fn spawn(program: &Path, args: &[&str]) -> Process {
     Process::spawn(Command::new(program).args(args)).unwrap()
@@ -89,7 +89,7 @@ fn leaving_costs_no_call(go: &Path) {
 
 #[test]
 fn rust_and_go_are_one_fleet() {
-    let go = go::build(".", "greeter-interop");
+    let go = go_program(".", "greeter-interop").unwrap();
     both_are_called(&go, "greeter");
     both_are_called(&go, "team/greeter");
     both_are_called(&go, "/web");

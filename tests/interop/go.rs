@@ -1,25 +1,13 @@
-//! Programs in Go, and its interoperability server.
+//! Go's interoperability server.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use test_support::Process;
+use test_support::{Process, go_program};
 use tokio::time::sleep;
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Builds a Go package into the folder of the test's own binaries; the first time takes minutes on a small machine.
-pub(crate) fn build(package: &str, name: &str) -> PathBuf {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop/go");
-    let binary = std::env::current_exe().unwrap().with_file_name(name);
-    let mut build = Command::new("go");
-    build.args(["build", "-o"]).arg(&binary).arg(package).current_dir(&source);
-    let status = build.status().expect("Go is on PATH: `cargo xtask test --interop go` checks it");
-    assert!(status.success(), "go build failed in {}", source.display());
-    binary
-}
 
 /// grpc-go's own interoperability server; it ends with this.
 pub(crate) struct InteropServer {
@@ -31,8 +19,8 @@ impl InteropServer {
     pub(crate) async fn start(args: &[&str]) -> Self {
         // Each caller builds a file of its own name: one that runs cannot be written over.
         let name = format!("grpc-interop-server-{:x}", fastrand::u64(..));
-        let program = tokio::task::spawn_blocking(move || build("google.golang.org/grpc/interop/server", &name));
-        let program = program.await.unwrap();
+        let program = tokio::task::spawn_blocking(move || go_program("google.golang.org/grpc/interop/server", &name));
+        let program = program.await.unwrap().unwrap();
         let mut command = Command::new(&program);
         command.args(["-port", "0"]).args(args).env("GRPC_GO_LOG_SEVERITY_LEVEL", "info");
         let process = Process::spawn(&mut command).unwrap();

@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use greeter_proto::HelloRequest;
 use greeter_proto::greeter_client::GreeterClient;
-use test_support::{Process, Signal};
+use test_support::{Process, Signal, go_program};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tonic_etcd::{BalancedChannel, ServerState, ServerStatus};
 
 use crate::cases::fixed;
-use crate::go::{self, PATIENCE};
+use crate::go::PATIENCE;
 
 const CALLERS: usize = 64;
 /// As long as the servers are looked at in one state.
@@ -52,7 +52,7 @@ async fn call(channel: BalancedChannel, stop: Arc<AtomicBool>) -> (usize, usize)
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_of_go_that_does_not_serve_gets_no_call_and_none_fails() {
-    let program = tokio::task::spawn_blocking(|| go::build("./health", "health-interop")).await.unwrap();
+    let program = tokio::task::spawn_blocking(|| go_program("./health", "health-interop")).await.unwrap().unwrap();
     let servers = [(), ()].map(|()| Process::spawn(&mut Command::new(&program)).unwrap());
     let addresses = servers.each_ref().map(|server| {
         let line = server.wait_line(|line| line.starts_with("listening on "), PATIENCE).unwrap();

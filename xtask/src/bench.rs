@@ -36,7 +36,8 @@ pub(crate) fn bench(
     for target in targets(name) {
         let mut command = workspace.cargo("bench");
         command.envs(volo.iter().map(|path| (VOLO_CLIENT, path)));
-        command.args(["--bench", target, "--"]).args(json.then_some("--json")).args(args);
+        // The servers of `call` have the health service; to the others it makes no difference.
+        command.args(["--features", "tonic-health", "--bench", target, "--"]).args(json.then_some("--json")).args(args);
         let code = if json {
             let output = on("running cargo bench", command.envs(tools.env()).stderr(Stdio::inherit()).output())?;
             rows.extend(read(target, &output.stdout)?);

@@ -17,8 +17,8 @@ pub(crate) struct Wanted {
 
 pub(crate) fn run(workspace: &Workspace, tools: &Tools, wanted: Wanted) -> Result<ExitCode> {
     let mut command = workspace.cargo("bench");
-    // Some scenarios need TLS; to the others it makes no difference.
-    command.args(["--features", "tls-ring", "--bench", "chaos", "--"]).args(wanted.names);
+    // Some scenarios need TLS or the health service; to the others it makes no difference.
+    command.args(["--features", "tls-ring,tonic-health", "--bench", "chaos", "--"]).args(wanted.names);
     command.args(wanted.list.then_some("--list")).args(wanted.json.then_some("--json"));
     if let Some(path) = wanted.svg {
         // cargo runs benchmarks in the package's own folder.

@@ -104,6 +104,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     discovery("ten-thousand-drops", "10 000 resolutions are made and dropped", discovery::drops::run),
     discovery("flood", "5 000 changes a second, beside a raw watch", discovery::flood::run),
     config("live", "the service config in etcd changes under 64 callers", config::live::run),
+    config("health", "servers are asked for their health, as a service config says", config::health::run),
     calls("f30", "one of 3 servers is ejected because it restarts with calls in flight", calls::ejected::run),
     calls("f31", "calls are dropped while their server stands still, and 20 000 streams cancelled", calls::resets::run),
     calls("f33", "10 000 calls wait for 1 000 servers that are down", calls::waiting::for_a_server),

@@ -5,8 +5,9 @@ use std::time::Duration;
 /// The maximum time of one call, put into the request's extensions. `None` is no limit.
 ///
 /// It replaces [`BalancedChannelBuilder::timeout`] and [`MethodConfig::timeout`](crate::MethodConfig::timeout) for this call. The time that the
-/// call asks for itself ([`tonic::Request::set_timeout`]) still counts: the earlier of the two ends the call, with
-/// `DEADLINE_EXCEEDED`.
+/// call asks for itself ([`tonic::Request::set_timeout`]) still counts, and so does the `timeout` of a
+/// [service config](crate::BalancedChannelBuilder::service_config): the earliest of the three ends the call, with
+/// `DEADLINE_EXCEEDED`. Nothing in the code lifts that of the service config.
 ///
 /// ```
 /// let mut request = tonic::Request::new(());

@@ -116,7 +116,8 @@ impl BalancedChannelBuilder {
     ///   attempt follows after the usual backoff.
     ///
     /// Streams without an end take up to `n` times the server's limit of places. Then calls wait, and
-    /// their statuses name the limit.
+    /// their statuses name the limit. A [health check](Self::health_check) takes one stream of each
+    /// connection: with a limit of 100 calls have 99, which is what the statuses name.
     pub fn connections_per_server(mut self, connections: usize) -> Self {
         self.settings.connections_per_server = Some(connections);
         self

@@ -30,7 +30,7 @@ use tower::discover::Discover;
 use crate::balance::call::retry::{self, RetryPolicy};
 use crate::balance::channel::BalancedChannel;
 use crate::balance::config::apply::apply;
-use crate::balance::config::{AppliedConfig, ConfigSource, ConfigTexts};
+use crate::balance::config::{self, AppliedConfig, ConfigSource, ConfigTexts};
 use crate::balance::connectivity::{ChannelStatus, DirectoryStatus};
 use crate::balance::method_config::{CallSettings, MethodConfig};
 use crate::balance::partition::{Partition, Partitions};
@@ -50,7 +50,6 @@ use crate::connection::{Connector, Options, Transport};
 use crate::error::Error;
 use crate::instance::Instance;
 use crate::secret;
-use crate::service_config::ServiceConfig;
 
 /// The default of `idle_timeout`. Cloud load balancers forget idle connections after four to six minutes.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
@@ -126,6 +125,11 @@ impl BalancedChannelBuilder {
         self
     }
 
+    #[cfg(test)]
+    pub(crate) fn settings_for_test(&self) -> &Settings {
+        &self.settings
+    }
+
     /// Gives connections ids for fewer calls.
     #[cfg(test)]
     pub(crate) fn max_exchanges(mut self, most: u32) -> Self {
@@ -159,7 +163,8 @@ impl BalancedChannelBuilder {
     ///
     /// None by default, as in gRPC: then a call to a server that is alive but never responds lasts for ever. The time covers
     /// waiting, retries and a streamed response to its last message. [`MethodConfig::no_timeout`] exempts a method,
-    /// [`CallTimeout`](crate::CallTimeout) exempts a call.
+    /// [`CallTimeout`](crate::CallTimeout) exempts a call. A `timeout` of the [service config](Self::service_config) holds beside it.
+    /// With `Duration::ZERO` every call fails, as in gRPC.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.settings.calls.timeout = Some(timeout);
         self
@@ -169,8 +174,8 @@ impl BalancedChannelBuilder {
     /// methods of a service (`/package.Service/`): timeout, wait for ready, retries, sizes of messages.
     ///
     /// What a method's own entry does not set is taken from its service's, and then from the channel's settings. A second entry of
-    /// the same name replaces the first. Any other text is an error when the channel is built. Whether servers have such a method
-    /// is not checked.
+    /// the same name replaces the first. Any other text is an error when the channel is built, also `/`: what holds for all methods
+    /// is set by the builder itself (a service config has the name `{}` for them). Whether servers have such a method is not checked.
     pub fn method_config(mut self, method: impl Into<String>, config: MethodConfig) -> Self {
         self.settings.calls.methods.insert(retry::with_leading_slash(method.into()), config);
         self
@@ -178,29 +183,82 @@ impl BalancedChannelBuilder {
 
     /// Sets the service config of the channel: gRPC's JSON document for timeouts, retries and sizes of messages by method.
     ///
-    /// The fields are those of `service_config.proto`, with the rules of the gRFCs A6, A17, A21, A24, A50 and A105. Unknown ones are
-    /// ignored. Where the code says something too:
+    /// The fields are those of `service_config.proto`, with the rules of the gRFCs A6, A17, A21, A24, A50 and A105. This document has
+    /// most of them:
+    ///
+    /// ```
+    /// let document = r#"{
+    ///   "methodConfig": [
+    ///     {
+    ///       "name": [{}],
+    ///       "waitForReady": false,
+    ///       "maxResponseMessageBytes": 4194304
+    ///     },
+    ///     {
+    ///       "name": [{"service": "helloworld.Greeter"}],
+    ///       "timeout": "1.5s",
+    ///       "retryPolicy": {
+    ///         "maxAttempts": 3,
+    ///         "initialBackoff": "0.05s",
+    ///         "maxBackoff": "1s",
+    ///         "backoffMultiplier": 2,
+    ///         "retryableStatusCodes": ["UNAVAILABLE"]
+    ///       }
+    ///     },
+    ///     {
+    ///       "name": [{"service": "helloworld.Greeter", "method": "Watch"}]
+    ///     }
+    ///   ],
+    ///   "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.1},
+    ///   "healthCheckConfig": {"serviceName": "helloworld.Greeter"},
+    ///   "connectionScaling": {"maxConnectionsPerSubchannel": 2},
+    ///   "loadBalancingConfig": [{"least_request_experimental": {}}, {"round_robin": {}}]
+    /// }"#;
+    /// assert!(tonic_etcd::check_service_config(document)?.is_empty()); // nothing that is probably not meant
+    ///
+    /// use tonic_etcd::{BalancedChannel, RetryPolicy};
+    /// let builder = BalancedChannel::builder()
+    ///     .retry(RetryPolicy::new().from_service_config()) // without it, `retryPolicy` and `retryThrottling` have no effect
+    ///     .policy_from_service_config() // without it, `loadBalancingConfig` has none
+    ///     .service_config(document);
+    /// # Ok::<(), tonic_etcd::Error>(())
+    /// ```
+    ///
+    /// **A `timeout` ends streams too.** It counts for the whole of a streamed response, as in gRPC, and nothing in the code lifts it.
+    /// Name a service only if none of its methods streams for long, or give each that does an entry of its own without a `timeout`,
+    /// as `Watch` has above. Do not set one for all methods (`{}`).
+    ///
+    /// **Names.** Three have nothing to do with each other, and may all be different:
+    ///
+    /// | name | of what | example |
+    /// |---|---|---|
+    /// | the key in etcd ([`service_config_from_etcd`](Self::service_config_from_etcd)) | the service that the channel resolves | `greeter` |
+    /// | `service` and `method` of `methodConfig[].name` | package, service and method of the proto file, without slashes | `helloworld.Greeter`, `SayHello` |
+    /// | `serviceName` of `healthCheckConfig` | what servers have given to their health service | `helloworld.Greeter`, or `""` for the server as a whole |
+    ///
+    /// `{"healthCheckConfig": {"serviceName": ""}}` asks for the health of the server as a whole; `{"healthCheckConfig": {}}` asks for
+    /// nothing (A17).
+    ///
+    /// **Who wins**, where the code says something too:
     ///
     /// | field | what holds |
     /// |---|---|
-    /// | `timeout` | the earlier of the call's, the code's and the document's. [`CallTimeout`](crate::CallTimeout) lifts the code's alone |
+    /// | `timeout` | the earlier of the call's, the code's and the document's. So a document makes a timeout shorter, and longer only where the code has none. [`CallTimeout`](crate::CallTimeout) and [`MethodConfig::no_timeout`] lift the code's alone. With `"0s"` every call fails |
     /// | `waitForReady` | the call's ([`WaitForReady`](crate::WaitForReady)), then the code's, then the document's |
     /// | `maxRequestMessageBytes`, `maxResponseMessageBytes` | the smaller one |
-    /// | `retryPolicy`, `hedgingPolicy`, `retryThrottling` | the code's, unless it says [`RetryPolicy::from_service_config`] |
+    /// | `retryPolicy`, `hedgingPolicy`, `retryThrottling` | the code's, unless it says [`RetryPolicy::from_service_config`]. For the throttling it is enough that one policy of the code does. `maxAttempts` counts as 5 if it is more (A6), unless the code of the channel allows more attempts |
     /// | `loadBalancingConfig` | the code's, unless it says [`policy_from_service_config`](Self::policy_from_service_config) |
     /// | `healthCheckConfig` | the code's [`health_check`](Self::health_check), then the document's |
-    /// | `connectionScaling` | the code's [`connections_per_server`](Self::connections_per_server), then the document's, which counts as 10 if it is more (A105). After a lower one, connections beyond it get no more calls, the youngest first, and close after their last |
+    /// | `connectionScaling` | the code's [`connections_per_server`](Self::connections_per_server), then the document's `maxConnectionsPerSubchannel`, which counts as 10 if it is more (A105). After a lower one, connections beyond it get no more calls, and close after their last: unhealthy ones first, then those whose health is not known yet, then the youngest |
     ///
     /// An entry of the document for a method replaces that for its service, and this the one for all methods, as a whole: they are
-    /// not merged. It replaces an earlier source of the document.
+    /// not merged.
     ///
-    /// ```
-    /// use tonic_etcd::BalancedChannel;
+    /// **What has no effect.** A field that is not known is ignored, as in gRPC, so that a typo sets nothing. It is logged at WARN, and
+    /// [`ServiceConfigStatus::warnings`](crate::ServiceConfigStatus::warnings) lists it beside what the code does not let the document
+    /// say. [`check_service_config`](crate::check_service_config) tells it before the document is used.
     ///
-    /// let builder = BalancedChannel::builder().service_config(
-    ///     r#"{"methodConfig": [{"name": [{"service": "shop.Orders"}], "timeout": "1.5s"}]}"#,
-    /// );
-    /// ```
+    /// It replaces an earlier source of the document.
     ///
     /// # Errors
     /// A document that is invalid is refused as a whole when the channel is built ([`Error::is_invalid_argument`]). The error names
@@ -221,7 +279,8 @@ impl BalancedChannelBuilder {
     ///   [`ring_size`](crate::policy::ConsistentHash::ring_size), where they are set.
     /// - `random_subsetting_experimental` (gRFC A68) with one of these as its child.
     /// - `outlier_detection_experimental` with one of these as its child. An enforcement of 0 % turns an algorithm
-    ///   off, and any other counts as 100 %. A change takes back all servers that are ejected.
+    ///   off, and any other counts as 100 %. A change leaves servers ejected, for as long as the new
+    ///   options say (A50); without outlier detection, or without an algorithm, all of them are back.
     pub fn policy_from_service_config(mut self) -> Self {
         self.settings.policy_from_service_config = true;
         self
@@ -232,7 +291,8 @@ impl BalancedChannelBuilder {
     ///
     /// A change holds for calls that begin after it. A document that is refused, or a file that cannot be read, leaves the last
     /// good document in force, and is logged at WARN once. If the first one is refused or missing, the code's settings hold until a
-    /// good one comes: that is no error when the channel is built. [`BalancedChannel::service_config`] shows which one is in force.
+    /// good one comes: that is no error when the channel is built. [`BalancedChannel::service_config`] shows which one is in force,
+    /// and [`check_service_config`](crate::check_service_config) checks one before it is written.
     ///
     /// Replace the file by a rename: one that is written in place may be read half-way.
     pub fn service_config_file(mut self, path: impl Into<PathBuf>) -> Self {
@@ -251,25 +311,65 @@ impl BalancedChannelBuilder {
     /// [`BalancedChannelBuilder::service_config_file`]: a fleet's timeouts change with one `etcdctl put`. It replaces an earlier
     /// source of the document. For channels over a [`Resolution`](crate::Resolution); others refuse it when they are built.
     ///
-    /// The key is `tonic-etcd/config/SERVICE`, where SERVICE is the name of the service with percent escapes, so that it has no
-    /// slash: `tonic-etcd/config/shop%2Fpayments` for `shop/payments`.
+    /// ```text
+    /// etcdctl put tonic-etcd/config/greeter '{
+    ///   "methodConfig": [{
+    ///     "name": [{"service": "helloworld.Greeter"}],
+    ///     "timeout": "1.5s",
+    ///     "retryPolicy": {
+    ///       "maxAttempts": 3, "initialBackoff": "0.05s", "maxBackoff": "1s", "backoffMultiplier": 2,
+    ///       "retryableStatusCodes": ["UNAVAILABLE"]
+    ///     }
+    ///   }],
+    ///   "healthCheckConfig": {"serviceName": "helloworld.Greeter"},
+    ///   "connectionScaling": {"maxConnectionsPerSubchannel": 2},
+    ///   "loadBalancingConfig": [{"round_robin": {}}]
+    /// }'
+    /// ```
+    ///
+    /// [`BalancedChannelBuilder::service_config`] says what of it needs the code's consent, whose timeouts hold, and what a `timeout`
+    /// does to streams: set long timeouts or none in the code if operators are to choose them.
+    ///
+    /// The key is `tonic-etcd/config/SERVICE`. SERVICE is the name of the service in etcd, in which everything but the letters and
+    /// digits of ASCII and `-`, `_`, `.`, `~` is percent-escaped byte by byte, so that it has no slash:
+    /// `tonic-etcd/config/shop%2Fpayments` for `shop/payments`.
     /// [`ResolverBuilder::control_prefix`](crate::ResolverBuilder::control_prefix) sets another prefix. While there is no such key,
-    /// the code's settings hold. While etcd is unavailable, the last document stays in force, and with
-    /// [`ResolverBuilder::cache`](crate::ResolverBuilder::cache) a program that starts then has it too. Calls that begin before the
-    /// first word of etcd, or of the cache, wait for it, for at most 1 s.
+    /// the code's settings hold.
+    ///
+    /// **While etcd is unavailable**, the last document stays in force, and with
+    /// [`ResolverBuilder::cache`](crate::ResolverBuilder::cache) a program that starts then has it too, 300 ms after its start. Once
+    /// etcd has answered, a refusal included, nothing of the cache holds any longer. A document also stays, logged at WARN, if etcd
+    /// was wiped or restored and does not have it any more: as long as the loss of instances would be doubtful
+    /// ([`MassLoss`](crate::MassLoss), 60 s by default), and while that of the service's instances is. One that is deleted then goes
+    /// when that time is over.
+    ///
+    /// **Calls that begin before the first word** of etcd, or of the cache, wait for it, within their deadline and the
+    /// [`wait_limit`](Self::wait_limit). No server is ready before: it is not known yet whose health decides. That there is no word
+    /// counts as one 1 s after the channel began, and after 300 ms if etcd fails and no cache file has one: then the code's settings
+    /// hold. The document's `timeout` of such a call counts from when the document is known, the call's own and the code's from its
+    /// beginning.
+    ///
+    /// **A broken document** changes nothing for the clients that run: each keeps the last good one. But clients that start while it
+    /// is there have the code's settings alone, so a fleet that restarts is divided until it is mended. Check documents before the
+    /// put ([`check_service_config`](crate::check_service_config)). An empty value is a broken document; only `etcdctl del` takes the
+    /// document away. [`BalancedChannel::service_config`] shows the document in force and the broken one's error, each with its
+    /// revision. It is a snapshot: there is no stream of it.
     ///
     /// One watch serves all services of a resolver if its role may read all keys below `tonic-etcd/config/`. Otherwise there is one
-    /// for each service, for which its role must be able to read that one key. Where it may read neither, the code's settings hold:
-    /// that is logged at WARN, and tried again.
+    /// for each service, for which its role must be able to read that one key; the role may change while the program runs. Where it
+    /// may read neither, the code's settings hold, or the last document that etcd has told: that is logged at WARN, once, and is the
+    /// [`error`](crate::ServiceConfigStatus::error) of the status. What may not be read is tried again every 30 to 60 s.
     ///
     /// **Security.** Whoever may write this key sets how long calls may take and whether they wait, and whose health servers are
     /// asked for: under a name that no server knows, all are unhealthy, unless the code names the service
     /// ([`BalancedChannelBuilder::health_check`]). If the code lets it, the key also says how often calls are repeated, and to which
     /// server they go ([`RetryPolicy::from_service_config`], [`BalancedChannelBuilder::policy_from_service_config`]). Give operators
-    /// a role that may write below `tonic-etcd/config/`, and clients one that may only read there:
+    /// a role that may write below `tonic-etcd/config/`, and clients one that may only read there, beside the service's own prefix:
     ///
     /// ```text
+    /// etcdctl role grant-permission client --prefix=true read greeter/
     /// etcdctl role grant-permission client --prefix=true read tonic-etcd/config/
+    /// etcdctl role grant-permission operator --prefix=true readwrite tonic-etcd/config/
     /// ```
     pub fn service_config_from_etcd(mut self) -> Self {
         self.config = ConfigSource::Directory;
@@ -369,8 +469,9 @@ impl BalancedChannelBuilder {
     ///
     /// # Errors
     /// [`Error::is_invalid_argument`] if a setting is outside of its range, if a method of the retry policy or of a method config has
-    /// neither the form `/package.Service/Method` nor `/package.Service/`, or if the authority, the user agent or a TLS setting
-    /// cannot be used. Outside of a tokio runtime, and on a runtime without timers, it fails with an error that is none of these.
+    /// neither the form `/package.Service/Method` nor `/package.Service/`, if the authority, the user agent or a TLS setting cannot be
+    /// used, if the document of [`service_config`](Self::service_config) is invalid, or with
+    /// [`service_config_from_etcd`](Self::service_config_from_etcd), because no etcd is known here. Outside of a tokio runtime, and on a runtime without timers, it fails with an error that is none of these.
     pub fn build_with_discovery<D>(self, name: impl Into<String>, discover: D) -> Result<BalancedChannel, Error>
     where
         D: Discover<Service = Instance> + Send + 'static,
@@ -411,8 +512,7 @@ impl BalancedChannelBuilder {
         settings.routes.check()?;
         settings.selection.check()?;
         if let ConfigSource::Code(text) = &self.config {
-            ServiceConfig::parse(text.as_bytes(), settings.calls.most_attempts())
-                .map_err(|invalid| Error::invalid("service config", invalid.path(), invalid.reason()))?;
+            config::check(text, settings.calls.most_attempts())?;
         }
         if let Some((setting, value, bound)) = settings.outlier_detection.and_then(|detection| detection.invalid()) {
             return Err(Error::invalid("outlier detection", value, format!("the {setting} must be {bound}")));

@@ -74,7 +74,7 @@ pub(super) fn call(
 impl CallState {
     async fn run(&mut self) -> Result<Response<ResponseBody>, Status> {
         if self.shared.config.is_awaited() && runtime::require_timers().is_ok() {
-            Box::pin(self.await_service_config()).await;
+            Box::pin(self.await_service_config()).await?;
         }
         let started = self.shared.since_epoch(self.wait_limits.started);
         // The time at which the attempt is sent. It is the start as long as the call has waited for nothing: to read the clock

@@ -186,13 +186,16 @@ impl ReadAhead {
 impl OpenBody {
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let Some(recv) = &mut self.recv else { return Poll::Ready(None) };
+        if let Some(too_large) = self.messages.as_ref().and_then(|messages| messages.too_large()) {
+            return Poll::Ready(Some(Err(self.message_too_large(too_large))));
+        }
         Poll::Ready(match Pin::new(recv).poll_frame(cx) {
             Poll::Pending if self.timer.poll_expired(cx) => Some(Err(self.deadline_exceeded())),
             Poll::Pending => return Poll::Pending,
-            Poll::Ready(Some(Ok(frame))) if frame.is_data() && !self.timer.has_passed() => {
-                Some(match self.check_messages(&frame) {
+            Poll::Ready(Some(Ok(mut frame))) if frame.is_data() && !self.timer.has_passed() => {
+                Some(match self.check_messages(&mut frame) {
                     Ok(()) => Ok(frame),
-                    Err(too_large) => Err(self.message_too_large(&too_large)),
+                    Err(too_large) => Err(self.message_too_large(too_large)),
                 })
             }
             Poll::Ready(Some(Ok(frame))) => Some(if let Ok(trailers) = frame.into_trailers() {
@@ -212,16 +215,17 @@ impl OpenBody {
         })
     }
 
+    /// Cuts off a message that is too large: the caller gets those before it first.
     #[inline]
-    fn check_messages(&mut self, frame: &Frame<Bytes>) -> Result<(), MessageTooLarge> {
-        match (&mut self.messages, frame.data_ref()) {
-            (Some(messages), Some(data)) => messages.scan(data),
+    fn check_messages(&mut self, frame: &mut Frame<Bytes>) -> Result<(), MessageTooLarge> {
+        match (&mut self.messages, frame.data_mut()) {
+            (Some(messages), Some(data)) => messages.admit(data),
             _ => Ok(()),
         }
     }
 
     /// Ends the call: its caller does not take such a message. That is no fault of the server's.
-    fn message_too_large(&mut self, too_large: &MessageTooLarge) -> BodyError {
+    fn message_too_large(&mut self, too_large: MessageTooLarge) -> BodyError {
         self.recv = None; // cancels the call
         self.reporter.discard(AttemptResult::Dropped);
         let (address, MessageTooLarge { length, limit }) = (self.reporter.address(), too_large);

@@ -62,7 +62,6 @@ pub struct RetryPolicy {
 /// Until when a call of a method can be retried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RetryScope {
-    Never,
     /// Until the response is complete. It is held back until then.
     UntilComplete,
     /// Until the head of the response has come.
@@ -132,9 +131,24 @@ impl RetryPolicy {
     /// what this policy says. Off by default: whoever may write the document could then cause repeats.
     /// [`RetryPolicy::never_repeat`] outweighs the document.
     ///
+    /// The policy of [`MethodConfig::retry`](crate::MethodConfig::retry) decides for its own method or service:
+    ///
+    /// | who says it | a method with a `MethodConfig::retry` | other methods | `retryThrottling` |
+    /// |---|---|---|---|
+    /// | nobody | the `MethodConfig`'s policy | the channel's policy | the channel's [`budget`](RetryPolicy::budget) |
+    /// | the channel's policy alone | the `MethodConfig`'s policy | the document's entry, else the channel's policy | the document's, else the budget |
+    /// | the policy of the `MethodConfig` alone | the document's entry, else the `MethodConfig`'s policy | the channel's policy | the budget |
+    /// | both | the document's entry, else the `MethodConfig`'s policy | the document's entry, else the channel's policy | the document's, else the budget |
+    ///
+    /// `maxAttempts` of the document counts as 5 if it is more (gRFC A6), or as the largest [`RetryPolicy::max_attempts`] that the
+    /// code of the channel has anywhere, if that is more than 5.
+    ///
     /// Methods that a `retryPolicy` names are retried until the response begins, as gRFC A6 has it and as
     /// [`RetryPolicy::repeatable_streaming`]; those of a `hedgingPolicy` are as those of [`RetryPolicy::repeatable`] with
     /// [`RetryPolicy::hedge_after`], where a delay of 0 counts as 1 ms.
+    ///
+    /// The budget is one for all calls of a channel. So `retryThrottling` replaces [`RetryPolicy::budget`] if the channel's policy, or
+    /// that of any [`MethodConfig`](crate::MethodConfig), says this.
     #[must_use]
     pub fn from_service_config(mut self) -> Self {
         self.is_from_service_config = true;
@@ -189,20 +203,16 @@ impl RetryPolicy {
         self
     }
 
-    /// Returns until when calls of a method can be retried. A declared method has precedence over its declared service, as in
-    /// gRPC's service config.
-    pub(crate) fn scope(&self, path: &str) -> RetryScope {
-        if self.unary.is_empty() && self.streaming.is_empty() {
-            return RetryScope::Never;
-        }
-        let scope = |declared: &str| {
-            if self.unary.contains(declared) {
-                Some(RetryScope::UntilComplete)
+    /// Returns what declares a method, itself or its service, and until when its calls can be retried. A declared method has
+    /// precedence over its declared service, as in gRPC's service config.
+    pub(crate) fn declared<'a>(&self, path: &'a str) -> Option<(&'a str, RetryScope)> {
+        [path, service_of(path)].into_iter().find_map(|name| {
+            if self.unary.contains(name) {
+                Some((name, RetryScope::UntilComplete))
             } else {
-                self.streaming.contains(declared).then_some(RetryScope::UntilHead)
+                self.streaming.contains(name).then_some((name, RetryScope::UntilHead))
             }
-        };
-        scope(path).or_else(|| scope(service_of(path))).unwrap_or(RetryScope::Never)
+        })
     }
 
     /// Whether a method or its service is never retried.
@@ -370,19 +380,19 @@ mod tests {
     fn methods_are_declared_one_by_one_or_by_service() {
         let policy = RetryPolicy::new().repeatable("a.B/One").repeatable_streaming("/a.C/").repeatable("/a.C/Whole");
         let policy = policy.repeatable("/a.D/").repeatable_streaming("/a.D/Watch");
-        for (path, repeat) in [
-            ("/a.B/One", RetryScope::UntilComplete),
-            ("/a.B/Two", RetryScope::Never),
-            ("/a.C/Any", RetryScope::UntilHead),
-            ("/a.C/Whole", RetryScope::UntilComplete),
-            ("/a.CC/Any", RetryScope::Never),
-            ("/a.D/Any", RetryScope::UntilComplete),
-            ("/a.D/Watch", RetryScope::UntilHead),
-            ("", RetryScope::Never),
+        for (path, declared) in [
+            ("/a.B/One", Some(("/a.B/One", RetryScope::UntilComplete))),
+            ("/a.B/Two", None),
+            ("/a.C/Any", Some(("/a.C/", RetryScope::UntilHead))),
+            ("/a.C/Whole", Some(("/a.C/Whole", RetryScope::UntilComplete))),
+            ("/a.CC/Any", None),
+            ("/a.D/Any", Some(("/a.D/", RetryScope::UntilComplete))),
+            ("/a.D/Watch", Some(("/a.D/Watch", RetryScope::UntilHead))),
+            ("", None),
         ] {
-            assert_eq!(policy.scope(path), repeat, "{path}");
+            assert_eq!(policy.declared(path), declared, "{path}");
         }
-        assert_eq!(RetryPolicy::new().scope("/a.B/One"), RetryScope::Never);
+        assert_eq!(RetryPolicy::new().declared("/a.B/One"), None);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use tonic::{Code, Status};
 use crate::backoff::Backoff;
 use crate::balance::builder::call_options::{CallTimeout, ReportServer, WaitForReady};
 use crate::balance::call::attempt::InFlight;
-use crate::balance::call::deadline::{Deadline, GRPC_TIMEOUT};
+use crate::balance::call::deadline::Deadline;
 use crate::balance::call::pick::{PickRequest, WaitLimits};
 use crate::balance::call::replay::ReplayBody;
 use crate::balance::call::response_body::ResponseBody;
@@ -149,23 +149,27 @@ impl CallState {
         }
     }
 
-    /// Waits for the first service config, and begins the call with what it says.
-    pub(super) async fn await_service_config(&mut self) {
-        self.shared.config.wait().await;
+    /// Waits for the first service config, and goes on with what it says. Its timeout counts from then: only now is it known.
+    ///
+    /// # Errors
+    /// When the deadline of the call itself has passed meanwhile.
+    pub(super) async fn await_service_config(&mut self) -> Result<(), Status> {
+        self.shared.config.wait(self.shared.wait_end(self.wait_limits)).await;
+        if self.wait_limits.deadline.is_some_and(|deadline| deadline.has_passed()) {
+            return Err(self.deadline_exceeded_unsent());
+        }
         let methods = self.shared.methods.load();
         let method = methods.of(self.path.path());
-        let timeout = match &self.headers {
-            Headers::Whole(headers) => headers.get(GRPC_TIMEOUT),
-            Headers::Kept(_) | Headers::Plain => None, // no attempt has taken them
-        };
-        let limit = method.time_limit(self.extensions.get::<CallTimeout>().copied());
-        self.wait_limits.deadline = Deadline::new(timeout, limit, self.wait_limits.started);
+        let of_document = method.document_timeout.and_then(|timeout| Deadline::of(timeout, Instant::now()));
+        let own = self.wait_limits.deadline;
+        self.wait_limits.deadline = own.into_iter().chain(of_document).min_by_key(|deadline| deadline.at);
         let own = self.extensions.get::<WaitForReady>();
         self.wait_limits.wait_for_ready = own.map_or(method.wait_for_ready, |WaitForReady(own)| *own);
         (self.retry, self.max_response) = (method.retry.clone(), method.max_response);
         if let Some(body) = &mut self.body {
             body.limit_messages(method.max_request);
         }
+        Ok(())
     }
 
     /// Begins the call: its deadline and its waits count from now.

@@ -29,11 +29,20 @@ pub(crate) enum ConfigSource {
 }
 
 /// A text that has come, or why none has.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ConfigText {
     pub(crate) source: ServiceConfigSource,
     /// `None`: there is no document.
-    pub(crate) text: Result<Option<Arc<str>>, String>,
+    pub(crate) text: Result<Option<Arc<str>>, TextError>,
+}
+
+/// Why there is no text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum TextError {
+    /// The document is refused.
+    Invalid(String),
+    /// It cannot be read.
+    Unreadable(String),
 }
 
 /// Texts, one after the other. One that is equal to the last may come again.
@@ -74,9 +83,10 @@ fn name_of(path: &std::path::Path) -> ServiceConfigSource {
     ServiceConfigSource::File(path.display().to_string().into())
 }
 
-fn read(path: &std::path::Path) -> Result<Option<Arc<str>>, String> {
+fn read(path: &std::path::Path) -> Result<Option<Arc<str>>, TextError> {
     let text = std::fs::read_to_string(path);
-    text.map(|text| Some(text.into())).map_err(|error: io::Error| format!("{}: {error}", path.display()))
+    let unreadable = |error: io::Error| TextError::Unreadable(format!("{}: {error}", path.display()));
+    text.map(|text| Some(text.into())).map_err(unreadable)
 }
 
 /// Reads the file again and again. Reading is short, but may wait for a disk: it is done beside the runtime's tasks.
@@ -87,7 +97,7 @@ fn follow(path: PathBuf) -> impl Stream<Item = ConfigText> + Send {
         async move {
             sleep(LOOK).await;
             let text = tokio::task::spawn_blocking(move || read(&path)).await;
-            text.unwrap_or_else(|error| Err(error.to_string()))
+            text.unwrap_or_else(|error| Err(TextError::Unreadable(error.to_string())))
         }
     };
     let looks = tokio_stream::iter(std::iter::repeat(())).then(look);

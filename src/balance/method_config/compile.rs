@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::balance::call::attempts::durations::Durations;
 use crate::balance::call::retry::{self, RetryPolicy, RetryScope, service_of};
 use crate::balance::method_config::message_limit::MessageLimit;
 use crate::balance::method_config::settings::{CallSettings, MethodRetry, MethodSettings};
@@ -45,12 +46,28 @@ impl CodeConfig {
         own.chain([MOST_ATTEMPTS, self.retry.max_attempts]).max().unwrap_or(MOST_ATTEMPTS)
     }
 
-    /// The tokens of the retry budget, and what an OK call puts back, if a document may change that.
+    /// The tokens of the retry budget, and what an OK call puts back, if a document may change that: whoever lets it say when calls are
+    /// retried wants it to say how often, too.
     pub(crate) fn budget(&self, document: Option<&ServiceConfig>) -> Option<(f64, f64)> {
-        self.retry.is_from_service_config.then(|| {
+        let own = self.methods.values().filter_map(|config| config.retry.as_ref()).map(|retry| &retry.policy);
+        own.chain([&self.retry]).any(|policy| policy.is_from_service_config).then(|| {
             let throttling = document.and_then(|document| document.retry_throttling);
             throttling.map_or(self.retry.tokens(), |throttling| (throttling.max_tokens, throttling.token_ratio))
         })
+    }
+
+    /// Whether a document may say how calls are repeated: those of this method, or of one at least of this service, or of all.
+    pub(crate) fn lets_document_repeat(&self, path: &str) -> bool {
+        let policy_of = |path: &str| self.methods.get(path)?.retry.as_ref().map(|retry| &retry.policy);
+        if self.retry.is_never_repeated(path) {
+            return false;
+        }
+        if !path.ends_with('/') {
+            let policy = policy_of(path).or_else(|| policy_of(service_of(path))).unwrap_or(&self.retry);
+            return policy.is_from_service_config;
+        }
+        let mut own = self.methods.keys().filter(|own| own.starts_with(path)).filter_map(|own| policy_of(own));
+        self.retry.is_from_service_config || own.any(|policy| policy.is_from_service_config)
     }
 
     /// The settings that calls read, with those of a service config. What `previous` ones know of earlier calls stays.
@@ -58,16 +75,27 @@ impl CodeConfig {
         let named =
             document.into_iter().flat_map(|document| document.methods.keys()).filter(|path| *path != ALL_METHODS);
         let paths: BTreeSet<&String> = self.methods.keys().chain(self.retry.all_named()).chain(named).collect();
-        let of = |path: &str| self.settings_of(path, document.and_then(|document| document.method(path)), previous);
-        CallSettings { default: of(""), by_path: paths.into_iter().map(|path| (path.clone(), of(path))).collect() }
+        let mut durations = DeclaredDurations { previous: &previous.durations, present: BTreeMap::new() };
+        let mut of =
+            |path: &str| self.settings_of(path, document.and_then(|document| document.method(path)), &mut durations);
+        let default = of("");
+        let by_path = paths.into_iter().map(|path| (path.clone(), of(path))).collect();
+        CallSettings { default, by_path, durations: durations.present }
     }
 
     /// What holds for the calls of a path that is that of a method, of a service, or empty.
-    fn settings_of(&self, path: &str, params: Option<&Arc<MethodParams>>, previous: &CallSettings) -> MethodSettings {
-        let entries = [self.methods.get(path), self.methods.get(service_of(path))];
+    fn settings_of(
+        &self,
+        path: &str,
+        params: Option<&Arc<MethodParams>>,
+        durations: &mut DeclaredDurations<'_>,
+    ) -> MethodSettings {
+        let names = [path, service_of(path)];
+        let entries = names.map(|name| self.methods.get(name));
         // Each setting for itself: of the method, else of its service.
         let own = || entries.into_iter().flatten();
-        let retry = self.retry_of(path, own().find_map(|entry| entry.retry.as_ref()), params, previous);
+        let own_retry = |name| Some((name, self.methods.get(name)?.retry.as_ref()?));
+        let retry = self.retry_of(path, names.into_iter().find_map(own_retry), params, durations);
         let params = params.map(|params| &**params);
         // Of two limits the smaller holds.
         let max_request = own().find_map(|entry| entry.max_request_message_bytes);
@@ -92,24 +120,39 @@ impl CodeConfig {
     fn retry_of(
         &self,
         path: &str,
-        own: Option<&DeclaredRetry>,
+        own: Option<(&str, &DeclaredRetry)>,
         params: Option<&Arc<MethodParams>>,
-        previous: &CallSettings,
+        durations: &mut DeclaredDurations<'_>,
     ) -> Option<MethodRetry> {
         if self.retry.is_never_repeated(path) {
             return None;
         }
-        if own.map_or(&self.retry, |own| &own.policy).is_from_service_config
+        if own.map_or(&self.retry, |(_, own)| &own.policy).is_from_service_config
             && let Some(retry) = params.and_then(|params| MethodRetry::of_document(params))
         {
             return Some(retry);
         }
-        let durations = || previous.durations_of(path).unwrap_or_default();
-        if let Some(DeclaredRetry { policy, is_streaming }) = own {
+        if let Some((name, DeclaredRetry { policy, is_streaming })) = own {
             let scope = if *is_streaming { RetryScope::UntilHead } else { RetryScope::UntilComplete };
-            return Some(MethodRetry::of(policy, scope, durations));
+            return Some(MethodRetry::of(policy, scope, || durations.of(name)));
         }
-        let scope = self.retry.scope(path);
-        (scope != RetryScope::Never).then(|| MethodRetry::of(&self.retry, scope, durations))
+        let (name, scope) = self.retry.declared(path)?;
+        Some(MethodRetry::of(&self.retry, scope, || durations.of(name)))
+    }
+}
+
+/// The durations of calls by what declares them as safe to retry: all methods of a declared service have the same, whatever else is
+/// said of one of them.
+struct DeclaredDurations<'a> {
+    /// Those that are known from before.
+    previous: &'a BTreeMap<String, Arc<Durations>>,
+    present: BTreeMap<String, Arc<Durations>>,
+}
+
+impl DeclaredDurations<'_> {
+    /// Of the method or service of this name.
+    fn of(&mut self, name: &str) -> Arc<Durations> {
+        let known = || self.previous.get(name).cloned().unwrap_or_default();
+        self.present.entry(name.to_owned()).or_insert_with(known).clone()
     }
 }

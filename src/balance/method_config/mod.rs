@@ -63,14 +63,19 @@ impl MethodConfig {
 
     /// Sets the maximum time of a call, in place of [`BalancedChannelBuilder::timeout`](crate::BalancedChannelBuilder::timeout),
     /// which says what it covers. A call that asks for less itself ends sooner, and [`CallTimeout`](crate::CallTimeout) replaces it
-    /// for one call.
+    /// for one call. A `timeout` of the service config holds beside it: the earlier one ends the call. With `Duration::ZERO` every
+    /// call fails, as in gRPC.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(TimeLimit::After(timeout));
         self
     }
 
-    /// Lifts the maximum time of a call: for a method that watches something for as long as its caller likes.
+    /// Lifts the maximum time that the code sets for a call: for a method that watches something for as long as its caller likes.
+    ///
+    /// It does not lift the `timeout` of a [service config](crate::BalancedChannelBuilder::service_config): an entry that names this
+    /// method, its service, or all methods (`{}`) still ends its calls. The document exempts a method by an entry of its own without
+    /// a `timeout`.
     #[must_use]
     pub fn no_timeout(mut self) -> Self {
         self.timeout = Some(TimeLimit::None);
@@ -87,8 +92,9 @@ impl MethodConfig {
     }
 
     /// Sets the maximum size of a request message, in bytes as they are sent: compressed, if they are, and without the five bytes
-    /// before each message. No limit by default. A call with a larger message ends with `RESOURCE_EXHAUSTED`, and is not retried.
-    /// Nothing of that message is sent.
+    /// before each message. No limit by default; with 0 only empty messages pass. A call with a larger message ends with
+    /// `RESOURCE_EXHAUSTED`, and is not retried. Nothing of that message is sent. Those before it are sent, and may be lost with the
+    /// end of the call. Of this limit and `maxRequestMessageBytes` of a service config the smaller holds.
     #[must_use]
     pub fn max_request_message_bytes(mut self, bytes: usize) -> Self {
         self.max_request_message_bytes = Some(bytes);
@@ -97,7 +103,7 @@ impl MethodConfig {
 
     /// Sets the maximum size of a response message, as [`MethodConfig::max_request_message_bytes`]. No limit by default; generated
     /// clients have one of their own, 4 MiB by default, and the smaller one holds. A call with a larger message ends with
-    /// `RESOURCE_EXHAUSTED` as soon as the size is known, and is not retried.
+    /// `RESOURCE_EXHAUSTED` as soon as the size is known and the messages before it are read, and is not retried.
     #[must_use]
     pub fn max_response_message_bytes(mut self, bytes: usize) -> Self {
         self.max_response_message_bytes = Some(bytes);
@@ -106,7 +112,8 @@ impl MethodConfig {
 
     /// Declares the method, whose response is one message, as safe to retry, as [`RetryPolicy::repeatable`] does, with a policy of its
     /// own: codes, attempts, backoff, attempt timeout and hedging. The policy must not declare methods itself. Its
-    /// [budget](RetryPolicy::budget) is not used: the channel has one.
+    /// [budget](RetryPolicy::budget) is not used: the channel has one, or the document, where one of the policies takes it.
+    /// [`RetryPolicy::from_service_config`] has the table of what holds if one of the two policies says it.
     #[must_use]
     pub fn retry(mut self, policy: RetryPolicy) -> Self {
         self.retry = Some(DeclaredRetry { policy, is_streaming: false });

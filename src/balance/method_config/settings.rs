@@ -20,6 +20,8 @@ pub(crate) struct CallSettings {
     pub(super) default: MethodSettings,
     /// By path: `/package.Service/Method`, or `/package.Service/` for all methods of a service.
     pub(super) by_path: BTreeMap<String, MethodSettings>,
+    /// The durations of earlier calls, by the method or service that the user's code declares with a quantile.
+    pub(super) durations: BTreeMap<String, Arc<Durations>>,
 }
 
 /// What holds for the calls of one method.
@@ -39,7 +41,6 @@ pub(crate) struct MethodSettings {
 
 /// How the calls of a declared method are retried. Calls keep it to their end.
 pub(crate) struct MethodRetry {
-    /// Never [`RetryScope::Never`].
     pub(crate) scope: RetryScope,
     /// The codes after which they are, as bits by number.
     pub(super) codes: u32,
@@ -72,11 +73,6 @@ impl CallSettings {
             return &self.default;
         }
         self.by_path.get(path).or_else(|| self.by_path.get(service_of(path))).unwrap_or(&self.default)
-    }
-
-    /// The durations of earlier calls of an entry, if it has any.
-    pub(super) fn durations_of(&self, path: &str) -> Option<Arc<Durations>> {
-        self.by_path.get(path)?.retry.as_ref()?.durations.clone()
     }
 }
 

@@ -87,6 +87,15 @@ fn what_is_known_of_earlier_calls_stays() {
     let third = own.compile(None, &second);
     assert!(Arc::ptr_eq(&durations(&second, "/a.B/Put"), &durations(&third, "/a.B/Put")));
     assert!(!Arc::ptr_eq(&durations(&third, "/a.B/Get"), &durations(&third, "/a.B/Put")), "an entry has its own");
+
+    // What else is said of a method changes nothing of that.
+    let text = r#"{"methodConfig": [{"name": [{"service": "a.B", "method": "Put"}], "timeout": "1s"}]}"#;
+    let sizes = MethodConfig::new().max_response_message_bytes(1);
+    let own = CodeConfig { methods: [("/a.B/Any".to_owned(), sizes)].into(), ..own };
+    let fourth = own.compile(Some(&document(text)), &third);
+    for path in ["/a.B/Put", "/a.B/Any", "/a.B/Get"] {
+        assert!(Arc::ptr_eq(&durations(&third, "/a.B/Put"), &durations(&fourth, path)), "{path}");
+    }
 }
 
 #[test]
@@ -167,6 +176,8 @@ fn retries_of_a_document_hold_where_the_code_lets_them() {
     let settings = closed.compile(Some(&document), &CallSettings::default());
     assert!(settings.of("/a.B/Get").retry.is_none() && settings.of("/a.B/Own").retry.is_some());
     assert_eq!(closed.budget(Some(&document)), None);
+    let of_method = code([("/a.B/Get", MethodConfig::new().retry(RetryPolicy::new().from_service_config()))]);
+    assert_eq!(of_method.budget(Some(&document)), Some((7.0, 0.5)), "one that lets the document is enough");
 
     let open = CodeConfig { retry: own.from_service_config(), ..CodeConfig::default() };
     let settings = open.compile(Some(&document), &CallSettings::default());

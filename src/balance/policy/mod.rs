@@ -159,7 +159,8 @@ pub trait Policy: fmt::Debug + Send + Sync + 'static {
     /// by default; `false` for [`PickFirst`] (gRFC A17). A policy that wraps another one should return
     /// what that one does.
     ///
-    /// The channel calls this once, when it is built.
+    /// The channel calls this when it is built, and again after each change of its service config, which may also replace the policy
+    /// ([`policy_from_service_config`](crate::BalancedChannelBuilder::policy_from_service_config)). Always return the same.
     fn checks_health(&self) -> bool {
         true
     }

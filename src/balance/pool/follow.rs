@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::balance::config;
 use crate::balance::config::policy::Balancing;
 use crate::balance::pool::Pool;
+use crate::balance::subchannel::health::CheckedHealth;
 use crate::balance::subchannel::outlier::OutlierDetector;
 
 impl Pool {
@@ -30,12 +31,17 @@ impl Pool {
         };
         let Balancing { policy, outlier_detection: options, subset } =
             wanted.as_ref().map_or_else(code, config::policy::of);
-        self.outlier_detector = options.map(|options| OutlierDetector::new(options, self.began.elapsed()));
-        self.shared.outlier_detection.store(options.map(Arc::new));
-        for entry in self.servers.values().filter_map(|server| server.entry.as_ref()) {
-            entry.subchannel.set_ejected(false); // the other detector may see nothing in it
-            entry.subchannel.set_on_probation(false);
+        match (&mut self.outlier_detector, options) {
+            (Some(detector), Some(options)) => detector.set_options(options),
+            (detector, options) => {
+                *detector = options.map(|options| OutlierDetector::new(options, self.began.elapsed()));
+                for entry in self.servers.values().filter_map(|server| server.entry.as_ref()) {
+                    entry.subchannel.set_ejected(false);
+                    entry.subchannel.set_on_probation(false);
+                }
+            }
         }
+        self.shared.outlier_detection.store(options.map(Arc::new));
         (self.policy, self.load_balancing, self.policy_changed) = (policy, wanted, true);
         self.follow_policy(subset);
     }
@@ -51,7 +57,7 @@ impl Pool {
             tracing::info!(parent: None, service, policy = ?self.policy, "health not checked, the policy does without");
         }
         self.unchecked_health = unchecked;
-        self.shared.connect_context.health.follow(checked);
+        self.shared.connect_context.health.follow(checked.map_or(CheckedHealth::None, CheckedHealth::Of));
     }
 
     /// Permits as many connections to a server as the code says, else the service config.

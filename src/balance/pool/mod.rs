@@ -82,9 +82,14 @@ where
     let mut turns = std::pin::pin!(queue.pass_on_unused_turns());
     let mut pool = Pool::new(partitions);
     pool.follow_policy(None);
-    pool.follow_service_config();
     let mut members = Members::new();
     let mut open = true;
+    // Before the first word, nobody has followed anything: whose health decides is not known, and no server is ready.
+    let mut has_word = !pool.shared.config.is_awaited();
+    if has_word {
+        pool.follow_service_config();
+    }
+    let no_word = pool.shared.config.awaited_until();
     loop {
         let detection = pool.outlier_detector.as_ref().map(|detector| pool.began + detector.next());
         let selection = pool.selector.as_ref().and_then(|selector| selector.next);
@@ -111,6 +116,11 @@ where
             },
             Some(text) = next(config.as_mut()) => {
                 apply(&pool.shared, text);
+                has_word = true;
+                pool.follow_service_config();
+            }
+            () = sleep_until(no_word), if !has_word => {
+                has_word = true;
                 pool.follow_service_config();
             }
             () = pool.shared.connect_context.changed.notified() => {}
@@ -122,6 +132,9 @@ where
         pool.let_go();
         pool.detect_outliers();
         pool.publish();
+        if has_word && pool.shared.config.is_awaited() {
+            pool.shared.config.go_on();
+        }
         pool.leaving.retain(|_, streams| streams.strong_count() > 0);
         // A source that always has more must not keep the other tasks of this thread from running.
         if is_full {

@@ -86,7 +86,9 @@ impl PoolServer {
                 self.traits.last_failure = failed();
                 CandidateState::Failing
             }
-            SubchannelState::Connecting | SubchannelState::Shutdown => CandidateState::Connecting,
+            SubchannelState::Connecting | SubchannelState::Checking(_) | SubchannelState::Shutdown => {
+                CandidateState::Connecting
+            }
         };
         match state {
             CandidateState::Ready => {

@@ -38,10 +38,12 @@ use crate::connection::{Connection, ServerStreams};
 #[non_exhaustive]
 pub enum ServerState {
     /// The first connection, or the next after one that has ended, is being made, or its health check
-    /// has not been answered yet. Calls may wait for it.
+    /// has not been answered yet, or has ended and is made again, or it is not known yet whether there is
+    /// one, because the first service config is still to come from etcd. Calls may wait for it.
     Connecting,
-    /// Connected: the server's SETTINGS have come, and it is healthy if that is checked. Calls go to
-    /// it.
+    /// Connected: the server's SETTINGS have come, and it is healthy if that is checked. A server whose
+    /// health cannot be checked, because it has no health service, counts as healthy: a WARN tells of
+    /// it, and nothing here. Calls go to it.
     Ready,
     /// The last attempt to connect failed, or more than three connections in a row have ended
     /// within 500 ms and without an OK call. The channel goes on trying. A single refused attempt
@@ -53,10 +55,12 @@ pub enum ServerState {
     /// server is ready.
     Ejected,
     /// Connected, and the health check that the channel was told to make
-    /// ([`BalancedChannelBuilder::health_check`](crate::BalancedChannelBuilder::health_check)) says that
-    /// it does not serve, has ended, or was not answered in time. No call goes to it, also if no other
-    /// server is ready, if it was ejected, or if etcd has lost it in a doubtful way. Calls in flight go
-    /// on. [`ServerStatus::last_error`] has the reason. It becomes `Ready` when it says that it serves.
+    /// ([`BalancedChannelBuilder::health_check`](crate::BalancedChannelBuilder::health_check), or
+    /// `healthCheckConfig` of a service config) says that it does not serve, has ended (unless it was good
+    /// for a second or more, which counts as [`ServerState::Connecting`] until it is made again), or was
+    /// not answered in time. No call goes to it, also if no other server is ready, if it was ejected, or if
+    /// etcd has lost it in a doubtful way. Calls in flight go on. [`ServerStatus::last_error`] has the
+    /// reason. It becomes `Ready` when it says that it serves, or when it is not checked any more.
     Unhealthy,
     /// Connected, and no longer listed by etcd, which has lost it in a doubtful way
     /// ([`MassLoss`](crate::MassLoss)). The channel sends a PING over each of its connections when that
@@ -124,13 +128,17 @@ pub(crate) struct SubchannelStatus {
 /// Connecting ──connected──▶ Ready ──the connection ends──▶ Connecting, or TransientFailure after several short ones
 ///     │    ◀──the runtime stood still── TransientFailure ──connected──▶ Ready
 ///     └──an attempt fails──▶ TransientFailure, or Connecting if calls are to wait for the next attempt
-/// Where health is checked: connected, it is Connecting until the first answer, then Ready ◀──▶ Unhealthy as the answers say
+/// Where health is checked: connected, it is Checking until the first answer, then Ready ◀──▶ Unhealthy as the answers say, and
+/// Checking again while it has to be asked again
 /// any ──removed from the pool──▶ Shutdown
 /// ```
 #[derive(Clone)]
 pub(crate) enum SubchannelState {
     /// Calls wait for the attempt that is under way, or for the next.
     Connecting,
+    /// The server has accepted these connections, and has yet to say whether it is healthy. Calls wait for
+    /// it, as for one that connects.
+    Checking(Arc<[Connection]>),
     /// The server has accepted these connections, the oldest first: its SETTINGS have come, and it is
     /// healthy over each if that is checked. There is one at least. The pool also checks that they have
     /// not ended since.
@@ -148,7 +156,7 @@ impl SubchannelState {
     /// The connections that the server has accepted, as far as the state has them.
     pub(crate) fn connections(&self) -> &[Connection] {
         match self {
-            Self::Ready(connections) | Self::Unhealthy(connections) => connections,
+            Self::Checking(all) | Self::Ready(all) | Self::Unhealthy(all) => all,
             Self::Connecting | Self::TransientFailure | Self::Shutdown => &[],
         }
     }
@@ -378,13 +386,14 @@ impl ServerStatus {
         self.selection.verdict.factor
     }
 
-    /// How long the server has been connecting, connected or failing, or left out. An ejection, or the end of one, does not reset it.
+    /// How long the server has been connecting, connected, unhealthy, failing, or left out. An ejection, or the end of one, does not reset it.
     pub fn state_age(&self) -> Duration {
         self.state_age
     }
 
     /// The number of connections that take calls: 0 or 1, or more with
-    /// [`BalancedChannelBuilder::connections_per_server`](crate::balance::BalancedChannelBuilder::connections_per_server).
+    /// [`BalancedChannelBuilder::connections_per_server`](crate::balance::BalancedChannelBuilder::connections_per_server). 0 for a
+    /// server in state [`ServerState::Unhealthy`]: it is connected, and its connections take none.
     pub fn connections(&self) -> usize {
         self.connections
     }
@@ -433,8 +442,9 @@ impl ServerStatus {
     }
 
     /// The last error of a connection, of its health check, or of an attempt to connect; kept after it has recovered. `None` if
-    /// there was no error yet. A server in state [`ServerState::Ready`] has one here too if it lost one of several connections, or if a further one
-    /// could not be made.
+    /// there was no error yet. So a server in state [`ServerState::Ready`] may have one here: of the time before, of one of several
+    /// connections that it lost, or of a further one that could not be made. That of a health check names the service that was
+    /// asked for.
     pub fn last_error(&self) -> Option<&str> {
         self.last_error.as_deref()
     }

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::balance::subchannel::connect_order::Rank;
 use crate::balance::subchannel::connect_permits::ConnectPermits;
-use crate::balance::subchannel::health::HealthChecks;
+use crate::balance::subchannel::health::{HealthChecks, HealthLog};
 use crate::balance::subchannel::reconnect::{LATE, NextAttempt, Reconnect};
 use crate::balance::subchannel::{Subchannel, SubchannelState};
 use crate::connection::{
@@ -59,10 +59,8 @@ pub(super) struct Supervisor {
     reconnect: Reconnect,
     /// A warning was logged, so that the next success is worth an INFO.
     has_warned: bool,
-    /// The server was last published as unhealthy: its health is worth an INFO.
-    pub(super) is_unhealthy: bool,
-    /// It was logged that the server's health cannot be checked.
-    pub(super) has_warned_of_health: bool,
+    /// What was logged of the server's health.
+    pub(super) health_log: HealthLog,
 }
 
 /// Keeps one server connected. The pool aborts it when the server is removed. It ends by itself when the connections of a
@@ -70,9 +68,8 @@ pub(super) struct Supervisor {
 pub(crate) async fn supervise(context: Arc<ConnectContext>, subchannel: Arc<Subchannel>, to: Destination) {
     let options = Options { server_streams: subchannel.streams().cloned(), ..context.options.clone() };
     let reconnect = Reconnect::new();
-    let (has_warned, is_unhealthy, has_warned_of_health) = (false, false, false);
-    let mut supervisor =
-        Supervisor { context, subchannel, to, options, reconnect, has_warned, is_unhealthy, has_warned_of_health };
+    let health_log = HealthLog::default();
+    let mut supervisor = Supervisor { context, subchannel, to, options, reconnect, has_warned: false, health_log };
     loop {
         let (began, result) = supervisor.attempt(supervisor.reconnect.rank()).await;
         let next = match result {

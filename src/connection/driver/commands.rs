@@ -19,6 +19,8 @@ pub(crate) enum Command {
     Probe,
     /// The server has to prove within a second that it lives, or the connection drains.
     Prove,
+    /// Somebody waits for something on a connection that may be idle: look at the timers now.
+    Watch,
     /// Close the connection now, with all its exchanges, for this reason.
     Close(String),
 }

@@ -11,7 +11,11 @@
 //!  ≤ 1 s later  anything is read → the limit is back, waiting calls are woken
 //!    1 s later  nothing was read → the connection drains, and a new one is made
 //! ```
+//!
+//! An idle connection on which something is awaited that no call asks for, such as an unhealthy server's
+//! word that it serves again, is probed at once, and then as often as servers permit.
 
+use std::sync::atomic::Ordering;
 use std::task::Context;
 use std::time::Duration;
 
@@ -26,6 +30,8 @@ use crate::connection::state::{CloseKind, CloseReason};
 pub(crate) const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 /// The next check if nothing has to be timed. A day: tokio's timers take no infinite times.
 const FAR: Duration = Duration::from_secs(24 * 60 * 60);
+/// How soon a probe that servers would take for one too many is tried again.
+const PROBE_AGAIN: Duration = Duration::from_secs(10);
 
 /// Watches for idleness, and times the probe. Part of [`Timers`](super::timers::Timers), which
 /// tells it of reads and of time.
@@ -82,13 +88,15 @@ impl IdleTimer {
         now: Instant,
         pings: &mut PingSender,
         shared: &Shared,
+        unthrottled: bool,
+        cx: &mut Context<'_>,
     ) -> Result<Instant, CloseReason> {
         match self.state {
             IdleState::Active if now < pings.last_read() + self.timeout => Ok(pings.last_read() + self.timeout),
             IdleState::Active => {
                 self.state = IdleState::Idle(pings.bytes_read());
                 shared.become_idle();
-                Ok(now + FAR)
+                Ok(self.probe_if_awaited(now, pings, shared, unthrottled, cx))
             }
             IdleState::Probing(_) => match pings.unanswered().map(|ping| self.probe.deadline(now, ping)) {
                 Some(Some(next)) => Ok(next),
@@ -96,8 +104,37 @@ impl IdleTimer {
                 // Something was read just now: `observe` sees it after the next poll of h2.
                 None => Ok(now + PROBE_TIMEOUT),
             },
-            IdleState::Idle(_) | IdleState::Abandoned => Ok(now + FAR),
+            IdleState::Idle(_) => Ok(self.probe_if_awaited(now, pings, shared, unthrottled, cx)),
+            IdleState::Abandoned => Ok(now + FAR),
         }
+    }
+
+    /// Probes the idle connection if something is awaited on it that no call asks for. Nobody waits for
+    /// the answer as calls do: a probe that is not allowed is made later. Returns when to check next.
+    fn probe_if_awaited(
+        &mut self,
+        now: Instant,
+        pings: &mut PingSender,
+        shared: &Shared,
+        unthrottled: bool,
+        cx: &mut Context<'_>,
+    ) -> Instant {
+        let IdleState::Idle(bytes) = self.state else { return now + FAR };
+        if !shared.is_awaited.load(Ordering::Relaxed) {
+            return now + FAR;
+        }
+        let is_sent = pings.unanswered().is_some();
+        if !is_sent && !pings.is_allowed(now, PAUSE_IN_FLIGHT, shared) && !unthrottled {
+            return now + PROBE_AGAIN;
+        }
+        // A call may just have begun the same, and is about to tell.
+        if shared.begin_probe() {
+            if !is_sent {
+                pings.send(now, cx);
+            }
+            self.state = IdleState::Probing(bytes);
+        }
+        now + PROBE_TIMEOUT
     }
 
     /// A call wants the connection. Sends a PING, unless one is on its way. No limit of PINGs holds
@@ -115,7 +152,7 @@ impl IdleTimer {
     ) -> Result<(), CloseReason> {
         let IdleState::Idle(bytes) = self.state else { return Ok(()) };
         if pings.unanswered().is_none() {
-            let pause = if shared.capacity.in_flight() > 0 { PAUSE_IN_FLIGHT } else { PAUSE_IDLE };
+            let pause = if shared.is_waited_for() { PAUSE_IN_FLIGHT } else { PAUSE_IDLE };
             if !pings.is_allowed(now, pause, shared) && !unthrottled {
                 return Err(self.abandon("pinged as often as servers permit"));
             }

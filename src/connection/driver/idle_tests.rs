@@ -117,3 +117,43 @@ async fn an_idle_connection_that_is_heard_needs_no_proof() {
     assert!(!connection.probe());
     be_idle(&connection).await;
 }
+
+/// Answers each PING for as long as it is told to.
+async fn answer_pings(mut read: ReadHalf<DuplexStream>, mut write: WriteHalf<DuplexStream>, pings: Arc<AtomicU32>) {
+    while let Some((kind, flags, payload)) = next(&mut read).await {
+        if kind == PING && flags == 0 {
+            pings.fetch_add(1, Ordering::Relaxed);
+            write.write_all(&frame(PING, ACK, 0, &payload)).await.unwrap();
+        }
+    }
+}
+
+/// Nobody calls, and something is awaited: an unhealthy server's word that it serves again.
+#[tokio::test(start_paused = true)]
+async fn an_idle_connection_on_which_something_is_awaited_is_probed_within_what_servers_permit() {
+    for is_idle_before in [false, true] {
+        let (connection, read, write) = greeted_with(&options(), 1 << 20).await;
+        let pings = Arc::new(AtomicU32::new(0));
+        let peer = tokio::spawn(answer_pings(read, write, pings.clone()));
+        if is_idle_before {
+            be_idle(&connection).await;
+        }
+        connection.set_awaited(true);
+        sleep(Duration::from_secs(60 * 60)).await;
+        // Two, and then one in a little more than five minutes.
+        let sent = pings.load(Ordering::Relaxed);
+        assert!((10..=13).contains(&sent) && !connection.is_closing(), "{sent} {:?}", connection.states());
+
+        connection.set_awaited(false);
+        sleep(2 * IDLE).await;
+        let sent = pings.load(Ordering::Relaxed);
+        sleep(Duration::from_secs(60 * 60)).await;
+        assert_eq!(pings.load(Ordering::Relaxed), sent, "nothing is awaited any more");
+        peer.abort();
+    }
+    let (connection, _read, _write) = greeted_with(&options(), 1 << 20).await;
+    connection.set_awaited(true);
+    let began = Instant::now();
+    connection.closing().await;
+    assert!(began.elapsed() < IDLE + Duration::from_secs(2), "{:?}", began.elapsed());
+}

@@ -67,11 +67,11 @@ impl KeepAliveTimer {
         Ok(now + interval)
     }
 
-    /// Whether calls are in flight, or have begun since the last check. So a dead server is also
-    /// detected if its callers give up soon.
+    /// Whether calls are in flight, or have begun since the last check, or something else is waited
+    /// for. So a dead server is also detected if its callers give up soon.
     fn is_in_use(&mut self, shared: &Shared) -> bool {
         let before = std::mem::replace(&mut self.opened, shared.streams.opened());
-        before != self.opened || shared.capacity.in_flight() > 0
+        before != self.opened || shared.is_waited_for()
     }
 
     /// The reason of the end.

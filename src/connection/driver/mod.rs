@@ -143,6 +143,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
                         return Poll::Ready(decision);
                     }
                 }
+                Some(Command::Watch) => self.timers.iter_mut().for_each(Timers::check_now),
                 Some(Command::Close(why)) => {
                     return Poll::Ready(Decision::Close(CloseReason::new(CloseKind::Unresponsive, why)));
                 }

@@ -89,7 +89,7 @@ impl Timers {
     pub(crate) fn prove(&mut self, shared: &Shared, cx: &mut Context<'_>) -> Option<Decision> {
         let now = Instant::now();
         if self.pings.unanswered().is_none() {
-            let pause = if shared.capacity.in_flight() > 0 { PAUSE_IN_FLIGHT } else { PAUSE_IDLE };
+            let pause = if shared.is_waited_for() { PAUSE_IN_FLIGHT } else { PAUSE_IDLE };
             if !self.pings.is_one_more_allowed(now, pause, shared) && !self.unthrottled {
                 return Some(Decision::Drain(not_proven("it was pinged as often as servers permit")));
             }
@@ -126,7 +126,7 @@ impl Timers {
 
     /// Lets the next poll check everything: something has happened that may move a deadline
     /// forward.
-    fn check_now(&mut self) {
+    pub(crate) fn check_now(&mut self) {
         self.reset(Instant::now());
     }
 
@@ -146,7 +146,7 @@ impl Timers {
         while self.poll_timer(cx).is_ready() {
             let now = Instant::now();
             let keep_alive = self.keep_alive.as_mut().map(|timer| timer.check(now, &mut self.pings, shared, cx));
-            let idle = self.idle.as_mut().map(|timer| timer.check(now, &mut self.pings, shared));
+            let idle = self.idle.as_mut().map(|timer| timer.check(now, &mut self.pings, shared, self.unthrottled, cx));
             let proof = self.check_proof(now);
             if let Some(Err(reason)) = keep_alive {
                 return Poll::Ready(Decision::Close(reason));

@@ -3,7 +3,8 @@
 //!
 //! It takes one of the server's streams, and counts nowhere else: neither in flight, nor among the
 //! exchanges that were begun, nor as the progress for which servers forgive PINGs. So keep-alive,
-//! the idle timeout and the owners of the connection see the connection as if it were not there.
+//! the idle timeout and the owners of the connection see the connection as if it were not there,
+//! unless [`Connection::set_awaited`] says that something is awaited.
 //! What is read of it is a sign of life, as everything that is read.
 //!
 //! It holds a connection open as every stream does: who opens it ends it when the connection
@@ -15,7 +16,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use h2::RecvStream;
-use h2::client::ResponseFuture;
+use h2::client::{ResponseFuture, SendRequest};
 use http::{Request, Response};
 use http_body::{Body, Frame};
 
@@ -27,6 +28,8 @@ use crate::connection::shared::Shared;
 /// stream.
 pub(crate) struct Uncounted {
     response: ResponseFuture,
+    /// Knows when h2 has sent it; taken by [`Uncounted::opened`].
+    send_request: Option<SendRequest<Bytes>>,
     slot: UncountedSlot,
 }
 
@@ -68,11 +71,12 @@ impl Connection {
             return Err(Failure::new(FailureKind::NotSent, "the connection is closing"));
         }
         let slot = UncountedSlot::reserve(shared);
-        let sent = self.0.send_request.clone().send_request(head, false);
+        let mut send_request = self.0.send_request.clone();
+        let sent = send_request.send_request(head, false);
         let (response, mut stream) = sent.map_err(|error| Failure::of_send_request(&error))?;
         let closed = |error: &h2::Error| Failure::before_response(error, shared.close_reason());
         stream.send_data(body, true).map_err(|error| closed(&error))?;
-        Ok(Uncounted { response, slot })
+        Ok(Uncounted { response, send_request: Some(send_request), slot })
     }
 
     /// Waits until the server accepts one stream at a time: an uncounted one and an exchange cannot
@@ -84,12 +88,25 @@ impl Connection {
 }
 
 impl Uncounted {
+    /// Waits until the request is sent, which it is not while exchanges use all of the server's streams; or
+    /// until that is in vain, as the response tells then. For ever, if it was asked for before.
+    pub(crate) fn opened(&mut self) -> impl Future<Output = ()> + Send + use<> {
+        let mut send_request = self.send_request.take();
+        std::future::poll_fn(move |cx| {
+            let Some(waits) = &mut send_request else { return Poll::Pending };
+            let _ = ready!(waits.poll_ready(cx)); // an error is the response's too
+            send_request = None; // it would hold the connection open
+            Poll::Ready(())
+        })
+    }
+
     /// Waits for the response.
     ///
     /// # Errors
     /// When there is none.
     pub(crate) async fn response(self) -> Result<Response<UncountedBody>, Failure> {
-        let Self { response, slot } = self;
+        let Self { response, send_request, slot } = self;
+        drop(send_request);
         match response.await {
             Ok(response) => {
                 Ok(response.map(|stream| UncountedBody { stream, is_data_over: false, is_over: false, slot }))
@@ -100,6 +117,11 @@ impl Uncounted {
 }
 
 impl UncountedBody {
+    /// Whether the head of the response was its end.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.stream.is_end_stream()
+    }
+
     /// Ends the body with an error of the stream.
     fn fail(&mut self, error: &h2::Error) -> Failure {
         self.is_over = true;

@@ -72,3 +72,29 @@ async fn nobody_is_pinged_for_it() {
     assert_eq!((&*connection.states().borrow(), connection.last_ping()), (&ConnectionState::Ready, None));
     drop(uncounted);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_server_is_found_while_something_is_awaited_of_it() {
+    let keep_alive = KeepAlive::new(Duration::from_millis(500), Duration::from_millis(500));
+    let options = Options { keep_alive: Some(keep_alive), ..Options::default() };
+    let (connection, _frozen) = pair(&options, &server()).await;
+    let _uncounted = connection.open_uncounted(head(), Bytes::new()).unwrap();
+    connection.set_awaited(true);
+    let reason = tokio::time::timeout(Duration::from_secs(3), connection.closing()).await.unwrap();
+    assert!(reason.to_string().contains("keep-alive"), "{reason}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_is_open_once_exchanges_leave_it_a_stream() {
+    let (connection, peer) = pair(&Options::default(), server().max_concurrent_streams(1)).await;
+    serve(peer, echo);
+    let (feed, body) = fed();
+    let call = exchange(&connection, body);
+    let mut uncounted = connection.open_uncounted(head(), Bytes::new()).unwrap();
+    let mut opened = std::pin::pin!(uncounted.opened());
+    assert!(tokio::time::timeout(Duration::from_secs(60), opened.as_mut()).await.is_err(), "a call has the stream");
+    drop(feed);
+    drop(call.await.unwrap());
+    tokio::time::timeout(Duration::from_secs(60), opened).await.unwrap();
+    uncounted.response().await.unwrap();
+}

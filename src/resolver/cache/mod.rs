@@ -1,6 +1,6 @@
 //! Cache files: the last known instances of each service, for a start while etcd is down.
 //!
-//! - `service.rs`: the cache of one service, as its task uses it.
+//! - `service.rs`: the cache of one service, as its task uses it; and that of its service config, as its channels do.
 //! - `writer.rs`: the thread of a resolver that reads and writes.
 //! - `queue.rs` (pure): which file is written next, and when.
 //! - `store.rs`: files and folders.

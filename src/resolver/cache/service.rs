@@ -120,6 +120,21 @@ impl ServiceCache {
         self.found.as_ref().filter(|_| self.is_used)
     }
 
+    /// Whether there are none, as far as the file goes: it was read, and cannot be used.
+    pub(in crate::resolver) fn has_none(&self) -> bool {
+        self.reading.is_none() && self.found.is_none()
+    }
+
+    /// When etcd's confirmation is to be noted in the file, once it was.
+    pub(in crate::resolver) fn confirm_at(&self) -> Option<Instant> {
+        self.saved_at.map(|at| at + CONFIRM_INTERVAL)
+    }
+
+    /// etcd has answered: what was read is not used any longer. The file stays.
+    pub(in crate::resolver) fn on_answer(&mut self) {
+        (self.is_resolved, self.is_used, self.found) = (true, false, None);
+    }
+
     /// Waits until something has happened: the file was read, its instances are to be used, or
     /// writing has failed. Dropping the future loses nothing.
     pub(in crate::resolver) async fn next(&mut self) {
@@ -164,7 +179,8 @@ impl ServiceCache {
         let (instances, revision) = (found.snapshot.len(), found.snapshot.revision());
         let age_s = (found.age + found.read_at.elapsed()).as_secs();
         if !self.has_members {
-            tracing::debug!(parent: None, revision, age_s, "etcd has not answered, using cached service configs");
+            let service = &self.service;
+            tracing::debug!(parent: None, service, revision, age_s, "etcd has not answered, using the cached service config");
             return;
         }
         tracing::warn!(
@@ -180,7 +196,7 @@ impl ServiceCache {
     /// etcd holds these instances now. They are written if they have changed. Otherwise only their
     /// time is written, every five minutes. Nothing is written while any loss is doubtful.
     pub(in crate::resolver) fn confirm(&mut self, snapshot: &Snapshot, has_changed: bool) {
-        (self.is_resolved, self.is_used, self.found) = (true, false, None);
+        self.on_answer();
         // A program that starts now may need the servers whose loss is doubtful.
         if snapshot.doubtful_instances() > 0 {
             self.saved_at = None; // it is written once nothing is

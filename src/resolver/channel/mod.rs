@@ -55,7 +55,9 @@ impl BalancedChannelBuilder {
     /// A channel over the servers of a resolution, which it keeps alive.
     ///
     /// # Errors
-    /// As those of [`BalancedChannelBuilder::build_with_discovery`].
+    /// As those of [`BalancedChannelBuilder::build_with_discovery`], but with
+    /// [`BalancedChannelBuilder::service_config_from_etcd`] it builds. An invalid document in etcd, in a file or in a watch channel is
+    /// no error here: [`BalancedChannel::service_config`] tells of it.
     pub fn build(self, resolution: &Resolution) -> Result<BalancedChannel, Error> {
         let feed = ChannelUpdates::new(resolution.target(), resolution.service.clone());
         let config = self.takes_config_from_directory().then(|| resolution.config_updates()).transpose()?;

@@ -8,16 +8,22 @@
 //! They are never below the prefix of the service itself, where readers of etcd's naming would take them for servers.
 //!
 //! - `mod.rs` (pure): the names, and how the values are read.
-//! - `updates.rs`: the document of one service, for its channels. One watch serves all services of a resolver, if its role may
-//!   read all of them, and otherwise one for each.
+//! - `watches.rs`: from which watch the document of one service comes. One serves all services of a resolver, if its role may read
+//!   all of them, and otherwise one for each.
+//! - `updates.rs`: the documents of one service, one after the other, for one of its channels: those of etcd, and at first that of
+//!   the cache file, of which each service that a channel uses has one.
 
 pub(super) mod updates;
+mod watches;
+
+use std::sync::Arc;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::codec::{Codec, DecodeError, EncodeError, Record};
 use crate::error::Error;
 use crate::instance::Instance;
+use crate::resolver::record::RecordReader;
 use crate::target::Target;
 use crate::target::control::{self, CONTROL_PREFIX};
 
@@ -69,7 +75,7 @@ impl ConfigKeys {
 
 /// Reads no instances: the value of a key is kept as it is.
 #[derive(Debug)]
-pub(super) struct Unread;
+struct Unread;
 
 impl Codec for Unread {
     fn decode(&self, _: &[u8], _: &[u8]) -> Result<Vec<Instance>, DecodeError> {
@@ -79,6 +85,11 @@ impl Codec for Unread {
     fn encode(&self, _: &Target, _: &Instance) -> Result<Vec<Record>, EncodeError> {
         Err(EncodeError::new("service configs are only read"))
     }
+}
+
+/// Keeps the values of service configs.
+pub(super) fn reader() -> RecordReader {
+    RecordReader { codec: Arc::new(Unread), unix_sockets: false, keep_values: true }
 }
 
 #[cfg(test)]
@@ -113,6 +124,13 @@ mod tests {
             assert!(keys.check(&target(service)).unwrap_err().is_invalid_argument(), "{service}");
         }
         for service in ["tonic-etcd2", "x/tonic-etcd", "tonic"] {
+            keys.check(&target(service)).unwrap();
+        }
+        let keys = ConfigKeys::new("team/ops/control").unwrap();
+        for service in ["team", "team/ops", "team/ops/control", "team/ops/control/x"] {
+            assert!(keys.check(&target(service)).unwrap_err().is_invalid_argument(), "{service}");
+        }
+        for service in ["tea", "team/op", "team/ops/controls", "team/x", "ops"] {
             keys.check(&target(service)).unwrap();
         }
         for prefix in ["", "/", "etcd:///x", "a/"] {

@@ -27,7 +27,8 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     let revision = || prop_oneof![4 => 0_i64..20, 1 => any::<i64>()];
-    let kind = || prop_oneof![Just(FailureKind::Transient), Just(FailureKind::Revision), Just(FailureKind::Permanent)];
+    let kinds = [FailureKind::Transient, FailureKind::Revision, FailureKind::Permanent, FailureKind::Denied];
+    let kind = || proptest::sample::select(kinds.to_vec());
     let keys = proptest::collection::vec((0_u8..8, 0_u8..3), 0..8);
     let event = (revision(), 0_u8..8, proptest::option::of(0_u8..3));
     prop_oneof![

@@ -49,6 +49,9 @@ const RELIST_INTERVAL: (Duration, Duration) = (Duration::from_secs(300), Duratio
 const RELIST_AFTER_BREAK: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 /// Added to that time for each entry, because a fleet takes longer to read large sets.
 const RELIST_PER_ENTRY: Duration = Duration::from_millis(3);
+/// The longest pause after a list, or a watch, that the role does not permit and need not ([`FailureKind::Denied`]). Many programs
+/// go on without for months.
+const AFTER_DENIAL: Duration = Duration::from_secs(60);
 
 /// The state of the list.
 #[derive(Debug)]
@@ -110,6 +113,8 @@ pub(crate) struct Machine {
     /// connection then shortens no pause.
     list_is_refused: bool,
     watch_is_refused: bool,
+    /// How often another etcd has taken the place of the known one: it was wiped, or restored.
+    restores: u64,
 }
 
 impl Machine {
@@ -131,7 +136,13 @@ impl Machine {
             watch_backoff: Backoff::new(!seed),
             list_is_refused: false,
             watch_is_refused: false,
+            restores: 0,
         }
+    }
+
+    /// How often another etcd has taken the place of the known one.
+    pub(crate) fn restores(&self) -> u64 {
+        self.restores
     }
 
     /// The instances.
@@ -309,6 +320,7 @@ impl Machine {
             // Another etcd, or the same one restored: nothing that was known holds, and no watch
             // from there.
             self.revision = revision;
+            self.restores += 1;
             self.watch = Watch::Closed { until: now };
             self.snapshot.restore(revision, entries)
         } else {
@@ -349,8 +361,10 @@ impl Machine {
 
     /// Takes the failure of a list, which is due again after a pause.
     fn on_list_failed(&mut self, now: Duration, kind: FailureKind) {
-        self.list_is_refused = kind == FailureKind::Permanent;
-        let wait = if self.is_watching() {
+        self.list_is_refused = kind.is_permanent();
+        let wait = if kind == FailureKind::Denied {
+            self.list_backoff.between(AFTER_DENIAL / 2, AFTER_DENIAL)
+        } else if self.is_watching() {
             // The open watch keeps the snapshot true meanwhile.
             self.list_backoff.between(RELIST_AFTER_BREAK.1, RELIST_AFTER_BREAK.1 * 3)
         } else {
@@ -437,8 +451,11 @@ impl Machine {
             self.watch_backoff.reset();
         }
         self.broken_at = Some(now);
-        self.watch_is_refused = kind == FailureKind::Permanent;
-        let wait = self.watch_backoff.fail(now, self.watch_is_refused);
+        self.watch_is_refused = kind.is_permanent();
+        let wait = match kind {
+            FailureKind::Denied => self.watch_backoff.between(AFTER_DENIAL / 2, AFTER_DENIAL),
+            _ => self.watch_backoff.fail(now, self.watch_is_refused),
+        };
         self.watch = Watch::Closed { until: now + wait };
         self.relist_soon(now);
     }

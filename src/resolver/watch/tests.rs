@@ -467,6 +467,33 @@ fn what_only_people_can_mend_is_tried_slowly() {
 }
 
 #[test]
+fn each_other_etcd_in_the_place_of_the_known_one_is_counted() {
+    let mut machine = Machine::new(1, MassLoss::default());
+    // The revision and the cluster of each list, and how many others there were by then.
+    for (round, (revision, cluster, restores)) in
+        [(9, 1, 0), (9, 1, 0), (3, 1, 1), (4, 1, 1), (4, 2, 2), (5, 0, 2)].into_iter().enumerate()
+    {
+        let now = secs(round as u64 * 1_000);
+        assert!(matches!(machine.action(now), Action::List));
+        machine.on(now, Input::Listed { revision, cluster, entries: vec![] });
+        assert_eq!(machine.restores(), restores, "round {round}");
+    }
+}
+
+#[test]
+fn what_a_role_need_not_permit_is_asked_for_about_once_a_minute() {
+    let mut machine = Machine::new(1, MassLoss::default());
+    for round in 0..5 {
+        let now = secs(round * 100);
+        assert!(matches!(machine.action(now), Action::List));
+        machine.on(now, Input::ListFailed(FailureKind::Denied));
+        machine.on(now, Input::Connected { is_new: false });
+        let Action::Wait { until } = machine.action(now) else { panic!("asked again at once") };
+        assert!((now + secs(30)..=now + secs(60)).contains(&until), "{until:?}");
+    }
+}
+
+#[test]
 fn a_new_connection_ends_the_wait_for_one() {
     let mut world = settled(1);
     for _ in 0..5 {

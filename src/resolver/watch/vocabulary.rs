@@ -80,6 +80,15 @@ pub(crate) enum FailureKind {
     Revision,
     /// Only people can repair it.
     Permanent,
+    /// The role does not permit it, and need not: it is asked for rarely.
+    Denied,
+}
+
+impl FailureKind {
+    /// Whether only people can repair it.
+    pub(super) fn is_permanent(self) -> bool {
+        matches!(self, Self::Permanent | Self::Denied)
+    }
 }
 
 /// Whether the snapshot is what etcd holds.

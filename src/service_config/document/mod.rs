@@ -8,11 +8,13 @@ pub(super) mod number;
 mod object;
 
 use std::borrow::Cow;
+use std::fmt;
 use std::time::Duration;
 
 use serde_json::value::RawValue;
 
 use super::invalid::InvalidServiceConfig;
+use super::warnings::Warnings;
 pub(super) use object::Object;
 
 /// The deepest nesting, in levels: that of `serde_json` for values it parses. It bounds the recursion over nested policies.
@@ -26,18 +28,20 @@ pub(super) struct Node<'a> {
     path: String,
     /// Its text.
     value: &'a RawValue,
+    /// Takes what is valid, and probably not meant.
+    warnings: &'a Warnings,
 }
 
 impl<'a> Node<'a> {
     /// The document.
-    pub(super) fn top(text: &'a [u8]) -> Result<Self, InvalidServiceConfig> {
+    pub(super) fn top(text: &'a [u8], warnings: &'a Warnings) -> Result<Self, InvalidServiceConfig> {
         let invalid = |reason: String| InvalidServiceConfig::new(String::new(), reason);
         let text = std::str::from_utf8(text).map_err(|_| invalid("is not UTF-8".into()))?;
         if is_nested_deeper(text, MAX_DEPTH) {
             return Err(invalid(format!("is nested deeper than {MAX_DEPTH} levels")));
         }
         let value = serde_json::from_str(text).map_err(|error| invalid(format!("is not JSON: {error}")))?;
-        Ok(Self { path: String::new(), value })
+        Ok(Self { path: String::new(), value, warnings })
     }
 
     /// The error that this value is invalid. The reason is what follows its path in a sentence.
@@ -45,9 +49,9 @@ impl<'a> Node<'a> {
         InvalidServiceConfig::new(self.path.clone(), reason)
     }
 
-    /// The value of a field or an element.
-    pub(super) fn new(path: String, value: &'a RawValue) -> Self {
-        Self { path, value }
+    /// Warns of this value. The reason is what follows its path in a sentence.
+    pub(super) fn warn(&self, reason: impl fmt::Display) {
+        self.warnings.add(&self.path, reason);
     }
 
     /// Where it stands.
@@ -55,19 +59,30 @@ impl<'a> Node<'a> {
         &self.path
     }
 
-    /// The fields of an object.
+    /// Reads the fields of an object, and warns of those that are not known: that `read` does not ask for.
+    pub(super) fn fields<T>(
+        &self,
+        read: impl FnOnce(&Object<'a>) -> Result<T, InvalidServiceConfig>,
+    ) -> Result<T, InvalidServiceConfig> {
+        let object = self.object()?;
+        let value = read(&object)?;
+        object.warn_of_unknown();
+        Ok(value)
+    }
+
+    /// An object, whose fields may have any name.
     pub(super) fn object(&self) -> Result<Object<'a>, InvalidServiceConfig> {
         if !self.value.get().starts_with('{') {
             return Err(self.invalid("must be an object"));
         }
-        Object::new(&self.path, self.value).map_err(|reason| self.invalid(reason))
+        Object::new(&self.path, self.value, self.warnings).map_err(|reason| self.invalid(reason))
     }
 
     /// The elements of a list.
     pub(super) fn list(&self) -> Result<Vec<Self>, InvalidServiceConfig> {
         let values: Vec<&'a RawValue> =
             serde_json::from_str(self.value.get()).map_err(|_| self.invalid("must be a list"))?;
-        let node = |(index, value)| Self { path: format!("{}[{index}]", self.path), value };
+        let node = |(index, value)| Self { path: format!("{}[{index}]", self.path), value, warnings: self.warnings };
         Ok(values.into_iter().enumerate().map(node).collect())
     }
 
@@ -84,6 +99,14 @@ impl<'a> Node<'a> {
     /// A `uint32`: 3, 3.0, 3e0, or one of them as a string.
     pub(super) fn unsigned(&self) -> Result<u32, InvalidServiceConfig> {
         number::unsigned(&self.number_text()).ok_or_else(|| self.invalid("must be a whole number from 0 to 4294967295"))
+    }
+
+    /// A number, or the largest one that counts, with a warning.
+    pub(super) fn at_most(&self, number: u32, most: u32) -> u32 {
+        if number > most {
+            self.warn(format!("counts as {most}"));
+        }
+        number.min(most)
     }
 
     /// A finite number, or one as a string.

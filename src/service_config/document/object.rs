@@ -1,5 +1,6 @@
 //! An object of a service config: its fields by name. PURE.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -7,15 +8,24 @@ use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use super::{Node, shown};
+use super::{LONGEST_SHOWN, Node, shown};
 use crate::service_config::invalid::InvalidServiceConfig;
+use crate::service_config::warnings::Warnings;
 
 /// An object of the document.
 pub(in crate::service_config) struct Object<'a> {
     /// Where it stands.
     path: String,
     /// Its fields, as they are named in the document.
-    fields: BTreeMap<String, &'a RawValue>,
+    fields: BTreeMap<String, Field<'a>>,
+    warnings: &'a Warnings,
+}
+
+/// A field of an object.
+struct Field<'a> {
+    value: &'a RawValue,
+    /// Somebody has asked for it, so that its name is known.
+    is_known: Cell<bool>,
 }
 
 impl<'a> Object<'a> {
@@ -23,7 +33,11 @@ impl<'a> Object<'a> {
     ///
     /// # Errors
     /// The reason, if a field stands twice or has no name.
-    pub(in crate::service_config) fn new(path: &str, value: &'a RawValue) -> Result<Self, String> {
+    pub(in crate::service_config) fn new(
+        path: &str,
+        value: &'a RawValue,
+        warnings: &'a Warnings,
+    ) -> Result<Self, String> {
         // It has been parsed once: only half a surrogate pair in a name is found now.
         let Members(members) = serde_json::from_str(value.get()).map_err(|_| "has a field whose name is no text")?;
         let mut fields = BTreeMap::new();
@@ -31,9 +45,9 @@ impl<'a> Object<'a> {
             if fields.contains_key(&name) {
                 return Err(format!("has the field {} twice", shown(&name)));
             }
-            fields.insert(name, value);
+            fields.insert(name, Field { value, is_known: Cell::new(false) });
         }
-        Ok(Self { path: path.to_owned(), fields })
+        Ok(Self { path: path.to_owned(), fields, warnings })
     }
 
     /// A field by its name in lowerCamelCase, which may also be written as in the proto file. None if it is absent or `null`.
@@ -50,8 +64,9 @@ impl<'a> Object<'a> {
             }
             written = Some(other);
         }
-        let Some((name, value)) = written.filter(|(_, value)| value.get() != "null") else { return Ok(None) };
-        read(&Node::new(self.path_of(name), value)).map(Some)
+        let Some((name, field)) = written else { return Ok(None) };
+        field.is_known.set(true);
+        if field.value.get() == "null" { Ok(None) } else { read(&self.node(name, field)).map(Some) }
     }
 
     /// A field that must be there.
@@ -72,12 +87,27 @@ impl<'a> Object<'a> {
     pub(in crate::service_config) fn only(&self) -> Option<(&str, Node<'a>)> {
         let mut fields = self.fields.iter();
         match (fields.next(), fields.next()) {
-            (Some((name, value)), None) => Some((name, Node::new(self.path_of(name), value))),
+            (Some((name, field)), None) => Some((name, self.node(name, field))),
             _ => None,
         }
     }
 
-    fn path_of(&self, name: &str) -> String {
+    /// Warns of the fields that nobody has asked for.
+    pub(super) fn warn_of_unknown(&self) {
+        for (name, _) in self.fields.iter().filter(|(_, field)| !field.is_known.get()) {
+            let is_plain =
+                name.len() <= LONGEST_SHOWN && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+            let name = if is_plain { name.clone() } else { shown(name) };
+            self.warnings.add(&self.path_of(&name), "is not known here, and is ignored");
+        }
+    }
+
+    fn node(&self, name: &str, field: &Field<'a>) -> Node<'a> {
+        Node { path: self.path_of(name), value: field.value, warnings: self.warnings }
+    }
+
+    /// The path of a field.
+    pub(in crate::service_config) fn path_of(&self, name: &str) -> String {
         if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) }
     }
 }

@@ -4,16 +4,21 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::parse;
 use crate::service_config::{InvalidServiceConfig, LoadBalancing, MethodParams, OutlierParams, ServiceConfig};
 
-/// A document that is taken is the same when it is written anew; the error of any other says where it is wrong. How many
-/// attempts are allowed decides nothing about it.
+/// A document that is taken is the same when it is written anew, with names that are all known; the error of any other says where
+/// it is wrong. How many attempts are allowed decides nothing about it.
 pub(crate) fn fuzz(bytes: &[u8]) {
-    let parsed = ServiceConfig::parse(bytes, 5);
-    assert_eq!(ServiceConfig::parse(bytes, u32::MAX).err(), parsed.clone().err());
+    let parsed = ServiceConfig::read(bytes, 5);
+    assert_eq!(ServiceConfig::parse(bytes, u32::MAX).err(), parsed.as_ref().err().cloned());
     match parsed {
-        Ok(config) => assert_eq!(parse(&written(&config).to_string()), Ok(config)),
+        Ok((config, remarks)) => {
+            assert!(remarks.warnings.len() <= 17, "{:?}", remarks.warnings);
+            let (again, remarks) = ServiceConfig::read(written(&config).to_string().as_bytes(), 5).unwrap();
+            assert_eq!(again, config);
+            let is_unknown = |warning: &String| warning.ends_with("is not known here, and is ignored");
+            assert!(!remarks.warnings.iter().any(is_unknown), "{:?}", remarks.warnings);
+        }
         Err(error) => is_found(&error, bytes),
     }
 }

@@ -11,14 +11,19 @@ mod load_balancing;
 mod methods;
 #[cfg(test)]
 mod retry;
+#[cfg(test)]
+mod warnings;
 
 pub(crate) use fuzz::fuzz;
 
+#[cfg(test)]
 use super::{InvalidServiceConfig, ServiceConfig};
 
 /// How many attempts A6 allows.
+#[cfg(test)]
 const MOST_ATTEMPTS: u32 = 5;
 
+#[cfg(test)]
 fn parse(text: &str) -> Result<ServiceConfig, InvalidServiceConfig> {
     ServiceConfig::parse(text.as_bytes(), MOST_ATTEMPTS)
 }

@@ -3,6 +3,7 @@
 //! Times are of two kinds: those that must pass are short, and those that must not are as long as a test may last.
 
 mod beside;
+mod declared;
 mod hedge;
 mod hedged_requests;
 mod quantile;

@@ -5,7 +5,7 @@ mod alike;
 mod broken_off;
 mod budget;
 mod cancelled;
-mod codec;
+pub(crate) mod codec;
 mod connecting;
 mod cost;
 mod draining;

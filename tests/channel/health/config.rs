@@ -1,8 +1,11 @@
 //! Health checks that a service config asks for.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use test_support::Log;
 use tokio::sync::watch;
+use tokio::time::sleep;
 use tonic_etcd::ServerState;
 
 use crate::health::peer::{Answer, NOT_SERVING, Peer, SERVING};
@@ -17,6 +20,7 @@ fn text(document: &str) -> Arc<str> {
 
 #[tokio::test]
 async fn a_document_turns_health_checks_on_and_off_over_the_same_connection() {
+    let (log, _guard) = Log::begin();
     let peer = Peer::start(Answer::Says(NOT_SERVING)).await;
     let (documents, updates) = watch::channel(text("{}"));
     let channel = over(builder().service_config_updates(updates), [&peer.address]);
@@ -33,6 +37,27 @@ async fn a_document_turns_health_checks_on_and_off_over_the_same_connection() {
     }
     until("the check to end", || peer.seen.open_watches() == 0).await;
     assert_eq!(peer.seen.connections(), 1);
+    // The server has never said that it serves.
+    let not_checked = log.count("health not checked any more, the server gets calls again");
+    assert_eq!((log.count("server healthy again"), not_checked), (0, 2), "{}", log.text());
+}
+
+#[tokio::test]
+async fn a_server_without_the_service_is_not_asked_again_by_a_document_that_comes_back() {
+    for connections in [1, 2] {
+        let peer = Peer::start(Answer::Ends(12)).await; // UNIMPLEMENTED
+        let (documents, updates) = watch::channel(text(GREETER));
+        let builder = builder().connections_per_server(connections).service_config_updates(updates);
+        let channel = over(builder, [&peer.address]);
+        ready(&channel, 1).await;
+        for document in ["{}", GREETER, "{}", GREETER] {
+            documents.send_replace(text(document));
+            until("the document", || channel.service_config().text() == Some(document)).await;
+            sleep(Duration::from_millis(50)).await;
+            greet(&channel).await.unwrap();
+        }
+        assert_eq!((peer.seen.watches(), peer.seen.connections()), (1, 1));
+    }
 }
 
 #[tokio::test]

@@ -128,3 +128,43 @@ async fn an_answer_that_is_none_is_an_end() {
     let channel = over(checking(), [&peer.address]);
     is(&channel, ServerState::Unhealthy).await;
 }
+
+/// As in the head of a call's response.
+#[tokio::test]
+async fn ok_in_the_head_of_a_watch_that_goes_on_is_no_status() {
+    let peer = Peer::start(Answer::SaysAfterOk(SERVING)).await;
+    let channel = over(checking(), [&peer.address]);
+    until("it to be asked", || peer.seen.watches() >= 1).await;
+    sleep(Duration::from_millis(300)).await;
+    assert_eq!(only(&channel).state(), ServerState::Ready, "{:?}", only(&channel).last_error());
+}
+
+/// A proxy, or a maximum age of streams, ends the `Watch` after a while. The server serves all the time, and says so at once.
+#[tokio::test]
+async fn a_check_that_ends_after_a_while_costs_no_call() {
+    let peer = Peer::start(Answer::Says(SERVING)).await;
+    let channel = over(checking(), [&peer.address]);
+    ready(&channel, 1).await;
+    let callers: Vec<_> = (0..16)
+        .map(|_| {
+            let channel = channel.clone();
+            tokio::spawn(async move {
+                let end = Instant::now() + Duration::from_secs(3);
+                let mut failed = 0;
+                while Instant::now() < end {
+                    failed += usize::from(greet(&channel).await.is_err());
+                    sleep(Duration::from_micros(100)).await;
+                }
+                failed
+            })
+        })
+        .collect();
+    sleep(Duration::from_millis(1_200)).await; // from here on it is asked again at once
+    peer.answer(Answer::Renews(SERVING));
+    until("it to be asked again", || peer.seen.watches() == 2).await;
+    let mut failed = 0;
+    for caller in callers {
+        failed += caller.await.unwrap();
+    }
+    assert_eq!((failed, peer.seen.connections(), peer.seen.watches()), (0, 1, 2));
+}

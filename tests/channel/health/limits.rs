@@ -7,17 +7,20 @@ use std::time::Duration;
 use test_support::Log;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::time::sleep;
 use tonic::Code;
 use tonic_etcd::{BalancedChannel, ServerState};
 
 use super::peer::{Answer, NOT_SERVING, Peer, SERVING};
 use super::{checking, is, only};
-use crate::field::watched::{Watched, finished};
-use crate::support::{greet, over, ready, told, until};
+use crate::field::watched::{Watched, finished, waiting};
+use crate::support::{builder, greet, over, ready, told, until};
+
+const GREETER: &str = r#"{"healthCheckConfig": {"serviceName": "helloworld.Greeter"}}"#;
 
 /// Begins so many calls, which the server holds, and waits until they are there.
-async fn begin(channel: &BalancedChannel, peer: &Peer, count: usize) -> Vec<Watched> {
+pub(super) async fn begin(channel: &BalancedChannel, peer: &Peer, count: usize) -> Vec<Watched> {
     peer.hold_calls(true);
     let before = peer.seen.calls();
     let calls = (0..count).map(|_| Watched::greet(channel, false)).collect();
@@ -147,4 +150,27 @@ async fn calls_go_over_the_healthy_ones_of_several_connections() {
     for call in calls.into_iter().chain(more) {
         call.task.await.unwrap().unwrap();
     }
+}
+
+/// Calls use all streams when a document turns health checks on: the server was never asked, and is not unhealthy.
+#[tokio::test]
+async fn a_full_server_that_could_not_be_asked_is_not_unhealthy() {
+    let peer = Peer::limited(Answer::Says(SERVING), Some(2)).await;
+    let (documents, updates) = watch::channel::<Arc<str>>("{}".into());
+    let builder = builder().service_config_updates(updates).connect_timeout(Duration::from_millis(300));
+    let channel = over(builder, [&peer.address]);
+    ready(&channel, 1).await;
+    let calls = begin(&channel, &peer, 2).await;
+    let waits = waiting(&channel, 3, false).await;
+    documents.send_replace(GREETER.into());
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(peer.seen.watches(), 0, "it could not be asked");
+    let state = (only(&channel).state(), only(&channel).last_error().map(ToOwned::to_owned));
+    peer.hold_calls(false);
+    let mut results = Vec::new();
+    for Watched { task, .. } in calls.into_iter().chain(waits) {
+        results.push(task.await.unwrap());
+    }
+    assert_eq!(state.0, ServerState::Ready, "{state:?} {results:?}");
+    assert!(results.iter().all(Result::is_ok), "{results:?}");
 }

@@ -3,9 +3,11 @@
 mod apart;
 mod config;
 mod ends;
+mod further;
 mod limits;
 mod load;
 mod peer;
+mod silent;
 mod tap;
 
 use std::sync::Arc;
@@ -13,7 +15,7 @@ use std::time::Duration;
 
 use test_support::Log;
 use tokio::runtime;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tonic::Code;
 use tonic_etcd::policy::{LeastRequest, PickFirst, Picker, Policy, ReadySet};
 use tonic_etcd::{BalancedChannel, BalancedChannelBuilder, ConnectivityState, ServerState, ServerStatus};
@@ -80,7 +82,7 @@ async fn a_server_that_does_not_serve_gets_no_call_until_it_does() {
             failed.message().contains("1 known, 0 ready, 0 ejected, 0 connecting, 0 failing, 1 unhealthy"),
             "{failed}"
         );
-        let reason = format!("{}: the health service says {name}", peer.address);
+        let reason = format!("{}: the health service says {name} (asked for \"helloworld.Greeter\")", peer.address);
         assert!(text.contains(&reason) && !failed.message().contains(&peer.address.to_string()), "{text}");
 
         let waits = over(checking().wait_for_ready(true), [&peer.address]);
@@ -192,6 +194,21 @@ async fn changes_are_logged_and_neither_answers_nor_calls() {
 }
 
 #[tokio::test]
+async fn a_server_that_changes_again_and_again_does_not_fill_the_log() {
+    let (log, _guard) = Log::begin();
+    let peer = Peer::start(Answer::Says(SERVING)).await;
+    let channel = over(checking(), [&peer.address]);
+    for _ in 0..10 {
+        ready(&channel, 1).await;
+        peer.says(NOT_SERVING);
+        is(&channel, ServerState::Unhealthy).await;
+        peer.says(SERVING);
+    }
+    ready(&channel, 1).await;
+    assert_eq!(log.count(" INFO "), 10, "five times: {}", log.text());
+}
+
+#[tokio::test]
 async fn nobody_is_asked_under_pick_first_or_without_the_setting() {
     let (log, _guard) = Log::begin();
     let peer = Peer::start(Answer::Says(NOT_SERVING)).await;
@@ -206,4 +223,28 @@ async fn nobody_is_asked_under_pick_first_or_without_the_setting() {
     let (channel, set) = changing(checking());
     set.add(peer.address);
     is(&channel, ServerState::Unhealthy).await;
+}
+
+/// A server that tells its health without an end holds up nothing else of the runtime.
+#[test]
+fn a_flood_of_answers_does_not_stop_the_runtime() {
+    let servers = runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let longest = |answer| {
+        let peer = servers.block_on(Peer::start(answer));
+        runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+            let channel = over(checking(), [&peer.address]);
+            ready(&channel, 1).await;
+            let mut longest = Duration::ZERO;
+            let end = Instant::now() + Duration::from_secs(1);
+            while Instant::now() < end {
+                let began = Instant::now();
+                sleep(Duration::from_millis(1)).await;
+                longest = longest.max(began.elapsed());
+            }
+            greet(&channel).await.unwrap();
+            longest
+        })
+    };
+    let (one, many) = (longest(Answer::Says(SERVING)), longest(Answer::SaysWithoutEnd(SERVING)));
+    assert!(many < one + Duration::from_millis(100), "the runtime stood still for {many:?}, and {one:?} without them");
 }

@@ -35,6 +35,14 @@ pub(crate) enum Answer {
     Resets(h2::Reason),
     /// The first connection hears the first, each other one the second.
     ByConnection(u8, u8),
+    /// The first connection hears this, the others nothing.
+    OnlyFirst(u8),
+    /// This state is said after a head with `grpc-status: 0`, and the stream stays open.
+    SaysAfterOk(u8),
+    /// This state is said on new streams. Those that are open end, as a proxy ends them after a while.
+    Renews(u8),
+    /// This state is said again and again, as fast as it is read.
+    SaysWithoutEnd(u8),
 }
 
 #[derive(Default)]
@@ -210,6 +218,7 @@ async fn health(
     let mut out: Option<SendStream<Bytes>> = None;
     loop {
         let answer = *answers.borrow_and_update();
+        let is_new = out.is_none();
         if answer != Answer::Silence && out.is_none() {
             match answer {
                 Answer::Resets(reason) => return respond.send_reset(reason),
@@ -218,14 +227,34 @@ async fn health(
                     head.headers_mut().extend(trailers(code));
                     return drop(respond.send_response(head, true));
                 }
+                Answer::OnlyFirst(_) if connection > 0 => {}
+                Answer::SaysAfterOk(_) => {
+                    let mut head = head();
+                    head.headers_mut().extend(trailers(0));
+                    out = respond.send_response(head, false).ok();
+                }
                 _ => out = respond.send_response(head(), false).ok(),
             }
         }
         if let Some(out) = &mut out {
             let mut say = |status: u8| out.send_data(Bytes::from(vec![0, 0, 0, 0, 2, 8, status]), false).is_ok();
             match answer {
-                Answer::Says(status) => drop(say(status)),
+                Answer::Says(status) | Answer::OnlyFirst(status) | Answer::SaysAfterOk(status) => drop(say(status)),
                 Answer::ByConnection(first, others) => drop(say(if connection == 0 { first } else { others })),
+                Answer::SaysWithoutEnd(status) => {
+                    let many: Bytes = [0, 0, 0, 0, 2, 8, status].repeat(10_000).into();
+                    loop {
+                        out.reserve_capacity(many.len());
+                        let Some(Ok(room)) = std::future::poll_fn(|cx| out.poll_capacity(cx)).await else { return };
+                        let room = room / 7 * 7; // whole messages
+                        if room > 0 && out.send_data(many.slice(..room.min(many.len())), false).is_err() {
+                            return;
+                        }
+                        tokio::task::yield_now().await;
+                    }
+                }
+                Answer::Renews(status) if is_new => drop(say(status)),
+                Answer::Renews(_) => return drop(out.send_trailers(trailers(0))),
                 Answer::SaysAndEnds(status, code) => {
                     say(status);
                     return drop(out.send_trailers(trailers(code)));

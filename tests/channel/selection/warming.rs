@@ -21,6 +21,8 @@ async fn a_server_that_joins_begins_with_a_tenth_of_its_share() {
         put(&set, &peers[3], |instance| instance);
         ready(&channel, 4).await;
         until("it to warm up", || status_of(&channel, &peers[3]).slow_start_factor() < 1.0).await;
+        let shown = format!("{:?}", status_of(&channel, &peers[3]));
+        assert!(shown.contains("selected, warming at 10 %"), "{shown}");
         for _ in 0..310 {
             greet(&channel).await.unwrap();
         }

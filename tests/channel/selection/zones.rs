@@ -28,6 +28,7 @@ async fn calls_stay_at_home_leave_when_it_is_gone_and_return() {
     let distances: Vec<_> = peers.iter().map(|peer| status_of(&channel, peer).zone_distance()).collect();
     assert_eq!(distances, [0, 1, 2, 2]);
     assert_eq!(status_of(&channel, &peers[1]).selection(), SelectionReason::OtherZone);
+    assert!(format!("{:?}", status_of(&channel, &peers[1])).contains("selection: other zone"));
     for _ in 0..20 {
         greet(&channel).await.unwrap();
     }

@@ -1,11 +1,11 @@
 //! What tests, benches and `xtask` share: real etcd processes ([`Etcd`], [`Cluster`]), a TCP proxy
 //! that breaks connections on demand ([`Proxy`]), an HTTP/2 proxy that holds, delays or drops messages
 //! ([`FrameProxy`]), etcd's own gRPC proxy ([`GrpcProxy`]), child processes whose output is waited for
-//! ([`Process`]) and measurements held against a bar ([`Report`]).
+//! ([`Process`]), programs in Go ([`go_program`]) and measurements held against a bar ([`Report`]).
 //!
 //! All of it is plain blocking code with short waits, so that an async test may call it as it is;
-//! what can take a second or more ([`Cluster::start`], [`GrpcProxy::to`], [`Etcd::terminate`], [`Process::wait`]) belongs
-//! in `spawn_blocking` where other tasks of the same test must go on meanwhile.
+//! what can take a second or more ([`Cluster::start`], [`GrpcProxy::to`], [`Etcd::terminate`], [`Process::wait`],
+//! [`go_program`]) belongs in `spawn_blocking` where other tasks of the same test must go on meanwhile.
 //!
 //! ```no_run
 //! let etcd = test_support::Etcd::start();
@@ -22,6 +22,7 @@ mod cluster;
 mod error;
 mod etcd;
 mod frame_proxy;
+mod go;
 mod grpc_proxy;
 mod http;
 mod limits;
@@ -37,6 +38,7 @@ pub use cluster::Cluster;
 pub use error::{Error, Result};
 pub use etcd::{Builder, Etcd};
 pub use frame_proxy::{FrameProxy, Late, Rule};
+pub use go::go_program;
 pub use grpc_proxy::GrpcProxy;
 pub use limits::raise_fd_limit;
 #[cfg(feature = "log")]

@@ -42,7 +42,7 @@ impl Loaded {
 }
 
 /// Our channel over these addresses, in this order.
-pub(super) fn ours<A: ToString>(
+pub(in crate::scenarios) fn ours<A: ToString>(
     builder: BalancedChannelBuilder,
     addresses: impl IntoIterator<Item = A>,
 ) -> Result<BalancedChannel> {

@@ -25,6 +25,6 @@ use tokio::runtime::Runtime;
 use crate::world::Result;
 
 /// Runs a scenario on a runtime of its own, so that nothing of one is left for the next.
-fn block_on<T>(scenario: impl Future<Output = Result<T>>) -> Result<T> {
+pub(super) fn block_on<T>(scenario: impl Future<Output = Result<T>>) -> Result<T> {
     Runtime::new()?.block_on(scenario)
 }

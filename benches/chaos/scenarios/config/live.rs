@@ -1,32 +1,29 @@
 //! The timeout of a fleet is changed by a put, ten times under 64 callers; a broken document comes; a client starts while etcd is
 //! down.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use etcd_client::Client;
 use greeter_proto::HelloRequest;
 use greeter_proto::greeter_client::GreeterClient;
 use test_support::{Bar, Etcd};
-use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tonic_etcd::{BalancedChannel, Resolver, ServiceConfigSource};
 
+use super::callers::Callers;
 use super::server::Noting;
+use super::until;
 use crate::findings::Findings;
 use crate::outcome::median;
 use crate::world::{Result, World, naming};
 
 const SERVICE: &str = "config";
 const KEY: &str = "tonic-etcd/config/config";
-const CALLERS: usize = 64;
 const TIMES: usize = 10;
 /// Between two puts.
 const STEP: Duration = Duration::from_millis(800);
 /// Calls with less are of the short timeout of 50 ms.
 const SHORT: Duration = Duration::from_millis(60);
-const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(in crate::scenarios) fn run(world: &World, findings: &mut Findings) -> Result<()> {
     let etcd = Etcd::builder().try_start()?;
@@ -101,7 +98,7 @@ async fn broken(server: &Noting, admin: &Client, channel: &BalancedChannel, find
     let told = began.elapsed().as_secs_f64() * 1e3;
     let status = channel.service_config();
     let is_named = status.error().is_some_and(|error| error.starts_with("methodConfig[0].timeout: "))
-        && matches!(status.source(), Some(ServiceConfigSource::Etcd { revision: seen, .. }) if *seen >= revision);
+        && matches!(status.error_source(), Some(ServiceConfigSource::Etcd { revision: Some(seen), .. }) if *seen >= revision);
     server.take();
     sleep(STEP).await;
     let changed = server.take().iter().filter(|(_, timeout)| timeout.is_none_or(|timeout| timeout <= SHORT)).count();
@@ -123,53 +120,5 @@ async fn cold(server: &Noting, resolver: &Resolver, findings: &mut Findings) -> 
         || result.is_err_and(|status| status.code() == tonic::Code::DeadlineExceeded);
     let in_force = f64::from(u8::from(has_timeout));
     findings.ours("etcd down, with a cache: the first call has the document's timeout", in_force, "", Bar::Equal(1.0));
-    Ok(())
-}
-
-/// Calls one after the other, from each of 64.
-struct Callers {
-    tasks: JoinSet<()>,
-    is_over: Arc<AtomicBool>,
-    made: Arc<AtomicU64>,
-    failed: Arc<AtomicU64>,
-}
-
-impl Callers {
-    fn start(channel: &BalancedChannel) -> Self {
-        let (mut tasks, is_over) = (JoinSet::new(), Arc::new(AtomicBool::new(false)));
-        let (made, failed) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-        for _ in 0..CALLERS {
-            let (mut client, is_over) = (GreeterClient::new(channel.clone()), is_over.clone());
-            let (made, failed) = (made.clone(), failed.clone());
-            tasks.spawn(async move {
-                while !is_over.load(Ordering::Relaxed) {
-                    made.fetch_add(1, Ordering::Relaxed);
-                    if let Err(status) = client.say_hello(HelloRequest::default()).await {
-                        failed.fetch_add(1, Ordering::Relaxed);
-                        eprintln!("  {status}");
-                    }
-                    sleep(Duration::from_millis(2)).await;
-                }
-            });
-        }
-        Self { tasks, is_over, made, failed }
-    }
-
-    /// How many were made, and how many of them failed.
-    async fn stop(self) -> (u64, u64) {
-        self.is_over.store(true, Ordering::Relaxed);
-        self.tasks.join_all().await;
-        (self.made.load(Ordering::Relaxed), self.failed.load(Ordering::Relaxed))
-    }
-}
-
-async fn until(what: &str, condition: impl Fn() -> bool) -> Result<()> {
-    let began = Instant::now();
-    while !condition() {
-        if began.elapsed() > PATIENCE {
-            return Err(format!("not in time: {what}").into());
-        }
-        sleep(Duration::from_millis(1)).await;
-    }
     Ok(())
 }

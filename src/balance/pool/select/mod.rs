@@ -23,6 +23,7 @@ mod tests;
 mod warmth;
 mod zones;
 
+use std::fmt;
 use std::time::Duration;
 
 use crate::balance::pool::select::partition::Partitions;
@@ -141,6 +142,19 @@ pub enum Reason {
     BeyondRouteValues,
     /// Not connected: enough others are.
     OutsideSubset,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Selected => "selected",
+            Self::OtherZone => "other zone",
+            Self::Substitute => "substitute",
+            Self::Filtered => "filtered",
+            Self::BeyondRouteValues => "too many values to route by",
+            Self::OutsideSubset => "outside the subset",
+        })
+    }
 }
 
 impl Verdict {

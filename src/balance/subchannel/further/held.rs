@@ -1,5 +1,6 @@
 //! The connections of one server, as its supervisor holds them.
 
+use std::cmp::Reverse;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::Poll;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::balance::subchannel::SubchannelState;
-use crate::balance::subchannel::health::{CheckOptions, ConnectionHealth, state_of};
+use crate::balance::subchannel::health::{Asked, ConnectionHealth, Health, state_of};
 use crate::connection::{CloseReason, Connection};
 
 /// How often further connections are looked at within the time after which they count as unused. So one closes up to a tenth of
@@ -33,6 +34,8 @@ pub(super) struct Held {
     pub(super) began: Instant,
     /// It was made while the server had another one.
     pub(super) is_further: bool,
+    /// It is such a one, and nobody was told yet whether it is healthy.
+    is_untold: bool,
     /// As far as the last check has seen: how many calls were begun over it, …
     calls: u32,
     /// … and since when there was none.
@@ -48,15 +51,16 @@ pub(super) enum HeldEvent {
 }
 
 impl Held {
-    fn new(connection: Connection, began: Instant, is_further: bool, check: Option<CheckOptions>) -> Self {
+    fn new(connection: Connection, began: Instant, is_further: bool, asked: Asked) -> Self {
         let closing = Box::pin(connection.closing());
-        let health = ConnectionHealth::of_new(&connection, check);
-        Self { connection, health, closing, began, is_further, calls: 0, unused_since: Instant::now() }
+        let health = ConnectionHealth::of_new(&connection, asked);
+        let is_untold = is_further;
+        Self { connection, health, closing, began, is_further, is_untold, calls: 0, unused_since: Instant::now() }
     }
 
-    /// A connection that was made beside another one. Its health is checked as `check` says.
-    pub(super) fn further(connection: Connection, began: Instant, check: Option<CheckOptions>) -> Self {
-        Self::new(connection, began, true, check)
+    /// A connection that was made beside another one. Its health is checked in this way.
+    pub(super) fn further(connection: Connection, began: Instant, asked: Asked) -> Self {
+        Self::new(connection, began, true, asked)
     }
 
     /// Whether there was no call for so long.
@@ -70,8 +74,8 @@ impl Held {
 }
 
 impl HeldConnections {
-    pub(super) fn new(first: Connection, began: Instant, check: Option<CheckOptions>, unused_after: Duration) -> Self {
-        Self { all: vec![Held::new(first, began, false, check)], unused_after, next_check: Instant::now() }
+    pub(super) fn new(first: Connection, began: Instant, asked: Asked, unused_after: Duration) -> Self {
+        Self { all: vec![Held::new(first, began, false, asked)], unused_after, next_check: Instant::now() }
     }
 
     /// How many there are.
@@ -81,7 +85,26 @@ impl HeldConnections {
 
     /// The state of their server, and why it is unhealthy if it is.
     pub(super) fn state(&self) -> (SubchannelState, Option<String>) {
-        state_of(self.all.iter().map(|held| (&held.connection, &held.health)))
+        state_of(&self.all.iter().map(|held| (&held.connection, &held.health)))
+    }
+
+    /// Whether the health of one is awaited: calls may go over it in a moment.
+    pub(super) fn is_checking(&self) -> bool {
+        self.all.iter().any(|held| held.health.health() == Health::Unknown)
+    }
+
+    /// Whether a further connection is healthy, once that is known and was not told yet.
+    ///
+    /// # Errors
+    /// Why it is unhealthy.
+    pub(super) fn take_news(&mut self) -> Option<Result<(), String>> {
+        let is_news = |held: &&mut Held| held.is_untold && held.health.health() != Health::Unknown;
+        let held = self.all.iter_mut().find(is_news)?;
+        held.is_untold = false;
+        Some(match held.health.health() {
+            Health::Unhealthy => Err(held.health.error().unwrap_or_default().to_owned()),
+            Health::Healthy | Health::Unknown => Ok(()),
+        })
     }
 
     /// Why the server's health cannot be checked, if it cannot over one of them.
@@ -89,9 +112,14 @@ impl HeldConnections {
         self.all.iter().find_map(|held| held.health.not_supported())
     }
 
+    /// Whether the server says over one of them that it serves.
+    pub(super) fn is_health_confirmed(&self) -> bool {
+        self.all.iter().any(|held| held.health.is_confirmed())
+    }
+
     /// Checks the health of all in this way from now on.
-    pub(super) fn check_health(&mut self, check: Option<&CheckOptions>) {
-        self.all.iter_mut().for_each(|held| held.health.follow(&held.connection, check.cloned()));
+    pub(super) fn check_health(&mut self, asked: &Asked) {
+        self.all.iter_mut().for_each(|held| held.health.follow(&held.connection, asked.clone()));
     }
 
     /// Adds one as the youngest.
@@ -127,21 +155,38 @@ impl HeldConnections {
         self.all.remove(index)
     }
 
-    /// Removes the youngest ones beyond so many. The calls over them go on: each closes after its last.
+    /// Removes those beyond so many: the unhealthy ones first, then those whose health is not known, then the youngest. The calls
+    /// over them go on: each closes after its last.
     pub(super) fn keep(&mut self, most: usize) {
-        self.all.truncate(most.max(1));
+        let value = |held: &Held| match held.health.health() {
+            Health::Healthy => 2,
+            Health::Unknown => 1,
+            Health::Unhealthy => 0,
+        };
+        while self.all.len() > most.max(1) {
+            let all = self.all.iter().enumerate();
+            let Some((index, _)) = all.min_by_key(|(index, held)| (value(held), Reverse(*index))) else { return };
+            self.all.remove(index);
+        }
     }
 
-    /// When to call [`HeldConnections::take_unused`]. Never, while there is none but the first.
+    /// When to call [`HeldConnections::take_unused`]. Never, while there is one.
     pub(super) fn next_check(&self) -> Option<Instant> {
         (self.all.len() > 1).then_some(self.next_check)
     }
 
-    /// Removes those that nobody uses, and never the first. Calls that have just begun over one go on: it closes after the last.
+    /// Removes those that nobody uses, but the oldest healthy one, or the oldest if none is. Calls that have just begun over one go on:
+    /// it closes after the last.
     pub(super) fn take_unused(&mut self) -> Vec<Held> {
         let (now, unused_after) = (Instant::now(), self.unused_after);
         self.next_check = now + unused_after / CHECKS;
-        let mut is_first = true;
-        self.all.extract_if(.., |held| !std::mem::take(&mut is_first) && held.is_unused(now, unused_after)).collect()
+        let is_healthy = |held: &Held| held.health.health() == Health::Healthy;
+        let (kept, mut index) = (self.all.iter().position(is_healthy).unwrap_or(0), 0);
+        let is_over = |held: &mut Held| {
+            index += 1;
+            // Asked of each: it also notes the calls.
+            held.is_unused(now, unused_after) && index - 1 != kept
+        };
+        self.all.extract_if(.., is_over).collect()
     }
 }

@@ -3,12 +3,14 @@
 //! - `mod.rs`: which connections come and go, and when.
 //! - `growth.rs`: how calls ask for one more.
 //! - `held.rs`: the connections that there are.
+//! - `pause.rs`: when the next one may be made.
 //!
 //! A further connection never changes the state of its server for the worse: the server is ready as long as one is left that is
 //! healthy, and the oldest one of those is the first. Each ends for itself.
 
 pub(in crate::balance) mod growth;
 mod held;
+mod pause;
 #[cfg(test)]
 mod tests;
 
@@ -20,7 +22,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 use crate::balance::subchannel::further::held::{Held, HeldConnections, HeldEvent};
-use crate::balance::subchannel::reconnect::Reconnect;
+use crate::balance::subchannel::further::pause::Pause;
 use crate::balance::subchannel::supervisor::{Supervisor, millis};
 use crate::connection::{CloseKind, CloseReason, Connection};
 
@@ -54,28 +56,34 @@ enum Event {
 impl Supervisor {
     /// Keeps a server that has its first connection, until the last one takes no more calls. Returns why that one does not.
     ///
-    /// Further ones are made one at a time, when calls ask. The backoff between those that fail or are short is as usual, and
-    /// theirs alone.
+    /// Further ones are made one at a time, when calls ask: the next one once the health of the last one is known. The backoff between
+    /// those that fail, are short or are unhealthy is as usual, and theirs alone.
     pub(super) async fn watch_several(&mut self, began: Instant, first: Connection) -> CloseReason {
         let context = self.context.clone();
         let subchannel = self.subchannel.clone();
         let mut services = context.health.service.subscribe();
         let mut limits = context.connections_per_server.subscribe();
-        let mut held = HeldConnections::new(first, began, self.check_options(&mut services), context.unused_after);
-        let mut backoff = Reconnect::new();
+        let mut held = HeldConnections::new(first, began, self.asked(&mut services), context.unused_after);
+        let mut pause = Pause::new();
         let mut attempt: Option<Attempt> = None;
-        let mut retry_at: Option<Instant> = None;
         let mut error = None;
         let mut is_news = true;
         subchannel.growth.forget();
         loop {
             let limit = *limits.borrow_and_update();
             let has_place = held.len() < limit && !subchannel.is_held();
-            let may_begin = attempt.is_none() && retry_at.is_none() && has_place;
-            subchannel.growth.set(attempt.is_some(), may_begin);
+            if let Some(news) = held.take_news() {
+                pause.after_check(news.is_ok(), self.options.connect_timeout);
+                subchannel.growth.set_failed(news.is_err());
+                error = news.err().or(error);
+            }
+            // One that calls may use in a moment is as good as one that is being made.
+            let is_making = attempt.is_some() || held.is_checking();
+            let may_begin = !is_making && pause.until.is_none() && has_place;
+            subchannel.growth.set(is_making, may_begin);
             if std::mem::replace(&mut is_news, true) {
                 let (state, unhealthy) = held.state();
-                self.log_health(&state, unhealthy.as_deref(), held.health_not_supported());
+                self.log_health(&state, unhealthy.as_deref(), held.health_not_supported(), held.is_health_confirmed());
                 subchannel.set_state(state, unhealthy.or_else(|| error.take()));
                 // After both: the pool publishes the connections, and asks for another one if calls still wait.
                 context.changed.notify_one();
@@ -91,7 +99,7 @@ impl Supervisor {
                 Ok(()) = limits.changed() => Event::OtherLimit,
                 () = subchannel.growth.asked(), if attempt.is_none() => Event::Asked,
                 (began, result) = ended(&mut attempt) => Event::Attempted(began, result),
-                () = reached(retry_at) => Event::MayTryAgain,
+                () = reached(pause.until) => Event::MayTryAgain,
                 () = reached(next_check) => Event::Check,
             };
             match event {
@@ -104,12 +112,11 @@ impl Supervisor {
                     self.one_ended(&reason, held.len());
                     error = Some(reason.to_string());
                     if ended.is_further {
-                        let next = backoff.ended(ended.began.elapsed(), false, fastrand::f64());
-                        retry_at = (!next.delay.is_zero()).then(|| ended.began + next.delay);
+                        pause.after_end(ended.began);
                     }
                 }
                 Event::Health => {}
-                Event::OtherService => held.check_health(self.check_options(&mut services).as_ref()),
+                Event::OtherService => held.check_health(&self.asked(&mut services)),
                 Event::OtherLimit => held.keep(*limits.borrow()),
                 // Whoever asked may have found room meanwhile.
                 Event::Asked if !subchannel.waiting.has_waiters() => {
@@ -121,32 +128,26 @@ impl Supervisor {
                 // It is held, or it was released a moment ago.
                 Event::Asked if !may_begin || subchannel.is_held() => {}
                 Event::Asked => {
-                    attempt = Some(Box::pin(self.attempt(backoff.further_rank())));
+                    attempt = Some(Box::pin(self.attempt(pause.rank())));
                     is_news = false;
                 }
                 // Whoever etcd does not list gets no connection, and nobody more than is permitted by now.
                 Event::Attempted(_, Ok(_)) if !has_place || subchannel.is_held() => attempt = None,
                 Event::Attempted(began, Ok(connection)) => {
                     attempt = None;
-                    backoff.connected();
-                    subchannel.growth.set_failed(false);
-                    held.push(Held::further(connection, began, self.check_options(&mut services)));
+                    held.push(Held::further(connection, began, self.asked(&mut services)));
                     let (service, server, connections) = (&*context.service, subchannel.address(), held.len());
                     tracing::debug!(parent: None, service, %server, connections, "further connection made");
                 }
                 Event::Attempted(began, Err(failure)) => {
                     attempt = None;
-                    let next = backoff.failed(began.elapsed(), self.options.connect_timeout, fastrand::f64());
-                    retry_at = Some(began + next.delay);
-                    let (service, server, retry_in_ms) = (&*context.service, subchannel.address(), millis(next.delay));
-                    tracing::debug!(
-                        parent: None, service, %server, error = failure, retry_in_ms, "further connection failed"
-                    );
+                    let retry_in_ms = millis(pause.after_failure(began, self.options.connect_timeout));
+                    self.further_failed(&failure, retry_in_ms);
                     context.failures.fetch_add(1, Ordering::Relaxed);
                     subchannel.growth.set_failed(true);
                     error = Some(failure);
                 }
-                Event::MayTryAgain => retry_at = None,
+                Event::MayTryAgain => pause.until = None,
                 Event::Check => {
                     let unused = held.take_unused().len();
                     is_news = unused > 0;
@@ -159,6 +160,12 @@ impl Supervisor {
                 }
             }
         }
+    }
+
+    /// A further connection could not be made.
+    fn further_failed(&self, error: &str, retry_in_ms: u64) {
+        let (service, server) = (&*self.context.service, self.subchannel.address());
+        tracing::debug!(parent: None, service, %server, error, retry_in_ms, "further connection failed");
     }
 
     /// One of several connections has ended.

@@ -7,6 +7,10 @@
 //!          │ each answer: healthy or not
 //!          └──the server has no health service──▶ Rest: healthy
 //! ```
+//!
+//! An answer that is due has a time limit, which counts from when the server can have heard the question: calls may use all of its
+//! streams. An answer is due at first, and again when a stream ends over which the server said for a while that it serves: a proxy or a
+//! maximum age of streams ends it, and nothing is known of the server until it is asked again.
 
 use std::time::Duration;
 
@@ -15,7 +19,7 @@ use crate::backoff::Backoff;
 /// What is known of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::balance) enum Health {
-    /// The server has not answered yet. Calls wait.
+    /// The server has not answered yet, or has to be asked again. Calls wait.
     Unknown,
     /// Calls go over the connection: the server says so, or it cannot be asked.
     Healthy,
@@ -39,6 +43,8 @@ pub(super) enum Action {
 pub(super) enum Input {
     /// The server has answered: it serves, or it does not.
     Answered { serving: bool },
+    /// The stream was opened: the server hears the question from now on.
+    Opened,
     /// The stream has ended, with whatever status, or it was refused.
     Ended,
     /// The connection has ended, or is about to.
@@ -54,13 +60,24 @@ pub(super) enum Input {
 pub(super) struct Machine {
     health: Health,
     action: Action,
-    /// When the first answer has to be there; `None` once there is one, or the stream has ended.
-    answer_by: Option<Duration>,
-    /// When the stream was opened.
+    answer: Answer,
+    /// How long an answer may take.
+    answer_within: Duration,
+    /// When the stream was begun.
     opened: Duration,
     /// The stream has given an answer.
     has_answered: bool,
     backoff: Backoff,
+}
+
+/// Whether an answer has a time limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answer {
+    /// It comes when it comes: there was one, or the limit has passed.
+    NotDue,
+    /// It is due some time after a stream is opened.
+    DueOnceOpened,
+    DueBy(Duration),
 }
 
 /// A stream that has lasted so long, and has given an answer, is asked for again at once. A server
@@ -70,12 +87,13 @@ const LASTING: Duration = Duration::from_secs(1);
 
 impl Machine {
     /// Begins to ask. What is `known` of the connection from before, under another name, stays until
-    /// the first answer, which has to come by `answer_by`.
-    pub(super) fn new(known: Health, now: Duration, answer_by: Duration, seed: u64) -> Self {
+    /// the first answer, which may take `answer_within`.
+    pub(super) fn new(known: Health, now: Duration, answer_within: Duration, seed: u64) -> Self {
         Self {
             health: known,
-            action: Action::Watch { until: Some(answer_by) },
-            answer_by: Some(answer_by),
+            action: Action::Watch { until: None },
+            answer: Answer::DueOnceOpened,
+            answer_within,
             opened: now,
             has_answered: false,
             backoff: Backoff::new(seed),
@@ -96,45 +114,59 @@ impl Machine {
     pub(super) fn on(&mut self, input: Input, now: Duration) {
         match (input, self.action) {
             (_, Action::Rest) | (Input::TimeOver, Action::Watch { until: None }) => {}
+            (Input::Opened, _) => {
+                self.opened = now;
+                if self.answer == Answer::DueOnceOpened {
+                    self.answer = Answer::DueBy(now + self.answer_within);
+                }
+                self.watch();
+            }
             (Input::Answered { serving }, _) => {
                 self.health = if serving { Health::Healthy } else { Health::Unhealthy };
-                self.has_answered = true;
-                self.watch(None);
+                (self.has_answered, self.answer) = (true, Answer::NotDue);
+                self.watch();
             }
             (Input::NotSupported, _) => {
                 self.health = Health::Healthy;
                 self.action = Action::Rest;
             }
             (Input::Ended, _) => {
-                self.health = Health::Unhealthy;
-                self.answer_by = None;
+                (self.health, self.answer) = if self.health == Health::Healthy && self.has_lasted(now) {
+                    (Health::Unknown, Answer::DueOnceOpened)
+                } else {
+                    (Health::Unhealthy, Answer::NotDue)
+                };
                 self.wait(now);
             }
             // The connection's end says what becomes of it.
             (Input::Disconnected, _) => self.wait(now),
-            // The first answer is late. It still counts when it comes.
+            // The answer is late. It still counts when it comes.
             (Input::TimeOver, Action::Watch { .. }) => {
-                self.health = Health::Unhealthy;
-                self.watch(None);
+                (self.health, self.answer) = (Health::Unhealthy, Answer::NotDue);
+                self.watch();
             }
             (Input::TimeOver, Action::Wait { .. }) => {
                 (self.opened, self.has_answered) = (now, false);
-                let is_late = self.answer_by.is_some_and(|answer_by| answer_by <= now);
-                if is_late {
-                    self.health = Health::Unhealthy;
+                if matches!(self.answer, Answer::DueBy(time) if time <= now) {
+                    (self.health, self.answer) = (Health::Unhealthy, Answer::NotDue);
                 }
-                self.watch(self.answer_by.filter(|_| !is_late));
+                self.watch();
             }
         }
     }
 
-    fn watch(&mut self, answer_by: Option<Duration>) {
-        self.answer_by = answer_by;
-        self.action = Action::Watch { until: answer_by };
+    fn watch(&mut self) {
+        let until = if let Answer::DueBy(time) = self.answer { Some(time) } else { None };
+        self.action = Action::Watch { until };
+    }
+
+    /// Whether the stream has given an answer, and was open for a while.
+    fn has_lasted(&self, now: Duration) -> bool {
+        self.has_answered && now.saturating_sub(self.opened) >= LASTING
     }
 
     fn wait(&mut self, now: Duration) {
-        if self.has_answered && now.saturating_sub(self.opened) >= LASTING {
+        if self.has_lasted(now) {
             self.backoff.reset();
         }
         self.action = Action::Wait { until: now + self.backoff.fail(now, false) };
@@ -157,6 +189,14 @@ pub(crate) mod tests {
         Machine::new(Health::Unknown, ms(0), ms(5_000), 7)
     }
 
+    /// One whose stream is opened at once.
+    #[cfg(test)]
+    fn opened() -> Machine {
+        let mut machine = machine();
+        machine.on(Input::Opened, ms(0));
+        machine
+    }
+
     fn answered(serving: bool) -> Input {
         Input::Answered { serving }
     }
@@ -171,7 +211,7 @@ pub(crate) mod tests {
 
     #[test]
     fn each_answer_says_whether_calls_go_over_the_connection() {
-        let mut machine = machine();
+        let mut machine = opened();
         assert_eq!((machine.health(), machine.action()), (Health::Unknown, Action::Watch { until: Some(ms(5_000)) }));
         for (serving, health) in [(true, Health::Healthy), (false, Health::Unhealthy), (true, Health::Healthy)] {
             machine.on(answered(serving), ms(10));
@@ -181,11 +221,32 @@ pub(crate) mod tests {
 
     #[test]
     fn a_late_first_answer_makes_it_unhealthy_and_still_counts() {
-        let mut machine = machine();
+        let mut machine = opened();
         machine.on(Input::TimeOver, ms(5_000));
         assert_eq!((machine.health(), machine.action()), (Health::Unhealthy, Action::Watch { until: None }));
         machine.on(answered(true), ms(60_000));
         assert_eq!(machine.health(), Health::Healthy);
+    }
+
+    #[test]
+    fn the_time_of_an_answer_counts_from_when_the_server_was_first_asked() {
+        for known in [Health::Unknown, Health::Healthy] {
+            let mut machine = Machine::new(known, ms(0), ms(5_000), 7);
+            for now in [ms(5_000), ms(60_000)] {
+                machine.on(Input::TimeOver, now);
+                assert_eq!((machine.health(), machine.action()), (known, Action::Watch { until: None }));
+            }
+            machine.on(Input::Opened, ms(61_000));
+            assert_eq!(machine.action(), Action::Watch { until: Some(ms(66_000)) });
+            // Refused, and asked again: no more time.
+            machine.on(Input::Disconnected, ms(61_000));
+            machine.on(Input::TimeOver, ms(61_000));
+            machine.on(Input::Opened, ms(62_000));
+            assert_eq!((machine.health(), machine.action()), (known, Action::Watch { until: Some(ms(66_000)) }));
+            machine.on(Input::Disconnected, ms(65_000));
+            machine.on(Input::TimeOver, ms(66_001));
+            assert_eq!((machine.health(), machine.action()), (Health::Unhealthy, Action::Watch { until: None }));
+        }
     }
 
     #[test]
@@ -227,6 +288,31 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn calls_wait_after_the_end_of_a_stream_over_which_the_server_served_for_a_while() {
+        for serves_again in [true, false] {
+            let mut machine = opened();
+            machine.on(answered(true), ms(10));
+            assert_eq!(pause(&mut machine, Input::Ended, LASTING), ms(0));
+            assert_eq!(machine.health(), Health::Unknown);
+            machine.on(Input::TimeOver, LASTING);
+            machine.on(Input::Opened, ms(1_500));
+            assert_eq!(machine.action(), Action::Watch { until: Some(ms(6_500)) });
+            if serves_again {
+                machine.on(answered(true), ms(1_600));
+                assert_eq!(machine.health(), Health::Healthy);
+                machine.on(Input::Ended, ms(1_700));
+            } else {
+                machine.on(Input::Ended, ms(60_000));
+            }
+            assert_eq!(machine.health(), Health::Unhealthy, "an end that comes soon, or without an answer");
+        }
+        let mut ill = opened();
+        ill.on(answered(false), ms(10));
+        ill.on(Input::Ended, ms(60_000));
+        assert_eq!(ill.health(), Health::Unhealthy, "it did not serve");
+    }
+
+    #[test]
     fn the_end_of_the_connection_says_nothing_of_its_health() {
         for (before, after) in
             [(None, Health::Unknown), (Some(true), Health::Healthy), (Some(false), Health::Unhealthy)]
@@ -240,7 +326,7 @@ pub(crate) mod tests {
 
     #[test]
     fn the_first_answer_is_late_also_between_two_streams() {
-        let mut machine = machine();
+        let mut machine = opened();
         machine.on(Input::Disconnected, ms(4_990));
         machine.on(Input::TimeOver, ms(4_995));
         assert_eq!((machine.health(), machine.action()), (Health::Unknown, Action::Watch { until: Some(ms(5_000)) }));
@@ -258,6 +344,7 @@ pub(crate) mod tests {
             (Input::NotSupported, Health::Healthy),
         ] {
             let mut machine = Machine::new(Health::Healthy, ms(0), ms(5_000), 7);
+            machine.on(Input::Opened, ms(10));
             assert_eq!(machine.health(), Health::Healthy);
             machine.on(input, ms(100));
             assert_eq!(machine.health(), after, "{input:?}");
@@ -268,16 +355,17 @@ pub(crate) mod tests {
         let input = prop_oneof![
             3 => any::<bool>().prop_map(answered),
             2 => Just(Input::Ended),
+            2 => Just(Input::Opened),
             2 => Just(Input::TimeOver),
             1 => Just(Input::Disconnected),
         ];
         (input, 0_u64..3_000)
     }
 
-    /// Only an answer makes the connection healthy, and nothing but an answer is waited for without an end.
+    /// Only an answer makes the connection healthy, and calls wait for no longer than an answer may take.
     fn answers_count(seed: u64, inputs: Vec<(Input, u64)>) -> TestCaseResult {
         let mut machine = Machine::new(Health::Unknown, ms(0), ms(5_000), seed);
-        let (mut now, mut serving) = (ms(0), None);
+        let (mut now, mut serving, mut is_opened) = (ms(0), None, false);
         for (input, step) in inputs {
             now += ms(step);
             machine.on(input, now);
@@ -286,10 +374,17 @@ pub(crate) mod tests {
                 Input::Ended => serving = None,
                 _ => {}
             }
+            match machine.health() {
+                Health::Unknown => is_opened |= input == Input::Opened,
+                Health::Healthy | Health::Unhealthy => is_opened = false,
+            }
             prop_assert_eq!(machine.health() == Health::Healthy, serving == Some(true));
             match machine.action() {
                 Action::Wait { until } => prop_assert!(until >= now && until <= now + ms(5_000)),
-                Action::Watch { until } => prop_assert_eq!(until.is_some(), machine.health() == Health::Unknown),
+                Action::Watch { until } => {
+                    prop_assert_eq!(until.is_some(), machine.health() == Health::Unknown && is_opened);
+                    prop_assert!(until.is_none_or(|until| until <= now + ms(5_000)));
+                }
                 Action::Rest => prop_assert!(false),
             }
         }

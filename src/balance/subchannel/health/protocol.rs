@@ -14,7 +14,7 @@ use prost::Message;
 use tonic::codec::{BufferSettings, DecodeBuf, Decoder};
 use tonic::{Code, Status, Streaming};
 
-use crate::connection::{Connection, Failure, FailureKind, UncountedBody};
+use crate::connection::{Connection, Failure, FailureKind, Uncounted, UncountedBody};
 
 /// Which service's health is asked for.
 #[derive(Clone, PartialEq, Message)]
@@ -61,7 +61,24 @@ pub(super) struct WatchRequest {
 }
 
 /// A `Watch` over one connection.
-pub(super) enum HealthStream {
+pub(super) struct HealthStream {
+    /// Until the server is asked: other streams may use all that it accepts.
+    opening: Option<Opening>,
+    response: WatchResponse,
+}
+
+/// Ready when the request is sent.
+type Opening = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// What happens on a stream.
+pub(super) enum WatchNews {
+    /// The server was asked. The first.
+    Opened,
+    Answer(ServingStatus),
+}
+
+/// What has come of the response.
+enum WatchResponse {
     /// The response has not begun.
     Opening(Pin<Box<dyn Future<Output = Result<Streaming<HealthCheckResponse>, WatchEnd>> + Send>>),
     /// The response has begun.
@@ -73,8 +90,8 @@ const PATH: &str = "/grpc.health.v1.Health/Watch";
 const MAX_ANSWER: usize = 4 << 10;
 /// Bytes. As large as an answer with its prefix, and not tonic's 8 KiB: there is a stream for each connection.
 const BUFFER: usize = 64;
-/// Letters of a server's text that are kept.
-const MAX_TEXT: usize = 200;
+/// Letters of a server's text, or of a service's name, that are kept.
+pub(super) const MAX_TEXT: usize = 200;
 
 /// A message as it stands in a body of gRPC: a flag that it is not compressed, its length, itself.
 fn framed(message: &impl Message) -> Bytes {
@@ -107,25 +124,47 @@ impl HealthStream {
     /// Begins to watch a service.
     pub(super) fn open(connection: &Connection, request: &WatchRequest, service: &str) -> Self {
         let message = framed(&HealthCheckRequest { service: service.to_owned() });
-        let opened = connection.open_uncounted(request.head(), message);
-        Self::Opening(Box::pin(async move {
-            let response = opened.map_err(|failure| WatchEnd::of_failure(&failure))?.response().await;
+        let mut sent = connection.open_uncounted(request.head(), message);
+        let opened = sent.as_mut().ok().map(Uncounted::opened);
+        let response = WatchResponse::Opening(Box::pin(async move {
+            let response = sent.map_err(|failure| WatchEnd::of_failure(&failure))?.response().await;
             let (head, body) = response.map_err(|failure| WatchEnd::of_failure(&failure))?.into_parts();
-            match Status::from_header_map(&head.headers) {
+            // OK in the head of a response that goes on is no status: the trailers have it.
+            let status = Status::from_header_map(&head.headers);
+            match status.filter(|status| status.code() != Code::Ok || body.is_empty()) {
                 Some(status) => Err(WatchEnd::of(&status)),
                 None => Ok(stream(body, head.status)),
             }
-        }))
+        }));
+        Self { opening: opened.map(|opened| Box::pin(opened) as _), response }
     }
 
-    /// Waits for the next answer.
+    /// Waits for what comes next.
     ///
     /// # Errors
     /// The stream has ended. It is not to be used any more.
     ///
     /// # Cancel safety
-    /// Dropping it loses no answer: the opening future and the stream are kept in `self`.
-    pub(super) async fn next(&mut self) -> Result<ServingStatus, WatchEnd> {
+    /// Dropping it loses nothing: the futures and the stream are kept in `self`.
+    pub(super) async fn next(&mut self) -> Result<WatchNews, WatchEnd> {
+        let opened = async |opening: &mut Option<Opening>| {
+            match opening {
+                Some(opening) => opening.await,
+                None => std::future::pending().await,
+            }
+            *opening = None;
+        };
+        tokio::select! {
+            biased; // in the order in which they happen
+            () = opened(&mut self.opening) => Ok(WatchNews::Opened),
+            answer = self.response.answer() => answer.map(WatchNews::Answer),
+        }
+    }
+}
+
+impl WatchResponse {
+    /// Waits for the next answer.
+    async fn answer(&mut self) -> Result<ServingStatus, WatchEnd> {
         loop {
             match self {
                 Self::Opening(opening) => *self = Self::Open(Box::new(opening.await?)),

@@ -16,6 +16,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::{HealthReporter, health_reporter};
 use tower::discover::Change;
 
+use crate::balance::subchannel::health::CheckedHealth;
 use crate::{BalancedChannel, BalancedChannelBuilder, Instance, ServerState};
 
 /// Answers at once, but a call named `wait` when it is told to.
@@ -69,7 +70,13 @@ async fn is(channel: &BalancedChannel, state: ServerState) {
 }
 
 fn ask_for(channel: &BalancedChannel, service: Option<&str>) {
-    channel.0.shared.connect_context.health.service.send_replace(service.map(Into::into));
+    channel
+        .0
+        .shared
+        .connect_context
+        .health
+        .service
+        .send_replace(service.map_or(CheckedHealth::None, |service| CheckedHealth::Of(service.into())));
 }
 
 #[tokio::test]

@@ -184,6 +184,16 @@ impl OutlierDetection {
         failed.map(|(setting, value, bound, _)| (setting, value, bound))
     }
 
+    /// How long a server is ejected that is for so many times.
+    fn time_of(&self, ejections: u32) -> Duration {
+        self.base_time.saturating_mul(ejections).min(self.max_time)
+    }
+
+    /// Whether anything ejects servers.
+    fn ejects(&self) -> bool {
+        self.consecutive_failures.is_some() || self.failure_percentage.is_some() || self.success_rate.is_some()
+    }
+
     /// Whether the detector should look at once: for as many consecutive failures as eject, and
     /// twice, four times … as many, because peers may excuse the first; on probation for each.
     pub(crate) fn is_suspicious(&self, failures: u32, on_probation: bool) -> bool {
@@ -239,6 +249,19 @@ impl<Id: Ord + Clone> OutlierDetector<Id> {
     /// A detector without ejected servers, whose first interval begins now. The options are valid.
     pub(crate) fn new(options: OutlierDetection, now: Duration) -> Self {
         Self { options, interval_began: now, ejected: BTreeMap::new(), previous: BTreeMap::new() }
+    }
+
+    /// Goes on with other options, which are valid: the servers that are ejected stay so, for the time that these give them. Without a
+    /// way to eject servers all of them return (A50).
+    pub(crate) fn set_options(&mut self, options: OutlierDetection) {
+        let before = std::mem::replace(&mut self.options, options);
+        if !options.ejects() {
+            self.ejected.clear();
+        }
+        for server in self.ejected.values_mut() {
+            let times = [&before, &options].map(|options| options.time_of(server.ejections));
+            server.until = server.until.map(|until| until.saturating_sub(times[0]) + times[1]);
+        }
     }
 
     /// When [`OutlierDetector::detect`] is due, if nothing is suspicious before: a server returns,
@@ -365,7 +388,7 @@ impl<Id: Ord + Clone> OutlierDetector<Id> {
         let server = self.ejected.entry(id.clone()).or_default();
         server.ejections += 1;
         server.on_probation = false;
-        server.until = Some(now + self.options.base_time.saturating_mul(server.ejections).min(self.options.max_time));
+        server.until = Some(now + self.options.time_of(server.ejections));
     }
 }
 

@@ -142,6 +142,25 @@ fn failures_in_a_row_eject_at_once_and_probation_again_longer() {
 }
 
 #[test]
+fn other_options_leave_servers_ejected_and_say_for_how_long() {
+    let options = OutlierDetection::default().ejection_time(SECOND * 100, SECOND * 300);
+    let (bad, quiet) = (counts(&[(9, 5, 5), (9, 0, 0), (9, 0, 0)]), counts(&[(0, 0, 0), (9, 0, 0), (9, 0, 0)]));
+    let mut detector = OutlierDetector::new(options, Duration::ZERO);
+    assert_eq!(detector.detect(&bad, SECOND), [0]);
+    detector.set_options(options.max_ejection_percent(0));
+    assert_eq!(detector.detect(&quiet, SECOND * 100), [0]);
+    detector.set_options(options.ejection_time(SECOND * 200, SECOND * 300));
+    assert_eq!(detector.detect(&quiet, SECOND * 200), [0]);
+    detector.set_options(options);
+    assert!(detector.detect(&quiet, SECOND * 200).is_empty() && detector.is_on_probation(&0));
+
+    let mut detector = OutlierDetector::new(options, Duration::ZERO);
+    assert_eq!(detector.detect(&bad, SECOND), [0]);
+    detector.set_options(options.consecutive_failures(None).success_rate(None, 1).failure_percentage(None, 1));
+    assert!(detector.detect(&quiet, SECOND * 2).is_empty() && !detector.is_on_probation(&0), "nothing ejects any more");
+}
+
+#[test]
 fn rates_are_judged_when_the_interval_is_over() {
     let mut detector = OutlierDetector::new(OutlierDetection::default(), Duration::ZERO);
     let failing = counts(&[(1, 99, 1), (100, 0, 0), (100, 0, 0), (100, 0, 0), (100, 0, 0)]);

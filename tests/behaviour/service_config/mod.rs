@@ -1,8 +1,22 @@
 //! Service configs that stand in etcd.
+//!
+//! - `mod.rs`: one after the other, and what the other files share.
+//! - `first_word.rs`: calls that begin before etcd, or the cache, has said anything.
+//! - `health.rs`: documents that say whose health decides.
+//! - `rights.rs`: what the role may read.
+//! - `cached.rs`: cache files, and an etcd that has lost its data.
+//! - `refused.rs`: what is refused.
 
+mod cached;
+mod first_word;
+mod health;
+mod refused;
+mod rights;
+
+use std::path::Path;
 use std::time::Duration;
 
-use etcd_client::Permission;
+use etcd_client::{Client, Permission};
 use greeter_proto::HelloRequest;
 use greeter_proto::greeter_client::GreeterClient;
 use greeter_proto::greeter_server::{Greeter, GreeterServer};
@@ -52,8 +66,44 @@ async fn lasts(channel: &BalancedChannel) -> Duration {
     began.elapsed()
 }
 
+fn revision_of(source: Option<&ServiceConfigSource>) -> Option<i64> {
+    let Some(ServiceConfigSource::Etcd { revision, .. }) = source else { panic!("{source:?}") };
+    *revision
+}
+
 async fn shows(channel: &BalancedChannel, what: &str, wanted: impl Fn(&ServiceConfigStatus) -> bool) {
     until(what, async || Some(channel.service_config()).filter(|status| wanted(status)).map(drop)).await;
+}
+
+fn has(channel: &BalancedChannel, text: &str) -> bool {
+    channel.service_config().text().is_some_and(|found| found.contains(text))
+}
+
+/// The options of "user", whose role may read the instances of "s" and these keys.
+async fn with_role(world: &World, keys: &[(&str, bool)]) -> (Client, EtcdOptions) {
+    let root = world.protect("s/").await;
+    for (key, is_prefix) in keys {
+        grant(&root, key, *is_prefix).await;
+    }
+    (root, EtcdOptions::new([world.etcd.endpoint()]).user("user", "userpw"))
+}
+
+async fn grant(root: &Client, key: &str, is_prefix: bool) {
+    let permission = Permission::read(key);
+    let permission = if is_prefix { permission.with_prefix() } else { permission };
+    root.auth_client().role_grant_permission("role", permission).await.unwrap();
+}
+
+async fn put(root: &Client, key: &str, value: impl Into<Vec<u8>>) {
+    root.kv_client().put(key, value, None).await.unwrap();
+}
+
+async fn holds(file: &Path, text: &str) {
+    let found = || {
+        let bytes = std::fs::read(file).ok()?;
+        bytes.windows(text.len()).any(|part| part == text.as_bytes()).then_some(())
+    };
+    until(&format!("{text:?} in {}", file.display()), async || found()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -64,19 +114,24 @@ async fn a_put_changes_the_timeouts_of_a_fleet() {
     let channel = channel(&resolver, "shop/payments");
     let key = "tonic-etcd/config/shop%2Fpayments";
     shows(&channel, "word of etcd", |status| status.source().is_some() && status.text().is_none()).await;
+    assert_eq!(revision_of(channel.service_config().source()), None, "there is no document");
     assert!(lasts(&channel).await > Duration::from_millis(1_500), "the code's");
 
     world.put(key, &document("0.1s")).await;
     shows(&channel, "the document", |status| status.text().is_some()).await;
     let status = channel.service_config();
     let Some(ServiceConfigSource::Etcd { key: found, revision, .. }) = status.source() else { panic!("{status:?}") };
-    assert_eq!((&**found, *revision), (key, world.revision().await));
+    let first = world.revision().await;
+    assert_eq!((&**found, *revision), (key, Some(first)));
     assert!(lasts(&channel).await < Duration::from_secs(1));
 
     world.put(key, &document("soon")).await;
     shows(&channel, "word of the broken one", |status| status.error().is_some()).await;
     let status = channel.service_config();
     assert!(status.error().unwrap().starts_with("methodConfig[0].timeout: "), "{status:?}");
+    assert!(status.text().unwrap().contains("0.1s"));
+    assert_eq!(revision_of(status.source()), Some(first), "that of the document in force");
+    assert_eq!(revision_of(status.error_source()), Some(world.revision().await), "that of the broken one");
     assert!(lasts(&channel).await < Duration::from_secs(1), "the last good one stays");
 
     // etcd is away: the last one stays, and what comes then is seen when etcd is back.
@@ -87,6 +142,7 @@ async fn a_put_changes_the_timeouts_of_a_fleet() {
     world.etcd.start_again();
     world.delete(key).await;
     shows(&channel, "no document", |status| status.text().is_none()).await;
+    assert_eq!(revision_of(channel.service_config().source()), None);
     assert!(lasts(&channel).await > Duration::from_millis(1_500), "the code's again");
 }
 
@@ -110,25 +166,12 @@ async fn one_watch_serves_all_services_and_other_keys_concern_nobody() {
     until("no watch", async || (world.watches() == 0).then_some(())).await;
 }
 
-/// A role that may read its service's instances, and more or less of the configs.
-async fn with_role(world: &World, keys: &[(&str, bool)]) -> (etcd_client::Client, Resolver) {
-    let root = world.protect("s/").await;
-    let mut auth = root.auth_client();
-    for (key, is_prefix) in keys {
-        let permission = Permission::read(*key);
-        let permission = if *is_prefix { permission.with_prefix() } else { permission };
-        auth.role_grant_permission("role", permission).await.unwrap();
-    }
-    let options = EtcdOptions::new([world.etcd.endpoint()]).user("user", "userpw");
-    (root, Resolver::connect_lazy(options).unwrap())
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_role_may_read_all_documents_or_its_own_alone() {
     for keys in [&[("tonic-etcd/config/", true)][..], &[("tonic-etcd/config/s", false)]] {
         let world = World::start().await;
-        let (root, resolver) = with_role(&world, keys).await;
-        let channel = channel(&resolver, "s");
+        let (root, options) = with_role(&world, keys).await;
+        let channel = channel(&Resolver::connect_lazy(options).unwrap(), "s");
         root.kv_client().put("tonic-etcd/config/s", document("0.1s"), None).await.unwrap();
         shows(&channel, "the document", |status| status.text().is_some()).await;
         root.kv_client().put("tonic-etcd/config/s", "{}", None).await.unwrap();
@@ -138,18 +181,36 @@ async fn a_role_may_read_all_documents_or_its_own_alone() {
 }
 
 #[tokio::test]
+async fn a_role_that_may_read_its_own_document_alone_is_nothing_to_warn_of() {
+    let (log, _guard) = Log::begin();
+    let world = World::start().await;
+    let (root, options) = with_role(&world, &[("tonic-etcd/config/s", false)]).await;
+    let resolver = Resolver::connect_lazy(options).unwrap();
+    root.kv_client().put("tonic-etcd/config/s", document("0.1s"), None).await.unwrap();
+    let channel = channel(&resolver, "s");
+    shows(&channel, "the document", |status| status.text().is_some()).await;
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!((log.count(" WARN "), log.count("watch recovered")), (0, 0), "{}", log.text());
+}
+
+#[tokio::test]
 async fn a_role_that_may_read_none_leaves_the_codes_settings_and_says_so_once() {
     let (log, _guard) = Log::begin();
     let world = World::start().await;
-    let (root, resolver) = with_role(&world, &[]).await;
+    let (root, options) = with_role(&world, &[]).await;
+    let resolver = Resolver::connect_lazy(options).unwrap();
     root.kv_client().put("s/one", naming(&slow_server()), None).await.unwrap();
     root.kv_client().put("tonic-etcd/config/s", document("0.1s"), None).await.unwrap();
     let channel = channel(&resolver, "s");
     assert!(lasts(&channel).await > Duration::from_millis(1_500));
     sleep(Duration::from_secs(2)).await;
     assert!(channel.service_config().text().is_none());
-    let warned = log.warned("etcd failed, retrying");
-    assert!((1..=2).contains(&warned), "once for each of the two watches: {}", log.text());
+    let status = channel.service_config();
+    let error = status.error().unwrap();
+    assert!(error.starts_with("etcd does not let tonic-etcd/config/s be read: "), "{error}");
+    assert_eq!((revision_of(status.source()), revision_of(status.error_source())), (None, None));
+    assert_eq!(log.warned("service config unreadable, settings unchanged"), 1, "{}", log.text());
+    assert_eq!(log.count(" WARN "), 1, "{}", log.text());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -180,24 +241,17 @@ async fn a_program_that_starts_while_etcd_is_down_has_the_last_document() {
     for own_alone in [false, true] {
         let world = World::start().await;
         let folder = tempfile::tempdir().unwrap();
-        let options = || EtcdOptions::new([world.etcd.endpoint()]);
-        let mut admin = world.admin.clone();
-        let mut options_of = options();
+        let (mut admin, mut options) = (world.admin.clone(), EtcdOptions::new([world.etcd.endpoint()]));
         if own_alone {
-            (admin, _) = with_role(&world, &[("tonic-etcd/config/s", false)]).await;
-            options_of = options().user("user", "userpw");
+            (admin, options) = with_role(&world, &[("tonic-etcd/config/s", false)]).await;
         }
         admin.kv_client().put("s/one", naming(&slow_server()), None).await.unwrap();
         admin.kv_client().put("tonic-etcd/config/s", document("0.1s"), None).await.unwrap();
-        let resolver = || Resolver::builder(options_of.clone()).cache(folder.path()).connect_lazy().unwrap();
+        let resolver = || Resolver::builder(options.clone()).cache(folder.path()).connect_lazy().unwrap();
         let before = channel(&resolver(), "s");
         shows(&before, "the document", |status| status.text().is_some()).await;
         assert!(lasts(&before).await < Duration::from_secs(1));
-        let file = folder.path().join(if own_alone {
-            "tonic-etcd%2Fconfig%2Fs.cache"
-        } else {
-            "tonic-etcd%2Fconfig%2F.cache"
-        });
+        let file = folder.path().join("tonic-etcd%2Fconfig%2Fs.cache");
         until("the file", async || file.exists().then_some(())).await;
         until("the servers' file", async || folder.path().join("s%2F.cache").exists().then_some(())).await;
         sleep(Duration::from_millis(200)).await;
