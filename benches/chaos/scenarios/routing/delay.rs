@@ -1,5 +1,5 @@
-//! A delay that is exact to a tenth of a millisecond. tokio's timer has steps of a millisecond, which would cost a server that is to
-//! take 10 ms a tenth of its capacity.
+//! A delay that is exact to a tenth of a millisecond. tokio's timer has steps of a millisecond, which would cost a
+//! server that is to take 10 ms a tenth of its capacity.
 
 use std::sync::mpsc::{Sender, channel};
 use std::thread;

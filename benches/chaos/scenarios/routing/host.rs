@@ -122,7 +122,8 @@ impl Server {
         self.connections.open.load(Ordering::SeqCst)
     }
 
-    /// All connections are closed at once, and none is accepted any more, as the kernel does it for a process that is killed.
+    /// All connections are closed at once, and none is accepted any more, as the kernel does it for a process that is
+    /// killed.
     pub(super) fn kill(&self) {
         self.accepting.abort();
         for socket in self.connections.lock().take().into_iter().flatten() {

@@ -1,7 +1,7 @@
 //! Which servers calls go to: zones, subsets, slow start, consistent hash, routes and splits.
 //!
-//! `zones.rs` has processes that register in etcd. The others have the servers of `host.rs` in this process, a channel that is
-//! told of them (`directory.rs`), and calls in a closed (`closed.rs`) or an open loop (`open.rs`).
+//! `zones.rs` has processes that register in etcd. The others have the servers of `host.rs` in this process, a channel
+//! that is told of them (`directory.rs`), and calls in a closed (`closed.rs`) or an open loop (`open.rs`).
 
 mod closed;
 mod counted;

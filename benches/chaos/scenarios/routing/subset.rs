@@ -34,8 +34,8 @@ const CLIENTS: usize = 1_000;
 const SERVERS: usize = 100;
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Half of them are killed, and leave the directory a step later; the others leave it, and end a step later. Half of either are of the
-/// subset.
+/// Half of them are killed, and leave the directory a step later; the others leave it, and end a step later. Half of
+/// either are of the subset.
 pub(in crate::scenarios) fn replaced(_world: &World, findings: &mut Findings) -> Result<()> {
     let (most, failed, calls) = super::block_on(replace())?;
     let loaded =
