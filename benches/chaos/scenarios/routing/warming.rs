@@ -28,16 +28,16 @@ const JOINS_AT: Duration = Duration::from_secs(1);
 const LASTS: Duration = Duration::from_secs(8);
 
 pub(in crate::scenarios) fn run(_world: &World, findings: &mut Findings) -> Result<()> {
-    let policies: [(&str, fn() -> BalancedChannelBuilder, f64); 2] = [
-        ("weighted round robin", || BalancedChannel::builder().policy(WeightedRoundRobin::new()), 0.4),
-        ("least request", || BalancedChannel::builder().policy(LeastRequest::new()), 1.0),
-    ];
-    for (policy, builder, bar) in policies {
+    let builder = BalancedChannel::builder;
+    for (policy, builder, bar) in [
+        ("weighted round robin", builder().policy(WeightedRoundRobin::new()), 0.4),
+        ("least request", builder().policy(LeastRequest::new()), 1.0),
+    ] {
         let loaded = format!("{policy}, open loop of 2 000 calls/s for 8 s, median of 3");
         let (mut with, mut without, mut failed) = (Vec::new(), Vec::new(), 0);
         for _ in 0..RUNS {
             for (builder, slow) in
-                [(builder().slow_start(SlowStart::new(WINDOW)), &mut with), (builder(), &mut without)]
+                [(builder.clone().slow_start(SlowStart::new(WINDOW)), &mut with), (builder.clone(), &mut without)]
             {
                 let taken = super::block_on(join(builder))?;
                 slow.push(taken.longer_than(SLOW) as f64);
