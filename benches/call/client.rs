@@ -10,7 +10,7 @@ use greeter_proto::Channel;
 use greeter_proto::HelloRequest;
 use greeter_proto::greeter_client::GreeterClient;
 use tonic::transport::{Channel as Tonic, Endpoint};
-use tonic_etcd::{BalancedChannel, Instance, OutlierDetection, RetryPolicy, ServerState, ServerStatus};
+use tonic_etcd::{BalancedChannel, Instance, OutlierDetection, RetryPolicy, ServerState, ServerStatus, SlowStart};
 use tower::discover::Change;
 
 use crate::fleet::block_on;
@@ -54,6 +54,11 @@ async fn ours(job: &Job) -> Figures {
 fn channel(job: &Job, sets: &Arc<AtomicU64>) -> BalancedChannel {
     let insert = |address: &String| {
         let instance = Instance::new(address.as_str()).expect("an address");
+        let is_away = job.servers.last() == Some(address);
+        let instance = match job.setting {
+            Setting::Selection => instance.with_zone(if is_away { "b" } else { "a" }),
+            _ => instance,
+        };
         Ok::<_, Infallible>(Change::Insert(address.clone(), instance))
     };
     let changes: Vec<_> = job.servers.iter().map(insert).collect();
@@ -66,6 +71,9 @@ fn channel(job: &Job, sets: &Arc<AtomicU64>) -> BalancedChannel {
         Setting::Nothing => builder,
         Setting::OneConnection => builder.connections_per_server(1),
         Setting::ServiceConfig => builder.service_config(service_config(100)),
+        Setting::Selection => {
+            builder.zone("a").subset(job.servers.len()).slow_start(SlowStart::new(Duration::from_secs(10)))
+        }
         Setting::HealthCheck => builder.service_config(HEALTH_CHECK),
         Setting::FirstServerPreferred => builder.policy(policy),
         Setting::OutlierDetection => builder.policy(policy).outlier_detection(OutlierDetection::default()),

@@ -71,6 +71,8 @@ pub(crate) enum Setting {
     OneConnection,
     /// A service config with 100 methods, the greeter's among them.
     ServiceConfig,
+    /// A zone, a subset and slow start; the last server is in another zone.
+    Selection,
     /// A service config that asks for the health of each server.
     HealthCheck,
     /// A policy of the bench: it counts the sets that it is given, and sends every second call to the first server.

@@ -34,13 +34,14 @@ enum Kind {
     Guard,
 }
 
-const PARTS: [Part; 11] = [
+const PARTS: [Part; 12] = [
     Part { name: "instructions", kind: Kind::Target, rows: targets::instructions },
     Part { name: "deadlines", kind: Kind::Target, rows: targets::deadlines },
     Part { name: "allocations", kind: Kind::Target, rows: targets::allocations },
     Part { name: "hedging", kind: Kind::Target, rows: targets::hedging },
     Part { name: "connections", kind: Kind::Target, rows: targets::connections },
     Part { name: "config", kind: Kind::Target, rows: targets::config },
+    Part { name: "selection", kind: Kind::Target, rows: targets::selection },
     Part { name: "sets", kind: Kind::Target, rows: targets::sets },
     Part { name: "throughput", kind: Kind::Guard, rows: guards::throughput },
     Part { name: "streams", kind: Kind::Guard, rows: guards::streams },

@@ -94,10 +94,7 @@ pub(crate) fn connections(bench: &Bench, report: &mut Report) {
 /// and one for which each connection has a watch of its server's health.
 pub(crate) fn config(bench: &Bench, report: &mut Report) {
     let plain = Case { deadline: Deadline::Equal, ..Case::new(Side::Ours, 1) };
-    let ratio = |setting| {
-        let with = bench.counter().client(Case { setting, ..plain })?;
-        Ok(with.instructions / bench.counter().client(plain)?.instructions)
-    };
+    let ratio = |setting| bench.ratio(Case { setting, ..plain }, plain);
     let name = "1 worker, a service config of 100 methods, client instructions, with / without";
     add(report, name, "×", Some(Bar::AtMost(1.02)), ratio(Setting::ServiceConfig));
     let watched = if cfg!(feature = "tonic-health") {
@@ -107,6 +104,14 @@ pub(crate) fn config(bench: &Bench, report: &mut Report) {
     };
     let name = "1 worker, the health of each server watched, client instructions, with / without";
     add(report, name, "×", Some(Bar::AtMost(1.02)), watched);
+}
+
+/// What it costs that servers are selected: all are warm, and two of three are in the own zone.
+pub(crate) fn selection(bench: &Bench, report: &mut Report) {
+    let plain = Case::new(Side::Ours, 1);
+    let ratio = bench.ratio(Case { setting: Setting::Selection, ..plain }, plain);
+    let name = "1 worker, zones, subset and slow start, client instructions, set / not set";
+    add(report, name, "×", Some(Bar::AtMost(1.02)), ratio);
 }
 
 /// How often failures make the pool build a set of servers that is the same as before.
@@ -126,6 +131,11 @@ impl Bench {
     /// What one case costs beyond another.
     fn more(&self, case: Case, than: Case, count: Count) -> Result<f64, String> {
         Ok(count(&self.counter().client(case)?) - count(&self.counter().client(than)?))
+    }
+
+    /// The instructions of one case, as a multiple of another's.
+    fn ratio(&self, case: Case, than: Case) -> Result<f64, String> {
+        Ok(self.counter().client(case)?.instructions / self.counter().client(than)?.instructions)
     }
 }
 

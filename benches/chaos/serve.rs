@@ -43,6 +43,9 @@ struct Options {
     /// The first listener's.
     #[arg(long, default_value = "127.0.0.1:0")]
     listen: SocketAddr,
+    /// What the instances say of where they are.
+    #[arg(long)]
+    zone: Option<String>,
     /// How long each answer takes.
     #[arg(long)]
     delay_ms: Option<u64>,
@@ -181,6 +184,9 @@ impl Listening {
         let mut serve = registrar.service(&*options.service[0]);
         for service in &options.service[1..] {
             serve = serve.service(&**service);
+        }
+        if let Some(zone) = options.zone.clone() {
+            serve = serve.describe(|instance| instance.with_zone(zone));
         }
         if options.never_ready {
             serve = serve.ready_when(|| async { Err::<(), _>("as it was told") });

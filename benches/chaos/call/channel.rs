@@ -48,6 +48,9 @@ pub(crate) struct Settings {
     ejection: bool,
     #[arg(long)]
     wait_for_ready: bool,
+    /// Where the client is.
+    #[arg(long)]
+    zone: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -92,6 +95,9 @@ pub(crate) fn ours(resolution: &Resolution, settings: &Settings) -> Result<Balan
     }
     if let Some(ms) = settings.timeout_ms {
         builder = builder.timeout(Duration::from_millis(ms));
+    }
+    if let Some(zone) = &settings.zone {
+        builder = builder.zone(zone);
     }
     if settings.ejection {
         builder = builder.outlier_detection(OutlierDetection::default());

@@ -12,6 +12,7 @@ mod freeze;
 mod kill;
 mod registration;
 mod restart;
+mod routing;
 mod slow;
 mod thousand;
 
@@ -48,6 +49,10 @@ const fn config(name: &'static str, about: &'static str, run: fn(&World, &mut Fi
 
 const fn calls(name: &'static str, about: &'static str, run: fn(&World, &mut Findings) -> Result<()>) -> Scenario {
     Scenario { group: "calls", name, about, run }
+}
+
+const fn routing(name: &'static str, about: &'static str, run: fn(&World, &mut Findings) -> Result<()>) -> Scenario {
+    Scenario { group: "routing", name, about, run }
 }
 
 /// In the order in which they run.
@@ -119,4 +124,18 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     ),
     calls("stopped", "one of 3 servers is stopped for 2 s, with an attempt timeout", calls::stopped::run),
     calls("f66", "servers restart while nobody drives the runtime", calls::pauses::run),
+    routing("zones", "2 zones of 4 servers", routing::zones::quiet),
+    routing(
+        "zone-full",
+        "6 000 calls/s to a zone of 1 server beside 3 elsewhere, 3 200 calls/s each",
+        routing::full::run,
+    ),
+    routing("zone-killed", "all 4 servers of the own zone are killed, and register again", routing::zones::killed),
+    routing("slow-start", "a server that is slow at first joins three", routing::warming::run),
+    routing("hash-keys", "consistent hash: servers leave, join and return", routing::keys::run),
+    routing("hash-bound", "consistent hash with bounded load: 30 % of the calls have one key", routing::bound::run),
+    routing("subset", "20 of 500 servers, of which 100 are replaced", routing::subset::replaced),
+    routing("subset-spread", "1 000 clients of 20 of 100 servers each", routing::subset::spread),
+    routing("route", "2 canaries of 20 servers are called by route, and killed", routing::canary::route),
+    routing("split", "a share of 5 % of 20 000 calls", routing::canary::split),
 ];
