@@ -221,6 +221,15 @@ pub trait Picker: Send + Sync + 'static {
     /// attempt, if no server took the call or if the call had to wait.
     fn pick(&self, call: &Call<'_>) -> Pick;
 
+    /// Whether a server still takes the attempt that was picked for it a moment ago. The attempt counts among the server's calls in
+    /// flight now. `true` by default; for pickers with a bound on load, because several picks at the same moment see the same load.
+    ///
+    /// After `false` the attempt gives its place back, and [`Picker::pick`] is asked again, up to three times for one attempt. The
+    /// channel asks once for each server that it is about to send the attempt to, also if that is the next one in order.
+    fn confirms(&self, _server: usize) -> bool {
+        true
+    }
+
     /// An attempt for which this picker picked the server has ended. Does nothing by default.
     ///
     /// Called once for each attempt that was sent, in the task that ends it. That is usually the

@@ -37,6 +37,15 @@ impl LoadBound {
         }
     }
 
+    /// Whether a server of the set has no more calls than it may have, the one that was just picked for it among them.
+    pub(crate) fn is_within(&self, set: &ReadySet, server: usize) -> bool {
+        let before = set.servers().get(server).map_or(0, |server| server.in_flight() as u64).saturating_sub(1);
+        before == 0 || {
+            let all = self.all_in_flight(set).saturating_sub(1);
+            before < bound(self.percent, all, self.shares.get(server).copied().unwrap_or(1.0))
+        }
+    }
+
     /// The calls in flight of all servers. In a set of n servers, for n over 128, it is added up once in n / 128 picks.
     fn all_in_flight(&self, set: &ReadySet) -> u64 {
         let every = set.len().div_ceil(ADDED_UP) as u64;

@@ -206,4 +206,8 @@ impl Picker for ConsistentHashPicker {
         let otherwise = || self.set.draw(fastrand::u64(..));
         Pick::Server(first_available.or(first_ready).unwrap_or_else(otherwise))
     }
+
+    fn confirms(&self, server: usize) -> bool {
+        self.bound.as_ref().is_none_or(|bound| bound.is_within(&self.set, server))
+    }
 }
