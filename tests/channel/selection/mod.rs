@@ -2,6 +2,7 @@
 
 mod filter;
 mod hops;
+mod review_r18b;
 mod routes;
 mod sticky;
 mod subset;

@@ -1,0 +1,325 @@
+//! Faults of calls and policies that a review has found.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use greeter_proto::HelloRequest;
+use greeter_proto::greeter_client::GreeterClient;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+use tonic::{Code, Request, Status};
+use tonic_etcd::policy::{Call, Pick, PickFirst, Picker, ReadySet, RoundRobin, WeightedRoundRobin};
+use tonic_etcd::testing::{TestCall, TestServer, ready_set};
+use tonic_etcd::{BalancedChannel, Instance, Policy, Route, SelectionReason, ServerState, WaitForReady};
+
+use super::{call_with, calls, greeters, put};
+use crate::field::watched::{Watched, finished};
+use crate::peer::{Peer, Script};
+use crate::support::{builder, changing, greet, ready, repeating, states, until};
+
+fn blue(instance: Instance) -> Instance {
+    instance.with_metadata("lane", "blue")
+}
+
+fn zone(name: &'static str) -> impl Fn(Instance) -> Instance {
+    move |instance| instance.with_zone(name)
+}
+
+fn or_default() -> Route {
+    Route::to("lane", "blue").or_default()
+}
+
+fn spawned(channel: &BalancedChannel, route: Route, for_ready: bool) -> JoinHandle<Result<(), Status>> {
+    let channel = channel.clone();
+    tokio::spawn(async move {
+        let mut request = Request::new(HelloRequest { name: "world".into() });
+        request.extensions_mut().insert(route);
+        request.extensions_mut().insert(WaitForReady(for_ready));
+        GreeterClient::new(channel).say_hello(request).await.map(drop)
+    })
+}
+
+/// A call that waits in the queue of a full canary goes to the default servers when that is gone.
+#[tokio::test]
+async fn r1_a_call_that_waits_for_a_full_canary_falls_back_when_it_dies() {
+    let canary = Peer::limited(Script::Silence, Some(1)).await;
+    let stable = greeters(1).await;
+    let (channel, set) = changing(builder().route_key("lane").wait_limit(Duration::from_secs(2)));
+    put(&set, &canary, blue);
+    put(&set, &stable[0], |instance| instance);
+    ready(&channel, 2).await;
+    let held = spawned(&channel, or_default(), false);
+    until("it to be full", || canary.seen.calls() == 1).await;
+    let waiting = spawned(&channel, or_default(), false);
+    sleep(Duration::from_millis(100)).await;
+    assert!(!waiting.is_finished());
+    let address = canary.address.to_string();
+    drop(canary);
+    until("it to be gone", || states(&channel)[&address] != ServerState::Ready).await;
+    assert!(held.await.unwrap().is_err(), "that one was lost on it");
+    // A call that begins now is served …
+    call_with(&channel, or_default()).await.unwrap();
+    // … and so must be the one that has waited.
+    waiting.await.unwrap().unwrap();
+}
+
+/// The same where the canary's record is removed (its long call goes on).
+#[tokio::test]
+async fn r1_a_call_that_waits_for_a_full_canary_falls_back_when_it_is_taken_away() {
+    let canary = Peer::limited(Script::Silence, Some(1)).await;
+    let stable = greeters(1).await;
+    let (channel, set) = changing(builder().route_key("lane").wait_limit(Duration::from_secs(2)));
+    put(&set, &canary, blue);
+    put(&set, &stable[0], |instance| instance);
+    ready(&channel, 2).await;
+    let _held = spawned(&channel, or_default(), false);
+    until("it to be full", || canary.seen.calls() == 1).await;
+    let waiting = spawned(&channel, or_default(), false);
+    sleep(Duration::from_millis(100)).await;
+    assert!(!waiting.is_finished());
+    set.remove(&canary.address);
+    until("it to be gone", || states(&channel).len() == 1).await;
+    waiting.await.unwrap().unwrap();
+}
+
+/// A strict route never goes to just any server, also on a channel that has no route key at all.
+#[tokio::test]
+async fn r2_a_strict_route_on_a_channel_without_route_keys_is_a_mistake() {
+    let production = greeters(1).await;
+    let (channel, set) = changing(builder());
+    put(&set, &production[0], |instance| instance);
+    ready(&channel, 1).await;
+    let result = call_with(&channel, Route::to("lane", "test")).await;
+    assert_eq!(calls(&production), [0], "{result:?}");
+    assert_eq!(result.unwrap_err().code(), Code::Internal);
+}
+
+/// The table: "none can be used, and at least one is in state Connecting: waits". A call with a route sees both parts.
+#[tokio::test]
+async fn r3_a_call_that_may_fall_back_waits_while_servers_of_its_route_connect() {
+    let begin = Arc::new(Notify::new());
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap(); // it accepts, and sends no SETTINGS before it is told to
+    tokio::spawn({
+        let begin = begin.clone();
+        async move {
+            begin.notified().await;
+            loop {
+                let (tcp, _) = listener.accept().await.unwrap();
+                tokio::spawn(crate::peer::speak(tcp, Script::Greet, None, Arc::default()));
+            }
+        }
+    });
+    let (channel, set) = changing(builder().route_key("lane"));
+    set.put("canary", blue(Instance::new(address).unwrap()));
+    until("it to connect", || states(&channel).values().any(|state| *state == ServerState::Connecting)).await;
+    let (strict, lenient) =
+        (spawned(&channel, Route::to("lane", "blue"), false), spawned(&channel, or_default(), false));
+    sleep(Duration::from_millis(200)).await;
+    begin.notify_one();
+    strict.await.unwrap().unwrap();
+    lenient.await.unwrap().unwrap();
+}
+
+/// One that waits for ready takes the first server that it may go to.
+#[tokio::test]
+async fn r4_a_call_that_waits_for_ready_and_may_fall_back_takes_the_server_of_its_route_when_that_comes() {
+    let peers = greeters(2).await;
+    let (channel, set) = changing(builder().route_key("lane"));
+    put(&set, &peers[1], |instance| instance.with_metadata("lane", "green"));
+    ready(&channel, 1).await;
+    let waiting = spawned(&channel, or_default(), true);
+    sleep(Duration::from_millis(100)).await;
+    put(&set, &peers[0], blue);
+    ready(&channel, 2).await;
+    call_with(&channel, or_default()).await.unwrap();
+    timeout(Duration::from_secs(5), waiting).await.expect("it still waits").unwrap().unwrap();
+}
+
+/// Prefers its own zone, and has no server for a call elsewhere.
+#[derive(Debug)]
+struct OnlyHome(fn() -> Pick);
+
+impl Policy for OnlyHome {
+    fn picker(&self, set: &ReadySet) -> Arc<dyn Picker> {
+        let is_home = set.servers()[0].instance().zone() == Some("a");
+        Arc::new(OnlyHome(if is_home { || Pick::Server(0) } else { self.0 }))
+    }
+}
+
+impl Picker for OnlyHome {
+    fn pick(&self, _: &Call<'_>) -> Pick {
+        (self.0)()
+    }
+}
+
+/// Home is full, and this is what the policy says of the next zone. Returns how many calls that has got.
+async fn sent_away(elsewhere: fn() -> Pick) -> usize {
+    let home = Peer::limited(Script::Silence, Some(1)).await;
+    let away = greeters(1).await;
+    let limit = Duration::from_millis(300);
+    let (channel, set) = changing(builder().zone("a").policy(OnlyHome(elsewhere)).wait_limit(limit));
+    put(&set, &home, zone("a"));
+    put(&set, &away[0], zone("b"));
+    ready(&channel, 2).await;
+    let _held = Watched::greet(&channel, false);
+    until("it to be full", || home.seen.calls() == 1).await;
+    let _ = greet(&channel).await;
+    calls(&away)[0]
+}
+
+/// What a policy says of a further zone counts: no server there is taken against it.
+#[tokio::test]
+async fn r5_a_policy_that_waits_in_a_further_zone_keeps_calls_away() {
+    assert_eq!(sent_away(|| Pick::Wait).await, 0);
+}
+
+#[tokio::test]
+async fn r5_a_policy_that_fails_calls_in_a_further_zone_keeps_them_away() {
+    assert_eq!(sent_away(|| Pick::Fail(Status::resource_exhausted("not across zones"))).await, 0);
+}
+
+/// "So a share is wrong by less than 1 of 4,096 calls."
+#[test]
+fn r6_a_share_is_wrong_by_less_than_one_of_4096_calls() {
+    let server = |weight| TestServer::at("h:1").with_weight(weight);
+    let weights: Vec<u32> = std::iter::once(1_000_000).chain([1; 200]).collect();
+    let sum: f64 = weights.iter().map(|weight| f64::from(*weight)).sum();
+    let picker = WeightedRoundRobin::new().picker(&ready_set(weights.iter().map(|weight| server(*weight))));
+    let call = TestCall::new("/a.B/C");
+    let mut counts = vec![0_u32; weights.len()];
+    const CALLS: u32 = 4_096 * 100;
+    for _ in 0..CALLS {
+        let Pick::Server(server) = picker.pick(&call.call()) else { panic!() };
+        counts[server] += 1;
+    }
+    for (count, weight) in counts.iter().zip(&weights) {
+        let (share, exact) = (f64::from(*count) / f64::from(CALLS), f64::from(*weight) / sum);
+        assert!((share - exact).abs() < 1.0 / 4_096.0, "weight {weight}: {share:.5} of the calls, {exact:.5} is exact");
+    }
+}
+
+/// "Each channel has its own order of servers, drawn at random by weight."
+#[test]
+fn r7_pick_first_has_an_order_for_unix_sockets_too() {
+    let all = ["unix:/run/a.sock", "unix:/run/b.sock", "unix:/run/c.sock", "unix:/run/d.sock"];
+    let call = TestCall::new("/a.B/C");
+    // Another set of servers stands for another seed: whoever is first among all of them need not be the first in order.
+    let firsts: Vec<_> = (0..20)
+        .map(|number| {
+            let paths: Vec<_> = all.iter().map(|path| format!("{path}.{number}")).collect();
+            let set = ready_set(paths.iter().map(|path| TestServer::at(path)));
+            let Pick::Server(server) = PickFirst::new().picker(&set).pick(&call.call()) else { panic!() };
+            server
+        })
+        .collect();
+    assert!(firsts.iter().any(|first| *first != firsts[0]), "always the first in order: {firsts:?}");
+}
+
+/// Round robin does not count weights: so a light server is not busy sooner.
+#[tokio::test]
+async fn r8_a_light_server_at_home_is_no_reason_to_leave_it_under_round_robin() {
+    let end = Arc::new(Notify::new());
+    let (mut home, away) = (Vec::new(), Peer::start(Script::GreetLater(end.clone())).await);
+    for _ in 0..2 {
+        home.push(Peer::start(Script::GreetLater(end.clone())).await);
+    }
+    let (channel, set) = changing(builder().zone("a").policy(RoundRobin::new()));
+    put(&set, &home[0], |instance| zone("a")(instance).with_weight(1).unwrap());
+    put(&set, &home[1], |instance| zone("a")(instance).with_weight(99).unwrap());
+    put(&set, &away, zone("b"));
+    ready(&channel, 3).await;
+    let mut running = Vec::new();
+    for number in 1..=12 {
+        running.push(Watched::greet(&channel, false));
+        until("it to arrive", || calls(&home).iter().sum::<usize>() + away.seen.calls() == number).await;
+    }
+    let (home_calls, away_calls) = (calls(&home), away.seen.calls());
+    until("all to end", || {
+        end.notify_waiters();
+        finished(&running) == running.len()
+    })
+    .await;
+    assert_eq!(away_calls, 0, "12 calls in flight, busy from 64 on: {home_calls:?} at home, {away_calls} away");
+}
+
+/// "While no server of a partition is ready, its calls go to the default servers": this one is ready all the time.
+#[tokio::test]
+async fn r9_a_retry_of_a_call_that_may_fall_back_stays_on_its_route_while_that_has_a_ready_server() {
+    let script = Arc::new(std::sync::Mutex::new(Script::Status(14, vec![])));
+    let canary = Peer::start(Script::Now(script.clone())).await;
+    let stable = greeters(1).await;
+    let (channel, set) = changing(repeating().route_key("lane"));
+    put(&set, &canary, blue);
+    put(&set, &stable[0], |instance| instance);
+    ready(&channel, 2).await;
+    let call = spawned(&channel, or_default(), false);
+    until("it to arrive", || canary.seen.calls() == 1).await;
+    *script.lock().unwrap() = Script::Greet;
+    call.await.unwrap().unwrap();
+    assert_eq!(calls(&stable), [0], "states: {:?}", states(&channel));
+}
+
+/// What a strict call is told is true.
+#[tokio::test]
+async fn r10_a_route_beyond_the_sixteen_is_not_told_to_be_unregistered() {
+    let peers = greeters(17).await;
+    let (channel, set) = changing(builder().route_key("lane"));
+    for (number, peer) in peers.iter().enumerate() {
+        put(&set, peer, |instance| instance.with_metadata("lane", format!("{number:02}")));
+    }
+    ready(&channel, 16).await;
+    until("all to be listed", || channel.servers().len() == 17).await;
+    let servers = channel.servers();
+    let beyond = servers.iter().find(|server| server.selection() == SelectionReason::BeyondRouteValues).unwrap();
+    let number = peers.iter().position(|peer| peer.address.to_string() == beyond.address().to_string()).unwrap();
+    let status = call_with(&channel, Route::to("lane", format!("{number:02}"))).await.unwrap_err();
+    assert!(!status.message().contains("none is registered"), "it is: {}", status.message());
+}
+
+/// The same of a server that drains: the text says so, and of its own route alone.
+#[tokio::test]
+async fn r11_draining_servers_count_for_their_own_route() {
+    let peers = greeters(1).await;
+    let (channel, set) = changing(builder().route_key("lane"));
+    put(&set, &peers[0], blue);
+    ready(&channel, 1).await;
+    put(&set, &peers[0], |instance| blue(instance).with_draining(true));
+    until("it to drain", || !states(&channel).values().any(|state| *state == ServerState::Ready)).await;
+    let strict = call_with(&channel, Route::to("lane", "blue")).await.unwrap_err();
+    let plain = greet(&channel).await.unwrap_err();
+    assert!(strict.message().contains("draining"), "strict: {}\nplain: {}", strict.message(), plain.message());
+}
+
+/// A runtime that is driven during calls alone sees what has come meanwhile before it says that there is none.
+#[test]
+fn r12_a_strict_call_after_a_pause_sees_the_server_that_was_registered_in_it() {
+    let servers = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let peers = servers.block_on(greeters(2));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (channel, set) = runtime.block_on(async { changing(builder().route_key("lane")) });
+    put(&set, &peers[0], |instance| instance);
+    runtime.block_on(ready(&channel, 1));
+    runtime.block_on(greet(&channel)).unwrap();
+    put(&set, &peers[1], blue);
+    std::thread::sleep(Duration::from_millis(200));
+    let server = runtime.block_on(call_with(&channel, Route::to("lane", "blue"))).unwrap();
+    assert_eq!(server, peers[1].address.to_string());
+}
+
+/// The same without routes, for comparison: the call waits.
+#[test]
+fn r12_control_a_call_after_a_pause_sees_the_server_that_was_registered_in_it() {
+    let servers = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let peers = servers.block_on(greeters(2));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (channel, set) = runtime.block_on(async { changing(builder()) });
+    put(&set, &peers[0], |instance| instance);
+    runtime.block_on(ready(&channel, 1));
+    set.remove(&peers[0].address);
+    runtime.block_on(until("it to go", || states(&channel).is_empty()));
+    put(&set, &peers[1], blue);
+    std::thread::sleep(Duration::from_millis(200));
+    runtime.block_on(greet(&channel)).unwrap();
+}
