@@ -180,43 +180,6 @@ async fn r5_a_policy_that_fails_calls_in_a_further_zone_keeps_them_away() {
     assert_eq!(sent_away(|| Pick::Fail(Status::resource_exhausted("not across zones"))).await, 0);
 }
 
-/// "So a share is wrong by less than 1 of 4,096 calls."
-#[test]
-fn r6_a_share_is_wrong_by_less_than_one_of_4096_calls() {
-    let server = |weight| TestServer::at("h:1").with_weight(weight);
-    let weights: Vec<u32> = std::iter::once(1_000_000).chain([1; 200]).collect();
-    let sum: f64 = weights.iter().map(|weight| f64::from(*weight)).sum();
-    let picker = WeightedRoundRobin::new().picker(&ready_set(weights.iter().map(|weight| server(*weight))));
-    let call = TestCall::new("/a.B/C");
-    let mut counts = vec![0_u32; weights.len()];
-    const CALLS: u32 = 4_096 * 100;
-    for _ in 0..CALLS {
-        let Pick::Server(server) = picker.pick(&call.call()) else { panic!() };
-        counts[server] += 1;
-    }
-    for (count, weight) in counts.iter().zip(&weights) {
-        let (share, exact) = (f64::from(*count) / f64::from(CALLS), f64::from(*weight) / sum);
-        assert!((share - exact).abs() < 1.0 / 4_096.0, "weight {weight}: {share:.5} of the calls, {exact:.5} is exact");
-    }
-}
-
-/// "Each channel has its own order of servers, drawn at random by weight."
-#[test]
-fn r7_pick_first_has_an_order_for_unix_sockets_too() {
-    let all = ["unix:/run/a.sock", "unix:/run/b.sock", "unix:/run/c.sock", "unix:/run/d.sock"];
-    let call = TestCall::new("/a.B/C");
-    // Another set of servers stands for another seed: whoever is first among all of them need not be the first in order.
-    let firsts: Vec<_> = (0..20)
-        .map(|number| {
-            let paths: Vec<_> = all.iter().map(|path| format!("{path}.{number}")).collect();
-            let set = ready_set(paths.iter().map(|path| TestServer::at(path)));
-            let Pick::Server(server) = PickFirst::new().picker(&set).pick(&call.call()) else { panic!() };
-            server
-        })
-        .collect();
-    assert!(firsts.iter().any(|first| *first != firsts[0]), "always the first in order: {firsts:?}");
-}
-
 /// Round robin does not count weights: so a light server is not busy sooner.
 #[tokio::test]
 async fn r8_a_light_server_at_home_is_no_reason_to_leave_it_under_round_robin() {
