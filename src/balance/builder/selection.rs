@@ -88,6 +88,8 @@ impl BalancedChannelBuilder {
     /// - **Weights** are compared within a zone. Calls in flight are compared across zones by weight: a server of twice the mean
     ///   weight of its zone is busy at twice as many calls.
     /// - [`ConsistentHash`](crate::policy::ConsistentHash) ignores zones: a key has one server.
+    /// - **A policy of one's own** may keep calls out of further zones: see
+    ///   [`Policy::uses_zones`](crate::policy::Policy::uses_zones).
     ///
     /// Envoy and gRPC's xDS spread calls over zones in proportion to their sizes instead. That needs every client to know the sizes
     /// of all zones on the clients' side too, and sends calls away although there is room.

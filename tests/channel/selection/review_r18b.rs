@@ -9,9 +9,8 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tonic::{Code, Request, Status};
-use tonic_etcd::policy::{Call, Pick, PickFirst, Picker, ReadySet, RoundRobin, WeightedRoundRobin};
-use tonic_etcd::testing::{TestCall, TestServer, ready_set};
-use tonic_etcd::{BalancedChannel, Instance, Policy, Route, SelectionReason, ServerState, WaitForReady};
+use tonic_etcd::policy::RoundRobin;
+use tonic_etcd::{BalancedChannel, Instance, Route, SelectionReason, ServerState, WaitForReady};
 
 use super::{call_with, calls, greeters, put};
 use crate::field::watched::{Watched, finished};
@@ -135,49 +134,6 @@ async fn r4_a_call_that_waits_for_ready_and_may_fall_back_takes_the_server_of_it
     ready(&channel, 2).await;
     call_with(&channel, or_default()).await.unwrap();
     timeout(Duration::from_secs(5), waiting).await.expect("it still waits").unwrap().unwrap();
-}
-
-/// Prefers its own zone, and has no server for a call elsewhere.
-#[derive(Debug)]
-struct OnlyHome(fn() -> Pick);
-
-impl Policy for OnlyHome {
-    fn picker(&self, set: &ReadySet) -> Arc<dyn Picker> {
-        let is_home = set.servers()[0].instance().zone() == Some("a");
-        Arc::new(OnlyHome(if is_home { || Pick::Server(0) } else { self.0 }))
-    }
-}
-
-impl Picker for OnlyHome {
-    fn pick(&self, _: &Call<'_>) -> Pick {
-        (self.0)()
-    }
-}
-
-/// Home is full, and this is what the policy says of the next zone. Returns how many calls that has got.
-async fn sent_away(elsewhere: fn() -> Pick) -> usize {
-    let home = Peer::limited(Script::Silence, Some(1)).await;
-    let away = greeters(1).await;
-    let limit = Duration::from_millis(300);
-    let (channel, set) = changing(builder().zone("a").policy(OnlyHome(elsewhere)).wait_limit(limit));
-    put(&set, &home, zone("a"));
-    put(&set, &away[0], zone("b"));
-    ready(&channel, 2).await;
-    let _held = Watched::greet(&channel, false);
-    until("it to be full", || home.seen.calls() == 1).await;
-    let _ = greet(&channel).await;
-    calls(&away)[0]
-}
-
-/// What a policy says of a further zone counts: no server there is taken against it.
-#[tokio::test]
-async fn r5_a_policy_that_waits_in_a_further_zone_keeps_calls_away() {
-    assert_eq!(sent_away(|| Pick::Wait).await, 0);
-}
-
-#[tokio::test]
-async fn r5_a_policy_that_fails_calls_in_a_further_zone_keeps_them_away() {
-    assert_eq!(sent_away(|| Pick::Fail(Status::resource_exhausted("not across zones"))).await, 0);
 }
 
 /// Round robin does not count weights: so a light server is not busy sooner.

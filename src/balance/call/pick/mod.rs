@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout_at};
 use tonic::{Code, Status};
 
 use crate::balance::call::deadline::Deadline;
+use crate::balance::call::pick::tiers::Asked;
 use crate::balance::partition::Partition;
 use crate::balance::policy::{Call, IsAvailable, Pick, Picker};
 use crate::balance::pool::ready::{Published, PublishedServer, ReadySubchannel, Tier};
@@ -102,7 +103,7 @@ impl Partition {
         !ready.servers.is_empty() && !ready.has_room()
     }
 
-    /// Picks a server for an attempt. It uses atomics only, and allocates nothing.
+    /// Picks a server for an attempt. It uses atomics only, and allocates nothing, unless a picker refuses a tier.
     ///
     /// `has_turn` tells that the call comes from the queue. Any other call goes behind those that wait there.
     pub(crate) fn pick(&self, request: &PickRequest<'_>, has_turn: bool) -> PickOutcome {
@@ -116,15 +117,22 @@ impl Partition {
             Ok(index) => index,
             Err(outcome) => return outcome,
         };
-        let (tier, picked) =
-            if others.is_empty() { (home, picked) } else { self.pick_across(&ready, picked, request, &probes) };
+        let mut asked = Asked::default();
+        let (tier, picked) = if others.is_empty() {
+            (home, picked)
+        } else {
+            self.pick_across(&ready, picked, request, &probes, &mut asked)
+        };
         let availability =
             Availability { servers: &ready.servers, failed_servers: request.failed_servers, probes: &probes };
         let (mut any_failed, mut any_full) = (false, false);
         // The picker's choice may be full: the next one in order takes the call, and then one of another tier.
         let rest = others.iter().chain([home]).filter(|other| other.range != tier.range);
-        let rest = rest.map(|tier| (tier, tier.range.start));
-        for (tier, start) in std::iter::once((tier, picked)).chain(rest) {
+        let rest = rest.map(|tier| (tier, None));
+        for (tier, start) in std::iter::once((tier, Some(picked))).chain(rest) {
+            let Some(start) = start.or_else(|| self.start_in(&ready, tier, request, &probes, &mut asked)) else {
+                continue; // the picker has no server there
+            };
             let (before, after) = (tier.range.start..start, start..tier.range.end);
             for server in ready.servers[after].iter().chain(&ready.servers[before]) {
                 if server.is_closing() {
@@ -141,10 +149,12 @@ impl Partition {
                 }
             }
         }
-        match (any_full, any_failed) {
-            (true, _) => PickOutcome::Full,
-            (false, true) => PickOutcome::AllFailed,
-            (false, false) => PickOutcome::NoneReady,
+        match (asked.refusal, any_full, any_failed) {
+            // The picker keeps the call from servers that may have room: in the queue it would be woken for them again and again.
+            (Some(refusal), _, false) => refusal,
+            (None, true, _) => PickOutcome::Full,
+            (_, _, true) => PickOutcome::AllFailed,
+            (None, false, false) => PickOutcome::NoneReady,
         }
     }
 
