@@ -189,6 +189,17 @@ pub trait Policy: fmt::Debug + Send + Sync + 'static {
     fn uses_slow_start(&self) -> bool {
         true
     }
+
+    /// Whether a server of more weight takes more calls at the same time. Zones compare calls in flight by weight then: see
+    /// [`BalancedChannelBuilder::zone`](crate::BalancedChannelBuilder::zone). `true` by default; `false` for
+    /// [`RoundRobin`], which gives all the same number of calls, and for [`PickFirst`], which gives one all of them. While
+    /// servers warm up, their [`ReadySet::slow_start_factor`] counts in any case. A policy that wraps another one should
+    /// return what that one does.
+    ///
+    /// The channel calls this once, when the policy comes into use.
+    fn uses_weights(&self) -> bool {
+        true
+    }
 }
 
 impl From<InvalidHashHeader> for Error {
@@ -212,6 +223,10 @@ impl<P: Policy + ?Sized> Policy for Arc<P> {
 
     fn uses_slow_start(&self) -> bool {
         (**self).uses_slow_start()
+    }
+
+    fn uses_weights(&self) -> bool {
+        (**self).uses_weights()
     }
 }
 

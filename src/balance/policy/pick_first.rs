@@ -50,6 +50,11 @@ impl Policy for PickFirst {
     fn uses_slow_start(&self) -> bool {
         false
     }
+
+    /// Weights say who is the first, and that one takes all calls.
+    fn uses_weights(&self) -> bool {
+        false
+    }
 }
 
 /// The rank of a server that drew this random number. The lowest rank is the first; each server is

@@ -205,6 +205,8 @@ struct Pool {
     outlier_detector: Option<OutlierDetector<Authority>>,
     /// The policy that builds pickers.
     policy: Arc<dyn Policy>,
+    /// What the policy says of itself.
+    uses_weights: bool,
     /// What the service config asks for, if that holds.
     load_balancing: Option<LoadBalancing>,
     /// The service whose health is not checked because the policy does without.
@@ -241,6 +243,7 @@ impl Pool {
             draining: 0,
             outlier_detector: options.map(|options| OutlierDetector::new(options, Duration::ZERO)),
             policy,
+            uses_weights: true,
             load_balancing: None,
             unchecked_health: None,
             policy_changed: false,

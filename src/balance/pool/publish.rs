@@ -139,7 +139,11 @@ impl Pool {
             && known.tiers.len() == tiers.len()
             && known.tiers.iter().zip(&tiers).all(|(known, tier)| {
                 known.factors.len() == tier.len()
-                    && known.factors.iter().zip(*tier).all(|(known, new)| *known == new.verdict.factor)
+                    && known
+                        .factors
+                        .iter()
+                        .zip(*tier)
+                        .all(|(known, new)| known.to_bits() == new.verdict.factor.to_bits())
             });
         if same_sets && are_pairs(PublishedServer::is_same) {
             return;
@@ -152,7 +156,8 @@ impl Pool {
                 let set = self.set_of(tier, &self.own[index].selected);
                 let range = start..start + tier.len();
                 start = range.end;
-                Tier::new(range, self.build_picker(&set), &set, tier.iter().map(|server| server.verdict.factor))
+                let factors = tier.iter().map(|server| server.verdict.factor);
+                Tier::new(range, self.build_picker(&set), &set, factors, self.uses_weights)
             });
             tiers.collect()
         };

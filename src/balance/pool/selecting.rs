@@ -64,6 +64,7 @@ impl Pool {
     /// Takes over what the policy, and the service config beside it, say of the selection.
     pub(super) fn follow_policy(&mut self, subset: Option<usize>) {
         let (uses_zones, uses_slow_start) = (self.policy.uses_zones(), self.policy.uses_slow_start());
+        self.uses_weights = self.policy.uses_weights();
         if self.selector.is_none() && subset.is_some() {
             self.selector = Some(Selector::new(&self.shared.settings));
             for (authority, server) in &mut self.servers {
@@ -73,7 +74,7 @@ impl Pool {
         if let Some(selector) = &mut self.selector {
             let config = &mut selector.config;
             (config.uses_zones, config.uses_slow_start) = (uses_zones, uses_slow_start);
-            config.subset = subset.or(self.shared.settings.selection.subset);
+            config.subset = subset.into_iter().chain(self.shared.settings.selection.subset).min();
         }
     }
 
@@ -140,15 +141,14 @@ impl Pool {
         let mut before = std::mem::take(&mut self.own);
         for values in values {
             let known = before.iter().position(|own| own.values == values);
-            let own = match known {
-                Some(known) => before.swap_remove(known),
-                None => {
-                    let partition = self.partitions.get_or_make(&values, || {
-                        let route = values.text(self.shared.settings.routes.keys()).into();
-                        Partition::routed(&self.partitions.default, self.directory.clone(), route)
-                    });
-                    OwnPartition::new(values, partition)
-                }
+            let own = if let Some(known) = known {
+                before.swap_remove(known)
+            } else {
+                let partition = self.partitions.get_or_make(&values, || {
+                    let route = values.text(self.shared.settings.routes.keys()).into();
+                    Partition::routed(&self.partitions.default, self.directory.clone(), route)
+                });
+                OwnPartition::new(values, partition)
             };
             self.own.push(own);
         }

@@ -9,20 +9,14 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tonic::{Code, Request, Status};
-use tonic_etcd::policy::RoundRobin;
-use tonic_etcd::{BalancedChannel, Instance, Route, SelectionReason, ServerState, WaitForReady};
+use tonic_etcd::{BalancedChannel, Instance, Route, ServerState, WaitForReady};
 
 use super::{call_with, calls, greeters, put};
-use crate::field::watched::{Watched, finished};
 use crate::peer::{Peer, Script};
 use crate::support::{builder, changing, greet, ready, repeating, states, until};
 
 fn blue(instance: Instance) -> Instance {
     instance.with_metadata("lane", "blue")
-}
-
-fn zone(name: &'static str) -> impl Fn(Instance) -> Instance {
-    move |instance| instance.with_zone(name)
 }
 
 fn or_default() -> Route {
@@ -136,33 +130,6 @@ async fn r4_a_call_that_waits_for_ready_and_may_fall_back_takes_the_server_of_it
     timeout(Duration::from_secs(5), waiting).await.expect("it still waits").unwrap().unwrap();
 }
 
-/// Round robin does not count weights: so a light server is not busy sooner.
-#[tokio::test]
-async fn r8_a_light_server_at_home_is_no_reason_to_leave_it_under_round_robin() {
-    let end = Arc::new(Notify::new());
-    let (mut home, away) = (Vec::new(), Peer::start(Script::GreetLater(end.clone())).await);
-    for _ in 0..2 {
-        home.push(Peer::start(Script::GreetLater(end.clone())).await);
-    }
-    let (channel, set) = changing(builder().zone("a").policy(RoundRobin::new()));
-    put(&set, &home[0], |instance| zone("a")(instance).with_weight(1).unwrap());
-    put(&set, &home[1], |instance| zone("a")(instance).with_weight(99).unwrap());
-    put(&set, &away, zone("b"));
-    ready(&channel, 3).await;
-    let mut running = Vec::new();
-    for number in 1..=12 {
-        running.push(Watched::greet(&channel, false));
-        until("it to arrive", || calls(&home).iter().sum::<usize>() + away.seen.calls() == number).await;
-    }
-    let (home_calls, away_calls) = (calls(&home), away.seen.calls());
-    until("all to end", || {
-        end.notify_waiters();
-        finished(&running) == running.len()
-    })
-    .await;
-    assert_eq!(away_calls, 0, "12 calls in flight, busy from 64 on: {home_calls:?} at home, {away_calls} away");
-}
-
 /// "While no server of a partition is ready, its calls go to the default servers": this one is ready all the time.
 #[tokio::test]
 async fn r9_a_retry_of_a_call_that_may_fall_back_stays_on_its_route_while_that_has_a_ready_server() {
@@ -178,37 +145,6 @@ async fn r9_a_retry_of_a_call_that_may_fall_back_stays_on_its_route_while_that_h
     *script.lock().unwrap() = Script::Greet;
     call.await.unwrap().unwrap();
     assert_eq!(calls(&stable), [0], "states: {:?}", states(&channel));
-}
-
-/// What a strict call is told is true.
-#[tokio::test]
-async fn r10_a_route_beyond_the_sixteen_is_not_told_to_be_unregistered() {
-    let peers = greeters(17).await;
-    let (channel, set) = changing(builder().route_key("lane"));
-    for (number, peer) in peers.iter().enumerate() {
-        put(&set, peer, |instance| instance.with_metadata("lane", format!("{number:02}")));
-    }
-    ready(&channel, 16).await;
-    until("all to be listed", || channel.servers().len() == 17).await;
-    let servers = channel.servers();
-    let beyond = servers.iter().find(|server| server.selection() == SelectionReason::BeyondRouteValues).unwrap();
-    let number = peers.iter().position(|peer| peer.address.to_string() == beyond.address().to_string()).unwrap();
-    let status = call_with(&channel, Route::to("lane", format!("{number:02}"))).await.unwrap_err();
-    assert!(!status.message().contains("none is registered"), "it is: {}", status.message());
-}
-
-/// The same of a server that drains: the text says so, and of its own route alone.
-#[tokio::test]
-async fn r11_draining_servers_count_for_their_own_route() {
-    let peers = greeters(1).await;
-    let (channel, set) = changing(builder().route_key("lane"));
-    put(&set, &peers[0], blue);
-    ready(&channel, 1).await;
-    put(&set, &peers[0], |instance| blue(instance).with_draining(true));
-    until("it to drain", || !states(&channel).values().any(|state| *state == ServerState::Ready)).await;
-    let strict = call_with(&channel, Route::to("lane", "blue")).await.unwrap_err();
-    let plain = greet(&channel).await.unwrap_err();
-    assert!(strict.message().contains("draining"), "strict: {}\nplain: {}", strict.message(), plain.message());
 }
 
 /// A runtime that is driven during calls alone sees what has come meanwhile before it says that there is none.

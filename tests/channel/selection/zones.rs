@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 use tonic::{Code, Status};
-use tonic_etcd::policy::{Call, ConsistentHash, HashKey, Pick, Picker, ReadySet};
+use tonic_etcd::policy::{Call, ConsistentHash, HashKey, Pick, Picker, ReadySet, RoundRobin};
 use tonic_etcd::{Instance, Policy, SelectionReason, ServerState};
 
 use super::{call_with, calls, greeters, put, status_of};
@@ -162,4 +162,31 @@ async fn a_policy_keeps_calls_out_of_a_further_zone() {
         result.unwrap();
         assert_eq!(calls, 0, "the next zone takes the call");
     }
+}
+
+/// Round robin does not count weights: so a light server is not busy sooner.
+#[tokio::test]
+async fn a_light_server_at_home_is_no_reason_to_leave_it_under_round_robin() {
+    let end = Arc::new(Notify::new());
+    let (mut home, away) = (Vec::new(), Peer::start(Script::GreetLater(end.clone())).await);
+    for _ in 0..2 {
+        home.push(Peer::start(Script::GreetLater(end.clone())).await);
+    }
+    let (channel, set) = changing(builder().zone("a").policy(RoundRobin::new()));
+    put(&set, &home[0], |instance| zone("a")(instance).with_weight(1).unwrap());
+    put(&set, &home[1], |instance| zone("a")(instance).with_weight(99).unwrap());
+    put(&set, &away, zone("b"));
+    ready(&channel, 3).await;
+    let mut running = Vec::new();
+    for number in 1..=12 {
+        running.push(Watched::greet(&channel, false));
+        until("it to arrive", || calls(&home).iter().sum::<usize>() + away.seen.calls() == number).await;
+    }
+    let (home_calls, away_calls) = (calls(&home), away.seen.calls());
+    until("all to end", || {
+        end.notify_waiters();
+        finished(&running) == running.len()
+    })
+    .await;
+    assert_eq!(away_calls, 0, "12 calls in flight, busy from 64 on: {home_calls:?} at home");
 }

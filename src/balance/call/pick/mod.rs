@@ -113,15 +113,15 @@ impl Partition {
             return PickOutcome::Full;
         }
         let probes = Cell::new(0);
-        let picked = match self.pick_in(&ready, home, request, &probes) {
+        let at_home = match self.pick_in(&ready, home, request, &probes) {
             Ok(index) => index,
             Err(outcome) => return outcome,
         };
         let mut asked = Asked::default();
-        let (tier, picked) = if others.is_empty() {
-            (home, picked)
+        let (tier, chosen) = if others.is_empty() {
+            (home, at_home)
         } else {
-            self.pick_across(&ready, picked, request, &probes, &mut asked)
+            self.pick_across(&ready, at_home, request, &probes, &mut asked)
         };
         let availability =
             Availability { servers: &ready.servers, failed_servers: request.failed_servers, probes: &probes };
@@ -129,7 +129,7 @@ impl Partition {
         // The picker's choice may be full: the next one in order takes the call, and then one of another tier.
         let rest = others.iter().chain([home]).filter(|other| other.range != tier.range);
         let rest = rest.map(|tier| (tier, None));
-        for (tier, start) in std::iter::once((tier, Some(picked))).chain(rest) {
+        for (tier, start) in std::iter::once((tier, Some(chosen))).chain(rest) {
             let Some(start) = start.or_else(|| self.start_in(&ready, tier, request, &probes, &mut asked)) else {
                 continue; // the picker has no server there
             };
