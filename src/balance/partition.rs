@@ -13,7 +13,7 @@ use tokio::task::AbortHandle;
 use tonic::{Code, Status};
 
 use crate::address::Address;
-use crate::balance::connectivity::{ChannelStatus, ConnectivityState, DirectoryStatus};
+use crate::balance::connectivity::{ChannelStatus, ConnectivityState, DirectoryStatus, Unserved};
 use crate::balance::pool::ready::Published;
 use crate::balance::pool::select::RouteValues;
 use crate::balance::queue::Queue;
@@ -153,7 +153,12 @@ impl Partition {
 
     fn unavailable_texts(&self) -> Arc<UnavailableTexts> {
         // A copy: the watch's lock must not be held while other locks are taken.
-        let status = self.status.borrow().clone();
+        let mut status = self.status.borrow().clone();
+        // Calls wait in partitions that have no server, and that nobody looks after: what is registered counts now.
+        if let Some(route) = &status.route {
+            let Unserved { draining, beyond } = self.unserved.load().get(route).copied().unwrap_or_default();
+            (status.draining, status.beyond) = (draining, beyond);
+        }
         let failures = self.connect_context.failures.load(Ordering::Relaxed);
         self.unavailable_text.get(&status, failures, || {
             let most = *self.connect_context.connections_per_server.borrow();
@@ -189,13 +194,13 @@ impl Partitions {
     }
 
     /// The partition for these values, which calls may still wait in.
-    pub(crate) fn get_or_make(&self, values: &RouteValues, make: impl FnOnce() -> Partition) -> Arc<Partition> {
+    pub(crate) fn get_or_make(&self, values: &RouteValues, new: impl FnOnce() -> Partition) -> Arc<Partition> {
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         made.retain(|_, partition| partition.strong_count() > 0);
         if let Some(partition) = made.get(values).and_then(Weak::upgrade) {
             return partition;
         }
-        let partition = Arc::new(make());
+        let partition = Arc::new(new());
         made.insert(values.clone(), Arc::downgrade(&partition));
         partition
     }

@@ -111,7 +111,7 @@ where
                     }
                     is_full = applied == MAX_BATCH;
                     members.take_changes().into_iter().for_each(|change| pool.apply_address(change));
-                    pool.draining = members.draining();
+                    pool.count_draining(&members);
                 }
             },
             Some(text) = next(config.as_mut()) => {
@@ -199,8 +199,8 @@ struct Pool {
     leaving: BTreeMap<Authority, Weak<ServerStreams>>,
     /// The last state of the source.
     directory: Arc<DirectoryStatus>,
-    /// How many instances are draining; they have no entry.
-    draining: usize,
+    /// How many instances are draining, by the values that they carry; they have no entry.
+    draining: BTreeMap<RouteValues, usize>,
     /// `None` if the user has not turned it on.
     outlier_detector: Option<OutlierDetector<Authority>>,
     /// The policy that builds pickers.
@@ -240,7 +240,7 @@ impl Pool {
             servers: BTreeMap::new(),
             leaving: BTreeMap::new(),
             directory,
-            draining: 0,
+            draining: BTreeMap::new(),
             outlier_detector: options.map(|options| OutlierDetector::new(options, Duration::ZERO)),
             policy,
             uses_weights: true,
@@ -261,6 +261,18 @@ impl Pool {
         update.changes.into_iter().for_each(|change| members.apply(change));
         if let Some(directory) = update.directory {
             self.directory = Arc::new(directory);
+        }
+    }
+
+    /// Counts the instances that are draining.
+    fn count_draining<K: Hash + Eq + Clone>(&mut self, members: &Members<K>) {
+        let keys = self.shared.settings.routes.keys();
+        let mut draining = BTreeMap::new();
+        for instance in members.draining() {
+            *draining.entry(RouteValues::of(keys, instance)).or_default() += 1;
+        }
+        if draining != self.draining {
+            (self.draining, self.servers_changed) = (draining, true);
         }
     }
 
