@@ -3,6 +3,7 @@
 use std::fmt::{self, Write};
 use std::sync::Arc;
 
+use crate::balance::pool::select::MAX_PARTITIONS;
 use crate::balance::status;
 use crate::balance::status::unavailable::Details;
 
@@ -50,6 +51,14 @@ impl DirectoryStatus {
     }
 }
 
+/// The instances of one route that are registered and take no calls, whatever their state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Unserved {
+    pub(crate) draining: usize,
+    /// Their values are not among those that are connected.
+    pub(crate) beyond: usize,
+}
+
 /// One published state of a channel. The pool makes a new one whenever a server or the directory has changed.
 #[derive(Clone, Debug)]
 pub(crate) struct ChannelStatus {
@@ -66,6 +75,8 @@ pub(crate) struct ChannelStatus {
     pub(crate) filtered: usize,
     /// Servers that match and are not connected, because enough others are.
     pub(crate) idle: usize,
+    /// Servers whose values are not among those that are connected, because there are too many.
+    pub(crate) beyond: usize,
     /// What calls are routed by, if the servers are for such ones alone.
     pub(crate) route: Option<Arc<str>>,
     /// Grows by one with each status that is published.
@@ -76,7 +87,7 @@ impl ChannelStatus {
     pub(crate) fn new(directory: Arc<DirectoryStatus>) -> Self {
         let state = ConnectivityState::Connecting;
         let (ready, ejected, connecting, failing, unhealthy) = (0, 0, 0, 0, 0);
-        let (draining, filtered, idle, route, version) = (0, 0, 0, None, 0);
+        let (draining, filtered, idle, beyond, route, version) = (0, 0, 0, 0, None, 0);
         Self {
             directory,
             state,
@@ -88,6 +99,7 @@ impl ChannelStatus {
             draining,
             filtered,
             idle,
+            beyond,
             route,
             version,
         }
@@ -149,6 +161,10 @@ impl ChannelStatus {
         match (directory.resolved, known) {
             (false, _) => push(format_args!(": not resolved yet")),
             (true, 0) if self.draining > 0 => push(format_args!(": {} registered, all draining", self.draining)),
+            (true, 0) if self.beyond > 0 => push(format_args!(
+                ": {} registered, but beyond the {MAX_PARTITIONS} values that are connected",
+                self.beyond
+            )),
             (true, 0) if self.filtered > 0 => push(format_args!(": {} registered, 0 match the filter", self.filtered)),
             (true, 0) if self.idle > 0 => push(format_args!(": {} registered, none is selected", self.idle)),
             (true, 0) if directory.unreadable > 0 => push(format_args!(": none of its records can be read")),

@@ -14,7 +14,7 @@ use tokio::task::AbortHandle;
 use tonic::{Code, Status};
 
 use crate::address::Address;
-use crate::balance::connectivity::{ChannelStatus, ConnectivityState, DirectoryStatus};
+use crate::balance::connectivity::{ChannelStatus, ConnectivityState, DirectoryStatus, Unserved};
 use crate::balance::pool::ready::Published;
 use crate::balance::pool::select::RouteValues;
 use crate::balance::queue::Queue;
@@ -158,7 +158,12 @@ impl Partition {
 
     fn unavailable_texts(&self) -> Arc<UnavailableTexts> {
         // A copy: the watch's lock must not be held while other locks are taken.
-        let status = self.status.borrow().clone();
+        let mut status = self.status.borrow().clone();
+        // Calls wait in partitions that have no server, and that nobody looks after: what is registered counts now.
+        if let Some(route) = &status.route {
+            let Unserved { draining, beyond } = self.unserved.load().get(route).copied().unwrap_or_default();
+            (status.draining, status.beyond) = (draining, beyond);
+        }
         let failures = self.connect_context.failures.load(Ordering::Relaxed);
         self.unavailable_text.get(&status, failures, || {
             let most = *self.connect_context.connections_per_server.borrow();

@@ -1,5 +1,6 @@
 //! The state that all clones, calls and background tasks of a channel share.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use crate::address::Address;
 use crate::balance::builder::selection::SelectionSettings;
 use crate::balance::call::retry::RetryBudget;
 use crate::balance::config::AppliedConfig;
-use crate::balance::connectivity::ChannelStatus;
+use crate::balance::connectivity::{ChannelStatus, Unserved};
 use crate::balance::method_config::{CallSettings, CodeConfig};
 use crate::balance::partition::{Partition, Partitions};
 use crate::balance::policy::{LeastRequest, PickNotifier, Policy};
@@ -63,6 +64,8 @@ pub(crate) struct ChannelShared {
     pub(crate) channel_status: watch::Sender<ChannelStatus>,
     /// All servers of the channel, in the order of their addresses.
     pub(crate) servers: ArcSwap<Vec<Listed>>,
+    /// What is registered and takes no calls, by the text of the route. For the texts of statuses.
+    pub(crate) unserved: ArcSwap<BTreeMap<Arc<str>, Unserved>>,
     /// What the supervisors of the servers share: transport, options, permits to connect.
     pub(crate) connect_context: Arc<ConnectContext>,
     pub(crate) settings: Settings,

@@ -277,7 +277,8 @@ impl BalancedChannelBuilder {
     /// - `ring_hash_experimental`: [`ConsistentHash`](crate::policy::ConsistentHash) by `requestHashHeader` (gRFC
     ///   A76). Without it calls go to random servers. `minRingSize` and `maxRingSize` are the
     ///   [`ring_size`](crate::policy::ConsistentHash::ring_size), where they are set.
-    /// - `random_subsetting_experimental` (gRFC A68) with one of these as its child.
+    /// - `random_subsetting_experimental` (gRFC A68) with one of these as its child. The smaller of its `subsetSize` and
+    ///   the code's [`subset`](Self::subset) holds.
     /// - `outlier_detection_experimental` with one of these as its child. An enforcement of 0 % turns an algorithm
     ///   off, and any other counts as 100 %. A change leaves servers ejected, for as long as the new
     ///   options say (A50); without outlier detection, or without an algorithm, all of them are back.
@@ -548,6 +549,7 @@ impl BalancedChannelBuilder {
         let shared = Arc::new(ChannelShared {
             channel_status: watch::Sender::new(ChannelStatus::new(directory.clone())),
             servers: ArcSwap::default(),
+            unserved: ArcSwap::default(),
             connect_context: Arc::new(connect_context),
             retry_budget: settings.calls.retry.budget_of_tokens(),
             methods: ArcSwap::from_pointee(settings.calls.compile(None, &CallSettings::default())),

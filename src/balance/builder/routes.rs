@@ -29,7 +29,8 @@ impl BalancedChannelBuilder {
     /// fail as if no other server were registered. They fail with `UNAVAILABLE`, and the text has key and value.
     ///
     /// **At most 16 partitions** are connected beside the default servers, so that values that differ for each server
-    /// do not cost a partition each. Servers of further ones get no calls, and that is logged at WARN.
+    /// do not cost a partition each. Servers of further ones get no calls. That is logged at WARN, and strict calls for
+    /// them are told so.
     ///
     /// A key has 1 to 256 bytes without control characters, and a channel has at most 8 keys. Otherwise building the
     /// channel fails.
@@ -68,7 +69,8 @@ impl BalancedChannelBuilder {
     /// must not.
     ///
     /// The key must be a [route key](Self::route_key) of the channel, and the header a name for text: neither `grpc-…`
-    /// nor `…-bin`. Otherwise building the channel fails.
+    /// nor `…-bin`, nor one that says how a request is sent, such as `te` or `user-agent`
+    /// ([`RouteHeaders::new`](crate::RouteHeaders::new) lists them). Otherwise building the channel fails.
     pub fn route_header(mut self, key: impl Into<Arc<str>>, header: impl AsRef<str>) -> Self {
         self.settings.routes.set_header(key.into(), header.as_ref(), true);
         self

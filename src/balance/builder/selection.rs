@@ -86,8 +86,12 @@ impl BalancedChannelBuilder {
     /// - **At home count** servers that are ready, and neither ejected, draining nor unhealthy. While there is none, all calls leave;
     ///   they return as soon as there is one.
     /// - **Weights** are compared within a zone. Calls in flight are compared across zones by weight: a server of twice the mean
-    ///   weight of its zone is busy at twice as many calls.
+    ///   weight of its zone is busy at twice as many calls. Under a policy without weights, such as
+    ///   [`RoundRobin`](crate::policy::RoundRobin), all servers are busy at the same number
+    ///   ([`Policy::uses_weights`](crate::policy::Policy::uses_weights)).
     /// - [`ConsistentHash`](crate::policy::ConsistentHash) ignores zones: a key has one server.
+    /// - **A policy of one's own** may keep calls out of further zones: see
+    ///   [`Policy::uses_zones`](crate::policy::Policy::uses_zones).
     ///
     /// Envoy and gRPC's xDS spread calls over zones in proportion to their sizes instead. That needs every client to know the sizes
     /// of all zones on the clients' side too, and sends calls away although there is room.
@@ -113,6 +117,9 @@ impl BalancedChannelBuilder {
     /// least 1; 64 by default: a tonic server with some milliseconds of work a call is busy on several cores then. For servers that
     /// do fewer calls at once, set what they do at once.
     ///
+    /// A stream counts as a call in flight until it ends, also while it is idle: for servers with many streams that are open for
+    /// long, set a greater number.
+    ///
     /// Only this client's own calls count. A fleet of many clients, each with few calls, never reaches it: then calls leave the zone
     /// only when its servers are at their limit of streams, fail, or are gone.
     pub fn zone_busy(mut self, calls: usize) -> Self {
@@ -133,6 +140,9 @@ impl BalancedChannelBuilder {
     /// - **Those that cannot be connected** are replaced while they fail. At most max(2, n / 2) servers beyond n are connected or tried at
     ///   a time, and a substitute is tried once in 10 s at most.
     /// - **A server that is exchanged** keeps its connection until the new one is ready.
+    ///
+    /// If the service config has a subset too ([`policy_from_service_config`](Self::policy_from_service_config)), the smaller one
+    /// holds.
     ///
     /// gRFC A68 has the same for xDS, without zones and substitutes.
     pub fn subset(mut self, servers: usize) -> Self {

@@ -170,6 +170,11 @@ pub trait Policy: fmt::Debug + Send + Sync + 'static {
     /// belong to a server wherever that is. A policy that wraps another one should return what that
     /// one does.
     ///
+    /// The picker of the first zone decides for the call: its [`Pick::Wait`] and [`Pick::Fail`] hold as they are. The
+    /// picker of a further zone is asked when the server that was picked is busy or takes no call. If that returns
+    /// [`Pick::Wait`] or [`Pick::Fail`], no server of its zone gets the call; the other zones may. If none of those
+    /// takes it either, for lack of room, the call waits or fails as the nearest of these zones says.
+    ///
     /// The channel calls this once, when the policy comes into use.
     fn uses_zones(&self) -> bool {
         true
@@ -182,6 +187,17 @@ pub trait Policy: fmt::Debug + Send + Sync + 'static {
     ///
     /// The channel calls this once, when the policy comes into use.
     fn uses_slow_start(&self) -> bool {
+        true
+    }
+
+    /// Whether a server of more weight takes more calls at the same time. Zones compare calls in flight by weight then: see
+    /// [`BalancedChannelBuilder::zone`](crate::BalancedChannelBuilder::zone). `true` by default; `false` for
+    /// [`RoundRobin`], which gives all the same number of calls, and for [`PickFirst`], which gives one all of them. While
+    /// servers warm up, their [`ReadySet::slow_start_factor`] counts in any case. A policy that wraps another one should
+    /// return what that one does.
+    ///
+    /// The channel calls this once, when the policy comes into use.
+    fn uses_weights(&self) -> bool {
         true
     }
 }
@@ -207,6 +223,10 @@ impl<P: Policy + ?Sized> Policy for Arc<P> {
 
     fn uses_slow_start(&self) -> bool {
         (**self).uses_slow_start()
+    }
+
+    fn uses_weights(&self) -> bool {
+        (**self).uses_weights()
     }
 }
 
@@ -251,10 +271,14 @@ pub enum Pick {
     /// called, but not when a server of this set gets room. It waits until its deadline, and for at
     /// most [`BalancedChannelBuilder::wait_limit`](crate::BalancedChannelBuilder::wait_limit) unless
     /// it waits for ready. Meanwhile it does not hold up other calls.
+    ///
+    /// Of a zone beyond the first one this keeps the call away from that zone: see [`Policy::uses_zones`].
     Wait,
     /// The call fails at once, also if it waits for ready (gRPC calls this a drop). The caller gets
     /// this status as it is. One case differs: if a server that may have processed the call has
     /// failed it, and this pick is for a retry, then only the retry is prevented, and the call ends
     /// with that server's failure.
+    ///
+    /// Of a zone beyond the first one this keeps the call away from that zone: see [`Policy::uses_zones`].
     Fail(Status),
 }

@@ -32,7 +32,9 @@ impl Policy for PickFirst {
         let rank = |server: usize| {
             // The same server has the same number in each set of a channel, and another one in other channels.
             let mut hasher = DefaultHasher::new();
-            (set.seed(), set.servers()[server].address().authority()).hash(&mut hasher);
+            let address = set.servers()[server].address();
+            // All Unix sockets have the same authority.
+            (set.seed(), address.unix_path().unwrap_or(address.authority())).hash(&mut hasher);
             rank(hasher.finish(), set.weight(server))
         };
         let mut order: Vec<(f64, usize)> = (0..set.len()).map(|server| (rank(server), server)).collect();
@@ -46,6 +48,11 @@ impl Policy for PickFirst {
 
     /// A server that warms up keeps its rank: another order would move all calls.
     fn uses_slow_start(&self) -> bool {
+        false
+    }
+
+    /// Weights say who is the first, and that one takes all calls.
+    fn uses_weights(&self) -> bool {
         false
     }
 }
@@ -82,6 +89,21 @@ mod tests {
         let firsts = (0..10_000).filter(|_| rank(random.u64(..), 3) < rank(random.u64(..), 1)).count();
         assert!((7_300..7_700).contains(&firsts), "{firsts}");
         assert!(rank(0, 1).is_finite() && rank(u64::MAX, u64::MAX).is_finite());
+    }
+
+    /// Other names stand for another seed: the first in order is not the first choice of all channels.
+    #[test]
+    fn unix_sockets_have_an_order_of_their_own_too() {
+        let call = TestCall::new("/a.B/C");
+        let first = |number: u32| {
+            let server = |name: &str| TestServer::at(&format!("unix:/run/{name}.{number}"));
+            match PickFirst::new().picker(&ready_set(["a", "b", "c", "d"].map(server))).pick(&call.call()) {
+                Pick::Server(server) => server,
+                other => panic!("{other:?}"),
+            }
+        };
+        let firsts: Vec<_> = (0..20).map(first).collect();
+        assert!(firsts.iter().any(|first| *first != firsts[0]), "{firsts:?}");
     }
 
     #[test]

@@ -37,6 +37,10 @@ impl Policy for RoundRobin {
         let next = AtomicUsize::new(fastrand::u32(..) as usize);
         Arc::new(RoundRobinPicker { servers: set.len().max(1), next })
     }
+
+    fn uses_weights(&self) -> bool {
+        false
+    }
 }
 
 /// All callers of a channel share one counter, so each call moves it on.

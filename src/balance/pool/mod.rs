@@ -110,7 +110,7 @@ where
                     }
                     is_full = applied == MAX_BATCH;
                     members.take_changes().into_iter().for_each(|change| pool.apply_address(change));
-                    pool.draining = members.draining();
+                    pool.count_draining(&members);
                 }
             },
             Some(text) = next(config.as_mut()) => {
@@ -197,12 +197,14 @@ struct Pool {
     leaving: BTreeMap<Authority, Leaving>,
     /// The last state of the source.
     directory: Arc<DirectoryStatus>,
-    /// How many instances are draining; they have no entry.
-    draining: usize,
+    /// How many instances are draining, by the values that they carry; they have no entry.
+    draining: BTreeMap<RouteValues, usize>,
     /// `None` if the user has not turned it on.
     outlier_detector: Option<OutlierDetector<Authority>>,
     /// The policy that builds pickers.
     policy: Arc<dyn Policy>,
+    /// What the policy says of itself.
+    uses_weights: bool,
     /// What the service config asks for, if that holds.
     load_balancing: Option<LoadBalancing>,
     /// The service whose health is not checked because the policy does without.
@@ -236,9 +238,10 @@ impl Pool {
             servers: BTreeMap::new(),
             leaving: BTreeMap::new(),
             directory,
-            draining: 0,
+            draining: BTreeMap::new(),
             outlier_detector: options.map(|options| OutlierDetector::new(options, Duration::ZERO)),
             policy,
+            uses_weights: true,
             load_balancing: None,
             unchecked_health: None,
             policy_changed: false,
@@ -256,6 +259,18 @@ impl Pool {
         update.changes.into_iter().for_each(|change| members.apply(change));
         if let Some(directory) = update.directory {
             self.directory = Arc::new(directory);
+        }
+    }
+
+    /// Counts the instances that are draining.
+    fn count_draining<K: Hash + Eq + Clone>(&mut self, members: &Members<K>) {
+        let keys = self.shared.settings.routes.keys();
+        let mut draining = BTreeMap::new();
+        for instance in members.draining() {
+            *draining.entry(RouteValues::of(keys, instance)).or_default() += 1;
+        }
+        if draining != self.draining {
+            (self.draining, self.servers_changed) = (draining, true);
         }
     }
 

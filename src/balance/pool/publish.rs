@@ -1,11 +1,12 @@
 //! Publishes what the pool has: for each partition its ready servers with their pickers, and its status; and the channel as a whole.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio::time::Instant;
 
 use crate::address_index::Doubt;
-use crate::balance::connectivity::{ChannelStatus, ConnectivityState, DirectoryStatus};
+use crate::balance::connectivity::{ChannelStatus, ConnectivityState, DirectoryStatus, Unserved};
 use crate::balance::partition::Partition;
 use crate::balance::policy::{LeastRequest, Picker, Policy, ReadySet, ReadySetParts, SelectedServers};
 use crate::balance::pool::Pool;
@@ -62,6 +63,10 @@ impl Pool {
     /// Publishes the present state, and wakes the calls that can use what is new.
     pub(super) fn publish(&mut self) {
         self.select();
+        if self.servers_changed {
+            // Before the statuses that wake calls, whose texts need it.
+            self.shared.unserved.store(Arc::new(self.unserved()));
+        }
         let mut whole = ChannelStatus::new(self.directory.clone());
         whole.state = ConnectivityState::TransientFailure;
         let new = |_: &OwnPartition| Gathered {
@@ -70,13 +75,15 @@ impl Pool {
             ejected: Vec::new(),
         };
         let mut gathered: Vec<_> = self.own.iter().map(new).collect();
-        gathered[0].status.draining = self.draining; // the default partition is always there
+        // The default partition is always there. Of routes: see `unserved`.
+        gathered[0].status.draining = self.draining.get(&self.own[0].values).copied().unwrap_or(0);
         for server in self.servers.values_mut() {
             let verdict = server.verdict;
             let Gathered { status, ready, ejected } = &mut gathered[verdict.partition];
             let Some(entry) = &mut server.entry else {
                 match verdict.reason {
                     Reason::Filtered => status.filtered += 1,
+                    Reason::BeyondRouteValues => {} // of no partition: see `unserved`
                     _ => status.idle += 1,
                 }
                 continue;
@@ -121,8 +128,7 @@ impl Pool {
             self.own[index].partition.publish_status(status);
         }
         if subchannels_changed {
-            let listed =
-                self.servers.values().map(|server| server.listed(&self.own[server.verdict.partition].partition));
+            let listed = self.servers.values().map(|server| server.listed(self.route_of(server)));
             self.shared.servers.store(Arc::new(listed.collect()));
         }
         self.shared.channel_status.send_if_modified(|known| whole.replace(known));
@@ -132,6 +138,36 @@ impl Pool {
                 clear(&partition, &self.directory);
             }
         }
+    }
+
+    /// Counts the instances of routes that are registered and take no calls.
+    fn unserved(&self) -> BTreeMap<Arc<str>, Unserved> {
+        let mut unserved: BTreeMap<Arc<str>, Unserved> = BTreeMap::new();
+        for (values, draining) in &self.draining {
+            if let Some(route) = self.text_of(values) {
+                unserved.entry(route).or_default().draining += draining;
+            }
+        }
+        for server in self.servers.values().filter(|server| server.verdict.reason == Reason::BeyondRouteValues) {
+            if let Some(route) = self.route_of(server) {
+                unserved.entry(route).or_default().beyond += 1;
+            }
+        }
+        unserved
+    }
+
+    /// The values of route keys that a server has, for texts. `None`: it is one of the default servers.
+    fn route_of(&self, server: &PoolServer) -> Option<Arc<str>> {
+        if server.verdict.reason == Reason::BeyondRouteValues {
+            return self.text_of(&RouteValues::of(self.shared.settings.routes.keys(), &server.instance));
+        }
+        self.own[server.verdict.partition].partition.route().cloned()
+    }
+
+    /// These values, for texts. `None` if there are none.
+    fn text_of(&self, values: &RouteValues) -> Option<Arc<str>> {
+        let text = values.text(self.shared.settings.routes.keys());
+        (!text.is_empty()).then(|| text.into())
     }
 
     /// Publishes the servers of a partition for picks, if they have changed.
@@ -168,7 +204,8 @@ impl Pool {
                 let set = self.set_of(tier, &self.own[index].selected);
                 let range = start..start + tier.len();
                 start = range.end;
-                Tier::new(range, self.build_picker(&set), &set, tier.iter().map(|server| server.verdict.factor))
+                let factors = tier.iter().map(|server| server.verdict.factor);
+                Tier::new(range, self.build_picker(&set), &set, factors, self.uses_weights)
             });
             tiers.collect()
         };

@@ -41,19 +41,22 @@ pub(crate) struct Tier {
     pub(crate) picker: Arc<dyn Picker>,
     /// The slow start factors that the picker was built with.
     pub(super) factors: Box<[f64]>,
-    /// The mean weight of the tier divided by each server's weight.
+    /// The mean weight of the tier divided by each server's weight, as far as the policy uses weights.
     relative: Box<[f64]>,
 }
 
 impl Tier {
-    /// The servers in this range, for which the picker was built from the set.
+    /// The servers in this range, for which the picker was built from the set. `uses_weights` is what the policy says of itself.
     pub(super) fn new(
         range: Range<usize>,
         picker: Arc<dyn Picker>,
         set: &ReadySet,
         factors: impl Iterator<Item = f64>,
+        uses_weights: bool,
     ) -> Self {
-        let weights = || (0..set.len()).map(|server| set.weight(server) as f64);
+        let weight =
+            |server: usize| if uses_weights { set.weight(server) as f64 } else { set.slow_start_factor(server) };
+        let weights = || (0..set.len()).map(weight);
         let mean = weights().sum::<f64>() / set.len() as f64;
         Self { range, picker, factors: factors.collect(), relative: weights().map(|weight| mean / weight).collect() }
     }

@@ -66,6 +66,7 @@ impl Pool {
     /// Takes over what the policy, and the service config beside it, say of the selection.
     pub(super) fn follow_policy(&mut self, subset: Option<usize>) {
         let (uses_zones, uses_slow_start) = (self.policy.uses_zones(), self.policy.uses_slow_start());
+        self.uses_weights = self.policy.uses_weights();
         if self.selector.is_none() && subset.is_some() {
             self.selector = Some(Selector::new(&self.shared.settings));
             for (authority, server) in &mut self.servers {
@@ -75,7 +76,7 @@ impl Pool {
         if let Some(selector) = &mut self.selector {
             let config = &mut selector.config;
             (config.uses_zones, config.uses_slow_start) = (uses_zones, uses_slow_start);
-            config.subset = subset.or(self.shared.settings.selection.subset);
+            config.subset = subset.into_iter().chain(self.shared.settings.selection.subset).min();
         }
     }
 

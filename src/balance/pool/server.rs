@@ -6,7 +6,6 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::address::Address;
-use crate::balance::partition::Partition;
 use crate::balance::pool::entry::PoolEntry;
 use crate::balance::pool::select::{CandidateState, RETRY_AFTER, Reason, Verdict, Warmth};
 use crate::balance::subchannel::SubchannelState;
@@ -52,12 +51,12 @@ impl PoolServer {
         (self.instance, self.traits) = (instance, traits);
     }
 
-    /// The server for users, of this partition.
-    pub(super) fn listed(&self, partition: &Partition) -> Listed {
+    /// The server for users, with its values of route keys.
+    pub(super) fn listed(&self, route: Option<Arc<str>>) -> Listed {
         Listed {
             address: self.address.clone(),
             subchannel: self.entry.as_ref().map(|entry| entry.subchannel.clone()),
-            selection: ServerSelection { verdict: self.verdict, route: partition.route().cloned() },
+            selection: ServerSelection { verdict: self.verdict, route },
             idle_since: self.idle_since,
         }
     }

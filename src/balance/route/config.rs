@@ -11,6 +11,20 @@ pub(crate) const MAX_KEYS: usize = 8;
 /// The length of a name at most, in bytes.
 const MAX_NAME: usize = 256;
 
+/// Headers that say how a request is sent, of one connection (RFC 9110, 7.6.1; RFC 9113, 8.2.2) or of gRPC's own protocol.
+const OF_PROTOCOL: [&str; 10] = [
+    "connection",
+    "content-length",
+    "content-type",
+    "host",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "transfer-encoding",
+    "upgrade",
+    "user-agent",
+];
+
 /// What the builder has collected of routes, in the order of its calls.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RouteConfig {
@@ -141,6 +155,9 @@ pub(super) fn unusable_header(name: &str) -> Option<&'static str> {
     if name.starts_with("grpc-") {
         return Some("names that begin with `grpc-` are gRPC's own");
     }
+    if OF_PROTOCOL.contains(&name) {
+        return Some("it belongs to HTTP or to gRPC itself");
+    }
     if name.ends_with("-bin") {
         return Some("the values of headers whose names end with `-bin` are no text");
     }
@@ -177,6 +194,8 @@ mod tests {
             (refused(|config| config.set_header("lane".into(), "x lane", true)), "no name of a header"),
             (refused(|config| config.set_header("lane".into(), "GRPC-Lane", true)), "gRPC's own"),
             (refused(|config| config.set_header("lane".into(), "lane-bin", true)), "no text"),
+            (refused(|config| config.set_header("lane".into(), "Connection", true)), "belongs to HTTP"),
+            (refused(|config| config.set_header("lane".into(), "user-agent", false)), "belongs to HTTP"),
             (refused(split("lane", "v2", 50.0)), "accepted"),
             (refused(split("lane", "v2", 50.1)), "at most 100 %"),
             (refused(split("lan", "v2", 5.0)), "route_key(\"lan\")"),

@@ -371,7 +371,8 @@ impl ServerStatus {
         self.selection.verdict.reason
     }
 
-    /// The values of route keys whose calls alone go to the server, such as `lane="blue"`. `None` for a default server.
+    /// The values of route keys whose calls alone go to the server, such as `lane="blue"`. `None` for a default server. With
+    /// [`SelectionReason::BeyondRouteValues`] no calls go there.
     pub fn route(&self) -> Option<&str> {
         self.selection.route.as_deref()
     }

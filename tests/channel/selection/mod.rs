@@ -1,5 +1,6 @@
 //! Which servers a channel connects to, and which of them a call gets.
 
+mod fallback;
 mod filter;
 mod hops;
 mod leaving;

@@ -206,3 +206,57 @@ async fn a_split_sends_its_share_and_more_than_all_is_refused() {
     let none = tokio_stream::empty::<Result<tower::discover::Change<u8, Instance>, std::convert::Infallible>>();
     assert!(refused.build_with_discovery("greeter", none).unwrap_err().is_invalid_argument());
 }
+
+/// What calls are told of a route beyond the 16, also if they wait for ready.
+#[tokio::test]
+async fn a_strict_call_is_told_that_its_route_is_beyond_those_that_are_connected() {
+    let peers = greeters(17).await;
+    let (channel, set) = changing(builder().route_key("lane"));
+    for (number, peer) in peers.iter().enumerate() {
+        put(&set, peer, |instance| instance.with_metadata("lane", format!("{number:02}")));
+    }
+    ready(&channel, 16).await;
+    until("all to be listed", || channel.servers().len() == 17).await;
+    let servers = channel.servers();
+    let beyond = servers.iter().find(|server| server.selection() == SelectionReason::BeyondRouteValues).unwrap();
+    let number = peers.iter().position(|peer| peer.address.to_string() == beyond.address().to_string()).unwrap();
+    assert_eq!(beyond.route(), Some(&*format!("lane=\"{number:02}\"")));
+    let status = call_with(&channel, Route::to("lane", format!("{number:02}"))).await.unwrap_err();
+    let expected = format!("lane=\"{number:02}\": 1 registered, but beyond the 16 values that are connected");
+    assert!(status.message().contains(&expected), "{status}");
+    let status = greet(&channel).await.unwrap_err();
+    assert!(status.message().contains("none is registered"), "nobody who serves calls without a route: {status}");
+}
+
+#[tokio::test]
+async fn draining_servers_count_for_their_own_route() {
+    let peers = greeters(2).await;
+    let (channel, set) = changing(builder().route_key("lane"));
+    put(&set, &peers[0], blue);
+    ready(&channel, 1).await;
+    put(&set, &peers[0], |instance| blue(instance).with_draining(true));
+    until("it to drain", || states(&channel).is_empty()).await;
+    let draining = "1 registered, all draining";
+    let strict = call_with(&channel, Route::to("lane", "blue")).await.unwrap_err();
+    assert!(strict.message().contains(&format!("lane=\"blue\": {draining}")), "{strict}");
+    let plain = greet(&channel).await.unwrap_err();
+    assert!(!plain.message().contains("draining"), "{plain}");
+    // One that has drained from the start, and one of the default servers.
+    put(&set, &peers[1], |instance| instance.with_metadata("lane", "green").with_draining(true));
+    put(&set, &peers[0], |instance| instance.with_draining(true));
+    let told = async |lane: Option<&str>| match lane {
+        Some(lane) => call_with(&channel, Route::to("lane", lane)).await.unwrap_err(),
+        None => greet(&channel).await.unwrap_err(),
+    };
+    for (lane, expected) in [(Some("green"), draining), (None, draining), (Some("blue"), "none is registered")] {
+        let mut status = told(lane).await;
+        for _ in 0..200 {
+            if status.message().contains(expected) {
+                break;
+            }
+            sleep(Duration::from_millis(10)).await;
+            status = told(lane).await;
+        }
+        assert!(status.message().contains(expected), "{lane:?}: {status}");
+    }
+}

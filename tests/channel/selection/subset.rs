@@ -101,3 +101,23 @@ async fn those_that_cannot_be_connected_are_replaced_until_they_are_back() {
     }
     until("the substitutes to go", || substitutes(&channel) == 0 && connected(&channel).len() == 4).await;
 }
+
+#[tokio::test]
+async fn the_smaller_subset_of_code_and_service_config_holds() {
+    let peers = greeters(8).await;
+    let config = |size: usize| {
+        format!(
+            r#"{{"loadBalancingConfig": [{{"random_subsetting_experimental":
+            {{"subsetSize": {size}, "childPolicy": [{{"round_robin": {{}}}}]}}}}]}}"#
+        )
+    };
+    for (code, document, expected) in [(Some(2), 5, 2), (Some(5), 2, 2), (None, 3, 3)] {
+        let builder = builder().service_config(config(document)).policy_from_service_config();
+        let (channel, set) = changing(code.map_or(builder.clone(), |code| builder.subset(code)));
+        peers.iter().for_each(|peer| put(&set, peer, |instance| instance));
+        until("all to be listed", || channel.servers().len() == 8).await;
+        ready(&channel, expected).await;
+        let left_out = channel.servers().into_iter().filter(|server| server.state() == ServerState::Idle).count();
+        assert_eq!(left_out, 8 - expected, "{code:?} in the code, {document} in the document");
+    }
+}

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Notify;
-use tonic_etcd::policy::{ConsistentHash, HashKey};
-use tonic_etcd::{Instance, SelectionReason, ServerState};
+use tonic::{Code, Status};
+use tonic_etcd::policy::{Call, ConsistentHash, HashKey, Pick, Picker, ReadySet, RoundRobin};
+use tonic_etcd::{Instance, Policy, SelectionReason, ServerState};
 
 use super::{call_with, calls, greeters, put, status_of};
 use crate::field::watched::{Watched, finished};
@@ -109,4 +111,82 @@ async fn a_client_without_a_zone_and_consistent_hash_take_all_alike() {
         }
         assert_eq!(seen.len(), 4);
     }
+}
+
+/// Says this of zone b, and picks the first server elsewhere.
+#[derive(Debug)]
+struct NotIn(fn() -> Pick);
+
+impl Policy for NotIn {
+    fn picker(&self, set: &ReadySet) -> Arc<dyn Picker> {
+        let is_refused = set.servers()[0].instance().zone() == Some("b");
+        Arc::new(NotIn(if is_refused { self.0 } else { || Pick::Server(0) }))
+    }
+}
+
+impl Picker for NotIn {
+    fn pick(&self, _: &Call<'_>) -> Pick {
+        (self.0)()
+    }
+}
+
+/// Home is full, b has room, and this is what the policy says of b. Returns the result of a call, and how many calls b has got.
+async fn call_beside(in_b: fn() -> Pick, has_c: bool) -> (Result<(), Status>, usize) {
+    let home = Peer::limited(Script::Silence, Some(1)).await;
+    let away = greeters(2).await;
+    let limit = Duration::from_millis(300);
+    let (channel, set) = changing(builder().zone("a").further_zones(["b", "c"]).policy(NotIn(in_b)).wait_limit(limit));
+    put(&set, &home, zone("a"));
+    put(&set, &away[0], zone("b"));
+    if has_c {
+        put(&set, &away[1], zone("c"));
+    }
+    ready(&channel, 2 + usize::from(has_c)).await;
+    let _held = Watched::greet(&channel, false);
+    until("it to be full", || home.seen.calls() == 1).await;
+    let result = greet(&channel).await;
+    (result.map(drop), calls(&away)[0])
+}
+
+#[tokio::test]
+async fn a_policy_keeps_calls_out_of_a_further_zone() {
+    let fail = || Pick::Fail(Status::resource_exhausted("not across zones"));
+    let (result, calls) = call_beside(fail, false).await;
+    assert_eq!((result.unwrap_err().code(), calls), (Code::ResourceExhausted, 0));
+    let (result, calls) = call_beside(|| Pick::Wait, false).await;
+    let status = result.unwrap_err();
+    assert_eq!((status.code(), calls), (Code::Unavailable, 0));
+    assert!(status.message().contains("the policy picked none"), "{status}");
+    for refusal in [fail, || Pick::Wait] {
+        let (result, calls) = call_beside(refusal, true).await;
+        result.unwrap();
+        assert_eq!(calls, 0, "the next zone takes the call");
+    }
+}
+
+/// Round robin does not count weights: so a light server is not busy sooner.
+#[tokio::test]
+async fn a_light_server_at_home_is_no_reason_to_leave_it_under_round_robin() {
+    let end = Arc::new(Notify::new());
+    let (mut home, away) = (Vec::new(), Peer::start(Script::GreetLater(end.clone())).await);
+    for _ in 0..2 {
+        home.push(Peer::start(Script::GreetLater(end.clone())).await);
+    }
+    let (channel, set) = changing(builder().zone("a").policy(RoundRobin::new()));
+    put(&set, &home[0], |instance| zone("a")(instance).with_weight(1).unwrap());
+    put(&set, &home[1], |instance| zone("a")(instance).with_weight(99).unwrap());
+    put(&set, &away, zone("b"));
+    ready(&channel, 3).await;
+    let mut running = Vec::new();
+    for number in 1..=12 {
+        running.push(Watched::greet(&channel, false));
+        until("it to arrive", || calls(&home).iter().sum::<usize>() + away.seen.calls() == number).await;
+    }
+    let (home_calls, away_calls) = (calls(&home), away.seen.calls());
+    until("all to end", || {
+        end.notify_waiters();
+        finished(&running) == running.len()
+    })
+    .await;
+    assert_eq!(away_calls, 0, "12 calls in flight, busy from 64 on: {home_calls:?} at home");
 }

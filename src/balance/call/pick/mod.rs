@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout_at};
 use tonic::{Code, Status};
 
 use crate::balance::call::deadline::Deadline;
+use crate::balance::call::pick::tiers::Asked;
 use crate::balance::partition::Partition;
 use crate::balance::policy::{Call, IsAvailable, Pick, Picker};
 use crate::balance::pool::ready::{Published, PublishedServer, ReadySubchannel, Tier};
@@ -20,6 +21,9 @@ use crate::balance::pool::room::MAX_PROBES;
 use crate::balance::queue::WaiterKind;
 use crate::balance::subchannel::Subchannel;
 use crate::connection::StreamPermit;
+
+/// How often a picker may refuse its own choice of a moment ago.
+const CONFIRMED_LOOKS: u8 = 3;
 
 /// An attempt that needs a server.
 pub(crate) struct PickRequest<'a> {
@@ -103,50 +107,71 @@ impl Partition {
         !ready.servers.is_empty() && !ready.has_room()
     }
 
-    /// Picks a server for an attempt. It uses atomics only, and allocates nothing.
+    /// Picks a server for an attempt. It uses atomics only, and allocates nothing, unless a picker refuses a tier.
     ///
     /// `has_turn` tells that the call comes from the queue. Any other call goes behind those that wait there.
+    #[inline]
     pub(crate) fn pick(&self, request: &PickRequest<'_>, has_turn: bool) -> PickOutcome {
+        // The last look is not confirmed: the call is to go somewhere.
+        let mut looks = (0..=CONFIRMED_LOOKS).filter_map(|look| self.look(request, has_turn, look < CONFIRMED_LOOKS));
+        looks.next().unwrap_or(PickOutcome::NoneReady)
+    }
+
+    /// Looks for a server once. `None` if the picker does not confirm its choice.
+    fn look(&self, request: &PickRequest<'_>, has_turn: bool, asks_to_confirm: bool) -> Option<PickOutcome> {
         let ready = self.ready.load();
-        let Some((home, others)) = ready.tiers.split_first() else { return PickOutcome::NoneReady };
+        let Some((home, others)) = ready.tiers.split_first() else { return Some(PickOutcome::NoneReady) };
         if !has_turn && self.queue.has_waiters() {
-            return PickOutcome::Full;
+            return Some(PickOutcome::Full);
         }
         let probes = Cell::new(0);
-        let start = match self.pick_in(&ready, home, request, &probes) {
+        let at_home = match self.pick_in(&ready, home, request, &probes) {
             Ok(index) => index,
-            Err(outcome) => return outcome,
+            Err(outcome) => return Some(outcome),
         };
-        let (tier, start) =
-            if others.is_empty() { (home, start) } else { self.pick_across(&ready, start, request, &probes) };
+        let mut asked = Asked::default();
+        let (tier, chosen) = if others.is_empty() {
+            (home, at_home)
+        } else {
+            self.pick_across(&ready, at_home, request, &probes, &mut asked)
+        };
         let availability =
             Availability { servers: &ready.servers, failed_servers: request.failed_servers, probes: &probes };
         let (mut any_failed, mut any_full) = (false, false);
         // The picker's choice may be full: the next one in order takes the call, and then one of another tier.
         let rest = others.iter().chain([home]).filter(|other| other.range != tier.range);
-        let rest = rest.map(|tier| (tier, tier.range.start));
-        for (tier, start) in std::iter::once((tier, start)).chain(rest) {
-            let (before, after) = (tier.range.start..start, start..tier.range.end);
-            for server in ready.servers[after].iter().chain(&ready.servers[before]) {
+        let rest = rest.map(|tier| (tier, None));
+        for (tier, start) in std::iter::once((tier, Some(chosen))).chain(rest) {
+            let Some(start) = start.or_else(|| self.start_in(&ready, tier, request, &probes, &mut asked)) else {
+                continue; // the picker has no server there
+            };
+            for index in (start..tier.range.end).chain(tier.range.start..start) {
+                let server = &ready.servers[index];
                 if server.is_closing() {
                     continue;
                 }
                 if availability.has_failed(server) {
                     any_failed = true;
                 } else if let Some((subchannel, permit)) = server.reserve() {
+                    if asks_to_confirm && !tier.picker.confirms(index - tier.range.start) {
+                        return None; // the permit is given back
+                    }
                     let (subchannel, picker) = (subchannel.clone(), tier.picker.clone());
-                    return PickOutcome::Picked(PickedServer { subchannel, permit, picker });
+                    return Some(PickOutcome::Picked(PickedServer { subchannel, permit, picker }));
                 } else {
                     availability.probe(server);
                     any_full = true;
                 }
             }
         }
-        match (any_full, any_failed) {
-            (true, _) => PickOutcome::Full,
-            (false, true) => PickOutcome::AllFailed,
-            (false, false) => PickOutcome::NoneReady,
-        }
+        let outcome = match (asked.refusal, any_full, any_failed) {
+            // The picker keeps the call from servers that may have room: in the queue it would be woken for them again and again.
+            (Some(refusal), _, false) => refusal,
+            (None, true, _) => PickOutcome::Full,
+            (_, _, true) => PickOutcome::AllFailed,
+            (None, false, false) => PickOutcome::NoneReady,
+        };
+        Some(outcome)
     }
 
     /// Asks the picker of a tier. Returns the index of the server among all that are published.

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use crate::balance::call::pick::{Availability, PickRequest};
+use crate::balance::call::pick::{Availability, PickOutcome, PickRequest};
 use crate::balance::partition::Partition;
 use crate::balance::pool::ready::{Published, Tier};
 
@@ -15,7 +15,54 @@ struct Candidate<'a> {
     load: f64,
 }
 
+/// What the picker has said of tiers beyond the first one, in one look.
+#[derive(Default)]
+pub(super) struct Asked {
+    /// The end of the last tier that was asked: all are asked in their order.
+    end: usize,
+    /// Where the tiers begin for which it has no server.
+    refused: Vec<usize>,
+    /// What it has said of the nearest of them: [`PickOutcome::Wait`] or [`PickOutcome::Fail`].
+    pub(super) refusal: Option<PickOutcome>,
+}
+
 impl Partition {
+    /// Asks the picker of a further tier. Returns the server that it picks, if it picks one.
+    fn ask(
+        &self,
+        ready: &Published,
+        tier: &Tier,
+        request: &PickRequest<'_>,
+        probes: &Cell<usize>,
+        asked: &mut Asked,
+    ) -> Option<usize> {
+        asked.end = tier.range.end;
+        match self.pick_in(ready, tier, request, probes) {
+            Ok(picked) => Some(picked),
+            Err(refusal) => {
+                asked.refused.push(tier.range.start);
+                asked.refusal.get_or_insert(refusal);
+                None
+            }
+        }
+    }
+
+    /// The server of a tier with which to begin, when the one that was chosen took no call. `None` if the picker has none there.
+    pub(super) fn start_in(
+        &self,
+        ready: &Published,
+        tier: &Tier,
+        request: &PickRequest<'_>,
+        probes: &Cell<usize>,
+        asked: &mut Asked,
+    ) -> Option<usize> {
+        let start = tier.range.start;
+        if start > 0 && tier.range.end > asked.end {
+            return self.ask(ready, tier, request, probes, asked);
+        }
+        (!asked.refused.contains(&start)).then_some(start)
+    }
+
     /// Looks at further tiers if the server that was picked in the first one is busy or takes no call. Returns the server for the call,
     /// with its tier.
     ///
@@ -30,6 +77,7 @@ impl Partition {
         picked: usize,
         request: &PickRequest<'_>,
         probes: &Cell<usize>,
+        asked: &mut Asked,
     ) -> (&'a Tier, usize) {
         let home = &ready.tiers[0]; // there are several
         let availability = Availability { servers: &ready.servers, failed_servers: request.failed_servers, probes };
@@ -38,7 +86,7 @@ impl Partition {
             if best.as_ref().is_some_and(|best| best.load < self.settings.selection.busy as f64) {
                 break;
             }
-            let Ok(picked) = self.pick_in(ready, tier, request, probes) else { continue };
+            let Some(picked) = self.ask(ready, tier, request, probes, asked) else { continue };
             let other = availability.candidate(ready, tier, picked);
             let is_better = |other: &Candidate<'_>| best.as_ref().is_none_or(|best| other.load * 2.0 < best.load);
             if other.as_ref().is_some_and(is_better) {

@@ -23,8 +23,11 @@ const MOST_PASSED: usize = 16;
 /// The order is written down when the set changes, with the turns of each server spread evenly (after gRFC A58's
 /// static stride, which computes them as it goes). It has at most 4,096 turns, or 16 for each server if that is more.
 /// If the weights in lowest terms add up to no more, shares are exact; else each server has its exact number of turns
-/// rounded up or down, and one at least. So a share is wrong by less than 1 of 4,096 calls. Each picker begins at a
-/// random turn, so that many clients do not begin at the same server.
+/// rounded up or down, and one at least. So a share is wrong by less than 1 of 4,096 calls, as long as each server is
+/// heavy enough for a turn, with at least 1/4,096 of all weight (in sets of more than 256 servers, 1/16 of the mean
+/// weight). Each lighter server has a turn all the same, beside the 4,096: where there are k of them, the others may
+/// lose up to k in 4,096 + k of their calls to them, which is never more than 1 in 17. Each picker begins at a random
+/// turn, so that many clients do not begin at the same server.
 ///
 /// Choose it if calls cost about the same and the weights say what servers can do; choose
 /// [`LeastRequest`](crate::policy::LeastRequest) if they do not.

@@ -26,7 +26,8 @@ impl Schedule {
     ///
     /// If the weights, divided by their greatest common divisor, add up to at most 4,096 or 16 for each server,
     /// whichever is more, the shares are exact. Else they are scaled to that sum, and each server has its exact
-    /// number of entries rounded up or down, but at least one.
+    /// number of entries rounded up or down, but at least one: so there are more entries, by one at most for each server
+    /// whose exact number is less than one.
     pub(crate) fn new(weights: impl IntoIterator<Item = u64>) -> Self {
         let weights: Vec<_> = weights.into_iter().map(|weight| weight.max(1)).collect();
         if weights.is_empty() {
@@ -124,7 +125,44 @@ mod tests {
         assert_eq!(servers(&schedule).iter().filter(|server| **server == 7).count(), 1);
     }
 
+    /// How wrong shares may be: by less than one entry, and by what servers too light for one take from all others.
+    fn shares_are_within_bound(weights: &[u64]) {
+        let order = servers(&Schedule::new(weights.iter().copied()));
+        let mut counts = vec![0_u64; weights.len()];
+        order.iter().for_each(|server| counts[*server] += 1);
+        let sum: f64 = weights.iter().map(|weight| *weight as f64).sum();
+        let bound = ENTRIES.max(ENTRIES_PER_SERVER * weights.len() as u64) as f64;
+        let exact = |weight: &u64| *weight as f64 / sum;
+        let light = weights.iter().filter(|weight| exact(weight) * bound < 1.0).count() as f64;
+        let taken = light / (bound + light);
+        assert!(taken <= 1.0 / 17.0);
+        for (count, weight) in counts.iter().zip(weights) {
+            let (share, exact) = (*count as f64 / order.len() as f64, exact(weight));
+            let error = (share - exact).abs();
+            assert!(
+                error < 1.0 / bound + exact * taken + 1e-9,
+                "weight {weight}: {share} is not {exact}, {light} light"
+            );
+        }
+    }
+
+    #[test]
+    fn many_light_servers_take_what_is_documented_from_a_heavy_one() {
+        let weights: Vec<u64> = std::iter::once(1_000_000).chain([1; 200]).collect();
+        shares_are_within_bound(&weights);
+        let order = servers(&Schedule::new(weights));
+        assert_eq!(order.iter().filter(|server| **server == 0).count(), 4_095);
+        assert_eq!(order.len(), 4_295, "each light one has a turn beside those");
+    }
+
     proptest! {
+        #[test]
+        fn shares_are_wrong_by_no_more_than_is_documented(
+            weights in proptest::collection::vec(prop_oneof![1..10_u64, 1..1_000_u64, 1..=u64::MAX], 1..400)
+        ) {
+            shares_are_within_bound(&weights);
+        }
+
         /// Over one schedule each server has its share, rounded up or down, and at least one turn. No server has more
         /// turns in a row than it needs, but for one where it is not the heaviest.
         #[test]

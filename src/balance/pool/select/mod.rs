@@ -27,7 +27,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::balance::pool::select::partition::Partitions;
-pub(crate) use crate::balance::pool::select::partition::RouteValues;
+pub(crate) use crate::balance::pool::select::partition::{MAX_PARTITIONS, RouteValues};
 pub(crate) use crate::balance::pool::select::rank::{client_id, rank};
 pub use crate::balance::pool::select::slow_start::SlowStart;
 pub(crate) use crate::balance::pool::select::substitutes::RETRY_AFTER;

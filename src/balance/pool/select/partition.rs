@@ -21,8 +21,8 @@ impl RouteValues {
     }
 
     /// The values of a server.
-    pub(crate) fn of(keys: &[Box<str>], instance: &Instance) -> Self {
-        Self(keys.iter().map(|key| value_of(instance, key).map(Into::into)).collect())
+    pub(crate) fn of(keys: &[impl AsRef<str>], instance: &Instance) -> Self {
+        Self(keys.iter().map(|key| value_of(instance, key.as_ref()).map(Into::into)).collect())
     }
 
     /// These values, in the order of the keys.

@@ -64,7 +64,9 @@ impl RouteHeaders {
     ///
     /// # Errors
     /// [`Error::is_invalid_argument`] if there are more, or if one is no name of a header, or one of gRPC's own
-    /// (`grpc-…`), or of binary values (`…-bin`), which no route is read from.
+    /// (`grpc-…`), or of binary values (`…-bin`), which no route is read from, or one that says how a request is sent:
+    /// `connection`, `content-length`, `content-type`, `host`, `keep-alive`, `proxy-connection`, `te`,
+    /// `transfer-encoding`, `upgrade` and `user-agent`. Those of a call that comes in are not those of one that goes out.
     pub fn new(names: impl IntoIterator<Item = impl AsRef<str>>) -> Result<Self, Error> {
         let mut parsed: Vec<HeaderName> = Vec::new();
         for name in names {
@@ -144,7 +146,10 @@ mod tests {
         let eight = ["a", "b", "c", "d", "e", "f", "g", "h"];
         RouteHeaders::new(eight.into_iter().chain(["A"])).unwrap();
         assert!(RouteHeaders::new(eight.into_iter().chain(["i"])).unwrap_err().to_string().contains("at most 8"));
-        for name in ["", "x lane", "x-länge", "grpc-timeout", "lane-bin", ":path"] {
+        let of_protocol =
+            ["Connection", "content-length", "content-type", "host", "keep-alive", "proxy-connection", "TE"];
+        let of_protocol = of_protocol.into_iter().chain(["transfer-encoding", "upgrade", "user-agent"]);
+        for name in ["", "x lane", "x-länge", "grpc-timeout", "lane-bin", ":path"].into_iter().chain(of_protocol) {
             assert!(RouteHeaders::new([name]).unwrap_err().is_invalid_argument(), "{name:?}");
         }
     }
