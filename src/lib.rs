@@ -230,6 +230,7 @@
 //! | an endpoint configuration | the server |
 //! | a connector, a certificate verifier | the attempt to connect |
 //! | the function of `ClientTls::rustls_with` | nothing, if it has returned a configuration before: that one stays in use (logged at WARN). Otherwise the attempt to connect |
+//! | the function of [`Filter::new`] | the instance: it does not match (logged at ERROR) |
 //! | a discovery stream | its channel keeps the servers that it has, and polls the stream no more (logged at ERROR) |
 //! | [`policy::Policy::picker`] | the present set of servers: least request picks from it (logged at ERROR) |
 //! | [`policy::Picker`], or a function that changes an instance | its caller. A function that is given to [`ServeControl::update`] before the server has registered runs later, without a caller: its panic is logged |

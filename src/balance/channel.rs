@@ -60,7 +60,7 @@ use crate::balance::shared::ChannelHandle;
 ///
 /// | step | setting | what it does |
 /// |---|---|---|
-/// | filter | [`BalancedChannelBuilder::filter`] | leaves out instances for good |
+/// | filter | [`BalancedChannelBuilder::filter`] | leaves out instances, as long as they do not match |
 /// | partition by route | [`BalancedChannelBuilder::route_key`], [`Route`](crate::Route), [`Split`](crate::Split) | divides the servers by what they carry: a call goes to one part |
 /// | zones | [`BalancedChannelBuilder::zone`] | orders the servers of a part: those of the own zone come first |
 /// | subset | [`BalancedChannelBuilder::subset`] | connects to some of them |

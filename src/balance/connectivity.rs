@@ -9,7 +9,9 @@ use crate::balance::status::unavailable::Details;
 
 /// The state of a channel as a whole, in the words of gRPC's connectivity semantics.
 ///
-/// Unlike gRPC's there is no `IDLE`: a channel connects to all of its servers in the background and keeps them connected.
+/// Unlike gRPC's there is no `IDLE`: a channel connects to all of its servers (that its selection chooses)
+/// in the background and keeps them connected. With [routes](crate::BalancedChannelBuilder::route_key) it is the best state of all
+/// partitions: calls of another one may fail while this is `Ready`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ConnectivityState {
@@ -18,7 +20,7 @@ pub enum ConnectivityState {
     Connecting,
     /// At least one server is connected and not unhealthy, ejected and [held](crate::ServerState::Held) ones included. Calls are sent.
     Ready,
-    /// No server is registered or held, all servers drain, or none can be connected or is healthy. Calls fail at once unless they wait for ready. The
+    /// No server is registered or held, all servers drain, none matches the filter, or none can be connected or is healthy. Calls fail at once unless they wait for ready. The
     /// channel goes on trying.
     TransientFailure,
     /// The last clone was dropped, or the runtime on which the channel was built has ended. This state is final.

@@ -63,11 +63,10 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 /// |---|---|---|
 /// | Which server gets a call? | [`policy`](Self::policy) | least request |
 /// | Which servers may get calls at all? | [`filter`](Self::filter) | all |
-/// | Which of them get the calls of a canary, a lane, a tenant? | [`route_key`](Self::route_key), [`route_header`](Self::route_header), [`split`](Self::split), [`Route`](crate::Route) | calls are alike |
 /// | Do calls stay in a zone? | [`zone`](Self::zone), [`further_zones`](Self::further_zones), [`zone_busy`](Self::zone_busy) | no |
 /// | How many servers are connected? | [`subset`](Self::subset), [`client_id`](Self::client_id) | all |
 /// | Does a new server get fewer calls at first? | [`slow_start`](Self::slow_start) | no |
-/// | Which part of the servers does a call go to? | [`route_key`](Self::route_key), [`route_header`](Self::route_header), [`split`](Self::split), [`Route`](crate::Route) | any server |
+/// | Which part of the servers (a canary, a lane, a tenant) does a call go to? | [`route_key`](Self::route_key), [`route_header`](Self::route_header), [`strict_route_header`](Self::strict_route_header), [`split`](Self::split), [`Route`](crate::Route), [`RouteHeaders`](crate::RouteHeaders) | any server |
 /// | What do operators set, in gRPC's service config? | [`service_config`](Self::service_config), [`service_config_file`](Self::service_config_file), [`service_config_updates`](Self::service_config_updates), [`service_config_from_etcd`](Self::service_config_from_etcd) | nothing |
 /// | How long may a call take? | [`timeout`](Self::timeout), [`method_config`](Self::method_config), [`CallTimeout`](crate::CallTimeout) | no limit |
 /// | How long does it wait for a server? | [`wait_limit`](Self::wait_limit) | 10 s |

@@ -24,6 +24,9 @@ impl BalancedChannelBuilder {
     /// A call names values by a [`Route`](crate::Route), or in a [header](Self::route_header); the route counts first,
     /// key by key. It keeps its values in all its attempts.
     ///
+    /// **Where all servers carry a value**, such as a version, there are no default servers, and calls that name nothing fail: name a
+    /// key that only canaries carry, or send all calls by [`Route`](crate::Route), header or [`split`](Self::split).
+    ///
     /// **While no server of a partition is ready**, or each has failed the call, its calls go to the default servers if they say so
     /// ([`Route::or_default`](crate::Route::or_default), and always those of `route_header` and splits). Strict calls wait or
     /// fail as if no other server were registered. They fail with `UNAVAILABLE`, and the text has key and value.
@@ -76,11 +79,12 @@ impl BalancedChannelBuilder {
         self
     }
 
-    /// The same as [`route_header`](Self::route_header) for calls that must go nowhere else: they wait or fail while no
+    /// As [`route_header`](Self::route_header), for calls that must go nowhere else: they wait or fail while no
     /// server that carries the value is ready. A call whose header is not empty, and yet has no value that could be
     /// read, fails with `INTERNAL`.
     ///
-    /// A call that is strict by one of its keys is strict as a whole.
+    /// A call that is strict by one of its keys is strict as a whole. A [`Route`](crate::Route) of the request that names the key counts
+    /// in place of the header, also if it may go to the default servers.
     pub fn strict_route_header(mut self, key: impl Into<Arc<str>>, header: impl AsRef<str>) -> Self {
         self.settings.routes.set_header(key.into(), header.as_ref(), false);
         self

@@ -80,7 +80,8 @@ impl BalancedChannelBuilder {
     ///
     /// - **A call stays** at home while the server that the policy picks there has fewer than [`zone_busy`](Self::zone_busy) calls in
     ///   flight. Otherwise the policy picks in the next zone too, and the call goes there if that server carries less than half as
-    ///   much. So a zone that has room keeps its calls, and one that has too little gets help.
+    ///   much. So a zone that has room keeps its calls, and one that has too little gets help. The same holds from zone to zone: the
+    ///   third one is asked while the servers picked in the first two are busy.
     /// - **The other zones** are one group, with the servers that have no zone. [`further_zones`](Self::further_zones) sets an order
     ///   among them.
     /// - **At home count** servers that are ready, and neither ejected, draining nor unhealthy. While there is none, all calls leave;
@@ -135,8 +136,8 @@ impl BalancedChannelBuilder {
     ///
     /// - **Which ones:** each client has an order of servers of its own (rendezvous hashing over the client's [id](Self::client_id)
     ///   and the server's). A server that comes or goes exchanges one other server at most.
-    /// - **With a [`zone`](Self::zone):** servers of the own zone first, but for max(2, n / 10) of the others, which stand by. If a
-    ///   zone has too few servers, the others fill up.
+    /// - **With a [`zone`](Self::zone):** servers of the own zone first, but for max(2, n / 10) of the others, which stand by. At least
+    ///   one is at home: with n = 3 one is, with n = 5 three, with n = 20 eighteen. If a zone has too few servers, the others fill up.
     /// - **Those that cannot be connected** are replaced while they fail. At most max(2, n / 2) servers beyond n are connected or tried at
     ///   a time, and a substitute is tried once in 10 s at most.
     /// - **A server that is exchanged** keeps its connection until the new one is ready.

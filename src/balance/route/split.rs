@@ -17,7 +17,9 @@ use std::sync::Arc;
 ///
 /// - Calls with a [`Route`](crate::Route), and those that name the value of any key in a header, are not drawn.
 /// - A call that is drawn goes to the default servers while no server with that value is ready, as with
-///   [`Route::or_default`](crate::Route::or_default): a canary that is taken away costs no call.
+///   [`Route::or_default`](crate::Route::or_default). So a canary that is taken away costs no call, as long as there are default
+///   servers. Where all servers carry a value there are none, and such calls fail: leave the value out at the servers that
+///   get the rest.
 /// - Several splits of a channel share one draw: each call is drawn by one of them at most, and all shares together are
 ///   at most 100 %.
 #[derive(Clone, Debug)]

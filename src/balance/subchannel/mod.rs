@@ -377,7 +377,8 @@ impl ServerStatus {
         self.selection.route.as_deref()
     }
 
-    /// How many groups of servers calls prefer to this one: 0 in the own zone, and for all servers if the channel has no zone.
+    /// How many groups of servers calls prefer to this one: 0 in the own zone, for all servers if the channel has no zone, and for a
+    /// server that is not to be connected. While no server of the own zone is to be connected, the nearest other zone has 0.
     pub fn zone_distance(&self) -> usize {
         self.selection.verdict.tier
     }

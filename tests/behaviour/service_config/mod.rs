@@ -9,6 +9,7 @@
 
 mod cached;
 mod first_word;
+#[cfg(feature = "tonic-health")]
 mod health;
 mod refused;
 mod rights;

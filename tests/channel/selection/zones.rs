@@ -190,3 +190,24 @@ async fn a_light_server_at_home_is_no_reason_to_leave_it_under_round_robin() {
     .await;
     assert_eq!(away_calls, 0, "12 calls in flight, busy from 64 on: {home_calls:?} at home");
 }
+
+#[tokio::test]
+async fn the_order_of_zones_holds_under_load_too() {
+    let mut peers = Vec::new();
+    for _ in 0..3 {
+        peers.push(Peer::start(Script::Silence).await);
+    }
+    let (channel, set) = changing(builder().zone("a").further_zones(["b"]).zone_busy(4));
+    for (peer, name) in peers.iter().zip(["a", "b", "c"]) {
+        put(&set, peer, zone(name));
+    }
+    ready(&channel, 3).await;
+    let mut running = Vec::new();
+    for number in 1..=12 {
+        running.push(Watched::greet(&channel, false));
+        until("it to arrive", || calls(&peers).iter().sum::<usize>() == number).await;
+        // The second zone has 4 calls and is busy with the eleventh.
+        assert_eq!(calls(&peers)[2], usize::from(number == 12), "{:?}", calls(&peers));
+    }
+    assert_eq!(calls(&peers), [7, 4, 1]);
+}

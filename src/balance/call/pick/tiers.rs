@@ -81,13 +81,17 @@ impl Partition {
     ) -> (&'a Tier, usize) {
         let home = &ready.tiers[0]; // there are several
         let availability = Availability { servers: &ready.servers, failed_servers: request.failed_servers, probes };
+        let busy = self.settings.selection.busy as f64;
         let mut best = availability.candidate(ready, home, picked);
+        let mut last_is_busy = best.as_ref().is_none_or(|home| home.load >= busy);
         for tier in &ready.tiers[1..] {
-            if best.as_ref().is_some_and(|best| best.load < self.settings.selection.busy as f64) {
+            // The order of zones holds under load too: the next one is asked when this one is busy as well.
+            if !last_is_busy {
                 break;
             }
             let Some(picked) = self.ask(ready, tier, request, probes, asked) else { continue };
             let other = availability.candidate(ready, tier, picked);
+            last_is_busy = other.as_ref().is_none_or(|other| other.load >= busy);
             let is_better = |other: &Candidate<'_>| best.as_ref().is_none_or(|best| other.load * 2.0 < best.load);
             if other.as_ref().is_some_and(is_better) {
                 best = other;

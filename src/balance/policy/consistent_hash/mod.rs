@@ -103,7 +103,8 @@ impl ConsistentHash {
     ///
     /// With 125, a server takes a call while it has fewer calls in flight than 1.25 × (the calls in flight at all
     /// ready servers + 1) × its share of their weights, rounded up. A smaller number spreads the load more evenly and
-    /// keeps fewer calls at their own server. Not above 100 makes no sense: such a number counts as 101.
+    /// keeps fewer calls at their own server. A number of 100 or less counts as 101: with
+    /// it no server could have more than its share, and calls would have nowhere to go.
     ///
     /// In a set of n servers, where n is more than 128, the calls in flight at all servers are added up once in n /
     /// 128 picks.

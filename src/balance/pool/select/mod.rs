@@ -132,18 +132,17 @@ pub(crate) struct Verdict {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Reason {
-    /// Connected: in the own zone, or zones mean nothing.
+    /// It is to be connected: it is in the own zone, or zones mean nothing.
     Selected,
-    /// Connected, in another zone than the own one. It is in tier 0 if no server of the own zone is to be
-    /// connected.
+    /// It is to be connected, in another zone than the own one.
     OtherZone,
-    /// Connected for as long as another one fails.
+    /// It is to be connected for as long as another one fails, or is being connected.
     Substitute,
-    /// Not connected: the filter does not let it pass.
+    /// It is not to be connected: the filter does not let it pass.
     Filtered,
-    /// Not connected: there are too many partitions.
+    /// It is not to be connected: there are too many values to route by.
     BeyondRouteValues,
-    /// Not connected: enough others are.
+    /// It is not to be connected: enough others are ([`subset`](crate::BalancedChannelBuilder::subset)).
     OutsideSubset,
 }
 

@@ -46,7 +46,8 @@ impl SlowStart {
     }
 
     /// The least part of its weight that a server begins with, in percent from 1 to 100. 10 by default, as
-    /// in Envoy. Envoy takes 0 too, with which a server may get no call to warm up by.
+    /// in Envoy. Envoy takes 0 too, with which a server may get no call to warm up by. It has an effect only with
+    /// windows above `100 s / percent`: the formula takes at least 1 s, so a window of 6 s begins with 17 %.
     #[must_use]
     pub fn min_weight_percent(mut self, percent: u32) -> Self {
         self.min_weight_percent = percent;
