@@ -1,5 +1,6 @@
 //! Calls with a route: they find their partition first.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use http::{HeaderMap, Request, Response};
@@ -121,10 +122,16 @@ impl CallState {
         let (mut own_statuses, mut default_statuses) = (own.status.subscribe(), default.status.subscribe());
         loop {
             let wait_for_ready = self.wait_limits.wait_for_ready;
-            // Before the looks: what changes after them wakes the call.
+            // Before the looks: what changes after them wakes the call. Another connection of a server changes no status.
+            let mut other_set = pin!(own.pick_notifier.notified());
+            other_set.as_mut().enable();
             let own_fails = own_statuses.borrow_and_update().fails_calls(wait_for_ready);
             let default_fails = default_statuses.borrow_and_update().fails_calls(wait_for_ready);
-            let of_own = match own.pick(&self.pick_request(), false) {
+            // Of servers that are ejected or closing the queue keeps the calls away: to wait for those would end at once, again and
+            // again.
+            let is_ready = own.ready.load().is_ready();
+            let of_own = if is_ready { own.pick(&self.pick_request(), false) } else { PickOutcome::NoneReady };
+            let of_own = match of_own {
                 none @ (PickOutcome::NoneReady | PickOutcome::AllFailed) => none,
                 found => return Ok(found),
             };
@@ -138,6 +145,9 @@ impl CallState {
             if matches!(of_own, PickOutcome::AllFailed) {
                 return self.next_round().await;
             }
+            if own.ready.load().are_ejected {
+                return own.wait_for_server(&self.pick_request(), self.wait_limits, false).await;
+            }
             if own_fails && default_fails {
                 return Err(own.unavailable_status(Code::Unavailable, ""));
             }
@@ -145,6 +155,7 @@ impl CallState {
                 tokio::select! {
                     _ = own_statuses.changed() => {}
                     _ = default_statuses.changed() => {}
+                    () = other_set => {}
                 }
             };
             own.within_limits(self.wait_limits, "", changed).await?;

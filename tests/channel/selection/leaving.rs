@@ -255,6 +255,42 @@ async fn or_default_calls_leave_a_canary_that_is_ejected() {
     assert_eq!(failed, 0, "of 20 calls; four default servers are ready");
 }
 
+/// It goes there all the same where there is no other, and waits for its stream as any other call.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn or_default_calls_wait_for_a_full_canary_that_is_ejected_if_there_is_no_other_server() {
+    let script = Arc::new(Mutex::new(Script::Status(13, vec![])));
+    let canary = Peer::limited(Script::Now(script.clone()), Some(1)).await;
+    let others = greeters(4).await;
+    let minute = Duration::from_secs(60);
+    let detection = OutlierDetection::default().ejection_time(minute, minute);
+    let (channel, set) = changing(builder().route_key("lane").outlier_detection(detection));
+    put(&set, &canary, blue);
+    others.iter().for_each(|peer| put(&set, peer, lane("green")));
+    ready(&channel, 5).await;
+    for _ in 0..100 {
+        call_with(&channel, Route::to("lane", "green")).await.unwrap();
+    }
+    let ejected = || status_of(&channel, &canary).state() == ServerState::Ejected;
+    while !ejected() {
+        call_with(&channel, Route::to("lane", "blue")).await.unwrap_err();
+    }
+    let (end, before) = (Arc::new(Notify::new()), canary.seen.calls());
+    *script.lock().unwrap() = Script::GreetLater(end.clone());
+    let first = start(&channel, Route::to("lane", "blue"), false);
+    until("its stream to be taken", || canary.seen.calls() == before + 1).await;
+    *script.lock().unwrap() = Script::Greet;
+    let waiting = start(&channel, Route::to("lane", "blue").or_default(), false);
+    sleep(Duration::from_millis(100)).await;
+    // It does not spin: this thread could not be kept busy by both.
+    let also = start(&channel, Route::to("lane", "blue").or_default(), false);
+    call_with(&channel, Route::to("lane", "green")).await.unwrap();
+    assert!(!waiting.is_finished() && !also.is_finished());
+    end.notify_one();
+    for call in [first, waiting, also] {
+        timeout(SOON, call).await.expect("its stream is free").unwrap().unwrap();
+    }
+}
+
 /// The error of `wait_until_ready` says what is wrong, also if all servers have a route.
 #[tokio::test]
 async fn wait_until_ready_says_why_servers_with_a_route_are_not_ready() {
