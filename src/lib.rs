@@ -271,6 +271,7 @@ mod etcd;
 pub mod fuzzing;
 mod instance;
 pub mod log_messages;
+pub mod metrics;
 mod panics;
 mod progress;
 mod registrar;

@@ -1,0 +1,186 @@
+//! The instruments of this crate's own.
+
+use crate::metrics::bounds::LATENCY;
+use crate::metrics::grpc::TARGET;
+use crate::metrics::{Instrument, InstrumentKind};
+
+/// A state, in lower case: `ready`, `current`, `registered`.
+pub(crate) const STATE: &str = "state";
+/// The name of a service, as its resolver or registrar was given it: `greeter`.
+pub(crate) const SERVICE: &str = "service";
+
+pub(crate) static CHANNEL_SERVERS: Instrument = Instrument {
+    name: "tonic_etcd.channel.servers",
+    kind: InstrumentKind::UpDownCounter,
+    unit: "{server}",
+    description: "Servers of a channel, by state.",
+    labels: &[TARGET, STATE],
+    optional_labels: &[],
+    bounds: &[],
+    is_experimental: false,
+};
+
+pub(crate) static CHANNEL_WAITING: Instrument = Instrument {
+    name: "tonic_etcd.channel.waiting",
+    kind: InstrumentKind::UpDownCounter,
+    unit: "{call}",
+    description: "Calls that wait for a server.",
+    labels: &[TARGET],
+    optional_labels: &[],
+    bounds: &[],
+    is_experimental: false,
+};
+
+pub(crate) static CHANNEL_LEAVING_ZONE: Instrument = Instrument {
+    name: "tonic_etcd.channel.leaving_zone",
+    kind: InstrumentKind::UpDownCounter,
+    unit: "{channel}",
+    description: "Channels that send calls to servers outside of their zones.",
+    labels: &[TARGET],
+    optional_labels: &[],
+    bounds: &[],
+    is_experimental: false,
+};
+
+pub(crate) static RESOLVER_CONNECTED: Instrument = Instrument {
+    name: "tonic_etcd.resolver.connected",
+    kind: InstrumentKind::UpDownCounter,
+    unit: "{resolution}",
+    description: "Services whose set of servers is confirmed by etcd at present.",
+    labels: &[SERVICE],
+    optional_labels: &[],
+    bounds: &[],
+    is_experimental: false,
+};
+
+pub(crate) static RESOLVER_STALENESS: Instrument = Instrument {
+    name: "tonic_etcd.resolver.staleness",
+    kind: InstrumentKind::Gauge,
+    unit: "s",
+    description: "Time since etcd has last confirmed the set of servers; 0 while it is confirmed.",
+    labels: &[SERVICE],
+    optional_labels: &[],
+    bounds: &[],
+    is_experimental: false,
+};
+
+pub(crate) static RESOLVER_RELISTS: Instrument = Instrument {
+    name: "tonic_etcd.resolver.relists",
+    kind: InstrumentKind::Counter,
+    unit: "{list}",
+    description: "Prefixes that were listed again because a watch could not be resumed.",
+    labels: &[SERVICE],
+    optional_labels: &[],
+    bounds: &[],
+    is_experimental: false,
+};
+
+pub(crate) static RESOLVER_UNREADABLE: Instrument = Instrument {
+    name: "tonic_etcd.resolver.unreadable",
+    kind: InstrumentKind::UpDownCounter,
+    unit: "{record}",
+    description: "Records in etcd that cannot be read.",
+    labels: &[SERVICE],
+    optional_labels: &[],
+    bounds: &[],
+    is_experimental: false,
+};
+
+pub(crate) static RESOLVER_HELD: Instrument = Instrument {
+    name: "tonic_etcd.resolver.held",
+    kind: InstrumentKind::UpDownCounter,
+    unit: "{instance}",
+    description: "Instances that etcd has lost in doubtful circumstances, and that are held.",
+    labels: &[SERVICE],
+    optional_labels: &[],
+    bounds: &[],
+    is_experimental: false,
+};
+
+pub(crate) static RESOLVER_INSTANCES: Instrument = Instrument {
+    name: "tonic_etcd.resolver.instances",
+    kind: InstrumentKind::UpDownCounter,
+    unit: "{instance}",
+    description: "Instances of a service, by state.",
+    labels: &[SERVICE, STATE],
+    optional_labels: &[],
+    bounds: &[],
+    is_experimental: false,
+};
+
+pub(crate) static RESOLVER_CHANGES: Instrument = Instrument {
+    name: "tonic_etcd.resolver.changes",
+    kind: InstrumentKind::Counter,
+    unit: "{change}",
+    description: "Changes of instances that were reported.",
+    labels: &[SERVICE],
+    optional_labels: &[],
+    bounds: &[],
+    is_experimental: false,
+};
+
+pub(crate) static REGISTRAR_REGISTERED: Instrument = Instrument {
+    name: "tonic_etcd.registrar.registered",
+    kind: InstrumentKind::UpDownCounter,
+    unit: "{registration}",
+    description: "Registrations, by state.",
+    labels: &[SERVICE, STATE],
+    optional_labels: &[],
+    bounds: &[],
+    is_experimental: false,
+};
+
+pub(crate) static REGISTRAR_LEASES_LOST: Instrument = Instrument {
+    name: "tonic_etcd.registrar.leases_lost",
+    kind: InstrumentKind::Counter,
+    unit: "{lease}",
+    description: "Leases that ended while registrations needed them.",
+    labels: &[],
+    optional_labels: &[],
+    bounds: &[],
+    is_experimental: false,
+};
+
+pub(crate) static REGISTRAR_KEYS_REPAIRED: Instrument = Instrument {
+    name: "tonic_etcd.registrar.keys_repaired",
+    kind: InstrumentKind::Counter,
+    unit: "{key}",
+    description: "Keys that were put again because someone had deleted or overwritten them.",
+    labels: &[SERVICE],
+    optional_labels: &[],
+    bounds: &[],
+    is_experimental: false,
+};
+
+pub(crate) static REGISTRAR_RENEWAL_DURATION: Instrument = Instrument {
+    name: "tonic_etcd.registrar.renewal.duration",
+    kind: InstrumentKind::Histogram,
+    unit: "s",
+    description: "Time from a renewal of a lease to the response of etcd.",
+    labels: &[],
+    optional_labels: &[],
+    bounds: LATENCY,
+    is_experimental: false,
+};
+
+pub(crate) static SERVER_STATE: Instrument = Instrument {
+    name: "tonic_etcd.server.state",
+    kind: InstrumentKind::UpDownCounter,
+    unit: "{server}",
+    description: "Servers of `Serve`, by state.",
+    labels: &[SERVICE, STATE],
+    optional_labels: &[],
+    bounds: &[],
+    is_experimental: false,
+};
+
+pub(crate) static SERVER_CONNECTIONS: Instrument = Instrument {
+    name: "tonic_etcd.server.connections",
+    kind: InstrumentKind::UpDownCounter,
+    unit: "{connection}",
+    description: "Connections that servers of `Serve` have accepted and that are open.",
+    labels: &[SERVICE],
+    optional_labels: &[],
+    bounds: &[],
+    is_experimental: false,
+};

@@ -1,0 +1,180 @@
+//! What the crate records into: a number of its own, which `stats()` reads, and the recorder's series if there is one.
+
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::metrics::{BoundInstrument, Instrument, Metrics};
+use crate::panics::catch;
+
+/// A series of the recorder's, or none.
+pub(crate) struct Bound(Option<Box<dyn BoundInstrument>>);
+
+impl Bound {
+    /// Without metrics, or for an experimental instrument that nobody asked for, nothing is bound.
+    ///
+    /// This calls a user's code: no lock may be held.
+    pub(crate) fn new(
+        metrics: Option<&Metrics>,
+        instrument: &'static Instrument,
+        labels: &[(&'static str, &str)],
+    ) -> Self {
+        let Some(metrics) = metrics.filter(|metrics| metrics.experimental || !instrument.is_experimental) else {
+            return Self(None);
+        };
+        match catch(|| metrics.recorder.bind(instrument, labels)) {
+            Ok(bound) => Self(Some(bound)),
+            Err(panic) => {
+                tracing::error!(instrument = instrument.name, panic, "recorder of metrics has panicked");
+                Self(None)
+            }
+        }
+    }
+
+    #[inline]
+    pub(crate) fn record(&self, value: f64) {
+        if let Some(bound) = &self.0 {
+            record(&**bound, value);
+        }
+    }
+}
+
+/// Out of line: without a recorder nothing of it runs.
+#[cold]
+fn record(bound: &dyn BoundInstrument, value: f64) {
+    let _ = catch(|| bound.record(value)); // in a drop that unwinds, a second panic would end the process
+}
+
+/// A sum that only grows.
+pub(crate) struct Counter {
+    value: AtomicU64,
+    bound: Bound,
+}
+
+impl Counter {
+    pub(crate) fn new(bound: Bound) -> Self {
+        Self { value: AtomicU64::new(0), bound }
+    }
+
+    #[inline]
+    pub(crate) fn add(&self, count: u64) {
+        self.value.fetch_add(count, Ordering::Relaxed);
+        self.bound.record(count as f64);
+    }
+
+    pub(crate) fn value(&self) -> u64 {
+        self.value.load(Ordering::Relaxed)
+    }
+}
+
+/// A sum that grows and shrinks. Its share of the recorder's series goes with it.
+pub(crate) struct UpDownCounter {
+    value: AtomicI64,
+    bound: Bound,
+}
+
+impl UpDownCounter {
+    pub(crate) fn new(bound: Bound) -> Self {
+        Self { value: AtomicI64::new(0), bound }
+    }
+
+    pub(crate) fn add(&self, change: i64) {
+        if change != 0 {
+            self.value.fetch_add(change, Ordering::Relaxed);
+            self.bound.record(change as f64);
+        }
+    }
+
+    /// Sets the share of this one.
+    pub(crate) fn set(&self, value: i64) {
+        let before = self.value.swap(value, Ordering::Relaxed);
+        if value != before {
+            self.bound.record((value - before) as f64);
+        }
+    }
+
+    pub(crate) fn value(&self) -> i64 {
+        self.value.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for UpDownCounter {
+    fn drop(&mut self) {
+        self.set(0);
+    }
+}
+
+/// A distribution. Its count is the sum of its buckets, so that a snapshot is consistent.
+pub(crate) struct Histogram {
+    instrument: &'static Instrument,
+    /// One more than the instrument has bounds.
+    buckets: Box<[AtomicU64]>,
+    /// In parts of the unit: integers can be added atomically.
+    sum: AtomicU64,
+    bound: Bound,
+}
+
+/// The parts of a unit in which its sum is kept: seconds in microseconds, whose sum overflows in half a million years of calls, and
+/// whole numbers as they are.
+fn parts_of(unit: &str) -> f64 {
+    if unit == "s" { 1e6 } else { 1.0 }
+}
+
+impl Histogram {
+    pub(crate) fn new(instrument: &'static Instrument, bound: Bound) -> Self {
+        let buckets = (0..=instrument.bounds.len()).map(|_| AtomicU64::new(0)).collect();
+        Self { instrument, buckets, sum: AtomicU64::new(0), bound }
+    }
+
+    #[inline]
+    pub(crate) fn record(&self, value: f64) {
+        let bucket = self.instrument.bounds.partition_point(|bound| *bound < value);
+        self.sum.fetch_add((value * parts_of(self.instrument.unit)) as u64, Ordering::Relaxed);
+        self.buckets[bucket].fetch_add(1, Ordering::Relaxed); // a bucket more than bounds
+        self.bound.record(value);
+    }
+
+    #[inline]
+    pub(crate) fn record_time(&self, time: Duration) {
+        self.record(time.as_secs_f64());
+    }
+
+    pub(crate) fn distribution(&self) -> Distribution {
+        let buckets = self.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).collect();
+        let sum = self.sum.load(Ordering::Relaxed) as f64 / parts_of(self.instrument.unit);
+        Distribution { bounds: self.instrument.bounds, buckets, sum }
+    }
+}
+
+/// The values that a histogram has taken.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Distribution {
+    bounds: &'static [f64],
+    buckets: Vec<u64>,
+    sum: f64,
+}
+
+impl Distribution {
+    /// Returns the number of values.
+    pub fn count(&self) -> u64 {
+        self.buckets.iter().sum()
+    }
+
+    /// Returns the sum of the values, in the unit of the instrument.
+    pub fn sum(&self) -> f64 {
+        self.sum
+    }
+
+    /// Returns each bucket with its upper bound, which belongs to it, and the number of values in it alone. The last bound is
+    /// infinite.
+    pub fn buckets(&self) -> impl ExactSizeIterator<Item = (f64, u64)> {
+        let last = self.bounds.len();
+        self.buckets.iter().enumerate().map(move |(i, count)| {
+            (if i == last { f64::INFINITY } else { self.bounds[i] }, *count) // a bucket more than bounds
+        })
+    }
+
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.buckets.iter_mut().zip(&other.buckets).for_each(|(own, other)| *own += other);
+        self.sum += other.sum;
+    }
+}
