@@ -14,7 +14,8 @@
 //! ```
 //!
 //! `tracing-opentelemetry` makes spans of OpenTelemetry of them; it takes name, kind and status from the fields that begin with
-//! `otel.`. `examples/opentelemetry` of this crate's repository does that, and sends the trace context to the servers.
+//! `otel.`. `examples/opentelemetry` in this crate's repository does that, and sends the trace context to the servers
+//! (`cargo xtask example opentelemetry`).
 //! `tracing_subscriber::fmt()` shows them around the messages that belong to a call (`call failed, repeating it`).
 //!
 //! # The span `call`
@@ -64,7 +65,8 @@
 //!   context.
 //! - Connections and health checks: they belong to no call.
 //!
-//! No code of users runs within these spans. Interceptors run before the call's begins. The request's stream is polled in the
+//! The spans are never entered, so that none is current while code of users runs, and what a subscriber tells of the time in which they
+//! were entered (`busy_ns`) is 0. Interceptors run before the call's span begins. The request's stream is polled in the
 //! span of whoever polls the call. Connectors run in background tasks, without a span.
 //!
 //! # What they cost

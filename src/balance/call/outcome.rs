@@ -261,10 +261,8 @@ impl CallState {
         failure: Failure,
         body: ReplayBody,
     ) -> AttemptOutcome {
-        self.span.log(|| {
-            let server = subchannel.subchannel.address();
-            tracing::debug!(%server, error = %failure, "call not processed, trying another server");
-        });
+        let server = subchannel.subchannel.address();
+        tracing::debug!(parent: self.span.id(), %server, error = %failure, "call not processed, trying another server");
         // Where the connection is over, the server's next connection is as good as any other.
         if !subchannel.connection.is_closing() {
             self.failed_servers.push(subchannel.subchannel.clone());
@@ -322,10 +320,8 @@ impl CallState {
         let Some(body) = body.and_then(|mut body| body.rewind(RewindReason::Retry).ok().map(|()| body)) else {
             return Next::Exhausted;
         };
-        self.span.log(|| {
-            let server = subchannel.subchannel.address();
-            tracing::debug!(%server, ?code, attempts = self.attempts, "call failed, repeating it");
-        });
+        let (server, attempts) = (subchannel.subchannel.address(), self.attempts);
+        tracing::debug!(parent: self.span.id(), %server, ?code, attempts, "call failed, repeating it");
         self.failed_servers.push(subchannel.subchannel.clone());
         Next::Retry(body, pause)
     }

@@ -45,9 +45,8 @@ impl CallState {
         match self.send_further(flight, SentBecause::Time, now) {
             Some(Further { exchange, reporter }) => {
                 reporter.subchannel.subchannel.hedges.fetch_add(1, Ordering::Relaxed);
-                self.span.log(|| {
-                    tracing::debug!(server = %reporter.address(), "call without a response, sending a hedge");
-                });
+                let server = reporter.address();
+                tracing::debug!(parent: self.span.id(), %server, "call without a response, sending a hedge");
                 flight.push(exchange, reporter, now);
             }
             None if flight.awaits_request => {}
@@ -65,9 +64,8 @@ impl CallState {
         };
         if let Some(server) = flight.give_up(index) {
             server.subchannel.attempt_timeouts.fetch_add(1, Ordering::Relaxed);
-            self.span.log(|| {
-                tracing::debug!(server = %server.subchannel.address(), "attempt timed out, trying another server");
-            });
+            let address = server.subchannel.address();
+            tracing::debug!(parent: self.span.id(), server = %address, "attempt timed out, trying another server");
             self.attempts += 1;
             self.mark_tried(&server);
         }

@@ -13,12 +13,12 @@ impl AttemptSpan {
     #[inline]
     pub(crate) fn end(&mut self, code: Code) {
         if let Some(open) = self.0.take() {
-            end(open, code);
+            end(*open, code);
         }
     }
 }
 
 #[cold]
-fn end(mut open: Box<OpenSpan>, code: Code) {
+fn end(mut open: OpenSpan, code: Code) {
     open.set_code(code);
 }

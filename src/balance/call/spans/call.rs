@@ -9,7 +9,8 @@ use http_body::Frame;
 use tonic::{Code, Status};
 use tracing::field::Empty;
 use tracing::level_filters::{LevelFilter, STATIC_MAX_LEVEL};
-use tracing::{Level, debug_span};
+use tracing::span::Id;
+use tracing::{Level, Span, debug_span};
 
 use crate::address::Address;
 use crate::balance::call::response_body::ResponseBody;
@@ -65,12 +66,9 @@ impl CallSpan {
         }
     }
 
-    /// Logs an event about the call: within its span, or, without one, within that of the caller.
-    pub(in crate::balance::call) fn log(&self, log: impl FnOnce()) {
-        match &self.0 {
-            Some(call) => call.span.span().in_scope(log),
-            None => log(),
-        }
+    /// Returns the span of events about the call: its own, or, without one, that of the caller.
+    pub(in crate::balance::call) fn id(&self) -> Option<Id> {
+        self.0.as_ref().map_or_else(|| Span::current().id(), |call| call.span.span().id())
     }
 
     /// Takes what the caller gets. The span ends with a failure; with a response it goes on until the end of that.
@@ -159,8 +157,8 @@ impl OpenCall {
             otel.name = %SpanName("Attempt", path),
             otel.kind = "client",
             server = %server,
-            attempt = self.attempts,
-            "previous-rpc-attempts" = previous,
+            attempt = i64::from(self.attempts), // OpenTelemetry has signed integers alone
+            "previous-rpc-attempts" = i64::from(previous),
             "transparent-retry" = is_transparent,
             grpc.status = Empty,
             otel.status_code = Empty,
@@ -168,11 +166,11 @@ impl OpenCall {
         OpenSpan::of(span).map(Box::new)
     }
 
-    fn end(mut self: Box<Self>, code: Code) {
+    fn end(mut self, code: Code) {
         self.span.set_code(code);
     }
 
-    fn end_with(self: Box<Self>, status: &Status) {
+    fn end_with(self, status: &Status) {
         if status.code() != Code::Ok {
             self.span.describe(status.message());
         }

@@ -15,8 +15,8 @@
 //!
 //! A span that nobody wants is one null pointer, and one look at the level that `tracing` keeps. Only an enabled one is allocated.
 //!
-//! Parents are explicit. No span is entered while a future waits, and none is current while code of users runs: a call's span is
-//! entered for the events of this crate about it, and for nothing else.
+//! No span is ever entered: `tracing-opentelemetry` takes the time of the last exit for the end. So none is current while code of users
+//! runs, and parents are explicit, those of events about a call too.
 
 mod attempt;
 mod call;
