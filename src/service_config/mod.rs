@@ -33,7 +33,7 @@ pub(crate) use invalid::InvalidServiceConfig;
 pub(crate) use load_balancing::LoadBalancing;
 pub(crate) use methods::{DeclaredRepeats, MethodParams};
 pub(crate) use outlier::OutlierParams;
-pub(crate) use retry::RetryThrottling;
+pub(crate) use retry::{CODES, RetryThrottling};
 pub(crate) use ring_hash::RingHashParams;
 pub(crate) use warnings::Warnings;
 

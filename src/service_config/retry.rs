@@ -6,7 +6,7 @@ use super::document::{Node, Object, number, shown};
 use super::invalid::InvalidServiceConfig;
 
 /// The names of gRPC's codes; each stands at its number.
-const CODES: [&str; 17] = [
+pub(crate) const CODES: [&str; 17] = [
     "OK",
     "CANCELLED",
     "UNKNOWN",

@@ -15,6 +15,7 @@ mod raw;
 mod retries;
 mod selection;
 mod service_config;
+mod spans;
 mod support;
 mod transports;
 mod waiting;

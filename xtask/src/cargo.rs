@@ -78,10 +78,15 @@ pub(crate) fn example(
     args: &[OsString],
 ) -> Result<ExitCode> {
     let mut command = workspace.cargo("run");
-    // What some examples need; to the others it makes no difference.
-    command.args(release.then_some("--release")).args(["--features", "tonic-health"]);
-    command.args(["--example", name, "--"]).args(args);
-    run(&mut command, tools)
+    command.args(release.then_some("--release"));
+    if workspace.root().join("examples").join(name).join("Cargo.toml").is_file() {
+        // A package of its own, for dependencies that the crate's tests need not build.
+        command.arg("--package").arg(format!("{name}-example"));
+    } else {
+        // What some examples need; to the others it makes no difference.
+        command.args(["--features", "tonic-health", "--example", name]);
+    }
+    run(command.arg("--").args(args), tools)
 }
 
 /// Builds all examples, optimised.

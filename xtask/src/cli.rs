@@ -106,7 +106,7 @@ pub(crate) enum Command {
     ///   cargo xtask example greeter_server -- --etcd http://127.0.0.1:2379
     #[command(verbatim_doc_comment)]
     Example {
-        /// A file of examples/, without .rs
+        /// A file of examples/, without .rs, or a folder of it
         name: String,
         #[command(flatten)]
         etcd: EtcdArgs,

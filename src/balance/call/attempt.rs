@@ -127,17 +127,20 @@ impl CallState {
         let Some(body) = self.body.take() else {
             return Err(Box::new(Done(Err(Status::internal("the request is gone")))));
         };
+        let mut span = self.attempt_span(&subchannel.subchannel, self.attempts, false);
         let exchange = match subchannel.connection.exchange(permit, head, body) {
             Ok(exchange) => exchange,
             Err((failure, body)) if failure.kind == FailureKind::NotSent => {
+                span.end(Code::Unavailable);
                 return Err(Box::new(self.retry_unprocessed(subchannel, failure, body)));
             }
             Err((failure, _)) => {
                 let status = status::from_failure(failure, subchannel.subchannel.address());
+                span.end(status.code());
                 return Err(Box::new(Done(self.last_result_or(status))));
             }
         };
-        Ok((exchange, AttemptReporter::new(subchannel, picker, self.shared.clone(), sent_at)))
+        Ok((exchange, AttemptReporter::new(subchannel, picker, self.shared.clone(), sent_at, span)))
     }
 
     /// Makes the request's head for a server, with the time that is left. `None` if none is. `previous` is the number of attempts

@@ -3,7 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `mod.rs` | the loop of a call: pick or wait, attempt, again |
-//! | `state.rs` | what a call keeps between attempts |
+//! | `state/` | what a call keeps between attempts |
 //! | `routing.rs` | the partition of a call with a route |
 //! | `pick/` | a server from the ready set, or a wait in the queue |
 //! | `attempt.rs` | one request to one server, up to the head of the response |
@@ -14,6 +14,7 @@
 //! | `replay.rs` | the request's body, kept for a retry |
 //! | `response_body.rs` | the response's body, which ends with the deadline |
 //! | `reporter.rs` | what an attempt reports about its server |
+//! | `spans/` | the spans of a call and of its attempts |
 //! | `deadline/` | deadlines, their timer, and the text of `grpc-timeout` |
 //!
 //! ```text
@@ -38,6 +39,7 @@ pub(super) mod reporter;
 pub(super) mod response_body;
 pub(super) mod retry;
 pub(super) mod routing;
+pub(super) mod spans;
 mod state;
 
 use std::sync::Arc;
@@ -68,7 +70,7 @@ pub(super) fn call(
         state.begin();
         let result = state.run().await;
         drop(channel);
-        result.map_err(|status| state.shared.settings.finish_status(status))
+        state.finish(result)
     }
 }
 
@@ -135,7 +137,10 @@ impl CallState {
             let (body, pause) = match outcome {
                 AttemptOutcome::Done(result) | AttemptOutcome::Failed(result) => return result,
                 AttemptOutcome::Retry(body, pause) => (body, pause),
-                AttemptOutcome::Unprocessed(body) => (body, Duration::ZERO),
+                AttemptOutcome::Unprocessed(body) => {
+                    self.span.next_is_transparent();
+                    (body, Duration::ZERO)
+                }
             };
             self.body = Some(body);
             self.restore_headers();
@@ -189,7 +194,7 @@ impl CallState {
     /// When the call's time to wait is over, or would be after the pause.
     async fn next_round(&mut self) -> Result<PickOutcome, Status> {
         self.failed_servers.clear();
-        if let Some(backoff) = &mut self.round_backoff {
+        if let Some(backoff) = self.earlier.begun_backoff() {
             let pause = backoff.fail(self.wait_limits.started.elapsed(), false);
             let end = Instant::now() + pause; // some seconds at most
             if self.shared.wait_end(self.wait_limits).is_some_and(|wait_end| end >= wait_end)

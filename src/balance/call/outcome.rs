@@ -26,7 +26,6 @@ use std::time::Duration;
 use http::{Response, StatusCode};
 use tonic::{Code, Status};
 
-use crate::backoff::Backoff;
 use crate::balance::call::deadline::DeadlineTimer;
 use crate::balance::call::held_back::{HeldBack, ReadStatus};
 use crate::balance::call::replay::{ReplayBody, RewindReason};
@@ -151,7 +150,7 @@ impl CallState {
             Next::End => Done(result),
             Next::Exhausted => Failed(result),
             Next::Retry(body, pause) => {
-                self.last_result = Some(Box::new(result));
+                self.earlier.ended(result);
                 Retry(body, pause)
             }
         }
@@ -193,15 +192,16 @@ impl CallState {
             | FailureKind::HeadersOverflow => false,
             // The caller's own fault: it says nothing about the server.
             FailureKind::RequestBody | FailureKind::RequestBodyPanic | FailureKind::InvalidRequest => {
-                reporter.discard(AttemptResult::Dropped);
-                return Done(Err(status::from_failure(failure, address)));
+                let status = status::from_failure(failure, address);
+                reporter.discard(AttemptResult::Dropped, status.code());
+                return Done(Err(status));
             }
         };
         if is_unprocessed && body.rewind(RewindReason::NeverProcessed).is_ok() {
             self.is_suspect |= matches!(failure.kind, FailureKind::GoAwayError(_));
             // A server that refuses calls must not look idle. One whose connection is over is not picked any more.
             if subchannel.connection.is_closing() {
-                reporter.discard(AttemptResult::NotProcessed);
+                reporter.discard(AttemptResult::NotProcessed, Code::Unavailable);
             } else {
                 reporter.report_not_processed();
             }
@@ -244,7 +244,7 @@ impl CallState {
         let status = status::from_failure(failure, subchannel.subchannel.address());
         match next {
             // An earlier attempt may have been processed: its result says more than this one's.
-            Next::Retry(body, pause) if is_unprocessed && self.last_result.is_some() => Retry(body, pause),
+            Next::Retry(body, pause) if is_unprocessed && self.earlier.has_result() => Retry(body, pause),
             Next::Exhausted if is_unprocessed => Failed(self.last_result_or(status)),
             Next::End if is_unprocessed => Done(self.last_result_or(status)),
             next => self.retry_or_end(next, Err(status)),
@@ -261,13 +261,14 @@ impl CallState {
         failure: Failure,
         body: ReplayBody,
     ) -> AttemptOutcome {
-        tracing::debug!(server = %subchannel.subchannel.address(), error = %failure, "call not processed, trying another server");
+        let server = subchannel.subchannel.address();
+        tracing::debug!(parent: self.span.id(), %server, error = %failure, "call not processed, trying another server");
         // Where the connection is over, the server's next connection is as good as any other.
         if !subchannel.connection.is_closing() {
             self.failed_servers.push(subchannel.subchannel.clone());
         }
-        self.round_backoff.get_or_insert_with(|| Box::new(Backoff::new(fastrand::u64(..))));
-        self.last_refusal = Some(Box::new((failure, subchannel)));
+        self.earlier.round_backoff(); // the next rounds have pauses
+        self.earlier.refused(failure, subchannel);
         Unprocessed(body)
     }
 
@@ -319,7 +320,8 @@ impl CallState {
         let Some(body) = body.and_then(|mut body| body.rewind(RewindReason::Retry).ok().map(|()| body)) else {
             return Next::Exhausted;
         };
-        tracing::debug!(server = %subchannel.subchannel.address(), ?code, attempts = self.attempts, "call failed, repeating it");
+        let (server, attempts) = (subchannel.subchannel.address(), self.attempts);
+        tracing::debug!(parent: self.span.id(), %server, ?code, attempts, "call failed, repeating it");
         self.failed_servers.push(subchannel.subchannel.clone());
         Next::Retry(body, pause)
     }

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use tonic::Code;
 
 use crate::address::Address;
+use crate::balance::call::spans::AttemptSpan;
 use crate::balance::partition::Partition;
 use crate::balance::policy::{AttemptEnd, AttemptResult, Picker};
 use crate::balance::pool::ready::ReadySubchannel;
@@ -42,6 +43,8 @@ pub(crate) struct AttemptReporter {
     /// The channel, and not a reader, waits for the end of the response.
     pub(crate) is_end_awaited: bool,
     is_over: bool,
+    /// Ends with the attempt.
+    span: AttemptSpan,
 }
 
 impl AttemptReporter {
@@ -51,11 +54,12 @@ impl AttemptReporter {
         picker: Arc<dyn Picker>,
         shared: Arc<Partition>,
         sent_at: Duration,
+        span: AttemptSpan,
     ) -> Self {
         subchannel.subchannel.cost.sent(sent_at);
         let ejection_term = subchannel.subchannel.term();
         let (time_to_head, is_end_awaited, is_over) = (None, false, false);
-        Self { subchannel, picker, shared, sent_at, ejection_term, time_to_head, is_end_awaited, is_over }
+        Self { subchannel, picker, shared, sent_at, ejection_term, time_to_head, is_end_awaited, is_over, span }
     }
 
     pub(crate) fn address(&self) -> &Address {
@@ -91,7 +95,7 @@ impl AttemptReporter {
         {
             self.shared.connect_context.changed.notify_one(); // the pool decides about ejections
         }
-        self.end(AttemptResult::Status(code), now);
+        self.end(AttemptResult::Status(code), code, now);
     }
 
     /// Reports that the server has not processed the call. It costs as a failure, so that a server which refuses calls does not
@@ -99,16 +103,22 @@ impl AttemptReporter {
     pub(crate) fn report_not_processed(&mut self) {
         let now = self.now();
         self.add_failure_cost(now);
-        self.end(AttemptResult::NotProcessed, now);
+        self.end(AttemptResult::NotProcessed, Code::Unavailable, now);
     }
 
-    /// Ends the attempt without a report to cost and counters: how it ended says nothing about the server.
-    pub(crate) fn discard(&mut self, result: AttemptResult) {
-        self.end(result, self.now());
+    /// Ends the attempt without a report to cost and counters: how it ended says nothing about the server. The attempt's span
+    /// ends with `code`.
+    pub(crate) fn discard(&mut self, result: AttemptResult, code: Code) {
+        self.end(result, code, self.now());
+    }
+
+    /// Ends the attempt's span alone: the attempt is still to be dropped.
+    pub(crate) fn end_span(&mut self, code: Code) {
+        self.span.end(code);
     }
 
     #[inline]
-    fn end(&mut self, result: AttemptResult, now: Duration) {
+    fn end(&mut self, result: AttemptResult, code: Code, now: Duration) {
         if std::mem::replace(&mut self.is_over, true) {
             return;
         }
@@ -122,6 +132,7 @@ impl AttemptReporter {
         } else {
             self.picker.ended(&end);
         }
+        self.span.end(code);
     }
 
     fn add_failure_cost(&self, now: Duration) {
@@ -153,6 +164,6 @@ impl Drop for AttemptReporter {
         if self.time_to_head.is_none() || self.is_end_awaited {
             self.add_failure_cost(now);
         }
-        self.end(AttemptResult::Dropped, now);
+        self.end(AttemptResult::Dropped, Code::Cancelled, now);
     }
 }

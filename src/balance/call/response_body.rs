@@ -16,6 +16,7 @@ use tonic::{Code, Status};
 use crate::address::Address;
 use crate::balance::call::deadline::DeadlineTimer;
 use crate::balance::call::reporter::AttemptReporter;
+use crate::balance::call::spans::CallSpan;
 use crate::balance::method_config::message_limit::{MessageLimit, MessageScanner, MessageTooLarge};
 use crate::balance::policy::AttemptResult;
 use crate::balance::runtime::timer::Timer;
@@ -81,6 +82,8 @@ struct OpenBody {
     messages: Option<Box<MessageScanner>>,
     /// What the trailers had, once they were read.
     code: Option<Code>,
+    /// The call's, once the caller has the response. Last, so that it is dropped after the attempt's.
+    span: CallSpan,
 }
 
 /// The reason why a response ended before its end.
@@ -94,12 +97,25 @@ pub(crate) enum BodyError {
 impl ResponseBody {
     pub(crate) fn new(recv: RecvBody, reporter: AttemptReporter, timer: DeadlineTimer, limit: MessageLimit) -> Self {
         let (buffered, recv, messages) = (VecDeque::new(), Some(recv), limit.scanner());
-        Self(Some(Box::new(OpenBody { buffered, recv, reporter, timer, messages, code: None })))
+        let (code, span) = (None, CallSpan::default());
+        Self(Some(Box::new(OpenBody { buffered, recv, reporter, timer, messages, code, span })))
     }
 
     /// Makes the body of a response that ended with its head.
     pub(crate) fn empty() -> Self {
         Self(None)
+    }
+
+    /// Whether the response ended with its head.
+    pub(crate) fn is_over(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// Takes the call's span, which ends with the response.
+    pub(crate) fn set_span(&mut self, span: CallSpan) {
+        if let Some(open) = &mut self.0 {
+            open.span = span;
+        }
     }
 
     /// Sets whether the channel waits for the end of the response. If it gives up, the server was at least so slow.
@@ -204,6 +220,7 @@ impl OpenBody {
                 // A reader that is slower than the server always finds data, and never waits for the timer. The server is not
                 // late, so that nothing is reported.
                 self.recv = None;
+                self.reporter.end_span(Code::DeadlineExceeded);
                 Err(BodyError::DeadlineExceeded(self.timer.exceeded(self.reporter.address())))
             }),
             Poll::Ready(Some(Err(failure))) => Some(Err(self.fail(failure))),
@@ -227,7 +244,7 @@ impl OpenBody {
     /// Ends the call: its caller does not take such a message. That is no fault of the server's.
     fn message_too_large(&mut self, too_large: MessageTooLarge) -> BodyError {
         self.recv = None; // cancels the call
-        self.reporter.discard(AttemptResult::Dropped);
+        self.reporter.discard(AttemptResult::Dropped, Code::ResourceExhausted);
         let (address, MessageTooLarge { length, limit }) = (self.reporter.address(), too_large);
         let text = format!(
             "{address}: a response message of {length} bytes is larger than max_response_message_bytes ({limit})"
@@ -243,7 +260,8 @@ impl OpenBody {
             return self.deadline_exceeded();
         }
         if failure.is_of_request() {
-            self.reporter.discard(AttemptResult::Dropped); // the caller's own request failed
+            // The caller's own request failed.
+            self.reporter.discard(AttemptResult::Dropped, status::code_of_request_failure(&failure));
         } else {
             self.reporter.report(code);
         }
@@ -299,11 +317,12 @@ impl Body for ResponseBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let Some(open) = &mut self.0 else { return Poll::Ready(None) };
-        if let Some(frame) = open.buffered.pop_front() {
-            return Poll::Ready(Some(Ok(frame)));
-        }
-        let frame = ready!(open.poll_recv(cx));
-        Poll::Ready(frame.map(|frame| frame.map_err(|error| open.status(error))))
+        let frame = match open.buffered.pop_front() {
+            Some(frame) => Some(Ok(frame)),
+            None => ready!(open.poll_recv(cx)).map(|frame| frame.map_err(|error| open.status(error))),
+        };
+        open.span.frame(frame.as_ref(), open.code);
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {

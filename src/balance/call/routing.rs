@@ -3,11 +3,12 @@
 use std::pin::pin;
 use std::sync::Arc;
 
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, Request, Response, Uri};
 use tonic::{Code, Status};
 
 use crate::balance::call::pick::PickOutcome;
 use crate::balance::call::response_body::ResponseBody;
+use crate::balance::call::spans::CallSpan;
 use crate::balance::call::state::CallState;
 use crate::balance::partition::{Partition, Partitions};
 use crate::balance::pool::select::RouteValues;
@@ -57,14 +58,22 @@ pub(in crate::balance) fn routed_call(
             Err(status) => Err(status),
         };
         drop(channel);
-        result.map_err(|status| state.shared.settings.finish_status(status))
+        state.finish(result)
     }
 }
 
-/// The status of a call whose route is a mistake.
-pub(in crate::balance) fn misrouted(misrouted: &Misrouted) -> Status {
+/// The end of a call whose route is a mistake.
+pub(in crate::balance) fn misrouted(
+    channel: &ChannelHandle,
+    misrouted: &Misrouted,
+    uri: &Uri,
+) -> Result<Response<ResponseBody>, Status> {
     let text = misrouted.to_string();
-    status::without_server(Code::Internal, text.clone(), &text)
+    let mut result = Err(status::without_server(Code::Internal, text.clone(), &text));
+    if let Some(path) = uri.path_and_query() {
+        CallSpan::new(&channel.shared, path).head(&mut result);
+    }
+    result
 }
 
 impl CallState {

@@ -76,6 +76,14 @@ pub(crate) fn code_of_failure(failure: &Failure) -> Code {
     }
 }
 
+/// Returns the code of a call whose request failed: as [`from_failure`], the request's own if it has one.
+pub(crate) fn code_of_request_failure(failure: &Failure) -> Code {
+    match failure.request_error() {
+        Some(error) => error.downcast_ref::<Status>().map_or(Code::Unknown, Status::code),
+        None => code_of_failure(failure),
+    }
+}
+
 /// Maps HTTP/2 error codes to gRPC's codes, after the table in gRPC's HTTP/2 protocol.
 fn code_of_reset(reason: Reason) -> Code {
     match reason {

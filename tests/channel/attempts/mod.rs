@@ -19,18 +19,18 @@ use crate::peer::{Peer, Script};
 use crate::support::{Lowest, SAY_HELLO, builder, over, ready};
 
 /// Passes in each test.
-const SOON: Duration = Duration::from_millis(30);
+pub(crate) const SOON: Duration = Duration::from_millis(30);
 /// Never passes.
-const NEVER: Duration = Duration::from_secs(600);
+pub(crate) const NEVER: Duration = Duration::from_secs(600);
 
 /// Servers in the order in which calls go to them, and what each does.
-struct Servers {
+pub(crate) struct Servers {
     peers: Vec<Peer>,
     scripts: Vec<Arc<Mutex<Script>>>,
 }
 
 impl Servers {
-    async fn start<const N: usize>(scripts: [Script; N]) -> Self {
+    pub(crate) async fn start<const N: usize>(scripts: [Script; N]) -> Self {
         Self::limited(scripts, None).await
     }
 
@@ -52,11 +52,11 @@ impl Servers {
     }
 
     /// How many calls each has seen.
-    fn calls(&self) -> Vec<usize> {
+    pub(crate) fn calls(&self) -> Vec<usize> {
         self.peers.iter().map(|peer| peer.seen.calls()).collect()
     }
 
-    fn name(&self, server: usize) -> String {
+    pub(crate) fn name(&self, server: usize) -> String {
         self.peers[server].address.to_string()
     }
 
@@ -66,23 +66,23 @@ impl Servers {
     }
 
     /// A channel that calls the first of them that it may.
-    async fn channel_of(&self, builder: BalancedChannelBuilder) -> BalancedChannel {
+    pub(crate) async fn channel_of(&self, builder: BalancedChannelBuilder) -> BalancedChannel {
         let channel = over(builder.policy(Lowest), self.peers.iter().map(|peer| &peer.address));
         ready(&channel, self.peers.len()).await;
         channel
     }
 
-    async fn channel(&self, policy: RetryPolicy) -> BalancedChannel {
+    pub(crate) async fn channel(&self, policy: RetryPolicy) -> BalancedChannel {
         self.channel_of(builder().retry(policy)).await
     }
 }
 
 /// Retries without a pause, so that only what is tested takes time.
-fn repeating() -> RetryPolicy {
+pub(crate) fn repeating() -> RetryPolicy {
     RetryPolicy::new().repeatable(SAY_HELLO).backoff(Duration::ZERO, Duration::ZERO)
 }
 
-fn unavailable() -> Script {
+pub(crate) fn unavailable() -> Script {
     Script::Status(Code::Unavailable as i32, vec![])
 }
 

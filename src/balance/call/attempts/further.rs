@@ -7,7 +7,8 @@ use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
-use crate::backoff::Backoff;
+use tonic::Code;
+
 use crate::balance::call::attempts::FlightEnd;
 use crate::balance::call::attempts::flight::Flight;
 use crate::balance::call::deadline::DeadlineTimer;
@@ -44,7 +45,8 @@ impl CallState {
         match self.send_further(flight, SentBecause::Time, now) {
             Some(Further { exchange, reporter }) => {
                 reporter.subchannel.subchannel.hedges.fetch_add(1, Ordering::Relaxed);
-                tracing::debug!(server = %reporter.address(), "call without a response, sending a hedge");
+                let server = reporter.address();
+                tracing::debug!(parent: self.span.id(), %server, "call without a response, sending a hedge");
                 flight.push(exchange, reporter, now);
             }
             None if flight.awaits_request => {}
@@ -62,7 +64,8 @@ impl CallState {
         };
         if let Some(server) = flight.give_up(index) {
             server.subchannel.attempt_timeouts.fetch_add(1, Ordering::Relaxed);
-            tracing::debug!(server = %server.subchannel.address(), "attempt timed out, trying another server");
+            let address = server.subchannel.address();
+            tracing::debug!(parent: self.span.id(), server = %address, "attempt timed out, trying another server");
             self.attempts += 1;
             self.mark_tried(&server);
         }
@@ -76,8 +79,7 @@ impl CallState {
             flight.push(exchange, reporter, now);
             return flight.schedule.resend_at(None);
         }
-        let backoff = self.round_backoff.get_or_insert_with(|| Box::new(Backoff::new(fastrand::u64(..))));
-        let pause = backoff.fail(self.wait_limits.started.elapsed(), false);
+        let pause = self.earlier.round_backoff().fail(self.wait_limits.started.elapsed(), false);
         flight.schedule.resend_at(now.checked_add(pause));
     }
 
@@ -106,11 +108,15 @@ impl CallState {
             return None;
         }
         // The connection has ended just now: the next look will find another server.
-        let exchange = subchannel.connection.exchange(permit, head, body).ok()?;
+        let mut span = self.attempt_span(&subchannel.subchannel, previous, !takes_token);
+        let Ok(exchange) = subchannel.connection.exchange(permit, head, body) else {
+            span.end(Code::Unavailable);
+            return None;
+        };
         if takes_token {
             self.shared.retry_budget.on_failure();
         }
-        let reporter = AttemptReporter::new(subchannel, picker, self.shared.clone(), now);
+        let reporter = AttemptReporter::new(subchannel, picker, self.shared.clone(), now, span);
         Some(Further { exchange, reporter })
     }
 

@@ -194,7 +194,7 @@ impl CallState {
                 }
             };
             match outcome {
-                Failed(result) if !flight.is_empty() => self.last_result = Some(Box::new(result)),
+                Failed(result) if !flight.is_empty() => self.earlier.ended(result),
                 Retry(..) if !flight.is_empty() => {}
                 Unprocessed(_) if !flight.is_empty() => {
                     // Of a call that may end connections one is risked already: one that is in flight.

@@ -1,4 +1,6 @@
-//! What a call keeps between its attempts.
+//! What a call keeps between its attempts. `earlier.rs` has what it keeps of those that failed.
+
+mod earlier;
 
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -9,7 +11,6 @@ use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Resp
 use tokio::time::Instant;
 use tonic::{Code, Status};
 
-use crate::backoff::Backoff;
 use crate::balance::builder::call_options::{CallTimeout, ReportServer, WaitForReady};
 use crate::balance::call::attempt::InFlight;
 use crate::balance::call::deadline::Deadline;
@@ -17,14 +18,14 @@ use crate::balance::call::pick::{PickRequest, WaitLimits};
 use crate::balance::call::replay::ReplayBody;
 use crate::balance::call::response_body::ResponseBody;
 use crate::balance::call::retry::Pushback;
+use crate::balance::call::spans::{AttemptSpan, CallSpan};
+use crate::balance::call::state::earlier::EarlierAttempts;
 use crate::balance::method_config::MethodRetry;
 use crate::balance::method_config::message_limit::MessageLimit;
 use crate::balance::partition::Partition;
-use crate::balance::pool::ready::ReadySubchannel;
 use crate::balance::status;
 use crate::balance::status::headers::{self, RequestHeaders, field_size};
 use crate::balance::subchannel::Subchannel;
-use crate::connection::Failure;
 
 /// The decision after an attempt.
 pub(super) enum AttemptOutcome {
@@ -89,13 +90,10 @@ pub(super) struct CallState {
     pub(super) or_default: bool,
     /// Servers that failed this call, in this round over all servers. They are picked again when no other is left.
     pub(super) failed_servers: Vec<Arc<Subchannel>>,
-    /// Pauses between rounds in which no server processed the call.
-    pub(super) round_backoff: Option<Box<Backoff>>,
-    /// The failure of the last server that did not process the call.
-    pub(super) last_refusal: Option<Box<(Failure, Arc<ReadySubchannel>)>>,
-    /// The result of the last attempt that a server may have processed: the call ends with it if no further attempt is possible.
-    /// Boxed, because few calls have one.
-    pub(super) last_result: Option<Box<Result<Response<ResponseBody>, Status>>>,
+    /// What remains of the attempts that failed.
+    pub(super) earlier: EarlierAttempts,
+    /// Until the head of the response. Last, so that it is dropped after the spans of its attempts.
+    pub(super) span: CallSpan,
 }
 
 impl CallState {
@@ -120,6 +118,7 @@ impl CallState {
         drop(methods);
         let reports_server = extensions.and_then(|own| own.get()).map_or(settings.served_by, |ReportServer(own)| *own);
         let path = parts.uri.into_parts().path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/"));
+        let span = CallSpan::new(&shared, &path);
         let agent = user_agent.map_or_else(|| settings.user_agent.clone(), |own| joined(own, &settings.user_agent));
         let header_size = size + field_size(USER_AGENT.as_str(), agent.len()); // a user agent of the call counts twice
         parts.headers.insert(USER_AGENT, agent);
@@ -143,9 +142,8 @@ impl CallState {
             is_suspect: false,
             or_default: false,
             failed_servers: Vec::new(),
-            round_backoff: None,
-            last_refusal: None,
-            last_result: None,
+            earlier: EarlierAttempts::default(),
+            span,
             shared,
         }
     }
@@ -178,6 +176,22 @@ impl CallState {
         let now = Instant::now();
         self.wait_limits.started = now;
         self.wait_limits.deadline = self.wait_limits.deadline.and_then(|deadline| Deadline::of(deadline.timeout, now));
+    }
+
+    /// Ends the call with what its caller gets. A response that has begun goes on.
+    pub(super) fn finish(
+        &mut self,
+        result: Result<Response<ResponseBody>, Status>,
+    ) -> Result<Response<ResponseBody>, Status> {
+        let mut result = result.map_err(|status| self.shared.settings.finish_status(status));
+        self.span.head(&mut result);
+        result
+    }
+
+    /// Makes the span of an attempt. `previous` is the number of attempts that went before.
+    #[inline]
+    pub(super) fn attempt_span(&mut self, server: &Subchannel, previous: u32, is_transparent: bool) -> AttemptSpan {
+        self.span.attempt(&self.path, server.address(), previous, is_transparent)
     }
 
     /// The HTTP method of the request.
@@ -242,12 +256,12 @@ impl CallState {
 
     /// Ends a call that gets no further attempt: with the last result of a server that had it, or with `status` if none had.
     pub(super) fn last_result_or(&mut self, status: Status) -> Result<Response<ResponseBody>, Status> {
-        self.last_result.take().map_or(Err(status), |last| *last)
+        self.earlier.take_result().unwrap_or(Err(status))
     }
 
     /// Takes the status of the last server that did not process the call. `None` if there was none.
     pub(super) fn take_refusal(&mut self) -> Option<Status> {
-        let (failure, server) = *self.last_refusal.take()?;
+        let (failure, server) = self.earlier.take_refusal()?;
         Some(status::from_failure(failure, server.subchannel.address()))
     }
 
