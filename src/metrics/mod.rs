@@ -43,19 +43,19 @@
 //! | `tonic_etcd.channel.servers` | UpDownCounter | `{server}` | `grpc.target`, `state` | Servers of a channel, by state. |
 //! | `tonic_etcd.channel.waiting` | UpDownCounter | `{call}` | `grpc.target` | Calls that wait for a server. |
 //! | `tonic_etcd.channel.leaving_zone` | UpDownCounter | `{channel}` | `grpc.target` | Channels that send calls to servers outside of their zones. |
-//! | `tonic_etcd.resolver.connected` | UpDownCounter | `{resolution}` | `service` | Services whose set of servers is confirmed by etcd at present. |
-//! | `tonic_etcd.resolver.staleness` | Gauge | `s` | `service` | Time since etcd has last confirmed the set of servers; 0 while it is confirmed. |
-//! | `tonic_etcd.resolver.relists` | Counter | `{list}` | `service` | Prefixes that were listed again because a watch could not be resumed. |
-//! | `tonic_etcd.resolver.unreadable` | UpDownCounter | `{record}` | `service` | Records in etcd that cannot be read. |
-//! | `tonic_etcd.resolver.held` | UpDownCounter | `{instance}` | `service` | Instances that etcd has lost in doubtful circumstances, and that are held. |
-//! | `tonic_etcd.resolver.instances` | UpDownCounter | `{instance}` | `service`, `state` | Instances of a service, by state. |
-//! | `tonic_etcd.resolver.changes` | Counter | `{change}` | `service` | Changes of instances that were reported. |
-//! | `tonic_etcd.registrar.registered` | UpDownCounter | `{registration}` | `service`, `state` | Registrations, by state. |
-//! | `tonic_etcd.registrar.leases_lost` | Counter | `{lease}` | none | Leases that ended while registrations needed them. |
+//! | `tonic_etcd.resolver.connected` | UpDownCounter | `{service}` | `service` | Services whose set of servers etcd confirms at present. |
+//! | `tonic_etcd.resolver.staleness` | Gauge | `s` | `service` | Time since etcd has last confirmed the set of servers, or since the start; 0 while it confirms it. |
+//! | `tonic_etcd.resolver.relists` | Counter | `{list}` | `service` | Lists after which a watch has begun anew because it could not be resumed, or etcd was replaced. |
+//! | `tonic_etcd.resolver.unreadable` | UpDownCounter | `{record}` | `service` | Records of a service that cannot be read. |
+//! | `tonic_etcd.resolver.held` | UpDownCounter | `{instance}` | `service` | Instances that etcd has lost in a doubtful way: channels hold those whose servers answer. |
+//! | `tonic_etcd.resolver.instances` | UpDownCounter | `{instance}` | `service`, `state` | Known instances of a service, by state: current, cached or stale; those that drain: draining. |
+//! | `tonic_etcd.resolver.changes` | Counter | `{change}` | `service` | Records of a service that have come, gone or changed. |
+//! | `tonic_etcd.registrar.registered` | UpDownCounter | `{registration}` | `service`, `state` | Registrations that have not left, by state. |
+//! | `tonic_etcd.registrar.leases_lost` | Counter | `{lease}` | none | Leases that have ended while registrations needed them. |
 //! | `tonic_etcd.registrar.keys_repaired` | Counter | `{key}` | `service` | Keys that were put again because someone had deleted or overwritten them. |
-//! | `tonic_etcd.registrar.renewal.duration` | Histogram | `s` | none | Time from a renewal of a lease to the response of etcd. |
-//! | `tonic_etcd.server.state` | UpDownCounter | `{server}` | `service`, `state` | Servers of `Serve`, by state. |
-//! | `tonic_etcd.server.connections` | UpDownCounter | `{connection}` | `service` | Connections that servers of `Serve` have accepted and that are open. |
+//! | `tonic_etcd.registrar.renewal.duration` | Histogram | `s` | none | Time from a renewal of a lease to its success; renewals that fail are not recorded. |
+//! | `tonic_etcd.server.state` | UpDownCounter | `{server}` | `service`, `state` | Servers of `Serve` that have not stopped, by state; one of several services counts in each. |
+//! | `tonic_etcd.server.connections` | UpDownCounter | `{connection}` | `service` | Open connections of servers of `Serve`; those of a server of several services count in each. |
 
 mod bounds;
 pub(crate) mod grpc;
@@ -67,7 +67,7 @@ mod series;
 pub use crate::metrics::instrument::{Instrument, InstrumentKind};
 pub use crate::metrics::recorder::{BoundInstrument, Metrics, Recorder};
 pub use crate::metrics::series::Distribution;
-pub(crate) use crate::metrics::series::{Bound, Counter, Histogram, UpDownCounter};
+pub(crate) use crate::metrics::series::{Bound, Counter, Gauge, Histogram, UpDownCounter};
 
 /// Returns all instruments: for adapters that describe them before the first value.
 pub fn instruments() -> impl ExactSizeIterator<Item = &'static Instrument> {

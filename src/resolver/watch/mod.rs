@@ -145,6 +145,11 @@ impl Machine {
         self.restores
     }
 
+    /// Whether a list is needed because the watch cannot be resumed.
+    pub(crate) fn must_relist(&self) -> bool {
+        self.must_list && self.listed.is_some()
+    }
+
     /// The instances.
     pub(crate) fn snapshot(&self) -> &Snapshot {
         &self.snapshot
