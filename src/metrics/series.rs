@@ -38,6 +38,15 @@ impl Bound {
     }
 }
 
+impl Drop for Bound {
+    /// The recorder's series goes, which is a user's code too.
+    fn drop(&mut self) {
+        if let Some(bound) = self.0.take() {
+            let _ = catch(|| drop(bound));
+        }
+    }
+}
+
 /// Out of line: without a recorder nothing of it runs.
 #[cold]
 fn record(bound: &dyn BoundInstrument, value: f64) {
