@@ -1,4 +1,4 @@
-//! What an attempt reports: to the counters and the cost of its server, to the picker, and to the retry budget.
+//! What an attempt reports: to the counters and the cost of its server, to the picker, to the retry budget, and to the metrics.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use tonic::Code;
 
 use crate::address::Address;
+use crate::balance::metrics::AttemptRecord;
 use crate::balance::partition::Partition;
 use crate::balance::policy::{AttemptEnd, AttemptResult, Picker};
 use crate::balance::pool::ready::ReadySubchannel;
@@ -39,6 +40,8 @@ pub(crate) struct AttemptReporter {
     ejection_term: u32,
     /// The time from `sent_at` to the head of the response, once it has come.
     time_to_head: Option<Duration>,
+    /// For metrics, which get the end of the attempt.
+    pub(crate) record: AttemptRecord,
     /// The channel, and not a reader, waits for the end of the response.
     pub(crate) is_end_awaited: bool,
     is_over: bool,
@@ -51,11 +54,12 @@ impl AttemptReporter {
         picker: Arc<dyn Picker>,
         shared: Arc<Partition>,
         sent_at: Duration,
+        record: AttemptRecord,
     ) -> Self {
         subchannel.subchannel.cost.sent(sent_at);
         let ejection_term = subchannel.subchannel.term();
         let (time_to_head, is_end_awaited, is_over) = (None, false, false);
-        Self { subchannel, picker, shared, sent_at, ejection_term, time_to_head, is_end_awaited, is_over }
+        Self { subchannel, picker, shared, sent_at, ejection_term, time_to_head, record, is_end_awaited, is_over }
     }
 
     pub(crate) fn address(&self) -> &Address {
@@ -74,8 +78,14 @@ impl AttemptReporter {
         }
     }
 
-    /// Reports the end of the call with this code: to cost, retry budget, outlier detection and picker.
-    pub(crate) fn report(&mut self, code: Code) {
+    /// Reports the end of the attempt with this code: to cost, retry budget, outlier detection, picker and metrics. Returns the
+    /// time of the end, since the channel's epoch, as all ends do.
+    pub(crate) fn report(&mut self, code: Code) -> Duration {
+        self.report_of_server(code, code)
+    }
+
+    /// The same, where the server has said something else than what the caller is told, which metrics get.
+    pub(crate) fn report_of_server(&mut self, code: Code, told: Code) -> Duration {
         let now = self.now();
         let server = &self.subchannel.subchannel;
         if code == Code::Ok {
@@ -91,27 +101,38 @@ impl AttemptReporter {
         {
             self.shared.connect_context.changed.notify_one(); // the pool decides about ejections
         }
-        self.end(AttemptResult::Status(code), now);
+        self.end(AttemptResult::Status(code), told, now)
     }
 
     /// Reports that the server has not processed the call. It costs as a failure, so that a server which refuses calls does not
     /// look idle, and does not count for outlier detection.
-    pub(crate) fn report_not_processed(&mut self) {
+    pub(crate) fn report_not_processed(&mut self, told: Code) {
         let now = self.now();
         self.add_failure_cost(now);
-        self.end(AttemptResult::NotProcessed, now);
+        self.end(AttemptResult::NotProcessed, told, now);
     }
 
     /// Ends the attempt without a report to cost and counters: how it ended says nothing about the server.
-    pub(crate) fn discard(&mut self, result: AttemptResult) {
-        self.end(result, self.now());
+    pub(crate) fn discard(&mut self, result: AttemptResult, told: Code) -> Duration {
+        self.end(result, told, self.now())
+    }
+
+    /// Ends an attempt that is given up.
+    #[inline]
+    pub(crate) fn give_up(&mut self, told: Code) -> Duration {
+        let now = self.now();
+        if !self.is_over && (self.time_to_head.is_none() || self.is_end_awaited) {
+            self.add_failure_cost(now);
+        }
+        self.end(AttemptResult::Dropped, told, now)
     }
 
     #[inline]
-    fn end(&mut self, result: AttemptResult, now: Duration) {
+    fn end(&mut self, result: AttemptResult, told: Code, now: Duration) -> Duration {
         if std::mem::replace(&mut self.is_over, true) {
-            return;
+            return now;
         }
+        self.record.end(told, now, &self.subchannel);
         if self.time_to_head.is_none() {
             self.subchannel.subchannel.cost.head_settled();
         }
@@ -122,6 +143,7 @@ impl AttemptReporter {
         } else {
             self.picker.ended(&end);
         }
+        now
     }
 
     fn add_failure_cost(&self, now: Duration) {
@@ -146,13 +168,8 @@ impl AttemptReporter {
 impl Drop for AttemptReporter {
     #[inline]
     fn drop(&mut self) {
-        if self.is_over {
-            return;
+        if !self.is_over {
+            self.give_up(Code::Cancelled);
         }
-        let now = self.now();
-        if self.time_to_head.is_none() || self.is_end_awaited {
-            self.add_failure_cost(now);
-        }
-        self.end(AttemptResult::Dropped, now);
     }
 }

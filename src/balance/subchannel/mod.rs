@@ -26,6 +26,7 @@ use tokio::time::Instant;
 use tonic::Code;
 
 use crate::address::Address;
+use crate::balance::metrics::SeriesByServer;
 use crate::balance::pool::select::Reason as SelectionReason;
 use crate::balance::subchannel::cost::Cost;
 use crate::balance::subchannel::further::growth::Growth;
@@ -101,6 +102,8 @@ pub(crate) struct Subchannel {
     /// Attempts that were sent to it beside another one of their call, and attempts at it that were given up after their time.
     pub(crate) hedges: AtomicU64,
     pub(crate) attempt_timeouts: AtomicU64,
+    /// Series of the recorder's with its labels, where the user asks for those.
+    pub(crate) series: SeriesByServer,
     /// What outlier detection looks at.
     pub(crate) interval: IntervalCounts,
     /// Counts ejections and returns: odd while the server is ejected.
@@ -197,6 +200,7 @@ impl Subchannel {
             failures: AtomicU64::new(0),
             hedges: AtomicU64::new(0),
             attempt_timeouts: AtomicU64::new(0),
+            series: SeriesByServer::default(),
             interval: IntervalCounts::default(),
             term: AtomicU32::new(0),
             on_probation: AtomicBool::new(false),
