@@ -122,7 +122,7 @@ impl CallState {
                 now = None;
             }
         }
-        if self.wait_limits.deadline.is_some_and(|deadline| deadline.timeout.is_zero()) {
+        if self.wait_limits.deadline.is_some_and(|deadline| deadline.timeout().is_zero()) {
             return Err(self.deadline_exceeded_unsent());
         }
         loop {
@@ -153,14 +153,15 @@ impl CallState {
                 }
                 Err(outcome) => *outcome,
             };
-            let (body, pause, another) = match outcome {
+            let (body, pause) = match outcome {
                 AttemptOutcome::Done(result) | AttemptOutcome::Failed(result) => return result,
-                AttemptOutcome::Retry(body, pause) => (body, pause, Another::Retry),
-                AttemptOutcome::Unprocessed(body) => (body, Duration::ZERO, Another::TransparentRetry),
+                AttemptOutcome::Retry(body, pause) => (body, Some(pause)),
+                AttemptOutcome::Unprocessed(body) => (body, None),
             };
             self.body = Some(body);
             self.restore_headers();
-            if !pause.is_zero() {
+            let another = if pause.is_some() { Another::Retry } else { Another::TransparentRetry };
+            if let Some(pause) = pause.filter(|pause| !pause.is_zero()) {
                 runtime::require_timers()?;
                 // A server had the call: this pause is bounded by the deadline alone.
                 let limits = WaitLimits { wait_for_ready: true, ..self.wait_limits };

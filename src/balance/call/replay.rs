@@ -30,12 +30,12 @@ pub(crate) struct ReplayBody {
     body: tonic::body::Body,
     kept: KeptFrames,
     /// Index of the next kept frame to send. Behind the last one, `body` is read.
-    next: u32,
+    next: u16,
+    /// `body` has ended or failed.
+    ended: bool,
     /// Bytes of all kept frames, and how many are kept at most. Short, because the future of a call has no room.
     size: u32,
     limit: u32,
-    /// `body` has ended or failed.
-    ended: bool,
     /// Finds messages in what is sent.
     messages: MessageSizes,
     /// Bytes of messages that were given out since the body has begun, or was begun anew. For metrics.
@@ -54,10 +54,10 @@ enum KeptFrames {
 }
 
 impl KeptFrames {
-    fn get(&self, index: u32) -> Option<&Bytes> {
+    fn get(&self, index: u16) -> Option<&Bytes> {
         match self {
             Self::First(first) => first.as_ref().filter(|_| index == 0),
-            Self::Many(list) => list.get(index as usize),
+            Self::Many(list) => list.get(usize::from(index)),
             Self::Dropped => None,
         }
     }
@@ -73,7 +73,8 @@ impl KeptFrames {
 }
 
 impl ReplayBody {
-    /// Wraps a body. `limit` is the number of bytes to keep, 4 GiB at most; the first frame is kept even if it is larger.
+    /// Wraps a body. `limit` is the number of bytes to keep, 4 GiB at most and in no more than 65,535 frames; the first
+    /// frame is kept even if it is larger.
     pub(crate) fn new(body: tonic::body::Body, limit: usize) -> Self {
         let limit = u32::try_from(limit).unwrap_or(u32::MAX);
         let (kept, messages) = (KeptFrames::First(None), MessageSizes::default());
@@ -160,7 +161,10 @@ impl Body for ReplayBody {
         match &frame {
             Some(Ok(frame)) => match frame.data_ref().inspect(|data| this.count(data)) {
                 Some(data) if matches!(this.kept, KeptFrames::Dropped) || data.is_empty() => {}
-                Some(data) if this.size == 0 || this.size as usize + data.len() <= this.limit as usize => {
+                Some(data)
+                    if this.size == 0
+                        || this.size as usize + data.len() <= this.limit as usize && this.next < u16::MAX =>
+                {
                     this.size = u32::try_from(this.size as usize + data.len()).unwrap_or(u32::MAX);
                     this.next += 1;
                     this.kept.push(data.clone());

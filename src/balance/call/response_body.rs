@@ -84,6 +84,8 @@ struct OpenBody {
     code: Option<Code>,
     /// Finds messages in what is read, for metrics.
     sizes: MessageSizes,
+    /// Bytes of messages that were read.
+    received: u64,
     /// Counts what is sent of the request from the head of the response on, if that was not all of it.
     sent: Option<SentCounter>,
     /// The call, once its caller has the body: it ends with the attempt.
@@ -103,7 +105,18 @@ impl ResponseBody {
         let (buffered, messages, sizes) = (VecDeque::new(), limit.scanner(), MessageSizes::default());
         let (sent, recv) = (recv.sent_counter(), Some(recv));
         let (code, call) = (None, None);
-        Self(Some(Box::new(OpenBody { buffered, recv, reporter, timer, messages, code, sizes, sent, call })))
+        Self(Some(Box::new(OpenBody {
+            buffered,
+            recv,
+            reporter,
+            timer,
+            messages,
+            code,
+            sizes,
+            received: 0,
+            sent,
+            call,
+        })))
     }
 
     /// Lets the call end with the body, which its caller gets now. Gives the call back if the response has ended with its head.
@@ -214,7 +227,7 @@ impl OpenBody {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(Some(Ok(mut frame))) if frame.is_data() && !self.timer.has_passed() => {
                 if let Some(data) = frame.data_ref() {
-                    self.reporter.record.received += self.sizes.count(data);
+                    self.received += self.sizes.count(data);
                 }
                 Some(match self.check_messages(&mut frame) {
                     Ok(()) => Ok(frame),
@@ -288,7 +301,7 @@ impl OpenBody {
             && let Some(status) =
                 headers.trailers_too_large(recv.truncation(), recv.trailer_limit(), self.reporter.address())
         {
-            self.report_of_server(headers.code_of_too_large(), status.code());
+            self.report_as(headers.code_of_too_large(), status.code());
             return Err(BodyError::TooLarge(status));
         }
         if headers.has_details {
@@ -308,24 +321,24 @@ impl OpenBody {
     }
 
     fn report(&mut self, code: Code) {
-        self.report_of_server(code, code);
+        self.report_as(code, code);
     }
 
-    fn report_of_server(&mut self, code: Code, told: Code) {
+    fn report_as(&mut self, code: Code, told: Code) {
         self.add_sent();
-        let now = self.reporter.report_of_server(code, told);
+        let now = self.reporter.report_as(code, told, self.received);
         self.end_call(told, now);
     }
 
     fn discard(&mut self, told: Code) {
         self.add_sent();
-        let now = self.reporter.discard(AttemptResult::Dropped, told);
+        let now = self.reporter.discard(AttemptResult::Dropped, told, self.received);
         self.end_call(told, now);
     }
 
     fn give_up(&mut self, told: Code) {
         self.add_sent();
-        let now = self.reporter.give_up(told);
+        let now = self.reporter.give_up(told, self.received);
         self.end_call(told, now);
     }
 
@@ -356,7 +369,7 @@ impl OpenBody {
 impl Drop for OpenBody {
     /// The caller gives the call up, unless it is over.
     fn drop(&mut self) {
-        self.add_sent();
+        self.give_up(Code::Cancelled);
     }
 }
 

@@ -184,7 +184,8 @@ impl CallState {
         let now = Instant::now();
         self.wait_limits.started = now;
         self.record.begin(self.shared.since_epoch(now));
-        self.wait_limits.deadline = self.wait_limits.deadline.and_then(|deadline| Deadline::of(deadline.timeout, now));
+        self.wait_limits.deadline =
+            self.wait_limits.deadline.and_then(|deadline| Deadline::of(deadline.timeout(), now));
     }
 
     /// The HTTP method of the request.
@@ -263,7 +264,7 @@ impl CallState {
         if let Some(refusal) = self.take_refusal() {
             return refusal;
         }
-        let timeout = self.wait_limits.deadline.map_or(0, |deadline| deadline.timeout.as_millis());
+        let timeout = self.wait_limits.deadline.map_or(0, |deadline| deadline.timeout().as_millis());
         let text = format!("not sent: the {timeout} ms of the call have passed");
         status::without_server(Code::DeadlineExceeded, text.clone(), &text)
     }

@@ -7,23 +7,7 @@ use tonic::Code;
 
 use crate::balance::metrics::method::{AttemptNumbers, MethodMetrics};
 use crate::balance::pool::ready::ReadySubchannel;
-
-/// A time since the channel's epoch, in nanoseconds: half as large as a `Duration`, because the future of a call has no room.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Nanos(u64);
-
-impl Nanos {
-    /// Of what has not begun, or is over.
-    const NONE: Self = Self(u64::MAX);
-
-    fn new(time: Duration) -> Self {
-        Self(time.as_secs().saturating_mul(1_000_000_000).saturating_add(time.subsec_nanos().into()))
-    }
-
-    fn until(self, end: Duration) -> Duration {
-        Duration::from_nanos(Self::new(end).0.saturating_sub(self.0))
-    }
-}
+use crate::balance::runtime::nanos::Nanos;
 
 /// Why a call has a further attempt.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -41,12 +25,40 @@ pub(crate) enum Another {
 /// A call begins with an attempt, and each attempt with the wait for its server. One that never has a server ends with its call.
 pub(crate) struct CallRecord {
     method: Arc<MethodMetrics>,
-    /// [`Nanos::NONE`] before the call and after it.
-    begun_at: Nanos,
-    /// Of the attempt that has no server yet. [`Nanos::NONE`] if there is none.
-    attempt_begun_at: Nanos,
-    /// Of the few calls that are made again.
+    stage: Stage,
+    /// Boxed, because few calls are made again.
     again: Option<Box<MadeAgain>>,
+}
+
+/// Whether a call has begun, and when: nanoseconds since the channel's epoch. The highest bit says that an attempt has no server
+/// yet, so that the future of a call need not have room for more.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Stage(u64);
+
+impl Stage {
+    /// Not polled yet, or over.
+    const NONE: Self = Self(u64::MAX);
+    const WAITING: u64 = 1 << 63;
+
+    fn begun(now: Duration) -> Self {
+        Self(Nanos::new(now).0 | Self::WAITING)
+    }
+
+    fn begun_at(self) -> Nanos {
+        Nanos(self.0 & !Self::WAITING)
+    }
+
+    fn is_waiting(self) -> bool {
+        self.0 & Self::WAITING != 0 && self != Self::NONE
+    }
+
+    fn waiting(self) -> Self {
+        Self(self.0 | Self::WAITING)
+    }
+
+    fn sent(self) -> Self {
+        Self(self.0 & !Self::WAITING)
+    }
 }
 
 #[derive(Default)]
@@ -56,45 +68,52 @@ struct MadeAgain {
     hedges: u32,
     /// The time in which no attempt was active.
     delay: Duration,
+    /// When the call has begun its last attempt in a row.
+    begun_at: Option<Nanos>,
 }
 
 impl CallRecord {
     pub(super) fn new(method: Arc<MethodMetrics>) -> Self {
-        Self { method, begun_at: Nanos::NONE, attempt_begun_at: Nanos::NONE, again: None }
+        Self { method, stage: Stage::NONE, again: None }
     }
 
     /// Begins the call and its first attempt. All times count from the channel's epoch.
     #[inline]
     pub(crate) fn begin(&mut self, now: Duration) {
-        self.begun_at = Nanos::new(now);
-        self.attempt_begun_at = self.begun_at;
+        self.stage = Stage::begun(now);
         self.method.started.add(1);
     }
 
-    /// The attempt that has waited for a server is sent to one.
+    /// The attempt that has waited for a server is sent to one. Returns its record, and how long it has waited.
     #[inline]
-    pub(crate) fn sent(&mut self, now: Duration) -> AttemptRecord {
-        let begun_at = std::mem::replace(&mut self.attempt_begun_at, Nanos::NONE);
-        let begun_at = if begun_at == Nanos::NONE { Nanos::new(now) } else { begun_at };
-        AttemptRecord { method: self.method.clone(), begun_at, sent: 0, received: 0 }
+    pub(crate) fn sent(&mut self, now: Duration) -> (AttemptRecord, Duration) {
+        let waited = self.attempt_begun_at().until(now);
+        self.stage = self.stage.sent();
+        (AttemptRecord { method: self.method.clone(), sent: 0 }, waited)
+    }
+
+    #[inline]
+    fn attempt_begun_at(&self) -> Nanos {
+        self.again.as_ref().and_then(|again| again.begun_at).unwrap_or(self.stage.begun_at())
     }
 
     /// Begins another attempt, which looks for a server now. One before it that has found none has ended with its connection.
     #[cold]
     pub(crate) fn again(&mut self, why: Another, now: Duration) {
         self.end_attempt(Code::Unavailable, now);
-        self.count(why);
-        self.attempt_begun_at = Nanos::new(now);
+        self.count(why).begun_at = Some(Nanos::new(now));
+        self.stage = self.stage.waiting();
     }
 
     /// Begins another attempt, which has a server, beside those in flight.
     #[cold]
-    pub(crate) fn beside(&mut self, why: Another, now: Duration) -> AttemptRecord {
+    pub(crate) fn beside(&mut self, why: Another) -> AttemptRecord {
         self.count(why);
-        AttemptRecord { method: self.method.clone(), begun_at: Nanos::new(now), sent: 0, received: 0 }
+        AttemptRecord { method: self.method.clone(), sent: 0 }
     }
 
-    fn count(&mut self, why: Another) {
+    fn count(&mut self, why: Another) -> &mut MadeAgain {
+        self.method.started.add(1);
         let again = self.again.get_or_insert_default();
         let count = match why {
             Another::Retry => &mut again.retries,
@@ -102,7 +121,7 @@ impl CallRecord {
             Another::Hedge => &mut again.hedges,
         };
         *count = count.saturating_add(1);
-        self.method.started.add(1);
+        again
     }
 
     /// Adds a time in which no attempt was active.
@@ -115,11 +134,11 @@ impl CallRecord {
     /// Ends the call, and with it an attempt that has no server. Only the first end counts.
     #[inline]
     pub(crate) fn end(&mut self, code: Code, now: Duration) {
-        if self.begun_at == Nanos::NONE {
+        if self.stage == Stage::NONE {
             return;
         }
         self.end_attempt(code, now);
-        let begun_at = std::mem::replace(&mut self.begun_at, Nanos::NONE);
+        let begun_at = std::mem::replace(&mut self.stage, Stage::NONE).begun_at();
         if let Some(again) = self.again.take() {
             self.end_again(&again);
         }
@@ -135,9 +154,9 @@ impl CallRecord {
 
     #[inline]
     fn end_attempt(&mut self, code: Code, now: Duration) {
-        if self.attempt_begun_at != Nanos::NONE {
-            let duration = self.attempt_begun_at.until(now);
-            self.attempt_begun_at = Nanos::NONE;
+        if self.stage.is_waiting() {
+            let duration = self.attempt_begun_at().until(now);
+            self.stage = self.stage.sent();
             self.method.attempt_ended(code, AttemptNumbers { duration, sent: 0, received: 0 }, None);
         }
     }
@@ -164,7 +183,7 @@ impl CallRecord {
 impl Drop for CallRecord {
     #[inline]
     fn drop(&mut self) {
-        if self.begun_at != Nanos::NONE {
+        if self.stage != Stage::NONE {
             self.end_now(Code::Cancelled);
         }
     }
@@ -174,21 +193,14 @@ impl Drop for CallRecord {
 /// it, and ends it once.
 pub(crate) struct AttemptRecord {
     method: Arc<MethodMetrics>,
-    /// With the wait for its server.
-    begun_at: Nanos,
     /// Bytes of messages.
     pub(crate) sent: u64,
-    pub(crate) received: u64,
 }
 
 impl AttemptRecord {
+    /// Ends the attempt, which has lasted so long and has received so many bytes of messages.
     #[inline]
-    pub(crate) fn end(&self, code: Code, now: Duration, server: &ReadySubchannel) {
-        let duration = self.begun_at.until(now);
-        self.method.attempt_ended(
-            code,
-            AttemptNumbers { duration, sent: self.sent, received: self.received },
-            Some(server),
-        );
+    pub(crate) fn end(&self, code: Code, duration: Duration, received: u64, server: &ReadySubchannel) {
+        self.method.attempt_ended(code, AttemptNumbers { duration, sent: self.sent, received }, Some(server));
     }
 }

@@ -5,7 +5,9 @@
 const PREFIX_LEN: u8 = 5;
 
 /// Where in the messages of a body one is.
+/// Packed, because the future of a call has no room.
 #[derive(Clone, Copy, Debug, Default)]
+#[repr(Rust, packed)]
 pub(crate) struct MessageSizes {
     /// How many bytes of a prefix have come. All of them within a message.
     known: u8,

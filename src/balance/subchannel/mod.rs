@@ -18,7 +18,7 @@ pub(crate) mod reconnect;
 pub(super) mod supervisor;
 pub(crate) mod waiting;
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -107,7 +107,7 @@ pub(crate) struct Subchannel {
     /// What outlier detection looks at.
     pub(crate) interval: IntervalCounts,
     /// Counts ejections and returns: odd while the server is ejected.
-    term: AtomicU32,
+    term: AtomicU16,
     /// The server is back from an ejection, and has answered no call with OK since.
     on_probation: AtomicBool,
 }
@@ -202,7 +202,7 @@ impl Subchannel {
             attempt_timeouts: AtomicU64::new(0),
             series: SeriesByServer::default(),
             interval: IntervalCounts::default(),
-            term: AtomicU32::new(0),
+            term: AtomicU16::new(0),
             on_probation: AtomicBool::new(false),
         }
     }
@@ -306,14 +306,14 @@ impl Subchannel {
 
     /// What an attempt notes when it begins, for [`Subchannel::count_end`].
     #[inline]
-    pub(crate) fn term(&self) -> u32 {
+    pub(crate) fn term(&self) -> u16 {
         self.term.load(Ordering::Relaxed)
     }
 
     /// Counts the end of an attempt that began in this term; returns the number of failures in a
     /// row. Every code but OK is a failure, as in gRFC A50; outlier detection compares the server
     /// with its peers before it blames the server.
-    pub(crate) fn count_end(&self, code: Code, term: u32) -> u32 {
+    pub(crate) fn count_end(&self, code: Code, term: u16) -> u32 {
         let failed = code != Code::Ok;
         if failed {
             self.failures.fetch_add(1, Ordering::Relaxed);

@@ -117,7 +117,7 @@ impl CallState {
         if takes_token {
             self.shared.retry_budget.on_failure();
         }
-        let record = self.record.beside(why, now);
+        let record = (self.record.beside(why), Duration::ZERO);
         let reporter = AttemptReporter::new(subchannel, picker, self.shared.clone(), now, record);
         Some(Further { exchange, reporter })
     }
