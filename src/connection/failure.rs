@@ -85,9 +85,9 @@ impl Failure {
         matches!(self.kind, RequestBody | RequestBodyPanic | InvalidRequest)
     }
 
-    /// Returns the error of the request's body, if that is the cause.
-    pub(crate) fn request_error(&self) -> Option<&(dyn Error + Send + Sync + 'static)> {
-        self.source.as_deref()
+    /// The error of the request's body, if it is the failure.
+    pub(crate) fn source(&self) -> Option<&BoxError> {
+        self.source.as_ref()
     }
 
     /// The error of the request's body.

@@ -81,6 +81,7 @@ pub use crate::connection::connect::tls::ClientTls;
 #[cfg(feature = "_tls")]
 pub(crate) use crate::connection::connect::tls::{Tls, config::InvalidTls};
 pub(crate) use crate::connection::exchange::Exchange;
+pub(crate) use crate::connection::exchange::body_guard::SentCounter;
 pub(crate) use crate::connection::exchange::excerpt::read_prefix;
 pub(crate) use crate::connection::exchange::header_sizes::RequestLimit;
 pub(crate) use crate::connection::exchange::recv_body::RecvBody;

@@ -47,15 +47,17 @@ use std::time::Duration;
 
 use http::{Request, Response};
 use tokio::time::Instant;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use crate::balance::call::outcome::AfterHead;
 use crate::balance::call::pick::{PickOutcome, PickedServer, WaitLimits};
 use crate::balance::call::response_body::ResponseBody;
+use crate::balance::call::spans::CallSpan;
 use crate::balance::call::state::{AttemptOutcome, CallState};
+use crate::balance::metrics::{Another, CallRecord};
 use crate::balance::partition::Partition;
-use crate::balance::runtime;
 use crate::balance::shared::ChannelHandle;
+use crate::balance::{runtime, status};
 
 /// Makes a call. It holds the channel until its response has begun: a call outlives the clone that it was made with.
 ///
@@ -70,8 +72,28 @@ pub(super) fn call(
         state.begin();
         let result = state.run().await;
         drop(channel);
-        state.finish(result)
+        finish(result, state.record, state.span, &state.shared)
     }
+}
+
+/// Ends a call with what its caller gets, or leaves that to the body of the response.
+fn finish(
+    result: Result<Response<ResponseBody>, Status>,
+    mut record: CallRecord,
+    mut span: CallSpan,
+    partition: &Partition,
+) -> Result<Response<ResponseBody>, Status> {
+    let mut result = result.map_err(|status| partition.settings.finish_status(status));
+    match &mut result {
+        Ok(response) => {
+            if let Some(mut record) = response.body_mut().end_call_with(record) {
+                record.end_now(status::code_in(response.headers()).unwrap_or(Code::Unknown));
+            }
+        }
+        Err(status) => record.end_now(status.code()),
+    }
+    span.head(&mut result);
+    result
 }
 
 impl Partition {
@@ -103,7 +125,7 @@ impl CallState {
                 now = None;
             }
         }
-        if self.wait_limits.deadline.is_some_and(|deadline| deadline.timeout.is_zero()) {
+        if self.wait_limits.deadline.is_some_and(|deadline| deadline.timeout().is_zero()) {
             return Err(self.deadline_exceeded_unsent());
         }
         loop {
@@ -136,25 +158,39 @@ impl CallState {
             };
             let (body, pause) = match outcome {
                 AttemptOutcome::Done(result) | AttemptOutcome::Failed(result) => return result,
-                AttemptOutcome::Retry(body, pause) => (body, pause),
+                AttemptOutcome::Retry(body, pause) => (body, Some(pause)),
                 AttemptOutcome::Unprocessed(body) => {
                     self.span.next_is_transparent();
-                    (body, Duration::ZERO)
+                    (body, None)
                 }
             };
             self.body = Some(body);
             self.restore_headers();
-            if !pause.is_zero() {
+            let another = if pause.is_some() { Another::Retry } else { Another::TransparentRetry };
+            if let Some(pause) = pause.filter(|pause| !pause.is_zero()) {
                 runtime::require_timers()?;
                 // A server had the call: this pause is bounded by the deadline alone.
                 let limits = WaitLimits { wait_for_ready: true, ..self.wait_limits };
-                if let Err(status) = Box::pin(self.shared.sleep(pause, limits)).await {
+                if let Err(status) = Box::pin(self.pause(pause, limits)).await {
                     return self.last_result_or(status);
                 }
             }
+            let now = self.now();
+            self.record.again(another, now);
             // Neither the attempt nor the pause is a wait for a server: the wait limit does not count them.
-            self.wait_limits.started += self.now().saturating_sub(sent_at);
+            self.wait_limits.started += now.saturating_sub(sent_at);
         }
+    }
+
+    /// Pauses before a retry.
+    ///
+    /// # Errors
+    /// When the call's deadline passes before.
+    async fn pause(&mut self, pause: Duration, limits: WaitLimits) -> Result<(), Status> {
+        let begun_at = self.now();
+        let slept = self.shared.sleep(pause, limits).await;
+        self.record.add_delay(self.now().saturating_sub(begun_at));
+        slept
     }
 
     /// Returns the present time, since the channel's epoch.

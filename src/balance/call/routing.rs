@@ -3,12 +3,12 @@
 use std::pin::pin;
 use std::sync::Arc;
 
-use http::{HeaderMap, Request, Response, Uri};
+use http::{HeaderMap, Request, Response};
 use tonic::{Code, Status};
 
+use crate::balance::call::finish;
 use crate::balance::call::pick::PickOutcome;
 use crate::balance::call::response_body::ResponseBody;
-use crate::balance::call::spans::CallSpan;
 use crate::balance::call::state::CallState;
 use crate::balance::partition::{Partition, Partitions};
 use crate::balance::pool::select::RouteValues;
@@ -58,22 +58,21 @@ pub(in crate::balance) fn routed_call(
             Err(status) => Err(status),
         };
         drop(channel);
-        state.finish(result)
+        finish(result, state.record, state.span, &state.shared)
     }
 }
 
-/// The end of a call whose route is a mistake.
-pub(in crate::balance) fn misrouted(
-    channel: &ChannelHandle,
-    misrouted: &Misrouted,
-    uri: &Uri,
+/// A call whose route is a mistake: it ends at once.
+pub(in crate::balance) async fn misrouted(
+    channel: Arc<ChannelHandle>,
+    misrouted: Misrouted,
+    request: Request<tonic::body::Body>,
 ) -> Result<Response<ResponseBody>, Status> {
+    let mut state = CallState::new(channel.shared.clone(), request);
+    state.begin();
     let text = misrouted.to_string();
-    let mut result = Err(status::without_server(Code::Internal, text.clone(), &text));
-    if let Some(path) = uri.path_and_query() {
-        CallSpan::new(&channel.shared, path).head(&mut result);
-    }
-    result
+    let status = status::without_server(Code::Internal, text.clone(), &text);
+    finish(Err(status), state.record, state.span, &state.shared)
 }
 
 impl CallState {

@@ -18,7 +18,7 @@ pub(crate) mod reconnect;
 pub(super) mod supervisor;
 pub(crate) mod waiting;
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -26,6 +26,7 @@ use tokio::time::Instant;
 use tonic::Code;
 
 use crate::address::Address;
+use crate::balance::metrics::SeriesByServer;
 use crate::balance::pool::select::Reason as SelectionReason;
 use crate::balance::subchannel::cost::Cost;
 use crate::balance::subchannel::further::growth::Growth;
@@ -101,10 +102,12 @@ pub(crate) struct Subchannel {
     /// Attempts that were sent to it beside another one of their call, and attempts at it that were given up after their time.
     pub(crate) hedges: AtomicU64,
     pub(crate) attempt_timeouts: AtomicU64,
+    /// Series of the recorder's with its labels, where the user asks for those.
+    pub(crate) series: SeriesByServer,
     /// What outlier detection looks at.
     pub(crate) interval: IntervalCounts,
     /// Counts ejections and returns: odd while the server is ejected.
-    term: AtomicU32,
+    term: AtomicU16,
     /// The server is back from an ejection, and has answered no call with OK since.
     on_probation: AtomicBool,
 }
@@ -197,8 +200,9 @@ impl Subchannel {
             failures: AtomicU64::new(0),
             hedges: AtomicU64::new(0),
             attempt_timeouts: AtomicU64::new(0),
+            series: SeriesByServer::default(),
             interval: IntervalCounts::default(),
-            term: AtomicU32::new(0),
+            term: AtomicU16::new(0),
             on_probation: AtomicBool::new(false),
         }
     }
@@ -302,14 +306,14 @@ impl Subchannel {
 
     /// What an attempt notes when it begins, for [`Subchannel::count_end`].
     #[inline]
-    pub(crate) fn term(&self) -> u32 {
+    pub(crate) fn term(&self) -> u16 {
         self.term.load(Ordering::Relaxed)
     }
 
     /// Counts the end of an attempt that began in this term; returns the number of failures in a
     /// row. Every code but OK is a failure, as in gRFC A50; outlier detection compares the server
     /// with its peers before it blames the server.
-    pub(crate) fn count_end(&self, code: Code, term: u32) -> u32 {
+    pub(crate) fn count_end(&self, code: Code, term: u16) -> u32 {
         let failed = code != Code::Ok;
         if failed {
             self.failures.fetch_add(1, Ordering::Relaxed);

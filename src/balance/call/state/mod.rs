@@ -22,6 +22,7 @@ use crate::balance::call::spans::{AttemptSpan, CallSpan};
 use crate::balance::call::state::earlier::EarlierAttempts;
 use crate::balance::method_config::MethodRetry;
 use crate::balance::method_config::message_limit::MessageLimit;
+use crate::balance::metrics::CallRecord;
 use crate::balance::partition::Partition;
 use crate::balance::status;
 use crate::balance::status::headers::{self, RequestHeaders, field_size};
@@ -92,6 +93,8 @@ pub(super) struct CallState {
     pub(super) failed_servers: Vec<Arc<Subchannel>>,
     /// What remains of the attempts that failed.
     pub(super) earlier: EarlierAttempts,
+    /// What the call counts.
+    pub(super) record: CallRecord,
     /// Until the head of the response. Last, so that it is dropped after the spans of its attempts.
     pub(super) span: CallSpan,
 }
@@ -102,7 +105,9 @@ impl CallState {
         let (mut parts, body) = request.into_parts();
         let started = shared.epoch; // until the call begins
         let settings = &shared.settings;
-        let is_generated = parts.extensions.get::<tonic::GrpcMethod<'static>>().is_some();
+        let grpc_method = parts.extensions.get::<tonic::GrpcMethod<'static>>();
+        let record = shared.metrics.record(grpc_method);
+        let is_generated = grpc_method.is_some();
         // Most requests have no extension but the generated client's: then no other is looked up.
         let extensions = (parts.extensions.len() > usize::from(is_generated)).then_some(&parts.extensions);
         let RequestHeaders { size, timeout, user_agent, is_plain } = RequestHeaders::scan(&parts.headers);
@@ -143,6 +148,7 @@ impl CallState {
             or_default: false,
             failed_servers: Vec::new(),
             earlier: EarlierAttempts::default(),
+            record,
             span,
             shared,
         }
@@ -175,17 +181,9 @@ impl CallState {
     pub(super) fn begin(&mut self) {
         let now = Instant::now();
         self.wait_limits.started = now;
-        self.wait_limits.deadline = self.wait_limits.deadline.and_then(|deadline| Deadline::of(deadline.timeout, now));
-    }
-
-    /// Ends the call with what its caller gets. A response that has begun goes on.
-    pub(super) fn finish(
-        &mut self,
-        result: Result<Response<ResponseBody>, Status>,
-    ) -> Result<Response<ResponseBody>, Status> {
-        let mut result = result.map_err(|status| self.shared.settings.finish_status(status));
-        self.span.head(&mut result);
-        result
+        self.record.begin(self.shared.since_epoch(now));
+        self.wait_limits.deadline =
+            self.wait_limits.deadline.and_then(|deadline| Deadline::of(deadline.timeout(), now));
     }
 
     /// Makes the span of an attempt. `previous` is the number of attempts that went before.
@@ -270,7 +268,7 @@ impl CallState {
         if let Some(refusal) = self.take_refusal() {
             return refusal;
         }
-        let timeout = self.wait_limits.deadline.map_or(0, |deadline| deadline.timeout.as_millis());
+        let timeout = self.wait_limits.deadline.map_or(0, |deadline| deadline.timeout().as_millis());
         let text = format!("not sent: the {timeout} ms of the call have passed");
         status::without_server(Code::DeadlineExceeded, text.clone(), &text)
     }
