@@ -103,14 +103,14 @@ impl CallSpan {
 
 #[cold]
 fn open(shared: &Partition, path: &PathAndQuery) -> Option<Box<OpenCall>> {
-    // A copy: a subscriber is the user's code, and must not run under the watch's lock.
-    let service: Arc<str> = shared.channel_status.borrow().directory.service.clone();
+    // A copy: a subscriber is the user's code, and must not run under the watch's lock. Only an enabled span asks for it.
+    let service = || -> Arc<str> { shared.channel_status.borrow().directory.service.clone() };
     let span = debug_span!(
         target: TARGET,
         "call",
         otel.name = %SpanName("Sent", path),
         otel.kind = "client",
-        service = &*service,
+        service = &*service(),
         grpc.status = Empty,
         otel.status_code = Empty,
         otel.status_description = Empty,
