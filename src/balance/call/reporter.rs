@@ -106,8 +106,8 @@ impl AttemptReporter {
         self.end(AttemptResult::NotProcessed, Code::Unavailable, now);
     }
 
-    /// Ends the attempt without a report to cost and counters: how it ended says nothing about the server. The attempt's span
-    /// ends with `code`.
+    /// Ends the attempt without a report to cost and counters: how it ended says nothing about the server. The
+    /// attempt's span ends with `code`.
     pub(crate) fn discard(&mut self, result: AttemptResult, code: Code) {
         self.end(result, code, self.now());
     }
