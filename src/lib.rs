@@ -205,13 +205,13 @@
 //! them, with what to do. A subscriber may call this crate while it handles an event. `fmt::init()` with
 //! the feature `env-filter` of `tracing-subscriber` shows only errors until `RUST_LOG` is set, for example to `info`.
 //!
-//! Events of background work have no parent span and carry the service as a field. Events of a call belong to the call's span or,
-//! where that is not enabled, to the span of its caller.
+//! Events of background work have no parent span and carry the service as a field. Events of a call belong to the
+//! call's span or, where that is not enabled, to the span of its caller.
 //!
 //! # Tracing
 //!
-//! Each call has a span, and each of its attempts has one within it, with names and attributes by gRFC A72: at DEBUG, of the target
-//! `tonic_etcd::call`. The page [`spans`] lists their fields, and shows how they get to OpenTelemetry.
+//! Each call has a span, and each of its attempts has one within it, with names and attributes by gRFC A72: at DEBUG,
+//! of the target `tonic_etcd::call`. The page [`spans`] lists their fields, and shows how they get to OpenTelemetry.
 //!
 //! # What a program can do for the cost of a call
 //!

@@ -1,7 +1,7 @@
 //! Spans of calls and attempts in OpenTelemetry, and the trace context on its way to the server.
 //!
-//! `cargo xtask example opentelemetry` makes one call, which is tried twice, and prints its spans. No etcd is needed: a fixed list
-//! names the server. With etcd only the channel is made in another way (`Resolver::channel`).
+//! `cargo xtask example opentelemetry` makes one call, which is tried twice, and prints its spans. No etcd is needed: a
+//! fixed list names the server. With etcd only the channel is made in another way (`Resolver::channel`).
 
 mod propagation;
 #[cfg(test)]

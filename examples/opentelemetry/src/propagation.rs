@@ -7,7 +7,8 @@ use tonic::{Request, Status};
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
-/// An interceptor for clients: sends the context of the current span. It runs before the channel, so that this is the caller's span.
+/// An interceptor for clients: sends the context of the current span. It runs before the channel, so that this is the
+/// caller's span.
 #[allow(clippy::unnecessary_wraps)] // as interceptors are
 pub(crate) fn send_trace(mut request: Request<()>) -> Result<Request<()>, Status> {
     let context = Span::current().context();

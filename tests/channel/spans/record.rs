@@ -11,7 +11,8 @@ use tracing::{Dispatch, Event, Level, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 
-/// With one subscriber alone tracing asks, for all threads, that of the thread which comes first to a place that traces.
+/// With one subscriber alone tracing asks, for all threads, that of the thread which comes first to a place that
+/// traces.
 static SECOND: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(tracing_subscriber::registry()));
 
 #[derive(Clone, Debug, Default)]

@@ -4,8 +4,8 @@ use tonic::Code;
 
 use crate::balance::call::spans::open::OpenSpan;
 
-/// The span of one attempt, if it is enabled. It ends with the attempt; dropping it before is the end of an attempt that was
-/// given up.
+/// The span of one attempt, if it is enabled. It ends with the attempt; dropping it before is the end of an attempt
+/// that was given up.
 pub(crate) struct AttemptSpan(pub(super) Option<Box<OpenSpan>>);
 
 impl AttemptSpan {

@@ -20,8 +20,8 @@ use crate::balance::call::spans::open::{OpenSpan, SpanName};
 use crate::balance::partition::Partition;
 use crate::balance::status;
 
-/// The span of one call, if it is enabled. It belongs to the call's state, and then to the body of its response; dropping it
-/// before its end is the end of a call that was cancelled.
+/// The span of one call, if it is enabled. It belongs to the call's state, and then to the body of its response;
+/// dropping it before its end is the end of a call that was cancelled.
 #[derive(Default)]
 pub(crate) struct CallSpan(Option<Box<OpenCall>>);
 
@@ -46,8 +46,9 @@ impl CallSpan {
 
     /// Makes the span of an attempt.
     ///
-    /// `previous` is the number of attempts before it that a server may have processed, as `grpc-previous-rpc-attempts` has it.
-    /// `is_transparent`: it takes the place of one that no server has processed, as [`CallSpan::next_is_transparent`] says too.
+    /// `previous` is the number of attempts before it that a server may have processed, as `grpc-previous-rpc-attempts`
+    /// has it. `is_transparent`: it takes the place of one that no server has processed, as
+    /// [`CallSpan::next_is_transparent`] says too.
     #[inline]
     pub(in crate::balance::call) fn attempt(
         &mut self,
@@ -103,14 +104,15 @@ impl CallSpan {
 
 #[cold]
 fn open(shared: &Partition, path: &PathAndQuery) -> Option<Box<OpenCall>> {
-    // A copy: a subscriber is the user's code, and must not run under the watch's lock.
-    let service: Arc<str> = shared.channel_status.borrow().directory.service.clone();
+    // A copy: a subscriber is the user's code, and must not run under the watch's lock. Only an enabled span asks for
+    // it.
+    let service = || -> Arc<str> { shared.channel_status.borrow().directory.service.clone() };
     let span = debug_span!(
         target: TARGET,
         "call",
         otel.name = %SpanName("Sent", path),
         otel.kind = "client",
-        service = &*service,
+        service = &*service(),
         grpc.status = Empty,
         otel.status_code = Empty,
         otel.status_description = Empty,

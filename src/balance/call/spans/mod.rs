@@ -13,10 +13,11 @@
 //!              AttemptSpan of the attempt's reporter ──────────────────end or drop──▶ closed
 //! ```
 //!
-//! A span that nobody wants is one null pointer, and one look at the level that `tracing` keeps. Only an enabled one is allocated.
+//! A span that nobody wants is one null pointer, and one look at the level that `tracing` keeps. Only an enabled one is
+//! allocated.
 //!
-//! No span is ever entered: `tracing-opentelemetry` takes the time of the last exit for the end. So none is current while code of users
-//! runs, and parents are explicit, those of events about a call too.
+//! No span is ever entered: `tracing-opentelemetry` takes the time of the last exit for the end. So none is current
+//! while code of users runs, and parents are explicit, those of events about a call too.
 
 mod attempt;
 mod call;

@@ -20,7 +20,8 @@ struct Failures {
     round_backoff: Option<Backoff>,
     /// The failure of the last server that did not process the call.
     last_refusal: Option<(Failure, Arc<ReadySubchannel>)>,
-    /// The result of the last attempt that a server may have processed: the call ends with it if no further attempt is possible.
+    /// The result of the last attempt that a server may have processed: the call ends with it if no further attempt is
+    /// possible.
     last_result: Option<Result<Response<ResponseBody>, Status>>,
 }
 
