@@ -17,6 +17,7 @@
 //!
 //! - `handle/`: what users hold: [`Registrar`], its builder, [`Registration`] and their states.
 //! - `shared`: what handles and task share, behind one lock.
+//! - `entries`: all registrations there: who has a key, and who has changed.
 //! - `entry`: one registration there: its desired state and its published state.
 //! - `pause`: why a registration is paused.
 //! - `records`: the records of an instance, and which are refused.
@@ -42,6 +43,7 @@
 //!
 //! The states of one registration are those of [`RegistrationState`].
 
+mod entries;
 mod entry;
 mod handle;
 pub(crate) mod lease;
