@@ -17,6 +17,7 @@
 //! ```
 #![allow(clippy::disallowed_types)] // real time is meant
 
+mod callgrind;
 mod clock;
 mod cluster;
 mod error;
@@ -32,7 +33,9 @@ mod ports;
 mod process;
 mod proxy;
 mod report;
+mod svg;
 
+pub use callgrind::{Counts, callgrind, instructions, short_and_long, valgrind};
 pub use clock::cpu_time;
 pub use cluster::Cluster;
 pub use error::{Error, Result};
@@ -47,3 +50,4 @@ pub use process::{Process, example_bin};
 pub use proxy::Proxy;
 pub use report::{Bar, Report, Row};
 pub use rustix::process::Signal;
+pub use svg::Svg;
