@@ -11,6 +11,7 @@ mod job;
 mod lapse;
 mod memory;
 mod plot;
+mod registrations;
 mod services;
 
 use std::path::PathBuf;
@@ -36,7 +37,10 @@ struct Part {
     job: fn(&str),
 }
 
-const PARTS: [Part; 1] = [Part { name: "services", rows: services::rows, job: no_job }];
+const PARTS: [Part; 2] = [
+    Part { name: "services", rows: services::rows, job: no_job },
+    Part { name: registrations::NAME, rows: registrations::rows, job: registrations::job },
+];
 
 /// Where the curves are drawn when all parts run: a picture of some would lose the others.
 const PICTURE: &str = "benches/growth.svg";

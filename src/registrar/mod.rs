@@ -41,6 +41,12 @@
 //! nobody renews the lease, so its keys stay in etcd until it ends; [`RegistrarHealth::is_live`] is
 //! false.
 //!
+//! # Many registrations
+//!
+//! A registrar may have ten thousand registrations, and most of what happens concerns one. So nothing here walks over
+//! all of them for it: `entries` notes whose desired state has changed, `lease/registrations/` whom an input has
+//! touched, and the task goes over those. Only what concerns all, such as the end of the lease, costs a walk.
+//!
 //! The states of one registration are those of [`RegistrationState`].
 
 mod entries;

@@ -151,8 +151,8 @@ impl Machine {
     /// A key was read or a watch event came.
     fn observed(&mut self, now: Duration, key: &[u8], revision: i64, is_read: bool, found: Option<KeyValue>) {
         let owners = self.registrations.owners(key);
-        let leaves = |id: &Id| self.registrations.get(*id).is_none_or(|registration| registration.leaving);
-        let owner = owners.into_iter().min_by_key(leaves);
+        let is_last_choice = |id: &Id| self.registrations.get(*id).is_none_or(|registration| registration.leaving);
+        let owner = owners.into_iter().min_by_key(is_last_choice);
         let leases = &self.leases;
         let owner = owner.and_then(|owner| Some((owner, self.registrations.get_mut(owner)?)));
         let Some((owner, registration)) = owner else {

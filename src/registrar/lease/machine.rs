@@ -233,6 +233,12 @@ impl Machine {
         Action::Grant { lease: id, seconds: self.leases.seconds() }
     }
 
+    /// What [`Machine::relevance`] depends on beside the registration of the request: the lease that puts use, and
+    /// whether any registration stays.
+    pub(crate) fn in_use(&self) -> (Option<i64>, bool) {
+        (self.leases.current(), self.has_registrations())
+    }
+
     /// How much the answer to a request in flight still matters.
     pub(crate) fn relevance(&self, action: &Action) -> Relevance {
         let owner = |id: &Id, key: &[u8]| self.registrations.get(*id).filter(|registration| registration.has_key(key));

@@ -92,6 +92,8 @@ pub(super) struct Task {
     publisher: StatePublisher,
     /// The registrations whose state may have to be published.
     to_publish: BTreeSet<Id>,
+    /// The lease in use when it was last asked which requests still matter.
+    in_use: (Option<i64>, bool),
     /// The last error of etcd that was published, and its place in the order of all failures.
     published_error: (Option<Error>, Option<u64>),
     /// Aborts the watcher's task when this one is dropped.
@@ -157,6 +159,7 @@ impl Task {
             sent: BTreeMap::new(),
             publisher: StatePublisher::default(),
             to_publish: BTreeSet::new(),
+            in_use: (None, false),
             published_error: (None, None),
             _watcher: watcher,
             keys,
@@ -228,16 +231,22 @@ impl Task {
     }
 
     /// Drops the requests whose answers no longer matter. Returns when the next one is to be
-    /// dropped.
+    /// dropped. How much an answer matters changes with its registration and with the lease in use.
     fn drop_irrelevant(&mut self, requests: &mut InFlight<SentAction, Result<Input, Failure>>) -> Option<Duration> {
         let now = self.now();
+        self.to_publish.extend(self.machine.take_changed(now));
+        let in_use = self.machine.in_use();
+        let concerns_all = std::mem::replace(&mut self.in_use, in_use) != in_use;
         let mut next = None;
         requests.retain(|context| {
-            context.drop_at = match self.machine.relevance(&context.action) {
-                Relevance::Full => None,
-                Relevance::Brief => Some(context.drop_at.unwrap_or(now + GRACE)),
-                Relevance::None => Some(now),
-            };
+            let is_touched = registration_of(&context.action).is_none_or(|id| self.to_publish.contains(&id));
+            if concerns_all || is_touched {
+                context.drop_at = match self.machine.relevance(&context.action) {
+                    Relevance::Full => None,
+                    Relevance::Brief => Some(context.drop_at.unwrap_or(now + GRACE)),
+                    Relevance::None => Some(now),
+                };
+            }
             let Some(at) = context.drop_at else { return true };
             if now < at {
                 next = Some(earlier(next, at));

@@ -30,7 +30,7 @@ pub(in crate::registrar::lease) struct RegistrationSet {
     /// How many undesired registrations have a late put under each lease.
     late: BTreeMap<i64, usize>,
     /// Who may be closed, and is to be forgotten.
-    closed: Vec<Id>,
+    closed: BTreeSet<Id>,
 }
 
 /// A registration with what was derived of it.
@@ -46,7 +46,6 @@ struct Slot {
     late: Vec<i64>,
     is_unindexed: bool,
     is_touched: bool,
-    is_closed: bool,
 }
 
 impl RegistrationSet {
@@ -85,7 +84,6 @@ impl RegistrationSet {
             late: Vec::new(),
             is_unindexed: false,
             is_touched: false,
-            is_closed: false,
         };
         self.all.insert(id, slot);
         self.touch(id);
@@ -188,8 +186,8 @@ impl RegistrationSet {
         recount(&mut slot.needed, &mut self.needed, needed);
         let late = keys.iter().filter(|_| !is_desired).flat_map(|key| key.late_puts.iter().copied());
         recount(&mut slot.late, &mut self.late, late);
-        if slot.registration.is_closed() && !std::mem::replace(&mut slot.is_closed, true) {
-            self.closed.push(id);
+        if slot.registration.is_closed() {
+            self.closed.insert(id);
         }
     }
 
@@ -202,11 +200,8 @@ impl RegistrationSet {
     pub(in crate::registrar::lease) fn forget_closed(&mut self) {
         self.bring_index_up_to_date();
         for id in std::mem::take(&mut self.closed) {
-            if let Some(slot) = self.all.get_mut(&id) {
-                slot.is_closed = false;
-                if slot.registration.is_closed() {
-                    self.all.remove(&id);
-                }
+            if self.get(id).is_some_and(TrackedRegistration::is_closed) {
+                self.all.remove(&id);
             }
         }
     }
