@@ -5,10 +5,8 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::env;
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::thread;
 
-use test_support::Signal;
+use test_support::{Counts, Error, Process, Signal, callgrind, instructions, short_and_long, valgrind};
 
 use crate::fleet::{Fleet, PATIENCE, addresses, client, server, try_run};
 use crate::job::{Deadline, Job, Load, ServerJob, Setting, Side, Until};
@@ -79,12 +77,14 @@ impl Counter {
         };
         let mut runs = Vec::new();
         for _ in 0..self::runs(case.side) {
-            let (short, long) = both(&job(short), &job(long), collect_client)?;
-            runs.push((long.0 - short.0, long.1 - short.1));
+            let both = short_and_long(&job(short), &job(long), collect_client);
+            runs.push(both.map_err(|error| error.to_string())?);
         }
         let calls = (long - short) as f64 * case.workers as f64;
-        let middle = |count: fn(&(f64, f64)) -> f64| median(runs.iter().map(count).collect()) / calls;
-        Ok(Cost { instructions: middle(|run| run.0), allocations: middle(|run| run.1) - 1.0 })
+        let middle = |count: fn(&Counts) -> f64| {
+            median(runs.iter().map(|(short, long)| count(long) - count(short)).collect()) / calls
+        };
+        Ok(Cost { instructions: middle(|run| run.instructions), allocations: middle(|run| run.allocations) - 1.0 })
     }
 }
 
@@ -93,59 +93,23 @@ pub(crate) fn server_instructions(deadline: Deadline) -> Result<f64, String> {
     let (short, long) = lengths(1);
     let mut runs = Vec::new();
     for _ in 0..self::runs(Side::Ours) {
-        let (short, long) = both(short, long, |calls| collect_server(deadline, calls))?;
+        let both = short_and_long(short, long, |calls| collect_server(deadline, calls));
+        let (short, long) = both.map_err(|error| error.to_string())?;
         runs.push(long - short);
     }
     Ok(median(runs) / (long - short) as f64)
 }
 
-/// The short and the long run at the same time: under valgrind a process uses one core. A run that fails is done once more: under
-/// valgrind on a busy machine a call may miss its deadline.
-fn both<J: Copy + Send + Sync, T: Send>(
-    short: J,
-    long: J,
-    collect: impl Fn(J) -> Result<T, String> + Sync,
-) -> Result<(T, T), String> {
-    let collect = |run| collect(run).or_else(|_| collect(run));
-    thread::scope(|scope| {
-        let short = scope.spawn(|| collect(short));
-        let long = collect(long);
-        let short = short.join().map_err(|_| "the short run was not watched to its end".to_owned())?;
-        Ok((short?, long?))
-    })
-}
-
-fn callgrind(out: &Path) -> Command {
-    let mut valgrind = Command::new("valgrind");
-    valgrind.args(["--tool=callgrind", "--compress-strings=no", "--compress-pos=no", "--fair-sched=yes"]);
-    let mut file = std::ffi::OsString::from("--callgrind-out-file=");
-    file.push(out);
-    valgrind.arg(file);
-    valgrind
-}
-
 /// Instructions and allocations of a client process from its start to its end.
-fn collect_client(job: &Job) -> Result<(f64, f64), String> {
-    let folder = tempfile::tempdir().expect("a folder for temporary files");
-    let out = folder.path().join("callgrind.out");
-    let output = client(Some(callgrind(&out)), job)
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|error| format!("valgrind does not run ({error}): install valgrind"))?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    if !output.status.success() {
-        return Err(format!("the client under valgrind failed: {}", first_panic(&said)));
-    }
-    let profile = std::fs::read_to_string(&out).map_err(|error| format!("callgrind wrote no profile: {error}"))?;
-    Ok((instructions(&said)?, allocations(&profile)))
+fn collect_client(job: &Job) -> Result<Counts, Error> {
+    callgrind(|valgrind| client(Some(valgrind), job))
 }
 
-fn collect_server(deadline: Deadline, calls: u64) -> Result<f64, String> {
-    let mut valgrind = callgrind(Path::new("/dev/null"));
+fn collect_server(deadline: Deadline, calls: u64) -> Result<f64, Error> {
+    let mut valgrind = valgrind(Path::new("/dev/null"));
     valgrind.arg(env::current_exe().expect("the path of this program"));
     let job = ServerJob { listeners: 1, first_fails: false, single_thread: true };
-    let process = test_support::Process::spawn(&mut server(valgrind, job))
-        .map_err(|error| format!("valgrind does not run ({error}): install valgrind"))?;
+    let process = Process::spawn(&mut server(valgrind, job))?;
     let until = Until::Done(calls);
     let job = Job {
         side: Side::Ours,
@@ -158,38 +122,8 @@ fn collect_server(deadline: Deadline, calls: u64) -> Result<f64, String> {
         warm_up: Until::Done(100),
         until,
     };
-    try_run(&job).map_err(|error| error.to_string())?;
+    try_run(&job)?;
     process.signal(Signal::TERM);
-    process.wait(PATIENCE).map_err(|error| error.to_string())?;
+    process.wait(PATIENCE)?;
     instructions(&process.errors().join("\n"))
-}
-
-/// What a process says of the first panic. Where a call fails, many workers say the same.
-fn first_panic(said: &str) -> &str {
-    let mut lines = said.lines().skip_while(|line| !line.contains("panicked at"));
-    lines.nth(1).unwrap_or(said)
-}
-
-/// The sum that callgrind says at its end.
-fn instructions(said: &str) -> Result<f64, String> {
-    let collected = said.lines().find_map(|line| line.split_once("Collected : "));
-    let count = collected.and_then(|(_, count)| count.trim().parse().ok());
-    count.ok_or_else(|| format!("callgrind counted nothing: {said}"))
-}
-
-/// Calls of the allocator's functions in a profile: `cfn=` names who is called, the next `calls=` says how often.
-fn allocations(profile: &str) -> f64 {
-    const FUNCTIONS: [&str; 4] = ["malloc", "calloc", "posix_memalign", "aligned_alloc"];
-    let (mut is_allocator, mut count) = (false, 0.0);
-    for line in profile.lines() {
-        if let Some(name) = line.strip_prefix("cfn=") {
-            // Behind an apostrophe callgrind writes how deep a function has called itself.
-            is_allocator = FUNCTIONS.contains(&name.split('\'').next().unwrap_or(name));
-        } else if let Some(calls) = line.strip_prefix("calls=")
-            && is_allocator
-        {
-            count += calls.split(' ').next().and_then(|calls| calls.parse::<f64>().ok()).unwrap_or(0.0);
-        }
-    }
-    count
 }

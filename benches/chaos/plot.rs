@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use test_support::Svg;
+
 use crate::findings::Panel;
 use crate::outcome::{STEP_MS, add};
 use crate::world::Side;
@@ -27,18 +29,15 @@ pub(crate) fn draw(panels: &[&Panel]) -> String {
     let mut scenarios: Vec<&str> = panels.iter().map(|panel| panel.scenario).collect();
     scenarios.dedup();
     let height = TOP + ROW * scenarios.len() as f64;
-    let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" height=\"{height}\" \
-         font-family=\"sans-serif\" font-size=\"11\" fill=\"#333\">\n<rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n"
-    );
+    let mut svg = Svg::new(WIDTH, height);
     for (left, name) in LEFT.iter().zip(["BalancedChannel", "tonic's own balance_channel"]) {
-        say(&mut svg, format_args!(r#"<text x="{left}" y="24" font-size="15" font-weight="bold">{name}</text>"#));
+        svg.element(format_args!(r#"<text x="{left}" y="24" font-size="15" font-weight="bold">{name}</text>"#));
     }
     for (left, colour, name) in [(LEFT[0], ANSWERED, "answered"), (LEFT[0] + 80.0, FAILED, "failed")] {
-        say(&mut svg, format_args!(r#"<rect x="{left}" y="34" width="10" height="10" fill="{colour}"/>"#));
-        text(&mut svg, (left + 14.0, 43.0), "start", name);
+        svg.element(format_args!(r#"<rect x="{left}" y="34" width="10" height="10" fill="{colour}"/>"#));
+        svg.text((left + 14.0, 43.0), "start", name);
     }
-    text(&mut svg, (LEFT[0] + 150.0, 43.0), "start", &format!("calls per second, in steps of {STEP_MS} ms"));
+    svg.text((LEFT[0] + 150.0, 43.0), "start", &format!("calls per second, in steps of {STEP_MS} ms"));
     for (row, scenario) in scenarios.iter().enumerate() {
         let top = TOP + ROW * row as f64;
         let row: Vec<&&Panel> = panels.iter().filter(|panel| panel.scenario == *scenario).collect();
@@ -47,14 +46,13 @@ pub(crate) fn draw(panels: &[&Panel]) -> String {
         if let Some(first) = row.first() {
             let title =
                 format_args!(r#"<text x="{}" y="{}" font-size="13">{}</text>"#, LEFT[0], top + TITLE, first.title);
-            say(&mut svg, title);
+            svg.element(title);
         }
         for panel in row {
             Area::new(panel, top + AREA, most).draw(&mut svg);
         }
     }
-    svg.push_str("</svg>\n");
-    svg
+    svg.finish()
 }
 
 /// One panel: what was answered, what failed on top of it, and what was done meanwhile.
@@ -81,38 +79,38 @@ impl<'a> Area<'a> {
         self.bottom - PANEL.1 * count as f64 / self.most as f64
     }
 
-    fn draw(&self, svg: &mut String) {
+    fn draw(&self, svg: &mut Svg) {
         let Self { panel, left, top, bottom, most } = *self;
         self.draw_answered(svg);
         self.draw_failed(svg);
-        say(svg, format_args!(r##"<path d="M{left} {top}V{bottom}h{}" fill="none" stroke="#888"/>"##, PANEL.0));
-        text(svg, (left - 4.0, top + 8.0), "end", &(most * 1_000 / STEP_MS).to_string());
-        text(svg, (left - 4.0, bottom), "end", "0");
+        svg.element(format_args!(r##"<path d="M{left} {top}V{bottom}h{}" fill="none" stroke="#888"/>"##, PANEL.0));
+        svg.text((left - 4.0, top + 8.0), "end", &(most * 1_000 / STEP_MS).to_string());
+        svg.text((left - 4.0, bottom), "end", "0");
         let every = if panel.seconds > 10.0 { 5 } else { 1 };
         for second in (0..=panel.seconds as u64).step_by(every) {
-            text(svg, (self.x(second * 1_000), bottom + 14.0), "middle", &format!("{second} s"));
+            svg.text((self.x(second * 1_000), bottom + 14.0), "middle", &format!("{second} s"));
         }
         for (ms, event) in &panel.events {
             let (x, from) = (self.x(*ms), top - 4.0);
-            say(svg, format_args!(r##"<path d="M{x:.1} {from}V{bottom}" stroke="#333" stroke-dasharray="3 2"/>"##));
-            text(svg, (x, top - 6.0), "middle", event);
+            svg.element(format_args!(r##"<path d="M{x:.1} {from}V{bottom}" stroke="#333" stroke-dasharray="3 2"/>"##));
+            svg.text((x, top - 6.0), "middle", event);
         }
         let failed: u64 = panel.failed.iter().sum();
         let hang = if panel.hanging > 0 { format!(", {} workers hang", panel.hanging) } else { String::new() };
-        text(svg, (left + PANEL.0, top - AREA + TITLE), "end", &format!("{failed} failed{hang}"));
+        svg.text((left + PANEL.0, top - AREA + TITLE), "end", &format!("{failed} failed{hang}"));
     }
 
-    fn draw_answered(&self, svg: &mut String) {
+    fn draw_answered(&self, svg: &mut Svg) {
         let mut path = format!("M{} {}", self.left, self.bottom);
         for step in 0..self.steps() {
             let count = self.panel.answered.get(step).copied().unwrap_or(0);
             let _ = write!(path, "V{:.1}H{:.1}", self.y(count), self.x((step as u64 + 1) * STEP_MS));
         }
-        say(svg, format_args!(r#"<path d="{path}V{}Z" fill="{ANSWERED}"/>"#, self.bottom));
+        svg.element(format_args!(r#"<path d="{path}V{}Z" fill="{ANSWERED}"/>"#, self.bottom));
     }
 
     /// A box for each step in which calls failed.
-    fn draw_failed(&self, svg: &mut String) {
+    fn draw_failed(&self, svg: &mut Svg) {
         let mut path = String::new();
         for (step, failed) in self.panel.failed.iter().enumerate().take(self.steps()).filter(|(_, failed)| **failed > 0)
         {
@@ -123,21 +121,13 @@ impl<'a> Area<'a> {
             let _ = write!(path, "M{from:.1} {low:.1}H{to:.1}V{high:.1}H{from:.1}Z");
         }
         if !path.is_empty() {
-            say(svg, format_args!(r#"<path d="{path}" fill="{FAILED}"/>"#));
+            svg.element(format_args!(r#"<path d="{path}" fill="{FAILED}"/>"#));
         }
     }
 
     fn steps(&self) -> usize {
         (self.panel.seconds * 1e3 / STEP_MS as f64).round() as usize
     }
-}
-
-fn text(svg: &mut String, (x, y): (f64, f64), anchor: &str, text: &str) {
-    say(svg, format_args!(r#"<text x="{x:.1}" y="{y:.1}" text-anchor="{anchor}">{text}</text>"#));
-}
-
-fn say(svg: &mut String, line: std::fmt::Arguments<'_>) {
-    let _ = writeln!(svg, "{line}"); // a String takes it all
 }
 
 /// Answered and failed calls of each step.

@@ -17,6 +17,7 @@
 //!
 //! - `handle/`: what users hold: [`Registrar`], its builder, [`Registration`] and their states.
 //! - `shared`: what handles and task share, behind one lock.
+//! - `entries`: all registrations there: who has a key, and who has changed.
 //! - `entry`: one registration there: its desired state and its published state.
 //! - `pause`: why a registration is paused.
 //! - `records`: the records of an instance, and which are refused.
@@ -41,8 +42,15 @@
 //! nobody renews the lease, so its keys stay in etcd until it ends; [`RegistrarHealth::is_live`] is
 //! false.
 //!
+//! # Many registrations
+//!
+//! A registrar may have ten thousand registrations, and most of what happens concerns one. So nothing here walks over
+//! all of them for it: `entries` notes whose desired state has changed, `lease/registrations/` whom an input has
+//! touched, and the task goes over those. Only what concerns all, such as the end of the lease, costs a walk.
+//!
 //! The states of one registration are those of [`RegistrationState`].
 
+mod entries;
 mod entry;
 mod handle;
 pub(crate) mod lease;

@@ -15,12 +15,12 @@ use crate::error::Error;
 use crate::etcd::EtcdPerRuntime;
 use crate::instance::Instance;
 use crate::progress::Progress;
+use crate::registrar::entries::Entries;
 use crate::registrar::entry::{Entry, Publication};
 use crate::registrar::lease::Id;
 use crate::registrar::nested_names::NestedNames;
 use crate::registrar::pause::PauseReason;
 use crate::registrar::stats::{Counts, RegistrarSeries};
-use crate::secret::shown_key;
 
 /// The shared part of a registrar.
 pub(super) struct Shared {
@@ -48,10 +48,8 @@ pub(super) struct Shared {
 /// The part behind the lock.
 #[derive(Default)]
 pub(super) struct State {
-    /// The id of the last registration. Ids are never reused.
-    last_id: Id,
-    /// All registrations that have not left, in the order of their ids.
-    pub(super) entries: BTreeMap<Id, Entry>,
+    /// All registrations that have not left.
+    pub(super) entries: Entries,
     /// The lease that the task has published.
     pub(super) lease: Option<i64>,
     /// When the lease expires, by our clock.
@@ -64,18 +62,11 @@ pub(super) struct State {
     pub(super) has_task: bool,
     /// The runtime of the last task ended before its registrations had left.
     pub(super) abandoned: bool,
-    /// The keys that such tasks have left in etcd.
-    pub(super) abandoned_keys: Vec<AbandonedKey>,
+    /// The keys that such tasks have left in etcd when their runtimes ended, and that were not registered again since.
+    /// With each, when its lease expires, by our clock; `None` if that is too far away for the clock.
+    pub(super) abandoned_keys: BTreeMap<Vec<u8>, Option<Instant>>,
     /// New registrations are refused.
     pub(super) closed: bool,
-}
-
-/// A key that a task has left in etcd when its runtime ended, and that was not registered again
-/// since.
-pub(super) struct AbandonedKey {
-    pub(super) key: Vec<u8>,
-    /// When its lease expires, by our clock; `None` if that is too far away for the clock.
-    pub(super) until: Option<Instant>,
 }
 
 /// Other records of a registration, made from another instance.
@@ -118,23 +109,17 @@ impl Shared {
         let mut state = self.state();
         state.check_new(&entries)?;
         state.abandoned = false;
-        let is_new =
-            |key: &[u8]| entries.iter().flat_map(|entry| &entry.records).any(|record| record.key.as_slice() == key);
-        state.abandoned_keys.retain(|abandoned| !is_new(&abandoned.key));
-        let insert = |entry| {
-            state.last_id += 1;
-            let id = state.last_id;
-            state.entries.insert(id, entry);
-            id
-        };
-        let ids = entries.into_iter().map(insert).collect();
+        for record in entries.iter().flat_map(|entry| &entry.records) {
+            state.abandoned_keys.remove(&record.key);
+        }
+        let ids = entries.into_iter().map(|entry| state.entries.insert(entry)).collect();
         Ok((ids, !std::mem::replace(&mut state.has_task, true)))
     }
 
     /// Sets or clears a reason to pause, unless the registration is leaving.
     pub(super) fn set_pause(&self, id: Id, reason: PauseReason, paused: bool) -> Option<Publication> {
         let mut state = self.state();
-        let entry = state.entries.get_mut(&id).filter(|entry| !entry.leaving)?;
+        let entry = state.entries.change(id)?;
         if !entry.pauses.set(reason, paused) {
             return None;
         }
@@ -147,19 +132,17 @@ impl Shared {
     /// Applies all updates, or none.
     pub(super) fn update(&self, updates: &[RegistrationUpdate]) -> Result<Vec<Publication>, Error> {
         let mut state = self.state();
-        let stays = |id: &Id| state.entries.get(id).is_some_and(|entry| !entry.leaving);
+        let stays = |id: &Id| state.entries.get(*id).is_some_and(|entry| !entry.leaving);
         if !updates.iter().all(|update| stays(&update.id)) {
             return Err(Error::closed("the registration"));
         }
         let ids = updates.iter().map(|update| update.id).collect();
-        let name = |id: &Id| state.entries.get(id).map_or("", |entry| entry.target.name());
-        state.check_keys(&ids, updates.iter().map(|update| (name(&update.id), &*update.records)))?;
+        let name = |id: Id| state.entries.get(id).map_or("", |entry| entry.target.name());
+        state.entries.check_keys(&ids, updates.iter().map(|update| (name(update.id), &*update.records)))?;
         let mut publications = Vec::new();
         for RegistrationUpdate { id, instance, records } in updates {
-            let Some(entry) = state.entries.get_mut(id) else { continue };
-            entry.instance_id = instance.id().map(Into::into);
-            entry.records.clone_from(records);
-            publications.extend(entry.mark_changed());
+            let entry = state.entries.replace(*id, instance, records);
+            publications.extend(entry.and_then(Entry::mark_changed));
         }
         drop(state);
         self.changed.notify_one();
@@ -168,9 +151,7 @@ impl Shared {
 
     /// The registration leaves. Nobody waits for it here.
     pub(super) fn leave(&self, id: Id) {
-        if let Some(entry) = self.state().entries.get_mut(&id) {
-            entry.leaving = true;
-        }
+        self.state().entries.leave(id);
         self.changed.notify_one();
     }
 
@@ -195,33 +176,8 @@ impl State {
         if self.closed {
             return Err(Error::closed("the registrar"));
         }
-        self.check_keys(&BTreeSet::new(), entries.iter().map(|entry| (entry.target.name(), &*entry.records)))
-    }
-
-    /// Refuses keys that a registration of this registrar has already. `updated` are the
-    /// registrations that change, whose present keys do not count.
-    fn check_keys<'a>(
-        &self,
-        updated: &BTreeSet<Id>,
-        new: impl Iterator<Item = (&'a str, &'a [Arc<Record>])>,
-    ) -> Result<(), Error> {
-        let refuse = |service: &str, key: &[u8]| {
-            let reason = "this registrar has it registered already";
-            Err(Error::invalid("key", shown_key(key), reason).for_service(service))
-        };
-        let mut new_keys: BTreeMap<&[u8], &str> = BTreeMap::new();
-        for (service, records) in new {
-            for record in records {
-                if new_keys.insert(&record.key, service).is_some() {
-                    return refuse(service, &record.key);
-                }
-            }
-        }
-        // The new keys are in the map, because they are few and the others may be many.
-        let others = self.entries.iter().filter(|(id, entry)| !entry.leaving && !updated.contains(id));
-        let known =
-            others.flat_map(|(_, entry)| &entry.records).find_map(|record| new_keys.get_key_value(&*record.key));
-        known.map_or(Ok(()), |(key, service)| refuse(service, key))
+        let new = entries.iter().map(|entry| (entry.target.name(), &*entry.records));
+        self.entries.check_keys(&BTreeSet::new(), new)
     }
 }
 

@@ -47,8 +47,8 @@ impl Registrar {
         let state = self.shared.state();
         if left.is_ok() || !state.has_task {
             let is_live = |until: Option<Instant>| until.is_none_or(|until| Instant::now() < until);
-            let abandoned = state.abandoned_keys.iter().filter(|abandoned| is_live(abandoned.until));
-            let abandoned: Vec<String> = abandoned.map(|abandoned| shown_key(&abandoned.key)).collect();
+            let abandoned = state.abandoned_keys.iter().filter(|(_, until)| is_live(**until));
+            let abandoned: Vec<String> = abandoned.map(|(key, _)| shown_key(key)).collect();
             drop(state);
             if abandoned.is_empty() {
                 return Ok(());
@@ -80,7 +80,7 @@ impl Shared {
     fn close(&self) {
         let mut state = self.state();
         state.closed = true;
-        state.entries.values_mut().for_each(|entry| entry.leaving = true);
+        state.entries.leave_all();
         drop(state);
         self.changed.notify_one();
     }

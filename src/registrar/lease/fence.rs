@@ -20,13 +20,17 @@ use std::time::Duration;
 use crate::registrar::lease::key::KeyState;
 use crate::registrar::lease::leases::LeasePhase;
 use crate::registrar::lease::machine::Machine;
-use crate::registrar::lease::vocabulary::Loss;
+use crate::registrar::lease::vocabulary::{Id, Loss};
 
 impl Machine {
-    /// Retires and releases leases as described above, and forgets keys that are gone. Runs before
-    /// each action and after each input.
+    /// Brings whatever was touched in order, and retires and releases leases as described above. Runs before each
+    /// action and after each input.
     pub(super) fn fence(&mut self, now: Duration) {
-        self.forget_absent_keys();
+        while let Some(id) = self.registrations.next_touched() {
+            self.forget_absent_keys(id);
+            self.registrations.settle(id);
+            self.file(now, id);
+        }
         if let LeasePhase::Held { id } = self.leases.phase() {
             let retires = if self.has_registrations() {
                 // One move at a time, unless no key has to move.
@@ -41,6 +45,14 @@ impl Machine {
         }
         let unneeded: Vec<i64> = self.leases.retired().filter(|id| !self.is_needed(*id)).collect();
         unneeded.into_iter().for_each(|id| self.leases.release(id));
+        if self.due.follow(&self.leases) {
+            self.registrations.ids().into_iter().for_each(|id| self.file(now, id));
+        }
+    }
+
+    /// Files the work of a registration anew.
+    pub(super) fn file(&mut self, now: Duration, id: Id) {
+        self.due.file(id, self.registrations.get(id), &self.leases, &self.pending, now);
     }
 
     /// When the current lease may be retired, if it has to be and a refusal delays it.
@@ -52,47 +64,46 @@ impl Machine {
     /// Whether only the end of the lease settles something: a late put of an undesired key, or a
     /// refused key.
     fn must_end(&self, lease: i64) -> bool {
-        let undesired = self.registrations.values().filter(|registration| !registration.is_desired());
-        let mut keys = undesired.flat_map(|registration| &registration.keys);
-        self.leases.must_end(lease) || keys.any(|key| key.late_puts.contains(&lease))
+        self.leases.must_end(lease) || self.registrations.has_late_put(lease)
     }
 
     /// Whether a desired key may be under the lease.
     fn is_needed(&self, lease: i64) -> bool {
-        let desired = self.registrations.values().filter(|registration| registration.is_desired());
-        desired.flat_map(|registration| &registration.keys).any(|key| key.may_be_under(lease))
+        self.registrations.needs(lease)
     }
 
-    /// Forgets keys that are neither present nor desired. A key with a late put is remembered by a
+    /// Forgets the keys of a registration that are neither present nor desired. A key with a late put is remembered by a
     /// registration that is leaving; if etcd grants no other lease, only the lease remembers it, so
     /// that leaving can complete.
-    fn forget_absent_keys(&mut self) {
-        let mut orphans = Vec::new();
-        for registration in self.registrations.values_mut() {
-            let (leaving, move_refused) = (registration.leaving, self.move_refused);
-            if !leaving && !registration.keys.iter().any(|key| key.obsolete) {
-                continue;
-            }
-            let is_forgotten = |key: &mut KeyState| {
-                let is_absent = !key.may_exist() && (leaving || key.obsolete);
-                is_absent && (!leaving || move_refused || key.late_puts.is_empty())
-            };
-            for key in registration.keys.extract_if(.., is_forgotten) {
-                if leaving {
-                    key.late_puts.iter().for_each(|lease| self.leases.set_must_end(*lease));
-                } else if !key.late_puts.is_empty() {
-                    orphans.push(key);
-                }
-            }
-            registration.update_was_complete();
+    fn forget_absent_keys(&mut self, id: Id) {
+        let move_refused = self.move_refused;
+        let Some(registration) = self.registrations.get_mut(id) else { return };
+        let leaving = registration.leaving;
+        if !leaving && !registration.keys.iter().any(|key| key.obsolete) {
+            return;
         }
-        orphans.into_iter().for_each(|key| self.add_orphan(key));
+        let is_forgotten = |key: &mut KeyState| {
+            let is_absent = !key.may_exist() && (leaving || key.obsolete);
+            is_absent && (!leaving || move_refused || key.late_puts.is_empty())
+        };
+        let forgotten: Vec<KeyState> = registration.keys.extract_if(.., is_forgotten).collect();
+        registration.update_was_complete();
+        for key in forgotten {
+            if leaving {
+                key.late_puts.iter().for_each(|lease| self.leases.set_must_end(*lease));
+            } else if !key.late_puts.is_empty() {
+                self.add_orphan(key);
+            }
+        }
     }
 
     /// etcd refused another lease or a put under it: the lease that was to be replaced is used
     /// until the next attempt.
     pub(super) fn refuse_move(&mut self, now: Duration) {
-        self.move_refused = true;
+        if !std::mem::replace(&mut self.move_refused, true) {
+            // Who leaves may forget keys with late puts from here on.
+            self.registrations.ids().into_iter().for_each(|id| self.registrations.touch(id));
+        }
         self.move_not_before = now + self.backoff.fail(now, true);
     }
 
@@ -102,7 +113,8 @@ impl Machine {
             return;
         }
         self.move_refused = false;
-        for registration in self.registrations.values_mut() {
+        for id in self.registrations.ids() {
+            let Some(registration) = self.registrations.get_mut(id) else { continue };
             let existed = registration.partly_exists();
             registration.keys.iter_mut().for_each(|key| key.lease_ended(ended, |id| self.leases.is_live(id)));
             if !registration.is_desired() {

@@ -1,11 +1,13 @@
 //! The inputs of the lease machine: what each one changes. PURE.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::codec::Record;
 use crate::registrar::lease::key::{KeyState, KeyStatus, Observation, Reaction};
 use crate::registrar::lease::machine::Machine;
-use crate::registrar::lease::registration::TrackedRegistration;
+use crate::registrar::lease::registrations::TrackedRegistration;
 use crate::registrar::lease::vocabulary::{Action, Conflict, Desired, FailureKind, Id, Input, KeyValue, Loss};
 
 impl Machine {
@@ -13,6 +15,9 @@ impl Machine {
     /// none.
     pub(crate) fn on(&mut self, now: Duration, action: &Action, input: Input) {
         let began = self.pending.end(action).unwrap_or(now);
+        if let Some(record) = action.record() {
+            self.registrations.touch_key(&record.key);
+        }
         self.apply(now, action, began, input);
         self.fence(now);
     }
@@ -38,16 +43,22 @@ impl Machine {
             Input::Abandoned => self.outcome_unknown(action),
             Input::Watched { key, new_watch } => {
                 self.connected(now);
-                self.watch_delayed.remove(&key);
-                self.keys_named(&key).for_each(|state| state.watched(new_watch));
+                self.registrations.watch_created(&key);
+                self.registrations.change_staying(&key, |state| state.watched(new_watch));
                 self.schedule_recheck(now);
             }
-            Input::WatchDenied { key } => self.watch_denied(now, key),
-            Input::WatchDelayed { key } => self.watch_delayed(now, key),
-            Input::WatchLost { key } => {
-                let keys = self.registrations.values_mut().flat_map(|registration| &mut registration.keys);
-                keys.filter(|state| state.record.key == key).for_each(KeyState::watch_lost);
+            // It is refreshed instead, and the watch is tried again with each refresh.
+            Input::WatchDenied { key } => {
+                self.registrations.deny_watch(key);
+                self.schedule_refresh(now);
             }
+            // Until the watch is created, no event tells what becomes of this key: it is refreshed like one that is denied.
+            Input::WatchDelayed { key } => {
+                if self.registrations.delay_watch(key) {
+                    self.schedule_refresh(now);
+                }
+            }
+            Input::WatchLost { key } => self.registrations.change_all(&key, KeyState::watch_lost),
             Input::Connected => self.connected(now),
             Input::Observed { key, revision, found } => {
                 self.observed(now, &key, revision, matches!(action, Action::Read { .. }), found);
@@ -67,7 +78,7 @@ impl Machine {
     /// Applies another desired state. Keys that it no longer names stay until their replacements
     /// exist, and may be adopted by another registration.
     fn updated(&mut self, id: Id, desired: Desired) {
-        let Some(registration) = self.registrations.get_mut(&id).filter(|registration| !registration.leaving) else {
+        let Some(registration) = self.registrations.get_mut(id).filter(|registration| !registration.leaving) else {
             return;
         };
         registration.update(desired);
@@ -87,20 +98,21 @@ impl Machine {
     /// Gives a registration the state of keys that it desires and that another registration no
     /// longer does: such a key stays in etcd and is put again. So each key has one owner.
     fn adopt_keys(&mut self, id: Id) {
-        self.keys_version += 1;
-        let Some(registration) = self.registrations.get(&id) else { return };
+        let Some(registration) = self.registrations.get(id) else { return };
         let new = registration.keys.iter().filter(|key| key.status == KeyStatus::Absent && !key.obsolete);
-        let new: BTreeSet<_> = new.map(|key| key.record.key.clone()).collect();
-        let mut adopted = Vec::new();
-        for (_, other) in self.registrations.iter_mut().filter(|(other, _)| **other != id) {
-            let leaving = other.leaving;
-            let is_adopted = |key: &mut KeyState| (leaving || key.obsolete) && new.contains(&key.record.key);
-            adopted.extend(other.keys.extract_if(.., is_adopted));
-        }
-        let Some(registration) = self.registrations.get_mut(&id) else { return };
-        for old in adopted {
-            if let Some(key) = registration.keys.iter_mut().find(|key| key.record.key == old.record.key) {
-                key.inherit(old);
+        let new: Vec<Arc<Record>> = new.map(|key| key.record.clone()).collect();
+        for record in new {
+            for other in self.registrations.owners(&record.key).into_iter().filter(|other| *other != id) {
+                let Some(other) = self.registrations.get_mut(other) else { continue };
+                let leaving = other.leaving;
+                let is_adopted = |key: &mut KeyState| (leaving || key.obsolete) && key.record.key == record.key;
+                let adopted: Vec<KeyState> = other.keys.extract_if(.., is_adopted).collect();
+                let Some(registration) = self.registrations.get_mut(id) else { return };
+                for old in adopted {
+                    if let Some(key) = registration.key_mut(&record.key) {
+                        key.inherit(old);
+                    }
+                }
             }
         }
     }
@@ -108,12 +120,17 @@ impl Machine {
     /// Gives the keys that a registration no longer desires to registrations that do. Those may
     /// have been added earlier: the order in which a key is given up and taken must not matter.
     fn hand_over_keys(&mut self, id: Id) {
-        let Some(registration) = self.registrations.get(&id) else { return };
+        let Some(registration) = self.registrations.get(id) else { return };
         let given_up = registration.keys.iter().filter(|key| registration.leaving || key.obsolete);
-        let given_up: BTreeSet<_> = given_up.map(|key| key.record.key.as_slice()).collect();
-        let desires = |key: &KeyState| !key.obsolete && given_up.contains(key.record.key.as_slice());
-        let others = self.registrations.iter().filter(|(other, registration)| **other != id && !registration.leaving);
-        let takers: Vec<Id> = others.filter(|(_, other)| other.keys.iter().any(desires)).map(|(id, _)| *id).collect();
+        let given_up: Vec<Arc<Record>> = given_up.map(|key| key.record.clone()).collect();
+        let mut takers = BTreeSet::new();
+        for record in given_up {
+            let others = self.registrations.staying(&record.key).into_iter().filter(|other| *other != id);
+            takers.extend(others.filter(|other| {
+                let other = self.registrations.get(*other);
+                other.is_some_and(|other| other.keys.iter().any(|key| !key.obsolete && key.record.key == record.key))
+            }));
+        }
         takers.into_iter().for_each(|id| self.adopt_keys(id));
     }
 
@@ -121,50 +138,24 @@ impl Machine {
     /// anything else.
     fn leaving(&mut self, id: Id) {
         let has_lease = !self.leases.is_empty();
-        let Some(registration) = self.registrations.get_mut(&id) else { return };
+        let Some(registration) = self.registrations.get_mut(id) else { return };
         registration.leaving = true;
         registration.blocked_until = Duration::ZERO;
         // A key that was never put under a live lease is not in etcd, and one that another instance holds is not ours.
         registration.keys.retain(|key| has_lease && key.may_ever_exist());
         // One attempt to remove it starts at once, whatever failed before.
         self.blocked_until = Duration::ZERO;
-        self.keys_version += 1;
         self.hand_over_keys(id);
-    }
-
-    /// The states of a key in registrations that stay: one at most, by the invariant of ownership.
-    fn keys_named<'a>(&'a mut self, key: &'a [u8]) -> impl Iterator<Item = &'a mut KeyState> {
-        let staying = self.registrations.values_mut().filter(|registration| !registration.leaving);
-        staying.flat_map(|registration| &mut registration.keys).filter(move |state| state.record.key == key)
-    }
-
-    /// The role may not watch the key. It is refreshed instead, and the watch is tried again with
-    /// each refresh. Keys of registrations that have left are forgotten here, so the set stays
-    /// bounded.
-    fn watch_denied(&mut self, now: Duration, key: Vec<u8>) {
-        self.watch_denied.insert(key);
-        let known = self.watchable_keys().map(|(key, _)| key).filter(|key| self.watch_denied.contains(*key));
-        self.watch_denied = known.map(<[u8]>::to_vec).collect();
-        self.keys_version += 1;
-        self.schedule_refresh(now);
-    }
-
-    /// Until the watch is created, no event tells what becomes of this key: it is refreshed like
-    /// one that is denied.
-    fn watch_delayed(&mut self, now: Duration, key: Vec<u8>) {
-        if self.keys_named(&key).next().is_some() {
-            let known: BTreeSet<_> = self.watchable_keys().map(|(key, _)| key.to_vec()).collect();
-            self.watch_delayed.retain(|key| known.contains(key));
-            self.watch_delayed.insert(key);
-            self.schedule_refresh(now);
-        }
     }
 
     /// A key was read or a watch event came.
     fn observed(&mut self, now: Duration, key: &[u8], revision: i64, is_read: bool, found: Option<KeyValue>) {
+        let owners = self.registrations.owners(key);
+        let is_last_choice = |id: &Id| self.registrations.get(*id).is_none_or(|registration| registration.leaving);
+        let owner = owners.into_iter().min_by_key(is_last_choice);
         let leases = &self.leases;
-        let owners = self.registrations.iter_mut().filter(|(_, registration)| registration.has_key(key));
-        let Some((&owner, registration)) = owners.min_by_key(|(_, registration)| registration.leaving) else {
+        let owner = owner.and_then(|owner| Some((owner, self.registrations.get_mut(owner)?)));
+        let Some((owner, registration)) = owner else {
             // A late put of a forgotten key has arrived.
             if let Some(found) = found.filter(|found| leases.is_live(found.lease)) {
                 self.add_orphan(KeyState::orphan(key, found));
@@ -211,7 +202,7 @@ impl Machine {
                 // If the watch has shown a later revision since, a later put made it.
                 if let Some(key) = self.key_of(action).filter(|key| key.expected == *expected) {
                     key.removed();
-                    if let Some(registration) = self.registrations.get_mut(id) {
+                    if let Some(registration) = self.registrations.get_mut(*id) {
                         registration.was_complete &= !registration.paused;
                     }
                 }
@@ -247,15 +238,18 @@ impl Machine {
         }
         if self.leases.is_released(*lease) {
             // It was undesired for a moment, and the lease is being revoked since.
-            let desired = self.registrations.values_mut().filter(|registration| registration.is_desired());
-            let mut keys = desired.filter_map(|registration| registration.key_mut(&record.key));
-            keys.find(|key| !key.obsolete)
-                .into_iter()
-                .for_each(|key| key.keep(false, |lease| self.leases.is_released(lease)));
+            for owner in self.registrations.owners(&record.key) {
+                let owner = self.registrations.get_mut(owner).filter(|registration| registration.is_desired());
+                let key = owner.and_then(|registration| registration.key_mut(&record.key)).filter(|key| !key.obsolete);
+                if let Some(key) = key {
+                    key.keep(false, |lease| self.leases.is_released(lease));
+                    break;
+                }
+            }
         }
         self.repaired.extend(was_repaired.then_some(*id));
         self.backoff.reset();
-        if let Some(registration) = self.registrations.get_mut(id) {
+        if let Some(registration) = self.registrations.get_mut(*id) {
             registration.was_complete |= registration.is_complete();
             registration.backoff.reset();
         }
@@ -328,7 +322,7 @@ impl Machine {
         if is_read {
             self.key_of(action).into_iter().for_each(KeyState::read_refused);
         }
-        let Some(registration) = self.registrations.get_mut(&id) else { return };
+        let Some(registration) = self.registrations.get_mut(id) else { return };
         if let (Action::Delete { lease, .. }, false) = (action, registration.is_desired()) {
             // The key ends with its lease, which the other keys leave.
             self.leases.set_must_end(*lease);
@@ -367,6 +361,9 @@ impl Machine {
 
     /// A request is sent.
     pub(super) fn begin(&mut self, action: &Action) {
+        if let Some(record) = action.record() {
+            self.registrations.touch_key(&record.key);
+        }
         match (self.key_of(action), action) {
             (Some(key), Action::Put { lease, .. }) => key.begin_put(*lease),
             (Some(key), Action::Read { .. }) => key.begin_read(),
@@ -380,11 +377,10 @@ impl Machine {
         else {
             return None;
         };
-        let has_key = |registration: &TrackedRegistration| registration.has_key(&record.key);
-        let owner = match self.registrations.get(id) {
-            Some(registration) if has_key(registration) => *id,
-            _ => *self.registrations.iter().find(|(_, registration)| has_key(registration))?.0,
+        let owner = match self.registrations.get(*id) {
+            Some(registration) if registration.has_key(&record.key) => *id,
+            _ => *self.registrations.owners(&record.key).first()?,
         };
-        self.registrations.get_mut(&owner)?.key_mut(&record.key)
+        self.registrations.get_mut(owner)?.key_mut(&record.key)
     }
 }

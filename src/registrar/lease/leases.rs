@@ -83,6 +83,16 @@ pub(super) enum LeaseHealth {
     Expired,
 }
 
+impl Lease {
+    fn health(&self, now: Duration) -> LeaseHealth {
+        match self.overdue {
+            true if now >= self.expires_at => LeaseHealth::Expired,
+            true => LeaseHealth::Overdue,
+            false => LeaseHealth::Renewed,
+        }
+    }
+}
+
 impl Leases {
     pub(super) fn new(seconds: i64, seed: u64) -> Self {
         Self {
@@ -162,6 +172,16 @@ impl Leases {
         self.retired.iter().any(|lease| lease.id == id && lease.released)
     }
 
+    /// The leases that are being revoked.
+    pub(super) fn released(&self) -> impl Iterator<Item = i64> {
+        self.retired.iter().filter(|lease| lease.released).map(|lease| lease.id)
+    }
+
+    /// The leases in use with their health: what is said of registrations depends on them.
+    pub(super) fn all_health(&self, now: Duration) -> impl Iterator<Item = (i64, LeaseHealth)> {
+        self.in_use().map(move |lease| (lease.id, lease.health(now)))
+    }
+
     /// The retired leases that are not released.
     pub(super) fn retired(&self) -> impl Iterator<Item = i64> {
         self.retired.iter().filter(|lease| !lease.released).map(|lease| lease.id)
@@ -176,13 +196,8 @@ impl Leases {
     /// The health of the leases that a registration may be under: the worst of them, or of all
     /// leases in use if it is under none.
     pub(super) fn health(&self, now: Duration, is_under: impl Fn(i64) -> bool) -> Option<LeaseHealth> {
-        let health = |lease: &Lease| match lease.overdue {
-            true if now >= lease.expires_at => LeaseHealth::Expired,
-            true => LeaseHealth::Overdue,
-            false => LeaseHealth::Renewed,
-        };
-        let own = self.in_use().filter(|lease| is_under(lease.id)).map(health).max();
-        own.or_else(|| self.in_use().map(health).max())
+        let own = self.in_use().filter(|lease| is_under(lease.id)).map(|lease| lease.health(now)).max();
+        own.or_else(|| self.in_use().map(|lease| lease.health(now)).max())
     }
 
     /// The ids of leases that have ended, as far as they are remembered.

@@ -1,13 +1,13 @@
 //! The lease machine: what it holds, and what it decides to do next. PURE.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::backoff::Backoff;
 use crate::registrar::lease::key::{KeyState, KeyStatus};
 use crate::registrar::lease::leases::{LeaseHealth, LeasePhase, Leases};
 use crate::registrar::lease::pending::PendingRequests;
-use crate::registrar::lease::registration::{Priority, TrackedRegistration};
+use crate::registrar::lease::registrations::{DueWork, Priority, RegistrationSet, TrackedRegistration};
 use crate::registrar::lease::vocabulary::{
     Action, Conflict, Desired, Id, Loss, RegistrationStatus, Relevance, Renewal,
 };
@@ -29,9 +29,10 @@ const FIRST_ORPHAN: Id = Id::MAX / 2;
 pub(crate) struct Machine {
     /// The leases and when they are renewed.
     pub(super) leases: Leases,
-    /// All registrations that have keys or stay, and the orphans. Ordered, so that histories
-    /// repeat.
-    pub(super) registrations: BTreeMap<Id, TrackedRegistration>,
+    /// All registrations that have keys or stay, and the orphans.
+    pub(super) registrations: RegistrationSet,
+    /// Which of them have a request to send.
+    pub(super) due: DueWork,
     /// The requests that were returned and not answered.
     pub(super) pending: PendingRequests,
     /// Delays requests after an outage of etcd. Successful puts and deletes reset it.
@@ -51,18 +52,14 @@ pub(crate) struct Machine {
     pub(super) move_refused: bool,
     /// The suffix of a unique key if the instance has no id.
     pub(super) unique_suffix: String,
-    /// Keys that the role may not watch.
-    pub(super) watch_denied: BTreeSet<Vec<u8>>,
-    /// Keys whose watch etcd has not created in time.
-    pub(super) watch_delayed: BTreeSet<Vec<u8>>,
     /// When the keys without a watch are put again. [`Duration::MAX`] while every key has a watch.
     refresh_at: Duration,
     /// When all watched keys are read again. [`Duration::MAX`] before the first watch.
     recheck_at: Duration,
-    /// Counts the changes of the set of keys to watch.
-    pub(super) keys_version: u64,
     /// The registrations of keys that were repaired since that was last asked, one for each key.
     pub(super) repaired: Vec<Id>,
+    /// The leases and `move_refused` as they were when it was last asked whose status has changed.
+    told_health: (Vec<(i64, LeaseHealth)>, bool),
     /// The id of the last orphan. Orphans are registrations of their own, so that their keys are
     /// removed like those of any other.
     last_orphan: Id,
@@ -75,7 +72,8 @@ impl Machine {
         let unique_suffix = format!("{:016x}", backoff.random());
         Self {
             leases: Leases::new(seconds, !seed),
-            registrations: BTreeMap::new(),
+            registrations: RegistrationSet::default(),
+            due: DueWork::default(),
             pending: PendingRequests::default(),
             backoff,
             blocked_until: Duration::ZERO,
@@ -84,12 +82,10 @@ impl Machine {
             move_not_before: Duration::ZERO,
             move_refused: false,
             unique_suffix,
-            watch_denied: BTreeSet::new(),
-            watch_delayed: BTreeSet::new(),
             refresh_at: Duration::MAX,
             recheck_at: Duration::MAX,
-            keys_version: 0,
             repaired: Vec::new(),
+            told_health: (Vec::new(), false),
             last_orphan: FIRST_ORPHAN,
         }
     }
@@ -126,13 +122,13 @@ impl Machine {
 
     /// Forgets closed registrations. Whether no registration and no lease is left.
     pub(crate) fn is_idle(&mut self) -> bool {
-        self.registrations.retain(|_, registration| !registration.is_closed());
+        self.registrations.forget_closed();
         self.registrations.is_empty() && self.leases.is_empty()
     }
 
     /// The status of a registration. An unknown registration is closed.
     pub(crate) fn status(&self, now: Duration, id: Id) -> RegistrationStatus {
-        let Some(registration) = self.registrations.get(&id).filter(|registration| !registration.is_closed()) else {
+        let Some(registration) = self.registrations.get(id).filter(|registration| !registration.is_closed()) else {
             return RegistrationStatus::Closed;
         };
         if registration.leaving {
@@ -162,7 +158,7 @@ impl Machine {
 
     /// Why a registration was lost.
     pub(crate) fn loss(&self, id: Id) -> Option<&Loss> {
-        self.registrations.get(&id).map(|registration| &registration.loss)
+        self.registrations.get(id).map(|registration| &registration.loss)
     }
 
     /// The registrations of keys that others had deleted or overwritten, and that were put again since this was last called. One for
@@ -174,24 +170,25 @@ impl Machine {
     /// The other instance that holds a key of this registration: the key, its lease, and the
     /// instance's id.
     pub(crate) fn holder(&self, id: Id) -> Option<(&[u8], i64, Option<&str>)> {
-        self.registrations.get(&id)?.holder()
+        self.registrations.get(id)?.holder()
     }
 
-    /// Counts the changes of [`Machine::keys`].
-    pub(crate) fn keys_version(&self) -> u64 {
-        self.keys_version
+    /// The registrations whose status may have changed since the last call: those that were touched, or all if the
+    /// leases are in another state.
+    pub(crate) fn take_changed(&mut self, now: Duration) -> BTreeSet<Id> {
+        let mut changed = self.registrations.take_changed();
+        let (told, told_refused) = &self.told_health;
+        if *told_refused != self.move_refused || !self.leases.all_health(now).eq(told.iter().copied()) {
+            self.told_health = (self.leases.all_health(now).collect(), self.move_refused);
+            changed.extend(self.registrations.ids());
+        }
+        changed
     }
 
-    /// The keys to watch, each with its registration.
-    pub(crate) fn keys(&self) -> BTreeMap<Vec<u8>, Id> {
-        let keys = self.watchable_keys().filter(|(key, _)| !self.watch_denied.contains(*key));
-        keys.map(|(key, id)| (key.to_vec(), id)).collect()
-    }
-
-    /// The keys of registrations that stay, including those that the role may not watch.
-    pub(super) fn watchable_keys(&self) -> impl Iterator<Item = (&[u8], Id)> {
-        let staying = self.registrations.iter().filter(|(_, registration)| !registration.leaving);
-        staying.flat_map(|(id, registration)| registration.keys.iter().map(|key| (key.record.key.as_slice(), *id)))
+    /// The keys whose watch has changed since the last call, each with the registration for which it is to be watched,
+    /// or `None` if it is not.
+    pub(crate) fn watch_changes(&mut self) -> Vec<(Vec<u8>, Option<Id>)> {
+        self.registrations.watch_changes()
     }
 
     /// The next renewal. `in_flight` are the leases whose renewals are in flight.
@@ -245,9 +242,15 @@ impl Machine {
         Action::Grant { lease: id, seconds: self.leases.seconds() }
     }
 
+    /// What [`Machine::relevance`] depends on beside the registration of the request: the lease that puts use, and
+    /// whether any registration stays.
+    pub(crate) fn in_use(&self) -> (Option<i64>, bool) {
+        (self.leases.current(), self.has_registrations())
+    }
+
     /// How much the answer to a request in flight still matters.
     pub(crate) fn relevance(&self, action: &Action) -> Relevance {
-        let owner = |id: &Id, key: &[u8]| self.registrations.get(id).filter(|registration| registration.has_key(key));
+        let owner = |id: &Id, key: &[u8]| self.registrations.get(*id).filter(|registration| registration.has_key(key));
         match action {
             Action::Grant { .. } if !self.has_registrations() => Relevance::None,
             // Its key must be removed or put under another lease, and either waits for this put.
@@ -271,7 +274,7 @@ impl Machine {
 
     /// Whether any registration stays, paused or not: a lease is kept for it.
     pub(super) fn has_registrations(&self) -> bool {
-        self.registrations.values().any(|registration| !registration.leaving)
+        self.registrations.any_stays()
     }
 
     /// Schedules the first refresh. Called when a key turns out not to be watched.
@@ -292,37 +295,39 @@ impl Machine {
     fn mark_due_checks(&mut self, now: Duration) {
         if now >= self.refresh_at {
             self.refresh_at = now + self.backoff.between(REFRESH.0, REFRESH.1);
-            let watch_denied = std::mem::take(&mut self.watch_denied);
-            let is_unwatched = |key: &Vec<u8>| watch_denied.contains(key) || self.watch_delayed.contains(key);
-            let keys = self.registrations.values_mut().flat_map(|registration| &mut registration.keys);
-            keys.filter(|key| is_unwatched(&key.record.key)).for_each(KeyState::refresh);
-            // The role may have been granted more since: the watch is tried again too.
-            self.keys_version += u64::from(!watch_denied.is_empty());
+            for key in self.registrations.take_unwatched() {
+                self.registrations.change_all(&key, KeyState::refresh);
+            }
         }
         if now >= self.recheck_at {
             self.recheck_at = now + self.backoff.between(RECHECK.0, RECHECK.1);
-            let keys = self.registrations.values_mut().flat_map(|registration| &mut registration.keys);
-            keys.for_each(KeyState::recheck);
+            for id in self.registrations.ids() {
+                let keys = self.registrations.get_mut(id).into_iter().flat_map(|registration| &mut registration.keys);
+                keys.for_each(KeyState::recheck);
+            }
         }
+        // What is due by now is filed as such.
+        self.fence(now);
     }
 
     /// The most urgent request for a key of any registration.
-    fn next_key_action(&self, now: Duration, wake: Duration) -> (Action, bool) {
-        let mut wake = wake.min(self.refresh_at).min(self.recheck_at);
-        let mut first: Option<(Priority, Id, &TrackedRegistration, &KeyState)> = None;
-        for (&id, registration) in &self.registrations {
-            let Some((priority, key)) = registration.next(&self.leases, &self.pending) else { continue };
-            if now < registration.blocked_until {
-                wake = wake.min(registration.blocked_until);
-            } else if first.as_ref().is_none_or(|(most, ..)| priority < *most) {
-                first = Some((priority, id, registration, key));
-            }
+    fn next_key_action(&mut self, now: Duration, wake: Duration) -> (Action, bool) {
+        while let Some(id) = self.due.unblocked(now) {
+            self.file(now, id);
         }
-        let Some((priority, id, registration, key)) = first else { return (wait(wake), false) };
+        let wake =
+            wake.min(self.refresh_at).min(self.recheck_at).min(self.due.next_unblocked().unwrap_or(Duration::MAX));
+        let Some((priority, id)) = self.due.first(&self.pending) else { return (wait(wake), false) };
+        let next = self.registrations.get(id).and_then(|registration| {
+            let (_, key) = registration.next(priority.removes(), &self.leases, &self.pending)?;
+            Some((registration, key))
+        });
+        // Whoever is filed has a request to send.
+        let Some((registration, key)) = next else { return (wait(wake), false) };
         let (record, expected) = (key.record.clone(), key.expected);
         // After a mismatch the key is read even if it cannot be watched: only a refused read proves that it is unreadable.
-        let may_read =
-            !key.is_unreadable() && (key.status == KeyStatus::Unknown || !self.watch_denied.contains(&record.key));
+        let may_read = !key.is_unreadable()
+            && (key.status == KeyStatus::Unknown || !self.registrations.index.is_denied(&record.key));
         let action = match (priority, self.leases.for_puts()) {
             (Priority::Put, Some(lease)) => {
                 let overwrites = registration.conflict == Conflict::TakeOver;
@@ -350,4 +355,23 @@ impl Machine {
 /// [`Action::Wait`] until a time; [`Duration::MAX`] means until the next input.
 fn wait(wake: Duration) -> Action {
     Action::Wait { until: (wake < Duration::MAX).then_some(wake) }
+}
+
+#[cfg(any(test, tonic_etcd_fuzzing))]
+impl Machine {
+    /// All keys to watch, each with its registration.
+    pub(super) fn keys(&mut self) -> std::collections::BTreeMap<Vec<u8>, Id> {
+        self.registrations.watched()
+    }
+
+    /// Everything that is derived of what has changed is as if it were derived of everything.
+    pub(super) fn assert_right(&mut self, now: Duration) {
+        self.fence(now);
+        self.registrations.assert_right();
+        for id in self.registrations.ids() {
+            let registration = self.registrations.get(id).expect("it has this id");
+            let is_filed = self.due.is_right(id, registration, &self.leases, &self.pending, now);
+            assert!(is_filed, "{id}: {registration:?}\n{self:?}");
+        }
+    }
 }

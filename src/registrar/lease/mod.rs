@@ -21,7 +21,7 @@
 //! - `input`: what each [`Input`] changes.
 //! - `fence`: how a lease is left when a late put could still arrive under it.
 //! - `leases`: the leases and when each is renewed.
-//! - `registration`: one registration: its keys and the next request for it.
+//! - `registrations`: all registrations, each with its keys; who has a key, and who has a request to send.
 //! - `key`: one key: what is known of it in etcd.
 //! - `pending`: which requests are in flight.
 //!
@@ -96,7 +96,7 @@ mod key;
 mod leases;
 mod machine;
 mod pending;
-mod registration;
+mod registrations;
 mod vocabulary;
 
 pub(crate) use self::machine::Machine;

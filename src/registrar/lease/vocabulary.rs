@@ -78,6 +78,16 @@ pub(crate) enum Action {
     Wait { until: Option<Duration> },
 }
 
+impl Action {
+    /// The record whose key the request is for, if it is for one.
+    pub(super) fn record(&self) -> Option<&Arc<Record>> {
+        match self {
+            Self::Put { record, .. } | Self::Delete { record, .. } | Self::Read { record, .. } => Some(record),
+            Self::Grant { .. } | Self::Revoke { .. } | Self::Wait { .. } => None,
+        }
+    }
+}
+
 /// How much the answer to a request in flight still matters. Computed by
 /// [`Machine::relevance`](super::Machine::relevance).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -59,6 +59,17 @@ impl RequestHealth {
         last(self.errors.iter().flatten())
     }
 
+    /// The place of that error in the order of all failures.
+    pub(super) fn last_number(&self) -> Option<u64> {
+        self.errors.iter().flatten().map(|known| known.number).max()
+    }
+
+    /// The registrations that etcd refuses alone: whether their own error is the last one depends on
+    /// [`RequestHealth::last_number`].
+    pub(super) fn refused(&self) -> impl Iterator<Item = Id> {
+        self.refused.keys().copied()
+    }
+
     /// The last error that concerns a registration: of etcd as a whole, or of this one alone.
     pub(super) fn last_error_of(&self, id: Id) -> Option<Error> {
         last(self.errors.iter().flatten().chain(self.refused.get(&id)))

@@ -2,8 +2,10 @@
 //! it, for as long as anything is registered.
 //!
 //! - `health`: timeouts, last errors, and the log of failures.
+//! - `in_flight`: the requests in flight.
 //! - `request`: one request to etcd.
-//! - `watcher`: the watches of the registrar's own keys.
+//! - `watcher`: the watches of the registrar's own keys; `watched_keys` tells it which, and `former_keys` are those
+//!   that it watches although they are no longer desired.
 //! - `publisher`: publishes and logs the states of registrations.
 //!
 //! # The loop
@@ -15,6 +17,9 @@
 //!        └── wait for: a handle, a time, a watch, a connection, an answer ◀── start renewals, requests
 //! ```
 //!
+//! A round goes over what has changed: the entries that handles have changed, the registrations that the machine has
+//! touched, and the requests in flight. So what a registration costs does not depend on how many there are.
+//!
 //! States are published before requests are started: a handle sees `Updating` before etcd can have
 //! the update. The machine is told everything before it is asked, so one round starts all requests
 //! that are possible.
@@ -24,31 +29,33 @@
 //! Renewals are apart from all other requests, so that a slow request never delays one. Several
 //! requests are in flight at a time; the machine decides how many.
 
+mod former_keys;
 mod health;
+mod in_flight;
 mod publisher;
 mod request;
+mod watched_keys;
 mod watcher;
 
-use std::collections::BTreeMap;
-use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use self::health::{RequestHealth, RequestKind, registration_of};
-use self::publisher::{StateChange, StatePublisher};
+use self::in_flight::InFlight;
+use self::publisher::{StateChange, StatePublisher, is_same};
+use self::watched_keys::WatchedKeys;
 use self::watcher::{KeyWatcher, sleep_until_some};
 use crate::error::Error;
 use crate::etcd::{Class, Etcd, Failure, KeepAlive};
 use crate::registrar::entry::Entry;
 use crate::registrar::handle::state::RegistrationState;
 use crate::registrar::lease::{Action, FailureKind, Id, Input, Machine, RegistrationStatus, Relevance, Renewal};
-use crate::registrar::shared::{AbandonedKey, Shared};
+use crate::registrar::shared::Shared;
 
 /// How long a delete or a revocation may take before another member is asked: somebody waits for
 /// it, and deregistering has 5 s by default, so two members are tried within them.
@@ -83,14 +90,18 @@ pub(super) struct Task {
     /// What the machine was last sent of each registration.
     sent: BTreeMap<Id, LastSent>,
     publisher: StatePublisher,
+    /// The registrations whose state may have to be published.
+    to_publish: BTreeSet<Id>,
+    /// The lease in use when it was last asked which requests still matter.
+    in_use: (Option<i64>, bool),
+    /// The last error of etcd that was published, and its place in the order of all failures.
+    published_error: (Option<Error>, Option<u64>),
     /// Aborts the watcher's task when this one is dropped.
     _watcher: JoinSet<()>,
-    /// The keys to watch. The watcher reads the latest.
-    keys: watch::Sender<Arc<BTreeMap<Vec<u8>, Id>>>,
     /// Leases that were lost since states were last published.
     leases_lost: u64,
-    /// The version of the machine's keys that the watcher was sent.
-    keys_version: u64,
+    /// The keys to watch.
+    keys: WatchedKeys,
     /// What the watcher has seen.
     watch_inputs: mpsc::Receiver<Input>,
     /// It ended because nothing is registered. Entries that come later belong to the next task.
@@ -109,14 +120,6 @@ impl LastSent {
     fn of(entry: &Entry) -> Self {
         Self { leaving: entry.leaving, version: entry.version }
     }
-}
-
-/// A request in flight, with what the task needs when it ends.
-struct InFlight<C, T> {
-    /// Given back with the result.
-    context: C,
-    /// The request itself. Dropping it abandons the request; etcd may have received it.
-    future: Pin<Box<dyn Future<Output = T> + Send>>,
 }
 
 /// A request that the machine asked for.
@@ -142,11 +145,11 @@ struct Renewed {
 impl Task {
     pub(super) fn new(shared: Arc<Shared>, etcd: Etcd) -> Self {
         let machine = Machine::new(shared.ttl_seconds, fastrand::u64(..));
-        let (keys, watched_keys) = watch::channel(Arc::default());
+        let keys = WatchedKeys::default();
         let (inputs, watch_inputs) = mpsc::channel(MAX_WATCH_INPUTS);
         let mut watcher = JoinSet::new();
         let health = RequestHealth::new(etcd.request_timeout());
-        watcher.spawn(KeyWatcher::new(&etcd, shared.codec.clone(), watched_keys, inputs).run());
+        watcher.spawn(KeyWatcher::new(&etcd, shared.codec.clone(), keys.clone(), inputs).run());
         Self {
             shared,
             etcd,
@@ -157,10 +160,12 @@ impl Task {
             failed_at: Duration::ZERO,
             sent: BTreeMap::new(),
             publisher: StatePublisher::default(),
+            to_publish: BTreeSet::new(),
+            in_use: (None, false),
+            published_error: (None, None),
             _watcher: watcher,
             keys,
             leases_lost: 0,
-            keys_version: 0,
             watch_inputs,
             finished: false,
         }
@@ -168,8 +173,8 @@ impl Task {
 
     /// Runs until nothing is registered and the lease is revoked.
     pub(super) async fn run(mut self) {
-        let mut renewals: Vec<InFlight<i64, Renewed>> = Vec::new();
-        let mut requests: Vec<InFlight<SentAction, Result<Input, Failure>>> = Vec::new();
+        let mut renewals: InFlight<i64, Renewed> = InFlight::new();
+        let mut requests: InFlight<SentAction, Result<Input, Failure>> = InFlight::new();
         let mut connected = self.etcd.connected();
         loop {
             self.shared.progress.count();
@@ -177,19 +182,16 @@ impl Task {
             let next_drop = self.drop_irrelevant(&mut requests);
             self.publish_states();
             self.streams.retain(|id, _| self.machine.renews(*id));
-            if self.machine.keys_version() != self.keys_version {
-                self.keys_version = self.machine.keys_version();
-                self.keys.send_replace(Arc::new(self.machine.keys()));
-            }
+            self.keys.change(self.machine.watch_changes());
             if requests.is_empty() && self.machine.is_idle() && self.shared.end_task_if_empty() {
                 self.finished = true;
                 return;
             }
             let mut wake = self.machine.overdue_expiry(self.now()).into_iter().chain(next_drop).min();
             loop {
-                let in_flight: Vec<i64> = renewals.iter().map(|renewal| renewal.context).collect();
+                let in_flight: Vec<i64> = renewals.contexts().copied().collect();
                 match self.machine.renewal(self.now(), &in_flight) {
-                    Renewal::Now { lease } => renewals.push(self.renew(lease)),
+                    Renewal::Now { lease } => self.renew(&mut renewals, lease),
                     Renewal::At(at) => break wake = Some(earlier(wake, at)),
                     Renewal::None => break,
                 }
@@ -197,7 +199,7 @@ impl Task {
             loop {
                 match self.machine.action(self.now()) {
                     Action::Wait { until } => break wake = until.map(|until| earlier(wake, until)).or(wake),
-                    action => requests.push(self.request(action)),
+                    action => self.request(&mut requests, action),
                 }
             }
             tokio::select! {
@@ -205,16 +207,16 @@ impl Task {
                 () = sleep_until_some(wake.map(|wake| self.epoch + wake)) => {}
                 Some(input) = self.watch_inputs.recv() => {
                     self.input(input);
-                    // All that have come, before the loop goes over all registrations again.
+                    // All that have come, in one round.
                     while let Ok(input) = self.watch_inputs.try_recv() {
                         self.input(input);
                     }
                 }
                 _ = connected.changed() => self.input(Input::Connected),
-                done = ended(&mut renewals) => {
+                done = renewals.ended() => {
                     done.into_iter().for_each(|(lease, renewed)| self.on_renewed(lease, renewed));
                 }
-                done = ended(&mut requests) => {
+                done = requests.ended() => {
                     done.into_iter().for_each(|(sent, result)| self.on_response(&sent, result));
                 }
             }
@@ -232,19 +234,22 @@ impl Task {
     }
 
     /// Drops the requests whose answers no longer matter. Returns when the next one is to be
-    /// dropped.
-    fn drop_irrelevant(
-        &mut self,
-        requests: &mut Vec<InFlight<SentAction, Result<Input, Failure>>>,
-    ) -> Option<Duration> {
+    /// dropped. How much an answer matters changes with its registration and with the lease in use.
+    fn drop_irrelevant(&mut self, requests: &mut InFlight<SentAction, Result<Input, Failure>>) -> Option<Duration> {
         let now = self.now();
+        self.to_publish.extend(self.machine.take_changed(now));
+        let in_use = self.machine.in_use();
+        let concerns_all = std::mem::replace(&mut self.in_use, in_use) != in_use;
         let mut next = None;
-        requests.retain_mut(|InFlight { context, .. }| {
-            context.drop_at = match self.machine.relevance(&context.action) {
-                Relevance::Full => None,
-                Relevance::Brief => Some(context.drop_at.unwrap_or(now + GRACE)),
-                Relevance::None => Some(now),
-            };
+        requests.retain(|context| {
+            let is_touched = registration_of(&context.action).is_none_or(|id| self.to_publish.contains(&id));
+            if concerns_all || is_touched {
+                context.drop_at = match self.machine.relevance(&context.action) {
+                    Relevance::Full => None,
+                    Relevance::Brief => Some(context.drop_at.unwrap_or(now + GRACE)),
+                    Relevance::None => Some(now),
+                };
+            }
             let Some(at) = context.drop_at else { return true };
             if now < at {
                 next = Some(earlier(next, at));
@@ -259,7 +264,9 @@ impl Task {
     /// Tells the machine what the handles desire.
     fn send_desired(&mut self) {
         let now = self.now();
-        for (&id, entry) in &self.shared.state().entries {
+        let mut state = self.shared.state();
+        for id in state.entries.take_changed() {
+            let Some(entry) = state.entries.get(id) else { continue };
             let sent = LastSent::of(entry);
             let before = self.sent.insert(id, sent);
             match before {
@@ -273,41 +280,59 @@ impl Task {
             if sent.leaving && before.is_none_or(|before| !before.leaving) {
                 self.machine.on(now, &NO_ACTION, Input::Leaving { id });
             }
+            self.to_publish.insert(id);
         }
+    }
+
+    /// Whose state may have changed since the last call.
+    fn take_changed(&mut self, now: Duration) -> BTreeSet<Id> {
+        let mut ids = std::mem::take(&mut self.to_publish);
+        ids.extend(self.machine.take_changed(now));
+        let (error, number) = (self.health.last_error(), self.health.last_number());
+        if !is_same(self.published_error.0.as_ref(), error.as_ref()) {
+            ids.extend(self.publisher.unsettled());
+        }
+        if self.published_error.1 != number {
+            ids.extend(self.health.refused());
+        }
+        self.published_error = (error, number);
+        ids
     }
 
     /// Publishes the states that have changed, and removes the entries of closed registrations.
     fn publish_states(&mut self) {
         let now = self.now();
+        let ids = self.take_changed(now);
         let mut state = self.shared.state();
         state.lease = self.machine.lease();
         state.lease_expires_at = self.machine.lease_expiry().and_then(|at| self.epoch.checked_add(at));
-        state.last_error = self.health.last_error();
+        state.last_error.clone_from(&self.published_error.0);
         let leases_lost = std::mem::take(&mut self.leases_lost);
         let repaired = self.machine.take_repaired();
         let series_of = |id| Some(state.entries.get(id)?.series()?.clone());
-        let repaired: Vec<_> = repaired.iter().filter_map(series_of).collect();
+        let repaired: Vec<_> = repaired.into_iter().filter_map(series_of).collect();
         state.counts.leases_lost += leases_lost;
         state.counts.keys_repaired += repaired.len() as u64;
-        let mut changes = Vec::new();
-        for (id, entry) in &mut state.entries {
+        let (mut changes, mut closed) = (Vec::new(), Vec::new());
+        for id in ids {
+            let Some(entry) = state.entries.get_mut(id) else { continue };
             // An entry that has changed since `send_desired` is unknown to the machine: its state comes with the next round.
-            if self.sent.get(id) == Some(&LastSent::of(entry)) {
-                let error = self.health.last_error_of(*id);
-                changes.extend(self.publisher.update(*id, entry, &self.machine, now, error.as_ref()));
+            if self.sent.get(&id) != Some(&LastSent::of(entry)) {
+                continue;
+            }
+            let error = self.health.last_error_of(id);
+            changes.extend(self.publisher.update(id, entry, &self.machine, now, error.as_ref()));
+            if self.publisher.forget_closed(id) {
+                closed.extend(state.entries.remove(id));
+                self.sent.remove(&id);
+                self.health.forget(id);
             }
         }
-        let ids: Vec<Id> = state.entries.keys().copied().filter(|id| self.publisher.forget_closed(*id)).collect();
-        let closed: Vec<Entry> = ids.iter().filter_map(|id| state.entries.remove(id)).collect();
         drop(state);
         if leases_lost > 0 {
             self.shared.series.leases_lost.add(leases_lost);
         }
         repaired.iter().for_each(|series| series.keys_repaired.add(1));
-        for id in &ids {
-            self.sent.remove(id);
-            self.health.forget(*id);
-        }
         changes.into_iter().for_each(StateChange::publish);
         if !closed.is_empty() {
             self.shared.left.notify_waiters();
@@ -317,7 +342,7 @@ impl Task {
 
     /// Sends a renewal. It takes the lease's stream with it and gives it back at its end: a stream
     /// with a renewal in flight cannot be used by another one.
-    fn renew(&mut self, lease: i64) -> InFlight<i64, Renewed> {
+    fn renew(&mut self, renewals: &mut InFlight<i64, Renewed>, lease: i64) {
         let etcd = self.etcd.clone();
         let timeouts = self.health.timeouts(RequestKind::Renewal, self.machine.request_timeout());
         let asked = self.now();
@@ -326,7 +351,7 @@ impl Task {
             let result = etcd.renew(lease, &mut stream, timeouts).await;
             Renewed { asked, result, stream }
         };
-        InFlight { context: lease, future: Box::pin(future) }
+        renewals.push(lease, Box::pin(future));
     }
 
     /// Tells the machine the end of a renewal, and keeps the stream if the lease is still renewed.
@@ -363,9 +388,9 @@ impl Task {
     }
 
     /// Sends a request of the machine.
-    fn request(&self, action: Action) -> InFlight<SentAction, Result<Input, Failure>> {
+    fn request(&self, requests: &mut InFlight<SentAction, Result<Input, Failure>>, action: Action) {
         if let Action::Put { id, .. } = &action {
-            self.shared.state().entries.get(id).into_iter().for_each(|entry| entry.visibility.begin());
+            self.shared.state().entries.get(*id).into_iter().for_each(|entry| entry.visibility.begin());
         }
         let mut timeouts = self.health.timeouts(RequestKind::Work, self.machine.request_timeout());
         if let Action::Delete { .. } | Action::Revoke { .. } = action {
@@ -374,7 +399,7 @@ impl Task {
         let began = self.now();
         let (etcd, codec, sent) = (self.etcd.clone(), self.shared.codec.clone(), action.clone());
         let future = async move { request::send(&etcd, &*codec, &sent, began, timeouts).await };
-        InFlight { context: SentAction { action, began, drop_at: None }, future: Box::pin(future) }
+        requests.push(SentAction { action, began, drop_at: None }, Box::pin(future));
     }
 
     /// Tells the machine the end of a request, after the health: the states that follow show the
@@ -405,6 +430,8 @@ impl Task {
             }
             _ => None,
         };
+        // What was refused of it, or is no longer, is shown.
+        self.to_publish.extend(id);
         self.machine.on(self.now(), action, input);
         if let Some((lease, was_needed, failure)) = used {
             self.count_loss(lease, was_needed, failure);
@@ -425,7 +452,7 @@ impl Drop for Task {
         let until = state.lease_expires_at.or_else(|| now.checked_add(ttl));
         (state.lease, state.lease_expires_at) = (None, None);
         (state.has_task, state.abandoned) = (false, true);
-        let mut entries = std::mem::take(&mut state.entries);
+        let mut entries = state.entries.take();
         let is_out = |state: &RegistrationState| {
             matches!(
                 state,
@@ -434,9 +461,9 @@ impl Drop for Task {
         };
         let stays = |entry: &&Entry| entry.visibility.may_be_visible() && !is_out(entry.state());
         let records = entries.values().filter(stays).flat_map(|entry| &entry.records);
-        let keys: Vec<_> = records.map(|record| AbandonedKey { key: record.key.clone(), until }).collect();
+        let keys: Vec<_> = records.map(|record| (record.key.clone(), until)).collect();
         let count = keys.len();
-        state.abandoned_keys.retain(|abandoned| abandoned.until.is_none_or(|until| now < until));
+        state.abandoned_keys.retain(|_, until| until.is_none_or(|until| now < until));
         if lease.is_some() {
             state.abandoned_keys.extend(keys);
         }
@@ -460,20 +487,4 @@ impl Drop for Task {
 /// The earlier of two times, of which the first may be absent.
 fn earlier(wake: Option<Duration>, other: Duration) -> Duration {
     wake.map_or(other, |wake| wake.min(other))
-}
-
-/// Waits until at least one request has ended, and takes all that have. Never ends if there is
-/// none.
-async fn ended<C, T>(requests: &mut Vec<InFlight<C, T>>) -> Vec<(C, T)> {
-    poll_fn(|cx| {
-        let mut done = Vec::new();
-        // Backwards, because `swap_remove` moves the last one, which was polled already.
-        for index in (0..requests.len()).rev() {
-            if let Poll::Ready(result) = requests[index].future.as_mut().poll(cx) {
-                done.push((requests.swap_remove(index).context, result));
-            }
-        }
-        if done.is_empty() { Poll::Pending } else { Poll::Ready(done) }
-    })
-    .await
 }

@@ -1,7 +1,7 @@
 //! Publishes the states of registrations to their handles and logs them: each change once, after
 //! the lock under which it was found out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::error::Error;
@@ -14,6 +14,8 @@ use crate::registrar::lease::{Id, Loss, Machine, RegistrationStatus};
 pub(super) struct StatePublisher {
     /// By registration. An entry goes once `Closed` was published.
     registrations: BTreeMap<Id, LastPublished>,
+    /// Those whose state shows the last error of etcd.
+    unsettled: BTreeSet<Id>,
 }
 
 /// The last state of one registration, as far as it decides whether the next one is news.
@@ -75,6 +77,11 @@ impl StatePublisher {
         if status == RegistrationStatus::Paused {
             entry.visibility.end();
         }
+        if status.is_settled() {
+            self.unsettled.remove(&id);
+        } else {
+            self.unsettled.insert(id);
+        }
         self.registrations.insert(id, LastPublished { status, version: entry.version, error: error.cloned() });
         let why = match status {
             RegistrationStatus::HeldByOther => {
@@ -95,6 +102,11 @@ impl StatePublisher {
         Some(StateChange { event, publication: entry.set_state(RegistrationState::new(status, why)) })
     }
 
+    /// The registrations whose state shows the last error of etcd, so that another one changes them.
+    pub(super) fn unsettled(&self) -> impl Iterator<Item = Id> {
+        self.unsettled.iter().copied()
+    }
+
     /// Forgets a registration that was published as closed. Whether it was.
     pub(super) fn forget_closed(&mut self, id: Id) -> bool {
         let is_closed = |last: &LastPublished| last.status == RegistrationStatus::Closed;
@@ -104,7 +116,7 @@ impl StatePublisher {
 
 /// Whether these are the same error. An equal text is not enough:
 /// [`RequestHealth`](super::health::RequestHealth) keeps the object of an error that repeats.
-fn is_same(one: Option<&Error>, other: Option<&Error>) -> bool {
+pub(super) fn is_same(one: Option<&Error>, other: Option<&Error>) -> bool {
     match (one, other) {
         (Some(one), Some(other)) => one.is_same(other),
         (one, other) => one.is_none() && other.is_none(),

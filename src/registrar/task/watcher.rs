@@ -13,7 +13,7 @@
 //!                  └── denied: Input::WatchDenied; opened again when the machine names the key again
 //! ```
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,7 +24,9 @@ use crate::backoff::Backoff;
 use crate::codec::Codec;
 use crate::etcd::{Class, Etcd, Event, Failure, Message, Range, Stored, Watch, WatchId, Watcher};
 use crate::registrar::lease::{Id, Input};
+use crate::registrar::task::former_keys::FormerKeys;
 use crate::registrar::task::request::observed;
+use crate::registrar::task::watched_keys::WatchedKeys;
 use crate::secret::shown_key;
 
 /// A watch that lasted so long was a good one: the next one is opened without a backoff.
@@ -35,14 +37,16 @@ const FORMER: usize = 64;
 /// Watches the keys that the machine names, and sends what happens as inputs of the machine.
 pub(super) struct KeyWatcher {
     codec: Arc<dyn Codec>,
+    /// What has changed of `desired`.
+    changes: WatchedKeys,
     /// The keys to watch, each with its registration.
-    keys: watch::Receiver<Arc<BTreeMap<Vec<u8>, Id>>>,
+    desired: BTreeMap<Vec<u8>, Id>,
     inputs: mpsc::Sender<Input>,
     watcher: Watcher,
     watched: BTreeMap<Vec<u8>, WatchedKey>,
     ids: HashMap<WatchId, Vec<u8>>,
     /// Keys that are no longer desired, the oldest first.
-    former: VecDeque<Vec<u8>>,
+    former: FormerKeys,
     backoff: Backoff,
     epoch: Instant,
     /// Changes with each new connection to etcd.
@@ -68,20 +72,16 @@ struct WatchedKey {
 struct ReceiverGone;
 
 impl KeyWatcher {
-    pub(super) fn new(
-        etcd: &Etcd,
-        codec: Arc<dyn Codec>,
-        keys: watch::Receiver<Arc<BTreeMap<Vec<u8>, Id>>>,
-        inputs: mpsc::Sender<Input>,
-    ) -> Self {
+    pub(super) fn new(etcd: &Etcd, codec: Arc<dyn Codec>, changes: WatchedKeys, inputs: mpsc::Sender<Input>) -> Self {
         Self {
             codec,
-            keys,
+            changes,
+            desired: BTreeMap::new(),
             inputs,
             watcher: Watcher::new(etcd),
             watched: BTreeMap::new(),
             ids: HashMap::new(),
-            former: VecDeque::new(),
+            former: FormerKeys::default(),
             backoff: Backoff::new(fastrand::u64(..)),
             epoch: Instant::now(),
             connected: etcd.connected(),
@@ -91,16 +91,11 @@ impl KeyWatcher {
         }
     }
 
-    /// Runs until the registrar's task ends.
+    /// Runs until the registrar's task ends, which aborts this one.
     pub(super) async fn run(mut self) {
-        self.keys.mark_changed();
-        let mut before = Arc::default();
         loop {
             let sent = tokio::select! {
-                changed = self.keys.changed() => match changed {
-                    Ok(()) => self.follow(&mut before).await,
-                    Err(_) => Err(ReceiverGone),
-                },
+                () = self.changes.changed() => self.follow().await,
                 (id, message) = self.watcher.next() => self.on_message(id, message).await,
                 _ = self.connected.changed(), if self.reopen_at.is_some() && !self.refused => {
                     self.reopen();
@@ -118,28 +113,32 @@ impl KeyWatcher {
     }
 
     /// Opens watches for new keys, and drops those of keys that have not been desired for long.
-    async fn follow(&mut self, before: &mut Arc<BTreeMap<Vec<u8>, Id>>) -> Result<(), ReceiverGone> {
-        let keys = self.keys.borrow_and_update().clone();
-        for (key, id) in keys.iter() {
-            match self.watched.get(key) {
-                None => self.open(key),
+    async fn follow(&mut self) -> Result<(), ReceiverGone> {
+        for (key, id) in self.changes.take() {
+            let Some(id) = id else {
+                if self.desired.remove(&key).is_some() {
+                    self.former.insert(key);
+                }
+                continue;
+            };
+            let before = self.desired.insert(key.clone(), id);
+            self.former.remove(&key);
+            match self.watched.get(&key) {
+                None => self.open(&key),
                 // Watched already, for another registration.
-                Some(watched) if watched.created.is_some() && before.get(key) != Some(id) => {
-                    self.send(Input::Watched { key: key.clone(), new_watch: false }).await?;
+                Some(watched) if watched.created.is_some() && before != Some(id) => {
+                    self.send(Input::Watched { key, new_watch: false }).await?;
                 }
                 Some(_) => {}
             }
         }
-        self.former.retain(|key| !keys.contains_key(key));
-        self.former.extend(before.keys().filter(|key| !keys.contains_key(*key)).cloned());
-        while self.former.len() > FORMER + keys.len() {
-            if let Some(watched) = self.former.pop_front().and_then(|key| self.watched.remove(&key))
+        while self.former.len() > FORMER + self.desired.len() {
+            if let Some(watched) = self.former.pop_first().and_then(|key| self.watched.remove(&key))
                 && let Some(watch) = watched.watch
             {
                 self.ids.remove(&watch.id());
             }
         }
-        *before = keys;
         Ok(())
     }
 

@@ -17,6 +17,7 @@
 //! ```
 #![allow(clippy::disallowed_types)] // real time is meant
 
+mod callgrind;
 mod clock;
 mod cluster;
 mod error;
@@ -34,7 +35,9 @@ mod proxy;
 #[cfg(feature = "metrics")]
 mod recorder;
 mod report;
+mod svg;
 
+pub use callgrind::{Counts, callgrind, instructions, short_and_long, valgrind};
 pub use clock::cpu_time;
 pub use cluster::Cluster;
 pub use error::{Error, Result};
@@ -51,3 +54,4 @@ pub use proxy::Proxy;
 pub use recorder::Recorder;
 pub use report::{Bar, Report, Row};
 pub use rustix::process::Signal;
+pub use svg::Svg;

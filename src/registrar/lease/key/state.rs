@@ -170,8 +170,18 @@ impl KeyState {
 
     /// Whether it is desired under that lease: it exists there, or may exist and is not obsolete.
     pub(crate) fn may_be_under(&self, lease: i64) -> bool {
-        let is_kept = self.exists() || (self.may_exist() && !self.obsolete);
-        is_kept && (self.lease == lease || self.tried_leases.contains(&lease))
+        self.is_kept() && (self.lease == lease || self.tried_leases.contains(&lease))
+    }
+
+    /// The leases under which it is desired. One may be named twice.
+    pub(crate) fn leases_under(&self) -> impl Iterator<Item = i64> + Clone {
+        let leases = std::iter::once(self.lease).chain(self.tried_leases.iter().copied());
+        leases.filter(|_| self.is_kept())
+    }
+
+    /// Whether the lease that it is under matters: it exists, or may exist and is not obsolete.
+    fn is_kept(&self) -> bool {
+        self.exists() || (self.may_exist() && !self.obsolete)
     }
 
     /// Whether every lease that it may be under is released, so that revoking them removes it.

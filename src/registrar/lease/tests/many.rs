@@ -1,5 +1,7 @@
 //! Many keys at a time.
 
+use std::time::Duration;
+
 use crate::registrar::lease::tests::world::{Fate, World};
 use crate::registrar::lease::tests::{Action, Conflict, FailureKind, Input, RegistrationStatus};
 
@@ -43,7 +45,7 @@ fn an_outage_counts_once() {
     let puts: Vec<_> = std::iter::from_fn(|| world.begin()).collect();
     assert_eq!(puts.len(), 24);
     for put in puts {
-        world.now += std::time::Duration::from_millis(1);
+        world.now += Duration::from_millis(1);
         world.machine.on(world.now, &put, Input::Failed(FailureKind::Transient));
     }
     assert!(world.begin().is_some(), "the first failure is answered at once");
@@ -60,4 +62,42 @@ fn what_leaves_passes_what_is_held() {
     assert_eq!(held.len(), 24);
     world.suffer(&Fate::Leave(1));
     assert!(matches!(world.begin(), Some(Action::Delete { id: 1, .. })));
+}
+
+/// What happens to one of many is looked at for that one alone: its status, its keys, its next request.
+#[test]
+fn what_happens_to_one_touches_no_other() {
+    let mut world = World::new(3);
+    for key in (0..=200).filter(|key| *key != 99) {
+        world.suffer(&Fate::Want(key, 1, Conflict::TakeOver));
+    }
+    world.settle();
+    let id = world.wanted[&7].id;
+    let changed = |world: &mut World, what: &str| {
+        let changed = world.machine.take_changed(world.now);
+        assert_eq!(changed, [id].into(), "{what}");
+    };
+    world.machine.take_changed(world.now);
+    world.suffer(&Fate::Update(7, 2));
+    changed(&mut world, "an update");
+    let put = world.begin().expect("a put");
+    world.machine.on(world.now, &put, Input::Failed(FailureKind::Permanent));
+    changed(&mut world, "a put that is refused");
+    world.now += Duration::from_secs(6);
+    let put = world.begin().expect("a put");
+    let done = world.etcd.serve(world.now, &put);
+    world.machine.on(world.now, &put, done);
+    changed(&mut world, "a put that is done");
+    world.catch_up();
+    world.machine.take_changed(world.now);
+    world.suffer(&Fate::Delete(7));
+    world.watch();
+    changed(&mut world, "an event of a watch");
+    assert_eq!(world.machine.status(world.now, id), RegistrationStatus::Lost);
+    world.suffer(&Fate::Leave(7));
+    changed(&mut world, "leaving");
+    // What becomes of the lease concerns all.
+    let lease = world.machine.lease().expect("a lease");
+    world.tell(Input::RenewalFailed { lease, failure: FailureKind::Transient });
+    assert!(world.machine.take_changed(world.now).len() >= 199);
 }

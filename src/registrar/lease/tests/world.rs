@@ -101,6 +101,8 @@ pub(super) struct World {
     pub(super) wanted: BTreeMap<u8, Wish>,
     /// The keys that are watched, and for which registration each, while there is a stream.
     pub(super) stream: Option<BTreeMap<Vec<u8>, Id>>,
+    /// The keys to watch, as the machine has told their changes.
+    pub(super) to_watch: BTreeMap<Vec<u8>, Id>,
     /// The requests that are on their way, and what etcd said, if it has.
     pub(super) flying: Vec<(Action, Option<Input>)>,
     /// Those that were given up: each may arrive at any time.
@@ -113,7 +115,8 @@ impl World {
         etcd.put(&[99], &[1], 0);
         let (machine, wanted) = (Machine::new(TTL, seed), BTreeMap::new());
         let (flying, given_up) = (Vec::new(), Vec::new());
-        Self { etcd, machine, now: Duration::ZERO, next: 0, wanted, stream: None, flying, given_up }
+        let (stream, to_watch) = (None, BTreeMap::new());
+        Self { etcd, machine, now: Duration::ZERO, next: 0, wanted, stream, to_watch, flying, given_up }
     }
 
     pub(super) fn tell(&mut self, input: Input) {
@@ -126,7 +129,14 @@ impl World {
             self.etcd.events.clear();
         }
         let stream = self.stream.get_or_insert_default();
-        for (key, id) in self.machine.keys() {
+        for (key, id) in self.machine.watch_changes() {
+            match id {
+                Some(id) => drop(self.to_watch.insert(key, id)),
+                None => drop(self.to_watch.remove(&key)),
+            }
+        }
+        assert_eq!(self.to_watch, self.machine.keys(), "the changes of what is watched");
+        for (key, id) in self.to_watch.clone() {
             let before = stream.insert(key.clone(), id);
             if before.is_none() {
                 self.etcd.events.retain(|(other, ..)| *other != key);
@@ -258,6 +268,11 @@ impl World {
     }
 
     pub(super) fn suffer(&mut self, fate: &Fate) {
+        self.happens(fate);
+        self.machine.assert_right(self.now);
+    }
+
+    fn happens(&mut self, fate: &Fate) {
         match fate {
             Fate::Want(key, value, conflict) => self.want(*key, *value, *conflict),
             Fate::Update(key, value) => self.change(*key, |wish| wish.value = *value),

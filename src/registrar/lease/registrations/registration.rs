@@ -20,25 +20,25 @@ const REPAIR_BURST: u32 = 5;
 /// Invariant: its keys are distinct (the registrar refuses others), and no other registration that
 /// stays has one of them.
 #[derive(Debug)]
-pub(super) struct TrackedRegistration {
+pub(in crate::registrar::lease) struct TrackedRegistration {
     /// The desired keys, and the obsolete ones that are or may be in etcd.
-    pub(super) keys: Vec<KeyState>,
+    pub(in crate::registrar::lease) keys: Vec<KeyState>,
     /// It leaves for good: its keys are removed, and it is forgotten after the last one.
-    pub(super) leaving: bool,
+    pub(in crate::registrar::lease) leaving: bool,
     /// Its keys are removed, and put again when the pause ends. It keeps the lease alive.
-    pub(super) paused: bool,
+    pub(in crate::registrar::lease) paused: bool,
     /// The rule for keys that another instance holds.
-    pub(super) conflict: Conflict,
+    pub(in crate::registrar::lease) conflict: Conflict,
     /// The id of the instance.
-    pub(super) id: Option<Box<str>>,
+    pub(in crate::registrar::lease) id: Option<Box<str>>,
     /// All its keys were present at some time since they were last undesired.
-    pub(super) was_complete: bool,
+    pub(in crate::registrar::lease) was_complete: bool,
     /// The last reason why a key was lost. Meaningful while the status is `Lost`.
-    pub(super) loss: Loss,
+    pub(in crate::registrar::lease) loss: Loss,
     /// Delays this registration alone, after failures that need an operator.
-    pub(super) backoff: Backoff,
+    pub(in crate::registrar::lease) backoff: Backoff,
     /// No request for it starts before this time.
-    pub(super) blocked_until: Duration,
+    pub(in crate::registrar::lease) blocked_until: Duration,
     /// Repairs that may happen now, as time ([`REPAIR`] each), and when that was computed.
     repair_budget: Duration,
     budget_at: Duration,
@@ -46,7 +46,7 @@ pub(super) struct TrackedRegistration {
 
 /// The kinds of request for a key, the most urgent first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Priority {
+pub(in crate::registrar::lease) enum Priority {
     /// Remove a key of a registration that is leaving.
     Leave,
     /// Remove a key of a paused registration.
@@ -63,13 +63,13 @@ pub(super) enum Priority {
 
 impl Priority {
     /// Whether the request takes a key out of etcd.
-    pub(super) fn removes(self) -> bool {
+    pub(in crate::registrar::lease) fn removes(self) -> bool {
         matches!(self, Self::Leave | Self::Pause | Self::CleanUp)
     }
 }
 
 impl TrackedRegistration {
-    pub(super) fn new(desired: Desired, keys: Vec<KeyState>, seed: u64) -> Self {
+    pub(in crate::registrar::lease) fn new(desired: Desired, keys: Vec<KeyState>, seed: u64) -> Self {
         Self {
             keys,
             leaving: false,
@@ -86,104 +86,108 @@ impl TrackedRegistration {
     }
 
     /// Whether etcd holds exactly what is desired.
-    pub(super) fn is_complete(&self) -> bool {
+    pub(in crate::registrar::lease) fn is_complete(&self) -> bool {
         self.keys.iter().all(|key| key.status == KeyStatus::Present && !key.obsolete)
     }
 
     /// Notes that all keys are present while they are desired: from here on the status is
     /// `Updating`, not `Pending`.
-    pub(super) fn update_was_complete(&mut self) {
+    pub(in crate::registrar::lease) fn update_was_complete(&mut self) {
         self.was_complete |= self.is_desired() && self.is_complete();
     }
 
     /// Whether any of its keys may be under the lease.
-    pub(super) fn may_be_under(&self, lease: i64) -> bool {
+    pub(in crate::registrar::lease) fn may_be_under(&self, lease: i64) -> bool {
         self.keys.iter().any(|key| key.may_be_under(lease))
     }
 
     /// Whether every desired key is in etcd, perhaps with an earlier value.
-    pub(super) fn exists(&self) -> bool {
+    pub(in crate::registrar::lease) fn exists(&self) -> bool {
         self.keys.iter().all(|key| key.obsolete || key.exists())
     }
 
     /// Whether any key is in etcd, desired or not.
-    pub(super) fn partly_exists(&self) -> bool {
+    pub(in crate::registrar::lease) fn partly_exists(&self) -> bool {
         self.keys.iter().any(KeyState::exists)
     }
 
     /// Whether a desired key was in etcd and is no longer.
-    pub(super) fn is_lost(&self) -> bool {
+    pub(in crate::registrar::lease) fn is_lost(&self) -> bool {
         self.keys.iter().any(|key| !key.obsolete && key.is_lost())
     }
 
     /// Whether its keys are to be in etcd.
-    pub(super) fn is_desired(&self) -> bool {
+    pub(in crate::registrar::lease) fn is_desired(&self) -> bool {
         !self.leaving && !self.paused
     }
 
     /// Whether no key is in etcd. With `for_good`, also whether no late put can bring one back.
-    pub(super) fn is_absent(&self, for_good: bool) -> bool {
+    pub(in crate::registrar::lease) fn is_absent(&self, for_good: bool) -> bool {
         !self.keys.iter().any(|key| key.may_exist() || (for_good && !key.late_puts.is_empty()))
     }
 
     /// Whether it has left and nothing of it is or may be in etcd.
-    pub(super) fn is_closed(&self) -> bool {
+    pub(in crate::registrar::lease) fn is_closed(&self) -> bool {
         self.leaving && self.keys.is_empty()
     }
 
     /// The first key that another instance holds, with its lease and the instance's id.
-    pub(super) fn holder(&self) -> Option<(&[u8], i64, Option<&str>)> {
+    pub(in crate::registrar::lease) fn holder(&self) -> Option<(&[u8], i64, Option<&str>)> {
         self.keys.iter().find_map(|key| match &key.status {
             KeyStatus::HeldByOther { lease, id } => Some((key.record.key.as_slice(), *lease, id.as_deref())),
             _ => None,
         })
     }
 
-    /// The next request and its key, without the keys that have a request in flight.
-    pub(super) fn next(&self, leases: &Leases, pending: &PendingRequests) -> Option<(Priority, &KeyState)> {
+    /// The next request that removes a key, or the next one that does not, and its key. Keys that have a request in
+    /// flight are left out.
+    pub(in crate::registrar::lease) fn next(
+        &self,
+        removes: bool,
+        leases: &Leases,
+        pending: &PendingRequests,
+    ) -> Option<(Priority, &KeyState)> {
         let first = |priority: Priority, is_due: &dyn Fn(&KeyState) -> bool| {
-            if !pending.has_capacity(priority.removes()) {
-                return None;
-            }
             let is_next = |key: &&KeyState| is_due(key) && !pending.has_key(&key.record.key);
             self.keys.iter().find(is_next).map(|key| (priority, key))
         };
         // A key that ends with a released lease needs no request of its own.
         let must_go = |key: &KeyState| key.may_exist() && !key.ends_with(|lease| leases.is_released(lease));
         if self.leaving {
-            return first(Priority::Leave, &must_go);
+            return first(Priority::Leave, &must_go).filter(|_| removes);
         }
         if self.paused {
-            return first(Priority::Pause, &must_go);
+            return first(Priority::Pause, &must_go).filter(|_| removes);
         }
         let exists = self.exists();
+        if removes {
+            // An obsolete key goes only once its replacement exists: a server is never out of etcd for an update.
+            return exists.then(|| first(Priority::CleanUp, &|key| key.obsolete && must_go(key))).flatten();
+        }
         let needs_put =
             |key: &KeyState| leases.for_puts().is_some_and(|lease| key.needs_put(lease)) && !(key.obsolete && exists);
-        // An obsolete key goes only once its replacement exists: a server is never out of etcd for an update.
-        let clean_up = || exists.then(|| first(Priority::CleanUp, &|key| key.obsolete && must_go(key))).flatten();
         first(Priority::Put, &needs_put)
             .or_else(|| first(Priority::Read, &|key| key.status == KeyStatus::Unknown))
-            .or_else(clean_up)
             .or_else(|| first(Priority::Recheck, &KeyState::needs_read))
     }
 
     /// The state of one of its keys.
-    pub(super) fn key_mut(&mut self, key: &[u8]) -> Option<&mut KeyState> {
+    pub(in crate::registrar::lease) fn key_mut(&mut self, key: &[u8]) -> Option<&mut KeyState> {
         self.keys.iter_mut().find(|state| state.record.key == key)
     }
 
     /// Whether the key is one of its own, obsolete or not.
-    pub(super) fn has_key(&self, key: &[u8]) -> bool {
+    pub(in crate::registrar::lease) fn has_key(&self, key: &[u8]) -> bool {
         self.keys.iter().any(|state| state.record.key == key)
     }
 
     /// Whether this key of it may be in etcd.
-    pub(super) fn may_exist(&self, key: &[u8]) -> bool {
+    pub(in crate::registrar::lease) fn may_exist(&self, key: &[u8]) -> bool {
         self.keys.iter().any(|state| state.record.key == key && state.may_exist())
     }
 
     /// Applies another desired state. Keys that it no longer names become obsolete.
-    pub(super) fn update(&mut self, Desired { records, id, paused, .. }: Desired) {
+    pub(in crate::registrar::lease) fn update(&mut self, Desired { records, id, paused, .. }: Desired) {
         (self.id, self.paused) = (id, paused);
         self.keys.iter_mut().for_each(|key| key.obsolete = true);
         for record in records {
@@ -198,7 +202,7 @@ impl TrackedRegistration {
 
     /// A key was changed by somebody else and is put again: at once while the budget lasts, later
     /// otherwise.
-    pub(super) fn repair(&mut self, now: Duration) {
+    pub(in crate::registrar::lease) fn repair(&mut self, now: Duration) {
         let since = now.saturating_sub(self.budget_at);
         (self.repair_budget, self.budget_at) = ((self.repair_budget + since).min(REPAIR * REPAIR_BURST), now);
         if let Some(left) = self.repair_budget.checked_sub(REPAIR) {

@@ -1,0 +1,44 @@
+//! Minutes that pass in seconds.
+
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use tokio::task::spawn_blocking;
+use tokio::time::advance;
+
+/// How far the clock goes in a step, and how long a step takes: what is asked in one is answered before a few more have passed.
+const STEP: Duration = Duration::from_millis(100);
+const STEP_TAKES: Duration = Duration::from_millis(4);
+
+/// A runtime whose clock goes when it is told to.
+pub(crate) struct Lapse(());
+
+impl Lapse {
+    /// Runs on a runtime of its own, on this thread.
+    pub(crate) fn run<T>(main: impl AsyncFnOnce(&Lapse) -> T) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
+        runtime.expect("a runtime").block_on(async {
+            let (end, ended) = mpsc::channel::<()>();
+            // While such a task runs, tokio's clock stands still by itself.
+            let still = spawn_blocking(move || _ = ended.recv());
+            let done = main(&Lapse(())).await;
+            drop(end);
+            still.await.expect("a task that ends");
+            done
+        })
+    }
+
+    /// Lets so much time pass for everything on the runtime.
+    pub(crate) async fn pass(&self, time: Duration) {
+        for _ in 0..time.as_millis() / STEP.as_millis() {
+            advance(STEP).await;
+            self.wait(STEP_TAKES).await;
+        }
+    }
+
+    /// Waits by the clock of the machine.
+    pub(crate) async fn wait(&self, time: Duration) {
+        spawn_blocking(move || thread::sleep(time)).await.expect("a task that ends");
+    }
+}
