@@ -166,8 +166,6 @@ pub(super) struct Task {
     counts: Counts,
     /// Where its numbers go; `None` if it has no members.
     series: Option<ServiceSeries>,
-    /// Whether the published snapshot is not what etcd holds.
-    is_stale: bool,
     /// The service.
     target: Target,
     /// Its keys.
@@ -227,7 +225,6 @@ impl Task {
             report: has_members.then(MembershipLog::default),
             counts: Counts::default(),
             series: has_members.then(|| ServiceSeries::new(metrics.as_ref(), target.name())),
-            is_stale: true,
             target,
             range,
             machine,
@@ -265,7 +262,8 @@ impl Task {
                     action => request = Some(self.request(action)),
                 }
             }
-            if self.is_stale && self.series.as_ref().is_some_and(ServiceSeries::takes_staleness) {
+            let takes_staleness = self.series.as_ref().is_some_and(ServiceSeries::takes_staleness);
+            if takes_staleness && !self.views.borrow().is_current() {
                 let renewal = now + STALENESS_INTERVAL;
                 wake = Some(wake.map_or(renewal, |wake| wake.min(renewal)));
             }
@@ -460,7 +458,6 @@ impl Task {
             }
         };
         let is_confirmed = is_confirmed(state);
-        self.is_stale = !is_confirmed;
         // From none to cached instances, or from them to those of etcd.
         let changed = std::mem::replace(&mut self.shows_cached, cached.is_some()) != cached.is_some() || changed;
         let watching = self.machine.is_watching();
@@ -501,9 +498,9 @@ impl Task {
             let view = View { shown, snapshot, for_balancers, state, age_at, error, restores, began, counts };
             self.views.send_replace(view);
         }
-        if is_published || self.is_stale {
-            let stats = self.views.borrow().stats();
-            self.series.iter().for_each(|series| series.record(&stats));
+        if is_published || !is_confirmed {
+            let numbers = self.views.borrow().stats();
+            self.series.iter().for_each(|series| series.record(&numbers));
         }
         // A change was told by etcd, also if the watch was lost in the same moment and the set is stale by now.
         let is_told = is_confirmed || (changed && matches!(state, ResolutionState::Stale { .. }));

@@ -291,7 +291,10 @@ impl Machine {
                 }
             }
             Input::Lost { kind, last_heard } => {
-                self.last_heard = self.last_heard.max(last_heard);
+                // A stream that never had this watch has said nothing of it, whenever it was begun.
+                if self.is_watching() {
+                    self.last_heard = self.last_heard.max(last_heard);
+                }
                 self.close(now, kind);
             }
             Input::Late => {

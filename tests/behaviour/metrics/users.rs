@@ -25,6 +25,11 @@ impl Handles {
     }
 }
 
+/// A panic that no hook prints.
+fn panic_silently() -> ! {
+    std::panic::resume_unwind(Box::new("asked for"))
+}
+
 /// Uses the handles, records, and panics.
 #[derive(Clone, Default)]
 struct Curious {
@@ -48,7 +53,7 @@ impl BoundInstrument for Series {
     fn record(&self, value: f64) {
         self.bound.record(value);
         self.curious.handles.get().into_iter().for_each(Handles::use_all);
-        panic!("asked for");
+        panic_silently();
     }
 }
 
@@ -56,7 +61,7 @@ impl Drop for Series {
     fn drop(&mut self) {
         self.curious.handles.get().into_iter().for_each(Handles::use_all);
         if !std::thread::panicking() {
-            panic!("asked for");
+            panic_silently();
         }
     }
 }
@@ -72,7 +77,7 @@ async fn a_recorder_may_use_all_handles_and_panic() {
     assert!(curious.handles.set(handles).is_ok());
     let handles = curious.handles.get().unwrap();
     handles.registration.ready(PATIENCE).await.unwrap();
-    servers_are(&resolution, &["http://10.0.0.1:1"]).await;
+    servers_are(&resolution, &["10.0.0.1:1"]).await;
     let recorder = &curious.recorder;
     shows(recorder, "tonic_etcd.resolver.instances{service=s,state=current}", 1.0).await;
     shows(recorder, "tonic_etcd.registrar.registered{service=s,state=registered}", 1.0).await;

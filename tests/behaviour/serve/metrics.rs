@@ -1,4 +1,5 @@
 //! What is told of servers: their state, and their connections.
+#![allow(clippy::float_cmp)] // counts, which are whole numbers
 
 use std::time::Duration;
 
