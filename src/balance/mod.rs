@@ -61,7 +61,7 @@ pub use crate::balance::connectivity::ConnectivityState;
 pub(crate) use crate::balance::connectivity::DirectoryStatus;
 pub use crate::balance::filter::Filter;
 pub use crate::balance::method_config::MethodConfig;
-pub use crate::balance::metrics::{AttemptStats, ChannelStats, MethodStats};
+pub use crate::balance::metrics::{AttemptStats, ChannelStats, ConnectionStats, MethodStats};
 pub(crate) use crate::balance::pool::Update;
 pub(crate) use crate::balance::pool::members::InstanceChange;
 pub use crate::balance::pool::select::{Reason as SelectionReason, SlowStart};

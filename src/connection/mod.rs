@@ -92,7 +92,7 @@ pub use crate::connection::options::KeepAlive;
 pub(crate) use crate::connection::options::{Options, TcpKeepalive};
 pub(crate) use crate::connection::server_streams::ServerStreams;
 pub(crate) use crate::connection::shared::{ConnectionLoad, StreamPermit};
-pub(crate) use crate::connection::state::{CloseKind, CloseReason, ConnectionState};
+pub(crate) use crate::connection::state::{CloseKind, CloseReason, ConnectionState, Disconnect};
 pub(crate) use h2::{Reason, RecvStream};
 
 #[cfg(test)]

@@ -42,7 +42,7 @@
 //! |---|---|---|---|---|
 //! | `tonic_etcd.channel.servers` | UpDownCounter | `{server}` | `grpc.target`, `state` | Servers of a channel, by state. |
 //! | `tonic_etcd.channel.waiting` | UpDownCounter | `{call}` | `grpc.target` | Calls that wait for a server. |
-//! | `tonic_etcd.channel.leaving_zone` | UpDownCounter | `{channel}` | `grpc.target` | Channels that send calls to servers outside of their zones. |
+//! | `tonic_etcd.channel.leaving_zone` | UpDownCounter | `{channel}` | `grpc.target` | Channels whose calls go to servers outside of their zones, because none of their own is ready. |
 //! | `tonic_etcd.resolver.connected` | UpDownCounter | `{service}` | `service` | Services whose set of servers etcd confirms at present. |
 //! | `tonic_etcd.resolver.staleness` | Gauge | `s` | `service` | Time since etcd has last confirmed the set of servers, or since the start; 0 while it confirms it. |
 //! | `tonic_etcd.resolver.relists` | Counter | `{list}` | `service` | Lists after which a watch has begun anew because it could not be resumed, or etcd was replaced. |

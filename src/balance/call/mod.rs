@@ -54,7 +54,7 @@ use crate::balance::call::pick::{PickOutcome, PickedServer, WaitLimits};
 use crate::balance::call::response_body::ResponseBody;
 use crate::balance::call::spans::CallSpan;
 use crate::balance::call::state::{AttemptOutcome, CallState};
-use crate::balance::metrics::{Another, CallRecord};
+use crate::balance::metrics::{Another, CallRecord, WaitingCall};
 use crate::balance::partition::Partition;
 use crate::balance::shared::ChannelHandle;
 use crate::balance::{runtime, status};
@@ -156,30 +156,37 @@ impl CallState {
                 }
                 Err(outcome) => *outcome,
             };
-            let (body, pause) = match outcome {
+            // What lives across the pause makes the future of each call larger.
+            match outcome {
                 AttemptOutcome::Done(result) | AttemptOutcome::Failed(result) => return result,
-                AttemptOutcome::Retry(body, pause) => (body, Some(pause)),
-                AttemptOutcome::Unprocessed(body) => {
-                    self.span.next_is_transparent();
-                    (body, None)
+                AttemptOutcome::Retry(body, pause) => {
+                    self.body = Some(body);
+                    if !pause.is_zero() {
+                        runtime::require_timers()?;
+                        // A server had the call: this pause is bounded by the deadline alone.
+                        let limits = WaitLimits { wait_for_ready: true, ..self.wait_limits };
+                        if let Err(status) = Box::pin(self.pause(pause, limits)).await {
+                            return self.last_result_or(status);
+                        }
+                    }
+                    self.begin_again(Another::Retry, sent_at);
                 }
-            };
-            self.body = Some(body);
-            self.restore_headers();
-            let another = if pause.is_some() { Another::Retry } else { Another::TransparentRetry };
-            if let Some(pause) = pause.filter(|pause| !pause.is_zero()) {
-                runtime::require_timers()?;
-                // A server had the call: this pause is bounded by the deadline alone.
-                let limits = WaitLimits { wait_for_ready: true, ..self.wait_limits };
-                if let Err(status) = Box::pin(self.pause(pause, limits)).await {
-                    return self.last_result_or(status);
+                AttemptOutcome::Unprocessed(body) => {
+                    self.body = Some(body);
+                    self.span.next_is_transparent();
+                    self.begin_again(Another::TransparentRetry, sent_at);
                 }
             }
-            let now = self.now();
-            self.record.again(another, now);
-            // Neither the attempt nor the pause is a wait for a server: the wait limit does not count them.
-            self.wait_limits.started += now.saturating_sub(sent_at);
         }
+    }
+
+    /// Begins another attempt, after the one that was sent then.
+    fn begin_again(&mut self, why: Another, sent_at: Duration) {
+        self.restore_headers();
+        let now = self.now();
+        self.record.again(why, now);
+        // Neither the attempt nor the pause is a wait for a server: the wait limit does not count them.
+        self.wait_limits.started += now.saturating_sub(sent_at);
     }
 
     /// Pauses before a retry.
@@ -207,6 +214,7 @@ impl CallState {
     /// # Errors
     /// When waiting is pointless, or has lasted too long.
     async fn find_server(&mut self, mut outcome: PickOutcome) -> Result<PickedServer, Status> {
+        let _waiting = WaitingCall::new(self.shared.channel().clone());
         loop {
             if !matches!(outcome, PickOutcome::Picked(_)) {
                 runtime::require_timers()?; // each way of waiting needs one

@@ -10,7 +10,7 @@ use crate::balance::metrics::MetricsContext;
 use crate::balance::metrics::by_server::SeriesByServer;
 use crate::balance::pool::ready::ReadySubchannel;
 use crate::balance::status::code_name;
-use crate::metrics::{Bound, Counter, Histogram, grpc};
+use crate::metrics::{Counter, Histogram, grpc};
 
 /// There are so many status codes, from 0 on.
 pub(super) const CODES: usize = 17;
@@ -58,7 +58,7 @@ pub(super) struct Again {
 
 /// Returns what a lock holds, which `make` makes if it is empty. `make` runs outside of the lock, because it binds series of the
 /// recorder's.
-fn get_or_make<T>(lock: &OnceLock<Box<T>>, make: impl FnOnce() -> T) -> &T {
+pub(super) fn get_or_make<T>(lock: &OnceLock<Box<T>>, make: impl FnOnce() -> T) -> &T {
     match lock.get() {
         Some(made) => made,
         None => {
@@ -114,12 +114,8 @@ impl MethodMetrics {
         get_or_make(&self.attempts[code as usize], || {
             let name = self.name();
             let labels = [(grpc::METHOD, &*name), (grpc::STATUS, code_name(code))];
-            let histogram = |instrument| {
-                // With labels of servers the recorder has a series for each server, and none without them.
-                let by_server = self.context.is_by_server();
-                let bound = if by_server { Bound::none() } else { self.context.bind(instrument, &labels) };
-                Histogram::new(instrument, bound)
-            };
+            let histogram =
+                |instrument| Histogram::new(instrument, self.context.bind_without_server(instrument, &labels));
             AttemptEnds {
                 duration: histogram(&grpc::ATTEMPT_DURATION),
                 sent: histogram(&grpc::ATTEMPT_SENT),

@@ -5,6 +5,8 @@
 //! | `mod.rs` | the metrics of one channel: a table of its methods |
 //! | `method.rs` | the numbers of one method: attempts, calls, retries, by status |
 //! | `call.rs` | what one call, and one attempt, counts from its beginning to its end |
+//! | `connections.rs` | connections to servers: made, open, ended |
+//! | `servers.rs` | the states of servers, their ejections, calls that wait |
 //! | `by_server.rs` | series with the labels of a server, where they are asked for |
 //! | `message_sizes.rs` | the sizes of messages, found in the bytes of a body; pure |
 //! | `stats.rs` | the numbers as users read them |
@@ -19,8 +21,10 @@
 
 mod by_server;
 mod call;
+mod connections;
 mod message_sizes;
 mod method;
+mod servers;
 mod stats;
 
 use std::cmp::Ordering;
@@ -32,9 +36,12 @@ use tonic::GrpcMethod;
 
 pub(crate) use crate::balance::metrics::by_server::SeriesByServer;
 pub(crate) use crate::balance::metrics::call::{Another, AttemptRecord, CallRecord};
+pub(crate) use crate::balance::metrics::connections::{Connections, OpenConnection, ServerConnections};
 pub(crate) use crate::balance::metrics::message_sizes::MessageSizes;
 use crate::balance::metrics::method::MethodMetrics;
-pub use crate::balance::metrics::stats::{AttemptStats, ChannelStats, MethodStats};
+use crate::balance::metrics::servers::ServerMetrics;
+pub(crate) use crate::balance::metrics::servers::WaitingCall;
+pub use crate::balance::metrics::stats::{AttemptStats, ChannelStats, ConnectionStats, MethodStats};
 use crate::metrics::grpc::OTHER_METHOD;
 use crate::metrics::{Bound, Instrument, Metrics, grpc};
 
@@ -63,8 +70,24 @@ impl MetricsContext {
             given.or_else(|| (name == grpc::TARGET).then_some(&*self.target))
         };
         let names = instrument.labels.iter().chain(instrument.optional_labels);
-        let labels: Vec<_> = names.filter_map(|name| Some((*name, value_of(name)?))).collect();
+        let labels: Vec<_> =
+            names.filter(|name| self.has_label(name)).filter_map(|name| Some((*name, value_of(name)?))).collect();
         Bound::new(self.metrics.as_ref(), instrument, &labels)
+    }
+
+    /// The same for all servers together: no series, where the user asks for one of each server.
+    fn bind_without_server(&self, instrument: &'static Instrument, labels: &[(&'static str, &str)]) -> Bound {
+        if self.is_by_server() { Bound::none() } else { self.bind(instrument, labels) }
+    }
+
+    /// Whether series have this label, if it is an optional one.
+    fn has_label(&self, name: &str) -> bool {
+        let Some(metrics) = &self.metrics else { return false };
+        match name {
+            grpc::LOCALITY => metrics.locality,
+            grpc::SERVER => metrics.server,
+            _ => true,
+        }
     }
 
     /// Whether series have labels of a server.
@@ -80,6 +103,9 @@ pub(crate) struct ChannelMetrics {
     methods: ArcSwap<Vec<Arc<MethodMetrics>>>,
     /// Of calls that no generated client makes, and of methods beyond [`MAX_METHODS`].
     other: OnceLock<Arc<MethodMetrics>>,
+    /// Of all servers.
+    pub(crate) connections: Arc<Connections>,
+    pub(crate) servers: ServerMetrics,
 }
 
 /// Lengths first: they tell most methods apart without a look at their texts.
@@ -93,7 +119,13 @@ fn order(known: &MethodMetrics, service: &str, method: &str) -> Ordering {
 impl ChannelMetrics {
     pub(crate) fn new(metrics: Option<Metrics>, target: Arc<str>, epoch: Instant) -> Self {
         let context = Arc::new(MetricsContext { metrics, target, epoch });
-        Self { context, methods: ArcSwap::default(), other: OnceLock::new() }
+        Self {
+            methods: ArcSwap::default(),
+            other: OnceLock::new(),
+            connections: Arc::new(Connections::of_channel(context.clone())),
+            servers: ServerMetrics::new(context.clone()),
+            context,
+        }
     }
 
     /// Begins the record of a call of this method.

@@ -6,9 +6,12 @@ use std::sync::OnceLock;
 use tonic::Code;
 
 use crate::balance::channel::BalancedChannel;
+use crate::balance::metrics::ChannelMetrics;
+use crate::balance::metrics::connections::{Connections, LABELS};
 use crate::balance::metrics::method::{AttemptEnds, CODES, MethodMetrics};
-use crate::balance::metrics::{ChannelMetrics, MetricsContext};
-use crate::metrics::{Distribution, Histogram, grpc};
+use crate::balance::metrics::servers::STATES;
+use crate::balance::subchannel::ServerState;
+use crate::metrics::{Counter, Distribution, Histogram, UpDownCounter, grpc};
 
 impl BalancedChannel {
     /// Returns the numbers of the channel since it was built: what a [`Recorder`](crate::metrics::Recorder) gets, added up. They are
@@ -37,6 +40,22 @@ impl BalancedChannel {
 pub struct ChannelStats {
     target: Arc<str>,
     methods: Vec<MethodStats>,
+    connections: ConnectionStats,
+    servers: [usize; STATES.len()],
+    waiting: usize,
+    is_leaving_zone: bool,
+    ejections: u64,
+    unenforced_ejections: u64,
+}
+
+/// The numbers of the connections of a channel. Attempts that were given up count nowhere: it was the turn of others, or nobody
+/// wanted the connection any more.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ConnectionStats {
+    succeeded: u64,
+    failed: u64,
+    disconnections: Vec<(&'static str, u64)>,
 }
 
 /// The numbers of the calls of one method.
@@ -64,12 +83,24 @@ pub struct AttemptStats {
 
 impl ChannelMetrics {
     pub(crate) fn stats(&self) -> ChannelStats {
-        let MetricsContext { target, .. } = &*self.context;
+        let (servers, count) = (&self.servers, |count: &UpDownCounter| usize::try_from(count.value()).unwrap_or(0));
+        let sum = |counters: &[OnceLock<Box<Counter>>]| {
+            counters.iter().filter_map(OnceLock::get).map(|counter| counter.value()).sum()
+        };
         let methods = self.methods.load();
         let all = methods.iter().chain(self.other.get());
         let mut methods: Vec<_> = all.map(|method| MethodStats::of(method)).collect();
         methods.sort_by(|one, other| one.name.cmp(&other.name));
-        ChannelStats { target: target.clone(), methods }
+        ChannelStats {
+            target: self.context.target.clone(),
+            methods,
+            connections: ConnectionStats::of(&self.connections),
+            servers: servers.by_state.each_ref().map(count),
+            waiting: count(&servers.waiting),
+            is_leaving_zone: servers.leaving_zone.value() > 0,
+            ejections: sum(&servers.ejections),
+            unenforced_ejections: sum(&servers.unenforced),
+        }
     }
 }
 
@@ -87,6 +118,70 @@ impl ChannelStats {
     /// Returns the numbers of the method with this name, if it was called: `helloworld.Greeter/SayHello`, or `other`.
     pub fn method(&self, name: &str) -> Option<&MethodStats> {
         self.methods.iter().find(|method| method.name == name)
+    }
+}
+
+impl ChannelStats {
+    /// Returns the numbers of the connections to all servers.
+    pub fn connections(&self) -> &ConnectionStats {
+        &self.connections
+    }
+
+    /// Returns how many servers are in this state, as of the last change that the channel has seen.
+    pub fn servers(&self, state: ServerState) -> usize {
+        STATES.iter().zip(self.servers).filter(|((known, _), _)| *known == state).map(|(_, count)| count).sum()
+    }
+
+    /// Returns the number of calls that wait for a server.
+    pub fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    /// Whether calls go to servers outside of the channel's [zone](crate::BalancedChannelBuilder::zone), because none of its own is
+    /// ready. Calls that leave a busy zone are not meant.
+    pub fn is_leaving_zone(&self) -> bool {
+        self.is_leaving_zone
+    }
+
+    /// Returns how often servers were ejected ([`OutlierDetection`](crate::OutlierDetection)).
+    pub fn ejections(&self) -> u64 {
+        self.ejections
+    }
+
+    /// Returns how often a server was not ejected although that was due, because too many were ejected or no other was left.
+    pub fn unenforced_ejections(&self) -> u64 {
+        self.unenforced_ejections
+    }
+}
+
+impl ConnectionStats {
+    fn of(connections: &Connections) -> Self {
+        // What has ended first.
+        let counts = LABELS.iter().zip(&connections.disconnections);
+        let counts = counts.filter_map(|(label, counter)| Some((*label, counter.get()?.value())));
+        let disconnections = counts.filter(|(_, count)| *count > 0).collect();
+        Self { disconnections, failed: connections.failed.value(), succeeded: connections.succeeded.value() }
+    }
+
+    /// Returns how many connections are open.
+    pub fn open(&self) -> u64 {
+        self.succeeded.saturating_sub(self.disconnections().map(|(_, count)| count).sum())
+    }
+
+    /// Returns how many attempts to connect have succeeded.
+    pub fn succeeded(&self) -> u64 {
+        self.succeeded
+    }
+
+    /// Returns how many attempts to connect have failed.
+    pub fn failed(&self) -> u64 {
+        self.failed
+    }
+
+    /// Returns how many connections have ended, by the values of `grpc.disconnect_error`: `GOAWAY NO_ERROR`, `connection reset`.
+    /// With its GOAWAY a connection has ended, also if its calls go on.
+    pub fn disconnections(&self) -> impl ExactSizeIterator<Item = (&'static str, u64)> {
+        self.disconnections.iter().copied()
     }
 }
 

@@ -26,7 +26,7 @@ use tokio::time::Instant;
 use tonic::Code;
 
 use crate::address::Address;
-use crate::balance::metrics::SeriesByServer;
+use crate::balance::metrics::{SeriesByServer, ServerConnections};
 use crate::balance::pool::select::Reason as SelectionReason;
 use crate::balance::subchannel::cost::Cost;
 use crate::balance::subchannel::further::growth::Growth;
@@ -104,6 +104,8 @@ pub(crate) struct Subchannel {
     pub(crate) attempt_timeouts: AtomicU64,
     /// Series of the recorder's with its labels, where the user asks for those.
     pub(crate) series: SeriesByServer,
+    /// What counts its connections.
+    pub(crate) connections: ServerConnections,
     /// What outlier detection looks at.
     pub(crate) interval: IntervalCounts,
     /// Counts ejections and returns: odd while the server is ejected.
@@ -182,6 +184,7 @@ impl Subchannel {
         epoch: Instant,
         streams: Option<Arc<ServerStreams>>,
         waiting: WaitingCalls,
+        connections: ServerConnections,
     ) -> Self {
         let status = SubchannelStatus {
             state: SubchannelState::Connecting,
@@ -201,6 +204,7 @@ impl Subchannel {
             hedges: AtomicU64::new(0),
             attempt_timeouts: AtomicU64::new(0),
             series: SeriesByServer::default(),
+            connections,
             interval: IntervalCounts::default(),
             term: AtomicU16::new(0),
             on_probation: AtomicBool::new(false),
@@ -234,6 +238,19 @@ impl Subchannel {
     /// The state without the last error, which would be copied.
     pub(crate) fn state(&self) -> SubchannelState {
         self.lock().state.clone()
+    }
+
+    /// The state as users see it. `None` for a server that was removed a moment ago.
+    pub(crate) fn server_state(&self, status: &SubchannelStatus) -> Option<ServerState> {
+        Some(match status.state {
+            SubchannelState::Connecting | SubchannelState::Checking(_) => ServerState::Connecting,
+            SubchannelState::TransientFailure => ServerState::TransientFailure,
+            SubchannelState::Ready(_) if self.is_ejected() => ServerState::Ejected,
+            SubchannelState::Ready(_) if status.is_held => ServerState::Held,
+            SubchannelState::Ready(_) => ServerState::Ready,
+            SubchannelState::Unhealthy(_) => ServerState::Unhealthy,
+            SubchannelState::Shutdown => return None,
+        })
     }
 
     /// Changes the state, and the last error if one is given. After a shutdown nothing changes:

@@ -35,6 +35,8 @@ mod proxy;
 #[cfg(feature = "metrics")]
 mod recorder;
 mod report;
+#[cfg(feature = "metrics")]
+mod series_recorder;
 mod svg;
 
 pub use callgrind::{Counts, callgrind, instructions, short_and_long, valgrind};
@@ -54,4 +56,6 @@ pub use proxy::Proxy;
 pub use recorder::Recorder;
 pub use report::{Bar, Report, Row};
 pub use rustix::process::Signal;
+#[cfg(feature = "metrics")]
+pub use series_recorder::{SeriesRecorder, Values};
 pub use svg::Svg;
