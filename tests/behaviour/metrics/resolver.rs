@@ -102,7 +102,9 @@ async fn cached_instances_are_as_stale_as_their_file() {
     let first = Resolver::builder([world.etcd.endpoint()]).cache(folder.path()).connect_lazy().unwrap();
     let first = first.resolve("s").unwrap();
     servers_are(&first, &["h:1"]).await;
-    until("the file", async || folder.path().read_dir().unwrap().next().map(drop)).await;
+    let is_written =
+        async || std::fs::read_to_string(folder.path().join("s%2F.cache")).ok()?.contains("h:1").then_some(());
+    until("the file", is_written).await;
     drop(first);
     let second = Resolver::builder([NOBODY]).cache(folder.path()).metrics(recorder.clone()).connect_lazy().unwrap();
     let second = second.resolve("s").unwrap();
