@@ -47,7 +47,7 @@ pub(crate) struct AttemptReporter {
     ejection_term: u16,
     /// The channel, and not a reader, waits for the end of the response.
     pub(crate) is_end_awaited: bool,
-    is_over: bool,
+    pub(crate) is_over: bool,
 }
 
 impl AttemptReporter {
