@@ -87,7 +87,7 @@ impl BalancedChannel {
         let status = |listed: &Listed| {
             let Some(subchannel) = &listed.subchannel else { return Some(listed.idle()) };
             let status = subchannel.status();
-            let state = subchannel.server_state(&status)?;
+            let state = subchannel.server_state_of(&status)?;
             let (attempts, failures) = subchannel.attempts();
             let (connections, in_flight) = subchannel.connections();
             Some(ServerStatus {

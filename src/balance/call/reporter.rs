@@ -48,7 +48,7 @@ pub(crate) struct AttemptReporter {
     ejection_term: u16,
     /// The channel, and not a reader, waits for the end of the response.
     pub(crate) is_end_awaited: bool,
-    is_over: bool,
+    pub(crate) is_over: bool,
     /// Ends with the attempt.
     span: AttemptSpan,
 }

@@ -384,8 +384,12 @@ impl OpenBody {
 
 impl Drop for OpenBody {
     /// The caller gives the call up, unless it is over.
+    #[inline]
     fn drop(&mut self) {
-        self.give_up(Code::Cancelled);
+        if !self.reporter.is_over {
+            self.recv = None; // cancels the call
+            self.give_up(Code::Cancelled);
+        }
     }
 }
 

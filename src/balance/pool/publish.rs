@@ -145,7 +145,7 @@ impl Pool {
     /// Counts the servers by state, for metrics.
     fn count_servers(&self) {
         let state = |server: &PoolServer| match &server.entry {
-            Some(PoolEntry { subchannel, .. }) => subchannel.server_state(&subchannel.status()),
+            Some(PoolEntry { subchannel, .. }) => subchannel.server_state(),
             None => Some(ServerState::Idle),
         };
         let is_leaving_zone = self.own.iter().any(|own| self.is_leaving_zone(&own.partition));

@@ -240,8 +240,13 @@ impl Subchannel {
         self.lock().state.clone()
     }
 
-    /// The state as users see it. `None` for a server that was removed a moment ago.
-    pub(crate) fn server_state(&self, status: &SubchannelStatus) -> Option<ServerState> {
+    /// The present state as users see it. `None` for a server that was removed a moment ago.
+    pub(crate) fn server_state(&self) -> Option<ServerState> {
+        self.server_state_of(&self.lock())
+    }
+
+    /// The same of a copy.
+    pub(crate) fn server_state_of(&self, status: &SubchannelStatus) -> Option<ServerState> {
         Some(match status.state {
             SubchannelState::Connecting | SubchannelState::Checking(_) => ServerState::Connecting,
             SubchannelState::TransientFailure => ServerState::TransientFailure,
