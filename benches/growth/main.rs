@@ -6,11 +6,14 @@
 //! their curves are drawn into `benches/growth.svg`; `--svg FILE` draws those of the parts that ran.
 #![allow(clippy::disallowed_types)] // real time is meant
 
+mod changes;
 mod findings;
+mod heap;
 mod job;
 mod lapse;
 mod memory;
 mod plot;
+mod servers;
 mod services;
 
 use std::path::PathBuf;
@@ -36,7 +39,11 @@ struct Part {
     job: fn(&str),
 }
 
-const PARTS: [Part; 1] = [Part { name: "services", rows: services::rows, job: no_job }];
+const PARTS: [Part; 3] = [
+    Part { name: "services", rows: services::rows, job: no_job },
+    Part { name: changes::NAME, rows: changes::rows, job: changes::job },
+    Part { name: memory::NAME, rows: memory::rows, job: memory::job },
+];
 
 /// Where the curves are drawn when all parts run: a picture of some would lose the others.
 const PICTURE: &str = "benches/growth.svg";
