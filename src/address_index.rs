@@ -8,7 +8,7 @@
 //! A claim may be in doubt: the directory has lost the instance, in a way in which it may still be
 //! there. An address has claims in doubt only if it has no others.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use crate::address::{Address, Authority};
 use crate::instance::Instance;
@@ -16,7 +16,8 @@ use crate::instance::Instance;
 /// The addresses that instances claim. `K` is the owner of a claim, `V` is kept of the
 /// instance; both may be `()`, where a count is all that is needed.
 pub(crate) struct AddressIndex<K, V> {
-    claims: BTreeMap<Authority, Vec<Claim<K, V>>>,
+    /// Looked up alone and never walked over, so that runs repeat, and a lookup costs the same among many addresses as among few.
+    claims: HashMap<Authority, Vec<Claim<K, V>>>,
     /// The authorities that changed since they were last asked for, and how each was then, if it
     /// was there.
     changed: BTreeMap<Authority, Option<AddressState>>,
@@ -68,7 +69,7 @@ pub(crate) enum AddressChange<V> {
 
 impl<K, V> Default for AddressIndex<K, V> {
     fn default() -> Self {
-        Self { claims: BTreeMap::new(), changed: BTreeMap::new() }
+        Self { claims: HashMap::new(), changed: BTreeMap::new() }
     }
 }
 

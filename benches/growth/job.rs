@@ -19,9 +19,10 @@ pub(crate) fn spawn(part: &str, argument: &str) -> Process {
     Process::spawn(&mut command(part, argument)).expect("this program runs")
 }
 
-/// What such a process costs from its start to its end.
-pub(crate) fn count(part: &str, argument: &str) -> Result<Counts> {
+/// What such a process costs within the function of that name, which is not inlined, and in what that calls.
+pub(crate) fn count_within(function: &str, part: &str, argument: &str) -> Result<Counts> {
     test_support::callgrind(|mut valgrind| {
+        valgrind.arg("--collect-atstart=no").arg(format!("--toggle-collect=*{function}*"));
         valgrind.arg(env::current_exe().expect("the path of this program"));
         with_arguments(valgrind, part, argument)
     })

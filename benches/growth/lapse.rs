@@ -33,12 +33,12 @@ impl Lapse {
     pub(crate) async fn pass(&self, time: Duration) {
         for _ in 0..time.as_millis() / STEP.as_millis() {
             advance(STEP).await;
-            self.wait(STEP_TAKES).await;
+            wait(STEP_TAKES).await;
         }
     }
+}
 
-    /// Waits by the clock of the machine.
-    pub(crate) async fn wait(&self, time: Duration) {
-        spawn_blocking(move || thread::sleep(time)).await.expect("a task that ends");
-    }
+/// Waits by the clock of the machine.
+pub(crate) async fn wait(time: Duration) {
+    spawn_blocking(move || thread::sleep(time)).await.expect("a task that ends");
 }

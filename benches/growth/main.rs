@@ -6,12 +6,15 @@
 //! their curves are drawn into `benches/growth.svg`; `--svg FILE` draws those of the parts that ran.
 #![allow(clippy::disallowed_types)] // real time is meant
 
+mod changes;
 mod findings;
+mod heap;
 mod job;
 mod lapse;
 mod memory;
 mod plot;
 mod registrations;
+mod servers;
 mod services;
 
 use std::path::PathBuf;
@@ -37,9 +40,11 @@ struct Part {
     job: fn(&str),
 }
 
-const PARTS: [Part; 2] = [
+const PARTS: [Part; 4] = [
     Part { name: "services", rows: services::rows, job: no_job },
     Part { name: registrations::NAME, rows: registrations::rows, job: registrations::job },
+    Part { name: changes::NAME, rows: changes::rows, job: changes::job },
+    Part { name: memory::NAME, rows: memory::rows, job: memory::job },
 ];
 
 /// Where the curves are drawn when all parts run: a picture of some would lose the others.

@@ -221,9 +221,4 @@ impl Distribution {
             (if i == last { f64::INFINITY } else { self.bounds[i] }, *count) // a bucket more than bounds
         })
     }
-
-    pub(crate) fn add(&mut self, other: &Self) {
-        self.buckets.iter_mut().zip(&other.buckets).for_each(|(own, other)| *own += other);
-        self.sum += other.sum;
-    }
 }

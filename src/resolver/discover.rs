@@ -1,7 +1,7 @@
 //! [`ChangeStream`]: changes for tower's balancers, made from snapshots; and tonic's own balanced
 //! channel.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -49,8 +49,8 @@ pub struct ChangeStream {
     updates: WatchStream<View>,
     /// The servers of the last view.
     servers: Servers,
-    /// The servers that the reader has: inserted and not removed.
-    emitted: BTreeSet<ServerKey>,
+    /// The servers that the reader has: inserted and not removed. Never walked over.
+    emitted: HashSet<ServerKey>,
     /// Changes that the reader has not taken.
     pending: VecDeque<Change<ServerKey, Address>>,
     /// The user's function.
@@ -66,7 +66,7 @@ impl ChangeStream {
         Self {
             updates,
             servers: Servers::default(),
-            emitted: BTreeSet::new(),
+            emitted: HashSet::new(),
             pending: VecDeque::new(),
             configure,
             _service: service,
@@ -135,7 +135,7 @@ impl Stream for ChangeStream {
                 }
             }
             match ready!(Pin::new(&mut this.updates).poll_next(cx)) {
-                Some(view) => this.pending.extend(this.servers.advance(&view.for_balancers)),
+                Some(view) => this.pending.extend(this.servers.advance(view.for_balancers)),
                 None => return Poll::Ready(None),
             }
         }

@@ -1,6 +1,7 @@
 //! The changes of a service's server addresses, for tower's balancers. PURE.
 
 use std::fmt;
+use std::sync::Arc;
 
 use tower::discover::Change;
 
@@ -34,7 +35,7 @@ impl fmt::Debug for ServerKey {
 #[derive(Default)]
 pub(crate) struct Servers {
     /// The snapshot of which the reader was told.
-    snapshot: Snapshot,
+    snapshot: Arc<Snapshot>,
     /// The addresses that it names.
     index: AddressIndex<(), ()>,
 }
@@ -42,14 +43,14 @@ pub(crate) struct Servers {
 impl Servers {
     /// The changes that lead a reader from the last snapshot to this one. Inserts come first, so
     /// that a set that is replaced is never empty. Nothing for an address that stayed equal.
-    pub(crate) fn advance(&mut self, snapshot: &Snapshot) -> Vec<Change<ServerKey, Address>> {
-        for change in diff(&self.snapshot, snapshot) {
+    pub(crate) fn advance(&mut self, snapshot: Arc<Snapshot>) -> Vec<Change<ServerKey, Address>> {
+        for change in diff(&self.snapshot, &snapshot) {
             let before = change.before.iter().flat_map(|entry| entry.instances());
             before.for_each(|instance| self.index.remove(&(), instance));
             let after = change.after.iter().flat_map(|entry| entry.instances());
             after.for_each(|instance| self.index.insert(&(), instance, &()));
         }
-        self.snapshot = snapshot.clone();
+        self.snapshot = snapshot;
         let (mut changes, mut removes) = (Vec::new(), Vec::new());
         for change in self.index.take_changes() {
             match change {
@@ -118,7 +119,7 @@ pub(crate) mod tests {
         for (revision, set) in (1..).zip(sets) {
             snapshot.restore(revision, set.iter().map(entry).collect());
             let mut removing = false;
-            for change in servers.advance(&snapshot) {
+            for change in servers.advance(Arc::new(snapshot.clone())) {
                 match change {
                     Change::Insert(key, address) => {
                         prop_assert!(!removing, "inserts before removes");
@@ -132,7 +133,7 @@ pub(crate) mod tests {
                 }
             }
             prop_assert_eq!(&known, &expected(&snapshot));
-            prop_assert!(servers.advance(&snapshot).is_empty());
+            prop_assert!(servers.advance(Arc::new(snapshot.clone())).is_empty());
         }
         Ok(())
     }
@@ -153,12 +154,12 @@ pub(crate) mod tests {
             snapshot.put(SnapshotEntry::new(key, Ok(vec![Instance::new("h:1").unwrap().with_stored_weight(weight)])))
         };
         put(&mut snapshot, b"a", 1);
-        assert_eq!(servers.advance(&snapshot).len(), 1);
+        assert_eq!(servers.advance(Arc::new(snapshot.clone())).len(), 1);
         assert!(put(&mut snapshot, b"a", 2) && put(&mut snapshot, b"b", 2));
-        assert!(servers.advance(&snapshot).is_empty());
+        assert!(servers.advance(Arc::new(snapshot.clone())).is_empty());
         snapshot.remove(b"a");
-        assert!(servers.advance(&snapshot).is_empty());
+        assert!(servers.advance(Arc::new(snapshot.clone())).is_empty());
         snapshot.remove(b"b");
-        assert!(matches!(servers.advance(&snapshot).as_slice(), [Change::Remove(_)]));
+        assert!(matches!(servers.advance(Arc::new(snapshot.clone())).as_slice(), [Change::Remove(_)]));
     }
 }

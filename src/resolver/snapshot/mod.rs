@@ -1,25 +1,23 @@
 //! [`Snapshot`]: all instances of a service at one etcd revision; and the difference of two
 //! snapshots. PURE.
 //!
-//! A snapshot is a sorted list of entries in chunks, which snapshots share. A change copies one
-//! chunk and the list of chunks. A difference skips the chunks that both sides share. So an event
-//! costs the same among ten instances as among ten thousand, and each of a thousand readers can
-//! hold the snapshot that it has seen.
+//! - `mod.rs`: what readers see, and differences.
+//! - `tree.rs` (pure): the entries, in nodes that snapshots share. So an event costs nearly the same among ten
+//!   instances as among ten thousand, and each of a thousand readers can hold the snapshot that it has seen.
 //!
-//! Invariants: chunks and their entries are in the order of the keys; no chunk is empty;
-//! `instances`, `draining` and `unreadable` are the sums over all entries.
+//! Invariant: `instances`, `draining` and `unreadable` are the sums over all entries.
+
+mod tree;
 
 use std::cmp::Ordering;
 use std::fmt;
 use std::sync::Arc;
 
+use self::tree::Entries;
 use crate::address_index::Doubt;
 use crate::codec::DecodeError;
 use crate::instance::Instance;
 use crate::secret::shown_key;
-
-/// Entries in a chunk. A chunk of twice as many is split.
-const CHUNK_SIZE: usize = 32;
 
 /// One etcd key of a service, with the instances that its value names. Entries compare by what was
 /// read.
@@ -110,16 +108,13 @@ impl fmt::Debug for SnapshotEntry {
     }
 }
 
-/// A chunk of entries, shared by snapshots.
-type Chunk = Arc<Vec<Arc<SnapshotEntry>>>;
-
 /// All instances of a service at one etcd revision, ordered by etcd key. Immutable; cheap to clone.
 #[derive(Clone, Default)]
 pub struct Snapshot {
     /// The etcd revision.
     revision: i64,
     /// The entries.
-    chunks: Vec<Chunk>,
+    entries: Entries,
     /// How many instances they have.
     instances: usize,
     /// How many of them drain.
@@ -155,13 +150,12 @@ impl Snapshot {
 
     /// Every key with its instances, unreadable ones included, in the order of the keys.
     pub fn entries(&self) -> impl Iterator<Item = &SnapshotEntry> {
-        self.chunks.iter().flat_map(|chunk| chunk.iter()).map(|entry| &**entry)
+        self.entries.iter().map(|entry| &**entry)
     }
 
     /// The entry of an etcd key.
     pub fn get(&self, key: &[u8]) -> Option<&SnapshotEntry> {
-        let (chunk, place) = self.find(key).ok()?;
-        Some(&self.chunks[chunk][place])
+        Some(self.entries.at(self.entries.find(key).ok()?))
     }
 
     /// The number of keys whose value cannot be read. [`SnapshotEntry::error`] says why.
@@ -204,49 +198,30 @@ impl Snapshot {
 
     /// Puts an entry. `false` if an equal one was there.
     pub(crate) fn put(&mut self, entry: SnapshotEntry) -> bool {
-        match self.find(&entry.key) {
-            Ok((chunk, place)) if *self.chunks[chunk][place] == entry => {
-                self.keep_value(chunk, place, entry);
+        match self.entries.find(&entry.key) {
+            Ok(place) if **self.entries.at(place) == entry => {
+                // Its value as it stands in etcd, or its lease, may be another one.
+                if !is_stored_equal(self.entries.at(place), &entry) {
+                    self.entries.replace(place, Arc::new(entry));
+                }
                 return false;
             }
-            Ok((chunk, place)) => {
+            Ok(place) => {
                 self.count(&entry, true);
-                let old = std::mem::replace(&mut Arc::make_mut(&mut self.chunks[chunk])[place], Arc::new(entry));
+                let old = self.entries.replace(place, Arc::new(entry));
                 self.count(&old, false);
             }
-            Err((chunk, place)) => {
+            Err(place) => {
                 self.count(&entry, true);
-                if self.chunks.is_empty() {
-                    self.chunks.push(Chunk::default());
-                }
-                let entries = Arc::make_mut(&mut self.chunks[chunk]);
-                entries.insert(place, Arc::new(entry));
-                if entries.len() >= 2 * CHUNK_SIZE {
-                    let upper = entries.split_off(CHUNK_SIZE);
-                    self.chunks.insert(chunk + 1, Arc::new(upper));
-                }
+                self.entries.insert(place, Arc::new(entry));
             }
         }
         true
     }
 
-    /// Replaces an equal entry if its value as it stands in etcd, or its lease, differs.
-    fn keep_value(&mut self, chunk: usize, place: usize, entry: SnapshotEntry) {
-        if !is_stored_equal(&self.chunks[chunk][place], &entry) {
-            Arc::make_mut(&mut self.chunks[chunk])[place] = Arc::new(entry);
-        }
-    }
-
     /// Removes a key, and returns its entry. `None` if it was not there.
     pub(crate) fn remove(&mut self, key: &[u8]) -> Option<Arc<SnapshotEntry>> {
-        let (chunk, place) = self.find(key).ok()?;
-        let entries = Arc::make_mut(&mut self.chunks[chunk]);
-        let old = entries.remove(place);
-        if entries.is_empty() {
-            self.chunks.remove(chunk);
-        } else if entries.len() < CHUNK_SIZE / 4 {
-            self.merge_with_next(chunk);
-        }
+        let old = self.entries.remove(self.entries.find(key).ok()?);
         self.count(&old, false);
         Some(old)
     }
@@ -258,8 +233,8 @@ impl Snapshot {
     /// nothing, and later differences stay cheap.
     pub(crate) fn restore(&mut self, revision: i64, entries: Vec<SnapshotEntry>) -> bool {
         let next = Self::build(revision, entries);
-        if self.chunks.is_empty() {
-            let differs = !next.chunks.is_empty();
+        if self.entries.is_empty() {
+            let differs = !next.entries.is_empty();
             *self = Self { doubtful: self.doubtful.clone(), ..next };
             return differs;
         }
@@ -287,15 +262,8 @@ impl Snapshot {
             entries.reverse();
         }
         let mut snapshot = Self { revision, ..Self::default() };
-        snapshot.chunks.reserve_exact(entries.len().div_ceil(CHUNK_SIZE));
-        let mut entries = entries.into_iter().peekable();
-        while entries.peek().is_some() {
-            let chunk: Vec<_> = entries.by_ref().take(CHUNK_SIZE).map(Arc::new).collect();
-            for entry in &chunk {
-                snapshot.count(entry, true);
-            }
-            snapshot.chunks.push(Arc::new(chunk));
-        }
+        entries.iter().for_each(|entry| snapshot.count(entry, true));
+        snapshot.entries = Entries::from_sorted(entries.into_iter().map(Arc::new));
         snapshot
     }
 
@@ -311,28 +279,6 @@ impl Snapshot {
             self.instances -= entry.instances().len();
             self.draining -= draining;
             self.unreadable -= unreadable;
-        }
-    }
-
-    /// The chunk and the position of a key; as an error those at which it belongs.
-    fn find(&self, key: &[u8]) -> Result<(usize, usize), (usize, usize)> {
-        // No chunk is ever empty, so each has a first key.
-        let after = self.chunks.partition_point(|chunk| *chunk[0].key <= *key);
-        let chunk = after.saturating_sub(1);
-        let Some(entries) = self.chunks.get(chunk) else { return Err((0, 0)) };
-        match entries.binary_search_by(|entry| (*entry.key).cmp(key)) {
-            Ok(place) => Ok((chunk, place)),
-            Err(place) => Err((chunk, place)),
-        }
-    }
-
-    /// Merges a small chunk with the next one, so that many removals do not leave many small
-    /// chunks.
-    fn merge_with_next(&mut self, chunk: usize) {
-        let fits = self.chunks.get(chunk + 1).is_some_and(|next| next.len() <= CHUNK_SIZE);
-        if fits {
-            let next = self.chunks.remove(chunk + 1);
-            Arc::make_mut(&mut self.chunks[chunk]).extend(next.iter().cloned());
         }
     }
 }
@@ -363,8 +309,8 @@ pub(crate) struct Difference {
     pub(crate) after: Option<Arc<SnapshotEntry>>,
 }
 
-/// The differences of two snapshots, in the order of the keys. Entries compare by value. Shared
-/// chunks are skipped.
+/// The differences of two snapshots, in the order of the keys. Entries compare by value. What is
+/// shared is skipped.
 pub(crate) fn diff<'a>(before: &'a Snapshot, after: &'a Snapshot) -> impl Iterator<Item = Difference> + 'a {
     differences(before, after, PartialEq::eq)
 }
@@ -385,17 +331,10 @@ fn differences<'a>(
     after: &'a Snapshot,
     is_equal: fn(&SnapshotEntry, &SnapshotEntry) -> bool,
 ) -> impl Iterator<Item = Difference> + 'a {
-    let mut old = Cursor { chunks: &before.chunks, place: 0 };
-    let mut new = Cursor { chunks: &after.chunks, place: 0 };
+    let (mut old, mut new) = (before.entries.cursor(), after.entries.cursor());
     std::iter::from_fn(move || {
         loop {
-            if let (Some(a), Some(b)) = (old.whole_chunk(), new.whole_chunk())
-                && Arc::ptr_eq(a, b)
-            {
-                old.skip_chunk();
-                new.skip_chunk();
-                continue;
-            }
+            old.skip_shared(&mut new);
             let order = match (old.entry(), new.entry()) {
                 (None, None) => return None,
                 // Most entries of a chunk that differs are shared: their keys are not compared.
@@ -412,42 +351,6 @@ fn differences<'a>(
             }
         }
     })
-}
-
-/// A position in the entries of a snapshot.
-struct Cursor<'a> {
-    /// The chunks from the present one on.
-    chunks: &'a [Chunk],
-    /// The position in the first of them.
-    place: usize,
-}
-
-impl<'a> Cursor<'a> {
-    /// The present chunk, at its start.
-    fn whole_chunk(&self) -> Option<&'a Chunk> {
-        if self.place == 0 { self.chunks.first() } else { None }
-    }
-
-    /// Goes to the start of the next chunk.
-    fn skip_chunk(&mut self) {
-        self.chunks = &self.chunks[1..];
-        self.place = 0;
-    }
-
-    /// The present entry.
-    fn entry(&self) -> Option<&'a Arc<SnapshotEntry>> {
-        self.chunks.first()?.get(self.place)
-    }
-
-    /// Takes the present entry.
-    fn next(&mut self) -> Option<&'a Arc<SnapshotEntry>> {
-        let entry = self.entry()?;
-        self.place += 1;
-        if self.place == self.chunks[0].len() {
-            self.skip_chunk();
-        }
-        Some(entry)
-    }
 }
 
 #[cfg(any(test, tonic_etcd_fuzzing))]

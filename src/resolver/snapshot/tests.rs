@@ -23,7 +23,7 @@ fn agrees(snapshot: &Snapshot, model: &Model) {
     assert_eq!(snapshot.draining(), draining.count());
     assert_eq!(snapshot.unreadable(), model.values().filter(|e| e.error().is_some()).count());
     assert!(model.iter().all(|(key, entry)| snapshot.get(key) == Some(entry)));
-    assert!(snapshot.chunks.iter().all(|chunk| !chunk.is_empty() && chunk.len() < 2 * CHUNK_SIZE));
+    snapshot.entries.check();
 }
 
 #[derive(Clone, Debug)]
@@ -128,18 +128,17 @@ pub(crate) fn fuzz(bytes: &[u8]) {
 }
 
 #[test]
-fn a_change_among_many_copies_one_chunk() {
+fn a_change_among_many_copies_one_group_and_one_chunk() {
     let mut snapshot = Snapshot::default();
     snapshot.restore(1, (0..10_000).map(|key| entry(key, 1)).collect());
     let before = snapshot.clone();
     snapshot.put(entry(5_000, 2));
-    let shared = snapshot.chunks.iter().zip(&before.chunks).filter(|(a, b)| Arc::ptr_eq(a, b)).count();
-    assert_eq!(shared, before.chunks.len() - 1);
+    assert_eq!(snapshot.entries.unshared(&before.entries), (1, 1));
     let relisted = snapshot.clone();
     let mut again = (0..10_000).map(|key| entry(key, 1)).collect::<Vec<_>>();
     again[5_000] = entry(5_000, 2);
     assert!(!snapshot.restore(9, again), "an equal list changes nothing");
-    assert!(snapshot.chunks.iter().zip(&relisted.chunks).all(|(a, b)| Arc::ptr_eq(a, b)));
+    assert_eq!(snapshot.entries.unshared(&relisted.entries), (0, 0));
 }
 
 /// Two values that are read alike are no change, and the later one is kept.

@@ -123,17 +123,31 @@ fn a_refusal_is_of_the_oldest_creation_that_no_other_has_overtaken() {
     assert_eq!(machine.action(ms(5_000)), Action::Unanswered { watch: 2, since: ms(0) });
 }
 
-/// F1: quiet for an hour, as etcd answers: one request for progress after each silence, and nothing else.
+/// F1: quiet for an hour, as etcd answers: one request for progress after each silence, and nothing else, however many watches
+/// share the stream.
 #[test]
 fn a_quiet_stream_that_answers_is_only_asked_for_progress() {
-    let mut machine = quiet();
-    let mut now = ms(0);
-    for _ in 0..720 {
-        let Action::Wait { until } = machine.action(now) else { panic!() };
-        assert_eq!(until, now + QUIET_LIMIT);
-        now = until;
-        assert_eq!(sent(&mut machine, now), [Request::Progress]);
-        assert_eq!(machine.on(now, message(-1)), Recipient::Nobody);
+    for watches in [1, 128] {
+        let mut machine = machine(watches);
+        loop {
+            let sent = sent(&mut machine, ms(0));
+            for request in &sent {
+                let Request::Create { watch, id } = *request else { panic!("{request:?}") };
+                assert_eq!(machine.on(ms(0), created(id)), Recipient::Watch(watch));
+            }
+            if sent.is_empty() {
+                break;
+            }
+        }
+        assert_eq!(machine.live.len() as u64, watches);
+        let mut now = ms(0);
+        for _ in 0..720 {
+            let Action::Wait { until } = machine.action(now) else { panic!() };
+            assert_eq!(until, now + QUIET_LIMIT);
+            now = until;
+            assert_eq!(sent(&mut machine, now), [Request::Progress]);
+            assert_eq!(machine.on(now, message(-1)), Recipient::Nobody);
+        }
     }
 }
 
