@@ -5,6 +5,7 @@ use std::time::Duration;
 use test_support::{Proxy, Recorder};
 use tonic_etcd::{Instance, Registrar, Resolution, ResolutionStats, Resolver};
 
+use crate::cache::written;
 use crate::metrics::{ended, shows, until_metrics};
 use crate::support::{World, naming, resolved, servers_are, until};
 
@@ -102,9 +103,7 @@ async fn cached_instances_are_as_stale_as_their_file() {
     let first = Resolver::builder([world.etcd.endpoint()]).cache(folder.path()).connect_lazy().unwrap();
     let first = first.resolve("s").unwrap();
     servers_are(&first, &["h:1"]).await;
-    let is_written =
-        async || std::fs::read_to_string(folder.path().join("s%2F.cache")).ok()?.contains("h:1").then_some(());
-    until("the file", is_written).await;
+    written(&folder.path().join("s%2F.cache"), "h:1").await;
     drop(first);
     let second = Resolver::builder([NOBODY]).cache(folder.path()).metrics(recorder.clone()).connect_lazy().unwrap();
     let second = second.resolve("s").unwrap();
