@@ -28,6 +28,14 @@ pub(crate) fn count_within(function: &str, part: &str, argument: &str) -> Result
     })
 }
 
+/// What such a process costs from its start to its end.
+pub(crate) fn count(part: &str, argument: &str) -> Result<Counts> {
+    test_support::callgrind(|mut valgrind| {
+        valgrind.arg(env::current_exe().expect("the path of this program"));
+        with_arguments(valgrind, part, argument)
+    })
+}
+
 /// Runs it on one thread: then counts repeat.
 pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(future)
