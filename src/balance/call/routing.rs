@@ -63,9 +63,9 @@ pub(in crate::balance) fn routed_call(
 }
 
 /// A call whose route is a mistake: it ends at once.
-pub(in crate::balance) async fn misrouted(
-    channel: Arc<ChannelHandle>,
-    misrouted: Misrouted,
+pub(in crate::balance) fn misrouted(
+    channel: &ChannelHandle,
+    misrouted: &Misrouted,
     request: Request<tonic::body::Body>,
 ) -> Result<Response<ResponseBody>, Status> {
     let mut state = CallState::new(channel.shared.clone(), request);

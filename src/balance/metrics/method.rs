@@ -59,13 +59,11 @@ pub(super) struct Again {
 /// Returns what a lock holds, which `make` makes if it is empty. `make` runs outside of the lock, because it binds series of the
 /// recorder's.
 pub(super) fn get_or_make<T>(lock: &OnceLock<Box<T>>, make: impl FnOnce() -> T) -> &T {
-    match lock.get() {
-        Some(made) => made,
-        None => {
-            let made = Box::new(make());
-            lock.get_or_init(move || made) // if another task is as early, its value stays
-        }
+    if let Some(held) = lock.get() {
+        return held;
     }
+    let new = Box::new(make());
+    lock.get_or_init(move || new) // if another task is as early, its value stays
 }
 
 impl MethodMetrics {

@@ -67,6 +67,12 @@ impl Held {
         Self { connection, health, closing, began, is_further, open, is_untold, calls: 0, unused_since: Instant::now() }
     }
 
+    /// Counts it as ended. Returns when the attempt began that gave it, and whether it was made while the server had another one.
+    pub(super) fn ended(self, reason: &CloseReason) -> (Instant, bool) {
+        self.open.ended(reason.disconnect);
+        (self.began, self.is_further)
+    }
+
     /// Whether there was no call for so long.
     fn is_unused(&mut self, now: Instant, unused_after: Duration) -> bool {
         let calls = self.connection.begun();
