@@ -8,15 +8,15 @@ use std::net::{TcpListener, TcpStream};
 
 use etcd_client::{Client, Txn, TxnOp};
 use serde::{Deserialize, Serialize};
-use test_support::{Bar, Counts, Etcd, Result};
+use test_support::{Bar, Etcd, Result};
 use tokio::runtime::Runtime;
 use tokio_stream::StreamExt;
 use tonic_etcd::{ChangeStream, Resolver};
 use tower::discover::Change;
 
-use crate::PATIENCE;
 use crate::findings::{Curve, Findings};
-use crate::job::{block_on, count_within};
+use crate::job::{block_on, instructions_within};
+use crate::{PATIENCE, heap, job};
 
 pub(crate) const NAME: &str = "changes";
 const KEYS: [usize; 5] = [3, 30, 300, 3_000, 10_000];
@@ -32,54 +32,61 @@ struct Job {
     keys: usize,
     /// Where each change that was seen is told, by a byte.
     seen: String,
+    /// Whether it says on stdout how much it has allocated.
+    counts_allocations: bool,
+}
+
+/// What a change costs.
+#[derive(Clone, Copy)]
+struct Cost {
+    instructions: f64,
+    allocations: f64,
 }
 
 pub(crate) fn rows(found: &mut Findings) {
     let etcd = Etcd::start();
-    let costs: Vec<Result<Counts>> = KEYS.iter().map(|keys| cost(&etcd, *keys)).collect();
-    let first_and_last = |of: fn(&Counts) -> f64| {
-        let value = |place: usize| costs[place].as_ref().map(of).map_err(Clone::clone);
-        Ok::<_, test_support::Error>((value(0)?, value(KEYS.len() - 1)?))
-    };
-    let (few, many) = (KEYS[0], KEYS[KEYS.len() - 1]);
-    for (what, of) in [("instructions", instructions as fn(&Counts) -> f64), ("allocations", allocations)] {
-        let both = first_and_last(of);
-        let value = |of: fn((f64, f64)) -> f64| both.clone().map(of);
-        found.add_or_missing(format!("a change among {few} keys, {what}"), value(|both| both.0), "", None);
-        found.add_or_missing(format!("a change among {many} keys, {what}"), value(|both| both.1), "", None);
-        let name = format!("a change, {what}, {many} / {few} keys");
-        found.add_or_missing(name, value(|both| both.1 / both.0), "×", Bar::AtMost(1.1));
+    let costs: Vec<Result<Cost>> = KEYS.iter().map(|keys| cost(&etcd, *keys)).collect();
+    let last = KEYS.len() - 1;
+    for (what, of) in [("instructions", instructions as fn(Cost) -> f64), ("allocations", |cost| cost.allocations)] {
+        let value = |place: usize| costs[place].clone().map(of);
+        found.add_or_missing(format!("a change among {} keys, {what}", KEYS[0]), value(0), "", None);
+        found.add_or_missing(format!("a change among {} keys, {what}", KEYS[last]), value(last), "", None);
+        let ratio = value(0).and_then(|few| Ok(value(last)? / few));
+        let name = format!("a change, {what}, {} / {} keys", KEYS[last], KEYS[0]);
+        found.add_or_missing(name, ratio, "×", Bar::AtMost(1.1));
     }
     let points =
-        KEYS.iter().zip(&costs).filter_map(|(keys, cost)| Some((*keys as f64, cost.as_ref().ok()?.instructions)));
-    let title = "a change out of discover()".to_owned();
-    found.draw(Curve { title, of: "registrations", unit: "instr.", points: points.collect() });
+        KEYS.iter().zip(&costs).filter_map(|(keys, cost)| Some((*keys as f64, instructions(*cost.as_ref().ok()?))));
+    let title = "instructions of a change out of discover()".to_owned();
+    found.draw(Curve { title, of: "registrations", unit: "", points: points.collect() });
 }
 
-fn instructions(counts: &Counts) -> f64 {
-    counts.instructions
+fn instructions(cost: Cost) -> f64 {
+    cost.instructions
 }
 
-fn allocations(counts: &Counts) -> f64 {
-    counts.allocations
-}
-
-/// What a change costs among so many keys.
-fn cost(etcd: &Etcd, keys: usize) -> Result<Counts> {
+/// What a change costs among so many keys: in one process instructions are counted, in another one allocations.
+fn cost(etcd: &Etcd, keys: usize) -> Result<Cost> {
     let (etcd, service) = (etcd.endpoint(), format!("changes{keys}"));
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let seen = listener.local_addr().expect("its address").to_string();
     block_on(put(&etcd, &service, keys));
-    let job = Job { etcd: etcd.clone(), service: service.clone(), keys, seen };
-    let counts = std::thread::scope(|scope| {
-        scope.spawn(|| write(&etcd, &service, keys, &listener));
-        let counts = count_within("see_changes", NAME, &serde_json::to_string(&job).expect("a job is JSON"));
-        // The writer may still wait for a process that never came.
-        drop(TcpStream::connect(&job.seen));
-        counts
+    let counted = |counts_allocations, count: fn(&str) -> Result<f64>| {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let seen = listener.local_addr().expect("its address").to_string();
+        let job = Job { etcd: etcd.clone(), service: service.clone(), keys, seen, counts_allocations };
+        std::thread::scope(|scope| {
+            scope.spawn(|| write(&etcd, &service, keys, &listener));
+            let count = count(&serde_json::to_string(&job).expect("a job is JSON"));
+            // The writer may still wait for a process that never came.
+            drop(TcpStream::connect(&job.seen));
+            Ok::<_, test_support::Error>(count? / CHANGES as f64)
+        })
+    };
+    let instructions = counted(false, |job| instructions_within("see_changes", NAME, job))?;
+    let allocations = counted(true, |job| {
+        let line = job::spawn(NAME, job).wait_line(|_| true, PATIENCE)?;
+        Ok(line.parse().expect("a number"))
     })?;
-    let each = |count: f64| count / CHANGES as f64;
-    Ok(Counts { instructions: each(counts.instructions), allocations: each(counts.allocations) })
+    Ok(Cost { instructions, allocations })
 }
 
 fn naming(address: &str) -> String {
@@ -135,7 +142,11 @@ pub(crate) fn job(argument: &str) {
         changes(&mut discover, &mut writer, WARM_UP).await;
         discover
     });
+    let profiler = job.counts_allocations.then(heap::profiler);
     see_changes(&runtime, &mut discover, &mut writer);
+    if profiler.is_some() {
+        println!("{}", heap::allocations());
+    }
     // Without what it takes to free many keys.
     std::process::exit(0);
 }

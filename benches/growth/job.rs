@@ -4,7 +4,7 @@ use std::env;
 use std::future::Future;
 use std::process::Command;
 
-use test_support::{Counts, Process, Result};
+use test_support::{Process, Result};
 
 /// The first argument of such a process.
 pub(crate) const WORD: &str = "job";
@@ -19,13 +19,15 @@ pub(crate) fn spawn(part: &str, argument: &str) -> Process {
     Process::spawn(&mut command(part, argument)).expect("this program runs")
 }
 
-/// What such a process costs within the function of that name, which is not inlined, and in what that calls.
-pub(crate) fn count_within(function: &str, part: &str, argument: &str) -> Result<Counts> {
-    test_support::callgrind(|mut valgrind| {
+/// The instructions of such a process within the function of that name, which is not inlined, and in what that calls. Callgrind
+/// counts calls everywhere, so that allocations are counted by `heap::profiler`.
+pub(crate) fn instructions_within(function: &str, part: &str, argument: &str) -> Result<f64> {
+    let counts = test_support::callgrind(|mut valgrind| {
         valgrind.arg("--collect-atstart=no").arg(format!("--toggle-collect=*{function}*"));
         valgrind.arg(env::current_exe().expect("the path of this program"));
         with_arguments(valgrind, part, argument)
-    })
+    })?;
+    Ok(counts.instructions)
 }
 
 /// What such a process costs from its start to its end.

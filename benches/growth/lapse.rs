@@ -4,12 +4,14 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use test_support::Etcd;
 use tokio::task::spawn_blocking;
 use tokio::time::advance;
 
-/// How far the clock goes in a step, and how long a step takes: what is asked in one is answered before a few more have passed.
+/// How far the clock goes in a step.
 const STEP: Duration = Duration::from_millis(100);
-const STEP_TAKES: Duration = Duration::from_millis(4);
+/// How long a step takes, before and after etcd has answered.
+const STEP_TAKES: Duration = Duration::from_millis(2);
 
 /// A runtime whose clock goes when it is told to.
 pub(crate) struct Lapse(());
@@ -29,10 +31,13 @@ impl Lapse {
         })
     }
 
-    /// Lets so much time pass for everything on the runtime.
-    pub(crate) async fn pass(&self, time: Duration) {
+    /// Lets so much time pass for everything on the runtime. In each step etcd answers this thread: on a busy machine the clock
+    /// waits, so that what is asked in one step is answered before a few more have passed.
+    pub(crate) async fn pass(&self, time: Duration, etcd: &Etcd) {
         for _ in 0..time.as_millis() / STEP.as_millis() {
             advance(STEP).await;
+            wait(STEP_TAKES).await;
+            assert!(etcd.health(), "etcd is well");
             wait(STEP_TAKES).await;
         }
     }

@@ -65,7 +65,7 @@ fn watch(services: usize) -> Seen {
         let bytes = heap::held_when_settled().await - before;
         let (began, mut last, mut most_in_a_minute) = (received(&etcd), received(&etcd), 0.0);
         for _ in 0..QUIET.as_secs() / MINUTE.as_secs() {
-            lapse.pass(MINUTE).await;
+            lapse.pass(MINUTE, &etcd).await;
             let now = received(&etcd);
             most_in_a_minute = f64::max(most_in_a_minute, now - last);
             last = now;

@@ -372,17 +372,17 @@ impl Task {
                 self.on(Input::Events(events))
             }
             Message::Late(failure) => {
-                self.on_failure(failure);
+                self.on_failure(*failure);
                 self.on(Input::Late)
             }
             Message::Canceled(failure) => {
                 self.watch = None;
-                let kind = self.on_failure(failure);
+                let kind = self.on_failure(*failure);
                 self.on(Input::Canceled(kind))
             }
             Message::Lost { failure, heard } => {
                 self.watch = None;
-                let kind = self.on_failure(failure);
+                let kind = self.on_failure(*failure);
                 self.on(Input::Lost { kind, last_heard: heard.saturating_duration_since(self.epoch) })
             }
         }

@@ -218,12 +218,13 @@ impl WatchHub {
                 let again = self.machine.unanswered(now, id);
                 let within = CREATION_TIMEOUT.as_millis();
                 let why = format!("the watch was not created within {within} ms; retrying in {} ms", again.as_millis());
-                self.put(id, Message::Late(Failure::new(Class::TimedOut, why).while_doing("watching")));
+                let failure = Failure::new(Class::TimedOut, why).while_doing("watching");
+                self.put(id, Message::Late(Box::new(failure)));
             }
             StreamEvent::Displaced(id) => self.machine.displaced(now, id),
             StreamEvent::TokenRefused { id, failure } => {
                 if !self.machine.token_refused(now, id) {
-                    self.put(id, Message::Canceled(failure));
+                    self.put(id, Message::Canceled(Box::new(failure)));
                     self.machine.remove(now, id);
                     self.watches.remove(&id);
                 }
@@ -234,7 +235,7 @@ impl WatchHub {
             }
             StreamEvent::ReaderBehind { id, heard } => {
                 let failure = Failure::new(Class::Transient, "the reader of the watch is too far behind");
-                self.put(id, Message::Lost { failure, heard });
+                self.put(id, Message::Lost { failure: Box::new(failure), heard });
                 self.machine.remove(now, id);
                 self.watches.remove(&id);
             }
@@ -243,7 +244,7 @@ impl WatchHub {
                     self.traits.insert(member, traits);
                 }
                 for id in self.machine.ended(stream) {
-                    self.put(id, Message::Lost { failure: failure.clone(), heard });
+                    self.put(id, Message::Lost { failure: Box::new(failure.clone()), heard });
                     self.watches.remove(&id);
                 }
             }
@@ -268,7 +269,7 @@ impl Drop for WatchHub {
         }
         for id in self.watches.keys() {
             let failure = Failure::new(Class::Transient, "the runtime of the watch has ended").while_doing("watching");
-            self.put(*id, Message::Lost { failure, heard: Instant::now() });
+            self.put(*id, Message::Lost { failure: Box::new(failure), heard: Instant::now() });
         }
     }
 }

@@ -51,7 +51,7 @@ pub(crate) struct Range {
     pub(crate) end: Vec<u8>,
 }
 
-/// A message of a watch.
+/// A message of a watch. Failures are boxed: each mailbox reserves the space of many messages, and few of them are failures.
 #[derive(Debug)]
 pub(crate) enum Message {
     /// The watch exists. `revision` is that of the member that serves it, which may be behind the
@@ -62,11 +62,11 @@ pub(crate) enum Message {
     /// Everything up to this revision was sent.
     Progress { revision: i64 },
     /// etcd has not created the watch in time. It is tried again in the background.
-    Late(Failure),
+    Late(Box<Failure>),
     /// etcd has ended or refused the watch. It is over.
-    Canceled(Failure),
+    Canceled(Box<Failure>),
     /// The stream has ended, on which something was last received at `heard`. The watch is over.
-    Lost { failure: Failure, heard: Instant },
+    Lost { failure: Box<Failure>, heard: Instant },
 }
 
 /// The watches of one [`Etcd`]. Starts the hub when the first watch is opened, and again where the

@@ -236,7 +236,7 @@ impl StreamTask {
                     return self.send(StreamEvent::TokenRefused { id, failure });
                 }
                 if let Some(watch) = watch {
-                    watch.mailbox.put(id, Message::Canceled(failure));
+                    watch.mailbox.put(id, Message::Canceled(Box::new(failure)));
                 }
                 return self.send(StreamEvent::WatchEnded(id));
             }

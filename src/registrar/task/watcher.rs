@@ -178,8 +178,8 @@ impl KeyWatcher {
                 tracing::debug!(parent: None, key = %shown, %error, "key watch delayed, retrying");
                 self.send(Input::WatchDelayed { key }).await
             }
-            Message::Canceled(failure) if failure.class == Class::Denied => self.denied(id, key, failure).await,
-            Message::Canceled(failure) | Message::Lost { failure, .. } => self.ended(id, key, failure).await,
+            Message::Canceled(failure) if failure.class == Class::Denied => self.denied(id, key, *failure).await,
+            Message::Canceled(failure) | Message::Lost { failure, .. } => self.ended(id, key, *failure).await,
         }
     }
 
