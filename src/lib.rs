@@ -306,11 +306,12 @@ pub use etcd::EtcdClient;
 pub use etcd::EtcdOptions;
 pub use instance::Instance;
 pub use registrar::{
-    Conflict, Registrar, RegistrarBuilder, RegistrarHealth, Registration, RegistrationOptions, RegistrationState,
-    RegistrationStates,
+    Conflict, Registrar, RegistrarBuilder, RegistrarHealth, RegistrarStats, Registration, RegistrationOptions,
+    RegistrationState, RegistrationStates,
 };
 pub use resolver::{
-    ChangeStream, MassLoss, Resolution, ResolutionState, Resolver, ResolverBuilder, ServerKey, Snapshot, SnapshotEntry,
+    ChangeStream, MassLoss, Resolution, ResolutionState, ResolutionStats, Resolver, ResolverBuilder, ServerKey,
+    Snapshot, SnapshotEntry,
 };
 pub use serve::{CountCalls, CountCallsLayer, Departure, Listener, Serve, ServeControl, ServeState, ServeStates};
 pub use target::Target;

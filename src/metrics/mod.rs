@@ -43,19 +43,46 @@
 //! | `tonic_etcd.channel.servers` | UpDownCounter | `{server}` | `grpc.target`, `state` | Servers of a channel, by state. |
 //! | `tonic_etcd.channel.waiting` | UpDownCounter | `{call}` | `grpc.target` | Calls that wait for a server. |
 //! | `tonic_etcd.channel.leaving_zone` | UpDownCounter | `{channel}` | `grpc.target` | Channels that send calls to servers outside of their zones. |
-//! | `tonic_etcd.resolver.connected` | UpDownCounter | `{resolution}` | `service` | Services whose set of servers is confirmed by etcd at present. |
-//! | `tonic_etcd.resolver.staleness` | Gauge | `s` | `service` | Time since etcd has last confirmed the set of servers; 0 while it is confirmed. |
-//! | `tonic_etcd.resolver.relists` | Counter | `{list}` | `service` | Prefixes that were listed again because a watch could not be resumed. |
-//! | `tonic_etcd.resolver.unreadable` | UpDownCounter | `{record}` | `service` | Records in etcd that cannot be read. |
-//! | `tonic_etcd.resolver.held` | UpDownCounter | `{instance}` | `service` | Instances that etcd has lost in doubtful circumstances, and that are held. |
-//! | `tonic_etcd.resolver.instances` | UpDownCounter | `{instance}` | `service`, `state` | Instances of a service, by state. |
-//! | `tonic_etcd.resolver.changes` | Counter | `{change}` | `service` | Changes of instances that were reported. |
-//! | `tonic_etcd.registrar.registered` | UpDownCounter | `{registration}` | `service`, `state` | Registrations, by state. |
-//! | `tonic_etcd.registrar.leases_lost` | Counter | `{lease}` | none | Leases that ended while registrations needed them. |
+//! | `tonic_etcd.resolver.connected` | UpDownCounter | `{service}` | `service` | Services whose set of servers etcd confirms at present. |
+//! | `tonic_etcd.resolver.staleness` | Gauge | `s` | `service` | Time since etcd has last confirmed the set of servers, or since the start; 0 while it confirms it. |
+//! | `tonic_etcd.resolver.relists` | Counter | `{list}` | `service` | Lists after which a watch has begun anew because it could not be resumed, or etcd was replaced. |
+//! | `tonic_etcd.resolver.unreadable` | UpDownCounter | `{record}` | `service` | Records of a service that cannot be read. |
+//! | `tonic_etcd.resolver.held` | UpDownCounter | `{instance}` | `service` | Instances that etcd has lost in a doubtful way: channels hold those whose servers answer. |
+//! | `tonic_etcd.resolver.instances` | UpDownCounter | `{instance}` | `service`, `state` | Known instances of a service, by state: current, cached or stale; those that drain: draining. |
+//! | `tonic_etcd.resolver.changes` | Counter | `{change}` | `service` | Records of a service that have come, gone or changed. |
+//! | `tonic_etcd.registrar.registered` | UpDownCounter | `{registration}` | `service`, `state` | Registrations that have not left, by state. |
+//! | `tonic_etcd.registrar.leases_lost` | Counter | `{lease}` | none | Leases that have ended while registrations needed them. |
 //! | `tonic_etcd.registrar.keys_repaired` | Counter | `{key}` | `service` | Keys that were put again because someone had deleted or overwritten them. |
-//! | `tonic_etcd.registrar.renewal.duration` | Histogram | `s` | none | Time from a renewal of a lease to the response of etcd. |
-//! | `tonic_etcd.server.state` | UpDownCounter | `{server}` | `service`, `state` | Servers of `Serve`, by state. |
-//! | `tonic_etcd.server.connections` | UpDownCounter | `{connection}` | `service` | Connections that servers of `Serve` have accepted and that are open. |
+//! | `tonic_etcd.registrar.renewal.duration` | Histogram | `s` | none | Time from a renewal of a lease to its success; renewals that fail are not recorded. |
+//! | `tonic_etcd.server.state` | UpDownCounter | `{server}` | `service`, `state` | Servers of `Serve` that have not stopped, by state; one of several services counts in each. |
+//! | `tonic_etcd.server.connections` | UpDownCounter | `{connection}` | `service` | Open connections of servers of `Serve`; those of a server of several services count in each. |
+//!
+//! The label `service` is the name of a [`Target`](crate::Target), without scheme and hosts. The label `state` has:
+//!
+//! | instrument | states |
+//! |---|---|
+//! | `tonic_etcd.resolver.instances` | `current`, `cached` and `stale`, as the [`ResolutionState`](crate::ResolutionState) says how they are known; `draining` are those of any of these that take no new calls. Their sum is that of the snapshot. |
+//! | `tonic_etcd.registrar.registered` | those of [`RegistrationState`](crate::RegistrationState) but `closed`: `registering`, `registered`, `updating`, `renewing`, `lost`, `held_by_other`, `paused` |
+//! | `tonic_etcd.server.state` | those of [`ServeState`](crate::ServeState) but `stopped`: `starting`, `serving`, `leaving`, `draining` |
+//!
+//! A resolver counts each service once for each tokio runtime, however many resolutions and channels share its watch. What is counted
+//! at present falls to 0 at the end: of a resolution with its watch, of a registration once it has left, of a server once it has
+//! stopped. The staleness is recorded once a second while it grows; of several watches of one service in a process, the one that was
+//! recorded last shows.
+//!
+//! # What to alert on
+//!
+//! | alert | what it means | what to do |
+//! |---|---|---|
+//! | `resolver.staleness` above 60 | This process does not see etcd, and calls the servers that it knows. Those that have come since get no calls from it. | Check etcd, the network, and the user's role; [`Resolution::last_error`](crate::Resolution::last_error) and the log say why. |
+//! | the sum of `resolver.instances` without `draining` below what the service needs, while `resolver.connected` is 1 | Too few servers are registered. | Look at the servers. |
+//! | `resolver.held` above 0 for more than some minutes in a row | etcd loses most instances again and again. | See [`MassLoss`](crate::MassLoss): look whether etcd was wiped or restored. |
+//! | `resolver.unreadable` above 0 | Servers are registered that get no calls from this crate. | The log names the keys. |
+//! | `registrar.registered` in `lost`, `held_by_other` or `registering` above 0 for more than the time to live of the lease | A server runs that no client finds. | See [`RegistrationState::why`](crate::RegistrationState::why) and the log. |
+//! | `registrar.leases_lost` grows | Renewals do not reach etcd in time, or someone revokes leases: for a time the servers were not found. | Check etcd's load, and `registrar.renewal.duration`: it should stay far below a sixth of the time to live. |
+//! | `registrar.keys_repaired` grows steadily | Someone deletes or overwrites keys of servers that live. | Find out who: two programs may use one key. |
+//! | `server.state` in `starting` above 0 for long | A check does not pass, or the address to register is not known. | See [`ServeState::Starting`](crate::ServeState::Starting) and the log. |
+//! | `resolver.relists` grows steadily | etcd is compacted faster than watches follow, or ends them. | Keep more revisions (`--auto-compaction-retention`). |
 
 mod bounds;
 pub(crate) mod grpc;
@@ -67,7 +94,7 @@ mod series;
 pub use crate::metrics::instrument::{Instrument, InstrumentKind};
 pub use crate::metrics::recorder::{BoundInstrument, Metrics, Recorder};
 pub use crate::metrics::series::Distribution;
-pub(crate) use crate::metrics::series::{Bound, Counter, Histogram, UpDownCounter};
+pub(crate) use crate::metrics::series::{Bound, Counter, Gauge, Histogram, UpDownCounter};
 
 /// Returns all instruments: for adapters that describe them before the first value.
 pub fn instruments() -> impl ExactSizeIterator<Item = &'static Instrument> {

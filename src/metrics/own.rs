@@ -4,9 +4,9 @@ use crate::metrics::bounds::LATENCY;
 use crate::metrics::grpc::TARGET;
 use crate::metrics::{Instrument, InstrumentKind};
 
-/// A state, in lower case: `ready`, `current`, `registered`.
+/// A state, by the name of its public enum in lower snake case: `ready`, `current`, `held_by_other`.
 pub(crate) const STATE: &str = "state";
-/// The name of a service, as its resolver or registrar was given it: `greeter`.
+/// The name of a service, as its resolver or registrar was given it, without scheme and hosts: `greeter`.
 pub(crate) const SERVICE: &str = "service";
 
 pub(crate) static CHANNEL_SERVERS: Instrument = Instrument {
@@ -45,8 +45,8 @@ pub(crate) static CHANNEL_LEAVING_ZONE: Instrument = Instrument {
 pub(crate) static RESOLVER_CONNECTED: Instrument = Instrument {
     name: "tonic_etcd.resolver.connected",
     kind: InstrumentKind::UpDownCounter,
-    unit: "{resolution}",
-    description: "Services whose set of servers is confirmed by etcd at present.",
+    unit: "{service}",
+    description: "Services whose set of servers etcd confirms at present.",
     labels: &[SERVICE],
     optional_labels: &[],
     bounds: &[],
@@ -57,7 +57,7 @@ pub(crate) static RESOLVER_STALENESS: Instrument = Instrument {
     name: "tonic_etcd.resolver.staleness",
     kind: InstrumentKind::Gauge,
     unit: "s",
-    description: "Time since etcd has last confirmed the set of servers; 0 while it is confirmed.",
+    description: "Time since etcd has last confirmed the set of servers, or since the start; 0 while it confirms it.",
     labels: &[SERVICE],
     optional_labels: &[],
     bounds: &[],
@@ -68,7 +68,7 @@ pub(crate) static RESOLVER_RELISTS: Instrument = Instrument {
     name: "tonic_etcd.resolver.relists",
     kind: InstrumentKind::Counter,
     unit: "{list}",
-    description: "Prefixes that were listed again because a watch could not be resumed.",
+    description: "Lists after which a watch has begun anew because it could not be resumed, or etcd was replaced.",
     labels: &[SERVICE],
     optional_labels: &[],
     bounds: &[],
@@ -79,7 +79,7 @@ pub(crate) static RESOLVER_UNREADABLE: Instrument = Instrument {
     name: "tonic_etcd.resolver.unreadable",
     kind: InstrumentKind::UpDownCounter,
     unit: "{record}",
-    description: "Records in etcd that cannot be read.",
+    description: "Records of a service that cannot be read.",
     labels: &[SERVICE],
     optional_labels: &[],
     bounds: &[],
@@ -90,7 +90,7 @@ pub(crate) static RESOLVER_HELD: Instrument = Instrument {
     name: "tonic_etcd.resolver.held",
     kind: InstrumentKind::UpDownCounter,
     unit: "{instance}",
-    description: "Instances that etcd has lost in doubtful circumstances, and that are held.",
+    description: "Instances that etcd has lost in a doubtful way: channels hold those whose servers answer.",
     labels: &[SERVICE],
     optional_labels: &[],
     bounds: &[],
@@ -101,7 +101,7 @@ pub(crate) static RESOLVER_INSTANCES: Instrument = Instrument {
     name: "tonic_etcd.resolver.instances",
     kind: InstrumentKind::UpDownCounter,
     unit: "{instance}",
-    description: "Instances of a service, by state.",
+    description: "Known instances of a service, by state: current, cached or stale; those that drain: draining.",
     labels: &[SERVICE, STATE],
     optional_labels: &[],
     bounds: &[],
@@ -112,7 +112,7 @@ pub(crate) static RESOLVER_CHANGES: Instrument = Instrument {
     name: "tonic_etcd.resolver.changes",
     kind: InstrumentKind::Counter,
     unit: "{change}",
-    description: "Changes of instances that were reported.",
+    description: "Records of a service that have come, gone or changed.",
     labels: &[SERVICE],
     optional_labels: &[],
     bounds: &[],
@@ -123,7 +123,7 @@ pub(crate) static REGISTRAR_REGISTERED: Instrument = Instrument {
     name: "tonic_etcd.registrar.registered",
     kind: InstrumentKind::UpDownCounter,
     unit: "{registration}",
-    description: "Registrations, by state.",
+    description: "Registrations that have not left, by state.",
     labels: &[SERVICE, STATE],
     optional_labels: &[],
     bounds: &[],
@@ -134,7 +134,7 @@ pub(crate) static REGISTRAR_LEASES_LOST: Instrument = Instrument {
     name: "tonic_etcd.registrar.leases_lost",
     kind: InstrumentKind::Counter,
     unit: "{lease}",
-    description: "Leases that ended while registrations needed them.",
+    description: "Leases that have ended while registrations needed them.",
     labels: &[],
     optional_labels: &[],
     bounds: &[],
@@ -156,7 +156,7 @@ pub(crate) static REGISTRAR_RENEWAL_DURATION: Instrument = Instrument {
     name: "tonic_etcd.registrar.renewal.duration",
     kind: InstrumentKind::Histogram,
     unit: "s",
-    description: "Time from a renewal of a lease to the response of etcd.",
+    description: "Time from a renewal of a lease to its success; renewals that fail are not recorded.",
     labels: &[],
     optional_labels: &[],
     bounds: LATENCY,
@@ -167,7 +167,7 @@ pub(crate) static SERVER_STATE: Instrument = Instrument {
     name: "tonic_etcd.server.state",
     kind: InstrumentKind::UpDownCounter,
     unit: "{server}",
-    description: "Servers of `Serve`, by state.",
+    description: "Servers of `Serve` that have not stopped, by state; one of several services counts in each.",
     labels: &[SERVICE, STATE],
     optional_labels: &[],
     bounds: &[],
@@ -178,7 +178,7 @@ pub(crate) static SERVER_CONNECTIONS: Instrument = Instrument {
     name: "tonic_etcd.server.connections",
     kind: InstrumentKind::UpDownCounter,
     unit: "{connection}",
-    description: "Connections that servers of `Serve` have accepted and that are open.",
+    description: "Open connections of servers of `Serve`; those of a server of several services count in each.",
     labels: &[SERVICE],
     optional_labels: &[],
     bounds: &[],

@@ -30,10 +30,24 @@ impl Bound {
         }
     }
 
+    /// Whether anybody takes the values.
+    pub(crate) fn is_bound(&self) -> bool {
+        self.0.is_some()
+    }
+
     #[inline]
     pub(crate) fn record(&self, value: f64) {
         if let Some(bound) = &self.0 {
             record(&**bound, value);
+        }
+    }
+}
+
+impl Drop for Bound {
+    /// The recorder's series goes, which is a user's code too.
+    fn drop(&mut self) {
+        if let Some(bound) = self.0.take() {
+            let _ = catch(|| drop(bound));
         }
     }
 }
@@ -100,6 +114,30 @@ impl UpDownCounter {
 impl Drop for UpDownCounter {
     fn drop(&mut self) {
         self.set(0);
+    }
+}
+
+/// The present value, and 0 at its end. Several with the same labels overwrite each other.
+pub(crate) struct Gauge(Bound);
+
+impl Gauge {
+    pub(crate) fn new(bound: Bound) -> Self {
+        Self(bound)
+    }
+
+    /// Whether anybody takes the values.
+    pub(crate) fn is_bound(&self) -> bool {
+        self.0.is_bound()
+    }
+
+    pub(crate) fn set(&self, value: f64) {
+        self.0.record(value);
+    }
+}
+
+impl Drop for Gauge {
+    fn drop(&mut self) {
+        self.set(0.0);
     }
 }
 

@@ -10,6 +10,7 @@ use crate::codec::Record;
 use crate::registrar::handle::state::{Published, RegistrationState};
 use crate::registrar::lease::{Conflict, Desired};
 use crate::registrar::pause::PauseReasons;
+use crate::registrar::stats::{self, Counted, Move, ServiceSeries};
 use crate::secret::shown_key;
 use crate::target::Target;
 
@@ -33,6 +34,8 @@ pub(super) struct Entry {
     pub(super) visibility: Visibility,
     published: Published,
     sender: watch::Sender<Published>,
+    /// Its place in the series, once it is counted. Entries are dropped without a lock.
+    counted: Option<Counted>,
 }
 
 /// Whether clients may know a registration. Shared with its handle, because the entry is gone once
@@ -93,12 +96,14 @@ impl Visibility {
 pub(crate) struct Publication {
     sender: watch::Sender<Published>,
     published: Published,
+    counted: Option<Move>,
 }
 
 impl Publication {
-    /// Publishes the state, unless a newer one was published already.
+    /// Counts the state, and publishes it unless a newer one was published already.
     pub(crate) fn send(self) {
-        let Self { sender, mut published } = self;
+        let Self { sender, mut published, counted } = self;
+        counted.into_iter().for_each(Move::record);
         // Handles and task send without the lock, so their publications race: the number decides.
         sender.send_if_modified(|current| {
             let is_newer = current.number < published.number;
@@ -130,7 +135,18 @@ impl Entry {
             visibility: Visibility::default(),
             sender: watch::Sender::new(published.clone()),
             published,
+            counted: None,
         }
+    }
+
+    /// Counts it in these series from here on. Not to be called under a lock.
+    pub(super) fn count_in(&mut self, series: Arc<ServiceSeries>) {
+        self.counted = Some(Counted::new(series, stats::position(self.state())));
+    }
+
+    /// The series in which it is counted.
+    pub(super) fn series(&self) -> Option<&Arc<ServiceSeries>> {
+        self.counted.as_ref().map(|counted| &counted.series)
     }
 
     /// A receiver of the published states. It ends when the entry is dropped, which is after its
@@ -147,8 +163,9 @@ impl Entry {
     /// Sets the state and gives it the next number. The caller sends the publication once it holds
     /// no lock.
     pub(super) fn set_state(&mut self, state: RegistrationState) -> Publication {
+        let counted = self.counted.as_mut().and_then(|counted| counted.move_to(stats::position(&state)));
         self.published = Published { number: self.published.number + 1, state };
-        Publication { sender: self.sender.clone(), published: self.published.clone() }
+        Publication { sender: self.sender.clone(), published: self.published.clone(), counted }
     }
 
     /// The desired state has changed. The published state changes with it, so that a wait that

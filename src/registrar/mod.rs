@@ -21,6 +21,7 @@
 //! - `pause`: why a registration is paused.
 //! - `records`: the records of an instance, and which are refused.
 //! - `nested_names`: the warning about names below other names.
+//! - `stats/`: the numbers of a registrar: [`RegistrarStats`], and the series of a recorder.
 //! - `task/`: the background task.
 //! - `lease/`: the machine that decides.
 //!
@@ -49,6 +50,7 @@ mod nested_names;
 mod pause;
 mod records;
 mod shared;
+mod stats;
 mod task;
 
 pub(crate) use self::entry::Publication;
@@ -60,3 +62,4 @@ pub use self::handle::registration::Registration;
 pub use self::handle::state::{RegistrationState, RegistrationStates};
 pub use self::lease::Conflict;
 pub(crate) use self::pause::PauseReason;
+pub use self::stats::RegistrarStats;

@@ -19,6 +19,7 @@ use crate::registrar::entry::{Entry, Publication};
 use crate::registrar::lease::Id;
 use crate::registrar::nested_names::NestedNames;
 use crate::registrar::pause::PauseReason;
+use crate::registrar::stats::{Counts, RegistrarSeries};
 use crate::secret::shown_key;
 
 /// The shared part of a registrar.
@@ -31,6 +32,8 @@ pub(super) struct Shared {
     pub(super) ttl_seconds: i64,
     /// Warns of names above and below the registered ones.
     pub(super) nested_names: NestedNames,
+    /// Where numbers go. Nothing is recorded while the state is locked.
+    pub(super) series: RegistrarSeries,
     /// See the docs of the module for what may happen while it is locked.
     state: Mutex<State>,
     /// Wakes the task: an entry has changed.
@@ -55,6 +58,8 @@ pub(super) struct State {
     pub(super) lease_expires_at: Option<Instant>,
     /// The last error of etcd since it last answered.
     pub(super) last_error: Option<Error>,
+    /// What was counted.
+    pub(super) counts: Counts,
     /// A task runs, or is being started by the caller of [`Shared::add`].
     pub(super) has_task: bool,
     /// The runtime of the last task ended before its registrations had left.
@@ -82,12 +87,13 @@ pub(crate) struct RegistrationUpdate {
 }
 
 impl Shared {
-    pub(super) fn new(etcds: EtcdPerRuntime, codec: Arc<dyn Codec>, ttl_seconds: i64) -> Self {
+    pub(super) fn new(etcds: EtcdPerRuntime, codec: Arc<dyn Codec>, ttl_seconds: i64, series: RegistrarSeries) -> Self {
         Self {
             etcds,
             codec,
             ttl_seconds,
             nested_names: NestedNames::default(),
+            series,
             state: Mutex::default(),
             changed: Notify::new(),
             progress: Progress::default(),

@@ -13,6 +13,7 @@ use crate::error::{BoxError, Error};
 #[cfg(feature = "unstable-etcd-client")]
 use crate::etcd::EtcdClient;
 use crate::etcd::EtcdPerRuntime;
+use crate::metrics::Metrics;
 use crate::resolver::cache::CacheOptions;
 use crate::resolver::config::ConfigKeys;
 use crate::resolver::discover::Configure;
@@ -32,6 +33,7 @@ pub struct ResolverBuilder {
     cache: CacheOptions,
     mass_loss: MassLoss,
     control_prefix: Option<String>,
+    metrics: Option<Metrics>,
 }
 
 impl ResolverBuilder {
@@ -44,6 +46,7 @@ impl ResolverBuilder {
             cache: CacheOptions::default(),
             mass_loss: MassLoss::default(),
             control_prefix: None,
+            metrics: None,
         }
     }
 
@@ -153,6 +156,17 @@ impl ResolverBuilder {
         self
     }
 
+    /// Where the instruments `tonic_etcd.resolver.*` go: a [`Recorder`](crate::metrics::Recorder), or [`Metrics`]. Nowhere by default;
+    /// [`Resolution::stats`](crate::Resolution::stats) has the same numbers.
+    ///
+    /// Each service that is watched is counted once, however many resolutions and channels share its watch. Its series end with the
+    /// watch: what is counted at present is then 0. Channels of the resolver's services record into the same recorder, unless their
+    /// builder has one of their own.
+    pub fn metrics(mut self, metrics: impl Into<Metrics>) -> Self {
+        self.metrics = Some(metrics.into());
+        self
+    }
+
     /// Connects to etcd and waits for its first response: see [`Resolver::connect`].
     ///
     /// # Errors
@@ -179,7 +193,8 @@ impl ResolverBuilder {
         let reader = RecordReader { keep_values: cache.is_some(), ..self.reader };
         let (configure, mass_loss) = (self.configure, self.mass_loss);
         let config_keys = self.control_prefix.as_deref().map(ConfigKeys::new).transpose()?.unwrap_or_default();
-        Ok(Resolver::over(Shared { reader, configure, cache, mass_loss, config_keys, ..Shared::new(self.etcds?) }))
+        let (metrics, defaults) = (self.metrics, Shared::new(self.etcds?));
+        Ok(Resolver::over(Shared { reader, configure, cache, mass_loss, config_keys, metrics, ..defaults }))
     }
 }
 

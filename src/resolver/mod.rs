@@ -9,6 +9,7 @@
 //! - `doubt/` (pure): which losses are doubtful, by the rules of [`MassLoss`] in `mass_loss.rs` (pure).
 //! - `cache/`: files of the last known instances, for a start while etcd is down.
 //! - `record.rs` (pure): what a codec makes of a record, and which addresses may be called.
+//! - `stats/`: the numbers of a service: [`ResolutionStats`], and the series of a recorder.
 //! - `report.rs`: what is logged about changes of a service.
 //! - `discover.rs`, `servers.rs` (pure): [`ChangeStream`], changes for tower's balancers, and
 //!   tonic's own balanced channel.
@@ -35,6 +36,7 @@ mod report;
 mod resolution;
 pub(crate) mod servers;
 pub(crate) mod snapshot;
+mod stats;
 mod task;
 pub(crate) mod watch;
 
@@ -54,6 +56,7 @@ pub use crate::resolver::mass_loss::MassLoss;
 pub use crate::resolver::resolution::{Resolution, ResolutionState};
 pub use crate::resolver::servers::ServerKey;
 pub use crate::resolver::snapshot::{Snapshot, SnapshotEntry};
+pub use crate::resolver::stats::ResolutionStats;
 
 use self::cache::Cache;
 use self::config::ConfigKeys;
@@ -64,6 +67,7 @@ use crate::error::Error;
 #[cfg(feature = "unstable-etcd-client")]
 use crate::etcd::EtcdClient;
 use crate::etcd::{Etcd, EtcdOptions, EtcdPerRuntime};
+use crate::metrics::Metrics;
 use crate::progress::Progress;
 use crate::target::Target;
 use crate::timers;
@@ -95,6 +99,8 @@ struct Shared {
     mass_loss: MassLoss,
     /// Where service configs are.
     config_keys: ConfigKeys,
+    /// Where metrics go.
+    metrics: Option<Metrics>,
     /// The services that are watched. Entries without users are removed when another service is
     /// added.
     services: Mutex<HashMap<(Watched, runtime::Id), Weak<WatchedService>>>,
@@ -269,6 +275,7 @@ impl Shared {
             cache: None,
             mass_loss: MassLoss::default(),
             config_keys: ConfigKeys::default(),
+            metrics: None,
             services: Mutex::default(),
         }
     }
@@ -277,7 +284,8 @@ impl Shared {
     fn service(&self, target: &Target, runtime: &Handle) -> Arc<WatchedService> {
         let target = target.clone().without_hosts();
         self.watched(Watched::Instances(target.clone()), runtime, |etcd, views, probe| {
-            let subject = Subject::instances(self.reader.clone(), self.cache.clone(), self.mass_loss);
+            let (cache, metrics) = (self.cache.clone(), self.metrics.clone());
+            let subject = Subject::instances(self.reader.clone(), cache, self.mass_loss, metrics);
             Task::new(etcd, subject, target, views, probe)
         })
     }

@@ -50,11 +50,11 @@ struct ChangeCounts {
 }
 
 impl MembershipLog {
-    /// Logs the difference of two snapshots.
-    pub(super) fn step(&mut self, target: &Target, before: &Snapshot, after: &Snapshot) {
-        // Nobody listens, so the difference is not computed.
+    /// Logs the difference of two snapshots. Returns the number of keys that differ.
+    pub(super) fn step(&mut self, target: &Target, before: &Snapshot, after: &Snapshot) -> usize {
+        // Nobody listens, so that the difference is only counted.
         if !tracing::enabled!(tracing::Level::WARN) {
-            return;
+            return diff(before, after).count();
         }
         let mut step = ChangeCounts::default();
         for difference in diff(before, after) {
@@ -70,6 +70,7 @@ impl MembershipLog {
         }
         self.log_nested_name(target);
         step.log_membership(target.name(), after);
+        step.added + step.removed + step.changed + step.details
     }
 
     /// Logs a misread part of the first such record, and looks for keys of a name below the

@@ -9,9 +9,11 @@ use tokio::time::timeout;
 
 use crate::balance::ConfigTexts;
 use crate::error::Error;
+use crate::metrics::Metrics;
 use crate::resolver::config::updates::ConfigUpdates;
 use crate::resolver::discover::Configure;
 use crate::resolver::snapshot::Snapshot;
+use crate::resolver::stats::ResolutionStats;
 use crate::resolver::task::View;
 use crate::resolver::{Shared, WatchedService};
 use crate::target::Target;
@@ -140,6 +142,19 @@ impl Resolution {
     /// succeeded.
     pub fn last_error(&self) -> Option<Error> {
         self.seen.borrow().error.clone()
+    }
+
+    /// The numbers of this moment, as a recorder of [`ResolverBuilder::metrics`](crate::ResolverBuilder::metrics) gets them. When the
+    /// runtime of the watch has ended, what was counted stays, and all else is 0.
+    pub fn stats(&self) -> ResolutionStats {
+        let is_closed = self.seen.has_changed().is_err();
+        let view = self.seen.borrow();
+        if is_closed { view.last_stats() } else { view.stats() }
+    }
+
+    /// Where the resolver's metrics go, and those of its channels.
+    pub(crate) fn metrics(&self) -> Option<&Metrics> {
+        self.resolver.metrics.as_ref()
     }
 
     /// Waits for a change of the snapshot, the state or the error since this method last returned,

@@ -7,7 +7,7 @@
 //! 2. Wait for a message of the watch, the answer to the request, a new connection to etcd, the
 //!    machine's timer, the cache, or a reader that checks whether the task runs.
 //! 3. Give it to the machine.
-//! 4. Publish the view if the snapshot, the state or the error has changed.
+//! 4. Publish the view if the snapshot, the state or the error has changed, and record its numbers.
 //!
 //! What is logged: the first failure of each kind at WARN, others at DEBUG (also that the role does not
 //! permit to read service configs, see `config/updates.rs`), and that the watch has recovered at INFO. Changes of the members are logged by `report.rs`.
@@ -28,12 +28,14 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::error::Error;
 use crate::etcd::{Class, Etcd, Failure, ListedAt, Message, Range, Watch, WatchId, Watcher};
+use crate::metrics::Metrics;
 use crate::resolver::cache::{Cache, Found, ServiceCache};
 use crate::resolver::config;
 use crate::resolver::mass_loss::MassLoss;
 use crate::resolver::record::RecordReader;
 use crate::resolver::report::{self, MembershipLog};
 use crate::resolver::snapshot::Snapshot;
+use crate::resolver::stats::{Counts, ResolutionStats, ServiceSeries, is_confirmed};
 use crate::resolver::watch::{Action, Change, Event, FailureKind, Input, Machine, WatchStatus};
 use crate::resolver::{ResolutionState, TaskProbe};
 use crate::target::Target;
@@ -41,11 +43,13 @@ use crate::target::Target;
 /// The longest sleep. A machine without anything to do asks for a sleep that no timer can
 /// represent.
 const MAX_SLEEP: Duration = Duration::from_secs(3_600);
+/// How often a recorder is told how stale a snapshot is by now.
+const STALENESS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What is known of a service at one moment. Any number of readers see the latest one.
 #[derive(Clone)]
 pub(super) struct View {
-    /// Counts the changes of everything but `for_balancers`.
+    /// Counts the changes of everything but `for_balancers` and `counts`.
     pub(super) shown: u64,
     /// The instances.
     pub(super) snapshot: Arc<Snapshot>,
@@ -60,6 +64,10 @@ pub(super) struct View {
     pub(super) error: Option<Error>,
     /// How often another etcd has taken the place of the known one: it was wiped, or restored.
     pub(super) restores: u64,
+    /// When the watch began.
+    began: Instant,
+    /// What was counted since.
+    counts: Counts,
 }
 
 impl View {
@@ -77,15 +85,27 @@ impl View {
     pub(super) fn unresolved() -> Self {
         let (snapshot, for_balancers) = (Arc::default(), Arc::default());
         let state = ResolutionState::Unresolved;
-        Self { shown: 0, snapshot, for_balancers, state, age_at: None, error: None, restores: 0 }
+        let (began, counts) = (Instant::now(), Counts::default());
+        Self { shown: 0, snapshot, for_balancers, state, age_at: None, error: None, restores: 0, began, counts }
+    }
+
+    /// All numbers of this moment.
+    pub(super) fn stats(&self) -> ResolutionStats {
+        let staleness = match self.state() {
+            ResolutionState::Stale { age } | ResolutionState::Cached { age } => age,
+            _ => self.began.elapsed(),
+        };
+        ResolutionStats::new(self.state, staleness, &self.snapshot, self.counts)
+    }
+
+    /// The numbers that stay when the watch has ended.
+    pub(super) fn last_stats(&self) -> ResolutionStats {
+        ResolutionStats::ended(self.counts)
     }
 
     /// Whether the snapshot is what etcd holds, as far as can be known.
     pub(super) fn is_current(&self) -> bool {
-        matches!(
-            self.state,
-            ResolutionState::Current | ResolutionState::ConfirmedEmpty | ResolutionState::Doubtful { .. }
-        )
+        is_confirmed(self.state)
     }
 }
 
@@ -96,20 +116,27 @@ pub(super) struct Subject {
     reader: RecordReader,
     cache: Option<Arc<Cache>>,
     mass_loss: MassLoss,
-    /// Changes are those of a service's members, and logged.
+    /// Changes are those of a service's members, and logged and counted.
     has_members: bool,
+    /// Where the numbers of a service go.
+    metrics: Option<Metrics>,
 }
 
 impl Subject {
     /// The instances of a service.
-    pub(super) fn instances(reader: RecordReader, cache: Option<Arc<Cache>>, mass_loss: MassLoss) -> Self {
-        Self { key: None, reader, cache, mass_loss, has_members: true }
+    pub(super) fn instances(
+        reader: RecordReader,
+        cache: Option<Arc<Cache>>,
+        mass_loss: MassLoss,
+        metrics: Option<Metrics>,
+    ) -> Self {
+        Self { key: None, reader, cache, mass_loss, has_members: true, metrics }
     }
 
     /// Service configs: all of the target's range, or that of one key. Each channel keeps the one that it uses in a cache file.
     pub(super) fn configs(key: Option<Vec<u8>>) -> Self {
         let (reader, mass_loss) = (config::reader(), MassLoss::never_doubtful());
-        Self { key, reader, cache: None, mass_loss, has_members: false }
+        Self { key, reader, cache: None, mass_loss, has_members: false, metrics: None }
     }
 
     fn range(&self, target: &Target) -> Range {
@@ -135,6 +162,10 @@ pub(super) struct Task {
     shown: u64,
     /// What was logged of the service; `None` if it has no members.
     report: Option<MembershipLog>,
+    /// What was counted of the service.
+    counts: Counts,
+    /// Where its numbers go; `None` if it has no members.
+    series: Option<ServiceSeries>,
     /// The service.
     target: Target,
     /// Its keys.
@@ -182,7 +213,7 @@ impl Task {
         probe: Arc<TaskProbe>,
     ) -> Self {
         let range = subject.range(&target);
-        let Subject { reader, cache, mass_loss, has_members, .. } = subject;
+        let Subject { reader, cache, mass_loss, has_members, metrics, .. } = subject;
         let machine = Machine::new(fastrand::u64(..), mass_loss);
         let (watcher, connected) = (Watcher::new(&etcd), etcd.connected());
         Self {
@@ -192,6 +223,8 @@ impl Task {
             shown: 0,
             reader,
             report: has_members.then(MembershipLog::default),
+            counts: Counts::default(),
+            series: has_members.then(|| ServiceSeries::new(metrics.as_ref(), target.name())),
             target,
             range,
             machine,
@@ -228,6 +261,11 @@ impl Task {
                     Action::Wait { until } => wake = Some(wake.map_or(until, |wake| wake.min(until))),
                     action => request = Some(self.request(action)),
                 }
+            }
+            let takes_staleness = self.series.as_ref().is_some_and(ServiceSeries::takes_staleness);
+            if takes_staleness && !self.views.borrow().is_current() {
+                let renewal = now + STALENESS_INTERVAL;
+                wake = Some(wake.map_or(renewal, |wake| wake.min(renewal)));
             }
             // Most messages only move the wake-up on. The timer is not set again before it fires.
             let wake = self.epoch + wake.unwrap_or(Duration::MAX).min(now + MAX_SLEEP);
@@ -294,7 +332,11 @@ impl Task {
             Ok(input) => {
                 self.listed_on = *self.connected.borrow();
                 self.list_answered = true;
-                self.on(input)
+                let (must_relist, restores) = (self.machine.must_relist(), self.machine.restores());
+                let changed = self.on(input);
+                let is_relist = action == Action::List && must_relist && !self.machine.must_relist();
+                self.counts.relists += u64::from(is_relist || self.machine.restores() > restores);
+                changed
             }
             Err(failure) => {
                 let kind = self.on_failure(failure);
@@ -415,10 +457,7 @@ impl Task {
                 ResolutionState::Stale { age: Duration::ZERO } // as above
             }
         };
-        let is_confirmed = matches!(
-            state,
-            ResolutionState::Current | ResolutionState::ConfirmedEmpty | ResolutionState::Doubtful { .. }
-        );
+        let is_confirmed = is_confirmed(state);
         // From none to cached instances, or from them to those of etcd.
         let changed = std::mem::replace(&mut self.shows_cached, cached.is_some()) != cached.is_some() || changed;
         let watching = self.machine.is_watching();
@@ -440,11 +479,12 @@ impl Task {
         };
         let delay_changed = self.machine.delay_changed();
         let is_shown = changed || doubt_changed || !told;
-        if is_shown || delay_changed {
+        let is_published = is_shown || delay_changed || self.views.borrow().counts != self.counts;
+        if is_published {
             let before = self.views.borrow().snapshot.clone();
             let latest = cached.as_ref().map_or(self.machine.snapshot(), |found| &found.snapshot);
             if let Some(report) = self.report.as_mut().filter(|_| changed) {
-                report.step(&self.target, &before, latest);
+                self.counts.changes += report.step(&self.target, &before, latest) as u64;
             }
             if doubt_changed {
                 report::log_doubt(&self.target, &before, latest);
@@ -454,8 +494,13 @@ impl Task {
             let for_balancers = self.machine.delayed_snapshot().map_or_else(|| snapshot.clone(), Arc::new);
             self.shown += u64::from(is_shown);
             let (shown, error) = (self.shown, self.error.clone());
-            let restores = self.machine.restores();
-            self.views.send_replace(View { shown, snapshot, for_balancers, state, age_at, error, restores });
+            let (restores, began, counts) = (self.machine.restores(), self.views.borrow().began, self.counts);
+            let view = View { shown, snapshot, for_balancers, state, age_at, error, restores, began, counts };
+            self.views.send_replace(view);
+        }
+        if is_published || !is_confirmed {
+            let numbers = self.views.borrow().stats();
+            self.series.iter().for_each(|series| series.record(&numbers));
         }
         // A change was told by etcd, also if the watch was lost in the same moment and the set is stale by now.
         let is_told = is_confirmed || (changed && matches!(state, ResolutionState::Stale { .. }));

@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::mem::discriminant;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -16,6 +16,7 @@ use crate::error::Error;
 use crate::instance::Instance;
 use crate::panics::catch;
 use crate::registrar::{PauseReason, Publication, Registration, RegistrationState};
+use crate::serve::series::ServerSeries;
 use crate::serve::state::{ServeState, ServeStates};
 use crate::serve::update_lock::{UpdateGuard, UpdateLock};
 use crate::target::Target;
@@ -52,6 +53,8 @@ struct Shared {
     /// The steps so far, each with its last reason. The last element is the present state.
     steps: watch::Sender<Vec<ServeState>>,
     stop: watch::Sender<bool>,
+    /// Where states are counted, once the server serves.
+    series: OnceLock<Arc<ServerSeries>>,
     /// Held for a whole update, while user code runs.
     updates: UpdateLock,
     /// Held for a moment at a time.
@@ -95,7 +98,14 @@ impl Inner {
 impl ServeControl {
     pub(super) fn new() -> Self {
         let (steps, stop) = (watch::Sender::new(vec![ServeState::Starting { why: None }]), watch::Sender::new(false));
-        Self { shared: Arc::new(Shared { steps, stop, updates: UpdateLock::default(), inner: Mutex::default() }) }
+        let (series, updates, inner) = (OnceLock::new(), UpdateLock::default(), Mutex::default());
+        Self { shared: Arc::new(Shared { steps, stop, series, updates, inner }) }
+    }
+
+    /// Counts the state in these series from here on. Called once.
+    pub(super) fn count_in(&self, series: Arc<ServerSeries>) {
+        series.set_state(&self.state());
+        let _ = self.shared.series.set(series); // set only here
     }
 
     /// The present state.
@@ -337,6 +347,9 @@ impl ServeControl {
             before = steps.pop_if(|last| discriminant(last) == discriminant(&state));
             steps.push(state);
         });
+        if let Some(series) = self.shared.series.get() {
+            series.set_state(&self.state());
+        }
     }
 
     /// Applies the kept changes to the instance. Changes that come meanwhile are applied too:

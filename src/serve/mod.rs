@@ -7,6 +7,7 @@
 //! - `lifecycle`: the steps below.
 //! - `control`: [`ServeControl`]: the handle to a served server; `state`: [`ServeState`] and its
 //!   stream.
+//! - `series`: the server's metrics.
 //! - `update_lock`: orders updates in which user code runs.
 //! - `advertise/`: which address is registered.
 //! - `health/`: checks and health services, which decide whether the server is in the directory.
@@ -51,6 +52,7 @@ mod health;
 mod lifecycle;
 mod options;
 mod run;
+mod series;
 mod state;
 mod update_lock;
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::error::Error;
 use crate::instance::Instance;
+use crate::metrics::Metrics;
 use crate::registrar::{Registrar, RegistrationOptions};
 use crate::secret;
 use crate::serve::connections::calls::{CallCounter, CountCallsLayer};
@@ -98,6 +99,8 @@ pub struct Serve {
     pub(super) deregister_within: Duration,
     pub(super) propagation: Duration,
     pub(super) drain: Duration,
+    /// The registrar's, unless others are set.
+    pub(super) metrics: Option<Metrics>,
     /// Shared with the layer, if that is made.
     pub(super) calls: Arc<CallCounter>,
     /// The handle that [`Serve::control`] clones.
@@ -139,6 +142,7 @@ impl Registrar {
             deregister_within: DEREGISTER,
             propagation: PROPAGATION,
             drain: DRAIN,
+            metrics: self.metrics().cloned(),
             calls: Arc::default(),
             stopped: control.stopped_at_drop(),
             control,
@@ -384,6 +388,15 @@ impl Serve {
     /// ```
     pub fn count_calls(&self) -> CountCallsLayer {
         self.calls.layer()
+    }
+
+    /// Where the instruments `tonic_etcd.server.*` go: a [`Recorder`](crate::metrics::Recorder), or [`Metrics`]. By default where those
+    /// of the registrar go ([`RegistrarBuilder::metrics`](crate::RegistrarBuilder::metrics)).
+    ///
+    /// A server counts for each of its services, from the first poll of [`Serve::serve`]'s future until it has stopped.
+    pub fn metrics(mut self, metrics: impl Into<Metrics>) -> Self {
+        self.metrics = Some(metrics.into());
+        self
     }
 
     /// A handle to watch, pause, change and stop the server while it serves.

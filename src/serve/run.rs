@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -28,6 +29,7 @@ use crate::serve::connections::listener::Listener;
 use crate::serve::connections::socket_file::SocketFile;
 use crate::serve::lifecycle::{Lifecycle, ServedService, StopSignal};
 use crate::serve::options::{Serve, ServiceOptions};
+use crate::serve::series::ServerSeries;
 use crate::timers;
 
 /// The shortest wait between two health checks. See [`Serve::healthy_when`].
@@ -149,7 +151,10 @@ impl Serve {
         let checked = timers::runtime("serving").and(info.address).and_then(|address| self.check(&address));
         let result = match checked {
             Ok((plan, services)) => {
-                let (connections, incoming) = incoming::wrap(incoming, self.calls.clone());
+                let names = services.iter().map(|service| service.target.name());
+                let series = Arc::new(ServerSeries::new(self.metrics.as_ref(), names));
+                self.control.count_in(series.clone());
+                let (connections, incoming) = incoming::wrap(incoming, self.calls.clone(), series);
                 let (sender, stopped) = oneshot::channel();
                 let stop = StopSignal {
                     sender,

@@ -39,7 +39,7 @@ fn file(folder: &TempDir, name: &str) -> PathBuf {
 }
 
 /// Waits until the file holds this.
-async fn written(file: &Path, text: &str) {
+pub(crate) async fn written(file: &Path, text: &str) {
     let holds = || fs::read(file).ok().filter(|bytes| bytes.windows(text.len()).any(|part| part == text.as_bytes()));
     until(&format!("{text:?} in {}", file.display()), async || holds().map(drop)).await;
 }

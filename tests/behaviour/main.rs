@@ -11,6 +11,7 @@ mod corpus;
 mod doubt;
 mod field;
 mod greeter;
+mod metrics;
 mod ownership;
 mod random;
 mod registrar;

@@ -9,8 +9,10 @@ use crate::error::Error;
 #[cfg(feature = "unstable-etcd-client")]
 use crate::etcd::EtcdClient;
 use crate::etcd::{EtcdOptions, EtcdPerRuntime};
+use crate::metrics::Metrics;
 use crate::registrar::handle::registrar::Registrar;
 use crate::registrar::shared::Shared;
+use crate::registrar::stats::RegistrarSeries;
 
 /// The default time to live of the lease. [`RegistrarBuilder::ttl`] gives the reason.
 const TTL: Duration = Duration::from_secs(15);
@@ -26,6 +28,7 @@ pub struct RegistrarBuilder {
     codec: Arc<dyn Codec>,
     /// As it was given; checked and rounded up by [`RegistrarBuilder::connect_lazy`].
     ttl: Duration,
+    metrics: Option<Metrics>,
 }
 
 impl Registrar {
@@ -61,7 +64,12 @@ impl Registrar {
     #[cfg(feature = "unstable-etcd-client")]
     #[cfg_attr(docsrs, doc(cfg(feature = "unstable-etcd-client")))]
     pub fn new(client: EtcdClient) -> Self {
-        Self::over(EtcdPerRuntime::from_client(client), Arc::new(CatchPanics(Detect)), TTL.as_secs().cast_signed())
+        Self::over(
+            EtcdPerRuntime::from_client(client),
+            Arc::new(CatchPanics(Detect)),
+            TTL.as_secs().cast_signed(),
+            None,
+        )
     }
 
     /// A builder, for settings beyond those of etcd.
@@ -70,8 +78,8 @@ impl Registrar {
     }
 
     /// A registrar over these connections, with what the builder has checked.
-    fn over(etcds: EtcdPerRuntime, codec: Arc<dyn Codec>, ttl_seconds: i64) -> Self {
-        Self { shared: Arc::new(Shared::new(etcds, codec, ttl_seconds)) }
+    fn over(etcds: EtcdPerRuntime, codec: Arc<dyn Codec>, ttl_seconds: i64, metrics: Option<Metrics>) -> Self {
+        Self { shared: Arc::new(Shared::new(etcds, codec, ttl_seconds, RegistrarSeries::new(metrics))) }
     }
 }
 
@@ -79,7 +87,7 @@ impl RegistrarBuilder {
     /// A builder with the defaults. Refused endpoints are kept until [`RegistrarBuilder::connect_lazy`]
     /// returns their error.
     fn over(etcds: Result<EtcdPerRuntime, Error>) -> Self {
-        Self { etcds, codec: Arc::new(CatchPanics(Detect)), ttl: TTL }
+        Self { etcds, codec: Arc::new(CatchPanics(Detect)), ttl: TTL, metrics: None }
     }
 
     /// A builder over a client of your own: see [`Registrar::new`].
@@ -110,6 +118,16 @@ impl RegistrarBuilder {
         self
     }
 
+    /// Sets where the instruments `tonic_etcd.registrar.*` go: a [`Recorder`](crate::metrics::Recorder), or [`Metrics`]. Nowhere by
+    /// default; [`Registrar::stats`] has the same numbers. Servers of [`Registrar::service`] record there too, unless
+    /// [`Serve::metrics`](crate::Serve::metrics) says otherwise.
+    ///
+    /// Registrars with the same recorder add to the same series, and take their registrations away when these have left.
+    pub fn metrics(mut self, metrics: impl Into<Metrics>) -> Self {
+        self.metrics = Some(metrics.into());
+        self
+    }
+
     /// Connects to etcd and waits for its first response: see [`Registrar::connect`].
     ///
     /// # Errors
@@ -137,7 +155,7 @@ impl RegistrarBuilder {
             return refuse("etcd grants 9 000 000 000 s at most");
         }
         let seconds = self.ttl.as_secs() + u64::from(self.ttl.subsec_nanos() > 0);
-        Ok(Registrar::over(self.etcds?, self.codec, seconds.cast_signed()))
+        Ok(Registrar::over(self.etcds?, self.codec, seconds.cast_signed(), self.metrics))
     }
 }
 

@@ -9,12 +9,14 @@ use tokio::time::Instant;
 use crate::address::Authority;
 use crate::error::Error;
 use crate::instance::Instance;
+use crate::metrics::Metrics;
 use crate::registrar::entry::Entry;
 use crate::registrar::handle::health::RegistrarHealth;
 use crate::registrar::handle::options::RegistrationOptions;
 use crate::registrar::handle::registration::Registration;
 use crate::registrar::records::records;
 use crate::registrar::shared::Shared;
+use crate::registrar::stats::RegistrarStats;
 use crate::registrar::task::Task;
 use crate::target::Target;
 use crate::target::control::{self, CONTROL_PREFIX};
@@ -134,9 +136,11 @@ impl Registrar {
         &self,
         all: Vec<(Target, Instance, RegistrationOptions)>,
     ) -> Result<Vec<Registration>, Error> {
-        let entries = self.entries(&all)?;
+        let mut entries = self.entries(&all)?;
         let runtime = timers::runtime("registering")?;
         let shown: Vec<_> = entries.iter().map(|entry| (entry.subscribe(), entry.visibility.clone())).collect();
+        // Before they are added: then only the task's lock is needed to move them.
+        entries.iter_mut().for_each(|entry| entry.count_in(self.shared.series.of(entry.target.name())));
         let (ids, starts_task) = self.shared.add(entries)?;
         if starts_task {
             // Not under the lock: a runtime that is shutting down drops the task at once, and `Task::drop` takes the lock.
@@ -193,6 +197,19 @@ impl Registrar {
             (state.abandoned, state.lease_expires_at.is_some_and(|at| Instant::now() >= at), states)
         };
         RegistrarHealth::new(!abandoned, is_expired, &states)
+    }
+
+    /// The numbers of this moment, as a recorder of [`RegistrarBuilder::metrics`](crate::RegistrarBuilder::metrics) gets them. It goes
+    /// over all registrations.
+    pub fn stats(&self) -> RegistrarStats {
+        let state = self.shared.state();
+        let registrations = state.entries.values().map(|entry| (entry.target.name(), entry.state()));
+        RegistrarStats::new(registrations, state.counts, self.shared.series.renewal_duration.distribution())
+    }
+
+    /// Where its metrics go, and those of its servers.
+    pub(crate) fn metrics(&self) -> Option<&Metrics> {
+        self.shared.series.metrics()
     }
 
     /// The hosts of etcd, or `None` if only a client of the user's knows them.

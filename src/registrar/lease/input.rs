@@ -180,6 +180,7 @@ impl Machine {
         let reaction = state.observe(observation, found);
         let deferred = is_read.then(|| state.take_deferred(revision)).flatten();
         if existed && state.is_lost() {
+            state.needs_repair = matches!(reaction, Reaction::Repair) && !is_unwanted;
             let key = key.to_vec();
             registration.loss = if deleted { Loss::Deleted(key) } else { Loss::Overwritten(key) };
         }
@@ -239,6 +240,7 @@ impl Machine {
         if !is_live {
             return key.outcome_unknown();
         }
+        let was_repaired = std::mem::take(&mut key.needs_repair);
         let deferred = key.put_applied(record, *lease, revision);
         if retried {
             key.add_late_put(*lease);
@@ -251,6 +253,7 @@ impl Machine {
                 .into_iter()
                 .for_each(|key| key.keep(false, |lease| self.leases.is_released(lease)));
         }
+        self.repaired.extend(was_repaired.then_some(*id));
         self.backoff.reset();
         if let Some(registration) = self.registrations.get_mut(id) {
             registration.was_complete |= registration.is_complete();

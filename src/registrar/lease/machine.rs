@@ -61,6 +61,8 @@ pub(crate) struct Machine {
     recheck_at: Duration,
     /// Counts the changes of the set of keys to watch.
     pub(super) keys_version: u64,
+    /// The registrations of keys that were repaired since that was last asked, one for each key.
+    pub(super) repaired: Vec<Id>,
     /// The id of the last orphan. Orphans are registrations of their own, so that their keys are
     /// removed like those of any other.
     last_orphan: Id,
@@ -87,6 +89,7 @@ impl Machine {
             refresh_at: Duration::MAX,
             recheck_at: Duration::MAX,
             keys_version: 0,
+            repaired: Vec::new(),
             last_orphan: FIRST_ORPHAN,
         }
     }
@@ -160,6 +163,12 @@ impl Machine {
     /// Why a registration was lost.
     pub(crate) fn loss(&self, id: Id) -> Option<&Loss> {
         self.registrations.get(&id).map(|registration| &registration.loss)
+    }
+
+    /// The registrations of keys that others had deleted or overwritten, and that were put again since this was last called. One for
+    /// each key.
+    pub(crate) fn take_repaired(&mut self) -> Vec<Id> {
+        std::mem::take(&mut self.repaired)
     }
 
     /// The other instance that holds a key of this registration: the key, its lease, and the

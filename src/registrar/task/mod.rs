@@ -47,7 +47,7 @@ use crate::error::Error;
 use crate::etcd::{Class, Etcd, Failure, KeepAlive};
 use crate::registrar::entry::Entry;
 use crate::registrar::handle::state::RegistrationState;
-use crate::registrar::lease::{Action, Id, Input, Machine, RegistrationStatus, Relevance, Renewal};
+use crate::registrar::lease::{Action, FailureKind, Id, Input, Machine, RegistrationStatus, Relevance, Renewal};
 use crate::registrar::shared::{AbandonedKey, Shared};
 
 /// How long a delete or a revocation may take before another member is asked: somebody waits for
@@ -87,6 +87,8 @@ pub(super) struct Task {
     _watcher: JoinSet<()>,
     /// The keys to watch. The watcher reads the latest.
     keys: watch::Sender<Arc<BTreeMap<Vec<u8>, Id>>>,
+    /// Leases that were lost since states were last published.
+    leases_lost: u64,
     /// The version of the machine's keys that the watcher was sent.
     keys_version: u64,
     /// What the watcher has seen.
@@ -157,6 +159,7 @@ impl Task {
             publisher: StatePublisher::default(),
             _watcher: watcher,
             keys,
+            leases_lost: 0,
             keys_version: 0,
             watch_inputs,
             finished: false,
@@ -280,6 +283,12 @@ impl Task {
         state.lease = self.machine.lease();
         state.lease_expires_at = self.machine.lease_expiry().and_then(|at| self.epoch.checked_add(at));
         state.last_error = self.health.last_error();
+        let leases_lost = std::mem::take(&mut self.leases_lost);
+        let repaired = self.machine.take_repaired();
+        let series_of = |id| Some(state.entries.get(id)?.series()?.clone());
+        let repaired: Vec<_> = repaired.iter().filter_map(series_of).collect();
+        state.counts.leases_lost += leases_lost;
+        state.counts.keys_repaired += repaired.len() as u64;
         let mut changes = Vec::new();
         for (id, entry) in &mut state.entries {
             // An entry that has changed since `send_desired` is unknown to the machine: its state comes with the next round.
@@ -291,6 +300,10 @@ impl Task {
         let ids: Vec<Id> = state.entries.keys().copied().filter(|id| self.publisher.forget_closed(*id)).collect();
         let closed: Vec<Entry> = ids.iter().filter_map(|id| state.entries.remove(id)).collect();
         drop(state);
+        if leases_lost > 0 {
+            self.shared.series.leases_lost.add(leases_lost);
+        }
+        repaired.iter().for_each(|series| series.keys_repaired.add(1));
         for id in &ids {
             self.sent.remove(id);
             self.health.forget(*id);
@@ -323,6 +336,7 @@ impl Task {
         }
         match result {
             Ok(seconds) => {
+                self.shared.series.renewal_duration.record_time(self.now().saturating_sub(asked));
                 self.input(Input::Renewed { lease, asked, seconds });
                 // While another lease is overdue, its error stays.
                 if self.machine.overdue_expiry(self.now()).is_none() {
@@ -332,12 +346,20 @@ impl Task {
             Err(failure) => {
                 let is_refused = failure.class == Class::Denied;
                 let failure = self.health.failed(RequestKind::Renewal, None, failure, true);
+                let was_needed = self.machine.renews(lease);
                 self.input(Input::RenewalFailed { lease, failure });
+                self.count_loss(lease, was_needed, failure);
                 if is_refused {
                     self.input(Input::LeaseRefused { lease });
                 }
             }
         }
+    }
+
+    /// Counts a lease that was to be renewed, if this failure has shown that it has ended.
+    fn count_loss(&mut self, lease: i64, was_needed: bool, failure: FailureKind) {
+        let has_ended = was_needed && failure == FailureKind::LeaseGone && !self.machine.renews(lease);
+        self.leases_lost += u64::from(has_ended);
     }
 
     /// Sends a request of the machine.
@@ -377,7 +399,16 @@ impl Task {
                 Input::Failed(self.health.failed(RequestKind::Work, id, failure, counts))
             }
         };
+        let used = match (action, &input) {
+            (Action::Put { lease, .. } | Action::Delete { lease, .. }, Input::Failed(failure)) => {
+                Some((*lease, self.machine.renews(*lease), *failure))
+            }
+            _ => None,
+        };
         self.machine.on(self.now(), action, input);
+        if let Some((lease, was_needed, failure)) = used {
+            self.count_loss(lease, was_needed, failure);
+        }
     }
 }
 

@@ -7,7 +7,7 @@
 //! hold the snapshot that it has seen.
 //!
 //! Invariants: chunks and their entries are in the order of the keys; no chunk is empty;
-//! `instances` and `unreadable` are the sums over all entries.
+//! `instances`, `draining` and `unreadable` are the sums over all entries.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -122,7 +122,9 @@ pub struct Snapshot {
     chunks: Vec<Chunk>,
     /// How many instances they have.
     instances: usize,
-    /// How many of them cannot be read.
+    /// How many of them drain.
+    draining: usize,
+    /// How many entries cannot be read.
     unreadable: usize,
     /// What etcd has lost, and may still be there. None of its keys is among the entries. `None` if
     /// nothing is.
@@ -165,6 +167,11 @@ impl Snapshot {
     /// The number of keys whose value cannot be read. [`SnapshotEntry::error`] says why.
     pub fn unreadable(&self) -> usize {
         self.unreadable
+    }
+
+    /// The number of instances that drain.
+    pub(crate) fn draining(&self) -> usize {
+        self.draining
     }
 
     /// The entries that etcd no longer holds, and whose loss is doubtful
@@ -295,11 +302,14 @@ impl Snapshot {
     /// Adds an entry to the sums, or takes it away.
     fn count(&mut self, entry: &SnapshotEntry, added: bool) {
         let unreadable = usize::from(entry.error().is_some());
+        let draining = entry.instances().iter().filter(|instance| instance.is_draining()).count();
         if added {
             self.instances += entry.instances().len();
+            self.draining += draining;
             self.unreadable += unreadable;
         } else {
             self.instances -= entry.instances().len();
+            self.draining -= draining;
             self.unreadable -= unreadable;
         }
     }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 fn entry(key: u16, port: u16) -> SnapshotEntry {
     let read = match port {
         0 => Err(DecodeError::new("bad")),
-        port => Ok(vec![Instance::new(format!("h:{port}")).unwrap()]),
+        port => Ok(vec![Instance::new(format!("h:{port}")).unwrap().with_draining(port == 3)]),
     };
     SnapshotEntry::new(format!("s/{key:05}").as_bytes(), read)
 }
@@ -19,6 +19,8 @@ type Model = BTreeMap<Vec<u8>, SnapshotEntry>;
 fn agrees(snapshot: &Snapshot, model: &Model) {
     assert!(snapshot.entries().eq(model.values()));
     assert_eq!(snapshot.len(), model.values().map(|e| e.instances().len()).sum::<usize>());
+    let draining = model.values().flat_map(SnapshotEntry::instances).filter(|instance| instance.is_draining());
+    assert_eq!(snapshot.draining(), draining.count());
     assert_eq!(snapshot.unreadable(), model.values().filter(|e| e.error().is_some()).count());
     assert!(model.iter().all(|(key, entry)| snapshot.get(key) == Some(entry)));
     assert!(snapshot.chunks.iter().all(|chunk| !chunk.is_empty() && chunk.len() < 2 * CHUNK_SIZE));

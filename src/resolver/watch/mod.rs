@@ -145,6 +145,11 @@ impl Machine {
         self.restores
     }
 
+    /// Whether a list is needed because the watch cannot be resumed.
+    pub(crate) fn must_relist(&self) -> bool {
+        self.must_list && self.listed.is_some()
+    }
+
     /// The instances.
     pub(crate) fn snapshot(&self) -> &Snapshot {
         &self.snapshot
@@ -286,7 +291,10 @@ impl Machine {
                 }
             }
             Input::Lost { kind, last_heard } => {
-                self.last_heard = self.last_heard.max(last_heard);
+                // A stream that never had this watch has said nothing of it, whenever it was begun.
+                if self.is_watching() {
+                    self.last_heard = self.last_heard.max(last_heard);
+                }
                 self.close(now, kind);
             }
             Input::Late => {

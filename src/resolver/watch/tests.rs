@@ -435,6 +435,21 @@ fn a_break_is_mended_at_once_and_tells_since_when_it_is_stale() {
     assert_eq!(world.machine.status(world.now), WatchStatus::Current);
 }
 
+/// Streams that could not be opened were begun later, and etcd has not been heard over them.
+#[test]
+fn attempts_that_fail_make_nothing_less_stale() {
+    let mut world = settled(3);
+    world.now += secs(60);
+    let last_heard = world.now;
+    for _ in 0..5 {
+        world.give(Input::Lost { kind: FailureKind::Transient, last_heard: world.now });
+        assert_eq!(world.machine.status(world.now), WatchStatus::Stale { since: last_heard });
+        world.now += secs(60);
+        world.hands();
+        assert!(world.to_create.is_some(), "another watch is asked for");
+    }
+}
+
 #[test]
 fn a_lower_revision_is_believed_only_from_a_linearizable_read() {
     for (verified, list_backoff) in [(2, true), (4, false)] {

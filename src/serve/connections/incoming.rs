@@ -19,14 +19,19 @@ use crate::error::BoxError;
 use crate::serve::connections::calls::{CallCounter, SocketPair};
 use crate::serve::connections::registry::{AcceptState, OpenConnections, Registry};
 use crate::serve::connections::socket::Socket;
+use crate::serve::series::ServerSeries;
 
 /// How long nothing is accepted after an error that does not concern one connection, such as too
 /// many open files. tonic would try again without a pause.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Wraps the accepted connections: a stream for tonic, and a handle that counts and closes them.
-pub(crate) fn wrap<I>(incoming: I, calls: Arc<CallCounter>) -> (OpenConnections, Incoming<I>) {
-    let registry = Registry::new(calls);
+pub(in crate::serve) fn wrap<I>(
+    incoming: I,
+    calls: Arc<CallCounter>,
+    series: Arc<ServerSeries>,
+) -> (OpenConnections, Incoming<I>) {
+    let registry = Registry::new(calls, series);
     let (accept_state, receiver) = watch::channel(AcceptState::NotStarted);
     let connections = OpenConnections::new(registry.clone(), receiver);
     (connections, Incoming { stream: Box::pin(incoming), registry, accept_state, pause: None, failing: false })
@@ -127,10 +132,14 @@ mod tests {
 
     use super::*;
 
+    fn uncounted() -> Arc<ServerSeries> {
+        Arc::new(ServerSeries::new(None, std::iter::empty()))
+    }
+
     #[tokio::test]
     async fn all_sockets_end_at_once_and_with_those_that_come_later() {
         let (accept, accepted) = unbounded_channel::<io::Result<DuplexStream>>();
-        let (sockets, mut incoming) = wrap(UnboundedReceiverStream::new(accepted), Arc::default());
+        let (sockets, mut incoming) = wrap(UnboundedReceiverStream::new(accepted), Arc::default(), uncounted());
         let mut theirs = Vec::new();
         let mut next = async |theirs: &mut Vec<DuplexStream>| {
             let (ours, other) = duplex(8);
@@ -167,7 +176,7 @@ mod tests {
         let errors = [io::ErrorKind::ConnectionAborted, io::ErrorKind::Other, io::ErrorKind::Other];
         let errors = errors.map(|kind| Err(io::Error::new(kind, "asked for")));
         let (sockets, mut incoming) =
-            wrap(tokio_stream::iter(errors).chain(tokio_stream::iter([Ok(duplex(8).0)])), Arc::default());
+            wrap(tokio_stream::iter(errors).chain(tokio_stream::iter([Ok(duplex(8).0)])), Arc::default(), uncounted());
         let began = tokio::time::Instant::now();
         incoming.next().await.unwrap().unwrap();
         assert_eq!(began.elapsed(), 2 * PAUSE, "after each that says something of the next");

@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep};
 use crate::serve::connections::activity::ConnectionActivity;
 use crate::serve::connections::calls::{CallCounter, SocketPair};
 use crate::serve::connections::socket::Socket;
+use crate::serve::series::ServerSeries;
 
 /// How long a connection without a call in flight stays open after GOAWAY, its last call, or over
 /// TLS its last write.
@@ -43,6 +44,8 @@ pub(super) struct Registry {
     handles: Mutex<Option<Handles>>,
     /// Counts calls around the router, if the layer is used.
     calls: Arc<CallCounter>,
+    /// Count the open connections.
+    series: Arc<ServerSeries>,
 }
 
 /// The handles of all open connections, and of some that have ended: an ended connection does not
@@ -111,8 +114,8 @@ impl Handles {
 }
 
 impl Registry {
-    pub(super) fn new(calls: Arc<CallCounter>) -> Arc<Self> {
-        Arc::new(Self { handles: Mutex::new(Some(Handles::default())), calls })
+    pub(super) fn new(calls: Arc<CallCounter>, series: Arc<ServerSeries>) -> Arc<Self> {
+        Arc::new(Self { handles: Mutex::new(Some(Handles::default())), calls, series })
     }
 
     /// Whether calls are counted around the router.
@@ -129,7 +132,7 @@ impl Registry {
         if let Some(handles) = &mut *self.lock() {
             handles.push(Handle { socket, activity: activity.clone(), reads_before: 0, idle: None });
         }
-        Socket::new(io, closed, activity, counted)
+        Socket::new(io, closed, activity, counted, self.series.connected())
     }
 
     /// Locks the handles for a moment. Handles are not dropped under it: that wakes tasks.
@@ -222,7 +225,8 @@ mod tests {
     use crate::serve::connections::wire::InFlightCalls;
 
     fn sockets(calls: &Arc<CallCounter>) -> OpenConnections {
-        OpenConnections::new(Registry::new(calls.clone()), watch::channel(AcceptState::Running).1)
+        let series = Arc::new(ServerSeries::new(None, std::iter::empty()));
+        OpenConnections::new(Registry::new(calls.clone(), series), watch::channel(AcceptState::Running).1)
     }
 
     /// Those that are left a second after GOAWAY, by their number.

@@ -15,6 +15,7 @@ use tonic::transport::server::Connected;
 use crate::serve::connections::activity::ConnectionActivity;
 use crate::serve::connections::calls::CountedConnection;
 use crate::serve::connections::wire::{InFlightCalls, Traffic};
+use crate::serve::series;
 
 /// A connection that records its activity, and fails all reads and writes once the registry closes
 /// it.
@@ -29,6 +30,8 @@ pub(crate) struct Socket<IO> {
     activity: Arc<ConnectionActivity>,
     /// Counts its calls around the router until the socket is dropped.
     _counted: Option<CountedConnection>,
+    /// Counts it in the metrics until then.
+    _open: series::CountedConnection,
 }
 
 /// What hyper does first with a connection.
@@ -46,8 +49,10 @@ impl<IO> Socket<IO> {
         closed: oneshot::Receiver<Infallible>,
         activity: Arc<ConnectionActivity>,
         counted: Option<CountedConnection>,
+        open: series::CountedConnection,
     ) -> Self {
-        Self { io, closed: Some(closed), traffic: Traffic::default(), first: None, activity, _counted: counted }
+        let traffic = Traffic::default();
+        Self { io, closed: Some(closed), traffic, first: None, activity, _counted: counted, _open: open }
     }
 
     /// Fails once the registry has closed the connection.

@@ -7,6 +7,7 @@ mod checks;
 mod health;
 mod leaving;
 mod lifecycle;
+mod metrics;
 mod shutdown;
 mod transports;
 

@@ -12,6 +12,7 @@ use tokio_stream::Stream;
 use tonic::transport::Endpoint;
 use tonic_etcd as real;
 use tonic_etcd::codec::Codec;
+use tonic_etcd::metrics::Metrics;
 use tonic_etcd::{Address, BalancedChannel, Error, EtcdClient, EtcdOptions, MassLoss, Serve, ServeControl, Target};
 
 use crate::probe::{Probe, probe};
@@ -77,6 +78,7 @@ impl Probe for Resolved {
         let (snapshot, error) = (resolution.snapshot(), resolution.last_error());
         let counts = (snapshot.revision(), snapshot.len(), snapshot.unreadable());
         drop(format!("{resolution:?} {counts:?} {error:?} {:?} {}", resolution.state(), resolution.target()));
+        drop(format!("{:?}", resolution.stats()));
         let discover = resolution.discover();
         drop(format!("{discover:?}"));
         for channel in all(channels) {
@@ -91,7 +93,7 @@ impl Probe for Registered {
         let Self { registrar, controls } = self;
         let health = registrar.health();
         let flags = (health.is_ready(), health.is_live(), health.missing(), registrar.lease_id());
-        drop(format!("{registrar:?} {health:?} {flags:?} {:?}", health.last_error()));
+        drop(format!("{registrar:?} {health:?} {flags:?} {:?} {:?}", health.last_error(), registrar.stats()));
         for control in all(controls) {
             let (state, registrations) = (control.state(), control.registrations());
             let registrations: Vec<_> = registrations
@@ -202,6 +204,11 @@ impl ResolverBuilder {
     /// See [`real::ResolverBuilder::mass_loss`].
     pub fn mass_loss(self, options: MassLoss) -> Self {
         Self(self.0.mass_loss(options))
+    }
+
+    /// See [`real::ResolverBuilder::metrics`].
+    pub fn metrics(self, metrics: impl Into<Metrics>) -> Self {
+        Self(self.0.metrics(metrics))
     }
 
     /// See [`real::ResolverBuilder::unix_sockets`].
@@ -339,6 +346,11 @@ impl RegistrarBuilder {
     /// See [`real::RegistrarBuilder::ttl`].
     pub fn ttl(self, ttl: Duration) -> Self {
         Self(self.0.ttl(ttl))
+    }
+
+    /// See [`real::RegistrarBuilder::metrics`].
+    pub fn metrics(self, metrics: impl Into<Metrics>) -> Self {
+        Self(self.0.metrics(metrics))
     }
 
     /// See [`real::RegistrarBuilder::codec`].

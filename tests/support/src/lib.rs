@@ -31,6 +31,8 @@ mod log;
 mod ports;
 mod process;
 mod proxy;
+#[cfg(feature = "metrics")]
+mod recorder;
 mod report;
 
 pub use clock::cpu_time;
@@ -45,5 +47,7 @@ pub use limits::raise_fd_limit;
 pub use log::Log;
 pub use process::{Process, example_bin};
 pub use proxy::Proxy;
+#[cfg(feature = "metrics")]
+pub use recorder::Recorder;
 pub use report::{Bar, Report, Row};
 pub use rustix::process::Signal;

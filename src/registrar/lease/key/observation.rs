@@ -122,7 +122,7 @@ impl KeyState {
             return Reaction::KeyChanged { old: Box::new(std::mem::replace(self, unique)) };
         }
         self.status = KeyStatus::HeldByOther { lease: found.lease, id: found.id };
-        (self.was_present, self.claiming) = (false, false);
+        (self.was_present, self.claiming, self.needs_repair) = (false, false, false);
         Reaction::None
     }
 }

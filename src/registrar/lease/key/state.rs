@@ -38,6 +38,8 @@ pub(crate) struct KeyState {
     pub(super) claiming: bool,
     /// The role may not read it.
     pub(super) unreadable: bool,
+    /// Somebody has deleted or overwritten it under a lease that lives, and it is put again.
+    pub(crate) needs_repair: bool,
     /// It was present and nobody has removed it on purpose: if it is absent, it is lost.
     pub(super) was_present: bool,
     /// The key of the record before a conflict gave it a unique one.
@@ -127,6 +129,7 @@ impl KeyState {
             uncertain: false,
             claiming: false,
             unreadable: false,
+            needs_repair: false,
             was_present: false,
             original_key: None,
             watch: WatchState::None,
@@ -269,6 +272,8 @@ impl KeyState {
 
     /// A lease has ended, and the key with it if it was under that lease.
     pub(crate) fn lease_ended(&mut self, ended: i64, is_live: impl Fn(i64) -> bool) {
+        // What a lease has taken along nobody has deleted.
+        self.needs_repair &= self.lease != ended;
         let had_late_put = self.late_puts.remove(&ended);
         let was_tried = self.tried_leases.remove(&ended);
         if !self.may_exist() {
@@ -290,7 +295,7 @@ impl KeyState {
     /// It is absent, as desired.
     pub(crate) fn removed(&mut self) {
         (self.status, self.expected) = (KeyStatus::Absent, 0);
-        (self.uncertain, self.was_present) = (false, false);
+        (self.uncertain, self.was_present, self.needs_repair) = (false, false, false);
         self.tried_leases.clear();
     }
 
